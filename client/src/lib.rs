@@ -1,0 +1,1 @@
+//! Appends events to a Sandmill event store and reads them back.

@@ -1,0 +1,1 @@
+//! Write Sandmill plugins in Rust.

@@ -1,0 +1,142 @@
+//! The database: where it is, and sessions on it.
+//!
+//! A [`Db`] is the address; a [`Session`] is one connection with the settings that every session of ours has. There is no
+//! pool: each long-lived part owns the sessions it needs, so that nobody waits for another part's connection and a lost
+//! connection ends exactly the work that stood on it. A session names its purpose in `application_name`, so that an operator
+//! sees in `pg_stat_activity` which part of the host does what.
+
+pub mod embedded;
+pub mod migrate;
+
+use std::{ops::Deref, sync::Arc, time::Duration};
+
+use tokio_postgres::{Client, NoTls};
+pub use tokio_postgres::{Error, Row, Statement, Transaction, error::SqlState, types};
+
+/// How long a session waits for a row lock before it gives way. Default 2 s: commits touch rows that only this host writes, so
+/// waiting longer means somebody else holds them, and giving way ends the term and tries anew.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a transaction of ours may sit idle. Default 10 s: a frozen host must not hold row locks that block a take-over.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the database is.
+#[derive(Clone, Debug)]
+pub struct Db {
+    config: Arc<tokio_postgres::Config>,
+}
+
+/// An address that does not parse, said without the password it may hold.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the database address is not valid: {0}\nExpected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=..., in DATABASE_URL or --database-url."
+)]
+pub struct InvalidAddress(String);
+
+impl Db {
+    /// Reads an address in either of libpq's two forms.
+    pub fn parse(address: &str) -> Result<Self, InvalidAddress> {
+        let mut config: tokio_postgres::Config =
+            address.parse().map_err(|e: Error| InvalidAddress(describe(&e)))?;
+        // Half-open connections must be noticed in seconds, not after the kernel's two hours.
+        config.keepalives_idle(Duration::from_secs(10));
+        config.tcp_user_timeout(Duration::from_secs(15));
+        if config.get_connect_timeout().is_none() {
+            config.connect_timeout(Duration::from_secs(10));
+        }
+        Ok(Db { config: Arc::new(config) })
+    }
+
+    /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`.
+    pub async fn connect(&self, purpose: &str) -> Result<Session, Error> {
+        let mut config = (*self.config).clone();
+        config.application_name(format!("sandmill {purpose}"));
+        let (client, connection) = config.connect(NoTls).await?;
+        let purpose: Arc<str> = purpose.into();
+        tokio::spawn({
+            let purpose = purpose.clone();
+            async move {
+                // The session's user sees the loss as an error of its next statement, and says what it means there.
+                if let Err(error) = connection.await {
+                    tracing::debug!(%purpose, error = describe(&error), "database connection ended");
+                }
+            }
+        });
+        client
+            .batch_execute(&format!(
+                "set lock_timeout = {}; set idle_in_transaction_session_timeout = {}; set client_min_messages = warning; \
+                 set timezone = 'UTC'; set search_path = pg_catalog; set jit = off",
+                LOCK_TIMEOUT.as_millis(),
+                IDLE_IN_TRANSACTION_TIMEOUT.as_millis(),
+            ))
+            .await?;
+        Ok(Session { client })
+    }
+}
+
+/// One connection.
+pub struct Session {
+    client: Client,
+}
+
+impl Session {
+    /// The client, for those that begin transactions.
+    pub fn client_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// A JSON column as the text it holds: `json` and `jsonb` alike, borrowed from the row.
+pub struct JsonText<'a>(pub &'a str);
+
+impl<'a> types::FromSql<'a> for JsonText<'a> {
+    fn from_sql(
+        ty: &types::Type,
+        raw: &'a [u8],
+    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        let text = match *ty {
+            // jsonb on the wire is a version byte and the text.
+            types::Type::JSONB => match raw {
+                [1, text @ ..] => text,
+                _ => return Err("unknown version of jsonb".into()),
+            },
+            _ => raw,
+        };
+        Ok(JsonText(std::str::from_utf8(text)?))
+    }
+
+    fn accepts(ty: &types::Type) -> bool {
+        matches!(*ty, types::Type::JSON | types::Type::JSONB)
+    }
+}
+
+/// An error of the database as one line for people: what the server said, with detail and hint, or what became of the connection.
+pub fn describe(error: &Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
+        if let Some(detail) = db.detail() {
+            text.push_str(&format!("; {detail}"));
+        }
+        if let Some(hint) = db.hint() {
+            text.push_str(&format!(" Hint: {hint}"));
+        }
+        return text;
+    }
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
