@@ -35,8 +35,7 @@ pub struct InvalidAddress(String);
 impl Db {
     /// Reads an address in either of libpq's two forms.
     pub fn parse(address: &str) -> Result<Self, InvalidAddress> {
-        let mut config: tokio_postgres::Config =
-            address.parse().map_err(|e: Error| InvalidAddress(describe(&e)))?;
+        let mut config: tokio_postgres::Config = address.parse().map_err(|e: Error| InvalidAddress(describe(&e)))?;
         // Half-open connections must be noticed in seconds, not after the kernel's two hours.
         config.keepalives_idle(Duration::from_secs(10));
         config.tcp_user_timeout(Duration::from_secs(15));
@@ -96,10 +95,7 @@ impl Deref for Session {
 pub struct JsonText<'a>(pub &'a str);
 
 impl<'a> types::FromSql<'a> for JsonText<'a> {
-    fn from_sql(
-        ty: &types::Type,
-        raw: &'a [u8],
-    ) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+    fn from_sql(ty: &types::Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
         let text = match *ty {
             // jsonb on the wire is a version byte and the text.
             types::Type::JSONB => match raw {

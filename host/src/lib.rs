@@ -2,6 +2,19 @@
 #![warn(missing_docs)]
 
 pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod consumer;
 pub mod db;
+pub mod failpoint;
+pub mod model;
+pub mod plugins;
+pub mod processor;
+pub mod projections;
+pub mod sandbox;
+pub mod scheduler;
+pub mod source;
 pub mod store;
+pub mod supervisor;
+pub mod telemetry;
 pub mod toolchain;

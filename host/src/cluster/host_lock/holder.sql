@@ -1,0 +1,9 @@
+-- Finds the session that holds a two-number advisory lock of this database.
+-- $1 first number int · $2 second number int
+select a.pid, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), host(a.client_addr)
+from pg_locks l
+join pg_stat_activity a on a.pid = l.pid
+where l.locktype = 'advisory' and l.granted and l.objsubid = 2
+  and l.database = (select oid from pg_database where datname = current_database())
+  and l.classid = $1::int::bigint::oid and l.objid = $2::int::bigint::oid
+limit 1

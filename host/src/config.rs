@@ -1,0 +1,238 @@
+//! The settings: the sum of the modules' own, from a file, the environment and flags, in rising order.
+//!
+//! Every key has a place in the file (`limits.cpu-ms`), a variable (`SANDMILL_LIMITS_CPU_MS`) and a flag (`--set limits.cpu-ms=500`).
+//! `DATABASE_URL` stands for `database-url`. Unknown keys are errors wherever they come from, with the nearest known one; so are
+//! values out of range. Without a file named, `sandmill.toml` in the current folder is read if it is there.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{processor, sandbox::Limits, scheduler};
+
+/// Everything an operator can set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// The database, in either of libpq's forms. No default.
+    pub database_url: String,
+    /// The folder with the plugins. No default; `run` takes it as a flag too.
+    pub plugins: PathBuf,
+    /// How processors read and keep.
+    pub processor: processor::Config,
+    /// How guests are run.
+    pub scheduler: scheduler::Config,
+    /// What guests may use up.
+    pub limits: Limits,
+}
+
+/// Settings that cannot be used: where they came from, what is wrong, and how to mend it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{origin}: {problem}")]
+pub struct ConfigError {
+    origin: String,
+    problem: String,
+}
+
+/// Where settings come from.
+pub struct Sources<'a> {
+    /// A file that must be there.
+    pub file: Option<&'a Path>,
+    /// The environment.
+    pub environment: Vec<(String, String)>,
+    /// `KEY=VALUE`, as flags give them.
+    pub flags: Vec<String>,
+}
+
+/// The file that is read when none is named.
+const DEFAULT_FILE: &str = "sandmill.toml";
+/// Variables of ours that are no settings.
+const NOT_SETTINGS: [&str; 4] = ["SANDMILL_CONFIG", "SANDMILL_LOG", "SANDMILL_PG_BIN", "SANDMILL_FAILPOINT"];
+
+impl Config {
+    /// Reads all sources and checks what they say.
+    pub fn load(sources: &Sources<'_>) -> Result<Config, ConfigError> {
+        let mut table = match sources.file {
+            Some(path) => read(path)?,
+            None if Path::new(DEFAULT_FILE).is_file() => read(Path::new(DEFAULT_FILE))?,
+            None => toml::Table::new(),
+        };
+        for (name, value) in &sources.environment {
+            let error = |problem| ConfigError { origin: format!("variable {name}"), problem };
+            if name == "DATABASE_URL" {
+                set(&mut table, "database-url", value).map_err(error)?;
+            } else if name.starts_with("SANDMILL_") && !NOT_SETTINGS.contains(&name.as_str()) {
+                let known = keys().into_iter().find(|(key, _)| variable(key) == *name);
+                let Some((key, _)) = known else {
+                    let near = nearest(name, keys().iter().map(|(key, _)| variable(key)));
+                    return Err(error(format!("no such setting; the nearest is {near}")));
+                };
+                set(&mut table, &key, value).map_err(error)?;
+            }
+        }
+        for flag in &sources.flags {
+            let error = |problem| ConfigError { origin: format!("--set {flag}"), problem };
+            let Some((key, value)) = flag.split_once('=') else {
+                return Err(error("expected KEY=VALUE".into()));
+            };
+            set(&mut table, key, value).map_err(error)?;
+        }
+        let config: Config = table
+            .try_into()
+            .map_err(|e: toml::de::Error| ConfigError { origin: "settings".into(), problem: e.message().into() })?;
+        config.check().map_err(|problem| ConfigError { origin: "settings".into(), problem })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        self.limits.check()?;
+        if !(1..=100_000).contains(&self.processor.page_events) {
+            return Err("processor.page-events takes 1 to 100000".into());
+        }
+        if !(1..=256).contains(&self.scheduler.threads) {
+            return Err("scheduler.threads takes 1 to 256".into());
+        }
+        Ok(())
+    }
+}
+
+fn read(path: &Path) -> Result<toml::Table, ConfigError> {
+    let error = |problem| ConfigError { origin: path.display().to_string(), problem };
+    let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+    // Reading it as the settings themselves gives errors with their line; the table is what the other sources lie over.
+    toml::from_str::<Config>(&text).map_err(|e| error(format!("\n{e}")))?;
+    toml::from_str(&text).map_err(|e| error(format!("\n{e}")))
+}
+
+/// Every key with its default.
+fn keys() -> Vec<(String, toml::Value)> {
+    fn walk(prefix: &str, table: &toml::Table, into: &mut Vec<(String, toml::Value)>) {
+        for (name, value) in table {
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            match value {
+                toml::Value::Table(table) => walk(&key, table, into),
+                value => into.push((key, value.clone())),
+            }
+        }
+    }
+    let mut keys = Vec::new();
+    // The defaults hold numbers, texts and tables only, which all have a form in TOML.
+    if let Ok(table) = toml::Table::try_from(Config::default()) {
+        walk("", &table, &mut keys);
+    }
+    keys
+}
+
+fn variable(key: &str) -> String {
+    format!("SANDMILL_{}", key.to_uppercase().replace(['.', '-'], "_"))
+}
+
+/// Lays one value over the table, read as the kind its default has.
+fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
+    let known = keys();
+    let Some((_, default)) = known.iter().find(|(known, _)| known == key) else {
+        let near = nearest(key, known.iter().map(|(key, _)| key.clone()));
+        return Err(format!("no such setting `{key}`; the nearest is {near}"));
+    };
+    let value = match default {
+        toml::Value::Integer(_) => {
+            let number = text.trim().parse().map_err(|_| format!("`{text}` is not a whole number"))?;
+            toml::Value::Integer(number)
+        }
+        toml::Value::Boolean(_) => {
+            toml::Value::Boolean(text.trim().parse().map_err(|_| format!("`{text}` is neither true nor false"))?)
+        }
+        _ => toml::Value::String(text.into()),
+    };
+    let mut at = table;
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            at.insert(part.into(), value);
+            return Ok(());
+        }
+        let inner = at.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+        match inner {
+            toml::Value::Table(inner) => at = inner,
+            _ => return Err(format!("`{part}` is a table")),
+        }
+    }
+    Ok(())
+}
+
+/// The known name with the fewest edits (Levenshtein) from what was given.
+fn nearest(given: &str, known: impl Iterator<Item = String>) -> String {
+    let distance = |a: &str, b: &str| {
+        let b: Vec<char> = b.chars().collect();
+        let mut row: Vec<usize> = (0..=b.len()).collect();
+        for (i, x) in a.chars().enumerate() {
+            let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+            for (j, y) in b.iter().enumerate() {
+                let replace = diagonal + usize::from(x != *y);
+                diagonal = row[j + 1];
+                row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
+            }
+        }
+        row[b.len()]
+    };
+    known.min_by_key(|name| distance(given, name)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: Option<&str>, environment: &[(&str, &str)], flags: &[&str]) -> Result<Config, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.toml");
+        if let Some(text) = file {
+            std::fs::write(&path, text).unwrap();
+        }
+        Config::load(&Sources {
+            file: file.is_some().then_some(path.as_path()),
+            environment: environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            flags: flags.iter().map(|f| f.to_string()).collect(),
+        })
+        .map_err(|e| ConfigError { origin: e.origin.replace(path.to_str().unwrap(), "FILE"), ..e })
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let file = "database-url = \"file\"\n[limits]\ncpu-ms = 1\nwall-ms = 7\nmemory-mib = 9\n";
+        let environment = [
+            ("SANDMILL_LIMITS_CPU_MS", "200"),
+            ("DATABASE_URL", "env"),
+            ("SANDMILL_LIMITS_WALL_MS", "8"),
+            ("PATH", "x"),
+        ];
+        let config = load(Some(file), &environment, &["limits.cpu-ms=300"]).unwrap();
+        assert_eq!((config.limits.cpu_ms, config.limits.wall_ms, config.limits.memory_mib), (300, 8, 9));
+        assert_eq!(config.database_url, "env");
+        assert_eq!(load(None, &[], &[]).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn mistakes_are_named_with_the_way_out() {
+        let error = |file, environment: &[(&str, &str)], flags: &[&str]| {
+            load(file, environment, flags).unwrap_err().to_string()
+        };
+        assert_eq!(
+            error(None, &[("SANDMILL_LIMITS_CPU", "1")], &[]),
+            "variable SANDMILL_LIMITS_CPU: no such setting; the nearest is SANDMILL_LIMITS_CPU_MS"
+        );
+        assert_eq!(
+            error(None, &[], &["limit.cpu-ms=1"]),
+            "--set limit.cpu-ms=1: no such setting `limit.cpu-ms`; the nearest is limits.cpu-ms"
+        );
+        assert_eq!(error(None, &[], &["limits.cpu-ms=fast"]), "--set limits.cpu-ms=fast: `fast` is not a whole number");
+        assert_eq!(
+            error(None, &[], &["limits.memory-mib=0"]),
+            "settings: limits.memory-mib = 0 is out of range; it takes 1 to 4095"
+        );
+        let unknown = error(Some("[limits]\ncpu-mss = 1\n"), &[], &[]);
+        assert!(
+            unknown.starts_with("FILE: \n") && unknown.contains("line 2") && unknown.contains("cpu-mss"),
+            "{unknown}"
+        );
+    }
+}

@@ -1,0 +1,145 @@
+//! Which lanes a page concerns: pure.
+
+use std::{collections::HashMap, sync::Arc};
+
+use crate::model::{
+    event::Event,
+    handler::{Descriptor, PartitionBy},
+    ids::{LaneKey, TenantId},
+};
+
+/// What a processor subscribes to, ready to be asked for each event.
+pub struct Router {
+    /// None takes every type.
+    event_types: Option<Vec<Box<str>>>,
+    partition_by: PartitionBy,
+}
+
+impl Router {
+    /// The subscription of a descriptor.
+    pub fn new(descriptor: &Descriptor) -> Self {
+        let mut event_types: Option<Vec<Box<str>>> =
+            descriptor.event_types.as_ref().map(|types| types.iter().map(|t| t.as_str().into()).collect());
+        if let Some(types) = &mut event_types {
+            types.sort();
+        }
+        Router { event_types, partition_by: descriptor.partition_by.clone() }
+    }
+
+    /// Whether the processor handles this event.
+    pub fn takes(&self, event: &Event) -> bool {
+        match &self.event_types {
+            None => true,
+            Some(types) => types.binary_search_by(|t| (**t).cmp(&event.event_type)).is_ok(),
+        }
+    }
+
+    /// The lane of an event.
+    pub fn lane(&self, event: &Event) -> LaneKey {
+        let key: Arc<str> = match &self.partition_by {
+            PartitionBy::Tenant => event.tenant.as_shared(),
+            PartitionBy::EventStream => (*event.stream).into(),
+            PartitionBy::DataProperty(pointer) => property(&event.data, pointer).into(),
+        };
+        LaneKey { tenant: event.tenant.clone(), key }
+    }
+
+    /// The events of a page by lane, each lane's in the page's order; lanes in the order of their first event.
+    pub fn route(&self, events: &[Arc<Event>]) -> Vec<(LaneKey, Vec<Arc<Event>>)> {
+        let mut lanes: Vec<(LaneKey, Vec<Arc<Event>>)> = Vec::new();
+        let mut index: HashMap<LaneKey, usize> = HashMap::new();
+        // Where a tenant is a lane, its neighbour in the log often is the same one.
+        let mut last: Option<(TenantId, usize)> = None;
+        for event in events {
+            if !self.takes(event) {
+                continue;
+            }
+            if let (PartitionBy::Tenant, Some((tenant, at))) = (&self.partition_by, &last)
+                && *tenant == event.tenant
+            {
+                lanes[*at].1.push(event.clone());
+                continue;
+            }
+            let lane = self.lane(event);
+            let at = *index.entry(lane).or_insert_with_key(|lane| {
+                lanes.push((lane.clone(), Vec::new()));
+                lanes.len() - 1
+            });
+            lanes[at].1.push(event.clone());
+            last = Some((event.tenant.clone(), at));
+        }
+        lanes
+    }
+}
+
+/// The text of the property that a pointer names: a string without its quotes, anything else as JSON; empty where there is none.
+fn property(data: &str, pointer: &str) -> String {
+    let value: serde_json::Value = match serde_json::from_str(data) {
+        Ok(value) => value,
+        Err(_) => return String::new(),
+    };
+    match value.pointer(pointer) {
+        None | Some(serde_json::Value::Null) => String::new(),
+        Some(serde_json::Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{handler::Start, ids::ProcessorId};
+
+    fn event(position: i64, tenant: &str, stream: &str, event_type: &str, data: &str) -> Arc<Event> {
+        Arc::new(Event {
+            position,
+            id: position.to_string().into(),
+            tenant: TenantId::parse(tenant).unwrap(),
+            event_type: event_type.into(),
+            stream: stream.into(),
+            version: 1,
+            recorded_at: 0,
+            data: data.into(),
+            metadata: "{}".into(),
+        })
+    }
+
+    fn router(event_types: Option<&[&str]>, partition_by: PartitionBy) -> Router {
+        Router::new(&Descriptor {
+            id: ProcessorId::parse("p").unwrap(),
+            version: String::new(),
+            event_types: event_types.map(|types| types.iter().map(|t| t.to_string()).collect()),
+            collections: vec![],
+            partition_by,
+            start: Start::Beginning,
+            read_model_version: 1,
+            max_batch_size: None,
+        })
+    }
+
+    fn routed(router: &Router, events: &[Arc<Event>]) -> Vec<String> {
+        let lanes = router.route(events);
+        lanes
+            .iter()
+            .map(|(lane, events)| {
+                let positions: Vec<String> = events.iter().map(|e| e.position.to_string()).collect();
+                format!("{}/{}: {}", lane.tenant, lane.key, positions.join(" "))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn lanes_keep_the_order_of_the_page() {
+        let page = [
+            event(1, "a", "s1", "X", r#"{"c":{"id":"k"}}"#),
+            event(2, "b", "s1", "Y", r#"{"c":{"id":7}}"#),
+            event(3, "a", "s2", "Y", "[]"),
+            event(4, "a", "s1", "Z", r#"{"c":{"id":"k"}}"#),
+        ];
+        assert_eq!(routed(&router(None, PartitionBy::Tenant), &page), ["a/a: 1 3 4", "b/b: 2"]);
+        assert_eq!(routed(&router(Some(&["Z", "X"]), PartitionBy::Tenant), &page), ["a/a: 1 4"]);
+        assert_eq!(routed(&router(None, PartitionBy::EventStream), &page), ["a/s1: 1 4", "b/s1: 2", "a/s2: 3"]);
+        let by_property = PartitionBy::DataProperty("/c/id".into());
+        assert_eq!(routed(&router(None, by_property), &page), ["a/k: 1 4", "b/7: 2", "a/: 3"]);
+    }
+}

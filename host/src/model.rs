@@ -1,0 +1,8 @@
+//! The vocabulary: what every other module speaks of. No tokio, SQL, wasmtime or HTTP in any of it.
+
+pub mod cursor;
+pub mod effects;
+pub mod event;
+pub mod handler;
+pub mod ids;
+pub mod json;

@@ -1,0 +1,341 @@
+//! Where a follower of the log stands.
+//!
+//! A [`Snapshot`] is PostgreSQL's `pg_snapshot`: exactly the transactions whose events are visible. It is the only safe cursor,
+//! because positions become visible out of order. What lies between two snapshots is a [`Difference`]; it is read by position,
+//! in pages, so a follower inside one is described by [`Progress`]: `(A, B, last position)`, always compared and stored as a
+//! whole. All of it is arithmetic on xids: no clock, no database.
+//!
+//! The method is that of PgQ (`pgq.batch_event_sql`): an event is handled at B and not at A when its transaction is visible in B
+//! and not visible in A.
+
+use std::{fmt, str::FromStr};
+
+/// A transaction number that never wraps (`xid8`).
+pub type Xid = u64;
+
+/// Which transactions are visible: all below `xmin`, none from `xmax` on, and between them all but those in progress.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Snapshot {
+    xmin: Xid,
+    xmax: Xid,
+    /// In progress when the snapshot was taken; rising, each within `xmin..xmax`.
+    in_progress: Box<[Xid]>,
+}
+
+impl Snapshot {
+    /// Sees nothing: where a follower of all history begins.
+    pub fn nothing() -> Self {
+        Snapshot { xmin: 1, xmax: 1, in_progress: Box::default() }
+    }
+
+    /// Whether what transaction `xid` committed is visible.
+    pub fn sees(&self, xid: Xid) -> bool {
+        xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
+    }
+
+    /// Whether everything visible in `other` is visible here too.
+    pub fn covers(&self, other: &Snapshot) -> bool {
+        if self.xmax < other.xmax && other.sees_any_from(self.xmax) {
+            return false;
+        }
+        self.in_progress.iter().all(|&xid| !other.sees(xid))
+    }
+
+    /// Whether some transaction at or above `xid` is visible.
+    fn sees_any_from(&self, xid: Xid) -> bool {
+        let from = xid.max(self.xmin);
+        let hidden = self.in_progress.iter().filter(|&&x| x >= from).count() as u64;
+        xid < self.xmin || self.xmax.saturating_sub(from) > hidden
+    }
+
+    /// Whether it sees nothing at all.
+    pub fn is_nothing(&self) -> bool {
+        self.xmax <= 3
+    }
+
+    /// The first number that no transaction in view has.
+    pub fn xmax(&self) -> Xid {
+        self.xmax
+    }
+
+    /// Whether transactions were running when it was taken: what they append comes out in a later difference.
+    pub fn has_in_progress(&self) -> bool {
+        !self.in_progress.is_empty()
+    }
+}
+
+/// A text that is no snapshot or progress.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{text}` is not {what}")]
+pub struct ParseError {
+    what: &'static str,
+    text: String,
+}
+
+impl FromStr for Snapshot {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let parse = || -> Option<Snapshot> {
+            let mut parts = text.split(':');
+            let xmin = parts.next()?.parse().ok()?;
+            let xmax = parts.next()?.parse().ok()?;
+            let list = parts.next()?;
+            let in_progress: Box<[Xid]> = if list.is_empty() {
+                Box::default()
+            } else {
+                list.split(',').map(|x| x.parse().ok()).collect::<Option<_>>()?
+            };
+            let rising = in_progress.windows(2).all(|w| w[0] < w[1]);
+            let inside = in_progress.iter().all(|x| (xmin..xmax).contains(x));
+            (parts.next().is_none() && xmin >= 1 && xmin <= xmax && rising && inside).then_some(Snapshot {
+                xmin,
+                xmax,
+                in_progress,
+            })
+        };
+        parse().ok_or_else(|| ParseError { what: "a snapshot (xmin:xmax:xid,xid,...)", text: text.into() })
+    }
+}
+
+impl fmt::Display for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.xmin, self.xmax)?;
+        for (i, xid) in self.in_progress.iter().enumerate() {
+            write!(f, "{}{xid}", if i == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+/// What a follower has handled: everything visible in `seen`, and of what lies between `seen` and the snapshot it is reading
+/// towards, everything up to a position.
+///
+/// Its text is `A||` between two differences and `A|B|last` inside one. `A||` with the same A is the same progress whoever
+/// writes it, and every page changes the text, so a commit that compares the whole text is applied at most once.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Progress {
+    seen: Snapshot,
+    reading: Option<Reading>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Reading {
+    to: Snapshot,
+    last: i64,
+}
+
+impl Progress {
+    /// Everything visible in `seen` is handled and nothing else.
+    pub fn at(seen: Snapshot) -> Self {
+        Progress { seen, reading: None }
+    }
+
+    /// Inside the difference from `seen` to `to`, up to and including position `last`.
+    pub fn inside(seen: Snapshot, to: Snapshot, last: i64) -> Self {
+        Progress { seen, reading: Some(Reading { to, last }) }
+    }
+
+    /// The snapshot of which everything is handled.
+    pub fn seen(&self) -> &Snapshot {
+        &self.seen
+    }
+
+    /// The snapshot that it reads towards, where it is inside a difference.
+    pub fn target(&self) -> Option<&Snapshot> {
+        self.reading.as_ref().map(|reading| &reading.to)
+    }
+
+    /// The difference it is inside of, if it is: what remains of it.
+    pub fn remainder(&self) -> Option<Difference> {
+        let reading = self.reading.as_ref()?;
+        Some(Difference {
+            from: self.seen.clone(),
+            to: reading.to.clone(),
+            after: Some(reading.last),
+            up_to: None,
+            then: Progress::at(reading.to.clone()),
+        })
+    }
+
+    /// Whether it lies between two differences, so that it is a snapshot and no more.
+    pub fn is_boundary(&self) -> bool {
+        self.reading.is_none()
+    }
+
+    /// What a follower at `self` must read, in this order, to stand at `target`; empty when it stands there already.
+    ///
+    /// `target` is ahead of `self` on the same chain of snapshots: what the tail passed after it left `self` behind.
+    pub fn hops_to(&self, target: &Progress) -> Vec<Difference> {
+        if self == target {
+            return Vec::new();
+        }
+        let mut hops = Vec::new();
+        let mut at = self.seen.clone();
+        if let Some(mut rest) = self.remainder() {
+            if let Some(reading) = &target.reading
+                && target.seen == self.seen
+                && rest.to == reading.to
+            {
+                rest.up_to = Some(reading.last);
+                rest.then = target.clone();
+                return vec![rest];
+            }
+            at = rest.to.clone();
+            hops.push(rest);
+        }
+        if at != target.seen {
+            hops.push(Difference {
+                from: at,
+                to: target.seen.clone(),
+                after: None,
+                up_to: None,
+                then: Progress::at(target.seen.clone()),
+            });
+        }
+        if let Some(reading) = &target.reading {
+            hops.push(Difference {
+                from: target.seen.clone(),
+                to: reading.to.clone(),
+                after: None,
+                up_to: Some(reading.last),
+                then: target.clone(),
+            });
+        }
+        hops
+    }
+}
+
+impl FromStr for Progress {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let invalid = || ParseError { what: "a progress (A|B|last position)", text: text.into() };
+        let parts: Vec<&str> = text.split('|').collect();
+        match parts[..] {
+            [seen, "", ""] => Ok(Progress::at(seen.parse()?)),
+            [seen, to, last] => Ok(Progress::inside(seen.parse()?, to.parse()?, last.parse().map_err(|_| invalid())?)),
+            _ => Err(invalid()),
+        }
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.reading {
+            None => write!(f, "{}||", self.seen),
+            Some(reading) => write!(f, "{}|{}|{}", self.seen, reading.to, reading.last),
+        }
+    }
+}
+
+/// Events visible in `to` and not in `from`, by position, within bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// Everything visible here is left out.
+    pub from: Snapshot,
+    /// Everything not visible here is left out.
+    pub to: Snapshot,
+    /// Only positions above this one; none where the difference is entered, and its lowest position is not known yet.
+    pub after: Option<i64>,
+    /// Only positions up to this one.
+    pub up_to: Option<i64>,
+    /// The progress of a follower that has handled all of it.
+    pub then: Progress,
+}
+
+impl Difference {
+    /// The progress of a follower that has handled it up to and including `position`.
+    pub fn handled_up_to(&self, position: i64) -> Progress {
+        Progress::inside(self.from.clone(), self.to.clone(), position)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(text: &str) -> Snapshot {
+        text.parse().unwrap()
+    }
+
+    fn progress(text: &str) -> Progress {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn texts_survive_a_round_trip() {
+        for text in ["1:1:", "740:745:", "740:745:740,742"] {
+            assert_eq!(snapshot(text).to_string(), text);
+        }
+        for text in ["1:1:||", "740:745:742||", "740:745:742|760:760:|99", "1:1:|5:5:|-1"] {
+            assert_eq!(progress(text).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused_with_its_text() {
+        for text in ["", "1", "1:1", "5:4:", "1:9:9", "1:9:5,4", "0:1:", "1:2::", "1:1:||3x", "1:1:|", "a:1:", "1:1:x"]
+        {
+            assert!(text.parse::<Snapshot>().is_err(), "{text}");
+            assert!(text.parse::<Progress>().is_err(), "{text}");
+        }
+        assert_eq!(
+            "5:4:".parse::<Snapshot>().unwrap_err().to_string(),
+            "`5:4:` is not a snapshot (xmin:xmax:xid,xid,...)"
+        );
+    }
+
+    #[test]
+    fn visibility_is_postgresqls() {
+        let s = snapshot("10:20:10,12");
+        assert!(s.sees(9) && !s.sees(10) && s.sees(11) && !s.sees(12) && s.sees(19) && !s.sees(20));
+        assert!(!Snapshot::nothing().sees(3));
+    }
+
+    /// `covers` against its definition, over every small snapshot.
+    #[test]
+    fn covers_means_sees_all_that_the_other_sees() {
+        let mut all = Vec::new();
+        for xmin in 1..5u64 {
+            for xmax in xmin..6 {
+                for mask in 0..1u32 << (xmax - xmin) {
+                    let list: Box<[Xid]> = (xmin..xmax).filter(|x| mask >> (x - xmin) & 1 == 1).collect();
+                    all.push(Snapshot { xmin, xmax, in_progress: list });
+                }
+            }
+        }
+        for a in &all {
+            for b in &all {
+                let expected = (1..10).all(|x| !b.sees(x) || a.sees(x));
+                assert_eq!(a.covers(b), expected, "{a} covers {b}");
+            }
+        }
+    }
+
+    #[test]
+    fn hops_lead_from_anywhere_to_the_tail() {
+        let (a, b, c) = ("10:10:", "15:20:15", "30:30:");
+        let hops = |from: &str, to: &str| -> Vec<String> {
+            progress(from)
+                .hops_to(&progress(to))
+                .iter()
+                .map(|d| format!("{}>{} {:?}..{:?} then {}", d.from, d.to, d.after, d.up_to, d.then))
+                .collect()
+        };
+        assert!(hops(&format!("{a}||"), &format!("{a}||")).is_empty());
+        assert_eq!(hops(&format!("{a}||"), &format!("{b}||")), [format!("{a}>{b} None..None then {b}||")]);
+        assert_eq!(
+            hops(&format!("{a}|{b}|7"), &format!("{a}|{b}|9")),
+            [format!("{a}>{b} Some(7)..Some(9) then {a}|{b}|9")]
+        );
+        assert_eq!(
+            hops(&format!("{a}|{b}|7"), &format!("{b}|{c}|40")),
+            [format!("{a}>{b} Some(7)..None then {b}||"), format!("{b}>{c} None..Some(40) then {b}|{c}|40")]
+        );
+        assert_eq!(
+            hops(&format!("{a}||"), &format!("{b}|{c}|40")),
+            [format!("{a}>{b} None..None then {b}||"), format!("{b}>{c} None..Some(40) then {b}|{c}|40")]
+        );
+    }
+}

@@ -1,0 +1,91 @@
+//! An event as the host sees it: parsed from a row once, then shared.
+
+use std::sync::Arc;
+
+use super::{
+    cursor::Progress,
+    ids::{LaneKey, TenantId},
+};
+
+/// One recorded fact. `data` and `metadata` stay the JSON text they were written as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Number within the log. Has gaps; never a cursor by itself.
+    pub position: i64,
+    /// Unique within the store.
+    pub id: Box<str>,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// What happened.
+    pub event_type: Box<str>,
+    /// The stream it was appended to, unique within the tenant.
+    pub stream: Box<str>,
+    /// Number within the stream, from 1.
+    pub version: i64,
+    /// When it was recorded, milliseconds since 1970-01-01T00:00:00Z.
+    pub recorded_at: i64,
+    /// JSON text.
+    pub data: Box<str>,
+    /// JSON text of an object.
+    pub metadata: Box<str>,
+}
+
+impl Event {
+    /// Bytes it occupies, for bounds on memory: its texts and a flat sum for the rest.
+    pub fn weight(&self) -> usize {
+        self.id.len() + self.event_type.len() + self.stream.len() + self.data.len() + self.metadata.len() + 160
+    }
+}
+
+/// A bounded, ordered part of the log: what a follower at `from` reads next, and where that takes it.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The progress before it.
+    pub from: Progress,
+    /// The progress after it. Differs from `from` also when there are no events, as the snapshot moved on.
+    pub to: Progress,
+    /// By position.
+    pub events: Vec<Arc<Event>>,
+}
+
+impl Page {
+    /// The progress of a lane that has handled this page up to and including `position`.
+    pub fn handled_up_to(&self, position: i64) -> Progress {
+        let target = [&self.from, &self.to].into_iter().find_map(Progress::target).unwrap_or(self.to.seen());
+        Progress::inside(self.from.seen().clone(), target.clone(), position)
+    }
+
+    /// Bytes its events occupy.
+    pub fn weight(&self) -> usize {
+        self.events.iter().map(|e| e.weight()).sum()
+    }
+}
+
+/// Consecutive events of one lane, at least one, and how often the first was tried.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// The lane.
+    pub lane: LaneKey,
+    /// 1 the first time the first event is handled, then counting up.
+    pub attempt: u32,
+    /// By position.
+    pub events: Vec<Arc<Event>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_left_inside_a_page_stands_in_the_pages_own_difference() {
+        for (from, to) in [
+            ("5:5:||", "9:9:||"),
+            ("5:5:||", "5:5:|9:9:|70"),
+            ("5:5:|9:9:|70", "9:9:||"),
+            ("5:5:|9:9:|70", "5:5:|9:9:|90"),
+        ] {
+            let page = Page { from: from.parse().unwrap(), to: to.parse().unwrap(), events: vec![] };
+            assert_eq!(page.handled_up_to(75).to_string(), "5:5:|9:9:|75", "{from} to {to}");
+        }
+    }
+}

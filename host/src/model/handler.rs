@@ -1,0 +1,124 @@
+//! The seam between the loop that follows the log and the code that handles events.
+//!
+//! A [`Handler`] gets a batch and returns [`Effects`] or a [`Failure`]; it commits nothing and knows no cursor. Plugins are handlers,
+//! and so is whatever a test or a benchmark writes natively.
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use super::{
+    effects::Effects,
+    event::Batch,
+    ids::{CollectionName, ProcessorId},
+};
+
+/// A future that can be sent to a guest thread.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// How events are dealt to lanes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PartitionBy {
+    /// One lane for each tenant.
+    Tenant,
+    /// One lane for each stream of a tenant.
+    EventStream,
+    /// One lane for each value of a property: a JSON pointer (RFC 6901) into the event's data.
+    DataProperty(String),
+}
+
+impl fmt::Display for PartitionBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PartitionBy::Tenant => f.write_str("tenant"),
+            PartitionBy::EventStream => f.write_str("event-stream"),
+            PartitionBy::DataProperty(pointer) => write!(f, "data-property({pointer})"),
+        }
+    }
+}
+
+/// Where a processor begins at its first start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// All of history, then live.
+    Beginning,
+    /// Only what is committed after its first start.
+    Now,
+}
+
+/// What a plugin says it is, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// The processor's name.
+    pub id: ProcessorId,
+    /// The author's version, for people.
+    pub version: String,
+    /// The event types it handles; none means all.
+    pub event_types: Option<Vec<String>>,
+    /// Every collection it reads or writes.
+    pub collections: Vec<CollectionName>,
+    /// How its events are dealt to lanes.
+    pub partition_by: PartitionBy,
+    /// Where it begins.
+    pub start: Start,
+    /// Raised when documents written by earlier code must be built again.
+    pub read_model_version: u32,
+    /// At most so many events in one call.
+    pub max_batch_size: Option<u32>,
+}
+
+/// Why an attempt ended badly, named by what happens next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The same events would fail again: the batch is halved down to the culprit, whose lane blocks.
+    Block(Reason),
+    /// Something around the handler failed: the lane tries again later.
+    Retry(Reason),
+    /// The ground under the whole processor went away (its database connection, say): nothing of this term may be kept.
+    EndTerm(String),
+}
+
+/// The kinds of failure an operator can tell apart, and what happened in words.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// A stable name: `trap`, `cpu-limit`, `memory-limit`, `wall-time-limit`, `output-limit`, `malformed-output`, `refused-call`,
+    /// `refused-commit`, or the plugin's own code behind `plugin:`.
+    pub class: String,
+    /// For people; ends with the remedy where there is one.
+    pub message: String,
+}
+
+impl Reason {
+    /// A reason.
+    pub fn new(class: &str, message: impl Into<String>) -> Self {
+        Reason { class: class.into(), message: message.into() }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.class, self.message)
+    }
+}
+
+/// The documents that a handler may read while it works: those of its lane's tenant, with the effects of all earlier batches of the
+/// lane and none of the current one.
+pub trait Documents: Send + Sync {
+    /// One entry for each id, in order; none where there is no such document.
+    fn get_many<'a>(
+        &'a self,
+        collection: &'a CollectionName,
+        ids: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>>;
+}
+
+/// Code that handles batches.
+pub trait Handler: Send + Sync {
+    /// Handles one batch of one lane. Batches of a lane come in order and never overlap.
+    fn handle(
+        self: Arc<Self>,
+        batch: Arc<Batch>,
+        documents: Arc<dyn Documents>,
+    ) -> BoxFuture<'static, Result<Effects, Failure>>;
+
+    /// How long one call may take by the clock on the wall, with everything in it.
+    fn wall_time(&self) -> Duration;
+}

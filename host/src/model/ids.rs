@@ -1,0 +1,168 @@
+//! Names, parsed once at the edge: behind it nobody checks them again.
+
+use std::{fmt, sync::Arc};
+
+/// A name that breaks its rule, said with the rule.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("`{given}` is not a valid {what}: {rule}")]
+pub struct InvalidName {
+    what: &'static str,
+    rule: &'static str,
+    given: String,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $valid:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The name, if it keeps its rule.
+            pub fn parse(text: &str) -> Result<Self, InvalidName> {
+                let valid: fn(&[u8]) -> bool = $valid;
+                if valid(text.as_bytes()) {
+                    Ok($name(text.into()))
+                } else {
+                    let given = text.chars().take(80).collect();
+                    Err(InvalidName { what: $what, rule: $rule, given })
+                }
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The name as a text that shares its bytes.
+            pub fn as_shared(&self) -> Arc<str> {
+                self.0.clone()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = InvalidName;
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                $name::parse(text)
+            }
+        }
+    };
+}
+
+name!(
+    /// The customer an event belongs to: the unit of isolation and fairness.
+    TenantId,
+    "tenant name",
+    "a letter or digit, then up to 63 letters, digits, dots, underscores or hyphens",
+    |name| (1..=64).contains(&name.len())
+        && name[0].is_ascii_alphanumeric()
+        && name.iter().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(c))
+);
+
+name!(
+    /// A processor's name; its cursor and documents belong to it.
+    ProcessorId,
+    "processor id",
+    "a small letter, then up to 62 small letters, digits or hyphens",
+    |name| (1..=63).contains(&name.len())
+        && name[0].is_ascii_lowercase()
+        && name.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
+);
+
+name!(
+    /// A collection of documents. Safe to write into SQL as it is, which is the point of its rule.
+    CollectionName,
+    "collection name",
+    "a small letter, then up to 47 small letters, digits or underscores",
+    |name| (1..=48).contains(&name.len())
+        && name[0].is_ascii_lowercase()
+        && name.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'_')
+);
+
+/// One processor's ordered work for one partition key of one tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LaneKey {
+    /// Whose events these are.
+    pub tenant: TenantId,
+    /// The tenant's name again, or what the processor's partitioning selects.
+    pub key: Arc<str>,
+}
+
+/// How many buckets a processor's lanes are spread over: the unit of ownership between hosts.
+pub const BUCKETS: u8 = 16;
+
+impl LaneKey {
+    /// The lane's bucket, `0..BUCKETS`. Part of the stored layout: it must never change.
+    ///
+    /// FNV-1a with 64 bits (Fowler, Noll, Vo; parameters of draft-eastlake-fnv), folded to the bucket count by its upper bits, whose
+    /// mixing is better than that of the lower ones. A zero byte stands between tenant and key.
+    pub fn bucket(&self) -> u8 {
+        let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+        let bytes = self.tenant.as_str().bytes().chain([0]).chain(self.key.bytes());
+        for byte in bytes {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+        ((hash ^ (hash >> 32)) % u64::from(BUCKETS)) as u8
+    }
+}
+
+impl fmt::Display for LaneKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self.key == *self.tenant.as_str() {
+            write!(f, "tenant {}", self.tenant)
+        } else {
+            write!(f, "tenant {} key {}", self.tenant, self.key)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_their_rules() {
+        for good in ["a", "A9", "acme.co_1-x", &"x".repeat(64)] {
+            assert!(TenantId::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-a", ".a", "a b", "ä", &"x".repeat(65), "a/b", "a\0"] {
+            assert!(TenantId::parse(bad).is_err(), "{bad}");
+        }
+        assert!(ProcessorId::parse("route-performance").is_ok());
+        assert!(ProcessorId::parse("Route").is_err() && ProcessorId::parse("9a").is_err());
+        assert!(CollectionName::parse("route_performance").is_ok());
+        assert!(CollectionName::parse("a\"; drop").is_err() && CollectionName::parse(&"a".repeat(49)).is_err());
+        assert_eq!(
+            TenantId::parse("-").unwrap_err().to_string(),
+            "`-` is not a valid tenant name: a letter or digit, then up to 63 letters, digits, dots, underscores or hyphens"
+        );
+    }
+
+    fn lane(tenant: &str, key: &str) -> LaneKey {
+        LaneKey { tenant: TenantId::parse(tenant).unwrap(), key: key.into() }
+    }
+
+    /// Stored layout: these numbers were written down when the first release was made.
+    #[test]
+    fn buckets_never_change() {
+        let buckets: Vec<u8> = ["UA", "AA", "B6", "DL"].iter().map(|t| lane(t, t).bucket()).collect();
+        assert_eq!(buckets, FROZEN);
+    }
+    const FROZEN: [u8; 4] = [1, 7, 11, 2];
+
+    #[test]
+    fn buckets_are_filled_evenly() {
+        let mut counts = [0u32; BUCKETS as usize];
+        for i in 0..16_000 {
+            let tenant = format!("tenant-{i}");
+            counts[usize::from(lane(&tenant, &tenant).bucket())] += 1;
+        }
+        assert!(counts.iter().all(|n| (850..1150).contains(n)), "{counts:?}");
+    }
+}

@@ -1,0 +1,353 @@
+//! Whether a JSON text can become a document.
+//!
+//! A guest's documents are checked before they are committed, because one that the database refuses would fail the whole
+//! page's transaction for everybody. The check accepts exactly the JSON texts (RFC 8259) that are an object, nest no deeper than
+//! [`MAX_DEPTH`], leave the host's own keys alone and hold nothing that PostgreSQL's `jsonb` refuses: no U+0000, no unpaired
+//! surrogate, no number outside `numeric`. It reads the text once and allocates one bit a level.
+
+/// How deep arrays and objects may nest. 128 is what serde_json reads by default, so a reader of documents can take them all.
+pub const MAX_DEPTH: usize = 128;
+
+/// Digits before the point, digits behind it and the exponent's amount may each be at most this: `numeric` holds 131,072 digits
+/// before the point and 16,383 behind it, and the sum of two of them stays inside both.
+const MAX_DIGITS: usize = 8_000;
+
+/// Keys of a document that belong to the host.
+const RESERVED: [&str; 2] = ["_id", "_version"];
+
+/// Why a text cannot be a document. Positions are bytes from 0.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Invalid {
+    /// Not JSON at all.
+    #[error("not JSON at byte {at}: expected {expected}")]
+    Syntax {
+        /// Where.
+        at: usize,
+        /// What should have stood there.
+        expected: &'static str,
+    },
+    /// JSON, but an array, string, number, boolean or null.
+    #[error("not a JSON object")]
+    NotAnObject,
+    /// Too many arrays and objects inside each other.
+    #[error("nested deeper than {MAX_DEPTH} levels at byte {at}")]
+    TooDeep {
+        /// Where the level too many begins.
+        at: usize,
+    },
+    /// The character U+0000, or half of a surrogate pair.
+    #[error("a string holds {what} at byte {at}, which a document cannot")]
+    Unstorable {
+        /// Which.
+        what: &'static str,
+        /// Where.
+        at: usize,
+    },
+    /// A number whose size or precision is out of all reason.
+    #[error("a number with more than {MAX_DIGITS} digits or a larger exponent at byte {at}")]
+    Number {
+        /// Where it begins.
+        at: usize,
+    },
+    /// A top-level key that the host adds itself.
+    #[error("the key `{0}` belongs to the host; leave it out")]
+    ReservedKey(&'static str),
+}
+
+/// Accepts a text that can be stored as a document.
+pub fn check_document(text: &str) -> Result<(), Invalid> {
+    let mut scan = Scan { text, bytes: text.as_bytes(), at: 0 };
+    scan.space();
+    if scan.peek() != Some(b'{') {
+        // Say what is wrong with the text itself first: an empty answer is no "not an object".
+        scan.value()?;
+        return Err(scan.end().err().unwrap_or(Invalid::NotAnObject));
+    }
+    scan.value()?;
+    scan.end()
+}
+
+struct Scan<'a> {
+    text: &'a str,
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Scan<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn expected<T>(&self, expected: &'static str) -> Result<T, Invalid> {
+        Err(Invalid::Syntax { at: self.at, expected })
+    }
+
+    fn space(&mut self) {
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.peek() {
+            self.at += 1;
+        }
+    }
+
+    fn end(&mut self) -> Result<(), Invalid> {
+        self.space();
+        if self.at == self.bytes.len() { Ok(()) } else { self.expected("the end of the text") }
+    }
+
+    /// One value with everything inside it. A stack of one bit a level stands in for recursion: set for an object.
+    fn value(&mut self) -> Result<(), Invalid> {
+        let mut levels: Vec<bool> = Vec::new();
+        loop {
+            self.space();
+            let opened = match self.peek() {
+                Some(open @ (b'{' | b'[')) => {
+                    if levels.len() == MAX_DEPTH {
+                        return Err(Invalid::TooDeep { at: self.at });
+                    }
+                    self.at += 1;
+                    self.space();
+                    let close = if open == b'{' { b'}' } else { b']' };
+                    if self.peek() == Some(close) {
+                        self.at += 1;
+                        false
+                    } else {
+                        levels.push(open == b'{');
+                        if open == b'{' {
+                            self.key(levels.len())?;
+                        }
+                        true
+                    }
+                }
+                Some(b'"') => {
+                    self.string()?;
+                    false
+                }
+                Some(b'-' | b'0'..=b'9') => {
+                    self.number()?;
+                    false
+                }
+                Some(b't') => self.word("true")?,
+                Some(b'f') => self.word("false")?,
+                Some(b'n') => self.word("null")?,
+                _ => return self.expected("a value"),
+            };
+            if opened {
+                continue;
+            }
+            // A value ended: close levels until one goes on.
+            loop {
+                let Some(&object) = levels.last() else { return Ok(()) };
+                self.space();
+                match self.peek() {
+                    Some(b',') => {
+                        self.at += 1;
+                        if object {
+                            self.space();
+                            self.key(levels.len())?;
+                        }
+                        break;
+                    }
+                    Some(b'}') if object => self.at += 1,
+                    Some(b']') if !object => self.at += 1,
+                    _ if object => return self.expected("`,` or `}`"),
+                    _ => return self.expected("`,` or `]`"),
+                }
+                levels.pop();
+            }
+        }
+    }
+
+    fn word(&mut self, word: &'static str) -> Result<bool, Invalid> {
+        if self.bytes[self.at..].starts_with(word.as_bytes()) {
+            self.at += word.len();
+            Ok(false)
+        } else {
+            self.expected("a value")
+        }
+    }
+
+    fn key(&mut self, level: usize) -> Result<(), Invalid> {
+        if self.peek() != Some(b'"') {
+            return self.expected("a key");
+        }
+        let from = self.at;
+        self.string()?;
+        if level == 1 {
+            let quoted = &self.text[from..self.at];
+            let reserved = if quoted.contains('\\') {
+                let key: Result<String, _> = serde_json::from_str(quoted);
+                key.ok().and_then(|key| RESERVED.into_iter().find(|r| *r == key))
+            } else {
+                RESERVED.into_iter().find(|r| quoted.len() == r.len() + 2 && quoted[1..].starts_with(r))
+            };
+            if let Some(key) = reserved {
+                return Err(Invalid::ReservedKey(key));
+            }
+        }
+        self.space();
+        if self.peek() != Some(b':') {
+            return self.expected("`:`");
+        }
+        self.at += 1;
+        Ok(())
+    }
+
+    fn string(&mut self) -> Result<(), Invalid> {
+        self.at += 1;
+        loop {
+            match self.peek() {
+                Some(b'"') => {
+                    self.at += 1;
+                    return Ok(());
+                }
+                Some(b'\\') => self.escape()?,
+                Some(0) => return Err(Invalid::Unstorable { what: "U+0000", at: self.at }),
+                Some(0..0x20) => return self.expected("no control character in a string"),
+                Some(_) => self.at += 1,
+                None => return self.expected("`\"`"),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Invalid> {
+        let from = self.at;
+        self.at += 1;
+        match self.peek() {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+                self.at += 1;
+                Ok(())
+            }
+            Some(b'u') => match self.unit()? {
+                0 => Err(Invalid::Unstorable { what: "U+0000", at: from }),
+                0xdc00..=0xdfff => Err(Invalid::Unstorable { what: "an unpaired surrogate", at: from }),
+                0xd800..=0xdbff => {
+                    if self.bytes[self.at..].starts_with(b"\\u") {
+                        self.at += 1;
+                        if let 0xdc00..=0xdfff = self.unit()? {
+                            return Ok(());
+                        }
+                    }
+                    Err(Invalid::Unstorable { what: "an unpaired surrogate", at: from })
+                }
+                _ => Ok(()),
+            },
+            _ => self.expected("an escape"),
+        }
+    }
+
+    /// `uXXXX`, standing on the u.
+    fn unit(&mut self) -> Result<u32, Invalid> {
+        self.at += 1;
+        let mut unit = 0;
+        for _ in 0..4 {
+            match self.peek().and_then(|c| char::from(c).to_digit(16)) {
+                Some(digit) => unit = unit * 16 + digit,
+                None => return self.expected("four hexadecimal digits"),
+            }
+            self.at += 1;
+        }
+        Ok(unit)
+    }
+
+    fn number(&mut self) -> Result<(), Invalid> {
+        let from = self.at;
+        if self.peek() == Some(b'-') {
+            self.at += 1;
+        }
+        let whole = if self.peek() == Some(b'0') {
+            self.at += 1;
+            1
+        } else {
+            self.digits()?
+        };
+        let mut fraction = 0;
+        if self.peek() == Some(b'.') {
+            self.at += 1;
+            fraction = self.digits()?;
+        }
+        let mut exponent = 0;
+        if let Some(b'e' | b'E') = self.peek() {
+            self.at += 1;
+            if let Some(b'+' | b'-') = self.peek() {
+                self.at += 1;
+            }
+            let digits = self.at;
+            self.digits()?;
+            exponent = self.text[digits..self.at].parse().unwrap_or(usize::MAX);
+        }
+        if whole.max(fraction).max(exponent) > MAX_DIGITS { Err(Invalid::Number { at: from }) } else { Ok(()) }
+    }
+
+    fn digits(&mut self) -> Result<usize, Invalid> {
+        let from = self.at;
+        while let Some(b'0'..=b'9') = self.peek() {
+            self.at += 1;
+        }
+        if self.at == from { self.expected("a digit") } else { Ok(self.at - from) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_pass() {
+        for text in [
+            "{}",
+            " { } ",
+            r#"{"a":1,"b":[1,2.5e-3,-0,[],{}],"c":{"_id":1},"d":null,"e":true,"f":false}"#,
+            r#"{"a":"\ud83d\ude00 \" \\ \/ \b\f\n\r\t é"}"#,
+            r#"{"a":1,"a":2}"#,
+        ] {
+            assert_eq!(check_document(text), Ok(()), "{text}");
+        }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(MAX_DEPTH - 1), "]".repeat(MAX_DEPTH - 1));
+        assert_eq!(check_document(&deep), Ok(()));
+    }
+
+    #[test]
+    fn each_refusal_names_its_reason() {
+        let refused = |text: &str| check_document(text).unwrap_err().to_string();
+        assert_eq!(refused(""), "not JSON at byte 0: expected a value");
+        assert_eq!(refused("[1]"), "not a JSON object");
+        assert_eq!(refused("[1"), "not JSON at byte 2: expected `,` or `]`");
+        assert_eq!(refused("{} x"), "not JSON at byte 3: expected the end of the text");
+        assert_eq!(refused(r#"{"a" 1}"#), "not JSON at byte 5: expected `:`");
+        assert_eq!(refused(r#"{"_id":1}"#), "the key `_id` belongs to the host; leave it out");
+        assert_eq!(refused(r#"{"a":1,"\u005fversion":1}"#), "the key `_version` belongs to the host; leave it out");
+        assert_eq!(refused(r#"{"a":"\u0000"}"#), "a string holds U+0000 at byte 6, which a document cannot");
+        assert_eq!(refused("{\"a\":\"\0\"}"), "a string holds U+0000 at byte 6, which a document cannot");
+        for lone in [r#"{"a":"\ud800"}"#, r#"{"a":"\udc00"}"#, r#"{"a":"\ud800\u0041"}"#, r#"{"\ud800x":1}"#] {
+            assert!(refused(lone).contains("an unpaired surrogate"), "{lone}");
+        }
+        for number in ["1e400000", "1e-9999", &"9".repeat(8_001), &format!("0.{}", "1".repeat(8_001))] {
+            assert!(refused(&format!("{{\"a\":{number}}}")).contains("a number with more than"), "{number}");
+        }
+        let deep = format!("{{\"a\":{}{}}}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
+        assert_eq!(refused(&deep), "nested deeper than 128 levels at byte 132");
+    }
+
+    /// On every short text over an alphabet that reaches all branches, the scan agrees with serde_json about what is JSON.
+    #[test]
+    fn agrees_with_serde_json_on_syntax() {
+        let alphabet = [b'{', b'}', b'[', b']', b'"', b':', b',', b'1', b'-', b'.', b'e', b' ', b'\\', b'n'];
+        let mut text = Vec::new();
+        fn grow(text: &mut Vec<u8>, alphabet: &[u8], left: usize) {
+            let word = std::str::from_utf8(text).unwrap();
+            let ours = check_document(word);
+            let theirs = serde_json::from_str::<serde_json::Value>(word);
+            match &theirs {
+                Ok(value) => assert_eq!(ours.is_ok(), value.is_object(), "{word}"),
+                Err(_) => assert!(matches!(ours, Err(Invalid::Syntax { .. })), "{word}: {ours:?}"),
+            }
+            if left > 0 {
+                for c in alphabet {
+                    text.push(*c);
+                    grow(text, alphabet, left - 1);
+                    text.pop();
+                }
+            }
+        }
+        grow(&mut text, &alphabet, 5);
+    }
+}

@@ -1,0 +1,3 @@
+//! Plugins on disk.
+
+pub mod directory;

@@ -1,0 +1,8 @@
+-- Moves the cursor of every bucket from one progress to the next, if it stands there and the fence is ours; fails the transaction otherwise.
+-- $1 processor text · $2 fence text · $3 progress before text · $4 progress after text · $5 buckets bigint
+with moved as (
+  update sandmill.cursors set progress = $4::text
+  where processor = $1 and fence = $2 and progress::text = $3::text
+  returning 1
+)
+select sandmill.must_change('move cursor of ' || $1, $5, (select count(*) from moved))

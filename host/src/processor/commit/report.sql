@@ -1,0 +1,3 @@
+-- Says for people how far a processor has come.
+-- $1 processor text · $2 events handled since the last report bigint · $3 events a second double precision
+update sandmill.processors set handled = handled + $2, rate = $3, reported_at = now() where id = $1

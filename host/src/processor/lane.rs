@@ -1,0 +1,184 @@
+//! One lane's events through the handler, in batches.
+//!
+//! A batch that fails for a reason of its own is halved until the event that fails stands alone: what comes before it keeps its
+//! effects, and the lane stops exactly there. A batch that was only too much for one call thus passes in parts. Nothing is committed
+//! here and no progress is known; the caller learns how many events are handled, what they led to, and what stopped the rest.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::{
+    model::{
+        effects::{Change, Effects, HaltAction},
+        event::{Batch, Event},
+        handler::{BoxFuture, Documents, Failure, Handler, Reason},
+        ids::{CollectionName, LaneKey, TenantId},
+    },
+    processor::commit::DeadLetter,
+    projections::documents::{self, Changes, DocumentKey},
+    scheduler::Scheduler,
+};
+
+/// What is needed to run any lane of a processor.
+#[derive(Clone)]
+pub struct Runner {
+    /// The code.
+    pub handler: Arc<dyn Handler>,
+    /// Where it computes.
+    pub scheduler: Scheduler,
+    /// At most so many events in one call.
+    pub batch_events: usize,
+}
+
+/// What a lane's events led to.
+pub struct Run {
+    /// Whose they were.
+    pub lane: LaneKey,
+    /// How many of them, from the first on, are handled.
+    pub handled: usize,
+    /// Documents, the last word on each.
+    pub changes: Changes,
+    /// Events set aside among the handled ones.
+    pub dead_letters: Vec<DeadLetter>,
+    /// What stopped the lane before the next event.
+    pub trouble: Option<Trouble>,
+}
+
+/// Why a lane does not go on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Trouble {
+    /// It tries again, after the back-off or so long.
+    Retry {
+        /// As the handler wishes it.
+        after: Option<std::time::Duration>,
+        /// Why.
+        reason: Reason,
+    },
+    /// It waits for a person.
+    Block(Reason),
+}
+
+/// The ground under the processor went away; why.
+#[derive(Debug)]
+pub struct GroundLost(pub String);
+
+impl Runner {
+    /// Handles a lane's events, the first of which was tried `attempts` times before.
+    pub async fn run(
+        &self,
+        lane: LaneKey,
+        events: &[Arc<Event>],
+        attempts: u32,
+        documents: Arc<documents::Documents>,
+    ) -> Result<Run, GroundLost> {
+        let view = Arc::new(View { tenant: lane.tenant.clone(), documents, earlier: Mutex::default() });
+        let mut run = Run { lane, handled: 0, changes: Changes::new(), dead_letters: Vec::new(), trouble: None };
+        let mut size = self.batch_events.max(1);
+        while run.trouble.is_none() && run.handled < events.len() {
+            let end = events.len().min(run.handled + size);
+            let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
+            let batch = Arc::new(Batch { lane: run.lane.clone(), attempt, events: events[run.handled..end].to_vec() });
+            let count = batch.events.len();
+            match self.call(batch.clone(), view.clone()).await {
+                Ok(effects) => run.take(&batch, effects, &mut view.earlier()),
+                Err(Failure::Block(_)) if count > 1 => size = count / 2,
+                Err(Failure::Block(reason)) => run.trouble = Some(Trouble::Block(reason)),
+                Err(Failure::Retry(reason)) => run.trouble = Some(Trouble::Retry { after: None, reason }),
+                Err(Failure::EndTerm(why)) => return Err(GroundLost(why)),
+            }
+        }
+        run.changes = std::mem::take(&mut view.earlier());
+        Ok(run)
+    }
+
+    /// One call on the guest threads, within its time by the clock on the wall.
+    async fn call(&self, batch: Arc<Batch>, view: Arc<View>) -> Result<Effects, Failure> {
+        let wall = self.handler.wall_time();
+        let call = self.scheduler.run(self.handler.clone().handle(batch, view));
+        match tokio::time::timeout(wall, call).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::Block(Reason::new(
+                "wall-time-limit",
+                format!("took more than {} ms for one call (limits.wall-ms)", wall.as_millis()),
+            ))),
+        }
+    }
+}
+
+impl Run {
+    fn take(&mut self, batch: &Batch, effects: Effects, changes: &mut Changes) {
+        for skipped in effects.skipped {
+            // The answer was checked: an index lies within the batch.
+            let Some(event) = batch.events.get(skipped.index) else { continue };
+            self.dead_letters.push(DeadLetter {
+                lane: self.lane.clone(),
+                position: event.position,
+                event_id: event.id.clone(),
+                reason: plugin_reason(&skipped.code, skipped.message, "skipped the event"),
+                attempts: if skipped.index == 0 { batch.attempt } else { 1 },
+            });
+        }
+        for change in effects.changes {
+            let (collection, id, data) = match change {
+                Change::Put { collection, id, data } => (collection, id, Some(data)),
+                Change::Remove { collection, id } => (collection, id, None),
+            };
+            changes.insert(DocumentKey { collection, tenant: self.lane.tenant.clone(), id }, data);
+        }
+        match effects.halted {
+            None => self.handled += batch.events.len(),
+            Some(halt) => {
+                self.handled += halt.index;
+                let reason = plugin_reason(&halt.code, halt.message, "stopped before the event");
+                self.trouble = Some(match halt.action {
+                    HaltAction::Retry { after } => Trouble::Retry { after, reason },
+                    HaltAction::Stop => Trouble::Block(reason),
+                });
+            }
+        }
+    }
+}
+
+/// A reason in the plugin author's words, or in ours where there are none.
+fn plugin_reason(code: &str, message: String, otherwise: &str) -> Reason {
+    let class = if code.is_empty() { "plugin".to_string() } else { format!("plugin:{code}") };
+    Reason { class, message: if message.is_empty() { format!("the plugin {otherwise}") } else { message } }
+}
+
+/// The documents as a lane sees them: those of its tenant, with what its earlier batches wrote and nobody has committed yet.
+struct View {
+    tenant: TenantId,
+    documents: Arc<documents::Documents>,
+    earlier: Mutex<Changes>,
+}
+
+impl View {
+    fn earlier(&self) -> MutexGuard<'_, Changes> {
+        self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
+        let read = self.documents.read(&self.tenant, collection, ids).await;
+        let mut found = read.map_err(|error| Failure::EndTerm(crate::db::describe(&error)))?;
+        let earlier = self.earlier();
+        if !earlier.is_empty() {
+            for (id, data) in ids.iter().zip(&mut found) {
+                let key =
+                    DocumentKey { collection: collection.clone(), tenant: self.tenant.clone(), id: id.as_str().into() };
+                if let Some(written) = earlier.get(&key) {
+                    data.clone_from(written);
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Documents for View {
+    fn get_many<'a>(
+        &'a self,
+        collection: &'a CollectionName,
+        ids: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
+        Box::pin(self.read(collection, ids))
+    }
+}

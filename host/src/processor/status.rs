@@ -1,0 +1,102 @@
+//! How every processor stands, told from the database alone, so that it can be asked whether or not a host runs.
+
+use serde::Serialize;
+
+use crate::{
+    db::{Error, Session},
+    model::cursor::{Progress, Snapshot},
+};
+
+/// Events of lag that are counted; there may be more.
+const LAG_COUNTED: i64 = 1_000_000;
+
+/// How all processors stand.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// By id.
+    pub processors: Vec<ProcessorStatus>,
+}
+
+/// How one processor stands.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProcessorStatus {
+    /// Its name.
+    pub id: String,
+    /// File, version and the first digits of the file's SHA-256.
+    pub plugin: String,
+    /// Events in the log that its cursor has not passed, of whatever type; at most a million are counted.
+    pub lag_events: i64,
+    /// How long ago the first of them was recorded.
+    pub lag_seconds: f64,
+    /// Events it handled a second, as last reported; 0 when nothing was reported for 5 s.
+    pub rate: f64,
+    /// Events it has handled in all.
+    pub handled: i64,
+    /// Lanes behind its cursor.
+    pub lanes_behind: Vec<LaneBehind>,
+}
+
+/// A lane behind its cursor.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneBehind {
+    /// Whose.
+    pub tenant: String,
+    /// Its key.
+    pub key: String,
+    /// `catching-up`, `retrying` or `blocked`.
+    pub state: String,
+    /// Why it does not move, or did not last; kind and words.
+    pub reason: String,
+    /// How often the event it stands before has been tried.
+    pub attempts: i32,
+    /// Position of that event, where it is known.
+    pub event_position: Option<i64>,
+    /// Since when, RFC 3339.
+    pub since: String,
+}
+
+/// Reads how everything stands.
+pub async fn read(session: &Session) -> Result<Status, Error> {
+    let mut processors = Vec::new();
+    for row in session.query(include_str!("status/processors.sql"), &[]).await? {
+        let (file, version, digest): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
+        let progress: Option<&str> = row.get(4);
+        let progress = progress.and_then(|text| text.parse().ok()).unwrap_or(Progress::at(Snapshot::nothing()));
+        let (lag_events, lag_seconds) = lag(session, &progress).await?;
+        processors.push(ProcessorStatus {
+            id: row.get(0),
+            plugin: format!("{file} {version} {}", digest.get(..12).unwrap_or(digest)),
+            lag_events,
+            lag_seconds,
+            rate: row.get(5),
+            handled: row.get(6),
+            lanes_behind: Vec::new(),
+        });
+    }
+    for row in session.query(include_str!("status/lanes.sql"), &[]).await? {
+        let Some(processor) = processors.iter_mut().find(|p| p.id == row.get::<_, &str>(0)) else { continue };
+        let (class, reason): (&str, &str) = (row.get(4), row.get(5));
+        processor.lanes_behind.push(LaneBehind {
+            tenant: row.get(1),
+            key: row.get(2),
+            state: row.get(3),
+            reason: if class.is_empty() { reason.into() } else { format!("{class}: {reason}") },
+            attempts: row.get(6),
+            event_position: row.get(7),
+            since: row.get(8),
+        });
+    }
+    Ok(Status { processors })
+}
+
+async fn lag(session: &Session, progress: &Progress) -> Result<(i64, f64), Error> {
+    let a = progress.seen().to_string();
+    let (b, last) = match progress.remainder() {
+        Some(rest) => (rest.to.to_string(), rest.after.unwrap_or(i64::MIN)),
+        None => (a.clone(), i64::MIN),
+    };
+    let row = session.query_one(include_str!("status/lag.sql"), &[&a, &b, &last, &LAG_COUNTED]).await?;
+    Ok((row.get(0), row.get(1)))
+}

@@ -1,0 +1,120 @@
+//! Guest output, checked once and turned into effects. Behind this nobody doubts it again.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    bindings::v0_1::{Change as WitChange, HaltAction as WitHaltAction, Projection},
+    host_calls::is_document_id,
+    limits::Limits,
+};
+use crate::model::{
+    effects::{Change, Effects, Halt, HaltAction, Skipped},
+    handler::{Descriptor, Reason},
+    ids::CollectionName,
+    json,
+};
+
+/// A guest's words for people are cut to this many bytes.
+const MESSAGE_BYTES: usize = 2_000;
+
+/// Accepts an answer to a batch of `events` events.
+pub(super) fn check(
+    answer: Projection,
+    events: usize,
+    descriptor: &Descriptor,
+    limits: &Limits,
+) -> Result<Effects, Reason> {
+    let halted = match answer.halted {
+        None => None,
+        Some(halt) => {
+            let index = halt.index as usize;
+            if index >= events {
+                return Err(malformed(format!("halted at index {index} of a batch of {events} events")));
+            }
+            let action = match halt.action {
+                WitHaltAction::Retry => HaltAction::Retry { after: None },
+                WitHaltAction::RetryAfter(ms) => HaltAction::Retry { after: Some(Duration::from_millis(ms.into())) },
+                WitHaltAction::Stop => HaltAction::Stop,
+            };
+            Some(Halt { index, action, code: clean(halt.code), message: clean(halt.message) })
+        }
+    };
+    let end = halted.as_ref().map_or(events, |halt| halt.index);
+    let mut skipped: Vec<Skipped> = Vec::with_capacity(answer.skipped.len().min(events));
+    for skip in answer.skipped {
+        let index = skip.index as usize;
+        if index >= end {
+            return Err(malformed(format!("skipped index {index}, but handled only the {end} events before that")));
+        }
+        if skipped.last().is_some_and(|last| last.index >= index) {
+            return Err(malformed(format!("skipped index {index} out of order; indexes must rise strictly")));
+        }
+        skipped.push(Skipped { index, code: clean(skip.code), message: clean(skip.message) });
+    }
+    let changes = answer.changes.into_iter().map(|change| check_change(change, descriptor, limits));
+    Ok(Effects { changes: changes.collect::<Result<_, _>>()?, skipped, halted })
+}
+
+fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> Result<Change, Reason> {
+    match change {
+        WitChange::Put(document) => {
+            let collection = collection(&document.collection, descriptor)?;
+            let id = document_id(document.id, &collection)?;
+            if document.data.len() > limits.document_bytes() {
+                return Err(Reason::new(
+                    "output-limit",
+                    format!(
+                        "document `{id}` of `{collection}` has {} KiB where {} are allowed (limits.document-kib)",
+                        document.data.len().div_ceil(1024),
+                        limits.document_kib
+                    ),
+                ));
+            }
+            json::check_document(&document.data)
+                .map_err(|problem| malformed(format!("document `{id}` of `{collection}` is {problem}")))?;
+            Ok(Change::Put { collection, id, data: document.data.into() })
+        }
+        WitChange::Remove(key) => {
+            let collection = collection(&key.collection, descriptor)?;
+            let id = document_id(key.id, &collection)?;
+            Ok(Change::Remove { collection, id })
+        }
+    }
+}
+
+fn collection(name: &str, descriptor: &Descriptor) -> Result<CollectionName, Reason> {
+    descriptor
+        .collections
+        .iter()
+        .find(|c| c.as_str() == name)
+        .cloned()
+        .ok_or_else(|| malformed(format!("wrote to collection `{}`, which its descriptor does not list", short(name))))
+}
+
+fn document_id(id: String, collection: &CollectionName) -> Result<Arc<str>, Reason> {
+    if is_document_id(&id) {
+        Ok(id.into())
+    } else {
+        Err(malformed(format!(
+            "wrote a document with an id of {} bytes to `{collection}`; 1 to 512 without U+0000 are allowed",
+            id.len()
+        )))
+    }
+}
+
+fn malformed(message: String) -> Reason {
+    Reason::new("malformed-output", message)
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+/// A text that a database column and a terminal line can hold.
+fn clean(text: String) -> String {
+    let mut end = MESSAGE_BYTES.min(text.len());
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace('\0', "\u{fffd}")
+}

@@ -1,0 +1,98 @@
+//! The one engine configuration, and the thread that advances its clock.
+//!
+//! Instances come from a pool: address space set aside once, memory mapped copy-on-write, dirty pages found by the kernel when a slot is
+//! freed. Where the machine refuses so much address space the pool is tried smaller, and at last done without; slower,
+//! and nothing else changes. Component concurrency is off, which makes a call four times cheaper; guests are synchronous.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use wasmtime::{
+    Config, Enabled, Engine, EngineWeak, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+    WasmBacktraceDetails,
+};
+
+use super::limits::Limits;
+
+/// How often the epoch advances, and so how long a guest runs before it gives way. A register-only loop does not feel it, a parser
+/// does not either; longer slices are other guests' latency.
+const SLICE: Duration = Duration::from_millis(1);
+
+/// Starts an engine under these limits, and its clock.
+pub(super) fn start(limits: &Limits) -> anyhow::Result<Engine> {
+    let engine = probe(limits)?;
+    let weak = engine.weak();
+    std::thread::Builder::new().name("epoch".into()).spawn(move || tick(&weak)).context("start the epoch thread")?;
+    Ok(engine)
+}
+
+fn tick(engine: &EngineWeak) {
+    loop {
+        std::thread::sleep(SLICE);
+        match engine.upgrade() {
+            Some(engine) => engine.increment_epoch(),
+            None => return,
+        }
+    }
+}
+
+fn probe(limits: &Limits) -> anyhow::Result<Engine> {
+    let mut instances = limits.instances;
+    loop {
+        let mut config = config(limits);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits, instances)));
+        let refused = match Engine::new(&config) {
+            Ok(engine) => {
+                if instances < limits.instances {
+                    tracing::warn!(
+                        instances,
+                        wanted = limits.instances,
+                        "the machine has address space for fewer pooled instances than limits.instances; going on with these"
+                    );
+                }
+                return Ok(engine);
+            }
+            Err(refused) => refused,
+        };
+        if instances <= 16 {
+            tracing::warn!(
+                reason = format!("{refused:#}"),
+                "no address space for pooled instances; each one is mapped when needed, which is slower"
+            );
+            return Engine::new(&self::config(limits)).map_err(|e| anyhow::anyhow!("start the engine: {e:#}"));
+        }
+        instances /= 4;
+    }
+}
+
+fn config(limits: &Limits) -> Config {
+    let mut config = Config::new();
+    config.cranelift_opt_level(OptLevel::Speed);
+    config.concurrency_support(false);
+    config.epoch_interruption(true);
+    config.max_wasm_stack(limits.stack_kib << 10);
+    // What is left of a fiber's stack above the guest's is for the host's own frames in host calls.
+    config.async_stack_size((limits.stack_kib << 10) + (512 << 10));
+    config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
+    config
+}
+
+fn pool(limits: &Limits, instances: u32) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::default();
+    // A component is up to three core modules from Rust or JavaScript, up to fourteen from Python; each may have a memory.
+    pool.total_component_instances(instances)
+        .total_core_instances(instances * 4)
+        .total_memories(instances)
+        .total_tables(instances * 4)
+        .total_stacks(instances)
+        .max_memory_size(limits.memory_bytes())
+        .table_elements(limits.table_elements)
+        .max_core_instances_per_component(32)
+        .max_memories_per_component(2)
+        .max_tables_per_component(32)
+        .linear_memory_keep_resident(1 << 20)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(64 << 10)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}

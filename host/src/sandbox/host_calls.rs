@@ -1,0 +1,152 @@
+//! What a guest can call: its documents, its log, its settings.
+//!
+//! Documents are read through [`Documents`](crate::model::handler::Documents), so nothing here knows where they are kept. A call that
+//! the contract forbids ends the guest, and the reason is kept for whoever made the call.
+
+use super::{
+    bindings::v0_1::{documents, logging, settings},
+    instance::State,
+    limits::Limits,
+};
+use crate::model::{
+    handler::{Failure, Reason},
+    ids::{CollectionName, TenantId},
+};
+
+/// The guest's log lines of one call, within their limits.
+pub(super) struct Log {
+    lines_left: u32,
+    line_bytes: usize,
+    dropped: u32,
+    /// The last line at `critical`: what a guest says before it traps.
+    last_words: Option<String>,
+    /// For the one line about dropped ones.
+    whose: Option<(String, Option<TenantId>)>,
+}
+
+impl Log {
+    pub(super) fn new(limits: &Limits) -> Self {
+        Log {
+            lines_left: limits.log_lines,
+            line_bytes: limits.log_line_bytes,
+            dropped: 0,
+            last_words: None,
+            whose: None,
+        }
+    }
+
+    pub(super) fn last_words(&self) -> Option<&str> {
+        self.last_words.as_deref()
+    }
+
+    /// Says how many lines were too many.
+    pub(super) fn end(&mut self) {
+        if self.dropped > 0 {
+            let (processor, tenant) = self.whose.take().unwrap_or_default();
+            tracing::warn!(
+                target: "sandmill::guest",
+                processor,
+                tenant = tenant.as_ref().map(TenantId::as_str),
+                dropped = self.dropped,
+                "log lines over limits.log-lines were dropped"
+            );
+            self.dropped = 0;
+        }
+    }
+
+    fn cut<'a>(&self, text: &'a str) -> &'a str {
+        let mut end = self.line_bytes.min(text.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        &text[..end]
+    }
+}
+
+impl logging::Host for State {
+    fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
+        if let logging::Level::Critical = level {
+            self.log.last_words = Some(self.log.cut(&message).to_string());
+        }
+        let (processor, tenant) = (self.identity.name(), self.tenant.as_ref().map(TenantId::as_str));
+        if self.log.lines_left == 0 {
+            self.log.dropped = self.log.dropped.saturating_add(1);
+            self.log.whose.get_or_insert_with(|| (processor.to_string(), self.tenant.clone()));
+            return Ok(());
+        }
+        self.log.lines_left -= 1;
+        let (context, message) = (self.log.cut(&context), self.log.cut(&message));
+        macro_rules! say {
+            ($level:ident) => {
+                tracing::$level!(target: "sandmill::guest", processor, tenant, context, "{message}")
+            };
+        }
+        match level {
+            logging::Level::Trace => say!(trace),
+            logging::Level::Debug => say!(debug),
+            logging::Level::Info => say!(info),
+            logging::Level::Warn => say!(warn),
+            logging::Level::Error | logging::Level::Critical => say!(error),
+        }
+        Ok(())
+    }
+}
+
+impl documents::Host for State {
+    async fn get_many(&mut self, collection: String, ids: Vec<String>) -> wasmtime::Result<Vec<Option<String>>> {
+        match self.read(&collection, &ids).await {
+            Ok(found) => Ok(found),
+            Err(failure) => {
+                self.refused = Some(failure);
+                Err(wasmtime::Error::msg("the host call was refused"))
+            }
+        }
+    }
+}
+
+impl State {
+    async fn read(&self, collection: &str, ids: &[String]) -> Result<Vec<Option<String>>, Failure> {
+        let refuse = |message: String| Failure::Block(Reason::new("refused-call", message));
+        let Some(documents) = &self.documents else {
+            return Err(refuse("`describe` may call nothing but `logging`".into()));
+        };
+        let Some(name) = self.identity.collection(collection) else {
+            return Err(refuse(format!(
+                "read collection `{}`, which its descriptor does not list",
+                collection.chars().take(80).collect::<String>()
+            )));
+        };
+        if let Some(bad) = ids.iter().find(|id| !is_document_id(id)) {
+            return Err(refuse(format!(
+                "read a document id of {} bytes in `{name}`; 1 to 512 without U+0000 are allowed",
+                bad.len()
+            )));
+        }
+        let found = documents.get_many(name, ids).await?;
+        Ok(found.into_iter().map(|data| data.map(|text| text.to_string())).collect())
+    }
+}
+
+/// Whether a text can name a document.
+pub(super) fn is_document_id(id: &str) -> bool {
+    (1..=512).contains(&id.len()) && !id.contains('\0')
+}
+
+/// Nobody has set anything yet: settings come with manifests.
+impl settings::Host for State {
+    fn get(&mut self, _key: String) -> wasmtime::Result<Option<String>> {
+        Ok(None)
+    }
+
+    fn get_all(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
+}
+
+impl super::bindings::v0_1::types::Host for State {}
+
+impl super::plugin::Identity {
+    fn collection(&self, name: &str) -> Option<&CollectionName> {
+        self.collections().iter().find(|c| c.as_str() == name)
+    }
+}

@@ -1,0 +1,109 @@
+//! What a guest may use up. Each limit has a name, a unit, a default and a reason.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+const MIB: usize = 1 << 20;
+
+/// The limits of every plugin on this host.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Limits {
+    /// Linear memory of one instance, MiB. Default 64: a Rust guest needs 1 to 5, a page of events some more.
+    pub memory_mib: usize,
+    /// Guest CPU time of one call, milliseconds. Time that the guest waits for the host is not counted, nor is time that its thread waits
+    /// for a core. Default 1000: over a hundred times what a full batch costs the example plugins.
+    pub cpu_ms: u64,
+    /// Wall-clock time of one call, milliseconds, with everything in it. Default 10000: a call beyond it waits for something that
+    /// does not come.
+    pub wall_ms: u64,
+    /// What one call may return or pass to the host, MiB as the host holds it. Default 16: it is held in memory until it is committed.
+    pub output_mib: usize,
+    /// One document, KiB of JSON text. Default 1024: larger ones make every page that touches them slow for all.
+    pub document_kib: usize,
+    /// Elements of one table. Default 20000: JavaScript and Python runtimes need some 8000.
+    pub table_elements: usize,
+    /// The guest's stack, KiB. Default 512.
+    pub stack_kib: usize,
+    /// Log lines of one call; more are counted and dropped. Default 100.
+    pub log_lines: u32,
+    /// One log line, bytes; the rest is cut off. Default 1024.
+    pub log_line_bytes: usize,
+    /// A component file, MiB. Default 64: a Python guest with packages has some 40.
+    pub component_mib: usize,
+    /// Instances alive at once, for which address space is set aside at start. Default 256: one is needed for each call under way.
+    pub instances: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            memory_mib: 64,
+            cpu_ms: 1_000,
+            wall_ms: 10_000,
+            output_mib: 16,
+            document_kib: 1_024,
+            table_elements: 20_000,
+            stack_kib: 512,
+            log_lines: 100,
+            log_line_bytes: 1_024,
+            component_mib: 64,
+            instances: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// Linear memory of one instance, bytes.
+    pub fn memory_bytes(&self) -> usize {
+        self.memory_mib * MIB
+    }
+
+    /// Guest CPU time of one call.
+    pub fn cpu(&self) -> Duration {
+        Duration::from_millis(self.cpu_ms)
+    }
+
+    /// Wall-clock time of one call.
+    pub fn wall(&self) -> Duration {
+        Duration::from_millis(self.wall_ms)
+    }
+
+    /// What one call may return, bytes.
+    pub fn output_bytes(&self) -> usize {
+        self.output_mib * MIB
+    }
+
+    /// One document, bytes.
+    pub fn document_bytes(&self) -> usize {
+        self.document_kib << 10
+    }
+
+    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute.
+    pub fn describe_cpu(&self) -> Duration {
+        self.cpu() / 10
+    }
+
+    /// Says which limit has a value that cannot work, with the value that can.
+    pub fn check(&self) -> Result<(), String> {
+        let least = [
+            ("memory-mib", self.memory_mib, 1, 4095),
+            ("cpu-ms", self.cpu_ms as usize, 2, 3_600_000),
+            ("wall-ms", self.wall_ms as usize, 2, 86_400_000),
+            ("output-mib", self.output_mib, 1, 1024),
+            ("document-kib", self.document_kib, 1, 262_144),
+            ("table-elements", self.table_elements, 1, 10_000_000),
+            ("stack-kib", self.stack_kib, 64, 16_384),
+            ("log-line-bytes", self.log_line_bytes, 16, MIB),
+            ("component-mib", self.component_mib, 1, 1024),
+            ("instances", self.instances as usize, 1, 8_000),
+        ];
+        for (name, value, low, high) in least {
+            if value < low || value > high {
+                return Err(format!("limits.{name} = {value} is out of range; it takes {low} to {high}"));
+            }
+        }
+        Ok(())
+    }
+}

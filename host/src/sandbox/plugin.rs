@@ -1,0 +1,181 @@
+//! A loaded plugin: compiled, asked what it is, ready to handle batches.
+
+use std::{sync::Arc, time::Duration};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+
+use super::{
+    LoadError, Sandbox, answer,
+    bindings::v0_1::{self, Batch as WitBatch, Event as WitEvent, ProjectorPluginPre},
+    inspect,
+    instance::{Call, State, block_on},
+};
+use crate::model::{
+    effects::Effects,
+    event::Batch,
+    handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start},
+    ids::{CollectionName, ProcessorId},
+};
+
+/// A plugin that can handle batches.
+pub struct Plugin {
+    sandbox: Sandbox,
+    pre: ProjectorPluginPre<State>,
+    identity: Arc<Identity>,
+    descriptor: Descriptor,
+    digest: String,
+}
+
+/// Who a guest is to the host: what its calls are checked against and logged under.
+pub(super) struct Identity {
+    name: String,
+    collections: Vec<CollectionName>,
+}
+
+impl Identity {
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn collections(&self) -> &[CollectionName] {
+        &self.collections
+    }
+}
+
+impl Plugin {
+    /// What it says it is.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// SHA-256 of its file, lower-case hexadecimal: the plugin's version.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    async fn project(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
+        let call = Call::new(&self.sandbox, self.identity.clone(), Some((batch.lane.tenant.clone(), documents)));
+        let plugin = self.clone();
+        let events = batch.events.len();
+        let answer = call
+            .run(async move |store| {
+                let instance = plugin.pre.instantiate_async(&mut *store).await?;
+                let events: Vec<WitEvent<'_>> = batch
+                    .events
+                    .iter()
+                    .map(|event| WitEvent {
+                        id: &event.id,
+                        event_type: &event.event_type,
+                        stream_id: &event.stream,
+                        stream_version: event.version as u64,
+                        position: event.position as u64,
+                        recorded_at: event.recorded_at,
+                        data: &event.data,
+                        metadata: &event.metadata,
+                    })
+                    .collect();
+                let batch = WitBatch {
+                    tenant: batch.lane.tenant.as_str(),
+                    partition_key: &batch.lane.key,
+                    attempt: batch.attempt,
+                    replaying: false,
+                    events: &events,
+                };
+                instance.sandmill_processor_projector().call_project(&mut *store, batch).await
+            })
+            .await?;
+        answer::check(answer, events, &self.descriptor, &self.sandbox.limits).map_err(Failure::Block)
+    }
+}
+
+impl Handler for Plugin {
+    fn handle(
+        self: Arc<Self>,
+        batch: Arc<Batch>,
+        documents: Arc<dyn Documents>,
+    ) -> BoxFuture<'static, Result<Effects, Failure>> {
+        Box::pin(self.project(batch, documents))
+    }
+
+    fn wall_time(&self) -> Duration {
+        self.sandbox.limits.wall()
+    }
+}
+
+/// Makes a plugin of a file's bytes: names, compiling, `describe`.
+pub(super) fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Plugin, LoadError> {
+    inspect(bytes, sandbox.limits.component_mib)?;
+    let component = Component::from_binary(&sandbox.engine, bytes).map_err(|e| LoadError::Compile(format!("{e:#}")))?;
+    let compile = |e: wasmtime::Error| LoadError::Compile(format!("{e:#}"));
+    let pre = sandbox.linker.instantiate_pre(&component).map_err(compile)?;
+    let pre = ProjectorPluginPre::new(pre).map_err(compile)?;
+    let digest = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+
+    let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new() });
+    let call = Call::new(sandbox, nobody, None);
+    let asked = block_on(call.run(async |store| {
+        let instance = pre.instantiate_async(&mut *store).await?;
+        instance.sandmill_processor_description().call_describe(&mut *store).await
+    }));
+    let descriptor = match asked {
+        Ok(descriptor) => check_descriptor(descriptor).map_err(LoadError::Describe)?,
+        Err(Failure::Block(reason) | Failure::Retry(reason)) => {
+            return Err(LoadError::Describe(format!("failed: {reason}")));
+        }
+        Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(format!("failed: {why}"))),
+    };
+    let identity = Arc::new(Identity { name: descriptor.id.to_string(), collections: descriptor.collections.clone() });
+    Ok(Plugin { sandbox: sandbox.clone(), pre, identity, descriptor, digest })
+}
+
+/// Accepts a descriptor that keeps the contract's rules, and that this host can honour.
+fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
+    let wrong = |problem: String| format!("answered against the contract: {problem}");
+    let id = ProcessorId::parse(&given.id).map_err(|e| wrong(e.to_string()))?;
+    let mut collections = Vec::new();
+    for name in &given.collections {
+        let name = CollectionName::parse(name).map_err(|e| wrong(e.to_string()))?;
+        if collections.contains(&name) {
+            return Err(wrong(format!("collection `{name}` is listed twice")));
+        }
+        collections.push(name);
+    }
+    if let Some(types) = &given.event_types {
+        if types.is_empty() {
+            return Err(wrong(
+                "an empty list of event types handles nothing; leave it out to handle every type".into(),
+            ));
+        }
+        if let Some(bad) = types.iter().find(|t| t.is_empty() || t.len() > 200 || t.contains('\0')) {
+            return Err(wrong(format!("`{}` is no event type; 1 to 200 bytes are allowed", bad.escape_debug())));
+        }
+    }
+    if given.max_batch_size == Some(0) {
+        return Err(wrong("max-batch-size is 0; leave it out to let the host choose".into()));
+    }
+    let partition_by = match given.partition_by {
+        v0_1::PartitionBy::Tenant => PartitionBy::Tenant,
+        v0_1::PartitionBy::EventStream => PartitionBy::EventStream,
+        v0_1::PartitionBy::DataProperty(pointer) => PartitionBy::DataProperty(pointer),
+    };
+    if partition_by != PartitionBy::Tenant {
+        return Err(format!(
+            "asks for lanes by {partition_by}, which this version of the host does not offer; partition by tenant instead"
+        ));
+    }
+    let start = match given.start {
+        v0_1::StartPosition::Beginning => Start::Beginning,
+        v0_1::StartPosition::Now => Start::Now,
+    };
+    Ok(Descriptor {
+        id,
+        version: given.version.chars().filter(|c| !c.is_control()).take(100).collect(),
+        event_types: given.event_types,
+        collections,
+        partition_by,
+        start,
+        read_model_version: given.read_model_version,
+        max_batch_size: given.max_batch_size,
+    })
+}
