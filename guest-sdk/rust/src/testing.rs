@@ -1,0 +1,170 @@
+//! Runs a projector without a host, for a plugin's own tests. A [`Lane`] keeps documents in memory and hands batches over as a
+//! host would; it checks none of the host's limits. Not there on WebAssembly.
+//!
+//! ```
+//! use sandmill_guest::{prelude::*, testing::{event, Lane}};
+//! # struct Counter;
+//! # impl Projector for Counter {
+//! #     fn describe() -> Descriptor { descriptor!("counter").collection("counts") }
+//! #     fn project(batch: &Batch) -> Result<Projection, Halt> {
+//! #         Ok(fold(batch, "counts", |event| Ok((event.stream_id(), ())), |count: &mut std::collections::BTreeMap<String, u64>, _, ()| {
+//! #             *count.entry("count".into()).or_default() += 1; Ok(())
+//! #         }))
+//! #     }
+//! # }
+//!
+//! let mut lane = Lane::<Counter>::new("acme");
+//! lane.handle([event("Opened", "{}").stream("door-1"), event("Shut", "{}").stream("door-1")]);
+//! assert_eq!(lane.text("counts", "door-1"), Some(r#"{"count":2}"#));
+//! ```
+
+use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData};
+
+use crate::{Batch, Projection, Projector, bindings::sandmill::processor::types, raw};
+
+/// One lane of a tenant: its documents, and its events' numbers.
+#[derive(Debug)]
+pub struct Lane<P> {
+    tenant: String,
+    store: Store,
+    versions: BTreeMap<String, u64>,
+    position: u64,
+    projector: PhantomData<P>,
+}
+
+/// An event to be handled; see [`event`].
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    id: Option<String>,
+    event_type: String,
+    stream: String,
+    data: String,
+    metadata: String,
+}
+
+/// An event of a type with its data, JSON text. It goes to the stream `stream-1` and is named after its position unless told.
+pub fn event(event_type: impl Into<String>, data: impl Into<String>) -> NewEvent {
+    NewEvent {
+        id: None,
+        event_type: event_type.into(),
+        stream: "stream-1".into(),
+        data: data.into(),
+        metadata: "{}".into(),
+    }
+}
+
+impl NewEvent {
+    /// Names the event.
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// Appends it to this stream.
+    pub fn stream(mut self, stream: impl Into<String>) -> Self {
+        self.stream = stream.into();
+        self
+    }
+
+    /// Gives it metadata, a JSON object.
+    pub fn metadata(mut self, metadata: impl Into<String>) -> Self {
+        self.metadata = metadata.into();
+        self
+    }
+}
+
+impl<P: Projector> Lane<P> {
+    /// A lane without documents.
+    pub fn new(tenant: impl Into<String>) -> Self {
+        Lane {
+            tenant: tenant.into(),
+            store: Store::default(),
+            versions: BTreeMap::new(),
+            position: 0,
+            projector: PhantomData,
+        }
+    }
+
+    /// Sets what [`settings::get`](crate::settings::get) answers.
+    pub fn set(&mut self, key: impl Into<String>, value: impl Into<String>) {
+        self.store.settings.insert(key.into(), value.into());
+    }
+
+    /// Puts a document there, JSON text.
+    pub fn store(&mut self, collection: impl Into<String>, id: impl Into<String>, text: impl Into<String>) {
+        self.store.documents.insert((collection.into(), id.into()), text.into());
+    }
+
+    /// Appends the events, has them handled as one batch, at the first attempt, and applies the changes. A panic of the
+    /// projector is the test's panic.
+    pub fn handle(&mut self, events: impl IntoIterator<Item = NewEvent>) -> raw::Projection {
+        let events = events.into_iter().map(|event| self.append(event)).collect();
+        let (tenant, partition_key) = (self.tenant.clone(), self.tenant.clone());
+        let batch = Batch::new(types::Batch { tenant, partition_key, attempt: 1, replaying: false, events });
+        STORE.replace(std::mem::take(&mut self.store));
+        let answer: raw::Projection = P::project(&batch).unwrap_or_else(Projection::halted_at_once).into();
+        self.store = STORE.take();
+        for change in &answer.changes {
+            match change {
+                raw::Change::Put(document) => self.store(&document.collection, &document.id, &document.data),
+                raw::Change::Remove(key) => {
+                    self.store.documents.remove(&(key.collection.clone(), key.id.clone()));
+                }
+            }
+        }
+        answer
+    }
+
+    /// A document's JSON text.
+    pub fn text(&self, collection: &str, id: &str) -> Option<&str> {
+        self.store.documents.get(&(collection.to_owned(), id.to_owned())).map(String::as_str)
+    }
+
+    /// All documents of a collection, by id.
+    pub fn texts(&self, collection: &str) -> Vec<(&str, &str)> {
+        let all = self.store.documents.iter().filter(|((of, _), _)| of == collection);
+        all.map(|((_, id), text)| (id.as_str(), text.as_str())).collect()
+    }
+
+    fn append(&mut self, event: NewEvent) -> types::Event {
+        let NewEvent { id, event_type, stream, data, metadata } = event;
+        self.position += 1;
+        let version = self.versions.entry(stream.clone()).or_default();
+        *version += 1;
+        types::Event {
+            id: id.unwrap_or_else(|| format!("event-{}", self.position)),
+            event_type,
+            stream_id: stream,
+            stream_version: *version,
+            position: self.position,
+            recorded_at: 0,
+            data,
+            metadata,
+        }
+    }
+}
+
+/// What a host would answer from, while a batch is handled on this thread.
+#[derive(Debug, Default)]
+struct Store {
+    documents: BTreeMap<(String, String), String>,
+    settings: BTreeMap<String, String>,
+}
+
+thread_local! {
+    static STORE: RefCell<Store> = RefCell::default();
+}
+
+pub(crate) fn documents(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
+    let find =
+        |id: &&str| STORE.with_borrow(|store| store.documents.get(&(collection.to_owned(), (*id).to_owned())).cloned());
+    ids.iter().map(find).collect()
+}
+
+pub(crate) fn setting(key: &str) -> Option<String> {
+    STORE.with_borrow(|store| store.settings.get(key).cloned())
+}
+
+pub(crate) fn settings() -> Vec<(String, String)> {
+    STORE.with_borrow(|store| store.settings.clone().into_iter().collect())
+}

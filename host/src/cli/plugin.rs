@@ -1,0 +1,81 @@
+//! `sandmill plugin`: what a plugin's author does. `build` makes a component of a crate; its last line, on stdout, says what came
+//! out, everything before it goes to stderr.
+
+use std::path::PathBuf;
+
+use crate::toolchain::{self, BuildRequest, Built};
+
+/// Makes plugins.
+#[derive(Debug, clap::Args)]
+pub struct PluginArgs {
+    #[command(subcommand)]
+    command: PluginCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum PluginCommand {
+    /// Builds a plugin's crate into a component
+    Build(BuildArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct BuildArgs {
+    /// The directory of the plugin's crate
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+    /// Where the component goes: a file, or a directory for NAME.wasm [default: plugins/NAME.wasm in cargo's target directory]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(args: PluginArgs) -> Result<(), anyhow::Error> {
+    match args.command {
+        PluginCommand::Build(BuildArgs { dir, output }) => {
+            let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;
+            println!("{}", summary(&built));
+            Ok(())
+        }
+    }
+}
+
+fn summary(built: &Built) -> String {
+    let Built { path, bytes, way, elapsed, .. } = built;
+    format!("{}  {}  ({:.1} s, {way})", path.display(), size(*bytes), elapsed.as_secs_f64())
+}
+
+/// Bytes for people: KiB below one MiB, MiB from there.
+fn size(bytes: u64) -> String {
+    match bytes.div_ceil(1024) {
+        kib @ 0..1024 => format!("{kib} KiB"),
+        kib => format!("{:.1} MiB", kib as f64 / 1024.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::toolchain::{Target, Way};
+
+    #[test]
+    fn the_last_line_says_what_came_out() {
+        let built = Built {
+            path: "plugins/door-watch.wasm".into(),
+            bytes: 46_500,
+            package: "door-watch".into(),
+            way: Way::Installed(Target::Unknown),
+            elapsed: Duration::from_millis(1234),
+        };
+        assert_eq!(
+            summary(&built),
+            "plugins/door-watch.wasm  46 KiB  (1.2 s, the installed target wasm32-unknown-unknown)"
+        );
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        assert_eq!([size(1), size(1_047_552), size(18 << 20)], ["1 KiB", "1023 KiB", "18.0 MiB"]);
+    }
+}

@@ -1,0 +1,65 @@
+//! Running `cargo build` and finding the file that it made. Errors and progress go to the terminal from cargo itself; only its
+//! machine-readable account of what was built is read here.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use serde::Deserialize;
+
+use super::{
+    BuildError, Way,
+    package::{BuildTarget, Package},
+};
+
+/// Builds the package and gives the path of its `.wasm` file.
+pub(super) fn build(package: &Package, dir: &Path, way: &Way) -> Result<PathBuf, BuildError> {
+    let mut cargo = way.cargo(dir);
+    cargo.args(["build", "--release", "--lib", "--message-format=json-render-diagnostics"]);
+    cargo.args(["--package", &package.id, "--target", &way.target().to_string()]).args(way.build_args());
+    cargo.stderr(Stdio::inherit());
+    let output = cargo.output().map_err(|source| BuildError::Run { program: "cargo".into(), source })?;
+    if !output.status.success() {
+        return Err(BuildError::Compile { package: package.name.clone() });
+    }
+    artifact(&String::from_utf8_lossy(&output.stdout), &package.id)
+        .ok_or_else(|| BuildError::NoArtifact { package: package.name.clone(), target: way.target() })
+}
+
+/// The `.wasm` file of a package among cargo's messages, one JSON object a line.
+fn artifact(messages: &str, package: &str) -> Option<PathBuf> {
+    let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
+    artifacts
+        .filter(|artifact| artifact.reason == "compiler-artifact" && artifact.package_id == package)
+        .filter(|artifact| artifact.target.is_cdylib())
+        .flat_map(|artifact| artifact.filenames)
+        .find(|file| file.extension().is_some_and(|extension| extension == "wasm"))
+}
+
+/// What we read of a message about something built. Other messages lack these fields and are passed over.
+#[derive(Deserialize)]
+struct Artifact {
+    reason: String,
+    package_id: String,
+    target: BuildTarget,
+    filenames: Vec<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_packages_own_file_is_found_among_the_messages() {
+        let messages = r#"
+warning: some build script prints what it likes
+{"reason":"build-script-executed","package_id":"p#1","linked_libs":[]}
+{"reason":"compiler-artifact","package_id":"dep#1","target":{"kind":["cdylib"]},"filenames":["/t/dep.wasm"]}
+{"reason":"compiler-artifact","package_id":"p#1","target":{"kind":["custom-build"]},"filenames":["/t/build"]}
+{"reason":"compiler-artifact","package_id":"p#1","target":{"kind":["cdylib","rlib"]},"filenames":["/t/libp.rlib","/t/p.wasm"],"fresh":true}
+{"reason":"build-finished","success":true}"#;
+        assert_eq!(artifact(messages, "p#1"), Some("/t/p.wasm".into()));
+        assert_eq!(artifact(messages, "q#1"), None);
+    }
+}

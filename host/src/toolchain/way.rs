@@ -1,0 +1,244 @@
+//! How a machine can compile Rust for WebAssembly: with a target that is installed, with one that rustup adds, or with a
+//! distribution's Rust that builds the standard library from its sources. They are tried in that order. Finding one costs a few short
+//! processes; only adding a target uses the network, once, and without a network it fails within moments and in silence.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use super::BuildError;
+
+/// The oldest Rust whose cargo and standard library build for WebAssembly as we ask: the first with edition 2024.
+const OLDEST_SYSTEM_RUST: (u32, u32) = (1, 85);
+
+/// What is compiled for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Imports nothing by itself; its modules are turned into components here.
+    Unknown,
+    /// Makes components by itself, which import WASI.
+    Wasip2,
+}
+
+/// A way to compile for WebAssembly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The target is installed.
+    Installed(Target),
+    /// Rustup has just added the target.
+    Added,
+    /// The Rust of a Linux distribution in `/usr/bin`, with the standard library's sources and this linker.
+    System {
+        /// An LLVM linker for WebAssembly.
+        linker: PathBuf,
+    },
+}
+
+impl Way {
+    /// Finds a way for the crate in `dir`, whose `rust-toolchain.toml` counts.
+    pub(super) fn find(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<Way, BuildError> {
+        if let Some(target) = installed(dir) {
+            return Ok(Way::Installed(target));
+        }
+        if add_target(dir, say) {
+            return Ok(Way::Added);
+        }
+        System::look().way().map_err(|missing| BuildError::NoWay { missing: Some(missing) })
+    }
+
+    /// What is compiled for.
+    pub fn target(&self) -> Target {
+        match self {
+            Way::Installed(target) => *target,
+            Way::Added | Way::System { .. } => Target::Unknown,
+        }
+    }
+
+    /// Cargo, to be run in `dir`.
+    pub(super) fn cargo(&self, dir: &Path) -> Command {
+        let Way::System { linker } = self else { return command("cargo", dir) };
+        let mut cargo = command("/usr/bin/cargo", dir);
+        // Rustup's shims come first on most paths and must be stepped around, and so must the libraries and the choice of
+        // toolchain that an outer cargo passes on.
+        cargo.env("PATH", "/usr/bin:/bin").env("RUSTC", "/usr/bin/rustc");
+        cargo.env_remove("RUSTUP_TOOLCHAIN").env_remove("LD_LIBRARY_PATH");
+        cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
+        // Building the standard library is reserved for nightly compilers; this one's own sources are made for it.
+        cargo.env("RUSTC_BOOTSTRAP", "1");
+        cargo
+    }
+
+    /// What `cargo build` needs to be told beyond the target.
+    pub(super) fn build_args(&self) -> &'static [&'static str] {
+        match self {
+            Way::Installed(_) | Way::Added => &[],
+            Way::System { .. } => &["-Zbuild-std=std,panic_abort"],
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Way::Installed(target) => write!(f, "the installed target {target}"),
+            Way::Added => write!(f, "the target {} that rustup has added", Target::Unknown),
+            Way::System { .. } => write!(f, "the system's Rust in /usr/bin and its standard library's sources"),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Target::Unknown => "wasm32-unknown-unknown",
+            Target::Wasip2 => "wasm32-wasip2",
+        })
+    }
+}
+
+/// A program in `dir`, without what an outer `cargo run` or `cargo test` sets for its own children: its compiler is not ours, and
+/// the crate in `dir` chooses its toolchain for itself.
+pub(super) fn command(program: &str, dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(dir).stdin(Stdio::null());
+    if std::env::var_os("CARGO").is_some() {
+        for inherited in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "RUSTC_WORKSPACE_WRAPPER"] {
+            command.env_remove(inherited);
+        }
+    }
+    command
+}
+
+/// The output of a program that ended well.
+fn output(command: &mut Command) -> Option<String> {
+    let Output { status, stdout, .. } = command.output().ok()?;
+    status.success().then(|| String::from_utf8_lossy(&stdout).trim().to_owned())
+}
+
+fn installed(dir: &Path) -> Option<Target> {
+    [Target::Unknown, Target::Wasip2].into_iter().find(|target| {
+        let mut rustc = command("rustc", dir);
+        rustc.args(["--print", "target-libdir", "--target", &target.to_string()]);
+        output(&mut rustc).is_some_and(|libraries| Path::new(&libraries).is_dir())
+    })
+}
+
+/// Has rustup add the target, where there is a rustup and a network.
+fn add_target(dir: &Path, say: &mut dyn FnMut(&str)) -> bool {
+    if output(command("rustup", dir).args(["show", "active-toolchain"])).is_none() {
+        return false;
+    }
+    say(&format!("Rust has no WebAssembly target yet; asking rustup to add {}", Target::Unknown));
+    let mut rustup = command("rustup", dir);
+    rustup.args(["target", "add", &Target::Unknown.to_string()]).env("RUSTUP_MAX_RETRIES", "0");
+    // The compiler on PATH need not be rustup's, so what counts is what it finds afterwards.
+    output(&mut rustup).is_some() && installed(dir) == Some(Target::Unknown)
+}
+
+/// What there is of a distribution's Rust.
+#[derive(Debug)]
+struct System {
+    version: Option<(u32, u32)>,
+    cargo: bool,
+    sources: bool,
+    linker: Option<PathBuf>,
+}
+
+impl System {
+    fn look() -> Self {
+        let bin = Path::new("/usr/bin");
+        let rustc = |args: &[&str]| output(command("/usr/bin/rustc", bin).env_remove("LD_LIBRARY_PATH").args(args));
+        let names = std::fs::read_dir(bin).into_iter().flatten().flatten();
+        let linker = newest_linker(names.filter_map(|entry| entry.file_name().into_string().ok()));
+        System {
+            version: rustc(&["--version"]).and_then(|text| version(&text)),
+            cargo: bin.join("cargo").exists(),
+            sources: rustc(&["--print", "sysroot"])
+                .is_some_and(|root| Path::new(&root).join("lib/rustlib/src/rust/library/Cargo.lock").exists()),
+            linker: linker.map(|name| bin.join(name)),
+        }
+    }
+
+    /// The way, or what is missing for it.
+    fn way(self) -> Result<Way, String> {
+        let (major, minor) = OLDEST_SYSTEM_RUST;
+        match self {
+            System { version: None, .. } => Err("there is no /usr/bin/rustc".into()),
+            System { version: Some(version), .. } if version < OLDEST_SYSTEM_RUST => {
+                Err(format!("/usr/bin/rustc is {}.{}, older than {major}.{minor}", version.0, version.1))
+            }
+            System { cargo: false, .. } => Err("there is no /usr/bin/cargo".into()),
+            System { sources: false, .. } => Err("/usr/bin/rustc has no sources of the standard library".into()),
+            System { linker: None, .. } => Err("there is no /usr/bin/wasm-ld".into()),
+            System { linker: Some(linker), .. } => Ok(Way::System { linker }),
+        }
+    }
+}
+
+/// `rustc 1.96.0 (…)` → 1.96.
+fn version(text: &str) -> Option<(u32, u32)> {
+    let mut numbers = text.strip_prefix("rustc ")?.split(['.', '-', ' ']).map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+/// Of the linkers among these file names the newest: `wasm-ld-19` before `wasm-ld-9` before `wasm-ld`.
+fn newest_linker(names: impl Iterator<Item = String>) -> Option<String> {
+    let rated = names.filter_map(|name| {
+        let release = match name.strip_prefix("wasm-ld")? {
+            "" => 0,
+            suffix => suffix.strip_prefix('-')?.parse::<u32>().ok()?,
+        };
+        Some((release, name))
+    });
+    rated.max().map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complete() -> System {
+        System { version: Some((1, 96)), cargo: true, sources: true, linker: Some("/usr/bin/wasm-ld-19".into()) }
+    }
+
+    #[test]
+    fn a_systems_rust_needs_all_its_parts() {
+        assert_eq!(complete().way(), Ok(Way::System { linker: "/usr/bin/wasm-ld-19".into() }));
+        let missing = |system: System| system.way().unwrap_err();
+        assert_eq!(missing(System { version: None, ..complete() }), "there is no /usr/bin/rustc");
+        assert_eq!(missing(System { version: Some((1, 63)), ..complete() }), "/usr/bin/rustc is 1.63, older than 1.85");
+        assert_eq!(missing(System { cargo: false, ..complete() }), "there is no /usr/bin/cargo");
+        assert!(missing(System { sources: false, ..complete() }).contains("sources"));
+        assert!(missing(System { linker: None, ..complete() }).contains("wasm-ld"));
+    }
+
+    #[test]
+    fn versions_are_read_as_rustc_prints_them() {
+        assert_eq!(version("rustc 1.96.0 (ac68faa20 2026-05-25) (built from a source tarball)"), Some((1, 96)));
+        assert_eq!(version("rustc 1.97.0-nightly (abc 2026-05-25)"), Some((1, 97)));
+        assert_eq!(version("cargo 1.96.0"), None);
+        assert_eq!(version(""), None);
+    }
+
+    #[test]
+    fn the_newest_linker_wins() {
+        let newest = |names: &[&str]| newest_linker(names.iter().map(|name| (*name).to_owned()));
+        assert_eq!(newest(&["wasm-ld-9", "wasm-ld", "wasm-ld-19", "ld"]).as_deref(), Some("wasm-ld-19"));
+        assert_eq!(newest(&["wasm-ld", "wasm-ldx", "wasm-ld-old"]).as_deref(), Some("wasm-ld"));
+        assert_eq!(newest(&["ld", "lld-19"]), None);
+    }
+
+    #[test]
+    fn the_systems_cargo_steps_around_rustup() {
+        let way = Way::System { linker: "/usr/bin/wasm-ld-19".into() };
+        let cargo = way.cargo(Path::new("/"));
+        let set = |name: &str| cargo.get_envs().find(|(key, _)| *key == name).map(|(_, value)| value);
+        assert_eq!(cargo.get_program(), "/usr/bin/cargo");
+        assert_eq!(set("RUSTC"), Some(Some("/usr/bin/rustc".as_ref())));
+        assert_eq!(set("PATH"), Some(Some("/usr/bin:/bin".as_ref())));
+        assert_eq!(set("RUSTUP_TOOLCHAIN"), Some(None), "removed");
+        assert_eq!(set("CARGO"), Some(None), "this test runs under an outer cargo");
+    }
+}
