@@ -1,1 +1,62 @@
+//! The harness: one private PostgreSQL server a test process, one migrated database a test.
+//!
+//! A test that asks for a [`database`] has it to itself, so tests run side by side and none cleans up. Databases are copies of one
+//! that was migrated once, which costs some ten milliseconds each. The server is gone with the test process, however that ends.
+//! A test that stops or crashes the server starts one of its own with [`Embedded::start`].
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::Context;
+use sandmill::db::{
+    Db,
+    embedded::{Embedded, Options},
+    migrate,
+};
+use tokio::sync::OnceCell;
+
+/// The migrated database that all others are copies of.
+const TEMPLATE: &str = "migrated";
+
+/// The server of this test process, started by the first test that needs it.
+pub async fn server() -> &'static Embedded {
+    static SERVER: OnceCell<Embedded> = OnceCell::const_new();
+    SERVER.get_or_init(async || Embedded::start(Options::default()).await.expect("start the tests' server")).await
+}
+
+/// A database of a test's own.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Where it is, for code of ours.
+    pub db: Db,
+    /// Where it is, for other processes.
+    pub address: String,
+}
+
+/// A fresh database with the current schema.
+pub async fn database() -> Database {
+    static TEMPLATE_READY: OnceCell<()> = OnceCell::const_new();
+    TEMPLATE_READY.get_or_init(async || migrate_template().await.expect("migrate the template")).await;
+    create(Some(TEMPLATE)).await
+}
+
+/// A fresh database without any schema.
+pub async fn empty_database() -> Database {
+    create(None).await
+}
+
+async fn create(template: Option<&str>) -> Database {
+    static CREATED: AtomicU32 = AtomicU32::new(0);
+    let server = server().await;
+    let name = format!("test_{}", CREATED.fetch_add(1, Ordering::Relaxed));
+    server.create_database(&name, template).await.expect("create a test's database");
+    let address = server.address_of(&name);
+    Database { db: Db::parse(&address).expect("parse our own address"), address }
+}
+
+async fn migrate_template() -> anyhow::Result<()> {
+    let server = server().await;
+    server.create_database(TEMPLATE, None).await?;
+    let mut session = Db::parse(&server.address_of(TEMPLATE))?.connect("template").await?;
+    migrate::migrate(&mut session).await.context("migrate")?;
+    Ok(())
+}

@@ -1,0 +1,3 @@
+//! The event store on a real server: migrations, appending, importing and reading.
+
+mod migrations;
