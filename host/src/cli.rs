@@ -1,8 +1,180 @@
-//! The command line: one file a command.
+//! The command line: arguments → settings → one command → exit code. One file a command.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database, 4 a lane is blocked
+//! (`run --until-caught-up`), 5 a version conflict (`append`).
 
-use std::process::ExitCode;
+mod append;
+mod demo;
+mod documents;
+mod events;
+mod import;
+mod migrate;
+mod plugin;
+mod resume;
+mod run;
+mod status;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+use crate::{
+    cluster::host_lock::LockError,
+    config::{Config, ConfigError, Sources},
+    db::Db,
+    telemetry,
+};
+
+const EXIT_SETTINGS: u8 = 2;
+const EXIT_ANOTHER_HOST: u8 = 3;
+const EXIT_BLOCKED: u8 = 4;
+
+/// Runs sandboxed WebAssembly event processors over a PostgreSQL event store.
+#[derive(Debug, Parser)]
+#[command(name = "sandmill", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database,
+4 a lane is blocked (run --until-caught-up), 5 a version conflict (append).
+
+Start with:
+  sandmill migrate                                  makes the tables in the database of DATABASE_URL
+  sandmill plugin build my-plugin -o plugins/       makes a component of a crate
+  sandmill run --plugins plugins                    runs it")]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, clap::Args)]
+struct Global {
+    /// Settings file [default: sandmill.toml, if it is there]
+    #[arg(long, global = true, value_name = "FILE", env = "SANDMILL_CONFIG")]
+    config: Option<PathBuf>,
+    /// The database: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=... [default: DATABASE_URL]
+    #[arg(long, global = true, value_name = "ADDRESS")]
+    database_url: Option<String>,
+    /// A setting, for instance limits.cpu-ms=500; may be given several times
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the plugins in a folder
+    Run(run::RunArgs),
+    /// Shows how every processor stands
+    Status(status::StatusArgs),
+    /// Lists the documents of a collection
+    Documents(documents::DocumentsArgs),
+    /// Lets blocked lanes try again
+    Resume(resume::ResumeArgs),
+    /// Appends an event to a stream
+    Append(append::AppendArgs),
+    /// Imports events from a file
+    Import(import::ImportArgs),
+    /// Lists events, or follows them
+    Events(events::EventsArgs),
+    /// Makes or updates the tables
+    Migrate(migrate::MigrateArgs),
+    /// Makes plugins
+    Plugin(plugin::PluginArgs),
+    /// Shows the main job on a private database
+    Demo(demo::DemoArgs),
+}
 
 /// Parses the process's arguments, runs the command and says how it ended.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    let arguments = Arguments::parse();
+    let result = telemetry::start().and_then(|()| dispatch(arguments));
+    result.unwrap_or_else(|error| {
+        if is_broken_pipe(&error) {
+            // Whoever read our output has seen enough.
+            return ExitCode::SUCCESS;
+        }
+        eprintln!("error: {error:#}");
+        exit_code(&error)
+    })
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let held = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. })));
+    if held {
+        ExitCode::from(EXIT_ANOTHER_HOST)
+    } else if error.is::<ConfigError>() {
+        ExitCode::from(EXIT_SETTINGS)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let Arguments { global, command } = arguments;
+    // Building a plugin takes no settings, and waits for compilers rather than for sockets.
+    if let Command::Plugin(args) = command {
+        return plugin::run(args).map(|()| ExitCode::SUCCESS);
+    }
+    let config = Config::load(&Sources {
+        file: global.config.as_deref(),
+        environment: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        flags: global.set,
+    })?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        if let Command::Demo(args) = command {
+            return demo::run(args, config).await;
+        }
+        let db = database(global.database_url.as_deref(), &config)?;
+        match command {
+            Command::Run(args) => run::run(args, config, &db).await,
+            Command::Status(args) => status::run(args, &db).await,
+            Command::Documents(args) => documents::run(args, &db).await,
+            Command::Resume(args) => resume::run(args, &db).await,
+            Command::Append(args) => append::run(args, &db).await,
+            Command::Import(args) => import::run(args, &db).await,
+            Command::Events(args) => events::run(args, &db).await,
+            Command::Migrate(args) => migrate::run(args, &db).await,
+            Command::Plugin(_) | Command::Demo(_) => Ok(ExitCode::SUCCESS),
+        }
+    })
+}
+
+fn database(flag: Option<&str>, config: &Config) -> anyhow::Result<Db> {
+    let address = flag.unwrap_or(&config.database_url);
+    anyhow::ensure!(
+        !address.is_empty(),
+        "no database named; set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or give --database-url"
+    );
+    Ok(Db::parse(address)?)
+}
+
+/// A failed statement as an error for people: what the database said, or how to make the tables that are not there.
+fn database_error(error: crate::db::Error) -> anyhow::Error {
+    if crate::db::migrate::is_schema_missing(&error) {
+        anyhow::anyhow!("this database has no event store of Sandmill's yet; run `sandmill migrate` first")
+    } else {
+        anyhow::anyhow!("{}", crate::db::describe(&error))
+    }
+}
+
+/// Columns of text, each as wide as its widest cell, two spaces apart.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(line.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
 }

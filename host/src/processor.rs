@@ -544,11 +544,12 @@ fn exception(progress: Progress, trouble: Trouble, lane: &LaneKey, event: &Event
 struct Report {
     since: Instant,
     handled: usize,
+    rate: f64,
 }
 
 impl Default for Report {
     fn default() -> Self {
-        Report { since: Instant::now(), handled: 0 }
+        Report { since: Instant::now(), handled: 0, rate: 0.0 }
     }
 }
 
@@ -563,10 +564,14 @@ impl Report {
         (self.since.elapsed() >= REPORT_EVERY).then(|| self.flush())
     }
 
+    /// The same at any time; a window too short to tell a rate repeats the last one.
     fn flush(&mut self) -> (i64, f64) {
-        let seconds = self.since.elapsed().as_secs_f64().max(0.001);
         let handled = std::mem::take(&mut self.handled);
+        let elapsed = self.since.elapsed();
+        if elapsed >= REPORT_EVERY || self.rate == 0.0 {
+            self.rate = handled as f64 / elapsed.as_secs_f64().max(0.001);
+        }
         self.since = Instant::now();
-        (handled as i64, handled as f64 / seconds)
+        (handled as i64, self.rate)
     }
 }

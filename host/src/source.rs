@@ -39,7 +39,7 @@ pub enum SourceError {
 }
 
 /// A reader's own session on an event store.
-pub trait EventSource: Send {
+pub trait EventSource: Send + Sync {
     /// The transactions visible now.
     fn head(&mut self) -> BoxFuture<'_, Result<Snapshot, SourceError>>;
 

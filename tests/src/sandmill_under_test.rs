@@ -1,1 +1,5 @@
-fn main() {}
+//! The host, with failpoints.
+
+fn main() -> std::process::ExitCode {
+    sandmill::cli::main()
+}

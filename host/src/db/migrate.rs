@@ -46,7 +46,7 @@ macro_rules! migration {
 }
 
 /// All of them, in the order in which they are applied.
-pub const MIGRATIONS: &[Migration] = &[migration!("0001_event_store")];
+pub const MIGRATIONS: &[Migration] = &[migration!("0001_event_store"), migration!("0002_processors")];
 
 /// What a run of [`migrate`] changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,0 +1,201 @@
+//! The composition root: builds the parts, wires them, and hands their tasks to the supervisor. The only file that sees all of them,
+//! and one without decisions of its own.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use crate::{
+    cluster::host_lock::{self, HostLock},
+    config::Config,
+    consumer::{pages::Pages, wake::Wake},
+    db::{Db, migrate},
+    model::{
+        cursor::Snapshot,
+        handler::{Descriptor, Reason},
+        ids::{LaneKey, ProcessorId},
+    },
+    plugins::directory::{self, PluginFile},
+    processor::{Ground, Processor, Standing, lane::Runner, registration},
+    sandbox::{Plugin, Sandbox},
+    scheduler::Scheduler,
+    source::{OpenSource, native::Native},
+    supervisor::Supervisor,
+};
+
+/// How a run ended, when it ended in order.
+#[derive(Debug)]
+pub enum Ended {
+    /// It was told to stop.
+    Drained,
+    /// All that was there is handled.
+    CaughtUp {
+        /// Files that are no plugins, and so handled nothing.
+        refused: usize,
+    },
+    /// All that was there is handled but what these lanes wait with.
+    Blocked(Vec<BlockedLane>),
+}
+
+/// A lane that waits for a person.
+#[derive(Debug)]
+pub struct BlockedLane {
+    /// Of which processor.
+    pub processor: ProcessorId,
+    /// Which.
+    pub lane: LaneKey,
+    /// Why.
+    pub reason: Reason,
+}
+
+/// When a run ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Never.
+    Told,
+    /// When everything that was visible at the start is handled, or waits for a person.
+    CaughtUp,
+}
+
+/// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached; `abort` ends it wherever it is.
+pub async fn run(
+    config: &Config,
+    db: &Db,
+    until: Until,
+    drain: impl Future<Output = ()>,
+    abort: impl Future<Output = ()>,
+) -> anyhow::Result<Ended> {
+    // The lock comes first: a second host must change nothing, not even the schema.
+    let host_lock = Arc::new(HostLock::acquire(db, host_lock::PATIENCE).await?);
+    let mut session = db.connect("start").await?;
+    for name in migrate::migrate(&mut session).await?.names {
+        tracing::info!(name, "applied a migration");
+    }
+    let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
+    let there_at_start = source.open("start").await?.head().await?;
+
+    let sandbox = Sandbox::new(config.limits.clone())?;
+    let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
+    let loaded = load_all(&config.plugins, &sandbox)?;
+    let refused = loaded.refused;
+
+    let pages = Pages::new(source.clone(), config.processor.page_events);
+    let (wake, wakeups) = Wake::new(source);
+    let ground = Ground { db: db.clone(), pages, wakeups, host_lock, config: config.processor.clone() };
+    let mut supervisor = Supervisor::default();
+    supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
+    let mut standings = Vec::new();
+    for (file, plugin) in loaded.plugins {
+        let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
+        if let Err(error) = registration::register(&mut session, &descriptor, &file.name, &digest).await {
+            tracing::error!(plugin = %file.path.display(), "{error}");
+            continue;
+        }
+        announce(&file, &descriptor, &digest);
+        let runner = Runner {
+            handler: Arc::new(plugin),
+            scheduler: scheduler.clone(),
+            batch_events: descriptor.max_batch_size.map_or(usize::MAX, |max| max as usize),
+        };
+        let id = descriptor.id.clone();
+        let (processor, standing) = Processor::new(descriptor, digest, runner, ground.clone());
+        supervisor.spawn(format!("processor {id}"), processor.run(supervisor.stop()));
+        standings.push((id, standing));
+    }
+    drop(session);
+
+    let caught_up = async {
+        if until == Until::Told {
+            return std::future::pending().await;
+        }
+        caught_up(&standings, &there_at_start).await
+    };
+    let mut ended = Ended::Drained;
+    let drain = async {
+        tokio::select! {
+            () = drain => tracing::info!("finishing what is under way; a second signal ends it at once"),
+            blocked = caught_up => ended = if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) },
+        }
+    };
+    supervisor.run(drain, abort).await?;
+    Ok(ended)
+}
+
+/// Waits until every processor has handled what `head` sees, and returns the lanes that wait for a person.
+async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head: &Snapshot) -> Vec<BlockedLane> {
+    let mut blocked = Vec::new();
+    for (processor, standing) in standings {
+        let mut standing = standing.clone();
+        let there = standing
+            .wait_for(|now| now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head)))
+            .await;
+        match there {
+            Ok(now) => {
+                let lanes = now.lanes_blocked.iter().cloned();
+                blocked.extend(lanes.map(|(lane, reason)| BlockedLane { processor: processor.clone(), lane, reason }));
+            }
+            // The processor failed; the supervisor has its error and ends everything.
+            Err(_) => std::future::pending().await,
+        }
+    }
+    blocked
+}
+
+struct Loaded {
+    plugins: Vec<(PluginFile, Plugin)>,
+    refused: usize,
+}
+
+/// Loads every plugin in a folder. One that cannot be loaded says why and keeps no other from running.
+fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
+    let files = directory::scan(folder).with_context(|| {
+        format!("read the plugins folder {}; name one with --plugins, or with `plugins` in the settings", folder.display())
+    })?;
+    let (mut plugins, mut refused): (Vec<(PluginFile, Plugin)>, usize) = (Vec::new(), 0);
+    for file in files {
+        let plugin = std::fs::read(&file.path)
+            .map_err(anyhow::Error::from)
+            .and_then(|bytes| Ok(tokio::task::block_in_place(|| sandbox.load(&bytes))?));
+        let twin = |plugin: &Plugin| {
+            let id = &plugin.descriptor().id;
+            plugins.iter().find(|(_, other)| other.descriptor().id == *id).map(|(other, _)| other.path.clone())
+        };
+        match plugin {
+            Ok(plugin) => match twin(&plugin) {
+                None => plugins.push((file, plugin)),
+                Some(other) => {
+                    refused += 1;
+                    tracing::error!(
+                        plugin = %file.path.display(),
+                        "refused: claims the processor id {} that {} has already; remove one of the two",
+                        plugin.descriptor().id,
+                        other.display()
+                    );
+                }
+            },
+            Err(error) => {
+                refused += 1;
+                tracing::error!(plugin = %file.path.display(), "refused: {error:#}");
+            }
+        }
+    }
+    anyhow::ensure!(
+        !plugins.is_empty(),
+        "no plugin that can run in {}; put NAME.wasm files there (`sandmill plugin build` makes them)",
+        folder.display()
+    );
+    Ok(Loaded { plugins, refused })
+}
+
+fn announce(file: &PluginFile, descriptor: &Descriptor, digest: &str) {
+    tracing::info!(
+        processor = %descriptor.id,
+        version = descriptor.version,
+        file = %file.path.display(),
+        digest = digest.get(..12),
+        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| types.join(" ")),
+        "running"
+    );
+}
+

@@ -1,0 +1,77 @@
+//! `sandmill run`: the host itself.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::EXIT_BLOCKED;
+use crate::{
+    app::{self, Ended, Until},
+    config::Config,
+    db::Db,
+};
+
+/// Runs the plugins in a folder.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
+
+Example:
+  sandmill run --plugins plugins --until-caught-up && sandmill documents route_performance --limit 5")]
+pub(super) struct RunArgs {
+    /// The folder with the plugins [default: the setting `plugins`]
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// End when everything that was there at the start is handled: 0 if so, 4 if a lane is blocked
+    #[arg(long)]
+    until_caught_up: bool,
+}
+
+pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::Result<ExitCode> {
+    if let Some(folder) = args.plugins {
+        config.plugins = folder;
+    }
+    let until = if args.until_caught_up { Until::CaughtUp } else { Until::Told };
+    let (drain, abort) = signals()?;
+    let ended = app::run(&config, db, until, drain, abort).await?;
+    Ok(match ended {
+        Ended::Drained | Ended::CaughtUp { refused: 0 } => ExitCode::SUCCESS,
+        Ended::CaughtUp { refused } => {
+            eprintln!("caught up, but {refused} of the plugins were refused; see above");
+            ExitCode::FAILURE
+        }
+        Ended::Blocked(lanes) => {
+            for blocked in &lanes {
+                eprintln!("blocked: processor {}, {}: {}", blocked.processor, blocked.lane, blocked.reason);
+            }
+            eprintln!("caught up but for {} blocked lane(s); `sandmill resume PROCESSOR` lets them try again", lanes.len());
+            ExitCode::from(EXIT_BLOCKED)
+        }
+    })
+}
+
+/// The first signal to end, and the second.
+pub(super) fn signals() -> anyhow::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (told, mut times) = tokio::sync::watch::channel(0u32);
+    let listen = async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            told.send_modify(|times| *times += 1);
+        }
+    };
+    let mut first = times.clone();
+    let drain = async move {
+        let _ = first.wait_for(|times| *times >= 1).await;
+    };
+    // The listener lives as long as somebody waits for the end that is always waited for.
+    let abort = async move {
+        tokio::select! {
+            () = listen => {}
+            _ = times.wait_for(|times| *times >= 2) => {}
+        }
+    };
+    Ok((drain, abort))
+}

@@ -1,0 +1,66 @@
+//! `sandmill status`: how every processor stands, as the database tells.
+
+use std::{io::Write, process::ExitCode};
+
+use super::{database_error, table};
+use crate::{
+    db::Db,
+    processor::status::{self, Status},
+};
+
+/// Shows how every processor stands.
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// One JSON object: {"processors":[{"id","plugin","lagEvents","lagSeconds","rate","handled","lanesBehind":[…]}]}
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    let session = db.connect("status").await.map_err(database_error)?;
+    let status = status::read(&session).await.map_err(database_error)?;
+    let mut out = std::io::stdout().lock();
+    if args.json {
+        writeln!(out, "{}", serde_json::to_string(&status)?)?;
+    } else {
+        write!(out, "{}", show(&status))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(status: &Status) -> String {
+    if status.processors.is_empty() {
+        return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
+    }
+    let mut rows = vec![["PROCESSOR", "PLUGIN", "LAG", "AGE", "RATE", "HANDLED", "LANES BEHIND"].map(String::from).to_vec()];
+    for p in &status.processors {
+        rows.push(vec![
+            p.id.clone(),
+            p.plugin.clone(),
+            p.lag_events.to_string(),
+            format!("{:.0} s", p.lag_seconds),
+            format!("{:.0}/s", p.rate),
+            p.handled.to_string(),
+            p.lanes_behind.len().to_string(),
+        ]);
+    }
+    let mut text = table(&rows);
+    let behind = status.processors.iter().flat_map(|p| p.lanes_behind.iter().map(move |lane| (p, lane)));
+    let mut rows = vec![["PROCESSOR", "TENANT", "KEY", "STATE", "SINCE", "EVENT", "REASON"].map(String::from).to_vec()];
+    for (p, lane) in behind {
+        rows.push(vec![
+            p.id.clone(),
+            lane.tenant.clone(),
+            lane.key.clone(),
+            lane.state.clone(),
+            lane.since.clone(),
+            lane.event_position.map_or_else(String::new, |position| position.to_string()),
+            lane.reason.clone(),
+        ]);
+    }
+    if rows.len() > 1 {
+        text.push('\n');
+        text.push_str(&table(&rows));
+    }
+    text
+}

@@ -1,0 +1,122 @@
+//! Hosts under test: one in this process, where a test wants to look on, or one of its own, where a test wants to kill it.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use sandmill::{
+    app::{self, Ended, Until},
+    config::Config,
+};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::Database;
+
+/// How long a test waits for what must happen before it gives up.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Waits until a question has an answer.
+pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The root of the repository.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests have a parent").to_path_buf()
+}
+
+/// A component that `make plugins` built.
+pub fn component(name: &str) -> PathBuf {
+    let path = root().join("target/plugins").join(format!("{name}.wasm"));
+    assert!(path.is_file(), "{} is not there; `make plugins` builds it", path.display());
+    path
+}
+
+/// A plugins folder with some of the components that `make plugins` built.
+pub fn plugins(names: &[&str]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("make a plugins folder");
+    for name in names {
+        std::fs::copy(component(name), folder.path().join(format!("{name}.wasm"))).expect("copy a component");
+    }
+    folder
+}
+
+/// Settings for a test: a folder, and whatever else it wants.
+pub fn config(folder: &Path, settings: &[&str]) -> Config {
+    let flags = settings.iter().map(|s| s.to_string()).chain([format!("plugins={}", folder.display())]).collect();
+    let sources = sandmill::config::Sources { file: None, environment: Vec::new(), flags };
+    Config::load(&sources).expect("a test's settings")
+}
+
+/// Runs plugins in this process until everything that is there is handled.
+pub async fn catch_up(database: &Database, names: &[&str], settings: &[&str]) -> Ended {
+    let folder = plugins(names);
+    let config = config(folder.path(), settings);
+    app::run(&config, &database.db, Until::CaughtUp, std::future::pending(), std::future::pending())
+        .await
+        .expect("run until caught up")
+}
+
+/// A host in this process.
+pub struct Host {
+    task: JoinHandle<anyhow::Result<Ended>>,
+    drain: oneshot::Sender<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Host {
+    /// Starts plugins on a database.
+    pub fn start(database: &Database, names: &[&str], settings: &[&str]) -> Host {
+        let folder = plugins(names);
+        let config = config(folder.path(), settings);
+        let (drain, told) = oneshot::channel();
+        let db = database.db.clone();
+        let task = tokio::spawn(async move {
+            let drain = async {
+                let _ = told.await;
+            };
+            app::run(&config, &db, Until::Told, drain, std::future::pending()).await
+        });
+        Host { task, drain, _folder: folder }
+    }
+
+    /// Tells it to finish, and waits until it has.
+    pub async fn stop(self) {
+        let _ = self.drain.send(());
+        self.task.await.expect("the host ends in order").expect("the host ends well");
+    }
+
+    /// Drops it wherever it is.
+    pub async fn abort(self) {
+        self.task.abort();
+        let _ = self.task.await;
+    }
+}
+
+/// The command line under test, on a database.
+pub fn sandmill(address: &str) -> Command {
+    let suite = std::env::current_exe().expect("this test's own path");
+    let binary = suite.parent().and_then(Path::parent).expect("in target/PROFILE/deps").join("sandmill-under-test");
+    let mut command = Command::new(binary);
+    command.env("DATABASE_URL", address).env("SANDMILL_LOG", "warn").env_remove("SANDMILL_CONFIG").stdin(Stdio::null());
+    command
+}
+
+/// What a finished command printed.
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("output is UTF-8")
+}
+
+/// What a finished command said on the side.
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

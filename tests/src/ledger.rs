@@ -1,0 +1,103 @@
+//! What the log says, held against what processors made of it.
+//!
+//! `plane-log` and `scripted` keep a hash chain over the ids of a stream's events: `chain_0` is 64 zeros, `chain_n` the lower-case hexadecimal
+//! SHA-256 of `chain_(n-1)` followed by the event's id. Computed here from the tables alone, it differs as soon as one event was
+//! lost, repeated or reordered on its way.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::Database;
+
+/// Of one stream: how many events, and their chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// Events.
+    pub events: i64,
+    /// The chain over their ids.
+    pub chain: String,
+}
+
+impl Chain {
+    fn new() -> Self {
+        Chain { events: 0, chain: "0".repeat(64) }
+    }
+
+    fn push(&mut self, id: &str) {
+        self.events += 1;
+        let mut hash = Sha256::new();
+        hash.update(&self.chain);
+        hash.update(id);
+        self.chain = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    }
+}
+
+/// The chain of every stream, by tenant and stream, over the events that a condition on `e` keeps.
+pub async fn chains(database: &Database, condition: &str) -> BTreeMap<(String, String), Chain> {
+    let session = database.db.connect("ledger").await.expect("connect");
+    let sql = format!("select e.tenant, e.stream, e.id from sandmill.events e where {condition} order by e.tenant, e.stream, e.version");
+    let mut chains = BTreeMap::new();
+    for row in session.query(&sql, &[]).await.expect("read the log") {
+        let chain = chains.entry((row.get(0), row.get(1))).or_insert_with(Chain::new);
+        chain.push(row.get(2));
+    }
+    chains
+}
+
+/// All documents of a collection by tenant and id, without the host's keys.
+pub async fn documents(database: &Database, collection: &str) -> BTreeMap<(String, String), Value> {
+    let session = database.db.connect("ledger").await.expect("connect");
+    let sql = format!("select _partition, _id, (data - '_id' - '_version')::text from public.{collection}");
+    let rows = session.query(&sql, &[]).await.expect("read documents");
+    rows.iter()
+        .map(|row| ((row.get(0), row.get(1)), serde_json::from_str(row.get(2)).expect("a document is JSON")))
+        .collect()
+}
+
+/// Asserts that `plane_log` is exactly what the log says.
+pub async fn assert_plane_log(database: &Database) {
+    let expected: BTreeMap<(String, String), Chain> = chains(database, "e.type in ('FlightFlown', 'FlightCancelled')")
+        .await
+        .into_iter()
+        .map(|((tenant, stream), chain)| {
+            let plane = stream.strip_prefix("plane-").unwrap_or(&stream).to_string();
+            ((tenant, plane), chain)
+        })
+        .collect();
+    let found = documents(database, "plane_log").await;
+    let found: BTreeMap<(String, String), Chain> = found
+        .into_iter()
+        .map(|(key, data)| {
+            let events = data["flown"].as_i64().unwrap_or(0) + data["cancelled"].as_i64().unwrap_or(0);
+            (key, Chain { events, chain: data["chain"].as_str().unwrap_or("").into() })
+        })
+        .collect();
+    assert_same(&expected, &found);
+}
+
+/// Asserts that `scripted_log` is exactly what the log says, over the streams that a condition on `e` keeps.
+pub async fn assert_scripted_log(database: &Database, condition: &str) {
+    let expected = chains(database, condition).await;
+    let found = documents(database, "scripted_log").await;
+    let found = found
+        .into_iter()
+        .map(|(key, data)| {
+            let events = data["count"].as_i64().unwrap_or(0);
+            (key, Chain { events, chain: data["chain"].as_str().unwrap_or("").into() })
+        })
+        .collect();
+    assert_same(&expected, &found);
+}
+
+fn assert_same(expected: &BTreeMap<(String, String), Chain>, found: &BTreeMap<(String, String), Chain>) {
+    let differing: Vec<String> = expected
+        .keys()
+        .chain(found.keys())
+        .filter(|key| expected.get(key) != found.get(key))
+        .take(5)
+        .map(|key| format!("{key:?}: the log says {:?}, the document {:?}", expected.get(key), found.get(key)))
+        .collect();
+    assert!(differing.is_empty(), "documents differ from the log:\n{}", differing.join("\n"));
+}
