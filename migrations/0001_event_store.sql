@@ -57,10 +57,17 @@ create index events_tenant_position on sandmill.events (tenant, position);
 -- Takes what makes appends of one tenant follow each other, where the store is ordered by tenant.
 create function sandmill.lock_tenant_order(p_tenant text) returns void
 language plpgsql as $$
+declare
+  v_ordering text := (select s.ordering from sandmill.store s);
 begin
-  if (select s.ordering from sandmill.store s) = 'tenant' then
+  if v_ordering = 'tenant' then
     -- 5 is this lock's class among Sandmill's two-number advisory locks. Two tenants of one hash merely wait for each other.
     perform pg_advisory_xact_lock(5, hashtext(p_tenant));
+  elsif v_ordering is null then
+    -- A change of the order refills its table by truncating, so that a snapshot taken before it, which a transaction at
+    -- repeatable read keeps, finds no order rather than the old one.
+    raise exception 'the order of the store was changed while this transaction ran'
+      using errcode = 'serialization_failure', hint = 'Repeat the transaction.';
   end if;
 end
 $$;

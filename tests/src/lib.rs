@@ -4,7 +4,10 @@
 //! that was migrated once, which costs some ten milliseconds each. The server is gone with the test process, however that ends.
 //! A test that stops or crashes the server starts one of its own with [`Embedded::start`].
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use anyhow::Context;
 use sandmill::db::{
@@ -59,4 +62,14 @@ async fn migrate_template() -> anyhow::Result<()> {
     let mut session = Db::parse(&server.address_of(TEMPLATE))?.connect("template").await?;
     migrate::migrate(&mut session).await.context("migrate")?;
     Ok(())
+}
+
+/// Waits until a condition holds, looking again and again; fails when it does not within a minute.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let waited = tokio::time::timeout(Duration::from_secs(60), async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+    waited.await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
 }

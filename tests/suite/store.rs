@@ -1,3 +1,7 @@
-//! The event store on a real server: migrations, appending, importing and reading.
+//! The event store on a real server: migrations, appending, importing and listing.
 
+mod appending;
+mod importing;
+mod listing;
 mod migrations;
+mod ordering;

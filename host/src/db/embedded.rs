@@ -162,8 +162,7 @@ impl Embedded {
 
     /// How to connect to one of its databases.
     pub fn address_of(&self, database: &str) -> String {
-        let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
-        format!("host='{}' user=sandmill dbname='{}'", quoted(&self.run.to_string_lossy()), quoted(database))
+        format!("host={} user=sandmill dbname={}", quoted(&self.run.to_string_lossy()), quoted(database))
     }
 
     /// The server's version, such as `15.18`.
@@ -308,6 +307,14 @@ fn order(watchdog: &Mutex<Watchdog>, run: &Path, order: Order) -> Result<(), Emb
         Ok(false) => Err(EmbeddedError::Server { step, log: tail_of_log(run) }),
         Err(error) => Err(EmbeddedError::Watchdog(error)),
     }
+}
+
+/// A value of a connection string, in quotes where it needs them.
+fn quoted(value: &str) -> String {
+    if value.chars().all(|c| c.is_alphanumeric() || matches!(c, '/' | '_' | '-' | '.')) && !value.is_empty() {
+        return value.to_owned();
+    }
+    format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 fn log_file(run: &Path) -> PathBuf {

@@ -1,0 +1,158 @@
+//! `sandmill append`: one event, from the shell.
+
+use std::process::ExitCode;
+
+use anyhow::{anyhow, bail};
+use sandmill_client::{Append, AppendError, Appended, DEFAULT_TENANT, ExpectedVersion, NewEvent, append, check};
+
+use super::database::{connect, explain};
+use crate::db::Db;
+
+/// What the command exits with when the stream is not at the expected version.
+pub const CONFLICT: u8 = 5;
+
+const EXAMPLES: &str = "\
+Examples:
+  sandmill append --tenant acme --stream cart-1 --type ItemAdded --data '{\"sku\":\"x\",\"quantity\":2}'
+  sandmill append --tenant acme --stream cart-1 --type CheckedOut --data '{}' --expected-version 1
+
+The exit code is 5 when the stream is not at the expected version.";
+
+/// Append an event to a stream
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct AppendArgs {
+    /// Whose event it is
+    #[arg(long, default_value = DEFAULT_TENANT, value_parser = tenant)]
+    tenant: String,
+    /// The stream it is appended to
+    #[arg(long)]
+    stream: String,
+    /// The event's type
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: String,
+    /// The event's data, as JSON
+    #[arg(long, value_name = "JSON")]
+    data: String,
+    /// What is known beside its data, as a JSON object
+    #[arg(long, value_name = "JSON")]
+    metadata: Option<String>,
+    /// The event's id, unique in the store; random when not given
+    #[arg(long)]
+    id: Option<String>,
+    /// Append only if the stream's last event has this version; 0 means that there must be no such stream
+    #[arg(long, value_name = "VERSION")]
+    expected_version: Option<u64>,
+    /// Print what was appended as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads a tenant's name.
+pub(super) fn tenant(text: &str) -> Result<String, String> {
+    check::tenant(text).map(|()| text.to_owned())
+}
+
+/// Runs the command.
+pub async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    check_json("--data", &args.data)?;
+    let mut event = NewEvent::new(&args.event_type, &args.data);
+    if let Some(metadata) = &args.metadata {
+        check_json("--metadata", metadata)?;
+        if !metadata.trim_start().starts_with('{') {
+            bail!("--metadata must be a JSON object, such as {{\"user\":\"ann\"}}");
+        }
+        event = event.metadata(metadata);
+    }
+    if let Some(id) = &args.id {
+        event = event.id(id);
+    }
+    let expected = match args.expected_version {
+        None => ExpectedVersion::Any,
+        Some(0) => ExpectedVersion::NoStream,
+        Some(version) => ExpectedVersion::Exactly(version),
+    };
+    let session = connect(db, "append").await?;
+    let request = Append::to(&args.tenant, &args.stream).expecting(expected).event(event);
+    match append(&*session, &request).await {
+        Ok(appended) => {
+            for event in &appended {
+                println!("{}", if args.json { as_json(event) } else { as_text(event, &args) });
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(conflict @ AppendError::Conflict { .. }) => {
+            eprintln!("conflict: {conflict}. Nothing was appended.");
+            Ok(ExitCode::from(CONFLICT))
+        }
+        Err(AppendError::Database(error)) => Err(explain(&error)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn as_json(event: &Appended) -> String {
+    serde_json::json!({ "id": event.id, "version": event.version, "position": event.position }).to_string()
+}
+
+fn as_text(event: &Appended, args: &AppendArgs) -> String {
+    let AppendArgs { event_type, stream, tenant, .. } = args;
+    let Appended { id, version, position } = event;
+    format!(
+        "appended {event_type} to stream {stream} of tenant {tenant}: version {version}, position {position}, id {id}"
+    )
+}
+
+/// Whether an argument is JSON; if not, the message points at the place.
+fn check_json(argument: &str, text: &str) -> anyhow::Result<()> {
+    let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) else { return Ok(()) };
+    let said = error.to_string();
+    let what = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
+    let place = Place::of(text, error.line(), error.column());
+    let Place { line, column, before, after } = &place;
+    let pointer = format!("{}^", " ".repeat(before.chars().count()));
+    Err(anyhow!(
+        "{argument} is not valid JSON: {what}, in line {line}, column {column}\n  {before}{after}\n  {pointer}"
+    ))
+}
+
+/// A place in a text, counted from 1 and in characters, and what stands around it on its line, no more than fits on a terminal's.
+struct Place {
+    line: usize,
+    column: usize,
+    before: String,
+    after: String,
+}
+
+impl Place {
+    /// The place that a parser means by this line and column: it counts bytes, and has column 0 for a line's end before it.
+    fn of(text: &str, line: usize, column: usize) -> Self {
+        const NEAR: usize = 36;
+        let begin_of_line: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+        let offset = text.floor_char_boundary((begin_of_line + column).saturating_sub(1));
+        let (before, after) = text.split_at(offset);
+        let line = before.matches('\n').count() + 1;
+        let before: Vec<char> = before.rsplit('\n').next().unwrap_or_default().chars().collect();
+        let after = after.split('\n').next().unwrap_or_default().chars().take(NEAR).collect();
+        let near = before[before.len().saturating_sub(NEAR)..].iter().collect();
+        Place { line, column: before.len() + 1, before: near, after }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_in_json_is_pointed_at() {
+        assert!(check_json("--data", r#" {"a": [1, null]} "#).is_ok());
+        let message = |text| check_json("--data", text).unwrap_err().to_string();
+        assert_eq!(
+            message(r#"{"ü":"x" "n":1}"#),
+            "--data is not valid JSON: expected `,` or `}`, in line 1, column 10\n  {\"ü\":\"x\" \"n\":1}\n           ^"
+        );
+        assert!(message("{\n  \"a\": tru\n}").ends_with("in line 2, column 11\n    \"a\": tru\n            ^"));
+        assert!(message("").contains("EOF while parsing a value"));
+        let long = format!("[{}, x, {}]", "1,".repeat(100), "2,".repeat(100));
+        assert!(message(&long).lines().all(|line| line.chars().count() <= 80));
+    }
+}

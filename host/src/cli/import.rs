@@ -1,0 +1,76 @@
+//! `sandmill import`: events from a file, with a progress bar where somebody watches.
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::database::{connect, explain};
+use crate::{
+    db::{Db, migrate::is_schema_missing},
+    store::import::{ImportError, Input, Progress, import},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  sandmill import flights.ndjson.gz
+  zcat old/*.gz | sandmill import -
+
+Each line is an event:
+  {\"tenant\":\"acme\",\"stream\":\"cart-1\",\"type\":\"ItemAdded\",\"data\":{\"sku\":\"x\"}}
+Optional keys: id (skipped if it is in the store already), metadata (an object), recordedAt (RFC 3339), and tenant (`default`).
+Lines are stored in order, 5,000 to a commit. The first bad line ends the import, and everything before it is stored.";
+
+/// Import events from a file of JSON lines, plain or compressed with gzip
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ImportArgs {
+    /// The file; `-` for standard input
+    file: PathBuf,
+    /// Print what was imported as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    let input = Input::open(&args.file).with_context(|| format!("cannot open {}", args.file.display()))?;
+    let mut session = connect(db, "import").await?;
+    let bar = bar(input.bytes());
+    let result = import(&mut session, input, |progress| show(&bar, progress)).await;
+    bar.finish_and_clear();
+    match result {
+        Ok(report) if args.json => println!("{}", serde_json::to_string(&report)?),
+        Ok(report) => println!(
+            "imported {} events in {:.1} s ({:.0} a second), skipped {} that were there already",
+            report.imported,
+            report.seconds,
+            report.lines as f64 / report.seconds.max(1e-3),
+            report.skipped
+        ),
+        Err(ImportError::Database { source, .. }) if is_schema_missing(&source) => return Err(explain(&source)),
+        Err(error) => return Err(anyhow::Error::from(error).context(format!("import {}", args.file.display()))),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A bar on a terminal, of bytes, because nobody knows how many events there will be; nothing elsewhere.
+fn bar(bytes: Option<u64>) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::with_draw_target(bytes, ProgressDrawTarget::hidden());
+    }
+    let (bar, template) = match bytes {
+        Some(_) => (ProgressBar::new(bytes.unwrap_or_default()), "{bar:40} {percent:>3} %  {msg}, {eta} left"),
+        None => (ProgressBar::new_spinner(), "{spinner} {msg}, {elapsed}"),
+    };
+    // The templates are constants; with a mistake in one the bar has its usual look.
+    bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+fn show(bar: &ProgressBar, progress: Progress) {
+    bar.set_position(progress.bytes_read);
+    bar.set_message(match progress.skipped {
+        0 => format!("{} events", progress.imported),
+        skipped => format!("{} events, {skipped} skipped", progress.imported),
+    });
+}

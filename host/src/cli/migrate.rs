@@ -1,0 +1,47 @@
+//! `sandmill migrate`: makes the tables, and chooses the order that the store keeps.
+
+use std::process::ExitCode;
+
+use super::database::{connect, explain};
+use crate::{
+    db::{Db, migrate::migrate},
+    store::{Ordering, set_ordering},
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  sandmill migrate
+  sandmill migrate --ordering tenant";
+
+/// Create or update the tables in the database
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct MigrateArgs {
+    /// Also set which appends follow each other: those of a `stream` (the default of a new store), or all of a `tenant`, so that
+    /// projections that fold several streams see one order, at one commit at a time for each tenant
+    #[arg(long, value_name = "stream|tenant")]
+    ordering: Option<Ordering>,
+}
+
+/// Runs the command.
+pub async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    let mut session = connect(db, "migrate").await?;
+    let applied = migrate(&mut session).await?;
+    for name in &applied.names {
+        println!("applied {name}");
+    }
+    if applied.names.is_empty() {
+        println!("the tables are up to date");
+    }
+    if let Some(ordering) = args.ordering {
+        let before = set_ordering(&mut session, ordering).await.map_err(|error| {
+            explain(&error)
+                .context("change the ordering; it waits for every transaction that has appended and has not ended")
+        })?;
+        match before == ordering {
+            true => println!("the store is ordered by {ordering} already"),
+            false => println!("the store is now ordered by {ordering}, before by {before}"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,247 @@
+//! Where the lines of an import come from: a file or a pipe, plain or compressed with gzip.
+//!
+//! Compression is told by the first bytes and not by a name. Lines are read and parsed on a blocking thread, a few chunks ahead of
+//! the database. What bounds memory is the size of a chunk and the number of chunks under way.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Read},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use flate2::read::MultiGzDecoder;
+use tokio::sync::mpsc;
+
+use super::line::Line;
+
+/// Events per commit. Default 5,000: the cost of a commit is spread thin, and its locks are still held for a moment only.
+const CHUNK_LINES: usize = 5_000;
+/// Bytes of events per commit. Default 16 MiB: what bounds memory when events are large.
+const CHUNK_BYTES: usize = 16 << 20;
+/// The longest line. Default 64 MiB: no event is meant to be that large, and a file that is no NDJSON may be one long line.
+const LONGEST_LINE: u64 = 64 << 20;
+/// Chunks that are read before the database wants them. Default 2: enough that neither side waits for the other.
+const CHUNKS_AHEAD: usize = 2;
+
+/// What is imported.
+pub struct Input {
+    reader: Box<dyn Read + Send>,
+    bytes: Option<u64>,
+}
+
+impl Input {
+    /// A file, or standard input where the path is `-`.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if path == Path::new("-") {
+            return Ok(Input::from_reader(io::stdin()));
+        }
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        // A pipe that has a name does not know how much will come.
+        Ok(Input { bytes: metadata.is_file().then_some(metadata.len()), reader: Box::new(file) })
+    }
+
+    /// Whatever can be read.
+    pub fn from_reader(reader: impl Read + Send + 'static) -> Self {
+        Input { reader: Box::new(reader), bytes: None }
+    }
+
+    /// How many bytes there are, as far as that is known beforehand.
+    pub fn bytes(&self) -> Option<u64> {
+        self.bytes
+    }
+
+    /// Begins to read on a thread of its own, which ends when the receiver is gone.
+    pub(super) fn chunks(self) -> mpsc::Receiver<Chunk> {
+        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        tokio::task::spawn_blocking(move || {
+            let bytes_read = Arc::new(AtomicU64::new(0));
+            let counted = Counted { inner: self.reader, bytes_read: bytes_read.clone() };
+            let mut lines = match Lines::new(counted) {
+                Ok(lines) => lines,
+                Err(error) => {
+                    let end = Some(End::Unreadable(error.to_string()));
+                    let _ = sender.blocking_send(Chunk { end, ..Chunk::default() });
+                    return;
+                }
+            };
+            loop {
+                let mut chunk = lines.next_chunk();
+                chunk.bytes_read = bytes_read.load(Relaxed);
+                let is_last = chunk.end.is_some();
+                if sender.blocking_send(chunk).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        receiver
+    }
+}
+
+/// Lines that are stored together.
+#[derive(Debug, Default)]
+pub(super) struct Chunk {
+    pub(super) lines: Vec<Line>,
+    /// Bytes of the input, as it is on disk, that were read so far.
+    pub(super) bytes_read: u64,
+    /// Why no chunk follows this one, if none does.
+    pub(super) end: Option<End>,
+}
+
+/// Why there are no more lines.
+#[derive(Debug)]
+pub(super) enum End {
+    /// They were all read.
+    Complete,
+    /// This line cannot be an event.
+    BadLine { number: u64, message: String },
+    /// The input failed.
+    Unreadable(String),
+}
+
+/// Counts the bytes that pass.
+struct Counted {
+    inner: Box<dyn Read + Send>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.bytes_read.fetch_add(count as u64, Relaxed);
+        Ok(count)
+    }
+}
+
+struct Lines {
+    reader: Box<dyn BufRead>,
+    number: u64,
+    buffer: Vec<u8>,
+}
+
+impl Lines {
+    fn new(mut reader: impl Read + 'static) -> io::Result<Self> {
+        let mut head = Vec::with_capacity(2);
+        reader.by_ref().take(2).read_to_end(&mut head)?;
+        let compressed = head == [0x1f, 0x8b];
+        let whole = io::Cursor::new(head).chain(reader);
+        let reader: Box<dyn BufRead> = if compressed {
+            Box::new(BufReader::with_capacity(64 << 10, MultiGzDecoder::new(BufReader::with_capacity(64 << 10, whole))))
+        } else {
+            Box::new(BufReader::with_capacity(64 << 10, whole))
+        };
+        Ok(Lines { reader, number: 0, buffer: Vec::new() })
+    }
+
+    fn next_chunk(&mut self) -> Chunk {
+        let mut chunk = Chunk::default();
+        let mut weight = 0;
+        while chunk.lines.len() < CHUNK_LINES && weight < CHUNK_BYTES {
+            match self.next_line() {
+                Ok(line) => {
+                    weight += line.weight();
+                    chunk.lines.push(line);
+                }
+                Err(end) => {
+                    chunk.end = Some(end);
+                    break;
+                }
+            }
+        }
+        chunk
+    }
+
+    /// The next line that is not blank.
+    fn next_line(&mut self) -> Result<Line, End> {
+        loop {
+            self.buffer.clear();
+            let number = self.number + 1;
+            match self.reader.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut self.buffer) {
+                Ok(0) => return Err(End::Complete),
+                Ok(_) => {}
+                Err(error) => return Err(End::BadLine { number, message: format!("cannot be read: {error}") }),
+            }
+            self.number = number;
+            if self.buffer.len() as u64 > LONGEST_LINE {
+                let message = format!("is longer than {} MiB, the most that a line may have", LONGEST_LINE >> 20);
+                return Err(End::BadLine { number, message });
+            }
+            let line = self.buffer.trim_ascii_end();
+            if !line.is_empty() {
+                return Line::parse(number, line).map_err(|message| End::BadLine { number, message });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::{Compression, write::GzEncoder};
+
+    use super::*;
+
+    fn line(stream: &str) -> String {
+        format!("{{\"stream\":\"{stream}\",\"type\":\"T\",\"data\":1}}\n")
+    }
+
+    fn read(bytes: Vec<u8>) -> Chunk {
+        Lines::new(io::Cursor::new(bytes)).unwrap().next_chunk()
+    }
+
+    fn gzip(text: &str) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(text.as_bytes()).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn streams(chunk: &Chunk) -> Vec<(u64, &str)> {
+        chunk.lines.iter().map(|line| (line.number, line.stream.as_str())).collect()
+    }
+
+    #[test]
+    fn blank_lines_count_but_are_no_events_and_the_last_line_needs_no_end() {
+        let text = format!("{}\r\n  \n{}", line("a"), line("b").trim_end());
+        let chunk = read(text.into_bytes());
+        assert_eq!(streams(&chunk), [(1, "a"), (4, "b")]);
+        assert!(matches!(chunk.end, Some(End::Complete)));
+        assert!(matches!(read(Vec::new()).end, Some(End::Complete)));
+    }
+
+    #[test]
+    fn gzip_is_told_by_its_bytes_and_may_have_several_members() {
+        let chunk = read([gzip(&line("a")), gzip(&line("b"))].concat());
+        assert_eq!(streams(&chunk), [(1, "a"), (2, "b")]);
+        assert!(matches!(chunk.end, Some(End::Complete)));
+    }
+
+    #[test]
+    fn a_torn_file_gives_what_is_whole() {
+        let mut whole = gzip(&(line("a") + &line("b")));
+        whole.truncate(whole.len() - 4);
+        let chunk = read(whole);
+        assert_eq!(streams(&chunk), [(1, "a"), (2, "b")]);
+        assert!(
+            matches!(&chunk.end, Some(End::BadLine { number: 3, message }) if message.starts_with("cannot be read"))
+        );
+    }
+
+    #[test]
+    fn chunks_are_bounded_and_go_on_where_the_last_one_ended() {
+        let text: String = (0..CHUNK_LINES + 1).map(|n| line(&n.to_string())).collect();
+        let mut lines = Lines::new(io::Cursor::new(text.into_bytes())).unwrap();
+        let first = lines.next_chunk();
+        assert!(first.lines.len() == CHUNK_LINES && first.end.is_none());
+        let second = lines.next_chunk();
+        assert_eq!(streams(&second), [(CHUNK_LINES as u64 + 1, CHUNK_LINES.to_string().as_str())]);
+        assert!(matches!(second.end, Some(End::Complete)));
+    }
+}
