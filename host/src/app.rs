@@ -127,17 +127,18 @@ async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head:
     let mut blocked = Vec::new();
     for (processor, standing) in standings {
         let mut standing = standing.clone();
-        let there = standing
-            .wait_for(|now| now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head)))
-            .await;
-        match there {
-            Ok(now) => {
-                let lanes = now.lanes_blocked.iter().cloned();
-                blocked.extend(lanes.map(|(lane, reason)| BlockedLane { processor: processor.clone(), lane, reason }));
-            }
+        let caught_up =
+            |now: &Standing| now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head));
+        let there = standing.wait_for(caught_up).await.map(|now| now.lanes_blocked.clone());
+        let Ok(lanes) = there else {
             // The processor failed; the supervisor has its error and ends everything.
-            Err(_) => std::future::pending().await,
-        }
+            return std::future::pending().await;
+        };
+        blocked.extend(lanes.into_iter().map(|(lane, reason)| BlockedLane {
+            processor: processor.clone(),
+            lane,
+            reason,
+        }));
     }
     blocked
 }
@@ -150,7 +151,10 @@ struct Loaded {
 /// Loads every plugin in a folder. One that cannot be loaded says why and keeps no other from running.
 fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
     let files = directory::scan(folder).with_context(|| {
-        format!("read the plugins folder {}; name one with --plugins, or with `plugins` in the settings", folder.display())
+        format!(
+            "read the plugins folder {}; name one with --plugins, or with `plugins` in the settings",
+            folder.display()
+        )
     })?;
     let (mut plugins, mut refused): (Vec<(PluginFile, Plugin)>, usize) = (Vec::new(), 0);
     for file in files {
@@ -198,4 +202,3 @@ fn announce(file: &PluginFile, descriptor: &Descriptor, digest: &str) {
         "running"
     );
 }
-

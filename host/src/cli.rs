@@ -4,6 +4,7 @@
 //! (`run --until-caught-up`), 5 a version conflict (`append`).
 
 mod append;
+mod database;
 mod demo;
 mod documents;
 mod events;
@@ -32,13 +33,15 @@ const EXIT_BLOCKED: u8 = 4;
 /// Runs sandboxed WebAssembly event processors over a PostgreSQL event store.
 #[derive(Debug, Parser)]
 #[command(name = "sandmill", version, max_term_width = 100)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database,
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database,
 4 a lane is blocked (run --until-caught-up), 5 a version conflict (append).
 
 Start with:
   sandmill migrate                                  makes the tables in the database of DATABASE_URL
   sandmill plugin build my-plugin -o plugins/       makes a component of a crate
-  sandmill run --plugins plugins                    runs it")]
+  sandmill run --plugins plugins                    runs it"
+)]
 struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -156,19 +159,11 @@ fn database(flag: Option<&str>, config: &Config) -> anyhow::Result<Db> {
     Ok(Db::parse(address)?)
 }
 
-/// A failed statement as an error for people: what the database said, or how to make the tables that are not there.
-fn database_error(error: crate::db::Error) -> anyhow::Error {
-    if crate::db::migrate::is_schema_missing(&error) {
-        anyhow::anyhow!("this database has no event store of Sandmill's yet; run `sandmill migrate` first")
-    } else {
-        anyhow::anyhow!("{}", crate::db::describe(&error))
-    }
-}
-
 /// Columns of text, each as wide as its widest cell, two spaces apart.
 fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let width =
+        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in rows {

@@ -1,6 +1,7 @@
 //! Sandmill: sandboxed WebAssembly event processors over a PostgreSQL event store.
 #![warn(missing_docs)]
 
+pub mod app;
 pub mod cli;
 pub mod cluster;
 pub mod config;
@@ -18,4 +19,3 @@ pub mod store;
 pub mod supervisor;
 pub mod telemetry;
 pub mod toolchain;
-pub mod app;

@@ -37,7 +37,9 @@ impl Chain {
 /// The chain of every stream, by tenant and stream, over the events that a condition on `e` keeps.
 pub async fn chains(database: &Database, condition: &str) -> BTreeMap<(String, String), Chain> {
     let session = database.db.connect("ledger").await.expect("connect");
-    let sql = format!("select e.tenant, e.stream, e.id from sandmill.events e where {condition} order by e.tenant, e.stream, e.version");
+    let sql = format!(
+        "select e.tenant, e.stream, e.id from sandmill.events e where {condition} order by e.tenant, e.stream, e.version"
+    );
     let mut chains = BTreeMap::new();
     for row in session.query(&sql, &[]).await.expect("read the log") {
         let chain = chains.entry((row.get(0), row.get(1))).or_insert_with(Chain::new);
@@ -95,7 +97,7 @@ fn assert_same(expected: &BTreeMap<(String, String), Chain>, found: &BTreeMap<(S
     let differing: Vec<String> = expected
         .keys()
         .chain(found.keys())
-        .filter(|key| expected.get(key) != found.get(key))
+        .filter(|&key| expected.get(key) != found.get(key))
         .take(5)
         .map(|key| format!("{key:?}: the log says {:?}, the document {:?}", expected.get(key), found.get(key)))
         .collect();

@@ -33,7 +33,9 @@ async fn output(mut command: std::process::Command) -> std::process::Output {
 /// What `status` would call handled, told by the cursor: it changes with every committed page.
 async fn cursors(database: &Database) -> Vec<String> {
     let session = database.db.connect("test").await.unwrap();
-    let rows = session.query("select processor || ' ' || progress from sandmill.cursors where bucket = 0 order by 1", &[]).await;
+    let rows = session
+        .query("select processor || ' ' || progress from sandmill.cursors where bucket = 0 order by 1", &[])
+        .await;
     // Before its first start there are no processors, and on a fresh database no tables.
     rows.map(|rows| rows.iter().map(|row| row.get(0)).collect()).unwrap_or_default()
 }
@@ -78,7 +80,12 @@ async fn torn_nowhere() {
     let folder = plugins(&["plane-log"]);
     for step in ["page.read", "lanes.run", "commit.begin", "commit.written", "commit.sent", "commit.answered"] {
         let output = output(run(&database, folder.path(), Some(&format!("{step}:3")))).await;
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "{step}: {}", stderr(&output));
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&output.status),
+            Some(9),
+            "{step}: {}",
+            stderr(&output)
+        );
         assert_consistent(&database, step).await;
     }
     assert!(output(run(&database, folder.path(), None)).await.status.success());

@@ -1,4 +1,8 @@
 //! Everything that needs a database or a whole host, by theme.
 
+// Real input: flights that happened, and the read model that they must lead to.
+mod flights;
+// A host that dies: killed from outside and at every step of a commit.
+mod kills;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;

@@ -9,7 +9,7 @@ use super::database::{connect, explain};
 use crate::db::Db;
 
 /// What the command exits with when the stream is not at the expected version.
-pub const CONFLICT: u8 = 5;
+pub(super) const CONFLICT: u8 = 5;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,7 +21,7 @@ The exit code is 5 when the stream is not at the expected version.";
 /// Append an event to a stream
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct AppendArgs {
+pub(super) struct AppendArgs {
     /// Whose event it is
     #[arg(long, default_value = DEFAULT_TENANT, value_parser = tenant)]
     tenant: String,
@@ -54,7 +54,7 @@ pub(super) fn tenant(text: &str) -> Result<String, String> {
 }
 
 /// Runs the command.
-pub async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
     check_json("--data", &args.data)?;
     let mut event = NewEvent::new(&args.event_type, &args.data);
     if let Some(metadata) = &args.metadata {

@@ -1,3 +1,5 @@
 #[derive(Debug, clap::Args)]
 pub(super) struct DemoArgs {}
-pub(super) async fn run(_: DemoArgs, _: crate::config::Config) -> anyhow::Result<std::process::ExitCode> { anyhow::bail!("stub") }
+pub(super) async fn run(_: DemoArgs, _: crate::config::Config) -> anyhow::Result<std::process::ExitCode> {
+    anyhow::bail!("stub")
+}

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::database_error;
+use super::database::{connect, explain};
 use crate::{
     db::Db,
     model::ids::CollectionName,
@@ -45,18 +45,18 @@ struct Line<'a> {
 
 pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let collection = CollectionName::parse(&args.collection)?;
-    let session = db.connect("documents").await.map_err(database_error)?;
-    let known = list::collections(&session).await.map_err(database_error)?;
+    let session = connect(db, "documents").await?;
+    let known = list::collections(&session).await.map_err(|error| explain(&error))?;
     anyhow::ensure!(
         known.iter().any(|name| name == collection.as_str()),
         "there is no collection `{collection}`; {}",
         if known.is_empty() { "no processor has run yet".into() } else { format!("there are: {}", known.join(", ")) }
     );
     let selection = Selection { tenant: args.tenant, id: args.id, limit: args.limit.map(i64::from) };
-    let documents = list::documents(&session, &collection, &selection).await.map_err(database_error)?;
+    let documents = list::documents(&session, &collection, &selection).await.map_err(|error| explain(&error))?;
     let mut documents = std::pin::pin!(documents);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    while let Some(document) = documents.try_next().await.map_err(database_error)? {
+    while let Some(document) = documents.try_next().await.map_err(|error| explain(&error))? {
         let data: &RawValue = serde_json::from_str(&document.data)?;
         if args.json {
             let line = Line { tenant: &document.tenant, id: &document.id, version: document.version, data };

@@ -25,7 +25,7 @@ Examples:
 /// List events by position
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct EventsArgs {
+pub(super) struct EventsArgs {
     /// Only this tenant's
     #[arg(long, value_parser = super::append::tenant)]
     tenant: Option<String>,
@@ -47,7 +47,7 @@ pub struct EventsArgs {
 }
 
 /// Runs the command.
-pub async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "events").await?;
     let filter = Filter { tenant: args.tenant, stream: args.stream, event_type: args.event_type };
     let mut output = BufWriter::new(io::stdout());

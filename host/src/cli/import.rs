@@ -24,7 +24,7 @@ Lines are stored in order, 5,000 to a commit. The first bad line ends the import
 /// Import events from a file of JSON lines, plain or compressed with gzip
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct ImportArgs {
+pub(super) struct ImportArgs {
     /// The file; `-` for standard input
     file: PathBuf,
     /// Print what was imported as JSON
@@ -33,7 +33,7 @@ pub struct ImportArgs {
 }
 
 /// Runs the command.
-pub async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let input = Input::open(&args.file).with_context(|| format!("cannot open {}", args.file.display()))?;
     let mut session = connect(db, "import").await?;
     let bar = bar(input.bytes());

@@ -16,7 +16,7 @@ Examples:
 /// Create or update the tables in the database
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
-pub struct MigrateArgs {
+pub(super) struct MigrateArgs {
     /// Also set which appends follow each other: those of a `stream` (the default of a new store), or all of a `tenant`, so that
     /// projections that fold several streams see one order, at one commit at a time for each tenant
     #[arg(long, value_name = "stream|tenant")]
@@ -24,7 +24,7 @@ pub struct MigrateArgs {
 }
 
 /// Runs the command.
-pub async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let mut session = connect(db, "migrate").await?;
     let applied = migrate(&mut session).await?;
     for name in &applied.names {

@@ -7,7 +7,7 @@ use crate::toolchain::{self, BuildRequest, Built};
 
 /// Makes plugins.
 #[derive(Debug, clap::Args)]
-pub struct PluginArgs {
+pub(super) struct PluginArgs {
     #[command(subcommand)]
     command: PluginCommand,
 }
@@ -29,7 +29,7 @@ struct BuildArgs {
 }
 
 /// Runs the command.
-pub fn run(args: PluginArgs) -> Result<(), anyhow::Error> {
+pub(super) fn run(args: PluginArgs) -> Result<(), anyhow::Error> {
     match args.command {
         PluginCommand::Build(BuildArgs { dir, output }) => {
             let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;

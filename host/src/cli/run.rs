@@ -13,10 +13,12 @@ use crate::{
 
 /// Runs the plugins in a folder.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
+#[command(
+    after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
 
 Example:
-  sandmill run --plugins plugins --until-caught-up && sandmill documents route_performance --limit 5")]
+  sandmill run --plugins plugins --until-caught-up && sandmill documents route_performance --limit 5"
+)]
 pub(super) struct RunArgs {
     /// The folder with the plugins [default: the setting `plugins`]
     #[arg(long, value_name = "DIR")]
@@ -43,7 +45,10 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
             for blocked in &lanes {
                 eprintln!("blocked: processor {}, {}: {}", blocked.processor, blocked.lane, blocked.reason);
             }
-            eprintln!("caught up but for {} blocked lane(s); `sandmill resume PROCESSOR` lets them try again", lanes.len());
+            eprintln!(
+                "caught up but for {} blocked lane(s); `sandmill resume PROCESSOR` lets them try again",
+                lanes.len()
+            );
             ExitCode::from(EXIT_BLOCKED)
         }
     })

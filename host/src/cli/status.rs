@@ -2,7 +2,10 @@
 
 use std::{io::Write, process::ExitCode};
 
-use super::{database_error, table};
+use super::{
+    database::{connect, explain},
+    table,
+};
 use crate::{
     db::Db,
     processor::status::{self, Status},
@@ -17,8 +20,8 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
-    let session = db.connect("status").await.map_err(database_error)?;
-    let status = status::read(&session).await.map_err(database_error)?;
+    let session = connect(db, "status").await?;
+    let status = status::read(&session).await.map_err(|error| explain(&error))?;
     let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", serde_json::to_string(&status)?)?;
@@ -32,7 +35,8 @@ fn show(status: &Status) -> String {
     if status.processors.is_empty() {
         return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
     }
-    let mut rows = vec![["PROCESSOR", "PLUGIN", "LAG", "AGE", "RATE", "HANDLED", "LANES BEHIND"].map(String::from).to_vec()];
+    let mut rows =
+        vec![["PROCESSOR", "PLUGIN", "LAG", "AGE", "RATE", "HANDLED", "LANES BEHIND"].map(String::from).to_vec()];
     for p in &status.processors {
         rows.push(vec![
             p.id.clone(),
