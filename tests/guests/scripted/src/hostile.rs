@@ -1,0 +1,48 @@
+//! Answers that break the contract. Each is well-formed as far as types go, so it reaches the host whole.
+
+use sandmill_guest::raw::{Change, Document, Halt, HaltAction, Projection, SkippedEvent};
+
+use super::COLLECTION;
+
+/// An answer without effects.
+pub(crate) fn nothing() -> Projection {
+    Projection { changes: Vec::new(), skipped: Vec::new(), halted: None }
+}
+
+/// A document as it stands.
+pub(crate) fn put(answer: &mut Projection, collection: &str, id: &str, data: &str) {
+    push(answer, collection, id, data.to_owned());
+}
+
+/// A document of so many MiB, allocated once. Where the memory limit is lower, growing fails and the guest traps instead.
+pub(crate) fn giant(answer: &mut Projection, mib: usize) {
+    let size = mib << 20;
+    let mut data = String::with_capacity(size + 8);
+    data.push_str(r#"{"a":""#);
+    data.extend(std::iter::repeat_n('x', size));
+    data.push_str(r#""}"#);
+    push(answer, COLLECTION, "x", data);
+}
+
+/// Deeper than any parser that recurses should go.
+pub(crate) fn deep(answer: &mut Projection) {
+    let depth = 10_000;
+    push(answer, COLLECTION, "x", [r#"{"a":"#, &"[".repeat(depth), &"]".repeat(depth), "}"].concat());
+}
+
+/// A halt well behind the last event.
+pub(crate) fn halt_out_of_range(answer: &mut Projection, events: usize) {
+    let index = events as u32 + 5;
+    answer.halted = Some(Halt { index, action: HaltAction::Retry, code: String::new(), message: String::new() });
+}
+
+/// One index twice.
+pub(crate) fn skip_out_of_order(answer: &mut Projection, index: u32) {
+    for _ in 0..2 {
+        answer.skipped.push(SkippedEvent { index, code: String::new(), message: String::new() });
+    }
+}
+
+fn push(answer: &mut Projection, collection: &str, id: &str, data: String) {
+    answer.changes.push(Change::Put(Document { collection: collection.into(), id: id.into(), data }));
+}

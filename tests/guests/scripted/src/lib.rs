@@ -1,0 +1,309 @@
+//! A projector that does what the events say: tests write their script into the events' data.
+//!
+//! It handles every event type. The collection `scripted_log` has one document for each stream, with the stream's id:
+//! `{"count", "lastVersion", "chain"}`, where `chain` runs over the ids of the folded events as the example plugin `plane-log`
+//! documents it: 64 zeros, then the lower-case hex of SHA-256 over the chain's ASCII bytes and the event's id.
+//!
+//! An event's data may be an object with a key `do`; without one it is folded. [`Deed`] lists what can be asked for. What breaks
+//! the contract in an answer is in [`hostile`], what breaks the guest itself in [`ruin`].
+
+mod hostile;
+mod ruin;
+
+use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+
+use sandmill_guest::{prelude::*, raw};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+const COLLECTION: &str = "scripted_log";
+
+/// The script of one event.
+#[derive(Deserialize)]
+struct Script {
+    #[serde(default, rename = "do")]
+    deed: Deed,
+    /// `skip`, `retry`, `retry-after`, `retry-until-attempt`, `stop`: the failure's code.
+    #[serde(default)]
+    code: String,
+    /// The same: the failure's message.
+    #[serde(default)]
+    message: String,
+    /// `retry-after`: the pause in milliseconds.
+    #[serde(default)]
+    ms: u64,
+    /// `retry-until-attempt`: the first attempt that succeeds.
+    #[serde(default)]
+    n: u32,
+    /// `log`: how many lines.
+    #[serde(default)]
+    lines: u32,
+    /// `giant`: how many MiB the document has. Default 200.
+    mib: Option<usize>,
+}
+
+/// What an event asks for.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Deed {
+    /// Folds the event into its stream's document.
+    #[default]
+    Ok,
+    /// Removes the stream's document.
+    Remove,
+    /// Folds, and keeps in the document as `saw` which tenant this instance remembered from before: `""` for none.
+    Remember,
+    /// Folds, after logging `lines` lines at level `info`.
+    Log,
+    /// Folds, after reading a document of a collection that the descriptor does not list.
+    ReadForeign,
+    /// Skips the event.
+    Skip,
+    /// Halts before it.
+    Retry,
+    /// Halts before it for `ms`.
+    RetryAfter,
+    /// Halts before it while the batch's attempt is below `n`; then folds it.
+    RetryUntilAttempt,
+    /// Halts before it until a person comes.
+    Stop,
+
+    /// Panics.
+    Trap,
+    /// Never returns.
+    Spin,
+    /// Allocates without end.
+    Bomb,
+    /// Calls itself without end.
+    Recurse,
+
+    /// Answers with a document of `mib` MiB.
+    Giant,
+    /// Answers with a document that is no JSON.
+    MalformedJson,
+    /// Answers with a document that is a JSON array.
+    NotObject,
+    /// Answers with a document of a collection that the descriptor does not list.
+    ForeignCollection,
+    /// Answers with a document whose id is empty.
+    EmptyId,
+    /// Answers with a document whose id has 513 bytes.
+    LongId,
+    /// Answers with a document that has the key `_id`.
+    ReservedKey,
+    /// Answers with a document that holds U+0000, written as a JSON escape.
+    Nul,
+    /// Answers with a document that holds an unpaired surrogate, written as a JSON escape.
+    Surrogate,
+    /// Answers with a document of 10,000 nested arrays.
+    Deep,
+    /// Halts before an event that lies behind the batch's end.
+    HaltOutOfRange,
+    /// Skips this event twice, so that the skipped indexes do not rise.
+    SkipOutOfOrder,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Log {
+    count: u64,
+    last_version: u64,
+    chain: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    saw: Option<String>,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Log { count: 0, last_version: 0, chain: "0".repeat(64), saw: None }
+    }
+}
+
+/// The tenant of the last event that asked for `remember`: what a host must not let through from one tenant to another.
+static REMEMBERED: Mutex<String> = Mutex::new(String::new());
+
+struct Scripted;
+
+impl Projector for Scripted {
+    fn describe() -> Descriptor {
+        descriptor!("scripted").collection(COLLECTION)
+    }
+
+    fn project(batch: &Batch) -> Result<Projection, Halt> {
+        let mut run = Run::begin(batch)?;
+        for event in batch.events() {
+            match run.event(event) {
+                Ok(()) => {}
+                Err(Failure::Skip(skip)) => run.skip(event, skip),
+                Err(Failure::Halt(halt)) => return run.end(Some((event, halt))),
+            }
+        }
+        run.end(None)
+    }
+}
+
+export_projector!(Scripted);
+
+/// A batch while it is handled.
+struct Run<'b> {
+    batch: &'b Batch,
+    logs: BTreeMap<&'b str, Option<Log>>,
+    /// What is answered besides the documents of `logs`. Raw, because much of it is what the SDK does not let be said.
+    answer: raw::Projection,
+    touched: Vec<&'b str>,
+}
+
+impl<'b> Run<'b> {
+    fn begin(batch: &'b Batch) -> Result<Self, Halt> {
+        let mut streams: Vec<&str> = batch.events().map(|event| event.stream_id()).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        let logs = streams.iter().copied().zip(documents::get_many(COLLECTION, &streams)?).collect();
+        let answer = raw::Projection { changes: Vec::new(), skipped: Vec::new(), halted: None };
+        Ok(Run { batch, logs, answer, touched: Vec::new() })
+    }
+
+    fn event(&mut self, event: Event<'b>) -> Result<(), Failure> {
+        let script: Script = event.data()?;
+        let Script { code, message, .. } = &script;
+        match script.deed {
+            Deed::Ok => {}
+            Deed::Remove => {
+                self.logs.insert(event.stream_id(), None);
+                self.touched.push(event.stream_id());
+                return Ok(());
+            }
+            Deed::Remember => {
+                let mut remembered = REMEMBERED.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                let saw = std::mem::replace(&mut *remembered, self.batch.tenant().to_owned());
+                self.log(event).saw = Some(saw);
+            }
+            Deed::Log => (1..=script.lines).for_each(|line| log::info!("line {line} of {}", script.lines)),
+            Deed::ReadForeign => {
+                documents::get_many_text("somebody_elses", &["a"]);
+            }
+            Deed::Skip => return Err(Failure::skip(code, message)),
+            Deed::Retry => return Err(Failure::retry(code, message)),
+            Deed::RetryAfter => return Err(Halt::retry_after(Duration::from_millis(script.ms), code, message).into()),
+            Deed::RetryUntilAttempt if self.batch.attempt() < script.n => return Err(Failure::retry(code, message)),
+            Deed::RetryUntilAttempt => {}
+            Deed::Stop => return Err(Failure::stop(code, message)),
+            Deed::Trap => ruin::trap(event.id()),
+            Deed::Spin => ruin::spin(),
+            Deed::Bomb => ruin::bomb(),
+            Deed::Recurse => ruin::recurse(),
+            Deed::Giant => hostile::giant(&mut self.answer, script.mib.unwrap_or(200)),
+            Deed::MalformedJson => hostile::put(&mut self.answer, COLLECTION, "x", r#"{"a":"#),
+            Deed::NotObject => hostile::put(&mut self.answer, COLLECTION, "x", "[1]"),
+            Deed::ForeignCollection => hostile::put(&mut self.answer, "somebody_elses", "x", "{}"),
+            Deed::EmptyId => hostile::put(&mut self.answer, COLLECTION, "", "{}"),
+            Deed::LongId => hostile::put(&mut self.answer, COLLECTION, &"x".repeat(513), "{}"),
+            Deed::ReservedKey => hostile::put(&mut self.answer, COLLECTION, "x", r#"{"_id":"y"}"#),
+            Deed::Nul => hostile::put(&mut self.answer, COLLECTION, "x", r#"{"a":"\u0000"}"#),
+            Deed::Surrogate => hostile::put(&mut self.answer, COLLECTION, "x", r#"{"a":"\ud800"}"#),
+            Deed::Deep => hostile::deep(&mut self.answer),
+            Deed::HaltOutOfRange => hostile::halt_out_of_range(&mut self.answer, self.batch.len()),
+            Deed::SkipOutOfOrder => hostile::skip_out_of_order(&mut self.answer, event.index()),
+        }
+        let log = self.log(event);
+        log.count += 1;
+        log.last_version = event.stream_version();
+        log.chain = next(&log.chain, event.id());
+        Ok(())
+    }
+
+    /// The document of an event's stream, to be changed.
+    fn log(&mut self, event: Event<'b>) -> &mut Log {
+        self.touched.push(event.stream_id());
+        self.logs.entry(event.stream_id()).or_default().get_or_insert_default()
+    }
+
+    fn skip(&mut self, event: Event<'b>, skip: Skip) {
+        let mut projection = Projection::from(std::mem::replace(&mut self.answer, hostile::nothing()));
+        projection.skip(event, skip);
+        self.answer = projection.into();
+    }
+
+    fn end(mut self, halted: Option<(Event<'b>, Halt)>) -> Result<Projection, Halt> {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        let mut projection = Projection::from(self.answer);
+        for stream in self.touched {
+            match self.logs.get(stream).and_then(Option::as_ref) {
+                Some(log) => projection.put(COLLECTION, stream, log)?,
+                None => projection.remove(COLLECTION, stream),
+            }
+        }
+        if let Some((event, halt)) = halted {
+            projection.halt(event, halt);
+        }
+        Ok(projection)
+    }
+}
+
+/// The chain after one more event.
+fn next(chain: &str, event_id: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let hash = Sha256::new().chain_update(chain).chain_update(event_id).finalize();
+    hash.iter().flat_map(|byte| [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]).map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use sandmill_guest::testing::{Lane, event};
+
+    use super::*;
+
+    fn chain(ids: &[&str]) -> String {
+        ids.iter().fold("0".repeat(64), |chain, id| next(&chain, id))
+    }
+
+    #[test]
+    fn events_without_a_script_are_folded() {
+        let mut lane = Lane::<Scripted>::new("acme");
+        lane.handle([event("A", "{}").id("a").stream("s"), event("B", r#"{"do":"ok"}"#).id("b").stream("s")]);
+        let expected = format!(r#"{{"count":2,"lastVersion":2,"chain":"{}"}}"#, chain(&["a", "b"]));
+        assert_eq!(lane.text(COLLECTION, "s"), Some(expected.as_str()));
+        assert_eq!(chain(&["a"]), "798681f5061511d34f32f43ab175a3ee7007fecfdc844295e054315b0af2d23d");
+    }
+
+    #[test]
+    fn failures_are_answered_as_asked() {
+        let mut lane = Lane::<Scripted>::new("acme");
+        let answer = lane.handle([
+            event("A", "{}").id("a").stream("s"),
+            event("A", r#"{"do":"skip","code":"odd","message":"m"}"#).stream("s"),
+            event("A", r#"{"do":"retry-after","ms":250}"#).stream("s"),
+            event("A", "{}").stream("s"),
+        ]);
+        assert_eq!((answer.skipped[0].index, answer.skipped[0].code.as_str()), (1, "odd"));
+        let halted = answer.halted.unwrap();
+        assert_eq!(halted.index, 2);
+        assert!(matches!(halted.action, raw::HaltAction::RetryAfter(250)));
+        let expected = format!(r#"{{"count":1,"lastVersion":1,"chain":"{}"}}"#, chain(&["a"]));
+        assert_eq!(lane.text(COLLECTION, "s"), Some(expected.as_str()));
+    }
+
+    #[test]
+    fn a_document_can_be_removed_and_begun_again() {
+        let mut lane = Lane::<Scripted>::new("acme");
+        lane.handle([event("A", "{}"), event("A", r#"{"do":"remove"}"#)]);
+        assert_eq!(lane.texts(COLLECTION), []);
+        lane.handle([event("A", "{}")]);
+        assert_eq!(lane.texts(COLLECTION).len(), 1);
+    }
+
+    #[test]
+    fn the_skipped_indexes_can_be_made_not_to_rise() {
+        let answer = Lane::<Scripted>::new("acme").handle([event("A", r#"{"do":"skip-out-of-order"}"#)]);
+        let indexes: Vec<_> = answer.skipped.iter().map(|skipped| skipped.index).collect();
+        assert_eq!(indexes, [0, 0]);
+    }
+
+    #[test]
+    fn nesting_is_as_deep_as_promised() {
+        let answer = Lane::<Scripted>::new("acme").handle([event("A", r#"{"do":"deep"}"#)]);
+        let raw::Change::Put(document) = &answer.changes[0] else { panic!("{answer:?}") };
+        assert_eq!(document.data.matches('[').count(), 10_000);
+    }
+}
