@@ -9,6 +9,10 @@ use std::{
 use sandmill::{
     app::{self, Ended, Until},
     config::Config,
+    processor::{
+        exceptions,
+        status::{self, ProcessorStatus},
+    },
 };
 use tokio::{sync::oneshot, task::JoinHandle};
 
@@ -119,4 +123,52 @@ pub fn stdout(output: &Output) -> String {
 /// What a finished command said on the side.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+impl Database {
+    /// Appends events with these data to one stream, one event each, of type `Scripted`.
+    pub async fn append(&self, tenant: &str, stream: &str, data: &[serde_json::Value]) {
+        let session = self.db.connect("test").await.expect("connect");
+        let types = vec!["Scripted"; data.len()];
+        let data: Vec<String> = data.iter().map(|value| value.to_string()).collect();
+        session
+            .query("select * from sandmill.append($1, $2, $3, $4::text[]::json[])", &[&tenant, &stream, &types, &data])
+            .await
+            .expect("append");
+    }
+
+    /// How a processor stands, as `sandmill status` tells it.
+    pub async fn status(&self, processor: &str) -> Option<ProcessorStatus> {
+        let session = self.db.connect("test").await.expect("connect");
+        let status = status::read(&session).await.ok()?;
+        status.processors.into_iter().find(|p| p.id == processor)
+    }
+
+    /// The lanes behind of `scripted`, as `tenant state class`.
+    pub async fn lanes_behind(&self) -> Vec<String> {
+        let status = self.status("scripted").await;
+        let lanes = status.map(|status| status.lanes_behind).unwrap_or_default();
+        lanes
+            .iter()
+            .map(|lane| {
+                let class = lane.reason.split(": ").next().unwrap_or_default();
+                format!("{} {} {class}", lane.tenant, lane.state).trim_end().to_string()
+            })
+            .collect()
+    }
+
+    /// Waits until `scripted` has passed every event that is there now, and its lanes behind are these.
+    pub async fn scripted_settles(&self, lanes_behind: &[&str]) {
+        eventually(&format!("scripted has passed everything and left behind {lanes_behind:?}"), async || {
+            let status = self.status("scripted").await?;
+            (status.lag_events == 0 && self.lanes_behind().await == lanes_behind).then_some(())
+        })
+        .await;
+    }
+
+    /// Lets lanes of `scripted` try again, as `sandmill resume` does.
+    pub async fn resume(&self, tenant: Option<&str>) -> u64 {
+        let session = self.db.connect("test").await.expect("connect");
+        exceptions::resume(&session, "scripted", tenant).await.expect("resume")
+    }
 }

@@ -4,5 +4,9 @@
 mod flights;
 // A host that dies: killed from outside and at every step of a commit.
 mod kills;
+// Lanes behind the tail: blocked, waiting, resumed, and one with it again.
+mod lanes;
+// What a guest can do wrong, and that only its own lane stops.
+mod sandbox;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;

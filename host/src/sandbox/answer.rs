@@ -71,7 +71,7 @@ fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> 
                 ));
             }
             json::check_document(&document.data)
-                .map_err(|problem| malformed(format!("document `{id}` of `{collection}` is {problem}")))?;
+                .map_err(|problem| malformed(format!("document `{id}` of `{collection}`: {problem}")))?;
             Ok(Change::Put { collection, id, data: document.data.into() })
         }
         WitChange::Remove(key) => {

@@ -137,6 +137,10 @@ fn name_failure(error: &wasmtime::Error, state: &mut State) -> Failure {
         Some(Trap::StackOverflow) => {
             block("trap", "used up its stack (limits.stack-kib): a recursion without end, or a very deep one".into())
         }
+        // A guest whose own stack, in its memory, runs over touches what lies before the memory.
+        Some(trap @ Trap::MemoryOutOfBounds) => {
+            block("trap", format!("{trap} (a wild pointer, or a recursion that used up the guest's stack){last_words}"))
+        }
         Some(trap) => block("trap", format!("{trap}{last_words}")),
         None if text.contains("maximum concurrent") || text.contains("pooling allocator") => {
             Failure::Retry(Reason::new("instances", format!("no instance was free (limits.instances): {text}")))
