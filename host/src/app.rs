@@ -78,7 +78,7 @@ pub async fn run(
     let sandbox = Sandbox::new(config.limits.clone())?;
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
     let loaded = load_all(&config.plugins, &sandbox)?;
-    let refused = loaded.refused;
+    let mut refused = loaded.refused;
 
     let pages = Pages::new(source.clone(), config.processor.page_events);
     let (wake, wakeups) = Wake::new(source);
@@ -89,7 +89,8 @@ pub async fn run(
     for (file, plugin) in loaded.plugins {
         let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
         if let Err(error) = registration::register(&mut session, &descriptor, &file.name, &digest).await {
-            tracing::error!(plugin = %file.path.display(), "{error}");
+            refused += 1;
+            tracing::error!(plugin = %file.path.display(), "refused: {error}");
             continue;
         }
         announce(&file, &descriptor, &digest);
@@ -104,6 +105,7 @@ pub async fn run(
         standings.push((id, standing));
     }
     drop(session);
+    anyhow::ensure!(!standings.is_empty(), "every plugin was refused; see above");
 
     let caught_up = async {
         if until == Until::Told {

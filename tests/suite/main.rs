@@ -2,6 +2,8 @@
 
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
+// The host as a process: who may run, how it ends, what it refuses to start.
+mod host;
 // A host that dies: killed from outside and at every step of a commit.
 mod kills;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.

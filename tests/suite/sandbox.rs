@@ -47,7 +47,10 @@ async fn each_bad_deed_blocks_its_own_lane_and_says_why() {
             json!({"do": "giant", "mib": 6}),
             "output-limit: passed more data to the host than one call may (limits.output-mib)",
         ),
-        (json!({"do": "giant", "mib": 1}), "output-limit: document `x` of `scripted_log` has 1025 KiB where 64 are allowed"),
+        (
+            json!({"do": "giant", "mib": 1}),
+            "output-limit: document `x` of `scripted_log` has 1025 KiB where 64 are allowed",
+        ),
         (json!({"do": "malformed-json"}), "malformed-output: document `x` of `scripted_log`: not JSON at byte "),
         (json!({"do": "not-object"}), "malformed-output: document `x` of `scripted_log`: not a JSON object"),
         (json!({"do": "foreign-collection"}), "malformed-output: wrote to collection `"),

@@ -1,9 +1,13 @@
-//! `sandmill events`: what is in the store, by position.
+//! `sandmill events`: what is in the store, by position; with `--follow` also what comes, as soon as it is committed.
+//!
+//! Following goes by snapshots like any processor, so an event whose transaction took longer than its neighbours' is shown late
+//! rather than never, after higher positions.
 
 use std::{
     io::{self, BufWriter, Write},
     pin::pin,
     process::ExitCode,
+    time::Duration,
 };
 
 use futures_util::TryStreamExt;
@@ -11,6 +15,8 @@ use futures_util::TryStreamExt;
 use super::database::{connect, explain};
 use crate::{
     db::Db,
+    model::cursor::{Progress, Snapshot},
+    source::{EventSource, native::Native},
     store::{Filter, StoredEvent, page, time},
 };
 
@@ -20,7 +26,9 @@ const PAGE: i64 = 1_000;
 const EXAMPLES: &str = "\
 Examples:
   sandmill events --tenant acme --limit 20
-  sandmill events --type ItemAdded --json | jq .data.sku";
+  sandmill events --type ItemAdded --json | jq .data.sku
+  sandmill events --follow                 only what is committed from now on
+  sandmill events --follow --from 1        everything, then what comes";
 
 /// List events by position
 #[derive(Debug, clap::Args)]
@@ -35,23 +43,33 @@ pub(super) struct EventsArgs {
     /// Only those of this type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// From this position on
-    #[arg(long, value_name = "POSITION", default_value_t = 1, value_parser = clap::value_parser!(i64).range(0..))]
-    from: i64,
+    /// From this position on [default: the first; with --follow, what is committed from now on]
+    #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(0..))]
+    from: Option<i64>,
     /// So many at most
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(0..))]
     limit: Option<i64>,
+    /// Go on with what is committed next, until interrupted
+    #[arg(long)]
+    follow: bool,
     /// Print each event as a line of JSON
     #[arg(long)]
     json: bool,
 }
+
+/// Between two looks for news while following.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs the command.
 pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "events").await?;
     let filter = Filter { tenant: args.tenant, stream: args.stream, event_type: args.event_type };
     let mut output = BufWriter::new(io::stdout());
-    let mut after = args.from - 1;
+    if args.follow {
+        drop(session);
+        return follow(args.from, args.limit, args.json, filter, db).await;
+    }
+    let mut after = args.from.unwrap_or(1) - 1;
     let mut left = args.limit.unwrap_or(i64::MAX);
     while left > 0 {
         let wanted = left.min(PAGE);
@@ -76,6 +94,42 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+async fn follow(
+    from: Option<i64>,
+    limit: Option<i64>,
+    json: bool,
+    filter: Filter,
+    db: &Db,
+) -> anyhow::Result<ExitCode> {
+    let mut source = Native::new(db.clone()).session("events").await?;
+    let head = source.head().await?;
+    let mut progress = match from {
+        None => Progress::at(head),
+        Some(from) => Progress::inside(Snapshot::nothing(), head, from.saturating_sub(1)),
+    };
+    let mut output = BufWriter::new(io::stdout());
+    let mut left = limit.unwrap_or(i64::MAX);
+    while left > 0 {
+        let page = source.page(&progress, PAGE as usize).await?;
+        progress = page.to;
+        let wanted = |one: &Option<String>, is: &str| one.as_ref().is_none_or(|one| one == is);
+        for event in &page.events {
+            let kept = wanted(&filter.tenant, event.tenant.as_str())
+                && wanted(&filter.stream, &event.stream)
+                && wanted(&filter.event_type, &event.event_type);
+            if kept && left > 0 {
+                print(&mut output, &StoredEvent::from(&**event), json)?;
+                left -= 1;
+            }
+        }
+        output.flush()?;
+        if page.events.is_empty() {
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints an event as one line.

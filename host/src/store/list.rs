@@ -1,13 +1,16 @@
 //! Listing events in the order of their positions, for people and for scripts.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{Stream, TryStreamExt};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::time;
-use crate::db::{Error, JsonText, Row, Session, types::Type};
+use crate::{
+    db::{Error, JsonText, Row, Session, types::Type},
+    model::event::Event,
+};
 
 /// Which events are wanted; nothing means all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,6 +66,23 @@ impl StoredEvent {
             data: on_one_line(row.try_get::<_, JsonText<'_>>(7)?.0),
             metadata: on_one_line(row.try_get::<_, JsonText<'_>>(8)?.0),
         })
+    }
+}
+
+impl From<&Event> for StoredEvent {
+    fn from(event: &Event) -> Self {
+        let since_1970 = Duration::from_millis(event.recorded_at.unsigned_abs());
+        StoredEvent {
+            position: event.position,
+            tenant: event.tenant.to_string(),
+            stream: event.stream.to_string(),
+            version: event.version,
+            event_type: event.event_type.to_string(),
+            id: event.id.to_string(),
+            recorded_at: if event.recorded_at < 0 { UNIX_EPOCH - since_1970 } else { UNIX_EPOCH + since_1970 },
+            data: on_one_line(&event.data),
+            metadata: on_one_line(&event.metadata),
+        }
     }
 }
 

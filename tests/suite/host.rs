@@ -1,0 +1,229 @@
+// The host as a process: who may run, how it ends, what it refuses to start.
+
+use std::{
+    io::BufRead,
+    process::{Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sandmill::app::Ended;
+use sandmill_tests::{
+    Database, database,
+    host::{Host, catch_up, component, eventually, plugins, sandmill, stderr, stdout},
+    ledger::assert_scripted_log,
+};
+use serde_json::json;
+
+async fn output(mut command: std::process::Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+}
+
+/// Everything a host could have changed, as one text.
+async fn footprint(database: &Database) -> String {
+    let session = database.db.connect("test").await.unwrap();
+    let sql = "select coalesce(string_agg(schemaname || '.' || relname || ':' || n_tup_ins + n_tup_upd + n_tup_del, ' ' order by 1), '')
+               from pg_stat_user_tables";
+    session.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_host_waits_then_leaves_having_changed_nothing() {
+    let database = sandmill_tests::empty_database().await;
+    let holder =
+        sandmill::cluster::host_lock::HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
+    let folder = plugins(&["scripted"]);
+    let mut command = sandmill(&database.address);
+    command.args(["run", "--plugins"]).arg(folder.path());
+    let second = output(command).await;
+    assert_eq!(second.status.code(), Some(3), "{}", stderr(&second));
+    let said = stderr(&second);
+    assert!(said.starts_with("error: another host works on this database (database session "), "{said}");
+    assert!(said.contains("nothing was changed"), "{said}");
+    // Not even a schema.
+    assert_eq!(footprint(&database).await, "");
+    holder.ensure().await.unwrap();
+    drop(holder);
+    catch_up(&database, &["scripted"], &[]).await;
+}
+
+/// SIGTERM finishes what is under way and stores it; a second one does not wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_drain_and_abort() {
+    let database = database().await;
+    database.append("acme", "s", &vec![json!({}); 50]).await;
+    let folder = plugins(&["scripted"]);
+    let mut command = sandmill(&database.address);
+    command.args(["run", "--plugins"]).arg(folder.path()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    database.scripted_settles(&[]).await;
+    let pid = Pid::from_child(&child);
+    kill_process(pid, Signal::TERM).unwrap();
+    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_scripted_log(&database, "true").await;
+    assert_eq!(database.status("scripted").await.unwrap().handled, 50);
+
+    // A guest that never returns, and limits that let it: draining waits for it, until told not to.
+    database.append("acme", "s", &[json!({"do": "log", "lines": 1}), json!({"do": "spin"})]).await;
+    let mut command = sandmill(&database.address);
+    command.env("SANDMILL_LOG", "sandmill::guest=info");
+    command.args(["run", "--set", "limits.cpu-ms=3600000", "--set", "limits.wall-ms=3600000", "--plugins"]);
+    let mut child = command.arg(folder.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
+    let spoke = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        (line, log)
+    });
+    let (line, _log) = spoke.await.unwrap();
+    assert!(line.contains("scripted"), "the guest has begun: {line}");
+    kill_process(pid, Signal::TERM).unwrap();
+    // The second one may come before the first is noticed, and then counts as the first: send until it is gone.
+    let ended = eventually("the host is gone", async || {
+        let _ = kill_process(pid, Signal::TERM);
+        child.try_wait().unwrap()
+    })
+    .await;
+    assert_eq!(ended.code(), Some(1));
+}
+
+/// Whoever shows an old fence changes nothing, and starts over from what is committed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_fence_ends_the_term_and_nothing_more() {
+    let database = database().await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    let session = database.db.connect("test").await.unwrap();
+    for round in 0..5 {
+        database.append("acme", "s", &[json!({}), json!({})]).await;
+        database.append("globex", "t", &[json!({})]).await;
+        if round % 2 == 0 {
+            session
+                .execute("update sandmill.cursors set fence = 'somebody else' where bucket = $1", &[&(round as i16)])
+                .await
+                .unwrap();
+        }
+    }
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_scripted_log(&database, "true").await;
+    let fences = session.query("select distinct fence from sandmill.cursors", &[]).await.unwrap();
+    assert_eq!(fences.len(), 1, "one owner has all buckets");
+    assert_ne!(fences[0].get::<_, &str>(0), "somebody else");
+}
+
+/// A document that somebody else wrote is not overwritten: the commit is refused, and the next term builds on what is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_that_changed_under_the_host_is_read_again() {
+    let database = database().await;
+    database.append("acme", "s", &[json!({})]).await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    database.scripted_settles(&[]).await;
+    let session = database.db.connect("test").await.unwrap();
+    let sql = r#"update public.scripted_log set data = data || '{"count": 41}', _version = _version + 1"#;
+    session.execute(sql, &[]).await.unwrap();
+    database.append("acme", "s", &[json!({})]).await;
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    let documents = sandmill_tests::ledger::documents(&database, "scripted_log").await;
+    assert_eq!(documents[&("acme".into(), "s".into())]["count"], json!(42));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_start_says_why_and_keeps_nobody_else_from_running() {
+    let database = database().await;
+    database.append("acme", "s", &[json!({})]).await;
+    let folder = plugins(&["scripted", "plane-log", "bad-descriptor"]);
+    std::fs::copy(component("scripted"), folder.path().join("twin.wasm")).unwrap();
+    std::fs::write(folder.path().join("empty.wasm"), "").unwrap();
+    let session = database.db.connect("test").await.unwrap();
+    session.batch_execute("create table public.plane_log (mine int)").await.unwrap();
+    let mut command = sandmill(&database.address);
+    command.env("SANDMILL_LOG", "error").args(["run", "--until-caught-up", "--plugins"]).arg(folder.path());
+    let run = output(command).await;
+    let said = stderr(&run);
+    assert_eq!(run.status.code(), Some(1), "{said}");
+    assert_scripted_log(&database, "true").await;
+    for expected in [
+        "twin.wasm",
+        "claims the processor id scripted that",
+        "public.plane_log exists and is not a view of Sandmill's",
+        "`describe` answered against the contract",
+        "the file is empty",
+        "caught up, but 4 of the plugins were refused",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_would_mix_read_models_is_refused() {
+    let database = database().await;
+    database.append("acme", "s", &[json!({})]).await;
+    let ended = catch_up(&database, &["scripted"], &[]).await;
+    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    let session = database.db.connect("test").await.unwrap();
+    session
+        .batch_execute("update sandmill.processors set read_model_version = 7, event_types = array['X', 'Y']")
+        .await
+        .unwrap();
+    let folder = plugins(&["scripted"]);
+    let mut command = sandmill(&database.address);
+    command.args(["run", "--until-caught-up", "--plugins"]).arg(folder.path());
+    let run = output(command).await;
+    assert_eq!(run.status.code(), Some(1));
+    let expected = "processor scripted was built with event types X, Y and read-model version 7, and this plugin has all event types and read-model version 1";
+    assert!(stderr(&run).contains(expected), "{}", stderr(&run));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_settings_end_with_2_and_the_way_out() {
+    let database = database().await;
+    let said = async |arguments: &[&str], code: i32| {
+        let mut command = sandmill(&database.address);
+        command.args(arguments);
+        let output = output(command).await;
+        assert_eq!(output.status.code(), Some(code), "{}{}", stdout(&output), stderr(&output));
+        stderr(&output)
+    };
+    let unknown = said(&["status", "--set", "limits.cpu=1"], 2).await;
+    assert_eq!(unknown, "error: --set limits.cpu=1: no such setting `limits.cpu`; the nearest is limits.cpu-ms\n");
+    assert!(said(&["run", "--plugins", "/nowhere"], 1).await.contains("read the plugins folder /nowhere"));
+    assert!(
+        said(&["status", "--database-url", "nonsense nonsense"], 1).await.contains("the database address is not valid")
+    );
+    assert!(said(&["stat"], 2).await.contains("unrecognized subcommand"));
+}
+
+/// Following shows what is committed, in whatever order transactions end.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_followed_by_commit_and_not_by_position() {
+    let database = database().await;
+    database.append("acme", "before", &[json!(1)]).await;
+    let mut slow = database.db.connect("slow").await.unwrap();
+    let transaction = slow.client_mut().transaction().await.unwrap();
+    transaction
+        .query("select * from sandmill.append('acme', 'slow', array['T'], array['2']::json[])", &[])
+        .await
+        .unwrap();
+    database.append("acme", "quick", &[json!(3)]).await;
+    let mut command = sandmill(&database.address);
+    command.args(["events", "--follow", "--from", "1", "--limit", "3", "--json"]).stdout(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let session = database.db.connect("test").await.unwrap();
+    eventually("the follower has looked", async || {
+        let sql = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'sandmill events' and query like '%pg_current_snapshot%'";
+        let row = session.query_one(sql, &[]).await.unwrap();
+        (row.get::<_, i64>(0) > 0).then_some(())
+    })
+    .await;
+    transaction.commit().await.unwrap();
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output()).await.unwrap().unwrap();
+    let streams: Vec<String> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["stream"].as_str().unwrap().into())
+        .collect();
+    let mut sorted = streams.clone();
+    sorted.sort();
+    assert_eq!(sorted, ["before", "quick", "slow"], "{streams:?}");
+}
