@@ -4,5 +4,7 @@
 mod flights;
 // A host that dies: killed from outside and at every step of a commit.
 mod kills;
+// Sources: what every layout of an event store must do.
+mod sources;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
