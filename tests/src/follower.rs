@@ -3,7 +3,7 @@
 //! With every page it checks what a source promises of each: that it follows the progress asked for, keeps to the limit, and is in
 //! order of position. What was read is the caller's to judge.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use sandmill::{
     model::{
@@ -88,9 +88,31 @@ pub fn ids(events: &[Arc<Event>]) -> Vec<String> {
     events.iter().map(|event| event.id.to_string()).collect()
 }
 
-/// Asserts that each stream's events come in order and each event once.
+/// Asserts that exactly these events were read, each once, in whatever order.
+pub fn assert_each_once(read: &[Arc<Event>], expected: &[String]) {
+    let mut times: HashMap<&str, i32> = HashMap::new();
+    for id in expected {
+        *times.entry(id).or_default() -= 1;
+    }
+    for event in read {
+        *times.entry(&event.id).or_default() += 1;
+    }
+    let few = |wrong: fn(i32) -> bool| {
+        let ids: Vec<&str> = times.iter().filter(|(_, n)| wrong(**n)).map(|(id, _)| *id).collect();
+        (ids.len(), ids.into_iter().take(3).collect::<Vec<_>>())
+    };
+    let (missing, too_many) = (few(|n| n < 0), few(|n| n > 0));
+    assert!(
+        missing.0 + too_many.0 == 0,
+        "{} expected, {} read; missing {missing:?}, too many {too_many:?}",
+        expected.len(),
+        read.len()
+    );
+}
+
+/// Asserts that each stream's events come in order.
 pub fn assert_streams_in_order(events: &[Arc<Event>]) {
-    let mut versions = std::collections::HashMap::new();
+    let mut versions = HashMap::new();
     for event in events {
         let before = versions.insert((event.tenant.clone(), event.stream.clone()), event.version);
         assert!(
