@@ -9,6 +9,7 @@ pub mod follower;
 pub mod host;
 pub mod ledger;
 pub mod random;
+pub mod writers;
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},

@@ -1,5 +1,7 @@
 //! Everything that needs a database or a whole host, by theme.
 
+// Many writers at once: nothing is lost where a naive follower loses events.
+mod contention;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // A host that dies: killed from outside and at every step of a commit.
