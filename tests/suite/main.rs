@@ -6,6 +6,8 @@ mod contention;
 mod flights;
 // A host that dies: killed from outside and at every step of a commit.
 mod kills;
+// The plans of the statements that read the log.
+mod plans;
 // Sources: what every layout of an event store must do.
 mod sources;
 // The event store: appending, importing, reading, and the migrations that make it.

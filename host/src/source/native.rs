@@ -34,7 +34,7 @@ impl Native {
     /// A session for a reader.
     pub async fn session(&self, purpose: &str) -> Result<NativeSession, SourceError> {
         let session = self.db.connect(purpose).await?;
-        session.batch_execute("set default_transaction_read_only = on").await?;
+        session.execute(include_str!("native/session.sql"), &[]).await?;
         let statements = Statements {
             head: session.prepare("select pg_current_snapshot()::text").await?,
             narrow: session.prepare(include_str!("native/narrow.sql")).await?,
