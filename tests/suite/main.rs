@@ -2,6 +2,8 @@
 
 // Many writers at once: nothing is lost where a naive follower loses events.
 mod contention;
+// A database that dies under a living host.
+mod crashes;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // A host that dies: killed from outside and at every step of a commit.
