@@ -107,6 +107,8 @@ pub struct Processor {
     standing: watch::Sender<Standing>,
     report: Report,
     looked_at_exceptions: Instant,
+    /// Whether this term has committed a page.
+    moved: bool,
 }
 
 /// Why a term ended.
@@ -142,6 +144,7 @@ impl Processor {
             standing,
             report: Report::default(),
             looked_at_exceptions: Instant::now(),
+            moved: false,
         };
         (processor, watcher)
     }
@@ -164,8 +167,9 @@ impl Processor {
                 error = format!("{shaken:#}"),
                 "a term ended; starting over from what is committed"
             );
-            // A term that lasted was no failed attempt.
-            pause = if began.elapsed() > NEXT_TERM.1 { NEXT_TERM.0 } else { (pause * 2).min(NEXT_TERM.1) };
+            // A term that lasted or moved was no failed attempt.
+            let failed = !std::mem::take(&mut self.moved) && began.elapsed() <= NEXT_TERM.1;
+            pause = if failed { (pause * 2).min(NEXT_TERM.1) } else { NEXT_TERM.0 };
             tokio::select! {
                 () = stop.drain() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
@@ -289,6 +293,7 @@ impl Processor {
             }
             Err(error) => return Err(error.into()),
         }
+        self.moved = true;
         term.progress = page.to.clone();
         term.stored = page.to.clone();
         term.passed_events = false;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::Database;
+use crate::{Database, host::eventually};
 
 /// Of one stream: how many events, and their chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,20 @@ pub async fn documents(database: &Database, collection: &str) -> BTreeMap<(Strin
     rows.iter()
         .map(|row| ((row.get(0), row.get(1)), serde_json::from_str(row.get(2)).expect("a document is JSON")))
         .collect()
+}
+
+/// Waits until `scripted` and `plane-log` count as many events in their documents as the log has for them.
+pub async fn until_folded(database: &Database) {
+    let session = database.db.connect("ledger").await.expect("connect");
+    let sql = "select (select sum((data->>'count')::bigint) from public.scripted_log) is not distinct from
+                      (select nullif(count(*), 0) from sandmill.events)
+                  and (select sum((data->>'flown')::bigint + (data->>'cancelled')::bigint) from public.plane_log) is not distinct from
+                      (select nullif(count(*), 0) from sandmill.events where type in ('FlightFlown', 'FlightCancelled'))";
+    // Until the host has started for the first time there are no such views.
+    eventually("every event is folded", async || {
+        session.query_one(sql, &[]).await.ok()?.get::<_, bool>(0).then_some(())
+    })
+    .await;
 }
 
 /// Asserts that `plane_log` is exactly what the log says.

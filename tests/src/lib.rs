@@ -4,8 +4,12 @@
 //! that was migrated once, which costs some ten milliseconds each. The server is gone with the test process, however that ends.
 //! A test that stops or crashes the server starts one of its own with [`Embedded::start`].
 
+pub mod conformance;
+pub mod follower;
 pub mod host;
 pub mod ledger;
+pub mod random;
+pub mod writers;
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -26,7 +30,14 @@ const TEMPLATE: &str = "migrated";
 /// The server of this test process, started by the first test that needs it.
 pub async fn server() -> &'static Embedded {
     static SERVER: OnceCell<Embedded> = OnceCell::const_new();
-    SERVER.get_or_init(async || Embedded::start(Options::default()).await.expect("start the tests' server")).await
+    SERVER
+        .get_or_init(async || {
+            // Off unless told otherwise, and sources are tested with prepared transactions too.
+            let settings = vec![("max_prepared_transactions".into(), "16".into())];
+            let options = Options { settings, ..Options::default() };
+            Embedded::start(options).await.expect("start the tests' server")
+        })
+        .await
 }
 
 /// A database of a test's own.

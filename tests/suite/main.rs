@@ -1,5 +1,9 @@
 //! Everything that needs a database or a whole host, by theme.
 
+// Many writers at once: nothing is lost where a naive follower loses events.
+mod contention;
+// A database that dies under a living host.
+mod crashes;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.
@@ -10,5 +14,9 @@ mod kills;
 mod lanes;
 // What a guest can do wrong, and that only its own lane stops.
 mod sandbox;
+// The plans of the statements that read the log.
+mod plans;
+// Sources: what every layout of an event store must do.
+mod sources;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;

@@ -34,8 +34,9 @@ impl Native {
     /// A session for a reader.
     pub async fn session(&self, purpose: &str) -> Result<NativeSession, SourceError> {
         let session = self.db.connect(purpose).await?;
-        session.batch_execute("set default_transaction_read_only = on").await?;
+        session.execute(include_str!("native/session.sql"), &[]).await?;
         let statements = Statements {
+            head: session.prepare("select pg_current_snapshot()::text").await?,
             narrow: session.prepare(include_str!("native/narrow.sql")).await?,
             floor: session.prepare(include_str!("native/floor.sql")).await?,
             first: session.prepare(include_str!("native/first.sql")).await?,
@@ -55,6 +56,7 @@ impl OpenSource for Native {
 }
 
 struct Statements {
+    head: Statement,
     narrow: Statement,
     floor: Statement,
     first: Statement,
@@ -76,7 +78,7 @@ const TENANTS_REMEMBERED: usize = 10_000;
 
 impl NativeSession {
     async fn read_head(&self) -> Result<Snapshot, SourceError> {
-        let row = self.session.query_one("select pg_current_snapshot()::text", &[]).await?;
+        let row = self.session.query_one(&self.statements.head, &[]).await?;
         Ok(row.get::<_, &str>(0).parse()?)
     }
 
@@ -105,14 +107,15 @@ impl NativeSession {
         Ok(Page { from: after.clone(), to: Progress::at(to), events })
     }
 
-    /// The snapshot now and at most `limit` events that it sees and `from` does not, in one round trip.
+    /// The snapshot now and at most `limit` events that it sees and `from` does not, in one round trip. Every statement is prepared: one
+    /// that were not would travel twice, the second time behind the commit, and see more than its transaction did.
     async fn narrow(&self, from: &Snapshot, limit: usize) -> Result<(Snapshot, Vec<Row>), SourceError> {
         let (from, limit) = (from.to_string(), limit as i64);
         let params: [&(dyn crate::db::types::ToSql + Sync); 2] = [&from, &limit];
         let (begun, head, rows, ended) = tokio::join!(
             biased;
             self.session.batch_execute("begin isolation level repeatable read, read only"),
-            self.session.query_one("select pg_current_snapshot()::text", &[]),
+            self.session.query_one(&self.statements.head, &[]),
             self.session.query(&self.statements.narrow, &params),
             self.session.batch_execute("commit"),
         );

@@ -1,0 +1,424 @@
+//! What any source must do, whatever tables it reads: a suite that a layout is put through.
+//!
+//! A layout says with [`Layout`] how events are appended to it; everything else here is plain SQL that says `begin` and `commit`. Each case gets
+//! a store of its own. `conformance!(layout)` makes a test of every case; a new layout joins with one line.
+//!
+//! The cases are those in which followers of a log lose, repeat or reorder events: transactions that end in another order than
+//! they began, that end between two pages, or never; savepoints; prepared transactions. Snapshots are those of the whole server, on which
+//! other tests run at the same time, so a case never says what a snapshot is, only what it sees.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, UNIX_EPOCH},
+};
+
+use sandmill::{
+    db::{Db, Session},
+    model::{cursor::Progress, event::Event, ids::TenantId},
+    source::OpenSource,
+};
+use sandmill_client::{Append, NewEvent};
+
+use crate::{
+    follower::{Follower, assert_each_once, assert_streams_in_order, ids},
+    random::Random,
+};
+
+/// How events get into a store of some layout.
+pub trait Layout: Send + Sync {
+    /// Where the store is; empty at first.
+    fn db(&self) -> &Db;
+
+    /// The source under test.
+    fn source(&self) -> &dyn OpenSource;
+
+    /// Appends events to a stream in the transaction that the session is in, and returns their ids.
+    fn append(&self, session: &Session, append: &Append) -> impl Future<Output = Vec<String>> + Send;
+
+    /// Whether JSON comes out as the very text that went in.
+    fn keeps_text(&self) -> bool {
+        true
+    }
+}
+
+/// Makes a test of every case, each on a store of its own that the expression makes.
+#[macro_export]
+macro_rules! conformance {
+    ($layout:expr) => {
+        $crate::conformance!($layout =>
+            an_empty_store_has_no_events_and_moves,
+            everything_comes_in_order_from_the_beginning,
+            pages_of_every_size_say_the_same,
+            a_transaction_open_across_pages_comes_once,
+            what_was_rolled_back_never_comes,
+            a_prepared_transaction_comes_when_it_is_committed,
+            an_older_transactions_commit_changes_the_head,
+            an_unrelated_transaction_stalls_nothing,
+            what_commits_during_a_look_comes_with_the_next,
+            a_large_difference_begins_at_its_lowest_event,
+            a_tenants_part_is_exactly_its_part,
+            contents_come_as_they_were_written,
+        );
+    };
+    ($layout:expr => $($case:ident),+ $(,)?) => {
+        $(#[tokio::test]
+        async fn $case() {
+            $crate::conformance::$case(&$layout).await
+        })+
+    };
+}
+
+async fn session(layout: &impl Layout) -> Session {
+    layout.db().connect("test").await.expect("connect")
+}
+
+async fn tell(session: &Session, sql: &str) {
+    session.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", sandmill::db::describe(&error)));
+}
+
+/// Appends so many plain events to a stream of the tenant `acme`.
+async fn append(layout: &impl Layout, session: &Session, stream: &str, count: usize) -> Vec<String> {
+    let events = (0..count).map(|n| NewEvent::new("Happened", format!(r#"{{"n":{n}}}"#)));
+    layout.append(session, &Append::to("acme", stream).events(events)).await
+}
+
+/// Nothing there: no events, and progress that follows the head all the same.
+pub async fn an_empty_store_has_no_events_and_moves(layout: &impl Layout) {
+    let writer = session(layout).await;
+    let mut follower = Follower::from_the_beginning(layout.source()).await;
+    assert!(follower.page(10).await.is_empty());
+    assert!(follower.progress().is_boundary());
+    // Something unrelated commits and something is taken back; neither is an event, and both are passed.
+    tell(&writer, "begin; select pg_current_xact_id(); commit").await;
+    tell(&writer, "begin").await;
+    append(layout, &writer, "a", 1).await;
+    tell(&writer, "rollback").await;
+    let head = follower.head().await;
+    assert!(follower.page(10).await.is_empty());
+    assert!(follower.progress().seen().covers(&head), "a page without events moves as far as the snapshot did");
+    let tenant = TenantId::parse("acme").expect("a tenant");
+    let beginning = Progress::at(sandmill::model::cursor::Snapshot::nothing());
+    for hop in beginning.hops_to(&follower.progress()) {
+        let events = follower.source().tenant_page(&tenant, &hop, 10).await.expect("read a tenant's page");
+        assert!(events.is_empty());
+    }
+}
+
+/// One writer after another: their order is the log's.
+pub async fn everything_comes_in_order_from_the_beginning(layout: &impl Layout) {
+    let writers = [session(layout).await, session(layout).await];
+    let mut expected = Vec::new();
+    for round in 0..6 {
+        expected.extend(append(layout, &writers[round % 2], ["a", "b", "c"][round % 3], 1 + round % 3).await);
+    }
+    let read = Follower::from_the_beginning(layout.source()).await.rest(100).await;
+    assert_eq!(ids(&read), expected);
+    assert_streams_in_order(&read);
+    let versions: Vec<i64> = read.iter().filter(|event| &*event.stream == "b").map(|event| event.version).collect();
+    assert_eq!(versions, (1..=versions.len() as i64).collect::<Vec<_>>(), "versions count from 1 without gaps");
+}
+
+/// From the beginning, and from within history, where a difference is read in another way.
+pub async fn pages_of_every_size_say_the_same(layout: &impl Layout) {
+    let writer = session(layout).await;
+    let first = append(layout, &writer, "a", 3).await;
+    let now = Follower::from_now(layout.source()).await.progress();
+    let mut later = Vec::new();
+    for stream in ["b", "a", "c", "b"] {
+        later.extend(append(layout, &writer, stream, 2).await);
+    }
+    let all = [first, later.clone()].concat();
+    for limit in 1..=all.len() + 1 {
+        let from_the_beginning = Follower::from_the_beginning(layout.source()).await.rest(limit).await;
+        assert_eq!(ids(&from_the_beginning), all, "{limit} at a time");
+        let from_now = Follower::at(layout.source(), &now).await.rest(limit).await;
+        assert_eq!(ids(&from_now), later, "{limit} at a time");
+    }
+}
+
+/// It takes low positions, stays open while others commit and are read, and commits between two pages of one difference.
+pub async fn a_transaction_open_across_pages_comes_once(layout: &impl Layout) {
+    let (slow, quick) = (session(layout).await, session(layout).await);
+    for from_the_beginning in [true, false] {
+        let mut follower = match from_the_beginning {
+            true => Follower::from_the_beginning(layout.source()).await,
+            false => Follower::from_now(layout.source()).await,
+        };
+        tell(&slow, "begin").await;
+        let mut late = append(layout, &slow, "slow", 2).await;
+        let mut expected = if from_the_beginning { Vec::new() } else { append(layout, &quick, "quick", 1).await };
+        expected.extend(append(layout, &quick, "quick", 5).await);
+        let mut read = follower.page(2).await;
+        late.extend(append(layout, &slow, "slow", 1).await);
+        assert!(!follower.progress().is_boundary(), "the difference has more");
+        tell(&slow, "commit").await;
+        read.extend(follower.page(2).await);
+        expected.extend(append(layout, &quick, "quick", 1).await);
+        read.extend(follower.rest(2).await);
+        assert_streams_in_order(&read);
+        let (slow, quick): (Vec<_>, Vec<_>) = read.into_iter().partition(|event| &*event.stream == "slow");
+        assert_eq!((ids(&slow), ids(&quick)), (late, expected));
+    }
+}
+
+/// Whole transactions, and parts of them; more subtransactions than a session's cache in shared memory holds (64).
+pub async fn what_was_rolled_back_never_comes(layout: &impl Layout) {
+    let (writer, other) = (session(layout).await, session(layout).await);
+    let mut follower = Follower::from_now(layout.source()).await;
+    tell(&writer, "begin").await;
+    append(layout, &writer, "a", 2).await;
+    tell(&writer, "rollback; begin").await;
+    let mut expected = append(layout, &writer, "a", 1).await;
+    tell(&writer, "savepoint one").await;
+    append(layout, &writer, "a", 2).await;
+    tell(&writer, "rollback to one").await;
+    let mut read = Vec::new();
+    for n in 0..80 {
+        tell(&writer, &format!("savepoint s{n}")).await;
+        let appended = append(layout, &writer, "a", 1).await;
+        if n % 5 == 4 {
+            tell(&writer, &format!("rollback to s{n}")).await;
+        } else {
+            expected.extend(appended);
+        }
+        if n % 20 == 10 {
+            // A snapshot taken while there are too many subtransactions to list.
+            append(layout, &other, "b", 1).await;
+            read.extend(follower.rest(3).await);
+        }
+    }
+    assert!(read.iter().all(|event| &*event.stream == "b"), "nothing of an open transaction");
+    tell(&writer, "commit").await;
+    read.extend(follower.rest(7).await);
+    assert_streams_in_order(&read);
+    read.retain(|event| &*event.stream == "a");
+    assert_eq!(ids(&read), expected);
+}
+
+/// Its session is free again, its events are not there yet.
+pub async fn a_prepared_transaction_comes_when_it_is_committed(layout: &impl Layout) {
+    let writer = session(layout).await;
+    let most: String = writer.query_one("show max_prepared_transactions", &[]).await.expect("a setting").get(0);
+    if most == "0" {
+        eprintln!("SKIPPED: a_prepared_transaction_comes_when_it_is_committed: max_prepared_transactions is 0");
+        return;
+    }
+    // The name is the server's, which other tests use at the same time.
+    let name: String = writer.query_one("select current_database() || ' prepared'", &[]).await.expect("a name").get(0);
+    let mut follower = Follower::from_the_beginning(layout.source()).await;
+    tell(&writer, "begin").await;
+    let prepared = append(layout, &writer, "a", 2).await;
+    tell(&writer, &format!("prepare transaction '{name}'")).await;
+    let others = append(layout, &writer, "b", 2).await;
+    assert_eq!(ids(&follower.rest(1).await), others);
+    tell(&writer, &format!("commit prepared '{name}'")).await;
+    assert_eq!(ids(&follower.rest(1).await), prepared);
+    tell(&writer, "begin").await;
+    append(layout, &writer, "a", 1).await;
+    tell(&writer, &format!("prepare transaction '{name}'")).await;
+    tell(&writer, &format!("rollback prepared '{name}'")).await;
+    assert!(follower.rest(1).await.is_empty());
+}
+
+/// The bounds of a snapshot need not move when its list does, so looking at the bounds alone would miss a commit.
+pub async fn an_older_transactions_commit_changes_the_head(layout: &impl Layout) {
+    let (older, younger) = (session(layout).await, session(layout).await);
+    let mut follower = Follower::from_the_beginning(layout.source()).await;
+    // Other tests move the bounds now and then; in some round they stand still.
+    for _ in 0..1_000 {
+        tell(&older, "begin").await;
+        append(layout, &older, "a", 1).await;
+        append(layout, &younger, "b", 1).await;
+        let before = follower.head().await;
+        tell(&older, "commit").await;
+        let after = follower.head().await;
+        assert_ne!(before, after);
+        assert!(after.covers(&before) && !before.covers(&after), "{before} {after}");
+        if before.xmax() == after.xmax() {
+            return;
+        }
+    }
+    panic!("the bounds never stood still");
+}
+
+/// A transaction that holds an xid from before the first append and goes on holding it, as a backup or a forgotten session does.
+pub async fn an_unrelated_transaction_stalls_nothing(layout: &impl Layout) {
+    let (unrelated, writer) = (session(layout).await, session(layout).await);
+    tell(&unrelated, "begin; select pg_current_xact_id(); set local idle_in_transaction_session_timeout = 0").await;
+    let mut follower = Follower::from_the_beginning(layout.source()).await;
+    for round in 0..5 {
+        let expected = append(layout, &writer, "a", 1 + round).await;
+        assert_eq!(ids(&follower.rest(2).await), expected);
+    }
+    tell(&unrelated, "rollback").await;
+    assert!(follower.rest(2).await.is_empty());
+}
+
+/// Events and the snapshot they belong to are read as one, while commits arrive between any two statements.
+pub async fn what_commits_during_a_look_comes_with_the_next(layout: &impl Layout) {
+    let (one, two) = (session(layout).await, session(layout).await);
+    let mut follower = Follower::from_now(layout.source()).await;
+    let ended = AtomicUsize::new(0);
+    let write = async |session, stream| {
+        let mut appended = Vec::new();
+        for _ in 0..400 {
+            appended.extend(append(layout, session, stream, 1).await);
+        }
+        ended.fetch_add(1, Ordering::Relaxed);
+        appended
+    };
+    let follow = async {
+        let mut read = Vec::new();
+        while ended.load(Ordering::Relaxed) < 2 {
+            read.extend(follower.page(100).await);
+        }
+        read.extend(follower.rest(100).await);
+        read
+    };
+    let (ones, twos, read) = tokio::join!(write(&one, "one"), write(&two, "two"), follow);
+    assert_each_once(&read, &[ones, twos].concat());
+    assert_streams_in_order(&read);
+}
+
+/// More than a page lies between two snapshots, and its lowest event below others that were handled long ago.
+pub async fn a_large_difference_begins_at_its_lowest_event(layout: &impl Layout) {
+    let (slow, quick) = (session(layout).await, session(layout).await);
+    let mut follower = Follower::from_now(layout.source()).await;
+    tell(&slow, "begin").await;
+    let late = append(layout, &slow, "slow", 2).await;
+    let handled = append(layout, &quick, "quick", 9).await;
+    assert_eq!(ids(&follower.rest(100).await), handled);
+    tell(&slow, "commit").await;
+    let later = append(layout, &quick, "quick", 9).await;
+    let first = follower.page(4).await;
+    assert_eq!(ids(&first), [&late[..], &later[..2]].concat());
+    // What commits now belongs to the next difference.
+    let last = append(layout, &quick, "quick", 3).await;
+    assert_eq!(ids(&follower.rest(4).await), [&later[2..], &last[..]].concat());
+}
+
+/// Random transactions, random pages: between any two places that a follower came by, a tenant's part read by itself is what the follower
+/// read of that tenant between them.
+pub async fn a_tenants_part_is_exactly_its_part(layout: &impl Layout) {
+    let mut random = Random::seeded();
+    let tenants = ["acme", "globex", "initech"];
+    let mut writers = Vec::new();
+    for _ in 0..4 {
+        writers.push((session(layout).await, false));
+    }
+    let mut follower = Follower::from_the_beginning(layout.source()).await;
+    let mut read: Vec<Arc<Event>> = Vec::new();
+    let mut places = vec![(follower.progress(), 0)];
+    for step in 0..240 {
+        let writer = random.below(writers.len());
+        let (session, open) = &mut writers[writer];
+        match random.below(10) {
+            0..5 => {
+                if !*open {
+                    tell(session, "begin").await;
+                    *open = true;
+                }
+                // Streams of its own, so that no writer waits for another one.
+                let stream = format!("{writer}-{}", random.below(2));
+                let events = (0..1 + random.below(4)).map(|_| NewEvent::new("Happened", "{}"));
+                let append = Append::to(tenants[random.below(tenants.len())], stream).events(events);
+                layout.append(session, &append).await;
+            }
+            5..7 if *open => {
+                tell(session, if random.percent(80) { "commit" } else { "rollback" }).await;
+                *open = false;
+            }
+            _ => {
+                read.extend(follower.page(1 + random.below(if step % 2 == 0 { 3 } else { 30 })).await);
+                places.push((follower.progress(), read.len()));
+            }
+        }
+    }
+    let mut reader = Follower::from_the_beginning(layout.source()).await;
+    for _ in 0..60 {
+        let (one, two) = (random.below(places.len()), random.below(places.len()));
+        let (from, to) = (&places[one.min(two)], &places[one.max(two)]);
+        for tenant in tenants {
+            let tenant = TenantId::parse(tenant).expect("a tenant");
+            let expected: Vec<Arc<Event>> =
+                read[from.1..to.1].iter().filter(|event| event.tenant == tenant).cloned().collect();
+            let found = tenants_part(&mut reader, &tenant, &from.0, &to.0, 1 + random.below(6)).await;
+            assert_streams_in_order(&found);
+            println!("{tenant} from {} to {}", from.0, to.0);
+            assert_each_once(&found, &ids(&expected));
+        }
+    }
+}
+
+/// What lies between two places, for one tenant, as a lane that is behind reads it.
+async fn tenants_part(
+    reader: &mut Follower,
+    tenant: &TenantId,
+    from: &Progress,
+    to: &Progress,
+    limit: usize,
+) -> Vec<Arc<Event>> {
+    let mut found = Vec::new();
+    let mut at = from.clone();
+    for mut hop in from.hops_to(to) {
+        loop {
+            let events = reader.source().tenant_page(tenant, &hop, limit).await.expect("read a tenant's page");
+            assert!(events.len() <= limit);
+            assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
+            let more = events.len() == limit;
+            if let (true, Some(last)) = (more, events.last()) {
+                hop.after = Some(last.position);
+            }
+            found.extend(events);
+            if !more {
+                break;
+            }
+        }
+        at = hop.then;
+    }
+    assert_eq!(at, *to, "the hops lead there");
+    found
+}
+
+/// Times before 1970, all of Unicode, and JSON to the letter.
+pub async fn contents_come_as_they_were_written(layout: &impl Layout) {
+    let writer = session(layout).await;
+    let data = [
+        r#"{}"#,
+        "{ \"b\" : 1,\n\t\"a\" : [ 1.0, 1e2, -0 ] }",
+        r#"{"a":1,"a":2}"#,
+        r#"{"big":123456789012345678901234567890.10,"escaped":"\u00e9\/\n"}"#,
+        r#"{"日本":"𝒳 é עברית \\ \" 🏳️‍🌈"}"#,
+        "[null, true]",
+        "\"only a string\"",
+    ];
+    let at = UNIX_EPOCH - Duration::from_millis(86_400_000 * 365 * 100 + 1);
+    let times = [at, UNIX_EPOCH - Duration::from_millis(1), UNIX_EPOCH, UNIX_EPOCH + Duration::from_millis(1_001)];
+    let events = data.iter().enumerate().map(|(n, data)| {
+        NewEvent::new("Ünïcødé 🏁", *data)
+            .metadata(r#"{ "by" : "née" }"#)
+            .id(format!("id-{n}-é"))
+            .recorded_at(times[n % times.len()])
+    });
+    let stream = "straße/🛣 'quoted\" $1";
+    layout.append(&writer, &Append::to("acme", stream).events(events)).await;
+    let read = Follower::from_the_beginning(layout.source()).await.rest(100).await;
+    assert_eq!(read.len(), data.len());
+    let millis: BTreeMap<usize, i64> = [(0, -3_153_600_000_001), (1, -1), (2, 0), (3, 1_001)].into();
+    for (n, (event, written)) in read.iter().zip(data).enumerate() {
+        assert_eq!((&*event.event_type, &*event.stream, event.tenant.as_str()), ("Ünïcødé 🏁", stream, "acme"));
+        assert_eq!(&*event.id, format!("id-{n}-é"));
+        assert_eq!(event.recorded_at, millis[&(n % times.len())]);
+        if layout.keeps_text() {
+            assert_eq!((&*event.data, &*event.metadata), (written, r#"{ "by" : "née" }"#));
+        } else {
+            let parse = |text: &str| serde_json::from_str::<serde_json::Value>(text).expect("JSON");
+            assert_eq!(parse(&event.data), parse(written));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The smallest follower of a log: it keeps progress as text, as the cursor tables do, and reads page after page.
+//!
+//! With every page it checks what a source promises of each: that it follows the progress asked for, keeps to the limit, and is in
+//! order of position. What was read is the caller's to judge.
+
+use std::{collections::HashMap, sync::Arc};
+
+use sandmill::{
+    model::{
+        cursor::{Progress, Snapshot},
+        event::Event,
+    },
+    source::{EventSource, OpenSource},
+};
+
+/// Somebody who follows a log.
+pub struct Follower {
+    source: Box<dyn EventSource>,
+    progress: String,
+}
+
+impl Follower {
+    /// A follower of all history.
+    pub async fn from_the_beginning(source: &dyn OpenSource) -> Self {
+        Self::at(source, &Progress::at(Snapshot::nothing())).await
+    }
+
+    /// A follower of what commits from now on.
+    pub async fn from_now(source: &dyn OpenSource) -> Self {
+        let mut follower = Self::from_the_beginning(source).await;
+        let head = follower.head().await;
+        follower.progress = Progress::at(head).to_string();
+        follower
+    }
+
+    /// A follower that has come so far already.
+    pub async fn at(source: &dyn OpenSource, progress: &Progress) -> Self {
+        Follower { source: source.open("follower").await.expect("open a source"), progress: progress.to_string() }
+    }
+
+    /// How far it has come.
+    pub fn progress(&self) -> Progress {
+        self.progress.parse().expect("progress survives its text")
+    }
+
+    /// What is visible now.
+    pub async fn head(&mut self) -> Snapshot {
+        self.source.head().await.expect("read the head")
+    }
+
+    /// Its session.
+    pub fn source(&mut self) -> &mut dyn EventSource {
+        &mut *self.source
+    }
+
+    /// Reads what comes next, at most so many events.
+    pub async fn page(&mut self, limit: usize) -> Vec<Arc<Event>> {
+        let progress = self.progress();
+        let page = self.source.page(&progress, limit).await.expect("read a page");
+        assert_eq!(page.from, progress, "a page follows the progress it was asked for");
+        assert!(page.events.len() <= limit, "{} events where {limit} were asked for", page.events.len());
+        assert!(
+            page.events.windows(2).all(|pair| pair[0].position < pair[1].position),
+            "a page is in order of position"
+        );
+        assert!(page.events.is_empty() || page.to != page.from, "a page with events moves progress: {progress}");
+        self.progress = page.to.to_string();
+        page.events
+    }
+
+    /// Reads until nothing is left.
+    pub async fn rest(&mut self, limit: usize) -> Vec<Arc<Event>> {
+        let mut read = Vec::new();
+        loop {
+            // A difference may end with an empty page; only one that begins at a boundary says that nothing is there.
+            let at_boundary = self.progress().is_boundary();
+            let page = self.page(limit).await;
+            if page.is_empty() && at_boundary {
+                return read;
+            }
+            read.extend(page);
+        }
+    }
+}
+
+/// The ids of events.
+pub fn ids(events: &[Arc<Event>]) -> Vec<String> {
+    events.iter().map(|event| event.id.to_string()).collect()
+}
+
+/// Asserts that exactly these events were read, each once, in whatever order.
+pub fn assert_each_once(read: &[Arc<Event>], expected: &[String]) {
+    let mut times: HashMap<&str, i32> = HashMap::new();
+    for id in expected {
+        *times.entry(id).or_default() -= 1;
+    }
+    for event in read {
+        *times.entry(&event.id).or_default() += 1;
+    }
+    let few = |wrong: fn(i32) -> bool| {
+        let ids: Vec<&str> = times.iter().filter(|(_, n)| wrong(**n)).map(|(id, _)| *id).collect();
+        (ids.len(), ids.into_iter().take(3).collect::<Vec<_>>())
+    };
+    let (missing, too_many) = (few(|n| n < 0), few(|n| n > 0));
+    assert!(
+        missing.0 + too_many.0 == 0,
+        "{} expected, {} read; missing {missing:?}, too many {too_many:?}",
+        expected.len(),
+        read.len()
+    );
+}
+
+/// Asserts that each stream's events come in order.
+pub fn assert_streams_in_order(events: &[Arc<Event>]) {
+    let mut versions = HashMap::new();
+    for event in events {
+        let before = versions.insert((event.tenant.clone(), event.stream.clone()), event.version);
+        assert!(
+            before.is_none_or(|before| before < event.version),
+            "version {} of {}/{} came after {before:?}",
+            event.version,
+            event.tenant,
+            event.stream
+        );
+    }
+}
