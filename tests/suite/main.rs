@@ -12,3 +12,5 @@ mod lanes;
 mod sandbox;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
+// The repository's own habits: borders, sizes, loose ends.
+mod tidy;
