@@ -8,6 +8,8 @@ mod host;
 mod kills;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
+// The README's commands, run as they stand there.
+mod readme;
 // What a guest can do wrong, and that only its own lane stops.
 mod sandbox;
 // The event store: appending, importing, reading, and the migrations that make it.
