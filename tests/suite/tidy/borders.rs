@@ -17,11 +17,13 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "cluster::host_lock::LockError",
             "config",
             "db",
-            "model::ids",
+            "model",
             // What is shown or changed of a running host, through the database.
             "processor::exceptions",
             "processor::status",
             "projections::list",
+            // Following events on a terminal is following the log.
+            "source",
             "store",
             "telemetry",
             "toolchain",
@@ -66,7 +68,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("scheduler", &[]),
     ("projections", &["db", "model"]),
     ("source", &["db", "model"]),
-    ("store", &["db"]),
+    ("store", &["db", "model"]),
     ("cluster", &["db", "model"]),
     ("toolchain", &[]),
     ("db", &[]),
