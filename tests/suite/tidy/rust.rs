@@ -202,7 +202,8 @@ impl Walk<'_> {
                     next_is_test = false;
                 }
                 Kind::Mark('}') => {
-                    if scopes.pop().is_some_and(|scope| scope.module) {
+                    let closed = scopes.pop();
+                    if closed.is_some_and(|scope| scope.module) {
                         module.pop();
                     }
                 }
