@@ -40,7 +40,7 @@ use crate::{
 };
 use commit::{CommitError, LaneCommit, LaneMove, PageCommit, Results};
 use exceptions::{Exception, LaneState};
-use lane::{GroundLost, Run, Runner, Trouble};
+use lane::{GroundLost, Runner, Trouble};
 use term::Term;
 
 /// What an operator can set.
@@ -242,8 +242,7 @@ impl Processor {
                 run.map(|run| (run, events))
             }
         });
-        let runs: Vec<Result<(Run, Vec<Arc<Event>>), GroundLost>> =
-            stream::iter(runs).buffer_unordered(LANES_AT_ONCE).collect().await;
+        let runs: Vec<_> = stream::iter(runs).buffer_unordered(LANES_AT_ONCE).collect().await;
         failpoint::hit("lanes.run");
 
         let mut changes = Changes::new();

@@ -12,6 +12,8 @@ mod host;
 mod kills;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
+// The README's commands, run as they stand there.
+mod readme;
 // What a guest can do wrong, and that only its own lane stops.
 mod sandbox;
 // The plans of the statements that read the log.
@@ -20,3 +22,5 @@ mod plans;
 mod sources;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
+// The repository's own habits: borders, sizes, loose ends.
+mod tidy;

@@ -1,0 +1,68 @@
+# `make` alone lists what there is. Every target does the set-up that is missing and nothing else (scripts/setup.sh).
+#
+# Everything is built in one profile and with `--workspace`: cargo gives a dependency the features that all chosen packages ask
+# for, so a build of one package alone would compile wasmtime a second time. The host that comes out has failpoints, which do
+# nothing unless the environment names one; releases are built with `cargo build --release -p sandmill`.
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Cargo shares out the machine by itself, and packages are installed one at a time.
+.NOTPARALLEL:
+.PHONY: help setup demo test lint plugins guests
+
+host := cargo build --workspace --bin sandmill
+sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
+
+# Each crate below these two directories becomes target/plugins/NAME.wasm, where the tests look for it.
+example_crates := $(patsubst %/Cargo.toml,%,$(wildcard example-plugins/*/Cargo.toml))
+guest_crates := $(patsubst %/Cargo.toml,%,$(wildcard tests/guests/*/Cargo.toml))
+components = $(patsubst %,target/plugins/%.wasm,$(notdir $1))
+demo_plugins := $(addprefix target/demo/plugins/,route-performance.wasm plane-log.wasm)
+
+help: ## lists the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
+	  printf 'make %-8s  %s\n' "$$name" "$$what"; done
+
+setup: setup-cc setup-wasm setup-postgres setup-lint ## installs what the other targets would find missing, and nothing else
+	@echo "Nothing is missing."
+
+demo: setup-postgres $(demo_plugins) ## imports 20,000 flights into a private PostgreSQL, runs two plugins on them, shows documents
+	@echo "Running the demo on a private PostgreSQL"
+	@$(host)
+	@$(sandmill) demo --plugins target/demo/plugins --events example-plugins/data/flights-20000.ndjson.gz
+
+test: setup-postgres plugins guests ## runs all tests, those of the example plugins first
+	@echo "Running all tests"
+	@cd example-plugins && cargo test --quiet
+	@cargo test --workspace --no-fail-fast
+
+lint: setup-cc setup-lint ## checks formatting, clippy's warnings, and (with cargo-deny) licences and duplicates
+	@echo "Checking formatting, warnings and dependencies"
+	@for workspace in . example-plugins tests/guests; do \
+	  (cd $$workspace && cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings) || exit; \
+	done
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --workspace check licenses bans sources; fi
+
+plugins: $(call components,$(example_crates)) ## builds the example plugins into target/plugins
+	@echo "Example plugins in target/plugins: $(notdir $(example_crates))"
+
+guests: $(call components,$(guest_crates)) ## builds the guests that misbehave for tests into target/plugins
+	@echo "Test guests in target/plugins: $(notdir $(guest_crates))"
+
+setup-%:
+	@scripts/setup.sh $*
+
+# What every component is made from, beside its own crate and its workspace's manifest.
+contract := $(shell find wit guest-sdk/rust/src -type f) guest-sdk/rust/Cargo.toml
+contract += host/src/toolchain.rs $(wildcard host/src/toolchain/*.rs)
+
+define component
+target/plugins/$(notdir $1).wasm: $(shell find $1 -type f) $(wildcard $(dir $1)Cargo.*) $(contract) | setup-cc setup-wasm
+	@$(host)
+	@$(sandmill) plugin build $1 -o $$@
+endef
+$(foreach crate,$(example_crates) $(guest_crates),$(eval $(call component,$(crate))))
+
+target/demo/plugins/%.wasm: target/plugins/%.wasm
+	@mkdir -p $(@D)
+	@cp $< $@

@@ -1,0 +1,297 @@
+//! The repository's habits, held by reading its files: borders between the host's rooms, sizes, opening words, and what must not
+//! be left lying about. Each failure names the place, the rule and the remedy.
+
+mod borders;
+mod checker;
+mod rust;
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rust::Kind;
+use sandmill::db::migrate::MIGRATIONS;
+use tree::{File, files};
+
+/// The longest file of Rust, in lines.
+const LONGEST: usize = 800;
+
+/// Tests that wait for a time to pass rather than for something to happen, and why they must.
+const SLEEPERS: &[(&str, &str)] = &[
+    ("tests/src/host.rs", "between two looks of `eventually`, which ends with what it waits for"),
+    ("tests/src/lib.rs", "between two looks of `until`, which ends with what it waits for"),
+    ("tests/suite/sandbox.rs", "a host call that takes longer than the limit on computing"),
+];
+
+fn assert_none(offences: Vec<String>) {
+    assert!(offences.is_empty(), "{} found:\n{}\n", offences.len(), offences.join("\n"));
+}
+
+fn rust_files(files: &[File]) -> impl Iterator<Item = &File> {
+    files.iter().filter(|file| file.is(".rs"))
+}
+
+#[test]
+fn rooms_keep_to_their_borders() {
+    let (files, mut used, mut offences) = (files(), BTreeSet::new(), Vec::new());
+    for file in rust_files(&files) {
+        let Some(path) = file.path.strip_prefix("host/src/") else { continue };
+        for (line, offence) in borders::offences(path, &file.text, &mut used) {
+            offences.push(format!("{}:{line}: {offence}.", file.path));
+        }
+    }
+    let allowed = borders::ROOMS.iter().flat_map(|(room, allowed)| allowed.iter().map(move |rule| (*room, *rule)));
+    offences.extend(allowed.filter(|(room, rule)| !used.contains(&((*room).into(), (*rule).into()))).map(|(room, rule)| {
+        format!("tests/suite/tidy/borders.rs: ROOMS lets `{room}` name `{rule}`, which it no longer does. Take the line out.")
+    }));
+    assert_none(offences);
+}
+
+#[test]
+fn the_code_map_knows_every_room() {
+    let files = files();
+    let find = |path: &str| files.iter().find(|file| file.path == path).unwrap_or_else(|| panic!("{path} is missing"));
+    let map = &find("host/ARCHITECTURE.md").text;
+    let declared: Vec<&str> =
+        find("host/src/lib.rs").text.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let rooms: BTreeSet<&str> = borders::ROOMS.iter().map(|(room, _)| *room).collect();
+    let mut offences = Vec::new();
+    for room in &declared {
+        if !map.contains(&format!("`{room}`")) {
+            offences.push(format!(
+                "host/ARCHITECTURE.md: `{room}` of host/src/lib.rs is not on the code map. Add its line."
+            ));
+        }
+    }
+    for room in rooms.difference(&declared.iter().copied().chain(["main", "lib"]).collect()) {
+        offences.push(format!("tests/suite/tidy/borders.rs: there is no room `{room}`. Take its line out of ROOMS."));
+    }
+    assert_none(offences);
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    let mut offences = Vec::new();
+    for file in rust_files(&files()) {
+        let (path, lines) = (&file.path, file.text.lines().count());
+        if lines > LONGEST {
+            offences.push(format!(
+                "{path}:{LONGEST}: {lines} lines, and {LONGEST} is the most. Give its second noun a file."
+            ));
+        }
+        if path.ends_with("/mod.rs") {
+            offences.push(format!("{path}:1: a module is `foo.rs` beside `foo/`. Rename it."));
+        }
+        let opening = if file.within(&["tests/suite"]) { "//" } else { "//!" };
+        if !file.text.starts_with(opening) {
+            offences.push(format!(
+                "{path}:1: opens without `{opening}`. Say what it is for, what it promises, what may surprise."
+            ));
+        }
+    }
+    assert_none(offences);
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    let mut offences = Vec::new();
+    for file in &files() {
+        let found = if file.is(".rs") { unfinished_code(&file.text) } else { unfinished_prose(file) };
+        offences.extend(found.into_iter().map(|(line, what)| {
+            format!("{}:{line}: `{what}` is not for others to find. Finish it, or say in a whole sentence what is absent and why.", file.path)
+        }));
+    }
+    assert_none(offences);
+}
+
+/// Words that say "later".
+const LATER: [&str; 3] = ["FIXME", "XXX", "TODO"];
+
+fn later(text: &str) -> Option<&'static str> {
+    let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric()).collect();
+    LATER.into_iter().find(|later| words.contains(later))
+}
+
+fn unfinished_code(source: &str) -> Vec<(usize, String)> {
+    let tokens = rust::tokens(source);
+    let mut found = Vec::new();
+    for (i, token) in tokens.iter().enumerate() {
+        let follows = |mark: char| tokens.get(i + 1).is_some_and(|next| next.is(mark));
+        match &token.kind {
+            Kind::Comment(text) => found.extend(later(text).map(|word| (token.line, word.to_owned()))),
+            Kind::Word(word) if matches!(word.as_str(), "todo" | "unimplemented" | "dbg") && follows('!') => {
+                found.push((token.line, format!("{word}!")));
+            }
+            Kind::Word(word) if word == "ignore" && i > 1 && tokens[i - 1].is('[') && tokens[i - 2].is('#') => {
+                found.push((token.line, "#[ignore]".into()));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn unfinished_prose(file: &File) -> Vec<(usize, String)> {
+    file.lines().filter_map(|(number, line)| Some((number, later(line)?.to_owned()))).collect()
+}
+
+#[test]
+fn tests_wait_for_events_and_not_for_time() {
+    let (mut offences, mut asleep) = (Vec::new(), BTreeSet::new());
+    for file in rust_files(&files()).filter(|file| file.within(&["tests/src", "tests/suite"])) {
+        for line in sleeps(&file.text) {
+            asleep.insert(file.path.clone());
+            if !SLEEPERS.iter().any(|(path, _)| *path == file.path) {
+                offences.push(format!(
+                    "{}:{line}: a test that sleeps is slow or fails now and then. Wait with `eventually` or `until`; where time itself \
+                     is what is tested, add the file to SLEEPERS in tests/suite/tidy.rs with the reason.",
+                    file.path
+                ));
+            }
+        }
+    }
+    for (path, _) in SLEEPERS.iter().filter(|(path, _)| !asleep.contains(*path)) {
+        offences.push(format!("tests/suite/tidy.rs: {path} sleeps no longer. Take it out of SLEEPERS."));
+    }
+    assert_none(offences);
+}
+
+fn sleeps(source: &str) -> Vec<usize> {
+    let named = rust::paths(&rust::tokens(source), &["crate".into()]);
+    let is_sleep = |path: &[String]| matches!(path.join("::").as_str(), "tokio::time::sleep" | "std::thread::sleep");
+    named.into_iter().filter(|named| is_sleep(&named.path)).map(|named| named.line).collect()
+}
+
+#[test]
+fn every_migration_is_applied() {
+    let files = files();
+    let here: Vec<&str> =
+        files.iter().filter_map(|f| f.path.strip_prefix("migrations/")?.strip_suffix(".sql")).collect();
+    let applied: Vec<&str> = MIGRATIONS.iter().map(|migration| migration.name).collect();
+    assert_eq!(here, applied, "migrations/*.sql and MIGRATIONS in host/src/db/migrate.rs must be the same, in order");
+    let versions: Vec<i32> = MIGRATIONS.iter().map(|migration| migration.version()).collect();
+    assert_eq!(versions, (1..=MIGRATIONS.len() as i32).collect::<Vec<_>>(), "migrations count from 1 without gaps");
+}
+
+#[test]
+fn every_statement_has_one_user() {
+    let files = files();
+    let mut users: BTreeMap<String, Vec<String>> = files
+        .iter()
+        .filter(|file| file.is(".sql") && !file.within(&["migrations"]))
+        .map(|file| (file.path.clone(), Vec::new()))
+        .collect();
+    for file in rust_files(&files) {
+        for (line, included) in included(&file.text) {
+            let path = beside(&file.path, &included);
+            if let Some(users) = users.get_mut(&path) {
+                users.push(format!("{}:{line}", file.path));
+            }
+        }
+    }
+    let offences = users.into_iter().filter(|(_, users)| users.len() != 1).map(|(path, users)| match users.len() {
+        0 => format!("{path}:1: no source includes this statement. Remove it."),
+        _ => {
+            format!("{path}:1: included by {}. Give the statement one user that the others call.", users.join(" and "))
+        }
+    });
+    assert_none(offences.collect());
+}
+
+/// The files that a source includes as text, by the path that it gives.
+fn included(source: &str) -> Vec<(usize, String)> {
+    let tokens = rust::tokens(source);
+    let including = tokens.windows(4).filter(|w| w[0].word() == Some("include_str") && w[1].is('!') && w[2].is('('));
+    including
+        .filter_map(|window| match &window[3].kind {
+            Kind::Text(path) => Some((window[0].line, path.clone())),
+            _ => None,
+        })
+        .collect()
+}
+
+/// A path that a file gives, as a path from the root.
+fn beside(file: &str, path: &str) -> String {
+    let mut segments: Vec<&str> = file.split('/').collect();
+    segments.pop();
+    for segment in path.split('/') {
+        match segment {
+            ".." => drop(segments.pop()),
+            "." => {}
+            name => segments.push(name),
+        }
+    }
+    segments.join("/")
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let root = sandmill_tests::host::root();
+    let mut offences = Vec::new();
+    for file in files().iter().filter(|file| file.is(".md")) {
+        for (number, line) in file.lines() {
+            for link in line.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+                if !link.is_empty() && !link.contains("://") && !root.join(beside(&file.path, link)).exists() {
+                    offences
+                        .push(format!("{}:{number}: the link {link} leads nowhere. Correct or remove it.", file.path));
+                }
+            }
+        }
+    }
+    assert_none(offences);
+}
+
+#[test]
+fn nothing_depends_on_one_machine() {
+    let mut offences = Vec::new();
+    for file in &files() {
+        for (number, line) in file.lines() {
+            if let Some(path) = machine_path(line) {
+                offences.push(format!(
+                    "{}:{number}: `{path}` is a path of one machine. Make it relative to the repository.",
+                    file.path
+                ));
+            }
+            if let Some(registry) = registry_address(line) {
+                offences.push(format!(
+                    "{}:{number}: `{registry}` names a package registry. Leave the choice to whoever builds.",
+                    file.path
+                ));
+            }
+        }
+    }
+    assert_none(offences);
+}
+
+/// A path below a directory that only machines of ours have.
+fn machine_path(line: &str) -> Option<String> {
+    for directory in ["work", "root", "home"] {
+        let path = format!("/{directory}");
+        for (at, _) in line.match_indices(&path) {
+            let before = line[..at].chars().next_back();
+            let after = line[at + path.len()..].chars().next();
+            let begins = before.is_none_or(|c| !c.is_alphanumeric() && !"._-~/{})$*>".contains(c));
+            if begins && after.is_none_or(|c| !c.is_alphanumeric() && !"_-.".contains(c)) {
+                return Some(path);
+            }
+        }
+    }
+    None
+}
+
+/// What cargo itself writes into lock files for the registry that everybody has.
+const USUAL_REGISTRY: &str = concat!("registry", "+https://github.com/rust-lang/crates.io-index");
+
+/// The address of a package registry, or a setting that puts another in its place.
+fn registry_address(line: &str) -> Option<&str> {
+    if line.contains(USUAL_REGISTRY) {
+        return None;
+    }
+    let settings =
+        [concat!("registry", "+"), concat!("sparse", "+"), concat!("replace", "-with"), concat!("[", "source.")];
+    if let Some(setting) = settings.into_iter().find(|setting| line.contains(setting)) {
+        return Some(setting);
+    }
+    let hosts = line.split("://").skip(1).map(|rest| rest.split(['/', ' ', '"', '`', ')']).next().unwrap_or(rest));
+    let registries = ["crates.io", "npmjs", "pypi", "pythonhosted", "proxy.golang"];
+    hosts.into_iter().find(|host| registries.iter().any(|registry| host.contains(registry)))
+}

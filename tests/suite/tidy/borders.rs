@@ -1,0 +1,218 @@
+//! The borders of the host as data: which room may name what of the others, where a dependency may be used, who may start
+//! things. A line more in one of these tables is a change of architecture; `host/ARCHITECTURE.md` says what the rooms are for.
+
+use std::collections::BTreeSet;
+
+use super::rust::{self, Named};
+
+/// A room and what it may name of `crate::…`: a room, or one thing in it.
+pub(super) const ROOMS: &[(&str, &[&str])] = &[
+    ("main", &["cli"]),
+    ("lib", &[]),
+    (
+        "cli",
+        &[
+            "app",
+            // What the host's end means to the shell.
+            "cluster::host_lock::LockError",
+            "config",
+            "db",
+            "model",
+            // What is shown or changed of a running host, through the database.
+            "processor::exceptions",
+            "processor::status",
+            "projections::list",
+            // Following events on a terminal is following the log.
+            "source",
+            "store",
+            "telemetry",
+            "toolchain",
+        ],
+    ),
+    (
+        "app",
+        &[
+            "cluster",
+            "config",
+            "consumer",
+            "db",
+            "model",
+            "plugins",
+            "processor",
+            "sandbox",
+            "scheduler",
+            "source",
+            "supervisor",
+        ],
+    ),
+    ("config", &["processor::Config", "sandbox::Limits", "scheduler::Config"]),
+    ("plugins", &[]),
+    ("consumer", &["model", "source", "supervisor::Stop"]),
+    (
+        "processor",
+        &[
+            "cluster::fence",
+            // A term begins only while this host may work on the database.
+            "cluster::host_lock",
+            // A processor reads the log for itself; it is the consumer's user, not its servant.
+            "consumer",
+            "db",
+            "failpoint",
+            "model",
+            "projections::documents",
+            "scheduler",
+            "supervisor::Stop",
+        ],
+    ),
+    ("sandbox", &["model"]),
+    ("scheduler", &[]),
+    ("projections", &["db", "model"]),
+    ("source", &["db", "model"]),
+    ("store", &["db", "model"]),
+    ("cluster", &["db", "model"]),
+    ("toolchain", &[]),
+    ("db", &[]),
+    ("model", &[]),
+    ("supervisor", &[]),
+    ("telemetry", &[]),
+    ("failpoint", &[]),
+];
+
+/// A dependency, the only rooms that may name it, and why.
+pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
+    ("wasmtime", &["sandbox"], "only the sandbox knows how guests run"),
+    ("wasmparser", &["sandbox", "toolchain"], "what is inside a component concerns who loads and who builds it"),
+    ("wit_component", &["toolchain"], "components are made by the toolchain"),
+    ("tokio_postgres", &["db"], "the client library has one door; `crate::db` re-exports what SQL's owners need"),
+    ("axum", &[], "nothing here speaks HTTP"),
+    ("clap", &["cli"], "arguments are the command line's"),
+    ("indicatif", &["cli"], "progress bars are the command line's"),
+    ("toml", &["config"], "settings are parsed once, at the edge"),
+    ("tracing_subscriber", &["telemetry"], "where log lines go is decided in one place"),
+];
+
+/// A thing that only some rooms may use outside tests, and why.
+pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
+    (
+        "tokio::spawn",
+        &["supervisor", "db"],
+        "every long-lived task has an owner, the supervisor; a connection has its session",
+    ),
+    ("tokio::task::spawn", &["supervisor", "db"], "every long-lived task has an owner, the supervisor"),
+    ("tokio::task::spawn_local", &[], "every long-lived task has an owner, the supervisor"),
+    ("tokio::task::JoinSet", &["supervisor"], "every long-lived task has an owner, the supervisor"),
+    ("std::thread::spawn", &["scheduler"], "threads are the scheduler's and the engine's ticker"),
+    ("std::thread::Builder", &["scheduler", "sandbox"], "threads are the scheduler's and the engine's ticker"),
+    (
+        "std::process::exit",
+        &["main"],
+        "a process that exits in its middle drops nothing; return an error or an exit code",
+    ),
+    ("std::process::abort", &[], "a process that ends in its middle drops nothing; return an error or an exit code"),
+];
+
+/// Modules that decide in values: of ours they name the vocabulary alone, and nothing that waits, reads or tells the time.
+pub(super) const PURE: &[&str] = &["model", "consumer::router", "processor::retry"];
+
+/// What a pure module may not name.
+const IMPURE: &[&str] = &[
+    "tokio",
+    "tokio_postgres",
+    "wasmtime",
+    "axum",
+    "rustix",
+    "crate::db",
+    "std::fs",
+    "std::net",
+    "std::process",
+    "std::thread",
+    "std::time::Instant",
+    "std::time::SystemTime",
+];
+
+/// Where a file of the host stands: `["crate", "db", "embedded"]` for `db/embedded.rs`.
+pub(super) fn module_of(path: &str) -> Vec<String> {
+    let path = path.trim_end_matches(".rs");
+    let segments = path.split('/').filter(|&segment| !matches!(segment, "lib" | "main"));
+    ["crate"].into_iter().chain(segments).map(str::to_owned).collect()
+}
+
+fn room_of(path: &str) -> &str {
+    path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
+}
+
+/// Whether `path` is `rule` or lies below it.
+fn below(path: &[String], rule: &str) -> bool {
+    let mut segments = path.iter();
+    rule.split("::").all(|wanted| segments.next().is_some_and(|segment| segment == wanted))
+}
+
+/// Whether something of what `rule` names lies below `path`.
+fn above(path: &[String], rule: &str) -> bool {
+    rule.split("::").zip(path).all(|(wanted, segment)| wanted == segment) && rule.split("::").count() > path.len()
+}
+
+/// What is against the borders in one file, given by its path below `host/src`. Lines of [`ROOMS`] that it needs are added to `used`.
+pub(super) fn offences(path: &str, source: &str, used: &mut BTreeSet<(String, String)>) -> Vec<(usize, String)> {
+    let (room, module) = (room_of(path), module_of(path));
+    let mut named = rust::paths(&rust::tokens(source), &module);
+    if room == "main" {
+        named.iter_mut().filter(|n| n.path[0] == "sandmill").for_each(|n| n.path[0] = "crate".into());
+    }
+    let mut found = Vec::new();
+    for named in named {
+        let offence = border(room, &named, used)
+            .or_else(|| dependency(room, &named))
+            .or_else(|| deed(room, &named))
+            .or_else(|| impurity(&module[1..], &named));
+        found.extend(offence.map(|offence| (named.line, offence)));
+    }
+    found.dedup();
+    found
+}
+
+fn border(room: &str, named: &Named, used: &mut BTreeSet<(String, String)>) -> Option<String> {
+    let [first, path @ ..] = &named.path[..] else { return None };
+    if first != "crate" || path.first().is_none_or(|target| target == room) {
+        return None;
+    }
+    let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+        return Some(format!(
+            "the room `{room}` is not known. Give it a line in ROOMS, and one in host/ARCHITECTURE.md"
+        ));
+    };
+    // A room may be imported by name for the sake of one thing in it; what is then taken from it is seen where it is used.
+    let fits = |rule: &&&str| below(path, rule) || named.import && !named.glob && above(path, rule);
+    if let Some(rule) = allowed.iter().find(fits) {
+        used.insert((room.to_owned(), (*rule).to_owned()));
+        return None;
+    }
+    Some(format!(
+        "`{room}` may not name `{}`. Let the caller hand in what is needed, or move it to where both may see it; \
+         otherwise add the line to ROOMS in tests/suite/tidy/borders.rs and say why in host/ARCHITECTURE.md",
+        named.path.join("::")
+    ))
+}
+
+fn dependency(room: &str, named: &Named) -> Option<String> {
+    let (name, rooms, why) = CRATES.iter().find(|(name, _, _)| named.path[0] == *name)?;
+    (!rooms.contains(&room)).then(|| {
+        format!("`{room}` may not name the crate `{name}`: {why}. Move the code there, or hand its result in as a type of `model`")
+    })
+}
+
+fn deed(room: &str, named: &Named) -> Option<String> {
+    let (deed, _, why) =
+        DEEDS.iter().find(|(deed, rooms, _)| below(&named.path, deed) && !named.test && !rooms.contains(&room))?;
+    Some(format!("`{room}` may not use `{deed}`: {why}"))
+}
+
+fn impurity(module: &[String], named: &Named) -> Option<String> {
+    let pure = PURE.iter().find(|pure| below(module, pure))?;
+    let what = IMPURE.iter().find(|impure| below(&named.path, impure))?;
+    (!named.test).then(|| {
+        format!(
+            "`{pure}` decides in values and may not name `{what}`. Let the caller read or wait, and pass the result in"
+        )
+    })
+}

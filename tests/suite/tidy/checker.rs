@@ -1,0 +1,176 @@
+//! The checker checked: on small sources that hold what it must find, and what it must not mistake for that.
+
+use std::collections::BTreeSet;
+
+use super::{beside, borders, included, machine_path, registry_address, rust, sleeps, unfinished_code};
+
+fn offences(path: &str, source: &str) -> Vec<(usize, String)> {
+    borders::offences(path, source, &mut BTreeSet::new())
+}
+
+/// The paths of a source, as text; imports begin with `use`.
+fn paths(source: &str, module: &str) -> Vec<String> {
+    let module: Vec<String> = module.split("::").map(str::to_owned).collect();
+    let paths = rust::paths(&rust::tokens(source), &module);
+    let text = |named: &rust::Named| {
+        let (import, glob) = (if named.import { "use " } else { "" }, if named.glob { "::*" } else { "" });
+        format!("{import}{}{glob}", named.path.join("::"))
+    };
+    paths.iter().map(text).collect()
+}
+
+#[track_caller]
+fn assert_refused(path: &str, source: &str, words: &str) {
+    let found = offences(path, source);
+    assert!(found.iter().any(|(_, offence)| offence.contains(words)), "{source}: {found:?}");
+}
+
+#[track_caller]
+fn assert_fine(path: &str, source: &str) {
+    assert_eq!(offences(path, source), [], "{source}");
+}
+
+#[test]
+fn trees_of_imports_are_taken_apart() {
+    let source = "use crate::{a::{self, b::{C, D as E}}, f::*};\npub use self::g::H;\nuse super::super::k;";
+    let expected = [
+        "use crate::a",
+        "use crate::a::b::C",
+        "use crate::a::b::D",
+        "use crate::f::*",
+        "use crate::m::n::g::H",
+        "use crate::k",
+    ];
+    assert_eq!(paths(source, "crate::m::n"), expected);
+}
+
+#[test]
+fn imported_names_are_written_out_where_they_are_used() {
+    let source = "use crate::{processor, db as base};\nfn f() -> processor::Config { base::types::open::<u8>() }";
+    let expected = ["use crate::processor", "use crate::db", "crate::processor::Config", "crate::db::types::open"];
+    assert_eq!(paths(source, "crate::config"), expected);
+}
+
+#[test]
+fn modules_within_a_file_count_for_super() {
+    let source = "mod tests { use super::x; mod deep { use super::super::y; } }\nuse super::z;";
+    assert_eq!(paths(source, "crate::a::b"), ["use crate::a::b::x", "use crate::a::b::y", "use crate::a::z"]);
+}
+
+#[test]
+fn comments_and_literals_are_no_code() {
+    let source = r####"
+        // crate::db::A
+        /* crate::db::B /* nested */ crate::db::C */
+        const A: &str = "crate::db::D \" crate::db::E";
+        const B: &str = r#"crate::db::F " crate::db::G"#;
+        const C: (char, char, &[u8]) = ('"', '\'', br"crate::db::H");
+        fn f<'a>(x: &'a crate::db::Found) { x.y::<u8>(); 1.0f64::max; }
+    "####;
+    assert_eq!(paths(source, "crate::a"), ["crate::db::Found"]);
+}
+
+#[test]
+fn lines_are_counted_through_literals() {
+    assert_eq!(offences("model/event.rs", "//! \n\nconst A: &str = \"\n\n\";\nuse crate::db::Db;")[0].0, 6);
+}
+
+#[test]
+fn a_room_may_not_look_over_its_border() {
+    assert_refused("model/event.rs", "use crate::db::Db;", "`model` may not name `crate::db::Db`");
+    assert_refused("sandbox/engine.rs", "fn f() { crate::processor::retry::now() }", "`sandbox` may not name");
+    assert_refused("sandbox/engine.rs", "use super::super::processor::retry;", "`sandbox` may not name");
+    assert_refused(
+        "processor/lane.rs",
+        "use crate::{model::ids, sandbox::{Plugin, Limits}};",
+        "crate::sandbox::Plugin",
+    );
+    assert_refused("attic/chest.rs", "use crate::model::ids;", "`attic` is not known");
+    assert_fine("processor/lane.rs", "use crate::{model::ids::LaneKey, processor::retry, supervisor::Stop};");
+    assert_fine("main.rs", "fn main() { sandmill::cli::main() }");
+    assert_refused("main.rs", "fn main() { sandmill::app::run() }", "`main` may not name `crate::app::run`");
+}
+
+#[test]
+fn a_room_may_be_imported_for_the_sake_of_one_thing_in_it() {
+    let config = "use crate::scheduler;\npub struct Config { pub scheduler: scheduler::Config }";
+    assert_fine("config.rs", config);
+    assert_refused("config.rs", "use crate::scheduler;\nfn f() { scheduler::start() }", "crate::scheduler::start");
+    assert_refused("config.rs", "use crate::scheduler::*;", "`config` may not name `crate::scheduler`");
+}
+
+#[test]
+fn dependencies_stay_in_their_rooms() {
+    assert_refused("processor/lane.rs", "use wasmtime::Store;", "the crate `wasmtime`");
+    assert_refused("store/list.rs", "fn f(e: tokio_postgres::Error) {}", "the crate `tokio_postgres`");
+    assert_refused("cli/run.rs", "use ::wit_component::ComponentEncoder as E;", "the crate `wit_component`");
+    assert_refused("cli/run.rs", "use axum::Router;", "the crate `axum`");
+    assert_fine("sandbox/engine.rs", "use wasmtime::{Engine, component::Linker};");
+}
+
+#[test]
+fn tasks_and_ends_have_owners() {
+    assert_refused("consumer/wake.rs", "fn f() { tokio::spawn(g()); }", "may not use `tokio::spawn`");
+    assert_refused(
+        "consumer/wake.rs",
+        "use tokio::task;\nfn f() { task::spawn(g()); }",
+        "may not use `tokio::task::spawn`",
+    );
+    assert_refused("cli/run.rs", "use std::process;\nfn f() { process::exit(1) }", "may not use `std::process::exit`");
+    assert_fine("db.rs", "fn f() { tokio::spawn(g()); }");
+    assert_fine("consumer/wake.rs", "#[cfg(test)]\nmod tests { fn f() { tokio::spawn(g()); } }");
+    assert_refused("consumer/wake.rs", "#[cfg(test)]\nmod tests {}\nfn f() { tokio::spawn(g()); }", "tokio::spawn");
+}
+
+#[test]
+fn what_decides_in_values_tells_no_time() {
+    assert_refused("model/event.rs", "use std::time::Instant;", "`model` decides in values");
+    assert_refused("consumer/router.rs", "use std::time;\nfn f() { time::SystemTime::now(); }", "`consumer::router`");
+    assert_refused("processor/retry.rs", "async fn f() { tokio::task::yield_now().await }", "`processor::retry`");
+    assert_fine("consumer/wake.rs", "use std::time::Instant;");
+    assert_fine("model/event.rs", "use std::time::Duration;");
+}
+
+#[test]
+fn what_is_unfinished_is_found_in_code_and_comments() {
+    let source =
+        "fn f() { todo!() }\n// FIXME later\nfn g() { dbg!(1); }\n#[ignore = \"slow\"]\nfn h() { unimplemented!() }";
+    let found: Vec<usize> = unfinished_code(source).into_iter().map(|(line, _)| line).collect();
+    assert_eq!(found, [1, 2, 3, 4, 5]);
+    assert_eq!(unfinished_code("const T: &str = \"FIXME todo!()\"; // fixme is a word\nfn todo() {}"), []);
+}
+
+#[test]
+fn sleeping_is_found_under_any_name() {
+    let source = "use tokio::time::sleep as rest;\nasync fn f() { tokio::time::sleep(d).await }\nuse std::thread;\nfn g() { thread::sleep(d) }";
+    assert_eq!(sleeps(source), [1, 2, 4]);
+    assert!(sleeps("async fn f() { tokio::time::timeout(d, g()).await }").is_empty());
+}
+
+#[test]
+fn included_files_are_found_where_they_lie() {
+    assert_eq!(
+        included("const A: &str = include_str!(\"a/b.sql\"); // include_str!(\"c.sql\")"),
+        [(1, "a/b.sql".into())]
+    );
+    assert_eq!(beside("host/src/store/list.rs", "../page.sql"), "host/src/page.sql");
+}
+
+#[test]
+fn paths_of_one_machine_are_told_from_others() {
+    let home = concat!("/ho", "me");
+    assert_eq!(machine_path(&format!("cd {home}/ada")), Some(home.into()));
+    assert_eq!(machine_path(&format!("\"{home}\"")), Some(home.into()));
+    for fine in [format!("/opt{home}brew"), format!("example.org{home}"), format!("$dir{home}"), format!("{home}brew")]
+    {
+        assert_eq!(machine_path(&fine), None, "{fine}");
+    }
+}
+
+#[test]
+fn addresses_of_registries_are_told_from_names() {
+    assert!(registry_address(concat!("get https:/", "/static.crates.io/x")).is_some());
+    assert!(registry_address(concat!("index = \"spar", "se+https://mirror/\"")).is_some());
+    assert_eq!(registry_address("a dependency from crates.io, https://github.com/a/b"), None);
+    assert_eq!(registry_address(super::USUAL_REGISTRY), None);
+}
