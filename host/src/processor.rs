@@ -6,8 +6,10 @@
 //! shakes the ground (a lost connection, a refused fence, an unknown outcome) ends the term, and the next one starts from what the
 //! database says. [`lane`] runs the handler, [`commit`] is the one transaction, [`exceptions`] are the lanes behind.
 
+pub mod book;
 pub mod commit;
 pub mod exceptions;
+pub mod gather;
 pub mod lane;
 pub mod registration;
 mod retry;
@@ -253,7 +255,7 @@ impl Processor {
             if let Some(trouble) = run.trouble {
                 let progress = match run.handled {
                     0 => page.from.clone(),
-                    n => page.handled_up_to(events[n - 1].position),
+                    n => page.difference().handled_up_to(events[n - 1].position),
                 };
                 left.push((run.lane.clone(), exception(progress, trouble, &run.lane, &events[run.handled], 1)));
             }

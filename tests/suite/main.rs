@@ -1,5 +1,7 @@
 //! Everything that needs a database or a whole host, by theme.
 
+// The book of pages and exceptions against a model.
+mod bookkeeping;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.
