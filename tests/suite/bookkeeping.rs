@@ -47,7 +47,8 @@ struct Log {
 impl Log {
     fn begin(&mut self, random: u32) {
         let count = random as usize % 3 + 1;
-        let locked: BTreeSet<_> = self.transactions.iter().filter(|t| t.running).flat_map(|t| t.streams.clone()).collect();
+        let locked: BTreeSet<_> =
+            self.transactions.iter().filter(|t| t.running).flat_map(|t| t.streams.clone()).collect();
         let mut transaction =
             Transaction { xid: self.next_xid, running: true, events: Vec::new(), streams: BTreeSet::new() };
         for i in 0..count {
@@ -128,7 +129,9 @@ impl Log {
     fn covered(&self, lane: &LaneKey, progress: &Progress) -> BTreeSet<i64> {
         let rest = progress.remainder();
         let covers = |(xid, event): &(u64, Arc<Event>)| {
-            let inside = rest.as_ref().is_some_and(|rest| rest.to.sees(*xid) && rest.after.is_some_and(|last| event.position <= last));
+            let inside = rest
+                .as_ref()
+                .is_some_and(|rest| rest.to.sees(*xid) && rest.after.is_some_and(|last| event.position <= last));
             event.tenant == lane.tenant && (progress.seen().sees(*xid) || inside)
         };
         self.committed().into_iter().filter(covers).map(|(_, event)| event.position).collect()
@@ -248,7 +251,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let database = Database { cursor: Progress::at(Snapshot::nothing()), rows: BTreeMap::new(), handled: BTreeMap::new() };
+        let database =
+            Database { cursor: Progress::at(Snapshot::nothing()), rows: BTreeMap::new(), handled: BTreeMap::new() };
         let host = Host::start(&database);
         let log = Log { next_xid: 3, ..Log::default() };
         World { log, database, host, poison: BTreeSet::new(), now: SystemTime::UNIX_EPOCH }
@@ -281,7 +285,7 @@ impl World {
         match self.database.commit(&plan, &self.poison) {
             Ok(()) => self.host.book.committed(plan),
             Err(()) => {
-                self.host.book.refused(plan, "poison");
+                self.host.book.refused(plan, None, "refused-commit", "poison");
             }
         }
         self.database.check(&self.log);
@@ -425,7 +429,10 @@ impl World {
                 .filter(|p| !covered.contains(p))
                 .filter(|p| self.log.committed().iter().any(|(_, e)| e.position == *p && e.tenant == key.tenant))
                 .collect();
-            assert!(waiting.iter().any(|p| self.poison.contains(p)), "{key} is behind at {row:?} without poison; waiting {waiting:?}");
+            assert!(
+                waiting.iter().any(|p| self.poison.contains(p)),
+                "{key} is behind at {row:?} without poison; waiting {waiting:?}"
+            );
             assert!(row.event_position.is_some_and(|p| self.poison.contains(&p)), "{key} names its culprit: {row:?}");
         }
     }

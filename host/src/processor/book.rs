@@ -275,6 +275,11 @@ impl<T> Book<T> {
         }
     }
 
+    /// What the cursor rows say.
+    pub fn stored(&self) -> &Progress {
+        &self.stored
+    }
+
     /// The progress after the last page that was dealt: what is read next follows it.
     pub fn tail(&self) -> &Progress {
         self.dealt.back().map_or(&self.stored, |page| &page.end)
@@ -307,10 +312,8 @@ impl<T> Book<T> {
 
     /// Deals a page: each lane's events in it.
     pub fn deal(&mut self, page: &crate::model::event::Page, lanes: Vec<(LaneKey, Vec<Arc<Event>>)>) {
-        let fed: Vec<(LaneKey, Vec<Arc<Event>>)> = lanes
-            .into_iter()
-            .filter(|(key, _)| self.lanes.get(key).is_none_or(|lane| !lane.detached()))
-            .collect();
+        let fed: Vec<(LaneKey, Vec<Arc<Event>>)> =
+            lanes.into_iter().filter(|(key, _)| self.lanes.get(key).is_none_or(|lane| !lane.detached())).collect();
         // Pages without work are one with the page before them, as long as nobody has committed that.
         let merge = fed.is_empty() && !self.committing && self.dealt.back().is_some_and(|last| !last.worth);
         if merge && let Some(last) = self.dealt.back_mut() {
@@ -465,7 +468,9 @@ impl<T> Book<T> {
             return complete;
         }
         let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
-        let waited = self.dealt[index].waiting_since.is_some_and(|since| now.duration_since(since).unwrap_or_default() >= patience);
+        let waited = self.dealt[index]
+            .waiting_since
+            .is_some_and(|since| now.duration_since(since).unwrap_or_default() >= patience);
         if !waited {
             return complete;
         }
@@ -518,15 +523,18 @@ impl<T> Book<T> {
     }
 
     /// Takes note that the database refused a plan for a reason of its data, in words. What it took is put back; the next plans ask
-    /// ever smaller groups of its lanes, until the one that is refused stands alone. That lane handles fewer events at a time
-    /// from its row on, and blocks when it is refused with one. Says which lane it was, once that is known.
-    pub fn refused(&mut self, plan: Plan<T>, why: &str) -> Option<LaneKey> {
+    /// ever smaller groups of its lanes, until the one that is refused stands alone, or is known from the start. That lane handles fewer
+    /// events at a time from its row on, and blocks for this reason when it is refused with one. Says which lane it was, once that is known.
+    pub fn refused(&mut self, plan: Plan<T>, culprit: Option<LaneKey>, class: &str, why: &str) -> Option<LaneKey> {
         self.committing = false;
         if plan.suspects {
             self.suspects.pop();
         }
         let mut concerned: Vec<LaneKey> = plan.results.iter().map(|(key, _)| key.clone()).collect();
         concerned.dedup();
+        if let Some(culprit) = culprit {
+            concerned = vec![culprit];
+        }
         for ((key, results), (page, end, first)) in plan.results.into_iter().zip(plan.taken).rev() {
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.done.push_front(Done { page, end, first, results });
@@ -538,7 +546,7 @@ impl<T> Book<T> {
         match &concerned[..] {
             [] => None,
             [culprit] => {
-                self.distrust(culprit, why);
+                self.distrust(culprit, class, why);
                 Some(culprit.clone())
             }
             several => {
@@ -550,7 +558,7 @@ impl<T> Book<T> {
         }
     }
 
-    fn distrust(&mut self, key: &LaneKey, why: &str) {
+    fn distrust(&mut self, key: &LaneKey, class: &str, why: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let first = lane.done.front().and_then(|done| done.first);
         lane.done.clear();
@@ -561,7 +569,7 @@ impl<T> Book<T> {
         match lane.careful {
             Some(1) => {
                 let attempts = lane.row.as_ref().map_or(0, |row| row.attempts) + 1;
-                let state = LaneState::Blocked(crate::model::handler::Reason::new("refused-commit", why));
+                let state = LaneState::Blocked(crate::model::handler::Reason::new(class, why));
                 lane.stop = Some(Stop { page: self.cursor, state, attempts, event_position: first });
             }
             Some(n) => lane.careful = Some(n / 2),
@@ -578,8 +586,7 @@ impl<T> Book<T> {
             free && lane.idle() && lane.done.is_empty()
         };
         let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
-        let (key, lane) =
-            self.lanes.iter_mut().find(|(_, lane)| ready(lane) && lane.row.as_ref().is_some_and(due))?;
+        let (key, lane) = self.lanes.iter_mut().find(|(_, lane)| ready(lane) && lane.row.as_ref().is_some_and(due))?;
         let row = lane.row.as_ref()?;
         lane.reading = true;
         lane.feed = Feed::Attaching { since: page };
