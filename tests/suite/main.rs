@@ -4,6 +4,8 @@
 mod contention;
 // A database that dies under a living host.
 mod crashes;
+// The book of pages and exceptions against a model.
+mod bookkeeping;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.

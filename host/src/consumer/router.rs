@@ -9,9 +9,10 @@ use crate::model::{
 };
 
 /// What a processor subscribes to, ready to be asked for each event.
+#[derive(Clone)]
 pub struct Router {
     /// None takes every type.
-    event_types: Option<Vec<Box<str>>>,
+    event_types: Option<Arc<[Box<str>]>>,
     partition_by: PartitionBy,
 }
 
@@ -23,7 +24,7 @@ impl Router {
         if let Some(types) = &mut event_types {
             types.sort();
         }
-        Router { event_types, partition_by: descriptor.partition_by.clone() }
+        Router { event_types: event_types.map(Into::into), partition_by: descriptor.partition_by.clone() }
     }
 
     /// Whether the processor handles this event.

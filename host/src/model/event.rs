@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    cursor::Progress,
+    cursor::{Difference, Progress},
     ids::{LaneKey, TenantId},
 };
 
@@ -49,10 +49,16 @@ pub struct Page {
 }
 
 impl Page {
-    /// The progress of a lane that has handled this page up to and including `position`.
-    pub fn handled_up_to(&self, position: i64) -> Progress {
+    /// The difference that this page is a part of.
+    pub fn difference(&self) -> Difference {
         let target = [&self.from, &self.to].into_iter().find_map(Progress::target).unwrap_or(self.to.seen());
-        Progress::inside(self.from.seen().clone(), target.clone(), position)
+        Difference {
+            from: self.from.seen().clone(),
+            to: target.clone(),
+            after: self.from.remainder().and_then(|rest| rest.after),
+            up_to: None,
+            then: Progress::at(target.clone()),
+        }
     }
 
     /// Bytes its events occupy.
@@ -85,7 +91,7 @@ mod tests {
             ("5:5:|9:9:|70", "5:5:|9:9:|90"),
         ] {
             let page = Page { from: from.parse().unwrap(), to: to.parse().unwrap(), events: vec![] };
-            assert_eq!(page.handled_up_to(75).to_string(), "5:5:|9:9:|75", "{from} to {to}");
+            assert_eq!(page.difference().handled_up_to(75).to_string(), "5:5:|9:9:|75", "{from} to {to}");
         }
     }
 }

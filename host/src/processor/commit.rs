@@ -65,47 +65,24 @@ pub struct DeadLetter {
     pub attempts: u32,
 }
 
-/// What a lane or a page led to, besides its progress.
-#[derive(Default)]
-pub struct Results {
-    /// Documents.
-    pub writes: Writes,
-    /// Events set aside.
-    pub dead_letters: Vec<DeadLetter>,
-    /// Events handled since the last report, and how many a second: when it is time to say so.
-    pub report: Option<(i64, f64)>,
-}
-
-/// A page, as it is committed.
-pub struct PageCommit<'a> {
+/// A commit: progress, and everything that moves together with it.
+pub struct Commit<'a> {
     /// What the cursor must say.
     pub from: &'a Progress,
-    /// What it will say.
+    /// What it will say; the same where only lanes behind it move.
     pub to: &'a Progress,
     /// Lanes that it leaves behind.
     pub left: &'a [(LaneKey, Exception)],
-    /// What its lanes led to.
-    pub results: &'a Results,
-}
-
-/// A lane that reads for itself, as it is committed.
-pub struct LaneCommit<'a> {
-    /// Which.
-    pub lane: &'a LaneKey,
-    /// What its row must say.
-    pub from: &'a Progress,
-    /// Where it goes.
-    pub to: LaneMove<'a>,
-    /// What it led to.
-    pub results: &'a Results,
-}
-
-/// Where a lane behind the cursor goes.
-pub enum LaneMove<'a> {
-    /// It stands elsewhere now, or for another reason.
-    Moved(&'a Exception),
-    /// It stands where the cursor does, and is one with it again.
-    Rejoined(&'a Progress),
+    /// Lanes behind it that move, with the progress that each must have.
+    pub moved: &'a [(LaneKey, Progress, Exception)],
+    /// Lanes that stand where the cursor will, with the progress that each must have.
+    pub rejoined: &'a [(LaneKey, Progress)],
+    /// Documents.
+    pub writes: &'a Writes,
+    /// Events set aside.
+    pub dead_letters: &'a [DeadLetter],
+    /// Events handled since the last report, and how many a second: when it is time to say so.
+    pub report: Option<(i64, f64)>,
 }
 
 /// Commits on behalf of one term.
@@ -120,8 +97,9 @@ pub struct Committer {
 
 struct Statements {
     move_cursor: Statement,
+    hold_cursor: Statement,
     leave: Statement,
-    move_lane: Statement,
+    move_lanes: Statement,
     rejoin: Statement,
     dead_letters: Statement,
     report: Statement,
@@ -140,8 +118,9 @@ impl Committer {
         session.batch_execute("set synchronous_commit = off").await?;
         let statements = Statements {
             move_cursor: session.prepare(include_str!("commit/move_cursor.sql")).await?,
+            hold_cursor: session.prepare(include_str!("commit/hold_cursor.sql")).await?,
             leave: session.prepare(include_str!("commit/leave.sql")).await?,
-            move_lane: session.prepare(include_str!("commit/move_lane.sql")).await?,
+            move_lanes: session.prepare(include_str!("commit/move_lanes.sql")).await?,
             rejoin: session.prepare(include_str!("commit/rejoin.sql")).await?,
             dead_letters: session.prepare(include_str!("commit/dead_letters.sql")).await?,
             report: session.prepare(include_str!("commit/report.sql")).await?,
@@ -155,21 +134,19 @@ impl Committer {
         &self.session
     }
 
-    /// Commits a page.
-    pub async fn page(&self, page: PageCommit<'_>) -> Result<(), CommitError> {
+    /// Commits, or changes nothing, or ends the term not knowing which.
+    pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
         let work = async {
             tokio::try_join!(biased;
-                self.results(page.results),
-                self.leave(page.left),
-                self.move_cursor(page.from, page.to),
+                self.documents.write(&self.session, commit.writes),
+                self.set_aside(commit.dead_letters),
+                self.report(commit.report),
+                self.leave(commit.left),
+                self.move_lanes(commit.moved),
+                self.rejoin(commit.rejoined),
+                self.move_cursor(commit.from, commit.to),
             )
         };
-        self.transact(work).await
-    }
-
-    /// Commits a lane that reads for itself.
-    pub async fn lane(&self, lane: LaneCommit<'_>) -> Result<(), CommitError> {
-        let work = async { tokio::try_join!(biased; self.results(lane.results), self.move_lane(&lane)) };
         self.transact(work).await
     }
 
@@ -196,15 +173,6 @@ impl Committer {
         });
         committed.await.map_err(|error| CommitError::Lost(describe(&error)))?;
         failpoint::hit("commit.answered");
-        Ok(())
-    }
-
-    async fn results(&self, results: &Results) -> Result<(), Error> {
-        tokio::try_join!(biased;
-            self.documents.write(&self.session, &results.writes),
-            self.set_aside(&results.dead_letters),
-            self.report(results.report),
-        )?;
         Ok(())
     }
 
@@ -250,16 +218,8 @@ impl Committer {
             return Ok(());
         }
         let buckets: Vec<i16> = left.iter().map(|(lane, _)| lane.bucket().into()).collect();
-        let tenants: Vec<&str> = left.iter().map(|(lane, _)| lane.tenant.as_str()).collect();
-        let keys: Vec<&str> = left.iter().map(|(lane, _)| &*lane.key).collect();
-        let columns: Vec<Columns> = left.iter().map(|(_, exception)| Columns::of(exception)).collect();
-        let progress: Vec<&str> = columns.iter().map(|c| c.progress.as_str()).collect();
-        let states: Vec<&str> = columns.iter().map(|c| c.state).collect();
-        let attempts: Vec<i32> = columns.iter().map(|c| c.attempts).collect();
-        let next: Vec<Option<SystemTime>> = columns.iter().map(|c| c.next_at).collect();
-        let classes: Vec<&str> = columns.iter().map(|c| c.class.as_str()).collect();
-        let reasons: Vec<&str> = columns.iter().map(|c| c.reason.as_str()).collect();
-        let positions: Vec<Option<i64>> = columns.iter().map(|c| c.event_position).collect();
+        let (tenants, keys) = names(left.iter().map(|(lane, _)| lane));
+        let rows = Columns::of(left.iter().map(|(_, exception)| exception));
         self.session
             .execute(
                 &self.statements.leave,
@@ -268,95 +228,102 @@ impl Committer {
                     &buckets,
                     &tenants,
                     &keys,
-                    &progress,
-                    &states,
-                    &attempts,
-                    &next,
-                    &classes,
-                    &reasons,
-                    &positions,
+                    &rows.progress,
+                    &rows.states,
+                    &rows.attempts,
+                    &rows.next_at,
+                    &rows.classes,
+                    &rows.reasons,
+                    &rows.event_positions,
                 ],
             )
             .await?;
         Ok(())
     }
 
-    async fn move_cursor(&self, from: &Progress, to: &Progress) -> Result<(), Error> {
-        let (from, to) = (from.to_string(), to.to_string());
+    async fn move_lanes(&self, moved: &[(LaneKey, Progress, Exception)]) -> Result<(), Error> {
+        if moved.is_empty() {
+            return Ok(());
+        }
+        let (tenants, keys) = names(moved.iter().map(|(lane, ..)| lane));
+        let before: Vec<String> = moved.iter().map(|(_, before, _)| before.to_string()).collect();
+        let rows = Columns::of(moved.iter().map(|(.., exception)| exception));
         self.session
             .query(
-                &self.statements.move_cursor,
-                &[&self.processor.as_str(), &self.fence.as_str(), &from, &to, &i64::from(BUCKETS)],
+                &self.statements.move_lanes,
+                &[
+                    &self.processor.as_str(),
+                    &tenants,
+                    &keys,
+                    &before,
+                    &rows.progress,
+                    &rows.states,
+                    &rows.attempts,
+                    &rows.next_at,
+                    &rows.classes,
+                    &rows.reasons,
+                    &rows.event_positions,
+                ],
             )
             .await?;
         Ok(())
     }
 
-    async fn move_lane(&self, commit: &LaneCommit<'_>) -> Result<(), Error> {
-        let (processor, fence) = (self.processor.as_str(), self.fence.as_str());
-        let bucket = i16::from(commit.lane.bucket());
-        let (tenant, key) = (commit.lane.tenant.as_str(), &*commit.lane.key);
-        let from = commit.from.to_string();
-        match &commit.to {
-            LaneMove::Rejoined(cursor) => {
-                let cursor = cursor.to_string();
-                self.session
-                    .query(&self.statements.rejoin, &[&processor, &fence, &bucket, &tenant, &key, &from, &cursor])
-                    .await?;
-            }
-            LaneMove::Moved(exception) => {
-                let c = Columns::of(exception);
-                self.session
-                    .query(
-                        &self.statements.move_lane,
-                        &[
-                            &processor,
-                            &fence,
-                            &bucket,
-                            &tenant,
-                            &key,
-                            &from,
-                            &c.progress,
-                            &c.state,
-                            &c.attempts,
-                            &c.next_at,
-                            &c.class,
-                            &c.reason,
-                            &c.event_position,
-                        ],
-                    )
-                    .await?;
-            }
+    async fn rejoin(&self, rejoined: &[(LaneKey, Progress)]) -> Result<(), Error> {
+        if rejoined.is_empty() {
+            return Ok(());
+        }
+        let (tenants, keys) = names(rejoined.iter().map(|(lane, _)| lane));
+        let before: Vec<String> = rejoined.iter().map(|(_, before)| before.to_string()).collect();
+        self.session.query(&self.statements.rejoin, &[&self.processor.as_str(), &tenants, &keys, &before]).await?;
+        Ok(())
+    }
+
+    async fn move_cursor(&self, from: &Progress, to: &Progress) -> Result<(), Error> {
+        let (processor, fence, buckets) = (self.processor.as_str(), self.fence.as_str(), i64::from(BUCKETS));
+        let (from, to) = (from.to_string(), to.to_string());
+        if from == to {
+            self.session.query(&self.statements.hold_cursor, &[&processor, &fence, &from, &buckets]).await?;
+        } else {
+            let params: [&(dyn crate::db::types::ToSql + Sync); 5] = [&processor, &fence, &from, &to, &buckets];
+            self.session.query(&self.statements.move_cursor, &params).await?;
         }
         Ok(())
     }
 }
 
-/// An exception as its row holds it.
+fn names<'a>(lanes: impl Iterator<Item = &'a LaneKey>) -> (Vec<&'a str>, Vec<&'a str>) {
+    lanes.map(|lane| (lane.tenant.as_str(), &*lane.key)).unzip()
+}
+
+/// Exceptions as their rows hold them, column by column.
+#[derive(Default)]
 struct Columns {
-    progress: String,
-    state: &'static str,
-    attempts: i32,
-    next_at: Option<SystemTime>,
-    class: String,
-    reason: String,
-    event_position: Option<i64>,
+    progress: Vec<String>,
+    states: Vec<&'static str>,
+    attempts: Vec<i32>,
+    next_at: Vec<Option<SystemTime>>,
+    classes: Vec<String>,
+    reasons: Vec<String>,
+    event_positions: Vec<Option<i64>>,
 }
 
 impl Columns {
-    fn of(exception: &Exception) -> Self {
-        let reason = exception.state.reason();
-        Columns {
-            progress: exception.progress.to_string(),
-            state: exception.state.name(),
-            attempts: exception.attempts as i32,
-            next_at: match exception.state {
+    fn of<'a>(exceptions: impl Iterator<Item = &'a Exception>) -> Self {
+        let mut columns = Columns::default();
+        for exception in exceptions {
+            let reason = exception.state.reason();
+            columns.progress.push(exception.progress.to_string());
+            columns.states.push(exception.state.name());
+            columns.attempts.push(exception.attempts as i32);
+            columns.next_at.push(match exception.state {
                 LaneState::Retrying { at, .. } => Some(at),
                 _ => None,
-            },
-            class: reason.map_or_else(String::new, |r| r.class.clone()),
-            reason: reason.map_or_else(String::new, |r| r.message.clone()),
-            event_position: exception.event_position,
+            });
+            columns.classes.push(reason.map_or_else(String::new, |r| r.class.clone()));
+            columns.reasons.push(reason.map_or_else(String::new, |r| r.message.clone()));
+            columns.event_positions.push(exception.event_position);
         }
+        columns
     }
 }

@@ -2,21 +2,33 @@
 //!
 //! A batch that fails for a reason of its own is halved until the event that fails stands alone: what comes before it keeps its
 //! effects, and the lane stops exactly there. A batch that was only too much for one call thus passes in parts. Nothing is committed
-//! here and no progress is known; the caller learns how many events are handled, what they led to, and what stopped the rest.
+//! here and no progress is known; the caller learns how many events are handled, what they led to, and what stopped the rest. How many
+//! events go into one call follows from what the lane's events have cost so far, and a run ends after a while even if events are left, so
+//! that what is handled can be committed.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use crate::{
     model::{
         effects::{Change, Effects, HaltAction},
         event::{Batch, Event},
         handler::{BoxFuture, Documents, Failure, Handler, Reason},
-        ids::{CollectionName, LaneKey, TenantId},
+        ids::{CollectionName, LaneKey},
     },
     processor::commit::DeadLetter,
     projections::documents::{self, Changes, DocumentKey},
     scheduler::Scheduler,
 };
+
+/// What one call should take by the clock on the wall. Long enough that a call's own cost vanishes, short enough to end a run in time.
+const CALL: Duration = Duration::from_millis(50);
+/// After how long a run ends even if events are left.
+const RUN: Duration = Duration::from_millis(100);
+/// Events of the first call of a lane of which nothing is known.
+const FIRST_BATCH: usize = 500;
 
 /// What is needed to run any lane of a processor.
 #[derive(Clone)]
@@ -30,9 +42,8 @@ pub struct Runner {
 }
 
 /// What a lane's events led to.
-pub struct Run {
-    /// Whose they were.
-    pub lane: LaneKey,
+#[derive(Debug, Default)]
+pub struct Outcome {
     /// How many of them, from the first on, are handled.
     pub handled: usize,
     /// Documents, the last word on each.
@@ -41,6 +52,8 @@ pub struct Run {
     pub dead_letters: Vec<DeadLetter>,
     /// What stopped the lane before the next event.
     pub trouble: Option<Trouble>,
+    /// What an event has cost by the clock on the wall; none if none was handled.
+    pub cost: Option<Duration>,
 }
 
 /// Why a lane does not go on.
@@ -49,7 +62,7 @@ pub enum Trouble {
     /// It tries again, after the back-off or so long.
     Retry {
         /// As the handler wishes it.
-        after: Option<std::time::Duration>,
+        after: Option<Duration>,
         /// Why.
         reason: Reason,
     },
@@ -62,25 +75,36 @@ pub enum Trouble {
 pub struct GroundLost(pub String);
 
 impl Runner {
-    /// Handles a lane's events, the first of which was tried `attempts` times before.
+    /// Handles a lane's events, the first of which was tried `attempts` times before; all of them, or as many as fit into one run. `cost` is what
+    /// an event of this lane has cost lately.
     pub async fn run(
         &self,
-        lane: LaneKey,
+        lane: &LaneKey,
         events: &[Arc<Event>],
         attempts: u32,
+        cost: Option<Duration>,
         documents: Arc<documents::Documents>,
-    ) -> Result<Run, GroundLost> {
-        let view = Arc::new(View { tenant: lane.tenant.clone(), documents, earlier: Mutex::default() });
-        let mut run = Run { lane, handled: 0, changes: Changes::new(), dead_letters: Vec::new(), trouble: None };
-        let mut size = self.batch_events.max(1);
-        while run.trouble.is_none() && run.handled < events.len() {
-            let end = events.len().min(run.handled + size);
+    ) -> Result<Outcome, GroundLost> {
+        let view = Arc::new(View { lane: lane.clone(), documents, earlier: Mutex::default() });
+        let mut run = Outcome { cost, ..Outcome::default() };
+        let mut most = self.batch_events.max(1);
+        let began = Instant::now();
+        while run.trouble.is_none() && run.handled < events.len() && (run.handled == 0 || began.elapsed() < RUN) {
+            let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
+                (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
+            });
+            let end = events.len().min(run.handled + most.min(affordable));
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
-            let batch = Arc::new(Batch { lane: run.lane.clone(), attempt, events: events[run.handled..end].to_vec() });
-            let count = batch.events.len();
+            let batch = Arc::new(Batch { lane: lane.clone(), attempt, events: events[run.handled..end].to_vec() });
+            let (count, called) = (batch.events.len(), Instant::now());
             match self.call(batch.clone(), view.clone()).await {
-                Ok(effects) => run.take(&batch, effects, &mut view.earlier()),
-                Err(Failure::Block(_)) if count > 1 => size = count / 2,
+                Ok(effects) => {
+                    let per_event = called.elapsed() / count as u32;
+                    // Half of what is known, so that one slow call is soon forgotten.
+                    run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));
+                    run.take(&batch, effects, &mut view.earlier());
+                }
+                Err(Failure::Block(_)) if count > 1 => most = count / 2,
                 Err(Failure::Block(reason)) => run.trouble = Some(Trouble::Block(reason)),
                 Err(Failure::Retry(reason)) => run.trouble = Some(Trouble::Retry { after: None, reason }),
                 Err(Failure::EndTerm(why)) => return Err(GroundLost(why)),
@@ -104,13 +128,13 @@ impl Runner {
     }
 }
 
-impl Run {
+impl Outcome {
     fn take(&mut self, batch: &Batch, effects: Effects, changes: &mut Changes) {
         for skipped in effects.skipped {
             // The answer was checked: an index lies within the batch.
             let Some(event) = batch.events.get(skipped.index) else { continue };
             self.dead_letters.push(DeadLetter {
-                lane: self.lane.clone(),
+                lane: batch.lane.clone(),
                 position: event.position,
                 event_id: event.id.clone(),
                 reason: plugin_reason(&skipped.code, skipped.message, "skipped the event"),
@@ -122,7 +146,7 @@ impl Run {
                 Change::Put { collection, id, data } => (collection, id, Some(data)),
                 Change::Remove { collection, id } => (collection, id, None),
             };
-            changes.insert(DocumentKey { collection, tenant: self.lane.tenant.clone(), id }, data);
+            changes.insert(DocumentKey { lane: batch.lane.clone(), collection, id }, data);
         }
         match effects.halted {
             None => self.handled += batch.events.len(),
@@ -146,7 +170,7 @@ fn plugin_reason(code: &str, message: String, otherwise: &str) -> Reason {
 
 /// The documents as a lane sees them: those of its tenant, with what its earlier batches wrote and nobody has committed yet.
 struct View {
-    tenant: TenantId,
+    lane: LaneKey,
     documents: Arc<documents::Documents>,
     earlier: Mutex<Changes>,
 }
@@ -157,13 +181,13 @@ impl View {
     }
 
     async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
-        let read = self.documents.read(&self.tenant, collection, ids).await;
-        let mut found = read.map_err(|error| Failure::EndTerm(crate::db::describe(&error)))?;
+        let read = self.documents.read(&self.lane, collection, ids).await;
+        let mut found = read.map_err(|error| Failure::EndTerm(error.to_string()))?;
         let earlier = self.earlier();
         if !earlier.is_empty() {
             for (id, data) in ids.iter().zip(&mut found) {
                 let key =
-                    DocumentKey { collection: collection.clone(), tenant: self.tenant.clone(), id: id.as_str().into() };
+                    DocumentKey { lane: self.lane.clone(), collection: collection.clone(), id: id.as_str().into() };
                 if let Some(written) = earlier.get(&key) {
                     data.clone_from(written);
                 }

@@ -4,16 +4,16 @@
 //! unknown outcome. Then all of it is dropped at once: pages under way, effects, cached documents. Nothing survives into the next term
 //! but what was committed.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use super::{
+    Ground,
     commit::Committer,
     exceptions::{self, Exception},
 };
 use crate::{
     cluster::fence,
-    consumer::pages::{Pages, Reader},
-    db::Db,
+    consumer::pages::Reader,
     model::{
         cursor::Progress,
         handler::Descriptor,
@@ -22,57 +22,42 @@ use crate::{
     projections::documents::Documents,
 };
 
-/// What one ownership knows.
+/// What one ownership begins with.
 pub struct Term {
     /// Commits, showing the fence.
-    pub committer: Committer,
-    /// Reads the log.
-    pub reader: Reader,
+    pub committer: Arc<Committer>,
+    /// Reads pages.
+    pub pages: Reader,
+    /// Reads the log for lanes behind.
+    pub lanes: Reader,
     /// Reads documents.
     pub documents: Arc<Documents>,
     /// What the cursor rows say.
     pub stored: Progress,
-    /// Where the tail stands: ahead of `stored` by events that are not this processor's, or by none.
-    pub progress: Progress,
-    /// Whether events lie between the two, so that it is worth storing.
-    pub passed_events: bool,
-    /// Lanes behind the tail.
-    pub exceptions: BTreeMap<LaneKey, Exception>,
+    /// Lanes behind them.
+    pub exceptions: Vec<(LaneKey, Exception)>,
 }
 
 impl Term {
     /// Takes a new fence, and reads where things stand under it.
-    pub async fn begin(
-        db: &Db,
-        pages: &Arc<Pages>,
-        descriptor: &Descriptor,
-        digest: &str,
-        cache_bytes: usize,
-    ) -> anyhow::Result<Term> {
-        let mut session = db.connect(&format!("commit {}", descriptor.id)).await?;
-        let (fence, cursors) = fence::take(&mut session, &descriptor.id).await?;
-        let Some((_, stored)) = cursors.first().cloned() else {
-            anyhow::bail!("processor {} has no cursors", descriptor.id)
-        };
+    pub async fn begin(ground: &Ground, descriptor: &Descriptor, digest: &str) -> anyhow::Result<Term> {
+        let (db, id) = (&ground.db, &descriptor.id);
+        let mut session = db.connect(&format!("commit {id}")).await?;
+        let (fence, cursors) = fence::take(&mut session, id).await?;
+        let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
         anyhow::ensure!(
             cursors.len() == usize::from(BUCKETS) && cursors.iter().all(|(_, progress)| *progress == stored),
-            "the {} buckets of processor {} do not stand at one place; another version of the host wrote them",
+            "the {} buckets of processor {id} do not stand at one place; another version of the host wrote them",
             cursors.len(),
-            descriptor.id
         );
         // Exceptions are read after the fence was taken: whatever an earlier owner still committed is in them.
-        let exceptions = exceptions::read(&session, &descriptor.id).await?.into_iter().collect();
-        let committer = Committer::open(session, &descriptor.id, digest, fence, &descriptor.collections).await?;
-        let reader = pages.reader(&format!("read {}", descriptor.id)).await?;
-        let documents = Documents::open(db, &descriptor.collections, cache_bytes).await?;
-        Ok(Term {
-            committer,
-            reader,
-            documents: Arc::new(documents),
-            progress: stored.clone(),
-            stored,
-            passed_events: false,
-            exceptions,
-        })
+        let exceptions = exceptions::read(&session, id).await?;
+        let collections = &descriptor.collections;
+        let committer = Committer::open(session, id, digest, fence, collections).await?;
+        let pages = ground.pages.reader(&format!("read {id}")).await?;
+        let lanes = ground.pages.reader(&format!("lanes {id}")).await?;
+        let cache_bytes = ground.config.document_cache_mib << 20;
+        let documents = Documents::open(db.connect("documents").await?, collections, cache_bytes).await?;
+        Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, exceptions })
     }
 }

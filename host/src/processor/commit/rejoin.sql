@@ -1,13 +1,10 @@
--- Lets a lane join the tail again: its exception goes, if it stands where it was read, and the cursor stands exactly where the lane
--- now is, and the fence is ours; fails the transaction otherwise.
--- $1 processor text · $2 fence text · $3 bucket smallint · $4 tenant text · $5 key text · $6 the lane's progress before text ·
--- $7 the cursor's progress text
-with owned as (
-  select 1 from sandmill.cursors where processor = $1 and bucket = $3 and fence = $2 and progress::text = $7::text for share
-),
-gone as (
-  delete from sandmill.exceptions
-  where processor = $1 and tenant = $4 and lane_key = $5 and progress::text = $6::text and exists (select from owned)
+-- Lets lanes join the tail again: their exceptions go, each if it stands where it was read; fails the transaction otherwise. Whoever sends it
+-- moves or checks the cursor, under the fence, in the same transaction.
+-- $1 processor text · arrays of one length: $2 tenants text[] · $3 keys text[] · $4 progress before text[]
+with gone as (
+  delete from sandmill.exceptions e
+  using unnest($2::text[], $3::text[], $4::text[]) as given (tenant, lane_key, before)
+  where e.processor = $1 and e.tenant = given.tenant and e.lane_key = given.lane_key and e.progress::text = given.before
   returning 1
 )
-select sandmill.must_change('let a lane of ' || $1 || ' rejoin', 1, (select count(*) from gone))
+select sandmill.must_change('let lanes of ' || $1 || ' rejoin', cardinality($2), (select count(*) from gone))

@@ -1,5 +1,6 @@
--- Reads documents of one tenant, without the keys that belong to the host.
--- {table} of one collection · $1 tenant text · $2 ids text[]
-select _id, _version, (data - array['_id', '_version'])::text
-from {table}
-where _partition = $1 and _id = any ($2)
+-- Reads documents of any tenants, without the keys that belong to the host, and with the lane that wrote each first where lanes are
+-- finer than tenants.
+-- {table} of one collection · $1 tenants text[] · $2 ids text[], in pairs
+select d._partition, d._id, d._version, (d.data - array['_id', '_version'])::text, d.metadata->>'lane'
+from unnest($1::text[], $2::text[]) as wanted (tenant, id)
+join {table} d on d._partition = wanted.tenant and d._id = wanted.id

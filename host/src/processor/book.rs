@@ -1,0 +1,717 @@
+//! Which lane has handled what, and what a commit may say about it: pure.
+//!
+//! Pages are dealt to lanes as they are read; lanes finish when they finish; commits take what is finished. The book keeps the three
+//! together so that, whatever the order, after every commit each lane is covered exactly once: by the cursor, or by its exception
+//! row. It knows no clock, no database and no guest. The loop in [`super::engine`] carries out what it says, and a property test runs it against
+//! a model of the log and the database, with crashes at every step.
+//!
+//! The rules, which everything here follows from:
+//!
+//! - Pages are numbered as they are dealt. The cursor stands at the end of one of them. A finished piece of work may be committed only
+//!   with the cursor at or behind its page: a lane is never ahead of the cursor in the database, since after a crash the tail may come
+//!   another way.
+//! - A lane without a row is covered by the cursor. A commit that moves the cursor over a page which such a lane has not finished gives
+//!   it a row, with the progress it has. It stays *attached*: its work goes on, its effects ride in a later commit, which moves or deletes the row.
+//! - A lane that fails, waits or holds too much is *detached*: its memory is dropped, and it reads the log from its row on.
+//! - A detached lane comes back by reading up to the last page that was dealt while later pages are kept for it. Its row is deleted by the commit
+//!   that brings the cursor at least that far.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    exceptions::{Exception, LaneState},
+    gather::{Found, Gather},
+};
+use crate::model::{
+    cursor::{Difference, Progress},
+    event::Event,
+    ids::LaneKey,
+};
+
+/// The number of a page, in the order in which they are dealt.
+pub type PageNumber = u64;
+
+/// Events of one lane, to be handled in order.
+#[derive(Clone, Debug)]
+pub struct Work {
+    /// The page with which it may be committed.
+    pub page: PageNumber,
+    /// The difference that the events are part of.
+    pub difference: Difference,
+    /// Where the lane stands after all of them.
+    pub end: Progress,
+    /// By position; at least one.
+    pub events: Vec<Arc<Event>>,
+    /// How often the first was tried before.
+    pub attempts: u32,
+}
+
+impl Work {
+    /// Where the lane stands after the first `handled` of them, if any.
+    fn progress_after(&self, handled: usize) -> Option<Progress> {
+        match handled {
+            0 => None,
+            n if n == self.events.len() => Some(self.end.clone()),
+            n => Some(self.difference.handled_up_to(self.events[n - 1].position)),
+        }
+    }
+
+    fn weight(&self) -> usize {
+        self.events.iter().map(|event| event.weight()).sum()
+    }
+}
+
+/// How a piece of work ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Ending {
+    /// As far as it was handled it is done; what remains goes on later.
+    Handled,
+    /// The lane stops before the next event.
+    Stopped(LaneState),
+}
+
+/// What a finished piece of work led to, waiting for its commit.
+#[derive(Clone, Debug)]
+struct Done<T> {
+    page: PageNumber,
+    /// Where the lane stands with it.
+    end: Progress,
+    /// Position of its first event.
+    first: Option<i64>,
+    results: T,
+}
+
+/// Why a lane stopped, and before which event; where it stands follows from what is committed by then.
+#[derive(Clone, Debug)]
+struct Stop {
+    page: PageNumber,
+    state: LaneState,
+    attempts: u32,
+    event_position: Option<i64>,
+}
+
+/// How a lane gets its events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feed {
+    /// From every page after this one; none of what came before is missing.
+    Attached { since: PageNumber },
+    /// The same, if the reading under way reaches so far.
+    Attaching { since: PageNumber },
+    /// From the log, later.
+    Detached,
+}
+
+#[derive(Clone, Debug)]
+struct Lane<T> {
+    /// Its exception row, as the database has it.
+    row: Option<Exception>,
+    feed: Feed,
+    queue: VecDeque<Work>,
+    queued_bytes: usize,
+    running: Option<PageNumber>,
+    done: VecDeque<Done<T>>,
+    /// What its row must say once everything in `done` is committed.
+    stop: Option<Stop>,
+    /// Handle at most so many events at a time, as a commit of more was refused.
+    careful: Option<usize>,
+    /// It reads the log.
+    reading: bool,
+    /// The commit under way concerns it.
+    in_commit: bool,
+    /// What is running was started before its ground was lost: its results are dropped.
+    stale: bool,
+}
+
+impl<T> Lane<T> {
+    fn new(since: PageNumber) -> Self {
+        Lane {
+            row: None,
+            feed: Feed::Attached { since },
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            running: None,
+            done: VecDeque::new(),
+            stop: None,
+            careful: None,
+            reading: false,
+            in_commit: false,
+            stale: false,
+        }
+    }
+
+    /// Whether nothing is known of it that the cursor does not say.
+    fn is_plain(&self) -> bool {
+        let nothing_known = self.row.is_none() && self.stop.is_none() && !self.detached() && !self.in_commit;
+        nothing_known && self.idle() && self.done.is_empty()
+    }
+
+    fn idle(&self) -> bool {
+        self.running.is_none() && self.queue.is_empty()
+    }
+
+    fn detached(&self) -> bool {
+        matches!(self.feed, Feed::Detached)
+    }
+
+    fn push(&mut self, work: Work) {
+        self.queued_bytes += work.weight();
+        self.queue.push_back(work);
+    }
+
+    fn drop_queue(&mut self) {
+        self.queue.clear();
+        self.queued_bytes = 0;
+    }
+
+    /// Whether work of a page up to `page` is still to be done.
+    fn busy_up_to(&self, page: PageNumber) -> bool {
+        self.running.is_some_and(|running| running <= page) || self.queue.front().is_some_and(|work| work.page <= page)
+    }
+
+    /// Whether the cursor may cover it once it stands at the end of `page` and its finished work up to there is committed.
+    fn finished(&self, page: PageNumber) -> bool {
+        let attached = matches!(self.feed, Feed::Attached { since } if since <= page);
+        attached && self.stop.is_none() && !self.busy_up_to(page)
+    }
+}
+
+/// A page that was dealt and not yet committed.
+#[derive(Clone, Debug)]
+struct Dealt {
+    end: Progress,
+    /// Whether lanes had events in it.
+    worth: bool,
+    /// Whether it had events at all.
+    events: bool,
+    /// When the first of its lanes finished: from then on somebody waits.
+    waiting_since: Option<SystemTime>,
+}
+
+/// The book of one processor during one term. `T` is what work leads to.
+pub struct Book<T> {
+    /// What the cursor rows say.
+    stored: Progress,
+    /// The page at whose end the cursor stands.
+    cursor: PageNumber,
+    /// The pages behind it, the first of which is `cursor + 1`.
+    dealt: VecDeque<Dealt>,
+    lanes: BTreeMap<LaneKey, Lane<T>>,
+    /// Lanes with work to start, in order.
+    startable: VecDeque<LaneKey>,
+    /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
+    suspects: Vec<BTreeSet<LaneKey>>,
+    committing: bool,
+    /// Bytes of events queued for one lane, above which it is detached.
+    lane_bytes: usize,
+}
+
+/// A commit, ready to be carried out.
+#[derive(Debug)]
+pub struct Plan<T> {
+    /// What the cursor must say.
+    pub from: Progress,
+    /// What it will say.
+    pub to: Progress,
+    /// New rows.
+    pub left: Vec<(LaneKey, Exception)>,
+    /// Rows that change, with the progress they must have.
+    pub moved: Vec<(LaneKey, Progress, Exception)>,
+    /// Rows that go, with the progress they must have.
+    pub rejoined: Vec<(LaneKey, Progress)>,
+    /// What lanes led to, in the order in which each led to it.
+    pub results: Vec<(LaneKey, T)>,
+    page: PageNumber,
+    /// What `results` were in their lanes, in the same order.
+    taken: Vec<(PageNumber, Progress, Option<i64>)>,
+    /// Lanes whose stop is in their row now.
+    stopped: Vec<LaneKey>,
+    /// Whether only a group of suspects was asked.
+    suspects: bool,
+}
+
+/// What a lane that reads for itself must read.
+#[derive(Clone, Debug)]
+pub struct Reading {
+    /// Which.
+    pub lane: LaneKey,
+    /// Where it stands.
+    pub from: Progress,
+    /// What the cursor says: a reading that ends at or before this may be committed at any time.
+    pub stored: Progress,
+    /// The end of the last page dealt: a reading that gets so far lets the lane come back.
+    pub tail: Progress,
+    /// At most so many events.
+    pub limit: usize,
+    /// How often the first event was tried.
+    pub attempts: u32,
+    page: PageNumber,
+    cursor: PageNumber,
+}
+
+impl Reading {
+    /// The reading itself.
+    pub fn gather(&self) -> Gather {
+        Gather::new(&self.from, &self.stored, &self.tail, self.limit)
+    }
+}
+
+impl<T> Book<T> {
+    /// A book that begins where the database says.
+    pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, Exception)>, lane_bytes: usize) -> Self {
+        let lane = |row: Exception| Lane { row: Some(row), feed: Feed::Detached, ..Lane::new(0) };
+        Book {
+            stored,
+            cursor: 0,
+            dealt: VecDeque::new(),
+            lanes: rows.into_iter().map(|(key, row)| (key, lane(row))).collect(),
+            startable: VecDeque::new(),
+            suspects: Vec::new(),
+            committing: false,
+            lane_bytes,
+        }
+    }
+
+    /// What the cursor rows say.
+    pub fn stored(&self) -> &Progress {
+        &self.stored
+    }
+
+    /// The progress after the last page that was dealt: what is read next follows it.
+    pub fn tail(&self) -> &Progress {
+        self.dealt.back().map_or(&self.stored, |page| &page.end)
+    }
+
+    /// Pages dealt and not committed that had events for lanes.
+    pub fn pages_open(&self) -> usize {
+        self.dealt.iter().filter(|page| page.worth).count()
+    }
+
+    /// Up to where everything is handled, or belongs to a lane with a row.
+    pub fn settled(&self) -> &Progress {
+        if self.pages_open() == 0 { self.tail() } else { &self.stored }
+    }
+
+    /// Whether events were passed over that the database does not know of yet.
+    pub fn passed_events(&self) -> bool {
+        self.dealt.iter().any(|page| page.events)
+    }
+
+    /// The rows, as the database has them.
+    pub fn rows(&self) -> impl Iterator<Item = (&LaneKey, &Exception)> {
+        self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.row.as_ref()?)))
+    }
+
+    /// Whether a lane is running or has work to start.
+    pub fn is_busy(&self) -> bool {
+        self.lanes.values().any(|lane| !lane.idle() || lane.reading || !lane.done.is_empty())
+    }
+
+    /// Deals a page: each lane's events in it.
+    pub fn deal(&mut self, page: &crate::model::event::Page, lanes: Vec<(LaneKey, Vec<Arc<Event>>)>) {
+        let fed: Vec<(LaneKey, Vec<Arc<Event>>)> =
+            lanes.into_iter().filter(|(key, _)| self.lanes.get(key).is_none_or(|lane| !lane.detached())).collect();
+        // Pages without work are one with the page before them, as long as nobody has committed that.
+        let merge = fed.is_empty() && !self.committing && self.dealt.back().is_some_and(|last| !last.worth);
+        if merge && let Some(last) = self.dealt.back_mut() {
+            last.end = page.to.clone();
+            last.events |= !page.events.is_empty();
+            return;
+        }
+        let number = self.last_page() + 1;
+        self.dealt.push_back(Dealt {
+            end: page.to.clone(),
+            worth: !fed.is_empty(),
+            events: !page.events.is_empty(),
+            waiting_since: None,
+        });
+        let difference = page.difference();
+        for (key, events) in fed {
+            let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(number - 1));
+            let work = Work { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
+            lane.push(work);
+            if lane.queued_bytes > self.lane_bytes && lane.queue.len() + usize::from(lane.running.is_some()) > 1 {
+                lane.drop_queue();
+                lane.feed = Feed::Detached;
+            } else {
+                self.startable.push_back(key);
+            }
+        }
+    }
+
+    fn last_page(&self) -> PageNumber {
+        self.cursor + self.dealt.len() as PageNumber
+    }
+
+    /// The next lane to start and its work: at most one piece of a lane is under way.
+    pub fn start(&mut self) -> Option<(LaneKey, Work)> {
+        while let Some(key) = self.startable.pop_front() {
+            let Some(lane) = self.lanes.get_mut(&key) else { continue };
+            let attaching = matches!(lane.feed, Feed::Attaching { .. });
+            if lane.running.is_some() || attaching || lane.stop.is_some() {
+                continue;
+            }
+            let Some(work) = lane.queue.pop_front() else { continue };
+            lane.queued_bytes -= work.weight();
+            lane.running = Some(work.page);
+            return Some((key, work));
+        }
+        None
+    }
+
+    /// Takes note of how a lane's work ended after `handled` of its events.
+    pub fn finish(&mut self, key: &LaneKey, work: Work, handled: usize, results: T, ending: Ending, now: SystemTime) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        lane.running = None;
+        if std::mem::take(&mut lane.stale) {
+            self.tidy(key);
+            return;
+        }
+        if let Some(end) = work.progress_after(handled) {
+            let first = work.events.first().map(|event| event.position);
+            lane.done.push_back(Done { page: work.page, end, first, results });
+        }
+        match ending {
+            // What remains of a detached lane's work is read from the log again, and all that follows it.
+            Ending::Handled if handled < work.events.len() && lane.detached() => lane.drop_queue(),
+            Ending::Handled if handled < work.events.len() => {
+                let mut rest = work.clone();
+                rest.events.drain(..handled);
+                rest.attempts = 0;
+                lane.queued_bytes += rest.weight();
+                lane.queue.push_front(rest);
+            }
+            Ending::Handled => {}
+            Ending::Stopped(state) => {
+                lane.stop = Some(Stop {
+                    page: work.page,
+                    state,
+                    attempts: if handled == 0 { work.attempts + 1 } else { 1 },
+                    event_position: work.events.get(handled).map(|event| event.position),
+                });
+                lane.feed = Feed::Detached;
+                lane.drop_queue();
+            }
+        }
+        if !lane.queue.is_empty() {
+            self.startable.push_back(key.clone());
+        }
+        if let Some(page) = self.dealt.get_mut((work.page.saturating_sub(self.cursor + 1)) as usize)
+            && work.page > self.cursor
+        {
+            page.waiting_since.get_or_insert(now);
+        }
+        self.tidy(key);
+    }
+
+    /// Forgets a lane of which nothing is known.
+    fn tidy(&mut self, key: &LaneKey) {
+        if self.lanes.get(key).is_some_and(Lane::is_plain) {
+            self.lanes.remove(key);
+        }
+    }
+
+    /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or the first has waited for
+    /// `patience`. With `store` also progress over events that concerned nobody, which alone is not worth a commit.
+    pub fn plan(&mut self, now: SystemTime, patience: Duration, store: bool) -> Option<Plan<T>> {
+        if self.committing {
+            return None;
+        }
+        let page = self.page_to_commit(now, patience);
+        let moves_cursor = self.pages_up_to(page).any(|dealt| dealt.worth || store && dealt.events);
+        let only = self.suspects.last().cloned();
+        let included = |key: &LaneKey| only.as_ref().is_none_or(|group| group.contains(key));
+        let mut plan = Plan {
+            from: self.stored.clone(),
+            to: self.end_of(page).clone(),
+            left: Vec::new(),
+            moved: Vec::new(),
+            rejoined: Vec::new(),
+            results: Vec::new(),
+            page,
+            taken: Vec::new(),
+            stopped: Vec::new(),
+            suspects: only.is_some(),
+        };
+        let cursor = self.cursor;
+        let changes = |key: &LaneKey, lane: &Lane<T>| lane_changes(lane, cursor, page, included(key));
+        if !moves_cursor && !self.lanes.iter().any(|(key, lane)| changes(key, lane)) {
+            return None;
+        }
+        for (key, lane) in &mut self.lanes {
+            let included = only.as_ref().is_none_or(|group| group.contains(key));
+            commit_lane(&mut plan, key, lane, included);
+        }
+        self.committing = true;
+        Some(plan)
+    }
+
+    /// Until when a commit waits for lanes that have not finished; none if none does.
+    pub fn patience_ends(&self, patience: Duration) -> Option<SystemTime> {
+        let waiting = self.dealt.iter().find(|page| page.worth)?.waiting_since?;
+        Some(waiting + patience)
+    }
+
+    /// The last page that a commit may take the cursor over.
+    fn page_to_commit(&self, now: SystemTime, patience: Duration) -> PageNumber {
+        // A lane holds the cursor before the first page that it still works on, unless it has a row, or needs one anyway.
+        let holds = |lane: &Lane<T>| match lane.running.or(lane.queue.front().map(|work| work.page)) {
+            Some(first) if lane.row.is_none() && lane.stop.is_none() && !lane.detached() => first,
+            _ => PageNumber::MAX,
+        };
+        let last = self.last_page();
+        let complete = self.lanes.values().map(holds).min().map_or(last, |first| (first - 1).min(last));
+        if self.pages_up_to(complete).any(|page| page.worth) {
+            return complete;
+        }
+        let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
+        let waited = self.dealt[index]
+            .waiting_since
+            .is_some_and(|since| now.duration_since(since).unwrap_or_default() >= patience);
+        if !waited {
+            return complete;
+        }
+        // Lanes that have not finished this page are left behind; the others say how far the cursor may go.
+        let slow = self.cursor + index as PageNumber + 1;
+        let others = self.lanes.values().map(holds).filter(|first| *first > slow).min();
+        others.map_or(last, |first| (first - 1).min(last))
+    }
+
+    fn pages_up_to(&self, page: PageNumber) -> impl Iterator<Item = &Dealt> {
+        self.dealt.iter().take((page - self.cursor) as usize)
+    }
+
+    fn end_of(&self, page: PageNumber) -> &Progress {
+        match (page - self.cursor) as usize {
+            0 => &self.stored,
+            n => self.dealt.get(n - 1).map_or(&self.stored, |dealt| &dealt.end),
+        }
+    }
+
+    /// Takes note that a plan was committed.
+    pub fn committed(&mut self, plan: Plan<T>) {
+        self.committing = false;
+        self.dealt.drain(..(plan.page - self.cursor) as usize);
+        self.cursor = plan.page;
+        self.stored = plan.to;
+        if plan.suspects {
+            self.suspects.pop();
+        }
+        for (key, row) in plan.left.into_iter().chain(plan.moved.into_iter().map(|(key, _, row)| (key, row))) {
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.row = Some(row);
+            }
+        }
+        for (key, _) in plan.rejoined {
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.row = None;
+                lane.careful = None;
+            }
+        }
+        for key in plan.stopped {
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.stop = None;
+            }
+        }
+        self.lanes.retain(|_, lane| {
+            lane.in_commit = false;
+            !lane.is_plain()
+        });
+    }
+
+    /// Takes note that the database refused a plan for a reason of its data, in words. What it took is put back; the next plans ask
+    /// ever smaller groups of its lanes, until the one that is refused stands alone, or is known from the start. That lane handles fewer
+    /// events at a time from its row on, and blocks for this reason when it is refused with one. Says which lane it was, once that is known.
+    pub fn refused(&mut self, plan: Plan<T>, culprit: Option<LaneKey>, class: &str, why: &str) -> Option<LaneKey> {
+        self.committing = false;
+        if plan.suspects {
+            self.suspects.pop();
+        }
+        let mut concerned: Vec<LaneKey> = plan.results.iter().map(|(key, _)| key.clone()).collect();
+        concerned.dedup();
+        if let Some(culprit) = culprit {
+            concerned = vec![culprit];
+        }
+        for ((key, results), (page, end, first)) in plan.results.into_iter().zip(plan.taken).rev() {
+            if let Some(lane) = self.lanes.get_mut(&key) {
+                lane.done.push_front(Done { page, end, first, results });
+            }
+        }
+        for lane in self.lanes.values_mut() {
+            lane.in_commit = false;
+        }
+        match &concerned[..] {
+            [] => None,
+            [culprit] => {
+                self.distrust(culprit, class, why);
+                Some(culprit.clone())
+            }
+            several => {
+                let (first, second) = several.split_at(several.len() / 2);
+                self.suspects.push(second.iter().cloned().collect());
+                self.suspects.push(first.iter().cloned().collect());
+                None
+            }
+        }
+    }
+
+    fn distrust(&mut self, key: &LaneKey, class: &str, why: &str) {
+        let Some(lane) = self.lanes.get_mut(key) else { return };
+        let first = lane.done.front().and_then(|done| done.first);
+        lane.done.clear();
+        lane.stop = None;
+        lane.drop_queue();
+        lane.feed = Feed::Detached;
+        lane.stale = lane.running.is_some();
+        match lane.careful {
+            Some(1) => {
+                let attempts = lane.row.as_ref().map_or(0, |row| row.attempts) + 1;
+                let state = LaneState::Blocked(crate::model::handler::Reason::new(class, why));
+                lane.stop = Some(Stop { page: self.cursor, state, attempts, event_position: first });
+            }
+            Some(n) => lane.careful = Some(n / 2),
+            None => lane.careful = Some(CAREFUL),
+        }
+    }
+
+    /// A lane that should read the log for itself now, if any is due.
+    pub fn next_reading(&mut self, now: SystemTime, limit: usize) -> Option<Reading> {
+        let (page, cursor) = (self.last_page(), self.cursor);
+        let (stored, tail) = (self.stored.clone(), self.tail().clone());
+        let ready = |lane: &Lane<T>| {
+            let free = lane.detached() && !lane.reading && !lane.in_commit && lane.stop.is_none();
+            free && lane.idle() && lane.done.is_empty()
+        };
+        let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
+        let (key, lane) = self.lanes.iter_mut().find(|(_, lane)| ready(lane) && lane.row.as_ref().is_some_and(due))?;
+        let row = lane.row.as_ref()?;
+        lane.reading = true;
+        lane.feed = Feed::Attaching { since: page };
+        let limit = lane.careful.unwrap_or(limit);
+        Some(Reading {
+            lane: key.clone(),
+            from: row.progress.clone(),
+            stored,
+            tail,
+            limit,
+            attempts: row.attempts,
+            page,
+            cursor,
+        })
+    }
+
+    /// When the next lane that waits is due; none if none waits for a time.
+    pub fn next_due(&self) -> Option<SystemTime> {
+        let waiting = self.rows().filter_map(|(_, row)| match row.state {
+            LaneState::Retrying { at, .. } => Some(at),
+            _ => None,
+        });
+        waiting.min()
+    }
+
+    /// Takes note of what a lane read for itself.
+    pub fn found(&mut self, reading: &Reading, found: Found)
+    where
+        T: Default,
+    {
+        let Some(lane) = self.lanes.get_mut(&reading.lane) else { return };
+        lane.reading = false;
+        let attached = matches!(lane.feed, Feed::Attaching { .. });
+        if attached && found.complete {
+            lane.feed = Feed::Attached { since: reading.page };
+        } else {
+            lane.feed = Feed::Detached;
+            lane.drop_queue();
+            if found.complete {
+                // It held too much meanwhile; what it read beyond the cursor may not be committed without the rest. It reads again.
+                return;
+            }
+        }
+        let page = if found.complete { reading.page } else { reading.cursor };
+        if found.pieces.is_empty() && !found.complete {
+            lane.done.push_back(Done { page, end: found.end, first: None, results: T::default() });
+        }
+        for (index, (events, difference, end)) in found.pieces.into_iter().enumerate().rev() {
+            let attempts = if index == 0 { reading.attempts } else { 0 };
+            let work = Work { page, difference, end, events, attempts };
+            lane.queued_bytes += work.weight();
+            lane.queue.push_front(work);
+        }
+        self.startable.push_back(reading.lane.clone());
+    }
+
+    /// Lets a lane that waits go on, as a person decided.
+    pub fn resume(&mut self, key: &LaneKey) {
+        if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {
+            row.state = LaneState::CatchingUp;
+        }
+    }
+
+    /// Starts nothing more: what is queued stays undone.
+    pub fn close(&mut self) {
+        self.startable.clear();
+        for lane in self.lanes.values_mut() {
+            if !lane.queue.is_empty() || lane.reading {
+                lane.drop_queue();
+                lane.feed = Feed::Detached;
+            }
+        }
+    }
+}
+
+/// How many events a lane handles at a time after a commit of its effects was refused.
+const CAREFUL: usize = 128;
+
+/// Whether a commit up to `page` would change what the database says of a lane.
+fn lane_changes<T>(lane: &Lane<T>, cursor: PageNumber, page: PageNumber, included: bool) -> bool {
+    let done = included && lane.done.front().is_some_and(|done| done.page <= page);
+    let stop = lane.stop.as_ref().is_some_and(|stop| stop.page <= page) && (included || lane.done.is_empty());
+    let rejoins = lane.row.is_some() && lane.finished(page) && lane.done.is_empty();
+    let needs_row = lane.row.is_none() && lane.detached() && page >= cursor;
+    done || stop || rejoins || needs_row
+}
+
+/// Puts into a plan what it says about one lane.
+fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<T>, included: bool) {
+    let mut progress = None;
+    if included {
+        while lane.done.front().is_some_and(|done| done.page <= plan.page) {
+            let Some(done) = lane.done.pop_front() else { break };
+            progress = Some(done.end.clone());
+            plan.taken.push((done.page, done.end, done.first));
+            plan.results.push((key.clone(), done.results));
+        }
+    }
+    let moved = progress.is_some();
+    let undone = lane.done.front().is_some_and(|done| done.page <= plan.page);
+    let stop = lane.stop.as_ref().filter(|stop| stop.page <= plan.page && !undone);
+    let finished = lane.finished(plan.page) && !undone;
+    let durable = lane.row.as_ref().map_or(&plan.from, |row| &row.progress);
+    let exception = || Exception {
+        progress: progress.clone().unwrap_or_else(|| durable.clone()),
+        state: stop.map_or(LaneState::CatchingUp, |stop| stop.state.clone()),
+        attempts: match (stop, &lane.row) {
+            (Some(stop), _) => stop.attempts,
+            (None, Some(row)) if !moved => row.attempts,
+            _ => 0,
+        },
+        event_position: stop.and_then(|stop| stop.event_position),
+    };
+    match &lane.row {
+        None if finished => {}
+        None => plan.left.push((key.clone(), exception())),
+        Some(row) if finished => plan.rejoined.push((key.clone(), row.progress.clone())),
+        Some(row) if moved || stop.is_some() => plan.moved.push((key.clone(), row.progress.clone(), exception())),
+        Some(_) => {
+            lane.in_commit |= moved;
+            return;
+        }
+    }
+    if stop.is_some() {
+        plan.stopped.push(key.clone());
+    }
+    lane.in_commit = true;
+}

@@ -1,0 +1,454 @@
+//! The loop of one term: carries out what the [`Book`] says.
+//!
+//! At any time a page is being read, lanes are running, a lane behind reads for itself and a commit is on its way, none of them waiting for
+//! another. Whenever one of these ends, the book is told, and asked what to start next. What the loop itself decides is only when:
+//! how many pages to read ahead, how many lanes to run at once, how long a commit waits for slow lanes. Everything it holds is dropped with
+//! it when the term ends.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroUsize,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
+use lru::LruCache;
+
+use super::{
+    Config, Report, Shaken, Standing,
+    book::{Book, Ending, Plan, Reading, Work},
+    commit::{Commit, CommitError, Committer, DeadLetter},
+    exceptions::{self, Exception, LaneState},
+    gather::Found,
+    lane::{GroundLost, Outcome, Runner, Trouble},
+    retry,
+    term::Term,
+};
+use crate::{
+    consumer::{pages::Reader, router::Router, wake::Wakeups},
+    failpoint,
+    model::{
+        event::Page,
+        handler::BoxFuture,
+        ids::{LaneKey, ProcessorId},
+    },
+    projections::documents::{Changes, Documents, PrepareError, ReadError, Writes},
+    source::SourceError,
+    supervisor::Stop,
+};
+
+/// How long a commit waits for lanes that have not finished, live. One in a while would wait that long for a neighbour; more is felt.
+const PATIENCE: Duration = Duration::from_millis(3);
+/// The same while there is more to read at once: nobody waits for these events, and leaving lanes behind costs.
+const PATIENCE_BEHIND: Duration = Duration::from_millis(250);
+/// How long passed-over events may stay unstored. Longer saves writes; a restart reads so much again.
+const STORE_AFTER: Duration = Duration::from_secs(1);
+/// How often rows that others may have changed (a lane that was resumed) are read again while there are any.
+const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
+/// Lanes of which it is remembered what their events cost.
+const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+
+/// What a piece of work led to, waiting for its commit.
+#[derive(Debug, Default)]
+pub(super) struct Results {
+    changes: Changes,
+    dead_letters: Vec<DeadLetter>,
+    handled: usize,
+    /// Its place among all stagings of documents.
+    mark: u64,
+}
+
+/// A commit that came to its end, with what it was about.
+struct Committed {
+    plan: Plan<Results>,
+    marks: HashMap<LaneKey, u64>,
+    result: Result<Writes, CommitFailure>,
+}
+
+enum CommitFailure {
+    /// A lane wrote what is not its own.
+    NotYours(LaneKey, String),
+    Commit(CommitError),
+}
+
+type RunResult = (LaneKey, Work, Result<Outcome, GroundLost>);
+
+/// Everything under way in a term.
+pub(super) struct Engine<'a> {
+    id: &'a ProcessorId,
+    router: &'a Router,
+    runner: &'a Runner,
+    config: &'a Config,
+    report: &'a mut Report,
+    moved: &'a mut bool,
+    documents: Arc<Documents>,
+    committer: Arc<Committer>,
+    book: Book<Results>,
+    costs: LruCache<LaneKey, Duration>,
+
+    runs: FuturesUnordered<BoxFuture<'static, RunResult>>,
+    /// The reader of pages, when it does not read.
+    pages: Option<Reader>,
+    page: Option<BoxFuture<'static, (Reader, Result<Arc<Page>, SourceError>)>>,
+    lanes: Option<Reader>,
+    reading: Option<BoxFuture<'static, (Reader, Reading, Result<Found, SourceError>)>>,
+    commit: Option<BoxFuture<'static, Committed>>,
+    /// Documents on their way to lanes.
+    serving: Option<BoxFuture<'static, Result<(), ReadError>>>,
+
+    /// Whether the log may have more than was read.
+    news: bool,
+    /// Whether the last page was full, so that more is there already.
+    behind: bool,
+    passed_since: Option<Instant>,
+    looked_at_rows: Instant,
+    draining: bool,
+}
+
+impl<'a> Engine<'a> {
+    pub(super) fn new(
+        term: Term,
+        id: &'a ProcessorId,
+        router: &'a Router,
+        runner: &'a Runner,
+        config: &'a Config,
+        report: &'a mut Report,
+        moved: &'a mut bool,
+    ) -> Self {
+        Engine {
+            id,
+            router,
+            runner,
+            config,
+            report,
+            moved,
+            documents: term.documents,
+            committer: term.committer,
+            book: Book::new(term.stored, term.exceptions, config.lane_queue_kib << 10),
+            costs: LruCache::new(COSTS),
+            runs: FuturesUnordered::new(),
+            pages: Some(term.pages),
+            page: None,
+            lanes: Some(term.lanes),
+            reading: None,
+            commit: None,
+            serving: None,
+            news: true,
+            behind: false,
+            passed_since: None,
+            looked_at_rows: Instant::now(),
+            draining: false,
+        }
+    }
+
+    /// Runs until told to stop, and then until everything that was under way is committed.
+    pub(super) async fn run(
+        mut self,
+        wakeups: &mut Wakeups,
+        stop: &mut Stop,
+        tell: impl Fn(Standing),
+    ) -> Result<(), Shaken> {
+        loop {
+            self.start();
+            if self.draining && self.runs.is_empty() && self.commit.is_none() {
+                return Ok(self.last_report().await?);
+            }
+            tell(self.standing());
+            let documents = self.documents.clone();
+            let (timer, running) = (self.timer(), self.runs.len());
+            tokio::select! {
+                Some(run) = self.runs.next(), if !self.runs.is_empty() => self.finish(run)?,
+                Some((reader, page)) = OptionFuture::from(self.page.as_mut()) => {
+                    self.page = None;
+                    self.pages = Some(reader);
+                    self.deal(&*page?);
+                }
+                Some((reader, reading, found)) = OptionFuture::from(self.reading.as_mut()) => {
+                    self.reading = None;
+                    self.lanes = Some(reader);
+                    self.book.found(&reading, found?);
+                }
+                Some(committed) = OptionFuture::from(self.commit.as_mut()) => {
+                    self.commit = None;
+                    self.committed(committed)?;
+                }
+                () = documents.loader().due(running), if self.serving.is_none() => {
+                    let documents = self.documents.clone();
+                    self.serving = Some(Box::pin(async move { documents.loader().serve().await }));
+                }
+                Some(served) = OptionFuture::from(self.serving.as_mut()) => {
+                    self.serving = None;
+                    served?;
+                }
+                () = wakeups.next(), if !self.news => self.news = true,
+                () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {}
+                () = stop.drain(), if !self.draining => {
+                    self.draining = true;
+                    self.book.close();
+                    self.page = None;
+                    self.reading = None;
+                }
+            }
+            if self.looked_at_rows.elapsed() >= LOOK_AT_ROWS
+                && self.book.rows().next().is_some()
+                && self.commit.is_none()
+            {
+                self.look_at_rows().await?;
+            }
+        }
+    }
+
+    /// Starts everything that can be started.
+    fn start(&mut self) {
+        let now = SystemTime::now();
+        if !self.draining {
+            self.start_runs();
+            let room = self.book.pages_open() < self.config.pages_ahead;
+            if self.news
+                && room
+                && let Some(mut reader) = self.pages.take()
+            {
+                let after = self.book.tail().clone();
+                self.page = Some(Box::pin(async move {
+                    let page = reader.page(&after).await;
+                    failpoint::hit("page.read");
+                    (reader, page)
+                }));
+            }
+            if self.lanes.is_some()
+                && let Some(reading) = self.book.next_reading(now, self.config.page_events)
+                && let Some(reader) = self.lanes.take()
+            {
+                self.reading = Some(Box::pin(read_lane(reader, reading, self.router.clone())));
+            }
+        }
+        if self.commit.is_none() {
+            let patience = match (self.draining, self.behind) {
+                (true, _) => Duration::ZERO,
+                (false, true) => PATIENCE_BEHIND,
+                (false, false) => PATIENCE,
+            };
+            let store = self.draining || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
+            if let Some(plan) = self.book.plan(now, patience, store) {
+                self.passed_since = None;
+                self.start_commit(plan);
+            }
+        }
+    }
+
+    fn start_runs(&mut self) {
+        while self.runs.len() < self.config.lanes_at_once {
+            let Some((lane, work)) = self.book.start() else { return };
+            let (runner, documents) = (self.runner.clone(), self.documents.clone());
+            let cost = self.costs.get(&lane).copied();
+            self.runs.push(Box::pin(async move {
+                let result = runner.run(&lane, &work.events, work.attempts, cost, documents).await;
+                (lane, work, result)
+            }));
+        }
+    }
+
+    fn start_commit(&mut self, mut plan: Plan<Results>) {
+        failpoint::hit("lanes.run");
+        let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
+        let report = self.report.count(handled).take();
+        let report = report.or_else(|| self.draining.then(|| self.report.flush()));
+        let mut marks = HashMap::new();
+        let mut dead_letters = Vec::new();
+        let mut changes = Vec::new();
+        for (lane, results) in &mut plan.results {
+            marks.insert(lane.clone(), results.mark);
+            dead_letters.extend(results.dead_letters.iter().cloned());
+            changes.push(results.changes.clone());
+        }
+        let (documents, committer) = (self.documents.clone(), self.committer.clone());
+        self.commit = Some(Box::pin(async move {
+            let result = match documents.prepare(changes).await {
+                Err(PrepareError::NotYours(lane, why)) => Err(CommitFailure::NotYours(lane, why)),
+                Err(error) => Err(CommitFailure::Commit(CommitError::Lost(error.to_string()))),
+                Ok(writes) => {
+                    let commit = Commit {
+                        from: &plan.from,
+                        to: &plan.to,
+                        left: &plan.left,
+                        moved: &plan.moved,
+                        rejoined: &plan.rejoined,
+                        writes: &writes,
+                        dead_letters: &dead_letters,
+                        report,
+                    };
+                    committer.commit(commit).await.map(|()| writes).map_err(CommitFailure::Commit)
+                }
+            };
+            Committed { plan, marks, result }
+        }));
+    }
+
+    /// Says what was handled since the last report, when no commit is left that could.
+    async fn last_report(&mut self) -> Result<(), CommitError> {
+        if self.report.handled == 0 {
+            return Ok(());
+        }
+        let stored = self.book.stored();
+        let commit = Commit {
+            from: stored,
+            to: stored,
+            left: &[],
+            moved: &[],
+            rejoined: &[],
+            writes: &Writes::default(),
+            dead_letters: &[],
+            report: Some(self.report.flush()),
+        };
+        self.committer.commit(commit).await
+    }
+
+    fn deal(&mut self, page: &Page) {
+        self.news = !page.events.is_empty();
+        self.behind = page.events.len() >= self.config.page_events || !page.to.is_boundary();
+        let lanes = self.router.route(&page.events);
+        self.book.deal(page, lanes);
+        if self.book.passed_events() {
+            self.passed_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), Shaken> {
+        let outcome = result.map_err(|GroundLost(why)| anyhow::anyhow!(why))?;
+        if let Some(cost) = outcome.cost {
+            self.costs.put(lane.clone(), cost);
+        }
+        let ending = match outcome.trouble {
+            None => Ending::Handled,
+            Some(Trouble::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
+            Some(Trouble::Retry { after, reason }) => {
+                let attempts = if outcome.handled == 0 { work.attempts + 1 } else { 1 };
+                let position = work.events.get(outcome.handled).map_or(0, |event| event.position);
+                let pause = retry::back_off(attempts, after, u64::from(lane.bucket()) << 32 | position as u64);
+                Ending::Stopped(LaneState::Retrying { at: SystemTime::now() + pause, reason })
+            }
+        };
+        let mark = self.documents.stage(&outcome.changes);
+        let results =
+            Results { changes: outcome.changes, dead_letters: outcome.dead_letters, handled: outcome.handled, mark };
+        self.book.finish(&lane, work, outcome.handled, results, ending, SystemTime::now());
+        Ok(())
+    }
+
+    fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
+        let Committed { plan, marks, result } = committed;
+        match result {
+            Ok(writes) => {
+                *self.moved = true;
+                self.documents.settle(writes, &marks);
+                let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
+                for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
+                    self.say(lane, exception);
+                }
+                self.book.committed(plan);
+            }
+            Err(CommitFailure::NotYours(lane, why)) => {
+                self.documents.unstage(&lane);
+                self.book.refused(plan, Some(lane), "malformed-output", &why);
+            }
+            Err(CommitFailure::Commit(CommitError::Data(why))) => {
+                if plan.results.is_empty() {
+                    return Err(anyhow::anyhow!("the database refused a commit without results: {why}").into());
+                }
+                if let Some(culprit) = self.book.refused(plan, None, "refused-commit", &why) {
+                    tracing::warn!(processor = %self.id, lane = %culprit, why, "the database refused what a lane wrote; others go on");
+                    self.documents.unstage(&culprit);
+                }
+            }
+            Err(CommitFailure::Commit(error)) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    /// When something is to be done even if nothing happens.
+    fn timer(&self) -> Option<Duration> {
+        let now = SystemTime::now();
+        let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
+        let patience = if self.behind { PATIENCE_BEHIND } else { PATIENCE };
+        let commit = self.commit.is_none().then(|| self.book.patience_ends(patience)).flatten().map(until);
+        let store = self.passed_since.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
+        let due = self.lanes.as_ref().and(self.book.next_due()).map(until);
+        let look = self.book.rows().next().map(|_| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
+        // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
+        [commit, store, due, look].into_iter().flatten().min().map(|wait| wait.max(Duration::from_millis(1)))
+    }
+
+    /// Learns what people decided about lanes that wait.
+    async fn look_at_rows(&mut self) -> Result<(), Shaken> {
+        self.looked_at_rows = Instant::now();
+        let rows = exceptions::read(self.committer.session(), self.id).await;
+        let rows = rows.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
+        let known: HashMap<&LaneKey, &Exception> = self.book.rows().collect();
+        let same = rows.len() == known.len()
+            && rows.iter().all(|(lane, row)| known.get(lane).is_some_and(|known| known.progress == row.progress));
+        if !same {
+            return Err(anyhow::anyhow!("somebody else wrote this processor's exceptions").into());
+        }
+        let resumed: Vec<LaneKey> = rows
+            .iter()
+            .filter(|(lane, row)| {
+                row.state == LaneState::CatchingUp && known.get(lane).is_some_and(|k| k.state != LaneState::CatchingUp)
+            })
+            .map(|(lane, _)| lane.clone())
+            .collect();
+        for lane in resumed {
+            tracing::info!(processor = %self.id, %lane, "the lane was resumed");
+            self.book.resume(&lane);
+        }
+        Ok(())
+    }
+
+    /// Says once what became of a lane.
+    fn say(&self, lane: &LaneKey, exception: &Exception) {
+        let (processor, position) = (self.id, exception.event_position);
+        match &exception.state {
+            LaneState::Blocked(reason) => {
+                tracing::warn!(%processor, %lane, position, %reason, "the lane is blocked; others go on. `sandmill resume {processor}` lets it try again");
+            }
+            LaneState::Retrying { reason, .. } => {
+                tracing::info!(%processor, %lane, position, %reason, attempts = exception.attempts, "the lane will try again");
+            }
+            LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),
+        }
+    }
+
+    /// How things stand, for whoever waits.
+    fn standing(&self) -> Standing {
+        let blocked = self.book.rows().filter_map(|(lane, exception)| match &exception.state {
+            LaneState::Blocked(reason) => Some((lane.clone(), reason.clone())),
+            _ => None,
+        });
+        let lanes_blocked: Vec<_> = blocked.collect();
+        Standing {
+            seen: Some(self.book.settled().seen().clone()),
+            lanes_moving: self.book.rows().count() - lanes_blocked.len(),
+            lanes_blocked,
+        }
+    }
+}
+
+/// Reads the log for one lane.
+async fn read_lane(
+    mut reader: Reader,
+    reading: Reading,
+    router: Router,
+) -> (Reader, Reading, Result<Found, SourceError>) {
+    let mut gather = reading.gather();
+    while let Some((difference, limit)) = gather.next() {
+        match reader.tenant_page(&reading.lane.tenant, difference, limit).await {
+            Ok((mut events, more)) => {
+                let last = events.last().map(|event| event.position);
+                events.retain(|event| router.takes(event) && router.lane(event) == reading.lane);
+                gather.read(last, events, more);
+            }
+            Err(error) => return (reader, reading, Err(error)),
+        }
+    }
+    (reader, reading, Ok(gather.finish()))
+}

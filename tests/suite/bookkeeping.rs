@@ -1,0 +1,452 @@
+// The book of pages and exceptions against a model of the log and the database: no database, no clock, every interleaving.
+//
+// The model has transactions that begin, append, commit or roll back in any order, and so snapshots with gaps; a source that reads differences
+// between them as the real one does; and a database that holds a cursor, exception rows and what each lane has handled. After every
+// commit each lane must have handled exactly the events that its row, or else the cursor, covers, each stream in order.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use proptest::prelude::*;
+use sandmill::{
+    model::{
+        cursor::{Difference, Progress, Snapshot},
+        event::{Event, Page},
+        handler::Reason,
+        ids::{LaneKey, TenantId},
+    },
+    processor::{
+        book::{Book, Ending, Plan, Reading, Work},
+        exceptions::{Exception, LaneState},
+        gather::Gather,
+    },
+};
+
+const LANES: usize = 4;
+const STREAMS: usize = 2;
+
+/// One transaction: its streams are locked while it runs.
+#[derive(Clone, Debug)]
+struct Transaction {
+    xid: u64,
+    running: bool,
+    events: Vec<Arc<Event>>,
+    streams: BTreeSet<(usize, usize)>,
+}
+
+#[derive(Default)]
+struct Log {
+    next_xid: u64,
+    next_position: i64,
+    transactions: Vec<Transaction>,
+}
+
+impl Log {
+    fn begin(&mut self, random: u32) {
+        let count = random as usize % 3 + 1;
+        let locked: BTreeSet<_> =
+            self.transactions.iter().filter(|t| t.running).flat_map(|t| t.streams.clone()).collect();
+        let mut transaction =
+            Transaction { xid: self.next_xid, running: true, events: Vec::new(), streams: BTreeSet::new() };
+        for i in 0..count {
+            let stream = ((random >> (3 + 5 * i)) as usize % LANES, (random >> (6 + 5 * i)) as usize % STREAMS);
+            if locked.contains(&stream) {
+                continue;
+            }
+            transaction.streams.insert(stream);
+            self.next_position += 1;
+            transaction.events.push(Arc::new(Event {
+                position: self.next_position,
+                id: format!("{}", self.next_position).into(),
+                tenant: tenant(stream.0),
+                event_type: "T".into(),
+                stream: stream.1.to_string().into(),
+                version: 1,
+                recorded_at: 0,
+                data: "x".repeat(random as usize % 50).into(),
+                metadata: "{}".into(),
+            }));
+        }
+        self.next_xid += 1;
+        self.transactions.push(transaction);
+    }
+
+    fn end(&mut self, random: u32, commit: bool) {
+        let running: Vec<usize> = (0..self.transactions.len()).filter(|i| self.transactions[*i].running).collect();
+        if running.is_empty() {
+            return;
+        }
+        let one = &mut self.transactions[running[random as usize % running.len()]];
+        one.running = false;
+        if !commit {
+            one.events.clear();
+        }
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        let running: Vec<u64> = self.transactions.iter().filter(|t| t.running).map(|t| t.xid).collect();
+        let xmin = running.first().copied().unwrap_or(self.next_xid);
+        let list: Vec<String> = running.iter().map(u64::to_string).collect();
+        format!("{xmin}:{}:{}", self.next_xid, list.join(",")).parse().unwrap()
+    }
+
+    /// Committed events with their transactions, by position.
+    fn committed(&self) -> Vec<(u64, Arc<Event>)> {
+        let committed = self.transactions.iter().filter(|t| !t.running);
+        let mut events: Vec<_> = committed.flat_map(|t| t.events.iter().map(|e| (t.xid, e.clone()))).collect();
+        events.sort_by_key(|(_, event)| event.position);
+        events
+    }
+
+    fn difference(&self, difference: &Difference, tenant: Option<&TenantId>, limit: usize) -> Vec<Arc<Event>> {
+        let inside = |(xid, event): &(u64, Arc<Event>)| {
+            difference.to.sees(*xid)
+                && !difference.from.sees(*xid)
+                && difference.after.is_none_or(|after| event.position > after)
+                && difference.up_to.is_none_or(|up_to| event.position <= up_to)
+                && tenant.is_none_or(|tenant| event.tenant == *tenant)
+        };
+        self.committed().into_iter().filter(inside).map(|(_, event)| event).take(limit).collect()
+    }
+
+    fn page(&self, after: &Progress, limit: usize) -> Page {
+        let difference = after.remainder().unwrap_or_else(|| {
+            let to = self.snapshot();
+            Difference { from: after.seen().clone(), to: to.clone(), after: None, up_to: None, then: Progress::at(to) }
+        });
+        let events = self.difference(&difference, None, limit);
+        let to = match events.last() {
+            Some(last) if events.len() == limit => difference.handled_up_to(last.position),
+            _ => difference.then.clone(),
+        };
+        Page { from: after.clone(), to, events }
+    }
+
+    /// Positions of a lane's events that a progress covers.
+    fn covered(&self, lane: &LaneKey, progress: &Progress) -> BTreeSet<i64> {
+        let rest = progress.remainder();
+        let covers = |(xid, event): &(u64, Arc<Event>)| {
+            let inside = rest
+                .as_ref()
+                .is_some_and(|rest| rest.to.sees(*xid) && rest.after.is_some_and(|last| event.position <= last));
+            event.tenant == lane.tenant && (progress.seen().sees(*xid) || inside)
+        };
+        self.committed().into_iter().filter(covers).map(|(_, event)| event.position).collect()
+    }
+}
+
+fn tenant(lane: usize) -> TenantId {
+    TenantId::parse(&format!("lane{lane}")).unwrap()
+}
+
+fn lane(tenant: &TenantId) -> LaneKey {
+    LaneKey { tenant: tenant.clone(), key: tenant.as_shared() }
+}
+
+/// What the database holds.
+struct Database {
+    cursor: Progress,
+    rows: BTreeMap<LaneKey, Exception>,
+    handled: BTreeMap<LaneKey, Vec<i64>>,
+}
+
+impl Database {
+    /// Carries a plan out, or refuses it because of a poisoned event.
+    fn commit(&mut self, plan: &Plan<Vec<i64>>, poison: &BTreeSet<i64>) -> Result<(), ()> {
+        assert_eq!(plan.from, self.cursor, "the cursor is compared");
+        if plan.results.iter().any(|(_, positions)| positions.iter().any(|p| poison.contains(p))) {
+            return Err(());
+        }
+        for (key, row) in &plan.left {
+            assert!(self.rows.insert(key.clone(), row.clone()).is_none(), "{key} had a row already");
+        }
+        for (key, before, row) in &plan.moved {
+            let old = self.rows.insert(key.clone(), row.clone());
+            assert_eq!(old.map(|row| row.progress).as_ref(), Some(before), "the row of {key} is compared");
+        }
+        for (key, before) in &plan.rejoined {
+            let old = self.rows.remove(key);
+            assert_eq!(old.map(|row| row.progress).as_ref(), Some(before), "the row of {key} is compared");
+        }
+        for (key, positions) in &plan.results {
+            self.handled.entry(key.clone()).or_default().extend(positions);
+        }
+        self.cursor = plan.to.clone();
+        Ok(())
+    }
+
+    /// Each lane has handled exactly what its row, or else the cursor, covers; each stream in order.
+    fn check(&self, log: &Log) {
+        for index in 0..LANES {
+            let key = lane(&tenant(index));
+            let progress = self.rows.get(&key).map_or(&self.cursor, |row| &row.progress);
+            let handled = self.handled.get(&key).cloned().unwrap_or_default();
+            let set: BTreeSet<i64> = handled.iter().copied().collect();
+            assert_eq!(set.len(), handled.len(), "{key} handled something twice: {handled:?}");
+            assert_eq!(set, log.covered(&key, progress), "{key} at {progress}");
+            for stream in 0..STREAMS {
+                let of_stream: BTreeSet<i64> = log
+                    .committed()
+                    .iter()
+                    .filter(|(_, e)| e.tenant == key.tenant && *e.stream == *stream.to_string())
+                    .map(|(_, e)| e.position)
+                    .collect();
+                let order: Vec<i64> = handled.iter().copied().filter(|p| of_stream.contains(p)).collect();
+                assert!(order.is_sorted(), "{key} stream {stream} out of order: {order:?}");
+            }
+        }
+    }
+}
+
+/// The host: its book, and what is under way.
+struct Host {
+    book: Book<Vec<i64>>,
+    running: Vec<(LaneKey, Work)>,
+    readings: Vec<(Reading, Gather)>,
+    plan: Option<Plan<Vec<i64>>>,
+}
+
+impl Host {
+    fn start(database: &Database) -> Self {
+        Host {
+            book: Book::new(database.cursor.clone(), database.rows.clone(), 600),
+            running: Vec::new(),
+            readings: Vec::new(),
+            plan: None,
+        }
+    }
+
+    fn finish(&mut self, index: usize, handled: usize, ending: Ending, now: SystemTime) {
+        let (key, work) = self.running.swap_remove(index);
+        let handled = handled.min(work.events.len());
+        let results = work.events[..handled].iter().map(|e| e.position).collect();
+        self.book.finish(&key, work, handled, results, ending, now);
+    }
+
+    /// One step of a lane's own reading; true when it came to its end.
+    fn read(&mut self, index: usize, log: &Log) -> bool {
+        let (reading, gather) = &mut self.readings[index];
+        if let Some((difference, limit)) = gather.next() {
+            let events = log.difference(difference, Some(&reading.lane.tenant), limit);
+            let more = events.len() == limit;
+            gather.read(events.last().map(|e| e.position), events, more);
+            return false;
+        }
+        let (reading, gather) = self.readings.swap_remove(index);
+        self.book.found(&reading, gather.finish());
+        true
+    }
+}
+
+struct World {
+    log: Log,
+    database: Database,
+    host: Host,
+    poison: BTreeSet<i64>,
+    now: SystemTime,
+}
+
+impl World {
+    fn new() -> Self {
+        let database =
+            Database { cursor: Progress::at(Snapshot::nothing()), rows: BTreeMap::new(), handled: BTreeMap::new() };
+        let host = Host::start(&database);
+        let log = Log { next_xid: 3, ..Log::default() };
+        World { log, database, host, poison: BTreeSet::new(), now: SystemTime::UNIX_EPOCH }
+    }
+
+    fn deal(&mut self, limit: usize) {
+        if self.host.book.pages_open() >= 4 {
+            return;
+        }
+        let page = self.log.page(self.host.book.tail(), limit);
+        let mut lanes: Vec<(LaneKey, Vec<Arc<Event>>)> = Vec::new();
+        for event in &page.events {
+            let key = lane(&event.tenant);
+            match lanes.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, events)) => events.push(event.clone()),
+                None => lanes.push((key, vec![event.clone()])),
+            }
+        }
+        self.host.book.deal(&page, lanes);
+    }
+
+    fn plan(&mut self, patience: Duration, store: bool) {
+        if self.host.plan.is_none() {
+            self.host.plan = self.host.book.plan(self.now, patience, store);
+        }
+    }
+
+    fn commit(&mut self) -> bool {
+        let Some(plan) = self.host.plan.take() else { return false };
+        match self.database.commit(&plan, &self.poison) {
+            Ok(()) => self.host.book.committed(plan),
+            Err(()) => {
+                self.host.book.refused(plan, None, "refused-commit", "poison");
+            }
+        }
+        self.database.check(&self.log);
+        true
+    }
+
+    fn step(&mut self, op: u32) {
+        let random = op >> 5;
+        let pick = |n: usize| random as usize % n;
+        self.now += Duration::from_millis(1);
+        match op % 32 {
+            0..=4 => self.log.begin(random),
+            5..=8 => self.log.end(random, true),
+            9 => self.log.end(random, false),
+            10..=12 => self.deal(pick(6) + 1),
+            13..=15 => {
+                if let Some(started) = self.host.book.start() {
+                    self.host.running.push(started);
+                }
+            }
+            16..=19 if !self.host.running.is_empty() => {
+                let index = pick(self.host.running.len());
+                self.host.finish(index, usize::MAX, Ending::Handled, self.now);
+            }
+            20 if !self.host.running.is_empty() => {
+                let index = pick(self.host.running.len());
+                self.host.finish(index, pick(3), Ending::Handled, self.now);
+            }
+            21 if !self.host.running.is_empty() => {
+                let reason = Reason::new("test", "stopped");
+                let state = match random & 1 {
+                    0 => LaneState::Blocked(reason),
+                    _ => LaneState::Retrying { at: self.now + Duration::from_millis(3), reason },
+                };
+                let index = pick(self.host.running.len());
+                let events = self.host.running[index].1.events.len();
+                self.host.finish(index, pick(events), Ending::Stopped(state), self.now);
+            }
+            22 => self.plan(Duration::ZERO, true),
+            23 => self.plan(Duration::from_secs(9), false),
+            24..=26 => {
+                self.commit();
+            }
+            27 => {
+                if let Some(reading) = self.host.book.next_reading(self.now, pick(5) + 1) {
+                    let gather = reading.gather();
+                    self.host.readings.push((reading, gather));
+                }
+            }
+            28 | 29 if !self.host.readings.is_empty() => {
+                let index = pick(self.host.readings.len());
+                self.host.read(index, &self.log);
+            }
+            30 => {
+                let rows: Vec<LaneKey> = self.host.book.rows().map(|(key, _)| key.clone()).collect();
+                if let Some(key) = rows.get(pick(LANES)) {
+                    // A person lets it go on: first in the database, then the host learns of it.
+                    if let Some(row) = self.database.rows.get_mut(key) {
+                        row.state = LaneState::CatchingUp;
+                    }
+                    self.host.book.resume(key);
+                }
+            }
+            31 if random.is_multiple_of(4) => {
+                // The host dies; the commit under way may have reached the database or not.
+                if random & 64 == 0
+                    && let Some(plan) = self.host.plan.take()
+                {
+                    let _ = self.database.commit(&plan, &self.poison);
+                }
+                self.database.check(&self.log);
+                self.host = Host::start(&self.database);
+            }
+            31 => {
+                let newest = self.log.next_position;
+                self.poison.insert(newest - i64::from(random % 3));
+            }
+            _ => {}
+        }
+    }
+
+    /// Lets everything come to its end: no more failures but those in the data.
+    fn settle(&mut self) {
+        while self.log.transactions.iter().any(|t| t.running) {
+            self.log.end(0, true);
+        }
+        for _ in 0..5_000 {
+            self.now += Duration::from_secs(1);
+            self.deal(3);
+            while let Some(started) = self.host.book.start() {
+                self.host.running.push(started);
+            }
+            while !self.host.running.is_empty() {
+                self.host.finish(0, usize::MAX, Ending::Handled, self.now);
+            }
+            self.plan(Duration::ZERO, true);
+            let committed = self.commit();
+            let mut read = false;
+            while let Some(reading) = self.host.book.next_reading(self.now, 4) {
+                let gather = reading.gather();
+                self.host.readings.push((reading, gather));
+            }
+            while !self.host.readings.is_empty() {
+                read = true;
+                self.host.read(0, &self.log);
+            }
+            let blocked: Vec<(LaneKey, bool)> = self
+                .host
+                .book
+                .rows()
+                .filter_map(|(key, row)| match &row.state {
+                    LaneState::Blocked(reason) => Some((key.clone(), reason.class == "refused-commit")),
+                    _ => None,
+                })
+                .collect();
+            // Lanes that the handler blocked are let go; those with poison stay.
+            for (key, poisoned) in &blocked {
+                if !poisoned {
+                    self.database.rows.get_mut(key).unwrap().state = LaneState::CatchingUp;
+                    self.host.book.resume(key);
+                    read = true;
+                }
+            }
+            let level = self.host.book.tail().seen().covers(&self.log.snapshot());
+            if level && !committed && !read && !self.host.book.is_busy() {
+                return self.check_end();
+            }
+        }
+        panic!("it does not come to an end; rows {:?}", self.database.rows);
+    }
+
+    fn check_end(&self) {
+        self.database.check(&self.log);
+        let everything = self.log.snapshot();
+        assert!(self.host.book.settled().seen().covers(&everything), "the tail has seen everything");
+        for (key, row) in &self.database.rows {
+            // Whoever is still behind stands right before an event that the database refuses.
+            let next = self.log.committed().into_iter().map(|(_, e)| e.position);
+            let covered = self.log.covered(key, &row.progress);
+            let waiting: Vec<i64> = next
+                .filter(|p| !covered.contains(p))
+                .filter(|p| self.log.committed().iter().any(|(_, e)| e.position == *p && e.tenant == key.tenant))
+                .collect();
+            assert!(
+                waiting.iter().any(|p| self.poison.contains(p)),
+                "{key} is behind at {row:?} without poison; waiting {waiting:?}"
+            );
+            assert!(row.event_position.is_some_and(|p| self.poison.contains(&p)), "{key} names its culprit: {row:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_interleaving_loses_repeats_and_reorders_nothing(ops in prop::collection::vec(any::<u32>(), 1..400)) {
+        let mut world = World::new();
+        for op in ops {
+            world.step(op);
+        }
+        world.settle();
+    }
+}
