@@ -129,7 +129,8 @@ impl Processor {
     ) -> (Self, watch::Receiver<Standing>) {
         let (standing, watcher) = watch::channel(Standing::default());
         let router = Router::new(&descriptor);
-        let processor = Processor { descriptor, digest, router, runner, ground, standing, report: Report::default() };
+        let processor =
+            Processor { descriptor, digest, router, runner, ground, standing, report: Report::default(), moved: false };
         (processor, watcher)
     }
 
