@@ -81,7 +81,14 @@ create table sandmill.collections (
 );
 
 -- Documents live in a schema of their own, one table a collection and generation; views without suffix stand in `public`.
-create schema sandmill_documents;
+-- It may be there already: whoever may not create schemas lets somebody else prepare both.
+do $$
+begin
+  if to_regnamespace('sandmill_documents') is null then
+    create schema sandmill_documents;
+  end if;
+end
+$$;
 
 -- Makes sure that a collection belongs to the processor and that its table and view are there.
 -- The table has the layout that Pongo reads, with the tenant in `_partition` and in the key.

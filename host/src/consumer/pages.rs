@@ -16,13 +16,15 @@ use std::{
 
 use tokio::sync::Mutex as AsyncMutex;
 
+/// Why a page could not be read.
+pub use crate::source::SourceError;
 use crate::{
     model::{
         cursor::{Difference, Progress, Snapshot},
         event::{Event, Page},
         ids::TenantId,
     },
-    source::{EventSource, OpenSource, SourceError},
+    source::{EventSource, OpenSource},
 };
 
 /// Bytes of recent pages kept for others. 16 MiB: some ten full pages, more than level processors are ever apart.

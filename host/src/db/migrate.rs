@@ -109,7 +109,7 @@ pub enum MigrateError {
 fn remedy(error: &Error) -> &'static str {
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            "\nRun it as the database's owner, or let a superuser prepare the schema: create schema sandmill authorization ROLE"
+            "\nRun it as the database's owner, or let a superuser prepare both schemas: create schema sandmill authorization ROLE; create schema sandmill_documents authorization ROLE"
         }
         Some(&SqlState::LOCK_NOT_AVAILABLE) => {
             "\nA transaction has held a lock for longer than a minute. Find it with: select pid, application_name, xact_start, query \

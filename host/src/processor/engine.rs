@@ -26,7 +26,11 @@ use super::{
     term::Term,
 };
 use crate::{
-    consumer::{pages::Reader, router::Router, wake::Wakeups},
+    consumer::{
+        pages::{Reader, SourceError},
+        router::Router,
+        wake::Wakeups,
+    },
     failpoint,
     model::{
         event::Page,
@@ -34,7 +38,6 @@ use crate::{
         ids::{LaneKey, ProcessorId},
     },
     projections::documents::{Changes, Documents, PrepareError, ReadError, Writes},
-    source::SourceError,
     supervisor::Stop,
 };
 
