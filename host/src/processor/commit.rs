@@ -136,7 +136,8 @@ impl Committer {
 
     /// Commits, or changes nothing, or ends the term not knowing which.
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
-        let work = async {
+        // Boxed: each of them holds its parameters, which together are more than a caller should carry about.
+        let work = Box::pin(async {
             tokio::try_join!(biased;
                 self.documents.write(&self.session, commit.writes),
                 self.set_aside(commit.dead_letters),
@@ -146,7 +147,7 @@ impl Committer {
                 self.rejoin(commit.rejoined),
                 self.move_cursor(commit.from, commit.to),
             )
-        };
+        });
         self.transact(work).await
     }
 

@@ -76,6 +76,8 @@ enum CommitFailure {
 }
 
 type RunResult = (LaneKey, Work, Result<Outcome, GroundLost>);
+type PageResult = (Reader, Result<Arc<Page>, SourceError>);
+type ReadingResult = (Reader, Reading, Result<Found, SourceError>);
 
 /// Everything under way in a term.
 pub(super) struct Engine<'a> {
@@ -93,9 +95,9 @@ pub(super) struct Engine<'a> {
     runs: FuturesUnordered<BoxFuture<'static, RunResult>>,
     /// The reader of pages, when it does not read.
     pages: Option<Reader>,
-    page: Option<BoxFuture<'static, (Reader, Result<Arc<Page>, SourceError>)>>,
+    page: Option<BoxFuture<'static, PageResult>>,
     lanes: Option<Reader>,
-    reading: Option<BoxFuture<'static, (Reader, Reading, Result<Found, SourceError>)>>,
+    reading: Option<BoxFuture<'static, ReadingResult>>,
     commit: Option<BoxFuture<'static, Committed>>,
     /// Documents on their way to lanes.
     serving: Option<BoxFuture<'static, Result<(), ReadError>>>,
@@ -437,11 +439,7 @@ impl<'a> Engine<'a> {
 }
 
 /// Reads the log for one lane.
-async fn read_lane(
-    mut reader: Reader,
-    reading: Reading,
-    router: Router,
-) -> (Reader, Reading, Result<Found, SourceError>) {
+async fn read_lane(mut reader: Reader, reading: Reading, router: Router) -> ReadingResult {
     let mut gather = reading.gather();
     while let Some((difference, limit)) = gather.next() {
         match reader.tenant_page(&reading.lane.tenant, difference, limit).await {
