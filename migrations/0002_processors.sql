@@ -22,6 +22,8 @@ create table sandmill.processors (
   -- For people, written with a commit at most once a second: events handled so far and how many a second lately.
   handled bigint not null default 0,
   rate double precision not null default 0,
+  -- What the host measured since the report before: averages in milliseconds and its memory in MiB, as a JSON object.
+  measures json not null default '{}',
   reported_at timestamptz not null default now()
 );
 
@@ -41,7 +43,7 @@ create table sandmill.exceptions (
   tenant text collate "C" not null,
   lane_key text collate "C" not null,
   progress sandmill.progress not null,
-  state text not null check (state in ('catching-up', 'retrying', 'blocked')),
+  state text not null check (state in ('catching-up', 'retrying', 'blocked', 'paused')),
   -- How often the event it stands before has been tried.
   attempts integer not null default 0 check (attempts >= 0),
   next_at timestamptz,
@@ -56,6 +58,18 @@ create table sandmill.exceptions (
   check ((state = 'retrying') = (next_at is not null)),
   -- No lane stands still without saying why.
   check (state = 'catching-up' or reason <> '')
+);
+
+-- What people told to wait: a whole processor, one tenant of it, or one lane. The host takes a change up within a second.
+create table sandmill.pauses (
+  processor text collate "C" not null references sandmill.processors on delete cascade,
+  -- Empty: all of them.
+  tenant text collate "C" not null default '',
+  lane_key text collate "C" not null default '',
+  since timestamptz not null default now(),
+  paused_by text not null default session_user,
+  primary key (processor, tenant, lane_key),
+  check (lane_key = '' or tenant <> '')
 );
 
 -- Events set aside so that their lane could go on.

@@ -38,13 +38,13 @@ pub enum Ended {
     Blocked(Vec<BlockedLane>),
 }
 
-/// A lane that waits for a person.
+/// A lane, or a whole processor, that waits for a person.
 #[derive(Debug)]
 pub struct BlockedLane {
     /// Of which processor.
     pub processor: ProcessorId,
-    /// Which.
-    pub lane: LaneKey,
+    /// Which; none for the whole processor.
+    pub lane: Option<LaneKey>,
     /// Why.
     pub reason: Reason,
 }
@@ -129,14 +129,15 @@ async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head:
     let mut blocked = Vec::new();
     for (processor, standing) in standings {
         let mut standing = standing.clone();
-        let caught_up =
-            |now: &Standing| now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head));
-        let there = standing.wait_for(caught_up).await.map(|now| now.lanes_blocked.clone());
-        let Ok(lanes) = there else {
+        let level = |now: &Standing| now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head));
+        let there = standing.wait_for(|now| now.paused.is_some() || level(now)).await;
+        let Ok((lanes, paused)) = there.map(|now| (now.lanes_blocked.clone(), now.paused.clone())) else {
             // The processor failed; the supervisor has its error and ends everything.
             return std::future::pending().await;
         };
-        blocked.extend(lanes.into_iter().map(|(lane, reason)| BlockedLane {
+        let lanes = lanes.into_iter().map(|(lane, reason)| (Some(lane), reason));
+        let whole = paused.map(|reason| (None, reason));
+        blocked.extend(lanes.chain(whole).map(|(lane, reason)| BlockedLane {
             processor: processor.clone(),
             lane,
             reason,

@@ -71,7 +71,9 @@ enum Command {
     Status(status::StatusArgs),
     /// Lists the documents of a collection
     Documents(documents::DocumentsArgs),
-    /// Lets blocked lanes try again
+    /// Makes a processor, a tenant of it or a lane wait
+    Pause(resume::PauseArgs),
+    /// Lets blocked or paused lanes go on
     Resume(resume::ResumeArgs),
     /// Appends an event to a stream
     Append(append::AppendArgs),
@@ -140,6 +142,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Run(args) => run::run(args, config, &db).await,
             Command::Status(args) => status::run(args, &db).await,
             Command::Documents(args) => documents::run(args, &db).await,
+            Command::Pause(args) => resume::pause(args, &db).await,
             Command::Resume(args) => resume::run(args, &db).await,
             Command::Append(args) => append::run(args, &db).await,
             Command::Import(args) => import::run(args, &db).await,

@@ -14,7 +14,9 @@ mod engine;
 pub mod exceptions;
 pub mod gather;
 pub mod lane;
+pub mod pauses;
 pub mod registration;
+pub mod report;
 mod retry;
 pub mod status;
 pub mod term;
@@ -41,6 +43,7 @@ use crate::{
 };
 use engine::Engine;
 use lane::Runner;
+use report::Report;
 use term::Term;
 
 /// What an operator can set.
@@ -66,8 +69,6 @@ impl Default for Config {
     }
 }
 
-/// Between two reports for people.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 /// Before a new term after one that ended, at first and at most.
 const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -95,6 +96,8 @@ pub struct Standing {
     pub lanes_moving: usize,
     /// Lanes that wait for a person, and why.
     pub lanes_blocked: Vec<(LaneKey, Reason)>,
+    /// Why the whole processor waits, if a person told it to.
+    pub paused: Option<Reason>,
 }
 
 /// One processor.
@@ -175,41 +178,5 @@ impl Processor {
         );
         let standing = &self.standing;
         engine.run(&mut self.ground.wakeups, stop, |now| _ = standing.send_replace(now)).await
-    }
-}
-
-/// Counts handled events, and says now and then how many there were.
-struct Report {
-    since: Instant,
-    handled: usize,
-    rate: f64,
-}
-
-impl Default for Report {
-    fn default() -> Self {
-        Report { since: Instant::now(), handled: 0, rate: 0.0 }
-    }
-}
-
-impl Report {
-    fn count(&mut self, handled: usize) -> &mut Self {
-        self.handled += handled;
-        self
-    }
-
-    /// The events since the last report and how many a second, when it is time for one.
-    fn take(&mut self) -> Option<(i64, f64)> {
-        (self.since.elapsed() >= REPORT_EVERY).then(|| self.flush())
-    }
-
-    /// The same at any time; a window too short to tell a rate repeats the last one.
-    fn flush(&mut self) -> (i64, f64) {
-        let handled = std::mem::take(&mut self.handled);
-        let elapsed = self.since.elapsed();
-        if elapsed >= REPORT_EVERY || self.rate == 0.0 {
-            self.rate = handled as f64 / elapsed.as_secs_f64().max(0.001);
-        }
-        self.since = Instant::now();
-        (handled as i64, self.rate)
     }
 }

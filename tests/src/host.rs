@@ -169,6 +169,6 @@ impl Database {
     /// Lets lanes of `scripted` try again, as `sandmill resume` does.
     pub async fn resume(&self, tenant: Option<&str>) -> u64 {
         let session = self.db.connect("test").await.expect("connect");
-        exceptions::resume(&session, "scripted", tenant).await.expect("resume")
+        exceptions::resume(&session, "scripted", tenant, None).await.expect("resume")
     }
 }

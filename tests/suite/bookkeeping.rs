@@ -22,6 +22,7 @@ use sandmill::{
         book::{Book, Ending, Plan, Reading, Work},
         exceptions::{Exception, LaneState},
         gather::Gather,
+        pauses::Pause,
     },
 };
 
@@ -339,6 +340,12 @@ impl World {
                 let index = pick(self.host.readings.len());
                 self.host.read(index, &self.log);
             }
+            30 if random.is_multiple_of(3) => {
+                // A person tells a lane to wait, or lifts that again.
+                let tenant = tenant(pick(LANES)).as_shared();
+                let pause = Pause { tenant: Some(tenant), key: None, reason: Reason::new("paused", "by a test") };
+                self.host.book.pause(if random & 8 == 0 { vec![pause] } else { Vec::new() });
+            }
             30 => {
                 let rows: Vec<LaneKey> = self.host.book.rows().map(|(key, _)| key.clone()).collect();
                 if let Some(key) = rows.get(pick(LANES)) {
@@ -369,6 +376,7 @@ impl World {
 
     /// Lets everything come to its end: no more failures but those in the data.
     fn settle(&mut self) {
+        self.host.book.pause(Vec::new());
         while self.log.transactions.iter().any(|t| t.running) {
             self.log.end(0, true);
         }
@@ -397,7 +405,9 @@ impl World {
                 .book
                 .rows()
                 .filter_map(|(key, row)| match &row.state {
-                    LaneState::Blocked(reason) => Some((key.clone(), reason.class == "refused-commit")),
+                    LaneState::Blocked(reason) | LaneState::Paused(reason) => {
+                        Some((key.clone(), reason.class == "refused-commit"))
+                    }
                     _ => None,
                 })
                 .collect();

@@ -142,3 +142,57 @@ async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     assert_eq!(stderr(nobody), "error: there is no processor `nobody`; there are: scripted\n");
     assert_eq!(stderr(nothing), "error: there is no collection `nothing`; there are: scripted_log\n");
 }
+
+/// What people told to wait, waits, over restarts; everybody else goes on; and what waited catches up.
+#[tokio::test(flavor = "multi_thread")]
+async fn people_pause_tenants_and_processors_and_let_them_go_on() {
+    let database = database().await;
+    database.append("a", "s", &[json!({}), json!({})]).await;
+    let host = Host::start(&database, &["scripted"], &["processor.page-events=3"]);
+    database.scripted_settles(&[]).await;
+    let cli = async |arguments: &'static [&'static str]| {
+        let mut command = sandmill(&database.address);
+        command.args(arguments);
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    assert_eq!(cli(&["pause", "scripted", "--tenant", "a"]).await, "paused tenant a of scripted\n");
+    assert_eq!(cli(&["pause", "scripted", "--tenant", "a"]).await, "was paused already: tenant a of scripted\n");
+    // Once the host has learned of it, nothing of that tenant is handled; until then it may be.
+    eventually("the tenant waits", async || {
+        database.append("a", "s", &[json!({})]).await;
+        (database.lanes_behind().await == ["a paused paused"]).then_some(())
+    })
+    .await;
+    let session = database.db.connect("test").await.unwrap();
+    let count =
+        async || documents(&database, "scripted_log").await[&("a".to_string(), "s".to_string())]["count"].clone();
+    let handled = count().await;
+    for _ in 0..5 {
+        database.append("a", "s", &[json!({})]).await;
+        database.append("b", "s", &[json!({}), json!({})]).await;
+    }
+    database.scripted_settles(&["a paused paused"]).await;
+    assert_eq!(count().await, handled);
+    host.stop().await;
+    let ended = catch_up(&database, &["scripted"], &[]).await;
+    assert!(matches!(&ended, Ended::Blocked(lanes) if lanes.len() == 1), "{ended:?}");
+    assert_eq!(count().await, handled);
+
+    // The whole processor, beside the tenant.
+    assert_eq!(cli(&["pause", "scripted"]).await, "paused all of scripted\n");
+    database.append("b", "s", &[json!({})]).await;
+    let ended = catch_up(&database, &["scripted"], &[]).await;
+    assert!(matches!(&ended, Ended::Blocked(lanes) if lanes.iter().any(|lane| lane.lane.is_none())), "{ended:?}");
+    assert!(database.status("scripted").await.unwrap().lag_events >= 1);
+    assert!(cli(&["status"]).await.contains("scripted is paused by sandmill since "));
+
+    let host = Host::start(&database, &["scripted"], &["processor.page-events=3"]);
+    assert!(cli(&["resume", "scripted"]).await.starts_with("lifted 2 pause(s) and resumed 1 lane(s) of scripted"));
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_scripted_log(&database, "true").await;
+    let pauses: i64 = session.query_one("select count(*) from sandmill.pauses", &[]).await.unwrap().get(0);
+    assert_eq!(pauses, 0);
+}

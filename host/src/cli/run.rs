@@ -43,7 +43,8 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
         }
         Ended::Blocked(lanes) => {
             for blocked in &lanes {
-                eprintln!("blocked: processor {}, {}: {}", blocked.processor, blocked.lane, blocked.reason);
+                let lane = blocked.lane.as_ref().map_or_else(|| "all of it".into(), |lane| lane.to_string());
+                eprintln!("blocked: processor {}, {lane}: {}", blocked.processor, blocked.reason);
             }
             eprintln!(
                 "caught up but for {} blocked lane(s); `sandmill resume PROCESSOR` lets them try again",

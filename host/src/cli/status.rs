@@ -1,6 +1,10 @@
 //! `sandmill status`: how every processor stands, as the database tells.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{IsTerminal, Write},
+    process::ExitCode,
+    time::Duration,
+};
 
 use super::{
     database::{connect, explain},
@@ -17,26 +21,46 @@ pub(super) struct StatusArgs {
     /// One JSON object: {"processors":[{"id","plugin","lagEvents","lagSeconds","rate","handled","lanesBehind":[…]}]}
     #[arg(long)]
     json: bool,
+    /// Again every second, until interrupted; with --json an object a line
+    #[arg(long)]
+    watch: bool,
 }
+
+/// Between two looks of --watch.
+const WATCH: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "status").await?;
-    let status = status::read(&session).await.map_err(|error| explain(&error))?;
-    let mut out = std::io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", serde_json::to_string(&status)?)?;
-    } else {
-        write!(out, "{}", show(&status))?;
+    loop {
+        let status = status::read(&session).await.map_err(|error| explain(&error))?;
+        let mut out = std::io::stdout().lock();
+        if args.json {
+            writeln!(out, "{}", serde_json::to_string(&status)?)?;
+        } else {
+            if args.watch && out.is_terminal() {
+                // Home, and everything below cleared: the table stands still while its numbers change.
+                write!(out, "\x1b[H\x1b[J")?;
+            }
+            write!(out, "{}", show(&status))?;
+        }
+        out.flush()?;
+        if !args.watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        drop(out);
+        tokio::time::sleep(WATCH).await;
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 fn show(status: &Status) -> String {
     if status.processors.is_empty() {
         return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
     }
-    let mut rows =
-        vec![["PROCESSOR", "PLUGIN", "LAG", "AGE", "RATE", "HANDLED", "LANES BEHIND"].map(String::from).to_vec()];
+    let mut rows = vec![
+        ["PROCESSOR", "PLUGIN", "LAG", "AGE", "RATE", "HANDLED", "READ", "COMMIT", "HOST", "LANES BEHIND"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for p in &status.processors {
         rows.push(vec![
             p.id.clone(),
@@ -45,10 +69,18 @@ fn show(status: &Status) -> String {
             format!("{:.0} s", p.lag_seconds),
             format!("{:.0}/s", p.rate),
             p.handled.to_string(),
+            format!("{:.1} ms", p.measures.read_ms),
+            format!("{:.1} ms", p.measures.commit_ms),
+            format!("{:.0} MiB", p.measures.host_mib),
             p.lanes_behind.len().to_string(),
         ]);
     }
     let mut text = table(&rows);
+    for p in &status.processors {
+        if let Some(paused) = &p.paused {
+            text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
+        }
+    }
     let behind = status.processors.iter().flat_map(|p| p.lanes_behind.iter().map(move |lane| (p, lane)));
     let mut rows = vec![["PROCESSOR", "TENANT", "KEY", "STATE", "SINCE", "EVENT", "REASON"].map(String::from).to_vec()];
     for (p, lane) in behind {

@@ -25,10 +25,12 @@ use std::{
 use super::{
     exceptions::{Exception, LaneState},
     gather::{Found, Gather},
+    pauses::Pause,
 };
 use crate::model::{
     cursor::{Difference, Progress},
     event::Event,
+    handler::Reason,
     ids::LaneKey,
 };
 
@@ -205,6 +207,8 @@ pub struct Book<T> {
     /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
+    /// What people told to wait.
+    pauses: Vec<Pause>,
     /// Bytes of events queued for one lane, above which it is detached.
     lane_bytes: usize,
 }
@@ -271,6 +275,7 @@ impl<T> Book<T> {
             startable: VecDeque::new(),
             suspects: Vec::new(),
             committing: false,
+            pauses: Vec::new(),
             lane_bytes,
         }
     }
@@ -312,6 +317,9 @@ impl<T> Book<T> {
 
     /// Deals a page: each lane's events in it.
     pub fn deal(&mut self, page: &crate::model::event::Page, lanes: Vec<(LaneKey, Vec<Arc<Event>>)>) {
+        for (key, _) in &lanes {
+            self.hold_if_paused(key);
+        }
         let fed: Vec<(LaneKey, Vec<Arc<Event>>)> =
             lanes.into_iter().filter(|(key, _)| self.lanes.get(key).is_none_or(|lane| !lane.detached())).collect();
         // Pages without work are one with the page before them, as long as nobody has committed that.
@@ -569,7 +577,7 @@ impl<T> Book<T> {
         match lane.careful {
             Some(1) => {
                 let attempts = lane.row.as_ref().map_or(0, |row| row.attempts) + 1;
-                let state = LaneState::Blocked(crate::model::handler::Reason::new(class, why));
+                let state = LaneState::Blocked(Reason::new(class, why));
                 lane.stop = Some(Stop { page: self.cursor, state, attempts, event_position: first });
             }
             Some(n) => lane.careful = Some(n / 2),
@@ -619,6 +627,11 @@ impl<T> Book<T> {
     {
         let Some(lane) = self.lanes.get_mut(&reading.lane) else { return };
         lane.reading = false;
+        if lane.stop.is_some() {
+            // It was told to wait meanwhile.
+            lane.drop_queue();
+            return;
+        }
         let attached = matches!(lane.feed, Feed::Attaching { .. });
         if attached && found.complete {
             lane.feed = Feed::Attached { since: reading.page };
@@ -641,6 +654,42 @@ impl<T> Book<T> {
             lane.queue.push_front(work);
         }
         self.startable.push_back(reading.lane.clone());
+    }
+
+    /// Takes note of what people told to wait. What is under way ends as it would; nothing more is started.
+    pub fn pause(&mut self, pauses: Vec<Pause>) {
+        self.pauses = pauses;
+        let known: Vec<LaneKey> = self.lanes.keys().cloned().collect();
+        for key in &known {
+            self.hold_if_paused(key);
+        }
+    }
+
+    /// Why everything waits, if it was told to.
+    pub fn paused(&self) -> Option<&Reason> {
+        self.pauses.iter().find(|pause| pause.is_whole()).map(|pause| &pause.reason)
+    }
+
+    /// Makes a lane wait that was told to: it is left behind, with the pause as its reason.
+    fn hold_if_paused(&mut self, key: &LaneKey) {
+        let mut pauses = self.pauses.iter().filter(|pause| !pause.is_whole());
+        let Some(pause) = pauses.find(|pause| pause.concerns(key)) else { return };
+        let cursor = self.cursor;
+        let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
+        let waits = |state: &LaneState| matches!(state, LaneState::Blocked(_) | LaneState::Paused(_));
+        if lane.stop.as_ref().is_some_and(|stop| waits(&stop.state))
+            || lane.row.as_ref().is_some_and(|row| waits(&row.state))
+        {
+            return;
+        }
+        lane.stop = Some(Stop {
+            page: cursor,
+            state: LaneState::Paused(pause.reason.clone()),
+            attempts: lane.row.as_ref().map_or(0, |row| row.attempts),
+            event_position: None,
+        });
+        lane.feed = Feed::Detached;
+        lane.drop_queue();
     }
 
     /// Lets a lane that waits go on, as a person decided.

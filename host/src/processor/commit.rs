@@ -6,7 +6,10 @@
 
 use std::time::SystemTime;
 
-use super::exceptions::{Exception, LaneState};
+use super::{
+    exceptions::{Exception, LaneState},
+    report::Reported,
+};
 use crate::{
     cluster::fence::Fence,
     db::{Error, Session, SqlState, Statement, describe},
@@ -81,8 +84,8 @@ pub struct Commit<'a> {
     pub writes: &'a Writes,
     /// Events set aside.
     pub dead_letters: &'a [DeadLetter],
-    /// Events handled since the last report, and how many a second: when it is time to say so.
-    pub report: Option<(i64, f64)>,
+    /// How far it has come, when it is time to say so.
+    pub report: Option<&'a Reported>,
 }
 
 /// Commits on behalf of one term.
@@ -207,9 +210,13 @@ impl Committer {
         Ok(())
     }
 
-    async fn report(&self, report: Option<(i64, f64)>) -> Result<(), Error> {
-        if let Some((handled, rate)) = report {
-            self.session.execute(&self.statements.report, &[&self.processor.as_str(), &handled, &rate]).await?;
+    async fn report(&self, report: Option<&Reported>) -> Result<(), Error> {
+        if let Some(Reported { handled, rate, measures }) = report {
+            // Numbers only: they have a form in JSON.
+            let measures = serde_json::to_string(measures).unwrap_or_else(|_| "{}".into());
+            let params: [&(dyn crate::db::types::ToSql + Sync); 4] =
+                [&self.processor.as_str(), handled, rate, &measures];
+            self.session.execute(&self.statements.report, &params).await?;
         }
         Ok(())
     }

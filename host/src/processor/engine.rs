@@ -16,12 +16,14 @@ use futures_util::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use lru::LruCache;
 
 use super::{
-    Config, Report, Shaken, Standing,
+    Config, Shaken, Standing,
     book::{Book, Ending, Plan, Reading, Work},
     commit::{Commit, CommitError, Committer, DeadLetter},
     exceptions::{self, Exception, LaneState},
     gather::Found,
     lane::{GroundLost, Outcome, Runner, Trouble},
+    pauses,
+    report::Report,
     retry,
     term::Term,
 };
@@ -66,6 +68,7 @@ pub(super) struct Results {
 struct Committed {
     plan: Plan<Results>,
     marks: HashMap<LaneKey, u64>,
+    took: Duration,
     result: Result<Writes, CommitFailure>,
 }
 
@@ -76,7 +79,7 @@ enum CommitFailure {
 }
 
 type RunResult = (LaneKey, Work, Result<Outcome, GroundLost>);
-type PageResult = (Reader, Result<Arc<Page>, SourceError>);
+type PageResult = (Reader, Duration, Result<Arc<Page>, SourceError>);
 type ReadingResult = (Reader, Reading, Result<Found, SourceError>);
 
 /// Everything under way in a term.
@@ -108,6 +111,8 @@ pub(super) struct Engine<'a> {
     behind: bool,
     passed_since: Option<Instant>,
     looked_at_rows: Instant,
+    /// Whether something was committed since, by us or by people.
+    look: bool,
     draining: bool,
 }
 
@@ -143,6 +148,7 @@ impl<'a> Engine<'a> {
             behind: false,
             passed_since: None,
             looked_at_rows: Instant::now(),
+            look: true,
             draining: false,
         }
     }
@@ -154,6 +160,7 @@ impl<'a> Engine<'a> {
         stop: &mut Stop,
         tell: impl Fn(Standing),
     ) -> Result<(), Shaken> {
+        self.look_at_rows().await?;
         loop {
             self.start();
             if self.draining && self.runs.is_empty() && self.commit.is_none() {
@@ -164,10 +171,10 @@ impl<'a> Engine<'a> {
             let (timer, running) = (self.timer(), self.runs.len());
             tokio::select! {
                 Some(run) = self.runs.next(), if !self.runs.is_empty() => self.finish(run)?,
-                Some((reader, page)) = OptionFuture::from(self.page.as_mut()) => {
+                Some((reader, took, page)) = OptionFuture::from(self.page.as_mut()) => {
                     self.page = None;
                     self.pages = Some(reader);
-                    self.deal(&*page?);
+                    self.deal(&*page?, took);
                 }
                 Some((reader, reading, found)) = OptionFuture::from(self.reading.as_mut()) => {
                     self.reading = None;
@@ -186,7 +193,10 @@ impl<'a> Engine<'a> {
                     self.serving = None;
                     served?;
                 }
-                () = wakeups.next(), if !self.news => self.news = true,
+                () = wakeups.next(), if !self.news || !self.look => {
+                    self.news = true;
+                    self.look = true;
+                }
                 () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {}
                 () = stop.drain(), if !self.draining => {
                     self.draining = true;
@@ -195,10 +205,7 @@ impl<'a> Engine<'a> {
                     self.reading = None;
                 }
             }
-            if self.looked_at_rows.elapsed() >= LOOK_AT_ROWS
-                && self.book.rows().next().is_some()
-                && self.commit.is_none()
-            {
+            if self.look && self.looked_at_rows.elapsed() >= LOOK_AT_ROWS && self.commit.is_none() {
                 self.look_at_rows().await?;
             }
         }
@@ -207,7 +214,7 @@ impl<'a> Engine<'a> {
     /// Starts everything that can be started.
     fn start(&mut self) {
         let now = SystemTime::now();
-        if !self.draining {
+        if !self.draining && self.book.paused().is_none() {
             self.start_runs();
             let room = self.book.pages_open() < self.config.pages_ahead;
             if self.news
@@ -216,9 +223,10 @@ impl<'a> Engine<'a> {
             {
                 let after = self.book.tail().clone();
                 self.page = Some(Box::pin(async move {
+                    let began = Instant::now();
                     let page = reader.page(&after).await;
                     failpoint::hit("page.read");
-                    (reader, page)
+                    (reader, began.elapsed(), page)
                 }));
             }
             if self.lanes.is_some()
@@ -257,7 +265,8 @@ impl<'a> Engine<'a> {
     fn start_commit(&mut self, mut plan: Plan<Results>) {
         failpoint::hit("lanes.run");
         let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
-        let report = self.report.count(handled).take();
+        self.report.count(handled);
+        let report = self.report.take();
         let report = report.or_else(|| self.draining.then(|| self.report.flush()));
         let mut marks = HashMap::new();
         let mut dead_letters = Vec::new();
@@ -269,6 +278,7 @@ impl<'a> Engine<'a> {
         }
         let (documents, committer) = (self.documents.clone(), self.committer.clone());
         self.commit = Some(Box::pin(async move {
+            let began = Instant::now();
             let result = match documents.prepare(changes).await {
                 Err(PrepareError::NotYours(lane, why)) => Err(CommitFailure::NotYours(lane, why)),
                 Err(error) => Err(CommitFailure::Commit(CommitError::Lost(error.to_string()))),
@@ -281,18 +291,18 @@ impl<'a> Engine<'a> {
                         rejoined: &plan.rejoined,
                         writes: &writes,
                         dead_letters: &dead_letters,
-                        report,
+                        report: report.as_ref(),
                     };
                     committer.commit(commit).await.map(|()| writes).map_err(CommitFailure::Commit)
                 }
             };
-            Committed { plan, marks, result }
+            Committed { plan, marks, took: began.elapsed(), result }
         }));
     }
 
     /// Says what was handled since the last report, when no commit is left that could.
     async fn last_report(&mut self) -> Result<(), CommitError> {
-        if self.report.handled == 0 {
+        if !self.report.is_due_at_last() {
             return Ok(());
         }
         let stored = self.book.stored();
@@ -304,12 +314,15 @@ impl<'a> Engine<'a> {
             rejoined: &[],
             writes: &Writes::default(),
             dead_letters: &[],
-            report: Some(self.report.flush()),
+            report: Some(&self.report.flush()),
         };
         self.committer.commit(commit).await
     }
 
-    fn deal(&mut self, page: &Page) {
+    fn deal(&mut self, page: &Page, took: Duration) {
+        if !page.events.is_empty() {
+            self.report.read(took);
+        }
         self.news = !page.events.is_empty();
         self.behind = page.events.len() >= self.config.page_events || !page.to.is_boundary();
         let lanes = self.router.route(&page.events);
@@ -342,10 +355,11 @@ impl<'a> Engine<'a> {
     }
 
     fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
-        let Committed { plan, marks, result } = committed;
+        let Committed { plan, marks, took, result } = committed;
         match result {
             Ok(writes) => {
                 *self.moved = true;
+                self.report.committed(took);
                 self.documents.settle(writes, &marks);
                 let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
                 for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
@@ -379,14 +393,17 @@ impl<'a> Engine<'a> {
         let commit = self.commit.is_none().then(|| self.book.patience_ends(patience)).flatten().map(until);
         let store = self.passed_since.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
         let due = self.lanes.as_ref().and(self.book.next_due()).map(until);
-        let look = self.book.rows().next().map(|_| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
+        let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
         // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
         [commit, store, due, look].into_iter().flatten().min().map(|wait| wait.max(Duration::from_millis(1)))
     }
 
-    /// Learns what people decided about lanes that wait.
+    /// Learns what people decided: about lanes that wait, and about what should.
     async fn look_at_rows(&mut self) -> Result<(), Shaken> {
         self.looked_at_rows = Instant::now();
+        self.look = false;
+        let pauses = pauses::read(self.committer.session(), self.id).await;
+        self.book.pause(pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?);
         let rows = exceptions::read(self.committer.session(), self.id).await;
         let rows = rows.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
         let known: HashMap<&LaneKey, &Exception> = self.book.rows().collect();
@@ -419,6 +436,7 @@ impl<'a> Engine<'a> {
             LaneState::Retrying { reason, .. } => {
                 tracing::info!(%processor, %lane, position, %reason, attempts = exception.attempts, "the lane will try again");
             }
+            LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane waits as it was told to"),
             LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),
         }
     }
@@ -426,7 +444,7 @@ impl<'a> Engine<'a> {
     /// How things stand, for whoever waits.
     fn standing(&self) -> Standing {
         let blocked = self.book.rows().filter_map(|(lane, exception)| match &exception.state {
-            LaneState::Blocked(reason) => Some((lane.clone(), reason.clone())),
+            LaneState::Blocked(reason) | LaneState::Paused(reason) => Some((lane.clone(), reason.clone())),
             _ => None,
         });
         let lanes_blocked: Vec<_> = blocked.collect();
@@ -434,6 +452,7 @@ impl<'a> Engine<'a> {
             seen: Some(self.book.settled().seen().clone()),
             lanes_moving: self.book.rows().count() - lanes_blocked.len(),
             lanes_blocked,
+            paused: self.book.paused().cloned(),
         }
     }
 }

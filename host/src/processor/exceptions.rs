@@ -40,8 +40,10 @@ pub enum LaneState {
         /// Why.
         reason: Reason,
     },
-    /// It waits for a person.
+    /// It failed, and waits for a person.
     Blocked(Reason),
+    /// A person told it to wait.
+    Paused(Reason),
 }
 
 impl LaneState {
@@ -51,6 +53,7 @@ impl LaneState {
             LaneState::CatchingUp => "catching-up",
             LaneState::Retrying { .. } => "retrying",
             LaneState::Blocked(_) => "blocked",
+            LaneState::Paused(_) => "paused",
         }
     }
 
@@ -58,7 +61,7 @@ impl LaneState {
     pub fn reason(&self) -> Option<&Reason> {
         match self {
             LaneState::CatchingUp => None,
-            LaneState::Retrying { reason, .. } | LaneState::Blocked(reason) => Some(reason),
+            LaneState::Retrying { reason, .. } | LaneState::Blocked(reason) | LaneState::Paused(reason) => Some(reason),
         }
     }
 
@@ -67,7 +70,7 @@ impl LaneState {
         match self {
             LaneState::CatchingUp => Some(Duration::ZERO),
             LaneState::Retrying { at, .. } => Some(at.duration_since(now).unwrap_or_default()),
-            LaneState::Blocked(_) => None,
+            LaneState::Blocked(_) | LaneState::Paused(_) => None,
         }
     }
 }
@@ -84,6 +87,7 @@ fn parse(row: &Row) -> Option<(LaneKey, Exception)> {
     let reason = Reason::new(row.get(6), row.get::<_, &str>(7));
     let state = match row.get(3) {
         "blocked" => LaneState::Blocked(reason),
+        "paused" => LaneState::Paused(reason),
         "retrying" => LaneState::Retrying { at: row.get(5), reason },
         _ => LaneState::CatchingUp,
     };
@@ -98,7 +102,7 @@ fn parse(row: &Row) -> Option<(LaneKey, Exception)> {
     ))
 }
 
-/// Lets blocked and waiting lanes try again: all of a processor, or those of one tenant. Returns how many there were.
-pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>) -> Result<u64, Error> {
-    session.execute(include_str!("exceptions/resume.sql"), &[&processor, &tenant]).await
+/// Lets lanes that wait try again: all of a processor, those of one tenant, or one lane. Returns how many there were.
+pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<u64, Error> {
+    session.execute(include_str!("exceptions/resume.sql"), &[&processor, &tenant, &key]).await
 }

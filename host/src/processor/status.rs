@@ -1,9 +1,9 @@
 //! How every processor stands, told from the database alone, so that it can be asked whether or not a host runs.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
-    db::{Error, Session},
+    db::{Error, JsonText, Session},
     model::cursor::{Progress, Snapshot},
 };
 
@@ -33,8 +33,26 @@ pub struct ProcessorStatus {
     pub rate: f64,
     /// Events it has handled in all.
     pub handled: i64,
+    /// By whom and since when all of it waits, if a person told it to.
+    pub paused: Option<String>,
+    /// What its host measured between its last two reports; none before the first.
+    pub measures: Measures,
     /// Lanes behind its cursor.
     pub lanes_behind: Vec<LaneBehind>,
+}
+
+/// What a host measures while a processor runs: averages since the report before.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Measures {
+    /// Reading a page, milliseconds.
+    pub read_ms: f64,
+    /// Committing, milliseconds.
+    pub commit_ms: f64,
+    /// Commits a second.
+    pub commits: f64,
+    /// Memory of the whole host, MiB.
+    pub host_mib: f64,
 }
 
 /// A lane behind its cursor.
@@ -72,6 +90,8 @@ pub async fn read(session: &Session) -> Result<Status, Error> {
             lag_seconds,
             rate: row.get(5),
             handled: row.get(6),
+            paused: row.get(7),
+            measures: serde_json::from_str(row.get::<_, JsonText<'_>>(8).0).unwrap_or_default(),
             lanes_behind: Vec::new(),
         });
     }

@@ -1,6 +1,9 @@
 -- Reads every processor with the bucket of its cursors that is furthest behind. A rate that was not reported lately is 0.
 select p.id, p.plugin, p.version, p.digest,
        (select c.progress::text from sandmill.cursors c where c.processor = p.id order by c.bucket limit 1),
-       case when p.reported_at > now() - interval '5 seconds' then p.rate else 0 end, p.handled
+       case when p.reported_at > now() - interval '5 seconds' then p.rate else 0 end, p.handled,
+       (select 'by ' || z.paused_by || ' since ' || to_char(z.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+        from sandmill.pauses z where z.processor = p.id and z.tenant = ''),
+       p.measures
 from sandmill.processors p
 order by p.id

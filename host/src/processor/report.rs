@@ -1,0 +1,125 @@
+//! What a processor says for people, now and then, together with a commit.
+
+use std::time::{Duration, Instant};
+
+use super::status::Measures;
+
+/// Between two reports.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// What is said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reported {
+    /// Events handled since the report before.
+    pub handled: i64,
+    /// And how many a second.
+    pub rate: f64,
+    /// What was measured meanwhile.
+    pub measures: Measures,
+}
+
+/// Counts, and says so when it is time.
+#[derive(Debug)]
+pub struct Report {
+    since: Instant,
+    handled: usize,
+    reads: Average,
+    commits: Average,
+    last: Option<(f64, Measures)>,
+}
+
+#[derive(Debug, Default)]
+struct Average {
+    count: u32,
+    sum: Duration,
+}
+
+impl Average {
+    fn add(&mut self, one: Duration) {
+        self.count += 1;
+        self.sum += one;
+    }
+
+    fn ms(&self) -> f64 {
+        (self.sum / self.count.max(1)).as_secs_f64() * 1_000.0
+    }
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Report { since: Instant::now(), handled: 0, reads: Average::default(), commits: Average::default(), last: None }
+    }
+}
+
+impl Report {
+    /// Events were handled and will be committed.
+    pub fn count(&mut self, handled: usize) {
+        self.handled += handled;
+    }
+
+    /// A page with events was read.
+    pub fn read(&mut self, took: Duration) {
+        self.reads.add(took);
+    }
+
+    /// A commit was made.
+    pub fn committed(&mut self, took: Duration) {
+        self.commits.add(took);
+    }
+
+    /// Whether events were handled that no report has counted.
+    pub fn is_due_at_last(&self) -> bool {
+        self.handled > 0
+    }
+
+    /// A report, when it is time for one.
+    pub fn take(&mut self) -> Option<Reported> {
+        (self.since.elapsed() >= EVERY).then(|| self.flush())
+    }
+
+    /// A report at any time; a window too short to measure repeats what was measured before.
+    pub fn flush(&mut self) -> Reported {
+        let elapsed = self.since.elapsed();
+        if elapsed >= EVERY || self.last.is_none() {
+            let seconds = elapsed.as_secs_f64().max(0.001);
+            let measures = Measures {
+                read_ms: self.reads.ms(),
+                commit_ms: self.commits.ms(),
+                commits: f64::from(self.commits.count) / seconds,
+                host_mib: resident_mib(),
+            };
+            self.last = Some((self.handled as f64 / seconds, measures));
+        }
+        let (rate, measures) = self.last.clone().unwrap_or_default();
+        let handled = std::mem::take(&mut self.handled) as i64;
+        (self.reads, self.commits, self.since) = (Average::default(), Average::default(), Instant::now());
+        Reported { handled, rate, measures }
+    }
+}
+
+/// The process's resident memory, MiB; 0 where the system does not tell in Linux's way.
+fn resident_mib() -> f64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse::<f64>().ok());
+    kib.unwrap_or(0.0) / 1024.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_reported_once() {
+        let mut report = Report::default();
+        assert!(!report.is_due_at_last() && report.take().is_none());
+        report.count(3);
+        report.count(4);
+        report.committed(Duration::from_millis(2));
+        let first = report.flush();
+        assert_eq!((first.handled, first.measures.commit_ms), (7, 2.0));
+        assert_eq!(report.flush().handled, 0);
+        // Too short a window to measure anew.
+        assert_eq!(report.flush().rate, first.rate);
+    }
+}
