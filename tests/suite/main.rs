@@ -12,5 +12,7 @@ mod kills;
 mod plans;
 // Sources: what every layout of an event store must do.
 mod sources;
+// Statements that lie in files of their own.
+mod sql;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
