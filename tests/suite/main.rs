@@ -1,5 +1,7 @@
 //! Everything that needs a database or a whole host, by theme.
 
+// A store that comes into another cluster.
+mod anchors;
 // Many writers at once: nothing is lost where a naive follower loses events.
 mod contention;
 // A database that dies under a living host.
