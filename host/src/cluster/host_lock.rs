@@ -6,9 +6,8 @@
 use std::time::Duration;
 
 use tokio::{sync::Mutex, time::Instant};
-use tokio_postgres::GenericClient;
 
-use crate::db::{Db, Error, Session, Transaction, describe};
+use crate::db::{Db, Error, GenericClient, Session, Transaction, describe};
 
 /// The lock's two numbers: "Sand" in ASCII, and 1 for the host.
 const LOCK: (i32, i32) = (0x5361_6e64, 1);

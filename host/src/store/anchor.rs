@@ -11,11 +11,9 @@
 //! and keeps applications from appending meanwhile. What may surprise: an event that was appended after the restore and before this is judged
 //! by the old numbers as well, so applications should wait for it.
 
-use tokio_postgres::IsolationLevel;
-
 use crate::{
     cluster::host_lock::{self, LockError},
-    db::{Error, Row, Session, Transaction, describe},
+    db::{Error, IsolationLevel, Row, Session, Transaction, describe},
     model::cursor::{ParseError, Progress, Snapshot, Xid},
 };
 
