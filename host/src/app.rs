@@ -21,6 +21,7 @@ use crate::{
     sandbox::{Plugin, Sandbox},
     scheduler::Scheduler,
     source::{OpenSource, native::Native},
+    store::anchor,
     supervisor::Supervisor,
 };
 
@@ -72,6 +73,7 @@ pub async fn run(
     for name in migrate::migrate(&mut session).await?.names {
         tracing::info!(name, "applied a migration");
     }
+    anchor::check(&session).await?;
     let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
     let there_at_start = source.open("start").await?.head().await?;
 

@@ -11,7 +11,9 @@ pub mod migrate;
 use std::{ops::Deref, sync::Arc, time::Duration};
 
 use tokio_postgres::{Client, NoTls};
-pub use tokio_postgres::{Error, Row, SimpleQueryMessage, Statement, Transaction, error::SqlState, types};
+pub use tokio_postgres::{
+    Error, GenericClient, IsolationLevel, Row, SimpleQueryMessage, Statement, Transaction, error::SqlState, types,
+};
 
 /// How long a session waits for a row lock before it gives way. Default 2 s: commits touch rows that only this host writes, so
 /// waiting longer means somebody else holds them, and giving way ends the term and tries anew.

@@ -1,9 +1,10 @@
-//! Our own event store: importing into it, listing it, and the order it keeps.
+//! Our own event store: importing into it, listing it, the order it keeps, and the cluster that its numbers belong to.
 //!
 //! Applications append with the client crate or with `sandmill.append` in SQL; what is here serves the command line and the
 //! host. Nothing here takes a lock that makes a reader wait. Reading here is listing, by position: an event may become visible
 //! behind one that was listed before it, so whoever must not miss any follows the tail instead.
 
+pub mod anchor;
 pub mod import;
 mod list;
 pub mod time;

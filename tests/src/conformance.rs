@@ -347,42 +347,12 @@ pub async fn a_tenants_part_is_exactly_its_part(layout: &impl Layout) {
             let tenant = TenantId::parse(tenant).expect("a tenant");
             let expected: Vec<Arc<Event>> =
                 read[from.1..to.1].iter().filter(|event| event.tenant == tenant).cloned().collect();
-            let found = tenants_part(&mut reader, &tenant, &from.0, &to.0, 1 + random.below(6)).await;
+            let found = reader.tenants_part(&tenant, &from.0, &to.0, 1 + random.below(6)).await;
             assert_streams_in_order(&found);
             println!("{tenant} from {} to {}", from.0, to.0);
             assert_each_once(&found, &ids(&expected));
         }
     }
-}
-
-/// What lies between two places, for one tenant, as a lane that is behind reads it.
-async fn tenants_part(
-    reader: &mut Follower,
-    tenant: &TenantId,
-    from: &Progress,
-    to: &Progress,
-    limit: usize,
-) -> Vec<Arc<Event>> {
-    let mut found = Vec::new();
-    let mut at = from.clone();
-    for mut hop in from.hops_to(to) {
-        loop {
-            let events = reader.source().tenant_page(tenant, &hop, limit).await.expect("read a tenant's page");
-            assert!(events.len() <= limit);
-            assert!(events.windows(2).all(|pair| pair[0].position < pair[1].position));
-            let more = events.len() == limit;
-            if let (true, Some(last)) = (more, events.last()) {
-                hop.after = Some(last.position);
-            }
-            found.extend(events);
-            if !more {
-                break;
-            }
-        }
-        at = hop.then;
-    }
-    assert_eq!(at, *to, "the hops lead there");
-    found
 }
 
 /// Times before 1970, all of Unicode, and JSON to the letter.

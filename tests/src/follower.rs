@@ -9,6 +9,7 @@ use sandmill::{
     model::{
         cursor::{Progress, Snapshot},
         event::Event,
+        ids::TenantId,
     },
     source::{EventSource, OpenSource},
 };
@@ -80,6 +81,39 @@ impl Follower {
             }
             read.extend(page);
         }
+    }
+
+    /// What lies between two places for one tenant, as a lane that is behind reads it; its own place stays.
+    pub async fn tenants_part(
+        &mut self,
+        tenant: &TenantId,
+        from: &Progress,
+        to: &Progress,
+        limit: usize,
+    ) -> Vec<Arc<Event>> {
+        let mut found = Vec::new();
+        let mut at = from.clone();
+        for mut hop in from.hops_to(to) {
+            loop {
+                let events = self.source.tenant_page(tenant, &hop, limit).await.expect("read a tenant's page");
+                assert!(events.len() <= limit, "{} events where {limit} were asked for", events.len());
+                assert!(
+                    events.windows(2).all(|pair| pair[0].position < pair[1].position),
+                    "a page is in order of position"
+                );
+                let more = events.len() == limit;
+                if let (true, Some(last)) = (more, events.last()) {
+                    hop.after = Some(last.position);
+                }
+                found.extend(events);
+                if !more {
+                    break;
+                }
+            }
+            at = hop.then;
+        }
+        assert_eq!(at, *to, "the hops lead there");
+        found
     }
 }
 

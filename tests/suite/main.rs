@@ -1,5 +1,7 @@
 //! Everything that needs a database or a whole host, by theme.
 
+// A store that comes into another cluster.
+mod anchors;
 // Many writers at once: nothing is lost where a naive follower loses events.
 mod contention;
 // A database that dies under a living host.
@@ -22,6 +24,8 @@ mod sandbox;
 mod plans;
 // Sources: what every layout of an event store must do.
 mod sources;
+// Statements that lie in files of their own.
+mod sql;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
 // The repository's own habits: borders, sizes, loose ends.

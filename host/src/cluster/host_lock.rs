@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::{sync::Mutex, time::Instant};
 
-use crate::db::{Db, Error, Session, describe};
+use crate::db::{Db, Error, GenericClient, Session, Transaction, describe};
 
 /// The lock's two numbers: "Sand" in ASCII, and 1 for the host.
 const LOCK: (i32, i32) = (0x5361_6e64, 1);
@@ -56,6 +56,12 @@ impl HostLock {
     }
 }
 
+/// Holds the lock until a transaction ends, so that no host works while it changes what hosts rely on. Does not wait for one that does.
+pub async fn hold_within(transaction: &Transaction<'_>) -> Result<(), LockError> {
+    let taken = transaction.query_one("select pg_try_advisory_xact_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;
+    if taken.get(0) { Ok(()) } else { Err(LockError::Held { holder: holder(transaction).await? }) }
+}
+
 async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
     let until = Instant::now() + patience;
     let session = db.connect("host").await?;
@@ -65,7 +71,7 @@ async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
         if taken.get(0) {
             return Ok(session);
         }
-        let holder = holder(&session).await?;
+        let holder = holder(&*session).await?;
         if Instant::now() >= until {
             return Err(LockError::Held { holder });
         }
@@ -80,8 +86,8 @@ async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
     }
 }
 
-async fn holder(session: &Session) -> Result<String, Error> {
-    let row = session.query_opt(include_str!("host_lock/holder.sql"), &[&LOCK.0, &LOCK.1]).await?;
+async fn holder(client: &impl GenericClient) -> Result<String, Error> {
+    let row = client.query_opt(include_str!("host_lock/holder.sql"), &[&LOCK.0, &LOCK.1]).await?;
     Ok(row.map_or_else(String::new, |row| {
         let (pid, since): (i32, Option<String>) = (row.get(0), row.get(1));
         let client: Option<String> = row.get(2);

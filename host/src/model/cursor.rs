@@ -48,9 +48,24 @@ impl Snapshot {
         xid < self.xmin || self.xmax.saturating_sub(from) > hidden
     }
 
+    /// The same, but for some transactions below `xmax`, which it does not see.
+    pub fn without(&self, hidden: impl IntoIterator<Item = Xid>) -> Snapshot {
+        let mut in_progress: Vec<Xid> = self.in_progress.iter().copied().chain(hidden).collect();
+        in_progress.retain(|xid| *xid < self.xmax);
+        in_progress.sort_unstable();
+        in_progress.dedup();
+        let xmin = in_progress.first().map_or(self.xmin, |first| self.xmin.min(*first));
+        Snapshot { xmin, xmax: self.xmax, in_progress: in_progress.into() }
+    }
+
     /// Whether it sees nothing at all.
     pub fn is_nothing(&self) -> bool {
         self.xmax <= 3
+    }
+
+    /// The first number that is not certainly in view: all transactions below have ended.
+    pub fn xmin(&self) -> Xid {
+        self.xmin
     }
 
     /// The first number that no transaction in view has.
@@ -311,6 +326,14 @@ mod tests {
                 assert_eq!(a.covers(b), expected, "{a} covers {b}");
             }
         }
+    }
+
+    #[test]
+    fn without_hides_what_it_is_told_and_nothing_else() {
+        let without = |s: &str, hidden: &[Xid]| snapshot(s).without(hidden.iter().copied()).to_string();
+        assert_eq!(without("740:745:742", &[]), "740:745:742");
+        assert_eq!(without("740:745:742", &[3, 742, 5, 745]), "3:745:3,5,742");
+        assert_eq!(without("745:745:", &[3]), "3:745:3");
     }
 
     #[test]

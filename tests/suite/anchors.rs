@@ -1,0 +1,299 @@
+//! A store that comes into another cluster: it is refused there until it was re-anchored, and then everybody goes on exactly where they were.
+
+use std::{collections::BTreeMap, process::Command};
+
+use sandmill::{
+    app::Ended,
+    db::{
+        Db, Session,
+        embedded::{Embedded, Options},
+        migrate,
+    },
+    model::{
+        cursor::{Progress, Snapshot},
+        ids::TenantId,
+    },
+    source::native::Native,
+    store::anchor::{AnchorError, ReanchorError, check, reanchor},
+};
+use sandmill_client::{Append, NewEvent, append};
+use sandmill_tests::{
+    Database, database,
+    follower::{Follower, assert_each_once, assert_streams_in_order, ids},
+    host::{catch_up, plugins, sandmill, stderr, stdout},
+    ledger::{assert_plane_log, assert_scripted_log},
+};
+
+async fn migrated(server: &Embedded) -> Database {
+    let address = server.address();
+    let db = Db::parse(&address).unwrap();
+    migrate::migrate(&mut db.connect("test").await.unwrap()).await.unwrap();
+    Database { db, address }
+}
+
+async fn use_up_xids(database: &Database, xids: u32) {
+    let sql = format!("do $$ begin for i in 1..{xids} loop perform pg_current_xact_id(); commit; end loop; end $$");
+    let session = database.db.connect("test").await.unwrap();
+    session.batch_execute("set synchronous_commit = off").await.unwrap();
+    session.batch_execute(&sql).await.unwrap();
+}
+
+/// Takes a dump of a database and restores it on another server, with the tools that belong to the servers.
+async fn restore(from: &Database, server: &Embedded) -> Database {
+    let session = from.db.connect("test").await.unwrap();
+    let sql = "select setting from pg_config where name = 'BINDIR'";
+    let programs: String = session.query_one(sql, &[]).await.unwrap().get(0);
+    server.create_database("restored", None).await.unwrap();
+    let address = server.address_of("restored");
+    let dump = tempfile::NamedTempFile::new().unwrap();
+    let run = |program: &str, arguments: &[&str], address: &str| {
+        let mut command = Command::new(format!("{programs}/{program}"));
+        let output = command.args(arguments).arg(dump.path()).args(["-d", address]).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", stderr(&output));
+    };
+    run("pg_dump", &["-f"], &from.address);
+    run("psql", &["-q", "-v", "ON_ERROR_STOP=1", "-f"], &address);
+    Database { db: Db::parse(&address).unwrap(), address }
+}
+
+async fn append_to(session: &Session, tenant: &str, stream: &str, count: usize) -> Vec<String> {
+    let events = (0..count).map(|_| NewEvent::new("Happened", "{}"));
+    let appended = append(&**session, &Append::to(tenant, stream).events(events)).await.unwrap();
+    appended.into_iter().map(|event| event.id).collect()
+}
+
+/// A store with processors named after where they stand, and lanes behind one of them.
+struct Store {
+    database: Database,
+    /// What is still to come for each processor.
+    rest: BTreeMap<String, Vec<String>>,
+    /// What is still to come for each lane before it meets its cursor.
+    lanes: BTreeMap<String, Vec<String>>,
+}
+
+/// The processor that lanes are behind, and the places of those lanes.
+const AHEAD: &str = "at-a-boundary";
+const BEHIND: [(&str, &str); 2] = [("acme", "inside-a-difference"), ("globex", "beside-an-open-transaction")];
+
+impl Store {
+    async fn make(database: Database) -> Store {
+        let source = Native::new(database.db.clone());
+        let (writer, slow) = (database.db.connect("test").await.unwrap(), database.db.connect("test").await.unwrap());
+        let nothing = Progress::at(Snapshot::nothing());
+        let mut places = BTreeMap::from([("at-the-beginning".to_string(), nothing.clone())]);
+        append_to(&writer, "acme", "a", 5).await;
+        append_to(&writer, "globex", "a", 5).await;
+        slow.batch_execute("begin").await.unwrap();
+        append_to(&slow, "acme", "slow", 2).await;
+        append_to(&slow, "globex", "slow", 2).await;
+        append_to(&writer, "acme", "b", 3).await;
+        let mut follower = Follower::at(&source, &nothing).await;
+        follower.page(4).await;
+        places.insert("early-in-history".into(), follower.progress());
+        follower.rest(100).await;
+        places.insert("beside-an-open-transaction".into(), follower.progress());
+        append_to(&writer, "globex", "b", 4).await;
+        append_to(&writer, "acme", "a", 4).await;
+        slow.batch_execute("commit; begin").await.unwrap();
+        append_to(&slow, "acme", "never", 1).await;
+        follower.page(6).await;
+        assert!(!follower.progress().is_boundary());
+        places.insert("inside-a-difference".into(), follower.progress());
+        append_to(&writer, "initech", "a", 2).await;
+        slow.batch_execute("rollback").await.unwrap();
+        follower.rest(100).await;
+        places.insert(AHEAD.into(), follower.progress());
+        append_to(&writer, "acme", "b", 2).await;
+        append_to(&writer, "globex", "c", 3).await;
+
+        let mut store = Store { rest: BTreeMap::new(), lanes: BTreeMap::new(), database };
+        for (name, progress) in &places {
+            let sql = "with p as (insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version)
+                                  values ($1, '', '', '', 'tenant', 1) returning id)
+                       insert into sandmill.cursors (processor, bucket, progress, fence)
+                       select id, bucket, $2::text, 'a token' from p, generate_series(0, 15) bucket";
+            // The foreign key looks for the processor when the statement ends.
+            writer.execute(sql, &[name, &progress.to_string()]).await.unwrap();
+        }
+        for (tenant, place) in BEHIND {
+            let sql = "insert into sandmill.exceptions (processor, bucket, tenant, lane_key, progress, state, reason)
+                       values ($1, 3, $2, $2, $3::text, 'blocked', 'for a test')";
+            writer.execute(sql, &[&AHEAD, &tenant, &places[place].to_string()]).await.unwrap();
+        }
+        (store.rest, store.lanes) = store.still_to_come().await;
+        assert_eq!(store.lanes.values().map(Vec::len).collect::<Vec<_>>(), [4, 6]);
+        store
+    }
+
+    /// What is still to come, by the rows as they are.
+    async fn still_to_come(&self) -> (BTreeMap<String, Vec<String>>, BTreeMap<String, Vec<String>>) {
+        let source = Native::new(self.database.db.clone());
+        let session = self.database.db.connect("test").await.unwrap();
+        let (mut rest, mut lanes) = (BTreeMap::new(), BTreeMap::new());
+        let sql = "select processor, min(progress::text) from sandmill.cursors group by 1 having count(distinct progress::text) = 1";
+        for row in session.query(sql, &[]).await.unwrap() {
+            let progress: Progress = row.get::<_, &str>(1).parse().unwrap();
+            let events = Follower::at(&source, &progress).await.rest(7).await;
+            assert_streams_in_order(&events);
+            rest.insert(row.get(0), sorted(ids(&events)));
+        }
+        let sql = "select e.tenant, e.progress::text, c.progress::text from sandmill.exceptions e
+                   join sandmill.cursors c using (processor, bucket)";
+        for row in session.query(sql, &[]).await.unwrap() {
+            let (from, to) = (row.get::<_, &str>(1).parse().unwrap(), row.get::<_, &str>(2).parse().unwrap());
+            let tenant = TenantId::parse(row.get(0)).unwrap();
+            let mut follower = Follower::from_the_beginning(&source).await;
+            let events = follower.tenants_part(&tenant, &from, &to, 2).await;
+            assert_streams_in_order(&events);
+            lanes.insert(tenant.to_string(), sorted(ids(&events)));
+        }
+        (rest, lanes)
+    }
+
+    /// Asserts that it is as it was, but for events appended since.
+    async fn assert_same(&self, original: &Store, since: &[String]) {
+        let (rest, lanes) = self.still_to_come().await;
+        let expected = |ids: &Vec<String>| sorted([ids, since].concat());
+        assert_eq!(rest, original.rest.iter().map(|(name, ids)| (name.clone(), expected(ids))).collect());
+        assert_eq!(lanes, original.lanes);
+    }
+}
+
+fn sorted(mut ids: Vec<String>) -> Vec<String> {
+    ids.sort_unstable();
+    ids
+}
+
+/// Before and after the dump, each cluster has used up so many xids.
+async fn everybody_goes_on_where_they_were(old: u32, new: u32) {
+    let (one, two) =
+        (Embedded::start(Options::default()).await.unwrap(), Embedded::start(Options::default()).await.unwrap());
+    let origin = migrated(&one).await;
+    use_up_xids(&origin, old).await;
+    let original = Store::make(origin).await;
+    let other = migrated(&two).await;
+    use_up_xids(&other, new).await;
+    let database = restore(&original.database, &two).await;
+    let store = Store { database, rest: BTreeMap::new(), lanes: BTreeMap::new() };
+    let db = &store.database.db;
+    let mut session = db.connect("test").await.unwrap();
+
+    let refused = check(&session).await.unwrap_err();
+    assert!(matches!(refused, AnchorError::OtherCluster { .. }), "{refused}");
+    assert!(refused.to_string().contains("sandmill migrate --reanchor"), "{refused}");
+
+    // A transaction that was there before, and appends afterwards.
+    let unrelated = db.connect("test").await.unwrap();
+    unrelated.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
+    let done = reanchor(&mut session).await.unwrap();
+    assert_eq!((done.events, done.places), (32, 4));
+    check(&session).await.unwrap();
+    store.assert_same(&original, &[]).await;
+    let fences = "select count(distinct fence), count(*) filter (where fence = 'a token') from sandmill.cursors";
+    let row = session.query_one(fences, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (80, 0));
+
+    let mut since = append_to(&session, "acme", "a", 2).await;
+    let mut follower = Follower::at(&Native::new(db.clone()), &session_progress(&session, AHEAD).await).await;
+    let before = follower.rest(3).await;
+    since.extend(append_to(&unrelated, "acme", "c", 2).await);
+    unrelated.batch_execute("commit").await.unwrap();
+    let after = follower.rest(3).await;
+    let expected = [&original.rest[AHEAD][..], &since].concat();
+    assert_each_once(&[before, after].concat(), &expected);
+    store.assert_same(&original, &since).await;
+
+    // Once more changes nothing, wherever everybody stands by now.
+    reanchor(&mut session).await.unwrap();
+    store.assert_same(&original, &since).await;
+}
+
+async fn session_progress(session: &Session, processor: &str) -> Progress {
+    let sql = "select progress::text from sandmill.cursors where processor = $1 and bucket = 0";
+    session.query_one(sql, &[&processor]).await.unwrap().get::<_, &str>(0).parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_cluster_whose_xids_are_behind_takes_a_store_over() {
+    everybody_goes_on_where_they_were(5_000, 0).await;
+}
+
+#[tokio::test]
+async fn a_cluster_whose_xids_are_ahead_takes_a_store_over() {
+    everybody_goes_on_where_they_were(0, 5_000).await;
+}
+
+/// The same with everything real: hosts, documents, a blocked lane, and the command line.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_goes_on_in_another_cluster() {
+    let (one, two) =
+        (Embedded::start(Options::default()).await.unwrap(), Embedded::start(Options::default()).await.unwrap());
+    let origin = migrated(&one).await;
+    let writer = origin.db.connect("test").await.unwrap();
+    let stop = Append::to("stuck", "s").event(NewEvent::new("Happened", r#"{"do":"stop"}"#));
+    append(&*writer, &stop).await.unwrap();
+    let flight =
+        |tenant: &str| Append::to(tenant, "plane-1").events((0..30).map(|_| NewEvent::new("FlightFlown", "{}")));
+    for tenant in ["acme", "globex"] {
+        append(&*writer, &flight(tenant)).await.unwrap();
+    }
+    let ended = catch_up(&origin, &["scripted", "plane-log"], &["processor.page-events=20"]).await;
+    assert!(matches!(ended, Ended::Blocked(ref lanes) if lanes.len() == 1), "{ended:?}");
+    append(&*writer, &flight("acme")).await.unwrap();
+    append(&*writer, &flight("stuck")).await.unwrap();
+
+    let restored = restore(&origin, &two).await;
+    let folder = plugins(&["scripted"]);
+    let run = |arguments: &[&str]| sandmill(&restored.address).args(arguments).output().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let refused = run(&["run", "--until-caught-up", "--plugins", folder]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("sandmill migrate --reanchor"), "{}", stderr(&refused));
+    let done = run(&["migrate", "--reanchor"]);
+    assert!(stdout(&done).contains("re-anchored 121 events"), "{}{}", stdout(&done), stderr(&done));
+    assert!(stdout(&run(&["migrate", "--reanchor"])).contains("nothing to re-anchor"));
+
+    append(&*restored.db.connect("test").await.unwrap(), &flight("globex")).await.unwrap();
+    let ended = catch_up(&restored, &["scripted", "plane-log"], &["processor.page-events=20"]).await;
+    assert!(matches!(ended, Ended::Blocked(ref lanes) if lanes.len() == 1), "{ended:?}");
+    assert_scripted_log(&restored, "e.tenant <> 'stuck'").await;
+    assert_plane_log(&restored).await;
+}
+
+#[tokio::test]
+async fn numbers_from_the_future_are_refused_and_a_working_host_is_left_alone() {
+    let database = database().await;
+    let store = Store::make(database.clone()).await;
+    let mut session = database.db.connect("test").await.unwrap();
+    check(&session).await.unwrap();
+
+    session.batch_execute("update sandmill.store set system_identifier = 1").await.unwrap();
+    let lock = sandmill::cluster::host_lock::HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
+    let refused = reanchor(&mut session).await.unwrap_err();
+    assert!(matches!(refused, ReanchorError::Lock(_)), "{refused}");
+    drop(lock);
+    session
+        .batch_execute(
+            "update sandmill.store set system_identifier = (select system_identifier from pg_control_system())",
+        )
+        .await
+        .unwrap();
+
+    let future = "9000000000000000000";
+    let sql = format!("update sandmill.cursors set progress = '1:1:|{future}:{future}:|5' where processor = '{AHEAD}'");
+    session.batch_execute(&sql).await.unwrap();
+    let refused = check(&session).await.unwrap_err();
+    assert!(matches!(&refused, AnchorError::ProgressAhead { processor, .. } if processor == AHEAD), "{refused}");
+    session.batch_execute(&format!("delete from sandmill.processors where id = '{AHEAD}'")).await.unwrap();
+    check(&session).await.unwrap();
+
+    let sql = format!("update sandmill.events set xid = '{future}' where position = 3");
+    session.batch_execute(&sql).await.unwrap();
+    let refused = check(&session).await.unwrap_err();
+    assert!(matches!(refused, AnchorError::EventAhead { position: 3, .. }), "{refused}");
+    // By these numbers nobody has handled that event.
+    reanchor(&mut session).await.unwrap();
+    check(&session).await.unwrap();
+    let (rest, _) = store.still_to_come().await;
+    assert_eq!(rest["inside-a-difference"].len(), store.rest["inside-a-difference"].len() + 1);
+}
