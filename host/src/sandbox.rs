@@ -1,33 +1,53 @@
 //! The sandbox: component bytes in, a [`Handler`](crate::model::handler::Handler) out. The only door to wasmtime.
 //!
 //! A [`Sandbox`] is one engine with one set of limits. [`Sandbox::load`] reads the names in a file, refuses by name what this host does
-//! not offer, compiles it and asks it what it is; the [`Plugin`] that comes back handles batches, each call in a fresh instance that
-//! sees one tenant and is dropped afterwards. A guest can compute and return data; it reaches nothing but the documents of its
-//! lane's tenant, its log and its settings. What it may use up is in [`limits`]. There is no SQL here.
+//! not offer, compiles it and asks it what it is; the [`Plugin`] that comes back handles batches, each call in an instance that sees
+//! one tenant only, kept warm for that tenant's next call while all goes well. A guest can compute and return data; it reaches nothing but the
+//! documents of its lane's tenant, its log and its settings. What it may use up is in [`limits`], what all of them hold and were refused in
+//! [`Usage`]. There is no SQL here.
 
 mod answer;
 mod bindings;
 mod engine;
+mod failure;
 mod host_calls;
 mod inspect;
 mod instance;
 pub mod limits;
+mod mappings;
+mod memory;
 mod meter;
 mod plugin;
+mod usage;
+mod warm;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
 
 pub use inspect::{Refused, inspect};
+use instance::Guest;
 pub use limits::Limits;
 pub use plugin::Plugin;
+use usage::Refusals;
+pub use usage::Usage;
+use warm::Warm;
 use wasmtime::{Engine, component::Linker};
 
-/// One engine, one linker, one set of limits. Cheap to clone.
+/// One engine, one linker, one set of limits, and the stores of all its plugins. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandbox {
     engine: Engine,
     linker: Arc<Linker<instance::State>>,
     limits: Arc<Limits>,
+    warm: Arc<Warm<Guest>>,
+    /// Linear memory of all live stores, bytes.
+    memory: Arc<AtomicUsize>,
+    refusals: Arc<Refusals>,
+    /// How many plugins were loaded, which is the number of the next one.
+    loaded: Arc<AtomicU64>,
+    describing: Arc<Mutex<()>>,
 }
 
 /// Why a file cannot run here.
@@ -49,10 +69,25 @@ pub enum LoadError {
 impl Sandbox {
     /// Starts an engine and the thread that advances its clock. Fails only where the machine cannot run wasmtime at all.
     pub fn new(limits: Limits) -> anyhow::Result<Self> {
-        let engine = engine::start(&limits)?;
+        let (engine, instances) = engine::start(&limits)?;
         let mut linker = Linker::new(&engine);
         bindings::add_to_linker(&mut linker)?;
-        Ok(Sandbox { engine, linker: Arc::new(linker), limits: Arc::new(limits) })
+        Ok(Sandbox {
+            engine,
+            linker: Arc::new(linker),
+            warm: Warm::new(instances, limits.warm_instances),
+            limits: Arc::new(limits),
+            memory: Arc::default(),
+            refusals: Arc::default(),
+            loaded: Arc::default(),
+            describing: Arc::default(),
+        })
+    }
+
+    /// What is held now, and what was refused so far.
+    pub fn usage(&self) -> Usage {
+        let (live, idle) = self.warm.count();
+        Usage { live, idle, memory_bytes: self.memory.load(Relaxed), refusals: self.refusals.counts() }
     }
 
     /// Makes a plugin of a component file's bytes. Compiling takes seconds for large components: call it where blocking is allowed.

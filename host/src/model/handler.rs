@@ -8,7 +8,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use super::{
     effects::Effects,
     event::Batch,
-    ids::{CollectionName, ProcessorId},
+    ids::{CollectionName, ProcessorId, TenantId},
 };
 
 /// A future that can be sent to a guest thread.
@@ -121,4 +121,13 @@ pub trait Handler: Send + Sync {
 
     /// How long one call may take by the clock on the wall, with everything in it.
     fn wall_time(&self) -> Duration;
+
+    /// Effects of this tenant were not committed: what the handler remembers of the calls that led to them must not be used again. Calls
+    /// under way count among them.
+    fn forget(&self, tenant: &TenantId) {
+        let _ = tenant;
+    }
+
+    /// The same for every tenant.
+    fn forget_all(&self) {}
 }

@@ -40,18 +40,19 @@ impl Log {
     }
 
     /// Says how many lines were too many.
-    pub(super) fn end(&mut self) {
-        if self.dropped > 0 {
+    pub(super) fn end(&mut self) -> u32 {
+        let dropped = std::mem::take(&mut self.dropped);
+        if dropped > 0 {
             let (processor, tenant) = self.whose.take().unwrap_or_default();
             tracing::warn!(
                 target: "sandmill::guest",
                 processor,
                 tenant = tenant.as_ref().map(TenantId::as_str),
-                dropped = self.dropped,
+                dropped,
                 "log lines over limits.log-lines were dropped"
             );
-            self.dropped = 0;
         }
+        dropped
     }
 
     fn cut<'a>(&self, text: &'a str) -> &'a str {
@@ -65,17 +66,18 @@ impl Log {
 
 impl logging::Host for State {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
+        let (processor, call) = (self.identity.name(), &mut self.call);
         if let logging::Level::Critical = level {
-            self.log.last_words = Some(self.log.cut(&message).to_string());
+            call.log.last_words = Some(call.log.cut(&message).to_string());
         }
-        let (processor, tenant) = (self.identity.name(), self.tenant.as_ref().map(TenantId::as_str));
-        if self.log.lines_left == 0 {
-            self.log.dropped = self.log.dropped.saturating_add(1);
-            self.log.whose.get_or_insert_with(|| (processor.to_string(), self.tenant.clone()));
+        if call.log.lines_left == 0 {
+            call.log.dropped = call.log.dropped.saturating_add(1);
+            call.log.whose.get_or_insert_with(|| (processor.to_string(), call.tenant.clone()));
             return Ok(());
         }
-        self.log.lines_left -= 1;
-        let (context, message) = (self.log.cut(&context), self.log.cut(&message));
+        call.log.lines_left -= 1;
+        let tenant = call.tenant.as_ref().map(TenantId::as_str);
+        let (context, message) = (call.log.cut(&context), call.log.cut(&message));
         macro_rules! say {
             ($level:ident) => {
                 tracing::$level!(target: "sandmill::guest", processor, tenant, context, "{message}")
@@ -97,7 +99,7 @@ impl documents::Host for State {
         match self.read(&collection, &ids).await {
             Ok(found) => Ok(found),
             Err(failure) => {
-                self.refused = Some(failure);
+                self.call.refused = Some(failure);
                 Err(wasmtime::Error::msg("the host call was refused"))
             }
         }
@@ -107,7 +109,7 @@ impl documents::Host for State {
 impl State {
     async fn read(&self, collection: &str, ids: &[String]) -> Result<Vec<Option<String>>, Failure> {
         let refuse = |message: String| Failure::Block(Reason::new("refused-call", message));
-        let Some(documents) = &self.documents else {
+        let Some(documents) = &self.call.documents else {
             return Err(refuse("`describe` may call nothing but `logging`".into()));
         };
         let Some(name) = self.identity.collection(collection) else {

@@ -12,6 +12,9 @@ const MIB: usize = 1 << 20;
 pub struct Limits {
     /// Linear memory of one instance, MiB. Default 64: a Rust guest needs 1 to 5, a page of events some more.
     pub memory_mib: usize,
+    /// Linear memory of all instances of one plugin, MiB, idle ones included; those give way first. Default 512: eight calls at the utmost of
+    /// `memory-mib` at once, or some 250 instances of an ordinary Rust guest.
+    pub plugin_memory_mib: usize,
     /// Guest CPU time of one call, milliseconds. Time that the guest waits for the host is not counted, nor is time that its thread waits
     /// for a core. Default 1000: over a hundred times what a full batch costs the example plugins.
     pub cpu_ms: u64,
@@ -34,12 +37,16 @@ pub struct Limits {
     pub component_mib: usize,
     /// Instances alive at once, for which address space is set aside at start. Default 256: one is needed for each call under way.
     pub instances: u32,
+    /// Of these, at most so many kept warm between calls. Default 128: each saves its tenant's next call the making of an instance, and
+    /// holds a Rust guest's 1 to 5 MiB meanwhile. 0 keeps none.
+    pub warm_instances: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Limits {
             memory_mib: 64,
+            plugin_memory_mib: 512,
             cpu_ms: 1_000,
             wall_ms: 10_000,
             output_mib: 16,
@@ -50,6 +57,7 @@ impl Default for Limits {
             log_line_bytes: 1_024,
             component_mib: 64,
             instances: 256,
+            warm_instances: 128,
         }
     }
 }
@@ -58,6 +66,11 @@ impl Limits {
     /// Linear memory of one instance, bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_mib * MIB
+    }
+
+    /// Linear memory of all instances of one plugin, bytes.
+    pub fn plugin_memory_bytes(&self) -> usize {
+        self.plugin_memory_mib * MIB
     }
 
     /// Guest CPU time of one call.
@@ -89,6 +102,7 @@ impl Limits {
     pub fn check(&self) -> Result<(), String> {
         let least = [
             ("memory-mib", self.memory_mib, 1, 4095),
+            ("plugin-memory-mib", self.plugin_memory_mib, self.memory_mib, 1 << 20),
             ("cpu-ms", self.cpu_ms as usize, 2, 3_600_000),
             ("wall-ms", self.wall_ms as usize, 2, 86_400_000),
             ("output-mib", self.output_mib, 1, 1024),
@@ -98,6 +112,7 @@ impl Limits {
             ("log-line-bytes", self.log_line_bytes, 16, MIB),
             ("component-mib", self.component_mib, 1, 1024),
             ("instances", self.instances as usize, 1, 8_000),
+            ("warm-instances", self.warm_instances as usize, 0, 8_000),
         ];
         for (name, value, low, high) in least {
             if value < low || value > high {
