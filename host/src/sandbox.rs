@@ -8,6 +8,7 @@
 
 mod answer;
 mod bindings;
+pub mod compile;
 mod engine;
 mod failure;
 mod host_calls;
@@ -26,6 +27,7 @@ use std::sync::{
     atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
 };
 
+use compile::{CompileError, Compiler};
 pub use inspect::{Refused, inspect};
 use instance::Guest;
 pub use limits::Limits;
@@ -42,6 +44,7 @@ pub struct Sandbox {
     linker: Arc<Linker<instance::State>>,
     limits: Arc<Limits>,
     warm: Arc<Warm<Guest>>,
+    compiler: Arc<Compiler>,
     /// Linear memory of all live stores, bytes.
     memory: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
@@ -56,23 +59,31 @@ pub enum LoadError {
     /// Its names already tell: no component, another contract, an import that is not offered.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The bytes do not compile.
-    #[error(
-        "the component does not compile: {0}\nBuild it again with `sandmill plugin build`, or with tools of this year."
-    )]
-    Compile(String),
+    /// The bytes do not compile, or not within limits.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// `describe` failed or answered against the contract.
     #[error("`describe` {0}")]
     Describe(String),
 }
 
+impl LoadError {
+    fn class(&self) -> &'static str {
+        match self {
+            LoadError::Compile(error) => error.class(),
+            LoadError::Refused(_) | LoadError::Describe(_) => "refused-file",
+        }
+    }
+}
+
 impl Sandbox {
     /// Starts an engine and the thread that advances its clock. Fails only where the machine cannot run wasmtime at all.
-    pub fn new(limits: Limits) -> anyhow::Result<Self> {
+    pub fn new(limits: Limits, compile: compile::Config) -> anyhow::Result<Self> {
         let (engine, instances) = engine::start(&limits)?;
         let mut linker = Linker::new(&engine);
         bindings::add_to_linker(&mut linker)?;
         Ok(Sandbox {
+            compiler: Arc::new(Compiler::new(&engine, compile)),
             engine,
             linker: Arc::new(linker),
             warm: Warm::new(instances, limits.warm_instances),
@@ -90,8 +101,9 @@ impl Sandbox {
         Usage { live, idle, memory_bytes: self.memory.load(Relaxed), refusals: self.refusals.counts() }
     }
 
-    /// Makes a plugin of a component file's bytes. Compiling takes seconds for large components: call it where blocking is allowed.
+    /// Makes a plugin of a component file's bytes. Compiling takes seconds for large components, and waits for other components': call it
+    /// where blocking is allowed.
     pub fn load(&self, bytes: &[u8]) -> Result<Plugin, LoadError> {
-        plugin::load(self, bytes)
+        plugin::load(self, bytes).inspect_err(|error| self.refusals.add(error.class(), 1))
     }
 }

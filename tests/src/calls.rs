@@ -14,11 +14,11 @@ use sandmill::{
 use serde_json::Value;
 use tokio::sync::Notify;
 
-use crate::host::component;
+use crate::host::{compile, component};
 
 /// A sandbox with these limits.
 pub fn sandbox(limits: Limits) -> Sandbox {
-    Sandbox::new(limits).expect("start a sandbox")
+    Sandbox::new(limits, compile()).expect("start a sandbox")
 }
 
 /// One of the components that `make plugins` built, loaded.
@@ -32,7 +32,7 @@ pub fn tenant(name: &str) -> TenantId {
     TenantId::parse(name).expect("a tenant's name")
 }
 
-/// A batch of one lane, one event for each of these data, all of one stream that is named after the lane.
+/// A batch of one lane, one event for each of these data, of the stream that the data name or one named after the lane.
 pub fn batch(tenant_name: &str, lane: &str, data: &[Value]) -> Arc<Batch> {
     let tenant = tenant(tenant_name);
     let event = |(index, data): (usize, &Value)| {
@@ -41,7 +41,7 @@ pub fn batch(tenant_name: &str, lane: &str, data: &[Value]) -> Arc<Batch> {
             id: format!("{lane}-{index}").into(),
             tenant: tenant.clone(),
             event_type: "Scripted".into(),
-            stream: lane.into(),
+            stream: data["stream"].as_str().unwrap_or(lane).into(),
             version: index as i64 + 1,
             recorded_at: 0,
             data: data.to_string().into(),

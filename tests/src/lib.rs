@@ -5,6 +5,7 @@
 //! A test that stops or crashes the server starts one of its own with [`Embedded::start`].
 
 pub mod calls;
+pub mod handmade;
 pub mod host;
 pub mod ledger;
 

@@ -1,5 +1,6 @@
 // A bad plugin hurts itself: whatever a guest does, only its tenant's lane stops, and says why.
 
+mod compile;
 mod warm;
 
 use std::time::Duration;
@@ -7,10 +8,10 @@ use std::time::Duration;
 use sandmill::{
     app::Ended,
     model::handler::Failure,
-    sandbox::{Limits, Sandbox},
+    sandbox::Limits,
 };
 use sandmill_tests::{
-    Database, database,
+    Database, calls::sandbox, database,
     host::{Host, catch_up, component},
     ledger::{assert_scripted_log, documents},
 };
@@ -119,13 +120,9 @@ async fn nothing_is_remembered_from_one_tenant_to_another() {
     }
 }
 
-fn sandbox() -> Sandbox {
-    Sandbox::new(Limits { instances: 4, ..Limits::default() }).unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_no_plugin_of_ours_are_refused_by_name() {
-    let sandbox = sandbox();
+    let sandbox = sandbox(Limits { instances: 4, ..Limits::default() });
     let guests = sandmill_tests::host::root().join("tests/guests");
     let refused = |bytes: &[u8]| sandbox.load(bytes).err().expect("it is refused").to_string();
     let wat = |name: &str| wat::parse_file(guests.join(name)).unwrap();
@@ -165,7 +162,7 @@ async fn only_computing_counts_against_the_cpu_limit() {
         }
     }
 
-    let sandbox = Sandbox::new(Limits { cpu_ms: 100, ..Limits::default() }).unwrap();
+    let sandbox = sandbox(Limits { cpu_ms: 100, ..Limits::default() });
     let plugin = Arc::new(sandbox.load(&std::fs::read(component("scripted")).unwrap()).unwrap());
     let tenant = TenantId::parse("acme").unwrap();
     let batch = |deed: &str| {

@@ -67,11 +67,22 @@ fn probe(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
     }
 }
 
-fn config(limits: &Limits) -> Config {
+/// An engine that compiles for the others and runs nothing: in a compiler's own process, where address space is scarce.
+pub(super) fn for_compiling() -> anyhow::Result<Engine> {
+    Engine::new(&common()).map_err(|e| anyhow::anyhow!("start the engine: {e:#}"))
+}
+
+/// What code depends on, and so what compiling it and running it must agree on.
+fn common() -> Config {
     let mut config = Config::new();
     config.cranelift_opt_level(OptLevel::Speed);
     config.concurrency_support(false);
     config.epoch_interruption(true);
+    config
+}
+
+fn config(limits: &Limits) -> Config {
+    let mut config = common();
     config.max_wasm_stack(limits.stack_kib << 10);
     // What is left of a fiber's stack above the guest's is for the host's own frames in host calls.
     config.async_stack_size((limits.stack_kib << 10) + (512 << 10));

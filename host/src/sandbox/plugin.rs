@@ -6,11 +6,11 @@ use std::{
 };
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::Component;
 
 use super::{
     LoadError, Sandbox, answer,
     bindings::v0_1::{self, Batch as WitBatch, Event as WitEvent, ProjectorPluginPre},
+    compile::CompileError,
     failure, inspect,
     instance::{Call, Guest, State, block_on},
     memory::Account,
@@ -167,11 +167,11 @@ impl Drop for Plugin {
 /// Makes a plugin of a file's bytes: names, compiling, `describe`.
 pub(super) fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Plugin, LoadError> {
     inspect(bytes, sandbox.limits.component_mib)?;
-    let component = Component::from_binary(&sandbox.engine, bytes).map_err(|e| LoadError::Compile(format!("{e:#}")))?;
-    let compile = |e: wasmtime::Error| LoadError::Compile(format!("{e:#}"));
-    let pre = sandbox.linker.instantiate_pre(&component).map_err(compile)?;
-    let pre = ProjectorPluginPre::new(pre).map_err(compile)?;
-    let digest = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    let digest: [u8; 32] = Sha256::digest(bytes).into();
+    let component = sandbox.compiler.component(bytes, &digest)?;
+    let unfit = |e: wasmtime::Error| CompileError::Unfit(format!("{e:#}"));
+    let pre = sandbox.linker.instantiate_pre(&component).map_err(unfit)?;
+    let pre = ProjectorPluginPre::new(pre).map_err(unfit)?;
 
     let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new() });
     let account = Account::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
@@ -195,6 +195,7 @@ pub(super) fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Plugin, LoadError>
     let warm = Arc::downgrade(&sandbox.warm);
     let make_room = move || warm.upgrade().is_some_and(|warm| warm.shed(Some(number)));
     let account = Account::new(sandbox.limits.plugin_memory_bytes(), sandbox.memory.clone(), make_room);
+    let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Plugin { sandbox: sandbox.clone(), pre, identity, account, number, descriptor, digest })
 }
 
