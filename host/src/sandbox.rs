@@ -71,6 +71,9 @@ impl LoadError {
     fn class(&self) -> &'static str {
         match self {
             LoadError::Compile(error) => error.class(),
+            LoadError::Refused(Refused::TooLarge { .. }) => "component-limit",
+            LoadError::Refused(Refused::Memory { .. }) => "memory-limit",
+            LoadError::Refused(Refused::Table { .. }) => "table-limit",
             LoadError::Refused(_) | LoadError::Describe(_) => "refused-file",
         }
     }

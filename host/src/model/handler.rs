@@ -79,8 +79,9 @@ pub enum Failure {
 /// The kinds of failure an operator can tell apart, and what happened in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// A stable name: `trap`, `cpu-limit`, `memory-limit`, `wall-time-limit`, `output-limit`, `malformed-output`, `refused-call`,
-    /// `refused-commit`, or the plugin's own code behind `plugin:`.
+    /// A stable name: `trap`, `malformed-output`, `refused-call`, `refused-commit`, `instances`, the name of a limit (`cpu-limit`,
+    /// `wall-time-limit`, `memory-limit`, `plugin-memory-limit`, `table-limit`, `output-limit`, `changes-limit`, `document-limit`,
+    /// `json-depth-limit`), or the plugin's own code behind `plugin:`.
     pub class: String,
     /// For people; ends with the remedy where there is one.
     pub message: String,

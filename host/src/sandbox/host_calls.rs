@@ -7,6 +7,7 @@ use super::{
     bindings::v0_1::{documents, logging, settings},
     instance::State,
     limits::Limits,
+    usage::Refusals,
 };
 use crate::model::{
     handler::{Failure, Reason},
@@ -18,6 +19,8 @@ pub(super) struct Log {
     lines_left: u32,
     line_bytes: usize,
     dropped: u32,
+    /// Lines that were longer than they may be.
+    cut: u32,
     /// The last line at `critical`: what a guest says before it traps.
     last_words: Option<String>,
     /// For the one line about dropped ones.
@@ -30,6 +33,7 @@ impl Log {
             lines_left: limits.log_lines,
             line_bytes: limits.log_line_bytes,
             dropped: 0,
+            cut: 0,
             last_words: None,
             whose: None,
         }
@@ -39,9 +43,11 @@ impl Log {
         self.last_words.as_deref()
     }
 
-    /// Says how many lines were too many.
-    pub(super) fn end(&mut self) -> u32 {
-        let dropped = std::mem::take(&mut self.dropped);
+    /// Says how many lines were too many, and counts what was refused.
+    pub(super) fn end(&mut self, refusals: &Refusals) {
+        let (dropped, cut) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.cut));
+        refusals.add("log-lines", dropped.into());
+        refusals.add("log-line-bytes", cut.into());
         if dropped > 0 {
             let (processor, tenant) = self.whose.take().unwrap_or_default();
             tracing::warn!(
@@ -52,7 +58,6 @@ impl Log {
                 "log lines over limits.log-lines were dropped"
             );
         }
-        dropped
     }
 
     fn cut<'a>(&self, text: &'a str) -> &'a str {
@@ -76,6 +81,7 @@ impl logging::Host for State {
             return Ok(());
         }
         call.log.lines_left -= 1;
+        call.log.cut += u32::from(message.len() > call.log.line_bytes);
         let tenant = call.tenant.as_ref().map(TenantId::as_str);
         let (context, message) = (call.log.cut(&context), call.log.cut(&message));
         macro_rules! say {
@@ -125,6 +131,16 @@ impl State {
             )));
         }
         let found = documents.get_many(name, ids).await?;
+        // Asked for often enough, one document fills any memory; the guest's own could not hold it either.
+        let (bytes, most) = (found.iter().flatten().map(|text| text.len()).sum::<usize>(), self.growth.memory_bytes());
+        if bytes > most {
+            let message = format!(
+                "read {} MiB of documents in one call, more than the {} MiB of its memory (limits.memory-mib)",
+                bytes.div_ceil(1 << 20),
+                most >> 20
+            );
+            return Err(Failure::Block(Reason::new("memory-limit", message)));
+        }
         Ok(found.into_iter().map(|data| data.map(|text| text.to_string())).collect())
     }
 }

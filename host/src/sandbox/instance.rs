@@ -104,8 +104,7 @@ impl Guest {
 impl State {
     /// Leaves nothing of a call behind.
     fn end(&mut self) {
-        let dropped = self.call.log.end();
-        self.refusals.add("log-lines", dropped.into());
+        self.call.log.end(&self.refusals);
         self.call.documents = None;
         self.growth.take_denied();
     }

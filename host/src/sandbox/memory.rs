@@ -75,6 +75,11 @@ impl Growth {
         Growth { account, memory_bytes, table_elements, held: 0, denied: None }
     }
 
+    /// What the guest's memories may have together.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
     /// What was asked for in vain since this was asked last.
     pub(super) fn take_denied(&mut self) -> Option<Denied> {
         self.denied.take()

@@ -166,7 +166,7 @@ impl Drop for Plugin {
 
 /// Makes a plugin of a file's bytes: names, compiling, `describe`.
 pub(super) fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Plugin, LoadError> {
-    inspect(bytes, sandbox.limits.component_mib)?;
+    inspect(bytes, &sandbox.limits)?;
     let digest: [u8; 32] = Sha256::digest(bytes).into();
     let component = sandbox.compiler.component(bytes, &digest)?;
     let unfit = |e: wasmtime::Error| CompileError::Unfit(format!("{e:#}"));
