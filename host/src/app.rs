@@ -77,7 +77,7 @@ pub async fn run(
     let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
     let there_at_start = source.open("start").await?.head().await?;
 
-    let sandbox = Sandbox::new(config.limits.clone())?;
+    let sandbox = Sandbox::new(config.limits.clone(), config.compile.clone())?;
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
     let loaded = load_all(&config.plugins, &sandbox)?;
     let mut refused = loaded.refused;

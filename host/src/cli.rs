@@ -4,6 +4,7 @@
 //! (`run --until-caught-up`), 5 a version conflict (`append`).
 
 mod append;
+mod compile_component;
 mod database;
 mod demo;
 mod documents;
@@ -87,6 +88,9 @@ enum Command {
     Plugin(plugin::PluginArgs),
     /// Shows the main job on a private database
     Demo(demo::DemoArgs),
+    /// Compiles a component for the host that started this
+    #[command(hide = true)]
+    CompileComponent(compile_component::CompileComponentArgs),
 }
 
 /// Parses the process's arguments, runs the command and says how it ended.
@@ -121,9 +125,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { global, command } = arguments;
-    // Building a plugin takes no settings, and waits for compilers rather than for sockets.
-    if let Command::Plugin(args) = command {
-        return plugin::run(args).map(|()| ExitCode::SUCCESS);
+    // Neither of these takes settings or a runtime: they wait for compilers rather than for sockets.
+    match command {
+        Command::Plugin(args) => return plugin::run(args).map(|()| ExitCode::SUCCESS),
+        Command::CompileComponent(args) => return Ok(compile_component::run(&args)),
+        _ => {}
     }
     let config = Config::load(&Sources {
         file: global.config.as_deref(),
@@ -148,7 +154,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Import(args) => import::run(args, &db).await,
             Command::Events(args) => events::run(args, &db).await,
             Command::Migrate(args) => migrate::run(args, &db).await,
-            Command::Plugin(_) | Command::Demo(_) => Ok(ExitCode::SUCCESS),
+            Command::Plugin(_) | Command::Demo(_) | Command::CompileComponent(_) => Ok(ExitCode::SUCCESS),
         }
     })
 }

@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{processor, sandbox::Limits, scheduler};
+use crate::{
+    processor,
+    sandbox::{Limits, compile},
+    scheduler,
+};
 
 /// Everything an operator can set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
@@ -24,6 +28,8 @@ pub struct Config {
     pub scheduler: scheduler::Config,
     /// What guests may use up.
     pub limits: Limits,
+    /// How components are compiled, and where the code is kept.
+    pub compile: compile::Config,
 }
 
 /// Settings that cannot be used: where they came from, what is wrong, and how to mend it.
@@ -86,6 +92,7 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         self.limits.check()?;
+        self.compile.check()?;
         if !(1..=100_000).contains(&self.processor.page_events) {
             return Err("processor.page-events takes 1 to 100000".into());
         }

@@ -1,33 +1,56 @@
 //! The sandbox: component bytes in, a [`Handler`](crate::model::handler::Handler) out. The only door to wasmtime.
 //!
 //! A [`Sandbox`] is one engine with one set of limits. [`Sandbox::load`] reads the names in a file, refuses by name what this host does
-//! not offer, compiles it and asks it what it is; the [`Plugin`] that comes back handles batches, each call in a fresh instance that
-//! sees one tenant and is dropped afterwards. A guest can compute and return data; it reaches nothing but the documents of its
-//! lane's tenant, its log and its settings. What it may use up is in [`limits`]. There is no SQL here.
+//! not offer, compiles it and asks it what it is; the [`Plugin`] that comes back handles batches, each call in an instance that sees
+//! one tenant only, kept warm for that tenant's next call while all goes well. A guest can compute and return data; it reaches nothing but the
+//! documents of its lane's tenant, its log and its settings. What it may use up is in [`limits`], what all of them hold and were refused in
+//! [`Usage`]. There is no SQL here.
 
 mod answer;
 mod bindings;
+pub mod compile;
 mod engine;
+mod failure;
 mod host_calls;
 mod inspect;
 mod instance;
 pub mod limits;
+mod mappings;
+mod memory;
 mod meter;
 mod plugin;
+mod usage;
+mod warm;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
 
+use compile::{CompileError, Compiler};
 pub use inspect::{Refused, inspect};
+use instance::Guest;
 pub use limits::Limits;
 pub use plugin::Plugin;
+use usage::Refusals;
+pub use usage::Usage;
+use warm::Warm;
 use wasmtime::{Engine, component::Linker};
 
-/// One engine, one linker, one set of limits. Cheap to clone.
+/// One engine, one linker, one set of limits, and the stores of all its plugins. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandbox {
     engine: Engine,
     linker: Arc<Linker<instance::State>>,
     limits: Arc<Limits>,
+    warm: Arc<Warm<Guest>>,
+    compiler: Arc<Compiler>,
+    /// Linear memory of all live stores, bytes.
+    memory: Arc<AtomicUsize>,
+    refusals: Arc<Refusals>,
+    /// How many plugins were loaded, which is the number of the next one.
+    loaded: Arc<AtomicU64>,
+    describing: Arc<Mutex<()>>,
 }
 
 /// Why a file cannot run here.
@@ -36,27 +59,54 @@ pub enum LoadError {
     /// Its names already tell: no component, another contract, an import that is not offered.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The bytes do not compile.
-    #[error(
-        "the component does not compile: {0}\nBuild it again with `sandmill plugin build`, or with tools of this year."
-    )]
-    Compile(String),
+    /// The bytes do not compile, or not within limits.
+    #[error(transparent)]
+    Compile(#[from] CompileError),
     /// `describe` failed or answered against the contract.
     #[error("`describe` {0}")]
     Describe(String),
 }
 
+impl LoadError {
+    fn class(&self) -> &'static str {
+        match self {
+            LoadError::Compile(error) => error.class(),
+            LoadError::Refused(Refused::TooLarge { .. }) => "component-limit",
+            LoadError::Refused(Refused::Memory { .. }) => "memory-limit",
+            LoadError::Refused(Refused::Table { .. }) => "table-limit",
+            LoadError::Refused(_) | LoadError::Describe(_) => "refused-file",
+        }
+    }
+}
+
 impl Sandbox {
     /// Starts an engine and the thread that advances its clock. Fails only where the machine cannot run wasmtime at all.
-    pub fn new(limits: Limits) -> anyhow::Result<Self> {
-        let engine = engine::start(&limits)?;
+    pub fn new(limits: Limits, compile: compile::Config) -> anyhow::Result<Self> {
+        let (engine, instances) = engine::start(&limits)?;
         let mut linker = Linker::new(&engine);
         bindings::add_to_linker(&mut linker)?;
-        Ok(Sandbox { engine, linker: Arc::new(linker), limits: Arc::new(limits) })
+        Ok(Sandbox {
+            compiler: Arc::new(Compiler::new(&engine, compile)),
+            engine,
+            linker: Arc::new(linker),
+            warm: Warm::new(instances, limits.warm_instances),
+            limits: Arc::new(limits),
+            memory: Arc::default(),
+            refusals: Arc::default(),
+            loaded: Arc::default(),
+            describing: Arc::default(),
+        })
     }
 
-    /// Makes a plugin of a component file's bytes. Compiling takes seconds for large components: call it where blocking is allowed.
+    /// What is held now, and what was refused so far.
+    pub fn usage(&self) -> Usage {
+        let (live, idle) = self.warm.count();
+        Usage { live, idle, memory_bytes: self.memory.load(Relaxed), refusals: self.refusals.counts() }
+    }
+
+    /// Makes a plugin of a component file's bytes. Compiling takes seconds for large components, and waits for other components': call it
+    /// where blocking is allowed.
     pub fn load(&self, bytes: &[u8]) -> Result<Plugin, LoadError> {
-        plugin::load(self, bytes)
+        plugin::load(self, bytes).inspect_err(|error| self.refusals.add(error.class(), 1))
     }
 }

@@ -54,9 +54,30 @@ pub fn plugins(names: &[&str]) -> tempfile::TempDir {
     folder
 }
 
+/// The command line under test: `sandmill` with failpoints.
+pub fn binary() -> PathBuf {
+    let suite = std::env::current_exe().expect("this test's own path");
+    suite.parent().and_then(Path::parent).expect("in target/PROFILE/deps").join("sandmill-under-test")
+}
+
+/// Where tests keep compiled code, so that each component is compiled once for all of them.
+pub fn code_cache() -> PathBuf {
+    root().join("target/tmp/compiled")
+}
+
+/// How hosts in this process compile: this process is no `sandmill`, so another one does it.
+pub fn compile() -> sandmill::sandbox::compile::Config {
+    sandmill::sandbox::compile::Config { worker: binary(), cache: code_cache(), ..Default::default() }
+}
+
 /// Settings for a test: a folder, and whatever else it wants.
 pub fn config(folder: &Path, settings: &[&str]) -> Config {
-    let flags = settings.iter().map(|s| s.to_string()).chain([format!("plugins={}", folder.display())]).collect();
+    let ours = [
+        format!("plugins={}", folder.display()),
+        format!("compile.worker={}", binary().display()),
+        format!("compile.cache={}", code_cache().display()),
+    ];
+    let flags = ours.into_iter().chain(settings.iter().map(|s| s.to_string())).collect();
     let sources = sandmill::config::Sources { file: None, environment: Vec::new(), flags };
     Config::load(&sources).expect("a test's settings")
 }
@@ -108,9 +129,8 @@ impl Host {
 
 /// The command line under test, on a database.
 pub fn sandmill(address: &str) -> Command {
-    let suite = std::env::current_exe().expect("this test's own path");
-    let binary = suite.parent().and_then(Path::parent).expect("in target/PROFILE/deps").join("sandmill-under-test");
-    let mut command = Command::new(binary);
+    let mut command = Command::new(binary());
+    command.env("SANDMILL_COMPILE_CACHE", code_cache());
     command.env("DATABASE_URL", address).env("SANDMILL_LOG", "warn").env_remove("SANDMILL_CONFIG").stdin(Stdio::null());
     command
 }

@@ -4,8 +4,10 @@
 //! that was migrated once, which costs some ten milliseconds each. The server is gone with the test process, however that ends.
 //! A test that stops or crashes the server starts one of its own with [`Embedded::start`].
 
+pub mod calls;
 pub mod conformance;
 pub mod follower;
+pub mod handmade;
 pub mod host;
 pub mod ledger;
 pub mod random;

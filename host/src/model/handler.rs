@@ -8,7 +8,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use super::{
     effects::Effects,
     event::Batch,
-    ids::{CollectionName, ProcessorId},
+    ids::{CollectionName, ProcessorId, TenantId},
 };
 
 /// A future that can be sent to a guest thread.
@@ -79,8 +79,9 @@ pub enum Failure {
 /// The kinds of failure an operator can tell apart, and what happened in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// A stable name: `trap`, `cpu-limit`, `memory-limit`, `wall-time-limit`, `output-limit`, `malformed-output`, `refused-call`,
-    /// `refused-commit`, or the plugin's own code behind `plugin:`.
+    /// A stable name: `trap`, `malformed-output`, `refused-call`, `refused-commit`, `instances`, the name of a limit (`cpu-limit`,
+    /// `wall-time-limit`, `memory-limit`, `plugin-memory-limit`, `table-limit`, `output-limit`, `changes-limit`, `document-limit`,
+    /// `json-depth-limit`), or the plugin's own code behind `plugin:`.
     pub class: String,
     /// For people; ends with the remedy where there is one.
     pub message: String,
@@ -121,4 +122,13 @@ pub trait Handler: Send + Sync {
 
     /// How long one call may take by the clock on the wall, with everything in it.
     fn wall_time(&self) -> Duration;
+
+    /// Effects of this tenant were not committed: what the handler remembers of the calls that led to them must not be used again. Calls
+    /// under way count among them.
+    fn forget(&self, tenant: &TenantId) {
+        let _ = tenant;
+    }
+
+    /// The same for every tenant.
+    fn forget_all(&self) {}
 }

@@ -2,7 +2,7 @@
 //!
 //! A guest's documents are checked before they are committed, because one that the database refuses would fail the whole
 //! page's transaction for everybody. The check accepts exactly the JSON texts (RFC 8259) that are an object, nest no deeper than
-//! [`MAX_DEPTH`], leave the host's own keys alone and hold nothing that PostgreSQL's `jsonb` refuses: no U+0000, no unpaired
+//! told and at most [`MAX_DEPTH`], leave the host's own keys alone and hold nothing that PostgreSQL's `jsonb` refuses: no U+0000, no unpaired
 //! surrogate, no number outside `numeric`. It reads the text once and allocates one bit a level.
 
 /// How deep arrays and objects may nest. 128 is what serde_json reads by default, so a reader of documents can take them all.
@@ -30,8 +30,10 @@ pub enum Invalid {
     #[error("not a JSON object")]
     NotAnObject,
     /// Too many arrays and objects inside each other.
-    #[error("nested deeper than {MAX_DEPTH} levels at byte {at}")]
+    #[error("nested deeper than {most} levels at byte {at}")]
     TooDeep {
+        /// The levels there may be.
+        most: usize,
         /// Where the level too many begins.
         at: usize,
     },
@@ -54,9 +56,9 @@ pub enum Invalid {
     ReservedKey(&'static str),
 }
 
-/// Accepts a text that can be stored as a document.
-pub fn check_document(text: &str) -> Result<(), Invalid> {
-    let mut scan = Scan { text, bytes: text.as_bytes(), at: 0 };
+/// Accepts a text that can be stored as a document and nests no deeper than `depth` levels, the document itself being the first.
+pub fn check_document(text: &str, depth: usize) -> Result<(), Invalid> {
+    let mut scan = Scan { text, bytes: text.as_bytes(), at: 0, depth: depth.min(MAX_DEPTH) };
     scan.space();
     if scan.peek() != Some(b'{') {
         // Say what is wrong with the text itself first: an empty answer is no "not an object".
@@ -71,6 +73,7 @@ struct Scan<'a> {
     text: &'a str,
     bytes: &'a [u8],
     at: usize,
+    depth: usize,
 }
 
 impl Scan<'_> {
@@ -100,8 +103,8 @@ impl Scan<'_> {
             self.space();
             let opened = match self.peek() {
                 Some(open @ (b'{' | b'[')) => {
-                    if levels.len() == MAX_DEPTH {
-                        return Err(Invalid::TooDeep { at: self.at });
+                    if levels.len() == self.depth {
+                        return Err(Invalid::TooDeep { most: self.depth, at: self.at });
                     }
                     self.at += 1;
                     self.space();
@@ -299,15 +302,16 @@ mod tests {
             r#"{"a":"\ud83d\ude00 \" \\ \/ \b\f\n\r\t é"}"#,
             r#"{"a":1,"a":2}"#,
         ] {
-            assert_eq!(check_document(text), Ok(()), "{text}");
+            assert_eq!(check_document(text, MAX_DEPTH), Ok(()), "{text}");
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(MAX_DEPTH - 1), "]".repeat(MAX_DEPTH - 1));
-        assert_eq!(check_document(&deep), Ok(()));
+        assert_eq!(check_document(&deep, MAX_DEPTH), Ok(()));
+        assert_eq!(check_document(r#"{"a":1}"#, 1), Ok(()));
     }
 
     #[test]
     fn each_refusal_names_its_reason() {
-        let refused = |text: &str| check_document(text).unwrap_err().to_string();
+        let refused = |text: &str| check_document(text, MAX_DEPTH).unwrap_err().to_string();
         assert_eq!(refused(""), "not JSON at byte 0: expected a value");
         assert_eq!(refused("[1]"), "not a JSON object");
         assert_eq!(refused("[1"), "not JSON at byte 2: expected `,` or `]`");
@@ -325,6 +329,8 @@ mod tests {
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(MAX_DEPTH), "]".repeat(MAX_DEPTH));
         assert_eq!(refused(&deep), "nested deeper than 128 levels at byte 132");
+        assert_eq!(check_document(&deep, usize::MAX), check_document(&deep, MAX_DEPTH));
+        assert_eq!(check_document(r#"{"a":{}}"#, 1), Err(Invalid::TooDeep { most: 1, at: 5 }));
     }
 
     /// On every short text over an alphabet that reaches all branches, the scan agrees with serde_json about what is JSON.
@@ -334,7 +340,7 @@ mod tests {
         let mut text = Vec::new();
         fn grow(text: &mut Vec<u8>, alphabet: &[u8], left: usize) {
             let word = std::str::from_utf8(text).unwrap();
-            let ours = check_document(word);
+            let ours = check_document(word, MAX_DEPTH);
             let theirs = serde_json::from_str::<serde_json::Value>(word);
             match &theirs {
                 Ok(value) => assert_eq!(ours.is_ok(), value.is_object(), "{word}"),

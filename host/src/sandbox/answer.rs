@@ -11,7 +11,7 @@ use crate::model::{
     effects::{Change, Effects, Halt, HaltAction, Skipped},
     handler::{Descriptor, Reason},
     ids::CollectionName,
-    json,
+    json::{self, Invalid},
 };
 
 /// A guest's words for people are cut to this many bytes.
@@ -24,6 +24,14 @@ pub(super) fn check(
     descriptor: &Descriptor,
     limits: &Limits,
 ) -> Result<Effects, Reason> {
+    if answer.changes.len() > limits.changes {
+        let message = format!(
+            "answered with {} changes where {} are allowed (limits.changes)",
+            answer.changes.len(),
+            limits.changes
+        );
+        return Err(Reason::new("changes-limit", message));
+    }
     let halted = match answer.halted {
         None => None,
         Some(halt) => {
@@ -62,7 +70,7 @@ fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> 
             let id = document_id(document.id, &collection)?;
             if document.data.len() > limits.document_bytes() {
                 return Err(Reason::new(
-                    "output-limit",
+                    "document-limit",
                     format!(
                         "document `{id}` of `{collection}` has {} KiB where {} are allowed (limits.document-kib)",
                         document.data.len().div_ceil(1024),
@@ -70,8 +78,13 @@ fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> 
                     ),
                 ));
             }
-            json::check_document(&document.data)
-                .map_err(|problem| malformed(format!("document `{id}` of `{collection}`: {problem}")))?;
+            json::check_document(&document.data, limits.json_depth).map_err(|problem| {
+                let message = format!("document `{id}` of `{collection}`: {problem}");
+                match problem {
+                    Invalid::TooDeep { .. } => Reason::new("json-depth-limit", message + " (limits.json-depth)"),
+                    _ => malformed(message),
+                }
+            })?;
             Ok(Change::Put { collection, id, data: document.data.into() })
         }
         WitChange::Remove(key) => {

@@ -12,18 +12,18 @@ use wasmtime::{
     WasmBacktraceDetails,
 };
 
-use super::limits::Limits;
+use super::{limits::Limits, mappings};
 
 /// How often the epoch advances, and so how long a guest runs before it gives way. A register-only loop does not feel it, a parser
 /// does not either; longer slices are other guests' latency.
 const SLICE: Duration = Duration::from_millis(1);
 
-/// Starts an engine under these limits, and its clock.
-pub(super) fn start(limits: &Limits) -> anyhow::Result<Engine> {
-    let engine = probe(limits)?;
+/// Starts an engine under these limits, and its clock. Says how many instances it has room for.
+pub(super) fn start(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
+    let (engine, instances) = probe(limits)?;
     let weak = engine.weak();
     std::thread::Builder::new().name("epoch".into()).spawn(move || tick(&weak)).context("start the epoch thread")?;
-    Ok(engine)
+    Ok((engine, instances))
 }
 
 fn tick(engine: &EngineWeak) {
@@ -36,21 +36,22 @@ fn tick(engine: &EngineWeak) {
     }
 }
 
-fn probe(limits: &Limits) -> anyhow::Result<Engine> {
-    let mut instances = limits.instances;
+fn probe(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
+    let wanted = mappings::cap(limits.instances);
+    let mut instances = wanted;
     loop {
         let mut config = config(limits);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(limits, instances)));
         let refused = match Engine::new(&config) {
             Ok(engine) => {
-                if instances < limits.instances {
+                if instances < wanted {
                     tracing::warn!(
                         instances,
-                        wanted = limits.instances,
+                        wanted,
                         "the machine has address space for fewer pooled instances than limits.instances; going on with these"
                     );
                 }
-                return Ok(engine);
+                return Ok((engine, instances));
             }
             Err(refused) => refused,
         };
@@ -59,17 +60,29 @@ fn probe(limits: &Limits) -> anyhow::Result<Engine> {
                 reason = format!("{refused:#}"),
                 "no address space for pooled instances; each one is mapped when needed, which is slower"
             );
-            return Engine::new(&self::config(limits)).map_err(|e| anyhow::anyhow!("start the engine: {e:#}"));
+            let engine = Engine::new(&self::config(limits)).map_err(|e| anyhow::anyhow!("start the engine: {e:#}"))?;
+            return Ok((engine, wanted));
         }
         instances /= 4;
     }
 }
 
-fn config(limits: &Limits) -> Config {
+/// An engine that compiles for the others and runs nothing: in a compiler's own process, where address space is scarce.
+pub(super) fn for_compiling() -> anyhow::Result<Engine> {
+    Engine::new(&common()).map_err(|e| anyhow::anyhow!("start the engine: {e:#}"))
+}
+
+/// What code depends on, and so what compiling it and running it must agree on.
+fn common() -> Config {
     let mut config = Config::new();
     config.cranelift_opt_level(OptLevel::Speed);
     config.concurrency_support(false);
     config.epoch_interruption(true);
+    config
+}
+
+fn config(limits: &Limits) -> Config {
+    let mut config = common();
     config.max_wasm_stack(limits.stack_kib << 10);
     // What is left of a fiber's stack above the guest's is for the host's own frames in host calls.
     config.async_stack_size((limits.stack_kib << 10) + (512 << 10));
@@ -79,6 +92,8 @@ fn config(limits: &Limits) -> Config {
 
 fn pool(limits: &Limits, instances: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
+    // One more than may be lent: a file that is loaded is asked what it is, whatever else goes on.
+    let instances = instances + 1;
     // A component is up to three core modules from Rust or JavaScript, up to fourteen from Python; each may have a memory.
     pool.total_component_instances(instances)
         .total_core_instances(instances * 4)

@@ -7,6 +7,7 @@ use super::{
     bindings::v0_1::{documents, logging, settings},
     instance::State,
     limits::Limits,
+    usage::Refusals,
 };
 use crate::model::{
     handler::{Failure, Reason},
@@ -18,6 +19,8 @@ pub(super) struct Log {
     lines_left: u32,
     line_bytes: usize,
     dropped: u32,
+    /// Lines that were longer than they may be.
+    cut: u32,
     /// The last line at `critical`: what a guest says before it traps.
     last_words: Option<String>,
     /// For the one line about dropped ones.
@@ -30,6 +33,7 @@ impl Log {
             lines_left: limits.log_lines,
             line_bytes: limits.log_line_bytes,
             dropped: 0,
+            cut: 0,
             last_words: None,
             whose: None,
         }
@@ -39,18 +43,20 @@ impl Log {
         self.last_words.as_deref()
     }
 
-    /// Says how many lines were too many.
-    pub(super) fn end(&mut self) {
-        if self.dropped > 0 {
+    /// Says how many lines were too many, and counts what was refused.
+    pub(super) fn end(&mut self, refusals: &Refusals) {
+        let (dropped, cut) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.cut));
+        refusals.add("log-lines", dropped.into());
+        refusals.add("log-line-bytes", cut.into());
+        if dropped > 0 {
             let (processor, tenant) = self.whose.take().unwrap_or_default();
             tracing::warn!(
                 target: "sandmill::guest",
                 processor,
                 tenant = tenant.as_ref().map(TenantId::as_str),
-                dropped = self.dropped,
+                dropped,
                 "log lines over limits.log-lines were dropped"
             );
-            self.dropped = 0;
         }
     }
 
@@ -65,17 +71,19 @@ impl Log {
 
 impl logging::Host for State {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
+        let (processor, call) = (self.identity.name(), &mut self.call);
         if let logging::Level::Critical = level {
-            self.log.last_words = Some(self.log.cut(&message).to_string());
+            call.log.last_words = Some(call.log.cut(&message).to_string());
         }
-        let (processor, tenant) = (self.identity.name(), self.tenant.as_ref().map(TenantId::as_str));
-        if self.log.lines_left == 0 {
-            self.log.dropped = self.log.dropped.saturating_add(1);
-            self.log.whose.get_or_insert_with(|| (processor.to_string(), self.tenant.clone()));
+        if call.log.lines_left == 0 {
+            call.log.dropped = call.log.dropped.saturating_add(1);
+            call.log.whose.get_or_insert_with(|| (processor.to_string(), call.tenant.clone()));
             return Ok(());
         }
-        self.log.lines_left -= 1;
-        let (context, message) = (self.log.cut(&context), self.log.cut(&message));
+        call.log.lines_left -= 1;
+        call.log.cut += u32::from(message.len() > call.log.line_bytes);
+        let tenant = call.tenant.as_ref().map(TenantId::as_str);
+        let (context, message) = (call.log.cut(&context), call.log.cut(&message));
         macro_rules! say {
             ($level:ident) => {
                 tracing::$level!(target: "sandmill::guest", processor, tenant, context, "{message}")
@@ -97,7 +105,7 @@ impl documents::Host for State {
         match self.read(&collection, &ids).await {
             Ok(found) => Ok(found),
             Err(failure) => {
-                self.refused = Some(failure);
+                self.call.refused = Some(failure);
                 Err(wasmtime::Error::msg("the host call was refused"))
             }
         }
@@ -107,7 +115,7 @@ impl documents::Host for State {
 impl State {
     async fn read(&self, collection: &str, ids: &[String]) -> Result<Vec<Option<String>>, Failure> {
         let refuse = |message: String| Failure::Block(Reason::new("refused-call", message));
-        let Some(documents) = &self.documents else {
+        let Some(documents) = &self.call.documents else {
             return Err(refuse("`describe` may call nothing but `logging`".into()));
         };
         let Some(name) = self.identity.collection(collection) else {
@@ -123,6 +131,16 @@ impl State {
             )));
         }
         let found = documents.get_many(name, ids).await?;
+        // Asked for often enough, one document fills any memory; the guest's own could not hold it either.
+        let (bytes, most) = (found.iter().flatten().map(|text| text.len()).sum::<usize>(), self.growth.memory_bytes());
+        if bytes > most {
+            let message = format!(
+                "read {} MiB of documents in one call, more than the {} MiB of its memory (limits.memory-mib)",
+                bytes.div_ceil(1 << 20),
+                most >> 20
+            );
+            return Err(Failure::Block(Reason::new("memory-limit", message)));
+        }
         Ok(found.into_iter().map(|data| data.map(|text| text.to_string())).collect())
     }
 }

@@ -1,156 +1,113 @@
-//! One store, one instance, one call.
+//! One store with one instance in it, and the calls it runs.
 //!
-//! A call runs in a store of its own that is dropped with it, so nothing a guest keeps in memory outlives a batch or meets another tenant.
-//! Whatever ends a call early is told apart here: what the host refused, a limit, a trap of the guest's own making, an answer
-//! that cannot be read.
+//! A store belongs to one plugin and one tenant for as long as it lives. What belongs to a call (its documents, its log, its CPU time) is set when
+//! the call begins and taken away when it ends, so an idle store can reach nothing. A call that is dropped on its way leaves its store
+//! in the middle of something; whoever owns it must drop it too.
 
 use std::{future::Future, sync::Arc};
 
-use wasmtime::{ResourceLimiter, Store, Trap, UpdateDeadline};
+use wasmtime::{Store, UpdateDeadline};
 
 use super::{
     Sandbox,
-    meter::{CpuLimitReached, GiveWay, Meter},
+    bindings::v0_1::ProjectorPlugin,
+    failure,
+    host_calls::Log,
+    limits::Limits,
+    memory::{Account, Growth},
+    meter::{GiveWay, Meter},
     plugin::Identity,
+    usage::Refusals,
 };
 use crate::model::{
-    handler::{Documents, Failure, Reason},
+    handler::{Documents, Failure},
     ids::TenantId,
 };
 
-/// What the host keeps for one call.
+/// What the host keeps beside a guest.
 pub(in crate::sandbox) struct State {
     pub(super) identity: Arc<Identity>,
+    pub(super) call: Call,
+    pub(super) growth: Growth,
+    refusals: Arc<Refusals>,
+}
+
+/// What belongs to one call.
+pub(super) struct Call {
     /// Whose events these are; none in `describe`.
     pub(super) tenant: Option<TenantId>,
-    /// None in `describe`, which may not read.
+    /// None in `describe` and between calls, when nothing may be read.
     pub(super) documents: Option<Arc<dyn Documents>>,
-    pub(super) log: super::host_calls::Log,
+    pub(super) log: Log,
     /// Why a host call ended the guest, set before the guest is told.
     pub(super) refused: Option<Failure>,
-    memory: MemoryLimit,
-}
-
-/// Counts what the guest's memories and tables may grow to.
-struct MemoryLimit {
-    memory_bytes: usize,
-    table_elements: usize,
-    /// What the guest asked for in vain, bytes: nearly always what it traps about next.
-    denied: Option<usize>,
-}
-
-impl ResourceLimiter for MemoryLimit {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let allowed = desired <= self.memory_bytes;
-        if !allowed {
-            self.denied = Some(desired);
-        }
-        Ok(allowed)
-    }
-
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= self.table_elements)
-    }
-}
-
-/// A store ready for one call, and the account of its CPU time.
-pub(super) struct Call {
-    pub(super) store: Store<State>,
     meter: Arc<Meter>,
 }
 
 impl Call {
-    /// A call on behalf of a tenant, or of nobody (`describe`).
-    pub(super) fn new(
-        sandbox: &Sandbox,
-        identity: Arc<Identity>,
-        lane: Option<(TenantId, Arc<dyn Documents>)>,
-    ) -> Self {
+    /// A call on behalf of a tenant.
+    pub(super) fn of(tenant: TenantId, documents: Arc<dyn Documents>, limits: &Limits) -> Self {
+        Call { tenant: Some(tenant), documents: Some(documents), ..Call::describe(limits) }.within(limits.cpu())
+    }
+
+    /// A call on behalf of nobody.
+    pub(super) fn describe(limits: &Limits) -> Self {
+        let meter = Meter::new(limits.describe_cpu());
+        Call { tenant: None, documents: None, log: Log::new(limits), refused: None, meter }
+    }
+
+    fn within(mut self, cpu: std::time::Duration) -> Self {
+        self.meter = Meter::new(cpu);
+        self
+    }
+}
+
+/// A store, and the instance in it once there is one.
+pub(super) struct Guest {
+    pub(super) store: Store<State>,
+    pub(super) exports: Option<ProjectorPlugin>,
+}
+
+impl Guest {
+    /// An empty store.
+    pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>) -> Self {
         let limits = &sandbox.limits;
-        let cpu = if lane.is_some() { limits.cpu() } else { limits.describe_cpu() };
-        let (tenant, documents) = lane.unzip();
-        let state = State {
-            identity,
-            tenant,
-            documents,
-            log: super::host_calls::Log::new(limits),
-            refused: None,
-            memory: MemoryLimit {
-                memory_bytes: limits.memory_bytes(),
-                table_elements: limits.table_elements,
-                denied: None,
-            },
-        };
+        let (call, growth) = (Call::describe(limits), Growth::new(account, limits));
+        let state = State { identity, call, growth, refusals: sandbox.refusals.clone() };
         let mut store = Store::new(&sandbox.engine, state);
-        store.limiter(|state| &mut state.memory);
+        store.limiter(|state| &mut state.growth);
         store.set_hostcall_fuel(limits.output_bytes());
-        let meter = Meter::new(cpu);
-        let account = meter.clone();
-        store.epoch_deadline_callback(move |_| {
-            account.end_of_slice()?;
+        store.epoch_deadline_callback(|store| {
+            store.data().call.meter.end_of_slice()?;
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(GiveWay(false))))
         });
-        store.set_epoch_deadline(1);
-        Call { store, meter }
+        Guest { store, exports: None }
     }
 
-    /// Runs `body` on the store, charged, and names what ended it if it failed.
+    /// Runs one call, charged, and names what ended it if it failed.
     pub(super) async fn run<T>(
-        mut self,
-        body: impl AsyncFnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+        &mut self,
+        call: Call,
+        body: impl AsyncFnOnce(&mut Guest) -> wasmtime::Result<T>,
     ) -> Result<T, Failure> {
-        let meter = self.meter.clone();
-        let result = meter.measure(body(&mut self.store)).await;
+        let meter = call.meter.clone();
+        self.store.data_mut().call = call;
+        self.store.set_epoch_deadline(1);
+        let result = meter.measure(body(self)).await;
         let state = self.store.data_mut();
-        state.log.end();
-        result.map_err(|error| name_failure(&error, state))
+        let result = result.map_err(|error| failure::name(&error, state));
+        state.end();
+        result
     }
 }
 
-/// Says what ended a call. The order matters: what the host knows for certain comes before what the trap looks like.
-fn name_failure(error: &wasmtime::Error, state: &mut State) -> Failure {
-    if let Some(failure) = state.refused.take() {
-        return failure;
+impl State {
+    /// Leaves nothing of a call behind.
+    fn end(&mut self) {
+        self.call.log.end(&self.refusals);
+        self.call.documents = None;
+        self.growth.take_denied();
     }
-    let text = format!("{error:#}");
-    let last_words = match state.log.last_words() {
-        Some(words) => format!("; the guest said: {words}"),
-        None => String::new(),
-    };
-    if let Some(CpuLimitReached(limit)) = error.downcast_ref() {
-        return block(
-            "cpu-limit",
-            format!("computed for more than {} ms in one call (limits.cpu-ms)", limit.as_millis()),
-        );
-    }
-    if text.contains("fuel allocated for hostcalls has been exhausted") {
-        return block("output-limit", "passed more data to the host than one call may (limits.output-mib)".into());
-    }
-    if let Some(desired) = state.memory.denied {
-        let (asked, limit) = (desired.div_ceil(1 << 20), state.memory.memory_bytes >> 20);
-        return block(
-            "memory-limit",
-            format!("asked for {asked} MiB of memory where {limit} are allowed (limits.memory-mib){last_words}"),
-        );
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::StackOverflow) => {
-            block("trap", "used up its stack (limits.stack-kib): a recursion without end, or a very deep one".into())
-        }
-        // A guest whose own stack, in its memory, runs over touches what lies before the memory.
-        Some(trap @ Trap::MemoryOutOfBounds) => {
-            block("trap", format!("{trap} (a wild pointer, or a recursion that used up the guest's stack){last_words}"))
-        }
-        Some(trap) => block("trap", format!("{trap}{last_words}")),
-        None if text.contains("maximum concurrent") || text.contains("pooling allocator") => {
-            Failure::Retry(Reason::new("instances", format!("no instance was free (limits.instances): {text}")))
-        }
-        None => block("malformed-output", format!("gave the host data that cannot be read: {text}{last_words}")),
-    }
-}
-
-fn block(class: &str, message: String) -> Failure {
-    Failure::Block(Reason::new(class, message))
 }
 
 /// Runs a future that needs no runtime to its end on this thread: `describe` at load, which waits for nothing.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::model::json;
+
 const MIB: usize = 1 << 20;
 
 /// The limits of every plugin on this host.
@@ -12,6 +14,9 @@ const MIB: usize = 1 << 20;
 pub struct Limits {
     /// Linear memory of one instance, MiB. Default 64: a Rust guest needs 1 to 5, a page of events some more.
     pub memory_mib: usize,
+    /// Linear memory of all instances of one plugin, MiB, idle ones included; those give way first. Default 512: eight calls at the utmost of
+    /// `memory-mib` at once, or some 250 instances of an ordinary Rust guest.
+    pub plugin_memory_mib: usize,
     /// Guest CPU time of one call, milliseconds. Time that the guest waits for the host is not counted, nor is time that its thread waits
     /// for a core. Default 1000: over a hundred times what a full batch costs the example plugins.
     pub cpu_ms: u64,
@@ -20,8 +25,13 @@ pub struct Limits {
     pub wall_ms: u64,
     /// What one call may return or pass to the host, MiB as the host holds it. Default 16: it is held in memory until it is committed.
     pub output_mib: usize,
+    /// Changes to documents in one call's answer. Default 20000: a full page of events that touch several documents each; what is more
+    /// passes in several calls.
+    pub changes: usize,
     /// One document, KiB of JSON text. Default 1024: larger ones make every page that touches them slow for all.
     pub document_kib: usize,
+    /// How deep arrays and objects of a document may nest. Default 128, and never more: readers of documents take as much and no more.
+    pub json_depth: usize,
     /// Elements of one table. Default 20000: JavaScript and Python runtimes need some 8000.
     pub table_elements: usize,
     /// The guest's stack, KiB. Default 512.
@@ -34,22 +44,29 @@ pub struct Limits {
     pub component_mib: usize,
     /// Instances alive at once, for which address space is set aside at start. Default 256: one is needed for each call under way.
     pub instances: u32,
+    /// Of these, at most so many kept warm between calls. Default 128: each saves its tenant's next call the making of an instance, and
+    /// holds a Rust guest's 1 to 5 MiB meanwhile. 0 keeps none.
+    pub warm_instances: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Limits {
             memory_mib: 64,
+            plugin_memory_mib: 512,
             cpu_ms: 1_000,
             wall_ms: 10_000,
             output_mib: 16,
+            changes: 20_000,
             document_kib: 1_024,
+            json_depth: json::MAX_DEPTH,
             table_elements: 20_000,
             stack_kib: 512,
             log_lines: 100,
             log_line_bytes: 1_024,
             component_mib: 64,
             instances: 256,
+            warm_instances: 128,
         }
     }
 }
@@ -58,6 +75,11 @@ impl Limits {
     /// Linear memory of one instance, bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_mib * MIB
+    }
+
+    /// Linear memory of all instances of one plugin, bytes.
+    pub fn plugin_memory_bytes(&self) -> usize {
+        self.plugin_memory_mib * MIB
     }
 
     /// Guest CPU time of one call.
@@ -87,23 +109,52 @@ impl Limits {
 
     /// Says which limit has a value that cannot work, with the value that can.
     pub fn check(&self) -> Result<(), String> {
-        let least = [
+        let ranges = [
             ("memory-mib", self.memory_mib, 1, 4095),
+            ("plugin-memory-mib", self.plugin_memory_mib, self.memory_mib, 1 << 20),
             ("cpu-ms", self.cpu_ms as usize, 2, 3_600_000),
             ("wall-ms", self.wall_ms as usize, 2, 86_400_000),
             ("output-mib", self.output_mib, 1, 1024),
+            ("changes", self.changes, 1, 1_000_000),
             ("document-kib", self.document_kib, 1, 262_144),
+            ("json-depth", self.json_depth, 1, json::MAX_DEPTH),
             ("table-elements", self.table_elements, 1, 10_000_000),
             ("stack-kib", self.stack_kib, 64, 16_384),
+            ("log-lines", self.log_lines as usize, 0, 1_000_000),
             ("log-line-bytes", self.log_line_bytes, 16, MIB),
             ("component-mib", self.component_mib, 1, 1024),
             ("instances", self.instances as usize, 1, 8_000),
+            ("warm-instances", self.warm_instances as usize, 0, 8_000),
         ];
-        for (name, value, low, high) in least {
+        for (name, value, low, high) in ranges {
             if value < low || value > high {
                 return Err(format!("limits.{name} = {value} is out of range; it takes {low} to {high}"));
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_limit_has_a_range_and_a_default_within_it() {
+        let defaults = toml::Table::try_from(Limits::default()).unwrap();
+        assert_eq!(Limits::default().check(), Ok(()));
+        for (key, default) in &defaults {
+            let with = |value: i64| {
+                let mut table = defaults.clone();
+                table.insert(key.clone(), value.into());
+                table.try_into::<Limits>().map_err(|e| e.to_string()).and_then(|limits| limits.check())
+            };
+            assert!(with(-1).is_err(), "{key}");
+            let refused = with(u32::MAX.into()).unwrap_err();
+            assert!(refused.starts_with(&format!("limits.{key} = 4294967295 is out of range; it takes ")), "{refused}");
+            assert_eq!(with(default.as_integer().unwrap()), Ok(()), "{key}");
+        }
+        let less = Limits { plugin_memory_mib: 63, ..Limits::default() };
+        assert_eq!(less.check().unwrap_err(), "limits.plugin-memory-mib = 63 is out of range; it takes 64 to 1048576");
     }
 }

@@ -1,21 +1,26 @@
 //! A loaded plugin: compiled, asked what it is, ready to handle batches.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
-use wasmtime::component::Component;
 
 use super::{
     LoadError, Sandbox, answer,
     bindings::v0_1::{self, Batch as WitBatch, Event as WitEvent, ProjectorPluginPre},
-    inspect,
-    instance::{Call, State, block_on},
+    compile::CompileError,
+    failure, inspect,
+    instance::{Call, Guest, State, block_on},
+    memory::Account,
+    warm::{AllLent, Owner},
 };
 use crate::model::{
     effects::Effects,
     event::Batch,
     handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start},
-    ids::{CollectionName, ProcessorId},
+    ids::{CollectionName, ProcessorId, TenantId},
 };
 
 /// A plugin that can handle batches.
@@ -23,6 +28,9 @@ pub struct Plugin {
     sandbox: Sandbox,
     pre: ProjectorPluginPre<State>,
     identity: Arc<Identity>,
+    account: Arc<Account>,
+    /// Whose warm stores are its own.
+    number: u64,
     descriptor: Descriptor,
     digest: String,
 }
@@ -54,38 +62,76 @@ impl Plugin {
         &self.digest
     }
 
+    fn owner(&self, tenant: &TenantId) -> Owner {
+        Owner { plugin: self.number, tenant: tenant.clone() }
+    }
+
     async fn project(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
-        let call = Call::new(&self.sandbox, self.identity.clone(), Some((batch.lane.tenant.clone(), documents)));
-        let plugin = self.clone();
-        let events = batch.events.len();
-        let answer = call
-            .run(async move |store| {
-                let instance = plugin.pre.instantiate_async(&mut *store).await?;
-                let events: Vec<WitEvent<'_>> = batch
-                    .events
-                    .iter()
-                    .map(|event| WitEvent {
-                        id: &event.id,
-                        event_type: &event.event_type,
-                        stream_id: &event.stream,
-                        stream_version: event.version as u64,
-                        position: event.position as u64,
-                        recorded_at: event.recorded_at,
-                        data: &event.data,
-                        metadata: &event.metadata,
-                    })
-                    .collect();
-                let batch = WitBatch {
-                    tenant: batch.lane.tenant.as_str(),
-                    partition_key: &batch.lane.key,
-                    attempt: batch.attempt,
-                    replaying: false,
-                    events: &events,
-                };
-                instance.sandmill_processor_projector().call_project(&mut *store, batch).await
-            })
-            .await?;
-        answer::check(answer, events, &self.descriptor, &self.sandbox.limits).map_err(Failure::Block)
+        let watch = self.sandbox.refusals.watch();
+        let result = self.lend_and_call(&batch, documents).await;
+        watch.end(&result);
+        result
+    }
+
+    /// One call in a store of the batch's tenant, which is kept if all went well.
+    async fn lend_and_call(&self, batch: &Batch, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
+        let warm = &self.sandbox.warm;
+        let mut loan = warm.lend(self.owner(&batch.lane.tenant)).map_err(|AllLent| failure::no_instance())?;
+        let answer = loop {
+            let guest = loan.get_or_make(|| Guest::new(&self.sandbox, self.identity.clone(), self.account.clone()));
+            match self.call(guest, batch, documents.clone()).await {
+                // There was room for a store but not for all of its parts: some components have many.
+                Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && warm.shed(None) => {
+                    loan.discard()
+                }
+                answer => break answer?,
+            }
+        };
+        let effects = answer::check(answer, batch.events.len(), &self.descriptor, &self.sandbox.limits)
+            .map_err(Failure::Block)?;
+        // A guest that halts stopped in the middle of a batch; what it remembers may be of events that it will see again.
+        if effects.halted.is_none() {
+            loan.keep();
+        }
+        Ok(effects)
+    }
+
+    async fn call(
+        &self,
+        guest: &mut Guest,
+        batch: &Batch,
+        documents: Arc<dyn Documents>,
+    ) -> Result<v0_1::Projection, Failure> {
+        let call = Call::of(batch.lane.tenant.clone(), documents, &self.sandbox.limits);
+        let body = async |guest: &mut Guest| {
+            if guest.exports.is_none() {
+                guest.exports = Some(self.pre.instantiate_async(&mut guest.store).await?);
+            }
+            let Some(exports) = &guest.exports else { return Err(wasmtime::Error::msg("no instance")) };
+            let events: Vec<WitEvent<'_>> = batch
+                .events
+                .iter()
+                .map(|event| WitEvent {
+                    id: &event.id,
+                    event_type: &event.event_type,
+                    stream_id: &event.stream,
+                    stream_version: event.version as u64,
+                    position: event.position as u64,
+                    recorded_at: event.recorded_at,
+                    data: &event.data,
+                    metadata: &event.metadata,
+                })
+                .collect();
+            let batch = WitBatch {
+                tenant: batch.lane.tenant.as_str(),
+                partition_key: &batch.lane.key,
+                attempt: batch.attempt,
+                replaying: false,
+                events: &events,
+            };
+            exports.sandmill_processor_projector().call_project(&mut guest.store, batch).await
+        };
+        guest.run(call, body).await
     }
 }
 
@@ -101,23 +147,42 @@ impl Handler for Plugin {
     fn wall_time(&self) -> Duration {
         self.sandbox.limits.wall()
     }
+
+    fn forget(&self, tenant: &TenantId) {
+        self.sandbox.warm.forget(&self.owner(tenant));
+    }
+
+    fn forget_all(&self) {
+        self.sandbox.warm.forget_plugin(self.number);
+    }
+}
+
+/// Nobody can call it any more, so nobody would use what is kept for it.
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        self.forget_all();
+    }
 }
 
 /// Makes a plugin of a file's bytes: names, compiling, `describe`.
 pub(super) fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Plugin, LoadError> {
-    inspect(bytes, sandbox.limits.component_mib)?;
-    let component = Component::from_binary(&sandbox.engine, bytes).map_err(|e| LoadError::Compile(format!("{e:#}")))?;
-    let compile = |e: wasmtime::Error| LoadError::Compile(format!("{e:#}"));
-    let pre = sandbox.linker.instantiate_pre(&component).map_err(compile)?;
-    let pre = ProjectorPluginPre::new(pre).map_err(compile)?;
-    let digest = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
+    inspect(bytes, &sandbox.limits)?;
+    let digest: [u8; 32] = Sha256::digest(bytes).into();
+    let component = sandbox.compiler.component(bytes, &digest)?;
+    let unfit = |e: wasmtime::Error| CompileError::Unfit(format!("{e:#}"));
+    let pre = sandbox.linker.instantiate_pre(&component).map_err(unfit)?;
+    let pre = ProjectorPluginPre::new(pre).map_err(unfit)?;
 
     let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new() });
-    let call = Call::new(sandbox, nobody, None);
-    let asked = block_on(call.run(async |store| {
-        let instance = pre.instantiate_async(&mut *store).await?;
-        instance.sandmill_processor_description().call_describe(&mut *store).await
+    let account = Account::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
+    let mut guest = Guest::new(sandbox, nobody, account);
+    // One at a time: the engine has room for one instance besides those that are lent.
+    let describing = sandbox.describing.lock().unwrap_or_else(PoisonError::into_inner);
+    let asked = block_on(guest.run(Call::describe(&sandbox.limits), async |guest| {
+        let exports = pre.instantiate_async(&mut guest.store).await?;
+        exports.sandmill_processor_description().call_describe(&mut guest.store).await
     }));
+    drop((guest, describing));
     let descriptor = match asked {
         Ok(descriptor) => check_descriptor(descriptor).map_err(LoadError::Describe)?,
         Err(Failure::Block(reason) | Failure::Retry(reason)) => {
@@ -126,7 +191,12 @@ pub(super) fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Plugin, LoadError>
         Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(format!("failed: {why}"))),
     };
     let identity = Arc::new(Identity { name: descriptor.id.to_string(), collections: descriptor.collections.clone() });
-    Ok(Plugin { sandbox: sandbox.clone(), pre, identity, descriptor, digest })
+    let number = sandbox.loaded.fetch_add(1, Relaxed);
+    let warm = Arc::downgrade(&sandbox.warm);
+    let make_room = move || warm.upgrade().is_some_and(|warm| warm.shed(Some(number)));
+    let account = Account::new(sandbox.limits.plugin_memory_bytes(), sandbox.memory.clone(), make_room);
+    let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(Plugin { sandbox: sandbox.clone(), pre, identity, account, number, descriptor, digest })
 }
 
 /// Accepts a descriptor that keeps the contract's rules, and that this host can honour.

@@ -1,0 +1,27 @@
+//! `sandmill compile-component`: the compiler's process. Hosts start it; people have no use for it.
+
+use std::process::ExitCode;
+
+use crate::sandbox::compile::worker::{self, Bounds};
+
+/// Compiles the component on standard input, within these limits, to standard output.
+#[derive(Debug, clap::Args)]
+pub(super) struct CompileComponentArgs {
+    /// Memory it may take, MiB
+    #[arg(long, value_name = "N")]
+    memory_mib: u64,
+    /// CPU time it may take, seconds
+    #[arg(long, value_name = "N")]
+    seconds: u64,
+}
+
+pub(super) fn run(args: &CompileComponentArgs) -> ExitCode {
+    match worker::run(Bounds { memory_mib: args.memory_mib, seconds: args.seconds }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // The host that started it makes a sentence of this.
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

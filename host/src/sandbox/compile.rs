@@ -1,0 +1,237 @@
+//! From a component's bytes to code that runs, without ever compiling in this process.
+//!
+//! A compiler is a large program fed with a stranger's bytes: it may take minutes or gigabytes, or crash. So it runs as a [process](process) of
+//! its own, one at a time, at the lowest priority and under limits, and what it leaves behind is machine code. That is [kept](cache) under
+//! the component's digest and the engine's, so that a file is compiled once and not at every start. Code is loaded only if this host's
+//! compiler gave it to this host just now, or if it carries this host's own seal; both are checked in memory, over the very bytes that are loaded.
+//! A component is trusted with nothing by that: its code runs inside the sandbox, whoever compiled it.
+
+mod cache;
+mod key;
+mod process;
+pub mod worker;
+
+use std::{
+    ffi::OsString,
+    hash::{Hash, Hasher},
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use cache::Cache;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use wasmtime::{Engine, component::Component};
+
+/// What an operator can set.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// The folder that keeps compiled code; nobody but this host's user may write there. Empty: keep none, and compile at every start.
+    /// Default `sandmill` in the user's cache folder, or a private one among temporary files where there is no such.
+    pub cache: PathBuf,
+    /// What the cache may hold, MiB; the code that was used least recently is removed. Default 1024: some thirty plugins in JavaScript or
+    /// Python, or two thousand in Rust.
+    pub cache_mib: u64,
+    /// Memory of one compiler, MiB. Default 2048: a guest with a whole JavaScript or Python runtime takes some 1000.
+    pub memory_mib: u64,
+    /// CPU time of one compiler, seconds, on all its threads together; by the clock on the wall it may take four times as long, as it gives way
+    /// to everything else. Default 120: four times what the largest runtimes take.
+    pub seconds: u64,
+    /// The program that compiles: a `sandmill` of this host's very version. Empty, the default: this program itself.
+    pub worker: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        let cache = folder(variable("XDG_CACHE_HOME"), variable("HOME"));
+        Config { cache, cache_mib: 1_024, memory_mib: 2_048, seconds: 120, worker: PathBuf::new() }
+    }
+}
+
+fn folder(cache_home: Option<OsString>, home: Option<OsString>) -> PathBuf {
+    let absolute = |path: Option<OsString>| path.map(PathBuf::from).filter(|path| path.is_absolute());
+    match (absolute(cache_home), absolute(home)) {
+        (Some(cache), _) => cache.join("sandmill"),
+        (None, Some(home)) => home.join(".cache/sandmill"),
+        (None, None) => std::env::temp_dir().join(format!("sandmill-{}", rustix::process::geteuid().as_raw())),
+    }
+}
+
+impl Config {
+    /// Says which setting has a value that cannot work, with the values that can.
+    pub fn check(&self) -> Result<(), String> {
+        let ranges = [
+            ("cache-mib", self.cache_mib, 1, 1 << 20),
+            ("memory-mib", self.memory_mib, 128, 1 << 20),
+            ("seconds", self.seconds, 1, 86_400),
+        ];
+        for (name, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(format!("compile.{name} = {value} is out of range; it takes {low} to {high}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no code to run.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The bytes are no component, or of a kind that this host does not compile.
+    #[error(
+        "the component does not compile: {0}\nBuild it again with `sandmill plugin build`, or with tools of this year."
+    )]
+    Invalid(String),
+    /// The compiler reached its bound on memory.
+    #[error(
+        "compiling it takes more than {mib} MiB of memory (compile.memory-mib)\nVery large functions cost most; make the component smaller, or raise the setting if it is trusted."
+    )]
+    Memory {
+        /// The setting.
+        mib: u64,
+    },
+    /// The compiler reached its bound on CPU time.
+    #[error(
+        "compiling it takes more than {seconds} s of CPU time (compile.seconds)\nMake the component smaller, or raise the setting if it is trusted."
+    )]
+    Time {
+        /// The setting.
+        seconds: u64,
+    },
+    /// The compiler was not done long after its CPU time should have been enough.
+    #[error(
+        "compiling it was not done after {waited} s, four times compile.seconds\nThe machine leaves the compiler no time, since that gives way to everything else; try again when it has less to do, or raise the setting."
+    )]
+    Starved {
+        /// What was waited.
+        waited: u64,
+    },
+    /// The compiler could not be run, or ended as it never should.
+    #[error("the compiler failed: {0}")]
+    Worker(String),
+    /// The code is good, but cannot be run within this host's limits.
+    #[error("it cannot run here: {0}")]
+    Unfit(String),
+}
+
+impl CompileError {
+    /// A stable name for counters.
+    pub(super) fn class(&self) -> &'static str {
+        match self {
+            CompileError::Memory { .. } => "compile-memory-limit",
+            CompileError::Time { .. } | CompileError::Starved { .. } => "compile-time-limit",
+            CompileError::Invalid(_) | CompileError::Worker(_) | CompileError::Unfit(_) => "refused-file",
+        }
+    }
+}
+
+/// Machine code that a compiler of this host wrote. Only this module and the ones below it make one.
+struct Code {
+    bytes: Vec<u8>,
+    /// Where it begins, behind whatever it is kept with.
+    from: usize,
+}
+
+/// Compiles components for one engine.
+pub(super) struct Compiler {
+    engine: Engine,
+    config: Config,
+    cache: Option<Cache>,
+    /// Held while a compiler runs, so that memory for one is enough.
+    running: Mutex<()>,
+}
+
+impl Compiler {
+    /// Opens the cache, or says why there is none and goes on without.
+    pub(super) fn new(engine: &Engine, config: Config) -> Self {
+        let cache = if config.cache.as_os_str().is_empty() {
+            None
+        } else {
+            let opened = Cache::open(&config.cache, config.cache_mib << 20, fingerprint(engine));
+            opened
+                .inspect_err(|problem| {
+                    tracing::warn!("compiled code is not kept, so each start compiles again: {problem}")
+                })
+                .ok()
+        };
+        Compiler { engine: engine.clone(), config, cache, running: Mutex::new(()) }
+    }
+
+    /// The component of these bytes, whose SHA-256 is `digest`.
+    pub(super) fn component(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, CompileError> {
+        let kept = || self.cache.as_ref().and_then(|cache| cache.get(digest));
+        if let Some(code) = kept() {
+            return self.load(&code);
+        }
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever compiled just now may have compiled this.
+        if let Some(code) = kept() {
+            return self.load(&code);
+        }
+        let began = Instant::now();
+        let code = process::compile(&self.config, bytes)?;
+        drop(running);
+        let (kib, ms) = (code.bytes.len() >> 10, began.elapsed().as_millis());
+        tracing::info!(component_kib = bytes.len() >> 10, code_kib = kib, ms, "compiled a component");
+        let component = self.load(&code)?;
+        if let Some(cache) = &self.cache {
+            cache.put(digest, &code);
+        }
+        Ok(component)
+    }
+
+    /// Loads code as it stands in memory.
+    #[allow(unsafe_code, reason = "loading our own authenticated compiled code")]
+    fn load(&self, code: &Code) -> Result<Component, CompileError> {
+        // SAFETY: whoever can choose these bytes can choose what this process executes. They come from the compiler that this host ran just now,
+        // or carry its seal over all of them (see `cache`); and they were checked here in memory, where no file can change them any more.
+        let component = unsafe { Component::deserialize(&self.engine, &code.bytes[code.from..]) };
+        component.map_err(|e| CompileError::Unfit(format!("{e:#}")))
+    }
+}
+
+/// What code depends on besides its component: the compiler's version and settings, and the processor's features.
+fn fingerprint(engine: &Engine) -> [u8; 32] {
+    struct Collect(Sha256);
+    impl Hasher for Collect {
+        fn write(&mut self, bytes: &[u8]) {
+            self.0.update(bytes);
+        }
+        fn finish(&self) -> u64 {
+            0
+        }
+    }
+    let mut collect = Collect(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut collect);
+    collect.0.finalize().into()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::{Limits, engine};
+
+    /// Instances come from a pool here and from nowhere in the compiler's process; the code must not depend on it, nor on any limit.
+    #[test]
+    fn the_compilers_engine_makes_code_for_this_one() {
+        let limits = Limits { instances: 2, stack_kib: 1_024, memory_mib: 7, ..Limits::default() };
+        let (pooled, _) = engine::start(&limits).unwrap();
+        assert_eq!(fingerprint(&pooled), fingerprint(&engine::for_compiling().unwrap()));
+    }
+
+    #[test]
+    fn the_cache_is_in_the_users_folder() {
+        let path = |text: &str| Some(OsString::from(text));
+        assert_eq!(folder(path("/c"), path("/h")), PathBuf::from("/c/sandmill"));
+        assert_eq!(folder(path("relative"), path("/h")), PathBuf::from("/h/.cache/sandmill"));
+        assert_eq!(folder(None, path("/h")), PathBuf::from("/h/.cache/sandmill"));
+        assert!(folder(None, None).starts_with(std::env::temp_dir()));
+    }
+}

@@ -1,0 +1,166 @@
+//! What a guest's memories and tables may grow to: its own bound, and one for all instances of its plugin together.
+//!
+//! Growth is asked for here before it happens and given back when the store is dropped, so the counts never lag behind what is held.
+//! Where a plugin's bound is reached its idle instances give way first; only what calls hold at the same time is ever in the way, and that passes,
+//! so the guest that is refused for it is tried again later.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering::Relaxed},
+};
+
+use wasmtime::ResourceLimiter;
+
+use super::limits::Limits;
+
+/// Linear memory that all instances of one plugin hold.
+pub(super) struct Account {
+    held: AtomicUsize,
+    limit: usize,
+    /// What all plugins hold.
+    everything: Arc<AtomicUsize>,
+    /// Drops an idle instance of the plugin, if there is one.
+    make_room: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Account {
+    pub(super) fn new(
+        limit: usize,
+        everything: Arc<AtomicUsize>,
+        make_room: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Account { held: AtomicUsize::new(0), limit, everything, make_room: Box::new(make_room) })
+    }
+
+    fn take(&self, bytes: usize) -> bool {
+        let within = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.limit);
+        while self.held.fetch_update(Relaxed, Relaxed, within).is_err() {
+            if !(self.make_room)() {
+                return false;
+            }
+        }
+        self.everything.fetch_add(bytes, Relaxed);
+        true
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Relaxed);
+        self.everything.fetch_sub(bytes, Relaxed);
+    }
+}
+
+/// What a guest asked for in vain: nearly always what it traps about next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Denied {
+    /// More memory than one instance may have, bytes.
+    Memory(usize),
+    /// Memory that other instances of its plugin hold, bytes.
+    PluginMemory(usize),
+    /// A longer table than allowed, elements.
+    Table(usize),
+}
+
+/// One store's memories and tables.
+pub(super) struct Growth {
+    account: Arc<Account>,
+    memory_bytes: usize,
+    table_elements: usize,
+    held: usize,
+    denied: Option<Denied>,
+}
+
+impl Growth {
+    pub(super) fn new(account: Arc<Account>, limits: &Limits) -> Self {
+        let (memory_bytes, table_elements) = (limits.memory_bytes(), limits.table_elements);
+        Growth { account, memory_bytes, table_elements, held: 0, denied: None }
+    }
+
+    /// What the guest's memories may have together.
+    pub(super) fn memory_bytes(&self) -> usize {
+        self.memory_bytes
+    }
+
+    /// What was asked for in vain since this was asked last.
+    pub(super) fn take_denied(&mut self) -> Option<Denied> {
+        self.denied.take()
+    }
+
+    fn grow(&mut self, by: usize) -> Result<(), Denied> {
+        let asked = self.held.saturating_add(by);
+        if asked > self.memory_bytes {
+            return Err(Denied::Memory(asked));
+        }
+        if !self.account.take(by) {
+            return Err(Denied::PluginMemory(asked));
+        }
+        self.held = asked;
+        Ok(())
+    }
+}
+
+impl ResourceLimiter for Growth {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // More than the memory's own declaration allows: it fails whatever is said here, and must not count.
+            return Ok(false);
+        }
+        let grown = self.grow(desired.saturating_sub(current));
+        self.denied = grown.err().or(self.denied);
+        Ok(grown.is_ok())
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let allowed = desired <= self.table_elements;
+        if !allowed {
+            self.denied = Some(Denied::Table(desired));
+        }
+        Ok(allowed)
+    }
+}
+
+impl Drop for Growth {
+    fn drop(&mut self) {
+        self.account.give_back(self.held);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    const MIB: usize = 1 << 20;
+
+    #[test]
+    fn an_instance_and_a_plugin_each_have_a_bound() {
+        let everything = Arc::new(AtomicUsize::new(0));
+        let idle: Arc<Mutex<Vec<Growth>>> = Arc::default();
+        let room = idle.clone();
+        let account = Account::new(4 * MIB, everything.clone(), move || {
+            let dropped = room.lock().unwrap().pop();
+            dropped.is_some()
+        });
+        let limits = Limits { memory_mib: 3, ..Limits::default() };
+        let mut one = Growth::new(account.clone(), &limits);
+        assert!(one.memory_growing(0, 3 * MIB, None).unwrap());
+        assert!(!one.memory_growing(3 * MIB, 4 * MIB, None).unwrap());
+        assert_eq!((one.take_denied(), one.take_denied()), (Some(Denied::Memory(4 * MIB)), None));
+        // A second memory counts on top of the first.
+        assert!(!one.memory_growing(0, MIB, None).unwrap());
+
+        let mut two = Growth::new(account, &limits);
+        assert!(two.memory_growing(0, MIB, None).unwrap());
+        assert!(!two.memory_growing(MIB, 2 * MIB, None).unwrap());
+        assert_eq!(two.take_denied(), Some(Denied::PluginMemory(2 * MIB)));
+        idle.lock().unwrap().push(one);
+        assert!(two.memory_growing(MIB, 2 * MIB, None).unwrap(), "an idle one gives way");
+        assert_eq!(everything.load(Relaxed), 2 * MIB);
+
+        assert!(!two.memory_growing(2 * MIB, 3 * MIB, Some(2 * MIB)).unwrap());
+        assert_eq!(two.take_denied(), None, "the memory's own maximum is no limit of ours");
+        assert!(!two.table_growing(0, limits.table_elements + 1, None).unwrap());
+        assert_eq!(two.take_denied(), Some(Denied::Table(limits.table_elements + 1)));
+        drop((two, idle));
+        assert_eq!(everything.load(Relaxed), 0);
+    }
+}

@@ -1,0 +1,165 @@
+// Compiling apart: what a component can do to its compiler, and what is kept of one that was compiled.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+};
+
+use sandmill::sandbox::{
+    Limits, LoadError, Sandbox,
+    compile::{CompileError, Config},
+};
+use sandmill_tests::{
+    calls::{call, load, sandbox},
+    handmade,
+    host::{compile, component, sandmill, stderr},
+};
+use serde_json::json;
+
+fn small(compile: Config) -> Sandbox {
+    Sandbox::new(Limits { instances: 2, ..Limits::default() }, compile).expect("start a sandbox")
+}
+
+fn nowhere(cache: &Path) -> Config {
+    Config { cache: cache.into(), worker: "/nowhere/sandmill".into(), ..Config::default() }
+}
+
+fn compile_error(result: Result<sandmill::sandbox::Plugin, LoadError>) -> CompileError {
+    match result {
+        Err(LoadError::Compile(error)) => error,
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("it was loaded"),
+    }
+}
+
+/// A function that takes the compiler long and much, and the reader of this test a moment: sums of values that all live to its end.
+fn endless_to_compile() -> Vec<u8> {
+    let locals = 500;
+    let mut body = format!("(func $body (local {})\n", "i64 ".repeat(locals));
+    for turn in 0..60_000_usize {
+        let (to, a, b) = (turn * 7 % locals, turn * 11 % locals, turn * 13 % locals);
+        body.push_str(&format!(
+            "(local.set {to} (i64.mul (i64.add (local.get {a}) (local.get {b})) (local.get {to})))\n"
+        ));
+        if turn % 5 == 0 {
+            body.push_str(&format!("(if (i64.eqz (local.get {to})) (then (local.set {b} (local.get {a}))))\n"));
+        }
+    }
+    body.push(')');
+    handmade::plugin(&body)
+}
+
+#[tokio::test]
+async fn a_second_start_needs_no_compiler_and_what_is_not_ours_is_compiled_again() {
+    let cache = tempfile::tempdir().unwrap();
+    let bytes = fs::read(component("scripted")).unwrap();
+    let ours = || Config { cache: cache.path().into(), ..compile() };
+    let kept = || -> Vec<PathBuf> {
+        let files = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|extension| extension == "cwasm")).collect()
+    };
+
+    let error = compile_error(small(nowhere(cache.path())).load(&bytes));
+    assert!(error.to_string().starts_with("the compiler failed: start /nowhere/sandmill: "), "{error}");
+    small(ours()).load(&bytes).expect("compile it");
+    let [file] = &kept()[..] else { panic!("{:?}", kept()) };
+    let sealed = fs::read(file).unwrap();
+
+    let plugin = Arc::new(small(nowhere(cache.path())).load(&bytes).expect("no compiler is needed"));
+    assert!(call(&plugin, "t", "lane", json!({})).await.is_ok());
+
+    let mut altered = sealed.clone();
+    altered[sealed.len() / 2] ^= 1;
+    let other = tempfile::tempdir().unwrap();
+    small(Config { cache: other.path().into(), ..compile() }).load(&bytes).expect("compile it elsewhere");
+    let foreign = fs::read(other.path().join(file.file_name().unwrap())).unwrap();
+    let unsealed = [&[0; 32], &sealed[32..]].concat();
+    for damaged in [sealed[..sealed.len() / 2].to_vec(), Vec::new(), altered, foreign, unsealed] {
+        fs::write(file, &damaged).unwrap();
+        compile_error(small(nowhere(cache.path())).load(&bytes));
+        fs::write(file, &damaged).unwrap();
+        small(ours()).load(&bytes).expect("compile it again");
+        assert_ne!(fs::read(file).unwrap(), damaged, "it is replaced");
+        small(nowhere(cache.path())).load(&bytes).expect("and good again");
+    }
+
+    // Without a cache, or with one that others know the key of, everything goes on, with a compiler.
+    for cache in ["".into(), PathBuf::from("/proc/nowhere")] {
+        compile_error(small(nowhere(&cache)).load(&bytes));
+        small(Config { cache, ..compile() }).load(&bytes).expect("compile it");
+    }
+    fs::set_permissions(cache.path().join("key"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    compile_error(small(nowhere(cache.path())).load(&bytes));
+    small(ours()).load(&bytes).expect("compile it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_component_that_would_compile_for_minutes_is_refused_while_others_run() {
+    let running = sandbox(Limits { instances: 2, ..Limits::default() });
+    let plugin = load(&running, "scripted");
+    let cache = tempfile::tempdir().unwrap();
+    let slow = Config { cache: cache.path().into(), seconds: 1, ..compile() };
+    let (refused, calls) = (Arc::new(AtomicBool::new(false)), AtomicU32::new(0));
+    let compiling = tokio::task::spawn_blocking({
+        let refused = refused.clone();
+        move || {
+            let sandbox = small(slow);
+            let error = compile_error(sandbox.load(&endless_to_compile()));
+            refused.store(true, SeqCst);
+            (error, sandbox.usage().refusals)
+        }
+    });
+    while !refused.load(SeqCst) {
+        call(&plugin, "t", "lane", json!({})).await.expect("a plugin that runs is not held up");
+        calls.fetch_add(1, SeqCst);
+        tokio::task::yield_now().await;
+    }
+    let (error, refusals) = compiling.await.unwrap();
+    assert!(error.to_string().starts_with("compiling it takes more than 1 s of CPU time (compile.seconds)"), "{error}");
+    assert_eq!(refusals["compile-time-limit"], 1);
+    assert!(calls.load(SeqCst) > 100, "{calls:?} calls meanwhile");
+    let kept = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(kept, ["key"], "nothing of it is kept");
+}
+
+#[test]
+fn a_component_that_takes_too_much_memory_to_compile_is_refused() {
+    let cache = tempfile::tempdir().unwrap();
+    let sandbox = small(Config { cache: cache.path().into(), memory_mib: 128, ..compile() });
+    let error = compile_error(sandbox.load(&endless_to_compile()));
+    let expected = "compiling it takes more than 128 MiB of memory (compile.memory-mib)";
+    assert!(error.to_string().starts_with(expected), "{error}");
+    assert_eq!(sandbox.usage().refusals["compile-memory-limit"], 1);
+    // An ordinary component needs less.
+    sandbox.load(&fs::read(component("scripted")).unwrap()).expect("compile it");
+}
+
+#[test]
+fn what_is_no_component_and_what_is_no_compiler_are_told_apart() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut broken = handmade::plugin("");
+    let with = |worker: &str| Config { cache: cache.path().into(), worker: worker.into(), ..compile() };
+    let error = compile_error(small(with("/bin/false")).load(&broken));
+    assert_eq!(error.to_string(), "the compiler failed: it ended with exit status: 1: ");
+    let error = compile_error(small(with("/bin/true")).load(&broken));
+    assert!(error.to_string().starts_with("it cannot run here: "), "{error}");
+    // Its names are in order, and the code in the module is not.
+    let code = broken.windows(4).position(|bytes| bytes == [0x41, 0x80, 0x08, 0x0b]).expect("i32.const 1024, end");
+    broken[code] = 0xff;
+    let error = compile_error(small(Config { cache: cache.path().into(), ..compile() }).load(&broken));
+    assert!(error.to_string().starts_with("the component does not compile: "), "{error}");
+    small(Config { cache: cache.path().into(), ..compile() }).load(&handmade::plugin("")).expect("it was good before");
+}
+
+/// A host's own worker is itself, and the command is no secret, though it is not listed.
+#[test]
+fn the_compilers_command_refuses_to_work_without_limits() {
+    let output = sandmill("").arg("compile-component").output().unwrap();
+    assert!(!output.status.success() && stderr(&output).contains("--memory-mib"), "{}", stderr(&output));
+    let help = sandmill("").arg("--help").output().unwrap();
+    assert!(!String::from_utf8_lossy(&help.stdout).contains("compile-component"));
+}

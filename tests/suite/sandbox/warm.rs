@@ -1,0 +1,172 @@
+// Instances between calls: kept for their own tenant, dropped when anything went wrong, and never more than may be.
+
+use std::sync::Arc;
+
+use sandmill::{
+    model::handler::{Failure, Handler},
+    sandbox::{Limits, Plugin},
+};
+use sandmill_tests::calls::{HeldDocuments, batch, call, document, load, refused, sandbox, tenant};
+use serde_json::{Value, json};
+
+/// Which tenant the instance remembered that this call had: `""` for a fresh one.
+async fn saw(plugin: &Arc<Plugin>, tenant: &str) -> String {
+    let effects = call(plugin, tenant, "lane", json!({"do": "remember"})).await.expect("remember");
+    document(&effects)["saw"].as_str().expect("what it saw").to_string()
+}
+
+#[tokio::test]
+async fn an_instance_is_kept_for_its_tenant_and_for_no_other() {
+    let sandbox = sandbox(Limits { instances: 8, ..Limits::default() });
+    let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
+    assert_eq!(saw(&plugin, "a").await, "");
+    assert_eq!(saw(&plugin, "a").await, "a");
+    assert_eq!(saw(&plugin, "b").await, "");
+    assert_eq!(saw(&other, "a").await, "", "another plugin's instance, though of the same file");
+    assert_eq!(saw(&plugin, "a").await, "a");
+    let usage = sandbox.usage();
+    assert_eq!((usage.live, usage.idle), (3, 3));
+    assert!(usage.memory_bytes >= 3 << 16, "{usage:?}");
+    drop(plugin);
+    assert_eq!(sandbox.usage().live, 1, "nobody can call it any more");
+    drop(other);
+    assert_eq!((sandbox.usage().live, sandbox.usage().memory_bytes), (0, 0));
+}
+
+/// Many lanes of several tenants at once, with hardly any room: every call meets a fresh instance or one of its own tenant.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_tenant_ever_meets_what_another_left() {
+    let sandbox = sandbox(Limits { instances: 4, warm_instances: 2, ..Limits::default() });
+    let plugin = load(&sandbox, "scripted");
+    let lanes = (0..9).map(|lane| {
+        let plugin = plugin.clone();
+        tokio::spawn(async move {
+            let (mut warm, mut asked) = (0, 0);
+            while asked < 200 {
+                // Every lane visits every tenant, each in another order.
+                let tenant = format!("tenant-{}", (lane * 7 + asked * (lane % 3 + 1)) % 5);
+                match call(&plugin, &tenant, &format!("lane-{lane}"), json!({"do": "remember"})).await {
+                    Ok(effects) => {
+                        let saw = document(&effects)["saw"].clone();
+                        assert!(saw == "" || saw == *tenant, "{tenant} met {saw}");
+                        warm += usize::from(saw == *tenant);
+                        asked += 1;
+                    }
+                    Err(Failure::Retry(reason)) if reason.class == "instances" => tokio::task::yield_now().await,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            warm
+        })
+    });
+    let mut warm = 0;
+    for lane in lanes.collect::<Vec<_>>() {
+        warm += lane.await.expect("a lane's calls");
+    }
+    assert!(warm > 0, "none of 1800 calls met a warm instance");
+    let usage = sandbox.usage();
+    assert!(usage.idle <= 2 && usage.live == usage.idle, "{usage:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_kept_when_anything_went_wrong() {
+    let limits = Limits { cpu_ms: 50, memory_mib: 16, instances: 8, output_mib: 4, ..Limits::default() };
+    let sandbox = sandbox(limits);
+    let plugin = load(&sandbox, "scripted");
+    let after = async |deed: Value| {
+        assert_eq!(saw(&plugin, "t").await, "", "before {deed}");
+        assert_eq!(saw(&plugin, "t").await, "t", "before {deed}");
+        let answer = call(&plugin, "t", "lane", deed.clone()).await;
+        (answer, sandbox.usage().live)
+    };
+    let (answer, live) = after(json!({})).await;
+    assert!(answer.is_ok() && live == 1, "{answer:?}");
+    plugin.forget(&tenant("t"));
+    for deed in ["trap", "spin", "bomb", "malformed-json", "halt-out-of-range", "read-foreign", "long-id"] {
+        let (answer, live) = after(json!({"do": deed})).await;
+        assert!(matches!(answer, Err(Failure::Block(_))), "{deed}: {answer:?}");
+        assert_eq!(live, 0, "{deed}");
+    }
+    for deed in ["retry", "stop"] {
+        let (answer, live) = after(json!({"do": deed})).await;
+        assert!(answer.is_ok_and(|effects| effects.halted.is_some()), "{deed}");
+        assert_eq!(live, 0, "{deed}");
+    }
+    // An event that is skipped is handled: the instance is as good as before.
+    let (answer, live) = after(json!({"do": "skip"})).await;
+    assert!(answer.is_ok() && live == 1, "{answer:?}");
+
+    assert_eq!(saw(&plugin, "other").await, "");
+    plugin.forget(&tenant("t"));
+    assert_eq!((saw(&plugin, "t").await, saw(&plugin, "other").await), (String::new(), "other".to_string()));
+    plugin.forget_all();
+    assert_eq!((saw(&plugin, "t").await, saw(&plugin, "other").await), (String::new(), String::new()));
+}
+
+#[tokio::test]
+async fn an_instance_in_a_call_is_dropped_with_it_and_after_it_was_forgotten() {
+    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    let plugin = load(&sandbox, "scripted");
+    let documents = Arc::new(HeldDocuments::default());
+    let held = || plugin.clone().handle(batch("t", "lane", &[json!({"do": "remember"})]), documents.clone());
+
+    // Dropped where it waits.
+    let mut call = held();
+    tokio::select! {
+        answer = &mut call => panic!("{answer:?}"),
+        () = documents.asked.notified() => assert_eq!(sandbox.usage().live, 1),
+    }
+    drop(call);
+    assert_eq!((sandbox.usage().live, sandbox.usage().memory_bytes), (0, 0));
+    assert_eq!(sandbox.usage().refusals["dropped-call"], 1);
+
+    // Forgotten where it waits: effects that did not commit may be those of a call that this one runs beside.
+    let mut call = held();
+    tokio::select! {
+        answer = &mut call => panic!("{answer:?}"),
+        () = documents.asked.notified() => plugin.forget(&tenant("t")),
+    }
+    assert_eq!(sandbox.usage().live, 1, "it is in the middle of its call");
+    documents.answer.notify_one();
+    assert!(call.await.is_ok());
+    assert_eq!(sandbox.usage().live, 0);
+}
+
+#[tokio::test]
+async fn idle_instances_give_way_and_calls_do_not() {
+    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    let plugin = load(&sandbox, "scripted");
+    for tenant in ["a", "b", "c", "d"] {
+        assert_eq!(saw(&plugin, tenant).await, "");
+        assert!(sandbox.usage().live <= 2);
+    }
+    assert_eq!(saw(&plugin, "d").await, "d", "the last one is still warm");
+    let documents = [Arc::new(HeldDocuments::default()), Arc::new(HeldDocuments::default())];
+    let mut calls =
+        documents.clone().map(|documents| plugin.clone().handle(batch("e", "lane", &[json!({})]), documents));
+    for (call, documents) in calls.iter_mut().zip(&documents) {
+        tokio::select! {
+            answer = call => panic!("{answer:?}"),
+            () = documents.asked.notified() => {}
+        }
+    }
+    assert_eq!(refused(&plugin, "a", json!({})).await, "instances");
+    // Loading asks the file what it is, whatever else goes on.
+    load(&sandbox, "scripted");
+    drop(calls);
+    assert_eq!(saw(&plugin, "a").await, "");
+}
+
+#[tokio::test]
+async fn an_instance_retires() {
+    let sandbox = sandbox(Limits { instances: 1, ..Limits::default() });
+    let plugin = load(&sandbox, "scripted");
+    let mut fresh = Vec::new();
+    for number in 0..450 {
+        if saw(&plugin, "t").await.is_empty() {
+            fresh.push(number);
+        }
+    }
+    let lives: Vec<i32> = fresh.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(lives.len() >= 2 && lives.iter().all(|life| (50..=200).contains(life)), "{fresh:?}");
+}
