@@ -84,7 +84,9 @@ pub async fn run(
 
     let pages = Pages::new(source.clone(), config.processor.page_events);
     let (wake, wakeups) = Wake::new(source);
-    let ground = Ground { db: db.clone(), pages, wakeups, host_lock, config: config.processor.clone() };
+    let live = sandbox.clone();
+    let instances = Arc::new(move || live.usage().live);
+    let ground = Ground { db: db.clone(), pages, wakeups, host_lock, instances, config: config.processor.clone() };
     let mut supervisor = Supervisor::default();
     supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
     let mut standings = Vec::new();

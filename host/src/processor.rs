@@ -43,7 +43,7 @@ use crate::{
 };
 use engine::Engine;
 use lane::Runner;
-use report::Report;
+use report::{Instances, Report};
 use term::Term;
 
 /// What an operator can set.
@@ -83,6 +83,8 @@ pub struct Ground {
     pub wakeups: Wakeups,
     /// The right to work on it.
     pub host_lock: Arc<HostLock>,
+    /// The plugin instances alive, for people.
+    pub instances: Instances,
     /// The settings.
     pub config: Config,
 }
@@ -132,8 +134,8 @@ impl Processor {
     ) -> (Self, watch::Receiver<Standing>) {
         let (standing, watcher) = watch::channel(Standing::default());
         let router = Router::new(&descriptor);
-        let processor =
-            Processor { descriptor, digest, router, runner, ground, standing, report: Report::default(), moved: false };
+        let report = Report::new(ground.instances.clone());
+        let processor = Processor { descriptor, digest, router, runner, ground, standing, report, moved: false };
         (processor, watcher)
     }
 
@@ -143,6 +145,8 @@ impl Processor {
         loop {
             let began = Instant::now();
             let Err(Shaken(shaken)) = self.term(&mut stop).await else { return Ok(()) };
+            // What guests remember of this term may never have been committed.
+            self.runner.handler.forget_all();
             if let Some(held @ LockError::Held { .. }) = shaken.downcast_ref() {
                 tracing::error!(processor = %self.descriptor.id, "{held}");
                 return Err(shaken);

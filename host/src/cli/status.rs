@@ -57,7 +57,7 @@ fn show(status: &Status) -> String {
         return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
     }
     let mut rows = vec![
-        ["PROCESSOR", "PLUGIN", "LAG", "AGE", "RATE", "HANDLED", "READ", "COMMIT", "HOST", "LANES BEHIND"]
+        ["PROCESSOR", "PLUGIN", "LAG", "AGE", "RATE", "HANDLED", "READ", "COMMIT", "HOST", "INSTANCES", "LANES BEHIND"]
             .map(String::from)
             .to_vec(),
     ];
@@ -72,6 +72,7 @@ fn show(status: &Status) -> String {
             format!("{:.1} ms", p.measures.read_ms),
             format!("{:.1} ms", p.measures.commit_ms),
             format!("{:.0} MiB", p.measures.host_mib),
+            p.measures.instances.to_string(),
             p.lanes_behind.len().to_string(),
         ]);
     }

@@ -1,6 +1,9 @@
 //! What a processor says for people, now and then, together with a commit.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::status::Measures;
 
@@ -18,9 +21,12 @@ pub struct Reported {
     pub measures: Measures,
 }
 
+/// Counts the plugin instances that are alive on the whole host.
+pub type Instances = Arc<dyn Fn() -> usize + Send + Sync>;
+
 /// Counts, and says so when it is time.
-#[derive(Debug)]
 pub struct Report {
+    instances: Instances,
     since: Instant,
     handled: usize,
     reads: Average,
@@ -45,13 +51,19 @@ impl Average {
     }
 }
 
-impl Default for Report {
-    fn default() -> Self {
-        Report { since: Instant::now(), handled: 0, reads: Average::default(), commits: Average::default(), last: None }
-    }
-}
-
 impl Report {
+    /// A report that begins now.
+    pub fn new(instances: Instances) -> Self {
+        Report {
+            instances,
+            since: Instant::now(),
+            handled: 0,
+            reads: Average::default(),
+            commits: Average::default(),
+            last: None,
+        }
+    }
+
     /// Events were handled and will be committed.
     pub fn count(&mut self, handled: usize) {
         self.handled += handled;
@@ -87,6 +99,7 @@ impl Report {
                 commit_ms: self.commits.ms(),
                 commits: f64::from(self.commits.count) / seconds,
                 host_mib: resident_mib(),
+                instances: (self.instances)(),
             };
             self.last = Some((self.handled as f64 / seconds, measures));
         }
@@ -111,13 +124,13 @@ mod tests {
 
     #[test]
     fn events_are_reported_once() {
-        let mut report = Report::default();
+        let mut report = Report::new(Arc::new(|| 5));
         assert!(!report.is_due_at_last() && report.take().is_none());
         report.count(3);
         report.count(4);
         report.committed(Duration::from_millis(2));
         let first = report.flush();
-        assert_eq!((first.handled, first.measures.commit_ms), (7, 2.0));
+        assert_eq!((first.handled, first.measures.commit_ms, first.measures.instances), (7, 2.0, 5));
         assert_eq!(report.flush().handled, 0);
         // Too short a window to measure anew.
         assert_eq!(report.flush().rate, first.rate);

@@ -53,6 +53,8 @@ pub struct Measures {
     pub commits: f64,
     /// Memory of the whole host, MiB.
     pub host_mib: f64,
+    /// Plugin instances alive on the whole host.
+    pub instances: usize,
 }
 
 /// A lane behind its cursor.

@@ -119,7 +119,10 @@ async fn a_component_that_would_compile_for_minutes_is_refused_while_others_run(
         tokio::task::yield_now().await;
     }
     let (error, refusals) = compiling.await.unwrap();
-    assert!(error.to_string().starts_with("compiling it takes more than 1 s of CPU time (compile.seconds)"), "{error}");
+    // The compiler gives way to everything else, so on a busy machine it does not even get its second.
+    let ends =
+        ["compiling it takes more than 1 s of CPU time (compile.seconds)", "compiling it was not done after 4 s"];
+    assert!(ends.iter().any(|end| error.to_string().starts_with(end)), "{error}");
     assert_eq!(refusals["compile-time-limit"], 1);
     assert!(calls.load(SeqCst) > 100, "{calls:?} calls meanwhile");
     let kept = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();

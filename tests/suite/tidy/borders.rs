@@ -20,8 +20,11 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model",
             // What is shown or changed of a running host, through the database.
             "processor::exceptions",
+            "processor::pauses",
             "processor::status",
             "projections::list",
+            // The hidden command that is the compiler's own process.
+            "sandbox::compile::worker",
             // Following events on a terminal is following the log.
             "source",
             "store",
@@ -42,10 +45,12 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "sandbox",
             "scheduler",
             "source",
+            // A start is refused where the xids are another cluster's.
+            "store::anchor",
             "supervisor",
         ],
     ),
-    ("config", &["processor::Config", "sandbox::Limits", "scheduler::Config"]),
+    ("config", &["processor::Config", "sandbox::Limits", "sandbox::compile", "scheduler::Config"]),
     ("plugins", &[]),
     ("consumer", &["model", "source", "supervisor::Stop"]),
     (
@@ -68,7 +73,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("scheduler", &[]),
     ("projections", &["db", "model"]),
     ("source", &["db", "model"]),
-    ("store", &["db", "model"]),
+    // Re-anchoring holds the host lock in its own transaction.
+    ("store", &["cluster::host_lock", "db", "model"]),
     ("cluster", &["db", "model"]),
     ("toolchain", &[]),
     ("db", &[]),
