@@ -14,6 +14,8 @@ mod host;
 mod kills;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
+// Lanes finer than a tenant.
+mod partitions;
 // The README's commands, run as they stand there.
 mod readme;
 // What a guest can do wrong, and that only its own lane stops.
