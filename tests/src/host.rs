@@ -174,7 +174,12 @@ impl Database {
 
     /// Lets lanes of `scripted` try again, as `sandmill resume` does.
     pub async fn resume(&self, tenant: Option<&str>) -> u64 {
+        self.resume_lanes("scripted", tenant).await
+    }
+
+    /// Lets lanes of a processor try again, as `sandmill resume` does.
+    pub async fn resume_lanes(&self, processor: &str, tenant: Option<&str>) -> u64 {
         let session = self.db.connect("test").await.expect("connect");
-        exceptions::resume(&session, "scripted", tenant).await.expect("resume")
+        exceptions::resume(&session, processor, tenant).await.expect("resume")
     }
 }

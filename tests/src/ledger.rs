@@ -21,11 +21,13 @@ pub struct Chain {
 }
 
 impl Chain {
-    fn new() -> Self {
+    /// Before the first event.
+    pub fn new() -> Self {
         Chain { events: 0, chain: "0".repeat(64) }
     }
 
-    fn push(&mut self, id: &str) {
+    /// One more event.
+    pub fn push(&mut self, id: &str) {
         self.events += 1;
         let mut hash = Sha256::new();
         hash.update(&self.chain);

@@ -8,6 +8,7 @@ pub mod conformance;
 pub mod follower;
 pub mod host;
 pub mod ledger;
+pub mod native;
 pub mod random;
 pub mod writers;
 

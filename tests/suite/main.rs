@@ -6,6 +6,8 @@ mod contention;
 mod crashes;
 // The book of pages and exceptions against a model.
 mod bookkeeping;
+// A lane that is too slow for what it gets, while others go on.
+mod detach;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.
