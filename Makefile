@@ -63,6 +63,9 @@ target/plugins/$(notdir $1).wasm: $(shell find $1 -type f) $(wildcard $(dir $1)C
 endef
 $(foreach crate,$(example_crates) $(guest_crates),$(eval $(call component,$(crate))))
 
+# These are made of the source of `scripted`.
+$(call components,$(wildcard tests/guests/scripted-*)): $(shell find tests/guests/scripted -type f)
+
 target/demo/plugins/%.wasm: target/plugins/%.wasm
 	@mkdir -p $(@D)
 	@cp $< $@

@@ -164,31 +164,42 @@ impl Database {
         status.processors.into_iter().find(|p| p.id == processor)
     }
 
-    /// The lanes behind of `scripted`, as `tenant state class`.
-    pub async fn lanes_behind(&self) -> Vec<String> {
-        let status = self.status("scripted").await;
+    /// The lanes behind of a processor, as `tenant state class`, or `tenant/key state class` where lanes are finer than tenants.
+    pub async fn lanes_behind(&self, processor: &str) -> Vec<String> {
+        let status = self.status(processor).await;
         let lanes = status.map(|status| status.lanes_behind).unwrap_or_default();
         lanes
             .iter()
             .map(|lane| {
                 let class = lane.reason.split(": ").next().unwrap_or_default();
-                format!("{} {} {class}", lane.tenant, lane.state).trim_end().to_string()
+                let key = if lane.key == lane.tenant { String::new() } else { format!("/{}", lane.key) };
+                format!("{}{key} {} {class}", lane.tenant, lane.state).trim_end().to_string()
             })
             .collect()
     }
 
     /// Waits until `scripted` has passed every event that is there now, and its lanes behind are these.
     pub async fn scripted_settles(&self, lanes_behind: &[&str]) {
-        eventually(&format!("scripted has passed everything and left behind {lanes_behind:?}"), async || {
-            let status = self.status("scripted").await?;
-            (status.lag_events == 0 && self.lanes_behind().await == lanes_behind).then_some(())
+        self.settles("scripted", lanes_behind).await;
+    }
+
+    /// Waits until a processor has passed every event that is there now, and its lanes behind are these.
+    pub async fn settles(&self, processor: &str, lanes_behind: &[&str]) {
+        eventually(&format!("{processor} has passed everything and left behind {lanes_behind:?}"), async || {
+            let status = self.status(processor).await?;
+            (status.lag_events == 0 && self.lanes_behind(processor).await == lanes_behind).then_some(())
         })
         .await;
     }
 
     /// Lets lanes of `scripted` try again, as `sandmill resume` does.
     pub async fn resume(&self, tenant: Option<&str>) -> u64 {
+        self.resume_lanes("scripted", tenant).await
+    }
+
+    /// Lets lanes of a processor try again, as `sandmill resume` does.
+    pub async fn resume_lanes(&self, processor: &str, tenant: Option<&str>) -> u64 {
         let session = self.db.connect("test").await.expect("connect");
-        exceptions::resume(&session, "scripted", tenant, None).await.expect("resume")
+        exceptions::resume(&session, processor, tenant, None).await.expect("resume")
     }
 }

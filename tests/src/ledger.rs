@@ -21,11 +21,13 @@ pub struct Chain {
 }
 
 impl Chain {
-    fn new() -> Self {
+    /// Before the first event.
+    pub fn new() -> Self {
         Chain { events: 0, chain: "0".repeat(64) }
     }
 
-    fn push(&mut self, id: &str) {
+    /// One more event.
+    pub fn push(&mut self, id: &str) {
         self.events += 1;
         let mut hash = Sha256::new();
         hash.update(&self.chain);
@@ -72,6 +74,20 @@ pub async fn until_folded(database: &Database) {
     .await;
 }
 
+/// Waits until each of these collections, of guests made of `scripted`, counts as many events as the log has.
+pub async fn until_counted(database: &Database, collections: &[&str]) {
+    let session = database.db.connect("ledger").await.expect("connect");
+    for collection in collections {
+        let sql = format!(
+            "select (select coalesce(sum((data->>'count')::bigint), 0) from public.{collection}) = (select count(*) from sandmill.events)"
+        );
+        eventually(&format!("{collection} counts every event"), async || {
+            session.query_one(&sql, &[]).await.ok()?.get::<_, bool>(0).then_some(())
+        })
+        .await;
+    }
+}
+
 /// Asserts that `plane_log` is exactly what the log says.
 pub async fn assert_plane_log(database: &Database) {
     let expected: BTreeMap<(String, String), Chain> = chains(database, "e.type in ('FlightFlown', 'FlightCancelled')")
@@ -95,8 +111,13 @@ pub async fn assert_plane_log(database: &Database) {
 
 /// Asserts that `scripted_log` is exactly what the log says, over the streams that a condition on `e` keeps.
 pub async fn assert_scripted_log(database: &Database, condition: &str) {
+    assert_log(database, "scripted_log", condition).await;
+}
+
+/// The same of the collection of any guest made of `scripted`.
+pub async fn assert_log(database: &Database, collection: &str, condition: &str) {
     let expected = chains(database, condition).await;
-    let found = documents(database, "scripted_log").await;
+    let found = documents(database, collection).await;
     let found = found
         .into_iter()
         .map(|(key, data)| {

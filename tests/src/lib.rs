@@ -10,6 +10,7 @@ pub mod follower;
 pub mod handmade;
 pub mod host;
 pub mod ledger;
+pub mod native;
 pub mod random;
 pub mod writers;
 

@@ -2,7 +2,8 @@
 //!
 //! Their transactions are of random length, write several streams of several tenants, take their xid early or late, roll savepoints or
 //! everything back, and sleep in between, so that positions become visible in another order than they were drawn. Streams are
-//! locked in one order, so that no two writers wait for each other in a circle. The events suit `scripted` and `plane-log`.
+//! locked in one order, so that no two writers wait for each other in a circle. The events suit `plane-log` and `scripted`, by
+//! property too: a stream's events all say the same `lane`, and streams of a tenant share some.
 
 use std::{
     sync::{
@@ -20,6 +21,8 @@ use crate::random::Random;
 
 const STREAMS: usize = 24;
 const TENANTS: usize = 5;
+/// So many streams, one after another, say the same lane.
+const STREAMS_A_LANE: usize = 9;
 /// The longest sleep inside a transaction: many times what a follower takes for a look.
 const SLEEP_MS: usize = 8;
 
@@ -113,8 +116,9 @@ async fn transaction(session: &Session, random: &mut Random) -> anyhow::Result<V
         if savepoint {
             session.batch_execute("savepoint s").await?;
         }
+        let data = format!(r#"{{"lane":"{}"}}"#, stream / STREAMS_A_LANE);
         let events = (0..1 + random.below(3))
-            .map(|_| NewEvent::new(if random.percent(70) { "FlightFlown" } else { "FlightNoted" }, "{}"));
+            .map(|_| NewEvent::new(if random.percent(70) { "FlightFlown" } else { "FlightNoted" }, data.as_str()));
         let append = Append::to(format!("tenant-{}", stream % TENANTS), format!("plane-{stream}")).events(events);
         let appended = sandmill_client::append(&**session, &append).await?;
         nap(random).await;

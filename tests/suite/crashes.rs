@@ -120,16 +120,16 @@ async fn what_a_crash_took_back_is_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_are_ended_at_random_cost_nothing_but_time() {
+async fn sessions_that_are_ended_at_random_a_hundred_times_cost_nothing_but_time() {
     let mut random = Random::seeded();
     let database = database().await;
     let host = Host::start(&database, &PLUGINS, &SETTINGS);
     let writers = Writers::start_stubborn(&database.db, &mut random, 4);
     let session = database.db.connect("test").await.unwrap();
     until_more_is_folded(&session, 1).await;
-    for _ in 0..20 {
+    for _ in 0..100 {
         let sql = "select pid, application_name from pg_stat_activity
-                   where datname = current_database() and application_name ~ '^sandmill (host|wake|documents|read|commit)'
+                   where datname = current_database() and application_name ~ '^sandmill (host|wake|documents|read|lanes|commit)'
                    order by application_name, pid";
         let sessions = session.query(sql, &[]).await.unwrap();
         let Some(victim) = sessions.get(random.below(sessions.len().max(1))) else { continue };

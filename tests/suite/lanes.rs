@@ -162,7 +162,7 @@ async fn people_pause_tenants_and_processors_and_let_them_go_on() {
     // Once the host has learned of it, nothing of that tenant is handled; until then it may be.
     eventually("the tenant waits", async || {
         database.append("a", "s", &[json!({})]).await;
-        (database.lanes_behind().await == ["a paused paused"]).then_some(())
+        (database.lanes_behind("scripted").await == ["a paused paused"]).then_some(())
     })
     .await;
     let session = database.db.connect("test").await.unwrap();

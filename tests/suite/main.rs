@@ -8,6 +8,8 @@ mod contention;
 mod crashes;
 // The book of pages and exceptions against a model.
 mod bookkeeping;
+// A lane that is too slow for what it gets, while others go on.
+mod detach;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.
@@ -16,6 +18,8 @@ mod host;
 mod kills;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
+// Lanes finer than a tenant.
+mod partitions;
 // The README's commands, run as they stand there.
 mod readme;
 // What a guest can do wrong, and that only its own lane stops.

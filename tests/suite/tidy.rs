@@ -21,6 +21,7 @@ const SLEEPERS: &[(&str, &str)] = &[
     ("tests/src/lib.rs", "between two looks of `until`, which ends with what it waits for"),
     ("tests/src/writers.rs", "writers whose transactions take a while, and who come back to a server that is down"),
     ("tests/src/calls.rs", "a host call that takes longer than the limit on computing"),
+    ("tests/suite/detach.rs", "a handler that takes its time for each event, and events that arrive now and then"),
 ];
 
 fn assert_none(offences: Vec<String>) {

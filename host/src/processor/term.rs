@@ -57,7 +57,7 @@ impl Term {
         let pages = ground.pages.reader(&format!("read {id}")).await?;
         let lanes = ground.pages.reader(&format!("lanes {id}")).await?;
         let cache_bytes = ground.config.document_cache_mib << 20;
-        let documents = Documents::open(db.connect("documents").await?, collections, cache_bytes).await?;
+        let documents = Documents::open(db.connect("documents").await?, descriptor, cache_bytes).await?;
         Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, exceptions })
     }
 }

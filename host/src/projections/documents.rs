@@ -21,7 +21,10 @@ pub use write::{Writer, Writes};
 
 use crate::{
     db::{Error, Session, describe},
-    model::ids::{CollectionName, LaneKey},
+    model::{
+        handler::{Descriptor, PartitionBy},
+        ids::{CollectionName, LaneKey},
+    },
 };
 
 /// Names one document, and the lane it belongs to.
@@ -57,6 +60,8 @@ pub enum PrepareError {
 /// The documents of one processor.
 pub struct Documents {
     loader: Loader,
+    /// Whether each document belongs to one of a tenant's lanes.
+    owned: bool,
     state: Mutex<State>,
 }
 
@@ -68,12 +73,13 @@ struct State {
 }
 
 impl Documents {
-    /// Opens the collections, which exist already, on a session of their own. `cache_bytes` bounds what is kept in memory beside what waits
-    /// for its commit.
-    pub async fn open(session: Session, collections: &[CollectionName], cache_bytes: usize) -> Result<Self, Error> {
-        let loader = Loader::open(session, collections).await?;
+    /// Opens a processor's collections, which exist already, on a session of their own. `cache_bytes` bounds what is kept in memory beside
+    /// what waits for its commit.
+    pub async fn open(session: Session, descriptor: &Descriptor, cache_bytes: usize) -> Result<Self, Error> {
+        let loader = Loader::open(session, &descriptor.collections).await?;
+        let owned = descriptor.partition_by != PartitionBy::Tenant;
         let state = State { cache: Cache::new(cache_bytes), staged: HashMap::new(), serial: 0 };
-        Ok(Documents { loader, state: Mutex::new(state) })
+        Ok(Documents { loader, owned, state: Mutex::new(state) })
     }
 
     /// What brings documents from the database; somebody must let it work (see [`Loader::serve`]).
@@ -147,7 +153,7 @@ impl Documents {
         for (collection, keys) in unknown {
             known.extend(self.loader.versions(&collection, keys).await?);
         }
-        Writes::new(folded, &known)
+        Writes::new(folded, &known, self.owned)
     }
 
     /// Remembers what a transaction wrote, after it committed; `marks` are each lane's last staging that was part of it.

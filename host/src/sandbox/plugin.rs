@@ -227,13 +227,15 @@ fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
     let partition_by = match given.partition_by {
         v0_1::PartitionBy::Tenant => PartitionBy::Tenant,
         v0_1::PartitionBy::EventStream => PartitionBy::EventStream,
+        v0_1::PartitionBy::DataProperty(pointer) if !is_json_pointer(&pointer) => {
+            return Err(wrong(format!(
+                "partitions by data-property `{}`, which is no JSON pointer (RFC 6901); write `/customer` or `/customer/id`, with `~0` for `~` and \
+                 `~1` for `/` in a name",
+                pointer.escape_debug()
+            )));
+        }
         v0_1::PartitionBy::DataProperty(pointer) => PartitionBy::DataProperty(pointer),
     };
-    if partition_by != PartitionBy::Tenant {
-        return Err(format!(
-            "asks for lanes by {partition_by}, which this version of the host does not offer; partition by tenant instead"
-        ));
-    }
     let start = match given.start {
         v0_1::StartPosition::Beginning => Start::Beginning,
         v0_1::StartPosition::Now => Start::Now,
@@ -248,4 +250,46 @@ fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
         read_model_version: given.read_model_version,
         max_batch_size: given.max_batch_size,
     })
+}
+
+/// Whether a text names a place in JSON (RFC 6901): empty, or names that each follow a `/`, with `~` only as `~0` or `~1`.
+fn is_json_pointer(text: &str) -> bool {
+    let escaped = |rest: &str| rest.starts_with(['0', '1']);
+    (text.is_empty() || text.starts_with('/')) && text.split('~').skip(1).all(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pointers_keep_to_their_rfc() {
+        for good in ["", "/", "/a", "/a/b", "/a~0b/~1", "/ä b/0"] {
+            assert!(is_json_pointer(good), "{good}");
+        }
+        for bad in ["a", "a/b", "~0", "/a~", "/a~2", "/~~0", "#/a"] {
+            assert!(!is_json_pointer(bad), "{bad}");
+        }
+    }
+
+    fn by_property(pointer: &str) -> v0_1::Descriptor {
+        v0_1::Descriptor {
+            id: "p".into(),
+            version: String::new(),
+            event_types: None,
+            collections: Vec::new(),
+            partition_by: v0_1::PartitionBy::DataProperty(pointer.into()),
+            start: v0_1::StartPosition::Beginning,
+            read_model_version: 1,
+            max_batch_size: None,
+        }
+    }
+
+    #[test]
+    fn lanes_by_a_property_need_a_pointer() {
+        let accepted = check_descriptor(by_property("/customer")).unwrap();
+        assert_eq!(accepted.partition_by, PartitionBy::DataProperty("/customer".into()));
+        let refused = check_descriptor(by_property("customer")).unwrap_err();
+        assert!(refused.contains("`customer`, which is no JSON pointer (RFC 6901); write `/customer`"), "{refused}");
+    }
 }

@@ -16,6 +16,8 @@ use crate::{
 /// Documents as a transaction writes them.
 #[derive(Default)]
 pub struct Writes {
+    /// Whether lanes are finer than tenants, so that each document belongs to one of a tenant's lanes.
+    owned: bool,
     by_collection: BTreeMap<CollectionName, Vec<Write>>,
     /// Documents to delete that are not there: nothing to write, and known to be absent.
     absent: Vec<DocumentKey>,
@@ -29,16 +31,20 @@ struct Write {
 }
 
 impl Writes {
-    pub(super) fn new(changes: Changes, known: &HashMap<DocumentKey, Known>) -> Result<Self, PrepareError> {
-        let mut writes = Writes::default();
+    pub(super) fn new(
+        changes: Changes,
+        known: &HashMap<DocumentKey, Known>,
+        owned: bool,
+    ) -> Result<Self, PrepareError> {
+        let mut writes = Writes { owned, ..Writes::default() };
         let mut writers: HashMap<(CollectionName, Arc<str>, Arc<str>), DocumentKey> = HashMap::new();
         for (key, data) in changes {
             let (version, owner) = known.get(&key).map_or((0, None), |known| (known.version, known.owner.clone()));
-            let own = is_tenant_wide(&key) || version == 0 || owner.as_deref() == Some(&*key.lane.key);
+            let own = !owned || version == 0 || owner.as_deref() == Some(&*key.lane.key);
             if !own {
                 return Err(not_yours(key, owner.as_deref().unwrap_or("another lane")));
             }
-            if !is_tenant_wide(&key) {
+            if owned {
                 let place = (key.collection.clone(), key.lane.tenant.as_shared(), key.id.clone());
                 if let Some(other) = writers.insert(place, key.clone()) {
                     return Err(not_yours(key, &other.lane.key));
@@ -66,18 +72,14 @@ impl Writes {
     /// What is known of the documents once this is committed.
     pub(super) fn into_known(self) -> impl Iterator<Item = (DocumentKey, Known)> {
         let absent = self.absent.into_iter().map(|key| (key, Known::absent()));
-        let written = self.by_collection.into_values().flatten().map(|write| {
-            let owner = (!is_tenant_wide(&write.key)).then(|| write.key.lane.key.clone());
+        let owned = self.owned;
+        let written = self.by_collection.into_values().flatten().map(move |write| {
+            let owner = owned.then(|| write.key.lane.key.clone());
             let version = if write.data.is_some() { write.version + 1 } else { 0 };
             (write.key, Known { version, data: write.data, owner })
         });
         written.chain(absent)
     }
-}
-
-/// Whether a document's lane is its whole tenant, so that no other lane can write it.
-fn is_tenant_wide(key: &DocumentKey) -> bool {
-    *key.lane.key == *key.lane.tenant.as_str()
 }
 
 fn not_yours(key: DocumentKey, owner: &str) -> PrepareError {
@@ -108,11 +110,12 @@ impl Writer {
 
     /// Writes documents in the session's transaction, at most two statements a collection, all sent at its first poll.
     pub async fn write(&self, session: &Session, writes: &Writes) -> Result<(), Error> {
+        let owned = writes.owned;
         let tables = writes.by_collection.iter().filter_map(|(collection, writes)| {
             let (put, remove) = self.statements.get(collection)?;
             let (puts, removes): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|write| write.data.is_some());
             Some(async move {
-                tokio::try_join!(biased; write_puts(session, put, &puts), write_removes(session, remove, &removes))
+                tokio::try_join!(biased; write_puts(session, put, &puts, owned), write_removes(session, remove, &removes))
             })
         });
         try_join_all(tables).await?;
@@ -120,12 +123,11 @@ impl Writer {
     }
 }
 
-async fn write_puts(session: &Session, put: &Statement, writes: &[&Write]) -> Result<(), Error> {
+async fn write_puts(session: &Session, put: &Statement, writes: &[&Write], owned: bool) -> Result<(), Error> {
     if !writes.is_empty() {
         let (tenants, ids, versions) = columns(writes);
         let data: Vec<String> = writes.iter().map(|write| stored(write)).collect();
-        let lanes: Vec<Option<&str>> =
-            writes.iter().map(|write| (!is_tenant_wide(&write.key)).then_some(&*write.key.lane.key)).collect();
+        let lanes: Vec<Option<&str>> = writes.iter().map(|write| owned.then_some(&*write.key.lane.key)).collect();
         session.query(put, &[&tenants, &ids, &data, &versions, &lanes]).await?;
     }
     Ok(())
@@ -182,11 +184,15 @@ mod tests {
             let known = Known { version: 3, data: None, owner: Some(owner.into()) };
             HashMap::from([(key("s1", "d"), known)])
         };
-        assert_eq!(Writes::new(put(&[key("s1", "d")]), &known("s1")).unwrap().len(), 1);
-        let refused = Writes::new(put(&[key("s1", "d")]), &known("s2")).err().unwrap();
+        assert_eq!(Writes::new(put(&[key("s1", "d")]), &known("s1"), true).unwrap().len(), 1);
+        let refused = Writes::new(put(&[key("s1", "d")]), &known("s2"), true).err().unwrap();
         assert!(matches!(&refused, PrepareError::NotYours(lane, _) if &*lane.key == "s1"), "{refused}");
         // Two lanes that create one document in one commit.
-        let both = Writes::new(put(&[key("s1", "d"), key("s2", "d")]), &HashMap::new()).err().unwrap();
+        let both = Writes::new(put(&[key("s1", "d"), key("s2", "d")]), &HashMap::new(), true).err().unwrap();
         assert!(both.to_string().contains("belongs to the lane `s1`"), "{both}");
+        // A stream may be named like its tenant, and is a lane like any other.
+        let known = Known { version: 3, data: None, owner: Some("s1".into()) };
+        let namesake = Writes::new(put(&[key("t", "d")]), &HashMap::from([(key("t", "d"), known)]), true);
+        assert!(namesake.is_err());
     }
 }

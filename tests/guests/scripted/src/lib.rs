@@ -1,22 +1,25 @@
 //! A projector that does what the events say: tests write their script into the events' data.
 //!
-//! It handles every event type. The collection `scripted_log` has one document for each stream, with the stream's id:
+//! It handles every event type. Its collection has one document for each stream, with the stream's id:
 //! `{"count", "lastVersion", "chain"}`, where `chain` runs over the ids of the folded events as the example plugin `plane-log`
 //! documents it: 64 zeros, then the lower-case hex of SHA-256 over the chain's ASCII bytes and the event's id.
 //!
 //! An event's data may be an object with a key `do`; without one it is folded. [`Deed`] lists what can be asked for. What breaks
 //! the contract in an answer is in [`hostile`], what breaks the guest itself in [`ruin`].
+//!
+//! Three guests are made of this source, which differ in how their lanes are cut, and so in name and collection: see [`lanes`].
 
 mod hostile;
+mod lanes;
 mod ruin;
+
+use lanes::COLLECTION;
 
 use std::{collections::BTreeMap, sync::Mutex, time::Duration};
 
 use sandmill_guest::{prelude::*, raw};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-
-const COLLECTION: &str = "scripted_log";
 
 /// The script of one event.
 #[derive(Deserialize)]
@@ -40,6 +43,9 @@ struct Script {
     lines: u32,
     /// `giant`: how many MiB the document has. Default 200.
     mib: Option<usize>,
+    /// `write-to`: the document's id.
+    #[serde(default)]
+    id: String,
 }
 
 /// What an event asks for.
@@ -55,6 +61,8 @@ enum Deed {
     Remember,
     /// Folds, after logging `lines` lines at level `info`.
     Log,
+    /// Folds, and puts an empty document with the id `id`, which may be another lane's.
+    WriteTo,
     /// Folds, after reading a document of a collection that the descriptor does not list.
     ReadForeign,
     /// Skips the event.
@@ -126,7 +134,7 @@ struct Scripted;
 
 impl Projector for Scripted {
     fn describe() -> Descriptor {
-        descriptor!("scripted").collection(COLLECTION)
+        lanes::descriptor()
     }
 
     fn project(batch: &Batch) -> Result<Projection, Halt> {
@@ -179,6 +187,7 @@ impl<'b> Run<'b> {
                 self.log(event).saw = Some(saw);
             }
             Deed::Log => (1..=script.lines).for_each(|line| log::info!("line {line} of {}", script.lines)),
+            Deed::WriteTo => hostile::put(&mut self.answer, COLLECTION, &script.id, "{}"),
             Deed::ReadForeign => {
                 documents::get_many_text("somebody_elses", &["a"]);
             }

@@ -1,0 +1,142 @@
+//! A host in this process whose one processor is native code: for tests that want to look into the handler, or to hold it up.
+
+use std::{collections::BTreeMap, future::Future, sync::Arc, task::Poll, time::Duration};
+
+use sandmill::{
+    cluster::host_lock::{self, HostLock},
+    consumer::{pages::Pages, wake::Wake},
+    model::{
+        effects::{Change, Effects},
+        event::{Batch, Event},
+        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start},
+        ids::{CollectionName, ProcessorId},
+    },
+    processor::{Ground, Processor, lane::Runner, registration},
+    scheduler::Scheduler,
+    source::{OpenSource, native::Native},
+    supervisor::Supervisor,
+};
+use serde_json::{Value, json};
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use crate::{Database, host::config, ledger::Chain};
+
+/// A host that runs [`Folding`].
+pub struct NativeHost {
+    task: JoinHandle<anyhow::Result<()>>,
+    drain: oneshot::Sender<()>,
+}
+
+impl NativeHost {
+    /// Starts it, with settings as the command line takes them.
+    pub async fn start(database: &Database, folding: Folding, settings: &[&str]) -> anyhow::Result<NativeHost> {
+        let (db, config) = (database.db.clone(), config("".as_ref(), settings));
+        let host_lock = Arc::new(HostLock::acquire(&db, host_lock::PATIENCE).await?);
+        let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
+        let descriptor = folding.descriptor();
+        registration::register(&mut db.connect("start").await?, &descriptor, "native", "native").await?;
+        let scheduler = Scheduler::start(&config.scheduler)?;
+        let runner = Runner { handler: Arc::new(folding), scheduler, batch_events: usize::MAX };
+        let pages = Pages::new(source.clone(), config.processor.page_events);
+        let (wake, wakeups) = Wake::new(source);
+        let ground = Ground { db, pages, wakeups, host_lock, instances: Arc::new(|| 0), config: config.processor };
+        let (processor, _) = Processor::new(descriptor, "native".into(), runner, ground);
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
+        supervisor.spawn("the processor", processor.run(supervisor.stop()));
+        let (drain, told) = oneshot::channel();
+        let drained = async {
+            let _ = told.await;
+        };
+        Ok(NativeHost { task: tokio::spawn(supervisor.run(drained, std::future::pending())), drain })
+    }
+
+    /// Tells it to finish, and waits until it has.
+    pub async fn stop(self) {
+        let _ = self.drain.send(());
+        self.task.await.expect("the host ends in order").expect("the host ends well");
+    }
+}
+
+/// Folds as the guest `scripted` does, under its names, and does something before each event. Between two events it lets others have its thread.
+pub struct Folding {
+    before: Box<dyn Fn(&Event) + Send + Sync>,
+    collection: CollectionName,
+}
+
+impl Folding {
+    /// Does this before each event.
+    pub fn after(before: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        let collection = CollectionName::parse("scripted_log").expect("a name");
+        Folding { before: Box::new(before), collection }
+    }
+
+    fn descriptor(&self) -> Descriptor {
+        Descriptor {
+            id: ProcessorId::parse("scripted").expect("a name"),
+            version: String::new(),
+            event_types: None,
+            collections: vec![self.collection.clone()],
+            partition_by: PartitionBy::Tenant,
+            start: Start::Beginning,
+            read_model_version: 1,
+            max_batch_size: None,
+        }
+    }
+
+    async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
+        let mut streams: Vec<String> = batch.events.iter().map(|event| event.stream.to_string()).collect();
+        streams.sort_unstable();
+        streams.dedup();
+        let found = documents.get_many(&self.collection, &streams).await?;
+        let known = |text: Option<Arc<str>>| text.map_or_else(Chain::new, |text| chain(&text));
+        let mut chains: BTreeMap<&str, Chain> =
+            streams.iter().map(String::as_str).zip(found.into_iter().map(known)).collect();
+        for event in &batch.events {
+            (self.before)(event);
+            give_way().await;
+            if let Some(chain) = chains.get_mut(&*event.stream) {
+                chain.push(&event.id);
+            }
+        }
+        let put = |(stream, chain): (&str, Chain)| Change::Put {
+            collection: self.collection.clone(),
+            id: stream.into(),
+            data: json!({"count": chain.events, "chain": chain.chain}).to_string().into(),
+        };
+        Ok(Effects { changes: chains.into_iter().map(put).collect(), ..Effects::default() })
+    }
+}
+
+impl Handler for Folding {
+    fn handle(
+        self: Arc<Self>,
+        batch: Arc<Batch>,
+        documents: Arc<dyn Documents>,
+    ) -> BoxFuture<'static, Result<Effects, Failure>> {
+        Box::pin(self.fold(batch, documents))
+    }
+
+    fn wall_time(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}
+
+/// A document of ours as the chain it holds.
+fn chain(text: &str) -> Chain {
+    let data: Value = serde_json::from_str(text).expect("a document is JSON");
+    Chain { events: data["count"].as_i64().unwrap_or(0), chain: data["chain"].as_str().unwrap_or("").into() }
+}
+
+/// Goes to the end of the queue of those who want the thread, as a guest does at the end of its slice.
+fn give_way() -> impl Future<Output = ()> {
+    let mut given = false;
+    std::future::poll_fn(move |cx| {
+        if given {
+            return Poll::Ready(());
+        }
+        given = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+}

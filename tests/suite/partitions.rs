@@ -1,0 +1,159 @@
+// Lanes finer than a tenant: by stream, and by a property of the data. What holds for tenants holds for them.
+
+use std::{
+    collections::BTreeSet,
+    process::{Child, Command, Stdio},
+};
+
+use sandmill::model::ids::{BUCKETS, LaneKey, TenantId};
+use sandmill_tests::{
+    Database, database,
+    host::{Host, eventually, plugins, sandmill, stderr},
+    ledger::{assert_log, until_counted},
+    random::Random,
+    writers::Writers,
+};
+use serde_json::json;
+
+const PLUGINS: [&str; 3] = ["scripted", "scripted-by-stream", "scripted-by-property"];
+const COLLECTIONS: [&str; 3] = ["scripted_log", "scripted_stream_log", "scripted_property_log"];
+/// Pages so small that differences are larger, and queues so small that a lane is detached as soon as it has a page to wait for.
+const TIGHT: [&str; 2] = ["processor.page-events=20", "processor.lane-queue-kib=1"];
+
+/// The lanes that documents of a collection belong to.
+async fn lanes(database: &Database, collection: &str) -> BTreeSet<LaneKey> {
+    let session = database.db.connect("test").await.unwrap();
+    let sql = format!("select distinct _partition, coalesce(metadata->>'lane', _partition) from public.{collection}");
+    let rows = session.query(&sql, &[]).await.unwrap();
+    let lane = |tenant, key: &str| LaneKey { tenant: TenantId::parse(tenant).unwrap(), key: key.into() };
+    rows.iter().map(|row| lane(row.get(0), row.get(1))).collect()
+}
+
+async fn assert_all_logs(database: &Database) {
+    for collection in COLLECTIONS {
+        assert_log(database, collection, "true").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_partitionings_fold_every_event_once_beside_each_other() {
+    let mut random = Random::seeded();
+    let database = database().await;
+    let host = Host::start(&database, &PLUGINS, &TIGHT[..1]);
+    let writers = Writers::start(&database.db, &mut random, 8, 80);
+    assert!(!writers.join().await.is_empty());
+    until_counted(&database, &COLLECTIONS).await;
+    host.stop().await;
+    assert_all_logs(&database).await;
+
+    let mut seen = Vec::new();
+    for collection in COLLECTIONS {
+        seen.push(lanes(&database, collection).await);
+    }
+    let counts: Vec<usize> = seen.iter().map(BTreeSet::len).collect();
+    assert_eq!(counts, [5, 24, 15], "tenants, streams, and the values of a property that streams of a tenant share");
+    let buckets: BTreeSet<u8> = seen.iter().flatten().map(LaneKey::bucket).collect();
+    assert!(buckets.len() + 2 >= usize::from(BUCKETS), "lanes are all over the buckets: {buckets:?}");
+}
+
+/// Documents belong to lanes, and a lane that takes another's stops alone, told what to do instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_document_of_another_lane_blocks_the_lane_that_writes_it() {
+    let database = database().await;
+    // The tenant's own name is a stream like any other.
+    let streams = ["thief", "acme", "bystander"];
+    for stream in ["owner", "thief", "acme", "bystander"] {
+        database.append("acme", stream, &[json!({}), json!({})]).await;
+    }
+    let host = Host::start(&database, &["scripted-by-stream"], &TIGHT);
+    database.settles("scripted-by-stream", &[]).await;
+    for stream in &streams[..2] {
+        database.append("acme", stream, &[json!({}), json!({"do": "write-to", "id": "owner"}), json!({})]).await;
+    }
+    for _ in 0..20 {
+        database.append("acme", "owner", &[json!({}), json!({})]).await;
+        database.append("acme", "bystander", &[json!({})]).await;
+    }
+    // And the other way round: the lane named like the tenant owns what it wrote first.
+    database.append("acme", "other", &[json!({}), json!({"do": "write-to", "id": "acme"}), json!({})]).await;
+    let behind =
+        ["acme blocked malformed-output", "acme/other blocked malformed-output", "acme/thief blocked malformed-output"];
+    database.settles("scripted-by-stream", &behind).await;
+    let status = database.status("scripted-by-stream").await.unwrap();
+    for lane in &status.lanes_behind {
+        let owned = if lane.key == "other" { "acme" } else { "owner" };
+        assert_eq!(
+            lane.reason,
+            format!(
+                "malformed-output: wrote document `{owned}` of `scripted_stream_log`, which belongs to the lane `{owned}` that wrote it first; \
+                 partition by tenant if lanes share documents"
+            )
+        );
+    }
+    host.stop().await;
+    let kept = "e.stream in ('owner', 'bystander') or e.version <= 3 and e.stream <> 'other' or e.version = 1";
+    assert_log(&database, "scripted_stream_log", kept).await;
+}
+
+/// A host as a process of its own, which goes on until it is killed.
+fn spawn(database: &Database, folder: &std::path::Path, failpoint: Option<&str>) -> Child {
+    let mut command = run(database, folder);
+    if let Some(failpoint) = failpoint {
+        command.env("SANDMILL_FAILPOINT", failpoint);
+    }
+    command.stdout(Stdio::null()).spawn().unwrap()
+}
+
+fn run(database: &Database, folder: &std::path::Path) -> Command {
+    let mut command = sandmill(&database.address);
+    command.arg("run").arg("--plugins").arg(folder);
+    for setting in TIGHT {
+        command.args(["--set", setting]);
+    }
+    command
+}
+
+/// What all processors have counted, as far as they committed it, and how many lanes are behind just now.
+async fn counted(database: &Database) -> (i64, i64) {
+    let session = database.db.connect("test").await.unwrap();
+    let sql = "select (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.scripted_stream_log)
+                    + (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.scripted_property_log),
+                      (select count(*) from sandmill.exceptions)";
+    // Before its first start there are no such views.
+    session.query_one(sql, &[]).await.map(|row| (row.get(0), row.get(1))).unwrap_or_default()
+}
+
+/// Killed under load, from outside and inside a commit, while lanes leave the tail and come back to it all the time.
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_while_lanes_come_and_go() {
+    let mut random = Random::seeded();
+    let database = database().await;
+    let folder = plugins(&PLUGINS[1..]);
+    let writers = Writers::start_stubborn(&database.db, &mut random, 4);
+    let inside = ["commit.written:9", "commit.sent:12", "commit.answered:7", "lanes.run:20"];
+    let mut behind_at_most = 0;
+    for round in 0..12 {
+        let failpoint = (round % 3 == 2).then(|| inside[round / 3]);
+        let mut child = spawn(&database, folder.path(), failpoint);
+        let wanted = counted(&database).await.0 + 20 + random.below(200) as i64;
+        let status = eventually("the host goes on, or dies by itself", async || {
+            let (now, behind) = counted(&database).await;
+            behind_at_most = behind_at_most.max(behind);
+            if failpoint.is_none() && now >= wanted {
+                child.kill().unwrap();
+            }
+            child.try_wait().unwrap()
+        })
+        .await;
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(9), "round {round}: {status}");
+    }
+    writers.stop().await;
+    let mut last = run(&database, folder.path());
+    last.arg("--until-caught-up");
+    let output = tokio::task::spawn_blocking(move || last.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    for collection in &COLLECTIONS[1..] {
+        assert_log(&database, collection, "true").await;
+    }
+    assert!(behind_at_most > 1, "lanes were left behind meanwhile");
+}
