@@ -22,9 +22,6 @@ pub struct Chain {
 
 impl Chain {
     /// Before the first event.
-    pub fn new() -> Self {
-        Chain { events: 0, chain: "0".repeat(64) }
-    }
 
     /// One more event.
     pub fn push(&mut self, id: &str) {
@@ -44,7 +41,7 @@ pub async fn chains(database: &Database, condition: &str) -> BTreeMap<(String, S
     );
     let mut chains = BTreeMap::new();
     for row in session.query(&sql, &[]).await.expect("read the log") {
-        let chain = chains.entry((row.get(0), row.get(1))).or_insert_with(Chain::new);
+        let chain = chains.entry((row.get(0), row.get(1))).or_insert_with(Chain::default);
         chain.push(row.get(2));
     }
     chains

@@ -89,7 +89,7 @@ impl Folding {
         streams.sort_unstable();
         streams.dedup();
         let found = documents.get_many(&self.collection, &streams).await?;
-        let known = |text: Option<Arc<str>>| text.map_or_else(Chain::new, |text| chain(&text));
+        let known = |text: Option<Arc<str>>| text.map_or_else(Chain::default, |text| chain(&text));
         let mut chains: BTreeMap<&str, Chain> =
             streams.iter().map(String::as_str).zip(found.into_iter().map(known)).collect();
         for event in &batch.events {
