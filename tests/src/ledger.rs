@@ -21,8 +21,6 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Before the first event.
-
     /// One more event.
     pub fn push(&mut self, id: &str) {
         self.events += 1;
