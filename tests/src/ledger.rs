@@ -20,6 +20,13 @@ pub struct Chain {
     pub chain: String,
 }
 
+impl Default for Chain {
+    /// Before the first event.
+    fn default() -> Self {
+        Chain { events: 0, chain: "0".repeat(64) }
+    }
+}
+
 impl Chain {
     /// One more event.
     pub fn push(&mut self, id: &str) {
