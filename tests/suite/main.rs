@@ -18,6 +18,8 @@ mod host;
 mod kills;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
+// A database that fails without dying: time-outs, no room, refused data.
+mod outages;
 // Lanes finer than a tenant.
 mod partitions;
 // The README's commands, run as they stand there.

@@ -1,0 +1,233 @@
+//! A database that fails in other ways than by dying: it gives up statements, has no room, or refuses what it is given. Whatever is wrong with
+//! the ground costs time and nothing else; whatever is wrong with data stops exactly the lane that brought it.
+
+use sandmill::db::{
+    Db, Session,
+    embedded::{Embedded, Options},
+    migrate,
+};
+use sandmill_tests::{
+    Database, database,
+    host::{Host, eventually},
+    ledger::{assert_log, until_counted},
+    random::Random,
+    writers::Writers,
+};
+use serde_json::json;
+
+const PLUGINS: [&str; 2] = ["scripted", "scripted-by-stream"];
+const COLLECTIONS: [&str; 2] = ["scripted_log", "scripted_stream_log"];
+/// Pages and queues so small that lanes are detached often.
+const TIGHT: [&str; 2] = ["processor.page-events=20", "processor.lane-queue-kib=1"];
+
+/// A server of a test's own, with a migrated database. Its log says whose statements it gave up.
+async fn own_server() -> (Embedded, Database) {
+    let settings = vec![("log_line_prefix".into(), "%a:".into())];
+    let server = Embedded::start(Options { settings, ..Options::default() }).await.unwrap();
+    let address = server.address();
+    let db = Db::parse(&address).unwrap();
+    migrate::migrate(&mut db.connect("test").await.unwrap()).await.unwrap();
+    (server, Database { db, address })
+}
+
+/// A session on a server that may not be back yet, without a limit on statements.
+async fn connect(db: &Db) -> Session {
+    eventually("the server takes a session", async || {
+        let session = db.connect("test").await.ok()?;
+        session.batch_execute("set statement_timeout = 0").await.ok()?;
+        Some(session)
+    })
+    .await
+}
+
+/// Events in the log and in documents of the first collection, as far as they are committed.
+async fn counts(session: &Session) -> (i64, i64) {
+    let sql = "select (select count(*) from sandmill.events),
+                      (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.scripted_log)";
+    // Before its first start there is no such view.
+    session.query_one(sql, &[]).await.map(|row| (row.get(0), row.get(1))).unwrap_or_default()
+}
+
+/// Waits until so many more events are folded than the log has now.
+async fn until_more_is_folded(session: &Session, events: i64) {
+    let wanted = counts(session).await.0 + events;
+    eventually("the host goes on", async || (counts(session).await.1 >= wanted).then_some(())).await;
+}
+
+async fn assert_logs(database: &Database) {
+    for collection in COLLECTIONS {
+        assert_log(database, collection, "true").await;
+    }
+}
+
+/// Every lane of every processor is with the tail, and documents are what the log says.
+async fn assert_recovered(database: &Database, host: Host) {
+    until_counted(database, &COLLECTIONS).await;
+    for plugin in PLUGINS {
+        database.settles(plugin, &[]).await;
+    }
+    host.stop().await;
+    assert_logs(database).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_restarted_without_warning_costs_nothing_but_time() {
+    let mut random = Random::seeded();
+    let (server, database) = own_server().await;
+    let host = Host::start(&database, &PLUGINS, &TIGHT);
+    let writers = Writers::start_stubborn(&database.db, &mut random, 4);
+    for _ in 0..6 {
+        let session = connect(&database.db).await;
+        until_more_is_folded(&session, 1 + random.below(100) as i64).await;
+        server.crash().await.unwrap();
+        server.start_again().await.unwrap();
+    }
+    until_more_is_folded(&connect(&database.db).await, 1).await;
+    writers.stop().await;
+    assert_recovered(&database, host).await;
+}
+
+/// Somebody holds rows that the host writes, and statements that wait for them are given up after a while.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_that_time_out_cost_nothing_but_time() {
+    let mut random = Random::seeded();
+    let (server, database) = own_server().await;
+    let host = Host::start(&database, &PLUGINS, &TIGHT);
+    let writers = Writers::start_stubborn(&database.db, &mut random, 4);
+    let session = connect(&database.db).await;
+    until_more_is_folded(&session, 20).await;
+    session.batch_execute("alter system set statement_timeout = '50ms'").await.unwrap();
+    session.batch_execute("select pg_reload_conf()").await.unwrap();
+    let holds = [
+        "select from sandmill_documents.scripted_log_1 for update",
+        "select from sandmill.cursors for update",
+        "select from sandmill_documents.scripted_stream_log_1 for update",
+        "lock table sandmill.exceptions in share mode",
+    ];
+    for round in 0..8 {
+        session.batch_execute(&format!("begin; {}", holds[round % holds.len()])).await.unwrap();
+        let given_up = given_up(&server);
+        eventually("commits are given up", async || (self::given_up(&server) > given_up + 1).then_some(())).await;
+        session.batch_execute("rollback").await.unwrap();
+        until_more_is_folded(&session, 1).await;
+    }
+    session.batch_execute("alter system reset statement_timeout").await.unwrap();
+    session.batch_execute("select pg_reload_conf()").await.unwrap();
+    writers.stop().await;
+    assert_recovered(&database, host).await;
+}
+
+/// How many statements of commits the server has given up so far, as its log says.
+fn given_up(server: &Embedded) -> usize {
+    let log = std::fs::read_to_string(server.log()).unwrap();
+    let of_commits = log.lines().filter(|line| line.starts_with("sandmill commit"));
+    of_commits.filter(|line| line.contains("canceling statement due to statement timeout")).count()
+}
+
+/// Lets every write to a table fail as it does without room for it; the sequence `tries` counts them.
+const FULL: &str = "
+    create sequence public.tries;
+    create function public.no_room() returns trigger language plpgsql as $$
+    begin
+      perform nextval('public.tries');
+      raise exception 'could not extend file: No space left on device' using errcode = '53100';
+    end
+    $$;
+    create trigger no_room before insert or update or delete on sandmill_documents.scripted_log_1
+      for each statement execute function public.no_room();";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_nothing_but_time() {
+    let mut random = Random::seeded();
+    let database = database().await;
+    let host = Host::start(&database, &PLUGINS, &TIGHT);
+    let writers = Writers::start_stubborn(&database.db, &mut random, 4);
+    let session = connect(&database.db).await;
+    until_more_is_folded(&session, 20).await;
+    session.batch_execute(FULL).await.unwrap();
+    let folded = counts(&session).await.1;
+    eventually("the host meets it several times", async || {
+        let tries: i64 = session.query_one("select last_value from public.tries", &[]).await.unwrap().get(0);
+        (tries >= 4).then_some(())
+    })
+    .await;
+    writers.stop().await;
+    // Whoever writes elsewhere has room.
+    until_counted(&database, &COLLECTIONS[1..]).await;
+    assert_eq!(counts(&session).await.1, folded, "nothing of a refused commit is there");
+    assert!(database.lanes_behind("scripted").await.iter().all(|lane| !lane.contains("blocked")));
+    session.batch_execute("drop trigger no_room on sandmill_documents.scripted_log_1").await.unwrap();
+    assert_recovered(&database, host).await;
+}
+
+/// Refuses some documents for what they are: a constraint those named `narrow`, a trigger those named `odd`, from their fifth event on.
+fn refusing(table: &str) -> String {
+    format!(
+        "alter table sandmill_documents.{table} add constraint picky check (_id <> 'narrow' or (data->>'count')::int < 5);
+         create trigger picky before insert or update on sandmill_documents.{table} for each row
+           when (new._id = 'odd' and (new.data->>'count')::int >= 5) execute function public.refuse();"
+    )
+}
+
+const REFUSE: &str = "
+    create function public.refuse() returns trigger language plpgsql as $$
+    begin
+      raise exception 'this is odd' using errcode = '22023';
+    end
+    $$;";
+
+/// Three lanes bring documents that the database refuses, among many that bring none.
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_data_stops_exactly_the_lanes_that_brought_it() {
+    let mut random = Random::seeded();
+    let database = database().await;
+    let host = Host::start(&database, &PLUGINS, &TIGHT);
+    let session = connect(&database.db).await;
+    database.append("first", "s", &[json!({})]).await;
+    until_counted(&database, &COLLECTIONS).await;
+    session.batch_execute(REFUSE).await.unwrap();
+    for table in ["scripted_log_1", "scripted_stream_log_1"] {
+        session.batch_execute(&refusing(table)).await.unwrap();
+    }
+    let writers = Writers::start(&database.db, &mut random, 4, 60);
+    let culprits = [("a", "narrow"), ("b", "odd"), ("c", "narrow")];
+    for _ in 0..10 {
+        for (tenant, stream) in culprits {
+            database.append(tenant, "fine", &[json!({}), json!({})]).await;
+            database.append(tenant, stream, &[json!({})]).await;
+        }
+    }
+    writers.join().await;
+    let tenants = ["a blocked refused-commit", "b blocked refused-commit", "c blocked refused-commit"];
+    database.settles(PLUGINS[0], &tenants).await;
+    let streams =
+        ["a/narrow blocked refused-commit", "b/odd blocked refused-commit", "c/narrow blocked refused-commit"];
+    database.settles(PLUGINS[1], &streams).await;
+    let fifth =
+        "select position from sandmill.events where stream in ('narrow', 'odd') and version = 5 order by tenant";
+    let fifth: Vec<i64> = session.query(fifth, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    for plugin in PLUGINS {
+        let lanes = database.status(plugin).await.unwrap().lanes_behind;
+        let stopped: Vec<i64> = lanes.iter().filter_map(|lane| lane.event_position).collect();
+        assert_eq!(stopped, fifth, "each stands before its first refused event");
+        assert!(lanes[0].reason.contains("SQLSTATE 23514") && lanes[1].reason.contains("SQLSTATE 22023"), "{lanes:?}");
+    }
+    let others = "e.tenant not in ('a', 'b', 'c')";
+    let before = format!(
+        "{others} or e.position < (select f.position from sandmill.events f where f.tenant = e.tenant and f.stream in ('narrow', 'odd') and f.version = 5)"
+    );
+    assert_log(&database, COLLECTIONS[0], &before).await;
+    assert_log(&database, COLLECTIONS[1], &format!("{others} or e.stream = 'fine' or e.version < 5")).await;
+
+    // Without the obstacle, and let go by a person, they bring what they had kept.
+    for table in ["scripted_log_1", "scripted_stream_log_1"] {
+        let sql = format!(
+            "alter table sandmill_documents.{table} drop constraint picky; drop trigger picky on sandmill_documents.{table}"
+        );
+        session.batch_execute(&sql).await.unwrap();
+    }
+    for plugin in PLUGINS {
+        assert_eq!(database.resume_lanes(plugin, None).await, 3);
+    }
+    assert_recovered(&database, host).await;
+}
