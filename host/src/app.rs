@@ -82,7 +82,7 @@ pub async fn run(
     let loaded = load_all(&config.plugins, &sandbox)?;
     let mut refused = loaded.refused;
 
-    let pages = Pages::new(source.clone(), config.processor.page_events);
+    let pages = Pages::new(source.clone(), config.processor.page_events, config.processor.page_kib << 10);
     let (wake, wakeups) = Wake::new(source);
     let live = sandbox.clone();
     let instances = Arc::new(move || live.usage().live);

@@ -96,6 +96,18 @@ impl Config {
         if !(1..=100_000).contains(&self.processor.page_events) {
             return Err("processor.page-events takes 1 to 100000".into());
         }
+        let ranges = [
+            ("page-kib", self.processor.page_kib, 1, 1 << 20),
+            ("pages-ahead", self.processor.pages_ahead, 1, 64),
+            ("lanes-at-once", self.processor.lanes_at_once, 1, 4_096),
+            ("lane-queue-kib", self.processor.lane_queue_kib, 1, 1 << 20),
+            ("document-cache-mib", self.processor.document_cache_mib, 0, 1 << 20),
+        ];
+        for (name, value, low, high) in ranges {
+            if !(low..=high).contains(&value) {
+                return Err(format!("processor.{name} = {value} is out of range; it takes {low} to {high}"));
+            }
+        }
         if !(1..=256).contains(&self.scheduler.threads) {
             return Err("scheduler.threads takes 1 to 256".into());
         }

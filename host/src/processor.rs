@@ -53,6 +53,8 @@ pub struct Config {
     /// Events read at once, and handled in one call at most. Default 5000: enough that reading, handling and writing cost little beside
     /// what they move, and that a document which changes often is written once for many events.
     pub page_events: usize,
+    /// What a page weighs at most, KiB, judged by what events weighed lately. Default 8192: large events make shorter pages.
+    pub page_kib: usize,
     /// Pages of a processor that are read and not yet committed. Default 3: one being read, one being handled, one being committed.
     pub pages_ahead: usize,
     /// Lanes of a processor under way at once. Default 64: some more than there are guest threads, so that reads of documents meet.
@@ -65,7 +67,14 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Config { page_events: 5_000, pages_ahead: 3, lanes_at_once: 64, lane_queue_kib: 4_096, document_cache_mib: 64 }
+        Config {
+            page_events: 5_000,
+            page_kib: 8_192,
+            pages_ahead: 3,
+            lanes_at_once: 64,
+            lane_queue_kib: 4_096,
+            document_cache_mib: 64,
+        }
     }
 }
 

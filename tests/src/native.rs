@@ -37,7 +37,7 @@ impl NativeHost {
         registration::register(&mut db.connect("start").await?, &descriptor, "native", "native").await?;
         let scheduler = Scheduler::start(&config.scheduler)?;
         let runner = Runner { handler: Arc::new(folding), scheduler, batch_events: usize::MAX };
-        let pages = Pages::new(source.clone(), config.processor.page_events);
+        let pages = Pages::new(source.clone(), config.processor.page_events, config.processor.page_kib << 10);
         let (wake, wakeups) = Wake::new(source);
         let ground = Ground { db, pages, wakeups, host_lock, instances: Arc::new(|| 0), config: config.processor };
         let (processor, _) = Processor::new(descriptor, "native".into(), runner, ground);

@@ -4,13 +4,18 @@
 //! on from it to the same next place; where nobody did, it is read. So processors that are level stay level and share every
 //! reading, and one that is behind or ahead needs no special path. Recent pages are kept up to a number of bytes.
 //!
+//! A page is bounded in events and, by what events weighed lately, in bytes: where they are large, fewer are read at once.
+//!
 //! A page is not for ever. A crash of the database takes back events that were read already and gives their xids out again, while every
 //! snapshot before looks as it did. So a reader takes only pages whose reading began after it was opened: had the database crashed since,
 //! its own session, and its term's, would be dead and nothing of the page could be committed.
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Instant,
 };
 
@@ -33,10 +38,36 @@ const KEPT_BYTES: usize = 16 << 20;
 /// Recent pages of one source. Shared by all its readers.
 pub struct Pages {
     source: Arc<dyn OpenSource>,
-    page_events: usize,
+    size: PageSize,
     recent: Mutex<Recent>,
     /// Held while a page is read, so that two who need the same one read it once.
     reading: AsyncMutex<()>,
+}
+
+/// What an event is taken to weigh before any was read, bytes.
+const FIRST_WEIGHT: usize = 4 << 10;
+
+/// How many events are read at once.
+struct PageSize {
+    events: usize,
+    bytes: usize,
+    /// What an event weighed lately, bytes.
+    weight: AtomicUsize,
+}
+
+impl PageSize {
+    fn limit(&self) -> usize {
+        (self.bytes / self.weight.load(Relaxed).max(1)).clamp(1, self.events.max(1))
+    }
+
+    /// Larger events count at once, smaller ones little by little: too short a page costs time, too long a one memory.
+    fn learn(&self, events: &[Arc<Event>]) {
+        let Some(mean) = events.iter().map(|event| event.weight()).sum::<usize>().checked_div(events.len()) else {
+            return;
+        };
+        let known = self.weight.load(Relaxed);
+        self.weight.store(mean.max((known * 3 + mean) / 4), Relaxed);
+    }
 }
 
 #[derive(Default)]
@@ -63,9 +94,10 @@ impl Recent {
 }
 
 impl Pages {
-    /// Pages of at most `page_events` events.
-    pub fn new(source: Arc<dyn OpenSource>, page_events: usize) -> Arc<Self> {
-        Arc::new(Pages { source, page_events, recent: Mutex::default(), reading: AsyncMutex::default() })
+    /// Pages of at most `events` events and of about `bytes` bytes.
+    pub fn new(source: Arc<dyn OpenSource>, events: usize, bytes: usize) -> Arc<Self> {
+        let size = PageSize { events, bytes, weight: AtomicUsize::new(FIRST_WEIGHT) };
+        Arc::new(Pages { source, size, recent: Mutex::default(), reading: AsyncMutex::default() })
     }
 
     /// A reader with a session of its own. What it reads may be committed on sessions that were opened before it.
@@ -98,7 +130,8 @@ impl Reader {
             return Ok(page);
         }
         let began = Instant::now();
-        let page = Arc::new(self.source.page(after, pages.page_events).await?);
+        let page = Arc::new(self.source.page(after, pages.size.limit()).await?);
+        pages.size.learn(&page.events);
         // An empty page says only how far the snapshot has moved by now; a later reader should see more.
         if !page.events.is_empty() {
             pages.recent().keep(began, page.clone(), KEPT_BYTES);
@@ -113,8 +146,9 @@ impl Reader {
         difference: &Difference,
         limit: usize,
     ) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
-        let limit = limit.min(self.pages.page_events).max(1);
+        let limit = limit.min(self.pages.size.limit()).max(1);
         let events = self.source.tenant_page(tenant, difference, limit).await?;
+        self.pages.size.learn(&events);
         let more = events.len() == limit;
         Ok((events, more))
     }
@@ -122,5 +156,43 @@ impl Reader {
     /// The transactions visible now.
     pub async fn head(&mut self) -> Result<Snapshot, SourceError> {
         self.source.head().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(count: usize, bytes: usize) -> Vec<Arc<Event>> {
+        let event = Arc::new(Event {
+            position: 1,
+            id: "e".into(),
+            tenant: TenantId::parse("t").unwrap(),
+            event_type: "T".into(),
+            stream: "s".into(),
+            version: 1,
+            recorded_at: 0,
+            data: "x".repeat(bytes).into(),
+            metadata: "{}".into(),
+        });
+        vec![event; count]
+    }
+
+    #[test]
+    fn large_events_make_short_pages_at_once_and_small_ones_long_pages_again() {
+        let size = PageSize { events: 5_000, bytes: 8 << 20, weight: AtomicUsize::new(FIRST_WEIGHT) };
+        assert_eq!(size.limit(), 2_048);
+        size.learn(&events(100, 300));
+        size.learn(&events(100, 300));
+        size.learn(&events(100, 300));
+        assert_eq!(size.limit(), 4_279);
+        size.learn(&events(10, 1 << 20));
+        assert_eq!(size.limit(), 7);
+        size.learn(&[]);
+        assert_eq!(size.limit(), 7);
+        for _ in 0..40 {
+            size.learn(&events(100, 300));
+        }
+        assert_eq!(size.limit(), 5_000);
     }
 }
