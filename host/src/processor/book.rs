@@ -82,7 +82,17 @@ struct Done<T> {
     end: Progress,
     /// Position of its first event.
     first: Option<i64>,
+    /// How many events it handled.
+    events: usize,
     results: T,
+}
+
+impl<T> Done<T> {
+    /// The same with other results, and those that it had.
+    fn exchange<U>(self, results: U) -> (Done<U>, T) {
+        let Done { page, end, first, events, results: had } = self;
+        (Done { page, end, first, events, results }, had)
+    }
 }
 
 /// Why a lane stopped, and before which event; where it stands follows from what is committed by then.
@@ -226,7 +236,7 @@ pub struct Plan<T> {
     pub results: Vec<(LaneKey, T)>,
     page: PageNumber,
     /// What `results` were in their lanes, in the same order.
-    taken: Vec<(PageNumber, Progress, Option<i64>)>,
+    taken: Vec<Done<()>>,
     /// Lanes whose stop is in their row now.
     stopped: Vec<LaneKey>,
     /// Whether only a group of suspects was asked.
@@ -372,7 +382,7 @@ impl<T> Book<T> {
         }
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
-            lane.done.push_back(Done { page: work.page, end, first, results });
+            lane.done.push_back(Done { page: work.page, end, first, events: handled, results });
         }
         match ending {
             // What remains of a detached lane's work is read from the log again, and all that follows it.
@@ -535,9 +545,11 @@ impl<T> Book<T> {
         if let Some(culprit) = culprit {
             concerned = vec![culprit];
         }
-        for ((key, results), (page, end, first)) in plan.results.into_iter().zip(plan.taken).rev() {
+        let mut events = 0;
+        for ((key, results), taken) in plan.results.into_iter().zip(plan.taken).rev() {
+            events += if concerned.first() == Some(&key) { taken.events } else { 0 };
             if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.done.push_front(Done { page, end, first, results });
+                lane.done.push_front(taken.exchange(results).0);
             }
         }
         for lane in self.lanes.values_mut() {
@@ -546,7 +558,7 @@ impl<T> Book<T> {
         match &concerned[..] {
             [] => None,
             [culprit] => {
-                self.distrust(culprit, class, why);
+                self.distrust(culprit, events, class, why);
                 Some(culprit.clone())
             }
             several => {
@@ -558,21 +570,23 @@ impl<T> Book<T> {
         }
     }
 
-    fn distrust(&mut self, key: &LaneKey, class: &str, why: &str) {
+    /// A lane of which so many events were refused together reads them again, fewer at a time.
+    fn distrust(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
-        let first = lane.done.front().and_then(|done| done.first);
+        let first = lane.done.iter().find_map(|done| done.first);
         lane.done.clear();
         lane.stop = None;
         lane.drop_queue();
         lane.feed = Feed::Detached;
         lane.stale = lane.running.is_some();
         match lane.careful {
-            Some(1) => {
+            // A lane that is watched may be one with the tail already, and handle more than it would read for itself.
+            Some(1) if events <= 1 => {
                 let attempts = lane.row.as_ref().map_or(0, |row| row.attempts) + 1;
                 let state = LaneState::Blocked(crate::model::handler::Reason::new(class, why));
                 lane.stop = Some(Stop { page: self.cursor, state, attempts, event_position: first });
             }
-            Some(n) => lane.careful = Some(n / 2),
+            Some(n) => lane.careful = Some((n / 2).max(1)),
             None => lane.careful = Some(CAREFUL),
         }
     }
@@ -632,7 +646,7 @@ impl<T> Book<T> {
         }
         let page = if found.complete { reading.page } else { reading.cursor };
         if found.pieces.is_empty() && !found.complete {
-            lane.done.push_back(Done { page, end: found.end, first: None, results: T::default() });
+            lane.done.push_back(Done { page, end: found.end, first: None, events: 0, results: T::default() });
         }
         for (index, (events, difference, end)) in found.pieces.into_iter().enumerate().rev() {
             let attempts = if index == 0 { reading.attempts } else { 0 };
@@ -681,8 +695,9 @@ fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<T>, include
         while lane.done.front().is_some_and(|done| done.page <= plan.page) {
             let Some(done) = lane.done.pop_front() else { break };
             progress = Some(done.end.clone());
-            plan.taken.push((done.page, done.end, done.first));
-            plan.results.push((key.clone(), done.results));
+            let (taken, results) = done.exchange(());
+            plan.taken.push(taken);
+            plan.results.push((key.clone(), results));
         }
     }
     let moved = progress.is_some();
