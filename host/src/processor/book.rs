@@ -18,6 +18,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -215,6 +216,8 @@ pub struct Book<T> {
     /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
+    /// The lane that read for itself last; the next one is the next in order, so that none is passed over for ever.
+    last_read: Option<LaneKey>,
     /// Bytes of events queued for one lane, above which it is detached.
     lane_bytes: usize,
 }
@@ -281,6 +284,7 @@ impl<T> Book<T> {
             startable: VecDeque::new(),
             suspects: Vec::new(),
             committing: false,
+            last_read: None,
             lane_bytes,
         }
     }
@@ -600,13 +604,23 @@ impl<T> Book<T> {
             free && lane.idle() && lane.done.is_empty()
         };
         let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
-        let (key, lane) = self.lanes.iter_mut().find(|(_, lane)| ready(lane) && lane.row.as_ref().is_some_and(due))?;
+        let waits = |(key, lane): (&LaneKey, &Lane<T>)| {
+            (ready(lane) && lane.row.as_ref().is_some_and(due)).then(|| key.clone())
+        };
+        let after = self.last_read.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let key = self
+            .lanes
+            .range((after, Bound::Unbounded))
+            .find_map(waits)
+            .or_else(|| self.lanes.iter().find_map(waits))?;
+        self.last_read = Some(key.clone());
+        let lane = self.lanes.get_mut(&key)?;
         let row = lane.row.as_ref()?;
         lane.reading = true;
         lane.feed = Feed::Attaching { since: page };
         let limit = lane.careful.unwrap_or(limit);
         Some(Reading {
-            lane: key.clone(),
+            lane: key,
             from: row.progress.clone(),
             stored,
             tail,
