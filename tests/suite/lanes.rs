@@ -82,6 +82,19 @@ async fn skipped_events_are_set_aside_and_their_lane_goes_on() {
     assert_eq!(documents[&("a".into(), "s".into())]["count"], json!(1));
 }
 
+/// A reason quotes the guest, and is stored beside what other lanes did: it must not keep the database from taking either.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reason_quotes_stops_no_other_lane() {
+    let database = database().await;
+    database.append("a", "s", &[json!({}), json!({"do": "nul-collection"}), json!({})]).await;
+    database.append("b", "s", &[json!({}), json!({})]).await;
+    let ended = catch_up(&database, &["scripted"], &[]).await;
+    assert!(matches!(&ended, Ended::Blocked(lanes) if lanes.len() == 1), "{ended:?}");
+    let status = database.status("scripted").await.unwrap();
+    assert!(status.lanes_behind[0].reason.contains("`some\u{fffd}body`"), "{:?}", status.lanes_behind);
+    assert_scripted_log(&database, "e.tenant = 'b' or e.version = 1").await;
+}
+
 /// Blocked lanes survive the host, whatever ends it, and no event of theirs is handled meanwhile.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_lane_stays_blocked_over_restarts() {

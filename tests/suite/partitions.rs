@@ -9,7 +9,7 @@ use sandmill::model::ids::{BUCKETS, LaneKey, TenantId};
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually, plugins, sandmill, stderr},
-    ledger::{assert_log, until_counted},
+    ledger::{assert_log, documents, until_counted},
     random::Random,
     writers::Writers,
 };
@@ -156,4 +156,39 @@ async fn killed_while_lanes_come_and_go() {
         assert_log(&database, collection, "true").await;
     }
     assert!(behind_at_most > 1, "lanes were left behind meanwhile");
+}
+
+/// A property may have any value: it names a lane all the same, and what a lane is called stops no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn any_value_of_a_property_names_a_lane() {
+    let mut random = Random::seeded();
+    let database = database().await;
+    let host = Host::start(&database, &PLUGINS[2..], &TIGHT);
+    // Longer than an index entry may be, and too random to be compressed below that.
+    let long: String = (0..12_000).map(|_| char::from(b'a' + random.below(26) as u8)).collect();
+    let values =
+        [json!("\u{1}"), json!(long), json!(null), json!(""), json!({"a": [1]}), json!(7), json!("ü/~\u{1f41a}")];
+    for (index, value) in values.iter().enumerate() {
+        let stop = json!({"lane": value, "do": "stop", "code": "enough"});
+        let fine = json!({"lane": value});
+        database.append("acme", &format!("s{index}"), &[fine.clone(), fine.clone(), stop, fine]).await;
+    }
+    database.append("acme", "other", &[json!({"lane": "other"})]).await;
+    eventually("every lane is blocked", async || {
+        let lanes = database.lanes_behind("scripted-by-property").await;
+        // Where there is no value, or an empty one, the lane is the same.
+        (lanes.len() == values.len() - 1 && lanes.iter().all(|lane| lane.ends_with("blocked plugin:enough")))
+            .then_some(())
+    })
+    .await;
+    database.append("acme", "other", &[json!({"lane": "other"})]).await;
+    let other = ("acme".to_string(), "other".to_string());
+    eventually("others go on", async || {
+        let documents = documents(&database, COLLECTIONS[2]).await;
+        (documents.get(&other)?["count"] == 2).then_some(())
+    })
+    .await;
+    host.stop().await;
+    let before = "e.stream = 'other' or e.version < 3 and e.stream <> 's3'";
+    assert_log(&database, COLLECTIONS[2], before).await;
 }

@@ -8,6 +8,10 @@ use crate::model::{
     ids::{LaneKey, TenantId},
 };
 
+/// A lane's key is cut to this many bytes: as long as a stream's name may be, and short enough for every index. Values that begin alike and are
+/// longer share a lane, which costs them nothing but each other's company.
+const KEY_BYTES: usize = 512;
+
 /// What a processor subscribes to, ready to be asked for each event.
 #[derive(Clone)]
 pub struct Router {
@@ -73,17 +77,20 @@ impl Router {
     }
 }
 
-/// The text of the property that a pointer names: a string without its quotes, anything else as JSON; empty where there is none.
+/// The text of the property that a pointer names: a string without its quotes, anything else as JSON; empty where there is none,
+/// and cut where it is too long.
 fn property(data: &str, pointer: &str) -> String {
     let value: serde_json::Value = match serde_json::from_str(data) {
         Ok(value) => value,
         Err(_) => return String::new(),
     };
-    match value.pointer(pointer) {
+    let mut key = match value.pointer(pointer) {
         None | Some(serde_json::Value::Null) => String::new(),
         Some(serde_json::Value::String(text)) => text.clone(),
         Some(other) => other.to_string(),
-    }
+    };
+    key.truncate(key.floor_char_boundary(KEY_BYTES));
+    key
 }
 
 #[cfg(test)]
@@ -142,5 +149,15 @@ mod tests {
         assert_eq!(routed(&router(None, PartitionBy::EventStream), &page), ["a/s1: 1 4", "b/s1: 2", "a/s2: 3"]);
         let by_property = PartitionBy::DataProperty("/c/id".into());
         assert_eq!(routed(&router(None, by_property), &page), ["a/k: 1 4", "b/7: 2", "a/: 3"]);
+    }
+
+    #[test]
+    fn a_long_value_is_cut_between_two_characters() {
+        let long = |last: &str| format!(r#"["{}{last}"]"#, "ü".repeat(400));
+        let router = router(None, PartitionBy::DataProperty("/0".into()));
+        let lanes = router.route(&[event(1, "a", "s", "X", &long("x")), event(2, "a", "s", "X", &long("y"))]);
+        assert_eq!((lanes.len(), lanes[0].0.key.len()), (1, KEY_BYTES));
+        let odd = router.lane(&event(3, "a", "s", "X", &format!(r#"["x{}"]"#, "ü".repeat(400))));
+        assert_eq!(odd.key.len(), KEY_BYTES - 1);
     }
 }

@@ -88,9 +88,9 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// A reason.
+    /// A reason. It is stored with the lane that it stops, so it has nothing in it that no column can hold, whoever's words it quotes.
     pub fn new(class: &str, message: impl Into<String>) -> Self {
-        Reason { class: class.into(), message: message.into() }
+        Reason { class: class.into(), message: message.into().replace('\0', "\u{fffd}") }
     }
 }
 

@@ -18,6 +18,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Bound,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -84,7 +85,17 @@ struct Done<T> {
     end: Progress,
     /// Position of its first event.
     first: Option<i64>,
+    /// How many events it handled.
+    events: usize,
     results: T,
+}
+
+impl<T> Done<T> {
+    /// The same with other results, and those that it had.
+    fn exchange<U>(self, results: U) -> (Done<U>, T) {
+        let Done { page, end, first, events, results: had } = self;
+        (Done { page, end, first, events, results }, had)
+    }
 }
 
 /// Why a lane stopped, and before which event; where it stands follows from what is committed by then.
@@ -209,6 +220,8 @@ pub struct Book<T> {
     committing: bool,
     /// What people told to wait.
     pauses: Vec<Pause>,
+    /// The lane that read for itself last; the next one is the next in order, so that none is passed over for ever.
+    last_read: Option<LaneKey>,
     /// Bytes of events queued for one lane, above which it is detached.
     lane_bytes: usize,
 }
@@ -230,7 +243,7 @@ pub struct Plan<T> {
     pub results: Vec<(LaneKey, T)>,
     page: PageNumber,
     /// What `results` were in their lanes, in the same order.
-    taken: Vec<(PageNumber, Progress, Option<i64>)>,
+    taken: Vec<Done<()>>,
     /// Lanes whose stop is in their row now.
     stopped: Vec<LaneKey>,
     /// Whether only a group of suspects was asked.
@@ -276,6 +289,7 @@ impl<T> Book<T> {
             suspects: Vec::new(),
             committing: false,
             pauses: Vec::new(),
+            last_read: None,
             lane_bytes,
         }
     }
@@ -380,7 +394,7 @@ impl<T> Book<T> {
         }
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
-            lane.done.push_back(Done { page: work.page, end, first, results });
+            lane.done.push_back(Done { page: work.page, end, first, events: handled, results });
         }
         match ending {
             // What remains of a detached lane's work is read from the log again, and all that follows it.
@@ -543,9 +557,11 @@ impl<T> Book<T> {
         if let Some(culprit) = culprit {
             concerned = vec![culprit];
         }
-        for ((key, results), (page, end, first)) in plan.results.into_iter().zip(plan.taken).rev() {
+        let mut events = 0;
+        for ((key, results), taken) in plan.results.into_iter().zip(plan.taken).rev() {
+            events += if concerned.first() == Some(&key) { taken.events } else { 0 };
             if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.done.push_front(Done { page, end, first, results });
+                lane.done.push_front(taken.exchange(results).0);
             }
         }
         for lane in self.lanes.values_mut() {
@@ -554,7 +570,7 @@ impl<T> Book<T> {
         match &concerned[..] {
             [] => None,
             [culprit] => {
-                self.distrust(culprit, class, why);
+                self.distrust(culprit, events, class, why);
                 Some(culprit.clone())
             }
             several => {
@@ -566,21 +582,23 @@ impl<T> Book<T> {
         }
     }
 
-    fn distrust(&mut self, key: &LaneKey, class: &str, why: &str) {
+    /// A lane of which so many events were refused together reads them again, fewer at a time.
+    fn distrust(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
-        let first = lane.done.front().and_then(|done| done.first);
+        let first = lane.done.iter().find_map(|done| done.first);
         lane.done.clear();
         lane.stop = None;
         lane.drop_queue();
         lane.feed = Feed::Detached;
         lane.stale = lane.running.is_some();
         match lane.careful {
-            Some(1) => {
+            // A lane that is watched may be one with the tail already, and handle more than it would read for itself.
+            Some(1) if events <= 1 => {
                 let attempts = lane.row.as_ref().map_or(0, |row| row.attempts) + 1;
                 let state = LaneState::Blocked(Reason::new(class, why));
                 lane.stop = Some(Stop { page: self.cursor, state, attempts, event_position: first });
             }
-            Some(n) => lane.careful = Some(n / 2),
+            Some(n) => lane.careful = Some((n / 2).max(1)),
             None => lane.careful = Some(CAREFUL),
         }
     }
@@ -594,13 +612,23 @@ impl<T> Book<T> {
             free && lane.idle() && lane.done.is_empty()
         };
         let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
-        let (key, lane) = self.lanes.iter_mut().find(|(_, lane)| ready(lane) && lane.row.as_ref().is_some_and(due))?;
+        let waits = |(key, lane): (&LaneKey, &Lane<T>)| {
+            (ready(lane) && lane.row.as_ref().is_some_and(due)).then(|| key.clone())
+        };
+        let after = self.last_read.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let key = self
+            .lanes
+            .range((after, Bound::Unbounded))
+            .find_map(waits)
+            .or_else(|| self.lanes.iter().find_map(waits))?;
+        self.last_read = Some(key.clone());
+        let lane = self.lanes.get_mut(&key)?;
         let row = lane.row.as_ref()?;
         lane.reading = true;
         lane.feed = Feed::Attaching { since: page };
         let limit = lane.careful.unwrap_or(limit);
         Some(Reading {
-            lane: key.clone(),
+            lane: key,
             from: row.progress.clone(),
             stored,
             tail,
@@ -645,7 +673,7 @@ impl<T> Book<T> {
         }
         let page = if found.complete { reading.page } else { reading.cursor };
         if found.pieces.is_empty() && !found.complete {
-            lane.done.push_back(Done { page, end: found.end, first: None, results: T::default() });
+            lane.done.push_back(Done { page, end: found.end, first: None, events: 0, results: T::default() });
         }
         for (index, (events, difference, end)) in found.pieces.into_iter().enumerate().rev() {
             let attempts = if index == 0 { reading.attempts } else { 0 };
@@ -730,8 +758,9 @@ fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<T>, include
         while lane.done.front().is_some_and(|done| done.page <= plan.page) {
             let Some(done) = lane.done.pop_front() else { break };
             progress = Some(done.end.clone());
-            plan.taken.push((done.page, done.end, done.first));
-            plan.results.push((key.clone(), done.results));
+            let (taken, results) = done.exchange(());
+            plan.taken.push(taken);
+            plan.results.push((key.clone(), results));
         }
     }
     let moved = progress.is_some();

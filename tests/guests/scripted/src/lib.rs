@@ -93,6 +93,8 @@ enum Deed {
     NotObject,
     /// Answers with a document of a collection that the descriptor does not list.
     ForeignCollection,
+    /// The same, with U+0000 in the collection's name.
+    NulCollection,
     /// Answers with a document whose id is empty.
     EmptyId,
     /// Answers with a document whose id has 513 bytes.
@@ -205,6 +207,7 @@ impl<'b> Run<'b> {
             Deed::MalformedJson => hostile::put(&mut self.answer, COLLECTION, "x", r#"{"a":"#),
             Deed::NotObject => hostile::put(&mut self.answer, COLLECTION, "x", "[1]"),
             Deed::ForeignCollection => hostile::put(&mut self.answer, "somebody_elses", "x", "{}"),
+            Deed::NulCollection => hostile::put(&mut self.answer, "some\0body", "x", "{}"),
             Deed::EmptyId => hostile::put(&mut self.answer, COLLECTION, "", "{}"),
             Deed::LongId => hostile::put(&mut self.answer, COLLECTION, &"x".repeat(513), "{}"),
             Deed::ReservedKey => hostile::put(&mut self.answer, COLLECTION, "x", r#"{"_id":"y"}"#),
