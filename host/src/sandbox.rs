@@ -101,7 +101,8 @@ impl Sandbox {
     /// What is held now, and what was refused so far.
     pub fn usage(&self) -> Usage {
         let (live, idle) = self.warm.count();
-        Usage { live, idle, memory_bytes: self.memory.load(Relaxed), refusals: self.refusals.counts() }
+        let most_live = self.warm.most_live();
+        Usage { live, most_live, idle, memory_bytes: self.memory.load(Relaxed), refusals: self.refusals.counts() }
     }
 
     /// Makes a plugin of a component file's bytes. Compiling takes seconds for large components, and waits for other components': call it

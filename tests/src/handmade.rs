@@ -12,7 +12,7 @@ use crate::host::root;
 /// What `describe` answers: the id `handmade`, no version, every event type, no collections, lanes by tenant, from the beginning.
 const DESCRIPTOR: &str = r"\00\08\00\00\08\00\00\00";
 
-/// A plugin whose core module has these fields besides. `project` runs the function `$body` if the fields define it.
+/// A plugin whose core module has these fields besides, with one memory if they define none. `project` runs the function `$body` if they define it.
 pub fn plugin(fields: &str) -> Vec<u8> {
     let body = if fields.contains("(func $body") { "call $body" } else { "" };
     let memory = if fields.contains("(memory") { "" } else { "(memory (export \"memory\") 1)" };

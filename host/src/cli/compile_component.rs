@@ -20,8 +20,8 @@ pub(super) fn run(args: &CompileComponentArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The host that started it makes a sentence of this.
-            eprintln!("{error:#}");
-            ExitCode::FAILURE
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
         }
     }
 }

@@ -1,7 +1,7 @@
 //! From a component's bytes to code that runs, without ever compiling in this process.
 //!
-//! A compiler is a large program fed with a stranger's bytes: it may take minutes or gigabytes, or crash. So it runs as a [process](process) of
-//! its own, one at a time, at the lowest priority and under limits, and what it leaves behind is machine code. That is [kept](cache) under
+//! A compiler is a large program fed with a stranger's bytes: it may take minutes or gigabytes, or crash. So it runs as a process of
+//! its own, one at a time, at the lowest priority and under limits, and what it leaves behind is machine code. That is kept under
 //! the component's digest and the engine's, so that a file is compiled once and not at every start. Code is loaded only if this host's
 //! compiler gave it to this host just now, or if it carries this host's own seal; both are checked in memory, over the very bytes that are loaded.
 //! A component is trusted with nothing by that: its code runs inside the sandbox, whoever compiled it.

@@ -12,7 +12,9 @@ use crate::model::handler::{Failure, Reason};
 pub struct Usage {
     /// Stores alive: in a call or idle.
     pub live: usize,
-    /// Of these, the ones that wait for their tenant's next call.
+    /// As many as there may be, and so as many as there can be calls at once: `limits.instances`, or what the machine has room for.
+    pub most_live: usize,
+    /// Of the live ones, those that wait for their tenant's next call.
     pub idle: usize,
     /// Linear memory of all live stores.
     pub memory_bytes: usize,

@@ -130,6 +130,11 @@ impl<T> Warm<T> {
         found
     }
 
+    /// How many stores there may be.
+    pub(super) fn most_live(&self) -> usize {
+        self.most_live
+    }
+
     /// How many stores there are, and how many of them are idle.
     pub(super) fn count(&self) -> (usize, usize) {
         let stores = self.lock();

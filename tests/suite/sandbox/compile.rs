@@ -15,8 +15,9 @@ use sandmill::sandbox::{
 };
 use sandmill_tests::{
     calls::{call, load, sandbox},
-    handmade,
-    host::{compile, component, sandmill, stderr},
+    database, handmade,
+    host::{compile, component, plugins, root, sandmill, stderr},
+    ledger::assert_scripted_log,
 };
 use serde_json::json;
 
@@ -28,6 +29,12 @@ fn nowhere(cache: &Path) -> Config {
     Config { cache: cache.into(), worker: "/nowhere/sandmill".into(), ..Config::default() }
 }
 
+/// A compiler that is none, with a second's time.
+fn stand_in(name: &str) -> Config {
+    let worker = root().join("tests/compilers").join(format!("{name}.sh"));
+    Config { cache: PathBuf::new(), worker, seconds: 1, ..Config::default() }
+}
+
 fn compile_error(result: Result<sandmill::sandbox::Plugin, LoadError>) -> CompileError {
     match result {
         Err(LoadError::Compile(error)) => error,
@@ -36,11 +43,28 @@ fn compile_error(result: Result<sandmill::sandbox::Plugin, LoadError>) -> Compil
     }
 }
 
-/// A function that takes the compiler long and much, and the reader of this test a moment: sums of values that all live to its end.
-fn endless_to_compile() -> Vec<u8> {
+/// A small component that takes the compiler minutes: loops within loops, each changing a value that all the others may change too.
+fn long_to_compile() -> Vec<u8> {
+    let (locals, depth) = (2_000, 5_000);
+    let mut body = format!("(func $body (local {})\n", "i64 ".repeat(locals));
+    for level in 0..depth {
+        let (to, a, b) = (level % locals, (level * 7 + 1) % locals, (level * 3 + 2) % locals);
+        body.push_str(&format!("(loop (local.set {to} (i64.add (local.get {a}) (local.get {b})))\n"));
+    }
+    for level in 0..depth {
+        let to = level % locals;
+        body.push_str(&format!("(local.set {to} (i64.mul (local.get {to}) (local.get {})))", (level * 5 + 1) % locals));
+        body.push_str(&format!("(br_if 0 (i64.eqz (local.get {to}))))\n"));
+    }
+    body.push(')');
+    handmade::plugin(&body)
+}
+
+/// A function that takes the compiler much memory: hundreds of values that all live to its end, and thousands of places where they meet.
+fn large_to_compile() -> Vec<u8> {
     let locals = 500;
     let mut body = format!("(func $body (local {})\n", "i64 ".repeat(locals));
-    for turn in 0..60_000_usize {
+    for turn in 0..60_000 {
         let (to, a, b) = (turn * 7 % locals, turn * 11 % locals, turn * 13 % locals);
         body.push_str(&format!(
             "(local.set {to} (i64.mul (i64.add (local.get {a}) (local.get {b})) (local.get {to})))\n"
@@ -108,7 +132,7 @@ async fn a_component_that_would_compile_for_minutes_is_refused_while_others_run(
         let refused = refused.clone();
         move || {
             let sandbox = small(slow);
-            let error = compile_error(sandbox.load(&endless_to_compile()));
+            let error = compile_error(sandbox.load(&long_to_compile()));
             refused.store(true, SeqCst);
             (error, sandbox.usage().refusals)
         }
@@ -133,7 +157,7 @@ async fn a_component_that_would_compile_for_minutes_is_refused_while_others_run(
 fn a_component_that_takes_too_much_memory_to_compile_is_refused() {
     let cache = tempfile::tempdir().unwrap();
     let sandbox = small(Config { cache: cache.path().into(), memory_mib: 128, ..compile() });
-    let error = compile_error(sandbox.load(&endless_to_compile()));
+    let error = compile_error(sandbox.load(&large_to_compile()));
     let expected = "compiling it takes more than 128 MiB of memory (compile.memory-mib)";
     assert!(error.to_string().starts_with(expected), "{error}");
     assert_eq!(sandbox.usage().refusals["compile-memory-limit"], 1);
@@ -158,7 +182,48 @@ fn what_is_no_component_and_what_is_no_compiler_are_told_apart() {
     small(Config { cache: cache.path().into(), ..compile() }).load(&handmade::plugin("")).expect("it was good before");
 }
 
-/// A host's own worker is itself, and the command is no secret, though it is not listed.
+#[test]
+fn a_compiler_is_given_nothing_of_the_hosts_surroundings() {
+    let error = compile_error(small(stand_in("says-its-surroundings")).load(&handmade::plugin(""))).to_string();
+    let expected = "arguments: compile-component --memory-mib 2048 --seconds 1\nfolder: /\n";
+    assert!(error.starts_with(&format!("the compiler failed: it ended with exit status: 2: {expected}")), "{error}");
+    // What a shell sets for itself, and how many threads to use.
+    let names = error.lines().skip(2).filter_map(|line| line.split_once('=')).map(|(name, _)| name);
+    assert!(names.clone().all(|name| ["PWD", "OLDPWD", "SHLVL", "_", "RAYON_NUM_THREADS"].contains(&name)), "{error}");
+    assert!(names.clone().any(|name| name == "RAYON_NUM_THREADS"), "{error}");
+}
+
+/// The wait is what is tested: four times the one second.
+#[test]
+fn a_compiler_that_does_not_end_is_ended() {
+    std::thread::scope(|scope| {
+        for name in ["never-ends", "hides-and-stays"] {
+            scope.spawn(move || {
+                let error = compile_error(small(stand_in(name)).load(&handmade::plugin("")));
+                let expected = "compiling it was not done after 4 s, four times compile.seconds\n";
+                assert!(error.to_string().starts_with(expected), "{name}: {error}");
+            });
+        }
+    });
+}
+
+/// A host of its own, which has its own program to compile with.
+#[tokio::test]
+async fn a_host_compiles_with_itself() {
+    let (database, folder, cache) = (database().await, plugins(&["scripted"]), tempfile::tempdir().unwrap());
+    database.append("t", "s", &[json!({})]).await;
+    let output = sandmill(&database.address)
+        .args(["run", "--until-caught-up", "--plugins"])
+        .arg(folder.path())
+        .env("SANDMILL_COMPILE_CACHE", cache.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 2, "a key and the code");
+    assert_scripted_log(&database, "true").await;
+}
+
+/// The command is no secret, though it is not listed.
 #[test]
 fn the_compilers_command_refuses_to_work_without_limits() {
     let output = sandmill("").arg("compile-component").output().unwrap();

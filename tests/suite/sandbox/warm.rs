@@ -6,7 +6,10 @@ use sandmill::{
     model::handler::{Failure, Handler},
     sandbox::{Limits, Plugin},
 };
-use sandmill_tests::calls::{HeldDocuments, batch, call, document, load, refused, sandbox, tenant};
+use sandmill_tests::{
+    calls::{HeldDocuments, batch, call, document, load, refused, sandbox, tenant},
+    handmade,
+};
 use serde_json::{Value, json};
 
 /// Which tenant the instance remembered that this call had: `""` for a fresh one.
@@ -155,6 +158,23 @@ async fn idle_instances_give_way_and_calls_do_not() {
     load(&sandbox, "scripted");
     drop(calls);
     assert_eq!(saw(&plugin, "a").await, "");
+}
+
+/// Where an instance takes more of the engine's pool than most do, idle ones give way before their number alone asks for it.
+#[tokio::test]
+async fn idle_instances_give_way_to_one_of_many_parts() {
+    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    let mut bytes = handmade::plugin("");
+    // A second module, empty, and six instances of it: the sections' numbers and lengths, then what is in them.
+    bytes.extend([1, 8, 0, b'a', b's', b'm', 1, 0, 0, 0]);
+    bytes.extend([2, 19, 6].into_iter().chain([0, 1, 0].repeat(6)));
+    let plugin = Arc::new(sandbox.load(&bytes).expect("load it"));
+    // There is room for four parts each of two instances and the one that loading asks: for one of seven, not for two.
+    for tenant in ["a", "b", "c", "b"] {
+        call(&plugin, tenant, "lane", json!({})).await.expect("an idle one gave way");
+        assert_eq!(sandbox.usage().live, 1);
+    }
+    assert_eq!(sandbox.usage().most_live, 2);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{Code, CompileError, Config};
+use super::{Code, CompileError, Config, worker::BAD_COMPONENT};
 
 /// How much longer than its CPU time a compiler may take by the clock on the wall: it runs at the lowest priority.
 const PATIENCE: u64 = 4;
@@ -147,7 +147,7 @@ fn judge(ended: Ended, config: &Config) -> Result<Code, CompileError> {
     }
     let said = said.trim();
     Err(match status.code() {
-        Some(1) if !said.is_empty() => CompileError::Invalid(said.into()),
+        Some(code) if code == i32::from(BAD_COMPONENT) && !said.is_empty() => CompileError::Invalid(said.into()),
         _ => CompileError::Worker(format!("it ended with {status}: {said}")),
     })
 }

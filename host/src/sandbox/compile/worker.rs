@@ -20,14 +20,40 @@ pub struct Bounds {
     pub seconds: u64,
 }
 
+/// Why there is no code.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    /// Because of the component.
+    #[error("{0}")]
+    Component(String),
+    /// Because of anything else.
+    #[error("{0:#}")]
+    Surroundings(#[from] anyhow::Error),
+}
+
+impl WorkerError {
+    /// How the process ends, for the host to tell them apart.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            WorkerError::Component(_) => BAD_COMPONENT,
+            WorkerError::Surroundings(_) => BAD_COMPONENT + 1,
+        }
+    }
+}
+
+/// The exit code for a component that does not compile.
+pub(super) const BAD_COMPONENT: u8 = 1;
+
 /// Compiles one component.
-pub fn run(bounds: Bounds) -> anyhow::Result<()> {
+pub fn run(bounds: Bounds) -> Result<(), WorkerError> {
     restrain(bounds).context("take on the compiler's limits")?;
     let mut component = Vec::new();
     std::io::stdin().lock().read_to_end(&mut component).context("read the component")?;
-    let code = engine::for_compiling()?.precompile_component(&component).map_err(|e| anyhow::anyhow!("{e:#}"))?;
+    let engine = engine::for_compiling()?;
+    let code = engine.precompile_component(&component).map_err(|e| WorkerError::Component(format!("{e:#}")))?;
     let mut output = std::io::stdout().lock();
-    output.write_all(&code).and_then(|()| output.flush()).context("hand over the code")
+    output.write_all(&code).and_then(|()| output.flush()).context("hand over the code")?;
+    Ok(())
 }
 
 fn restrain(bounds: Bounds) -> std::io::Result<()> {
