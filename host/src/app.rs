@@ -84,9 +84,13 @@ pub async fn run(
 
     let pages = Pages::new(source.clone(), config.processor.page_events, config.processor.page_kib << 10);
     let (wake, wakeups) = Wake::new(source);
+    // A call for which no instance is left is refused at once, so no more lanes run than there can be instances.
+    let mut settings = config.processor.clone();
+    let share = sandbox.usage().most_live / loaded.plugins.len().max(1);
+    settings.lanes_at_once = settings.lanes_at_once.min(share).max(1);
     let live = sandbox.clone();
     let instances = Arc::new(move || live.usage().live);
-    let ground = Ground { db: db.clone(), pages, wakeups, host_lock, instances, config: config.processor.clone() };
+    let ground = Ground { db: db.clone(), pages, wakeups, host_lock, instances, config: settings };
     let mut supervisor = Supervisor::default();
     supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
     let mut standings = Vec::new();
