@@ -70,9 +70,7 @@ pub async fn run(
     // The lock comes first: a second host must change nothing, not even the schema.
     let host_lock = Arc::new(HostLock::acquire(db, host_lock::PATIENCE).await?);
     let mut session = db.connect("start").await?;
-    for name in migrate::migrate(&mut session).await?.names {
-        tracing::info!(name, "applied a migration");
-    }
+    migrate::migrate(&mut session).await?;
     anchor::check(&session).await?;
     let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
     let there_at_start = source.open("start").await?.head().await?;

@@ -14,10 +14,7 @@ pub mod native;
 pub mod random;
 pub mod writers;
 
-use std::{
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::Context;
 use sandmill::db::{
@@ -81,12 +78,7 @@ async fn migrate_template() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until a condition holds, looking again and again; fails when it does not within a minute.
+/// Waits until a condition holds, looking again and again.
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let waited = tokio::time::timeout(Duration::from_secs(60), async {
-        while !condition().await {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    });
-    waited.await.unwrap_or_else(|_| panic!("waited in vain until {what}"));
+    host::eventually(what, async || condition().await.then_some(())).await;
 }

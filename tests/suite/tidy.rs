@@ -18,7 +18,6 @@ const LONGEST: usize = 800;
 /// Tests that wait for a time to pass rather than for something to happen, and why they must.
 const SLEEPERS: &[(&str, &str)] = &[
     ("tests/src/host.rs", "between two looks of `eventually`, which ends with what it waits for"),
-    ("tests/src/lib.rs", "between two looks of `until`, which ends with what it waits for"),
     ("tests/src/writers.rs", "writers whose transactions take a while, and who come back to a server that is down"),
     ("tests/src/calls.rs", "a host call that takes longer than the limit on computing"),
     ("tests/suite/detach.rs", "a handler that takes its time for each event, and events that arrive now and then"),

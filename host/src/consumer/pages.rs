@@ -25,7 +25,7 @@ use tokio::sync::Mutex as AsyncMutex;
 pub use crate::source::SourceError;
 use crate::{
     model::{
-        cursor::{Difference, Progress, Snapshot},
+        cursor::{Difference, Progress},
         event::{Event, Page},
         ids::TenantId,
     },
@@ -151,11 +151,6 @@ impl Reader {
         self.pages.size.learn(&events);
         let more = events.len() == limit;
         Ok((events, more))
-    }
-
-    /// The transactions visible now.
-    pub async fn head(&mut self) -> Result<Snapshot, SourceError> {
-        self.source.head().await
     }
 }
 
