@@ -10,15 +10,15 @@ use crate::{
     cluster::host_lock::{self, HostLock},
     config::Config,
     consumer::{pages::Pages, wake::Wake},
-    db::{Db, migrate},
+    db::{Db, Session, migrate},
     model::{
         cursor::Snapshot,
-        handler::{Descriptor, Reason},
+        handler::{Descriptor, Handler, Reason},
         ids::{LaneKey, ProcessorId},
     },
     plugins::directory::{self, PluginFile},
-    processor::{Ground, Processor, Standing, lane::Runner, registration},
-    sandbox::{Plugin, Sandbox},
+    processor::{Ground, Processor, Standing, lane::Runner, registration, report::Instances},
+    sandbox::Sandbox,
     scheduler::Scheduler,
     source::{OpenSource, native::Native},
     store::anchor,
@@ -59,6 +59,18 @@ pub enum Until {
     CaughtUp,
 }
 
+/// A handler that is to follow the log.
+pub struct Follower {
+    /// What it is.
+    pub descriptor: Descriptor,
+    /// Where it comes from, for people: a plugin's file without its ending, or `native`.
+    pub plugin: String,
+    /// The version of its code.
+    pub digest: String,
+    /// Its code.
+    pub handler: Arc<dyn Handler>,
+}
+
 /// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached; `abort` ends it wherever it is.
 pub async fn run(
     config: &Config,
@@ -68,66 +80,102 @@ pub async fn run(
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
     // The lock comes first: a second host must change nothing, not even the schema.
-    let host_lock = Arc::new(HostLock::acquire(db, host_lock::PATIENCE).await?);
-    let mut session = db.connect("start").await?;
-    migrate::migrate(&mut session).await?;
-    anchor::check(&session).await?;
-    let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
-    let there_at_start = source.open("start").await?.head().await?;
-
+    let ready = Ready::prepare(config, db).await?;
     let sandbox = Sandbox::new(config.limits.clone(), config.compile.clone())?;
-    let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
     let loaded = load_all(&config.plugins, &sandbox)?;
-    let mut refused = loaded.refused;
-
-    let pages = Pages::new(source.clone(), config.processor.page_events, config.processor.page_kib << 10);
-    let (wake, wakeups) = Wake::new(source);
     // A call for which no instance is left is refused at once, so no more lanes run than there can be instances.
-    let mut settings = config.processor.clone();
-    let share = sandbox.usage().most_live / loaded.plugins.len().max(1);
-    settings.lanes_at_once = settings.lanes_at_once.min(share).max(1);
-    let live = sandbox.clone();
-    let instances = Arc::new(move || live.usage().live);
-    let ground = Ground { db: db.clone(), pages, wakeups, host_lock, instances, config: settings };
-    let mut supervisor = Supervisor::default();
-    supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
-    let mut standings = Vec::new();
-    for (file, plugin) in loaded.plugins {
-        let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
-        if let Err(error) = registration::register(&mut session, &descriptor, &file.name, &digest).await {
-            refused += 1;
-            tracing::error!(plugin = %file.path.display(), "refused: {error}");
-            continue;
-        }
-        announce(&file, &descriptor, &digest);
-        let runner = Runner {
-            handler: Arc::new(plugin),
-            scheduler: scheduler.clone(),
-            batch_events: descriptor.max_batch_size.map_or(usize::MAX, |max| max as usize),
-        };
-        let id = descriptor.id.clone();
-        let (processor, standing) = Processor::new(descriptor, digest, runner, ground.clone());
-        supervisor.spawn(format!("processor {id}"), processor.run(supervisor.stop()));
-        standings.push((id, standing));
-    }
-    drop(session);
-    anyhow::ensure!(!standings.is_empty(), "every plugin was refused; see above");
+    let most_lanes = sandbox.usage().most_live / loaded.followers.len().max(1);
+    let instances = Arc::new(move || sandbox.usage().live);
+    ready.run(loaded, most_lanes, instances, until, drain, abort).await
+}
 
-    let caught_up = async {
-        if until == Until::Told {
-            return std::future::pending().await;
+/// Runs handlers of this process's own code on a database, as [`run`] does with plugins.
+pub async fn run_handlers(
+    config: &Config,
+    db: &Db,
+    followers: Vec<Follower>,
+    until: Until,
+    drain: impl Future<Output = ()>,
+    abort: impl Future<Output = ()>,
+) -> anyhow::Result<Ended> {
+    let loaded = Loaded { followers, refused: 0 };
+    Ready::prepare(config, db).await?.run(loaded, usize::MAX, Arc::new(|| 0), until, drain, abort).await
+}
+
+/// A database that is ours to work on, and fit for it.
+struct Ready<'a> {
+    config: &'a Config,
+    db: &'a Db,
+    host_lock: Arc<HostLock>,
+    session: Session,
+    source: Arc<dyn OpenSource>,
+    there_at_start: Snapshot,
+}
+
+impl<'a> Ready<'a> {
+    async fn prepare(config: &'a Config, db: &'a Db) -> anyhow::Result<Self> {
+        let host_lock = Arc::new(HostLock::acquire(db, host_lock::PATIENCE).await?);
+        let mut session = db.connect("start").await?;
+        migrate::migrate(&mut session).await?;
+        anchor::check(&session).await?;
+        let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
+        let there_at_start = source.open("start").await?.head().await?;
+        Ok(Ready { config, db, host_lock, session, source, there_at_start })
+    }
+
+    async fn run(
+        mut self,
+        loaded: Loaded,
+        most_lanes: usize,
+        instances: Instances,
+        until: Until,
+        drain: impl Future<Output = ()>,
+        abort: impl Future<Output = ()>,
+    ) -> anyhow::Result<Ended> {
+        let Loaded { followers, mut refused } = loaded;
+        let mut settings = self.config.processor.clone();
+        settings.lanes_at_once = settings.lanes_at_once.min(most_lanes).max(1);
+        let scheduler = Scheduler::start(&self.config.scheduler).context("start the guest threads")?;
+        let pages = Pages::new(self.source.clone(), settings.page_events, settings.page_kib << 10);
+        let (wake, wakeups) = Wake::new(self.source);
+        let (db, host_lock) = (self.db.clone(), self.host_lock);
+        let ground = Ground { db, pages, wakeups, host_lock, instances, config: settings };
+        let mut supervisor = Supervisor::default();
+        supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
+        let mut standings = Vec::new();
+        for Follower { descriptor, plugin, digest, handler } in followers {
+            if let Err(error) = registration::register(&mut self.session, &descriptor, &plugin, &digest).await {
+                refused += 1;
+                tracing::error!(plugin, "refused: {error}");
+                continue;
+            }
+            announce(&plugin, &descriptor, &digest);
+            let batch_events = descriptor.max_batch_size.map_or(usize::MAX, |max| max as usize);
+            let runner = Runner { handler, scheduler: scheduler.clone(), batch_events };
+            let id = descriptor.id.clone();
+            let (processor, standing) = Processor::new(descriptor, digest, runner, ground.clone());
+            supervisor.spawn(format!("processor {id}"), processor.run(supervisor.stop()));
+            standings.push((id, standing));
         }
-        caught_up(&standings, &there_at_start).await
-    };
-    let mut ended = Ended::Drained;
-    let drain = async {
-        tokio::select! {
-            () = drain => tracing::info!("finishing what is under way; a second signal ends it at once"),
-            blocked = caught_up => ended = if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) },
-        }
-    };
-    supervisor.run(drain, abort).await?;
-    Ok(ended)
+        drop(self.session);
+        anyhow::ensure!(!standings.is_empty(), "every plugin was refused; see above");
+
+        let caught_up = async {
+            if until == Until::Told {
+                return std::future::pending().await;
+            }
+            caught_up(&standings, &self.there_at_start).await
+        };
+        let mut ended = Ended::Drained;
+        let drain = async {
+            tokio::select! {
+                () = drain => tracing::info!("finishing what is under way; a second signal ends it at once"),
+                blocked = caught_up => ended = if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) },
+            }
+        };
+        supervisor.run(drain, abort).await?;
+        Ok(ended)
+    }
 }
 
 /// Waits until every processor has handled what `head` sees, and returns the lanes that wait for a person.
@@ -153,7 +201,7 @@ async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head:
 }
 
 struct Loaded {
-    plugins: Vec<(PluginFile, Plugin)>,
+    followers: Vec<Follower>,
     refused: usize,
 }
 
@@ -165,47 +213,44 @@ fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
             folder.display()
         )
     })?;
-    let (mut plugins, mut refused): (Vec<(PluginFile, Plugin)>, usize) = (Vec::new(), 0);
+    let mut loaded = Loaded { followers: Vec::new(), refused: 0 };
     for file in files {
-        let plugin = std::fs::read(&file.path)
-            .map_err(anyhow::Error::from)
-            .and_then(|bytes| Ok(tokio::task::block_in_place(|| sandbox.load(&bytes))?));
-        let twin = |plugin: &Plugin| {
-            let id = &plugin.descriptor().id;
-            plugins.iter().find(|(_, other)| other.descriptor().id == *id).map(|(other, _)| other.path.clone())
-        };
-        match plugin {
-            Ok(plugin) => match twin(&plugin) {
-                None => plugins.push((file, plugin)),
-                Some(other) => {
-                    refused += 1;
-                    tracing::error!(
-                        plugin = %file.path.display(),
-                        "refused: claims the processor id {} that {} has already; remove one of the two",
-                        plugin.descriptor().id,
-                        other.display()
-                    );
-                }
-            },
+        match load(&file, sandbox, &loaded.followers) {
+            Ok(follower) => loaded.followers.push(follower),
             Err(error) => {
-                refused += 1;
+                loaded.refused += 1;
                 tracing::error!(plugin = %file.path.display(), "refused: {error:#}");
             }
         }
     }
     anyhow::ensure!(
-        !plugins.is_empty(),
+        !loaded.followers.is_empty(),
         "no plugin that can run in {}; put NAME.wasm files there (`sandmill plugin build` makes them)",
         folder.display()
     );
-    Ok(Loaded { plugins, refused })
+    Ok(loaded)
 }
 
-fn announce(file: &PluginFile, descriptor: &Descriptor, digest: &str) {
+/// Loads one plugin, beside those that are loaded already.
+fn load(file: &PluginFile, sandbox: &Sandbox, others: &[Follower]) -> anyhow::Result<Follower> {
+    let bytes = std::fs::read(&file.path)?;
+    let plugin = tokio::task::block_in_place(|| sandbox.load(&bytes))?;
+    let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
+    if let Some(twin) = others.iter().find(|other| other.descriptor.id == descriptor.id) {
+        anyhow::bail!(
+            "claims the processor id {} that {} has already; remove one of the two",
+            descriptor.id,
+            file.path.with_file_name(format!("{}.wasm", twin.plugin)).display()
+        );
+    }
+    Ok(Follower { descriptor, plugin: file.name.clone(), digest, handler: Arc::new(plugin) })
+}
+
+fn announce(plugin: &str, descriptor: &Descriptor, digest: &str) {
     tracing::info!(
         processor = %descriptor.id,
         version = descriptor.version,
-        file = %file.path.display(),
+        plugin,
         digest = digest.get(..12),
         event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| types.join(" ")),
         "running"

@@ -63,6 +63,8 @@ pub struct Config {
     pub lane_queue_kib: usize,
     /// Documents kept in memory for each processor, MiB. Default 64.
     pub document_cache_mib: usize,
+    /// Documents that one call may read from the database at once, MiB. Default 64: as much as an instance may hold (`limits.memory-mib`).
+    pub read_mib: usize,
 }
 
 impl Default for Config {
@@ -74,6 +76,7 @@ impl Default for Config {
             lanes_at_once: 64,
             lane_queue_kib: 4_096,
             document_cache_mib: 64,
+            read_mib: 64,
         }
     }
 }

@@ -1,54 +1,55 @@
 //! A host in this process whose one processor is native code: for tests that want to look into the handler, or to hold it up.
 
-use std::{collections::BTreeMap, future::Future, sync::Arc, task::Poll, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::{Future, pending},
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use sandmill::{
-    cluster::host_lock::{self, HostLock},
-    consumer::{pages::Pages, wake::Wake},
+    app::{self, Ended, Follower, Until},
     model::{
         effects::{Change, Effects},
         event::{Batch, Event},
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start},
         ids::{CollectionName, ProcessorId},
     },
-    processor::{Ground, Processor, lane::Runner, registration},
-    scheduler::Scheduler,
-    source::{OpenSource, native::Native},
-    supervisor::Supervisor,
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::{Database, host::config, ledger::Chain};
+use crate::{
+    Database,
+    host::{config, eventually},
+    ledger::Chain,
+};
 
 /// A host that runs [`Folding`].
 pub struct NativeHost {
-    task: JoinHandle<anyhow::Result<()>>,
+    task: JoinHandle<anyhow::Result<Ended>>,
     drain: oneshot::Sender<()>,
 }
 
 impl NativeHost {
-    /// Starts it, with settings as the command line takes them.
-    pub async fn start(database: &Database, folding: Folding, settings: &[&str]) -> anyhow::Result<NativeHost> {
+    /// Starts it, with settings as the command line takes them, and waits until its processor has its tables.
+    pub async fn start(database: &Database, folding: Folding, settings: &[&str]) -> NativeHost {
         let (db, config) = (database.db.clone(), config("".as_ref(), settings));
-        let host_lock = Arc::new(HostLock::acquire(&db, host_lock::PATIENCE).await?);
-        let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
-        let descriptor = folding.descriptor();
-        registration::register(&mut db.connect("start").await?, &descriptor, "native", "native").await?;
-        let scheduler = Scheduler::start(&config.scheduler)?;
-        let runner = Runner { handler: Arc::new(folding), scheduler, batch_events: usize::MAX };
-        let pages = Pages::new(source.clone(), config.processor.page_events, config.processor.page_kib << 10);
-        let (wake, wakeups) = Wake::new(source);
-        let ground = Ground { db, pages, wakeups, host_lock, instances: Arc::new(|| 0), config: config.processor };
-        let (processor, _) = Processor::new(descriptor, "native".into(), runner, ground);
-        let mut supervisor = Supervisor::default();
-        supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
-        supervisor.spawn("the processor", processor.run(supervisor.stop()));
+        let follower = Follower {
+            descriptor: folding.descriptor(),
+            plugin: "native".into(),
+            digest: "native".into(),
+            handler: Arc::new(folding),
+        };
         let (drain, told) = oneshot::channel();
         let drained = async {
             let _ = told.await;
         };
-        Ok(NativeHost { task: tokio::spawn(supervisor.run(drained, std::future::pending())), drain })
+        let run = async move { app::run_handlers(&config, &db, vec![follower], Until::Told, drained, pending()).await };
+        let host = NativeHost { task: tokio::spawn(run), drain };
+        eventually("the processor is registered", async || database.status("scripted").await).await;
+        host
     }
 
     /// Tells it to finish, and waits until it has.

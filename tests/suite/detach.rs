@@ -68,7 +68,7 @@ async fn a_slow_lane_is_left_behind_and_comes_back_while_events_arrive() {
         }
     });
     database.append("slow", "s0", &vec![json!({}); BACKLOG as usize]).await;
-    let host = NativeHost::start(&database, folding, &SETTINGS).await.unwrap();
+    let host = NativeHost::start(&database, folding, &SETTINGS).await;
     let done = Arc::new(AtomicBool::new(false));
     let busy = tokio::spawn(keep_busy(database.clone(), done.clone()));
 

@@ -209,3 +209,32 @@ async fn people_pause_tenants_and_processors_and_let_them_go_on() {
     let pauses: i64 = session.query_one("select count(*) from sandmill.pauses", &[]).await.unwrap().get(0);
     assert_eq!(pauses, 0);
 }
+
+/// What a call reads is bounded before it is held: a batch that reads too much passes in parts, an event that does alone blocks its lane.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
+    let database = database().await;
+    for (tenant, streams) in [("parts", ["a", "b"]), ("huge", ["a", "b"]), ("other", ["a", "b"])] {
+        for stream in streams {
+            database.append(tenant, stream, &[json!({})]).await;
+        }
+    }
+    assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::CaughtUp { refused: 0 }));
+    let session = database.db.connect("test").await.unwrap();
+    let pad = "update sandmill_documents.scripted_log_1
+               set data = data || jsonb_build_object('pad', repeat('x', case _partition when 'parts' then 600000 when 'huge' then 1200000 else 6 end))";
+    session.batch_execute(pad).await.unwrap();
+    for tenant in ["parts", "huge", "other"] {
+        // In one transaction, and so in one batch.
+        let append = "select * from unnest(array['a', 'b']) stream, sandmill.append($1, stream, '{Scripted}', '{\"{}\"}'::json[])";
+        session.execute(append, &[&tenant]).await.unwrap();
+    }
+    let ended = catch_up(&database, &["scripted"], &["processor.read-mib=1"]).await;
+    assert!(matches!(&ended, Ended::Blocked(lanes) if lanes.len() == 1), "{ended:?}");
+    assert_eq!(database.lanes_behind("scripted").await, ["huge blocked read-limit"]);
+    assert_scripted_log(&database, "e.tenant <> 'huge' or e.version = 1").await;
+    // With more room it passes.
+    database.resume(None).await;
+    catch_up(&database, &["scripted"], &["processor.read-mib=4"]).await;
+    assert_scripted_log(&database, "true").await;
+}

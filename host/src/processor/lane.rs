@@ -19,7 +19,7 @@ use crate::{
         ids::{CollectionName, LaneKey},
     },
     processor::commit::DeadLetter,
-    projections::documents::{self, Changes, DocumentKey},
+    projections::documents::{self, Changes, DocumentKey, ReadError},
     scheduler::Scheduler,
 };
 
@@ -182,7 +182,10 @@ impl View {
 
     async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
         let read = self.documents.read(&self.lane, collection, ids).await;
-        let mut found = read.map_err(|error| Failure::EndTerm(error.to_string()))?;
+        let mut found = read.map_err(|error| match error {
+            ReadError::Lost(why) => Failure::EndTerm(why),
+            ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
+        })?;
         let earlier = self.earlier();
         if !earlier.is_empty() {
             for (id, data) in ids.iter().zip(&mut found) {

@@ -41,10 +41,16 @@ pub struct DocumentKey {
 /// Documents to write, the last word on each: its new text, or none to delete it.
 pub type Changes = BTreeMap<DocumentKey, Option<Arc<str>>>;
 
-/// Documents could not be read; why. The ground under the processor went away.
+/// Why documents could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("read documents: {0}")]
-pub struct ReadError(pub String);
+pub enum ReadError {
+    /// The ground under the processor went away; how.
+    #[error("read documents: {0}")]
+    Lost(String),
+    /// One call asked for more than so many bytes.
+    #[error("read more than {} MiB of documents in one call (processor.read-mib)", .0 >> 20)]
+    TooMuch(usize),
+}
 
 /// Why changes cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +80,14 @@ struct State {
 
 impl Documents {
     /// Opens a processor's collections, which exist already, on a session of their own. `cache_bytes` bounds what is kept in memory beside
-    /// what waits for its commit.
-    pub async fn open(session: Session, descriptor: &Descriptor, cache_bytes: usize) -> Result<Self, Error> {
-        let loader = Loader::open(session, &descriptor.collections).await?;
+    /// what waits for its commit, `read_bytes` what one call is answered with from the database.
+    pub async fn open(
+        session: Session,
+        descriptor: &Descriptor,
+        cache_bytes: usize,
+        read_bytes: usize,
+    ) -> Result<Self, Error> {
+        let loader = Loader::open(session, &descriptor.collections, read_bytes).await?;
         let owned = descriptor.partition_by != PartitionBy::Tenant;
         let state = State { cache: Cache::new(cache_bytes), staged: HashMap::new(), serial: 0 };
         Ok(Documents { loader, owned, state: Mutex::new(state) })

@@ -124,6 +124,14 @@ impl State {
                 collection.chars().take(80).collect::<String>()
             )));
         };
+        if ids.len() > self.call.reads {
+            let message = format!(
+                "asked for {} documents in one call, more than the {} of limits.reads",
+                ids.len(),
+                self.call.reads
+            );
+            return Err(Failure::Block(Reason::new("reads-limit", message)));
+        }
         if let Some(bad) = ids.iter().find(|id| !is_document_id(id)) {
             return Err(refuse(format!(
                 "read a document id of {} bytes in `{name}`; 1 to 512 without U+0000 are allowed",

@@ -39,6 +39,8 @@ pub(super) struct Call {
     /// None in `describe` and between calls, when nothing may be read.
     pub(super) documents: Option<Arc<dyn Documents>>,
     pub(super) log: Log,
+    /// Documents that one `get-many` may name.
+    pub(super) reads: usize,
     /// Why a host call ended the guest, set before the guest is told.
     pub(super) refused: Option<Failure>,
     meter: Arc<Meter>,
@@ -53,7 +55,7 @@ impl Call {
     /// A call on behalf of nobody.
     pub(super) fn describe(limits: &Limits) -> Self {
         let meter = Meter::new(limits.describe_cpu());
-        Call { tenant: None, documents: None, log: Log::new(limits), refused: None, meter }
+        Call { tenant: None, documents: None, log: Log::new(limits), reads: limits.reads, refused: None, meter }
     }
 
     fn within(mut self, cpu: std::time::Duration) -> Self {

@@ -28,6 +28,8 @@ pub struct Limits {
     /// Changes to documents in one call's answer. Default 20000: a full page of events that touch several documents each; what is more
     /// passes in several calls.
     pub changes: usize,
+    /// Documents that one `get-many` may name. Default 20000, as many as a call may change: each name is held until it is answered.
+    pub reads: usize,
     /// One document, KiB of JSON text. Default 1024: larger ones make every page that touches them slow for all.
     pub document_kib: usize,
     /// How deep arrays and objects of a document may nest. Default 128, and never more: readers of documents take as much and no more.
@@ -58,6 +60,7 @@ impl Default for Limits {
             wall_ms: 10_000,
             output_mib: 16,
             changes: 20_000,
+            reads: 20_000,
             document_kib: 1_024,
             json_depth: json::MAX_DEPTH,
             table_elements: 20_000,
@@ -116,6 +119,7 @@ impl Limits {
             ("wall-ms", self.wall_ms as usize, 2, 86_400_000),
             ("output-mib", self.output_mib, 1, 1024),
             ("changes", self.changes, 1, 1_000_000),
+            ("reads", self.reads, 1, 1_000_000),
             ("document-kib", self.document_kib, 1, 262_144),
             ("json-depth", self.json_depth, 1, json::MAX_DEPTH),
             ("table-elements", self.table_elements, 1, 10_000_000),

@@ -197,6 +197,16 @@ async fn documents_are_read_within_the_guests_memory() {
     assert_eq!(reason(answer), expected);
 }
 
+/// Names are held until they are answered, so there may be only so many.
+#[tokio::test]
+async fn documents_are_asked_for_in_bounded_numbers() {
+    let sandbox = sandbox(Limits { reads: 2, ..Limits::default() });
+    let plugin = load(&sandbox, "scripted");
+    let streams = |count: usize| -> Vec<Value> { (0..count).map(|n| json!({"stream": n.to_string()})).collect() };
+    let answer = plugin.clone().handle(batch("t", "lane", &streams(3)), Arc::new(NoDocuments)).await;
+    assert_eq!(reason(answer), "reads-limit: asked for 3 documents in one call, more than the 2 of limits.reads");
+}
+
 /// Waiting is free, computing is not, and on a loaded machine both stay so: it is the guest thread's own CPU clock that counts.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_computing_counts_against_the_cpu_limit() {

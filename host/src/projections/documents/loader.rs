@@ -2,12 +2,15 @@
 //!
 //! A lane that misses documents puts down what it wants and waits. Whoever drives the processor lets the loader [`serve`](Loader::serve) when every
 //! running lane waits, or the first has waited long enough; then all of it is read with one statement a collection.
+//!
+//! What one lane asks for at once is bounded in bytes. Rows are counted as they arrive, so what is too much is never held.
 
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use futures_util::TryStreamExt;
 use tokio::{
     sync::{Notify, oneshot},
     time::{Duration, Instant},
@@ -40,6 +43,8 @@ type Answer = Result<Vec<(DocumentKey, Known)>, ReadError>;
 pub struct Loader {
     session: Session,
     statements: HashMap<CollectionName, (Statement, Statement)>,
+    /// Bytes of documents that one request may be answered with.
+    most_bytes: usize,
     waiting: Mutex<Waiting>,
     asked: Notify,
 }
@@ -51,7 +56,11 @@ struct Waiting {
 }
 
 impl Loader {
-    pub(super) async fn open(session: Session, collections: &[CollectionName]) -> Result<Self, Error> {
+    pub(super) async fn open(
+        session: Session,
+        collections: &[CollectionName],
+        most_bytes: usize,
+    ) -> Result<Self, Error> {
         let mut statements = HashMap::new();
         for collection in collections {
             let table = table(&session, collection).await?;
@@ -59,7 +68,7 @@ impl Loader {
             let versions = session.prepare(&on(&table, include_str!("versions.sql"))).await?;
             statements.insert(collection.clone(), (read, versions));
         }
-        Ok(Loader { session, statements, waiting: Mutex::default(), asked: Notify::new() })
+        Ok(Loader { session, statements, most_bytes, waiting: Mutex::default(), asked: Notify::new() })
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -76,7 +85,7 @@ impl Loader {
         }
         self.asked.notify_one();
         // Without an answer the term has ended, and this lane with it.
-        wait.await.unwrap_or_else(|_| Err(ReadError("the term has ended".into())))
+        wait.await.unwrap_or_else(|_| Err(ReadError::Lost("the term has ended".into())))
     }
 
     /// Waits until it is time to read: every one of the `running` lanes waits, or the first has waited long enough. Cancel safe.
@@ -113,46 +122,55 @@ impl Loader {
             by_collection.entry(request.collection.clone()).or_default().push((request, answer));
         }
         for (collection, requests) in by_collection {
-            let keys: Vec<&DocumentKey> = requests.iter().flat_map(|(request, _)| &request.keys).collect();
-            let mut read = self.read(&collection, &keys).await.map_err(|error| ReadError(describe(&error)))?;
-            for (request, answer) in requests {
-                let document = |key: DocumentKey| {
-                    let known = read.remove(&key).unwrap_or_else(Known::absent);
-                    (key, known)
-                };
+            let (requests, answers): (Vec<Request>, Vec<_>) = requests.into_iter().unzip();
+            let read = self.read(&collection, &requests).await;
+            let (found, too_much) = read.map_err(|error| ReadError::Lost(describe(&error)))?;
+            let mut documents = Vec::with_capacity(requests.len());
+            for (request, too_much) in requests.iter().zip(too_much) {
+                let document = |key: &DocumentKey| found.get(&place(key)).cloned().unwrap_or_else(Known::absent);
+                documents.push(match too_much {
+                    true => Err(ReadError::TooMuch(self.most_bytes)),
+                    false => Ok(request.keys.iter().map(document).collect::<Vec<_>>()),
+                });
+            }
+            for ((request, answer), documents) in requests.into_iter().zip(answers).zip(documents) {
                 // A lane that is not waiting any more has been ended.
-                let _ = answer.send(Ok(request.keys.into_iter().map(document).collect()));
+                let _ = answer.send(documents.map(|documents| request.keys.into_iter().zip(documents).collect()));
             }
         }
         Ok(())
     }
 
-    async fn read(
+    /// Reads what all requests want, and says of each whether it was too much; what only those wanted is not there.
+    async fn read<'a>(
         &self,
         collection: &CollectionName,
-        keys: &[&DocumentKey],
-    ) -> Result<HashMap<DocumentKey, Known>, Error> {
-        let Some((statement, _)) = self.statements.get(collection) else { return Ok(HashMap::new()) };
-        let (tenants, ids) = pairs(keys);
-        let rows = self.session.query(statement, &[&tenants, &ids]).await?;
-        let found: HashMap<(&str, &str), Known> = rows
-            .iter()
-            .map(|row| {
-                let known = Known {
-                    version: row.get(2),
-                    data: Some(row.get::<_, &str>(3).into()),
-                    owner: row.get::<_, Option<&str>>(4).map(Arc::from),
-                };
-                ((row.get(0), row.get(1)), known)
-            })
-            .collect();
-        Ok(keys
-            .iter()
-            .filter_map(|key| {
-                let known = found.get(&(key.lane.tenant.as_str(), &*key.id))?;
-                Some(((*key).clone(), known.clone()))
-            })
-            .collect())
+        requests: &'a [Request],
+    ) -> Result<(HashMap<Place<'a>, Known>, Vec<bool>), Error> {
+        let mut left = vec![Some(self.most_bytes); requests.len()];
+        let mut wanted: HashMap<Place<'_>, (Place<'a>, Vec<usize>)> = HashMap::new();
+        for (number, request) in requests.iter().enumerate() {
+            for key in &request.keys {
+                wanted.entry(place(key)).or_insert_with(|| (place(key), Vec::new())).1.push(number);
+            }
+        }
+        let mut found = HashMap::with_capacity(wanted.len());
+        if let Some((statement, _)) = self.statements.get(collection) {
+            let (tenants, ids): (Vec<&str>, Vec<&str>) = wanted.keys().copied().unzip();
+            let mut rows = std::pin::pin!(self.session.query_raw(statement, [&tenants, &ids]).await?);
+            while let Some(row) = rows.try_next().await? {
+                let Some((place, wanting)) = wanted.get(&(row.get(0), row.get(1))) else { continue };
+                let data: &str = row.get(3);
+                for &number in wanting {
+                    left[number] = left[number].and_then(|left| left.checked_sub(data.len()));
+                }
+                if wanting.iter().any(|&number| left[number].is_some()) {
+                    let owner = row.get::<_, Option<&str>>(4).map(Arc::from);
+                    found.insert(*place, Known { version: row.get(2), data: Some(data.into()), owner });
+                }
+            }
+        }
+        Ok((found, left.iter().map(Option::is_none).collect()))
     }
 
     /// What must be known of documents that are written without having been read. Their text is not read.
@@ -172,6 +190,13 @@ impl Loader {
         };
         Ok(keys.into_iter().map(known).collect())
     }
+}
+
+/// Which row a document is: its tenant and its id.
+type Place<'a> = (&'a str, &'a str);
+
+fn place(key: &DocumentKey) -> Place<'_> {
+    (key.lane.tenant.as_str(), &key.id)
 }
 
 fn pairs<'a>(keys: &[&'a DocumentKey]) -> (Vec<&'a str>, Vec<&'a str>) {

@@ -1,0 +1,82 @@
+//! One call of a plugin, without a database: what a new instance costs, and what batches of different sizes do, beside native code that does the same.
+//! Each call folds events of one cart tenant with a hundred carts, on a guest thread, as a host makes it.
+
+use std::{path::Path, sync::Arc, time::Instant};
+
+use anyhow::anyhow;
+use sandmill::{
+    model::{
+        event::{Batch, Event},
+        handler::{Documents, Handler},
+        ids::{LaneKey, TenantId},
+    },
+    scheduler::Scheduler,
+};
+use serde_json::json;
+
+use crate::{carts::COLLECTION, documents::InMemory, folding::Carts, host, report::Report, world::World};
+
+const PART: &str = "calls";
+const CARTS: usize = 100;
+/// Calls of which one sample is the mean.
+const CALLS: usize = 200;
+
+/// Measures microseconds a call.
+pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
+    let scheduler = Scheduler::start(&world.config(Path::new(""))?.scheduler)?;
+    let plugin = host::plugin(world, "cart-summary")?.handler;
+    let native: Arc<dyn Handler> = Arc::new(Carts::new(COLLECTION)?);
+    let carts = (0..CARTS).map(|cart| (format!("cart-{cart}"), json!({"items": 3, "total": 4_500}).to_string().into()));
+    let documents: Arc<dyn Documents> = Arc::new(InMemory(carts.collect()));
+    let calls = async |handler: &Arc<dyn Handler>, events: usize, fresh: bool| -> anyhow::Result<f64> {
+        let batch = Arc::new(batch(events)?);
+        let mut seconds = 0.0;
+        for _ in 0..CALLS {
+            if fresh {
+                handler.forget_all();
+            }
+            let began = Instant::now();
+            let effects = scheduler.run(handler.clone().handle(batch.clone(), documents.clone())).await;
+            seconds += began.elapsed().as_secs_f64();
+            let effects = effects.map_err(|failure| anyhow!("a call failed: {failure:?}"))?;
+            anyhow::ensure!(effects.changes.len() == events.min(CARTS), "a call changed {}", effects.changes.len());
+        }
+        Ok(seconds / CALLS as f64 * 1e6)
+    };
+
+    let mut first = Vec::new();
+    for _ in 0..world.rounds {
+        first.push(calls(&plugin, 1, true).await?);
+    }
+    report.add(PART, "a new instance and its first call, 1 event", "µs", first);
+    for events in [1, 10, 100, 1000] {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..world.rounds {
+            ours.push(calls(&plugin, events, false).await?);
+            theirs.push(calls(&native, events, false).await?);
+        }
+        report.add(PART, format!("a call of {events}"), "µs", ours);
+        report.add(PART, format!("a call of {events}, native code"), "µs", theirs);
+    }
+    Ok(())
+}
+
+fn batch(events: usize) -> anyhow::Result<Batch> {
+    let tenant = TenantId::parse("acme")?;
+    let event = |number: usize| {
+        let data = json!({"sku": "product-12", "quantity": 2, "price": 499, "note": "x".repeat(120)});
+        Arc::new(Event {
+            position: number as i64 + 1,
+            id: format!("00000000-0000-4000-8000-{number:012}").into(),
+            tenant: tenant.clone(),
+            event_type: "ItemAdded".into(),
+            stream: format!("cart-{}", number % CARTS).into(),
+            version: (number / CARTS) as i64 + 1,
+            recorded_at: 0,
+            data: data.to_string().into(),
+            metadata: "{}".into(),
+        })
+    };
+    let lane = LaneKey { tenant: tenant.clone(), key: tenant.as_shared() };
+    Ok(Batch { lane, attempt: 1, events: (0..events).map(event).collect() })
+}

@@ -1,0 +1,91 @@
+//! 200,000 events of 10,000 carts and 100 tenants, each event of any cart: nearly every event of a page changes another document, which is the
+//! worst for whoever writes. The plugin `cart-summary`, the same fold as native code in its place, a loop that somebody wrote by hand for
+//! nothing else, and reading alone take turns. What they made must be the same, document by document.
+
+use std::{path::Path, sync::Arc};
+
+use crate::{
+    floor,
+    folding::Carts,
+    host,
+    report::Report,
+    world::{Database, World},
+};
+
+const PART: &str = "carts";
+pub const COLLECTION: &str = "cart_summary";
+/// Events, mixed by a hash of their number; versions follow each other in every stream.
+const EVENTS: &str = r#"insert into sandmill.events (tenant, stream, version, type, data)
+  select 'tenant-' || cart % 100, 'cart-' || cart, row_number() over (partition by cart order by n), 'ItemAdded',
+    json_build_object('sku', 'product-' || n % 997, 'quantity', n % 5 + 1, 'price', n % 1000, 'note', repeat('x', 120))
+  from (select n, (hashint4(n) & 2147483647) % 10000 as cart from generate_series(1, 200000) n) numbered
+  order by n"#;
+
+/// Measures events a second of each, and how they compare.
+pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
+    let database = load(world, "carts").await?;
+    let events = database.events().await?;
+    let config = world.config(Path::new(""))?;
+    let plugin = host::plugin(world, "cart-summary")?;
+    let native = host::instead(&plugin, Arc::new(Carts::new(COLLECTION)?));
+    // Makes the tables, and everything warm.
+    host::catch_up(&config, &database, &plugin).await?;
+
+    let [mut wasm_rates, mut native_rates, mut floor_rates, mut read_rates] = [const { Vec::new() }; 4];
+    for round in 0..world.rounds {
+        let mut order = [0, 1, 2];
+        // Whoever comes first meets what the one before left behind.
+        order.rotate_left(round % 3);
+        let mut made = Vec::new();
+        for turn in order {
+            let (rates, seconds) = match turn {
+                0 => (&mut wasm_rates, host::catch_up(&config, &database, &plugin).await?),
+                1 => (&mut native_rates, host::catch_up(&config, &database, &native).await?),
+                _ => (&mut floor_rates, floor::run(&database).await?),
+            };
+            rates.push(events / seconds);
+            made.push(database.fingerprint(COLLECTION).await?);
+        }
+        anyhow::ensure!(made.iter().all(|one| *one == made[0]), "they made different documents: {made:?}");
+        read_rates.push(events / floor::read(&database).await?);
+    }
+    report.add(PART, "cart-summary", "events/s", wasm_rates.clone());
+    report.add(PART, "the same as native code", "events/s", native_rates.clone());
+    report.add(PART, "a hand-written loop", "events/s", floor_rates.clone());
+    report.add(PART, "reading alone", "events/s", read_rates);
+    report.add_ratio(PART, "plugin / native code", &wasm_rates, &native_rates);
+    report.add_ratio(PART, "plugin / hand-written loop", &wasm_rates, &floor_rates);
+    process(world, &database, events, report).await
+}
+
+/// The same as users run it: rate with everything a start costs, memory and statements.
+async fn process(world: &World, database: &Database, events: f64, report: &mut Report) -> anyhow::Result<()> {
+    let folder = world.folder("cart-summary")?;
+    for (binary, label) in world.binaries.iter().zip(["sandmill run", "sandmill run, compared with"]) {
+        let (mut rates, mut peaks, mut statements) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..=world.rounds {
+            database.reset().await?;
+            let began = std::time::Instant::now();
+            let peak = host::Process::start(world, binary, database, &folder, &["--until-caught-up"])?.wait().await?;
+            if round > 0 {
+                rates.push(events / began.elapsed().as_secs_f64());
+                peaks.push(peak);
+                let (all, pages) = database.statements().await?;
+                statements.push(all / pages.max(1.0));
+            }
+        }
+        report.add(PART, label, "events/s", rates);
+        report.add(PART, format!("{label}: peak memory"), "MiB", peaks);
+        report.add(PART, format!("{label}: statements a page"), "", statements);
+    }
+    Ok(())
+}
+
+/// A database with the events.
+pub async fn load(world: &World, name: &str) -> anyhow::Result<Database> {
+    let database = world.database(name).await?;
+    eprintln!("making 200,000 events of carts");
+    database.session.batch_execute(EVENTS).await?;
+    database.session.batch_execute("vacuum analyze sandmill.events").await?;
+    Ok(database)
+}

@@ -1,0 +1,99 @@
+//! What the plugin `cart-summary` does, as native code: the handler that takes its place, and the fold that the hand-written loop uses too.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use sandmill::model::{
+    effects::{Change, Effects, Skipped},
+    event::Batch,
+    handler::{BoxFuture, Documents, Failure, Handler, Reason},
+    ids::CollectionName,
+};
+use serde::{Deserialize, Serialize};
+
+/// A cart, field by field as the plugin writes it.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Cart {
+    items: u64,
+    total: u64,
+}
+
+/// What happens to one.
+#[derive(Deserialize)]
+pub struct CartEvent {
+    quantity: u64,
+    price: u64,
+}
+
+impl CartEvent {
+    /// An event from its type and data.
+    pub fn parse(_event_type: &str, data: &str) -> serde_json::Result<Self> {
+        serde_json::from_str(data)
+    }
+}
+
+impl Cart {
+    /// The fold.
+    pub fn evolve(&mut self, event: CartEvent) {
+        self.items += event.quantity;
+        self.total += event.quantity * event.price;
+    }
+}
+
+/// The plugin's place, taken by native code.
+pub struct Carts {
+    collection: CollectionName,
+}
+
+impl Carts {
+    /// A handler that writes to this collection.
+    pub fn new(collection: &str) -> anyhow::Result<Self> {
+        Ok(Carts { collection: CollectionName::parse(collection)? })
+    }
+
+    async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
+        let mut effects = Effects::default();
+        let mut numbers: HashMap<&str, usize> = HashMap::new();
+        let mut ids = Vec::new();
+        let mut touches = Vec::with_capacity(batch.events.len());
+        for (index, event) in batch.events.iter().enumerate() {
+            match CartEvent::parse(&event.event_type, &event.data) {
+                Ok(parsed) => {
+                    let number = *numbers.entry(&event.stream).or_insert_with(|| {
+                        ids.push(event.stream.to_string());
+                        ids.len() - 1
+                    });
+                    touches.push((number, parsed));
+                }
+                Err(error) => {
+                    effects.skipped.push(Skipped { index, code: "invalid-data".into(), message: error.to_string() });
+                }
+            }
+        }
+        let broken = |error: serde_json::Error| Failure::Block(Reason::new("unreadable-document", error.to_string()));
+        let found = documents.get_many(&self.collection, &ids).await?;
+        let parse = |text: Option<Arc<str>>| text.map_or(Ok(Cart::default()), |text| serde_json::from_str(&text));
+        let mut carts = found.into_iter().map(parse).collect::<Result<Vec<Cart>, _>>().map_err(broken)?;
+        for (number, event) in touches {
+            carts[number].evolve(event);
+        }
+        for (id, cart) in ids.into_iter().zip(carts) {
+            let data = serde_json::to_string(&cart).map_err(broken)?;
+            effects.changes.push(Change::Put { collection: self.collection.clone(), id: id.into(), data: data.into() });
+        }
+        Ok(effects)
+    }
+}
+
+impl Handler for Carts {
+    fn handle(
+        self: Arc<Self>,
+        batch: Arc<Batch>,
+        documents: Arc<dyn Documents>,
+    ) -> BoxFuture<'static, Result<Effects, Failure>> {
+        Box::pin(self.fold(batch, documents))
+    }
+
+    fn wall_time(&self) -> Duration {
+        Duration::from_secs(60)
+    }
+}

@@ -1,0 +1,100 @@
+//! The host under measurement: as handlers in this process, or as the process that users start.
+
+use std::{
+    future::pending,
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use sandmill::{
+    app::{self, Ended, Follower, Until},
+    config::Config,
+    model::handler::Handler,
+    sandbox::Sandbox,
+};
+
+use crate::{
+    machine,
+    world::{Database, World},
+};
+
+/// A plugin as a follower in this process. The sandbox ends with it.
+pub fn plugin(world: &World, name: &str) -> anyhow::Result<Follower> {
+    let file = world.plugin(name)?;
+    let config = world.config(Path::new(""))?;
+    let sandbox = Sandbox::new(config.limits, config.compile)?;
+    let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
+    let plugin = tokio::task::block_in_place(|| sandbox.load(&bytes))?;
+    let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
+    Ok(Follower { descriptor, plugin: name.into(), digest, handler: Arc::new(plugin) })
+}
+
+/// The same with another handler in the plugin's place.
+pub fn instead(follower: &Follower, handler: Arc<dyn Handler>) -> Follower {
+    Follower { descriptor: follower.descriptor.clone(), plugin: "native".into(), digest: "native".into(), handler }
+}
+
+/// Lets a follower handle everything that is there, and says how many seconds it took, from its first session to its last.
+pub async fn catch_up(config: &Config, database: &Database, follower: &Follower) -> anyhow::Result<f64> {
+    database.reset().await?;
+    let follower = instead(follower, follower.handler.clone());
+    let began = Instant::now();
+    let ended = app::run_handlers(config, &database.db, vec![follower], Until::CaughtUp, pending(), pending()).await?;
+    anyhow::ensure!(matches!(ended, Ended::CaughtUp { .. }), "it did not catch up: {ended:?}");
+    Ok(began.elapsed().as_secs_f64())
+}
+
+/// A process of the host's own, which ends with this.
+pub struct Process(Child);
+
+impl Process {
+    /// Starts it on a folder of plugins.
+    pub fn start(
+        world: &World,
+        binary: &Path,
+        database: &Database,
+        folder: &Path,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let child = Command::new(binary)
+            .args(["run", "--plugins"])
+            .arg(folder)
+            .args(arguments)
+            .env("DATABASE_URL", &database.address)
+            .env("SANDMILL_LOG", "warn")
+            .env("SANDMILL_COMPILE_CACHE", world.code_cache())
+            .stdin(Stdio::null())
+            .spawn()
+            .with_context(|| format!("start {}", binary.display()))?;
+        Ok(Process(child))
+    }
+
+    /// Waits until it ends well, and says the most memory it held, MiB.
+    pub async fn wait(mut self) -> anyhow::Result<f64> {
+        let mut peak = 0.0;
+        loop {
+            peak = machine::peak_memory(self.0.id()).unwrap_or(peak);
+            if let Some(status) = self.0.try_wait()? {
+                anyhow::ensure!(status.success(), "the host ended with {status}");
+                return Ok(peak);
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The most memory it held, MiB.
+    pub fn peak_memory(&self) -> f64 {
+        machine::peak_memory(self.0.id()).unwrap_or(f64::NAN)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

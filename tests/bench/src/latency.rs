@@ -1,0 +1,48 @@
+//! From an append to the document that shows it: a host of its own process, appends in an open loop, a poller every millisecond. Alone, and beside a
+//! transaction that holds an xid all the time, as a forgotten one or a backup does.
+
+use std::time::Duration;
+
+use crate::{
+    carts::COLLECTION,
+    host,
+    open_loop::OpenLoop,
+    report::{Report, quantile},
+    world::World,
+};
+
+const PART: &str = "latency";
+/// Appends a second, and for how long each round.
+const LOADS: [(u32, Duration); 2] = [(20, Duration::from_secs(10)), (500, Duration::from_secs(5))];
+
+/// Measures milliseconds from the moment an append was due until a poller has seen its document.
+pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
+    let database = world.database("latency").await?;
+    let folder = world.folder("cart-summary")?;
+    // Makes the tables.
+    host::Process::start(world, &world.binaries[0], &database, &folder, &["--until-caught-up"])?.wait().await?;
+    let process = host::Process::start(world, &world.binaries[0], &database, &folder, &[])?;
+    let appends = OpenLoop::new(&database, COLLECTION).await?;
+    appends.run(100, Duration::from_secs(2)).await?;
+
+    let forgotten = database.db.connect("bench forgotten").await?;
+    for (rate, lasting) in LOADS {
+        let mut alone = Vec::new();
+        let mut beside = Vec::new();
+        for _ in 0..world.rounds {
+            alone.push(appends.run(rate, lasting).await?);
+            let hold = "set idle_in_transaction_session_timeout = 0; begin; select pg_current_xact_id()";
+            forgotten.batch_execute(hold).await?;
+            beside.push(appends.run(rate, lasting).await?);
+            forgotten.batch_execute("commit").await?;
+        }
+        for (rounds, label) in [(alone, ""), (beside, ", beside an open transaction")] {
+            for (part, name) in [(0.5, "p50"), (0.99, "p99")] {
+                let of_rounds = rounds.iter().map(|samples| quantile(samples, part)).collect();
+                report.add(PART, format!("{rate}/s{label}: {name}"), "ms", of_rounds);
+            }
+        }
+    }
+    report.add(PART, "the host's peak memory", "MiB", vec![process.peak_memory()]);
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! What Sandmill costs, beside what it could cost at best.
+//!
+//! Every part compares in one run: what is compared takes turns, round after round, and medians are told, since machines are noisy and noise
+//! comes in stretches. The server is a private one that flushes to disk as a real one does. The table goes to stdout, the same as
+//! JSON to a file; what happens meanwhile to stderr. Nothing here decides whether a figure is good.
+
+mod calls;
+mod carts;
+mod detach;
+mod documents;
+mod flights;
+mod floor;
+mod folding;
+mod host;
+mod latency;
+mod machine;
+mod open_loop;
+mod report;
+mod world;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, ValueEnum};
+
+use report::Report;
+use world::World;
+
+/// Measures Sandmill against native code, a hand-written loop and the raw database.
+#[derive(Debug, Parser)]
+#[command(name = "sandmill-bench", max_term_width = 100)]
+struct Arguments {
+    /// What to measure [default: all but detach, which takes minutes]
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+    /// How often everything takes its turn
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// The binary to measure as a process, and to compile with [default: `sandmill` beside this one]
+    #[arg(long, value_name = "FILE")]
+    sandmill: Option<PathBuf>,
+    /// Another binary of it, that takes turns with the first
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// The folder with the example plugins
+    #[arg(long, value_name = "DIR", default_value = "target/plugins")]
+    plugins: PathBuf,
+    /// Flights to import [default: the 20,000 of the repository, sixteen times over]
+    #[arg(long, value_name = "FILE")]
+    flights: Option<PathBuf>,
+    /// Where the figures go as JSON
+    #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
+    json: PathBuf,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Real flights through two plugins
+    Flights,
+    /// Mixed events of many carts: a plugin, native code in its place, a hand-written loop, reading alone
+    Carts,
+    /// From an append to the document that shows it
+    Latency,
+    /// One call of a plugin
+    Calls,
+    /// A tenant far too slow for what it gets, and its neighbours
+    Detach,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(arguments)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<()> {
+    let world = World::new(&arguments).await?;
+    let mut report = Report::new(&world);
+    let wanted = |part| match &arguments.parts[..] {
+        [] => part != Part::Detach,
+        parts => parts.contains(&part),
+    };
+    if wanted(Part::Flights) {
+        flights::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Carts) {
+        carts::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Latency) {
+        latency::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Calls) {
+        calls::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Detach) {
+        detach::measure(&world, &mut report).await?;
+    }
+    report.finish(&arguments.json)
+}

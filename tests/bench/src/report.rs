@@ -1,0 +1,101 @@
+//! Figures as they come in, and as they are told at the end: a table for people, JSON for whoever compares.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+
+use crate::{machine, world::World};
+
+/// All figures of one run.
+pub struct Report {
+    machine: Value,
+    rows: Vec<Row>,
+}
+
+struct Row {
+    part: &'static str,
+    what: String,
+    unit: &'static str,
+    /// As measured, in order.
+    samples: Vec<f64>,
+}
+
+impl Report {
+    /// A report on this machine, as loaded as it is now.
+    pub fn new(world: &World) -> Self {
+        let machine = json!({
+            "cores": machine::cores(), "loadAtStart": machine::load(), "postgres": world.postgres(), "rounds": world.rounds,
+        });
+        Report { machine, rows: Vec::new() }
+    }
+
+    /// Takes the measurements of one thing, one or one a round; their median is told.
+    pub fn add(&mut self, part: &'static str, what: impl Into<String>, unit: &'static str, samples: Vec<f64>) {
+        let row = Row { part, what: what.into(), unit, samples };
+        eprintln!("{}", row.line(0, 0));
+        self.rows.push(row);
+    }
+
+    /// Takes the ratio of two things that took turns, round by round.
+    pub fn add_ratio(&mut self, part: &'static str, what: impl Into<String>, above: &[f64], below: &[f64]) {
+        self.add(part, what, "×", above.iter().zip(below).map(|(above, below)| above / below).collect());
+    }
+
+    /// Prints the table and writes the file.
+    pub fn finish(mut self, file: &Path) -> anyhow::Result<()> {
+        self.machine["loadAtEnd"] = json!(machine::load());
+        let widest = |cell: fn(&Row) -> usize| self.rows.iter().map(cell).max().unwrap_or(0);
+        let (part, what) = (widest(|row| row.part.chars().count()), widest(|row| row.what.chars().count()));
+        for row in &self.rows {
+            println!("{}", row.line(part, what));
+        }
+        println!("\n{}", self.machine);
+        let mut parts = BTreeMap::<&str, Vec<Value>>::new();
+        for Row { part, what, unit, samples } in &self.rows {
+            let row = json!({"what": what, "unit": unit, "median": median(samples), "samples": samples});
+            parts.entry(part).or_default().push(row);
+        }
+        let text = serde_json::to_string_pretty(&json!({"machine": self.machine, "parts": parts}))?;
+        std::fs::write(file, text + "\n").with_context(|| format!("write {}", file.display()))?;
+        println!("also in {}", file.display());
+        Ok(())
+    }
+}
+
+impl Row {
+    fn line(&self, part: usize, what: usize) -> String {
+        let least = self.samples.iter().copied().fold(f64::INFINITY, f64::min);
+        let most = self.samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let spread =
+            if self.samples.len() > 1 { format!("  [{}..{}]", number(least), number(most)) } else { String::new() };
+        let Row { part: name, what: text, unit, samples } = self;
+        format!("{name:<part$}  {text:<what$}  {:>9} {unit:<8}{spread}", number(median(samples))).trim_end().to_string()
+    }
+}
+
+/// The middle one, or the mean of the middle two.
+pub fn median(samples: &[f64]) -> f64 {
+    quantile(samples, 0.5)
+}
+
+/// The sample below which this part of all samples lies, between two of them where it falls there.
+pub fn quantile(samples: &[f64], part: f64) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
+    let place = last as f64 * part;
+    let (low, high) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
+    low + (high - low) * place.fract()
+}
+
+/// Three digits that count, and thousands apart.
+fn number(value: f64) -> String {
+    match value {
+        v if v.abs() >= 100_000.0 => format!("{:.0} k", v / 1000.0),
+        v if v.abs() >= 10_000.0 => format!("{:.1} k", v / 1000.0),
+        v if v.abs() >= 100.0 => format!("{v:.0}"),
+        v if v.abs() >= 10.0 => format!("{v:.1}"),
+        v => format!("{v:.2}"),
+    }
+}

@@ -1,0 +1,160 @@
+//! What all parts share: the private server, the plugins, the binary, and how databases are made ready for one run after another.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use sandmill::{
+    config::{Config, Sources},
+    db::{
+        Db, Session,
+        embedded::{Embedded, Options},
+        migrate,
+    },
+};
+
+use crate::Arguments;
+
+/// As a server for this is set: enough memory for everything here, and a log that does not force checkpoints into a run.
+const SETTINGS: [(&str, &str); 4] = [
+    ("shared_buffers", "1GB"),
+    ("max_wal_size", "8GB"),
+    ("checkpoint_timeout", "30min"),
+    ("shared_preload_libraries", "pg_stat_statements"),
+];
+
+/// The surroundings of all measurements.
+pub struct World {
+    server: Embedded,
+    plugins: PathBuf,
+    /// Binaries of the host: the one to measure, and one to compare it with.
+    pub binaries: Vec<PathBuf>,
+    /// How often everything takes its turn.
+    pub rounds: usize,
+    /// Flights to import, if not those of the repository.
+    pub flights: Option<PathBuf>,
+    scratch: tempfile::TempDir,
+}
+
+impl World {
+    /// Starts the server and finds everything else.
+    pub async fn new(arguments: &Arguments) -> anyhow::Result<World> {
+        let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("sandmill"));
+        let binary = arguments.sandmill.clone().map_or_else(beside, Ok)?;
+        let binaries: Vec<PathBuf> = std::iter::once(binary).chain(arguments.against.clone()).collect();
+        for binary in &binaries {
+            anyhow::ensure!(binary.is_file(), "there is no {}; `make bench` builds it", binary.display());
+        }
+        let settings = SETTINGS.map(|(name, value)| (name.to_string(), value.to_string())).into();
+        eprintln!("starting a private PostgreSQL server");
+        let server = Embedded::start(Options { durable: true, settings, ..Options::default() }).await?;
+        Ok(World {
+            server,
+            plugins: arguments.plugins.clone(),
+            binaries,
+            rounds: arguments.rounds.max(1),
+            flights: arguments.flights.clone(),
+            scratch: tempfile::tempdir()?,
+        })
+    }
+
+    /// The server's version.
+    pub fn postgres(&self) -> &str {
+        self.server.version()
+    }
+
+    /// Makes a migrated database.
+    pub async fn database(&self, name: &str) -> anyhow::Result<Database> {
+        self.server.create_database(name, None).await?;
+        let address = self.server.address_of(name);
+        let db = Db::parse(&address)?;
+        let mut session = db.connect("bench").await?;
+        migrate::migrate(&mut session).await?;
+        session.batch_execute("create extension pg_stat_statements with schema public").await?;
+        Ok(Database { db, address, session })
+    }
+
+    /// A plugin's file.
+    pub fn plugin(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let file = self.plugins.join(name).with_extension("wasm");
+        anyhow::ensure!(file.is_file(), "there is no {}; `make plugins` builds it", file.display());
+        Ok(file)
+    }
+
+    /// A folder with nothing but this plugin.
+    pub fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let file = self.plugin(name)?;
+        let folder = self.scratch.path().join(name);
+        std::fs::create_dir_all(&folder)?;
+        std::fs::copy(&file, folder.join(format!("{name}.wasm")))?;
+        Ok(folder)
+    }
+
+    /// Where compiled code is kept.
+    pub fn code_cache(&self) -> PathBuf {
+        self.scratch.path().join("compiled")
+    }
+
+    /// Settings as they are unless changed, for a host in this process: another one compiles for it.
+    pub fn config(&self, plugins: &Path) -> anyhow::Result<Config> {
+        let flags = vec![
+            format!("plugins={}", plugins.display()),
+            format!("compile.worker={}", self.binaries[0].display()),
+            format!("compile.cache={}", self.code_cache().display()),
+        ];
+        Ok(Config::load(&Sources { file: None, environment: Vec::new(), flags })?)
+    }
+}
+
+/// One database.
+pub struct Database {
+    /// Where it is, for code of ours.
+    pub db: Db,
+    /// Where it is, for other processes.
+    pub address: String,
+    /// A session on it, for what is not measured.
+    pub session: Session,
+}
+
+impl Database {
+    /// How many events there are.
+    pub async fn events(&self) -> anyhow::Result<f64> {
+        Ok(self.session.query_one("select count(*) from sandmill.events", &[]).await?.get::<_, i64>(0) as f64)
+    }
+
+    /// Takes back everything that processors did, and lets the server write what it has put off.
+    pub async fn reset(&self) -> anyhow::Result<()> {
+        let collections = self.session.query("select name from sandmill.collections", &[]).await?;
+        for row in collections {
+            self.session.batch_execute(&format!("truncate {}", table(row.get(0)))).await?;
+        }
+        self.session.batch_execute("delete from sandmill.cursors").await?;
+        self.session.batch_execute("checkpoint").await.context("checkpoint")?;
+        self.session.batch_execute("select public.pg_stat_statements_reset()").await?;
+        Ok(())
+    }
+
+    /// What a collection holds, as one number that differs when anything does.
+    pub async fn fingerprint(&self, collection: &str) -> anyhow::Result<String> {
+        let sql = format!(
+            "select count(*) || ' documents, ' || coalesce(sum(hashtextextended(_partition || ' ' || _id || ' ' || (data - '_version')::text, 0)::numeric), 0)
+             from {}",
+            table(collection)
+        );
+        Ok(self.session.query_one(&sql, &[]).await?.get(0))
+    }
+
+    /// How many statements were run since the reset, but for those that begin and end transactions or set a session up, and how many pages of events were read.
+    pub async fn statements(&self) -> anyhow::Result<(f64, f64)> {
+        let sql = "select coalesce(sum(calls), 0)::float8,
+                     coalesce(sum(calls) filter (where query ~* 'from sandmill.events' and rows > 0), 0)::float8
+                   from public.pg_stat_statements s join pg_database d on d.oid = s.dbid
+                   where d.datname = current_database() and query !~* '^(begin|commit|rollback|set|checkpoint|truncate|start)'";
+        let row = self.session.query_one(sql, &[]).await?;
+        Ok((row.get(0), row.get(1)))
+    }
+}
+
+/// The table of a collection.
+pub fn table(collection: &str) -> String {
+    format!("sandmill_documents.{collection}_1")
+}
