@@ -8,10 +8,13 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint plugins guests
+.PHONY: help setup demo test lint bench soak plugins guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
+# The host as it is released; the bench measures that one.
+release := cargo build --release -p sandmill -p sandmill-bench
+bench := $(or $(CARGO_TARGET_DIR),target)/release/sandmill-bench
 
 # Each crate below these two directories becomes target/plugins/NAME.wasm, where the tests look for it.
 example_crates := $(patsubst %/Cargo.toml,%,$(wildcard example-plugins/*/Cargo.toml))
@@ -42,6 +45,14 @@ lint: setup-cc setup-lint ## checks formatting, clippy's warnings, and (with car
 	  (cd $$workspace && cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings) || exit; \
 	done
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny --workspace check licenses bans sources; fi
+
+bench: setup-cc setup-postgres plugins ## compares Sandmill with native code, a hand-written loop and the raw database; ten minutes
+	@$(release)
+	@$(bench) --json target/bench.json
+
+soak: setup-cc setup-postgres plugins ## one tenant far too slow for what it gets, and what the others notice of it; three minutes
+	@$(release)
+	@$(bench) detach --json target/soak.json
 
 plugins: $(call components,$(example_crates)) ## builds the example plugins into target/plugins
 	@echo "Example plugins in target/plugins: $(notdir $(example_crates))"

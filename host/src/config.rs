@@ -101,6 +101,9 @@ impl Config {
             ("pages-ahead", self.processor.pages_ahead, 1, 64),
             ("lanes-at-once", self.processor.lanes_at_once, 1, 4_096),
             ("lane-queue-kib", self.processor.lane_queue_kib, 1, 1 << 20),
+            ("commit-mib", self.processor.commit_mib, 1, 1 << 10),
+            ("waiting-mib", self.processor.waiting_mib, 1, 1 << 20),
+            ("read-mib", self.processor.read_mib, 1, 1 << 12),
             ("document-cache-mib", self.processor.document_cache_mib, 0, 1 << 20),
         ];
         for (name, value, low, high) in ranges {

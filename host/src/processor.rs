@@ -61,6 +61,10 @@ pub struct Config {
     pub lanes_at_once: usize,
     /// Events waiting for one slow lane, KiB; with more it drops them and reads the log for itself. Default 4096.
     pub lane_queue_kib: usize,
+    /// Documents in one commit, MiB, unless one lane's alone are more. Default 16: larger commits keep everybody waiting for one.
+    pub commit_mib: usize,
+    /// Documents of a processor that wait for their commit, MiB; with more no further lane starts. Default 128: some commits' worth.
+    pub waiting_mib: usize,
     /// Documents kept in memory for each processor, MiB. Default 64.
     pub document_cache_mib: usize,
     /// Documents that one call may read from the database at once, MiB. Default 64: as much as an instance may hold (`limits.memory-mib`).
@@ -75,6 +79,8 @@ impl Default for Config {
             pages_ahead: 3,
             lanes_at_once: 64,
             lane_queue_kib: 4_096,
+            commit_mib: 16,
+            waiting_mib: 128,
             document_cache_mib: 64,
             read_mib: 64,
         }

@@ -19,7 +19,7 @@ use sandmill::{
         ids::LaneKey,
     },
     processor::{
-        book::{Book, Ending, Plan, Reading, Work},
+        book::{Book, Bounds, Ending, Plan, Reading, Results, Work},
         exceptions::{Exception, LaneState},
         gather::Gather,
         pauses::Pause,
@@ -29,6 +29,19 @@ use sandmill::{
 mod log;
 
 use log::{LANES, Log, STREAMS, lane, tenant};
+
+/// Little enough that lanes are detached and commits do not take everything.
+const BOUNDS: Bounds = Bounds { lane_bytes: 600, commit_bytes: 5 };
+
+/// The positions of the events that a piece of work handled.
+#[derive(Debug, Default)]
+struct Handled(Vec<i64>);
+
+impl Results for Handled {
+    fn weight(&self) -> usize {
+        self.0.len()
+    }
+}
 
 /// What the database holds.
 struct Database {
@@ -41,9 +54,9 @@ struct Database {
 
 impl Database {
     /// Carries a plan out, or refuses it because of a poisoned event.
-    fn commit(&mut self, plan: &Plan<Vec<i64>>, poison: &BTreeSet<i64>) -> Result<(), ()> {
+    fn commit(&mut self, plan: &Plan<Handled>, poison: &BTreeSet<i64>) -> Result<(), ()> {
         assert_eq!(plan.from, self.cursor, "the cursor is compared");
-        let positions = plan.results.iter().flat_map(|(_, positions)| positions);
+        let positions = plan.results.iter().flat_map(|(_, handled)| &handled.0);
         let refused: Vec<i64> = positions.copied().filter(|position| poison.contains(position)).collect();
         if !refused.is_empty() {
             self.refused.extend(refused);
@@ -67,8 +80,8 @@ impl Database {
             let named = row.event_position.is_some_and(|position| self.refused.contains(&position));
             assert!(named || !refused, "{key} blames an event that was never refused: {row:?}");
         }
-        for (key, positions) in &plan.results {
-            self.handled.entry(key.clone()).or_default().extend(positions);
+        for (key, handled) in &plan.results {
+            self.handled.entry(key.clone()).or_default().extend(&handled.0);
         }
         self.cursor = plan.to.clone();
         Ok(())
@@ -99,16 +112,16 @@ impl Database {
 
 /// The host: its book, and what is under way.
 struct Host {
-    book: Book<Vec<i64>>,
+    book: Book<Handled>,
     running: Vec<(LaneKey, Work)>,
     readings: Vec<(Reading, Gather)>,
-    plan: Option<Plan<Vec<i64>>>,
+    plan: Option<Plan<Handled>>,
 }
 
 impl Host {
     fn start(database: &Database) -> Self {
         Host {
-            book: Book::new(database.cursor.clone(), database.rows.clone(), 600),
+            book: Book::new(database.cursor.clone(), database.rows.clone(), BOUNDS),
             running: Vec::new(),
             readings: Vec::new(),
             plan: None,
@@ -118,7 +131,7 @@ impl Host {
     fn finish(&mut self, index: usize, handled: usize, ending: Ending, now: SystemTime) {
         let (key, work) = self.running.swap_remove(index);
         let handled = handled.min(work.events.len());
-        let results = work.events[..handled].iter().map(|e| e.position).collect();
+        let results = Handled(work.events[..handled].iter().map(|e| e.position).collect());
         self.book.finish(&key, work, handled, results, ending, now);
     }
 
@@ -413,6 +426,35 @@ fn lanes_behind_take_turns() {
         assert!(world.commit());
     }
     assert_eq!(turns, ["lane0", "lane1", "lane0", "lane1"]);
+}
+
+/// A commit takes as much as it may, and what found no room begins the next one, however much the first lanes have again by then.
+#[test]
+fn what_finds_no_room_in_a_commit_begins_the_next() {
+    // What makes the log append three events to one lane.
+    let three =
+        |lane: usize| (0..).find(|r: &u32| r % 3 == 2 && (0..3).all(|i| (r >> (3 + 5 * i)) as usize % LANES == lane));
+    let mut world = World::new();
+    let mut commits = Vec::new();
+    for _ in 0..4 {
+        // Two lanes' events are more than a commit takes.
+        for lane in 0..3 {
+            world.log.begin(three(lane).unwrap());
+        }
+        while world.log.transactions.iter().any(|t| t.running) {
+            world.log.end(0, true);
+        }
+        world.deal(99);
+        world.run();
+        world.plan(Duration::ZERO, true);
+        let plan = world.host.plan.as_ref().unwrap();
+        let mut lanes: Vec<String> = plan.results.iter().map(|(key, _)| key.tenant.to_string()).collect();
+        lanes.dedup();
+        commits.push(lanes.join(" "));
+        assert!(world.commit());
+    }
+    assert_eq!(commits, ["lane0", "lane1", "lane2", "lane0"]);
+    world.settle();
 }
 
 proptest! {

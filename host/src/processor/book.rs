@@ -13,6 +13,8 @@
 //! - A lane without a row is covered by the cursor. A commit that moves the cursor over a page which such a lane has not finished gives
 //!   it a row, with the progress it has. It stays *attached*: its work goes on, its effects ride in a later commit, which moves or deletes the row.
 //! - A lane that fails, waits or holds too much is *detached*: its memory is dropped, and it reads the log from its row on.
+//! - What one commit takes is bounded in bytes; lanes beyond that take their turn in the next. A lane that broke a commit which it shared
+//!   goes alone until it has caught up.
 //! - A detached lane comes back by reading up to the last page that was dealt while later pages are kept for it. Its row is deleted by the commit
 //!   that brings the cursor at least that far.
 
@@ -93,6 +95,21 @@ struct Dealt {
     waiting_since: Option<SystemTime>,
 }
 
+/// What work leads to.
+pub trait Results {
+    /// Bytes that it holds until it is committed.
+    fn weight(&self) -> usize;
+}
+
+/// What may be held.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Bytes of events queued for one lane, above which it is detached.
+    pub lane_bytes: usize,
+    /// Bytes of results in one commit, unless one lane's alone are more.
+    pub commit_bytes: usize,
+}
+
 /// The book of one processor during one term. `T` is what work leads to.
 pub struct Book<T> {
     /// What the cursor rows say.
@@ -111,8 +128,9 @@ pub struct Book<T> {
     pauses: Vec<Pause>,
     /// The lane that read for itself last; the next one is the next in order, so that none is passed over for ever.
     last_read: Option<LaneKey>,
-    /// Bytes of events queued for one lane, above which it is detached.
-    lane_bytes: usize,
+    /// The first lane that the last commit had no room for: the next one begins with it.
+    next_committed: Option<LaneKey>,
+    bounds: Bounds,
 }
 
 /// A commit, ready to be carried out.
@@ -165,9 +183,9 @@ impl Reading {
     }
 }
 
-impl<T> Book<T> {
+impl<T: Results> Book<T> {
     /// A book that begins where the database says.
-    pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, Exception)>, lane_bytes: usize) -> Self {
+    pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, Exception)>, bounds: Bounds) -> Self {
         let lane = |row: Exception| Lane { row: Some(row), feed: Feed::Detached, ..Lane::new(0) };
         Book {
             stored,
@@ -179,7 +197,8 @@ impl<T> Book<T> {
             committing: false,
             pauses: Vec::new(),
             last_read: None,
-            lane_bytes,
+            next_committed: None,
+            bounds,
         }
     }
 
@@ -244,7 +263,8 @@ impl<T> Book<T> {
             let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(number - 1));
             let work = Work { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
             lane.push(work);
-            if lane.queued_bytes > self.lane_bytes && lane.queue.len() + usize::from(lane.running.is_some()) > 1 {
+            if lane.queued_bytes > self.bounds.lane_bytes && lane.queue.len() + usize::from(lane.running.is_some()) > 1
+            {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
             } else {
@@ -333,7 +353,9 @@ impl<T> Book<T> {
         }
         let page = self.page_to_commit(now, patience);
         let moves_cursor = self.pages_up_to(page).any(|dealt| dealt.worth || store && dealt.events);
-        let only = self.suspects.last().cloned();
+        let suspects = self.suspects.last().cloned();
+        let of_suspects = suspects.is_some();
+        let only = suspects.or_else(|| self.choose(page));
         let included = |key: &LaneKey| only.as_ref().is_none_or(|group| group.contains(key));
         let mut plan = Plan {
             from: self.stored.clone(),
@@ -345,7 +367,7 @@ impl<T> Book<T> {
             page,
             taken: Vec::new(),
             stopped: Vec::new(),
-            suspects: only.is_some(),
+            suspects: of_suspects,
         };
         let cursor = self.cursor;
         let changes = |key: &LaneKey, lane: &Lane<T>| lane_changes(lane, cursor, page, included(key));
@@ -353,11 +375,42 @@ impl<T> Book<T> {
             return None;
         }
         for (key, lane) in &mut self.lanes {
-            let included = only.as_ref().is_none_or(|group| group.contains(key));
-            commit_lane(&mut plan, key, lane, included);
+            commit_lane(&mut plan, key, lane, included(key));
         }
         self.committing = true;
         Some(plan)
+    }
+
+    /// The lanes whose results go into a commit up to `page`, where not all of them do.
+    fn choose(&mut self, page: PageNumber) -> Option<BTreeSet<LaneKey>> {
+        let weight = |lane: &Lane<T>| -> Option<usize> {
+            let weights = lane.done.iter().take_while(|done| done.page <= page).map(|done| done.results.weight());
+            weights.reduce(|sum, weight| sum + weight)
+        };
+        let ready: Vec<(&LaneKey, bool, usize)> =
+            self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.careful.is_some(), weight(lane)?))).collect();
+        let bytes: usize = ready.iter().map(|(.., bytes)| bytes).sum();
+        let alone = ready.iter().any(|(_, careful, _)| *careful);
+        if ready.len() < 2 || bytes <= self.bounds.commit_bytes && !alone {
+            return None;
+        }
+        let first = self.next_committed.take();
+        let first = ready.iter().position(|(key, ..)| Some(*key) >= first.as_ref()).unwrap_or(0);
+        let mut chosen = BTreeSet::new();
+        let (mut left, mut beyond) = (self.bounds.commit_bytes, None);
+        let mut shared = true;
+        for (key, careful, bytes) in ready[first..].iter().chain(&ready[..first]) {
+            let fits = chosen.is_empty() || shared && !careful && *bytes <= left;
+            if fits {
+                chosen.insert((*key).clone());
+                left = left.saturating_sub(*bytes);
+                shared &= !careful;
+            } else {
+                beyond.get_or_insert_with(|| (*key).clone());
+            }
+        }
+        self.next_committed = beyond;
+        Some(chosen)
     }
 
     /// Until when a commit waits for lanes that have not finished; none if none does.

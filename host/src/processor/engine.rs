@@ -17,7 +17,7 @@ use lru::LruCache;
 
 use super::{
     Config, Shaken, Standing,
-    book::{Book, Ending, Plan, Reading, Work},
+    book::{self, Book, Bounds, Ending, Plan, Reading, Work},
     commit::{Commit, CommitError, Committer, DeadLetter},
     exceptions::{self, Exception, LaneState},
     gather::Found,
@@ -62,6 +62,14 @@ pub(super) struct Results {
     handled: usize,
     /// Its place among all stagings of documents.
     mark: u64,
+    /// Bytes of its documents.
+    weight: usize,
+}
+
+impl book::Results for Results {
+    fn weight(&self) -> usize {
+        self.weight
+    }
 }
 
 /// A commit that came to its end, with what it was about.
@@ -135,7 +143,11 @@ impl<'a> Engine<'a> {
             moved,
             documents: term.documents,
             committer: term.committer,
-            book: Book::new(term.stored, term.exceptions, config.lane_queue_kib << 10),
+            book: Book::new(
+                term.stored,
+                term.exceptions,
+                Bounds { lane_bytes: config.lane_queue_kib << 10, commit_bytes: config.commit_mib << 20 },
+            ),
             costs: LruCache::new(COSTS),
             runs: FuturesUnordered::new(),
             pages: Some(term.pages),
@@ -251,7 +263,9 @@ impl<'a> Engine<'a> {
     }
 
     fn start_runs(&mut self) {
-        while self.runs.len() < self.config.lanes_at_once {
+        // What waits beyond that is committed first; no lane that could be started holds a commit up.
+        let room = self.documents.staged_bytes() <= self.config.waiting_mib << 20;
+        while room && self.runs.len() < self.config.lanes_at_once {
             let Some((lane, work)) = self.book.start() else { return };
             let (runner, documents) = (self.runner.clone(), self.documents.clone());
             let cost = self.costs.get(&lane).copied();
@@ -348,9 +362,10 @@ impl<'a> Engine<'a> {
             }
         };
         let mark = self.documents.stage(&outcome.changes);
-        let results =
-            Results { changes: outcome.changes, dead_letters: outcome.dead_letters, handled: outcome.handled, mark };
-        self.book.finish(&lane, work, outcome.handled, results, ending, SystemTime::now());
+        let Outcome { changes, dead_letters, handled, .. } = outcome;
+        let weight = changes.values().flatten().map(|text| text.len()).sum();
+        let results = Results { changes, dead_letters, handled, mark, weight };
+        self.book.finish(&lane, work, handled, results, ending, SystemTime::now());
         Ok(())
     }
 

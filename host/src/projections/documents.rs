@@ -74,6 +74,8 @@ pub struct Documents {
 struct State {
     cache: Cache,
     staged: HashMap<DocumentKey, Staged>,
+    /// Bytes of their texts.
+    staged_bytes: usize,
     /// Counts stagings, so that a commit knows whether something newer is staged by now.
     serial: u64,
 }
@@ -89,7 +91,7 @@ impl Documents {
     ) -> Result<Self, Error> {
         let loader = Loader::open(session, &descriptor.collections, read_bytes).await?;
         let owned = descriptor.partition_by != PartitionBy::Tenant;
-        let state = State { cache: Cache::new(cache_bytes), staged: HashMap::new(), serial: 0 };
+        let state = State { cache: Cache::new(cache_bytes), staged: HashMap::new(), staged_bytes: 0, serial: 0 };
         Ok(Documents { loader, owned, state: Mutex::new(state) })
     }
 
@@ -132,14 +134,21 @@ impl Documents {
         state.serial += 1;
         let serial = state.serial;
         for (key, data) in changes {
-            state.staged.insert(key.clone(), Staged { serial, data: data.clone() });
+            state.stage(key.clone(), Staged { serial, data: data.clone() });
         }
         serial
     }
 
     /// Forgets what a lane wrote, as it will not be committed.
     pub fn unstage(&self, lane: &LaneKey) {
-        self.state().staged.retain(|key, _| key.lane != *lane);
+        let mut state = self.state();
+        state.staged.retain(|key, _| key.lane != *lane);
+        state.staged_bytes = state.staged.values().map(Staged::bytes).sum();
+    }
+
+    /// Bytes of documents that wait for their commit.
+    pub fn staged_bytes(&self) -> usize {
+        self.state().staged_bytes
     }
 
     /// Makes of changes what a transaction writes: with the version that each document has now. Later changes replace earlier ones.
@@ -173,7 +182,7 @@ impl Documents {
         for (key, known) in writes.into_known() {
             let mark = marks.get(&key.lane).copied().unwrap_or(0);
             if state.staged.get(&key).is_some_and(|staged| staged.serial <= mark) {
-                state.staged.remove(&key);
+                state.unstage(&key);
             }
             state.cache.put(key, known);
         }
@@ -185,6 +194,19 @@ impl Documents {
 }
 
 impl State {
+    fn stage(&mut self, key: DocumentKey, staged: Staged) {
+        self.staged_bytes += staged.bytes();
+        if let Some(replaced) = self.staged.insert(key, staged) {
+            self.staged_bytes -= replaced.bytes();
+        }
+    }
+
+    fn unstage(&mut self, key: &DocumentKey) {
+        if let Some(staged) = self.staged.remove(key) {
+            self.staged_bytes -= staged.bytes();
+        }
+    }
+
     /// A document as its lane sees it, if anything is known of it.
     fn find(&mut self, key: &DocumentKey) -> Option<Option<Arc<str>>> {
         if !self.staged.is_empty()

@@ -26,7 +26,8 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let scheduler = Scheduler::start(&world.config(Path::new(""))?.scheduler)?;
     let plugin = host::plugin(world, "cart-summary")?.handler;
     let native: Arc<dyn Handler> = Arc::new(Carts::new(COLLECTION)?);
-    let carts = (0..CARTS).map(|cart| (format!("cart-{cart}"), json!({"items": 3, "total": 4_500}).to_string().into()));
+    let carts = (0..CARTS)
+        .map(|cart| (format!("cart-{cart}"), json!({"items": 3, "total": 4_500, "status": "open"}).to_string().into()));
     let documents: Arc<dyn Documents> = Arc::new(InMemory(carts.collect()));
     let calls = async |handler: &Arc<dyn Handler>, events: usize, fresh: bool| -> anyhow::Result<f64> {
         let batch = Arc::new(batch(events)?);

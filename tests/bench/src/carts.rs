@@ -66,7 +66,7 @@ async fn process(world: &World, database: &Database, events: f64, report: &mut R
         for round in 0..=world.rounds {
             database.reset().await?;
             let began = std::time::Instant::now();
-            let peak = host::Process::start(world, binary, database, &folder, &["--until-caught-up"])?.wait().await?;
+            let peak = host::Process::start(binary, database, &folder, &["--until-caught-up"])?.wait().await?;
             if round > 0 {
                 rates.push(events / began.elapsed().as_secs_f64());
                 peaks.push(peak);

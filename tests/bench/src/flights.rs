@@ -34,8 +34,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
             for (which, binary) in world.binaries.iter().enumerate() {
                 database.reset().await?;
                 let began = std::time::Instant::now();
-                let peak =
-                    host::Process::start(world, binary, &database, &folder, &["--until-caught-up"])?.wait().await?;
+                let peak = host::Process::start(binary, &database, &folder, &["--until-caught-up"])?.wait().await?;
                 let seconds = began.elapsed().as_secs_f64();
                 if round > 0 {
                     rates[which].push(events / seconds);

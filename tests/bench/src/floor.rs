@@ -101,7 +101,7 @@ async fn fold_all(mut batches: mpsc::Receiver<Vec<Read>>, documents: mpsc::Sende
         let mut changed = BTreeMap::new();
         let mut out = Documents { position: batch.last().map_or(0, |last| last.position), ..Documents::default() };
         for read in batch {
-            let event = CartEvent::parse(&read.event_type, &read.data)?;
+            let Some(event) = CartEvent::parse(&read.event_type, &read.data)? else { continue };
             let key = (read.tenant, read.stream);
             carts.entry(key.clone()).or_default().0.evolve(event);
             changed.insert(key, ());

@@ -15,27 +15,60 @@ use serde::{Deserialize, Serialize};
 pub struct Cart {
     items: u64,
     total: u64,
+    status: Status,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Status {
+    #[default]
+    Open,
+    CheckedOut,
+    Abandoned,
 }
 
 /// What happens to one.
+pub enum CartEvent {
+    Added(Item),
+    Removed(Item),
+    CheckedOut,
+    Abandoned,
+}
+
 #[derive(Deserialize)]
-pub struct CartEvent {
+pub struct Item {
     quantity: u64,
     price: u64,
 }
 
 impl CartEvent {
-    /// An event from its type and data.
-    pub fn parse(_event_type: &str, data: &str) -> serde_json::Result<Self> {
-        serde_json::from_str(data)
+    /// An event from its type and data, if it concerns carts.
+    pub fn parse(event_type: &str, data: &str) -> serde_json::Result<Option<Self>> {
+        Ok(Some(match event_type {
+            "ItemAdded" => CartEvent::Added(serde_json::from_str(data)?),
+            "ItemRemoved" => CartEvent::Removed(serde_json::from_str(data)?),
+            "CartCheckedOut" => CartEvent::CheckedOut,
+            "CartAbandoned" => CartEvent::Abandoned,
+            _ => return Ok(None),
+        }))
     }
 }
 
 impl Cart {
     /// The fold.
     pub fn evolve(&mut self, event: CartEvent) {
-        self.items += event.quantity;
-        self.total += event.quantity * event.price;
+        match event {
+            CartEvent::Added(Item { quantity, price }) => {
+                self.items += quantity;
+                self.total += quantity * price;
+            }
+            CartEvent::Removed(Item { quantity, price }) => {
+                self.items = self.items.saturating_sub(quantity);
+                self.total = self.total.saturating_sub(quantity * price);
+            }
+            CartEvent::CheckedOut => self.status = Status::CheckedOut,
+            CartEvent::Abandoned => self.status = Status::Abandoned,
+        }
     }
 }
 
@@ -57,7 +90,8 @@ impl Carts {
         let mut touches = Vec::with_capacity(batch.events.len());
         for (index, event) in batch.events.iter().enumerate() {
             match CartEvent::parse(&event.event_type, &event.data) {
-                Ok(parsed) => {
+                Ok(None) => {}
+                Ok(Some(parsed)) => {
                     let number = *numbers.entry(&event.stream).or_insert_with(|| {
                         ids.push(event.stream.to_string());
                         ids.len() - 1

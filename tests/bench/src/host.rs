@@ -52,20 +52,13 @@ pub struct Process(Child);
 
 impl Process {
     /// Starts it on a folder of plugins.
-    pub fn start(
-        world: &World,
-        binary: &Path,
-        database: &Database,
-        folder: &Path,
-        arguments: &[&str],
-    ) -> anyhow::Result<Self> {
+    pub fn start(binary: &Path, database: &Database, folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         let child = Command::new(binary)
             .args(["run", "--plugins"])
             .arg(folder)
             .args(arguments)
             .env("DATABASE_URL", &database.address)
             .env("SANDMILL_LOG", "warn")
-            .env("SANDMILL_COMPILE_CACHE", world.code_cache())
             .stdin(Stdio::null())
             .spawn()
             .with_context(|| format!("start {}", binary.display()))?;

@@ -20,8 +20,8 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("latency").await?;
     let folder = world.folder("cart-summary")?;
     // Makes the tables.
-    host::Process::start(world, &world.binaries[0], &database, &folder, &["--until-caught-up"])?.wait().await?;
-    let process = host::Process::start(world, &world.binaries[0], &database, &folder, &[])?;
+    host::Process::start(&world.binaries[0], &database, &folder, &["--until-caught-up"])?.wait().await?;
+    let process = host::Process::start(&world.binaries[0], &database, &folder, &[])?;
     let appends = OpenLoop::new(&database, COLLECTION).await?;
     appends.run(100, Duration::from_secs(2)).await?;
 

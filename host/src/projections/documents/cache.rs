@@ -30,6 +30,13 @@ pub(super) struct Staged {
     pub(super) data: Option<Arc<str>>,
 }
 
+impl Staged {
+    /// Bytes of its text.
+    pub(super) fn bytes(&self) -> usize {
+        self.data.as_ref().map_or(0, |data| data.len())
+    }
+}
+
 pub(super) struct Cache {
     documents: LruCache<DocumentKey, Known>,
     bytes: usize,
