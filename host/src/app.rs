@@ -1,9 +1,12 @@
 //! The composition root: builds the parts, wires them, and hands their tasks to the supervisor. The only file that sees all of them,
 //! and one without decisions of its own.
 
+mod author;
+
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
+pub use author::{Trial, Tried, check, test};
 use tokio::sync::watch;
 
 use crate::{
@@ -167,9 +170,7 @@ fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
     })?;
     let (mut plugins, mut refused): (Vec<(PluginFile, Plugin)>, usize) = (Vec::new(), 0);
     for file in files {
-        let plugin = std::fs::read(&file.path)
-            .map_err(anyhow::Error::from)
-            .and_then(|bytes| Ok(tokio::task::block_in_place(|| sandbox.load(&bytes))?));
+        let plugin = tokio::task::block_in_place(|| sandbox.examine(&file.path)).loaded;
         let twin = |plugin: &Plugin| {
             let id = &plugin.descriptor().id;
             plugins.iter().find(|(_, other)| other.descriptor().id == *id).map(|(other, _)| other.path.clone())
@@ -189,7 +190,7 @@ fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
             },
             Err(error) => {
                 refused += 1;
-                tracing::error!(plugin = %file.path.display(), "refused: {error:#}");
+                tracing::error!(plugin = %file.path.display(), "refused: {error}");
             }
         }
     }
