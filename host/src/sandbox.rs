@@ -82,7 +82,7 @@ pub enum LoadError {
     )]
     Describe(String),
     /// `describe` answered against the contract.
-    #[error("`describe` {0}")]
+    #[error("`describe` {0}\nCorrect what it answers, and build the plugin again.")]
     Descriptor(String),
 }
 

@@ -4,9 +4,11 @@ use std::{fmt, sync::Arc};
 
 use crate::model::event::Event;
 
-/// Events that are handled one by one; those of a longer file that follow go in batches as large as the host's. Default 50,000: a call for each
+/// Events that are handled one by one, in instances that stay; those of a longer file that follow go in batches as large as the host's. Default 50,000: a call for each
 /// costs some seconds.
 const SINGLES: usize = 50_000;
+/// Events that are handled one by one, each in a fresh instance. Default 5,000: making an instance costs more than a call.
+const FRESH_SINGLES: usize = 5_000;
 /// The largest of the batches that are drawn.
 const LARGEST_DRAWN: usize = 20;
 /// What drawn sizes follow from. A constant, so that what is found is found again.
@@ -26,33 +28,51 @@ pub(super) struct Cut {
 enum Kind {
     /// As large as the host makes them at first, in instances that stay.
     Large,
-    /// One by one, up to this position.
-    Single { through: i64, whole: bool },
+    /// The first of them one by one, the rest as large as that.
+    Single(Singles),
     /// Of sizes drawn from a fixed seed.
     Drawn,
-    /// As large again, each in an instance of its own.
-    Fresh,
+    /// As `Single`, each batch in an instance of its own.
+    Fresh(Singles),
+}
+
+/// Which events are handled one by one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Singles {
+    count: usize,
+    /// The last one's position.
+    through: i64,
+    /// Whether those are all.
+    whole: bool,
+}
+
+impl Singles {
+    fn of(events: &[Arc<Event>], most: usize) -> Self {
+        let count = most.min(events.len());
+        let through = events[..count].last().map_or(0, |event| event.position);
+        Singles { count, through, whole: count == events.len() }
+    }
 }
 
 impl Cut {
     /// Every way, the one that others are compared with first.
     pub(super) fn all(most: usize, page: usize, events: &[Arc<Event>]) -> [Cut; 4] {
-        let through = events.get(..SINGLES.min(events.len())).and_then(|singles| singles.last());
-        let single =
-            Kind::Single { through: through.map_or(0, |event| event.position), whole: events.len() <= SINGLES };
-        [Kind::Large, single, Kind::Drawn, Kind::Fresh].map(|kind| Cut { kind, most, page })
+        let (single, fresh) = (Singles::of(events, SINGLES), Singles::of(events, FRESH_SINGLES));
+        [Kind::Large, Kind::Single(single), Kind::Drawn, Kind::Fresh(fresh)].map(|kind| Cut { kind, most, page })
     }
 
     /// Whether every batch has an instance of its own.
     pub(super) fn is_fresh(&self) -> bool {
-        self.kind == Kind::Fresh
+        matches!(self.kind, Kind::Fresh(_))
     }
 
     /// A tenant's events in the parts that are dealt to its lanes, one after another.
     pub(super) fn pages<'e>(&self, events: &'e [Arc<Event>]) -> impl Iterator<Item = &'e [Arc<Event>]> + use<'e> {
-        let singles = match self.kind {
-            Kind::Single { through, .. } => events.partition_point(|event| event.position <= through),
-            _ => 0,
+        let singles = match &self.kind {
+            Kind::Single(singles) | Kind::Fresh(singles) => {
+                events.partition_point(|event| event.position <= singles.through)
+            }
+            Kind::Large | Kind::Drawn => 0,
         };
         let (singles, rest) = events.split_at(singles);
         singles.chunks(1).chain(rest.chunks(self.page.max(1)))
@@ -80,12 +100,23 @@ impl fmt::Display for Cut {
         let Cut { kind, most, .. } = self;
         match kind {
             Kind::Large => write!(f, "batches of up to {most}"),
-            Kind::Single { whole: true, .. } => write!(f, "batches of 1"),
-            Kind::Single { whole: false, .. } => {
-                write!(f, "batches of 1 for the first {SINGLES} events, up to {most} for the rest")
-            }
+            Kind::Single(singles) => singles.tell(f, *most),
             Kind::Drawn => write!(f, "random batches of 1 to {}", (*most).min(LARGEST_DRAWN)),
-            Kind::Fresh => write!(f, "batches of up to {most}, each in a fresh instance"),
+            Kind::Fresh(singles) => {
+                singles.tell(f, *most)?;
+                f.write_str(", each in a fresh instance")
+            }
+        }
+    }
+}
+
+impl Singles {
+    fn tell(&self, f: &mut fmt::Formatter<'_>, most: usize) -> fmt::Result {
+        match self {
+            Singles { whole: true, .. } => f.write_str("batches of 1"),
+            Singles { count, .. } => {
+                write!(f, "batches of 1 for the first {count} events and up to {most} for the rest")
+            }
         }
     }
 }
@@ -124,6 +155,7 @@ mod tests {
         assert_eq!((lengths.len(), &lengths[SINGLES - 1..]), (SINGLES + 3, &[1, 10, 10, 5][..]));
         assert!(cuts[1].to_string().contains("for the first 50000 events"));
         assert_eq!(Cut::all(500, 10, &events[..7])[1].to_string(), "batches of 1");
+        assert_eq!(Cut::all(500, 10, &events[..7])[3].to_string(), "batches of 1, each in a fresh instance");
         assert!(cuts[3].is_fresh() && !cuts[0].is_fresh());
     }
 

@@ -145,7 +145,8 @@ impl Work<'_> {
                 runner.handler.forget(&lane.tenant);
                 if part.len() == 1 {
                     let reason = Reason::new("malformed-output", refused.to_string());
-                    return Ok(self.stop(lane, batch, first, reason, None));
+                    self.stop(lane, batch, first, reason, None);
+                    return Ok(());
                 }
                 most = part.len() / 2;
                 continue;
@@ -161,16 +162,22 @@ impl Work<'_> {
             }));
             batch = &batch[handled..];
             let Some(event) = batch.first() else { return Ok(()) };
-            match trouble {
-                None => attempts = 0,
-                Some(Trouble::Block(reason)) => return Ok(self.stop(lane, batch, event, reason, None)),
+            let (reason, tried) = match trouble {
+                None => {
+                    attempts = 0;
+                    continue;
+                }
+                Some(Trouble::Block(reason)) => (reason, None),
                 Some(Trouble::Retry { reason, .. }) => {
                     attempts = if handled > 0 { 1 } else { attempts + 1 };
-                    if attempts >= ATTEMPTS {
-                        return Ok(self.stop(lane, batch, event, reason, Some(attempts)));
+                    if attempts < ATTEMPTS {
+                        continue;
                     }
+                    (reason, Some(attempts))
                 }
-            }
+            };
+            self.stop(lane, batch, event, reason, tried);
+            return Ok(());
         }
         Ok(())
     }

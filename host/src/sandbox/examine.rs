@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     LoadError, Plugin, Sandbox,
-    inspect::{self, Outline},
+    inspect::{self, Outline, Refused},
     plugin,
 };
 
@@ -24,7 +24,7 @@ pub struct Examined {
     pub bytes: Option<u64>,
     /// SHA-256 of it, lower-case hexadecimal; none where it was not read to its end.
     pub digest: Option<String>,
-    /// What it says about itself; none where it was not read.
+    /// What it says about itself; none where it was not read, or is no component.
     pub outline: Option<Outline>,
     /// The plugin that it is, or why this host does not run it.
     pub loaded: Result<Plugin, LoadError>,
@@ -67,11 +67,12 @@ pub(super) fn bytes(sandbox: &Sandbox, content: &[u8]) -> Examined {
     }
     let digest: [u8; 32] = Sha256::digest(content).into();
     let (outline, read) = Outline::of(content);
+    let is_component = !matches!(read, Err(Refused::NotWasm(_) | Refused::CoreModule));
     let fits = read.and_then(|()| outline.check(&sandbox.limits));
     let loaded = match fits {
         Ok(()) => plugin::load(sandbox, content, &digest),
         Err(refused) => Err(refused.into()),
     };
     let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Examined { bytes: Some(size), digest: Some(digest), outline: Some(outline), loaded }
+    Examined { bytes: Some(size), digest: Some(digest), outline: is_component.then_some(outline), loaded }
 }

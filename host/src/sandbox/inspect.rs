@@ -141,7 +141,8 @@ impl Outline {
         for payload in Parser::new(0).parse_all(bytes) {
             // What has no header is something else; what has one was a component once.
             let broken = |error: wasmparser::BinaryReaderError| match depth {
-                0 => Refused::NotWasm(error.message().to_string()),
+                // What follows lists bytes, one a line.
+                0 => Refused::NotWasm(error.message().split(" - expected").next().unwrap_or_default().to_string()),
                 _ => Refused::Damaged(format!("{} at byte {}", error.message(), error.offset())),
             };
             match payload.map_err(broken)? {

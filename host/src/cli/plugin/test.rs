@@ -16,7 +16,7 @@ use crate::{
     after_help = "The component runs in the host's own sandbox, under the same limits (--set), with documents in memory. No database is needed.
 
 All events are handled four times: in batches as large as a host makes them at first, one by one (the first 50,000 events), in random small
-batches (always the same), and in large batches that each have a fresh instance. Documents, skipped events and stops must be the same every time.
+batches (always the same), and one by one in a fresh instance each (the first 5,000 events). Documents, skipped events and stops must be the same every time.
 What the plugin logs is shown each time.
 
 Events are lines as `sandmill import` takes them. One without an id has one made from its line number, and one without recordedAt was recorded
@@ -130,12 +130,12 @@ fn for_people(trial: &Trial, tried: &Tried, memory_mib: usize) -> String {
                 "\nit depends on where a batch ends: {} lead to another outcome than {}",
                 pass.batching, first.batching
             ));
-            compared(&mut say, &pass.documents);
+            compared(&mut say, &pass.documents, ["first", "here"]);
             let fates = pass
                 .fates
                 .first
                 .iter()
-                .map(|fate| format!("line {}: the event {}, here it {}", fate.line, fate.first, fate.here));
+                .map(|fate| format!("line {}: first it {}, here it {}", fate.line, fate.first, fate.here));
             list(&mut say, "events that went otherwise", pass.fates.total, fates);
         }
     }
@@ -144,7 +144,7 @@ fn for_people(trial: &Trial, tried: &Tried, memory_mib: usize) -> String {
             say(format!("\nall documents are as {} expects them", path.display()));
         } else {
             say(format!("\nthe documents are not as {} expects them", path.display()));
-            compared(&mut say, expectation);
+            compared(&mut say, expectation, ["expected", "found"]);
         }
     }
     if let Some(path) = &trial.write {
@@ -173,14 +173,14 @@ fn stop(stop: &Stop) -> String {
 }
 
 /// What differs between documents: of each kind the first few.
-fn compared(say: &mut impl FnMut(String), comparison: &Comparison) {
+fn compared(say: &mut impl FnMut(String), comparison: &Comparison, [one, other]: [&str; 2]) {
     let Comparison { missing, unexpected, differing } = comparison;
     let name = |name: &crate::rehearsal::Name| format!("{} tenant {} id {}", name.collection, name.tenant, name.id);
     let told = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
     let places = differing.first.iter().map(|document| {
         let place = &document.place;
         let at = if place.path.is_empty() { String::new() } else { format!(" at {}", place.path) };
-        format!("{}{at}: expected {}, found {}", name(&document.name), told(&place.expected), told(&place.found))
+        format!("{}{at}: {one} {}, {other} {}", name(&document.name), told(&place.expected), told(&place.found))
     });
     list(say, "differing", differing.total, places);
     for (what, Listed { total, first }) in [("missing", missing), ("unexpected", unexpected)] {
@@ -194,7 +194,8 @@ fn list(say: &mut impl FnMut(String), what: &str, total: usize, lines: impl Exac
     }
     let shown = lines.len();
     say(format!("\n{what}: {total}{}", if shown < total { format!(", the first {shown}:") } else { ":".into() }));
-    lines.for_each(|line| say(format!("  {line}")));
+    // Guests' words may have lines of their own.
+    lines.for_each(|line| say(format!("  {}", line.replace('\n', "\n    "))));
 }
 
 fn last_word(report: &Report) -> String {
