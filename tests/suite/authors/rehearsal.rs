@@ -250,7 +250,7 @@ fn events_that_are_none_of_the_plugins_fail_the_test() {
     let said = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{said}");
     for expected in [
-        "  1 events, 0 handled, 1 of types it does not take\n",
+        "  1 event, 0 handled, 1 of types it does not take\n",
         "note: no event has the type FlightFlown or FlightCancelled\n",
         "failed: no event was handled; ",
     ] {

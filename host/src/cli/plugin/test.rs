@@ -15,18 +15,18 @@ use crate::{
 #[command(
     after_help = "The component runs in the host's own sandbox, under the same limits (--set), with documents in memory. No database is needed.
 
-All events are handled four times: in batches as large as a host makes them at first, one by one (the first 50,000 events), in random small
-batches (always the same), and one by one in a fresh instance each (the first 5,000 events). Documents, skipped events and stops must be the same every time.
-What the plugin logs is shown each time.
+All events are handled four times: in batches as large as a host makes them at first, one by one (the first 50,000 events), in random small \
+         batches (always the same), and one by one in a fresh instance each (the first 5,000 events). Documents, skipped events and stops must be the same every time. \
+         What the plugin logs is shown each time.
 
-Events are lines as `sandmill import` takes them. One without an id has one made from its line number, and one without recordedAt was recorded
-so many milliseconds after 1970 as its line's number. An id that was there already is skipped, as an import does.
+Events are lines as `sandmill import` takes them. One without an id has one made from its line number, and one without recordedAt was recorded \
+         so many milliseconds after 1970 as its line's number. An id that was there already is skipped, as an import does.
 
-A lane that the plugin stops, or that fails, stays where it is: its further events are not handled, and the test has failed. A retry is tried again
-at once, three times in all, and then stops the lane. An event that the plugin skips is no failure; write down what should be left with --expect.
+A lane that the plugin stops, or that fails, stays where it is: its further events are not handled, and the test has failed. A retry is tried again \
+         at once, three times in all, and then stops the lane. An event that the plugin skips is no failure; write down what should be left with --expect.
 
-Expected documents are lines like {\"collection\":\"doors\",\"tenant\":\"acme\",\"id\":\"front\",\"data\":{\"people\":7}}, all that there should be, in any order.
-Data is compared as JSON and numbers by value.
+Expected documents are lines like {\"collection\":\"doors\",\"tenant\":\"acme\",\"id\":\"front\",\"data\":{\"people\":7}}, all that there should be, in any order. \
+         Data is compared as JSON and numbers by value.
 
 Exit codes: 0 all is as it should be, 1 it is not, 2 wrong arguments or settings.
 
@@ -98,15 +98,15 @@ fn for_people(trial: &Trial, tried: &Tried, memory_mib: usize) -> String {
     };
     say(format!("{} {} on {}", descriptor.id, descriptor.version, trial.events.display()));
 
-    let mut counts = format!("  {} events, {} handled", report.events, report.handled);
-    for (count, what) in [
+    let mut counts = format!("  {}, {} handled", count(report.events as u64, "event"), report.handled);
+    for (number, what) in [
         (report.skipped.total as u64, "of them skipped"),
         (report.other_types as u64, "of types it does not take"),
         (report.waiting, "behind a stop"),
         (*repeated, "left out as their id was there already"),
     ] {
-        if count > 0 {
-            counts.push_str(&format!(", {count} {what}"));
+        if number > 0 {
+            counts.push_str(&format!(", {number} {what}"));
         }
     }
     say(counts);
@@ -154,11 +154,15 @@ fn for_people(trial: &Trial, tried: &Tried, memory_mib: usize) -> String {
     text
 }
 
+fn count(number: u64, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
+
 fn row(pass: &PassReport) -> Vec<String> {
     let PassReport { batching, batches, seconds, events_per_second, .. } = pass;
     vec![
         format!("  {batching}"),
-        format!("{batches} calls"),
+        count(*batches, "call"),
         format!("{seconds:.2} s"),
         format!("{events_per_second:.0} events/s"),
         if pass.is_same() { String::new() } else { "differs".into() },
