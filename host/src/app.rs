@@ -1,9 +1,12 @@
 //! The composition root: builds the parts, wires them, and hands their tasks to the supervisor. The only file that sees all of them,
 //! and one without decisions of its own.
 
+mod author;
+
 use std::{path::Path, sync::Arc};
 
 use anyhow::Context;
+pub use author::{Trial, Tried, check, test};
 use tokio::sync::watch;
 
 use crate::{
@@ -233,8 +236,7 @@ fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
 
 /// Loads one plugin, beside those that are loaded already.
 fn load(file: &PluginFile, sandbox: &Sandbox, others: &[Follower]) -> anyhow::Result<Follower> {
-    let bytes = std::fs::read(&file.path)?;
-    let plugin = tokio::task::block_in_place(|| sandbox.load(&bytes))?;
+    let plugin = tokio::task::block_in_place(|| sandbox.examine(&file.path)).loaded?;
     let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
     if let Some(twin) = others.iter().find(|other| other.descriptor.id == descriptor.id) {
         anyhow::bail!(

@@ -84,7 +84,7 @@ enum Command {
     Events(events::EventsArgs),
     /// Makes or updates the tables
     Migrate(migrate::MigrateArgs),
-    /// Makes plugins
+    /// Makes, checks and tests plugins
     Plugin(plugin::PluginArgs),
     /// Shows the main job on a private database
     Demo(demo::DemoArgs),
@@ -125,21 +125,14 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let Arguments { global, command } = arguments;
-    // Neither of these takes settings or a runtime: they wait for compilers rather than for sockets.
+    // Neither of these needs a database, and what each needs of settings and a runtime it asks for itself.
     match command {
-        Command::Plugin(args) => return plugin::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Plugin(args) => return plugin::run(args, &global),
         Command::CompileComponent(args) => return Ok(compile_component::run(&args)),
         _ => {}
     }
-    let config = Config::load(&Sources {
-        file: global.config.as_deref(),
-        environment: std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .collect(),
-        flags: global.set,
-    })?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let config = global.settings()?;
+    runtime()?.block_on(async {
         if let Command::Demo(args) = command {
             return demo::run(args, config).await;
         }
@@ -157,6 +150,23 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Plugin(_) | Command::Demo(_) | Command::CompileComponent(_) => Ok(ExitCode::SUCCESS),
         }
     })
+}
+
+impl Global {
+    /// The settings, from all of their sources.
+    fn settings(&self) -> Result<Config, ConfigError> {
+        Config::load(&Sources {
+            file: self.config.as_deref(),
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+            flags: self.set.clone(),
+        })
+    }
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
 fn database(flag: Option<&str>, config: &Config) -> anyhow::Result<Db> {

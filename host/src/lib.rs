@@ -12,6 +12,7 @@ pub mod model;
 pub mod plugins;
 pub mod processor;
 pub mod projections;
+pub mod rehearsal;
 pub mod sandbox;
 pub mod scheduler;
 pub mod source;

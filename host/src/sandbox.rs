@@ -10,6 +10,7 @@ mod answer;
 mod bindings;
 pub mod compile;
 mod engine;
+pub mod examine;
 mod failure;
 mod host_calls;
 mod inspect;
@@ -22,13 +23,18 @@ mod plugin;
 mod usage;
 mod warm;
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 use compile::{CompileError, Compiler};
-pub use inspect::{Refused, inspect};
+use examine::Examined;
+pub use inspect::{Outline, Refused};
 use instance::Guest;
 pub use limits::Limits;
 pub use plugin::Plugin;
@@ -56,15 +62,28 @@ pub struct Sandbox {
 /// Why a file cannot run here.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// It cannot be read.
+    #[error("it cannot be read: {0}\nName a component's file; `sandmill plugin build DIR` makes one of a crate.")]
+    Unreadable(io::Error),
+    /// It is no file.
+    #[error(
+        "a directory and not a component's file\nName a file in it, or make one with `sandmill plugin build DIR` if it is a crate."
+    )]
+    Directory,
     /// Its names already tell: no component, another contract, an import that is not offered.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The bytes do not compile, or not within limits.
     #[error(transparent)]
     Compile(#[from] CompileError),
-    /// `describe` failed or answered against the contract.
-    #[error("`describe` {0}")]
+    /// `describe` failed.
+    #[error(
+        "`describe` failed: {0}\nIt only says what the plugin is: let it answer with constants, within a tenth of limits.cpu-ms."
+    )]
     Describe(String),
+    /// `describe` answered against the contract.
+    #[error("`describe` {0}\nCorrect what it answers, and build the plugin again.")]
+    Descriptor(String),
 }
 
 impl LoadError {
@@ -74,7 +93,8 @@ impl LoadError {
             LoadError::Refused(Refused::TooLarge { .. }) => "component-limit",
             LoadError::Refused(Refused::Memory { .. }) => "memory-limit",
             LoadError::Refused(Refused::Table { .. }) => "table-limit",
-            LoadError::Refused(_) | LoadError::Describe(_) => "refused-file",
+            LoadError::Refused(_) | LoadError::Describe(_) | LoadError::Descriptor(_) => "refused-file",
+            LoadError::Unreadable(_) | LoadError::Directory => "unreadable-file",
         }
     }
 }
@@ -105,9 +125,21 @@ impl Sandbox {
         Usage { live, most_live, idle, memory_bytes: self.memory.load(Relaxed), refusals: self.refusals.counts() }
     }
 
-    /// Makes a plugin of a component file's bytes. Compiling takes seconds for large components, and waits for other components': call it
-    /// where blocking is allowed.
+    /// Makes a plugin of a component's file, and says what else is known of it. Compiling takes seconds for large components, and waits for other
+    /// components': call it where blocking is allowed.
+    pub fn examine(&self, file: &Path) -> Examined {
+        self.counted(examine::file(self, file))
+    }
+
+    /// Makes a plugin of a component file's bytes, and takes as long.
     pub fn load(&self, bytes: &[u8]) -> Result<Plugin, LoadError> {
-        plugin::load(self, bytes).inspect_err(|error| self.refusals.add(error.class(), 1))
+        self.counted(examine::bytes(self, bytes)).loaded
+    }
+
+    fn counted(&self, examined: Examined) -> Examined {
+        if let Err(error) = &examined.loaded {
+            self.refusals.add(error.class(), 1);
+        }
+        examined
     }
 }

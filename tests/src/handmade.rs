@@ -12,16 +12,19 @@ use crate::host::root;
 /// What `describe` answers: the id `handmade`, no version, every event type, no collections, lanes by tenant, from the beginning.
 const DESCRIPTOR: &str = r"\00\08\00\00\08\00\00\00";
 
-/// A plugin whose core module has these fields besides, with one memory if they define none. `project` runs the function `$body` if they define it.
+/// A plugin whose core module has these fields besides, with one memory if they define none. `project` runs the function `$body` if they define it, and `describe` the
+/// function `$describe`.
 pub fn plugin(fields: &str) -> Vec<u8> {
     let body = if fields.contains("(func $body") { "call $body" } else { "" };
+    let describe = if fields.contains("(func $describe") { "call $describe" } else { "" };
     let memory = if fields.contains("(memory") { "" } else { "(memory (export \"memory\") 1)" };
     let module = format!(
         r#"(module
             {memory}
             (data (i32.const 2048) "handmade")
             (data (i32.const 1024) "{DESCRIPTOR}")
-            (func (export "sandmill:processor/description@0.1.0\#describe") (result i32) i32.const 1024)
+            (func (export "sandmill:processor/description@0.1.0\#describe") (result i32)
+                {describe} i32.const 1024)
             (func (export "sandmill:processor/projector@0.1.0\#project")
                 (param i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
                 {body} i32.const 4096)

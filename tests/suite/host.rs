@@ -136,6 +136,7 @@ async fn what_cannot_start_says_why_and_keeps_nobody_else_from_running() {
     let folder = plugins(&["scripted", "plane-log", "bad-descriptor"]);
     std::fs::copy(component("scripted"), folder.path().join("twin.wasm")).unwrap();
     std::fs::write(folder.path().join("empty.wasm"), "").unwrap();
+    std::fs::File::create(folder.path().join("large.wasm")).unwrap().set_len(200 << 20).unwrap();
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute("create table public.plane_log (mine int)").await.unwrap();
     let mut command = sandmill(&database.address);
@@ -150,7 +151,8 @@ async fn what_cannot_start_says_why_and_keeps_nobody_else_from_running() {
         "public.plane_log exists and is not a view of Sandmill's",
         "`describe` answered against the contract",
         "the file is empty",
-        "caught up, but 4 of the plugins were refused",
+        "200 MiB large, more than the 64 MiB of limits.component-mib",
+        "caught up, but 5 of the plugins were refused",
     ] {
         assert!(said.contains(expected), "{expected}: {said}");
     }

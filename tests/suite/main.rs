@@ -2,6 +2,8 @@
 
 // A store that comes into another cluster.
 mod anchors;
+// What a plugin's author is told without a database.
+mod authors;
 // Many writers at once: nothing is lost where a naive follower loses events.
 mod contention;
 // A database that dies under a living host.

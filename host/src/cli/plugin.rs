@@ -1,11 +1,15 @@
 //! `sandmill plugin`: what a plugin's author does. `build` makes a component of a crate; its last line, on stdout, says what came
-//! out, everything before it goes to stderr.
+//! out, everything before it goes to stderr. `check` and `test` take a component as the host takes it, and need no database.
 
-use std::path::PathBuf;
+mod check;
+mod test;
 
+use std::{path::PathBuf, process::ExitCode};
+
+use super::Global;
 use crate::toolchain::{self, BuildRequest, Built};
 
-/// Makes plugins.
+/// Makes, checks and tests plugins.
 #[derive(Debug, clap::Args)]
 pub(super) struct PluginArgs {
     #[command(subcommand)]
@@ -16,6 +20,10 @@ pub(super) struct PluginArgs {
 enum PluginCommand {
     /// Builds a plugin's crate into a component
     Build(BuildArgs),
+    /// Says what a component is, and whether this host runs it
+    Check(check::CheckArgs),
+    /// Runs a component on events from a file, and compares what it makes of them
+    Test(test::TestArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -29,19 +37,26 @@ struct BuildArgs {
 }
 
 /// Runs the command.
-pub(super) fn run(args: PluginArgs) -> Result<(), anyhow::Error> {
+pub(super) fn run(args: PluginArgs, global: &Global) -> anyhow::Result<ExitCode> {
     match args.command {
         PluginCommand::Build(BuildArgs { dir, output }) => {
             let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;
             println!("{}", summary(&built));
-            Ok(())
+            Ok(ExitCode::SUCCESS)
         }
+        PluginCommand::Check(args) => check::run(args, global.settings()?),
+        PluginCommand::Test(args) => super::runtime()?.block_on(test::run(args, global.settings()?)),
     }
 }
 
 fn summary(built: &Built) -> String {
     let Built { path, bytes, way, elapsed, .. } = built;
     format!("{}  {}  ({:.1} s, {way})", path.display(), size(*bytes), elapsed.as_secs_f64())
+}
+
+/// The last word: whether it is as it should be.
+fn verdict(good: bool) -> ExitCode {
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Bytes for people: KiB below one MiB, MiB from there.

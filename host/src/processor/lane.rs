@@ -28,7 +28,7 @@ const CALL: Duration = Duration::from_millis(50);
 /// After how long a run ends even if events are left.
 const RUN: Duration = Duration::from_millis(100);
 /// Events of the first call of a lane of which nothing is known.
-const FIRST_BATCH: usize = 500;
+pub const FIRST_BATCH: usize = 500;
 
 /// What is needed to run any lane of a processor.
 #[derive(Clone)]
@@ -84,6 +84,19 @@ impl Runner {
         attempts: u32,
         cost: Option<Duration>,
         documents: Arc<documents::Documents>,
+    ) -> Result<Outcome, GroundLost> {
+        let documents = Arc::new(OfLane { lane: lane.clone(), documents });
+        self.run_over(lane, events, attempts, cost, documents).await
+    }
+
+    /// The same over documents that are kept elsewhere: `documents` are those that are committed, as this lane sees them.
+    pub async fn run_over(
+        &self,
+        lane: &LaneKey,
+        events: &[Arc<Event>],
+        attempts: u32,
+        cost: Option<Duration>,
+        documents: Arc<dyn Documents>,
     ) -> Result<Outcome, GroundLost> {
         let view = Arc::new(View { lane: lane.clone(), documents, earlier: Mutex::default() });
         let mut run = Outcome { cost, ..Outcome::default() };
@@ -171,7 +184,7 @@ fn plugin_reason(code: &str, message: String, otherwise: &str) -> Reason {
 /// The documents as a lane sees them: those of its tenant, with what its earlier batches wrote and nobody has committed yet.
 struct View {
     lane: LaneKey,
-    documents: Arc<documents::Documents>,
+    documents: Arc<dyn Documents>,
     earlier: Mutex<Changes>,
 }
 
@@ -181,11 +194,7 @@ impl View {
     }
 
     async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
-        let read = self.documents.read(&self.lane, collection, ids).await;
-        let mut found = read.map_err(|error| match error {
-            ReadError::Lost(why) => Failure::EndTerm(why),
-            ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
-        })?;
+        let mut found = self.documents.get_many(collection, ids).await?;
         let earlier = self.earlier();
         if !earlier.is_empty() {
             for (id, data) in ids.iter().zip(&mut found) {
@@ -207,5 +216,27 @@ impl Documents for View {
         ids: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
         Box::pin(self.read(collection, ids))
+    }
+}
+
+/// A processor's documents, for one of its lanes.
+struct OfLane {
+    lane: LaneKey,
+    documents: Arc<documents::Documents>,
+}
+
+impl Documents for OfLane {
+    fn get_many<'a>(
+        &'a self,
+        collection: &'a CollectionName,
+        ids: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
+        Box::pin(async move {
+            let read = self.documents.read(&self.lane, collection, ids).await;
+            read.map_err(|error| match error {
+                ReadError::Lost(why) => Failure::EndTerm(why),
+                ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
+            })
+        })
     }
 }

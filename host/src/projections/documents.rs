@@ -63,6 +63,17 @@ pub enum PrepareError {
     Database(#[from] Error),
 }
 
+impl PrepareError {
+    /// The lane of `key` writes a document that belongs to the lane `owner`.
+    pub fn not_yours(key: &DocumentKey, owner: &str) -> Self {
+        let message = format!(
+            "wrote document `{}` of `{}`, which belongs to the lane `{owner}` that wrote it first; partition by tenant if lanes share documents",
+            key.id, key.collection
+        );
+        PrepareError::NotYours(key.lane.clone(), message)
+    }
+}
+
 /// The documents of one processor.
 pub struct Documents {
     loader: Loader,

@@ -17,6 +17,8 @@ use super::limits::Limits;
 pub(super) struct Account {
     held: AtomicUsize,
     limit: usize,
+    /// What the largest of them held so far.
+    largest: AtomicUsize,
     /// What all plugins hold.
     everything: Arc<AtomicUsize>,
     /// Drops an idle instance of the plugin, if there is one.
@@ -29,7 +31,13 @@ impl Account {
         everything: Arc<AtomicUsize>,
         make_room: impl Fn() -> bool + Send + Sync + 'static,
     ) -> Arc<Self> {
-        Arc::new(Account { held: AtomicUsize::new(0), limit, everything, make_room: Box::new(make_room) })
+        let (held, largest) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Account { held, limit, largest, everything, make_room: Box::new(make_room) })
+    }
+
+    /// What the largest instance held so far, bytes.
+    pub(super) fn largest(&self) -> usize {
+        self.largest.load(Relaxed)
     }
 
     fn take(&self, bytes: usize) -> bool {
@@ -94,6 +102,7 @@ impl Growth {
             return Err(Denied::PluginMemory(asked));
         }
         self.held = asked;
+        self.account.largest.fetch_max(asked, Relaxed);
         Ok(())
     }
 }
@@ -155,6 +164,7 @@ mod tests {
         idle.lock().unwrap().push(one);
         assert!(two.memory_growing(MIB, 2 * MIB, None).unwrap(), "an idle one gives way");
         assert_eq!(everything.load(Relaxed), 2 * MIB);
+        assert_eq!(two.account.largest(), 3 * MIB, "the one that is gone was larger");
 
         assert!(!two.memory_growing(2 * MIB, 3 * MIB, Some(2 * MIB)).unwrap());
         assert_eq!(two.take_denied(), None, "the memory's own maximum is no limit of ours");

@@ -5,13 +5,11 @@ use std::{
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
-
 use super::{
     LoadError, Sandbox, answer,
     bindings::v0_1::{self, Batch as WitBatch, Event as WitEvent, ProjectorPluginPre},
     compile::CompileError,
-    failure, inspect,
+    failure,
     instance::{Call, Guest, State, block_on},
     memory::Account,
     warm::{AllLent, Owner},
@@ -60,6 +58,11 @@ impl Plugin {
     /// SHA-256 of its file, lower-case hexadecimal: the plugin's version.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Linear memory of its largest instance so far, bytes.
+    pub fn largest_instance_bytes(&self) -> usize {
+        self.account.largest()
     }
 
     fn owner(&self, tenant: &TenantId) -> Owner {
@@ -164,11 +167,9 @@ impl Drop for Plugin {
     }
 }
 
-/// Makes a plugin of a file's bytes: names, compiling, `describe`.
-pub(super) fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Plugin, LoadError> {
-    inspect(bytes, &sandbox.limits)?;
-    let digest: [u8; 32] = Sha256::digest(bytes).into();
-    let component = sandbox.compiler.component(bytes, &digest)?;
+/// Makes a plugin of a file's bytes, whose outline is good and whose SHA-256 is `digest`: compiling, `describe`.
+pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result<Plugin, LoadError> {
+    let component = sandbox.compiler.component(bytes, digest)?;
     let unfit = |e: wasmtime::Error| CompileError::Unfit(format!("{e:#}"));
     let pre = sandbox.linker.instantiate_pre(&component).map_err(unfit)?;
     let pre = ProjectorPluginPre::new(pre).map_err(unfit)?;
@@ -184,11 +185,9 @@ pub(super) fn load(sandbox: &Sandbox, bytes: &[u8]) -> Result<Plugin, LoadError>
     }));
     drop((guest, describing));
     let descriptor = match asked {
-        Ok(descriptor) => check_descriptor(descriptor).map_err(LoadError::Describe)?,
-        Err(Failure::Block(reason) | Failure::Retry(reason)) => {
-            return Err(LoadError::Describe(format!("failed: {reason}")));
-        }
-        Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(format!("failed: {why}"))),
+        Ok(descriptor) => check_descriptor(descriptor).map_err(LoadError::Descriptor)?,
+        Err(Failure::Block(reason) | Failure::Retry(reason)) => return Err(LoadError::Describe(reason.to_string())),
+        Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(why)),
     };
     let identity = Arc::new(Identity { name: descriptor.id.to_string(), collections: descriptor.collections.clone() });
     let number = sandbox.loaded.fetch_add(1, Relaxed);

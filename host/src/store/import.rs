@@ -10,6 +10,7 @@
 //! forward in one statement, which locks them, and then copies its events straight into their table.
 
 mod copy;
+pub mod events;
 mod input;
 mod line;
 

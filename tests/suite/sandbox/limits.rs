@@ -136,11 +136,13 @@ async fn tables_and_memories_are_bounded_from_the_start() {
     let refused = |fields: &str| sandbox.load(&handmade::plugin(fields)).err().expect("it is refused").to_string();
     assert_eq!(
         refused("(table 101 funcref)"),
-        "begins with a table of 101 elements, more than the 100 of limits.table-elements"
+        "begins with a table of 101 elements, more than the 100 of limits.table-elements\n\
+         Link fewer functions whose addresses are taken, or raise the setting."
     );
     assert_eq!(
         refused(r#"(memory (export "memory") 33)"#),
-        "begins with 3 MiB of memory, more than the 2 MiB of limits.memory-mib"
+        "begins with 3 MiB of memory, more than the 2 MiB of limits.memory-mib\n\
+         Make its static data smaller, or raise the setting."
     );
     let grow = |elements: u32| {
         let body = format!(
@@ -163,7 +165,7 @@ fn a_component_may_only_be_so_large() {
     large.extend([0, 0x81, 0x80, 0x40, 0]);
     large.resize(large.len() + (1 << 20), 0);
     let error = sandbox.load(&large).err().expect("it is refused").to_string();
-    assert_eq!(error, "2 MiB large, more than the 1 MiB of limits.component-mib");
+    assert!(error.starts_with("2 MiB large, more than the 1 MiB of limits.component-mib\nMake "), "{error}");
     assert_eq!(counted(&sandbox, "component-limit"), 1);
     let larger =
         Sandbox::new(Limits { component_mib: 2, ..Limits::default() }, sandmill_tests::host::compile()).unwrap();

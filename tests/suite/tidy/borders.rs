@@ -23,6 +23,9 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "processor::pauses",
             "processor::status",
             "projections::list",
+            // What a plugin's author is shown of it.
+            "rehearsal",
+            "sandbox::examine",
             // The hidden command that is the compiler's own process.
             "sandbox::compile::worker",
             // Following events on a terminal is following the log.
@@ -42,11 +45,14 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model",
             "plugins",
             "processor",
+            "rehearsal",
             "sandbox",
             "scheduler",
             "source",
             // A start is refused where the xids are another cluster's.
             "store::anchor",
+            // A rehearsal's events come in the form of an import.
+            "store::import",
             "supervisor",
         ],
     ),
@@ -71,6 +77,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("sandbox", &["model"]),
     ("scheduler", &[]),
+    // A plugin's work without a database: the host's own routing, lanes and rules of documents, over a map.
+    ("rehearsal", &["consumer::router", "model", "processor::lane", "projections::documents"]),
     ("projections", &["db", "model"]),
     ("source", &["db", "model"]),
     // Re-anchoring holds the host lock in its own transaction.
@@ -118,7 +126,8 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Modules that decide in values: of ours they name the vocabulary alone, and nothing that waits, reads or tells the time.
-pub(super) const PURE: &[&str] = &["model", "consumer::router", "processor::retry"];
+pub(super) const PURE: &[&str] =
+    &["model", "consumer::router", "processor::retry", "rehearsal::compare", "rehearsal::cut"];
 
 /// What a pure module may not name.
 const IMPURE: &[&str] = &[

@@ -42,12 +42,12 @@ impl Writes {
             let (version, owner) = known.get(&key).map_or((0, None), |known| (known.version, known.owner.clone()));
             let own = !owned || version == 0 || owner.as_deref() == Some(&*key.lane.key);
             if !own {
-                return Err(not_yours(key, owner.as_deref().unwrap_or("another lane")));
+                return Err(PrepareError::not_yours(&key, owner.as_deref().unwrap_or("another lane")));
             }
             if owned {
                 let place = (key.collection.clone(), key.lane.tenant.as_shared(), key.id.clone());
                 if let Some(other) = writers.insert(place, key.clone()) {
-                    return Err(not_yours(key, &other.lane.key));
+                    return Err(PrepareError::not_yours(&key, &other.lane.key));
                 }
             }
             if data.is_none() && version == 0 {
@@ -80,14 +80,6 @@ impl Writes {
         });
         written.chain(absent)
     }
-}
-
-fn not_yours(key: DocumentKey, owner: &str) -> PrepareError {
-    let message = format!(
-        "wrote document `{}` of `{}`, which belongs to the lane `{owner}` that wrote it first; partition by tenant if lanes share documents",
-        key.id, key.collection
-    );
-    PrepareError::NotYours(key.lane, message)
 }
 
 /// The statements that write collections, prepared on the session whose transactions they run in.

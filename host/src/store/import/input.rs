@@ -58,6 +58,11 @@ impl Input {
         self.bytes
     }
 
+    /// The bytes themselves.
+    pub(super) fn into_reader(self) -> Box<dyn Read + Send> {
+        self.reader
+    }
+
     /// Begins to read on a thread of its own, which ends when the receiver is gone.
     pub(super) fn chunks(self) -> mpsc::Receiver<Chunk> {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
@@ -120,14 +125,15 @@ impl Read for Counted {
     }
 }
 
-struct Lines {
+/// The lines of an input, compressed or not.
+pub(super) struct Lines {
     reader: Box<dyn BufRead>,
     number: u64,
     buffer: Vec<u8>,
 }
 
 impl Lines {
-    fn new(mut reader: impl Read + 'static) -> io::Result<Self> {
+    pub(super) fn new(mut reader: impl Read + 'static) -> io::Result<Self> {
         let mut head = Vec::with_capacity(2);
         reader.by_ref().take(2).read_to_end(&mut head)?;
         let compressed = head == [0x1f, 0x8b];
@@ -159,7 +165,7 @@ impl Lines {
     }
 
     /// The next line that is not blank.
-    fn next_line(&mut self) -> Result<Line, End> {
+    pub(super) fn next_line(&mut self) -> Result<Line, End> {
         loop {
             self.buffer.clear();
             let number = self.number + 1;

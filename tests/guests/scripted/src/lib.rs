@@ -59,6 +59,8 @@ enum Deed {
     Remove,
     /// Folds, and keeps in the document as `saw` which tenant this instance remembered from before: `""` for none.
     Remember,
+    /// Folds, and keeps in the document as `batch` how many events its batch has.
+    CountBatch,
     /// Folds, after logging `lines` lines at level `info`.
     Log,
     /// Folds, and puts an empty document with the id `id`, which may be another lane's.
@@ -121,11 +123,13 @@ struct Log {
     chain: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     saw: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    batch: Option<usize>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { count: 0, last_version: 0, chain: "0".repeat(64), saw: None }
+        Log { count: 0, last_version: 0, chain: "0".repeat(64), saw: None, batch: None }
     }
 }
 
@@ -188,6 +192,7 @@ impl<'b> Run<'b> {
                 let saw = std::mem::replace(&mut *remembered, self.batch.tenant().to_owned());
                 self.log(event).saw = Some(saw);
             }
+            Deed::CountBatch => self.log(event).batch = Some(self.batch.len()),
             Deed::Log => (1..=script.lines).for_each(|line| log::info!("line {line} of {}", script.lines)),
             Deed::WriteTo => hostile::put(&mut self.answer, COLLECTION, &script.id, "{}"),
             Deed::ReadForeign => {

@@ -1,0 +1,89 @@
+//! What a plugin's author is served with: a host's sandbox without a host, and no database.
+
+use std::{
+    fs::File,
+    io::{BufReader, BufWriter},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::Context;
+
+use crate::{
+    config::Config,
+    model::handler::Descriptor,
+    processor::lane::Runner,
+    rehearsal::{Rehearsal, Report, lines},
+    sandbox::{Sandbox, examine::Examined},
+    scheduler::Scheduler,
+    store::import::{Input, events::Events},
+};
+
+/// Loads a component as a host with these settings does, and says what is known of it. It blocks.
+pub fn check(config: &Config, file: &Path) -> anyhow::Result<Examined> {
+    Ok(Sandbox::new(config.limits.clone(), config.compile.clone())?.examine(file))
+}
+
+/// What a plugin is tested with.
+#[derive(Debug)]
+pub struct Trial {
+    /// The component.
+    pub file: PathBuf,
+    /// Events, in the form of an import.
+    pub events: PathBuf,
+    /// The documents that they should lead to.
+    pub expect: Option<PathBuf>,
+    /// Where to write the documents that they lead to.
+    pub write: Option<PathBuf>,
+}
+
+/// What became of it.
+pub struct Tried {
+    /// What the plugin says it is.
+    pub descriptor: Descriptor,
+    /// What its events led to.
+    pub report: Report,
+    /// Lines of the events that an import would skip, as an earlier one has their id.
+    pub repeated: u64,
+    /// Linear memory of its largest instance, bytes.
+    pub largest_instance_bytes: usize,
+}
+
+/// Runs a plugin on the events of a file, in a host's sandbox and on its guest threads, with documents in memory.
+pub async fn test(config: &Config, trial: &Trial) -> anyhow::Result<Tried> {
+    // Whatever is wrong with the files is said before anything runs.
+    let expected = trial.expect.as_deref().map(expected).transpose()?;
+    let Events { events, repeated } = tokio::task::block_in_place(|| events(&trial.events))?;
+    let sandbox = Sandbox::new(config.limits.clone(), config.compile.clone())?;
+    let loaded = tokio::task::block_in_place(|| sandbox.examine(&trial.file)).loaded;
+    let plugin = Arc::new(loaded.with_context(|| format!("{} does not run here", trial.file.display()))?);
+    let descriptor = plugin.descriptor().clone();
+    let runner = Runner {
+        handler: plugin.clone(),
+        scheduler: Scheduler::start(&config.scheduler).context("start the guest threads")?,
+        batch_events: descriptor.max_batch_size.map_or(usize::MAX, |max| max as usize),
+    };
+    let rehearsal = Rehearsal {
+        descriptor: &descriptor,
+        runner: &runner,
+        page_events: config.processor.page_events,
+        tenants_at_once: config.processor.lanes_at_once.min(sandbox.usage().most_live),
+    };
+    let ran = rehearsal.run(&events, expected.as_ref()).await;
+    let (report, documents) = ran.map_err(|lost| anyhow::anyhow!("{}", lost.0))?;
+    if let Some(path) = &trial.write {
+        let written = File::create(path).and_then(|file| lines::write(&documents, BufWriter::new(file)));
+        written.with_context(|| format!("write the documents to {}", path.display()))?;
+    }
+    Ok(Tried { report, repeated, largest_instance_bytes: plugin.largest_instance_bytes(), descriptor })
+}
+
+fn events(path: &Path) -> anyhow::Result<Events> {
+    let name = || path.display().to_string();
+    Events::read(Input::open(path).with_context(name)?).with_context(name)
+}
+
+fn expected(path: &Path) -> anyhow::Result<lines::Documents> {
+    let name = || path.display().to_string();
+    lines::read(BufReader::new(File::open(path).with_context(name)?)).with_context(name)
+}

@@ -1,0 +1,189 @@
+// `sandmill plugin check`: each kind of file that is no plugin is told apart, with the way to mend it.
+
+use std::{fs, path::Path};
+
+use sandmill_tests::{
+    handmade,
+    host::{component, root, stdout},
+};
+use serde_json::json;
+
+use super::{plugin, report};
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// A component that exports what a plugin does, by name only, and imports an interface.
+fn importing(interface: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component
+            (import "{interface}" (instance (export "open" (func))))
+            (instance $nothing)
+            (export "sandmill:processor/description@0.1.0" (instance $nothing))
+            (export "sandmill:processor/projector@0.1.0" (instance $nothing)))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+fn exporting(interface: &str) -> Vec<u8> {
+    wat::parse_str(format!(r#"(component (instance $nothing) (export "{interface}" (instance $nothing)))"#)).unwrap()
+}
+
+#[test]
+fn a_plugin_is_described() {
+    let file = component("route-performance");
+    let output = plugin(&["check", text(&file)]);
+    let said = stdout(&output);
+    assert!(output.status.success(), "{said}");
+    for expected in [
+        "  id              route-performance\n",
+        "  event types     FlightFlown FlightCancelled\n",
+        "  collections     route_performance\n",
+        "  partitioned by  tenant\n",
+        "  contract        sandmill:processor@0.1.0\n",
+        "sandmill:processor/documents@0.1.0",
+        "\nThis host would run it.\n",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    let (code, found) = report(&["check", text(&component("scripted-by-property"))]);
+    assert_eq!((code, &found["runs"], &found["refused"]), (0, &json!(true), &json!(null)));
+    let size = fs::metadata(component("scripted-by-property")).unwrap().len();
+    assert_eq!((&found["bytes"], found["digest"].as_str().unwrap().len()), (&json!(size), 64));
+    let expected = json!({
+        "id": "scripted-by-property", "version": "0.1.0", "eventTypes": null, "collections": ["scripted_property_log"],
+        "partitionBy": "data-property(/lane)", "start": "beginning", "readModelVersion": 1, "maxBatchSize": null,
+    });
+    assert_eq!(found["plugin"], expected);
+}
+
+#[test]
+fn each_file_that_would_not_run_says_why_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let guests = root().join("tests/guests");
+    let scripted = fs::read(component("scripted")).unwrap();
+    let files: [(&str, Vec<u8>, &str, &str); 12] = [
+        (
+            "core",
+            wat::parse_file(guests.join("core_module.wat")).unwrap(),
+            "a core module, not a component",
+            "turns a crate into",
+        ),
+        (
+            "text",
+            b"#!/bin/sh\necho hello\n".into(),
+            "not a WebAssembly component: magic header not detected: bad magic number\n",
+            "sandmill plugin build DIR",
+        ),
+        ("empty", Vec::new(), "not a WebAssembly component: the file is empty", "sandmill plugin build DIR"),
+        (
+            "world",
+            exporting("wasi:http/incoming-handler@0.2.0"),
+            "does not export `sandmill:processor/description@0.1.0`, only `wasi:http/incoming-handler@0.2.0`",
+            "export_projector!",
+        ),
+        (
+            "version",
+            exporting("sandmill:processor/description@0.9.0"),
+            "but `sandmill:processor/description@0.9.0`, a version that this host does not speak",
+            "A plugin exports",
+        ),
+        (
+            "sockets",
+            importing("wasi:sockets/tcp-create-socket@0.2.0"),
+            "imports `wasi:sockets/tcp-create-socket@0.2.0`, which this host does not offer",
+            "Build it for wasm32-unknown-unknown",
+        ),
+        ("telepathy", importing("acme:telepathy/mind@1.0.0"), "imports `acme:telepathy/mind@1.0.0`", "Build it"),
+        ("half", scripted[..scripted.len() / 2].into(), "a damaged component: unexpected end", "copy it again"),
+        (
+            "bad",
+            fs::read(component("bad-descriptor")).unwrap(),
+            "`describe` answered against the contract: `Not an id!` is not a valid processor id: a small letter, then",
+            "Correct what it answers",
+        ),
+        (
+            "traps",
+            handmade::plugin("(func $describe unreachable)"),
+            "`describe` failed: trap: wasm trap: wasm `unreachable` instruction executed",
+            "let it answer with constants",
+        ),
+        (
+            "loops",
+            handmade::plugin("(func $describe (loop br 0))"),
+            "`describe` failed: cpu-limit: computed for more than 100 ms in one call",
+            "a tenth of limits.cpu-ms",
+        ),
+        (
+            "greedy",
+            handmade::plugin("(memory (export \"memory\") 2000)"),
+            "begins with 125 MiB of memory, more than the 64 MiB of limits.memory-mib",
+            "raise the setting",
+        ),
+    ];
+    for (name, bytes, problem, remedy) in files {
+        let file = folder.path().join(format!("{name}.wasm"));
+        fs::write(&file, &bytes).unwrap();
+        let (code, found) = report(&["check", text(&file)]);
+        let refused = found["refused"].as_str().unwrap_or_default();
+        assert!(code == 1 && found["runs"] == json!(false), "{name}: {found}");
+        assert!(refused.contains(problem) && refused.contains(remedy), "{name}: {refused}");
+        assert_eq!((&found["bytes"], &found["plugin"]), (&json!(bytes.len()), &json!(null)), "{name}");
+        let said = stdout(&plugin(&["check", text(&file)]));
+        assert!(said.contains("This host would not run it: ") && said.contains(problem), "{name}: {said}");
+    }
+}
+
+/// A refused file is described as far as it was read.
+#[test]
+fn what_is_known_of_a_refused_file_is_said_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sockets.wasm");
+    fs::write(&file, importing("wasi:sockets/tcp@0.2.0")).unwrap();
+    let (_, found) = report(&["check", text(&file)]);
+    assert_eq!(found["contract"], json!("sandmill:processor@0.1.0"));
+    assert_eq!(found["imports"], json!(["wasi:sockets/tcp@0.2.0"]));
+    assert_eq!(found["digest"].as_str().map(str::len), Some(64));
+}
+
+/// The size is looked at first: of a file that is too large there is no digest, as nobody read it.
+#[test]
+fn what_cannot_be_a_plugin_is_not_even_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let large = folder.path().join("large.wasm");
+    fs::File::create(&large).unwrap().set_len(200 << 20).unwrap();
+    let (code, found) = report(&["check", text(&large)]);
+    let refused = found["refused"].as_str().unwrap();
+    assert!(refused.starts_with("200 MiB large, more than the 64 MiB of limits.component-mib\n"), "{refused}");
+    assert!(refused.contains("or raise the setting"), "{refused}");
+    assert_eq!((code, &found["bytes"], &found["digest"]), (1, &json!(200 << 20), &json!(null)));
+
+    for (path, problem, remedy) in [
+        (folder.path().join("nowhere.wasm"), "it cannot be read: No such file", "Name a component's file"),
+        (folder.path().into(), "a directory and not a component's file", "sandmill plugin build DIR"),
+    ] {
+        let (code, found) = report(&["check", text(&path)]);
+        let refused = found["refused"].as_str().unwrap();
+        assert!(code == 1 && refused.starts_with(problem) && refused.contains(remedy), "{refused}");
+        assert_eq!(found["bytes"], json!(null));
+    }
+}
+
+/// The settings are those of `run`.
+#[test]
+fn the_hosts_limits_hold() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("padded.wasm");
+    let mut bytes = fs::read(component("scripted")).unwrap();
+    // A custom section that nobody reads: its number, its length in LEB128, its name's length, and nothing in it.
+    bytes.extend([0, 0x81, 0x80, 0x40, 0]);
+    bytes.resize(bytes.len() + (1 << 20), 0);
+    fs::write(&file, &bytes).unwrap();
+    assert_eq!(report(&["check", text(&file)]).0, 0);
+    let (code, found) = report(&["check", text(&file), "--set", "limits.component-mib=1"]);
+    let refused = found["refused"].as_str().unwrap();
+    assert!(code == 1 && refused.starts_with("2 MiB large, more than the 1 MiB of limits.component-mib"), "{refused}");
+    let output = plugin(&["check", text(&file), "--set", "limits.component=1"]);
+    assert_eq!(output.status.code(), Some(2));
+}

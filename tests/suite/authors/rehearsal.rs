@@ -1,0 +1,259 @@
+// `sandmill plugin test`: events in, documents compared, however the events are cut into batches.
+
+use std::{fs, path::PathBuf};
+
+use sandmill_tests::host::{component, root, stderr, stdout};
+use serde_json::{Value, json};
+
+use super::{plugin, report};
+use crate::flights::slice;
+
+/// A folder with what a test is made of.
+struct Desk(tempfile::TempDir);
+
+impl Desk {
+    fn new() -> Self {
+        Desk(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes lines, and returns the file's path.
+    fn lines(&self, name: &str, lines: &[Value]) -> String {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        fs::write(self.path(name), text).unwrap();
+        self.text(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.path(name).to_str().unwrap().into()
+    }
+}
+
+/// An event for `scripted`.
+fn event(tenant: &str, stream: &str, data: Value) -> Value {
+    json!({"tenant": tenant, "stream": stream, "type": "Scripted", "data": data})
+}
+
+fn wasm(name: &str) -> String {
+    component(name).to_str().unwrap().into()
+}
+
+/// The documents of the flights, in the form that `--expect` takes.
+fn flights() -> Vec<Value> {
+    let text = fs::read_to_string(root().join("example-plugins/data/flights-20000.expected.json")).unwrap();
+    let documents: Vec<serde_json::Map<String, Value>> = serde_json::from_str(&text).unwrap();
+    let line = |mut document: serde_json::Map<String, Value>| {
+        let (tenant, id) = (document.remove("tenant"), document.remove("id"));
+        json!({"collection": "route_performance", "tenant": tenant, "id": id, "data": document})
+    };
+    documents.into_iter().map(line).collect()
+}
+
+#[test]
+fn flights_lead_to_the_known_documents_however_they_are_batched() {
+    let (desk, known) = (Desk::new(), flights());
+    let (expected, written) = (desk.lines("expected.ndjson", &known), desk.text("written.ndjson"));
+    let (wasm, slice) = (wasm("route-performance"), slice());
+    let test = ["test", &wasm, "--events", slice.to_str().unwrap()];
+    let (code, found) = report(&[&test[..], &["--expect", &expected, "--write", &written]].concat());
+    assert_eq!((code, &found["good"], &found["handled"]), (0, &json!(true), &json!(20_000)), "{found}");
+    assert_eq!(found["documents"], json!({"route_performance": known.len()}));
+    let batches: Vec<u64> =
+        found["passes"].as_array().unwrap().iter().map(|p| p["batches"].as_u64().unwrap()).collect();
+    assert!(batches[1] == 20_000 && batches[2] > 10 * batches[0], "{batches:?}");
+    assert!(found["largestInstanceBytes"].as_u64().unwrap() > 1 << 20);
+    // What is written can be expected.
+    let lines = fs::read_to_string(&written).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, known);
+
+    // And what is not so is listed.
+    let mut wrong = known.clone();
+    wrong[3]["data"]["flown"] = json!(-1);
+    wrong[4]["id"] = json!("NO-WHERE");
+    let wrong = desk.lines("wrong.ndjson", &wrong);
+    let output = plugin(&[&test[..], &["--expect", &wrong]].concat());
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let id = |at: usize| known[at]["id"].as_str().unwrap();
+    for expected in [
+        format!("differing: 1:\n  route_performance tenant 9E id {} at /flown: expected -1, found 18\n", id(3)),
+        "missing: 1:\n  route_performance tenant 9E id NO-WHERE\n".into(),
+        format!("unexpected: 1:\n  route_performance tenant 9E id {}\n", id(4)),
+        "failed: documents are not as expected\n".into(),
+    ] {
+        assert!(said.contains(&expected), "{expected}: {said}");
+    }
+}
+
+/// Lines of the report on the ways of batching that led to something else.
+fn differing(passes: &Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    for pass in passes.as_array().unwrap() {
+        for document in pass["documents"]["differing"]["first"].as_array().unwrap() {
+            let text = |key: &str| document[key].as_str().unwrap_or("nothing").to_string();
+            let batching = pass["batching"].as_str().unwrap();
+            let place = ["collection", "tenant", "id", "path", "expected", "found"].map(text).join(" ");
+            lines.push(format!("{batching}: {place}"));
+        }
+    }
+    lines
+}
+
+#[test]
+fn a_plugin_whose_outcome_depends_on_batches_is_told_where() {
+    let desk = Desk::new();
+    let mut events = vec![event("acme", "quiet", json!({})); 30];
+    events.push(event("acme", "loud", json!({"do": "count-batch"})));
+    let events = desk.lines("events.ndjson", &events);
+    let (code, found) = report(&["test", &wasm("scripted"), "--events", &events]);
+    assert_eq!((code, &found["good"]), (1, &json!(false)));
+    let told = differing(&found["passes"]);
+    assert_eq!(told[0], "batches of 1: scripted_log acme loud /batch 31 1");
+    assert!(told[1].starts_with("random batches of 1 to 20: scripted_log acme loud /batch 31 "), "{told:?}");
+    assert_eq!(told[2], "batches of 1, each in a fresh instance: scripted_log acme loud /batch 31 1");
+    assert_eq!(told.len(), 3, "the quiet stream's document is the same");
+    let said = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events]));
+    for expected in [
+        "it depends on where a batch ends: batches of 1 lead to another outcome than batches of up to 500\n",
+        "  scripted_log tenant acme id loud at /batch: first 31, here 1\n",
+        "failed: the outcome depends on batches; ",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    // Twice the same command, twice the same report.
+    assert_eq!(differing(&report(&["test", &wasm("scripted"), "--events", &events]).1["passes"]), told);
+}
+
+#[test]
+fn what_an_instance_remembers_is_told_from_what_it_was_given() {
+    let desk = Desk::new();
+    let events = desk.lines("events.ndjson", &vec![event("acme", "s", json!({"do": "remember"})); 2]);
+    let (code, found) = report(&["test", &wasm("scripted"), "--events", &events]);
+    assert_eq!(code, 1);
+    let told = differing(&found["passes"]);
+    assert_eq!(told, [r#"batches of 1, each in a fresh instance: scripted_log acme s /saw "acme" """#]);
+}
+
+#[test]
+fn skipped_events_are_reported_and_no_failure() {
+    let desk = Desk::new();
+    let skip = json!({"do": "skip", "code": "odd", "message": "not for me"});
+    let mut events = vec![event("acme", "s", skip); 12];
+    events.insert(0, event("acme", "s", json!({"do": "retry-until-attempt", "n": 3})));
+    let events = desk.lines("events.ndjson", &events);
+    let output = plugin(&["test", &wasm("scripted"), "--events", &events]);
+    let said = stdout(&output);
+    assert!(output.status.success(), "{said}");
+    for expected in [
+        "  13 events, 13 handled, 12 of them skipped\n",
+        "skipped: 12, the first 10:\n  line 2, tenant acme: plugin:odd: not for me\n",
+        "ok: the outcome is the same",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
+
+#[test]
+fn a_lane_that_stops_fails_the_test_and_no_other_lane() {
+    let desk = Desk::new();
+    let retry = json!({"do": "retry", "code": "wait", "message": "for somebody"});
+    let events = desk.lines(
+        "events.ndjson",
+        &[
+            event("traps", "s", json!({})),
+            event("traps", "s", json!({"do": "trap"})),
+            event("traps", "s", json!({})),
+            event("good", "s", json!({})),
+            event("spins", "s", json!({"do": "spin"})),
+            event("retries", "s", retry),
+            event("stops", "s", json!({"do": "stop", "code": "closed"})),
+            event("good", "s", json!({})),
+        ],
+    );
+    let (code, found) = report(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=50"]);
+    let stops: Vec<String> = found["stopped"]["first"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|stop| format!("{} {} {} {}", stop["line"], stop["tenant"], stop["class"], stop["attempts"]))
+        .collect();
+    let expected = [
+        r#"2 "traps" "trap" null"#,
+        r#"5 "spins" "cpu-limit" null"#,
+        r#"6 "retries" "plugin:wait" 3"#,
+        r#"7 "stops" "plugin:closed" null"#,
+    ];
+    assert_eq!(stops, expected);
+    // The event before the trap counts, and so does everything of the good tenant.
+    assert_eq!((code, &found["handled"], &found["waiting"]), (1, &json!(3), &json!(5)), "{found}");
+    assert_eq!(differing(&found["passes"]), [""; 0], "a lane stops at the same event every time");
+    let said = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=50"]));
+    assert!(
+        said.contains("line 6, tenant retries, type Scripted: plugin:wait: for somebody (tried 3 times)\n"),
+        "{said}"
+    );
+    assert!(said.contains("failed: lanes stopped; "), "{said}");
+}
+
+/// Lanes are those of the host: finer than tenants where the plugin says so, and each document belongs to one.
+#[test]
+fn a_lane_may_not_write_what_is_anothers() {
+    let desk = Desk::new();
+    let events = desk.lines(
+        "events.ndjson",
+        &[
+            event("acme", "one", json!({})),
+            event("acme", "two", json!({})),
+            event("acme", "two", json!({"do": "write-to", "id": "one"})),
+            event("acme", "one", json!({})),
+        ],
+    );
+    let (code, found) = report(&["test", &wasm("scripted-by-stream"), "--events", &events]);
+    let stop = &found["stopped"]["first"][0];
+    assert_eq!((code, &stop["line"], &stop["lane"]), (1, &json!(3), &json!("two")), "{found}");
+    let message = stop["message"].as_str().unwrap();
+    assert!(message.contains("belongs to the lane `one`") && message.contains("partition by tenant"), "{message}");
+    assert_eq!((&found["handled"], found["documents"]["scripted_stream_log"].as_u64()), (&json!(3), Some(2)));
+}
+
+#[test]
+fn files_that_cannot_be_used_are_named_with_their_line() {
+    let desk = Desk::new();
+    let events = desk.lines("events.ndjson", &[event("acme", "s", json!({})), json!({"stream": "s"})]);
+    let said = |arguments: &[&str]| {
+        let output = plugin(&[&["test"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1));
+        stderr(&output)
+    };
+    let (scripted, good) = (wasm("scripted"), desk.lines("good.ndjson", &[event("acme", "s", json!({}))]));
+    let expected = format!("error: {events}: line 2: missing field `type` (column 14)\n");
+    assert_eq!(said(&[&scripted, "--events", &events]), expected);
+    let document = json!({"collection": "scripted_log", "tenant": "acme", "id": "s", "data": {}});
+    let twice = desk.lines("twice.ndjson", &[document.clone(), document]);
+    let refused = said(&[&scripted, "--events", &good, "--expect", &twice]);
+    assert!(refused.starts_with(&format!("error: {twice}: line 2: names the same document as line 1")), "{refused}");
+    let refused = said(&[&wasm("bad-descriptor"), "--events", &good]);
+    assert!(refused.contains("bad-descriptor.wasm does not run here: `describe` answered against"), "{refused}");
+    let refused = said(&[&scripted, "--events", &desk.text("nowhere")]);
+    assert!(refused.contains("nowhere: No such file"), "{refused}");
+}
+
+#[test]
+fn events_that_are_none_of_the_plugins_fail_the_test() {
+    let desk = Desk::new();
+    let events = desk.lines("events.ndjson", &[event("acme", "s", json!({}))]);
+    let output = plugin(&["test", &wasm("route-performance"), "--events", &events]);
+    let said = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for expected in [
+        "  1 event, 0 handled, 1 of types it does not take\n",
+        "note: no event has the type FlightFlown or FlightCancelled\n",
+        "failed: no event was handled; ",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+}
