@@ -1,5 +1,7 @@
-//! `sandmill plugin`: what a plugin's author does. `build` makes a component of a crate; its last line, on stdout, says what came
+//! `sandmill plugin`: what a plugin's author does. `new` begins a crate; `build` makes a component of a crate; its last line, on stdout, says what came
 //! out, everything before it goes to stderr.
+
+mod new;
 
 use std::path::PathBuf;
 
@@ -14,6 +16,8 @@ pub(super) struct PluginArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum PluginCommand {
+    /// Begins a plugin: a crate with a test that passes and events to try it on
+    New(new::NewArgs),
     /// Builds a plugin's crate into a component
     Build(BuildArgs),
 }
@@ -31,6 +35,7 @@ struct BuildArgs {
 /// Runs the command.
 pub(super) fn run(args: PluginArgs) -> Result<(), anyhow::Error> {
     match args.command {
+        PluginCommand::New(args) => new::run(args),
         PluginCommand::Build(BuildArgs { dir, output }) => {
             let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;
             println!("{}", summary(&built));
