@@ -33,7 +33,7 @@ enum Status {
 }
 
 impl Document for Cart {
-    const COLLECTION: &'static str = "cart_summary";
+    const COLLECTION: &str = "cart_summary";
     type Event<'e> = CartEvent;
 
     fn descriptor() -> Descriptor {

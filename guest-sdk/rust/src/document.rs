@@ -31,7 +31,7 @@ use crate::{Batch, Descriptor, Event, Failure, Halt, Projection, Projector, fold
 /// }
 ///
 /// impl Document for Account {
-///     const COLLECTION: &'static str = "accounts";
+///     const COLLECTION: &str = "accounts";
 ///     type Event<'e> = AccountEvent;
 ///
 ///     fn descriptor() -> Descriptor {
@@ -75,12 +75,6 @@ use crate::{Batch, Descriptor, Event, Failure, Halt, Projection, Projector, fold
 /// .then("accounts", [("ann", json!({"balance": 300}))])
 /// .then_skipped([(2, "overdrawn")]);
 /// ```
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no document that events evolve, and no projector",
-    label = "implements neither `Document` nor `Projector`",
-    note = "implement `sandmill_guest::Document` for the type of your documents if each event changes one of them, or \
-            `sandmill_guest::Projector` for anything else"
-)]
 pub trait Document: Default + Serialize + DeserializeOwned {
     /// Where the documents are, `[a-z][a-z0-9_]{0,47}`. It need not be named in the descriptor too.
     const COLLECTION: &'static str;
@@ -202,7 +196,7 @@ mod tests {
     }
 
     impl<const UNKNOWN: u8> Document for Door<UNKNOWN> {
-        const COLLECTION: &'static str = "doors";
+        const COLLECTION: &str = "doors";
         const UNKNOWN_TYPES: UnknownTypes = match UNKNOWN {
             0 => UnknownTypes::Ignore,
             1 => UnknownTypes::Skip,

@@ -18,7 +18,7 @@ struct Account {
 }
 
 impl Document for Account {
-    const COLLECTION: &'static str = "{{collection}}";
+    const COLLECTION: &str = "{{collection}}";
     type Event<'e> = AccountEvent;
 
     fn descriptor() -> Descriptor {
