@@ -81,7 +81,7 @@ fn what_cannot_be_begun_is_refused_with_the_remedy() {
     refused(&["match"], "`match` cannot be the name of a crate: it is a keyword of Rust. Take another");
     refused(&["door", "--sdk", "."], ". holds no crate `sandmill-guest`. Name the folder guest-sdk/rust of a checkout");
     std::fs::write(folder.path().join("mine"), "").unwrap();
-    refused(&["door", "--dir", "."], ". is not empty. Name another folder with --dir, or empty it.");
+    refused(&["door", "--dir", "."], ". is not empty. Name another folder with --dir.");
     refused(&["mine"], "mine is not a folder.");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing was made");
 }
