@@ -40,6 +40,7 @@ const EXIT_BLOCKED: u8 = 4;
 
 Start with:
   sandmill migrate                                  makes the tables in the database of DATABASE_URL
+  sandmill plugin new my-plugin                     begins a plugin
   sandmill plugin build my-plugin -o plugins/       makes a component of a crate
   sandmill run --plugins plugins                    runs it"
 )]

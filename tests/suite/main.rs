@@ -38,3 +38,5 @@ mod sql;
 mod store;
 // The repository's own habits: borders, sizes, loose ends.
 mod tidy;
+// Making plugins.
+mod toolchain;

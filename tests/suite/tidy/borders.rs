@@ -84,7 +84,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     // Re-anchoring holds the host lock in its own transaction.
     ("store", &["cluster::host_lock", "db", "model"]),
     ("cluster", &["db", "model"]),
-    ("toolchain", &[]),
+    // A plugin is begun by the name that its processor will have.
+    ("toolchain", &["model::ids"]),
     ("db", &[]),
     ("model", &[]),
     ("supervisor", &[]),
