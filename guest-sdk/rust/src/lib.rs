@@ -62,6 +62,7 @@ mod batch;
 #[doc(hidden)]
 pub mod bindings;
 mod descriptor;
+mod document;
 pub mod documents;
 mod exports;
 mod failure;
@@ -71,9 +72,11 @@ mod projection;
 pub mod settings;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod typed;
 
 pub use batch::{Batch, Event};
 pub use descriptor::Descriptor;
+pub use document::{Document, UnknownTypes};
 #[doc(hidden)]
 pub use exports::Exports;
 pub use failure::{Failure, Halt, Skip};
@@ -106,9 +109,11 @@ pub mod raw {
 
 /// Everything that a plugin usually names.
 pub mod prelude {
+    pub use std::borrow::Cow;
+
     pub use crate::{
-        Batch, Descriptor, Event, Failure, Halt, Projection, Projector, Skip, descriptor, documents, export_projector,
-        fold, fold_entries, log, settings,
+        Batch, Descriptor, Document, Event, Failure, Halt, Projection, Projector, Skip, UnknownTypes, descriptor,
+        documents, export_projector, fold, fold_entries, log, settings,
     };
 }
 
