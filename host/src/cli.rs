@@ -164,7 +164,9 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
             Command::Import(args) => import::run(args, &db).await,
             Command::Events(args) => events::run(args, &db).await,
             Command::Migrate(args) => migrate::run(args, &db).await,
-            Command::Plugin(_) | Command::Dev(_) | Command::Demo(_) | Command::CompileComponent(_) => Ok(ExitCode::SUCCESS),
+            Command::Plugin(_) | Command::Dev(_) | Command::Demo(_) | Command::CompileComponent(_) => {
+                Ok(ExitCode::SUCCESS)
+            }
         }
     })
 }

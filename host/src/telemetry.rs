@@ -13,7 +13,13 @@ use std::{
 };
 
 use tracing::{Level, Metadata};
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{
+        MakeWriter, format,
+        time::{FormatTime, SystemTime},
+    },
+};
 
 /// The variable that says what is logged.
 const VARIABLE: &str = "SANDMILL_LOG";
@@ -48,6 +54,7 @@ pub fn start() -> anyhow::Result<Logs> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(logs.clone())
+        .with_timer(logs.clone())
         .with_ansi(io::stderr().is_terminal() && is_colour_wanted())
         .with_target(false)
         .init();
@@ -122,6 +129,13 @@ impl<'a> MakeWriter<'a> for Logs {
     }
 }
 
+impl FormatTime for Logs {
+    /// Held lines do without: they are shown while they are new, and where room is short.
+    fn format_time(&self, into: &mut format::Writer<'_>) -> std::fmt::Result {
+        if self.lock().is_some() { Ok(()) } else { SystemTime.format_time(into) }
+    }
+}
+
 impl Write for Writer {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         if self.dropped {
@@ -129,11 +143,9 @@ impl Write for Writer {
         }
         let mut held = self.logs.lock();
         let Some(lines) = held.as_mut() else { return io::stderr().write(text) };
-        // An event's text arrives whole; a message may have several lines.
-        for line in String::from_utf8_lossy(text).lines() {
-            lines.last.push_back(line.to_owned());
-            lines.unseen += 1;
-        }
+        // An event's text arrives whole; a message may have several lines, and is held as one.
+        lines.last.push_back(String::from_utf8_lossy(text).trim_end().replace('\n', " "));
+        lines.unseen += 1;
         let excess = lines.last.len().saturating_sub(HELD);
         lines.last.drain(..excess);
         Ok(text.len())
@@ -153,9 +165,9 @@ mod tests {
         let logs = Logs::default();
         let held = logs.hold();
         for number in 0..HELD + 7 {
-            logs.make_writer().write_all(format!("line {number}\n  and more\n").as_bytes()).unwrap();
+            logs.make_writer().write_all(format!("line {number}\nand more\n").as_bytes()).unwrap();
         }
-        assert_eq!(held.last(3), ["  and more".to_owned(), format!("line {}", HELD + 6), "  and more".into()]);
+        assert_eq!(held.last(2), [format!("line {} and more", HELD + 5), format!("line {} and more", HELD + 6)]);
         assert_eq!(held.last(usize::MAX).len(), HELD);
         drop(held);
         assert!(logs.lock().is_none());

@@ -7,7 +7,6 @@
 pub(super) mod place;
 
 use std::{
-    env,
     path::{Path, PathBuf},
     pin::{Pin, pin},
     process::ExitCode,
@@ -112,7 +111,7 @@ struct Private {
 
 impl Private {
     async fn start(data: Option<PathBuf>) -> anyhow::Result<Private> {
-        let claim = place::Claim::take(&env::current_dir()?)?;
+        let claim = place::Claim::take(Path::new(""))?;
         let data = data.unwrap_or_else(|| claim.data());
         let options = Options { data: Some(data.clone()), durable: true, ..Options::default() };
         let server = Embedded::start(options).await.with_context(|| {

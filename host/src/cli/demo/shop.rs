@@ -64,12 +64,7 @@ impl Schedule {
     }
 }
 
-async fn work(
-    mut till: Till,
-    schedule: Schedule,
-    db: &Db,
-    closed: &mut watch::Receiver<bool>,
-) -> anyhow::Result<u64> {
+async fn work(mut till: Till, schedule: Schedule, db: &Db, closed: &mut watch::Receiver<bool>) -> anyhow::Result<u64> {
     let session = db.connect("shop").await.context("open the shop")?;
     let mut appended = 0;
     while let Some(due) = schedule.due(till.number, appended) {
@@ -225,8 +220,7 @@ mod tests {
     #[test]
     fn events_are_due_one_after_another_until_the_end() {
         let began = Instant::now();
-        let schedule =
-            Schedule { began, every: Duration::from_millis(10), lasting: Some(Duration::from_millis(100)) };
+        let schedule = Schedule { began, every: Duration::from_millis(10), lasting: Some(Duration::from_millis(100)) };
         let mut due: Vec<u128> = (0..TILLS)
             .flat_map(|till| (0..9).map_while(move |nth| Some((till, nth))))
             .filter_map(|(till, nth)| schedule.due(till, nth))

@@ -41,7 +41,9 @@ impl Claim {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => std::thread::sleep(RETRY),
                 Err(TryLockError::WouldBlock) => {
-                    bail!("`sandmill dev` runs in this folder already; its database is found by all commands started here")
+                    bail!(
+                        "`sandmill dev` runs in this folder already; its database is found by all commands started here"
+                    )
                 }
                 Err(TryLockError::Error(error)) => {
                     return Err(error).with_context(|| format!("lock {}", path.display()));
@@ -61,7 +63,7 @@ impl Claim {
         let unfinished = self.folder.join(".address");
         let path = self.folder.join(ADDRESS);
         // Whoever reads it reads all of it.
-        fs::write(&unfinished, address)
+        fs::write(&unfinished, format!("{address}\n"))
             .and_then(|()| fs::rename(&unfinished, &path))
             .with_context(|| format!("write {}", path.display()))
     }
@@ -91,7 +93,7 @@ pub(in super::super) fn find(from: &Path) -> anyhow::Result<Option<String>> {
             Ok(Ok(()) | Err(TryLockError::Error(_))) | Err(_) => false,
         };
         if is_held {
-            return Ok(Some(address));
+            return Ok(Some(address.trim().to_owned()));
         }
         bail!(
             "`sandmill dev` is not running in {}: {} is left from one that was killed\nStart it there again, or name a database with \

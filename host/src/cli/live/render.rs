@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use console::{measure_text_width, truncate_str};
+use console::{measure_text_width, strip_ansi_codes, truncate_str};
 
 use super::rates::Appended;
 
 /// Log lines under a frame.
 pub(super) const LOG_LINES: usize = 4;
+/// Rows that one log line may take.
+const LOG_ROWS: usize = 3;
 /// Tenants with a line of their own; the others share one.
 const TENANTS: usize = 6;
 /// Lanes behind with a line of their own.
@@ -105,7 +107,7 @@ pub(super) fn frame(scene: &Scene, look: &Look) -> Vec<String> {
         lines.push(String::new());
         lines.extend(tenants(&scene.tenants, look));
     }
-    let mut log: Vec<String> = scene.log.clone();
+    let mut log: Vec<String> = scene.log.iter().flat_map(|line| logged(line, look)).collect();
     if let Some(problem) = &scene.problem {
         log.push(look.ink(Ink::Bad, &format!("the database does not answer, and is asked again: {problem}")));
     }
@@ -117,6 +119,16 @@ pub(super) fn frame(scene: &Scene, look: &Look) -> Vec<String> {
     lines.extend(log);
     lines.truncate(look.height);
     lines.iter().map(|line| cut(line, look)).collect()
+}
+
+/// A log line as rows; its own colours give way to ours, so that it can be broken anywhere.
+fn logged(line: &str, look: &Look) -> Vec<String> {
+    let text = strip_ansi_codes(line);
+    let (text, width) = (text.trim(), look.width.max(1));
+    let ink = if text.starts_with("WARN") || text.starts_with("ERROR") { Ink::Bad } else { Ink::Faint };
+    let characters: Vec<char> = text.chars().collect();
+    let rows = characters.chunks(width).take(LOG_ROWS);
+    rows.map(|row| look.ink(ink, &row.iter().collect::<String>())).collect()
 }
 
 /// The frame's gist, for a pipe or a file.
@@ -160,7 +172,7 @@ fn flow(scene: &Scene, look: &Look) -> [String; 2] {
         format!("{what:<9} {rate} events/s   {:>9} in all   {whose}", grouped(all))
     };
     let memory = if scene.host_mib > 0.0 {
-        format!(" in {:.0} MiB, {} warm instances", scene.host_mib, scene.instances)
+        format!(" in {:.0} MiB, {}", scene.host_mib, count(scene.instances, "warm instance"))
     } else {
         String::new()
     };
@@ -175,7 +187,8 @@ fn processors(scene: &Scene, look: &Look) -> Vec<String> {
         return vec!["no processor has run yet".into()];
     }
     let width = scene.processors.iter().map(|p| p.id.chars().count()).max().unwrap_or(0).max(24);
-    let mut lines = vec![look.heading(&format!("{:<width$}   {:>9}   {:>9}   LAG", "PROCESSOR", "HANDLED", "EVENTS/S"))];
+    let mut lines =
+        vec![look.heading(&format!("{:<width$}   {:>9}   {:>9}   LAG", "PROCESSOR", "HANDLED", "EVENTS/S"))];
     for Processor { id, handled, rate, standing, .. } in &scene.processors {
         let ink = match standing {
             Standing::Level => Ink::Good,

@@ -44,8 +44,11 @@ impl Screen {
 
     /// Puts these lines in the place of those that were drawn before, in one write, so that no half of it is seen.
     pub(super) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
+        write(&self.strokes(lines, measure()))
+    }
+
+    fn strokes(&mut self, lines: &[String], size: (usize, usize)) -> String {
         let mut text = String::new();
-        let size = measure();
         if size != self.size {
             // The terminal has moved what was drawn to nobody knows where.
             text.push_str("\x1b[H\x1b[J");
@@ -61,7 +64,7 @@ impl Screen {
         }
         text.push_str("\x1b[J");
         self.drawn = lines.len();
-        write(&text)
+        text
     }
 }
 
@@ -83,4 +86,18 @@ pub(super) fn measure() -> (usize, usize) {
     let (lines, columns) = Term::stdout().size_checked().filter(|(l, c)| *l > 0 && *c > 0).unwrap_or(USUAL);
     // The last line is where the cursor rests.
     (columns.into(), usize::from(lines).saturating_sub(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_picture_takes_the_place_of_the_one_before() {
+        let mut screen = Screen { size: (80, 24), drawn: 0 };
+        let lines = |count: usize| vec!["x".to_owned(); count];
+        assert_eq!(screen.strokes(&lines(2), (80, 24)), "\rx\x1b[K\r\nx\x1b[K\r\n\x1b[J");
+        assert_eq!(screen.strokes(&lines(1), (80, 24)), "\x1b[2A\rx\x1b[K\r\n\x1b[J");
+        assert_eq!(screen.strokes(&lines(1), (40, 24)), "\x1b[H\x1b[J\rx\x1b[K\r\n\x1b[J");
+    }
 }

@@ -58,11 +58,7 @@ fn what_waits_is_shown_with_its_reason() {
     let mut scene = scene();
     scene.tenants.clear();
     scene.lasting = None;
-    let lane = |n: u32| Lane {
-        name: format!("t{n}"),
-        state: "blocked".into(),
-        reason: "trap: out of\nbounds".into(),
-    };
+    let lane = |n: u32| Lane { name: format!("t{n}"), state: "blocked".into(), reason: "trap: out of\nbounds".into() };
     scene.processors[0].lanes = (0..6).map(lane).collect();
     scene.processors[1].standing = Standing::Paused("by ada".into());
     scene.problem = Some("connection refused".into());
@@ -90,6 +86,18 @@ fn a_frame_fits_its_terminal() {
             assert!(!line.contains("\x1b[") || line.ends_with("\x1b[0m") || !line.ends_with('m'), "{line:?}");
         }
     }
+}
+
+#[test]
+fn a_long_log_line_takes_a_few_rows() {
+    let scene = Scene {
+        log: vec!["\x1b[2m\x1b[0m \x1b[31mERROR\x1b[0m refused: ".to_owned() + &"because ".repeat(40)],
+        ..scene()
+    };
+    let shown = frame(&scene, &Look { is_coloured: true, ..PLAIN });
+    let rows = &shown[shown.len() - 3..];
+    assert!(rows[0].starts_with("\x1b[33mERROR refused: because"), "{rows:?}");
+    assert!(rows.iter().all(|row| measure_text_width(row) == 100), "{rows:?}");
 }
 
 #[test]
