@@ -108,7 +108,7 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
     live.finish().await?;
 
     println!(
-        "\nThe shop appended {} events, {} were there before, and every one is handled.",
+        "\nThe shop appended {} events, {} were there before: all are handled.",
         grouped(appended),
         grouped(imported)
     );
@@ -120,7 +120,8 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
 async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     let input = Input::open(file).with_context(|| format!("open {}", file.display()))?;
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
-    println!("{} events of {} are imported, in {:.1} s.", grouped(report.imported), file.display(), report.seconds);
+    let name = Path::new(file.file_name().unwrap_or_default()).display();
+    println!("{} events are imported from {name}, in {:.1} s.", grouped(report.imported), report.seconds);
     Ok(report.imported)
 }
 
@@ -199,7 +200,7 @@ fn left(status: &Status) -> String {
 /// Shows a few documents of each collection: of the largest and the smallest tenant of the shop, or of anybody.
 async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> {
     for name in list::collections(session).await? {
-        println!("\nSome documents of {name}, which are also rows of the view public.{name}:");
+        println!("\nDocuments in the view public.{name}:");
         let collection = CollectionName::parse(&name)?;
         let mut shown = Vec::new();
         for tenant in [tenants.first(), tenants.last()].into_iter().flatten() {
@@ -209,7 +210,7 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
             shown = some(session, &collection, None).await?;
         }
         for Listed { tenant, id, data, .. } in &shown {
-            println!("{}", fitted(&format!("  {tenant:<14}  {id:<9}  {data}")));
+            println!("{}", fitted(&format!("  {tenant:<9}  {id:<9}  {data}")));
         }
     }
     Ok(())

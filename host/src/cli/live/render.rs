@@ -169,10 +169,10 @@ fn flow(scene: &Scene, look: &Look) -> [String; 2] {
     let handle_rate: f64 = scene.processors.iter().map(|processor| processor.rate).sum();
     let line = |what: &str, rate: f64, all: u64, whose: String| {
         let rate = look.ink(Ink::Strong, &format!("{:>7}", number(rate)));
-        format!("{what:<9} {rate} events/s   {:>9} in all   {whose}", grouped(all))
+        format!("{what:<9} {rate} events/s  {:>9} in all  {whose}", grouped(all))
     };
     let memory = if scene.host_mib > 0.0 {
-        format!(" in {:.0} MiB, {}", scene.host_mib, count(scene.instances, "warm instance"))
+        format!(", {:.0} MiB, {}", scene.host_mib, count(scene.instances, "instance"))
     } else {
         String::new()
     };
@@ -231,11 +231,13 @@ fn tenants(all: &[Appended], look: &Look) -> Vec<String> {
     };
     let shown = first.iter().chain((!others.is_empty()).then_some(&rest));
     let width = first.iter().map(|tenant| tenant.tenant.chars().count()).max().unwrap_or(0).max(24);
+    // Beside the name stand two columns of twelve, and a gap.
+    let columns = look.width.saturating_sub(width + 27).min(BAR);
     let most = shown.clone().map(|tenant| tenant.rate).fold(0.0, f64::max);
     let mut lines =
         vec![look.heading(&format!("{:<width$}   {:>9}   {:>9}", "BUSIEST TENANTS", "APPENDED", "EVENTS/S"))];
     for Appended { tenant, events, rate } in shown {
-        let bar = if most > 0.0 { bar(rate / most, BAR) } else { String::new() };
+        let bar = if most > 0.0 { bar(rate / most, columns) } else { String::new() };
         let bar = if tenant == &rest.tenant { look.ink(Ink::Faint, &bar) } else { bar };
         lines.push(format!("{tenant:<width$}   {:>9}   {:>9}   {bar}", grouped(*events), number(*rate)));
     }

@@ -59,8 +59,10 @@ impl Screen {
         }
         text.push('\r');
         for line in lines {
+            // What was there goes first: at the end of a full line the cursor stands on its last character.
+            text.push_str("\x1b[K");
             text.push_str(line);
-            text.push_str("\x1b[K\r\n");
+            text.push_str("\r\n");
         }
         text.push_str("\x1b[J");
         self.drawn = lines.len();
@@ -96,8 +98,8 @@ mod tests {
     fn a_picture_takes_the_place_of_the_one_before() {
         let mut screen = Screen { size: (80, 24), drawn: 0 };
         let lines = |count: usize| vec!["x".to_owned(); count];
-        assert_eq!(screen.strokes(&lines(2), (80, 24)), "\rx\x1b[K\r\nx\x1b[K\r\n\x1b[J");
-        assert_eq!(screen.strokes(&lines(1), (80, 24)), "\x1b[2A\rx\x1b[K\r\n\x1b[J");
-        assert_eq!(screen.strokes(&lines(1), (40, 24)), "\x1b[H\x1b[J\rx\x1b[K\r\n\x1b[J");
+        assert_eq!(screen.strokes(&lines(2), (80, 24)), "\r\x1b[Kx\r\n\x1b[Kx\r\n\x1b[J");
+        assert_eq!(screen.strokes(&lines(1), (80, 24)), "\x1b[2A\r\x1b[Kx\r\n\x1b[J");
+        assert_eq!(screen.strokes(&lines(1), (40, 24)), "\x1b[H\x1b[J\r\x1b[Kx\r\n\x1b[J");
     }
 }

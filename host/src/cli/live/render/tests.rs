@@ -35,8 +35,8 @@ fn a_frame_shows_flow_processors_and_tenants() {
     let expected = "
 sandmill demo   ███████████████▌          12 of 20 s
 
-appended      358 events/s       4,296 in all   10 tenants
-handled       358 events/s      24,290 in all   2 processors in 96 MiB, 54 warm instances
+appended      358 events/s      4,296 in all  10 tenants
+handled       358 events/s     24,290 in all  2 processors, 96 MiB, 54 instances
 
 PROCESSOR                    HANDLED    EVENTS/S   LAG
 cart-summary                   4,290         358   6 events, 4 ms
@@ -45,12 +45,14 @@ plane-log                     20,000           0   level
 BUSIEST TENANTS             APPENDED    EVENTS/S
 megamart                       3,614         300   ██████████████████████████████
 bookworm                         482          40   ████
-corner-0                          25         2.3   ▎
-corner-1                          25         2.3   ▎
-corner-2                          25         2.3   ▎
-corner-3                          25         2.3   ▎
+corner-0                          25         2.2   ▎
+corner-1                          25         2.2   ▎
+corner-2                          25         2.2   ▎
+corner-3                          25         2.2   ▎
 4 others                         100         9.0   ▉";
     assert_eq!(frame(&scene(), &PLAIN).join("\n"), expected);
+    let narrow = frame(&scene(), &Look { width: 80, ..PLAIN });
+    assert!(narrow.iter().all(|line| !line.contains('…')), "cut:\n{}", narrow.join("\n"));
 }
 
 #[test]
@@ -66,7 +68,7 @@ fn what_waits_is_shown_with_its_reason() {
     let frame = frame(&scene, &PLAIN);
     let shown = |line: &str| assert!(frame.iter().any(|l| l == line), "{line}\n{}", frame.join("\n"));
     shown("sandmill demo   00:00:12, Ctrl-C ends it");
-    shown("appended        0 events/s           0 in all   0 tenants");
+    shown("appended        0 events/s          0 in all  0 tenants");
     shown("plane-log                     20,000           0   paused by ada");
     shown("cart-summary, lane t0: blocked: trap: out of bounds");
     shown("and 2 more lanes behind");
@@ -124,7 +126,7 @@ fn a_plain_line_has_the_gist() {
 #[test]
 fn numbers_are_for_people() {
     assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
-    assert_eq!([0.0, 0.04, 2.25, 9.96, 1234.5].map(number), ["0", "0.0", "2.3", "10", "1,235"]);
+    assert_eq!([0.0, 0.04, 2.25, 9.96, 1234.5].map(number), ["0", "0.0", "2.2", "10", "1,235"]);
     assert_eq!([0.004, 0.999, 1.0, 99.0, 150.0].map(age), ["4 ms", "999 ms", "1.0 s", "99.0 s", "2 min"]);
     assert_eq!([0.0, 0.001, 0.5, 1.0].map(|part| bar(part, 3)), ["", "▏", "█▌", "███"]);
 }
