@@ -115,8 +115,11 @@ impl Private {
         let data = data.unwrap_or_else(|| claim.data());
         let options = Options { data: Some(data.clone()), durable: true, ..Options::default() };
         let server = Embedded::start(options).await.with_context(|| {
-            // As root the server is another user, to whom a home folder is closed.
-            format!("keep a private database in {}, where the server's user must be let in", data.display())
+            // Started by root, the server is another user, to whom a home folder is closed.
+            let data = data.display();
+            format!(
+                "keep a private database in {data}; if its server may not enter there, name another folder with --data"
+            )
         })?;
         println!("A private PostgreSQL {} runs. Its data stay in {}.", server.version(), data.display());
         Ok(Private { claim, server })
