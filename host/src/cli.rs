@@ -7,9 +7,11 @@ mod append;
 mod compile_component;
 mod database;
 mod demo;
+mod dev;
 mod documents;
 mod events;
 mod import;
+mod live;
 mod migrate;
 mod plugin;
 mod resume;
@@ -18,13 +20,14 @@ mod status;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 use crate::{
     cluster::host_lock::LockError,
     config::{Config, ConfigError, Sources},
     db::Db,
-    telemetry,
+    telemetry::{self, Logs},
 };
 
 const EXIT_SETTINGS: u8 = 2;
@@ -39,6 +42,8 @@ const EXIT_BLOCKED: u8 = 4;
 4 a lane is blocked (run --until-caught-up), 5 a version conflict (append).
 
 Start with:
+  sandmill dev --plugins plugins                    runs plugins on a private PostgreSQL, and again when they change
+or, on a database of yours:
   sandmill migrate                                  makes the tables in the database of DATABASE_URL
   sandmill plugin new my-plugin                     begins a plugin
   sandmill plugin build my-plugin -o plugins/       makes a component of a crate
@@ -87,6 +92,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Makes, checks and tests plugins
     Plugin(plugin::PluginArgs),
+    /// Runs the plugins in a folder while you work on them, on a private database if none is named
+    Dev(dev::DevArgs),
     /// Shows the main job on a private database
     Demo(demo::DemoArgs),
     /// Compiles a component for the host that started this
@@ -97,7 +104,7 @@ enum Command {
 /// Parses the process's arguments, runs the command and says how it ended.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let result = telemetry::start().and_then(|()| dispatch(arguments));
+    let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs));
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
             // Whoever read our output has seen enough.
@@ -124,7 +131,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
+fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
     let Arguments { global, command } = arguments;
     // Neither of these needs a database, and what each needs of settings and a runtime it asks for itself.
     match command {
@@ -134,10 +141,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let config = global.settings()?;
     runtime()?.block_on(async {
-        if let Command::Demo(args) = command {
-            return demo::run(args, config).await;
-        }
-        let db = database(global.database_url.as_deref(), &config)?;
+        let named = global.database_url.as_deref().unwrap_or(&config.database_url).to_owned();
+        let command = match command {
+            Command::Demo(args) => return demo::run(args, config, logs).await,
+            Command::Dev(args) => return dev::run(args, config, &named, logs).await,
+            command => command,
+        };
+        let db = database(&named)?;
         match command {
             Command::Run(args) => run::run(args, config, &db).await,
             Command::Status(args) => status::run(args, &db).await,
@@ -148,7 +158,9 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Import(args) => import::run(args, &db).await,
             Command::Events(args) => events::run(args, &db).await,
             Command::Migrate(args) => migrate::run(args, &db).await,
-            Command::Plugin(_) | Command::Demo(_) | Command::CompileComponent(_) => Ok(ExitCode::SUCCESS),
+            Command::Plugin(_) | Command::Dev(_) | Command::Demo(_) | Command::CompileComponent(_) => {
+                Ok(ExitCode::SUCCESS)
+            }
         }
     })
 }
@@ -170,13 +182,21 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-fn database(flag: Option<&str>, config: &Config) -> anyhow::Result<Db> {
-    let address = flag.unwrap_or(&config.database_url);
-    anyhow::ensure!(
-        !address.is_empty(),
-        "no database named; set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or give --database-url"
-    );
-    Ok(Db::parse(address)?)
+/// The database that is named, or else that of the `sandmill dev` that runs in this folder or above it.
+fn database(named: &str) -> anyhow::Result<Db> {
+    if !named.is_empty() {
+        return Ok(Db::parse(named)?);
+    }
+    let found = dev::place::find(&std::env::current_dir()?)?.context(
+        "no database named; set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, give --database-url, or start \
+         `sandmill dev` in this folder",
+    )?;
+    Ok(Db::parse(&found)?)
+}
+
+/// This program as it was called, for commands to try next.
+fn program() -> String {
+    std::env::args_os().next().map_or_else(|| "sandmill".into(), |name| name.to_string_lossy().into_owned())
 }
 
 /// Columns of text, each as wide as its widest cell, two spaces apart.

@@ -18,6 +18,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "db",
             "model",
+            // `dev` runs the host anew when a plugin has changed.
+            "plugins::watch",
             // What is shown or changed of a running host, through the database.
             "processor::exceptions",
             "processor::pauses",
@@ -101,6 +103,7 @@ pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
     ("tokio_postgres", &["db"], "the client library has one door; `crate::db` re-exports what SQL's owners need"),
     ("axum", &[], "nothing here speaks HTTP"),
     ("clap", &["cli"], "arguments are the command line's"),
+    ("console", &["cli"], "what a terminal can show is the command line's"),
     ("indicatif", &["cli"], "progress bars are the command line's"),
     ("toml", &["config"], "settings are parsed once, at the edge"),
     ("tracing_subscriber", &["telemetry"], "where log lines go is decided in one place"),
