@@ -55,7 +55,8 @@ pub struct Config {
     pub page_events: usize,
     /// What a page weighs at most, KiB, judged by what events weighed lately. Default 8192: large events make shorter pages.
     pub page_kib: usize,
-    /// Pages of a processor that are read and not yet committed. Default 3: one being read, one being handled, one being committed.
+    /// Pages of a processor that are read and not yet committed. Default 6: one being read, one being handled, and up to four that the next commit
+    /// takes together, so that a document that changes in several of them is written once.
     pub pages_ahead: usize,
     /// Lanes of a processor under way at once. Default 64: some more than there are guest threads, so that reads of documents meet.
     pub lanes_at_once: usize,
@@ -76,7 +77,7 @@ impl Default for Config {
         Config {
             page_events: 5_000,
             page_kib: 8_192,
-            pages_ahead: 3,
+            pages_ahead: 6,
             lanes_at_once: 64,
             lane_queue_kib: 4_096,
             commit_mib: 16,

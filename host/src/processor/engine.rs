@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use futures_util::{StreamExt, future::OptionFuture, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use lru::LruCache;
 
 use super::{
@@ -123,6 +123,8 @@ pub(super) struct Engine<'a> {
     /// Whether something was committed since, by us or by people.
     look: bool,
     draining: bool,
+    /// Whether how things stand has changed since it was told.
+    untold: bool,
 }
 
 impl<'a> Engine<'a> {
@@ -163,6 +165,7 @@ impl<'a> Engine<'a> {
             looked_at_rows: Instant::now(),
             look: true,
             draining: false,
+            untold: true,
         }
     }
 
@@ -179,11 +182,19 @@ impl<'a> Engine<'a> {
             if self.draining && self.runs.is_empty() && self.commit.is_none() {
                 return Ok(self.last_report().await?);
             }
-            tell(self.standing());
+            if std::mem::take(&mut self.untold) {
+                tell(self.standing());
+            }
             let documents = self.documents.clone();
             let (timer, running) = (self.timer(), self.runs.len());
             tokio::select! {
-                Some(run) = self.runs.next(), if !self.runs.is_empty() => self.finish(run)?,
+                Some(run) = self.runs.next(), if !self.runs.is_empty() => {
+                    self.finish(run)?;
+                    // Those that have ended by now as well: what follows looks at every lane.
+                    while let Some(Some(run)) = self.runs.next().now_or_never() {
+                        self.finish(run)?;
+                    }
+                }
                 Some((reader, took, page)) = OptionFuture::from(self.page.as_mut()) => {
                     self.page = None;
                     self.pages = Some(reader);
@@ -289,7 +300,7 @@ impl<'a> Engine<'a> {
         for (lane, results) in &mut plan.results {
             marks.insert(lane.clone(), results.mark);
             dead_letters.extend(results.dead_letters.iter().cloned());
-            changes.push(results.changes.clone());
+            changes.push((lane.clone(), results.changes.clone()));
         }
         let (documents, committer) = (self.documents.clone(), self.committer.clone());
         self.commit = Some(Box::pin(async move {
@@ -335,6 +346,7 @@ impl<'a> Engine<'a> {
     }
 
     fn deal(&mut self, page: &Page, took: Duration) {
+        self.untold = true;
         if !page.events.is_empty() {
             self.report.read(took);
         }
@@ -371,6 +383,7 @@ impl<'a> Engine<'a> {
     }
 
     fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
+        self.untold = true;
         let Committed { plan, marks, took, result } = committed;
         match result {
             Ok(writes) => {
@@ -420,6 +433,7 @@ impl<'a> Engine<'a> {
     async fn look_at_rows(&mut self) -> Result<(), Shaken> {
         self.looked_at_rows = Instant::now();
         self.look = false;
+        self.untold = true;
         let pauses = pauses::read(self.committer.session(), self.id).await;
         self.book.pause(pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?);
         let rows = exceptions::read(self.committer.session(), self.id).await;

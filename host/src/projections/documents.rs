@@ -16,7 +16,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cache::{Cache, Staged};
+use cache::Cache;
 use foldhash::fast::RandomState;
 use loader::{Loader, Request};
 pub use write::{WriteError, Writer, Writes};
@@ -50,6 +50,7 @@ impl Hash for DocumentKey {
 
 /// What is kept by document. Guests choose the ids, so the hash is seeded; a page asks it some ten thousand times, so it is a quick one.
 type ByDocument<T> = HashMap<DocumentKey, T, RandomState>;
+type ByDocumentRef<'a, T> = HashMap<&'a DocumentKey, T, RandomState>;
 
 /// Documents to write, the last word on each: its new text, or none to delete it.
 pub type Changes = ByDocument<Option<Arc<str>>>;
@@ -97,9 +98,6 @@ pub struct Documents {
 
 struct State {
     cache: Cache,
-    staged: ByDocument<Staged>,
-    /// Bytes of their texts.
-    staged_bytes: usize,
     /// Counts stagings, so that a commit knows whether something newer is staged by now.
     serial: u64,
 }
@@ -115,7 +113,7 @@ impl Documents {
     ) -> Result<Self, Error> {
         let loader = Loader::open(session, &descriptor.collections, read_bytes).await?;
         let owned = descriptor.partition_by != PartitionBy::Tenant;
-        let state = State { cache: Cache::new(cache_bytes), staged: ByDocument::default(), staged_bytes: 0, serial: 0 };
+        let state = State { cache: Cache::new(cache_bytes), serial: 0 };
         Ok(Documents { loader, owned, state: Mutex::new(state) })
     }
 
@@ -135,7 +133,7 @@ impl Documents {
         let keys: Vec<DocumentKey> = ids.iter().map(|id| key(id)).collect();
         let mut found: Vec<Option<Option<Arc<str>>>> = {
             let mut state = self.state();
-            keys.iter().map(|key| state.find(key)).collect()
+            keys.iter().map(|key| state.cache.find(key)).collect()
         };
         let missing: Vec<DocumentKey> =
             keys.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(key, _)| key.clone()).collect();
@@ -146,7 +144,7 @@ impl Documents {
             for known in found.iter_mut().filter(|known| known.is_none()) {
                 let Some((key, document)) = read.next() else { break };
                 *known = Some(document.data.clone());
-                state.cache.put(key, document);
+                state.cache.put(&key, document);
             }
         }
         Ok(found.into_iter().map(Option::flatten).collect())
@@ -158,44 +156,52 @@ impl Documents {
         state.serial += 1;
         let serial = state.serial;
         for (key, data) in changes {
-            state.stage(key.clone(), Staged { serial, data: data.clone() });
+            state.cache.stage(key, serial, data.clone());
         }
         serial
     }
 
     /// Forgets what a lane wrote, as it will not be committed.
     pub fn unstage(&self, lane: &LaneKey) {
-        let mut state = self.state();
-        state.staged.retain(|key, _| key.lane != *lane);
-        state.staged_bytes = state.staged.values().map(Staged::bytes).sum();
+        self.state().cache.unstage(lane);
     }
 
     /// Bytes of documents that wait for their commit.
     pub fn staged_bytes(&self) -> usize {
-        self.state().staged_bytes
+        self.state().cache.staged_bytes()
     }
 
-    /// Makes of changes what a transaction writes: with the version that each document has now. Later changes replace earlier ones.
-    pub async fn prepare(&self, changes: &[Arc<Changes>]) -> Result<Writes, PrepareError> {
-        let most = changes.iter().map(|changes| changes.len()).sum();
-        let mut folded: HashMap<&DocumentKey, &Option<Arc<str>>, RandomState> =
-            HashMap::with_capacity_and_hasher(most, RandomState::default());
-        folded.extend(changes.iter().flat_map(|changes| changes.iter()));
+    /// Makes of changes what a transaction writes: with the version that each document has now. A lane's changes stand together, and later
+    /// ones replace earlier ones.
+    pub async fn prepare(&self, changes: &[(LaneKey, Arc<Changes>)]) -> Result<Writes, PrepareError> {
+        let mut folded: Vec<(&DocumentKey, &Option<Arc<str>>)> = Vec::new();
+        for of_lane in changes.chunk_by(|(one, _), (other, _)| one == other) {
+            match of_lane {
+                [(_, changes)] => folded.extend(changes.iter()),
+                several => {
+                    let last: ByDocumentRef<_> = several.iter().flat_map(|(_, changes)| changes.iter()).collect();
+                    folded.extend(last);
+                }
+            }
+        }
         let mut writes = Writes::new(self.owned);
         let mut unknown: BTreeMap<CollectionName, Vec<DocumentKey>> = BTreeMap::new();
         {
             let mut state = self.state();
-            for (&key, &data) in &folded {
+            for &(key, data) in &folded {
                 match state.cache.get(key) {
                     Some(known) => writes.add(key, data, known)?,
                     None => unknown.entry(key.collection.clone()).or_default().push(key.clone()),
                 }
             }
         }
-        for (collection, keys) in unknown {
-            for (key, known) in self.loader.versions(&collection, keys).await? {
-                let data = folded.get(&key).copied().unwrap_or(&None);
-                writes.add(&key, data, &known)?;
+        if !unknown.is_empty() {
+            let folded: ByDocumentRef<_> = folded.into_iter().collect();
+            for (collection, keys) in unknown {
+                for (key, known) in self.loader.versions(&collection, keys).await? {
+                    let data = folded.get(&key).copied().unwrap_or(&None);
+                    writes.add(&key, data, &known)?;
+                }
             }
         }
         writes.sort();
@@ -207,43 +213,12 @@ impl Documents {
         let mut state = self.state();
         for (key, known) in writes.into_known() {
             let mark = marks.get(&key.lane).copied().unwrap_or(0);
-            state.unstage_up_to(&key, mark);
-            state.cache.put(key, known);
+            state.cache.settle(&key, known, mark);
         }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn stage(&mut self, key: DocumentKey, staged: Staged) {
-        self.staged_bytes += staged.bytes();
-        if let Some(replaced) = self.staged.insert(key, staged) {
-            self.staged_bytes -= replaced.bytes();
-        }
-    }
-
-    /// Forgets what was staged of a document, unless it was staged after this.
-    fn unstage_up_to(&mut self, key: &DocumentKey, serial: u64) {
-        if let Some((key, staged)) = self.staged.remove_entry(key) {
-            if staged.serial <= serial {
-                self.staged_bytes -= staged.bytes();
-            } else {
-                self.staged.insert(key, staged);
-            }
-        }
-    }
-
-    /// A document as its lane sees it, if anything is known of it.
-    fn find(&mut self, key: &DocumentKey) -> Option<Option<Arc<str>>> {
-        if !self.staged.is_empty()
-            && let Some(staged) = self.staged.get(key)
-        {
-            return Some(staged.data.clone());
-        }
-        self.cache.get(key).map(|known| known.data.clone())
     }
 }
 

@@ -1,4 +1,5 @@
-//! Documents by key, the least recently used ones forgotten first.
+//! What is known of documents, by key: as the database has them, the least recently used forgotten first, and as a lane wrote them and nobody
+//! committed yet, which is never forgotten. Both stand in one entry, since nearly every document that is written was read before.
 
 use std::sync::Arc;
 
@@ -6,6 +7,7 @@ use foldhash::fast::RandomState;
 use lru::LruCache;
 
 use super::DocumentKey;
+use crate::model::ids::LaneKey;
 
 /// What is known of a document.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,54 +28,120 @@ impl Known {
 }
 
 /// What a lane wrote and nobody committed yet.
-pub(super) struct Staged {
-    pub(super) serial: u64,
-    pub(super) data: Option<Arc<str>>,
+struct Staged {
+    serial: u64,
+    data: Option<Arc<str>>,
 }
 
-impl Staged {
-    /// Bytes of its text.
-    pub(super) fn bytes(&self) -> usize {
-        self.data.as_ref().map_or(0, |data| data.len())
-    }
+#[derive(Default)]
+struct Entry {
+    known: Option<Known>,
+    staged: Option<Staged>,
 }
 
 pub(super) struct Cache {
-    documents: LruCache<DocumentKey, Known, RandomState>,
+    entries: LruCache<DocumentKey, Entry, RandomState>,
+    /// Bytes of what is known.
     bytes: usize,
     bytes_max: usize,
+    /// Bytes of what is staged.
+    staged_bytes: usize,
 }
 
 impl Cache {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Cache { documents: LruCache::unbounded_with_hasher(RandomState::default()), bytes: 0, bytes_max }
+        Cache { entries: LruCache::unbounded_with_hasher(RandomState::default()), bytes: 0, bytes_max, staged_bytes: 0 }
     }
 
+    /// A document as its lane sees it, if anything is known of it.
+    pub(super) fn find(&mut self, key: &DocumentKey) -> Option<Option<Arc<str>>> {
+        let Entry { known, staged } = self.entries.get(key)?;
+        let staged = staged.as_ref().map(|staged| &staged.data);
+        staged.or(known.as_ref().map(|known| &known.data)).cloned()
+    }
+
+    /// A document as the database has it.
     pub(super) fn get(&mut self, key: &DocumentKey) -> Option<&Known> {
-        self.documents.get(key)
+        self.entries.get(key)?.known.as_ref()
     }
 
-    pub(super) fn put(&mut self, key: DocumentKey, known: Known) {
-        self.bytes += weight(&key, &known);
-        if let Some((key, replaced)) = self.documents.push(key, known) {
-            self.bytes -= weight(&key, &replaced);
+    /// Takes note of what the database has.
+    pub(super) fn put(&mut self, key: &DocumentKey, known: Known) {
+        let weight = weight(key, &known);
+        let replaced = self.entry(key).known.replace(known);
+        self.change(key, weight, replaced);
+    }
+
+    /// The same, after a commit: what was staged with it is staged no longer, unless it was staged after `serial`.
+    pub(super) fn settle(&mut self, key: &DocumentKey, known: Known, serial: u64) {
+        let weight = weight(key, &known);
+        let entry = self.entry(key);
+        let replaced = entry.known.replace(known);
+        let settled = entry.staged.take_if(|staged| staged.serial <= serial);
+        self.staged_bytes -= settled.map_or(0, |staged| bytes(&staged.data));
+        self.change(key, weight, replaced);
+    }
+
+    /// Keeps what a lane wrote.
+    pub(super) fn stage(&mut self, key: &DocumentKey, serial: u64, data: Option<Arc<str>>) {
+        let added = bytes(&data);
+        let replaced = self.entry(key).staged.replace(Staged { serial, data });
+        self.staged_bytes = self.staged_bytes + added - replaced.map_or(0, |staged| bytes(&staged.data));
+    }
+
+    /// Forgets what a lane wrote.
+    pub(super) fn unstage(&mut self, lane: &LaneKey) {
+        let mut unknown = Vec::new();
+        for (key, entry) in self.entries.iter_mut().filter(|(key, _)| key.lane == *lane) {
+            self.staged_bytes -= entry.staged.take().map_or(0, |staged| bytes(&staged.data));
+            if entry.known.is_none() {
+                unknown.push(key.clone());
+            }
         }
-        while self.bytes > self.bytes_max {
-            let Some((key, forgotten)) = self.documents.pop_lru() else { break };
-            self.bytes -= weight(&key, &forgotten);
+        for key in unknown {
+            self.entries.pop(&key);
+        }
+    }
+
+    pub(super) fn staged_bytes(&self) -> usize {
+        self.staged_bytes
+    }
+
+    fn entry(&mut self, key: &DocumentKey) -> &mut Entry {
+        self.entries.get_or_insert_mut_ref(key, Entry::default)
+    }
+
+    /// Counts what is known of a document, and forgets others where that is too much.
+    fn change(&mut self, key: &DocumentKey, added: usize, replaced: Option<Known>) {
+        self.bytes += added;
+        self.bytes -= replaced.map_or(0, |known| weight(key, &known));
+        // Entries that are staged go to the end, so each is looked at once.
+        for _ in 0..self.entries.len() {
+            if self.bytes <= self.bytes_max {
+                return;
+            }
+            let Some((key, mut entry)) = self.entries.pop_lru() else { return };
+            self.bytes -= entry.known.take().map_or(0, |known| weight(&key, &known));
+            if entry.staged.is_some() {
+                self.entries.push(key, entry);
+            }
         }
     }
 }
 
-/// Bytes an entry occupies: its texts and a flat sum for the rest.
+fn bytes(data: &Option<Arc<str>>) -> usize {
+    data.as_ref().map_or(0, |data| data.len())
+}
+
+/// Bytes that knowing a document occupies: its texts and a flat sum for the rest.
 fn weight(key: &DocumentKey, known: &Known) -> usize {
-    key.id.len() + known.data.as_ref().map_or(0, |data| data.len()) + 250
+    key.id.len() + bytes(&known.data) + 250
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{CollectionName, LaneKey, TenantId};
+    use crate::model::ids::{CollectionName, TenantId};
 
     fn key(id: &str) -> DocumentKey {
         DocumentKey {
@@ -83,21 +151,50 @@ mod tests {
         }
     }
 
+    fn known(bytes: usize) -> Known {
+        Known { version: 1, data: Some("x".repeat(bytes).into()), owner: None }
+    }
+
     #[test]
     fn it_keeps_to_its_bytes_and_forgets_the_oldest() {
         let mut cache = Cache::new(1_000);
-        let known = |n: usize| Known { version: 1, data: Some("x".repeat(n).into()), owner: None };
-        cache.put(key("a"), known(200));
-        cache.put(key("b"), known(200));
+        cache.put(&key("a"), known(200));
+        cache.put(&key("b"), known(200));
         assert!(cache.get(&key("a")).is_some());
-        cache.put(key("c"), known(200));
+        cache.put(&key("c"), known(200));
         assert!(cache.get(&key("b")).is_none() && cache.get(&key("a")).is_some());
         // Replacing is counted once.
         for _ in 0..10 {
-            cache.put(key("c"), known(100));
+            cache.put(&key("c"), known(100));
         }
         assert!(cache.get(&key("a")).is_some());
-        cache.put(key("huge"), known(5_000));
-        assert_eq!((cache.documents.len(), cache.bytes), (0, 0));
+        cache.put(&key("huge"), known(5_000));
+        assert_eq!((cache.entries.len(), cache.bytes), (0, 0));
+    }
+
+    #[test]
+    fn what_is_staged_is_seen_and_never_forgotten() {
+        let mut cache = Cache::new(1_000);
+        cache.put(&key("a"), known(200));
+        cache.stage(&key("a"), 1, Some("newer".into()));
+        cache.stage(&key("b"), 1, None);
+        assert_eq!(cache.find(&key("a")), Some(Some("newer".into())));
+        assert_eq!(cache.find(&key("b")), Some(None));
+        assert_eq!(cache.get(&key("b")), None);
+        for other in 0..20 {
+            cache.put(&key(&format!("other-{other}")), known(200));
+        }
+        assert_eq!(cache.get(&key("a")), None);
+        assert_eq!(cache.find(&key("a")), Some(Some("newer".into())));
+        assert_eq!(cache.staged_bytes(), 5);
+
+        // Staged again while the commit was on its way.
+        cache.stage(&key("a"), 2, Some("newest".into()));
+        cache.settle(&key("a"), known(5), 1);
+        assert_eq!(cache.find(&key("a")), Some(Some("newest".into())));
+        cache.settle(&key("a"), known(6), 2);
+        assert_eq!((cache.find(&key("a")), cache.staged_bytes()), (Some(Some("xxxxxx".into())), 0));
+        cache.unstage(&key("b").lane);
+        assert_eq!(cache.find(&key("b")), None);
     }
 }

@@ -25,6 +25,10 @@ use crate::{
 /// How long the first read waits for others to join it.
 const PATIENCE: Duration = Duration::from_millis(1);
 
+/// Documents are looked up by their key, whatever the planner thinks of a table that was empty a moment ago.
+const ONE_PLAN: &str = "set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set enable_bitmapscan = off; \
+                        set plan_cache_mode = force_generic_plan";
+
 /// What a lane wants to read: documents of one collection.
 pub(super) struct Request {
     collection: CollectionName,
@@ -61,6 +65,7 @@ impl Loader {
         collections: &[CollectionName],
         most_bytes: usize,
     ) -> Result<Self, Error> {
+        session.batch_execute(ONE_PLAN).await?;
         let mut statements = HashMap::new();
         for collection in collections {
             let table = table(&session, collection).await?;
