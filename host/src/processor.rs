@@ -50,13 +50,13 @@ use term::Term;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// Events read at once, and handled in one call at most. Default 5000: enough that reading, handling and writing cost little beside
-    /// what they move, and that a document which changes often is written once for many events.
+    /// Events read at once. Default 5000: enough that reading, handling and writing cost little beside what they move. A processor that is behind reads up
+    /// to four times as many, so that a document which changes often is written once for all of them.
     pub page_events: usize,
     /// What a page weighs at most, KiB, judged by what events weighed lately. Default 8192: large events make shorter pages.
     pub page_kib: usize,
-    /// Pages of a processor that are read and not yet committed. Default 6: one being read, one being handled, and up to four that the next commit
-    /// takes together, so that a document that changes in several of them is written once.
+    /// Pages of a processor that are read and not yet committed. Default 4: one being read, one being handled, one being committed, and one that is
+    /// ready when it is.
     pub pages_ahead: usize,
     /// Lanes of a processor under way at once. Default 64: some more than there are guest threads, so that reads of documents meet.
     pub lanes_at_once: usize,
@@ -77,7 +77,7 @@ impl Default for Config {
         Config {
             page_events: 5_000,
             page_kib: 8_192,
-            pages_ahead: 6,
+            pages_ahead: 4,
             lanes_at_once: 64,
             lane_queue_kib: 4_096,
             commit_mib: 16,

@@ -32,7 +32,7 @@ use crate::{
     source::{EventSource, OpenSource},
 };
 
-/// Bytes of recent pages kept for others. 16 MiB: some ten full pages, more than level processors are ever apart.
+/// Bytes of recent pages kept for others. 16 MiB: two of the largest pages and many ordinary ones, more than level processors are ever apart.
 const KEPT_BYTES: usize = 16 << 20;
 
 /// Recent pages of one source. Shared by all its readers.
@@ -47,6 +47,10 @@ pub struct Pages {
 /// What an event is taken to weigh before any was read, bytes.
 const FIRST_WEIGHT: usize = 4 << 10;
 
+/// How many times as many events a page may have for a reader that is behind: nobody waits for those live, and the more of them are handled
+/// together, the less often their documents are written.
+const BEHIND: usize = 4;
+
 /// How many events are read at once.
 struct PageSize {
     events: usize,
@@ -56,17 +60,18 @@ struct PageSize {
 }
 
 impl PageSize {
-    fn limit(&self) -> usize {
-        (self.bytes / self.weight.load(Relaxed).max(1)).clamp(1, self.events.max(1))
+    fn limit(&self, behind: bool) -> usize {
+        let events = self.events.max(1) * if behind { BEHIND } else { 1 };
+        (self.bytes / self.weight.load(Relaxed).max(1)).clamp(1, events)
     }
 
-    /// Larger events count at once, smaller ones little by little: too short a page costs time, too long a one memory.
+    /// Larger events count at once, smaller ones by half: too short a page costs time, too long a one memory.
     fn learn(&self, events: &[Arc<Event>]) {
         let Some(mean) = events.iter().map(|event| event.weight()).sum::<usize>().checked_div(events.len()) else {
             return;
         };
         let known = self.weight.load(Relaxed);
-        self.weight.store(mean.max((known * 3 + mean) / 4), Relaxed);
+        self.weight.store(mean.max((known + mean) / 2), Relaxed);
     }
 }
 
@@ -119,8 +124,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The page that follows `after`.
-    pub async fn page(&mut self, after: &Progress) -> Result<Arc<Page>, SourceError> {
+    /// The page that follows `after`; a larger one where the reader knows that it is `behind`.
+    pub async fn page(&mut self, after: &Progress, behind: bool) -> Result<Arc<Page>, SourceError> {
         let pages = &self.pages;
         if let Some(page) = pages.recent().find(after, self.opened) {
             return Ok(page);
@@ -130,7 +135,7 @@ impl Reader {
             return Ok(page);
         }
         let began = Instant::now();
-        let page = Arc::new(self.source.page(after, pages.size.limit()).await?);
+        let page = Arc::new(self.source.page(after, pages.size.limit(behind)).await?);
         pages.size.learn(&page.events);
         // An empty page says only how far the snapshot has moved by now; a later reader should see more.
         if !page.events.is_empty() {
@@ -146,7 +151,7 @@ impl Reader {
         difference: &Difference,
         limit: usize,
     ) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
-        let limit = limit.min(self.pages.size.limit()).max(1);
+        let limit = limit.min(self.pages.size.limit(false)).max(1);
         let events = self.source.tenant_page(tenant, difference, limit).await?;
         self.pages.size.learn(&events);
         let more = events.len() == limit;
@@ -176,18 +181,17 @@ mod tests {
     #[test]
     fn large_events_make_short_pages_at_once_and_small_ones_long_pages_again() {
         let size = PageSize { events: 5_000, bytes: 8 << 20, weight: AtomicUsize::new(FIRST_WEIGHT) };
-        assert_eq!(size.limit(), 2_048);
+        assert_eq!(size.limit(false), 2_048);
         size.learn(&events(100, 300));
-        size.learn(&events(100, 300));
-        size.learn(&events(100, 300));
-        assert!((2_500..5_000).contains(&size.limit()), "{}", size.limit());
+        assert!((2_500..5_000).contains(&size.limit(false)), "{}", size.limit(false));
         size.learn(&events(10, 1 << 20));
-        assert_eq!(size.limit(), 7);
+        assert_eq!((size.limit(false), size.limit(true)), (7, 7));
         size.learn(&[]);
-        assert_eq!(size.limit(), 7);
+        assert_eq!(size.limit(false), 7);
         for _ in 0..40 {
             size.learn(&events(100, 300));
         }
-        assert_eq!(size.limit(), 5_000);
+        assert_eq!(size.limit(false), 5_000);
+        assert!((12_000..20_000).contains(&size.limit(true)), "{}", size.limit(true));
     }
 }

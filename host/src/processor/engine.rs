@@ -245,10 +245,10 @@ impl<'a> Engine<'a> {
                 && room
                 && let Some(mut reader) = self.pages.take()
             {
-                let after = self.book.tail().clone();
+                let (after, behind) = (self.book.tail().clone(), self.behind);
                 self.page = Some(Box::pin(async move {
                     let began = Instant::now();
-                    let page = reader.page(&after).await;
+                    let page = reader.page(&after, behind).await;
                     failpoint::hit("page.read");
                     (reader, began.elapsed(), page)
                 }));
