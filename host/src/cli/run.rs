@@ -7,16 +7,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::EXIT_BLOCKED;
 use crate::{
     app::{self, Ended, Until},
-    config::Config,
+    config::{Config, ConfigError},
     db::Db,
 };
 
-/// Runs the plugins in a folder.
+/// Runs the plugins in a folder
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
+What it logs goes to standard error; SANDMILL_LOG=warn logs less. `sandmill status` shows how it goes, from anywhere.
 
-Example:
+Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked
+(--until-caught-up).
+
+Examples:
+  sandmill run --plugins plugins
+  sandmill run --plugins plugins --set limits.cpu-ms=500
   sandmill run --plugins plugins --until-caught-up && sandmill documents route_performance --limit 5"
 )]
 pub(super) struct RunArgs {
@@ -31,6 +37,10 @@ pub(super) struct RunArgs {
 pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::Result<ExitCode> {
     if let Some(folder) = args.plugins {
         config.plugins = folder;
+    }
+    if config.plugins.as_os_str().is_empty() {
+        let remedy = "give --plugins DIR, or set `plugins` in the settings or SANDMILL_PLUGINS";
+        return Err(ConfigError::new("no plugins folder named", remedy).into());
     }
     let until = if args.until_caught_up { Until::CaughtUp } else { Until::Told };
     let (drain, abort) = signals()?;

@@ -37,7 +37,8 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_sentence() {
-        let without: Vec<String> = keys().into_iter().map(|(key, _)| key).filter(|key| meaning(key).is_empty()).collect();
+        let without: Vec<String> =
+            keys().into_iter().map(|(key, _)| key).filter(|key| meaning(key).is_empty()).collect();
         assert!(without.is_empty(), "give their groups a line in SOURCES: {without:?}");
         assert_eq!(meaning("limits.memory-mib"), "Linear memory of one instance, MiB");
         assert_eq!(meaning("limits.nothing"), "");

@@ -95,7 +95,8 @@ mod tests {
     fn each_setting_names_the_last_source_that_gave_it() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("s.toml");
-        std::fs::write(&file, "database-url = \"postgresql://u:file@h/d\"\n[limits]\ncpu-ms = 2\nwall-ms = 3\n").unwrap();
+        std::fs::write(&file, "database-url = \"postgresql://u:file@h/d\"\n[limits]\ncpu-ms = 2\nwall-ms = 3\n")
+            .unwrap();
         let sources = Sources {
             file: Some(&file),
             environment: vec![("SANDMILL_LIMITS_CPU_MS".into(), "20".into())],
