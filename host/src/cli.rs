@@ -63,11 +63,11 @@ Exit codes:
   5  a stream is not at the expected version (append)
 
 Environment:
-  DATABASE_URL      the database
-  SANDMILL_CONFIG   the settings file
-  SANDMILL_LIMITS_CPU_MS and so on: any setting; `sandmill config print` lists them
-  SANDMILL_LOG      what is logged: error, warn, info, debug, or sandmill::guest=debug [default: info]
-  NO_COLOR          no colours, as when the output is no terminal")]
+  DATABASE_URL     the database
+  SANDMILL_CONFIG  the settings file
+  SANDMILL_...     any setting: SANDMILL_LIMITS_CPU_MS is limits.cpu-ms (`sandmill config print`)
+  SANDMILL_LOG     what is logged: error, warn, info (default), debug, sandmill::guest=debug
+  NO_COLOR         no colours, as when the output is no terminal")]
 struct Arguments {
     #[command(flatten)]
     global: Global,

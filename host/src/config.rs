@@ -144,7 +144,8 @@ impl Config {
 
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     let error = |problem| ConfigError { origin: path.display().to_string(), problem };
-    let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| error(format!("the settings file cannot be read: {e}; --config or SANDMILL_CONFIG names it")))?;
     // Reading it as the settings themselves gives errors with their line; the table is what the other sources lie over.
     toml::from_str::<Config>(&text).map_err(|e| error(format!("\n{e}")))?;
     toml::from_str(&text).map_err(|e| error(format!("\n{e}")))

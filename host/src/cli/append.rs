@@ -7,7 +7,7 @@ use sandmill_client::{Append, AppendError, Appended, DEFAULT_TENANT, ExpectedVer
 use super::{
     Misuse,
     database::{connect, explain},
-    output,
+    output::{self, Screen, Tone},
 };
 use crate::db::Db;
 
@@ -98,7 +98,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(conflict @ AppendError::Conflict { .. }) => {
-            eprintln!("conflict: {conflict}. Nothing was appended.");
+            eprintln!("{} {conflict}. Nothing was appended.", Screen::stderr().paint(Some(Tone::Bad), "conflict:"));
             Ok(ExitCode::from(CONFLICT))
         }
         Err(error @ AppendError::DuplicateId { .. }) => {

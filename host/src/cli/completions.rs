@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory};
 use clap_complete::Shell;
 
 use super::{Arguments, output};
@@ -26,8 +26,14 @@ pub(super) struct CompletionsArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
+    let all = Arguments::command();
+    // What is hidden from people is not offered to them either.
+    let mut offered = Command::new("sandmill")
+        .version(env!("CARGO_PKG_VERSION"))
+        .args(all.get_arguments().cloned())
+        .subcommands(all.get_subcommands().filter(|sub| !sub.is_hide_set()).cloned());
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Arguments::command(), "sandmill", &mut script);
+    clap_complete::generate(args.shell, &mut offered, "sandmill", &mut script);
     output::print(&String::from_utf8(script)?)?;
     Ok(ExitCode::SUCCESS)
 }

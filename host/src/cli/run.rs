@@ -4,7 +4,11 @@ use std::{path::PathBuf, process::ExitCode};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::EXIT_BLOCKED;
+use super::{
+    EXIT_BLOCKED,
+    database::connect,
+    output::{Screen, Tone, count, harmless},
+};
 use crate::{
     app::{self, Ended, Until},
     config::{Config, ConfigError},
@@ -42,6 +46,8 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
         let remedy = "give --plugins DIR, or set `plugins` in the settings or SANDMILL_PLUGINS";
         return Err(ConfigError::new("no plugins folder named", remedy).into());
     }
+    // A database that is out of reach is told in the words of all commands.
+    drop(connect(db, "start").await?);
     let until = if args.until_caught_up { Until::CaughtUp } else { Until::Told };
     let (drain, abort) = signals()?;
     let ended = app::run(&config, db, until, drain, abort).await?;
@@ -52,14 +58,15 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
             ExitCode::FAILURE
         }
         Ended::Blocked(lanes) => {
+            let said = Screen::stderr().paint(Some(Tone::Bad), "blocked:");
             for blocked in &lanes {
                 let lane = blocked.lane.as_ref().map_or_else(|| "all of it".into(), |lane| lane.to_string());
-                eprintln!("blocked: processor {}, {lane}: {}", blocked.processor, blocked.reason);
+                let reason = harmless(&blocked.reason.to_string());
+                eprintln!("{said} processor {}, {lane}: {reason}", blocked.processor);
             }
-            eprintln!(
-                "caught up but for {} blocked lane(s); `sandmill resume PROCESSOR` lets them try again",
-                lanes.len()
-            );
+            let (lanes, them) =
+                (count(lanes.len() as u64, "blocked lane"), if lanes.len() == 1 { "it" } else { "them" });
+            eprintln!("caught up but for {lanes}; `sandmill resume PROCESSOR` lets {them} try again");
             ExitCode::from(EXIT_BLOCKED)
         }
     })

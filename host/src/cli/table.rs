@@ -91,36 +91,36 @@ impl Table {
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let last = self.columns.len().saturating_sub(1);
         let left: usize = widths[..last].iter().map(|width| width + GAP.len()).sum();
+        let words = matches!(self.columns.last(), Some(Column::Text(_)));
+        // Where too little room is left for words they stand below their rows, and need no head.
+        let below = words && screen.width.is_some_and(|width| width.saturating_sub(left) < READABLE.min(widths[last]));
+        let indent = if below { INDENT } else { left };
+        let room = screen.width.map(|width| width.saturating_sub(indent).max(READABLE));
+        let break_line = format!("\n{}", " ".repeat(indent));
         let mut text = String::new();
-        for row in rows {
-            let mut line = String::new();
+        for (number, row) in rows.into_iter().enumerate() {
+            let mut cells: Vec<String> = Vec::new();
             for ((cell, column), width) in row.iter().zip(&self.columns).zip(&widths).take(last) {
-                line.push_str(&screen.paint(cell.tone, &column.align(&cell.text, *width)));
-                line.push_str(GAP);
+                cells.push(screen.paint(cell.tone, &column.align(&cell.text, *width)));
             }
-            if let (Some(cell), Some(Column::Number(_))) = (row.get(last), self.columns.last()) {
-                line.push_str(&screen.paint(cell.tone, &format!("{:>1$}", cell.text, widths[last])));
-            } else if let Some(cell) = row.get(last) {
-                line.push_str(&words(cell, left, widths[last], screen));
+            if let Some(cell) = row.get(last).filter(|_| !below || number > 0) {
+                let lines = match room {
+                    Some(room) if words => wrap(&cell.text, room),
+                    _ if words => vec![cell.text.replace('\n', " ")],
+                    _ => vec![format!("{:>1$}", cell.text, widths[last])],
+                };
+                let lines: Vec<String> = lines.iter().map(|line| screen.paint(cell.tone, line)).collect();
+                let lines = lines.join(&break_line);
+                match cells.last_mut() {
+                    Some(before) if below => before.push_str(&format!("{break_line}{lines}")),
+                    _ => cells.push(lines),
+                }
             }
-            text.push_str(line.trim_end());
+            text.push_str(cells.join(GAP).trim_end());
             text.push('\n');
         }
         text
     }
-}
-
-/// The words of a last column that begins at `left`, and whose longest cell has `widest` characters.
-fn words(cell: &Cell, left: usize, widest: usize, screen: Screen) -> String {
-    let Some(width) = screen.width else { return screen.paint(cell.tone, &cell.text.replace('\n', " ")) };
-    let room = width.saturating_sub(left);
-    let (indent, below) = if room >= READABLE.min(widest) { (left, false) } else { (INDENT, true) };
-    let lines = wrap(&cell.text, width.saturating_sub(indent).max(READABLE));
-    let lines: Vec<String> = lines.iter().map(|line| screen.paint(cell.tone, line)).collect();
-    let break_line = format!("\n{}", " ".repeat(indent));
-    // A word or two needs no line of its own.
-    let first = if below && cell.width() > room { break_line.as_str() } else { "" };
-    format!("{first}{}", lines.join(&break_line))
 }
 
 /// Breaks a text at spaces into lines of so many characters, and where a word is longer within it.
@@ -245,7 +245,7 @@ mod tests {
                     acme        7  trap: it divided\n               by zero\n\
                     globex   1234  retry: the other side has\n               not answered in time\n";
         assert_eq!(reasons().show(Screen { width: Some(41), colours: false }), text);
-        let text = "TENANT  EVENT  REASON\n\
+        let text = "TENANT  EVENT\n\
                     acme        7\n    trap: it divided\n    by zero\n\
                     globex   1234\n    retry: the other side has not\n    answered in time\n";
         assert_eq!(reasons().show(Screen { width: Some(35), colours: false }), text);
