@@ -64,7 +64,7 @@ pub(super) async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> 
                 let done = anchor::reanchor(&mut session).await?;
                 let (events, places) = (done.events, done.places);
                 reanchored = json!({ "events": events, "places": places });
-                let events = count(events as u64, "event");
+                let events = count(events, "event");
                 tell(format!("re-anchored {events} for {places} different places of processors and lanes"))?;
             }
         }
