@@ -41,12 +41,12 @@ pub(super) struct AppendArgs {
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
     /// The event's id, unique in the store; random when not given
-    #[arg(long)]
+    #[arg(long, value_parser = id)]
     id: Option<String>,
     /// Append only if the stream's last event has this version; 0 means that there must be no such stream
     #[arg(long, value_name = "VERSION")]
     expected_version: Option<u64>,
-    /// Print one JSON object: {"id","version","position"}
+    /// Print one JSON object: {"id", "version", "position"}
     #[arg(long)]
     json: bool,
 }
@@ -62,6 +62,10 @@ fn stream(text: &str) -> Result<String, String> {
 
 fn event_type(text: &str) -> Result<String, String> {
     check::event_type(text).map(|()| text.to_owned())
+}
+
+fn id(text: &str) -> Result<String, String> {
+    check::id(text).map(|()| text.to_owned())
 }
 
 /// Runs the command.

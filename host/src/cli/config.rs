@@ -29,8 +29,8 @@ enum ConfigCommand {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Sources, later ones win: defaults, the file (--config, or sandmill.toml in this folder), the environment, flags. The setting
-`limits.cpu-ms` is `cpu-ms` below [limits] in the file, SANDMILL_LIMITS_CPU_MS in the environment, and --set limits.cpu-ms=500.
+    after_help = "Sources, later ones win: defaults, the file (--config, or sandmill.toml in this folder), the environment, flags. The setting \
+         `limits.cpu-ms` is `cpu-ms` below [limits] in the file, SANDMILL_LIMITS_CPU_MS in the environment, and --set limits.cpu-ms=500.
 
 Settings that `sandmill run` would refuse are refused here with the same words and exit code 2. Passwords are shown as ***.
 
@@ -43,8 +43,8 @@ struct PrintArgs {
     /// Only what is not a default
     #[arg(long)]
     changed: bool,
-    /// Print one JSON object: {"settings":[{"key","value","default","origin":{"kind","name"},"meaning"}]}; kind is default, file, environment
-    /// or flag
+    /// Print one JSON object: {"settings": [{"key", "value", "default", "origin": {"kind", "name"}, "meaning"}]}; kind is default, file,
+    /// environment or flag
     #[arg(long)]
     json: bool,
 }

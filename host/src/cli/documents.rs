@@ -40,7 +40,7 @@ pub(super) struct DocumentsArgs {
     /// At most so many [default: all]
     #[arg(long)]
     limit: Option<u32>,
-    /// Print one JSON object a line: {"tenant","id","version","data"}
+    /// Print one JSON object a line: {"tenant", "id", "version", "data"}
     #[arg(long)]
     json: bool,
     /// Cut no line, also on a terminal

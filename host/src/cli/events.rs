@@ -27,8 +27,7 @@ use crate::{
 const PAGE: i64 = 1_000;
 
 const EXAMPLES: &str = "\
-A line is: position, time, tenant, stream@version, type, data. On a terminal it is cut at the edge; --wide shows all of it, and so does a
-pipe.
+A line is: position, time, tenant, stream@version, type, data. On a terminal it is cut at the edge; --wide shows all of it, and so does a pipe.
 
 Examples:
   sandmill events --tenant acme --limit 20
@@ -58,7 +57,7 @@ pub(super) struct EventsArgs {
     /// Go on with what is committed next, until interrupted
     #[arg(long)]
     follow: bool,
-    /// Print one JSON object a line: {"position","tenant","stream","version","type","id","recordedAt","data","metadata"}
+    /// Print one JSON object a line: {"position", "tenant", "stream", "version", "type", "id", "recordedAt", "data", "metadata"}
     #[arg(long)]
     json: bool,
     /// Cut no line, also on a terminal

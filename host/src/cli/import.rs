@@ -30,7 +30,7 @@ Lines are stored in order, 5,000 to a commit. The first bad line ends the import
 pub(super) struct ImportArgs {
     /// The file; `-` for standard input
     file: PathBuf,
-    /// Print one JSON object: {"imported","skipped","lines","seconds"}
+    /// Print one JSON object: {"imported", "skipped", "lines", "seconds"}
     #[arg(long)]
     json: bool,
 }

@@ -37,7 +37,7 @@ pub(super) struct MigrateArgs {
     /// events in one transaction; no host may run, and applications should not append between the restore and this
     #[arg(long)]
     reanchor: bool,
-    /// Print one JSON object: {"applied":[name],"reanchored":{"events","places"},"ordering":{"before","now"}}; null for what was not asked
+    /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places"}, "ordering": {"before", "now"}}; null for what was not asked
     /// for or needed
     #[arg(long)]
     json: bool,

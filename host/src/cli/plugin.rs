@@ -48,7 +48,7 @@ struct BuildArgs {
     /// Where the component goes: a file, or a directory for NAME.wasm [default: plugins/NAME.wasm in cargo's target directory]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Print one JSON object: {"file","package","bytes","seconds","way"}
+    /// Print one JSON object: {"file", "package", "bytes", "seconds", "way"}
     #[arg(long)]
     json: bool,
 }

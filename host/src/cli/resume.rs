@@ -28,7 +28,7 @@ Examples:
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     what: What,
-    /// Print one JSON object: {"processor","tenant","key","pausesLifted","lanesResumed","stillPaused"}; the last says who paused the whole
+    /// Print one JSON object: {"processor", "tenant", "key", "pausesLifted", "lanesResumed", "stillPaused"}; the last says who paused the whole
     /// processor, or null
     #[arg(long)]
     json: bool,
@@ -45,7 +45,7 @@ Examples:
 pub(super) struct PauseArgs {
     #[command(flatten)]
     what: What,
-    /// Print one JSON object: {"processor","tenant","key","changed"}; changed is false if it was paused already
+    /// Print one JSON object: {"processor", "tenant", "key", "changed"}; changed is false if it was paused already
     #[arg(long)]
     json: bool,
 }

@@ -21,8 +21,8 @@ use crate::{
     after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
 What it logs goes to standard error; SANDMILL_LOG=warn logs less. `sandmill status` shows how it goes, from anywhere.
 
-Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked
-(--until-caught-up).
+Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked \
+         (--until-caught-up).
 
 Examples:
   sandmill run --plugins plugins

@@ -20,9 +20,9 @@ use crate::{
 /// Shows how every processor stands
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is the worst of the processor's lanes (blocked, retrying, paused, catching-up), or else `behind` while events are waiting, or
-`up to date`. LAG counts events that it has not passed, AGE is how long ago the first of them was recorded, RATE what it handles lately.
-A second table shows each lane behind, and why.
+    after_help = "STATE is the worst of the processor's lanes (blocked, retrying, paused, catching-up), or else `behind` while events are waiting, or \
+         `up to date`. LAG counts events that it has not passed, AGE is how long ago the first of them was recorded, RATE what it handles lately. \
+         A second table shows each lane behind, and why.
 
 Examples:
   sandmill status
@@ -30,8 +30,8 @@ Examples:
   sandmill status --json | jq '.processors[] | {id, lagEvents}'"
 )]
 pub(super) struct StatusArgs {
-    /// Print one JSON object: {"processors":[{"id","plugin","lagEvents","lagSeconds","rate","handled","paused","measures":{"readMs","commitMs",
-    /// "commits","hostMib","instances"},"lanesBehind":[{"tenant","key","state","reason","attempts","eventPosition","since"}]}]}
+    /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagSeconds", "rate", "handled", "paused", "measures": {"readMs", "commitMs",
+    /// "commits", "hostMib", "instances"}, "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}
     #[arg(long)]
     json: bool,
     /// Also show plugins, and what their host measures

@@ -29,8 +29,8 @@ Examples:
 pub(super) struct CheckArgs {
     /// The component
     file: PathBuf,
-    /// Print one JSON object: {"file","runs","refused","bytes","digest","contract","imports":[…],"plugin":{"id","version","eventTypes",
-    /// "collections","partitionBy","start","readModelVersion","maxBatchSize"}}; null for what is not known
+    /// Print one JSON object: {"file", "runs", "refused", "bytes", "digest", "contract", "imports": […], "plugin": {"id", "version", "eventTypes",
+    /// "collections", "partitionBy", "start", "readModelVersion", "maxBatchSize"}}; null for what is not known
     #[arg(long)]
     json: bool,
 }

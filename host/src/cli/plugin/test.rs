@@ -52,8 +52,9 @@ pub(super) struct TestArgs {
     /// Write the documents of the first run there, in the form that --expect takes
     #[arg(short = 'o', long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Print one JSON object: {"good","id","version","repeated","largestInstanceBytes","events","otherTypes","handled","waiting","absentTypes",
-    /// "skipped","stopped","documents":{collection:count},"passes":[…],"expectation"}; skipped and stopped are {"total","first":[…]}
+    /// Print one JSON object: {"good", "id", "version", "repeated", "largestInstanceBytes", "events", "otherTypes", "handled", "waiting",
+    /// "absentTypes", "skipped", "stopped", "documents": {collection: count}, "passes": […], "expectation"}; skipped and stopped are
+    /// {"total", "first": […]}
     #[arg(long)]
     json: bool,
 }
