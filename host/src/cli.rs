@@ -35,7 +35,7 @@ use self::{
 use crate::{
     cluster::host_lock::LockError,
     config::{Config, ConfigError, Resolved, Sources},
-    db::{Db, InvalidAddress},
+    db::{self, Db, InvalidAddress},
     telemetry,
 };
 
@@ -133,9 +133,27 @@ pub fn main() -> ExitCode {
             // Whoever read our output has seen enough.
             return ExitCode::SUCCESS;
         }
-        eprintln!("{} {error:#}", Screen::stderr().paint(Some(Tone::Bad), "error:"));
+        eprintln!("{} {}", Screen::stderr().paint(Some(Tone::Bad), "error:"), in_words(&error));
         exit_code(&error)
     })
+}
+
+/// The error and its causes, each said once: some errors say already what caused them.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let database = cause.downcast_ref::<db::Error>();
+        let said = database.map_or_else(|| cause.to_string(), db::describe);
+        if !text.contains(&said) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&said);
+        }
+        // Its own causes are in its description.
+        if database.is_some() {
+            break;
+        }
+    }
+    text
 }
 
 /// Arguments that the parser lets pass and that are wrong all the same.

@@ -268,6 +268,23 @@ async fn mistakes_end_with_the_documented_code_and_the_way_out() {
     }
 }
 
+/// An error of the database is said once, with what to do about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_rights_are_named_once_and_with_the_way_out() {
+    let Database { db, address } = database().await;
+    let session = db.connect("test").await.unwrap();
+    let guest = "do $$ begin create role guest login; exception when duplicate_object then null; end $$";
+    session.batch_execute(&format!("{guest}; grant usage on schema sandmill to guest")).await.unwrap();
+    for (command, remedy) in
+        [("status", "Let the tables' owner grant it"), ("migrate", "Run it as the database's owner")]
+    {
+        let output = run(&address.replace("user=sandmill", "user=guest"), &[command]).await;
+        let errors = stderr(&output);
+        assert_eq!((output.status.code(), errors.matches("permission denied").count()), (Some(1), 1), "{errors}");
+        assert!(errors.contains(remedy), "{errors}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_answer_says_so_beside_the_output() {
     let database = with_a_blocked_lane().await;

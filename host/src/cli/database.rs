@@ -28,13 +28,16 @@ fn remedy(error: &Error) -> &'static str {
     }
 }
 
-/// An error for people; where the tables are missing, with the command that makes them.
+/// An error for people, with what to do about it: the command that makes missing tables, or who grants a right.
 pub(super) fn explain(error: &Error) -> anyhow::Error {
     if migrate::is_schema_missing(error) {
         return anyhow!(
             "this database has no event store, or one of an older version: {}\nRun `sandmill migrate` first.",
             describe(error)
         );
+    }
+    if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
+        return anyhow!("{}\nLet the tables' owner grant it to this user, or connect as their owner.", describe(error));
     }
     anyhow!("{}", describe(error))
 }
