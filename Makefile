@@ -20,7 +20,7 @@ bench := $(or $(CARGO_TARGET_DIR),target)/release/sandmill-bench
 example_crates := $(patsubst %/Cargo.toml,%,$(wildcard example-plugins/*/Cargo.toml))
 guest_crates := $(patsubst %/Cargo.toml,%,$(wildcard tests/guests/*/Cargo.toml))
 components = $(patsubst %,target/plugins/%.wasm,$(notdir $1))
-demo_plugins := $(addprefix target/demo/plugins/,route-performance.wasm plane-log.wasm)
+demo_plugins := $(addprefix target/demo/plugins/,cart-summary.wasm plane-log.wasm route-performance.wasm)
 
 help: ## lists the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
@@ -29,7 +29,7 @@ help: ## lists the targets
 setup: setup-cc setup-wasm setup-postgres setup-lint ## installs what the other targets would find missing, and nothing else
 	@echo "Nothing is missing."
 
-demo: setup-postgres $(demo_plugins) ## imports 20,000 flights into a private PostgreSQL, runs two plugins on them, shows documents
+demo: setup-postgres $(demo_plugins) ## runs three plugins on a private PostgreSQL for 20 s, live: a shop's events, and 20,000 flights
 	@echo "Running the demo on a private PostgreSQL"
 	@$(host)
 	@$(sandmill) demo --plugins target/demo/plugins --events example-plugins/data/flights-20000.ndjson.gz

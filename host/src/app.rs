@@ -62,6 +62,11 @@ pub enum Until {
     CaughtUp,
 }
 
+/// There is no plugin that can run. Why each was refused has been logged.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NothingRuns(String);
+
 /// A handler that is to follow the log.
 pub struct Follower {
     /// What it is.
@@ -161,7 +166,9 @@ impl<'a> Ready<'a> {
             standings.push((id, standing));
         }
         drop(self.session);
-        anyhow::ensure!(!standings.is_empty(), "every plugin was refused; see above");
+        if standings.is_empty() {
+            return Err(NothingRuns("every plugin was refused; see above".into()).into());
+        }
 
         let caught_up = async {
             if until == Until::Told {
@@ -172,7 +179,7 @@ impl<'a> Ready<'a> {
         let mut ended = Ended::Drained;
         let drain = async {
             tokio::select! {
-                () = drain => tracing::info!("finishing what is under way; a second signal ends it at once"),
+                () = drain => {}
                 blocked = caught_up => ended = if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) },
             }
         };
@@ -226,11 +233,13 @@ fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
             }
         }
     }
-    anyhow::ensure!(
-        !loaded.followers.is_empty(),
-        "no plugin that can run in {}; put NAME.wasm files there (`sandmill plugin build` makes them)",
-        folder.display()
-    );
+    if loaded.followers.is_empty() {
+        let told = format!(
+            "no plugin that can run in {}; put NAME.wasm files there (`sandmill plugin build` makes them)",
+            folder.display()
+        );
+        return Err(NothingRuns(told).into());
+    }
     Ok(loaded)
 }
 

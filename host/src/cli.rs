@@ -12,10 +12,12 @@ mod completions;
 mod config;
 mod database;
 mod demo;
+mod dev;
 mod documents;
 mod events;
 mod help;
 mod import;
+mod live;
 mod migrate;
 mod output;
 mod plugin;
@@ -34,9 +36,9 @@ use self::{
 };
 use crate::{
     cluster::host_lock::LockError,
-    config::{Config, ConfigError, Resolved, Sources},
+    config::{Config, ConfigError, Origin, Resolved, Sources},
     db::{self, Db, InvalidAddress},
-    telemetry,
+    telemetry::{self, Logs},
 };
 
 const EXIT_SETTINGS: u8 = 2;
@@ -47,7 +49,10 @@ const EXIT_BLOCKED: u8 = 4;
 #[derive(Debug, Parser)]
 #[command(name = "sandmill", version, max_term_width = 100)]
 #[command(after_help = "Start with:
+  sandmill dev --plugins plugins                    runs plugins on a private PostgreSQL, and again when they change
+or, on a database of yours:
   sandmill migrate                                  makes the tables in the database of DATABASE_URL
+  sandmill plugin new my-plugin                     begins a plugin
   sandmill plugin build my-plugin -o plugins/       makes a component of a crate
   sandmill run --plugins plugins                    runs it
   sandmill status                                   shows how it stands
@@ -112,6 +117,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Makes, checks and tests plugins
     Plugin(plugin::PluginArgs),
+    /// Runs the plugins in a folder while you work on them, on a private database if none is named
+    Dev(dev::DevArgs),
     /// Shows the main job on a private database
     Demo(demo::DemoArgs),
     /// Shows settings and where they come from
@@ -127,7 +134,7 @@ enum Command {
 pub fn main() -> ExitCode {
     let matches = help::grouped(Arguments::command()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let result = telemetry::start().and_then(|()| dispatch(arguments));
+    let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs));
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
             // Whoever read our output has seen enough.
@@ -177,7 +184,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
+fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
     let Arguments { global, command } = arguments;
     // Neither of these needs a database, and what each needs of settings and a runtime it asks for itself.
     match command {
@@ -189,10 +196,13 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     }
     let config = global.settings()?;
     runtime()?.block_on(async {
-        if let Command::Demo(args) = command {
-            return demo::run(args, config).await;
-        }
-        let db = database(&config)?;
+        let named = config.database_url.clone();
+        let command = match command {
+            Command::Demo(args) => return demo::run(args, config, logs).await,
+            Command::Dev(args) => return dev::run(args, config, &named, logs).await,
+            command => command,
+        };
+        let db = database(&named)?;
         match command {
             Command::Run(args) => run::run(args, config, &db).await,
             Command::Status(args) => status::run(args, &db).await,
@@ -204,6 +214,7 @@ fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             Command::Events(args) => events::run(args, &db).await,
             Command::Migrate(args) => migrate::run(args, &db).await,
             Command::Plugin(_)
+            | Command::Dev(_)
             | Command::Demo(_)
             | Command::Config(_)
             | Command::Completions(_)
@@ -228,7 +239,7 @@ impl Global {
             flags: self.set.clone(),
         })?;
         Ok(match &self.database_url {
-            Some(address) => resolved.with_database(address, "--database-url"),
+            Some(address) => resolved.with_database(address, Origin::Flag("--database-url".into())),
             None => resolved,
         })
     }
@@ -238,10 +249,19 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().enable_all().build()
 }
 
-fn database(config: &Config) -> anyhow::Result<Db> {
-    if config.database_url.is_empty() {
-        let remedy = "set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or give --database-url";
-        return Err(ConfigError::new("no database named", remedy).into());
+/// The database that is named, or else that of the `sandmill dev` that runs in this folder or above it.
+fn database(named: &str) -> anyhow::Result<Db> {
+    if !named.is_empty() {
+        return Ok(Db::parse(named)?);
     }
-    Ok(Db::parse(&config.database_url)?)
+    let found = dev::place::find(&std::env::current_dir()?)?.ok_or_else(|| {
+        let remedy = "set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, give --database-url, or start `sandmill dev` in this folder";
+        ConfigError::new("no database named", remedy)
+    })?;
+    Ok(Db::parse(&found)?)
+}
+
+/// This program as it was called, for commands to try next.
+fn program() -> String {
+    std::env::args_os().next().map_or_else(|| "sandmill".into(), |name| name.to_string_lossy().into_owned())
 }

@@ -7,11 +7,13 @@
 pub mod anchor;
 pub mod import;
 mod list;
+mod tally;
 pub mod time;
 
 use std::{fmt, str::FromStr};
 
 pub use list::{Filter, StoredEvent, page};
+pub use tally::Tally;
 
 use crate::db::{Error, Session};
 

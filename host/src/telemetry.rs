@@ -1,24 +1,68 @@
-//! Log lines: to standard error, for people, coloured only on a terminal and never with `NO_COLOR`. They carry words of plugins and
-//! applications, so what could steer a terminal is taken out of every message and field.
+//! Log lines: to standard error, for people, coloured only on a terminal. They carry words of plugins and applications, so what could steer a
+//! terminal is taken out of every message and field.
+//!
+//! A command that draws on the terminal holds them back meanwhile ([`Logs::hold`]) and shows the last ones where it wants. What was held and
+//! never shown is written when it lets go, so nothing that explains an end is lost.
 
-use std::{fmt, io::IsTerminal};
+use std::{
+    collections::VecDeque,
+    fmt,
+    io::{self, IsTerminal, Write},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
-use tracing_subscriber::{EnvFilter, field::MakeExt, fmt::format};
+use tracing::{Level, Metadata};
+use tracing_subscriber::{
+    EnvFilter,
+    field::MakeExt,
+    fmt::{
+        MakeWriter, format,
+        time::{FormatTime, SystemTime},
+    },
+};
+
+/// The variable that says what is logged.
+const VARIABLE: &str = "SANDMILL_LOG";
+/// Lines that are held. Default 100: more than any terminal shows of them.
+const HELD: usize = 100;
+
+/// Where log lines go. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Logs {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    warnings_only: AtomicBool,
+    held: Mutex<Option<Lines>>,
+}
+
+#[derive(Debug, Default)]
+struct Lines {
+    last: VecDeque<String>,
+    /// How many of them, from the end, nobody was shown.
+    unseen: usize,
+}
 
 /// Starts logging. `SANDMILL_LOG` takes what `tracing-subscriber` calls directives (`debug`, `sandmill::guest=warn`); default `info`.
-pub fn start() -> anyhow::Result<()> {
-    let directives = std::env::var("SANDMILL_LOG").unwrap_or_else(|_| "info".into());
+pub fn start() -> anyhow::Result<Logs> {
+    let directives = std::env::var(VARIABLE).unwrap_or_else(|_| "info".into());
     let filter = EnvFilter::try_new(&directives)
-        .map_err(|e| anyhow::anyhow!("SANDMILL_LOG={directives}: {e}; try info, debug or sandmill::guest=debug"))?;
-    let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        .map_err(|e| anyhow::anyhow!("{VARIABLE}={directives}: {e}; try info, debug or sandmill::guest=debug"))?;
+    let logs = Logs::default();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours && std::io::stderr().is_terminal())
+        .with_writer(logs.clone())
+        .with_timer(logs.clone())
+        .with_ansi(io::stderr().is_terminal() && is_colour_wanted())
         .with_target(false)
         .fmt_fields(format::debug_fn(|writer, field, value| write_field(writer, field.name(), value)).delimited(" "))
         .init();
-    Ok(())
+    Ok(logs)
 }
 
 fn write_field(writer: &mut format::Writer<'_>, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
@@ -31,4 +75,117 @@ fn write_field(writer: &mut format::Writer<'_>, name: &str, value: &dyn fmt::Deb
         c if c.is_control() => writer.write_char(char::REPLACEMENT_CHARACTER),
         c => writer.write_char(c),
     })
+}
+
+/// Whether the environment leaves us our colours: `NO_COLOR` is not set, or to nothing.
+pub fn is_colour_wanted() -> bool {
+    std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+impl Logs {
+    /// Drops what is below a warning from now on, unless the environment says what to log.
+    pub fn prefer_warnings(&self) {
+        self.shared.warnings_only.store(std::env::var_os(VARIABLE).is_none(), Relaxed);
+    }
+
+    /// Holds lines back until the guard is dropped.
+    pub fn hold(&self) -> Held {
+        *self.lock() = Some(Lines::default());
+        Held { logs: self.clone() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Lines>> {
+        self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Log lines are held back as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    logs: Logs,
+}
+
+impl Held {
+    /// The last lines, oldest first, which count as shown from now on.
+    pub fn last(&self, most: usize) -> Vec<String> {
+        let mut held = self.logs.lock();
+        let Some(lines) = held.as_mut() else { return Vec::new() };
+        lines.unseen = 0;
+        lines.last.iter().skip(lines.last.len().saturating_sub(most)).cloned().collect()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let Some(lines) = self.logs.lock().take() else { return };
+        let shown = lines.last.len().saturating_sub(lines.unseen);
+        for line in lines.last.iter().skip(shown) {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Takes one event's text to where it goes.
+#[derive(Debug)]
+pub struct Writer {
+    logs: Logs,
+    dropped: bool,
+}
+
+impl<'a> MakeWriter<'a> for Logs {
+    type Writer = Writer;
+
+    fn make_writer(&'a self) -> Writer {
+        Writer { logs: self.clone(), dropped: false }
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Writer {
+        let dropped = self.shared.warnings_only.load(Relaxed) && *event.level() > Level::WARN;
+        Writer { logs: self.clone(), dropped }
+    }
+}
+
+impl FormatTime for Logs {
+    /// Held lines do without: they are shown while they are new, and where room is short.
+    fn format_time(&self, into: &mut format::Writer<'_>) -> std::fmt::Result {
+        if self.lock().is_some() { Ok(()) } else { SystemTime.format_time(into) }
+    }
+}
+
+impl Write for Writer {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if self.dropped {
+            return Ok(text.len());
+        }
+        let mut held = self.logs.lock();
+        let Some(lines) = held.as_mut() else { return io::stderr().write(text) };
+        // An event's text arrives whole; a message may have several lines, and is held as one.
+        lines.last.push_back(String::from_utf8_lossy(text).trim_end().replace('\n', " "));
+        lines.unseen += 1;
+        let excess = lines.last.len().saturating_sub(HELD);
+        lines.last.drain(..excess);
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_held_in_order_and_the_last_are_shown() {
+        let logs = Logs::default();
+        let held = logs.hold();
+        for number in 0..HELD + 7 {
+            logs.make_writer().write_all(format!("line {number}\nand more\n").as_bytes()).unwrap();
+        }
+        assert_eq!(held.last(2), [format!("line {} and more", HELD + 5), format!("line {} and more", HELD + 6)]);
+        assert_eq!(held.last(usize::MAX).len(), HELD);
+        drop(held);
+        assert!(logs.lock().is_none());
+    }
 }

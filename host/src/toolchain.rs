@@ -1,12 +1,13 @@
-//! Building guests: from the directory of a plugin's crate to a component that the host takes.
+//! Making guests: from a name to a crate, and from the directory of a crate to a component that the host takes.
 //!
-//! [`build`] finds a way to compile for WebAssembly on this machine, runs cargo, turns the module that comes out into a
+//! [`new()`] begins a crate. [`build`] finds a way to compile for WebAssembly on this machine, runs cargo, turns the module that comes out into a
 //! component, and puts it where it is wanted by a rename, so that a host that watches the folder never sees half a file. It blocks,
 //! and may take a minute the first time. What cargo says goes to the terminal as cargo says it. One thing may surprise: where
 //! rustup can, it adds the target that is missing to the toolchain, and says so.
 
 mod cargo;
 mod component;
+mod new;
 mod package;
 mod way;
 
@@ -16,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use new::{Begun, NewError, NewRequest, Sdk, new};
 pub use way::{Target, Way};
 
 use package::Package;
@@ -50,7 +52,7 @@ pub struct Built {
 #[non_exhaustive]
 pub enum BuildError {
     /// The directory holds no crate.
-    #[error("{} has no Cargo.toml. Name the directory of a plugin's crate, or begin one with `cargo new --lib`.", .dir.display())]
+    #[error("{} has no Cargo.toml. Name the directory of a plugin's crate, or begin one with `sandmill plugin new NAME`.", .dir.display())]
     NoManifest {
         /// The directory.
         dir: PathBuf,

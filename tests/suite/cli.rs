@@ -104,8 +104,11 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_build_is_told_to_machines_as_well() {
+async fn what_becomes_of_a_plugin_is_told_to_machines_as_well() {
     let folder = tempfile::tempdir().unwrap();
+    let begun = folder.path().join("door-watch");
+    let begun = object("", &["plugin", "new", "door-watch", "--json", "--dir", begun.to_str().unwrap()]).await;
+    assert_keys(&begun, &["dir", "files", "sdk"]);
     let (krate, out) = (root().join("example-plugins/route-performance"), folder.path().join("it.wasm"));
     let arguments = ["plugin", "build", krate.to_str().unwrap(), "--json", "-o", out.to_str().unwrap()];
     let built = object("", &arguments).await;
@@ -199,6 +202,8 @@ async fn every_commands_help_shows_how_it_is_used() {
         "migrate",
         "config print",
         "plugin",
+        "plugin new",
+        "dev",
         "plugin build",
         "plugin check",
         "plugin test",

@@ -238,3 +238,25 @@ async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
     catch_up(&database, &["scripted"], &["processor.read-mib=4"]).await;
     assert_scripted_log(&database, "true").await;
 }
+
+/// More is written than one commit takes, and than may wait: everybody gets his turn, and nothing is lost on the way.
+#[tokio::test(flavor = "multi_thread")]
+async fn much_that_is_written_goes_in_several_commits() {
+    let database = database().await;
+    let giant = json!({"do": "giant", "mib": 1});
+    for round in 0..3 {
+        for tenant in 0..6 {
+            let events = if tenant % 2 == 0 { vec![giant.clone(), json!({})] } else { vec![json!({}); 20] };
+            database.append(&format!("t{tenant}"), &format!("s{round}"), &events).await;
+        }
+    }
+    let settings = ["processor.commit-mib=1", "processor.waiting-mib=1", "limits.document-kib=2048"];
+    let ended = catch_up(&database, &["scripted"], &settings).await;
+    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    let session = database.db.connect("test").await.unwrap();
+    let giants = "with removed as (delete from sandmill_documents.scripted_log_1 where _id = 'x' returning length(data->>'a') as length)
+                  select count(*), min(length)::int8 from removed";
+    let row = session.query_one(giants, &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (3, 1 << 20));
+    assert_scripted_log(&database, "true").await;
+}

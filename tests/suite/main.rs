@@ -12,8 +12,12 @@ mod contention;
 mod crashes;
 // The book of pages and exceptions against a model.
 mod bookkeeping;
+// The demo, as whoever tries Sandmill first meets it.
+mod demo;
 // A lane that is too slow for what it gets, while others go on.
 mod detach;
+// A folder in which somebody works on plugins, and commands that are started there.
+mod dev;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.
@@ -40,3 +44,5 @@ mod sql;
 mod store;
 // The repository's own habits: borders, sizes, loose ends.
 mod tidy;
+// Making plugins.
+mod toolchain;

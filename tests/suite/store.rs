@@ -5,3 +5,4 @@ mod importing;
 mod listing;
 mod migrations;
 mod ordering;
+mod tally;

@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::{Failure, bindings::sandmill::processor::types};
+use crate::{Failure, bindings::sandmill::processor::types, typed};
 
 /// Consecutive events of one lane, at least one.
 #[derive(Debug)]
@@ -97,6 +97,34 @@ impl<'b> Event<'b> {
     /// code `invalid-data`; map the error to a [`Halt`](crate::Halt) where that is wrong.
     pub fn data<T: Deserialize<'b>>(&self) -> Result<T, Failure> {
         parse(&self.raw.data, "invalid-data")
+    }
+
+    /// Reads it into an enum with a variant for each event type: the variant that is named like the event's type takes the event's
+    /// data. `None` for a type without a variant; data that does not fit is a [`Failure`] that skips the event with the code
+    /// `invalid-data`.
+    ///
+    /// ```
+    /// # use sandmill_guest::prelude::*;
+    /// #[derive(serde::Deserialize)]
+    /// enum CartEvent<'e> {
+    ///     ItemAdded {
+    ///         #[serde(borrow)]
+    ///         sku: Cow<'e, str>,
+    ///         quantity: u64,
+    ///     },
+    ///     #[serde(rename = "cart.checked-out")]
+    ///     CheckedOut,
+    /// }
+    ///
+    /// fn items(event: Event<'_>) -> Result<u64, Failure> {
+    ///     Ok(match event.typed()? {
+    ///         Some(CartEvent::ItemAdded { quantity, .. }) => quantity,
+    ///         Some(CartEvent::CheckedOut) | None => 0,
+    ///     })
+    /// }
+    /// ```
+    pub fn typed<E: Deserialize<'b>>(&self) -> Result<Option<E>, Failure> {
+        typed::read(&self.raw.event_type, &self.raw.data)
     }
 
     /// Its data as JSON text.

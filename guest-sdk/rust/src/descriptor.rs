@@ -2,7 +2,12 @@
 //! tenant, read model version 1, batches as large as the host likes. The host checks names and refuses what is against the
 //! contract, so nothing is checked here.
 
-use crate::bindings::sandmill::processor::types::{self, PartitionBy, StartPosition};
+use serde::Deserialize;
+
+use crate::{
+    bindings::sandmill::processor::types::{self, PartitionBy, StartPosition},
+    typed::{self, Known},
+};
 
 /// What the plugin is. Begin one with [`descriptor!`](crate::descriptor!).
 #[derive(Debug)]
@@ -29,10 +34,30 @@ impl Descriptor {
         self
     }
 
+    /// Handles the event types that an enum has variants for, as [`Event::typed`](crate::Event::typed) reads them; every type if one
+    /// of them is marked with `#[serde(other)]`. Panics if `E` is no such enum.
+    pub fn event_types_of<'de, E: Deserialize<'de>>(mut self) -> Self {
+        self.0.event_types = match typed::known::<E>().expect(typed::NOT_AN_ENUM) {
+            Known::Named(types) => Some(types.iter().map(|name| (*name).to_owned()).collect()),
+            Known::Every => None,
+        };
+        self
+    }
+
     /// Adds a collection that it reads or writes, `[a-z][a-z0-9_]{0,47}`. A collection belongs to one processor alone.
     pub fn collection(mut self, name: impl Into<String>) -> Self {
         self.0.collections.push(name.into());
         self
+    }
+
+    /// Adds a collection unless it is there.
+    pub(crate) fn or_collection(self, name: &str) -> Self {
+        if self.0.collections.iter().any(|other| other == name) { self } else { self.collection(name) }
+    }
+
+    /// Handles the types of an enum unless others have been named.
+    pub(crate) fn or_event_types_of<'de, E: Deserialize<'de>>(self) -> Self {
+        if self.0.event_types.is_some() { self } else { self.event_types_of::<E>() }
     }
 
     /// One lane for each stream instead of one for each tenant. A document then belongs to the stream that first wrote it.

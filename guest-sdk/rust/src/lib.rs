@@ -1,18 +1,21 @@
 //! Write Sandmill plugins in Rust.
 //!
-//! A plugin is a type that implements [`Projector`] and is named in [`export_projector!`]. It is given batches of events and
-//! answers with changes to documents, as data; the host commits those changes and the plugin's progress together. What a plugin
-//! keeps in memory between batches is a cache that the host may drop at any time.
+//! A plugin is a type that is named in [`export_projector!`]: a [`Document`] that events evolve, or in general a [`Projector`], which is
+//! given batches of events and answers with changes to documents, as data. The host commits those changes and the plugin's progress
+//! together. What a plugin keeps in memory between batches is a cache that the host may drop at any time.
 //!
 //! ```
 //! use sandmill_guest::prelude::*;
 //! use serde::{Deserialize, Serialize};
 //!
-//! /// What an order event says; only the fields that matter here are read.
+//! /// What order events say; only the fields that matter here are read.
 //! #[derive(Deserialize)]
-//! struct Placed<'e> {
-//!     customer: &'e str,
-//!     cents: u64,
+//! enum OrderEvent<'e> {
+//!     OrderPlaced {
+//!         #[serde(borrow)]
+//!         customer: Cow<'e, str>,
+//!         cents: u64,
+//!     },
 //! }
 //!
 //! #[derive(Default, Serialize, Deserialize)]
@@ -21,47 +24,43 @@
 //!     cents: u64,
 //! }
 //!
-//! struct Customers;
+//! impl Document for Customer {
+//!     const COLLECTION: &str = "customers";
+//!     type Event<'e> = OrderEvent<'e>;
 //!
-//! impl Projector for Customers {
-//!     fn describe() -> Descriptor {
-//!         descriptor!("customers").event_types(["OrderPlaced"]).collection("customers")
+//!     fn descriptor() -> Descriptor {
+//!         descriptor!("customers")
 //!     }
 //!
-//!     fn project(batch: &Batch) -> Result<Projection, Halt> {
-//!         Ok(fold(
-//!             batch,
-//!             "customers",
-//!             |event| {
-//!                 let placed: Placed = event.data()?;
-//!                 Ok((placed.customer, placed))
-//!             },
-//!             |customer: &mut Customer, _event, placed| {
-//!                 customer.orders += 1;
-//!                 customer.cents += placed.cents;
-//!                 Ok(())
-//!             },
-//!         ))
+//!     fn id<'e>(event: &OrderEvent<'e>, _: Event<'e>) -> Cow<'e, str> {
+//!         let OrderEvent::OrderPlaced { customer, .. } = event;
+//!         customer.clone()
+//!     }
+//!
+//!     fn evolve(&mut self, event: OrderEvent<'_>, _: Event<'_>) {
+//!         let OrderEvent::OrderPlaced { cents, .. } = event;
+//!         self.orders += 1;
+//!         self.cents += cents;
 //!     }
 //! }
 //!
-//! export_projector!(Customers);
+//! export_projector!(Customer);
 //!
-//! # use sandmill_guest::testing::{Lane, event};
-//! # let mut lane = Lane::<Customers>::new("acme");
-//! # lane.handle([event("OrderPlaced", r#"{"customer":"ann","cents":1200}"#), event("OrderPlaced", r#"{"customer":"ann","cents":300}"#)]);
-//! # assert_eq!(lane.text("customers", "ann"), Some(r#"{"orders":2,"cents":1500}"#));
+//! # use sandmill_guest::testing::{event, given, json};
+//! # let placed = |cents: u64| event("OrderPlaced", json!({"customer": "ann", "cents": cents}));
+//! # given::<Customer>([placed(1200), placed(300)]).then("customers", [("ann", json!({"orders": 2, "cents": 1500}))]);
 //! ```
 //!
-//! The code map, in reading order: [`Projector`] and its [`Descriptor`]; the [`Batch`] of [`Event`]s that it is given; the
-//! [`Projection`] that it answers, or the [`Failure`] of an event; [`fold()`] for the commonest projection; [`documents`],
-//! [`log`](mod@log) and [`settings`], which are all that the host offers; [`testing`], which runs a projector without a host;
-//! [`raw`], the types of the contract.
+//! The code map, in reading order: [`Document`], the commonest projection; [`Projector`] and its [`Descriptor`]; the [`Batch`] of
+//! [`Event`]s that it is given; the [`Projection`] that it answers, or the [`Failure`] of an event; [`fold()`], which [`Document`]
+//! stands on; [`documents`], [`log`](mod@log) and [`settings`], which are all that the host offers; [`testing`], which runs a projector
+//! without a host; [`raw`], the types of the contract.
 
 mod batch;
 #[doc(hidden)]
 pub mod bindings;
 mod descriptor;
+mod document;
 pub mod documents;
 mod exports;
 mod failure;
@@ -71,19 +70,27 @@ mod projection;
 pub mod settings;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
+mod typed;
 
 pub use batch::{Batch, Event};
 pub use descriptor::Descriptor;
+pub use document::{Document, UnknownTypes};
 #[doc(hidden)]
 pub use exports::Exports;
 pub use failure::{Failure, Halt, Skip};
 pub use fold::{fold, fold_entries};
 pub use projection::Projection;
 
-/// Turns events into documents.
+/// Turns events into documents. Whatever implements [`Document`] is one.
 ///
 /// It must be deterministic: the same events lead to the same documents, however they are cut into batches. There is no clock
 /// and no randomness; time and ids come from the events.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no projector",
+    label = "implements neither `Document` nor `Projector`",
+    note = "implement `sandmill_guest::Document` for the type of your documents if each event changes one of them, or \
+            `sandmill_guest::Projector` for anything else"
+)]
 pub trait Projector {
     /// What the plugin is. Called without a tenant, once for each plugin file; only logging works here.
     fn describe() -> Descriptor;
@@ -106,9 +113,11 @@ pub mod raw {
 
 /// Everything that a plugin usually names.
 pub mod prelude {
+    pub use std::borrow::Cow;
+
     pub use crate::{
-        Batch, Descriptor, Event, Failure, Halt, Projection, Projector, Skip, descriptor, documents, export_projector,
-        fold, fold_entries, log, settings,
+        Batch, Descriptor, Document, Event, Failure, Halt, Projection, Projector, Skip, UnknownTypes, descriptor,
+        documents, export_projector, fold, fold_entries, log, settings,
     };
 }
 

@@ -1,5 +1,13 @@
 //! Log lines, one macro a level: `log::info!("{count} orders")`. The line's context is the module that wrote it. The host counts
 //! and drops lines over the plugin's volume limit. Without a host, in a plugin's own tests, lines go to stderr.
+//!
+//! ```
+//! use sandmill_guest::prelude::*;
+//!
+//! let (orders, customer) = (2, "ann");
+//! log::info!("{orders} orders of {customer}");
+//! log::warn!("{} has no name", customer.len());
+//! ```
 
 use std::fmt;
 

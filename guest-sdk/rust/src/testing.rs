@@ -1,8 +1,8 @@
-//! Runs a projector without a host, for a plugin's own tests. A [`Lane`] keeps documents in memory and hands batches over as a
-//! host would; it checks none of the host's limits. Not there on WebAssembly.
+//! Runs a projector without a host, for a plugin's own tests. [`given`] tells a test in three words; a [`Lane`] hands over batches one by
+//! one and shows each answer. Documents are kept in memory; of the host's limits none is checked. Not there on WebAssembly.
 //!
 //! ```
-//! use sandmill_guest::{prelude::*, testing::{event, Lane}};
+//! use sandmill_guest::{prelude::*, testing::{event, given, json}};
 //! # struct Counter;
 //! # impl Projector for Counter {
 //! #     fn describe() -> Descriptor { descriptor!("counter").collection("counts") }
@@ -13,14 +13,20 @@
 //! #     }
 //! # }
 //!
-//! let mut lane = Lane::<Counter>::new("acme");
-//! lane.handle([event("Opened", "{}").stream("door-1"), event("Shut", "{}").stream("door-1")]);
-//! assert_eq!(lane.text("counts", "door-1"), Some(r#"{"count":2}"#));
+//! given::<Counter>([event("Opened", "{}").stream("door-1"), event("Shut", "{}").stream("door-1")])
+//!     .then("counts", [("door-1", json!({"count": 2}))]);
 //! ```
+
+mod diff;
+mod given;
 
 use std::{cell::RefCell, collections::BTreeMap, marker::PhantomData};
 
 use crate::{Batch, Projection, Projector, bindings::sandmill::processor::types, raw};
+
+pub use given::{Given, given};
+#[doc(no_inline)]
+pub use serde_json::json;
 
 /// One lane of a tenant: its documents, and its events' numbers.
 #[derive(Debug)]
@@ -40,16 +46,18 @@ pub struct NewEvent {
     stream: String,
     data: String,
     metadata: String,
+    recorded_at: i64,
 }
 
-/// An event of a type with its data, JSON text. It goes to the stream `stream-1` and is named after its position unless told.
-pub fn event(event_type: impl Into<String>, data: impl Into<String>) -> NewEvent {
+/// An event of a type with its data: JSON text, or [`json!`]. It goes to the stream `stream-1` and is named after its position unless told.
+pub fn event(event_type: impl Into<String>, data: impl ToString) -> NewEvent {
     NewEvent {
         id: None,
         event_type: event_type.into(),
         stream: "stream-1".into(),
-        data: data.into(),
+        data: data.to_string(),
         metadata: "{}".into(),
+        recorded_at: 0,
     }
 }
 
@@ -67,8 +75,14 @@ impl NewEvent {
     }
 
     /// Gives it metadata, a JSON object.
-    pub fn metadata(mut self, metadata: impl Into<String>) -> Self {
-        self.metadata = metadata.into();
+    pub fn metadata(mut self, metadata: impl ToString) -> Self {
+        self.metadata = metadata.to_string();
+        self
+    }
+
+    /// Says when it was recorded, in milliseconds from 1970; at 0 unless told.
+    pub fn recorded_at(mut self, milliseconds: i64) -> Self {
+        self.recorded_at = milliseconds;
         self
     }
 }
@@ -99,6 +113,10 @@ impl<P: Projector> Lane<P> {
     /// projector is the test's panic.
     pub fn handle(&mut self, events: impl IntoIterator<Item = NewEvent>) -> raw::Projection {
         let events = events.into_iter().map(|event| self.append(event)).collect();
+        self.hand_over(events)
+    }
+
+    fn hand_over(&mut self, events: Vec<types::Event>) -> raw::Projection {
         let (tenant, partition_key) = (self.tenant.clone(), self.tenant.clone());
         let batch = Batch::new(types::Batch { tenant, partition_key, attempt: 1, replaying: false, events });
         STORE.replace(std::mem::take(&mut self.store));
@@ -127,7 +145,7 @@ impl<P: Projector> Lane<P> {
     }
 
     fn append(&mut self, event: NewEvent) -> types::Event {
-        let NewEvent { id, event_type, stream, data, metadata } = event;
+        let NewEvent { id, event_type, stream, data, metadata, recorded_at } = event;
         self.position += 1;
         let version = self.versions.entry(stream.clone()).or_default();
         *version += 1;
@@ -137,7 +155,7 @@ impl<P: Projector> Lane<P> {
             stream_id: stream,
             stream_version: *version,
             position: self.position,
-            recorded_at: 0,
+            recorded_at,
             data,
             metadata,
         }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{
-    Global,
+    Global, dev,
     output::{self, Screen, Tone},
     table::{Cell, Column, Table},
 };
@@ -52,7 +52,12 @@ struct PrintArgs {
 /// Runs the command.
 pub(super) fn run(args: ConfigArgs, global: &Global) -> anyhow::Result<ExitCode> {
     let ConfigCommand::Print(PrintArgs { changed, json }) = args.command;
-    let resolved = global.resolve()?;
+    let mut resolved = global.resolve()?;
+    if resolved.config.database_url.is_empty()
+        && let Some(found) = dev::place::find(&std::env::current_dir()?)?
+    {
+        resolved = resolved.with_database(&found, Origin::File(".sandmill/address".into()));
+    }
     if !resolved.config.database_url.is_empty() {
         Db::parse(&resolved.config.database_url)?;
     }

@@ -1,23 +1,41 @@
-//! `sandmill demo`: the main job on a private database, from events to documents, in one go.
+//! `sandmill demo`: the main job on a private database, live: a shop whose tenants are of very different size, and flights that were there before.
+//!
+//! The flights are imported first, so that their processors catch up while the shop's is level with what is appended. What is shown is counted
+//! by the database, and the demo fails unless everything that it appended was handled.
 
-use std::{path::PathBuf, process::ExitCode, time::Instant};
+mod shop;
 
-use anyhow::Context;
+use std::{
+    path::{Path, PathBuf},
+    pin::pin,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
 use futures_util::TryStreamExt;
+use tokio::{
+    sync::{oneshot, watch},
+    time::{Instant, sleep},
+};
 
-use super::table;
+use super::{
+    live::{Live, Title, fitted, grouped},
+    program,
+};
 use crate::{
-    app::{self, Ended, Until},
+    app::{self, Until},
     config::Config,
     db::{
-        Db,
+        Db, Session,
         embedded::{Embedded, Options},
         migrate,
     },
     model::ids::CollectionName,
-    processor::status,
-    projections::list::{self, Selection},
+    processor::status::{self, Status},
+    projections::list::{self, Listed, Selection},
     store::import::{Input, import},
+    telemetry::Logs,
 };
 
 /// Shows the main job on a private database.
@@ -29,73 +47,194 @@ pub(super) struct DemoArgs {
     /// The folder with the plugins
     #[arg(long, value_name = "DIR")]
     plugins: PathBuf,
-    /// The events, as `sandmill import` takes them
+    /// Events that are there before the shop opens, as `sandmill import` takes them
     #[arg(long, value_name = "FILE")]
-    events: PathBuf,
+    events: Option<PathBuf>,
+    /// How long the shop is open; with 0 it stays closed, and the demo is about the events that are there
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    seconds: u32,
+    /// Keep the shop open until Ctrl-C
+    #[arg(long, conflicts_with = "seconds")]
+    keep: bool,
+    /// Events that the shop appends a second
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
+    rate: u32,
 }
 
-/// Documents of each collection that are shown.
-const SHOWN: i64 = 4;
+/// Documents of each collection that are shown of a tenant, or of nobody in particular.
+const SHOWN: i64 = 2;
+/// How long the processors may take to begin. Default 60 s: their plugins are compiled, which no small machine does in less than a second.
+const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(60);
+/// How long they may take to handle the rest after the shop has closed. Default 60 s; reached only by a failure.
+const PATIENCE_TO_END: Duration = Duration::from_secs(60);
+/// Between two looks for that.
+const LOOK: Duration = Duration::from_millis(100);
 
-pub(super) async fn run(args: DemoArgs, mut config: Config) -> anyhow::Result<ExitCode> {
-    step("Starting a private PostgreSQL server");
+pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
+    logs.prefer_warnings();
+    config.plugins.clone_from(&args.plugins);
     let server = Embedded::start(Options::default()).await?;
-    println!("PostgreSQL {}, reached through {}", server.version(), server.address());
+    println!("A private PostgreSQL {} runs, and is gone when this ends.", server.version());
     let db = Db::parse(&server.address())?;
     let mut session = db.connect("demo").await?;
     migrate::migrate(&mut session).await?;
-
-    step(&format!("Importing events from {}", args.events.display()));
-    let input = Input::open(&args.events).with_context(|| format!("open {}", args.events.display()))?;
-    let report = import(&mut session, input, |_| {}).await.context("import")?;
-    println!("{} events in {:.1} s", report.imported, report.seconds);
-
-    step(&format!("Running the plugins in {} on them", args.plugins.display()));
-    config.plugins = args.plugins;
-    let began = Instant::now();
-    let (drain, abort) = super::run::signals()?;
-    let ended = app::run(&config, &db, Until::CaughtUp, drain, abort).await?;
-    if !matches!(ended, Ended::CaughtUp { refused: 0 }) {
-        anyhow::bail!("the demo did not come to its end: {ended:?}");
+    let imported = match &args.events {
+        Some(file) => import_all(&mut session, file).await?,
+        None => 0,
+    };
+    if args.keep || args.seconds > 0 {
+        let open = if args.keep { "until Ctrl-C".into() } else { format!("for {} s", args.seconds) };
+        println!("A shop with {} tenants, one of them with 60 % of all events, opens {open}.", shop::TENANTS);
+        println!("Each tenant has a sandbox and a lane of its own, so that none waits for another.");
     }
-    let status = status::read(&session).await?;
-    let mut rows = vec![["PROCESSOR", "EVENTS", "LAG", "LANES BEHIND"].map(String::from).to_vec()];
-    for p in &status.processors {
-        rows.push(vec![
-            p.id.clone(),
-            p.handled.to_string(),
-            p.lag_events.to_string(),
-            p.lanes_behind.len().to_string(),
-        ]);
+    if args.keep {
+        println!("In another terminal: {} status --watch --database-url '{}'", program(), server.address());
     }
-    print!("{}", table(&rows));
+
+    let (told, abort) = super::run::signals()?;
+    let (end, ended) = oneshot::channel();
+    let ended = async {
+        let _ = ended.await;
+    };
+    let host = app::run(&config, &db, Until::Told, ended, abort);
+    let show = async {
+        until_begun(&session).await?;
+        let shown = show(&args, &db, &session, told, logs).await?;
+        let _ = end.send(());
+        Ok(shown)
+    };
+    let (_, (live, appended)) = Box::pin(async { tokio::try_join!(host, show) }).await?;
+    let tenants = live.tenants();
+    live.finish().await?;
+
     println!(
-        "caught up in {:.1} s; documents and cursors were committed together, page by page",
-        began.elapsed().as_secs_f64()
+        "\nThe shop appended {} events, {} were there before: all are handled.",
+        grouped(appended),
+        grouped(imported)
     );
-
-    for name in list::collections(&session).await? {
-        step(&format!("Documents in the view public.{name}"));
-        let collection = CollectionName::parse(&name)?;
-        let selection = Selection { limit: Some(SHOWN), ..Selection::default() };
-        let documents = list::documents(&session, &collection, &selection).await?;
-        let documents: Vec<_> = documents.try_collect().await?;
-        for document in &documents {
-            println!("{}  {}  {}", document.tenant, document.id, document.data);
-        }
-    }
-    step("What next");
-    println!(
-        "  export DATABASE_URL=postgresql://…      your own database\n  \
-           sandmill migrate                        makes the tables\n  \
-           sandmill append --help                  writes events\n  \
-           sandmill plugin build DIR -o plugins/   makes a plugin of a Rust crate\n  \
-           sandmill run --plugins plugins          runs it"
-    );
-    drop(session);
+    documents(&session, &tenants).await?;
+    what_next(&args.plugins);
     Ok(ExitCode::SUCCESS)
 }
 
-fn step(what: &str) {
-    println!("\n{what}");
+async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
+    let input = Input::open(file).with_context(|| format!("open {}", file.display()))?;
+    let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
+    let name = Path::new(file.file_name().unwrap_or_default()).display();
+    println!("{} events are imported from {name}, in {:.1} s.", grouped(report.imported), report.seconds);
+    Ok(report.imported)
+}
+
+/// Waits until every plugin is loaded, which its registration shows.
+async fn until_begun(session: &Session) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while status::read(session).await?.processors.is_empty() {
+        if began.elapsed() > PATIENCE_TO_BEGIN {
+            bail!("no processor has begun within {} s", PATIENCE_TO_BEGIN.as_secs());
+        }
+        sleep(LOOK).await;
+    }
+    Ok(())
+}
+
+/// Opens the shop, shows what happens, and returns when everything that was appended is handled.
+async fn show(
+    args: &DemoArgs,
+    db: &Db,
+    session: &Session,
+    told: impl Future<Output = ()>,
+    logs: &Logs,
+) -> anyhow::Result<(Live, u64)> {
+    let lasting = (!args.keep).then(|| Duration::from_secs(args.seconds.into()));
+    let mut live = Live::start(Title { command: "sandmill demo", lasting }, db, logs).await?;
+    let (close, closed) = watch::channel(false);
+    let work = async {
+        let mut shop = pin!(shop::open(db, args.rate, lasting, &closed));
+        let appended = tokio::select! {
+            appended = &mut shop => appended?,
+            () = told => {
+                close.send_replace(true);
+                shop.await?
+            }
+        };
+        until_handled(session).await?;
+        Ok(appended)
+    };
+    let appended: anyhow::Result<u64> = tokio::select! {
+        appended = work => appended,
+        failed = live.run() => match failed {
+            Ok(never) => match never {},
+            Err(error) => Err(error.into()),
+        }
+    };
+    Ok((live, appended?))
+}
+
+/// Waits until no processor and no lane is behind.
+async fn until_handled(session: &Session) -> anyhow::Result<()> {
+    let began = Instant::now();
+    loop {
+        let status = status::read(session).await?;
+        if status.processors.iter().all(|p| p.lag_events == 0 && p.lanes_behind.is_empty()) {
+            return Ok(());
+        }
+        if began.elapsed() > PATIENCE_TO_END {
+            bail!("not everything was handled within {} s: {}", PATIENCE_TO_END.as_secs(), left(&status));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// What is left to handle, for people.
+fn left(status: &Status) -> String {
+    let processors = status.processors.iter().map(|p| {
+        let lane = p.lanes_behind.first().map_or_else(String::new, |lane| {
+            let (lanes, tenant, state) = (p.lanes_behind.len(), &lane.tenant, &lane.state);
+            format!(", and {lanes} lanes; the first is {state} at tenant {tenant}: {}", lane.reason)
+        });
+        format!("{} is {} events behind{lane}", p.id, p.lag_events)
+    });
+    processors.collect::<Vec<_>>().join("; ")
+}
+
+/// Shows a few documents of each collection: of the largest and the smallest tenant of the shop, or of anybody.
+async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> {
+    for name in list::collections(session).await? {
+        println!("\nDocuments in the view public.{name}:");
+        let collection = CollectionName::parse(&name)?;
+        let mut shown = Vec::new();
+        for tenant in [tenants.first(), tenants.last()].into_iter().flatten() {
+            shown.extend(some(session, &collection, Some(tenant.clone())).await?);
+        }
+        if shown.is_empty() {
+            shown = some(session, &collection, None).await?;
+        }
+        for Listed { tenant, id, data, .. } in &shown {
+            println!("{}", fitted(&format!("  {tenant:<9}  {id:<9}  {data}")));
+        }
+    }
+    Ok(())
+}
+
+async fn some(session: &Session, collection: &CollectionName, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
+    let selection = Selection { tenant, id: None, limit: Some(SHOWN) };
+    Ok(list::documents(session, collection, &selection).await?.try_collect().await?)
+}
+
+fn what_next(plugins: &Path) {
+    let (program, plugins) = (program(), plugins.display());
+    println!(
+        "
+What next, with a PostgreSQL that keeps its data in .sandmill:
+  {program} dev --plugins {plugins}
+
+and in another terminal, in the same folder:
+  {program} append --tenant acme --stream cart-1 --type ItemAdded --data '{{\"sku\":\"mug\",\"quantity\":2,\"price\":499}}'
+  {program} documents cart_summary --tenant acme
+  {program} status
+
+A plugin of your own:
+  {program} plugin new my-plugin
+  {program} plugin build my-plugin -o {plugins}/"
+    );
 }

@@ -8,6 +8,8 @@ use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
 
+use crate::telemetry;
+
 /// What a text is to the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
@@ -72,8 +74,7 @@ impl Screen {
 }
 
 fn colours_wanted() -> bool {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-    set("NO_COLOR").is_none() && set("TERM").is_none_or(|term| term != "dumb")
+    telemetry::is_colour_wanted() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
 /// The text without what steers a terminal; line breaks stay.

@@ -1,7 +1,8 @@
-//! `sandmill plugin`: what a plugin's author does. `build` makes a component of a crate; its last line, on stdout, says what came
-//! out, everything before it goes to stderr. `check` and `test` take a component as the host takes it, and need no database.
+//! `sandmill plugin`: what a plugin's author does. `new` begins a crate; `build` makes a component of a crate: its last line, on stdout, says
+//! what came out, everything before it goes to stderr. `check` and `test` take a component as the host takes it, and need no database.
 
 mod check;
+mod new;
 mod test;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -25,6 +26,8 @@ pub(super) struct PluginArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum PluginCommand {
+    /// Begins a plugin: a crate with a test that passes and events to try it on
+    New(new::NewArgs),
     /// Builds a plugin's crate into a component
     Build(BuildArgs),
     /// Says what a component is, and whether this host runs it
@@ -56,6 +59,7 @@ struct BuildArgs {
 /// Runs the command.
 pub(super) fn run(args: PluginArgs, global: &Global) -> anyhow::Result<ExitCode> {
     match args.command {
+        PluginCommand::New(args) => new::run(args).map(|()| ExitCode::SUCCESS),
         PluginCommand::Build(BuildArgs { dir, output, json }) => {
             let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;
             if json {

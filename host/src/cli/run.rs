@@ -88,6 +88,7 @@ pub(super) fn signals() -> anyhow::Result<(impl Future<Output = ()>, impl Future
     let mut first = times.clone();
     let drain = async move {
         let _ = first.wait_for(|times| *times >= 1).await;
+        tracing::info!("finishing what is under way; a second signal ends it at once");
     };
     // The listener lives as long as somebody waits for the end that is always waited for.
     let abort = async move {

@@ -56,10 +56,10 @@ pub struct Setting {
 }
 
 impl Resolved {
-    /// Puts another database in the place of the one that the sources name, for a flag of its own.
-    pub fn with_database(mut self, address: &str, flag: &str) -> Self {
+    /// Puts another database in the place of the one that the sources name, if they name one.
+    pub fn with_database(mut self, address: &str, origin: Origin) -> Self {
         self.config.database_url = address.into();
-        self.origins.insert("database-url".into(), Origin::Flag(flag.into()));
+        self.origins.insert("database-url".into(), origin);
         self
     }
 
@@ -113,7 +113,8 @@ mod tests {
         assert_eq!(find(&resolved, "limits.reads"), ("7".into(), Origin::Flag("--set".into())));
         assert_eq!(find(&resolved, "limits.changes"), ("20000".into(), Origin::Default));
         assert_eq!(find(&resolved, "database-url"), ("\"postgresql://u:***@h/d\"".into(), Origin::File(file)));
-        let (_, origin) = find(&resolved.with_database("host=x", "--database-url"), "database-url");
+        let (_, origin) =
+            find(&resolved.with_database("host=x", Origin::Flag("--database-url".into())), "database-url");
         assert_eq!(origin, Origin::Flag("--database-url".into()));
     }
 }

@@ -16,8 +16,8 @@ pub struct Event {
     pub id: Box<str>,
     /// Whose it is.
     pub tenant: TenantId,
-    /// What happened.
-    pub event_type: Box<str>,
+    /// What happened. Few types make many events, so they share their texts.
+    pub event_type: Arc<str>,
     /// The stream it was appended to, unique within the tenant.
     pub stream: Box<str>,
     /// Number within the stream, from 1.
@@ -26,8 +26,8 @@ pub struct Event {
     pub recorded_at: i64,
     /// JSON text.
     pub data: Box<str>,
-    /// JSON text of an object.
-    pub metadata: Box<str>,
+    /// JSON text of an object; shared where it says nothing.
+    pub metadata: Arc<str>,
 }
 
 impl Event {

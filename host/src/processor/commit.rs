@@ -19,7 +19,7 @@ use crate::{
         handler::Reason,
         ids::{BUCKETS, CollectionName, LaneKey, ProcessorId},
     },
-    projections::documents::{Writer, Writes},
+    projections::documents::{WriteError, Writer, Writes},
 };
 
 /// Why a commit did not happen, named by what happens next.
@@ -49,6 +49,15 @@ impl From<Error> for CommitError {
                 CommitError::Data(text)
             }
             _ => CommitError::Lost(text),
+        }
+    }
+}
+
+impl From<WriteError> for CommitError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Database(error) => error.into(),
+            WriteError::Missed { .. } => CommitError::Fenced(error.to_string()),
         }
     }
 }
@@ -141,26 +150,30 @@ impl Committer {
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
         // Boxed: each of them holds its parameters, which together are more than a caller should carry about.
         let work = Box::pin(async {
-            tokio::try_join!(biased;
-                self.documents.write(&self.session, commit.writes),
-                self.set_aside(commit.dead_letters),
-                self.report(commit.report),
-                self.leave(commit.left),
-                self.move_lanes(commit.moved),
-                self.rejoin(commit.rejoined),
-                self.move_cursor(commit.from, commit.to),
-            )
+            let rows = async {
+                tokio::try_join!(biased;
+                    self.set_aside(commit.dead_letters),
+                    self.report(commit.report),
+                    self.leave(commit.left),
+                    self.move_lanes(commit.moved),
+                    self.rejoin(commit.rejoined),
+                    self.move_cursor(commit.from, commit.to),
+                )?;
+                Ok(())
+            };
+            let documents = async { Ok(self.documents.write(&self.session, commit.writes).await?) };
+            tokio::try_join!(biased; documents, rows).map(|_| ())
         });
         self.transact(work).await
     }
 
-    async fn transact<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<(), CommitError> {
+    async fn transact(&self, work: impl Future<Output = Result<(), CommitError>>) -> Result<(), CommitError> {
         failpoint::hit("commit.begin");
         let (begun, done) = tokio::join!(biased; self.session.batch_execute("begin"), work);
-        if let Err(error) = begun.and(done.map(|_| ())) {
+        if let Err(error) = begun.map_err(CommitError::from).and(done) {
             // What the rollback says does not matter: without a connection there is nothing left to roll back.
             let _ = self.session.batch_execute("rollback").await;
-            return Err(error.into());
+            return Err(error);
         }
         failpoint::hit("commit.written");
         let mut commit = std::pin::pin!(self.session.batch_execute("commit"));

@@ -57,7 +57,8 @@ const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 /// What a piece of work led to, waiting for its commit.
 #[derive(Debug, Default)]
 pub(super) struct Results {
-    changes: Changes,
+    /// Shared with the commit that writes them: if it is refused they are needed again.
+    changes: Arc<Changes>,
     dead_letters: Vec<DeadLetter>,
     handled: usize,
     /// Its place among all stagings of documents.
@@ -293,7 +294,7 @@ impl<'a> Engine<'a> {
         let (documents, committer) = (self.documents.clone(), self.committer.clone());
         self.commit = Some(Box::pin(async move {
             let began = Instant::now();
-            let result = match documents.prepare(changes).await {
+            let result = match documents.prepare(&changes).await {
                 Err(PrepareError::NotYours(lane, why)) => Err(CommitFailure::NotYours(lane, why)),
                 Err(error) => Err(CommitFailure::Commit(CommitError::Lost(error.to_string()))),
                 Ok(writes) => {
@@ -364,7 +365,7 @@ impl<'a> Engine<'a> {
         let mark = self.documents.stage(&outcome.changes);
         let Outcome { changes, dead_letters, handled, .. } = outcome;
         let weight = changes.values().flatten().map(|text| text.len()).sum();
-        let results = Results { changes, dead_letters, handled, mark, weight };
+        let results = Results { changes: changes.into(), dead_letters, handled, mark, weight };
         self.book.finish(&lane, work, handled, results, ending, SystemTime::now());
         Ok(())
     }

@@ -12,12 +12,14 @@ mod write;
 
 use std::{
     collections::{BTreeMap, HashMap},
+    hash::{Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use cache::{Cache, Known, Staged};
+use cache::{Cache, Staged};
+use foldhash::fast::RandomState;
 use loader::{Loader, Request};
-pub use write::{Writer, Writes};
+pub use write::{WriteError, Writer, Writes};
 
 use crate::{
     db::{Error, Session, describe},
@@ -28,18 +30,29 @@ use crate::{
 };
 
 /// Names one document, and the lane it belongs to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentKey {
+    /// Which.
+    pub id: Arc<str>,
     /// Whose.
     pub lane: LaneKey,
     /// Where.
     pub collection: CollectionName,
-    /// Which.
-    pub id: Arc<str>,
 }
 
+/// Tenant and id tell nearly all documents apart; the rest of a key is left to its comparison.
+impl Hash for DocumentKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.id.hash(state);
+        self.lane.tenant.hash(state);
+    }
+}
+
+/// What is kept by document. Guests choose the ids, so the hash is seeded; a page asks it some ten thousand times, so it is a quick one.
+type ByDocument<T> = HashMap<DocumentKey, T, RandomState>;
+
 /// Documents to write, the last word on each: its new text, or none to delete it.
-pub type Changes = BTreeMap<DocumentKey, Option<Arc<str>>>;
+pub type Changes = ByDocument<Option<Arc<str>>>;
 
 /// Why documents could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -84,7 +97,7 @@ pub struct Documents {
 
 struct State {
     cache: Cache,
-    staged: HashMap<DocumentKey, Staged>,
+    staged: ByDocument<Staged>,
     /// Bytes of their texts.
     staged_bytes: usize,
     /// Counts stagings, so that a commit knows whether something newer is staged by now.
@@ -102,7 +115,7 @@ impl Documents {
     ) -> Result<Self, Error> {
         let loader = Loader::open(session, &descriptor.collections, read_bytes).await?;
         let owned = descriptor.partition_by != PartitionBy::Tenant;
-        let state = State { cache: Cache::new(cache_bytes), staged: HashMap::new(), staged_bytes: 0, serial: 0 };
+        let state = State { cache: Cache::new(cache_bytes), staged: ByDocument::default(), staged_bytes: 0, serial: 0 };
         Ok(Documents { loader, owned, state: Mutex::new(state) })
     }
 
@@ -163,28 +176,30 @@ impl Documents {
     }
 
     /// Makes of changes what a transaction writes: with the version that each document has now. Later changes replace earlier ones.
-    pub async fn prepare(&self, changes: impl IntoIterator<Item = Changes>) -> Result<Writes, PrepareError> {
-        let mut folded = Changes::new();
-        for changes in changes {
-            folded.extend(changes);
-        }
-        let mut known: HashMap<DocumentKey, Known> = HashMap::new();
+    pub async fn prepare(&self, changes: &[Arc<Changes>]) -> Result<Writes, PrepareError> {
+        let most = changes.iter().map(|changes| changes.len()).sum();
+        let mut folded: HashMap<&DocumentKey, &Option<Arc<str>>, RandomState> =
+            HashMap::with_capacity_and_hasher(most, RandomState::default());
+        folded.extend(changes.iter().flat_map(|changes| changes.iter()));
+        let mut writes = Writes::new(self.owned);
         let mut unknown: BTreeMap<CollectionName, Vec<DocumentKey>> = BTreeMap::new();
         {
             let mut state = self.state();
-            for key in folded.keys() {
+            for (&key, &data) in &folded {
                 match state.cache.get(key) {
-                    Some(cached) => {
-                        known.insert(key.clone(), cached);
-                    }
+                    Some(known) => writes.add(key, data, known)?,
                     None => unknown.entry(key.collection.clone()).or_default().push(key.clone()),
                 }
             }
         }
         for (collection, keys) in unknown {
-            known.extend(self.loader.versions(&collection, keys).await?);
+            for (key, known) in self.loader.versions(&collection, keys).await? {
+                let data = folded.get(&key).copied().unwrap_or(&None);
+                writes.add(&key, data, &known)?;
+            }
         }
-        Writes::new(folded, &known, self.owned)
+        writes.sort();
+        Ok(writes)
     }
 
     /// Remembers what a transaction wrote, after it committed; `marks` are each lane's last staging that was part of it.
@@ -192,9 +207,7 @@ impl Documents {
         let mut state = self.state();
         for (key, known) in writes.into_known() {
             let mark = marks.get(&key.lane).copied().unwrap_or(0);
-            if state.staged.get(&key).is_some_and(|staged| staged.serial <= mark) {
-                state.unstage(&key);
-            }
+            state.unstage_up_to(&key, mark);
             state.cache.put(key, known);
         }
     }
@@ -212,9 +225,14 @@ impl State {
         }
     }
 
-    fn unstage(&mut self, key: &DocumentKey) {
-        if let Some(staged) = self.staged.remove(key) {
-            self.staged_bytes -= staged.bytes();
+    /// Forgets what was staged of a document, unless it was staged after this.
+    fn unstage_up_to(&mut self, key: &DocumentKey, serial: u64) {
+        if let Some((key, staged)) = self.staged.remove_entry(key) {
+            if staged.serial <= serial {
+                self.staged_bytes -= staged.bytes();
+            } else {
+                self.staged.insert(key, staged);
+            }
         }
     }
 
@@ -225,7 +243,7 @@ impl State {
         {
             return Some(staged.data.clone());
         }
-        self.cache.get(key).map(|known| known.data)
+        self.cache.get(key).map(|known| known.data.clone())
     }
 }
 

@@ -44,7 +44,7 @@ impl Native {
             tenant_floor: session.prepare(include_str!("native/tenant_floor.sql")).await?,
             tenant_page: session.prepare(include_str!("native/tenant_page.sql")).await?,
         };
-        Ok(NativeSession { session, statements, tenants: HashMap::new() })
+        Ok(NativeSession { session, statements, tenants: HashMap::new(), texts: HashMap::new() })
     }
 }
 
@@ -71,10 +71,14 @@ pub struct NativeSession {
     statements: Statements,
     /// Names parsed before, so that events of one tenant share one text.
     tenants: HashMap<Box<str>, TenantId>,
+    /// Types, and the metadata of events that have none, seen before.
+    texts: HashMap<Box<str>, Arc<str>>,
 }
 
 /// How many tenant names a session remembers before it forgets them all: a bound on memory, no more.
 const TENANTS_REMEMBERED: usize = 10_000;
+/// The same for other texts.
+const TEXTS_REMEMBERED: usize = 1_000;
 
 impl NativeSession {
     async fn read_head(&self) -> Result<Snapshot, SourceError> {
@@ -210,13 +214,25 @@ impl NativeSession {
             position,
             id: row.get::<_, &str>(1).into(),
             tenant,
-            event_type: row.get::<_, &str>(3).into(),
+            event_type: self.shared(row.get(3)),
             stream: row.get::<_, &str>(4).into(),
             version: row.get(5),
             recorded_at,
             data: data.into(),
-            metadata: metadata.into(),
+            metadata: if metadata == "{}" { self.shared(metadata) } else { metadata.into() },
         })
+    }
+
+    fn shared(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.texts.get(text) {
+            return known.clone();
+        }
+        if self.texts.len() >= TEXTS_REMEMBERED {
+            self.texts.clear();
+        }
+        let shared: Arc<str> = text.into();
+        self.texts.insert(text.into(), shared.clone());
+        shared
     }
 }
 

@@ -18,6 +18,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "db",
             "model",
+            // `dev` runs the host anew when a plugin has changed.
+            "plugins::watch",
             // What is shown or changed of a running host, through the database.
             "processor::exceptions",
             "processor::pauses",
@@ -84,7 +86,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     // Re-anchoring holds the host lock in its own transaction.
     ("store", &["cluster::host_lock", "db", "model"]),
     ("cluster", &["db", "model"]),
-    ("toolchain", &[]),
+    // A plugin is begun by the name that its processor will have.
+    ("toolchain", &["model::ids"]),
     ("db", &[]),
     ("model", &[]),
     ("supervisor", &[]),
@@ -101,6 +104,7 @@ pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
     ("axum", &[], "nothing here speaks HTTP"),
     ("clap", &["cli"], "arguments are the command line's"),
     ("clap_complete", &["cli"], "arguments are the command line's"),
+    ("console", &["cli"], "what a terminal can show is the command line's"),
     ("indicatif", &["cli"], "progress bars are the command line's"),
     ("toml", &["config"], "settings are parsed once, at the edge"),
     ("tracing_subscriber", &["telemetry"], "where log lines go is decided in one place"),

@@ -24,7 +24,7 @@ impl File {
     }
 }
 
-/// All of them but what git keeps and what cargo builds, in the order of their paths.
+/// All of them but what git keeps, what cargo builds and what `sandmill dev` leaves, in the order of their paths.
 pub(super) fn files() -> Vec<File> {
     let root = sandmill_tests::host::root();
     let mut files = Vec::new();
@@ -39,7 +39,7 @@ fn walk(root: &Path, directory: &Path, files: &mut Vec<File>) {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap_or_default();
         // In a work tree `.git` is a file.
-        if name == ".git" || name == "target" {
+        if name == ".git" || name == "target" || name == ".sandmill" {
             continue;
         }
         if path.is_dir() {

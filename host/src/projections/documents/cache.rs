@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
 use lru::LruCache;
 
 use super::DocumentKey;
@@ -38,18 +39,18 @@ impl Staged {
 }
 
 pub(super) struct Cache {
-    documents: LruCache<DocumentKey, Known>,
+    documents: LruCache<DocumentKey, Known, RandomState>,
     bytes: usize,
     bytes_max: usize,
 }
 
 impl Cache {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Cache { documents: LruCache::unbounded(), bytes: 0, bytes_max }
+        Cache { documents: LruCache::unbounded_with_hasher(RandomState::default()), bytes: 0, bytes_max }
     }
 
-    pub(super) fn get(&mut self, key: &DocumentKey) -> Option<Known> {
-        self.documents.get(key).cloned()
+    pub(super) fn get(&mut self, key: &DocumentKey) -> Option<&Known> {
+        self.documents.get(key)
     }
 
     pub(super) fn put(&mut self, key: DocumentKey, known: Known) {

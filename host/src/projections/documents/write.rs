@@ -2,14 +2,15 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt::Write as _,
     sync::Arc,
 };
 
 use futures_util::future::try_join_all;
 
-use super::{Changes, DocumentKey, PrepareError, cache::Known, on, table};
+use super::{DocumentKey, PrepareError, cache::Known, on, table};
 use crate::{
-    db::{Error, Session, Statement},
+    db::{Error, Session, Statement, describe},
     model::ids::CollectionName,
 };
 
@@ -21,6 +22,8 @@ pub struct Writes {
     by_collection: BTreeMap<CollectionName, Vec<Write>>,
     /// Documents to delete that are not there: nothing to write, and known to be absent.
     absent: Vec<DocumentKey>,
+    /// Which lane writes what, where that matters.
+    writers: HashMap<(CollectionName, Arc<str>, Arc<str>), Arc<str>>,
 }
 
 struct Write {
@@ -31,32 +34,44 @@ struct Write {
 }
 
 impl Writes {
-    pub(super) fn new(
-        changes: Changes,
-        known: &HashMap<DocumentKey, Known>,
-        owned: bool,
-    ) -> Result<Self, PrepareError> {
-        let mut writes = Writes { owned, ..Writes::default() };
-        let mut writers: HashMap<(CollectionName, Arc<str>, Arc<str>), DocumentKey> = HashMap::new();
-        for (key, data) in changes {
-            let (version, owner) = known.get(&key).map_or((0, None), |known| (known.version, known.owner.clone()));
-            let own = !owned || version == 0 || owner.as_deref() == Some(&*key.lane.key);
-            if !own {
-                return Err(PrepareError::not_yours(&key, owner.as_deref().unwrap_or("another lane")));
+    pub(super) fn new(owned: bool) -> Self {
+        Writes { owned, ..Writes::default() }
+    }
+
+    /// Adds a document, each at most once, with what is known of it.
+    pub(super) fn add(
+        &mut self,
+        key: &DocumentKey,
+        data: &Option<Arc<str>>,
+        known: &Known,
+    ) -> Result<(), PrepareError> {
+        let Known { version, owner, .. } = known;
+        if self.owned {
+            if *version > 0 && owner.as_deref() != Some(&*key.lane.key) {
+                return Err(PrepareError::not_yours(key, owner.as_deref().unwrap_or("another lane")));
             }
-            if owned {
-                let place = (key.collection.clone(), key.lane.tenant.as_shared(), key.id.clone());
-                if let Some(other) = writers.insert(place, key.clone()) {
-                    return Err(PrepareError::not_yours(&key, &other.lane.key));
-                }
+            let place = (key.collection.clone(), key.lane.tenant.as_shared(), key.id.clone());
+            if let Some(other) = self.writers.insert(place, key.lane.key.clone()) {
+                return Err(PrepareError::not_yours(key, &other));
             }
-            if data.is_none() && version == 0 {
-                writes.absent.push(key);
-                continue;
-            }
-            writes.by_collection.entry(key.collection.clone()).or_default().push(Write { key, version, data });
         }
-        Ok(writes)
+        if data.is_none() && *version == 0 {
+            self.absent.push(key.clone());
+            return Ok(());
+        }
+        let write = Write { key: key.clone(), version: *version, data: data.clone() };
+        match self.by_collection.get_mut(&key.collection) {
+            Some(writes) => writes.push(write),
+            None => drop(self.by_collection.insert(key.collection.clone(), vec![write])),
+        }
+        Ok(())
+    }
+
+    /// Brings documents into the order of their table's key, in which an index is written fastest.
+    pub(super) fn sort(&mut self) {
+        for writes in self.by_collection.values_mut() {
+            writes.sort_unstable_by(|a, b| (&a.key.lane.tenant, &a.key.id).cmp(&(&b.key.lane.tenant, &b.key.id)));
+        }
     }
 
     /// How many documents it writes or deletes.
@@ -82,6 +97,22 @@ impl Writes {
     }
 }
 
+/// Why documents could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Some have not the version that they were read with: somebody else wrote them.
+    #[error("{missed} documents of {collection} were changed by somebody else; only the host may write them")]
+    Missed {
+        /// Where.
+        collection: CollectionName,
+        /// How many.
+        missed: u64,
+    },
+    /// What the database said.
+    #[error("write documents: {}", describe(.0))]
+    Database(#[from] Error),
+}
+
 /// The statements that write collections, prepared on the session whose transactions they run in.
 pub struct Writer {
     statements: HashMap<CollectionName, (Statement, Statement)>,
@@ -100,8 +131,9 @@ impl Writer {
         Ok(Writer { statements })
     }
 
-    /// Writes documents in the session's transaction, at most two statements a collection, all sent at its first poll.
-    pub async fn write(&self, session: &Session, writes: &Writes) -> Result<(), Error> {
+    /// Writes documents in the session's transaction, at most two statements a collection, all sent at its first poll. After an error the
+    /// transaction must not be committed.
+    pub async fn write(&self, session: &Session, writes: &Writes) -> Result<(), WriteError> {
         let owned = writes.owned;
         let tables = writes.by_collection.iter().filter_map(|(collection, writes)| {
             let (put, remove) = self.statements.get(collection)?;
@@ -115,22 +147,35 @@ impl Writer {
     }
 }
 
-async fn write_puts(session: &Session, put: &Statement, writes: &[&Write], owned: bool) -> Result<(), Error> {
-    if !writes.is_empty() {
-        let (tenants, ids, versions) = columns(writes);
-        let data: Vec<String> = writes.iter().map(|write| stored(write)).collect();
-        let lanes: Vec<Option<&str>> = writes.iter().map(|write| owned.then_some(&*write.key.lane.key)).collect();
-        session.query(put, &[&tenants, &ids, &data, &versions, &lanes]).await?;
+async fn write_puts(session: &Session, put: &Statement, writes: &[&Write], owned: bool) -> Result<(), WriteError> {
+    if writes.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let (tenants, ids, versions) = columns(writes);
+    let data: Vec<String> = writes.iter().map(|write| stored(write)).collect();
+    // Where tenants are lanes there is none to remember.
+    let lanes: Vec<&str> = writes.iter().filter(|_| owned).map(|write| &*write.key.lane.key).collect();
+    let written = session.execute(put, &[&tenants, &ids, &data, &versions, &lanes]).await?;
+    all_of(writes, written)
 }
 
-async fn write_removes(session: &Session, remove: &Statement, writes: &[&Write]) -> Result<(), Error> {
-    if !writes.is_empty() {
-        let (tenants, ids, versions) = columns(writes);
-        session.query(remove, &[&tenants, &ids, &versions]).await?;
+async fn write_removes(session: &Session, remove: &Statement, writes: &[&Write]) -> Result<(), WriteError> {
+    if writes.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let (tenants, ids, versions) = columns(writes);
+    let removed = session.execute(remove, &[&tenants, &ids, &versions]).await?;
+    all_of(writes, removed)
+}
+
+fn all_of(writes: &[&Write], changed: u64) -> Result<(), WriteError> {
+    match writes.first() {
+        Some(write) if changed != writes.len() as u64 => {
+            let collection = write.key.collection.clone();
+            Err(WriteError::Missed { collection, missed: writes.len() as u64 - changed })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn columns<'a>(writes: &[&'a Write]) -> (Vec<&'a str>, Vec<&'a str>, Vec<i64>) {
@@ -142,10 +187,17 @@ fn columns<'a>(writes: &[&'a Write]) -> (Vec<&'a str>, Vec<&'a str>, Vec<i64>) {
 /// A document's text as it is stored: with its id and version inside, the version as a string, before what the handler wrote.
 fn stored(write: &Write) -> String {
     let data = write.data.as_deref().unwrap_or("{}").trim_start();
-    let rest = data[1..].trim_start();
-    let id = serde_json::Value::from(&*write.key.id);
+    let (id, rest) = (&*write.key.id, data[1..].trim_start());
     let comma = if rest.starts_with('}') { "" } else { "," };
-    format!(r#"{{"_id":{id},"_version":"{}"{comma}{rest}"#, write.version + 1)
+    let mut text = String::with_capacity(rest.len() + id.len() + 48);
+    // Writing to a text does not fail. Most ids are written as they are.
+    let plain = id.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
+    let _ = match plain {
+        true => write!(text, r#"{{"_id":"{id}""#),
+        false => write!(text, r#"{{"_id":{}"#, serde_json::Value::from(id)),
+    };
+    let _ = write!(text, r#","_version":"{}"{comma}{rest}"#, write.version + 1);
+    text
 }
 
 #[cfg(test)]
@@ -171,20 +223,21 @@ mod tests {
 
     #[test]
     fn a_document_belongs_to_the_lane_that_wrote_it_first() {
-        let put = |keys: &[DocumentKey]| -> Changes { keys.iter().map(|k| (k.clone(), Some("{}".into()))).collect() };
-        let known = |owner: &str| {
-            let known = Known { version: 3, data: None, owner: Some(owner.into()) };
-            HashMap::from([(key("s1", "d"), known)])
+        let known = |owner: &str| Known { version: 3, data: None, owner: Some(owner.into()) };
+        let write = |writes: &mut Writes, lane: &str, known: &Known| {
+            writes.add(&key(lane, "d"), &Some("{}".into()), known).map_err(|error| error.to_string())
         };
-        assert_eq!(Writes::new(put(&[key("s1", "d")]), &known("s1"), true).unwrap().len(), 1);
-        let refused = Writes::new(put(&[key("s1", "d")]), &known("s2"), true).err().unwrap();
-        assert!(matches!(&refused, PrepareError::NotYours(lane, _) if &*lane.key == "s1"), "{refused}");
+        let mut writes = Writes::new(true);
+        write(&mut writes, "s1", &known("s1")).unwrap();
+        assert_eq!(writes.len(), 1);
+        let refused = write(&mut Writes::new(true), "s1", &known("s2")).unwrap_err();
+        assert!(refused.contains("belongs to the lane `s2`"), "{refused}");
         // Two lanes that create one document in one commit.
-        let both = Writes::new(put(&[key("s1", "d"), key("s2", "d")]), &HashMap::new(), true).err().unwrap();
-        assert!(both.to_string().contains("belongs to the lane `s1`"), "{both}");
+        let mut writes = Writes::new(true);
+        write(&mut writes, "s1", &Known::absent()).unwrap();
+        let both = write(&mut writes, "s2", &Known::absent()).unwrap_err();
+        assert!(both.contains("belongs to the lane `s1`"), "{both}");
         // A stream may be named like its tenant, and is a lane like any other.
-        let known = Known { version: 3, data: None, owner: Some("s1".into()) };
-        let namesake = Writes::new(put(&[key("t", "d")]), &HashMap::from([(key("t", "d"), known)]), true);
-        assert!(namesake.is_err());
+        write(&mut Writes::new(true), "t", &known("s1")).unwrap_err();
     }
 }

@@ -1,0 +1,234 @@
+//! A shop with tenants of very different size: one with most of the traffic, four in the middle, forty small ones.
+//!
+//! Customers stand at a few tills, each with a connection of its own. A till is a plain value that says what happens next, always the same for
+//! its number; a cart belongs to one till, so that its events come in order. The loop is open: an event is appended when it is due, however
+//! long those before it took.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::future::try_join_all;
+use sandmill_client::{Append, NewEvent};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
+
+use crate::db::Db;
+
+/// Connections that append. Default 4: the work of a few cashiers, and room for a few thousand events a second.
+const TILLS: u32 = 4;
+/// Open carts of one tenant at one till. Default 3: carts end, so that documents come to an end as well.
+const OPEN_CARTS: usize = 3;
+
+/// The large and the middle ones, with their parts of a thousand events.
+const LARGE: [(&str, u32); 5] =
+    [("megamart", 600), ("bookworm", 80), ("gearshed", 60), ("teahouse", 50), ("vinylbar", 40)];
+/// The small ones share what is left.
+const SMALL: u32 = 40;
+/// What is sold, and for how many cents.
+const PRODUCTS: [(&str, u32); 6] =
+    [("mug", 499), ("teapot", 2_450), ("notebook", 320), ("lamp", 3_990), ("scarf", 1_875), ("puzzle", 1_290)];
+
+/// Tenants of the shop.
+pub(super) const TENANTS: usize = LARGE.len() + SMALL as usize;
+
+/// Appends `rate` events a second, until so much time has passed or it is closed, and says how many it appended.
+pub(super) async fn open(
+    db: &Db,
+    rate: u32,
+    lasting: Option<Duration>,
+    closed: &watch::Receiver<bool>,
+) -> anyhow::Result<u64> {
+    let began = Instant::now();
+    let tills = (0..TILLS).map(|number| {
+        let mut closed = closed.clone();
+        let schedule = Schedule { began, rate, lasting };
+        async move { work(Till::new(number), schedule, db, &mut closed).await }
+    });
+    let appended = try_join_all(tills).await?;
+    Ok(appended.iter().sum())
+}
+
+struct Schedule {
+    began: Instant,
+    /// Events a second, of all tills.
+    rate: u32,
+    lasting: Option<Duration>,
+}
+
+impl Schedule {
+    /// When a till's nth event is due, if it is still open then.
+    fn due(&self, till: u32, nth: u64) -> Option<Instant> {
+        let before = nth * u64::from(TILLS) + u64::from(till);
+        let after = Duration::from_secs_f64(before as f64 / f64::from(self.rate));
+        self.lasting.is_none_or(|lasting| after < lasting).then(|| self.began + after)
+    }
+}
+
+async fn work(mut till: Till, schedule: Schedule, db: &Db, closed: &mut watch::Receiver<bool>) -> anyhow::Result<u64> {
+    let session = db.connect("shop").await.context("open the shop")?;
+    let mut appended = 0;
+    while let Some(due) = schedule.due(till.number, appended) {
+        tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => break,
+            () = sleep_until(due) => {}
+        }
+        let Sale { tenant, stream, event_type, data } = till.next();
+        let append = Append::to(&tenant, &stream).event(NewEvent::new(event_type, &data));
+        sandmill_client::append(&*session, &append).await.with_context(|| format!("append to {stream} of {tenant}"))?;
+        appended += 1;
+    }
+    Ok(appended)
+}
+
+/// One thing that happens at a till.
+#[derive(Debug, PartialEq)]
+struct Sale {
+    tenant: String,
+    stream: String,
+    event_type: &'static str,
+    data: String,
+}
+
+/// What has happened at one till.
+struct Till {
+    number: u32,
+    random: Random,
+    carts_so_far: u32,
+    /// Open ones, by tenant.
+    carts: Vec<Vec<Cart>>,
+}
+
+struct Cart {
+    stream: String,
+    /// Product and quantity.
+    items: Vec<(usize, u32)>,
+}
+
+impl Till {
+    fn new(number: u32) -> Self {
+        let carts = (0..TENANTS).map(|_| Vec::new()).collect();
+        Till { number, random: Random(u64::from(number) + 1), carts_so_far: 0, carts }
+    }
+
+    fn next(&mut self) -> Sale {
+        let (index, tenant) = self.tenant();
+        let carts = &mut self.carts[index];
+        let taken = self.random.below(OPEN_CARTS as u32) as usize;
+        if taken >= carts.len() {
+            let stream = format!("cart-{}", self.carts_so_far * TILLS + self.number + 1);
+            self.carts_so_far += 1;
+            carts.push(Cart { stream, items: Vec::new() });
+        }
+        let taken = taken.min(carts.len() - 1);
+        let cart = &mut carts[taken];
+        let stream = cart.stream.clone();
+        let sale = |event_type, data| Sale { tenant, stream, event_type, data };
+        match self.random.below(20) {
+            0..3 if !cart.items.is_empty() => {
+                let last = cart.items.len() - 1;
+                let (product, quantity) = &mut cart.items[last];
+                let (sku, price) = PRODUCTS[*product];
+                *quantity -= 1;
+                if *quantity == 0 {
+                    cart.items.pop();
+                }
+                sale("ItemRemoved", format!(r#"{{"sku":"{sku}","quantity":1,"price":{price}}}"#))
+            }
+            3..8 if !cart.items.is_empty() => {
+                carts.swap_remove(taken);
+                sale("CartCheckedOut", "{}".into())
+            }
+            _ => {
+                let product = self.random.below(PRODUCTS.len() as u32) as usize;
+                let quantity = 1 + self.random.below(3);
+                let (sku, price) = PRODUCTS[product];
+                cart.items.push((product, quantity));
+                sale("ItemAdded", format!(r#"{{"sku":"{sku}","quantity":{quantity},"price":{price}}}"#))
+            }
+        }
+    }
+
+    /// Whose event it is: one of the large by its part, or any of the small.
+    fn tenant(&mut self) -> (usize, String) {
+        let mut ticket = self.random.below(1_000);
+        for (index, (name, part)) in LARGE.iter().enumerate() {
+            match ticket.checked_sub(*part) {
+                None => return (index, (*name).to_owned()),
+                Some(left) => ticket = left,
+            }
+        }
+        let small = self.random.below(SMALL);
+        (LARGE.len() + small as usize, format!("corner-{:02}", small + 1))
+    }
+}
+
+/// Numbers that look random and are the same in every demo (SplitMix64).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z >> 33) % u64::from(end.max(1))) as u32
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    fn sales(till: u32, count: usize) -> Vec<Sale> {
+        let mut till = Till::new(till);
+        (0..count).map(|_| till.next()).collect()
+    }
+
+    #[test]
+    fn tenants_are_of_very_different_size() {
+        let mut events: BTreeMap<String, u32> = BTreeMap::new();
+        for sale in (0..TILLS).flat_map(|till| sales(till, 5_000)) {
+            *events.entry(sale.tenant).or_default() += 1;
+        }
+        assert_eq!(events.len(), TENANTS);
+        assert!((11_500..12_500).contains(&events["megamart"]), "{events:?}");
+        assert!((1_400..1_800).contains(&events["bookworm"]), "{events:?}");
+        assert!((40..140).contains(&events["corner-17"]), "{events:?}");
+    }
+
+    #[test]
+    fn carts_begin_with_an_item_and_end_with_the_check_out() {
+        let mut carts: BTreeMap<(u32, String), Vec<&str>> = BTreeMap::new();
+        for till in 0..TILLS {
+            for sale in sales(till, 5_000) {
+                carts.entry((till, sale.stream)).or_default().push(sale.event_type);
+            }
+        }
+        let streams: std::collections::BTreeSet<&String> = carts.keys().map(|(_, stream)| stream).collect();
+        assert_eq!(streams.len(), carts.len(), "a cart belongs to one till");
+        for (cart, events) in &carts {
+            assert_eq!(events[0], "ItemAdded", "{cart:?}");
+            assert!(!events[..events.len() - 1].contains(&"CartCheckedOut"), "{cart:?}: {events:?}");
+        }
+        let checked_out = carts.values().filter(|events| events.ends_with(&["CartCheckedOut"])).count();
+        assert!(checked_out > carts.len() / 2, "{checked_out} of {}", carts.len());
+    }
+
+    #[test]
+    fn events_are_due_one_after_another_until_the_end() {
+        let began = Instant::now();
+        let schedule = Schedule { began, rate: 100, lasting: Some(Duration::from_millis(100)) };
+        let mut due: Vec<u128> = (0..TILLS)
+            .flat_map(|till| (0..9).map_while(move |nth| Some((till, nth))))
+            .filter_map(|(till, nth)| schedule.due(till, nth))
+            .map(|due| (due - began).as_millis())
+            .collect();
+        due.sort_unstable();
+        assert_eq!(due, (0..10).map(|n| n * 10).collect::<Vec<u128>>());
+    }
+}

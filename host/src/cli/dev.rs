@@ -1,0 +1,206 @@
+//! `sandmill dev`: plugins at work while somebody writes them.
+//!
+//! Without a database named it starts a private PostgreSQL whose data stay in `.sandmill`, and other commands started in that folder find it. It
+//! watches the plugins folder and runs the processors anew when something has changed there, as `run` never does; an empty folder is waited
+//! for. On a terminal it shows the live view, elsewhere the log.
+
+pub(super) mod place;
+
+use std::{
+    path::{Path, PathBuf},
+    pin::{Pin, pin},
+    process::ExitCode,
+};
+
+use anyhow::{Context, ensure};
+
+use super::{
+    live::{Live, Title},
+    program,
+};
+use crate::{
+    app::{self, NothingRuns, Until},
+    config::Config,
+    db::{
+        Db,
+        embedded::{Embedded, Options, Shutdown},
+        migrate,
+    },
+    plugins::watch::{Change, Watch},
+    telemetry::Logs,
+};
+
+/// Where plugins are if nobody says otherwise.
+const PLUGINS: &str = "plugins";
+
+/// Runs the plugins in a folder while you work on them.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "While it runs, other commands started in this folder or below it use its database if they name none. The data of a private
+database stay in .sandmill until you remove that folder.
+
+Example:
+  sandmill dev --plugins plugins"
+)]
+pub(super) struct DevArgs {
+    /// The folder with the plugins [default: the setting `plugins`, or else plugins]
+    #[arg(long, value_name = "DIR")]
+    plugins: Option<PathBuf>,
+    /// Where the private database keeps its data [default: .sandmill/data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &Logs) -> anyhow::Result<ExitCode> {
+    ensure!(
+        named.is_empty() || args.data.is_none(),
+        "--data is for a private database, and another one is named by --database-url, DATABASE_URL or the settings; leave one of the two out"
+    );
+    if let Some(folder) = args.plugins {
+        config.plugins = folder;
+    } else if config.plugins.as_os_str().is_empty() {
+        config.plugins = PLUGINS.into();
+    }
+    let (told, abort) = super::run::signals()?;
+    let private = if named.is_empty() { Some(Private::start(args.data).await?) } else { None };
+    let db = match &private {
+        Some(private) => Db::parse(&private.server.address())?,
+        None => Db::parse(named)?,
+    };
+    let mut session = super::database::connect(&db, "dev").await?;
+    migrate::migrate(&mut session).await?;
+    drop(session);
+    if let Some(private) = &private {
+        private.claim.publish(&private.server.address())?;
+    }
+    introduce(&config.plugins, private.as_ref());
+
+    let mut watch = Watch::new(&config.plugins);
+    if watch.is_empty() {
+        println!("{}", nothing_there(&config.plugins));
+    }
+    let (told, abort) = (pin!(told), pin!(abort));
+    let work = Box::pin(rounds(&config, &db, &mut watch, told, abort));
+    let ended = if Live::is_possible() {
+        let mut live = Live::start(Title { command: "sandmill dev", lasting: None }, &db, logs).await?;
+        let ended = tokio::select! {
+            ended = work => ended,
+            failed = live.run() => match failed {
+                Ok(never) => match never {},
+                Err(error) => Err(error.into()),
+            }
+        };
+        live.finish().await?;
+        ended
+    } else {
+        work.await
+    };
+    if let Some(Private { claim, server }) = private {
+        // Nobody should find a server that is about to end.
+        drop(claim);
+        server.stop(Shutdown::Fast).await?;
+    }
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// A server of our own, and the folder that says so.
+struct Private {
+    claim: place::Claim,
+    server: Embedded,
+}
+
+impl Private {
+    async fn start(data: Option<PathBuf>) -> anyhow::Result<Private> {
+        let claim = place::Claim::take(Path::new(""))?;
+        let data = data.unwrap_or_else(|| claim.data());
+        let options = Options { data: Some(data.clone()), durable: true, ..Options::default() };
+        let server = Embedded::start(options).await.with_context(|| {
+            // Started by root, the server is another user, to whom a home folder is closed.
+            let data = data.display();
+            format!(
+                "keep a private database in {data}; if its server may not enter there, name another folder with --data"
+            )
+        })?;
+        println!("A private PostgreSQL {} runs. Its data stay in {}.", server.version(), data.display());
+        Ok(Private { claim, server })
+    }
+}
+
+/// Says what runs, and what to type in another terminal.
+fn introduce(plugins: &Path, private: Option<&Private>) {
+    let program = program();
+    println!("Plugins are taken from {}, and again when something changes there.", plugins.display());
+    match private {
+        Some(private) => {
+            println!("\nIn another terminal, in this folder or below it:");
+            println!("  psql \"{}\"", private.server.address());
+        }
+        None => println!("\nIn another terminal, with the same database named:"),
+    }
+    println!(
+        "  {program} append --stream cart-1 --type ItemAdded --data '{{\"sku\":\"mug\",\"quantity\":2,\"price\":499}}'\n  \
+           {program} documents COLLECTION\n  \
+           {program} status\n"
+    );
+}
+
+/// What to do about a folder without plugins.
+fn nothing_there(plugins: &Path) -> String {
+    let (program, plugins) = (program(), plugins.display());
+    format!(
+        "There is no plugin in {plugins} yet; one that comes there is taken at once:\n  \
+           {program} plugin new my-plugin\n  \
+           {program} plugin build my-plugin -o {plugins}/\n"
+    )
+}
+
+/// Runs the processors, again whenever the folder has changed, until it is told to end.
+async fn rounds(
+    config: &Config,
+    db: &Db,
+    watch: &mut Watch,
+    mut told: Pin<&mut impl Future<Output = ()>>,
+    mut abort: Pin<&mut impl Future<Output = ()>>,
+) -> anyhow::Result<()> {
+    loop {
+        let change = if watch.is_empty() {
+            wait(watch, told.as_mut(), abort.as_mut()).await
+        } else {
+            let mut change = None;
+            let drain = async {
+                tokio::select! {
+                    () = told.as_mut() => {}
+                    changed = watch.changed() => change = Some(changed),
+                }
+            };
+            match app::run(config, db, Until::Told, drain, abort.as_mut()).await {
+                Ok(_) => change,
+                // Each was refused with its reason; one that is mended will be a change.
+                Err(error) if error.is::<NothingRuns>() => {
+                    tracing::warn!("{error}");
+                    wait(watch, told.as_mut(), abort.as_mut()).await
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let Some(change) = change else { return Ok(()) };
+        if watch.is_empty() {
+            tracing::warn!("plugins {change}; there is none in {} any more", config.plugins.display());
+        } else {
+            tracing::info!("plugins {change}; starting the processors anew");
+        }
+    }
+}
+
+/// Waits for a change, or for nothing any more.
+async fn wait(
+    watch: &mut Watch,
+    told: Pin<&mut impl Future<Output = ()>>,
+    abort: Pin<&mut impl Future<Output = ()>>,
+) -> Option<Change> {
+    tokio::select! {
+        () = told => None,
+        () = abort => None,
+        change = watch.changed() => Some(change),
+    }
+}

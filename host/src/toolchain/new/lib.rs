@@ -1,0 +1,66 @@
+//! What is on each account: one document for each stream.
+
+use sandmill_guest::prelude::*;
+use serde::{Deserialize, Serialize};
+
+/// The types of the events, and what is read of their data.
+#[derive(Deserialize)]
+enum AccountEvent {
+    Deposited { cents: u64 },
+    Withdrawn { cents: u64 },
+}
+
+/// The document. It begins as its `Default`.
+#[derive(Default, Serialize, Deserialize)]
+struct Account {
+    balance: i64,
+    bookings: u64,
+}
+
+impl Document for Account {
+    const COLLECTION: &str = "{{collection}}";
+    type Event<'e> = AccountEvent;
+
+    fn descriptor() -> Descriptor {
+        descriptor!("{{name}}")
+    }
+
+    /// Which document does an event belong to?
+    fn id<'e>(_: &AccountEvent, recorded: Event<'e>) -> Cow<'e, str> {
+        recorded.stream_id().into()
+    }
+
+    /// What does it do to that document?
+    fn evolve(&mut self, event: AccountEvent, _: Event<'_>) {
+        self.bookings += 1;
+        match event {
+            AccountEvent::Deposited { cents } => self.balance += cents as i64,
+            AccountEvent::Withdrawn { cents } => self.balance -= cents as i64,
+        }
+    }
+}
+
+export_projector!(Account);
+
+#[cfg(test)]
+mod tests {
+    use sandmill_guest::testing::{event, given, json};
+
+    use super::*;
+
+    #[test]
+    fn bookings_add_up() {
+        given::<Account>([
+            event("Deposited", json!({"cents": 500})).stream("account-1"),
+            event("Withdrawn", json!({"cents": 120})).stream("account-1"),
+            event("Deposited", json!({"cents": 70})).stream("account-2"),
+        ])
+        .then(
+            "{{collection}}",
+            [
+                ("account-1", json!({"balance": 380, "bookings": 2})),
+                ("account-2", json!({"balance": 70, "bookings": 1})),
+            ],
+        );
+    }
+}
