@@ -1,32 +1,43 @@
 //! The command line: arguments → settings → one command → exit code. One file a command.
 //!
+//! What a command finds out goes to standard output, everything said about the work to standard error. With `--json` a single result is one
+//! JSON object, and a list one object a line.
+//!
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database, 4 a lane is blocked
 //! (`run --until-caught-up`), 5 a version conflict (`append`).
 
 mod append;
 mod compile_component;
+mod completions;
+mod config;
 mod database;
 mod demo;
 mod dev;
 mod documents;
 mod events;
+mod help;
 mod import;
 mod live;
 mod migrate;
+mod output;
 mod plugin;
 mod resume;
 mod run;
 mod status;
+mod table;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::{
+    output::{Screen, Tone},
+    table::table,
+};
 use crate::{
     cluster::host_lock::LockError,
-    config::{Config, ConfigError, Sources},
-    db::Db,
+    config::{Config, ConfigError, Origin, Resolved, Sources},
+    db::{self, Db, InvalidAddress},
     telemetry::{self, Logs},
 };
 
@@ -37,18 +48,31 @@ const EXIT_BLOCKED: u8 = 4;
 /// Runs sandboxed WebAssembly event processors over a PostgreSQL event store.
 #[derive(Debug, Parser)]
 #[command(name = "sandmill", version, max_term_width = 100)]
-#[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database,
-4 a lane is blocked (run --until-caught-up), 5 a version conflict (append).
-
-Start with:
+#[command(after_help = "Start with:
   sandmill dev --plugins plugins                    runs plugins on a private PostgreSQL, and again when they change
 or, on a database of yours:
   sandmill migrate                                  makes the tables in the database of DATABASE_URL
   sandmill plugin new my-plugin                     begins a plugin
   sandmill plugin build my-plugin -o plugins/       makes a component of a crate
-  sandmill run --plugins plugins                    runs it"
-)]
+  sandmill run --plugins plugins                    runs it
+  sandmill status                                   shows how it stands
+
+`sandmill COMMAND --help` shows examples of a command.
+
+Exit codes:
+  0  done
+  1  failed; standard error says why and what to do
+  2  wrong arguments or settings
+  3  another host works on this database (run)
+  4  a lane is blocked (run --until-caught-up)
+  5  a stream is not at the expected version (append)
+
+Environment:
+  DATABASE_URL     the database
+  SANDMILL_CONFIG  the settings file
+  SANDMILL_...     any setting: SANDMILL_LIMITS_CPU_MS is limits.cpu-ms (`sandmill config print`)
+  SANDMILL_LOG     what is logged: error, warn, info (default), debug, sandmill::guest=debug
+  NO_COLOR         no colours, as when the output is no terminal")]
 struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -58,6 +82,7 @@ struct Arguments {
 
 /// What every command takes.
 #[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Settings")]
 struct Global {
     /// Settings file [default: sandmill.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "SANDMILL_CONFIG")]
@@ -96,6 +121,10 @@ enum Command {
     Dev(dev::DevArgs),
     /// Shows the main job on a private database
     Demo(demo::DemoArgs),
+    /// Shows settings and where they come from
+    Config(config::ConfigArgs),
+    /// Prints a script that completes commands in a shell
+    Completions(completions::CompletionsArgs),
     /// Compiles a component for the host that started this
     #[command(hide = true)]
     CompileComponent(compile_component::CompileComponentArgs),
@@ -103,23 +132,47 @@ enum Command {
 
 /// Parses the process's arguments, runs the command and says how it ended.
 pub fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let matches = help::grouped(Arguments::command()).get_matches();
+    let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs));
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
             // Whoever read our output has seen enough.
             return ExitCode::SUCCESS;
         }
-        eprintln!("error: {error:#}");
+        eprintln!("{} {}", Screen::stderr().paint(Some(Tone::Bad), "error:"), in_words(&error));
         exit_code(&error)
     })
 }
+
+/// The error and its causes, each said once: some errors say already what caused them.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let database = cause.downcast_ref::<db::Error>();
+        let said = database.map_or_else(|| cause.to_string(), db::describe);
+        if !text.contains(&said) {
+            text.push_str(if text.is_empty() { "" } else { ": " });
+            text.push_str(&said);
+        }
+        // Its own causes are in its description.
+        if database.is_some() {
+            break;
+        }
+    }
+    text
+}
+
+/// Arguments that the parser lets pass and that are wrong all the same.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Misuse(String);
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let held = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. })));
     if held {
         ExitCode::from(EXIT_ANOTHER_HOST)
-    } else if error.is::<ConfigError>() {
+    } else if error.is::<ConfigError>() || error.is::<InvalidAddress>() || error.is::<Misuse>() {
         ExitCode::from(EXIT_SETTINGS)
     } else {
         ExitCode::FAILURE
@@ -137,11 +190,13 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
     match command {
         Command::Plugin(args) => return plugin::run(args, &global),
         Command::CompileComponent(args) => return Ok(compile_component::run(&args)),
+        Command::Config(args) => return config::run(args, &global),
+        Command::Completions(args) => return completions::run(&args),
         _ => {}
     }
     let config = global.settings()?;
     runtime()?.block_on(async {
-        let named = global.database_url.as_deref().unwrap_or(&config.database_url).to_owned();
+        let named = config.database_url.clone();
         let command = match command {
             Command::Demo(args) => return demo::run(args, config, logs).await,
             Command::Dev(args) => return dev::run(args, config, &named, logs).await,
@@ -158,9 +213,12 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
             Command::Import(args) => import::run(args, &db).await,
             Command::Events(args) => events::run(args, &db).await,
             Command::Migrate(args) => migrate::run(args, &db).await,
-            Command::Plugin(_) | Command::Dev(_) | Command::Demo(_) | Command::CompileComponent(_) => {
-                Ok(ExitCode::SUCCESS)
-            }
+            Command::Plugin(_)
+            | Command::Dev(_)
+            | Command::Demo(_)
+            | Command::Config(_)
+            | Command::Completions(_)
+            | Command::CompileComponent(_) => Ok(ExitCode::SUCCESS),
         }
     })
 }
@@ -168,12 +226,21 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
 impl Global {
     /// The settings, from all of their sources.
     fn settings(&self) -> Result<Config, ConfigError> {
-        Config::load(&Sources {
+        Ok(self.resolve()?.config)
+    }
+
+    /// The settings, and where each comes from.
+    fn resolve(&self) -> Result<Resolved, ConfigError> {
+        let resolved = Config::resolve(&Sources {
             file: self.config.as_deref(),
             environment: std::env::vars_os()
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
             flags: self.set.clone(),
+        })?;
+        Ok(match &self.database_url {
+            Some(address) => resolved.with_database(address, Origin::Flag("--database-url".into())),
+            None => resolved,
         })
     }
 }
@@ -187,29 +254,14 @@ fn database(named: &str) -> anyhow::Result<Db> {
     if !named.is_empty() {
         return Ok(Db::parse(named)?);
     }
-    let found = dev::place::find(&std::env::current_dir()?)?.context(
-        "no database named; set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, give --database-url, or start \
-         `sandmill dev` in this folder",
-    )?;
+    let found = dev::place::find(&std::env::current_dir()?)?.ok_or_else(|| {
+        let remedy = "set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, give --database-url, or start `sandmill dev` in this folder";
+        ConfigError::new("no database named", remedy)
+    })?;
     Ok(Db::parse(&found)?)
 }
 
 /// This program as it was called, for commands to try next.
 fn program() -> String {
     std::env::args_os().next().map_or_else(|| "sandmill".into(), |name| name.to_string_lossy().into_owned())
-}
-
-/// Columns of text, each as wide as its widest cell, two spaces apart.
-fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width =
-        |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let line: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text.push_str(line.join("  ").trim_end());
-        text.push('\n');
-    }
-    text
 }

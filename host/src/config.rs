@@ -2,10 +2,19 @@
 //!
 //! Every key has a place in the file (`limits.cpu-ms`), a variable (`SANDMILL_LIMITS_CPU_MS`) and a flag (`--set limits.cpu-ms=500`).
 //! `DATABASE_URL` stands for `database-url`. Unknown keys are errors wherever they come from, with the nearest known one; so are
-//! values out of range. Without a file named, `sandmill.toml` in the current folder is read if it is there.
+//! values out of range. Without a file named, `sandmill.toml` in the current folder is read if it is there. [`Config::resolve`] also
+//! remembers which source each value came from.
 
-use std::path::{Path, PathBuf};
+mod meaning;
+mod resolved;
+mod secret;
 
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+pub use resolved::{Origin, Resolved, Setting};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -40,6 +49,13 @@ pub struct ConfigError {
     problem: String,
 }
 
+impl ConfigError {
+    /// A setting that is missing or does not fit, found where it is used.
+    pub fn new(origin: impl Into<String>, problem: impl Into<String>) -> Self {
+        ConfigError { origin: origin.into(), problem: problem.into() }
+    }
+}
+
 /// Where settings come from.
 pub struct Sources<'a> {
     /// A file that must be there.
@@ -58,36 +74,44 @@ const NOT_SETTINGS: [&str; 4] = ["SANDMILL_CONFIG", "SANDMILL_LOG", "SANDMILL_PG
 impl Config {
     /// Reads all sources and checks what they say.
     pub fn load(sources: &Sources<'_>) -> Result<Config, ConfigError> {
-        let mut table = match sources.file {
-            Some(path) => read(path)?,
-            None if Path::new(DEFAULT_FILE).is_file() => read(Path::new(DEFAULT_FILE))?,
-            None => toml::Table::new(),
-        };
+        Ok(Self::resolve(sources)?.config)
+    }
+
+    /// Reads all sources as [`load`](Self::load) does, and remembers where each setting came from.
+    pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, ConfigError> {
+        let mut layers = Layers::default();
+        match sources.file {
+            Some(path) => layers.lay_file(path)?,
+            None if Path::new(DEFAULT_FILE).is_file() => layers.lay_file(Path::new(DEFAULT_FILE))?,
+            None => {}
+        }
         for (name, value) in &sources.environment {
             let error = |problem| ConfigError { origin: format!("variable {name}"), problem };
+            let origin = Origin::Environment(name.clone());
             if name == "DATABASE_URL" {
-                set(&mut table, "database-url", value).map_err(error)?;
+                layers.lay("database-url", value, origin).map_err(error)?;
             } else if name.starts_with("SANDMILL_") && !NOT_SETTINGS.contains(&name.as_str()) {
                 let known = keys().into_iter().find(|(key, _)| variable(key) == *name);
                 let Some((key, _)) = known else {
                     let near = nearest(name, keys().iter().map(|(key, _)| variable(key)));
                     return Err(error(format!("no such setting; the nearest is {near}")));
                 };
-                set(&mut table, &key, value).map_err(error)?;
+                layers.lay(&key, value, origin).map_err(error)?;
             }
         }
         for flag in &sources.flags {
             let error = |problem| ConfigError { origin: format!("--set {flag}"), problem };
             let Some((key, value)) = flag.split_once('=') else {
-                return Err(error("expected KEY=VALUE".into()));
+                return Err(error("expected KEY=VALUE, for instance limits.cpu-ms=500".into()));
             };
-            set(&mut table, key, value).map_err(error)?;
+            layers.lay(key, value, Origin::Flag("--set".into())).map_err(error)?;
         }
+        let Layers { table, origins } = layers;
         let config: Config = table
             .try_into()
             .map_err(|e: toml::de::Error| ConfigError { origin: "settings".into(), problem: e.message().into() })?;
         config.check().map_err(|problem| ConfigError { origin: "settings".into(), problem })?;
-        Ok(config)
+        Ok(Resolved { config, origins })
     }
 
     fn check(&self) -> Result<(), String> {
@@ -120,7 +144,8 @@ impl Config {
 
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     let error = |problem| ConfigError { origin: path.display().to_string(), problem };
-    let text = std::fs::read_to_string(path).map_err(|e| error(e.to_string()))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| error(format!("the settings file cannot be read: {e}; --config or SANDMILL_CONFIG names it")))?;
     // Reading it as the settings themselves gives errors with their line; the table is what the other sources lie over.
     toml::from_str::<Config>(&text).map_err(|e| error(format!("\n{e}")))?;
     toml::from_str(&text).map_err(|e| error(format!("\n{e}")))
@@ -128,6 +153,11 @@ fn read(path: &Path) -> Result<toml::Table, ConfigError> {
 
 /// Every key with its default.
 fn keys() -> Vec<(String, toml::Value)> {
+    leaves(&Config::default())
+}
+
+/// Every key with its value.
+fn leaves(settings: &impl Serialize) -> Vec<(String, toml::Value)> {
     fn walk(prefix: &str, table: &toml::Table, into: &mut Vec<(String, toml::Value)>) {
         for (name, value) in table {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
@@ -137,16 +167,38 @@ fn keys() -> Vec<(String, toml::Value)> {
             }
         }
     }
-    let mut keys = Vec::new();
-    // The defaults hold numbers, texts and tables only, which all have a form in TOML.
-    if let Ok(table) = toml::Table::try_from(Config::default()) {
-        walk("", &table, &mut keys);
+    let mut leaves = Vec::new();
+    // Settings hold numbers, texts and tables only, which all have a form in TOML.
+    if let Ok(table) = toml::Table::try_from(settings) {
+        walk("", &table, &mut leaves);
     }
-    keys
+    leaves
 }
 
 fn variable(key: &str) -> String {
     format!("SANDMILL_{}", key.to_uppercase().replace(['.', '-'], "_"))
+}
+
+/// The sources laid over each other, and for each key the last that gave it a value.
+#[derive(Default)]
+struct Layers {
+    table: toml::Table,
+    origins: BTreeMap<String, Origin>,
+}
+
+impl Layers {
+    fn lay_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        self.table = read(path)?;
+        let keys = leaves(&self.table).into_iter().map(|(key, _)| (key, Origin::File(path.to_path_buf())));
+        self.origins.extend(keys);
+        Ok(())
+    }
+
+    fn lay(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), String> {
+        set(&mut self.table, key, text)?;
+        self.origins.insert(key.into(), origin);
+        Ok(())
+    }
 }
 
 /// Lays one value over the table, read as the kind its default has.

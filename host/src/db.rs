@@ -10,7 +10,7 @@ pub mod migrate;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, config::Host};
 pub use tokio_postgres::{
     Error, GenericClient, IsolationLevel, Row, SimpleQueryMessage, Statement, Transaction, error::SqlState, types,
 };
@@ -45,6 +45,22 @@ impl Db {
             config.connect_timeout(Duration::from_secs(10));
         }
         Ok(Db { config: Arc::new(config) })
+    }
+
+    /// Where it is, for people: without the password, and with libpq's defaults for what the address leaves out.
+    pub fn place(&self) -> String {
+        let ports = self.config.get_ports();
+        let hosts = self.config.get_hosts().iter().enumerate().map(|(i, host)| {
+            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
+            match host {
+                Host::Tcp(name) => format!("{name}:{port}"),
+                Host::Unix(folder) => format!("{}:{port}", folder.display()),
+            }
+        });
+        let hosts = hosts.collect::<Vec<_>>().join(" or ");
+        let user = self.config.get_user().unwrap_or("the user of this system");
+        let name = self.config.get_dbname().unwrap_or(user);
+        format!("{name} at {hosts} as {user}")
     }
 
     /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`.

@@ -59,6 +59,12 @@ pub async fn ordering(session: &Session) -> Result<Ordering, Error> {
     Ok(if row.get(0) { Ordering::Tenant } else { Ordering::Stream })
 }
 
+/// Whether a tenant has events.
+pub async fn knows_tenant(session: &Session, tenant: &str) -> Result<bool, Error> {
+    let known = "select exists (select from sandmill.streams where tenant = $1)";
+    Ok(session.query_one(known, &[&tenant]).await?.get(0))
+}
+
 /// Changes the order that the store keeps, and returns the one it kept so far. It waits until every append in flight has ended,
 /// so that from then on all appends follow the new order.
 pub async fn set_ordering(session: &mut Session, ordering: Ordering) -> Result<Ordering, Error> {

@@ -1,10 +1,12 @@
-//! Log lines: to standard error, for people, coloured only on a terminal.
+//! Log lines: to standard error, for people, coloured only on a terminal. They carry words of plugins and applications, so what could steer a
+//! terminal is taken out of every message and field.
 //!
 //! A command that draws on the terminal holds them back meanwhile ([`Logs::hold`]) and shows the last ones where it wants. What was held and
 //! never shown is written when it lets go, so nothing that explains an end is lost.
 
 use std::{
     collections::VecDeque,
+    fmt,
     io::{self, IsTerminal, Write},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -15,6 +17,7 @@ use std::{
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter,
+    field::MakeExt,
     fmt::{
         MakeWriter, format,
         time::{FormatTime, SystemTime},
@@ -57,8 +60,21 @@ pub fn start() -> anyhow::Result<Logs> {
         .with_timer(logs.clone())
         .with_ansi(io::stderr().is_terminal() && is_colour_wanted())
         .with_target(false)
+        .fmt_fields(format::debug_fn(|writer, field, value| write_field(writer, field.name(), value)).delimited(" "))
         .init();
     Ok(logs)
+}
+
+fn write_field(writer: &mut format::Writer<'_>, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
+    if name != "message" {
+        write!(writer, "{name}=")?;
+    }
+    let value = format!("{value:?}");
+    value.chars().try_for_each(|c| match c {
+        '\n' | '\t' => writer.write_char(c),
+        c if c.is_control() => writer.write_char(char::REPLACEMENT_CHARACTER),
+        c => writer.write_char(c),
+    })
 }
 
 /// Whether the environment leaves us our colours: `NO_COLOR` is not set, or to nothing.

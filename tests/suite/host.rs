@@ -192,7 +192,7 @@ async fn wrong_settings_end_with_2_and_the_way_out() {
     assert_eq!(unknown, "error: --set limits.cpu=1: no such setting `limits.cpu`; the nearest is limits.cpu-ms\n");
     assert!(said(&["run", "--plugins", "/nowhere"], 1).await.contains("read the plugins folder /nowhere"));
     assert!(
-        said(&["status", "--database-url", "nonsense nonsense"], 1).await.contains("the database address is not valid")
+        said(&["status", "--database-url", "nonsense nonsense"], 2).await.contains("the database address is not valid")
     );
     assert!(said(&["stat"], 2).await.contains("unrecognized subcommand"));
 }

@@ -150,7 +150,7 @@ async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     assert_eq!((&processor["id"], &processor["lagEvents"]), (&json!("scripted"), &json!(0)));
     let lane = &processor["lanesBehind"][0];
     assert_eq!((&lane["tenant"], &lane["key"], &lane["state"]), (&json!("acme"), &json!("acme"), &json!("blocked")));
-    assert_eq!(stdout(first), "resumed 1 lane(s) of scripted\n");
+    assert_eq!(stdout(first), "resumed 1 lane of scripted\n");
     assert_eq!(stdout(second), "no lane of scripted was waiting\n");
     assert_eq!(stderr(nobody), "error: there is no processor `nobody`; there are: scripted\n");
     assert_eq!(stderr(nothing), "error: there is no collection `nothing`; there are: scripted_log\n");
@@ -202,7 +202,7 @@ async fn people_pause_tenants_and_processors_and_let_them_go_on() {
     assert!(cli(&["status"]).await.contains("scripted is paused by sandmill since "));
 
     let host = Host::start(&database, &["scripted"], &["processor.page-events=3"]);
-    assert!(cli(&["resume", "scripted"]).await.starts_with("lifted 2 pause(s) and resumed 1 lane(s) of scripted"));
+    assert!(cli(&["resume", "scripted"]).await.starts_with("lifted 2 pauses and resumed 1 lane of scripted"));
     database.scripted_settles(&[]).await;
     host.stop().await;
     assert_scripted_log(&database, "true").await;

@@ -2,6 +2,8 @@
 
 // A store that comes into another cluster.
 mod anchors;
+// The command line as people, scripts and shells meet it.
+mod cli;
 // What a plugin's author is told without a database.
 mod authors;
 // Many writers at once: nothing is lost where a naive follower loses events.

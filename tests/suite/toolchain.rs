@@ -58,8 +58,8 @@ async fn a_plugin_that_was_begun_does_what_it_says() {
         let documents = stdout(&at_work(sandmill(&address).args(["documents", "door_watch"]), &dir));
         let documents: Vec<&str> = documents.lines().collect();
         let expected = [
-            r#"acme  account-1  v1  {"balance": 380, "bookings": 2}"#,
-            r#"acme  account-2  v1  {"balance": 70, "bookings": 1}"#,
+            r#"acme      account-1  v1  {"balance": 380, "bookings": 2}"#,
+            r#"acme      account-2  v1  {"balance": 70, "bookings": 1}"#,
             r#"umbrella  account-1  v1  {"balance": 9900, "bookings": 1}"#,
         ];
         assert_eq!(documents, expected);

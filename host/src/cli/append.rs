@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use anyhow::{anyhow, bail};
 use sandmill_client::{Append, AppendError, Appended, DEFAULT_TENANT, ExpectedVersion, NewEvent, append, check};
 
-use super::database::{connect, explain};
+use super::{
+    Misuse,
+    database::{connect, explain},
+    output::{self, Screen, Tone},
+};
 use crate::db::Db;
 
 /// What the command exits with when the stream is not at the expected version.
@@ -16,9 +19,9 @@ Examples:
   sandmill append --tenant acme --stream cart-1 --type ItemAdded --data '{\"sku\":\"x\",\"quantity\":2}'
   sandmill append --tenant acme --stream cart-1 --type CheckedOut --data '{}' --expected-version 1
 
-The exit code is 5 when the stream is not at the expected version.";
+The exit code is 5 when the stream is not at the expected version, and 2 when --data is no JSON; nothing is appended then.";
 
-/// Append an event to a stream
+/// Appends an event to a stream
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct AppendArgs {
@@ -26,10 +29,10 @@ pub(super) struct AppendArgs {
     #[arg(long, default_value = DEFAULT_TENANT, value_parser = tenant)]
     tenant: String,
     /// The stream it is appended to
-    #[arg(long)]
+    #[arg(long, value_parser = stream)]
     stream: String,
     /// The event's type
-    #[arg(long = "type", value_name = "TYPE")]
+    #[arg(long = "type", value_name = "TYPE", value_parser = event_type)]
     event_type: String,
     /// The event's data, as JSON
     #[arg(long, value_name = "JSON")]
@@ -38,12 +41,12 @@ pub(super) struct AppendArgs {
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
     /// The event's id, unique in the store; random when not given
-    #[arg(long)]
+    #[arg(long, value_parser = id)]
     id: Option<String>,
     /// Append only if the stream's last event has this version; 0 means that there must be no such stream
     #[arg(long, value_name = "VERSION")]
     expected_version: Option<u64>,
-    /// Print what was appended as JSON
+    /// Print one JSON object: {"id", "version", "position"}
     #[arg(long)]
     json: bool,
 }
@@ -53,6 +56,18 @@ pub(super) fn tenant(text: &str) -> Result<String, String> {
     check::tenant(text).map(|()| text.to_owned())
 }
 
+fn stream(text: &str) -> Result<String, String> {
+    check::stream(text).map(|()| text.to_owned())
+}
+
+fn event_type(text: &str) -> Result<String, String> {
+    check::event_type(text).map(|()| text.to_owned())
+}
+
+fn id(text: &str) -> Result<String, String> {
+    check::id(text).map(|()| text.to_owned())
+}
+
 /// Runs the command.
 pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
     check_json("--data", &args.data)?;
@@ -60,7 +75,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
     if let Some(metadata) = &args.metadata {
         check_json("--metadata", metadata)?;
         if !metadata.trim_start().starts_with('{') {
-            bail!("--metadata must be a JSON object, such as {{\"user\":\"ann\"}}");
+            return Err(Misuse("--metadata must be a JSON object, such as {\"user\":\"ann\"}".into()).into());
         }
         event = event.metadata(metadata);
     }
@@ -77,42 +92,46 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
     match append(&*session, &request).await {
         Ok(appended) => {
             for event in &appended {
-                println!("{}", if args.json { as_json(event) } else { as_text(event, &args) });
+                if args.json {
+                    let Appended { id, version, position } = event;
+                    output::print_json(&serde_json::json!({ "id": id, "version": version, "position": position }))?;
+                } else {
+                    output::print(&as_text(event, &args))?;
+                }
             }
             Ok(ExitCode::SUCCESS)
         }
         Err(conflict @ AppendError::Conflict { .. }) => {
-            eprintln!("conflict: {conflict}. Nothing was appended.");
+            eprintln!("{} {conflict}. Nothing was appended.", Screen::stderr().paint(Some(Tone::Bad), "conflict:"));
             Ok(ExitCode::from(CONFLICT))
+        }
+        Err(error @ AppendError::DuplicateId { .. }) => {
+            Err(anyhow::anyhow!("{error}. Nothing was appended; with another --id it would be another event."))
         }
         Err(AppendError::Database(error)) => Err(explain(&error)),
         Err(error) => Err(error.into()),
     }
 }
 
-fn as_json(event: &Appended) -> String {
-    serde_json::json!({ "id": event.id, "version": event.version, "position": event.position }).to_string()
-}
-
 fn as_text(event: &Appended, args: &AppendArgs) -> String {
     let AppendArgs { event_type, stream, tenant, .. } = args;
     let Appended { id, version, position } = event;
     format!(
-        "appended {event_type} to stream {stream} of tenant {tenant}: version {version}, position {position}, id {id}"
+        "appended {event_type} to stream {stream} of tenant {tenant}: version {version}, position {position}, id {id}\n"
     )
 }
 
 /// Whether an argument is JSON; if not, the message points at the place.
-fn check_json(argument: &str, text: &str) -> anyhow::Result<()> {
+fn check_json(argument: &str, text: &str) -> Result<(), Misuse> {
     let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) else { return Ok(()) };
     let said = error.to_string();
     let what = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
     let place = Place::of(text, error.line(), error.column());
     let Place { line, column, before, after } = &place;
     let pointer = format!("{}^", " ".repeat(before.chars().count()));
-    Err(anyhow!(
+    Err(Misuse(format!(
         "{argument} is not valid JSON: {what}, in line {line}, column {column}\n  {before}{after}\n  {pointer}"
-    ))
+    )))
 }
 
 /// A place in a text, counted from 1 and in characters, and what stands around it on its line, no more than fits on a terminal's.

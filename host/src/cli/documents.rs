@@ -1,28 +1,38 @@
 //! `sandmill documents`: what a processor has made of its events.
 
-use std::{io::Write, process::ExitCode};
+use std::{
+    io::{BufWriter, Write, stdout},
+    process::ExitCode,
+};
 
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::database::{connect, explain};
+use super::{
+    database::{connect, explain},
+    table::{Column, Listing},
+};
 use crate::{
     db::Db,
     model::ids::CollectionName,
-    projections::list::{self, Selection},
+    projections::list::{self, Listed, Selection},
 };
 
-/// Lists the documents of a collection.
+/// Lists the documents of a collection
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    after_help = "A line is: tenant, id, version, data. On a terminal it is cut at the edge; --wide shows all of it, and so does a pipe.
+
+Examples:
   sandmill documents route_performance --tenant UA --id EWR-IAH
-  sandmill documents route_performance --json > documents.ndjson")]
+  sandmill documents route_performance --json > documents.ndjson"
+)]
 pub(super) struct DocumentsArgs {
-    /// The collection
-    collection: String,
+    /// The collection; plugins name those that they write
+    collection: CollectionName,
     /// Of this tenant only
-    #[arg(long)]
+    #[arg(long, value_parser = super::append::tenant)]
     tenant: Option<String>,
     /// With this id only
     #[arg(long)]
@@ -30,9 +40,12 @@ pub(super) struct DocumentsArgs {
     /// At most so many [default: all]
     #[arg(long)]
     limit: Option<u32>,
-    /// One JSON object a line: {"tenant","id","version","data"}
+    /// Print one JSON object a line: {"tenant", "id", "version", "data"}
     #[arg(long)]
     json: bool,
+    /// Cut no line, also on a terminal
+    #[arg(long)]
+    wide: bool,
 }
 
 #[derive(Serialize)]
@@ -44,28 +57,41 @@ struct Line<'a> {
 }
 
 pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode> {
-    let collection = CollectionName::parse(&args.collection)?;
+    let collection = args.collection;
     let session = connect(db, "documents").await?;
     let known = list::collections(&session).await.map_err(|error| explain(&error))?;
     anyhow::ensure!(
         known.iter().any(|name| name == collection.as_str()),
         "there is no collection `{collection}`; {}",
-        if known.is_empty() { "no processor has run yet".into() } else { format!("there are: {}", known.join(", ")) }
+        if known.is_empty() {
+            "no processor has run on this database yet; start one with `sandmill run --plugins DIR`".into()
+        } else {
+            format!("there are: {}", known.join(", "))
+        }
     );
     let selection = Selection { tenant: args.tenant, id: args.id, limit: args.limit.map(i64::from) };
     let documents = list::documents(&session, &collection, &selection).await.map_err(|error| explain(&error))?;
     let mut documents = std::pin::pin!(documents);
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut lines = BufWriter::new(stdout());
+    let columns = [Column::Text("tenant"), Column::Text("id"), Column::Text("version"), Column::Text("data")];
+    let mut listing = Listing::new(columns, args.wide);
+    let mut found = false;
     while let Some(document) = documents.try_next().await.map_err(|error| explain(&error))? {
-        let data: &RawValue = serde_json::from_str(&document.data)?;
+        found = true;
+        let Listed { tenant, id, version, data } = document;
         if args.json {
-            let line = Line { tenant: &document.tenant, id: &document.id, version: document.version, data };
-            serde_json::to_writer(&mut out, &line).map_err(std::io::Error::from)?;
-            writeln!(out)?;
+            let data: &RawValue = serde_json::from_str(&data)?;
+            let line = Line { tenant: &tenant, id: &id, version, data };
+            serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
+            writeln!(lines)?;
         } else {
-            writeln!(out, "{}  {}  v{}  {data}", document.tenant, document.id, document.version)?;
+            listing.row(vec![tenant, id, format!("v{version}"), data])?;
         }
     }
-    out.flush()?;
+    lines.flush()?;
+    listing.flush()?;
+    if !found {
+        eprintln!("no document of {collection} fits");
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,7 @@
 //! rather than never, after higher positions.
 
 use std::{
-    io::{self, BufWriter, Write},
+    io::{self, BufWriter, Stdout, Write},
     pin::pin,
     process::ExitCode,
     time::Duration,
@@ -12,7 +12,10 @@ use std::{
 
 use futures_util::TryStreamExt;
 
-use super::database::{connect, explain};
+use super::{
+    database::{connect, explain},
+    table::{Column, Listing},
+};
 use crate::{
     db::Db,
     model::cursor::{Progress, Snapshot},
@@ -24,13 +27,15 @@ use crate::{
 const PAGE: i64 = 1_000;
 
 const EXAMPLES: &str = "\
+A line is: position, time, tenant, stream@version, type, data. On a terminal it is cut at the edge; --wide shows all of it, and so does a pipe.
+
 Examples:
   sandmill events --tenant acme --limit 20
   sandmill events --type ItemAdded --json | jq .data.sku
   sandmill events --follow                 only what is committed from now on
   sandmill events --follow --from 1        everything, then what comes";
 
-/// List events by position
+/// Lists events by position, or follows them
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct EventsArgs {
@@ -52,9 +57,12 @@ pub(super) struct EventsArgs {
     /// Go on with what is committed next, until interrupted
     #[arg(long)]
     follow: bool,
-    /// Print each event as a line of JSON
+    /// Print one JSON object a line: {"position", "tenant", "stream", "version", "type", "id", "recordedAt", "data", "metadata"}
     #[arg(long)]
     json: bool,
+    /// Cut no line, also on a terminal
+    #[arg(long)]
+    wide: bool,
 }
 
 /// Between two looks for news while following.
@@ -64,13 +72,15 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "events").await?;
     let filter = Filter { tenant: args.tenant, stream: args.stream, event_type: args.event_type };
-    let mut output = BufWriter::new(io::stdout());
+    let mut output = Output::new(args.json, args.wide);
     if args.follow {
+        // Before it follows: a database without tables is told in the words of all commands.
+        let _ = page(&session, &filter, 0, 0).await.map_err(|error| explain(&error))?;
         drop(session);
-        return follow(args.from, args.limit, args.json, filter, db).await;
+        return follow(args.from, args.limit, filter, output, db).await;
     }
-    let mut after = args.from.unwrap_or(1) - 1;
-    let mut left = args.limit.unwrap_or(i64::MAX);
+    let from = args.from.unwrap_or(1) - 1;
+    let (mut after, mut left) = (from, args.limit.unwrap_or(i64::MAX));
     while left > 0 {
         let wanted = left.min(PAGE);
         let mut events = pin!(page(&session, &filter, after, wanted).await.map_err(|error| explain(&error))?);
@@ -78,29 +88,25 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
         while let Some(event) = events.try_next().await.map_err(|error| explain(&error))? {
             after = event.position;
             found += 1;
-            match print(&mut output, &event, args.json) {
-                Ok(()) => {}
-                // Whoever read the output has seen enough.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
-                Err(error) => return Err(error.into()),
-            }
+            output.print(&event)?;
         }
         left -= found;
         if found < wanted {
             break;
         }
     }
-    match output.flush() {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(ExitCode::SUCCESS),
+    output.flush()?;
+    if after == from && left > 0 {
+        eprintln!("no event fits");
     }
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn follow(
     from: Option<i64>,
     limit: Option<i64>,
-    json: bool,
     filter: Filter,
+    mut output: Output,
     db: &Db,
 ) -> anyhow::Result<ExitCode> {
     let mut source = Native::new(db.clone()).session("events").await?;
@@ -109,7 +115,6 @@ async fn follow(
         None => Progress::at(head),
         Some(from) => Progress::inside(Snapshot::nothing(), head, from.saturating_sub(1)),
     };
-    let mut output = BufWriter::new(io::stdout());
     let mut left = limit.unwrap_or(i64::MAX);
     while left > 0 {
         let page = source.page(&progress, PAGE as usize).await?;
@@ -120,7 +125,7 @@ async fn follow(
                 && wanted(&filter.stream, &event.stream)
                 && wanted(&filter.event_type, &event.event_type);
             if kept && left > 0 {
-                print(&mut output, &StoredEvent::from(&**event), json)?;
+                output.print(&StoredEvent::from(&**event))?;
                 left -= 1;
             }
         }
@@ -132,13 +137,45 @@ async fn follow(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints an event as one line.
-pub(super) fn print(output: &mut impl Write, event: &StoredEvent, json: bool) -> io::Result<()> {
-    if json {
-        serde_json::to_writer(&mut *output, event)?;
-        return writeln!(output);
+/// Events on their way to whoever reads them. That the reader has gone away is an error, which ends the command in order.
+enum Output {
+    Json(BufWriter<Stdout>),
+    Lines(Listing),
+}
+
+impl Output {
+    fn new(json: bool, wide: bool) -> Self {
+        if json {
+            return Output::Json(BufWriter::new(io::stdout()));
+        }
+        let [time, tenant, stream, event_type, data] = ["time", "tenant", "stream", "type", "data"].map(Column::Text);
+        Output::Lines(Listing::new([Column::Number("position"), time, tenant, stream, event_type, data], wide))
     }
-    let StoredEvent { position, tenant, stream, version, event_type, data, .. } = event;
-    let recorded_at = time::format(event.recorded_at);
-    writeln!(output, "{position:>9}  {recorded_at}  {tenant}  {stream}@{version}  {event_type}  {}", data.get())
+
+    fn print(&mut self, event: &StoredEvent) -> io::Result<()> {
+        match self {
+            Output::Json(out) => {
+                serde_json::to_writer(&mut *out, event)?;
+                writeln!(out)
+            }
+            Output::Lines(listing) => {
+                let StoredEvent { position, tenant, stream, version, event_type, data, .. } = event;
+                listing.row(vec![
+                    position.to_string(),
+                    time::format(event.recorded_at),
+                    tenant.clone(),
+                    format!("{stream}@{version}"),
+                    event_type.clone(),
+                    data.get().into(),
+                ])
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Output::Json(out) => out.flush(),
+            Output::Lines(listing) => listing.flush(),
+        }
+    }
 }

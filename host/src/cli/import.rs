@@ -5,7 +5,10 @@ use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::database::{connect, explain};
+use super::{
+    database::{connect, explain},
+    output::{self, count},
+};
 use crate::{
     db::{Db, migrate::is_schema_missing},
     store::import::{ImportError, Input, Progress, import},
@@ -21,13 +24,13 @@ Each line is an event:
 Optional keys: id (skipped if it is in the store already), metadata (an object), recordedAt (RFC 3339), and tenant (`default`).
 Lines are stored in order, 5,000 to a commit. The first bad line ends the import, and everything before it is stored.";
 
-/// Import events from a file of JSON lines, plain or compressed with gzip
+/// Imports events from a file of JSON lines, plain or compressed with gzip
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct ImportArgs {
     /// The file; `-` for standard input
     file: PathBuf,
-    /// Print what was imported as JSON
+    /// Print one JSON object: {"imported", "skipped", "lines", "seconds"}
     #[arg(long)]
     json: bool,
 }
@@ -40,15 +43,22 @@ pub(super) async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let result = import(&mut session, input, |progress| show(&bar, progress)).await;
     bar.finish_and_clear();
     match result {
-        Ok(report) if args.json => println!("{}", serde_json::to_string(&report)?),
-        Ok(report) => println!(
-            "imported {} events in {:.1} s ({:.0} a second), skipped {} that were there already",
-            report.imported,
+        Ok(report) if args.json => output::print_json(&report)?,
+        Ok(report) => output::print(&format!(
+            "imported {} in {:.1} s ({:.0} a second), skipped {} that were there already\n",
+            count(report.imported, "event"),
             report.seconds,
             report.lines as f64 / report.seconds.max(1e-3),
             report.skipped
-        ),
+        ))?,
         Err(ImportError::Database { source, .. }) if is_schema_missing(&source) => return Err(explain(&source)),
+        Err(error @ ImportError::BadLine { line, .. }) => {
+            // Lines without an id would be stored again.
+            anyhow::bail!(
+                "import {}: {error}\nCorrect line {line} and import from there on; if every line has an id, import all of it again.",
+                args.file.display()
+            )
+        }
         Err(error) => return Err(anyhow::Error::from(error).context(format!("import {}", args.file.display()))),
     }
     Ok(ExitCode::SUCCESS)

@@ -2,7 +2,12 @@
 
 use std::process::ExitCode;
 
-use super::database::{connect, explain};
+use serde_json::{Value, json};
+
+use super::{
+    database::{connect, explain},
+    output::{self, count},
+};
 use crate::{
     db::{Db, migrate::migrate},
     store::{
@@ -16,9 +21,11 @@ const EXAMPLES: &str = "\
 Examples:
   sandmill migrate
   sandmill migrate --ordering tenant
-  sandmill migrate --reanchor";
+  sandmill migrate --reanchor
 
-/// Create or update the tables in the database
+It may be repeated at any time: what is there already stays.";
+
+/// Makes or updates the tables in the database
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct MigrateArgs {
@@ -30,28 +37,35 @@ pub(super) struct MigrateArgs {
     /// events in one transaction; no host may run, and applications should not append between the restore and this
     #[arg(long)]
     reanchor: bool,
+    /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places"}, "ordering": {"before", "now"}}; null for what was not asked
+    /// for or needed
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    // People are told of each step when it is done, for a later one may fail or wait; machines of all at the end.
+    let tell = |line: String| if args.json { Ok(()) } else { output::print(&(line + "\n")) };
+    let (mut reanchored, mut ordered) = (Value::Null, Value::Null);
     let mut session = connect(db, "migrate").await?;
     let applied = migrate(&mut session).await?;
     for name in &applied.names {
-        println!("applied {name}");
+        tell(format!("applied {name}"))?;
     }
     if applied.names.is_empty() {
-        println!("the tables are up to date");
+        tell("the tables are up to date".into())?;
     }
     if args.reanchor {
         match anchor::check(&session).await {
-            Ok(()) => println!("the store belongs to this cluster; there is nothing to re-anchor"),
+            Ok(()) => tell("the store belongs to this cluster; there is nothing to re-anchor".into())?,
             Err(AnchorError::Database(error)) => return Err(explain(&error)),
             Err(_) => {
                 let done = anchor::reanchor(&mut session).await?;
-                println!(
-                    "re-anchored {} events for {} different places of processors and lanes",
-                    done.events, done.places
-                );
+                let (events, places) = (done.events, done.places);
+                reanchored = json!({ "events": events, "places": places });
+                let events = count(events, "event");
+                tell(format!("re-anchored {events} for {places} different places of processors and lanes"))?;
             }
         }
     }
@@ -60,10 +74,14 @@ pub(super) async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> 
             explain(&error)
                 .context("change the ordering; it waits for every transaction that has appended and has not ended")
         })?;
-        match before == ordering {
-            true => println!("the store is ordered by {ordering} already"),
-            false => println!("the store is now ordered by {ordering}, before by {before}"),
-        }
+        ordered = json!({ "before": before.to_string(), "now": ordering.to_string() });
+        tell(match before == ordering {
+            true => format!("the store is ordered by {ordering} already"),
+            false => format!("the store is now ordered by {ordering}, before by {before}"),
+        })?;
+    }
+    if args.json {
+        output::print_json(&json!({ "applied": applied.names, "reanchored": reanchored, "ordering": ordered }))?;
     }
     Ok(ExitCode::SUCCESS)
 }

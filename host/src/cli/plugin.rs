@@ -7,11 +7,18 @@ mod test;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use super::Global;
+use serde_json::json;
+
+use super::{Global, output};
 use crate::toolchain::{self, BuildRequest, Built};
 
 /// Makes, checks and tests plugins.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "None of these needs a database. From a crate to a running plugin:
+  sandmill plugin build my-plugin -o plugins/
+  sandmill plugin check plugins/my-plugin.wasm
+  sandmill plugin test plugins/my-plugin.wasm --events events.ndjson
+  sandmill run --plugins plugins")]
 pub(super) struct PluginArgs {
     #[command(subcommand)]
     command: PluginCommand,
@@ -30,6 +37,13 @@ enum PluginCommand {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What cargo says goes to standard error. Where rustup can, it adds the WebAssembly target that is missing, and says so.
+
+Examples:
+  sandmill plugin build my-plugin -o plugins/
+  sandmill plugin build --json my-plugin | jq -r .file"
+)]
 struct BuildArgs {
     /// The directory of the plugin's crate
     #[arg(default_value = ".")]
@@ -37,15 +51,26 @@ struct BuildArgs {
     /// Where the component goes: a file, or a directory for NAME.wasm [default: plugins/NAME.wasm in cargo's target directory]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Print one JSON object: {"file", "package", "bytes", "seconds", "way"}
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
 pub(super) fn run(args: PluginArgs, global: &Global) -> anyhow::Result<ExitCode> {
     match args.command {
         PluginCommand::New(args) => new::run(args).map(|()| ExitCode::SUCCESS),
-        PluginCommand::Build(BuildArgs { dir, output }) => {
+        PluginCommand::Build(BuildArgs { dir, output, json }) => {
             let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;
-            println!("{}", summary(&built));
+            if json {
+                let Built { path, package, bytes, elapsed, way } = &built;
+                let (seconds, way) = (elapsed.as_secs_f64(), way.to_string());
+                output::print_json(
+                    &json!({ "file": path, "package": package, "bytes": bytes, "seconds": seconds, "way": way }),
+                )?;
+            } else {
+                output::print(&(summary(&built) + "\n"))?;
+            }
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Check(args) => check::run(args, global.settings()?),

@@ -2,45 +2,60 @@
 
 use std::process::ExitCode;
 
-use super::database::{connect, explain};
+use serde_json::json;
+
+use super::{
+    database::{connect, explain},
+    output::{self, count},
+};
 use crate::{
     db::{Db, Session},
-    model::ids::{ProcessorId, TenantId},
+    model::ids::ProcessorId,
     processor::{exceptions, pauses, status},
+    store,
 };
 
-/// Lets what waits try again.
+/// Lets blocked or paused lanes go on
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A running host takes it up within a second; without one, the next to start does. Pauses are lifted as well.
 
 Examples:
+  sandmill resume route-performance
   sandmill resume route-performance --tenant UA
-  sandmill resume route-performance"
+  sandmill resume seats --tenant UA --key flight-1545"
 )]
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     what: What,
+    /// Print one JSON object: {"processor", "tenant", "key", "pausesLifted", "lanesResumed", "stillPaused"}; the last says who paused the whole
+    /// processor, or null
+    #[arg(long)]
+    json: bool,
 }
 
-/// Makes a processor, a tenant of it or a lane wait.
+/// Makes a processor, a tenant of it or a lane wait
 #[derive(Debug, clap::Args)]
 #[command(after_help = "What is under way ends as it would; nothing is lost, and `sandmill resume` lets it catch up.
 
 Examples:
+  sandmill pause route-performance
   sandmill pause route-performance --tenant UA
-  sandmill pause route-performance")]
+  sandmill pause seats --tenant UA --key flight-1545")]
 pub(super) struct PauseArgs {
     #[command(flatten)]
     what: What,
+    /// Print one JSON object: {"processor", "tenant", "key", "changed"}; changed is false if it was paused already
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, clap::Args)]
 struct What {
-    /// The processor
-    processor: String,
+    /// The processor, as `sandmill status` names it
+    processor: ProcessorId,
     /// Only lanes of this tenant
-    #[arg(long)]
+    #[arg(long, value_parser = super::append::tenant)]
     tenant: Option<String>,
     /// Only the lane with this key, where lanes are finer than tenants
     #[arg(long, requires = "tenant")]
@@ -57,52 +72,77 @@ impl What {
     }
 }
 
-pub(super) async fn run(ResumeArgs { what }: ResumeArgs, db: &Db) -> anyhow::Result<ExitCode> {
+/// Runs `sandmill resume`.
+pub(super) async fn run(ResumeArgs { what, json }: ResumeArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "resume").await?;
-    let processor = known(&session, &what).await?;
+    check_known(&session, &what.processor).await?;
+    let processor = &what.processor;
     let lifted = pauses::lift(&session, processor.as_str(), what.tenant(), what.key()).await;
     let lifted = lifted.map_err(|error| explain(&error))?;
     let resumed = exceptions::resume(&session, processor.as_str(), what.tenant(), what.key()).await;
     let resumed = resumed.map_err(|error| explain(&error))?;
-    match (lifted, resumed) {
-        (0, 0) => println!("no lane of {processor} was waiting"),
-        (0, n) => println!("resumed {n} lane(s) of {processor}"),
-        (pauses, n) => println!("lifted {pauses} pause(s) and resumed {n} lane(s) of {processor}"),
+    let left = pauses::read(&session, processor).await.map_err(|error| explain(&error))?;
+    let whole = left.into_iter().find(|pause| pause.is_whole()).map(|pause| pause.reason.message);
+    if json {
+        let What { processor, tenant, key } = &what;
+        output::print_json(&json!({
+            "processor": processor.as_str(), "tenant": tenant, "key": key,
+            "pausesLifted": lifted, "lanesResumed": resumed, "stillPaused": whole.as_deref(),
+        }))?;
+        return Ok(ExitCode::SUCCESS);
     }
-    if what.tenant.is_some() {
-        let left = pauses::read(&session, &processor).await.map_err(|error| explain(&error))?;
-        if let Some(whole) = left.iter().find(|pause| pause.is_whole()) {
-            println!(
-                "the whole of {processor} is still paused ({}); `sandmill resume {processor}` lifts that",
-                whole.reason.message
-            );
-        }
+    let lanes = count(resumed, "lane");
+    output::print(&match (lifted, resumed) {
+        (0, 0) => format!("no lane of {processor} was waiting\n"),
+        (0, _) => format!("resumed {lanes} of {processor}\n"),
+        (pauses, _) => format!("lifted {} and resumed {lanes} of {processor}\n", count(pauses, "pause")),
+    })?;
+    if let Some(whole) = whole {
+        let how = format!("`sandmill resume {processor}` lifts that");
+        output::print(&format!("the whole of {processor} is still paused ({whole}); {how}\n"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) async fn pause(PauseArgs { what }: PauseArgs, db: &Db) -> anyhow::Result<ExitCode> {
+/// Runs `sandmill pause`.
+pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "pause").await?;
-    let processor = known(&session, &what).await?;
-    let paused = pauses::pause(&session, processor.as_str(), what.tenant(), what.key()).await;
-    let told = if paused.map_err(|error| explain(&error))? { "paused" } else { "was paused already:" };
-    match (&what.tenant, &what.key) {
-        (None, _) => println!("{told} all of {processor}"),
-        (Some(tenant), None) => println!("{told} tenant {tenant} of {processor}"),
-        (Some(tenant), Some(key)) => println!("{told} lane {key} of tenant {tenant} of {processor}"),
+    check_known(&session, &what.processor).await?;
+    let changed = pauses::pause(&session, what.processor.as_str(), what.tenant(), what.key()).await;
+    let changed = changed.map_err(|error| explain(&error))?;
+    let What { processor, tenant, key } = &what;
+    if let Some(tenant) = tenant
+        && !store::knows_tenant(&session, tenant).await.map_err(|error| explain(&error))?
+    {
+        eprintln!("note: tenant {tenant} has no events yet; see whether that is its name");
     }
+    if json {
+        output::print_json(
+            &json!({ "processor": processor.as_str(), "tenant": tenant, "key": key, "changed": changed }),
+        )?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let told = if changed { "paused" } else { "was paused already:" };
+    output::print(&match (tenant, key) {
+        (None, _) => format!("{told} all of {processor}\n"),
+        (Some(tenant), None) => format!("{told} tenant {tenant} of {processor}\n"),
+        (Some(tenant), Some(key)) => format!("{told} lane {key} of tenant {tenant} of {processor}\n"),
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The processor, if there is one of that name, and the names are ones.
-async fn known(session: &Session, what: &What) -> anyhow::Result<ProcessorId> {
-    let processor = ProcessorId::parse(&what.processor)?;
-    what.tenant().map(TenantId::parse).transpose()?;
+/// Refuses a processor that there is not.
+async fn check_known(session: &Session, processor: &ProcessorId) -> anyhow::Result<()> {
     let status = status::read(session).await.map_err(|error| explain(&error))?;
+    let known: Vec<&str> = status.processors.iter().map(|p| p.id.as_str()).collect();
     anyhow::ensure!(
-        status.processors.iter().any(|p| p.id == processor.as_str()),
-        "there is no processor `{processor}`; there are: {}",
-        status.processors.iter().map(|p| p.id.as_str()).collect::<Vec<_>>().join(", ")
+        known.contains(&processor.as_str()),
+        "there is no processor `{processor}`; {}",
+        if known.is_empty() {
+            "none has run on this database yet; start one with `sandmill run --plugins DIR`".into()
+        } else {
+            format!("there are: {}", known.join(", "))
+        }
     );
-    Ok(processor)
+    Ok(())
 }

@@ -4,19 +4,29 @@ use std::{path::PathBuf, process::ExitCode};
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::EXIT_BLOCKED;
+use super::{
+    EXIT_BLOCKED,
+    database::connect,
+    output::{Screen, Tone, count, harmless},
+};
 use crate::{
     app::{self, Ended, Until},
-    config::Config,
+    config::{Config, ConfigError},
     db::Db,
 };
 
-/// Runs the plugins in a folder.
+/// Runs the plugins in a folder
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
+What it logs goes to standard error; SANDMILL_LOG=warn logs less. `sandmill status` shows how it goes, from anywhere.
 
-Example:
+Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked \
+         (--until-caught-up).
+
+Examples:
+  sandmill run --plugins plugins
+  sandmill run --plugins plugins --set limits.cpu-ms=500
   sandmill run --plugins plugins --until-caught-up && sandmill documents route_performance --limit 5"
 )]
 pub(super) struct RunArgs {
@@ -32,6 +42,12 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
     if let Some(folder) = args.plugins {
         config.plugins = folder;
     }
+    if config.plugins.as_os_str().is_empty() {
+        let remedy = "give --plugins DIR, or set `plugins` in the settings or SANDMILL_PLUGINS";
+        return Err(ConfigError::new("no plugins folder named", remedy).into());
+    }
+    // A database that is out of reach is told in the words of all commands.
+    drop(connect(db, "start").await?);
     let until = if args.until_caught_up { Until::CaughtUp } else { Until::Told };
     let (drain, abort) = signals()?;
     let ended = app::run(&config, db, until, drain, abort).await?;
@@ -42,14 +58,15 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
             ExitCode::FAILURE
         }
         Ended::Blocked(lanes) => {
+            let said = Screen::stderr().paint(Some(Tone::Bad), "blocked:");
             for blocked in &lanes {
                 let lane = blocked.lane.as_ref().map_or_else(|| "all of it".into(), |lane| lane.to_string());
-                eprintln!("blocked: processor {}, {lane}: {}", blocked.processor, blocked.reason);
+                let reason = harmless(&blocked.reason.to_string());
+                eprintln!("{said} processor {}, {lane}: {reason}", blocked.processor);
             }
-            eprintln!(
-                "caught up but for {} blocked lane(s); `sandmill resume PROCESSOR` lets them try again",
-                lanes.len()
-            );
+            let (lanes, them) =
+                (count(lanes.len() as u64, "blocked lane"), if lanes.len() == 1 { "it" } else { "them" });
+            eprintln!("caught up but for {lanes}; `sandmill resume PROCESSOR` lets {them} try again");
             ExitCode::from(EXIT_BLOCKED)
         }
     })

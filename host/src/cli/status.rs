@@ -1,26 +1,42 @@
 //! `sandmill status`: how every processor stands, as the database tells.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::{IsTerminal, stdout},
     process::ExitCode,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use super::{
     database::{connect, explain},
-    table,
+    output::{self, Screen, Tone},
+    table::{Cell, Column, Table},
 };
 use crate::{
     db::Db,
-    processor::status::{self, Status},
+    processor::status::{self, LaneBehind, ProcessorStatus, Status},
+    store::time,
 };
 
-/// Shows how every processor stands.
+/// Shows how every processor stands
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "STATE is the worst of the processor's lanes (blocked, retrying, paused, catching-up), or else `behind` while events are waiting, or \
+         `up to date`. LAG counts events that it has not passed, AGE is how long ago the first of them was recorded, RATE what it handles lately. \
+         A second table shows each lane behind, and why.
+
+Examples:
+  sandmill status
+  sandmill status --watch
+  sandmill status --json | jq '.processors[] | {id, lagEvents}'"
+)]
 pub(super) struct StatusArgs {
-    /// One JSON object: {"processors":[{"id","plugin","lagEvents","lagSeconds","rate","handled","lanesBehind":[…]}]}
+    /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagSeconds", "rate", "handled", "paused", "measures": {"readMs", "commitMs",
+    /// "commits", "hostMib", "instances"}, "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}
     #[arg(long)]
     json: bool,
+    /// Also show plugins, and what their host measures
+    #[arg(long)]
+    wide: bool,
     /// Again every second, until interrupted; with --json an object a line
     #[arg(long)]
     watch: bool,
@@ -29,75 +45,188 @@ pub(super) struct StatusArgs {
 /// Between two looks of --watch.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// Runs the command.
 pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "status").await?;
     loop {
         let status = status::read(&session).await.map_err(|error| explain(&error))?;
-        let mut out = std::io::stdout().lock();
         if args.json {
-            writeln!(out, "{}", serde_json::to_string(&status)?)?;
+            output::print_json(&status)?;
         } else {
-            if args.watch && out.is_terminal() {
-                // Home, and everything below cleared: the table stands still while its numbers change.
-                write!(out, "\x1b[H\x1b[J")?;
-            }
-            write!(out, "{}", show(&status))?;
+            // Home, and everything below cleared: the table stands still while its numbers change.
+            let home = if args.watch && stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
+            output::print(&format!("{home}{}", show(&status, args.wide, Screen::stdout(), SystemTime::now())))?;
         }
-        out.flush()?;
         if !args.watch {
             return Ok(ExitCode::SUCCESS);
         }
-        drop(out);
         tokio::time::sleep(WATCH).await;
     }
 }
 
-fn show(status: &Status) -> String {
+fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String {
     if status.processors.is_empty() {
         return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
     }
-    let mut rows = vec![
-        ["PROCESSOR", "PLUGIN", "LAG", "AGE", "RATE", "HANDLED", "READ", "COMMIT", "HOST", "INSTANCES", "LANES BEHIND"]
-            .map(String::from)
-            .to_vec(),
-    ];
-    for p in &status.processors {
-        rows.push(vec![
-            p.id.clone(),
-            p.plugin.clone(),
-            p.lag_events.to_string(),
-            format!("{:.0} s", p.lag_seconds),
-            format!("{:.0}/s", p.rate),
-            p.handled.to_string(),
-            format!("{:.1} ms", p.measures.read_ms),
-            format!("{:.1} ms", p.measures.commit_ms),
-            format!("{:.0} MiB", p.measures.host_mib),
-            p.measures.instances.to_string(),
-            p.lanes_behind.len().to_string(),
-        ]);
-    }
-    let mut text = table(&rows);
+    let mut text = processors(status, wide).show(screen);
     for p in &status.processors {
         if let Some(paused) = &p.paused {
+            let paused = output::harmless(paused);
             text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
         }
     }
-    let behind = status.processors.iter().flat_map(|p| p.lanes_behind.iter().map(move |lane| (p, lane)));
-    let mut rows = vec![["PROCESSOR", "TENANT", "KEY", "STATE", "SINCE", "EVENT", "REASON"].map(String::from).to_vec()];
-    for (p, lane) in behind {
-        rows.push(vec![
-            p.id.clone(),
-            lane.tenant.clone(),
-            lane.key.clone(),
-            lane.state.clone(),
-            lane.since.clone(),
-            lane.event_position.map_or_else(String::new, |position| position.to_string()),
-            lane.reason.clone(),
-        ]);
-    }
-    if rows.len() > 1 {
+    let lanes = lanes(status, wide, now);
+    if !lanes.is_empty() {
         text.push('\n');
-        text.push_str(&table(&rows));
+        text.push_str(&lanes.show(screen));
     }
     text
+}
+
+fn processors(status: &Status, wide: bool) -> Table {
+    use Column::{Number, Text};
+    let mut columns =
+        vec![Text("PROCESSOR"), Text("STATE"), Number("LAG"), Number("AGE"), Number("RATE"), Number("HANDLED")];
+    if wide {
+        columns.extend([Number("READ"), Number("COMMIT"), Number("HOST"), Number("INSTANCES")]);
+    }
+    columns.push(Number("LANES BEHIND"));
+    if wide {
+        columns.push(Text("PLUGIN"));
+    }
+    let mut table = Table::new(columns);
+    for p in &status.processors {
+        let (state, tone) = state(p);
+        let mut cells = vec![
+            Cell::new(&p.id),
+            Cell::new(state).tone(Some(tone)),
+            Cell::new(p.lag_events),
+            Cell::new(age(p.lag_seconds)),
+            Cell::new(format!("{:.0}/s", p.rate)),
+            Cell::new(p.handled),
+        ];
+        if wide {
+            cells.extend([
+                Cell::new(format!("{:.1} ms", p.measures.read_ms)),
+                Cell::new(format!("{:.1} ms", p.measures.commit_ms)),
+                Cell::new(format!("{:.0} MiB", p.measures.host_mib)),
+                Cell::new(p.measures.instances),
+            ]);
+        }
+        cells.push(Cell::new(p.lanes_behind.len()));
+        if wide {
+            cells.push(Cell::new(&p.plugin));
+        }
+        table.row(cells);
+    }
+    table
+}
+
+/// The lanes behind; keys stand there only where lanes are finer than tenants.
+fn lanes(status: &Status, wide: bool, now: SystemTime) -> Table {
+    use Column::{Number, Text};
+    let behind = || status.processors.iter().flat_map(|p| p.lanes_behind.iter().map(move |lane| (p, lane)));
+    let keys = wide || behind().any(|(_, lane)| lane.key != lane.tenant);
+    let mut columns = vec![Text("PROCESSOR"), Text("TENANT")];
+    columns.extend(keys.then_some(Text("KEY")));
+    columns.extend([Text("STATE"), Number("SINCE"), Number("EVENT")]);
+    columns.extend(wide.then_some(Number("ATTEMPTS")));
+    columns.push(Text("REASON"));
+    let mut table = Table::new(columns);
+    for (p, lane) in behind() {
+        let mut cells = vec![Cell::new(&p.id), Cell::new(&lane.tenant)];
+        cells.extend(keys.then(|| Cell::new(&lane.key)));
+        cells.push(Cell::new(&lane.state).tone(lane_tone(&lane.state)));
+        cells.push(Cell::new(since(lane, now)));
+        cells.push(Cell::new(lane.event_position.map_or_else(String::new, |position| position.to_string())));
+        cells.extend(wide.then(|| Cell::new(lane.attempts)));
+        cells.push(Cell::new(&lane.reason));
+        table.row(cells);
+    }
+    table
+}
+
+/// The states of lanes that say something of their processor, worst first.
+const STATES: [&str; 4] = ["blocked", "retrying", "paused", "catching-up"];
+
+fn state(p: &ProcessorStatus) -> (&str, Tone) {
+    if p.paused.is_some() {
+        return ("paused", Tone::Warning);
+    }
+    let worst = STATES.into_iter().find(|state| p.lanes_behind.iter().any(|lane| lane.state == *state));
+    match worst {
+        Some(state) => (state, lane_tone(state).unwrap_or(Tone::Warning)),
+        None if p.lag_events > 0 => ("behind", Tone::Warning),
+        None => ("up to date", Tone::Good),
+    }
+}
+
+fn lane_tone(state: &str) -> Option<Tone> {
+    Some(if state == "blocked" { Tone::Bad } else { Tone::Warning })
+}
+
+fn since(lane: &LaneBehind, now: SystemTime) -> String {
+    let Some(since) = time::parse(&lane.since).ok().map(time::from_micros) else { return lane.since.clone() };
+    age(now.duration_since(since).unwrap_or_default().as_secs_f64())
+}
+
+/// Seconds for people: in the largest unit of which there are two.
+fn age(seconds: f64) -> String {
+    let units = [("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)];
+    match units.into_iter().find(|(_, unit)| seconds >= 2.0 * unit) {
+        Some((name, unit)) => format!("{:.0} {name}", (seconds / unit).floor()),
+        None => format!("{seconds:.0} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocked() -> Status {
+        let lane = LaneBehind {
+            tenant: "acme".into(),
+            key: "acme".into(),
+            state: "blocked".into(),
+            reason: "trap: wasm `unreachable` instruction executed, at door_watch::apply (src/lib.rs:41)".into(),
+            attempts: 1,
+            event_position: Some(17),
+            since: "2026-01-02T03:04:05Z".into(),
+        };
+        let processor = ProcessorStatus {
+            id: "door-watch".into(),
+            plugin: "door-watch 0.1.0 0123456789ab".into(),
+            lag_events: 12_345,
+            lag_seconds: 100_000.0,
+            rate: 1234.5,
+            handled: 20_000,
+            paused: None,
+            measures: status::Measures::default(),
+            lanes_behind: vec![lane],
+        };
+        Status { processors: vec![processor] }
+    }
+
+    #[test]
+    fn it_fits_a_terminal_of_80_columns() {
+        let now = time::from_micros(time::parse("2026-01-02T05:10:00Z").unwrap());
+        let text = show(&blocked(), false, Screen { width: Some(80), colours: false }, now);
+        assert_eq!(
+            text,
+            "PROCESSOR   STATE      LAG   AGE    RATE  HANDLED  LANES BEHIND\n\
+             door-watch  blocked  12345  27 h  1234/s    20000             1\n\
+             \n\
+             PROCESSOR   TENANT  STATE    SINCE  EVENT  REASON\n\
+             door-watch  acme    blocked    2 h     17  trap: wasm `unreachable` instruction\n\
+             \u{20}                                          executed, at door_watch::apply\n\
+             \u{20}                                          (src/lib.rs:41)\n"
+        );
+        let wide = show(&blocked(), true, Screen::PLAIN, now);
+        assert!(wide.contains("INSTANCES") && wide.contains("0123456789ab") && wide.contains("KEY"), "{wide}");
+    }
+
+    #[test]
+    fn ages_are_in_the_unit_that_says_most() {
+        assert_eq!([0.4, 119.0, 120.0, 7_300.0, 864_000.0].map(age), ["0 s", "119 s", "2 min", "2 h", "10 d"]);
+    }
 }

@@ -101,7 +101,7 @@ fn stored(through: u64, report: &Report) -> String {
     let Report { imported, skipped, .. } = report;
     match through {
         0 => "Nothing was stored.".into(),
-        through => format!("Everything up to line {through} is stored: {imported} events imported, {skipped} skipped."),
+        through => format!("Everything up to line {through} is stored: {imported} imported, {skipped} skipped."),
     }
 }
 

@@ -103,6 +103,7 @@ pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
     ("tokio_postgres", &["db"], "the client library has one door; `crate::db` re-exports what SQL's owners need"),
     ("axum", &[], "nothing here speaks HTTP"),
     ("clap", &["cli"], "arguments are the command line's"),
+    ("clap_complete", &["cli"], "arguments are the command line's"),
     ("console", &["cli"], "what a terminal can show is the command line's"),
     ("indicatif", &["cli"], "progress bars are the command line's"),
     ("toml", &["config"], "settings are parsed once, at the edge"),

@@ -29,7 +29,8 @@ Examples:
 pub(super) struct CheckArgs {
     /// The component
     file: PathBuf,
-    /// Print what is known as JSON
+    /// Print one JSON object: {"file", "runs", "refused", "bytes", "digest", "contract", "imports": […], "plugin": {"id", "version", "eventTypes",
+    /// "collections", "partitionBy", "start", "readModelVersion", "maxBatchSize"}}; null for what is not known
     #[arg(long)]
     json: bool,
 }

@@ -5,12 +5,18 @@ use std::{
     path::{Component, PathBuf},
 };
 
+use serde_json::json;
+
+use super::super::output;
 use crate::{
     model::ids::ProcessorId,
     toolchain::{self, Begun, NewRequest, Sdk},
 };
 
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sandmill plugin new door-watch
+  sandmill plugin new door-watch --dir plugins/door-watch")]
 pub(super) struct NewArgs {
     /// The plugin's name: a small letter, then small letters, digits or hyphens
     name: ProcessorId,
@@ -20,21 +26,34 @@ pub(super) struct NewArgs {
     /// The folder of the guest SDK, guest-sdk/rust of a checkout [default: the nearest there is]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
+    /// Print one JSON object: {"dir", "files": [name], "sdk"}
+    #[arg(long)]
+    json: bool,
 }
 
 pub(super) fn run(args: NewArgs) -> Result<(), anyhow::Error> {
-    let NewArgs { name, dir, sdk } = args;
+    let NewArgs { name, dir, sdk, json } = args;
     let begun = toolchain::new(&NewRequest { name: name.clone(), dir, sdk })?;
-    print!("{}", told(&name, &begun));
+    if json {
+        let Begun { dir, files, sdk } = &begun;
+        output::print_json(&json!({ "dir": dir, "files": files, "sdk": source(sdk) }))?;
+    } else {
+        output::print(&told(&name, &begun))?;
+    }
     Ok(())
+}
+
+/// Where the guest SDK comes from.
+fn source(sdk: &Sdk) -> String {
+    match sdk {
+        Sdk::Path(path) => path.display().to_string(),
+        Sdk::Repository => env!("CARGO_PKG_REPOSITORY").to_owned(),
+    }
 }
 
 fn told(name: &ProcessorId, begun: &Begun) -> String {
     let Begun { dir, files, sdk } = begun;
-    let sdk = match sdk {
-        Sdk::Path(path) => path.display().to_string(),
-        Sdk::Repository => env!("CARGO_PKG_REPOSITORY").to_owned(),
-    };
+    let sdk = source(sdk);
     let mut text = format!("Made {} (sandmill-guest from {sdk}):\n", dir.display());
     for file in files {
         let _ = writeln!(text, "  {file}");

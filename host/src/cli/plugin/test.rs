@@ -4,7 +4,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde::Serialize;
 
-use super::{super::table, size, verdict};
+use super::{
+    super::{
+        output::{count, harmless},
+        table,
+    },
+    size, verdict,
+};
 use crate::{
     app::{self, Trial, Tried},
     config::Config,
@@ -46,7 +52,9 @@ pub(super) struct TestArgs {
     /// Write the documents of the first run there, in the form that --expect takes
     #[arg(short = 'o', long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Print the report as JSON
+    /// Print one JSON object: {"good", "id", "version", "repeated", "largestInstanceBytes", "events", "otherTypes", "handled", "waiting",
+    /// "absentTypes", "skipped", "stopped", "documents": {collection: count}, "passes": […], "expectation"}; skipped and stopped are
+    /// {"total", "first": […]}
     #[arg(long)]
     json: bool,
 }
@@ -154,10 +162,6 @@ fn for_people(trial: &Trial, tried: &Tried, memory_mib: usize) -> String {
     text
 }
 
-fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
 fn row(pass: &PassReport) -> Vec<String> {
     let PassReport { batching, batches, seconds, events_per_second, .. } = pass;
     vec![
@@ -199,7 +203,7 @@ fn list(say: &mut impl FnMut(String), what: &str, total: usize, lines: impl Exac
     let shown = lines.len();
     say(format!("\n{what}: {total}{}", if shown < total { format!(", the first {shown}:") } else { ":".into() }));
     // Guests' words may have lines of their own.
-    lines.for_each(|line| say(format!("  {}", line.replace('\n', "\n    "))));
+    lines.for_each(|line| say(format!("  {}", harmless(&line).replace('\n', "\n    "))));
 }
 
 fn last_word(report: &Report) -> String {

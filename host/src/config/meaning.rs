@@ -1,0 +1,46 @@
+//! What each setting is, in one line: the first sentence of its field's own documentation.
+//!
+//! The doc comments are the one place where a setting is described, so they are read from the sources that the program was built from. A
+//! new group of settings needs a line in [`SOURCES`]; a test holds that no setting is without its sentence.
+
+/// A group of settings, the name of its struct, and the file that declares it.
+const SOURCES: [(&str, &str, &str); 5] = [
+    ("", "Config", include_str!("../config.rs")),
+    ("processor", "Config", include_str!("../processor.rs")),
+    ("scheduler", "Config", include_str!("../scheduler.rs")),
+    ("limits", "Limits", include_str!("../sandbox/limits.rs")),
+    ("compile", "Config", include_str!("../sandbox/compile.rs")),
+];
+
+/// What a setting is, without the full stop; empty where nothing is known of it.
+pub(super) fn meaning(key: &str) -> String {
+    let (group, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let source = SOURCES.iter().find(|(known, ..)| *known == group);
+    let documented = source.and_then(|(_, holder, text)| documentation(text, holder, &name.replace('-', "_")));
+    let sentence = documented.unwrap_or_default();
+    sentence.split(". ").next().unwrap_or_default().trim_end_matches('.').into()
+}
+
+/// The doc comment of a struct's public field, on one line.
+fn documentation(text: &str, holder: &str, field: &str) -> Option<String> {
+    let (_, body) = text.split_once(&format!("pub struct {holder} {{"))?;
+    let (before, _) = body.split_once("\n}")?.0.split_once(&format!("    pub {field}: "))?;
+    let mut lines: Vec<&str> = before.lines().rev().map_while(|line| line.trim().strip_prefix("/// ")).collect();
+    lines.reverse();
+    Some(lines.join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::keys;
+
+    #[test]
+    fn every_setting_has_a_sentence() {
+        let without: Vec<String> =
+            keys().into_iter().map(|(key, _)| key).filter(|key| meaning(key).is_empty()).collect();
+        assert!(without.is_empty(), "give their groups a line in SOURCES: {without:?}");
+        assert_eq!(meaning("limits.memory-mib"), "Linear memory of one instance, MiB");
+        assert_eq!(meaning("limits.nothing"), "");
+    }
+}

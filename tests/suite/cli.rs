@@ -1,0 +1,307 @@
+// The command line as people, scripts and shells meet it: help, colours, JSON, settings and exit codes. The exit codes of a second host
+// (3) and of blocked lanes (4) are held by `host` and `lanes`.
+
+use std::process::{Command, Output};
+
+use sandmill_tests::{
+    Database, database, empty_database,
+    host::{plugins, root, sandmill, stderr, stdout},
+};
+use serde_json::{Value, json};
+
+async fn output(mut command: Command) -> Output {
+    tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
+}
+
+/// Runs a command on a database.
+async fn run(address: &str, arguments: &[&str]) -> Output {
+    let mut command = sandmill(address);
+    command.args(arguments);
+    output(command).await
+}
+
+/// What a command prints for machines, line by line.
+async fn lines(address: &str, arguments: &[&str]) -> Vec<Value> {
+    let output = run(address, arguments).await;
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
+    stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+}
+
+/// The one object that a command prints for machines.
+async fn object(address: &str, arguments: &[&str]) -> Value {
+    let mut lines = lines(address, arguments).await;
+    assert_eq!(lines.len(), 1, "{arguments:?}: {lines:?}");
+    lines.remove(0)
+}
+
+/// That an object has these keys and no others.
+fn assert_keys(value: &Value, keys: &[&str]) {
+    let mut expected = keys.to_vec();
+    expected.sort_unstable();
+    let found: Vec<&str> = value.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(found, expected, "{value}");
+}
+
+/// A database with a document of tenant `good`, and a lane of tenant `bad` that is blocked.
+async fn with_a_blocked_lane() -> Database {
+    let database = database().await;
+    database.append("bad", "s", &[json!({"do": "stop", "code": "closed", "message": "call \u{1b}[31mAnn"})]).await;
+    database.append("good", "s", &[json!({})]).await;
+    let folder = plugins(&["scripted"]);
+    let folder = folder.path().to_str().unwrap();
+    let ended = run(&database.address, &["run", "--until-caught-up", "--plugins", folder]).await;
+    assert_eq!(ended.status.code(), Some(4), "{}", stderr(&ended));
+    assert!(!stderr(&ended).contains('\u{1b}'), "{:?}", stderr(&ended));
+    database
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_printed_for_machines_has_the_documented_keys() {
+    let address = &empty_database().await.address;
+    let migrated = object(address, &["migrate", "--ordering", "tenant", "--json"]).await;
+    assert_keys(&migrated, &["applied", "reanchored", "ordering"]);
+    assert_eq!((&migrated["ordering"]["now"], &migrated["reanchored"]), (&json!("tenant"), &Value::Null));
+    let again = object(address, &["migrate", "--json"]).await;
+    assert_eq!(again, json!({ "applied": [], "reanchored": null, "ordering": null }));
+    let append = ["append", "--stream", "s", "--type", "T", "--data", "{}", "--id", "x", "--json"];
+    assert_eq!(object(address, &append).await, json!({ "id": "x", "version": 1, "position": 1 }));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "{\"stream\":\"s\",\"type\":\"T\",\"data\":1}\n").unwrap();
+    let imported = object(address, &["import", "--json", file.path().to_str().unwrap()]).await;
+    assert_keys(&imported, &["imported", "skipped", "lines", "seconds"]);
+    let events = lines(address, &["events", "--json"]).await;
+    assert_eq!(events.len(), 2);
+    let keys = ["position", "tenant", "stream", "version", "type", "id", "recordedAt", "data", "metadata"];
+    events.iter().for_each(|event| assert_keys(event, &keys));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
+    let database = with_a_blocked_lane().await;
+    let address = &database.address;
+    let status = object(address, &["status", "--json"]).await;
+    let processor = &status["processors"][0];
+    let keys = ["id", "plugin", "lagEvents", "lagSeconds", "rate", "handled", "paused", "measures", "lanesBehind"];
+    assert_keys(processor, &keys);
+    assert_keys(&processor["measures"], &["readMs", "commitMs", "commits", "hostMib", "instances"]);
+    let keys = ["tenant", "key", "state", "reason", "attempts", "eventPosition", "since"];
+    assert_keys(&processor["lanesBehind"][0], &keys);
+    let documents = lines(address, &["documents", "scripted_log", "--json"]).await;
+    assert_eq!(documents.len(), 1);
+    assert_keys(&documents[0], &["tenant", "id", "version", "data"]);
+    for changed in [true, false] {
+        let paused = object(address, &["pause", "scripted", "--tenant", "good", "--json"]).await;
+        let expected = json!({ "processor": "scripted", "tenant": "good", "key": null, "changed": changed });
+        assert_eq!(paused, expected);
+    }
+    object(address, &["pause", "scripted", "--json"]).await;
+    let resumed = object(address, &["resume", "scripted", "--tenant", "good", "--json"]).await;
+    assert_keys(&resumed, &["processor", "tenant", "key", "pausesLifted", "lanesResumed", "stillPaused"]);
+    assert_eq!(resumed["pausesLifted"], json!(1));
+    assert!(resumed["stillPaused"].as_str().unwrap().starts_with("by "), "{resumed}");
+    let resumed = object(address, &["resume", "scripted", "--json"]).await;
+    assert_eq!((&resumed["lanesResumed"], &resumed["stillPaused"]), (&json!(1), &Value::Null));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_a_plugin_is_told_to_machines_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let begun = folder.path().join("door-watch");
+    let begun = object("", &["plugin", "new", "door-watch", "--json", "--dir", begun.to_str().unwrap()]).await;
+    assert_keys(&begun, &["dir", "files", "sdk"]);
+    let (krate, out) = (root().join("example-plugins/route-performance"), folder.path().join("it.wasm"));
+    let arguments = ["plugin", "build", krate.to_str().unwrap(), "--json", "-o", out.to_str().unwrap()];
+    let built = object("", &arguments).await;
+    assert_keys(&built, &["file", "package", "bytes", "seconds", "way"]);
+    assert_eq!((&built["file"], &built["package"]), (&json!(out), &json!("route-performance")));
+    assert_eq!(built["bytes"], json!(std::fs::metadata(out).unwrap().len()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_setting_names_its_source_and_no_password_is_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("our.toml");
+    std::fs::write(&file, "[limits]\ncpu-ms = 1\nwall-ms = 2222\n[processor]\npage-kib = 77\n").unwrap();
+    let file = file.to_str().unwrap();
+    let command = |arguments: &[&str]| {
+        let mut command = sandmill("postgresql://ada:s3cret@db.example/flights");
+        command.env("SANDMILL_LIMITS_CPU_MS", "345").args(["config", "print", "--config", file]);
+        command.args(["--set", "limits.reads=9"]).args(arguments);
+        output(command)
+    };
+    let printed = stdout(&command(&["--json"]).await);
+    let settings: Value = serde_json::from_str(&printed).unwrap();
+    let find = |key: &str| {
+        let all = settings["settings"].as_array().unwrap();
+        all.iter().find(|setting| setting["key"] == key).unwrap_or_else(|| panic!("{key} is missing")).clone()
+    };
+    for (key, value, origin) in [
+        ("limits.changes", json!(20_000), json!({ "kind": "default" })),
+        ("limits.wall-ms", json!(2_222), json!({ "kind": "file", "name": file })),
+        ("limits.cpu-ms", json!(345), json!({ "kind": "environment", "name": "SANDMILL_LIMITS_CPU_MS" })),
+        ("limits.reads", json!(9), json!({ "kind": "flag", "name": "--set" })),
+    ] {
+        let setting = find(key);
+        assert_keys(&setting, &["key", "value", "default", "origin", "meaning"]);
+        assert_eq!((&setting["value"], &setting["origin"]), (&value, &origin));
+    }
+    assert_eq!(find("limits.cpu-ms")["default"], json!(1_000));
+    assert_eq!(find("database-url")["value"], json!("postgresql://ada:***@db.example/flights"));
+
+    let table = stdout(&command(&["--changed"]).await);
+    assert!(!table.contains("limits.changes") && !(printed + &table).contains("s3cret"), "{table}");
+    let row = table.lines().find(|line| line.starts_with("limits.cpu-ms ")).unwrap();
+    let words: Vec<&str> = row.split_whitespace().take(4).collect();
+    assert_eq!(words, ["limits.cpu-ms", "345", "environment", "SANDMILL_LIMITS_CPU_MS"]);
+    let flag = stdout(&command(&["--changed", "--database-url", "host=h password=s3cret"]).await);
+    assert!(flag.contains("host=h password=***") && flag.contains("flag --database-url"), "{flag}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_that_a_run_would_refuse_are_refused_before() {
+    for wrong in [
+        &["--set", "limits.memory-mib=0"][..],
+        &["--set", "limits.cpu=1"],
+        &["--config", "/nowhere.toml"],
+        &["--database-url", "mysql://h/d"],
+    ] {
+        let (printed, ran) =
+            (run("", &[&["config", "print"], wrong].concat()).await, run("", &[&["run"], wrong].concat()).await);
+        assert_eq!((printed.status.code(), ran.status.code()), (Some(2), Some(2)), "{wrong:?}: {}", stderr(&ran));
+        assert_eq!(stderr(&printed), stderr(&ran));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shells_complete_what_people_see() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = run("", &["completions", shell]).await;
+        let script = stdout(&output);
+        for expected in ["until-caught-up", "documents", "migrate", "completions", "database-url"] {
+            assert!(output.status.success() && script.contains(expected), "{shell}: {expected}");
+        }
+        assert!(!script.contains("compile-component"), "{shell}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_commands_help_shows_how_it_is_used() {
+    let help = stdout(&run("", &["--help"]).await);
+    for expected in ["Exit codes:\n  0  done", "Events:\n", "Set up:\n", "\n  completions  "] {
+        assert!(help.contains(expected), "{expected}: {help}");
+    }
+    for command in [
+        "run",
+        "status",
+        "pause",
+        "resume",
+        "documents",
+        "append",
+        "import",
+        "events",
+        "migrate",
+        "config print",
+        "plugin",
+        "plugin new",
+        "dev",
+        "plugin build",
+        "plugin check",
+        "plugin test",
+        "completions",
+    ] {
+        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+        let help = stdout(&run("", &arguments).await);
+        assert!(
+            help.contains(&format!("  sandmill {command} ")) || help.contains(&format!("  sandmill {command}\n")),
+            "{command}: {help}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_gets_no_colours_and_nobodys_escape_codes() {
+    let database = with_a_blocked_lane().await;
+    for arguments in [
+        &["status"][..],
+        &["status", "--wide"],
+        &["documents", "scripted_log"],
+        &["events"],
+        &["config", "print"],
+        &["pause", "nobody"],
+        &["status", "--set", "x=1"],
+        &["--help"],
+        &["nothing"],
+    ] {
+        let output = run(&database.address, arguments).await;
+        let printed = stdout(&output) + &stderr(&output);
+        assert!(!printed.contains('\u{1b}') && !printed.is_empty(), "{arguments:?}: {printed:?}");
+    }
+    let status = stdout(&run(&database.address, &["status"]).await);
+    assert!(status.contains("call \u{fffd}[31mAnn"), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistakes_end_with_the_documented_code_and_the_way_out() {
+    let (here, bare) = (database().await.address, empty_database().await.address);
+    let nowhere = "postgresql://ada:s3cret@127.0.0.1:1/flights";
+    let missing = bare.replace("dbname=", "dbname=no_such_");
+    let append = ["append", "--stream", "s", "--type", "T", "--data"];
+    let conflict = ["append", "--stream", "s", "--type", "T", "--data", "{}", "--expected-version", "7"];
+    for (address, arguments, code, said) in [
+        (&*here, &["pause", "nobody"][..], 1, "none has run on this database yet; start one with `sandmill run"),
+        (&here, &["pause", "No Body"], 2, "is not a valid processor id"),
+        (&here, &["resume", "x", "--tenant", "a/b"], 2, "cannot be a tenant"),
+        (&here, &["documents", "carts"], 1, "there is no collection `carts`"),
+        (&here, &[&append[..], &["{"]].concat(), 2, "--data is not valid JSON"),
+        (&here, &[&append[..], &["{}", "--metadata", "1"]].concat(), 2, "--metadata must be a JSON object"),
+        (&here, &conflict, 5, "is at version 0, expected version 7. Nothing was appended."),
+        (&here, &["import", "/nowhere.ndjson"], 1, "cannot open /nowhere.ndjson"),
+        (&here, &["run"], 2, "give --plugins DIR"),
+        (&bare, &["status"], 1, "Run `sandmill migrate` first."),
+        (&bare, &["events", "--follow"], 1, "Run `sandmill migrate` first."),
+        (nowhere, &["status"], 1, "cannot connect to the database flights at 127.0.0.1:1 as ada: "),
+        (nowhere, &["run", "--plugins", "."], 1, "cannot connect to the database flights at 127.0.0.1:1 as ada: "),
+        (nowhere, &["status"], 1, "whether the server runs and listens there. `sandmill config print` shows"),
+        (&missing, &["status"], 1, "Make that database, for instance with `createdb`"),
+        ("", &["status"], 2, "set DATABASE_URL="),
+    ] {
+        let output = run(address, arguments).await;
+        let (errors, printed) = (stderr(&output), stdout(&output));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
+        assert!(errors.contains(said), "{arguments:?}: {errors}");
+        assert!(printed.is_empty() && !errors.contains("s3cret"), "{printed}{errors}");
+    }
+}
+
+/// An error of the database is said once, with what to do about it.
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_rights_are_named_once_and_with_the_way_out() {
+    let Database { db, address } = database().await;
+    let session = db.connect("test").await.unwrap();
+    let guest = "do $$ begin create role guest login; exception when duplicate_object then null; end $$";
+    session.batch_execute(&format!("{guest}; grant usage on schema sandmill to guest")).await.unwrap();
+    for (command, remedy) in
+        [("status", "Let the tables' owner grant it"), ("migrate", "Run it as the database's owner")]
+    {
+        let output = run(&address.replace("user=sandmill", "user=guest"), &[command]).await;
+        let errors = stderr(&output);
+        assert_eq!((output.status.code(), errors.matches("permission denied").count()), (Some(1), 1), "{errors}");
+        assert!(errors.contains(remedy), "{errors}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_answer_says_so_beside_the_output() {
+    let database = with_a_blocked_lane().await;
+    for (arguments, said) in [
+        (&["events", "--tenant", "nobody"][..], "no event fits\n"),
+        (&["documents", "scripted_log", "--tenant", "nobody", "--json"], "no document of scripted_log fits\n"),
+        (
+            &["pause", "scripted", "--tenant", "typo", "--json"],
+            "note: tenant typo has no events yet; see whether that is its name\n",
+        ),
+    ] {
+        let output = run(&database.address, arguments).await;
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), said));
+    }
+}
