@@ -229,6 +229,10 @@ impl<'a> Engine<'a> {
                     self.reading = None;
                 }
             }
+            // What the last commit did not tell would otherwise be told by the next, whenever that is.
+            if self.commit.is_none() && self.report.due().is_some_and(|due| due.is_zero()) {
+                self.last_report().await?;
+            }
             if self.look && self.looked_at_rows.elapsed() >= LOOK_AT_ROWS && self.commit.is_none() {
                 self.look_at_rows().await?;
             }
@@ -426,7 +430,8 @@ impl<'a> Engine<'a> {
         let due = self.lanes.as_ref().and(self.book.next_due()).map(until);
         let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
         // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
-        [commit, store, due, look].into_iter().flatten().min().map(|wait| wait.max(Duration::from_millis(1)))
+        let report = self.commit.is_none().then(|| self.report.due()).flatten();
+        [commit, store, due, look, report].into_iter().flatten().min().map(|wait| wait.max(Duration::from_millis(1)))
     }
 
     /// Learns what people decided: about lanes that wait, and about what should.

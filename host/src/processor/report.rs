@@ -84,6 +84,11 @@ impl Report {
         self.handled > 0
     }
 
+    /// After how long it is time for a report of what was handled, if anything was.
+    pub fn due(&self) -> Option<Duration> {
+        self.is_due_at_last().then(|| EVERY.saturating_sub(self.since.elapsed()))
+    }
+
     /// A report, when it is time for one.
     pub fn take(&mut self) -> Option<Reported> {
         (self.since.elapsed() >= EVERY).then(|| self.flush())
@@ -126,8 +131,10 @@ mod tests {
     fn events_are_reported_once() {
         let mut report = Report::new(Arc::new(|| 5));
         assert!(!report.is_due_at_last() && report.take().is_none());
+        assert_eq!(report.due(), None, "nothing to say");
         report.count(3);
         report.count(4);
+        assert!(report.due().is_some_and(|due| due <= EVERY));
         report.committed(Duration::from_millis(2));
         let first = report.flush();
         assert_eq!((first.handled, first.measures.commit_ms, first.measures.instances), (7, 2.0, 5));

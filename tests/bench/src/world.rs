@@ -143,10 +143,11 @@ impl Database {
         Ok(self.session.query_one(&sql, &[]).await?.get(0))
     }
 
-    /// How many statements were run since the reset, but for those that begin and end transactions or set a session up, and how many pages of events were read.
+    /// How many statements were run since the reset, but for those that begin and end transactions or set a session up, and how many pages of a
+    /// backlog were read.
     pub async fn statements(&self) -> anyhow::Result<(f64, f64)> {
         let sql = "select coalesce(sum(calls), 0)::float8,
-                     coalesce(sum(calls) filter (where query ~* 'from sandmill.events' and rows > 0), 0)::float8
+                     coalesce(sum(calls) filter (where query like '%Reads a page of a large difference along%'), 0)::float8
                    from public.pg_stat_statements s join pg_database d on d.oid = s.dbid
                    where d.datname = current_database() and query !~* '^(begin|commit|rollback|set|checkpoint|truncate|start)'";
         let row = self.session.query_one(sql, &[]).await?;
