@@ -29,14 +29,18 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     for (rate, lasting) in LOADS {
         let mut alone = Vec::new();
         let mut beside = Vec::new();
+        let mut append_alone = Vec::new();
         for _ in 0..world.rounds {
-            alone.push(appends.run(rate, lasting).await?);
+            let (shown, acknowledged) = appends.run_both(rate, lasting).await?;
+            alone.push(shown);
+            append_alone.push(acknowledged);
             let hold = "set idle_in_transaction_session_timeout = 0; begin; select pg_current_xact_id()";
             forgotten.batch_execute(hold).await?;
             beside.push(appends.run(rate, lasting).await?);
             forgotten.batch_execute("commit").await?;
         }
-        for (rounds, label) in [(alone, ""), (beside, ", beside an open transaction")] {
+        let cases = [(append_alone, ", the append alone"), (alone, ""), (beside, ", beside an open transaction")];
+        for (rounds, label) in cases {
             for (part, name) in [(0.5, "p50"), (0.99, "p99")] {
                 let of_rounds = rounds.iter().map(|samples| quantile(samples, part)).collect();
                 report.add(PART, format!("{rate}/s{label}: {name}"), "ms", of_rounds);
