@@ -22,6 +22,7 @@ use sandmill_tests::{
     follower::{Follower, assert_each_once, assert_streams_in_order, ids},
     host::{catch_up, plugins, sandmill, stderr, stdout},
     ledger::{assert_plane_log, assert_scripted_log},
+    until,
 };
 
 async fn migrated(server: &Embedded) -> Database {
@@ -272,6 +273,11 @@ async fn numbers_from_the_future_are_refused_and_a_working_host_is_left_alone() 
     let refused = reanchor(&mut session).await.unwrap_err();
     assert!(matches!(refused, ReanchorError::Lock(_)), "{refused}");
     drop(lock);
+    until("the lock's session has ended", async || {
+        let held = "select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())";
+        session.query_one(held, &[]).await.unwrap().get::<_, i64>(0) == 0
+    })
+    .await;
     session
         .batch_execute(
             "update sandmill.store set system_identifier = (select system_identifier from pg_control_system())",
