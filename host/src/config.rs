@@ -135,10 +135,7 @@ impl Config {
                 return Err(format!("processor.{name} = {value} is out of range; it takes {low} to {high}"));
             }
         }
-        if !(1..=256).contains(&self.scheduler.threads) {
-            return Err("scheduler.threads takes 1 to 256".into());
-        }
-        Ok(())
+        self.scheduler.check()
     }
 }
 
@@ -156,13 +153,16 @@ fn keys() -> Vec<(String, toml::Value)> {
     leaves(&Config::default())
 }
 
+/// Settings whose value is a table with names of the operator's: one setting, not one for each name.
+const TABLES: [&str; 1] = ["scheduler.weights"];
+
 /// Every key with its value.
 fn leaves(settings: &impl Serialize) -> Vec<(String, toml::Value)> {
     fn walk(prefix: &str, table: &toml::Table, into: &mut Vec<(String, toml::Value)>) {
         for (name, value) in table {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             match value {
-                toml::Value::Table(table) => walk(&key, table, into),
+                toml::Value::Table(table) if !TABLES.contains(&key.as_str()) => walk(&key, table, into),
                 value => into.push((key, value.clone())),
             }
         }
@@ -212,6 +212,13 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
         toml::Value::Integer(_) => {
             let number = text.trim().parse().map_err(|_| format!("`{text}` is not a whole number"))?;
             toml::Value::Integer(number)
+        }
+        toml::Value::Table(_) => {
+            let table = toml::from_str(&format!("table = {}", text.trim())).map(|mut t: toml::Table| t.remove("table"));
+            let Ok(Some(table @ toml::Value::Table(_))) = table else {
+                return Err(format!("`{text}` is not a table; write it like {{ acme = 3, globex = 2 }}"));
+            };
+            table
         }
         toml::Value::Boolean(_) => {
             toml::Value::Boolean(text.trim().parse().map_err(|_| format!("`{text}` is neither true nor false"))?)
@@ -283,6 +290,13 @@ mod tests {
         assert_eq!((config.limits.cpu_ms, config.limits.wall_ms, config.limits.memory_mib), (300, 8, 9));
         assert_eq!(config.database_url, "env");
         assert_eq!(load(None, &[], &[]).unwrap(), Config::default());
+
+        let file = "[scheduler.weights]\nacme = 2\n\"globex.eu\" = 5\n";
+        let weights = |flags| load(Some(file), &[], flags).unwrap().scheduler.weights.into_iter().collect::<Vec<_>>();
+        assert_eq!(weights(&[]), [("acme".into(), 2), ("globex.eu".into(), 5)]);
+        assert_eq!(weights(&["scheduler.weights={ acme = 3 }"]), [("acme".into(), 3)]);
+        let variable = [("SANDMILL_SCHEDULER_WEIGHTS", "{}")];
+        assert!(load(Some(file), &variable, &[]).unwrap().scheduler.weights.is_empty());
     }
 
     #[test]
@@ -303,6 +317,12 @@ mod tests {
             error(None, &[], &["limits.memory-mib=0"]),
             "settings: limits.memory-mib = 0 is out of range; it takes 1 to 4095"
         );
+        assert_eq!(
+            error(None, &[], &["scheduler.weights=acme:3"]),
+            "--set scheduler.weights=acme:3: `acme:3` is not a table; write it like { acme = 3, globex = 2 }"
+        );
+        let heavy = error(Some("[scheduler]\nweights = { acme = 101 }"), &[], &[]);
+        assert!(heavy.starts_with("settings: scheduler.weights: acme = 101 is out of range"), "{heavy}");
         let unknown = error(Some("[limits]\ncpu-mss = 1\n"), &[], &[]);
         assert!(
             unknown.starts_with("FILE: \n") && unknown.contains("line 2") && unknown.contains("cpu-mss"),

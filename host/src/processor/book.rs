@@ -237,6 +237,11 @@ impl<T: Results> Book<T> {
         self.lanes.values().any(|lane| !lane.idle() || lane.reading || !lane.done.is_empty())
     }
 
+    /// Whether a lane reads the log for itself, as it is behind those that share pages.
+    pub fn is_detached(&self, key: &LaneKey) -> bool {
+        self.lanes.get(key).is_some_and(Lane::detached)
+    }
+
     /// Deals a page: each lane's events in it.
     pub fn deal(&mut self, page: &crate::model::event::Page, lanes: Vec<(LaneKey, Vec<Arc<Event>>)>) {
         for (key, _) in &lanes {

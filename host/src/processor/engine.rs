@@ -40,6 +40,7 @@ use crate::{
         ids::{LaneKey, ProcessorId},
     },
     projections::documents::{Changes, Documents, PrepareError, ReadError, Writes},
+    scheduler::Class,
     supervisor::Stop,
 };
 
@@ -285,10 +286,25 @@ impl<'a> Engine<'a> {
             let Some((lane, work)) = self.book.start() else { return };
             let (runner, documents) = (self.runner.clone(), self.documents.clone());
             let cost = self.costs.get(&lane).copied();
+            let class = self.class(&lane);
             self.runs.push(Box::pin(async move {
-                let result = runner.run(&lane, &work.events, work.attempts, cost, documents).await;
+                let result = runner.run(&lane, class, &work.events, work.attempts, cost, documents).await;
                 (lane, work, result)
             }));
+        }
+    }
+
+    /// In which of its tenant's time a lane runs: somebody waits for what is at the head of the log.
+    fn class(&self, lane: &LaneKey) -> Class {
+        if self.behind || self.book.is_detached(lane) { Class::CatchUp } else { Class::Live }
+    }
+
+    /// Lets tenants pay for a commit, each for its part of what was written.
+    fn charge(&self, results: &[(LaneKey, Results)], took: Duration) {
+        let bytes: usize = results.iter().map(|(_, results)| results.weight).sum();
+        for (lane, results) in results.iter().filter(|(_, results)| results.weight > 0) {
+            let part = took.mul_f64(results.weight as f64 / bytes as f64);
+            self.runner.scheduler.charge(&lane.tenant, self.class(lane), part);
         }
     }
 
@@ -389,6 +405,8 @@ impl<'a> Engine<'a> {
     fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
         self.untold = true;
         let Committed { plan, marks, took, result } = committed;
+        // Also if it was refused: it has kept the database as busy.
+        self.charge(&plan.results, took);
         match result {
             Ok(writes) => {
                 *self.moved = true;

@@ -20,7 +20,7 @@ use crate::{
     },
     processor::commit::DeadLetter,
     projections::documents::{self, Changes, DocumentKey, ReadError},
-    scheduler::Scheduler,
+    scheduler::{Class, Scheduler},
 };
 
 /// What one call should take by the clock on the wall. Long enough that a call's own cost vanishes, short enough to end a run in time.
@@ -75,24 +75,26 @@ pub enum Trouble {
 pub struct GroundLost(pub String);
 
 impl Runner {
-    /// Handles a lane's events, the first of which was tried `attempts` times before; all of them, or as many as fit into one run. `cost` is what
-    /// an event of this lane has cost lately.
+    /// Handles a lane's events, the first of which was tried `attempts` times before; all of them, or as many as fit into one run, in the
+    /// time of its tenant in a class. `cost` is what an event of this lane has cost lately.
     pub async fn run(
         &self,
         lane: &LaneKey,
+        class: Class,
         events: &[Arc<Event>],
         attempts: u32,
         cost: Option<Duration>,
         documents: Arc<documents::Documents>,
     ) -> Result<Outcome, GroundLost> {
         let documents = Arc::new(OfLane { lane: lane.clone(), documents });
-        self.run_over(lane, events, attempts, cost, documents).await
+        self.run_over(lane, class, events, attempts, cost, documents).await
     }
 
     /// The same over documents that are kept elsewhere: `documents` are those that are committed, as this lane sees them.
     pub async fn run_over(
         &self,
         lane: &LaneKey,
+        class: Class,
         events: &[Arc<Event>],
         attempts: u32,
         cost: Option<Duration>,
@@ -110,7 +112,7 @@ impl Runner {
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
             let batch = Arc::new(Batch { lane: lane.clone(), attempt, events: events[run.handled..end].to_vec() });
             let (count, called) = (batch.events.len(), Instant::now());
-            match self.call(batch.clone(), view.clone()).await {
+            match self.call(class, batch.clone(), view.clone()).await {
                 Ok(effects) => {
                     let per_event = called.elapsed() / count as u32;
                     // Half of what is known, so that one slow call is soon forgotten.
@@ -128,9 +130,9 @@ impl Runner {
     }
 
     /// One call on the guest threads, within its time by the clock on the wall.
-    async fn call(&self, batch: Arc<Batch>, view: Arc<View>) -> Result<Effects, Failure> {
-        let wall = self.handler.wall_time();
-        let call = self.scheduler.run(self.handler.clone().handle(batch, view));
+    async fn call(&self, class: Class, batch: Arc<Batch>, view: Arc<View>) -> Result<Effects, Failure> {
+        let (wall, tenant) = (self.handler.wall_time(), batch.lane.tenant.clone());
+        let call = self.scheduler.run(&tenant, class, self.handler.clone().handle(batch, view));
         match tokio::time::timeout(wall, call).await {
             Ok(result) => result,
             Err(_) => Err(Failure::Block(Reason::new(

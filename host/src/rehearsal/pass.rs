@@ -22,6 +22,7 @@ use crate::{
         ids::{LaneKey, TenantId},
     },
     processor::lane::{GroundLost, Outcome, Trouble},
+    scheduler::Class,
 };
 
 /// What came of it.
@@ -137,7 +138,7 @@ impl Work<'_> {
         let (mut most, mut attempts) = (batch.len(), 0);
         while let Some(first) = batch.first() {
             let part = &batch[..most.min(batch.len())];
-            let outcome = runner.run_over(lane, part, attempts, None, self.kept.clone()).await?;
+            let outcome = runner.run_over(lane, Class::Live, part, attempts, None, self.kept.clone()).await?;
             self.did.batches += 1;
             let Outcome { handled, changes, dead_letters, trouble, .. } = outcome;
             if let Err(refused) = self.kept.write(changes) {

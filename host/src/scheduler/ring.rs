@@ -50,7 +50,7 @@ impl Class {
 
 /// Tasks of tenants, and whose turn it is.
 #[derive(Debug)]
-pub struct Ring<T> {
+pub(super) struct Ring<T> {
     weights: BTreeMap<TenantId, u32>,
     /// Tasks of one tenant that may compute at once.
     at_once: usize,
@@ -101,11 +101,11 @@ struct Seat {
 
 /// A task's right to compute, to be given back with what it has used.
 #[derive(Debug)]
-pub struct Turn(Seat);
+pub(super) struct Turn(Seat);
 
 impl<T> Ring<T> {
     /// A ring in which tenants have these weights or 1, and each may have so many tasks computing at once.
-    pub fn new(weights: BTreeMap<TenantId, u32>, at_once: usize) -> Self {
+    pub(super) fn new(weights: BTreeMap<TenantId, u32>, at_once: usize) -> Self {
         Ring {
             weights,
             at_once: at_once.max(1),
@@ -119,7 +119,7 @@ impl<T> Ring<T> {
     }
 
     /// A tenant has something to compute.
-    pub fn push(&mut self, tenant: &TenantId, class: Class, task: T) {
+    pub(super) fn push(&mut self, tenant: &TenantId, class: Class, task: T) {
         let (seat, at_once) = (self.seat(tenant, class), self.at_once);
         let Some((tenant, flow)) = self.at(seat) else { return };
         flow.tasks.push_back(task);
@@ -131,7 +131,7 @@ impl<T> Ring<T> {
     }
 
     /// The next task to compute; none if there is none, or only of tenants that have all the threads they may.
-    pub fn next(&mut self) -> Option<(Turn, T)> {
+    pub(super) fn next(&mut self) -> Option<(Turn, T)> {
         if self.waiting == 0 {
             self.give_up_seats();
             return None;
@@ -148,7 +148,7 @@ impl<T> Ring<T> {
     }
 
     /// A task has computed for so long, and ended or will be pushed again.
-    pub fn ran(&mut self, Turn(seat): Turn, cpu: Duration) {
+    pub(super) fn ran(&mut self, Turn(seat): Turn, cpu: Duration) {
         let at_once = self.at_once;
         let Some((tenant, flow)) = self.at(seat) else { return };
         flow.running -= 1;
@@ -163,18 +163,18 @@ impl<T> Ring<T> {
     }
 
     /// A tenant has cost time elsewhere.
-    pub fn charge(&mut self, tenant: &TenantId, class: Class, time: Duration) {
+    pub(super) fn charge(&mut self, tenant: &TenantId, class: Class, time: Duration) {
         let seat = self.seat(tenant, class);
         self.cost(seat, time);
     }
 
     /// Tasks that may be served now.
-    pub fn waiting(&self) -> usize {
+    pub(super) fn waiting(&self) -> usize {
         self.waiting
     }
 
     /// Whose turn it is.
-    pub fn tenant(&self, Turn(seat): &Turn) -> Option<&TenantId> {
+    pub(super) fn tenant(&self, Turn(seat): &Turn) -> Option<&TenantId> {
         self.tenants.get(seat.tenant)?.as_ref().map(|tenant| &tenant.id)
     }
 

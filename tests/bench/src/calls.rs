@@ -10,7 +10,7 @@ use sandmill::{
         handler::{Documents, Handler},
         ids::{LaneKey, TenantId},
     },
-    scheduler::Scheduler,
+    scheduler::{Class, Scheduler},
 };
 use serde_json::json;
 
@@ -37,7 +37,9 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
                 handler.forget_all();
             }
             let began = Instant::now();
-            let effects = scheduler.run(handler.clone().handle(batch.clone(), documents.clone())).await;
+            let effects = scheduler
+                .run(&batch.lane.tenant, Class::Live, handler.clone().handle(batch.clone(), documents.clone()))
+                .await;
             seconds += began.elapsed().as_secs_f64();
             let effects = effects.map_err(|failure| anyhow!("a call failed: {failure:?}"))?;
             anyhow::ensure!(effects.changes.len() == events.min(CARTS), "a call changed {}", effects.changes.len());

@@ -78,9 +78,10 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("sandbox", &["model"]),
-    ("scheduler", &[]),
+    // Time is shared out among tenants.
+    ("scheduler", &["model::ids"]),
     // A plugin's work without a database: the host's own routing, lanes and rules of documents, over a map.
-    ("rehearsal", &["consumer::router", "model", "processor::lane", "projections::documents"]),
+    ("rehearsal", &["consumer::router", "model", "processor::lane", "projections::documents", "scheduler::Class"]),
     ("projections", &["db", "model"]),
     ("source", &["db", "model"]),
     // Re-anchoring holds the host lock in its own transaction.
@@ -132,7 +133,7 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
 
 /// Modules that decide in values: of ours they name the vocabulary alone, and nothing that waits, reads or tells the time.
 pub(super) const PURE: &[&str] =
-    &["model", "consumer::router", "processor::retry", "rehearsal::compare", "rehearsal::cut"];
+    &["model", "consumer::router", "processor::retry", "rehearsal::compare", "rehearsal::cut", "scheduler::ring"];
 
 /// What a pure module may not name.
 const IMPURE: &[&str] = &[
