@@ -32,8 +32,8 @@ use crate::model::ids::TenantId;
 pub struct Config {
     /// Threads that run guests. Default: one for each core, at least 1; guests compute, so more only adds switching.
     pub threads: usize,
-    /// Threads that one tenant's guests may hold at once. Default 0, which is all but one of `threads`, at least 1: whatever a tenant does, another one
-    /// that comes finds a thread without waiting for the end of its slice.
+    /// Threads that one tenant's guests may hold at once, or 0 for all but one of `threads`, at least 1. Default 0: whatever a tenant does, another one that
+    /// comes finds a thread without waiting for the end of its slice.
     pub tenant_threads: usize,
     /// Parts of the guest threads' time by tenant, as in `{ acme = 3 }`; others have 1. They count where there is not enough for all: a tenant of
     /// weight 3 then gets three times what one of weight 1 gets. 1 to 100. Default: none, so that all are equal.
