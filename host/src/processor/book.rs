@@ -293,13 +293,21 @@ impl<T: Results> Book<T> {
         None
     }
 
-    /// Takes note of how a lane's work ended after `handled` of its events.
-    pub fn finish(&mut self, key: &LaneKey, work: Work, handled: usize, results: T, ending: Ending, now: SystemTime) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+    /// Takes note of how a lane's work ended after `handled` of its events. Says whether it counts: not if the lane lost its ground meanwhile.
+    pub fn finish(
+        &mut self,
+        key: &LaneKey,
+        work: Work,
+        handled: usize,
+        results: T,
+        ending: Ending,
+        now: SystemTime,
+    ) -> bool {
+        let Some(lane) = self.lanes.get_mut(key) else { return false };
         lane.running = None;
         if std::mem::take(&mut lane.stale) {
             self.tidy(key);
-            return;
+            return false;
         }
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
@@ -336,6 +344,7 @@ impl<T: Results> Book<T> {
             page.waiting_since.get_or_insert(now);
         }
         self.tidy(key);
+        true
     }
 
     /// Forgets a lane of which nothing is known.
