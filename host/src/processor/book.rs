@@ -251,7 +251,7 @@ impl<T: Results> Book<T> {
             last.events |= !page.events.is_empty();
             return;
         }
-        let number = self.last_page() + 1;
+        let (cursor, number) = (self.cursor, self.last_page() + 1);
         self.dealt.push_back(Dealt {
             end: page.to.clone(),
             worth: !fed.is_empty(),
@@ -260,7 +260,8 @@ impl<T: Results> Book<T> {
         });
         let difference = page.difference();
         for (key, events) in fed {
-            let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(number - 1));
+            // Of a lane that is not known nothing is missing behind the cursor: no page in between concerned it.
+            let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
             let work = Work { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
             lane.push(work);
             if lane.queued_bytes > self.bounds.lane_bytes && lane.queue.len() + usize::from(lane.running.is_some()) > 1
