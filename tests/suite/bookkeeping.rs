@@ -476,6 +476,24 @@ fn a_lane_of_a_later_page_is_not_left_behind_by_an_earlier_one() {
     world.settle();
 }
 
+/// All events are one tenant's: what the open pages hold is not too much for its lane, whatever one that is left behind may keep.
+#[test]
+fn a_lane_that_keeps_up_is_not_sent_to_read_for_itself() {
+    let mut world = World::new();
+    for _ in 0..4 {
+        // An event of the first lane that weighs a third of what a lane may keep.
+        world.log.begin(99);
+        world.log.end(0, true);
+        world.deal(9);
+    }
+    while world.host.book.pages_open() > 0 {
+        world.run();
+        world.plan(Duration::ZERO, false);
+        assert!(world.commit());
+        assert_eq!(world.database.rows, BTreeMap::new());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

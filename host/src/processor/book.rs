@@ -104,7 +104,7 @@ pub trait Results {
 /// What may be held.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of events queued for one lane, above which it is detached.
+    /// Bytes of events queued for one lane that was left behind, above which it is detached.
     pub lane_bytes: usize,
     /// Bytes of results in one commit, unless one lane's alone are more.
     pub commit_bytes: usize,
@@ -264,8 +264,9 @@ impl<T: Results> Book<T> {
             let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
             let work = Work { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
             lane.push(work);
-            if lane.queued_bytes > self.bounds.lane_bytes && lane.queue.len() + usize::from(lane.running.is_some()) > 1
-            {
+            // A lane without a row holds nothing but what the open pages brought, and those are bounded.
+            let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
+            if lane.row.is_some() && holds_several && lane.queued_bytes > self.bounds.lane_bytes {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
             } else {
