@@ -458,6 +458,43 @@ fn what_finds_no_room_in_a_commit_begins_the_next() {
     world.settle();
 }
 
+/// Pages are read ahead: whom only later ones concern is none of an earlier one's business.
+#[test]
+fn a_lane_of_a_later_page_is_not_left_behind_by_an_earlier_one() {
+    let mut world = World::new();
+    // An event of the first lane in each of two pages, and one of the second in a third.
+    for random in [0, 0, 9] {
+        world.log.begin(random);
+        world.log.end(0, true);
+        world.deal(9);
+    }
+    let (key, work) = world.host.book.start().unwrap();
+    world.host.running.push((key, work));
+    world.host.finish(0, usize::MAX, Ending::Handled, world.now);
+    world.plan(Duration::from_secs(9), false);
+    assert!(world.commit());
+    assert_eq!(world.database.rows, BTreeMap::new());
+    world.settle();
+}
+
+/// All events are one tenant's: what the open pages hold is not too much for its lane, whatever one that is left behind may keep.
+#[test]
+fn a_lane_that_keeps_up_is_not_sent_to_read_for_itself() {
+    let mut world = World::new();
+    for _ in 0..4 {
+        // An event of the first lane that weighs a third of what a lane may keep.
+        world.log.begin(99);
+        world.log.end(0, true);
+        world.deal(9);
+    }
+    while world.host.book.pages_open() > 0 {
+        world.run();
+        world.plan(Duration::ZERO, false);
+        assert!(world.commit());
+        assert_eq!(world.database.rows, BTreeMap::new());
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 

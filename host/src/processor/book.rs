@@ -120,7 +120,7 @@ impl Patience {
 /// What may be held.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of events queued for one lane, above which it is detached.
+    /// Bytes of events queued for one lane that was left behind, above which it is detached.
     pub lane_bytes: usize,
     /// Bytes of results in one commit, unless one lane's alone are more.
     pub commit_bytes: usize,
@@ -276,7 +276,7 @@ impl<T: Results> Book<T> {
             last.events |= !page.events.is_empty();
             return;
         }
-        let number = self.last_page() + 1;
+        let (cursor, number) = (self.cursor, self.last_page() + 1);
         self.dealt.push_back(Dealt {
             end: page.to.clone(),
             worth: !fed.is_empty(),
@@ -285,11 +285,13 @@ impl<T: Results> Book<T> {
         });
         let difference = page.difference();
         for (key, events) in fed {
-            let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(number - 1));
+            // Of a lane that is not known nothing is missing behind the cursor: no page in between concerned it.
+            let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
             let work = Work { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
             lane.push(work);
-            if lane.queued_bytes > self.bounds.lane_bytes && lane.queue.len() + usize::from(lane.running.is_some()) > 1
-            {
+            // A lane without a row holds nothing but what the open pages brought, and those are bounded.
+            let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
+            if lane.row.is_some() && holds_several && lane.queued_bytes > self.bounds.lane_bytes {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
             } else {
@@ -318,13 +320,21 @@ impl<T: Results> Book<T> {
         None
     }
 
-    /// Takes note of how a lane's work ended after `handled` of its events.
-    pub fn finish(&mut self, key: &LaneKey, work: Work, handled: usize, results: T, ending: Ending, now: SystemTime) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+    /// Takes note of how a lane's work ended after `handled` of its events. Says whether it counts: not if the lane lost its ground meanwhile.
+    pub fn finish(
+        &mut self,
+        key: &LaneKey,
+        work: Work,
+        handled: usize,
+        results: T,
+        ending: Ending,
+        now: SystemTime,
+    ) -> bool {
+        let Some(lane) = self.lanes.get_mut(key) else { return false };
         lane.running = None;
         if std::mem::take(&mut lane.stale) {
             self.tidy(key);
-            return;
+            return false;
         }
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
@@ -361,6 +371,7 @@ impl<T: Results> Book<T> {
             page.finished.get_or_insert((now, now)).1 = now;
         }
         self.tidy(key);
+        true
     }
 
     /// Forgets a lane of which nothing is known.

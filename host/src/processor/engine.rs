@@ -399,7 +399,10 @@ impl<'a> Engine<'a> {
         let Outcome { changes, dead_letters, handled, .. } = outcome;
         let weight = changes.values().flatten().map(|text| text.len()).sum();
         let results = Results { changes: changes.into(), dead_letters, handled, mark, weight };
-        self.book.finish(&lane, work, handled, results, ending, SystemTime::now());
+        if !self.book.finish(&lane, work, handled, results, ending, SystemTime::now()) {
+            // The lane reads these events again, and must not find what they led to.
+            self.documents.unstage(&lane);
+        }
         Ok(())
     }
 
