@@ -97,7 +97,7 @@ struct Dealt {
 
 /// What work leads to.
 pub trait Results {
-    /// Bytes that it holds until it is committed.
+    /// Bytes that it holds until it is committed; none where it is the default.
     fn weight(&self) -> usize;
 }
 
@@ -108,6 +108,8 @@ pub struct Bounds {
     pub lane_bytes: usize,
     /// Bytes of results in one commit, unless one lane's alone are more.
     pub commit_bytes: usize,
+    /// Bytes of results that wait for their commit, above which nothing is started.
+    pub waiting_bytes: usize,
 }
 
 /// The book of one processor during one term. `T` is what work leads to.
@@ -124,6 +126,8 @@ pub struct Book<T> {
     /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
+    /// Bytes of results that are not committed, those of the commit under way among them.
+    waiting: usize,
     /// What people told to wait.
     pauses: Vec<Pause>,
     /// The lane that read for itself last; the next one is the next in order, so that none is passed over for ever.
@@ -195,6 +199,7 @@ impl<T: Results> Book<T> {
             startable: VecDeque::new(),
             suspects: Vec::new(),
             committing: false,
+            waiting: 0,
             pauses: Vec::new(),
             last_read: None,
             next_committed: None,
@@ -279,8 +284,12 @@ impl<T: Results> Book<T> {
         self.cursor + self.dealt.len() as PageNumber
     }
 
-    /// The next lane to start and its work: at most one piece of a lane is under way.
+    /// The next lane to start and its work: at most one piece of a lane is under way, and none begins while too much waits for its commit. Lanes start
+    /// in the order of their pages, so what waits never waits for one that could not start.
     pub fn start(&mut self) -> Option<(LaneKey, Work)> {
+        if self.waiting > self.bounds.waiting_bytes {
+            return None;
+        }
         while let Some(key) = self.startable.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             let attaching = matches!(lane.feed, Feed::Attaching { .. });
@@ -313,6 +322,7 @@ impl<T: Results> Book<T> {
         }
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
+            self.waiting += results.weight();
             lane.done.push_back(Done { page: work.page, end, first, events: handled, results });
         }
         match ending {
@@ -424,10 +434,10 @@ impl<T: Results> Book<T> {
         Some(chosen)
     }
 
-    /// Until when a commit waits for lanes that have not finished; none if none does.
+    /// Until when a commit waits for lanes that have not finished; none if nobody waits for it.
     pub fn patience_ends(&self, patience: Duration) -> Option<SystemTime> {
-        let waiting = self.dealt.iter().find(|page| page.worth)?.waiting_since?;
-        Some(waiting + patience)
+        // Whoever finished a later page waits for the lanes of an earlier one, too.
+        Some(self.dealt.iter().filter_map(|page| page.waiting_since).min()? + patience)
     }
 
     /// The last page that a commit may take the cursor over.
@@ -443,10 +453,7 @@ impl<T: Results> Book<T> {
             return complete;
         }
         let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
-        let waited = self.dealt[index]
-            .waiting_since
-            .is_some_and(|since| now.duration_since(since).unwrap_or_default() >= patience);
-        if !waited {
+        if self.patience_ends(patience).is_none_or(|end| now < end) {
             return complete;
         }
         // Lanes that have not finished this page are left behind; the others say how far the cursor may go.
@@ -472,6 +479,7 @@ impl<T: Results> Book<T> {
         self.dealt.drain(..(plan.page - self.cursor) as usize);
         self.cursor = plan.page;
         self.stored = plan.to;
+        self.waiting -= plan.results.iter().map(|(_, results)| results.weight()).sum::<usize>();
         if plan.suspects {
             self.suspects.pop();
         }
@@ -539,7 +547,7 @@ impl<T: Results> Book<T> {
     fn distrust(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let first = lane.done.iter().find_map(|done| done.first);
-        lane.done.clear();
+        self.waiting -= lane.done.drain(..).map(|done| done.results.weight()).sum::<usize>();
         lane.stop = None;
         lane.drop_queue();
         lane.feed = Feed::Detached;

@@ -63,7 +63,7 @@ pub(super) struct Results {
     handled: usize,
     /// Its place among all stagings of documents.
     mark: u64,
-    /// Bytes of its documents.
+    /// Bytes of its documents and dead letters.
     weight: usize,
 }
 
@@ -149,7 +149,11 @@ impl<'a> Engine<'a> {
             book: Book::new(
                 term.stored,
                 term.exceptions,
-                Bounds { lane_bytes: config.lane_queue_kib << 10, commit_bytes: config.commit_mib << 20 },
+                Bounds {
+                    lane_bytes: config.lane_queue_kib << 10,
+                    commit_bytes: config.commit_mib << 20,
+                    waiting_bytes: config.waiting_mib << 20,
+                },
             ),
             costs: LruCache::new(COSTS),
             runs: FuturesUnordered::new(),
@@ -279,9 +283,7 @@ impl<'a> Engine<'a> {
     }
 
     fn start_runs(&mut self) {
-        // What waits beyond that is committed first; no lane that could be started holds a commit up.
-        let room = self.documents.staged_bytes() <= self.config.waiting_mib << 20;
-        while room && self.runs.len() < self.config.lanes_at_once {
+        while self.runs.len() < self.config.lanes_at_once {
             let Some((lane, work)) = self.book.start() else { return };
             let (runner, documents) = (self.runner.clone(), self.documents.clone());
             let cost = self.costs.get(&lane).copied();
@@ -380,7 +382,9 @@ impl<'a> Engine<'a> {
         };
         let mark = self.documents.stage(&outcome.changes);
         let Outcome { changes, dead_letters, handled, .. } = outcome;
-        let weight = changes.values().flatten().map(|text| text.len()).sum();
+        let documents = changes.iter().map(|(key, text)| key.id.len() + text.as_ref().map_or(0, |text| text.len()));
+        let letters = dead_letters.iter().map(|letter| letter.event_id.len() + letter.reason.message.len());
+        let weight = documents.chain(letters).sum();
         let results = Results { changes: changes.into(), dead_letters, handled, mark, weight };
         if !self.book.finish(&lane, work, handled, results, ending, SystemTime::now()) {
             // The lane reads these events again, and must not find what they led to.
