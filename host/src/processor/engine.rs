@@ -433,8 +433,10 @@ impl<'a> Engine<'a> {
         let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
         let patience = if self.behind { PATIENCE_BEHIND } else { PATIENCE };
         let commit = self.commit.is_none().then(|| self.book.patience_ends(patience)).flatten().map(until);
-        let store = self.passed_since.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
-        let due = self.lanes.as_ref().and(self.book.next_due()).map(until);
+        let store = self.passed_since.filter(|_| self.commit.is_none());
+        let store = store.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
+        let reads = self.lanes.is_some() && self.book.paused().is_none();
+        let due = reads.then(|| self.book.next_due()).flatten().map(until);
         let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
         // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
