@@ -390,8 +390,7 @@ impl<T: Results> Book<T> {
             stopped: Vec::new(),
             suspects: of_suspects,
         };
-        let cursor = self.cursor;
-        let changes = |key: &LaneKey, lane: &Lane<T>| lane_changes(lane, cursor, page, included(key));
+        let changes = |key: &LaneKey, lane: &Lane<T>| lane_changes(lane, page, included(key));
         if !moves_cursor && !self.lanes.iter().any(|(key, lane)| changes(key, lane)) {
             return None;
         }
