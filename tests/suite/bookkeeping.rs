@@ -19,7 +19,7 @@ use sandmill::{
         ids::LaneKey,
     },
     processor::{
-        book::{Book, Bounds, Ending, Plan, Reading, Results, Work},
+        book::{Book, Bounds, Ending, Patience, Plan, Reading, Results, Work},
         exceptions::{Exception, LaneState},
         gather::Gather,
         pauses::Pause,
@@ -189,6 +189,7 @@ impl World {
 
     fn plan(&mut self, patience: Duration, store: bool) {
         if self.host.plan.is_none() {
+            let patience = Patience { first: patience, last: patience };
             self.host.plan = self.host.book.plan(self.now, patience, store);
         }
     }

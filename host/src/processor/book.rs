@@ -91,14 +91,30 @@ struct Dealt {
     worth: bool,
     /// Whether it had events at all.
     events: bool,
-    /// When the first of its lanes finished: from then on somebody waits.
-    waiting_since: Option<SystemTime>,
+    /// When the first of its lanes finished, from when on somebody waits, and the last one.
+    finished: Option<(SystemTime, SystemTime)>,
 }
 
 /// What work leads to.
 pub trait Results {
     /// Bytes that it holds until it is committed; none where it is the default.
     fn weight(&self) -> usize;
+}
+
+/// How long a commit waits for lanes that have not finished.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Since the first lane finished.
+    pub first: Duration,
+    /// Since the last one did: where many lanes take their turns none of them is slow.
+    pub last: Duration,
+}
+
+impl Patience {
+    /// When it ends if the first and the last lane finished then.
+    fn ends(&self, (first, last): (SystemTime, SystemTime)) -> SystemTime {
+        (first + self.first).min(last + self.last)
+    }
 }
 
 /// What may be held.
@@ -121,6 +137,8 @@ pub struct Book<T> {
     /// The pages behind it, the first of which is `cursor + 1`.
     dealt: VecDeque<Dealt>,
     lanes: BTreeMap<LaneKey, Lane<T>>,
+    /// Those of them that have a row: few, where there may be very many lanes.
+    behind: BTreeSet<LaneKey>,
     /// Lanes with work to start, in order.
     startable: VecDeque<LaneKey>,
     /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
@@ -191,11 +209,13 @@ impl<T: Results> Book<T> {
     /// A book that begins where the database says.
     pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, Exception)>, bounds: Bounds) -> Self {
         let lane = |row: Exception| Lane { row: Some(row), feed: Feed::Detached, ..Lane::new(0) };
+        let lanes: BTreeMap<_, _> = rows.into_iter().map(|(key, row)| (key, lane(row))).collect();
         Book {
             stored,
             cursor: 0,
             dealt: VecDeque::new(),
-            lanes: rows.into_iter().map(|(key, row)| (key, lane(row))).collect(),
+            behind: lanes.keys().cloned().collect(),
+            lanes,
             startable: VecDeque::new(),
             suspects: Vec::new(),
             committing: false,
@@ -234,7 +254,12 @@ impl<T: Results> Book<T> {
 
     /// The rows, as the database has them.
     pub fn rows(&self) -> impl Iterator<Item = (&LaneKey, &Exception)> {
-        self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.row.as_ref()?)))
+        self.behind.iter().filter_map(|key| Some((key, self.lanes.get(key)?.row.as_ref()?)))
+    }
+
+    /// Whether a lane has a row.
+    pub fn is_behind(&self, lane: &LaneKey) -> bool {
+        self.behind.contains(lane)
     }
 
     /// Whether a lane is running or has work to start.
@@ -261,7 +286,7 @@ impl<T: Results> Book<T> {
             end: page.to.clone(),
             worth: !fed.is_empty(),
             events: !page.events.is_empty(),
-            waiting_since: None,
+            finished: None,
         });
         let difference = page.difference();
         for (key, events) in fed {
@@ -353,7 +378,7 @@ impl<T: Results> Book<T> {
         if let Some(page) = self.dealt.get_mut((work.page.saturating_sub(self.cursor + 1)) as usize)
             && work.page > self.cursor
         {
-            page.waiting_since.get_or_insert(now);
+            page.finished.get_or_insert((now, now)).1 = now;
         }
         self.tidy(key);
         true
@@ -366,9 +391,8 @@ impl<T: Results> Book<T> {
         }
     }
 
-    /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or the first has waited for
-    /// `patience`. With `store` also progress over events that concerned nobody, which alone is not worth a commit.
-    pub fn plan(&mut self, now: SystemTime, patience: Duration, store: bool) -> Option<Plan<T>> {
+    /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or patience has ended. With `store` also progress over events that concerned nobody, which alone is not worth a commit.
+    pub fn plan(&mut self, now: SystemTime, patience: Patience, store: bool) -> Option<Plan<T>> {
         if self.committing {
             return None;
         }
@@ -434,13 +458,15 @@ impl<T: Results> Book<T> {
     }
 
     /// Until when a commit waits for lanes that have not finished; none if nobody waits for it.
-    pub fn patience_ends(&self, patience: Duration) -> Option<SystemTime> {
+    pub fn patience_ends(&self, patience: Patience) -> Option<SystemTime> {
         // Whoever finished a later page waits for the lanes of an earlier one, too.
-        Some(self.dealt.iter().filter_map(|page| page.waiting_since).min()? + patience)
+        let finished = self.dealt.iter().filter_map(|page| page.finished);
+        let all = finished.reduce(|(first, last), (earlier, later)| (first.min(earlier), last.max(later)))?;
+        Some(patience.ends(all))
     }
 
     /// The last page that a commit may take the cursor over.
-    fn page_to_commit(&self, now: SystemTime, patience: Duration) -> PageNumber {
+    fn page_to_commit(&self, now: SystemTime, patience: Patience) -> PageNumber {
         // A lane holds the cursor before the first page that it still works on, unless it has a row, or needs one anyway.
         let holds = |lane: &Lane<T>| match lane.running.or(lane.queue.front().map(|work| work.page)) {
             Some(first) if lane.row.is_none() && lane.stop.is_none() && !lane.detached() => first,
@@ -485,11 +511,13 @@ impl<T: Results> Book<T> {
         for (key, row) in plan.left.into_iter().chain(plan.moved.into_iter().map(|(key, _, row)| (key, row))) {
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.row = Some(row);
+                self.behind.insert(key);
             }
         }
         for (key, _) in plan.rejoined {
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.row = None;
+                self.behind.remove(&key);
                 lane.careful = None;
             }
         }
@@ -572,15 +600,11 @@ impl<T: Results> Book<T> {
             free && lane.idle() && lane.done.is_empty()
         };
         let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
-        let waits = |(key, lane): (&LaneKey, &Lane<T>)| {
-            (ready(lane) && lane.row.as_ref().is_some_and(due)).then(|| key.clone())
-        };
+        let waits =
+            |key: &&LaneKey| self.lanes.get(*key).is_some_and(|lane| ready(lane) && lane.row.as_ref().is_some_and(due));
         let after = self.last_read.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let key = self
-            .lanes
-            .range((after, Bound::Unbounded))
-            .find_map(waits)
-            .or_else(|| self.lanes.iter().find_map(waits))?;
+        let later = self.behind.range((after, Bound::Unbounded)).find(waits);
+        let key = later.or_else(|| self.behind.iter().find(waits))?.clone();
         self.last_read = Some(key.clone());
         let lane = self.lanes.get_mut(&key)?;
         let row = lane.row.as_ref()?;
