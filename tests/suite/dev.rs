@@ -180,6 +180,23 @@ async fn an_empty_folder_is_waited_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_built_again_tries_the_lanes_that_it_had_blocked() {
+    let place = Place::new();
+    place.plug("scripted");
+    let dev = place.dev(&[]).await;
+    place.append("s", "A", r#"{"do":"trap"}"#).await;
+    place.logs("the lane is blocked").await;
+    // It is the same code, and so is what becomes of the lane.
+    place.plug("scripted");
+    place.logs("a lane that was blocked tries again").await;
+    until("the lane is blocked again", async || place.read("log").matches("the lane is blocked").count() == 2).await;
+    assert_eq!(dev.end(Signal::INT).await.code(), Some(0), "{}", place.read("log"));
+
+    let file = place.said(&["dev", "--plugins", "../plugins/scripted.wasm"]).await;
+    assert!(file.contains("scripted.wasm is a file; name the folder that it lies in"), "{file}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_named_is_used() {
     let place = Place::new();
     place.plug("cart-summary");
