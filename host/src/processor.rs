@@ -60,7 +60,8 @@ pub struct Config {
     pub pages_ahead: usize,
     /// Lanes of a processor under way at once. Default 64: some more than there are guest threads, so that reads of documents meet.
     pub lanes_at_once: usize,
-    /// Events waiting for one slow lane, KiB; with more it drops them and reads the log for itself. Default 4096.
+    /// Events waiting for one lane that was left behind, KiB; with more it drops them and reads the log for itself. Default 4096: about what it reads
+    /// for itself at once.
     pub lane_queue_kib: usize,
     /// Documents in one commit, MiB, unless one lane's alone are more. Default 16: larger commits keep everybody waiting for one.
     pub commit_mib: usize,

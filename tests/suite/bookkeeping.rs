@@ -19,7 +19,7 @@ use sandmill::{
         ids::LaneKey,
     },
     processor::{
-        book::{Book, Bounds, Ending, Plan, Reading, Results, Work},
+        book::{Book, Bounds, Ending, Patience, Plan, Reading, Results, Work},
         exceptions::{Exception, LaneState},
         gather::Gather,
         pauses::Pause,
@@ -189,6 +189,7 @@ impl World {
 
     fn plan(&mut self, patience: Duration, store: bool) {
         if self.host.plan.is_none() {
+            let patience = Patience { first: patience, last: patience };
             self.host.plan = self.host.book.plan(self.now, patience, store);
         }
     }
@@ -455,6 +456,43 @@ fn what_finds_no_room_in_a_commit_begins_the_next() {
     }
     assert_eq!(commits, ["lane0", "lane1", "lane2", "lane0"]);
     world.settle();
+}
+
+/// Pages are read ahead: whom only later ones concern is none of an earlier one's business.
+#[test]
+fn a_lane_of_a_later_page_is_not_left_behind_by_an_earlier_one() {
+    let mut world = World::new();
+    // An event of the first lane in each of two pages, and one of the second in a third.
+    for random in [0, 0, 9] {
+        world.log.begin(random);
+        world.log.end(0, true);
+        world.deal(9);
+    }
+    let (key, work) = world.host.book.start().unwrap();
+    world.host.running.push((key, work));
+    world.host.finish(0, usize::MAX, Ending::Handled, world.now);
+    world.plan(Duration::from_secs(9), false);
+    assert!(world.commit());
+    assert_eq!(world.database.rows, BTreeMap::new());
+    world.settle();
+}
+
+/// All events are one tenant's: what the open pages hold is not too much for its lane, whatever one that is left behind may keep.
+#[test]
+fn a_lane_that_keeps_up_is_not_sent_to_read_for_itself() {
+    let mut world = World::new();
+    for _ in 0..4 {
+        // An event of the first lane that weighs a third of what a lane may keep.
+        world.log.begin(99);
+        world.log.end(0, true);
+        world.deal(9);
+    }
+    while world.host.book.pages_open() > 0 {
+        world.run();
+        world.plan(Duration::ZERO, false);
+        assert!(world.commit());
+        assert_eq!(world.database.rows, BTreeMap::new());
+    }
 }
 
 proptest! {

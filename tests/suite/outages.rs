@@ -1,6 +1,11 @@
 //! A database that fails in other ways than by dying: it gives up statements, has no room, or refuses what it is given. Whatever is wrong with
 //! the ground costs time and nothing else; whatever is wrong with data stops exactly the lane that brought it.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
 use sandmill::db::{
     Db, Session,
     embedded::{Embedded, Options},
@@ -9,7 +14,8 @@ use sandmill::db::{
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually},
-    ledger::{assert_log, until_counted},
+    ledger::{assert_log, assert_scripted_log, until_counted},
+    native::{Folding, NativeHost},
     random::Random,
     writers::Writers,
 };
@@ -230,4 +236,45 @@ async fn refused_data_stops_exactly_the_lanes_that_brought_it() {
         assert_eq!(database.resume_lanes(plugin, None).await, 3);
     }
     assert_recovered(&database, host).await;
+}
+
+/// A lane's commit is refused while the lane handles what comes next: what that leads to is not seen by anybody, the lane itself included.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_lane_was_at_when_it_was_refused_is_forgotten() {
+    let database = database().await;
+    let (begun, hold) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
+    let folding = Folding::after({
+        let (begun, hold) = (begun.clone(), hold.clone());
+        move |event| {
+            begun.fetch_or(&*event.stream == "late", Relaxed);
+            while &*event.stream == "late" && hold.load(Relaxed) {
+                std::thread::yield_now();
+            }
+        }
+    });
+    let host = NativeHost::start(&database, folding, &[]).await;
+    database.append("first", "s", &[json!({})]).await;
+    until_counted(&database, &COLLECTIONS[..1]).await;
+    let session = connect(&database.db).await;
+    let refuse = "alter table sandmill_documents.scripted_log_1 add constraint picky check (_id <> 'narrow')";
+    let no_writing = "begin; lock table sandmill_documents.scripted_log_1 in exclusive mode";
+    for sql in [refuse, no_writing] {
+        session.batch_execute(sql).await.unwrap();
+    }
+    database.append("acme", "narrow", &[json!({})]).await;
+    let waits = "select 1 from pg_stat_activity where datname = current_database() and application_name = 'sandmill commit scripted' and wait_event_type = 'Lock'";
+    let watch = connect(&database.db).await;
+    eventually("the commit waits", async || watch.query_opt(waits, &[]).await.unwrap()).await;
+    database.append("acme", "late", &[json!({})]).await;
+    eventually("the lane goes on", async || begun.load(Relaxed).then_some(())).await;
+    session.batch_execute("commit").await.unwrap();
+    eventually("the commit is refused, and the lane left behind", async || {
+        (database.lanes_behind("scripted").await == ["acme catching-up"]).then_some(())
+    })
+    .await;
+    session.batch_execute("alter table sandmill_documents.scripted_log_1 drop constraint picky").await.unwrap();
+    hold.store(false, Relaxed);
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_scripted_log(&database, "true").await;
 }

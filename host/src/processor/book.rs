@@ -91,8 +91,8 @@ struct Dealt {
     worth: bool,
     /// Whether it had events at all.
     events: bool,
-    /// When the first of its lanes finished: from then on somebody waits.
-    waiting_since: Option<SystemTime>,
+    /// When the first of its lanes finished, from when on somebody waits, and the last one.
+    finished: Option<(SystemTime, SystemTime)>,
 }
 
 /// What work leads to.
@@ -101,10 +101,26 @@ pub trait Results {
     fn weight(&self) -> usize;
 }
 
+/// How long a commit waits for lanes that have not finished.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Since the first lane of a page finished.
+    pub first: Duration,
+    /// Since the last one did: where many lanes take their turns none of them is slow.
+    pub last: Duration,
+}
+
+impl Patience {
+    /// When it ends for a page whose first and last lane finished then.
+    fn ends(&self, (first, last): (SystemTime, SystemTime)) -> SystemTime {
+        (first + self.first).min(last + self.last)
+    }
+}
+
 /// What may be held.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of events queued for one lane, above which it is detached.
+    /// Bytes of events queued for one lane that was left behind, above which it is detached.
     pub lane_bytes: usize,
     /// Bytes of results in one commit, unless one lane's alone are more.
     pub commit_bytes: usize,
@@ -119,6 +135,8 @@ pub struct Book<T> {
     /// The pages behind it, the first of which is `cursor + 1`.
     dealt: VecDeque<Dealt>,
     lanes: BTreeMap<LaneKey, Lane<T>>,
+    /// Those of them that have a row: few, where there may be very many lanes.
+    behind: BTreeSet<LaneKey>,
     /// Lanes with work to start, in order.
     startable: VecDeque<LaneKey>,
     /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
@@ -187,11 +205,13 @@ impl<T: Results> Book<T> {
     /// A book that begins where the database says.
     pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, Exception)>, bounds: Bounds) -> Self {
         let lane = |row: Exception| Lane { row: Some(row), feed: Feed::Detached, ..Lane::new(0) };
+        let lanes: BTreeMap<_, _> = rows.into_iter().map(|(key, row)| (key, lane(row))).collect();
         Book {
             stored,
             cursor: 0,
             dealt: VecDeque::new(),
-            lanes: rows.into_iter().map(|(key, row)| (key, lane(row))).collect(),
+            behind: lanes.keys().cloned().collect(),
+            lanes,
             startable: VecDeque::new(),
             suspects: Vec::new(),
             committing: false,
@@ -229,7 +249,12 @@ impl<T: Results> Book<T> {
 
     /// The rows, as the database has them.
     pub fn rows(&self) -> impl Iterator<Item = (&LaneKey, &Exception)> {
-        self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.row.as_ref()?)))
+        self.behind.iter().filter_map(|key| Some((key, self.lanes.get(key)?.row.as_ref()?)))
+    }
+
+    /// Whether a lane has a row.
+    pub fn is_behind(&self, lane: &LaneKey) -> bool {
+        self.behind.contains(lane)
     }
 
     /// Whether a lane is running or has work to start.
@@ -251,20 +276,22 @@ impl<T: Results> Book<T> {
             last.events |= !page.events.is_empty();
             return;
         }
-        let number = self.last_page() + 1;
+        let (cursor, number) = (self.cursor, self.last_page() + 1);
         self.dealt.push_back(Dealt {
             end: page.to.clone(),
             worth: !fed.is_empty(),
             events: !page.events.is_empty(),
-            waiting_since: None,
+            finished: None,
         });
         let difference = page.difference();
         for (key, events) in fed {
-            let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(number - 1));
+            // Of a lane that is not known nothing is missing behind the cursor: no page in between concerned it.
+            let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
             let work = Work { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
             lane.push(work);
-            if lane.queued_bytes > self.bounds.lane_bytes && lane.queue.len() + usize::from(lane.running.is_some()) > 1
-            {
+            // A lane without a row holds nothing but what the open pages brought, and those are bounded.
+            let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
+            if lane.row.is_some() && holds_several && lane.queued_bytes > self.bounds.lane_bytes {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
             } else {
@@ -293,13 +320,21 @@ impl<T: Results> Book<T> {
         None
     }
 
-    /// Takes note of how a lane's work ended after `handled` of its events.
-    pub fn finish(&mut self, key: &LaneKey, work: Work, handled: usize, results: T, ending: Ending, now: SystemTime) {
-        let Some(lane) = self.lanes.get_mut(key) else { return };
+    /// Takes note of how a lane's work ended after `handled` of its events. Says whether it counts: not if the lane lost its ground meanwhile.
+    pub fn finish(
+        &mut self,
+        key: &LaneKey,
+        work: Work,
+        handled: usize,
+        results: T,
+        ending: Ending,
+        now: SystemTime,
+    ) -> bool {
+        let Some(lane) = self.lanes.get_mut(key) else { return false };
         lane.running = None;
         if std::mem::take(&mut lane.stale) {
             self.tidy(key);
-            return;
+            return false;
         }
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
@@ -333,9 +368,10 @@ impl<T: Results> Book<T> {
         if let Some(page) = self.dealt.get_mut((work.page.saturating_sub(self.cursor + 1)) as usize)
             && work.page > self.cursor
         {
-            page.waiting_since.get_or_insert(now);
+            page.finished.get_or_insert((now, now)).1 = now;
         }
         self.tidy(key);
+        true
     }
 
     /// Forgets a lane of which nothing is known.
@@ -345,9 +381,8 @@ impl<T: Results> Book<T> {
         }
     }
 
-    /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or the first has waited for
-    /// `patience`. With `store` also progress over events that concerned nobody, which alone is not worth a commit.
-    pub fn plan(&mut self, now: SystemTime, patience: Duration, store: bool) -> Option<Plan<T>> {
+    /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or patience has ended. With `store` also progress over events that concerned nobody, which alone is not worth a commit.
+    pub fn plan(&mut self, now: SystemTime, patience: Patience, store: bool) -> Option<Plan<T>> {
         if self.committing {
             return None;
         }
@@ -414,13 +449,13 @@ impl<T: Results> Book<T> {
     }
 
     /// Until when a commit waits for lanes that have not finished; none if none does.
-    pub fn patience_ends(&self, patience: Duration) -> Option<SystemTime> {
-        let waiting = self.dealt.iter().find(|page| page.worth)?.waiting_since?;
-        Some(waiting + patience)
+    pub fn patience_ends(&self, patience: Patience) -> Option<SystemTime> {
+        let finished = self.dealt.iter().find(|page| page.worth)?.finished?;
+        Some(patience.ends(finished))
     }
 
     /// The last page that a commit may take the cursor over.
-    fn page_to_commit(&self, now: SystemTime, patience: Duration) -> PageNumber {
+    fn page_to_commit(&self, now: SystemTime, patience: Patience) -> PageNumber {
         // A lane holds the cursor before the first page that it still works on, unless it has a row, or needs one anyway.
         let holds = |lane: &Lane<T>| match lane.running.or(lane.queue.front().map(|work| work.page)) {
             Some(first) if lane.row.is_none() && lane.stop.is_none() && !lane.detached() => first,
@@ -432,9 +467,7 @@ impl<T: Results> Book<T> {
             return complete;
         }
         let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
-        let waited = self.dealt[index]
-            .waiting_since
-            .is_some_and(|since| now.duration_since(since).unwrap_or_default() >= patience);
+        let waited = self.dealt[index].finished.is_some_and(|finished| patience.ends(finished) <= now);
         if !waited {
             return complete;
         }
@@ -467,11 +500,13 @@ impl<T: Results> Book<T> {
         for (key, row) in plan.left.into_iter().chain(plan.moved.into_iter().map(|(key, _, row)| (key, row))) {
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.row = Some(row);
+                self.behind.insert(key);
             }
         }
         for (key, _) in plan.rejoined {
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.row = None;
+                self.behind.remove(&key);
                 lane.careful = None;
             }
         }
@@ -554,15 +589,11 @@ impl<T: Results> Book<T> {
             free && lane.idle() && lane.done.is_empty()
         };
         let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
-        let waits = |(key, lane): (&LaneKey, &Lane<T>)| {
-            (ready(lane) && lane.row.as_ref().is_some_and(due)).then(|| key.clone())
-        };
+        let waits =
+            |key: &&LaneKey| self.lanes.get(*key).is_some_and(|lane| ready(lane) && lane.row.as_ref().is_some_and(due));
         let after = self.last_read.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let key = self
-            .lanes
-            .range((after, Bound::Unbounded))
-            .find_map(waits)
-            .or_else(|| self.lanes.iter().find_map(waits))?;
+        let later = self.behind.range((after, Bound::Unbounded)).find(waits);
+        let key = later.or_else(|| self.behind.iter().find(waits))?.clone();
         self.last_read = Some(key.clone());
         let lane = self.lanes.get_mut(&key)?;
         let row = lane.row.as_ref()?;

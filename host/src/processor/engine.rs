@@ -17,7 +17,7 @@ use lru::LruCache;
 
 use super::{
     Config, Shaken, Standing,
-    book::{self, Book, Bounds, Ending, Plan, Reading, Work},
+    book::{self, Book, Bounds, Ending, Patience, Plan, Reading, Work},
     commit::{Commit, CommitError, Committer, DeadLetter},
     exceptions::{self, Exception, LaneState},
     gather::Found,
@@ -43,10 +43,13 @@ use crate::{
     supervisor::Stop,
 };
 
-/// How long a commit waits for lanes that have not finished, live. One in a while would wait that long for a neighbour; more is felt.
-const PATIENCE: Duration = Duration::from_millis(3);
-/// The same while there is more to read at once: nobody waits for these events, and leaving lanes behind costs.
-const PATIENCE_BEHIND: Duration = Duration::from_millis(250);
+/// How long a commit waits for lanes that have not finished, live: one in a while would wait that long for a neighbour; more is felt.
+const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
+/// The same while there is more to read at once: nobody waits for these events, and leaving lanes behind costs. A page of thousands of lanes takes a
+/// while although none of them is slow.
+const PATIENCE_BEHIND: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
+/// The same at the end.
+const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };
 /// How long passed-over events may stay unstored. Longer saves writes; a restart reads so much again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// How often rows that others may have changed (a lane that was resumed) are read again while there are any.
@@ -129,6 +132,10 @@ pub(super) struct Engine<'a> {
     untold: bool,
     /// Events set aside of which the log does not tell yet, and when it last did.
     skips: (usize, Option<Instant>),
+    /// Whether a lane may have become ready to read for itself.
+    search: bool,
+    /// When the next lane that waits for a time is due.
+    due: Option<SystemTime>,
 }
 
 impl<'a> Engine<'a> {
@@ -171,6 +178,8 @@ impl<'a> Engine<'a> {
             draining: false,
             untold: true,
             skips: (0, None),
+            search: true,
+            due: None,
         }
     }
 
@@ -208,6 +217,7 @@ impl<'a> Engine<'a> {
                 Some((reader, reading, found)) = OptionFuture::from(self.reading.as_mut()) => {
                     self.reading = None;
                     self.lanes = Some(reader);
+                    self.search = true;
                     self.book.found(&reading, found?);
                 }
                 Some(committed) = OptionFuture::from(self.commit.as_mut()) => {
@@ -262,16 +272,21 @@ impl<'a> Engine<'a> {
                     (reader, began.elapsed(), page)
                 }));
             }
-            if self.lanes.is_some()
-                && let Some(reading) = self.book.next_reading(now, self.config.page_events)
-                && let Some(reader) = self.lanes.take()
-            {
-                self.reading = Some(Box::pin(read_lane(reader, reading, self.router.clone())));
+            if self.due.is_some_and(|due| due <= now) {
+                self.search = true;
+            }
+            if self.search && self.lanes.is_some() {
+                match self.book.next_reading(now, self.config.page_events) {
+                    Some(reading) if let Some(reader) = self.lanes.take() => {
+                        self.reading = Some(Box::pin(read_lane(reader, reading, self.router.clone())));
+                    }
+                    _ => self.search = false,
+                }
             }
         }
         if self.commit.is_none() {
             let patience = match (self.draining, self.behind) {
-                (true, _) => Duration::ZERO,
+                (true, _) => NO_PATIENCE,
                 (false, true) => PATIENCE_BEHIND,
                 (false, false) => PATIENCE,
             };
@@ -370,6 +385,8 @@ impl<'a> Engine<'a> {
 
     fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), Shaken> {
         let outcome = result.map_err(|GroundLost(why)| anyhow::anyhow!(why))?;
+        // One that was running while its ground was lost is ready only now.
+        self.search |= self.book.is_behind(&lane);
         if let Some(cost) = outcome.cost {
             self.costs.put(lane.clone(), cost);
         }
@@ -387,12 +404,15 @@ impl<'a> Engine<'a> {
         let Outcome { changes, dead_letters, handled, .. } = outcome;
         let weight = changes.values().flatten().map(|text| text.len()).sum();
         let results = Results { changes: changes.into(), dead_letters, handled, mark, weight };
-        self.book.finish(&lane, work, handled, results, ending, SystemTime::now());
+        if !self.book.finish(&lane, work, handled, results, ending, SystemTime::now()) {
+            // The lane reads these events again, and must not find what they led to.
+            self.documents.unstage(&lane);
+        }
         Ok(())
     }
 
     fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
-        self.untold = true;
+        (self.untold, self.search) = (true, true);
         let Committed { plan, marks, took, result } = committed;
         match result {
             Ok(writes) => {
@@ -423,6 +443,7 @@ impl<'a> Engine<'a> {
             }
             Err(CommitFailure::Commit(error)) => return Err(error.into()),
         }
+        self.due = self.book.next_due();
         Ok(())
     }
 
@@ -433,7 +454,7 @@ impl<'a> Engine<'a> {
         let patience = if self.behind { PATIENCE_BEHIND } else { PATIENCE };
         let commit = self.commit.is_none().then(|| self.book.patience_ends(patience)).flatten().map(until);
         let store = self.passed_since.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
-        let due = self.lanes.as_ref().and(self.book.next_due()).map(until);
+        let due = self.lanes.as_ref().and(self.due).map(until);
         let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
         // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
@@ -444,7 +465,7 @@ impl<'a> Engine<'a> {
     async fn look_at_rows(&mut self) -> Result<(), Shaken> {
         self.looked_at_rows = Instant::now();
         self.look = false;
-        self.untold = true;
+        (self.untold, self.search) = (true, true);
         let pauses = pauses::read(self.committer.session(), self.id).await;
         self.book.pause(pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?);
         let rows = exceptions::read(self.committer.session(), self.id).await;
@@ -466,6 +487,7 @@ impl<'a> Engine<'a> {
             tracing::info!(processor = %self.id, %lane, "the lane was resumed");
             self.book.resume(&lane);
         }
+        self.due = self.book.next_due();
         Ok(())
     }
 
