@@ -54,6 +54,8 @@ const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// How often rows that others may have changed (a lane that was resumed) are read again while there are any.
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
+/// Between two lines that tell of events set aside. A plugin may skip every event; the log need not.
+const TELL_OF_SKIPS: Duration = Duration::from_secs(1);
 /// Lanes of which it is remembered what their events cost.
 const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
@@ -128,6 +130,8 @@ pub(super) struct Engine<'a> {
     draining: bool,
     /// Whether how things stand has changed since it was told.
     untold: bool,
+    /// Events set aside of which the log does not tell yet, and when it last did.
+    skips: (usize, Option<Instant>),
     /// Whether a lane may have become ready to read for itself.
     search: bool,
     /// When the next lane that waits for a time is due.
@@ -177,6 +181,7 @@ impl<'a> Engine<'a> {
             look: true,
             draining: false,
             untold: true,
+            skips: (0, None),
             search: true,
             due: None,
         }
@@ -422,6 +427,7 @@ impl<'a> Engine<'a> {
                 for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
                     self.say(lane, exception);
                 }
+                self.say_skips(&plan.results);
                 self.book.committed(plan);
             }
             Err(CommitFailure::NotYours(lane, why)) => {
@@ -503,6 +509,19 @@ impl<'a> Engine<'a> {
             }
             LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane waits as it was told to"),
             LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),
+        }
+    }
+
+    /// Says now and then that events were set aside: their lanes went on, and nothing else would show it.
+    fn say_skips(&mut self, results: &[(LaneKey, Results)]) {
+        let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
+        let (untold, told) = &mut self.skips;
+        *untold += letters.clone().count();
+        let Some(DeadLetter { lane, position, reason, .. }) = letters.last() else { return };
+        if told.is_none_or(|told| told.elapsed() >= TELL_OF_SKIPS) {
+            *told = Some(Instant::now());
+            let (processor, events) = (self.id, std::mem::take(untold));
+            tracing::warn!(%processor, %lane, position, %reason, events, "set events aside as dead letters; their lanes went on");
         }
     }
 
