@@ -229,7 +229,9 @@ fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
             Ok(follower) => loaded.followers.push(follower),
             Err(error) => {
                 loaded.refused += 1;
-                tracing::error!(plugin = %file.path.display(), "refused: {error:#}");
+                // The remedy is a line of its own where people read it; a log has one line for all of it.
+                let told = format!("{error:#}").replace('\n', ". ");
+                tracing::error!(plugin = %file.path.display(), "refused: {told}");
             }
         }
     }

@@ -49,13 +49,13 @@ const EXIT_BLOCKED: u8 = 4;
 #[derive(Debug, Parser)]
 #[command(name = "sandmill", version, max_term_width = 100)]
 #[command(after_help = "Start with:
-  sandmill dev --plugins plugins                    runs plugins on a private PostgreSQL, and again when they change
-or, on a database of yours:
-  sandmill migrate                                  makes the tables in the database of DATABASE_URL
-  sandmill plugin new my-plugin                     begins a plugin
-  sandmill plugin build my-plugin -o plugins/       makes a component of a crate
-  sandmill run --plugins plugins                    runs it
-  sandmill status                                   shows how it stands
+  sandmill plugin new my-plugin                 begins a plugin
+  sandmill plugin build my-plugin -o plugins/   makes a component of it
+  sandmill dev --plugins plugins                runs it on a private PostgreSQL
+or, on a database of yours, named by DATABASE_URL:
+  sandmill migrate                              makes the tables
+  sandmill run --plugins plugins                runs the plugins
+  sandmill status                               shows how they stand
 
 `sandmill COMMAND --help` shows examples of a command.
 
@@ -119,7 +119,7 @@ enum Command {
     Plugin(plugin::PluginArgs),
     /// Runs the plugins in a folder while you work on them, on a private database if none is named
     Dev(dev::DevArgs),
-    /// Shows the main job on a private database
+    /// Shows a shop's events become documents, live, on a private database
     Demo(demo::DemoArgs),
     /// Shows settings and where they come from
     Config(config::ConfigArgs),

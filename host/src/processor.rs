@@ -63,9 +63,9 @@ pub struct Config {
     /// Events waiting for one lane that was left behind, KiB; with more it drops them and reads the log for itself. Default 4096: about what it reads
     /// for itself at once.
     pub lane_queue_kib: usize,
-    /// Documents in one commit, MiB, unless one lane's alone are more. Default 16: larger commits keep everybody waiting for one.
+    /// Documents and dead letters in one commit, MiB, unless one lane's alone are more. Default 16: larger commits keep everybody waiting for one.
     pub commit_mib: usize,
-    /// Documents of a processor that wait for their commit, MiB; with more no further lane starts. Default 128: some commits' worth.
+    /// Documents and dead letters of a processor that wait for their commit, MiB; with more no further lane starts. Default 128: some commits' worth.
     pub waiting_mib: usize,
     /// Documents kept in memory for each processor, MiB. Default 64.
     pub document_cache_mib: usize,

@@ -30,8 +30,8 @@ mod log;
 
 use log::{LANES, Log, STREAMS, lane, tenant};
 
-/// Little enough that lanes are detached and commits do not take everything.
-const BOUNDS: Bounds = Bounds { lane_bytes: 600, commit_bytes: 5 };
+/// Little enough that lanes are detached, commits do not take everything, and what waits for them keeps others from starting.
+const BOUNDS: Bounds = Bounds { lane_bytes: 600, commit_bytes: 5, waiting_bytes: 8 };
 
 /// The positions of the events that a piece of work handled.
 #[derive(Debug, Default)]
@@ -493,6 +493,55 @@ fn a_lane_that_keeps_up_is_not_sent_to_read_for_itself() {
         assert!(world.commit());
         assert_eq!(world.database.rows, BTreeMap::new());
     }
+}
+
+/// A slow lane may be all that a page concerns: those of later pages wait for it no longer than for one of their own.
+#[test]
+fn a_slow_lane_alone_in_its_page_holds_nobody_up() {
+    let mut world = World::new();
+    // An event of the first lane, and in the next page one of the second.
+    for random in [0, 9] {
+        world.log.begin(random);
+        world.log.end(0, true);
+        world.deal(9);
+    }
+    for _ in 0..2 {
+        let started = world.host.book.start().unwrap();
+        world.host.running.push(started);
+    }
+    world.host.finish(1, usize::MAX, Ending::Handled, world.now);
+    let patience = Duration::from_millis(3);
+    world.plan(patience, false);
+    assert!(!world.commit(), "it waits as long as it may");
+    world.now += patience;
+    world.plan(patience, false);
+    assert!(world.commit());
+    let behind: Vec<String> = world.database.rows.keys().map(|key| key.tenant.to_string()).collect();
+    assert_eq!(behind, ["lane0"]);
+    assert_eq!(world.database.handled[&lane(&tenant(1))], [2]);
+}
+
+/// What waits for its commit is counted every time, also where it says the same documents anew.
+#[test]
+fn nothing_starts_while_too_much_waits_for_its_commit() {
+    let mut world = World::new();
+    for _ in 0..4 {
+        // Three events of the first lane.
+        world.log.begin(2);
+        world.log.end(0, true);
+        world.deal(9);
+    }
+    let mut started = 0;
+    while let Some((key, work)) = world.host.book.start() {
+        started += 1;
+        world.host.running.push((key, work));
+        world.host.finish(0, usize::MAX, Ending::Handled, world.now);
+    }
+    assert_eq!(started, 3);
+    world.plan(Duration::ZERO, false);
+    assert!(world.host.book.start().is_none(), "a commit on its way still holds it");
+    assert!(world.commit());
+    assert!(world.host.book.start().is_some());
 }
 
 proptest! {

@@ -81,7 +81,19 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
     let address = &database.address;
     let status = object(address, &["status", "--json"]).await;
     let processor = &status["processors"][0];
-    let keys = ["id", "plugin", "lagEvents", "lagSeconds", "rate", "handled", "paused", "measures", "lanesBehind"];
+    let keys = [
+        "id",
+        "plugin",
+        "lagEvents",
+        "lagSeconds",
+        "rate",
+        "handled",
+        "paused",
+        "measures",
+        "deadLetters",
+        "lastDeadLetter",
+        "lanesBehind",
+    ];
     assert_keys(processor, &keys);
     assert_keys(&processor["measures"], &["readMs", "commitMs", "commits", "hostMib", "instances"]);
     let keys = ["tenant", "key", "state", "reason", "attempts", "eventPosition", "since"];

@@ -37,9 +37,9 @@ async fn everything_that_the_demo_appends_is_handled_and_shown() {
     let line = last_line(&printed);
     for stands in [
         ": 600 appended, ",
-        "cart-summary has handled 600 and is level",
-        "plane-log has handled 20,000 and is level",
-        "route-performance has handled 20,000 and is level",
+        "cart-summary has handled 600 and is up to date",
+        "plane-log has handled 20,000 and is up to date",
+        "route-performance has handled 20,000 and is up to date",
         "busiest megamart ",
     ] {
         assert!(line.contains(stands), "{stands}: {line}");
@@ -62,7 +62,10 @@ async fn a_demo_without_a_shop_is_about_the_events_that_are_there() {
     let demo = output(command).await;
     let printed = stdout(&demo);
     assert!(demo.status.success(), "{printed}\n{}", stderr(&demo));
-    assert!(last_line(&printed).contains(": 0 appended, 0/s; plane-log has handled 20,000 and is level"), "{printed}");
+    assert!(
+        last_line(&printed).contains(": 0 appended, 0/s; plane-log has handled 20,000 and is up to date"),
+        "{printed}"
+    );
     assert!(!printed.contains("A shop with"), "{printed}");
 }
 
@@ -84,6 +87,6 @@ async fn a_demo_that_is_kept_ends_in_order_when_it_is_interrupted() {
     let (status, printed) = watch.await.unwrap();
     assert_eq!(status.code(), Some(0), "{printed}");
     assert!(printed.contains("--database-url 'host="), "{printed}");
-    assert!(last_line(&printed).contains(" and is level"), "{printed}");
+    assert!(last_line(&printed).contains(" and is up to date"), "{printed}");
     assert!(printed.contains(": all are handled."), "{printed}");
 }

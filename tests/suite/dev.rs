@@ -125,7 +125,7 @@ async fn commands_in_its_folder_find_it_and_its_data_stay() {
     place.plug("route-performance");
     place.logs("plugins new: route-performance; starting the processors anew").await;
     fs::write(place.path("plugins/broken.wasm"), "this is no component").unwrap();
-    place.logs("refused: ").await;
+    place.logs("bad magic number. Make one with").await;
     let flight = r#"{"origin":"JFK","destination":"LAX","distance":2475,"departureDelay":4,"arrivalDelay":-6}"#;
     place.append("plane-1", "FlightFlown", flight).await;
     place.shows("route_performance", r#""distance": 2475"#).await;
@@ -177,6 +177,23 @@ async fn an_empty_folder_is_waited_for() {
     assert_eq!(twin.status.code(), Some(1));
     assert!(stderr(&twin).contains("`sandmill dev` runs in this folder already"), "{}", stderr(&twin));
     assert_eq!(dev.end(Signal::INT).await.code(), Some(0), "{}", place.read("log"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_built_again_tries_the_lanes_that_it_had_blocked() {
+    let place = Place::new();
+    place.plug("scripted");
+    let dev = place.dev(&[]).await;
+    place.append("s", "A", r#"{"do":"trap"}"#).await;
+    place.logs("the lane is blocked").await;
+    // It is the same code, and so is what becomes of the lane.
+    place.plug("scripted");
+    place.logs("a lane that was blocked tries again").await;
+    until("the lane is blocked again", async || place.read("log").matches("the lane is blocked").count() == 2).await;
+    assert_eq!(dev.end(Signal::INT).await.code(), Some(0), "{}", place.read("log"));
+
+    let file = place.said(&["dev", "--plugins", "../plugins/scripted.wasm"]).await;
+    assert!(file.contains("scripted.wasm is a file; name the folder that it lies in"), "{file}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

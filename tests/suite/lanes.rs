@@ -77,6 +77,9 @@ async fn skipped_events_are_set_aside_and_their_lane_goes_on() {
     let letters: Vec<(i64, &str, &str, &str, i32)> =
         rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4))).collect();
     assert_eq!(letters, [(2, "a", "plugin:odd", "not for me", 1), (4, "a", "plugin:odd", "not for me", 1)]);
+    let status = database.status("scripted").await.unwrap();
+    let last = status.last_dead_letter.unwrap();
+    assert_eq!((status.dead_letters, last.position, last.reason.as_str()), (2, 4, "plugin:odd: not for me"));
     // The document was removed and begun anew by the last event.
     let documents = documents(&database, "scripted_log").await;
     assert_eq!(documents[&("a".into(), "s".into())]["count"], json!(1));

@@ -38,11 +38,13 @@ use crate::{
     telemetry::Logs,
 };
 
-/// Shows the main job on a private database.
+/// Shows a shop's events become documents, live, on a private database.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Nothing of it stays: the server and its files are gone when the command ends, however it ends."
-)]
+#[command(after_help = "Nothing of it stays: the server and its files are gone when the command ends, however it ends.
+
+Examples, with the example plugins of a checkout built:
+  sandmill demo --plugins target/demo/plugins
+  sandmill demo --plugins target/demo/plugins --keep --rate 2000")]
 pub(super) struct DemoArgs {
     /// The folder with the plugins
     #[arg(long, value_name = "DIR")]
@@ -208,6 +210,9 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
         }
         if shown.is_empty() {
             shown = some(session, &collection, None).await?;
+        }
+        if shown.is_empty() {
+            println!("  none: no event for it was there");
         }
         for Listed { tenant, id, data, .. } in &shown {
             println!("{}", fitted(&format!("  {tenant:<9}  {id:<9}  {data}")));

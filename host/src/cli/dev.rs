@@ -1,8 +1,8 @@
 //! `sandmill dev`: plugins at work while somebody writes them.
 //!
 //! Without a database named it starts a private PostgreSQL whose data stay in `.sandmill`, and other commands started in that folder find it. It
-//! watches the plugins folder and runs the processors anew when something has changed there, as `run` never does; an empty folder is waited
-//! for. On a terminal it shows the live view, elsewhere the log.
+//! watches the plugins folder and runs the processors anew when something has changed there, as `run` never does, and lanes that a plugin
+//! blocked try again with it; an empty folder is waited for. On a terminal it shows the live view, elsewhere the log.
 
 pub(super) mod place;
 
@@ -27,6 +27,10 @@ use crate::{
         migrate,
     },
     plugins::watch::{Change, Watch},
+    processor::{
+        exceptions,
+        status::{self, LaneBehind, ProcessorStatus},
+    },
     telemetry::Logs,
 };
 
@@ -36,8 +40,11 @@ const PLUGINS: &str = "plugins";
 /// Runs the plugins in a folder while you work on them.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "While it runs, other commands started in this folder or below it use its database if they name none. The data of a private
-database stay in .sandmill until you remove that folder.
+    after_help = "While it runs, other commands started in this folder or below it use its database if they name none. The data of a private \
+         database stay in .sandmill until you remove that folder.
+
+A plugin that is built again goes on where it was, and lanes that it had blocked try again. What it has handled stays as it was made; to \
+have all documents made anew, end this, remove .sandmill, and append or import the events again.
 
 Example:
   sandmill dev --plugins plugins"
@@ -61,6 +68,11 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
     } else if config.plugins.as_os_str().is_empty() {
         config.plugins = PLUGINS.into();
     }
+    ensure!(
+        !config.plugins.is_file(),
+        "{} is a file; name the folder that it lies in with --plugins",
+        config.plugins.display()
+    );
     let (told, abort) = super::run::signals()?;
     let private = if named.is_empty() { Some(Private::start(args.data).await?) } else { None };
     let db = match &private {
@@ -70,14 +82,18 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
     let mut session = super::database::connect(&db, "dev").await?;
     migrate::migrate(&mut session).await?;
     drop(session);
-    if let Some(private) = &private {
-        private.claim.publish(&private.server.address())?;
+    if private.is_some() {
+        // A database of its own has no other host whose lanes these could be.
+        try_again(&db).await?;
     }
     introduce(&config.plugins, private.as_ref());
 
     let mut watch = Watch::new(&config.plugins);
     if watch.is_empty() {
         println!("{}", nothing_there(&config.plugins));
+    }
+    if let Some(private) = &private {
+        private.claim.publish(&private.server.address())?;
     }
     let (told, abort) = (pin!(told), pin!(abort));
     let work = Box::pin(rounds(&config, &db, &mut watch, told, abort));
@@ -188,8 +204,23 @@ async fn rounds(
             tracing::warn!("plugins {change}; there is none in {} any more", config.plugins.display());
         } else {
             tracing::info!("plugins {change}; starting the processors anew");
+            try_again(db).await?;
         }
     }
+}
+
+/// Lets blocked lanes try again: whoever built a plugin anew has mended it, and one that is not mended blocks them again.
+async fn try_again(db: &Db) -> anyhow::Result<()> {
+    let session = super::database::connect(db, "dev").await?;
+    for ProcessorStatus { id, lanes_behind, .. } in status::read(&session).await?.processors {
+        for LaneBehind { tenant, key, state, .. } in lanes_behind {
+            if state == "blocked" {
+                exceptions::resume(&session, &id, Some(&tenant), Some(&key)).await?;
+                tracing::info!(processor = id, tenant, key, "a lane that was blocked tries again");
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Waits for a change, or for nothing any more.

@@ -14,11 +14,12 @@ use crate::toolchain::{self, BuildRequest, Built};
 
 /// Makes, checks and tests plugins.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "None of these needs a database. From a crate to a running plugin:
+#[command(after_help = "None of these commands needs a database. From nothing to a running plugin:
+  sandmill plugin new my-plugin
   sandmill plugin build my-plugin -o plugins/
   sandmill plugin check plugins/my-plugin.wasm
-  sandmill plugin test plugins/my-plugin.wasm --events events.ndjson
-  sandmill run --plugins plugins")]
+  sandmill plugin test plugins/my-plugin.wasm --events my-plugin/events.ndjson
+  sandmill dev --plugins plugins")]
 pub(super) struct PluginArgs {
     #[command(subcommand)]
     command: PluginCommand,

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     db::Db,
-    processor::status::{self, LaneBehind, ProcessorStatus, Status},
+    processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Status},
     store::time,
 };
 
@@ -22,7 +22,7 @@ use crate::{
 #[command(
     after_help = "STATE is the worst of the processor's lanes (blocked, retrying, paused, catching-up), or else `behind` while events are waiting, or \
          `up to date`. LAG counts events that it has not passed, AGE is how long ago the first of them was recorded, RATE what it handles lately. \
-         A second table shows each lane behind, and why.
+         Lines below tell of events that were set aside as dead letters, and a second table shows each lane behind, and why.
 
 Examples:
   sandmill status
@@ -31,7 +31,7 @@ Examples:
 )]
 pub(super) struct StatusArgs {
     /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagSeconds", "rate", "handled", "paused", "measures": {"readMs", "commitMs",
-    /// "commits", "hostMib", "instances"}, "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}
+    /// "commits", "hostMib", "instances"}, "deadLetters", "lastDeadLetter": {"tenant", "position", "reason"}, "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}
     #[arg(long)]
     json: bool,
     /// Also show plugins, and what their host measures
@@ -75,6 +75,7 @@ fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String 
             text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
         }
     }
+    text.extend(status.processors.iter().filter_map(set_aside));
     let lanes = lanes(status, wide, now);
     if !lanes.is_empty() {
         text.push('\n');
@@ -120,6 +121,16 @@ fn processors(status: &Status, wide: bool) -> Table {
         table.row(cells);
     }
     table
+}
+
+/// What a processor set aside: its lanes went on, so that no other line tells of it.
+fn set_aside(p: &ProcessorStatus) -> Option<String> {
+    let SetAside { tenant, position, reason } = p.last_dead_letter.as_ref()?;
+    let (id, events) = (&p.id, output::count(u64::try_from(p.dead_letters).unwrap_or(0), "event"));
+    let reason = output::harmless(reason);
+    Some(format!(
+        "{id} set {events} aside (table sandmill.dead_letters); the last, at position {position} of tenant {tenant}: {reason}\n"
+    ))
 }
 
 /// The lanes behind; keys stand there only where lanes are finer than tenants.
@@ -202,6 +213,8 @@ mod tests {
             handled: 20_000,
             paused: None,
             measures: status::Measures::default(),
+            dead_letters: 0,
+            last_dead_letter: None,
             lanes_behind: vec![lane],
         };
         Status { processors: vec![processor] }
@@ -223,6 +236,17 @@ mod tests {
         );
         let wide = show(&blocked(), true, Screen::PLAIN, now);
         assert!(wide.contains("INSTANCES") && wide.contains("0123456789ab") && wide.contains("KEY"), "{wide}");
+    }
+
+    #[test]
+    fn what_was_set_aside_is_told() {
+        let mut status = blocked();
+        let letter =
+            SetAside { tenant: "acme".into(), position: 9, reason: "plugin:invalid-data: missing \u{1b}[31m".into() };
+        (status.processors[0].dead_letters, status.processors[0].last_dead_letter) = (2, Some(letter));
+        let text = show(&status, false, Screen::PLAIN, SystemTime::now());
+        let wanted = "door-watch set 2 events aside (table sandmill.dead_letters); the last, at position 9 of tenant acme: plugin:invalid-data";
+        assert!(text.contains(wanted) && !text.contains('\u{1b}'), "{text}");
     }
 
     #[test]

@@ -97,21 +97,21 @@ struct Dealt {
 
 /// What work leads to.
 pub trait Results {
-    /// Bytes that it holds until it is committed.
+    /// Bytes that it holds until it is committed; none where it is the default.
     fn weight(&self) -> usize;
 }
 
 /// How long a commit waits for lanes that have not finished.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Since the first lane of a page finished.
+    /// Since the first lane finished.
     pub first: Duration,
     /// Since the last one did: where many lanes take their turns none of them is slow.
     pub last: Duration,
 }
 
 impl Patience {
-    /// When it ends for a page whose first and last lane finished then.
+    /// When it ends if the first and the last lane finished then.
     fn ends(&self, (first, last): (SystemTime, SystemTime)) -> SystemTime {
         (first + self.first).min(last + self.last)
     }
@@ -124,6 +124,8 @@ pub struct Bounds {
     pub lane_bytes: usize,
     /// Bytes of results in one commit, unless one lane's alone are more.
     pub commit_bytes: usize,
+    /// Bytes of results that wait for their commit, above which nothing is started.
+    pub waiting_bytes: usize,
 }
 
 /// The book of one processor during one term. `T` is what work leads to.
@@ -142,6 +144,8 @@ pub struct Book<T> {
     /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
+    /// Bytes of results that are not committed, those of the commit under way among them.
+    waiting: usize,
     /// What people told to wait.
     pauses: Vec<Pause>,
     /// The lane that read for itself last; the next one is the next in order, so that none is passed over for ever.
@@ -215,6 +219,7 @@ impl<T: Results> Book<T> {
             startable: VecDeque::new(),
             suspects: Vec::new(),
             committing: false,
+            waiting: 0,
             pauses: Vec::new(),
             last_read: None,
             next_committed: None,
@@ -309,8 +314,12 @@ impl<T: Results> Book<T> {
         self.cursor + self.dealt.len() as PageNumber
     }
 
-    /// The next lane to start and its work: at most one piece of a lane is under way.
+    /// The next lane to start and its work: at most one piece of a lane is under way, and none begins while too much waits for its commit. Lanes start
+    /// in the order of their pages, so what waits never waits for one that could not start.
     pub fn start(&mut self) -> Option<(LaneKey, Work)> {
+        if self.waiting > self.bounds.waiting_bytes {
+            return None;
+        }
         while let Some(key) = self.startable.pop_front() {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             let attaching = matches!(lane.feed, Feed::Attaching { .. });
@@ -343,6 +352,7 @@ impl<T: Results> Book<T> {
         }
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
+            self.waiting += results.weight();
             lane.done.push_back(Done { page: work.page, end, first, events: handled, results });
         }
         match ending {
@@ -409,8 +419,7 @@ impl<T: Results> Book<T> {
             stopped: Vec::new(),
             suspects: of_suspects,
         };
-        let cursor = self.cursor;
-        let changes = |key: &LaneKey, lane: &Lane<T>| lane_changes(lane, cursor, page, included(key));
+        let changes = |key: &LaneKey, lane: &Lane<T>| lane_changes(lane, page, included(key));
         if !moves_cursor && !self.lanes.iter().any(|(key, lane)| changes(key, lane)) {
             return None;
         }
@@ -453,10 +462,12 @@ impl<T: Results> Book<T> {
         Some(chosen)
     }
 
-    /// Until when a commit waits for lanes that have not finished; none if none does.
+    /// Until when a commit waits for lanes that have not finished; none if nobody waits for it.
     pub fn patience_ends(&self, patience: Patience) -> Option<SystemTime> {
-        let finished = self.dealt.iter().find(|page| page.worth)?.finished?;
-        Some(patience.ends(finished))
+        // Whoever finished a later page waits for the lanes of an earlier one, too.
+        let finished = self.dealt.iter().filter_map(|page| page.finished);
+        let all = finished.reduce(|(first, last), (earlier, later)| (first.min(earlier), last.max(later)))?;
+        Some(patience.ends(all))
     }
 
     /// The last page that a commit may take the cursor over.
@@ -472,8 +483,7 @@ impl<T: Results> Book<T> {
             return complete;
         }
         let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
-        let waited = self.dealt[index].finished.is_some_and(|finished| patience.ends(finished) <= now);
-        if !waited {
+        if self.patience_ends(patience).is_none_or(|end| now < end) {
             return complete;
         }
         // Lanes that have not finished this page are left behind; the others say how far the cursor may go.
@@ -499,6 +509,7 @@ impl<T: Results> Book<T> {
         self.dealt.drain(..(plan.page - self.cursor) as usize);
         self.cursor = plan.page;
         self.stored = plan.to;
+        self.waiting -= plan.results.iter().map(|(_, results)| results.weight()).sum::<usize>();
         if plan.suspects {
             self.suspects.pop();
         }
@@ -568,7 +579,7 @@ impl<T: Results> Book<T> {
     fn distrust(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let first = lane.done.iter().find_map(|done| done.first);
-        lane.done.clear();
+        self.waiting -= lane.done.drain(..).map(|done| done.results.weight()).sum::<usize>();
         lane.stop = None;
         lane.drop_queue();
         lane.feed = Feed::Detached;

@@ -55,6 +55,8 @@ const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// How often rows that others may have changed (a lane that was resumed) are read again while there are any.
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
+/// Between two lines that tell of events set aside. A plugin may skip every event; the log need not.
+const TELL_OF_SKIPS: Duration = Duration::from_secs(1);
 /// Lanes of which it is remembered what their events cost.
 const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
@@ -67,7 +69,7 @@ pub(super) struct Results {
     handled: usize,
     /// Its place among all stagings of documents.
     mark: u64,
-    /// Bytes of its documents.
+    /// Bytes of its documents and dead letters.
     weight: usize,
 }
 
@@ -129,6 +131,8 @@ pub(super) struct Engine<'a> {
     draining: bool,
     /// Whether how things stand has changed since it was told.
     untold: bool,
+    /// Events set aside of which the log does not tell yet, and when it last did.
+    skips: (usize, Option<Instant>),
     /// Whether a lane may have become ready to read for itself.
     search: bool,
     /// When the next lane that waits for a time is due.
@@ -157,7 +161,11 @@ impl<'a> Engine<'a> {
             book: Book::new(
                 term.stored,
                 term.exceptions,
-                Bounds { lane_bytes: config.lane_queue_kib << 10, commit_bytes: config.commit_mib << 20 },
+                Bounds {
+                    lane_bytes: config.lane_queue_kib << 10,
+                    commit_bytes: config.commit_mib << 20,
+                    waiting_bytes: config.waiting_mib << 20,
+                },
             ),
             costs: LruCache::new(COSTS),
             runs: FuturesUnordered::new(),
@@ -174,6 +182,7 @@ impl<'a> Engine<'a> {
             look: true,
             draining: false,
             untold: true,
+            skips: (0, None),
             search: true,
             due: None,
         }
@@ -295,9 +304,7 @@ impl<'a> Engine<'a> {
     }
 
     fn start_runs(&mut self) {
-        // What waits beyond that is committed first; no lane that could be started holds a commit up.
-        let room = self.documents.staged_bytes() <= self.config.waiting_mib << 20;
-        while room && self.runs.len() < self.config.lanes_at_once {
+        while self.runs.len() < self.config.lanes_at_once {
             let Some((lane, work)) = self.book.start() else { return };
             let (runner, documents) = (self.runner.clone(), self.documents.clone());
             let cost = self.costs.get(&lane).copied();
@@ -413,7 +420,9 @@ impl<'a> Engine<'a> {
         };
         let mark = self.documents.stage(&outcome.changes);
         let Outcome { changes, dead_letters, handled, .. } = outcome;
-        let weight = changes.values().flatten().map(|text| text.len()).sum();
+        let documents = changes.iter().map(|(key, text)| key.id.len() + text.as_ref().map_or(0, |text| text.len()));
+        let letters = dead_letters.iter().map(|letter| letter.event_id.len() + letter.reason.message.len());
+        let weight = documents.chain(letters).sum();
         let results = Results { changes: changes.into(), dead_letters, handled, mark, weight };
         if !self.book.finish(&lane, work, handled, results, ending, SystemTime::now()) {
             // The lane reads these events again, and must not find what they led to.
@@ -436,6 +445,7 @@ impl<'a> Engine<'a> {
                 for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
                     self.say(lane, exception);
                 }
+                self.say_skips(&plan.results);
                 self.book.committed(plan);
             }
             Err(CommitFailure::NotYours(lane, why)) => {
@@ -465,8 +475,10 @@ impl<'a> Engine<'a> {
         let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
         let patience = if self.behind { PATIENCE_BEHIND } else { PATIENCE };
         let commit = self.commit.is_none().then(|| self.book.patience_ends(patience)).flatten().map(until);
-        let store = self.passed_since.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
-        let due = self.lanes.as_ref().and(self.due).map(until);
+        let store = self.passed_since.filter(|_| self.commit.is_none());
+        let store = store.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
+        let reads = self.lanes.is_some() && self.book.paused().is_none();
+        let due = self.due.filter(|_| reads).map(until);
         let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
         // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
@@ -515,6 +527,19 @@ impl<'a> Engine<'a> {
             }
             LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane waits as it was told to"),
             LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),
+        }
+    }
+
+    /// Says now and then that events were set aside: their lanes went on, and nothing else would show it.
+    fn say_skips(&mut self, results: &[(LaneKey, Results)]) {
+        let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
+        let (untold, told) = &mut self.skips;
+        *untold += letters.clone().count();
+        let Some(DeadLetter { lane, position, reason, .. }) = letters.last() else { return };
+        if told.is_none_or(|told| told.elapsed() >= TELL_OF_SKIPS) {
+            *told = Some(Instant::now());
+            let (processor, events) = (self.id, std::mem::take(untold));
+            tracing::warn!(%processor, %lane, position, %reason, events, "set events aside as dead letters; their lanes went on");
         }
     }
 

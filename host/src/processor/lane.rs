@@ -156,7 +156,9 @@ impl Outcome {
                 attempts: if skipped.index == 0 { batch.attempt } else { 1 },
             });
         }
-        for change in effects.changes {
+        // Without a handled event there is nothing that a change could come of: it would be seen, and never committed.
+        let handled = effects.halted.as_ref().is_none_or(|halt| halt.index > 0);
+        for change in effects.changes.into_iter().filter(|_| handled) {
             let (collection, id, data) = match change {
                 Change::Put { collection, id, data } => (collection, id, Some(data)),
                 Change::Remove { collection, id } => (collection, id, None),
@@ -240,5 +242,26 @@ impl Documents for OfLane {
                 ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{effects::Halt, ids::TenantId};
+
+    #[test]
+    fn an_answer_that_handles_nothing_changes_nothing() {
+        let tenant = TenantId::parse("t").unwrap();
+        let lane = LaneKey { tenant: tenant.clone(), key: tenant.as_shared() };
+        let collection = CollectionName::parse("c").unwrap();
+        let (mut outcome, mut changes) = (Outcome::default(), Changes::default());
+        for index in [0, 2] {
+            let change = Change::Put { collection: collection.clone(), id: "d".into(), data: "{}".into() };
+            let halt = Halt { index, action: HaltAction::Stop, code: String::new(), message: String::new() };
+            let effects = Effects { changes: vec![change], skipped: Vec::new(), halted: Some(halt) };
+            outcome.take(&Batch { lane: lane.clone(), attempt: 1, events: Vec::new() }, effects, &mut changes);
+            assert_eq!((outcome.handled, changes.len()), (index, index / 2));
+        }
     }
 }

@@ -10,6 +10,9 @@ use crate::{
 /// Events of lag that are counted; there may be more.
 const LAG_COUNTED: i64 = 1_000_000;
 
+/// Dead letters of a processor that are counted; there may be more.
+const DEAD_LETTERS_COUNTED: i64 = 10_000;
+
 /// How all processors stand.
 #[derive(Debug, Serialize)]
 pub struct Status {
@@ -37,6 +40,10 @@ pub struct ProcessorStatus {
     pub paused: Option<String>,
     /// What its host measured between its last two reports; none before the first.
     pub measures: Measures,
+    /// Events that it set aside so that their lanes could go on; at most ten thousand are counted.
+    pub dead_letters: i64,
+    /// The furthest of them in the log.
+    pub last_dead_letter: Option<SetAside>,
     /// Lanes behind its cursor.
     pub lanes_behind: Vec<LaneBehind>,
 }
@@ -55,6 +62,18 @@ pub struct Measures {
     pub host_mib: f64,
     /// Plugin instances alive on the whole host.
     pub instances: usize,
+}
+
+/// An event that was set aside.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SetAside {
+    /// Whose.
+    pub tenant: String,
+    /// Its position.
+    pub position: i64,
+    /// Why; kind and words.
+    pub reason: String,
 }
 
 /// A lane behind its cursor.
@@ -80,7 +99,7 @@ pub struct LaneBehind {
 /// Reads how everything stands.
 pub async fn read(session: &Session) -> Result<Status, Error> {
     let mut processors = Vec::new();
-    for row in session.query(include_str!("status/processors.sql"), &[]).await? {
+    for row in session.query(include_str!("status/processors.sql"), &[&DEAD_LETTERS_COUNTED]).await? {
         let (file, version, digest): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
         let progress: Option<&str> = row.get(4);
         let progress = progress.and_then(|text| text.parse().ok()).unwrap_or(Progress::at(Snapshot::nothing()));
@@ -94,6 +113,12 @@ pub async fn read(session: &Session) -> Result<Status, Error> {
             handled: row.get(6),
             paused: row.get(7),
             measures: serde_json::from_str(row.get::<_, JsonText<'_>>(8).0).unwrap_or_default(),
+            dead_letters: row.get(9),
+            last_dead_letter: row.get::<_, Option<String>>(10).map(|tenant| SetAside {
+                tenant,
+                position: row.get(11),
+                reason: format!("{}: {}", row.get::<_, &str>(12), row.get::<_, &str>(13)),
+            }),
             lanes_behind: Vec::new(),
         });
     }

@@ -166,11 +166,6 @@ impl Documents {
         self.state().cache.unstage(lane);
     }
 
-    /// Bytes of documents that wait for their commit.
-    pub fn staged_bytes(&self) -> usize {
-        self.state().cache.staged_bytes()
-    }
-
     /// Makes of changes what a transaction writes: with the version that each document has now. A lane's changes stand together, and later
     /// ones replace earlier ones.
     pub async fn prepare(&self, changes: &[(LaneKey, Arc<Changes>)]) -> Result<Writes, PrepareError> {

@@ -55,30 +55,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     report.add(PART, "reading alone", "events/s", read_rates);
     report.add_ratio(PART, "plugin / native code", &wasm_rates, &native_rates);
     report.add_ratio(PART, "plugin / hand-written loop", &wasm_rates, &floor_rates);
-    process(world, &database, events, report).await
-}
-
-/// The same as users run it: rate with everything a start costs, memory and statements.
-async fn process(world: &World, database: &Database, events: f64, report: &mut Report) -> anyhow::Result<()> {
-    let folder = world.folder("cart-summary")?;
-    for (binary, label) in world.binaries.iter().zip(["sandmill run", "sandmill run, compared with"]) {
-        let (mut rates, mut peaks, mut statements) = (Vec::new(), Vec::new(), Vec::new());
-        for round in 0..=world.rounds {
-            database.reset().await?;
-            let began = std::time::Instant::now();
-            let peak = host::Process::start(binary, database, &folder, &["--until-caught-up"])?.wait().await?;
-            if round > 0 {
-                rates.push(events / began.elapsed().as_secs_f64());
-                peaks.push(peak);
-                let (all, pages) = database.statements().await?;
-                statements.push(all / pages.max(1.0));
-            }
-        }
-        report.add(PART, label, "events/s", rates);
-        report.add(PART, format!("{label}: peak memory"), "MiB", peaks);
-        report.add(PART, format!("{label}: statements a page"), "", statements);
-    }
-    Ok(())
+    host::compare_binaries(world, &database, "cart-summary", (PART, "sandmill run"), report).await
 }
 
 /// A database with the events.

@@ -23,32 +23,8 @@ const AGAIN: &str = "insert into sandmill.events (tenant, stream, version, type,
 /// Measures events a second of each plugin, the host's memory, and statements.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = load(world).await?;
-    let events = database.events().await?;
     for name in ["route-performance", "plane-log"] {
-        let folder = world.folder(name)?;
-        let mut rates = vec![Vec::new(); world.binaries.len()];
-        let mut peaks = vec![Vec::new(); world.binaries.len()];
-        let mut statements = vec![Vec::new(); world.binaries.len()];
-        // The first run of a binary compiles, and is not counted.
-        for round in 0..=world.rounds {
-            for (which, binary) in world.binaries.iter().enumerate() {
-                database.reset().await?;
-                let began = std::time::Instant::now();
-                let peak = host::Process::start(binary, &database, &folder, &["--until-caught-up"])?.wait().await?;
-                let seconds = began.elapsed().as_secs_f64();
-                if round > 0 {
-                    rates[which].push(events / seconds);
-                    peaks[which].push(peak);
-                    let (all, pages) = database.statements().await?;
-                    statements[which].push(all / pages.max(1.0));
-                }
-            }
-        }
-        for (which, label) in ["", ", compared with"].into_iter().take(world.binaries.len()).enumerate() {
-            report.add(PART, format!("{name}{label}"), "events/s", std::mem::take(&mut rates[which]));
-            report.add(PART, format!("{name}{label}: peak memory"), "MiB", std::mem::take(&mut peaks[which]));
-            report.add(PART, format!("{name}{label}: statements a page"), "", std::mem::take(&mut statements[which]));
-        }
+        host::compare_binaries(world, &database, name, (PART, name), report).await?;
     }
     Ok(())
 }

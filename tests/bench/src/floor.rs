@@ -17,8 +17,8 @@ use crate::{
     world::{Database, table},
 };
 
-/// Events of one batch, as many as the host reads at once.
-const BATCH: i64 = 5_000;
+/// Events of one batch, as many as the host reads at once while it is behind: the larger it is, the less often a document is written.
+const BATCH: i64 = 20_000;
 
 struct Read {
     position: i64,

@@ -18,6 +18,7 @@ use sandmill::{
 
 use crate::{
     machine,
+    report::Report,
     world::{Database, World},
 };
 
@@ -45,6 +46,50 @@ pub async fn catch_up(config: &Config, database: &Database, follower: &Follower)
     let ended = app::run_handlers(config, &database.db, vec![follower], Until::CaughtUp, pending(), pending()).await?;
     anyhow::ensure!(matches!(ended, Ended::CaughtUp { .. }), "it did not catch up: {ended:?}");
     Ok(began.elapsed().as_secs_f64())
+}
+
+/// What the runs of one binary told, round by round.
+#[derive(Clone, Default)]
+struct Runs {
+    rates: Vec<f64>,
+    peaks: Vec<f64>,
+    statements: Vec<f64>,
+}
+
+/// Measures a plugin as users run it, with everything a start costs: events a second, the host's memory, and statements. Binaries take turns.
+pub async fn compare_binaries(
+    world: &World,
+    database: &Database,
+    plugin: &str,
+    (part, what): (&'static str, &str),
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let (folder, events) = (world.folder(plugin)?, database.events().await?);
+    let mut runs = vec![Runs::default(); world.binaries.len()];
+    // The first run of a binary compiles, and is not counted.
+    for round in 0..=world.rounds {
+        for turn in 0..world.binaries.len() {
+            // Whoever comes first meets what the one before left behind.
+            let which = (turn + round) % world.binaries.len();
+            database.reset().await?;
+            let began = Instant::now();
+            let process = Process::start(&world.binaries[which], database, &folder, &["--until-caught-up"])?;
+            let peak = process.wait().await?;
+            let seconds = began.elapsed().as_secs_f64();
+            if round > 0 {
+                let (all, pages) = database.statements().await?;
+                runs[which].rates.push(events / seconds);
+                runs[which].peaks.push(peak);
+                runs[which].statements.push(all / pages.max(1.0));
+            }
+        }
+    }
+    for (Runs { rates, peaks, statements }, against) in runs.into_iter().zip(["", ", compared with"]) {
+        report.add(part, format!("{what}{against}"), "events/s", rates);
+        report.add(part, format!("{what}{against}: peak memory"), "MiB", peaks);
+        report.add(part, format!("{what}{against}: statements a page"), "", statements);
+    }
+    Ok(())
 }
 
 /// A process of the host's own, which ends with this.

@@ -143,13 +143,13 @@ impl Database {
         Ok(self.session.query_one(&sql, &[]).await?.get(0))
     }
 
-    /// How many statements were run since the reset, but for those that begin and end transactions or set a session up, and how many pages of a
-    /// backlog were read.
+    /// How many statements were run since the reset, and how many pages of a backlog were read. Not counted are those that begin and end
+    /// transactions or set a session up, and looks at the snapshot, which go by the clock.
     pub async fn statements(&self) -> anyhow::Result<(f64, f64)> {
         let sql = "select coalesce(sum(calls), 0)::float8,
                      coalesce(sum(calls) filter (where query like '%Reads a page of a large difference along%'), 0)::float8
                    from public.pg_stat_statements s join pg_database d on d.oid = s.dbid
-                   where d.datname = current_database() and query !~* '^(begin|commit|rollback|set|checkpoint|truncate|start)'";
+                   where d.datname = current_database() and query <> 'select pg_current_snapshot()::text' and query !~* '^(begin|commit|rollback|set|checkpoint|truncate|start)'";
         let row = self.session.query_one(sql, &[]).await?;
         Ok((row.get(0), row.get(1)))
     }

@@ -87,8 +87,8 @@ impl Observer {
         let is_idle = still >= IDLE && status.lag_seconds < IDLE.as_secs_f64();
         let standing = match (status.paused, status.lag_events) {
             (Some(by), _) => Standing::Paused(by),
-            (None, 0) => Standing::Level,
-            (None, _) if is_idle => Standing::Level,
+            (None, 0) => Standing::UpToDate,
+            (None, _) if is_idle => Standing::UpToDate,
             (None, events) => Standing::Behind { events: events.unsigned_abs(), seconds: status.lag_seconds },
         };
         let lanes = status.lanes_behind.into_iter().map(|lane| Lane {

@@ -48,7 +48,7 @@ pub(super) struct Processor {
 #[derive(Clone, Debug)]
 pub(super) enum Standing {
     /// At the end.
-    Level,
+    UpToDate,
     /// Before so many events, the first of which came so long ago.
     Behind { events: u64, seconds: f64 },
     /// Where a person made it wait, and who.
@@ -191,7 +191,7 @@ fn processors(scene: &Scene, look: &Look) -> Vec<String> {
         vec![look.heading(&format!("{:<width$}   {:>9}   {:>9}   LAG", "PROCESSOR", "HANDLED", "EVENTS/S"))];
     for Processor { id, handled, rate, standing, .. } in &scene.processors {
         let ink = match standing {
-            Standing::Level => Ink::Good,
+            Standing::UpToDate => Ink::Good,
             Standing::Behind { seconds, .. } if *seconds < 1.0 => Ink::Good,
             _ => Ink::Bad,
         };
@@ -246,7 +246,7 @@ fn tenants(all: &[Appended], look: &Look) -> Vec<String> {
 
 fn place(standing: &Standing) -> String {
     match standing {
-        Standing::Level => "level".into(),
+        Standing::UpToDate => "up to date".into(),
         Standing::Behind { events, seconds } => format!("{}, {}", count(*events as usize, "event"), age(*seconds)),
         Standing::Paused(by) => format!("paused {by}"),
     }

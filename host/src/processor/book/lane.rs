@@ -127,11 +127,11 @@ impl<T> Lane<T> {
 }
 
 /// Whether a commit up to `page` would change what the database says of a lane.
-pub(super) fn lane_changes<T>(lane: &Lane<T>, cursor: PageNumber, page: PageNumber, included: bool) -> bool {
+pub(super) fn lane_changes<T>(lane: &Lane<T>, page: PageNumber, included: bool) -> bool {
     let done = included && lane.done.front().is_some_and(|done| done.page <= page);
     let stop = lane.stop.as_ref().is_some_and(|stop| stop.page <= page) && (included || lane.done.is_empty());
     let rejoins = lane.row.is_some() && lane.finished(page) && lane.done.is_empty();
-    let needs_row = lane.row.is_none() && lane.detached() && page >= cursor;
+    let needs_row = lane.row.is_none() && lane.detached();
     done || stop || rejoins || needs_row
 }
 
@@ -167,10 +167,7 @@ pub(super) fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<
         None => plan.left.push((key.clone(), exception())),
         Some(row) if finished => plan.rejoined.push((key.clone(), row.progress.clone())),
         Some(row) if moved || stop.is_some() => plan.moved.push((key.clone(), row.progress.clone(), exception())),
-        Some(_) => {
-            lane.in_commit |= moved;
-            return;
-        }
+        Some(_) => return,
     }
     if stop.is_some() {
         plan.stopped.push(key.clone());

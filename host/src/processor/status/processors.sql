@@ -1,9 +1,16 @@
--- Reads every processor with the bucket of its cursors that is furthest behind. A rate that was not reported lately is 0.
+-- Reads every processor with the bucket of its cursors that is furthest behind. A rate that was not reported lately is 0. The last dead letter is
+-- null where there is none.
+-- $1 dead letters that are counted, at most bigint
 select p.id, p.plugin, p.version, p.digest,
        (select c.progress::text from sandmill.cursors c where c.processor = p.id order by c.bucket limit 1),
        case when p.reported_at > now() - interval '5 seconds' then p.rate else 0 end, p.handled,
        (select 'by ' || z.paused_by || ' since ' || to_char(z.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
         from sandmill.pauses z where z.processor = p.id and z.tenant = ''),
-       p.measures
+       p.measures,
+       (select count(*) from (select from sandmill.dead_letters d where d.processor = p.id limit $1) counted),
+       last.tenant, last.position, last.class, last.message
 from sandmill.processors p
+left join lateral (
+  select tenant, position, class, message from sandmill.dead_letters d where d.processor = p.id order by position desc limit 1
+) last on true
 order by p.id

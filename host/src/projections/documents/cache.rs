@@ -44,13 +44,11 @@ pub(super) struct Cache {
     /// Bytes of what is known.
     bytes: usize,
     bytes_max: usize,
-    /// Bytes of what is staged.
-    staged_bytes: usize,
 }
 
 impl Cache {
     pub(super) fn new(bytes_max: usize) -> Self {
-        Cache { entries: LruCache::unbounded_with_hasher(RandomState::default()), bytes: 0, bytes_max, staged_bytes: 0 }
+        Cache { entries: LruCache::unbounded_with_hasher(RandomState::default()), bytes: 0, bytes_max }
     }
 
     /// A document as its lane sees it, if anything is known of it.
@@ -77,23 +75,20 @@ impl Cache {
         let weight = weight(key, &known);
         let entry = self.entry(key);
         let replaced = entry.known.replace(known);
-        let settled = entry.staged.take_if(|staged| staged.serial <= serial);
-        self.staged_bytes -= settled.map_or(0, |staged| bytes(&staged.data));
+        entry.staged.take_if(|staged| staged.serial <= serial);
         self.change(key, weight, replaced);
     }
 
     /// Keeps what a lane wrote.
     pub(super) fn stage(&mut self, key: &DocumentKey, serial: u64, data: Option<Arc<str>>) {
-        let added = bytes(&data);
-        let replaced = self.entry(key).staged.replace(Staged { serial, data });
-        self.staged_bytes = self.staged_bytes + added - replaced.map_or(0, |staged| bytes(&staged.data));
+        self.entry(key).staged = Some(Staged { serial, data });
     }
 
     /// Forgets what a lane wrote.
     pub(super) fn unstage(&mut self, lane: &LaneKey) {
         let mut unknown = Vec::new();
         for (key, entry) in self.entries.iter_mut().filter(|(key, _)| key.lane == *lane) {
-            self.staged_bytes -= entry.staged.take().map_or(0, |staged| bytes(&staged.data));
+            entry.staged = None;
             if entry.known.is_none() {
                 unknown.push(key.clone());
             }
@@ -101,10 +96,6 @@ impl Cache {
         for key in unknown {
             self.entries.pop(&key);
         }
-    }
-
-    pub(super) fn staged_bytes(&self) -> usize {
-        self.staged_bytes
     }
 
     fn entry(&mut self, key: &DocumentKey) -> &mut Entry {
@@ -186,14 +177,13 @@ mod tests {
         }
         assert_eq!(cache.get(&key("a")), None);
         assert_eq!(cache.find(&key("a")), Some(Some("newer".into())));
-        assert_eq!(cache.staged_bytes(), 5);
 
         // Staged again while the commit was on its way.
         cache.stage(&key("a"), 2, Some("newest".into()));
         cache.settle(&key("a"), known(5), 1);
         assert_eq!(cache.find(&key("a")), Some(Some("newest".into())));
         cache.settle(&key("a"), known(6), 2);
-        assert_eq!((cache.find(&key("a")), cache.staged_bytes()), (Some(Some("xxxxxx".into())), 0));
+        assert_eq!(cache.find(&key("a")), Some(Some("xxxxxx".into())));
         cache.unstage(&key("b").lane);
         assert_eq!(cache.find(&key("b")), None);
     }

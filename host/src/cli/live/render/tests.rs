@@ -23,7 +23,7 @@ fn scene() -> Scene {
         instances: 54,
         processors: vec![
             processor("cart-summary", 4_290, 358.0, Standing::Behind { events: 6, seconds: 0.004 }),
-            processor("plane-log", 20_000, 0.0, Standing::Level),
+            processor("plane-log", 20_000, 0.0, Standing::UpToDate),
         ],
         tenants,
         ..Scene::default()
@@ -40,7 +40,7 @@ handled       358 events/s     24,290 in all  2 processors, 96 MiB, 54 instances
 
 PROCESSOR                    HANDLED    EVENTS/S   LAG
 cart-summary                   4,290         358   6 events, 4 ms
-plane-log                     20,000           0   level
+plane-log                     20,000           0   up to date
 
 BUSIEST TENANTS             APPENDED    EVENTS/S
 megamart                       3,614         300   ██████████████████████████████
@@ -119,7 +119,7 @@ fn a_plain_line_has_the_gist() {
     assert_eq!(
         line(&scene),
         "12 s: 4,296 appended, 358/s; cart-summary has handled 4,290 and is 6 events, 4 ms behind; \
-         plane-log has handled 20,000 and is level with 1 lane behind; busiest megamart 300/s"
+         plane-log has handled 20,000 and is up to date with 1 lane behind; busiest megamart 300/s"
     );
 }
 
