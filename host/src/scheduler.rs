@@ -122,18 +122,6 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
-    async fn yield_now() {
-        let mut yielded = false;
-        std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return std::task::Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await
-    }
-
     #[tokio::test]
     async fn runs_apart_from_the_runtime_and_gives_turns() {
         let scheduler = Scheduler::start(&Config { threads: 1 }).unwrap();
@@ -144,7 +132,7 @@ mod tests {
             async move {
                 while !done.load(SeqCst) {
                     turns.fetch_add(1, SeqCst);
-                    yield_now().await;
+                    tokio::task::yield_now().await;
                 }
                 std::thread::current().name().map(str::to_string)
             }
@@ -153,7 +141,7 @@ mod tests {
         scheduler
             .run(async move {
                 for _ in 0..100 {
-                    yield_now().await;
+                    tokio::task::yield_now().await;
                 }
                 done.store(true, SeqCst);
             })
@@ -176,7 +164,7 @@ mod tests {
         let endless = scheduler.run(async move {
             let _told = told;
             loop {
-                yield_now().await;
+                tokio::task::yield_now().await;
             }
         });
         drop(endless);
