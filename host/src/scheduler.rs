@@ -237,25 +237,13 @@ mod tests {
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     };
 
-    async fn yield_now() {
-        let mut yielded = false;
-        std::future::poll_fn(|cx| {
-            if std::mem::replace(&mut yielded, true) {
-                return std::task::Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            std::task::Poll::Pending
-        })
-        .await
-    }
-
     /// Computes for about so long, and gives way.
     async fn slice(micros: u64) {
         let began = thread_cpu();
         while thread_cpu() - began < Duration::from_micros(micros) {
             std::hint::black_box((0..1000u64).sum::<u64>());
         }
-        yield_now().await;
+        tokio::task::yield_now().await;
     }
 
     fn tenant(name: &str) -> TenantId {
@@ -357,7 +345,7 @@ mod tests {
                         most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
                         meeting.wait();
                         inside.fetch_sub(1, SeqCst);
-                        yield_now().await;
+                        tokio::task::yield_now().await;
                     }
                 })
             })
@@ -365,7 +353,7 @@ mod tests {
         let other = async move {
             for _ in 0..20 {
                 meeting.wait();
-                yield_now().await;
+                tokio::task::yield_now().await;
             }
         };
         scheduler.run(&tenant("one"), Class::Live, other).await;
@@ -411,7 +399,7 @@ mod tests {
         let endless = scheduler.run(&tenant("endless"), Class::Live, async move {
             let _told = told;
             loop {
-                yield_now().await;
+                tokio::task::yield_now().await;
             }
         });
         drop(endless);

@@ -1,19 +1,13 @@
 //! A host in this process whose one processor is native code: for tests that want to look into the handler, or to hold it up.
 
-use std::{
-    collections::BTreeMap,
-    future::{Future, pending},
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
 
 use sandmill::{
     app::{self, Ended, Follower, Until},
     model::{
         effects::{Change, Effects},
         event::{Batch, Event},
-        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start},
+        handler::{BoxFuture, Descriptor, Documents, Failure, Handler},
         ids::{CollectionName, ProcessorId},
     },
 };
@@ -73,16 +67,7 @@ impl Folding {
     }
 
     fn descriptor(&self) -> Descriptor {
-        Descriptor {
-            id: ProcessorId::parse("scripted").expect("a name"),
-            version: String::new(),
-            event_types: None,
-            collections: vec![self.collection.clone()],
-            partition_by: PartitionBy::Tenant,
-            start: Start::Beginning,
-            read_model_version: 1,
-            max_batch_size: None,
-        }
+        Descriptor::projector(ProcessorId::parse("scripted").expect("a name"), vec![self.collection.clone()])
     }
 
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
@@ -95,7 +80,8 @@ impl Folding {
             streams.iter().map(String::as_str).zip(found.into_iter().map(known)).collect();
         for event in &batch.events {
             (self.before)(event);
-            give_way().await;
+            // To the end of the queue of those who want the thread, as a guest goes at the end of its slice.
+            tokio::task::yield_now().await;
             if let Some(chain) = chains.get_mut(&*event.stream) {
                 chain.push(&event.id);
             }
@@ -127,17 +113,4 @@ impl Handler for Folding {
 fn chain(text: &str) -> Chain {
     let data: Value = serde_json::from_str(text).expect("a document is JSON");
     Chain { events: data["count"].as_i64().unwrap_or(0), chain: data["chain"].as_str().unwrap_or("").into() }
-}
-
-/// Goes to the end of the queue of those who want the thread, as a guest does at the end of its slice.
-fn give_way() -> impl Future<Output = ()> {
-    let mut given = false;
-    std::future::poll_fn(move |cx| {
-        if given {
-            return Poll::Ready(());
-        }
-        given = true;
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
 }

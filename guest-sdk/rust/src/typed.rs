@@ -18,7 +18,7 @@ use crate::Failure;
 
 /// Reads an event into the variant that its type names; `None` where there is no such variant.
 pub(crate) fn read<'de, E: Deserialize<'de>>(event_type: &'de str, data: &'de str) -> Result<Option<E>, Failure> {
-    match E::deserialize(Tagged { event_type, data }) {
+    match E::deserialize(Tagged { event_type, data, asked: None }) {
         Ok(event) => Ok(Some(event)),
         Err(Error::UnknownType) => Ok(None),
         Err(Error::Data(error)) => Err(Failure::skip("invalid-data", format!("{event_type}: {error}"))),
@@ -41,26 +41,30 @@ pub(crate) enum Known {
 /// Asks a type for the event types that it knows. `None` for one that is no enum tagged by its variants' names.
 pub(crate) fn known<'de, E: Deserialize<'de>>() -> Option<Known> {
     let mut known = None;
-    // It always ends with an error, since a probe has no data to read.
-    let _ = E::deserialize(Probe { known: &mut known });
+    // No event has an empty type, so whoever takes one takes any. It always ends with an error, as nothing is read.
+    let _ = E::deserialize(Tagged { event_type: "", data: "", asked: Some(&mut known) });
     known
 }
 
-/// An event as what serde reads from.
-struct Tagged<'de> {
+/// An event as what serde reads from; or no event, where the types that an enum knows are asked for.
+struct Tagged<'de, 'a> {
     event_type: &'de str,
     data: &'de str,
+    asked: Option<&'a mut Option<Known>>,
 }
 
-impl<'de> Deserializer<'de> for Tagged<'de> {
+impl<'de> Deserializer<'de> for Tagged<'de, '_> {
     type Error = Error;
 
     fn deserialize_enum<V: Visitor<'de>>(
-        self,
+        mut self,
         _name: &'static str,
-        _variants: &'static [&'static str],
+        variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
+        if let Some(known) = &mut self.asked {
+            **known = Some(Known::Named(variants));
+        }
         visitor.visit_enum(self)
     }
 
@@ -78,19 +82,23 @@ impl<'de> Deserializer<'de> for Tagged<'de> {
     }
 }
 
-impl<'de> EnumAccess<'de> for Tagged<'de> {
+impl<'de> EnumAccess<'de> for Tagged<'de, '_> {
     type Error = Error;
     type Variant = Self;
 
     fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
-        match seed.deserialize(BorrowedStrDeserializer::<NoVariant>::new(self.event_type)) {
-            Ok(variant) => Ok((variant, self)),
-            Err(NoVariant) => Err(Error::UnknownType),
+        match (seed.deserialize(BorrowedStrDeserializer::<NoVariant>::new(self.event_type)), self.asked) {
+            (Ok(variant), None) => Ok((variant, Tagged { asked: None, ..self })),
+            (Ok(_), Some(known)) => {
+                *known = Some(Known::Every);
+                Err(Error::UnknownType)
+            }
+            (Err(NoVariant), _) => Err(Error::UnknownType),
         }
     }
 }
 
-impl<'de> VariantAccess<'de> for Tagged<'de> {
+impl<'de> VariantAccess<'de> for Tagged<'de, '_> {
     type Error = Error;
 
     fn unit_variant(self) -> Result<(), Error> {
@@ -112,57 +120,12 @@ impl<'de> VariantAccess<'de> for Tagged<'de> {
 
 type Json<'de> = serde_json::Deserializer<StrRead<'de>>;
 
-impl<'de> Tagged<'de> {
+impl<'de> Tagged<'de, '_> {
     fn content<T>(self, read: impl FnOnce(&mut Json<'de>) -> Result<T, serde_json::Error>) -> Result<T, Error> {
         let mut json = Json::from_str(self.data);
         let content = read(&mut json).map_err(Error::Data)?;
         json.end().map_err(Error::Data)?;
         Ok(content)
-    }
-}
-
-/// Notes which types an enum knows, and fails.
-struct Probe<'p> {
-    known: &'p mut Option<Known>,
-}
-
-impl<'de> Deserializer<'de> for Probe<'_> {
-    type Error = Error;
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _name: &'static str,
-        variants: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Error> {
-        *self.known = Some(Known::Named(variants));
-        visitor.visit_enum(self)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _name: &'static str, visitor: V) -> Result<V::Value, Error> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Error> {
-        Err(Error::NotAnEnum)
-    }
-
-    forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
-    }
-}
-
-impl<'de> EnumAccess<'de> for Probe<'_> {
-    type Error = Error;
-    type Variant = Tagged<'de>;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Tagged<'de>), Error> {
-        // No event has an empty type, so whoever takes one takes any.
-        if seed.deserialize(BorrowedStrDeserializer::<NoVariant>::new("")).is_ok() {
-            *self.known = Some(Known::Every);
-        }
-        Err(Error::UnknownType)
     }
 }
 

@@ -65,6 +65,22 @@ pub struct Descriptor {
     pub max_batch_size: Option<u32>,
 }
 
+impl Descriptor {
+    /// A projector of all event types from the beginning, whose lanes are tenants.
+    pub fn projector(id: ProcessorId, collections: Vec<CollectionName>) -> Self {
+        Descriptor {
+            id,
+            version: String::new(),
+            event_types: None,
+            collections,
+            partition_by: PartitionBy::Tenant,
+            start: Start::Beginning,
+            read_model_version: 1,
+            max_batch_size: None,
+        }
+    }
+}
+
 /// Why an attempt ended badly, named by what happens next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {

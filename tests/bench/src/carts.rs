@@ -31,30 +31,35 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     // Makes the tables, and everything warm.
     host::catch_up(&config, &database, &plugin).await?;
 
-    let [mut wasm_rates, mut native_rates, mut floor_rates, mut read_rates] = [const { Vec::new() }; 4];
+    let [mut wasm_rates, mut native_rates, mut small_rates, mut large_rates, mut read_rates] =
+        [const { Vec::new() }; 5];
+    let [small, large] = floor::BATCHES;
     for round in 0..world.rounds {
-        let mut order = [0, 1, 2];
+        let mut order = [0, 1, 2, 3];
         // Whoever comes first meets what the one before left behind.
-        order.rotate_left(round % 3);
+        order.rotate_left(round % 4);
         let mut made = Vec::new();
         for turn in order {
             let (rates, seconds) = match turn {
                 0 => (&mut wasm_rates, host::catch_up(&config, &database, &plugin).await?),
                 1 => (&mut native_rates, host::catch_up(&config, &database, &native).await?),
-                _ => (&mut floor_rates, floor::run(&database).await?),
+                2 => (&mut small_rates, floor::run(&database, small).await?),
+                _ => (&mut large_rates, floor::run(&database, large).await?),
             };
             rates.push(events / seconds);
             made.push(database.fingerprint(COLLECTION).await?);
         }
         anyhow::ensure!(made.iter().all(|one| *one == made[0]), "they made different documents: {made:?}");
-        read_rates.push(events / floor::read(&database).await?);
+        read_rates.push(events / floor::read(&database, large).await?);
     }
     report.add(PART, "cart-summary", "events/s", wasm_rates.clone());
     report.add(PART, "the same as native code", "events/s", native_rates.clone());
-    report.add(PART, "a hand-written loop", "events/s", floor_rates.clone());
+    report.add(PART, format!("a hand-written loop, {small} a batch"), "events/s", small_rates.clone());
+    report.add(PART, format!("a hand-written loop, {large} a batch"), "events/s", large_rates.clone());
     report.add(PART, "reading alone", "events/s", read_rates);
     report.add_ratio(PART, "plugin / native code", &wasm_rates, &native_rates);
-    report.add_ratio(PART, "plugin / hand-written loop", &wasm_rates, &floor_rates);
+    report.add_ratio(PART, format!("plugin / hand-written loop, {small}"), &wasm_rates, &small_rates);
+    report.add_ratio(PART, format!("plugin / hand-written loop, {large}"), &wasm_rates, &large_rates);
     host::compare_binaries(world, &database, "cart-summary", (PART, "sandmill run"), report).await
 }
 

@@ -10,7 +10,6 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -21,7 +20,7 @@ use sandmill::{
     model::{
         effects::{Change, Effects},
         event::Batch,
-        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Reason, Start},
+        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason},
         ids::{CollectionName, ProcessorId},
     },
     processor::status,
@@ -225,16 +224,7 @@ struct Ledger {
 
 impl Ledger {
     fn descriptor(&self) -> anyhow::Result<Descriptor> {
-        Ok(Descriptor {
-            id: ProcessorId::parse("ledger")?,
-            version: String::new(),
-            event_types: None,
-            collections: vec![self.collection.clone()],
-            partition_by: PartitionBy::Tenant,
-            start: Start::Beginning,
-            read_model_version: 1,
-            max_batch_size: None,
-        })
+        Ok(Descriptor::projector(ProcessorId::parse("ledger")?, vec![self.collection.clone()]))
     }
 
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
@@ -284,21 +274,9 @@ async fn compute(lasting: Duration) {
     let mut slice = began;
     while began.elapsed() < lasting {
         if slice.elapsed() >= Duration::from_millis(1) {
-            give_way().await;
+            tokio::task::yield_now().await;
             slice = Instant::now();
         }
         std::hint::spin_loop();
     }
-}
-
-async fn give_way() {
-    let mut given = false;
-    std::future::poll_fn(|context| {
-        if std::mem::replace(&mut given, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

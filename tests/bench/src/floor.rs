@@ -17,8 +17,8 @@ use crate::{
     world::{Database, table},
 };
 
-/// Events of one batch, as many as the host reads at once while it is behind: the larger it is, the less often a document is written.
-const BATCH: i64 = 20_000;
+/// Events of one batch: an ordinary one, and one as large as the host's pages while it is behind. The larger it is, the less often a document is written.
+pub const BATCHES: [i64; 2] = [5_000, 20_000];
 
 struct Read {
     position: i64,
@@ -29,11 +29,11 @@ struct Read {
 }
 
 /// Reads everything batch by batch and says how many seconds it took.
-pub async fn read(database: &Database) -> anyhow::Result<f64> {
+pub async fn read(database: &Database, batch: i64) -> anyhow::Result<f64> {
     let reader = database.db.connect("floor reader").await?;
     let began = Instant::now();
     let (batches, mut read) = mpsc::channel(1);
-    let reading = read_all(reader, batches);
+    let reading = read_all(reader, batches, batch);
     let counting = async {
         while let Some(batch) = read.recv().await {
             std::hint::black_box(&batch);
@@ -44,7 +44,7 @@ pub async fn read(database: &Database) -> anyhow::Result<f64> {
 }
 
 /// Runs the loop over everything and says how many seconds it took.
-pub async fn run(database: &Database) -> anyhow::Result<f64> {
+pub async fn run(database: &Database, batch: i64) -> anyhow::Result<f64> {
     database.reset().await?;
     let checkpoint = "create table if not exists public.floor_checkpoint (position bigint not null);
       truncate public.floor_checkpoint; insert into public.floor_checkpoint values (0)";
@@ -53,7 +53,7 @@ pub async fn run(database: &Database) -> anyhow::Result<f64> {
     let (reader, writer) = (database.db.connect("floor reader").await?, database.db.connect("floor writer").await?);
     let (batches, read) = mpsc::channel(1);
     let (documents, folded) = mpsc::channel(1);
-    let reading = tokio::spawn(read_all(reader, batches));
+    let reading = tokio::spawn(read_all(reader, batches, batch));
     let folding = tokio::spawn(fold_all(read, documents));
     write_all(writer, folded).await?;
     reading.await??;
@@ -61,13 +61,13 @@ pub async fn run(database: &Database) -> anyhow::Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
-async fn read_all(session: Session, batches: mpsc::Sender<Vec<Read>>) -> anyhow::Result<()> {
+async fn read_all(session: Session, batches: mpsc::Sender<Vec<Read>>, batch: i64) -> anyhow::Result<()> {
     let sql = "select position, tenant, stream, type, data::text from sandmill.events
                where position > $1 and xid < pg_snapshot_xmin(pg_current_snapshot()) order by position limit $2";
     let statement = session.prepare(sql).await?;
     let mut position = 0_i64;
     loop {
-        let rows = session.query(&statement, &[&position, &BATCH]).await?;
+        let rows = session.query(&statement, &[&position, &batch]).await?;
         let batch: Vec<Read> = rows
             .iter()
             .map(|row| Read {
