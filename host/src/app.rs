@@ -26,6 +26,7 @@ use crate::{
     source::{OpenSource, native::Native},
     store::anchor,
     supervisor::Supervisor,
+    tenants::{Tenants, usage},
 };
 
 /// How a run ended, when it ended in order.
@@ -143,12 +144,16 @@ impl<'a> Ready<'a> {
         let Loaded { followers, mut refused } = loaded;
         let mut settings = self.config.processor.clone();
         settings.lanes_at_once = settings.lanes_at_once.min(most_lanes).max(1);
-        let scheduler = Scheduler::start(&self.config.scheduler).context("start the guest threads")?;
+        let tenants = Tenants::new(&self.config.tenants, &self.config.tenant_limits);
+        let scheduler = Scheduler::start_for(&self.config.scheduler, tenants.weights(), &tenants.threads());
+        let scheduler = scheduler.context("start the guest threads")?;
         let pages = Pages::new(self.source.clone(), settings.page_events, settings.page_kib << 10);
         let (wake, wakeups) = Wake::new(self.source);
         let (db, host_lock) = (self.db.clone(), self.host_lock);
-        let ground = Ground { db, pages, wakeups, host_lock, instances, config: settings };
         let mut supervisor = Supervisor::default();
+        supervisor.spawn("tell what tenants use", usage::tell(tenants.clone(), db.clone(), supervisor.stop()));
+        let ground =
+            Ground { db: db.clone(), pages, wakeups, host_lock, tenants: tenants.clone(), instances, config: settings };
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
         let mut standings = Vec::new();
         for Follower { descriptor, plugin, digest, handler } in followers {
@@ -184,6 +189,7 @@ impl<'a> Ready<'a> {
             }
         };
         supervisor.run(drain, abort).await?;
+        usage::tell_last(&tenants, &db).await;
         Ok(ended)
     }
 }

@@ -25,6 +25,7 @@ mod resume;
 mod run;
 mod status;
 mod table;
+mod tenants;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -56,6 +57,7 @@ or, on a database of yours, named by DATABASE_URL:
   sandmill migrate                              makes the tables
   sandmill run --plugins plugins                runs the plugins
   sandmill status                               shows how they stand
+  sandmill tenants                              shows what each tenant uses
 
 `sandmill COMMAND --help` shows examples of a command.
 
@@ -101,6 +103,8 @@ enum Command {
     Run(run::RunArgs),
     /// Shows how every processor stands
     Status(status::StatusArgs),
+    /// Shows what each tenant uses, and how far it is behind
+    Tenants(tenants::TenantsArgs),
     /// Lists the documents of a collection
     Documents(documents::DocumentsArgs),
     /// Makes a processor, a tenant of it or a lane wait
@@ -206,6 +210,7 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
         match command {
             Command::Run(args) => run::run(args, config, &db).await,
             Command::Status(args) => status::run(args, &db).await,
+            Command::Tenants(args) => tenants::run(args, &db).await,
             Command::Documents(args) => documents::run(args, &db).await,
             Command::Pause(args) => resume::pause(args, &db).await,
             Command::Resume(args) => resume::run(args, &db).await,

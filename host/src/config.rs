@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     processor,
     sandbox::{Limits, compile},
-    scheduler,
+    scheduler, tenants,
 };
 
 /// Everything an operator can set.
@@ -39,6 +39,10 @@ pub struct Config {
     pub limits: Limits,
     /// How components are compiled, and where the code is kept.
     pub compile: compile::Config,
+    /// What every tenant may use.
+    pub tenant_limits: tenants::Limits,
+    /// What differs for some tenants, as in `[tenants.acme]` with `weight = 3`: a weight, limits, threads of their own, processors, a pause. Default: nothing.
+    pub tenants: BTreeMap<String, tenants::Settings>,
 }
 
 /// Settings that cannot be used: where they came from, what is wrong, and how to mend it.
@@ -135,6 +139,10 @@ impl Config {
                 return Err(format!("processor.{name} = {value} is out of range; it takes {low} to {high}"));
             }
         }
+        self.tenant_limits.check()?;
+        for (name, tenant) in &self.tenants {
+            tenant.check(name)?;
+        }
         self.scheduler.check()
     }
 }
@@ -154,7 +162,7 @@ fn keys() -> Vec<(String, toml::Value)> {
 }
 
 /// Settings whose value is a table with names of the operator's: one setting, not one for each name.
-const TABLES: [&str; 1] = ["scheduler.weights"];
+const TABLES: [&str; 1] = ["tenants"];
 
 /// Every key with its value.
 fn leaves(settings: &impl Serialize) -> Vec<(String, toml::Value)> {
@@ -216,7 +224,7 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
         toml::Value::Table(_) => {
             let table = toml::from_str(&format!("table = {}", text.trim())).map(|mut t: toml::Table| t.remove("table"));
             let Ok(Some(table @ toml::Value::Table(_))) = table else {
-                return Err(format!("`{text}` is not a table; write it like {{ acme = 3, globex = 2 }}"));
+                return Err(format!("`{text}` is not a table; write it like {{ acme = {{ weight = 3 }} }}"));
             };
             table
         }
@@ -291,12 +299,14 @@ mod tests {
         assert_eq!(config.database_url, "env");
         assert_eq!(load(None, &[], &[]).unwrap(), Config::default());
 
-        let file = "[scheduler.weights]\nacme = 2\n\"globex.eu\" = 5\n";
-        let weights = |flags| load(Some(file), &[], flags).unwrap().scheduler.weights.into_iter().collect::<Vec<_>>();
-        assert_eq!(weights(&[]), [("acme".into(), 2), ("globex.eu".into(), 5)]);
-        assert_eq!(weights(&["scheduler.weights={ acme = 3 }"]), [("acme".into(), 3)]);
-        let variable = [("SANDMILL_SCHEDULER_WEIGHTS", "{}")];
-        assert!(load(Some(file), &variable, &[]).unwrap().scheduler.weights.is_empty());
+        let file = "[tenants.acme]\nweight = 2\n[tenants.\"globex.eu\"]\ncpu-percent = 5\n";
+        let weights = |flags| {
+            let tenants = load(Some(file), &[], flags).unwrap().tenants;
+            tenants.into_iter().map(|(name, tenant)| (name, tenant.weight)).collect::<Vec<_>>()
+        };
+        assert_eq!(weights(&[]), [("acme".into(), 2), ("globex.eu".into(), 1)]);
+        assert_eq!(weights(&["tenants={ acme = { weight = 3 } }"]), [("acme".into(), 3)]);
+        assert!(load(Some(file), &[("SANDMILL_TENANTS", "{}")], &[]).unwrap().tenants.is_empty());
     }
 
     #[test]
@@ -318,11 +328,13 @@ mod tests {
             "settings: limits.memory-mib = 0 is out of range; it takes 1 to 4095"
         );
         assert_eq!(
-            error(None, &[], &["scheduler.weights=acme:3"]),
-            "--set scheduler.weights=acme:3: `acme:3` is not a table; write it like { acme = 3, globex = 2 }"
+            error(None, &[], &["tenants=acme:3"]),
+            "--set tenants=acme:3: `acme:3` is not a table; write it like { acme = { weight = 3 } }"
         );
-        let heavy = error(Some("[scheduler]\nweights = { acme = 101 }"), &[], &[]);
-        assert!(heavy.starts_with("settings: scheduler.weights: acme = 101 is out of range"), "{heavy}");
+        let heavy = error(Some("[tenants.acme]\nweight = 101"), &[], &[]);
+        assert!(heavy.starts_with("settings: tenants.acme.weight = 101 is out of range"), "{heavy}");
+        let typo = error(Some("[tenants.acme]\nwieght = 1"), &[], &[]);
+        assert!(typo.contains("line 2") && typo.contains("`wieght`") && typo.contains("`weight`"), "{typo}");
         let unknown = error(Some("[limits]\ncpu-mss = 1\n"), &[], &[]);
         assert!(
             unknown.starts_with("FILE: \n") && unknown.contains("line 2") && unknown.contains("cpu-mss"),

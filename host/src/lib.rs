@@ -19,4 +19,5 @@ pub mod source;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod tenants;
 pub mod toolchain;

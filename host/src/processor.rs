@@ -40,6 +40,7 @@ use crate::{
         ids::LaneKey,
     },
     supervisor::Stop,
+    tenants::Tenants,
 };
 use engine::Engine;
 use lane::Runner;
@@ -103,6 +104,8 @@ pub struct Ground {
     pub wakeups: Wakeups,
     /// The right to work on it.
     pub host_lock: Arc<HostLock>,
+    /// What tenants may use, and what they have used.
+    pub tenants: Tenants,
     /// The plugin instances alive, for people.
     pub instances: Instances,
     /// The settings.
@@ -190,13 +193,14 @@ impl Processor {
     async fn term(&mut self, stop: &mut Stop) -> Result<(), Shaken> {
         self.ground.host_lock.ensure().await?;
         let term = Term::begin(&self.ground, &self.descriptor, &self.digest).await.context("begin a term")?;
-        let config = self.ground.config.clone();
+        let (config, tenants) = (self.ground.config.clone(), self.ground.tenants.clone());
         let engine = Engine::new(
             term,
             &self.descriptor.id,
             &self.router,
             &self.runner,
             &config,
+            &tenants,
             &mut self.report,
             &mut self.moved,
         );

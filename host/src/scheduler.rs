@@ -2,11 +2,11 @@
 //!
 //! Whose turn it is is decided in [`ring`]: tenants share the CPU time by weight and class, and pay for what their polls have really cost by the thread's
 //! own CPU clock, with all that the host does for them inside. A guest's future yields every slice (see `sandbox::meter`) and goes back into the
-//! ring; one that waits for the host is not in it until it is woken. Dropping what [`Scheduler::run`] returned drops the guest's future
-//! at its next slice at the latest. The threads end with the scheduler.
+//! ring; one that waits for the host is not in it until it is woken. A tenant with threads of its own has a ring of its own too. Dropping what
+//! [`Scheduler::run`] returned drops the guest's future at its next slice at the latest. The threads end with the scheduler.
 
+mod meter;
 mod ring;
-mod usage;
 
 use std::{
     collections::BTreeMap,
@@ -19,10 +19,9 @@ use async_task::Runnable;
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
+pub use meter::Meter;
 pub use ring::Class;
 use ring::{Ring, Turn};
-pub use usage::Usage;
-use usage::Usages;
 
 use crate::model::ids::TenantId;
 
@@ -35,15 +34,18 @@ pub struct Config {
     /// Threads that one tenant's guests may hold at once, or 0 for all but one of `threads`, at least 1. Default 0: whatever a tenant does, another one that
     /// comes finds a thread without waiting for the end of its slice.
     pub tenant_threads: usize,
-    /// Parts of the guest threads' time by tenant, as in `{ acme = 3 }`; others have 1. They count where there is not enough for all: a tenant of
-    /// weight 3 then gets three times what one of weight 1 gets. 1 to 100. Default: none, so that all are equal.
-    pub weights: BTreeMap<String, u32>,
+    /// Parts of a tenant's weight that count for events at the head of the log, which somebody waits for. 1 to 100. Default 8.
+    pub live_weight: u32,
+    /// The same for what is behind the head or reads the log for itself. Default 2: it gets on, and a tenant's own live events go before it.
+    pub catch_up_weight: u32,
+    /// The same for a second set of documents, which nobody reads yet. Default 1.
+    pub rebuild_weight: u32,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Config { threads, tenant_threads: 0, weights: BTreeMap::new() }
+        Config { threads, tenant_threads: 0, live_weight: 8, catch_up_weight: 2, rebuild_weight: 1 }
     }
 }
 
@@ -60,57 +62,74 @@ impl Config {
                 "scheduler.tenant-threads = {given} is out of range; it takes 1 to 256, or 0 for all but one"
             ));
         }
-        for (tenant, weight) in &self.weights {
-            TenantId::parse(tenant).map_err(|e| format!("scheduler.weights: {e}"))?;
-            if !(1..=100).contains(weight) {
-                return Err(format!(
-                    "scheduler.weights: {tenant} = {weight} is out of range; it takes 1 to 100. To hold a tenant back, give others more"
-                ));
+        let weights = [
+            ("live-weight", self.live_weight),
+            ("catch-up-weight", self.catch_up_weight),
+            ("rebuild-weight", self.rebuild_weight),
+        ];
+        for (name, weight) in weights {
+            if !(1..=100).contains(&weight) {
+                return Err(format!("scheduler.{name} = {weight} is out of range; it takes 1 to 100"));
             }
         }
         Ok(())
     }
 
-    fn ring(&self) -> Ring<Waiting> {
-        // Names that break their rule name no tenant; `check` refuses them.
-        let weights = self.weights.iter().filter_map(|(name, weight)| Some((TenantId::parse(name).ok()?, *weight)));
-        let at_once = if self.tenant_threads == 0 { self.threads.saturating_sub(1) } else { self.tenant_threads };
-        Ring::new(weights.collect(), at_once)
+    /// Parts that classes have, by [`Class`].
+    fn classes(&self) -> [u32; 3] {
+        [self.live_weight, self.catch_up_weight, self.rebuild_weight]
     }
 }
 
-/// A set of guest threads with one ring. Cheap to clone; the last clone ends the threads.
+/// Guest threads and who shares them. Cheap to clone; the last clone ends the threads.
 #[derive(Clone)]
 pub struct Scheduler {
-    _threads: Arc<Threads>,
-    queue: Arc<Queue>,
+    shared: Threads,
+    /// Of tenants that have threads of their own.
+    own: Arc<BTreeMap<TenantId, Threads>>,
 }
 
 impl Scheduler {
-    /// Starts the threads.
+    /// Starts the threads that all share.
     pub fn start(config: &Config) -> std::io::Result<Self> {
-        let state = State { ring: config.ring(), usages: Usages::default(), resting: 0, ended: false };
-        let queue = Arc::new(Queue { state: Mutex::new(state), ready: Condvar::new() });
-        let threads = Threads { queue: queue.clone() };
-        for number in 0..config.threads.max(1) {
-            let queue = queue.clone();
-            std::thread::Builder::new().name(format!("guest-{number}")).spawn(move || queue.work())?;
-        }
-        Ok(Scheduler { _threads: Arc::new(threads), queue })
+        Self::start_for(config, BTreeMap::new(), &BTreeMap::new())
     }
 
-    /// Runs a future on the guest threads, in a tenant's time. A panic in it comes out where this is awaited.
-    pub fn run<F>(&self, tenant: &TenantId, class: Class, future: F) -> impl Future<Output = F::Output> + use<F>
+    /// Starts the threads, shared by tenants with these weights or 1, and so many more for each of these tenants alone.
+    pub fn start_for(
+        config: &Config,
+        weights: BTreeMap<TenantId, u32>,
+        own: &BTreeMap<TenantId, usize>,
+    ) -> std::io::Result<Self> {
+        let threads = config.threads.max(1);
+        let at_once = if config.tenant_threads == 0 { threads - 1 } else { config.tenant_threads };
+        let shared = Threads::start("guest", threads, Ring::new(weights, config.classes(), at_once))?;
+        let own = own.iter().map(|(tenant, &threads)| {
+            let ring = Ring::new(BTreeMap::new(), config.classes(), threads);
+            // Names of threads have 15 bytes.
+            Ok((tenant.clone(), Threads::start(&format!("own-{tenant:.8}"), threads, ring)?))
+        });
+        Ok(Scheduler { shared, own: Arc::new(own.collect::<std::io::Result<_>>()?) })
+    }
+
+    /// Runs a future on the guest threads, in a tenant's time, and counts what it costs. A panic in it comes out where this is awaited.
+    pub fn run<F>(
+        &self,
+        tenant: &TenantId,
+        class: Class,
+        meter: &Arc<Meter>,
+        future: F,
+    ) -> impl Future<Output = F::Output> + use<F>
     where
         F: Future + Send + 'static,
         F::Output: Send + 'static,
     {
-        let queue = Arc::downgrade(&self.queue);
-        let tenant = tenant.clone();
+        let queue = Arc::downgrade(self.queue(tenant));
+        let (tenant, meter) = (tenant.clone(), meter.clone());
         let schedule = move |runnable: Runnable| {
             // Without a queue the scheduler is gone, and dropping the runnable cancels the guest.
             if let Some(queue) = queue.upgrade() {
-                queue.push(&tenant, class, runnable);
+                queue.push(&tenant, class, Waiting { runnable, meter: meter.clone(), since: Instant::now() });
             }
         };
         let (runnable, task) = async_task::Builder::new().propagate_panic(true).spawn(|()| future, schedule);
@@ -120,20 +139,46 @@ impl Scheduler {
 
     /// Charges a tenant for time that was spent on its behalf elsewhere.
     pub fn charge(&self, tenant: &TenantId, class: Class, time: Duration) {
-        self.queue.lock().ring.charge(tenant, class, time);
+        self.queue(tenant).lock().ring.charge(tenant, class, time);
     }
 
-    /// What tenants have used, of those that computed most recently.
-    pub fn usage(&self) -> Vec<(TenantId, Usage)> {
-        self.queue.lock().usages.all()
+    /// What a tenant owes in a class, in turns of the ring: how far others go before it.
+    pub fn debt(&self, tenant: &TenantId, class: Class) -> u32 {
+        self.queue(tenant).lock().ring.debt(tenant, class)
+    }
+
+    /// Forgives a tenant what it owes in a class, as what it owed for is done.
+    pub fn forgive(&self, tenant: &TenantId, class: Class) {
+        self.queue(tenant).lock().ring.forgive(tenant, class);
+    }
+
+    fn queue(&self, tenant: &TenantId) -> &Arc<Queue> {
+        &self.own.get(tenant).unwrap_or(&self.shared).0.queue
     }
 }
 
-struct Threads {
+/// Threads with one ring.
+#[derive(Clone)]
+struct Threads(Arc<Work>);
+
+struct Work {
     queue: Arc<Queue>,
 }
 
-impl Drop for Threads {
+impl Threads {
+    fn start(name: &str, threads: usize, ring: Ring<Waiting>) -> std::io::Result<Self> {
+        let state = State { ring, resting: 0, ended: false };
+        let queue = Arc::new(Queue { state: Mutex::new(state), ready: Condvar::new() });
+        let work = Work { queue: queue.clone() };
+        for number in 0..threads {
+            let queue = queue.clone();
+            std::thread::Builder::new().name(format!("{name}-{number}")).spawn(move || queue.work())?;
+        }
+        Ok(Threads(Arc::new(work)))
+    }
+}
+
+impl Drop for Work {
     fn drop(&mut self) {
         self.queue.lock().ended = true;
         self.queue.ready.notify_all();
@@ -147,7 +192,6 @@ struct Queue {
 
 struct State {
     ring: Ring<Waiting>,
-    usages: Usages,
     /// Threads that wait for something to do: as telling them is a system call, it is done only if there are any.
     resting: usize,
     ended: bool,
@@ -156,6 +200,7 @@ struct State {
 /// A guest that could go on, and since when.
 struct Waiting {
     runnable: Runnable,
+    meter: Arc<Meter>,
     since: Instant,
 }
 
@@ -165,8 +210,7 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, tenant: &TenantId, class: Class, runnable: Runnable) {
-        let waiting = Waiting { runnable, since: Instant::now() };
+    fn push(&self, tenant: &TenantId, class: Class, waiting: Waiting) {
         let mut state = self.lock();
         state.ring.push(tenant, class, waiting);
         let wake = state.resting > 0 && state.ring.waiting() > 0;
@@ -186,20 +230,18 @@ impl Queue {
             guest.runnable.run();
             // One look at the clock for each poll: what it took to find the next guest is the next one's.
             let now = thread_cpu();
-            ran = Some(Ran { turn, cpu: now.saturating_sub(clock), waited });
+            let cpu = now.saturating_sub(clock);
+            guest.meter.add(cpu, waited);
+            ran = Some((turn, cpu));
             clock = now;
         }
     }
 
     /// Gives back a turn and waits for the next; also says whether the thread had to rest. None when the scheduler ends.
-    fn next(&self, ran: Option<Ran>) -> Option<(Turn, Waiting, bool)> {
+    fn next(&self, ran: Option<(Turn, Duration)>) -> Option<(Turn, Waiting, bool)> {
         let (mut state, mut rested) = (self.lock(), false);
-        if let Some(Ran { turn, cpu, waited }) = ran {
-            let State { ring, usages, .. } = &mut *state;
-            if let Some(tenant) = ring.tenant(&turn) {
-                usages.add(tenant, cpu, waited);
-            }
-            ring.ran(turn, cpu);
+        if let Some((turn, cpu)) = ran {
+            state.ring.ran(turn, cpu);
         }
         loop {
             if state.ended {
@@ -214,13 +256,6 @@ impl Queue {
             rested = true;
         }
     }
-}
-
-/// A poll that has ended.
-struct Ran {
-    turn: Turn,
-    cpu: Duration,
-    waited: Duration,
 }
 
 /// CPU time that this thread has used in its life.
@@ -251,16 +286,18 @@ mod tests {
     }
 
     fn start(threads: usize, tenant_threads: usize, weights: &[(&str, u32)]) -> Scheduler {
-        let weights = weights.iter().map(|(name, weight)| (name.to_string(), *weight)).collect();
-        let config = Config { threads, tenant_threads, weights };
+        let config = Config { threads, tenant_threads, ..Config::default() };
         config.check().unwrap();
-        Scheduler::start(&config).unwrap()
+        let weights = weights.iter().map(|(name, weight)| (tenant(name), *weight)).collect();
+        Scheduler::start_for(&config, weights, &BTreeMap::new()).unwrap()
     }
 
-    /// CPU milliseconds that tenants have used so far.
-    fn used<const N: usize>(scheduler: &Scheduler, tenants: [&str; N]) -> [f64; N] {
-        let usage: BTreeMap<TenantId, Usage> = scheduler.usage().into_iter().collect();
-        tenants.map(|name| usage.get(&tenant(name)).map_or(0.0, |usage| usage.cpu.as_secs_f64() * 1e3))
+    fn meter() -> Arc<Meter> {
+        Arc::default()
+    }
+
+    fn ms(meter: &Meter) -> f64 {
+        meter.cpu().as_secs_f64() * 1e3
     }
 
     #[tokio::test]
@@ -268,7 +305,7 @@ mod tests {
         let scheduler = start(1, 0, &[]);
         let turns = Arc::new(AtomicUsize::new(0));
         let done = Arc::new(AtomicBool::new(false));
-        let hog = scheduler.run(&tenant("hog"), Class::Live, {
+        let hog = scheduler.run(&tenant("hog"), Class::Live, &meter(), {
             let (turns, done) = (turns.clone(), done.clone());
             async move {
                 while !done.load(SeqCst) {
@@ -285,7 +322,7 @@ mod tests {
             }
             done.store(true, SeqCst);
         };
-        scheduler.run(&tenant("quiet"), Class::Live, quiet).await;
+        scheduler.run(&tenant("quiet"), Class::Live, &meter(), quiet).await;
         assert_eq!(hog.await.as_deref(), Some("guest-0"));
         assert!(turns.load(SeqCst) >= 10);
     }
@@ -296,16 +333,17 @@ mod tests {
         let done = Arc::new(AtomicBool::new(false));
         let mut hogs = Vec::new();
         // However many guests a tenant has and however long their polls are.
+        let meters = [(); 4].map(|()| meter());
         let cases = [
             ("heavy", Class::Live, 1, 1000),
             ("many", Class::Live, 9, 300),
             ("long", Class::Live, 1, 2500),
             ("behind", Class::CatchUp, 2, 1000),
         ];
-        for (name, class, guests, micros) in cases {
+        for ((name, class, guests, micros), meter) in cases.into_iter().zip(&meters) {
             for _ in 0..guests {
                 let done = done.clone();
-                hogs.push(scheduler.run(&tenant(name), class, async move {
+                hogs.push(scheduler.run(&tenant(name), class, meter, async move {
                     while !done.load(SeqCst) {
                         slice(micros).await;
                     }
@@ -314,8 +352,8 @@ mod tests {
         }
         let used = loop {
             // To be served is to have waited for some of their slices.
-            scheduler.run(&tenant("watch"), Class::Live, async {}).await;
-            let used = used(&scheduler, ["heavy", "many", "long", "behind"]);
+            scheduler.run(&tenant("watch"), Class::Live, &meter(), async {}).await;
+            let used = meters.each_ref().map(|meter| ms(meter));
             if used.iter().sum::<f64>() >= 500.0 {
                 break used;
             }
@@ -340,7 +378,7 @@ mod tests {
         let guests: Vec<_> = (0..4)
             .map(|_| {
                 let (inside, most, meeting) = (inside.clone(), most.clone(), meeting.clone());
-                scheduler.run(&tenant("many"), Class::Live, async move {
+                scheduler.run(&tenant("many"), Class::Live, &meter(), async move {
                     for _ in 0..5 {
                         most.fetch_max(inside.fetch_add(1, SeqCst) + 1, SeqCst);
                         meeting.wait();
@@ -356,7 +394,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         };
-        scheduler.run(&tenant("one"), Class::Live, other).await;
+        scheduler.run(&tenant("one"), Class::Live, &meter(), other).await;
         for guest in guests {
             guest.await;
         }
@@ -369,7 +407,8 @@ mod tests {
         let spender = tenant("spender");
         scheduler.charge(&spender, Class::Live, Duration::from_millis(60));
         let done = Arc::new(AtomicBool::new(false));
-        let hog = scheduler.run(&tenant("hog"), Class::Live, {
+        let cost = meter();
+        let hog = scheduler.run(&tenant("hog"), Class::Live, &cost, {
             let done = done.clone();
             async move {
                 while !done.load(SeqCst) {
@@ -377,9 +416,9 @@ mod tests {
                 }
             }
         });
-        scheduler.run(&spender, Class::Live, async {}).await;
+        scheduler.run(&spender, Class::Live, &meter(), async {}).await;
         // From its start on: every turn that the hog has had is one that the other paid for.
-        let [before] = used(&scheduler, ["hog"]);
+        let before = ms(&cost);
         done.store(true, SeqCst);
         hog.await;
         assert!(before >= 50.0, "it came after {before} ms of the other's");
@@ -396,7 +435,7 @@ mod tests {
         let scheduler = start(1, 0, &[]);
         let (told, dropped) = tokio::sync::oneshot::channel();
         let told = Told(Some(told));
-        let endless = scheduler.run(&tenant("endless"), Class::Live, async move {
+        let endless = scheduler.run(&tenant("endless"), Class::Live, &meter(), async move {
             let _told = told;
             loop {
                 tokio::task::yield_now().await;
@@ -409,16 +448,16 @@ mod tests {
     #[tokio::test]
     async fn a_panic_comes_out_where_the_run_is_awaited_and_the_thread_goes_on() {
         let scheduler = start(1, 0, &[]);
-        let run = scheduler.run(&tenant("clumsy"), Class::Live, async { assert!(thread_cpu().is_zero(), "tripped") });
+        let run = scheduler
+            .run(&tenant("clumsy"), Class::Live, &meter(), async { assert!(thread_cpu().is_zero(), "tripped") });
         let panic = tokio::spawn(run).await.unwrap_err().into_panic();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"tripped"));
-        assert_eq!(scheduler.run(&tenant("clumsy"), Class::Live, async { 1 }).await, 1);
+        assert_eq!(scheduler.run(&tenant("clumsy"), Class::Live, &meter(), async { 1 }).await, 1);
     }
 
     #[test]
     fn settings_that_cannot_be_meant_are_refused_with_the_way_out() {
         let refused = |config: Config| config.check().unwrap_err();
-        let weights = |name: &str, weight| Config { weights: [(name.into(), weight)].into(), ..Config::default() };
         assert_eq!(
             refused(Config { threads: 0, ..Config::default() }),
             "scheduler.threads = 0 is out of range; it takes 1 to 256"
@@ -427,10 +466,29 @@ mod tests {
             refused(Config { tenant_threads: 257, ..Config::default() }),
             "scheduler.tenant-threads = 257 is out of range; it takes 1 to 256, or 0 for all but one"
         );
-        assert!(refused(weights("-acme", 2)).starts_with("scheduler.weights: `-acme` is not a valid tenant name: "));
-        assert!(
-            refused(weights("acme", 0)).starts_with("scheduler.weights: acme = 0 is out of range; it takes 1 to 100")
+        assert_eq!(
+            refused(Config { catch_up_weight: 0, ..Config::default() }),
+            "scheduler.catch-up-weight = 0 is out of range; it takes 1 to 100"
         );
-        assert_eq!(weights("acme.eu", 100).check(), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn a_tenant_with_threads_of_its_own_neither_gives_nor_takes_any() {
+        let config = Config { threads: 1, ..Config::default() };
+        let own = [(tenant("rich"), 1)].into();
+        let scheduler = Scheduler::start_for(&config, BTreeMap::new(), &own).unwrap();
+        let where_am_i = async { std::thread::current().name().map(str::to_string) };
+        // On one shared thread this could never end.
+        let meeting = Arc::new(Barrier::new(2));
+        let met = meeting.clone();
+        let poor = scheduler.run(&tenant("poor"), Class::Live, &meter(), async move {
+            met.wait();
+            where_am_i.await
+        });
+        let rich = scheduler.run(&tenant("rich"), Class::Live, &meter(), async move {
+            meeting.wait();
+            std::thread::current().name().map(str::to_string)
+        });
+        assert_eq!((poor.await.as_deref(), rich.await.as_deref()), (Some("guest-0"), Some("own-rich-0")));
     }
 }

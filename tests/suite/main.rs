@@ -42,6 +42,8 @@ mod sources;
 mod sql;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
+// What tenants may use, what they have used, and who waits because the settings say so.
+mod tenants;
 // The repository's own habits: borders, sizes, loose ends.
 mod tidy;
 // Making plugins.

@@ -182,7 +182,7 @@ fn since(lane: &LaneBehind, now: SystemTime) -> String {
 }
 
 /// Seconds for people: in the largest unit of which there are two.
-fn age(seconds: f64) -> String {
+pub(super) fn age(seconds: f64) -> String {
     let units = [("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)];
     match units.into_iter().find(|(_, unit)| seconds >= 2.0 * unit) {
         Some((name, unit)) => format!("{:.0} {name}", (seconds / unit).floor()),

@@ -4,11 +4,12 @@
 //! new group of settings needs a line in [`SOURCES`]; a test holds that no setting is without its sentence.
 
 /// A group of settings, the name of its struct, and the file that declares it.
-const SOURCES: [(&str, &str, &str); 5] = [
+const SOURCES: [(&str, &str, &str); 6] = [
     ("", "Config", include_str!("../config.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
     ("scheduler", "Config", include_str!("../scheduler.rs")),
     ("limits", "Limits", include_str!("../sandbox/limits.rs")),
+    ("tenant-limits", "Limits", include_str!("../tenants/settings.rs")),
     ("compile", "Config", include_str!("../sandbox/compile.rs")),
 ];
 

@@ -234,8 +234,14 @@ impl<T: Results> Book<T> {
         self.lanes.get(key).is_some_and(Lane::detached)
     }
 
-    /// Deals a page: each lane's events in it.
-    pub fn deal(&mut self, page: &crate::model::event::Page, lanes: Vec<(LaneKey, Vec<Arc<Event>>)>) {
+    /// Deals a page: each lane's events in it. A lane that was left behind and holds several pages is detached if it holds too much, or if `over` says
+    /// that it has asked for too much.
+    pub fn deal(
+        &mut self,
+        page: &crate::model::event::Page,
+        lanes: Vec<(LaneKey, Vec<Arc<Event>>)>,
+        over: impl Fn(&LaneKey) -> bool,
+    ) {
         for (key, _) in &lanes {
             self.hold_if_paused(key);
         }
@@ -263,7 +269,8 @@ impl<T: Results> Book<T> {
             lane.push(work);
             // A lane without a row holds nothing but what the open pages brought, and those are bounded.
             let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
-            if lane.row.is_some() && holds_several && lane.queued_bytes > self.bounds.lane_bytes {
+            let too_much = lane.queued_bytes > self.bounds.lane_bytes || over(&key);
+            if lane.row.is_some() && holds_several && too_much {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
             } else {
@@ -277,8 +284,9 @@ impl<T: Results> Book<T> {
     }
 
     /// The next lane to start and its work: at most one piece of a lane is under way, and none begins while too much waits for its commit. Lanes start
-    /// in the order of their pages, so what waits never waits for one that could not start.
-    pub fn start(&mut self) -> Option<(LaneKey, Work)> {
+    /// in the order of their pages, so what waits never waits for one that could not start. A lane that is not to start now, and until when it waits and why,
+    /// is what `held` says; it is left behind like one that failed for a while.
+    pub fn start(&mut self, mut held: impl FnMut(&LaneKey) -> Option<(SystemTime, Reason)>) -> Option<(LaneKey, Work)> {
         if self.waiting > self.bounds.waiting_bytes {
             return None;
         }
@@ -286,6 +294,19 @@ impl<T: Results> Book<T> {
             let Some(lane) = self.lanes.get_mut(&key) else { continue };
             let attaching = matches!(lane.feed, Feed::Attaching { .. });
             if lane.running.is_some() || attaching || lane.stop.is_some() {
+                continue;
+            }
+            if let Some(next) = lane.queue.front()
+                && let Some((at, reason)) = held(&key)
+            {
+                lane.stop = Some(Stop {
+                    page: self.cursor,
+                    state: LaneState::Retrying { at, reason },
+                    attempts: next.attempts,
+                    event_position: next.events.first().map(|event| event.position),
+                });
+                lane.feed = Feed::Detached;
+                lane.drop_queue();
                 continue;
             }
             let Some(work) = lane.queue.pop_front() else { continue };
@@ -435,9 +456,17 @@ impl<T: Results> Book<T> {
         self.startable.push_back(reading.lane.clone());
     }
 
-    /// Takes note of what people told to wait. What is under way ends as it would; nothing more is started.
+    /// Takes note of what people, or the settings, told to wait. What is under way ends as it would; nothing more is started. A lane that waited for a
+    /// pause that is there no more goes on.
     pub fn pause(&mut self, pauses: Vec<Pause>) {
         self.pauses = pauses;
+        for key in &self.behind {
+            let row = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut());
+            let held = self.pauses.iter().any(|pause| !pause.is_whole() && pause.concerns(key));
+            if let Some(row) = row.filter(|row| !held && matches!(row.state, LaneState::Paused(_))) {
+                row.state = LaneState::CatchingUp;
+            }
+        }
         let known: Vec<LaneKey> = self.lanes.keys().cloned().collect();
         for key in &known {
             self.hold_if_paused(key);

@@ -22,7 +22,7 @@ use super::{
     exceptions::{self, Exception, LaneState},
     gather::Found,
     lane::{GroundLost, Outcome, Runner, Trouble},
-    pauses,
+    pauses::{self, Pause},
     report::Report,
     retry,
     term::Term,
@@ -42,6 +42,7 @@ use crate::{
     projections::documents::{Changes, Documents, PrepareError, ReadError, Writes},
     scheduler::Class,
     supervisor::Stop,
+    tenants::{Tenants, rates::Spent},
 };
 
 /// How long a commit waits for lanes that have not finished, live: one in a while would wait that long for a neighbour; more is felt.
@@ -57,6 +58,10 @@ const STORE_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
 /// Between two lines that tell of events set aside. A plugin may skip every event; the log need not.
 const TELL_OF_SKIPS: Duration = Duration::from_secs(1);
+/// A lane that has been behind for so long asks for more than its tenant's share, and reads for itself.
+const OVER_ITS_SHARE: Duration = Duration::from_secs(1);
+/// So does one whose tenant owes so many turns of the ring.
+const DEEP_IN_DEBT: u32 = 64;
 /// Lanes of which it is remembered what their events cost.
 const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
@@ -103,12 +108,15 @@ pub(super) struct Engine<'a> {
     router: &'a Router,
     runner: &'a Runner,
     config: &'a Config,
+    tenants: &'a Tenants,
     report: &'a mut Report,
     moved: &'a mut bool,
     documents: Arc<Documents>,
     committer: Arc<Committer>,
     book: Book<Results>,
     costs: LruCache<LaneKey, Duration>,
+    /// Since when lanes are behind that are.
+    behind_since: HashMap<LaneKey, Instant>,
 
     runs: FuturesUnordered<BoxFuture<'static, RunResult>>,
     /// The reader of pages, when it does not read.
@@ -146,6 +154,7 @@ impl<'a> Engine<'a> {
         router: &'a Router,
         runner: &'a Runner,
         config: &'a Config,
+        tenants: &'a Tenants,
         report: &'a mut Report,
         moved: &'a mut bool,
     ) -> Self {
@@ -154,6 +163,7 @@ impl<'a> Engine<'a> {
             router,
             runner,
             config,
+            tenants,
             report,
             moved,
             documents: term.documents,
@@ -168,6 +178,7 @@ impl<'a> Engine<'a> {
                 },
             ),
             costs: LruCache::new(COSTS),
+            behind_since: HashMap::new(),
             runs: FuturesUnordered::new(),
             pages: Some(term.pages),
             page: None,
@@ -305,7 +316,11 @@ impl<'a> Engine<'a> {
 
     fn start_runs(&mut self) {
         while self.runs.len() < self.config.lanes_at_once {
-            let Some((lane, work)) = self.book.start() else { return };
+            let held = |lane: &LaneKey| {
+                let (wait, reason) = self.tenants.wait(&lane.tenant)?;
+                Some((SystemTime::now() + wait, reason))
+            };
+            let Some((lane, work)) = self.book.start(held) else { return };
             let (runner, documents) = (self.runner.clone(), self.documents.clone());
             let cost = self.costs.get(&lane).copied();
             let class = self.class(&lane);
@@ -395,7 +410,11 @@ impl<'a> Engine<'a> {
         self.news = !page.events.is_empty();
         self.behind = page.events.len() >= self.config.page_events || !page.to.is_boundary();
         let lanes = self.router.route(&page.events);
-        self.book.deal(page, lanes);
+        let (scheduler, behind_since) = (&self.runner.scheduler, &self.behind_since);
+        self.book.deal(page, lanes, |lane| {
+            behind_since.get(lane).is_some_and(|since| since.elapsed() >= OVER_ITS_SHARE)
+                || scheduler.debt(&lane.tenant, Class::Live) >= DEEP_IN_DEBT
+        });
         if self.book.passed_events() {
             self.passed_since.get_or_insert_with(Instant::now);
         }
@@ -407,6 +426,12 @@ impl<'a> Engine<'a> {
         self.search |= self.book.is_behind(&lane);
         if let Some(cost) = outcome.cost {
             self.costs.put(lane.clone(), cost);
+        }
+        let (cpu, waited) = (outcome.meter.cpu(), outcome.meter.waited());
+        self.tenants.spent(&lane.tenant, Spent { cpu, ..Spent::default() });
+        self.tenants.count(&lane.tenant, |used| used.waited += waited);
+        if let Some(Trouble::Block(reason) | Trouble::Retry { reason, .. }) = &outcome.trouble {
+            self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason));
         }
         let ending = match outcome.trouble {
             None => Ending::Handled,
@@ -446,6 +471,7 @@ impl<'a> Engine<'a> {
                     self.say(lane, exception);
                 }
                 self.say_skips(&plan.results);
+                self.count(&plan);
                 self.book.committed(plan);
             }
             Err(CommitFailure::NotYours(lane, why)) => {
@@ -467,6 +493,25 @@ impl<'a> Engine<'a> {
         }
         self.due = self.book.next_due();
         Ok(())
+    }
+
+    /// Takes note of what a commit made of lanes and tenants.
+    fn count(&mut self, plan: &Plan<Results>) {
+        for (lane, results) in &plan.results {
+            let (documents, bytes) = (results.changes.len() as u64, results.weight as u64);
+            self.tenants.spent(&lane.tenant, Spent { documents, bytes, ..Spent::default() });
+            self.tenants.count(&lane.tenant, |used| used.events += results.handled as u64);
+        }
+        for (lane, _) in &plan.left {
+            self.behind_since.insert(lane.clone(), Instant::now());
+        }
+        for (lane, _) in &plan.rejoined {
+            self.behind_since.remove(lane);
+            // It has done what it owed for.
+            for class in [Class::Live, Class::CatchUp] {
+                self.runner.scheduler.forgive(&lane.tenant, class);
+            }
+        }
     }
 
     /// When something is to be done even if nothing happens.
@@ -491,7 +536,10 @@ impl<'a> Engine<'a> {
         self.look = false;
         (self.untold, self.search) = (true, true);
         let pauses = pauses::read(self.committer.session(), self.id).await;
-        self.book.pause(pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?);
+        let mut pauses = pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
+        let held = self.tenants.held(self.id).into_iter();
+        pauses.extend(held.map(|(tenant, reason)| Pause { tenant: Some(tenant.as_shared()), key: None, reason }));
+        self.book.pause(pauses);
         let rows = exceptions::read(self.committer.session(), self.id).await;
         let rows = rows.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
         let known: HashMap<&LaneKey, &Exception> = self.book.rows().collect();

@@ -20,7 +20,7 @@ use crate::{
     },
     processor::commit::DeadLetter,
     projections::documents::{self, Changes, DocumentKey, ReadError},
-    scheduler::{Class, Scheduler},
+    scheduler::{Class, Meter, Scheduler},
 };
 
 /// What one call should take by the clock on the wall. Long enough that a call's own cost vanishes, short enough to end a run in time.
@@ -54,6 +54,8 @@ pub struct Outcome {
     pub trouble: Option<Trouble>,
     /// What an event has cost by the clock on the wall; none if none was handled.
     pub cost: Option<Duration>,
+    /// What all calls have cost on the guest threads.
+    pub meter: Arc<Meter>,
 }
 
 /// Why a lane does not go on.
@@ -112,7 +114,7 @@ impl Runner {
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
             let batch = Arc::new(Batch { lane: lane.clone(), attempt, events: events[run.handled..end].to_vec() });
             let (count, called) = (batch.events.len(), Instant::now());
-            match self.call(class, batch.clone(), view.clone()).await {
+            match self.call(class, &run.meter, batch.clone(), view.clone()).await {
                 Ok(effects) => {
                     let per_event = called.elapsed() / count as u32;
                     // Half of what is known, so that one slow call is soon forgotten.
@@ -130,9 +132,15 @@ impl Runner {
     }
 
     /// One call on the guest threads, within its time by the clock on the wall.
-    async fn call(&self, class: Class, batch: Arc<Batch>, view: Arc<View>) -> Result<Effects, Failure> {
+    async fn call(
+        &self,
+        class: Class,
+        meter: &Arc<Meter>,
+        batch: Arc<Batch>,
+        view: Arc<View>,
+    ) -> Result<Effects, Failure> {
         let (wall, tenant) = (self.handler.wall_time(), batch.lane.tenant.clone());
-        let call = self.scheduler.run(&tenant, class, self.handler.clone().handle(batch, view));
+        let call = self.scheduler.run(&tenant, class, meter, self.handler.clone().handle(batch, view));
         match tokio::time::timeout(wall, call).await {
             Ok(result) => result,
             Err(_) => Err(Failure::Block(Reason::new(

@@ -37,21 +37,14 @@ pub enum Class {
 
 impl Class {
     const ALL: [Class; 3] = [Class::Live, Class::CatchUp, Class::Rebuild];
-
-    /// Parts of [`Class::Live`]'s, which has eight.
-    fn share(self) -> i64 {
-        match self {
-            Class::Live => 8,
-            Class::CatchUp => 2,
-            Class::Rebuild => 1,
-        }
-    }
 }
 
 /// Tasks of tenants, and whose turn it is.
 #[derive(Debug)]
 pub(super) struct Ring<T> {
     weights: BTreeMap<TenantId, u32>,
+    /// What weight 1 is paid in each turn, by [`Class`], nanoseconds.
+    quanta: [i64; 3],
     /// Tasks of one tenant that may compute at once.
     at_once: usize,
     tenants: Vec<Option<Tenant<T>>>,
@@ -104,10 +97,12 @@ struct Seat {
 pub(super) struct Turn(Seat);
 
 impl<T> Ring<T> {
-    /// A ring in which tenants have these weights or 1, and each may have so many tasks computing at once.
-    pub(super) fn new(weights: BTreeMap<TenantId, u32>, at_once: usize) -> Self {
+    /// A ring in which tenants have these weights or 1, classes these parts of them, and each tenant may have so many tasks computing at once.
+    pub(super) fn new(weights: BTreeMap<TenantId, u32>, classes: [u32; 3], at_once: usize) -> Self {
+        let live = i64::from(classes[Class::Live as usize].max(1));
         Ring {
             weights,
+            quanta: classes.map(|class| (SLICE * i64::from(class) / live).max(1)),
             at_once: at_once.max(1),
             tenants: Vec::new(),
             free: Vec::new(),
@@ -173,9 +168,24 @@ impl<T> Ring<T> {
         self.waiting
     }
 
-    /// Whose turn it is.
-    pub(super) fn tenant(&self, Turn(seat): &Turn) -> Option<&TenantId> {
-        self.tenants.get(seat.tenant)?.as_ref().map(|tenant| &tenant.id)
+    /// What a tenant owes in a class, in turns of the ring.
+    pub(super) fn debt(&self, tenant: &TenantId, class: Class) -> u32 {
+        let known = self.index.get(tenant).and_then(|&place| self.tenants.get(place)?.as_ref());
+        let turns = known.map_or(0, |tenant| {
+            let owed = -tenant.flows[class as usize].credit;
+            owed / (self.quanta[class as usize] * tenant.weight)
+        });
+        turns.try_into().unwrap_or(0)
+    }
+
+    /// Takes a tenant's debt in a class away.
+    pub(super) fn forgive(&mut self, tenant: &TenantId, class: Class) {
+        if let Some(&tenant) = self.index.get(tenant)
+            && let Some((_, flow)) = self.at(Seat { tenant, class })
+        {
+            flow.credit = flow.credit.max(0);
+            self.serve(Seat { tenant, class });
+        }
     }
 
     /// Tenants of which anything is known.
@@ -187,7 +197,7 @@ impl<T> Ring<T> {
     /// A flow, and what its tenant has in all classes.
     fn at(&mut self, seat: Seat) -> Option<(Counts<'_>, &mut Flow<T>)> {
         let Tenant { weight, queued, running, flows, .. } = self.tenants.get_mut(seat.tenant)?.as_mut()?;
-        let quantum = SLICE / Class::Live.share() * seat.class.share() * *weight;
+        let quantum = self.quanta[seat.class as usize] * *weight;
         Some((Counts { queued, running, quantum }, &mut flows[seat.class as usize]))
     }
 

@@ -29,6 +29,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let carts = (0..CARTS)
         .map(|cart| (format!("cart-{cart}"), json!({"items": 3, "total": 4_500, "status": "open"}).to_string().into()));
     let documents: Arc<dyn Documents> = Arc::new(InMemory(carts.collect()));
+    let meter = Arc::default();
     let calls = async |handler: &Arc<dyn Handler>, events: usize, fresh: bool| -> anyhow::Result<f64> {
         let batch = Arc::new(batch(events)?);
         let mut seconds = 0.0;
@@ -38,7 +39,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
             }
             let began = Instant::now();
             let effects = scheduler
-                .run(&batch.lane.tenant, Class::Live, handler.clone().handle(batch.clone(), documents.clone()))
+                .run(&batch.lane.tenant, Class::Live, &meter, handler.clone().handle(batch.clone(), documents.clone()))
                 .await;
             seconds += began.elapsed().as_secs_f64();
             let effects = effects.map_err(|failure| anyhow!("a call failed: {failure:?}"))?;

@@ -34,6 +34,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "source",
             "store",
             "telemetry",
+            "tenants::status",
             "toolchain",
         ],
     ),
@@ -56,9 +57,20 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             // A rehearsal's events come in the form of an import.
             "store::import",
             "supervisor",
+            "tenants",
         ],
     ),
-    ("config", &["processor::Config", "sandbox::Limits", "sandbox::compile", "scheduler::Config"]),
+    (
+        "config",
+        &[
+            "processor::Config",
+            "sandbox::Limits",
+            "sandbox::compile",
+            "scheduler::Config",
+            "tenants::Limits",
+            "tenants::Settings",
+        ],
+    ),
     ("plugins", &[]),
     ("consumer", &["model", "source", "supervisor::Stop"]),
     (
@@ -75,9 +87,13 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "projections::documents",
             "scheduler",
             "supervisor::Stop",
+            // Lanes are held to their tenant's rates, and what they use is counted.
+            "tenants",
         ],
     ),
     ("sandbox", &["model"]),
+    // What tenants use is added to its table by a task of its own.
+    ("tenants", &["db", "model", "supervisor::Stop"]),
     // Time is shared out among tenants.
     ("scheduler", &["model::ids"]),
     // A plugin's work without a database: the host's own routing, lanes and rules of documents, over a map.

@@ -1,0 +1,109 @@
+//! Tenants as their operator sees them: what each is allowed, and what each has used.
+//!
+//! Tenants are discovered from events; nobody has to list one. Settings name those that differ from the others, and [`Tenants`] answers for all.
+//! [`rates`] holds a tenant to what it may write and compute in a second; [`usage`] counts what each has cost, and a table keeps the sums, so that they can be
+//! asked for whether or not a host runs. How time on the guest threads is shared is the scheduler's; what a call may take is the sandbox's.
+
+pub mod rates;
+mod settings;
+pub mod status;
+pub mod usage;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+pub use settings::{Limits, Settings};
+
+use crate::model::{
+    handler::Reason,
+    ids::{ProcessorId, TenantId},
+};
+use rates::{Rates, Spent};
+use usage::{Usage, Used};
+
+/// Every tenant of a host. Cheap to clone.
+#[derive(Clone)]
+pub struct Tenants(Arc<Shared>);
+
+struct Shared {
+    settings: BTreeMap<TenantId, Settings>,
+    limits: Limits,
+    rates: Mutex<Rates>,
+    usage: Usage,
+}
+
+impl Tenants {
+    /// Tenants that have used nothing yet. Settings were checked; a name that is none names nobody.
+    pub fn new(settings: &BTreeMap<String, Settings>, limits: &Limits) -> Self {
+        let named = settings.iter().filter_map(|(name, tenant)| Some((TenantId::parse(name).ok()?, tenant.clone())));
+        Tenants(Arc::new(Shared {
+            settings: named.collect(),
+            limits: limits.clone(),
+            rates: Mutex::default(),
+            usage: Usage::default(),
+        }))
+    }
+
+    /// What a tenant may use: what its settings say, and for the rest what is said for all.
+    pub fn limits(&self, tenant: &TenantId) -> Limits {
+        let own = self.0.settings.get(tenant);
+        own.map_or_else(|| self.0.limits.clone(), |own| own.limits(&self.0.limits))
+    }
+
+    /// Parts of the guest threads' time, of those that have another than 1.
+    pub fn weights(&self) -> BTreeMap<TenantId, u32> {
+        self.named().map(|(tenant, settings)| (tenant.clone(), settings.weight)).collect()
+    }
+
+    /// Guest threads of tenants that have some of their own.
+    pub fn threads(&self) -> BTreeMap<TenantId, usize> {
+        let own = self.named().filter(|(_, settings)| settings.threads > 0);
+        own.map(|(tenant, settings)| (tenant.clone(), settings.threads)).collect()
+    }
+
+    /// Tenants that wait in a processor because the settings say so, and why.
+    pub fn held(&self, processor: &ProcessorId) -> Vec<(TenantId, Reason)> {
+        let held =
+            self.named().filter_map(|(tenant, settings)| Some((tenant.clone(), settings.holds(tenant, processor)?)));
+        held.collect()
+    }
+
+    /// A tenant has computed or written. Counts it, and holds it to its rates.
+    pub fn spent(&self, tenant: &TenantId, spent: Spent) {
+        self.rates().spend(tenant, &self.limits(tenant), spent, Instant::now());
+        self.0.usage.add(tenant, |used| {
+            used.cpu += spent.cpu;
+            used.documents += spent.documents;
+            used.bytes += spent.bytes;
+        });
+    }
+
+    /// Counts something else of a tenant.
+    pub fn count(&self, tenant: &TenantId, add: impl FnOnce(&mut Used)) {
+        self.0.usage.add(tenant, add);
+    }
+
+    /// For how long a tenant must not begin anything, and by which of its rates; counted as time that it was held.
+    pub fn wait(&self, tenant: &TenantId) -> Option<(Duration, Reason)> {
+        let (wait, reason) = self.rates().wait(tenant, &self.limits(tenant), Instant::now())?;
+        self.0.usage.add(tenant, |used| used.throttled += wait);
+        Some((wait, reason))
+    }
+
+    /// What all of them have used and nobody has told.
+    pub fn usage(&self) -> &Usage {
+        &self.0.usage
+    }
+
+    fn named(&self) -> impl Iterator<Item = (&TenantId, &Settings)> {
+        self.0.settings.iter()
+    }
+
+    fn rates(&self) -> MutexGuard<'_, Rates> {
+        // Whole between any two calls.
+        self.0.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,163 @@
+//! What an operator can say of tenants: of all in `[tenant-limits]`, of one in `[tenants.NAME]`, which wins.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::{
+    handler::Reason,
+    ids::{ProcessorId, TenantId},
+};
+
+/// What every tenant may use, in all its instances and processors together. 0 sets no bound.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Limits {
+    /// CPU time of a tenant's guests, percent of one core. Default 0, no bound: where time is scarce it is shared by weight, and where it is not, nobody
+    /// gains by letting it pass.
+    pub cpu_percent: u32,
+    /// Documents of a tenant that may be written in a second. Default 0, no bound: what a commit costs is charged to its tenants' shares already.
+    pub documents_per_second: u32,
+    /// Documents and dead letters of a tenant that may be written in a second, KiB. Default 0, no bound, as above.
+    pub written_kib_per_second: u32,
+}
+
+/// What differs for one tenant.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// Parts of the guest threads' time where there is not enough for all, 1 to 100. Default 1, as everybody has: a tenant of weight 3 gets three times
+    /// what one of weight 1 gets.
+    pub weight: u32,
+    /// Guest threads for this tenant alone, 0 to 64; it then uses no others. Default 0: it shares all of them.
+    pub threads: usize,
+    /// Whether all of its lanes wait. Default false. What they wait with is kept in the log, and handled when this is taken back.
+    pub paused: bool,
+    /// The processors that may handle its events; in all others its lanes wait as if they were paused. Default: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processors: Option<Vec<String>>,
+    /// As in `tenant-limits`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_percent: Option<u32>,
+    /// As in `tenant-limits`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub documents_per_second: Option<u32>,
+    /// As in `tenant-limits`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub written_kib_per_second: Option<u32>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            weight: 1,
+            threads: 0,
+            paused: false,
+            processors: None,
+            cpu_percent: None,
+            documents_per_second: None,
+            written_kib_per_second: None,
+        }
+    }
+}
+
+impl Limits {
+    /// Refuses what cannot be meant.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_as("tenant-limits")
+    }
+
+    fn check_as(&self, place: &str) -> Result<(), String> {
+        let ranges = [
+            ("cpu-percent", self.cpu_percent, 100 * 256),
+            ("documents-per-second", self.documents_per_second, 1_000_000_000),
+            ("written-kib-per-second", self.written_kib_per_second, 1_000_000_000),
+        ];
+        for (name, value, most) in ranges {
+            if value > most {
+                return Err(format!(
+                    "{place}.{name} = {value} is out of range; it takes 1 to {most}, or 0 for no bound"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Settings {
+    /// Refuses what cannot be meant of the tenant with this name.
+    pub fn check(&self, name: &str) -> Result<(), String> {
+        let place = format!("tenants.{name}");
+        TenantId::parse(name).map_err(|e| format!("tenants: {e}"))?;
+        if !(1..=100).contains(&self.weight) {
+            return Err(format!(
+                "{place}.weight = {} is out of range; it takes 1 to 100. To hold a tenant back, give others more or set its cpu-percent",
+                self.weight
+            ));
+        }
+        if self.threads > 64 {
+            return Err(format!("{place}.threads = {} is out of range; it takes 0 to 64", self.threads));
+        }
+        for processor in self.processors.iter().flatten() {
+            ProcessorId::parse(processor).map_err(|e| format!("{place}.processors: {e}"))?;
+        }
+        self.limits(&Limits::default()).check_as(&place)
+    }
+
+    pub(super) fn limits(&self, all: &Limits) -> Limits {
+        Limits {
+            cpu_percent: self.cpu_percent.unwrap_or(all.cpu_percent),
+            documents_per_second: self.documents_per_second.unwrap_or(all.documents_per_second),
+            written_kib_per_second: self.written_kib_per_second.unwrap_or(all.written_kib_per_second),
+        }
+    }
+
+    /// Why the tenant's lanes wait in a processor, if they do.
+    pub(super) fn holds(&self, tenant: &TenantId, processor: &ProcessorId) -> Option<Reason> {
+        let allowed = |ids: &Vec<String>| ids.iter().any(|id| id == processor.as_str());
+        if self.paused {
+            return Some(Reason::new("paused", format!("by the settings: tenants.{tenant}.paused")));
+        }
+        let missing = self.processors.as_ref().is_some_and(|ids| !allowed(ids));
+        missing.then(|| {
+            Reason::new("not-allowed", format!("tenants.{tenant}.processors in the settings does not list {processor}"))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_of_one_wins_and_the_rest_is_as_for_all() {
+        let all = Limits { cpu_percent: 50, documents_per_second: 10, ..Limits::default() };
+        let one = Settings { documents_per_second: Some(0), ..Settings::default() };
+        assert_eq!(one.limits(&all), Limits { documents_per_second: 0, ..all });
+    }
+
+    #[test]
+    fn lanes_wait_where_the_settings_say_so_and_say_why() {
+        let (tenant, carts) = (TenantId::parse("acme").unwrap(), ProcessorId::parse("carts").unwrap());
+        let held = |settings: Settings| settings.holds(&tenant, &carts).map(|reason| reason.to_string());
+        assert_eq!(held(Settings::default()), None);
+        assert_eq!(held(Settings { processors: Some(vec!["carts".into()]), ..Settings::default() }), None);
+        let other = Settings { processors: Some(vec!["cart".into()]), ..Settings::default() };
+        let why = "not-allowed: tenants.acme.processors in the settings does not list carts";
+        assert_eq!(held(other).as_deref(), Some(why));
+        let paused = Settings { paused: true, ..Settings::default() };
+        assert_eq!(held(paused).as_deref(), Some("paused: by the settings: tenants.acme.paused"));
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused_with_the_way_out() {
+        let refused = |name: &str, settings: Settings| settings.check(name).unwrap_err();
+        let heavy = refused("acme", Settings { weight: 0, ..Settings::default() });
+        assert!(heavy.starts_with("tenants.acme.weight = 0 is out of range; it takes 1 to 100."), "{heavy}");
+        assert!(refused("-acme", Settings::default()).starts_with("tenants: `-acme` is not a valid tenant name: "));
+        let named = Settings { processors: Some(vec!["Carts".into()]), ..Settings::default() };
+        assert!(refused("a", named).starts_with("tenants.a.processors: `Carts` is not a valid processor id: "));
+        let much = Settings { cpu_percent: Some(30_000), ..Settings::default() };
+        let told = "tenants.a.cpu-percent = 30000 is out of range; it takes 1 to 25600, or 0 for no bound";
+        assert_eq!(refused("a", much), told);
+        assert_eq!(Settings { threads: 64, ..Settings::default() }.check("acme.eu"), Ok(()));
+    }
+}

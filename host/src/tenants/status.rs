@@ -1,0 +1,94 @@
+//! What every tenant has used and how it stands, told from the database alone, so that it can be asked whether or not a host runs.
+
+use serde::Serialize;
+
+use crate::db::{Error, Session};
+
+/// Events of a tenant's lag that are counted in each processor; there may be more.
+pub const LAG_COUNTED: i64 = 10_000;
+
+/// One tenant.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TenantStatus {
+    /// Its name.
+    pub tenant: String,
+    /// CPU time of its guests so far.
+    pub cpu_seconds: f64,
+    /// Cores that they kept busy in the last two seconds in which there was something to tell; 0 when nothing was told for 5 s.
+    pub cpu_now: f64,
+    /// Time in which guests of it could have computed and others did, added up over them.
+    pub waited_seconds: f64,
+    /// Time for which it was held back by its rates.
+    pub throttled_seconds: f64,
+    /// Events handled, by each processor that did.
+    pub events: i64,
+    /// Documents written.
+    pub documents: i64,
+    /// Bytes of documents and dead letters written.
+    pub bytes: i64,
+    /// Events that some processor has not handled yet, of whatever type, in the processor that has most of them; at most ten thousand are counted.
+    pub lag_events: i64,
+    /// How long ago the first of them was recorded.
+    pub lag_seconds: f64,
+    /// Its lanes that are behind their processors' cursors.
+    pub lanes_behind: i64,
+    /// Calls that failed or were refused something.
+    pub failures: i64,
+    /// What went wrong last, with its processor.
+    pub last_error: Option<String>,
+    /// When, RFC 3339.
+    pub last_error_at: Option<String>,
+}
+
+/// What tenants are ordered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Who computes most now, then who did so far.
+    Cpu,
+    /// Who was held back most.
+    Waited,
+    /// Who failed last.
+    Error,
+    /// By name.
+    Name,
+}
+
+impl Order {
+    fn name(self) -> &'static str {
+        match self {
+            Order::Cpu => "cpu",
+            Order::Waited => "waited",
+            Order::Error => "error",
+            Order::Name => "name",
+        }
+    }
+}
+
+/// Reads the first so many tenants, or the one with this name, if the database knows it.
+pub async fn read(
+    session: &Session,
+    tenant: Option<&str>,
+    order: Order,
+    limit: i64,
+) -> Result<Vec<TenantStatus>, Error> {
+    let rows =
+        session.query(include_str!("status/tenants.sql"), &[&tenant, &order.name(), &limit, &LAG_COUNTED]).await?;
+    let of_row = |row: &crate::db::Row| TenantStatus {
+        tenant: row.get(0),
+        cpu_seconds: row.get(1),
+        cpu_now: row.get(2),
+        waited_seconds: row.get(3),
+        throttled_seconds: row.get(4),
+        events: row.get(5),
+        documents: row.get(6),
+        bytes: row.get(7),
+        failures: row.get(8),
+        last_error: row.get(9),
+        last_error_at: row.get(10),
+        lanes_behind: row.get(11),
+        lag_events: row.get(12),
+        lag_seconds: row.get(13),
+    };
+    Ok(rows.iter().map(of_row).collect())
+}

@@ -1,0 +1,68 @@
+-- Reads tenants, what they have used, and how far they are behind: in the processor where that is most, up to $4 events. What was told of a tenant's last
+-- seconds counts for 5 seconds. Tenants are found in the streams' key, by one look-up each.
+-- $1 the one tenant text, or null for all · $2 order text: cpu, waited, error or name · $3 at most so many bigint · $4 bigint
+with recursive found as (
+  (select tenant from sandmill.streams where $1::text is null or tenant = $1 order by tenant limit 1)
+  union all
+  select (select s.tenant from sandmill.streams s where s.tenant > found.tenant order by s.tenant limit 1)
+  from found
+  where found.tenant is not null and $1::text is null
+),
+chosen as (
+  select found.tenant, u.*, u.updated_at > now() - interval '5 seconds' as fresh
+  from found
+  left join lateral (
+    select cpu_seconds, waited_seconds, throttled_seconds, events, documents, bytes, failures, error_processor, error, error_at,
+           lately_cpu, updated_at
+    from sandmill.tenant_usage t where t.tenant = found.tenant
+  ) u on true
+  where found.tenant is not null
+  order by
+    case when $2 = 'cpu' and u.updated_at > now() - interval '5 seconds' then u.lately_cpu end desc nulls last,
+    case when $2 = 'cpu' then u.cpu_seconds when $2 = 'waited' then u.waited_seconds + u.throttled_seconds end desc nulls last,
+    case when $2 = 'error' then u.error_at end desc nulls last,
+    found.tenant
+  limit $3
+)
+select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 end, coalesce(waited_seconds, 0), coalesce(throttled_seconds, 0),
+       coalesce(events, 0), coalesce(documents, 0), coalesce(bytes, 0), coalesce(failures, 0), error_processor || ': ' || error,
+       to_char(error_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+       (select count(*) from sandmill.exceptions x where x.tenant = chosen.tenant),
+       coalesce(lag.behind, 0),
+       coalesce(greatest(extract(epoch from now() - (select recorded_at from sandmill.events where position = lag.first)), 0), 0)::double precision
+from chosen
+left join lateral (
+  select counted.behind, counted.first
+  from (
+    -- Where the tenant stands in each processor: at its lanes' rows, or else at the cursor.
+    select split_part(progress, '|', 1)::pg_snapshot as a,
+           coalesce(nullif(split_part(progress, '|', 2), ''), split_part(progress, '|', 1))::pg_snapshot as b,
+           coalesce(nullif(split_part(progress, '|', 3), '')::bigint, -9223372036854775808) as last
+    from (
+      select x.progress::text from sandmill.exceptions x where x.tenant = chosen.tenant
+      union
+      select c.progress::text from sandmill.cursors c where c.bucket = 0
+    ) places (progress)
+  ) stands
+  cross join lateral (
+    select count(*) as behind, min(above.position) as first
+    from (
+      select e.position
+      from (
+        select position, xid from sandmill.events where (tenant, xid) >= (chosen.tenant, pg_snapshot_xmax(stands.a)) and tenant = chosen.tenant
+        union all
+        select position, xid from sandmill.events
+        where tenant = chosen.tenant and xid = any (array(select pg_snapshot_xip(stands.a)))
+      ) e
+      where not (e.position <= stands.last and pg_visible_in_snapshot(e.xid, stands.b))
+      limit $4
+    ) above
+  ) counted
+  order by counted.behind desc
+  limit 1
+) lag on true
+order by
+  case when $2 = 'cpu' and fresh then lately_cpu end desc nulls last,
+  case when $2 = 'cpu' then cpu_seconds when $2 = 'waited' then waited_seconds + throttled_seconds end desc nulls last,
+  case when $2 = 'error' then error_at end desc nulls last,
+  tenant

@@ -1,0 +1,31 @@
+-- Adds what tenants used to their sums.
+-- $1 seconds in which they did: float8; $2 tenants: text[]; $3 CPU, $4 waiting, $5 throttled, seconds: float8[];
+-- $6 events, $7 documents, $8 bytes, $9 failures: int8[]; $10 processor, $11 reason: text[], $12 time of the last failure: timestamptz[].
+insert into sandmill.tenant_usage as sums (
+  tenant, cpu_seconds, waited_seconds, throttled_seconds, events, documents, bytes, failures,
+  error_processor, error, error_at, lately_cpu, lately_waited, lately_throttled, lately_events
+)
+select
+  tenant, cpu, waited, throttled, events, documents, bytes, failures, processor, reason, failed_at,
+  cpu / greatest($1::float8, 0.1), waited / greatest($1::float8, 0.1), throttled / greatest($1::float8, 0.1), events / greatest($1::float8, 0.1)
+from unnest(
+  $2::text[], $3::float8[], $4::float8[], $5::float8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[],
+  $10::text[], $11::text[], $12::timestamptz[]
+) as used (tenant, cpu, waited, throttled, events, documents, bytes, failures, processor, reason, failed_at)
+order by tenant
+on conflict (tenant) do update set
+  cpu_seconds = sums.cpu_seconds + excluded.cpu_seconds,
+  waited_seconds = sums.waited_seconds + excluded.waited_seconds,
+  throttled_seconds = sums.throttled_seconds + excluded.throttled_seconds,
+  events = sums.events + excluded.events,
+  documents = sums.documents + excluded.documents,
+  bytes = sums.bytes + excluded.bytes,
+  failures = sums.failures + excluded.failures,
+  error_processor = coalesce(excluded.error_processor, sums.error_processor),
+  error = coalesce(excluded.error, sums.error),
+  error_at = coalesce(excluded.error_at, sums.error_at),
+  lately_cpu = excluded.lately_cpu,
+  lately_waited = excluded.lately_waited,
+  lately_throttled = excluded.lately_throttled,
+  lately_events = excluded.lately_events,
+  updated_at = now()

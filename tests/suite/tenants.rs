@@ -1,0 +1,119 @@
+//! What tenants may use, what they have used, and who waits because the settings say so.
+
+use sandmill::{app::Ended, tenants::rates::THROTTLED};
+use sandmill_tests::{
+    Database, database,
+    host::{Host, catch_up, eventually, sandmill, stderr, stdout},
+    ledger::assert_scripted_log,
+};
+use serde_json::{Value, json};
+
+/// What `sandmill tenants --json` says of some or all.
+fn tenants(database: &Database, arguments: &[&str]) -> Vec<Value> {
+    let output = sandmill(&database.address).args(["tenants", "--json"]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    told["tenants"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_tenants_used_is_told_and_added_up_over_hosts() {
+    let database = database().await;
+    // What nobody has handled yet is a lag.
+    for stream in ["s", "t"] {
+        database.append("acme", stream, &vec![json!({}); 10]).await;
+    }
+    database.append("globex", "s", &[json!({}), json!({"do": "trap"}), json!({})]).await;
+    let names = |told: &[Value]| told.iter().map(|t| t["tenant"].as_str().unwrap().to_string()).collect::<Vec<_>>();
+    let output = sandmill(&database.address).arg("tenants").output().unwrap();
+    assert!(stdout(&output).contains("acme"), "tenants are found by their events: {}", stdout(&output));
+
+    assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::Blocked(_)));
+    database.append("acme", "s", &[json!({})]).await;
+    assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::Blocked(_)));
+    let told = tenants(&database, &["--by", "name"]);
+    assert_eq!(names(&told), ["acme", "globex"]);
+    let [acme, globex] = &told[..] else { unreachable!() };
+    assert_eq!((acme["events"].as_i64(), acme["documents"].as_i64()), (Some(21), Some(3)), "{acme}");
+    assert!(acme["cpuSeconds"].as_f64().unwrap() > 0.0 && acme["bytes"].as_i64().unwrap() > 0, "{acme}");
+    assert_eq!((&acme["lagEvents"], &acme["failures"], &acme["lastError"]), (&json!(0), &json!(0), &Value::Null));
+    assert_eq!((&globex["events"], &globex["lagEvents"], &globex["lanesBehind"]), (&json!(1), &json!(2), &json!(1)));
+    let error = globex["lastError"].as_str().unwrap();
+    assert!(error.starts_with("scripted: trap: "), "{error}");
+
+    assert_eq!(names(&tenants(&database, &["--by", "error", "--limit", "1"])), ["globex"]);
+    assert_eq!(names(&tenants(&database, &["acme"])), ["acme"]);
+    let nobody = sandmill(&database.address).args(["tenants", "nobody"]).output().unwrap();
+    assert_eq!(nobody.status.code(), Some(1));
+    let told = stderr(&nobody);
+    assert!(told.contains("no event of tenant nobody is in the store") && told.contains("--by name"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
+    let database = database().await;
+    // One document for each stream, so many a second: the second page must wait for a hundred years, or until the rate is lifted.
+    let settings = ["processor.page-events=5", "tenants={ slow = { documents-per-second = 1 } }"];
+    let host = Host::start(&database, &["scripted"], &settings);
+    let append = async |round: usize| {
+        for stream in 0..20 {
+            database.append("slow", &format!("s{round}-{stream}"), &[json!({})]).await;
+            database.append("quick", &format!("s{round}-{stream}"), &[json!({})]).await;
+        }
+    };
+    append(0).await;
+    eventually("the slow tenant is held back", async || {
+        let status = database.status("scripted").await?;
+        let lane = status.lanes_behind.into_iter().find(|lane| lane.reason.starts_with(THROTTLED))?;
+        let why = "throttled: has used up its documents-per-second = 1 (tenants.slow or tenant-limits)";
+        assert_eq!((lane.tenant.as_str(), lane.state.as_str(), lane.reason.as_str()), ("slow", "retrying", why));
+        Some(())
+    })
+    .await;
+    append(1).await;
+    eventually("the other one has all of its documents", async || {
+        let session = database.db.connect("test").await.ok()?;
+        let count = "select count(*) from public.scripted_log where _partition = 'quick'";
+        (session.query_one(count, &[]).await.ok()?.get::<_, i64>(0) == 40).then_some(())
+    })
+    .await;
+    host.stop().await;
+    let throttled = tenants(&database, &["slow"])[0]["throttledSeconds"].as_f64().unwrap();
+    assert!(throttled > 0.0);
+    // Whoever has waited for a time told by a rate need not wait for it once there is none.
+    let session = database.db.connect("test").await.unwrap();
+    session.execute("update sandmill.exceptions set next_at = now()", &[]).await.unwrap();
+    let ended = catch_up(&database, &["scripted"], &["tenants={ slow = { documents-per-second = 0 } }"]).await;
+    assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
+    assert_scripted_log(&database, "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_the_settings_make_wait_goes_on_from_where_it_stood() {
+    let database = database().await;
+    let append = async || {
+        for tenant in ["paused", "elsewhere", "free"] {
+            database.append(tenant, "s", &[json!({}), json!({})]).await;
+        }
+    };
+    append().await;
+    let ended = catch_up(&database, &["scripted"], &[]).await;
+    assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
+    append().await;
+    let settings = "tenants={ paused = { paused = true }, elsewhere = { processors = [\"other\"] } }";
+    let Ended::Blocked(lanes) = catch_up(&database, &["scripted"], &[settings]).await else { panic!("nobody waits") };
+    let mut told: Vec<_> = lanes.iter().map(|lane| lane.reason.to_string()).collect();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "not-allowed: tenants.elsewhere.processors in the settings does not list scripted",
+            "paused: by the settings: tenants.paused.paused"
+        ]
+    );
+    assert_scripted_log(&database, "e.tenant = 'free' or e.version <= 2").await;
+    // What the settings hold is let go by the settings: nobody has to resume it.
+    let ended = catch_up(&database, &["scripted"], &[]).await;
+    assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
+    assert_scripted_log(&database, "true").await;
+}
