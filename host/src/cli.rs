@@ -15,6 +15,7 @@ mod demo;
 mod dev;
 mod documents;
 mod events;
+mod explain;
 mod help;
 mod import;
 mod live;
@@ -58,6 +59,7 @@ or, on a database of yours, named by DATABASE_URL:
   sandmill run --plugins plugins                runs the plugins
   sandmill status                               shows how they stand
   sandmill tenants                              shows what each tenant uses
+  sandmill explain                              says what holds back whatever is behind
 
 `sandmill COMMAND --help` shows examples of a command.
 
@@ -103,6 +105,8 @@ enum Command {
     Run(run::RunArgs),
     /// Shows how every processor stands
     Status(status::StatusArgs),
+    /// Says why a tenant, a processor or anything at all is behind
+    Explain(explain::ExplainArgs),
     /// Shows what each tenant uses, and how far it is behind
     Tenants(tenants::TenantsArgs),
     /// Lists the documents of a collection
@@ -210,6 +214,7 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
         match command {
             Command::Run(args) => run::run(args, config, &db).await,
             Command::Status(args) => status::run(args, &db).await,
+            Command::Explain(args) => explain::run(args, &db).await,
             Command::Tenants(args) => tenants::run(args, &db).await,
             Command::Documents(args) => documents::run(args, &db).await,
             Command::Pause(args) => resume::pause(args, &db).await,

@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod config;
 pub mod consumer;
 pub mod db;
+pub mod explain;
 pub mod failpoint;
 pub mod model;
 pub mod plugins;

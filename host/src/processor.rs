@@ -193,14 +193,13 @@ impl Processor {
     async fn term(&mut self, stop: &mut Stop) -> Result<(), Shaken> {
         self.ground.host_lock.ensure().await?;
         let term = Term::begin(&self.ground, &self.descriptor, &self.digest).await.context("begin a term")?;
-        let (config, tenants) = (self.ground.config.clone(), self.ground.tenants.clone());
+        let ground = self.ground.clone();
         let engine = Engine::new(
             term,
             &self.descriptor.id,
             &self.router,
             &self.runner,
-            &config,
-            &tenants,
+            &ground,
             &mut self.report,
             &mut self.moved,
         );

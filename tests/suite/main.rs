@@ -18,6 +18,8 @@ mod demo;
 mod detach;
 // A folder in which somebody works on plugins, and commands that are started there.
 mod dev;
+// Why something is behind, as a person is told.
+mod explain;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.

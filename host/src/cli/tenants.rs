@@ -40,7 +40,7 @@ pub(super) struct TenantsArgs {
     /// At most so many; 0 for all of them
     #[arg(long, default_value_t = 20)]
     limit: u32,
-    /// Print one JSON object: {"tenants": [{"tenant", "cpuSeconds", "cpuNow", "waitedSeconds", "throttledSeconds", "events", "documents", "bytes",
+    /// Print one JSON object: {"tenants": [{"tenant", "cpuSeconds", "cpuNow", "rate", "waitedSeconds", "waitedNow", "throttledSeconds", "events", "documents", "bytes",
     /// "lagEvents", "lagSeconds", "lanesBehind", "failures", "lastError", "lastErrorAt"}]}
     #[arg(long)]
     json: bool,
@@ -76,7 +76,8 @@ pub(super) async fn run(args: TenantsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     let limit = if args.limit == 0 { i64::MAX } else { args.limit.into() };
     // One more than is shown, to know whether there are more.
     let tenant = args.tenant.as_ref().map(TenantId::as_str);
-    let found = status::read(&session, tenant, order, limit.saturating_add(1)).await;
+    let only = tenant.as_ref().map(std::slice::from_ref);
+    let found = status::read(&session, only, order, limit.saturating_add(1)).await;
     let mut tenants = found.map_err(|error| explain(&error))?;
     if let (Some(tenant), true) = (tenant, tenants.is_empty()) {
         anyhow::bail!(
@@ -158,7 +159,9 @@ mod tests {
             tenant: "acme".into(),
             cpu_seconds: 1234.56,
             cpu_now: 0.987,
+            rate: 5.0,
             waited_seconds: 100.0,
+            waited_now: 1.5,
             throttled_seconds: 30.0,
             events: 1_200_000,
             documents: 300_000,

@@ -56,6 +56,11 @@ impl HostLock {
     }
 }
 
+/// Whether a host works on this database.
+pub async fn is_held(session: &Session) -> Result<bool, Error> {
+    Ok(!holder(&**session).await?.is_empty())
+}
+
 /// Holds the lock until a transaction ends, so that no host works while it changes what hosts rely on. Does not wait for one that does.
 pub async fn hold_within(transaction: &Transaction<'_>) -> Result<(), LockError> {
     let taken = transaction.query_one("select pg_try_advisory_xact_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;

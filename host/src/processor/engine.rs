@@ -16,7 +16,7 @@ use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::FuturesUn
 use lru::LruCache;
 
 use super::{
-    Config, Shaken, Standing,
+    Config, Ground, Shaken, Standing,
     book::{self, Book, Bounds, Ending, Patience, Plan, Reading, Work},
     commit::{Commit, CommitError, Committer, DeadLetter},
     exceptions::{self, Exception, LaneState},
@@ -153,11 +153,11 @@ impl<'a> Engine<'a> {
         id: &'a ProcessorId,
         router: &'a Router,
         runner: &'a Runner,
-        config: &'a Config,
-        tenants: &'a Tenants,
+        ground: &'a Ground,
         report: &'a mut Report,
         moved: &'a mut bool,
     ) -> Self {
+        let Ground { config, tenants, .. } = ground;
         Engine {
             id,
             router,

@@ -14,7 +14,7 @@ const LAG_COUNTED: i64 = 1_000_000;
 const DEAD_LETTERS_COUNTED: i64 = 10_000;
 
 /// How all processors stand.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Status {
     /// By id.
     pub processors: Vec<ProcessorStatus>,

@@ -8,7 +8,7 @@ use crate::db::{Error, Session};
 pub const LAG_COUNTED: i64 = 10_000;
 
 /// One tenant.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantStatus {
     /// Its name.
@@ -17,8 +17,12 @@ pub struct TenantStatus {
     pub cpu_seconds: f64,
     /// Cores that they kept busy in the last two seconds in which there was something to tell; 0 when nothing was told for 5 s.
     pub cpu_now: f64,
+    /// Events handled a second, in the same seconds.
+    pub rate: f64,
     /// Time in which guests of it could have computed and others did, added up over them.
     pub waited_seconds: f64,
+    /// The same for each of the last seconds.
+    pub waited_now: f64,
     /// Time for which it was held back by its rates.
     pub throttled_seconds: f64,
     /// Events handled, by each processor that did.
@@ -65,30 +69,31 @@ impl Order {
     }
 }
 
-/// Reads the first so many tenants, or the one with this name, if the database knows it.
+/// Reads the first so many tenants, or of those with these names the ones that the store knows.
 pub async fn read(
     session: &Session,
-    tenant: Option<&str>,
+    only: Option<&[&str]>,
     order: Order,
     limit: i64,
 ) -> Result<Vec<TenantStatus>, Error> {
-    let rows =
-        session.query(include_str!("status/tenants.sql"), &[&tenant, &order.name(), &limit, &LAG_COUNTED]).await?;
+    let rows = session.query(include_str!("status/tenants.sql"), &[&only, &order.name(), &limit, &LAG_COUNTED]).await?;
     let of_row = |row: &crate::db::Row| TenantStatus {
         tenant: row.get(0),
         cpu_seconds: row.get(1),
         cpu_now: row.get(2),
-        waited_seconds: row.get(3),
-        throttled_seconds: row.get(4),
-        events: row.get(5),
-        documents: row.get(6),
-        bytes: row.get(7),
-        failures: row.get(8),
-        last_error: row.get(9),
-        last_error_at: row.get(10),
-        lanes_behind: row.get(11),
-        lag_events: row.get(12),
-        lag_seconds: row.get(13),
+        rate: row.get(3),
+        waited_seconds: row.get(4),
+        waited_now: row.get(5),
+        throttled_seconds: row.get(6),
+        events: row.get(7),
+        documents: row.get(8),
+        bytes: row.get(9),
+        failures: row.get(10),
+        last_error: row.get(11),
+        last_error_at: row.get(12),
+        lanes_behind: row.get(13),
+        lag_events: row.get(14),
+        lag_seconds: row.get(15),
     };
     Ok(rows.iter().map(of_row).collect())
 }

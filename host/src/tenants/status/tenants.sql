@@ -1,19 +1,25 @@
 -- Reads tenants, what they have used, and how far they are behind: in the processor where that is most, up to $4 events. What was told of a tenant's last
 -- seconds counts for 5 seconds. Tenants are found in the streams' key, by one look-up each.
--- $1 the one tenant text, or null for all · $2 order text: cpu, waited, error or name · $3 at most so many bigint · $4 bigint
-with recursive found as (
-  (select tenant from sandmill.streams where $1::text is null or tenant = $1 order by tenant limit 1)
+-- $1 these tenants text[], or null for all · $2 order text: cpu, waited, error or name · $3 at most so many bigint · $4 bigint
+with recursive walked as (
+  (select tenant from sandmill.streams where $1::text[] is null order by tenant limit 1)
   union all
-  select (select s.tenant from sandmill.streams s where s.tenant > found.tenant order by s.tenant limit 1)
-  from found
-  where found.tenant is not null and $1::text is null
+  select (select s.tenant from sandmill.streams s where s.tenant > walked.tenant order by s.tenant limit 1)
+  from walked
+  where walked.tenant is not null
+),
+found as (
+  select tenant from walked
+  union all
+  select tenant from unnest($1::text[]) as given (tenant)
+  where exists (select from sandmill.streams s where s.tenant = given.tenant)
 ),
 chosen as (
   select found.tenant, u.*, u.updated_at > now() - interval '5 seconds' as fresh
   from found
   left join lateral (
     select cpu_seconds, waited_seconds, throttled_seconds, events, documents, bytes, failures, error_processor, error, error_at,
-           lately_cpu, updated_at
+           lately_cpu, lately_waited, lately_events, updated_at
     from sandmill.tenant_usage t where t.tenant = found.tenant
   ) u on true
   where found.tenant is not null
@@ -24,7 +30,8 @@ chosen as (
     found.tenant
   limit $3
 )
-select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 end, coalesce(waited_seconds, 0), coalesce(throttled_seconds, 0),
+select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 end, case when fresh then lately_events else 0 end,
+       coalesce(waited_seconds, 0), case when fresh then lately_waited else 0 end, coalesce(throttled_seconds, 0),
        coalesce(events, 0), coalesce(documents, 0), coalesce(bytes, 0), coalesce(failures, 0), error_processor || ': ' || error,
        to_char(error_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
        (select count(*) from sandmill.exceptions x where x.tenant = chosen.tenant),

@@ -1,0 +1,10 @@
+-- Finds who holds what a session of a host waits for: the session's purpose, for how long it has waited in seconds, and the other's pid, name and age.
+select substr(ours.application_name, length('sandmill ') + 1),
+       coalesce(greatest(extract(epoch from clock_timestamp() - ours.query_start), 0), 0)::double precision,
+       theirs.pid, coalesce(nullif(theirs.application_name, ''), 'no application name') || ', user ' || coalesce(theirs.usename, 'unknown'),
+       coalesce(greatest(extract(epoch from clock_timestamp() - theirs.xact_start), 0), 0)::double precision
+from pg_stat_activity ours
+cross join lateral unnest(pg_blocking_pids(ours.pid)) as holder (pid)
+join pg_stat_activity theirs on theirs.pid = holder.pid
+where ours.datname = current_database() and ours.application_name like 'sandmill %' and ours.wait_event_type = 'Lock'
+order by 2 desc

@@ -1,0 +1,336 @@
+//! What follows from the facts: who is held by what, and what to do. Pure.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::Facts;
+use crate::{
+    processor::status::{LaneBehind, ProcessorStatus},
+    tenants::{rates::THROTTLED, status::TenantStatus},
+};
+
+/// How much it matters, the gravest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Gravity {
+    /// It does not move, and will not by itself.
+    Stuck,
+    /// It moves, or will by itself.
+    Behind,
+    /// Nothing is behind because of it.
+    Note,
+}
+
+/// What holds something back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub gravity: Gravity,
+    /// The processor that is concerned; none for all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processor: Option<String>,
+    /// The tenant that is concerned; none for all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<String>,
+    /// Lanes that are in the same state for the same kind of reason, this one among them; 0 where it is no matter of lanes.
+    pub lanes: usize,
+    /// What is the matter, in one sentence.
+    pub what: String,
+    /// What to do, if there is something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct About<'a> {
+    /// Only what concerns this processor.
+    pub processor: Option<&'a str>,
+    /// Only what concerns this tenant.
+    pub tenant: Option<&'a str>,
+}
+
+/// What holds back what was asked for, the gravest first; empty if nothing does.
+pub fn findings(facts: &Facts, about: About<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let asked = |p: &&ProcessorStatus| about.processor.is_none_or(|id| id == p.id);
+    let processors: Vec<&ProcessorStatus> = facts.status.processors.iter().filter(asked).collect();
+    let waits = processors.iter().any(|p| p.lag_events > 0 || !p.lanes_behind.is_empty());
+    if !facts.host && waits {
+        found.push(Finding {
+            remedy: Some("start one: sandmill run --plugins DIR".into()),
+            ..finding(Gravity::Stuck, "no host runs on this database, so nothing moves")
+        });
+    }
+    for p in processors {
+        found.extend(
+            of_processor(facts, p).into_iter().map(|finding| Finding { processor: Some(p.id.clone()), ..finding }),
+        );
+        let lanes = p.lanes_behind.iter().filter(|lane| about.tenant.is_none_or(|tenant| tenant == lane.tenant));
+        // Those that wait for the same kind of reason together, the longest first.
+        let mut alike: BTreeMap<(&str, &str), Vec<&LaneBehind>> = BTreeMap::new();
+        for lane in lanes {
+            alike.entry((&lane.state, class(lane))).or_default().push(lane);
+        }
+        for mut lanes in alike.into_values() {
+            lanes.sort_by(|one, other| one.since.cmp(&other.since));
+            found.extend(lanes.first().map(|first| of_lanes(facts, p, first, lanes.len())));
+        }
+    }
+    if let Some(tenant) = about.tenant.and_then(|tenant| facts.tenants.get(tenant)) {
+        found.extend(of_share(tenant));
+    }
+    for open in &facts.open {
+        let (pid, application, age) = (open.pid, &open.application, seconds(open.age));
+        found.push(finding(
+            Gravity::Note,
+            format!("session {pid} ({application}) has had a transaction open for {age}: what it appended is handled once it commits. It holds nobody else back"),
+        ));
+    }
+    found.sort_by_key(|finding| finding.gravity);
+    found
+}
+
+fn finding(gravity: Gravity, what: impl Into<String>) -> Finding {
+    Finding { gravity, processor: None, tenant: None, lanes: 0, what: what.into(), remedy: None }
+}
+
+/// What holds a whole processor.
+fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let waits = p.lag_events > 0 || !p.lanes_behind.is_empty();
+    if let Some(paused) = &p.paused {
+        found.push(Finding {
+            remedy: Some(format!("sandmill resume {}", p.id)),
+            ..finding(Gravity::Stuck, format!("it is paused {paused}, with {} events waiting", p.lag_events))
+        });
+    } else if facts.host && waits && !facts.running.contains(&p.id) {
+        let plugin = p.plugin.split(' ').next().unwrap_or_default();
+        found.push(Finding {
+            remedy: Some(format!("put {plugin}.wasm back into the plugins folder; the log says if it was refused")),
+            ..finding(Gravity::Stuck, "a host runs, but no plugin of it is this processor")
+        });
+    } else if p.lag_events > 0 && facts.running.contains(&p.id) {
+        let what = match (p.lag_events as f64 / p.rate, p.rate > 0.0) {
+            (left, true) => format!(
+                "it is {} events behind, the first of them {} old, and handles {:.0}/s: some {} to go",
+                p.lag_events,
+                seconds(p.lag_seconds),
+                p.rate,
+                seconds(left)
+            ),
+            _ => format!("it is {} events behind, the first of them {} old", p.lag_events, seconds(p.lag_seconds)),
+        };
+        found.push(finding(Gravity::Behind, what));
+    }
+    for blocker in facts.blockers.iter().filter(|blocker| blocker.session.split(' ').nth(1) == Some(p.id.as_str())) {
+        let other = &blocker.transaction;
+        found.push(Finding {
+            remedy: Some(format!("end that transaction: select pg_terminate_backend({})", other.pid)),
+            ..finding(
+                Gravity::Behind,
+                format!(
+                    "its session `{}` has waited {} for a lock of session {} ({}), whose transaction is {} old",
+                    blocker.session,
+                    seconds(blocker.waited),
+                    other.pid,
+                    other.application,
+                    seconds(other.age)
+                ),
+            )
+        });
+    }
+    found
+}
+
+/// Why lanes of a processor that are alike are behind; `first` has been so for the longest.
+fn of_lanes(facts: &Facts, p: &ProcessorStatus, first: &LaneBehind, lanes: usize) -> Finding {
+    let whose =
+        if first.key == first.tenant { first.tenant.clone() } else { format!("{}/{}", first.tenant, first.key) };
+    let others = match lanes {
+        1 => format!("lane {whose}"),
+        n => format!("lane {whose}, and {} more like it,", n - 1),
+    };
+    let event =
+        first.event_position.map_or_else(String::new, |position| format!(" at the event at position {position}"));
+    let (since, reason) = (&first.since, &first.reason);
+    let resume = Some(format!("sandmill resume {} --tenant {}", p.id, first.tenant));
+    let (gravity, what, remedy) = match first.state.as_str() {
+        "blocked" => (
+            Gravity::Stuck,
+            format!("{others} is blocked since {since}{event}: {reason}"),
+            resume.map(|resume| format!("mend the plugin or the event, then: {resume}")),
+        ),
+        "paused" if class(first) == "paused" && !reason.contains("by the settings") => {
+            (Gravity::Stuck, format!("{others} is {reason}").replacen("paused: ", "paused ", 1), resume)
+        }
+        "paused" => (
+            Gravity::Stuck,
+            format!("{others} waits since {since}: {reason}"),
+            Some("change the settings, and restart the host".into()),
+        ),
+        "retrying" if class(first) == THROTTLED => (
+            Gravity::Behind,
+            format!(
+                "{others} {}, and goes on by itself",
+                reason.split_once(": ").map_or(reason.as_str(), |(_, words)| words)
+            ),
+            Some(format!("give it more in the settings: tenants.{}", first.tenant)),
+        ),
+        "retrying" => (
+            Gravity::Behind,
+            format!("{others} tries again by itself (attempt {}){event}: {reason}", first.attempts + 1),
+            None,
+        ),
+        _ => {
+            let tenant = facts.tenants.get(&first.tenant);
+            (Gravity::Behind, format!("{others} is catching up since {since}{}", pace(tenant)), None)
+        }
+    };
+    Finding { gravity, processor: Some(p.id.clone()), tenant: Some(first.tenant.clone()), lanes, what, remedy }
+}
+
+/// How a tenant gets on.
+fn pace(tenant: Option<&TenantStatus>) -> String {
+    let Some(tenant) = tenant else { return String::new() };
+    let share = if tenant.waited_now > tenant.cpu_now { ", which is its share while others want theirs" } else { "" };
+    let left = if tenant.rate > 0.0 && tenant.lag_events > 0 {
+        format!(": some {} to go", seconds(tenant.lag_events as f64 / tenant.rate))
+    } else {
+        String::new()
+    };
+    format!(
+        " with {} events before it: {:.0}/s on {:.2} of a core{share}{left}",
+        tenant.lag_events, tenant.rate, tenant.cpu_now
+    )
+}
+
+/// Whether a tenant that was asked for gets less time than it wants.
+fn of_share(tenant: &TenantStatus) -> Option<Finding> {
+    (tenant.waited_now > 0.1 && tenant.waited_now > tenant.cpu_now).then(|| Finding {
+        tenant: Some(tenant.tenant.clone()),
+        remedy: Some(format!("if it should have more than others: tenants.{}.weight in the settings", tenant.tenant)),
+        ..finding(
+            Gravity::Behind,
+            format!(
+                "its share of CPU time is used up: it computes on {:.2} cores, and its guests wait {:.1} s in each second for their turn",
+                tenant.cpu_now, tenant.waited_now
+            ),
+        )
+    })
+}
+
+/// The kind of a lane's reason.
+fn class(lane: &LaneBehind) -> &str {
+    lane.reason.split_once(": ").map_or("", |(class, _)| class)
+}
+
+/// A time for people.
+fn seconds(seconds: f64) -> String {
+    match seconds {
+        s if s >= 7200.0 => format!("{:.0} h", s / 3600.0),
+        s if s >= 120.0 => format!("{:.0} min", s / 60.0),
+        s if s >= 10.0 => format!("{s:.0} s"),
+        s => format!("{s:.1} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        explain::{Blocker, OpenTransaction},
+        processor::status::{Measures, Status},
+    };
+
+    fn lane(tenant: &str, state: &str, reason: &str) -> LaneBehind {
+        LaneBehind {
+            tenant: tenant.into(),
+            key: tenant.into(),
+            state: state.into(),
+            reason: reason.into(),
+            attempts: 2,
+            event_position: Some(17),
+            since: "2026-01-02T03:04:05Z".into(),
+        }
+    }
+
+    fn facts(lag_events: i64, lanes_behind: Vec<LaneBehind>) -> Facts {
+        let processor = ProcessorStatus {
+            id: "carts".into(),
+            plugin: "cart-summary 1.0.0 0123".into(),
+            lag_events,
+            lag_seconds: 3.0,
+            rate: 100.0,
+            handled: 5,
+            paused: None,
+            measures: Measures::default(),
+            dead_letters: 0,
+            last_dead_letter: None,
+            lanes_behind,
+        };
+        let running = ["carts".to_string()].into();
+        Facts { status: Status { processors: vec![processor] }, host: true, running, ..Facts::default() }
+    }
+
+    fn told(facts: &Facts) -> Vec<String> {
+        findings(facts, About::default()).into_iter().map(|finding| finding.what).collect()
+    }
+
+    #[test]
+    fn nothing_behind_is_nothing_to_explain() {
+        assert_eq!(told(&facts(0, Vec::new())), Vec::<String>::new());
+        let nobody = Facts { host: false, running: Default::default(), ..facts(0, Vec::new()) };
+        assert_eq!(told(&nobody), Vec::<String>::new());
+    }
+
+    #[test]
+    fn who_holds_it_is_named_the_gravest_first() {
+        let lanes = vec![
+            lane("a", "catching-up", ""),
+            lane("b", "retrying", "throttled: has used up its cpu-percent = 5 (tenants.b or tenant-limits)"),
+            lane("c", "blocked", "trap: unreachable"),
+            lane("d", "blocked", "trap: out of bounds"),
+            lane("e", "paused", "paused: by ada since 2026"),
+        ];
+        let mut facts = facts(500, lanes);
+        let transaction = OpenTransaction { pid: 7, application: "psql, user ada".into(), age: 300.0 };
+        facts.open.push(transaction.clone());
+        facts.blockers.push(Blocker { session: "commit carts".into(), waited: 1.5, transaction });
+        facts.tenants.insert(
+            "a".into(),
+            TenantStatus { lag_events: 900, rate: 30.0, cpu_now: 0.5, waited_now: 2.0, ..TenantStatus::default() },
+        );
+        assert_eq!(
+            told(&facts),
+            [
+                "lane c, and 1 more like it, is blocked since 2026-01-02T03:04:05Z at the event at position 17: trap: unreachable",
+                "lane e is paused by ada since 2026",
+                "it is 500 events behind, the first of them 3.0 s old, and handles 100/s: some 5.0 s to go",
+                "its session `commit carts` has waited 1.5 s for a lock of session 7 (psql, user ada), whose transaction is 5 min old",
+                "lane a is catching up since 2026-01-02T03:04:05Z with 900 events before it: 30/s on 0.50 of a core, which is its share while others want \
+                 theirs: some 30 s to go",
+                "lane b has used up its cpu-percent = 5 (tenants.b or tenant-limits), and goes on by itself",
+                "session 7 (psql, user ada) has had a transaction open for 5 min: what it appended is handled once it commits. It holds nobody else back",
+            ]
+        );
+        let about = About { tenant: Some("a"), ..About::default() };
+        let of_a = findings(&facts, about);
+        assert!(of_a.iter().all(|finding| finding.tenant.as_deref().is_none_or(|tenant| tenant == "a")), "{of_a:?}");
+        assert!(of_a.iter().any(|finding| finding.what.starts_with("its share of CPU time is used up")), "{of_a:?}");
+    }
+
+    #[test]
+    fn without_a_host_or_a_plugin_nothing_moves() {
+        let nobody = Facts { host: false, running: Default::default(), ..facts(5, Vec::new()) };
+        assert_eq!(told(&nobody), ["no host runs on this database, so nothing moves"]);
+        let gone = Facts { running: Default::default(), ..facts(5, Vec::new()) };
+        let found = findings(&gone, About::default());
+        assert_eq!(found[0].what, "a host runs, but no plugin of it is this processor");
+        assert!(found[0].remedy.as_deref().unwrap().starts_with("put cart-summary.wasm back"), "{found:?}");
+        let mut paused = facts(5, Vec::new());
+        paused.status.processors[0].paused = Some("by ada since 2026".into());
+        assert_eq!(told(&paused), ["it is paused by ada since 2026, with 5 events waiting"]);
+    }
+}
