@@ -362,6 +362,7 @@ impl World {
 
     fn check_end(&self) {
         self.database.check(&self.log);
+        assert_eq!(self.host.book.ready(self.now), None, "whoever has work and waits for nothing would have moved");
         let everything = self.log.snapshot();
         assert!(self.host.book.settled().seen().covers(&everything), "the tail has seen everything");
         for (key, row) in &self.database.rows {

@@ -420,6 +420,17 @@ impl<T: Results> Book<T> {
         waiting.min()
     }
 
+    /// A lane that could go on now, by running, reading or being committed, if nothing but this book decided: one that has work, waits for nobody, and
+    /// for no time that has not come.
+    pub fn ready(&self, now: SystemTime) -> Option<&LaneKey> {
+        let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
+        let ready = |lane: &Lane<T>| {
+            let waits = lane.row.as_ref().is_some_and(|row| !due(row)) && lane.detached();
+            lane.stop.is_some() || !lane.idle() || !lane.done.is_empty() || lane.row.is_some() && !waits
+        };
+        self.lanes.iter().find(|(_, lane)| ready(lane)).map(|(key, _)| key)
+    }
+
     /// Takes note of what a lane read for itself.
     pub fn found(&mut self, reading: &Reading, found: Found)
     where

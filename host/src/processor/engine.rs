@@ -58,6 +58,8 @@ const STORE_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
 /// Between two lines that tell of events set aside. A plugin may skip every event; the log need not.
 const TELL_OF_SKIPS: Duration = Duration::from_secs(1);
+/// For how long nothing may be under way before it is asked whether lanes have work: no step takes so long to begin.
+const STANDSTILL: Duration = Duration::from_secs(10);
 /// A lane that has been behind for so long asks for more than its tenant's share, and reads for itself.
 const OVER_ITS_SHARE: Duration = Duration::from_secs(1);
 /// So does one whose tenant owes so many turns of the ring.
@@ -145,6 +147,8 @@ pub(super) struct Engine<'a> {
     search: bool,
     /// When the next lane that waits for a time is due.
     due: Option<SystemTime>,
+    /// Since when nothing is under way.
+    still_since: Option<Instant>,
 }
 
 impl<'a> Engine<'a> {
@@ -196,6 +200,7 @@ impl<'a> Engine<'a> {
             skips: (0, None),
             search: true,
             due: None,
+            still_since: None,
         }
     }
 
@@ -209,6 +214,7 @@ impl<'a> Engine<'a> {
         self.look_at_rows().await?;
         loop {
             self.start();
+            self.check_for_standstill()?;
             if self.draining && self.runs.is_empty() && self.commit.is_none() {
                 return Ok(self.last_report().await?);
             }
@@ -312,6 +318,22 @@ impl<'a> Engine<'a> {
                 self.start_commit(plan);
             }
         }
+    }
+
+    /// Whoever has work and does not move has a reason that can be read, or it is a mistake of ours: then it is said, and a new term begins from what the
+    /// database says.
+    fn check_for_standstill(&mut self) -> Result<(), Shaken> {
+        if !self.runs.is_empty() || self.page.is_some() || self.reading.is_some() || self.commit.is_some() {
+            self.still_since = None;
+            return Ok(());
+        }
+        if self.still_since.get_or_insert_with(Instant::now).elapsed() < STANDSTILL || self.book.paused().is_some() {
+            return Ok(());
+        }
+        self.still_since = None;
+        let Some(lane) = self.book.ready(SystemTime::now()) else { return Ok(()) };
+        tracing::error!(processor = %self.id, %lane, "the lane has work, nothing is under way, and nothing says why; please report this");
+        Err(anyhow::anyhow!("lane {lane} stood still without a reason").into())
     }
 
     fn start_runs(&mut self) {
@@ -527,7 +549,12 @@ impl<'a> Engine<'a> {
         let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
         // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
-        [commit, store, due, look, report].into_iter().flatten().min().map(|wait| wait.max(Duration::from_millis(1)))
+        let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
+        [commit, store, due, look, report, still]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|wait| wait.max(Duration::from_millis(1)))
     }
 
     /// Learns what people decided: about lanes that wait, and about what should.
