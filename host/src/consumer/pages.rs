@@ -47,9 +47,35 @@ pub struct Pages {
 /// What an event is taken to weigh before any was read, bytes.
 const FIRST_WEIGHT: usize = 4 << 10;
 
-/// How many times as many events a page may have for a reader that is behind: nobody waits for those live, and the more of them are handled
-/// together, the less often their documents are written.
-const BEHIND: usize = 4;
+/// How many times as many events as usual a page may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times(usize);
+
+impl Times {
+    /// For a reader that is level.
+    pub const LEVEL: Times = Times(1);
+    /// For a reader that is behind: nobody waits for those events live, and the more of them are handled together, the less often their documents are written.
+    pub const BEHIND: Times = Times(4);
+    /// The most, for a reader that is behind with very many lanes: where each has few events of a page, calls cost more than what is done in them.
+    const MOST: Times = Times(16);
+    /// Fewer events for each lane ask for larger pages, more than four times as many let them become smaller again.
+    const FEW: usize = 16;
+
+    /// For the page after one in which so many lanes had so many events, by a reader that is behind.
+    pub fn after(self, events: usize, lanes: usize) -> Times {
+        let times = match events {
+            few if few < lanes * Self::FEW => self.0 * 2,
+            many if many > lanes * Self::FEW * 4 => self.0 / 2,
+            _ => self.0,
+        };
+        Times(times.clamp(Self::BEHIND.0, Self::MOST.0))
+    }
+
+    /// How many ordinary pages one of these weighs.
+    pub fn weight(self) -> usize {
+        (self.0 / Self::BEHIND.0).max(1)
+    }
+}
 
 /// How many events are read at once.
 struct PageSize {
@@ -60,9 +86,9 @@ struct PageSize {
 }
 
 impl PageSize {
-    fn limit(&self, behind: bool) -> usize {
-        let events = self.events.max(1) * if behind { BEHIND } else { 1 };
-        (self.bytes / self.weight.load(Relaxed).max(1)).clamp(1, events)
+    fn limit(&self, times: Times) -> usize {
+        let events = self.events.max(1) * times.0;
+        (self.bytes * times.weight() / self.weight.load(Relaxed).max(1)).clamp(1, events)
     }
 
     /// Larger events count at once, smaller ones by half: too short a page costs time, too long a one memory.
@@ -124,8 +150,8 @@ pub struct Reader {
 }
 
 impl Reader {
-    /// The page that follows `after`; a larger one where the reader knows that it is `behind`.
-    pub async fn page(&mut self, after: &Progress, behind: bool) -> Result<Arc<Page>, SourceError> {
+    /// The page that follows `after`, of so many times the usual events.
+    pub async fn page(&mut self, after: &Progress, times: Times) -> Result<Arc<Page>, SourceError> {
         let pages = &self.pages;
         if let Some(page) = pages.recent().find(after, self.opened) {
             return Ok(page);
@@ -135,7 +161,7 @@ impl Reader {
             return Ok(page);
         }
         let began = Instant::now();
-        let page = Arc::new(self.source.page(after, pages.size.limit(behind)).await?);
+        let page = Arc::new(self.source.page(after, pages.size.limit(times)).await?);
         pages.size.learn(&page.events);
         // An empty page says only how far the snapshot has moved by now; a later reader should see more.
         if !page.events.is_empty() {
@@ -151,7 +177,7 @@ impl Reader {
         difference: &Difference,
         limit: usize,
     ) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
-        let limit = limit.min(self.pages.size.limit(false)).max(1);
+        let limit = limit.min(self.pages.size.limit(Times::LEVEL)).max(1);
         let events = self.source.tenant_page(tenant, difference, limit).await?;
         self.pages.size.learn(&events);
         let more = events.len() == limit;
@@ -181,17 +207,29 @@ mod tests {
     #[test]
     fn large_events_make_short_pages_at_once_and_small_ones_long_pages_again() {
         let size = PageSize { events: 5_000, bytes: 8 << 20, weight: AtomicUsize::new(FIRST_WEIGHT) };
-        assert_eq!(size.limit(false), 2_048);
+        assert_eq!(size.limit(Times::LEVEL), 2_048);
         size.learn(&events(100, 300));
-        assert!((2_500..5_000).contains(&size.limit(false)), "{}", size.limit(false));
+        assert!((2_500..5_000).contains(&size.limit(Times::LEVEL)), "{}", size.limit(Times::LEVEL));
         size.learn(&events(10, 1 << 20));
-        assert_eq!((size.limit(false), size.limit(true)), (7, 7));
+        assert_eq!((size.limit(Times::LEVEL), size.limit(Times::BEHIND)), (7, 7));
         size.learn(&[]);
-        assert_eq!(size.limit(false), 7);
+        assert_eq!(size.limit(Times::LEVEL), 7);
         for _ in 0..40 {
             size.learn(&events(100, 300));
         }
-        assert_eq!(size.limit(false), 5_000);
-        assert!((12_000..20_000).contains(&size.limit(true)), "{}", size.limit(true));
+        assert_eq!(size.limit(Times::LEVEL), 5_000);
+        assert!((12_000..20_000).contains(&size.limit(Times::BEHIND)), "{}", size.limit(Times::BEHIND));
+    }
+
+    #[test]
+    fn many_lanes_with_few_events_each_make_larger_pages() {
+        let times = [(20_000, 10_000), (40_000, 10_000), (80_000, 10_000)]
+            .iter()
+            .fold(Times::BEHIND, |times, page| times.after(page.0, page.1));
+        assert_eq!((times, times.weight()), (Times::MOST, 4));
+        assert_eq!(times.after(80_000, 3_000), times, "neither few nor many");
+        assert_eq!(times.after(80_000, 100), Times(8));
+        assert_eq!(Times::LEVEL.after(20_000, 100), Times::BEHIND);
+        assert_eq!(Times::BEHIND.after(0, 0), Times::BEHIND);
     }
 }

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     consumer::{
-        pages::{Reader, SourceError},
+        pages::{Reader, SourceError, Times},
         router::Router,
         wake::Wakeups,
     },
@@ -134,6 +134,8 @@ pub(super) struct Engine<'a> {
     news: bool,
     /// Whether the last page was full, so that more is there already.
     behind: bool,
+    /// How large pages are read while it is.
+    times: Times,
     passed_since: Option<Instant>,
     looked_at_rows: Instant,
     /// Whether something was committed since, by us or by people.
@@ -192,6 +194,7 @@ impl<'a> Engine<'a> {
             serving: None,
             news: true,
             behind: false,
+            times: Times::BEHIND,
             passed_since: None,
             looked_at_rows: Instant::now(),
             look: true,
@@ -281,15 +284,18 @@ impl<'a> Engine<'a> {
         let now = SystemTime::now();
         if !self.draining && self.book.paused().is_none() {
             self.start_runs();
-            let room = self.book.pages_open() < self.config.pages_ahead;
+            let times = if self.behind { self.times } else { Times::LEVEL };
+            // Large pages weigh as much as several: one is handled while another is read, at least.
+            let room =
+                self.book.pages_open() < (self.config.pages_ahead / times.weight()).max(self.config.pages_ahead.min(2));
             if self.news
                 && room
                 && let Some(mut reader) = self.pages.take()
             {
-                let (after, behind) = (self.book.tail().clone(), self.behind);
+                let after = self.book.tail().clone();
                 self.page = Some(Box::pin(async move {
                     let began = Instant::now();
-                    let page = reader.page(&after, behind).await;
+                    let page = reader.page(&after, times).await;
                     failpoint::hit("page.read");
                     (reader, began.elapsed(), page)
                 }));
@@ -432,6 +438,7 @@ impl<'a> Engine<'a> {
         self.news = !page.events.is_empty();
         self.behind = page.events.len() >= self.config.page_events || !page.to.is_boundary();
         let lanes = self.router.route(&page.events);
+        self.times = if self.behind { self.times.after(page.events.len(), lanes.len()) } else { Times::BEHIND };
         let (scheduler, behind_since) = (&self.runner.scheduler, &self.behind_since);
         self.book.deal(page, lanes, |lane| {
             behind_since.get(lane).is_some_and(|since| since.elapsed() >= OVER_ITS_SHARE)
