@@ -147,10 +147,13 @@ impl<'a> Ready<'a> {
         let pages = Pages::new(self.source.clone(), settings.page_events, settings.page_kib << 10);
         let (wake, wakeups) = Wake::new(self.source);
         let (db, host_lock) = (self.db.clone(), self.host_lock);
-        let ground = Ground { db, pages, wakeups, host_lock, instances, config: settings };
+        let lockstep = Arc::default();
+        let ground = Ground { db, pages, wakeups, host_lock, instances, lockstep, config: settings };
+        let mut pressures = self.config.processors.clone();
         let mut supervisor = Supervisor::default();
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
         let mut standings = Vec::new();
+        let mut processors = Vec::new();
         for Follower { descriptor, plugin, digest, handler } in followers {
             if let Err(error) = registration::register(&mut self.session, &descriptor, &plugin, &digest).await {
                 refused += 1;
@@ -161,9 +164,18 @@ impl<'a> Ready<'a> {
             let batch_events = descriptor.max_batch_size.map_or(usize::MAX, |max| max as usize);
             let runner = Runner { handler, scheduler: scheduler.clone(), batch_events };
             let id = descriptor.id.clone();
-            let (processor, standing) = Processor::new(descriptor, digest, runner, ground.clone());
-            supervisor.spawn(format!("processor {id}"), processor.run(supervisor.stop()));
+            let pressure = pressures.remove(id.as_str()).unwrap_or_default();
+            let (processor, standing) = Processor::new(descriptor, digest, runner, ground.clone(), pressure);
+            processors.push((format!("processor {id}"), processor));
             standings.push((id, standing));
+        }
+        for name in pressures.keys() {
+            tracing::warn!(
+                "[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}"
+            );
+        }
+        for (name, processor) in processors {
+            supervisor.spawn(name, processor.run(supervisor.stop()));
         }
         drop(self.session);
         if standings.is_empty() {

@@ -14,10 +14,13 @@ mod engine;
 pub mod exceptions;
 pub mod gather;
 pub mod lane;
+pub mod lockstep;
 pub mod pauses;
+pub mod pressure;
 pub mod registration;
 pub mod report;
 mod retry;
+mod shed;
 pub mod status;
 pub mod term;
 
@@ -43,6 +46,8 @@ use crate::{
 };
 use engine::Engine;
 use lane::Runner;
+use lockstep::{Lockstep, Place};
+use pressure::Strategy;
 use report::{Instances, Report};
 use term::Term;
 
@@ -105,6 +110,8 @@ pub struct Ground {
     pub host_lock: Arc<HostLock>,
     /// The plugin instances alive, for people.
     pub instances: Instances,
+    /// Processors that wait for each other.
+    pub lockstep: Arc<Lockstep>,
     /// The settings.
     pub config: Config,
 }
@@ -129,6 +136,9 @@ pub struct Processor {
     router: Router,
     runner: Runner,
     ground: Ground,
+    pressure: pressure::Settings,
+    /// Where it stands among those it waits for, and they for it.
+    place: Option<Place>,
     standing: watch::Sender<Standing>,
     report: Report,
     /// Whether this term has committed anything.
@@ -145,17 +155,21 @@ impl<E: Into<anyhow::Error>> From<E> for Shaken {
 }
 
 impl Processor {
-    /// A processor, registered already, and where to learn how it stands. `digest` is the version of the code in `runner`.
+    /// A processor, registered already, and where to learn how it stands. `digest` is the version of the code in `runner`. All processors of a
+    /// host are made before the first of them runs, as they may wait for each other.
     pub fn new(
         descriptor: Descriptor,
         digest: String,
         runner: Runner,
         ground: Ground,
+        pressure: pressure::Settings,
     ) -> (Self, watch::Receiver<Standing>) {
         let (standing, watcher) = watch::channel(Standing::default());
         let router = Router::new(&descriptor);
         let report = Report::new(ground.instances.clone());
-        let processor = Processor { descriptor, digest, router, runner, ground, standing, report, moved: false };
+        let place = (pressure.back_pressure == Strategy::Lockstep).then(|| ground.lockstep.join(&descriptor.id));
+        let processor =
+            Processor { descriptor, digest, router, runner, ground, pressure, place, standing, report, moved: false };
         (processor, watcher)
     }
 
@@ -197,6 +211,7 @@ impl Processor {
             &self.router,
             &self.runner,
             &config,
+            (&self.pressure, &mut self.place),
             &mut self.report,
             &mut self.moved,
         );

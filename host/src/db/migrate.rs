@@ -46,7 +46,8 @@ macro_rules! migration {
 }
 
 /// All of them, in the order in which they are applied.
-pub const MIGRATIONS: &[Migration] = &[migration!("0001_event_store"), migration!("0002_processors")];
+pub const MIGRATIONS: &[Migration] =
+    &[migration!("0001_event_store"), migration!("0002_processors"), migration!("0003_back_pressure")];
 
 /// What a run of [`migrate`] changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

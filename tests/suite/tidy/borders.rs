@@ -58,7 +58,10 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "supervisor",
         ],
     ),
-    ("config", &["processor::Config", "sandbox::Limits", "sandbox::compile", "scheduler::Config"]),
+    (
+        "config",
+        &["processor::Config", "processor::pressure", "sandbox::Limits", "sandbox::compile", "scheduler::Config"],
+    ),
     ("plugins", &[]),
     ("consumer", &["model", "source", "supervisor::Stop"]),
     (
