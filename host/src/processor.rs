@@ -44,7 +44,7 @@ use crate::{
     },
     supervisor::Stop,
 };
-use engine::Engine;
+use engine::{Engine, Parts};
 use lane::Runner;
 use lockstep::{Lockstep, Place};
 use pressure::Strategy;
@@ -205,16 +205,17 @@ impl Processor {
         self.ground.host_lock.ensure().await?;
         let term = Term::begin(&self.ground, &self.descriptor, &self.digest).await.context("begin a term")?;
         let config = self.ground.config.clone();
-        let engine = Engine::new(
-            term,
-            &self.descriptor.id,
-            &self.router,
-            &self.runner,
-            &config,
-            (&self.pressure, &mut self.place),
-            &mut self.report,
-            &mut self.moved,
-        );
+        let parts = Parts {
+            id: &self.descriptor.id,
+            router: &self.router,
+            runner: &self.runner,
+            config: &config,
+            pressure: &self.pressure,
+            place: &mut self.place,
+            report: &mut self.report,
+            moved: &mut self.moved,
+        };
+        let engine = Engine::new(term, parts);
         let standing = &self.standing;
         engine.run(&mut self.ground.wakeups, stop, |now| _ = standing.send_replace(now)).await
     }

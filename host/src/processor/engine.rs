@@ -113,6 +113,18 @@ enum Ahead {
     Leap(Leap),
 }
 
+/// What a term takes from its processor: what it is, and what outlives it.
+pub(super) struct Parts<'a> {
+    pub(super) id: &'a ProcessorId,
+    pub(super) router: &'a Router,
+    pub(super) runner: &'a Runner,
+    pub(super) config: &'a Config,
+    pub(super) pressure: &'a pressure::Settings,
+    pub(super) place: &'a mut Option<Place>,
+    pub(super) report: &'a mut Report,
+    pub(super) moved: &'a mut bool,
+}
+
 /// Everything under way in a term.
 pub(super) struct Engine<'a> {
     id: &'a ProcessorId,
@@ -162,16 +174,8 @@ pub(super) struct Engine<'a> {
 }
 
 impl<'a> Engine<'a> {
-    pub(super) fn new(
-        term: Term,
-        id: &'a ProcessorId,
-        router: &'a Router,
-        runner: &'a Runner,
-        config: &'a Config,
-        (pressure, place): (&'a pressure::Settings, &'a mut Option<Place>),
-        report: &'a mut Report,
-        moved: &'a mut bool,
-    ) -> Self {
+    pub(super) fn new(term: Term, parts: Parts<'a>) -> Self {
+        let Parts { id, router, runner, config, pressure, place, report, moved } = parts;
         Engine {
             id,
             router,

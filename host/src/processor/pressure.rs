@@ -107,7 +107,7 @@ pub(super) enum Hold {
 impl std::fmt::Display for Hold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Hold::Full(lane) => write!(f, "waiting for lane {lane}, whose queue is full (back-pressure pause)"),
+            Hold::Full(lane) => write!(f, "waiting for {lane}, whose queue is full (back-pressure pause)"),
             Hold::FullTogether => {
                 f.write_str("waiting for its lanes, whose queues are full together (back-pressure pause)")
             }
