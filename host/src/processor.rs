@@ -6,7 +6,8 @@
 //! fence, an unknown outcome) ends the term, and the next one starts from what the database says.
 //!
 //! [`book`] decides, [`engine`] carries out, [`lane`] runs the handler, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
-//! how they read for themselves.
+//! how they read for themselves. What is done about lanes that cannot keep up is chosen for each processor ([`pressure`]): processors may wait for each
+//! other ([`lockstep`]), or skip what is too much (`shed`).
 
 pub mod book;
 pub mod commit;
