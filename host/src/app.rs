@@ -150,12 +150,23 @@ impl<'a> Ready<'a> {
         let pages = Pages::new(self.source.clone(), settings.page_events, settings.page_kib << 10);
         let (wake, wakeups) = Wake::new(self.source);
         let (db, host_lock) = (self.db.clone(), self.host_lock);
+        let lockstep = Arc::default();
+        let mut pressures = self.config.processors.clone();
         let mut supervisor = Supervisor::default();
         supervisor.spawn("tell what tenants use", usage::tell(tenants.clone(), db.clone(), supervisor.stop()));
-        let ground =
-            Ground { db: db.clone(), pages, wakeups, host_lock, tenants: tenants.clone(), instances, config: settings };
+        let ground = Ground {
+            db: db.clone(),
+            pages,
+            wakeups,
+            host_lock,
+            tenants: tenants.clone(),
+            instances,
+            lockstep,
+            config: settings,
+        };
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
         let mut standings = Vec::new();
+        let mut processors = Vec::new();
         for Follower { descriptor, plugin, digest, handler } in followers {
             if let Err(error) = registration::register(&mut self.session, &descriptor, &plugin, &digest).await {
                 refused += 1;
@@ -166,9 +177,18 @@ impl<'a> Ready<'a> {
             let batch_events = descriptor.max_batch_size.map_or(usize::MAX, |max| max as usize);
             let runner = Runner { handler, scheduler: scheduler.clone(), batch_events };
             let id = descriptor.id.clone();
-            let (processor, standing) = Processor::new(descriptor, digest, runner, ground.clone());
-            supervisor.spawn(format!("processor {id}"), processor.run(supervisor.stop()));
+            let pressure = pressures.remove(id.as_str()).unwrap_or_default();
+            let (processor, standing) = Processor::new(descriptor, digest, runner, ground.clone(), pressure);
+            processors.push((format!("processor {id}"), processor));
             standings.push((id, standing));
+        }
+        for name in pressures.keys() {
+            tracing::warn!(
+                "[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}"
+            );
+        }
+        for (name, processor) in processors {
+            supervisor.spawn(name, processor.run(supervisor.stop()));
         }
         drop(self.session);
         if standings.is_empty() {

@@ -6,6 +6,7 @@
 //! remembers which source each value came from.
 
 mod meaning;
+mod named;
 mod resolved;
 mod secret;
 
@@ -18,7 +19,7 @@ pub use resolved::{Origin, Resolved, Setting};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    processor,
+    processor::{self, pressure},
     sandbox::{Limits, compile},
     scheduler, tenants,
 };
@@ -33,6 +34,8 @@ pub struct Config {
     pub plugins: PathBuf,
     /// How processors read and keep.
     pub processor: processor::Config,
+    /// How single processors are treated, by their ids.
+    pub processors: BTreeMap<String, pressure::Settings>,
     /// How guests are run.
     pub scheduler: scheduler::Config,
     /// What guests may use up.
@@ -95,9 +98,10 @@ impl Config {
             if name == "DATABASE_URL" {
                 layers.lay("database-url", value, origin).map_err(error)?;
             } else if name.starts_with("SANDMILL_") && !NOT_SETTINGS.contains(&name.as_str()) {
-                let known = keys().into_iter().find(|(key, _)| variable(key) == *name);
-                let Some((key, _)) = known else {
-                    let near = nearest(name, keys().iter().map(|(key, _)| variable(key)));
+                let known = keys().into_iter().map(|(key, _)| key).find(|key| variable(key) == *name);
+                let Some(key) = known.or_else(|| named::key_of(name)) else {
+                    let keys = keys().into_iter().chain(named::keys("NAME"));
+                    let near = nearest(name, keys.map(|(key, _)| variable(&key)));
                     return Err(error(format!("no such setting; the nearest is {near}")));
                 };
                 layers.lay(&key, value, origin).map_err(error)?;
@@ -143,6 +147,7 @@ impl Config {
         for (name, tenant) in &self.tenants {
             tenant.check(name)?;
         }
+        pressure::check(&self.processors)?;
         self.scheduler.check()
     }
 }
@@ -211,7 +216,7 @@ impl Layers {
 
 /// Lays one value over the table, read as the kind its default has.
 fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
-    let known = keys();
+    let known: Vec<_> = keys().into_iter().chain(named::keys(named::name(key).unwrap_or("NAME"))).collect();
     let Some((_, default)) = known.iter().find(|(known, _)| known == key) else {
         let near = nearest(key, known.iter().map(|(key, _)| key.clone()));
         return Err(format!("no such setting `{key}`; the nearest is {near}"));
@@ -307,6 +312,35 @@ mod tests {
         assert_eq!(weights(&[]), [("acme".into(), 2), ("globex.eu".into(), 1)]);
         assert_eq!(weights(&["tenants={ acme = { weight = 3 } }"]), [("acme".into(), 3)]);
         assert!(load(Some(file), &[("SANDMILL_TENANTS", "{}")], &[]).unwrap().tenants.is_empty());
+    }
+
+    #[test]
+    fn a_processor_has_settings_of_its_own() {
+        use pressure::Strategy;
+        let file =
+            "[processors.cart-summary]\nback-pressure = \"pause\"\n[processors.log]\nback-pressure = \"lockstep\"\n";
+        let environment = [("SANDMILL_PROCESSORS_CART_SUMMARY_SHED_AFTER_EVENTS", "7")];
+        let config = load(Some(file), &environment, &["processors.cart-summary.back-pressure=shed"]).unwrap();
+        let carts = &config.processors["cart-summary"];
+        assert_eq!((carts.back_pressure, carts.shed_after_events), (Strategy::Shed, 7));
+        assert_eq!(config.processors["log"].back_pressure, Strategy::Lockstep);
+        let error = |flags: &[&str]| load(None, &[], flags).unwrap_err().to_string();
+        assert_eq!(
+            error(&["processors.log.back-presure=pause"]),
+            "--set processors.log.back-presure=pause: no such setting `processors.log.back-presure`; the nearest is processors.log.back-pressure"
+        );
+        let strategy = error(&["processors.log.back-pressure=adaptive"]);
+        assert!(
+            strategy.contains("`adaptive`") && strategy.contains("`detach`, `pause`, `lockstep`, `shed`"),
+            "{strategy}"
+        );
+        assert!(error(&["processors.log.back-pressure=shed"]).contains("set processors.log.shed-after-events"));
+        assert!(error(&["processors.No.back-pressure=pause"]).starts_with("settings: processors.No: "));
+        let variable = load(None, &[("SANDMILL_PROCESSORS_LOG_BACK_PRESURE", "pause")], &[]).unwrap_err().to_string();
+        assert!(
+            variable.ends_with("no such setting; the nearest is SANDMILL_PROCESSORS_NAME_BACK_PRESSURE"),
+            "{variable}"
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Dying at a named step, for tests of what survives it.
 //!
 //! Compiled in only with the feature `failpoints`, which no release has. `SANDMILL_FAILPOINT=NAME:N` in the environment ends the process
-//! with SIGKILL when the step NAME is reached for the N-th time. The names: `page.read`, `lanes.run`, `commit.begin`, `commit.written` (all
+//! with SIGKILL when the step NAME is reached for the N-th time. The names: `page.read`, `shed.read` (a part of what will be skipped), `lanes.run`, `commit.begin`, `commit.written` (all
 //! statements answered, COMMIT not sent), `commit.sent` (COMMIT on its way), `commit.answered`.
 
 /// Reaches a step.

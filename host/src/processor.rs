@@ -6,7 +6,8 @@
 //! fence, an unknown outcome) ends the term, and the next one starts from what the database says.
 //!
 //! [`book`] decides, [`engine`] carries out, [`lane`] runs the handler, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
-//! how they read for themselves.
+//! how they read for themselves. What is done about lanes that cannot keep up is chosen for each processor ([`pressure`]): processors may wait for each
+//! other ([`lockstep`]), or skip what is too much (`shed`).
 
 pub mod book;
 pub mod commit;
@@ -14,10 +15,13 @@ mod engine;
 pub mod exceptions;
 pub mod gather;
 pub mod lane;
+pub mod lockstep;
 pub mod pauses;
+pub mod pressure;
 pub mod registration;
 pub mod report;
 mod retry;
+mod shed;
 pub mod status;
 pub mod term;
 
@@ -42,8 +46,10 @@ use crate::{
     supervisor::Stop,
     tenants::Tenants,
 };
-use engine::Engine;
+use engine::{Engine, Parts};
 use lane::Runner;
+use lockstep::{Lockstep, Place};
+use pressure::Strategy;
 use report::{Instances, Report};
 use term::Term;
 
@@ -108,6 +114,8 @@ pub struct Ground {
     pub tenants: Tenants,
     /// The plugin instances alive, for people.
     pub instances: Instances,
+    /// Processors that wait for each other.
+    pub lockstep: Arc<Lockstep>,
     /// The settings.
     pub config: Config,
 }
@@ -132,6 +140,9 @@ pub struct Processor {
     router: Router,
     runner: Runner,
     ground: Ground,
+    pressure: pressure::Settings,
+    /// Where it stands among those it waits for, and they for it.
+    place: Option<Place>,
     standing: watch::Sender<Standing>,
     report: Report,
     /// Whether this term has committed anything.
@@ -148,17 +159,21 @@ impl<E: Into<anyhow::Error>> From<E> for Shaken {
 }
 
 impl Processor {
-    /// A processor, registered already, and where to learn how it stands. `digest` is the version of the code in `runner`.
+    /// A processor, registered already, and where to learn how it stands. `digest` is the version of the code in `runner`. All processors of a
+    /// host are made before the first of them runs, as they may wait for each other.
     pub fn new(
         descriptor: Descriptor,
         digest: String,
         runner: Runner,
         ground: Ground,
+        pressure: pressure::Settings,
     ) -> (Self, watch::Receiver<Standing>) {
         let (standing, watcher) = watch::channel(Standing::default());
         let router = Router::new(&descriptor);
         let report = Report::new(ground.instances.clone());
-        let processor = Processor { descriptor, digest, router, runner, ground, standing, report, moved: false };
+        let place = (pressure.back_pressure == Strategy::Lockstep).then(|| ground.lockstep.join(&descriptor.id));
+        let processor =
+            Processor { descriptor, digest, router, runner, ground, pressure, place, standing, report, moved: false };
         (processor, watcher)
     }
 
@@ -194,15 +209,18 @@ impl Processor {
         self.ground.host_lock.ensure().await?;
         let term = Term::begin(&self.ground, &self.descriptor, &self.digest).await.context("begin a term")?;
         let ground = self.ground.clone();
-        let engine = Engine::new(
-            term,
-            &self.descriptor.id,
-            &self.router,
-            &self.runner,
-            &ground,
-            &mut self.report,
-            &mut self.moved,
-        );
+        let parts = Parts {
+            id: &self.descriptor.id,
+            router: &self.router,
+            runner: &self.runner,
+            config: &ground.config,
+            tenants: &ground.tenants,
+            pressure: &self.pressure,
+            place: &mut self.place,
+            report: &mut self.report,
+            moved: &mut self.moved,
+        };
+        let engine = Engine::new(term, parts);
         let standing = &self.standing;
         engine.run(&mut self.ground.wakeups, stop, |now| _ = standing.send_replace(now)).await
     }

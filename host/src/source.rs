@@ -54,6 +54,14 @@ pub trait EventSource: Send + Sync {
         difference: &'a Difference,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>>;
+
+    /// How many events follow a progress, of a tenant or of all, but for at most `limit` of them: whether there are many costs little.
+    fn lag<'a>(
+        &'a mut self,
+        tenant: Option<&'a TenantId>,
+        from: &'a Progress,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, SourceError>>;
 }
 
 /// Opens sessions on one event store.

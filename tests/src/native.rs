@@ -29,20 +29,29 @@ pub struct NativeHost {
 impl NativeHost {
     /// Starts it, with settings as the command line takes them, and waits until its processor has its tables.
     pub async fn start(database: &Database, folding: Folding, settings: &[&str]) -> NativeHost {
+        NativeHost::start_all(database, vec![folding], settings).await
+    }
+
+    /// The same with several processors.
+    pub async fn start_all(database: &Database, foldings: Vec<Folding>, settings: &[&str]) -> NativeHost {
         let (db, config) = (database.db.clone(), config("".as_ref(), settings));
-        let follower = Follower {
+        let ids: Vec<String> = foldings.iter().map(|folding| folding.id.to_string()).collect();
+        let followers = foldings.into_iter().map(|folding| Follower {
             descriptor: folding.descriptor(),
             plugin: "native".into(),
             digest: "native".into(),
             handler: Arc::new(folding),
-        };
+        });
+        let followers = followers.collect();
         let (drain, told) = oneshot::channel();
         let drained = async {
             let _ = told.await;
         };
-        let run = async move { app::run_handlers(&config, &db, vec![follower], Until::Told, drained, pending()).await };
+        let run = async move { app::run_handlers(&config, &db, followers, Until::Told, drained, pending()).await };
         let host = NativeHost { task: tokio::spawn(run), drain };
-        eventually("the processor is registered", async || database.status("scripted").await).await;
+        for id in ids {
+            eventually(&format!("{id} is registered"), async || database.status(&id).await).await;
+        }
         host
     }
 
@@ -56,6 +65,7 @@ impl NativeHost {
 /// Folds as the guest `scripted` does, under its names, and does something before each event. Between two events it lets others have its thread.
 pub struct Folding {
     before: Box<dyn Fn(&Event) + Send + Sync>,
+    id: ProcessorId,
     collection: CollectionName,
 }
 
@@ -63,11 +73,18 @@ impl Folding {
     /// Does this before each event.
     pub fn after(before: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         let collection = CollectionName::parse("scripted_log").expect("a name");
-        Folding { before: Box::new(before), collection }
+        let id = ProcessorId::parse("scripted").expect("a name");
+        Folding { before: Box::new(before), id, collection }
+    }
+
+    /// The same under another name, with the collection `NAME_log`.
+    pub fn named(self, name: &str) -> Self {
+        let collection = CollectionName::parse(&format!("{name}_log")).expect("a name");
+        Folding { id: ProcessorId::parse(name).expect("a name"), collection, ..self }
     }
 
     fn descriptor(&self) -> Descriptor {
-        Descriptor::projector(ProcessorId::parse("scripted").expect("a name"), vec![self.collection.clone()])
+        Descriptor::projector(self.id.clone(), vec![self.collection.clone()])
     }
 
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {

@@ -31,15 +31,22 @@ mod log;
 use log::{LANES, Log, STREAMS, lane, tenant};
 
 /// Little enough that lanes are detached, commits do not take everything, and what waits for them keeps others from starting.
-const BOUNDS: Bounds = Bounds { lane_bytes: 600, commit_bytes: 5, waiting_bytes: 8 };
+const BOUNDS: Bounds =
+    Bounds { lane_bytes: 600, lane_events: usize::MAX, detaches: true, commit_bytes: 5, waiting_bytes: 8 };
+/// The bounds of a processor that does not send lanes away, and of one that skips.
+const PAUSING: Bounds = Bounds { detaches: false, ..BOUNDS };
+const SHEDDING: Bounds = Bounds { lane_events: 3, ..BOUNDS };
 
-/// The positions of the events that a piece of work handled.
+/// The positions of the events that a piece of work handled, or that were skipped instead.
 #[derive(Debug, Default)]
-struct Handled(Vec<i64>);
+struct Handled {
+    positions: Vec<i64>,
+    skipped: bool,
+}
 
 impl Results for Handled {
     fn weight(&self) -> usize {
-        self.0.len()
+        self.positions.len()
     }
 }
 
@@ -48,6 +55,7 @@ struct Database {
     cursor: Progress,
     rows: BTreeMap<LaneKey, Exception>,
     handled: BTreeMap<LaneKey, Vec<i64>>,
+    skipped: BTreeMap<LaneKey, BTreeSet<i64>>,
     /// Events that it ever refused.
     refused: BTreeSet<i64>,
 }
@@ -56,7 +64,8 @@ impl Database {
     /// Carries a plan out, or refuses it because of a poisoned event.
     fn commit(&mut self, plan: &Plan<Handled>, poison: &BTreeSet<i64>) -> Result<(), ()> {
         assert_eq!(plan.from, self.cursor, "the cursor is compared");
-        let positions = plan.results.iter().flat_map(|(_, handled)| &handled.0);
+        let handled = plan.results.iter().filter(|(_, handled)| !handled.skipped);
+        let positions = handled.flat_map(|(_, handled)| &handled.positions);
         let refused: Vec<i64> = positions.copied().filter(|position| poison.contains(position)).collect();
         if !refused.is_empty() {
             self.refused.extend(refused);
@@ -81,13 +90,20 @@ impl Database {
             assert!(named || !refused, "{key} blames an event that was never refused: {row:?}");
         }
         for (key, handled) in &plan.results {
-            self.handled.entry(key.clone()).or_default().extend(&handled.0);
+            if handled.skipped {
+                let skipped = self.skipped.entry(key.clone()).or_default();
+                for position in &handled.positions {
+                    assert!(skipped.insert(*position), "{key} skipped {position} twice");
+                }
+            } else {
+                self.handled.entry(key.clone()).or_default().extend(&handled.positions);
+            }
         }
         self.cursor = plan.to.clone();
         Ok(())
     }
 
-    /// Each lane has handled exactly what its row, or else the cursor, covers; each stream in order.
+    /// Each lane has handled or skipped exactly what its row, or else the cursor, covers; each stream in order.
     fn check(&self, log: &Log) {
         for index in 0..LANES {
             let key = lane(&tenant(index));
@@ -95,7 +111,10 @@ impl Database {
             let handled = self.handled.get(&key).cloned().unwrap_or_default();
             let set: BTreeSet<i64> = handled.iter().copied().collect();
             assert_eq!(set.len(), handled.len(), "{key} handled something twice: {handled:?}");
-            assert_eq!(set, log.covered(&key, progress), "{key} at {progress}");
+            let skipped = self.skipped.get(&key).cloned().unwrap_or_default();
+            assert!(set.is_disjoint(&skipped), "{key} handled what it skipped: {handled:?} and {skipped:?}");
+            let both: BTreeSet<i64> = set.union(&skipped).copied().collect();
+            assert_eq!(both, log.covered(&key, progress), "{key} at {progress}");
             for stream in 0..STREAMS {
                 let of_stream: BTreeSet<i64> = log
                     .committed()
@@ -114,14 +133,15 @@ impl Database {
 struct Host {
     book: Book<Handled>,
     running: Vec<(LaneKey, Work)>,
-    readings: Vec<(Reading, Gather)>,
+    /// With the positions that it skips, where it does.
+    readings: Vec<(Reading, Gather, Option<Vec<i64>>)>,
     plan: Option<Plan<Handled>>,
 }
 
 impl Host {
-    fn start(database: &Database) -> Self {
+    fn start(database: &Database, bounds: Bounds) -> Self {
         Host {
-            book: Book::new(database.cursor.clone(), database.rows.clone(), BOUNDS),
+            book: Book::new(database.cursor.clone(), database.rows.clone(), bounds),
             running: Vec::new(),
             readings: Vec::new(),
             plan: None,
@@ -131,21 +151,27 @@ impl Host {
     fn finish(&mut self, index: usize, handled: usize, ending: Ending, now: SystemTime) {
         let (key, work) = self.running.swap_remove(index);
         let handled = handled.min(work.events.len());
-        let results = Handled(work.events[..handled].iter().map(|e| e.position).collect());
+        let positions = work.events[..handled].iter().map(|e| e.position).collect();
+        let results = Handled { positions, skipped: false };
         self.book.finish(&key, work, handled, results, ending, now);
     }
 
     /// One step of a lane's own reading; true when it came to its end.
     fn read(&mut self, index: usize, log: &Log) -> bool {
-        let (reading, gather) = &mut self.readings[index];
+        let (reading, gather, skipped) = &mut self.readings[index];
         if let Some((difference, limit)) = gather.next() {
-            let events = log.difference(difference, Some(&reading.lane.tenant), limit);
-            let more = events.len() == limit;
-            gather.read(events.last().map(|e| e.position), events, more);
+            let limit = if skipped.is_some() { 2 } else { limit };
+            let mut events = log.difference(difference, Some(&reading.lane.tenant), limit);
+            let (more, last) = (events.len() == limit, events.last().map(|e| e.position));
+            if let Some(skipped) = skipped {
+                skipped.extend(events.drain(..).map(|e| e.position));
+            }
+            gather.read(last, events, more);
             return false;
         }
-        let (reading, gather) = self.readings.swap_remove(index);
-        self.book.found(&reading, gather.finish());
+        let (reading, gather, skipped) = self.readings.swap_remove(index);
+        let results = skipped.map(|positions| Handled { positions, skipped: true });
+        self.book.found(&reading, gather.finish(), results);
         true
     }
 }
@@ -156,23 +182,29 @@ struct World {
     host: Host,
     poison: BTreeSet<i64>,
     now: SystemTime,
+    bounds: Bounds,
 }
 
 impl World {
     fn new() -> Self {
+        World::bounded(BOUNDS)
+    }
+
+    fn bounded(bounds: Bounds) -> Self {
         let database = Database {
             cursor: Progress::at(Snapshot::nothing()),
             rows: BTreeMap::new(),
             handled: BTreeMap::new(),
+            skipped: BTreeMap::new(),
             refused: BTreeSet::new(),
         };
-        let host = Host::start(&database);
+        let host = Host::start(&database, bounds);
         let log = Log { next_xid: 3, ..Log::default() };
-        World { log, database, host, poison: BTreeSet::new(), now: SystemTime::UNIX_EPOCH }
+        World { log, database, host, poison: BTreeSet::new(), now: SystemTime::UNIX_EPOCH, bounds }
     }
 
     fn deal(&mut self, limit: usize) {
-        if self.host.book.pages_open() >= 4 {
+        if self.host.book.pages_open() >= 4 || self.host.book.full().is_some() {
             return;
         }
         let page = self.log.page(self.host.book.tail(), limit);
@@ -187,6 +219,33 @@ impl World {
         // Whoever is said to ask for too much reads for itself from then on.
         let over = self.log.next_position % 5 == 0;
         self.host.book.deal(&page, lanes, |_| over);
+    }
+
+    /// Whether a lane is to skip what it would read, and so whether it is a processor that skips.
+    fn sheds(&self) -> bool {
+        self.bounds.lane_events < usize::MAX
+    }
+
+    fn begin_reading(&mut self, reading: Reading, skips: bool) {
+        let gather = if skips { reading.gather_all() } else { reading.gather() };
+        self.host.readings.push((reading, gather, skips.then(Vec::new)));
+    }
+
+    /// Goes on at the head of the log.
+    fn leap(&mut self, limit: usize) {
+        let mut at = self.host.book.tail().clone();
+        let head = self.log.snapshot();
+        let mut skipped: BTreeMap<LaneKey, Vec<i64>> = BTreeMap::new();
+        while !at.seen().covers(&head) {
+            let after = if at.is_boundary() { Progress::entering(at.seen().clone(), head.clone()) } else { at };
+            let page = self.log.page(&after, limit);
+            for event in &page.events {
+                skipped.entry(lane(&event.tenant)).or_default().push(event.position);
+            }
+            at = page.to;
+        }
+        let results = |positions| Handled { positions, skipped: true };
+        self.host.book.leap(at, skipped.into_iter().map(|(key, positions)| (key, results(positions))).collect());
     }
 
     fn plan(&mut self, patience: Duration, store: bool) {
@@ -251,14 +310,15 @@ impl World {
             }
             27 => {
                 if let Some(reading) = self.host.book.next_reading(self.now, pick(5) + 1) {
-                    let gather = reading.gather();
-                    self.host.readings.push((reading, gather));
+                    let skips = self.sheds() && random & 32 == 0;
+                    self.begin_reading(reading, skips);
                 }
             }
             28 | 29 if !self.host.readings.is_empty() => {
                 let index = pick(self.host.readings.len());
                 self.host.read(index, &self.log);
             }
+            30 if self.sheds() && random.is_multiple_of(4) => self.leap(pick(3) + 1),
             30 if random.is_multiple_of(3) => {
                 // A person tells a lane to wait, or lifts that again.
                 let tenant = tenant(pick(LANES)).as_shared();
@@ -283,7 +343,7 @@ impl World {
                     let _ = self.database.commit(&plan, &self.poison);
                 }
                 self.database.check(&self.log);
-                self.host = Host::start(&self.database);
+                self.host = Host::start(&self.database, self.bounds);
             }
             31 => {
                 let newest = self.log.next_position;
@@ -317,8 +377,7 @@ impl World {
             let committed = self.commit();
             let mut read = false;
             while let Some(reading) = self.host.book.next_reading(self.now, 4) {
-                let gather = reading.gather();
-                self.host.readings.push((reading, gather));
+                self.begin_reading(reading, false);
             }
             while !self.host.readings.is_empty() {
                 read = true;
@@ -394,8 +453,7 @@ fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
     // It handles that event, and then reads that there is no other.
     for events in [1, 0] {
         let reading = world.host.book.next_reading(world.now, 9).unwrap();
-        let gather = reading.gather();
-        world.host.readings.push((reading, gather));
+        world.begin_reading(reading, false);
         while !world.host.read(0, &world.log) {}
         if events == 1 {
             world.run();
@@ -426,8 +484,7 @@ fn lanes_behind_take_turns() {
     for _ in 0..4 {
         let reading = world.host.book.next_reading(world.now, 1).unwrap();
         turns.push(reading.lane.tenant.to_string());
-        let gather = reading.gather();
-        world.host.readings.push((reading, gather));
+        world.begin_reading(reading, false);
         while !world.host.read(0, &world.log) {}
         world.run();
         world.plan(Duration::ZERO, true);
@@ -551,6 +608,122 @@ fn nothing_starts_while_too_much_waits_for_its_commit() {
     assert!(world.host.book.start(|_| None).is_some());
 }
 
+/// A lane that is told to wait while it works: its row says so once what ran is committed, and is not moved on by it.
+#[test]
+fn a_lane_that_is_paused_while_it_works_stays_paused() {
+    let pause = |world: &mut World, told: bool| {
+        let tenant = Some(tenant(0).as_shared());
+        let pause = Pause { tenant, key: None, reason: Reason::new("paused", "by a test") };
+        world.host.book.pause(if told { vec![pause] } else { Vec::new() });
+    };
+    let mut world = World::new();
+    world.log.begin(2);
+    world.log.end(0, true);
+    world.deal(9);
+    let started = world.host.book.start(|_| None).unwrap();
+    world.host.running.push(started);
+    pause(&mut world, true);
+    assert_eq!(world.host.book.rows_to_come(), 1, "the database does not know of it");
+    world.plan(Duration::ZERO, true);
+    assert!(world.commit());
+    let state = |world: &World| world.database.rows[&lane(&tenant(0))].state.clone();
+    assert_eq!(state(&world), LaneState::CatchingUp, "it still works");
+    world.host.finish(0, 1, Ending::Handled, world.now);
+    world.plan(Duration::ZERO, true);
+    assert!(world.commit());
+    assert!(matches!(state(&world), LaneState::Paused(_)), "{:?}", state(&world));
+    assert_eq!(world.database.handled[&lane(&tenant(0))].len(), 1);
+    assert!(world.host.book.next_reading(world.now, 9).is_none());
+
+    // It goes on when nobody tells it to wait any more, also if its row was written after a person had decided that.
+    pause(&mut world, false);
+    world.settle();
+    assert_eq!(world.database.rows, BTreeMap::new());
+
+    // And one that is let go before its work has ended never waits.
+    world.log.begin(2);
+    world.log.end(0, true);
+    world.deal(9);
+    let started = world.host.book.start(|_| None).unwrap();
+    world.host.running.push(started);
+    pause(&mut world, true);
+    pause(&mut world, false);
+    world.host.finish(0, 1, Ending::Handled, world.now);
+    world.plan(Duration::ZERO, true);
+    assert!(world.commit());
+    assert_eq!(state(&world), LaneState::CatchingUp);
+    world.settle();
+}
+
+/// With the same events and the same slow lane: sent away where lanes are detached, kept and full where they are not.
+#[test]
+fn a_full_lane_is_detached_or_holds_the_page() {
+    for bounds in [BOUNDS, PAUSING] {
+        let mut world = World::bounded(bounds);
+        // An event of each of the first two lanes; the first does not come to its end, and is left behind.
+        for random in [0, 9] {
+            world.log.begin(random);
+            world.log.end(0, true);
+        }
+        world.deal(9);
+        for _ in 0..2 {
+            let started = world.host.book.start(|_| None).unwrap();
+            world.host.running.push(started);
+        }
+        world.host.finish(1, usize::MAX, Ending::Handled, world.now);
+        world.plan(Duration::ZERO, true);
+        assert!(world.commit());
+        let mut appended = 1;
+        while world.host.book.full().is_none() && !world.host.book.is_detached(&lane(&tenant(0))) {
+            // An event of the first lane that weighs a third of what a lane may keep.
+            world.log.begin(99);
+            world.log.end(0, true);
+            world.deal(9);
+            appended += 1;
+            world.plan(Duration::ZERO, true);
+            world.commit();
+            assert!(appended < 20);
+        }
+        let detached = world.host.book.is_detached(&lane(&tenant(0)));
+        assert_eq!(detached, bounds.detaches, "after {appended} events");
+        assert_eq!(world.host.book.full().is_some(), !bounds.detaches);
+        world.host.finish(0, usize::MAX, Ending::Handled, world.now);
+        world.settle();
+        assert_eq!(world.database.handled[&lane(&tenant(0))].len(), appended);
+    }
+}
+
+/// What a leap skips is of those lanes alone that have nothing left to do: one that works reads for itself, and handles it or skips it then.
+#[test]
+fn a_leap_is_for_lanes_that_have_nothing_to_do() {
+    let mut world = World::bounded(SHEDDING);
+    // Three events of the first lane, of which it works on; and then one of each of the first two.
+    world.log.begin(2);
+    world.log.end(0, true);
+    world.deal(9);
+    let started = world.host.book.start(|_| None).unwrap();
+    world.host.running.push(started);
+    for random in [0, 9] {
+        world.log.begin(random);
+        world.log.end(0, true);
+    }
+    world.leap(1);
+    world.plan(Duration::ZERO, true);
+    assert!(world.commit());
+    assert_eq!(world.database.skipped.keys().cloned().collect::<Vec<_>>(), [lane(&tenant(1))]);
+    world.host.finish(0, usize::MAX, Ending::Handled, world.now);
+    world.plan(Duration::ZERO, true);
+    assert!(world.commit());
+    let reading = world.host.book.next_reading(world.now, 9).unwrap();
+    world.begin_reading(reading, true);
+    while !world.host.read(0, &world.log) {}
+    world.plan(Duration::ZERO, true);
+    assert!(world.commit());
+    assert_eq!(world.database.skipped[&lane(&tenant(0))].len(), 1);
+    assert_eq!(world.database.rows, BTreeMap::new());
+    world.settle();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -558,8 +731,9 @@ proptest! {
     fn any_interleaving_loses_repeats_and_reorders_nothing(
         before in prop::collection::vec(any::<u32>(), 1..400),
         after in prop::collection::vec(any::<u32>(), 0..100),
+        bounds in prop::sample::select(vec![BOUNDS, PAUSING, SHEDDING]),
     ) {
-        let mut world = World::new();
+        let mut world = World::bounded(bounds);
         for op in before {
             world.step(op);
         }

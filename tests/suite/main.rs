@@ -38,6 +38,8 @@ mod readme;
 mod sandbox;
 // The plans of the statements that read the log.
 mod plans;
+// Strategies of back-pressure.
+mod pressure;
 // Sources: what every layout of an event store must do.
 mod sources;
 // Statements that lie in files of their own.

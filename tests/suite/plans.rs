@@ -51,6 +51,18 @@ impl Case {
         Case { name, sql, types: "text, text, bigint, bigint", params, index: "events_pkey", reads }
     }
 
+    fn lag(from: &str, last: i64, limit: i64, reads: i64) -> Case {
+        let params = format!("'{from}', '{from}', {last}, {limit}");
+        let (name, sql) = ("lag", statement!("lag"));
+        Case { name, sql, types: "text, text, bigint, bigint", params, index: "events_xid_position", reads }
+    }
+
+    fn tenant_lag(from: &str, tenant: &str, limit: i64, reads: i64) -> Case {
+        let params = format!("'{from}', '{from}', {}, '{tenant}', {limit}", i64::MIN);
+        let (name, sql) = ("tenant_lag", statement!("tenant_lag"));
+        Case { name, sql, types: "text, text, bigint, text, bigint", params, index: "events_tenant_xid", reads }
+    }
+
     fn tenant_floor(from: &str, to: &str, tenant: &str, reads: i64) -> Case {
         let params = format!("'{from}', '{to}', '{tenant}'");
         let (name, sql) = ("tenant_floor", statement!("tenant_floor"));
@@ -172,6 +184,13 @@ async fn every_statement_walks_its_index_and_reads_what_it_returns() {
         Case::tenant_floor(&running, &to, "tenant-7", tenants_new + 2),
         Case::tenant_floor(&long_ago, &to, "tenant-7", since / TENANTS),
         Case::tenant_floor(&running, &to, "nobody", 0),
+        Case::lag(&lately, i64::MIN, 100_000, new),
+        Case::lag(&running, i64::MIN, 100_000, new + LARGE + SMALL),
+        Case::lag(&long_ago, i64::MIN, 1_000, 1_000),
+        Case::tenant_lag(&lately, "tenant-7", 100_000, tenants_new),
+        Case::tenant_lag(&running, "tenant-7", 100_000, tenants_new + (LARGE + SMALL) / TENANTS + 2),
+        Case::tenant_lag(&long_ago, "tenant-7", 1_000, 1_000),
+        Case::tenant_lag(&running, "nobody", 100_000, 0),
         Case::tenant_page("1:1:", &to, "tenant-7", 0, 1_000, 1_000),
         Case::tenant_page(&long_ago, &to, "tenant-7", HISTORY / 2, 1_000, 1_000),
         Case::tenant_page(&lately, &to, "tenant-7", EVENTS - new, 1_000, tenants_new),

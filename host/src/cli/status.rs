@@ -13,14 +13,14 @@ use super::{
 };
 use crate::{
     db::Db,
-    processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Status},
+    processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status},
     store::time,
 };
 
 /// Shows how every processor stands
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is the worst of the processor's lanes (blocked, retrying, paused, catching-up), or else `behind` while events are waiting, or \
+    after_help = "STATE is the worst of the processor's lanes (blocked, retrying, paused, catching-up), or else `waiting` while it reads nothing because others are slow, `behind` while events are waiting, or \
          `up to date`. LAG counts events that it has not passed, AGE is how long ago the first of them was recorded, RATE what it handles lately. \
          Lines below tell of events that were set aside as dead letters, and a second table shows each lane behind, and why.
 
@@ -31,7 +31,8 @@ Examples:
 )]
 pub(super) struct StatusArgs {
     /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagSeconds", "rate", "handled", "paused", "measures": {"readMs", "commitMs",
-    /// "commits", "hostMib", "instances"}, "deadLetters", "lastDeadLetter": {"tenant", "position", "reason"}, "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}
+    /// "commits", "hostMib", "instances"}, "deadLetters", "lastDeadLetter": {"tenant", "position", "reason"},
+    /// "skipped", "lastSkip": {"tenant", "key", "events", "at"}, "held", "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}
     #[arg(long)]
     json: bool,
     /// Also show plugins, and what their host measures
@@ -75,7 +76,9 @@ fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String 
             text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
         }
     }
+    text.extend(status.processors.iter().filter_map(held));
     text.extend(status.processors.iter().filter_map(set_aside));
+    text.extend(status.processors.iter().filter_map(skipped));
     let lanes = lanes(status, wide, now);
     if !lanes.is_empty() {
         text.push('\n');
@@ -133,6 +136,21 @@ fn set_aside(p: &ProcessorStatus) -> Option<String> {
     ))
 }
 
+/// Why a processor reads nothing although there may be more.
+fn held(p: &ProcessorStatus) -> Option<String> {
+    let held = p.held.as_ref().filter(|_| p.paused.is_none())?;
+    Some(format!("{} is {}\n", p.id, output::harmless(held)))
+}
+
+/// What a processor skipped: nothing else would show that it is not in the documents.
+fn skipped(p: &ProcessorStatus) -> Option<String> {
+    let Skip { tenant, events, at, .. } = p.last_skip.as_ref()?;
+    let (id, all) = (&p.id, output::count(u64::try_from(p.skipped).unwrap_or(0), "event"));
+    Some(format!(
+        "{id} skipped {all} to keep up (table sandmill.sheds); the last, {events} of tenant {tenant}, at {at}\n"
+    ))
+}
+
 /// The lanes behind; keys stand there only where lanes are finer than tenants.
 fn lanes(status: &Status, wide: bool, now: SystemTime) -> Table {
     use Column::{Number, Text};
@@ -167,6 +185,7 @@ fn state(p: &ProcessorStatus) -> (&str, Tone) {
     let worst = STATES.into_iter().find(|state| p.lanes_behind.iter().any(|lane| lane.state == *state));
     match worst {
         Some(state) => (state, lane_tone(state).unwrap_or(Tone::Warning)),
+        None if p.held.is_some() => ("waiting", Tone::Warning),
         None if p.lag_events > 0 => ("behind", Tone::Warning),
         None => ("up to date", Tone::Good),
     }
@@ -215,6 +234,9 @@ mod tests {
             measures: status::Measures::default(),
             dead_letters: 0,
             last_dead_letter: None,
+            skipped: 0,
+            last_skip: None,
+            held: None,
             lanes_behind: vec![lane],
         };
         Status { processors: vec![processor] }
@@ -247,6 +269,25 @@ mod tests {
         let text = show(&status, false, Screen::PLAIN, SystemTime::now());
         let wanted = "door-watch set 2 events aside (table sandmill.dead_letters); the last, at position 9 of tenant acme: plugin:invalid-data";
         assert!(text.contains(wanted) && !text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn what_was_skipped_and_what_holds_a_processor_is_told() {
+        let mut status = blocked();
+        let p = &mut status.processors[0];
+        let skip = Skip { tenant: "acme".into(), key: "acme".into(), events: 7, at: "2026-01-02T03:04:05Z".into() };
+        (p.skipped, p.last_skip) = (12, Some(skip));
+        p.held = Some("waiting for slow (back-pressure lockstep) since 2026-01-02T03:04:05Z".into());
+        p.lanes_behind.clear();
+        let text = show(&status, false, Screen::PLAIN, SystemTime::now());
+        assert!(text.contains("door-watch is waiting for slow (back-pressure lockstep) since 2026"), "{text}");
+        assert!(
+            text.contains(
+                "door-watch skipped 12 events to keep up (table sandmill.sheds); the last, 7 of tenant acme, at 2026"
+            ),
+            "{text}"
+        );
+        assert!(text.lines().nth(1).unwrap().contains("  waiting  "), "{text}");
     }
 
     #[test]

@@ -3,10 +3,13 @@
 //! The doc comments are the one place where a setting is described, so they are read from the sources that the program was built from. A
 //! new group of settings needs a line in [`SOURCES`]; a test holds that no setting is without its sentence.
 
+use super::named;
+
 /// A group of settings, the name of its struct, and the file that declares it.
-const SOURCES: [(&str, &str, &str); 6] = [
+const SOURCES: [(&str, &str, &str); 7] = [
     ("", "Config", include_str!("../config.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
+    ("processors", "Settings", include_str!("../processor/pressure.rs")),
     ("scheduler", "Config", include_str!("../scheduler.rs")),
     ("limits", "Limits", include_str!("../sandbox/limits.rs")),
     ("tenant-limits", "Limits", include_str!("../tenants/settings.rs")),
@@ -15,7 +18,7 @@ const SOURCES: [(&str, &str, &str); 6] = [
 
 /// What a setting is, without the full stop; empty where nothing is known of it.
 pub(super) fn meaning(key: &str) -> String {
-    let (group, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let (group, name) = named::without_name(key).or(key.rsplit_once('.')).unwrap_or(("", key));
     let source = SOURCES.iter().find(|(known, ..)| *known == group);
     let documented = source.and_then(|(_, holder, text)| documentation(text, holder, &name.replace('-', "_")));
     let sentence = documented.unwrap_or_default();
@@ -38,8 +41,12 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_sentence() {
-        let without: Vec<String> =
-            keys().into_iter().map(|(key, _)| key).filter(|key| meaning(key).is_empty()).collect();
+        let without: Vec<String> = keys()
+            .into_iter()
+            .chain(named::keys("p"))
+            .map(|(key, _)| key)
+            .filter(|key| meaning(key).is_empty())
+            .collect();
         assert!(without.is_empty(), "give their groups a line in SOURCES: {without:?}");
         assert_eq!(meaning("limits.memory-mib"), "Linear memory of one instance, MiB");
         assert_eq!(meaning("limits.nothing"), "");

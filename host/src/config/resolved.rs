@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 use serde::Serialize;
 
-use super::{Config, keys, leaves, meaning::meaning, secret};
+use super::{Config, keys, leaves, meaning::meaning, named, secret};
 
 /// The settings, and where those that are not defaults came from.
 #[derive(Clone, Debug)]
@@ -65,7 +65,8 @@ impl Resolved {
 
     /// Every setting there is: those of no group first, then group by group.
     pub fn settings(&self) -> Vec<Setting> {
-        let defaults: BTreeMap<_, _> = keys().into_iter().collect();
+        let mut defaults: BTreeMap<_, _> = keys().into_iter().collect();
+        defaults.extend(self.config.processors.keys().flat_map(|name| named::keys(name)));
         // What TOML holds as text or number has a form in JSON.
         let json = |value: Option<&toml::Value>| serde_json::to_value(value).unwrap_or_default();
         let mut settings: Vec<Setting> = leaves(&self.config)

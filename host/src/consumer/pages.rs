@@ -25,7 +25,7 @@ use tokio::sync::Mutex as AsyncMutex;
 pub use crate::source::SourceError;
 use crate::{
     model::{
-        cursor::{Difference, Progress},
+        cursor::{Difference, Progress, Snapshot},
         event::{Event, Page},
         ids::TenantId,
     },
@@ -168,6 +168,21 @@ impl Reader {
             pages.recent().keep(began, page.clone(), KEPT_BYTES);
         }
         Ok(page)
+    }
+
+    /// The transactions visible now.
+    pub async fn head(&mut self) -> Result<Snapshot, SourceError> {
+        self.source.head().await
+    }
+
+    /// How many events follow a progress, of a tenant or of all; at most `limit` are counted.
+    pub async fn lag(
+        &mut self,
+        tenant: Option<&TenantId>,
+        from: &Progress,
+        limit: usize,
+    ) -> Result<usize, SourceError> {
+        self.source.lag(tenant, from, limit).await
     }
 
     /// One tenant's part of a difference, at most a page of it; whether anything may be left.

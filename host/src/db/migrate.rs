@@ -46,8 +46,12 @@ macro_rules! migration {
 }
 
 /// All of them, in the order in which they are applied.
-pub const MIGRATIONS: &[Migration] =
-    &[migration!("0001_event_store"), migration!("0002_processors"), migration!("0003_tenant_usage")];
+pub const MIGRATIONS: &[Migration] = &[
+    migration!("0001_event_store"),
+    migration!("0002_processors"),
+    migration!("0003_tenant_usage"),
+    migration!("0004_back_pressure"),
+];
 
 /// What a run of [`migrate`] changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

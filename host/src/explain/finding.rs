@@ -124,6 +124,9 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
         };
         found.push(finding(Gravity::Behind, what));
     }
+    if let Some(held) = p.held.as_ref().filter(|_| p.paused.is_none() && facts.running.contains(&p.id)) {
+        found.push(finding(Gravity::Behind, format!("it reads nothing, {held}")));
+    }
     for blocker in facts.blockers.iter().filter(|blocker| blocker.session.split(' ').nth(1) == Some(p.id.as_str())) {
         let other = &blocker.transaction;
         found.push(Finding {
@@ -268,6 +271,9 @@ mod tests {
             measures: Measures::default(),
             dead_letters: 0,
             last_dead_letter: None,
+            skipped: 0,
+            last_skip: None,
+            held: None,
             lanes_behind,
         };
         let running = ["carts".to_string()].into();

@@ -140,6 +140,9 @@ struct Reading {
     last: i64,
 }
 
+/// Below every position.
+const BEFORE_ALL: i64 = i64::MIN;
+
 impl Progress {
     /// Everything visible in `seen` is handled and nothing else.
     pub fn at(seen: Snapshot) -> Self {
@@ -149,6 +152,12 @@ impl Progress {
     /// Inside the difference from `seen` to `to`, up to and including position `last`.
     pub fn inside(seen: Snapshot, to: Snapshot, last: i64) -> Self {
         Progress { seen, reading: Some(Reading { to, last }) }
+    }
+
+    /// Everything visible in `seen` is handled, and what is read next goes no further than `to`. It says the same as [`at`](Self::at) of what is
+    /// handled, and is for readers: nobody stores it.
+    pub fn entering(seen: Snapshot, to: Snapshot) -> Self {
+        Progress::inside(seen, to, BEFORE_ALL)
     }
 
     /// The snapshot of which everything is handled.
@@ -167,7 +176,7 @@ impl Progress {
         Some(Difference {
             from: self.seen.clone(),
             to: reading.to.clone(),
-            after: Some(reading.last),
+            after: (reading.last > BEFORE_ALL).then_some(reading.last),
             up_to: None,
             then: Progress::at(reading.to.clone()),
         })

@@ -20,6 +20,7 @@
 
 mod lane;
 mod plan;
+mod skip;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -106,13 +107,29 @@ pub trait Results {
 /// What may be held.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of events queued for one lane that was left behind, above which it is detached.
+    /// Bytes of events queued for one lane that was left behind, above which it is detached, or is full where none is.
     pub lane_bytes: usize,
+    /// The same in events.
+    pub lane_events: usize,
+    /// Whether lanes are detached for holding too much. Where not, nothing may be dealt while one is [full](Book::full).
+    pub detaches: bool,
     /// Bytes of results in one commit, unless one lane's alone are more.
     pub commit_bytes: usize,
     /// Bytes of results that wait for their commit, above which nothing is started.
     pub waiting_bytes: usize,
 }
+
+/// Who holds too much.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full<'a> {
+    /// This lane alone.
+    Lane(&'a LaneKey),
+    /// Many together.
+    Together,
+}
+
+/// Where no lane is detached for what it holds, all together hold what so many full ones would: memory must not grow with the number of lanes.
+const FULL_LANES: usize = 16;
 
 /// The book of one processor during one term. `T` is what work leads to.
 pub struct Book<T> {
@@ -164,6 +181,11 @@ impl Reading {
     /// The reading itself.
     pub fn gather(&self) -> Gather {
         Gather::new(&self.from, &self.stored, &self.tail, self.limit)
+    }
+
+    /// A reading of everything up to the last page dealt, for whoever keeps none of it.
+    pub fn gather_all(&self) -> Gather {
+        Gather::new(&self.from, &self.stored, &self.tail, usize::MAX)
     }
 }
 
@@ -234,6 +256,25 @@ impl<T: Results> Book<T> {
         self.lanes.get(key).is_some_and(Lane::detached)
     }
 
+    /// Why nothing more may be dealt where no lane is detached for it: a lane whose queue is at its bound, or that many of them hold
+    /// as much together as a few full ones would.
+    pub fn full(&self) -> Option<Full<'_>> {
+        if self.bounds.detaches {
+            return None;
+        }
+        let full = |(_, lane): &(&LaneKey, &Lane<T>)| lane.queued_bytes >= self.bounds.lane_bytes;
+        if let Some((key, _)) = self.lanes.iter().find(full) {
+            return Some(Full::Lane(key));
+        }
+        let together: usize = self.lanes.values().map(|lane| lane.queued_bytes).sum();
+        (together >= FULL_LANES * self.bounds.lane_bytes).then_some(Full::Together)
+    }
+
+    /// Lanes that the database does not know yet to be behind.
+    pub fn rows_to_come(&self) -> usize {
+        self.lanes.values().filter(|lane| lane.row.is_none() && lane.detached()).count()
+    }
+
     /// Deals a page: each lane's events in it. A lane that was left behind and holds several pages is detached if it holds too much, or if `over` says
     /// that it has asked for too much.
     pub fn deal(
@@ -269,8 +310,10 @@ impl<T: Results> Book<T> {
             lane.push(work);
             // A lane without a row holds nothing but what the open pages brought, and those are bounded.
             let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
-            let too_much = lane.queued_bytes > self.bounds.lane_bytes || over(&key);
-            if lane.row.is_some() && holds_several && too_much {
+            let too_much = lane.queued_bytes > self.bounds.lane_bytes
+                || lane.queued_events() > self.bounds.lane_events
+                || over(&key);
+            if self.bounds.detaches && lane.row.is_some() && holds_several && too_much {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
             } else {
@@ -431,8 +474,8 @@ impl<T: Results> Book<T> {
         self.lanes.iter().find(|(_, lane)| ready(lane)).map(|(key, _)| key)
     }
 
-    /// Takes note of what a lane read for itself.
-    pub fn found(&mut self, reading: &Reading, found: Found)
+    /// Takes note of what a lane read for itself; or that it `skipped` everything up to the last page that was dealt, where it has found no pieces.
+    pub fn found(&mut self, reading: &Reading, found: Found, skipped: Option<T>)
     where
         T: Default,
     {
@@ -455,6 +498,10 @@ impl<T: Results> Book<T> {
             }
         }
         let page = if found.complete { reading.page } else { reading.cursor };
+        if let Some(results) = skipped.filter(|_| found.complete) {
+            self.waiting += results.weight();
+            lane.done.push_back(Done { page, end: reading.tail.clone(), first: None, events: 0, results });
+        }
         if found.pieces.is_empty() && !found.complete {
             lane.done.push_back(Done { page, end: found.end, first: None, events: 0, results: T::default() });
         }
@@ -467,14 +514,16 @@ impl<T: Results> Book<T> {
         self.startable.push_back(reading.lane.clone());
     }
 
-    /// Takes note of what people, or the settings, told to wait. What is under way ends as it would; nothing more is started. A lane that waited for a
-    /// pause that is there no more goes on.
+    /// Takes note of what people, or the settings, told to wait. What is under way ends as it would; nothing more is started. A lane that waits although
+    /// nobody tells it to any more goes on: its row may have been written after a person decided so.
     pub fn pause(&mut self, pauses: Vec<Pause>) {
         self.pauses = pauses;
-        for key in &self.behind {
-            let row = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut());
-            let held = self.pauses.iter().any(|pause| !pause.is_whole() && pause.concerns(key));
-            if let Some(row) = row.filter(|row| !held && matches!(row.state, LaneState::Paused(_))) {
+        let told = |key: &LaneKey| self.pauses.iter().any(|pause| !pause.is_whole() && pause.concerns(key));
+        for (_, lane) in self.lanes.iter_mut().filter(|(key, _)| !told(key)) {
+            lane.stop.take_if(|stop| matches!(stop.state, LaneState::Paused(_)));
+            if let Some(row) = &mut lane.row
+                && matches!(row.state, LaneState::Paused(_))
+            {
                 row.state = LaneState::CatchingUp;
             }
         }

@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use super::{
     exceptions::{Exception, LaneState},
     report::Reported,
+    shed::Shed,
 };
 use crate::{
     cluster::fence::Fence,
@@ -93,6 +94,8 @@ pub struct Commit<'a> {
     pub writes: &'a Writes,
     /// Events set aside.
     pub dead_letters: &'a [DeadLetter],
+    /// What lanes skipped.
+    pub sheds: &'a [(LaneKey, Shed)],
     /// How far it has come, when it is time to say so.
     pub report: Option<&'a Reported>,
 }
@@ -114,6 +117,8 @@ struct Statements {
     move_lanes: Statement,
     rejoin: Statement,
     dead_letters: Statement,
+    shed: Statement,
+    held: Statement,
     report: Statement,
 }
 
@@ -135,6 +140,8 @@ impl Committer {
             move_lanes: session.prepare(include_str!("commit/move_lanes.sql")).await?,
             rejoin: session.prepare(include_str!("commit/rejoin.sql")).await?,
             dead_letters: session.prepare(include_str!("commit/dead_letters.sql")).await?,
+            shed: session.prepare(include_str!("commit/shed.sql")).await?,
+            held: session.prepare(include_str!("commit/held.sql")).await?,
             report: session.prepare(include_str!("commit/report.sql")).await?,
         };
         let documents = Writer::open(&session, collections).await?;
@@ -153,6 +160,7 @@ impl Committer {
             let rows = async {
                 tokio::try_join!(biased;
                     self.set_aside(commit.dead_letters),
+                    self.shed(commit.sheds),
                     self.report(commit.report),
                     self.leave(commit.left),
                     self.move_lanes(commit.moved),
@@ -220,6 +228,26 @@ impl Committer {
                 ],
             )
             .await?;
+        Ok(())
+    }
+
+    async fn shed(&self, sheds: &[(LaneKey, Shed)]) -> Result<(), Error> {
+        if sheds.is_empty() {
+            return Ok(());
+        }
+        let (tenants, keys) = names(sheds.iter().map(|(lane, _)| lane));
+        let from: Vec<String> = sheds.iter().map(|(_, shed)| shed.from.to_string()).collect();
+        let to: Vec<String> = sheds.iter().map(|(_, shed)| shed.to.to_string()).collect();
+        let events: Vec<i64> = sheds.iter().map(|(_, shed)| shed.events as i64).collect();
+        let params: [&(dyn crate::db::types::ToSql + Sync); 6] =
+            [&self.processor.as_str(), &tenants, &keys, &from, &to, &events];
+        self.session.execute(&self.statements.shed, &params).await?;
+        Ok(())
+    }
+
+    /// Says for people why nothing is read; with no words, that something is. No part of a commit, and nothing depends on it.
+    pub async fn say_held(&self, reason: &str) -> Result<(), Error> {
+        self.session.execute(&self.statements.held, &[&self.processor.as_str(), &reason]).await?;
         Ok(())
     }
 

@@ -16,15 +16,18 @@ use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::FuturesUn
 use lru::LruCache;
 
 use super::{
-    Config, Ground, Shaken, Standing,
+    Config, Shaken, Standing,
     book::{self, Book, Bounds, Ending, Patience, Plan, Reading, Work},
     commit::{Commit, CommitError, Committer, DeadLetter},
     exceptions::{self, Exception, LaneState},
     gather::Found,
     lane::{GroundLost, Outcome, Runner, Trouble},
+    lockstep::{Place, Turn},
     pauses::{self, Pause},
+    pressure::{self, Held, Hold},
     report::Report,
     retry,
+    shed::{self, Leap, Shed},
     term::Term,
 };
 use crate::{
@@ -35,6 +38,7 @@ use crate::{
     },
     failpoint,
     model::{
+        cursor::Progress,
         event::Page,
         handler::BoxFuture,
         ids::{LaneKey, ProcessorId},
@@ -56,6 +60,8 @@ const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// How often rows that others may have changed (a lane that was resumed) are read again while there are any.
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
+/// How often a processor that is behind is asked whether it is too far behind, where it would skip then: asking reads as many rows as its bound.
+const LOOK_AT_HEAD: Duration = Duration::from_secs(1);
 /// Between two lines that tell of events set aside. A plugin may skip every event; the log need not.
 const TELL_OF_SKIPS: Duration = Duration::from_secs(1);
 /// For how long nothing may be under way before it is asked whether lanes have work: no step takes so long to begin.
@@ -73,6 +79,8 @@ pub(super) struct Results {
     /// Shared with the commit that writes them: if it is refused they are needed again.
     changes: Arc<Changes>,
     dead_letters: Vec<DeadLetter>,
+    /// What was skipped instead of being handled.
+    shed: Option<Shed>,
     handled: usize,
     /// Its place among all stagings of documents.
     mark: u64,
@@ -101,8 +109,29 @@ enum CommitFailure {
 }
 
 type RunResult = (LaneKey, Work, Result<Outcome, GroundLost>);
-type PageResult = (Reader, Duration, Result<Arc<Page>, SourceError>);
-type ReadingResult = (Reader, Reading, Result<Found, SourceError>);
+type PageResult = (Reader, Duration, Result<Ahead, SourceError>);
+type ReadingResult = (Reader, Reading, Result<(Found, Option<Shed>), SourceError>);
+
+/// What was read of what follows.
+enum Ahead {
+    /// To be handled.
+    Page(Arc<Page>),
+    /// To be skipped.
+    Leap(Leap),
+}
+
+/// What a term takes from its processor: what it is, and what outlives it.
+pub(super) struct Parts<'a> {
+    pub(super) id: &'a ProcessorId,
+    pub(super) router: &'a Router,
+    pub(super) runner: &'a Runner,
+    pub(super) config: &'a Config,
+    pub(super) tenants: &'a Tenants,
+    pub(super) pressure: &'a pressure::Settings,
+    pub(super) place: &'a mut Option<Place>,
+    pub(super) report: &'a mut Report,
+    pub(super) moved: &'a mut bool,
+}
 
 /// Everything under way in a term.
 pub(super) struct Engine<'a> {
@@ -111,6 +140,8 @@ pub(super) struct Engine<'a> {
     runner: &'a Runner,
     config: &'a Config,
     tenants: &'a Tenants,
+    pressure: &'a pressure::Settings,
+    place: &'a mut Option<Place>,
     report: &'a mut Report,
     moved: &'a mut bool,
     documents: Arc<Documents>,
@@ -149,27 +180,25 @@ pub(super) struct Engine<'a> {
     search: bool,
     /// When the next lane that waits for a time is due.
     due: Option<SystemTime>,
+    /// Why nothing is read.
+    held: Held,
+    /// When it was last asked how far the head is.
+    looked_at_head: Option<Instant>,
     /// Since when nothing is under way.
     still_since: Option<Instant>,
 }
 
 impl<'a> Engine<'a> {
-    pub(super) fn new(
-        term: Term,
-        id: &'a ProcessorId,
-        router: &'a Router,
-        runner: &'a Runner,
-        ground: &'a Ground,
-        report: &'a mut Report,
-        moved: &'a mut bool,
-    ) -> Self {
-        let Ground { config, tenants, .. } = ground;
+    pub(super) fn new(term: Term, parts: Parts<'a>) -> Self {
+        let Parts { id, router, runner, config, tenants, pressure, place, report, moved } = parts;
         Engine {
             id,
             router,
             runner,
             config,
             tenants,
+            pressure,
+            place,
             report,
             moved,
             documents: term.documents,
@@ -177,11 +206,13 @@ impl<'a> Engine<'a> {
             book: Book::new(
                 term.stored,
                 term.exceptions,
-                Bounds {
+                pressure.bounds(Bounds {
                     lane_bytes: config.lane_queue_kib << 10,
+                    lane_events: usize::MAX,
+                    detaches: true,
                     commit_bytes: config.commit_mib << 20,
                     waiting_bytes: config.waiting_mib << 20,
-                },
+                }),
             ),
             costs: LruCache::new(COSTS),
             behind_since: HashMap::new(),
@@ -204,6 +235,8 @@ impl<'a> Engine<'a> {
             search: true,
             due: None,
             still_since: None,
+            held: Held::default(),
+            looked_at_head: None,
         }
     }
 
@@ -237,13 +270,18 @@ impl<'a> Engine<'a> {
                 Some((reader, took, page)) = OptionFuture::from(self.page.as_mut()) => {
                     self.page = None;
                     self.pages = Some(reader);
-                    self.deal(&*page?, took);
+                    match page? {
+                        Ahead::Page(page) => self.deal(&page, took),
+                        Ahead::Leap(leap) => self.leap(leap),
+                    }
                 }
                 Some((reader, reading, found)) = OptionFuture::from(self.reading.as_mut()) => {
                     self.reading = None;
                     self.lanes = Some(reader);
                     self.search = true;
-                    self.book.found(&reading, found?);
+                    let (found, shed) = found?;
+                    let results = shed.map(|shed| Results { shed: Some(shed), ..Results::default() });
+                    self.book.found(&reading, found, results);
                 }
                 Some(committed) = OptionFuture::from(self.commit.as_mut()) => {
                     self.commit = None;
@@ -262,8 +300,12 @@ impl<'a> Engine<'a> {
                     self.look = true;
                 }
                 () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {}
+                Some(()) = OptionFuture::from(self.place.as_mut().map(Place::changed)) => {}
                 () = stop.drain(), if !self.draining => {
                     self.draining = true;
+                    if let Some(place) = self.place.as_ref() {
+                        place.leave();
+                    }
                     self.book.close();
                     self.page = None;
                     self.reading = None;
@@ -272,6 +314,10 @@ impl<'a> Engine<'a> {
             // What the last commit did not tell would otherwise be told by the next, whenever that is.
             if self.commit.is_none() && self.report.due().is_some_and(|due| due.is_zero()) {
                 self.last_report().await?;
+            }
+            if self.commit.is_none() && self.held.due(Instant::now()).is_some_and(|due| due.is_zero()) {
+                let said = self.committer.say_held(&self.held.tell()).await;
+                said.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
             }
             if self.look && self.looked_at_rows.elapsed() >= LOOK_AT_ROWS && self.commit.is_none() {
                 self.look_at_rows().await?;
@@ -284,29 +330,15 @@ impl<'a> Engine<'a> {
         let now = SystemTime::now();
         if !self.draining && self.book.paused().is_none() {
             self.start_runs();
-            let times = if self.behind { self.times } else { Times::LEVEL };
-            // Large pages weigh as much as several: one is handled while another is read, at least.
-            let room =
-                self.book.pages_open() < (self.config.pages_ahead / times.weight()).max(self.config.pages_ahead.min(2));
-            if self.news
-                && room
-                && let Some(mut reader) = self.pages.take()
-            {
-                let after = self.book.tail().clone();
-                self.page = Some(Box::pin(async move {
-                    let began = Instant::now();
-                    let page = reader.page(&after, times).await;
-                    failpoint::hit("page.read");
-                    (reader, began.elapsed(), page)
-                }));
-            }
+            self.start_page();
             if self.due.is_some_and(|due| due <= now) {
                 self.search = true;
             }
             if self.search && self.lanes.is_some() {
                 match self.book.next_reading(now, self.config.page_events) {
                     Some(reading) if let Some(reader) = self.lanes.take() => {
-                        self.reading = Some(Box::pin(read_lane(reader, reading, self.router.clone())));
+                        let shed_after = self.pressure.shed_after();
+                        self.reading = Some(Box::pin(read_lane(reader, reading, self.router.clone(), shed_after)));
                     }
                     _ => self.search = false,
                 }
@@ -315,8 +347,7 @@ impl<'a> Engine<'a> {
         if self.commit.is_none() {
             let patience = match (self.draining, self.behind) {
                 (true, _) => NO_PATIENCE,
-                (false, true) => PATIENCE_BEHIND,
-                (false, false) => PATIENCE,
+                (false, _) => self.patience(),
             };
             let store = self.draining || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
             if let Some(plan) = self.book.plan(now, patience, store) {
@@ -340,6 +371,59 @@ impl<'a> Engine<'a> {
         let Some(lane) = self.book.ready(SystemTime::now()) else { return Ok(()) };
         tracing::error!(processor = %self.id, %lane, "the lane has work, nothing is under way, and nothing says why; please report this");
         Err(anyhow::anyhow!("lane {lane} stood still without a reason").into())
+    }
+
+    /// How long a commit waits for lanes now.
+    fn patience(&self) -> Patience {
+        self.pressure.patience(if self.behind { PATIENCE_BEHIND } else { PATIENCE })
+    }
+
+    /// Begins to read what follows, if there may be something and nothing speaks against it.
+    fn start_page(&mut self) {
+        let ahead = self.pressure.pages_ahead(self.config.pages_ahead);
+        let times = if self.behind { self.times } else { Times::LEVEL };
+        // Large pages weigh as much as several: one is handled while another is read, at least.
+        let room = self.book.pages_open() < (ahead / times.weight()).max(ahead.min(2));
+        let (hold, after) = self.follow();
+        let wanted = self.news && room && self.pages.is_some();
+        let holds = hold.is_some();
+        self.held.note(hold.filter(|_| self.news), Instant::now());
+        if !wanted || holds {
+            return;
+        }
+        let Some(mut reader) = self.pages.take() else { return };
+        // What is told while it reads may be of what it does not see any more.
+        self.news = false;
+        let looked = self.looked_at_head.is_some_and(|looked| !self.behind || looked.elapsed() < LOOK_AT_HEAD);
+        let shed_after = self.pressure.shed_after().filter(|_| !looked);
+        if shed_after.is_some() {
+            self.looked_at_head = Some(Instant::now());
+        }
+        let router = self.router.clone();
+        self.page = Some(Box::pin(async move {
+            let began = Instant::now();
+            let ahead = read_ahead(&mut reader, &after, times, &router, shed_after).await;
+            failpoint::hit("page.read");
+            (reader, began.elapsed(), ahead)
+        }));
+    }
+
+    /// Why nothing more is read, if so, and behind what something would be: others who see the log at the same place are told where this one stands.
+    fn follow(&self) -> (Option<Hold>, Progress) {
+        let tail = self.book.tail().clone();
+        let full = self.book.full().map(|full| match full {
+            book::Full::Lane(lane) => Hold::Full(lane.clone()),
+            book::Full::Together => Hold::FullTogether,
+        });
+        let Some(place) = self.place.as_ref() else { return (full, tail) };
+        if self.book.pages_open() == 0 && self.page.is_none() {
+            place.stand(&tail);
+        }
+        match place.turn() {
+            Turn::Wait(other) => (Some(Hold::Waiting(other)), tail),
+            Turn::Read(Some(toward)) => (full, Progress::entering(tail.seen().clone(), toward)),
+            Turn::Read(None) => (full, tail),
+        }
     }
 
     fn start_runs(&mut self) {
@@ -381,10 +465,12 @@ impl<'a> Engine<'a> {
         let report = report.or_else(|| self.draining.then(|| self.report.flush()));
         let mut marks = HashMap::new();
         let mut dead_letters = Vec::new();
+        let mut sheds = Vec::new();
         let mut changes = Vec::new();
         for (lane, results) in &mut plan.results {
             marks.insert(lane.clone(), results.mark);
             dead_letters.extend(results.dead_letters.iter().cloned());
+            sheds.extend(results.shed.iter().map(|shed| (lane.clone(), shed.clone())));
             changes.push((lane.clone(), results.changes.clone()));
         }
         let (documents, committer) = (self.documents.clone(), self.committer.clone());
@@ -402,6 +488,7 @@ impl<'a> Engine<'a> {
                         rejoined: &plan.rejoined,
                         writes: &writes,
                         dead_letters: &dead_letters,
+                        sheds: &sheds,
                         report: report.as_ref(),
                     };
                     committer.commit(commit).await.map(|()| writes).map_err(CommitFailure::Commit)
@@ -425,6 +512,7 @@ impl<'a> Engine<'a> {
             rejoined: &[],
             writes: &Writes::default(),
             dead_letters: &[],
+            sheds: &[],
             report: Some(&self.report.flush()),
         };
         self.committer.commit(commit).await
@@ -435,7 +523,7 @@ impl<'a> Engine<'a> {
         if !page.events.is_empty() {
             self.report.read(took);
         }
-        self.news = !page.events.is_empty();
+        self.news |= !page.events.is_empty();
         self.behind = page.events.len() >= self.config.page_events || !page.to.is_boundary();
         let lanes = self.router.route(&page.events);
         self.times = if self.behind { self.times.after(page.events.len(), lanes.len()) } else { Times::BEHIND };
@@ -447,6 +535,14 @@ impl<'a> Engine<'a> {
         if self.book.passed_events() {
             self.passed_since.get_or_insert_with(Instant::now);
         }
+    }
+
+    fn leap(&mut self, Leap { to, skipped }: Leap) {
+        (self.untold, self.search, self.news) = (true, true, true);
+        let results = |shed| Results { shed: Some(shed), ..Results::default() };
+        let lanes = self.book.leap(to, skipped.into_iter().map(|(lane, shed)| (lane, results(shed))).collect());
+        tracing::debug!(processor = %self.id, lanes, "goes on at the head of the log");
+        self.passed_since.get_or_insert_with(Instant::now);
     }
 
     fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), Shaken> {
@@ -477,7 +573,7 @@ impl<'a> Engine<'a> {
         let documents = changes.iter().map(|(key, text)| key.id.len() + text.as_ref().map_or(0, |text| text.len()));
         let letters = dead_letters.iter().map(|letter| letter.event_id.len() + letter.reason.message.len());
         let weight = documents.chain(letters).sum();
-        let results = Results { changes: changes.into(), dead_letters, handled, mark, weight };
+        let results = Results { changes: changes.into(), dead_letters, shed: None, handled, mark, weight };
         if !self.book.finish(&lane, work, handled, results, ending, SystemTime::now()) {
             // The lane reads these events again, and must not find what they led to.
             self.documents.unstage(&lane);
@@ -500,6 +596,7 @@ impl<'a> Engine<'a> {
                     self.say(lane, exception);
                 }
                 self.say_skips(&plan.results);
+                self.say_sheds(&plan.results);
                 self.count(&plan);
                 self.book.committed(plan);
             }
@@ -547,8 +644,7 @@ impl<'a> Engine<'a> {
     fn timer(&self) -> Option<Duration> {
         let now = SystemTime::now();
         let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
-        let patience = if self.behind { PATIENCE_BEHIND } else { PATIENCE };
-        let commit = self.commit.is_none().then(|| self.book.patience_ends(patience)).flatten().map(until);
+        let commit = self.commit.is_none().then(|| self.book.patience_ends(self.patience())).flatten().map(until);
         let store = self.passed_since.filter(|_| self.commit.is_none());
         let store = store.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
         let reads = self.lanes.is_some() && self.book.paused().is_none();
@@ -556,8 +652,9 @@ impl<'a> Engine<'a> {
         let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
         // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
+        let held = self.commit.is_none().then(|| self.held.due(Instant::now())).flatten();
         let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
-        [commit, store, due, look, report, still]
+        [commit, store, due, look, report, held, still]
             .into_iter()
             .flatten()
             .min()
@@ -571,9 +668,12 @@ impl<'a> Engine<'a> {
         (self.untold, self.search) = (true, true);
         let pauses = pauses::read(self.committer.session(), self.id).await;
         let mut pauses = pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
-        let held = self.tenants.held(self.id).into_iter();
-        pauses.extend(held.map(|(tenant, reason)| Pause { tenant: Some(tenant.as_shared()), key: None, reason }));
-        self.book.pause(pauses);
+        let by_settings = self.tenants.held(self.id).into_iter();
+        pauses.extend(by_settings.map(|(tenant, reason)| Pause {
+            tenant: Some(tenant.as_shared()),
+            key: None,
+            reason,
+        }));
         let rows = exceptions::read(self.committer.session(), self.id).await;
         let rows = rows.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
         let known: HashMap<&LaneKey, &Exception> = self.book.rows().collect();
@@ -592,6 +692,10 @@ impl<'a> Engine<'a> {
         for lane in resumed {
             tracing::info!(processor = %self.id, %lane, "the lane was resumed");
             self.book.resume(&lane);
+        }
+        self.book.pause(pauses);
+        if let Some(place) = self.place.as_ref().filter(|_| self.book.paused().is_some()) {
+            place.leave();
         }
         self.due = self.book.next_due();
         Ok(())
@@ -625,6 +729,16 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Says what was skipped in a commit: the largest part by its lane, and how much it was in all.
+    fn say_sheds(&self, results: &[(LaneKey, Results)]) {
+        let sheds = || results.iter().filter_map(|(lane, results)| Some((lane, results.shed.as_ref()?.events)));
+        let Some((lane, most)) = sheds().max_by_key(|(_, events)| *events).filter(|(_, events)| *events > 0) else {
+            return;
+        };
+        let (processor, events, lanes) = (self.id, sheds().map(|(_, events)| events).sum::<usize>(), sheds().count());
+        tracing::warn!(%processor, events, lanes, %lane, most, "skipped events to go on at the head of the log, as they were too many (back-pressure shed)");
+    }
+
     /// How things stand, for whoever waits.
     fn standing(&self) -> Standing {
         let blocked = self.book.rows().filter_map(|(lane, exception)| match &exception.state {
@@ -634,15 +748,41 @@ impl<'a> Engine<'a> {
         let lanes_blocked: Vec<_> = blocked.collect();
         Standing {
             seen: Some(self.book.settled().seen().clone()),
-            lanes_moving: self.book.rows().count() - lanes_blocked.len(),
+            lanes_moving: self.book.rows().count() - lanes_blocked.len() + self.book.rows_to_come(),
             lanes_blocked,
             paused: self.book.paused().cloned(),
         }
     }
 }
 
-/// Reads the log for one lane.
-async fn read_lane(mut reader: Reader, reading: Reading, router: Router) -> ReadingResult {
+/// Reads what follows a progress: a page, or where more events than the bound do, past all of them.
+async fn read_ahead(
+    reader: &mut Reader,
+    after: &Progress,
+    times: Times,
+    router: &Router,
+    shed_after: Option<usize>,
+) -> Result<Ahead, SourceError> {
+    if let Some(bound) = shed_after
+        && shed::too_far(reader, None, after, bound).await?
+    {
+        return Ok(Ahead::Leap(shed::leap(reader, after, router).await?));
+    }
+    Ok(Ahead::Page(reader.page(after, times).await?))
+}
+
+/// Reads the log for one lane; past all of it, where it is more than the bound.
+async fn read_lane(mut reader: Reader, reading: Reading, router: Router, shed_after: Option<usize>) -> ReadingResult {
+    if let Some(bound) = shed_after {
+        match shed::too_far(&mut reader, Some(&reading.lane.tenant), &reading.from, bound).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let skipped = shed::skip(&mut reader, &reading, &router).await;
+                return (reader, reading, skipped.map(|(found, shed)| (found, Some(shed))));
+            }
+            Err(error) => return (reader, reading, Err(error)),
+        }
+    }
     let mut gather = reading.gather();
     while let Some((difference, limit)) = gather.next() {
         match reader.tenant_page(&reading.lane.tenant, difference, limit).await {
@@ -654,5 +794,5 @@ async fn read_lane(mut reader: Reader, reading: Reading, router: Router) -> Read
             Err(error) => return (reader, reading, Err(error)),
         }
     }
-    (reader, reading, Ok(gather.finish()))
+    (reader, reading, Ok((gather.finish(), None)))
 }

@@ -44,6 +44,12 @@ pub struct ProcessorStatus {
     pub dead_letters: i64,
     /// The furthest of them in the log.
     pub last_dead_letter: Option<SetAside>,
+    /// Events that it skipped to keep up, as it was told to (back-pressure shed): exactly so many.
+    pub skipped: i64,
+    /// The last time that a lane did.
+    pub last_skip: Option<Skip>,
+    /// Why it reads nothing although there may be more, and since when; none while it reads.
+    pub held: Option<String>,
     /// Lanes behind its cursor.
     pub lanes_behind: Vec<LaneBehind>,
 }
@@ -74,6 +80,20 @@ pub struct SetAside {
     pub position: i64,
     /// Why; kind and words.
     pub reason: String,
+}
+
+/// Events that a lane skipped at one time.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Skip {
+    /// Whose.
+    pub tenant: String,
+    /// The lane's key.
+    pub key: String,
+    /// How many.
+    pub events: i64,
+    /// When, RFC 3339.
+    pub at: String,
 }
 
 /// A lane behind its cursor.
@@ -119,6 +139,14 @@ pub async fn read(session: &Session) -> Result<Status, Error> {
                 position: row.get(11),
                 reason: format!("{}: {}", row.get::<_, &str>(12), row.get::<_, &str>(13)),
             }),
+            skipped: row.get(14),
+            last_skip: row.get::<_, Option<String>>(15).map(|tenant| Skip {
+                tenant,
+                key: row.get(16),
+                events: row.get(17),
+                at: row.get(18),
+            }),
+            held: row.get(19),
             lanes_behind: Vec::new(),
         });
     }

@@ -43,6 +43,8 @@ impl Native {
             wide: session.prepare(include_str!("native/wide.sql")).await?,
             tenant_floor: session.prepare(include_str!("native/tenant_floor.sql")).await?,
             tenant_page: session.prepare(include_str!("native/tenant_page.sql")).await?,
+            lag: session.prepare(include_str!("native/lag.sql")).await?,
+            tenant_lag: session.prepare(include_str!("native/tenant_lag.sql")).await?,
         };
         Ok(NativeSession { session, statements, tenants: HashMap::new(), texts: HashMap::new() })
     }
@@ -63,6 +65,8 @@ struct Statements {
     wide: Statement,
     tenant_floor: Statement,
     tenant_page: Statement,
+    lag: Statement,
+    tenant_lag: Statement,
 }
 
 /// One reader's session.
@@ -89,7 +93,10 @@ impl NativeSession {
     async fn read_page(&mut self, after: &Progress, limit: usize) -> Result<Page, SourceError> {
         let limit = limit.max(1);
         if let Some(rest) = after.remainder() {
-            let last = rest.after.unwrap_or(i64::MIN);
+            let last = match rest.after {
+                Some(last) => last,
+                None => self.floor(&rest.from, &rest.to).await?.saturating_sub(1),
+            };
             return self.wide_page(after, &rest, last, limit).await;
         }
         if after.seen().is_nothing() {
@@ -102,13 +109,39 @@ impl NativeSession {
         }
         let (to, rows) = self.narrow(after.seen(), limit + 1).await?;
         if rows.len() > limit {
-            let texts = (after.seen().to_string(), to.to_string());
-            let floor = self.position(&self.statements.floor, &[&texts.0, &texts.1]).await?;
-            return self.enter(after, to, floor.unwrap_or(i64::MAX), limit).await;
+            let floor = self.floor(after.seen(), &to).await?;
+            return self.enter(after, to, floor, limit).await;
         }
         let mut events = self.events(rows)?;
         events.sort_unstable_by_key(|e| e.position);
         Ok(Page { from: after.clone(), to: Progress::at(to), events })
+    }
+
+    /// The lowest position of a difference; above all others where it is empty.
+    async fn floor(&self, from: &Snapshot, to: &Snapshot) -> Result<i64, SourceError> {
+        let floor = if from.is_nothing() {
+            self.position(&self.statements.first, &[]).await?
+        } else {
+            self.position(&self.statements.floor, &[&from.to_string(), &to.to_string()]).await?
+        };
+        Ok(floor.unwrap_or(i64::MAX))
+    }
+
+    async fn read_lag(&self, tenant: Option<&TenantId>, from: &Progress, limit: usize) -> Result<usize, SourceError> {
+        let seen = from.seen().to_string();
+        let (to, last) = match from.remainder() {
+            Some(rest) => (rest.to.to_string(), rest.after.unwrap_or(i64::MIN)),
+            None => (seen.clone(), i64::MIN),
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let count = match tenant {
+            Some(tenant) => {
+                let params: [&(dyn crate::db::types::ToSql + Sync); 5] = [&seen, &to, &last, &tenant.as_str(), &limit];
+                self.position(&self.statements.tenant_lag, &params).await?
+            }
+            None => self.position(&self.statements.lag, &[&seen, &to, &last, &limit]).await?,
+        };
+        Ok(usize::try_from(count.unwrap_or(0)).unwrap_or(0))
     }
 
     /// The snapshot now and at most `limit` events that it sees and `from` does not, in one round trip. Every statement is prepared: one
@@ -252,5 +285,14 @@ impl EventSource for NativeSession {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>> {
         Box::pin(self.read_tenant_page(tenant, difference, limit))
+    }
+
+    fn lag<'a>(
+        &'a mut self,
+        tenant: Option<&'a TenantId>,
+        from: &'a Progress,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<usize, SourceError>> {
+        Box::pin(self.read_lag(tenant, from, limit))
     }
 }

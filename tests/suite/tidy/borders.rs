@@ -65,6 +65,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
         "config",
         &[
             "processor::Config",
+            "processor::pressure",
             "sandbox::Limits",
             "sandbox::compile",
             "scheduler::Config",

@@ -2,5 +2,5 @@
 -- $1 id text · $2 plugin text · $3 digest text · $4 version text · $5 event types text[] or null · $6 partition by text · $7 read-model version int
 insert into sandmill.processors as p (id, plugin, digest, version, event_types, partition_by, read_model_version)
 values ($1, $2, $3, $4, $5, $6, $7)
-on conflict (id) do update set plugin = $2, digest = $3, version = $4, started_at = now()
+on conflict (id) do update set plugin = $2, digest = $3, version = $4, started_at = now(), held = ''
 where p.event_types is not distinct from $5 and p.partition_by = $6 and p.read_model_version = $7

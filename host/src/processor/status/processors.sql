@@ -1,5 +1,5 @@
--- Reads every processor with the bucket of its cursors that is furthest behind. A rate that was not reported lately is 0. The last dead letter is
--- null where there is none.
+-- Reads every processor with the bucket of its cursors that is furthest behind. A rate that was not reported lately is 0. The last dead letter and the last
+-- skip are null where there is none.
 -- $1 dead letters that are counted, at most bigint
 select p.id, p.plugin, p.version, p.digest,
        (select c.progress::text from sandmill.cursors c where c.processor = p.id order by c.bucket limit 1),
@@ -8,9 +8,14 @@ select p.id, p.plugin, p.version, p.digest,
         from sandmill.pauses z where z.processor = p.id and z.tenant = ''),
        p.measures,
        (select count(*) from (select from sandmill.dead_letters d where d.processor = p.id limit $1) counted),
-       last.tenant, last.position, last.class, last.message
+       last.tenant, last.position, last.class, last.message,
+       p.skipped, shed.tenant, shed.lane_key, shed.events, to_char(shed.shed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+       case when p.held <> '' then p.held || ' since ' || to_char(p.held_since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') end
 from sandmill.processors p
 left join lateral (
   select tenant, position, class, message from sandmill.dead_letters d where d.processor = p.id order by position desc limit 1
 ) last on true
+left join lateral (
+  select tenant, lane_key, events, shed_at from sandmill.sheds s where s.processor = p.id order by id desc limit 1
+) shed on true
 order by p.id

@@ -1,0 +1,84 @@
+//! Reading past events that nobody will handle, to say exactly how many they were and whose.
+//!
+//! Shedding costs a reading of what is skipped, and nothing else: no guest runs and no document is written. Events are counted by the router that would
+//! have dealt them, so that the numbers are right however fine lanes are. Nothing is remembered here: until the count is committed
+//! with the progress that it explains, none of it has happened.
+
+use std::collections::BTreeMap;
+
+use super::{book::Reading, gather::Found};
+use crate::{
+    consumer::{
+        pages::{Reader, SourceError, Times},
+        router::Router,
+    },
+    failpoint,
+    model::{
+        cursor::Progress,
+        ids::{LaneKey, TenantId},
+    },
+};
+
+/// What a lane skipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shed {
+    /// Behind this progress.
+    pub from: Progress,
+    /// And up to this one.
+    pub to: Progress,
+    /// Events of the lane between the two.
+    pub events: usize,
+}
+
+/// What lies between a processor and the head of the log.
+#[derive(Debug)]
+pub(super) struct Leap {
+    pub(super) to: Progress,
+    pub(super) skipped: Vec<(LaneKey, Shed)>,
+}
+
+/// Whether more events than the bound follow a progress, of a tenant or of all.
+pub(super) async fn too_far(
+    reader: &mut Reader,
+    tenant: Option<&TenantId>,
+    from: &Progress,
+    bound: usize,
+) -> Result<bool, SourceError> {
+    Ok(reader.lag(tenant, from, bound.saturating_add(1)).await? > bound)
+}
+
+/// Reads past everything between `from` and what is the head now.
+pub(super) async fn leap(reader: &mut Reader, from: &Progress, router: &Router) -> Result<Leap, SourceError> {
+    let head = reader.head().await?;
+    let mut at = from.clone();
+    let mut events: BTreeMap<LaneKey, usize> = BTreeMap::new();
+    while !at.seen().covers(&head) {
+        let after = if at.is_boundary() { Progress::entering(at.seen().clone(), head.clone()) } else { at };
+        let page = reader.page(&after, Times::BEHIND).await?;
+        for (lane, of_lane) in router.route(&page.events) {
+            *events.entry(lane).or_default() += of_lane.len();
+        }
+        failpoint::hit("shed.read");
+        at = page.to.clone();
+    }
+    let shed = |events| Shed { from: from.clone(), to: at.clone(), events };
+    let skipped = events.into_iter().map(|(lane, events)| (lane, shed(events))).collect();
+    Ok(Leap { to: at, skipped })
+}
+
+/// Reads past everything between a lane and the last page that was dealt.
+pub(super) async fn skip(
+    reader: &mut Reader,
+    reading: &Reading,
+    router: &Router,
+) -> Result<(Found, Shed), SourceError> {
+    let mut gather = reading.gather_all();
+    let mut events = 0;
+    while let Some((difference, limit)) = gather.next() {
+        let (found, more) = reader.tenant_page(&reading.lane.tenant, difference, limit).await?;
+        events += found.iter().filter(|event| router.takes(event) && router.lane(event) == reading.lane).count();
+        gather.read(found.last().map(|event| event.position), Vec::new(), more);
+        failpoint::hit("shed.read");
+    }
+    Ok((gather.finish(), Shed { from: reading.from.clone(), to: reading.tail.clone(), events }))
+}

@@ -1,0 +1,285 @@
+// Back-pressure as it was chosen for a processor: each strategy with what differs from the others.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex},
+};
+
+use sandmill::{db::Session, processor::pauses};
+use sandmill_tests::{
+    Database, database,
+    host::{Host, eventually},
+    ledger::{assert_log, assert_scripted_log, documents, until_counted},
+    native::{Folding, NativeHost},
+};
+use serde_json::json;
+
+/// Holds up whoever comes through it while it is closed.
+#[derive(Clone, Default)]
+struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    fn open(&self) {
+        *self.0.0.lock().unwrap() = true;
+        self.0.1.notify_all();
+    }
+
+    /// Before the events of one tenant.
+    fn before(&self, tenant: &'static str) -> Folding {
+        let gate = self.0.clone();
+        Folding::after(move |event| {
+            if event.tenant.as_str() == tenant {
+                drop(gate.1.wait_while(gate.0.lock().unwrap(), |open| !*open).unwrap());
+            }
+        })
+    }
+}
+
+/// Events counted in the documents of a collection, of some tenants.
+async fn counted(session: &Session, collection: &str, tenants: &str) -> i64 {
+    let sql = format!(
+        "select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.{collection} where _partition {tenants}"
+    );
+    session.query_one(&sql, &[]).await.unwrap().get(0)
+}
+
+/// Two processors beside the same slow lane: one detaches it and has a quick lane's next event soon; the other reads nothing more and
+/// says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn with_pause_all_lanes_wait_for_a_full_one_and_with_detach_none() {
+    let database = database().await;
+    let gate = Gate::default();
+    let foldings = vec![gate.before("slow").named("sends"), gate.before("slow").named("waits")];
+    let settings = [
+        "processor.lane-queue-kib=16",
+        "processors.waits.back-pressure=pause",
+        // The gate holds a thread of the slow lane in each.
+        "scheduler.threads=3",
+        "scheduler.tenant-threads=2",
+    ];
+    let host = NativeHost::start_all(&database, foldings, &settings).await;
+    let session = database.db.connect("test").await.unwrap();
+    let quick = async |processor: &str| counted(&session, &format!("{processor}_log"), "= 'quick'").await;
+    database.append("slow", "s", &[json!({})]).await;
+    database.append("quick", "s", &[json!({})]).await;
+    for processor in ["sends", "waits"] {
+        eventually("the quick lane is not waiting for the slow one", async || {
+            (quick(processor).await == 1).then_some(())
+        })
+        .await;
+        eventually("the slow lane is left behind", async || {
+            (database.lanes_behind(processor).await == ["slow catching-up"]).then_some(())
+        })
+        .await;
+    }
+    // More than its queue may hold.
+    database.append("slow", "s", &vec![json!({}); 100]).await;
+    let held = eventually("it says for whom it waits", async || database.status("waits").await?.held).await;
+    assert!(held.starts_with("waiting for tenant slow, whose queue is full (back-pressure pause) since "), "{held}");
+    database.append("quick", "s", &[json!({})]).await;
+    eventually("who detached has the next event", async || (quick("sends").await == 2).then_some(())).await;
+    assert_eq!(quick("waits").await, 1);
+    assert!(database.status("sends").await.unwrap().held.is_none());
+
+    gate.open();
+    until_counted(&database, &["sends_log", "waits_log"]).await;
+    for processor in ["sends", "waits"] {
+        database.settles(processor, &[]).await;
+        eventually("nothing holds it any more", async || {
+            database.status(processor).await?.held.is_none().then_some(())
+        })
+        .await;
+    }
+    host.stop().await;
+    for collection in ["sends_log", "waits_log"] {
+        assert_log(&database, collection, "true").await;
+    }
+}
+
+/// A lane that a person must see to is left behind as always: it holds nobody, also where lanes wait for each other.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blocked_lane_holds_nobody_whatever_was_chosen() {
+    for strategy in ["pause", "lockstep"] {
+        let database = database().await;
+        let chosen = format!("processors.scripted.back-pressure={strategy}");
+        let settings = ["processor.page-events=20", "processor.lane-queue-kib=1", chosen.as_str()];
+        let host = Host::start(&database, &["scripted"], &settings);
+        database.append("a", "s", &[json!({"do": "stop", "code": "full"})]).await;
+        for _ in 0..5 {
+            database.append("a", "s", &vec![json!({}); 50]).await;
+            database.append("b", "s", &vec![json!({}); 50]).await;
+        }
+        database.scripted_settles(&["a blocked plugin:full"]).await;
+        host.stop().await;
+        assert_scripted_log(&database, "e.tenant = 'b'").await;
+    }
+}
+
+/// Two processors, one of which stands still: the other reads no page more than it, and says why; without lockstep it does not care.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_lockstep_processors_see_the_log_at_the_same_place() {
+    const EVENTS: i64 = 400;
+    /// What a page holds for a processor that is behind.
+    const PAGE: i64 = 40;
+    for lockstep in [false, true] {
+        let database = database().await;
+        let gate = Gate::default();
+        let foldings = vec![gate.before("a").named("still"), Folding::after(|_| {}).named("quick")];
+        database.append("a", "s", &vec![json!({}); EVENTS as usize]).await;
+        // The gate holds a thread, of which both processors' lane is given one more.
+        let mut settings = vec!["processor.page-events=10", "scheduler.threads=3", "scheduler.tenant-threads=2"];
+        if lockstep {
+            settings.extend(["processors.still.back-pressure=lockstep", "processors.quick.back-pressure=lockstep"]);
+        }
+        let host = NativeHost::start_all(&database, foldings, &settings).await;
+        let session = database.db.connect("test").await.unwrap();
+        if lockstep {
+            let held = eventually("it says for whom it waits", async || database.status("quick").await?.held).await;
+            assert!(held.starts_with("waiting for still (back-pressure lockstep) since "), "{held}");
+            assert!((1..=PAGE).contains(&counted(&session, "quick_log", "is not null").await));
+        } else {
+            until_counted(&database, &["quick_log"]).await;
+        }
+        assert_eq!(counted(&session, "still_log", "is not null").await, 0);
+
+        gate.open();
+        let sql = "select (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.still_log),
+                          (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.quick_log)";
+        eventually("both have everything", async || {
+            let row = session.query_one(sql, &[]).await.unwrap();
+            let (still, quick): (i64, i64) = (row.get(0), row.get(1));
+            assert!(!lockstep || (still - quick).abs() <= PAGE, "{still} and {quick}");
+            (still == EVENTS && quick == EVENTS).then_some(())
+        })
+        .await;
+        host.stop().await;
+    }
+}
+
+/// A processor that is paused leaves the others alone; when it goes on they wait until it stands where they do.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_processor_leaves_the_lockstep_and_comes_back_to_it() {
+    let database = database().await;
+    let lockstep = |id: &str| format!("processors.{id}.back-pressure=lockstep");
+    let (one, two) = (lockstep("one"), lockstep("two"));
+    let gate = Gate::default();
+    let foldings = vec![gate.before("b").named("one"), Folding::after(|_| {}).named("two")];
+    database.append("a", "s", &vec![json!({}); 30]).await;
+    let host = NativeHost::start_all(&database, foldings, &["processor.page-events=10", &one, &two]).await;
+    until_counted(&database, &["one_log", "two_log"]).await;
+    let session = database.db.connect("test").await.unwrap();
+    assert!(pauses::pause(&session, "one", None, None).await.unwrap());
+    // Until its host has learned of the pause, the first still takes part, and may.
+    eventually("the second goes on alone", async || {
+        database.append("a", "s", &vec![json!({}); 10]).await;
+        let row = "select (select sum((data->>'count')::bigint) from public.two_log) > (select sum((data->>'count')::bigint) from public.one_log)";
+        session.query_one(row, &[]).await.unwrap().get::<_, bool>(0).then_some(())
+    })
+    .await;
+    database.append("b", "s", &vec![json!({}); 50]).await;
+    until_counted(&database, &["two_log"]).await;
+    assert_eq!(counted(&session, "one_log", "= 'b'").await, 0);
+
+    // Now it goes on, as far as the gate.
+    pauses::lift(&session, "one", None, None).await.unwrap();
+    let held = eventually("the second waits for the first", async || {
+        database.append("a", "s", &[json!({})]).await;
+        database.status("two").await?.held
+    })
+    .await;
+    assert!(held.starts_with("waiting for one "), "{held}");
+    gate.open();
+    until_counted(&database, &["one_log", "two_log"]).await;
+    host.stop().await;
+}
+
+/// Asserts that of each tenant every event was either handled or skipped and counted; gives back what was skipped by tenant.
+async fn assert_handled_or_skipped(database: &Database) -> BTreeMap<String, i64> {
+    let session = database.db.connect("test").await.unwrap();
+    let sql = "select tenant, count(*), (select coalesce(sum(s.events), 0)::bigint from sandmill.sheds s where s.tenant = e.tenant)
+               from sandmill.events e group by tenant";
+    let handled = documents(database, "scripted_log").await;
+    let mut skips = BTreeMap::new();
+    for row in session.query(sql, &[]).await.unwrap() {
+        let (tenant, there, skipped): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        let of_tenant = handled.iter().filter(|((owner, _), _)| *owner == tenant);
+        let counted: i64 = of_tenant.map(|(_, data)| data["count"].as_i64().unwrap()).sum();
+        assert_eq!(counted + skipped, there, "{tenant}: {counted} handled and {skipped} skipped");
+        skips.extend((skipped > 0).then_some((tenant, skipped)));
+    }
+    let status = database.status("scripted").await.unwrap();
+    assert_eq!(status.skipped, skips.values().sum::<i64>());
+    assert_eq!(status.last_skip.is_some(), status.skipped > 0);
+    skips
+}
+
+/// A processor that comes back after long goes on at the head; one that is not too far behind handles everything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_that_is_too_far_behind_skips_to_the_head() {
+    let database = database().await;
+    let settings = [
+        "processor.page-events=20",
+        "processors.scripted.back-pressure=shed",
+        "processors.scripted.shed-after-events=100",
+    ];
+    let start = async || NativeHost::start(&database, Folding::after(|_| {}), &settings).await;
+    for tenant in ["a", "b"] {
+        database.append(tenant, "s", &vec![json!({}); 50]).await;
+    }
+    let host = start().await;
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_eq!(assert_handled_or_skipped(&database).await, BTreeMap::new());
+
+    for tenant in ["a", "b", "c"] {
+        database.append(tenant, "s", &vec![json!({}); 50]).await;
+    }
+    let host = start().await;
+    database.scripted_settles(&[]).await;
+    // From here on it is at the head, and handles what comes.
+    database.append("a", "later", &vec![json!({}); 70]).await;
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    let skipped = [("a", 50), ("b", 50), ("c", 50)].map(|(tenant, events)| (tenant.to_string(), events));
+    assert_eq!(assert_handled_or_skipped(&database).await, BTreeMap::from(skipped));
+    assert_scripted_log(&database, "e.stream = 'later' or e.tenant <> 'c' and e.version <= 50").await;
+}
+
+/// One lane that stands still while much comes for it skips that, and no other lane skips anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_is_too_far_behind_skips_alone() {
+    let database = database().await;
+    let settings = [
+        "processor.page-events=20",
+        "processors.scripted.back-pressure=shed",
+        "processors.scripted.shed-after-events=100",
+    ];
+    let gate = Gate::default();
+    let host = NativeHost::start(&database, gate.before("slow"), &settings).await;
+    for round in 0..8 {
+        // In one page with others, so that nobody waits for it.
+        database.append("slow", "s", &vec![json!({}); 30]).await;
+        for tenant in ["a", "b"] {
+            database.append(tenant, "s", &vec![json!({}); 10]).await;
+        }
+        let session = database.db.connect("test").await.unwrap();
+        eventually("the others have everything", async || {
+            (counted(&session, "scripted_log", "<> 'slow'").await == 20 * (round + 1)).then_some(())
+        })
+        .await;
+    }
+    assert_eq!(database.lanes_behind("scripted").await, ["slow catching-up"]);
+    gate.open();
+    database.scripted_settles(&[]).await;
+    database.append("slow", "later", &vec![json!({}); 30]).await;
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    let skipped = assert_handled_or_skipped(&database).await;
+    assert_eq!(skipped.keys().collect::<Vec<_>>(), ["slow"]);
+    assert!(skipped["slow"] > 100, "{skipped:?}");
+    assert_scripted_log(
+        &database,
+        "e.tenant <> 'slow' or e.stream = 'later' or e.version <= 240 - (select sum(events) from sandmill.sheds)",
+    )
+    .await;
+}
