@@ -232,6 +232,10 @@ impl<'a> Engine<'a> {
         loop {
             self.start();
             if self.draining && self.runs.is_empty() && self.commit.is_none() {
+                self.held.note(None, Instant::now());
+                if self.held.due(Instant::now()).is_some() {
+                    self.say_held().await?;
+                }
                 return Ok(self.last_report().await?);
             }
             if std::mem::take(&mut self.untold) {
@@ -296,8 +300,7 @@ impl<'a> Engine<'a> {
                 self.last_report().await?;
             }
             if self.commit.is_none() && self.held.due(Instant::now()).is_some_and(|due| due.is_zero()) {
-                let said = self.committer.say_held(&self.held.tell()).await;
-                said.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
+                self.say_held().await?;
             }
             if self.look && self.looked_at_rows.elapsed() >= LOOK_AT_ROWS && self.commit.is_none() {
                 self.look_at_rows().await?;
@@ -344,16 +347,20 @@ impl<'a> Engine<'a> {
 
     /// Begins to read what follows, if there may be something and nothing speaks against it.
     fn start_page(&mut self) {
+        let turn = self.turn();
+        let hold = if self.news { self.hold(&turn) } else { None };
+        let may = self.news && hold.is_none();
+        self.held.note(hold, Instant::now());
         let room = self.book.pages_open() < self.pressure.pages_ahead(self.config.pages_ahead);
-        let (hold, after) = self.follow();
-        let wanted = self.news && room && self.pages.is_some();
-        let holds = hold.is_some();
-        self.held.note(hold.filter(|_| self.news), Instant::now());
-        if !wanted || holds {
+        if !may || !room {
             return;
         }
         let Some(mut reader) = self.pages.take() else { return };
         let behind = self.behind;
+        let after = match turn {
+            Turn::Read(Some(toward)) => Progress::entering(self.book.tail().seen().clone(), toward),
+            _ => self.book.tail().clone(),
+        };
         // What is told while it reads may be of what it does not see any more.
         self.news = false;
         let looked = self.looked_at_head.is_some_and(|looked| !behind || looked.elapsed() < LOOK_AT_HEAD);
@@ -370,21 +377,23 @@ impl<'a> Engine<'a> {
         }));
     }
 
-    /// Why nothing more is read, if so, and behind what something would be: others who see the log at the same place are told where this one stands.
-    fn follow(&self) -> (Option<Hold>, Progress) {
-        let tail = self.book.tail().clone();
-        let full = self.book.full().map(|full| match full {
-            book::Full::Lane(lane) => Hold::Full(lane.clone()),
-            book::Full::Together => Hold::FullTogether,
-        });
-        let Some(place) = self.place.as_ref() else { return (full, tail) };
-        if self.book.pages_open() == 0 && self.page.is_none() {
-            place.stand(&tail);
+    /// Whether others who see the log at the same place let this one read; tells them where it stands.
+    fn turn(&self) -> Turn {
+        let Some(place) = self.place.as_ref() else { return Turn::Read(None) };
+        if self.book.pages_open() == 0 {
+            place.stand(self.book.tail());
         }
-        match place.turn() {
-            Turn::Wait(other) => (Some(Hold::Waiting(other)), tail),
-            Turn::Read(Some(toward)) => (full, Progress::entering(tail.seen().clone(), toward)),
-            Turn::Read(None) => (full, tail),
+        place.turn()
+    }
+
+    /// What keeps it from reading.
+    fn hold(&self, turn: &Turn) -> Option<Hold> {
+        match turn {
+            Turn::Wait(other) => Some(Hold::Waiting(other.clone())),
+            Turn::Read(_) => self.book.full().map(|full| match full {
+                book::Full::Lane(lane) => Hold::Full(lane.clone()),
+                book::Full::Together => Hold::FullTogether,
+            }),
         }
     }
 
@@ -619,6 +628,12 @@ impl<'a> Engine<'a> {
         }
         self.due = self.book.next_due();
         Ok(())
+    }
+
+    /// Says for people why nothing is read, or that something is again.
+    async fn say_held(&mut self) -> Result<(), Shaken> {
+        let said = self.committer.say_held(&self.held.tell()).await;
+        Ok(said.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?)
     }
 
     /// Says once what became of a lane.
