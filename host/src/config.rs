@@ -115,9 +115,10 @@ impl Config {
             layers.lay(key, value, Origin::Flag("--set".into())).map_err(error)?;
         }
         let Layers { table, origins } = layers;
-        let config: Config = table
-            .try_into()
-            .map_err(|e: toml::de::Error| ConfigError { origin: "settings".into(), problem: e.message().into() })?;
+        let config: Config = table.try_into().map_err(|e: toml::de::Error| ConfigError {
+            origin: "settings".into(),
+            problem: e.to_string().trim().replace('\n', " "),
+        })?;
         config.check().map_err(|problem| ConfigError { origin: "settings".into(), problem })?;
         Ok(Resolved { config, origins })
     }
@@ -331,7 +332,9 @@ mod tests {
         );
         let strategy = error(&["processors.log.back-pressure=adaptive"]);
         assert!(
-            strategy.contains("`adaptive`") && strategy.contains("`detach`, `pause`, `lockstep`, `shed`"),
+            strategy.contains("`adaptive`")
+                && strategy.ends_with("in `processors.log.back-pressure`")
+                && strategy.contains("`detach`, `pause`, `lockstep`, `shed`"),
             "{strategy}"
         );
         assert!(error(&["processors.log.back-pressure=shed"]).contains("set processors.log.shed-after-events"));

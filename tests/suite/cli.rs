@@ -92,6 +92,9 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
         "measures",
         "deadLetters",
         "lastDeadLetter",
+        "skipped",
+        "lastSkip",
+        "held",
         "lanesBehind",
     ];
     assert_keys(processor, &keys);

@@ -252,6 +252,10 @@ impl<'a> Engine<'a> {
             self.start();
             self.check_for_standstill()?;
             if self.draining && self.runs.is_empty() && self.commit.is_none() {
+                self.held.note(None, Instant::now());
+                if self.held.due(Instant::now()).is_some() {
+                    self.say_held().await?;
+                }
                 return Ok(self.last_report().await?);
             }
             if std::mem::take(&mut self.untold) {
@@ -316,8 +320,7 @@ impl<'a> Engine<'a> {
                 self.last_report().await?;
             }
             if self.commit.is_none() && self.held.due(Instant::now()).is_some_and(|due| due.is_zero()) {
-                let said = self.committer.say_held(&self.held.tell()).await;
-                said.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
+                self.say_held().await?;
             }
             if self.look && self.looked_at_rows.elapsed() >= LOOK_AT_ROWS && self.commit.is_none() {
                 self.look_at_rows().await?;
@@ -380,18 +383,22 @@ impl<'a> Engine<'a> {
 
     /// Begins to read what follows, if there may be something and nothing speaks against it.
     fn start_page(&mut self) {
+        let turn = self.turn();
+        let hold = if self.news { self.hold(&turn) } else { None };
+        let may = self.news && hold.is_none();
+        self.held.note(hold, Instant::now());
         let ahead = self.pressure.pages_ahead(self.config.pages_ahead);
         let times = if self.behind { self.times } else { Times::LEVEL };
         // Large pages weigh as much as several: one is handled while another is read, at least.
         let room = self.book.pages_open() < (ahead / times.weight()).max(ahead.min(2));
-        let (hold, after) = self.follow();
-        let wanted = self.news && room && self.pages.is_some();
-        let holds = hold.is_some();
-        self.held.note(hold.filter(|_| self.news), Instant::now());
-        if !wanted || holds {
+        if !may || !room {
             return;
         }
         let Some(mut reader) = self.pages.take() else { return };
+        let after = match turn {
+            Turn::Read(Some(toward)) => Progress::entering(self.book.tail().seen().clone(), toward),
+            _ => self.book.tail().clone(),
+        };
         // What is told while it reads may be of what it does not see any more.
         self.news = false;
         let looked = self.looked_at_head.is_some_and(|looked| !self.behind || looked.elapsed() < LOOK_AT_HEAD);
@@ -408,21 +415,23 @@ impl<'a> Engine<'a> {
         }));
     }
 
-    /// Why nothing more is read, if so, and behind what something would be: others who see the log at the same place are told where this one stands.
-    fn follow(&self) -> (Option<Hold>, Progress) {
-        let tail = self.book.tail().clone();
-        let full = self.book.full().map(|full| match full {
-            book::Full::Lane(lane) => Hold::Full(lane.clone()),
-            book::Full::Together => Hold::FullTogether,
-        });
-        let Some(place) = self.place.as_ref() else { return (full, tail) };
-        if self.book.pages_open() == 0 && self.page.is_none() {
-            place.stand(&tail);
+    /// Whether others who see the log at the same place let this one read; tells them where it stands.
+    fn turn(&self) -> Turn {
+        let Some(place) = self.place.as_ref() else { return Turn::Read(None) };
+        if self.book.pages_open() == 0 {
+            place.stand(self.book.tail());
         }
-        match place.turn() {
-            Turn::Wait(other) => (Some(Hold::Waiting(other)), tail),
-            Turn::Read(Some(toward)) => (full, Progress::entering(tail.seen().clone(), toward)),
-            Turn::Read(None) => (full, tail),
+        place.turn()
+    }
+
+    /// What keeps it from reading.
+    fn hold(&self, turn: &Turn) -> Option<Hold> {
+        match turn {
+            Turn::Wait(other) => Some(Hold::Waiting(other.clone())),
+            Turn::Read(_) => self.book.full().map(|full| match full {
+                book::Full::Lane(lane) => Hold::Full(lane.clone()),
+                book::Full::Together => Hold::FullTogether,
+            }),
         }
     }
 
@@ -699,6 +708,12 @@ impl<'a> Engine<'a> {
         }
         self.due = self.book.next_due();
         Ok(())
+    }
+
+    /// Says for people why nothing is read, or that something is again.
+    async fn say_held(&mut self) -> Result<(), Shaken> {
+        let said = self.committer.say_held(&self.held.tell()).await;
+        Ok(said.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?)
     }
 
     /// Says once what became of a lane.
