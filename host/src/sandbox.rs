@@ -16,12 +16,14 @@ mod host_calls;
 mod inspect;
 mod instance;
 pub mod limits;
+mod log;
 mod mappings;
 mod memory;
 mod meter;
 mod plugin;
 mod usage;
 mod warm;
+mod wasi;
 
 use std::{
     io,

@@ -12,12 +12,13 @@ use super::{
     Sandbox,
     bindings::v0_1::ProjectorPlugin,
     failure,
-    host_calls::Log,
     limits::Limits,
+    log::Log,
     memory::{Account, Growth},
     meter::{GiveWay, Meter},
     plugin::Identity,
     usage::Refusals,
+    wasi::Ambient,
 };
 use crate::model::{
     handler::{Documents, Failure},
@@ -29,6 +30,7 @@ pub(in crate::sandbox) struct State {
     pub(super) identity: Arc<Identity>,
     pub(super) call: Call,
     pub(super) growth: Growth,
+    pub(super) ambient: Ambient,
     refusals: Arc<Refusals>,
 }
 
@@ -75,7 +77,7 @@ impl Guest {
     pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>) -> Self {
         let limits = &sandbox.limits;
         let (call, growth) = (Call::describe(limits), Growth::new(account, limits));
-        let state = State { identity, call, growth, refusals: sandbox.refusals.clone() };
+        let state = State { identity, call, growth, ambient: Ambient::default(), refusals: sandbox.refusals.clone() };
         let mut store = Store::new(&sandbox.engine, state);
         store.limiter(|state| &mut state.growth);
         store.set_hostcall_fuel(limits.output_bytes());
@@ -97,6 +99,8 @@ impl Guest {
         self.store.set_epoch_deadline(1);
         let result = meter.measure(body(self)).await;
         let state = self.store.data_mut();
+        // What the guest printed last ends before its end is named, as that may quote it.
+        state.end_of_log();
         let result = result.map_err(|error| failure::name(&error, state));
         state.end();
         result
@@ -104,9 +108,12 @@ impl Guest {
 }
 
 impl State {
+    fn end_of_log(&mut self) {
+        self.call.log.end(self.identity.name(), self.call.tenant.as_ref(), &self.refusals);
+    }
+
     /// Leaves nothing of a call behind.
     fn end(&mut self) {
-        self.call.log.end(&self.refusals);
         self.call.documents = None;
         self.growth.take_denied();
     }

@@ -13,6 +13,7 @@ use super::{
     instance::{Call, Guest, State, block_on},
     memory::Account,
     warm::{AllLent, Owner},
+    wasi,
 };
 use crate::model::{
     effects::Effects,
@@ -171,7 +172,9 @@ impl Drop for Plugin {
 pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result<Plugin, LoadError> {
     let component = sandbox.compiler.component(bytes, digest)?;
     let unfit = |e: wasmtime::Error| CompileError::Unfit(format!("{e:#}"));
-    let pre = sandbox.linker.instantiate_pre(&component).map_err(unfit)?;
+    let mut linker = (*sandbox.linker).clone();
+    wasi::link(&mut linker, &component).map_err(unfit)?;
+    let pre = linker.instantiate_pre(&component).map_err(unfit)?;
     let pre = ProjectorPluginPre::new(pre).map_err(unfit)?;
 
     let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new() });
