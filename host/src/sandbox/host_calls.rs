@@ -15,7 +15,7 @@ use crate::model::{
 impl logging::Host for State {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
         let (identity, call) = (self.identity.clone(), &mut self.call);
-        call.log.line(identity.name(), call.tenant.as_ref(), level, &context, &message);
+        call.log.line(identity.name(), level, &context, &message);
         Ok(())
     }
 }

@@ -14,16 +14,14 @@ use super::{
     failure,
     limits::Limits,
     log::Log,
-    memory::{Account, Growth},
+    memory::{Account, Growth, Owed},
     meter::{GiveWay, Meter},
     plugin::Identity,
+    tenants::Tenant,
     usage::Refusals,
     wasi::Ambient,
 };
-use crate::model::{
-    handler::{Documents, Failure},
-    ids::TenantId,
-};
+use crate::model::handler::{Documents, Failure};
 
 /// What the host keeps beside a guest.
 pub(in crate::sandbox) struct State {
@@ -36,8 +34,6 @@ pub(in crate::sandbox) struct State {
 
 /// What belongs to one call.
 pub(super) struct Call {
-    /// Whose events these are; none in `describe`.
-    pub(super) tenant: Option<TenantId>,
     /// None in `describe` and between calls, when nothing may be read.
     pub(super) documents: Option<Arc<dyn Documents>>,
     pub(super) log: Log,
@@ -50,14 +46,15 @@ pub(super) struct Call {
 
 impl Call {
     /// A call on behalf of a tenant.
-    pub(super) fn of(tenant: TenantId, documents: Arc<dyn Documents>, limits: &Limits) -> Self {
-        Call { tenant: Some(tenant), documents: Some(documents), ..Call::describe(limits) }.within(limits.cpu())
+    pub(super) fn of(tenant: Arc<Tenant>, documents: Arc<dyn Documents>, limits: &Limits) -> Self {
+        let log = Log::new(Some(tenant), limits);
+        Call { documents: Some(documents), log, ..Call::describe(limits) }.within(limits.cpu())
     }
 
     /// A call on behalf of nobody.
     pub(super) fn describe(limits: &Limits) -> Self {
         let meter = Meter::new(limits.describe_cpu());
-        Call { tenant: None, documents: None, log: Log::new(limits), reads: limits.reads, refused: None, meter }
+        Call { documents: None, log: Log::new(None, limits), reads: limits.reads, refused: None, meter }
     }
 
     fn within(mut self, cpu: std::time::Duration) -> Self {
@@ -73,10 +70,10 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// An empty store.
-    pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>) -> Self {
+    /// An empty store; of a tenant's, except in `describe`.
+    pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>, tenant: Option<Owed>) -> Self {
         let limits = &sandbox.limits;
-        let (call, growth) = (Call::describe(limits), Growth::new(account, limits));
+        let (call, growth) = (Call::describe(limits), Growth::new(account, tenant, limits));
         let state = State { identity, call, growth, ambient: Ambient::default(), refusals: sandbox.refusals.clone() };
         let mut store = Store::new(&sandbox.engine, state);
         store.limiter(|state| &mut state.growth);
@@ -109,7 +106,7 @@ impl Guest {
 
 impl State {
     fn end_of_log(&mut self) {
-        self.call.log.end(self.identity.name(), self.call.tenant.as_ref(), &self.refusals);
+        self.call.log.end(self.identity.name(), &self.refusals);
     }
 
     /// Leaves nothing of a call behind.

@@ -224,7 +224,7 @@ impl State {
     fn print(&mut self, error: bool, bytes: &[u8]) {
         let level = if error { Level::Warn } else { Level::Info };
         let (identity, call) = (self.identity.clone(), &mut self.call);
-        call.log.print(identity.name(), call.tenant.as_ref(), level, bytes);
+        call.log.print(identity.name(), level, bytes);
     }
 }
 
