@@ -95,10 +95,15 @@ impl Log {
         self.keep(level, rest);
     }
 
-    /// Ends the lines that a guest began to print, counts what was refused, and says now and then how many lines were dropped.
-    pub(super) fn end(&mut self, processor: &str, refusals: &Refusals) {
+    /// Ends the lines that a guest began to print.
+    pub(super) fn end_lines(&mut self, processor: &str) {
         self.end_line(processor, Level::Info);
         self.end_line(processor, Level::Warn);
+    }
+
+    /// Ends the lines that a guest began to print, counts what was refused, and says now and then how many lines were dropped.
+    pub(super) fn end(&mut self, processor: &str, refusals: &Refusals) {
+        self.end_lines(processor);
         let (dropped, flooded, cut) =
             (std::mem::take(&mut self.dropped), std::mem::take(&mut self.flooded), std::mem::take(&mut self.cut));
         let tenant = self.tenant.as_deref();

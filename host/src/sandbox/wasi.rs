@@ -7,10 +7,12 @@
 
 mod streams;
 
+use std::sync::Arc;
+
 use wasmtime::{
     AsContextMut, StoreContextMut,
     component::{
-        Component, ComponentType, Linker, LinkerInstance, Lower, Resource, ResourceAny, ResourceType, Val,
+        Component, ComponentType, Linker, LinkerInstance, Lower, Resource, ResourceType, Val,
         types::{ComponentFunc, ComponentItem, Type},
     },
 };
@@ -132,14 +134,17 @@ fn function(linker: &mut LinkerInstance<'_, State>, interface: &str, name: &str)
         }),
         _ if streams::has(interface, name) => streams::function(linker, interface, name),
         _ => {
-            let whole = format!("wasi:{interface}#{name}");
-            linker.func_new(name, move |store, ty, given, answer| deny(store, &whole, &ty, given, answer))
+            let whole: Arc<str> = format!("wasi:{interface}#{name}").into();
+            linker.func_new_async(name, move |store, ty, given, answer| {
+                let name = whole.clone();
+                Box::new(async move { deny(store, &name, &ty, given, answer).await })
+            })
         }
     }
 }
 
 /// Answers that it is not permitted, where the function has a word for that, and ends the guest where it has none.
-fn deny(
+async fn deny(
     mut store: StoreContextMut<'_, State>,
     name: &str,
     ty: &ComponentFunc,
@@ -149,7 +154,7 @@ fn deny(
     for value in given {
         // A handle that was lent must be given back before the call ends.
         if let Val::Resource(handle) = value {
-            ResourceAny::resource_drop(*handle, store.as_context_mut())?;
+            handle.resource_drop_async(store.as_context_mut()).await?;
         }
     }
     let words = |ty: &Type| match ty {
@@ -210,6 +215,7 @@ impl State {
 
     /// A guest's runtime ends its program: what it printed last says why.
     fn exited(&mut self) -> wasmtime::Error {
+        self.call.log.end_lines(self.identity.name());
         let printed = self.call.log.last_words().map(|words| format!("; the guest said: {words}")).unwrap_or_default();
         self.refuse("trap", format!("ended its own program (wasi:cli/exit){printed}"))
     }
