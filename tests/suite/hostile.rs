@@ -14,10 +14,12 @@ use sandmill_tests::{
 use serde_json::json;
 
 /// Limits that are reached quickly.
-const TIGHT: [&str; 6] = [
+const TIGHT: [&str; 7] = [
     "limits.cpu-ms=100",
     "limits.output-mib=4",
     "limits.wall-ms=60000",
+    // One tenant turns on the host in ten plugins at once.
+    "limits.tenant-memory-mib=1024",
     "limits.tenant-log-kib-per-second=1",
     "limits.log-line-bytes=256",
     "processor.page-events=100",

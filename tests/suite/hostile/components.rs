@@ -15,14 +15,15 @@ pub(super) struct Component {
 /// All of them that load.
 pub(super) fn all() -> Vec<Component> {
     let small = r#"(memory (export "memory") 1)"#;
-    let large = r#"(memory (export "memory") 960)"#;
+    // Others would pay for what is there from the start.
+    let grow = "(drop (memory.grow (i32.const 959)))";
     // The answer's list of changes lies at 64 KiB: so many entries of 28 bytes, of which zeros are puts of three empty texts.
     let answer = |count: u32| {
         format!("(i32.store (i32.const 4096) (i32.const 65536)) (i32.store (i32.const 4100) (i32.const {count}))")
     };
     // The length of a document's text stands at 24 in its entry; all of them are the same mebibyte.
     let gibibyte = format!(
-        "(local $at i32) (local.set $at (i32.const 65560))
+        "(local $at i32) {grow} (local.set $at (i32.const 65560))
          (loop (i32.store (local.get $at) (i32.const 1048576))
                (i32.store (i32.sub (local.get $at) (i32.const 4)) (i32.const 2097152))
                (br_if 0 (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 28))) (i32.const {}))))
@@ -50,8 +51,14 @@ pub(super) fn all() -> Vec<Component> {
             &answer(1_000_000),
             Some("malformed-output: gave the host data that cannot be read: "),
         ),
-        of("million-changes", large, "", &answer(1_000_000), Some("output-limit: passed more data to the host than")),
-        of("gibibyte-answer", large, "", &gibibyte, Some("output-limit: passed more data to the host than")),
+        of(
+            "million-changes",
+            small,
+            "",
+            &format!("{grow} {}", answer(1_000_000)),
+            Some("output-limit: passed more data to the host than"),
+        ),
+        of("gibibyte-answer", small, "", &gibibyte, Some("output-limit: passed more data to the host than")),
         of(
             "grows-tables",
             small,
@@ -61,14 +68,26 @@ pub(super) fn all() -> Vec<Component> {
         ),
         of(
             "fills-memory",
-            large,
+            small,
             "",
-            &format!("(loop {fill} (br 0))"),
+            &format!("{grow} (loop {fill} (br 0))"),
             Some("cpu-limit: computed for more than 100 ms"),
         ),
         // Without a loop the end is only noticed because each such instruction looks at the clock as well.
-        of("fills-in-a-line", large, "", &fill.repeat(100), Some("cpu-limit: computed for more than 100 ms")),
-        of("copies-in-a-line", large, "", &copy.repeat(100), Some("cpu-limit: computed for more than 100 ms")),
+        of(
+            "fills-in-a-line",
+            small,
+            "",
+            &format!("{grow} {}", fill.repeat(100)),
+            Some("cpu-limit: computed for more than 100 ms"),
+        ),
+        of(
+            "copies-in-a-line",
+            small,
+            "",
+            &format!("{grow} {}", copy.repeat(100)),
+            Some("cpu-limit: computed for more than 100 ms"),
+        ),
         of(
             "fills-tables",
             small,
