@@ -2,6 +2,7 @@
 
 mod compile;
 mod limits;
+mod tenants;
 mod warm;
 mod wasi;
 
