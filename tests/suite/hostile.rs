@@ -136,13 +136,9 @@ async fn assert_wasi_told_nothing(database: &Database) {
         "random": 16_294_208_416_658_607_535_u64, "seed": [16_294_208_416_658_607_535_u64, 7_960_286_522_194_355_700_u64],
     });
     assert_eq!(found("looks"), &standing);
-    let denied = "Err(ErrorCode { code: 1, name: \"access-denied\", message: \"\" })";
     let refusals = found("escapes")["refusals"].as_array().unwrap().clone();
     assert_eq!(refusals.len(), 2);
-    assert!(
-        refusals.iter().all(|refusal| refusal.as_str().unwrap().contains("access-denied")),
-        "{refusals:?} {denied}"
-    );
+    assert!(refusals.iter().all(|refusal| refusal.as_str().unwrap().contains("access-denied")), "{refusals:?}");
     assert_eq!(found("sleeps")["seconds"], json!(0));
 }
 

@@ -39,9 +39,7 @@ pub(super) fn all() -> Vec<Component> {
             "invalid-utf8",
             small,
             "",
-            &format!(
-                "(i32.store16 (i32.const 65532) (i32.const 0xfeff)) (i32.store (i32.const 4096) (i32.const 60000)) (i32.store (i32.const 4100) (i32.const 1)) (i32.store (i32.const 60004) (i32.const 65532)) (i32.store (i32.const 60008) (i32.const 2))"
-            ),
+            "(i32.store16 (i32.const 65532) (i32.const 0xfeff)) (i32.store (i32.const 4096) (i32.const 60000)) (i32.store (i32.const 4100) (i32.const 1)) (i32.store (i32.const 60004) (i32.const 65532)) (i32.store (i32.const 60008) (i32.const 2))",
             Some("malformed-output: gave the host data that cannot be read: "),
         ),
         of(
