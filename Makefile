@@ -77,6 +77,8 @@ $(foreach crate,$(example_crates) $(guest_crates),$(eval $(call component,$(crat
 # These are made of the source of `scripted`.
 $(call components,$(wildcard tests/guests/scripted-*)): $(shell find tests/guests/scripted -type f)
 
+target/plugins/hostile.wasm: tests/guests/wasi.wit
+
 target/demo/plugins/%.wasm: target/plugins/%.wasm
 	@mkdir -p $(@D)
 	@cp $< $@

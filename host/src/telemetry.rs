@@ -71,7 +71,9 @@ fn write_field(writer: &mut format::Writer<'_>, name: &str, value: &dyn fmt::Deb
     }
     let value = format!("{value:?}");
     value.chars().try_for_each(|c| match c {
-        '\n' | '\t' => writer.write_char(c),
+        // Further lines are set in, so that no plugin can make one that looks like another entry.
+        '\n' => writer.write_str("\n    "),
+        '\t' => writer.write_char(c),
         c if c.is_control() => writer.write_char(char::REPLACEMENT_CHARACTER),
         c => writer.write_char(c),
     })

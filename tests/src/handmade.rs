@@ -4,25 +4,33 @@
 
 use std::path::Path;
 
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
+use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
+use wit_parser::{ManglingAndAbi, Resolve};
 
 use crate::host::root;
 
-/// What `describe` answers: the id `handmade`, no version, every event type, no collections, lanes by tenant, from the beginning.
-const DESCRIPTOR: &str = r"\00\08\00\00\08\00\00\00";
-
-/// A plugin whose core module has these fields besides, with one memory if they define none. `project` runs the function `$body` if they define it, and `describe` the
-/// function `$describe`.
+/// A plugin whose core module has these fields besides, with one memory if they define none. `project` runs the function `$body` if they define it, with the length of the tenant's name if they
+/// give it a parameter, and `describe` the function `$describe`.
 pub fn plugin(fields: &str) -> Vec<u8> {
-    let body = if fields.contains("(func $body") { "call $body" } else { "" };
+    named("handmade", fields)
+}
+
+/// The same with another id than `handmade`. What `describe` answers lies at 1024: this id, no version, every event type, no collections, lanes by
+/// tenant, from the beginning; what `project` answers lies at 4096.
+pub fn named(id: &str, fields: &str) -> Vec<u8> {
+    let descriptor = format!(r"\00\08\00\00\{:02x}\00\00\00", id.len());
+    let body = match fields {
+        _ if fields.contains("(func $body (param") => "local.get 1 call $body",
+        _ if fields.contains("(func $body") => "call $body",
+        _ => "",
+    };
     let describe = if fields.contains("(func $describe") { "call $describe" } else { "" };
-    let memory = if fields.contains("(memory") { "" } else { "(memory (export \"memory\") 1)" };
+    let memory = if fields.contains("(memory (") { "" } else { "(memory (export \"memory\") 1)" };
     let module = format!(
         r#"(module
             {memory}
-            (data (i32.const 2048) "handmade")
-            (data (i32.const 1024) "{DESCRIPTOR}")
+            (data (i32.const 2048) "{id}")
+            (data (i32.const 1024) "{descriptor}")
             (func (export "sandmill:processor/description@0.1.0\#describe") (result i32)
                 {describe} i32.const 1024)
             (func (export "sandmill:processor/projector@0.1.0\#project")
@@ -41,6 +49,22 @@ fn component(module: &[u8]) -> Vec<u8> {
     let (package, _) = resolve.push_dir(wit()).expect("read the contract");
     let world = resolve.select_world(&[package], Some("projector-plugin")).expect("the contract's world");
     let mut module = module.to_vec();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("name the world");
+    ComponentEncoder::default().module(&module).expect("read the module").encode().expect("make a component")
+}
+
+/// A plugin that imports all of WASI at this version, and traps whenever it is called.
+pub fn importing_wasi(version: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let (contract, _) = resolve.push_dir(wit()).expect("read the contract");
+    let wasi = std::fs::read_to_string(root().join("tests/guests/wasi.wit")).expect("read WASI");
+    let all =
+        "world everything { include sandmill:processor/projector-plugin@0.1.0; include wasi:cli/imports@0.2.12; }";
+    let world =
+        format!("{wasi}\n").replacen("world hostile", &format!("{all}\nworld hostile"), 1).replace("0.2.12", version);
+    let package = resolve.push_str("wasi.wit", &world).expect("read a world");
+    let world = resolve.select_world(&[contract, package], Some("test:wasi/everything")).expect("the world");
+    let mut module = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("name the world");
     ComponentEncoder::default().module(&module).expect("read the module").encode().expect("make a component")
 }

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -133,6 +133,46 @@ pub fn sandmill(address: &str) -> Command {
     command.env("SANDMILL_COMPILE_CACHE", code_cache());
     command.env("DATABASE_URL", address).env("SANDMILL_LOG", "warn").env_remove("SANDMILL_CONFIG").stdin(Stdio::null());
     command
+}
+
+/// A host in a process of its own, which says at `info` what it does; dropping it kills it.
+pub struct Process {
+    child: Child,
+    said: tempfile::NamedTempFile,
+}
+
+impl Process {
+    /// Starts the plugins in a folder on a database.
+    pub fn start(database: &Database, folder: &Path, settings: &[&str]) -> Process {
+        let said = tempfile::NamedTempFile::new().expect("make a file for a host's log");
+        let mut command = sandmill(&database.address);
+        command.args(["run", "--plugins"]).arg(folder).env("SANDMILL_LOG", "info").stdout(Stdio::null());
+        for setting in settings {
+            command.args(["--set", setting]);
+        }
+        let child = command.stderr(said.reopen().expect("open a host's log")).spawn().expect("start a host");
+        Process { child, said }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        let said = std::fs::read(self.said.path()).expect("read a host's log");
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// The most memory that it ever had, MiB.
+    pub fn peak_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the host runs");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 /// What a finished command printed.

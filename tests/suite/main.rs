@@ -24,6 +24,8 @@ mod explain;
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.
 mod host;
+// The hostile kit: whatever a guest tries, it hurts its own tenant and nobody else.
+mod hostile;
 // A host that dies: killed from outside and at every step of a commit.
 mod kills;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.

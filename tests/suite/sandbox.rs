@@ -2,7 +2,9 @@
 
 mod compile;
 mod limits;
+mod tenants;
 mod warm;
+mod wasi;
 
 use sandmill::{app::Ended, sandbox::Limits};
 use sandmill_tests::{

@@ -15,7 +15,14 @@ mod ruin;
 
 use lanes::COLLECTION;
 
-use std::{collections::BTreeMap, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use sandmill_guest::{prelude::*, raw};
 use serde::{Deserialize, Serialize};
@@ -29,16 +36,16 @@ struct Script {
     /// `skip`, `retry`, `retry-after`, `retry-until-attempt`, `stop`: the failure's code.
     #[serde(default)]
     code: String,
-    /// The same: the failure's message.
+    /// The same: the failure's message. `shout`, `trap`: what it says.
     #[serde(default)]
     message: String,
     /// `retry-after`: the pause in milliseconds.
     #[serde(default)]
     ms: u64,
-    /// `retry-until-attempt`: the first attempt that succeeds.
+    /// `retry-until-attempt`: the first attempt that succeeds. `trap-later`: how many such events pass before one traps.
     #[serde(default)]
     n: u32,
-    /// `log`: how many lines.
+    /// `log`, `shout`: how many lines.
     #[serde(default)]
     lines: u32,
     /// `giant`: how many MiB the document has. Default 200.
@@ -63,6 +70,8 @@ enum Deed {
     CountBatch,
     /// Folds, after logging `lines` lines at level `info`.
     Log,
+    /// Folds, after logging `lines` times `message`.
+    Shout,
     /// Folds, and puts an empty document with the id `id`, which may be another lane's.
     WriteTo,
     /// Folds, after reading a document of a collection that the descriptor does not list.
@@ -78,8 +87,14 @@ enum Deed {
     /// Halts before it until a person comes.
     Stop,
 
-    /// Panics.
+    /// Panics, saying `message` if there is one.
     Trap,
+    /// Folds, and from the `n`th such event on that this instance sees it panics.
+    TrapLater,
+    /// Reads a document, and again, without end.
+    ReadForever,
+    /// Logs `message`, and again, without end.
+    LogForever,
     /// Never returns.
     Spin,
     /// Allocates without end.
@@ -135,6 +150,9 @@ impl Default for Log {
 
 /// The tenant of the last event that asked for `remember`: what a host must not let through from one tenant to another.
 static REMEMBERED: Mutex<String> = Mutex::new(String::new());
+
+/// How many events asked for `trap-later`.
+static SEEN: AtomicU32 = AtomicU32::new(0);
 
 struct Scripted;
 
@@ -194,6 +212,7 @@ impl<'b> Run<'b> {
             }
             Deed::CountBatch => self.log(event).batch = Some(self.batch.len()),
             Deed::Log => (1..=script.lines).for_each(|line| log::info!("line {line} of {}", script.lines)),
+            Deed::Shout => (0..script.lines).for_each(|_| log::info!("{message}")),
             Deed::WriteTo => hostile::put(&mut self.answer, COLLECTION, &script.id, "{}"),
             Deed::ReadForeign => {
                 documents::get_many_text("somebody_elses", &["a"]);
@@ -204,7 +223,14 @@ impl<'b> Run<'b> {
             Deed::RetryUntilAttempt if self.batch.attempt() < script.n => return Err(Failure::retry(code, message)),
             Deed::RetryUntilAttempt => {}
             Deed::Stop => return Err(Failure::stop(code, message)),
-            Deed::Trap => ruin::trap(event.id()),
+            Deed::Trap => ruin::trap(event.id(), message),
+            Deed::TrapLater => {
+                if SEEN.fetch_add(1, Relaxed) + 1 >= script.n {
+                    ruin::trap(event.id(), message)
+                }
+            }
+            Deed::ReadForever => ruin::read_forever(COLLECTION),
+            Deed::LogForever => ruin::log_forever(message),
             Deed::Spin => ruin::spin(),
             Deed::Bomb => ruin::bomb(),
             Deed::Recurse => ruin::recurse(),

@@ -2,9 +2,25 @@
 
 use std::hint::black_box;
 
+use sandmill_guest::{documents, log};
+
 /// A trap, after the panic's message was logged.
-pub(crate) fn trap(event_id: &str) -> ! {
-    panic!("event {event_id} asks for a trap")
+pub(crate) fn trap(event_id: &str, message: &str) -> ! {
+    panic!("event {event_id} asks for a trap {message}")
+}
+
+/// Keeps the host busy, and computes hardly anything itself.
+pub(crate) fn read_forever(collection: &str) -> ! {
+    loop {
+        black_box(documents::get_many_text(collection, &["x"]));
+    }
+}
+
+/// More log lines than anybody reads.
+pub(crate) fn log_forever(message: &str) -> ! {
+    loop {
+        log::warn!("{message}");
+    }
 }
 
 /// Takes CPU time and nothing else. `black_box` keeps the loop from being recognised as empty.

@@ -1,0 +1,199 @@
+// The hostile kit: whatever a guest tries, it hurts its own tenant and nobody else. One host runs all of it at once, beside quiet tenants.
+
+mod components;
+mod deeds;
+
+use std::collections::BTreeMap;
+
+use deeds::{Fate, secret};
+use sandmill_tests::{
+    Database, database,
+    host::{Process, eventually, plugins},
+    ledger::{Chain, chains, documents},
+};
+use serde_json::json;
+
+/// Limits that are reached quickly.
+const TIGHT: [&str; 7] = [
+    "limits.cpu-ms=100",
+    "limits.output-mib=4",
+    "limits.wall-ms=60000",
+    // One tenant turns on the host in ten plugins at once.
+    "limits.tenant-memory-mib=1024",
+    "limits.tenant-log-kib-per-second=1",
+    "limits.log-line-bytes=256",
+    "processor.page-events=100",
+];
+/// What the host may have had at its peak, MiB: far below what they ask for, which is several GiB, and above what it takes by itself.
+const PEAK_MIB: u64 = 512;
+
+/// The lanes that are blocked now, by processor and tenant, and why; none while others are on their way.
+async fn blocked(database: &Database, processors: &[&str]) -> Option<BTreeMap<(String, String), String>> {
+    let mut blocked = BTreeMap::new();
+    for processor in processors {
+        let status = database.status(processor).await?;
+        if status.lag_events > 0 || status.lanes_behind.iter().any(|lane| lane.state != "blocked") {
+            return None;
+        }
+        let lanes = status.lanes_behind.into_iter();
+        blocked.extend(lanes.map(|lane| ((processor.to_string(), lane.tenant), lane.reason)));
+    }
+    Some(blocked)
+}
+
+async fn append_quietly(database: &Database) {
+    for tenant in ["quiet-1", "quiet-2"] {
+        for stream in ["s0", "s1"] {
+            database.append(tenant, stream, &vec![json!({"do": "remember"}); 60]).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_a_guest_tries_it_hurts_its_own_tenant_and_nobody_else() {
+    let database = database().await;
+    let folder = plugins(&["scripted", "hostile"]);
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(format!("{name}.wasm")), bytes).unwrap();
+    let (deeds, made, refused) = (deeds::all(), components::all(), components::refused());
+    made.iter().for_each(|component| write(component.id, &component.bytes));
+    refused.iter().for_each(|(name, bytes, _)| write(name, bytes));
+    let mut expected = BTreeMap::new();
+    for deed in &deeds {
+        let mut script = deed.script.clone();
+        script["pad"] = json!(secret(deed.tenant));
+        database.append(deed.tenant, deed.tenant, &[json!({}), script.clone(), script, json!({})]).await;
+        if let Fate::Blocked(reason) = deed.fate {
+            expected.insert((deed.guest.to_string(), deed.tenant.to_string()), reason);
+        }
+    }
+    database.append(components::TENANT, "s", &[json!({"pad": secret(components::TENANT)})]).await;
+    for component in &made {
+        if let Some(reason) = component.reason {
+            expected.insert((component.id.to_string(), components::TENANT.to_string()), reason);
+        }
+    }
+    append_quietly(&database).await;
+
+    let host = Process::start(&database, folder.path(), &TIGHT);
+    let processors: Vec<&str> = made.iter().map(|component| component.id).chain(["scripted", "hostile"]).collect();
+    let found = eventually("the hostile are blocked and all else is handled", async || {
+        blocked(&database, &processors).await.filter(|found| found.keys().eq(expected.keys()))
+    })
+    .await;
+    for (lane, reason) in &expected {
+        assert!(found[lane].starts_with(reason), "{lane:?}:\n  expected {reason}…\n  found    {}", found[lane]);
+    }
+    // Beside all of them, others go on.
+    append_quietly(&database).await;
+    eventually("the quiet ones go on", async || blocked(&database, &processors).await).await;
+    let (peak, log) = (host.peak_mib(), host.log());
+    drop(host);
+    assert!(peak < PEAK_MIB, "{peak} MiB");
+    for (name, _, problem) in &refused {
+        let said = log.lines().any(|line| line.contains(&format!("{name}.wasm")) && line.contains(problem));
+        assert!(said, "{name}: {problem}\n{log}");
+    }
+    assert_quiet_ones_are_exact(&database).await;
+    assert_ids_belong_to_their_tenant(&database).await;
+    assert_wasi_told_nothing(&database).await;
+    assert_secrets_are_kept(&database, &log, deeds.iter().map(|deed| deed.tenant).chain([components::TENANT])).await;
+    assert_floods_are_dropped(&log);
+}
+
+async fn assert_quiet_ones_are_exact(database: &Database) {
+    let expected = chains(database, "e.tenant like 'quiet%' or e.tenant = 'traps-later'").await;
+    let documents = documents(database, "scripted_log").await;
+    let is_meant = |tenant: &str| tenant.starts_with("quiet") || tenant == "traps-later";
+    let found: BTreeMap<_, _> = documents
+        .into_iter()
+        .filter(|((tenant, _), _)| is_meant(tenant))
+        .inspect(|((tenant, _), data)| {
+            let saw = data["saw"].as_str().unwrap_or_default();
+            assert!(saw.is_empty() || saw == tenant, "{tenant} saw {saw}");
+        })
+        .map(|(key, data)| {
+            let events = data["count"].as_i64().unwrap_or(0);
+            (key, Chain { events, chain: data["chain"].as_str().unwrap_or("").into() })
+        })
+        .collect();
+    assert_eq!(expected, found);
+}
+
+async fn assert_ids_belong_to_their_tenant(database: &Database) {
+    let documents = documents(database, "scripted_log").await;
+    for (tenant, id) in [("poses", "quiet-1"), ("poses-again", "quiet-1/s0")] {
+        assert_eq!(documents[&(tenant.into(), id.into())], json!({}), "written twice in one batch, the last one wins");
+        let owners: Vec<_> = documents.keys().filter(|(_, named)| named == id).collect();
+        assert_eq!(owners.len(), 1, "{owners:?}");
+    }
+}
+
+async fn assert_wasi_told_nothing(database: &Database) {
+    let documents = documents(database, "hostile_log").await;
+    let found = |tenant: &str| &documents[&(tenant.to_string(), tenant.to_string())];
+    let standing = json!({
+        "seconds": 0, "nanoseconds": 86_400_000_000_000_u64, "variables": 0, "folders": 0, "input": 0, "refusals": [],
+        "random": 16_294_208_416_658_607_535_u64, "seed": [16_294_208_416_658_607_535_u64, 7_960_286_522_194_355_700_u64],
+    });
+    assert_eq!(found("looks"), &standing);
+    let refusals = found("escapes")["refusals"].as_array().unwrap().clone();
+    assert_eq!(refusals.len(), 2);
+    assert!(refusals.iter().all(|refusal| refusal.as_str().unwrap().contains("access-denied")), "{refusals:?}");
+    assert_eq!(found("sleeps")["seconds"], json!(0));
+}
+
+/// A secret appears in its tenant's own rows and lines, and nowhere else.
+async fn assert_secrets_are_kept(database: &Database, log: &str, tenants: impl Iterator<Item = &'static str>) {
+    let session = database.db.connect("test").await.unwrap();
+    let rows = "select tenant, class || reason from sandmill.exceptions
+                union all select tenant, class || message from sandmill.dead_letters
+                union all select _partition, _id || data::text from public.scripted_log
+                union all select _partition, _id || data::text from public.hostile_log";
+    let rows = session.query(rows, &[]).await.unwrap();
+    let mut seen = 0;
+    for tenant in tenants {
+        let secret = secret(tenant);
+        for row in &rows {
+            let (whose, text): (&str, &str) = (row.get(0), row.get(1));
+            assert!(whose == tenant || !text.contains(&secret), "{whose} has {secret}: {text}");
+            seen += u32::from(text.contains(&secret));
+        }
+        for entry in entries(log).filter(|entry| entry.contains(&secret)) {
+            // A guest's own line, and the host's about a lane that is blocked.
+            let owned = [format!("tenant=\"{tenant}\""), format!("lane=tenant {tenant} ")];
+            assert!(owned.iter().any(|owned| entry.contains(owned)), "{entry}");
+            seen += 1;
+        }
+    }
+    let forged: Vec<String> = entries(log).filter(|entry| entry.contains("stolen")).collect();
+    assert_eq!(forged.len(), 2);
+    assert!(
+        forged.iter().all(|entry| entry.contains("tenant=\"forges\"") && entry.contains("so far\n    ")),
+        "{forged:?}"
+    );
+    assert!(seen > 10, "they were told at all: {seen}");
+}
+
+/// What was logged, entry by entry: each begins at the start of a line, and further lines of it do not.
+fn entries(log: &str) -> impl Iterator<Item = String> {
+    let mut entries: Vec<String> = Vec::new();
+    for line in log.lines() {
+        match entries.last_mut() {
+            Some(entry) if line.starts_with(' ') => entry.extend(["\n", line]),
+            _ => entries.push(line.to_string()),
+        }
+    }
+    entries.into_iter()
+}
+
+/// What a tenant logs is bounded over time, and what is dropped is told once and not at every call.
+fn assert_floods_are_dropped(log: &str) {
+    for tenant in ["floods", "logs-forever"] {
+        let lines = |text: &str| {
+            let whose = format!("tenant=\"{tenant}\"");
+            log.lines().filter(|line| line.contains(&whose) && line.contains(text)).count()
+        };
+        assert!((1..2_000).contains(&lines(&secret(tenant))), "{tenant}: {}", lines(&secret(tenant)));
+        assert!((1..5).contains(&lines("were dropped")), "{tenant}: {}", lines("were dropped"));
+    }
+}

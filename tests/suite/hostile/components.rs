@@ -1,0 +1,154 @@
+//! Components that no compiler would make. Each turns on the tenant whose name has three letters, and is a good plugin to all others.
+
+use sandmill_tests::handmade;
+
+/// The tenant that they turn on.
+pub(super) const TENANT: &str = "bad";
+
+/// A component's id, its bytes, and the reason for which it blocks [`TENANT`], if it does.
+pub(super) struct Component {
+    pub(super) id: &'static str,
+    pub(super) bytes: Vec<u8>,
+    pub(super) reason: Option<&'static str>,
+}
+
+/// All of them that load.
+pub(super) fn all() -> Vec<Component> {
+    let small = r#"(memory (export "memory") 1)"#;
+    // Others would pay for what is there from the start.
+    let grow = "(drop (memory.grow (i32.const 959)))";
+    // The answer's list of changes lies at 64 KiB: so many entries of 28 bytes, of which zeros are puts of three empty texts.
+    let answer = |count: u32| {
+        format!("(i32.store (i32.const 4096) (i32.const 65536)) (i32.store (i32.const 4100) (i32.const {count}))")
+    };
+    // The length of a document's text stands at 24 in its entry; all of them are the same mebibyte.
+    let gibibyte = format!(
+        "(local $at i32) {grow} (local.set $at (i32.const 65560))
+         (loop (i32.store (local.get $at) (i32.const 1048576))
+               (i32.store (i32.sub (local.get $at) (i32.const 4)) (i32.const 2097152))
+               (br_if 0 (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 28))) (i32.const {}))))
+         {}",
+        65_560 + 28 * 1_024,
+        answer(1_024)
+    );
+    let fill = "(memory.fill (i32.const 0) (i32.const 0) (i32.const 62914560))";
+    let copy = "(memory.copy (i32.const 1) (i32.const 0) (i32.const 62914559))";
+    let tables = "(table.fill 0 (i32.const 0) (ref.null func) (i32.const 20000))";
+    vec![
+        of(
+            "invalid-utf8",
+            small,
+            "",
+            "(i32.store16 (i32.const 65532) (i32.const 0xfeff)) (i32.store (i32.const 4096) (i32.const 60000)) (i32.store (i32.const 4100) (i32.const 1)) (i32.store (i32.const 60004) (i32.const 65532)) (i32.store (i32.const 60008) (i32.const 2))",
+            Some("malformed-output: gave the host data that cannot be read: "),
+        ),
+        of(
+            "wild-list",
+            small,
+            "",
+            &answer(1_000_000),
+            Some("malformed-output: gave the host data that cannot be read: "),
+        ),
+        of(
+            "million-changes",
+            small,
+            "",
+            &format!("{grow} {}", answer(1_000_000)),
+            Some("output-limit: passed more data to the host than"),
+        ),
+        of("gibibyte-answer", small, "", &gibibyte, Some("output-limit: passed more data to the host than")),
+        of(
+            "grows-tables",
+            small,
+            "(table 1 funcref)",
+            "(loop (br_if 0 (i32.ne (table.grow (ref.null func) (i32.const 1000)) (i32.const -1)))) unreachable",
+            Some("table-limit: asked for a table of "),
+        ),
+        of(
+            "fills-memory",
+            small,
+            "",
+            &format!("{grow} (loop {fill} (br 0))"),
+            Some("cpu-limit: computed for more than 100 ms"),
+        ),
+        // Without a loop the end is only noticed because each such instruction looks at the clock as well.
+        of(
+            "fills-in-a-line",
+            small,
+            "",
+            &format!("{grow} {}", fill.repeat(100)),
+            Some("cpu-limit: computed for more than 100 ms"),
+        ),
+        of(
+            "copies-in-a-line",
+            small,
+            "",
+            &format!("{grow} {}", copy.repeat(100)),
+            Some("cpu-limit: computed for more than 100 ms"),
+        ),
+        of(
+            "fills-tables",
+            small,
+            "(table 20000 funcref)",
+            &format!("(loop {tables} (br 0))"),
+            Some("cpu-limit: computed for more than 100 ms"),
+        ),
+        // `max-batch-size` stands at 56 and 60 in the descriptor, which lies at 1024.
+        of(
+            "huge-batches",
+            small,
+            "(func $describe (i32.store8 (i32.const 1080) (i32.const 1)) (i32.store (i32.const 1084) (i32.const -1)))",
+            "",
+            None,
+        ),
+    ]
+}
+
+/// Files that are refused, and what the host says of each.
+pub(super) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
+    let describing = |body: &str| handmade::plugin(&format!("(func $describe {body})"));
+    vec![
+        ("never-describes", describing("(loop br 0)"), "`describe` failed: cpu-limit: computed for more than "),
+        (
+            "describes-by-filling",
+            describing(&format!(
+                "(drop (memory.grow (i32.const 900))) {}",
+                "(memory.fill (i32.const 4096) (i32.const 0) (i32.const 58000000))".repeat(100)
+            )),
+            "`describe` failed: cpu-limit: ",
+        ),
+        ("empty-batches", describing("(i32.store8 (i32.const 1080) (i32.const 1))"), "max-batch-size is 0"),
+        // It comes after the one whose name it takes, as files do in the order of their names.
+        ("zz-liar", handmade::named("scripted", ""), "claims the processor id scripted that "),
+        (
+            "calls-out",
+            importing("wasi:http/outgoing-handler@0.2.0"),
+            "imports `wasi:http/outgoing-handler@0.2.0`, which",
+        ),
+        (
+            "wants-the-future",
+            importing("wasi:clocks/monotonic-clock@0.3.0"),
+            "imports `wasi:clocks/monotonic-clock@0.3.0`",
+        ),
+    ]
+}
+
+fn of(id: &'static str, memory: &str, fields: &str, body: &str, reason: Option<&'static str>) -> Component {
+    let spare = "(if (i32.ne (local.get $name) (i32.const 3)) (then return))";
+    let (locals, body) = match body.strip_prefix("(local $at i32)") {
+        Some(rest) => ("(local $at i32)", rest),
+        None => ("", body),
+    };
+    let bytes =
+        handmade::named(id, &format!("{memory} {fields} (func $body (param $name i32) {locals} {spare} {body})"));
+    Component { id, bytes, reason }
+}
+
+fn importing(interface: &str) -> Vec<u8> {
+    let text = format!(
+        r#"(component (import "{interface}" (instance)) (instance $nothing)
+            (export "sandmill:processor/description@0.1.0" (instance $nothing))
+            (export "sandmill:processor/projector@0.1.0" (instance $nothing)))"#
+    );
+    wat::parse_str(text).expect("a component's text")
+}

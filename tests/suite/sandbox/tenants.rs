@@ -1,0 +1,86 @@
+//! What one tenant may take over all plugins: memory, calls at once, and what it was refused is told by tenant.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use sandmill::{
+    model::handler::{Failure, Handler},
+    sandbox::Limits,
+};
+use sandmill_tests::calls::{HeldDocuments, batch, call, load, refused, sandbox, tenant};
+use serde_json::json;
+
+#[tokio::test]
+async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
+    let limits = Limits { memory_mib: 16, tenant_memory_mib: 16, instances: 8, ..Limits::default() };
+    let sandbox = sandbox(limits);
+    let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
+    for tenant in ["a", "b"] {
+        call(&plugin, tenant, "lane", json!({})).await.unwrap();
+        call(&other, tenant, "lane", json!({})).await.unwrap();
+    }
+    // Alone it may have all of it: its idle instances make room, those of others stay.
+    assert_eq!(refused(&plugin, "a", json!({"do": "bomb"})).await, "memory-limit");
+    assert_eq!(sandbox.usage().idle, 2);
+
+    let documents = Arc::new(HeldDocuments::default());
+    let mut held = other.clone().handle(batch("a", "lane", &[json!({})]), documents.clone());
+    tokio::select! {
+        answer = &mut held => panic!("{answer:?}"),
+        () = documents.asked.notified() => {}
+    }
+    // What another call of the tenant holds it will not hold for ever; other tenants have theirs.
+    match call(&plugin, "a", "lane", json!({"do": "bomb"})).await {
+        Err(Failure::Retry(reason)) => assert_eq!(reason.class, "tenant-memory-limit"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(refused(&plugin, "b", json!({"do": "bomb"})).await, "memory-limit");
+    documents.answer.notify_one();
+    assert!(held.await.is_ok());
+}
+
+#[tokio::test]
+async fn a_call_over_the_bound_waits_for_its_turn() {
+    let sandbox = sandbox(Limits { tenant_calls: 2, instances: 8, ..Limits::default() });
+    let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
+    let (a, b) = (tenant("a"), tenant("b"));
+    let first = plugin.turn(&a).await;
+    let _second = other.turn(&a).await;
+    let mut third = plugin.turn(&a);
+    assert!(third.as_mut().now_or_never().is_none(), "whichever plugin it is of");
+    assert!(plugin.turn(&b).now_or_never().is_some(), "other tenants have turns of their own");
+    drop(first);
+    third.await;
+}
+
+#[tokio::test]
+async fn what_a_tenant_was_refused_is_told_once_with_the_last_reason() {
+    let sandbox = sandbox(Limits { instances: 4, log_lines: 2, ..Limits::default() });
+    let plugin = load(&sandbox, "scripted");
+    refused(&plugin, "a", json!({"do": "nul"})).await;
+    refused(&plugin, "a", json!({"do": "trap"})).await;
+    call(&plugin, "b", "lane", json!({"do": "log", "lines": 5})).await.unwrap();
+    call(&plugin, "c", "lane", json!({})).await.unwrap();
+    let mut told = sandbox.refusals_by_tenant();
+    told.sort_by(|(a, ..), (b, ..)| a.as_str().cmp(b.as_str()));
+    let told: Vec<_> = told.iter().map(|(id, times, why)| (id.as_str(), *times, why.class.as_str())).collect();
+    assert_eq!(told, [("a", 2, "trap"), ("b", 3, "log-lines")]);
+    assert_eq!(sandbox.refusals_by_tenant(), []);
+}
+
+/// A guest that goes bad after long is bad once: the next one begins from nothing.
+#[tokio::test]
+async fn an_instance_that_traps_after_a_thousand_events_is_not_used_again() {
+    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    let plugin = load(&sandbox, "scripted");
+    let later = || json!({"do": "trap-later", "n": 1000, "stream": "s"});
+    let events = |count: usize| vec![later(); count];
+    let handle = async |count| {
+        let documents = Arc::new(sandmill_tests::calls::NoDocuments);
+        plugin.clone().handle(batch("a", "lane", &events(count)), documents).await
+    };
+    assert!(handle(999).await.is_ok());
+    assert_eq!(refused(&plugin, "a", later()).await, "trap");
+    assert_eq!(sandbox.usage().live, 0);
+    assert!(handle(999).await.is_ok());
+}
