@@ -40,7 +40,7 @@ test: setup-postgres plugins guests ## runs all tests, those of the example plug
 	@cargo test --workspace --no-fail-fast
 
 # With this set, a test that finds no component of JavaScript or Python fails where it would say that it is skipped.
-test-all: export SANDMILL_TEST_ALL = 1
+test-all: export TEST_ALL = 1
 test-all: plugins-js plugins-py test ## the same with the plugins in JavaScript and Python, whose tools take a network the first time
 
 lint: setup-cc setup-lint ## checks formatting, clippy's warnings, and (with cargo-deny) licences and duplicates

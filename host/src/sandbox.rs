@@ -16,12 +16,15 @@ mod host_calls;
 mod inspect;
 mod instance;
 pub mod limits;
+mod log;
 mod mappings;
 mod memory;
 mod meter;
 mod plugin;
+mod tenants;
 mod usage;
 mod warm;
+mod wasi;
 
 use std::{
     io,
@@ -36,12 +39,15 @@ use compile::{CompileError, Compiler};
 use examine::Examined;
 pub use inspect::{Outline, Refused};
 use instance::Guest;
-pub use limits::Limits;
+pub use limits::{Limits, OfTenant};
 pub use plugin::Plugin;
+use tenants::Tenants;
 use usage::Refusals;
 pub use usage::Usage;
 use warm::Warm;
 use wasmtime::{Engine, component::Linker};
+
+use crate::model::{handler::Reason, ids::TenantId};
 
 /// One engine, one linker, one set of limits, and the stores of all its plugins. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +60,7 @@ pub struct Sandbox {
     /// Linear memory of all live stores, bytes.
     memory: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
+    tenants: Arc<Tenants>,
     /// How many plugins were loaded, which is the number of the next one.
     loaded: Arc<AtomicU64>,
     describing: Arc<Mutex<()>>,
@@ -103,14 +110,15 @@ impl Sandbox {
     /// Starts an engine and the thread that advances its clock. Fails only where the machine cannot run wasmtime at all.
     pub fn new(limits: Limits, compile: compile::Config) -> anyhow::Result<Self> {
         let (engine, instances) = engine::start(&limits)?;
-        let mut linker = Linker::new(&engine);
+        let (mut linker, limits) = (Linker::new(&engine), Arc::new(limits));
         bindings::add_to_linker(&mut linker)?;
         Ok(Sandbox {
             compiler: Arc::new(Compiler::new(&engine, compile)),
             engine,
             linker: Arc::new(linker),
             warm: Warm::new(instances, limits.warm_instances),
-            limits: Arc::new(limits),
+            tenants: Arc::new(Tenants::new(limits.clone())),
+            limits,
             memory: Arc::default(),
             refusals: Arc::default(),
             loaded: Arc::default(),
@@ -123,6 +131,12 @@ impl Sandbox {
         let (live, idle) = self.warm.count();
         let most_live = self.warm.most_live();
         Usage { live, most_live, idle, memory_bytes: self.memory.load(Relaxed), refusals: self.refusals.counts() }
+    }
+
+    /// What each tenant was refused since this was asked last, and why the last time. Only so many tenants are told apart between two times.
+    pub fn refusals_by_tenant(&self) -> Vec<(TenantId, u64, Reason)> {
+        let tenants = self.refusals.take_by_tenant().into_iter();
+        tenants.map(|(tenant, refused)| (tenant, refused.times, refused.last)).collect()
     }
 
     /// Makes a plugin of a component's file, and says what else is known of it. Compiling takes seconds for large components, and waits for other

@@ -4,8 +4,8 @@
 
 use std::path::Path;
 
-use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
-use wit_parser::Resolve;
+use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
+use wit_parser::{ManglingAndAbi, Resolve};
 
 use crate::host::root;
 
@@ -41,6 +41,24 @@ fn component(module: &[u8]) -> Vec<u8> {
     let (package, _) = resolve.push_dir(wit()).expect("read the contract");
     let world = resolve.select_world(&[package], Some("projector-plugin")).expect("the contract's world");
     let mut module = module.to_vec();
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("name the world");
+    ComponentEncoder::default().module(&module).expect("read the module").encode().expect("make a component")
+}
+
+/// A plugin that imports all of WASI at this version, and traps whenever it is called.
+pub fn importing_wasi(version: &str) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let (contract, _) = resolve.push_dir(wit()).expect("read the contract");
+    let wasi = std::fs::read_to_string(root().join("tests/guests/wasi.wit")).expect("read WASI");
+    let world = format!(
+        "package test:everything;
+         world everything {{ include sandmill:processor/projector-plugin@0.1.0; include wasi:cli/imports@{version}; }}
+         {}",
+        wasi.replace("0.2.12", version)
+    );
+    let package = resolve.push_str("everything.wit", &world).expect("read a world");
+    let world = resolve.select_world(&[contract, package], Some("test:everything/everything")).expect("the world");
+    let mut module = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("name the world");
     ComponentEncoder::default().module(&module).expect("read the module").encode().expect("make a component")
 }

@@ -1,5 +1,5 @@
 // One plugin in three languages: each makes the same documents of the same events. The components of JavaScript and Python are built by
-// `make test-all`; where they were not, a test says that it is skipped, and fails only if SANDMILL_TEST_ALL asks for all.
+// `make test-all`; where they were not, a test says that it is skipped, and fails only if TEST_ALL asks for all.
 
 use std::{
     fmt::Write,
@@ -19,7 +19,7 @@ const PLUGINS: [(&str, &str); 3] =
 
 /// Whether a test must not be skipped.
 fn all_is_asked_for() -> bool {
-    std::env::var_os("SANDMILL_TEST_ALL").is_some()
+    std::env::var_os("TEST_ALL").is_some()
 }
 
 /// The components that were built, and the names of those that were not.

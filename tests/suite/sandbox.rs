@@ -3,6 +3,7 @@
 mod compile;
 mod limits;
 mod warm;
+mod wasi;
 
 use sandmill::{app::Ended, sandbox::Limits};
 use sandmill_tests::{

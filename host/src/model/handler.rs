@@ -3,7 +3,7 @@
 //! A [`Handler`] gets a batch and returns [`Effects`] or a [`Failure`]; it commits nothing and knows no cursor. Plugins are handlers,
 //! and so is whatever a test or a benchmark writes natively.
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{
     effects::Effects,
@@ -96,8 +96,8 @@ pub enum Failure {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
     /// A stable name: `trap`, `malformed-output`, `refused-call`, `refused-commit`, `instances`, the name of a limit (`cpu-limit`,
-    /// `wall-time-limit`, `reads-limit`, `read-limit`, `memory-limit`, `plugin-memory-limit`, `table-limit`, `output-limit`, `changes-limit`, `document-limit`,
-    /// `json-depth-limit`), or the plugin's own code behind `plugin:`.
+    /// `wall-time-limit`, `reads-limit`, `read-limit`, `memory-limit`, `plugin-memory-limit`, `tenant-memory-limit`, `table-limit`, `output-limit`, `changes-limit`, `document-limit`,
+    /// `json-depth-limit`, `handle-limit`), or the plugin's own code behind `plugin:`.
     pub class: String,
     /// For people; ends with the remedy where there is one.
     pub message: String,
@@ -127,6 +127,23 @@ pub trait Documents: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>>;
 }
 
+/// The right to make one call, given back when it is dropped.
+pub struct Turn {
+    _held: Option<Box<dyn Any + Send>>,
+}
+
+impl Turn {
+    /// A turn that lasts as long as this is held.
+    pub fn new(held: impl Any + Send) -> Self {
+        Turn { _held: Some(Box::new(held)) }
+    }
+
+    /// A turn where nobody waits for one.
+    pub fn free() -> Self {
+        Turn { _held: None }
+    }
+}
+
 /// Code that handles batches.
 pub trait Handler: Send + Sync {
     /// Handles one batch of one lane. Batches of a lane come in order and never overlap.
@@ -135,6 +152,12 @@ pub trait Handler: Send + Sync {
         batch: Arc<Batch>,
         documents: Arc<dyn Documents>,
     ) -> BoxFuture<'static, Result<Effects, Failure>>;
+
+    /// Waits until one more call of a tenant may run, if there is a bound on them. Asked for before each call, and held until that has ended.
+    fn turn<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, Turn> {
+        let _ = tenant;
+        Box::pin(std::future::ready(Turn::free()))
+    }
 
     /// How long one call may take by the clock on the wall, with everything in it.
     fn wall_time(&self) -> Duration;

@@ -111,8 +111,12 @@ impl Runner {
             let end = events.len().min(run.handled + most.min(affordable));
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
             let batch = Arc::new(Batch { lane: lane.clone(), attempt, events: events[run.handled..end].to_vec() });
+            // Waiting for the tenant's turn is no time of the call.
+            let turn = self.handler.turn(&lane.tenant).await;
             let (count, called) = (batch.events.len(), Instant::now());
-            match self.call(class, batch.clone(), view.clone()).await {
+            let answer = self.call(class, batch.clone(), view.clone()).await;
+            drop(turn);
+            match answer {
                 Ok(effects) => {
                     let per_event = called.elapsed() / count as u32;
                     // Half of what is known, so that one slow call is soon forgotten.

@@ -6,96 +6,16 @@
 use super::{
     bindings::v0_1::{documents, logging, settings},
     instance::State,
-    limits::Limits,
-    usage::Refusals,
 };
 use crate::model::{
     handler::{Failure, Reason},
-    ids::{CollectionName, TenantId},
+    ids::CollectionName,
 };
-
-/// The guest's log lines of one call, within their limits.
-pub(super) struct Log {
-    lines_left: u32,
-    line_bytes: usize,
-    dropped: u32,
-    /// Lines that were longer than they may be.
-    cut: u32,
-    /// The last line at `critical`: what a guest says before it traps.
-    last_words: Option<String>,
-    /// For the one line about dropped ones.
-    whose: Option<(String, Option<TenantId>)>,
-}
-
-impl Log {
-    pub(super) fn new(limits: &Limits) -> Self {
-        Log {
-            lines_left: limits.log_lines,
-            line_bytes: limits.log_line_bytes,
-            dropped: 0,
-            cut: 0,
-            last_words: None,
-            whose: None,
-        }
-    }
-
-    pub(super) fn last_words(&self) -> Option<&str> {
-        self.last_words.as_deref()
-    }
-
-    /// Says how many lines were too many, and counts what was refused.
-    pub(super) fn end(&mut self, refusals: &Refusals) {
-        let (dropped, cut) = (std::mem::take(&mut self.dropped), std::mem::take(&mut self.cut));
-        refusals.add("log-lines", dropped.into());
-        refusals.add("log-line-bytes", cut.into());
-        if dropped > 0 {
-            let (processor, tenant) = self.whose.take().unwrap_or_default();
-            tracing::warn!(
-                target: "sandmill::guest",
-                processor,
-                tenant = tenant.as_ref().map(TenantId::as_str),
-                dropped,
-                "log lines over limits.log-lines were dropped"
-            );
-        }
-    }
-
-    fn cut<'a>(&self, text: &'a str) -> &'a str {
-        let mut end = self.line_bytes.min(text.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        &text[..end]
-    }
-}
 
 impl logging::Host for State {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
-        let (processor, call) = (self.identity.name(), &mut self.call);
-        if let logging::Level::Critical = level {
-            call.log.last_words = Some(call.log.cut(&message).to_string());
-        }
-        if call.log.lines_left == 0 {
-            call.log.dropped = call.log.dropped.saturating_add(1);
-            call.log.whose.get_or_insert_with(|| (processor.to_string(), call.tenant.clone()));
-            return Ok(());
-        }
-        call.log.lines_left -= 1;
-        call.log.cut += u32::from(message.len() > call.log.line_bytes);
-        let tenant = call.tenant.as_ref().map(TenantId::as_str);
-        let (context, message) = (call.log.cut(&context), call.log.cut(&message));
-        macro_rules! say {
-            ($level:ident) => {
-                tracing::$level!(target: "sandmill::guest", processor, tenant, context, "{message}")
-            };
-        }
-        match level {
-            logging::Level::Trace => say!(trace),
-            logging::Level::Debug => say!(debug),
-            logging::Level::Info => say!(info),
-            logging::Level::Warn => say!(warn),
-            logging::Level::Error | logging::Level::Critical => say!(error),
-        }
+        let (identity, call) = (self.identity.clone(), &mut self.call);
+        call.log.line(identity.name(), level, &context, &message);
         Ok(())
     }
 }

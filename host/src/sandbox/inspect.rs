@@ -6,7 +6,7 @@
 
 use wasmparser::{Encoding, Parser, Payload};
 
-use super::limits::Limits;
+use super::{limits::Limits, wasi};
 
 /// The contract's package, as its names begin.
 const PACKAGE: &str = "sandmill:processor/";
@@ -75,7 +75,8 @@ pub enum Refused {
         instead: String,
     },
     /// It wants what this host does not offer.
-    #[error("imports {}, which this host does not offer\nBuild it for wasm32-unknown-unknown (`sandmill plugin build` does), so that it needs no WASI.", .0.join(", "))]
+    #[error("imports {}, which this host does not offer\nA plugin may import `documents`, `logging` and `settings` of `sandmill:processor@{VERSION}`, and of WASI 0.2 `cli`, `clocks`, `filesystem`, `io`, `random` \
+         and `sockets`, which reach nothing here. Leave out what needs more; there is no HTTP.", .0.join(", "))]
     Imports(Vec<String>),
 }
 
@@ -118,7 +119,8 @@ impl Outline {
                 return Err(Refused::NoExport { missing, instead });
             }
         }
-        let offered = |name: &String| OFFERED.iter().any(|o| *name == format!("{PACKAGE}{o}@{VERSION}"));
+        let offered =
+            |name: &String| wasi::offers(name) || OFFERED.iter().any(|o| *name == format!("{PACKAGE}{o}@{VERSION}"));
         let refused: Vec<String> =
             imports.iter().filter(|name| !offered(name)).map(|name| format!("`{name}`")).collect();
         if !refused.is_empty() {

@@ -12,30 +12,28 @@ use super::{
     Sandbox,
     bindings::v0_1::ProjectorPlugin,
     failure,
-    host_calls::Log,
     limits::Limits,
-    memory::{Account, Growth},
+    log::Log,
+    memory::{Account, Growth, Owed},
     meter::{GiveWay, Meter},
     plugin::Identity,
+    tenants::Tenant,
     usage::Refusals,
+    wasi::Ambient,
 };
-use crate::model::{
-    handler::{Documents, Failure},
-    ids::TenantId,
-};
+use crate::model::handler::{Documents, Failure};
 
 /// What the host keeps beside a guest.
 pub(in crate::sandbox) struct State {
     pub(super) identity: Arc<Identity>,
     pub(super) call: Call,
     pub(super) growth: Growth,
+    pub(super) ambient: Ambient,
     refusals: Arc<Refusals>,
 }
 
 /// What belongs to one call.
 pub(super) struct Call {
-    /// Whose events these are; none in `describe`.
-    pub(super) tenant: Option<TenantId>,
     /// None in `describe` and between calls, when nothing may be read.
     pub(super) documents: Option<Arc<dyn Documents>>,
     pub(super) log: Log,
@@ -48,14 +46,15 @@ pub(super) struct Call {
 
 impl Call {
     /// A call on behalf of a tenant.
-    pub(super) fn of(tenant: TenantId, documents: Arc<dyn Documents>, limits: &Limits) -> Self {
-        Call { tenant: Some(tenant), documents: Some(documents), ..Call::describe(limits) }.within(limits.cpu())
+    pub(super) fn of(tenant: Arc<Tenant>, documents: Arc<dyn Documents>, limits: &Limits) -> Self {
+        let log = Log::new(Some(tenant), limits);
+        Call { documents: Some(documents), log, ..Call::describe(limits) }.within(limits.cpu())
     }
 
     /// A call on behalf of nobody.
     pub(super) fn describe(limits: &Limits) -> Self {
         let meter = Meter::new(limits.describe_cpu());
-        Call { tenant: None, documents: None, log: Log::new(limits), reads: limits.reads, refused: None, meter }
+        Call { documents: None, log: Log::new(None, limits), reads: limits.reads, refused: None, meter }
     }
 
     fn within(mut self, cpu: std::time::Duration) -> Self {
@@ -71,11 +70,11 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// An empty store.
-    pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>) -> Self {
+    /// An empty store; of a tenant's, except in `describe`.
+    pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>, tenant: Option<Owed>) -> Self {
         let limits = &sandbox.limits;
-        let (call, growth) = (Call::describe(limits), Growth::new(account, limits));
-        let state = State { identity, call, growth, refusals: sandbox.refusals.clone() };
+        let (call, growth) = (Call::describe(limits), Growth::new(account, tenant, limits));
+        let state = State { identity, call, growth, ambient: Ambient::default(), refusals: sandbox.refusals.clone() };
         let mut store = Store::new(&sandbox.engine, state);
         store.limiter(|state| &mut state.growth);
         store.set_hostcall_fuel(limits.output_bytes());
@@ -97,6 +96,8 @@ impl Guest {
         self.store.set_epoch_deadline(1);
         let result = meter.measure(body(self)).await;
         let state = self.store.data_mut();
+        // What the guest printed last ends before its end is named, as that may quote it.
+        state.end_of_log();
         let result = result.map_err(|error| failure::name(&error, state));
         state.end();
         result
@@ -104,9 +105,12 @@ impl Guest {
 }
 
 impl State {
+    fn end_of_log(&mut self) {
+        self.call.log.end(self.identity.name(), &self.refusals);
+    }
+
     /// Leaves nothing of a call behind.
     fn end(&mut self) {
-        self.call.log.end(&self.refusals);
         self.call.documents = None;
         self.growth.take_denied();
     }

@@ -1,7 +1,7 @@
-//! What a guest's memories and tables may grow to: its own bound, and one for all instances of its plugin together.
+//! What a guest's memories and tables may grow to: its own bound, one for all instances of its plugin together, and one for all of its tenant.
 //!
 //! Growth is asked for here before it happens and given back when the store is dropped, so the counts never lag behind what is held.
-//! Where a plugin's bound is reached its idle instances give way first; only what calls hold at the same time is ever in the way, and that passes,
+//! Where a plugin's or a tenant's bound is reached its idle instances give way first; only what calls hold at the same time is ever in the way, and that passes,
 //! so the guest that is refused for it is tried again later.
 
 use std::sync::{
@@ -11,7 +11,7 @@ use std::sync::{
 
 use wasmtime::ResourceLimiter;
 
-use super::limits::Limits;
+use super::{limits::Limits, tenants::Tenant};
 
 /// Linear memory that all instances of one plugin hold.
 pub(super) struct Account {
@@ -64,13 +64,35 @@ pub(super) enum Denied {
     Memory(usize),
     /// Memory that other instances of its plugin hold, bytes.
     PluginMemory(usize),
+    /// Memory that other instances of its tenant hold, bytes.
+    TenantMemory(usize),
+    /// More memory than all instances of its tenant may have, bytes.
+    TenantMemoryAlone(usize),
     /// A longer table than allowed, elements.
     Table(usize),
+}
+
+/// Whose memory it is besides, and what drops an idle instance of theirs.
+pub(super) struct Owed {
+    pub(super) tenant: Arc<Tenant>,
+    pub(super) make_room: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Owed {
+    fn take(&self, bytes: usize) -> bool {
+        while !self.tenant.take(bytes) {
+            if !(self.make_room)() {
+                return false;
+            }
+        }
+        true
+    }
 }
 
 /// One store's memories and tables.
 pub(super) struct Growth {
     account: Arc<Account>,
+    tenant: Option<Owed>,
     memory_bytes: usize,
     table_elements: usize,
     held: usize,
@@ -78,9 +100,10 @@ pub(super) struct Growth {
 }
 
 impl Growth {
-    pub(super) fn new(account: Arc<Account>, limits: &Limits) -> Self {
+    /// Nothing yet; in `describe` there is no tenant.
+    pub(super) fn new(account: Arc<Account>, tenant: Option<Owed>, limits: &Limits) -> Self {
         let (memory_bytes, table_elements) = (limits.memory_bytes(), limits.table_elements);
-        Growth { account, memory_bytes, table_elements, held: 0, denied: None }
+        Growth { account, tenant, memory_bytes, table_elements, held: 0, denied: None }
     }
 
     /// What the guest's memories may have together.
@@ -98,12 +121,26 @@ impl Growth {
         if asked > self.memory_bytes {
             return Err(Denied::Memory(asked));
         }
+        if self.tenant.as_ref().is_some_and(|owed| asked > owed.tenant.memory_limit()) {
+            return Err(Denied::TenantMemoryAlone(asked));
+        }
+        if self.tenant.as_ref().is_some_and(|owed| !owed.take(by)) {
+            return Err(Denied::TenantMemory(asked));
+        }
         if !self.account.take(by) {
+            self.give_back(by);
             return Err(Denied::PluginMemory(asked));
         }
         self.held = asked;
         self.account.largest.fetch_max(asked, Relaxed);
         Ok(())
+    }
+
+    /// What the tenant has of it.
+    fn give_back(&self, bytes: usize) {
+        if let Some(owed) = &self.tenant {
+            owed.tenant.give_back(bytes);
+        }
     }
 }
 
@@ -130,6 +167,7 @@ impl ResourceLimiter for Growth {
 impl Drop for Growth {
     fn drop(&mut self) {
         self.account.give_back(self.held);
+        self.give_back(self.held);
     }
 }
 
@@ -150,14 +188,14 @@ mod tests {
             dropped.is_some()
         });
         let limits = Limits { memory_mib: 3, ..Limits::default() };
-        let mut one = Growth::new(account.clone(), &limits);
+        let mut one = Growth::new(account.clone(), None, &limits);
         assert!(one.memory_growing(0, 3 * MIB, None).unwrap());
         assert!(!one.memory_growing(3 * MIB, 4 * MIB, None).unwrap());
         assert_eq!((one.take_denied(), one.take_denied()), (Some(Denied::Memory(4 * MIB)), None));
         // A second memory counts on top of the first.
         assert!(!one.memory_growing(0, MIB, None).unwrap());
 
-        let mut two = Growth::new(account, &limits);
+        let mut two = Growth::new(account, None, &limits);
         assert!(two.memory_growing(0, MIB, None).unwrap());
         assert!(!two.memory_growing(MIB, 2 * MIB, None).unwrap());
         assert_eq!(two.take_denied(), Some(Denied::PluginMemory(2 * MIB)));

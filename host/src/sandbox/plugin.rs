@@ -11,13 +11,15 @@ use super::{
     compile::CompileError,
     failure,
     instance::{Call, Guest, State, block_on},
-    memory::Account,
+    memory::{Account, Owed},
+    tenants::Tenant,
     warm::{AllLent, Owner},
+    wasi,
 };
 use crate::model::{
     effects::Effects,
     event::Batch,
-    handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start},
+    handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start, Turn},
     ids::{CollectionName, ProcessorId, TenantId},
 };
 
@@ -70,7 +72,7 @@ impl Plugin {
     }
 
     async fn project(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
-        let watch = self.sandbox.refusals.watch();
+        let watch = self.sandbox.refusals.watch(batch.lane.tenant.clone());
         let result = self.lend_and_call(&batch, documents).await;
         watch.end(&result);
         result
@@ -78,13 +80,13 @@ impl Plugin {
 
     /// One call in a store of the batch's tenant, which is kept if all went well.
     async fn lend_and_call(&self, batch: &Batch, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
-        let warm = &self.sandbox.warm;
+        let (warm, tenant) = (&self.sandbox.warm, self.sandbox.tenants.of(&batch.lane.tenant));
         let mut loan = warm.lend(self.owner(&batch.lane.tenant)).map_err(|AllLent| failure::no_instance())?;
         let answer = loop {
-            let guest = loan.get_or_make(|| Guest::new(&self.sandbox, self.identity.clone(), self.account.clone()));
-            match self.call(guest, batch, documents.clone()).await {
+            let guest = loan.get_or_make(|| self.guest(tenant.clone()));
+            match self.call(guest, batch, tenant.clone(), documents.clone()).await {
                 // There was room for a store but not for all of its parts: some components have many.
-                Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && warm.shed(None) => {
+                Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && warm.shed(|_| true) => {
                     loan.discard()
                 }
                 answer => break answer?,
@@ -99,13 +101,21 @@ impl Plugin {
         Ok(effects)
     }
 
+    /// A store for a tenant, whose idle ones give way where it reaches its bound on memory.
+    fn guest(&self, tenant: Arc<Tenant>) -> Guest {
+        let (warm, id) = (Arc::downgrade(&self.sandbox.warm), tenant.id().clone());
+        let make_room = Box::new(move || warm.upgrade().is_some_and(|warm| warm.shed(|owner| owner.tenant == id)));
+        Guest::new(&self.sandbox, self.identity.clone(), self.account.clone(), Some(Owed { tenant, make_room }))
+    }
+
     async fn call(
         &self,
         guest: &mut Guest,
         batch: &Batch,
+        tenant: Arc<Tenant>,
         documents: Arc<dyn Documents>,
     ) -> Result<v0_1::Projection, Failure> {
-        let call = Call::of(batch.lane.tenant.clone(), documents, &self.sandbox.limits);
+        let call = Call::of(tenant, documents, &self.sandbox.limits);
         let body = async |guest: &mut Guest| {
             if guest.exports.is_none() {
                 guest.exports = Some(self.pre.instantiate_async(&mut guest.store).await?);
@@ -151,6 +161,11 @@ impl Handler for Plugin {
         self.sandbox.limits.wall()
     }
 
+    fn turn<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, Turn> {
+        let tenant = self.sandbox.tenants.of(tenant);
+        Box::pin(async move { Turn::new(tenant.turn().await) })
+    }
+
     fn forget(&self, tenant: &TenantId) {
         self.sandbox.warm.forget(&self.owner(tenant));
     }
@@ -171,12 +186,14 @@ impl Drop for Plugin {
 pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result<Plugin, LoadError> {
     let component = sandbox.compiler.component(bytes, digest)?;
     let unfit = |e: wasmtime::Error| CompileError::Unfit(format!("{e:#}"));
-    let pre = sandbox.linker.instantiate_pre(&component).map_err(unfit)?;
+    let mut linker = (*sandbox.linker).clone();
+    wasi::link(&mut linker, &component).map_err(unfit)?;
+    let pre = linker.instantiate_pre(&component).map_err(unfit)?;
     let pre = ProjectorPluginPre::new(pre).map_err(unfit)?;
 
     let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new() });
     let account = Account::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
-    let mut guest = Guest::new(sandbox, nobody, account);
+    let mut guest = Guest::new(sandbox, nobody, account, None);
     // One at a time: the engine has room for one instance besides those that are lent.
     let describing = sandbox.describing.lock().unwrap_or_else(PoisonError::into_inner);
     let asked = block_on(guest.run(Call::describe(&sandbox.limits), async |guest| {
@@ -192,7 +209,7 @@ pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result
     let identity = Arc::new(Identity { name: descriptor.id.to_string(), collections: descriptor.collections.clone() });
     let number = sandbox.loaded.fetch_add(1, Relaxed);
     let warm = Arc::downgrade(&sandbox.warm);
-    let make_room = move || warm.upgrade().is_some_and(|warm| warm.shed(Some(number)));
+    let make_room = move || warm.upgrade().is_some_and(|warm| warm.shed(|owner| owner.plugin == number));
     let account = Account::new(sandbox.limits.plugin_memory_bytes(), sandbox.memory.clone(), make_room);
     let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Plugin { sandbox: sandbox.clone(), pre, identity, account, number, descriptor, digest })

@@ -114,16 +114,11 @@ impl<T> Warm<T> {
         self.bury(dropped);
     }
 
-    /// Drops the idle store that was used least recently, of one plugin or of any. Says whether there was one.
-    pub(super) fn shed(&self, plugin: Option<u64>) -> bool {
+    /// Drops the idle store that was used least recently of those whose owner is meant. Says whether there was one.
+    pub(super) fn shed(&self, is_meant: impl Fn(&Owner) -> bool) -> bool {
         let mut stores = self.lock();
-        let dropped = match plugin {
-            None => stores.oldest(),
-            Some(plugin) => {
-                let owner = stores.order.values().find(|owner| owner.plugin == plugin).cloned();
-                owner.and_then(|owner| stores.oldest_of(&owner))
-            }
-        };
+        let owner = stores.order.values().find(|owner| is_meant(owner)).cloned();
+        let dropped = owner.and_then(|owner| stores.oldest_of(&owner));
         drop(stores);
         let found = dropped.is_some();
         self.bury(dropped.into_iter().collect());
@@ -366,7 +361,7 @@ mod tests {
         warm.forget_plugin(1);
         assert_eq!(warm.count(), (1, 1));
         assert_eq!(warm.lock().owners.len(), 1);
-        assert!(!warm.shed(Some(1)) && warm.shed(Some(2)) && !warm.shed(None));
+        assert!(!warm.shed(|owner| owner.plugin == 1) && warm.shed(|owner| owner.plugin == 2) && !warm.shed(|_| true));
         assert_eq!(warm.count(), (0, 0));
     }
 

@@ -28,27 +28,20 @@ fn sdk(language: Language) -> (&'static str, &'static str) {
     }
 }
 
-/// The plugin's name: what its package.json or pyproject.toml says, and else its folder's.
+/// The plugin's name: what its package.json says, and else its folder's.
 pub(super) fn name(language: Language, dir: &Path) -> String {
-    let read = |file: &str| std::fs::read_to_string(dir.join(file)).ok();
-    let said = match language {
-        Language::Python => read("pyproject.toml").and_then(|text| toml::from_str::<PyProject>(&text).ok()?.project),
-        _ => read("package.json").and_then(|text| serde_json::from_str(&text).ok()),
-    };
+    let said = (language == Language::JavaScript).then(|| std::fs::read(dir.join("package.json")).ok()).flatten();
+    let said = said.and_then(|text| serde_json::from_slice(&text).ok()).map(|Named { name }| name);
     // What is no name of a file is no name for us.
-    let said = said.map(|Named { name }| name).filter(|name| !name.is_empty() && !name.contains(['/', '\\']));
+    let said = said.filter(|name| !name.is_empty() && !name.contains(['/', '\\']));
     let folder = || dir.file_name().map(|name| name.to_string_lossy().into_owned());
     said.or_else(folder).unwrap_or_else(|| "plugin".into())
 }
 
+/// What we read of a package.json.
 #[derive(Deserialize)]
 struct Named {
     name: String,
-}
-
-#[derive(Deserialize)]
-struct PyProject {
-    project: Option<Named>,
 }
 
 /// Makes a component of the plugin in `dir`.
@@ -110,9 +103,8 @@ mod tests {
             assert_eq!(name(language, &dir), "door-watch");
         }
         std::fs::write(dir.join("package.json"), r#"{"name": "doors", "private": true}"#).unwrap();
-        std::fs::write(dir.join("pyproject.toml"), "[project]\nname = \"gates\"\nversion = \"1\"\n").unwrap();
         assert_eq!(name(Language::JavaScript, &dir), "doors");
-        assert_eq!(name(Language::Python, &dir), "gates");
+        assert_eq!(name(Language::Python, &dir), "door-watch");
         std::fs::write(dir.join("package.json"), r#"{"name": "@shop/doors"}"#).unwrap();
         assert_eq!(name(Language::JavaScript, &dir), "door-watch", "a name with a slash is no file's");
     }

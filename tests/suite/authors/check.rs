@@ -90,12 +90,12 @@ fn each_file_that_would_not_run_says_why_and_what_to_do() {
             "A plugin exports",
         ),
         (
-            "sockets",
-            importing("wasi:sockets/tcp-create-socket@0.2.0"),
-            "imports `wasi:sockets/tcp-create-socket@0.2.0`, which this host does not offer",
-            "Build it for wasm32-unknown-unknown",
+            "http",
+            importing("wasi:http/outgoing-handler@0.2.0"),
+            "imports `wasi:http/outgoing-handler@0.2.0`, which this host does not offer",
+            "Leave out what needs more; there is no HTTP",
         ),
-        ("telepathy", importing("acme:telepathy/mind@1.0.0"), "imports `acme:telepathy/mind@1.0.0`", "Build it"),
+        ("telepathy", importing("acme:telepathy/mind@1.0.0"), "imports `acme:telepathy/mind@1.0.0`", "Leave out"),
         ("half", scripted[..scripted.len() / 2].into(), "a damaged component: unexpected end", "copy it again"),
         (
             "bad",
@@ -139,11 +139,11 @@ fn each_file_that_would_not_run_says_why_and_what_to_do() {
 #[test]
 fn what_is_known_of_a_refused_file_is_said_too() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("sockets.wasm");
-    fs::write(&file, importing("wasi:sockets/tcp@0.2.0")).unwrap();
+    let file = folder.path().join("http.wasm");
+    fs::write(&file, importing("wasi:http/types@0.2.0")).unwrap();
     let (_, found) = report(&["check", text(&file)]);
     assert_eq!(found["contract"], json!("sandmill:processor@0.1.0"));
-    assert_eq!(found["imports"], json!(["wasi:sockets/tcp@0.2.0"]));
+    assert_eq!(found["imports"], json!(["wasi:http/types@0.2.0"]));
     assert_eq!(found["digest"].as_str().map(str::len), Some(64));
 }
 

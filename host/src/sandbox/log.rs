@@ -1,0 +1,155 @@
+//! A guest's log lines: where they go, and how many there may be.
+//!
+//! Lines come from the contract's `logging` and from what a guest prints. Those of one call are bounded in number and length, those of one tenant in
+//! volume over time, of what is written and not filtered out; more are counted and dropped, and now and then one line of the host says how many. What a guest says last is kept,
+//! because a reason for its end should quote it.
+
+use std::{sync::Arc, time::Instant};
+
+use super::{bindings::v0_1::logging, limits::Limits, tenants::Tenant, usage::Refusals};
+use crate::model::{handler::Reason, ids::TenantId};
+
+pub(super) use logging::Level;
+
+/// The guest's log lines of one call, within their limits.
+pub(super) struct Log {
+    /// None in `describe`.
+    tenant: Option<Arc<Tenant>>,
+    lines_left: u32,
+    line_bytes: usize,
+    dropped: u32,
+    /// Lines over the tenant's volume.
+    flooded: u32,
+    /// Lines that were longer than they may be.
+    cut: u32,
+    /// The last line at `critical`, or printed as an error: what a guest says before it traps.
+    last_words: Option<String>,
+    /// What was printed since the last whole line, to standard output and as errors.
+    printed: [Vec<u8>; 2],
+}
+
+impl Log {
+    pub(super) fn new(tenant: Option<Arc<Tenant>>, limits: &Limits) -> Self {
+        Log {
+            tenant,
+            lines_left: limits.log_lines,
+            line_bytes: limits.log_line_bytes,
+            dropped: 0,
+            flooded: 0,
+            cut: 0,
+            last_words: None,
+            printed: Default::default(),
+        }
+    }
+
+    pub(super) fn last_words(&self) -> Option<&str> {
+        self.last_words.as_deref()
+    }
+
+    /// One line.
+    pub(super) fn line(&mut self, processor: &str, level: Level, context: &str, message: &str) {
+        if let Level::Critical = level {
+            self.last_words = Some(self.cut(message).to_string());
+        }
+        if self.lines_left == 0 {
+            self.dropped = self.dropped.saturating_add(1);
+            return;
+        }
+        self.lines_left -= 1;
+        self.cut += u32::from(message.len() > self.line_bytes);
+        let (context, message) = (self.cut(context), self.cut(message));
+        let account = self.tenant.as_deref();
+        let admitted =
+            || account.is_none_or(|tenant| tenant.log().admits(context.len() + message.len(), Instant::now()));
+        let tenant = account.map(|tenant| tenant.id().as_str());
+        macro_rules! say {
+            ($level:ident, $name:ident) => {
+                if !tracing::enabled!(target: "sandmill::guest", tracing::Level::$name) {
+                    true
+                } else if admitted() {
+                    tracing::$level!(target: "sandmill::guest", processor, tenant, context, "{message}");
+                    true
+                } else {
+                    false
+                }
+            };
+        }
+        let passed = match level {
+            Level::Trace => say!(trace, TRACE),
+            Level::Debug => say!(debug, DEBUG),
+            Level::Info => say!(info, INFO),
+            Level::Warn => say!(warn, WARN),
+            Level::Error | Level::Critical => say!(error, ERROR),
+        };
+        self.flooded += u32::from(!passed);
+    }
+
+    /// What a guest prints, at `info` or, of its errors, `warn`. No more of a line is kept than may be logged, and one byte to tell that it was longer.
+    pub(super) fn print(&mut self, processor: &str, level: Level, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            self.keep(level, &rest[..end]);
+            self.end_line(processor, level);
+            rest = &rest[end + 1..];
+        }
+        self.keep(level, rest);
+    }
+
+    /// Ends the lines that a guest began to print, counts what was refused, and says now and then how many lines were dropped.
+    pub(super) fn end(&mut self, processor: &str, refusals: &Refusals) {
+        self.end_line(processor, Level::Info);
+        self.end_line(processor, Level::Warn);
+        let (dropped, flooded, cut) =
+            (std::mem::take(&mut self.dropped), std::mem::take(&mut self.flooded), std::mem::take(&mut self.cut));
+        let tenant = self.tenant.as_deref();
+        let id = tenant.map(Tenant::id);
+        for (class, lines, message) in [
+            ("log-lines", dropped, "logged more lines in one call than it may (limits.log-lines)"),
+            ("log-line-bytes", cut, "logged longer lines than it may (limits.log-line-bytes)"),
+            ("log-volume", flooded, "logged more over time than it may (limits.tenant-log-kib-per-second)"),
+        ] {
+            refusals.add_for(id, u64::from(lines), || Reason::new(class, message));
+        }
+        let lines = u64::from(dropped) + u64::from(flooded);
+        let told = match tenant {
+            Some(tenant) => tenant.log().dropped(lines, Instant::now()),
+            None => Some(lines).filter(|lines| *lines > 0),
+        };
+        if let Some(dropped) = told {
+            tracing::warn!(
+                target: "sandmill::guest",
+                processor,
+                tenant = id.map(TenantId::as_str),
+                dropped,
+                "log lines over limits.log-lines or limits.tenant-log-kib-per-second were dropped"
+            );
+        }
+    }
+
+    fn keep(&mut self, level: Level, bytes: &[u8]) {
+        let most = self.line_bytes + 1;
+        let line = &mut self.printed[usize::from(matches!(level, Level::Warn))];
+        line.extend(&bytes[..bytes.len().min(most.saturating_sub(line.len()))]);
+    }
+
+    fn end_line(&mut self, processor: &str, level: Level) {
+        let error = matches!(level, Level::Warn);
+        let line = std::mem::take(&mut self.printed[usize::from(error)]);
+        let text = String::from_utf8_lossy(line.trim_ascii_end());
+        if text.is_empty() {
+            return;
+        }
+        if error {
+            self.last_words = Some(self.cut(&text).to_string());
+        }
+        self.line(processor, level, if error { "stderr" } else { "stdout" }, &text);
+    }
+
+    fn cut<'a>(&self, text: &'a str) -> &'a str {
+        let mut end = self.line_bytes.min(text.len());
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        &text[..end]
+    }
+}
