@@ -139,7 +139,7 @@ function aloud(body) {
     try {
       return body(...given);
     } catch (error) {
-      write('critical', 'exception', `${error}\n${error?.stack ?? ''}`);
+      write('critical', 'exception', `${error}\n${error?.stack ?? ''}`.trimEnd());
       throw error;
     }
   };

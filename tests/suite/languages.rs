@@ -154,7 +154,7 @@ fn a_script_that_was_begun_does_what_it_says() {
         std::fs::write(dir.join(entry), format!("{text}\n{broken}\n")).unwrap();
         let refused = stderr(&run(&["build"], &dir));
         assert!(refused.contains("Correct what its language says of it") && refused.contains(entry), "{refused}");
-        let wrong = text.replace("bookings + 1", "bookings.nonsense()").replace("[\"bookings\"] + 1", "[\"nonsense\"]");
+        let wrong = text.replace("bookings + 1", "nonsense + 1").replace("[\"bookings\"] + 1", "[\"nonsense\"]");
         std::fs::write(dir.join(entry), wrong).unwrap();
         succeeds(&["build"], &dir);
         let tested = run(&["test", &component, "--events", "events.ndjson"], &dir);
