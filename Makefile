@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint bench soak plugins guests
+.PHONY: help setup demo test test-all lint bench soak plugins plugins-js plugins-py guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -23,8 +23,8 @@ components = $(patsubst %,target/plugins/%.wasm,$(notdir $1))
 demo_plugins := $(addprefix target/demo/plugins/,cart-summary.wasm plane-log.wasm route-performance.wasm)
 
 help: ## lists the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
-	  printf 'make %-8s  %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
+	  printf 'make %-10s  %s\n' "$$name" "$$what"; done
 
 setup: setup-cc setup-wasm setup-postgres setup-lint ## installs what the other targets would find missing, and nothing else
 	@echo "Nothing is missing."
@@ -38,6 +38,10 @@ test: setup-postgres plugins guests ## runs all tests, those of the example plug
 	@echo "Running all tests"
 	@cd example-plugins && cargo test --quiet
 	@cargo test --workspace --no-fail-fast
+
+# With this set, a test that finds no component of JavaScript or Python fails where it would say that it is skipped.
+test-all: export TEST_ALL = 1
+test-all: plugins-js plugins-py test ## the same with the plugins in JavaScript and Python, whose tools take a network the first time
 
 lint: setup-cc setup-lint ## checks formatting, clippy's warnings, and (with cargo-deny) licences and duplicates
 	@echo "Checking formatting, warnings and dependencies"
@@ -57,6 +61,9 @@ soak: setup-cc setup-postgres plugins ## one tenant far too slow for what it get
 plugins: $(call components,$(example_crates)) ## builds the example plugins into target/plugins
 	@echo "Example plugins in target/plugins: $(notdir $(example_crates))"
 
+plugins-js: target/plugins/cart-summary-js.wasm ## builds the example plugin in JavaScript; needs node and npm
+plugins-py: target/plugins/cart-summary-py.wasm ## builds the example plugin in Python; needs python3 with venv and pip
+
 guests: $(call components,$(guest_crates)) ## builds the guests that misbehave for tests into target/plugins
 	@echo "Test guests in target/plugins: $(notdir $(guest_crates))"
 
@@ -73,6 +80,15 @@ target/plugins/$(notdir $1).wasm: $(shell find $1 -type f) $(wildcard $(dir $1)C
 	@$(sandmill) plugin build $1 -o $$@
 endef
 $(foreach crate,$(example_crates) $(guest_crates),$(eval $(call component,$(crate))))
+
+define script
+target/plugins/cart-summary-$1.wasm: $(wildcard example-plugins/cart-summary-$1/plugin.*) wit/processor.wit $2 \
+  $(shell find host/src/toolchain/script* -type f) | setup-cc
+	@$(host)
+	@$(sandmill) plugin build example-plugins/cart-summary-$1 -o $$@
+endef
+$(eval $(call script,js,guest-sdk/js/sandmill.js))
+$(eval $(call script,py,guest-sdk/python/sandmill.py))
 
 # These are made of the source of `scripted`.
 $(call components,$(wildcard tests/guests/scripted-*)): $(shell find tests/guests/scripted -type f)

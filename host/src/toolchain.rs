@@ -1,14 +1,16 @@
-//! Making guests: from a name to a crate, and from the directory of a crate to a component that the host takes.
+//! Making guests: from a name to a plugin's folder, and from that folder to a component that the host takes.
 //!
-//! [`new()`] begins a crate. [`build`] finds a way to compile for WebAssembly on this machine, runs cargo, turns the module that comes out into a
-//! component, and puts it where it is wanted by a rename, so that a host that watches the folder never sees half a file. It blocks,
-//! and may take a minute the first time. What cargo says goes to the terminal as cargo says it. One thing may surprise: where
-//! rustup can, it adds the target that is missing to the toolchain, and says so.
+//! [`new()`] begins one. [`build`] sees which language it is written in and finds a way to compile that on this machine: cargo for a crate, a program that puts
+//! the language's runtime and the plugin together for [a script](script). The component is put where it is wanted by a rename, so that a host that
+//! watches the folder never sees half a file. It blocks, and may take a minute the first time. Two things may surprise: where rustup can, the target
+//! that is missing is added to the toolchain; and a script's tool is installed for the project. Both are said.
 
 mod cargo;
 mod component;
+mod language;
 mod new;
 mod package;
+mod script;
 mod way;
 
 use std::{
@@ -17,18 +19,20 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use language::Language;
 pub use new::{Begun, NewError, NewRequest, Sdk, new};
 pub use way::{Target, Way};
 
 use package::Package;
+use script::Tool;
 
 /// What is to be built.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
-    /// The directory of the plugin's crate.
+    /// The directory of the plugin: of its crate, or with its `plugin.js` or `plugin.py`.
     pub dir: PathBuf,
     /// Where the component goes: a file, or a directory for `NAME.wasm`. Without it `plugins/NAME.wasm` in cargo's target
-    /// directory, which is no litter and which `sandmill run --plugins` can be pointed at.
+    /// directory, or in `target` beside a script, which is no litter and which `sandmill run --plugins` can be pointed at.
     pub output: Option<PathBuf>,
 }
 
@@ -41,8 +45,8 @@ pub struct Built {
     pub bytes: u64,
     /// The package's name.
     pub package: String,
-    /// How it was compiled.
-    pub way: Way,
+    /// How it was compiled, for people.
+    pub way: String,
     /// How long all of it took.
     pub elapsed: Duration,
 }
@@ -51,8 +55,11 @@ pub struct Built {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The directory holds no crate.
-    #[error("{} has no Cargo.toml. Name the directory of a plugin's crate, or begin one with `sandmill plugin new NAME`.", .dir.display())]
+    /// The directory holds no plugin.
+    #[error(
+        "{} has no Cargo.toml, plugin.js or plugin.py. Name the directory of a plugin, or begin one with `sandmill plugin new NAME`.",
+        .dir.display()
+    )]
     NoManifest {
         /// The directory.
         dir: PathBuf,
@@ -91,6 +98,24 @@ pub enum BuildError {
     NoWay {
         /// What was looked for last and not found.
         missing: Option<String>,
+    },
+    /// There is no tool for a script's language here, and none could be installed.
+    #[error("this machine cannot make components of {language} yet ({why}). In the plugin's folder:\n\n    {remedy}")]
+    NoTool {
+        /// The language.
+        language: Language,
+        /// What was tried and failed.
+        why: String,
+        /// The commands to run.
+        remedy: String,
+    },
+    /// A script does not become a component.
+    #[error("{package} does not become a component. Correct what its language says of it:\n{message}")]
+    Script {
+        /// The plugin's name.
+        package: String,
+        /// What the tool says.
+        message: String,
     },
     /// The crate does not compile.
     #[error("cargo could not build {package}. Correct what it says above.")]
@@ -149,27 +174,49 @@ pub enum BuildError {
 /// Builds a plugin. `say` is told, a line at a time, what takes long or may surprise.
 pub fn build(request: &BuildRequest, say: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
     let start = Instant::now();
-    let manifest = request.dir.join("Cargo.toml");
-    let manifest = manifest.canonicalize().map_err(|_| BuildError::NoManifest { dir: request.dir.clone() })?;
-    let dir = manifest.parent().unwrap_or(&request.dir);
+    let nothing = || BuildError::NoManifest { dir: request.dir.clone() };
+    let dir = request.dir.canonicalize().map_err(|_| nothing())?;
+    let Made { component, package, target, way } = match Language::of(&dir).ok_or_else(nothing)? {
+        Language::Rust => compile(&dir, say)?,
+        script => combine(script, &dir, say)?,
+    };
+    let path = destination(request.output.as_deref(), &package, &target);
+    component::place(&component, &path)?;
+    Ok(Built { path, bytes: component.len() as u64, package, way, elapsed: start.elapsed() })
+}
 
+/// A component, and what it was made of.
+struct Made {
+    component: Vec<u8>,
+    package: String,
+    /// Where what is built of it belongs.
+    target: PathBuf,
+    way: String,
+}
+
+fn compile(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
     // The package first: what is no plugin should not lead to a change of anybody's toolchain.
-    let package = Package::of(&manifest)?;
+    let package = Package::of(&dir.join(Language::Rust.entry()))?;
     let way = Way::find(dir, say)?;
     say(&format!("Compiling with {way}"));
     let module = cargo::build(&package, dir, &way)?;
     let module = std::fs::read(&module).map_err(|source| BuildError::File { verb: "read", path: module, source })?;
     let component = component::from_module(module, &package.name)?;
-
-    let path = destination(request.output.as_deref(), &package);
-    component::place(&component, &path)?;
-    Ok(Built { path, bytes: component.len() as u64, package: package.name, way, elapsed: start.elapsed() })
+    Ok(Made { component, package: package.name, target: package.target_directory, way: way.to_string() })
 }
 
-fn destination(output: Option<&Path>, package: &Package) -> PathBuf {
-    let file = format!("{}.wasm", package.name);
+fn combine(language: Language, dir: &Path, say: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
+    let package = script::name(language, dir);
+    let tool = Tool::find(language, dir, say)?;
+    say(&format!("Putting {language} and {} together with {tool}", language.entry()));
+    let component = component::from_module(script::build(language, &tool, dir, &package)?, &package)?;
+    Ok(Made { component, package, target: dir.join("target"), way: tool.to_string() })
+}
+
+fn destination(output: Option<&Path>, package: &str, target: &Path) -> PathBuf {
+    let file = format!("{package}.wasm");
     match output {
-        None => package.target_directory.join("plugins").join(file),
+        None => target.join("plugins").join(file),
         // A path that ends with a slash means a directory even before it exists.
         Some(path) if path.is_dir() || path.as_os_str().as_encoded_bytes().ends_with(b"/") => path.join(file),
         Some(path) => path.to_owned(),
@@ -182,20 +229,16 @@ mod tests {
 
     #[test]
     fn a_component_goes_where_it_is_wanted() {
-        let package = Package {
-            id: "path+file:///p#door-watch@1.0.0".into(),
-            name: "door-watch".into(),
-            target_directory: "/p/target".into(),
-        };
+        let goes = |output| destination(output, "door-watch", Path::new("/p/target"));
         let here = tempfile::tempdir().unwrap();
-        assert_eq!(destination(None, &package), Path::new("/p/target/plugins/door-watch.wasm"));
-        assert_eq!(destination(Some(here.path()), &package), here.path().join("door-watch.wasm"));
-        assert_eq!(destination(Some(Path::new("not/yet/")), &package), Path::new("not/yet/door-watch.wasm"));
-        assert_eq!(destination(Some(Path::new("a.wasm")), &package), Path::new("a.wasm"));
+        assert_eq!(goes(None), Path::new("/p/target/plugins/door-watch.wasm"));
+        assert_eq!(goes(Some(here.path())), here.path().join("door-watch.wasm"));
+        assert_eq!(goes(Some(Path::new("not/yet/"))), Path::new("not/yet/door-watch.wasm"));
+        assert_eq!(goes(Some(Path::new("a.wasm"))), Path::new("a.wasm"));
     }
 
     #[test]
-    fn a_directory_without_a_crate_is_refused_at_once() {
+    fn a_directory_without_a_plugin_is_refused_at_once() {
         let here = tempfile::tempdir().unwrap();
         let request = BuildRequest { dir: here.path().into(), output: None };
         let error = build(&request, &mut |_| {}).unwrap_err();
@@ -204,6 +247,9 @@ mod tests {
 
     #[test]
     fn the_last_error_names_the_commands_to_run() {
+        let script =
+            BuildError::NoTool { language: Language::Python, why: "offline".into(), remedy: "pip install x".into() };
+        assert!(script.to_string().ends_with("of Python yet (offline). In the plugin's folder:\n\n    pip install x"));
         let message = BuildError::NoWay { missing: Some("no wasm-ld".into()) }.to_string();
         for part in ["(no wasm-ld)", "rustup target add wasm32-unknown-unknown", "apt-get install", "lld-19"] {
             assert!(message.contains(part), "{message}");

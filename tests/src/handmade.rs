@@ -53,6 +53,35 @@ fn component(module: &[u8]) -> Vec<u8> {
     ComponentEncoder::default().module(&module).expect("read the module").encode().expect("make a component")
 }
 
+/// A plugin with so many core instances more, at most 40, some of which have a memory: as runtimes of languages have.
+pub fn with_instances(instances: u8, with_memory: u8) -> Vec<u8> {
+    let mut component = plugin("");
+    let mut append = |id: u8, content: &[u8]| {
+        component.extend([id, u8::try_from(content.len()).expect("a length of one byte")]);
+        component.extend(content);
+    };
+    // A section with a module, twice; then one that instantiates them: zero, the module's index, no arguments.
+    let first = core_modules(&plugin(""));
+    append(1, &wat::parse_str("(module (memory 1))").expect("a module's text"));
+    append(1, &wat::parse_str("(module)").expect("a module's text"));
+    let instances = (0..instances).flat_map(|n| [0, if n < with_memory { first } else { first + 1 }, 0]);
+    let content: Vec<u8> = instances.collect();
+    append(2, &[&[(content.len() / 3) as u8], &content[..]].concat());
+    component
+}
+
+/// How many core modules a component has itself: sections of the id 1, each an id, a length in LEB128 and so many bytes.
+fn core_modules(component: &[u8]) -> u8 {
+    let (mut modules, mut rest) = (0, &component[8..]);
+    while let [id, tail @ ..] = rest {
+        let digits = tail.iter().position(|byte| byte & 0x80 == 0).expect("the end of a length") + 1;
+        let length = tail[..digits].iter().rev().fold(0, |sum, byte| sum << 7 | usize::from(byte & 0x7f));
+        modules += u8::from(*id == 1);
+        rest = &tail[digits + length..];
+    }
+    modules
+}
+
 /// A plugin that imports all of WASI at this version, and traps whenever it is called.
 pub fn importing_wasi(version: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();

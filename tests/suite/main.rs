@@ -28,6 +28,8 @@ mod host;
 mod hostile;
 // A host that dies: killed from outside and at every step of a commit.
 mod kills;
+// One plugin in three languages.
+mod languages;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
 // A database that fails without dying: time-outs, no room, refused data.

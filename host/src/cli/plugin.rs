@@ -1,4 +1,4 @@
-//! `sandmill plugin`: what a plugin's author does. `new` begins a crate; `build` makes a component of a crate: its last line, on stdout, says
+//! `sandmill plugin`: what a plugin's author does. `new` begins a plugin; `build` makes a component of one: its last line, on stdout, says
 //! what came out, everything before it goes to stderr. `check` and `test` take a component as the host takes it, and need no database.
 
 mod check;
@@ -27,9 +27,9 @@ pub(super) struct PluginArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum PluginCommand {
-    /// Begins a plugin: a crate with a test that passes and events to try it on
+    /// Begins a plugin, in Rust, JavaScript or Python: with a test that passes and events to try it on
     New(new::NewArgs),
-    /// Builds a plugin's crate into a component
+    /// Builds a plugin's folder into a component
     Build(BuildArgs),
     /// Says what a component is, and whether this host runs it
     Check(check::CheckArgs),
@@ -39,17 +39,21 @@ enum PluginCommand {
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "What cargo says goes to standard error. Where rustup can, it adds the WebAssembly target that is missing, and says so.
+    after_help = "A folder with a Cargo.toml is a crate. What cargo says goes to standard error. Where rustup can, it adds the WebAssembly target that is missing,
+and says so.
+
+A folder with a plugin.js or a plugin.py is put together with the language's runtime by componentize-qjs or componentize-py: the plugin's own (node_modules, .venv), one
+on PATH, or one that npm or pip installs into target/toolchains of the checkout around the plugin. `import 'sandmill'` finds the host's own guest SDK.
 
 Examples:
   sandmill plugin build my-plugin -o plugins/
   sandmill plugin build --json my-plugin | jq -r .file"
 )]
 struct BuildArgs {
-    /// The directory of the plugin's crate
+    /// The plugin's directory
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Where the component goes: a file, or a directory for NAME.wasm [default: plugins/NAME.wasm in cargo's target directory]
+    /// Where the component goes: a file, or a directory for NAME.wasm [default: plugins/NAME.wasm in its target directory]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Print one JSON object: {"file", "package", "bytes", "seconds", "way"}
@@ -65,7 +69,7 @@ pub(super) fn run(args: PluginArgs, global: &Global) -> anyhow::Result<ExitCode>
             let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;
             if json {
                 let Built { path, package, bytes, elapsed, way } = &built;
-                let (seconds, way) = (elapsed.as_secs_f64(), way.to_string());
+                let seconds = elapsed.as_secs_f64();
                 output::print_json(
                     &json!({ "file": path, "package": package, "bytes": bytes, "seconds": seconds, "way": way }),
                 )?;
@@ -102,7 +106,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::toolchain::{Target, Way};
 
     #[test]
     fn the_last_line_says_what_came_out() {
@@ -110,7 +113,7 @@ mod tests {
             path: "plugins/door-watch.wasm".into(),
             bytes: 46_500,
             package: "door-watch".into(),
-            way: Way::Installed(Target::Unknown),
+            way: "the installed target wasm32-unknown-unknown".into(),
             elapsed: Duration::from_millis(1234),
         };
         assert_eq!(

@@ -135,6 +135,10 @@ struct Code {
     from: usize,
 }
 
+/// From this size on a component takes seconds to compile, and so whoever waits is told, bytes: a runtime of JavaScript or Python is larger, a
+/// Rust guest is not.
+const LARGE: usize = 1 << 20;
+
 /// Compiles components for one engine.
 pub(super) struct Compiler {
     engine: Engine,
@@ -172,6 +176,17 @@ impl Compiler {
             return self.load(&code);
         }
         let began = Instant::now();
+        if bytes.len() >= LARGE {
+            let then = if self.cache.is_some() {
+                "the next start takes it from the cache"
+            } else {
+                "each start does it again"
+            };
+            tracing::info!(
+                component_kib = bytes.len() >> 10,
+                "compiling a large component in a process of its own, at the lowest priority; this takes a while, and {then}"
+            );
+        }
         let code = process::compile(&self.config, bytes)?;
         drop(running);
         let (kib, ms) = (code.bytes.len() >> 10, began.elapsed().as_millis());

@@ -18,6 +18,13 @@ use super::{limits::Limits, mappings};
 /// does not either; longer slices are other guests' latency.
 const SLICE: Duration = Duration::from_millis(1);
 
+/// Core instances of one component: Python's runtime has 38, and packages in C bring one each.
+const CORE_INSTANCES: u32 = 64;
+/// Memories of one component: JavaScript's runtime has three, two of them of a page or less.
+const MEMORIES: u32 = 4;
+/// Tables of one component.
+const TABLES: u32 = 32;
+
 /// Starts an engine under these limits, and its clock. Says how many instances it has room for.
 pub(super) fn start(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
     let (engine, instances) = probe(limits)?;
@@ -94,17 +101,19 @@ fn pool(limits: &Limits, instances: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
     // One more than may be lent: a file that is loaded is asked what it is, whatever else goes on.
     let instances = instances + 1;
-    // A component is up to three core modules from Rust or JavaScript, up to fourteen from Python; each may have a memory.
+    // A component is up to three core modules from Rust, and from Python some forty. Their number is only counted, so it bounds nothing that
+    // matters; memories and tables have places set aside. There is a memory for each instance and no more, since memories are what takes mappings:
+    // a JavaScript guest has three, so fewer such guests are alive at once, and idle ones give way.
     pool.total_component_instances(instances)
-        .total_core_instances(instances * 4)
-        .total_memories(instances)
-        .total_tables(instances * 4)
+        .total_core_instances(instances * CORE_INSTANCES)
+        .total_memories(instances + MEMORIES)
+        .total_tables(instances * 4 + TABLES)
         .total_stacks(instances)
         .max_memory_size(limits.memory_bytes())
         .table_elements(limits.table_elements)
-        .max_core_instances_per_component(32)
-        .max_memories_per_component(2)
-        .max_tables_per_component(32)
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .max_memories_per_component(MEMORIES)
+        .max_tables_per_component(TABLES)
         .linear_memory_keep_resident(1 << 20)
         .table_keep_resident(64 << 10)
         .async_stack_keep_resident(64 << 10)

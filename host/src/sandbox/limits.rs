@@ -12,10 +12,12 @@ const MIB: usize = 1 << 20;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Limits {
-    /// Linear memory of one instance, MiB. Default 64: a Rust guest needs 1 to 5, a page of events some more.
+    /// Linear memory of one instance, MiB. Default 64: a Rust or JavaScript guest needs 1 to 5, Python 13, a page of
+    /// events some more.
     pub memory_mib: usize,
     /// Linear memory of all instances of one plugin, MiB, idle ones included; those give way first. Default 512: eight calls at the utmost of
-    /// `memory-mib` at once, or some 250 instances of an ordinary Rust guest.
+    /// `memory-mib` at once, or some 250 instances of an ordinary guest in Rust or JavaScript, 40 in Python. Counted is what a guest can touch, though
+    /// pages that it only reads are shared with the file's other instances: a half is resident of a Python guest's, and any of it may become so.
     pub plugin_memory_mib: usize,
     /// Linear memory of all instances of one tenant, of whatever plugins, MiB; idle ones give way first. Default 256: half of what a plugin may have, so that
     /// no tenant takes all of a plugin's from the others.
@@ -42,7 +44,7 @@ pub struct Limits {
     pub document_kib: usize,
     /// How deep arrays and objects of a document may nest. Default 128, and never more: readers of documents take as much and no more.
     pub json_depth: usize,
-    /// Elements of one table. Default 20000: JavaScript and Python runtimes need some 8000.
+    /// Elements of one table. Default 20000: the runtimes of JavaScript and Python need some 8000.
     pub table_elements: usize,
     /// The guest's stack, KiB. Default 512.
     pub stack_kib: usize,
@@ -55,7 +57,7 @@ pub struct Limits {
     /// Instances alive at once, for which address space is set aside at start. Default 256: one is needed for each call under way.
     pub instances: u32,
     /// Of these, at most so many kept warm between calls. Default 128: each saves its tenant's next call the making of an instance, and
-    /// holds a Rust guest's 1 to 5 MiB meanwhile. 0 keeps none.
+    /// holds its 1 to 13 MiB meanwhile; a guest in Python takes milliseconds to begin, and lives from being kept. 0 keeps none.
     pub warm_instances: u32,
 }
 

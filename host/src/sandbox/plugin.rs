@@ -193,14 +193,22 @@ pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result
 
     let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new() });
     let account = Account::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
-    let mut guest = Guest::new(sandbox, nobody, account, None);
     // One at a time: the engine has room for one instance besides those that are lent.
     let describing = sandbox.describing.lock().unwrap_or_else(PoisonError::into_inner);
-    let asked = block_on(guest.run(Call::describe(&sandbox.limits), async |guest| {
-        let exports = pre.instantiate_async(&mut guest.store).await?;
-        exports.sandmill_processor_description().call_describe(&mut guest.store).await
-    }));
-    drop((guest, describing));
+    let asked = loop {
+        let mut guest = Guest::new(sandbox, nobody.clone(), account.clone(), None);
+        let asked = block_on(guest.run(Call::describe(&sandbox.limits), async |guest| {
+            let exports = pre.instantiate_async(&mut guest.store).await?;
+            exports.sandmill_processor_description().call_describe(&mut guest.store).await
+        }));
+        drop(guest);
+        match asked {
+            // Room for one is not room for all the memories that some components have, unless idle ones give way.
+            Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && sandbox.warm.shed(|_| true) => {}
+            asked => break asked,
+        }
+    };
+    drop(describing);
     let descriptor = match asked {
         Ok(descriptor) => check_descriptor(descriptor).map_err(LoadError::Descriptor)?,
         Err(Failure::Block(reason) | Failure::Retry(reason)) => return Err(LoadError::Describe(reason.to_string())),

@@ -1,7 +1,7 @@
-//! Beginning a plugin: a folder with a crate that compiles, a test that passes and events to try it on.
+//! Beginning a plugin: a folder with a crate that compiles, or a script, a test that passes and events to try it on.
 //!
 //! The files are the templates in `new/`, with the plugin's name, its collection and the place of the guest SDK filled in. A folder that
-//! holds anything already is left alone. The SDK is taken from the first place where it is: the one that was named, a checkout around
+//! holds anything already is left alone. A script's SDK comes with the host that builds it; a crate's is taken from the first place where it is: the one that was named, a checkout around
 //! the folder, the checkout that this host was built from, and else the repository, by the tag of this host's version.
 
 use std::{
@@ -9,28 +9,33 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::Language;
 use crate::model::ids::ProcessorId;
 
 /// What is to be begun.
 #[derive(Clone, Debug)]
 pub struct NewRequest {
-    /// The name of the crate and of its processor.
+    /// The name of the plugin and of its processor.
     pub name: ProcessorId,
+    /// What it is to be written in.
+    pub language: Language,
     /// Its folder. Without it a folder of that name, here.
     pub dir: Option<PathBuf>,
-    /// Where the guest SDK is.
+    /// Where the guest SDK for Rust is.
     pub sdk: Option<PathBuf>,
 }
 
 /// What was begun.
 #[derive(Debug)]
 pub struct Begun {
-    /// The crate's folder, as it was asked for.
+    /// The plugin's folder, as it was asked for.
     pub dir: PathBuf,
     /// The files in it.
     pub files: Vec<&'static str>,
-    /// Where the guest SDK is taken from.
-    pub sdk: Sdk,
+    /// What it is written in.
+    pub language: Language,
+    /// Where the guest SDK is taken from; none for a script, which is built with the host's own.
+    pub sdk: Option<Sdk>,
 }
 
 /// Where the guest SDK is.
@@ -62,6 +67,14 @@ pub enum NewError {
         /// What is there.
         what: &'static str,
     },
+    /// A script's SDK is not named.
+    #[error(
+        "a plugin in {language} is built with the guest SDK of the host that builds it. Leave --sdk out; to use another, put it beside the plugin."
+    )]
+    SdkOfScript {
+        /// The language.
+        language: Language,
+    },
     /// The folder that was named for it is not the guest SDK.
     #[error("{} holds no crate `sandmill-guest`. Name the folder guest-sdk/rust of a checkout of Sandmill.", .path.display())]
     NoSdk {
@@ -87,13 +100,25 @@ pub enum NewError {
 }
 
 /// The templates and where they go.
-const FILES: [(&str, &str); 5] = [
-    ("Cargo.toml", include_str!("new/manifest.toml")),
-    ("src/lib.rs", include_str!("new/lib.rs")),
-    ("events.ndjson", include_str!("new/events.ndjson")),
-    ("README.md", include_str!("new/README.md")),
-    (".gitignore", include_str!("new/gitignore")),
-];
+fn files(language: Language) -> &'static [(&'static str, &'static str)] {
+    const EVENTS: (&str, &str) = ("events.ndjson", include_str!("new/events.ndjson"));
+    const EXPECTED: (&str, &str) = ("expected.ndjson", include_str!("new/expected.ndjson"));
+    const README: (&str, &str) = ("README.md", include_str!("new/script.md"));
+    const IGNORED: (&str, &str) = (".gitignore", include_str!("new/script.gitignore"));
+    match language {
+        Language::Rust => &[
+            ("Cargo.toml", include_str!("new/manifest.toml")),
+            ("src/lib.rs", include_str!("new/lib.rs")),
+            EVENTS,
+            ("README.md", include_str!("new/README.md")),
+            (".gitignore", include_str!("new/gitignore")),
+        ],
+        Language::JavaScript => {
+            &[("plugin.js", include_str!("new/javascript/plugin.js")), EVENTS, EXPECTED, README, IGNORED]
+        }
+        Language::Python => &[("plugin.py", include_str!("new/python/plugin.py")), EVENTS, EXPECTED, README, IGNORED],
+    }
+}
 
 /// Where the guest SDK lies in a checkout.
 const SDK: &str = "guest-sdk/rust";
@@ -106,29 +131,43 @@ const LONGEST_COLLECTION: usize = 48;
 
 /// Begins a plugin.
 pub fn new(request: &NewRequest) -> Result<Begun, NewError> {
-    let name = &request.name;
-    if let Some(why) = unfit(name.as_str()) {
-        return Err(NewError::Name { name: name.clone(), why });
-    }
+    let NewRequest { name, language, .. } = request;
     let dir = request.dir.clone().unwrap_or_else(|| name.as_str().into());
-    free(&dir)?;
-    let sdk = match &request.sdk {
-        Some(path) => named(path)?,
-        None => {
-            // Made first, since the way from it to what lies around it is known only then.
-            let made = fs::create_dir_all(&dir).and_then(|()| dir.canonicalize());
-            let full = made.map_err(|source| NewError::File { verb: "make", path: dir.clone(), source })?;
-            nearest(&full, Path::new(BUILT_BESIDE))
+    let (sdk, dependency) = match language {
+        Language::Rust => {
+            if let Some(why) = unfit(name.as_str()) {
+                return Err(NewError::Name { name: name.clone(), why });
+            }
+            free(&dir)?;
+            let sdk = find_sdk(request.sdk.as_deref(), &dir)?;
+            let dependency = sdk.dependency()?;
+            (Some(sdk), dependency)
+        }
+        _ if request.sdk.is_some() => return Err(NewError::SdkOfScript { language: *language }),
+        _ => {
+            free(&dir)?;
+            (None, String::new())
         }
     };
-    let dependency = sdk.dependency()?;
 
     let collection = collection(name.as_str());
-    for (file, template) in FILES {
+    for (file, template) in files(*language) {
         let text = template.replace("{{name}}", name.as_str()).replace("{{collection}}", &collection);
-        write(&dir.join(file), &text.replace("{{sdk}}", &dependency))?;
+        let text = text.replace("{{sdk}}", &dependency).replace("{{entry}}", language.entry());
+        write(&dir.join(file), &text)?;
     }
-    Ok(Begun { dir, files: FILES.iter().map(|(file, _)| *file).collect(), sdk })
+    let files = files(*language).iter().map(|(file, _)| *file).collect();
+    Ok(Begun { dir, files, language: *language, sdk })
+}
+
+fn find_sdk(named_one: Option<&Path>, dir: &Path) -> Result<Sdk, NewError> {
+    if let Some(path) = named_one {
+        return named(path);
+    }
+    // Made first, since the way from it to what lies around it is known only then.
+    let made = fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
+    let full = made.map_err(|source| NewError::File { verb: "make", path: dir.to_owned(), source })?;
+    Ok(nearest(&full, Path::new(BUILT_BESIDE)))
 }
 
 /// Why a processor's name is none for a crate.
@@ -217,7 +256,8 @@ mod tests {
     use crate::model::ids::CollectionName;
 
     fn request(name: &str, dir: &Path) -> NewRequest {
-        NewRequest { name: ProcessorId::parse(name).unwrap(), dir: Some(dir.to_owned()), sdk: None }
+        let name = ProcessorId::parse(name).unwrap();
+        NewRequest { name, language: Language::Rust, dir: Some(dir.to_owned()), sdk: None }
     }
 
     fn checkout(at: &Path) -> PathBuf {
@@ -229,14 +269,30 @@ mod tests {
     #[test]
     fn every_file_is_filled_in() {
         let here = tempfile::tempdir().unwrap();
-        let dir = here.path().join("door-watch");
-        let begun = new(&request("door-watch", &dir)).unwrap();
-        for file in begun.files {
-            let text = fs::read_to_string(dir.join(file)).unwrap();
-            assert!(!text.contains("{{"), "{file}: {text}");
+        let cases = [
+            (Language::Rust, "src/lib.rs", "descriptor!(\"door-watch\")", "= \"door_watch\""),
+            (Language::JavaScript, "plugin.js", "id: 'door-watch'", "collection: 'door_watch'"),
+            (Language::Python, "plugin.py", "\"door-watch\"", "collection=\"door_watch\""),
+        ];
+        for (language, entry, id, collection) in cases {
+            let dir = here.path().join(language.to_string());
+            let begun = new(&NewRequest { language, ..request("door-watch", &dir) }).unwrap();
+            for file in begun.files {
+                let text = fs::read_to_string(dir.join(file)).unwrap();
+                assert!(!text.contains("{{"), "{file}: {text}");
+            }
+            let code = fs::read_to_string(dir.join(entry)).unwrap();
+            assert!(code.contains(id) && code.contains(collection), "{code}");
         }
-        let code = fs::read_to_string(dir.join("src/lib.rs")).unwrap();
-        assert!(code.contains("descriptor!(\"door-watch\")") && code.contains("= \"door_watch\""), "{code}");
+    }
+
+    #[test]
+    fn a_scripts_sdk_is_not_named() {
+        let here = tempfile::tempdir().unwrap();
+        let with_sdk = NewRequest { sdk: Some("x".into()), ..request("a", &here.path().join("a")) };
+        let error = new(&NewRequest { language: Language::Python, ..with_sdk }).unwrap_err().to_string();
+        assert!(error.contains("a plugin in Python") && error.contains("Leave --sdk out"), "{error}");
+        assert!(!here.path().join("a").exists());
     }
 
     #[test]

@@ -31,7 +31,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let documents: Arc<dyn Documents> = Arc::new(InMemory(carts.collect()));
     let meter = Arc::default();
     let calls = async |handler: &Arc<dyn Handler>, events: usize, fresh: bool| -> anyhow::Result<f64> {
-        let batch = Arc::new(batch(events)?);
+        let batch = Arc::new(batch(&TenantId::parse("acme")?, events)?);
         let mut seconds = 0.0;
         for _ in 0..CALLS {
             if fresh {
@@ -65,8 +65,8 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn batch(events: usize) -> anyhow::Result<Batch> {
-    let tenant = TenantId::parse("acme")?;
+/// Items added to a hundred carts of one tenant.
+pub fn batch(tenant: &TenantId, events: usize) -> anyhow::Result<Batch> {
     let event = |number: usize| {
         let data = json!({"sku": "product-12", "quantity": 2, "price": 499, "note": "x".repeat(120)});
         Arc::new(Event {

@@ -12,6 +12,7 @@ mod flights;
 mod floor;
 mod folding;
 mod host;
+mod languages;
 mod latency;
 mod machine;
 mod open_loop;
@@ -62,6 +63,8 @@ enum Part {
     Latency,
     /// One call of a plugin
     Calls,
+    /// The same plugin in Rust, JavaScript and Python
+    Languages,
     /// A tenant far too slow for what it gets, and its neighbours
     Detach,
 }
@@ -102,6 +105,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Calls) {
         calls::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Languages) {
+        languages::measure(&world, &mut report).await?;
     }
     if wanted(Part::Detach) {
         detach::measure(&world, &mut report).await?;

@@ -131,6 +131,22 @@ async fn a_plugins_instances_share_its_memory_and_idle_ones_give_way() {
 }
 
 #[tokio::test]
+async fn a_component_of_many_parts_has_room_and_takes_no_others() {
+    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    // As many core instances as Python's runtime has, and as many memories as JavaScript's.
+    let plugin = Arc::new(sandbox.load(&handmade::with_instances(38, 2)).expect("it fits"));
+    for tenant in ["a", "b", "c"] {
+        assert!(call(&plugin, tenant, "lane", json!({})).await.is_ok(), "{tenant}");
+    }
+    assert_eq!(sandbox.usage().idle, 2);
+    // Two of them leave no room for another's three memories: one gives way, so that a file can be asked what it is.
+    sandbox.load(&handmade::with_instances(37, 2)).expect("there is room for one that is loaded");
+    assert_eq!(sandbox.usage().idle, 1);
+    let error = sandbox.load(&handmade::with_instances(38, 4)).err().expect("it has five memories").to_string();
+    assert!(error.contains("5 Wasm linear memories"), "{error}");
+}
+
+#[tokio::test]
 async fn tables_and_memories_are_bounded_from_the_start() {
     let sandbox = sandbox(Limits { memory_mib: 2, table_elements: 100, instances: 2, ..Limits::default() });
     let refused = |fields: &str| sandbox.load(&handmade::plugin(fields)).err().expect("it is refused").to_string();

@@ -1,4 +1,4 @@
-//! `sandmill plugin new`: a crate to begin with, and what to type next.
+//! `sandmill plugin new`: a plugin to begin with, and what to type next.
 
 use std::{
     fmt::Write,
@@ -10,33 +10,37 @@ use serde_json::json;
 use super::super::output;
 use crate::{
     model::ids::ProcessorId,
-    toolchain::{self, Begun, NewRequest, Sdk},
+    toolchain::{self, Begun, Language, NewRequest, Sdk},
 };
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   sandmill plugin new door-watch
+  sandmill plugin new door-watch --lang python
   sandmill plugin new door-watch --dir plugins/door-watch")]
 pub(super) struct NewArgs {
     /// The plugin's name: a small letter, then small letters, digits or hyphens
     name: ProcessorId,
+    /// What it is to be written in: rust, js or python
+    #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
+    lang: Language,
     /// Its folder, which must be empty or not there yet [default: NAME]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The folder of the guest SDK, guest-sdk/rust of a checkout [default: the nearest there is]
+    /// The folder of the guest SDK for Rust, guest-sdk/rust of a checkout [default: the nearest there is]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
-    /// Print one JSON object: {"dir", "files": [name], "sdk"}
+    /// Print one JSON object: {"dir", "files": [name], "sdk"}; sdk is null but for Rust
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(args: NewArgs) -> Result<(), anyhow::Error> {
-    let NewArgs { name, dir, sdk, json } = args;
-    let begun = toolchain::new(&NewRequest { name: name.clone(), dir, sdk })?;
+    let NewArgs { name, lang: language, dir, sdk, json } = args;
+    let begun = toolchain::new(&NewRequest { name: name.clone(), language, dir, sdk })?;
     if json {
-        let Begun { dir, files, sdk } = &begun;
-        output::print_json(&json!({ "dir": dir, "files": files, "sdk": source(sdk) }))?;
+        let Begun { dir, files, sdk, .. } = &begun;
+        output::print_json(&json!({ "dir": dir, "files": files, "sdk": sdk.as_ref().map(source) }))?;
     } else {
         output::print(&told(&name, &begun))?;
     }
@@ -52,9 +56,9 @@ fn source(sdk: &Sdk) -> String {
 }
 
 fn told(name: &ProcessorId, begun: &Begun) -> String {
-    let Begun { dir, files, sdk } = begun;
-    let sdk = source(sdk);
-    let mut text = format!("Made {} (sandmill-guest from {sdk}):\n", dir.display());
+    let Begun { dir, files, language, sdk } = begun;
+    let made = sdk.as_ref().map_or_else(|| language.to_string(), |sdk| format!("sandmill-guest from {}", source(sdk)));
+    let mut text = format!("Made {} ({made}):\n", dir.display());
     for file in files {
         let _ = writeln!(text, "  {file}");
     }
@@ -63,12 +67,17 @@ fn told(name: &ProcessorId, begun: &Begun) -> String {
         let _ = writeln!(text, "  cd {}", dir.display());
     }
     let component = format!("target/plugins/{name}.wasm");
-    let steps = [
-        ("cargo test", "runs it without a host"),
+    let mut test = format!("sandmill plugin test {component} --events events.ndjson");
+    let mut steps = Vec::new();
+    match language {
+        Language::Rust => steps.push(("cargo test", "runs it without a host")),
+        _ => test += " --expect expected.ndjson",
+    }
+    steps.extend([
         ("sandmill plugin build", "makes a component of it"),
-        (&format!("sandmill plugin test {component} --events events.ndjson"), "runs that in the sandbox"),
+        (&test, "runs that in the sandbox"),
         ("sandmill dev --plugins target/plugins", "runs it on a private PostgreSQL"),
-    ];
+    ]);
     let width = steps.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
     for (command, what) in steps {
         let _ = writeln!(text, "  {command:<width$}   {what}");
@@ -82,11 +91,20 @@ mod tests {
 
     #[test]
     fn what_was_made_and_what_comes_next_is_told() {
-        let begun = |dir: &str, sdk| Begun { dir: dir.into(), files: vec!["Cargo.toml", "src/lib.rs"], sdk };
+        let begun = |dir: &str, sdk| {
+            let files = vec!["Cargo.toml", "src/lib.rs"];
+            Begun { dir: dir.into(), files, language: Language::Rust, sdk: Some(sdk) }
+        };
         let name = ProcessorId::parse("door-watch").unwrap();
         let text = told(&name, &begun("my/door-watch", Sdk::Path("../../guest-sdk/rust".into())));
         let expected = "Made my/door-watch (sandmill-guest from ../../guest-sdk/rust):\n  Cargo.toml\n  src/lib.rs\n\nNext:\n  cd my/door-watch\n";
         assert!(text.starts_with(expected), "{text}");
         assert!(!told(&name, &begun(".", Sdk::Repository)).contains("cd ."));
+        let script = Begun { language: Language::Python, sdk: None, files: vec!["plugin.py"], dir: "a".into() };
+        let text = told(&name, &script);
+        assert!(
+            text.starts_with("Made a (Python):\n  plugin.py\n") && text.contains("--expect expected.ndjson"),
+            "{text}"
+        );
     }
 }

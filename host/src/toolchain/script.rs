@@ -1,0 +1,118 @@
+//! Plugins in JavaScript and Python: a file of theirs and the language's runtime become one component.
+//!
+//! The plugin's folder is copied aside, without hidden and built files, and the guest SDK of this host is put beside it, unless the plugin brings its
+//! own; so nothing is written into the folder, and nothing else of the machine gets into the component. The runtime's wishes for an operating system are
+//! cut off when it is built (`--stub-wasi`): what comes out imports the contract and nothing more, like a component made of Rust.
+
+mod stage;
+mod tool;
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::{BuildError, Language, way};
+
+pub(super) use tool::Tool;
+
+/// The contract, as the plugin's own bindings are made from it.
+const CONTRACT: &str = include_str!("../../../wit/processor.wit");
+/// The world of it that a plugin is.
+const WORLD: &str = "projector-plugin";
+
+/// The guest SDK and where a plugin's imports look for it.
+fn sdk(language: Language) -> (&'static str, &'static str) {
+    match language {
+        Language::Python => ("sandmill.py", include_str!("../../../guest-sdk/python/sandmill.py")),
+        _ => ("node_modules/sandmill/index.js", include_str!("../../../guest-sdk/js/sandmill.js")),
+    }
+}
+
+/// The plugin's name: what its package.json says, and else its folder's.
+pub(super) fn name(language: Language, dir: &Path) -> String {
+    let said = (language == Language::JavaScript).then(|| std::fs::read(dir.join("package.json")).ok()).flatten();
+    let said = said.and_then(|text| serde_json::from_slice(&text).ok()).map(|Named { name }| name);
+    // What is no name of a file is no name for us.
+    let said = said.filter(|name| !name.is_empty() && !name.contains(['/', '\\']));
+    let folder = || dir.file_name().map(|name| name.to_string_lossy().into_owned());
+    said.or_else(folder).unwrap_or_else(|| "plugin".into())
+}
+
+/// What we read of a package.json.
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+/// Makes a component of the plugin in `dir`.
+pub(super) fn build(language: Language, tool: &Tool, dir: &Path, package: &str) -> Result<Vec<u8>, BuildError> {
+    let file = |verb, path: PathBuf| move |source| BuildError::File { verb, path, source };
+    let stage = tempfile::tempdir().map_err(file("make", std::env::temp_dir()))?;
+    let (contract, plugin) = (stage.path().join("wit"), stage.path().join("plugin"));
+    stage::copy(dir, &plugin).map_err(file("copy", dir.to_owned()))?;
+    let (sdk, text) = sdk(language);
+    stage::lay(&contract.join("processor.wit"), CONTRACT).map_err(file("write", contract.clone()))?;
+    if !plugin.join(sdk).exists() {
+        stage::lay(&plugin.join(sdk), text).map_err(file("write", plugin.join(sdk)))?;
+    }
+
+    let component = stage.path().join("plugin.wasm");
+    let mut command = way::command(&tool.program.to_string_lossy(), &plugin);
+    // What the tool has to say of a plugin is in its message, not in its own stack.
+    command.env("RUST_BACKTRACE", "0");
+    match language {
+        Language::Python => {
+            command.arg("--wit-path").arg(&contract).args(["--world", WORLD, "componentize", "--stub-wasi"]);
+            command.arg("--output").arg(&component).args(["--python-path", ".", "plugin"]);
+            // Packages come from the plugin's own environment or from none, never from what else the machine's Python has.
+            let own = dir.join(".venv");
+            let none = stage.path().join("environment/lib/python3/site-packages");
+            std::fs::create_dir_all(&none).map_err(file("make", none.clone()))?;
+            command.env("VIRTUAL_ENV", if own.is_dir() { own } else { stage.path().join("environment") });
+        }
+        _ => {
+            command.arg("--wit").arg(&contract).args(["--world", WORLD, "--sync", "--stub-wasi", "--module-root", "."]);
+            command.args(["--js", "plugin.js", "--output"]).arg(&component);
+        }
+    }
+    let ran = command.output();
+    let ran = ran.map_err(|source| BuildError::Run { program: tool.program.display().to_string(), source })?;
+    if !ran.status.success() {
+        let message = words(&String::from_utf8_lossy(&ran.stderr));
+        return Err(BuildError::Script { package: package.to_owned(), message });
+    }
+    std::fs::read(&component).map_err(file("read", component.clone()))
+}
+
+/// What a tool said about the plugin, without its own stacks: componentize-py's comes as the text of an error in its own Python.
+fn words(said: &str) -> String {
+    let said = said.split("Stack backtrace:").next().unwrap_or(said);
+    said.split_once("AssertionError:").map_or(said, |(_, theirs)| theirs).trim().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_is_named_by_its_package_or_its_folder() {
+        let here = tempfile::tempdir().unwrap();
+        let dir = here.path().join("door-watch");
+        std::fs::create_dir(&dir).unwrap();
+        for language in [Language::JavaScript, Language::Python] {
+            assert_eq!(name(language, &dir), "door-watch");
+        }
+        std::fs::write(dir.join("package.json"), r#"{"name": "doors", "private": true}"#).unwrap();
+        assert_eq!(name(Language::JavaScript, &dir), "doors");
+        assert_eq!(name(Language::Python, &dir), "door-watch");
+        std::fs::write(dir.join("package.json"), r#"{"name": "@shop/doors"}"#).unwrap();
+        assert_eq!(name(Language::JavaScript, &dir), "door-watch", "a name with a slash is no file's");
+    }
+
+    #[test]
+    fn a_tools_own_stack_is_left_out() {
+        let said = "Traceback:\n  sys.exit(script())\nAssertionError:   SyntaxError: invalid syntax\n\nStack backtrace:\n 0: x";
+        assert_eq!(words(said), "SyntaxError: invalid syntax");
+        assert_eq!(words("Error: unexpected token\n"), "Error: unexpected token");
+    }
+}

@@ -1,0 +1,182 @@
+//! The program that makes a component of a script: the plugin's own, one on PATH, or one that is installed now, for this project alone.
+//!
+//! What is installed goes to `target/toolchains` of the checkout around the plugin, or of its own folder where there is none: never to the system. It takes
+//! the network once, and the language's own installer, which must be there. An installation that broke off is begun again.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use super::super::{BuildError, Language, way};
+
+/// What is installed: the version that the examples are tested with.
+const QJS: (&str, &str) = ("componentize-qjs", "0.4.5");
+const PY: (&str, &str) = ("componentize-py", "0.25.1");
+
+/// A program that makes components.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::toolchain) struct Tool {
+    /// What to run.
+    pub(super) program: PathBuf,
+    found: Found,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Among the plugin's own packages.
+    Own,
+    OnPath,
+    /// Installed for the project.
+    Kept,
+}
+
+impl Tool {
+    /// Finds the tool for the plugin in `dir`, a canonical path, or installs it.
+    pub(in crate::toolchain) fn find(
+        language: Language,
+        dir: &Path,
+        say: &mut dyn FnMut(&str),
+    ) -> Result<Tool, BuildError> {
+        let (name, version) = package(language);
+        let kept_in = toolchains(dir).join(format!("{name}-{version}"));
+        let found = |program: PathBuf, found| Tool { program, found };
+        if let Some(program) = existing(dir.join(own(language)).join(name)) {
+            return Ok(found(program, Found::Own));
+        }
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        // A path that is not absolute would mean another place in the folder where the tool runs.
+        let on_path =
+            std::env::split_paths(&path).filter(|folder| folder.is_absolute()).map(|folder| folder.join(name));
+        if let Some(program) = on_path.into_iter().find_map(existing) {
+            return Ok(found(program, Found::OnPath));
+        }
+        let kept = kept_in.join(bin(language)).join(name);
+        if existing(kept.clone()).is_none() {
+            say(&format!("There is no {name} here yet; installing {version} into {}", kept_in.display()));
+            install(language, &kept_in).map_err(|why| BuildError::NoTool {
+                language,
+                why,
+                remedy: remedy(language),
+            })?;
+        }
+        match existing(kept.clone()) {
+            Some(program) => Ok(found(program, Found::Kept)),
+            None => {
+                let why = format!("{} is not there after its installation", kept.display());
+                Err(BuildError::NoTool { language, why, remedy: remedy(language) })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Tool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.program.file_name().unwrap_or_default().to_string_lossy();
+        match self.found {
+            Found::Own => write!(f, "the plugin's own {name}"),
+            Found::OnPath => write!(f, "{name} on PATH"),
+            Found::Kept => write!(f, "the project's {name}"),
+        }
+    }
+}
+
+fn package(language: Language) -> (&'static str, &'static str) {
+    if language == Language::Python { PY } else { QJS }
+}
+
+/// Where a plugin's own packages put programs.
+fn own(language: Language) -> &'static str {
+    if language == Language::Python { ".venv/bin" } else { "node_modules/.bin" }
+}
+
+/// Where an installation of ours has them.
+fn bin(language: Language) -> &'static str {
+    if language == Language::Python { "bin" } else { "node_modules/.bin" }
+}
+
+fn existing(path: PathBuf) -> Option<PathBuf> {
+    path.is_file().then_some(path)
+}
+
+/// The project's folder for tools: one for all plugins of a checkout.
+fn toolchains(dir: &Path) -> PathBuf {
+    let checkout = dir.ancestors().find(|ancestor| ancestor.join(".git").exists());
+    checkout.unwrap_or(dir).join("target/toolchains")
+}
+
+/// The commands that a person can run instead, in the plugin's folder.
+fn remedy(language: Language) -> String {
+    let (name, version) = package(language);
+    match language {
+        Language::Python => format!("python3 -m venv .venv\n    .venv/bin/pip install {name}=={version}"),
+        _ => format!(
+            "npm install {name}@{version}\n\nor with Rust, for all plugins of this user:\n\n    cargo install --locked componentize-qjs-cli"
+        ),
+    }
+}
+
+fn install(language: Language, into: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(into).map_err(|e| format!("cannot make {}: {e}", into.display()))?;
+    let (name, version) = package(language);
+    match language {
+        Language::Python => {
+            ran(way::command("python3", into).args(["-m", "venv", "."]))?;
+            let pip = into.join("bin/pip");
+            let mut pip = way::command(&pip.to_string_lossy(), into);
+            ran(pip.args(["install", "--quiet", "--disable-pip-version-check", &format!("{name}=={version}")]))
+        }
+        _ => {
+            let mut npm = way::command("npm", into);
+            npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--prefix", "."]);
+            ran(npm.arg(format!("{name}@{version}")))
+        }
+    }
+}
+
+/// Runs an installer, and says in a line what it failed of.
+fn ran(command: &mut Command) -> Result<(), String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|e| format!("cannot run {program}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    Err(format!("{program} failed: {}", last.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plugins_own_tool_goes_first() {
+        let here = tempfile::tempdir().unwrap();
+        let bin = here.path().join("node_modules/.bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::write(bin.join(QJS.0), "").unwrap();
+        let tool = Tool::find(Language::JavaScript, here.path(), &mut |_| {}).unwrap();
+        assert_eq!((tool.found, tool.to_string()), (Found::Own, "the plugin's own componentize-qjs".into()));
+    }
+
+    #[test]
+    fn all_plugins_of_a_checkout_share_their_tools() {
+        let here = tempfile::tempdir().unwrap();
+        let plugin = here.path().join("plugins/a");
+        std::fs::create_dir_all(&plugin).unwrap();
+        assert!(
+            toolchains(&plugin).starts_with(&plugin) || toolchains(&plugin) != here.path().join("target/toolchains")
+        );
+        std::fs::create_dir(here.path().join(".git")).unwrap();
+        assert_eq!(toolchains(&plugin), here.path().join("target/toolchains"));
+    }
+
+    #[test]
+    fn an_installer_that_fails_says_why() {
+        let failed = ran(Command::new("sh").args(["-c", "echo one >&2; echo no network >&2; echo >&2; exit 3"]));
+        assert_eq!(failed, Err("sh failed: no network".into()));
+        assert!(ran(&mut Command::new("/nowhere/npm")).unwrap_err().starts_with("cannot run /nowhere/npm: "));
+    }
+}
