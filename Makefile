@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint bench soak plugins guests
+.PHONY: help setup demo test lint bench bench-neighbours bench-detach soak plugins guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -23,8 +23,8 @@ components = $(patsubst %,target/plugins/%.wasm,$(notdir $1))
 demo_plugins := $(addprefix target/demo/plugins/,cart-summary.wasm plane-log.wasm route-performance.wasm)
 
 help: ## lists the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
-	  printf 'make %-8s  %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
+	  printf 'make %-16s  %s\n' "$$name" "$$what"; done
 
 setup: setup-cc setup-wasm setup-postgres setup-lint ## installs what the other targets would find missing, and nothing else
 	@echo "Nothing is missing."
@@ -50,9 +50,15 @@ bench: setup-cc setup-postgres plugins ## compares Sandmill with native code, a 
 	@$(release)
 	@$(bench) --json target/bench.json
 
-soak: setup-cc setup-postgres plugins ## one tenant far too slow for what it gets, and what the others notice of it; three minutes
+bench-neighbours: setup-cc setup-postgres guests ## fifty quiet tenants beside hogs of all kinds, and what each hog gets; ten minutes
 	@$(release)
-	@$(bench) detach --json target/soak.json
+	@$(bench) neighbours shares --rounds 2 --json target/neighbours.json
+
+bench-detach: setup-cc setup-postgres plugins ## one tenant far too slow for what it gets, and what the others notice of it; three minutes
+	@$(release)
+	@$(bench) detach --json target/detach.json
+
+soak: bench-detach ## the same
 
 plugins: $(call components,$(example_crates)) ## builds the example plugins into target/plugins
 	@echo "Example plugins in target/plugins: $(notdir $(example_crates))"

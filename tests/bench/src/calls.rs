@@ -29,8 +29,9 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let carts = (0..CARTS)
         .map(|cart| (format!("cart-{cart}"), json!({"items": 3, "total": 4_500, "status": "open"}).to_string().into()));
     let documents: Arc<dyn Documents> = Arc::new(InMemory(carts.collect()));
+    let added = json!({"sku": "product-12", "quantity": 2, "price": 499, "note": "x".repeat(120)}).to_string();
     let calls = async |handler: &Arc<dyn Handler>, events: usize, fresh: bool| -> anyhow::Result<f64> {
-        let batch = Arc::new(batch(events)?);
+        let batch = Arc::new(batch(events, &added)?);
         let mut seconds = 0.0;
         for _ in 0..CALLS {
             if fresh {
@@ -64,10 +65,10 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn batch(events: usize) -> anyhow::Result<Batch> {
+/// A batch of a tenant's events with this data.
+pub fn batch(events: usize, data: &str) -> anyhow::Result<Batch> {
     let tenant = TenantId::parse("acme")?;
     let event = |number: usize| {
-        let data = json!({"sku": "product-12", "quantity": 2, "price": 499, "note": "x".repeat(120)});
         Arc::new(Event {
             position: number as i64 + 1,
             id: format!("00000000-0000-4000-8000-{number:012}").into(),
@@ -76,7 +77,7 @@ fn batch(events: usize) -> anyhow::Result<Batch> {
             stream: format!("cart-{}", number % CARTS).into(),
             version: (number / CARTS) as i64 + 1,
             recorded_at: 0,
-            data: data.to_string().into(),
+            data: data.into(),
             metadata: "{}".into(),
         })
     };

@@ -98,16 +98,40 @@ pub struct Process(Child);
 impl Process {
     /// Starts it on a folder of plugins.
     pub fn start(binary: &Path, database: &Database, folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
-        let child = Command::new(binary)
+        Self::spawn(Self::command(binary, &database.address, folder, arguments).env("SANDMILL_LOG", "warn"))
+    }
+
+    /// The same with another address, and a log that tells what it tells users, to a file: whoever writes much to it pays for it.
+    pub fn start_talking(
+        binary: &Path,
+        address: &str,
+        folder: &Path,
+        arguments: &[&str],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let log = std::fs::File::create(log).with_context(|| format!("write {}", log.display()))?;
+        Self::spawn(Self::command(binary, address, folder, arguments).env("SANDMILL_LOG", "info").stderr(log))
+    }
+
+    fn command(binary: &Path, address: &str, folder: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary);
+        command
             .args(["run", "--plugins"])
             .arg(folder)
             .args(arguments)
-            .env("DATABASE_URL", &database.address)
-            .env("SANDMILL_LOG", "warn")
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start {}", binary.display()))?;
-        Ok(Process(child))
+            .env("DATABASE_URL", address)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        let started = command.spawn();
+        Ok(Process(started.with_context(|| format!("start {}", command.get_program().display()))?))
+    }
+
+    /// Its id, to look at it from outside.
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     /// Waits until it ends well, and says the most memory it held, MiB.

@@ -4,6 +4,7 @@
 //! comes in stretches. The server is a private one that flushes to disk as a real one does. The table goes to stdout, the same as
 //! JSON to a file; what happens meanwhile to stderr. Nothing here decides whether a figure is good.
 
+mod backlog;
 mod calls;
 mod carts;
 mod detach;
@@ -14,7 +15,9 @@ mod folding;
 mod host;
 mod latency;
 mod machine;
+mod neighbours;
 mod open_loop;
+mod plot;
 mod report;
 mod world;
 
@@ -29,7 +32,7 @@ use world::World;
 #[derive(Debug, Parser)]
 #[command(name = "sandmill-bench", max_term_width = 100)]
 struct Arguments {
-    /// What to measure [default: all but detach, which takes minutes]
+    /// What to measure [default: flights, carts, latency and calls]
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// How often everything takes its turn
@@ -50,6 +53,8 @@ struct Arguments {
     /// Where the figures go as JSON
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
+    #[command(flatten)]
+    neighbours: neighbours::Options,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -64,6 +69,10 @@ enum Part {
     Calls,
     /// A tenant far too slow for what it gets, and its neighbours
     Detach,
+    /// Quiet tenants beside hogs of all kinds
+    Neighbours,
+    /// What hogs get of the guest threads' time, by their weights
+    Shares,
 }
 
 fn main() -> ExitCode {
@@ -88,7 +97,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let world = World::new(&arguments).await?;
     let mut report = Report::new(&world);
     let wanted = |part| match &arguments.parts[..] {
-        [] => part != Part::Detach,
+        [] => matches!(part, Part::Flights | Part::Carts | Part::Latency | Part::Calls),
         parts => parts.contains(&part),
     };
     if wanted(Part::Flights) {
@@ -105,6 +114,13 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Detach) {
         detach::measure(&world, &mut report).await?;
+    }
+    let svg = arguments.neighbours.svg.clone().unwrap_or_else(|| arguments.json.with_extension("svg"));
+    if wanted(Part::Neighbours) {
+        neighbours::measure(&world, &arguments.neighbours, &svg, &mut report).await?;
+    }
+    if wanted(Part::Shares) {
+        neighbours::shares::measure(&world, &mut report).await?;
     }
     report.finish(&arguments.json)
 }

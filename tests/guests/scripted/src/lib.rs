@@ -35,7 +35,7 @@ struct Script {
     /// `retry-after`: the pause in milliseconds.
     #[serde(default)]
     ms: u64,
-    /// `retry-until-attempt`: the first attempt that succeeds.
+    /// `retry-until-attempt`: the first attempt that succeeds. `work`: thousands of turns. `read`: documents.
     #[serde(default)]
     n: u32,
     /// `log`: how many lines.
@@ -63,6 +63,10 @@ enum Deed {
     CountBatch,
     /// Folds, after logging `lines` lines at level `info`.
     Log,
+    /// Folds, after `n` thousand turns of a loop.
+    Work,
+    /// Folds, after reading `n` documents that are not there, and that no other event asks for.
+    Read,
     /// Folds, and puts an empty document with the id `id`, which may be another lane's.
     WriteTo,
     /// Folds, after reading a document of a collection that the descriptor does not list.
@@ -194,6 +198,11 @@ impl<'b> Run<'b> {
             }
             Deed::CountBatch => self.log(event).batch = Some(self.batch.len()),
             Deed::Log => (1..=script.lines).for_each(|line| log::info!("line {line} of {}", script.lines)),
+            Deed::Work => ruin::turn(u64::from(script.n) * 1_000),
+            Deed::Read => {
+                let ids: Vec<String> = (0..script.n).map(|number| format!("{}/{number}", event.id())).collect();
+                documents::get_many_text(COLLECTION, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+            }
             Deed::WriteTo => hostile::put(&mut self.answer, COLLECTION, &script.id, "{}"),
             Deed::ReadForeign => {
                 documents::get_many_text("somebody_elses", &["a"]);
