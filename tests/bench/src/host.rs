@@ -129,6 +129,14 @@ impl Process {
         Ok(Process(started.with_context(|| format!("start {}", command.get_program().display()))?))
     }
 
+    /// Waits until it has ended as it does when asked to, with what is under way committed.
+    pub async fn end(self) -> anyhow::Result<()> {
+        // There is no signal in the standard library but the one that kills.
+        let asked = Command::new("kill").arg(self.0.id().to_string()).status().context("ask the host to end")?;
+        anyhow::ensure!(asked.success(), "the host could not be asked to end: {asked}");
+        self.wait().await.map(drop)
+    }
+
     /// Its id, to look at it from outside.
     pub fn id(&self) -> u32 {
         self.0.id()

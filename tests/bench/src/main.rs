@@ -7,6 +7,7 @@
 mod backlog;
 mod calls;
 mod carts;
+mod density;
 mod detach;
 mod documents;
 mod flights;
@@ -19,9 +20,10 @@ mod neighbours;
 mod open_loop;
 mod plot;
 mod report;
+mod soak;
 mod world;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
@@ -55,6 +57,9 @@ struct Arguments {
     json: PathBuf,
     #[command(flatten)]
     neighbours: neighbours::Options,
+    /// soak: how long
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    minutes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -73,6 +78,10 @@ enum Part {
     Neighbours,
     /// What hogs get of the guest threads' time, by their weights
     Shares,
+    /// The same events and carts in one, a hundred, a thousand and ten thousand tenants
+    Density,
+    /// Hogs that come and go for half an hour, and what remains of it
+    Soak,
 }
 
 fn main() -> ExitCode {
@@ -121,6 +130,12 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Shares) {
         neighbours::shares::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Density) {
+        density::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Soak) {
+        soak::measure(&world, Duration::from_secs(60 * arguments.minutes), &svg, &mut report).await?;
     }
     report.finish(&arguments.json)
 }

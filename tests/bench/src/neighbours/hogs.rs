@@ -158,7 +158,8 @@ async fn trickle(session: Session, hogs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn insist(session: Session, processor: &str) -> anyhow::Result<()> {
+/// Resumes what stops a hog, as long as this is polled.
+pub async fn insist(session: Session, processor: &str) -> anyhow::Result<()> {
     let stopped =
         "select tenant from sandmill.exceptions where processor = $1 and tenant ^@ 'hog-' and state <> 'catching-up'";
     let stopped = session.prepare(stopped).await?;

@@ -36,6 +36,7 @@ struct Script {
     #[serde(default)]
     ms: u64,
     /// `retry-until-attempt`: the first attempt that succeeds. `work`: thousands of turns. `read`: documents.
+    /// `trap`, `spin`, `bomb`: the first attempt that only folds, if there is to be one.
     #[serde(default)]
     n: u32,
     /// `log`: how many lines.
@@ -213,6 +214,7 @@ impl<'b> Run<'b> {
             Deed::RetryUntilAttempt if self.batch.attempt() < script.n => return Err(Failure::retry(code, message)),
             Deed::RetryUntilAttempt => {}
             Deed::Stop => return Err(Failure::stop(code, message)),
+            Deed::Trap | Deed::Spin | Deed::Bomb if script.n > 0 && self.batch.attempt() >= script.n => {}
             Deed::Trap => ruin::trap(event.id()),
             Deed::Spin => ruin::spin(),
             Deed::Bomb => ruin::bomb(),
