@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test lint bench bench-neighbours bench-detach soak plugins guests
+.PHONY: help setup demo test lint bench bench-neighbours bench-density bench-detach soak plugins guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -58,7 +58,13 @@ bench-detach: setup-cc setup-postgres plugins ## one tenant far too slow for wha
 	@$(release)
 	@$(bench) detach --json target/detach.json
 
-soak: bench-detach ## the same
+bench-density: setup-cc setup-postgres plugins ## the same events in one to ten thousand tenants; five minutes
+	@$(release)
+	@$(bench) density --rounds 3 --json target/density.json
+
+soak: setup-cc setup-postgres guests ## half an hour of hogs that come and go, held against the log
+	@$(release)
+	@$(bench) soak --json target/soak.json
 
 plugins: $(call components,$(example_crates)) ## builds the example plugins into target/plugins
 	@echo "Example plugins in target/plugins: $(notdir $(example_crates))"

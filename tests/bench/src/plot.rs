@@ -8,14 +8,16 @@ const LEFT: f64 = 190.0;
 const RIGHT: f64 = 930.0;
 const TOP: f64 = 96.0;
 const STYLE: &str = "
-    :root { --paper: #ffffff; --ink: #0f172a; --faint: #475569; --grid: #e2e8f0; --aim: #b45309; --s0: #475569; --s1: #0284c7; --s2: #7c3aed; --s3: #db2777 }
+    .paper { fill: #ffffff } .grid { stroke: #e2e8f0 } .aim { stroke: #b45309 }
+    text { fill: #0f172a } .small { fill: #475569 } .told { fill: #b45309 }
+    .s0 { fill: #475569; stroke: #475569 } .s1 { fill: #0284c7; stroke: #0284c7 } .s2 { fill: #7c3aed; stroke: #7c3aed } .s3 { fill: #db2777; stroke: #db2777 }
     @media (prefers-color-scheme: dark) {
-      :root { --paper: #0f172a; --ink: #f1f5f9; --faint: #a8b5c7; --grid: #334155; --aim: #fbbf24; --s0: #cbd5e1; --s1: #38bdf8; --s2: #a78bfa; --s3: #f472b6 }
+      .paper { fill: #0f172a } .grid { stroke: #334155 } .aim { stroke: #fbbf24 }
+      text { fill: #f1f5f9 } .small { fill: #a8b5c7 } .told { fill: #fbbf24 }
+      .s0 { fill: #cbd5e1; stroke: #cbd5e1 } .s1 { fill: #38bdf8; stroke: #38bdf8 } .s2 { fill: #a78bfa; stroke: #a78bfa } .s3 { fill: #f472b6; stroke: #f472b6 }
     }
-    .paper { fill: var(--paper) } .grid { stroke: var(--grid) } .aim { stroke: var(--aim); stroke-dasharray: 5 4; stroke-width: 1.5 }
-    text { fill: var(--ink) } .small { font-size: 12px; fill: var(--faint) } .told { font-size: 12px; fill: var(--aim) } .name { font-weight: 600; font-size: 16px }
-    .s0 { fill: var(--s0); stroke: var(--s0) } .s1 { fill: var(--s1); stroke: var(--s1) } .s2 { fill: var(--s2); stroke: var(--s2) } .s3 { fill: var(--s3); stroke: var(--s3) }
-    .way { fill: none; stroke-width: 1.6; stroke-linejoin: round } .reach { stroke-width: 2; opacity: 0.55 }";
+    .small, .told { font-size: 12px } .name { font-weight: 600; font-size: 16px } .aim { stroke-dasharray: 5 4; stroke-width: 1.5 }
+    .way { stroke-width: 1.6; stroke-linejoin: round } .reach { stroke-width: 2; opacity: 0.55 }";
 
 /// From one value to another, in one of the series.
 pub struct Mark {
