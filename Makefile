@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint bench soak plugins plugins-js plugins-py guests
+.PHONY: help setup demo test test-all lint bench bench-neighbours bench-density bench-detach soak plugins plugins-js plugins-py guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -23,8 +23,8 @@ components = $(patsubst %,target/plugins/%.wasm,$(notdir $1))
 demo_plugins := $(addprefix target/demo/plugins/,cart-summary.wasm plane-log.wasm route-performance.wasm)
 
 help: ## lists the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
-	  printf 'make %-10s  %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
+	  printf 'make %-16s  %s\n' "$$name" "$$what"; done
 
 setup: setup-cc setup-wasm setup-postgres setup-lint ## installs what the other targets would find missing, and nothing else
 	@echo "Nothing is missing."
@@ -54,9 +54,21 @@ bench: setup-cc setup-postgres plugins ## compares Sandmill with native code, a 
 	@$(release)
 	@$(bench) --json target/bench.json
 
-soak: setup-cc setup-postgres plugins ## one tenant far too slow for what it gets, and what the others notice of it; three minutes
+bench-neighbours: setup-cc setup-postgres guests ## fifty quiet tenants beside hogs of all kinds, and what each hog gets; ten minutes
 	@$(release)
-	@$(bench) detach --json target/soak.json
+	@$(bench) neighbours shares --rounds 2 --json target/neighbours.json
+
+bench-detach: setup-cc setup-postgres plugins ## one tenant far too slow for what it gets, and what the others notice of it; three minutes
+	@$(release)
+	@$(bench) detach --json target/detach.json
+
+bench-density: setup-cc setup-postgres plugins ## the same events in one to ten thousand tenants; five minutes
+	@$(release)
+	@$(bench) density --rounds 3 --json target/density.json
+
+soak: setup-cc setup-postgres guests ## half an hour of hogs that come and go, held against the log
+	@$(release)
+	@$(bench) soak --json target/soak.json
 
 plugins: $(call components,$(example_crates)) ## builds the example plugins into target/plugins
 	@echo "Example plugins in target/plugins: $(notdir $(example_crates))"

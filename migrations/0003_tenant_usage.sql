@@ -18,6 +18,9 @@ create table sandmill.tenant_usage (
   error_processor text,
   error text,
   error_at timestamptz,
+  -- What its guests were refused, whether they failed of it or not: how often, and what last.
+  refusals bigint not null default 0,
+  refused text,
   -- Per second between the last two additions: worth nothing once `updated_at` is some seconds old.
   lately_cpu double precision not null default 0,
   lately_waited double precision not null default 0,

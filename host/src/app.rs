@@ -17,16 +17,16 @@ use crate::{
     model::{
         cursor::Snapshot,
         handler::{Descriptor, Handler, Reason},
-        ids::{LaneKey, ProcessorId},
+        ids::{LaneKey, ProcessorId, TenantId},
     },
     plugins::directory::{self, PluginFile},
     processor::{Ground, Processor, Standing, lane::Runner, registration, report::Instances},
-    sandbox::Sandbox,
+    sandbox::{OfTenant, Sandbox},
     scheduler::Scheduler,
     source::{OpenSource, native::Native},
     store::anchor,
     supervisor::Supervisor,
-    tenants::{Tenants, usage},
+    tenants::{self, Tenants, usage},
 };
 
 /// How a run ended, when it ended in order.
@@ -90,12 +90,38 @@ pub async fn run(
 ) -> anyhow::Result<Ended> {
     // The lock comes first: a second host must change nothing, not even the schema.
     let ready = Ready::prepare(config, db).await?;
-    let sandbox = Sandbox::new(config.limits.clone(), config.compile.clone())?;
+    let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
+    let limits = tenants.clone();
+    let of_tenant = move |tenant: &TenantId| of_tenant(&limits.limits(tenant));
+    let sandbox = Sandbox::with_tenants(config.limits.clone(), config.compile.clone(), of_tenant)?;
     let loaded = load_all(&config.plugins, &sandbox)?;
     // A call for which no instance is left is refused at once, so no more lanes run than there can be instances.
     let most_lanes = sandbox.usage().most_live / loaded.followers.len().max(1);
-    let instances = Arc::new(move || sandbox.usage().live);
-    ready.run(loaded, most_lanes, instances, until, drain, abort).await
+    let guests = Guests {
+        most_lanes,
+        instances: Arc::new({
+            let sandbox = sandbox.clone();
+            move || sandbox.usage().live
+        }),
+        refusals: Arc::new(move || sandbox.refusals_by_tenant()),
+    };
+    ready.run(loaded, tenants, guests, until, drain, abort).await
+}
+
+/// What a tenant may have in the sandbox.
+fn of_tenant(limits: &tenants::Limits) -> OfTenant {
+    OfTenant {
+        memory_bytes: (limits.memory_mib as usize) << 20,
+        calls: limits.calls as usize,
+        log_bytes_per_second: u64::from(limits.log_kib_per_second) << 10,
+    }
+}
+
+/// What the sandbox says of all guests; nothing where there is none.
+struct Guests {
+    most_lanes: usize,
+    instances: Instances,
+    refusals: usage::Refusals,
 }
 
 /// Runs handlers of this process's own code on a database, as [`run`] does with plugins.
@@ -108,7 +134,9 @@ pub async fn run_handlers(
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
     let loaded = Loaded { followers, refused: 0 };
-    Ready::prepare(config, db).await?.run(loaded, usize::MAX, Arc::new(|| 0), until, drain, abort).await
+    let guests = Guests { most_lanes: usize::MAX, instances: Arc::new(|| 0), refusals: Arc::new(Vec::new) };
+    let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
+    Ready::prepare(config, db).await?.run(loaded, tenants, guests, until, drain, abort).await
 }
 
 /// A database that is ours to work on, and fit for it.
@@ -135,16 +163,16 @@ impl<'a> Ready<'a> {
     async fn run(
         mut self,
         loaded: Loaded,
-        most_lanes: usize,
-        instances: Instances,
+        tenants: Tenants,
+        guests: Guests,
         until: Until,
         drain: impl Future<Output = ()>,
         abort: impl Future<Output = ()>,
     ) -> anyhow::Result<Ended> {
         let Loaded { followers, mut refused } = loaded;
+        let Guests { most_lanes, instances, refusals } = guests;
         let mut settings = self.config.processor.clone();
         settings.lanes_at_once = settings.lanes_at_once.min(most_lanes).max(1);
-        let tenants = Tenants::new(&self.config.tenants, &self.config.tenant_limits);
         let scheduler = Scheduler::start_for(&self.config.scheduler, tenants.weights(), &tenants.threads());
         let scheduler = scheduler.context("start the guest threads")?;
         let pages = Pages::new(self.source.clone(), settings.page_events, settings.page_kib << 10);
@@ -153,7 +181,10 @@ impl<'a> Ready<'a> {
         let lockstep = Arc::default();
         let mut pressures = self.config.processors.clone();
         let mut supervisor = Supervisor::default();
-        supervisor.spawn("tell what tenants use", usage::tell(tenants.clone(), db.clone(), supervisor.stop()));
+        supervisor.spawn(
+            "tell what tenants use",
+            usage::tell(tenants.clone(), refusals.clone(), db.clone(), supervisor.stop()),
+        );
         let ground = Ground {
             db: db.clone(),
             pages,
@@ -209,7 +240,7 @@ impl<'a> Ready<'a> {
             }
         };
         supervisor.run(drain, abort).await?;
-        usage::tell_last(&tenants, &db).await;
+        usage::tell_last(&tenants, &refusals, &db).await;
         Ok(ended)
     }
 }

@@ -167,16 +167,13 @@ fn keys() -> Vec<(String, toml::Value)> {
     leaves(&Config::default())
 }
 
-/// Settings whose value is a table with names of the operator's: one setting, not one for each name.
-const TABLES: [&str; 1] = ["tenants"];
-
 /// Every key with its value.
 fn leaves(settings: &impl Serialize) -> Vec<(String, toml::Value)> {
     fn walk(prefix: &str, table: &toml::Table, into: &mut Vec<(String, toml::Value)>) {
         for (name, value) in table {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             match value {
-                toml::Value::Table(table) if !TABLES.contains(&key.as_str()) => walk(&key, table, into),
+                toml::Value::Table(table) => walk(&key, table, into),
                 value => into.push((key, value.clone())),
             }
         }
@@ -217,7 +214,8 @@ impl Layers {
 
 /// Lays one value over the table, read as the kind its default has.
 fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
-    let known: Vec<_> = keys().into_iter().chain(named::keys(named::name(key).unwrap_or("NAME"))).collect();
+    let known: Vec<_> =
+        keys().into_iter().chain(named::keys(named::parts(key).map_or("NAME", |[_, name, _]| name))).collect();
     let Some((_, default)) = known.iter().find(|(known, _)| known == key) else {
         let near = nearest(key, known.iter().map(|(key, _)| key.clone()));
         return Err(format!("no such setting `{key}`; the nearest is {near}"));
@@ -227,12 +225,9 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
             let number = text.trim().parse().map_err(|_| format!("`{text}` is not a whole number"))?;
             toml::Value::Integer(number)
         }
-        toml::Value::Table(_) => {
-            let table = toml::from_str(&format!("table = {}", text.trim())).map(|mut t: toml::Table| t.remove("table"));
-            let Ok(Some(table @ toml::Value::Table(_))) = table else {
-                return Err(format!("`{text}` is not a table; write it like {{ acme = {{ weight = 3 }} }}"));
-            };
-            table
+        toml::Value::Array(_) => {
+            let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+            toml::Value::Array(names.map(|name| toml::Value::String(name.into())).collect())
         }
         toml::Value::Boolean(_) => {
             toml::Value::Boolean(text.trim().parse().map_err(|_| format!("`{text}` is neither true nor false"))?)
@@ -240,7 +235,8 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
         _ => toml::Value::String(text.into()),
     };
     let mut at = table;
-    let mut parts = key.split('.').peekable();
+    let parts = named::parts(key).map_or_else(|| key.split('.').collect(), Vec::from);
+    let mut parts = parts.into_iter().peekable();
     while let Some(part) = parts.next() {
         if parts.peek().is_none() {
             at.insert(part.into(), value);
@@ -306,13 +302,12 @@ mod tests {
         assert_eq!(load(None, &[], &[]).unwrap(), Config::default());
 
         let file = "[tenants.acme]\nweight = 2\n[tenants.\"globex.eu\"]\ncpu-percent = 5\n";
-        let weights = |flags| {
-            let tenants = load(Some(file), &[], flags).unwrap().tenants;
-            tenants.into_iter().map(|(name, tenant)| (name, tenant.weight)).collect::<Vec<_>>()
-        };
-        assert_eq!(weights(&[]), [("acme".into(), 2), ("globex.eu".into(), 1)]);
-        assert_eq!(weights(&["tenants={ acme = { weight = 3 } }"]), [("acme".into(), 3)]);
-        assert!(load(Some(file), &[("SANDMILL_TENANTS", "{}")], &[]).unwrap().tenants.is_empty());
+        let tenants = load(Some(file), &[], &[]).unwrap().tenants;
+        assert_eq!((tenants["acme"].weight, tenants["globex.eu"].weight), (2, 1));
+        let flags = ["tenants.globex.eu.weight=3", "tenants.new.processors=carts, log"];
+        let tenants = load(Some(file), &[], &flags).unwrap().tenants;
+        assert_eq!((tenants["globex.eu"].weight, tenants["globex.eu"].cpu_percent), (3, Some(5)));
+        assert_eq!(tenants["new"].processors, Some(vec!["carts".into(), "log".into()]));
     }
 
     #[test]
@@ -365,8 +360,8 @@ mod tests {
             "settings: limits.memory-mib = 0 is out of range; it takes 1 to 4095"
         );
         assert_eq!(
-            error(None, &[], &["tenants=acme:3"]),
-            "--set tenants=acme:3: `acme:3` is not a table; write it like { acme = { weight = 3 } }"
+            error(None, &[], &["tenants.acme.wieght=3"]),
+            "--set tenants.acme.wieght=3: no such setting `tenants.acme.wieght`; the nearest is tenants.acme.weight"
         );
         let heavy = error(Some("[tenants.acme]\nweight = 101"), &[], &[]);
         assert!(heavy.starts_with("settings: tenants.acme.weight = 101 is out of range"), "{heavy}");

@@ -109,6 +109,15 @@ impl LoadError {
 impl Sandbox {
     /// Starts an engine and the thread that advances its clock. Fails only where the machine cannot run wasmtime at all.
     pub fn new(limits: Limits, compile: compile::Config) -> anyhow::Result<Self> {
+        Self::with_tenants(limits, compile, |_| OfTenant::default())
+    }
+
+    /// The same where tenants may have what `of_tenant` says.
+    pub fn with_tenants(
+        limits: Limits,
+        compile: compile::Config,
+        of_tenant: impl Fn(&TenantId) -> OfTenant + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
         let (engine, instances) = engine::start(&limits)?;
         let (mut linker, limits) = (Linker::new(&engine), Arc::new(limits));
         bindings::add_to_linker(&mut linker)?;
@@ -117,7 +126,7 @@ impl Sandbox {
             engine,
             linker: Arc::new(linker),
             warm: Warm::new(instances, limits.warm_instances),
-            tenants: Arc::new(Tenants::new(limits.clone())),
+            tenants: Arc::new(Tenants::new(Arc::new(of_tenant))),
             limits,
             memory: Arc::default(),
             refusals: Arc::default(),

@@ -9,7 +9,7 @@ use sandmill::{
         handler::{BoxFuture, Documents, Failure, Handler},
         ids::{CollectionName, LaneKey, TenantId},
     },
-    sandbox::{Limits, Plugin, Sandbox},
+    sandbox::{Limits, OfTenant, Plugin, Sandbox},
 };
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -19,6 +19,11 @@ use crate::host::{compile, component};
 /// A sandbox with these limits.
 pub fn sandbox(limits: Limits) -> Sandbox {
     Sandbox::new(limits, compile()).expect("start a sandbox")
+}
+
+/// The same where every tenant may have so much.
+pub fn sandbox_for(limits: Limits, of_tenant: OfTenant) -> Sandbox {
+    Sandbox::with_tenants(limits, compile(), move |_| of_tenant).expect("start a sandbox")
 }
 
 /// One of the components that `make plugins` built, loaded.

@@ -31,7 +31,7 @@ async fn whatever_holds_something_back_is_named() {
     database.append("fine", "s", &[json!({})]).await;
     assert!(explain(&database, &[]).is_empty(), "nobody has ever run here");
 
-    let host = Host::start(&database, &["scripted"], &["tenants={ held = { paused = true } }"]);
+    let host = Host::start(&database, &["scripted"], &["tenants.held.paused=true"]);
     database.scripted_settles(&["acme blocked trap", "later retrying plugin:busy"]).await;
     let blocked = told(&database, &["acme"], "lane acme is blocked").await;
     assert_eq!((&blocked["gravity"], &blocked["processor"]), (&json!("stuck"), &json!("scripted")));

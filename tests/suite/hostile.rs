@@ -19,8 +19,8 @@ const TIGHT: [&str; 7] = [
     "limits.output-mib=4",
     "limits.wall-ms=60000",
     // One tenant turns on the host in ten plugins at once.
-    "limits.tenant-memory-mib=1024",
-    "limits.tenant-log-kib-per-second=1",
+    "tenant-limits.memory-mib=1024",
+    "tenant-limits.log-kib-per-second=1",
     "limits.log-line-bytes=256",
     "processor.page-events=100",
 ];

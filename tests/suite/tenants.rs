@@ -53,7 +53,7 @@ async fn what_tenants_used_is_told_and_added_up_over_hosts() {
 async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     let database = database().await;
     // One document for each stream, so many a second: the second page must wait for a hundred years, or until the rate is lifted.
-    let settings = ["processor.page-events=5", "tenants={ slow = { documents-per-second = 1 } }"];
+    let settings = ["processor.page-events=5", "tenants.slow.documents-per-second=1"];
     let host = Host::start(&database, &["scripted"], &settings);
     let append = async |round: usize| {
         for stream in 0..20 {
@@ -83,7 +83,7 @@ async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     // Whoever has waited for a time told by a rate need not wait for it once there is none.
     let session = database.db.connect("test").await.unwrap();
     session.execute("update sandmill.exceptions set next_at = now()", &[]).await.unwrap();
-    let ended = catch_up(&database, &["scripted"], &["tenants={ slow = { documents-per-second = 0 } }"]).await;
+    let ended = catch_up(&database, &["scripted"], &["tenants.slow.documents-per-second=0"]).await;
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
     assert_scripted_log(&database, "true").await;
 }
@@ -100,8 +100,8 @@ async fn whom_the_settings_make_wait_goes_on_from_where_it_stood() {
     let ended = catch_up(&database, &["scripted"], &[]).await;
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
     append().await;
-    let settings = "tenants={ paused = { paused = true }, elsewhere = { processors = [\"other\"] } }";
-    let Ended::Blocked(lanes) = catch_up(&database, &["scripted"], &[settings]).await else { panic!("nobody waits") };
+    let settings = ["tenants.paused.paused=true", "tenants.elsewhere.processors=other"];
+    let Ended::Blocked(lanes) = catch_up(&database, &["scripted"], &settings).await else { panic!("nobody waits") };
     let mut told: Vec<_> = lanes.iter().map(|lane| lane.reason.to_string()).collect();
     told.sort();
     assert_eq!(

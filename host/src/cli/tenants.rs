@@ -41,7 +41,7 @@ pub(super) struct TenantsArgs {
     #[arg(long, default_value_t = 20)]
     limit: u32,
     /// Print one JSON object: {"tenants": [{"tenant", "cpuSeconds", "cpuNow", "rate", "waitedSeconds", "waitedNow", "throttledSeconds", "events", "documents", "bytes",
-    /// "lagEvents", "lagSeconds", "lanesBehind", "failures", "lastError", "lastErrorAt"}]}
+    /// "lagEvents", "lagSeconds", "lanesBehind", "failures", "lastError", "lastErrorAt", "refusals", "lastRefusal"}]}
     #[arg(long)]
     json: bool,
 }
@@ -132,6 +132,14 @@ fn show(tenants: &[TenantStatus], more: bool, screen: Screen, now: SystemTime) -
         text.push_str("there are more; --limit 0 shows all of them\n");
     }
     for tenant in tenants {
+        if let Some(refusal) = &tenant.last_refusal {
+            let times = output::count(u64::try_from(tenant.refusals).unwrap_or(0), "time");
+            text.push_str(&format!(
+                "{} was refused something {times}, last: {}\n",
+                tenant.tenant,
+                output::harmless(refusal)
+            ));
+        }
         let Some(error) = &tenant.last_error else { continue };
         let at = tenant.last_error_at.as_deref().and_then(|at| time::parse(at).ok()).map(time::from_micros);
         let ago = at.map_or(0.0, |at| now.duration_since(at).unwrap_or_default().as_secs_f64());
@@ -170,6 +178,8 @@ mod tests {
             lag_seconds: 130.0,
             lanes_behind: 1,
             failures: 2,
+            refusals: 7,
+            last_refusal: Some("log-lines: more than 100 in one call".into()),
             last_error: Some("door-watch: trap: out of bounds\u{1b}[31m".into()),
             last_error_at: Some("2026-01-02T03:04:05Z".into()),
         };
@@ -180,6 +190,7 @@ mod tests {
             "TENANT       CPU   NOW   HELD   EVENTS  DOCUMENTS  WRITTEN     LAG    AGE  FAILURES\n\
              acme    1234.6 s  0.99  2 min  1200000     300000    3 GiB  >10000  2 min         2\n\
              there are more; --limit 0 shows all of them\n\
+             acme was refused something 7 times, last: log-lines: more than 100 in one call\n\
              acme, 2 min ago: door-watch: trap: out of bounds\u{fffd}[31m\n"
         );
     }

@@ -6,19 +6,21 @@
 use super::named;
 
 /// A group of settings, the name of its struct, and the file that declares it.
-const SOURCES: [(&str, &str, &str); 7] = [
+const SOURCES: [(&str, &str, &str); 8] = [
     ("", "Config", include_str!("../config.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
     ("processors", "Settings", include_str!("../processor/pressure.rs")),
     ("scheduler", "Config", include_str!("../scheduler.rs")),
     ("limits", "Limits", include_str!("../sandbox/limits.rs")),
     ("tenant-limits", "Limits", include_str!("../tenants/settings.rs")),
+    ("tenants", "Settings", include_str!("../tenants/settings.rs")),
     ("compile", "Config", include_str!("../sandbox/compile.rs")),
 ];
 
 /// What a setting is, without the full stop; empty where nothing is known of it.
 pub(super) fn meaning(key: &str) -> String {
-    let (group, name) = named::without_name(key).or(key.rsplit_once('.')).unwrap_or(("", key));
+    let of_named = named::parts(key).map(|[group, _, name]| (group, name));
+    let (group, name) = of_named.or(key.rsplit_once('.')).unwrap_or(("", key));
     let source = SOURCES.iter().find(|(known, ..)| *known == group);
     let documented = source.and_then(|(_, holder, text)| documentation(text, holder, &name.replace('-', "_")));
     let sentence = documented.unwrap_or_default();

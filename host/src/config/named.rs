@@ -1,39 +1,44 @@
-//! Settings of things that the operator names: `processors.NAME.back-pressure`, and so on.
+//! Settings of things that have names of their own: `processors.NAME.back-pressure`, `tenants.NAME.weight`, and so on.
 //!
-//! Such a group has no keys of its own until somebody names one, so its keys are made from the name at hand. In a variable's name `_` stands for
-//! `-`: the ids of processors have no `_`, so that what is meant is never in doubt.
+//! Such a group has no keys of its own until somebody names one, so its keys are made from the name at hand. A key is the group, the name and the setting: a
+//! tenant's name may have dots in it. In a variable's name `_` stands for `-`; the ids of processors have no `_` and no capital letters, so that what is meant
+//! is never in doubt, which cannot be said of tenants: variables know no single ones.
 
 use super::{leaves, variable};
-use crate::processor::pressure;
+use crate::{processor::pressure, tenants};
 
-/// The group's name, as keys begin.
-const PROCESSORS: &str = "processors";
+/// The groups, and whether variables can name what is in them.
+const GROUPS: [(&str, bool); 2] = [("processors", true), ("tenants", false)];
 
-/// The keys that a processor of this name has, with their defaults.
+/// The keys that something of this name has in a group, with their defaults.
+fn keys_in(group: &str, name: &str) -> Vec<(String, toml::Value)> {
+    let leaves = match group {
+        "tenants" => leaves(&tenants::Settings::every()),
+        _ => leaves(&pressure::Settings::default()),
+    };
+    leaves.into_iter().map(|(key, value)| (format!("{group}.{name}.{key}"), value)).collect()
+}
+
+/// The keys that things of this name have, in all groups.
 pub(super) fn keys(name: &str) -> Vec<(String, toml::Value)> {
-    let keys = leaves(&pressure::Settings::default()).into_iter();
-    keys.map(|(key, value)| (format!("{PROCESSORS}.{name}.{key}"), value)).collect()
+    GROUPS.iter().flat_map(|(group, _)| keys_in(group, name)).collect()
 }
 
-/// The name in a key of the group.
-pub(super) fn name(key: &str) -> Option<&str> {
-    let (name, _) = key.strip_prefix(PROCESSORS)?.strip_prefix('.')?.split_once('.')?;
-    (!name.is_empty()).then_some(name)
+/// The group, the name and the setting of a key, where it is of a group.
+pub(super) fn parts(key: &str) -> Option<[&str; 3]> {
+    let (group, rest) = key.split_once('.')?;
+    let (name, setting) = rest.rsplit_once('.')?;
+    (GROUPS.iter().any(|(known, _)| *known == group) && !name.is_empty()).then_some([group, name, setting])
 }
 
-/// The key without the name in it, where it is of the group.
-pub(super) fn without_name(key: &str) -> Option<(&'static str, &str)> {
-    let (_, setting) = key.split_once(&format!(".{}.", name(key)?))?;
-    Some((PROCESSORS, setting))
-}
-
-/// The key that a variable stands for, where it is of the group.
+/// The key that a variable stands for, where it is of a group whose names variables can tell.
 pub(super) fn key_of(variable_name: &str) -> Option<String> {
-    keys("").into_iter().find_map(|(key, _)| {
+    let groups = GROUPS.iter().filter(|(_, by_variable)| *by_variable);
+    groups.flat_map(|(group, _)| keys_in(group, "")).find_map(|(key, _)| {
         let (before, after) = key.split_once("..")?;
         let rest = variable_name.strip_prefix(&format!("{}_", variable(before)))?;
-        let after = after.to_uppercase().replace('-', "_");
-        let name = rest.strip_suffix(&format!("_{after}"))?.to_lowercase().replace('_', "-");
-        Some(format!("{before}.{name}.{}", key.rsplit_once('.')?.1))
+        let setting = after.to_uppercase().replace('-', "_");
+        let name = rest.strip_suffix(&format!("_{setting}"))?.to_lowercase().replace('_', "-");
+        Some(format!("{before}.{name}.{after}"))
     })
 }

@@ -66,7 +66,8 @@ impl Resolved {
     /// Every setting there is: those of no group first, then group by group.
     pub fn settings(&self) -> Vec<Setting> {
         let mut defaults: BTreeMap<_, _> = keys().into_iter().collect();
-        defaults.extend(self.config.processors.keys().flat_map(|name| named::keys(name)));
+        let named = self.config.processors.keys().chain(self.config.tenants.keys());
+        defaults.extend(named.flat_map(|name| named::keys(name)));
         // What TOML holds as text or number has a form in JSON.
         let json = |value: Option<&toml::Value>| serde_json::to_value(value).unwrap_or_default();
         let mut settings: Vec<Setting> = leaves(&self.config)

@@ -67,14 +67,14 @@ fn out_of(denied: Denied, last_words: &str) -> Failure {
         Denied::TenantMemory(bytes) => Failure::Retry(Reason::new(
             "tenant-memory-limit",
             format!(
-                "asked for {} MiB while other calls of the tenant hold what all together may have (limits.tenant-memory-mib){last_words}",
+                "asked for {} MiB while other calls of the tenant hold what all together may have (tenant-limits.memory-mib){last_words}",
                 mib(bytes)
             ),
         )),
         Denied::TenantMemoryAlone(bytes) => block(
             "tenant-memory-limit",
             format!(
-                "asked for {} MiB, more than all instances of the tenant may have (limits.tenant-memory-mib){last_words}",
+                "asked for {} MiB, more than all instances of the tenant may have (tenant-limits.memory-mib){last_words}",
                 mib(bytes)
             ),
         ),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ids::TenantId, json};
+use crate::model::json;
 
 const MIB: usize = 1 << 20;
 
@@ -19,14 +19,6 @@ pub struct Limits {
     /// `memory-mib` at once, or some 250 instances of an ordinary guest in Rust or JavaScript, 40 in Python. Counted is what a guest can touch, though
     /// pages that it only reads are shared with the file's other instances: a half is resident of a Python guest's, and any of it may become so.
     pub plugin_memory_mib: usize,
-    /// Linear memory of all instances of one tenant, of whatever plugins, MiB; idle ones give way first. Default 256: half of what a plugin may have, so that
-    /// no tenant takes all of a plugin's from the others.
-    pub tenant_memory_mib: usize,
-    /// Calls of one tenant at once; one more waits for its turn, and its time starts when it has it. Default 64: a quarter of `instances`.
-    pub tenant_calls: usize,
-    /// What one tenant's guests may log over time, KiB a second; after a quiet time it may be as much as that for ten seconds at once. More is counted and dropped.
-    /// Default 32: some 300 lines a second. 0 drops all.
-    pub tenant_log_kib_per_second: u32,
     /// Guest CPU time of one call, milliseconds. Time that the guest waits for the host is not counted, nor is time that its thread waits
     /// for a core. Default 1000: over a hundred times what a full batch costs the example plugins.
     pub cpu_ms: u64,
@@ -66,9 +58,6 @@ impl Default for Limits {
         Limits {
             memory_mib: 64,
             plugin_memory_mib: 512,
-            tenant_memory_mib: 256,
-            tenant_calls: 64,
-            tenant_log_kib_per_second: 32,
             cpu_ms: 1_000,
             wall_ms: 10_000,
             output_mib: 16,
@@ -98,16 +87,14 @@ pub struct OfTenant {
     pub log_bytes_per_second: u64,
 }
 
-impl Limits {
-    /// The limits of a tenant, asked for when it is met. All tenants have the same.
-    pub fn of(&self, _tenant: &TenantId) -> OfTenant {
-        OfTenant {
-            memory_bytes: self.tenant_memory_mib * MIB,
-            calls: self.tenant_calls,
-            log_bytes_per_second: u64::from(self.tenant_log_kib_per_second) << 10,
-        }
+/// What a tenant has where nobody said anything else.
+impl Default for OfTenant {
+    fn default() -> Self {
+        OfTenant { memory_bytes: 256 * MIB, calls: 64, log_bytes_per_second: 32 << 10 }
     }
+}
 
+impl Limits {
     /// Linear memory of one instance, bytes.
     pub fn memory_bytes(&self) -> usize {
         self.memory_mib * MIB
@@ -148,9 +135,6 @@ impl Limits {
         let ranges = [
             ("memory-mib", self.memory_mib, 1, 4095),
             ("plugin-memory-mib", self.plugin_memory_mib, self.memory_mib, 1 << 20),
-            ("tenant-memory-mib", self.tenant_memory_mib, self.memory_mib, 1 << 20),
-            ("tenant-calls", self.tenant_calls, 1, 8_000),
-            ("tenant-log-kib-per-second", self.tenant_log_kib_per_second as usize, 0, 1_000_000),
             ("cpu-ms", self.cpu_ms as usize, 2, 3_600_000),
             ("wall-ms", self.wall_ms as usize, 2, 86_400_000),
             ("output-mib", self.output_mib, 1, 1024),

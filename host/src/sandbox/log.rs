@@ -111,7 +111,7 @@ impl Log {
         for (class, lines, message) in [
             ("log-lines", dropped, "logged more lines in one call than it may (limits.log-lines)"),
             ("log-line-bytes", cut, "logged longer lines than it may (limits.log-line-bytes)"),
-            ("log-volume", flooded, "logged more over time than it may (limits.tenant-log-kib-per-second)"),
+            ("log-volume", flooded, "logged more over time than it may (tenant-limits.log-kib-per-second)"),
         ] {
             refusals.add_for(id, u64::from(lines), || Reason::new(class, message));
         }
@@ -126,7 +126,7 @@ impl Log {
                 processor,
                 tenant = id.map(TenantId::as_str),
                 dropped,
-                "log lines over limits.log-lines or limits.tenant-log-kib-per-second were dropped"
+                "log lines over limits.log-lines or tenant-limits.log-kib-per-second were dropped"
             );
         }
     }

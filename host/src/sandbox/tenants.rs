@@ -15,7 +15,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::limits::{Limits, OfTenant};
+use super::limits::OfTenant;
 use crate::model::ids::TenantId;
 
 /// Tenants that are kept before anybody looks which of them are idle.
@@ -25,9 +25,12 @@ const BURST: Duration = Duration::from_secs(10);
 /// How often the host says that a tenant's lines are dropped.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
+/// Says what a tenant may have.
+pub(super) type Of = Arc<dyn Fn(&TenantId) -> OfTenant + Send + Sync>;
+
 /// All tenants that did something lately.
 pub(super) struct Tenants {
-    limits: Arc<Limits>,
+    limits: Of,
     known: Mutex<Known>,
 }
 
@@ -37,7 +40,7 @@ struct Known {
 }
 
 impl Tenants {
-    pub(super) fn new(limits: Arc<Limits>) -> Self {
+    pub(super) fn new(limits: Of) -> Self {
         Tenants { limits, known: Mutex::new(Known { tenants: HashMap::new(), sweep_at: FIRST_SWEEP }) }
     }
 
@@ -53,7 +56,7 @@ impl Tenants {
             // Whoever is left is busy: looking again pays when there are twice as many.
             known.sweep_at = FIRST_SWEEP.max(known.tenants.len() * 2);
         }
-        let tenant = Arc::new(Tenant::new(id.clone(), self.limits.of(id)));
+        let tenant = Arc::new(Tenant::new(id.clone(), (self.limits)(id)));
         known.tenants.insert(id.clone(), tenant.clone());
         tenant
     }
@@ -189,7 +192,7 @@ mod tests {
 
     #[test]
     fn tenants_that_rest_are_forgotten() {
-        let tenants = Tenants::new(Arc::default());
+        let tenants = Tenants::new(Arc::new(|_| OfTenant::default()));
         let id = |number: usize| TenantId::parse(&format!("t{number}")).unwrap();
         let held = tenants.of(&id(0));
         assert!(held.take(7));

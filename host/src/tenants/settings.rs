@@ -7,10 +7,18 @@ use crate::model::{
     ids::{ProcessorId, TenantId},
 };
 
-/// What every tenant may use, in all its instances and processors together. 0 sets no bound.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+/// What every tenant may use, in all its instances and processors together.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Limits {
+    /// Linear memory of all instances of one tenant, of whatever plugins, MiB; idle ones give way first. Default 256: half of what a plugin may have, so that
+    /// no tenant takes all of a plugin's from the others.
+    pub memory_mib: u32,
+    /// Calls of one tenant at once; one more waits for its turn, and its time starts when it has it. Default 64: a quarter of `limits.instances`.
+    pub calls: u32,
+    /// What one tenant's guests may log over time, KiB a second; after a quiet time it may be as much as that for ten seconds at once. More is counted and
+    /// dropped. Default 32: some 300 lines a second. 0 drops all.
+    pub log_kib_per_second: u32,
     /// CPU time of a tenant's guests, percent of one core. Default 0, no bound: where time is scarce it is shared by weight, and where it is not, nobody
     /// gains by letting it pass.
     pub cpu_percent: u32,
@@ -18,6 +26,19 @@ pub struct Limits {
     pub documents_per_second: u32,
     /// Documents and dead letters of a tenant that may be written in a second, KiB. Default 0, no bound, as above.
     pub written_kib_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            memory_mib: 256,
+            calls: 64,
+            log_kib_per_second: 32,
+            cpu_percent: 0,
+            documents_per_second: 0,
+            written_kib_per_second: 0,
+        }
+    }
 }
 
 /// What differs for one tenant.
@@ -34,13 +55,22 @@ pub struct Settings {
     /// The processors that may handle its events; in all others its lanes wait as if they were paused. Default: all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processors: Option<Vec<String>>,
-    /// As in `tenant-limits`.
+    /// Instead of `tenant-limits.memory-mib`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u32>,
+    /// Instead of `tenant-limits.calls`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calls: Option<u32>,
+    /// Instead of `tenant-limits.log-kib-per-second`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_kib_per_second: Option<u32>,
+    /// Instead of `tenant-limits.cpu-percent`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u32>,
-    /// As in `tenant-limits`.
+    /// Instead of `tenant-limits.documents-per-second`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub documents_per_second: Option<u32>,
-    /// As in `tenant-limits`.
+    /// Instead of `tenant-limits.written-kib-per-second`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub written_kib_per_second: Option<u32>,
 }
@@ -52,6 +82,9 @@ impl Default for Settings {
             threads: 0,
             paused: false,
             processors: None,
+            memory_mib: None,
+            calls: None,
+            log_kib_per_second: None,
             cpu_percent: None,
             documents_per_second: None,
             written_kib_per_second: None,
@@ -66,6 +99,15 @@ impl Limits {
     }
 
     fn check_as(&self, place: &str) -> Result<(), String> {
+        for (name, value, low, high) in [("memory-mib", self.memory_mib, 1, 1 << 20), ("calls", self.calls, 1, 8_000)] {
+            if value < low || value > high {
+                return Err(format!("{place}.{name} = {value} is out of range; it takes {low} to {high}"));
+            }
+        }
+        if self.log_kib_per_second > 1_000_000 {
+            let given = self.log_kib_per_second;
+            return Err(format!("{place}.log-kib-per-second = {given} is out of range; it takes 0 to 1000000"));
+        }
         let ranges = [
             ("cpu-percent", self.cpu_percent, 100 * 256),
             ("documents-per-second", self.documents_per_second, 1_000_000_000),
@@ -83,6 +125,20 @@ impl Limits {
 }
 
 impl Settings {
+    /// Settings in which nothing is left out, to know what there is.
+    pub fn every() -> Self {
+        Settings {
+            processors: Some(Vec::new()),
+            memory_mib: Some(0),
+            calls: Some(0),
+            log_kib_per_second: Some(0),
+            cpu_percent: Some(0),
+            documents_per_second: Some(0),
+            written_kib_per_second: Some(0),
+            ..Settings::default()
+        }
+    }
+
     /// Refuses what cannot be meant of the tenant with this name.
     pub fn check(&self, name: &str) -> Result<(), String> {
         let place = format!("tenants.{name}");
@@ -104,6 +160,9 @@ impl Settings {
 
     pub(super) fn limits(&self, all: &Limits) -> Limits {
         Limits {
+            memory_mib: self.memory_mib.unwrap_or(all.memory_mib),
+            calls: self.calls.unwrap_or(all.calls),
+            log_kib_per_second: self.log_kib_per_second.unwrap_or(all.log_kib_per_second),
             cpu_percent: self.cpu_percent.unwrap_or(all.cpu_percent),
             documents_per_second: self.documents_per_second.unwrap_or(all.documents_per_second),
             written_kib_per_second: self.written_kib_per_second.unwrap_or(all.written_kib_per_second),

@@ -37,8 +37,12 @@ pub struct TenantStatus {
     pub lag_seconds: f64,
     /// Its lanes that are behind their processors' cursors.
     pub lanes_behind: i64,
-    /// Calls that failed or were refused something.
+    /// Times that one of its lanes stopped: it failed, or asked to.
     pub failures: i64,
+    /// Times that its guests were refused something, whether they failed of it or not.
+    pub refusals: i64,
+    /// What they were refused last.
+    pub last_refusal: Option<String>,
     /// What went wrong last, with its processor.
     pub last_error: Option<String>,
     /// When, RFC 3339.
@@ -94,6 +98,8 @@ pub async fn read(
         lanes_behind: row.get(13),
         lag_events: row.get(14),
         lag_seconds: row.get(15),
+        refusals: row.get(16),
+        last_refusal: row.get(17),
     };
     Ok(rows.iter().map(of_row).collect())
 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -42,8 +42,12 @@ pub struct Used {
     pub documents: u64,
     /// Bytes of documents and dead letters written.
     pub bytes: u64,
-    /// Calls that failed or were refused something.
+    /// Times that one of its lanes stopped: it failed, or asked to.
     pub failures: u64,
+    /// Times that its guests were refused something, whether they failed of it or not.
+    pub refusals: u64,
+    /// What they were refused last.
+    pub last_refusal: Option<Reason>,
     /// The last failure.
     pub last_error: Option<LastError>,
 }
@@ -75,6 +79,8 @@ impl Used {
         self.documents += later.documents;
         self.bytes += later.bytes;
         self.failures += later.failures;
+        self.refusals += later.refusals;
+        self.last_refusal = later.last_refusal.or(self.last_refusal.take());
         self.last_error = later.last_error.or(self.last_error.take());
     }
 }
@@ -106,8 +112,11 @@ impl Usage {
     }
 }
 
+/// What guests were refused since this was asked last: by tenant how often, and the last reason.
+pub type Refusals = Arc<dyn Fn() -> Vec<(TenantId, u64, Reason)> + Send + Sync>;
+
 /// Adds to the sums until told to stop. A database that cannot be told is told later.
-pub async fn tell(tenants: super::Tenants, db: Db, mut stop: Stop) -> anyhow::Result<()> {
+pub async fn tell(tenants: super::Tenants, refusals: Refusals, db: Db, mut stop: Stop) -> anyhow::Result<()> {
     let (mut session, mut since) = (None, Instant::now());
     loop {
         tokio::select! {
@@ -118,7 +127,7 @@ pub async fn tell(tenants: super::Tenants, db: Db, mut stop: Stop) -> anyhow::Re
             session = db.connect("tenants").await.ok();
         }
         let Some(session) = &session else { continue };
-        match tell_once(&tenants, session, since.elapsed()).await {
+        match tell_once(&tenants, &refusals, session, since.elapsed()).await {
             Ok(()) => since = Instant::now(),
             Err(error) => tracing::debug!(error = describe(&error), "what tenants used will be told later"),
         }
@@ -126,15 +135,26 @@ pub async fn tell(tenants: super::Tenants, db: Db, mut stop: Stop) -> anyhow::Re
 }
 
 /// Adds what is left when a host ends. If the database cannot be told now, it never will.
-pub async fn tell_last(tenants: &super::Tenants, db: &Db) {
-    let told = async { tell_once(tenants, &db.connect("tenants").await?, EVERY).await };
+pub async fn tell_last(tenants: &super::Tenants, refusals: &Refusals, db: &Db) {
+    let told = async { tell_once(tenants, refusals, &db.connect("tenants").await?, EVERY).await };
     if let Err(error) = told.await {
         tracing::warn!(error = describe(&error), "what tenants used last is lost: their sums could not be added to");
     }
 }
 
 /// Adds what was used in the time that has passed to the sums.
-pub async fn tell_once(tenants: &super::Tenants, session: &Session, passed: Duration) -> Result<(), Error> {
+async fn tell_once(
+    tenants: &super::Tenants,
+    refusals: &Refusals,
+    session: &Session,
+    passed: Duration,
+) -> Result<(), Error> {
+    for (tenant, times, last) in refusals() {
+        tenants.count(&tenant, |used| {
+            used.refusals += times;
+            used.last_refusal = Some(last);
+        });
+    }
     let untold: Vec<(TenantId, Used)> = tenants.usage().take().into_iter().collect();
     for (index, chunk) in untold.chunks(AT_ONCE).enumerate() {
         if let Err(error) = add(session, chunk, passed).await {
@@ -162,8 +182,10 @@ async fn add(session: &Session, used: &[(TenantId, Used)], passed: Duration) -> 
     let tenants: Vec<&str> = used.iter().map(|(tenant, _)| tenant.as_str()).collect();
     let processors: Vec<Option<&str>> = errors().map(|error| Some(error?.processor.as_str())).collect();
     let reasons: Vec<Option<String>> = errors().map(|error| Some(error?.reason.to_string())).collect();
+    let refused: Vec<Option<String>> =
+        used.iter().map(|(_, used)| Some(used.last_refusal.as_ref()?.to_string())).collect();
     let times: Vec<Option<SystemTime>> = errors().map(|error| Some(error?.at)).collect();
-    let parameters: [&(dyn ToSql + Sync); 12] = [
+    let parameters: [&(dyn ToSql + Sync); 14] = [
         &passed.as_secs_f64(),
         &tenants,
         &seconds(|used| used.cpu),
@@ -176,6 +198,8 @@ async fn add(session: &Session, used: &[(TenantId, Used)], passed: Duration) -> 
         &processors,
         &reasons,
         &times,
+        &column(|used| used.refusals as i64),
+        &refused,
     ];
     session.execute(include_str!("usage/add.sql"), &parameters).await?;
     Ok(())

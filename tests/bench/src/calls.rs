@@ -29,9 +29,10 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let carts = (0..CARTS)
         .map(|cart| (format!("cart-{cart}"), json!({"items": 3, "total": 4_500, "status": "open"}).to_string().into()));
     let documents: Arc<dyn Documents> = Arc::new(InMemory(carts.collect()));
-    let meter = Arc::default();
+    let added = item();
+    let (tenant, meter) = (TenantId::parse("acme")?, Arc::default());
     let calls = async |handler: &Arc<dyn Handler>, events: usize, fresh: bool| -> anyhow::Result<f64> {
-        let batch = Arc::new(batch(&TenantId::parse("acme")?, events)?);
+        let batch = Arc::new(batch(&tenant, events, &added)?);
         let mut seconds = 0.0;
         for _ in 0..CALLS {
             if fresh {
@@ -65,10 +66,14 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Items added to a hundred carts of one tenant.
-pub fn batch(tenant: &TenantId, events: usize) -> anyhow::Result<Batch> {
+/// What is added to a cart.
+pub fn item() -> String {
+    json!({"sku": "product-12", "quantity": 2, "price": 499, "note": "x".repeat(120)}).to_string()
+}
+
+/// A batch of a tenant's events with this data.
+pub fn batch(tenant: &TenantId, events: usize, data: &str) -> anyhow::Result<Batch> {
     let event = |number: usize| {
-        let data = json!({"sku": "product-12", "quantity": 2, "price": 499, "note": "x".repeat(120)});
         Arc::new(Event {
             position: number as i64 + 1,
             id: format!("00000000-0000-4000-8000-{number:012}").into(),
@@ -77,7 +82,7 @@ pub fn batch(tenant: &TenantId, events: usize) -> anyhow::Result<Batch> {
             stream: format!("cart-{}", number % CARTS).into(),
             version: (number / CARTS) as i64 + 1,
             recorded_at: 0,
-            data: data.to_string().into(),
+            data: data.into(),
             metadata: "{}".into(),
         })
     };

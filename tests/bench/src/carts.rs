@@ -14,12 +14,7 @@ use crate::{
 
 const PART: &str = "carts";
 pub const COLLECTION: &str = "cart_summary";
-/// Events, mixed by a hash of their number; versions follow each other in every stream.
-const EVENTS: &str = r#"insert into sandmill.events (tenant, stream, version, type, data)
-  select 'tenant-' || cart % 100, 'cart-' || cart, row_number() over (partition by cart order by n), 'ItemAdded',
-    json_build_object('sku', 'product-' || n % 997, 'quantity', n % 5 + 1, 'price', n % 1000, 'note', repeat('x', 120))
-  from (select n, (hashint4(n) & 2147483647) % 10000 as cart from generate_series(1, 200000) n) numbered
-  order by n"#;
+const TENANTS: usize = 100;
 
 /// Measures events a second of each, and how they compare.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
@@ -67,7 +62,18 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
 pub async fn load(world: &World, name: &str) -> anyhow::Result<Database> {
     let database = world.database(name).await?;
     eprintln!("making 200,000 events of carts");
-    database.session.batch_execute(EVENTS).await?;
+    database.session.batch_execute(&events(TENANTS)).await?;
     database.session.batch_execute("vacuum analyze sandmill.events").await?;
     Ok(database)
+}
+
+/// Makes the events, mixed by a hash of their number, of carts that so many tenants share; versions follow each other in every stream.
+pub fn events(tenants: usize) -> String {
+    format!(
+        "insert into sandmill.events (tenant, stream, version, type, data)
+         select 'tenant-' || cart % {tenants}, 'cart-' || cart, row_number() over (partition by cart order by n), 'ItemAdded',
+           json_build_object('sku', 'product-' || n % 997, 'quantity', n % 5 + 1, 'price', n % 1000, 'note', repeat('x', 120))
+         from (select n, (hashint4(n) & 2147483647) % 10000 as cart from generate_series(1, 200000) n) numbered
+         order by n"
+    )
 }

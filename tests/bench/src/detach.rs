@@ -13,7 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use sandmill::{
     app::{self, Follower, Until},
     db::Session,
@@ -28,7 +27,7 @@ use sandmill::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    machine,
+    backlog, machine,
     open_loop::OpenLoop,
     report::{Report, quantile},
     world::{Database, World, table},
@@ -36,6 +35,9 @@ use crate::{
 
 const PART: &str = "detach";
 const COLLECTION: &str = "ledger";
+const SLOW: &str = "slow";
+/// Streams of its events.
+const STREAMS: usize = 7;
 const BACKLOG: usize = 20_000;
 const SLOW_EVENT: Duration = Duration::from_millis(5);
 /// Between two events of the slow tenant, once it has its backlog.
@@ -73,13 +75,13 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     })
     .await?;
 
-    let others = OpenLoop::new(&database, COLLECTION).await?;
+    let others = OpenLoop::new(&database, COLLECTION, 8).await?;
     others.run(OTHERS, Duration::from_secs(3)).await?;
     let before = others.run(OTHERS, MEASURED).await?;
     let memory_before = machine::memory_now(std::process::id());
 
     let growing = Arc::new(AtomicBool::new(true));
-    append(&database.session, BACKLOG).await?;
+    backlog::append(&database.session, SLOW, STREAMS, "{}", BACKLOG).await?;
     let growth = tokio::spawn(grow(database.db.connect("bench growth").await?, growing.clone()));
     until("the slow lane has a row", async || Ok(lanes_behind(&database).await? == ["slow catching-up"])).await?;
     let watched = AtomicBool::new(true);
@@ -140,22 +142,11 @@ async fn memory_while(watched: &AtomicBool) -> Vec<f64> {
     samples
 }
 
-/// Appends events of the slow tenant, to some streams in turn.
-async fn append(session: &Session, count: usize) -> anyhow::Result<()> {
-    for (number, chunk) in (0..count).collect::<Vec<_>>().chunks(500).enumerate() {
-        let (types, data) = (vec!["Worked"; chunk.len()], vec!["{}"; chunk.len()]);
-        let stream = format!("s{}", number % 7);
-        let sql = "select count(*) from sandmill.append('slow', $1, $2, $3::text[]::json[])";
-        session.query_one(sql, &[&stream, &types, &data]).await.context("append a backlog")?;
-    }
-    Ok(())
-}
-
 async fn grow(session: Session, growing: Arc<AtomicBool>) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(GROWTH);
     while growing.load(Relaxed) {
         ticks.tick().await;
-        append(&session, 1).await?;
+        backlog::append(&session, SLOW, STREAMS, "{}", 1).await?;
     }
     Ok(())
 }
@@ -237,7 +228,7 @@ impl Ledger {
             entries.entry(stream).or_insert(entry);
         }
         for event in &batch.events {
-            if event.tenant.as_str() == "slow" && self.slow.load(Relaxed) {
+            if event.tenant.as_str() == SLOW && self.slow.load(Relaxed) {
                 compute(SLOW_EVENT).await;
             }
             if let Some(entry) = entries.get_mut(&*event.stream) {

@@ -98,16 +98,48 @@ pub struct Process(Child);
 impl Process {
     /// Starts it on a folder of plugins.
     pub fn start(binary: &Path, database: &Database, folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
-        let child = Command::new(binary)
+        Self::spawn(Self::command(binary, &database.address, folder, arguments).env("SANDMILL_LOG", "warn"))
+    }
+
+    /// The same with another address, and a log that tells what it tells users, to a file: whoever writes much to it pays for it.
+    pub fn start_talking(
+        binary: &Path,
+        address: &str,
+        folder: &Path,
+        arguments: &[&str],
+        log: &Path,
+    ) -> anyhow::Result<Self> {
+        let log = std::fs::File::create(log).with_context(|| format!("write {}", log.display()))?;
+        Self::spawn(Self::command(binary, address, folder, arguments).env("SANDMILL_LOG", "info").stderr(log))
+    }
+
+    fn command(binary: &Path, address: &str, folder: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary);
+        command
             .args(["run", "--plugins"])
             .arg(folder)
             .args(arguments)
-            .env("DATABASE_URL", &database.address)
-            .env("SANDMILL_LOG", "warn")
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("start {}", binary.display()))?;
-        Ok(Process(child))
+            .env("DATABASE_URL", address)
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        let started = command.spawn();
+        Ok(Process(started.with_context(|| format!("start {}", command.get_program().display()))?))
+    }
+
+    /// Waits until it has ended as it does when asked to, with what is under way committed.
+    pub async fn end(self) -> anyhow::Result<()> {
+        // There is no signal in the standard library but the one that kills.
+        let asked = Command::new("kill").arg(self.0.id().to_string()).status().context("ask the host to end")?;
+        anyhow::ensure!(asked.success(), "the host could not be asked to end: {asked}");
+        self.wait().await.map(drop)
+    }
+
+    /// Its id, to look at it from outside.
+    pub fn id(&self) -> u32 {
+        self.0.id()
     }
 
     /// Waits until it ends well, and says the most memory it held, MiB.

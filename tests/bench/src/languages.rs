@@ -43,7 +43,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
         add("load from the cache", "s", vec![loaded]);
 
         let call = async |tenant: &TenantId, events: usize| {
-            let (batch, handler) = (Arc::new(calls::batch(tenant, events)?), plugin.clone());
+            let (batch, handler) = (Arc::new(calls::batch(tenant, events, &calls::item())?), plugin.clone());
             let began = Instant::now();
             let effects = scheduler.run(tenant, Class::Live, handler.handle(batch, documents.clone())).await;
             effects.map_err(|failure| anyhow!("a call failed: {failure:?}"))?;

@@ -22,7 +22,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     // Makes the tables.
     host::Process::start(&world.binaries[0], &database, &folder, &["--until-caught-up"])?.wait().await?;
     let process = host::Process::start(&world.binaries[0], &database, &folder, &[])?;
-    let appends = OpenLoop::new(&database, COLLECTION).await?;
+    let appends = OpenLoop::new(&database, COLLECTION, 8).await?;
     appends.run(100, Duration::from_secs(2)).await?;
 
     let forgotten = database.db.connect("bench forgotten").await?;

@@ -4,8 +4,10 @@
 //! comes in stretches. The server is a private one that flushes to disk as a real one does. The table goes to stdout, the same as
 //! JSON to a file; what happens meanwhile to stderr. Nothing here decides whether a figure is good.
 
+mod backlog;
 mod calls;
 mod carts;
+mod density;
 mod detach;
 mod documents;
 mod flights;
@@ -15,11 +17,14 @@ mod host;
 mod languages;
 mod latency;
 mod machine;
+mod neighbours;
 mod open_loop;
+mod plot;
 mod report;
+mod soak;
 mod world;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 
@@ -30,7 +35,7 @@ use world::World;
 #[derive(Debug, Parser)]
 #[command(name = "sandmill-bench", max_term_width = 100)]
 struct Arguments {
-    /// What to measure [default: all but detach, which takes minutes]
+    /// What to measure [default: flights, carts, latency and calls]
     #[arg(value_enum)]
     parts: Vec<Part>,
     /// How often everything takes its turn
@@ -51,6 +56,11 @@ struct Arguments {
     /// Where the figures go as JSON
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
+    #[command(flatten)]
+    neighbours: neighbours::Options,
+    /// soak: how long
+    #[arg(long, default_value_t = 30, value_name = "N")]
+    minutes: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -67,6 +77,14 @@ enum Part {
     Languages,
     /// A tenant far too slow for what it gets, and its neighbours
     Detach,
+    /// Quiet tenants beside hogs of all kinds
+    Neighbours,
+    /// What hogs get of the guest threads' time, by their weights
+    Shares,
+    /// The same events and carts in one, a hundred, a thousand and ten thousand tenants
+    Density,
+    /// Hogs that come and go for half an hour, and what remains of it
+    Soak,
 }
 
 fn main() -> ExitCode {
@@ -91,7 +109,7 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     let world = World::new(&arguments).await?;
     let mut report = Report::new(&world);
     let wanted = |part| match &arguments.parts[..] {
-        [] => part != Part::Detach,
+        [] => matches!(part, Part::Flights | Part::Carts | Part::Latency | Part::Calls),
         parts => parts.contains(&part),
     };
     if wanted(Part::Flights) {
@@ -111,6 +129,19 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Detach) {
         detach::measure(&world, &mut report).await?;
+    }
+    let svg = arguments.neighbours.svg.clone().unwrap_or_else(|| arguments.json.with_extension("svg"));
+    if wanted(Part::Neighbours) {
+        neighbours::measure(&world, &arguments.neighbours, &svg, &mut report).await?;
+    }
+    if wanted(Part::Shares) {
+        neighbours::shares::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Density) {
+        density::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Soak) {
+        soak::measure(&world, Duration::from_secs(60 * arguments.minutes), &svg, &mut report).await?;
     }
     report.finish(&arguments.json)
 }

@@ -20,8 +20,6 @@ use crate::world::{Database, table};
 
 /// Connections that appends are spread over.
 const CONNECTIONS: usize = 8;
-/// Tenants that they are spread over.
-const TENANTS: u64 = 8;
 /// How long the last ones are waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -31,13 +29,17 @@ pub struct OpenLoop {
     poller: Session,
     look: tokio_postgres::Statement,
     streams: AtomicU64,
+    tenants: u64,
 }
+
+/// When an append was due, and after how many milliseconds its document showed.
+pub type Shown = (Instant, f64);
 
 type Waiting = Arc<Mutex<HashMap<String, (String, Instant)>>>;
 
 impl OpenLoop {
-    /// One for a collection whose documents have their stream's name. The collection exists.
-    pub async fn new(database: &Database, collection: &str) -> anyhow::Result<Self> {
+    /// One for a collection whose documents have their stream's name, of so many tenants who take turns. The collection exists.
+    pub async fn new(database: &Database, collection: &str, tenants: u64) -> anyhow::Result<Self> {
         let mut appenders = Vec::new();
         for _ in 0..CONNECTIONS {
             appenders.push(Arc::new(database.db.connect("bench appender").await?));
@@ -49,11 +51,17 @@ impl OpenLoop {
             table(collection)
         );
         let look = poller.prepare(&sql).await?;
-        Ok(OpenLoop { appenders, poller, look, streams: AtomicU64::new(0) })
+        Ok(OpenLoop { appenders, poller, look, streams: AtomicU64::new(0), tenants })
     }
 
     /// Appends `rate` events a second for so long, and says for each after how many milliseconds it showed, and those it took to append.
     pub async fn run_both(&self, rate: u32, lasting: Duration) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
+        let (shown, appends) = self.run_told(rate, lasting).await?;
+        Ok((shown.into_iter().map(|(_, took)| took).collect(), appends))
+    }
+
+    /// The same, with the moment at which each was due.
+    pub async fn run_told(&self, rate: u32, lasting: Duration) -> anyhow::Result<(Vec<Shown>, Vec<f64>)> {
         let waiting = Waiting::default();
         let count = (lasting.as_secs_f64() * f64::from(rate)) as u32;
         let append = self.append_all(count, Duration::from_secs(1) / rate, waiting.clone());
@@ -74,7 +82,7 @@ impl OpenLoop {
             let due = began + every * number;
             sleep_until(due).await?;
             let serial = self.streams.fetch_add(1, Relaxed);
-            let (tenant, stream) = (format!("live-{}", serial % TENANTS), format!("live-{serial}"));
+            let (tenant, stream) = (format!("live-{}", serial % self.tenants), format!("live-{serial}"));
             lock(&waiting).insert(stream.clone(), (tenant.clone(), due));
             let session = self.appenders[serial as usize % CONNECTIONS].clone();
             appends.push(tokio::spawn(async move {
@@ -91,7 +99,7 @@ impl OpenLoop {
         Ok(samples)
     }
 
-    async fn watch(&self, count: usize, waiting: &Waiting, patience: Duration) -> anyhow::Result<Vec<f64>> {
+    async fn watch(&self, count: usize, waiting: &Waiting, patience: Duration) -> anyhow::Result<Vec<Shown>> {
         let began = Instant::now();
         let mut samples = Vec::with_capacity(count);
         while samples.len() < count {
@@ -105,7 +113,7 @@ impl OpenLoop {
             let seen = Instant::now();
             for row in rows {
                 if let Some((_, due)) = lock(waiting).remove(row.get::<_, &str>(0)) {
-                    samples.push((seen - due).as_secs_f64() * 1e3);
+                    samples.push((due, (seen - due).as_secs_f64() * 1e3));
                 }
             }
             anyhow::ensure!(began.elapsed() < patience, "{} documents never showed", count - samples.len());

@@ -11,6 +11,15 @@ use crate::{machine, world::World};
 pub struct Report {
     machine: Value,
     rows: Vec<Row>,
+    tables: Vec<Table>,
+}
+
+/// Cases with the same figures of each.
+struct Table {
+    part: &'static str,
+    cases: String,
+    heads: Vec<String>,
+    rows: Vec<(String, Vec<f64>)>,
 }
 
 struct Row {
@@ -27,7 +36,7 @@ impl Report {
         let machine = json!({
             "cores": machine::cores(), "loadAtStart": machine::load(), "postgres": world.postgres(), "rounds": world.rounds,
         });
-        Report { machine, rows: Vec::new() }
+        Report { machine, rows: Vec::new(), tables: Vec::new() }
     }
 
     /// Takes the measurements of one thing, one or one a round; their median is told.
@@ -42,7 +51,13 @@ impl Report {
         self.add(part, what, "×", above.iter().zip(below).map(|(above, below)| above / below).collect());
     }
 
-    /// Prints the table and writes the file.
+    /// Takes cases that have the same figures each: what the cases are, what the figures are, and both.
+    pub fn add_table(&mut self, part: &'static str, cases: &str, heads: &[&str], rows: Vec<(String, Vec<f64>)>) {
+        let heads = heads.iter().map(|head| head.to_string()).collect();
+        self.tables.push(Table { part, cases: cases.into(), heads, rows });
+    }
+
+    /// Prints the tables and writes the file.
     pub fn finish(mut self, file: &Path) -> anyhow::Result<()> {
         self.machine["loadAtEnd"] = json!(machine::load());
         let widest = |cell: fn(&Row) -> usize| self.rows.iter().map(cell).max().unwrap_or(0);
@@ -50,16 +65,36 @@ impl Report {
         for row in &self.rows {
             println!("{}", row.line(part, what));
         }
+        self.tables.iter().for_each(Table::print);
         println!("\n{}", self.machine);
         let mut parts = BTreeMap::<&str, Vec<Value>>::new();
         for Row { part, what, unit, samples } in &self.rows {
             let row = json!({"what": what, "unit": unit, "median": median(samples), "samples": samples});
             parts.entry(part).or_default().push(row);
         }
+        for Table { part, cases, heads, rows } in &self.tables {
+            for (case, figures) in rows {
+                let figures: serde_json::Map<String, Value> =
+                    heads.iter().cloned().zip(figures.iter().map(|f| json!(f))).collect();
+                parts.entry(part).or_default().push(json!({cases: case.trim(), "figures": figures}));
+            }
+        }
         let text = serde_json::to_string_pretty(&json!({"machine": self.machine, "parts": parts}))?;
         std::fs::write(file, text + "\n").with_context(|| format!("write {}", file.display()))?;
         println!("also in {}", file.display());
         Ok(())
+    }
+}
+
+impl Table {
+    fn print(&self) {
+        let widest = self.rows.iter().map(|(case, _)| case.chars().count()).chain([self.cases.chars().count()]).max();
+        let case = widest.unwrap_or(0);
+        let cell = |text: &str| format!("  {text:>10}");
+        println!("\n{:<case$}{}", self.cases, self.heads.iter().map(|head| cell(head)).collect::<String>());
+        for (name, figures) in &self.rows {
+            println!("{name:<case$}{}", figures.iter().map(|figure| cell(&number(*figure))).collect::<String>());
+        }
     }
 }
 

@@ -22,6 +22,9 @@ const SETTINGS: [(&str, &str); 4] = [
     ("shared_preload_libraries", "pg_stat_statements"),
 ];
 
+/// What a server's socket is called in its folder.
+pub const SOCKET: &str = ".s.PGSQL.5432";
+
 /// The surroundings of all measurements.
 pub struct World {
     server: Embedded,
@@ -73,6 +76,28 @@ impl World {
         Ok(Database { db, address, session })
     }
 
+    /// Takes a database away, whoever is connected to it.
+    pub async fn discard(&self, name: &str) -> anyhow::Result<()> {
+        let session = Db::parse(&self.server.address())?.connect("bench").await?;
+        session.batch_execute(&format!("drop database {name} with (force)")).await.context("drop a database")
+    }
+
+    /// The server's socket.
+    pub fn socket(&self) -> anyhow::Result<PathBuf> {
+        let config: tokio_postgres::Config = self.server.address().parse()?;
+        match config.get_hosts().first() {
+            Some(tokio_postgres::config::Host::Unix(folder)) => Ok(folder.join(SOCKET)),
+            other => anyhow::bail!("the private server listens on no socket: {other:?}"),
+        }
+    }
+
+    /// A folder that is gone with the measurements.
+    pub fn scratch(&self, name: &str) -> anyhow::Result<PathBuf> {
+        let folder = self.scratch.path().join(name);
+        std::fs::create_dir_all(&folder)?;
+        Ok(folder)
+    }
+
     /// A plugin's file.
     pub fn plugin(&self, name: &str) -> anyhow::Result<PathBuf> {
         let file = self.plugins.join(name).with_extension("wasm");
@@ -83,8 +108,7 @@ impl World {
     /// A folder with nothing but this plugin.
     pub fn folder(&self, name: &str) -> anyhow::Result<PathBuf> {
         let file = self.plugin(name)?;
-        let folder = self.scratch.path().join(name);
-        std::fs::create_dir_all(&folder)?;
+        let folder = self.scratch(name)?;
         std::fs::copy(&file, folder.join(format!("{name}.wasm")))?;
         Ok(folder)
     }

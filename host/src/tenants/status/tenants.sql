@@ -18,7 +18,7 @@ chosen as (
   select found.tenant, u.*, u.updated_at > now() - interval '5 seconds' as fresh
   from found
   left join lateral (
-    select cpu_seconds, waited_seconds, throttled_seconds, events, documents, bytes, failures, error_processor, error, error_at,
+    select cpu_seconds, waited_seconds, throttled_seconds, events, documents, bytes, failures, error_processor, error, error_at, refusals, refused,
            lately_cpu, lately_waited, lately_events, updated_at
     from sandmill.tenant_usage t where t.tenant = found.tenant
   ) u on true
@@ -36,7 +36,8 @@ select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 
        to_char(error_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
        (select count(*) from sandmill.exceptions x where x.tenant = chosen.tenant),
        coalesce(lag.behind, 0),
-       coalesce(greatest(extract(epoch from now() - (select recorded_at from sandmill.events where position = lag.first)), 0), 0)::double precision
+       coalesce(greatest(extract(epoch from now() - (select recorded_at from sandmill.events where position = lag.first)), 0), 0)::double precision,
+       coalesce(refusals, 0), refused
 from chosen
 left join lateral (
   select counted.behind, counted.first

@@ -1,17 +1,18 @@
 -- Adds what tenants used to their sums.
 -- $1 seconds in which they did: float8; $2 tenants: text[]; $3 CPU, $4 waiting, $5 throttled, seconds: float8[];
--- $6 events, $7 documents, $8 bytes, $9 failures: int8[]; $10 processor, $11 reason: text[], $12 time of the last failure: timestamptz[].
+-- $6 events, $7 documents, $8 bytes, $9 failures: int8[]; $10 processor, $11 reason: text[], $12 time of the last failure: timestamptz[];
+-- $13 refusals: int8[]; $14 what was refused last: text[].
 insert into sandmill.tenant_usage as sums (
   tenant, cpu_seconds, waited_seconds, throttled_seconds, events, documents, bytes, failures,
-  error_processor, error, error_at, lately_cpu, lately_waited, lately_throttled, lately_events
+  error_processor, error, error_at, refusals, refused, lately_cpu, lately_waited, lately_throttled, lately_events
 )
 select
-  tenant, cpu, waited, throttled, events, documents, bytes, failures, processor, reason, failed_at,
+  tenant, cpu, waited, throttled, events, documents, bytes, failures, processor, reason, failed_at, refusals, refused,
   cpu / greatest($1::float8, 0.1), waited / greatest($1::float8, 0.1), throttled / greatest($1::float8, 0.1), events / greatest($1::float8, 0.1)
 from unnest(
   $2::text[], $3::float8[], $4::float8[], $5::float8[], $6::int8[], $7::int8[], $8::int8[], $9::int8[],
-  $10::text[], $11::text[], $12::timestamptz[]
-) as used (tenant, cpu, waited, throttled, events, documents, bytes, failures, processor, reason, failed_at)
+  $10::text[], $11::text[], $12::timestamptz[], $13::int8[], $14::text[]
+) as used (tenant, cpu, waited, throttled, events, documents, bytes, failures, processor, reason, failed_at, refusals, refused)
 order by tenant
 on conflict (tenant) do update set
   cpu_seconds = sums.cpu_seconds + excluded.cpu_seconds,
@@ -24,6 +25,8 @@ on conflict (tenant) do update set
   error_processor = coalesce(excluded.error_processor, sums.error_processor),
   error = coalesce(excluded.error, sums.error),
   error_at = coalesce(excluded.error_at, sums.error_at),
+  refusals = sums.refusals + excluded.refusals,
+  refused = coalesce(excluded.refused, sums.refused),
   lately_cpu = excluded.lately_cpu,
   lately_waited = excluded.lately_waited,
   lately_throttled = excluded.lately_throttled,

@@ -42,7 +42,8 @@ struct Script {
     /// `retry-after`: the pause in milliseconds.
     #[serde(default)]
     ms: u64,
-    /// `retry-until-attempt`: the first attempt that succeeds. `trap-later`: how many such events pass before one traps.
+    /// `retry-until-attempt`: the first attempt that succeeds. `trap-later`: how many such events pass before one traps. `work`: thousands of turns.
+    /// `read`: documents. `trap`, `spin`, `bomb`: the first attempt that only folds, if there is to be one.
     #[serde(default)]
     n: u32,
     /// `log`, `shout`: how many lines.
@@ -72,6 +73,10 @@ enum Deed {
     Log,
     /// Folds, after logging `lines` times `message`.
     Shout,
+    /// Folds, after `n` thousand turns of a loop.
+    Work,
+    /// Folds, after reading `n` documents that are not there, and that no other event asks for.
+    Read,
     /// Folds, and puts an empty document with the id `id`, which may be another lane's.
     WriteTo,
     /// Folds, after reading a document of a collection that the descriptor does not list.
@@ -213,6 +218,11 @@ impl<'b> Run<'b> {
             Deed::CountBatch => self.log(event).batch = Some(self.batch.len()),
             Deed::Log => (1..=script.lines).for_each(|line| log::info!("line {line} of {}", script.lines)),
             Deed::Shout => (0..script.lines).for_each(|_| log::info!("{message}")),
+            Deed::Work => ruin::turn(u64::from(script.n) * 1_000),
+            Deed::Read => {
+                let ids: Vec<String> = (0..script.n).map(|number| format!("{}/{number}", event.id())).collect();
+                documents::get_many_text(COLLECTION, &ids.iter().map(String::as_str).collect::<Vec<_>>());
+            }
             Deed::WriteTo => hostile::put(&mut self.answer, COLLECTION, &script.id, "{}"),
             Deed::ReadForeign => {
                 documents::get_many_text("somebody_elses", &["a"]);
@@ -223,6 +233,7 @@ impl<'b> Run<'b> {
             Deed::RetryUntilAttempt if self.batch.attempt() < script.n => return Err(Failure::retry(code, message)),
             Deed::RetryUntilAttempt => {}
             Deed::Stop => return Err(Failure::stop(code, message)),
+            Deed::Trap | Deed::Spin | Deed::Bomb if script.n > 0 && self.batch.attempt() >= script.n => {}
             Deed::Trap => ruin::trap(event.id(), message),
             Deed::TrapLater => {
                 if SEEN.fetch_add(1, Relaxed) + 1 >= script.n {

@@ -1,0 +1,24 @@
+//! Much to do at once, for one tenant.
+
+use anyhow::Context;
+use sandmill::db::Session;
+
+/// Events of one append.
+const CHUNK: usize = 500;
+
+/// Appends so many events with the same data, to some streams in turn, a few hundred at a time.
+pub async fn append(session: &Session, tenant: &str, streams: usize, data: &str, count: usize) -> anyhow::Result<()> {
+    for (number, begin) in (0..count).step_by(CHUNK).enumerate() {
+        let events = CHUNK.min(count - begin);
+        append_to(session, tenant, &format!("s{}", number % streams), data, events).await?;
+    }
+    Ok(())
+}
+
+/// Appends so many events with the same data to one stream, at once.
+pub async fn append_to(session: &Session, tenant: &str, stream: &str, data: &str, count: usize) -> anyhow::Result<()> {
+    let (types, data) = (vec!["Worked"; count], vec![data; count]);
+    let sql = "select count(*) from sandmill.append($1, $2, $3, $4::text[]::json[])";
+    session.query_one(sql, &[&tenant, &stream, &types, &data]).await.context("append a backlog")?;
+    Ok(())
+}

@@ -1,0 +1,102 @@
+//! What many tenants cost: the same 200,000 events of the same 10,000 carts, which belong to one, a hundred, a thousand or ten thousand tenants.
+//!
+//! Each case has a database of its own, made before anything is measured; the host is the process that users start, with room for more warm instances, and handles
+//! everything. What a start takes with nothing to do is measured as well, and taken off where an event's cost is told.
+
+use std::time::Instant;
+
+use crate::{
+    carts::COLLECTION,
+    host::Process,
+    report::{Report, median},
+    world::{Database, World, table},
+};
+
+const PART: &str = "density";
+const TENANTS: [usize; 4] = [1, 100, 1_000, 10_000];
+/// Settings for many tenants.
+const SETTINGS: [&str; 6] =
+    ["--set", "limits.warm-instances=2000", "--set", "limits.instances=4000", "--set", "limits.plugin-memory-mib=8192"];
+
+/// What one case told, round by round.
+#[derive(Default)]
+struct Case {
+    rates: Vec<f64>,
+    /// Microseconds an event, without the start.
+    costs: Vec<f64>,
+    peaks: Vec<f64>,
+    starts: Vec<f64>,
+}
+
+/// Measures all cases in turns.
+pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
+    let folder = world.folder("cart-summary")?;
+    let mut databases = Vec::new();
+    for tenants in TENANTS {
+        databases.push(load(world, tenants).await?);
+    }
+    let mut cases: Vec<Case> = TENANTS.iter().map(|_| Case::default()).collect();
+    // The first run compiles, and is not counted.
+    Process::start(&world.binaries[0], &databases[0], &folder, &[&SETTINGS[..], &["--until-caught-up"]].concat())?
+        .wait()
+        .await?;
+    for round in 0..world.rounds {
+        let mut made = Vec::new();
+        for turn in 0..TENANTS.len() {
+            // Whoever comes first meets what the one before left behind.
+            let which = (turn + round) % TENANTS.len();
+            let (database, case) = (&databases[which], &mut cases[which]);
+            database.reset().await?;
+            let (seconds, peak) = run(world, database, &folder).await?;
+            let (start, _) = run(world, database, &folder).await?;
+            let events = database.events().await?;
+            case.rates.push(events / seconds);
+            case.costs.push((seconds - start) / events * 1e6);
+            case.peaks.push(peak);
+            case.starts.push(start);
+            made.push(carts(database).await?);
+            eprintln!("{} tenants: {:.0} events/s, {peak:.0} MiB", TENANTS[which], events / seconds);
+        }
+        anyhow::ensure!(made.iter().all(|one| *one == made[0]), "the carts differ: {made:?}");
+    }
+    let ratio =
+        |of: fn(&Case) -> &[f64], above: usize, below: usize| median(of(&cases[above])) / median(of(&cases[below]));
+    let many = ratio(|case| &case.rates, 3, 0);
+    let dearer = ratio(|case| &case.costs, 3, 2);
+    for (Case { rates, costs, peaks, starts }, tenants) in cases.into_iter().zip(TENANTS) {
+        let aim = if tenants == 10_000 { " (aim: below 500)" } else { "" };
+        report.add(PART, format!("{tenants} tenants"), "events/s", rates);
+        report.add(PART, format!("{tenants} tenants: an event, without the start"), "µs", costs);
+        report.add(PART, format!("{tenants} tenants: a start with nothing to do"), "s", starts);
+        report.add(PART, format!("{tenants} tenants: peak memory{aim}"), "MiB", peaks);
+    }
+    report.add(PART, "rate of 10,000 tenants / one (aim: at least 0.5)", "×", vec![many]);
+    report.add(PART, "cost of an event, 10,000 tenants / 1,000 (aim: at most 2)", "×", vec![dearer]);
+    Ok(())
+}
+
+async fn run(world: &World, database: &Database, folder: &std::path::Path) -> anyhow::Result<(f64, f64)> {
+    let began = Instant::now();
+    let arguments = [&SETTINGS[..], &["--until-caught-up"]].concat();
+    let peak = Process::start(&world.binaries[0], database, folder, &arguments)?.wait().await?;
+    Ok((began.elapsed().as_secs_f64(), peak))
+}
+
+/// The events of [`carts`](crate::carts), each cart with another tenant as long as there are any.
+async fn load(world: &World, tenants: usize) -> anyhow::Result<Database> {
+    let database = world.database(&format!("{PART}_{tenants}")).await?;
+    eprintln!("making 200,000 events of {tenants} tenants");
+    database.session.batch_execute(&crate::carts::events(tenants)).await?;
+    database.session.batch_execute("vacuum analyze sandmill.events").await?;
+    Ok(database)
+}
+
+/// What all carts hold together.
+async fn carts(database: &Database) -> anyhow::Result<(i64, f64, f64)> {
+    let sql = format!(
+        "select count(*), sum((data->>'items')::float8), sum((data->>'total')::float8) from {}",
+        table(COLLECTION)
+    );
+    let row = database.session.query_one(&sql, &[]).await?;
+    Ok((row.get(0), row.get(1), row.get(2)))
+}

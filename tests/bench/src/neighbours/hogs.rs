@@ -1,0 +1,172 @@
+//! Neighbours from hell: what each kind of hog does, and how it is kept doing it.
+//!
+//! All of them use the plugin `scripted`, which does what an event's data say, as the quiet tenants do: one processor, one ring, one cache. Whatever
+//! stops a hog for good (a limit, a trap) blocks its lane; a task here looks every 20 ms for such lanes and resumes them, as an impatient
+//! operator with a script would. The host takes that up within a quarter of a second, so those hogs rest that long between two attempts.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use sandmill::{db::Session, processor::exceptions};
+use serde_json::json;
+
+use crate::{backlog, world::Database};
+
+/// What a hog does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// One event that never ends: it computes until its CPU limit, blocks, is resumed
+    Spin,
+    /// 30,000 cheap events at once when the measurement begins, then 3,000 a second, over all hogs
+    Flood,
+    /// A backlog of events that compute 25 ms each
+    Work,
+    /// One event that allocates until its memory limit, blocks, is resumed
+    Memory,
+    /// A backlog of events that log 20,000 lines each, of which the host drops all but 100 a call
+    Log,
+    /// A backlog of events that trap: each batch is halved down to one event, blocks, is resumed
+    Trap,
+    /// 20 events a second and hog, whose documents are read over a connection that answers 50 ms late when a hog's are asked for
+    SlowReads,
+    /// A backlog of events that read 2,000 documents each
+    ManyReads,
+}
+
+/// Events of the flood's burst, and a second after it.
+const BURST: usize = 30_000;
+const FLOOD: usize = 3_000;
+/// Between two appends of a flood or of slow reads.
+const TICK: Duration = Duration::from_millis(50);
+/// What an event of `work` computes.
+pub const WORK: Duration = Duration::from_millis(25);
+/// Streams of a hog.
+const STREAMS: usize = 50;
+
+impl Kind {
+    /// For tables.
+    pub fn words(self) -> &'static str {
+        match self {
+            Kind::Spin => "spin",
+            Kind::Flood => "flood",
+            Kind::Work => "25 ms an event",
+            Kind::Memory => "memory bomb",
+            Kind::Log => "log flood",
+            Kind::Trap => "trap storm",
+            Kind::SlowReads => "slow reads",
+            Kind::ManyReads => "2,000 reads an event",
+        }
+    }
+}
+
+/// The name of a hog.
+pub fn name(number: usize) -> String {
+    format!("hog-{number}")
+}
+
+/// An event that computes so long, by what a thousand turns of the guest's loop take.
+pub fn work(lasting: Duration, a_thousand: Duration) -> String {
+    let thousands = (lasting.as_secs_f64() / a_thousand.as_secs_f64()).ceil();
+    json!({"do": "work", "n": thousands as u32}).to_string()
+}
+
+/// Hogs at work, until this is dropped.
+pub struct Herd {
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    burst: Arc<AtomicBool>,
+}
+
+impl Herd {
+    /// Lets so many of a kind loose. What they have to do at first is there when this returns, but for a flood's burst.
+    pub async fn start(
+        kind: Kind,
+        hogs: usize,
+        database: &Database,
+        processor: &'static str,
+        a_thousand: Duration,
+    ) -> anyhow::Result<Self> {
+        let session = database.db.connect("bench hogs").await?;
+        let (data, count) = match kind {
+            Kind::Spin => (json!({"do": "spin"}).to_string(), 1),
+            Kind::Memory => (json!({"do": "bomb"}).to_string(), 1),
+            Kind::Trap => (json!({"do": "trap"}).to_string(), 500),
+            Kind::Work => (work(WORK, a_thousand), 1_500),
+            Kind::Log => (json!({"do": "log", "lines": 20_000}).to_string(), 5_000),
+            Kind::ManyReads => (json!({"do": "read", "n": 2_000}).to_string(), 5_000),
+            Kind::Flood | Kind::SlowReads => ("{}".into(), 0),
+        };
+        for hog in 0..hogs {
+            backlog::append(&session, &name(hog), STREAMS, &data, count).await?;
+        }
+        let burst = Arc::new(AtomicBool::new(false));
+        let task = match kind {
+            Kind::Flood => tokio::spawn(tell(flood(session, hogs, burst.clone()))),
+            Kind::SlowReads => tokio::spawn(tell(trickle(session, hogs))),
+            _ => tokio::spawn(tell(insist(session, processor))),
+        };
+        Ok(Herd { tasks: vec![task], burst })
+    }
+
+    /// The measurement begins.
+    pub fn now(&self) {
+        self.burst.store(true, Relaxed);
+    }
+}
+
+impl Drop for Herd {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+async fn tell(hog: impl Future<Output = anyhow::Result<()>>) {
+    if let Err(error) = hog.await {
+        eprintln!("the hogs have ended: {error:#}");
+    }
+}
+
+async fn flood(session: Session, hogs: usize, burst: Arc<AtomicBool>) -> anyhow::Result<()> {
+    while !burst.load(Relaxed) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    for hog in 0..hogs {
+        backlog::append(&session, &name(hog), STREAMS, "{}", BURST / hogs).await?;
+    }
+    let mut ticks = tokio::time::interval(TICK);
+    let count = FLOOD * TICK.as_millis() as usize / 1_000;
+    for tick in 0_usize.. {
+        ticks.tick().await;
+        let stream = format!("s{}", tick / hogs % STREAMS);
+        backlog::append_to(&session, &name(tick % hogs), &stream, "{}", count).await?;
+    }
+    Ok(())
+}
+
+/// Each event has a stream of its own, so its document is in no cache.
+async fn trickle(session: Session, hogs: usize) -> anyhow::Result<()> {
+    let mut ticks = tokio::time::interval(TICK / hogs as u32);
+    for tick in 0_usize.. {
+        ticks.tick().await;
+        backlog::append_to(&session, &name(tick % hogs), &format!("s{tick}"), "{}", 1).await?;
+    }
+    Ok(())
+}
+
+/// Resumes what stops a hog, as long as this is polled.
+pub async fn insist(session: Session, processor: &str) -> anyhow::Result<()> {
+    let stopped =
+        "select tenant from sandmill.exceptions where processor = $1 and tenant ^@ 'hog-' and state <> 'catching-up'";
+    let stopped = session.prepare(stopped).await?;
+    loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for row in session.query(&stopped, &[&processor]).await? {
+            exceptions::resume(&session, processor, Some(row.get(0)), None).await?;
+        }
+    }
+}
