@@ -45,7 +45,8 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
         let call = async |tenant: &TenantId, events: usize| {
             let (batch, handler) = (Arc::new(calls::batch(tenant, events, &calls::item())?), plugin.clone());
             let began = Instant::now();
-            let effects = scheduler.run(tenant, Class::Live, handler.handle(batch, documents.clone())).await;
+            let effects =
+                scheduler.run(tenant, Class::Live, &Arc::default(), handler.handle(batch, documents.clone())).await;
             effects.map_err(|failure| anyhow!("a call failed: {failure:?}"))?;
             anyhow::Ok(began.elapsed().as_secs_f64() * 1e6)
         };

@@ -113,7 +113,12 @@ pub async fn pace(world: &World) -> anyhow::Result<Duration> {
     for _ in 0..10 {
         let none = std::sync::Arc::new(documents::InMemory([].into()));
         let began = Instant::now();
-        let call = scheduler.run(&batch.lane.tenant, Class::Live, handler.clone().handle(batch.clone(), none));
+        let call = scheduler.run(
+            &batch.lane.tenant,
+            Class::Live,
+            &std::sync::Arc::default(),
+            handler.clone().handle(batch.clone(), none),
+        );
         call.await.map_err(|failure| anyhow!("a call failed: {failure:?}"))?;
         best = best.min(began.elapsed());
     }
