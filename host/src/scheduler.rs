@@ -15,13 +15,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_task::Runnable;
+use async_task::{Runnable, ScheduleInfo, WithInfo};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 pub use meter::Meter;
 pub use ring::Class;
-use ring::{Ring, Turn};
+use ring::{Length, Ring, Turn};
 
 use crate::model::ids::TenantId;
 
@@ -34,6 +34,10 @@ pub struct Config {
     /// Threads that one tenant's guests may hold at once, or 0 for all but one of `threads`, at least 1. Default 0: whatever a tenant does, another one that
     /// comes finds a thread without waiting for the end of its slice.
     pub tenant_threads: usize,
+    /// Threads kept free of guests that have computed for a whole slice (a millisecond) already. Default: one, where there are two or more. Whoever comes then
+    /// finds a thread, and a core's worth of time is left for the runtime, the kernel and, on the same machine, PostgreSQL: with guests on every core all of them
+    /// wait for each other, and so does everybody's commit.
+    pub free_threads: usize,
     /// Parts of a tenant's weight that count for events at the head of the log, which somebody waits for. 1 to 100. Default 8.
     pub live_weight: u32,
     /// The same for what is behind the head or reads the log for itself. Default 2: it gets on, and a tenant's own live events go before it.
@@ -45,7 +49,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
-        Config { threads, tenant_threads: 0, live_weight: 8, catch_up_weight: 2, rebuild_weight: 1 }
+        Config { threads, tenant_threads: 0, free_threads: 1, live_weight: 8, catch_up_weight: 2, rebuild_weight: 1 }
     }
 }
 
@@ -55,6 +59,10 @@ impl Config {
         let threads = self.threads;
         if !(1..=256).contains(&threads) {
             return Err(format!("scheduler.threads = {threads} is out of range; it takes 1 to 256"));
+        }
+        if self.free_threads > 255 {
+            let given = self.free_threads;
+            return Err(format!("scheduler.free-threads = {given} is out of range; it takes 0 to 255"));
         }
         if self.tenant_threads > 256 {
             let given = self.tenant_threads;
@@ -103,9 +111,10 @@ impl Scheduler {
     ) -> std::io::Result<Self> {
         let threads = config.threads.max(1);
         let at_once = if config.tenant_threads == 0 { threads - 1 } else { config.tenant_threads };
-        let shared = Threads::start("guest", threads, Ring::new(weights, config.classes(), at_once))?;
+        let long_at_once = threads.saturating_sub(config.free_threads);
+        let shared = Threads::start("guest", threads, Ring::new(weights, config.classes(), at_once, long_at_once))?;
         let own = own.iter().map(|(tenant, &threads)| {
-            let ring = Ring::new(BTreeMap::new(), config.classes(), threads);
+            let ring = Ring::new(BTreeMap::new(), config.classes(), threads, threads);
             // Names of threads have 15 bytes.
             Ok((tenant.clone(), Threads::start(&format!("own-{tenant:.8}"), threads, ring)?))
         });
@@ -126,13 +135,15 @@ impl Scheduler {
     {
         let queue = Arc::downgrade(self.queue(tenant));
         let (tenant, meter) = (tenant.clone(), meter.clone());
-        let schedule = move |runnable: Runnable| {
+        let schedule = move |runnable: Runnable, info: ScheduleInfo| {
+            // Whoever is woken by its own poll has not waited: its slice has ended, and it would go on.
+            let length = if info.woken_while_running { Length::Long } else { Length::Short };
             // Without a queue the scheduler is gone, and dropping the runnable cancels the guest.
             if let Some(queue) = queue.upgrade() {
-                queue.push(&tenant, class, Waiting { runnable, meter: meter.clone(), since: Instant::now() });
+                queue.push(&tenant, class, length, Waiting { runnable, meter: meter.clone(), since: Instant::now() });
             }
         };
-        let (runnable, task) = async_task::Builder::new().propagate_panic(true).spawn(|()| future, schedule);
+        let (runnable, task) = async_task::Builder::new().propagate_panic(true).spawn(|()| future, WithInfo(schedule));
         runnable.schedule();
         task
     }
@@ -210,9 +221,9 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, tenant: &TenantId, class: Class, waiting: Waiting) {
+    fn push(&self, tenant: &TenantId, class: Class, length: Length, waiting: Waiting) {
         let mut state = self.lock();
-        state.ring.push(tenant, class, waiting);
+        state.ring.push(tenant, class, length, waiting);
         let wake = state.resting > 0 && state.ring.waiting() > 0;
         drop(state);
         if wake {
@@ -286,7 +297,7 @@ mod tests {
     }
 
     fn start(threads: usize, tenant_threads: usize, weights: &[(&str, u32)]) -> Scheduler {
-        let config = Config { threads, tenant_threads, ..Config::default() };
+        let config = Config { threads, tenant_threads, free_threads: 0, ..Config::default() };
         config.check().unwrap();
         let weights = weights.iter().map(|(name, weight)| (tenant(name), *weight)).collect();
         Scheduler::start_for(&config, weights, &BTreeMap::new()).unwrap()

@@ -31,7 +31,8 @@ pub(super) fn meaning(key: &str) -> String {
 fn documentation(text: &str, holder: &str, field: &str) -> Option<String> {
     let (_, body) = text.split_once(&format!("pub struct {holder} {{"))?;
     let (before, _) = body.split_once("\n}")?.0.split_once(&format!("    pub {field}: "))?;
-    let mut lines: Vec<&str> = before.lines().rev().map_while(|line| line.trim().strip_prefix("/// ")).collect();
+    let above = before.lines().rev().map(str::trim).skip_while(|line| line.starts_with("#["));
+    let mut lines: Vec<&str> = above.map_while(|line| line.strip_prefix("/// ")).collect();
     lines.reverse();
     Some(lines.join(" "))
 }

@@ -6,6 +6,9 @@
 //! out as many turns as that is worth. Debt outlives an empty queue and credit does not: a seat without work is given up at its next visit,
 //! unless there is debt. So a tenant that comes back without debt is served before all who have used up theirs, yet nobody can
 //! have more than a quantum for each turn by coming and going. Every step is O(1) amortised over the time that is shared out.
+//!
+//! A task that goes on after a whole slice is *long*, and only so many long ones compute at once: the other threads are for first slices, so whoever
+//! comes finds one, and so does whatever else the machine's cores are for.
 
 #[cfg(test)]
 mod simulation;
@@ -47,6 +50,9 @@ pub(super) struct Ring<T> {
     quanta: [i64; 3],
     /// Tasks of one tenant that may compute at once.
     at_once: usize,
+    /// Long tasks that may compute at once, and those that do.
+    long_at_once: usize,
+    long_running: usize,
     tenants: Vec<Option<Tenant<T>>>,
     /// Free places in `tenants`.
     free: Vec<usize>,
@@ -55,15 +61,25 @@ pub(super) struct Ring<T> {
     ring: VecDeque<Seat>,
     /// Those with credit and something to do.
     ready: VecDeque<Seat>,
-    /// Tasks that could be served now if there were credit: those of tenants that may have one more thread.
-    waiting: usize,
+    /// Those that were ready, with long tasks only, when no more of these could compute.
+    parked: Vec<Seat>,
+    /// Tasks of tenants that may have one more thread, by [`Length`].
+    waiting: [usize; 2],
+}
+
+/// Whether a task has had a whole slice without waiting for anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    Short,
+    Long,
 }
 
 #[derive(Debug)]
 struct Tenant<T> {
     id: TenantId,
     weight: i64,
-    queued: usize,
+    /// By [`Length`].
+    queued: [usize; 2],
     running: usize,
     /// By [`Class`].
     flows: [Flow<T>; 3],
@@ -72,17 +88,30 @@ struct Tenant<T> {
 /// What a tenant does in a class.
 #[derive(Debug)]
 struct Flow<T> {
-    tasks: VecDeque<T>,
+    /// By [`Length`].
+    tasks: [VecDeque<T>; 2],
     running: usize,
     /// Nanoseconds it may still compute before it waits for the ring's next turn; debt if negative.
     credit: i64,
     seated: bool,
     ready: bool,
+    parked: bool,
 }
 
 impl<T> Flow<T> {
     fn new() -> Self {
-        Flow { tasks: VecDeque::new(), running: 0, credit: 0, seated: false, ready: false }
+        Flow {
+            tasks: [VecDeque::new(), VecDeque::new()],
+            running: 0,
+            credit: 0,
+            seated: false,
+            ready: false,
+            parked: false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.tasks.iter().all(VecDeque::is_empty)
     }
 }
 
@@ -94,47 +123,56 @@ struct Seat {
 
 /// A task's right to compute, to be given back with what it has used.
 #[derive(Debug)]
-pub(super) struct Turn(Seat);
+pub(super) struct Turn(Seat, Length);
 
 impl<T> Ring<T> {
-    /// A ring in which tenants have these weights or 1, classes these parts of them, and each tenant may have so many tasks computing at once.
-    pub(super) fn new(weights: BTreeMap<TenantId, u32>, classes: [u32; 3], at_once: usize) -> Self {
+    /// A ring in which tenants have these weights or 1, classes these parts of them, each tenant may have so many tasks computing at once, and so
+    /// many of all may be long.
+    pub(super) fn new(
+        weights: BTreeMap<TenantId, u32>,
+        classes: [u32; 3],
+        at_once: usize,
+        long_at_once: usize,
+    ) -> Self {
         let live = i64::from(classes[Class::Live as usize].max(1));
         Ring {
             weights,
             quanta: classes.map(|class| (SLICE * i64::from(class) / live).max(1)),
             at_once: at_once.max(1),
+            long_at_once: long_at_once.max(1),
+            long_running: 0,
             tenants: Vec::new(),
             free: Vec::new(),
             index: HashMap::default(),
             ring: VecDeque::new(),
             ready: VecDeque::new(),
-            waiting: 0,
+            parked: Vec::new(),
+            waiting: [0; 2],
         }
     }
 
     /// A tenant has something to compute.
-    pub(super) fn push(&mut self, tenant: &TenantId, class: Class, task: T) {
+    pub(super) fn push(&mut self, tenant: &TenantId, class: Class, length: Length, task: T) {
         let (seat, at_once) = (self.seat(tenant, class), self.at_once);
         let Some((tenant, flow)) = self.at(seat) else { return };
-        flow.tasks.push_back(task);
-        *tenant.queued += 1;
+        flow.tasks[length as usize].push_back(task);
+        tenant.queued[length as usize] += 1;
         if *tenant.running < at_once {
-            self.waiting += 1;
+            self.waiting[length as usize] += 1;
             self.serve(seat);
         }
     }
 
     /// The next task to compute; none if there is none, or only of tenants that have all the threads they may.
     pub(super) fn next(&mut self) -> Option<(Turn, T)> {
-        if self.waiting == 0 {
+        if self.waiting() == 0 {
             self.give_up_seats();
             return None;
         }
         loop {
             while let Some(seat) = self.ready.pop_front() {
-                if let Some(task) = self.take(seat) {
-                    return Some((Turn(seat), task));
+                if let Some((length, task)) = self.take(seat) {
+                    return Some((Turn(seat, length), task));
                 }
             }
             // Whoever waits has a seat, and is paid until there is credit.
@@ -143,15 +181,24 @@ impl<T> Ring<T> {
     }
 
     /// A task has computed for so long, and ended or will be pushed again.
-    pub(super) fn ran(&mut self, Turn(seat): Turn, cpu: Duration) {
+    pub(super) fn ran(&mut self, Turn(seat, length): Turn, cpu: Duration) {
         let at_once = self.at_once;
         let Some((tenant, flow)) = self.at(seat) else { return };
         flow.running -= 1;
         flow.credit += SLICE;
-        let freed = if *tenant.running == at_once { *tenant.queued } else { 0 };
+        let freed = if *tenant.running == at_once { *tenant.queued } else { [0; 2] };
         *tenant.running -= 1;
-        self.waiting += freed;
+        self.waiting = [self.waiting[0] + freed[0], self.waiting[1] + freed[1]];
         self.cost(seat, cpu);
+        if length == Length::Long {
+            self.long_running -= 1;
+            for parked in std::mem::take(&mut self.parked) {
+                if let Some((_, flow)) = self.at(parked) {
+                    flow.parked = false;
+                }
+                self.serve(parked);
+            }
+        }
         for class in Class::ALL {
             self.serve(Seat { class, ..seat });
         }
@@ -165,7 +212,12 @@ impl<T> Ring<T> {
 
     /// Tasks that may be served now.
     pub(super) fn waiting(&self) -> usize {
-        self.waiting
+        let [short, long] = self.waiting;
+        short + if self.may_be_long() { long } else { 0 }
+    }
+
+    fn may_be_long(&self) -> bool {
+        self.long_running < self.long_at_once
     }
 
     /// What a tenant owes in a class, in turns of the ring.
@@ -208,7 +260,7 @@ impl<T> Ring<T> {
             None => {
                 let weight = self.weights.get(id).copied().unwrap_or(1).max(1).into();
                 let flows = Class::ALL.map(|_| Flow::new());
-                let tenant = Some(Tenant { id: id.clone(), weight, queued: 0, running: 0, flows });
+                let tenant = Some(Tenant { id: id.clone(), weight, queued: [0; 2], running: 0, flows });
                 let place = self.free.pop().unwrap_or_else(|| {
                     self.tenants.push(None);
                     self.tenants.len() - 1
@@ -233,29 +285,43 @@ impl<T> Ring<T> {
     fn serve(&mut self, seat: Seat) {
         let at_once = self.at_once;
         let Some((tenant, flow)) = self.at(seat) else { return };
-        if !flow.ready && !flow.tasks.is_empty() && flow.credit > 0 && *tenant.running < at_once {
+        let something = !flow.tasks[0].is_empty() || !flow.parked && !flow.tasks[1].is_empty();
+        if !flow.ready && something && flow.credit > 0 && *tenant.running < at_once {
             flow.ready = true;
             self.ready.push_back(seat);
         }
     }
 
-    /// Takes a task of a flow that was ready, if it still is.
-    fn take(&mut self, seat: Seat) -> Option<T> {
-        let at_once = self.at_once;
+    /// Takes a task of a flow that was ready, if it still is: a short one if there is one.
+    fn take(&mut self, seat: Seat) -> Option<(Length, T)> {
+        let (at_once, may_be_long) = (self.at_once, self.may_be_long());
         let (tenant, flow) = self.at(seat)?;
         flow.ready = false;
         if flow.credit <= 0 || *tenant.running >= at_once {
             return None;
         }
-        let task = flow.tasks.pop_front()?;
+        let [short, long] = &mut flow.tasks;
+        let (length, task) = match short.pop_front() {
+            Some(task) => (Length::Short, task),
+            None if may_be_long => (Length::Long, long.pop_front()?),
+            None if long.is_empty() => return None,
+            None => {
+                // Until one of the long ones ends its turn; a short task that comes meanwhile is served.
+                flow.parked = true;
+                self.parked.push(seat);
+                return None;
+            }
+        };
         flow.running += 1;
         flow.credit -= SLICE;
-        *tenant.queued -= 1;
+        tenant.queued[length as usize] -= 1;
         *tenant.running += 1;
-        let held = if *tenant.running == at_once { *tenant.queued } else { 0 };
-        self.waiting -= 1 + held;
+        let held = if *tenant.running == at_once { *tenant.queued } else { [0; 2] };
+        self.waiting[length as usize] -= 1;
+        self.waiting = [self.waiting[0] - held[0], self.waiting[1] - held[1]];
+        self.long_running += usize::from(length == Length::Long);
         self.serve(seat);
-        Some(task)
+        Some((length, task))
     }
 
     fn cost(&mut self, seat: Seat, time: Duration) {
@@ -268,7 +334,7 @@ impl<T> Ring<T> {
     fn pay_next(&mut self) -> Option<()> {
         let seat = self.ring.pop_front()?;
         let (tenant, flow) = self.at(seat)?;
-        let idle = flow.tasks.is_empty() && flow.running == 0;
+        let idle = flow.is_empty() && flow.running == 0;
         if idle && flow.credit >= 0 {
             flow.seated = false;
             self.forget(seat.tenant);
@@ -285,7 +351,7 @@ impl<T> Ring<T> {
     fn give_up_seats(&mut self) {
         while let Some(&seat) = self.ring.front()
             && let Some((_, flow)) = self.at(seat)
-            && flow.tasks.is_empty()
+            && flow.is_empty()
             && flow.running == 0
             && flow.credit >= 0
         {
@@ -307,7 +373,7 @@ impl<T> Ring<T> {
 
 /// What a tenant has in all classes together, beside one of its flows.
 struct Counts<'a> {
-    queued: &'a mut usize,
+    queued: &'a mut [usize; 2],
     running: &'a mut usize,
     /// What the flow is paid each turn.
     quantum: i64,

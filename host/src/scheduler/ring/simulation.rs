@@ -61,9 +61,19 @@ enum Happens {
 
 /// Lets tenants compute on `threads` for so long, `at_once` of each tenant.
 fn simulate(seed: u64, tenants: &[Tenant], threads: usize, at_once: usize, until: u64) -> Vec<Account> {
+    simulate_long(seed, tenants, [threads, at_once, threads], until)
+}
+
+/// The same where of all tasks only so many long ones may compute at once.
+fn simulate_long(
+    seed: u64,
+    tenants: &[Tenant],
+    [threads, at_once, long_at_once]: [usize; 3],
+    until: u64,
+) -> Vec<Account> {
     let mut random = Random(seed);
     let weights = tenants.iter().enumerate().map(|(number, tenant)| (name(number), tenant.weight)).collect();
-    let mut ring = Ring::new(weights, CLASSES, at_once);
+    let mut ring = Ring::new(weights, CLASSES, at_once, long_at_once);
     let mut accounts: Vec<Account> = tenants.iter().map(|_| Account::default()).collect();
     let mut computing = vec![0; tenants.len()];
     let mut to_come = BinaryHeap::new();
@@ -78,13 +88,15 @@ fn simulate(seed: u64, tenants: &[Tenant], threads: usize, at_once: usize, until
         && now < until
     {
         match happens {
-            Happens::Wakes(tenant) => ring.push(&name(tenant), tenants[tenant].class, (tenant, now)),
+            Happens::Wakes(tenant) => {
+                ring.push(&name(tenant), tenants[tenant].class, Length::Short, (tenant, now));
+            }
             Happens::Ends { number, tenant, began } => {
                 let (low, high) = tenants[tenant].waits;
                 let wait = random.within(low, high);
                 // As on a thread: a task that gives way is pushed before its poll is charged.
                 if wait == 0 {
-                    ring.push(&name(tenant), tenants[tenant].class, (tenant, now));
+                    ring.push(&name(tenant), tenants[tenant].class, Length::Long, (tenant, now));
                 } else {
                     to_come.push(Reverse((now + wait, Happens::Wakes(tenant))));
                 }
@@ -198,15 +210,15 @@ fn classes_have_their_parts_of_a_tenant_and_among_tenants() {
         assert_shares(&accounts, &[8, 2, 1], 0.1, &format!("{threads} threads"));
     }
 
-    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1);
+    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);
     let mut served = [0; 3];
     for class in Class::ALL {
-        ring.push(&name(0), class, class);
+        ring.push(&name(0), class, Length::Short, class);
     }
     for _ in 0..11_000 {
         let (turn, class) = ring.next().unwrap();
         served[class as usize] += 1;
-        ring.push(&name(0), class, class);
+        ring.push(&name(0), class, Length::Short, class);
         ring.ran(turn, Duration::from_millis(1));
     }
     assert_eq!(served.map(|polls: u32| polls.div_ceil(100)), [80, 20, 10]);
@@ -222,14 +234,33 @@ fn a_tenant_has_the_threads_it_may_and_no_more() {
         let accounts = simulate(seed, &tenants[..1], 4, 3, 500 * MS);
         assert_eq!(accounts[0].most_at_once, 3);
         // All its classes are one tenant.
-        let mut ring = Ring::new(BTreeMap::new(), CLASSES, 2);
+        let mut ring = Ring::new(BTreeMap::new(), CLASSES, 2, 2);
         for class in Class::ALL {
-            ring.push(&name(0), class, class);
+            ring.push(&name(0), class, Length::Short, class);
         }
         let (first, _second) = (ring.next().unwrap().0, ring.next().unwrap().0);
         assert!(ring.next().is_none());
         ring.ran(first, Duration::ZERO);
         assert!(ring.next().is_some() && ring.next().is_none());
+    }
+}
+
+#[test]
+fn whoever_comes_finds_a_thread_that_is_free_of_long_tasks() {
+    for seed in 0..30 {
+        // Ten hogs on two of three threads: the quiet ones wait for each other at most, and the hogs share alike.
+        let hogs = 10;
+        let tenants: Vec<Tenant> = (0..60).map(|number| if number < hogs { HOG } else { QUIET }).collect();
+        let accounts = simulate_long(seed, &tenants, [3, 2, 2], 2_000 * MS);
+        let waits: Vec<u64> = accounts[hogs..].iter().flat_map(|account| account.waits.iter().copied()).collect();
+        // 50 tasks of 0.3 ms every 200 ms use a third of a tenth of it.
+        let late = waits.iter().filter(|wait| **wait > MS / 2).count();
+        assert!(late * 50 < waits.len(), "{late} of {} waited", waits.len());
+        assert_shares(&accounts[..hogs], &[1; 10], 0.1, "hogs");
+        // Without it they wait for slices to end.
+        let accounts = simulate_long(seed, &tenants, [3, 2, 3], 2_000 * MS);
+        let waits = accounts[hogs..].iter().flat_map(|account| account.waits.iter());
+        assert!(waits.filter(|wait| **wait > MS / 2).count() > 10 * late);
     }
 }
 
@@ -239,7 +270,7 @@ fn slices(ring: &mut Ring<usize>, count: usize) -> Vec<usize> {
     for _ in 0..count {
         let (turn, tenant) = ring.next().unwrap();
         served.push(tenant);
-        ring.push(&name(tenant), Class::Live, tenant);
+        ring.push(&name(tenant), Class::Live, Length::Short, tenant);
         ring.ran(turn, Duration::from_millis(1));
     }
     served
@@ -247,61 +278,61 @@ fn slices(ring: &mut Ring<usize>, count: usize) -> Vec<usize> {
 
 #[test]
 fn debt_outlives_an_empty_queue_and_credit_does_not() {
-    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1);
+    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);
     for tenant in [0, 1] {
-        ring.push(&name(tenant), Class::Live, tenant);
+        ring.push(&name(tenant), Class::Live, Length::Short, tenant);
     }
     let (turn, tenant) = ring.next().unwrap();
     assert_eq!(tenant, 0);
     // It overruns by far and goes.
     ring.ran(turn, Duration::from_millis(6));
     assert_eq!(slices(&mut ring, 2), [1, 1]);
-    ring.push(&name(0), Class::Live, 0);
+    ring.push(&name(0), Class::Live, Length::Short, 0);
     assert_eq!(slices(&mut ring, 6), [1, 1, 1, 1, 0, 1], "until the other has had as much");
 
     // The other way round: away for a hundred turns, and then no more than its next slice ahead of the other.
-    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1);
-    ring.push(&name(0), Class::Live, 0);
+    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);
+    ring.push(&name(0), Class::Live, Length::Short, 0);
     let (turn, _) = ring.next().unwrap();
     ring.ran(turn, Duration::from_micros(100));
-    ring.push(&name(1), Class::Live, 1);
+    ring.push(&name(1), Class::Live, Length::Short, 1);
     slices(&mut ring, 100);
-    ring.push(&name(0), Class::Live, 0);
+    ring.push(&name(0), Class::Live, Length::Short, 0);
     assert_eq!(slices(&mut ring, 6), [0, 1, 0, 1, 0, 1]);
 }
 
 #[test]
 fn what_is_charged_is_paid_and_no_debt_is_for_ever() {
-    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1);
-    ring.push(&name(1), Class::Live, 1);
+    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);
+    ring.push(&name(1), Class::Live, Length::Short, 1);
     ring.charge(&name(0), Class::Live, Duration::from_millis(5));
-    ring.push(&name(0), Class::Live, 0);
+    ring.push(&name(0), Class::Live, Length::Short, 0);
     assert_eq!(slices(&mut ring, 7), [1, 1, 1, 1, 1, 1, 0]);
 
     ring.charge(&name(0), Class::Live, Duration::from_secs(3_600));
     let served = slices(&mut ring, LONGEST_DEBT as usize + 2);
     assert_eq!(served.iter().filter(|tenant| **tenant == 0).count(), 1);
     // Forgiven, it is served like anybody else.
-    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1);
-    ring.push(&name(1), Class::Live, 1);
+    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);
+    ring.push(&name(1), Class::Live, Length::Short, 1);
     ring.charge(&name(0), Class::Live, Duration::from_millis(100));
-    ring.push(&name(0), Class::Live, 0);
+    ring.push(&name(0), Class::Live, Length::Short, 0);
     assert_eq!((ring.debt(&name(0), Class::Live), ring.debt(&name(1), Class::Live)), (99, 0));
     ring.forgive(&name(0), Class::Live);
     assert_eq!(ring.debt(&name(0), Class::Live), 0);
     assert_eq!(slices(&mut ring, 5), [1, 1, 0, 1, 0]);
     // Nobody else there: it need not wait for anybody.
-    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1);
+    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);
     ring.charge(&name(0), Class::Live, Duration::from_secs(3_600));
-    ring.push(&name(0), Class::Live, 0);
+    ring.push(&name(0), Class::Live, Length::Short, 0);
     assert_eq!(slices(&mut ring, 1), [0]);
 }
 
 #[test]
 fn who_is_idle_is_forgotten() {
-    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1);
+    let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);
     for tenant in 0..10_000 {
-        ring.push(&name(tenant), Class::Live, tenant);
+        ring.push(&name(tenant), Class::Live, Length::Short, tenant);
     }
     let mut turns: Vec<Turn> = std::iter::from_fn(|| ring.next().map(|(turn, _)| turn)).collect();
     assert_eq!((turns.len(), ring.known()), (10_000, 10_000));
@@ -313,7 +344,7 @@ fn who_is_idle_is_forgotten() {
     assert_eq!((ring.known(), ring.ring.len(), ring.free.len()), (1, 1, 9_999));
     // The one in debt is known until it has paid, by the turns of others.
     ring.ran(last, Duration::from_millis(3));
-    ring.push(&name(1), Class::Live, 1);
+    ring.push(&name(1), Class::Live, Length::Short, 1);
     assert_eq!(slices(&mut ring, 2), [1, 1]);
     assert_eq!(ring.known(), 2);
     slices(&mut ring, 2);
