@@ -125,6 +125,13 @@ struct Seat {
 #[derive(Debug)]
 pub(super) struct Turn(Seat, Length);
 
+impl Turn {
+    /// Whether the task had a whole slice already.
+    pub(super) fn is_long(&self) -> bool {
+        self.1 == Length::Long
+    }
+}
+
 impl<T> Ring<T> {
     /// A ring in which tenants have these weights or 1, classes these parts of them, each tenant may have so many tasks computing at once, and so
     /// many of all may be long.
