@@ -414,7 +414,11 @@ impl<T: Results> Book<T> {
         if let Some(page) = self.dealt.get_mut((work.page.saturating_sub(self.cursor + 1)) as usize)
             && work.page > self.cursor
         {
-            page.finished.get_or_insert((now, now)).1 = now;
+            let finished = page.finished.get_or_insert((now, now));
+            // One that goes on is no sign that many take their turns: it may do so for long.
+            if lane.queue.front().is_none_or(|next| next.page > work.page) {
+                finished.1 = now;
+            }
         }
         self.tidy(key);
         true

@@ -5,6 +5,9 @@
 //! how many pages to read ahead, how many lanes to run at once, how long a commit waits for slow lanes. Everything it holds is dropped with
 //! it when the term ends.
 
+mod read;
+mod say;
+
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
@@ -14,6 +17,8 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use lru::LruCache;
+
+use read::{read_ahead, read_lane};
 
 use super::{
     Config, Shaken, Standing,
@@ -27,7 +32,7 @@ use super::{
     pressure::{self, Held, Hold},
     report::Report,
     retry,
-    shed::{self, Leap, Shed},
+    shed::{Leap, Shed},
     term::Term,
 };
 use crate::{
@@ -56,6 +61,8 @@ const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Dur
 const PATIENCE_BEHIND: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
 /// The same at the end.
 const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };
+/// Events that are no older are waited for, however many there are of them: one tenant's flood is no reason to let others wait.
+const FRESH: Duration = Duration::from_secs(1);
 /// How long passed-over events may stay unstored. Longer saves writes; a restart reads so much again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// How often rows that others may have changed (a lane that was resumed) are read again while there are any.
@@ -162,11 +169,15 @@ pub(super) struct Engine<'a> {
     commit: Option<BoxFuture<'static, Committed>>,
     /// Documents on their way to lanes.
     serving: Option<BoxFuture<'static, Result<(), ReadError>>>,
+    /// The same of tenants that would make others wait.
+    serving_apart: Option<BoxFuture<'static, Result<(), ReadError>>>,
 
     /// Whether the log may have more than was read.
     news: bool,
     /// Whether the last page was full, so that more is there already.
     behind: bool,
+    /// Whether what was read last was old, so that nobody waits for it live.
+    late: bool,
     /// How large pages are read while it is.
     times: Times,
     passed_since: Option<Instant>,
@@ -227,8 +238,10 @@ impl<'a> Engine<'a> {
             reading: None,
             commit: None,
             serving: None,
+            serving_apart: None,
             news: true,
             behind: false,
+            late: false,
             times: Times::BEHIND,
             passed_since: None,
             looked_at_rows: Instant::now(),
@@ -304,6 +317,14 @@ impl<'a> Engine<'a> {
                     self.serving = None;
                     served?;
                 }
+                () = documents.apart().due(running), if self.serving_apart.is_none() => {
+                    let documents = self.documents.clone();
+                    self.serving_apart = Some(Box::pin(async move { documents.apart().serve().await }));
+                }
+                Some(served) = OptionFuture::from(self.serving_apart.as_mut()) => {
+                    self.serving_apart = None;
+                    served?;
+                }
                 () = wakeups.next(), if !self.news || !self.look => {
                     self.news = true;
                     self.look = true;
@@ -354,7 +375,7 @@ impl<'a> Engine<'a> {
         }
         if self.commit.is_none() && self.worth_a_look(now) {
             self.finished = 0;
-            let patience = match (self.draining, self.behind) {
+            let patience = match (self.draining, self.late) {
                 (true, _) => NO_PATIENCE,
                 (false, _) => self.patience(),
             };
@@ -393,7 +414,7 @@ impl<'a> Engine<'a> {
 
     /// How long a commit waits for lanes now.
     fn patience(&self) -> Patience {
-        self.pressure.patience(if self.behind { PATIENCE_BEHIND } else { PATIENCE })
+        self.pressure.patience(if self.late { PATIENCE_BEHIND } else { PATIENCE })
     }
 
     /// Begins to read what follows, if there may be something and nothing speaks against it.
@@ -469,7 +490,7 @@ impl<'a> Engine<'a> {
 
     /// In which of its tenant's time a lane runs: somebody waits for what is at the head of the log.
     fn class(&self, lane: &LaneKey) -> Class {
-        if self.behind || self.book.is_detached(lane) { Class::CatchUp } else { Class::Live }
+        if self.late || self.book.is_detached(lane) { Class::CatchUp } else { Class::Live }
     }
 
     /// Lets tenants pay for a commit, each for its part of what was written.
@@ -549,6 +570,7 @@ impl<'a> Engine<'a> {
         }
         self.news |= !page.events.is_empty();
         self.behind = page.events.len() >= self.config.page_events || !page.to.is_boundary();
+        self.late = self.behind && !page.events.last().is_some_and(|event| is_fresh(event.recorded_at));
         let lanes = self.router.route(&page.events);
         if self.behind {
             let (events, ms) = (page.events.len(), took.as_millis() as u64);
@@ -736,44 +758,6 @@ impl<'a> Engine<'a> {
         Ok(said.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?)
     }
 
-    /// Says once what became of a lane.
-    fn say(&self, lane: &LaneKey, exception: &Exception) {
-        let (processor, position) = (self.id, exception.event_position);
-        match &exception.state {
-            LaneState::Blocked(reason) => {
-                tracing::warn!(%processor, %lane, position, %reason, "the lane is blocked; others go on. `sandmill resume {processor}` lets it try again");
-            }
-            LaneState::Retrying { reason, .. } => {
-                tracing::info!(%processor, %lane, position, %reason, attempts = exception.attempts, "the lane will try again");
-            }
-            LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane waits as it was told to"),
-            LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),
-        }
-    }
-
-    /// Says now and then that events were set aside: their lanes went on, and nothing else would show it.
-    fn say_skips(&mut self, results: &[(LaneKey, Results)]) {
-        let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
-        let (untold, told) = &mut self.skips;
-        *untold += letters.clone().count();
-        let Some(DeadLetter { lane, position, reason, .. }) = letters.last() else { return };
-        if told.is_none_or(|told| told.elapsed() >= TELL_OF_SKIPS) {
-            *told = Some(Instant::now());
-            let (processor, events) = (self.id, std::mem::take(untold));
-            tracing::warn!(%processor, %lane, position, %reason, events, "set events aside as dead letters; their lanes went on");
-        }
-    }
-
-    /// Says what was skipped in a commit: the largest part by its lane, and how much it was in all.
-    fn say_sheds(&self, results: &[(LaneKey, Results)]) {
-        let sheds = || results.iter().filter_map(|(lane, results)| Some((lane, results.shed.as_ref()?.events)));
-        let Some((lane, most)) = sheds().max_by_key(|(_, events)| *events).filter(|(_, events)| *events > 0) else {
-            return;
-        };
-        let (processor, events, lanes) = (self.id, sheds().map(|(_, events)| events).sum::<usize>(), sheds().count());
-        tracing::warn!(%processor, events, lanes, %lane, most, "skipped events to go on at the head of the log, as they were too many (back-pressure shed)");
-    }
-
     /// How things stand, for whoever waits.
     fn standing(&self) -> Standing {
         let blocked = self.book.rows().filter_map(|(lane, exception)| match &exception.state {
@@ -790,44 +774,9 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Reads what follows a progress: a page, or where more events than the bound do, past all of them.
-async fn read_ahead(
-    reader: &mut Reader,
-    after: &Progress,
-    times: Times,
-    router: &Router,
-    shed_after: Option<usize>,
-) -> Result<Ahead, SourceError> {
-    if let Some(bound) = shed_after
-        && shed::too_far(reader, None, after, bound).await?
-    {
-        return Ok(Ahead::Leap(shed::leap(reader, after, router).await?));
-    }
-    Ok(Ahead::Page(reader.page(after, times).await?))
-}
-
-/// Reads the log for one lane; past all of it, where it is more than the bound.
-async fn read_lane(mut reader: Reader, reading: Reading, router: Router, shed_after: Option<usize>) -> ReadingResult {
-    if let Some(bound) = shed_after {
-        match shed::too_far(&mut reader, Some(&reading.lane.tenant), &reading.from, bound).await {
-            Ok(false) => {}
-            Ok(true) => {
-                let skipped = shed::skip(&mut reader, &reading, &router).await;
-                return (reader, reading, skipped.map(|(found, shed)| (found, Some(shed))));
-            }
-            Err(error) => return (reader, reading, Err(error)),
-        }
-    }
-    let mut gather = reading.gather();
-    while let Some((difference, limit)) = gather.next() {
-        match reader.tenant_page(&reading.lane.tenant, difference, limit).await {
-            Ok((mut events, more)) => {
-                let last = events.last().map(|event| event.position);
-                events.retain(|event| router.takes(event) && router.lane(event) == reading.lane);
-                gather.read(last, events, more);
-            }
-            Err(error) => return (reader, reading, Err(error)),
-        }
-    }
-    (reader, reading, Ok((gather.finish(), None)))
+/// Whether an event was recorded just now, by clocks that are about right.
+fn is_fresh(recorded_at: i64) -> bool {
+    let recorded = u64::try_from(recorded_at)
+        .map_or(SystemTime::UNIX_EPOCH, |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+    SystemTime::now().duration_since(recorded).map_or(true, |age| age < FRESH)
 }

@@ -88,7 +88,7 @@ impl Runner {
         cost: Option<Duration>,
         documents: Arc<documents::Documents>,
     ) -> Result<Outcome, GroundLost> {
-        let documents = Arc::new(OfLane { lane: lane.clone(), documents });
+        let documents = Arc::new(OfLane { lane: lane.clone(), class, scheduler: self.scheduler.clone(), documents });
         self.run_over(lane, class, events, attempts, cost, documents).await
     }
 
@@ -145,12 +145,20 @@ impl Runner {
     ) -> Result<Effects, Failure> {
         let (wall, tenant) = (self.handler.wall_time(), batch.lane.tenant.clone());
         let call = self.scheduler.run(&tenant, class, meter, self.handler.clone().handle(batch, view));
-        match tokio::time::timeout(wall, call).await {
-            Ok(result) => result,
-            Err(_) => Err(Failure::Block(Reason::new(
-                "wall-time-limit",
-                format!("took more than {} ms for one call (limits.wall-ms)", wall.as_millis()),
-            ))),
+        let (mut call, mut left) = (std::pin::pin!(call), wall);
+        // What it waits for others' slices is not its own time: beside many that compute for long it would be ended for nothing.
+        let (began, waited) = (Instant::now(), meter.waited());
+        loop {
+            if let Ok(result) = tokio::time::timeout(left, &mut call).await {
+                return result;
+            }
+            left = (wall + meter.waited() - waited).saturating_sub(began.elapsed());
+            if left.is_zero() {
+                return Err(Failure::Block(Reason::new(
+                    "wall-time-limit",
+                    format!("took more than {} ms for one call (limits.wall-ms)", wall.as_millis()),
+                )));
+            }
         }
     }
 }
@@ -238,6 +246,8 @@ impl Documents for View {
 /// A processor's documents, for one of its lanes.
 struct OfLane {
     lane: LaneKey,
+    class: Class,
+    scheduler: Scheduler,
     documents: Arc<documents::Documents>,
 }
 
@@ -248,7 +258,11 @@ impl Documents for OfLane {
         ids: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
         Box::pin(async move {
-            let read = self.documents.read(&self.lane, collection, ids).await;
+            let read = self.documents.read(&self.lane, collection, ids).await.map(|(found, took)| {
+                // A loop of reads is not free.
+                self.scheduler.charge(&self.lane.tenant, self.class, took);
+                found
+            });
             read.map_err(|error| match error {
                 ReadError::Lost(why) => Failure::EndTerm(why),
                 ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),

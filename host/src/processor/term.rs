@@ -56,8 +56,9 @@ impl Term {
         let committer = Committer::open(session, id, digest, fence, collections).await?;
         let pages = ground.pages.reader(&format!("read {id}")).await?;
         let lanes = ground.pages.reader(&format!("lanes {id}")).await?;
+        let sessions = [db.connect("documents").await?, db.connect("documents apart").await?];
         let (cache_bytes, read_bytes) = (ground.config.document_cache_mib << 20, ground.config.read_mib << 20);
-        let documents = Documents::open(db.connect("documents").await?, descriptor, cache_bytes, read_bytes).await?;
+        let documents = Documents::open(sessions, descriptor, cache_bytes, read_bytes).await?;
         Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, exceptions })
     }
 }

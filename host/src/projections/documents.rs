@@ -8,17 +8,20 @@
 
 mod cache;
 pub mod loader;
+mod slow;
 mod write;
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::{Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use cache::Cache;
 use foldhash::fast::RandomState;
 use loader::{Loader, Request};
+use slow::Slow;
 pub use write::{WriteError, Writer, Writes};
 
 use crate::{
@@ -91,6 +94,9 @@ impl PrepareError {
 /// The documents of one processor.
 pub struct Documents {
     loader: Loader,
+    /// For tenants that make others wait.
+    apart: Loader,
+    slow: Mutex<Slow>,
     /// Whether each document belongs to one of a tenant's lanes.
     owned: bool,
     state: Mutex<State>,
@@ -103,18 +109,19 @@ struct State {
 }
 
 impl Documents {
-    /// Opens a processor's collections, which exist already, on a session of their own. `cache_bytes` bounds what is kept in memory beside
+    /// Opens a processor's collections, which exist already, on two sessions of their own. `cache_bytes` bounds what is kept in memory beside
     /// what waits for its commit, `read_bytes` what one call is answered with from the database.
     pub async fn open(
-        session: Session,
+        [session, apart]: [Session; 2],
         descriptor: &Descriptor,
         cache_bytes: usize,
         read_bytes: usize,
     ) -> Result<Self, Error> {
-        let loader = Loader::open(session, &descriptor.collections, read_bytes).await?;
+        let loader = Loader::open(session, &descriptor.collections, read_bytes, true).await?;
+        let apart = Loader::open(apart, &descriptor.collections, read_bytes, false).await?;
         let owned = descriptor.partition_by != PartitionBy::Tenant;
         let state = State { cache: Cache::new(cache_bytes), serial: 0 };
-        Ok(Documents { loader, owned, state: Mutex::new(state) })
+        Ok(Documents { loader, apart, slow: Mutex::default(), owned, state: Mutex::new(state) })
     }
 
     /// What brings documents from the database; somebody must let it work (see [`Loader::serve`]).
@@ -122,13 +129,18 @@ impl Documents {
         &self.loader
     }
 
-    /// Reads documents of a lane: one entry for each id, in order. The collection is one of those opened.
+    /// The same for tenants that make others wait.
+    pub fn apart(&self) -> &Loader {
+        &self.apart
+    }
+
+    /// Reads documents of a lane: one entry for each id, in order, and the time of the database that it took. The collection is one of those opened.
     pub async fn read(
         &self,
         lane: &LaneKey,
         collection: &CollectionName,
         ids: &[String],
-    ) -> Result<Vec<Option<Arc<str>>>, ReadError> {
+    ) -> Result<(Vec<Option<Arc<str>>>, Duration), ReadError> {
         let key = |id: &str| DocumentKey { lane: lane.clone(), collection: collection.clone(), id: id.into() };
         let keys: Vec<DocumentKey> = ids.iter().map(|id| key(id)).collect();
         let mut found: Vec<Option<Option<Arc<str>>>> = {
@@ -137,8 +149,15 @@ impl Documents {
         };
         let missing: Vec<DocumentKey> =
             keys.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(key, _)| key.clone()).collect();
+        let mut took = Duration::ZERO;
         if !missing.is_empty() {
-            let read = self.loader.load(Request::new(collection.clone(), missing)).await?;
+            let count = missing.len();
+            let rank = self.slow().rank(&lane.tenant, count);
+            let loader = if rank.is_some() { &self.apart } else { &self.loader };
+            let request = Request::new(collection.clone(), missing);
+            let (read, time) = loader.load(request, rank.unwrap_or_default()).await?;
+            self.slow().read(&lane.tenant, count, time.all);
+            took = time.part;
             let mut state = self.state();
             let mut read = read.into_iter();
             for known in found.iter_mut().filter(|known| known.is_none()) {
@@ -147,7 +166,11 @@ impl Documents {
                 state.cache.put(&key, document);
             }
         }
-        Ok(found.into_iter().map(Option::flatten).collect())
+        Ok((found.into_iter().map(Option::flatten).collect(), took))
+    }
+
+    fn slow(&self) -> MutexGuard<'_, Slow> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps what a lane wrote until it is committed. Returns its mark, for [`Documents::settle`].

@@ -4,6 +4,9 @@
 //! running lane waits, or the first has waited long enough; then all of it is read with one statement a collection.
 //!
 //! What one lane asks for at once is bounded in bytes. Rows are counted as they arrive, so what is too much is never held.
+//!
+//! There are two of them for a processor, each with a session: one for all, and one for tenants whose reads are slow, which serves one tenant at a time, the
+//! quickest first. [`slow`](super::slow) says who those are.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,7 +22,7 @@ use tokio::{
 use super::{DocumentKey, ReadError, cache::Known, on, table};
 use crate::{
     db::{Error, Session, Statement, describe},
-    model::ids::CollectionName,
+    model::ids::{CollectionName, TenantId},
 };
 
 /// How long the first read waits for others to join it.
@@ -36,12 +39,25 @@ pub(super) struct Request {
 }
 
 impl Request {
+    fn tenant(&self) -> Option<&TenantId> {
+        self.keys.first().map(|key| &key.lane.tenant)
+    }
+
     pub(super) fn new(collection: CollectionName, keys: Vec<DocumentKey>) -> Self {
         Request { collection, keys }
     }
 }
 
-type Answer = Result<Vec<(DocumentKey, Known)>, ReadError>;
+type Answer = Result<(Vec<(DocumentKey, Known)>, Took), ReadError>;
+
+/// What reading has taken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Took {
+    /// The statement that the request was part of.
+    pub(super) all: Duration,
+    /// The request's part of it, by what it asked for.
+    pub(super) part: Duration,
+}
 
 /// Reads documents for all lanes of a processor.
 pub struct Loader {
@@ -49,6 +65,8 @@ pub struct Loader {
     statements: HashMap<CollectionName, (Statement, Statement)>,
     /// Bytes of documents that one request may be answered with.
     most_bytes: usize,
+    /// Whether tenants are served together, so that reads meet.
+    together: bool,
     waiting: Mutex<Waiting>,
     asked: Notify,
 }
@@ -56,6 +74,8 @@ pub struct Loader {
 #[derive(Default)]
 struct Waiting {
     requests: Vec<(Request, oneshot::Sender<Answer>)>,
+    /// How long each request's tenant made others wait lately, in the same order; the least goes first where they are not served together.
+    ranks: Vec<Duration>,
     since: Option<Instant>,
 }
 
@@ -64,6 +84,7 @@ impl Loader {
         session: Session,
         collections: &[CollectionName],
         most_bytes: usize,
+        together: bool,
     ) -> Result<Self, Error> {
         session.batch_execute(ONE_PLAN).await?;
         let mut statements = HashMap::new();
@@ -73,20 +94,21 @@ impl Loader {
             let versions = session.prepare(&on(&table, include_str!("versions.sql"))).await?;
             statements.insert(collection.clone(), (read, versions));
         }
-        Ok(Loader { session, statements, most_bytes, waiting: Mutex::default(), asked: Notify::new() })
+        Ok(Loader { session, statements, most_bytes, together, waiting: Mutex::default(), asked: Notify::new() })
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a request down and waits for its answer: one document for each key, in order.
-    pub(super) async fn load(&self, request: Request) -> Answer {
+    /// Puts a request down and waits for its answer: one document for each key, in order. `rank` is how long reads of its tenant take.
+    pub(super) async fn load(&self, request: Request, rank: Duration) -> Answer {
         let (answer, wait) = oneshot::channel();
         {
             let mut waiting = self.waiting();
             waiting.since.get_or_insert_with(Instant::now);
             waiting.requests.push((request, answer));
+            waiting.ranks.push(rank);
         }
         self.asked.notify_one();
         // Without an answer the term has ended, and this lane with it.
@@ -100,7 +122,7 @@ impl Loader {
                 let waiting = self.waiting();
                 (waiting.requests.len(), waiting.since)
             };
-            if requests > 0 && requests >= running {
+            if requests > 0 && (requests >= running || !self.together) {
                 return;
             }
             match since {
@@ -117,18 +139,17 @@ impl Loader {
 
     /// Reads everything that is wanted now, one statement a collection, and answers.
     pub async fn serve(&self) -> Result<(), ReadError> {
-        let requests = {
-            let mut waiting = self.waiting();
-            waiting.since = None;
-            std::mem::take(&mut waiting.requests)
-        };
+        let requests = self.waiting().take(self.together);
         let mut by_collection: BTreeMap<CollectionName, Vec<(Request, oneshot::Sender<Answer>)>> = BTreeMap::new();
         for (request, answer) in requests {
             by_collection.entry(request.collection.clone()).or_default().push((request, answer));
         }
         for (collection, requests) in by_collection {
             let (requests, answers): (Vec<Request>, Vec<_>) = requests.into_iter().unzip();
+            let began = Instant::now();
             let read = self.read(&collection, &requests).await;
+            let all = began.elapsed();
+            let keys = requests.iter().map(|request| request.keys.len()).sum::<usize>().max(1);
             let (found, too_much) = read.map_err(|error| ReadError::Lost(describe(&error)))?;
             let mut documents = Vec::with_capacity(requests.len());
             for (request, too_much) in requests.iter().zip(too_much) {
@@ -139,8 +160,10 @@ impl Loader {
                 });
             }
             for ((request, answer), documents) in requests.into_iter().zip(answers).zip(documents) {
+                let took = Took { all, part: all.mul_f64(request.keys.len() as f64 / keys as f64) };
+                let documents = documents.map(|documents| (request.keys.into_iter().zip(documents).collect(), took));
                 // A lane that is not waiting any more has been ended.
-                let _ = answer.send(documents.map(|documents| request.keys.into_iter().zip(documents).collect()));
+                let _ = answer.send(documents);
             }
         }
         Ok(())
@@ -194,6 +217,29 @@ impl Loader {
             (key, Known { version, data: None, owner: owner.map(Arc::from) })
         };
         Ok(keys.into_iter().map(known).collect())
+    }
+}
+
+impl Waiting {
+    /// What is to be served now: all of it, or what the quickest tenant wants.
+    fn take(&mut self, together: bool) -> Vec<(Request, oneshot::Sender<Answer>)> {
+        let ranks = std::mem::take(&mut self.ranks);
+        let requests = std::mem::take(&mut self.requests);
+        self.since = None;
+        let quickest = ranks.iter().enumerate().min_by_key(|(_, rank)| **rank).map(|(index, _)| index);
+        let tenant = quickest.and_then(|index| requests[index].0.tenant().cloned());
+        let (mut taken, mut left) = (Vec::new(), Waiting::default());
+        for (request, rank) in requests.into_iter().zip(ranks) {
+            if together || request.0.tenant() == tenant.as_ref() {
+                taken.push(request);
+            } else {
+                left.requests.push(request);
+                left.ranks.push(rank);
+                left.since = Some(Instant::now());
+            }
+        }
+        *self = left;
+        taken
     }
 }
 

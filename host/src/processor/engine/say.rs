@@ -1,0 +1,52 @@
+//! What the loop tells the log: what became of lanes, what was set aside, what was skipped.
+
+use std::time::Instant;
+
+use super::{Engine, Results, TELL_OF_SKIPS};
+use crate::{
+    model::ids::LaneKey,
+    processor::{
+        commit::DeadLetter,
+        exceptions::{Exception, LaneState},
+    },
+};
+
+impl Engine<'_> {
+    /// Says once what became of a lane.
+    pub(super) fn say(&self, lane: &LaneKey, exception: &Exception) {
+        let (processor, position) = (self.id, exception.event_position);
+        match &exception.state {
+            LaneState::Blocked(reason) => {
+                tracing::warn!(%processor, %lane, position, %reason, "the lane is blocked; others go on. `sandmill resume {processor}` lets it try again");
+            }
+            LaneState::Retrying { reason, .. } => {
+                tracing::info!(%processor, %lane, position, %reason, attempts = exception.attempts, "the lane will try again");
+            }
+            LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane waits as it was told to"),
+            LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),
+        }
+    }
+
+    /// Says now and then that events were set aside: their lanes went on, and nothing else would show it.
+    pub(super) fn say_skips(&mut self, results: &[(LaneKey, Results)]) {
+        let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
+        let (untold, told) = &mut self.skips;
+        *untold += letters.clone().count();
+        let Some(DeadLetter { lane, position, reason, .. }) = letters.last() else { return };
+        if told.is_none_or(|told| told.elapsed() >= TELL_OF_SKIPS) {
+            *told = Some(Instant::now());
+            let (processor, events) = (self.id, std::mem::take(untold));
+            tracing::warn!(%processor, %lane, position, %reason, events, "set events aside as dead letters; their lanes went on");
+        }
+    }
+
+    /// Says what was skipped in a commit: the largest part by its lane, and how much it was in all.
+    pub(super) fn say_sheds(&self, results: &[(LaneKey, Results)]) {
+        let sheds = || results.iter().filter_map(|(lane, results)| Some((lane, results.shed.as_ref()?.events)));
+        let Some((lane, most)) = sheds().max_by_key(|(_, events)| *events).filter(|(_, events)| *events > 0) else {
+            return;
+        };
+        let (processor, events, lanes) = (self.id, sheds().map(|(_, events)| events).sum::<usize>(), sheds().count());
+        tracing::warn!(%processor, events, lanes, %lane, most, "skipped events to go on at the head of the log, as they were too many (back-pressure shed)");
+    }
+}
