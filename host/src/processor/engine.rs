@@ -5,6 +5,8 @@
 //! how many pages to read ahead, how many lanes to run at once, how long a commit waits for slow lanes. Everything it holds is dropped with
 //! it when the term ends.
 
+mod read;
+
 use std::{
     collections::HashMap,
     num::NonZeroUsize,
@@ -17,17 +19,16 @@ use lru::LruCache;
 
 use super::{
     Config, Shaken, Standing,
-    book::{self, Book, Bounds, Ending, Patience, Plan, Reading, Work},
+    book::{self, Book, Bounds, Ending, Patience, Plan, Work},
     commit::{Commit, CommitError, Committer, DeadLetter},
     exceptions::{self, Exception, LaneState},
-    gather::Found,
     lane::{GroundLost, Outcome, Runner, Trouble},
     lockstep::{Place, Turn},
     pauses::{self, Pause},
     pressure::{self, Held, Hold},
     report::Report,
     retry,
-    shed::{self, Leap, Shed},
+    shed::{Leap, Shed},
     term::Term,
 };
 use crate::{
@@ -48,6 +49,7 @@ use crate::{
     supervisor::Stop,
     tenants::{Tenants, rates::Spent},
 };
+use read::{Ahead, ReadingResult};
 
 /// How long a commit waits for lanes that have not finished, live: one in a while would wait that long for a neighbour; more is felt.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
@@ -110,15 +112,6 @@ enum CommitFailure {
 
 type RunResult = (LaneKey, Work, Result<Outcome, GroundLost>);
 type PageResult = (Reader, Duration, Result<Ahead, SourceError>);
-type ReadingResult = (Reader, Reading, Result<(Found, Option<Shed>), SourceError>);
-
-/// What was read of what follows.
-enum Ahead {
-    /// To be handled.
-    Page(Arc<Page>),
-    /// To be skipped.
-    Leap(Leap),
-}
 
 /// What a term takes from its processor: what it is, and what outlives it.
 pub(super) struct Parts<'a> {
@@ -341,7 +334,7 @@ impl<'a> Engine<'a> {
                 match self.book.next_reading(now, self.config.page_events) {
                     Some(reading) if let Some(reader) = self.lanes.take() => {
                         let shed_after = self.pressure.shed_after();
-                        self.reading = Some(Box::pin(read_lane(reader, reading, self.router.clone(), shed_after)));
+                        self.reading = Some(Box::pin(read::lane(reader, reading, self.router.clone(), shed_after)));
                     }
                     _ => self.search = false,
                 }
@@ -409,7 +402,7 @@ impl<'a> Engine<'a> {
         let router = self.router.clone();
         self.page = Some(Box::pin(async move {
             let began = Instant::now();
-            let ahead = read_ahead(&mut reader, &after, times, &router, shed_after).await;
+            let ahead = read::ahead(&mut reader, &after, times, &router, shed_after).await;
             failpoint::hit("page.read");
             (reader, began.elapsed(), ahead)
         }));
@@ -768,46 +761,4 @@ impl<'a> Engine<'a> {
             paused: self.book.paused().cloned(),
         }
     }
-}
-
-/// Reads what follows a progress: a page, or where more events than the bound do, past all of them.
-async fn read_ahead(
-    reader: &mut Reader,
-    after: &Progress,
-    times: Times,
-    router: &Router,
-    shed_after: Option<usize>,
-) -> Result<Ahead, SourceError> {
-    if let Some(bound) = shed_after
-        && shed::too_far(reader, None, after, bound).await?
-    {
-        return Ok(Ahead::Leap(shed::leap(reader, after, router).await?));
-    }
-    Ok(Ahead::Page(reader.page(after, times).await?))
-}
-
-/// Reads the log for one lane; past all of it, where it is more than the bound.
-async fn read_lane(mut reader: Reader, reading: Reading, router: Router, shed_after: Option<usize>) -> ReadingResult {
-    if let Some(bound) = shed_after {
-        match shed::too_far(&mut reader, Some(&reading.lane.tenant), &reading.from, bound).await {
-            Ok(false) => {}
-            Ok(true) => {
-                let skipped = shed::skip(&mut reader, &reading, &router).await;
-                return (reader, reading, skipped.map(|(found, shed)| (found, Some(shed))));
-            }
-            Err(error) => return (reader, reading, Err(error)),
-        }
-    }
-    let mut gather = reading.gather();
-    while let Some((difference, limit)) = gather.next() {
-        match reader.tenant_page(&reading.lane.tenant, difference, limit).await {
-            Ok((mut events, more)) => {
-                let last = events.last().map(|event| event.position);
-                events.retain(|event| router.takes(event) && router.lane(event) == reading.lane);
-                gather.read(last, events, more);
-            }
-            Err(error) => return (reader, reading, Err(error)),
-        }
-    }
-    (reader, reading, Ok((gather.finish(), None)))
 }
