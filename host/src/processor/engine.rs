@@ -356,11 +356,13 @@ impl<'a> Engine<'a> {
     /// Whoever has work and does not move has a reason that can be read, or it is a mistake of ours: then it is said, and a new term begins from what the
     /// database says.
     fn check_for_standstill(&mut self) -> Result<(), Shaken> {
-        if !self.runs.is_empty() || self.page.is_some() || self.reading.is_some() || self.commit.is_some() {
+        let busy = !self.runs.is_empty() || self.page.is_some() || self.reading.is_some() || self.commit.is_some();
+        // While all of it is paused it may stand still, and nobody is to be woken to ask why.
+        if busy || self.book.paused().is_some() {
             self.still_since = None;
             return Ok(());
         }
-        if self.still_since.get_or_insert_with(Instant::now).elapsed() < STANDSTILL || self.book.paused().is_some() {
+        if self.still_since.get_or_insert_with(Instant::now).elapsed() < STANDSTILL {
             return Ok(());
         }
         self.still_since = None;
