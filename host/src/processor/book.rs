@@ -246,6 +246,11 @@ impl<T: Results> Book<T> {
         self.behind.contains(lane)
     }
 
+    /// Lanes of which something is known that the cursor does not say.
+    pub fn lanes_known(&self) -> usize {
+        self.lanes.len()
+    }
+
     /// Whether a lane is running or has work to start.
     pub fn is_busy(&self) -> bool {
         self.lanes.values().any(|lane| !lane.idle() || lane.reading || !lane.done.is_empty())

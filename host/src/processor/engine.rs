@@ -72,6 +72,8 @@ const STANDSTILL: Duration = Duration::from_secs(10);
 const OVER_ITS_SHARE: Duration = Duration::from_secs(1);
 /// So does one whose tenant owes so many turns of the ring.
 const DEEP_IN_DEBT: u32 = 64;
+/// How often for each page of very many lanes it is asked what could be committed.
+const LOOKS: usize = 16;
 /// Lanes of which it is remembered what their events cost.
 const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
@@ -179,6 +181,8 @@ pub(super) struct Engine<'a> {
     looked_at_head: Option<Instant>,
     /// Since when nothing is under way.
     still_since: Option<Instant>,
+    /// Lanes that have finished since it was last asked what could be committed.
+    finished: usize,
 }
 
 impl<'a> Engine<'a> {
@@ -228,6 +232,7 @@ impl<'a> Engine<'a> {
             search: true,
             due: None,
             still_since: None,
+            finished: 0,
             held: Held::default(),
             looked_at_head: None,
         }
@@ -340,7 +345,8 @@ impl<'a> Engine<'a> {
                 }
             }
         }
-        if self.commit.is_none() {
+        if self.commit.is_none() && self.worth_a_look(now) {
+            self.finished = 0;
             let patience = match (self.draining, self.behind) {
                 (true, _) => NO_PATIENCE,
                 (false, _) => self.patience(),
@@ -351,6 +357,15 @@ impl<'a> Engine<'a> {
                 self.start_commit(plan);
             }
         }
+    }
+
+    /// Whether it should be asked what could be committed, which looks at every lane: while more of them wait than can run, it is done some times for each
+    /// page and not whenever one of thousands has finished.
+    fn worth_a_look(&self, now: SystemTime) -> bool {
+        let crowded = self.runs.len() >= self.config.lanes_at_once;
+        !crowded
+            || self.finished * LOOKS >= self.book.lanes_known()
+            || self.book.patience_ends(self.patience()).is_some_and(|end| end <= now)
     }
 
     /// Whoever has work and does not move has a reason that can be read, or it is a mistake of ours: then it is said, and a new term begins from what the
@@ -530,6 +545,10 @@ impl<'a> Engine<'a> {
         self.news |= !page.events.is_empty();
         self.behind = page.events.len() >= self.config.page_events || !page.to.is_boundary();
         let lanes = self.router.route(&page.events);
+        if self.behind {
+            let (events, ms) = (page.events.len(), took.as_millis() as u64);
+            tracing::debug!(processor = %self.id, events, lanes = lanes.len(), ms, "read a page");
+        }
         self.times = if self.behind { self.times.after(page.events.len(), lanes.len()) } else { Times::BEHIND };
         let (scheduler, behind_since) = (&self.runner.scheduler, &self.behind_since);
         self.book.deal(page, lanes, |lane| {
@@ -551,6 +570,7 @@ impl<'a> Engine<'a> {
 
     fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), Shaken> {
         let outcome = result.map_err(|GroundLost(why)| anyhow::anyhow!(why))?;
+        self.finished += 1;
         // One that was running while its ground was lost is ready only now.
         self.search |= self.book.is_behind(&lane);
         if let Some(cost) = outcome.cost {
