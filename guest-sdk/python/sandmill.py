@@ -2,7 +2,7 @@
 
 An author says what the plugin is, what a document begins as, and for each event type what it makes of the document; batches, reading and writing
 are done here. A batch costs one read, and one write for each changed document. Functions give a new document back and leave the old one as it
-was, so an event that fails leaves no trace. What is printed becomes log lines, and so does the traceback of an exception. There is no clock
+was, so an event that fails leaves no trace. What is printed becomes log lines, and so does an exception, with where it came from. There is no clock
 and no randomness worth the name: time and ids come from the event, or the same events would not lead to the same documents.
 """
 
@@ -33,6 +33,9 @@ from wit_world.imports.types import (
 )
 
 setting = _settings.get
+
+# How many calls of functions are told of where an exception came from.
+_PLACES_SAID = 10
 
 
 class Failure(Exception):
@@ -134,7 +137,11 @@ class Documents:
 
         class Projector:
             def project(self, batch):
-                return plugin._project(batch)
+                try:
+                    return plugin._project(batch)
+                except Exception as error:
+                    _say_what_ended(error)
+                    raise
 
         return Description, Projector
 
@@ -167,6 +174,18 @@ class Documents:
                 break
         changes = [entry.change(self._collection) for entry in entries.values() if entry.changed]
         return Projection([change for change in changes if change is not None], skipped, halted)
+
+
+def _say_what_ended(error):
+    """Says what ends a call, and where, before the sandbox sees nothing but a trap."""
+    places, place = [], error.__traceback__
+    while place is not None:
+        code = place.tb_frame.f_code
+        places.append(f"    at {code.co_name} ({code.co_filename.rpartition('/')[2]}:{place.tb_lineno})")
+        place = place.tb_next
+    # The innermost first, as whoever reads only the beginning wants that; a recursion has more than anybody reads.
+    said = [f"{type(error).__name__}: {error}", *places[:-_PLACES_SAID - 1:-1]]
+    _logging.log(_logging.Level.CRITICAL, "exception", "\n".join(said))
 
 
 class _Entry:

@@ -306,7 +306,14 @@ mod tests {
         facts.blockers.push(Blocker { session: "commit carts".into(), waited: 1.5, transaction });
         facts.tenants.insert(
             "a".into(),
-            TenantStatus { lag_events: 900, rate: 30.0, cpu_now: 0.5, waited_now: 2.0, ..TenantStatus::default() },
+            TenantStatus {
+                tenant: "a".into(),
+                lag_events: 900,
+                rate: 30.0,
+                cpu_now: 0.5,
+                waited_now: 2.0,
+                ..TenantStatus::default()
+            },
         );
         assert_eq!(
             told(&facts),

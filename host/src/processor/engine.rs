@@ -18,14 +18,11 @@ use std::{
 use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use lru::LruCache;
 
-use read::{read_ahead, read_lane};
-
 use super::{
     Config, Shaken, Standing,
-    book::{self, Book, Bounds, Ending, Patience, Plan, Reading, Work},
+    book::{self, Book, Bounds, Ending, Patience, Plan, Work},
     commit::{Commit, CommitError, Committer, DeadLetter},
     exceptions::{self, Exception, LaneState},
-    gather::Found,
     lane::{GroundLost, Outcome, Runner, Trouble},
     lockstep::{Place, Turn},
     pauses::{self, Pause},
@@ -53,6 +50,7 @@ use crate::{
     supervisor::Stop,
     tenants::{Tenants, rates::Spent},
 };
+use read::{Ahead, ReadingResult};
 
 /// How long a commit waits for lanes that have not finished, live: one in a while would wait that long for a neighbour; more is felt.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
@@ -119,15 +117,6 @@ enum CommitFailure {
 
 type RunResult = (LaneKey, Work, Result<Outcome, GroundLost>);
 type PageResult = (Reader, Duration, Result<Ahead, SourceError>);
-type ReadingResult = (Reader, Reading, Result<(Found, Option<Shed>), SourceError>);
-
-/// What was read of what follows.
-enum Ahead {
-    /// To be handled.
-    Page(Arc<Page>),
-    /// To be skipped.
-    Leap(Leap),
-}
 
 /// What a term takes from its processor: what it is, and what outlives it.
 pub(super) struct Parts<'a> {
@@ -367,7 +356,7 @@ impl<'a> Engine<'a> {
                 match self.book.next_reading(now, self.config.page_events) {
                     Some(reading) if let Some(reader) = self.lanes.take() => {
                         let shed_after = self.pressure.shed_after();
-                        self.reading = Some(Box::pin(read_lane(reader, reading, self.router.clone(), shed_after)));
+                        self.reading = Some(Box::pin(read::lane(reader, reading, self.router.clone(), shed_after)));
                     }
                     _ => self.search = false,
                 }
@@ -399,11 +388,13 @@ impl<'a> Engine<'a> {
     /// Whoever has work and does not move has a reason that can be read, or it is a mistake of ours: then it is said, and a new term begins from what the
     /// database says.
     fn check_for_standstill(&mut self) -> Result<(), Shaken> {
-        if !self.runs.is_empty() || self.page.is_some() || self.reading.is_some() || self.commit.is_some() {
+        let busy = !self.runs.is_empty() || self.page.is_some() || self.reading.is_some() || self.commit.is_some();
+        // While all of it is paused it may stand still, and nobody is to be woken to ask why.
+        if busy || self.book.paused().is_some() {
             self.still_since = None;
             return Ok(());
         }
-        if self.still_since.get_or_insert_with(Instant::now).elapsed() < STANDSTILL || self.book.paused().is_some() {
+        if self.still_since.get_or_insert_with(Instant::now).elapsed() < STANDSTILL {
             return Ok(());
         }
         self.still_since = None;
@@ -445,7 +436,7 @@ impl<'a> Engine<'a> {
         let router = self.router.clone();
         self.page = Some(Box::pin(async move {
             let began = Instant::now();
-            let ahead = read_ahead(&mut reader, &after, times, &router, shed_after).await;
+            let ahead = read::ahead(&mut reader, &after, times, &router, shed_after).await;
             failpoint::hit("page.read");
             (reader, began.elapsed(), ahead)
         }));

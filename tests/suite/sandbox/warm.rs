@@ -160,16 +160,16 @@ async fn idle_instances_give_way_and_calls_do_not() {
     assert_eq!(saw(&plugin, "a").await, "");
 }
 
-/// Where an instance takes more of the engine's pool than most do, idle ones give way before their number alone asks for it.
+/// Where an instance takes more of the engine's pool than most do, idle ones give way before their number alone asks for it. Memories are what is scarce there.
 #[tokio::test]
-async fn idle_instances_give_way_to_one_of_many_parts() {
+async fn idle_instances_give_way_to_one_of_many_memories() {
     let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
     let mut bytes = handmade::plugin("");
-    // A second module, empty, and six instances of it: the sections' numbers and lengths, then what is in them.
-    bytes.extend([1, 8, 0, b'a', b's', b'm', 1, 0, 0, 0]);
-    bytes.extend([2, 19, 6].into_iter().chain([0, 1, 0].repeat(6)));
+    // A second module, a memory of one page, and three instances of it: the sections' numbers and lengths, then what is in them.
+    bytes.extend([1, 13, 0, b'a', b's', b'm', 1, 0, 0, 0, 5, 3, 1, 0, 1]);
+    bytes.extend([2, 10, 3].into_iter().chain([0, 1, 0].repeat(3)));
     let plugin = Arc::new(sandbox.load(&bytes).expect("load it"));
-    // There is room for four parts each of two instances and the one that loading asks: for one of seven, not for two.
+    // There is room for a memory each of two instances and the one that loading asks, and for one instance's four: for one of four, not for two.
     for tenant in ["a", "b", "c", "b"] {
         call(&plugin, tenant, "lane", json!({})).await.expect("an idle one gave way");
         assert_eq!(sandbox.usage().live, 1);

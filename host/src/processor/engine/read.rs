@@ -1,17 +1,36 @@
-//! Reading for the loop: what follows the tail, and what a lane behind reads for itself; past all of it, where the processor may skip and it is too much.
+//! What the loop has read for it: pages ahead of what is handled, and the log for one lane that is behind.
+//!
+//! Both are given a reader and give it back with what they found; neither knows of anything else that is under way, so either may be dropped at any time. Where
+//! a bound on what may wait is given, they look first how much follows, and pass over all of it where it is more.
 
-use super::{Ahead, ReadingResult};
+use std::sync::Arc;
+
 use crate::{
     consumer::{
         pages::{Reader, SourceError, Times},
         router::Router,
     },
-    model::cursor::Progress,
-    processor::{book::Reading, shed},
+    model::{cursor::Progress, event::Page},
+    processor::{
+        book::Reading,
+        gather::Found,
+        shed::{self, Leap, Shed},
+    },
 };
 
+/// What was read of what follows.
+pub(super) enum Ahead {
+    /// To be handled.
+    Page(Arc<Page>),
+    /// To be skipped.
+    Leap(Leap),
+}
+
+/// What came of a lane's reading, with its reader.
+pub(super) type ReadingResult = (Reader, Reading, Result<(Found, Option<Shed>), SourceError>);
+
 /// Reads what follows a progress: a page, or where more events than the bound do, past all of them.
-pub(super) async fn read_ahead(
+pub(super) async fn ahead(
     reader: &mut Reader,
     after: &Progress,
     times: Times,
@@ -27,7 +46,7 @@ pub(super) async fn read_ahead(
 }
 
 /// Reads the log for one lane; past all of it, where it is more than the bound.
-pub(super) async fn read_lane(
+pub(super) async fn lane(
     mut reader: Reader,
     reading: Reading,
     router: Router,
