@@ -41,7 +41,7 @@ impl Tenants {
         let named = settings.iter().filter_map(|(name, tenant)| Some((TenantId::parse(name).ok()?, tenant.clone())));
         Tenants(Arc::new(Shared {
             settings: named.collect(),
-            limits: limits.clone(),
+            limits: *limits,
             rates: Mutex::default(),
             usage: Usage::default(),
         }))
@@ -50,7 +50,7 @@ impl Tenants {
     /// What a tenant may use: what its settings say, and for the rest what is said for all.
     pub fn limits(&self, tenant: &TenantId) -> Limits {
         let own = self.0.settings.get(tenant);
-        own.map_or_else(|| self.0.limits.clone(), |own| own.limits(&self.0.limits))
+        own.map_or(self.0.limits, |own| own.limits(&self.0.limits))
     }
 
     /// Parts of the guest threads' time, of those that have another than 1.
@@ -71,13 +71,14 @@ impl Tenants {
         held.collect()
     }
 
-    /// A tenant has computed or written. Counts it, and holds it to its rates.
-    pub fn spent(&self, tenant: &TenantId, spent: Spent) {
+    /// A tenant has computed or written. Counts it, with what else there is to count, and holds it to its rates.
+    pub fn spent(&self, tenant: &TenantId, spent: Spent, also: impl FnOnce(&mut Used)) {
         self.rates().spend(tenant, &self.limits(tenant), spent, Instant::now());
         self.0.usage.add(tenant, |used| {
             used.cpu += spent.cpu;
             used.documents += spent.documents;
             used.bytes += spent.bytes;
+            also(used);
         });
     }
 

@@ -353,6 +353,18 @@ impl World {
         }
     }
 
+    /// Commits events, which follow from a number: see [`Log::begin`].
+    fn append(&mut self, random: u32) {
+        self.log.begin(random);
+        self.log.end(0, true);
+    }
+
+    /// Starts the next lane, which there is.
+    fn start(&mut self) {
+        let started = self.host.book.start(|_| None).unwrap();
+        self.host.running.push(started);
+    }
+
     /// Runs every lane that can be started, to its end.
     fn run(&mut self) {
         while let Some(started) = self.host.book.start(|_| None) {
@@ -462,8 +474,7 @@ fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
         }
     }
     // Three more in one page, the last refused.
-    world.log.begin(2);
-    world.log.end(0, true);
+    world.append(2);
     world.poison.insert(4);
     world.deal(9);
     world.run();
@@ -528,8 +539,7 @@ fn a_lane_of_a_later_page_is_not_left_behind_by_an_earlier_one() {
     let mut world = World::new();
     // An event of the first lane in each of two pages, and one of the second in a third.
     for random in [0, 0, 9] {
-        world.log.begin(random);
-        world.log.end(0, true);
+        world.append(random);
         world.deal(9);
     }
     let (key, work) = world.host.book.start(|_| None).unwrap();
@@ -547,8 +557,7 @@ fn a_lane_that_keeps_up_is_not_sent_to_read_for_itself() {
     let mut world = World::new();
     for _ in 0..4 {
         // An event of the first lane that weighs a third of what a lane may keep.
-        world.log.begin(99);
-        world.log.end(0, true);
+        world.append(99);
         world.deal(9);
     }
     while world.host.book.pages_open() > 0 {
@@ -565,13 +574,11 @@ fn a_slow_lane_alone_in_its_page_holds_nobody_up() {
     let mut world = World::new();
     // An event of the first lane, and in the next page one of the second.
     for random in [0, 9] {
-        world.log.begin(random);
-        world.log.end(0, true);
+        world.append(random);
         world.deal(9);
     }
     for _ in 0..2 {
-        let started = world.host.book.start(|_| None).unwrap();
-        world.host.running.push(started);
+        world.start();
     }
     world.host.finish(1, usize::MAX, Ending::Handled, world.now);
     let patience = Duration::from_millis(3);
@@ -591,8 +598,7 @@ fn nothing_starts_while_too_much_waits_for_its_commit() {
     let mut world = World::new();
     for _ in 0..4 {
         // Three events of the first lane.
-        world.log.begin(2);
-        world.log.end(0, true);
+        world.append(2);
         world.deal(9);
     }
     let mut started = 0;
@@ -617,11 +623,9 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
         world.host.book.pause(if told { vec![pause] } else { Vec::new() });
     };
     let mut world = World::new();
-    world.log.begin(2);
-    world.log.end(0, true);
+    world.append(2);
     world.deal(9);
-    let started = world.host.book.start(|_| None).unwrap();
-    world.host.running.push(started);
+    world.start();
     pause(&mut world, true);
     assert_eq!(world.host.book.rows_to_come(), 1, "the database does not know of it");
     world.plan(Duration::ZERO, true);
@@ -641,11 +645,9 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
     assert_eq!(world.database.rows, BTreeMap::new());
 
     // And one that is let go before its work has ended never waits.
-    world.log.begin(2);
-    world.log.end(0, true);
+    world.append(2);
     world.deal(9);
-    let started = world.host.book.start(|_| None).unwrap();
-    world.host.running.push(started);
+    world.start();
     pause(&mut world, true);
     pause(&mut world, false);
     world.host.finish(0, 1, Ending::Handled, world.now);
@@ -662,13 +664,11 @@ fn a_full_lane_is_detached_or_holds_the_page() {
         let mut world = World::bounded(bounds);
         // An event of each of the first two lanes; the first does not come to its end, and is left behind.
         for random in [0, 9] {
-            world.log.begin(random);
-            world.log.end(0, true);
+            world.append(random);
         }
         world.deal(9);
         for _ in 0..2 {
-            let started = world.host.book.start(|_| None).unwrap();
-            world.host.running.push(started);
+            world.start();
         }
         world.host.finish(1, usize::MAX, Ending::Handled, world.now);
         world.plan(Duration::ZERO, true);
@@ -676,8 +676,7 @@ fn a_full_lane_is_detached_or_holds_the_page() {
         let mut appended = 1;
         while world.host.book.full().is_none() && !world.host.book.is_detached(&lane(&tenant(0))) {
             // An event of the first lane that weighs a third of what a lane may keep.
-            world.log.begin(99);
-            world.log.end(0, true);
+            world.append(99);
             world.deal(9);
             appended += 1;
             world.plan(Duration::ZERO, true);
@@ -698,14 +697,11 @@ fn a_full_lane_is_detached_or_holds_the_page() {
 fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     let mut world = World::bounded(SHEDDING);
     // Three events of the first lane, of which it works on; and then one of each of the first two.
-    world.log.begin(2);
-    world.log.end(0, true);
+    world.append(2);
     world.deal(9);
-    let started = world.host.book.start(|_| None).unwrap();
-    world.host.running.push(started);
+    world.start();
     for random in [0, 9] {
-        world.log.begin(random);
-        world.log.end(0, true);
+        world.append(random);
     }
     world.leap(1);
     world.plan(Duration::ZERO, true);

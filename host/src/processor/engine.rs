@@ -5,6 +5,7 @@
 //! how many pages to read ahead, how many lanes to run at once, how long a commit waits for slow lanes. Everything it holds is dropped with
 //! it when the term ends.
 
+mod commits;
 mod read;
 mod say;
 
@@ -18,10 +19,12 @@ use std::{
 use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use lru::LruCache;
 
+use commits::Committed;
+
 use super::{
     Config, Shaken, Standing,
-    book::{self, Book, Bounds, Ending, Patience, Plan, Work},
-    commit::{Commit, CommitError, Committer, DeadLetter},
+    book::{self, Book, Bounds, Ending, Patience, Work},
+    commit::{Committer, DeadLetter},
     exceptions::{self, Exception, LaneState},
     lane::{GroundLost, Outcome, Runner, Trouble},
     lockstep::{Place, Turn},
@@ -45,7 +48,7 @@ use crate::{
         handler::BoxFuture,
         ids::{LaneKey, ProcessorId},
     },
-    projections::documents::{Changes, Documents, PrepareError, ReadError, Writes},
+    projections::documents::{Changes, Documents, ReadError},
     scheduler::Class,
     supervisor::Stop,
     tenants::{Tenants, rates::Spent},
@@ -99,20 +102,6 @@ impl book::Results for Results {
     fn weight(&self) -> usize {
         self.weight
     }
-}
-
-/// A commit that came to its end, with what it was about.
-struct Committed {
-    plan: Plan<Results>,
-    marks: HashMap<LaneKey, u64>,
-    took: Duration,
-    result: Result<Writes, CommitFailure>,
-}
-
-enum CommitFailure {
-    /// A lane wrote what is not its own.
-    NotYours(LaneKey, String),
-    Commit(CommitError),
 }
 
 type RunResult = (LaneKey, Work, Result<Outcome, GroundLost>);
@@ -364,10 +353,7 @@ impl<'a> Engine<'a> {
         }
         if self.commit.is_none() && self.worth_a_look(now) {
             self.finished = 0;
-            let patience = match (self.draining, self.late) {
-                (true, _) => NO_PATIENCE,
-                (false, _) => self.patience(),
-            };
+            let patience = if self.draining { NO_PATIENCE } else { self.patience() };
             let store = self.draining || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
             if let Some(plan) = self.book.plan(now, patience, store) {
                 self.passed_since = None;
@@ -484,76 +470,6 @@ impl<'a> Engine<'a> {
         if self.late || self.book.is_detached(lane) { Class::CatchUp } else { Class::Live }
     }
 
-    /// Lets tenants pay for a commit, each for its part of what was written.
-    fn charge(&self, results: &[(LaneKey, Results)], took: Duration) {
-        let bytes: usize = results.iter().map(|(_, results)| results.weight).sum();
-        for (lane, results) in results.iter().filter(|(_, results)| results.weight > 0) {
-            let part = took.mul_f64(results.weight as f64 / bytes as f64);
-            self.runner.scheduler.charge(&lane.tenant, self.class(lane), part);
-        }
-    }
-
-    fn start_commit(&mut self, mut plan: Plan<Results>) {
-        failpoint::hit("lanes.run");
-        let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
-        self.report.count(handled);
-        let report = self.report.take();
-        let report = report.or_else(|| self.draining.then(|| self.report.flush()));
-        let mut marks = HashMap::new();
-        let mut dead_letters = Vec::new();
-        let mut sheds = Vec::new();
-        let mut changes = Vec::new();
-        for (lane, results) in &mut plan.results {
-            marks.insert(lane.clone(), results.mark);
-            dead_letters.extend(results.dead_letters.iter().cloned());
-            sheds.extend(results.shed.iter().map(|shed| (lane.clone(), shed.clone())));
-            changes.push((lane.clone(), results.changes.clone()));
-        }
-        let (documents, committer) = (self.documents.clone(), self.committer.clone());
-        self.commit = Some(Box::pin(async move {
-            let began = Instant::now();
-            let result = match documents.prepare(&changes).await {
-                Err(PrepareError::NotYours(lane, why)) => Err(CommitFailure::NotYours(lane, why)),
-                Err(error) => Err(CommitFailure::Commit(CommitError::Lost(error.to_string()))),
-                Ok(writes) => {
-                    let commit = Commit {
-                        from: &plan.from,
-                        to: &plan.to,
-                        left: &plan.left,
-                        moved: &plan.moved,
-                        rejoined: &plan.rejoined,
-                        writes: &writes,
-                        dead_letters: &dead_letters,
-                        sheds: &sheds,
-                        report: report.as_ref(),
-                    };
-                    committer.commit(commit).await.map(|()| writes).map_err(CommitFailure::Commit)
-                }
-            };
-            Committed { plan, marks, took: began.elapsed(), result }
-        }));
-    }
-
-    /// Says what was handled since the last report, when no commit is left that could.
-    async fn last_report(&mut self) -> Result<(), CommitError> {
-        if !self.report.is_due_at_last() {
-            return Ok(());
-        }
-        let stored = self.book.stored();
-        let commit = Commit {
-            from: stored,
-            to: stored,
-            left: &[],
-            moved: &[],
-            rejoined: &[],
-            writes: &Writes::default(),
-            dead_letters: &[],
-            sheds: &[],
-            report: Some(&self.report.flush()),
-        };
-        self.committer.commit(commit).await
-    }
-
     fn deal(&mut self, page: &Page, took: Duration) {
         self.untold = true;
         if !page.events.is_empty() {
@@ -595,11 +511,12 @@ impl<'a> Engine<'a> {
             self.costs.put(lane.clone(), cost);
         }
         let (cpu, waited) = (outcome.meter.cpu(), outcome.meter.waited());
-        self.tenants.spent(&lane.tenant, Spent { cpu, ..Spent::default() });
-        self.tenants.count(&lane.tenant, |used| used.waited += waited);
-        if let Some(Trouble::Block(reason) | Trouble::Retry { reason, .. }) = &outcome.trouble {
-            self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason));
-        }
+        self.tenants.spent(&lane.tenant, Spent { cpu, ..Spent::default() }, |used| {
+            used.waited += waited;
+            if let Some(Trouble::Block(reason) | Trouble::Retry { reason, .. }) = &outcome.trouble {
+                used.failed(self.id, reason);
+            }
+        });
         let ending = match outcome.trouble {
             None => Ending::Handled,
             Some(Trouble::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
@@ -621,65 +538,6 @@ impl<'a> Engine<'a> {
             self.documents.unstage(&lane);
         }
         Ok(())
-    }
-
-    fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
-        (self.untold, self.search) = (true, true);
-        let Committed { plan, marks, took, result } = committed;
-        // Also if it was refused: it has kept the database as busy.
-        self.charge(&plan.results, took);
-        match result {
-            Ok(writes) => {
-                *self.moved = true;
-                self.report.committed(took);
-                self.documents.settle(writes, &marks);
-                let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
-                for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
-                    self.say(lane, exception);
-                }
-                self.say_skips(&plan.results);
-                self.say_sheds(&plan.results);
-                self.count(&plan);
-                self.book.committed(plan);
-            }
-            Err(CommitFailure::NotYours(lane, why)) => {
-                self.documents.unstage(&lane);
-                self.runner.handler.forget(&lane.tenant);
-                self.book.refused(plan, Some(lane), "malformed-output", &why);
-            }
-            Err(CommitFailure::Commit(CommitError::Data(why))) => {
-                if plan.results.is_empty() {
-                    return Err(anyhow::anyhow!("the database refused a commit without results: {why}").into());
-                }
-                if let Some(culprit) = self.book.refused(plan, None, "refused-commit", &why) {
-                    tracing::warn!(processor = %self.id, lane = %culprit, why, "the database refused what a lane wrote; others go on");
-                    self.documents.unstage(&culprit);
-                    self.runner.handler.forget(&culprit.tenant);
-                }
-            }
-            Err(CommitFailure::Commit(error)) => return Err(error.into()),
-        }
-        self.due = self.book.next_due();
-        Ok(())
-    }
-
-    /// Takes note of what a commit made of lanes and tenants.
-    fn count(&mut self, plan: &Plan<Results>) {
-        for (lane, results) in &plan.results {
-            let (documents, bytes) = (results.changes.len() as u64, results.weight as u64);
-            self.tenants.spent(&lane.tenant, Spent { documents, bytes, ..Spent::default() });
-            self.tenants.count(&lane.tenant, |used| used.events += results.handled as u64);
-        }
-        for (lane, _) in &plan.left {
-            self.behind_since.insert(lane.clone(), Instant::now());
-        }
-        for (lane, _) in &plan.rejoined {
-            self.behind_since.remove(lane);
-            // It has done what it owed for.
-            for class in [Class::Live, Class::CatchUp] {
-                self.runner.scheduler.forgive(&lane.tenant, class);
-            }
-        }
     }
 
     /// When something is to be done even if nothing happens.

@@ -8,7 +8,7 @@ use crate::model::{
 };
 
 /// What every tenant may use, in all its instances and processors together.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Limits {
     /// Linear memory of all instances of one tenant, of whatever plugins, MiB; idle ones give way first. Default 256: half of what a plugin may have, so that

@@ -4,17 +4,12 @@
 //! stops a hog for good (a limit, a trap) blocks its lane; a task here looks every 20 ms for such lanes and resumes them, as an impatient
 //! operator with a script would. The host takes that up within a quarter of a second, so those hogs rest that long between two attempts.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use clap::ValueEnum;
 use sandmill::{db::Session, processor::exceptions};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::{backlog, world::Database};
 
@@ -79,7 +74,7 @@ pub fn work(lasting: Duration, a_thousand: Duration) -> String {
 /// Hogs at work, until this is dropped.
 pub struct Herd {
     tasks: Vec<tokio::task::JoinHandle<()>>,
-    burst: Arc<AtomicBool>,
+    burst: Arc<Notify>,
 }
 
 impl Herd {
@@ -104,7 +99,7 @@ impl Herd {
         for hog in 0..hogs {
             backlog::append(&session, &name(hog), STREAMS, &data, count).await?;
         }
-        let burst = Arc::new(AtomicBool::new(false));
+        let burst = Arc::new(Notify::new());
         let task = match kind {
             Kind::Flood => tokio::spawn(tell(flood(session, hogs, burst.clone()))),
             Kind::SlowReads => tokio::spawn(tell(trickle(session, hogs))),
@@ -115,7 +110,7 @@ impl Herd {
 
     /// The measurement begins.
     pub fn now(&self) {
-        self.burst.store(true, Relaxed);
+        self.burst.notify_one();
     }
 }
 
@@ -131,10 +126,8 @@ async fn tell(hog: impl Future<Output = anyhow::Result<()>>) {
     }
 }
 
-async fn flood(session: Session, hogs: usize, burst: Arc<AtomicBool>) -> anyhow::Result<()> {
-    while !burst.load(Relaxed) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+async fn flood(session: Session, hogs: usize, burst: Arc<Notify>) -> anyhow::Result<()> {
+    burst.notified().await;
     for hog in 0..hogs {
         backlog::append(&session, &name(hog), STREAMS, "{}", BURST / hogs).await?;
     }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crate::{
-    backlog, neighbours,
+    backlog,
+    detach::until,
+    neighbours,
     neighbours::{COLLECTION, hogs},
     report::{Report, median},
     world::{Database, World, table},
@@ -46,9 +48,7 @@ async fn handled(world: &World, a_thousand: Duration, arguments: &[&str]) -> any
         backlog::append(&database.session, &hogs::name(hog), 1, &event, BACKLOG).await?;
     }
     // All of them are at work, and none is ahead because it came first.
-    while counts(&database).await?.iter().any(|count| *count < 500.0) {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("every hog is at work", async || Ok(counts(&database).await?.iter().all(|count| *count >= 500.0))).await?;
     let before = counts(&database).await?;
     tokio::time::sleep(COUNTED).await;
     let after = counts(&database).await?;

@@ -1,0 +1,168 @@
+//! The loop's commits: what a plan becomes on its way to the database, and what follows from its end.
+//!
+//! One is under way at a time. When it ends well the book, the documents and the tenants' accounts learn of it; when its data were refused the book looks for
+//! whose; anything else ends the term.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use super::{Engine, Results};
+use crate::{
+    failpoint,
+    model::ids::LaneKey,
+    processor::{
+        Shaken,
+        book::Plan,
+        commit::{Commit, CommitError},
+    },
+    projections::documents::{PrepareError, Writes},
+    scheduler::Class,
+    tenants::rates::Spent,
+};
+
+/// A commit that came to its end, with what it was about.
+pub(super) struct Committed {
+    plan: Plan<Results>,
+    marks: HashMap<LaneKey, u64>,
+    took: Duration,
+    result: Result<Writes, CommitFailure>,
+}
+
+enum CommitFailure {
+    /// A lane wrote what is not its own.
+    NotYours(LaneKey, String),
+    Commit(CommitError),
+}
+
+impl Engine<'_> {
+    /// Lets tenants pay for a commit, each for its part of what was written.
+    fn charge(&self, results: &[(LaneKey, Results)], took: Duration) {
+        let bytes: usize = results.iter().map(|(_, results)| results.weight).sum();
+        for (lane, results) in results.iter().filter(|(_, results)| results.weight > 0) {
+            let part = took.mul_f64(results.weight as f64 / bytes as f64);
+            self.runner.scheduler.charge(&lane.tenant, self.class(lane), part);
+        }
+    }
+
+    pub(super) fn start_commit(&mut self, mut plan: Plan<Results>) {
+        failpoint::hit("lanes.run");
+        let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
+        self.report.count(handled);
+        let report = self.report.take();
+        let report = report.or_else(|| self.draining.then(|| self.report.flush()));
+        let mut marks = HashMap::new();
+        let mut dead_letters = Vec::new();
+        let mut sheds = Vec::new();
+        let mut changes = Vec::new();
+        for (lane, results) in &mut plan.results {
+            marks.insert(lane.clone(), results.mark);
+            dead_letters.extend(results.dead_letters.iter().cloned());
+            sheds.extend(results.shed.iter().map(|shed| (lane.clone(), shed.clone())));
+            changes.push((lane.clone(), results.changes.clone()));
+        }
+        let (documents, committer) = (self.documents.clone(), self.committer.clone());
+        self.commit = Some(Box::pin(async move {
+            let began = Instant::now();
+            let result = match documents.prepare(&changes).await {
+                Err(PrepareError::NotYours(lane, why)) => Err(CommitFailure::NotYours(lane, why)),
+                Err(error) => Err(CommitFailure::Commit(CommitError::Lost(error.to_string()))),
+                Ok(writes) => {
+                    let commit = Commit {
+                        from: &plan.from,
+                        to: &plan.to,
+                        left: &plan.left,
+                        moved: &plan.moved,
+                        rejoined: &plan.rejoined,
+                        writes: &writes,
+                        dead_letters: &dead_letters,
+                        sheds: &sheds,
+                        report: report.as_ref(),
+                    };
+                    committer.commit(commit).await.map(|()| writes).map_err(CommitFailure::Commit)
+                }
+            };
+            Committed { plan, marks, took: began.elapsed(), result }
+        }));
+    }
+
+    /// Says what was handled since the last report, when no commit is left that could.
+    pub(super) async fn last_report(&mut self) -> Result<(), CommitError> {
+        if !self.report.is_due_at_last() {
+            return Ok(());
+        }
+        let stored = self.book.stored();
+        let commit = Commit {
+            from: stored,
+            to: stored,
+            left: &[],
+            moved: &[],
+            rejoined: &[],
+            writes: &Writes::default(),
+            dead_letters: &[],
+            sheds: &[],
+            report: Some(&self.report.flush()),
+        };
+        self.committer.commit(commit).await
+    }
+
+    pub(super) fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
+        (self.untold, self.search) = (true, true);
+        let Committed { plan, marks, took, result } = committed;
+        // Also if it was refused: it has kept the database as busy.
+        self.charge(&plan.results, took);
+        match result {
+            Ok(writes) => {
+                *self.moved = true;
+                self.report.committed(took);
+                self.documents.settle(writes, &marks);
+                let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
+                for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
+                    self.say(lane, exception);
+                }
+                self.say_skips(&plan.results);
+                self.say_sheds(&plan.results);
+                self.count(&plan);
+                self.book.committed(plan);
+            }
+            Err(CommitFailure::NotYours(lane, why)) => {
+                self.documents.unstage(&lane);
+                self.runner.handler.forget(&lane.tenant);
+                self.book.refused(plan, Some(lane), "malformed-output", &why);
+            }
+            Err(CommitFailure::Commit(CommitError::Data(why))) => {
+                if plan.results.is_empty() {
+                    return Err(anyhow::anyhow!("the database refused a commit without results: {why}").into());
+                }
+                if let Some(culprit) = self.book.refused(plan, None, "refused-commit", &why) {
+                    tracing::warn!(processor = %self.id, lane = %culprit, why, "the database refused what a lane wrote; others go on");
+                    self.documents.unstage(&culprit);
+                    self.runner.handler.forget(&culprit.tenant);
+                }
+            }
+            Err(CommitFailure::Commit(error)) => return Err(error.into()),
+        }
+        self.due = self.book.next_due();
+        Ok(())
+    }
+
+    /// Takes note of what a commit made of lanes and tenants.
+    fn count(&mut self, plan: &Plan<Results>) {
+        for (lane, results) in &plan.results {
+            let (documents, bytes) = (results.changes.len() as u64, results.weight as u64);
+            let spent = Spent { documents, bytes, ..Spent::default() };
+            self.tenants.spent(&lane.tenant, spent, |used| used.events += results.handled as u64);
+        }
+        for (lane, _) in &plan.left {
+            self.behind_since.insert(lane.clone(), Instant::now());
+        }
+        for (lane, _) in &plan.rejoined {
+            self.behind_since.remove(lane);
+            // It has done what it owed for.
+            for class in [Class::Live, Class::CatchUp] {
+                self.runner.scheduler.forgive(&lane.tenant, class);
+            }
+        }
+    }
+}
