@@ -146,6 +146,7 @@ impl Scheduler {
             let length = if info.woken_while_running { Length::Long } else { Length::Short };
             // Without a queue the scheduler is gone, and dropping the runnable cancels the guest.
             if let Some(queue) = queue.upgrade() {
+                meter.waits();
                 queue.push(&tenant, class, length, Waiting { runnable, meter: meter.clone(), since: Instant::now() });
             }
         };
@@ -244,11 +245,12 @@ impl Queue {
                 clock = thread_cpu();
             }
             let waited = guest.since.elapsed();
+            guest.meter.goes_on(waited);
             guest.runnable.run();
             // One look at the clock for each poll: what it took to find the next guest is the next one's.
             let now = thread_cpu();
             let cpu = now.saturating_sub(clock);
-            guest.meter.add(cpu, waited);
+            guest.meter.add(cpu);
             if turn.is_long() {
                 std::thread::sleep(REST);
             }
@@ -268,6 +270,10 @@ impl Queue {
                 return None;
             }
             if let Some((turn, guest)) = state.ring.next() {
+                // The end of one turn may let two go on.
+                if state.resting > 0 && state.ring.waiting() > 0 {
+                    self.ready.notify_one();
+                }
                 return Some((turn, guest, rested));
             }
             state.resting += 1;
@@ -473,6 +479,27 @@ mod tests {
         let panic = tokio::spawn(run).await.unwrap_err().into_panic();
         assert_eq!(panic.downcast_ref::<&str>(), Some(&"tripped"));
         assert_eq!(scheduler.run(&tenant("clumsy"), Class::Live, &meter(), async { 1 }).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_wait_counts_while_it_lasts() {
+        let scheduler = start(1, 0, &[]);
+        let held = Arc::new(AtomicBool::new(true));
+        let holds = held.clone();
+        let hog = scheduler.run(&tenant("hog"), Class::Live, &meter(), async move {
+            while holds.load(SeqCst) {
+                std::hint::spin_loop();
+            }
+        });
+        let waits = meter();
+        let waiting = scheduler.run(&tenant("quiet"), Class::Live, &waits, async {});
+        slice(100).await;
+        let so_far = waits.waited();
+        held.store(false, SeqCst);
+        hog.await;
+        waiting.await;
+        assert!(so_far > Duration::ZERO);
+        assert!(waits.waited() >= so_far);
     }
 
     #[test]

@@ -317,7 +317,8 @@ impl<T: Results> Book<T> {
             let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
             let too_much = lane.queued_bytes > self.bounds.lane_bytes
                 || lane.queued_events() > self.bounds.lane_events
-                || over(&key);
+                // Only one that runs: what another has read for itself would be dropped before it leads to anything, again and again.
+                || lane.running.is_some() && over(&key);
             if self.bounds.detaches && lane.row.is_some() && holds_several && too_much {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
@@ -331,11 +332,16 @@ impl<T: Results> Book<T> {
         self.cursor + self.dealt.len() as PageNumber
     }
 
+    /// Whether nothing begins because too much waits for its commit.
+    fn waits_for_commit(&self) -> bool {
+        self.waiting > self.bounds.waiting_bytes
+    }
+
     /// The next lane to start and its work: at most one piece of a lane is under way, and none begins while too much waits for its commit. Lanes start
     /// in the order of their pages, so what waits never waits for one that could not start. A lane that is not to start now, and until when it waits and why,
     /// is what `held` says; it is left behind like one that failed for a while.
     pub fn start(&mut self, mut held: impl FnMut(&LaneKey) -> Option<(SystemTime, Reason)>) -> Option<(LaneKey, Work)> {
-        if self.waiting > self.bounds.waiting_bytes {
+        if self.waits_for_commit() {
             return None;
         }
         while let Some(key) = self.startable.pop_front() {

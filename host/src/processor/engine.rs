@@ -78,6 +78,8 @@ const STANDSTILL: Duration = Duration::from_secs(10);
 const OVER_ITS_SHARE: Duration = Duration::from_secs(1);
 /// So does one whose tenant owes so many turns of the ring.
 const DEEP_IN_DEBT: u32 = 64;
+/// And after how long at the latest.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often for each page of very many lanes it is asked what could be committed.
 const LOOKS: usize = 16;
 /// Lanes of which it is remembered what their events cost.
@@ -179,6 +181,8 @@ pub(super) struct Engine<'a> {
     still_since: Option<Instant>,
     /// Lanes that have finished since it was last asked what could be committed.
     finished: usize,
+    /// When that was.
+    looked: Instant,
 }
 
 impl<'a> Engine<'a> {
@@ -231,6 +235,7 @@ impl<'a> Engine<'a> {
             due: None,
             still_since: None,
             finished: 0,
+            looked: Instant::now(),
             held: Held::default(),
             looked_at_head: None,
         }
@@ -352,7 +357,7 @@ impl<'a> Engine<'a> {
             }
         }
         if self.commit.is_none() && self.worth_a_look(now) {
-            self.finished = 0;
+            (self.finished, self.looked) = (0, Instant::now());
             let patience = if self.draining { NO_PATIENCE } else { self.patience() };
             let store = self.draining || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
             if let Some(plan) = self.book.plan(now, patience, store) {
@@ -368,6 +373,7 @@ impl<'a> Engine<'a> {
         let crowded = self.runs.len() >= self.config.lanes_at_once;
         !crowded
             || self.finished * LOOKS >= self.book.lanes_known()
+            || self.looked.elapsed() >= LOOK_AGAIN
             || self.book.patience_ends(self.patience()).is_some_and(|end| end <= now)
     }
 
@@ -408,12 +414,14 @@ impl<'a> Engine<'a> {
             return;
         }
         let Some(mut reader) = self.pages.take() else { return };
+        let toward = matches!(turn, Turn::Read(Some(_)));
         let after = match turn {
             Turn::Read(Some(toward)) => Progress::entering(self.book.tail().seen().clone(), toward),
             _ => self.book.tail().clone(),
         };
         // What is told while it reads may be of what it does not see any more.
-        self.news = false;
+        // Read up to where another one stands, it says nothing of what is beyond.
+        self.news = toward;
         let looked = self.looked_at_head.is_some_and(|looked| !self.behind || looked.elapsed() < LOOK_AT_HEAD);
         let shed_after = self.pressure.shed_after().filter(|_| !looked);
         if shed_after.is_some() {
@@ -489,6 +497,8 @@ impl<'a> Engine<'a> {
             behind_since.get(lane).is_some_and(|since| since.elapsed() >= OVER_ITS_SHARE)
                 || scheduler.debt(&lane.tenant, Class::Live) >= DEEP_IN_DEBT
         });
+        // A lane that was detached now reads for itself.
+        self.search |= !self.behind_since.is_empty();
         if self.book.passed_events() {
             self.passed_since.get_or_insert_with(Instant::now);
         }

@@ -119,9 +119,11 @@ impl<T> Lane<T> {
         self.queue.iter().map(|work| work.events.len()).sum()
     }
 
-    /// Why it stopped, once nothing of it runs: what still does would otherwise move a row that says it waits.
-    fn stopped(&self) -> Option<&Stop> {
-        self.stop.as_ref().filter(|_| self.running.is_none())
+    /// Why it stopped, once nothing of it runs and all that it has finished goes into a commit up to `page`: what came later would otherwise move a row that
+    /// says it waits.
+    fn stopped(&self, page: PageNumber) -> Option<&Stop> {
+        let complete = self.running.is_none() && self.done.back().is_none_or(|done| done.page <= page);
+        self.stop.as_ref().filter(|stop| complete && stop.page <= page)
     }
 
     /// Whether work of a page up to `page` is still to be done.
@@ -139,7 +141,7 @@ impl<T> Lane<T> {
 /// Whether a commit up to `page` would change what the database says of a lane.
 pub(super) fn lane_changes<T>(lane: &Lane<T>, page: PageNumber, included: bool) -> bool {
     let done = included && lane.done.front().is_some_and(|done| done.page <= page);
-    let stop = lane.stopped().is_some_and(|stop| stop.page <= page) && (included || lane.done.is_empty());
+    let stop = lane.stopped(page).is_some() && (included || lane.done.is_empty());
     let rejoins = lane.row.is_some() && lane.finished(page) && lane.done.is_empty();
     let needs_row = lane.row.is_none() && lane.detached();
     done || stop || rejoins || needs_row
@@ -159,7 +161,7 @@ pub(super) fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<
     }
     let moved = progress.is_some();
     let undone = lane.done.front().is_some_and(|done| done.page <= plan.page);
-    let stop = lane.stopped().filter(|stop| stop.page <= plan.page && !undone);
+    let stop = lane.stopped(plan.page).filter(|_| !undone);
     let finished = lane.finished(plan.page) && !undone;
     let durable = lane.row.as_ref().map_or(&plan.from, |row| &row.progress);
     let exception = || Exception {

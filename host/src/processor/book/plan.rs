@@ -149,7 +149,9 @@ impl<T: Results> Book<T> {
             return complete;
         }
         let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
-        if self.patience_ends(patience).is_none_or(|end| now < end) {
+        // Lanes that cannot begin before the commit are not waited for, or neither would ever come.
+        let stuck = self.waits_for_commit() && self.lanes.values().all(|lane| lane.running.is_none());
+        if !stuck && self.patience_ends(patience).is_none_or(|end| now < end) {
             return complete;
         }
         // Lanes that have not finished this page are left behind; the others say how far the cursor may go.

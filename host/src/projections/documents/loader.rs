@@ -25,6 +25,9 @@ use crate::{
     model::ids::{CollectionName, TenantId},
 };
 
+/// For how many of its own reads' times a tenant lets others go before it.
+const PLACES: u32 = 4;
+
 /// How long the first read waits for others to join it.
 const PATIENCE: Duration = Duration::from_millis(1);
 
@@ -74,8 +77,8 @@ pub struct Loader {
 #[derive(Default)]
 struct Waiting {
     requests: Vec<(Request, oneshot::Sender<Answer>)>,
-    /// How long each request's tenant made others wait lately, in the same order; the least goes first where they are not served together.
-    ranks: Vec<Duration>,
+    /// The order in which tenants are served where they are not served together: see [`Waiting::push`]. As long as `requests`.
+    places: Vec<Instant>,
     since: Option<Instant>,
 }
 
@@ -104,12 +107,7 @@ impl Loader {
     /// Puts a request down and waits for its answer: one document for each key, in order. `rank` is how long reads of its tenant take.
     pub(super) async fn load(&self, request: Request, rank: Duration) -> Answer {
         let (answer, wait) = oneshot::channel();
-        {
-            let mut waiting = self.waiting();
-            waiting.since.get_or_insert_with(Instant::now);
-            waiting.requests.push((request, answer));
-            waiting.ranks.push(rank);
-        }
+        self.waiting().push(request, answer, Instant::now(), rank);
         self.asked.notify_one();
         // Without an answer the term has ended, and this lane with it.
         wait.await.unwrap_or_else(|_| Err(ReadError::Lost("the term has ended".into())))
@@ -221,24 +219,29 @@ impl Loader {
 }
 
 impl Waiting {
-    /// What is to be served now: all of it, or what the quickest tenant wants.
+    /// Takes a request of a tenant whose reads take as long as `rank`. It is served before whoever asks later than some such times from now: the sooner the
+    /// quicker its tenant is, and none has to wait for ever.
+    fn push(&mut self, request: Request, answer: oneshot::Sender<Answer>, now: Instant, rank: Duration) {
+        self.since.get_or_insert(now);
+        self.requests.push((request, answer));
+        self.places.push(now + rank * PLACES);
+    }
+
+    /// What is to be served now: all of it, or what one tenant wants.
     fn take(&mut self, together: bool) -> Vec<(Request, oneshot::Sender<Answer>)> {
-        let ranks = std::mem::take(&mut self.ranks);
-        let requests = std::mem::take(&mut self.requests);
-        self.since = None;
-        let quickest = ranks.iter().enumerate().min_by_key(|(_, rank)| **rank).map(|(index, _)| index);
-        let tenant = quickest.and_then(|index| requests[index].0.tenant().cloned());
-        let (mut taken, mut left) = (Vec::new(), Waiting::default());
-        for (request, rank) in requests.into_iter().zip(ranks) {
+        let Waiting { requests, places, .. } = std::mem::take(self);
+        let first = requests.iter().zip(&places).min_by_key(|(_, place)| **place);
+        let tenant = first.and_then(|((request, _), _)| request.tenant().cloned());
+        let mut taken = Vec::new();
+        for (request, place) in requests.into_iter().zip(places) {
             if together || request.0.tenant() == tenant.as_ref() {
                 taken.push(request);
             } else {
-                left.requests.push(request);
-                left.ranks.push(rank);
-                left.since = Some(Instant::now());
+                self.requests.push(request);
+                self.places.push(place);
+                self.since = Some(Instant::now());
             }
         }
-        *self = left;
         taken
     }
 }
@@ -252,4 +255,48 @@ fn place(key: &DocumentKey) -> Place<'_> {
 
 fn pairs<'a>(keys: &[&'a DocumentKey]) -> (Vec<&'a str>, Vec<&'a str>) {
     keys.iter().map(|key| (key.lane.tenant.as_str(), &*key.id)).unzip()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::LaneKey;
+
+    /// Asked for after so many milliseconds, by a tenant whose reads take so many.
+    fn ask(waiting: &mut Waiting, began: Instant, (name, after, rank): (&str, u64, u64)) {
+        let tenant = TenantId::parse(name).unwrap();
+        let lane = LaneKey { key: tenant.as_shared(), tenant };
+        let collection = CollectionName::parse("carts").unwrap();
+        let key = DocumentKey { id: "a".into(), lane, collection: collection.clone() };
+        let request = Request::new(collection, vec![key]);
+        let ms = Duration::from_millis;
+        waiting.push(request, oneshot::channel().0, began + ms(after), ms(rank));
+    }
+
+    #[test]
+    fn apart_the_quicker_go_first_and_the_slowest_not_last_for_ever() {
+        let (mut waiting, began) = (Waiting::default(), Instant::now());
+        for asked in [("slow", 0, 100), ("quick", 50, 20), ("quick", 60, 20), ("quicker", 60, 5), ("late", 390, 20)] {
+            ask(&mut waiting, began, asked);
+        }
+        let mut order = Vec::new();
+        while !waiting.requests.is_empty() {
+            let taken = waiting.take(false);
+            order.push((taken[0].0.tenant().unwrap().to_string(), taken.len()));
+            assert_eq!(waiting.requests.len(), waiting.places.len());
+            assert_eq!(waiting.since.is_some(), !waiting.requests.is_empty());
+        }
+        let order: Vec<(&str, usize)> = order.iter().map(|(tenant, requests)| (&**tenant, *requests)).collect();
+        assert_eq!(order, [("quicker", 1), ("quick", 2), ("slow", 1), ("late", 1)]);
+    }
+
+    #[test]
+    fn together_all_go_at_once() {
+        let (mut waiting, began) = (Waiting::default(), Instant::now());
+        for asked in [("slow", 0, 100), ("quick", 50, 0)] {
+            ask(&mut waiting, began, asked);
+        }
+        assert_eq!(waiting.take(true).len(), 2);
+        assert!(waiting.requests.is_empty() && waiting.since.is_none());
+    }
 }

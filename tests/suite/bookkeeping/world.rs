@@ -1,0 +1,449 @@
+//! A model of the database and of the host around the book, and the steps that it can take.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use sandmill::{
+    model::{
+        cursor::{Progress, Snapshot},
+        event::Event,
+        handler::Reason,
+        ids::LaneKey,
+    },
+    processor::{
+        book::{Book, Bounds, Ending, Patience, Plan, Reading, Results, Work},
+        exceptions::{Exception, LaneState},
+        gather::Gather,
+        pauses::Pause,
+    },
+};
+
+use super::log::{LANES, Log, STREAMS, lane, tenant};
+
+/// Little enough that lanes are detached, commits do not take everything, and what waits for them keeps others from starting.
+pub(super) const BOUNDS: Bounds =
+    Bounds { lane_bytes: 600, lane_events: usize::MAX, detaches: true, commit_bytes: 5, waiting_bytes: 8 };
+/// The bounds of a processor that does not send lanes away, and of one that skips.
+pub(super) const PAUSING: Bounds = Bounds { detaches: false, ..BOUNDS };
+pub(super) const SHEDDING: Bounds = Bounds { lane_events: 3, ..BOUNDS };
+
+/// The positions of the events that a piece of work handled, or that were skipped instead.
+#[derive(Debug, Default)]
+pub(super) struct Handled {
+    pub(super) positions: Vec<i64>,
+    pub(super) skipped: bool,
+}
+
+impl Results for Handled {
+    fn weight(&self) -> usize {
+        self.positions.len()
+    }
+}
+
+/// What the database holds.
+pub(super) struct Database {
+    pub(super) cursor: Progress,
+    pub(super) rows: BTreeMap<LaneKey, Exception>,
+    pub(super) handled: BTreeMap<LaneKey, Vec<i64>>,
+    pub(super) skipped: BTreeMap<LaneKey, BTreeSet<i64>>,
+    /// Events that it ever refused.
+    pub(super) refused: BTreeSet<i64>,
+}
+
+impl Database {
+    /// Carries a plan out, or refuses it because of a poisoned event.
+    pub(super) fn commit(&mut self, plan: &Plan<Handled>, poison: &BTreeSet<i64>) -> Result<(), ()> {
+        assert_eq!(plan.from, self.cursor, "the cursor is compared");
+        let handled = plan.results.iter().filter(|(_, handled)| !handled.skipped);
+        let positions = handled.flat_map(|(_, handled)| &handled.positions);
+        let refused: Vec<i64> = positions.copied().filter(|position| poison.contains(position)).collect();
+        if !refused.is_empty() {
+            self.refused.extend(refused);
+            return Err(());
+        }
+        for (key, row) in &plan.left {
+            assert!(self.rows.insert(key.clone(), row.clone()).is_none(), "{key} had a row already");
+        }
+        for (key, before, row) in &plan.moved {
+            let old = self.rows.insert(key.clone(), row.clone());
+            assert_eq!(old.map(|row| row.progress).as_ref(), Some(before), "the row of {key} is compared");
+        }
+        for (key, before) in &plan.rejoined {
+            let old = self.rows.remove(key);
+            assert_eq!(old.map(|row| row.progress).as_ref(), Some(before), "the row of {key} is compared");
+        }
+        let blocked =
+            plan.left.iter().map(|(key, row)| (key, row)).chain(plan.moved.iter().map(|(key, _, row)| (key, row)));
+        for (key, row) in blocked {
+            let refused = matches!(&row.state, LaneState::Blocked(reason) if reason.class == "refused-commit");
+            let named = row.event_position.is_some_and(|position| self.refused.contains(&position));
+            assert!(named || !refused, "{key} blames an event that was never refused: {row:?}");
+        }
+        for (key, handled) in &plan.results {
+            if handled.skipped {
+                let skipped = self.skipped.entry(key.clone()).or_default();
+                for position in &handled.positions {
+                    assert!(skipped.insert(*position), "{key} skipped {position} twice");
+                }
+            } else {
+                self.handled.entry(key.clone()).or_default().extend(&handled.positions);
+            }
+        }
+        self.cursor = plan.to.clone();
+        Ok(())
+    }
+
+    /// Each lane has handled or skipped exactly what its row, or else the cursor, covers; each stream in order.
+    pub(super) fn check(&self, log: &Log) {
+        for index in 0..LANES {
+            let key = lane(&tenant(index));
+            let progress = self.rows.get(&key).map_or(&self.cursor, |row| &row.progress);
+            let handled = self.handled.get(&key).cloned().unwrap_or_default();
+            let set: BTreeSet<i64> = handled.iter().copied().collect();
+            assert_eq!(set.len(), handled.len(), "{key} handled something twice: {handled:?}");
+            let skipped = self.skipped.get(&key).cloned().unwrap_or_default();
+            assert!(set.is_disjoint(&skipped), "{key} handled what it skipped: {handled:?} and {skipped:?}");
+            let both: BTreeSet<i64> = set.union(&skipped).copied().collect();
+            assert_eq!(both, log.covered(&key, progress), "{key} at {progress}");
+            for stream in 0..STREAMS {
+                let of_stream: BTreeSet<i64> = log
+                    .committed()
+                    .iter()
+                    .filter(|(_, e)| e.tenant == key.tenant && *e.stream == *stream.to_string())
+                    .map(|(_, e)| e.position)
+                    .collect();
+                let order: Vec<i64> = handled.iter().copied().filter(|p| of_stream.contains(p)).collect();
+                assert!(order.is_sorted(), "{key} stream {stream} out of order: {order:?}");
+            }
+        }
+    }
+}
+
+/// The host: its book, and what is under way.
+pub(super) struct Host {
+    pub(super) book: Book<Handled>,
+    pub(super) running: Vec<(LaneKey, Work)>,
+    /// With the positions that it skips, where it does.
+    pub(super) readings: Vec<(Reading, Gather, Option<Vec<i64>>)>,
+    pub(super) plan: Option<Plan<Handled>>,
+}
+
+impl Host {
+    pub(super) fn start(database: &Database, bounds: Bounds) -> Self {
+        Host {
+            book: Book::new(database.cursor.clone(), database.rows.clone(), bounds),
+            running: Vec::new(),
+            readings: Vec::new(),
+            plan: None,
+        }
+    }
+
+    pub(super) fn finish(&mut self, index: usize, handled: usize, ending: Ending, now: SystemTime) {
+        let (key, work) = self.running.swap_remove(index);
+        let handled = handled.min(work.events.len());
+        let positions = work.events[..handled].iter().map(|e| e.position).collect();
+        let results = Handled { positions, skipped: false };
+        self.book.finish(&key, work, handled, results, ending, now);
+    }
+
+    /// One step of a lane's own reading; true when it came to its end.
+    pub(super) fn read(&mut self, index: usize, log: &Log) -> bool {
+        let (reading, gather, skipped) = &mut self.readings[index];
+        if let Some((difference, limit)) = gather.next() {
+            let limit = if skipped.is_some() { 2 } else { limit };
+            let mut events = log.difference(difference, Some(&reading.lane.tenant), limit);
+            let (more, last) = (events.len() == limit, events.last().map(|e| e.position));
+            if let Some(skipped) = skipped {
+                skipped.extend(events.drain(..).map(|e| e.position));
+            }
+            gather.read(last, events, more);
+            return false;
+        }
+        let (reading, gather, skipped) = self.readings.swap_remove(index);
+        let results = skipped.map(|positions| Handled { positions, skipped: true });
+        self.book.found(&reading, gather.finish(), results);
+        true
+    }
+}
+
+pub(super) struct World {
+    pub(super) log: Log,
+    pub(super) database: Database,
+    pub(super) host: Host,
+    pub(super) poison: BTreeSet<i64>,
+    pub(super) now: SystemTime,
+    pub(super) bounds: Bounds,
+    /// Whether lanes are said to ask for too much, besides now and then.
+    pub(super) over: bool,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        World::bounded(BOUNDS)
+    }
+
+    pub(super) fn bounded(bounds: Bounds) -> Self {
+        let database = Database {
+            cursor: Progress::at(Snapshot::nothing()),
+            rows: BTreeMap::new(),
+            handled: BTreeMap::new(),
+            skipped: BTreeMap::new(),
+            refused: BTreeSet::new(),
+        };
+        let host = Host::start(&database, bounds);
+        let log = Log { next_xid: 3, ..Log::default() };
+        World { log, database, host, poison: BTreeSet::new(), now: SystemTime::UNIX_EPOCH, bounds, over: false }
+    }
+
+    pub(super) fn deal(&mut self, limit: usize) {
+        if self.host.book.pages_open() >= 4 || self.host.book.full().is_some() {
+            return;
+        }
+        let page = self.log.page(self.host.book.tail(), limit);
+        let mut lanes: Vec<(LaneKey, Vec<Arc<Event>>)> = Vec::new();
+        for event in &page.events {
+            let key = lane(&event.tenant);
+            match lanes.iter_mut().find(|(other, _)| *other == key) {
+                Some((_, events)) => events.push(event.clone()),
+                None => lanes.push((key, vec![event.clone()])),
+            }
+        }
+        // Whoever is said to ask for too much reads for itself from then on.
+        let over = self.over || self.log.next_position % 5 == 0;
+        self.host.book.deal(&page, lanes, |_| over);
+    }
+
+    /// Whether a lane is to skip what it would read, and so whether it is a processor that skips.
+    pub(super) fn sheds(&self) -> bool {
+        self.bounds.lane_events < usize::MAX
+    }
+
+    pub(super) fn begin_reading(&mut self, reading: Reading, skips: bool) {
+        let gather = if skips { reading.gather_all() } else { reading.gather() };
+        self.host.readings.push((reading, gather, skips.then(Vec::new)));
+    }
+
+    /// Goes on at the head of the log.
+    pub(super) fn leap(&mut self, limit: usize) {
+        let mut at = self.host.book.tail().clone();
+        let head = self.log.snapshot();
+        let mut skipped: BTreeMap<LaneKey, Vec<i64>> = BTreeMap::new();
+        while !at.seen().covers(&head) {
+            let after = if at.is_boundary() { Progress::entering(at.seen().clone(), head.clone()) } else { at };
+            let page = self.log.page(&after, limit);
+            for event in &page.events {
+                skipped.entry(lane(&event.tenant)).or_default().push(event.position);
+            }
+            at = page.to;
+        }
+        let results = |positions| Handled { positions, skipped: true };
+        self.host.book.leap(at, skipped.into_iter().map(|(key, positions)| (key, results(positions))).collect());
+    }
+
+    pub(super) fn plan(&mut self, patience: Duration, store: bool) {
+        if self.host.plan.is_none() {
+            let patience = Patience { first: patience, last: patience };
+            self.host.plan = self.host.book.plan(self.now, patience, store);
+        }
+    }
+
+    pub(super) fn commit(&mut self) -> bool {
+        let Some(plan) = self.host.plan.take() else { return false };
+        match self.database.commit(&plan, &self.poison) {
+            Ok(()) => self.host.book.committed(plan),
+            Err(()) => {
+                self.host.book.refused(plan, None, "refused-commit", "poison");
+            }
+        }
+        self.database.check(&self.log);
+        true
+    }
+
+    pub(super) fn step(&mut self, op: u32) {
+        let random = op >> 5;
+        let pick = |n: usize| random as usize % n;
+        self.now += Duration::from_millis(1);
+        match op % 32 {
+            0..=4 => self.log.begin(random),
+            5..=8 => self.log.end(random, true),
+            9 => self.log.end(random, false),
+            10..=12 => self.deal(pick(6) + 1),
+            13..=15 => {
+                // Now and then a lane's tenant has used up what it may use in a second.
+                let until = self.now + Duration::from_millis(2);
+                let held =
+                    |_: &LaneKey| random.is_multiple_of(4).then(|| (until, Reason::new("throttled", "by a test")));
+                if let Some(started) = self.host.book.start(held) {
+                    self.host.running.push(started);
+                }
+            }
+            16..=19 if !self.host.running.is_empty() => {
+                let index = pick(self.host.running.len());
+                self.host.finish(index, usize::MAX, Ending::Handled, self.now);
+            }
+            20 if !self.host.running.is_empty() => {
+                let index = pick(self.host.running.len());
+                self.host.finish(index, pick(3), Ending::Handled, self.now);
+            }
+            21 if !self.host.running.is_empty() => {
+                let reason = Reason::new("test", "stopped");
+                let state = match random & 1 {
+                    0 => LaneState::Blocked(reason),
+                    _ => LaneState::Retrying { at: self.now + Duration::from_millis(3), reason },
+                };
+                let index = pick(self.host.running.len());
+                let events = self.host.running[index].1.events.len();
+                self.host.finish(index, pick(events), Ending::Stopped(state), self.now);
+            }
+            22 => self.plan(Duration::ZERO, true),
+            23 => self.plan(Duration::from_secs(9), false),
+            24..=26 => {
+                self.commit();
+            }
+            27 => {
+                if let Some(reading) = self.host.book.next_reading(self.now, pick(5) + 1) {
+                    let skips = self.sheds() && random & 32 == 0;
+                    self.begin_reading(reading, skips);
+                }
+            }
+            28 | 29 if !self.host.readings.is_empty() => {
+                let index = pick(self.host.readings.len());
+                self.host.read(index, &self.log);
+            }
+            30 if self.sheds() && random.is_multiple_of(4) => self.leap(pick(3) + 1),
+            30 if random.is_multiple_of(3) => {
+                // A person tells a lane to wait, or lifts that again.
+                let tenant = tenant(pick(LANES)).as_shared();
+                let pause = Pause { tenant: Some(tenant), key: None, reason: Reason::new("paused", "by a test") };
+                self.host.book.pause(if random & 8 == 0 { vec![pause] } else { Vec::new() });
+            }
+            30 => {
+                let rows: Vec<LaneKey> = self.host.book.rows().map(|(key, _)| key.clone()).collect();
+                if let Some(key) = rows.get(pick(LANES)) {
+                    // A person lets it go on: first in the database, then the host learns of it.
+                    if let Some(row) = self.database.rows.get_mut(key) {
+                        row.state = LaneState::CatchingUp;
+                    }
+                    self.host.book.resume(key);
+                }
+            }
+            31 if random.is_multiple_of(4) => {
+                // The host dies; the commit under way may have reached the database or not.
+                if random & 64 == 0
+                    && let Some(plan) = self.host.plan.take()
+                {
+                    let _ = self.database.commit(&plan, &self.poison);
+                }
+                self.database.check(&self.log);
+                self.host = Host::start(&self.database, self.bounds);
+            }
+            31 => {
+                let newest = self.log.next_position;
+                self.poison.insert(newest - i64::from(random % 3));
+            }
+            _ => {}
+        }
+    }
+
+    /// Commits events, which follow from a number: see [`Log::begin`].
+    pub(super) fn append(&mut self, random: u32) {
+        self.log.begin(random);
+        self.log.end(0, true);
+    }
+
+    /// Starts the next lane, which there is.
+    pub(super) fn start(&mut self) {
+        let started = self.host.book.start(|_| None).unwrap();
+        self.host.running.push(started);
+    }
+
+    /// Runs every lane that can be started, to its end.
+    pub(super) fn run(&mut self) {
+        while let Some(started) = self.host.book.start(|_| None) {
+            self.host.running.push(started);
+        }
+        while !self.host.running.is_empty() {
+            self.host.finish(0, usize::MAX, Ending::Handled, self.now);
+        }
+    }
+
+    /// Lets everything come to its end: no more failures but those in the data.
+    pub(super) fn settle(&mut self) {
+        self.host.book.pause(Vec::new());
+        while self.log.transactions.iter().any(|t| t.running) {
+            self.log.end(0, true);
+        }
+        for _ in 0..5_000 {
+            self.now += Duration::from_secs(1);
+            self.deal(3);
+            self.run();
+            self.plan(Duration::ZERO, true);
+            let committed = self.commit();
+            let mut read = false;
+            while let Some(reading) = self.host.book.next_reading(self.now, 4) {
+                self.begin_reading(reading, false);
+            }
+            while !self.host.readings.is_empty() {
+                read = true;
+                self.host.read(0, &self.log);
+            }
+            let blocked: Vec<(LaneKey, bool)> = self
+                .host
+                .book
+                .rows()
+                .filter_map(|(key, row)| match &row.state {
+                    LaneState::Blocked(reason) | LaneState::Paused(reason) => {
+                        Some((key.clone(), reason.class == "refused-commit"))
+                    }
+                    _ => None,
+                })
+                .collect();
+            // Lanes that the handler blocked are let go; those with poison stay.
+            for (key, poisoned) in &blocked {
+                if !poisoned {
+                    self.database.rows.get_mut(key).unwrap().state = LaneState::CatchingUp;
+                    self.host.book.resume(key);
+                    read = true;
+                }
+            }
+            let level = self.host.book.tail().seen().covers(&self.log.snapshot());
+            if level && !committed && !read && !self.host.book.is_busy() {
+                return self.check_end();
+            }
+        }
+        panic!("it does not come to an end; rows {:?}", self.database.rows);
+    }
+
+    /// The database refuses nothing any more, and a person lets all lanes go on.
+    pub(super) fn cure(&mut self) {
+        self.poison.clear();
+        for (key, row) in &mut self.database.rows {
+            row.state = LaneState::CatchingUp;
+            self.host.book.resume(key);
+        }
+    }
+
+    pub(super) fn check_end(&self) {
+        self.database.check(&self.log);
+        assert_eq!(self.host.book.ready(self.now), None, "whoever has work and waits for nothing would have moved");
+        let everything = self.log.snapshot();
+        assert!(self.host.book.settled().seen().covers(&everything), "the tail has seen everything");
+        for (key, row) in &self.database.rows {
+            // Whoever is still behind stands right before an event that the database refuses.
+            let next = self.log.committed().into_iter().map(|(_, e)| e.position);
+            let covered = self.log.covered(key, &row.progress);
+            let waiting: Vec<i64> = next
+                .filter(|p| !covered.contains(p))
+                .filter(|p| self.log.committed().iter().any(|(_, e)| e.position == *p && e.tenant == key.tenant))
+                .collect();
+            assert!(
+                waiting.iter().any(|p| self.poison.contains(p)),
+                "{key} is behind at {row:?} without poison; waiting {waiting:?}"
+            );
+            assert!(row.event_position.is_some_and(|p| self.poison.contains(&p)), "{key} names its culprit: {row:?}");
+        }
+    }
+}
