@@ -89,9 +89,9 @@ impl Tenants {
 
     /// For how long a tenant must not begin anything, and by which of its rates; counted as time that it was held.
     pub fn wait(&self, tenant: &TenantId) -> Option<(Duration, Reason)> {
-        let (wait, reason) = self.rates().wait(tenant, &self.limits(tenant), Instant::now())?;
-        self.0.usage.add(tenant, |used| used.throttled += wait);
-        Some((wait, reason))
+        let wait = self.rates().wait(tenant, &self.limits(tenant), Instant::now())?;
+        self.0.usage.add(tenant, |used| used.throttled += wait.new);
+        Some((wait.lasts, wait.reason))
     }
 
     /// What all of them have used and nobody has told.

@@ -29,7 +29,7 @@ fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
     world.cure();
     // It handles that event, and then reads that there is no other.
     for events in [1, 0] {
-        let reading = world.host.book.next_reading(world.now, 9).unwrap();
+        let reading = world.host.book.next_reading(world.now, 9, |_| false).unwrap();
         world.begin_reading(reading, false);
         while !world.host.read(0, &world.log) {}
         if events == 1 {
@@ -58,7 +58,7 @@ fn lanes_behind_take_turns() {
     world.cure();
     let mut turns = Vec::new();
     for _ in 0..4 {
-        let reading = world.host.book.next_reading(world.now, 1).unwrap();
+        let reading = world.host.book.next_reading(world.now, 1, |_| false).unwrap();
         turns.push(reading.lane.tenant.to_string());
         world.begin_reading(reading, false);
         while !world.host.read(0, &world.log) {}
@@ -202,7 +202,7 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
     assert!(world.commit());
     assert!(matches!(state(&world), LaneState::Paused(_)), "{:?}", state(&world));
     assert_eq!(world.database.handled[&lane(&tenant(0))].len(), 1);
-    assert!(world.host.book.next_reading(world.now, 9).is_none());
+    assert!(world.host.book.next_reading(world.now, 9, |_| false).is_none());
 
     // It goes on when nobody tells it to wait any more, also if its row was written after a person had decided that.
     pause(&mut world, false);
@@ -275,7 +275,7 @@ fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    let reading = world.host.book.next_reading(world.now, 9).unwrap();
+    let reading = world.host.book.next_reading(world.now, 9, |_| false).unwrap();
     world.begin_reading(reading, true);
     while !world.host.read(0, &world.log) {}
     world.plan(Duration::ZERO, true);
@@ -309,7 +309,7 @@ fn a_commit_does_not_wait_for_lanes_that_wait_for_it() {
     }
     world.append(9);
     world.deal(9);
-    let reading = world.host.book.next_reading(world.now, 9).unwrap();
+    let reading = world.host.book.next_reading(world.now, 9, |_| false).unwrap();
     world.begin_reading(reading, true);
     while !world.host.read(0, &world.log) {}
     assert!(world.host.book.start(|_| None).is_none());
@@ -349,7 +349,7 @@ fn a_stop_is_told_with_the_last_of_what_was_finished() {
 fn a_lane_that_reads_for_itself_is_not_sent_away_before_it_has_handled_any_of_it() {
     let mut world = World::new();
     leave_the_first_behind(&mut world);
-    let reading = world.host.book.next_reading(world.now, 9).unwrap();
+    let reading = world.host.book.next_reading(world.now, 9, |_| false).unwrap();
     world.begin_reading(reading, false);
     world.over = true;
     for _ in 0..2 {

@@ -21,6 +21,7 @@
 mod lane;
 mod plan;
 mod skip;
+mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -31,6 +32,7 @@ use std::{
 
 use lane::{Done, Feed, Lane, Stop};
 pub use plan::{Patience, Plan};
+use slots::Slots;
 
 use super::{
     exceptions::{Exception, LaneState},
@@ -117,6 +119,8 @@ pub struct Bounds {
     pub commit_bytes: usize,
     /// Bytes of results that wait for their commit, above which nothing is started.
     pub waiting_bytes: usize,
+    /// Lanes that run at once.
+    pub lanes_at_once: usize,
 }
 
 /// Who holds too much.
@@ -144,6 +148,8 @@ pub struct Book<T> {
     behind: BTreeSet<LaneKey>,
     /// Lanes with work to start, in order.
     startable: VecDeque<LaneKey>,
+    /// Where those run that did, and others wait whose tenant has its part of it.
+    slots: Slots,
     /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
@@ -201,6 +207,7 @@ impl<T: Results> Book<T> {
             behind: lanes.keys().cloned().collect(),
             lanes,
             startable: VecDeque::new(),
+            slots: Slots::new(bounds.lanes_at_once),
             suspects: Vec::new(),
             committing: false,
             waiting: 0,
@@ -338,37 +345,48 @@ impl<T: Results> Book<T> {
     }
 
     /// The next lane to start and its work: at most one piece of a lane is under way, and none begins while too much waits for its commit. Lanes start
-    /// in the order of their pages, so what waits never waits for one that could not start. A lane that is not to start now, and until when it waits and why,
-    /// is what `held` says; it is left behind like one that failed for a while.
+    /// in the order of their pages, except that those of a tenant with many wait for each other. A lane that is not to start now, and until when it
+    /// waits and why, is what `held` says; it is left behind like one that failed for a while.
     pub fn start(&mut self, mut held: impl FnMut(&LaneKey) -> Option<(SystemTime, Reason)>) -> Option<(LaneKey, Work)> {
-        if self.waits_for_commit() {
-            return None;
-        }
-        while let Some(key) = self.startable.pop_front() {
-            let Some(lane) = self.lanes.get_mut(&key) else { continue };
-            let attaching = matches!(lane.feed, Feed::Attaching { .. });
-            if lane.running.is_some() || attaching || lane.stop.is_some() {
+        while !self.waits_for_commit() && !self.slots.are_taken() {
+            let key = self.startable.pop_front()?;
+            let attaching = |lane: &Lane<T>| matches!(lane.feed, Feed::Attaching { .. });
+            let may = |lane: &&mut Lane<T>| lane.running.is_none() && !attaching(lane) && lane.stop.is_none();
+            let Some(lane) = self.lanes.get_mut(&key).filter(may).filter(|lane| !lane.queue.is_empty()) else {
+                let next = self.slots.next(&key.tenant);
+                self.start_first(next);
+                continue;
+            };
+            if !self.slots.admit(&key) {
                 continue;
             }
-            if let Some(next) = lane.queue.front()
-                && let Some((at, reason)) = held(&key)
-            {
+            if let Some((at, reason)) = held(&key) {
+                let next = lane.queue.front();
                 lane.stop = Some(Stop {
                     page: self.cursor,
                     state: LaneState::Retrying { at, reason },
-                    attempts: next.attempts,
-                    event_position: next.events.first().map(|event| event.position),
+                    attempts: next.map_or(0, |next| next.attempts),
+                    event_position: next.and_then(|next| next.events.first()).map(|event| event.position),
                 });
                 lane.feed = Feed::Detached;
                 lane.drop_queue();
+                let next = self.slots.next(&key.tenant);
+                self.start_first(next);
                 continue;
             }
             let Some(work) = lane.queue.pop_front() else { continue };
             lane.queued_bytes -= work.weight();
             lane.running = Some(work.page);
+            self.slots.take(&key);
             return Some((key, work));
         }
         None
+    }
+
+    fn start_first(&mut self, lanes: Vec<LaneKey>) {
+        for key in lanes.into_iter().rev() {
+            self.startable.push_front(key);
+        }
     }
 
     /// Takes note of how a lane's work ended after `handled` of its events. Says whether it counts: not if the lane lost its ground meanwhile.
@@ -381,6 +399,8 @@ impl<T: Results> Book<T> {
         ending: Ending,
         now: SystemTime,
     ) -> bool {
+        let next = self.slots.end(key);
+        self.start_first(next);
         let Some(lane) = self.lanes.get_mut(key) else { return false };
         lane.running = None;
         if std::mem::take(&mut lane.stale) {
@@ -437,8 +457,13 @@ impl<T: Results> Book<T> {
         }
     }
 
-    /// A lane that should read the log for itself now, if any is due.
-    pub fn next_reading(&mut self, now: SystemTime, limit: usize) -> Option<Reading> {
+    /// A lane that should read the log for itself now, at most so many events, if any is due and not `held`: what it read would only be dropped.
+    pub fn next_reading(
+        &mut self,
+        now: SystemTime,
+        limit: usize,
+        mut held: impl FnMut(&LaneKey) -> bool,
+    ) -> Option<Reading> {
         let (page, cursor) = (self.last_page(), self.cursor);
         let (stored, tail) = (self.stored.clone(), self.tail().clone());
         let ready = |lane: &Lane<T>| {
@@ -446,11 +471,12 @@ impl<T: Results> Book<T> {
             free && lane.idle() && lane.done.is_empty()
         };
         let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
-        let waits =
-            |key: &&LaneKey| self.lanes.get(*key).is_some_and(|lane| ready(lane) && lane.row.as_ref().is_some_and(due));
+        let mut waits = |key: &&LaneKey| {
+            self.lanes.get(*key).is_some_and(|lane| ready(lane) && lane.row.as_ref().is_some_and(due)) && !held(key)
+        };
         let after = self.last_read.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let later = self.behind.range((after, Bound::Unbounded)).find(waits);
-        let key = later.or_else(|| self.behind.iter().find(waits))?.clone();
+        let later = self.behind.range((after, Bound::Unbounded)).find(&mut waits);
+        let key = later.or_else(|| self.behind.iter().find(&mut waits))?.clone();
         self.last_read = Some(key.clone());
         let lane = self.lanes.get_mut(&key)?;
         let row = lane.row.as_ref()?;
@@ -585,6 +611,7 @@ impl<T: Results> Book<T> {
     /// Starts nothing more: what is queued stays undone.
     pub fn close(&mut self) {
         self.startable.clear();
+        self.slots.forget_waiting();
         for lane in self.lanes.values_mut() {
             if !lane.queue.is_empty() || lane.reading {
                 lane.drop_queue();

@@ -209,6 +209,7 @@ impl<'a> Engine<'a> {
                     detaches: true,
                     commit_bytes: config.commit_mib << 20,
                     waiting_bytes: config.waiting_mib << 20,
+                    lanes_at_once: config.lanes_at_once,
                 }),
             ),
             costs: LruCache::new(COSTS),
@@ -346,14 +347,8 @@ impl<'a> Engine<'a> {
             if self.due.is_some_and(|due| due <= now) {
                 self.search = true;
             }
-            if self.search && self.lanes.is_some() {
-                match self.book.next_reading(now, self.config.page_events) {
-                    Some(reading) if let Some(reader) = self.lanes.take() => {
-                        let shed_after = self.pressure.shed_after();
-                        self.reading = Some(Box::pin(read::lane(reader, reading, self.router.clone(), shed_after)));
-                    }
-                    _ => self.search = false,
-                }
+            if self.search {
+                self.start_reading(now);
             }
         }
         if self.commit.is_none() && self.worth_a_look(now) {
@@ -398,6 +393,24 @@ impl<'a> Engine<'a> {
     /// How long a commit waits for lanes now.
     fn patience(&self) -> Patience {
         self.pressure.patience(if self.late { PATIENCE_BEHIND } else { PATIENCE })
+    }
+
+    /// Lets a lane read for itself, if one is due whose tenant may do something.
+    fn start_reading(&mut self, now: SystemTime) {
+        let Some(reader) = self.lanes.take() else { return };
+        let mut free_again = None;
+        let held = |lane: &LaneKey| {
+            let wait = self.tenants.wait(&lane.tenant).map(|(wait, _)| now + wait);
+            free_again = free_again.into_iter().chain(wait).min();
+            wait.is_some()
+        };
+        let Some(reading) = self.book.next_reading(now, self.config.page_events, held) else {
+            self.lanes = Some(reader);
+            self.search = false;
+            self.due = self.due.into_iter().chain(free_again).min();
+            return;
+        };
+        self.reading = Some(Box::pin(read::lane(reader, reading, self.router.clone(), self.pressure.shed_after())));
     }
 
     /// Begins to read what follows, if there may be something and nothing speaks against it.
@@ -457,12 +470,11 @@ impl<'a> Engine<'a> {
     }
 
     fn start_runs(&mut self) {
-        while self.runs.len() < self.config.lanes_at_once {
-            let held = |lane: &LaneKey| {
-                let (wait, reason) = self.tenants.wait(&lane.tenant)?;
-                Some((SystemTime::now() + wait, reason))
-            };
-            let Some((lane, work)) = self.book.start(held) else { return };
+        let held = |lane: &LaneKey| {
+            let (wait, reason) = self.tenants.wait(&lane.tenant)?;
+            Some((SystemTime::now() + wait, reason))
+        };
+        while let Some((lane, work)) = self.book.start(held) {
             let (runner, documents) = (self.runner.clone(), self.documents.clone());
             let cost = self.costs.get(&lane).copied();
             let class = self.class(&lane);
@@ -506,6 +518,8 @@ impl<'a> Engine<'a> {
 
     fn leap(&mut self, Leap { to, skipped }: Leap) {
         (self.untold, self.search, self.news) = (true, true, true);
+        // It may be as far from the head as before.
+        self.looked_at_head = None;
         let results = |shed| Results { shed: Some(shed), ..Results::default() };
         let lanes = self.book.leap(to, skipped.into_iter().map(|(lane, shed)| (lane, results(shed))).collect());
         tracing::debug!(processor = %self.id, lanes, "goes on at the head of the log");

@@ -47,12 +47,15 @@ pub(super) async fn too_far(
     Ok(reader.lag(tenant, from, bound.saturating_add(1)).await? > bound)
 }
 
-/// Reads past everything between `from` and what is the head now.
+/// After so many lanes a leap ends where it is, and the next one goes on: what it skipped of each is one row of one commit.
+const LANES_AT_ONCE: usize = 10_000;
+
+/// Reads past everything between `from` and what is the head now, or as far as it gets before it concerns very many lanes.
 pub(super) async fn leap(reader: &mut Reader, from: &Progress, router: &Router) -> Result<Leap, SourceError> {
     let head = reader.head().await?;
     let mut at = from.clone();
     let mut events: BTreeMap<LaneKey, usize> = BTreeMap::new();
-    while !at.seen().covers(&head) {
+    while !at.seen().covers(&head) && events.len() < LANES_AT_ONCE {
         let after = if at.is_boundary() { Progress::entering(at.seen().clone(), head.clone()) } else { at };
         let page = reader.page(&after, Times::BEHIND).await?;
         for (lane, of_lane) in router.route(&page.events) {

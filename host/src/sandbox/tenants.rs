@@ -102,13 +102,20 @@ impl Tenant {
     }
 
     /// Waits until one more call may run. Nobody closes a semaphore here, so there always is a turn.
-    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        self.calls.clone().acquire_owned().await.ok()
+    pub(super) async fn turn(self: Arc<Self>) -> Option<Permit> {
+        let permit = self.calls.clone().acquire_owned().await.ok()?;
+        Some(Permit { _permit: permit, _tenant: self })
     }
 
     pub(super) fn log(&self) -> MutexGuard<'_, Flow> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Leave to run one call. While there is one its tenant is not forgotten, or a new one of the same name would give leave to as many again.
+pub(super) struct Permit {
+    _permit: OwnedSemaphorePermit,
+    _tenant: Arc<Tenant>,
 }
 
 /// Log volume over time: a bucket that fills with the seconds and is emptied by lines. Tells no time of its own.
@@ -201,5 +208,19 @@ mod tests {
         }
         assert!(tenants.known.lock().unwrap().tenants.len() <= FIRST_SWEEP);
         assert!(Arc::ptr_eq(&held, &tenants.of(&id(0))));
+    }
+
+    #[tokio::test]
+    async fn who_has_a_call_under_way_is_not_forgotten() {
+        let limits = OfTenant { calls: 1, ..OfTenant::default() };
+        let tenants = Tenants::new(Arc::new(move |_| limits));
+        let id = |number: usize| TenantId::parse(&format!("t{number}")).unwrap();
+        let turn = tenants.of(&id(0)).turn().await;
+        for number in 1..10 * FIRST_SWEEP {
+            tenants.of(&id(number));
+        }
+        assert!(tenants.of(&id(0)).calls.try_acquire().is_err());
+        drop(turn);
+        assert!(tenants.of(&id(0)).calls.try_acquire().is_ok());
     }
 }

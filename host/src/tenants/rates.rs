@@ -26,6 +26,20 @@ pub struct Spent {
     pub bytes: u64,
 }
 
+/// A tenant has used up what it may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wait {
+    /// How long it has to wait.
+    pub(super) lasts: Duration,
+    /// How much of that nobody was told before.
+    pub(super) new: Duration,
+    /// By what.
+    pub(super) reason: Reason,
+}
+
+/// As long as one can be made to wait: then it is looked again.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
+
 /// The buckets of all tenants that have some.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
@@ -39,6 +53,8 @@ pub(super) struct Rates {
 struct Buckets {
     at: Instant,
     missing: [f64; 3],
+    /// Until when it was said that the tenant must wait.
+    waits_until: Instant,
 }
 
 impl Buckets {
@@ -66,7 +82,8 @@ impl Rates {
             return;
         }
         let spent = [spent.cpu.as_secs_f64(), spent.documents as f64, spent.bytes as f64];
-        let buckets = self.buckets.entry(tenant.clone()).or_insert(Buckets { at: now, missing: [0.0; 3] });
+        let buckets =
+            self.buckets.entry(tenant.clone()).or_insert(Buckets { at: now, missing: [0.0; 3], waits_until: now });
         buckets.fill(now);
         for ((missing, spent), (rate, ..)) in buckets.missing.iter_mut().zip(spent).zip(rates) {
             if rate > 0.0 {
@@ -76,8 +93,8 @@ impl Rates {
         self.sweep(now);
     }
 
-    /// Until when a tenant must not begin anything, and why.
-    pub(super) fn wait(&mut self, tenant: &TenantId, limits: &Limits, now: Instant) -> Option<(Duration, Reason)> {
+    /// For how long a tenant must not begin anything, and why.
+    pub(super) fn wait(&mut self, tenant: &TenantId, limits: &Limits, now: Instant) -> Option<Wait> {
         let buckets = self.buckets.get_mut(tenant)?;
         buckets.fill(now);
         let (wait, name, limit) = buckets
@@ -86,10 +103,15 @@ impl Rates {
             .zip(rates(limits))
             .map(|(missing, (_, name, limit))| (missing - 1.0, name, limit))
             .max_by(|(one, ..), (other, ..)| one.total_cmp(other))?;
-        (wait > 0.0).then(|| {
-            let reason = format!("has used up its {name} = {limit} (tenants.{tenant} or tenant-limits)");
-            (Duration::try_from_secs_f64(wait).unwrap_or(Duration::MAX / 4), Reason::new(THROTTLED, reason))
-        })
+        if wait <= 0.0 {
+            return None;
+        }
+        let lasts = Duration::try_from_secs_f64(wait).unwrap_or(LONGEST).min(LONGEST);
+        let until = now + lasts;
+        let new = until.saturating_duration_since(buckets.waits_until.max(now));
+        buckets.waits_until = until;
+        let reason = format!("has used up its {name} = {limit} (tenants.{tenant} or tenant-limits)");
+        Some(Wait { lasts, new, reason: Reason::new(THROTTLED, reason) })
     }
 
     /// Drops what is full, whenever there are twice as many as were left the last time.
@@ -124,9 +146,9 @@ mod tests {
         let (mut now, mut documents, mut cpu) = (start, 0, Duration::ZERO);
         while now < start + Duration::from_secs(100) {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            if let Some((wait, reason)) = rates.wait(&tenant(1), &limits, now) {
-                assert!(reason.message.starts_with("has used up its "), "{reason}");
-                now += wait;
+            if let Some(wait) = rates.wait(&tenant(1), &limits, now) {
+                assert!(wait.reason.message.starts_with("has used up its "), "{}", wait.reason);
+                now += wait.lasts;
                 assert_eq!(rates.wait(&tenant(1), &limits, now + Duration::from_micros(1)), None, "told exactly");
             }
             let spent =
@@ -141,6 +163,24 @@ mod tests {
         let seconds = (now - start).as_secs_f64();
         let shares = [documents as f64 / 100.0 / seconds, cpu.as_secs_f64() / 0.25 / seconds];
         assert!(shares.iter().any(|share| *share > 0.99), "one of them was used up: {shares:?}");
+    }
+
+    #[test]
+    fn however_many_lanes_ask_a_wait_counts_once() {
+        let limits = Limits { documents_per_second: 10, ..Limits::default() };
+        let (mut rates, start) = (Rates::default(), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let ms = Duration::from_millis;
+        let spent = |documents| Spent { documents, ..Spent::default() };
+        rates.spend(&tenant(1), &limits, spent(20), start);
+        let mut told = |now, more| {
+            rates.spend(&tenant(1), &limits, spent(more), now);
+            let wait = rates.wait(&tenant(1), &limits, now).unwrap();
+            (wait.lasts.as_millis(), wait.new.as_millis())
+        };
+        assert_eq!([told(at(0), 0), told(at(0), 0), told(at(400), 0)], [(1000, 1000), (1000, 0), (600, 0)]);
+        assert_eq!(told(at(500), 10), (1500, 1000), "what was spent meanwhile");
+        assert_eq!(rates.wait(&tenant(1), &limits, at(2000) + ms(1)), None);
     }
 
     #[test]

@@ -24,8 +24,14 @@ use sandmill::{
 use super::log::{LANES, Log, STREAMS, lane, tenant};
 
 /// Little enough that lanes are detached, commits do not take everything, and what waits for them keeps others from starting.
-pub(super) const BOUNDS: Bounds =
-    Bounds { lane_bytes: 600, lane_events: usize::MAX, detaches: true, commit_bytes: 5, waiting_bytes: 8 };
+pub(super) const BOUNDS: Bounds = Bounds {
+    lane_bytes: 600,
+    lane_events: usize::MAX,
+    detaches: true,
+    commit_bytes: 5,
+    waiting_bytes: 8,
+    lanes_at_once: 3,
+};
 /// The bounds of a processor that does not send lanes away, and of one that skips.
 pub(super) const PAUSING: Bounds = Bounds { detaches: false, ..BOUNDS };
 pub(super) const SHEDDING: Bounds = Bounds { lane_events: 3, ..BOUNDS };
@@ -304,7 +310,7 @@ impl World {
                 self.commit();
             }
             27 => {
-                if let Some(reading) = self.host.book.next_reading(self.now, pick(5) + 1) {
+                if let Some(reading) = self.host.book.next_reading(self.now, pick(5) + 1, |_| false) {
                     let skips = self.sheds() && random & 32 == 0;
                     self.begin_reading(reading, skips);
                 }
@@ -383,7 +389,7 @@ impl World {
             self.plan(Duration::ZERO, true);
             let committed = self.commit();
             let mut read = false;
-            while let Some(reading) = self.host.book.next_reading(self.now, 4) {
+            while let Some(reading) = self.host.book.next_reading(self.now, 4, |_| false) {
                 self.begin_reading(reading, false);
             }
             while !self.host.readings.is_empty() {

@@ -1,0 +1,204 @@
+//! Which lanes run at once: a bounded number of slots, shared by tenants; pure.
+//!
+//! A tenant may have very many lanes, and all of them work at the same moment. Without a bound of its own it would hold every slot, and a quiet tenant's
+//! one lane would wait for one of them where the scheduler does not even see it. The bound is a dynamic threshold: a tenant may take one more slot while
+//! it holds fewer than [`SHARE`] times those that are free. Alone it gets two thirds of them, each of ten gets two parts of twenty-one, and some always
+//! stay free for who comes next, without anything being set aside for anyone (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+//! switches", 1998).
+
+use std::collections::{HashMap, VecDeque};
+
+use foldhash::fast::RandomState;
+
+use crate::model::ids::{LaneKey, TenantId};
+
+/// How many slots a tenant may hold for each that is free.
+const SHARE: usize = 2;
+
+/// The slots, and who waits for some.
+#[derive(Clone, Debug)]
+pub(super) struct Slots {
+    free: usize,
+    /// Those with a lane that runs. Whoever has lanes that wait has one that runs, and so an end that lets them go on.
+    tenants: HashMap<TenantId, Crowd, RandomState>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Crowd {
+    running: usize,
+    waiting: VecDeque<LaneKey>,
+}
+
+impl Slots {
+    pub(super) fn new(slots: usize) -> Self {
+        Slots { free: slots, tenants: HashMap::default() }
+    }
+
+    /// Whether nobody at all can start.
+    pub(super) fn are_taken(&self) -> bool {
+        self.free == 0
+    }
+
+    /// Whether a lane may start now, where there is a slot; otherwise it waits until one of its tenant [ends](Self::end).
+    pub(super) fn admit(&mut self, lane: &LaneKey) -> bool {
+        match self.tenants.get_mut(&lane.tenant) {
+            Some(crowd) if crowd.running >= SHARE * self.free => {
+                crowd.waiting.push_back(lane.clone());
+                false
+            }
+            _ => true,
+        }
+    }
+
+    /// A lane starts.
+    pub(super) fn take(&mut self, lane: &LaneKey) {
+        self.free -= 1;
+        self.tenants.entry(lane.tenant.clone()).or_default().running += 1;
+    }
+
+    /// A lane that ran does so no more. Says which lanes of its tenant may start instead of it.
+    pub(super) fn end(&mut self, lane: &LaneKey) -> Vec<LaneKey> {
+        self.free += 1;
+        if let Some(crowd) = self.tenants.get_mut(&lane.tenant) {
+            crowd.running -= 1;
+        }
+        self.next(&lane.tenant)
+    }
+
+    /// Lanes of a tenant that waited and may start now: as many as there is room for, in their order. To be asked for more when one of them has
+    /// nothing to do after all.
+    pub(super) fn next(&mut self, tenant: &TenantId) -> Vec<LaneKey> {
+        let mut next = Vec::new();
+        let Some(crowd) = self.tenants.get_mut(tenant) else { return next };
+        while next.len() < self.free && crowd.running + next.len() < SHARE * (self.free - next.len()) {
+            let Some(lane) = crowd.waiting.pop_front() else { break };
+            next.push(lane);
+        }
+        if crowd.running == 0 && crowd.waiting.is_empty() {
+            self.tenants.remove(tenant);
+        }
+        next
+    }
+
+    /// Nothing that waits is to start any more.
+    pub(super) fn forget_waiting(&mut self) {
+        self.tenants.retain(|_, crowd| {
+            crowd.waiting.clear();
+            crowd.running > 0
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lane(tenant: &str, number: usize) -> LaneKey {
+        LaneKey { tenant: TenantId::parse(tenant).unwrap(), key: number.to_string().into() }
+    }
+
+    /// The slots with the queue before them, as the book has it.
+    struct Queue {
+        slots: Slots,
+        startable: VecDeque<LaneKey>,
+        running: Vec<LaneKey>,
+    }
+
+    impl Queue {
+        fn new(slots: usize) -> Self {
+            Queue { slots: Slots::new(slots), startable: VecDeque::new(), running: Vec::new() }
+        }
+
+        /// So many lanes of a tenant have work. How many of its lanes run then.
+        fn add(&mut self, tenant: &str, lanes: usize) -> usize {
+            self.startable.extend((0..lanes).map(|number| lane(tenant, number)));
+            self.start();
+            self.running_of(tenant)
+        }
+
+        fn start(&mut self) {
+            while !self.slots.are_taken() {
+                let Some(lane) = self.startable.pop_front() else { return };
+                if self.slots.admit(&lane) {
+                    self.slots.take(&lane);
+                    self.running.push(lane);
+                }
+            }
+        }
+
+        /// The lane that runs for longest ends.
+        fn end(&mut self) -> LaneKey {
+            let ended = self.running.remove(0);
+            let next = self.slots.end(&ended);
+            next.into_iter().rev().for_each(|lane| self.startable.push_front(lane));
+            self.start();
+            ended
+        }
+
+        fn running_of(&self, tenant: &str) -> usize {
+            self.running.iter().filter(|lane| lane.tenant.as_str() == tenant).count()
+        }
+    }
+
+    #[test]
+    fn alone_a_tenant_gets_most_and_others_find_room() {
+        let mut queue = Queue::new(64);
+        assert_eq!(queue.add("hog", 1_000), 43);
+        for number in 0..10 {
+            assert_eq!(queue.add(&format!("quiet{number}"), 1), 1);
+        }
+        // What the hog holds is given back as its lanes end, until it is within its part again.
+        for ended in 1..=20 {
+            queue.end();
+            assert_eq!(queue.running_of("hog"), 43 - ended.min(7), "after {ended}");
+        }
+    }
+
+    #[test]
+    fn many_hogs_leave_room_for_one_more() {
+        let mut queue = Queue::new(64);
+        let hogs: Vec<String> = (0..10).map(|number| format!("hog{number}")).collect();
+        for hog in &hogs {
+            queue.add(hog, 1_000);
+        }
+        // Those that came first had more at first.
+        for _ in 0..2_000 {
+            queue.end();
+        }
+        let held: Vec<usize> = hogs.iter().map(|hog| queue.running_of(hog)).collect();
+        assert!(held.iter().all(|held| (5..=7).contains(held)), "{held:?}");
+        assert_eq!(queue.add("quiet", 1), 1);
+    }
+
+    #[test]
+    fn all_of_them_run_and_each_tenants_in_order() {
+        let mut queue = Queue::new(5);
+        for (tenant, lanes) in [("a", 50), ("b", 3), ("a", 0), ("c", 20)] {
+            queue.add(tenant, lanes);
+        }
+        let mut ended = Vec::new();
+        while !queue.running.is_empty() {
+            ended.push(queue.end());
+        }
+        for (tenant, lanes) in [("a", 50), ("b", 3), ("c", 20)] {
+            let of_tenant = ended.iter().filter(|lane| lane.tenant.as_str() == tenant);
+            assert!(of_tenant.eq((0..lanes).map(|number| lane(tenant, number)).collect::<Vec<_>>().iter()));
+        }
+        assert!(queue.slots.tenants.is_empty());
+    }
+
+    #[test]
+    fn when_the_first_has_nothing_to_do_the_next_may_start() {
+        let mut slots = Slots::new(3);
+        for number in 0..2 {
+            assert!(slots.admit(&lane("t", number)));
+            slots.take(&lane("t", number));
+        }
+        assert!(!slots.admit(&lane("t", 2)) && !slots.admit(&lane("t", 3)));
+        assert_eq!(slots.end(&lane("t", 0)), [lane("t", 2)]);
+        assert_eq!(slots.next(&lane("t", 2).tenant), [lane("t", 3)]);
+        slots.forget_waiting();
+        assert_eq!(slots.end(&lane("t", 1)), []);
+        assert!(slots.tenants.is_empty());
+    }
+}
