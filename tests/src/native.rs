@@ -1,13 +1,18 @@
 //! A host in this process whose one processor is native code: for tests that want to look into the handler, or to hold it up.
 
-use std::{collections::BTreeMap, future::pending, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    future::pending,
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
 
 use sandmill::{
     app::{self, Ended, Follower, Until},
     model::{
         effects::{Change, Effects},
         event::{Batch, Event},
-        handler::{BoxFuture, Descriptor, Documents, Failure, Handler},
+        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy},
         ids::{CollectionName, ProcessorId},
     },
 };
@@ -67,6 +72,7 @@ pub struct Folding {
     before: Box<dyn Fn(&Event) + Send + Sync>,
     id: ProcessorId,
     collection: CollectionName,
+    partition_by: PartitionBy,
 }
 
 impl Folding {
@@ -74,7 +80,7 @@ impl Folding {
     pub fn after(before: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         let collection = CollectionName::parse("scripted_log").expect("a name");
         let id = ProcessorId::parse("scripted").expect("a name");
-        Folding { before: Box::new(before), id, collection }
+        Folding { before: Box::new(before), id, collection, partition_by: PartitionBy::Tenant }
     }
 
     /// The same under another name, with the collection `NAME_log`.
@@ -83,8 +89,14 @@ impl Folding {
         Folding { id: ProcessorId::parse(name).expect("a name"), collection, ..self }
     }
 
+    /// The same with a lane for each stream.
+    pub fn by_stream(self) -> Self {
+        Folding { partition_by: PartitionBy::EventStream, ..self }
+    }
+
     fn descriptor(&self) -> Descriptor {
-        Descriptor::projector(self.id.clone(), vec![self.collection.clone()])
+        let partition_by = self.partition_by.clone();
+        Descriptor { partition_by, ..Descriptor::projector(self.id.clone(), vec![self.collection.clone()]) }
     }
 
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
@@ -123,6 +135,28 @@ impl Handler for Folding {
 
     fn wall_time(&self) -> Duration {
         Duration::from_secs(60)
+    }
+}
+
+/// Holds up whoever comes through it while it is closed.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
+
+impl Gate {
+    /// Lets everybody through from now on.
+    pub fn open(&self) {
+        *self.0.0.lock().expect("not poisoned") = true;
+        self.0.1.notify_all();
+    }
+
+    /// Before the events of one tenant.
+    pub fn before(&self, tenant: &'static str) -> Folding {
+        let gate = self.0.clone();
+        Folding::after(move |event| {
+            if event.tenant.as_str() == tenant {
+                drop(gate.1.wait_while(gate.0.lock().expect("not poisoned"), |open| !*open).expect("not poisoned"));
+            }
+        })
     }
 }
 

@@ -10,6 +10,7 @@ use sandmill_tests::{
     Database, database,
     host::{Host, eventually, plugins, sandmill, stderr},
     ledger::{assert_log, documents, until_counted},
+    native::{Gate, NativeHost},
     random::Random,
     writers::Writers,
 };
@@ -54,6 +55,31 @@ async fn all_partitionings_fold_every_event_once_beside_each_other() {
     assert_eq!(counts, [5, 24, 15], "tenants, streams, and the values of a property that streams of a tenant share");
     let buckets: BTreeSet<u8> = seen.iter().flatten().map(LaneKey::bucket).collect();
     assert!(buckets.len() + 2 >= usize::from(BUCKETS), "lanes are all over the buckets: {buckets:?}");
+}
+
+/// A tenant with more lanes that hang than may run at once: one of another tenant finds a slot, although all of those were there before it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_with_very_many_lanes_leaves_slots_to_others() {
+    let database = database().await;
+    for stream in 0..20 {
+        database.append("hog", &stream.to_string(), &[json!({})]).await;
+    }
+    let gate = Gate::default();
+    let settings = ["processor.lanes-at-once=4", "scheduler.threads=2", "scheduler.tenant-threads=1"];
+    let host = NativeHost::start(&database, gate.before("hog").by_stream(), &settings).await;
+    for appended in 1..=3 {
+        database.append("quiet", "s", &[json!({})]).await;
+        eventually("the quiet tenant's event is handled", async || {
+            let documents = documents(&database, "scripted_log").await;
+            let count = |data: &serde_json::Value| data["count"].as_i64();
+            (documents.get(&("quiet".into(), "s".into())).and_then(count) == Some(appended)).then_some(())
+        })
+        .await;
+    }
+    gate.open();
+    until_counted(&database, &["scripted_log"]).await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
 }
 
 /// Documents belong to lanes, and a lane that takes another's stops alone, told what to do instead.

@@ -1,39 +1,15 @@
 // Back-pressure as it was chosen for a processor: each strategy with what differs from the others.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex},
-};
+use std::collections::BTreeMap;
 
 use sandmill::{db::Session, processor::pauses};
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually},
     ledger::{assert_log, assert_scripted_log, documents, until_counted},
-    native::{Folding, NativeHost},
+    native::{Folding, Gate, NativeHost},
 };
 use serde_json::json;
-
-/// Holds up whoever comes through it while it is closed.
-#[derive(Clone, Default)]
-struct Gate(Arc<(Mutex<bool>, Condvar)>);
-
-impl Gate {
-    fn open(&self) {
-        *self.0.0.lock().unwrap() = true;
-        self.0.1.notify_all();
-    }
-
-    /// Before the events of one tenant.
-    fn before(&self, tenant: &'static str) -> Folding {
-        let gate = self.0.clone();
-        Folding::after(move |event| {
-            if event.tenant.as_str() == tenant {
-                drop(gate.1.wait_while(gate.0.lock().unwrap(), |open| !*open).unwrap());
-            }
-        })
-    }
-}
 
 /// Events counted in the documents of a collection, of some tenants.
 async fn counted(session: &Session, collection: &str, tenants: &str) -> i64 {
