@@ -58,14 +58,13 @@ impl Times {
     pub const BEHIND: Times = Times(4);
     /// The most, for a reader that is behind with very many lanes: where each has few events of a page, calls cost more than what is done in them.
     const MOST: Times = Times(32);
-    /// Fewer events for each lane ask for larger pages, more than four times as many let them become smaller again.
+    /// Fewer events for each lane ask for a page with so many, more than four times as many let pages become smaller again.
     const FEW: usize = 16;
 
     /// For the page after one in which so many lanes had so many events, by a reader that is behind.
     pub fn after(self, events: usize, lanes: usize) -> Times {
         let times = match events {
-            very_few if very_few < lanes * Self::FEW / 4 => self.0 * 4,
-            few if few < lanes * Self::FEW => self.0 * 2,
+            few if few < lanes * Self::FEW => self.0 * (lanes * Self::FEW).div_ceil(few.max(1)),
             many if many > lanes * Self::FEW * 4 => self.0 / 2,
             _ => self.0,
         };
@@ -243,10 +242,10 @@ mod tests {
 
     #[test]
     fn many_lanes_with_few_events_each_make_larger_pages() {
-        let times = [(20_000, 10_000), (40_000, 10_000), (80_000, 10_000)]
-            .iter()
-            .fold(Times::BEHIND, |times, page| times.after(page.0, page.1));
-        assert_eq!((times, times.weight()), (Times::MOST, 8));
+        assert_eq!(Times::BEHIND.after(20_000, 5_000), Times(16));
+        let times = Times::BEHIND.after(20_000, 9_000);
+        assert_eq!((times, times.weight()), (Times(32), 8));
+        assert_eq!(times.after(100_000, 10_000), Times::MOST);
         assert_eq!(times.after(80_000, 3_000), times, "neither few nor many");
         assert_eq!(times.after(80_000, 100), Times(16));
         assert_eq!(Times::LEVEL.after(20_000, 100), Times::BEHIND);
