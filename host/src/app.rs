@@ -3,7 +3,7 @@
 
 mod author;
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::Context;
 pub use author::{Trial, Tried, check, test};
@@ -16,11 +16,14 @@ use crate::{
     db::{Db, Session, migrate},
     model::{
         cursor::Snapshot,
-        handler::{Descriptor, Handler, Reason},
+        handler::Reason,
         ids::{LaneKey, ProcessorId, TenantId},
     },
-    plugins::directory::{self, PluginFile},
-    processor::{Ground, Processor, Standing, lane::Runner, registration, report::Instances},
+    plugins::{
+        fleet::{Fleet, Follower},
+        registry::Registry,
+    },
+    processor::{Ground, Standing, report::Instances},
     sandbox::{OfTenant, Sandbox},
     scheduler::Scheduler,
     source::{OpenSource, native::Native},
@@ -68,18 +71,6 @@ pub enum Until {
 #[error("{0}")]
 pub struct NothingRuns(String);
 
-/// A handler that is to follow the log.
-pub struct Follower {
-    /// What it is.
-    pub descriptor: Descriptor,
-    /// Where it comes from, for people: a plugin's file without its ending, or `native`.
-    pub plugin: String,
-    /// The version of its code.
-    pub digest: String,
-    /// Its code.
-    pub handler: Arc<dyn Handler>,
-}
-
 /// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached; `abort` ends it wherever it is.
 pub async fn run(
     config: &Config,
@@ -94,18 +85,27 @@ pub async fn run(
     let limits = tenants.clone();
     let of_tenant = move |tenant: &TenantId| of_tenant(&limits.limits(tenant));
     let sandbox = Sandbox::with_tenants(config.limits.clone(), config.compile.clone(), of_tenant)?;
-    let loaded = load_all(&config.plugins, &sandbox)?;
-    // A call for which no instance is left is refused at once, so no more lanes run than there can be instances.
-    let most_lanes = sandbox.usage().most_live / loaded.followers.len().max(1);
     let guests = Guests {
-        most_lanes,
+        most_lanes: sandbox.usage().most_live,
         instances: Arc::new({
             let sandbox = sandbox.clone();
             move || sandbox.usage().live
         }),
-        refusals: Arc::new(move || sandbox.refusals_by_tenant()),
+        refusals: Arc::new({
+            let sandbox = sandbox.clone();
+            move || sandbox.refusals_by_tenant()
+        }),
     };
-    ready.run(loaded, tenants, guests, until, drain, abort).await
+    let from = From::Folder(sandbox);
+    ready.run(from, tenants, guests, until, drain, abort).await
+}
+
+/// Where processors come from.
+enum From {
+    /// From the plugins folder, and again when something changes there.
+    Folder(Sandbox),
+    /// From this process's own code.
+    Here(Vec<Follower>),
 }
 
 /// What a tenant may have in the sandbox.
@@ -133,10 +133,9 @@ pub async fn run_handlers(
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
-    let loaded = Loaded { followers, refused: 0 };
     let guests = Guests { most_lanes: usize::MAX, instances: Arc::new(|| 0), refusals: Arc::new(Vec::new) };
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
-    Ready::prepare(config, db).await?.run(loaded, tenants, guests, until, drain, abort).await
+    Ready::prepare(config, db).await?.run(From::Here(followers), tenants, guests, until, drain, abort).await
 }
 
 /// A database that is ours to work on, and fit for it.
@@ -162,14 +161,13 @@ impl<'a> Ready<'a> {
 
     async fn run(
         mut self,
-        loaded: Loaded,
+        from: From,
         tenants: Tenants,
         guests: Guests,
         until: Until,
         drain: impl Future<Output = ()>,
         abort: impl Future<Output = ()>,
     ) -> anyhow::Result<Ended> {
-        let Loaded { followers, mut refused } = loaded;
         let Guests { most_lanes, instances, refusals } = guests;
         let mut settings = self.config.processor.clone();
         settings.lanes_at_once = settings.lanes_at_once.min(most_lanes).max(1);
@@ -179,7 +177,6 @@ impl<'a> Ready<'a> {
         let (wake, wakeups) = Wake::new(self.source);
         let (db, host_lock) = (self.db.clone(), self.host_lock);
         let lockstep = Arc::default();
-        let mut pressures = self.config.processors.clone();
         let mut supervisor = Supervisor::default();
         supervisor.spawn(
             "tell what tenants use",
@@ -196,35 +193,52 @@ impl<'a> Ready<'a> {
             config: settings,
         };
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
-        let mut standings = Vec::new();
-        let mut processors = Vec::new();
-        for Follower { descriptor, plugin, digest, handler } in followers {
-            if let Err(error) = registration::register(&mut self.session, &descriptor, &plugin, &digest).await {
-                refused += 1;
-                tracing::error!(plugin, "refused: {error}");
-                continue;
+        let fleet = Fleet::new(ground, scheduler, self.config.processors.clone());
+        let (standings, refused) = match from {
+            From::Here(followers) => {
+                let mut fleet = fleet;
+                let refused = fleet.start(&mut self.session, followers).await;
+                for (follower, error) in &refused {
+                    tracing::error!(plugin = follower.plugin, "refused: {error}");
+                }
+                let (standings, refused) = (standings(&fleet), refused.len());
+                supervisor.spawn("processors", fleet.run(supervisor.stop()));
+                (standings, refused)
             }
-            announce(&plugin, &descriptor, &digest);
-            let batch_events = descriptor.max_batch_size.map_or(usize::MAX, |max| max as usize);
-            let runner = Runner { handler, scheduler: scheduler.clone(), batch_events };
-            let id = descriptor.id.clone();
-            let pressure = pressures.remove(id.as_str()).unwrap_or_default();
-            let (processor, standing) = Processor::new(descriptor, digest, runner, ground.clone(), pressure);
-            processors.push((format!("processor {id}"), processor));
-            standings.push((id, standing));
-        }
-        for name in pressures.keys() {
-            tracing::warn!(
-                "[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}"
-            );
-        }
-        for (name, processor) in processors {
-            supervisor.spawn(name, processor.run(supervisor.stop()));
-        }
+            From::Folder(sandbox) => {
+                let folder = &self.config.plugins;
+                let mut registry = Registry::new(folder, sandbox, db.clone(), fleet, &self.config.rollout);
+                let refused = registry.begin().await.with_context(|| {
+                    format!(
+                        "read the plugins folder {}; name one with --plugins, or with `plugins` in the settings",
+                        folder.display()
+                    )
+                })?;
+                for name in registry.fleet().idle_settings() {
+                    tracing::warn!(
+                        "[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}"
+                    );
+                }
+                let standings = standings(registry.fleet());
+                if standings.is_empty() {
+                    let told = format!(
+                        "no plugin that can run in {}; put NAME.wasm files there (`sandmill plugin build` makes them)",
+                        folder.display()
+                    );
+                    if until == Until::CaughtUp {
+                        return Err(NothingRuns(told).into());
+                    }
+                    tracing::warn!("{told}; one that comes there is taken at once");
+                }
+                // Later files are nothing to whoever handles what is there now.
+                match until {
+                    Until::Told => supervisor.spawn("plugins", registry.run(supervisor.stop())),
+                    Until::CaughtUp => supervisor.spawn("processors", registry.into_fleet().run(supervisor.stop())),
+                }
+                (standings, refused)
+            }
+        };
         drop(self.session);
-        if standings.is_empty() {
-            return Err(NothingRuns("every plugin was refused; see above".into()).into());
-        }
 
         let caught_up = async {
             if until == Until::Told {
@@ -267,62 +281,7 @@ async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head:
     blocked
 }
 
-struct Loaded {
-    followers: Vec<Follower>,
-    refused: usize,
-}
-
-/// Loads every plugin in a folder. One that cannot be loaded says why and keeps no other from running.
-fn load_all(folder: &Path, sandbox: &Sandbox) -> anyhow::Result<Loaded> {
-    let files = directory::scan(folder).with_context(|| {
-        format!(
-            "read the plugins folder {}; name one with --plugins, or with `plugins` in the settings",
-            folder.display()
-        )
-    })?;
-    let mut loaded = Loaded { followers: Vec::new(), refused: 0 };
-    for file in files {
-        match load(&file, sandbox, &loaded.followers) {
-            Ok(follower) => loaded.followers.push(follower),
-            Err(error) => {
-                loaded.refused += 1;
-                // The remedy is a line of its own where people read it; a log has one line for all of it.
-                let told = format!("{error:#}").replace('\n', ". ");
-                tracing::error!(plugin = %file.path.display(), "refused: {told}");
-            }
-        }
-    }
-    if loaded.followers.is_empty() {
-        let told = format!(
-            "no plugin that can run in {}; put NAME.wasm files there (`sandmill plugin build` makes them)",
-            folder.display()
-        );
-        return Err(NothingRuns(told).into());
-    }
-    Ok(loaded)
-}
-
-/// Loads one plugin, beside those that are loaded already.
-fn load(file: &PluginFile, sandbox: &Sandbox, others: &[Follower]) -> anyhow::Result<Follower> {
-    let plugin = tokio::task::block_in_place(|| sandbox.examine(&file.path)).loaded?;
-    let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
-    if let Some(twin) = others.iter().find(|other| other.descriptor.id == descriptor.id) {
-        anyhow::bail!(
-            "claims the processor id {} that {} has already; remove one of the two",
-            descriptor.id,
-            file.path.with_file_name(format!("{}.wasm", twin.plugin)).display()
-        );
-    }
-    Ok(Follower { descriptor, plugin: file.name.clone(), digest, handler: Arc::new(plugin) })
-}
-
-fn announce(plugin: &str, descriptor: &Descriptor, digest: &str) {
-    tracing::info!(
-        processor = %descriptor.id,
-        version = descriptor.version,
-        plugin,
-        digest = digest.get(..12),
-        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| types.join(" ")),
-        "running"
-    );
+/// How those who run stand.
+fn standings(fleet: &Fleet) -> Vec<(ProcessorId, watch::Receiver<Standing>)> {
+    fleet.members().iter().map(|(id, member)| (id.clone(), member.standing.clone())).collect()
 }

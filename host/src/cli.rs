@@ -22,6 +22,7 @@ mod live;
 mod migrate;
 mod output;
 mod plugin;
+mod plugins;
 mod resume;
 mod run;
 mod status;
@@ -109,6 +110,7 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Shows what each tenant uses, and how far it is behind
     Tenants(tenants::TenantsArgs),
+    Plugins(plugins::PluginsArgs),
     /// Lists the documents of a collection
     Documents(documents::DocumentsArgs),
     /// Makes a processor, a tenant of it or a lane wait
@@ -216,6 +218,7 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
             Command::Status(args) => status::run(args, &db).await,
             Command::Explain(args) => explain::run(args, &db).await,
             Command::Tenants(args) => tenants::run(args, &db).await,
+            Command::Plugins(args) => plugins::run(args, &db).await,
             Command::Documents(args) => documents::run(args, &db).await,
             Command::Pause(args) => resume::pause(args, &db).await,
             Command::Resume(args) => resume::run(args, &db).await,

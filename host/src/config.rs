@@ -19,6 +19,8 @@ pub use resolved::{Origin, Resolved, Setting};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    model::nearest::nearest,
+    plugins::rollout,
     processor::{self, pressure},
     sandbox::{Limits, compile},
     scheduler, tenants,
@@ -42,6 +44,8 @@ pub struct Config {
     pub limits: Limits,
     /// How components are compiled, and where the code is kept.
     pub compile: compile::Config,
+    /// When a version of a plugin that has just come is taken back.
+    pub rollout: rollout::Config,
     /// What every tenant may use.
     pub tenant_limits: tenants::Limits,
     /// What differs for some tenants, as in `[tenants.acme]` with `weight = 3`: a weight, limits, threads of their own, processors, a pause. Default: nothing.
@@ -149,6 +153,7 @@ impl Config {
             tenant.check(name)?;
         }
         pressure::check(&self.processors)?;
+        self.rollout.check()?;
         self.scheduler.check()
     }
 }
@@ -249,24 +254,6 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
         }
     }
     Ok(())
-}
-
-/// The known name with the fewest edits (Levenshtein) from what was given.
-fn nearest(given: &str, known: impl Iterator<Item = String>) -> String {
-    let distance = |a: &str, b: &str| {
-        let b: Vec<char> = b.chars().collect();
-        let mut row: Vec<usize> = (0..=b.len()).collect();
-        for (i, x) in a.chars().enumerate() {
-            let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-            for (j, y) in b.iter().enumerate() {
-                let replace = diagonal + usize::from(x != *y);
-                diagonal = row[j + 1];
-                row[j + 1] = replace.min(row[j] + 1).min(diagonal + 1);
-            }
-        }
-        row[b.len()]
-    };
-    known.min_by_key(|name| distance(given, name)).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -6,3 +6,4 @@ pub mod event;
 pub mod handler;
 pub mod ids;
 pub mod json;
+pub mod nearest;

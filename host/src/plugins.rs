@@ -1,4 +1,14 @@
-//! Plugins on disk: which there are, and whether they have changed.
+//! Plugins on disk and the processors that they become: what is in the folder is what runs.
+//!
+//! [`folder`] says which files there are and which have changed, [`manifest`] what is said about one, [`plan`] what has to be done about it, [`rollout`] whether a version that has just come does what it
+//! should; they decide and do nothing. The [`registry`] is the loop that carries it out on the [`fleet`] of processors, and [`history`] is what it writes down.
 
-pub mod directory;
-pub mod watch;
+pub mod fleet;
+pub mod folder;
+mod hints;
+pub mod history;
+pub mod manifest;
+pub mod plan;
+pub mod registry;
+pub mod rollout;
+pub mod signature;

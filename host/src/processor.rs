@@ -5,11 +5,12 @@
 //! passes it, and everybody else goes on. All of this happens within a [`term::Term`]; whatever shakes the ground (a lost connection, a refused
 //! fence, an unknown outcome) ends the term, and the next one starts from what the database says.
 //!
-//! [`book`] decides, [`engine`] carries out, [`lane`] runs the handler, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
+//! [`book`] decides, [`engine`] carries out, [`lane`] runs the handler, whose [`code`] may be exchanged meanwhile, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
 //! how they read for themselves. What is done about lanes that cannot keep up is chosen for each processor ([`pressure`]): processors may wait for each
 //! other ([`lockstep`]), or skip what is too much (`shed`).
 
 pub mod book;
+pub mod code;
 pub mod commit;
 mod engine;
 pub mod exceptions;
@@ -129,6 +130,8 @@ pub struct Standing {
     pub lanes_moving: usize,
     /// Lanes that wait for a person, and why.
     pub lanes_blocked: Vec<(LaneKey, Reason)>,
+    /// Those of them that the processor's own code has stopped, and no person.
+    pub lanes_failed: Vec<LaneKey>,
     /// Why the whole processor waits, if a person told it to.
     pub paused: Option<Reason>,
 }
@@ -136,7 +139,6 @@ pub struct Standing {
 /// One processor.
 pub struct Processor {
     descriptor: Descriptor,
-    digest: String,
     router: Router,
     runner: Runner,
     ground: Ground,
@@ -159,11 +161,10 @@ impl<E: Into<anyhow::Error>> From<E> for Shaken {
 }
 
 impl Processor {
-    /// A processor, registered already, and where to learn how it stands. `digest` is the version of the code in `runner`. All processors of a
+    /// A processor, registered already, and where to learn how it stands. All processors of a
     /// host are made before the first of them runs, as they may wait for each other.
     pub fn new(
         descriptor: Descriptor,
-        digest: String,
         runner: Runner,
         ground: Ground,
         pressure: pressure::Settings,
@@ -173,7 +174,7 @@ impl Processor {
         let report = Report::new(ground.instances.clone());
         let place = (pressure.back_pressure == Strategy::Lockstep).then(|| ground.lockstep.join(&descriptor.id));
         let processor =
-            Processor { descriptor, digest, router, runner, ground, pressure, place, standing, report, moved: false };
+            Processor { descriptor, router, runner, ground, pressure, place, standing, report, moved: false };
         (processor, watcher)
     }
 
@@ -184,7 +185,7 @@ impl Processor {
             let began = Instant::now();
             let Err(Shaken(shaken)) = self.term(&mut stop).await else { return Ok(()) };
             // What guests remember of this term may never have been committed.
-            self.runner.handler.forget_all();
+            self.runner.code.current().handler.forget_all();
             if let Some(held @ LockError::Held { .. }) = shaken.downcast_ref() {
                 tracing::error!(processor = %self.descriptor.id, "{held}");
                 return Err(shaken);
@@ -207,7 +208,7 @@ impl Processor {
     /// One term, until it was told to stop.
     async fn term(&mut self, stop: &mut Stop) -> Result<(), Shaken> {
         self.ground.host_lock.ensure().await?;
-        let term = Term::begin(&self.ground, &self.descriptor, &self.digest).await.context("begin a term")?;
+        let term = Term::begin(&self.ground, &self.descriptor).await.context("begin a term")?;
         let ground = self.ground.clone();
         let parts = Parts {
             id: &self.descriptor.id,

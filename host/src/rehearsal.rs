@@ -52,7 +52,7 @@ impl Rehearsal<'_> {
     ) -> Result<(Report, Documents), GroundLost> {
         let router = Router::new(self.descriptor);
         let mine: Vec<Arc<Event>> = events.iter().filter(|event| router.takes(event)).cloned().collect();
-        let most = self.runner.batch_events.min(FIRST_BATCH).min(self.page_events).max(1);
+        let most = self.runner.code.current().batch_events.min(FIRST_BATCH).min(self.page_events).max(1);
         let mut passes: Vec<Pass> = Vec::new();
         for cut in Cut::all(most, self.page_events, &mine) {
             passes.push(pass::run(self, &router, cut, &mine).await?);

@@ -42,6 +42,7 @@ use instance::Guest;
 pub use limits::{Limits, OfTenant};
 pub use plugin::Plugin;
 use tenants::Tenants;
+use tokio::sync::Semaphore;
 use usage::Refusals;
 pub use usage::Usage;
 use warm::Warm;
@@ -55,12 +56,16 @@ pub struct Sandbox {
     engine: Engine,
     linker: Arc<Linker<instance::State>>,
     limits: Arc<Limits>,
+    /// What the plugins that it loads can ask for.
+    settings: Arc<[(String, String)]>,
     warm: Arc<Warm<Guest>>,
     compiler: Arc<Compiler>,
     /// Linear memory of all live stores, bytes.
     memory: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
     tenants: Arc<Tenants>,
+    /// One permit for each instance that can be lent.
+    calls: Arc<Semaphore>,
     /// How many plugins were loaded, which is the number of the next one.
     loaded: Arc<AtomicU64>,
     describing: Arc<Mutex<()>>,
@@ -80,6 +85,9 @@ pub enum LoadError {
     /// Its names already tell: no component, another contract, an import that is not offered.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// Whoever was asked does not accept it.
+    #[error("{0}")]
+    NotAccepted(String),
     /// The bytes do not compile, or not within limits.
     #[error(transparent)]
     Compile(#[from] CompileError),
@@ -100,6 +108,7 @@ impl LoadError {
             LoadError::Refused(Refused::TooLarge { .. }) => "component-limit",
             LoadError::Refused(Refused::Memory { .. }) => "memory-limit",
             LoadError::Refused(Refused::Table { .. }) => "table-limit",
+            LoadError::NotAccepted(_) => "not-accepted",
             LoadError::Refused(_) | LoadError::Describe(_) | LoadError::Descriptor(_) => "refused-file",
             LoadError::Unreadable(_) | LoadError::Directory => "unreadable-file",
         }
@@ -126,13 +135,26 @@ impl Sandbox {
             engine,
             linker: Arc::new(linker),
             warm: Warm::new(instances, limits.warm_instances),
+            calls: Arc::new(Semaphore::new(instances as usize)),
             tenants: Arc::new(Tenants::new(Arc::new(of_tenant))),
             limits,
+            settings: Arc::default(),
             memory: Arc::default(),
             refusals: Arc::default(),
             loaded: Arc::default(),
             describing: Arc::default(),
         })
+    }
+
+    /// The same sandbox for a plugin that has limits and settings of its own. Of memory and tables there is as much for an instance as was set aside at start:
+    /// it may have less, and never more.
+    pub fn for_plugin(&self, limits: Limits, settings: Vec<(String, String)>) -> Self {
+        Sandbox { limits: Arc::new(limits), settings: settings.into(), ..self.clone() }
+    }
+
+    /// What its plugins may use up.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// What is held now, and what was refused so far.
@@ -151,7 +173,12 @@ impl Sandbox {
     /// Makes a plugin of a component's file, and says what else is known of it. Compiling takes seconds for large components, and waits for other
     /// components': call it where blocking is allowed.
     pub fn examine(&self, file: &Path) -> Examined {
-        self.counted(examine::file(self, file))
+        self.examine_if(file, |_| Ok(()))
+    }
+
+    /// The same where somebody has a say about the file's bytes before they are used: what he says against them is why the file is refused.
+    pub fn examine_if(&self, file: &Path, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
+        self.counted(examine::file(self, file, accept))
     }
 
     /// Makes a plugin of a component file's bytes, and takes as long.

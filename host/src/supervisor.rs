@@ -3,7 +3,7 @@
 //! Stopping is told in two words. *Drain*: take nothing new, finish what is under way, store it, end. *Abort*: end now. A task gets a
 //! [`Stop`] and listens to it; one that fails, or panics, drains the others, and its error is the supervisor's.
 
-use std::future::Future;
+use std::{collections::HashMap, future::Future};
 
 use anyhow::Context;
 use tokio::{sync::watch, task::JoinSet};
@@ -95,6 +95,79 @@ impl Supervisor {
     }
 }
 
+/// Tasks that come and go, each of which can be told to end alone.
+#[derive(Default)]
+pub struct Group {
+    tasks: JoinSet<(String, anyhow::Result<()>)>,
+    phases: HashMap<String, watch::Sender<Phase>>,
+    failure: Option<anyhow::Error>,
+}
+
+impl Group {
+    /// Starts a task under a name that no other one has.
+    pub fn spawn<F>(&mut self, name: &str, task: impl FnOnce(Stop) -> F)
+    where
+        F: Future<Output = anyhow::Result<()>> + Send + 'static,
+    {
+        let (phase, watcher) = watch::channel(Phase::Running);
+        let (task, own) = (task(Stop { phase: watcher }), name.to_string());
+        self.phases.insert(name.into(), phase);
+        self.tasks.spawn(async move {
+            let ended = task.await;
+            (own, ended)
+        });
+    }
+
+    /// Tells one task to drain, and does not wait for it.
+    pub fn drain(&self, name: &str) {
+        if let Some(phase) = self.phases.get(name) {
+            phase.send_replace(Phase::Draining);
+        }
+    }
+
+    /// Waits until a task has ended that was told to drain. Cancel safe.
+    pub async fn ended(&mut self, name: &str) {
+        while self.phases.contains_key(name) && self.next().await {}
+    }
+
+    /// Waits until a task has failed; says so once. Cancel safe.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        loop {
+            if let Some(failure) = self.failure.take() {
+                return failure;
+            }
+            if !self.next().await {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Tells all of them to drain, and waits for them. Returns the first failure.
+    pub async fn end(mut self) -> anyhow::Result<()> {
+        for phase in self.phases.values() {
+            phase.send_replace(Phase::Draining);
+        }
+        while self.next().await {}
+        self.failure.map_or(Ok(()), Err)
+    }
+
+    /// Takes note of one that has ended; whether there was one.
+    async fn next(&mut self) -> bool {
+        let Some(ended) = self.tasks.join_next().await else { return false };
+        match ended {
+            Ok((name, result)) => {
+                self.phases.remove(&name);
+                if let Err(error) = result {
+                    self.failure.get_or_insert(error.context(name));
+                }
+            }
+            // Whose it was is not known any more, and nobody could go on in its place.
+            Err(panic) => _ = self.failure.get_or_insert(anyhow::anyhow!("a task ended abnormally: {panic}")),
+        }
+        true
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,5 +200,27 @@ mod tests {
         supervisor.spawn("deaf", pending());
         let error = supervisor.run(ready(()), ready(())).await.unwrap_err();
         assert_eq!(error.to_string(), "aborted");
+    }
+
+    #[tokio::test]
+    async fn in_a_group_each_ends_alone_and_a_failure_is_told() {
+        let patient = |mut stop: Stop| async move {
+            stop.drain().await;
+            Ok(())
+        };
+        let mut group = Group::default();
+        group.spawn("one", patient);
+        group.spawn("two", patient);
+        group.drain("one");
+        group.ended("one").await;
+        group.ended("nobody").await;
+        assert_eq!(group.phases.keys().collect::<Vec<_>>(), ["two"]);
+        group.spawn("one", |_| async { anyhow::bail!("no ground") });
+        assert_eq!(format!("{:#}", group.failed().await), "one: no ground");
+        group.spawn("three", |mut stop| async move {
+            stop.drain().await;
+            anyhow::bail!("late")
+        });
+        assert_eq!(format!("{:#}", group.end().await.unwrap_err()), "three: late");
     }
 }

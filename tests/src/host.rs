@@ -45,6 +45,24 @@ pub fn component(name: &str) -> PathBuf {
     path
 }
 
+/// A version of the guest `scripted`, or of one made of it: the name has seven bytes, and the guest keeps it in its documents. One that begins with `T` traps
+/// on every event.
+pub fn version(name: &str, mark: &str) -> Vec<u8> {
+    const AS_BUILT: &[u8] = b"scripted-mark-0000000";
+    let mut bytes = std::fs::read(component(name)).expect("read a component");
+    let at = bytes.windows(AS_BUILT.len()).position(|window| window == AS_BUILT).expect("the component has its mark");
+    let version = bytes.get_mut(at + AS_BUILT.len() - 7..at + AS_BUILT.len()).expect("seven bytes");
+    version.copy_from_slice(mark.as_bytes());
+    bytes
+}
+
+/// Puts a file into a folder the way tools should: written beside it, and renamed into place.
+pub fn place(folder: &Path, name: &str, bytes: &[u8]) {
+    let unfinished = folder.join(format!(".{name}.unfinished"));
+    std::fs::write(&unfinished, bytes).expect("write a file");
+    std::fs::rename(unfinished, folder.join(name)).expect("rename it into place");
+}
+
 /// A plugins folder with some of the components that `make plugins` built.
 pub fn plugins(names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("make a plugins folder");
@@ -95,14 +113,20 @@ pub async fn catch_up(database: &Database, names: &[&str], settings: &[&str]) ->
 pub struct Host {
     task: JoinHandle<anyhow::Result<Ended>>,
     drain: oneshot::Sender<()>,
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Host {
     /// Starts plugins on a database.
     pub fn start(database: &Database, names: &[&str], settings: &[&str]) -> Host {
         let folder = plugins(names);
-        let config = config(folder.path(), settings);
+        let host = Host::start_in(database, folder.path(), settings);
+        Host { _folder: Some(folder), ..host }
+    }
+
+    /// Starts what is in a folder on a database.
+    pub fn start_in(database: &Database, folder: &Path, settings: &[&str]) -> Host {
+        let config = config(folder, settings);
         let (drain, told) = oneshot::channel();
         let db = database.db.clone();
         let task = tokio::spawn(async move {
@@ -111,7 +135,7 @@ impl Host {
             };
             app::run(&config, &db, Until::Told, drain, std::future::pending()).await
         });
-        Host { task, drain, _folder: folder }
+        Host { task, drain, _folder: None }
     }
 
     /// Tells it to finish, and waits until it has.

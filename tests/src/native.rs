@@ -8,13 +8,14 @@ use std::{
 };
 
 use sandmill::{
-    app::{self, Ended, Follower, Until},
+    app::{self, Ended, Until},
     model::{
         effects::{Change, Effects},
         event::{Batch, Event},
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy},
         ids::{CollectionName, ProcessorId},
     },
+    plugins::fleet::Follower,
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -41,12 +42,7 @@ impl NativeHost {
     pub async fn start_all(database: &Database, foldings: Vec<Folding>, settings: &[&str]) -> NativeHost {
         let (db, config) = (database.db.clone(), config("".as_ref(), settings));
         let ids: Vec<String> = foldings.iter().map(|folding| folding.id.to_string()).collect();
-        let followers = foldings.into_iter().map(|folding| Follower {
-            descriptor: folding.descriptor(),
-            plugin: "native".into(),
-            digest: "native".into(),
-            handler: Arc::new(folding),
-        });
+        let followers = foldings.into_iter().map(|folding| Follower::native(folding.descriptor(), Arc::new(folding)));
         let followers = followers.collect();
         let (drain, told) = oneshot::channel();
         let drained = async {

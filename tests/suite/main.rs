@@ -50,6 +50,7 @@ mod sources;
 mod sql;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
+mod swaps;
 // What tenants may use, what they have used, and who waits because the settings say so.
 mod tenants;
 // The repository's own habits: borders, sizes, loose ends.

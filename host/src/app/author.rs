@@ -12,7 +12,10 @@ use anyhow::Context;
 use crate::{
     config::Config,
     model::handler::Descriptor,
-    processor::lane::Runner,
+    processor::{
+        code::{Code, Version},
+        lane::Runner,
+    },
     rehearsal::{Rehearsal, Report, lines},
     sandbox::{Sandbox, examine::Examined},
     scheduler::Scheduler,
@@ -59,9 +62,8 @@ pub async fn test(config: &Config, trial: &Trial) -> anyhow::Result<Tried> {
     let plugin = Arc::new(loaded.with_context(|| format!("{} does not run here", trial.file.display()))?);
     let descriptor = plugin.descriptor().clone();
     let runner = Runner {
-        handler: plugin.clone(),
+        code: Arc::new(Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size))),
         scheduler: Scheduler::start(&config.scheduler).context("start the guest threads")?,
-        batch_events: descriptor.max_batch_size.map_or(usize::MAX, |max| max as usize),
     };
     let rehearsal = Rehearsal {
         descriptor: &descriptor,

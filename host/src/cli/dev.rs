@@ -1,14 +1,13 @@
 //! `sandmill dev`: plugins at work while somebody writes them.
 //!
 //! Without a database named it starts a private PostgreSQL whose data stay in `.sandmill`, and other commands started in that folder find it. It
-//! watches the plugins folder and runs the processors anew when something has changed there, as `run` never does, and lanes that a plugin
-//! blocked try again with it; an empty folder is waited for. On a terminal it shows the live view, elsewhere the log.
+//! runs what is in the plugins folder as `run` does, makes that folder where there is none yet, and lets lanes try again that were blocked when it ended. On a
+//! terminal it shows the live view, elsewhere the log.
 
 pub(super) mod place;
 
 use std::{
     path::{Path, PathBuf},
-    pin::{Pin, pin},
     process::ExitCode,
 };
 
@@ -19,14 +18,14 @@ use super::{
     program,
 };
 use crate::{
-    app::{self, NothingRuns, Until},
+    app::{self, Until},
     config::Config,
     db::{
         Db,
         embedded::{Embedded, Options, Shutdown},
         migrate,
     },
-    plugins::watch::{Change, Watch},
+    plugins::folder,
     processor::{
         exceptions,
         status::{self, LaneBehind, ProcessorStatus},
@@ -88,15 +87,15 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
     }
     introduce(&config.plugins, private.as_ref());
 
-    let mut watch = Watch::new(&config.plugins);
-    if watch.is_empty() {
+    std::fs::create_dir_all(&config.plugins)
+        .with_context(|| format!("make the plugins folder {}", config.plugins.display()))?;
+    if folder::scan(&config.plugins)?.is_empty() {
         println!("{}", nothing_there(&config.plugins));
     }
     if let Some(private) = &private {
         private.claim.publish(&private.server.address())?;
     }
-    let (told, abort) = (pin!(told), pin!(abort));
-    let work = Box::pin(rounds(&config, &db, &mut watch, told, abort));
+    let work = Box::pin(app::run(&config, &db, Until::Told, told, abort));
     let ended = if Live::is_possible() {
         let mut live = Live::start(Title { command: "sandmill dev", lasting: None }, &db, logs).await?;
         let ended = tokio::select! {
@@ -116,7 +115,7 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
         drop(claim);
         server.stop(Shutdown::Fast).await?;
     }
-    ended.map(|()| ExitCode::SUCCESS)
+    ended.map(|_| ExitCode::SUCCESS)
 }
 
 /// A server of our own, and the folder that says so.
@@ -170,45 +169,6 @@ fn nothing_there(plugins: &Path) -> String {
     )
 }
 
-/// Runs the processors, again whenever the folder has changed, until it is told to end.
-async fn rounds(
-    config: &Config,
-    db: &Db,
-    watch: &mut Watch,
-    mut told: Pin<&mut impl Future<Output = ()>>,
-    mut abort: Pin<&mut impl Future<Output = ()>>,
-) -> anyhow::Result<()> {
-    loop {
-        let change = if watch.is_empty() {
-            wait(watch, told.as_mut(), abort.as_mut()).await
-        } else {
-            let mut change = None;
-            let drain = async {
-                tokio::select! {
-                    () = told.as_mut() => {}
-                    changed = watch.changed() => change = Some(changed),
-                }
-            };
-            match app::run(config, db, Until::Told, drain, abort.as_mut()).await {
-                Ok(_) => change,
-                // Each was refused with its reason; one that is mended will be a change.
-                Err(error) if error.is::<NothingRuns>() => {
-                    tracing::warn!("{error}");
-                    wait(watch, told.as_mut(), abort.as_mut()).await
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        let Some(change) = change else { return Ok(()) };
-        if watch.is_empty() {
-            tracing::warn!("plugins {change}; there is none in {} any more", config.plugins.display());
-        } else {
-            tracing::info!("plugins {change}; starting the processors anew");
-            try_again(db).await?;
-        }
-    }
-}
-
 /// Lets blocked lanes try again: whoever built a plugin anew has mended it, and one that is not mended blocks them again.
 async fn try_again(db: &Db) -> anyhow::Result<()> {
     let session = super::database::connect(db, "dev").await?;
@@ -221,17 +181,4 @@ async fn try_again(db: &Db) -> anyhow::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Waits for a change, or for nothing any more.
-async fn wait(
-    watch: &mut Watch,
-    told: Pin<&mut impl Future<Output = ()>>,
-    abort: Pin<&mut impl Future<Output = ()>>,
-) -> Option<Change> {
-    tokio::select! {
-        () = told => None,
-        () = abort => None,
-        change = watch.changed() => Some(change),
-    }
 }

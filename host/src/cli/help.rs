@@ -8,7 +8,10 @@ use clap::Command;
 
 /// What people are about to do, and the commands for it.
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Run and look after processors", &["run", "status", "explain", "tenants", "pause", "resume", "documents"]),
+    (
+        "Run and look after processors",
+        &["run", "status", "explain", "tenants", "plugins", "pause", "resume", "documents"],
+    ),
     ("Events", &["append", "import", "events"]),
     ("Write plugins", &["plugin", "dev", "demo"]),
     ("Set up", &["migrate", "config", "completions"]),

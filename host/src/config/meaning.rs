@@ -6,7 +6,7 @@
 use super::named;
 
 /// A group of settings, the name of its struct, and the file that declares it.
-const SOURCES: [(&str, &str, &str); 8] = [
+const SOURCES: [(&str, &str, &str); 9] = [
     ("", "Config", include_str!("../config.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
     ("processors", "Settings", include_str!("../processor/pressure.rs")),
@@ -15,6 +15,7 @@ const SOURCES: [(&str, &str, &str); 8] = [
     ("tenant-limits", "Limits", include_str!("../tenants/settings.rs")),
     ("tenants", "Settings", include_str!("../tenants/settings.rs")),
     ("compile", "Config", include_str!("../sandbox/compile.rs")),
+    ("rollout", "Config", include_str!("../plugins/rollout.rs")),
 ];
 
 /// What a setting is, without the full stop; empty where nothing is known of it.

@@ -17,6 +17,8 @@ const KEY_BYTES: usize = 512;
 pub struct Router {
     /// None takes every type.
     event_types: Option<Arc<[Box<str>]>>,
+    /// None takes everybody's.
+    tenants: Option<Arc<[TenantId]>>,
     partition_by: PartitionBy,
 }
 
@@ -28,11 +30,22 @@ impl Router {
         if let Some(types) = &mut event_types {
             types.sort();
         }
-        Router { event_types: event_types.map(Into::into), partition_by: descriptor.partition_by.clone() }
+        let mut tenants = descriptor.tenants.clone();
+        if let Some(tenants) = &mut tenants {
+            tenants.sort();
+        }
+        Router {
+            event_types: event_types.map(Into::into),
+            tenants: tenants.map(Into::into),
+            partition_by: descriptor.partition_by.clone(),
+        }
     }
 
     /// Whether the processor handles this event.
     pub fn takes(&self, event: &Event) -> bool {
+        if self.tenants.as_ref().is_some_and(|tenants| tenants.binary_search(&event.tenant).is_err()) {
+            return false;
+        }
         match &self.event_types {
             None => true,
             Some(types) => types.binary_search_by(|t| (**t).cmp(&event.event_type)).is_ok(),
@@ -96,7 +109,7 @@ fn property(data: &str, pointer: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{handler::Start, ids::ProcessorId};
+    use crate::model::ids::ProcessorId;
 
     fn event(position: i64, tenant: &str, stream: &str, event_type: &str, data: &str) -> Arc<Event> {
         Arc::new(Event {
@@ -113,15 +126,11 @@ mod tests {
     }
 
     fn router(event_types: Option<&[&str]>, partition_by: PartitionBy) -> Router {
+        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         Router::new(&Descriptor {
-            id: ProcessorId::parse("p").unwrap(),
-            version: String::new(),
             event_types: event_types.map(|types| types.iter().map(|t| t.to_string()).collect()),
-            collections: vec![],
             partition_by,
-            start: Start::Beginning,
-            read_model_version: 1,
-            max_batch_size: None,
+            ..descriptor
         })
     }
 
@@ -159,5 +168,15 @@ mod tests {
         assert_eq!((lanes.len(), lanes[0].0.key.len()), (1, KEY_BYTES));
         let odd = router.lane(&event(3, "a", "s", "X", &format!(r#"["x{}"]"#, "ü".repeat(400))));
         assert_eq!(odd.key.len(), KEY_BYTES - 1);
+    }
+
+    #[test]
+    fn others_tenants_events_are_passed_over() {
+        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
+        let tenants = ["globex", "acme"].map(|name| TenantId::parse(name).unwrap());
+        let router = Router::new(&Descriptor { tenants: Some(tenants.into()), ..descriptor });
+        let events = ["acme", "globex", "other"].map(|tenant| event(1, tenant, "s", "T", "{}"));
+        let taken: Vec<bool> = events.iter().map(|event| router.takes(event)).collect();
+        assert_eq!(taken, [true, true, false]);
     }
 }

@@ -63,6 +63,8 @@ pub struct Descriptor {
     pub read_model_version: u32,
     /// At most so many events in one call.
     pub max_batch_size: Option<u32>,
+    /// Whose events it handles; none means everybody's. Operators say so, and no plugin of itself.
+    pub tenants: Option<Vec<TenantId>>,
 }
 
 impl Descriptor {
@@ -77,6 +79,7 @@ impl Descriptor {
             start: Start::Beginning,
             read_model_version: 1,
             max_batch_size: None,
+            tenants: None,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! while documents are written. All statements travel at once and COMMIT goes out only after every one of them was answered
 //! well. So an error before COMMIT means that nothing happened; an error of COMMIT itself means that nobody knows, and the term ends.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use super::{
     exceptions::{Exception, LaneState},
@@ -72,6 +72,8 @@ pub struct DeadLetter {
     pub position: i64,
     /// Its id.
     pub event_id: Box<str>,
+    /// The version of the code that set it aside.
+    pub digest: Arc<str>,
     /// Kind and words.
     pub reason: Reason,
     /// How often it was tried.
@@ -104,7 +106,6 @@ pub struct Commit<'a> {
 pub struct Committer {
     session: Session,
     processor: ProcessorId,
-    digest: String,
     fence: Fence,
     documents: Writer,
     statements: Statements,
@@ -128,7 +129,6 @@ impl Committer {
     pub async fn open(
         session: Session,
         processor: &ProcessorId,
-        digest: &str,
         fence: Fence,
         collections: &[CollectionName],
     ) -> Result<Self, Error> {
@@ -145,7 +145,7 @@ impl Committer {
             report: session.prepare(include_str!("commit/report.sql")).await?,
         };
         let documents = Writer::open(&session, collections).await?;
-        Ok(Committer { session, processor: processor.clone(), digest: digest.into(), fence, documents, statements })
+        Ok(Committer { session, processor: processor.clone(), fence, documents, statements })
     }
 
     /// The session, between two commits.
@@ -209,6 +209,7 @@ impl Committer {
         let keys: Vec<&str> = letters.iter().map(|l| &*l.lane.key).collect();
         let positions: Vec<i64> = letters.iter().map(|l| l.position).collect();
         let ids: Vec<&str> = letters.iter().map(|l| &*l.event_id).collect();
+        let digests: Vec<&str> = letters.iter().map(|l| &*l.digest).collect();
         let classes: Vec<&str> = letters.iter().map(|l| l.reason.class.as_str()).collect();
         let messages: Vec<&str> = letters.iter().map(|l| l.reason.message.as_str()).collect();
         let attempts: Vec<i32> = letters.iter().map(|l| l.attempts as i32).collect();
@@ -217,7 +218,7 @@ impl Committer {
                 &self.statements.dead_letters,
                 &[
                     &self.processor.as_str(),
-                    &self.digest,
+                    &digests,
                     &tenants,
                     &keys,
                     &positions,

@@ -638,10 +638,12 @@ impl<'a> Engine<'a> {
             _ => None,
         });
         let lanes_blocked: Vec<_> = blocked.collect();
+        let failed = self.book.rows().filter(|(_, exception)| matches!(exception.state, LaneState::Blocked(_)));
         Standing {
             seen: Some(self.book.settled().seen().clone()),
             lanes_moving: self.book.rows().count() - lanes_blocked.len() + self.book.rows_to_come(),
             lanes_blocked,
+            lanes_failed: failed.map(|(lane, _)| lane.clone()).collect(),
             paused: self.book.paused().cloned(),
         }
     }

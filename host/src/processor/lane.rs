@@ -15,10 +15,13 @@ use crate::{
     model::{
         effects::{Change, Effects, HaltAction},
         event::{Batch, Event},
-        handler::{BoxFuture, Documents, Failure, Handler, Reason},
+        handler::{BoxFuture, Documents, Failure, Reason},
         ids::{CollectionName, LaneKey},
     },
-    processor::commit::DeadLetter,
+    processor::{
+        code::{Code, Version},
+        commit::DeadLetter,
+    },
     projections::documents::{self, Changes, DocumentKey, ReadError},
     scheduler::{Class, Meter, Scheduler},
 };
@@ -34,11 +37,9 @@ pub const FIRST_BATCH: usize = 500;
 #[derive(Clone)]
 pub struct Runner {
     /// The code.
-    pub handler: Arc<dyn Handler>,
+    pub code: Arc<Code>,
     /// Where it computes.
     pub scheduler: Scheduler,
-    /// At most so many events in one call.
-    pub batch_events: usize,
 }
 
 /// What a lane's events led to.
@@ -104,31 +105,37 @@ impl Runner {
     ) -> Result<Outcome, GroundLost> {
         let view = Arc::new(View { lane: lane.clone(), documents, earlier: Mutex::default() });
         let mut run = Outcome { cost, ..Outcome::default() };
-        let mut most = self.batch_events.max(1);
+        let mut most = usize::MAX;
         let began = Instant::now();
         while run.trouble.is_none() && run.handled < events.len() && (run.handled == 0 || began.elapsed() < RUN) {
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
-            let end = events.len().min(run.handled + most.min(affordable));
+            // Waiting for the tenant's turn is no time of the call, and another version may have come meanwhile.
+            let turn = self.code.current().handler.turn(&lane.tenant).await;
+            let version = self.code.current();
+            let end = events.len().min(run.handled.saturating_add(most.min(affordable).min(version.batch_events)));
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
             let batch = Arc::new(Batch { lane: lane.clone(), attempt, events: events[run.handled..end].to_vec() });
-            // Waiting for the tenant's turn is no time of the call.
-            let turn = self.handler.turn(&lane.tenant).await;
-            let (count, called) = (batch.events.len(), Instant::now());
-            let answer = self.call(class, &run.meter, batch.clone(), view.clone()).await;
-            drop(turn);
+            let (count, called, before) = (batch.events.len(), Instant::now(), run.handled);
+            let under_way = version.begin();
+            let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
+            drop((under_way, turn));
             match answer {
                 Ok(effects) => {
                     let per_event = called.elapsed() / count as u32;
                     // Half of what is known, so that one slow call is soon forgotten.
                     run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));
-                    run.take(&batch, effects, &mut view.earlier());
+                    run.take(&batch, &version.digest, effects, &mut view.earlier());
+                    version.handled(&batch, run.handled - before);
                 }
                 Err(Failure::Block(_)) if count > 1 => most = count / 2,
                 Err(Failure::Block(reason)) => run.trouble = Some(Trouble::Block(reason)),
                 Err(Failure::Retry(reason)) => run.trouble = Some(Trouble::Retry { after: None, reason }),
                 Err(Failure::EndTerm(why)) => return Err(GroundLost(why)),
+            }
+            if let Some(Trouble::Block(reason)) = &run.trouble {
+                version.failed(lane, reason);
             }
         }
         run.changes = std::mem::take(&mut view.earlier());
@@ -138,13 +145,14 @@ impl Runner {
     /// One call on the guest threads, within its time by the clock on the wall.
     async fn call(
         &self,
+        version: &Version,
         class: Class,
         meter: &Arc<Meter>,
         batch: Arc<Batch>,
         view: Arc<View>,
     ) -> Result<Effects, Failure> {
-        let (wall, tenant) = (self.handler.wall_time(), batch.lane.tenant.clone());
-        let call = self.scheduler.run(&tenant, class, meter, self.handler.clone().handle(batch, view));
+        let (wall, tenant) = (version.handler.wall_time(), batch.lane.tenant.clone());
+        let call = self.scheduler.run(&tenant, class, meter, version.handler.clone().handle(batch, view));
         let (mut call, mut left) = (std::pin::pin!(call), wall);
         // What it waits for others' slices is not its own time: beside many that compute for long it would be ended for nothing.
         let (began, waited) = (Instant::now(), meter.waited());
@@ -164,7 +172,7 @@ impl Runner {
 }
 
 impl Outcome {
-    fn take(&mut self, batch: &Batch, effects: Effects, changes: &mut Changes) {
+    fn take(&mut self, batch: &Batch, digest: &Arc<str>, effects: Effects, changes: &mut Changes) {
         for skipped in effects.skipped {
             // The answer was checked: an index lies within the batch.
             let Some(event) = batch.events.get(skipped.index) else { continue };
@@ -172,6 +180,7 @@ impl Outcome {
                 lane: batch.lane.clone(),
                 position: event.position,
                 event_id: event.id.clone(),
+                digest: digest.clone(),
                 reason: plugin_reason(&skipped.code, skipped.message, "skipped the event"),
                 attempts: if skipped.index == 0 { batch.attempt } else { 1 },
             });
@@ -286,7 +295,12 @@ mod tests {
             let change = Change::Put { collection: collection.clone(), id: "d".into(), data: "{}".into() };
             let halt = Halt { index, action: HaltAction::Stop, code: String::new(), message: String::new() };
             let effects = Effects { changes: vec![change], skipped: Vec::new(), halted: Some(halt) };
-            outcome.take(&Batch { lane: lane.clone(), attempt: 1, events: Vec::new() }, effects, &mut changes);
+            outcome.take(
+                &Batch { lane: lane.clone(), attempt: 1, events: Vec::new() },
+                &"".into(),
+                effects,
+                &mut changes,
+            );
             assert_eq!((outcome.handled, changes.len()), (index, index / 2));
         }
     }

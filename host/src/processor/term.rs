@@ -40,7 +40,7 @@ pub struct Term {
 
 impl Term {
     /// Takes a new fence, and reads where things stand under it.
-    pub async fn begin(ground: &Ground, descriptor: &Descriptor, digest: &str) -> anyhow::Result<Term> {
+    pub async fn begin(ground: &Ground, descriptor: &Descriptor) -> anyhow::Result<Term> {
         let (db, id) = (&ground.db, &descriptor.id);
         let mut session = db.connect(&format!("commit {id}")).await?;
         let (fence, cursors) = fence::take(&mut session, id).await?;
@@ -53,7 +53,7 @@ impl Term {
         // Exceptions are read after the fence was taken: whatever an earlier owner still committed is in them.
         let exceptions = exceptions::read(&session, id).await?;
         let collections = &descriptor.collections;
-        let committer = Committer::open(session, id, digest, fence, collections).await?;
+        let committer = Committer::open(session, id, fence, collections).await?;
         let pages = ground.pages.reader(&format!("read {id}")).await?;
         let lanes = ground.pages.reader(&format!("lanes {id}")).await?;
         let sessions = [db.connect("documents").await?, db.connect("documents apart").await?];

@@ -54,7 +54,7 @@ pub(super) async fn run(
     cut: Cut,
     events: &[Arc<Event>],
 ) -> Result<Pass, GroundLost> {
-    rehearsal.runner.handler.forget_all();
+    rehearsal.runner.code.current().handler.forget_all();
     let began = Instant::now();
     let owned = rehearsal.descriptor.partition_by != PartitionBy::Tenant;
     let works = by_tenant(events).into_iter().enumerate().map(|(number, (tenant, events))| {
@@ -143,7 +143,7 @@ impl Work<'_> {
             let Outcome { handled, changes, dead_letters, trouble, .. } = outcome;
             if let Err(refused) = self.kept.write(changes) {
                 // As on a host: nothing of it counts, and fewer events at a time find the one that is refused.
-                runner.handler.forget(&lane.tenant);
+                runner.code.current().handler.forget(&lane.tenant);
                 if part.len() == 1 {
                     let reason = Reason::new("malformed-output", refused.to_string());
                     self.stop(lane, batch, first, reason, None);
@@ -153,7 +153,7 @@ impl Work<'_> {
                 continue;
             }
             if self.cut.is_fresh() {
-                runner.handler.forget(&lane.tenant);
+                runner.code.current().handler.forget(&lane.tenant);
             }
             self.did.handled += handled as u64;
             self.did.skipped.extend(dead_letters.into_iter().map(|letter| {

@@ -36,8 +36,8 @@ impl Examined {
     }
 }
 
-/// Reads a file, unless its size alone is reason enough not to.
-pub(super) fn file(sandbox: &Sandbox, path: &Path) -> Examined {
+/// Reads a file, unless its size alone is reason enough not to, and goes on with its bytes if they are accepted.
+pub(super) fn file(sandbox: &Sandbox, path: &Path, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
     let found = match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => return Examined::refused(None, LoadError::Directory),
         Ok(found) => found.len(),
@@ -47,7 +47,10 @@ pub(super) fn file(sandbox: &Sandbox, path: &Path) -> Examined {
         return Examined::refused(Some(found), refused.into());
     }
     match read(path, (sandbox.limits.component_mib as u64) << 20) {
-        Ok(content) => bytes(sandbox, &content),
+        Ok(content) => match accept(&content) {
+            Ok(()) => bytes(sandbox, &content),
+            Err(why) => Examined::refused(Some(found), LoadError::NotAccepted(why)),
+        },
         Err(error) => Examined::refused(Some(found), LoadError::Unreadable(error)),
     }
 }

@@ -78,14 +78,14 @@ pub(super) fn is_document_id(id: &str) -> bool {
     (1..=512).contains(&id.len()) && !id.contains('\0')
 }
 
-/// Nobody has set anything yet: settings come with manifests.
 impl settings::Host for State {
-    fn get(&mut self, _key: String) -> wasmtime::Result<Option<String>> {
-        Ok(None)
+    fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
+        let found = self.identity.settings().iter().find(|(known, _)| *known == key);
+        Ok(found.map(|(_, value)| value.clone()))
     }
 
     fn get_all(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(Vec::new())
+        Ok(self.identity.settings().to_vec())
     }
 }
 

@@ -39,6 +39,7 @@ pub struct Plugin {
 pub(super) struct Identity {
     name: String,
     collections: Vec<CollectionName>,
+    settings: Arc<[(String, String)]>,
 }
 
 impl Identity {
@@ -48,6 +49,11 @@ impl Identity {
 
     pub(super) fn collections(&self) -> &[CollectionName] {
         &self.collections
+    }
+
+    /// What an operator has set for it, by key.
+    pub(super) fn settings(&self) -> &[(String, String)] {
+        &self.settings
     }
 }
 
@@ -162,8 +168,8 @@ impl Handler for Plugin {
     }
 
     fn turn<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, Turn> {
-        let tenant = self.sandbox.tenants.of(tenant);
-        Box::pin(async move { Turn::new(tenant.turn().await) })
+        let (tenant, instances) = (self.sandbox.tenants.of(tenant), self.sandbox.calls.clone());
+        Box::pin(async move { Turn::new(tenant.turn(instances).await) })
     }
 
     fn forget(&self, tenant: &TenantId) {
@@ -191,7 +197,7 @@ pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result
     let pre = linker.instantiate_pre(&component).map_err(unfit)?;
     let pre = ProjectorPluginPre::new(pre).map_err(unfit)?;
 
-    let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new() });
+    let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new(), settings: Arc::default() });
     let account = Account::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
     // One at a time: the engine has room for one instance besides those that are lent.
     let describing = sandbox.describing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -214,7 +220,8 @@ pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result
         Err(Failure::Block(reason) | Failure::Retry(reason)) => return Err(LoadError::Describe(reason.to_string())),
         Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(why)),
     };
-    let identity = Arc::new(Identity { name: descriptor.id.to_string(), collections: descriptor.collections.clone() });
+    let (name, settings) = (descriptor.id.to_string(), sandbox.settings.clone());
+    let identity = Arc::new(Identity { name, collections: descriptor.collections.clone(), settings });
     let number = sandbox.loaded.fetch_add(1, Relaxed);
     let warm = Arc::downgrade(&sandbox.warm);
     let make_room = move || warm.upgrade().is_some_and(|warm| warm.shed(|owner| owner.plugin == number));
@@ -273,6 +280,7 @@ fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
         start,
         read_model_version: given.read_model_version,
         max_batch_size: given.max_batch_size,
+        tenants: None,
     })
 }
 

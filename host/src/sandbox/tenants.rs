@@ -101,10 +101,11 @@ impl Tenant {
         self.memory.fetch_sub(bytes, Relaxed);
     }
 
-    /// Waits until one more call may run. Nobody closes a semaphore here, so there always is a turn.
-    pub(super) async fn turn(self: Arc<Self>) -> Option<Permit> {
-        let permit = self.calls.clone().acquire_owned().await.ok()?;
-        Some(Permit { _permit: permit, _tenant: self })
+    /// Waits until one more call may run, and until one of all `instances` is free for it. Nobody closes a semaphore here, so there always is a turn.
+    pub(super) async fn turn(self: Arc<Self>, instances: Arc<Semaphore>) -> Option<Permit> {
+        let call = self.calls.clone().acquire_owned().await.ok()?;
+        let instance = instances.acquire_owned().await.ok()?;
+        Some(Permit { _permits: [call, instance], _tenant: self })
     }
 
     pub(super) fn log(&self) -> MutexGuard<'_, Flow> {
@@ -114,7 +115,7 @@ impl Tenant {
 
 /// Leave to run one call. While there is one its tenant is not forgotten, or a new one of the same name would give leave to as many again.
 pub(super) struct Permit {
-    _permit: OwnedSemaphorePermit,
+    _permits: [OwnedSemaphorePermit; 2],
     _tenant: Arc<Tenant>,
 }
 
@@ -215,7 +216,7 @@ mod tests {
         let limits = OfTenant { calls: 1, ..OfTenant::default() };
         let tenants = Tenants::new(Arc::new(move |_| limits));
         let id = |number: usize| TenantId::parse(&format!("t{number}")).unwrap();
-        let turn = tenants.of(&id(0)).turn().await;
+        let turn = tenants.of(&id(0)).turn(Arc::new(Semaphore::new(1))).await;
         for number in 1..10 * FIRST_SWEEP {
             tenants.of(&id(number));
         }

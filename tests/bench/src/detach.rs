@@ -14,7 +14,7 @@ use std::{
 };
 
 use sandmill::{
-    app::{self, Follower, Until},
+    app::{self, Until},
     db::Session,
     model::{
         effects::{Change, Effects},
@@ -22,6 +22,7 @@ use sandmill::{
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason},
         ids::{CollectionName, ProcessorId},
     },
+    plugins::fleet::Follower,
     processor::status,
 };
 use serde::{Deserialize, Serialize};
@@ -54,12 +55,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("detach").await?;
     let slow = Arc::new(AtomicBool::new(true));
     let ledger = Ledger { slow: slow.clone(), collection: CollectionName::parse(COLLECTION)? };
-    let follower = Follower {
-        descriptor: ledger.descriptor()?,
-        plugin: "native".into(),
-        digest: "native".into(),
-        handler: Arc::new(ledger),
-    };
+    let follower = Follower::native(ledger.descriptor()?, Arc::new(ledger));
     let config = world.config("".as_ref())?;
     let (drain, told) = tokio::sync::oneshot::channel::<()>();
     let db = database.db.clone();

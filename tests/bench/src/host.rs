@@ -10,9 +10,10 @@ use std::{
 
 use anyhow::Context;
 use sandmill::{
-    app::{self, Ended, Follower, Until},
+    app::{self, Ended, Until},
     config::Config,
     model::handler::Handler,
+    plugins::{fleet::Follower, manifest::Manifest},
     sandbox::Sandbox,
 };
 
@@ -30,12 +31,13 @@ pub fn plugin(world: &World, name: &str) -> anyhow::Result<Follower> {
     let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
     let plugin = tokio::task::block_in_place(|| sandbox.load(&bytes))?;
     let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
-    Ok(Follower { descriptor, plugin: name.into(), digest, handler: Arc::new(plugin) })
+    let manifest = Manifest::default();
+    Ok(Follower { descriptor, plugin: name.into(), digest, handler: Arc::new(plugin), manifest })
 }
 
 /// The same with another handler in the plugin's place.
 pub fn instead(follower: &Follower, handler: Arc<dyn Handler>) -> Follower {
-    Follower { descriptor: follower.descriptor.clone(), plugin: "native".into(), digest: "native".into(), handler }
+    Follower::native(follower.descriptor.clone(), handler)
 }
 
 /// Lets a follower handle everything that is there, and says how many seconds it took, from its first session to its last.

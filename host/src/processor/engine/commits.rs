@@ -128,7 +128,7 @@ impl Engine<'_> {
             }
             Err(CommitFailure::NotYours(lane, why)) => {
                 self.documents.unstage(&lane);
-                self.runner.handler.forget(&lane.tenant);
+                self.runner.code.current().handler.forget(&lane.tenant);
                 self.book.refused(plan, Some(lane), "malformed-output", &why);
             }
             Err(CommitFailure::Commit(CommitError::Data(why))) => {
@@ -138,7 +138,7 @@ impl Engine<'_> {
                 if let Some(culprit) = self.book.refused(plan, None, "refused-commit", &why) {
                     tracing::warn!(processor = %self.id, lane = %culprit, why, "the database refused what a lane wrote; others go on");
                     self.documents.unstage(&culprit);
-                    self.runner.handler.forget(&culprit.tenant);
+                    self.runner.code.current().handler.forget(&culprit.tenant);
                 }
             }
             Err(CommitFailure::Commit(error)) => return Err(error.into()),

@@ -11,6 +11,7 @@
 
 mod hostile;
 mod lanes;
+mod mark;
 mod ruin;
 
 use lanes::COLLECTION;
@@ -145,11 +146,14 @@ struct Log {
     saw: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     batch: Option<usize>,
+    /// The versions that have handled its events, one after the other, with how many each: only of versions that have a [mark].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    versions: Vec<(String, u64)>,
 }
 
 impl Default for Log {
     fn default() -> Self {
-        Log { count: 0, last_version: 0, chain: "0".repeat(64), saw: None, batch: None }
+        Log { count: 0, last_version: 0, chain: "0".repeat(64), saw: None, batch: None, versions: Vec::new() }
     }
 }
 
@@ -260,6 +264,7 @@ impl<'b> Run<'b> {
             Deed::SkipOutOfOrder => hostile::skip_out_of_order(&mut self.answer, event.index()),
         }
         let log = self.log(event);
+        mark::leave(log, event.id());
         log.count += 1;
         log.last_version = event.stream_version();
         log.chain = next(&log.chain, event.id());

@@ -1,0 +1,311 @@
+//! `sandmill plugins`: which plugins run, which files were refused and why, and what happened to each; and taking a version back.
+
+use std::{process::ExitCode, time::SystemTime};
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+use super::{
+    database::{connect, explain},
+    output::{self, Screen, Tone},
+    status::age,
+    table::{Cell, Column, Table},
+};
+use crate::{
+    db::{Db, Session},
+    plugins::history::{self, Hold, Listed, Past},
+    store::time,
+};
+
+/// Shows which plugins run and what became of their files
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A version is the first digits of its file's SHA-256. Its file in the plugins folder is what runs, from the moment it is there and was checked; a file that is \
+         refused leaves the former version running, and says why here and in NAME.wasm.error beside it.
+
+Examples:
+  sandmill plugins
+  sandmill plugins history cart-summary
+  sandmill plugins rollback cart-summary"
+)]
+pub(super) struct PluginsArgs {
+    #[command(subcommand)]
+    command: Option<PluginsCommand>,
+    /// Print one JSON object: {"plugins": [{"plugin", "processor", "digest", "version", "contract", "since", "calls", "refused": {"digest", "why", "at"}}]}
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum PluginsCommand {
+    /// Shows what happened to a plugin, the last first
+    History(HistoryArgs),
+    /// Shows one plugin with its last changes
+    Show(ShowArgs),
+    /// Takes the running version back: the one before it runs again, and stays until there is another file
+    Rollback(RollbackArgs),
+    /// Runs versions again that were taken back
+    Retry(RetryArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct HistoryArgs {
+    /// The plugin: its file's name without .wasm
+    plugin: String,
+    /// At most so many changes
+    #[arg(long, default_value_t = 20)]
+    limit: u32,
+    /// Print one JSON object: {"history": [{"id", "event", "at", "digest", "version", "processor", "reason", "replaced", "replacedLast", "first", "gapMs"}]}
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+struct ShowArgs {
+    /// The plugin: its file's name without .wasm
+    plugin: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct RollbackArgs {
+    /// The plugin: its file's name without .wasm
+    plugin: String,
+    /// Why, for whoever reads the history
+    #[arg(long, default_value = "by a person")]
+    reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct RetryArgs {
+    /// The plugin: its file's name without .wasm
+    plugin: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ListedJson<'a> {
+    plugin: &'a str,
+    processor: &'a str,
+    digest: &'a str,
+    version: &'a str,
+    contract: &'a str,
+    since: String,
+    calls: i64,
+    refused: Option<RefusedJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct RefusedJson<'a> {
+    digest: &'a str,
+    why: &'a str,
+    at: String,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct PastJson<'a> {
+    id: i64,
+    event: &'a str,
+    at: String,
+    digest: &'a str,
+    version: &'a str,
+    processor: &'a str,
+    reason: &'a str,
+    replaced: &'a str,
+    replaced_last: Option<i64>,
+    first: Option<i64>,
+    gap_ms: Option<f64>,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    let session = connect(db, "plugins").await?;
+    match args.command {
+        None => {
+            let plugins = history::list(&session).await.map_err(|error| explain(&error))?;
+            if args.json {
+                let plugins: Vec<ListedJson<'_>> = plugins.iter().map(listed_json).collect();
+                output::print_json(&serde_json::json!({ "plugins": plugins }))?;
+            } else {
+                output::print(&show(&plugins, Screen::stdout(), SystemTime::now()))?;
+            }
+        }
+        Some(PluginsCommand::History(args)) => {
+            let past = past(&session, &args.plugin, args.limit.into()).await?;
+            if args.json {
+                let past: Vec<PastJson<'_>> = past.iter().map(past_json).collect();
+                output::print_json(&serde_json::json!({ "history": past }))?;
+            } else {
+                output::print(&show_past(&past, Screen::stdout()))?;
+            }
+        }
+        Some(PluginsCommand::Show(args)) => {
+            let listed = one(&session, &args.plugin).await?;
+            let past = past(&session, &args.plugin, 5).await?;
+            let screen = Screen::stdout();
+            output::print(&format!("{}\n{}", show(&[listed], screen, SystemTime::now()), show_past(&past, screen)))?;
+        }
+        Some(PluginsCommand::Rollback(args)) => roll_back(&session, args).await?,
+        Some(PluginsCommand::Retry(args)) => {
+            let released = history::release(&session, &args.plugin).await.map_err(|error| explain(&error))?;
+            if released == 0 {
+                bail!("no version of {} was taken back", args.plugin);
+            }
+            output::print(&format!("{} of {} may run again\n", output::count(released, "version"), args.plugin))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn one(session: &Session, plugin: &str) -> anyhow::Result<Listed> {
+    let plugins = history::list(session).await.map_err(|error| explain(&error))?;
+    let names: Vec<String> = plugins.iter().map(|listed| listed.plugin.clone()).collect();
+    let found = plugins.into_iter().find(|listed| listed.plugin == plugin);
+    found.with_context(|| format!("there is no plugin {plugin}; there are: {}", names.join(", ")))
+}
+
+async fn past(session: &Session, plugin: &str, most: i64) -> anyhow::Result<Vec<Past>> {
+    let past = history::past(session, plugin, most).await.map_err(|error| explain(&error))?;
+    if past.is_empty() {
+        // Says which there are.
+        one(session, plugin).await?;
+    }
+    Ok(past)
+}
+
+/// Takes the running version back, if there is one that ran before it.
+async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> {
+    let running = one(session, &args.plugin).await?;
+    if running.digest.is_empty() {
+        bail!("{} does not run; there is nothing to take back", args.plugin);
+    }
+    let past = history::past(session, &args.plugin, 1).await.map_err(|error| explain(&error))?;
+    let before = past.first().filter(|last| last.event == "swapped" && last.digest == running.digest);
+    let Some(before) = before else {
+        bail!(
+            "{} has run no other version since its processor began; put the version that should run into the plugins folder",
+            args.plugin
+        );
+    };
+    let hold = Hold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
+    history::hold(session, &hold).await.map_err(|error| explain(&error))?;
+    output::print(&format!(
+        "{}: {} is taken back, {} runs again within a second if its host runs\nIt stays so until another file is there, or `sandmill plugins retry {0}`.\n",
+        args.plugin,
+        short(&running.digest),
+        short(&before.replaced)
+    ))?;
+    Ok(())
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+fn when(at: SystemTime) -> String {
+    time::format(at)
+}
+
+fn listed_json(listed: &Listed) -> ListedJson<'_> {
+    let refused = listed.refused.as_ref();
+    ListedJson {
+        plugin: &listed.plugin,
+        processor: &listed.processor,
+        digest: &listed.digest,
+        version: &listed.version,
+        contract: &listed.contract,
+        since: when(listed.since),
+        calls: listed.lanes,
+        refused: refused.map(|(digest, why, at)| RefusedJson { digest, why, at: when(*at) }),
+    }
+}
+
+fn past_json(past: &Past) -> PastJson<'_> {
+    PastJson {
+        id: past.id,
+        event: &past.event,
+        at: when(past.at),
+        digest: &past.digest,
+        version: &past.version,
+        processor: &past.processor,
+        reason: &past.reason,
+        replaced: &past.replaced,
+        replaced_last: past.replaced_last,
+        first: past.first,
+        gap_ms: past.gap_ms,
+    }
+}
+
+fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
+    if plugins.is_empty() {
+        return "no host has run a plugin here yet\n".into();
+    }
+    use Column::{Number, Text};
+    let columns = [
+        Text("PLUGIN"),
+        Text("PROCESSOR"),
+        Text("VERSION"),
+        Text("FILE"),
+        Number("SINCE"),
+        Number("CALLS"),
+        Text("NOTE"),
+    ];
+    let mut table = Table::new(Vec::from(columns));
+    for listed in plugins {
+        let runs = !listed.digest.is_empty();
+        let since = now.duration_since(listed.since).unwrap_or_default().as_secs_f64();
+        let tone = listed.refused.as_ref().map(|_| if runs { Tone::Warning } else { Tone::Bad });
+        let note = if listed.refused.is_some() { "another file is refused" } else { "" };
+        table.row(vec![
+            Cell::new(&listed.plugin),
+            Cell::new(if runs { &listed.processor } else { "-" }),
+            Cell::new(output::harmless(&listed.version)),
+            Cell::new(if runs { short(&listed.digest) } else { "-" }),
+            Cell::new(if runs { age(since) } else { "-".into() }),
+            Cell::new(listed.lanes),
+            Cell::new(if runs { note } else { "refused" }).tone(tone),
+        ]);
+    }
+    let mut text = table.show(screen);
+    for listed in plugins {
+        if let Some((digest, why, _)) = &listed.refused {
+            let why = output::harmless(why);
+            text.push_str(&format!(
+                "{}.wasm ({}): {why}\n",
+                listed.plugin,
+                if digest.is_empty() { "unread" } else { short(digest) }
+            ));
+        }
+    }
+    text
+}
+
+fn show_past(past: &[Past], screen: Screen) -> String {
+    use Column::{Number, Text};
+    let columns = [
+        Text("AT"),
+        Text("EVENT"),
+        Text("FILE"),
+        Text("INSTEAD OF"),
+        Number("LAST"),
+        Number("FIRST"),
+        Number("GAP"),
+        Text("WHY"),
+    ];
+    let mut table = Table::new(Vec::from(columns));
+    let number = |number: Option<i64>| number.map_or(String::new(), |number| number.to_string());
+    for past in past {
+        let tone = matches!(past.event.as_str(), "refused" | "rolled-back").then_some(Tone::Bad);
+        table.row(vec![
+            Cell::new(when(past.at)),
+            Cell::new(&past.event).tone(tone),
+            Cell::new(short(&past.digest)),
+            Cell::new(short(&past.replaced)),
+            Cell::new(number(past.replaced_last)),
+            Cell::new(number(past.first)),
+            Cell::new(past.gap_ms.map_or(String::new(), |gap| format!("{gap:.1} ms"))),
+            Cell::new(output::harmless(&past.reason)),
+        ]);
+    }
+    table.show(screen)
+}

@@ -1,0 +1,318 @@
+//! The processors that run on this host: begun, given other code, ended, each apart from the others.
+//!
+//! It decides nothing: the [registry](super::registry) says what is to run, or whoever has code of its own. A processor ends by draining; only one that begins
+//! again under the same id waits for that.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use super::manifest::Manifest;
+use crate::{
+    db::{Session, describe},
+    model::{
+        handler::{Descriptor, Handler},
+        ids::{LaneKey, ProcessorId},
+    },
+    processor::{
+        Ground, Processor, Standing,
+        code::{Code, Done, Version},
+        exceptions,
+        lane::Runner,
+        pressure,
+        registration::{self, RegistrationError},
+    },
+    scheduler::Scheduler,
+    supervisor::{Group, Stop},
+};
+
+/// A handler that is to follow the log.
+pub struct Follower {
+    /// What it is.
+    pub descriptor: Descriptor,
+    /// Where it comes from, for people: a plugin's file without its ending, or `native`.
+    pub plugin: String,
+    /// The version of its code.
+    pub digest: String,
+    /// Its code.
+    pub handler: Arc<dyn Handler>,
+    /// What an operator says about it; nothing for code of this process's own.
+    pub manifest: Manifest,
+}
+
+impl Follower {
+    /// Code of this process's own.
+    pub fn native(descriptor: Descriptor, handler: Arc<dyn Handler>) -> Self {
+        let native = || "native".to_string();
+        Follower { descriptor, plugin: native(), digest: native(), handler, manifest: Manifest::default() }
+    }
+
+    fn version(&self) -> Version {
+        Version::new(&*self.digest, self.handler.clone(), self.descriptor.max_batch_size)
+    }
+}
+
+/// A processor that runs.
+pub struct Member {
+    /// The plugin's name.
+    pub plugin: String,
+    /// What its code says it is, with what its manifest says about it.
+    pub descriptor: Descriptor,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// How it stands.
+    pub standing: watch::Receiver<Standing>,
+    code: Arc<Code>,
+    /// The version before this one.
+    before: Option<Before>,
+}
+
+/// The version that another one has replaced.
+struct Before {
+    version: Arc<Version>,
+    descriptor: Descriptor,
+    manifest: Manifest,
+    since: Instant,
+    /// Lanes that the former version may still block, as it is under way in some.
+    ends: bool,
+}
+
+/// The processors that run.
+pub struct Fleet {
+    ground: Ground,
+    scheduler: Scheduler,
+    pressures: BTreeMap<String, pressure::Settings>,
+    members: BTreeMap<ProcessorId, Member>,
+    tasks: Group,
+}
+
+/// What another version of a processor's code found when it took over.
+#[derive(Clone, Debug)]
+pub struct Swapped {
+    /// The version that it replaced.
+    pub replaced: Arc<str>,
+    /// The last event that version had handled; none if it had handled none.
+    pub last: Option<i64>,
+    /// Lanes that were blocked, and try again.
+    pub tried_again: usize,
+}
+
+impl Fleet {
+    /// Nobody yet. `pressures` are how single processors treat lanes that cannot keep up.
+    pub fn new(ground: Ground, scheduler: Scheduler, pressures: BTreeMap<String, pressure::Settings>) -> Self {
+        Fleet { ground, scheduler, pressures, members: BTreeMap::new(), tasks: Group::default() }
+    }
+
+    /// Those who run, by their ids.
+    pub fn members(&self) -> &BTreeMap<ProcessorId, Member> {
+        &self.members
+    }
+
+    /// Settings for processors that do not run here.
+    pub fn idle_settings(&self) -> impl Iterator<Item = &str> {
+        self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
+    }
+
+    /// Registers processors, and then begins them: whoever waits for others must know all of them. Gives back those that cannot run.
+    pub async fn start(
+        &mut self,
+        session: &mut Session,
+        followers: Vec<Follower>,
+    ) -> Vec<(Follower, RegistrationError)> {
+        let mut refused = Vec::new();
+        let mut processors = Vec::new();
+        for follower in followers {
+            let id = follower.descriptor.id.clone();
+            self.tasks.ended(id.as_str()).await;
+            if let Err(error) = register(session, &follower).await {
+                refused.push((follower, error));
+                continue;
+            }
+            announce(&follower);
+            let code = Arc::new(Code::new(follower.version()));
+            let runner = Runner { code: code.clone(), scheduler: self.scheduler.clone() };
+            let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
+            let Follower { descriptor, plugin, manifest, .. } = follower;
+            let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);
+            processors.push((id.clone(), processor));
+            self.members.insert(id, Member { plugin, descriptor, manifest, standing, code, before: None });
+        }
+        for (id, processor) in processors {
+            self.tasks.spawn(id.as_str(), |stop| processor.run(stop));
+        }
+        refused
+    }
+
+    /// Lets a processor go on with other code, each lane at the end of its batch, and lanes that are blocked try again with it.
+    pub async fn swap(
+        &mut self,
+        session: &mut Session,
+        follower: Follower,
+    ) -> Result<Option<Swapped>, RegistrationError> {
+        if !self.members.contains_key(&follower.descriptor.id) {
+            return Ok(None);
+        }
+        register(session, &follower).await?;
+        announce(&follower);
+        let version = Arc::new(follower.version());
+        Ok(self.exchange(session, follower.descriptor, follower.manifest, version).await)
+    }
+
+    /// Brings the version back that ran before the one that runs now, if it is known.
+    pub async fn roll_back(
+        &mut self,
+        session: &mut Session,
+        id: &ProcessorId,
+    ) -> Result<Option<Swapped>, RegistrationError> {
+        let Some(member) = self.members.get_mut(id) else { return Ok(None) };
+        let Some(Before { version, descriptor, manifest, .. }) = member.before.take() else { return Ok(None) };
+        let plugin = member.plugin.clone();
+        registration::register(session, &descriptor, &plugin, &version.digest, manifest.adopts()).await?;
+        let swapped = self.exchange(session, descriptor, manifest, version).await;
+        if let Some(member) = self.members.get_mut(id) {
+            // It would only fail again.
+            member.before = None;
+        }
+        Ok(swapped)
+    }
+
+    async fn exchange(
+        &mut self,
+        session: &Session,
+        descriptor: Descriptor,
+        manifest: Manifest,
+        version: Arc<Version>,
+    ) -> Option<Swapped> {
+        let member = self.members.get_mut(&descriptor.id)?;
+        let blocked = member.blocked();
+        version.excuse(blocked.iter().cloned());
+        let replaced = member.code.exchange(version);
+        let done = replaced.done();
+        let swapped = Swapped {
+            replaced: replaced.digest.clone(),
+            last: done.positions.map(|(_, last)| last),
+            tried_again: blocked.len(),
+        };
+        let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
+        let manifest = std::mem::replace(&mut member.manifest, manifest);
+        member.before = Some(Before { version: replaced, descriptor, manifest, since: Instant::now(), ends: true });
+        try_again(session, &member.descriptor.id, &blocked).await;
+        Some(swapped)
+    }
+
+    /// Lanes that a version blocked after another one had taken its place, being under way in them: they try again as well. To be asked now and then.
+    pub async fn tidy(&mut self, session: &Session) {
+        for (id, member) in &mut self.members {
+            let Some(before) = member.before.as_mut().filter(|before| before.ends) else { continue };
+            if before.version.done().calls > 0 {
+                continue;
+            }
+            before.ends = false;
+            let current = member.code.current();
+            let blocked: Vec<LaneKey> =
+                member.blocked().into_iter().filter(|lane| !current.has_blocked(lane)).collect();
+            current.excuse(blocked.iter().cloned());
+            try_again(session, id, &blocked).await;
+        }
+    }
+
+    /// A processor goes by another file's name from now on.
+    pub async fn rename(
+        &mut self,
+        session: &mut Session,
+        id: &ProcessorId,
+        plugin: &str,
+    ) -> Result<(), RegistrationError> {
+        let Some(member) = self.members.get_mut(id) else { return Ok(()) };
+        let (digest, adopts) = (member.code.current().digest.clone(), member.manifest.adopts());
+        registration::register(session, &member.descriptor, plugin, &digest, adopts).await?;
+        member.plugin = plugin.into();
+        Ok(())
+    }
+
+    /// Ends a processor, and does not wait for it.
+    pub fn stop(&mut self, id: &ProcessorId) {
+        if self.members.remove(id).is_some() {
+            self.tasks.drain(id.as_str());
+        }
+    }
+
+    /// Waits until a processor has failed, which none does that could go on. Cancel safe.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        self.tasks.failed().await
+    }
+
+    /// Ends all of them and waits for that.
+    pub async fn end(self) -> anyhow::Result<()> {
+        self.tasks.end().await
+    }
+
+    /// Lets them run until told to stop, or one fails.
+    pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop.drain() => self.end().await,
+            error = self.tasks.failed() => Err(error),
+        }
+    }
+}
+
+impl Member {
+    /// SHA-256 of the file that it runs.
+    pub fn digest(&self) -> Arc<str> {
+        self.code.current().digest.clone()
+    }
+
+    /// What the version that it runs has done.
+    pub fn done(&self) -> Done {
+        self.code.current().done()
+    }
+
+    /// For how long that version has been running, if another one ran before it and could again.
+    pub fn replaced_for(&self) -> Option<Duration> {
+        self.before.as_ref().map(|before| before.since.elapsed())
+    }
+
+    /// The former version is not needed any more.
+    pub fn forget_before(&mut self) {
+        self.before = None;
+    }
+
+    /// Lanes that wait for another version.
+    fn blocked(&self) -> Vec<LaneKey> {
+        self.standing.borrow().lanes_failed.clone()
+    }
+}
+
+async fn register(session: &mut Session, follower: &Follower) -> Result<(), RegistrationError> {
+    let Follower { descriptor, plugin, digest, manifest, .. } = follower;
+    registration::register(session, descriptor, plugin, digest, manifest.adopts()).await
+}
+
+/// Lanes that were blocked go on, as a person would let them.
+async fn try_again(session: &Session, id: &ProcessorId, lanes: &[LaneKey]) {
+    for lane in lanes {
+        match exceptions::resume(session, id.as_str(), Some(lane.tenant.as_str()), Some(&lane.key)).await {
+            Ok(_) => {
+                tracing::info!(processor = %id, %lane, "the lane was blocked, and tries again with the other version")
+            }
+            Err(error) => {
+                tracing::warn!(processor = %id, %lane, "could not let the lane try again: {}", describe(&error))
+            }
+        }
+    }
+}
+
+fn announce(Follower { descriptor, plugin, digest, .. }: &Follower) {
+    tracing::info!(
+        processor = %descriptor.id,
+        version = descriptor.version,
+        plugin,
+        digest = digest.get(..12),
+        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| types.join(" ")),
+        "running"
+    );
+}

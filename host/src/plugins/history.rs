@@ -1,0 +1,218 @@
+//! What became of plugins, as the database has it: which run, which files were refused, what happened in which order, and which versions were taken back.
+
+use std::time::{Duration, SystemTime};
+
+use crate::db::{Error, Session};
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Its processor began.
+    Started,
+    /// It took another version's place.
+    Swapped,
+    /// Its processor ended and began again with it.
+    Restarted,
+    /// It took its place back.
+    RolledBack,
+    /// It goes by another name.
+    Renamed,
+    /// Its processor ended.
+    Stopped,
+    /// It is not run.
+    Refused,
+}
+
+impl Event {
+    fn name(self) -> &'static str {
+        match self {
+            Event::Started => "started",
+            Event::Swapped => "swapped",
+            Event::Restarted => "restarted",
+            Event::RolledBack => "rolled-back",
+            Event::Renamed => "renamed",
+            Event::Stopped => "stopped",
+            Event::Refused => "refused",
+        }
+    }
+}
+
+/// A note of something that happened.
+#[derive(Clone, Debug)]
+pub struct Note<'a> {
+    /// The plugin's name.
+    pub plugin: &'a str,
+    /// Its processor; empty where it is not known.
+    pub processor: &'a str,
+    /// SHA-256 of the file; empty where it could not be read.
+    pub digest: &'a str,
+    /// The author's version.
+    pub version: &'a str,
+    /// What happened.
+    pub event: Event,
+    /// Why; empty where there was no reason but the file.
+    pub reason: &'a str,
+    /// The version that it replaced, and the last event which that had handled.
+    pub replaced: Option<(&'a str, Option<i64>)>,
+}
+
+/// Takes note of something; gives the note's number.
+pub async fn happened(session: &Session, note: &Note<'_>) -> Result<i64, Error> {
+    let (replaced, last) = note.replaced.unwrap_or(("", None));
+    let sql = include_str!("history/happened.sql");
+    let event = note.event.name();
+    let row = session
+        .query_one(
+            sql,
+            &[&note.plugin, &note.processor, &note.digest, &note.version, &event, &note.reason, &replaced, &last],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Adds to the note of a swap its first event, and how long after the swap a call of it began.
+pub async fn first(session: &Session, note: i64, position: i64, gap: Duration) -> Result<(), Error> {
+    let gap_ms = gap.as_secs_f64() * 1e3;
+    session.execute(include_str!("history/first.sql"), &[&note, &position, &gap_ms]).await.map(drop)
+}
+
+/// Says what runs under a file's name: its processor, the file's SHA-256, the author's version and the contract's; empty texts where nothing does.
+pub async fn runs(
+    session: &Session,
+    plugin: &str,
+    [processor, digest, version, contract]: [&str; 4],
+) -> Result<(), Error> {
+    session
+        .execute(include_str!("history/runs.sql"), &[&plugin, &processor, &digest, &version, &contract])
+        .await
+        .map(drop)
+}
+
+/// Says that a file is not run. What runs under its name stays what it is. Whether that is news.
+pub async fn refused(session: &Session, plugin: &str, digest: &str, why: &str) -> Result<bool, Error> {
+    Ok(session.execute(include_str!("history/refused.sql"), &[&plugin, &digest, &why]).await? > 0)
+}
+
+/// Says that there is no file of this name any more, and nothing runs under it.
+pub async fn gone(session: &Session, plugin: &str) -> Result<(), Error> {
+    session.execute("delete from sandmill.plugins where plugin = $1", &[&plugin]).await.map(drop)
+}
+
+/// Says how many calls are under way.
+pub async fn lanes(session: &Session, plugin: &str, lanes: i64) -> Result<(), Error> {
+    session.execute("update sandmill.plugins set lanes = $2 where plugin = $1", &[&plugin, &lanes]).await.map(drop)
+}
+
+/// A version that is not to be run again.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hold {
+    /// The plugin's name.
+    pub plugin: String,
+    /// SHA-256 of the file.
+    pub digest: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The versions that were taken back.
+pub async fn holds(session: &Session) -> Result<Vec<Hold>, Error> {
+    let rows = session.query("select plugin, digest, reason from sandmill.plugin_holds order by 1, 2", &[]).await?;
+    Ok(rows.iter().map(|row| Hold { plugin: row.get(0), digest: row.get(1), reason: row.get(2) }).collect())
+}
+
+/// Takes a version back. Whether it was not yet.
+pub async fn hold(session: &Session, hold: &Hold) -> Result<bool, Error> {
+    let sql = "insert into sandmill.plugin_holds (plugin, digest, reason) values ($1, $2, $3) on conflict do nothing";
+    Ok(session.execute(sql, &[&hold.plugin, &hold.digest, &hold.reason]).await? > 0)
+}
+
+/// Lets all versions of a plugin be run again; how many were held.
+pub async fn release(session: &Session, plugin: &str) -> Result<u64, Error> {
+    session.execute("delete from sandmill.plugin_holds where plugin = $1", &[&plugin]).await
+}
+
+/// What a host makes of one file.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    /// The file's name without its ending.
+    pub plugin: String,
+    /// The processor that runs; empty where none does.
+    pub processor: String,
+    /// SHA-256 of the file that runs.
+    pub digest: String,
+    /// The author's version.
+    pub version: String,
+    /// The contract's version.
+    pub contract: String,
+    /// Since when this version runs.
+    pub since: SystemTime,
+    /// Calls under way, as of lately.
+    pub lanes: i64,
+    /// The file that is not run: its SHA-256, why, and since when.
+    pub refused: Option<(String, String, SystemTime)>,
+}
+
+/// What a host makes of its files, by their names.
+pub async fn list(session: &Session) -> Result<Vec<Listed>, Error> {
+    let rows = session.query(include_str!("history/list.sql"), &[]).await?;
+    let listed = |row: &crate::db::Row| {
+        let at: Option<SystemTime> = row.get(9);
+        Listed {
+            plugin: row.get(0),
+            processor: row.get(1),
+            digest: row.get(2),
+            version: row.get(3),
+            contract: row.get(4),
+            since: row.get(5),
+            lanes: row.get(6),
+            refused: at.map(|at| (row.get(7), row.get(8), at)),
+        }
+    };
+    Ok(rows.iter().map(listed).collect())
+}
+
+/// Something that happened to a plugin.
+#[derive(Clone, Debug)]
+pub struct Past {
+    /// Its number; later ones are larger.
+    pub id: i64,
+    /// The processor; empty where it was not known.
+    pub processor: String,
+    /// SHA-256 of the file.
+    pub digest: String,
+    /// The author's version.
+    pub version: String,
+    /// What happened: `started`, `swapped`, `restarted`, `rolled-back`, `renamed`, `stopped` or `refused`.
+    pub event: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub at: SystemTime,
+    /// The version that it replaced; empty where it replaced none.
+    pub replaced: String,
+    /// The last event that one had handled by then.
+    pub replaced_last: Option<i64>,
+    /// The first event that this one handled.
+    pub first: Option<i64>,
+    /// How long after the swap the call that handled it began, milliseconds.
+    pub gap_ms: Option<f64>,
+}
+
+/// What happened to a plugin, the last first, at most so much of it.
+pub async fn past(session: &Session, plugin: &str, most: i64) -> Result<Vec<Past>, Error> {
+    let rows = session.query(include_str!("history/past.sql"), &[&plugin, &most]).await?;
+    let past = |row: &crate::db::Row| Past {
+        id: row.get(0),
+        processor: row.get(1),
+        digest: row.get(2),
+        version: row.get(3),
+        event: row.get(4),
+        reason: row.get(5),
+        at: row.get(6),
+        replaced: row.get(7),
+        replaced_last: row.get(8),
+        first: row.get(9),
+        gap_ms: row.get(10),
+    };
+    Ok(rows.iter().map(past).collect())
+}

@@ -1,0 +1,225 @@
+//! `NAME.toml` beside `NAME.wasm`: what an operator says about one plugin.
+//!
+//! ```toml
+//! tenants = ["acme", "globex"]  # whose events it handles; default: everybody's
+//! max-batch-size = 500          # at most so many events in one call; default: what the plugin says
+//! on-change = "continue"        # a version with other event types or another read-model version goes on with the documents that are there;
+//!                               # default "refuse". Another partitioning is always refused
+//! [limits]                      # instead of those in the host's settings, by the same names
+//! cpu-ms = 5000
+//! [settings]                    # what the plugin can ask for: texts, numbers, true and false
+//! currency = "EUR"
+//! ```
+//!
+//! Nothing of it is needed. A key that is not known is an error with its line and the nearest one that is; a changed manifest is taken like a changed plugin.
+//! When tenants are added they begin where the processor stands.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::{
+    model::{handler::Descriptor, ids::TenantId, nearest::nearest},
+    sandbox::Limits,
+};
+
+/// What to do with documents that another version has built by other means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnChange {
+    /// The version is refused.
+    #[default]
+    Refuse,
+    /// It goes on with them.
+    Continue,
+}
+
+/// A manifest, checked.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Manifest {
+    /// Whose events it handles; none means everybody's.
+    pub tenants: Option<Vec<TenantId>>,
+    /// At most so many events in one call; none leaves it to the plugin.
+    pub max_batch_size: Option<u32>,
+    /// What to do with documents that were built by other means.
+    pub on_change: OnChange,
+    /// What the plugin is told, by key.
+    pub settings: Vec<(String, String)>,
+    limits: BTreeMap<String, u64>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct Written {
+    tenants: Option<Vec<String>>,
+    max_batch_size: Option<u32>,
+    on_change: OnChange,
+    limits: WrittenLimits,
+    settings: BTreeMap<String, toml::Value>,
+}
+
+/// Of the host's limits, those that can differ from plugin to plugin.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct WrittenLimits {
+    memory_mib: Option<u64>,
+    plugin_memory_mib: Option<u64>,
+    cpu_ms: Option<u64>,
+    wall_ms: Option<u64>,
+    output_mib: Option<u64>,
+    changes: Option<u64>,
+    reads: Option<u64>,
+    document_kib: Option<u64>,
+    log_lines: Option<u64>,
+    log_line_bytes: Option<u64>,
+}
+
+const KEYS: [&str; 5] = ["tenants", "max-batch-size", "on-change", "limits", "settings"];
+const LIMITS: [&str; 10] = [
+    "memory-mib",
+    "plugin-memory-mib",
+    "cpu-ms",
+    "wall-ms",
+    "output-mib",
+    "changes",
+    "reads",
+    "document-kib",
+    "log-lines",
+    "log-line-bytes",
+];
+
+impl Manifest {
+    /// Reads a manifest's text. The error names the line, and what to write instead.
+    pub fn parse(text: &str) -> Result<Manifest, String> {
+        let written: Written = toml::from_str(text).map_err(|error| {
+            let told = error.to_string().trim_end().to_string();
+            let unknown = told.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`'));
+            match unknown {
+                Some((unknown, _)) => {
+                    let near = nearest(unknown, KEYS.into_iter().chain(LIMITS).map(String::from));
+                    format!("{told}\nThe nearest key is {near}.")
+                }
+                None => told,
+            }
+        })?;
+        if written.max_batch_size == Some(0) {
+            return Err("max-batch-size = 0 leaves no events for a call; write 1 or more, or leave it out".into());
+        }
+        let tenants = written.tenants.map(|tenants| {
+            let parsed =
+                tenants.iter().map(|tenant| TenantId::parse(tenant).map_err(|error| format!("tenants: {error}")));
+            parsed.collect::<Result<Vec<_>, _>>()
+        });
+        let tenants = tenants.transpose()?;
+        if tenants.as_ref().is_some_and(Vec::is_empty) {
+            return Err("tenants = [] is nobody; name some, or leave it out for all of them".into());
+        }
+        let text_of = |(key, value): (String, toml::Value)| match value {
+            toml::Value::String(text) => Ok((key, text)),
+            toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Ok((key, value.to_string())),
+            _ => Err(format!("settings.{key} is neither a text nor a number nor true nor false; write it as a text")),
+        };
+        let settings = written.settings.into_iter().map(text_of).collect::<Result<_, _>>()?;
+        let of = written.limits;
+        let values = [
+            of.memory_mib,
+            of.plugin_memory_mib,
+            of.cpu_ms,
+            of.wall_ms,
+            of.output_mib,
+            of.changes,
+            of.reads,
+            of.document_kib,
+            of.log_lines,
+            of.log_line_bytes,
+        ];
+        let limits = LIMITS.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_string(), value?)));
+        let (max_batch_size, on_change) = (written.max_batch_size, written.on_change);
+        Ok(Manifest { tenants, max_batch_size, on_change, settings, limits: limits.collect() })
+    }
+
+    /// The host's limits with those of the manifest instead. Memory is set aside for instances at start, so none may have more than the host says.
+    pub fn limits(&self, host: &Limits) -> Result<Limits, String> {
+        let mut limits = host.clone();
+        for (name, value) in &self.limits {
+            let value = usize::try_from(*value).unwrap_or(usize::MAX);
+            match name.as_str() {
+                "memory-mib" if value > host.memory_mib => {
+                    return Err(format!(
+                        "limits.memory-mib = {value} is more than the host sets aside for an instance, {}; raise limits.memory-mib in its settings",
+                        host.memory_mib
+                    ));
+                }
+                "memory-mib" => limits.memory_mib = value,
+                "plugin-memory-mib" => limits.plugin_memory_mib = value,
+                "cpu-ms" => limits.cpu_ms = value as u64,
+                "wall-ms" => limits.wall_ms = value as u64,
+                "output-mib" => limits.output_mib = value,
+                "changes" => limits.changes = value,
+                "reads" => limits.reads = value,
+                "document-kib" => limits.document_kib = value,
+                "log-lines" => limits.log_lines = u32::try_from(value).unwrap_or(u32::MAX),
+                _ => limits.log_line_bytes = value,
+            }
+        }
+        limits.check()?;
+        Ok(limits)
+    }
+
+    /// Whether it goes on with documents that were built by other means.
+    pub fn adopts(&self) -> bool {
+        self.on_change == OnChange::Continue
+    }
+
+    /// What a plugin is with what its manifest says about it.
+    pub fn over(&self, descriptor: &Descriptor) -> Descriptor {
+        let mut descriptor = descriptor.clone();
+        if self.tenants.is_some() {
+            descriptor.tenants.clone_from(&self.tenants);
+        }
+        if self.max_batch_size.is_some() {
+            descriptor.max_batch_size = self.max_batch_size;
+        }
+        descriptor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ids::ProcessorId;
+
+    #[test]
+    fn it_says_what_differs_for_one_plugin() {
+        let text = "tenants = ['acme']\nmax-batch-size = 5\non-change = 'continue'\n\n[limits]\ncpu-ms = 50\nmemory-mib = 8\n\n[settings]\ncurrency = 'EUR'\nrate = 1.5\nfast = true";
+        let manifest = Manifest::parse(text).unwrap();
+        let host = Limits::default();
+        assert_eq!(manifest.limits(&host).unwrap(), Limits { cpu_ms: 50, memory_mib: 8, ..host.clone() });
+        let settings = [("currency", "EUR"), ("fast", "true"), ("rate", "1.5")];
+        assert_eq!(manifest.settings, settings.map(|(key, value)| (key.to_string(), value.to_string())));
+        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
+        let over = manifest.over(&descriptor);
+        assert_eq!((over.max_batch_size, over.tenants.unwrap()[0].as_str()), (Some(5), "acme"));
+        assert_eq!(manifest.on_change, OnChange::Continue);
+        let nothing = Manifest::parse("").unwrap();
+        assert_eq!((&nothing, nothing.over(&descriptor)), (&Manifest::default(), descriptor));
+        assert_eq!(nothing.limits(&host).unwrap(), host);
+    }
+
+    #[test]
+    fn mistakes_have_a_line_and_a_way_out() {
+        let error = |text: &str| Manifest::parse(text).unwrap_err();
+        let typo = error("max-batch-size = 1\n[limits]\ncpu-mss = 5");
+        assert!(typo.contains("line 3") && typo.ends_with("The nearest key is cpu-ms."), "{typo}");
+        let typo = error("tenant = ['a']");
+        assert!(typo.contains("line 1") && typo.ends_with("The nearest key is tenants."), "{typo}");
+        assert!(error("on-change = 'rebuild'").contains("`refuse`"), "{}", error("on-change = 'rebuild'"));
+        assert!(error("tenants = []").contains("leave it out"));
+        assert!(error("tenants = ['a b']").starts_with("tenants: "));
+        assert!(error("max-batch-size = 0").contains("1 or more"));
+        assert!(error("[settings]\na = [1]").starts_with("settings.a is neither"));
+        let limits = |text: &str| Manifest::parse(text).unwrap().limits(&Limits::default()).unwrap_err();
+        assert!(limits("[limits]\nmemory-mib = 65").contains("raise limits.memory-mib in its settings"));
+        assert!(limits("[limits]\ncpu-ms = 0").contains("it takes 2 to"));
+    }
+}

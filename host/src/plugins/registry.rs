@@ -1,0 +1,620 @@
+//! What runs is what the folder says: the loop that carries plans out.
+//!
+//! It looks at the folder, checks each file that came or changed (apart, since that may compile for seconds), makes a [`Plan`] of what was found, and tells the
+//! [`Fleet`]. It watches new versions while they are on [trial](super::rollout), and takes those back that fail it, or that a person takes back. Whatever becomes
+//! of a file is written down ([`history`]) and said beside it, in `NAME.wasm.error`.
+//!
+//! Nothing of this is needed for a start: it runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
+//! from running; what could not be written is tried again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    fleet::{Fleet, Follower, Member, Swapped},
+    folder::{self, PluginFile, Settling},
+    hints::Hints,
+    history::{self, Event, Hold, Note},
+    manifest::Manifest,
+    plan::{Plan, Step, Version, Wanted},
+    rollout::{self, Verdict},
+    signature::{self, PublicKey},
+};
+use crate::{
+    db::{Db, Session, describe},
+    model::ids::ProcessorId,
+    sandbox::{Limits, Plugin, Sandbox},
+    supervisor::Stop,
+};
+
+/// Between two looks at the folder where the file system tells of changes, in case it did not.
+const LOOK: Duration = Duration::from_secs(1);
+/// Where it does not, unless the settings say otherwise. Looking costs a few microseconds a file.
+const LOOK_OFTEN: Duration = Duration::from_millis(100);
+/// Between two looks at how new versions do, and at what people took back.
+const WATCH: Duration = Duration::from_millis(250);
+/// Between two times that calls under way are told.
+const TELL: Duration = Duration::from_secs(2);
+
+/// A file after it was checked alone.
+struct Checked {
+    /// The file that this is about.
+    file: PluginFile,
+    digest: String,
+    contract: String,
+    found: Result<(Arc<Plugin>, Manifest), String>,
+}
+
+/// Checks under way: the files with what came of them.
+type Checking = Pin<Box<dyn Future<Output = Vec<Checked>> + Send>>;
+
+/// The plugins of a host.
+pub struct Registry {
+    folder: PathBuf,
+    sandbox: Sandbox,
+    db: Db,
+    session: Option<Session>,
+    fleet: Fleet,
+    config: rollout::Config,
+    hints: Hints,
+    keys: Arc<[PublicKey]>,
+    settling: Settling,
+    /// What each file that is there is good for.
+    checked: BTreeMap<String, Checked>,
+    /// Files that have changed and are not checked yet.
+    waiting: BTreeSet<String>,
+    checking: Option<Checking>,
+    held: BTreeSet<Hold>,
+    /// Notes of swaps that wait for the first event of the new version: when it took over.
+    firsts: BTreeMap<ProcessorId, (i64, Instant)>,
+    /// What was done could not be written down, or something could not be done: it is to be looked at again.
+    again: bool,
+    looked: Instant,
+    watched: Instant,
+    told: Instant,
+}
+
+impl Registry {
+    /// The plugins of a folder, none of which runs yet.
+    pub fn new(folder: &Path, sandbox: Sandbox, db: Db, fleet: Fleet, config: &rollout::Config) -> Self {
+        Registry {
+            folder: folder.into(),
+            sandbox,
+            db,
+            session: None,
+            fleet,
+            config: config.clone(),
+            hints: Hints::new(config.poll_ms == 0),
+            // Settings that do not parse end before this.
+            keys: config.keys().unwrap_or_default().into(),
+            settling: Settling::default(),
+            checked: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            checking: None,
+            held: BTreeSet::new(),
+            firsts: BTreeMap::new(),
+            again: false,
+            looked: Instant::now(),
+            watched: Instant::now(),
+            told: Instant::now(),
+        }
+    }
+
+    /// Who runs.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Those who run, whatever becomes of the folder.
+    pub fn into_fleet(self) -> Fleet {
+        self.fleet
+    }
+
+    /// Runs everything that is in the folder now and can run. Fails where the folder cannot be read. How many files cannot.
+    pub async fn begin(&mut self) -> std::io::Result<usize> {
+        self.settling.first(folder::scan(&self.folder)?);
+        self.waiting = self.settling.known().keys().cloned().collect();
+        self.read_holds().await;
+        self.check();
+        if let Some(checking) = self.checking.take() {
+            self.take(checking.await).await;
+        }
+        Ok(self.settling.known().len().saturating_sub(self.fleet.members().len()))
+    }
+
+    /// Follows the folder until told to stop. Fails when a processor does, as none can that could go on.
+    pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
+        loop {
+            self.check();
+            let look = self.until_look();
+            tokio::select! {
+                () = stop.drain() => return self.fleet.end().await,
+                error = self.fleet.failed() => {
+                    // The others end in order, and what they say of it is less than this.
+                    let _ = self.fleet.end().await;
+                    return Err(error);
+                }
+                checked = async { self.checking.as_mut()?.await.into() }, if self.checking.is_some() => {
+                    self.checking = None;
+                    if let Some(checked) = checked {
+                        self.take(checked).await;
+                    }
+                }
+                () = self.hints.next() => self.look().await,
+                () = tokio::time::sleep(look) => self.look().await,
+            }
+            if self.watched.elapsed() >= WATCH {
+                self.watched = Instant::now();
+                self.watch().await;
+            }
+        }
+    }
+
+    /// How long until it is time to look again, at the folder or at what runs.
+    fn until_look(&mut self) -> Duration {
+        let every = match (self.config.poll_ms, self.hints.follow(&self.folder)) {
+            (0, true) => LOOK,
+            (0, false) => LOOK_OFTEN,
+            (poll_ms, _) => Duration::from_millis(poll_ms),
+        };
+        let settled = self.settling.due().map(|due| due.saturating_duration_since(Instant::now()));
+        let look = (self.looked + every).saturating_duration_since(Instant::now());
+        look.min(settled.unwrap_or(look)).min(WATCH)
+    }
+
+    /// Looks at the folder for what has changed.
+    async fn look(&mut self) {
+        self.looked = Instant::now();
+        // A folder that is gone is an empty one: it may come back, or another one in its place.
+        let files = folder::scan(&self.folder).unwrap_or_default();
+        let changed = self.settling.look(files, Instant::now());
+        let gone: Vec<&String> = changed.iter().filter(|name| !self.settling.known().contains_key(*name)).collect();
+        let any_gone = !gone.is_empty();
+        for name in gone {
+            self.checked.remove(name);
+            self.waiting.remove(name);
+        }
+        self.waiting.extend(changed.into_iter().filter(|name| self.settling.known().contains_key(name)));
+        // A file that is gone may have come back under another name, which is not checked yet.
+        if any_gone && self.waiting.is_empty() && self.checking.is_none() {
+            self.carry_out().await;
+        }
+    }
+
+    /// Begins to check what waits for it, if nothing is being checked.
+    fn check(&mut self) {
+        if self.checking.is_some() || self.waiting.is_empty() {
+            return;
+        }
+        let known = self.settling.known();
+        let files: Vec<PluginFile> = self.waiting.iter().filter_map(|name| known.get(name).cloned()).collect();
+        self.waiting.clear();
+        let (sandbox, keys) = (self.sandbox.clone(), self.keys.clone());
+        let checks =
+            tokio::task::spawn_blocking(move || files.into_iter().map(|file| check(&sandbox, &keys, file)).collect());
+        self.checking = Some(Box::pin(async move { checks.await.unwrap_or_default() }));
+    }
+
+    /// Takes what was found of some files, and does what follows from it.
+    async fn take(&mut self, checked: Vec<Checked>) {
+        for checked in checked {
+            let name = &checked.file.name;
+            // Unless it is another one by now, which will be checked next.
+            if self.settling.known().get(name) == Some(&checked.file) {
+                self.checked.insert(name.clone(), checked);
+            }
+        }
+        self.carry_out().await;
+    }
+
+    /// Makes what runs what the folder says.
+    async fn carry_out(&mut self) {
+        self.again = false;
+        let plan = Plan::between(&self.running(), &self.desired());
+        if !plan.0.is_empty() {
+            tracing::info!("plugins: {plan}");
+        }
+        let Some(mut session) = self.session().await else {
+            self.again = true;
+            return;
+        };
+        let mut refused = self.refused_alone();
+        let mut starts = Vec::new();
+        for step in plan.0 {
+            match step {
+                Step::Start { plugin } => starts.push(plugin),
+                Step::Refuse { plugin, why } => _ = refused.insert(plugin, why),
+                Step::Stop { plugin } => self.stop(&session, &plugin).await,
+                Step::Rename { from, to } => self.rename(&mut session, &from, &to).await,
+                Step::Swap { plugin } => {
+                    if let Err(why) = self.swap(&mut session, &plugin).await {
+                        refused.insert(plugin, why);
+                    }
+                }
+                Step::Restart { plugin } => {
+                    if let Some(id) = self.running_id(&plugin) {
+                        self.fleet.stop(&id);
+                    }
+                    refused.extend(self.start(&mut session, vec![plugin], Event::Restarted).await);
+                }
+            }
+        }
+        refused.extend(self.start(&mut session, starts, Event::Started).await);
+        self.tell_refused(&session, &refused).await;
+        self.session = Some(session);
+    }
+
+    fn running(&self) -> BTreeMap<String, Version> {
+        let members = self.fleet.members().values();
+        let version = |member: &Member| Version {
+            digest: member.digest().to_string(),
+            descriptor: member.descriptor.clone(),
+            manifest: member.manifest.clone(),
+        };
+        members.map(|member| (member.plugin.clone(), version(member))).collect()
+    }
+
+    fn running_id(&self, plugin: &str) -> Option<ProcessorId> {
+        self.fleet.members().iter().find(|(_, member)| member.plugin == plugin).map(|(id, _)| id.clone())
+    }
+
+    fn desired(&self) -> BTreeMap<String, Wanted> {
+        let known = self.settling.known().keys();
+        let wanted = |name: &String| match self.checked.get(name) {
+            Some(Checked { found: Ok((plugin, manifest)), digest, .. }) if self.hold(name, digest).is_none() => {
+                let (descriptor, manifest) = (manifest.over(plugin.descriptor()), manifest.clone());
+                Wanted::Run(Box::new(Version { digest: digest.clone(), descriptor, manifest }))
+            }
+            // Also what is being checked: whatever runs under its name goes on until that is known.
+            _ => Wanted::Nothing,
+        };
+        known.map(|name| (name.clone(), wanted(name))).collect()
+    }
+
+    fn hold(&self, plugin: &str, digest: &str) -> Option<&Hold> {
+        self.held.iter().find(|hold| hold.plugin == plugin && hold.digest == digest)
+    }
+
+    /// Files that cannot run whatever else there is.
+    fn refused_alone(&self) -> BTreeMap<String, String> {
+        let why = |(name, checked): (&String, &Checked)| match &checked.found {
+            Err(why) => Some((name.clone(), why.clone())),
+            Ok(_) => self.hold(name, &checked.digest).map(|hold| {
+                let way_out = format!("put another version there, or `sandmill plugins retry {name}`");
+                (name.clone(), format!("this version was taken back: {}; {way_out}", hold.reason))
+            }),
+        };
+        self.checked.iter().filter_map(why).collect()
+    }
+
+    fn follower(&self, plugin: &str) -> Option<Follower> {
+        let checked = self.checked.get(plugin)?;
+        let (found, manifest) = checked.found.as_ref().ok()?;
+        Some(Follower {
+            descriptor: manifest.over(found.descriptor()),
+            plugin: plugin.into(),
+            digest: checked.digest.clone(),
+            handler: found.clone(),
+            manifest: manifest.clone(),
+        })
+    }
+
+    /// Starts processors; gives back those that cannot, and why.
+    async fn start(&mut self, session: &mut Session, plugins: Vec<String>, event: Event) -> Vec<(String, String)> {
+        let followers: Vec<Follower> = plugins.iter().filter_map(|plugin| self.follower(plugin)).collect();
+        let refused = self.fleet.start(session, followers).await;
+        let refused: Vec<(String, String)> =
+            refused.into_iter().map(|(follower, error)| (follower.plugin, error.to_string())).collect();
+        for plugin in plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin)) {
+            self.tell_running(session, plugin, event, "", None).await;
+        }
+        refused
+    }
+
+    async fn swap(&mut self, session: &mut Session, plugin: &str) -> Result<(), String> {
+        let Some(follower) = self.follower(plugin) else { return Ok(()) };
+        match self.fleet.swap(session, follower).await {
+            Ok(Some(swapped)) => {
+                self.tell_running(session, plugin, Event::Swapped, "", Some(&swapped)).await;
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    async fn stop(&mut self, session: &Session, plugin: &str) {
+        let Some(id) = self.running_id(plugin) else { return };
+        let digest = self.fleet.members().get(&id).map(|member| member.digest()).unwrap_or_default();
+        self.fleet.stop(&id);
+        tracing::info!(processor = %id, plugin, "ended, as its file is gone; its documents and its place in the log stay");
+        let note = Note {
+            plugin,
+            processor: id.as_str(),
+            digest: &digest,
+            version: "",
+            event: Event::Stopped,
+            reason: "",
+            replaced: None,
+        };
+        let told = async {
+            history::happened(session, &note).await?;
+            history::gone(session, plugin).await
+        };
+        self.written(told.await);
+    }
+
+    async fn rename(&mut self, session: &mut Session, from: &str, to: &str) {
+        let Some(id) = self.running_id(from) else { return };
+        if let Err(error) = self.fleet.rename(session, &id, to).await {
+            tracing::warn!(processor = %id, "could not take the name {to}: {error}");
+            self.again = true;
+            return;
+        }
+        let gone = history::gone(session, from).await;
+        self.written(gone);
+        self.tell_running(session, to, Event::Renamed, from, None).await;
+    }
+
+    /// Writes down what runs under a name, and how that came.
+    async fn tell_running(
+        &mut self,
+        session: &Session,
+        plugin: &str,
+        event: Event,
+        reason: &str,
+        swapped: Option<&Swapped>,
+    ) {
+        let Some(id) = self.running_id(plugin) else { return };
+        let Some(member) = self.fleet.members().get(&id) else { return };
+        let (digest, version) = (member.digest(), member.descriptor.version.clone());
+        let contract = self.checked.get(plugin).map_or("", |checked| &checked.contract);
+        let note = Note {
+            plugin,
+            processor: id.as_str(),
+            digest: &digest,
+            version: &version,
+            event,
+            reason,
+            replaced: swapped.map(|swapped| (&*swapped.replaced, swapped.last)),
+        };
+        let told = async {
+            let number = history::happened(session, &note).await?;
+            history::runs(session, plugin, [id.as_str(), &digest, &version, contract]).await?;
+            Ok(number)
+        };
+        let since = Instant::now();
+        let number = told.await;
+        if let (Ok(number), Some(_)) = (&number, swapped) {
+            self.firsts.insert(id.clone(), (*number, since));
+        }
+        self.written(number.map(drop));
+        self.forget_error(plugin);
+    }
+
+    /// Says which files are not run: in the log where that is news, in the database, and beside the file.
+    async fn tell_refused(&mut self, session: &Session, refused: &BTreeMap<String, String>) {
+        for (plugin, why) in refused {
+            let digest = self.checked.get(plugin).map_or("", |checked| &checked.digest).to_string();
+            let told = async {
+                if history::refused(session, plugin, &digest, why).await? {
+                    let version = "";
+                    let note = Note {
+                        plugin,
+                        processor: "",
+                        digest: &digest,
+                        version,
+                        event: Event::Refused,
+                        reason: why,
+                        replaced: None,
+                    };
+                    history::happened(session, &note).await?;
+                }
+                Ok(())
+            };
+            self.written(told.await);
+            let path = self.error_file(plugin);
+            let text = format!("{why}\n");
+            if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
+                continue;
+            }
+            // The remedy is a line of its own where people read it; a log has one line for all of it.
+            tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
+            if let Err(error) = std::fs::write(&path, text) {
+                tracing::debug!("{} was not written: {error}", path.display());
+            }
+        }
+        let known = self.settling.known();
+        let gone: Vec<String> = std::fs::read_dir(&self.folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".wasm.error")?.to_string()))
+            .filter(|plugin| !known.contains_key(plugin))
+            .collect();
+        for plugin in gone {
+            self.forget_error(&plugin);
+            self.written(history::gone(session, &plugin).await);
+        }
+    }
+
+    fn error_file(&self, plugin: &str) -> PathBuf {
+        self.folder.join(format!("{plugin}.wasm.error"))
+    }
+
+    fn forget_error(&self, plugin: &str) {
+        // Mostly there is none.
+        let _ = std::fs::remove_file(self.error_file(plugin));
+    }
+
+    /// Looks how new versions do, what people have decided, and what is still to be written down.
+    async fn watch(&mut self) {
+        let Some(mut session) = self.session().await else { return };
+        self.tell_firsts(&session).await;
+        self.fleet.tidy(&session).await;
+        self.end_trials(&mut session).await;
+        self.session = Some(session);
+        let before = self.held.clone();
+        self.read_holds().await;
+        if self.held != before {
+            self.roll_held_back().await;
+        }
+        if self.again || self.held != before {
+            self.carry_out().await;
+        }
+        if self.told.elapsed() >= TELL {
+            self.told = Instant::now();
+            self.tell_lanes().await;
+        }
+    }
+
+    async fn tell_firsts(&mut self, session: &Session) {
+        let mut told = Vec::new();
+        for (id, (note, since)) in &self.firsts {
+            let Some(member) = self.fleet.members().get(id) else {
+                told.push((id.clone(), Ok(())));
+                continue;
+            };
+            let done = member.done();
+            if let (Some((first, _)), Some(began)) = (done.positions, done.began) {
+                let gap = began.saturating_duration_since(*since);
+                told.push((id.clone(), history::first(session, *note, first, gap).await));
+            }
+        }
+        for (id, result) in told {
+            self.firsts.remove(&id);
+            self.written(result);
+        }
+    }
+
+    async fn end_trials(&mut self, session: &mut Session) {
+        let on_trial = self.fleet.members().iter().filter_map(|(id, member)| {
+            let verdict = rollout::verdict(&self.config, &member.done(), member.replaced_for()?);
+            Some((id.clone(), member.plugin.clone(), member.digest(), verdict))
+        });
+        for (id, plugin, digest, verdict) in on_trial.collect::<Vec<_>>() {
+            if let Verdict::Failed(reason) = verdict {
+                let hold = Hold { plugin, digest: digest.to_string(), reason };
+                self.written(history::hold(session, &hold).await.map(drop));
+                self.held.insert(hold.clone());
+                self.roll_back(session, &id, &hold).await;
+            }
+        }
+    }
+
+    /// Brings the version back that ran before one that was taken back.
+    async fn roll_back(&mut self, session: &mut Session, id: &ProcessorId, hold: &Hold) {
+        match self.fleet.roll_back(session, id).await {
+            Ok(Some(swapped)) => {
+                tracing::error!(processor = %id, plugin = hold.plugin, digest = hold.digest.get(..12), "taken back, the version before it runs again: {}", hold.reason);
+                self.tell_running(session, &hold.plugin, Event::RolledBack, &hold.reason, Some(&swapped)).await;
+                let refused = self.refused_alone();
+                self.tell_refused(session, &refused).await;
+            }
+            Ok(None) => {
+                tracing::warn!(processor = %id, plugin = hold.plugin, "taken back, and no version before it is at hand: it goes on until there is another file");
+            }
+            Err(error) => {
+                tracing::warn!(processor = %id, plugin = hold.plugin, "could not be taken back yet: {error}");
+                self.again = true;
+            }
+        }
+    }
+
+    /// What people took back while it runs.
+    async fn roll_held_back(&mut self) {
+        let Some(mut session) = self.session().await else { return };
+        let running =
+            self.fleet.members().iter().map(|(id, member)| (id.clone(), member.plugin.clone(), member.digest()));
+        for (id, plugin, digest) in running.collect::<Vec<_>>() {
+            if let Some(hold) = self.hold(&plugin, &digest).cloned() {
+                self.roll_back(&mut session, &id, &hold).await;
+            }
+        }
+        self.session = Some(session);
+    }
+
+    async fn read_holds(&mut self) {
+        let Some(session) = self.session().await else { return };
+        match history::holds(&session).await {
+            Ok(holds) => {
+                self.held = holds.into_iter().collect();
+                self.session = Some(session);
+            }
+            Err(error) => tracing::debug!("could not read which versions were taken back: {}", describe(&error)),
+        }
+    }
+
+    async fn tell_lanes(&mut self) {
+        let Some(session) = self.session().await else { return };
+        let calls: Vec<(String, i64)> =
+            self.fleet.members().values().map(|member| (member.plugin.clone(), member.done().calls as i64)).collect();
+        for (plugin, calls) in calls {
+            self.written(history::lanes(&session, &plugin, calls).await);
+        }
+        self.session = Some(session);
+    }
+
+    /// A session, given back when it is done with; none while the database is away.
+    async fn session(&mut self) -> Option<Session> {
+        match self.session.take().filter(|session| !session.is_closed()) {
+            Some(session) => Some(session),
+            None => match self.db.connect("plugins").await {
+                Ok(session) => Some(session),
+                Err(error) => {
+                    tracing::debug!("plugins: {}", describe(&error));
+                    None
+                }
+            },
+        }
+    }
+
+    fn written(&mut self, result: Result<(), crate::db::Error>) {
+        if let Err(error) = result {
+            tracing::warn!("could not write down what became of plugins: {}", describe(&error));
+        }
+    }
+}
+
+/// Checks a file alone, with its manifest. May take seconds.
+fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> Checked {
+    let refused =
+        |why: String| Checked { file: file.clone(), digest: String::new(), contract: String::new(), found: Err(why) };
+    if let Err(why) = &file.stamp {
+        return refused(why.clone());
+    }
+    let (manifest, limits) = match read_manifest(&file, sandbox.limits()) {
+        Ok(read) => read,
+        Err(why) => return refused(why),
+    };
+    let accept = |content: &[u8]| {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let signature = std::fs::read_to_string(file.path.with_extension("wasm.sig")).ok();
+        signature::check(content, signature.as_deref(), keys)
+    };
+    let examined = sandbox.for_plugin(limits, manifest.settings.clone()).examine_if(&file.path, accept);
+    let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
+    let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
+    let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+    Checked { file, digest: examined.digest.unwrap_or_default(), contract, found }
+}
+
+/// What is said about a plugin, and what it may use up with that.
+fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits), String> {
+    if file.manifest.is_none() {
+        return Ok((Manifest::default(), host.clone()));
+    }
+    let path = file.path.with_extension("toml");
+    let wrong = |why: String| format!("its manifest {}: {why}", path.display());
+    let text = std::fs::read_to_string(&path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+    let manifest = Manifest::parse(&text).map_err(wrong)?;
+    let limits = manifest.limits(host).map_err(wrong)?;
+    Ok((manifest, limits))
+}

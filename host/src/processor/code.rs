@@ -1,0 +1,173 @@
+//! A processor's code, which may be exchanged while its lanes run.
+//!
+//! Each call asks for the [`current`](Code::current) version when it begins, so an exchange is felt by every lane at the end of its own batch: no lane waits
+//! for another, nothing under way is lost, and an event is handled by one version alone, the one whose call it was in. Effects travel to their commit as
+//! before, whichever version they come from.
+//!
+//! A [`Version`] counts what it does. From that follow the record of a swap and whether a version that is new here does what it should.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use crate::model::{
+    event::Batch,
+    handler::{Handler, Reason},
+    ids::LaneKey,
+};
+
+/// Lanes whose failures are told apart.
+const LANES: usize = 1_000;
+
+/// The code that a processor runs now. Cheap to ask.
+pub struct Code(RwLock<Arc<Version>>);
+
+impl Code {
+    /// Code that begins with a version.
+    pub fn new(version: Version) -> Self {
+        Code(RwLock::new(Arc::new(version)))
+    }
+
+    /// The version that the next call runs.
+    pub fn current(&self) -> Arc<Version> {
+        // A reference is copied or replaced under the lock, and neither can be half done.
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs another version from the next batch of each lane on. Gives back the one before.
+    pub fn exchange(&self, version: Arc<Version>) -> Arc<Version> {
+        // What it remembers of an earlier time here, if there was one, the version between has made wrong.
+        version.handler.forget_all();
+        let before = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), version);
+        before.handler.forget_all();
+        before
+    }
+}
+
+/// One version of the code, with what it has done so far.
+pub struct Version {
+    /// SHA-256 of its file; for people and records.
+    pub digest: Arc<str>,
+    /// The code.
+    pub handler: Arc<dyn Handler>,
+    /// At most so many events in one call.
+    pub batch_events: usize,
+    calls: AtomicUsize,
+    events: AtomicU64,
+    first: AtomicI64,
+    last: AtomicI64,
+    began: OnceLock<Instant>,
+    lanes: Mutex<Lanes>,
+}
+
+/// How lanes fared, of a version.
+#[derive(Default)]
+struct Lanes {
+    /// Those that were blocked already when it came: that they fail again says nothing about it.
+    excused: HashSet<LaneKey>,
+    failed: HashSet<LaneKey>,
+    why: Option<Reason>,
+}
+
+/// What a version has done.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Done {
+    /// Calls under way.
+    pub calls: usize,
+    /// Events that it has handled.
+    pub events: u64,
+    /// The first and the last of them in the log's order; none without any.
+    pub positions: Option<(i64, i64)>,
+    /// When its first call began.
+    pub began: Option<Instant>,
+    /// Lanes that it has blocked and that were not blocked before, and why the last one was. No more than a thousand are counted.
+    pub failed: usize,
+    /// Why the last of them failed.
+    pub why: Option<Reason>,
+}
+
+impl Version {
+    /// A version that has done nothing yet.
+    pub fn new(digest: impl Into<Arc<str>>, handler: Arc<dyn Handler>, batch_events: Option<u32>) -> Self {
+        Version {
+            digest: digest.into(),
+            handler,
+            batch_events: batch_events.map_or(usize::MAX, |most| (most as usize).max(1)),
+            calls: AtomicUsize::new(0),
+            events: AtomicU64::new(0),
+            first: AtomicI64::new(i64::MAX),
+            last: AtomicI64::new(i64::MIN),
+            began: OnceLock::new(),
+            lanes: Mutex::default(),
+        }
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// These lanes were blocked before it came: their failures do not speak against it.
+    pub fn excuse(&self, lanes: impl IntoIterator<Item = LaneKey>) {
+        self.lanes().excused.extend(lanes);
+    }
+
+    /// Whether it has blocked a lane, as far as that is remembered.
+    pub fn has_blocked(&self, lane: &LaneKey) -> bool {
+        self.lanes().failed.contains(lane)
+    }
+
+    /// What it has done so far.
+    pub fn done(&self) -> Done {
+        let (first, last) = (self.first.load(Relaxed), self.last.load(Relaxed));
+        let lanes = self.lanes();
+        Done {
+            calls: self.calls.load(Relaxed),
+            events: self.events.load(Relaxed),
+            positions: (first <= last).then_some((first, last)),
+            began: self.began.get().copied(),
+            failed: lanes.failed.len(),
+            why: lanes.why.clone(),
+        }
+    }
+
+    /// A call begins. It is under way until what this gives is dropped.
+    pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
+        self.began.get_or_init(Instant::now);
+        self.calls.fetch_add(1, Relaxed);
+        UnderWay(self.clone())
+    }
+
+    /// So many events of a batch, from the first on, are handled.
+    pub(super) fn handled(&self, batch: &Batch, events: usize) {
+        let Some(handled) = batch.events.get(..events) else { return };
+        self.events.fetch_add(events as u64, Relaxed);
+        for event in handled.first().into_iter().chain(handled.last()) {
+            self.first.fetch_min(event.position, Relaxed);
+            self.last.fetch_max(event.position, Relaxed);
+        }
+    }
+
+    /// It has blocked a lane.
+    pub(super) fn failed(&self, lane: &LaneKey, reason: &Reason) {
+        let mut lanes = self.lanes();
+        if lanes.excused.contains(lane) || lanes.failed.len() >= LANES {
+            return;
+        }
+        lanes.failed.insert(lane.clone());
+        lanes.why = Some(reason.clone());
+    }
+}
+
+/// A call under way.
+pub(super) struct UnderWay(Arc<Version>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Relaxed);
+    }
+}

@@ -1,0 +1,342 @@
+// What is in the plugins folder is what runs: files that come, change, break, go and come back, while events are handled.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use sandmill::plugins::history::{self, Listed, Past};
+use sandmill_tests::{
+    Database, database,
+    host::{Host, component, eventually, place, sandmill, stderr, stdout, version},
+    ledger::{assert_log, documents, until_counted},
+};
+use serde_json::{Value, json};
+
+/// How many events of a stream which versions have handled, one after the other.
+async fn versions(database: &Database, stream: &str) -> Vec<(String, i64)> {
+    let documents = documents(database, "scripted_log").await;
+    let Some(document) = documents.get(&("acme".to_string(), stream.to_string())) else { return Vec::new() };
+    serde_json::from_value(document["versions"].clone()).unwrap_or_default()
+}
+
+fn owned(versions: &[(&str, i64)]) -> Vec<(String, i64)> {
+    versions.iter().map(|(version, events)| (version.to_string(), *events)).collect()
+}
+
+async fn append(database: &Database, stream: &str, events: usize) {
+    database.append("acme", stream, &vec![json!({}); events]).await;
+}
+
+async fn until_versions(database: &Database, stream: &str, wanted: &[(&str, i64)]) {
+    let wanted = owned(wanted);
+    eventually(&format!("{stream} was handled by {wanted:?}"), async || {
+        (versions(database, stream).await == wanted).then_some(())
+    })
+    .await;
+}
+
+async fn listed(database: &Database, plugin: &str) -> Option<Listed> {
+    let session = database.db.connect("test").await.unwrap();
+    history::list(&session).await.unwrap().into_iter().find(|listed| listed.plugin == plugin)
+}
+
+/// What happened to a plugin, in order.
+async fn past(database: &Database, plugin: &str) -> Vec<Past> {
+    let session = database.db.connect("test").await.unwrap();
+    let mut past = history::past(&session, plugin, 100).await.unwrap();
+    past.reverse();
+    past
+}
+
+async fn events(database: &Database, plugin: &str) -> Vec<String> {
+    past(database, plugin).await.into_iter().map(|past| past.event).collect()
+}
+
+async fn until_event(database: &Database, plugin: &str, wanted: &str, times: usize) {
+    eventually(&format!("{plugin} was {wanted} {times} times"), async || {
+        let events = events(database, plugin).await;
+        (events.iter().filter(|event| *event == wanted).count() >= times).then_some(())
+    })
+    .await;
+}
+
+fn put(folder: &Path, mark: &str) {
+    place(folder, "scripted.wasm", &version("scripted", mark));
+}
+
+fn error(folder: &Path, plugin: &str) -> Option<String> {
+    fs::read_to_string(folder.join(format!("{plugin}.wasm.error"))).ok()
+}
+
+async fn until_error(folder: &Path, plugin: &str, wanted: Option<&str>) {
+    eventually(&format!("the error beside {plugin} is {wanted:?}"), async || match (error(folder, plugin), wanted) {
+        (None, None) => Some(()),
+        (Some(error), Some(wanted)) => error.contains(wanted).then_some(()),
+        _ => None,
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_version_takes_over_where_the_former_one_ended() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000001");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    append(&database, "s", 3).await;
+    until_versions(&database, "s", &[("V000001", 3)]).await;
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    append(&database, "s", 2).await;
+    until_versions(&database, "s", &[("V000001", 3), ("V000002", 2)]).await;
+    // What was known then is completed when the first event has come.
+    let swap = eventually("the swap's first event is known", async || {
+        past(&database, "scripted").await.pop().filter(|past| past.first.is_some())
+    })
+    .await;
+    assert_eq!((swap.replaced_last, swap.first), (Some(3), Some(4)));
+    assert!(swap.gap_ms.is_some_and(|gap| gap >= 0.0));
+    let started = &past(&database, "scripted").await[0];
+    assert_eq!((started.event.as_str(), &started.digest), ("started", &swap.replaced));
+    let listed = listed(&database, "scripted").await.unwrap();
+    assert_eq!((listed.digest, listed.processor.as_str(), listed.refused), (swap.digest, "scripted", None));
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+
+    // The next start runs what is there, from where it stands.
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 3), ("V000002", 3)]).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_run_says_why_and_leaves_the_former_one_running() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000001");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+
+    // Half a file, as a copy under way leaves it, and then the rest.
+    let whole = version("scripted", "V000002");
+    fs::write(folder.path().join("scripted.wasm"), &whole[..whole.len() / 2]).unwrap();
+    until_error(folder.path(), "scripted", Some("a damaged component")).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    let refused = listed(&database, "scripted").await.unwrap().refused.unwrap();
+    assert!(refused.1.contains("a damaged component"), "{refused:?}");
+    fs::write(folder.path().join("scripted.wasm"), &whole).unwrap();
+    until_error(folder.path(), "scripted", None).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 2), ("V000002", 1)]).await;
+    assert_eq!(events(&database, "scripted").await, ["started", "refused", "swapped"]);
+    assert_eq!(listed(&database, "scripted").await.unwrap().refused, None);
+
+    // None of these is one, and none of them is in the way.
+    fs::create_dir(folder.path().join("folder.wasm")).unwrap();
+    std::os::unix::fs::symlink(component("plane-log"), folder.path().join("outside.wasm")).unwrap();
+    fs::write(folder.path().join(".swp.wasm"), "x").unwrap();
+    place(folder.path(), "twin.wasm", &version("scripted", "V000003"));
+    place(folder.path(), "text.wasm", b"no component");
+    until_error(folder.path(), "folder", Some("a directory")).await;
+    until_error(folder.path(), "outside", Some("leads out of the plugins folder")).await;
+    until_error(folder.path(), "twin", Some("claims the processor id scripted that scripted.wasm has already")).await;
+    until_error(folder.path(), "text", Some("not a WebAssembly component")).await;
+    assert_eq!(error(folder.path(), ".swp"), None);
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 2), ("V000002", 2)]).await;
+    // What is gone is nobody's mistake any more.
+    for name in ["twin", "text"] {
+        fs::remove_file(folder.path().join(format!("{name}.wasm"))).unwrap();
+        until_error(folder.path(), name, None).await;
+    }
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mended_plugin_gets_a_blocked_lane_going() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "T000001");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    append(&database, "s", 3).await;
+    eventually("the lane is blocked", async || {
+        let status = database.status("scripted").await?;
+        status.lanes_behind.iter().any(|lane| lane.state == "blocked").then_some(())
+    })
+    .await;
+    // One that fails as well is no reason to go back: the lane was blocked before.
+    put(folder.path(), "T000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    put(folder.path(), "V000003");
+    until_versions(&database, "s", &[("V000003", 3)]).await;
+    host.stop().await;
+    assert_eq!(events(&database, "scripted").await, ["started", "swapped", "swapped"]);
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000001");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    append(&database, "s", 2).await;
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    put(folder.path(), "T000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    append(&database, "s", 2).await;
+    // Taken back, and what it failed at is handled by the one before.
+    until_versions(&database, "s", &[("V000001", 4)]).await;
+    until_error(folder.path(), "scripted", Some("this version was taken back: blocked a lane and handled nothing"))
+        .await;
+    let back = past(&database, "scripted").await.into_iter().find(|past| past.event == "rolled-back").unwrap();
+    assert!(back.reason.contains("trap"), "{back:?}");
+    assert_eq!(listed(&database, "scripted").await.unwrap().digest, back.digest);
+    // Another file is taken again.
+    put(folder.path(), "V000003");
+    append(&database, "s", 1).await;
+    until_error(folder.path(), "scripted", None).await;
+    until_event(&database, "scripted", "swapped", 2).await;
+    append(&database, "s", 1).await;
+    eventually("the third version handles events", async || {
+        versions(&database, "s").await.last().filter(|(version, _)| version == "V000003").map(drop)
+    })
+    .await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+async fn command(database: &Database, arguments: &[&str]) -> Result<String, String> {
+    let mut command = sandmill(&database.address);
+    command.arg("plugins").args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    if output.status.success() { Ok(stdout(&output)) } else { Err(stderr(&output)) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_take_a_version_back_and_let_it_run_again() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000001");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+    let nothing = command(&database, &["rollback", "scripted"]).await.unwrap_err();
+    assert!(nothing.contains("has run no other version"), "{nothing}");
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
+    let told = command(&database, &["rollback", "scripted", "--reason", "prices are wrong"]).await.unwrap();
+    assert!(told.contains("is taken back"), "{told}");
+    until_event(&database, "scripted", "rolled-back", 1).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;
+    until_error(folder.path(), "scripted", Some("this version was taken back: prices are wrong")).await;
+    let json: Value = serde_json::from_str(&command(&database, &["--json"]).await.unwrap()).unwrap();
+    let why = json["plugins"][0]["refused"]["why"].as_str().unwrap();
+    assert!(why.contains("sandmill plugins retry scripted"), "{why}");
+    let shown = command(&database, &["history", "scripted"]).await.unwrap();
+    assert!(shown.contains("prices are wrong") && shown.contains("rolled-back"), "{shown}");
+
+    command(&database, &["retry", "scripted"]).await.unwrap();
+    until_event(&database, "scripted", "swapped", 2).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1), ("V000002", 1)]).await;
+    let unknown = command(&database, &["rollback", "nobody"]).await.unwrap_err();
+    assert!(unknown.contains("there is no plugin nobody; there are: scripted"), "{unknown}");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_come_go_and_change_their_names() {
+    let database = database().await;
+    let above = tempfile::tempdir().unwrap();
+    let folder = above.path().join("plugins");
+    // There is none yet, and then an empty one.
+    fs::create_dir(&folder).unwrap();
+    let host = Host::start_in(&database, &folder, &[]);
+    append(&database, "s", 1).await;
+    put(&folder, "V000001");
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+    // Another name is no other processor.
+    fs::rename(folder.join("scripted.wasm"), folder.join("renamed.wasm")).unwrap();
+    until_event(&database, "renamed", "renamed", 1).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    // The folder goes, with all that is in it, and comes back.
+    fs::rename(&folder, above.path().join("aside")).unwrap();
+    until_event(&database, "renamed", "stopped", 1).await;
+    append(&database, "s", 1).await;
+    fs::rename(above.path().join("aside"), &folder).unwrap();
+    until_versions(&database, "s", &[("V000001", 3)]).await;
+    // Another folder takes its place.
+    let other = above.path().join("other");
+    fs::create_dir(&other).unwrap();
+    place(&other, "renamed.wasm", &version("scripted", "V000002"));
+    fs::rename(&folder, above.path().join("old")).unwrap();
+    fs::rename(&other, &folder).unwrap();
+    until_event(&database, "renamed", "swapped", 1).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 3), ("V000002", 1)]).await;
+    // A second plugin, beside it, and the first one goes.
+    place(&folder, "by-stream.wasm", &fs::read(component("scripted-by-stream")).unwrap());
+    until_counted(&database, &["scripted_stream_log"]).await;
+    fs::remove_file(folder.join("renamed.wasm")).unwrap();
+    until_event(&database, "renamed", "stopped", 2).await;
+    append(&database, "s", 1).await;
+    until_counted(&database, &["scripted_stream_log"]).await;
+    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 3), ("V000002", 1)]));
+    host.stop().await;
+    assert_log(&database, "scripted_stream_log", "true").await;
+}
+
+/// Many swaps and broken files while many tenants write: nothing is lost, repeated or reordered, and each stream's versions change once a swap at most.
+#[tokio::test(flavor = "multi_thread")]
+async fn swaps_under_load_lose_and_repeat_nothing() {
+    const SWAPS: usize = 12;
+    const TENANTS: usize = 10;
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000000");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    let writing = async {
+        let mut round = 0;
+        loop {
+            for tenant in 0..TENANTS {
+                database.append(&format!("t{tenant}"), "s", &vec![json!({}); 20]).await;
+            }
+            round += 1;
+            if events(&database, "scripted").await.iter().filter(|event| *event == "swapped").count() >= SWAPS {
+                return round;
+            }
+        }
+    };
+    let swapping = async {
+        for swap in 1..=SWAPS {
+            if swap % 3 == 0 {
+                fs::write(folder.path().join("scripted.wasm"), b"\0asm broken").unwrap();
+                until_event(&database, "scripted", "refused", swap / 3).await;
+            }
+            put(folder.path(), &format!("V{swap:06}"));
+            until_event(&database, "scripted", "swapped", swap).await;
+        }
+    };
+    let (rounds, ()) = tokio::join!(writing, swapping);
+    until_counted(&database, &["scripted_log"]).await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+    for (lane, document) in documents(&database, "scripted_log").await {
+        let versions: Vec<(String, i64)> = serde_json::from_value(document["versions"].clone()).unwrap();
+        assert!(
+            versions.is_sorted() && versions.iter().map(|(version, _)| version).is_sorted_by(|a, b| a < b),
+            "{lane:?}: {versions:?}"
+        );
+        assert_eq!(versions.iter().map(|(_, events)| events).sum::<i64>(), 20 * rounds, "{lane:?}");
+    }
+    let seen: BTreeMap<String, ()> =
+        past(&database, "scripted").await.into_iter().map(|past| (past.digest, ())).collect();
+    assert!(seen.len() > SWAPS, "{}", seen.len());
+}
