@@ -51,6 +51,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0002_processors"),
     migration!("0003_tenant_usage"),
     migration!("0004_back_pressure"),
+    migration!("0005_plugin_versions"),
 ];
 
 /// What a run of [`migrate`] changed.
