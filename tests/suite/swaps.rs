@@ -1,6 +1,6 @@
 // What is in the plugins folder is what runs: files that come, change, break, go and come back, while events are handled.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};
 
 use sandmill::plugins::{
     history::{self, Listed, Past},
@@ -340,15 +340,25 @@ async fn a_manifest_is_taken_like_a_change_of_the_file() {
 async fn only_signed_plugins_run_where_that_is_asked_for() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    let (ours, theirs) = (SecretKey::of(&[1; 32]), SecretKey::of(&[2; 32]));
+    let theirs = SecretKey::of(&[2; 32]);
+    let plugin = async |arguments: &[&str]| {
+        let mut command = sandmill("");
+        command.arg("plugin").args(arguments).current_dir(folder.path());
+        let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output).trim().to_string()
+    };
+    let ours = plugin(&["key", "secret"]).await;
+    assert_eq!(plugin(&["key", "secret"]).await, ours, "a key that is there is kept");
+    assert_eq!(fs::metadata(folder.path().join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
     put(folder.path(), "V000001");
-    let keys = format!("rollout.public-keys={}", ours.public());
+    let keys = format!("rollout.public-keys={ours}");
     let host = Host::start_in(&database, folder.path(), &[&keys]);
     until_error(folder.path(), "scripted", Some("it has no signature")).await;
     let bytes = version("scripted", "V000001");
     place(folder.path(), "scripted.wasm.sig", theirs.sign(&bytes).as_bytes());
     until_error(folder.path(), "scripted", Some("not of these bytes by a key that the settings name")).await;
-    place(folder.path(), "scripted.wasm.sig", ours.sign(&bytes).as_bytes());
+    assert_eq!(plugin(&["sign", "scripted.wasm", "--key", "secret"]).await, "scripted.wasm.sig");
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 1)]).await;

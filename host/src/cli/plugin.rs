@@ -3,6 +3,7 @@
 
 mod check;
 mod new;
+mod sign;
 mod test;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -35,6 +36,10 @@ enum PluginCommand {
     Check(check::CheckArgs),
     /// Runs a component on events from a file, and compares what it makes of them
     Test(test::TestArgs),
+    /// Signs a component, for hosts that run signed ones alone
+    Sign(sign::SignArgs),
+    /// Makes a key to sign with, and prints the public one that hosts are told
+    Key(sign::KeyArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -79,6 +84,8 @@ pub(super) fn run(args: PluginArgs, global: &Global) -> anyhow::Result<ExitCode>
             Ok(ExitCode::SUCCESS)
         }
         PluginCommand::Check(args) => check::run(args, global.settings()?),
+        PluginCommand::Sign(args) => sign::sign(&args),
+        PluginCommand::Key(args) => sign::key(&args),
         PluginCommand::Test(args) => super::runtime()?.block_on(test::run(args, global.settings()?)),
     }
 }

@@ -204,6 +204,13 @@ impl Fleet {
         Some(swapped)
     }
 
+    /// Lanes that are blocked try again, though nothing but somebody's wish has changed.
+    pub async fn try_again(&mut self, session: &Session, id: &ProcessorId) {
+        if let Some(member) = self.members.get(id) {
+            try_again(session, id, &member.blocked()).await;
+        }
+    }
+
     /// Lanes that a version blocked after another one had taken its place, being under way in them: they try again as well. To be asked now and then.
     pub async fn tidy(&mut self, session: &Session) {
         for (id, member) in &mut self.members {
@@ -297,7 +304,7 @@ async fn try_again(session: &Session, id: &ProcessorId, lanes: &[LaneKey]) {
     for lane in lanes {
         match exceptions::resume(session, id.as_str(), Some(lane.tenant.as_str()), Some(&lane.key)).await {
             Ok(_) => {
-                tracing::info!(processor = %id, %lane, "the lane was blocked, and tries again with the other version")
+                tracing::info!(processor = %id, %lane, "the lane was blocked, and tries again")
             }
             Err(error) => {
                 tracing::warn!(processor = %id, %lane, "could not let the lane try again: {}", describe(&error))

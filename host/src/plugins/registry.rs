@@ -202,14 +202,33 @@ impl Registry {
 
     /// Takes what was found of some files, and does what follows from it.
     async fn take(&mut self, checked: Vec<Checked>) {
+        let mut once_more = Vec::new();
         for checked in checked {
-            let name = &checked.file.name;
+            let name = checked.file.name.clone();
             // Unless it is another one by now, which will be checked next.
-            if self.settling.known().get(name) == Some(&checked.file) {
-                self.checked.insert(name.clone(), checked);
+            if self.settling.known().get(&name) == Some(&checked.file) {
+                let digest = checked.digest.clone();
+                let before = self.checked.insert(name.clone(), checked);
+                if before.is_some_and(|before| before.digest == digest) {
+                    once_more.push(name);
+                }
             }
         }
         self.carry_out().await;
+        self.try_again(&once_more).await;
+    }
+
+    /// Whoever puts the same file there once more wants lanes to try again that it has blocked.
+    async fn try_again(&mut self, plugins: &[String]) {
+        let ids: Vec<ProcessorId> = plugins.iter().filter_map(|plugin| self.running_id(plugin)).collect();
+        if ids.is_empty() {
+            return;
+        }
+        let Some(session) = self.session().await else { return };
+        for id in ids {
+            self.fleet.try_again(&session, &id).await;
+        }
+        self.session = Some(session);
     }
 
     /// Makes what runs what the folder says.

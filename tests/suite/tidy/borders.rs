@@ -19,8 +19,11 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "db",
             "explain",
             "model",
-            // `dev` runs the host anew when a plugin has changed.
-            "plugins::watch",
+            // `dev` says what to do about a folder without plugins.
+            "plugins::folder",
+            "plugins::history",
+            // What a plugin's author signs it with.
+            "plugins::signature",
             // What is shown or changed of a running host, through the database.
             "processor::exceptions",
             "processor::pauses",
@@ -64,6 +67,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     (
         "config",
         &[
+            "model::nearest",
+            "plugins::rollout",
             "processor::Config",
             "processor::pressure",
             "sandbox::Limits",
@@ -73,7 +78,18 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "tenants::Settings",
         ],
     ),
-    ("plugins", &[]),
+    (
+        "plugins",
+        &[
+            "db",
+            "model",
+            // What runs is processors, whose code is exchanged, and whose lanes try again.
+            "processor",
+            "sandbox",
+            "scheduler",
+            "supervisor",
+        ],
+    ),
     ("consumer", &["model", "source", "supervisor::Stop"]),
     (
         "processor",
@@ -127,7 +143,9 @@ pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
     ("clap_complete", &["cli"], "arguments are the command line's"),
     ("console", &["cli"], "what a terminal can show is the command line's"),
     ("indicatif", &["cli"], "progress bars are the command line's"),
-    ("toml", &["config"], "settings are parsed once, at the edge"),
+    ("toml", &["config", "plugins"], "settings and manifests are parsed once, at the edge"),
+    ("notify", &["plugins"], "only the plugins folder is watched"),
+    ("ed25519_dalek", &["plugins"], "only plugins are signed"),
     ("tracing_subscriber", &["telemetry"], "where log lines go is decided in one place"),
 ];
 
