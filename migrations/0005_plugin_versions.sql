@@ -50,3 +50,54 @@ create table sandmill.plugin_holds (
   since timestamptz not null default now(),
   primary key (plugin, digest)
 );
+
+-- A plugin in a tenant's folder is a processor of its own, for that tenant alone: its id is made of the plugin's and the tenant's. Those that one plugin becomes
+-- for several tenants are a family, and share their collections, in which each writes its own tenant's documents.
+alter table sandmill.processors
+  -- The id that the plugin gives itself.
+  add column family text collate "C" not null default '',
+  -- Whose it is; empty: everybody's.
+  add column tenant text collate "C" not null default '';
+update sandmill.processors set family = id;
+
+-- Makes sure that a collection belongs to the processor, or to another tenant's of its family, and that its table and view are there.
+create or replace function sandmill.ensure_collection(p_name text, p_processor text) returns void
+language plpgsql as $$
+declare
+  v_table text;
+  v_owner text;
+  v_generation integer;
+begin
+  insert into sandmill.collections (name, processor) values (p_name, p_processor) on conflict (name) do nothing;
+  select c.processor, c.generation into v_owner, v_generation from sandmill.collections c where c.name = p_name for share;
+  if v_owner <> p_processor and not exists (
+    select from sandmill.processors owner join sandmill.processors p on p.family = owner.family and p.tenant <> owner.tenant
+    where owner.id = v_owner and p.id = p_processor and p.tenant <> '' and owner.tenant <> ''
+  ) then
+    raise exception 'collection % belongs to processor %', p_name, v_owner
+      using errcode = 'SM423', hint = 'A collection belongs to one processor. Name another one in this plugin''s descriptor.';
+  end if;
+  v_table := format('%s_%s', p_name, v_generation);
+  if to_regclass(format('sandmill_documents.%I', v_table)) is null then
+    execute format(
+      'create table sandmill_documents.%I (
+         _id text collate "C" not null,
+         data jsonb not null,
+         metadata jsonb not null default ''{}'',
+         _version bigint not null default 1,
+         _partition text collate "C" not null default ''png_global'',
+         _archived boolean not null default false,
+         _created timestamptz not null default now(),
+         _updated timestamptz not null default now(),
+         primary key (_partition, _id)
+       ) with (fillfactor = 80)', v_table);
+  end if;
+  if to_regclass(format('public.%I', p_name)) is null then
+    execute format('create view public.%I as select * from sandmill_documents.%I', p_name, v_table);
+    execute format('comment on view public.%I is %L', p_name, 'sandmill collection');
+  elsif obj_description(to_regclass(format('public.%I', p_name)), 'pg_class') is distinct from 'sandmill collection' then
+    raise exception 'public.% exists and is not a view of Sandmill''s', p_name
+      using errcode = 'SM423', hint = 'Name another collection in the plugin''s descriptor, or move that relation away.';
+  end if;
+end
+$$;

@@ -8,8 +8,9 @@ use sandmill::plugins::{
 };
 use sandmill_tests::{
     Database, database,
-    host::{Host, component, eventually, place, sandmill, stderr, stdout, version},
+    host::{Host, Process, component, eventually, place, sandmill, stderr, stdout, version},
     ledger::{assert_log, documents, until_counted},
+    random::Random,
 };
 use serde_json::{Value, json};
 
@@ -335,6 +336,42 @@ async fn a_manifest_is_taken_like_a_change_of_the_file() {
     assert_log(&database, "scripted_log", "e.tenant = 'acme' or e.stream = 'later'").await;
 }
 
+/// What lies in a tenant's folder is that tenant's alone, and two tenants may have versions of their own of one plugin.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_folder_is_its_own() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = Host::start_in(&database, folder.path(), &[]);
+    for (tenant, mark) in [("acme", "V000001"), ("Globex.eu", "V000002")] {
+        fs::create_dir(folder.path().join(tenant)).unwrap();
+        place(&folder.path().join(tenant), "scripted.wasm", &version("scripted", mark));
+    }
+    for tenant in ["acme", "Globex.eu", "other"] {
+        database.append(tenant, "s", &[json!({}), json!({})]).await;
+    }
+    let of = async |tenant: &str| {
+        let session = database.db.connect("test").await.unwrap();
+        let sql = "select (data->'versions')::text from public.scripted_log where _partition = $1";
+        Some(session.query_opt(sql, &[&tenant]).await.ok()??.get::<_, String>(0))
+    };
+    for (tenant, wanted) in [("acme", r#"[["V000001", 2]]"#), ("Globex.eu", r#"[["V000002", 2]]"#)] {
+        eventually(&format!("{tenant}'s version has handled its events"), async || {
+            (of(tenant).await? == wanted).then_some(())
+        })
+        .await;
+    }
+    // Everybody's would write the same documents.
+    put(folder.path(), "V000003");
+    until_error(folder.path(), "scripted", Some("belongs to processor scripted--")).await;
+    place(&folder.path().join("acme"), "scripted.toml", b"tenants = ['other']");
+    until_error(folder.path(), "acme/scripted", Some("what lies in the folder acme is that tenant's alone")).await;
+    fs::remove_dir_all(folder.path().join("acme")).unwrap();
+    until_event(&database, "acme/scripted", "stopped", 1).await;
+    host.stop().await;
+    assert_eq!(of("other").await, None);
+    assert_log(&database, "scripted_log", "e.tenant <> 'other'").await;
+}
+
 /// Where the settings name keys, only files run that one of them has signed as they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_signed_plugins_run_where_that_is_asked_for() {
@@ -368,6 +405,45 @@ async fn only_signed_plugins_run_where_that_is_asked_for() {
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2)]).await;
     host.stop().await;
+}
+
+/// A host that is killed somewhere in a swap: the next one runs what the folder says, from where each lane stands.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_killed_during_a_swap_loses_nothing() {
+    const ROUNDS: usize = 6;
+    let mut random = Random::seeded();
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000000");
+    for round in 0..ROUNDS {
+        let process = Process::start(&database, folder.path(), &[]);
+        until_event(&database, "scripted", "started", round + 1).await;
+        for stream in ["a", "b"] {
+            append(&database, stream, 30).await;
+        }
+        put(folder.path(), &format!("V{:06}", round + 1));
+        // The swap may not have begun, be under way, or be over and at work.
+        match random.below(4) {
+            0 => {}
+            1 => append(&database, "a", 5).await,
+            2 => until_event(&database, "scripted", "swapped", 1).await,
+            _ => {
+                until_counted(&database, &["scripted_log"]).await;
+            }
+        }
+        drop(process);
+    }
+    let process = Process::start(&database, folder.path(), &[]);
+    append(&database, "a", 1).await;
+    until_counted(&database, &["scripted_log"]).await;
+    let last = format!("V{ROUNDS:06}");
+    assert_eq!(versions(&database, "a").await.last().map(|(version, _)| version.clone()), Some(last));
+    drop(process);
+    assert_log(&database, "scripted_log", "true").await;
+    for stream in ["a", "b"] {
+        let versions = versions(&database, stream).await;
+        assert!(versions.is_sorted_by(|(a, _), (b, _)| a < b), "{versions:?}");
+    }
 }
 
 /// Many swaps and broken files while many tenants write: nothing is lost, repeated or reordered, and each stream's versions change once a swap at most.

@@ -5,6 +5,7 @@
 //! terminal it shows the live view, elsewhere the log.
 
 pub(super) mod place;
+mod sources;
 
 use std::{
     path::{Path, PathBuf},
@@ -12,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::{
     live::{Live, Title},
@@ -45,13 +47,17 @@ const PLUGINS: &str = "plugins";
 A plugin that is built again goes on where it was, and lanes that it had blocked try again. What it has handled stays as it was made; to \
 have all documents made anew, end this, remove .sandmill, and append or import the events again.
 
-Example:
-  sandmill dev --plugins plugins"
+Examples:
+  sandmill dev --plugins plugins
+  sandmill dev --watch-src my-plugin"
 )]
 pub(super) struct DevArgs {
     /// The folder with the plugins [default: the setting `plugins`, or else plugins]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
+    /// A plugin's folder to build into the plugins folder, at once and whenever something in it is saved
+    #[arg(long, value_name = "DIR")]
+    watch_src: Vec<PathBuf>,
     /// Where the private database keeps its data [default: .sandmill/data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
@@ -95,7 +101,19 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
     if let Some(private) = &private {
         private.claim.publish(&private.server.address())?;
     }
-    let work = Box::pin(app::run(&config, &db, Until::Told, told, abort));
+    for folder in &args.watch_src {
+        ensure!(folder.is_dir(), "{} is no folder; name a plugin's with --watch-src", folder.display());
+    }
+    let builds = args.watch_src.iter().map(|folder| Box::pin(sources::build_on_save(folder, &config.plugins)));
+    let mut builds: FuturesUnordered<_> = builds.collect();
+    let host = app::run(&config, &db, Until::Told, told, abort);
+    let work = Box::pin(async move {
+        tokio::select! {
+            ended = host => ended,
+            // None of them ends; without any there is nothing to wait for.
+            Some(never) = builds.next() => match never {},
+        }
+    });
     let ended = if Live::is_possible() {
         let mut live = Live::start(Title { command: "sandmill dev", lasting: None }, &db, logs).await?;
         let ended = tokio::select! {

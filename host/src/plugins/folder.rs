@@ -1,6 +1,6 @@
 //! The plugins folder: which files in it are meant to be plugins, and which of them have changed.
 //!
-//! `NAME.wasm` is one, with `NAME.toml` beside it if it has a manifest. Files whose names begin with a dot are left alone: editors and copying tools keep their
+//! `NAME.wasm` is one, for all tenants; `TENANT/NAME.wasm` is one for that tenant alone. `NAME.toml` beside it is its manifest, if it has one. Files whose names begin with a dot are left alone: editors and copying tools keep their
 //! unfinished ones there. What looks like a plugin and cannot be one (a directory, a link that leads out of the folder) is reported, and never
 //! keeps others from running. A folder that is not there is an empty one: somebody is about to make it.
 //!
@@ -15,14 +15,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::model::ids::TenantId;
+
 /// For how long a file must have been as it is. Default 40 ms: what writes it pauses for less, and nobody waits long for it.
 const SETTLES: Duration = Duration::from_millis(40);
 
 /// A file that is meant to be a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginFile {
-    /// Its name without `.wasm`.
+    /// Its name without `.wasm`: `NAME`, or `TENANT/NAME`.
     pub name: String,
+    /// Whose it is; none means everybody's.
+    pub tenant: Option<TenantId>,
     /// Where it is.
     pub path: PathBuf,
     /// What tells this content from another, or why it cannot be a plugin.
@@ -53,24 +57,39 @@ impl Stamp {
     }
 }
 
-/// Lists the plugins in a folder, by name.
+/// Lists the plugins in a folder and in those of tenants below it, by name.
 pub fn scan(folder: &Path) -> io::Result<Vec<PluginFile>> {
-    let mut files = Vec::new();
     let within = folder.canonicalize()?;
+    let mut files = scan_one(folder, &within, None)?;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let tenant = path.file_name().and_then(|name| TenantId::parse(name.to_str()?).ok());
+        let is_wasm = path.extension().is_some_and(|extension| extension == "wasm");
+        if let Some(tenant) = tenant.filter(|_| !is_wasm && path.is_dir()) {
+            // Gone since it was listed, or closed to us: then there is nothing in it.
+            files.extend(scan_one(&path, &within, Some(&tenant)).unwrap_or_default());
+        }
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+fn scan_one(folder: &Path, within: &Path, tenant: Option<&TenantId>) -> io::Result<Vec<PluginFile>> {
+    let mut files = Vec::new();
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_stem().and_then(|stem| stem.to_str());
         let is_wasm = path.extension().is_some_and(|extension| extension == "wasm");
         if let Some(name) = name.filter(|name| is_wasm && !name.starts_with('.')) {
             // Gone since it was listed.
-            let Some(stamp) = stamp(&path, &within) else { continue };
+            let Some(stamp) = stamp(&path, within) else { continue };
             let beside =
                 |ending: &str| std::fs::metadata(path.with_extension(ending)).ok().map(|found| Stamp::of(&found));
             let (manifest, signature) = (beside("toml"), beside("wasm.sig"));
-            files.push(PluginFile { name: name.to_string(), stamp, manifest, signature, path });
+            let name = tenant.map_or(name.to_string(), |tenant| format!("{tenant}/{name}"));
+            files.push(PluginFile { name, tenant: tenant.cloned(), stamp, manifest, signature, path });
         }
     }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(files)
 }
 
@@ -169,12 +188,17 @@ mod tests {
     #[test]
     fn only_wasm_files_count_by_name() {
         let folder = tempfile::tempdir().unwrap();
-        for name in ["b.wasm", "a.wasm", ".hidden.wasm", "notes.txt", "c.wasm.error", "a.toml"] {
+        for folder_of in ["acme", "no tenant", "acme/deeper"] {
+            std::fs::create_dir(folder.path().join(folder_of)).unwrap();
+        }
+        let files = ["b.wasm", "a.wasm", ".hidden.wasm", "notes.txt", "c.wasm.error", "a.toml", "acme/a.wasm"];
+        for name in files.into_iter().chain(["no tenant/a.wasm", "acme/deeper/a.wasm"]) {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        assert_eq!(names(folder.path()), ["a", "b"]);
+        assert_eq!(names(folder.path()), ["a", "acme/a", "b"]);
         let files = scan(folder.path()).unwrap();
-        assert_eq!(files.iter().map(|file| file.manifest.is_some()).collect::<Vec<_>>(), [true, false]);
+        assert_eq!(files.iter().map(|file| file.manifest.is_some()).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(files[1].tenant.as_ref().map(TenantId::as_str), Some("acme"));
         assert!(scan(&folder.path().join("nowhere")).is_err());
     }
 
@@ -210,7 +234,14 @@ mod tests {
 
     fn file(name: &str, bytes: u64) -> PluginFile {
         let stamp = Stamp { bytes, modified: (0, 0), changed: (0, 0), inode: 1 };
-        PluginFile { name: name.into(), path: PathBuf::new(), stamp: Ok(stamp), manifest: None, signature: None }
+        PluginFile {
+            name: name.into(),
+            tenant: None,
+            path: PathBuf::new(),
+            stamp: Ok(stamp),
+            manifest: None,
+            signature: None,
+        }
     }
 
     #[test]

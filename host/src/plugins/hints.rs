@@ -45,7 +45,7 @@ impl Hints {
         if now != self.watched {
             // The former one may be gone, and with it what watched it.
             let _ = watcher.unwatch(folder);
-            self.watched = now.filter(|_| watcher.watch(folder, RecursiveMode::NonRecursive).is_ok());
+            self.watched = now.filter(|_| watcher.watch(folder, RecursiveMode::Recursive).is_ok());
         }
         self.watched.is_some()
     }

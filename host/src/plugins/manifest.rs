@@ -171,9 +171,9 @@ impl Manifest {
         self.on_change == OnChange::Continue
     }
 
-    /// What a plugin is with what its manifest says about it.
-    pub fn over(&self, descriptor: &Descriptor) -> Descriptor {
-        let mut descriptor = descriptor.clone();
+    /// What a plugin is with what its manifest says about it, and as a tenant's own if it is that.
+    pub fn over(&self, descriptor: &Descriptor, owner: Option<&TenantId>) -> Descriptor {
+        let mut descriptor = owner.map_or_else(|| descriptor.clone(), |owner| descriptor.owned_by(owner));
         if self.tenants.is_some() {
             descriptor.tenants.clone_from(&self.tenants);
         }
@@ -198,11 +198,11 @@ mod tests {
         let settings = [("currency", "EUR"), ("fast", "true"), ("rate", "1.5")];
         assert_eq!(manifest.settings, settings.map(|(key, value)| (key.to_string(), value.to_string())));
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
-        let over = manifest.over(&descriptor);
+        let over = manifest.over(&descriptor, None);
         assert_eq!((over.max_batch_size, over.tenants.unwrap()[0].as_str()), (Some(5), "acme"));
         assert_eq!(manifest.on_change, OnChange::Continue);
         let nothing = Manifest::parse("").unwrap();
-        assert_eq!((&nothing, nothing.over(&descriptor)), (&Manifest::default(), descriptor));
+        assert_eq!((&nothing, nothing.over(&descriptor, None)), (&Manifest::default(), descriptor));
         assert_eq!(nothing.limits(&host).unwrap(), host);
     }
 

@@ -137,15 +137,13 @@ fn claims<'a>(
     }
     for (plugin, wanted) in desired {
         let Wanted::Run(new) = wanted else { continue };
-        let owner = claims.entry(&new.descriptor.id).or_insert(plugin);
+        let id = &new.descriptor.id;
+        let owner = claims.entry(id).or_insert(plugin);
         if *owner != plugin {
-            refused.push(Step::Refuse {
-                plugin: plugin.clone(),
-                why: format!(
-                    "claims the processor id {} that {owner}.wasm has already; remove one of the two, or give it another id",
-                    new.descriptor.id
-                ),
-            });
+            let why = format!(
+                "claims the processor id {id} that {owner}.wasm has already; remove one of the two, or give it another id"
+            );
+            refused.push(Step::Refuse { plugin: plugin.clone(), why });
         }
     }
     claims
@@ -257,6 +255,17 @@ mod tests {
     }
 
     #[test]
+    fn a_tenants_own_is_another_processor() {
+        let of = |name: &str| {
+            let (tenant, version) = (crate::model::ids::TenantId::parse(name).unwrap(), version("x", "1"));
+            let descriptor = version.descriptor.owned_by(&tenant);
+            (format!("{name}/a"), Wanted::Run(Box::new(Version { descriptor, ..version })))
+        };
+        let files = BTreeMap::from([of("acme"), of("globex")]);
+        assert_eq!(Plan::between(&BTreeMap::new(), &files).to_string(), "start acme/a; start globex/a");
+    }
+
+    #[test]
     fn documents_are_not_continued_by_what_did_not_build_them() {
         let now = version("a", "1");
         let with = |change: &dyn Fn(&mut Descriptor)| {
@@ -282,7 +291,7 @@ mod tests {
         let now = version("a", "1");
         let with = |manifest: &str, change: &dyn Fn(&mut Descriptor)| {
             let manifest = Manifest::parse(manifest).unwrap();
-            let mut new = Version { descriptor: manifest.over(&now.descriptor), manifest, ..now.clone() };
+            let mut new = Version { descriptor: manifest.over(&now.descriptor, None), manifest, ..now.clone() };
             change(&mut new.descriptor);
             let files = BTreeMap::from([("a".to_string(), Wanted::Run(Box::new(new)))]);
             Plan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()

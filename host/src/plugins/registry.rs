@@ -69,6 +69,8 @@ pub struct Registry {
     /// Files that have changed and are not checked yet.
     waiting: BTreeSet<String>,
     checking: Option<Checking>,
+    /// Files that were there, of which nothing is to be said any more.
+    gone: BTreeSet<String>,
     held: BTreeSet<Hold>,
     /// Notes of swaps that wait for the first event of the new version: when it took over.
     firsts: BTreeMap<ProcessorId, (i64, Instant)>,
@@ -96,6 +98,7 @@ impl Registry {
             checked: BTreeMap::new(),
             waiting: BTreeSet::new(),
             checking: None,
+            gone: BTreeSet::new(),
             held: BTreeSet::new(),
             firsts: BTreeMap::new(),
             again: false,
@@ -118,6 +121,7 @@ impl Registry {
     /// Runs everything that is in the folder now and can run. Fails where the folder cannot be read. How many files cannot.
     pub async fn begin(&mut self) -> std::io::Result<usize> {
         self.settling.first(folder::scan(&self.folder)?);
+        self.gone = self.left_over();
         self.waiting = self.settling.known().keys().cloned().collect();
         self.read_holds().await;
         self.check();
@@ -125,6 +129,14 @@ impl Registry {
             self.take(checking.await).await;
         }
         Ok(self.settling.known().len().saturating_sub(self.fleet.members().len()))
+    }
+
+    /// Files of which an earlier host said why they did not run, and which are not there any more.
+    fn left_over(&self) -> BTreeSet<String> {
+        let errors = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let named =
+            errors.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".wasm.error")?.to_string()));
+        named.filter(|plugin| !self.settling.known().contains_key(plugin)).collect()
     }
 
     /// Follows the folder until told to stop. Fails when a processor does, as none can that could go on.
@@ -178,6 +190,7 @@ impl Registry {
         for name in gone {
             self.checked.remove(name);
             self.waiting.remove(name);
+            self.gone.insert(name.clone());
         }
         self.waiting.extend(changed.into_iter().filter(|name| self.settling.known().contains_key(name)));
         // A file that is gone may have come back under another name, which is not checked yet.
@@ -285,8 +298,9 @@ impl Registry {
     fn desired(&self) -> BTreeMap<String, Wanted> {
         let known = self.settling.known().keys();
         let wanted = |name: &String| match self.checked.get(name) {
-            Some(Checked { found: Ok((plugin, manifest)), digest, .. }) if self.hold(name, digest).is_none() => {
-                let (descriptor, manifest) = (manifest.over(plugin.descriptor()), manifest.clone());
+            Some(Checked { found: Ok((plugin, manifest)), digest, file, .. }) if self.hold(name, digest).is_none() => {
+                let (descriptor, manifest) =
+                    (manifest.over(plugin.descriptor(), file.tenant.as_ref()), manifest.clone());
                 Wanted::Run(Box::new(Version { digest: digest.clone(), descriptor, manifest }))
             }
             // Also what is being checked: whatever runs under its name goes on until that is known.
@@ -315,7 +329,7 @@ impl Registry {
         let checked = self.checked.get(plugin)?;
         let (found, manifest) = checked.found.as_ref().ok()?;
         Some(Follower {
-            descriptor: manifest.over(found.descriptor()),
+            descriptor: manifest.over(found.descriptor(), checked.file.tenant.as_ref()),
             plugin: plugin.into(),
             digest: checked.digest.clone(),
             handler: found.clone(),
@@ -448,17 +462,12 @@ impl Registry {
                 tracing::debug!("{} was not written: {error}", path.display());
             }
         }
-        let known = self.settling.known();
-        let gone: Vec<String> = std::fs::read_dir(&self.folder)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".wasm.error")?.to_string()))
-            .filter(|plugin| !known.contains_key(plugin))
-            .collect();
-        for plugin in gone {
+        for plugin in std::mem::take(&mut self.gone) {
             self.forget_error(&plugin);
-            self.written(history::gone(session, &plugin).await);
+            if self.running_id(&plugin).is_none() {
+                let told = history::gone(session, &plugin).await;
+                self.written(told);
+            }
         }
     }
 
@@ -634,6 +643,11 @@ fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits),
     let wrong = |why: String| format!("its manifest {}: {why}", path.display());
     let text = std::fs::read_to_string(&path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
     let manifest = Manifest::parse(&text).map_err(wrong)?;
+    if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some()) {
+        return Err(wrong(format!(
+            "tenants: what lies in the folder {tenant} is that tenant's alone; leave the line out"
+        )));
+    }
     let limits = manifest.limits(host).map_err(wrong)?;
     Ok((manifest, limits))
 }

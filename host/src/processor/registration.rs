@@ -8,7 +8,7 @@ use crate::{
     model::{
         cursor::{ParseError, Progress, Snapshot},
         handler::{Descriptor, Start},
-        ids::BUCKETS,
+        ids::{BUCKETS, TenantId},
     },
 };
 
@@ -65,6 +65,8 @@ pub async fn register(
                 &now.partition_by,
                 &now.read_model_version,
                 &adopt,
+                &descriptor.family(),
+                &descriptor.owner.as_ref().map_or("", TenantId::as_str),
             ],
         )
         .await

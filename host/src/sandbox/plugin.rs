@@ -281,6 +281,8 @@ fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
         read_model_version: given.read_model_version,
         max_batch_size: given.max_batch_size,
         tenants: None,
+        owner: None,
+        given_id: None,
     })
 }
 

@@ -22,6 +22,7 @@ mod open_loop;
 mod plot;
 mod report;
 mod soak;
+mod swaps;
 mod world;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -85,6 +86,8 @@ enum Part {
     Density,
     /// Hogs that come and go for half an hour, and what remains of it
     Soak,
+    /// Versions of a plugin that take each other's place under load
+    Swaps,
 }
 
 fn main() -> ExitCode {
@@ -136,6 +139,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Shares) {
         neighbours::shares::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Swaps) {
+        swaps::measure(&world, &mut report).await?;
     }
     if wanted(Part::Density) {
         density::measure(&world, &mut report).await?;

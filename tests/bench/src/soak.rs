@@ -148,7 +148,7 @@ async fn watch(database: &Database, process: u32, began: Instant, watched: &Atom
 }
 
 /// Compares every document with its stream's events, and says how many events that were.
-async fn verify(database: &Database) -> anyhow::Result<usize> {
+pub async fn verify(database: &Database) -> anyhow::Result<usize> {
     let mut expected: BTreeMap<(String, String), (i64, String)> = BTreeMap::new();
     let sql = "select tenant, stream, id from sandmill.events order by tenant, stream, version";
     let events = database.session.query(sql, &[]).await?;

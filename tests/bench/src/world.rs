@@ -15,7 +15,8 @@ use sandmill::{
 use crate::Arguments;
 
 /// As a server for this is set: enough memory for everything here, and a log that does not force checkpoints into a run.
-const SETTINGS: [(&str, &str); 4] = [
+const SETTINGS: [(&str, &str); 5] = [
+    ("max_connections", "1000"),
     ("shared_buffers", "1GB"),
     ("max_wal_size", "8GB"),
     ("checkpoint_timeout", "30min"),

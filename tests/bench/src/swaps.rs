@@ -1,0 +1,240 @@
+//! Versions of a plugin that take each other's place while 50 tenants append 5,000 events a second, and broken files in between.
+//!
+//! Measured from the moment at which the file has its name: how long until a call of the new version begins that handles an event, for versions that
+//! were compiled before and for those that were not; and what whoever waits for documents notices of it, of this processor and of another one beside it. At the end every stream is
+//! held against the log, and against the number of swaps that its events can have seen. Then the start of a host with a hundred plugins.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context, ensure};
+use sandmill::{db::Session, plugins::history};
+
+use crate::{
+    backlog,
+    host::Process,
+    open_loop::OpenLoop,
+    report::{Report, quantile},
+    soak,
+    world::{Database, World, table},
+};
+
+const PART: &str = "swaps";
+const PLUGIN: &str = "scripted";
+const COLLECTION: &str = "scripted_log";
+/// The processor beside it, which nothing happens to.
+const OTHER: &str = "scripted-by-stream";
+const OTHERS_COLLECTION: &str = "scripted_stream_log";
+const TENANTS: u64 = 50;
+/// Of 5,000 events a second, those that somebody waits for, and all others.
+const WAITED_FOR: u32 = 250;
+const IN_BULK: usize = 4_750;
+/// Of what comes in bulk, how often.
+const TICK: Duration = Duration::from_millis(20);
+/// Of each phase with and without swaps.
+const PHASE: Duration = Duration::from_secs(30);
+/// Versions that were never compiled, in each phase with some.
+const COLD: usize = 8;
+/// How long a swap may take before this gives up.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// In the folder of the last part.
+const HUNDRED: usize = 100;
+
+/// Measures it.
+pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
+    let database = world.database("swaps").await?;
+    let folder = world.scratch("swaps")?;
+    let as_built = std::fs::read(world.plugin(PLUGIN)?)?;
+    place(&folder, &version(&as_built, "V0")?)?;
+    std::fs::copy(world.plugin(OTHER)?, folder.join(format!("{OTHER}.wasm")))?;
+    Process::start(&world.binaries[0], &database, &folder, &["--until-caught-up"])?.wait().await?;
+    let process = Process::start(&world.binaries[0], &database, &folder, &[])?;
+    let session = database.db.connect("bench swaps").await?;
+    let (own, other) = (
+        OpenLoop::new(&database, COLLECTION, TENANTS).await?,
+        OpenLoop::new(&database, OTHERS_COLLECTION, TENANTS).await?,
+    );
+    let mut swaps = Swaps { session, folder: folder.clone(), as_built, done: 0 };
+
+    // Nothing but a few events, so that there is one to handle.
+    let (cold, _) = tokio::try_join!(swaps.cold("I"), own.run(50, Duration::from_secs(12)))?;
+    gaps(report, "a version never seen, idle", "600", &cold);
+
+    let load = tokio::spawn(bulk(database.db.connect("bench bulk").await?));
+    own.run(WAITED_FOR, Duration::from_secs(3)).await?;
+    let without = own.run(WAITED_FOR, PHASE).await?;
+    let others_without = other.run(WAITED_FOR, PHASE).await?;
+    let (cached, with) = tokio::try_join!(swaps.cached(PHASE), own.run(WAITED_FOR, PHASE))?;
+    let (again, others_with) = tokio::try_join!(swaps.cached(PHASE), other.run(WAITED_FOR, PHASE))?;
+    gaps(report, "a version compiled before, at 5,000 events/s", "100", &[cached, again].concat());
+    let (cold, _) = tokio::try_join!(swaps.cold("F"), own.run(WAITED_FOR, Duration::from_secs(20)))?;
+    gaps(report, "a version never seen, at 5,000 events/s", "1500", &cold);
+    load.abort();
+    for (what, without, with) in
+        [("its documents", &without, &with), ("the other processor's", &others_without, &others_with)]
+    {
+        for (part, name) in [(0.5, "p50"), (0.99, "p99"), (1.0, "most")] {
+            let (without, with) = (quantile(without, part), quantile(with, part));
+            report.add(PART, format!("append to {what}, no swaps: {name}"), "ms", vec![without]);
+            report.add(PART, format!("append to {what}, a swap a second: {name}"), "ms", vec![with]);
+            report.add_ratio(PART, format!("append to {what}, with / without: {name}"), &[with], &[without]);
+        }
+    }
+    process.end().await?;
+    Process::start(&world.binaries[0], &database, &folder, &["--until-caught-up"])?.wait().await?;
+    let events = soak::verify(&database).await?;
+    let most = changes(&database).await?;
+    report.add(PART, "swaps", "", vec![swaps.done as f64]);
+    report.add(PART, "events whose order and number were compared", "", vec![events as f64]);
+    report.add(PART, "changes of the version in one stream, at most", "", vec![most as f64]);
+    ensure!(most <= swaps.done, "a stream has seen {most} changes of {} swaps", swaps.done);
+    hundred(world, report).await
+}
+
+fn gaps(report: &mut Report, what: &str, aim: &str, gaps: &[f64]) {
+    for (part, name) in [(0.5, "p50"), (1.0, "most")] {
+        report.add(PART, format!("{what}: {name} (aim: at most {aim})"), "ms", vec![quantile(gaps, part)]);
+    }
+}
+
+/// One after another.
+struct Swaps {
+    session: Session,
+    folder: std::path::PathBuf,
+    as_built: Vec<u8>,
+    done: usize,
+}
+
+impl Swaps {
+    /// Two versions in turns, one a second, and now and then a file that is broken.
+    async fn cached(&mut self, lasting: Duration) -> anyhow::Result<Vec<f64>> {
+        let versions = [version(&self.as_built, "A")?, version(&self.as_built, "B")?];
+        let mut gaps = Vec::new();
+        let began = Instant::now();
+        for (number, version) in (0..).zip(versions.iter().cycle()) {
+            let due = Duration::from_secs(number);
+            if due >= lasting {
+                break;
+            }
+            tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
+            if number % 5 == 4 {
+                place(&self.folder, &version[..version.len() / 2])?;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            let gap = self.swap(version).await?;
+            // The first ones compile.
+            if number >= 2 {
+                gaps.push(gap);
+            }
+        }
+        Ok(gaps)
+    }
+
+    /// Versions that were never there before.
+    async fn cold(&mut self, series: &str) -> anyhow::Result<Vec<f64>> {
+        let mut gaps = Vec::new();
+        for number in 0..COLD {
+            let version = version(&self.as_built, &format!("{series}{number}"))?;
+            gaps.push(self.swap(&version).await?);
+        }
+        Ok(gaps)
+    }
+
+    /// Puts a version there, and waits until it has handled an event. How many milliseconds after the file had its name the call that did so began.
+    async fn swap(&mut self, version: &[u8]) -> anyhow::Result<f64> {
+        let last = async |session: &Session| history::past(session, PLUGIN, 1).await;
+        let before = last(&self.session).await?.first().map_or(0, |past| past.id);
+        place(&self.folder, version)?;
+        let placed = SystemTime::now();
+        let began = Instant::now();
+        loop {
+            let past = last(&self.session).await?;
+            let swapped = past.first().filter(|past| past.id > before && past.event == "swapped");
+            if let Some((at, gap)) = swapped.and_then(|past| Some((past.at, past.gap_ms?))) {
+                self.done += 1;
+                return Ok(at.duration_since(placed).unwrap_or_default().as_secs_f64() * 1e3 + gap);
+            }
+            ensure!(began.elapsed() < PATIENCE, "a version did not come; the last that happened: {past:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+/// The guest with a name of its version, which it keeps in its documents.
+fn version(as_built: &[u8], name: &str) -> anyhow::Result<Vec<u8>> {
+    const MARK: &[u8] = b"scripted-mark-0000000";
+    let at = as_built.windows(MARK.len()).position(|window| window == MARK).context("the guest has its mark")?;
+    let mut bytes = as_built.to_vec();
+    let end = at + MARK.len();
+    bytes.get_mut(end - 7..end).context("seven bytes")?.copy_from_slice(format!("{name:_<7}").as_bytes());
+    Ok(bytes)
+}
+
+/// The guest with another processor's id and collection, both of which begin with its name.
+fn named(bytes: &[u8], name: &str) -> Vec<u8> {
+    let mut renamed = bytes.to_vec();
+    for at in 0..bytes.len() {
+        if bytes[at..].starts_with(PLUGIN.as_bytes()) && !bytes[at..].starts_with(b"scripted-mark-") {
+            renamed[at..at + PLUGIN.len()].copy_from_slice(name.as_bytes());
+        }
+    }
+    renamed
+}
+
+/// Written beside it, and renamed into place.
+fn place(folder: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    let unfinished = folder.join(".unfinished");
+    std::fs::write(&unfinished, bytes)?;
+    Ok(std::fs::rename(unfinished, folder.join(format!("{PLUGIN}.wasm")))?)
+}
+
+/// Appends what nobody waits for, in small batches, to each tenant in turn, as long as it is let.
+async fn bulk(session: Session) -> anyhow::Result<()> {
+    let events = (IN_BULK as f64 * TICK.as_secs_f64()) as usize;
+    let began = Instant::now();
+    for number in 0_u32.. {
+        tokio::time::sleep((TICK * number).saturating_sub(began.elapsed())).await;
+        let tenant = format!("live-{}", u64::from(number) % TENANTS);
+        backlog::append_to(&session, &tenant, "bulk", "{}", events).await?;
+    }
+    Ok(())
+}
+
+/// How often the version changed in the stream that saw most of it.
+async fn changes(database: &Database) -> anyhow::Result<usize> {
+    let sql =
+        format!("select coalesce(max(json_array_length(data::json->'versions')), 1) - 1 from {}", table(COLLECTION));
+    Ok(usize::try_from(database.session.query_one(&sql, &[]).await?.get::<_, i32>(0))?)
+}
+
+/// How long a host needs to start with a hundred plugins, compiled before or not: from its first breath until all of them are registered.
+async fn hundred(world: &World, report: &mut Report) -> anyhow::Result<()> {
+    let database = world.database("hundred").await?;
+    let folder = world.scratch("hundred")?;
+    let as_built = std::fs::read(world.plugin(PLUGIN)?)?;
+    for number in 0..HUNDRED {
+        let name = format!("p{number:03}");
+        std::fs::write(
+            folder.join(format!("{name}.wasm")),
+            named(&version(&as_built, &name)?, &format!("{name}abcd")),
+        )?;
+    }
+    let (mut cold, mut cached) = (Vec::new(), Vec::new());
+    for round in 0..world.rounds.max(2) {
+        let began = Instant::now();
+        let process = Process::start(&world.binaries[0], &database, &folder, &[])?;
+        let sql = "select count(*) from sandmill.plugins where digest <> ''";
+        while database.session.query_one(sql, &[]).await.map_or(0, |row| row.get::<_, i64>(0)) < HUNDRED as i64 {
+            ensure!(began.elapsed() < Duration::from_secs(300), "a hundred plugins did not start");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (if round == 0 { &mut cold } else { &mut cached }).push(began.elapsed().as_secs_f64() * 1e3);
+        process.end().await?;
+        database.session.batch_execute("truncate sandmill.plugins").await?;
+    }
+    report.add(PART, "a start with a hundred plugins, none compiled before", "ms", cold);
+    report.add(PART, "a start with a hundred plugins, compiled before (aim: at most 300)", "ms", cached);
+    Ok(())
+}
