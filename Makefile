@@ -68,7 +68,7 @@ bench-density: setup-cc setup-postgres plugins ## the same events in one to ten 
 
 bench-swaps: setup-cc setup-postgres guests ## versions of a plugin that take each other's place under load; five minutes
 	@$(release)
-	@$(bench) swaps --rounds 3 --plugins target/plugins --json target/swaps.json
+	@$(bench) swaps hundred --rounds 3 --plugins target/plugins --json target/swaps.json
 
 soak: setup-cc setup-postgres guests ## half an hour of hogs that come and go, held against the log
 	@$(release)

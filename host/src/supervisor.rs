@@ -6,7 +6,10 @@
 use std::{collections::HashMap, future::Future};
 
 use anyhow::Context;
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{
+    sync::watch,
+    task::{Id, JoinSet},
+};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
@@ -98,7 +101,8 @@ impl Supervisor {
 /// Tasks that come and go, each of which can be told to end alone.
 #[derive(Default)]
 pub struct Group {
-    tasks: JoinSet<(String, anyhow::Result<()>)>,
+    tasks: JoinSet<anyhow::Result<()>>,
+    names: HashMap<Id, String>,
     phases: HashMap<String, watch::Sender<Phase>>,
     failure: Option<anyhow::Error>,
 }
@@ -110,12 +114,9 @@ impl Group {
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let (phase, watcher) = watch::channel(Phase::Running);
-        let (task, own) = (task(Stop { phase: watcher }), name.to_string());
         self.phases.insert(name.into(), phase);
-        self.tasks.spawn(async move {
-            let ended = task.await;
-            (own, ended)
-        });
+        let task = self.tasks.spawn(task(Stop { phase: watcher }));
+        self.names.insert(task.id(), name.into());
     }
 
     /// Tells one task to drain, and does not wait for it.
@@ -153,16 +154,15 @@ impl Group {
 
     /// Takes note of one that has ended; whether there was one.
     async fn next(&mut self) -> bool {
-        let Some(ended) = self.tasks.join_next().await else { return false };
-        match ended {
-            Ok((name, result)) => {
-                self.phases.remove(&name);
-                if let Err(error) = result {
-                    self.failure.get_or_insert(error.context(name));
-                }
-            }
-            // Whose it was is not known any more, and nobody could go on in its place.
-            Err(panic) => _ = self.failure.get_or_insert(anyhow::anyhow!("a task ended abnormally: {panic}")),
+        let Some(ended) = self.tasks.join_next_with_id().await else { return false };
+        let (id, result) = match ended {
+            Ok(ended) => ended,
+            Err(panic) => (panic.id(), Err(anyhow::anyhow!("it ended abnormally: {panic}"))),
+        };
+        let name = self.names.remove(&id).unwrap_or_default();
+        self.phases.remove(&name);
+        if let Err(error) = result {
+            self.failure.get_or_insert(error.context(name));
         }
         true
     }
@@ -217,6 +217,9 @@ mod tests {
         assert_eq!(group.phases.keys().collect::<Vec<_>>(), ["two"]);
         group.spawn("one", |_| async { anyhow::bail!("no ground") });
         assert_eq!(format!("{:#}", group.failed().await), "one: no ground");
+        group.spawn("clumsy", |_| async { std::panic::resume_unwind(Box::new("tripped")) });
+        group.ended("clumsy").await;
+        assert!(format!("{:#}", group.failed().await).starts_with("clumsy: it ended abnormally"));
         group.spawn("three", |mut stop| async move {
             stop.drain().await;
             anyhow::bail!("late")

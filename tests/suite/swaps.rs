@@ -215,6 +215,56 @@ async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
+/// A version that fails while the one before it is still on trial leads back to the last that has proved itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_bad_versions_lead_back_to_the_good_one() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000001");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    append(&database, "s", 2).await;
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    for (number, bad) in [(1, "T000002"), (2, "T000003")] {
+        put(folder.path(), bad);
+        until_event(&database, "scripted", "swapped", number).await;
+    }
+    append(&database, "s", 2).await;
+    until_versions(&database, "s", &[("V000001", 4)]).await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+/// What cannot begin instead of what runs ends nothing: another id whose collection is not free, and more collections than are.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_begin_anew_leaves_the_former_one_running() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000001");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+    // Another host's processor owns the documents that this one wants.
+    let session = database.db.connect("test").await.unwrap();
+    let other = "insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version) values ('other', '', '', '', 'tenant', 1)";
+    session.batch_execute(other).await.unwrap();
+    session
+        .batch_execute("insert into sandmill.collections (name, processor) values ('scripted_stream_log', 'other')")
+        .await
+        .unwrap();
+    place(folder.path(), "scripted.wasm", &fs::read(component("scripted-by-stream")).unwrap());
+    until_error(folder.path(), "scripted", Some("belongs to processor other")).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    // It is asked again: nothing in the folder has to change for that.
+    session.batch_execute("delete from sandmill.collections where processor = 'other'").await.unwrap();
+    until_counted(&database, &["scripted_stream_log"]).await;
+    until_error(folder.path(), "scripted", None).await;
+    append(&database, "s", 1).await;
+    until_counted(&database, &["scripted_stream_log"]).await;
+    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 2)]));
+    host.stop().await;
+}
+
 async fn command(database: &Database, arguments: &[&str]) -> Result<String, String> {
     let mut command = sandmill(&database.address);
     command.arg("plugins").args(arguments);

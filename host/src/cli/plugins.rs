@@ -179,18 +179,23 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     if running.digest.is_empty() {
         bail!("{} does not run; there is nothing to take back", args.plugin);
     }
-    let past = history::past(session, &args.plugin, 1).await.map_err(|error| explain(&error))?;
-    let before = past.first().filter(|last| last.event == "swapped" && last.digest == running.digest);
+    let past = history::past(session, &args.plugin, 100).await.map_err(|error| explain(&error))?;
+    // Files that were refused since have changed nothing.
+    let last = past.iter().find(|past| past.event != "refused");
+    let before = last.filter(|last| last.event == "swapped" && last.digest == running.digest);
     let Some(before) = before else {
         bail!(
             "{} has run no other version since its processor began; put the version that should run into the plugins folder",
             args.plugin
         );
     };
+    if before.replaced == before.digest {
+        bail!("only the manifest of {} has changed since the version before; change it back", args.plugin);
+    }
     let hold = Hold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
     history::hold(session, &hold).await.map_err(|error| explain(&error))?;
     output::print(&format!(
-        "{}: {} is taken back, {} runs again within a second if its host runs\nIt stays so until another file is there, or `sandmill plugins retry {0}`.\n",
+        "{}: {} is taken back, {} runs again within a second if its host runs\nPut the version that should run into the plugins folder before that host ends: a start runs none that was taken back. `sandmill plugins retry {0}` lets it run again.\n",
         args.plugin,
         short(&running.digest),
         short(&before.replaced)

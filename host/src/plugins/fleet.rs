@@ -67,18 +67,24 @@ pub struct Member {
     /// How it stands.
     pub standing: watch::Receiver<Standing>,
     code: Arc<Code>,
-    /// The version before this one.
+    /// The version that can take its place back.
     before: Option<Before>,
+    /// Versions that were replaced, which may still be under way in some lanes, or whose failures are not committed yet; and since when they are idle.
+    retired: Vec<(Arc<Version>, Option<Instant>)>,
 }
 
+/// For how long a version that was replaced is watched after its last call: until then what it led to is committed.
+const RETIRES: Duration = Duration::from_secs(10);
+
 /// The version that another one has replaced.
+#[derive(Clone)]
 struct Before {
     version: Arc<Version>,
     descriptor: Descriptor,
     manifest: Manifest,
     since: Instant,
-    /// Lanes that the former version may still block, as it is under way in some.
-    ends: bool,
+    /// Whether the version that replaced it has passed its trial.
+    trusted: bool,
 }
 
 /// The processors that run.
@@ -127,6 +133,8 @@ impl Fleet {
         let mut processors = Vec::new();
         for follower in followers {
             let id = follower.descriptor.id.clone();
+            // Whoever begins takes the place of whoever runs under its id, if somebody still does.
+            self.stop(&id);
             self.tasks.ended(id.as_str()).await;
             if let Err(error) = register(session, &follower).await {
                 refused.push((follower, error));
@@ -139,7 +147,8 @@ impl Fleet {
             let Follower { descriptor, plugin, manifest, .. } = follower;
             let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);
             processors.push((id.clone(), processor));
-            self.members.insert(id, Member { plugin, descriptor, manifest, standing, code, before: None });
+            self.members
+                .insert(id, Member { plugin, descriptor, manifest, standing, code, before: None, retired: Vec::new() });
         }
         for (id, processor) in processors {
             self.tasks.spawn(id.as_str(), |stop| processor.run(stop));
@@ -168,10 +177,10 @@ impl Fleet {
         session: &mut Session,
         id: &ProcessorId,
     ) -> Result<Option<Swapped>, RegistrationError> {
-        let Some(member) = self.members.get_mut(id) else { return Ok(None) };
-        let Some(Before { version, descriptor, manifest, .. }) = member.before.take() else { return Ok(None) };
-        let plugin = member.plugin.clone();
-        registration::register(session, &descriptor, &plugin, &version.digest, manifest.adopts()).await?;
+        let Some(member) = self.members.get(id) else { return Ok(None) };
+        let Some(Before { version, descriptor, manifest, .. }) = member.before.clone() else { return Ok(None) };
+        // It has built documents here before.
+        registration::register(session, &descriptor, &member.plugin, &version.digest, true).await?;
         let swapped = self.exchange(session, descriptor, manifest, version).await;
         if let Some(member) = self.members.get_mut(id) {
             // It would only fail again.
@@ -199,7 +208,21 @@ impl Fleet {
         };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
         let manifest = std::mem::replace(&mut member.manifest, manifest);
-        member.before = Some(Before { version: replaced, descriptor, manifest, since: Instant::now(), ends: true });
+        let current = member.code.current();
+        member.before = match member.before.take() {
+            // One that never passed its trial is nothing to go back to.
+            Some(before) if !before.trusted && before.version.digest != current.digest => {
+                Some(Before { since: Instant::now(), ..before })
+            }
+            // The same code with another manifest is no version that could be taken back: then the manifest is changed back.
+            _ if replaced.digest == current.digest => None,
+            _ => {
+                let version = replaced.clone();
+                Some(Before { version, descriptor, manifest, since: Instant::now(), trusted: false })
+            }
+        };
+        member.retired.retain(|(version, _)| !Arc::ptr_eq(version, &current));
+        member.retired.push((replaced, None));
         try_again(session, &member.descriptor.id, &blocked).await;
         Some(swapped)
     }
@@ -211,20 +234,39 @@ impl Fleet {
         }
     }
 
-    /// Lanes that a version blocked after another one had taken its place, being under way in them: they try again as well. To be asked now and then.
+    /// Lanes that a version blocked although another one has its place, being under way in them or not committed yet: they try again as well. To be asked now and
+    /// then.
     pub async fn tidy(&mut self, session: &Session) {
         for (id, member) in &mut self.members {
-            let Some(before) = member.before.as_mut().filter(|before| before.ends) else { continue };
-            if before.version.done().calls > 0 {
-                continue;
+            let (blocked, current) = (member.blocked(), member.code.current());
+            for (version, idle_since) in &mut member.retired {
+                let lanes: Vec<LaneKey> = blocked
+                    .iter()
+                    .filter(|lane| version.has_blocked(lane) && !current.has_blocked(lane))
+                    .cloned()
+                    .collect();
+                current.excuse(lanes.iter().cloned());
+                try_again(session, id, &lanes).await;
+                if version.done().calls > 0 {
+                    *idle_since = None;
+                } else {
+                    idle_since.get_or_insert_with(Instant::now);
+                }
             }
-            before.ends = false;
-            let current = member.code.current();
-            let blocked: Vec<LaneKey> =
-                member.blocked().into_iter().filter(|lane| !current.has_blocked(lane)).collect();
-            current.excuse(blocked.iter().cloned());
-            try_again(session, id, &blocked).await;
+            member.retired.retain(|(_, idle_since)| idle_since.is_none_or(|since| since.elapsed() < RETIRES));
         }
+    }
+
+    /// The version that runs has passed its trial.
+    pub fn trust(&mut self, id: &ProcessorId) {
+        if let Some(before) = self.members.get_mut(id).and_then(|member| member.before.as_mut()) {
+            before.trusted = true;
+        }
+    }
+
+    /// Registers a processor that does not begin yet, to see whether it could.
+    pub async fn could_start(&self, session: &mut Session, follower: &Follower) -> Result<(), RegistrationError> {
+        register(session, follower).await
     }
 
     /// A processor goes by another file's name from now on.
@@ -278,14 +320,14 @@ impl Member {
         self.code.current().done()
     }
 
-    /// For how long that version has been running, if another one ran before it and could again.
-    pub fn replaced_for(&self) -> Option<Duration> {
-        self.before.as_ref().map(|before| before.since.elapsed())
+    /// For how long that version has been on trial, if another one ran before it and could again.
+    pub fn on_trial_for(&self) -> Option<Duration> {
+        self.before.as_ref().filter(|before| !before.trusted).map(|before| before.since.elapsed())
     }
 
-    /// The former version is not needed any more.
-    pub fn forget_before(&mut self) {
-        self.before = None;
+    /// Whether another version could take its place back.
+    pub fn can_go_back(&self) -> bool {
+        self.before.is_some()
     }
 
     /// Lanes that wait for another version.

@@ -8,8 +8,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::Metadata,
-    io,
+    fs::{File, Metadata},
+    io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -65,9 +65,14 @@ pub fn scan(folder: &Path) -> io::Result<Vec<PluginFile>> {
         let path = entry?.path();
         let tenant = path.file_name().and_then(|name| TenantId::parse(name.to_str()?).ok());
         let is_wasm = path.extension().is_some_and(|extension| extension == "wasm");
-        if let Some(tenant) = tenant.filter(|_| !is_wasm && path.is_dir()) {
-            // Gone since it was listed, or closed to us: then there is nothing in it.
-            files.extend(scan_one(&path, &within, Some(&tenant)).unwrap_or_default());
+        let inside = || path.canonicalize().is_ok_and(|path| path.starts_with(&within));
+        if let Some(tenant) = tenant.filter(|_| !is_wasm && path.is_dir() && inside()) {
+            match scan_one(&path, &within, Some(&tenant)) {
+                Ok(own) => files.extend(own),
+                // Since it was listed.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
     files.sort_by(|a, b| a.name.cmp(&b.name));
@@ -82,10 +87,15 @@ fn scan_one(folder: &Path, within: &Path, tenant: Option<&TenantId>) -> io::Resu
         let is_wasm = path.extension().is_some_and(|extension| extension == "wasm");
         if let Some(name) = name.filter(|name| is_wasm && !name.starts_with('.')) {
             // Gone since it was listed.
-            let Some(stamp) = stamp(&path, within) else { continue };
-            let beside =
-                |ending: &str| std::fs::metadata(path.with_extension(ending)).ok().map(|found| Stamp::of(&found));
-            let (manifest, signature) = (beside("toml"), beside("wasm.sig"));
+            let Some(mut stamp) = stamp(&path, within) else { continue };
+            let mut beside = |ending: &str, what: &str| match self::stamp(&path.with_extension(ending), within)? {
+                Ok(stamp) => Some(stamp),
+                Err(why) => {
+                    stamp = Err(format!("its {what}: {why}"));
+                    None
+                }
+            };
+            let (manifest, signature) = (beside("toml", "manifest"), beside("wasm.sig", "signature"));
             let name = tenant.map_or(name.to_string(), |tenant| format!("{tenant}/{name}"));
             files.push(PluginFile { name, tenant: tenant.cloned(), stamp, manifest, signature, path });
         }
@@ -115,10 +125,21 @@ fn stamp(path: &Path, folder: &Path) -> Option<Result<Stamp, String>> {
     }
     match std::fs::metadata(path) {
         Ok(found) if found.is_dir() => Some(Err("a directory and not a component's file".into())),
+        // Who opens one of the others may wait for ever.
+        Ok(found) if !found.is_file() => Some(Err("no plain file".into())),
         Ok(found) => Some(Ok(Stamp::of(&found))),
         Err(error) if gone(&error) => None,
         Err(error) => Some(Err(format!("it cannot be looked at: {error}"))),
     }
+}
+
+/// Reads what stands beside a plugin: a few lines of text.
+pub fn read_beside(path: &Path) -> io::Result<String> {
+    /// Far more than anybody writes.
+    const MOST: u64 = 1 << 20;
+    let mut text = String::new();
+    File::open(path)?.take(MOST).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// What has changed in the folder, look by look.
@@ -208,6 +229,10 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         std::fs::create_dir(path("folder.wasm")).unwrap();
         std::fs::create_dir(path("data")).unwrap();
+        let pipe = std::process::Command::new("mkfifo").arg(path("pipe.wasm")).status().unwrap();
+        assert!(pipe.success());
+        std::fs::write(path("told.wasm"), "x").unwrap();
+        symlink("/dev/zero", path("told.toml")).unwrap();
         for file in [path("data/in"), elsewhere.path().join("out")] {
             std::fs::write(file, "x").unwrap();
         }
@@ -228,6 +253,8 @@ mod tests {
                 ("folder", "a directory and not a component's file"),
                 ("inside", "fine"),
                 ("outside", "a link that leads out of the plugins folder"),
+                ("pipe", "no plain file"),
+                ("told", "its manifest"),
             ]
         );
     }

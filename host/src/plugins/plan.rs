@@ -94,8 +94,12 @@ impl Plan {
                 },
                 Some(Wanted::Nothing) => {}
                 Some(Wanted::Run(new)) if new.descriptor.id != now.descriptor.id => {
-                    if claims.get(&new.descriptor.id) == Some(&plugin.as_str()) {
+                    let gets = claims.get(&new.descriptor.id) == Some(&plugin.as_str());
+                    // Also where it gets nothing, if what it runs is another file's now.
+                    if gets || claims.contains_key(&now.descriptor.id) {
                         stops.push(Step::Stop { plugin: plugin.clone() });
+                    }
+                    if gets {
                         starts.push(Step::Start { plugin: plugin.clone() });
                     }
                 }
@@ -252,6 +256,8 @@ mod tests {
         assert_eq!(plan("b=x:1", "a=x:2 b=x:1"), format!("refuse a: {}", why("x", "b")));
         assert_eq!(plan("b=x:1", "a=x:2 b"), format!("refuse a: {}", why("x", "b")), "its file is broken, and it runs");
         assert_eq!(plan("a=x:1 b=y:1", "a=y:2 b=y:1"), format!("refuse a: {}", why("y", "b")));
+        let moved = plan("a=x:1 b=y:1", "a=y:1 b=y:1 c=x:1");
+        assert_eq!(moved, format!("stop a; start c; refuse a: {}", why("y", "b")), "what a ran is c's now");
     }
 
     #[test]

@@ -9,11 +9,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io::Write,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant},
 };
+
+use futures_util::{StreamExt, stream};
 
 use super::{
     fleet::{Fleet, Follower, Member, Swapped},
@@ -28,6 +31,7 @@ use super::{
 use crate::{
     db::{Db, Session, describe},
     model::ids::ProcessorId,
+    processor::registration::RegistrationError,
     sandbox::{Limits, Plugin, Sandbox},
     supervisor::Stop,
 };
@@ -38,6 +42,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOK_OFTEN: Duration = Duration::from_millis(100);
 /// Between two looks at how new versions do, and at what people took back.
 const WATCH: Duration = Duration::from_millis(250);
+/// Before something is tried again that the database kept from being done.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Between two times that calls under way are told.
 const TELL: Duration = Duration::from_secs(2);
 
@@ -49,6 +55,15 @@ struct Checked {
     contract: String,
     found: Result<(Arc<Plugin>, Manifest), String>,
 }
+
+impl Checked {
+    fn refused(file: PluginFile, why: String) -> Self {
+        Checked { file, digest: String::new(), contract: String::new(), found: Err(why) }
+    }
+}
+
+/// Files that are checked at the same time.
+const CHECKED_AT_ONCE: usize = 4;
 
 /// Checks under way: the files with what came of them.
 type Checking = Pin<Box<dyn Future<Output = Vec<Checked>> + Send>>;
@@ -72,11 +87,14 @@ pub struct Registry {
     /// Files that were there, of which nothing is to be said any more.
     gone: BTreeSet<String>,
     held: BTreeSet<Hold>,
+    /// Of those, the ones that the database does not know yet.
+    unwritten: BTreeSet<Hold>,
     /// Notes of swaps that wait for the first event of the new version: when it took over.
     firsts: BTreeMap<ProcessorId, (i64, Instant)>,
     /// What was done could not be written down, or something could not be done: it is to be looked at again.
     again: bool,
     looked: Instant,
+    tried: Instant,
     watched: Instant,
     told: Instant,
 }
@@ -100,9 +118,11 @@ impl Registry {
             checking: None,
             gone: BTreeSet::new(),
             held: BTreeSet::new(),
+            unwritten: BTreeSet::new(),
             firsts: BTreeMap::new(),
             again: false,
             looked: Instant::now(),
+            tried: Instant::now(),
             watched: Instant::now(),
             told: Instant::now(),
         }
@@ -182,8 +202,19 @@ impl Registry {
     /// Looks at the folder for what has changed.
     async fn look(&mut self) {
         self.looked = Instant::now();
-        // A folder that is gone is an empty one: it may come back, or another one in its place.
-        let files = folder::scan(&self.folder).unwrap_or_default();
+        let files = match folder::scan(&self.folder) {
+            Ok(files) => files,
+            // A folder that is gone is an empty one: it may come back, or another one in its place.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            // What cannot be read says nothing about what is in it.
+            Err(error) => {
+                tracing::warn!(
+                    "the plugins folder {} cannot be read, and stays what it was: {error}",
+                    self.folder.display()
+                );
+                return;
+            }
+        };
         let changed = self.settling.look(files, Instant::now());
         let gone: Vec<&String> = changed.iter().filter(|name| !self.settling.known().contains_key(*name)).collect();
         let any_gone = !gone.is_empty();
@@ -208,9 +239,14 @@ impl Registry {
         let files: Vec<PluginFile> = self.waiting.iter().filter_map(|name| known.get(name).cloned()).collect();
         self.waiting.clear();
         let (sandbox, keys) = (self.sandbox.clone(), self.keys.clone());
-        let checks =
-            tokio::task::spawn_blocking(move || files.into_iter().map(|file| check(&sandbox, &keys, file)).collect());
-        self.checking = Some(Box::pin(async move { checks.await.unwrap_or_default() }));
+        let checks = stream::iter(files.into_iter().map(move |file| {
+            let (sandbox, keys, lost) = (sandbox.clone(), keys.clone(), file.clone());
+            let checked = tokio::task::spawn_blocking(move || check(&sandbox, &keys, file));
+            async move {
+                checked.await.unwrap_or_else(|error| Checked::refused(lost, format!("checking it failed: {error}")))
+            }
+        }));
+        self.checking = Some(Box::pin(checks.buffered(CHECKED_AT_ONCE).collect()));
     }
 
     /// Takes what was found of some files, and does what follows from it.
@@ -256,13 +292,28 @@ impl Registry {
             return;
         };
         let mut refused = self.refused_alone();
-        let mut starts = Vec::new();
+        let mut starts: Vec<String> = Vec::new();
+        for step in &plan.0 {
+            // Whatever ends for it goes on until it is known that it can begin.
+            let begins = match step {
+                Step::Start { plugin } if self.running_id(plugin).is_some() => plugin,
+                Step::Restart { plugin } => plugin,
+                _ => continue,
+            };
+            let Some(follower) = self.follower(begins) else { continue };
+            if let Err(error) = self.fleet.could_start(&mut session, &follower).await {
+                self.again |= is_passing(&error);
+                refused.insert(begins.clone(), error.to_string());
+            }
+        }
         for step in plan.0 {
             match step {
-                Step::Start { plugin } => starts.push(plugin),
                 Step::Refuse { plugin, why } => _ = refused.insert(plugin, why),
-                Step::Stop { plugin } => self.stop(&session, &plugin).await,
                 Step::Rename { from, to } => self.rename(&mut session, &from, &to).await,
+                Step::Start { plugin } | Step::Stop { plugin } | Step::Restart { plugin }
+                    if refused.contains_key(&plugin) && self.settling.known().contains_key(&plugin) => {}
+                Step::Start { plugin } => starts.push(plugin),
+                Step::Stop { plugin } => self.stop(&session, &plugin).await,
                 Step::Swap { plugin } => {
                     if let Err(why) = self.swap(&mut session, &plugin).await {
                         refused.insert(plugin, why);
@@ -341,6 +392,7 @@ impl Registry {
     async fn start(&mut self, session: &mut Session, plugins: Vec<String>, event: Event) -> Vec<(String, String)> {
         let followers: Vec<Follower> = plugins.iter().filter_map(|plugin| self.follower(plugin)).collect();
         let refused = self.fleet.start(session, followers).await;
+        self.again |= refused.iter().any(|(_, error)| is_passing(error));
         let refused: Vec<(String, String)> =
             refused.into_iter().map(|(follower, error)| (follower.plugin, error.to_string())).collect();
         for plugin in plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin)) {
@@ -357,7 +409,10 @@ impl Registry {
                 Ok(())
             }
             Ok(None) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => {
+                self.again |= is_passing(&error);
+                Err(error.to_string())
+            }
         }
     }
 
@@ -423,7 +478,7 @@ impl Registry {
         };
         let since = Instant::now();
         let number = told.await;
-        if let (Ok(number), Some(_)) = (&number, swapped) {
+        if let (Ok(number), Event::Swapped) = (&number, event) {
             self.firsts.insert(id.clone(), (*number, since));
         }
         self.written(number.map(drop));
@@ -458,7 +513,11 @@ impl Registry {
             }
             // The remedy is a line of its own where people read it; a log has one line for all of it.
             tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
-            if let Err(error) = std::fs::write(&path, text) {
+            // Written beside it, so that nothing is followed that somebody put there.
+            let unfinished = path.with_file_name(format!(".{}.error", plugin.replace('/', "-")));
+            let _ = std::fs::remove_file(&unfinished);
+            let written = std::fs::File::create_new(&unfinished).and_then(|mut file| file.write_all(text.as_bytes()));
+            if let Err(error) = written.and_then(|()| std::fs::rename(&unfinished, &path)) {
                 tracing::debug!("{} was not written: {error}", path.display());
             }
         }
@@ -489,10 +548,10 @@ impl Registry {
         self.session = Some(session);
         let before = self.held.clone();
         self.read_holds().await;
-        if self.held != before {
-            self.roll_held_back().await;
-        }
-        if self.again || self.held != before {
+        self.roll_held_back().await;
+        let again = self.again && self.tried.elapsed() >= AGAIN;
+        if again || self.held != before {
+            self.tried = Instant::now();
             self.carry_out().await;
         }
         if self.told.elapsed() >= TELL {
@@ -522,15 +581,21 @@ impl Registry {
 
     async fn end_trials(&mut self, session: &mut Session) {
         let on_trial = self.fleet.members().iter().filter_map(|(id, member)| {
-            let verdict = rollout::verdict(&self.config, &member.done(), member.replaced_for()?);
+            let verdict = rollout::verdict(&self.config, &member.done(), member.on_trial_for()?);
             Some((id.clone(), member.plugin.clone(), member.digest(), verdict))
         });
         for (id, plugin, digest, verdict) in on_trial.collect::<Vec<_>>() {
-            if let Verdict::Failed(reason) = verdict {
-                let hold = Hold { plugin, digest: digest.to_string(), reason };
-                self.written(history::hold(session, &hold).await.map(drop));
-                self.held.insert(hold.clone());
-                self.roll_back(session, &id, &hold).await;
+            match verdict {
+                Verdict::OnTrial => {}
+                Verdict::Passed => self.fleet.trust(&id),
+                Verdict::Failed(reason) => {
+                    let hold = Hold { plugin, digest: digest.to_string(), reason };
+                    if history::hold(session, &hold).await.is_err() {
+                        self.unwritten.insert(hold.clone());
+                    }
+                    self.held.insert(hold.clone());
+                    self.roll_back(session, &id, &hold).await;
+                }
             }
         }
     }
@@ -544,13 +609,9 @@ impl Registry {
                 let refused = self.refused_alone();
                 self.tell_refused(session, &refused).await;
             }
-            Ok(None) => {
-                tracing::warn!(processor = %id, plugin = hold.plugin, "taken back, and no version before it is at hand: it goes on until there is another file");
-            }
-            Err(error) => {
-                tracing::warn!(processor = %id, plugin = hold.plugin, "could not be taken back yet: {error}");
-                self.again = true;
-            }
+            // Asked of those alone that can go back.
+            Ok(None) => {}
+            Err(error) => tracing::warn!(processor = %id, plugin = hold.plugin, "could not be taken back yet: {error}"),
         }
     }
 
@@ -569,9 +630,14 @@ impl Registry {
 
     async fn read_holds(&mut self) {
         let Some(session) = self.session().await else { return };
+        for hold in std::mem::take(&mut self.unwritten) {
+            if history::hold(&session, &hold).await.is_err() {
+                self.unwritten.insert(hold);
+            }
+        }
         match history::holds(&session).await {
             Ok(holds) => {
-                self.held = holds.into_iter().collect();
+                self.held = holds.into_iter().chain(self.unwritten.iter().cloned()).collect();
                 self.session = Some(session);
             }
             Err(error) => tracing::debug!("could not read which versions were taken back: {}", describe(&error)),
@@ -609,6 +675,11 @@ impl Registry {
     }
 }
 
+/// Whether it may be otherwise the next time, without anything in the folder having changed.
+fn is_passing(error: &RegistrationError) -> bool {
+    matches!(error, RegistrationError::Database { .. })
+}
+
 /// Checks a file alone, with its manifest. May take seconds.
 fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> Checked {
     let refused =
@@ -624,7 +695,7 @@ fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> Checked {
         if keys.is_empty() {
             return Ok(());
         }
-        let signature = std::fs::read_to_string(file.path.with_extension("wasm.sig")).ok();
+        let signature = folder::read_beside(&file.path.with_extension("wasm.sig")).ok();
         signature::check(content, signature.as_deref(), keys)
     };
     let examined = sandbox.for_plugin(limits, manifest.settings.clone()).examine_if(&file.path, accept);
@@ -641,7 +712,7 @@ fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits),
     }
     let path = file.path.with_extension("toml");
     let wrong = |why: String| format!("its manifest {}: {why}", path.display());
-    let text = std::fs::read_to_string(&path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+    let text = folder::read_beside(&path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
     let manifest = Manifest::parse(&text).map_err(wrong)?;
     if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some()) {
         return Err(wrong(format!(

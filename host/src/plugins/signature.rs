@@ -1,7 +1,7 @@
 //! Detached signatures of plugins: Ed25519 (RFC 8032) over the file's bytes, beside it as `NAME.wasm.sig`.
 //!
 //! Keys and signatures are written in hexadecimal, a secret key as the 32 bytes that RFC 8032 begins with. Where the settings name public keys, a plugin runs only if one
-//! of them has signed exactly these bytes; whose it was does not matter.
+//! of them has signed exactly these bytes; whose it was does not matter. What a manifest says is not signed: it is the operator's word, as the settings are.
 
 use std::fmt::Write;
 

@@ -88,6 +88,8 @@ enum Part {
     Soak,
     /// Versions of a plugin that take each other's place under load
     Swaps,
+    /// The start of a host with a hundred plugins
+    Hundred,
 }
 
 fn main() -> ExitCode {
@@ -142,6 +144,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Swaps) {
         swaps::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Hundred) {
+        swaps::hundred(&world, &mut report).await?;
     }
     if wanted(Part::Density) {
         density::measure(&world, &mut report).await?;

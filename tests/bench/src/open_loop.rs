@@ -29,6 +29,8 @@ pub struct OpenLoop {
     poller: Session,
     look: tokio_postgres::Statement,
     streams: AtomicU64,
+    /// What its streams' names begin with: loops on one database must not meet in their documents.
+    prefix: String,
     tenants: u64,
 }
 
@@ -51,7 +53,7 @@ impl OpenLoop {
             table(collection)
         );
         let look = poller.prepare(&sql).await?;
-        Ok(OpenLoop { appenders, poller, look, streams: AtomicU64::new(0), tenants })
+        Ok(OpenLoop { appenders, poller, look, streams: AtomicU64::new(0), prefix: collection.into(), tenants })
     }
 
     /// Appends `rate` events a second for so long, and says for each after how many milliseconds it showed, and those it took to append.
@@ -82,7 +84,7 @@ impl OpenLoop {
             let due = began + every * number;
             sleep_until(due).await?;
             let serial = self.streams.fetch_add(1, Relaxed);
-            let (tenant, stream) = (format!("live-{}", serial % self.tenants), format!("live-{serial}"));
+            let (tenant, stream) = (format!("live-{}", serial % self.tenants), format!("{}-{serial}", self.prefix));
             lock(&waiting).insert(stream.clone(), (tenant.clone(), due));
             let session = self.appenders[serial as usize % CONNECTIONS].clone();
             appends.push(tokio::spawn(async move {

@@ -23,7 +23,7 @@ type Look = (usize, Option<SystemTime>);
 pub(super) async fn build_on_save(folder: &Path, plugins: &Path) -> Infallible {
     let mut built = None;
     loop {
-        let now = look(folder);
+        let now = look(folder, plugins);
         if built != Some(now) {
             built = Some(now);
             build(folder.into(), plugins.into()).await;
@@ -54,7 +54,8 @@ async fn build(folder: PathBuf, plugins: PathBuf) {
     }
 }
 
-fn look(folder: &Path) -> Look {
+fn look(folder: &Path, plugins: &Path) -> Look {
+    let plugins = plugins.canonicalize().ok();
     let mut look: Look = (0, None);
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
@@ -65,6 +66,8 @@ fn look(folder: &Path) -> Look {
                 continue;
             }
             match found {
+                // What is built comes there.
+                Ok(found) if found.is_dir() && entry.path().canonicalize().ok() == plugins => {}
                 Ok(found) if found.is_dir() => folders.push(entry.path()),
                 Ok(found) => look = (look.0 + 1, look.1.max(found.modified().ok())),
                 Err(_) => {}
@@ -85,9 +88,11 @@ mod tests {
         std::fs::create_dir_all(path("src")).unwrap();
         std::fs::create_dir_all(path("target/debug")).unwrap();
         std::fs::write(path("src/lib.rs"), "one").unwrap();
+        std::fs::create_dir(path("plugins")).unwrap();
+        let look = |folder: &Path| super::look(folder, &path("plugins"));
         let before = look(folder.path());
         assert_eq!(before.0, 1);
-        for name in ["target/debug/out", ".swp"] {
+        for name in ["target/debug/out", ".swp", "plugins/own.wasm"] {
             std::fs::write(path(name), "x").unwrap();
         }
         assert_eq!(look(folder.path()), before);
