@@ -139,6 +139,17 @@ async fn what_cannot_run_says_why_and_leaves_the_former_one_running() {
     assert_eq!(events(&database, "scripted").await, ["started", "refused", "swapped"]);
     assert_eq!(listed(&database, "scripted").await.unwrap().refused, None);
 
+    // What runs is put there once more after something that cannot: nothing is wrong any more, and nothing has changed.
+    place(folder.path(), "scripted.wasm", b"no component");
+    until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
+    place(folder.path(), "scripted.wasm", &whole);
+    until_error(folder.path(), "scripted", None).await;
+    eventually("nothing is refused", async || {
+        listed(&database, "scripted").await.unwrap().refused.is_none().then_some(())
+    })
+    .await;
+    assert_eq!(events(&database, "scripted").await, ["started", "refused", "swapped", "refused"]);
+
     // None of these is one, and none of them is in the way.
     fs::create_dir(folder.path().join("folder.wasm")).unwrap();
     std::os::unix::fs::symlink(component("plane-log"), folder.path().join("outside.wasm")).unwrap();

@@ -93,6 +93,12 @@ pub async fn refused(session: &Session, plugin: &str, digest: &str, why: &str) -
     Ok(session.execute(include_str!("history/refused.sql"), &[&plugin, &digest, &why]).await? > 0)
 }
 
+/// Says that nothing is wrong with a file any more.
+pub async fn mended(session: &Session, plugin: &str) -> Result<(), Error> {
+    let sql = "update sandmill.plugins set refused_digest = '', refused = '', refused_at = null where plugin = $1";
+    session.execute(sql, &[&plugin]).await.map(drop)
+}
+
 /// Says that there is no file of this name any more, and nothing runs under it.
 pub async fn gone(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute("delete from sandmill.plugins where plugin = $1", &[&plugin]).await.map(drop)

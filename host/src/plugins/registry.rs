@@ -84,6 +84,8 @@ pub struct Registry {
     /// Files that have changed and are not checked yet.
     waiting: BTreeSet<String>,
     checking: Option<Checking>,
+    /// Files of which it was said that they are not run.
+    refused: BTreeSet<String>,
     /// Files that were there, of which nothing is to be said any more.
     gone: BTreeSet<String>,
     held: BTreeSet<Hold>,
@@ -116,6 +118,7 @@ impl Registry {
             checked: BTreeMap::new(),
             waiting: BTreeSet::new(),
             checking: None,
+            refused: BTreeSet::new(),
             gone: BTreeSet::new(),
             held: BTreeSet::new(),
             unwritten: BTreeSet::new(),
@@ -521,6 +524,13 @@ impl Registry {
                 tracing::debug!("{} was not written: {error}", path.display());
             }
         }
+        for plugin in std::mem::replace(&mut self.refused, refused.keys().cloned().collect()) {
+            if !refused.contains_key(&plugin) {
+                self.forget_error(&plugin);
+                let told = history::mended(session, &plugin).await;
+                self.written(told);
+            }
+        }
         for plugin in std::mem::take(&mut self.gone) {
             self.forget_error(&plugin);
             if self.running_id(&plugin).is_none() {
@@ -542,11 +552,11 @@ impl Registry {
     /// Looks how new versions do, what people have decided, and what is still to be written down.
     async fn watch(&mut self) {
         let Some(mut session) = self.session().await else { return };
+        let before = self.held.clone();
         self.tell_firsts(&session).await;
         self.fleet.tidy(&session).await;
         self.end_trials(&mut session).await;
         self.session = Some(session);
-        let before = self.held.clone();
         self.read_holds().await;
         self.roll_held_back().await;
         let again = self.again && self.tried.elapsed() >= AGAIN;
@@ -606,8 +616,6 @@ impl Registry {
             Ok(Some(swapped)) => {
                 tracing::error!(processor = %id, plugin = hold.plugin, digest = hold.digest.get(..12), "taken back, the version before it runs again: {}", hold.reason);
                 self.tell_running(session, &hold.plugin, Event::RolledBack, &hold.reason, Some(&swapped)).await;
-                let refused = self.refused_alone();
-                self.tell_refused(session, &refused).await;
             }
             // Asked of those alone that can go back.
             Ok(None) => {}
