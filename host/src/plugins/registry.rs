@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future, stream};
 
 use super::{
     fleet::{Fleet, Follower, Member, Swapped},
@@ -398,8 +398,13 @@ impl Registry {
         self.again |= refused.iter().any(|(_, error)| is_passing(error));
         let refused: Vec<(String, String)> =
             refused.into_iter().map(|(follower, error)| (follower.plugin, error.to_string())).collect();
-        for plugin in plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin)) {
-            self.tell_running(session, plugin, event, "", None).await;
+        let started = plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin));
+        let started: Vec<OfRunning> = started.filter_map(|plugin| self.of_running(plugin)).collect();
+        // One round trip after the other would be a long start for many plugins.
+        let told = future::join_all(started.iter().map(|running| running.tell(session, event, "", None))).await;
+        for (running, told) in started.iter().zip(told) {
+            self.written(told.map(drop));
+            self.forget_error(&running.plugin);
         }
         refused
     }
@@ -461,31 +466,22 @@ impl Registry {
         reason: &str,
         swapped: Option<&Swapped>,
     ) {
-        let Some(id) = self.running_id(plugin) else { return };
-        let Some(member) = self.fleet.members().get(&id) else { return };
-        let (digest, version) = (member.digest(), member.descriptor.version.clone());
-        let contract = self.checked.get(plugin).map_or("", |checked| &checked.contract);
-        let note = Note {
-            plugin,
-            processor: id.as_str(),
-            digest: &digest,
-            version: &version,
-            event,
-            reason,
-            replaced: swapped.map(|swapped| (&*swapped.replaced, swapped.last)),
-        };
-        let told = async {
-            let number = history::happened(session, &note).await?;
-            history::runs(session, plugin, [id.as_str(), &digest, &version, contract]).await?;
-            Ok(number)
-        };
+        let Some(running) = self.of_running(plugin) else { return };
         let since = Instant::now();
-        let number = told.await;
+        let number = running.tell(session, event, reason, swapped).await;
         if let (Ok(number), Event::Swapped) = (&number, event) {
-            self.firsts.insert(id.clone(), (*number, since));
+            self.firsts.insert(running.id, (*number, since));
         }
         self.written(number.map(drop));
         self.forget_error(plugin);
+    }
+
+    fn of_running(&self, plugin: &str) -> Option<OfRunning> {
+        let id = self.running_id(plugin)?;
+        let member = self.fleet.members().get(&id)?;
+        let contract = self.checked.get(plugin).map(|checked| checked.contract.clone()).unwrap_or_default();
+        let (digest, version) = (member.digest(), member.descriptor.version.clone());
+        Some(OfRunning { plugin: plugin.into(), id, digest, version, contract })
     }
 
     /// Says which files are not run: in the log where that is news, in the database, and beside the file.
@@ -680,6 +676,40 @@ impl Registry {
         if let Err(error) = result {
             tracing::warn!("could not write down what became of plugins: {}", describe(&error));
         }
+    }
+}
+
+/// What is written down of a plugin that runs.
+struct OfRunning {
+    plugin: String,
+    id: ProcessorId,
+    digest: Arc<str>,
+    version: String,
+    contract: String,
+}
+
+impl OfRunning {
+    /// Writes it down, with how that came; gives the note's number.
+    async fn tell(
+        &self,
+        session: &Session,
+        event: Event,
+        reason: &str,
+        swapped: Option<&Swapped>,
+    ) -> Result<i64, crate::db::Error> {
+        let OfRunning { plugin, id, digest, version, contract } = self;
+        let note = Note {
+            plugin,
+            processor: id.as_str(),
+            digest,
+            version,
+            event,
+            reason,
+            replaced: swapped.map(|swapped| (&*swapped.replaced, swapped.last)),
+        };
+        let number = history::happened(session, &note).await?;
+        history::runs(session, plugin, [id.as_str(), digest, version, contract]).await?;
+        Ok(number)
     }
 }
 
