@@ -383,16 +383,23 @@ async fn a_manifest_is_taken_like_a_change_of_the_file() {
     // A mistake leaves it as it was.
     place(folder.path(), "scripted.toml", b"max-batch-size = 2\n[limit]\ncpu-ms = 5");
     until_error(folder.path(), "scripted", Some("The nearest key is limits.")).await;
-    place(folder.path(), "scripted.toml", b"max-batch-size = 4\ntenants = ['acme']");
+    place(folder.path(), "scripted.toml", b"max-batch-size = 4\ntenants = ['acme']\n[settings]\nword = 'mug'");
     until_error(folder.path(), "scripted", None).await;
     until_event(&database, "scripted", "swapped", 1).await;
     database.append("acme", "s", &vec![json!({"do": "count-batch"}); 8]).await;
     eventually("calls are larger", async || (batch().await? == (13, 4, 1)).then_some(())).await;
+    database.append("acme", "set", &[json!({"do": "setting"})]).await;
+    eventually("the plugin is told what was set for it", async || {
+        let documents = documents(&database, "scripted_log").await;
+        let set = documents.get(&("acme".to_string(), "set".to_string()))?;
+        (set["setting"] == "mug").then_some(())
+    })
+    .await;
     // Whoever comes begins where the processor stands.
     fs::remove_file(folder.path().join("scripted.toml")).unwrap();
     until_event(&database, "scripted", "restarted", 1).await;
     database.append("other", "later", &vec![json!({}); 3]).await;
-    eventually("everybody's events are handled", async || (batch().await?.2 == 2).then_some(())).await;
+    eventually("everybody's events are handled", async || (batch().await?.2 == 3).then_some(())).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "e.tenant = 'acme' or e.stream = 'later'").await;
 }

@@ -70,6 +70,8 @@ enum Deed {
     Remember,
     /// Folds, and keeps in the document as `batch` how many events its batch has.
     CountBatch,
+    /// Folds, and keeps in the document as `setting` what an operator has set under the key `word`.
+    Setting,
     /// Folds, after logging `lines` lines at level `info`.
     Log,
     /// Folds, after logging `lines` times `message`.
@@ -146,6 +148,8 @@ struct Log {
     saw: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     batch: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    setting: Option<String>,
     /// The versions that have handled its events, one after the other, with how many each: only of versions that have a [mark].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     versions: Vec<(String, u64)>,
@@ -153,7 +157,15 @@ struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Log { count: 0, last_version: 0, chain: "0".repeat(64), saw: None, batch: None, versions: Vec::new() }
+        Log {
+            count: 0,
+            last_version: 0,
+            chain: "0".repeat(64),
+            saw: None,
+            batch: None,
+            setting: None,
+            versions: Vec::new(),
+        }
     }
 }
 
@@ -220,6 +232,7 @@ impl<'b> Run<'b> {
                 self.log(event).saw = Some(saw);
             }
             Deed::CountBatch => self.log(event).batch = Some(self.batch.len()),
+            Deed::Setting => self.log(event).setting = settings::get("word"),
             Deed::Log => (1..=script.lines).for_each(|line| log::info!("line {line} of {}", script.lines)),
             Deed::Shout => (0..script.lines).for_each(|_| log::info!("{message}")),
             Deed::Work => ruin::turn(u64::from(script.n) * 1_000),
