@@ -96,12 +96,11 @@ pub async fn run(
             move || sandbox.refusals_by_tenant()
         }),
     };
-    let from = From::Folder(sandbox);
-    ready.run(from, tenants, guests, until, drain, abort).await
+    ready.run(Origin::Folder(sandbox), tenants, guests, until, drain, abort).await
 }
 
-/// Where processors come from.
-enum From {
+/// Where processors' code comes from.
+enum Origin {
     /// From the plugins folder, and again when something changes there.
     Folder(Sandbox),
     /// From this process's own code.
@@ -135,7 +134,7 @@ pub async fn run_handlers(
 ) -> anyhow::Result<Ended> {
     let guests = Guests { most_lanes: usize::MAX, instances: Arc::new(|| 0), refusals: Arc::new(Vec::new) };
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
-    Ready::prepare(config, db).await?.run(From::Here(followers), tenants, guests, until, drain, abort).await
+    Ready::prepare(config, db).await?.run(Origin::Here(followers), tenants, guests, until, drain, abort).await
 }
 
 /// A database that is ours to work on, and fit for it.
@@ -161,7 +160,7 @@ impl<'a> Ready<'a> {
 
     async fn run(
         mut self,
-        from: From,
+        origin: Origin,
         tenants: Tenants,
         guests: Guests,
         until: Until,
@@ -194,8 +193,8 @@ impl<'a> Ready<'a> {
         };
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
         let fleet = Fleet::new(ground, scheduler, self.config.processors.clone());
-        let (standings, refused) = match from {
-            From::Here(followers) => {
+        let (standings, refused) = match origin {
+            Origin::Here(followers) => {
                 let mut fleet = fleet;
                 let refused = fleet.start(&mut self.session, followers).await;
                 for (follower, error) in &refused {
@@ -205,7 +204,7 @@ impl<'a> Ready<'a> {
                 supervisor.spawn("processors", fleet.run(supervisor.stop()));
                 (standings, refused)
             }
-            From::Folder(sandbox) => {
+            Origin::Folder(sandbox) => {
                 let folder = &self.config.plugins;
                 let mut registry = Registry::new(folder, sandbox, db.clone(), fleet, &self.config.rollout);
                 let refused = registry.begin().await.with_context(|| {

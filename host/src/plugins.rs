@@ -1,8 +1,9 @@
 //! Plugins on disk and the processors that they become: what is in the folder is what runs.
 //!
-//! [`folder`] says which files there are and which have changed, [`manifest`] what is said about one, [`plan`] what has to be done about it, [`rollout`] whether a version that has just come does what it
+//! [`folder`] says which files there are and which have changed, [`manifest`] what is said about one, `check` whether it can run, [`plan`] what has to be done about it, [`rollout`] whether a version that has just come does what it
 //! should; they decide and do nothing. The [`registry`] is the loop that carries it out on the [`fleet`] of processors, and [`history`] is what it writes down.
 
+mod check;
 pub mod fleet;
 pub mod folder;
 mod hints;

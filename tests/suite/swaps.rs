@@ -82,14 +82,20 @@ async fn until_error(folder: &Path, plugin: &str, wanted: Option<&str>) {
     .await;
 }
 
+/// A host whose first version has handled so many events.
+async fn first_version(database: &Database, folder: &Path, events: usize) -> Host {
+    put(folder, "V000001");
+    let host = Host::start_in(database, folder, &[]);
+    append(database, "s", events).await;
+    until_versions(database, "s", &[("V000001", events as i64)]).await;
+    host
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn another_version_takes_over_where_the_former_one_ended() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000001");
-    let host = Host::start_in(&database, folder.path(), &[]);
-    append(&database, "s", 3).await;
-    until_versions(&database, "s", &[("V000001", 3)]).await;
+    let host = first_version(&database, folder.path(), 3).await;
     put(folder.path(), "V000002");
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 2).await;
@@ -119,10 +125,7 @@ async fn another_version_takes_over_where_the_former_one_ended() {
 async fn what_cannot_run_says_why_and_leaves_the_former_one_running() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000001");
-    let host = Host::start_in(&database, folder.path(), &[]);
-    append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    let host = first_version(&database, folder.path(), 1).await;
 
     // Half a file, as a copy under way leaves it, and then the rest.
     let whole = version("scripted", "V000002");
@@ -198,10 +201,7 @@ async fn a_mended_plugin_gets_a_blocked_lane_going() {
 async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000001");
-    let host = Host::start_in(&database, folder.path(), &[]);
-    append(&database, "s", 2).await;
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    let host = first_version(&database, folder.path(), 2).await;
     put(folder.path(), "T000002");
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 2).await;
@@ -231,10 +231,7 @@ async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
 async fn two_bad_versions_lead_back_to_the_good_one() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000001");
-    let host = Host::start_in(&database, folder.path(), &[]);
-    append(&database, "s", 2).await;
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    let host = first_version(&database, folder.path(), 2).await;
     for (number, bad) in [(1, "T000002"), (2, "T000003")] {
         put(folder.path(), bad);
         until_event(&database, "scripted", "swapped", number).await;
@@ -250,10 +247,7 @@ async fn two_bad_versions_lead_back_to_the_good_one() {
 async fn what_cannot_begin_anew_leaves_the_former_one_running() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000001");
-    let host = Host::start_in(&database, folder.path(), &[]);
-    append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    let host = first_version(&database, folder.path(), 1).await;
     // Another host's processor owns the documents that this one wants.
     let session = database.db.connect("test").await.unwrap();
     let other = "insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version) values ('other', '', '', '', 'tenant', 1)";
@@ -287,10 +281,7 @@ async fn command(database: &Database, arguments: &[&str]) -> Result<String, Stri
 async fn people_take_a_version_back_and_let_it_run_again() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000001");
-    let host = Host::start_in(&database, folder.path(), &[]);
-    append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    let host = first_version(&database, folder.path(), 1).await;
     let nothing = command(&database, &["rollback", "scripted"]).await.unwrap_err();
     assert!(nothing.contains("has run no other version"), "{nothing}");
     put(folder.path(), "V000002");

@@ -78,6 +78,9 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
         "{} is a file; name the folder that it lies in with --plugins",
         config.plugins.display()
     );
+    for folder in &args.watch_src {
+        ensure!(folder.is_dir(), "{} is no folder; name a plugin's with --watch-src", folder.display());
+    }
     let (told, abort) = super::run::signals()?;
     let private = if named.is_empty() { Some(Private::start(args.data).await?) } else { None };
     let db = match &private {
@@ -100,9 +103,6 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
     }
     if let Some(private) = &private {
         private.claim.publish(&private.server.address())?;
-    }
-    for folder in &args.watch_src {
-        ensure!(folder.is_dir(), "{} is no folder; name a plugin's with --watch-src", folder.display());
     }
     let builds = args.watch_src.iter().map(|folder| Box::pin(sources::build_on_save(folder, &config.plugins)));
     let mut builds: FuturesUnordered<_> = builds.collect();

@@ -103,8 +103,6 @@ pub struct Swapped {
     pub replaced: Arc<str>,
     /// The last event that version had handled; none if it had handled none.
     pub last: Option<i64>,
-    /// Lanes that were blocked, and try again.
-    pub tried_again: usize,
 }
 
 impl Fleet {
@@ -200,12 +198,8 @@ impl Fleet {
         let blocked = member.blocked();
         version.excuse(blocked.iter().cloned());
         let replaced = member.code.exchange(version);
-        let done = replaced.done();
-        let swapped = Swapped {
-            replaced: replaced.digest.clone(),
-            last: done.positions.map(|(_, last)| last),
-            tried_again: blocked.len(),
-        };
+        let last = replaced.done().positions.map(|(_, last)| last);
+        let swapped = Swapped { replaced: replaced.digest.clone(), last };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
         let manifest = std::mem::replace(&mut member.manifest, manifest);
         let current = member.code.current();
@@ -304,7 +298,11 @@ impl Fleet {
     pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.drain() => self.end().await,
-            error = self.tasks.failed() => Err(error),
+            error = self.tasks.failed() => {
+                // The others end in order, and what they say of it is less than this.
+                let _ = self.end().await;
+                Err(error)
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! of a file is written down ([`history`]) and said beside it, in `NAME.wasm.error`.
 //!
 //! Nothing of this is needed for a start: it runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
-//! from running; what could not be written is tried again.
+//! from running, and what it kept from being done is tried again; a note in the history that could not be written is in the log alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,20 +19,20 @@ use std::{
 use futures_util::{StreamExt, future, stream};
 
 use super::{
+    check::{Checked, check},
     fleet::{Fleet, Follower, Member, Swapped},
     folder::{self, PluginFile, Settling},
     hints::Hints,
     history::{self, Event, Hold, Note},
-    manifest::Manifest,
     plan::{Plan, Step, Version, Wanted},
     rollout::{self, Verdict},
-    signature::{self, PublicKey},
+    signature::PublicKey,
 };
 use crate::{
     db::{Db, Session, describe},
     model::ids::ProcessorId,
     processor::registration::RegistrationError,
-    sandbox::{Limits, Plugin, Sandbox},
+    sandbox::Sandbox,
     supervisor::Stop,
 };
 
@@ -46,21 +46,6 @@ const WATCH: Duration = Duration::from_millis(250);
 const AGAIN: Duration = Duration::from_secs(2);
 /// Between two times that calls under way are told.
 const TELL: Duration = Duration::from_secs(2);
-
-/// A file after it was checked alone.
-struct Checked {
-    /// The file that this is about.
-    file: PluginFile,
-    digest: String,
-    contract: String,
-    found: Result<(Arc<Plugin>, Manifest), String>,
-}
-
-impl Checked {
-    fn refused(file: PluginFile, why: String) -> Self {
-        Checked { file, digest: String::new(), contract: String::new(), found: Err(why) }
-    }
-}
 
 /// Files that are checked at the same time.
 const CHECKED_AT_ONCE: usize = 4;
@@ -428,7 +413,7 @@ impl Registry {
         let Some(id) = self.running_id(plugin) else { return };
         let digest = self.fleet.members().get(&id).map(|member| member.digest()).unwrap_or_default();
         self.fleet.stop(&id);
-        tracing::info!(processor = %id, plugin, "ended, as its file is gone; its documents and its place in the log stay");
+        tracing::info!(processor = %id, plugin, "ended; its documents and its place in the log stay");
         let note = Note {
             plugin,
             processor: id.as_str(),
@@ -621,13 +606,16 @@ impl Registry {
 
     /// What people took back while it runs.
     async fn roll_held_back(&mut self) {
+        let members = self.fleet.members().iter().filter(|(_, member)| member.can_go_back());
+        let held =
+            members.filter_map(|(id, member)| Some((id.clone(), self.hold(&member.plugin, &member.digest())?.clone())));
+        let held: Vec<(ProcessorId, Hold)> = held.collect();
+        if held.is_empty() {
+            return;
+        }
         let Some(mut session) = self.session().await else { return };
-        let running =
-            self.fleet.members().iter().map(|(id, member)| (id.clone(), member.plugin.clone(), member.digest()));
-        for (id, plugin, digest) in running.collect::<Vec<_>>() {
-            if let Some(hold) = self.hold(&plugin, &digest).cloned() {
-                self.roll_back(&mut session, &id, &hold).await;
-            }
+        for (id, hold) in held {
+            self.roll_back(&mut session, &id, &hold).await;
         }
         self.session = Some(session);
     }
@@ -716,47 +704,4 @@ impl OfRunning {
 /// Whether it may be otherwise the next time, without anything in the folder having changed.
 fn is_passing(error: &RegistrationError) -> bool {
     matches!(error, RegistrationError::Database { .. })
-}
-
-/// Checks a file alone, with its manifest. May take seconds.
-fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> Checked {
-    let refused =
-        |why: String| Checked { file: file.clone(), digest: String::new(), contract: String::new(), found: Err(why) };
-    if let Err(why) = &file.stamp {
-        return refused(why.clone());
-    }
-    let (manifest, limits) = match read_manifest(&file, sandbox.limits()) {
-        Ok(read) => read,
-        Err(why) => return refused(why),
-    };
-    let accept = |content: &[u8]| {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let signature = folder::read_beside(&file.path.with_extension("wasm.sig")).ok();
-        signature::check(content, signature.as_deref(), keys)
-    };
-    let examined = sandbox.for_plugin(limits, manifest.settings.clone()).examine_if(&file.path, accept);
-    let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
-    let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
-    let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
-    Checked { file, digest: examined.digest.unwrap_or_default(), contract, found }
-}
-
-/// What is said about a plugin, and what it may use up with that.
-fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits), String> {
-    if file.manifest.is_none() {
-        return Ok((Manifest::default(), host.clone()));
-    }
-    let path = file.path.with_extension("toml");
-    let wrong = |why: String| format!("its manifest {}: {why}", path.display());
-    let text = folder::read_beside(&path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
-    let manifest = Manifest::parse(&text).map_err(wrong)?;
-    if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some()) {
-        return Err(wrong(format!(
-            "tenants: what lies in the folder {tenant} is that tenant's alone; leave the line out"
-        )));
-    }
-    let limits = manifest.limits(host).map_err(wrong)?;
-    Ok((manifest, limits))
 }

@@ -70,6 +70,7 @@ pub struct Version {
 struct Lanes {
     /// Those that were blocked already when it came: that they fail again says nothing about it.
     excused: HashSet<LaneKey>,
+    /// All that it has blocked, excused or not.
     failed: HashSet<LaneKey>,
     why: Option<Reason>,
 }
@@ -130,7 +131,7 @@ impl Version {
             events: self.events.load(Relaxed),
             positions: (first <= last).then_some((first, last)),
             began: self.began.get().copied(),
-            failed: lanes.failed.len(),
+            failed: lanes.failed.difference(&lanes.excused).count(),
             why: lanes.why.clone(),
         }
     }
@@ -155,11 +156,13 @@ impl Version {
     /// It has blocked a lane.
     pub(super) fn failed(&self, lane: &LaneKey, reason: &Reason) {
         let mut lanes = self.lanes();
-        if lanes.excused.contains(lane) || lanes.failed.len() >= LANES {
+        if lanes.failed.len() >= LANES {
             return;
         }
         lanes.failed.insert(lane.clone());
-        lanes.why = Some(reason.clone());
+        if !lanes.excused.contains(lane) {
+            lanes.why = Some(reason.clone());
+        }
     }
 }
 
@@ -169,5 +172,58 @@ pub(super) struct UnderWay(Arc<Version>);
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.calls.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::{
+        effects::Effects,
+        handler::{BoxFuture, Documents, Failure},
+        ids::TenantId,
+    };
+
+    struct Nothing;
+
+    impl Handler for Nothing {
+        fn handle(
+            self: Arc<Self>,
+            _: Arc<Batch>,
+            _: Arc<dyn Documents>,
+        ) -> BoxFuture<'static, Result<Effects, Failure>> {
+            Box::pin(async { Ok(Effects::default()) })
+        }
+
+        fn wall_time(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    #[test]
+    fn what_was_blocked_before_is_remembered_and_does_not_count() {
+        let lane = |name: &str| {
+            let tenant = TenantId::parse(name).unwrap();
+            LaneKey { key: tenant.as_shared(), tenant }
+        };
+        let version = Version::new("digest", Arc::new(Nothing), Some(5));
+        version.excuse([lane("old")]);
+        version.failed(&lane("old"), &Reason::new("trap", "as before"));
+        assert_eq!((version.done().failed, version.done().why), (0, None));
+        assert!(version.has_blocked(&lane("old")), "it would fail again");
+        version.failed(&lane("new"), &Reason::new("trap", "for the first time"));
+        assert_eq!((version.done().failed, version.done().why), (1, Some(Reason::new("trap", "for the first time"))));
+        assert!(!version.has_blocked(&lane("other")));
+    }
+
+    #[test]
+    fn who_asks_after_an_exchange_gets_the_other_one() {
+        let code = Code::new(Version::new("one", Arc::new(Nothing), None));
+        let under_way = code.current();
+        let before = code.exchange(Arc::new(Version::new("two", Arc::new(Nothing), None)));
+        assert!(Arc::ptr_eq(&before, &under_way));
+        assert_eq!(&*code.current().digest, "two");
     }
 }

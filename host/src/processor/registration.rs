@@ -92,7 +92,7 @@ pub async fn register(
         .map_err(database)?;
     for collection in &descriptor.collections {
         transaction
-            .execute("select sandmill.ensure_collection($1, $2)", &[&collection.as_str(), &id])
+            .execute(include_str!("registration/collection.sql"), &[&collection.as_str(), &id])
             .await
             .map_err(database)?;
     }

@@ -31,7 +31,7 @@ use crate::{
     backlog, machine,
     open_loop::OpenLoop,
     report::{Report, quantile},
-    world::{Database, World, table},
+    world::{Database, World, table, until},
 };
 
 const PART: &str = "detach";
@@ -47,8 +47,6 @@ const GROWTH: Duration = Duration::from_millis(20);
 const OTHERS: u32 = 50;
 /// How long the others are measured each time.
 const MEASURED: Duration = Duration::from_secs(30);
-/// How long anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Measures the others' latency before, beside and after, the way back, and memory meanwhile.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
@@ -117,16 +115,6 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     report.add(PART, "events whose order and number were compared", "", vec![events as f64]);
     report.add(PART, "memory before the backlog", "MiB", memory_before.into_iter().collect());
     report.add(PART, "memory beside it, second by second", "MiB", memory);
-    Ok(())
-}
-
-/// Waits until something holds, and fails if it does not for long.
-pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
-    let began = Instant::now();
-    while !holds().await? {
-        anyhow::ensure!(began.elapsed() < PATIENCE, "waited in vain until {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
     Ok(())
 }
 

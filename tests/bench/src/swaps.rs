@@ -10,7 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, ensure};
-use sandmill::{db::Session, plugins::history};
+use sandmill::{
+    db::Session,
+    plugins::history::{self, Past},
+};
 
 use crate::{
     backlog,
@@ -18,7 +21,7 @@ use crate::{
     open_loop::OpenLoop,
     report::{Report, quantile},
     soak,
-    world::{Database, World, table},
+    world::{Database, World, table, until},
 };
 
 const PART: &str = "swaps";
@@ -37,8 +40,6 @@ const TICK: Duration = Duration::from_millis(20);
 const PHASE: Duration = Duration::from_secs(30);
 /// Versions that were never compiled, in each phase with some.
 const COLD: usize = 8;
-/// How long a swap may take before this gives up.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// In the folder of the last part.
 const HUNDRED: usize = 100;
 
@@ -120,8 +121,11 @@ impl Swaps {
             }
             tokio::time::sleep(due.saturating_sub(began.elapsed())).await;
             if number % 5 == 4 {
+                let before = self.last().await?.map_or(0, |past| past.id);
                 place(&self.folder, &version[..version.len() / 2])?;
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                let refused =
+                    async || Ok(self.last().await?.is_some_and(|past| past.id > before && past.event == "refused"));
+                until("the broken file is refused", refused).await?;
             }
             let gap = self.swap(version).await?;
             // The first ones compile.
@@ -144,21 +148,24 @@ impl Swaps {
 
     /// Puts a version there, and waits until it has handled an event. How many milliseconds after the file had its name the call that did so began.
     async fn swap(&mut self, version: &[u8]) -> anyhow::Result<f64> {
-        let last = async |session: &Session| history::past(session, PLUGIN, 1).await;
-        let before = last(&self.session).await?.first().map_or(0, |past| past.id);
+        let before = self.last().await?.map_or(0, |past| past.id);
         place(&self.folder, version)?;
         let placed = SystemTime::now();
-        let began = Instant::now();
-        loop {
-            let past = last(&self.session).await?;
-            let swapped = past.first().filter(|past| past.id > before && past.event == "swapped");
-            if let Some((at, gap)) = swapped.and_then(|past| Some((past.at, past.gap_ms?))) {
-                self.done += 1;
-                return Ok(at.duration_since(placed).unwrap_or_default().as_secs_f64() * 1e3 + gap);
-            }
-            ensure!(began.elapsed() < PATIENCE, "a version did not come; the last that happened: {past:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let mut gap = None;
+        until("the version has handled an event", async || {
+            let swapped = self.last().await?.filter(|past| past.id > before && past.event == "swapped");
+            gap = swapped.and_then(|past| Some((past.at, past.gap_ms?)));
+            Ok(gap.is_some())
+        })
+        .await?;
+        let (at, gap) = gap.context("it was seen")?;
+        self.done += 1;
+        Ok(at.duration_since(placed).unwrap_or_default().as_secs_f64() * 1e3 + gap)
+    }
+
+    /// What happened last.
+    async fn last(&self) -> anyhow::Result<Option<Past>> {
+        Ok(history::past(&self.session, PLUGIN, 1).await?.pop())
     }
 }
 
@@ -220,10 +227,9 @@ pub async fn hundred(world: &World, report: &mut Report) -> anyhow::Result<()> {
         let began = Instant::now();
         let process = Process::start(&world.binaries[0], &database, &folder, &[])?;
         let sql = "select count(*) from sandmill.plugins where digest <> ''";
-        while database.session.query_one(sql, &[]).await.map_or(0, |row| row.get::<_, i64>(0)) < HUNDRED as i64 {
-            ensure!(began.elapsed() < Duration::from_secs(300), "a hundred plugins did not start");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        // Until a host has begun for the first time there is no such table.
+        let running = async || database.session.query_one(sql, &[]).await.map_or(0, |row| row.get::<_, i64>(0));
+        until("a hundred plugins run", async || Ok(running().await >= HUNDRED as i64)).await?;
         (if round == 0 { &mut cold } else { &mut cached }).push(began.elapsed().as_secs_f64() * 1e3);
         process.end().await?;
         database.session.batch_execute("truncate sandmill.plugins").await?;

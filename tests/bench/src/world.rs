@@ -1,6 +1,9 @@
 //! What all parts share: the private server, the plugins, the binary, and how databases are made ready for one run after another.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 
 use anyhow::Context;
 use sandmill::{
@@ -183,4 +186,17 @@ impl Database {
 /// The table of a collection.
 pub fn table(collection: &str) -> String {
     format!("sandmill_documents.{collection}_1")
+}
+
+/// How long anything is waited for. Sooner or later all of it has happened, on machines however slow.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Waits until something holds, and fails if it does not for long.
+pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let began = Instant::now();
+    while !holds().await? {
+        anyhow::ensure!(began.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
 }

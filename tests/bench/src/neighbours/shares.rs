@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use crate::{
-    backlog,
-    detach::until,
-    neighbours,
+    backlog, neighbours,
     neighbours::{COLLECTION, hogs},
     report::{Report, median},
-    world::{Database, World, table},
+    world::{Database, World, table, until},
 };
 
 const PART: &str = "shares";
