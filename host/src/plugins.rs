@@ -4,11 +4,13 @@
 //! should; they decide and do nothing. The [`registry`] is the loop that carries it out on the [`fleet`] of processors, and [`history`] is what it writes down.
 
 mod check;
+mod dry_runs;
 pub mod fleet;
 pub mod folder;
 mod hints;
 pub mod history;
 pub mod manifest;
+mod notes;
 pub mod plan;
 pub mod registry;
 pub mod rollout;

@@ -12,6 +12,7 @@
 pub mod book;
 pub mod code;
 pub mod commit;
+pub mod dry_run;
 mod engine;
 pub mod exceptions;
 pub mod gather;

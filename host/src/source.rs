@@ -38,6 +38,9 @@ pub enum SourceError {
     },
 }
 
+/// How many events [`EventSource::last`] looks at.
+pub const LOOKED_AT: usize = 5_000;
+
 /// A reader's own session on an event store.
 pub trait EventSource: Send + Sync {
     /// The transactions visible now.
@@ -52,6 +55,16 @@ pub trait EventSource: Send + Sync {
         &'a mut self,
         tenant: &'a TenantId,
         difference: &'a Difference,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>>;
+
+    /// The last events up to a position, in the log's order: of a tenant or of all, and of these types or of all, at most `limit`. Looks among the last
+    /// [`LOOKED_AT`] of the tenant or of all alone, so that rare types cost no walk through the log.
+    fn last<'a>(
+        &'a mut self,
+        tenant: Option<&'a TenantId>,
+        types: Option<&'a [String]>,
+        up_to: i64,
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>>;
 

@@ -56,6 +56,7 @@ pub fn batch(tenant_name: &str, lane: &str, data: &[Value]) -> Arc<Batch> {
     Arc::new(Batch {
         lane: LaneKey { tenant: tenant.clone(), key: lane.into() },
         attempt: 1,
+        replaying: false,
         events: data.iter().enumerate().map(event).collect(),
     })
 }

@@ -62,6 +62,7 @@ macro_rules! conformance {
             what_commits_during_a_look_comes_with_the_next,
             a_large_difference_begins_at_its_lowest_event,
             a_tenants_part_is_exactly_its_part,
+            the_last_events_are_those_before_a_position,
             contents_come_as_they_were_written,
         );
     };
@@ -304,6 +305,36 @@ pub async fn a_large_difference_begins_at_its_lowest_event(layout: &impl Layout)
 
 /// Random transactions, random pages: between any two places that a follower came by, a tenant's part read by itself is what the follower
 /// read of that tenant between them.
+pub async fn the_last_events_are_those_before_a_position(layout: &impl Layout) {
+    let session = session(layout).await;
+    let mut random = Random::seeded();
+    let mut reader = Follower::from_the_beginning(layout.source()).await;
+    assert!(reader.source().last(None, None, i64::MAX, 5).await.expect("read").is_empty());
+    for number in 0..40 {
+        let (tenant, kind) = (["acme", "globex"][random.below(2)], ["Happened", "Ended"][random.below(2)]);
+        layout.append(&session, &Append::to(tenant, format!("s-{number}")).event(NewEvent::new(kind, "{}"))).await;
+    }
+    let all = reader.page(100).await;
+    for _ in 0..60 {
+        let tenant = [None, Some("acme"), Some("globex"), Some("nobody")][random.below(4)];
+        let tenant = tenant.map(|tenant| TenantId::parse(tenant).expect("a tenant"));
+        let types = [None, Some(vec!["Ended".to_string()]), Some(vec!["Ended".into(), "Never".into()])]
+            [random.below(3)]
+        .clone();
+        let up_to = all[random.below(all.len())].position;
+        let limit = 1 + random.below(8);
+        let mut expected: Vec<Arc<Event>> = all.clone();
+        expected.retain(|event| {
+            event.position <= up_to
+                && tenant.as_ref().is_none_or(|tenant| event.tenant == *tenant)
+                && types.as_ref().is_none_or(|types| types.iter().any(|of| **of == *event.event_type))
+        });
+        expected.drain(..expected.len().saturating_sub(limit));
+        let found = reader.source().last(tenant.as_ref(), types.as_deref(), up_to, limit).await.expect("read");
+        assert_eq!(ids(&found), ids(&expected), "{tenant:?} {types:?} up to {up_to}");
+    }
+}
+
 pub async fn a_tenants_part_is_exactly_its_part(layout: &impl Layout) {
     let mut random = Random::seeded();
     let tenants = ["acme", "globex", "initech"];

@@ -46,7 +46,7 @@ pub fn component(name: &str) -> PathBuf {
 }
 
 /// A version of the guest `scripted`, or of one made of it: the name has seven bytes, and the guest keeps it in its documents. One that begins with `T` traps
-/// on every event.
+/// on every event, one that begins with `S` spins.
 pub fn version(name: &str, mark: &str) -> Vec<u8> {
     const AS_BUILT: &[u8] = b"scripted-mark-0000000";
     let mut bytes = std::fs::read(component(name)).expect("read a component");

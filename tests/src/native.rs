@@ -129,6 +129,10 @@ impl Handler for Folding {
         Box::pin(self.fold(batch, documents))
     }
 
+    fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+        self
+    }
+
     fn wall_time(&self) -> Duration {
         Duration::from_secs(60)
     }

@@ -63,6 +63,19 @@ impl Case {
         Case { name, sql, types: "text, text, bigint, text, bigint", params, index: "events_tenant_xid", reads }
     }
 
+    fn last(up_to: i64, limit: i64, reads: i64) -> Case {
+        let params = format!("{up_to}, array['Happened'], 5000, {limit}");
+        let (name, sql) = ("last", statement!("last"));
+        Case { name, sql, types: "bigint, text[], bigint, bigint", params, index: "events_pkey", reads }
+    }
+
+    fn tenant_last(tenant: &str, up_to: i64, limit: i64, reads: i64) -> Case {
+        let params = format!("{up_to}, array['Happened'], 5000, {limit}, '{tenant}'");
+        let (name, sql) = ("tenant_last", statement!("tenant_last"));
+        let types = "bigint, text[], bigint, bigint, text";
+        Case { name, sql, types, params, index: "events_tenant_position", reads }
+    }
+
     fn tenant_floor(from: &str, to: &str, tenant: &str, reads: i64) -> Case {
         let params = format!("'{from}', '{to}', '{tenant}'");
         let (name, sql) = ("tenant_floor", statement!("tenant_floor"));
@@ -191,6 +204,11 @@ async fn every_statement_walks_its_index_and_reads_what_it_returns() {
         Case::tenant_lag(&running, "tenant-7", 100_000, tenants_new + (LARGE + SMALL) / TENANTS + 2),
         Case::tenant_lag(&long_ago, "tenant-7", 1_000, 1_000),
         Case::tenant_lag(&running, "nobody", 100_000, 0),
+        Case::last(i64::MAX, 100, 100),
+        Case::last(HISTORY / 2, 10_000, 5_000),
+        Case::tenant_last("tenant-7", i64::MAX, 100, 100),
+        Case::tenant_last("tenant-7", HISTORY / 2, 10_000, 5_000),
+        Case::tenant_last("nobody", i64::MAX, 100, 0),
         Case::tenant_page("1:1:", &to, "tenant-7", 0, 1_000, 1_000),
         Case::tenant_page(&long_ago, &to, "tenant-7", HISTORY / 2, 1_000, 1_000),
         Case::tenant_page(&lately, &to, "tenant-7", EVENTS - new, 1_000, tenants_new),
@@ -212,6 +230,7 @@ async fn every_statement_walks_its_index_and_reads_what_it_returns() {
         Case::tenant_floor(&after, &after, "new", 0),
         Case::tenant_floor(&before, &after, "tenant-7", 0),
         Case::tenant_page("1:1:", &after, "new", EVENTS, 100, 100),
+        Case::tenant_last("new", i64::MAX, 100, 100),
         Case::tenant_page(&before, &after, "tenant-7", EVENTS, 100, 0),
         Case::floor(&before, &after, 20_000),
     ];

@@ -84,8 +84,12 @@ async fn until_error(folder: &Path, plugin: &str, wanted: Option<&str>) {
 
 /// A host whose first version has handled so many events.
 async fn first_version(database: &Database, folder: &Path, events: usize) -> Host {
+    first_version_with(database, folder, events, &[]).await
+}
+
+async fn first_version_with(database: &Database, folder: &Path, events: usize, settings: &[&str]) -> Host {
     put(folder, "V000001");
-    let host = Host::start_in(database, folder, &[]);
+    let host = Host::start_in(database, folder, settings);
     append(database, "s", events).await;
     until_versions(database, "s", &[("V000001", events as i64)]).await;
     host
@@ -201,7 +205,7 @@ async fn a_mended_plugin_gets_a_blocked_lane_going() {
 async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    let host = first_version(&database, folder.path(), 2).await;
+    let host = first_version_with(&database, folder.path(), 2, &["rollout.dry-run-events=0"]).await;
     put(folder.path(), "T000002");
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 2).await;
@@ -226,12 +230,129 @@ async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
+/// What only a new version fails at, of what is handled already, keeps it from taking over, unless its manifest says otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 3).await;
+    put(folder.path(), "T000002");
+    let why = "a dry run on the last 3 events failed where the version that runs does not: tenant acme, the event at position 1 (Scripted): trap";
+    until_error(folder.path(), "scripted", Some(why)).await;
+    put(folder.path(), "S000003");
+    let why = "failed where the version that runs does not: not one of 3 events was handled in 2 s";
+    until_error(folder.path(), "scripted", Some(why)).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 4)]).await;
+    let refused = past(&database, "scripted").await.into_iter().find(|past| past.event == "refused").unwrap();
+    let tried = refused.dry_run.unwrap();
+    assert_eq!((tried.events, tried.lanes, tried.handled, tried.failed), (3, 1, 0, 1));
+
+    put(folder.path(), "T000004");
+    until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
+    fs::write(folder.path().join("scripted.toml"), "dry-run = false").unwrap();
+    until_event(&database, "scripted", "swapped", 1).await;
+    until_error(folder.path(), "scripted", None).await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+/// What a version says in a dry run of its own accord is counted and shown, and goes no further: neither into documents nor among what was set aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_of_a_dry_run_is_shown_and_thrown_away() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 2).await;
+    let skip = json!({"do": "skip", "code": "odd", "message": "it is"});
+    database.append("acme", "s", &[skip, json!({})]).await;
+    // It stops a lane of its own, which both versions do.
+    database.append("globex", "s", &[json!({}), json!({"do": "stop"}), json!({})]).await;
+    until_versions(&database, "s", &[("V000001", 3)]).await;
+    eventually("the lane is blocked", async || {
+        let status = database.status("scripted").await?;
+        status.lanes_behind.iter().any(|lane| lane.state == "blocked").then_some(())
+    })
+    .await;
+    let before = documents(&database, "scripted_log").await;
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    let swap = past(&database, "scripted").await.pop().unwrap();
+    let tried = swap.dry_run.unwrap();
+    // Of the blocked lane, what stands before the last position that was handled.
+    assert_eq!((tried.lanes, tried.skipped, tried.failed), (2, 1, 0), "{tried:?}");
+    let why = tried.why.clone().unwrap();
+    assert!(why.contains("plugin"), "{why}");
+    assert!(tried.to_string().contains(", 1 skipped"), "{tried}");
+    assert_eq!(documents(&database, "scripted_log").await, before);
+    let shown = command(&database, &["history", "scripted"]).await.unwrap();
+    assert!(shown.contains("dry run: "), "{shown}");
+    let json: Value =
+        serde_json::from_str(&command(&database, &["history", "scripted", "--json"]).await.unwrap()).unwrap();
+    assert_eq!(json["history"][0]["dryRun"]["skipped"], 1, "{json}");
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 3), ("V000002", 1)]).await;
+    let swap = eventually("its lanes have come over", async || {
+        past(&database, "scripted").await.pop().filter(|past| past.lanes.is_some())
+    })
+    .await;
+    assert!(swap.lanes >= Some(1) && swap.longest_ms > Some(0.0), "{swap:?}");
+    host.stop().await;
+    let session = database.db.connect("test").await.unwrap();
+    let letters: i64 = session.query_one("select count(*) from sandmill.dead_letters", &[]).await.unwrap().get(0);
+    assert_eq!(letters, 1);
+}
+
+/// Where a file does not run at a start, what ran last does: one that was taken back, and one that is broken.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_last_goes_on_after_a_start() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 1).await;
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    command(&database, &["rollback", "scripted"]).await.unwrap();
+    until_event(&database, "scripted", "rolled-back", 1).await;
+    host.stop().await;
+    let first = past(&database, "scripted").await.remove(0).digest;
+
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    let now = eventually("what runs is told", async || {
+        listed(&database, "scripted").await.filter(|now| now.refused.is_some())
+    })
+    .await;
+    assert_eq!(now.digest, first);
+    until_error(folder.path(), "scripted", Some("this version was taken back: by a person")).await;
+    host.stop().await;
+
+    // The next file is broken, while nobody looks.
+    fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 3)]).await;
+    until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
+    // A good one takes over, and once it is gone nothing of the former is left to go on.
+    put(folder.path(), "V000003");
+    append(&database, "s", 1).await;
+    until_event(&database, "scripted", "swapped", 2).await;
+    fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
+    until_event(&database, "scripted", "stopped", 1).await;
+    host.stop().await;
+    fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_event(&database, "scripted", "refused", 4).await;
+    assert_eq!(listed(&database, "scripted").await.unwrap().digest, "", "the file was gone in between");
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
 /// A version that fails while the one before it is still on trial leads back to the last that has proved itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_bad_versions_lead_back_to_the_good_one() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    let host = first_version(&database, folder.path(), 2).await;
+    let host = first_version_with(&database, folder.path(), 2, &["rollout.dry-run-events=0"]).await;
     for (number, bad) in [(1, "T000002"), (2, "T000003")] {
         put(folder.path(), bad);
         until_event(&database, "scripted", "swapped", number).await;
@@ -464,6 +585,14 @@ async fn only_signed_plugins_run_where_that_is_asked_for() {
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2)]).await;
     host.stop().await;
+    // So it does after a start with its key, and only with that.
+    append(&database, "s", 1).await;
+    let other = format!("rollout.public-keys={}", theirs.public());
+    let host = Host::start_in(&database, folder.path(), &[&other]);
+    until_error(folder.path(), "scripted", Some("not of these bytes")).await;
+    eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| now.digest.is_empty())).await;
+    host.stop().await;
+    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 2)]));
 }
 
 /// A host that is killed somewhere in a swap: the next one runs what the folder says, from where each lane stands.

@@ -64,6 +64,7 @@ pub async fn test(config: &Config, trial: &Trial) -> anyhow::Result<Tried> {
     let runner = Runner {
         code: Arc::new(Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size))),
         scheduler: Scheduler::start(&config.scheduler).context("start the guest threads")?,
+        replaying: false,
     };
     let rehearsal = Rehearsal {
         descriptor: &descriptor,

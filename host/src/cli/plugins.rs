@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     db::{Db, Session},
-    plugins::history::{self, Hold, Listed, Past},
+    plugins::history::{self, DryRun, Hold, Listed, Past},
     store::time,
 };
 
@@ -55,7 +55,7 @@ struct HistoryArgs {
     /// At most so many changes
     #[arg(long, default_value_t = 20)]
     limit: u32,
-    /// Print one JSON object: {"history": [{"id", "event", "at", "digest", "version", "processor", "reason", "replaced", "replacedLast", "first", "gapMs"}]}
+    /// Print one JSON object: {"history": [{"id", "event", "at", "digest", "version", "processor", "reason", "replaced", "replacedLast", "first", "gapMs", "lanes", "longestMs", "dryRun"}]}
     #[arg(long)]
     json: bool,
 }
@@ -115,6 +115,9 @@ struct PastJson<'a> {
     replaced_last: Option<i64>,
     first: Option<i64>,
     gap_ms: Option<f64>,
+    lanes: Option<i64>,
+    longest_ms: Option<f64>,
+    dry_run: Option<&'a DryRun>,
 }
 
 /// Runs the command.
@@ -195,7 +198,7 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     let hold = Hold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
     history::hold(session, &hold).await.map_err(|error| explain(&error))?;
     output::print(&format!(
-        "{}: {} is taken back, {} runs again within a second if its host runs\nPut the version that should run into the plugins folder before that host ends: a start runs none that was taken back. `sandmill plugins retry {0}` lets it run again.\n",
+        "{}: {} is taken back, {} runs again within a second if its host runs\nIt stays until there is another file in the plugins folder; a start runs it from its compiled code, as long as that is kept (compile.cache). `sandmill plugins retry {0}` lets the other one run again.\n",
         args.plugin,
         short(&running.digest),
         short(&before.replaced)
@@ -238,6 +241,9 @@ fn past_json(past: &Past) -> PastJson<'_> {
         replaced_last: past.replaced_last,
         first: past.first,
         gap_ms: past.gap_ms,
+        lanes: past.lanes,
+        longest_ms: past.longest_ms,
+        dry_run: past.dry_run.as_ref(),
     }
 }
 
@@ -285,6 +291,18 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
     text
 }
 
+/// Why, what came of trying it before, and how its lanes came over.
+fn why(past: &Past) -> String {
+    let reason = Some(past.reason.clone()).filter(|reason| !reason.is_empty());
+    // Of what was refused it is the reason.
+    let dry_run = past.dry_run.as_ref().filter(|_| past.event != "refused").map(DryRun::to_string);
+    let came = past.lanes.zip(past.longest_ms).map(|(lanes, ms)| {
+        let lanes = output::count(lanes as u64, "lane");
+        format!("{lanes} came over, the longest wait for a first answer {ms:.1} ms")
+    });
+    [reason, dry_run, came].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 fn show_past(past: &[Past], screen: Screen) -> String {
     use Column::{Number, Text};
     let columns = [
@@ -309,7 +327,7 @@ fn show_past(past: &[Past], screen: Screen) -> String {
             Cell::new(number(past.replaced_last)),
             Cell::new(number(past.first)),
             Cell::new(past.gap_ms.map_or(String::new(), |gap| format!("{gap:.1} ms"))),
-            Cell::new(output::harmless(&past.reason)),
+            Cell::new(output::harmless(&why(past))),
         ]);
     }
     table.show(screen)

@@ -44,6 +44,9 @@ pub struct Pages {
     reading: AsyncMutex<()>,
 }
 
+/// Tenants whose last events are looked up one by one.
+const TENANTS_APART: usize = 16;
+
 /// What an event is taken to weigh before any was read, bytes.
 const FIRST_WEIGHT: usize = 4 << 10;
 
@@ -173,6 +176,27 @@ impl Reader {
     /// The transactions visible now.
     pub async fn head(&mut self) -> Result<Snapshot, SourceError> {
         self.source.head().await
+    }
+
+    /// The last events up to a position, in the log's order: of some types or of all. Of few tenants each is looked up, with many there may be others' among them. At most
+    /// `limit`, and no more than an ordinary page.
+    pub async fn last(
+        &mut self,
+        tenants: Option<&[TenantId]>,
+        types: Option<&[String]>,
+        up_to: i64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, SourceError> {
+        let limit = limit.min(self.pages.size.limit(Times::LEVEL));
+        let few = tenants.filter(|tenants| tenants.len() <= TENANTS_APART);
+        let Some(tenants) = few else { return self.source.last(None, types, up_to, limit).await };
+        let mut events = Vec::new();
+        for tenant in tenants {
+            events.extend(self.source.last(Some(tenant), types, up_to, limit.div_ceil(tenants.len())).await?);
+        }
+        events.sort_unstable_by_key(|event| event.position);
+        events.drain(..events.len().saturating_sub(limit));
+        Ok(events)
     }
 
     /// How many events follow a progress, of a tenant or of all; at most `limit` are counted.

@@ -52,6 +52,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0003_tenant_usage"),
     migration!("0004_back_pressure"),
     migration!("0005_plugin_versions"),
+    migration!("0006_dry_runs"),
 ];
 
 /// What a run of [`migrate`] changed.

@@ -74,6 +74,8 @@ pub struct Batch {
     pub lane: LaneKey,
     /// 1 the first time the first event is handled, then counting up.
     pub attempt: u32,
+    /// Whether the events were handled before, and nothing that this leads to is kept.
+    pub replaying: bool,
     /// By position.
     pub events: Vec<Arc<Event>>,
 }

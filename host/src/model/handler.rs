@@ -152,6 +152,13 @@ impl Reason {
     }
 }
 
+impl Reason {
+    /// Whether it is the plugin's own word, and no failure of it.
+    pub fn is_plugins_own(&self) -> bool {
+        self.class == "plugin" || self.class.starts_with("plugin:")
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.class, self.message)
@@ -203,6 +210,9 @@ pub trait Handler: Send + Sync {
 
     /// How long one call may take by the clock on the wall, with everything in it.
     fn wall_time(&self) -> Duration;
+
+    /// The same code with a memory of its own: nothing that it is called with is known to this one, nor the other way round.
+    fn apart(self: Arc<Self>) -> Arc<dyn Handler>;
 
     /// Effects of this tenant were not committed: what the handler remembers of the calls that led to them must not be used again. Calls
     /// under way count among them.

@@ -2,14 +2,20 @@
 //!
 //! What only all files together show, that two of them claim one processor say, is the [plan](super::plan)'s.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use super::{
+    dry_runs::DryRuns,
+    fleet::{Follower, Origin},
     folder::{self, PluginFile},
+    history::Listed,
     manifest::Manifest,
     signature::{self, PublicKey},
 };
-use crate::sandbox::{Limits, Plugin, Sandbox};
+use crate::{
+    processor::dry_run::DryRun,
+    sandbox::{Limits, Plugin, Sandbox},
+};
 
 /// A file after it was checked.
 pub(super) struct Checked {
@@ -17,8 +23,10 @@ pub(super) struct Checked {
     pub(super) file: PluginFile,
     /// SHA-256 of it; empty where it was not read.
     pub(super) digest: String,
-    /// The contract that it keeps; empty where that is not known.
-    pub(super) contract: String,
+    /// Where it comes from, as far as that is known.
+    pub(super) origin: Origin,
+    /// What came of trying it on events that are handled already, if it was.
+    pub(super) dry_run: Option<DryRun>,
     /// What can run, or why nothing can.
     pub(super) found: Result<(Arc<Plugin>, Manifest), String>,
 }
@@ -26,7 +34,30 @@ pub(super) struct Checked {
 impl Checked {
     /// A file of which nothing is known but why it does not run.
     pub(super) fn refused(file: PluginFile, why: String) -> Self {
-        Checked { file, digest: String::new(), contract: String::new(), found: Err(why) }
+        Checked { file, digest: String::new(), origin: Origin::default(), dry_run: None, found: Err(why) }
+    }
+
+    /// What would follow the log; nothing where it does not run.
+    pub(super) fn follower(&self) -> Option<Follower> {
+        let (plugin, manifest) = self.found.as_ref().ok()?;
+        Some(Follower {
+            descriptor: manifest.over(plugin.descriptor(), self.file.tenant.as_ref()),
+            plugin: self.file.name.clone(),
+            digest: self.digest.clone(),
+            handler: plugin.clone(),
+            manifest: manifest.clone(),
+            origin: self.origin.clone(),
+        })
+    }
+
+    /// Tries it on events that are handled already, where it would take another version's place.
+    pub(super) async fn tried(mut self, dry_runs: &DryRuns) -> Self {
+        let Some(follower) = self.follower() else { return self };
+        self.dry_run = dry_runs.of(&follower).await;
+        if let (true, Some(Err(why))) = (follower.manifest.dry_run, self.dry_run.as_ref().map(DryRun::verdict)) {
+            self.found = Err(why);
+        }
+        self
     }
 }
 
@@ -40,18 +71,31 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
         Ok(read) => read,
         Err(why) => return Checked::refused(file, why),
     };
+    let signed_by = RefCell::new(String::new());
     let accept = |content: &[u8]| {
         if keys.is_empty() {
             return Ok(());
         }
         let signature = folder::read_beside(&file.path.with_extension("wasm.sig")).ok();
-        signature::check(content, signature.as_deref(), keys)
+        let signer = signature::check(content, signature.as_deref(), keys)?;
+        signed_by.replace(signer.text());
+        Ok(())
     };
     let examined = sandbox.for_plugin(limits, manifest.settings.clone()).examine_if(&file.path, accept);
     let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
     let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
     let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
-    Checked { file, digest: examined.digest.unwrap_or_default(), contract, found }
+    let origin = Origin { contract, signed_by: signed_by.into_inner() };
+    Checked { file, digest: examined.digest.unwrap_or_default(), origin, dry_run: None, found }
+}
+
+/// The version that ran last where a file does not run, if its code is still at hand and everything but that file says that it may run. May take as long as a start.
+pub(super) fn recall(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile, ran: &Listed) -> Option<Checked> {
+    let signed = keys.is_empty() || keys.iter().any(|key| key.text() == ran.signed_by);
+    let (manifest, limits) = read_manifest(&file, sandbox.limits()).ok().filter(|_| signed)?;
+    let plugin = sandbox.for_plugin(limits, manifest.settings.clone()).recall(&ran.digest)?;
+    let origin = Origin { contract: ran.contract.clone(), signed_by: ran.signed_by.clone() };
+    Some(Checked { file, digest: ran.digest.clone(), origin, dry_run: None, found: Ok((Arc::new(plugin), manifest)) })
 }
 
 /// What is said about a plugin, and what it may use up with that.

@@ -11,7 +11,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::manifest::Manifest;
+use super::{
+    dry_runs::{DryRuns, Runs},
+    manifest::Manifest,
+};
 use crate::{
     db::{Session, describe},
     model::{
@@ -42,13 +45,25 @@ pub struct Follower {
     pub handler: Arc<dyn Handler>,
     /// What an operator says about it; nothing for code of this process's own.
     pub manifest: Manifest,
+    /// What else is known of its file.
+    pub origin: Origin,
+}
+
+/// What is known of a plugin's file besides what it says it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The contract that it keeps; empty where that is not known.
+    pub contract: String,
+    /// The public key that it is signed with; empty where none was asked for.
+    pub signed_by: String,
 }
 
 impl Follower {
     /// Code of this process's own.
     pub fn native(descriptor: Descriptor, handler: Arc<dyn Handler>) -> Self {
         let native = || "native".to_string();
-        Follower { descriptor, plugin: native(), digest: native(), handler, manifest: Manifest::default() }
+        let (manifest, origin) = (Manifest::default(), Origin::default());
+        Follower { descriptor, plugin: native(), digest: native(), handler, manifest, origin }
     }
 
     fn version(&self) -> Version {
@@ -64,6 +79,8 @@ pub struct Member {
     pub descriptor: Descriptor,
     /// Its manifest.
     pub manifest: Manifest,
+    /// What else is known of its file.
+    pub origin: Origin,
     /// How it stands.
     pub standing: watch::Receiver<Standing>,
     code: Arc<Code>,
@@ -82,6 +99,7 @@ struct Before {
     version: Arc<Version>,
     descriptor: Descriptor,
     manifest: Manifest,
+    origin: Origin,
     since: Instant,
     /// Whether the version that replaced it has passed its trial.
     trusted: bool,
@@ -101,8 +119,8 @@ pub struct Fleet {
 pub struct Swapped {
     /// The version that it replaced.
     pub replaced: Arc<str>,
-    /// The last event that version had handled; none if it had handled none.
-    pub last: Option<i64>,
+    /// What that had done.
+    pub done: Done,
 }
 
 impl Fleet {
@@ -119,6 +137,17 @@ impl Fleet {
     /// Settings for processors that do not run here.
     pub fn idle_settings(&self) -> impl Iterator<Item = &str> {
         self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
+    }
+
+    /// What is needed to try others in the places of those that run, each on so many events.
+    pub fn dry_runs(&self, events: usize) -> DryRuns {
+        let runs = |(id, member): (&ProcessorId, &Member)| {
+            let (version, descriptor, manifest) =
+                (member.code.current(), member.descriptor.clone(), member.manifest.clone());
+            (id.clone(), Runs { version, descriptor, manifest })
+        };
+        let running = self.members.iter().map(runs).collect();
+        DryRuns::new(self.ground.clone(), self.scheduler.clone(), running, events)
     }
 
     /// Registers processors, and then begins them: whoever waits for others must know all of them. Gives back those that cannot run.
@@ -140,13 +169,15 @@ impl Fleet {
             }
             announce(&follower);
             let code = Arc::new(Code::new(follower.version()));
-            let runner = Runner { code: code.clone(), scheduler: self.scheduler.clone() };
+            let runner = Runner { code: code.clone(), scheduler: self.scheduler.clone(), replaying: false };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
-            let Follower { descriptor, plugin, manifest, .. } = follower;
+            let Follower { descriptor, plugin, manifest, origin, .. } = follower;
             let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);
             processors.push((id.clone(), processor));
-            self.members
-                .insert(id, Member { plugin, descriptor, manifest, standing, code, before: None, retired: Vec::new() });
+            self.members.insert(
+                id,
+                Member { plugin, descriptor, manifest, origin, standing, code, before: None, retired: Vec::new() },
+            );
         }
         for (id, processor) in processors {
             self.tasks.spawn(id.as_str(), |stop| processor.run(stop));
@@ -166,7 +197,8 @@ impl Fleet {
         register(session, &follower).await?;
         announce(&follower);
         let version = Arc::new(follower.version());
-        Ok(self.exchange(session, follower.descriptor, follower.manifest, version).await)
+        let Follower { descriptor, manifest, origin, .. } = follower;
+        Ok(self.exchange(session, version, descriptor, manifest, origin).await)
     }
 
     /// Brings the version back that ran before the one that runs now, if it is known.
@@ -176,10 +208,10 @@ impl Fleet {
         id: &ProcessorId,
     ) -> Result<Option<Swapped>, RegistrationError> {
         let Some(member) = self.members.get(id) else { return Ok(None) };
-        let Some(Before { version, descriptor, manifest, .. }) = member.before.clone() else { return Ok(None) };
+        let Some(Before { version, descriptor, manifest, origin, .. }) = member.before.clone() else { return Ok(None) };
         // It has built documents here before.
         registration::register(session, &descriptor, &member.plugin, &version.digest, true).await?;
-        let swapped = self.exchange(session, descriptor, manifest, version).await;
+        let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
         if let Some(member) = self.members.get_mut(id) {
             // It would only fail again.
             member.before = None;
@@ -190,18 +222,19 @@ impl Fleet {
     async fn exchange(
         &mut self,
         session: &Session,
+        version: Arc<Version>,
         descriptor: Descriptor,
         manifest: Manifest,
-        version: Arc<Version>,
+        origin: Origin,
     ) -> Option<Swapped> {
         let member = self.members.get_mut(&descriptor.id)?;
         let blocked = member.blocked();
         version.excuse(blocked.iter().cloned());
         let replaced = member.code.exchange(version);
-        let last = replaced.done().positions.map(|(_, last)| last);
-        let swapped = Swapped { replaced: replaced.digest.clone(), last };
+        let swapped = Swapped { replaced: replaced.digest.clone(), done: replaced.done() };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
         let manifest = std::mem::replace(&mut member.manifest, manifest);
+        let origin = std::mem::replace(&mut member.origin, origin);
         let current = member.code.current();
         member.before = match member.before.take() {
             // One that never passed its trial is nothing to go back to.
@@ -212,7 +245,7 @@ impl Fleet {
             _ if replaced.digest == current.digest => None,
             _ => {
                 let version = replaced.clone();
-                Some(Before { version, descriptor, manifest, since: Instant::now(), trusted: false })
+                Some(Before { version, descriptor, manifest, origin, since: Instant::now(), trusted: false })
             }
         };
         member.retired.retain(|(version, _)| !Arc::ptr_eq(version, &current));

@@ -1,8 +1,12 @@
 //! What became of plugins, as the database has it: which run, which files were refused, what happened in which order, and which versions were taken back.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Instant, SystemTime};
 
-use crate::db::{Error, Session};
+pub use crate::processor::dry_run::DryRun;
+use crate::{
+    db::{Error, Session},
+    processor::code::Done,
+};
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +58,8 @@ pub struct Note<'a> {
     pub reason: &'a str,
     /// The version that it replaced, and the last event which that had handled.
     pub replaced: Option<(&'a str, Option<i64>)>,
+    /// What came of trying it on earlier events, if it was.
+    pub dry_run: Option<&'a DryRun>,
 }
 
 /// Takes note of something; gives the note's number.
@@ -61,29 +67,43 @@ pub async fn happened(session: &Session, note: &Note<'_>) -> Result<i64, Error> 
     let (replaced, last) = note.replaced.unwrap_or(("", None));
     let sql = include_str!("history/happened.sql");
     let event = note.event.name();
+    // Numbers and texts always become JSON.
+    let dry_run = note.dry_run.and_then(|dry_run| serde_json::to_string(dry_run).ok());
     let row = session
         .query_one(
             sql,
-            &[&note.plugin, &note.processor, &note.digest, &note.version, &event, &note.reason, &replaced, &last],
+            &[
+                &note.plugin,
+                &note.processor,
+                &note.digest,
+                &note.version,
+                &event,
+                &note.reason,
+                &replaced,
+                &last,
+                &dry_run,
+            ],
         )
         .await?;
     Ok(row.get(0))
 }
 
-/// Adds to the note of a swap its first event, and how long after the swap a call of it began.
-pub async fn first(session: &Session, note: i64, position: i64, gap: Duration) -> Result<(), Error> {
-    let gap_ms = gap.as_secs_f64() * 1e3;
-    session.execute(include_str!("history/first.sql"), &[&note, &position, &gap_ms]).await.map(drop)
+/// Adds to the note of a swap what the version has done since, if it has handled an event: the first one, how long after the swap its call began, and how lanes came over.
+pub async fn since(session: &Session, note: i64, swapped: Instant, done: &Done) -> Result<(), Error> {
+    let (Some((first, _)), Some(began)) = (done.positions, done.began) else { return Ok(()) };
+    let gap_ms = began.saturating_duration_since(swapped).as_secs_f64() * 1e3;
+    let (lanes, longest_ms) = (done.lanes as i64, done.longest.as_secs_f64() * 1e3);
+    session.execute(include_str!("history/since.sql"), &[&note, &first, &gap_ms, &lanes, &longest_ms]).await.map(drop)
 }
 
-/// Says what runs under a file's name: its processor, the file's SHA-256, the author's version and the contract's; empty texts where nothing does.
+/// Says what runs under a file's name: its processor, the file's SHA-256, the author's version, the contract's, and the key that it is signed with if any.
 pub async fn runs(
     session: &Session,
     plugin: &str,
-    [processor, digest, version, contract]: [&str; 4],
+    [processor, digest, version, contract, signed_by]: [&str; 5],
 ) -> Result<(), Error> {
     session
-        .execute(include_str!("history/runs.sql"), &[&plugin, &processor, &digest, &version, &contract])
+        .execute(include_str!("history/runs.sql"), &[&plugin, &processor, &digest, &version, &contract, &signed_by])
         .await
         .map(drop)
 }
@@ -102,6 +122,17 @@ pub async fn mended(session: &Session, plugin: &str) -> Result<(), Error> {
 /// Says that there is no file of this name any more, and nothing runs under it.
 pub async fn gone(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute("delete from sandmill.plugins where plugin = $1", &[&plugin]).await.map(drop)
+}
+
+/// Says, before anything runs, which files there are: of others nothing is to be said any more.
+pub async fn begin(session: &Session, there: &[&str]) -> Result<(), Error> {
+    session.execute("delete from sandmill.plugins where plugin <> all ($1)", &[&there]).await.map(drop)
+}
+
+/// Says that nothing runs under a file's name, though there is one.
+pub async fn idle(session: &Session, plugin: &str) -> Result<(), Error> {
+    let sql = "update sandmill.plugins set processor = '', digest = '', version = '', contract = '', signed_by = '', lanes = 0 where plugin = $1";
+    session.execute(sql, &[&plugin]).await.map(drop)
 }
 
 /// Says how many calls are under way.
@@ -150,6 +181,8 @@ pub struct Listed {
     pub version: String,
     /// The contract's version.
     pub contract: String,
+    /// The public key that the file is signed with; empty where none was asked for.
+    pub signed_by: String,
     /// Since when this version runs.
     pub since: SystemTime,
     /// Calls under way, as of lately.
@@ -169,6 +202,7 @@ pub async fn list(session: &Session) -> Result<Vec<Listed>, Error> {
             digest: row.get(2),
             version: row.get(3),
             contract: row.get(4),
+            signed_by: row.get(10),
             since: row.get(5),
             lanes: row.get(6),
             refused: at.map(|at| (row.get(7), row.get(8), at)),
@@ -202,6 +236,12 @@ pub struct Past {
     pub first: Option<i64>,
     /// How long after the swap the call that handled it began, milliseconds.
     pub gap_ms: Option<f64>,
+    /// The lanes that had come over when that was written last.
+    pub lanes: Option<i64>,
+    /// The longest that one of them had to wait for its first answer, from when its events were ready, milliseconds.
+    pub longest_ms: Option<f64>,
+    /// What came of trying it on earlier events, if it was.
+    pub dry_run: Option<DryRun>,
 }
 
 /// What happened to a plugin, the last first, at most so much of it.
@@ -219,6 +259,10 @@ pub async fn past(session: &Session, plugin: &str, most: i64) -> Result<Vec<Past
         replaced_last: row.get(8),
         first: row.get(9),
         gap_ms: row.get(10),
+        lanes: row.get(11),
+        longest_ms: row.get(12),
+        // Written by this or an earlier version; what a later one adds is left out.
+        dry_run: row.get::<_, Option<&str>>(13).and_then(|text| serde_json::from_str(text).ok()),
     };
     Ok(rows.iter().map(past).collect())
 }

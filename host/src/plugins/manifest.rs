@@ -5,6 +5,7 @@
 //! max-batch-size = 500          # at most so many events in one call; default: what the plugin says
 //! on-change = "continue"        # a version with other event types or another read-model version goes on with the documents that are there;
 //!                               # default "refuse". Another partitioning is always refused
+//! dry-run = false               # a version takes over though it fails on events that the one before it handled; default true
 //! [limits]                      # instead of those in the host's settings, by the same names
 //! cpu-ms = 5000
 //! [settings]                    # what the plugin can ask for: texts, numbers, true and false
@@ -35,7 +36,7 @@ pub enum OnChange {
 }
 
 /// A manifest, checked.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
     /// Whose events it handles; none means everybody's.
     pub tenants: Option<Vec<TenantId>>,
@@ -43,6 +44,8 @@ pub struct Manifest {
     pub max_batch_size: Option<u32>,
     /// What to do with documents that were built by other means.
     pub on_change: OnChange,
+    /// Whether a version that fails where the one that runs does not is kept from taking over.
+    pub dry_run: bool,
     /// What the plugin is told, by key.
     pub settings: Vec<(String, String)>,
     limits: BTreeMap<String, u64>,
@@ -54,6 +57,7 @@ struct Written {
     tenants: Option<Vec<String>>,
     max_batch_size: Option<u32>,
     on_change: OnChange,
+    dry_run: Option<bool>,
     limits: WrittenLimits,
     settings: BTreeMap<String, toml::Value>,
 }
@@ -74,7 +78,14 @@ struct WrittenLimits {
     log_line_bytes: Option<u64>,
 }
 
-const KEYS: [&str; 5] = ["tenants", "max-batch-size", "on-change", "limits", "settings"];
+impl Default for Manifest {
+    fn default() -> Self {
+        let (on_change, settings, limits) = (OnChange::default(), Vec::new(), BTreeMap::new());
+        Manifest { tenants: None, max_batch_size: None, on_change, dry_run: true, settings, limits }
+    }
+}
+
+const KEYS: [&str; 6] = ["tenants", "max-batch-size", "on-change", "dry-run", "limits", "settings"];
 const LIMITS: [&str; 10] = [
     "memory-mib",
     "plugin-memory-mib",
@@ -135,7 +146,8 @@ impl Manifest {
         ];
         let limits = LIMITS.iter().zip(values).filter_map(|(name, value)| Some(((*name).to_string(), value?)));
         let (max_batch_size, on_change) = (written.max_batch_size, written.on_change);
-        Ok(Manifest { tenants, max_batch_size, on_change, settings, limits: limits.collect() })
+        let dry_run = written.dry_run.unwrap_or(true);
+        Ok(Manifest { tenants, max_batch_size, on_change, dry_run, settings, limits: limits.collect() })
     }
 
     /// The host's limits with those of the manifest instead. Memory is set aside for instances at start, so none may have more than the host says.

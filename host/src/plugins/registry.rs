@@ -19,11 +19,12 @@ use std::{
 use futures_util::{StreamExt, future, stream};
 
 use super::{
-    check::{Checked, check},
+    check::{Checked, check, recall},
     fleet::{Fleet, Follower, Member, Swapped},
     folder::{self, PluginFile, Settling},
     hints::Hints,
     history::{self, Event, Hold, Note},
+    notes::{OfRunning, Swaps},
     plan::{Plan, Step, Version, Wanted},
     rollout::{self, Verdict},
     signature::PublicKey,
@@ -66,6 +67,8 @@ pub struct Registry {
     settling: Settling,
     /// What each file that is there is good for.
     checked: BTreeMap<String, Checked>,
+    /// Of those that do not run, what ran last under their names. It runs on, until there is a file that can.
+    former: BTreeMap<String, Checked>,
     /// Files that have changed and are not checked yet.
     waiting: BTreeSet<String>,
     checking: Option<Checking>,
@@ -76,8 +79,8 @@ pub struct Registry {
     held: BTreeSet<Hold>,
     /// Of those, the ones that the database does not know yet.
     unwritten: BTreeSet<Hold>,
-    /// Notes of swaps that wait for the first event of the new version: when it took over.
-    firsts: BTreeMap<ProcessorId, (i64, Instant)>,
+    /// Swaps of which more is to be written down.
+    swaps: Swaps,
     /// What was done could not be written down, or something could not be done: it is to be looked at again.
     again: bool,
     looked: Instant,
@@ -101,13 +104,14 @@ impl Registry {
             keys: config.keys().unwrap_or_default().into(),
             settling: Settling::default(),
             checked: BTreeMap::new(),
+            former: BTreeMap::new(),
             waiting: BTreeSet::new(),
             checking: None,
             refused: BTreeSet::new(),
             gone: BTreeSet::new(),
             held: BTreeSet::new(),
             unwritten: BTreeSet::new(),
-            firsts: BTreeMap::new(),
+            swaps: Swaps::default(),
             again: false,
             looked: Instant::now(),
             tried: Instant::now(),
@@ -134,9 +138,44 @@ impl Registry {
         self.read_holds().await;
         self.check();
         if let Some(checking) = self.checking.take() {
-            self.take(checking.await).await;
+            self.checked = checking.await.into_iter().map(|checked| (checked.file.name.clone(), checked)).collect();
         }
+        if let Some(session) = self.session().await {
+            let begun = self.recall(&session).await;
+            self.written(begun);
+            self.session = Some(session);
+        }
+        self.carry_out().await;
         Ok(self.settling.known().len().saturating_sub(self.fleet.members().len()))
+    }
+
+    /// What ran last in the places of files that do not run.
+    async fn recall(&mut self, session: &Session) -> Result<(), crate::db::Error> {
+        let there: Vec<&str> = self.settling.known().keys().map(String::as_str).collect();
+        history::begin(session, &there).await?;
+        for ran in history::list(session).await?.into_iter().filter(|ran| !ran.digest.is_empty()) {
+            let Some(file) = self.settling.known().get(&ran.plugin).filter(|_| self.candidate(&ran.plugin).is_none())
+            else {
+                continue;
+            };
+            let (sandbox, keys, file) = (self.sandbox.clone(), self.keys.clone(), file.clone());
+            let held = self.hold(&ran.plugin, &ran.digest).is_some();
+            let plugin = ran.plugin.clone();
+            let found =
+                tokio::task::spawn_blocking(move || recall(&sandbox, &keys, file, &ran).filter(|_| !held)).await;
+            match found.ok().flatten() {
+                Some(former) => {
+                    tracing::warn!(
+                        plugin,
+                        digest = former.digest.get(..12),
+                        "its file does not run; the version that ran last goes on"
+                    );
+                    self.former.insert(plugin, former);
+                }
+                None => history::idle(session, &plugin).await?,
+            }
+        }
+        Ok(())
     }
 
     /// Files of which an earlier host said why they did not run, and which are not there any more.
@@ -206,6 +245,9 @@ impl Registry {
         let changed = self.settling.look(files, Instant::now());
         let gone: Vec<&String> = changed.iter().filter(|name| !self.settling.known().contains_key(*name)).collect();
         let any_gone = !gone.is_empty();
+        for name in &changed {
+            self.former.remove(name);
+        }
         for name in gone {
             self.checked.remove(name);
             self.waiting.remove(name);
@@ -227,11 +269,15 @@ impl Registry {
         let files: Vec<PluginFile> = self.waiting.iter().filter_map(|name| known.get(name).cloned()).collect();
         self.waiting.clear();
         let (sandbox, keys) = (self.sandbox.clone(), self.keys.clone());
+        let dry_runs = self.fleet.dry_runs(self.config.dry_run_events);
         let checks = stream::iter(files.into_iter().map(move |file| {
-            let (sandbox, keys, lost) = (sandbox.clone(), keys.clone(), file.clone());
+            let (sandbox, keys, dry_runs, lost) = (sandbox.clone(), keys.clone(), dry_runs.clone(), file.clone());
             let checked = tokio::task::spawn_blocking(move || check(&sandbox, &keys, file));
             async move {
-                checked.await.unwrap_or_else(|error| Checked::refused(lost, format!("checking it failed: {error}")))
+                match checked.await {
+                    Ok(checked) => checked.tried(&dry_runs).await,
+                    Err(error) => Checked::refused(lost, format!("checking it failed: {error}")),
+                }
             }
         }));
         self.checking = Some(Box::pin(checks.buffered(CHECKED_AT_ONCE).collect()));
@@ -280,6 +326,7 @@ impl Registry {
             return;
         };
         let mut refused = self.refused_alone();
+        let mut cannot = BTreeSet::new();
         let mut starts: Vec<String> = Vec::new();
         for step in &plan.0 {
             // Whatever ends for it goes on until it is known that it can begin.
@@ -292,6 +339,7 @@ impl Registry {
             if let Err(error) = self.fleet.could_start(&mut session, &follower).await {
                 self.again |= is_passing(&error);
                 refused.insert(begins.clone(), error.to_string());
+                cannot.insert(begins.clone());
             }
         }
         for step in plan.0 {
@@ -299,7 +347,7 @@ impl Registry {
                 Step::Refuse { plugin, why } => _ = refused.insert(plugin, why),
                 Step::Rename { from, to } => self.rename(&mut session, &from, &to).await,
                 Step::Start { plugin } | Step::Stop { plugin } | Step::Restart { plugin }
-                    if refused.contains_key(&plugin) && self.settling.known().contains_key(&plugin) => {}
+                    if cannot.contains(&plugin) && self.settling.known().contains_key(&plugin) => {}
                 Step::Start { plugin } => starts.push(plugin),
                 Step::Stop { plugin } => self.stop(&session, &plugin).await,
                 Step::Swap { plugin } => {
@@ -336,14 +384,12 @@ impl Registry {
 
     fn desired(&self) -> BTreeMap<String, Wanted> {
         let known = self.settling.known().keys();
-        let wanted = |name: &String| match self.checked.get(name) {
-            Some(Checked { found: Ok((plugin, manifest)), digest, file, .. }) if self.hold(name, digest).is_none() => {
-                let (descriptor, manifest) =
-                    (manifest.over(plugin.descriptor(), file.tenant.as_ref()), manifest.clone());
-                Wanted::Run(Box::new(Version { digest: digest.clone(), descriptor, manifest }))
+        let wanted = |name: &String| match self.follower(name) {
+            Some(Follower { descriptor, manifest, digest, .. }) => {
+                Wanted::Run(Box::new(Version { digest, descriptor, manifest }))
             }
             // Also what is being checked: whatever runs under its name goes on until that is known.
-            _ => Wanted::Nothing,
+            None => Wanted::Nothing,
         };
         known.map(|name| (name.clone(), wanted(name))).collect()
     }
@@ -364,16 +410,16 @@ impl Registry {
         self.checked.iter().filter_map(why).collect()
     }
 
+    /// What a file is, if it can run and was not taken back.
+    fn candidate(&self, plugin: &str) -> Option<&Checked> {
+        let checked = self.checked.get(plugin).filter(|checked| checked.found.is_ok())?;
+        self.hold(plugin, &checked.digest).is_none().then_some(checked)
+    }
+
+    /// What is to run under a name: its file, or if that cannot and nothing else does, what ran last.
     fn follower(&self, plugin: &str) -> Option<Follower> {
-        let checked = self.checked.get(plugin)?;
-        let (found, manifest) = checked.found.as_ref().ok()?;
-        Some(Follower {
-            descriptor: manifest.over(found.descriptor(), checked.file.tenant.as_ref()),
-            plugin: plugin.into(),
-            digest: checked.digest.clone(),
-            handler: found.clone(),
-            manifest: manifest.clone(),
-        })
+        let former = || self.former.get(plugin).filter(|_| self.running_id(plugin).is_none());
+        self.candidate(plugin).or_else(former)?.follower()
     }
 
     /// Starts processors; gives back those that cannot, and why.
@@ -386,7 +432,9 @@ impl Registry {
         let started = plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin));
         let started: Vec<OfRunning> = started.filter_map(|plugin| self.of_running(plugin)).collect();
         // One round trip after the other would be a long start for many plugins.
-        let told = future::join_all(started.iter().map(|running| running.tell(session, event, "", None))).await;
+        let dry_run = |running: &OfRunning| self.checked.get(&running.plugin)?.dry_run.as_ref();
+        let tell = |running| OfRunning::tell(running, session, event, "", None, dry_run(running));
+        let told = future::join_all(started.iter().map(tell)).await;
         for (running, told) in started.iter().zip(told) {
             self.written(told.map(drop));
             self.forget_error(&running.plugin);
@@ -422,6 +470,7 @@ impl Registry {
             event: Event::Stopped,
             reason: "",
             replaced: None,
+            dry_run: None,
         };
         let told = async {
             history::happened(session, &note).await?;
@@ -452,10 +501,13 @@ impl Registry {
         swapped: Option<&Swapped>,
     ) {
         let Some(running) = self.of_running(plugin) else { return };
-        let since = Instant::now();
-        let number = running.tell(session, event, reason, swapped).await;
-        if let (Ok(number), Event::Swapped) = (&number, event) {
-            self.firsts.insert(running.id, (*number, since));
+        let at = Instant::now();
+        let dry_run = self.checked.get(plugin).and_then(|checked| checked.dry_run.as_ref());
+        let dry_run = dry_run.filter(|_| matches!(event, Event::Swapped));
+        let number = running.tell(session, event, reason, swapped, dry_run).await;
+        if let (Ok(note), Some(swapped)) = (&number, swapped) {
+            let told = self.swaps.replaced(session, running.id, *note, at, swapped).await;
+            self.written(told);
         }
         self.written(number.map(drop));
         self.forget_error(plugin);
@@ -464,9 +516,8 @@ impl Registry {
     fn of_running(&self, plugin: &str) -> Option<OfRunning> {
         let id = self.running_id(plugin)?;
         let member = self.fleet.members().get(&id)?;
-        let contract = self.checked.get(plugin).map(|checked| checked.contract.clone()).unwrap_or_default();
-        let (digest, version) = (member.digest(), member.descriptor.version.clone());
-        Some(OfRunning { plugin: plugin.into(), id, digest, version, contract })
+        let (digest, version, origin) = (member.digest(), member.descriptor.version.clone(), member.origin.clone());
+        Some(OfRunning { plugin: plugin.into(), id, digest, version, origin })
     }
 
     /// Says which files are not run: in the log where that is news, in the database, and beside the file.
@@ -484,6 +535,7 @@ impl Registry {
                         event: Event::Refused,
                         reason: why,
                         replaced: None,
+                        dry_run: self.checked.get(plugin).and_then(|checked| checked.dry_run.as_ref()),
                     };
                     history::happened(session, &note).await?;
                 }
@@ -534,7 +586,8 @@ impl Registry {
     async fn watch(&mut self) {
         let Some(mut session) = self.session().await else { return };
         let before = self.held.clone();
-        self.tell_firsts(&session).await;
+        let told = self.swaps.tell(&session, &self.fleet).await;
+        self.written(told);
         self.fleet.tidy(&session).await;
         self.end_trials(&mut session).await;
         self.session = Some(session);
@@ -548,25 +601,6 @@ impl Registry {
         if self.told.elapsed() >= TELL {
             self.told = Instant::now();
             self.tell_lanes().await;
-        }
-    }
-
-    async fn tell_firsts(&mut self, session: &Session) {
-        let mut told = Vec::new();
-        for (id, (note, since)) in &self.firsts {
-            let Some(member) = self.fleet.members().get(id) else {
-                told.push((id.clone(), Ok(())));
-                continue;
-            };
-            let done = member.done();
-            if let (Some((first, _)), Some(began)) = (done.positions, done.began) {
-                let gap = began.saturating_duration_since(*since);
-                told.push((id.clone(), history::first(session, *note, first, gap).await));
-            }
-        }
-        for (id, result) in told {
-            self.firsts.remove(&id);
-            self.written(result);
         }
     }
 
@@ -664,40 +698,6 @@ impl Registry {
         if let Err(error) = result {
             tracing::warn!("could not write down what became of plugins: {}", describe(&error));
         }
-    }
-}
-
-/// What is written down of a plugin that runs.
-struct OfRunning {
-    plugin: String,
-    id: ProcessorId,
-    digest: Arc<str>,
-    version: String,
-    contract: String,
-}
-
-impl OfRunning {
-    /// Writes it down, with how that came; gives the note's number.
-    async fn tell(
-        &self,
-        session: &Session,
-        event: Event,
-        reason: &str,
-        swapped: Option<&Swapped>,
-    ) -> Result<i64, crate::db::Error> {
-        let OfRunning { plugin, id, digest, version, contract } = self;
-        let note = Note {
-            plugin,
-            processor: id.as_str(),
-            digest,
-            version,
-            event,
-            reason,
-            replaced: swapped.map(|swapped| (&*swapped.replaced, swapped.last)),
-        };
-        let number = history::happened(session, &note).await?;
-        history::runs(session, plugin, [id.as_str(), digest, version, contract]).await?;
-        Ok(number)
     }
 }
 

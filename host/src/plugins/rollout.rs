@@ -24,11 +24,14 @@ pub struct Config {
     /// So many lanes that it blocks meanwhile, and that were not blocked before, bring the one before it back. Default 3. One is enough if the version has handled
     /// nothing at all.
     pub trial_lanes: usize,
+    /// On so many of a processor's last events a version is tried before it takes over, and nothing that it answers is kept. It does not take over if it fails where the one that
+    /// runs does not, unless its manifest says `dry-run = false`. Default 100; 0 tries none.
+    pub dry_run_events: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { poll_ms: 0, public_keys: Vec::new(), trial_seconds: 30, trial_lanes: 3 }
+        Config { poll_ms: 0, public_keys: Vec::new(), trial_seconds: 30, trial_lanes: 3, dry_run_events: 100 }
     }
 }
 
@@ -40,6 +43,7 @@ impl Config {
             ("poll-ms", self.poll_ms, 0, 60_000),
             ("trial-seconds", self.trial_seconds, 0, 86_400),
             ("trial-lanes", self.trial_lanes as u64, 1, 1_000),
+            ("dry-run-events", self.dry_run_events as u64, 0, 10_000),
         ];
         for (name, value, low, high) in ranges {
             if !(low..=high).contains(&value) {

@@ -12,6 +12,11 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 pub struct PublicKey(VerifyingKey);
 
 impl PublicKey {
+    /// In hexadecimal.
+    pub fn text(&self) -> String {
+        hex(self.0.as_bytes())
+    }
+
     /// Reads 64 hexadecimal digits.
     pub fn parse(text: &str) -> Result<Self, String> {
         let bytes: [u8; 32] = bytes(text)?;
@@ -45,8 +50,8 @@ impl SecretKey {
     }
 }
 
-/// Whether one of the keys has signed these bytes. `signature` is what stands beside them, if anything does.
-pub fn check(content: &[u8], signature: Option<&str>, keys: &[PublicKey]) -> Result<(), String> {
+/// Which of the keys has signed these bytes; it is refused if none has. `signature` is what stands beside them, if anything does.
+pub fn check<'a>(content: &[u8], signature: Option<&str>, keys: &'a [PublicKey]) -> Result<&'a PublicKey, String> {
     let way_out = "`sandmill plugin sign` makes one";
     let Some(signature) = signature else {
         return Err(format!(
@@ -55,12 +60,12 @@ pub fn check(content: &[u8], signature: Option<&str>, keys: &[PublicKey]) -> Res
     };
     let bytes: [u8; 64] = bytes(signature).map_err(|why| format!("its signature cannot be read: {why}\n{way_out}."))?;
     let signature = Signature::from_bytes(&bytes);
-    if keys.iter().any(|PublicKey(key)| key.verify_strict(content, &signature).is_ok()) {
-        return Ok(());
-    }
-    Err(format!(
-        "its signature is not of these bytes by a key that the settings name (rollout.public-keys)\nSign the file as it is now; {way_out}."
-    ))
+    let signer = keys.iter().find(|PublicKey(key)| key.verify_strict(content, &signature).is_ok());
+    signer.ok_or_else(|| {
+        format!(
+            "its signature is not of these bytes by a key that the settings name (rollout.public-keys)\nSign the file as it is now; {way_out}."
+        )
+    })
 }
 
 fn bytes<const N: usize>(text: &str) -> Result<[u8; N], String> {
@@ -100,7 +105,7 @@ mod tests {
         let secret = SecretKey::parse(SECRET).unwrap();
         assert_eq!((secret.public(), secret.sign(b"")), (PUBLIC.to_string(), SIGNATURE.to_string()));
         let keys = [PublicKey::parse(&format!(" {PUBLIC}\n")).unwrap()];
-        assert_eq!(check(b"", Some(SIGNATURE), &keys), Ok(()));
+        assert_eq!(check(b"", Some(SIGNATURE), &keys).unwrap().text(), PUBLIC);
     }
 
     #[test]
@@ -108,7 +113,7 @@ mod tests {
         let (ours, theirs) = (SecretKey::of(&[1; 32]), SecretKey::of(&[2; 32]));
         let keys = [&theirs, &ours].map(|key| PublicKey::parse(&key.public()).unwrap());
         let signature = ours.sign(b"plugin");
-        assert_eq!(check(b"plugin", Some(&signature), &keys), Ok(()));
+        assert_eq!(check(b"plugin", Some(&signature), &keys), Ok(&keys[1]));
         assert!(check(b"plugiN", Some(&signature), &keys).unwrap_err().contains("not of these bytes"));
         assert!(check(b"plugin", Some(&signature), &keys[..1]).unwrap_err().contains("not of these bytes"));
         assert!(check(b"plugin", None, &keys).unwrap_err().contains("no signature"));

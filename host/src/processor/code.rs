@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use crate::model::{
@@ -21,8 +21,10 @@ use crate::model::{
     ids::LaneKey,
 };
 
-/// Lanes whose failures are told apart.
+/// Lanes that are told apart.
 const LANES: usize = 1_000;
+/// For so long after its first call it is noted which lanes come over to a version.
+pub const COMING: Duration = Duration::from_secs(10);
 
 /// The code that a processor runs now. Cheap to ask.
 pub struct Code(RwLock<Arc<Version>>);
@@ -73,6 +75,9 @@ struct Lanes {
     /// All that it has blocked, excused or not.
     failed: HashSet<LaneKey>,
     why: Option<Reason>,
+    /// Those that have come over to it, and the longest that one of them waited for its first answer.
+    came: HashSet<LaneKey>,
+    longest: Duration,
 }
 
 /// What a version has done.
@@ -90,6 +95,10 @@ pub struct Done {
     pub failed: usize,
     /// Why the last of them failed.
     pub why: Option<Reason>,
+    /// Lanes that had an answer of it in the first [`COMING`]. No more than a thousand are counted.
+    pub lanes: usize,
+    /// The longest that one of them waited for the first: from when its events were ready, so with what handling them took.
+    pub longest: Duration,
 }
 
 impl Version {
@@ -133,6 +142,8 @@ impl Version {
             began: self.began.get().copied(),
             failed: lanes.failed.difference(&lanes.excused).count(),
             why: lanes.why.clone(),
+            lanes: lanes.came.len(),
+            longest: lanes.longest,
         }
     }
 
@@ -150,6 +161,17 @@ impl Version {
         for event in handled.first().into_iter().chain(handled.last()) {
             self.first.fetch_min(event.position, Relaxed);
             self.last.fetch_max(event.position, Relaxed);
+        }
+    }
+
+    /// It has answered a lane whose events were ready so long ago.
+    pub(super) fn answered(&self, lane: &LaneKey, waited: Duration) {
+        if self.began.get().is_none_or(|began| began.elapsed() > COMING) {
+            return;
+        }
+        let mut lanes = self.lanes();
+        if lanes.came.len() < LANES && lanes.came.insert(lane.clone()) {
+            lanes.longest = lanes.longest.max(waited);
         }
     }
 
@@ -195,6 +217,10 @@ mod tests {
             _: Arc<dyn Documents>,
         ) -> BoxFuture<'static, Result<Effects, Failure>> {
             Box::pin(async { Ok(Effects::default()) })
+        }
+
+        fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+            self
         }
 
         fn wall_time(&self) -> Duration {

@@ -40,6 +40,8 @@ pub struct Runner {
     pub code: Arc<Code>,
     /// Where it computes.
     pub scheduler: Scheduler,
+    /// Whether it handles again what was handled before, and nothing of that is kept.
+    pub replaying: bool,
 }
 
 /// What a lane's events led to.
@@ -111,16 +113,20 @@ impl Runner {
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
+            let ready = Instant::now();
             // Waiting for the tenant's turn is no time of the call, and another version may have come meanwhile.
             let turn = self.code.current().handler.turn(&lane.tenant).await;
             let version = self.code.current();
             let end = events.len().min(run.handled.saturating_add(most.min(affordable).min(version.batch_events)));
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
-            let batch = Arc::new(Batch { lane: lane.clone(), attempt, events: events[run.handled..end].to_vec() });
+            let replaying = self.replaying;
+            let batch =
+                Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: events[run.handled..end].to_vec() });
             let (count, called, before) = (batch.events.len(), Instant::now(), run.handled);
             let under_way = version.begin();
             let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
             drop((under_way, turn));
+            version.answered(lane, ready.elapsed());
             match answer {
                 Ok(effects) => {
                     let per_event = called.elapsed() / count as u32;
@@ -296,7 +302,7 @@ mod tests {
             let halt = Halt { index, action: HaltAction::Stop, code: String::new(), message: String::new() };
             let effects = Effects { changes: vec![change], skipped: Vec::new(), halted: Some(halt) };
             outcome.take(
-                &Batch { lane: lane.clone(), attempt: 1, events: Vec::new() },
+                &Batch { lane: lane.clone(), attempt: 1, replaying: false, events: Vec::new() },
                 &"".into(),
                 effects,
                 &mut changes,

@@ -7,6 +7,7 @@
 //! handler sees them.
 
 mod cache;
+mod committed;
 pub mod loader;
 mod slow;
 mod write;
@@ -19,6 +20,7 @@ use std::{
 };
 
 use cache::Cache;
+pub use committed::Committed;
 use foldhash::fast::RandomState;
 use loader::{Loader, Request};
 use slow::Slow;

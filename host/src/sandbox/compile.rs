@@ -198,6 +198,11 @@ impl Compiler {
         Ok(component)
     }
 
+    /// The component whose bytes had this digest, if its code is kept.
+    pub(super) fn kept(&self, digest: &[u8; 32]) -> Option<Component> {
+        self.load(&self.cache.as_ref()?.get(digest)?).ok()
+    }
+
     /// Loads code as it stands in memory.
     #[allow(unsafe_code, reason = "loading our own authenticated compiled code")]
     fn load(&self, code: &Code) -> Result<Component, CompileError> {

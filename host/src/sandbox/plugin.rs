@@ -5,6 +5,8 @@ use std::{
     time::Duration,
 };
 
+use wasmtime::component::Component;
+
 use super::{
     LoadError, Sandbox, answer,
     bindings::v0_1::{self, Batch as WitBatch, Event as WitEvent, ProjectorPluginPre},
@@ -58,6 +60,20 @@ impl Identity {
 }
 
 impl Plugin {
+    fn new(
+        sandbox: Sandbox,
+        pre: ProjectorPluginPre<State>,
+        identity: Arc<Identity>,
+        descriptor: Descriptor,
+        digest: String,
+    ) -> Self {
+        let number = sandbox.loaded.fetch_add(1, Relaxed);
+        let warm = Arc::downgrade(&sandbox.warm);
+        let make_room = move || warm.upgrade().is_some_and(|warm| warm.shed(|owner| owner.plugin == number));
+        let account = Account::new(sandbox.limits.plugin_memory_bytes(), sandbox.memory.clone(), make_room);
+        Plugin { sandbox, pre, identity, account, number, descriptor, digest }
+    }
+
     /// What it says it is.
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor
@@ -145,7 +161,7 @@ impl Plugin {
                 tenant: batch.lane.tenant.as_str(),
                 partition_key: &batch.lane.key,
                 attempt: batch.attempt,
-                replaying: false,
+                replaying: batch.replaying,
                 events: &events,
             };
             exports.sandmill_processor_projector().call_project(&mut guest.store, batch).await
@@ -165,6 +181,11 @@ impl Handler for Plugin {
 
     fn wall_time(&self) -> Duration {
         self.sandbox.limits.wall()
+    }
+
+    fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+        let (sandbox, pre, identity) = (self.sandbox.clone(), self.pre.clone(), self.identity.clone());
+        Arc::new(Plugin::new(sandbox, pre, identity, self.descriptor.clone(), self.digest.clone()))
     }
 
     fn turn<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, Turn> {
@@ -190,7 +211,19 @@ impl Drop for Plugin {
 
 /// Makes a plugin of a file's bytes, whose outline is good and whose SHA-256 is `digest`: compiling, `describe`.
 pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result<Plugin, LoadError> {
-    let component = sandbox.compiler.component(bytes, digest)?;
+    describe(sandbox, sandbox.compiler.component(bytes, digest)?, digest)
+}
+
+/// The same of code that was compiled for this very host at an earlier time, when its outline was good.
+pub(super) fn recall(sandbox: &Sandbox, digest: &str) -> Option<Plugin> {
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digest.as_bytes().chunks(2)) {
+        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
+    }
+    describe(sandbox, sandbox.compiler.kept(&bytes)?, &bytes).ok().filter(|plugin| plugin.digest == digest)
+}
+
+fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Result<Plugin, LoadError> {
     let unfit = |e: wasmtime::Error| CompileError::Unfit(format!("{e:#}"));
     let mut linker = (*sandbox.linker).clone();
     wasi::link(&mut linker, &component).map_err(unfit)?;
@@ -222,12 +255,8 @@ pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result
     };
     let (name, settings) = (descriptor.id.to_string(), sandbox.settings.clone());
     let identity = Arc::new(Identity { name, collections: descriptor.collections.clone(), settings });
-    let number = sandbox.loaded.fetch_add(1, Relaxed);
-    let warm = Arc::downgrade(&sandbox.warm);
-    let make_room = move || warm.upgrade().is_some_and(|warm| warm.shed(|owner| owner.plugin == number));
-    let account = Account::new(sandbox.limits.plugin_memory_bytes(), sandbox.memory.clone(), make_room);
     let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Plugin { sandbox: sandbox.clone(), pre, identity, account, number, descriptor, digest })
+    Ok(Plugin::new(sandbox.clone(), pre, identity, descriptor, digest))
 }
 
 /// Accepts a descriptor that keeps the contract's rules, and that this host can honour.

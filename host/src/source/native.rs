@@ -8,7 +8,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::UNIX_EPOCH};
 
-use super::{EventSource, OpenSource, SourceError};
+use super::{EventSource, LOOKED_AT, OpenSource, SourceError};
 use crate::{
     db::{Db, JsonText, Row, Session, Statement},
     model::{
@@ -209,6 +209,29 @@ impl NativeSession {
         self.events(rows)
     }
 
+    async fn read_last(
+        &mut self,
+        tenant: Option<&TenantId>,
+        types: Option<&[String]>,
+        up_to: i64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Event>>, SourceError> {
+        let (looked_at, limit) = (LOOKED_AT as i64, limit as i64);
+        let rows = match tenant {
+            Some(tenant) => {
+                let statement = self.session.prepare(include_str!("native/tenant_last.sql")).await?;
+                self.session.query(&statement, &[&up_to, &types, &looked_at, &limit, &tenant.as_str()]).await?
+            }
+            None => {
+                let statement = self.session.prepare(include_str!("native/last.sql")).await?;
+                self.session.query(&statement, &[&up_to, &types, &looked_at, &limit]).await?
+            }
+        };
+        let mut events = self.events(rows)?;
+        events.sort_unstable_by_key(|event| event.position);
+        Ok(events)
+    }
+
     async fn position(
         &self,
         statement: &Statement,
@@ -285,6 +308,16 @@ impl EventSource for NativeSession {
         limit: usize,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>> {
         Box::pin(self.read_tenant_page(tenant, difference, limit))
+    }
+
+    fn last<'a>(
+        &'a mut self,
+        tenant: Option<&'a TenantId>,
+        types: Option<&'a [String]>,
+        up_to: i64,
+        limit: usize,
+    ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>> {
+        Box::pin(self.read_last(tenant, types, up_to, limit))
     }
 
     fn lag<'a>(

@@ -87,5 +87,5 @@ pub fn batch(tenant: &TenantId, events: usize, data: &str) -> anyhow::Result<Bat
         })
     };
     let lane = LaneKey { tenant: tenant.clone(), key: tenant.as_shared() };
-    Ok(Batch { lane, attempt: 1, events: (0..events).map(event).collect() })
+    Ok(Batch { lane, attempt: 1, replaying: false, events: (0..events).map(event).collect() })
 }

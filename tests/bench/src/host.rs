@@ -13,7 +13,10 @@ use sandmill::{
     app::{self, Ended, Until},
     config::Config,
     model::handler::Handler,
-    plugins::{fleet::Follower, manifest::Manifest},
+    plugins::{
+        fleet::{Follower, Origin},
+        manifest::Manifest,
+    },
     sandbox::Sandbox,
 };
 
@@ -32,7 +35,14 @@ pub fn plugin(world: &World, name: &str) -> anyhow::Result<Follower> {
     let plugin = tokio::task::block_in_place(|| sandbox.load(&bytes))?;
     let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
     let manifest = Manifest::default();
-    Ok(Follower { descriptor, plugin: name.into(), digest, handler: Arc::new(plugin), manifest })
+    Ok(Follower {
+        descriptor,
+        plugin: name.into(),
+        digest,
+        handler: Arc::new(plugin),
+        manifest,
+        origin: Origin::default(),
+    })
 }
 
 /// The same with another handler in the plugin's place.

@@ -7,7 +7,7 @@ use sandmill::{
     sandbox::{Limits, Plugin},
 };
 use sandmill_tests::{
-    calls::{HeldDocuments, batch, call, document, load, refused, sandbox, tenant},
+    calls::{HeldDocuments, NoDocuments, batch, call, document, load, refused, sandbox, tenant},
     handmade,
 };
 use serde_json::{Value, json};
@@ -69,6 +69,20 @@ async fn no_tenant_ever_meets_what_another_left() {
     assert!(warm > 0, "none of 1800 calls met a warm instance");
     let usage = sandbox.usage();
     assert!(usage.idle <= 2 && usage.live == usage.idle, "{usage:?}");
+}
+
+#[tokio::test]
+async fn what_is_apart_shares_no_memory() {
+    let sandbox = sandbox(Limits { instances: 8, ..Limits::default() });
+    let plugin = load(&sandbox, "scripted");
+    assert_eq!(saw(&plugin, "c").await, "");
+    let apart = plugin.clone().apart();
+    let remember = batch("c", "c", &[json!({"do": "remember"})]);
+    let effects = apart.clone().handle(remember, Arc::new(NoDocuments)).await.unwrap();
+    assert_eq!(document(&effects)["saw"], "", "what is apart knows nothing");
+    assert_eq!(saw(&plugin, "c").await, "c", "and takes nothing away");
+    drop(apart);
+    assert_eq!(sandbox.usage().live, 1, "what it had goes with it");
 }
 
 #[tokio::test]

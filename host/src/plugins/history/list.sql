@@ -1,2 +1,3 @@
 -- Reads what a host makes of its files.
-select plugin, processor, digest, version, contract, since, lanes, refused_digest, refused, refused_at from sandmill.plugins order by plugin
+select plugin, processor, digest, version, contract, since, lanes, refused_digest, refused, refused_at, signed_by
+from sandmill.plugins order by plugin

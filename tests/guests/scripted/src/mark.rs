@@ -1,7 +1,7 @@
 //! Which version of the guest this is: a text in the component's data that tests write over, so that one build gives as many versions as they want.
 //!
 //! `scripted-mark-` is followed by seven bytes. As built they are zeros, and nothing follows from them. Otherwise they are a version's name, which the guest
-//! keeps in its documents; where it begins with `T`, every event traps.
+//! keeps in its documents; where it begins with `T`, every event traps, where it begins with `S`, it spins.
 
 use std::hint::black_box;
 
@@ -21,6 +21,9 @@ pub(crate) fn leave(log: &mut Log, event_id: &str) {
     let Some(version) = version() else { return };
     if version.starts_with('T') {
         ruin::trap(event_id, "of a version that traps on every one");
+    }
+    if version.starts_with('S') {
+        ruin::spin();
     }
     match log.versions.last_mut() {
         Some((last, events)) if last == version => *events += 1,

@@ -1,3 +1,0 @@
--- Adds to the note of a swap what is known since its first event was handled.
--- $1 id bigint · $2 its first event bigint · $3 gap double precision, milliseconds
-update sandmill.plugin_versions set first = $2, gap_ms = $3 where id = $1

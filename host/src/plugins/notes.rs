@@ -1,0 +1,100 @@
+//! What is written down of plugins that run: how that came, and how swaps went on.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use super::{
+    fleet::{Fleet, Origin, Swapped},
+    history::{self, Event, Note},
+};
+use crate::{
+    db::Session,
+    model::ids::ProcessorId,
+    processor::{code::COMING, dry_run::DryRun},
+};
+
+/// What is written down of a plugin that runs.
+pub(super) struct OfRunning {
+    pub(super) plugin: String,
+    pub(super) id: ProcessorId,
+    pub(super) digest: Arc<str>,
+    pub(super) version: String,
+    pub(super) origin: Origin,
+}
+
+impl OfRunning {
+    /// Writes it down, with how that came; gives the note's number.
+    pub(super) async fn tell(
+        &self,
+        session: &Session,
+        event: Event,
+        reason: &str,
+        swapped: Option<&Swapped>,
+        dry_run: Option<&DryRun>,
+    ) -> Result<i64, crate::db::Error> {
+        let OfRunning { plugin, id, digest, version, origin: Origin { contract, signed_by } } = self;
+        let note = Note {
+            plugin,
+            processor: id.as_str(),
+            digest,
+            version,
+            event,
+            reason,
+            replaced: swapped.map(|swapped| (&*swapped.replaced, swapped.done.positions.map(|(_, last)| last))),
+            dry_run,
+        };
+        let number = history::happened(session, &note).await?;
+        history::runs(session, plugin, [id.as_str(), digest, version, contract, signed_by]).await?;
+        Ok(number)
+    }
+}
+
+/// Swaps of which more is to be written down.
+#[derive(Default)]
+pub(super) struct Swaps(BTreeMap<ProcessorId, Swap>);
+
+/// A swap that was not long ago.
+struct Swap {
+    /// The number of its note.
+    note: i64,
+    at: Instant,
+    /// Whether its first event is written down.
+    told: bool,
+}
+
+impl Swaps {
+    /// Another version took over, which has a note; writes down the last of the one before.
+    pub(super) async fn replaced(
+        &mut self,
+        session: &Session,
+        id: ProcessorId,
+        note: i64,
+        at: Instant,
+        swapped: &Swapped,
+    ) -> Result<(), crate::db::Error> {
+        let Some(before) = self.0.insert(id, Swap { note, at, told: false }) else { return Ok(()) };
+        history::since(session, before.note, before.at, &swapped.done).await
+    }
+
+    /// Writes down the first events of new versions, and after a while how their lanes came over. To be asked now and then.
+    pub(super) async fn tell(&mut self, session: &Session, fleet: &Fleet) -> Result<(), crate::db::Error> {
+        let mut told = Ok(());
+        self.0.retain(|id, _| fleet.members().contains_key(id));
+        for (id, swap) in &mut self.0 {
+            let done = fleet.members().get(id).map(|member| member.done());
+            let Some(done) = done.filter(|done| done.positions.is_some()) else { continue };
+            if !swap.told || swap.is_over() {
+                told = told.and(history::since(session, swap.note, swap.at, &done).await);
+                swap.told = true;
+            }
+        }
+        self.0.retain(|_, swap| !swap.told || !swap.is_over());
+        told
+    }
+}
+
+impl Swap {
+    /// Whether all of its lanes have come over that ever will be counted.
+    fn is_over(&self) -> bool {
+        self.at.elapsed() > COMING
+    }
+}

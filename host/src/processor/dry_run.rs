@@ -1,0 +1,280 @@
+//! A version of a processor's code, tried on events that are handled already before it gets any that are not.
+//!
+//! The processor's last events go through it as they would live, over the documents that are committed; what it answers is counted and thrown away. Where it fails (it
+//! traps, reaches a limit, answers against the contract), the version that runs now gets the same events in the same way: what neither can handle says nothing of the
+//! new one, what only the new one cannot speaks against it. What it skips, and where it stops, is its author's own word, and the documents know these events
+//! already; that is counted and shown, and no more. Both are called with memories of their own, so nobody remembers what never came to be.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use anyhow::Context;
+use futures_util::{StreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Ground,
+    code::{Code, Version},
+    lane::{GroundLost, Runner, Trouble},
+};
+use crate::{
+    consumer::router::Router,
+    model::{
+        event::Event,
+        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason},
+        ids::{CollectionName, LaneKey},
+    },
+    projections::documents::{Changes, Committed, DocumentKey, ReadError},
+    scheduler::{Class, Scheduler},
+};
+
+/// For so long a version is tried at most, and as long again the one that runs where the new one failed. Where it is not done by then, what it did counts.
+const TIME: Duration = Duration::from_secs(2);
+/// Lanes that are tried at once.
+const LANES_AT_ONCE: usize = 4;
+/// Failures that the version that runs is asked about.
+const COMPARED: usize = 3;
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DryRun {
+    /// The events that it was tried on.
+    pub events: usize,
+    /// Their lanes.
+    pub lanes: usize,
+    /// Events that it handled, those that it skipped among them.
+    pub handled: usize,
+    /// Events that it skipped.
+    pub skipped: usize,
+    /// Lanes that it stopped, or wanted to try again, by its own word.
+    pub stopped: usize,
+    /// Lanes in which it failed.
+    pub failed: usize,
+    /// Why it skipped, stopped or failed, the worst of it.
+    pub why: Option<String>,
+    /// What speaks against it: an event that it cannot handle and the version that runs can.
+    pub worse: Option<String>,
+}
+
+/// What is tried.
+pub struct Trial<'a> {
+    /// Where.
+    pub ground: &'a Ground,
+    /// On which threads.
+    pub scheduler: &'a Scheduler,
+    /// What it says it is.
+    pub descriptor: &'a Descriptor,
+    /// Its code.
+    pub handler: Arc<dyn Handler>,
+    /// The version that runs.
+    pub running: &'a Version,
+    /// What that one says it is.
+    pub runs_as: &'a Descriptor,
+    /// At most so many events.
+    pub events: usize,
+}
+
+impl Trial<'_> {
+    /// Tries it. None where there are no events that say anything.
+    pub async fn run(self) -> anyhow::Result<Option<DryRun>> {
+        let (reader, session) =
+            tokio::join!(self.ground.pages.reader("dry run"), self.ground.db.connect("dry run documents"));
+        let up_to = self.running.done().positions.map_or(i64::MAX, |(_, last)| last);
+        let Descriptor { tenants, event_types, .. } = self.descriptor;
+        let last = reader?.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
+        let lanes = Router::new(self.descriptor).route(&last);
+        if lanes.is_empty() {
+            return Ok(None);
+        }
+        // Those that it alone has are empty, and perhaps somebody else's.
+        let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
+        let collections: Vec<CollectionName> = self.descriptor.collections.iter().filter(known).cloned().collect();
+        let committed = Committed::open(session?, &collections, self.ground.config.read_mib << 20).await;
+        let committed = Arc::new(committed.context("open the documents")?);
+        let new = Version::new("", self.handler.clone().apart(), self.descriptor.max_batch_size);
+        let old = Version::new("", self.running.handler.clone().apart(), self.runs_as.max_batch_size);
+        let [new, old] = [new, old].map(|version| Tried {
+            runner: Runner { code: Arc::new(Code::new(version)), scheduler: self.scheduler.clone(), replaying: true },
+            committed: committed.clone(),
+        });
+        tokio::select! {
+            served = committed.serve() => served.map(|never| match never {}).map_err(Into::into),
+            dry = compare(&new, &old, lanes) => dry.map(Some).map_err(|lost| anyhow::anyhow!("{}", lost.0)),
+        }
+    }
+}
+
+type Lanes = Vec<(LaneKey, Vec<Arc<Event>>)>;
+
+/// Tries the new version on all lanes, and the old one where the new one failed.
+async fn compare(new: &Tried, old: &Tried, lanes: Lanes) -> Result<DryRun, GroundLost> {
+    let events = lanes.iter().map(|(_, events)| events.len()).sum();
+    let mut dry = DryRun { events, lanes: lanes.len(), ..DryRun::default() };
+    let mut failures: Vec<(LaneKey, Vec<Arc<Event>>, String)> = Vec::new();
+    let (mut skip, mut stop) = (None, None);
+    let first = lanes.first().cloned();
+    let try_one = |(lane, events): (LaneKey, Vec<Arc<Event>>)| async move {
+        let came = new.on(&lane, &events).await?;
+        Ok((lane, events, came))
+    };
+    let mut tried = stream::iter(lanes).map(try_one).buffer_unordered(LANES_AT_ONCE);
+    let deadline = Instant::now() + TIME;
+    while let Ok(Some(tried)) = timeout_at(deadline, tried.next()).await {
+        let (lane, events, came) = tried?;
+        dry.handled += came.handled;
+        dry.skipped += came.skipped;
+        skip = skip.or(came.skip);
+        let Some((reason, own)) = came.trouble else { continue };
+        let said = said(&lane, events.get(came.handled), &reason);
+        if own {
+            dry.stopped += 1;
+            stop.get_or_insert(said);
+        } else {
+            dry.failed += 1;
+            let to_there = events.into_iter().take(came.handled + 1).collect();
+            failures.push((lane, to_there, said));
+        }
+    }
+    drop(tried);
+    let nothing = dry.handled == 0 && dry.failed == 0 && dry.stopped == 0;
+    if let (true, Some((lane, events))) = (nothing, first) {
+        failures.push((
+            lane,
+            events,
+            format!("not one of {events} events was handled in {} s", TIME.as_secs(), events = dry.events),
+        ));
+    }
+    let deadline = Instant::now() + TIME;
+    for (lane, events, said) in failures.iter().take(COMPARED) {
+        // What it is not done with in that time is no better.
+        let Ok(came) = timeout_at(deadline, old.on(lane, events)).await else { break };
+        if came?.handled == events.len() {
+            dry.worse = Some(said.clone());
+            break;
+        }
+    }
+    dry.why = dry.worse.clone().or(failures.into_iter().next().map(|(.., said)| said)).or(stop).or(skip);
+    Ok(dry)
+}
+
+fn said(lane: &LaneKey, event: Option<&Arc<Event>>, reason: &Reason) -> String {
+    let at = event
+        .map_or(String::new(), |event| format!(", the event at position {} ({})", event.position, event.event_type));
+    format!("{lane}{at}: {reason}")
+}
+
+/// A version, ready to be tried.
+struct Tried {
+    runner: Runner,
+    committed: Arc<Committed>,
+}
+
+/// What it did with a lane's events.
+#[derive(Default)]
+struct Came {
+    handled: usize,
+    skipped: usize,
+    /// The first skip.
+    skip: Option<String>,
+    /// Why it ended before the last event, and whether that was its own word.
+    trouble: Option<(Reason, bool)>,
+}
+
+impl Tried {
+    async fn on(&self, lane: &LaneKey, events: &[Arc<Event>]) -> Result<Came, GroundLost> {
+        let documents =
+            Arc::new(Thrown { lane: lane.clone(), committed: self.committed.clone(), written: Mutex::default() });
+        let mut came = Came::default();
+        while let (Some(rest @ [_, ..]), None) = (events.get(came.handled..), &came.trouble) {
+            let outcome = self.runner.run_over(lane, Class::CatchUp, rest, 0, None, documents.clone()).await?;
+            came.handled += outcome.handled;
+            came.skipped += outcome.dead_letters.len();
+            let mut letters = outcome.dead_letters.iter();
+            came.skip = came.skip.or_else(|| {
+                let letter = letters.next()?;
+                let event = events.iter().find(|event| event.position == letter.position);
+                Some(said(lane, event, &letter.reason))
+            });
+            documents.written().extend(outcome.changes);
+            came.trouble = outcome.trouble.map(|trouble| match trouble {
+                Trouble::Retry { reason, .. } => (reason, true),
+                Trouble::Block(reason) => {
+                    let own = reason.is_plugins_own();
+                    (reason, own)
+                }
+            });
+        }
+        Ok(came)
+    }
+}
+
+/// A lane's documents: the committed ones, with what it wrote on the way, which goes no further.
+struct Thrown {
+    lane: LaneKey,
+    committed: Arc<Committed>,
+    written: Mutex<Changes>,
+}
+
+impl Thrown {
+    fn written(&self) -> MutexGuard<'_, Changes> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
+        let read = self.committed.read(&self.lane, collection, ids).await;
+        let mut found = read.map_err(|error| match error {
+            ReadError::Lost(why) => Failure::EndTerm(why),
+            ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
+        })?;
+        let written = self.written();
+        for (id, data) in ids.iter().zip(&mut found) {
+            let (lane, collection) = (self.lane.clone(), collection.clone());
+            if let Some(last) = written.get(&DocumentKey { lane, collection, id: id.as_str().into() }) {
+                data.clone_from(last);
+            }
+        }
+        Ok(found)
+    }
+}
+
+impl Documents for Thrown {
+    fn get_many<'a>(
+        &'a self,
+        collection: &'a CollectionName,
+        ids: &'a [String],
+    ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
+        Box::pin(self.read(collection, ids))
+    }
+}
+
+impl DryRun {
+    /// What speaks against the version, in words for whoever put it there; nothing where nothing does.
+    pub fn verdict(&self) -> Result<(), String> {
+        let Some(worse) = &self.worse else { return Ok(()) };
+        Err(format!(
+            "a dry run on the last {} events failed where the version that runs does not: {worse}\nCorrect it; `dry-run = false` in its manifest lets it in without.",
+            self.events
+        ))
+    }
+}
+
+impl fmt::Display for DryRun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dry run: {} of the last {} events handled", self.handled, self.events)?;
+        for (count, what) in [(self.skipped, "skipped"), (self.stopped, "lanes stopped"), (self.failed, "lanes failed")]
+        {
+            if count > 0 {
+                write!(f, ", {count} {what}")?;
+            }
+        }
+        match &self.why {
+            Some(why) => write!(f, "; {why}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Documents as they are committed, for whoever only looks at them.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use super::{
+    DocumentKey, ReadError,
+    loader::{Loader, Request},
+};
+use crate::{
+    db::{Error, Session},
+    model::ids::{CollectionName, LaneKey},
+};
+
+/// The documents of some collections, read anew each time.
+pub struct Committed(Loader);
+
+impl Committed {
+    /// Opens collections that exist, on a session of its own. `read_bytes` bounds what one call is answered with.
+    pub async fn open(session: Session, collections: &[CollectionName], read_bytes: usize) -> Result<Self, Error> {
+        Loader::open(session, collections, read_bytes, true).await.map(Committed)
+    }
+
+    /// Reads documents of a lane: one entry for each id, in order; none of a collection that was not opened. Waits for [`Committed::serve`].
+    pub async fn read(
+        &self,
+        lane: &LaneKey,
+        collection: &CollectionName,
+        ids: &[String],
+    ) -> Result<Vec<Option<Arc<str>>>, ReadError> {
+        let key =
+            |id: &String| DocumentKey { lane: lane.clone(), collection: collection.clone(), id: id.as_str().into() };
+        let request = Request::new(collection.clone(), ids.iter().map(key).collect());
+        let (found, _) = self.0.load(request, Duration::ZERO).await?;
+        Ok(found.into_iter().map(|(_, known)| known.data).collect())
+    }
+
+    /// Answers whoever reads, until that fails.
+    pub async fn serve(&self) -> Result<Infallible, ReadError> {
+        loop {
+            self.0.due(0).await;
+            self.0.serve().await?;
+        }
+    }
+}
