@@ -159,7 +159,7 @@ impl<'a> Ready<'a> {
     }
 
     async fn run(
-        mut self,
+        self,
         origin: Origin,
         tenants: Tenants,
         guests: Guests,
@@ -196,7 +196,7 @@ impl<'a> Ready<'a> {
         let (standings, refused) = match origin {
             Origin::Here(followers) => {
                 let mut fleet = fleet;
-                let refused = fleet.start(&mut self.session, followers).await;
+                let refused = fleet.start(&self.session, followers).await;
                 for (follower, error) in &refused {
                     tracing::error!(plugin = follower.plugin, "refused: {error}");
                 }

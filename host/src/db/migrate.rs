@@ -53,6 +53,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0004_back_pressure"),
     migration!("0005_plugin_versions"),
     migration!("0006_dry_runs"),
+    migration!("0007_registration"),
 ];
 
 /// What a run of [`migrate`] changed.

@@ -27,7 +27,7 @@ use crate::{
         exceptions,
         lane::Runner,
         pressure,
-        registration::{self, RegistrationError},
+        registration::{self, Registration, RegistrationError},
     },
     scheduler::Scheduler,
     supervisor::{Group, Stop},
@@ -64,6 +64,11 @@ impl Follower {
         let native = || "native".to_string();
         let (manifest, origin) = (Manifest::default(), Origin::default());
         Follower { descriptor, plugin: native(), digest: native(), handler, manifest, origin }
+    }
+
+    fn registration(&self) -> Registration<'_> {
+        let Follower { descriptor, plugin, digest, manifest, .. } = self;
+        Registration { descriptor, plugin, digest, adopts: manifest.adopts() }
     }
 
     fn version(&self) -> Version {
@@ -151,33 +156,32 @@ impl Fleet {
     }
 
     /// Registers processors, and then begins them: whoever waits for others must know all of them. Gives back those that cannot run.
-    pub async fn start(
-        &mut self,
-        session: &mut Session,
-        followers: Vec<Follower>,
-    ) -> Vec<(Follower, RegistrationError)> {
+    pub async fn start(&mut self, session: &Session, followers: Vec<Follower>) -> Vec<(Follower, RegistrationError)> {
+        for follower in &followers {
+            // Whoever begins takes the place of whoever runs under its id, if somebody still does.
+            self.stop(&follower.descriptor.id);
+            self.tasks.ended(follower.descriptor.id.as_str()).await;
+        }
+        let registrations: Vec<Registration<'_>> = followers.iter().map(Follower::registration).collect();
+        let registered = registration::register_all(session, &registrations).await;
         let mut refused = Vec::new();
         let mut processors = Vec::new();
-        for follower in followers {
-            let id = follower.descriptor.id.clone();
-            // Whoever begins takes the place of whoever runs under its id, if somebody still does.
-            self.stop(&id);
-            self.tasks.ended(id.as_str()).await;
-            if let Err(error) = register(session, &follower).await {
+        for (follower, registered) in followers.into_iter().zip(registered) {
+            if let Err(error) = registered {
                 refused.push((follower, error));
                 continue;
             }
             announce(&follower);
+            let id = follower.descriptor.id.clone();
             let code = Arc::new(Code::new(follower.version()));
             let runner = Runner { code: code.clone(), scheduler: self.scheduler.clone(), replaying: false };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
             let Follower { descriptor, plugin, manifest, origin, .. } = follower;
             let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);
             processors.push((id.clone(), processor));
-            self.members.insert(
-                id,
-                Member { plugin, descriptor, manifest, origin, standing, code, before: None, retired: Vec::new() },
-            );
+            let member =
+                Member { plugin, descriptor, manifest, origin, standing, code, before: None, retired: Vec::new() };
+            self.members.insert(id, member);
         }
         for (id, processor) in processors {
             self.tasks.spawn(id.as_str(), |stop| processor.run(stop));
@@ -186,15 +190,11 @@ impl Fleet {
     }
 
     /// Lets a processor go on with other code, each lane at the end of its batch, and lanes that are blocked try again with it.
-    pub async fn swap(
-        &mut self,
-        session: &mut Session,
-        follower: Follower,
-    ) -> Result<Option<Swapped>, RegistrationError> {
+    pub async fn swap(&mut self, session: &Session, follower: Follower) -> Result<Option<Swapped>, RegistrationError> {
         if !self.members.contains_key(&follower.descriptor.id) {
             return Ok(None);
         }
-        register(session, &follower).await?;
+        registration::register(session, follower.registration()).await?;
         announce(&follower);
         let version = Arc::new(follower.version());
         let Follower { descriptor, manifest, origin, .. } = follower;
@@ -204,13 +204,14 @@ impl Fleet {
     /// Brings the version back that ran before the one that runs now, if it is known.
     pub async fn roll_back(
         &mut self,
-        session: &mut Session,
+        session: &Session,
         id: &ProcessorId,
     ) -> Result<Option<Swapped>, RegistrationError> {
         let Some(member) = self.members.get(id) else { return Ok(None) };
         let Some(Before { version, descriptor, manifest, origin, .. }) = member.before.clone() else { return Ok(None) };
         // It has built documents here before.
-        registration::register(session, &descriptor, &member.plugin, &version.digest, true).await?;
+        let (plugin, digest) = (&*member.plugin, &*version.digest);
+        registration::register(session, Registration { descriptor: &descriptor, plugin, digest, adopts: true }).await?;
         let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
         if let Some(member) = self.members.get_mut(id) {
             // It would only fail again.
@@ -292,20 +293,16 @@ impl Fleet {
     }
 
     /// Registers a processor that does not begin yet, to see whether it could.
-    pub async fn could_start(&self, session: &mut Session, follower: &Follower) -> Result<(), RegistrationError> {
-        register(session, follower).await
+    pub async fn could_start(&self, session: &Session, follower: &Follower) -> Result<(), RegistrationError> {
+        registration::register(session, follower.registration()).await
     }
 
     /// A processor goes by another file's name from now on.
-    pub async fn rename(
-        &mut self,
-        session: &mut Session,
-        id: &ProcessorId,
-        plugin: &str,
-    ) -> Result<(), RegistrationError> {
+    pub async fn rename(&mut self, session: &Session, id: &ProcessorId, plugin: &str) -> Result<(), RegistrationError> {
         let Some(member) = self.members.get_mut(id) else { return Ok(()) };
         let (digest, adopts) = (member.code.current().digest.clone(), member.manifest.adopts());
-        registration::register(session, &member.descriptor, plugin, &digest, adopts).await?;
+        let descriptor = &member.descriptor;
+        registration::register(session, Registration { descriptor, plugin, digest: &digest, adopts }).await?;
         member.plugin = plugin.into();
         Ok(())
     }
@@ -365,11 +362,6 @@ impl Member {
     fn blocked(&self) -> Vec<LaneKey> {
         self.standing.borrow().lanes_failed.clone()
     }
-}
-
-async fn register(session: &mut Session, follower: &Follower) -> Result<(), RegistrationError> {
-    let Follower { descriptor, plugin, digest, manifest, .. } = follower;
-    registration::register(session, descriptor, plugin, digest, manifest.adopts()).await
 }
 
 /// Lanes that were blocked go on, as a person would let them.

@@ -4,7 +4,7 @@ use std::time::{Instant, SystemTime};
 
 pub use crate::processor::dry_run::DryRun;
 use crate::{
-    db::{Error, Session},
+    db::{Error, Session, types::ToSql},
     processor::code::Done,
 };
 
@@ -62,30 +62,60 @@ pub struct Note<'a> {
     pub dry_run: Option<&'a DryRun>,
 }
 
-/// Takes note of something; gives the note's number.
-pub async fn happened(session: &Session, note: &Note<'_>) -> Result<i64, Error> {
+impl Note<'_> {
+    fn dry_run(&self) -> Option<String> {
+        // Numbers and texts always become JSON.
+        self.dry_run.and_then(|dry_run| serde_json::to_string(dry_run).ok())
+    }
+}
+
+/// Takes note of something that leaves what runs as it is.
+pub async fn happened(session: &Session, note: &Note<'_>) -> Result<(), Error> {
     let (replaced, last) = note.replaced.unwrap_or(("", None));
     let sql = include_str!("history/happened.sql");
-    let event = note.event.name();
-    // Numbers and texts always become JSON.
-    let dry_run = note.dry_run.and_then(|dry_run| serde_json::to_string(dry_run).ok());
-    let row = session
-        .query_one(
-            sql,
+    let (event, dry_run) = (note.event.name(), note.dry_run());
+    let Note { plugin, processor, digest, version, reason, .. } = note;
+    let params: [&(dyn ToSql + Sync); 9] =
+        [plugin, processor, digest, version, &event, reason, &replaced, &last, &dry_run];
+    session.execute(sql, &params).await.map(drop)
+}
+
+/// What runs under a file's name from now on.
+#[derive(Clone, Debug)]
+pub struct Ran<'a> {
+    /// How that came.
+    pub note: Note<'a>,
+    /// The contract that it keeps.
+    pub contract: &'a str,
+    /// The public key that it is signed with; empty where none was asked for.
+    pub signed_by: &'a str,
+}
+
+/// Takes note of what runs, all at once; gives the notes' numbers.
+pub async fn ran(session: &Session, ran: &[Ran<'_>]) -> Result<Vec<i64>, Error> {
+    fn each<'a, T>(ran: &'a [Ran<'a>], of: impl Fn(&'a Ran<'a>) -> T) -> Vec<T> {
+        ran.iter().map(of).collect()
+    }
+    let replaced = |ran: &Ran<'_>| ran.note.replaced.unwrap_or(("", None)).1;
+    let rows = session
+        .query(
+            include_str!("history/ran.sql"),
             &[
-                &note.plugin,
-                &note.processor,
-                &note.digest,
-                &note.version,
-                &event,
-                &note.reason,
-                &replaced,
-                &last,
-                &dry_run,
+                &each(ran, |ran| ran.note.plugin),
+                &each(ran, |ran| ran.note.processor),
+                &each(ran, |ran| ran.note.digest),
+                &each(ran, |ran| ran.note.version),
+                &each(ran, |ran| ran.contract),
+                &each(ran, |ran| ran.signed_by),
+                &each(ran, |ran| ran.note.event.name()),
+                &each(ran, |ran| ran.note.reason),
+                &each(ran, |ran| ran.note.replaced.map_or("", |(replaced, _)| replaced)),
+                &each(ran, replaced),
+                &each(ran, |ran| ran.note.dry_run()),
             ],
         )
         .await?;
-    Ok(row.get(0))
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Adds to the note of a swap what the version has done since, if it has handled an event: the first one, how long after the swap its call began, and how lanes came over.
@@ -94,18 +124,6 @@ pub async fn since(session: &Session, note: i64, swapped: Instant, done: &Done) 
     let gap_ms = began.saturating_duration_since(swapped).as_secs_f64() * 1e3;
     let (lanes, longest_ms) = (done.lanes as i64, done.longest.as_secs_f64() * 1e3);
     session.execute(include_str!("history/since.sql"), &[&note, &first, &gap_ms, &lanes, &longest_ms]).await.map(drop)
-}
-
-/// Says what runs under a file's name: its processor, the file's SHA-256, the author's version, the contract's, and the key that it is signed with if any.
-pub async fn runs(
-    session: &Session,
-    plugin: &str,
-    [processor, digest, version, contract, signed_by]: [&str; 5],
-) -> Result<(), Error> {
-    session
-        .execute(include_str!("history/runs.sql"), &[&plugin, &processor, &digest, &version, &contract, &signed_by])
-        .await
-        .map(drop)
 }
 
 /// Says that a file is not run. What runs under its name stays what it is. Whether that is news.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use super::{
     fleet::{Fleet, Origin, Swapped},
-    history::{self, Event, Note},
+    history::{self, Event, Note, Ran},
 };
 use crate::{
     db::Session,
@@ -22,29 +22,18 @@ pub(super) struct OfRunning {
 }
 
 impl OfRunning {
-    /// Writes it down, with how that came; gives the note's number.
-    pub(super) async fn tell(
-        &self,
-        session: &Session,
+    /// How it is written down, with how that came.
+    pub(super) fn ran<'a>(
+        &'a self,
         event: Event,
-        reason: &str,
-        swapped: Option<&Swapped>,
-        dry_run: Option<&DryRun>,
-    ) -> Result<i64, crate::db::Error> {
+        reason: &'a str,
+        swapped: Option<&'a Swapped>,
+        dry_run: Option<&'a DryRun>,
+    ) -> Ran<'a> {
         let OfRunning { plugin, id, digest, version, origin: Origin { contract, signed_by } } = self;
-        let note = Note {
-            plugin,
-            processor: id.as_str(),
-            digest,
-            version,
-            event,
-            reason,
-            replaced: swapped.map(|swapped| (&*swapped.replaced, swapped.done.positions.map(|(_, last)| last))),
-            dry_run,
-        };
-        let number = history::happened(session, &note).await?;
-        history::runs(session, plugin, [id.as_str(), digest, version, contract, signed_by]).await?;
-        Ok(number)
+        let replaced = swapped.map(|swapped| (&*swapped.replaced, swapped.done.positions.map(|(_, last)| last)));
+        let note = Note { plugin, processor: id.as_str(), digest, version, event, reason, replaced, dry_run };
+        Ran { note, contract, signed_by }
     }
 }
 

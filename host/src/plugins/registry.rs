@@ -16,14 +16,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, future, stream};
+use futures_util::{StreamExt, stream};
 
 use super::{
     check::{Checked, check, recall},
     fleet::{Fleet, Follower, Member, Swapped},
     folder::{self, PluginFile, Settling},
     hints::Hints,
-    history::{self, Event, Hold, Note},
+    history::{self, Event, Hold, Note, Ran},
     notes::{OfRunning, Swaps},
     plan::{Plan, Step, Version, Wanted},
     rollout::{self, Verdict},
@@ -321,7 +321,7 @@ impl Registry {
         if !plan.0.is_empty() {
             tracing::info!("plugins: {plan}");
         }
-        let Some(mut session) = self.session().await else {
+        let Some(session) = self.session().await else {
             self.again = true;
             return;
         };
@@ -336,7 +336,7 @@ impl Registry {
                 _ => continue,
             };
             let Some(follower) = self.follower(begins) else { continue };
-            if let Err(error) = self.fleet.could_start(&mut session, &follower).await {
+            if let Err(error) = self.fleet.could_start(&session, &follower).await {
                 self.again |= is_passing(&error);
                 refused.insert(begins.clone(), error.to_string());
                 cannot.insert(begins.clone());
@@ -345,13 +345,13 @@ impl Registry {
         for step in plan.0 {
             match step {
                 Step::Refuse { plugin, why } => _ = refused.insert(plugin, why),
-                Step::Rename { from, to } => self.rename(&mut session, &from, &to).await,
+                Step::Rename { from, to } => self.rename(&session, &from, &to).await,
                 Step::Start { plugin } | Step::Stop { plugin } | Step::Restart { plugin }
                     if cannot.contains(&plugin) && self.settling.known().contains_key(&plugin) => {}
                 Step::Start { plugin } => starts.push(plugin),
                 Step::Stop { plugin } => self.stop(&session, &plugin).await,
                 Step::Swap { plugin } => {
-                    if let Err(why) = self.swap(&mut session, &plugin).await {
+                    if let Err(why) = self.swap(&session, &plugin).await {
                         refused.insert(plugin, why);
                     }
                 }
@@ -359,11 +359,11 @@ impl Registry {
                     if let Some(id) = self.running_id(&plugin) {
                         self.fleet.stop(&id);
                     }
-                    refused.extend(self.start(&mut session, vec![plugin], Event::Restarted).await);
+                    refused.extend(self.start(&session, vec![plugin], Event::Restarted).await);
                 }
             }
         }
-        refused.extend(self.start(&mut session, starts, Event::Started).await);
+        refused.extend(self.start(&session, starts, Event::Started).await);
         self.tell_refused(&session, &refused).await;
         self.session = Some(session);
     }
@@ -423,7 +423,10 @@ impl Registry {
     }
 
     /// Starts processors; gives back those that cannot, and why.
-    async fn start(&mut self, session: &mut Session, plugins: Vec<String>, event: Event) -> Vec<(String, String)> {
+    async fn start(&mut self, session: &Session, plugins: Vec<String>, event: Event) -> Vec<(String, String)> {
+        if plugins.is_empty() {
+            return Vec::new();
+        }
         let followers: Vec<Follower> = plugins.iter().filter_map(|plugin| self.follower(plugin)).collect();
         let refused = self.fleet.start(session, followers).await;
         self.again |= refused.iter().any(|(_, error)| is_passing(error));
@@ -431,18 +434,17 @@ impl Registry {
             refused.into_iter().map(|(follower, error)| (follower.plugin, error.to_string())).collect();
         let started = plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin));
         let started: Vec<OfRunning> = started.filter_map(|plugin| self.of_running(plugin)).collect();
-        // One round trip after the other would be a long start for many plugins.
         let dry_run = |running: &OfRunning| self.checked.get(&running.plugin)?.dry_run.as_ref();
-        let tell = |running| OfRunning::tell(running, session, event, "", None, dry_run(running));
-        let told = future::join_all(started.iter().map(tell)).await;
-        for (running, told) in started.iter().zip(told) {
-            self.written(told.map(drop));
+        let ran: Vec<Ran<'_>> = started.iter().map(|running| running.ran(event, "", None, dry_run(running))).collect();
+        let told = history::ran(session, &ran).await;
+        self.written(told.map(drop));
+        for running in &started {
             self.forget_error(&running.plugin);
         }
         refused
     }
 
-    async fn swap(&mut self, session: &mut Session, plugin: &str) -> Result<(), String> {
+    async fn swap(&mut self, session: &Session, plugin: &str) -> Result<(), String> {
         let Some(follower) = self.follower(plugin) else { return Ok(()) };
         match self.fleet.swap(session, follower).await {
             Ok(Some(swapped)) => {
@@ -479,7 +481,7 @@ impl Registry {
         self.written(told.await);
     }
 
-    async fn rename(&mut self, session: &mut Session, from: &str, to: &str) {
+    async fn rename(&mut self, session: &Session, from: &str, to: &str) {
         let Some(id) = self.running_id(from) else { return };
         if let Err(error) = self.fleet.rename(session, &id, to).await {
             tracing::warn!(processor = %id, "could not take the name {to}: {error}");
@@ -504,8 +506,9 @@ impl Registry {
         let at = Instant::now();
         let dry_run = self.checked.get(plugin).and_then(|checked| checked.dry_run.as_ref());
         let dry_run = dry_run.filter(|_| matches!(event, Event::Swapped));
-        let number = running.tell(session, event, reason, swapped, dry_run).await;
-        if let (Ok(note), Some(swapped)) = (&number, swapped) {
+        let ran = history::ran(session, &[running.ran(event, reason, swapped, dry_run)]).await;
+        let number = ran.map(|numbers| numbers.first().copied());
+        if let (Ok(Some(note)), Some(swapped)) = (&number, swapped) {
             let told = self.swaps.replaced(session, running.id, *note, at, swapped).await;
             self.written(told);
         }
@@ -584,12 +587,12 @@ impl Registry {
 
     /// Looks how new versions do, what people have decided, and what is still to be written down.
     async fn watch(&mut self) {
-        let Some(mut session) = self.session().await else { return };
+        let Some(session) = self.session().await else { return };
         let before = self.held.clone();
         let told = self.swaps.tell(&session, &self.fleet).await;
         self.written(told);
         self.fleet.tidy(&session).await;
-        self.end_trials(&mut session).await;
+        self.end_trials(&session).await;
         self.session = Some(session);
         self.read_holds().await;
         self.roll_held_back().await;
@@ -604,7 +607,7 @@ impl Registry {
         }
     }
 
-    async fn end_trials(&mut self, session: &mut Session) {
+    async fn end_trials(&mut self, session: &Session) {
         let on_trial = self.fleet.members().iter().filter_map(|(id, member)| {
             let verdict = rollout::verdict(&self.config, &member.done(), member.on_trial_for()?);
             Some((id.clone(), member.plugin.clone(), member.digest(), verdict))
@@ -626,7 +629,7 @@ impl Registry {
     }
 
     /// Brings the version back that ran before one that was taken back.
-    async fn roll_back(&mut self, session: &mut Session, id: &ProcessorId, hold: &Hold) {
+    async fn roll_back(&mut self, session: &Session, id: &ProcessorId, hold: &Hold) {
         match self.fleet.roll_back(session, id).await {
             Ok(Some(swapped)) => {
                 tracing::error!(processor = %id, plugin = hold.plugin, digest = hold.digest.get(..12), "taken back, the version before it runs again: {}", hold.reason);
@@ -647,9 +650,9 @@ impl Registry {
         if held.is_empty() {
             return;
         }
-        let Some(mut session) = self.session().await else { return };
+        let Some(session) = self.session().await else { return };
         for (id, hold) in held {
-            self.roll_back(&mut session, &id, &hold).await;
+            self.roll_back(&session, &id, &hold).await;
         }
         self.session = Some(session);
     }
@@ -703,5 +706,5 @@ impl Registry {
 
 /// Whether it may be otherwise the next time, without anything in the folder having changed.
 fn is_passing(error: &RegistrationError) -> bool {
-    matches!(error, RegistrationError::Database { .. })
+    matches!(error, RegistrationError::Database { .. } | RegistrationError::Unasked { .. })
 }

@@ -3,12 +3,14 @@
 //! Documents belong to what built them. A plugin that handles other event types, partitions otherwise or raises its read-model version would
 //! continue a read model that its code did not build; it is refused instead of mixing the two.
 
+use futures_util::future::join_all;
+
 use crate::{
-    db::{Error, Session, describe},
+    db::{Error, Session, Statement, describe},
     model::{
-        cursor::{ParseError, Progress, Snapshot},
+        cursor::{Progress, Snapshot},
         handler::{Descriptor, Start},
-        ids::{BUCKETS, TenantId},
+        ids::{BUCKETS, CollectionName, TenantId},
     },
 };
 
@@ -35,68 +37,92 @@ pub enum RegistrationError {
         /// What it said.
         error: Error,
     },
-    /// A snapshot of unknown form.
-    #[error(transparent)]
-    Snapshot(#[from] ParseError),
+    /// The database could not be asked.
+    #[error("register processor {id}: {why}")]
+    Unasked {
+        /// Which.
+        id: String,
+        /// Why.
+        why: String,
+    },
 }
 
-/// Makes sure that a processor has its row, its cursors and its collections. `plugin` names the file, `digest` its content. With `adopt` it goes on with documents that
-/// were built of other event types or by another read-model version; never with those of another partitioning.
-pub async fn register(
-    session: &mut Session,
-    descriptor: &Descriptor,
-    plugin: &str,
-    digest: &str,
-    adopt: bool,
-) -> Result<(), RegistrationError> {
-    let database = |error| RegistrationError::Database { id: descriptor.id.to_string(), error };
-    let id = descriptor.id.as_str();
-    let transaction = session.client_mut().transaction().await.map_err(database)?;
-    let now = Basis::of(descriptor);
-    let put = transaction
-        .execute(
-            include_str!("registration/put.sql"),
-            &[
-                &id,
-                &plugin,
-                &digest,
-                &descriptor.version,
-                &now.event_types,
-                &now.partition_by,
-                &now.read_model_version,
-                &adopt,
-                &descriptor.family(),
-                &descriptor.owner.as_ref().map_or("", TenantId::as_str),
-            ],
-        )
-        .await
-        .map_err(database)?;
-    if put == 0 {
-        let row = transaction.query_one(include_str!("registration/known.sql"), &[&id]).await.map_err(database)?;
-        let before = Basis { event_types: row.get(0), partition_by: row.get(1), read_model_version: row.get(2) };
-        return Err(before.changed(&now, id));
-    }
-    let start = match descriptor.start {
-        Start::Beginning => Snapshot::nothing(),
-        Start::Now => {
-            let row = transaction.query_one("select pg_current_snapshot()::text", &[]).await.map_err(database)?;
-            row.get::<_, &str>(0).parse()?
+/// What is registered.
+#[derive(Clone, Copy)]
+pub struct Registration<'a> {
+    /// What it says it is.
+    pub descriptor: &'a Descriptor,
+    /// The file's name.
+    pub plugin: &'a str,
+    /// SHA-256 of the file.
+    pub digest: &'a str,
+    /// Whether it goes on with documents that were built of other event types or by another read-model version; never with those of another partitioning.
+    pub adopts: bool,
+}
+
+/// Makes sure that a processor has its row, its cursors and its collections.
+pub async fn register(session: &Session, registration: Registration<'_>) -> Result<(), RegistrationError> {
+    let mut registered = register_all(session, &[registration]).await;
+    registered.pop().unwrap_or(Ok(()))
+}
+
+/// The same for several, each for itself, in about the time of one: what each came to, in their order.
+pub async fn register_all(session: &Session, registrations: &[Registration<'_>]) -> Vec<Result<(), RegistrationError>> {
+    let statement = session.prepare(include_str!("registration/register.sql")).await;
+    let statement = match &statement {
+        Ok(statement) => statement,
+        Err(_) if registrations.is_empty() => return Vec::new(),
+        Err(error) => {
+            let failed = |of: &Registration<'_>| RegistrationError::Unasked {
+                id: of.descriptor.id.to_string(),
+                why: describe(error),
+            };
+            return registrations.iter().map(|of| Err(failed(of))).collect();
         }
     };
-    transaction
-        .execute(
-            include_str!("registration/cursors.sql"),
-            &[&id, &i32::from(BUCKETS), &Progress::at(start).to_string()],
-        )
-        .await
-        .map_err(database)?;
-    for collection in &descriptor.collections {
-        transaction
-            .execute(include_str!("registration/collection.sql"), &[&collection.as_str(), &id])
+    // They travel together, and are worked off in order, each in a transaction of its own.
+    join_all(registrations.iter().map(|registration| registration.put(session, statement))).await
+}
+
+impl Registration<'_> {
+    async fn put(&self, session: &Session, statement: &Statement) -> Result<(), RegistrationError> {
+        let Registration { descriptor, plugin, digest, adopts } = self;
+        let id = descriptor.id.as_str();
+        let database = |error| RegistrationError::Database { id: id.to_string(), error };
+        let now = Basis::of(descriptor);
+        let start = match descriptor.start {
+            Start::Beginning => Some(Progress::at(Snapshot::nothing()).to_string()),
+            Start::Now => None,
+        };
+        let collections: Vec<&str> = descriptor.collections.iter().map(CollectionName::as_str).collect();
+        let row = session
+            .query_one(
+                statement,
+                &[
+                    &id,
+                    plugin,
+                    digest,
+                    &descriptor.version,
+                    &now.event_types,
+                    &now.partition_by,
+                    &now.read_model_version,
+                    adopts,
+                    &descriptor.family(),
+                    &descriptor.owner.as_ref().map_or("", TenantId::as_str),
+                    &start,
+                    &i32::from(BUCKETS),
+                    &collections,
+                ],
+            )
             .await
             .map_err(database)?;
+        if row.get(0) {
+            return Ok(());
+        }
+        let row = session.query_one(include_str!("registration/known.sql"), &[&id]).await.map_err(database)?;
+        let before = Basis { event_types: row.get(0), partition_by: row.get(1), read_model_version: row.get(2) };
+        Err(before.changed(&now, id))
     }
-    transaction.commit().await.map_err(database)
 }
 
 /// What documents are built by.

@@ -1,0 +1,17 @@
+-- Takes note of what runs under files' names, and how that came: one row for each place of the lists. Gives the notes' numbers, in that order.
+-- $1 plugins text[] · $2 processors text[] · $3 digests text[] · $4 versions text[] · $5 contracts text[] · $6 public keys that they are signed with text[], empty without ·
+-- $7 events text[] · $8 reasons text[] · $9 what they replaced text[] · $10 the last events of that bigint[] · $11 what came of trying them on earlier events text[], JSON or null
+with ran as (
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::text[])
+    as ran (plugin, processor, digest, version, contract, signed_by, event, reason, replaced, replaced_last, dry_run)
+), runs as (
+  insert into sandmill.plugins as p (plugin, processor, digest, version, contract, signed_by)
+  select plugin, processor, digest, version, contract, signed_by from ran
+  on conflict (plugin) do update set processor = excluded.processor, digest = excluded.digest, version = excluded.version,
+    contract = excluded.contract, signed_by = excluded.signed_by, lanes = 0,
+    since = case when p.digest = excluded.digest then p.since else now() end,
+    refused_digest = '', refused = '', refused_at = null
+)
+insert into sandmill.plugin_versions (plugin, processor, digest, version, event, reason, replaced, replaced_last, dry_run)
+select plugin, processor, digest, version, event, reason, replaced, replaced_last, dry_run::jsonb from ran
+returning id
