@@ -7,7 +7,7 @@
 //! A page is bounded in events and, by what events weighed lately, in bytes: where they are large, fewer are read at once.
 //!
 //! A page is not for ever. A crash of the database takes back events that were read already and gives their xids out again, while every
-//! snapshot before looks as it did. So a reader takes only pages whose reading began after it was opened: had the database crashed since,
+//! snapshot before looks as it did. So a reader takes only pages whose reading began after it was made: had the database crashed since,
 //! its own session, and its term's, would be dead and nothing of the page could be committed.
 
 use std::{
@@ -134,10 +134,9 @@ impl Pages {
         Arc::new(Pages { source, size, recent: Mutex::default(), reading: AsyncMutex::default() })
     }
 
-    /// A reader with a session of its own. What it reads may be committed on sessions that were opened before it.
-    pub async fn reader(self: &Arc<Self>, purpose: &str) -> Result<Reader, SourceError> {
-        let opened = Instant::now();
-        Ok(Reader { pages: self.clone(), source: self.source.open(purpose).await?, opened })
+    /// A reader with a session of its own, which it opens when it has something to read. What it reads may be committed on sessions that were opened before it.
+    pub fn reader(self: &Arc<Self>, purpose: &str) -> Reader {
+        Reader { pages: self.clone(), purpose: purpose.into(), source: None, made: Instant::now() }
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -148,23 +147,32 @@ impl Pages {
 /// One processor's way to the log.
 pub struct Reader {
     pages: Arc<Pages>,
-    source: Box<dyn EventSource>,
-    opened: Instant,
+    purpose: String,
+    source: Option<Box<dyn EventSource>>,
+    made: Instant,
 }
 
 impl Reader {
+    async fn source(&mut self) -> Result<&mut dyn EventSource, SourceError> {
+        let source = match self.source.take() {
+            Some(source) => source,
+            None => self.pages.source.open(&self.purpose).await?,
+        };
+        Ok(&mut **self.source.insert(source))
+    }
+
     /// The page that follows `after`, of so many times the usual events.
     pub async fn page(&mut self, after: &Progress, times: Times) -> Result<Arc<Page>, SourceError> {
-        let pages = &self.pages;
-        if let Some(page) = pages.recent().find(after, self.opened) {
+        let pages = self.pages.clone();
+        if let Some(page) = pages.recent().find(after, self.made) {
             return Ok(page);
         }
         let _reading = pages.reading.lock().await;
-        if let Some(page) = pages.recent().find(after, self.opened) {
+        if let Some(page) = pages.recent().find(after, self.made) {
             return Ok(page);
         }
         let began = Instant::now();
-        let page = Arc::new(self.source.page(after, pages.size.limit(times)).await?);
+        let page = Arc::new(self.source().await?.page(after, pages.size.limit(times)).await?);
         pages.size.learn(&page.events);
         // An empty page says only how far the snapshot has moved by now; a later reader should see more.
         if !page.events.is_empty() {
@@ -175,7 +183,7 @@ impl Reader {
 
     /// The transactions visible now.
     pub async fn head(&mut self) -> Result<Snapshot, SourceError> {
-        self.source.head().await
+        self.source().await?.head().await
     }
 
     /// The last events up to a position, in the log's order: of some types or of all. Of few tenants each is looked up, with many there may be others' among them. At most
@@ -189,10 +197,10 @@ impl Reader {
     ) -> Result<Vec<Arc<Event>>, SourceError> {
         let limit = limit.min(self.pages.size.limit(Times::LEVEL));
         let few = tenants.filter(|tenants| tenants.len() <= TENANTS_APART);
-        let Some(tenants) = few else { return self.source.last(None, types, up_to, limit).await };
+        let Some(tenants) = few else { return self.source().await?.last(None, types, up_to, limit).await };
         let mut events = Vec::new();
         for tenant in tenants {
-            events.extend(self.source.last(Some(tenant), types, up_to, limit.div_ceil(tenants.len())).await?);
+            events.extend(self.source().await?.last(Some(tenant), types, up_to, limit.div_ceil(tenants.len())).await?);
         }
         events.sort_unstable_by_key(|event| event.position);
         events.drain(..events.len().saturating_sub(limit));
@@ -206,7 +214,7 @@ impl Reader {
         from: &Progress,
         limit: usize,
     ) -> Result<usize, SourceError> {
-        self.source.lag(tenant, from, limit).await
+        self.source().await?.lag(tenant, from, limit).await
     }
 
     /// One tenant's part of a difference, at most a page of it; whether anything may be left.
@@ -217,7 +225,7 @@ impl Reader {
         limit: usize,
     ) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
         let limit = limit.min(self.pages.size.limit(Times::LEVEL)).max(1);
-        let events = self.source.tenant_page(tenant, difference, limit).await?;
+        let events = self.source().await?.tenant_page(tenant, difference, limit).await?;
         self.pages.size.learn(&events);
         let more = events.len() == limit;
         Ok((events, more))

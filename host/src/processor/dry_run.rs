@@ -11,7 +11,6 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, timeout_at};
@@ -82,11 +81,10 @@ pub struct Trial<'a> {
 impl Trial<'_> {
     /// Tries it. None where there are no events that say anything.
     pub async fn run(self) -> anyhow::Result<Option<DryRun>> {
-        let (reader, session) =
-            tokio::join!(self.ground.pages.reader("dry run"), self.ground.db.connect("dry run documents"));
+        let mut reader = self.ground.pages.reader("dry run");
         let up_to = self.running.done().positions.map_or(i64::MAX, |(_, last)| last);
         let Descriptor { tenants, event_types, .. } = self.descriptor;
-        let last = reader?.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
+        let last = reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
         let lanes = Router::new(self.descriptor).route(&last);
         if lanes.is_empty() {
             return Ok(None);
@@ -94,8 +92,7 @@ impl Trial<'_> {
         // Those that it alone has are empty, and perhaps somebody else's.
         let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
         let collections: Vec<CollectionName> = self.descriptor.collections.iter().filter(known).cloned().collect();
-        let committed = Committed::open(session?, &collections, self.ground.config.read_mib << 20).await;
-        let committed = Arc::new(committed.context("open the documents")?);
+        let committed = Arc::new(Committed::new(&self.ground.db, &collections, self.ground.config.read_mib << 20));
         let new = Version::new("", self.handler.clone().apart(), self.descriptor.max_batch_size);
         let old = Version::new("", self.running.handler.clone().apart(), self.runs_as.max_batch_size);
         let [new, old] = [new, old].map(|version| Tried {

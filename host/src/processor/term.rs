@@ -54,11 +54,10 @@ impl Term {
         let exceptions = exceptions::read(&session, id).await?;
         let collections = &descriptor.collections;
         let committer = Committer::open(session, id, fence, collections).await?;
-        let pages = ground.pages.reader(&format!("read {id}")).await?;
-        let lanes = ground.pages.reader(&format!("lanes {id}")).await?;
-        let sessions = [db.connect("documents").await?, db.connect("documents apart").await?];
+        let pages = ground.pages.reader(&format!("read {id}"));
+        let lanes = ground.pages.reader(&format!("lanes {id}"));
         let (cache_bytes, read_bytes) = (ground.config.document_cache_mib << 20, ground.config.read_mib << 20);
-        let documents = Documents::open(sessions, descriptor, cache_bytes, read_bytes).await?;
+        let documents = Documents::new(db, descriptor, cache_bytes, read_bytes);
         Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, exceptions })
     }
 }

@@ -27,7 +27,7 @@ use slow::Slow;
 pub use write::{WriteError, Writer, Writes};
 
 use crate::{
-    db::{Error, Session, describe},
+    db::{Db, Error, Session, describe},
     model::{
         handler::{Descriptor, PartitionBy},
         ids::{CollectionName, LaneKey},
@@ -111,19 +111,14 @@ struct State {
 }
 
 impl Documents {
-    /// Opens a processor's collections, which exist already, on two sessions of their own. `cache_bytes` bounds what is kept in memory beside
+    /// A processor's collections, which exist already. `cache_bytes` bounds what is kept in memory beside
     /// what waits for its commit, `read_bytes` what one call is answered with from the database.
-    pub async fn open(
-        [session, apart]: [Session; 2],
-        descriptor: &Descriptor,
-        cache_bytes: usize,
-        read_bytes: usize,
-    ) -> Result<Self, Error> {
-        let loader = Loader::open(session, &descriptor.collections, read_bytes, true).await?;
-        let apart = Loader::open(apart, &descriptor.collections, read_bytes, false).await?;
+    pub fn new(db: &Db, descriptor: &Descriptor, cache_bytes: usize, read_bytes: usize) -> Self {
+        let loader = Loader::new(db.clone(), "documents", &descriptor.collections, read_bytes, true);
+        let apart = Loader::new(db.clone(), "documents apart", &descriptor.collections, read_bytes, false);
         let owned = descriptor.partition_by != PartitionBy::Tenant;
         let state = State { cache: Cache::new(cache_bytes), serial: 0 };
-        Ok(Documents { loader, apart, slow: Mutex::default(), owned, state: Mutex::new(state) })
+        Documents { loader, apart, slow: Mutex::default(), owned, state: Mutex::new(state) }
     }
 
     /// What brings documents from the database; somebody must let it work (see [`Loader::serve`]).

@@ -7,7 +7,7 @@ use super::{
     loader::{Loader, Request},
 };
 use crate::{
-    db::{Error, Session},
+    db::Db,
     model::ids::{CollectionName, LaneKey},
 };
 
@@ -15,12 +15,12 @@ use crate::{
 pub struct Committed(Loader);
 
 impl Committed {
-    /// Opens collections that exist, on a session of its own. `read_bytes` bounds what one call is answered with.
-    pub async fn open(session: Session, collections: &[CollectionName], read_bytes: usize) -> Result<Self, Error> {
-        Loader::open(session, collections, read_bytes, true).await.map(Committed)
+    /// Collections that exist. `read_bytes` bounds what one call is answered with.
+    pub fn new(db: &Db, collections: &[CollectionName], read_bytes: usize) -> Self {
+        Committed(Loader::new(db.clone(), "documents as they are", collections, read_bytes, true))
     }
 
-    /// Reads documents of a lane: one entry for each id, in order; none of a collection that was not opened. Waits for [`Committed::serve`].
+    /// Reads documents of a lane: one entry for each id, in order; none of a collection that is not among them. Waits for [`Committed::serve`].
     pub async fn read(
         &self,
         lane: &LaneKey,

@@ -5,7 +5,7 @@
 //!
 //! What one lane asks for at once is bounded in bytes. Rows are counted as they arrive, so what is too much is never held.
 //!
-//! There are two of them for a processor, each with a session: one for all, and one for tenants whose reads are slow, which serves one tenant at a time, the
+//! There are two of them for a processor, each with a session that it opens when it has something to read: one for all, and one for tenants whose reads are slow, which serves one tenant at a time, the
 //! quickest first. [`slow`](super::slow) says who those are.
 
 use std::{
@@ -15,13 +15,13 @@ use std::{
 
 use futures_util::TryStreamExt;
 use tokio::{
-    sync::{Notify, oneshot},
+    sync::{Notify, OnceCell, oneshot},
     time::{Duration, Instant},
 };
 
 use super::{DocumentKey, ReadError, cache::Known, on, table};
 use crate::{
-    db::{Error, Session, Statement, describe},
+    db::{Db, Error, Session, Statement, describe},
     model::ids::{CollectionName, TenantId},
 };
 
@@ -64,14 +64,38 @@ pub(super) struct Took {
 
 /// Reads documents for all lanes of a processor.
 pub struct Loader {
-    session: Session,
-    statements: HashMap<CollectionName, (Statement, Statement)>,
+    db: Db,
+    /// What its session is for, as the database shows it.
+    purpose: &'static str,
+    collections: Vec<CollectionName>,
+    opened: OnceCell<Opened>,
     /// Bytes of documents that one request may be answered with.
     most_bytes: usize,
     /// Whether tenants are served together, so that reads meet.
     together: bool,
     waiting: Mutex<Waiting>,
     asked: Notify,
+}
+
+/// A session, and on it for each collection how its documents are read, and their versions.
+struct Opened {
+    session: Session,
+    statements: HashMap<CollectionName, (Statement, Statement)>,
+}
+
+impl Opened {
+    async fn new(db: &Db, purpose: &str, collections: &[CollectionName]) -> Result<Self, Error> {
+        let session = db.connect(purpose).await?;
+        session.batch_execute(ONE_PLAN).await?;
+        let mut statements = HashMap::new();
+        for collection in collections {
+            let table = table(&session, collection).await?;
+            let read = session.prepare(&on(&table, include_str!("read.sql"))).await?;
+            let versions = session.prepare(&on(&table, include_str!("versions.sql"))).await?;
+            statements.insert(collection.clone(), (read, versions));
+        }
+        Ok(Opened { session, statements })
+    }
 }
 
 #[derive(Default)]
@@ -83,21 +107,21 @@ struct Waiting {
 }
 
 impl Loader {
-    pub(super) async fn open(
-        session: Session,
+    /// Reads collections that exist.
+    pub(super) fn new(
+        db: Db,
+        purpose: &'static str,
         collections: &[CollectionName],
         most_bytes: usize,
         together: bool,
-    ) -> Result<Self, Error> {
-        session.batch_execute(ONE_PLAN).await?;
-        let mut statements = HashMap::new();
-        for collection in collections {
-            let table = table(&session, collection).await?;
-            let read = session.prepare(&on(&table, include_str!("read.sql"))).await?;
-            let versions = session.prepare(&on(&table, include_str!("versions.sql"))).await?;
-            statements.insert(collection.clone(), (read, versions));
-        }
-        Ok(Loader { session, statements, most_bytes, together, waiting: Mutex::default(), asked: Notify::new() })
+    ) -> Self {
+        let (collections, opened) = (collections.to_vec(), OnceCell::new());
+        let (waiting, asked) = (Mutex::default(), Notify::new());
+        Loader { db, purpose, collections, opened, most_bytes, together, waiting, asked }
+    }
+
+    async fn opened(&self) -> Result<&Opened, Error> {
+        self.opened.get_or_try_init(|| Opened::new(&self.db, self.purpose, &self.collections)).await
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -181,9 +205,10 @@ impl Loader {
             }
         }
         let mut found = HashMap::with_capacity(wanted.len());
-        if let Some((statement, _)) = self.statements.get(collection) {
+        let opened = self.opened().await?;
+        if let Some((statement, _)) = opened.statements.get(collection) {
             let (tenants, ids): (Vec<&str>, Vec<&str>) = wanted.keys().copied().unzip();
-            let mut rows = std::pin::pin!(self.session.query_raw(statement, [&tenants, &ids]).await?);
+            let mut rows = std::pin::pin!(opened.session.query_raw(statement, [&tenants, &ids]).await?);
             while let Some(row) = rows.try_next().await? {
                 let Some((place, wanting)) = wanted.get(&(row.get(0), row.get(1))) else { continue };
                 let data: &str = row.get(3);
@@ -205,9 +230,10 @@ impl Loader {
         collection: &CollectionName,
         keys: Vec<DocumentKey>,
     ) -> Result<HashMap<DocumentKey, Known>, Error> {
-        let Some((_, statement)) = self.statements.get(collection) else { return Ok(HashMap::new()) };
+        let opened = self.opened().await?;
+        let Some((_, statement)) = opened.statements.get(collection) else { return Ok(HashMap::new()) };
         let (tenants, ids) = pairs(&keys.iter().collect::<Vec<_>>());
-        let rows = self.session.query(statement, &[&tenants, &ids]).await?;
+        let rows = opened.session.query(statement, &[&tenants, &ids]).await?;
         let found: HashMap<(&str, &str), (i64, Option<&str>)> =
             rows.iter().map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3)))).collect();
         let known = |key: DocumentKey| {
