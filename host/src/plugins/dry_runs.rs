@@ -1,6 +1,9 @@
 //! What is needed to try files against the processors that run, while these go on.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{fleet::Follower, manifest::Manifest};
 use crate::{
@@ -9,7 +12,7 @@ use crate::{
     processor::{
         Ground,
         code::Version,
-        dry_run::{DryRun, Trial},
+        dry_run::{Desk, DryRun, Trial},
         registration,
     },
     scheduler::Scheduler,
@@ -22,6 +25,8 @@ pub struct DryRuns(Arc<Known>);
 struct Known {
     ground: Ground,
     scheduler: Scheduler,
+    /// What the last one read with, for the next.
+    desk: Arc<Mutex<Option<Desk>>>,
     running: BTreeMap<ProcessorId, Runs>,
     events: usize,
 }
@@ -37,15 +42,16 @@ impl DryRuns {
     pub(super) fn new(
         ground: Ground,
         scheduler: Scheduler,
+        desk: Arc<Mutex<Option<Desk>>>,
         running: BTreeMap<ProcessorId, Runs>,
         events: usize,
     ) -> Self {
-        DryRuns(Arc::new(Known { ground, scheduler, running, events }))
+        DryRuns(Arc::new(Known { ground, scheduler, desk, running, events }))
     }
 
     /// Tries what would take over, if something else runs whose place it would take.
     pub(super) async fn of(&self, candidate: &Follower) -> Option<DryRun> {
-        let Known { ground, scheduler, running, events } = &*self.0;
+        let Known { ground, scheduler, desk, running, events } = &*self.0;
         let Follower { descriptor, digest, handler, manifest, .. } = candidate;
         let runs = running.get(&descriptor.id)?;
         let same = *runs.version.digest == **digest && runs.manifest == *manifest;
@@ -55,7 +61,6 @@ impl DryRuns {
             return None;
         }
         let trial = Trial {
-            ground,
             scheduler,
             descriptor,
             handler: handler.clone(),
@@ -64,8 +69,12 @@ impl DryRuns {
             events: *events,
         };
         let id = &descriptor.id;
-        match trial.run().await {
+        let kept = || desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = kept().take();
+        let mut at = taken.unwrap_or_else(|| Desk::new(ground));
+        match trial.run(&mut at).await {
             Ok(dry_run) => {
+                kept().replace(at);
                 if let Some(dry_run) = &dry_run {
                     tracing::info!(processor = %id, digest = digest.get(..12), "{dry_run}");
                 }

@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -24,6 +24,7 @@ use crate::{
     processor::{
         Ground, Processor, Standing,
         code::{Code, Done, Version},
+        dry_run::Desk,
         exceptions,
         lane::Runner,
         pressure,
@@ -117,6 +118,7 @@ pub struct Fleet {
     pressures: BTreeMap<String, pressure::Settings>,
     members: BTreeMap<ProcessorId, Member>,
     tasks: Group,
+    desk: Arc<Mutex<Option<Desk>>>,
 }
 
 /// What another version of a processor's code found when it took over.
@@ -131,7 +133,7 @@ pub struct Swapped {
 impl Fleet {
     /// Nobody yet. `pressures` are how single processors treat lanes that cannot keep up.
     pub fn new(ground: Ground, scheduler: Scheduler, pressures: BTreeMap<String, pressure::Settings>) -> Self {
-        Fleet { ground, scheduler, pressures, members: BTreeMap::new(), tasks: Group::default() }
+        Fleet { ground, scheduler, pressures, members: BTreeMap::new(), tasks: Group::default(), desk: Arc::default() }
     }
 
     /// Those who run, by their ids.
@@ -152,7 +154,7 @@ impl Fleet {
             (id.clone(), Runs { version, descriptor, manifest })
         };
         let running = self.members.iter().map(runs).collect();
-        DryRuns::new(self.ground.clone(), self.scheduler.clone(), running, events)
+        DryRuns::new(self.ground.clone(), self.scheduler.clone(), self.desk.clone(), running, events)
     }
 
     /// Registers processors, and then begins them: whoever waits for others must know all of them. Gives back those that cannot run.

@@ -21,7 +21,7 @@ use super::{
     lane::{GroundLost, Runner, Trouble},
 };
 use crate::{
-    consumer::router::Router,
+    consumer::{pages::Reader, router::Router},
     model::{
         event::Event,
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason},
@@ -33,8 +33,8 @@ use crate::{
 
 /// For so long a version is tried at most, and as long again the one that runs where the new one failed. Where it is not done by then, what it did counts.
 const TIME: Duration = Duration::from_secs(2);
-/// Lanes that are tried at once.
-const LANES_AT_ONCE: usize = 4;
+/// Lanes that are tried at once: enough that their reads of documents meet.
+const LANES_AT_ONCE: usize = 16;
 /// Failures that the version that runs is asked about.
 const COMPARED: usize = 3;
 
@@ -60,10 +60,22 @@ pub struct DryRun {
     pub worse: Option<String>,
 }
 
+/// What dry runs read with, one after the other.
+pub struct Desk {
+    reader: Reader,
+    committed: Arc<Committed>,
+}
+
+impl Desk {
+    /// One that has read nothing.
+    pub fn new(ground: &Ground) -> Self {
+        let committed = Committed::new(&ground.db, ground.config.read_mib << 20);
+        Desk { reader: ground.pages.reader("dry run"), committed: Arc::new(committed) }
+    }
+}
+
 /// What is tried.
 pub struct Trial<'a> {
-    /// Where.
-    pub ground: &'a Ground,
     /// On which threads.
     pub scheduler: &'a Scheduler,
     /// What it says it is.
@@ -79,28 +91,27 @@ pub struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Tries it. None where there are no events that say anything.
-    pub async fn run(self) -> anyhow::Result<Option<DryRun>> {
-        let mut reader = self.ground.pages.reader("dry run");
+    /// Tries it. None where there are no events that say anything. After an error the desk is of no use.
+    pub async fn run(self, desk: &mut Desk) -> anyhow::Result<Option<DryRun>> {
         let up_to = self.running.done().positions.map_or(i64::MAX, |(_, last)| last);
         let Descriptor { tenants, event_types, .. } = self.descriptor;
-        let last = reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
+        let last = desk.reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
         let lanes = Router::new(self.descriptor).route(&last);
         if lanes.is_empty() {
             return Ok(None);
         }
         // Those that it alone has are empty, and perhaps somebody else's.
         let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
-        let collections: Vec<CollectionName> = self.descriptor.collections.iter().filter(known).cloned().collect();
-        let committed = Arc::new(Committed::new(&self.ground.db, &collections, self.ground.config.read_mib << 20));
+        let collections: Arc<[CollectionName]> = self.descriptor.collections.iter().filter(known).cloned().collect();
         let new = Version::new("", self.handler.clone().apart(), self.descriptor.max_batch_size);
         let old = Version::new("", self.running.handler.clone().apart(), self.runs_as.max_batch_size);
         let [new, old] = [new, old].map(|version| Tried {
             runner: Runner { code: Arc::new(Code::new(version)), scheduler: self.scheduler.clone(), replaying: true },
-            committed: committed.clone(),
+            committed: desk.committed.clone(),
+            collections: collections.clone(),
         });
         tokio::select! {
-            served = committed.serve() => served.map(|never| match never {}).map_err(Into::into),
+            served = desk.committed.serve() => served.map(|never| match never {}).map_err(Into::into),
             dry = compare(&new, &old, lanes) => dry.map(Some).map_err(|lost| anyhow::anyhow!("{}", lost.0)),
         }
     }
@@ -169,6 +180,8 @@ fn said(lane: &LaneKey, event: Option<&Arc<Event>>, reason: &Reason) -> String {
 struct Tried {
     runner: Runner,
     committed: Arc<Committed>,
+    /// Those that both versions have.
+    collections: Arc<[CollectionName]>,
 }
 
 /// What it did with a lane's events.
@@ -184,8 +197,8 @@ struct Came {
 
 impl Tried {
     async fn on(&self, lane: &LaneKey, events: &[Arc<Event>]) -> Result<Came, GroundLost> {
-        let documents =
-            Arc::new(Thrown { lane: lane.clone(), committed: self.committed.clone(), written: Mutex::default() });
+        let (committed, collections) = (self.committed.clone(), self.collections.clone());
+        let documents = Arc::new(Thrown { lane: lane.clone(), committed, collections, written: Mutex::default() });
         let mut came = Came::default();
         while let (Some(rest @ [_, ..]), None) = (events.get(came.handled..), &came.trouble) {
             let outcome = self.runner.run_over(lane, Class::CatchUp, rest, 0, None, documents.clone()).await?;
@@ -214,6 +227,7 @@ impl Tried {
 struct Thrown {
     lane: LaneKey,
     committed: Arc<Committed>,
+    collections: Arc<[CollectionName]>,
     written: Mutex<Changes>,
 }
 
@@ -223,7 +237,10 @@ impl Thrown {
     }
 
     async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
-        let read = self.committed.read(&self.lane, collection, ids).await;
+        let read = match self.collections.contains(collection) {
+            true => self.committed.read(&self.lane, collection, ids).await,
+            false => Ok(vec![None; ids.len()]),
+        };
         let mut found = read.map_err(|error| match error {
             ReadError::Lost(why) => Failure::EndTerm(why),
             ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),

@@ -114,8 +114,8 @@ impl Documents {
     /// A processor's collections, which exist already. `cache_bytes` bounds what is kept in memory beside
     /// what waits for its commit, `read_bytes` what one call is answered with from the database.
     pub fn new(db: &Db, descriptor: &Descriptor, cache_bytes: usize, read_bytes: usize) -> Self {
-        let loader = Loader::new(db.clone(), "documents", &descriptor.collections, read_bytes, true);
-        let apart = Loader::new(db.clone(), "documents apart", &descriptor.collections, read_bytes, false);
+        let loader = Loader::new(db.clone(), "documents", read_bytes, true);
+        let apart = Loader::new(db.clone(), "documents apart", read_bytes, false);
         let owned = descriptor.partition_by != PartitionBy::Tenant;
         let state = State { cache: Cache::new(cache_bytes), serial: 0 };
         Documents { loader, apart, slow: Mutex::default(), owned, state: Mutex::new(state) }

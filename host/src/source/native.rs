@@ -46,7 +46,7 @@ impl Native {
             lag: session.prepare(include_str!("native/lag.sql")).await?,
             tenant_lag: session.prepare(include_str!("native/tenant_lag.sql")).await?,
         };
-        Ok(NativeSession { session, statements, tenants: HashMap::new(), texts: HashMap::new() })
+        Ok(NativeSession { session, statements, last: [None, None], tenants: HashMap::new(), texts: HashMap::new() })
     }
 }
 
@@ -73,6 +73,8 @@ struct Statements {
 pub struct NativeSession {
     session: Session,
     statements: Statements,
+    /// How the last events are read, of all and of one tenant, once they were.
+    last: [Option<Statement>; 2],
     /// Names parsed before, so that events of one tenant share one text.
     tenants: HashMap<Box<str>, TenantId>,
     /// Types, and the metadata of events that have none, seen before.
@@ -216,17 +218,18 @@ impl NativeSession {
         up_to: i64,
         limit: usize,
     ) -> Result<Vec<Arc<Event>>, SourceError> {
-        let (looked_at, limit) = (LOOKED_AT as i64, limit as i64);
-        let rows = match tenant {
-            Some(tenant) => {
-                let statement = self.session.prepare(include_str!("native/tenant_last.sql")).await?;
-                self.session.query(&statement, &[&up_to, &types, &looked_at, &limit, &tenant.as_str()]).await?
-            }
-            None => {
-                let statement = self.session.prepare(include_str!("native/last.sql")).await?;
-                self.session.query(&statement, &[&up_to, &types, &looked_at, &limit]).await?
-            }
+        let (sql, number) = match tenant {
+            None => (include_str!("native/last.sql"), 0),
+            Some(_) => (include_str!("native/tenant_last.sql"), 1),
         };
+        let statement = match &self.last[number] {
+            Some(statement) => statement.clone(),
+            None => self.last[number].insert(self.session.prepare(sql).await?).clone(),
+        };
+        let (looked_at, limit, tenant) = (LOOKED_AT as i64, limit as i64, tenant.map(TenantId::as_str));
+        let mut params: Vec<&(dyn crate::db::types::ToSql + Sync)> = vec![&up_to, &types, &looked_at, &limit];
+        params.extend(tenant.iter().map(|tenant| tenant as &(dyn crate::db::types::ToSql + Sync)));
+        let rows = self.session.query(&statement, &params).await?;
         let mut events = self.events(rows)?;
         events.sort_unstable_by_key(|event| event.position);
         Ok(events)

@@ -11,16 +11,16 @@ use crate::{
     model::ids::{CollectionName, LaneKey},
 };
 
-/// The documents of some collections, read anew each time.
+/// Documents of any processor, read anew each time.
 pub struct Committed(Loader);
 
 impl Committed {
-    /// Collections that exist. `read_bytes` bounds what one call is answered with.
-    pub fn new(db: &Db, collections: &[CollectionName], read_bytes: usize) -> Self {
-        Committed(Loader::new(db.clone(), "documents as they are", collections, read_bytes, true))
+    /// Reads on a session of its own, which it opens when it has something to read. `read_bytes` bounds what one call is answered with.
+    pub fn new(db: &Db, read_bytes: usize) -> Self {
+        Committed(Loader::new(db.clone(), "documents as they are", read_bytes, true))
     }
 
-    /// Reads documents of a lane: one entry for each id, in order; none of a collection that is not among them. Waits for [`Committed::serve`].
+    /// Reads documents of a lane, of a collection that exists: one entry for each id, in order. Waits for [`Committed::serve`].
     pub async fn read(
         &self,
         lane: &LaneKey,

@@ -15,7 +15,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 use tokio::{
-    sync::{Notify, OnceCell, oneshot},
+    sync::{Mutex as AsyncMutex, Notify, OnceCell, oneshot},
     time::{Duration, Instant},
 };
 
@@ -67,8 +67,8 @@ pub struct Loader {
     db: Db,
     /// What its session is for, as the database shows it.
     purpose: &'static str,
-    collections: Vec<CollectionName>,
-    opened: OnceCell<Opened>,
+    session: OnceCell<Session>,
+    statements: AsyncMutex<HashMap<CollectionName, Arc<Statements>>>,
     /// Bytes of documents that one request may be answered with.
     most_bytes: usize,
     /// Whether tenants are served together, so that reads meet.
@@ -77,25 +77,10 @@ pub struct Loader {
     asked: Notify,
 }
 
-/// A session, and on it for each collection how its documents are read, and their versions.
-struct Opened {
-    session: Session,
-    statements: HashMap<CollectionName, (Statement, Statement)>,
-}
-
-impl Opened {
-    async fn new(db: &Db, purpose: &str, collections: &[CollectionName]) -> Result<Self, Error> {
-        let session = db.connect(purpose).await?;
-        session.batch_execute(ONE_PLAN).await?;
-        let mut statements = HashMap::new();
-        for collection in collections {
-            let table = table(&session, collection).await?;
-            let read = session.prepare(&on(&table, include_str!("read.sql"))).await?;
-            let versions = session.prepare(&on(&table, include_str!("versions.sql"))).await?;
-            statements.insert(collection.clone(), (read, versions));
-        }
-        Ok(Opened { session, statements })
-    }
+/// How documents of a collection are read, and their versions.
+struct Statements {
+    read: Statement,
+    versions: Statement,
 }
 
 #[derive(Default)]
@@ -107,21 +92,40 @@ struct Waiting {
 }
 
 impl Loader {
-    /// Reads collections that exist.
-    pub(super) fn new(
-        db: Db,
-        purpose: &'static str,
-        collections: &[CollectionName],
-        most_bytes: usize,
-        together: bool,
-    ) -> Self {
-        let (collections, opened) = (collections.to_vec(), OnceCell::new());
-        let (waiting, asked) = (Mutex::default(), Notify::new());
-        Loader { db, purpose, collections, opened, most_bytes, together, waiting, asked }
+    /// Reads collections that exist by then.
+    pub(super) fn new(db: Db, purpose: &'static str, most_bytes: usize, together: bool) -> Self {
+        Loader {
+            db,
+            purpose,
+            session: OnceCell::new(),
+            statements: AsyncMutex::default(),
+            most_bytes,
+            together,
+            waiting: Mutex::default(),
+            asked: Notify::new(),
+        }
     }
 
-    async fn opened(&self) -> Result<&Opened, Error> {
-        self.opened.get_or_try_init(|| Opened::new(&self.db, self.purpose, &self.collections)).await
+    async fn opened(&self, collection: &CollectionName) -> Result<(&Session, Arc<Statements>), Error> {
+        let open = async || {
+            let session = self.db.connect(self.purpose).await?;
+            session.batch_execute(ONE_PLAN).await?;
+            Ok::<_, Error>(session)
+        };
+        let session = self.session.get_or_try_init(open).await?;
+        let mut known = self.statements.lock().await;
+        let statements = match known.get(collection) {
+            Some(statements) => statements.clone(),
+            None => {
+                let table = table(session, collection).await?;
+                let (read, versions) = (on(&table, include_str!("read.sql")), on(&table, include_str!("versions.sql")));
+                let (read, versions) = tokio::try_join!(session.prepare(&read), session.prepare(&versions))?;
+                let statements = Arc::new(Statements { read, versions });
+                known.insert(collection.clone(), statements.clone());
+                statements
+            }
+        };
+        Ok((session, statements))
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -205,20 +209,18 @@ impl Loader {
             }
         }
         let mut found = HashMap::with_capacity(wanted.len());
-        let opened = self.opened().await?;
-        if let Some((statement, _)) = opened.statements.get(collection) {
-            let (tenants, ids): (Vec<&str>, Vec<&str>) = wanted.keys().copied().unzip();
-            let mut rows = std::pin::pin!(opened.session.query_raw(statement, [&tenants, &ids]).await?);
-            while let Some(row) = rows.try_next().await? {
-                let Some((place, wanting)) = wanted.get(&(row.get(0), row.get(1))) else { continue };
-                let data: &str = row.get(3);
-                for &number in wanting {
-                    left[number] = left[number].and_then(|left| left.checked_sub(data.len()));
-                }
-                if wanting.iter().any(|&number| left[number].is_some()) {
-                    let owner = row.get::<_, Option<&str>>(4).map(Arc::from);
-                    found.insert(*place, Known { version: row.get(2), data: Some(data.into()), owner });
-                }
+        let (session, statements) = self.opened(collection).await?;
+        let (tenants, ids): (Vec<&str>, Vec<&str>) = wanted.keys().copied().unzip();
+        let mut rows = std::pin::pin!(session.query_raw(&statements.read, [&tenants, &ids]).await?);
+        while let Some(row) = rows.try_next().await? {
+            let Some((place, wanting)) = wanted.get(&(row.get(0), row.get(1))) else { continue };
+            let data: &str = row.get(3);
+            for &number in wanting {
+                left[number] = left[number].and_then(|left| left.checked_sub(data.len()));
+            }
+            if wanting.iter().any(|&number| left[number].is_some()) {
+                let owner = row.get::<_, Option<&str>>(4).map(Arc::from);
+                found.insert(*place, Known { version: row.get(2), data: Some(data.into()), owner });
             }
         }
         Ok((found, left.iter().map(Option::is_none).collect()))
@@ -230,10 +232,9 @@ impl Loader {
         collection: &CollectionName,
         keys: Vec<DocumentKey>,
     ) -> Result<HashMap<DocumentKey, Known>, Error> {
-        let opened = self.opened().await?;
-        let Some((_, statement)) = opened.statements.get(collection) else { return Ok(HashMap::new()) };
+        let (session, statements) = self.opened(collection).await?;
         let (tenants, ids) = pairs(&keys.iter().collect::<Vec<_>>());
-        let rows = opened.session.query(statement, &[&tenants, &ids]).await?;
+        let rows = session.query(&statements.versions, &[&tenants, &ids]).await?;
         let found: HashMap<(&str, &str), (i64, Option<&str>)> =
             rows.iter().map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3)))).collect();
         let known = |key: DocumentKey| {
