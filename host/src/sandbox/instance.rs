@@ -46,15 +46,15 @@ pub(super) struct Call {
 
 impl Call {
     /// A call on behalf of a tenant.
-    pub(super) fn of(tenant: Arc<Tenant>, documents: Arc<dyn Documents>, limits: &Limits) -> Self {
-        let log = Log::new(Some(tenant), limits);
+    pub(super) fn of(tenant: Arc<Tenant>, documents: Arc<dyn Documents>, replaying: bool, limits: &Limits) -> Self {
+        let log = Log::new(Some(tenant), replaying, limits);
         Call { documents: Some(documents), log, ..Call::describe(limits) }.within(limits.cpu())
     }
 
     /// A call on behalf of nobody.
     pub(super) fn describe(limits: &Limits) -> Self {
         let meter = Meter::new(limits.describe_cpu());
-        Call { documents: None, log: Log::new(None, limits), reads: limits.reads, refused: None, meter }
+        Call { documents: None, log: Log::new(None, false, limits), reads: limits.reads, refused: None, meter }
     }
 
     fn within(mut self, cpu: std::time::Duration) -> Self {

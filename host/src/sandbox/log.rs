@@ -15,6 +15,8 @@ pub(super) use logging::Level;
 pub(super) struct Log {
     /// None in `describe`.
     tenant: Option<Arc<Tenant>>,
+    /// Said of each line where the events were handled before.
+    replaying: Option<bool>,
     lines_left: u32,
     line_bytes: usize,
     dropped: u32,
@@ -29,9 +31,10 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new(tenant: Option<Arc<Tenant>>, limits: &Limits) -> Self {
+    pub(super) fn new(tenant: Option<Arc<Tenant>>, replaying: bool, limits: &Limits) -> Self {
         Log {
             tenant,
+            replaying: replaying.then_some(true),
             lines_left: limits.log_lines,
             line_bytes: limits.log_line_bytes,
             dropped: 0,
@@ -61,13 +64,13 @@ impl Log {
         let account = self.tenant.as_deref();
         let admitted =
             || account.is_none_or(|tenant| tenant.log().admits(context.len() + message.len(), Instant::now()));
-        let tenant = account.map(|tenant| tenant.id().as_str());
+        let (tenant, replaying) = (account.map(|tenant| tenant.id().as_str()), self.replaying);
         macro_rules! say {
             ($level:ident, $name:ident) => {
                 if !tracing::enabled!(target: "sandmill::guest", tracing::Level::$name) {
                     true
                 } else if admitted() {
-                    tracing::$level!(target: "sandmill::guest", processor, tenant, context, "{message}");
+                    tracing::$level!(target: "sandmill::guest", processor, tenant, context, replaying, "{message}");
                     true
                 } else {
                     false

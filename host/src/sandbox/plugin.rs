@@ -137,7 +137,7 @@ impl Plugin {
         tenant: Arc<Tenant>,
         documents: Arc<dyn Documents>,
     ) -> Result<v0_1::Projection, Failure> {
-        let call = Call::of(tenant, documents, &self.sandbox.limits);
+        let call = Call::of(tenant, documents, batch.replaying, &self.sandbox.limits);
         let body = async |guest: &mut Guest| {
             if guest.exports.is_none() {
                 guest.exports = Some(self.pre.instantiate_async(&mut guest.store).await?);
