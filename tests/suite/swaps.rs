@@ -235,12 +235,13 @@ async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
 async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    let host = first_version(&database, folder.path(), 3).await;
+    let host = first_version_with(&database, folder.path(), 3, &["limits.cpu-ms=5000"]).await;
     put(folder.path(), "T000002");
     let why = "a dry run on the last 3 events failed where the version that runs does not: tenant acme, the event at position 1 (Scripted): trap";
     until_error(folder.path(), "scripted", Some(why)).await;
     put(folder.path(), "S000003");
-    let why = "failed where the version that runs does not: not one of 3 events was handled in 2 s";
+    let why =
+        "failed where the version that runs does not: not one of 3 events was handled in 2 s, and that one handles 3";
     until_error(folder.path(), "scripted", Some(why)).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 4)]).await;
@@ -249,6 +250,13 @@ async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() 
     assert_eq!((tried.events, tried.lanes, tried.handled, tried.failed), (3, 1, 0, 1));
 
     put(folder.path(), "T000004");
+    until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
+    // A start changes nothing about that.
+    host.stop().await;
+    append(&database, "s", 1).await;
+    fs::remove_file(folder.path().join("scripted.wasm.error")).unwrap();
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 5)]).await;
     until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
     fs::write(folder.path().join("scripted.toml"), "dry-run = false").unwrap();
     until_event(&database, "scripted", "swapped", 1).await;
@@ -341,8 +349,42 @@ async fn what_ran_last_goes_on_after_a_start() {
     host.stop().await;
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_event(&database, "scripted", "refused", 4).await;
-    assert_eq!(listed(&database, "scripted").await.unwrap().digest, "", "the file was gone in between");
+    until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
+    // The file was gone in between.
+    eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+/// A version that is taken back while no host runs, and one that cannot begin with the documents there are: a start goes on with the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_goes_back_as_a_running_host_does() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 1).await;
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    host.stop().await;
+    command(&database, &["rollback", "scripted"]).await.unwrap();
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    host.stop().await;
+    // Without one, what is there cannot begin either: its lanes would be cut otherwise.
+    let sql = "update sandmill.processors set partition_by = 'event-stream' where id = 'scripted'";
+    let session = database.db.connect("test").await.unwrap();
+    session.batch_execute(sql).await.unwrap();
+    put(folder.path(), "V000003");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_error(folder.path(), "scripted", Some("partitioning by event-stream")).await;
+    let last = eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
+    assert_eq!(last.digest, past(&database, "scripted").await[0].digest, "what ran last stays known");
+    host.stop().await;
+    // As it was again, it is the file that runs.
+    session.batch_execute(&sql.replace("event-stream", "tenant")).await.unwrap();
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 2), ("V000003", 1)]).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
@@ -585,14 +627,17 @@ async fn only_signed_plugins_run_where_that_is_asked_for() {
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2)]).await;
     host.stop().await;
-    // So it does after a start with its key, and only with that.
+    // So it does after a start, but not without its key.
     append(&database, "s", 1).await;
     let other = format!("rollout.public-keys={}", theirs.public());
     let host = Host::start_in(&database, folder.path(), &[&other]);
     until_error(folder.path(), "scripted", Some("not of these bytes")).await;
-    eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| now.digest.is_empty())).await;
+    eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     host.stop().await;
     assert_eq!(versions(&database, "s").await, owned(&[("V000001", 2)]));
+    let host = Host::start_in(&database, folder.path(), &[&keys]);
+    until_versions(&database, "s", &[("V000001", 3)]).await;
+    host.stop().await;
 }
 
 /// A host that is killed somewhere in a swap: the next one runs what the folder says, from where each lane stands.

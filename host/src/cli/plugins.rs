@@ -179,7 +179,7 @@ async fn past(session: &Session, plugin: &str, most: i64) -> anyhow::Result<Vec<
 /// Takes the running version back, if there is one that ran before it.
 async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> {
     let running = one(session, &args.plugin).await?;
-    if running.digest.is_empty() {
+    if !running.runs() {
         bail!("{} does not run; there is nothing to take back", args.plugin);
     }
     let past = history::past(session, &args.plugin, 100).await.map_err(|error| explain(&error))?;
@@ -216,12 +216,14 @@ fn when(at: SystemTime) -> String {
 
 fn listed_json(listed: &Listed) -> ListedJson<'_> {
     let refused = listed.refused.as_ref();
+    // Of what does not run only the file's name is news.
+    let of = |text| if listed.runs() { text } else { "" };
     ListedJson {
         plugin: &listed.plugin,
         processor: &listed.processor,
-        digest: &listed.digest,
-        version: &listed.version,
-        contract: &listed.contract,
+        digest: of(&listed.digest),
+        version: of(&listed.version),
+        contract: of(&listed.contract),
         since: when(listed.since),
         calls: listed.lanes,
         refused: refused.map(|(digest, why, at)| RefusedJson { digest, why, at: when(*at) }),
@@ -263,7 +265,7 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
     ];
     let mut table = Table::new(Vec::from(columns));
     for listed in plugins {
-        let runs = !listed.digest.is_empty();
+        let runs = listed.runs();
         let since = now.duration_since(listed.since).unwrap_or_default().as_secs_f64();
         let tone = listed.refused.as_ref().map(|_| if runs { Tone::Warning } else { Tone::Bad });
         let note = if listed.refused.is_some() { "another file is refused" } else { "" };

@@ -27,6 +27,8 @@ pub(super) struct Checked {
     pub(super) origin: Origin,
     /// What came of trying it on events that are handled already, if it was.
     pub(super) dry_run: Option<DryRun>,
+    /// Whether it is to be checked again, since the database did not let it.
+    pub(super) again: bool,
     /// What can run, or why nothing can.
     pub(super) found: Result<(Arc<Plugin>, Manifest), String>,
 }
@@ -34,7 +36,7 @@ pub(super) struct Checked {
 impl Checked {
     /// A file of which nothing is known but why it does not run.
     pub(super) fn refused(file: PluginFile, why: String) -> Self {
-        Checked { file, digest: String::new(), origin: Origin::default(), dry_run: None, found: Err(why) }
+        Checked { file, digest: String::new(), origin: Origin::default(), dry_run: None, again: false, found: Err(why) }
     }
 
     /// What would follow the log; nothing where it does not run.
@@ -53,7 +55,13 @@ impl Checked {
     /// Tries it on events that are handled already, where it would take another version's place.
     pub(super) async fn tried(mut self, dry_runs: &DryRuns) -> Self {
         let Some(follower) = self.follower() else { return self };
-        self.dry_run = dry_runs.of(&follower).await;
+        match dry_runs.of(&follower).await {
+            Ok(dry_run) => self.dry_run = dry_run,
+            Err(why) => {
+                self.again = true;
+                self.found = Err(format!("it could not be tried on earlier events, and will be again: {why}"));
+            }
+        }
         if let (true, Some(Err(why))) = (follower.manifest.dry_run, self.dry_run.as_ref().map(DryRun::verdict)) {
             self.found = Err(why);
         }
@@ -86,7 +94,7 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
     let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
     let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
     let origin = Origin { contract, signed_by: signed_by.into_inner() };
-    Checked { file, digest: examined.digest.unwrap_or_default(), origin, dry_run: None, found }
+    Checked { file, digest: examined.digest.unwrap_or_default(), origin, dry_run: None, again: false, found }
 }
 
 /// The version that ran last where a file does not run, if its code is still at hand and everything but that file says that it may run. May take as long as a start.
@@ -95,7 +103,8 @@ pub(super) fn recall(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile, ra
     let (manifest, limits) = read_manifest(&file, sandbox.limits()).ok().filter(|_| signed)?;
     let plugin = sandbox.for_plugin(limits, manifest.settings.clone()).recall(&ran.digest)?;
     let origin = Origin { contract: ran.contract.clone(), signed_by: ran.signed_by.clone() };
-    Some(Checked { file, digest: ran.digest.clone(), origin, dry_run: None, found: Ok((Arc::new(plugin), manifest)) })
+    let (digest, found) = (ran.digest.clone(), Ok((Arc::new(plugin), manifest)));
+    Some(Checked { file, digest, origin, dry_run: None, again: false, found })
 }
 
 /// What is said about a plugin, and what it may use up with that.

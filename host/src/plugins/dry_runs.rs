@@ -33,6 +33,7 @@ struct Known {
 
 /// What runs as a processor.
 pub(super) struct Runs {
+    pub(super) plugin: String,
     pub(super) version: Arc<Version>,
     pub(super) descriptor: Descriptor,
     pub(super) manifest: Manifest,
@@ -49,42 +50,35 @@ impl DryRuns {
         DryRuns(Arc::new(Known { ground, scheduler, desk, running, events }))
     }
 
-    /// Tries what would take over, if something else runs whose place it would take.
-    pub(super) async fn of(&self, candidate: &Follower) -> Option<DryRun> {
+    /// Tries what would take over, if something else runs whose place it would take. Fails where the database does not let it.
+    pub(super) async fn of(&self, candidate: &Follower) -> Result<Option<DryRun>, String> {
         let Known { ground, scheduler, desk, running, events } = &*self.0;
-        let Follower { descriptor, digest, handler, manifest, .. } = candidate;
-        let runs = running.get(&descriptor.id)?;
+        let Follower { descriptor, digest, handler, manifest, plugin, .. } = candidate;
+        let Some(runs) = running.get(&descriptor.id) else { return Ok(None) };
         let same = *runs.version.digest == **digest && runs.manifest == *manifest;
-        // With other documents than it would build it has nothing to do.
-        let refused = registration::difference(&runs.descriptor, descriptor, manifest.adopts()).is_some();
+        // What belongs to another file it does not get, and with other documents than it would build it has nothing to do.
+        let refused = runs.plugin != *plugin
+            || registration::difference(&runs.descriptor, descriptor, manifest.adopts()).is_some();
         if *events == 0 || same || refused {
-            return None;
+            return Ok(None);
         }
-        let trial = Trial {
-            scheduler,
-            descriptor,
-            handler: handler.clone(),
-            running: &runs.version,
-            runs_as: &runs.descriptor,
-            events: *events,
-        };
-        let id = &descriptor.id;
+        let (running, runs_as) = (&runs.version, &runs.descriptor);
+        let trial = Trial { scheduler, descriptor, handler, running, runs_as, events: *events };
         let kept = || desk.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = kept().take();
+        let was_used = taken.is_some();
         let mut at = taken.unwrap_or_else(|| Desk::new(ground));
-        match trial.run(&mut at).await {
-            Ok(dry_run) => {
-                kept().replace(at);
-                if let Some(dry_run) = &dry_run {
-                    tracing::info!(processor = %id, digest = digest.get(..12), "{dry_run}");
-                }
-                dry_run
-            }
-            Err(error) => {
-                let why = error.downcast_ref().map_or_else(|| format!("{error:#}"), describe);
-                tracing::warn!(processor = %id, digest = digest.get(..12), "could not be tried on earlier events, and goes on without: {why}");
-                None
-            }
+        let mut tried = trial.run(&mut at).await;
+        if tried.is_err() && was_used {
+            // Its sessions may have ended long ago, without anybody having asked.
+            at = Desk::new(ground);
+            tried = trial.run(&mut at).await;
         }
+        let dry_run = tried.map_err(|error| error.downcast_ref().map_or_else(|| format!("{error:#}"), describe))?;
+        kept().replace(at);
+        if let Some(dry_run) = &dry_run {
+            tracing::info!(processor = %descriptor.id, digest = digest.get(..12), "{dry_run}");
+        }
+        Ok(dry_run)
     }
 }

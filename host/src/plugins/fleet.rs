@@ -151,7 +151,7 @@ impl Fleet {
         let runs = |(id, member): (&ProcessorId, &Member)| {
             let (version, descriptor, manifest) =
                 (member.code.current(), member.descriptor.clone(), member.manifest.clone());
-            (id.clone(), Runs { version, descriptor, manifest })
+            (id.clone(), Runs { plugin: member.plugin.clone(), version, descriptor, manifest })
         };
         let running = self.members.iter().map(runs).collect();
         DryRuns::new(self.ground.clone(), self.scheduler.clone(), self.desk.clone(), running, events)

@@ -147,15 +147,21 @@ pub async fn begin(session: &Session, there: &[&str]) -> Result<(), Error> {
     session.execute("delete from sandmill.plugins where plugin <> all ($1)", &[&there]).await.map(drop)
 }
 
-/// Says that nothing runs under a file's name, though there is one.
+/// Says that nothing runs under a file's name, though there is one. What ran last stays known.
 pub async fn idle(session: &Session, plugin: &str) -> Result<(), Error> {
-    let sql = "update sandmill.plugins set processor = '', digest = '', version = '', contract = '', signed_by = '', lanes = 0 where plugin = $1";
+    let sql = "update sandmill.plugins set processor = '', lanes = 0 where plugin = $1";
     session.execute(sql, &[&plugin]).await.map(drop)
 }
 
 /// Says how many calls are under way.
 pub async fn lanes(session: &Session, plugin: &str, lanes: i64) -> Result<(), Error> {
     session.execute("update sandmill.plugins set lanes = $2 where plugin = $1", &[&plugin, &lanes]).await.map(drop)
+}
+
+/// What ran under a file's name before a version took over, and the key that it was signed with.
+pub async fn former(session: &Session, plugin: &str, digest: &str) -> Result<Option<(String, String)>, Error> {
+    let row = session.query_opt(include_str!("history/former.sql"), &[&plugin, &digest]).await?;
+    Ok(row.map(|row| (row.get(0), row.get(1))))
 }
 
 /// A version that is not to be run again.
@@ -193,7 +199,7 @@ pub struct Listed {
     pub plugin: String,
     /// The processor that runs; empty where none does.
     pub processor: String,
-    /// SHA-256 of the file that runs.
+    /// SHA-256 of the file that runs, or that ran last.
     pub digest: String,
     /// The author's version.
     pub version: String,
@@ -207,6 +213,13 @@ pub struct Listed {
     pub lanes: i64,
     /// The file that is not run: its SHA-256, why, and since when.
     pub refused: Option<(String, String, SystemTime)>,
+}
+
+impl Listed {
+    /// Whether something runs under the name.
+    pub fn runs(&self) -> bool {
+        !self.processor.is_empty()
+    }
 }
 
 /// What a host makes of its files, by their names.

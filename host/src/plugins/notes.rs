@@ -48,6 +48,8 @@ struct Swap {
     at: Instant,
     /// Whether its first event is written down.
     told: bool,
+    /// Whether all is written down that ever will be.
+    over: bool,
 }
 
 impl Swaps {
@@ -60,7 +62,7 @@ impl Swaps {
         at: Instant,
         swapped: &Swapped,
     ) -> Result<(), crate::db::Error> {
-        let Some(before) = self.0.insert(id, Swap { note, at, told: false }) else { return Ok(()) };
+        let Some(before) = self.0.insert(id, Swap { note, at, told: false, over: false }) else { return Ok(()) };
         history::since(session, before.note, before.at, &swapped.done).await
     }
 
@@ -71,19 +73,14 @@ impl Swaps {
         for (id, swap) in &mut self.0 {
             let done = fleet.members().get(id).map(|member| member.done());
             let Some(done) = done.filter(|done| done.positions.is_some()) else { continue };
-            if !swap.told || swap.is_over() {
+            // Lanes that come later are not counted.
+            swap.over = done.began.is_some_and(|began| began.elapsed() > COMING);
+            if !swap.told || swap.over {
                 told = told.and(history::since(session, swap.note, swap.at, &done).await);
                 swap.told = true;
             }
         }
-        self.0.retain(|_, swap| !swap.told || !swap.is_over());
+        self.0.retain(|_, swap| !swap.over);
         told
-    }
-}
-
-impl Swap {
-    /// Whether all of its lanes have come over that ever will be counted.
-    fn is_over(&self) -> bool {
-        self.at.elapsed() > COMING
     }
 }

@@ -7,6 +7,8 @@
 //! Nothing of this is needed for a start: it runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
 //! from running, and what it kept from being done is tried again; a note in the history that could not be written is in the log alone.
 
+mod start;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
@@ -17,9 +19,10 @@ use std::{
 };
 
 use futures_util::{StreamExt, stream};
+use tokio::runtime::Handle;
 
 use super::{
-    check::{Checked, check, recall},
+    check::{Checked, check},
     fleet::{Fleet, Follower, Member, Swapped},
     folder::{self, PluginFile, Settling},
     hints::Hints,
@@ -79,6 +82,8 @@ pub struct Registry {
     held: BTreeSet<Hold>,
     /// Of those, the ones that the database does not know yet.
     unwritten: BTreeSet<Hold>,
+    /// What came to run and could not be written down: how, why, and instead of what.
+    untold: BTreeMap<String, (Event, String, Option<Swapped>)>,
     /// Swaps of which more is to be written down.
     swaps: Swaps,
     /// What was done could not be written down, or something could not be done: it is to be looked at again.
@@ -111,6 +116,7 @@ impl Registry {
             gone: BTreeSet::new(),
             held: BTreeSet::new(),
             unwritten: BTreeSet::new(),
+            untold: BTreeMap::new(),
             swaps: Swaps::default(),
             again: false,
             looked: Instant::now(),
@@ -128,62 +134,6 @@ impl Registry {
     /// Those who run, whatever becomes of the folder.
     pub fn into_fleet(self) -> Fleet {
         self.fleet
-    }
-
-    /// Runs everything that is in the folder now and can run. Fails where the folder cannot be read. How many files cannot.
-    pub async fn begin(&mut self) -> std::io::Result<usize> {
-        self.settling.first(folder::scan(&self.folder)?);
-        self.gone = self.left_over();
-        self.waiting = self.settling.known().keys().cloned().collect();
-        self.read_holds().await;
-        self.check();
-        if let Some(checking) = self.checking.take() {
-            self.checked = checking.await.into_iter().map(|checked| (checked.file.name.clone(), checked)).collect();
-        }
-        if let Some(session) = self.session().await {
-            let begun = self.recall(&session).await;
-            self.written(begun);
-            self.session = Some(session);
-        }
-        self.carry_out().await;
-        Ok(self.settling.known().len().saturating_sub(self.fleet.members().len()))
-    }
-
-    /// What ran last in the places of files that do not run.
-    async fn recall(&mut self, session: &Session) -> Result<(), crate::db::Error> {
-        let there: Vec<&str> = self.settling.known().keys().map(String::as_str).collect();
-        history::begin(session, &there).await?;
-        for ran in history::list(session).await?.into_iter().filter(|ran| !ran.digest.is_empty()) {
-            let Some(file) = self.settling.known().get(&ran.plugin).filter(|_| self.candidate(&ran.plugin).is_none())
-            else {
-                continue;
-            };
-            let (sandbox, keys, file) = (self.sandbox.clone(), self.keys.clone(), file.clone());
-            let held = self.hold(&ran.plugin, &ran.digest).is_some();
-            let plugin = ran.plugin.clone();
-            let found =
-                tokio::task::spawn_blocking(move || recall(&sandbox, &keys, file, &ran).filter(|_| !held)).await;
-            match found.ok().flatten() {
-                Some(former) => {
-                    tracing::warn!(
-                        plugin,
-                        digest = former.digest.get(..12),
-                        "its file does not run; the version that ran last goes on"
-                    );
-                    self.former.insert(plugin, former);
-                }
-                None => history::idle(session, &plugin).await?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Files of which an earlier host said why they did not run, and which are not there any more.
-    fn left_over(&self) -> BTreeSet<String> {
-        let errors = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let named =
-            errors.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".wasm.error")?.to_string()));
-        named.filter(|plugin| !self.settling.known().contains_key(plugin)).collect()
     }
 
     /// Follows the folder until told to stop. Fails when a processor does, as none can that could go on.
@@ -272,12 +222,11 @@ impl Registry {
         let dry_runs = self.fleet.dry_runs(self.config.dry_run_events);
         let checks = stream::iter(files.into_iter().map(move |file| {
             let (sandbox, keys, dry_runs, lost) = (sandbox.clone(), keys.clone(), dry_runs.clone(), file.clone());
-            let checked = tokio::task::spawn_blocking(move || check(&sandbox, &keys, file));
+            // All of it there, so that whatever a dry run holds does not wait for this loop.
+            let (runtime, check) = (Handle::current(), move || check(&sandbox, &keys, file));
+            let checked = tokio::task::spawn_blocking(move || runtime.block_on(check().tried(&dry_runs)));
             async move {
-                match checked.await {
-                    Ok(checked) => checked.tried(&dry_runs).await,
-                    Err(error) => Checked::refused(lost, format!("checking it failed: {error}")),
-                }
+                checked.await.unwrap_or_else(|error| Checked::refused(lost, format!("checking it failed: {error}")))
             }
         }));
         self.checking = Some(Box::pin(checks.buffered(CHECKED_AT_ONCE).collect()));
@@ -292,7 +241,7 @@ impl Registry {
             if self.settling.known().get(&name) == Some(&checked.file) {
                 let digest = checked.digest.clone();
                 let before = self.checked.insert(name.clone(), checked);
-                if before.is_some_and(|before| before.digest == digest) {
+                if before.is_some_and(|before| before.digest == digest && !before.again) {
                     once_more.push(name);
                 }
             }
@@ -416,10 +365,10 @@ impl Registry {
         self.hold(plugin, &checked.digest).is_none().then_some(checked)
     }
 
-    /// What is to run under a name: its file, or if that cannot and nothing else does, what ran last.
+    /// What is to run under a name: its file, unless a start goes on with what ran last.
     fn follower(&self, plugin: &str) -> Option<Follower> {
-        let former = || self.former.get(plugin).filter(|_| self.running_id(plugin).is_none());
-        self.candidate(plugin).or_else(former)?.follower()
+        let former = self.former.get(plugin).filter(|_| self.running_id(plugin).is_none());
+        former.or_else(|| self.candidate(plugin))?.follower()
     }
 
     /// Starts processors; gives back those that cannot, and why.
@@ -437,10 +386,13 @@ impl Registry {
         let dry_run = |running: &OfRunning| self.checked.get(&running.plugin)?.dry_run.as_ref();
         let ran: Vec<Ran<'_>> = started.iter().map(|running| running.ran(event, "", None, dry_run(running))).collect();
         let told = history::ran(session, &ran).await;
-        self.written(told.map(drop));
         for running in &started {
             self.forget_error(&running.plugin);
+            if told.is_err() {
+                self.untold.insert(running.plugin.clone(), (event, String::new(), None));
+            }
         }
+        self.written(told.map(drop));
         refused
     }
 
@@ -511,6 +463,9 @@ impl Registry {
         if let (Ok(Some(note)), Some(swapped)) = (&number, swapped) {
             let told = self.swaps.replaced(session, running.id, *note, at, swapped).await;
             self.written(told);
+        }
+        if number.is_err() {
+            self.untold.insert(plugin.into(), (event, reason.into(), swapped.cloned()));
         }
         self.written(number.map(drop));
         self.forget_error(plugin);
@@ -596,15 +551,32 @@ impl Registry {
         self.session = Some(session);
         self.read_holds().await;
         self.roll_held_back().await;
-        let again = self.again && self.tried.elapsed() >= AGAIN;
-        if again || self.held != before {
+        let due = self.tried.elapsed() >= AGAIN;
+        if due {
             self.tried = Instant::now();
+            self.tell_untold().await;
+            self.waiting
+                .extend(self.checked.values().filter(|checked| checked.again).map(|checked| checked.file.name.clone()));
+        }
+        if self.again && due || self.held != before {
             self.carry_out().await;
         }
         if self.told.elapsed() >= TELL {
             self.told = Instant::now();
             self.tell_lanes().await;
         }
+    }
+
+    /// Tries once more to write down what could not be.
+    async fn tell_untold(&mut self) {
+        if self.untold.is_empty() {
+            return;
+        }
+        let Some(session) = self.session().await else { return };
+        for (plugin, (event, reason, swapped)) in std::mem::take(&mut self.untold) {
+            self.tell_running(&session, &plugin, event, &reason, swapped.as_ref()).await;
+        }
+        self.session = Some(session);
     }
 
     async fn end_trials(&mut self, session: &Session) {

@@ -7,13 +7,16 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use super::{
     Ground,
@@ -24,7 +27,7 @@ use crate::{
     consumer::{pages::Reader, router::Router},
     model::{
         event::Event,
-        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason},
+        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
         ids::{CollectionName, LaneKey},
     },
     projections::documents::{Changes, Committed, DocumentKey, ReadError},
@@ -35,8 +38,6 @@ use crate::{
 const TIME: Duration = Duration::from_secs(2);
 /// Lanes that are tried at once: enough that their reads of documents meet.
 const LANES_AT_ONCE: usize = 16;
-/// Failures that the version that runs is asked about.
-const COMPARED: usize = 3;
 
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,13 +65,16 @@ pub struct DryRun {
 pub struct Desk {
     reader: Reader,
     committed: Arc<Committed>,
+    /// Documents that one version may write meanwhile, bytes.
+    written_bytes: usize,
 }
 
 impl Desk {
     /// One that has read nothing.
     pub fn new(ground: &Ground) -> Self {
         let committed = Committed::new(&ground.db, ground.config.read_mib << 20);
-        Desk { reader: ground.pages.reader("dry run"), committed: Arc::new(committed) }
+        let written_bytes = ground.config.commit_mib << 20;
+        Desk { reader: ground.pages.reader("dry run"), committed: Arc::new(committed), written_bytes }
     }
 }
 
@@ -81,7 +85,7 @@ pub struct Trial<'a> {
     /// What it says it is.
     pub descriptor: &'a Descriptor,
     /// Its code.
-    pub handler: Arc<dyn Handler>,
+    pub handler: &'a Arc<dyn Handler>,
     /// The version that runs.
     pub running: &'a Version,
     /// What that one says it is.
@@ -92,10 +96,13 @@ pub struct Trial<'a> {
 
 impl Trial<'_> {
     /// Tries it. None where there are no events that say anything. After an error the desk is of no use.
-    pub async fn run(self, desk: &mut Desk) -> anyhow::Result<Option<DryRun>> {
-        let up_to = self.running.done().positions.map_or(i64::MAX, |(_, last)| last);
+    pub async fn run(&self, desk: &mut Desk) -> anyhow::Result<Option<DryRun>> {
+        let Some((from, up_to)) = self.between() else { return Ok(None) };
         let Descriptor { tenants, event_types, .. } = self.descriptor;
-        let last = desk.reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
+        let mut last = desk.reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
+        // What the version that runs never got is not its to be compared by, nor to see.
+        let running = Router::new(self.runs_as);
+        last.retain(|event| event.position >= from && running.takes(event));
         let lanes = Router::new(self.descriptor).route(&last);
         if lanes.is_empty() {
             return Ok(None);
@@ -109,71 +116,70 @@ impl Trial<'_> {
             runner: Runner { code: Arc::new(Code::new(version)), scheduler: self.scheduler.clone(), replaying: true },
             committed: desk.committed.clone(),
             collections: collections.clone(),
+            bytes_left: AtomicUsize::new(desk.written_bytes),
         });
         tokio::select! {
             served = desk.committed.serve() => served.map(|never| match never {}).map_err(Into::into),
-            dry = compare(&new, &old, lanes) => dry.map(Some).map_err(|lost| anyhow::anyhow!("{}", lost.0)),
+            dry = compare(&new, &old, &lanes) => dry.map(Some).map_err(|lost| anyhow::anyhow!("{}", lost.0)),
+        }
+    }
+
+    /// Between which positions lies what the processor has handled or, where it has handled nothing since its start, will; none where even that is not known. A version is held
+    /// against the one that runs, in the same circumstances, so a few events that nobody has handled yet do no harm.
+    fn between(&self) -> Option<(i64, i64)> {
+        let positions = self.running.done().positions;
+        match self.runs_as.start {
+            Start::Beginning => Some((i64::MIN, positions.map_or(i64::MAX, |(_, last)| last))),
+            Start::Now => positions,
         }
     }
 }
 
-type Lanes = Vec<(LaneKey, Vec<Arc<Event>>)>;
+type Lanes = [(LaneKey, Vec<Arc<Event>>)];
 
-/// Tries the new version on all lanes, and the old one where the new one failed.
-async fn compare(new: &Tried, old: &Tried, lanes: Lanes) -> Result<DryRun, GroundLost> {
-    let events = lanes.iter().map(|(_, events)| events.len()).sum();
+/// Tries the new version on all lanes, and the old one where the new one failed: in the same way, and in as much time.
+async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, GroundLost> {
+    let count = |lanes: &Lanes| lanes.iter().map(|(_, events)| events.len()).sum();
+    let events: usize = count(lanes);
+    let came = new.on_all(lanes).await?;
     let mut dry = DryRun { events, lanes: lanes.len(), ..DryRun::default() };
-    let mut failures: Vec<(LaneKey, Vec<Arc<Event>>, String)> = Vec::new();
-    let (mut skip, mut stop) = (None, None);
-    let first = lanes.first().cloned();
-    let try_one = |(lane, events): (LaneKey, Vec<Arc<Event>>)| async move {
-        let came = new.on(&lane, &events).await?;
-        Ok((lane, events, came))
-    };
-    let mut tried = stream::iter(lanes).map(try_one).buffer_unordered(LANES_AT_ONCE);
-    let deadline = Instant::now() + TIME;
-    while let Ok(Some(tried)) = timeout_at(deadline, tried.next()).await {
-        let (lane, events, came) = tried?;
+    let (mut skip, mut stop, mut failures) = (None, None, Vec::new());
+    for ((lane, events), came) in lanes.iter().zip(came) {
         dry.handled += came.handled;
         dry.skipped += came.skipped;
         skip = skip.or(came.skip);
-        let Some((reason, own)) = came.trouble else { continue };
-        let said = said(&lane, events.get(came.handled), &reason);
-        if own {
+        let Some(reason) = came.trouble else { continue };
+        let said = said(lane, events.get(came.handled), &reason);
+        if reason.is_plugins_own() {
             dry.stopped += 1;
             stop.get_or_insert(said);
         } else {
             dry.failed += 1;
-            let to_there = events.into_iter().take(came.handled + 1).collect();
-            failures.push((lane, to_there, said));
+            let to_there = events.iter().take(came.handled + 1).cloned().collect();
+            failures.push(((lane.clone(), to_there), said));
         }
     }
-    drop(tried);
-    let nothing = dry.handled == 0 && dry.failed == 0 && dry.stopped == 0;
-    if let (true, Some((lane, events))) = (nothing, first) {
-        failures.push((
-            lane,
-            events,
-            format!("not one of {events} events was handled in {} s", TIME.as_secs(), events = dry.events),
-        ));
+    if dry.handled + dry.stopped + dry.failed == 0 {
+        let (came, seconds) = (old.on_all(lanes).await?, TIME.as_secs());
+        let handled: usize = came.iter().map(|came| came.handled).sum();
+        let said = || format!("not one of {events} events was handled in {seconds} s, and that one handles {handled}");
+        dry.worse = (handled > 0).then(said);
+    } else if !failures.is_empty() {
+        let (lanes, said): (Vec<_>, Vec<String>) = failures.into_iter().unzip();
+        let came = old.on_all(&lanes).await?;
+        let whole = |((_, events), came): &(&(LaneKey, Vec<Arc<Event>>), Came)| came.handled == events.len();
+        dry.worse = lanes.iter().zip(came).zip(&said).find(|(pair, _)| whole(pair)).map(|(_, said)| said.clone());
+        dry.why = said.into_iter().next();
     }
-    let deadline = Instant::now() + TIME;
-    for (lane, events, said) in failures.iter().take(COMPARED) {
-        // What it is not done with in that time is no better.
-        let Ok(came) = timeout_at(deadline, old.on(lane, events)).await else { break };
-        if came?.handled == events.len() {
-            dry.worse = Some(said.clone());
-            break;
-        }
-    }
-    dry.why = dry.worse.clone().or(failures.into_iter().next().map(|(.., said)| said)).or(stop).or(skip);
+    dry.why = dry.worse.clone().or(dry.why).or(stop).or(skip);
     Ok(dry)
 }
 
+/// A lane's trouble in words that any column can hold.
 fn said(lane: &LaneKey, event: Option<&Arc<Event>>, reason: &Reason) -> String {
     let at = event
         .map_or(String::new(), |event| format!(", the event at position {} ({})", event.position, event.event_type));
-    format!("{lane}{at}: {reason}")
+    format!("{lane}{at}: {reason}").replace('\0', "\u{fffd}")
 }
 
 /// A version, ready to be tried.
@@ -182,6 +188,8 @@ struct Tried {
     committed: Arc<Committed>,
     /// Those that both versions have.
     collections: Arc<[CollectionName]>,
+    /// What it may still write, over all lanes.
+    bytes_left: AtomicUsize,
 }
 
 /// What it did with a lane's events.
@@ -191,35 +199,51 @@ struct Came {
     skipped: usize,
     /// The first skip.
     skip: Option<String>,
-    /// Why it ended before the last event, and whether that was its own word.
-    trouble: Option<(Reason, bool)>,
+    /// Why it ended before the last event, if not for time or room.
+    trouble: Option<Reason>,
 }
 
 impl Tried {
-    async fn on(&self, lane: &LaneKey, events: &[Arc<Event>]) -> Result<Came, GroundLost> {
+    /// What it does with all lanes, some at once, as far as it comes in [`TIME`].
+    async fn on_all(&self, lanes: &Lanes) -> Result<Vec<Came>, GroundLost> {
+        let came: Vec<Mutex<Came>> = lanes.iter().map(|_| Mutex::default()).collect();
+        let each = lanes.iter().zip(&came).map(|((lane, events), came)| self.on(lane, events, came));
+        let mut under_way = stream::iter(each).buffer_unordered(LANES_AT_ONCE);
+        let all = async {
+            while let Some(ended) = under_way.next().await {
+                ended?;
+            }
+            Ok(())
+        };
+        timeout(TIME, all).await.unwrap_or(Ok(()))?;
+        drop(under_way);
+        Ok(came.into_iter().map(|came| came.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+    }
+
+    async fn on(&self, lane: &LaneKey, events: &[Arc<Event>], came: &Mutex<Came>) -> Result<(), GroundLost> {
         let (committed, collections) = (self.committed.clone(), self.collections.clone());
         let documents = Arc::new(Thrown { lane: lane.clone(), committed, collections, written: Mutex::default() });
-        let mut came = Came::default();
-        while let (Some(rest @ [_, ..]), None) = (events.get(came.handled..), &came.trouble) {
+        let (mut handled, mut ended) = (0, false);
+        while let (Some(rest @ [_, ..]), false) = (events.get(handled..), ended) {
             let outcome = self.runner.run_over(lane, Class::CatchUp, rest, 0, None, documents.clone()).await?;
-            came.handled += outcome.handled;
+            let weight = |(key, text): (&DocumentKey, &Option<Arc<str>>)| {
+                key.id.len() + text.as_ref().map_or(0, |text| text.len())
+            };
+            let weight: usize = outcome.changes.iter().map(weight).sum();
+            let room = self.bytes_left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(weight)).is_ok();
+            handled += outcome.handled;
+            ended = outcome.trouble.is_some() || !room;
+            let mut came = came.lock().unwrap_or_else(PoisonError::into_inner);
+            came.handled = handled;
             came.skipped += outcome.dead_letters.len();
-            let mut letters = outcome.dead_letters.iter();
-            came.skip = came.skip.or_else(|| {
-                let letter = letters.next()?;
+            if let (None, Some(letter)) = (&came.skip, outcome.dead_letters.first()) {
                 let event = events.iter().find(|event| event.position == letter.position);
-                Some(said(lane, event, &letter.reason))
-            });
+                came.skip = Some(said(lane, event, &letter.reason));
+            }
+            came.trouble = outcome.trouble.map(|(Trouble::Retry { reason, .. } | Trouble::Block(reason))| reason);
             documents.written().extend(outcome.changes);
-            came.trouble = outcome.trouble.map(|trouble| match trouble {
-                Trouble::Retry { reason, .. } => (reason, true),
-                Trouble::Block(reason) => {
-                    let own = reason.is_plugins_own();
-                    (reason, own)
-                }
-            });
         }
-        Ok(came)
+        Ok(())
     }
 }
 

@@ -12,6 +12,6 @@ with ran as (
     since = case when p.digest = excluded.digest then p.since else now() end,
     refused_digest = '', refused = '', refused_at = null
 )
-insert into sandmill.plugin_versions (plugin, processor, digest, version, event, reason, replaced, replaced_last, dry_run)
-select plugin, processor, digest, version, event, reason, replaced, replaced_last, dry_run::jsonb from ran
+insert into sandmill.plugin_versions (plugin, processor, digest, version, signed_by, event, reason, replaced, replaced_last, dry_run)
+select plugin, processor, digest, version, signed_by, event, reason, replaced, replaced_last, dry_run::jsonb from ran
 returning id

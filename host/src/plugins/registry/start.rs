@@ -1,0 +1,116 @@
+//! A host's start: what the folder says, and where a file does not run, what ran last in its place.
+//!
+//! What is refused while a host runs leaves the former version running, and a start should be no different. So where a file cannot run alone, where it was refused before, or where it cannot begin, the
+//! version that ran last is brought back from its compiled code; what is there instead is then checked against it like any file that comes.
+
+use std::collections::BTreeSet;
+
+use super::{
+    super::{
+        check::{Checked, recall},
+        folder,
+        history::{self, Listed},
+    },
+    Registry,
+};
+use crate::db::describe;
+
+impl Registry {
+    /// Runs everything that is in the folder now and can run. Fails where the folder cannot be read. How many files cannot.
+    pub async fn begin(&mut self) -> std::io::Result<usize> {
+        self.settling.first(folder::scan(&self.folder)?);
+        self.gone = self.left_over();
+        self.waiting = self.settling.known().keys().cloned().collect();
+        self.read_holds().await;
+        self.check();
+        if let Some(checking) = self.checking.take() {
+            self.checked = checking.await.into_iter().map(|checked| (checked.file.name.clone(), checked)).collect();
+        }
+        let ran = self.ran().await;
+        let no_candidate = |ran: &&Listed| {
+            let candidate = self.candidate(&ran.plugin).map(|checked| &checked.digest);
+            candidate.is_none() || candidate == ran.refused.as_ref().map(|(digest, ..)| digest)
+        };
+        let instead: Vec<Listed> = ran.iter().filter(no_candidate).cloned().collect();
+        self.recall(instead).await;
+        self.carry_out().await;
+        // Nothing speaks against some of them alone, and yet they cannot begin.
+        let instead =
+            ran.iter().filter(|ran| self.refused.contains(&ran.plugin) && self.running_id(&ran.plugin).is_none());
+        let instead: Vec<Listed> = instead.filter(|ran| !self.former.contains_key(&ran.plugin)).cloned().collect();
+        if !instead.is_empty() {
+            self.recall(instead).await;
+            self.carry_out().await;
+        }
+        self.tell_idle(&ran).await;
+        Ok(self.settling.known().len().saturating_sub(self.fleet.members().len()))
+    }
+
+    /// What ran last under the names of the files that are there, as far as that is known.
+    async fn ran(&mut self) -> Vec<Listed> {
+        let Some(session) = self.session().await else { return Vec::new() };
+        let there: Vec<&str> = self.settling.known().keys().map(String::as_str).collect();
+        let ran = async {
+            history::begin(&session, &there).await?;
+            history::list(&session).await
+        };
+        let ran = ran.await.inspect_err(|error| tracing::warn!("could not read what ran last: {}", describe(error)));
+        self.session = Some(session);
+        ran.unwrap_or_default().into_iter().filter(|ran| !ran.digest.is_empty()).collect()
+    }
+
+    /// Brings back what ran last, or before that if it was taken back. What is there instead, if anything could run, is checked against it.
+    async fn recall(&mut self, instead: Vec<Listed>) {
+        let Some(session) = self.session().await else { return };
+        for mut ran in instead {
+            while self.hold(&ran.plugin, &ran.digest).is_some() {
+                match history::former(&session, &ran.plugin, &ran.digest).await {
+                    Ok(Some(former)) if former.0 != ran.digest => (ran.digest, ran.signed_by) = former,
+                    _ => break,
+                }
+            }
+            let (plugin, held) = (ran.plugin.clone(), self.hold(&ran.plugin, &ran.digest).is_some());
+            let Some(file) = self.settling.known().get(&plugin).cloned().filter(|_| !held) else { continue };
+            let (sandbox, keys) = (self.sandbox.clone(), self.keys.clone());
+            let former = tokio::task::spawn_blocking(move || recall(&sandbox, &keys, file, &ran)).await;
+            let Some(former) = former.ok().flatten() else { continue };
+            let id = former.follower().map(|former| former.descriptor.id);
+            let claims = |other: &String| {
+                *other != plugin
+                    && self.candidate(other).and_then(Checked::follower).map(|other| other.descriptor.id) == id
+            };
+            if self.checked.keys().any(claims) {
+                continue;
+            }
+            let digest = former.digest.get(..12);
+            tracing::warn!(plugin, digest, "its file does not run; the version that ran last goes on");
+            if self.candidate(&plugin).is_some() {
+                self.checked.remove(&plugin);
+                self.waiting.insert(plugin.clone());
+            }
+            self.former.insert(plugin, former);
+        }
+        self.session = Some(session);
+    }
+
+    /// Says of those that ran last and do not now that nothing does.
+    async fn tell_idle(&mut self, ran: &[Listed]) {
+        let Some(session) = self.session().await else { return };
+        for ran in ran {
+            if self.running_id(&ran.plugin).is_some() {
+                continue;
+            }
+            let told = history::idle(&session, &ran.plugin).await;
+            self.written(told);
+        }
+        self.session = Some(session);
+    }
+
+    /// Files of which an earlier host said why they did not run, and which are not there any more.
+    fn left_over(&self) -> BTreeSet<String> {
+        let errors = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let named =
+            errors.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".wasm.error")?.to_string()));
+        named.filter(|plugin| !self.settling.known().contains_key(plugin)).collect()
+    }
+}
