@@ -380,10 +380,11 @@ async fn a_start_goes_back_as_a_running_host_does() {
     let last = eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     assert_eq!(last.digest, past(&database, "scripted").await[0].digest, "what ran last stays known");
     host.stop().await;
-    // As it was again, it is the file that runs.
+    // As it was again, what ran last begins, and the file takes over as it would have.
     session.batch_execute(&sql.replace("event-stream", "tenant")).await.unwrap();
-    append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
+    until_event(&database, "scripted", "swapped", 2).await;
+    append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2), ("V000003", 1)]).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
