@@ -47,6 +47,10 @@ impl OpenLoop {
             appenders.push(Arc::new(database.db.connect("bench appender").await?));
         }
         let poller = database.db.connect("bench poller").await?;
+        // By the key, whatever the planner thinks of a table that was empty a moment ago: or each look would cost more the longer this runs.
+        poller
+            .batch_execute("set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_generic_plan")
+            .await?;
         let sql = format!(
             "select d._id from unnest($1::text[], $2::text[]) as wanted (tenant, id)
              join {} d on d._partition = wanted.tenant and d._id = wanted.id",
