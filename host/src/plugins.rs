@@ -1,7 +1,7 @@
 //! Plugins on disk and the processors that they become: what is in the folder is what runs.
 //!
-//! [`folder`] says which files there are and which have changed, [`manifest`] what is said about one, `check` whether it can run, [`plan`] what has to be done about it, [`rollout`] whether a version that has just come does what it
-//! should; they decide and do nothing. The [`registry`] is the loop that carries it out on the [`fleet`] of processors, and [`history`] is what it writes down.
+//! [`folder`] says which files there are and which have changed, [`manifest`] what is said about one, `check` whether it can run, `dry_runs` whether it does on the last events what the one that runs does, [`plan`] what has to be done about it, [`rollout`] whether a version that has just come does what it
+//! should; they decide and do nothing. The [`registry`] is the loop that carries it out on the [`fleet`] of processors, and [`history`] is what it writes down, from `notes`.
 
 mod check;
 mod dry_runs;

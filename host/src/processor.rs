@@ -5,7 +5,7 @@
 //! passes it, and everybody else goes on. All of this happens within a [`term::Term`]; whatever shakes the ground (a lost connection, a refused
 //! fence, an unknown outcome) ends the term, and the next one starts from what the database says.
 //!
-//! [`book`] decides, [`engine`] carries out, [`lane`] runs the handler, whose [`code`] may be exchanged meanwhile, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
+//! [`book`] decides, [`engine`] carries out, [`lane`] runs the handler, whose [`code`] may be exchanged meanwhile, by a version that [`dry_run`] has tried, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
 //! how they read for themselves. What is done about lanes that cannot keep up is chosen for each processor ([`pressure`]): processors may wait for each
 //! other ([`lockstep`]), or skip what is too much (`shed`).
 

@@ -215,6 +215,7 @@ async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
         .await;
     let back = past(&database, "scripted").await.into_iter().find(|past| past.event == "rolled-back").unwrap();
     assert!(back.reason.contains("trap"), "{back:?}");
+    assert_eq!((back.first, back.lanes), (None, None), "it came over long ago");
     assert_eq!(listed(&database, "scripted").await.unwrap().digest, back.digest);
     // Another file is taken again.
     put(folder.path(), "V000003");

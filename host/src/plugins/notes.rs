@@ -53,16 +53,19 @@ struct Swap {
 }
 
 impl Swaps {
-    /// Another version took over, which has a note; writes down the last of the one before.
-    pub(super) async fn replaced(
+    /// Another version took over; what it does from now on belongs to this note.
+    pub(super) fn began(&mut self, id: ProcessorId, note: i64, at: Instant) {
+        self.0.insert(id, Swap { note, at, told: false, over: false });
+    }
+
+    /// A version was replaced: writes down the last of how it came over, if that was not long ago.
+    pub(super) async fn ended(
         &mut self,
         session: &Session,
-        id: ProcessorId,
-        note: i64,
-        at: Instant,
+        id: &ProcessorId,
         swapped: &Swapped,
     ) -> Result<(), crate::db::Error> {
-        let Some(before) = self.0.insert(id, Swap { note, at, told: false, over: false }) else { return Ok(()) };
+        let Some(before) = self.0.remove(id) else { return Ok(()) };
         history::since(session, before.note, before.at, &swapped.done).await
     }
 

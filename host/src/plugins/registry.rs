@@ -4,8 +4,8 @@
 //! [`Fleet`]. It watches new versions while they are on [trial](super::rollout), and takes those back that fail it, or that a person takes back. Whatever becomes
 //! of a file is written down ([`history`]) and said beside it, in `NAME.wasm.error`.
 //!
-//! Nothing of this is needed for a start: it runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
-//! from running, and what it kept from being done is tried again; a note in the history that could not be written is in the log alone.
+//! A [start](start) runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
+//! from running, and what it kept from being done is tried again; of what could not be written down, what runs is written later, and the rest is in the log alone.
 
 mod start;
 
@@ -70,7 +70,7 @@ pub struct Registry {
     settling: Settling,
     /// What each file that is there is good for.
     checked: BTreeMap<String, Checked>,
-    /// Of those that do not run, what ran last under their names. It runs on, until there is a file that can.
+    /// Of those that do not run, what ran last under their names and has not begun yet.
     former: BTreeMap<String, Checked>,
     /// Files that have changed and are not checked yet.
     waiting: BTreeSet<String>,
@@ -313,6 +313,9 @@ impl Registry {
             }
         }
         refused.extend(self.start(&session, starts, Event::Started).await);
+        // Whatever begins in its place from now on is what the file is.
+        let running: BTreeSet<String> = self.fleet.members().values().map(|member| member.plugin.clone()).collect();
+        self.former.retain(|plugin, _| !running.contains(plugin));
         self.tell_refused(&session, &refused).await;
         self.session = Some(session);
     }
@@ -460,9 +463,13 @@ impl Registry {
         let dry_run = dry_run.filter(|_| matches!(event, Event::Swapped));
         let ran = history::ran(session, &[running.ran(event, reason, swapped, dry_run)]).await;
         let number = ran.map(|numbers| numbers.first().copied());
-        if let (Ok(Some(note)), Some(swapped)) = (&number, swapped) {
-            let told = self.swaps.replaced(session, running.id, *note, at, swapped).await;
+        if let Some(swapped) = swapped {
+            let told = self.swaps.ended(session, &running.id, swapped).await;
             self.written(told);
+        }
+        // One that takes its place back has come over long ago.
+        if let (Ok(Some(note)), Event::Swapped) = (&number, event) {
+            self.swaps.began(running.id, *note, at);
         }
         if number.is_err() {
             self.untold.insert(plugin.into(), (event, reason.into(), swapped.cloned()));
@@ -577,6 +584,8 @@ impl Registry {
             self.tell_running(&session, &plugin, event, &reason, swapped.as_ref()).await;
         }
         self.session = Some(session);
+        // Of files that are refused beside what runs it is to be said again.
+        self.again = true;
     }
 
     async fn end_trials(&mut self, session: &Session) {
