@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};
 
-use sandmill::plugins::{
-    history::{self, Listed, Past},
-    signature::SecretKey,
+use sandmill::{
+    app::{self, Ended, Until},
+    plugins::{
+        history::{self, Listed, Past},
+        signature::SecretKey,
+    },
 };
 use sandmill_tests::{
     Database, database,
-    host::{Host, Process, component, eventually, place, sandmill, stderr, stdout, version},
+    host::{self, Host, Process, component, eventually, place, sandmill, stderr, stdout, version},
     ledger::{assert_log, documents, until_counted},
     random::Random,
 };
@@ -261,8 +264,13 @@ async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() 
     host.stop().await;
     append(&database, "s", 1).await;
     fs::remove_file(folder.path().join("scripted.wasm.error")).unwrap();
-    let host = Host::start_in(&database, folder.path(), &[]);
+    let (config, never) = (host::config(folder.path(), &[]), std::future::pending);
+    let ended = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap();
+    assert!(matches!(ended, Ended::CaughtUp { refused: 1 }), "{ended:?}");
     until_versions(&database, "s", &[("V000001", 5)]).await;
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 6)]).await;
     until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
     fs::write(folder.path().join("scripted.toml"), "dry-run = false").unwrap();
     until_event(&database, "scripted", "swapped", 1).await;

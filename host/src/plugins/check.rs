@@ -57,10 +57,11 @@ impl Checked {
         let Some(follower) = self.follower() else { return self };
         match dry_runs.of(&follower).await {
             Ok(dry_run) => self.dry_run = dry_run,
-            Err(why) => {
+            Err(why) if follower.manifest.dry_run => {
                 self.again = true;
                 self.found = Err(format!("it could not be tried on earlier events, and will be again: {why}"));
             }
+            Err(why) => tracing::warn!(plugin = follower.plugin, "could not be tried on earlier events: {why}"),
         }
         if let (true, Some(Err(why))) = (follower.manifest.dry_run, self.dry_run.as_ref().map(DryRun::verdict)) {
             self.found = Err(why);

@@ -1,7 +1,7 @@
 //! What is needed to try files against the processors that run, while these go on.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -22,13 +22,17 @@ use crate::{
 #[derive(Clone)]
 pub struct DryRuns(Arc<Known>);
 
-struct Known {
-    ground: Ground,
-    scheduler: Scheduler,
+/// What they are about.
+pub(super) struct Known {
+    pub(super) ground: Ground,
+    pub(super) scheduler: Scheduler,
     /// What the last one read with, for the next.
-    desk: Arc<Mutex<Option<Desk>>>,
-    running: BTreeMap<ProcessorId, Runs>,
-    events: usize,
+    pub(super) desk: Arc<Mutex<Option<Desk>>>,
+    pub(super) running: BTreeMap<ProcessorId, Runs>,
+    /// The files that there are.
+    pub(super) there: BTreeSet<String>,
+    /// Each is tried on so many events.
+    pub(super) events: usize,
 }
 
 /// What runs as a processor.
@@ -40,24 +44,18 @@ pub(super) struct Runs {
 }
 
 impl DryRuns {
-    pub(super) fn new(
-        ground: Ground,
-        scheduler: Scheduler,
-        desk: Arc<Mutex<Option<Desk>>>,
-        running: BTreeMap<ProcessorId, Runs>,
-        events: usize,
-    ) -> Self {
-        DryRuns(Arc::new(Known { ground, scheduler, desk, running, events }))
+    pub(super) fn new(known: Known) -> Self {
+        DryRuns(Arc::new(known))
     }
 
     /// Tries what would take over, if something else runs whose place it would take. Fails where the database does not let it.
     pub(super) async fn of(&self, candidate: &Follower) -> Result<Option<DryRun>, String> {
-        let Known { ground, scheduler, desk, running, events } = &*self.0;
+        let Known { ground, scheduler, desk, running, there, events } = &*self.0;
         let Follower { descriptor, digest, handler, manifest, plugin, .. } = candidate;
         let Some(runs) = running.get(&descriptor.id) else { return Ok(None) };
         let same = *runs.version.digest == **digest && runs.manifest == *manifest;
-        // What belongs to another file it does not get, and with other documents than it would build it has nothing to do.
-        let refused = runs.plugin != *plugin
+        // What belongs to another file that is there it does not get, and with other documents than it would build it has nothing to do.
+        let refused = runs.plugin != *plugin && there.contains(&runs.plugin)
             || registration::difference(&runs.descriptor, descriptor, manifest.adopts()).is_some();
         if *events == 0 || same || refused {
             return Ok(None);

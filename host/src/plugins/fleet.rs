@@ -4,7 +4,7 @@
 //! again under the same id waits for that.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    dry_runs::{DryRuns, Runs},
+    dry_runs::{DryRuns, Known, Runs},
     manifest::Manifest,
 };
 use crate::{
@@ -146,15 +146,22 @@ impl Fleet {
         self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
     }
 
-    /// What is needed to try others in the places of those that run, each on so many events.
-    pub fn dry_runs(&self, events: usize) -> DryRuns {
+    /// What is needed to try others in the places of those that run, each on so many events. `there` are the files that there are.
+    pub fn dry_runs(&self, there: BTreeSet<String>, events: usize) -> DryRuns {
         let runs = |(id, member): (&ProcessorId, &Member)| {
             let (version, descriptor, manifest) =
                 (member.code.current(), member.descriptor.clone(), member.manifest.clone());
             (id.clone(), Runs { plugin: member.plugin.clone(), version, descriptor, manifest })
         };
-        let running = self.members.iter().map(runs).collect();
-        DryRuns::new(self.ground.clone(), self.scheduler.clone(), self.desk.clone(), running, events)
+        let known = Known {
+            ground: self.ground.clone(),
+            scheduler: self.scheduler.clone(),
+            desk: self.desk.clone(),
+            running: self.members.iter().map(runs).collect(),
+            there,
+            events,
+        };
+        DryRuns::new(known)
     }
 
     /// Registers processors, and then begins them: whoever waits for others must know all of them. Gives back those that cannot run.

@@ -75,8 +75,8 @@ pub struct Registry {
     /// Files that have changed and are not checked yet.
     waiting: BTreeSet<String>,
     checking: Option<Checking>,
-    /// Files of which it was said that they are not run.
-    refused: BTreeSet<String>,
+    /// Files of which it was said that they are not run, and why.
+    refused: BTreeMap<String, String>,
     /// Files that were there, of which nothing is to be said any more.
     gone: BTreeSet<String>,
     held: BTreeSet<Hold>,
@@ -112,7 +112,7 @@ impl Registry {
             former: BTreeMap::new(),
             waiting: BTreeSet::new(),
             checking: None,
-            refused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             gone: BTreeSet::new(),
             held: BTreeSet::new(),
             unwritten: BTreeSet::new(),
@@ -219,7 +219,8 @@ impl Registry {
         let files: Vec<PluginFile> = self.waiting.iter().filter_map(|name| known.get(name).cloned()).collect();
         self.waiting.clear();
         let (sandbox, keys) = (self.sandbox.clone(), self.keys.clone());
-        let dry_runs = self.fleet.dry_runs(self.config.dry_run_events);
+        let there = known.keys().cloned().collect();
+        let dry_runs = self.fleet.dry_runs(there, self.config.dry_run_events);
         let checks = stream::iter(files.into_iter().map(move |file| {
             let (sandbox, keys, dry_runs, lost) = (sandbox.clone(), keys.clone(), dry_runs.clone(), file.clone());
             // All of it there, so that whatever a dry run holds does not wait for this loop.
@@ -315,7 +316,16 @@ impl Registry {
         refused.extend(self.start(&session, starts, Event::Started).await);
         // Whatever begins in its place from now on is what the file is.
         let running: BTreeSet<String> = self.fleet.members().values().map(|member| member.plugin.clone()).collect();
-        self.former.retain(|plugin, _| !running.contains(plugin));
+        let (begun, rest) =
+            std::mem::take(&mut self.former).into_iter().partition(|(plugin, _)| running.contains(plugin));
+        self.former = rest;
+        for plugin in BTreeMap::<String, Checked>::into_keys(begun) {
+            // A file that was checked before that was held against nothing.
+            if self.candidate(&plugin).is_some() {
+                self.checked.remove(&plugin);
+                self.waiting.insert(plugin);
+            }
+        }
         self.tell_refused(&session, &refused).await;
         self.session = Some(session);
     }
@@ -381,7 +391,11 @@ impl Registry {
         }
         let followers: Vec<Follower> = plugins.iter().filter_map(|plugin| self.follower(plugin)).collect();
         let refused = self.fleet.start(session, followers).await;
-        self.again |= refused.iter().any(|(_, error)| is_passing(error));
+        for (follower, error) in &refused {
+            // What ran last and never can again leaves its place to the file.
+            let gives_way = !is_passing(error) && self.former.remove(&follower.plugin).is_some();
+            self.again |= is_passing(error) || gives_way;
+        }
         let refused: Vec<(String, String)> =
             refused.into_iter().map(|(follower, error)| (follower.plugin, error.to_string())).collect();
         let started = plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin));
@@ -391,8 +405,9 @@ impl Registry {
         let told = history::ran(session, &ran).await;
         for running in &started {
             self.forget_error(&running.plugin);
-            if told.is_err() {
-                self.untold.insert(running.plugin.clone(), (event, String::new(), None));
+            match told {
+                Ok(_) => _ = self.untold.remove(&running.plugin),
+                Err(_) => _ = self.untold.insert(running.plugin.clone(), (event, String::new(), None)),
             }
         }
         self.written(told.map(drop));
@@ -471,8 +486,9 @@ impl Registry {
         if let (Ok(Some(note)), Event::Swapped) = (&number, event) {
             self.swaps.began(running.id, *note, at);
         }
-        if number.is_err() {
-            self.untold.insert(plugin.into(), (event, reason.into(), swapped.cloned()));
+        match number {
+            Ok(_) => _ = self.untold.remove(plugin),
+            Err(_) => _ = self.untold.insert(plugin.into(), (event, reason.into(), swapped.cloned())),
         }
         self.written(number.map(drop));
         self.forget_error(plugin);
@@ -522,7 +538,7 @@ impl Registry {
                 tracing::debug!("{} was not written: {error}", path.display());
             }
         }
-        for plugin in std::mem::replace(&mut self.refused, refused.keys().cloned().collect()) {
+        for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
             if !refused.contains_key(&plugin) {
                 self.forget_error(&plugin);
                 let told = history::mended(session, &plugin).await;

@@ -51,7 +51,7 @@ pub struct DryRun {
     pub handled: usize,
     /// Events that it skipped.
     pub skipped: usize,
-    /// Lanes that it stopped, or wanted to try again, by its own word.
+    /// Lanes that it stopped by its own word, or that were to be tried again.
     pub stopped: usize,
     /// Lanes in which it failed.
     pub failed: usize,
@@ -148,9 +148,9 @@ async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, Grou
         dry.handled += came.handled;
         dry.skipped += came.skipped;
         skip = skip.or(came.skip);
-        let Some(reason) = came.trouble else { continue };
+        let Some((reason, excused)) = came.trouble else { continue };
         let said = said(lane, events.get(came.handled), &reason);
-        if reason.is_plugins_own() {
+        if excused {
             dry.stopped += 1;
             stop.get_or_insert(said);
         } else {
@@ -160,8 +160,13 @@ async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, Grou
         }
     }
     if dry.handled + dry.stopped + dry.failed == 0 {
-        let (came, seconds) = (old.on_all(lanes).await?, TIME.as_secs());
-        let handled: usize = came.iter().map(|came| came.handled).sum();
+        let count = |came: Vec<Came>| came.iter().map(|came| came.handled).sum::<usize>();
+        let mut handled = count(old.on_all(lanes).await?);
+        // Whoever comes first finds sessions that are not open and caches that are empty.
+        if handled > 0 && count(new.on_all(lanes).await?) > 0 {
+            handled = 0;
+        }
+        let seconds = TIME.as_secs();
         let said = || format!("not one of {events} events was handled in {seconds} s, and that one handles {handled}");
         dry.worse = (handled > 0).then(said);
     } else if !failures.is_empty() {
@@ -199,8 +204,8 @@ struct Came {
     skipped: usize,
     /// The first skip.
     skip: Option<String>,
-    /// Why it ended before the last event, if not for time or room.
-    trouble: Option<Reason>,
+    /// Why it ended before the last event, if not for time or room, and whether that was its own word or what the host was short of, and so no failure.
+    trouble: Option<(Reason, bool)>,
 }
 
 impl Tried {
@@ -240,7 +245,13 @@ impl Tried {
                 let event = events.iter().find(|event| event.position == letter.position);
                 came.skip = Some(said(lane, event, &letter.reason));
             }
-            came.trouble = outcome.trouble.map(|(Trouble::Retry { reason, .. } | Trouble::Block(reason))| reason);
+            came.trouble = outcome.trouble.map(|trouble| match trouble {
+                Trouble::Retry { reason, .. } => (reason, true),
+                Trouble::Block(reason) => {
+                    let own = reason.is_plugins_own();
+                    (reason, own)
+                }
+            });
             documents.written().extend(outcome.changes);
         }
         Ok(())

@@ -36,14 +36,15 @@ impl Registry {
         self.carry_out().await;
         // Nothing speaks against some of them alone, and yet they cannot begin.
         let instead =
-            ran.iter().filter(|ran| self.refused.contains(&ran.plugin) && self.running_id(&ran.plugin).is_none());
+            ran.iter().filter(|ran| self.refused.contains_key(&ran.plugin) && self.running_id(&ran.plugin).is_none());
         let instead: Vec<Listed> = instead.filter(|ran| !self.former.contains_key(&ran.plugin)).cloned().collect();
         if !instead.is_empty() {
             self.recall(instead).await;
             self.carry_out().await;
         }
         self.tell_idle(&ran).await;
-        Ok(self.settling.known().len().saturating_sub(self.fleet.members().len()))
+        let idle = self.settling.known().len().saturating_sub(self.fleet.members().len());
+        Ok(idle.max(self.refused.len()))
     }
 
     /// What ran last under the names of the files that are there, as far as that is known.
@@ -63,14 +64,15 @@ impl Registry {
     async fn recall(&mut self, instead: Vec<Listed>) {
         let Some(session) = self.session().await else { return };
         for mut ran in instead {
-            while self.hold(&ran.plugin, &ran.digest).is_some() {
-                match history::former(&session, &ran.plugin, &ran.digest).await {
-                    Ok(Some(former)) if former.0 != ran.digest => (ran.digest, ran.signed_by) = former,
-                    _ => break,
-                }
+            let mut seen = BTreeSet::new();
+            while self.hold(&ran.plugin, &ran.digest).is_some() && seen.insert(ran.digest.clone()) {
+                let former = history::former(&session, &ran.plugin, &ran.digest).await;
+                let Ok(Some((digest, signed_by))) = former else { break };
+                ran = Listed { digest, signed_by, contract: String::new(), ..ran };
             }
             let (plugin, held) = (ran.plugin.clone(), self.hold(&ran.plugin, &ran.digest).is_some());
             let Some(file) = self.settling.known().get(&plugin).cloned().filter(|_| !held) else { continue };
+            let refused = ran.refused.as_ref().map(|(_, why, _)| why.clone());
             let (sandbox, keys) = (self.sandbox.clone(), self.keys.clone());
             let former = tokio::task::spawn_blocking(move || recall(&sandbox, &keys, file, &ran)).await;
             let Some(former) = former.ok().flatten() else { continue };
@@ -84,8 +86,13 @@ impl Registry {
             }
             let digest = former.digest.get(..12);
             tracing::warn!(plugin, digest, "its file does not run; the version that ran last goes on");
-            if self.candidate(&plugin).is_some() {
-                self.checked.remove(&plugin);
+            if self.candidate(&plugin).is_some()
+                && let Some(checked) = self.checked.get_mut(&plugin)
+            {
+                // Until then it stays refused: whoever ends this host before that should find it so.
+                let why = self.refused.get(&plugin).cloned().or(refused);
+                checked.found = Err(why.unwrap_or_else(|| "it was refused before, and is checked again".into()));
+                checked.again = true;
                 self.waiting.insert(plugin.clone());
             }
             self.former.insert(plugin, former);
