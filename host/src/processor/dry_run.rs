@@ -229,15 +229,17 @@ impl Tried {
         let (committed, collections) = (self.committed.clone(), self.collections.clone());
         let documents = Arc::new(Thrown { lane: lane.clone(), committed, collections, written: Mutex::default() });
         let (mut handled, mut ended) = (0, false);
-        while let (Some(rest @ [_, ..]), false) = (events.get(handled..), ended) {
+        while let (Some(rest @ [_, ..]), false) = (events.get(handled..), ended || self.bytes_left.load(Relaxed) == 0) {
             let outcome = self.runner.run_over(lane, Class::CatchUp, rest, 0, None, documents.clone()).await?;
             let weight = |(key, text): (&DocumentKey, &Option<Arc<str>>)| {
                 key.id.len() + text.as_ref().map_or(0, |text| text.len())
             };
             let weight: usize = outcome.changes.iter().map(weight).sum();
-            let room = self.bytes_left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(weight)).is_ok();
+            // Once somebody has found too little room, nobody has any.
+            let left = |left: usize| Some(left.saturating_sub(weight));
+            let _ = self.bytes_left.fetch_update(Relaxed, Relaxed, left);
             handled += outcome.handled;
-            ended = outcome.trouble.is_some() || !room;
+            ended = outcome.trouble.is_some();
             let mut came = came.lock().unwrap_or_else(PoisonError::into_inner);
             came.handled = handled;
             came.skipped += outcome.dead_letters.len();
@@ -325,5 +327,153 @@ impl fmt::Display for DryRun {
             Some(why) => write!(f, "; {why}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        db::Db,
+        model::{
+            effects::{Change, Effects, Halt, HaltAction, Skipped},
+            event::Batch,
+            ids::TenantId,
+        },
+        scheduler,
+    };
+
+    /// What a handler does with events of a type; with all others nothing.
+    #[derive(Clone, Copy)]
+    enum Deed {
+        Trap,
+        /// The host is short of something.
+        Short,
+        Stop,
+        Skip,
+        Write,
+    }
+
+    struct Does(&'static [(&'static str, Deed)]);
+
+    impl Does {
+        fn answer(&self, batch: &Batch) -> Result<Effects, Failure> {
+            let mut effects = Effects::default();
+            for (index, event) in batch.events.iter().enumerate() {
+                let (code, message) = (String::new(), String::new());
+                match self.0.iter().find(|(of, _)| *of == &*event.event_type).map(|(_, deed)| deed) {
+                    None => {}
+                    Some(Deed::Trap) => return Err(Failure::Block(Reason::new("trap", "unreachable"))),
+                    Some(Deed::Short) => return Err(Failure::Retry(Reason::new("instances", "all are lent"))),
+                    Some(Deed::Stop) => {
+                        effects.halted = Some(Halt { index, action: HaltAction::Stop, code, message });
+                        break;
+                    }
+                    Some(Deed::Skip) => effects.skipped.push(Skipped { index, code, message }),
+                    Some(Deed::Write) => {
+                        let collection = CollectionName::parse("things").unwrap();
+                        let (id, data) = ((*event.id).into(), "x".repeat(1_000).into());
+                        effects.changes.push(Change::Put { collection, id, data });
+                    }
+                }
+            }
+            Ok(effects)
+        }
+    }
+
+    impl Handler for Does {
+        fn handle(
+            self: Arc<Self>,
+            batch: Arc<Batch>,
+            _: Arc<dyn Documents>,
+        ) -> BoxFuture<'static, Result<Effects, Failure>> {
+            assert!(batch.replaying);
+            Box::pin(async move { self.answer(&batch) })
+        }
+
+        fn wall_time(&self) -> Duration {
+            Duration::from_secs(60)
+        }
+
+        fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+            self
+        }
+    }
+
+    /// Lanes are written as the types of their events. There is room for 2,500 bytes of documents.
+    async fn tried(
+        new: &'static [(&'static str, Deed)],
+        old: &'static [(&'static str, Deed)],
+        lanes: &[&str],
+    ) -> DryRun {
+        // Nobody reads, so nobody asks where it is.
+        let committed = Arc::new(Committed::new(&Db::parse("host=nowhere").unwrap(), 1));
+        let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
+        let [new, old] = [new, old].map(|does| Tried {
+            runner: Runner {
+                code: Arc::new(Code::new(Version::new("", Arc::new(Does(does)), Some(1)))),
+                scheduler: scheduler.clone(),
+                replaying: true,
+            },
+            committed: committed.clone(),
+            collections: Arc::default(),
+            bytes_left: AtomicUsize::new(2_500),
+        });
+        let mut position = 0;
+        let lanes = lanes.iter().enumerate().map(|(number, types)| {
+            let tenant = TenantId::parse(&format!("t{number}")).unwrap();
+            let event = |event_type: &str| {
+                position += 1;
+                Arc::new(Event {
+                    position,
+                    id: format!("e{position}").into(),
+                    tenant: tenant.clone(),
+                    event_type: event_type.into(),
+                    stream: "s".into(),
+                    version: position,
+                    recorded_at: 0,
+                    data: "{}".into(),
+                    metadata: "{}".into(),
+                })
+            };
+            let events = types.split(' ').map(event).collect();
+            (LaneKey { key: tenant.as_shared(), tenant }, events)
+        });
+        compare(&new, &old, &lanes.collect::<Vec<_>>()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn only_what_the_running_version_can_do_speaks_against_another() {
+        let both = tried(&[("b", Deed::Trap)], &[("b", Deed::Trap)], &["a b a", "a"]).await;
+        assert_eq!((both.events, both.lanes, both.handled, both.failed), (4, 2, 2, 1));
+        assert_eq!((both.worse.as_deref(), both.verdict()), (None, Ok(())));
+        let why = "tenant t0, the event at position 2 (b): trap: unreachable";
+        assert_eq!(both.why.as_deref(), Some(why));
+        let new = tried(&[("b", Deed::Trap)], &[], &["a", "a b a"]).await;
+        let why = "tenant t1, the event at position 3 (b): trap: unreachable";
+        assert_eq!((new.failed, new.worse.as_deref()), (1, Some(why)));
+        assert!(new.verdict().unwrap_err().contains("a dry run on the last 4 events failed"));
+        // Behind where the new one fails the old one need not come.
+        let later = tried(&[("b", Deed::Trap)], &[("c", Deed::Trap)], &["b c"]).await;
+        assert!(later.worse.is_some(), "{later:?}");
+        let sooner = tried(&[("c", Deed::Trap)], &[("b", Deed::Trap)], &["b c"]).await;
+        assert_eq!((sooner.handled, sooner.worse), (1, None));
+    }
+
+    #[tokio::test]
+    async fn what_it_says_itself_and_what_the_host_is_short_of_is_counted_and_no_more() {
+        let own = tried(&[("b", Deed::Stop), ("c", Deed::Skip)], &[], &["a b a", "c a", "a"]).await;
+        assert_eq!((own.handled, own.skipped, own.stopped, own.failed, own.worse), (4, 1, 1, 0, None));
+        assert!(own.why.is_some_and(|why| why.contains("position 2 (b): plugin: ")));
+        let short = tried(&[("b", Deed::Short)], &[], &["b", "b a", "a"]).await;
+        assert_eq!((short.handled, short.stopped, short.failed, short.worse), (1, 2, 0, None));
+    }
+
+    /// Two documents of some 1,000 bytes fit. Whoever finds no room ends, and no lane begins any more: of a hundred, those that were under way by then.
+    #[tokio::test]
+    async fn what_it_writes_is_bounded() {
+        let dry = tried(&[("w", Deed::Write)], &[], &["w"; 100]).await;
+        assert!((3..=LANES_AT_ONCE + 2).contains(&dry.handled), "{dry:?}");
+        assert_eq!((dry.failed, dry.worse), (0, None));
     }
 }
