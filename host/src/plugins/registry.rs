@@ -4,7 +4,7 @@
 //! [`Fleet`]. It watches new versions while they are on [trial](super::rollout), and takes those back that fail it, or that a person takes back. Whatever becomes
 //! of a file is written down ([`history`]) and said beside it, in `NAME.wasm.error`.
 //!
-//! A [start](start) runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
+//! A start (`start`) runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
 //! from running, and what it kept from being done is tried again; of what could not be written down, what runs is written later, and the rest is in the log alone.
 
 mod start;
@@ -315,13 +315,10 @@ impl Registry {
         }
         refused.extend(self.start(&session, starts, Event::Started).await);
         // Whatever begins in its place from now on is what the file is.
-        let running: BTreeSet<String> = self.fleet.members().values().map(|member| member.plugin.clone()).collect();
-        let (begun, rest) =
-            std::mem::take(&mut self.former).into_iter().partition(|(plugin, _)| running.contains(plugin));
-        self.former = rest;
-        for plugin in BTreeMap::<String, Checked>::into_keys(begun) {
+        let running: Vec<String> = self.fleet.members().values().map(|member| member.plugin.clone()).collect();
+        for plugin in running {
             // A file that was checked before that was held against nothing.
-            if self.candidate(&plugin).is_some() {
+            if self.former.remove(&plugin).is_some() && self.candidate(&plugin).is_some() {
                 self.checked.remove(&plugin);
                 self.waiting.insert(plugin);
             }

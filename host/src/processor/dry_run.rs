@@ -30,7 +30,7 @@ use crate::{
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
         ids::{CollectionName, LaneKey},
     },
-    projections::documents::{Changes, Committed, DocumentKey, ReadError},
+    projections::documents::{self, Changes, Committed, DocumentKey},
     scheduler::{Class, Scheduler},
 };
 
@@ -274,21 +274,11 @@ impl Thrown {
     }
 
     async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
-        let read = match self.collections.contains(collection) {
-            true => self.committed.read(&self.lane, collection, ids).await,
-            false => Ok(vec![None; ids.len()]),
+        let mut found = match self.collections.contains(collection) {
+            true => self.committed.read(&self.lane, collection, ids).await?,
+            false => vec![None; ids.len()],
         };
-        let mut found = read.map_err(|error| match error {
-            ReadError::Lost(why) => Failure::EndTerm(why),
-            ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
-        })?;
-        let written = self.written();
-        for (id, data) in ids.iter().zip(&mut found) {
-            let (lane, collection) = (self.lane.clone(), collection.clone());
-            if let Some(last) = written.get(&DocumentKey { lane, collection, id: id.as_str().into() }) {
-                data.clone_from(last);
-            }
-        }
+        documents::over(&self.written(), &self.lane, collection, ids, &mut found);
         Ok(found)
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         code::{Code, Version},
         commit::DeadLetter,
     },
-    projections::documents::{self, Changes, DocumentKey, ReadError},
+    projections::documents::{self, Changes, DocumentKey},
     scheduler::{Class, Meter, Scheduler},
 };
 
@@ -234,16 +234,7 @@ impl View {
 
     async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
         let mut found = self.documents.get_many(collection, ids).await?;
-        let earlier = self.earlier();
-        if !earlier.is_empty() {
-            for (id, data) in ids.iter().zip(&mut found) {
-                let key =
-                    DocumentKey { lane: self.lane.clone(), collection: collection.clone(), id: id.as_str().into() };
-                if let Some(written) = earlier.get(&key) {
-                    data.clone_from(written);
-                }
-            }
-        }
+        documents::over(&self.earlier(), &self.lane, collection, ids, &mut found);
         Ok(found)
     }
 }
@@ -273,15 +264,10 @@ impl Documents for OfLane {
         ids: &'a [String],
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
         Box::pin(async move {
-            let read = self.documents.read(&self.lane, collection, ids).await.map(|(found, took)| {
-                // A loop of reads is not free.
-                self.scheduler.charge(&self.lane.tenant, self.class, took);
-                found
-            });
-            read.map_err(|error| match error {
-                ReadError::Lost(why) => Failure::EndTerm(why),
-                ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
-            })
+            let (found, took) = self.documents.read(&self.lane, collection, ids).await?;
+            // A loop of reads is not free.
+            self.scheduler.charge(&self.lane.tenant, self.class, took);
+            Ok(found)
         })
     }
 }

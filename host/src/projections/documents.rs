@@ -29,7 +29,7 @@ pub use write::{WriteError, Writer, Writes};
 use crate::{
     db::{Db, Error, Session, describe},
     model::{
-        handler::{Descriptor, PartitionBy},
+        handler::{Descriptor, Failure, PartitionBy, Reason},
         ids::{CollectionName, LaneKey},
     },
 };
@@ -60,6 +60,25 @@ type ByDocumentRef<'a, T> = HashMap<&'a DocumentKey, T, RandomState>;
 /// Documents to write, the last word on each: its new text, or none to delete it.
 pub type Changes = ByDocument<Option<Arc<str>>>;
 
+/// Puts what a lane wrote itself over what it has read of a collection: one entry for each id.
+pub fn over(
+    written: &Changes,
+    lane: &LaneKey,
+    collection: &CollectionName,
+    ids: &[String],
+    found: &mut [Option<Arc<str>>],
+) {
+    if written.is_empty() {
+        return;
+    }
+    for (id, data) in ids.iter().zip(found) {
+        let key = DocumentKey { lane: lane.clone(), collection: collection.clone(), id: id.as_str().into() };
+        if let Some(last) = written.get(&key) {
+            data.clone_from(last);
+        }
+    }
+}
+
 /// Why documents could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
@@ -69,6 +88,16 @@ pub enum ReadError {
     /// One call asked for more than so many bytes.
     #[error("read more than {} MiB of documents in one call (processor.read-mib)", .0 >> 20)]
     TooMuch(usize),
+}
+
+/// What it means to the call that reads.
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Lost(why) => Failure::EndTerm(why),
+            ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
+        }
+    }
 }
 
 /// Why changes cannot be written.

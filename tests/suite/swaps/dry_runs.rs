@@ -1,0 +1,93 @@
+// A version tried on what is handled already, before it takes over.
+
+use super::*;
+
+/// What only a new version fails at, of what is handled already, keeps it from taking over, unless its manifest says otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version_with(&database, folder.path(), 3, &["limits.cpu-ms=5000"]).await;
+    put(folder.path(), "T000002");
+    let why = "a dry run on the last 3 events failed where the version that runs does not: tenant acme, the event at position 1 (Scripted): trap";
+    until_error(folder.path(), "scripted", Some(why)).await;
+    // The sessions that it read with end, and the next one reads all the same.
+    let session = database.db.connect("test").await.unwrap();
+    let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database()
+               and application_name in ('sandmill dry run', 'sandmill documents as they are')";
+    assert_eq!(session.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 2);
+    put(folder.path(), "S000003");
+    let why =
+        "failed where the version that runs does not: not one of 3 events was handled in 2 s, and that one handles 3";
+    until_error(folder.path(), "scripted", Some(why)).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 4)]).await;
+    let refused = past(&database, "scripted").await.into_iter().find(|past| past.event == "refused").unwrap();
+    let tried = refused.dry_run.unwrap();
+    assert_eq!((tried.events, tried.lanes, tried.handled, tried.failed), (3, 1, 0, 1));
+
+    put(folder.path(), "T000004");
+    until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
+    // A start changes nothing about that.
+    host.stop().await;
+    append(&database, "s", 1).await;
+    fs::remove_file(folder.path().join("scripted.wasm.error")).unwrap();
+    let (config, never) = (host::config(folder.path(), &[]), std::future::pending);
+    let ended = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap();
+    assert!(matches!(ended, Ended::CaughtUp { refused: 1 }), "{ended:?}");
+    until_versions(&database, "s", &[("V000001", 5)]).await;
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 6)]).await;
+    until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
+    fs::write(folder.path().join("scripted.toml"), "dry-run = false").unwrap();
+    until_event(&database, "scripted", "swapped", 1).await;
+    until_error(folder.path(), "scripted", None).await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+/// What a version says in a dry run of its own accord is counted and shown, and goes no further: neither into documents nor among what was set aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_of_a_dry_run_is_shown_and_thrown_away() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 2).await;
+    let skip = json!({"do": "skip", "code": "odd", "message": "it is"});
+    database.append("acme", "s", &[skip, json!({})]).await;
+    // It stops a lane of its own, which both versions do.
+    database.append("globex", "s", &[json!({}), json!({"do": "stop"}), json!({})]).await;
+    until_versions(&database, "s", &[("V000001", 3)]).await;
+    eventually("the lane is blocked", async || {
+        let status = database.status("scripted").await?;
+        status.lanes_behind.iter().any(|lane| lane.state == "blocked").then_some(())
+    })
+    .await;
+    let before = documents(&database, "scripted_log").await;
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    let swap = past(&database, "scripted").await.pop().unwrap();
+    let tried = swap.dry_run.unwrap();
+    // Of the blocked lane, what stands before the last position that was handled.
+    assert_eq!((tried.lanes, tried.skipped, tried.failed), (2, 1, 0), "{tried:?}");
+    let why = tried.why.clone().unwrap();
+    assert!(why.contains("plugin"), "{why}");
+    assert!(tried.to_string().contains(", 1 skipped"), "{tried}");
+    assert_eq!(documents(&database, "scripted_log").await, before);
+    let shown = command(&database, &["history", "scripted"]).await.unwrap();
+    assert!(shown.contains("dry run: "), "{shown}");
+    let json: Value =
+        serde_json::from_str(&command(&database, &["history", "scripted", "--json"]).await.unwrap()).unwrap();
+    assert_eq!(json["history"][0]["dryRun"]["skipped"], 1, "{json}");
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 3), ("V000002", 1)]).await;
+    let swap = eventually("its lanes have come over", async || {
+        past(&database, "scripted").await.pop().filter(|past| past.lanes.is_some())
+    })
+    .await;
+    assert!(swap.lanes >= Some(1) && swap.longest_ms > Some(0.0), "{swap:?}");
+    host.stop().await;
+    let session = database.db.connect("test").await.unwrap();
+    let letters: i64 = session.query_one("select count(*) from sandmill.dead_letters", &[]).await.unwrap().get(0);
+    assert_eq!(letters, 1);
+}
