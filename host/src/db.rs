@@ -63,7 +63,8 @@ impl Db {
         format!("{name} at {hosts} as {user}")
     }
 
-    /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`.
+    /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`, of which
+    /// PostgreSQL keeps 63 bytes: it is for people, and decides nothing.
     pub async fn connect(&self, purpose: &str) -> Result<Session, Error> {
         let mut config = (*self.config).clone();
         config.application_name(format!("sandmill {purpose}"));

@@ -58,6 +58,8 @@ pub struct Sandbox {
     limits: Arc<Limits>,
     /// What the plugins that it loads can ask for.
     settings: Arc<[(String, String)]>,
+    /// The tenant whose own the plugins are that it loads; none where they are everybody's.
+    owner: Option<TenantId>,
     warm: Arc<Warm<Guest>>,
     compiler: Arc<Compiler>,
     /// Linear memory of all live stores, bytes.
@@ -139,6 +141,7 @@ impl Sandbox {
             tenants: Arc::new(Tenants::new(Arc::new(of_tenant))),
             limits,
             settings: Arc::default(),
+            owner: None,
             memory: Arc::default(),
             refusals: Arc::default(),
             loaded: Arc::default(),
@@ -146,10 +149,11 @@ impl Sandbox {
         })
     }
 
-    /// The same sandbox for a plugin that has limits and settings of its own. Of memory and tables there is as much for an instance as was set aside at start:
+    /// The same sandbox for a plugin that has limits and settings of its own, and is perhaps one
+    /// tenant's. Of memory and tables there is as much for an instance as was set aside at start:
     /// it may have less, and never more.
-    pub fn for_plugin(&self, limits: Limits, settings: Vec<(String, String)>) -> Self {
-        Sandbox { limits: Arc::new(limits), settings: settings.into(), ..self.clone() }
+    pub fn for_plugin(&self, limits: Limits, settings: Vec<(String, String)>, owner: Option<&TenantId>) -> Self {
+        Sandbox { limits: Arc::new(limits), settings: settings.into(), owner: owner.cloned(), ..self.clone() }
     }
 
     /// What its plugins may use up.

@@ -56,6 +56,21 @@ pub fn version(name: &str, mark: &str) -> Vec<u8> {
     bytes
 }
 
+/// A component whose plugin gives itself another id, of as many bytes.
+pub fn with_id(name: &str, id: &str) -> Vec<u8> {
+    assert_eq!(name.len(), id.len(), "only bytes are replaced");
+    let mut bytes = std::fs::read(component(name)).expect("read a component");
+    let places: Vec<usize> = bytes
+        .windows(name.len())
+        .enumerate()
+        .filter(|(_, window)| *window == name.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!places.is_empty(), "the component has its id");
+    places.iter().for_each(|&at| bytes[at..at + id.len()].copy_from_slice(id.as_bytes()));
+    bytes
+}
+
 /// Puts a file into a folder the way tools should: written beside it, and renamed into place.
 pub fn place(folder: &Path, name: &str, bytes: &[u8]) {
     let unfinished = folder.join(format!(".{name}.unfinished"));

@@ -109,8 +109,8 @@ impl Store {
 
         let mut store = Store { rest: BTreeMap::new(), lanes: BTreeMap::new(), database };
         for (name, progress) in &places {
-            let sql = "with p as (insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version)
-                                  values ($1, '', '', '', 'tenant', 1) returning id)
+            let sql = "with p as (insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
+                                  values ($1, $1, '', '', '', 'tenant', 1) returning id)
                        insert into sandmill.cursors (processor, bucket, progress, fence)
                        select id, bucket, $2::text, 'a token' from p, generate_series(0, 15) bucket";
             // The foreign key looks for the processor when the statement ends.

@@ -28,6 +28,8 @@ mod host;
 mod hostile;
 // A host that dies: killed from outside and at every step of a commit.
 mod kills;
+// Ids and collections: whose they are, and that nobody else comes by them.
+mod ownership;
 // One plugin in three languages.
 mod languages;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.

@@ -45,8 +45,8 @@ fn binds(text: &str) -> BTreeSet<u32> {
 async fn every_file_prepares_on_a_migrated_database() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
-    let sql = "insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version)
-               values ('p', '', '', '', 'tenant', 1);
+    let sql = "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
+               values ('p', 'p', '', '', '', 'tenant', 1);
                select sandmill.ensure_collection('things', 'p')";
     session.batch_execute(sql).await.unwrap();
     let files = files();

@@ -261,7 +261,7 @@ async fn what_cannot_begin_anew_leaves_the_former_one_running() {
     let host = first_version(&database, folder.path(), 1).await;
     // Another host's processor owns the documents that this one wants.
     let session = database.db.connect("test").await.unwrap();
-    let other = "insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version) values ('other', '', '', '', 'tenant', 1)";
+    let other = "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version) values ('other', 'other', '', '', '', 'tenant', 1)";
     session.batch_execute(other).await.unwrap();
     session
         .batch_execute("insert into sandmill.collections (name, processor) values ('scripted_stream_log', 'other')")
@@ -432,7 +432,7 @@ async fn a_tenants_folder_is_its_own() {
     }
     // Everybody's would write the same documents.
     put(folder.path(), "V000003");
-    until_error(folder.path(), "scripted", Some("belongs to processor scripted--")).await;
+    until_error(folder.path(), "scripted", Some("/scripted")).await;
     place(&folder.path().join("acme"), "scripted.toml", b"tenants = ['other']");
     until_error(folder.path(), "acme/scripted", Some("what lies in the folder acme is that tenant's alone")).await;
     fs::remove_dir_all(folder.path().join("acme")).unwrap();

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     db::Db,
     explain::{About, Facts, Finding, Gravity, findings},
-    model::ids::TenantId,
+    model::ids::{InvalidName, ProcessorId, TenantId},
 };
 
 /// Says why a tenant, a processor or anything at all is behind
@@ -23,15 +23,22 @@ use crate::{
 Examples:
   sandmill explain
   sandmill explain acme
+  sandmill explain acme/cart-summary
   sandmill explain route-performance --json"
 )]
 pub(super) struct ExplainArgs {
     /// A processor or a tenant; a name that is both means both
-    #[arg(value_name = "PROCESSOR|TENANT")]
-    what: Option<TenantId>,
+    #[arg(value_name = "PROCESSOR|TENANT", value_parser = processor_or_tenant)]
+    what: Option<String>,
     /// Print one JSON object: {"findings": [{"gravity", "processor", "tenant", "lanes", "what", "remedy"}]}; gravity is `stuck`, `behind` or `note`
     #[arg(long)]
     json: bool,
+}
+
+/// A name that could be either's.
+fn processor_or_tenant(text: &str) -> Result<String, InvalidName> {
+    if text.contains('/') { ProcessorId::parse(text).map(drop) } else { TenantId::parse(text).map(drop) }?;
+    Ok(text.into())
 }
 
 #[derive(Serialize)]
@@ -42,7 +49,7 @@ struct Findings {
 /// Runs the command.
 pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "explain").await?;
-    let what = args.what.as_ref().map(TenantId::as_str);
+    let what = args.what.as_deref();
     let facts = Facts::read(&session, what).await.map_err(|error| explain(&error))?;
     let is_processor = |name: &str| facts.status.processors.iter().any(|p| p.id == name);
     let about = About {

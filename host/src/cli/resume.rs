@@ -52,7 +52,7 @@ pub(super) struct PauseArgs {
 
 #[derive(Debug, clap::Args)]
 struct What {
-    /// The processor, as `sandmill status` names it
+    /// The processor, as `sandmill status` names it; a tenant's own is TENANT/ID
     processor: ProcessorId,
     /// Only lanes of this tenant
     #[arg(long, value_parser = super::append::tenant)]

@@ -54,6 +54,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0005_plugin_versions"),
     migration!("0006_dry_runs"),
     migration!("0007_registration"),
+    migration!("0008_processor_ids"),
 ];
 
 /// What a run of [`migrate`] changed.

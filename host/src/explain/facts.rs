@@ -43,8 +43,10 @@ pub struct OpenTransaction {
 /// A transaction that one of our sessions waits for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blocker {
-    /// What our session is for, as in `commit route-performance`.
+    /// What our session is for, as in `commit route-performance`; cut where that is long.
     pub session: String,
+    /// The processor that it works for, where that is sure.
+    pub processor: Option<String>,
     /// Seconds that it has waited.
     pub waited: f64,
     /// For whom.
@@ -67,16 +69,53 @@ impl Facts {
         let blockers = session.query(include_str!("facts/blockers.sql"), &[]).await?;
         let open = session.query(include_str!("facts/open.sql"), &[]).await?;
         let running = session.query(include_str!("facts/running.sql"), &[]).await?;
+        let blocker = |row: &crate::db::Row| {
+            let (session, commits_for): (String, Option<String>) = (row.get(0), row.get(1));
+            let processor = commits_for.or_else(|| works_for(&session, &status));
+            Blocker { session, processor, waited: row.get(2), transaction: transaction(row, 3) }
+        };
         Ok(Facts {
             host: host_lock::is_held(session).await?,
             running: running.iter().map(|row| row.get(0)).collect(),
             tenants: used.into_iter().map(|tenant| (tenant.tenant.clone(), tenant)).collect(),
-            blockers: blockers
-                .iter()
-                .map(|row| Blocker { session: row.get(0), waited: row.get(1), transaction: transaction(row, 2) })
-                .collect(),
+            blockers: blockers.iter().map(blocker).collect(),
             open: open.iter().map(|row| transaction(row, 0)).collect(),
             status,
         })
+    }
+}
+
+/// The processor that a session's purpose names, as in `read route-performance`. The database cuts
+/// it so that it has 63 bytes with what stands before it, so a long one may stand for several
+/// processors; then it is none.
+fn works_for(session: &str, status: &Status) -> Option<String> {
+    const KEPT: usize = 63 - "sandmill ".len();
+    let (work, id) = session.split_once(' ')?;
+    let is_meant = |whole: &str| {
+        if session.len() < KEPT { whole == id } else { format!("{work} {whole}").get(..KEPT) == Some(session) }
+    };
+    let mut meant = status.processors.iter().filter(|p| is_meant(&p.id));
+    let first = meant.next()?;
+    meant.next().is_none().then(|| first.id.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processor::status::ProcessorStatus;
+
+    #[test]
+    fn a_session_whose_name_was_cut_works_for_nobody_if_several_are_meant() {
+        let (long, other) = (format!("{}/orders", "x".repeat(64)), format!("{}y/orders", "x".repeat(63)));
+        let processor = |id: &str| ProcessorStatus { id: id.into(), ..ProcessorStatus::default() };
+        let status = |ids: &[&str]| Status { processors: ids.iter().map(|id| processor(id)).collect() };
+        let both = status(&["orders", "orders-2", &long, &other]);
+        assert_eq!(works_for("read orders", &both).as_deref(), Some("orders"));
+        assert_eq!(works_for("lanes orders-2", &both).as_deref(), Some("orders-2"));
+        // As the database shows it: 63 bytes with what stands before.
+        let cut = &format!("read {long}")[..63 - "sandmill ".len()];
+        assert_eq!(works_for(cut, &both), None);
+        assert_eq!(works_for(cut, &status(&["orders", &long])).as_deref(), Some(&*long));
+        assert_eq!(works_for("wake", &both), None);
     }
 }

@@ -127,7 +127,7 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
     if let Some(held) = p.held.as_ref().filter(|_| p.paused.is_none() && facts.running.contains(&p.id)) {
         found.push(finding(Gravity::Behind, format!("it reads nothing, {held}")));
     }
-    for blocker in facts.blockers.iter().filter(|blocker| blocker.session.split(' ').nth(1) == Some(p.id.as_str())) {
+    for blocker in facts.blockers.iter().filter(|blocker| blocker.processor.as_ref() == Some(&p.id)) {
         let other = &blocker.transaction;
         found.push(Finding {
             remedy: Some(format!("end that transaction: select pg_terminate_backend({})", other.pid)),
@@ -303,7 +303,12 @@ mod tests {
         let mut facts = facts(500, lanes);
         let transaction = OpenTransaction { pid: 7, application: "psql, user ada".into(), age: 300.0 };
         facts.open.push(transaction.clone());
-        facts.blockers.push(Blocker { session: "commit carts".into(), waited: 1.5, transaction });
+        facts.blockers.push(Blocker {
+            session: "commit carts".into(),
+            processor: Some("carts".into()),
+            waited: 1.5,
+            transaction,
+        });
         facts.tenants.insert(
             "a".into(),
             TenantStatus {

@@ -65,10 +65,6 @@ pub struct Descriptor {
     pub max_batch_size: Option<u32>,
     /// Whose events it handles; none means everybody's. Operators say so, and no plugin of itself.
     pub tenants: Option<Vec<TenantId>>,
-    /// Whose it is, if it is one tenant's own: then its id is made of the plugin's and the tenant's.
-    pub owner: Option<TenantId>,
-    /// The id that the plugin gives itself, where that is another one.
-    pub given_id: Option<ProcessorId>,
 }
 
 impl Descriptor {
@@ -84,42 +80,12 @@ impl Descriptor {
             read_model_version: 1,
             max_batch_size: None,
             tenants: None,
-            owner: None,
-            given_id: None,
         }
     }
 
-    /// What the processors have in common that one plugin becomes for several tenants: the id that it gives itself.
-    pub fn family(&self) -> &str {
-        self.given_id.as_ref().unwrap_or(&self.id).as_str()
-    }
-
-    /// The same as a tenant's own. The id is the plugin's and the tenant's with `--` between them, the latter in small letters with `-` for everything else; where that
-    /// is not the tenant's very name, or too long for an id, it ends with a number made of the name.
+    /// The same as a tenant's own, for that tenant's events alone.
     pub fn owned_by(&self, tenant: &TenantId) -> Self {
-        /// As long as an id may be.
-        const MOST: usize = 63;
-        let name = tenant.as_str();
-        let small = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() as char } else { '-' };
-        let slug: String = name.bytes().map(small).collect();
-        let plain = format!("{}--{slug}", self.id);
-        let id = if slug == name && plain.len() <= MOST {
-            plain
-        } else {
-            // FNV-1a (Fowler, Noll, Vo): the same everywhere and for ever.
-            let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            let number = format!("-{:08x}", name.bytes().fold(0xcbf2_9ce4_8422_2325, hash) as u32);
-            format!("{}{number}", plain.get(..MOST - number.len()).unwrap_or(&plain))
-        };
-        // Made of what an id is made of.
-        let id = ProcessorId::parse(&id).unwrap_or_else(|_| self.id.clone());
-        Descriptor {
-            id,
-            given_id: Some(self.id.clone()),
-            owner: Some(tenant.clone()),
-            tenants: Some(vec![tenant.clone()]),
-            ..self.clone()
-        }
+        Descriptor { id: self.id.owned_by(tenant), tenants: Some(vec![tenant.clone()]), ..self.clone() }
     }
 }
 
@@ -222,24 +188,4 @@ pub trait Handler: Send + Sync {
 
     /// The same for every tenant.
     fn forget_all(&self) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tenants_own_processor_has_an_id_of_its_own() {
-        let descriptor = Descriptor::projector(ProcessorId::parse("cart-summary").unwrap(), Vec::new());
-        let owned = |name: &str| descriptor.owned_by(&TenantId::parse(name).unwrap());
-        let acme = owned("acme");
-        assert_eq!((acme.id.as_str(), acme.family()), ("cart-summary--acme", "cart-summary"));
-        assert_eq!(acme.tenants, Some(vec![TenantId::parse("acme").unwrap()]));
-        let (dotted, capital) = (owned("acme.eu"), owned("Acme"));
-        assert!(dotted.id.as_str().starts_with("cart-summary--acme-eu-"), "{}", dotted.id);
-        assert!(capital.id != acme.id && capital.id.as_str().starts_with("cart-summary--acme-"), "{}", capital.id);
-        let long = [owned(&"x".repeat(64)), owned(&format!("{}y", "x".repeat(63)))];
-        assert!(long[0].id != long[1].id && long.iter().all(|one| one.id.as_str().len() == 63));
-        assert_eq!(descriptor.family(), "cart-summary");
-    }
 }

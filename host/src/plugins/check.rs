@@ -90,7 +90,8 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
         signed_by.replace(signer.text());
         Ok(())
     };
-    let examined = sandbox.for_plugin(limits, manifest.settings.clone()).examine_if(&file.path, accept);
+    let examined =
+        sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).examine_if(&file.path, accept);
     let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
     let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
     let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
@@ -102,7 +103,7 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
 pub(super) fn recall(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile, ran: &Listed) -> Option<Checked> {
     let signed = keys.is_empty() || keys.iter().any(|key| key.text() == ran.signed_by);
     let (manifest, limits) = read_manifest(&file, sandbox.limits()).ok().filter(|_| signed)?;
-    let plugin = sandbox.for_plugin(limits, manifest.settings.clone()).recall(&ran.digest)?;
+    let plugin = sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).recall(&ran.digest)?;
     let origin = Origin { contract: ran.contract.clone(), signed_by: ran.signed_by.clone() };
     let (digest, found) = (ran.digest.clone(), Ok((Arc::new(plugin), manifest)));
     Some(Checked { file, digest, origin, dry_run: None, again: false, found })

@@ -47,6 +47,9 @@ pub enum RegistrationError {
     },
 }
 
+/// What kind of processor it is. An id belongs to one kind for good.
+const KIND: &str = "projector";
+
 /// What is registered.
 #[derive(Clone, Copy)]
 pub struct Registration<'a> {
@@ -100,6 +103,7 @@ impl Registration<'_> {
                 statement,
                 &[
                     &id,
+                    &KIND,
                     plugin,
                     digest,
                     &descriptor.version,
@@ -107,8 +111,8 @@ impl Registration<'_> {
                     &now.partition_by,
                     &now.read_model_version,
                     adopts,
-                    &descriptor.family(),
-                    &descriptor.owner.as_ref().map_or("", TenantId::as_str),
+                    &descriptor.id.family().as_str(),
+                    &descriptor.id.owner().map_or("", TenantId::as_str),
                     &start,
                     &i32::from(BUCKETS),
                     &collections,

@@ -21,7 +21,7 @@ pub struct Status {
 }
 
 /// How one processor stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessorStatus {
     /// Its name.

@@ -22,7 +22,7 @@ use crate::model::{
     effects::Effects,
     event::Batch,
     handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start, Turn},
-    ids::{CollectionName, ProcessorId, TenantId},
+    ids::{CollectionName, FamilyId, TenantId},
 };
 
 /// A plugin that can handle batches.
@@ -253,7 +253,9 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
         Err(Failure::Block(reason) | Failure::Retry(reason)) => return Err(LoadError::Describe(reason.to_string())),
         Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(why)),
     };
-    let (name, settings) = (descriptor.id.to_string(), sandbox.settings.clone());
+    // What it says is logged under the id that it runs as.
+    let id = sandbox.owner.as_ref().map_or_else(|| descriptor.id.clone(), |owner| descriptor.id.owned_by(owner));
+    let (name, settings) = (id.to_string(), sandbox.settings.clone());
     let identity = Arc::new(Identity { name, collections: descriptor.collections.clone(), settings });
     let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Plugin::new(sandbox.clone(), pre, identity, descriptor, digest))
@@ -262,7 +264,7 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
 /// Accepts a descriptor that keeps the contract's rules, and that this host can honour.
 fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
     let wrong = |problem: String| format!("answered against the contract: {problem}");
-    let id = ProcessorId::parse(&given.id).map_err(|e| wrong(e.to_string()))?;
+    let id = FamilyId::parse(&given.id).map_err(|e| wrong(e.to_string()))?.into();
     let mut collections = Vec::new();
     for name in &given.collections {
         let name = CollectionName::parse(name).map_err(|e| wrong(e.to_string()))?;
@@ -310,8 +312,6 @@ fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
         read_model_version: given.read_model_version,
         max_batch_size: given.max_batch_size,
         tenants: None,
-        owner: None,
-        given_id: None,
     })
 }
 

@@ -52,7 +52,8 @@ pub struct Settings {
     pub threads: usize,
     /// Whether all of its lanes wait. Default false. What they wait with is kept in the log, and handled when this is taken back.
     pub paused: bool,
-    /// The processors that may handle its events; in all others its lanes wait as if they were paused. Default: all of them.
+    /// The ids of the processors that may handle its events, its own ones (`acme/orders`) among
+    /// them; in all others its lanes wait as if they were paused. Default: all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processors: Option<Vec<String>>,
     /// Instead of `tenant-limits.memory-mib`.
@@ -153,7 +154,12 @@ impl Settings {
             return Err(format!("{place}.threads = {} is out of range; it takes 0 to 64", self.threads));
         }
         for processor in self.processors.iter().flatten() {
-            ProcessorId::parse(processor).map_err(|e| format!("{place}.processors: {e}"))?;
+            let id = ProcessorId::parse(processor).map_err(|e| format!("{place}.processors: {e}"))?;
+            if let Some(owner) = id.owner().filter(|owner| owner.as_str() != name) {
+                return Err(format!(
+                    "{place}.processors: {id} is tenant {owner}'s own, and handles no event of {name}; leave it out"
+                ));
+            }
         }
         self.limits(&Limits::default()).check_as(&place)
     }
@@ -214,6 +220,11 @@ mod tests {
         assert!(refused("-acme", Settings::default()).starts_with("tenants: `-acme` is not a valid tenant name: "));
         let named = Settings { processors: Some(vec!["Carts".into()]), ..Settings::default() };
         assert!(refused("a", named).starts_with("tenants.a.processors: `Carts` is not a valid processor id: "));
+        let foreign = Settings { processors: Some(vec!["b/carts".into()]), ..Settings::default() };
+        let told = "tenants.a.processors: b/carts is tenant b's own, and handles no event of a; leave it out";
+        assert_eq!(refused("a", foreign), told);
+        let own = Settings { processors: Some(vec!["a/carts".into()]), ..Settings::default() };
+        assert_eq!(own.check("a"), Ok(()));
         let much = Settings { cpu_percent: Some(30_000), ..Settings::default() };
         let told = "tenants.a.cpu-percent = 30000 is out of range; it takes 1 to 25600, or 0 for no bound";
         assert_eq!(refused("a", much), told);

@@ -1,7 +1,6 @@
--- Finds the processors that a host runs: each has a session of its own for its commits. Names of sessions have 63 bytes.
+-- Finds the processors that a host runs: the session that commits for each is there. When it began
+-- is seen only by its own role and by monitors.
 select p.id
 from sandmill.processors p
-where exists (
-  select from pg_stat_activity a
-  where a.datname = current_database() and a.application_name = left('sandmill commit ' || p.id, 63)
-)
+join pg_stat_activity a on a.pid = p.session and a.datname = current_database()
+  and coalesce(a.backend_start, p.session_since) = p.session_since
