@@ -7,3 +7,4 @@ pub mod handler;
 pub mod ids;
 pub mod json;
 pub mod nearest;
+pub mod partition_key;

@@ -227,9 +227,14 @@ pub fn stderr(output: &Output) -> String {
 impl Database {
     /// Appends events with these data to one stream, one event each, of type `Scripted`.
     pub async fn append(&self, tenant: &str, stream: &str, data: &[serde_json::Value]) {
+        let data: Vec<String> = data.iter().map(|value| value.to_string()).collect();
+        self.append_texts(tenant, stream, &data).await;
+    }
+
+    /// The same, with the data as JSON texts.
+    pub async fn append_texts(&self, tenant: &str, stream: &str, data: &[String]) {
         let session = self.db.connect("test").await.expect("connect");
         let types = vec!["Scripted"; data.len()];
-        let data: Vec<String> = data.iter().map(|value| value.to_string()).collect();
         session
             .query("select * from sandmill.append($1, $2, $3, $4::text[]::json[])", &[&tenant, &stream, &types, &data])
             .await

@@ -183,7 +183,7 @@ impl Fleet {
             announce(&follower);
             let id = follower.descriptor.id.clone();
             let code = Arc::new(Code::new(follower.version()));
-            let runner = Runner { code: code.clone(), scheduler: self.scheduler.clone(), replaying: false };
+            let runner = Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone());
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
             let Follower { descriptor, plugin, manifest, origin, .. } = follower;
             let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);

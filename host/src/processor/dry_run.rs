@@ -113,7 +113,10 @@ impl Trial<'_> {
         let new = Version::new("", self.handler.clone().apart(), self.descriptor.max_batch_size);
         let old = Version::new("", self.running.handler.clone().apart(), self.runs_as.max_batch_size);
         let [new, old] = [new, old].map(|version| Tried {
-            runner: Runner { code: Arc::new(Code::new(version)), scheduler: self.scheduler.clone(), replaying: true },
+            runner: Runner {
+                replaying: true,
+                ..Runner::new(self.descriptor, Arc::new(Code::new(version)), self.scheduler.clone())
+            },
             committed: desk.committed.clone(),
             collections: collections.clone(),
             bytes_left: AtomicUsize::new(desk.written_bytes),
@@ -328,7 +331,7 @@ mod tests {
         model::{
             effects::{Change, Effects, Halt, HaltAction, Skipped},
             event::Batch,
-            ids::TenantId,
+            ids::{ProcessorId, TenantId},
         },
         scheduler,
     };
@@ -399,11 +402,15 @@ mod tests {
         // Nobody reads, so nobody asks where it is.
         let committed = Arc::new(Committed::new(&Db::parse("host=nowhere").unwrap(), 1));
         let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
+        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let [new, old] = [new, old].map(|does| Tried {
             runner: Runner {
-                code: Arc::new(Code::new(Version::new("", Arc::new(Does(does)), Some(1)))),
-                scheduler: scheduler.clone(),
                 replaying: true,
+                ..Runner::new(
+                    &descriptor,
+                    Arc::new(Code::new(Version::new("", Arc::new(Does(does)), Some(1)))),
+                    scheduler.clone(),
+                )
             },
             committed: committed.clone(),
             collections: Arc::default(),
