@@ -3,17 +3,25 @@
 
 mod author;
 
-use std::sync::Arc;
+use std::{
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::Context;
 pub use author::{Trial, Tried, check, test};
-use tokio::sync::watch;
+use tokio::{
+    sync::{oneshot, watch},
+    time::timeout,
+};
 
+pub use crate::supervisor::Aborted;
 use crate::{
     cluster::host_lock::{self, HostLock},
     config::Config,
     consumer::{pages::Pages, wake::Wake},
-    db::{Db, Session, migrate},
+    db::{Canceller, Db, Session, migrate},
     model::{
         cursor::Snapshot,
         handler::Reason,
@@ -21,7 +29,7 @@ use crate::{
     },
     plugins::{
         fleet::{Fleet, Follower},
-        registry::Registry,
+        registry::{Begun, Registry},
     },
     processor::{Ground, Standing, report::Instances},
     sandbox::{OfTenant, Sandbox},
@@ -35,7 +43,7 @@ use crate::{
 /// How a run ended, when it ended in order.
 #[derive(Debug)]
 pub enum Ended {
-    /// It was told to stop.
+    /// It was told to stop, and has stored what was under way.
     Drained,
     /// All that was there is handled.
     CaughtUp {
@@ -71,6 +79,11 @@ pub enum Until {
 #[error("{0}")]
 pub struct NothingRuns(String);
 
+/// How long what is cut off is waited for at most, when a start is cut off: the database ends a
+/// statement, and compilers are killed and reaped. Default 500 ms, of the second in which a host
+/// ends.
+const CUT_OFF: Duration = Duration::from_millis(500);
+
 /// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached; `abort` ends it wherever it is.
 pub async fn run(
     config: &Config,
@@ -79,8 +92,8 @@ pub async fn run(
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
-    // The lock comes first: a second host must change nothing, not even the schema.
-    let ready = Ready::prepare(config, db).await?;
+    let (mut drain, mut abort) = (pin!(drain), pin!(abort));
+    let Some(ready) = Ready::unless(config, db, &mut drain, &mut abort).await? else { return Ok(Ended::Drained) };
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
     let limits = tenants.clone();
     let of_tenant = move |tenant: &TenantId| of_tenant(&limits.limits(tenant));
@@ -96,7 +109,21 @@ pub async fn run(
             move || sandbox.refusals_by_tenant()
         }),
     };
-    ready.run(Origin::Folder(sandbox), tenants, guests, until, drain, abort).await
+    let compilers = StopCompiling(sandbox.clone());
+    let ended = ready.run(Origin::Folder(sandbox.clone()), tenants, guests, until, drain, abort).await;
+    drop(compilers);
+    // Only what was cut off is still under way.
+    let _ = timeout(CUT_OFF, sandbox.compiled()).await;
+    ended
+}
+
+/// Kills the compilers of a run that ends, no matter how.
+struct StopCompiling(Sandbox);
+
+impl Drop for StopCompiling {
+    fn drop(&mut self) {
+        self.0.stop_compiling();
+    }
 }
 
 /// Where processors' code comes from.
@@ -134,7 +161,9 @@ pub async fn run_handlers(
 ) -> anyhow::Result<Ended> {
     let guests = Guests { most_lanes: usize::MAX, instances: Arc::new(|| 0), refusals: Arc::new(Vec::new) };
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
-    Ready::prepare(config, db).await?.run(Origin::Here(followers), tenants, guests, until, drain, abort).await
+    let (mut drain, mut abort) = (pin!(drain), pin!(abort));
+    let Some(ready) = Ready::unless(config, db, &mut drain, &mut abort).await? else { return Ok(Ended::Drained) };
+    ready.run(Origin::Here(followers), tenants, guests, until, drain, abort).await
 }
 
 /// A database that is ours to work on, and fit for it.
@@ -148,9 +177,31 @@ struct Ready<'a> {
 }
 
 impl<'a> Ready<'a> {
-    async fn prepare(config: &'a Config, db: &'a Db) -> anyhow::Result<Self> {
+    /// Prepares the database, unless the run is to end before that is done: then nothing.
+    async fn unless(
+        config: &'a Config,
+        db: &'a Db,
+        drain: impl Future<Output = ()>,
+        abort: impl Future<Output = ()>,
+    ) -> anyhow::Result<Option<Self>> {
+        let under_way = OnceLock::new();
+        let aborted = tokio::select! {
+            ready = Self::prepare(config, db, &under_way) => return ready.map(Some),
+            () = drain => false,
+            () = abort => true,
+        };
+        // A migration that waits for a lock would go on waiting, and everybody else behind it.
+        if let Some(canceller) = under_way.get().filter(|_| !aborted) {
+            let _ = timeout(CUT_OFF, canceller.cancel()).await;
+        }
+        if aborted { Err(Aborted.into()) } else { Ok(None) }
+    }
+
+    async fn prepare(config: &'a Config, db: &'a Db, under_way: &OnceLock<Canceller>) -> anyhow::Result<Self> {
+        // The lock comes first: a second host must change nothing, not even the schema.
         let host_lock = Arc::new(HostLock::acquire(db, host_lock::PATIENCE).await?);
         let mut session = db.connect("start").await?;
+        under_way.get_or_init(|| session.canceller());
         migrate::migrate(&mut session).await?;
         anchor::check(&session).await?;
         let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
@@ -193,69 +244,80 @@ impl<'a> Ready<'a> {
         };
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
         let fleet = Fleet::new(ground, scheduler, self.config.processors.clone());
-        let (standings, refused) = match origin {
+        let (begin, has_begun) = oneshot::channel();
+        match origin {
             Origin::Here(followers) => {
                 let mut fleet = fleet;
                 let refused = fleet.start(&self.session, followers).await;
                 for (follower, error) in &refused {
                     tracing::error!(plugin = follower.plugin, "refused: {error}");
                 }
-                let (standings, refused) = (standings(&fleet), refused.len());
+                let begun = Begun { standings: standings(&fleet), refused: refused.len(), idle_settings: Vec::new() };
+                // Its receiver is this function's.
+                let _ = begin.send(begun);
                 supervisor.spawn("processors", fleet.run(supervisor.stop()));
-                (standings, refused)
             }
             Origin::Folder(sandbox) => {
                 let folder = &self.config.plugins;
                 let mut registry = Registry::new(folder, sandbox, db.clone(), fleet, &self.config.rollout);
-                let refused = registry.begin().await.with_context(|| {
+                registry.open().with_context(|| {
                     format!(
                         "read the plugins folder {}; name one with --plugins, or with `plugins` in the settings",
                         folder.display()
                     )
                 })?;
-                for name in registry.fleet().idle_settings() {
-                    tracing::warn!(
-                        "[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}"
-                    );
-                }
-                let standings = standings(registry.fleet());
-                if standings.is_empty() {
-                    let told = format!(
-                        "no plugin that can run in {}; put NAME.wasm files there (`sandmill plugin build` makes them)",
-                        folder.display()
-                    );
-                    if until == Until::CaughtUp {
-                        return Err(NothingRuns(told).into());
-                    }
-                    tracing::warn!("{told}; one that comes there is taken at once");
-                }
                 // Later files are nothing to whoever handles what is there now.
-                match until {
-                    Until::Told => supervisor.spawn("plugins", registry.run(supervisor.stop())),
-                    Until::CaughtUp => supervisor.spawn("processors", registry.into_fleet().run(supervisor.stop())),
-                }
-                (standings, refused)
+                let registry = if until == Until::CaughtUp { registry.of_one_start() } else { registry };
+                supervisor.spawn("plugins", registry.run(supervisor.stop(), begin));
             }
-        };
+        }
         drop(self.session);
 
-        let caught_up = async {
-            if until == Until::Told {
+        let handled = async {
+            let Ok(begun) = has_begun.await else {
+                // What should have begun has failed; the supervisor has its error and ends
+                // everything.
                 return std::future::pending().await;
+            };
+            let idle = announce(&begun, self.config, until);
+            match (until, idle) {
+                (Until::Told, _) => std::future::pending().await,
+                (Until::CaughtUp, Some(nothing)) => Err(nothing),
+                (Until::CaughtUp, None) => {
+                    let blocked = caught_up(&begun.standings, &self.there_at_start).await;
+                    let refused = begun.refused;
+                    Ok(if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) })
+                }
             }
-            caught_up(&standings, &self.there_at_start).await
         };
-        let mut ended = Ended::Drained;
+        let mut ended = Ok(Ended::Drained);
         let drain = async {
             tokio::select! {
                 () = drain => {}
-                blocked = caught_up => ended = if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) },
+                handled = handled => ended = handled,
             }
         };
         supervisor.run(drain, abort).await?;
         usage::tell_last(&tenants, &refusals, &db).await;
-        Ok(ended)
+        Ok(ended?)
     }
+}
+
+/// Says what is odd about what has begun; that nothing has, where that is so.
+fn announce(begun: &Begun, config: &Config, until: Until) -> Option<NothingRuns> {
+    for name in &begun.idle_settings {
+        tracing::warn!("[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}");
+    }
+    if !begun.standings.is_empty() {
+        return None;
+    }
+    let folder = config.plugins.display();
+    let told =
+        format!("no plugin that can run in {folder}; put NAME.wasm files there (`sandmill plugin build` makes them)");
+    if until == Until::Told {
+        tracing::warn!("{told}; one that comes there is taken at once");
+    }
+    Some(NothingRuns(told))
 }
 
 /// Waits until every processor has handled what `head` sees, and returns the lanes that wait for a person.

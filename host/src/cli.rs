@@ -4,7 +4,8 @@
 //! JSON object, and a list one object a line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database, 4 a lane is blocked
-//! (`run --until-caught-up`), 5 a version conflict (`append`).
+//! (`run --until-caught-up`), 5 a version conflict (`append`), 130 and 143 ended by SIGINT or
+//! SIGTERM (`signals`).
 
 mod append;
 mod compile_component;
@@ -25,6 +26,7 @@ mod plugin;
 mod plugins;
 mod resume;
 mod run;
+mod signals;
 mod status;
 mod table;
 mod tenants;
@@ -35,9 +37,11 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{
     output::{Screen, Tone},
+    signals::Signals,
     table::table,
 };
 use crate::{
+    app::Aborted,
     cluster::host_lock::LockError,
     config::{Config, ConfigError, Origin, Resolved, Sources},
     db::{self, Db, InvalidAddress},
@@ -71,6 +75,7 @@ Exit codes:
   3  another host works on this database (run)
   4  a lane is blocked (run --until-caught-up)
   5  a stream is not at the expected version (append)
+  130, 143  ended by Ctrl-C or SIGTERM before it was done; told to stop, run, dev and demo finish what is under way, and a second signal ends them at once
 
 Environment:
   DATABASE_URL     the database
@@ -144,11 +149,25 @@ enum Command {
 pub fn main() -> ExitCode {
     let matches = help::grouped(Arguments::command()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs));
+    if let Command::CompileComponent(args) = &arguments.command {
+        // Its host ends it.
+        return compile_component::run(args);
+    }
+    let ends_in_order = matches!(arguments.command, Command::Run(_) | Command::Dev(_) | Command::Demo(_));
+    signals::attend(ends_in_order, |signals| perform(arguments, &signals))
+}
+
+/// Runs the command and says how it ended.
+fn perform(arguments: Arguments, signals: &Signals) -> ExitCode {
+    let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs, signals));
     result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
             // Whoever read our output has seen enough.
             return ExitCode::SUCCESS;
+        }
+        if error.is::<Aborted>() {
+            eprintln!("ended at once; what was not stored is handled again at the next start");
+            return signals.exit_code();
         }
         eprintln!("{} {}", Screen::stderr().paint(Some(Tone::Bad), "error:"), in_words(&error));
         exit_code(&error)
@@ -194,44 +213,55 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
+fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Result<ExitCode> {
     let Arguments { global, command } = arguments;
     // Neither of these needs a database, and what each needs of settings and a runtime it asks for itself.
     match command {
-        Command::Plugin(args) => return plugin::run(args, &global),
-        Command::CompileComponent(args) => return Ok(compile_component::run(&args)),
+        Command::Plugin(args) => return plugin::run(args, &global, signals),
         Command::Config(args) => return config::run(args, &global),
         Command::Completions(args) => return completions::run(&args),
         _ => {}
     }
     let config = global.settings()?;
-    runtime()?.block_on(async {
+    on_runtime(async {
         let named = config.database_url.clone();
         let command = match command {
-            Command::Demo(args) => return demo::run(args, config, logs).await,
-            Command::Dev(args) => return dev::run(args, config, &named, logs).await,
+            Command::Demo(args) => return demo::run(args, config, logs, signals).await,
+            Command::Dev(args) => return dev::run(args, config, &named, logs, signals).await,
             command => command,
         };
         let db = database(&named)?;
-        match command {
-            Command::Run(args) => run::run(args, config, &db).await,
-            Command::Status(args) => status::run(args, &db).await,
-            Command::Explain(args) => explain::run(args, &db).await,
-            Command::Tenants(args) => tenants::run(args, &db).await,
-            Command::Plugins(args) => plugins::run(args, &db).await,
-            Command::Documents(args) => documents::run(args, &db).await,
-            Command::Pause(args) => resume::pause(args, &db).await,
-            Command::Resume(args) => resume::run(args, &db).await,
-            Command::Append(args) => append::run(args, &db).await,
-            Command::Import(args) => import::run(args, &db).await,
-            Command::Events(args) => events::run(args, &db).await,
-            Command::Migrate(args) => migrate::run(args, &db).await,
-            Command::Plugin(_)
-            | Command::Dev(_)
-            | Command::Demo(_)
-            | Command::Config(_)
-            | Command::Completions(_)
-            | Command::CompileComponent(_) => Ok(ExitCode::SUCCESS),
+        let command = match command {
+            Command::Run(args) => return run::run(args, config, &db, signals).await,
+            Command::Migrate(args) => return migrate::run(args, &db, signals).await,
+            command => command,
+        };
+        let done = async {
+            match command {
+                Command::Status(args) => status::run(args, &db).await,
+                Command::Explain(args) => explain::run(args, &db).await,
+                Command::Tenants(args) => tenants::run(args, &db).await,
+                Command::Plugins(args) => plugins::run(args, &db).await,
+                Command::Documents(args) => documents::run(args, &db).await,
+                Command::Pause(args) => resume::pause(args, &db).await,
+                Command::Resume(args) => resume::run(args, &db).await,
+                Command::Append(args) => append::run(args, &db).await,
+                Command::Import(args) => import::run(args, &db).await,
+                Command::Events(args) => events::run(args, &db).await,
+                Command::Run(_)
+                | Command::Migrate(_)
+                | Command::Plugin(_)
+                | Command::Dev(_)
+                | Command::Demo(_)
+                | Command::Config(_)
+                | Command::Completions(_)
+                | Command::CompileComponent(_) => Ok(ExitCode::SUCCESS),
+            }
+        };
+        tokio::select! {
+            done = done => done,
+            // What it has not committed the database undoes.
+            () = signals.first() => Ok(signals.exit_code()),
         }
     })
 }
@@ -258,8 +288,12 @@ impl Global {
     }
 }
 
-fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+/// Runs a command's future. What it has left under way is not waited for.
+fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_background();
+    result
 }
 
 /// The database that is named, or else that of the `sandmill dev` that runs in this folder or above it.

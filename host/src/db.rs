@@ -10,7 +10,7 @@ pub mod migrate;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
-use tokio_postgres::{Client, NoTls, config::Host};
+use tokio_postgres::{CancelToken, Client, NoTls, config::Host};
 pub use tokio_postgres::{
     Error, GenericClient, IsolationLevel, Row, SimpleQueryMessage, Statement, Transaction, error::SqlState, types,
 };
@@ -100,6 +100,25 @@ impl Session {
     /// The client, for those that begin transactions.
     pub fn client_mut(&mut self) -> &mut Client {
         &mut self.client
+    }
+}
+
+impl Session {
+    /// What can end a statement of this session that is under way.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.client.cancel_token())
+    }
+}
+
+/// Ends what a session's server is at, from beside it.
+pub struct Canceller(CancelToken);
+
+impl Canceller {
+    /// Asks the server to end the statement that is under way, if one is. It fails there, and is
+    /// undone.
+    pub async fn cancel(&self) {
+        // A server that is not there has nothing under way for us.
+        let _ = self.0.cancel_query(NoTls).await;
     }
 }
 

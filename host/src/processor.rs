@@ -208,8 +208,15 @@ impl Processor {
 
     /// One term, until it was told to stop.
     async fn term(&mut self, stop: &mut Stop) -> Result<(), Shaken> {
-        self.ground.host_lock.ensure().await?;
-        let term = Term::begin(&self.ground, &self.descriptor).await.context("begin a term")?;
+        let begin = async {
+            self.ground.host_lock.ensure().await?;
+            Ok::<_, Shaken>(Term::begin(&self.ground, &self.descriptor).await.context("begin a term")?)
+        };
+        let term = tokio::select! {
+            // A database that does not answer keeps nobody from ending.
+            () = stop.drain() => return Ok(()),
+            term = begin => term?,
+        };
         let ground = self.ground.clone();
         let parts = Parts {
             id: &self.descriptor.id,

@@ -35,7 +35,7 @@ use std::{
     },
 };
 
-use compile::{CompileError, Compiler};
+use compile::{CompileError, Compiler, Effort};
 use examine::Examined;
 pub use inspect::{Outline, Refused};
 use instance::Guest;
@@ -62,6 +62,8 @@ pub struct Sandbox {
     owner: Option<TenantId>,
     warm: Arc<Warm<Guest>>,
     compiler: Arc<Compiler>,
+    /// What compiling one of its plugins may take.
+    effort: Effort,
     /// Linear memory of all live stores, bytes.
     memory: Arc<AtomicUsize>,
     refusals: Arc<Refusals>,
@@ -134,6 +136,7 @@ impl Sandbox {
         bindings::add_to_linker(&mut linker)?;
         Ok(Sandbox {
             compiler: Arc::new(Compiler::new(&engine, compile)),
+            effort: Effort::default(),
             engine,
             linker: Arc::new(linker),
             warm: Warm::new(instances, limits.warm_instances),
@@ -154,6 +157,21 @@ impl Sandbox {
     /// it may have less, and never more.
     pub fn for_plugin(&self, limits: Limits, settings: Vec<(String, String)>, owner: Option<&TenantId>) -> Self {
         Sandbox { limits: Arc::new(limits), settings: settings.into(), owner: owner.cloned(), ..self.clone() }
+    }
+
+    /// The same sandbox where compiling may take so much.
+    pub fn with_effort(&self, effort: Effort) -> Self {
+        Sandbox { effort, ..self.clone() }
+    }
+
+    /// Kills the compilers that run, and lets no further one begin: the host ends.
+    pub fn stop_compiling(&self) {
+        self.compiler.stop();
+    }
+
+    /// Waits until no component is being compiled, and no code is being written down.
+    pub async fn compiled(&self) {
+        self.compiler.idle().await;
     }
 
     /// What its plugins may use up.
@@ -196,7 +214,9 @@ impl Sandbox {
     }
 
     fn counted(&self, examined: Examined) -> Examined {
-        if let Err(error) = &examined.loaded {
+        if let Err(error) = &examined.loaded
+            && !matches!(error, LoadError::Compile(CompileError::Unfinished | CompileError::Stopped))
+        {
             self.refusals.add(error.class(), 1);
         }
         examined

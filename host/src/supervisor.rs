@@ -17,6 +17,11 @@ enum Phase {
     Draining,
 }
 
+/// The tasks were aborted, wherever they were.
+#[derive(Debug, thiserror::Error)]
+#[error("aborted")]
+pub struct Aborted;
+
 /// How a task learns that it should end. Cheap to clone.
 #[derive(Clone)]
 pub struct Stop {
@@ -90,7 +95,7 @@ impl Supervisor {
                 }
                 () = &mut abort => {
                     self.tasks.abort_all();
-                    return Err(failure.unwrap_or_else(|| anyhow::anyhow!("aborted")));
+                    return Err(failure.unwrap_or_else(|| Aborted.into()));
                 }
             }
         }

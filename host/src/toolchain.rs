@@ -6,6 +6,7 @@
 //! that is missing is added to the toolchain; and a script's tool is installed for the project. Both are said.
 
 mod cargo;
+mod children;
 mod component;
 mod language;
 mod new;
@@ -19,6 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+pub use children::{Children, EndOnDrop};
 pub use language::Language;
 pub use new::{Begun, NewError, NewRequest, Sdk, new};
 pub use way::{Target, Way};
@@ -171,14 +173,15 @@ pub enum BuildError {
     },
 }
 
-/// Builds a plugin. `say` is told, a line at a time, what takes long or may surprise.
-pub fn build(request: &BuildRequest, say: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
+/// Builds a plugin, by programs that are among `children`. `say` is told, a line at a time, what
+/// takes long or may surprise.
+pub fn build(request: &BuildRequest, children: &Children, say: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
     let start = Instant::now();
     let nothing = || BuildError::NoManifest { dir: request.dir.clone() };
     let dir = request.dir.canonicalize().map_err(|_| nothing())?;
     let Made { component, package, target, way } = match Language::of(&dir).ok_or_else(nothing)? {
-        Language::Rust => compile(&dir, say)?,
-        script => combine(script, &dir, say)?,
+        Language::Rust => compile(&dir, children, say)?,
+        script => combine(script, &dir, children, say)?,
     };
     let path = destination(request.output.as_deref(), &package, &target);
     component::place(&component, &path)?;
@@ -194,22 +197,22 @@ struct Made {
     way: String,
 }
 
-fn compile(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
+fn compile(dir: &Path, children: &Children, say: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
     // The package first: what is no plugin should not lead to a change of anybody's toolchain.
-    let package = Package::of(&dir.join(Language::Rust.entry()))?;
-    let way = Way::find(dir, say)?;
+    let package = Package::of(&dir.join(Language::Rust.entry()), children)?;
+    let way = Way::find(dir, children, say)?;
     say(&format!("Compiling with {way}"));
-    let module = cargo::build(&package, dir, &way)?;
+    let module = cargo::build(&package, dir, &way, children)?;
     let module = std::fs::read(&module).map_err(|source| BuildError::File { verb: "read", path: module, source })?;
     let component = component::from_module(module, &package.name)?;
     Ok(Made { component, package: package.name, target: package.target_directory, way: way.to_string() })
 }
 
-fn combine(language: Language, dir: &Path, say: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
+fn combine(language: Language, dir: &Path, children: &Children, say: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
     let package = script::name(language, dir);
-    let tool = Tool::find(language, dir, say)?;
+    let tool = Tool::find(language, dir, children, say)?;
     say(&format!("Putting {language} and {} together with {tool}", language.entry()));
-    let component = component::from_module(script::build(language, &tool, dir, &package)?, &package)?;
+    let component = component::from_module(script::build(language, &tool, dir, &package, children)?, &package)?;
     Ok(Made { component, package, target: dir.join("target"), way: tool.to_string() })
 }
 
@@ -241,7 +244,7 @@ mod tests {
     fn a_directory_without_a_plugin_is_refused_at_once() {
         let here = tempfile::tempdir().unwrap();
         let request = BuildRequest { dir: here.path().into(), output: None };
-        let error = build(&request, &mut |_| {}).unwrap_err();
+        let error = build(&request, &Children::default(), &mut |_| {}).unwrap_err();
         assert!(matches!(error, BuildError::NoManifest { .. }), "{error}");
     }
 

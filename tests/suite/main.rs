@@ -46,6 +46,8 @@ mod sandbox;
 mod plans;
 // Strategies of back-pressure.
 mod pressure;
+// Signals that end a command, and what it leaves.
+mod signals;
 // Sources: what every layout of an event store must do.
 mod sources;
 // Statements that lie in files of their own.

@@ -1,6 +1,8 @@
 // What is in the plugins folder is what runs: files that come, change, break, go and come back, while events are handled.
 
 mod dry_runs;
+mod ready;
+mod retained;
 mod starts;
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};

@@ -4,10 +4,14 @@ use std::{
     fs::File,
     io::{BufReader, BufWriter},
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
 };
 
 use anyhow::Context;
+use tokio::{task::spawn_blocking, time::timeout};
+
+use super::{CUT_OFF, StopCompiling};
 
 use crate::{
     config::Config,
@@ -22,9 +26,25 @@ use crate::{
     store::import::{Input, events::Events},
 };
 
-/// Loads a component as a host with these settings does, and says what is known of it. It blocks.
-pub fn check(config: &Config, file: &Path) -> anyhow::Result<Examined> {
-    Ok(Sandbox::new(config.limits.clone(), config.compile.clone())?.examine(file))
+/// Loads a component as a host with these settings does, and says what is known of it; nothing
+/// where `told` resolves before that is done.
+pub async fn check(config: &Config, file: &Path, told: impl Future<Output = ()>) -> anyhow::Result<Option<Examined>> {
+    examine(&Sandbox::new(config.limits.clone(), config.compile.clone())?, file, told).await
+}
+
+async fn examine(sandbox: &Sandbox, file: &Path, told: impl Future<Output = ()>) -> anyhow::Result<Option<Examined>> {
+    let compilers = StopCompiling(sandbox.clone());
+    let examined = spawn_blocking({
+        let (sandbox, file) = (sandbox.clone(), file.to_path_buf());
+        move || sandbox.examine(&file)
+    });
+    let examined = tokio::select! {
+        examined = examined => Some(examined?),
+        () = told => None,
+    };
+    drop(compilers);
+    let _ = timeout(CUT_OFF, sandbox.compiled()).await;
+    Ok(examined)
 }
 
 /// What a plugin is tested with.
@@ -52,14 +72,16 @@ pub struct Tried {
     pub largest_instance_bytes: usize,
 }
 
-/// Runs a plugin on the events of a file, in a host's sandbox and on its guest threads, with documents in memory.
-pub async fn test(config: &Config, trial: &Trial) -> anyhow::Result<Tried> {
+/// Runs a plugin on the events of a file, in a host's sandbox and on its guest threads, with
+/// documents in memory; nothing where `told` resolves before that is done.
+pub async fn test(config: &Config, trial: &Trial, told: impl Future<Output = ()>) -> anyhow::Result<Option<Tried>> {
+    let mut told = pin!(told);
     // Whatever is wrong with the files is said before anything runs.
     let expected = trial.expect.as_deref().map(expected).transpose()?;
     let Events { events, repeated } = tokio::task::block_in_place(|| events(&trial.events))?;
     let sandbox = Sandbox::new(config.limits.clone(), config.compile.clone())?;
-    let loaded = tokio::task::block_in_place(|| sandbox.examine(&trial.file)).loaded;
-    let plugin = Arc::new(loaded.with_context(|| format!("{} does not run here", trial.file.display()))?);
+    let Some(examined) = examine(&sandbox, &trial.file, &mut told).await? else { return Ok(None) };
+    let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", trial.file.display()))?);
     let descriptor = plugin.descriptor().clone();
     let code = Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
@@ -70,13 +92,17 @@ pub async fn test(config: &Config, trial: &Trial) -> anyhow::Result<Tried> {
         page_events: config.processor.page_events,
         tenants_at_once: config.processor.lanes_at_once.min(sandbox.usage().most_live),
     };
-    let ran = rehearsal.run(&events, expected.as_ref()).await;
+    let ran = tokio::select! {
+        ran = rehearsal.run(&events, expected.as_ref()) => ran,
+        () = told => return Ok(None),
+    };
     let (report, documents) = ran.map_err(|lost| anyhow::anyhow!("{}", lost.0))?;
     if let Some(path) = &trial.write {
         let written = File::create(path).and_then(|file| lines::write(&documents, BufWriter::new(file)));
         written.with_context(|| format!("write the documents to {}", path.display()))?;
     }
-    Ok(Tried { report, repeated, largest_instance_bytes: plugin.largest_instance_bytes(), descriptor })
+    let largest_instance_bytes = plugin.largest_instance_bytes();
+    Ok(Some(Tried { report, repeated, largest_instance_bytes, descriptor }))
 }
 
 fn events(path: &Path) -> anyhow::Result<Events> {

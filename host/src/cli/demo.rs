@@ -22,6 +22,7 @@ use tokio::{
 use super::{
     live::{Live, Title, fitted, grouped},
     program,
+    signals::Signals,
 };
 use crate::{
     app::{self, Until},
@@ -32,6 +33,7 @@ use crate::{
         migrate,
     },
     model::ids::CollectionName,
+    plugins::{folder, history},
     processor::status::{self, Status},
     projections::list::{self, Listed, Selection},
     store::import::{Input, import},
@@ -72,18 +74,19 @@ const PATIENCE_TO_END: Duration = Duration::from_secs(60);
 /// Between two looks for that.
 const LOOK: Duration = Duration::from_millis(100);
 
-pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    args: DemoArgs,
+    mut config: Config,
+    logs: &Logs,
+    signals: &Signals,
+) -> anyhow::Result<ExitCode> {
     logs.prefer_warnings();
     config.plugins.clone_from(&args.plugins);
-    let server = Embedded::start(Options::default()).await?;
-    println!("A private PostgreSQL {} runs, and is gone when this ends.", server.version());
-    let db = Db::parse(&server.address())?;
-    let mut session = db.connect("demo").await?;
-    migrate::migrate(&mut session).await?;
-    let imported = match &args.events {
-        Some(file) => import_all(&mut session, file).await?,
-        None => 0,
+    let prepared = tokio::select! {
+        prepared = prepare(&args) => prepared?,
+        () = signals.first() => return Ok(signals.exit_code()),
     };
+    let (server, db, session, imported) = prepared;
     if args.keep || args.seconds > 0 {
         let open = if args.keep { "until Ctrl-C".into() } else { format!("for {} s", args.seconds) };
         println!("A shop with {} tenants, one of them with 60 % of all events, opens {open}.", shop::TENANTS);
@@ -93,19 +96,24 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
         println!("In another terminal: {} status --watch --database-url '{}'", program(), server.address());
     }
 
-    let (told, abort) = super::run::signals()?;
     let (end, ended) = oneshot::channel();
     let ended = async {
         let _ = ended.await;
     };
-    let host = app::run(&config, &db, Until::Told, ended, abort);
+    let host = app::run(&config, &db, Until::Told, ended, signals.second());
     let show = async {
-        until_begun(&session).await?;
-        let shown = show(&args, &db, &session, told, logs).await?;
+        let shown = tokio::select! {
+            begun = until_begun(&session, &args.plugins) => {
+                begun?;
+                Some(show(&args, &db, &session, signals.first(), logs).await?)
+            }
+            () = signals.first() => None,
+        };
         let _ = end.send(());
         Ok(shown)
     };
-    let (_, (live, appended)) = Box::pin(async { tokio::try_join!(host, show) }).await?;
+    let (_, shown) = Box::pin(async { tokio::try_join!(host, show) }).await?;
+    let Some((live, appended)) = shown else { return Ok(signals.exit_code()) };
     let tenants = live.tenants();
     live.finish().await?;
 
@@ -119,6 +127,20 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
     Ok(ExitCode::SUCCESS)
 }
 
+/// A server with the tables, and the events that are there before the shop opens.
+async fn prepare(args: &DemoArgs) -> anyhow::Result<(Embedded, Db, Session, u64)> {
+    let server = Embedded::start(Options::default()).await?;
+    println!("A private PostgreSQL {} runs, and is gone when this ends.", server.version());
+    let db = Db::parse(&server.address())?;
+    let mut session = db.connect("demo").await?;
+    migrate::migrate(&mut session).await?;
+    let imported = match &args.events {
+        Some(file) => import_all(&mut session, file).await?,
+        None => 0,
+    };
+    Ok((server, db, session, imported))
+}
+
 async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     let input = Input::open(file).with_context(|| format!("open {}", file.display()))?;
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
@@ -127,16 +149,19 @@ async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     Ok(report.imported)
 }
 
-/// Waits until every plugin is loaded, which its registration shows.
-async fn until_begun(session: &Session) -> anyhow::Result<()> {
-    let began = Instant::now();
-    while status::read(session).await?.processors.is_empty() {
+/// Waits until every plugin runs or was refused, and one of them runs.
+async fn until_begun(session: &Session, plugins: &Path) -> anyhow::Result<()> {
+    let (began, files) = (Instant::now(), folder::scan(plugins)?.len());
+    loop {
+        let known = history::list(session).await?;
+        if known.len() >= files && known.iter().any(history::Listed::runs) {
+            return Ok(());
+        }
         if began.elapsed() > PATIENCE_TO_BEGIN {
-            bail!("no processor has begun within {} s", PATIENCE_TO_BEGIN.as_secs());
+            bail!("not every plugin has begun within {} s", PATIENCE_TO_BEGIN.as_secs());
         }
         sleep(LOOK).await;
     }
-    Ok(())
 }
 
 /// Opens the shop, shows what happens, and returns when everything that was appended is handled.

@@ -18,6 +18,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use super::{
     live::{Live, Title},
     program,
+    signals::Signals,
 };
 use crate::{
     app::{self, Until},
@@ -63,7 +64,13 @@ pub(super) struct DevArgs {
     data: Option<PathBuf>,
 }
 
-pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &Logs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    args: DevArgs,
+    mut config: Config,
+    named: &str,
+    logs: &Logs,
+    signals: &Signals,
+) -> anyhow::Result<ExitCode> {
     ensure!(
         named.is_empty() || args.data.is_none(),
         "--data is for a private database, and another one is named by --database-url, DATABASE_URL or the settings; leave one of the two out"
@@ -81,19 +88,11 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
     for folder in &args.watch_src {
         ensure!(folder.is_dir(), "{} is no folder; name a plugin's with --watch-src", folder.display());
     }
-    let (told, abort) = super::run::signals()?;
-    let private = if named.is_empty() { Some(Private::start(args.data).await?) } else { None };
-    let db = match &private {
-        Some(private) => Db::parse(&private.server.address())?,
-        None => Db::parse(named)?,
+    let prepared = tokio::select! {
+        prepared = prepare(args.data, named) => prepared?,
+        () = signals.first() => return Ok(signals.exit_code()),
     };
-    let mut session = super::database::connect(&db, "dev").await?;
-    migrate::migrate(&mut session).await?;
-    drop(session);
-    if private.is_some() {
-        // A database of its own has no other host whose lanes these could be.
-        try_again(&db).await?;
-    }
+    let (private, db) = prepared;
     introduce(&config.plugins, private.as_ref());
 
     std::fs::create_dir_all(&config.plugins)
@@ -106,7 +105,7 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
     }
     let builds = args.watch_src.iter().map(|folder| Box::pin(sources::build_on_save(folder, &config.plugins)));
     let mut builds: FuturesUnordered<_> = builds.collect();
-    let host = app::run(&config, &db, Until::Told, told, abort);
+    let host = app::run(&config, &db, Until::Told, signals.first(), signals.second());
     let work = Box::pin(async move {
         tokio::select! {
             ended = host => ended,
@@ -134,6 +133,23 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
         server.stop(Shutdown::Fast).await?;
     }
     ended.map(|_| ExitCode::SUCCESS)
+}
+
+/// The database: a private one where none is named, with the tables in it.
+async fn prepare(data: Option<PathBuf>, named: &str) -> anyhow::Result<(Option<Private>, Db)> {
+    let private = if named.is_empty() { Some(Private::start(data).await?) } else { None };
+    let db = match &private {
+        Some(private) => Db::parse(&private.server.address())?,
+        None => Db::parse(named)?,
+    };
+    let mut session = super::database::connect(&db, "dev").await?;
+    migrate::migrate(&mut session).await?;
+    drop(session);
+    if private.is_some() {
+        // A database of its own has no other host whose lanes these could be.
+        try_again(&db).await?;
+    }
+    Ok((private, db))
 }
 
 /// A server of our own, and the folder that says so.

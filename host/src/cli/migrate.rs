@@ -1,15 +1,16 @@
 //! `sandmill migrate`: makes the tables, chooses the order that the store keeps, and takes over a store from another cluster.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, sync::OnceLock};
 
 use serde_json::{Value, json};
 
 use super::{
     database::{connect, explain},
     output::{self, count},
+    signals::Signals,
 };
 use crate::{
-    db::{Db, migrate::migrate},
+    db::{Canceller, Db, migrate::migrate},
     store::{
         Ordering,
         anchor::{self, AnchorError},
@@ -43,12 +44,27 @@ pub(super) struct MigrateArgs {
     json: bool,
 }
 
-/// Runs the command.
-pub(super) async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> {
+/// Runs the command, unless a signal comes. What it waits for then is cancelled: everybody else
+/// waits behind a migration that waits for a lock.
+pub(super) async fn run(args: MigrateArgs, db: &Db, signals: &Signals) -> anyhow::Result<ExitCode> {
+    let under_way = OnceLock::new();
+    tokio::select! {
+        done = work(args, db, &under_way) => done,
+        () = signals.first() => {
+            if let Some(canceller) = under_way.get() {
+                canceller.cancel().await;
+            }
+            Ok(signals.exit_code())
+        }
+    }
+}
+
+async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> anyhow::Result<ExitCode> {
     // People are told of each step when it is done, for a later one may fail or wait; machines of all at the end.
     let tell = |line: String| if args.json { Ok(()) } else { output::print(&(line + "\n")) };
     let (mut reanchored, mut ordered) = (Value::Null, Value::Null);
     let mut session = connect(db, "migrate").await?;
+    under_way.get_or_init(|| session.canceller());
     let applied = migrate(&mut session).await?;
     for name in &applied.names {
         tell(format!("applied {name}"))?;

@@ -10,8 +10,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use serde_json::json;
 
-use super::{Global, output};
-use crate::toolchain::{self, BuildRequest, Built};
+use super::{Global, on_runtime, output, signals::Signals};
+use crate::toolchain::{self, BuildRequest, Built, Children};
 
 /// Makes, checks and tests plugins.
 #[derive(Debug, clap::Args)]
@@ -67,11 +67,19 @@ struct BuildArgs {
 }
 
 /// Runs the command.
-pub(super) fn run(args: PluginArgs, global: &Global) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: PluginArgs, global: &Global, signals: &Signals) -> anyhow::Result<ExitCode> {
     match args.command {
         PluginCommand::New(args) => new::run(args).map(|()| ExitCode::SUCCESS),
         PluginCommand::Build(BuildArgs { dir, output, json }) => {
-            let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;
+            let children = Children::default();
+            let build = {
+                let (request, children) = (BuildRequest { dir, output }, children.clone());
+                move || toolchain::build(&request, &children, &mut |line| eprintln!("{line}"))
+            };
+            let Some(built) = on_runtime(signals.unless_ended(|| children.end(), build))? else {
+                return Ok(signals.exit_code());
+            };
+            let built = built?;
             if json {
                 let Built { path, package, bytes, elapsed, way } = &built;
                 let seconds = elapsed.as_secs_f64();
@@ -83,10 +91,10 @@ pub(super) fn run(args: PluginArgs, global: &Global) -> anyhow::Result<ExitCode>
             }
             Ok(ExitCode::SUCCESS)
         }
-        PluginCommand::Check(args) => check::run(args, global.settings()?),
+        PluginCommand::Check(args) => on_runtime(check::run(args, global.settings()?, signals)),
         PluginCommand::Sign(args) => sign::sign(&args),
         PluginCommand::Key(args) => sign::key(&args),
-        PluginCommand::Test(args) => super::runtime()?.block_on(test::run(args, global.settings()?)),
+        PluginCommand::Test(args) => on_runtime(test::run(args, global.settings()?, signals)),
     }
 }
 

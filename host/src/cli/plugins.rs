@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     db::{Db, Session},
-    plugins::history::{self, DryRun, Hold, Listed, Past},
+    plugins::history::{self, DryRun, Hold, Listed, Past, components},
     store::time,
 };
 
@@ -185,25 +185,47 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     let past = history::past(session, &args.plugin, 100).await.map_err(|error| explain(&error))?;
     // Files that were refused since have changed nothing.
     let last = past.iter().find(|past| past.event != "refused");
-    let before = last.filter(|last| last.event == "swapped" && last.digest == running.digest);
-    let Some(before) = before else {
+    let swap = last.filter(|last| last.event == "swapped" && last.digest == running.digest);
+    if swap.is_some_and(|swap| swap.replaced == swap.digest) {
+        bail!("only the manifest of {} has changed since the version before; change it back", args.plugin);
+    }
+    let before = before(session, &running, swap).await.map_err(|error| explain(&error))?;
+    let Some((before, is_stored)) = before else {
         bail!(
-            "{} has run no other version since its processor began; put the version that should run into the plugins folder",
+            "{} has run no other version that is still at hand; put the version that should run into the plugins folder",
             args.plugin
         );
     };
-    if before.replaced == before.digest {
-        bail!("only the manifest of {} has changed since the version before; change it back", args.plugin);
-    }
     let hold = Hold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
     history::hold(session, &hold).await.map_err(|error| explain(&error))?;
+    let after = if is_stored {
+        "its bytes are in the database, so that a start runs it too"
+    } else {
+        "its bytes are not in the database yet, so that a start would need its compiled code (compile.cache)"
+    };
     output::print(&format!(
-        "{}: {} is taken back, {} runs again within a second if its host runs\nIt stays until there is another file in the plugins folder; a start runs it from its compiled code, as long as that is kept (compile.cache). `sandmill plugins retry {0}` lets the other one run again.\n",
+        "{}: {} is taken back, {} runs again within a second if its host runs\nIt stays until there is another file in the plugins folder; {after}. `sandmill plugins retry {0}` lets the other one run again.\n",
         args.plugin,
         short(&running.digest),
-        short(&before.replaced)
+        short(&before)
     ))?;
     Ok(())
+}
+
+/// The version before the one that runs, and whether its bytes are stored; none where the host
+/// could not go back to it. A swap since the processor began left it in the host's memory.
+async fn before(
+    session: &Session,
+    running: &Listed,
+    swap: Option<&Past>,
+) -> Result<Option<(String, bool)>, crate::db::Error> {
+    let before = match swap {
+        Some(swap) => Some(swap.replaced.clone()),
+        None => history::former(session, &running.plugin, &running.digest).await?.map(|(digest, _)| digest),
+    };
+    let Some(before) = before else { return Ok(None) };
+    let is_stored = components::is_retained(session, &running.plugin, &before).await?;
+    Ok((is_stored || swap.is_some()).then_some((before, is_stored)))
 }
 
 fn short(digest: &str) -> &str {

@@ -2,12 +2,11 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use tokio::signal::unix::{SignalKind, signal};
-
 use super::{
     EXIT_BLOCKED,
     database::connect,
     output::{Screen, Tone, count, harmless},
+    signals::Signals,
 };
 use crate::{
     app::{self, Ended, Until},
@@ -22,7 +21,7 @@ use crate::{
 What it logs goes to standard error; SANDMILL_LOG=warn logs less. `sandmill status` shows how it goes, from anywhere.
 
 Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked \
-         (--until-caught-up).
+         (--until-caught-up); 130 or 143 ended by ctrl-c or SIGTERM before it was caught up (--until-caught-up), or at once by a second one.
 
 Examples:
   sandmill run --plugins plugins
@@ -38,7 +37,7 @@ pub(super) struct RunArgs {
     until_caught_up: bool,
 }
 
-pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Signals) -> anyhow::Result<ExitCode> {
     if let Some(folder) = args.plugins {
         config.plugins = folder;
     }
@@ -47,11 +46,21 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
         return Err(ConfigError::new("no plugins folder named", remedy).into());
     }
     // A database that is out of reach is told in the words of all commands.
-    drop(connect(db, "start").await?);
+    tokio::select! {
+        connected = connect(db, "start") => drop(connected?),
+        () = signals.first() => return Ok(signals.exit_code()),
+    }
     let until = if args.until_caught_up { Until::CaughtUp } else { Until::Told };
-    let (drain, abort) = signals()?;
-    let ended = app::run(&config, db, until, drain, abort).await?;
+    let drain = async {
+        signals.first().await;
+        tracing::info!("finishing what is under way; a second signal ends it at once");
+    };
+    let ended = app::run(&config, db, until, drain, signals.second()).await?;
     Ok(match ended {
+        Ended::Drained if args.until_caught_up => {
+            eprintln!("ended by a signal before all was handled");
+            signals.exit_code()
+        }
         Ended::Drained | Ended::CaughtUp { refused: 0 } => ExitCode::SUCCESS,
         Ended::CaughtUp { refused } => {
             eprintln!("caught up, but {refused} of the plugins were refused; see above");
@@ -70,32 +79,4 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
             ExitCode::from(EXIT_BLOCKED)
         }
     })
-}
-
-/// The first signal to end, and the second.
-pub(super) fn signals() -> anyhow::Result<(impl Future<Output = ()>, impl Future<Output = ()>)> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let (told, mut times) = tokio::sync::watch::channel(0u32);
-    let listen = async move {
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            told.send_modify(|times| *times += 1);
-        }
-    };
-    let mut first = times.clone();
-    let drain = async move {
-        let _ = first.wait_for(|times| *times >= 1).await;
-        tracing::info!("finishing what is under way; a second signal ends it at once");
-    };
-    // The listener lives as long as somebody waits for the end that is always waited for.
-    let abort = async move {
-        tokio::select! {
-            () = listen => {}
-            _ = times.wait_for(|times| *times >= 2) => {}
-        }
-    };
-    Ok((drain, abort))
 }

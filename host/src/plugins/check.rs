@@ -8,13 +8,13 @@ use super::{
     dry_runs::DryRuns,
     fleet::{Follower, Origin},
     folder::{self, PluginFile},
-    history::Listed,
+    history::components::StoredComponent,
     manifest::Manifest,
     signature::{self, PublicKey},
 };
 use crate::{
     processor::dry_run::DryRun,
-    sandbox::{Limits, Plugin, Sandbox},
+    sandbox::{Limits, LoadError, Plugin, Sandbox, compile::CompileError, examine},
 };
 
 /// A file after it was checked.
@@ -29,14 +29,43 @@ pub(super) struct Checked {
     pub(super) dry_run: Option<DryRun>,
     /// Whether it is to be checked again, since the database did not let it.
     pub(super) again: bool,
+    /// Why it was not checked to its end.
+    pub(super) unfinished: Option<Unfinished>,
     /// What can run, or why nothing can.
     pub(super) found: Result<(Arc<Plugin>, Manifest), String>,
+}
+
+/// Why a file is checked once more: nothing of it speaks against the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfinished {
+    /// Compiling it takes longer than that of small files does.
+    Slow,
+    /// The machine is short of something.
+    Shortage,
+}
+
+impl Unfinished {
+    fn of(error: &LoadError) -> Option<Self> {
+        match error {
+            LoadError::Compile(CompileError::Unfinished) => Some(Unfinished::Slow),
+            LoadError::Compile(error) if error.is_shortage() => Some(Unfinished::Shortage),
+            _ => None,
+        }
+    }
 }
 
 impl Checked {
     /// A file of which nothing is known but why it does not run.
     pub(super) fn refused(file: PluginFile, why: String) -> Self {
-        Checked { file, digest: String::new(), origin: Origin::default(), dry_run: None, again: false, found: Err(why) }
+        Checked {
+            file,
+            digest: String::new(),
+            origin: Origin::default(),
+            dry_run: None,
+            again: false,
+            unfinished: None,
+            found: Err(why),
+        }
     }
 
     /// What would follow the log; nothing where it does not run.
@@ -80,33 +109,94 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
         Ok(read) => read,
         Err(why) => return Checked::refused(file, why),
     };
-    let signed_by = RefCell::new(String::new());
+    let signed = RefCell::new((String::new(), String::new()));
     let accept = |content: &[u8]| {
         if keys.is_empty() {
             return Ok(());
         }
         let signature = folder::read_beside(&file.path.with_extension("wasm.sig")).ok();
         let signer = signature::check(content, signature.as_deref(), keys)?;
-        signed_by.replace(signer.text());
+        signed.replace((signer.text(), signature.unwrap_or_default().trim().to_string()));
         Ok(())
     };
     let examined =
         sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).examine_if(&file.path, accept);
     let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
+    let unfinished = examined.loaded.as_ref().err().and_then(Unfinished::of);
     let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
     let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
-    let origin = Origin { contract, signed_by: signed_by.into_inner() };
-    Checked { file, digest: examined.digest.unwrap_or_default(), origin, dry_run: None, again: false, found }
+    let (signed_by, signature) = signed.into_inner();
+    let origin = Origin { contract, signed_by, signature };
+    let digest = examined.digest.unwrap_or_default();
+    Checked { file, digest, origin, dry_run: None, again: false, unfinished, found }
 }
 
-/// The version that ran last where a file does not run, if its code is still at hand and everything but that file says that it may run. May take as long as a start.
-pub(super) fn recall(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile, ran: &Listed) -> Option<Checked> {
-    let signed = keys.is_empty() || keys.iter().any(|key| key.text() == ran.signed_by);
-    let (manifest, limits) = read_manifest(&file, sandbox.limits()).ok().filter(|_| signed)?;
-    let plugin = sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).recall(&ran.digest)?;
-    let origin = Origin { contract: ran.contract.clone(), signed_by: ran.signed_by.clone() };
-    let (digest, found) = (ran.digest.clone(), Ok((Arc::new(plugin), manifest)));
-    Some(Checked { file, digest, origin, dry_run: None, again: false, found })
+/// A version that ran before, as far as the database knows it.
+pub(super) struct Former {
+    /// SHA-256 of its file.
+    pub(super) digest: String,
+    /// The contract that it keeps; empty where that is not known.
+    pub(super) contract: String,
+    /// The component, if it is stored.
+    pub(super) stored: Option<StoredComponent>,
+}
+
+/// Why a version that ran before is not at hand.
+pub(super) enum Unrecalled {
+    /// It does not run here.
+    Refused(String),
+    /// The machine is short of something.
+    Shortage(String),
+}
+
+impl<E: Into<String>> From<E> for Unrecalled {
+    fn from(why: E) -> Self {
+        Unrecalled::Refused(why.into())
+    }
+}
+
+/// Loads a version that ran before in the place of a file, from its stored bytes.
+///
+/// A row of the database is no more trusted than a file: the digest is computed and the signature
+/// checked again. Where nothing is stored and no signature is asked for, its compiled code will do.
+/// May take as long as a check.
+pub(super) fn recall(
+    sandbox: &Sandbox,
+    keys: &[PublicKey],
+    file: PluginFile,
+    former: Former,
+) -> Result<Checked, Unrecalled> {
+    let Former { digest, contract, stored } = former;
+    let (manifest, limits) = read_manifest(&file, sandbox.limits())?;
+    let sandbox = sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref());
+    let mut origin = Origin { contract, ..Origin::default() };
+    let plugin = match stored {
+        Some(StoredComponent { bytes: None, .. }) => {
+            let mib = sandbox.limits().component_mib;
+            return Err(format!("its stored bytes are more than the {mib} MiB of limits.component-mib").into());
+        }
+        Some(StoredComponent { bytes: Some(bytes), signature }) => {
+            if examine::digest(&bytes) != digest {
+                return Err("the bytes stored for it are not those that ran (sandmill.components)".into());
+            }
+            if !keys.is_empty() {
+                let given = Some(signature.as_str()).filter(|signature| !signature.is_empty());
+                origin.signed_by = signature::check(&bytes, given, keys)?.text();
+                origin.signature = signature;
+            }
+            sandbox.load(&bytes).map_err(|error| {
+                let shortage = Unfinished::of(&error) == Some(Unfinished::Shortage);
+                let why = format!("{:#}", anyhow::Error::from(error));
+                if shortage { Unrecalled::Shortage(why) } else { Unrecalled::Refused(why) }
+            })?
+        }
+        None if keys.is_empty() => sandbox
+            .recall(&digest)
+            .ok_or("neither its bytes (sandmill.components) nor its compiled code (compile.cache) are at hand")?,
+        None => return Err("its bytes are not stored, so that its signature cannot be checked".into()),
+    };
+    let found = Ok((Arc::new(plugin), manifest));
+    Ok(Checked { file, digest, origin, dry_run: None, again: false, unfinished: None, found })
 }
 
 /// What is said about a plugin, and what it may use up with that.

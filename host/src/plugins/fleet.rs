@@ -57,6 +57,8 @@ pub struct Origin {
     pub contract: String,
     /// The public key that it is signed with; empty where none was asked for.
     pub signed_by: String,
+    /// That signature, in hexadecimal.
+    pub signature: String,
 }
 
 impl Follower {
@@ -146,6 +148,11 @@ impl Fleet {
         self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
     }
 
+    /// Whether a processor of this id keeps in step with others.
+    pub fn is_lockstep(&self, id: &str) -> bool {
+        self.pressures.get(id).is_some_and(|settings| settings.back_pressure == pressure::Strategy::Lockstep)
+    }
+
     /// What is needed to try others in the places of those that run, each on so many events. `there` are the files that there are.
     pub fn dry_runs(&self, there: BTreeSet<String>, events: usize) -> DryRuns {
         let runs = |(id, member): (&ProcessorId, &Member)| {
@@ -224,6 +231,29 @@ impl Fleet {
         let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
         if let Some(member) = self.members.get_mut(id) {
             // It would only fail again.
+            member.before = None;
+        }
+        Ok(swapped)
+    }
+
+    /// Brings a version back that ran before the one that runs now, from where it was kept. Nothing
+    /// where the processor does not run.
+    pub async fn swap_back(
+        &mut self,
+        session: &Session,
+        former: Follower,
+    ) -> Result<Option<Swapped>, RegistrationError> {
+        let id = former.descriptor.id.clone();
+        if !self.members.contains_key(&id) {
+            return Ok(None);
+        }
+        // It has built documents here before.
+        registration::register(session, Registration { adopts: true, ..former.registration() }).await?;
+        let version = Arc::new(former.version());
+        let Follower { descriptor, manifest, origin, .. } = former;
+        let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
+        if let Some(member) = self.members.get_mut(&id) {
+            // The version that was taken back would only fail again.
             member.before = None;
         }
         Ok(swapped)

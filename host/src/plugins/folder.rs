@@ -46,6 +46,13 @@ pub struct Stamp {
     inode: u64,
 }
 
+impl PluginFile {
+    /// Its size in bytes, as far as it could be looked at.
+    pub fn bytes(&self) -> u64 {
+        self.stamp.as_ref().map_or(0, |stamp| stamp.bytes)
+    }
+}
+
 impl Stamp {
     fn of(found: &Metadata) -> Self {
         Stamp {

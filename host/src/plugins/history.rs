@@ -1,5 +1,7 @@
 //! What became of plugins, as the database has it: which run, which files were refused, what happened in which order, and which versions were taken back.
 
+pub mod components;
+
 use std::time::{Instant, SystemTime};
 
 pub use crate::processor::dry_run::DryRun;
@@ -162,6 +164,21 @@ pub async fn lanes(session: &Session, plugin: &str, lanes: i64) -> Result<(), Er
 pub async fn former(session: &Session, plugin: &str, digest: &str) -> Result<Option<(String, String)>, Error> {
     let row = session.query_opt(include_str!("history/former.sql"), &[&plugin, &digest]).await?;
     Ok(row.map(|row| (row.get(0), row.get(1))))
+}
+
+/// Of a version and those that ran before it, the latest that was not taken back.
+pub async fn not_held(session: &Session, plugin: &str, digest: &str, held: &[Hold]) -> Result<Option<String>, Error> {
+    let mut digest = digest.to_string();
+    // Two versions may have taken each other's place in turns.
+    let mut seen = Vec::new();
+    while held.iter().any(|hold| hold.plugin == plugin && hold.digest == digest) {
+        let Some((former, _)) = former(session, plugin, &digest).await? else { return Ok(None) };
+        if seen.contains(&former) {
+            return Ok(None);
+        }
+        seen.push(std::mem::replace(&mut digest, former));
+    }
+    Ok(Some(digest))
 }
 
 /// A version that is not to be run again.

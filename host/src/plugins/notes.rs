@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use super::{
     fleet::{Fleet, Origin, Swapped},
-    history::{self, Event, Note, Ran},
+    history::{self, Event, Note, Ran, components::RetainedVersion},
 };
 use crate::{
     db::Session,
@@ -30,10 +30,22 @@ impl OfRunning {
         swapped: Option<&'a Swapped>,
         dry_run: Option<&'a DryRun>,
     ) -> Ran<'a> {
-        let OfRunning { plugin, id, digest, version, origin: Origin { contract, signed_by } } = self;
+        let OfRunning { plugin, id, digest, version, origin: Origin { contract, signed_by, .. } } = self;
         let replaced = swapped.map(|swapped| (&*swapped.replaced, swapped.done.positions.map(|(_, last)| last)));
         let note = Note { plugin, processor: id.as_str(), digest, version, event, reason, replaced, dry_run };
         Ran { note, contract, signed_by }
+    }
+}
+
+impl OfRunning {
+    /// What the archive is asked to retain of it.
+    pub(super) fn retained(&self) -> RetainedVersion {
+        RetainedVersion {
+            plugin: self.plugin.clone(),
+            digest: self.digest.to_string(),
+            signature: self.origin.signature.clone(),
+            signed_by: self.origin.signed_by.clone(),
+        }
     }
 }
 

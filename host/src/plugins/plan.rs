@@ -71,6 +71,18 @@ pub enum Step {
     },
 }
 
+/// The order of files that claim one processor, while none of them runs it; then their names
+/// decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rank {
+    /// It ran the processor last.
+    Owner,
+    /// Any other file.
+    Other,
+    /// A file that takes long to compile: others do not wait for it.
+    Slow,
+}
+
 /// What is to be done, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan(pub Vec<Step>);
@@ -78,8 +90,17 @@ pub struct Plan(pub Vec<Step>);
 impl Plan {
     /// What leads from what runs to what is desired, both by the names of files.
     pub fn between(running: &BTreeMap<String, Version>, desired: &BTreeMap<String, Wanted>) -> Plan {
+        Self::by_rank(running, desired, |_, _| Rank::Other)
+    }
+
+    /// The same where files that claim one processor have ranks.
+    pub fn by_rank(
+        running: &BTreeMap<String, Version>,
+        desired: &BTreeMap<String, Wanted>,
+        rank: impl Fn(&str, &ProcessorId) -> Rank,
+    ) -> Plan {
         let mut refused = Vec::new();
-        let claims = claims(running, desired, &mut refused);
+        let claims = claims(running, desired, rank, &mut refused);
         let (mut stops, mut renames, mut swaps, mut starts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         // Whose processor goes on in another file's name.
         let renamed_to = |plugin: &str, of: &Version| {
@@ -121,10 +142,12 @@ impl Plan {
     }
 }
 
-/// Which file each processor belongs to: the one that runs it, or else the first by name. The others are refused.
+/// Which file each processor belongs to: the one that runs it, or else the first by rank and name.
+/// The others are refused.
 fn claims<'a>(
     running: &'a BTreeMap<String, Version>,
     desired: &'a BTreeMap<String, Wanted>,
+    rank: impl Fn(&str, &ProcessorId) -> Rank,
     refused: &mut Vec<Step>,
 ) -> BTreeMap<&'a ProcessorId, &'a str> {
     let mut claims: BTreeMap<&ProcessorId, &str> = BTreeMap::new();
@@ -139,8 +162,13 @@ fn claims<'a>(
             claims.insert(&now.descriptor.id, plugin);
         }
     }
-    for (plugin, wanted) in desired {
-        let Wanted::Run(new) = wanted else { continue };
+    let mut wanted: Vec<(Rank, &String, &Version)> = Vec::new();
+    for (plugin, what) in desired {
+        let Wanted::Run(new) = what else { continue };
+        wanted.push((rank(plugin, &new.descriptor.id), plugin, new));
+    }
+    wanted.sort_by_key(|(rank, plugin, _)| (*rank, *plugin));
+    for (_, plugin, new) in wanted {
         let id = &new.descriptor.id;
         let owner = claims.entry(id).or_insert(plugin);
         if *owner != plugin {
@@ -154,7 +182,7 @@ fn claims<'a>(
 }
 
 /// What to do about another version of a processor.
-fn change(plugin: &str, now: &Version, new: &Version) -> Option<Step> {
+pub(super) fn change(plugin: &str, now: &Version, new: &Version) -> Option<Step> {
     let plugin = plugin.to_string();
     if now == new {
         return None;
@@ -258,6 +286,18 @@ mod tests {
         assert_eq!(plan("a=x:1 b=y:1", "a=y:2 b=y:1"), format!("refuse a: {}", why("y", "b")));
         let moved = plan("a=x:1 b=y:1", "a=y:1 b=y:1 c=x:1");
         assert_eq!(moved, format!("stop a; start c; refuse a: {}", why("y", "b")), "what a ran is c's now");
+    }
+
+    #[test]
+    fn of_files_that_claim_one_processor_the_one_that_ran_it_goes_first_and_a_slow_one_last() {
+        let ranked = |of: fn(&str) -> Rank| {
+            let files = desired("a=x:1 b=x:1 c=x:1");
+            let plan = Plan::by_rank(&BTreeMap::new(), &files, |plugin, _| of(plugin));
+            plan.to_string().split(':').next().unwrap().to_string()
+        };
+        assert_eq!(ranked(|_| Rank::Other), "start a; refuse b");
+        assert_eq!(ranked(|name| if name == "c" { Rank::Owner } else { Rank::Other }), "start c; refuse a");
+        assert_eq!(ranked(|name| if name == "a" { Rank::Slow } else { Rank::Other }), "start b; refuse c");
     }
 
     #[test]

@@ -7,36 +7,48 @@
 //! A start (`start`) runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
 //! from running, and what it kept from being done is tried again; of what could not be written down, what runs is written later, and the rest is in the log alone.
 
+mod back;
+mod jobs;
+mod shortage;
 mod start;
+mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Write,
     path::{Path, PathBuf},
-    pin::Pin,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures_util::{StreamExt, stream};
-use tokio::runtime::Handle;
+use tokio::{sync::oneshot, time::timeout};
 
+pub use self::start::Begun;
+use self::{
+    back::NoWayBack,
+    jobs::{Finished, Jobs, Tools},
+    shortage::Shortages,
+    start::Start,
+};
 use super::{
-    check::{Checked, check},
+    archive::Archive,
+    check::{Checked, Unfinished},
+    dry_runs::DryRuns,
     fleet::{Fleet, Follower, Member, Swapped},
     folder::{self, PluginFile, Settling},
     hints::Hints,
     history::{self, Event, Hold, Note, Ran},
     notes::{OfRunning, Swaps},
-    plan::{Plan, Step, Version, Wanted},
-    rollout::{self, Verdict},
-    signature::PublicKey,
+    plan::{Plan, Rank, Step, Version, Wanted},
+    rollout,
 };
 use crate::{
     db::{Db, Session, describe},
     model::ids::ProcessorId,
     processor::registration::RegistrationError,
-    sandbox::Sandbox,
+    sandbox::{
+        Sandbox,
+        compile::{self, Effort},
+    },
     supervisor::Stop,
 };
 
@@ -51,30 +63,50 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Between two times that calls under way are told.
 const TELL: Duration = Duration::from_secs(2);
 
-/// Files that are checked at the same time.
-const CHECKED_AT_ONCE: usize = 4;
-
-/// Checks under way: the files with what came of them.
-type Checking = Pin<Box<dyn Future<Output = Vec<Checked>> + Send>>;
+/// How long what was found out waits for further small files at most, so that many of them begin
+/// together.
+const TOGETHER: Duration = Duration::from_millis(100);
+/// How long a step that is under way may take once the host is to end. Default 300 ms: a step is a
+/// few statements, and what is cut off is found again at the next start.
+const LAST_STEP: Duration = Duration::from_millis(300);
 
 /// The plugins of a host.
 pub struct Registry {
     folder: PathBuf,
-    sandbox: Sandbox,
+    tools: Tools,
     db: Db,
     session: Option<Session>,
     fleet: Fleet,
     config: rollout::Config,
     hints: Hints,
-    keys: Arc<[PublicKey]>,
     settling: Settling,
+    /// Whether later changes of the folder are followed, and not only what is there at the start.
+    follows: bool,
+    /// The start, until it is over; and who waits for that.
+    start: Option<Start>,
+    begun: Option<oneshot::Sender<Begun>>,
+    jobs: Jobs,
+    archive: Archive,
     /// What each file that is there is good for.
     checked: BTreeMap<String, Checked>,
     /// Of those that do not run, what ran last under their names and has not begun yet.
     former: BTreeMap<String, Checked>,
     /// Files that have changed and are not checked yet.
     waiting: BTreeSet<String>,
-    checking: Option<Checking>,
+    /// Small files that take long to compile all the same.
+    slow: BTreeSet<String>,
+    /// Files that the machine was too short of something to compile.
+    short: Shortages,
+    /// Files that are checked once more when what runs in their place has begun.
+    recheck: BTreeSet<String>,
+    /// Files that were put there once more as they were.
+    once_more: BTreeSet<String>,
+    /// Since when something was found out that nothing follows from yet.
+    uncarried: Option<Instant>,
+    /// What dry runs are held against, until something else runs.
+    dry_runs: Option<DryRuns>,
+    /// Where no former version can run either.
+    no_way_back: NoWayBack,
     /// Files of which it was said that they are not run, and why.
     refused: BTreeMap<String, String>,
     /// Files that were there, of which nothing is to be said any more.
@@ -99,19 +131,29 @@ impl Registry {
     pub fn new(folder: &Path, sandbox: Sandbox, db: Db, fleet: Fleet, config: &rollout::Config) -> Self {
         Registry {
             folder: folder.into(),
-            sandbox,
+            archive: Archive::new(db.clone(), config.retained_versions, sandbox.limits().component_bytes()),
+            // Settings that do not parse end before this.
+            tools: Tools { sandbox, keys: config.keys().unwrap_or_default().into(), db: db.clone(), stop: None },
             db,
             session: None,
             fleet,
             config: config.clone(),
             hints: Hints::new(config.poll_ms == 0),
-            // Settings that do not parse end before this.
-            keys: config.keys().unwrap_or_default().into(),
             settling: Settling::default(),
+            follows: true,
+            start: None,
+            begun: None,
+            jobs: Jobs::default(),
             checked: BTreeMap::new(),
             former: BTreeMap::new(),
             waiting: BTreeSet::new(),
-            checking: None,
+            slow: BTreeSet::new(),
+            short: Shortages::default(),
+            recheck: BTreeSet::new(),
+            once_more: BTreeSet::new(),
+            uncarried: None,
+            dry_runs: None,
+            no_way_back: NoWayBack::default(),
             refused: BTreeMap::new(),
             gone: BTreeSet::new(),
             held: BTreeSet::new(),
@@ -126,42 +168,75 @@ impl Registry {
         }
     }
 
-    /// Who runs.
-    pub fn fleet(&self) -> &Fleet {
-        &self.fleet
+    /// The same for a host that ends when all is handled: later files are nothing to it.
+    pub fn of_one_start(self) -> Self {
+        Registry { follows: false, ..self }
     }
 
-    /// Those who run, whatever becomes of the folder.
-    pub fn into_fleet(self) -> Fleet {
-        self.fleet
-    }
-
-    /// Follows the folder until told to stop. Fails when a processor does, as none can that could go on.
-    pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
-        loop {
-            self.check();
-            let look = self.until_look();
+    /// Runs what is in the folder, and follows its changes, until told to stop. Tells `begun` when
+    /// all that was there has begun or was refused. Fails when a processor does, as none can that
+    /// could go on.
+    pub async fn run(mut self, mut stop: Stop, begun: oneshot::Sender<Begun>) -> anyhow::Result<()> {
+        self.begun = Some(begun);
+        self.tools.stop = Some(stop.clone());
+        let (sandbox, mut at_rest) = (self.tools.sandbox.clone(), stop.clone());
+        let failed = loop {
+            let mut turn = std::pin::pin!(self.turn(&mut at_rest));
             tokio::select! {
-                () = stop.drain() => return self.fleet.end().await,
-                error = self.fleet.failed() => {
-                    // The others end in order, and what they say of it is less than this.
-                    let _ = self.fleet.end().await;
-                    return Err(error);
+                ended = &mut turn => if let Err(error) = ended { break Some(error) },
+                () = stop.drain() => {
+                    // Nobody needs what is compiled from now on.
+                    sandbox.stop_compiling();
+                    let _ = timeout(LAST_STEP, turn).await;
+                    break None;
                 }
-                checked = async { self.checking.as_mut()?.await.into() }, if self.checking.is_some() => {
-                    self.checking = None;
-                    if let Some(checked) = checked {
-                        self.take(checked).await;
-                    }
-                }
-                () = self.hints.next() => self.look().await,
-                () = tokio::time::sleep(look) => self.look().await,
             }
-            if self.watched.elapsed() >= WATCH {
-                self.watched = Instant::now();
-                self.watch().await;
+        };
+        sandbox.stop_compiling();
+        // Processors end in order, and what they say of it is less than why one failed.
+        let ended = self.fleet.end().await;
+        failed.map_or(ended, Err)
+    }
+
+    /// Does what is due, and then waits for something to happen. Fails when a processor has failed.
+    async fn turn(&mut self, stop: &mut Stop) -> anyhow::Result<()> {
+        self.check();
+        let known = self.read_ran().await;
+        if known && self.is_due() {
+            self.carry_out().await;
+        }
+        if known {
+            self.end_start().await;
+        }
+        let look = self.until_look();
+        tokio::select! {
+            () = stop.drain() => return Ok(()),
+            error = self.fleet.failed() => return Err(error),
+            finished = self.jobs.next(), if known => self.take(finished).await,
+            () = self.archive.work() => {}
+            () = self.hints.next(), if self.follows => self.look().await,
+            () = tokio::time::sleep(look) => {
+                if self.follows {
+                    self.look().await;
+                }
             }
         }
+        if known && self.is_due() {
+            self.carry_out().await;
+        }
+        if self.watched.elapsed() >= WATCH {
+            self.watched = Instant::now();
+            self.watch().await;
+        }
+        Ok(())
+    }
+
+    /// Whether something is to be carried out now: no small file is about to be known, or it has
+    /// waited for that long enough.
+    fn is_due(&self) -> bool {
+        let soon = || self.jobs.is_checking_small() || self.waiting.iter().any(|name| !self.is_slow_name(name));
+        let now = Instant::now();
+        self.uncarried.is_some_and(|since| since <= now && (now - since >= TOGETHER || !soon()))
     }
 
     /// How long until it is time to look again, at the folder or at what runs.
@@ -173,7 +248,8 @@ impl Registry {
         };
         let settled = self.settling.due().map(|due| due.saturating_duration_since(Instant::now()));
         let look = (self.looked + every).saturating_duration_since(Instant::now());
-        look.min(settled.unwrap_or(look)).min(WATCH)
+        let due = self.uncarried.map(|since| (since + TOGETHER).saturating_duration_since(Instant::now()));
+        look.min(settled.unwrap_or(look)).min(due.unwrap_or(look)).min(WATCH)
     }
 
     /// Looks at the folder for what has changed.
@@ -197,62 +273,116 @@ impl Registry {
         let any_gone = !gone.is_empty();
         for name in &changed {
             self.former.remove(name);
+            self.slow.remove(name);
+            self.recheck.remove(name);
+            self.no_way_back.forget(name);
+            if let Some(start) = self.start.as_mut() {
+                start.allow_recall(name);
+            }
+            if self.short.remove(name) {
+                self.forget_error(name);
+            }
+        }
+        if !changed.is_empty() {
+            self.dry_runs = None;
         }
         for name in gone {
             self.checked.remove(name);
             self.waiting.remove(name);
             self.gone.insert(name.clone());
+            self.close(name);
         }
         self.waiting.extend(changed.into_iter().filter(|name| self.settling.known().contains_key(name)));
         // A file that is gone may have come back under another name, which is not checked yet.
-        if any_gone && self.waiting.is_empty() && self.checking.is_none() {
-            self.carry_out().await;
+        if any_gone {
+            self.uncarried.get_or_insert_with(Instant::now);
         }
     }
 
-    /// Begins to check what waits for it, if nothing is being checked.
+    /// Whether compiling a file takes long enough for others not to wait for it.
+    fn is_slow(&self, file: &PluginFile) -> bool {
+        file.bytes() >= compile::LARGE as u64 || self.slow.contains(&file.name) || self.short.contains(&file.name)
+    }
+
+    fn is_slow_name(&self, plugin: &str) -> bool {
+        self.settling.known().get(plugin).is_some_and(|file| self.is_slow(file))
+    }
+
+    /// Begins to check what waits for it, as far as there are places.
     fn check(&mut self) {
-        if self.checking.is_some() || self.waiting.is_empty() {
-            return;
+        for plugin in self.short.due() {
+            self.waiting.insert(plugin);
         }
         let known = self.settling.known();
-        let files: Vec<PluginFile> = self.waiting.iter().filter_map(|name| known.get(name).cloned()).collect();
-        self.waiting.clear();
-        let (sandbox, keys) = (self.sandbox.clone(), self.keys.clone());
-        let there = known.keys().cloned().collect();
-        let dry_runs = self.fleet.dry_runs(there, self.config.dry_run_events);
-        let checks = stream::iter(files.into_iter().map(move |file| {
-            let (sandbox, keys, dry_runs, lost) = (sandbox.clone(), keys.clone(), dry_runs.clone(), file.clone());
-            // All of it there, so that whatever a dry run holds does not wait for this loop.
-            let (runtime, check) = (Handle::current(), move || check(&sandbox, &keys, file));
-            let checked = tokio::task::spawn_blocking(move || runtime.block_on(check().tried(&dry_runs)));
-            async move {
-                checked.await.unwrap_or_else(|error| Checked::refused(lost, format!("checking it failed: {error}")))
+        let free = |name: &&String| !self.jobs.is_checking(name);
+        let waiting: Vec<PluginFile> =
+            self.waiting.iter().filter(free).filter_map(|name| known.get(name)).cloned().collect();
+        for file in waiting {
+            let effort = match self.is_slow(&file) {
+                _ if self.short.contains(&file.name) => Effort::Alone,
+                true => Effort::Full,
+                false => Effort::Quick,
+            };
+            if !self.jobs.has_place(effort != Effort::Quick) {
+                continue;
             }
-        }));
-        self.checking = Some(Box::pin(checks.buffered(CHECKED_AT_ONCE).collect()));
+            self.waiting.remove(&file.name);
+            let (fleet, settling, events) = (&self.fleet, &self.settling, self.config.dry_run_events);
+            let there = || settling.known().keys().cloned().collect();
+            let dry_runs = self.dry_runs.get_or_insert_with(|| fleet.dry_runs(there(), events)).clone();
+            self.jobs.check(&self.tools, file, effort, dry_runs);
+        }
     }
 
-    /// Takes what was found of some files, and does what follows from it.
-    async fn take(&mut self, checked: Vec<Checked>) {
-        let mut once_more = Vec::new();
-        for checked in checked {
-            let name = checked.file.name.clone();
-            // Unless it is another one by now, which will be checked next.
-            if self.settling.known().get(&name) == Some(&checked.file) {
-                let digest = checked.digest.clone();
-                let before = self.checked.insert(name.clone(), checked);
-                if before.is_some_and(|before| before.digest == digest && !before.again) {
-                    once_more.push(name);
-                }
-            }
+    /// Takes what a job came to.
+    async fn take(&mut self, finished: Finished) {
+        match finished {
+            Finished::Check(checked) => self.take_checked(*checked),
+            Finished::Recall(recalled) => self.take_recalled(*recalled).await,
         }
-        self.carry_out().await;
-        self.try_again(&once_more).await;
+    }
+
+    /// Takes what was found of a file; something follows from it soon.
+    fn take_checked(&mut self, checked: Checked) {
+        let name = checked.file.name.clone();
+        // Another one by now is checked next.
+        if self.settling.known().get(&name) != Some(&checked.file) {
+            return;
+        }
+        match (checked.unfinished, &checked.found) {
+            (Some(Unfinished::Slow), _) => {
+                self.slow.insert(name.clone());
+                if let Some(start) = self.start.as_mut() {
+                    start.is_slow(&name);
+                }
+                self.waiting.insert(name);
+                return;
+            }
+            (Some(Unfinished::Shortage), Err(why)) if self.is_short(&name, why) => {
+                // Others do not wait for it, and neither does what ran last.
+                let same = self.start.as_ref().and_then(|start| start.ran(&name)).map(|ran| &ran.digest);
+                if same == Some(&checked.digest) || !self.recall_for_start(&name) {
+                    self.close(&name);
+                }
+                self.uncarried.get_or_insert_with(Instant::now);
+                return;
+            }
+            _ => {}
+        }
+        if self.short.remove(&name) {
+            self.forget_error(&name);
+        }
+        let digest = checked.digest.clone();
+        let before = self.checked.insert(name.clone(), checked);
+        if before.is_some_and(|before| before.digest == digest && !before.again) {
+            self.once_more.insert(name.clone());
+        }
+        self.close_or_recall(&name);
+        self.uncarried.get_or_insert_with(Instant::now);
     }
 
     /// Whoever puts the same file there once more wants lanes to try again that it has blocked.
-    async fn try_again(&mut self, plugins: &[String]) {
+    async fn try_again(&mut self, plugins: BTreeSet<String>) {
         let ids: Vec<ProcessorId> = plugins.iter().filter_map(|plugin| self.running_id(plugin)).collect();
         if ids.is_empty() {
             return;
@@ -267,14 +397,17 @@ impl Registry {
     /// Makes what runs what the folder says.
     async fn carry_out(&mut self) {
         self.again = false;
-        let plan = Plan::between(&self.running(), &self.desired());
+        let plan = Plan::by_rank(&self.running(), &self.desired(), |plugin, id| self.rank(plugin, id));
         if !plan.0.is_empty() {
             tracing::info!("plugins: {plan}");
         }
         let Some(session) = self.session().await else {
             self.again = true;
+            // A start is not over before the database was there for it.
+            self.uncarried = self.start.as_ref().map(|_| Instant::now() + AGAIN);
             return;
         };
+        self.uncarried = None;
         let mut refused = self.refused_alone();
         let mut cannot = BTreeSet::new();
         let mut starts: Vec<String> = Vec::new();
@@ -318,13 +451,21 @@ impl Registry {
         let running: Vec<String> = self.fleet.members().values().map(|member| member.plugin.clone()).collect();
         for plugin in running {
             // A file that was checked before that was held against nothing.
-            if self.former.remove(&plugin).is_some() && self.candidate(&plugin).is_some() {
-                self.checked.remove(&plugin);
+            let candidate = self.candidate(&plugin).is_some();
+            if self.former.remove(&plugin).is_some() && (self.recheck.remove(&plugin) || candidate) && self.follows {
+                if candidate {
+                    self.checked.remove(&plugin);
+                }
                 self.waiting.insert(plugin);
             }
         }
+        self.dry_runs = None;
         self.tell_refused(&session, &refused).await;
+        self.tell_short();
         self.session = Some(session);
+        self.recall_refused();
+        let once_more = std::mem::take(&mut self.once_more);
+        self.try_again(once_more).await;
     }
 
     fn running(&self) -> BTreeMap<String, Version> {
@@ -343,7 +484,7 @@ impl Registry {
 
     fn desired(&self) -> BTreeMap<String, Wanted> {
         let known = self.settling.known().keys();
-        let wanted = |name: &String| match self.follower(name) {
+        let wanted = |name: &String| match self.follower(name).filter(|follower| !self.is_held_back(follower)) {
             Some(Follower { descriptor, manifest, digest, .. }) => {
                 Wanted::Run(Box::new(Version { digest, descriptor, manifest }))
             }
@@ -353,18 +494,39 @@ impl Registry {
         known.map(|name| (name.clone(), wanted(name))).collect()
     }
 
+    /// Whether a file that could begin waits for others of the same start.
+    fn is_held_back(&self, Follower { plugin, descriptor, .. }: &Follower) -> bool {
+        let (Some(start), Some(file)) = (&self.start, self.settling.known().get(plugin)) else { return false };
+        let id = &descriptor.id;
+        let in_step =
+            self.fleet.is_lockstep(id.as_str()) && start.holds_in_step(plugin, |other| self.fleet.is_lockstep(other));
+        self.running_id(plugin).is_none() && (in_step || start.holds_back(file, self.is_slow(file), id))
+    }
+
+    fn rank(&self, plugin: &str, id: &ProcessorId) -> Rank {
+        match (&self.start, self.is_slow_name(plugin)) {
+            (Some(start), slow) => start.rank(plugin, slow, id),
+            (None, true) => Rank::Slow,
+            (None, false) => Rank::Other,
+        }
+    }
+
     fn hold(&self, plugin: &str, digest: &str) -> Option<&Hold> {
         self.held.iter().find(|hold| hold.plugin == plugin && hold.digest == digest)
     }
 
     /// Files that cannot run whatever else there is.
     fn refused_alone(&self) -> BTreeMap<String, String> {
-        let why = |(name, checked): (&String, &Checked)| match &checked.found {
-            Err(why) => Some((name.clone(), why.clone())),
-            Ok(_) => self.hold(name, &checked.digest).map(|hold| {
-                let way_out = format!("put another version there, or `sandmill plugins retry {name}`");
-                (name.clone(), format!("this version was taken back: {}; {way_out}", hold.reason))
-            }),
+        let why = |(name, checked): (&String, &Checked)| {
+            let why = match &checked.found {
+                Err(why) => why.clone(),
+                Ok(_) => {
+                    let hold = self.hold(name, &checked.digest)?;
+                    let way_out = format!("put another version there, or `sandmill plugins retry {name}`");
+                    format!("this version was taken back: {}; {way_out}", hold.reason)
+                }
+            };
+            Some((name.clone(), self.no_way_back.beside(name, why)))
         };
         self.checked.iter().filter_map(why).collect()
     }
@@ -403,7 +565,10 @@ impl Registry {
         for running in &started {
             self.forget_error(&running.plugin);
             match told {
-                Ok(_) => _ = self.untold.remove(&running.plugin),
+                Ok(_) => {
+                    self.untold.remove(&running.plugin);
+                    self.retain(running);
+                }
                 Err(_) => _ = self.untold.insert(running.plugin.clone(), (event, String::new(), None)),
             }
         }
@@ -484,11 +649,23 @@ impl Registry {
             self.swaps.began(running.id, *note, at);
         }
         match number {
-            Ok(_) => _ = self.untold.remove(plugin),
+            Ok(_) => {
+                self.untold.remove(plugin);
+                if let Some(running) = self.of_running(plugin) {
+                    self.retain(&running);
+                }
+            }
             Err(_) => _ = self.untold.insert(plugin.into(), (event, reason.into(), swapped.cloned())),
         }
         self.written(number.map(drop));
         self.forget_error(plugin);
+    }
+
+    /// What runs now can be gone back to later.
+    fn retain(&mut self, running: &OfRunning) {
+        if let Some(file) = self.settling.known().get(&running.plugin) {
+            self.archive.add(running.retained(), file.path.clone());
+        }
     }
 
     fn of_running(&self, plugin: &str) -> Option<OfRunning> {
@@ -520,20 +697,11 @@ impl Registry {
                 Ok(())
             };
             self.written(told.await);
-            let path = self.error_file(plugin);
-            let text = format!("{why}\n");
-            if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            if !self.write_error(plugin, why) {
                 continue;
             }
             // The remedy is a line of its own where people read it; a log has one line for all of it.
             tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
-            // Written beside it, so that nothing is followed that somebody put there.
-            let unfinished = path.with_file_name(format!(".{}.error", plugin.replace('/', "-")));
-            let _ = std::fs::remove_file(&unfinished);
-            let written = std::fs::File::create_new(&unfinished).and_then(|mut file| file.write_all(text.as_bytes()));
-            if let Err(error) = written.and_then(|()| std::fs::rename(&unfinished, &path)) {
-                tracing::debug!("{} was not written: {error}", path.display());
-            }
         }
         for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
             if !refused.contains_key(&plugin) {
@@ -547,8 +715,26 @@ impl Registry {
             if self.running_id(&plugin).is_none() {
                 let told = history::gone(session, &plugin).await;
                 self.written(told);
+                self.archive.forget();
             }
         }
+    }
+
+    /// Writes beside a file why it is not run. Whether that is news.
+    fn write_error(&self, plugin: &str, why: &str) -> bool {
+        let path = self.error_file(plugin);
+        let text = format!("{why}\n");
+        if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
+            return false;
+        }
+        // Written beside it, so that nothing is followed that somebody put there.
+        let unfinished = path.with_file_name(format!(".{}.error", plugin.replace('/', "-")));
+        let _ = std::fs::remove_file(&unfinished);
+        let written = std::fs::File::create_new(&unfinished).and_then(|mut file| file.write_all(text.as_bytes()));
+        if let Err(error) = written.and_then(|()| std::fs::rename(&unfinished, &path)) {
+            tracing::debug!("{} was not written: {error}", path.display());
+        }
+        true
     }
 
     fn error_file(&self, plugin: &str) -> PathBuf {
@@ -558,123 +744,6 @@ impl Registry {
     fn forget_error(&self, plugin: &str) {
         // Mostly there is none.
         let _ = std::fs::remove_file(self.error_file(plugin));
-    }
-
-    /// Looks how new versions do, what people have decided, and what is still to be written down.
-    async fn watch(&mut self) {
-        let Some(session) = self.session().await else { return };
-        let before = self.held.clone();
-        let told = self.swaps.tell(&session, &self.fleet).await;
-        self.written(told);
-        self.fleet.tidy(&session).await;
-        self.end_trials(&session).await;
-        self.session = Some(session);
-        self.read_holds().await;
-        self.roll_held_back().await;
-        let due = self.tried.elapsed() >= AGAIN;
-        if due {
-            self.tried = Instant::now();
-            self.tell_untold().await;
-            self.waiting
-                .extend(self.checked.values().filter(|checked| checked.again).map(|checked| checked.file.name.clone()));
-        }
-        if self.again && due || self.held != before {
-            self.carry_out().await;
-        }
-        if self.told.elapsed() >= TELL {
-            self.told = Instant::now();
-            self.tell_lanes().await;
-        }
-    }
-
-    /// Tries once more to write down what could not be.
-    async fn tell_untold(&mut self) {
-        if self.untold.is_empty() {
-            return;
-        }
-        let Some(session) = self.session().await else { return };
-        for (plugin, (event, reason, swapped)) in std::mem::take(&mut self.untold) {
-            self.tell_running(&session, &plugin, event, &reason, swapped.as_ref()).await;
-        }
-        self.session = Some(session);
-        // Of files that are refused beside what runs it is to be said again.
-        self.again = true;
-    }
-
-    async fn end_trials(&mut self, session: &Session) {
-        let on_trial = self.fleet.members().iter().filter_map(|(id, member)| {
-            let verdict = rollout::verdict(&self.config, &member.done(), member.on_trial_for()?);
-            Some((id.clone(), member.plugin.clone(), member.digest(), verdict))
-        });
-        for (id, plugin, digest, verdict) in on_trial.collect::<Vec<_>>() {
-            match verdict {
-                Verdict::OnTrial => {}
-                Verdict::Passed => self.fleet.trust(&id),
-                Verdict::Failed(reason) => {
-                    let hold = Hold { plugin, digest: digest.to_string(), reason };
-                    if history::hold(session, &hold).await.is_err() {
-                        self.unwritten.insert(hold.clone());
-                    }
-                    self.held.insert(hold.clone());
-                    self.roll_back(session, &id, &hold).await;
-                }
-            }
-        }
-    }
-
-    /// Brings the version back that ran before one that was taken back.
-    async fn roll_back(&mut self, session: &Session, id: &ProcessorId, hold: &Hold) {
-        match self.fleet.roll_back(session, id).await {
-            Ok(Some(swapped)) => {
-                tracing::error!(processor = %id, plugin = hold.plugin, digest = hold.digest.get(..12), "taken back, the version before it runs again: {}", hold.reason);
-                self.tell_running(session, &hold.plugin, Event::RolledBack, &hold.reason, Some(&swapped)).await;
-            }
-            // Asked of those alone that can go back.
-            Ok(None) => {}
-            Err(error) => tracing::warn!(processor = %id, plugin = hold.plugin, "could not be taken back yet: {error}"),
-        }
-    }
-
-    /// What people took back while it runs.
-    async fn roll_held_back(&mut self) {
-        let members = self.fleet.members().iter().filter(|(_, member)| member.can_go_back());
-        let held =
-            members.filter_map(|(id, member)| Some((id.clone(), self.hold(&member.plugin, &member.digest())?.clone())));
-        let held: Vec<(ProcessorId, Hold)> = held.collect();
-        if held.is_empty() {
-            return;
-        }
-        let Some(session) = self.session().await else { return };
-        for (id, hold) in held {
-            self.roll_back(&session, &id, &hold).await;
-        }
-        self.session = Some(session);
-    }
-
-    async fn read_holds(&mut self) {
-        let Some(session) = self.session().await else { return };
-        for hold in std::mem::take(&mut self.unwritten) {
-            if history::hold(&session, &hold).await.is_err() {
-                self.unwritten.insert(hold);
-            }
-        }
-        match history::holds(&session).await {
-            Ok(holds) => {
-                self.held = holds.into_iter().chain(self.unwritten.iter().cloned()).collect();
-                self.session = Some(session);
-            }
-            Err(error) => tracing::debug!("could not read which versions were taken back: {}", describe(&error)),
-        }
-    }
-
-    async fn tell_lanes(&mut self) {
-        let Some(session) = self.session().await else { return };
-        let calls: Vec<(String, i64)> =
-            self.fleet.members().values().map(|member| (member.plugin.clone(), member.done().calls as i64)).collect();
-        for (plugin, calls) in calls {
-            self.written(history::lanes(&session, &plugin, calls).await);
-        }
-        self.session = Some(session);
     }
 
     /// A session, given back when it is done with; none while the database is away.

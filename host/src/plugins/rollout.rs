@@ -27,11 +27,22 @@ pub struct Config {
     /// On so many of a processor's last events a version is tried before it takes over, and nothing that it answers is kept. It does not take over if it fails where the one that
     /// runs does not, unless its manifest says `dry-run = false`. Default 100; 0 tries none.
     pub dry_run_events: usize,
+    /// Versions of each plugin whose bytes the database keeps: the one that runs, and those that
+    /// ran before it. Default 3: the one before is what a rollback goes back to, and one more if
+    /// that was taken back as well.
+    pub retained_versions: usize,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { poll_ms: 0, public_keys: Vec::new(), trial_seconds: 30, trial_lanes: 3, dry_run_events: 100 }
+        Config {
+            poll_ms: 0,
+            public_keys: Vec::new(),
+            trial_seconds: 30,
+            trial_lanes: 3,
+            dry_run_events: 100,
+            retained_versions: 3,
+        }
     }
 }
 
@@ -44,6 +55,7 @@ impl Config {
             ("trial-seconds", self.trial_seconds, 0, 86_400),
             ("trial-lanes", self.trial_lanes as u64, 1, 1_000),
             ("dry-run-events", self.dry_run_events as u64, 0, 10_000),
+            ("retained-versions", self.retained_versions as u64, 2, 100),
         ];
         for (name, value, low, high) in ranges {
             if !(low..=high).contains(&value) {

@@ -1,7 +1,8 @@
 //! From a component's bytes to code that runs, without ever compiling in this process.
 //!
 //! A compiler is a large program fed with a stranger's bytes: it may take minutes or gigabytes, or crash. So it runs as a process of
-//! its own, one at a time, at the lowest priority and under limits, and what it leaves behind is machine code. That is kept under
+//! its own, one at a time (`queue`), at the lowest priority and under limits, and what it leaves
+//! behind is machine code. That is kept under
 //! the component's digest and the engine's, so that a file is compiled once and not at every start. Code is loaded only if this host's
 //! compiler gave it to this host just now, or if it carries this host's own seal; both are checked in memory, over the very bytes that are loaded.
 //! A component is trusted with nothing by that: its code runs inside the sandbox, whoever compiled it.
@@ -9,17 +10,19 @@
 mod cache;
 mod key;
 mod process;
+mod queue;
 pub mod worker;
 
 use std::{
     ffi::OsString,
     hash::{Hash, Hasher},
     path::PathBuf,
-    sync::{Mutex, PoisonError},
     time::Instant,
 };
 
 use cache::Cache;
+pub use queue::Effort;
+use queue::Queue;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
@@ -109,6 +112,20 @@ pub enum CompileError {
         /// What was waited.
         waited: u64,
     },
+    /// The system ended the compiler.
+    #[error(
+        "the system killed its compiler (SIGKILL), as it does where memory is short\nGive the host more memory, or make the component smaller."
+    )]
+    Killed,
+    /// The system has no room for a compiler's process now.
+    #[error("its compiler could not be started now: {0}\nGive the host more memory, processes or open files.")]
+    Scarce(String),
+    /// It takes more than a quick compiler may.
+    #[error("compiling it takes longer than that of a small component does")]
+    Unfinished,
+    /// All compilers were stopped, since the host ends.
+    #[error("it was not compiled, as the host ends")]
+    Stopped,
     /// The compiler could not be run, or ended as it never should.
     #[error("the compiler failed: {0}")]
     Worker(String),
@@ -118,12 +135,22 @@ pub enum CompileError {
 }
 
 impl CompileError {
+    /// Whether it says something of the machine now, and nothing of the component.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, CompileError::Killed | CompileError::Scarce(_) | CompileError::Starved { .. })
+    }
+
     /// A stable name for counters.
     pub(super) fn class(&self) -> &'static str {
         match self {
+            CompileError::Killed | CompileError::Scarce(_) => "compile-shortage",
             CompileError::Memory { .. } => "compile-memory-limit",
             CompileError::Time { .. } | CompileError::Starved { .. } => "compile-time-limit",
-            CompileError::Invalid(_) | CompileError::Worker(_) | CompileError::Unfit(_) => "refused-file",
+            CompileError::Invalid(_)
+            | CompileError::Worker(_)
+            | CompileError::Unfit(_)
+            | CompileError::Unfinished
+            | CompileError::Stopped => "refused-file",
         }
     }
 }
@@ -137,15 +164,14 @@ struct Code {
 
 /// From this size on a component takes seconds to compile, and so whoever waits is told, bytes: a runtime of JavaScript or Python is larger, a
 /// Rust guest is not.
-const LARGE: usize = 1 << 20;
+pub const LARGE: usize = 1 << 20;
 
 /// Compiles components for one engine.
 pub(super) struct Compiler {
     engine: Engine,
     config: Config,
     cache: Option<Cache>,
-    /// Held while a compiler runs, so that memory for one is enough.
-    running: Mutex<()>,
+    queue: Queue,
 }
 
 impl Compiler {
@@ -161,16 +187,17 @@ impl Compiler {
                 })
                 .ok()
         };
-        Compiler { engine: engine.clone(), config, cache, running: Mutex::new(()) }
+        Compiler { engine: engine.clone(), config, cache, queue: Queue::default() }
     }
 
     /// The component of these bytes, whose SHA-256 is `digest`.
-    pub(super) fn component(&self, bytes: &[u8], digest: &[u8; 32]) -> Result<Component, CompileError> {
+    pub(super) fn component(&self, bytes: &[u8], digest: &[u8; 32], effort: Effort) -> Result<Component, CompileError> {
         let kept = || self.cache.as_ref().and_then(|cache| cache.get(digest));
         if let Some(code) = kept() {
             return self.load(&code);
         }
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let _busy = self.queue.busy();
+        let place = self.queue.enter(effort)?;
         // Whoever compiled just now may have compiled this.
         if let Some(code) = kept() {
             return self.load(&code);
@@ -187,15 +214,42 @@ impl Compiler {
                 "compiling a large component in a process of its own, at the lowest priority; this takes a while, and {then}"
             );
         }
-        let code = process::compile(&self.config, bytes)?;
-        drop(running);
+        let code = self.compile(bytes, effort)?;
+        drop(place);
         let (kib, ms) = (code.bytes.len() >> 10, began.elapsed().as_millis());
         tracing::info!(component_kib = bytes.len() >> 10, code_kib = kib, ms, "compiled a component");
         let component = self.load(&code)?;
-        if let Some(cache) = &self.cache {
+        // A host that ends leaves nothing half written.
+        if let Some(cache) = self.cache.as_ref().filter(|_| !self.queue.is_stopped()) {
             cache.put(digest, &code);
         }
         Ok(component)
+    }
+
+    fn compile(&self, bytes: &[u8], effort: Effort) -> Result<Code, CompileError> {
+        let (bounds, full) = (effort.bounds(&self.config), Effort::Full.bounds(&self.config));
+        process::compile(&self.config.worker, bounds, &self.queue, bytes).map_err(|error| match error {
+            // With more of everything it may be done.
+            CompileError::Memory { .. }
+            | CompileError::Time { .. }
+            | CompileError::Starved { .. }
+            | CompileError::Worker(_)
+                if bounds != full =>
+            {
+                CompileError::Unfinished
+            }
+            error => error,
+        })
+    }
+
+    /// Kills the compilers that run, and lets no further one begin.
+    pub(super) fn stop(&self) {
+        self.queue.stop();
+    }
+
+    /// Waits until no component is worked on.
+    pub(super) async fn idle(&self) {
+        self.queue.idle().await;
     }
 
     /// The component whose bytes had this digest, if its code is kept.

@@ -46,7 +46,7 @@ pub(super) fn file(sandbox: &Sandbox, path: &Path, accept: impl Fn(&[u8]) -> Res
     if let Err(refused) = inspect::check_size(found, &sandbox.limits) {
         return Examined::refused(Some(found), refused.into());
     }
-    match read(path, (sandbox.limits.component_mib as u64) << 20) {
+    match content(path, sandbox.limits.component_bytes()) {
         Ok(content) => match accept(&content) {
             Ok(()) => bytes(sandbox, &content),
             Err(why) => Examined::refused(Some(found), LoadError::NotAccepted(why)),
@@ -55,11 +55,21 @@ pub(super) fn file(sandbox: &Sandbox, path: &Path, accept: impl Fn(&[u8]) -> Res
     }
 }
 
-/// The content, and at most one byte more than is allowed: a file may grow while it is read, and a pipe has no size.
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+/// A file's content, and at most one byte more than is allowed: a file may grow while it is read,
+/// and a pipe has no size.
+pub fn content(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(path)?.take(most + 1).read_to_end(&mut content)?;
     Ok(content)
+}
+
+/// SHA-256 of a component's bytes, lower-case hexadecimal: its version.
+pub fn digest(content: &[u8]) -> String {
+    text(&Sha256::digest(content).into())
+}
+
+fn text(digest: &[u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Makes a plugin of a file's content.
@@ -76,6 +86,5 @@ pub(super) fn bytes(sandbox: &Sandbox, content: &[u8]) -> Examined {
         Ok(()) => plugin::load(sandbox, content, &digest),
         Err(refused) => Err(refused.into()),
     };
-    let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Examined { bytes: Some(size), digest: Some(digest), outline: is_component.then_some(outline), loaded }
+    Examined { bytes: Some(size), digest: Some(text(&digest)), outline: is_component.then_some(outline), loaded }
 }

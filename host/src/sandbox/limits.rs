@@ -100,6 +100,11 @@ impl Limits {
         self.memory_mib * MIB
     }
 
+    /// A component's file, bytes.
+    pub fn component_bytes(&self) -> u64 {
+        (self.component_mib * MIB) as u64
+    }
+
     /// Linear memory of all instances of one plugin, bytes.
     pub fn plugin_memory_bytes(&self) -> usize {
         self.plugin_memory_mib * MIB

@@ -211,7 +211,7 @@ impl Drop for Plugin {
 
 /// Makes a plugin of a file's bytes, whose outline is good and whose SHA-256 is `digest`: compiling, `describe`.
 pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result<Plugin, LoadError> {
-    describe(sandbox, sandbox.compiler.component(bytes, digest)?, digest)
+    describe(sandbox, sandbox.compiler.component(bytes, digest, sandbox.effort)?, digest)
 }
 
 /// The same of code that was compiled for this very host at an earlier time, when its outline was good.

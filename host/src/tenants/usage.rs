@@ -10,6 +10,7 @@ use std::{
 };
 
 use foldhash::fast::RandomState;
+use tokio::time::timeout;
 
 use crate::{
     db::{Db, Error, Session, describe, types::ToSql},
@@ -22,6 +23,11 @@ use crate::{
 
 /// Between two additions to the sums.
 const EVERY: Duration = Duration::from_secs(2);
+/// How long a host that ends waits for the last addition. Default 5 s; only a database that does
+/// not answer takes longer than some milliseconds.
+const LAST: Duration = Duration::from_secs(5);
+/// The same for one that is under way then. Default 300 ms: the last one follows.
+const CUT_OFF: Duration = Duration::from_millis(300);
 /// Tenants that are held at most, at some 200 bytes each, while the database cannot be told.
 const TENANTS: usize = 50_000;
 /// Tenants in one statement.
@@ -101,6 +107,10 @@ impl Usage {
         }
     }
 
+    fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// What has been used since this was last asked.
     pub fn take(&self) -> HashMap<TenantId, Used, RandomState> {
         std::mem::take(&mut self.lock())
@@ -123,23 +133,41 @@ pub async fn tell(tenants: super::Tenants, refusals: Refusals, db: Db, mut stop:
             () = tokio::time::sleep(EVERY) => {}
             () = stop.drain() => return Ok(()),
         }
-        if session.as_ref().is_none_or(|session: &Session| session.is_closed()) {
-            session = db.connect("tenants").await.ok();
-        }
-        let Some(session) = &session else { continue };
-        match tell_once(&tenants, &refusals, session, since.elapsed()).await {
-            Ok(()) => since = Instant::now(),
-            Err(error) => tracing::debug!(error = describe(&error), "what tenants used will be told later"),
+        let mut telling = std::pin::pin!(async {
+            if session.as_ref().is_none_or(|session: &Session| session.is_closed()) {
+                session = db.connect("tenants").await.ok();
+            }
+            let Some(session) = &session else { return };
+            match tell_once(&tenants, &refusals, session, since.elapsed()).await {
+                Ok(()) => since = Instant::now(),
+                Err(error) => tracing::debug!(error = describe(&error), "what tenants used will be told later"),
+            }
+        });
+        tokio::select! {
+            () = &mut telling => {}
+            () = stop.drain() => {
+                // A database that does not answer keeps nobody from ending.
+                let _ = timeout(CUT_OFF, telling).await;
+                return Ok(());
+            }
         }
     }
 }
 
 /// Adds what is left when a host ends. If the database cannot be told now, it never will.
 pub async fn tell_last(tenants: &super::Tenants, refusals: &Refusals, db: &Db) {
-    let told = async { tell_once(tenants, refusals, &db.connect("tenants").await?, EVERY).await };
-    if let Err(error) = told.await {
-        tracing::warn!(error = describe(&error), "what tenants used last is lost: their sums could not be added to");
+    let last = refusals();
+    if last.is_empty() && tenants.usage().is_empty() {
+        return;
     }
+    let last: Refusals = Arc::new(move || last.clone());
+    let told = async { tell_once(tenants, &last, &db.connect("tenants").await?, EVERY).await };
+    let lost = match timeout(LAST, told).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => describe(&error),
+        Err(_) => "the database does not answer".into(),
+    };
+    tracing::warn!(error = lost, "what tenants used last is lost: their sums could not be added to");
 }
 
 /// Adds what was used in the time that has passed to the sums.

@@ -9,17 +9,17 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    BuildError, Way,
+    BuildError, Children, Way,
     package::{BuildTarget, Package},
 };
 
 /// Builds the package and gives the path of its `.wasm` file.
-pub(super) fn build(package: &Package, dir: &Path, way: &Way) -> Result<PathBuf, BuildError> {
+pub(super) fn build(package: &Package, dir: &Path, way: &Way, children: &Children) -> Result<PathBuf, BuildError> {
     let mut cargo = way.cargo(dir);
     cargo.args(["build", "--release", "--lib", "--message-format=json-render-diagnostics"]);
     cargo.args(["--package", &package.id, "--target", &way.target().to_string()]).args(way.build_args());
     cargo.stderr(Stdio::inherit());
-    let output = cargo.output().map_err(|source| BuildError::Run { program: "cargo".into(), source })?;
+    let output = children.output(&mut cargo).map_err(|source| BuildError::Run { program: "cargo".into(), source })?;
     if !output.status.success() {
         return Err(BuildError::Compile { package: package.name.clone() });
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{BuildError, way};
+use super::{BuildError, Children, way};
 
 /// The package to build.
 #[derive(Debug, PartialEq)]
@@ -19,10 +19,11 @@ pub(super) struct Package {
 
 impl Package {
     /// The package of a manifest, given by its canonical path.
-    pub(super) fn of(manifest: &Path) -> Result<Self, BuildError> {
+    pub(super) fn of(manifest: &Path, children: &Children) -> Result<Self, BuildError> {
         let mut cargo = way::command("cargo", manifest.parent().unwrap_or(manifest));
         cargo.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(manifest);
-        let output = cargo.output().map_err(|source| BuildError::Run { program: "cargo".into(), source })?;
+        let output =
+            children.output(&mut cargo).map_err(|source| BuildError::Run { program: "cargo".into(), source })?;
         let unreadable = |message: String| BuildError::Manifest { manifest: manifest.to_owned(), message };
         if !output.status.success() {
             return Err(unreadable(String::from_utf8_lossy(&output.stderr).trim().to_owned()));

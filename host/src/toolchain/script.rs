@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{BuildError, Language, way};
+use super::{BuildError, Children, Language, way};
 
 pub(super) use tool::Tool;
 
@@ -45,7 +45,13 @@ struct Named {
 }
 
 /// Makes a component of the plugin in `dir`.
-pub(super) fn build(language: Language, tool: &Tool, dir: &Path, package: &str) -> Result<Vec<u8>, BuildError> {
+pub(super) fn build(
+    language: Language,
+    tool: &Tool,
+    dir: &Path,
+    package: &str,
+    children: &Children,
+) -> Result<Vec<u8>, BuildError> {
     let file = |verb, path: PathBuf| move |source| BuildError::File { verb, path, source };
     let stage = tempfile::tempdir().map_err(file("make", std::env::temp_dir()))?;
     let (contract, plugin) = (stage.path().join("wit"), stage.path().join("plugin"));
@@ -75,7 +81,7 @@ pub(super) fn build(language: Language, tool: &Tool, dir: &Path, package: &str) 
             command.args(["--js", "plugin.js", "--output"]).arg(&component);
         }
     }
-    let ran = command.output();
+    let ran = children.output(&mut command);
     let ran = ran.map_err(|source| BuildError::Run { program: tool.program.display().to_string(), source })?;
     if !ran.status.success() {
         let message = words(&String::from_utf8_lossy(&ran.stderr));

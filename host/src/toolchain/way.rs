@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use super::BuildError;
+use super::{BuildError, Children};
 
 /// The oldest Rust whose cargo and standard library build for WebAssembly as we ask: the first with edition 2024.
 const OLDEST_SYSTEM_RUST: (u32, u32) = (1, 85);
@@ -38,14 +38,14 @@ pub enum Way {
 
 impl Way {
     /// Finds a way for the crate in `dir`, whose `rust-toolchain.toml` counts.
-    pub(super) fn find(dir: &Path, say: &mut dyn FnMut(&str)) -> Result<Way, BuildError> {
-        if let Some(target) = installed(dir) {
+    pub(super) fn find(dir: &Path, children: &Children, say: &mut dyn FnMut(&str)) -> Result<Way, BuildError> {
+        if let Some(target) = installed(dir, children) {
             return Ok(Way::Installed(target));
         }
-        if add_target(dir, say) {
+        if add_target(dir, children, say) {
             return Ok(Way::Added);
         }
-        System::look().way().map_err(|missing| BuildError::NoWay { missing: Some(missing) })
+        System::look(children).way().map_err(|missing| BuildError::NoWay { missing: Some(missing) })
     }
 
     /// What is compiled for.
@@ -102,7 +102,7 @@ impl fmt::Display for Target {
 /// the crate in `dir` chooses its toolchain for itself.
 pub(super) fn command(program: &str, dir: &Path) -> Command {
     let mut command = Command::new(program);
-    command.current_dir(dir).stdin(Stdio::null());
+    command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     if std::env::var_os("CARGO").is_some() {
         for inherited in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "RUSTC_WORKSPACE_WRAPPER"] {
             command.env_remove(inherited);
@@ -112,29 +112,29 @@ pub(super) fn command(program: &str, dir: &Path) -> Command {
 }
 
 /// The output of a program that ended well.
-fn output(command: &mut Command) -> Option<String> {
-    let Output { status, stdout, .. } = command.output().ok()?;
+fn output(children: &Children, command: &mut Command) -> Option<String> {
+    let Output { status, stdout, .. } = children.output(command).ok()?;
     status.success().then(|| String::from_utf8_lossy(&stdout).trim().to_owned())
 }
 
-fn installed(dir: &Path) -> Option<Target> {
+fn installed(dir: &Path, children: &Children) -> Option<Target> {
     [Target::Unknown, Target::Wasip2].into_iter().find(|target| {
         let mut rustc = command("rustc", dir);
         rustc.args(["--print", "target-libdir", "--target", &target.to_string()]);
-        output(&mut rustc).is_some_and(|libraries| Path::new(&libraries).is_dir())
+        output(children, &mut rustc).is_some_and(|libraries| Path::new(&libraries).is_dir())
     })
 }
 
 /// Has rustup add the target, where there is a rustup and a network.
-fn add_target(dir: &Path, say: &mut dyn FnMut(&str)) -> bool {
-    if output(command("rustup", dir).args(["show", "active-toolchain"])).is_none() {
+fn add_target(dir: &Path, children: &Children, say: &mut dyn FnMut(&str)) -> bool {
+    if output(children, command("rustup", dir).args(["show", "active-toolchain"])).is_none() {
         return false;
     }
     say(&format!("Rust has no WebAssembly target yet; asking rustup to add {}", Target::Unknown));
     let mut rustup = command("rustup", dir);
     rustup.args(["target", "add", &Target::Unknown.to_string()]).env("RUSTUP_MAX_RETRIES", "0");
     // The compiler on PATH need not be rustup's, so what counts is what it finds afterwards.
-    output(&mut rustup).is_some() && installed(dir) == Some(Target::Unknown)
+    output(children, &mut rustup).is_some() && installed(dir, children) == Some(Target::Unknown)
 }
 
 /// What there is of a distribution's Rust.
@@ -147,9 +147,10 @@ struct System {
 }
 
 impl System {
-    fn look() -> Self {
+    fn look(children: &Children) -> Self {
         let bin = Path::new("/usr/bin");
-        let rustc = |args: &[&str]| output(command("/usr/bin/rustc", bin).env_remove("LD_LIBRARY_PATH").args(args));
+        let rustc =
+            |args: &[&str]| output(children, command("/usr/bin/rustc", bin).env_remove("LD_LIBRARY_PATH").args(args));
         let names = std::fs::read_dir(bin).into_iter().flatten().flatten();
         let linker = newest_linker(names.filter_map(|entry| entry.file_name().into_string().ok()));
         System {

@@ -160,7 +160,11 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
     ("tokio::task::spawn_local", &[], "every long-lived task has an owner, the supervisor"),
     ("tokio::task::JoinSet", &["supervisor"], "every long-lived task has an owner, the supervisor"),
     ("std::thread::spawn", &["scheduler"], "threads are the scheduler's and the engine's ticker"),
-    ("std::thread::Builder", &["scheduler", "sandbox"], "threads are the scheduler's and the engine's ticker"),
+    (
+        "std::thread::Builder",
+        &["scheduler", "sandbox", "cli"],
+        "threads are the scheduler's, the engine's ticker, and the one that a command runs on beside its signals",
+    ),
     (
         "std::process::exit",
         &["main"],

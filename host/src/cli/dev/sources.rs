@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::toolchain::{self, BuildRequest};
+use crate::toolchain::{self, BuildRequest, Children, EndOnDrop};
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_millis(200);
@@ -21,24 +21,26 @@ type Look = (usize, Option<SystemTime>);
 /// Builds a plugin's folder into the plugins folder, at once and whenever something in it was saved. What is wrong with it is said, and tried again when it is
 /// saved again.
 pub(super) async fn build_on_save(folder: &Path, plugins: &Path) -> Infallible {
-    let mut built = None;
+    let (mut built, children) = (None, Children::default());
+    // Whoever does not wait for this any more wants no program of it to go on.
+    let _end = EndOnDrop(children.clone());
     loop {
         let now = look(folder, plugins);
         if built != Some(now) {
             built = Some(now);
-            build(folder.into(), plugins.into()).await;
+            build(folder.into(), plugins.into(), children.clone()).await;
         }
         tokio::time::sleep(EVERY).await;
     }
 }
 
-async fn build(folder: PathBuf, plugins: PathBuf) {
+async fn build(folder: PathBuf, plugins: PathBuf, children: Children) {
     let name = folder.display().to_string();
     tracing::info!("building {name}");
     let request = BuildRequest { dir: folder, output: Some(plugins) };
     let built = tokio::task::spawn_blocking(move || {
         let mut said = Vec::new();
-        let built = toolchain::build(&request, &mut |line| said.push(line.to_string()));
+        let built = toolchain::build(&request, &children, &mut |line| said.push(line.to_string()));
         (built, said)
     });
     match built.await {

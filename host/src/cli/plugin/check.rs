@@ -11,7 +11,10 @@ use std::{
 
 use serde::Serialize;
 
-use super::{super::table, size, verdict};
+use super::{
+    super::{signals::Signals, table},
+    size, verdict,
+};
 use crate::{
     app,
     config::Config,
@@ -36,8 +39,9 @@ pub(super) struct CheckArgs {
 }
 
 /// Runs the command.
-pub(super) fn run(args: CheckArgs, config: Config) -> anyhow::Result<ExitCode> {
-    let examined = app::check(&config, &args.file)?;
+pub(super) async fn run(args: CheckArgs, config: Config, signals: &Signals) -> anyhow::Result<ExitCode> {
+    let examined = app::check(&config, &args.file, signals.first()).await?;
+    let Some(examined) = examined else { return Ok(signals.exit_code()) };
     let found = Found::of(&args.file, &examined);
     if args.json {
         println!("{}", serde_json::to_string(&found)?);

@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{
     super::{
         output::{count, harmless},
+        signals::Signals,
         table,
     },
     size, verdict,
@@ -60,10 +61,10 @@ pub(super) struct TestArgs {
 }
 
 /// Runs the command.
-pub(super) async fn run(args: TestArgs, config: Config) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: TestArgs, config: Config, signals: &Signals) -> anyhow::Result<ExitCode> {
     let TestArgs { file, events, expect, write, json } = args;
     let trial = Trial { file, events, expect, write };
-    let tried = app::test(&config, &trial).await?;
+    let Some(tried) = app::test(&config, &trial, signals.first()).await? else { return Ok(signals.exit_code()) };
     if json {
         println!("{}", serde_json::to_string(&ForMachines::of(&tried))?);
     } else {

@@ -1,55 +1,134 @@
-//! A host's start: what the folder says, and where a file does not run, what ran last in its place.
+//! A host's start: each file begins when it is ready, and where a file does not run, what ran last
+//! goes on in its place.
 //!
-//! What is refused while a host runs leaves the former version running, and a start should be no different. So where a file cannot run alone, where it was refused before, or where it cannot begin, the
-//! version that ran last is brought back from its compiled code; what is there instead is then checked against it like any file that comes.
+//! No file waits for one that takes long to compile. What comes of a start does not depend on which
+//! file is ready first, though: of files that claim one processor, the one that ran it last gets
+//! it, or else the first by name, those that take long after all others (see [`Rank`]). So a file
+//! begins once no other that goes before it can still claim its processor, and files of other
+//! tenants never can. What a start leaves refused leaves the former version running, as while a
+//! host runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use tokio::sync::watch;
 
 use super::{
     super::{
-        check::{Checked, recall},
-        folder,
+        folder::{self, PluginFile},
         history::{self, Listed},
+        plan::Rank,
     },
     Registry,
+    jobs::Purpose,
 };
-use crate::db::describe;
+use crate::{
+    db::describe,
+    model::ids::{ProcessorId, TenantId},
+    processor::Standing,
+};
+
+/// What runs once a start is over.
+pub struct Begun {
+    /// How each processor stands.
+    pub standings: Vec<(ProcessorId, watch::Receiver<Standing>)>,
+    /// Files that do not run, or that something else runs for.
+    pub refused: usize,
+    /// Processors that have settings of their own and do not run here.
+    pub idle_settings: Vec<String>,
+}
+
+/// A start that is not over.
+pub(super) struct Start {
+    /// What ran last under the names of the files; none while the database could not be asked.
+    ran: Option<BTreeMap<String, Listed>>,
+    /// Files of which it is not known yet whether they run: whose they are, and whether they are
+    /// slow.
+    open: BTreeMap<String, (Option<TenantId>, bool)>,
+    /// Files in whose place a former version was looked for.
+    recalled: BTreeSet<String>,
+}
+
+impl Start {
+    /// A start of these files.
+    pub(super) fn of<'a>(files: impl Iterator<Item = (&'a PluginFile, bool)>) -> Self {
+        let open = files.map(|(file, slow)| (file.name.clone(), (file.tenant.clone(), slow)));
+        Start { ran: None, open: open.collect(), recalled: BTreeSet::new() }
+    }
+
+    /// Nothing more is to be found out about a file.
+    pub(super) fn close(&mut self, plugin: &str) {
+        self.open.remove(plugin);
+    }
+
+    /// A file turned out to be slow.
+    pub(super) fn is_slow(&mut self, plugin: &str) {
+        if let Some((_, slow)) = self.open.get_mut(plugin) {
+            *slow = true;
+        }
+    }
+
+    /// A former version may be looked for once more.
+    pub(super) fn allow_recall(&mut self, plugin: &str) {
+        self.recalled.remove(plugin);
+    }
+
+    /// What ran last under a file's name.
+    pub(super) fn ran(&self, plugin: &str) -> Option<&Listed> {
+        self.ran.as_ref()?.get(plugin)
+    }
+
+    /// The rank of a file that claims a processor.
+    pub(super) fn rank(&self, plugin: &str, slow: bool, id: &ProcessorId) -> Rank {
+        match self.owner(id) {
+            Some(owner) if owner == plugin => Rank::Owner,
+            _ if slow => Rank::Slow,
+            _ => Rank::Other,
+        }
+    }
+
+    /// Whether a file that could run waits for another one, which may claim the same processor and
+    /// goes before it.
+    pub(super) fn holds_back(&self, file: &PluginFile, slow: bool, id: &ProcessorId) -> bool {
+        match self.owner(id) {
+            Some(owner) if owner == file.name => return false,
+            Some(owner) if self.open.contains_key(owner) => return true,
+            _ => {}
+        }
+        let place = (slow, file.name.as_str());
+        let mut open = self.open.iter().filter(|(other, _)| **other != file.name);
+        open.any(|(other, (tenant, slow))| *tenant == file.tenant && (*slow, other.as_str()) < place)
+    }
+
+    /// Whether a processor that keeps in step with others waits for one that may be of them: they
+    /// begin together, so that none is a page ahead.
+    pub(super) fn holds_in_step(&self, plugin: &str, is_lockstep: impl Fn(&str) -> bool) -> bool {
+        let mut open = self.open.keys().filter(|other| *other != plugin);
+        open.any(|other| self.ran(other).is_none_or(|ran| !ran.runs() || is_lockstep(&ran.processor)))
+    }
+
+    fn owner(&self, id: &ProcessorId) -> Option<&str> {
+        let mut ran = self.ran.as_ref()?.values();
+        ran.find(|ran| ran.processor == id.as_str()).map(|ran| ran.plugin.as_str())
+    }
+}
 
 impl Registry {
-    /// Runs everything that is in the folder now and can run. Fails where the folder cannot be read. How many files cannot.
-    pub async fn begin(&mut self) -> std::io::Result<usize> {
+    /// Looks at the folder for the first time. Fails where it cannot be read.
+    pub fn open(&mut self) -> std::io::Result<()> {
         self.settling.first(folder::scan(&self.folder)?);
         self.gone = self.left_over();
         self.waiting = self.settling.known().keys().cloned().collect();
-        self.read_holds().await;
-        self.check();
-        if let Some(checking) = self.checking.take() {
-            self.checked = checking.await.into_iter().map(|checked| (checked.file.name.clone(), checked)).collect();
-        }
-        let ran = self.ran().await;
-        let no_candidate = |ran: &&Listed| {
-            let candidate = self.candidate(&ran.plugin).map(|checked| &checked.digest);
-            candidate.is_none() || candidate == ran.refused.as_ref().map(|(digest, ..)| digest)
-        };
-        let instead: Vec<Listed> = ran.iter().filter(no_candidate).cloned().collect();
-        self.recall(instead).await;
-        self.carry_out().await;
-        // Nothing speaks against some of them alone, and yet they cannot begin.
-        let instead =
-            ran.iter().filter(|ran| self.refused.contains_key(&ran.plugin) && self.running_id(&ran.plugin).is_none());
-        let instead: Vec<Listed> = instead.filter(|ran| !self.former.contains_key(&ran.plugin)).cloned().collect();
-        if !instead.is_empty() {
-            self.recall(instead).await;
-            self.carry_out().await;
-        }
-        self.tell_idle(&ran).await;
-        let idle = self.settling.known().len().saturating_sub(self.fleet.members().len());
-        Ok(idle.max(self.refused.len()))
+        self.start = Some(Start::of(self.settling.known().values().map(|file| (file, self.is_slow(file)))));
+        Ok(())
     }
 
-    /// What ran last under the names of the files that are there, as far as that is known.
-    async fn ran(&mut self) -> Vec<Listed> {
-        let Some(session) = self.session().await else { return Vec::new() };
+    /// Reads what ran last under the names of the files. Whether it is known now.
+    pub(super) async fn read_ran(&mut self) -> bool {
+        if self.start.as_ref().is_none_or(|start| start.ran.is_some()) {
+            return true;
+        }
+        self.read_holds().await;
+        let Some(session) = self.session().await else { return false };
         let there: Vec<&str> = self.settling.known().keys().map(String::as_str).collect();
         let ran = async {
             history::begin(&session, &there).await?;
@@ -57,57 +136,97 @@ impl Registry {
         };
         let ran = ran.await.inspect_err(|error| tracing::warn!("could not read what ran last: {}", describe(error)));
         self.session = Some(session);
-        ran.unwrap_or_default().into_iter().filter(|ran| !ran.digest.is_empty()).collect()
+        let (Ok(ran), Some(start)) = (ran, self.start.as_mut()) else { return false };
+        let ran = ran.into_iter().filter(|ran| !ran.digest.is_empty());
+        start.ran = Some(ran.map(|ran| (ran.plugin.clone(), ran)).collect());
+        true
     }
 
-    /// Brings back what ran last, or before that if it was taken back. What is there instead, if anything could run, is checked against it.
-    async fn recall(&mut self, instead: Vec<Listed>) {
-        let Some(session) = self.session().await else { return };
-        for mut ran in instead {
-            let mut seen = BTreeSet::new();
-            while self.hold(&ran.plugin, &ran.digest).is_some() && seen.insert(ran.digest.clone()) {
-                let former = history::former(&session, &ran.plugin, &ran.digest).await;
-                let Ok(Some((digest, signed_by))) = former else { break };
-                ran = Listed { digest, signed_by, contract: String::new(), ..ran };
-            }
-            let (plugin, held) = (ran.plugin.clone(), self.hold(&ran.plugin, &ran.digest).is_some());
-            let Some(file) = self.settling.known().get(&plugin).cloned().filter(|_| !held) else { continue };
-            let refused = ran.refused.as_ref().map(|(_, why, _)| why.clone());
-            let (sandbox, keys) = (self.sandbox.clone(), self.keys.clone());
-            let former = tokio::task::spawn_blocking(move || recall(&sandbox, &keys, file, &ran)).await;
-            let Some(former) = former.ok().flatten() else { continue };
-            let id = former.follower().map(|former| former.descriptor.id);
-            let claims = |other: &String| {
-                *other != plugin
-                    && self.candidate(other).and_then(Checked::follower).map(|other| other.descriptor.id) == id
-            };
-            if self.checked.keys().any(claims) {
-                continue;
-            }
-            let digest = former.digest.get(..12);
-            tracing::warn!(plugin, digest, "its file does not run; the version that ran last goes on");
-            if self.candidate(&plugin).is_some()
-                && let Some(checked) = self.checked.get_mut(&plugin)
-            {
-                // Until then it stays refused: whoever ends this host before that should find it so.
-                let why = self.refused.get(&plugin).cloned().or(refused);
-                checked.found = Err(why.unwrap_or_else(|| "it was refused before, and is checked again".into()));
-                checked.again = true;
-                self.waiting.insert(plugin.clone());
-            }
-            self.former.insert(plugin, former);
+    /// Finds out what runs in a file's place, once the file itself was checked.
+    pub(super) fn close_or_recall(&mut self, plugin: &str) {
+        let Some(start) = self.start.as_ref().filter(|start| start.open.contains_key(plugin)) else { return };
+        let candidate = self.candidate(plugin).map(|checked| &checked.digest);
+        let ran = start.ran(plugin);
+        let refused = ran.and_then(|ran| ran.refused.as_ref()).map(|(digest, ..)| digest);
+        let runs = candidate.is_some() && candidate != refused;
+        if runs || !self.recall_for_start(plugin) {
+            self.close(plugin);
         }
-        self.session = Some(session);
+    }
+
+    /// Files against which nothing speaks alone, and that yet cannot begin: what ran last does, if
+    /// it can.
+    pub(super) fn recall_refused(&mut self) {
+        let idle = self.refused.keys().filter(|plugin| self.running_id(plugin).is_none());
+        let idle: Vec<String> = idle.filter(|plugin| !self.former.contains_key(*plugin)).cloned().collect();
+        for plugin in idle {
+            let file = self.settling.known().get(&plugin).map(|file| (file.tenant.clone(), self.is_slow(file)));
+            if self.recall_for_start(&plugin)
+                && let (Some(start), Some(file)) = (self.start.as_mut(), file)
+            {
+                start.open.insert(plugin, file);
+            }
+        }
+    }
+
+    /// Begins to look for what ran last under a name, once. Whether it does.
+    pub(super) fn recall_for_start(&mut self, plugin: &str) -> bool {
+        let Some(start) = self.start.as_mut() else { return false };
+        let ran = start.ran(plugin).map(|ran| (ran.digest.clone(), ran.contract.clone()));
+        let (Some(ran), Some(file)) = (ran, self.settling.known().get(plugin).cloned()) else { return false };
+        if !start.recalled.insert(plugin.into()) {
+            return false;
+        }
+        let held = self.held.iter().cloned().collect();
+        self.jobs.recall(&self.tools, file, Purpose::Start, ran, held);
+        true
+    }
+
+    /// The same once more, as the database or the machine did not let it.
+    pub(super) fn recall_again(&mut self, plugin: &str) {
+        if let Some(start) = self.start.as_mut() {
+            start.allow_recall(plugin);
+        }
+        if !self.recall_for_start(plugin) {
+            self.close(plugin);
+        }
+    }
+
+    pub(super) fn close(&mut self, plugin: &str) {
+        if let Some(start) = self.start.as_mut() {
+            start.close(plugin);
+        }
+    }
+
+    /// Ends the start, if nothing more is to be found out.
+    pub(super) async fn end_start(&mut self) {
+        let over = self.start.as_ref().is_some_and(|start| start.open.is_empty());
+        if !over || self.uncarried.is_some() || !self.follows && !(self.short.is_empty() && self.archive.is_done()) {
+            return;
+        }
+        let Some(start) = self.start.take() else { return };
+        self.tell_idle(start.ran.unwrap_or_default().keys()).await;
+        let idle = self.settling.known().len().saturating_sub(self.fleet.members().len());
+        let members = self.fleet.members().iter();
+        let begun = Begun {
+            standings: members.map(|(id, member)| (id.clone(), member.standing.clone())).collect(),
+            refused: idle.max(self.refused.len()),
+            idle_settings: self.fleet.idle_settings().map(String::from).collect(),
+        };
+        if let Some(tell) = self.begun.take() {
+            // Nobody waits for it where the host ends.
+            let _ = tell.send(begun);
+        }
     }
 
     /// Says of those that ran last and do not now that nothing does.
-    async fn tell_idle(&mut self, ran: &[Listed]) {
+    async fn tell_idle(&mut self, ran: impl Iterator<Item = &String>) {
         let Some(session) = self.session().await else { return };
-        for ran in ran {
-            if self.running_id(&ran.plugin).is_some() {
+        for plugin in ran {
+            if self.running_id(plugin).is_some() {
                 continue;
             }
-            let told = history::idle(&session, &ran.plugin).await;
+            let told = history::idle(&session, plugin).await;
             self.written(told);
         }
         self.session = Some(session);
@@ -119,5 +238,80 @@ impl Registry {
         let named =
             errors.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".wasm.error")?.to_string()));
         named.filter(|plugin| !self.settling.known().contains_key(plugin)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    fn file(name: &str, tenant: Option<&str>) -> PluginFile {
+        PluginFile {
+            name: name.into(),
+            tenant: tenant.map(|tenant| TenantId::parse(tenant).unwrap()),
+            path: name.into(),
+            stamp: Err("not looked at".into()),
+            manifest: None,
+            signature: None,
+        }
+    }
+
+    fn ran(plugin: &str, processor: &str) -> (String, Listed) {
+        let listed = Listed {
+            plugin: plugin.into(),
+            processor: processor.into(),
+            digest: "d".into(),
+            version: String::new(),
+            contract: String::new(),
+            signed_by: String::new(),
+            since: SystemTime::now(),
+            lanes: 0,
+            refused: None,
+        };
+        (plugin.into(), listed)
+    }
+
+    fn start(files: &[(&PluginFile, bool)], before: &[(&str, &str)]) -> Start {
+        let mut start = Start::of(files.iter().copied());
+        start.ran = Some(before.iter().map(|(plugin, processor)| ran(plugin, processor)).collect());
+        start
+    }
+
+    #[test]
+    fn a_file_waits_for_those_that_go_before_it_and_never_for_slow_ones_or_other_tenants() {
+        let (a, b, slow) = (file("a", None), file("b", None), file("a-slow", None));
+        let (own, id) = (file("acme/a", Some("acme")), ProcessorId::parse("x").unwrap());
+        let mut start = start(&[(&a, false), (&b, false), (&slow, true), (&own, false)], &[]);
+        assert!(!start.holds_back(&a, false, &id), "the first by name");
+        assert!(start.holds_back(&b, false, &id), "a may claim the same");
+        assert!(!start.holds_back(&own, false, &id), "what is acme's alone");
+        start.close("a");
+        assert!(!start.holds_back(&b, false, &id), "nobody waits for a slow one");
+        assert!(start.holds_back(&slow, true, &id), "a slow one waits for all others");
+        start.is_slow("b");
+        assert!(!start.holds_back(&slow, true, &id), "of slow ones names decide");
+    }
+
+    #[test]
+    fn a_processor_belongs_to_the_file_that_ran_it_last() {
+        let (a, b, id) = (file("a", None), file("b", None), ProcessorId::parse("x").unwrap());
+        let mut start = start(&[(&a, false), (&b, true)], &[("b", "x")]);
+        assert!(!start.holds_back(&b, true, &id), "its owner waits for nobody");
+        assert!(start.holds_back(&a, false, &id), "others wait for its owner");
+        assert_eq!([start.rank("a", false, &id), start.rank("b", true, &id)], [Rank::Other, Rank::Owner]);
+        start.close("b");
+        assert!(!start.holds_back(&a, false, &id), "it does not run");
+    }
+
+    #[test]
+    fn those_in_step_wait_for_files_that_may_be_of_them() {
+        let (a, b, c) = (file("a", None), file("b", None), file("c", None));
+        let mut start = start(&[(&a, false), (&b, true), (&c, true)], &[("b", "in-step"), ("c", "alone")]);
+        let in_step = |start: &Start| start.holds_in_step("a", |id| id == "in-step");
+        assert!(in_step(&start));
+        start.close("b");
+        assert!(!in_step(&start), "c is known to be none of them");
     }
 }

@@ -10,9 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::process::Signal;
+use rustix::{io::Errno, process::Signal};
 
-use super::{Code, CompileError, Config, worker::BAD_COMPONENT};
+use super::{
+    Code, CompileError,
+    queue::Queue,
+    worker::{BAD_COMPONENT, Bounds},
+};
 
 /// How much longer than its CPU time a compiler may take by the clock on the wall: it runs at the lowest priority.
 const PATIENCE: u64 = 4;
@@ -20,31 +24,53 @@ const PATIENCE: u64 = 4;
 const SAID_BYTES: u64 = 16 << 10;
 
 /// Compiles a component in a process of its own.
-pub(super) fn compile(config: &Config, component: &[u8]) -> Result<Code, CompileError> {
-    let program = program(&config.worker);
+pub(super) fn compile(worker: &Path, bounds: Bounds, queue: &Queue, component: &[u8]) -> Result<Code, CompileError> {
+    let program = program(worker);
     let mut command = Command::new(&program);
     command
         .arg0("sandmill")
         .arg("compile-component")
-        .args(["--memory-mib", &config.memory_mib.to_string()])
-        .args(["--seconds", &config.seconds.to_string()])
+        .args(["--memory-mib", &bounds.memory_mib.to_string()])
+        .args(["--seconds", &bounds.seconds.to_string()])
         // Nothing of this host's surroundings is a stranger's business; the database's password least of all.
         .env_clear()
         .env("RAYON_NUM_THREADS", threads().to_string())
         .current_dir("/")
+        // Killed together with whatever it starts.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = command
-        .spawn()
-        .map_err(|e| CompileError::Worker(format!("start {}: {e}; see compile.worker", program.display())))?;
-    let ended = attend(&mut child, config, component);
+    let mut child = command.spawn().map_err(|error| not_started(&program, &error))?;
+    queue.started(&child);
+    let ended = attend(&mut child, bounds, queue, component);
     if ended.is_err() {
         // Whatever went wrong on this side, no compiler stays behind.
-        let _ = child.kill();
-        let _ = child.wait();
+        queue.kill(&child);
+        let _ = wait(&mut child, queue);
     }
-    judge(ended.map_err(|e| CompileError::Worker(e.to_string()))?, config)
+    judge(ended.map_err(|e| CompileError::Worker(e.to_string()))?, bounds, queue)
+}
+
+/// Why there is no process: for lack of what the system has too little of now, or for another
+/// reason.
+fn not_started(program: &Path, error: &io::Error) -> CompileError {
+    const SCARCE: [Errno; 4] = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
+    let scarce = Errno::from_io_error(error).is_some_and(|errno| SCARCE.contains(&errno));
+    if scarce {
+        return CompileError::Scarce(error.to_string());
+    }
+    CompileError::Worker(format!("start {}: {error}; see compile.worker", program.display()))
+}
+
+/// Waits for a compiler that ends by itself, or was killed.
+fn wait(child: &mut Child, queue: &Queue) -> io::Result<ExitStatus> {
+    loop {
+        match queue.reap(child)? {
+            Some(status) => return Ok(status),
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 /// The program that compiles. Our own is the one that runs, also when its file was replaced by a newer version meanwhile.
@@ -73,8 +99,8 @@ struct Ended {
     overdue: bool,
 }
 
-fn attend(child: &mut Child, config: &Config, component: &[u8]) -> io::Result<Ended> {
-    let deadline = Instant::now() + Duration::from_secs(config.seconds * PATIENCE);
+fn attend(child: &mut Child, bounds: Bounds, queue: &Queue, component: &[u8]) -> io::Result<Ended> {
+    let deadline = Instant::now() + Duration::from_secs(bounds.seconds * PATIENCE);
     let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(io::Error::other("no pipes to it"));
@@ -85,7 +111,7 @@ fn attend(child: &mut Child, config: &Config, component: &[u8]) -> io::Result<En
         spawn(scope, move || drop(input.write_all(component)))?;
         // Code is held in memory here as it was there, so the same bound will do.
         let code = spawn(scope, move || {
-            let code = read(output, config.memory_mib << 20);
+            let code = read(output, bounds.memory_mib << 20);
             drop(done);
             code
         })?;
@@ -94,11 +120,11 @@ fn attend(child: &mut Child, config: &Config, component: &[u8]) -> io::Result<En
         let mut overdue = when_done.recv_timeout(left(deadline)) == Err(RecvTimeoutError::Timeout);
         let status = loop {
             if overdue {
-                child.kill()?;
-                break child.wait()?;
+                queue.kill(child);
+                break wait(child, queue)?;
             }
             // Its pipe is closed, so it ends now; unless it is up to something.
-            match child.try_wait()? {
+            match queue.reap(child)? {
                 Some(status) => break status,
                 None => thread::sleep(Duration::from_millis(1)),
             }
@@ -124,14 +150,14 @@ fn read(pipe: impl Read, most: u64) -> Vec<u8> {
     bytes
 }
 
-fn judge(ended: Ended, config: &Config) -> Result<Code, CompileError> {
+fn judge(ended: Ended, bounds: Bounds, queue: &Queue) -> Result<Code, CompileError> {
     let Ended { status, code, said, overdue } = ended;
     let (memory, time) =
-        (CompileError::Memory { mib: config.memory_mib }, CompileError::Time { seconds: config.seconds });
+        (CompileError::Memory { mib: bounds.memory_mib }, CompileError::Time { seconds: bounds.seconds });
     if overdue {
-        return Err(CompileError::Starved { waited: config.seconds * PATIENCE });
+        return Err(CompileError::Starved { waited: bounds.seconds * PATIENCE });
     }
-    if code.len() as u64 > config.memory_mib << 20 {
+    if code.len() as u64 > bounds.memory_mib << 20 {
         return Err(memory);
     }
     if status.success() {
@@ -139,6 +165,10 @@ fn judge(ended: Ended, config: &Config) -> Result<Code, CompileError> {
     }
     if status.signal() == Some(Signal::XCPU.as_raw()) {
         return Err(time);
+    }
+    // Not by this side: the system takes a process so, and this one first (see `worker`).
+    if status.signal() == Some(Signal::KILL.as_raw()) {
+        return Err(if queue.is_stopped() { CompileError::Stopped } else { CompileError::Killed });
     }
     // An allocation that fails ends a Rust program with these words, or comes back as the kernel's or the compiler's error.
     let out_of_memory = ["memory allocation of", "Cannot allocate memory", "out of memory", "failed to allocate"];

@@ -12,7 +12,7 @@ use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_s
 use crate::sandbox::engine;
 
 /// What one compiler may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Memory, MiB.
     pub memory_mib: u64,

@@ -6,10 +6,10 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
-use super::super::{BuildError, Language, way};
+use super::super::{BuildError, Children, Language, way};
 
 /// What is installed: the version that the examples are tested with.
 const QJS: (&str, &str) = ("componentize-qjs", "0.4.5");
@@ -37,6 +37,7 @@ impl Tool {
     pub(in crate::toolchain) fn find(
         language: Language,
         dir: &Path,
+        children: &Children,
         say: &mut dyn FnMut(&str),
     ) -> Result<Tool, BuildError> {
         let (name, version) = package(language);
@@ -55,7 +56,7 @@ impl Tool {
         let kept = kept_in.join(bin(language)).join(name);
         if existing(kept.clone()).is_none() {
             say(&format!("There is no {name} here yet; installing {version} into {}", kept_in.display()));
-            install(language, &kept_in).map_err(|why| BuildError::NoTool {
+            install(language, &kept_in, children).map_err(|why| BuildError::NoTool {
                 language,
                 why,
                 remedy: remedy(language),
@@ -117,28 +118,32 @@ fn remedy(language: Language) -> String {
     }
 }
 
-fn install(language: Language, into: &Path) -> Result<(), String> {
+fn install(language: Language, into: &Path, children: &Children) -> Result<(), String> {
     std::fs::create_dir_all(into).map_err(|e| format!("cannot make {}: {e}", into.display()))?;
     let (name, version) = package(language);
     match language {
         Language::Python => {
-            ran(way::command("python3", into).args(["-m", "venv", "."]))?;
+            ran(children, way::command("python3", into).args(["-m", "venv", "."]))?;
             let pip = into.join("bin/pip");
             let mut pip = way::command(&pip.to_string_lossy(), into);
-            ran(pip.args(["install", "--quiet", "--disable-pip-version-check", &format!("{name}=={version}")]))
+            ran(
+                children,
+                pip.args(["install", "--quiet", "--disable-pip-version-check", &format!("{name}=={version}")]),
+            )
         }
         _ => {
             let mut npm = way::command("npm", into);
             npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--prefix", "."]);
-            ran(npm.arg(format!("{name}@{version}")))
+            ran(children, npm.arg(format!("{name}@{version}")))
         }
     }
 }
 
 /// Runs an installer, and says in a line what it failed of.
-fn ran(command: &mut Command) -> Result<(), String> {
+fn ran(children: &Children, command: &mut Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|e| format!("cannot run {program}: {e}"))?;
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = children.output(command).map_err(|e| format!("cannot run {program}: {e}"))?;
     if output.status.success() {
         return Ok(());
     }
@@ -157,7 +162,7 @@ mod tests {
         let bin = here.path().join("node_modules/.bin");
         std::fs::create_dir_all(&bin).unwrap();
         std::fs::write(bin.join(QJS.0), "").unwrap();
-        let tool = Tool::find(Language::JavaScript, here.path(), &mut |_| {}).unwrap();
+        let tool = Tool::find(Language::JavaScript, here.path(), &Children::default(), &mut |_| {}).unwrap();
         assert_eq!((tool.found, tool.to_string()), (Found::Own, "the plugin's own componentize-qjs".into()));
     }
 
@@ -175,8 +180,12 @@ mod tests {
 
     #[test]
     fn an_installer_that_fails_says_why() {
-        let failed = ran(Command::new("sh").args(["-c", "echo one >&2; echo no network >&2; echo >&2; exit 3"]));
+        let children = Children::default();
+        let failed =
+            ran(&children, Command::new("sh").args(["-c", "echo one >&2; echo no network >&2; echo >&2; exit 3"]));
         assert_eq!(failed, Err("sh failed: no network".into()));
-        assert!(ran(&mut Command::new("/nowhere/npm")).unwrap_err().starts_with("cannot run /nowhere/npm: "));
+        assert!(
+            ran(&children, &mut Command::new("/nowhere/npm")).unwrap_err().starts_with("cannot run /nowhere/npm: ")
+        );
     }
 }

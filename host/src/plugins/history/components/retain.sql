@@ -1,0 +1,17 @@
+-- Records that plugins can go back to versions which just began to run: one row for each place of
+-- the lists. A version whose bytes are not stored is left out, and so is a plugin that is gone.
+-- Gives the places that were recorded, from 1.
+-- $1 plugins text[] · $2 digests text[] · $3 signatures text[] · $4 public keys that these are of
+-- text[]
+with ran as (
+  select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality as ran (plugin, digest, signature, signed_by, place)
+), recorded as (
+  insert into sandmill.retained_versions as r (plugin, digest, signature, signed_by)
+  select ran.plugin, ran.digest, ran.signature, ran.signed_by
+  from ran join sandmill.plugins using (plugin) join sandmill.components c on c.digest = ran.digest
+  on conflict (plugin, digest) do update set ran_at = clock_timestamp(),
+    signature = case when excluded.signature = '' then r.signature else excluded.signature end,
+    signed_by = case when excluded.signature = '' then r.signed_by else excluded.signed_by end
+  returning plugin, digest
+)
+select ran.place from ran join recorded on recorded.plugin = ran.plugin and recorded.digest = ran.digest

@@ -1,0 +1,190 @@
+//! Jobs beside the loop: checks of files and recalls of former versions, each of which may compile
+//! for as long as a minute.
+//!
+//! Small files have places of their own, so that a file which takes long holds no other back.
+
+use std::{collections::BTreeMap, pin::Pin};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{runtime::Handle, task::spawn_blocking};
+
+use super::super::{
+    check::{self, Checked, Former},
+    dry_runs::DryRuns,
+    folder::PluginFile,
+    history::{self, Hold, components},
+    signature::PublicKey,
+};
+use crate::{
+    db::{Db, describe},
+    sandbox::{Sandbox, compile::Effort},
+    supervisor::Stop,
+};
+
+/// Small files that are checked at the same time. Default 4: mostly their code is in the cache, and
+/// reading it and asking the plugin what it is keeps some cores busy.
+const SMALL_AT_ONCE: usize = 4;
+/// Of the others, bytes and code included, so many. Default 2: one compiles, one is read.
+const SLOW_AT_ONCE: usize = 2;
+
+/// What a job came to.
+pub(super) enum Finished {
+    /// A file was checked.
+    Check(Box<Checked>),
+    /// A former version was looked for.
+    Recall(Box<Recalled>),
+}
+
+/// A former version that was looked for.
+pub(super) struct Recalled {
+    /// The file in whose place it would run.
+    pub(super) file: PluginFile,
+    /// What it is for.
+    pub(super) purpose: Purpose,
+    /// The version, or why there is none.
+    pub(super) result: Result<Checked, NoFormer>,
+}
+
+/// What a former version is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It runs where a start's file does not.
+    Start,
+    /// It takes its place back from the version that runs.
+    RollBack(Hold),
+}
+
+/// Why no former version runs.
+pub(super) enum NoFormer {
+    /// None is known that was not taken back.
+    Unknown,
+    /// It does not run here, for this reason.
+    Refused {
+        /// SHA-256 of its file.
+        digest: String,
+        /// Why.
+        why: String,
+    },
+    /// It could not be looked for now.
+    Unasked(String),
+}
+
+/// The jobs under way.
+#[derive(Default)]
+pub(super) struct Jobs {
+    under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Finished> + Send>>>,
+    /// The files that are checked, and whether each takes long.
+    checks: BTreeMap<String, bool>,
+    recalls: BTreeMap<String, Purpose>,
+}
+
+/// What jobs work with. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub(super) sandbox: Sandbox,
+    pub(super) keys: std::sync::Arc<[PublicKey]>,
+    pub(super) db: Db,
+    /// What ends a dry run that is under way.
+    pub(super) stop: Option<Stop>,
+}
+
+impl Jobs {
+    /// Whether a file is being checked.
+    pub(super) fn is_checking(&self, plugin: &str) -> bool {
+        self.checks.contains_key(plugin)
+    }
+
+    /// Whether any small file is being checked.
+    pub(super) fn is_checking_small(&self) -> bool {
+        self.checks.values().any(|slow| !slow)
+    }
+
+    /// Whether a former version is looked for in a file's place.
+    pub(super) fn is_recalling(&self, plugin: &str) -> bool {
+        self.recalls.contains_key(plugin)
+    }
+
+    /// Whether there is a place for one more check of such a file.
+    pub(super) fn has_place(&self, slow: bool) -> bool {
+        let busy = self.checks.values().filter(|other| **other == slow).count();
+        busy < if slow { SLOW_AT_ONCE } else { SMALL_AT_ONCE }
+    }
+
+    /// Begins to check a file.
+    pub(super) fn check(&mut self, tools: &Tools, file: PluginFile, effort: Effort, dry_runs: DryRuns) {
+        self.checks.insert(file.name.clone(), effort != Effort::Quick);
+        let (lost, tools) = (file.clone(), tools.clone());
+        // All of it there, so that what a dry run holds does not wait for the loop.
+        let runtime = Handle::current();
+        let check = spawn_blocking(move || {
+            let sandbox = tools.sandbox.with_effort(effort);
+            let (unneeded, checked) = (file.clone(), check::check(&sandbox, &tools.keys, file));
+            runtime.block_on(async {
+                let Some(mut stop) = tools.stop else { return checked.tried(&dry_runs).await };
+                tokio::select! {
+                    tried = checked.tried(&dry_runs) => tried,
+                    () = stop.drain() => Checked::refused(unneeded, "the host ends".into()),
+                }
+            })
+        });
+        self.under_way.push(Box::pin(async move {
+            let failed = |error| Checked::refused(lost, format!("checking it failed: {error}"));
+            Finished::Check(Box::new(check.await.unwrap_or_else(failed)))
+        }));
+    }
+
+    /// Begins to look for the version that ran before this one in a file's place and was not taken
+    /// back; that may be this one itself.
+    pub(super) fn recall(
+        &mut self,
+        tools: &Tools,
+        file: PluginFile,
+        purpose: Purpose,
+        (digest, contract): (String, String),
+        held: Vec<Hold>,
+    ) {
+        self.recalls.insert(file.name.clone(), purpose.clone());
+        let tools = tools.clone();
+        self.under_way.push(Box::pin(async move {
+            let result = recall(tools, file.clone(), digest, contract, held).await;
+            Finished::Recall(Box::new(Recalled { file, purpose, result }))
+        }));
+    }
+
+    /// The next job that is finished; waits for ever while there is none. Cancel safe.
+    pub(super) async fn next(&mut self) -> Finished {
+        let Some(finished) = self.under_way.next().await else { return std::future::pending().await };
+        match &finished {
+            Finished::Check(checked) => _ = self.checks.remove(&checked.file.name),
+            Finished::Recall(recalled) => _ = self.recalls.remove(&recalled.file.name),
+        }
+        finished
+    }
+}
+
+async fn recall(
+    tools: Tools,
+    file: PluginFile,
+    digest: String,
+    contract: String,
+    held: Vec<Hold>,
+) -> Result<Checked, NoFormer> {
+    let Tools { sandbox, keys, db } = tools;
+    let unasked = |error: crate::db::Error| NoFormer::Unasked(describe(&error));
+    let session = db.connect("former version").await.map_err(unasked)?;
+    let former = history::not_held(&session, &file.name, &digest, &held).await.map_err(unasked)?;
+    let former = former.ok_or(NoFormer::Unknown)?;
+    let most_bytes = sandbox.limits().component_bytes();
+    let stored = components::find(&session, &file.name, &former, most_bytes).await.map_err(unasked)?;
+    drop(session);
+    // Of an earlier version the contract was not written down.
+    let contract = if former == digest { contract } else { String::new() };
+    let known = Former { digest: former.clone(), contract, stored };
+    let recalled = spawn_blocking(move || check::recall(&sandbox, &keys, file, known)).await;
+    match recalled {
+        Ok(Ok(former)) => Ok(former),
+        Ok(Err(check::Unrecalled::Refused(why))) => Err(NoFormer::Refused { digest: former, why }),
+        Ok(Err(check::Unrecalled::Shortage(why))) => Err(NoFormer::Unasked(why)),
+        Err(error) => Err(NoFormer::Refused { digest: former, why: format!("loading it failed: {error}") }),
+    }
+}

@@ -1,0 +1,153 @@
+// A start in which files are ready at different times, and compilers that the system kills.
+
+use std::path::PathBuf;
+
+use sandmill_tests::host::binary;
+
+use super::*;
+
+/// A compiler that does first what a script says, with a cache of its own that is empty.
+struct Compiler(tempfile::TempDir);
+
+impl Compiler {
+    /// `$here` is its folder, and `$size` the size of the component.
+    fn that(does: &str) -> Compiler {
+        let here = tempfile::tempdir().unwrap();
+        let (path, sandmill) = (here.path().display().to_string(), binary().display().to_string());
+        let script = format!(
+            "#!/bin/sh\nhere={path}\ninput=$here/input.$$\n/bin/cat > $input\nsize=$(/usr/bin/wc -c < $input)\n{does}\nexec {sandmill} \"$@\" < $input\n"
+        );
+        let program = here.path().join("compiler");
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        Compiler(here)
+    }
+
+    /// One that keeps large components until it is told to go on.
+    fn that_keeps_large_ones() -> Compiler {
+        Self::that("if [ $size -gt 1048576 ]; then while [ ! -e $here/go ]; do /bin/sleep 0.02; done; fi")
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn settings(&self) -> [String; 2] {
+        let cache = self.file("cache");
+        [format!("compile.worker={}", self.file("compiler").display()), format!("compile.cache={}", cache.display())]
+    }
+}
+
+/// A component with a custom section that makes it as large as one with a language's runtime.
+fn large(mut component: Vec<u8>) -> Vec<u8> {
+    let content = [&[3][..], b"pad", &vec![0; 2 << 20]].concat();
+    component.push(0);
+    let mut length = content.len();
+    while length > 0x7f {
+        component.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    component.push(length as u8);
+    component.extend(content);
+    component
+}
+
+fn by_stream() -> Vec<u8> {
+    fs::read(component("scripted-by-stream")).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_begins_while_another_one_is_compiled() {
+    let database = database().await;
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_keeps_large_ones());
+    place(folder.path(), "a-large.wasm", &large(by_stream()));
+    put(folder.path(), "V000001");
+    append(&database, "s", 1).await;
+    let [worker, cache] = compiler.settings();
+    let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+    // A version that comes meanwhile does not wait either.
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
+    assert_eq!(events(&database, "a-large").await, Vec::<String>::new());
+    fs::write(compiler.file("go"), "").unwrap();
+    until_counted(&database, &["scripted_stream_log"]).await;
+    host.stop().await;
+    assert_log(&database, "scripted_stream_log", "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_until_caught_up_waits_for_what_is_compiled() {
+    let database = database().await;
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_keeps_large_ones());
+    place(folder.path(), "a-large.wasm", &large(by_stream()));
+    put(folder.path(), "V000001");
+    append(&database, "s", 1).await;
+    let [worker, cache] = compiler.settings();
+    let (config, db) = (host::config(folder.path(), &[&worker, &cache]), database.db.clone());
+    let never = std::future::pending;
+    let run = tokio::spawn(async move { app::run(&config, &db, Until::CaughtUp, never(), never()).await });
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+    assert!(!run.is_finished());
+    fs::write(compiler.file("go"), "").unwrap();
+    let ended = run.await.unwrap().unwrap();
+    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert_log(&database, "scripted_stream_log", "true").await;
+}
+
+/// Of files that claim one processor, the same one gets it no matter which is ready first.
+#[tokio::test(flavor = "multi_thread")]
+async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
+    let database = database().await;
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_keeps_large_ones());
+    place(folder.path(), "a-large.wasm", &large(version("scripted", "V000002")));
+    place(folder.path(), "b.wasm", &version("scripted", "V000001"));
+    append(&database, "s", 1).await;
+    let [worker, cache] = compiler.settings();
+    let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+    fs::write(compiler.file("go"), "").unwrap();
+    let why = "claims the processor id scripted that b.wasm has already";
+    until_error(folder.path(), "a-large", Some(why)).await;
+    host.stop().await;
+    // Both are ready at once, with all code at hand; and where it never ran before as well.
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    host.stop().await;
+    let other = sandmill_tests::database().await;
+    append(&other, "s", 1).await;
+    let host = Host::start_in(&other, folder.path(), &[&worker, &cache]);
+    until_versions(&other, "s", &[("V000001", 1)]).await;
+    until_error(folder.path(), "a-large", Some(why)).await;
+    host.stop().await;
+}
+
+/// A file that cannot be compiled now, since its compiler is killed or gets no time, waits and is compiled later; nobody says that it is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_that_the_system_ends_is_no_reason_to_refuse_a_file() {
+    for (ends, seconds, why) in [
+        ("kill -9 $$", 120, "the system killed its compiler (SIGKILL)"),
+        ("exec /bin/sleep 3600", 3, "was not done after 12 s"),
+    ] {
+        let database = database().await;
+        let folder = tempfile::tempdir().unwrap();
+        let compiler = Compiler::that(&format!("if [ -e $here/short ]; then {ends}; fi"));
+        fs::write(compiler.file("short"), "").unwrap();
+        put(folder.path(), "V000001");
+        append(&database, "s", 1).await;
+        let [worker, cache] = compiler.settings();
+        let seconds = format!("compile.seconds={seconds}");
+        let host = Host::start_in(&database, folder.path(), &[&worker, &cache, &seconds]);
+        until_error(folder.path(), "scripted", Some("waits, and is compiled again by itself: ")).await;
+        until_error(folder.path(), "scripted", Some(why)).await;
+        assert!(listed(&database, "scripted").await.is_none());
+        fs::remove_file(compiler.file("short")).unwrap();
+        until_versions(&database, "s", &[("V000001", 1)]).await;
+        until_error(folder.path(), "scripted", None).await;
+        assert_eq!(events(&database, "scripted").await, ["started"]);
+        host.stop().await;
+    }
+}

@@ -1,0 +1,194 @@
+// The bytes of versions that ran, in the database: a host that has never compiled them goes back to them.
+
+use sandmill::plugins::history::components;
+
+use super::*;
+
+/// A cache of its own that is empty: as in a new container.
+fn empty_cache() -> (tempfile::TempDir, String) {
+    let cache = tempfile::tempdir().unwrap();
+    let setting = format!("compile.cache={}", cache.path().display());
+    (cache, setting)
+}
+
+/// Waits until the bytes of so many versions of a plugin are stored; their digests, the newest first.
+async fn until_retained(database: &Database, plugin: &str, versions: usize) -> Vec<String> {
+    eventually(&format!("{versions} versions of {plugin} are stored"), async || {
+        let session = database.db.connect("test").await.unwrap();
+        let sql = "select digest from sandmill.retained_versions where plugin = $1 order by ran_at desc";
+        let rows = session.query(sql, &[&plugin]).await.ok()?;
+        let digests: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        (digests.len() == versions).then_some(digests)
+    })
+    .await
+}
+
+async fn until_components(database: &Database, components: i64) {
+    eventually(&format!("{components} components are stored"), async || {
+        let session = database.db.connect("test").await.unwrap();
+        let row = session.query_one("select count(*) from sandmill.components", &[]).await.ok()?;
+        (row.get::<_, i64>(0) == components).then_some(())
+    })
+    .await;
+}
+
+fn digest(bytes: &[u8]) -> String {
+    sandmill::sandbox::examine::digest(bytes)
+}
+
+/// A version that was taken back before a new container begins, where nothing is compiled.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ran_before_a_rollback_runs_in_a_new_container() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 1).await;
+    until_retained(&database, "scripted", 1).await;
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    until_retained(&database, "scripted", 2).await;
+    host.stop().await;
+    let told = command(&database, &["rollback", "scripted"]).await.unwrap();
+    assert!(told.contains("its bytes are in the database"), "{told}");
+    append(&database, "s", 1).await;
+    let (_cache, cache) = empty_cache();
+    let host = Host::start_in(&database, folder.path(), &[&cache]);
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    host.stop().await;
+    // The next file is broken, in one more container.
+    fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
+    append(&database, "s", 1).await;
+    let (_cache, cache) = empty_cache();
+    let host = Host::start_in(&database, folder.path(), &[&cache]);
+    until_versions(&database, "s", &[("V000001", 3)]).await;
+    until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+/// A rollback of a version that a new container has begun with: no former one is in its memory, nor compiled.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_is_rolled_back_in_a_host_that_never_ran_the_former_one() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 1).await;
+    until_retained(&database, "scripted", 1).await;
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    host.stop().await;
+    append(&database, "s", 1).await;
+    let (_cache, cache) = empty_cache();
+    let host = Host::start_in(&database, folder.path(), &[&cache]);
+    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
+    command(&database, &["rollback", "scripted"]).await.unwrap();
+    until_event(&database, "scripted", "rolled-back", 1).await;
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;
+    until_error(folder.path(), "scripted", Some("this version was taken back: by a person")).await;
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+/// Bytes that somebody has changed in the database are not run, and the file's error says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn altered_bytes_do_not_run() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 1).await;
+    until_retained(&database, "scripted", 1).await;
+    host.stop().await;
+    let session = database.db.connect("test").await.unwrap();
+    let other = version("scripted", "V000009");
+    session.execute("update sandmill.components set bytes = $1", &[&other]).await.unwrap();
+    fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
+    // Not even where the code of the true bytes is at hand.
+    let host = Host::start_in(&database, folder.path(), &[]);
+    let why = "does not run either: the bytes stored for it are not those that ran";
+    until_error(folder.path(), "scripted", Some(why)).await;
+    eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
+    host.stop().await;
+    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
+}
+
+/// Somebody who can write to the database, and has no key, makes nothing run by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_bytes_need_a_signature_of_a_key_that_is_still_named() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (ours, theirs) = (SecretKey::of(&[1; 32]), SecretKey::of(&[2; 32]));
+    let keys = |key: &SecretKey| format!("rollout.public-keys={}", key.public());
+    let bytes = version("scripted", "V000001");
+    put(folder.path(), "V000001");
+    place(folder.path(), "scripted.wasm.sig", ours.sign(&bytes).as_bytes());
+    let host = Host::start_in(&database, folder.path(), &[&keys(&ours)]);
+    append(&database, "s", 1).await;
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_retained(&database, "scripted", 1).await;
+    host.stop().await;
+    fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
+    // Its key is no longer named.
+    let host = Host::start_in(&database, folder.path(), &[&keys(&theirs)]);
+    let why = "does not run either: its signature is not of these bytes by a key that the settings name";
+    until_error(folder.path(), "scripted", Some(why)).await;
+    eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
+    host.stop().await;
+    // Other bytes, whose row claims all that a row can claim.
+    let session = database.db.connect("test").await.unwrap();
+    let other = version("scripted", "V000009");
+    let forged = "with c as (insert into sandmill.components (digest, bytes) values ($1, $2) returning digest),
+                  r as (update sandmill.retained_versions set digest = (select digest from c) returning 1)
+                  update sandmill.plugins set digest = (select digest from c) where (select count(*) from r) = 1";
+    session.execute(forged, &[&digest(&other), &other]).await.unwrap();
+    let host = Host::start_in(&database, folder.path(), &[&keys(&ours)]);
+    until_error(folder.path(), "scripted", Some(why)).await;
+    host.stop().await;
+    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
+}
+
+/// What is stored is bounded for each plugin, and goes with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_that_no_version_needs_any_more_are_removed() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version_with(&database, folder.path(), 1, &["rollout.retained-versions=2"]).await;
+    until_retained(&database, "scripted", 1).await;
+    for (number, mark) in ["V000002", "V000003"].into_iter().enumerate() {
+        put(folder.path(), mark);
+        until_event(&database, "scripted", "swapped", number + 1).await;
+        let newest = digest(&version("scripted", mark));
+        eventually("the newest is stored", async || {
+            let session = database.db.connect("test").await.unwrap();
+            components::is_retained(&session, "scripted", &newest).await.unwrap().then_some(())
+        })
+        .await;
+    }
+    let expected = ["V000003", "V000002"].map(|mark| digest(&version("scripted", mark)));
+    assert_eq!(until_retained(&database, "scripted", 2).await, expected);
+    until_components(&database, 2).await;
+    // Two plugins that are one file share its bytes, and each finds them through itself alone.
+    let session = database.db.connect("test").await.unwrap();
+    let found = components::find(&session, "acme/scripted", &expected[0], 1 << 30).await.unwrap();
+    assert!(found.is_none(), "what only another plugin has run");
+    fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
+    until_event(&database, "scripted", "stopped", 1).await;
+    until_components(&database, 0).await;
+    host.stop().await;
+}
+
+/// A run that ends when all is handled leaves what a later start needs, like one that goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_until_caught_up_leaves_the_bytes_of_what_ran() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "V000001");
+    append(&database, "s", 1).await;
+    let ended = app::run(
+        &host::config(folder.path(), &[]),
+        &database.db,
+        Until::CaughtUp,
+        std::future::pending(),
+        std::future::pending(),
+    );
+    assert!(matches!(ended.await.unwrap(), Ended::CaughtUp { refused: 0 }));
+    let retained = until_retained(&database, "scripted", 1).await;
+    assert_eq!(retained, [digest(&version("scripted", "V000001"))]);
+}
