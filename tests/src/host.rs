@@ -1,6 +1,7 @@
 //! Hosts under test: one in this process, where a test wants to look on, or one of its own, where a test wants to kill it.
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
@@ -76,6 +77,16 @@ pub fn place(folder: &Path, name: &str, bytes: &[u8]) {
     let unfinished = folder.join(format!(".{name}.unfinished"));
     std::fs::write(&unfinished, bytes).expect("write a file");
     std::fs::rename(unfinished, folder.join(name)).expect("rename it into place");
+}
+
+/// Writes a program that is a shell's script. Another process writes it: a file that this one has open
+/// cannot be run, and what other tests start inherits it for a moment.
+pub fn script(path: &Path, text: &str) {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());
+    let mut child = shell.spawn().expect("start a shell");
+    child.stdin.take().expect("a pipe to it").write_all(text.as_bytes()).expect("write a script");
+    assert!(child.wait().expect("wait for a shell").success());
 }
 
 /// A plugins folder with some of the components that `make plugins` built.

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -11,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use sandmill::cluster::host_lock::HostLock;
 use sandmill_tests::{
     Database, database, empty_database,
-    host::{component, eventually, plugins, sandmill},
+    host::{self, component, eventually, plugins, sandmill},
 };
 
 /// The code of a command that SIGTERM has kept from being done.
@@ -22,8 +21,7 @@ fn endless(folder: &Path, name: &str) -> String {
     let (path, pid) = (folder.join(name), folder.join("pid"));
     // A program of its own that holds its pipes, as compilers have.
     let script = format!("#!/bin/sh\n/bin/sleep 3600 &\necho $$ > {0}.new\n/bin/mv {0}.new {0}\nwait\n", pid.display());
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    host::script(&path, &script);
     path.display().to_string()
 }
 

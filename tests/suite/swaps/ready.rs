@@ -18,8 +18,7 @@ impl Compiler {
             "#!/bin/sh\nhere={path}\ninput=$here/input.$$\n/bin/cat > $input\nsize=$(/usr/bin/wc -c < $input)\n{does}\nexec {sandmill} \"$@\" < $input\n"
         );
         let program = here.path().join("compiler");
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        host::script(&program, &script);
         Compiler(here)
     }
 

@@ -181,14 +181,9 @@ async fn a_run_until_caught_up_leaves_the_bytes_of_what_ran() {
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "V000001");
     append(&database, "s", 1).await;
-    let ended = app::run(
-        &host::config(folder.path(), &[]),
-        &database.db,
-        Until::CaughtUp,
-        std::future::pending(),
-        std::future::pending(),
-    );
-    assert!(matches!(ended.await.unwrap(), Ended::CaughtUp { refused: 0 }));
+    let (config, never) = (host::config(folder.path(), &[]), std::future::pending);
+    let ended = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap();
+    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
     let retained = until_retained(&database, "scripted", 1).await;
     assert_eq!(retained, [digest(&version("scripted", "V000001"))]);
 }

@@ -169,7 +169,7 @@ async fn recall(
     contract: String,
     held: Vec<Hold>,
 ) -> Result<Checked, NoFormer> {
-    let Tools { sandbox, keys, db } = tools;
+    let Tools { sandbox, keys, db, .. } = tools;
     let unasked = |error: crate::db::Error| NoFormer::Unasked(describe(&error));
     let session = db.connect("former version").await.map_err(unasked)?;
     let former = history::not_held(&session, &file.name, &digest, &held).await.map_err(unasked)?;

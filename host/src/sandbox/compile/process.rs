@@ -55,7 +55,8 @@ pub(super) fn compile(worker: &Path, bounds: Bounds, queue: &Queue, component: &
 /// Why there is no process: for lack of what the system has too little of now, or for another
 /// reason.
 fn not_started(program: &Path, error: &io::Error) -> CompileError {
-    const SCARCE: [Errno; 4] = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE];
+    // The last one: somebody is just writing the program.
+    const SCARCE: [Errno; 5] = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::TXTBSY];
     let scarce = Errno::from_io_error(error).is_some_and(|errno| SCARCE.contains(&errno));
     if scarce {
         return CompileError::Scarce(error.to_string());
