@@ -79,8 +79,8 @@ pub fn place(folder: &Path, name: &str, bytes: &[u8]) {
     std::fs::rename(unfinished, folder.join(name)).expect("rename it into place");
 }
 
-/// Writes a program that is a shell's script. Another process writes it: a file that this one has open
-/// cannot be run, and what other tests start inherits it for a moment.
+/// Writes a program that is a shell's script. Another process writes it: a file that this one has
+/// open cannot be run, and what other tests start inherits it for a moment.
 pub fn script(path: &Path, text: &str) {
     let mut shell = Command::new("sh");
     shell.args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());

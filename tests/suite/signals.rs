@@ -117,7 +117,8 @@ async fn a_host_ends_while_it_waits_for_another_one() {
     holder.ensure().await.unwrap();
 }
 
-/// A migration that waits for a lock, of a host and of the command: nothing waits in the database afterwards.
+/// A migration that waits for a lock, of a host and of the command: nothing waits in the database
+/// afterwards.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_that_waits_is_ended_in_the_database_too() {
     let database = empty_database().await;

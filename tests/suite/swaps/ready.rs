@@ -124,7 +124,8 @@ async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
     host.stop().await;
 }
 
-/// A file that cannot be compiled now, since its compiler is killed or gets no time, waits and is compiled later; nobody says that it is refused.
+/// A file that cannot be compiled now, since its compiler is killed or gets no time, waits and is
+/// compiled later; nobody says that it is refused.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compiler_that_the_system_ends_is_no_reason_to_refuse_a_file() {
     for (ends, seconds, why) in [

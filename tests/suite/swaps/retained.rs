@@ -1,4 +1,5 @@
-// The bytes of versions that ran, in the database: a host that has never compiled them goes back to them.
+// The bytes of versions that ran, in the database: a host that has never compiled them goes back to
+// them.
 
 use sandmill::plugins::history::components;
 
@@ -11,7 +12,8 @@ fn empty_cache() -> (tempfile::TempDir, String) {
     (cache, setting)
 }
 
-/// Waits until the bytes of so many versions of a plugin are stored; their digests, the newest first.
+/// Waits until the bytes of so many versions of a plugin are stored; their digests, the newest
+/// first.
 async fn until_retained(database: &Database, plugin: &str, versions: usize) -> Vec<String> {
     eventually(&format!("{versions} versions of {plugin} are stored"), async || {
         let session = database.db.connect("test").await.unwrap();
@@ -65,7 +67,8 @@ async fn what_ran_before_a_rollback_runs_in_a_new_container() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// A rollback of a version that a new container has begun with: no former one is in its memory, nor compiled.
+/// A rollback of a version that a new container has begun with: no former one is in its memory, nor
+/// compiled.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_is_rolled_back_in_a_host_that_never_ran_the_former_one() {
     let database = database().await;
