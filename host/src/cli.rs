@@ -23,6 +23,7 @@ mod migrate;
 mod output;
 mod plugin;
 mod plugins;
+mod processors;
 mod resume;
 mod run;
 mod status;
@@ -111,6 +112,7 @@ enum Command {
     /// Shows what each tenant uses, and how far it is behind
     Tenants(tenants::TenantsArgs),
     Plugins(plugins::PluginsArgs),
+    Processors(processors::ProcessorsArgs),
     /// Lists the documents of a collection
     Documents(documents::DocumentsArgs),
     /// Makes a processor, a tenant of it or a lane wait
@@ -219,6 +221,7 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
             Command::Explain(args) => explain::run(args, &db).await,
             Command::Tenants(args) => tenants::run(args, &db).await,
             Command::Plugins(args) => plugins::run(args, &db).await,
+            Command::Processors(args) => processors::run(args, &db).await,
             Command::Documents(args) => documents::run(args, &db).await,
             Command::Pause(args) => resume::pause(args, &db).await,
             Command::Resume(args) => resume::run(args, &db).await,

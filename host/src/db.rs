@@ -79,10 +79,13 @@ impl Db {
                 }
             }
         });
+        // Statements that wait for a lock must see what its holder has committed, whatever the
+        // database's default isolation is.
         client
             .batch_execute(&format!(
                 "set lock_timeout = {}; set idle_in_transaction_session_timeout = {}; set client_min_messages = warning; \
-                 set timezone = 'UTC'; set search_path = pg_catalog; set jit = off",
+                 set timezone = 'UTC'; set search_path = pg_catalog; set jit = off; \
+                 set default_transaction_isolation = 'read committed'",
                 LOCK_TIMEOUT.as_millis(),
                 IDLE_IN_TRANSACTION_TIMEOUT.as_millis(),
             ))

@@ -103,7 +103,12 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
     assert_keys(&processor["lanesBehind"][0], &keys);
     let documents = lines(address, &["documents", "scripted_log", "--json"]).await;
     assert_eq!(documents.len(), 1);
-    assert_keys(&documents[0], &["tenant", "id", "version", "data"]);
+    assert_keys(&documents[0], &["view", "tenant", "id", "version", "data"]);
+    let processors = object(address, &["processors", "list", "--json"]).await;
+    assert_keys(&processors, &["processors", "kept"]);
+    let keys = ["id", "kind", "tenant", "plugin", "state", "collections"];
+    assert_keys(&processors["processors"][0], &keys);
+    assert_keys(&processors["processors"][0]["collections"][0], &["name", "view", "documents"]);
     for changed in [true, false] {
         let paused = object(address, &["pause", "scripted", "--tenant", "good", "--json"]).await;
         let expected = json!({ "processor": "scripted", "tenant": "good", "key": null, "changed": changed });

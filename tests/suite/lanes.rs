@@ -224,7 +224,7 @@ async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
     }
     assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::CaughtUp { refused: 0 }));
     let session = database.db.connect("test").await.unwrap();
-    let pad = "update sandmill_documents.scripted_log_1
+    let pad = "update public.scripted_log
                set data = data || jsonb_build_object('pad', repeat('x', case _partition when 'parts' then 600000 when 'huge' then 1200000 else 6 end))";
     session.batch_execute(pad).await.unwrap();
     for tenant in ["parts", "huge", "other"] {
@@ -257,7 +257,8 @@ async fn much_that_is_written_goes_in_several_commits() {
     let ended = catch_up(&database, &["scripted"], &settings).await;
     assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
     let session = database.db.connect("test").await.unwrap();
-    let giants = "with removed as (delete from sandmill_documents.scripted_log_1 where _id = 'x' returning length(data->>'a') as length)
+    let giants =
+        "with removed as (delete from public.scripted_log where _id = 'x' returning length(data->>'a') as length)
                   select count(*), min(length)::int8 from removed";
     let row = session.query_one(giants, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (3, 1 << 20));

@@ -31,9 +31,8 @@ use crate::{
         embedded::{Embedded, Options},
         migrate,
     },
-    model::ids::CollectionName,
     processor::status::{self, Status},
-    projections::list::{self, Listed, Selection},
+    projections::list::{self, Collection, Listed, Selection},
     store::import::{Input, import},
     telemetry::Logs,
 };
@@ -201,9 +200,8 @@ fn left(status: &Status) -> String {
 
 /// Shows a few documents of each collection: of the largest and the smallest tenant of the shop, or of anybody.
 async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> {
-    for name in list::collections(session).await? {
-        println!("\nDocuments in the view public.{name}:");
-        let collection = CollectionName::parse(&name)?;
+    for collection in list::collections(session).await? {
+        println!("\nDocuments in the view public.{}:", collection.view);
         let mut shown = Vec::new();
         for tenant in [tenants.first(), tenants.last()].into_iter().flatten() {
             shown.extend(some(session, &collection, Some(tenant.clone())).await?);
@@ -221,7 +219,7 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn some(session: &Session, collection: &CollectionName, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
+async fn some(session: &Session, collection: &Collection, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
     let selection = Selection { tenant, id: None, limit: Some(SHOWN) };
     Ok(list::documents(session, collection, &selection).await?.try_collect().await?)
 }

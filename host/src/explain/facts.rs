@@ -75,7 +75,7 @@ impl Facts {
             Blocker { session, processor, waited: row.get(2), transaction: transaction(row, 3) }
         };
         Ok(Facts {
-            host: host_lock::is_held(session).await?,
+            host: host_lock::is_held(&**session).await?,
             running: running.iter().map(|row| row.get(0)).collect(),
             tenants: used.into_iter().map(|tenant| (tenant.tenant.clone(), tenant)).collect(),
             blockers: blockers.iter().map(blocker).collect(),

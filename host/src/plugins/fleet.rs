@@ -172,7 +172,7 @@ impl Fleet {
             self.tasks.ended(follower.descriptor.id.as_str()).await;
         }
         let registrations: Vec<Registration<'_>> = followers.iter().map(Follower::registration).collect();
-        let registered = registration::register_all(session, &registrations).await;
+        let registered = registration::register_all(session, &self.ground.tenants, &registrations).await;
         let mut refused = Vec::new();
         let mut processors = Vec::new();
         for (follower, registered) in followers.into_iter().zip(registered) {
@@ -203,7 +203,7 @@ impl Fleet {
         if !self.members.contains_key(&follower.descriptor.id) {
             return Ok(None);
         }
-        registration::register(session, follower.registration()).await?;
+        registration::register(session, &self.ground.tenants, follower.registration()).await?;
         announce(&follower);
         let version = Arc::new(follower.version());
         let Follower { descriptor, manifest, origin, .. } = follower;
@@ -220,7 +220,12 @@ impl Fleet {
         let Some(Before { version, descriptor, manifest, origin, .. }) = member.before.clone() else { return Ok(None) };
         // It has built documents here before.
         let (plugin, digest) = (&*member.plugin, &*version.digest);
-        registration::register(session, Registration { descriptor: &descriptor, plugin, digest, adopts: true }).await?;
+        registration::register(
+            session,
+            &self.ground.tenants,
+            Registration { descriptor: &descriptor, plugin, digest, adopts: true },
+        )
+        .await?;
         let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
         if let Some(member) = self.members.get_mut(id) {
             // It would only fail again.
@@ -303,7 +308,7 @@ impl Fleet {
 
     /// Registers a processor that does not begin yet, to see whether it could.
     pub async fn could_start(&self, session: &Session, follower: &Follower) -> Result<(), RegistrationError> {
-        registration::register(session, follower.registration()).await
+        registration::register(session, &self.ground.tenants, follower.registration()).await
     }
 
     /// A processor goes by another file's name from now on.
@@ -311,7 +316,12 @@ impl Fleet {
         let Some(member) = self.members.get_mut(id) else { return Ok(()) };
         let (digest, adopts) = (member.code.current().digest.clone(), member.manifest.adopts());
         let descriptor = &member.descriptor;
-        registration::register(session, Registration { descriptor, plugin, digest: &digest, adopts }).await?;
+        registration::register(
+            session,
+            &self.ground.tenants,
+            Registration { descriptor, plugin, digest: &digest, adopts },
+        )
+        .await?;
         member.plugin = plugin.into();
         Ok(())
     }

@@ -144,7 +144,7 @@ impl Committer {
             held: session.prepare(include_str!("commit/held.sql")).await?,
             report: session.prepare(include_str!("commit/report.sql")).await?,
         };
-        let documents = Writer::open(&session, collections).await?;
+        let documents = Writer::open(&session, processor.owner(), collections).await?;
         Ok(Committer { session, processor: processor.clone(), fence, documents, statements })
     }
 

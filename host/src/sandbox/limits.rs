@@ -36,6 +36,10 @@ pub struct Limits {
     pub document_kib: usize,
     /// How deep arrays and objects of a document may nest. Default 128, and never more: readers of documents take as much and no more.
     pub json_depth: usize,
+    /// Collections that one plugin may list. Default 32: a commit that writes all of them locks
+    /// each table and its index, 64 relations, which is what PostgreSQL has room for with each
+    /// connection (its max_locks_per_transaction; raise it with this).
+    pub collections: usize,
     /// Elements of one table. Default 20000: the runtimes of JavaScript and Python need some 8000.
     pub table_elements: usize,
     /// The guest's stack, KiB. Default 512.
@@ -65,6 +69,7 @@ impl Default for Limits {
             reads: 20_000,
             document_kib: 1_024,
             json_depth: json::MAX_DEPTH,
+            collections: 32,
             table_elements: 20_000,
             stack_kib: 512,
             log_lines: 100,
@@ -142,6 +147,7 @@ impl Limits {
             ("reads", self.reads, 1, 1_000_000),
             ("document-kib", self.document_kib, 1, 262_144),
             ("json-depth", self.json_depth, 1, json::MAX_DEPTH),
+            ("collections", self.collections, 1, 256),
             ("table-elements", self.table_elements, 1, 10_000_000),
             ("stack-kib", self.stack_kib, 64, 16_384),
             ("log-lines", self.log_lines as usize, 0, 1_000_000),

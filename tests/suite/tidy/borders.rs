@@ -15,6 +15,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "app",
             // What the host's end means to the shell.
             "cluster::host_lock::LockError",
+            // Whether a host works here, for what is said of processors that nothing runs.
+            "cluster::host_lock::is_held",
             "config",
             "db",
             "explain",
@@ -27,6 +29,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             // What is shown or changed of a running host, through the database.
             "processor::exceptions",
             "processor::pauses",
+            "processor::removal",
+            "processor::roster",
             "processor::status",
             "projections::list",
             // What a plugin's author is shown of it.
