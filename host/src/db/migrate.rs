@@ -55,6 +55,9 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0006_dry_runs"),
     migration!("0007_registration"),
     migration!("0008_processor_ids"),
+    migration!("0009_append_guards"),
+    migration!("0010_event_ids_index"),
+    migration!("0011_event_ids_by_tenant"),
 ];
 
 /// What a run of [`migrate`] changed.
