@@ -79,8 +79,10 @@ begin
   if pg_catalog.octet_length(p_json) <= 1000 then
     return null;
   end if;
-  if pg_catalog.octet_length(pg_catalog.replace(p_json, '[', '')) < pg_catalog.octet_length(p_json) - 256
-     or pg_catalog.octet_length(pg_catalog.replace(p_json, '{', '')) < pg_catalog.octet_length(p_json) - 256 then
+  if pg_catalog.strpos(p_json, '[') > 0
+     and pg_catalog.octet_length(pg_catalog.replace(p_json, '[', '')) < pg_catalog.octet_length(p_json) - 256
+     or pg_catalog.strpos(p_json, '{') > 0
+     and pg_catalog.octet_length(pg_catalog.replace(p_json, '{', '')) < pg_catalog.octet_length(p_json) - 256 then
     begin
       v_deep := pg_catalog.jsonb_path_exists(p_json::jsonb, 'strict $.**{512}.type() ? (@ == "array" || @ == "object")');
     exception when others then
@@ -98,7 +100,8 @@ begin
       return 'is nested deeper than 512 levels';
     end if;
   end if;
-  v_bytes := pg_catalog.convert_to(p_json, 'UTF8');
+  -- A plain copy, but where it would convert the text for the client.
+  v_bytes := case pg_catalog.pg_client_encoding() when 'UTF8' then pg_catalog.textsend(p_json) else pg_catalog.convert_to(p_json, 'UTF8') end;
   v_last := pg_catalog.octet_length(v_bytes) - 1;
   -- A number of more than 1,000 characters covers a place of these, and 500 characters before or after it.
   for v_place in 1000..v_last by 1000 loop
@@ -152,6 +155,7 @@ language plpgsql as $$
 declare
   v_count int := coalesce(pg_catalog.cardinality(p_types), 0);
   v_limit int;
+  v_largest int;
   v_bytes int;
   v_fault text;
   v_before bigint;
@@ -179,7 +183,12 @@ begin
     if pg_catalog.array_ndims(p_metadata) <> 1 or pg_catalog.array_lower(p_metadata, 1) <> 1 then
       p_metadata := array(select e from unnest(p_metadata) as e);
     end if;
-    for v_ordinal in 1..v_count loop
+    if v_count > 1 then
+      -- For many small events this is cheaper than the loop.
+      select pg_catalog.max(pg_catalog.octet_length(n.data::text) + coalesce(pg_catalog.octet_length(n.metadata::text), 0))
+      into v_largest from unnest(p_data, p_metadata) as n (data, metadata);
+    end if;
+    for v_ordinal in 1..case when v_largest <= 1000 then 0 else v_count end loop
       v_bytes := pg_catalog.octet_length(p_data[v_ordinal]::text) + coalesce(pg_catalog.octet_length(p_metadata[v_ordinal]::text), 0);
       continue when v_bytes <= 1000;
       if v_bytes > v_limit then

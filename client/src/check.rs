@@ -100,13 +100,17 @@ mod tests {
     fn json_is_readable_up_to_its_bounds() {
         let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
         let mixed = |levels: usize| format!("{}1{}", r#"[{"a":"]]}\"}","b":"#.repeat(levels), "}]".repeat(levels));
-        for good in [nested(512), mixed(256), "1".repeat(1_000), format!("\"{}\"", "[1".repeat(2_000)), "[1e400]".into()] {
+        for good in
+            [nested(512), mixed(256), "1".repeat(1_000), format!("\"{}\"", "[1".repeat(2_000)), "[1e400]".into()]
+        {
             assert_eq!(readable_json(&good), Ok(()));
         }
         for deep in [nested(513), mixed(257), format!("[1,{}]", nested(512)), "{\"a\":".repeat(600)] {
             assert_eq!(readable_json(&deep), Err("is nested deeper than 512 levels"));
         }
-        for long in ["1".repeat(1_001), format!("[1,-1.{}e5]", "0".repeat(995)), format!("{{\"a\":{}}}", "9".repeat(4_301))] {
+        for long in
+            ["1".repeat(1_001), format!("[1,-1.{}e5]", "0".repeat(995)), format!("{{\"a\":{}}}", "9".repeat(4_301))]
+        {
             assert_eq!(readable_json(&long), Err("has a number of more than 1,000 characters"));
         }
         assert_eq!(readable_json(&format!("[{}]", "-1.5e+9,".repeat(5_000))), Ok(()));

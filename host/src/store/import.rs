@@ -136,7 +136,12 @@ pub async fn import(
     let max_event_bytes = match size_limit::max_event_bytes(session).await {
         Ok(bytes) => bytes,
         Err(source) => {
-            return Err(ImportError::Database { source, stored_through: 0, in_doubt: false, report: Report::default() });
+            return Err(ImportError::Database {
+                source,
+                stored_through: 0,
+                in_doubt: false,
+                report: Report::default(),
+            });
         }
     };
     let mut chunks = input.chunks(max_event_bytes);
@@ -324,11 +329,15 @@ async fn stored_ids<'a>(
     if ids.is_empty() {
         return Ok(HashMap::new());
     }
+    let ids: Vec<(&str, &str)> = ids.into_iter().collect();
     let (tenants, names): (Vec<&str>, Vec<&str>) = ids.iter().copied().unzip();
     let rows = transaction.query(include_str!("import/known_ids.sql"), &[&tenants, &names]).await?;
-    // The keys are the lines' own texts, so that nothing is copied.
-    let stored = rows.into_iter().filter_map(|row| ids.get(&(row.get(0), row.get(1))).map(|key| (*key, row.clone())));
-    Ok(stored.map(|(key, row)| (key, Known::Stored(row))).collect())
+    let mut known = HashMap::with_capacity(lines.len());
+    for row in rows {
+        let place = row.get::<_, i64>(0) as usize - 1;
+        known.extend(ids.get(place).map(|key| (*key, Known::Stored(row))));
+    }
+    Ok(known)
 }
 
 /// How a line differs from the event of the store that has its id. JSON is compared by digests, so that an import that is repeated
@@ -338,15 +347,15 @@ async fn difference_from_stored(
     row: &Row,
     line: &Line,
 ) -> Result<Option<String>, Error> {
-    let recorded_at: SystemTime = row.get(4);
+    let recorded_at: SystemTime = row.get(3);
     let there = Content {
-        stream: row.get(2),
-        event_type: row.get(3),
+        stream: row.get(1),
+        event_type: row.get(2),
         recorded_at: Some(micros_since_1970(recorded_at)),
         json: None,
     };
     let is = |column: usize, text: &str| row.get::<_, &[u8]>(column) == Sha256::digest(text).as_slice();
-    if is(5, line.data.get()) && is(6, line.metadata()) {
+    if is(4, line.data.get()) && is(5, line.metadata()) {
         return Ok(there.difference(line));
     }
     let most = i64::from(*size_limit::RANGE.end());

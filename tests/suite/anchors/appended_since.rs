@@ -31,7 +31,7 @@ async fn what_came_in_between_a_restore_and_the_reanchoring_is_handled() {
     for tenant in ["acme", "globex"] {
         append(&*writer, &flight(tenant)).await.unwrap();
     }
-    assert_eq!(catch_up(&origin, &["plane-log"], &[]).await, Ended::CaughtUp);
+    assert!(matches!(catch_up(&origin, &["plane-log"], &[]).await, Ended::CaughtUp { .. }));
 
     let restored = restore(&origin, &two).await;
     let run = |arguments: &[&str]| sandmill(&restored.address).args(arguments).output().unwrap();
@@ -66,7 +66,7 @@ async fn what_came_in_between_a_restore_and_the_reanchoring_is_handled() {
     let status: Value = serde_json::from_str(&stdout(&run(&["status", "--json"]))).unwrap();
     assert_eq!(status["processors"][0]["lagEvents"], 3, "{status}");
 
-    assert_eq!(catch_up(&restored, &["plane-log"], &[]).await, Ended::CaughtUp);
+    assert!(matches!(catch_up(&restored, &["plane-log"], &[]).await, Ended::CaughtUp { .. }));
     let status: Value = serde_json::from_str(&stdout(&run(&["status", "--json"]))).unwrap();
     assert_eq!(status["processors"][0]["lagEvents"], 0, "{status}");
     assert_plane_log(&restored).await;
@@ -100,7 +100,8 @@ async fn a_role_that_may_not_read_the_control_file_can_append() {
                   grant select, insert, update on sandmill.streams to plain; grant select, insert on sandmill.events to plain;
                   grant usage on sequence sandmill.event_position to plain";
     owner.batch_execute(rights).await.unwrap();
-    let plain = Db::parse(&database.address.replace("user=sandmill", "user=plain")).unwrap().connect("test").await.unwrap();
+    let plain =
+        Db::parse(&database.address.replace("user=sandmill", "user=plain")).unwrap().connect("test").await.unwrap();
     append_to(&plain, "acme", "a", 1).await;
     // What a session says of itself is no reason to refuse or to accept another's.
     plain.batch_execute("set sandmill.cluster = 'nonsense'").await.unwrap();

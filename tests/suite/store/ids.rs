@@ -55,7 +55,10 @@ async fn a_refused_id_names_its_own_tenant_and_never_another() {
     append(&*session, &with("secretive", "shared")).await.unwrap();
     append(&*session, &with("acme", "shared")).await.unwrap();
     let error = append(&*session, &with("acme", "shared")).await.unwrap_err();
-    assert!(matches!(&error, AppendError::DuplicateId { tenant, id } if tenant == "acme" && id == "shared"), "{error:?}");
+    assert!(
+        matches!(&error, AppendError::DuplicateId { tenant, id } if tenant == "acme" && id == "shared"),
+        "{error:?}"
+    );
     let sql = "select sandmill.append('acme', 's', '{T}', '{1}', null, null, '{shared}')";
     let raw = format!("{:?}", session.query(sql, &[]).await.unwrap_err());
     assert!(raw.contains("Key (tenant, id)=(acme, shared)") && !raw.contains("secretive"), "{raw}");
@@ -63,7 +66,8 @@ async fn a_refused_id_names_its_own_tenant_and_never_another() {
 
 #[tokio::test]
 async fn another_event_with_a_known_id_is_an_error_with_its_line_and_the_difference() {
-    let first = line("acme", "s", "a", r#""data":{"n":1},"metadata":{"by":"ann"},"recordedAt":"2013-01-01T05:00:00.123456Z""#);
+    let first =
+        line("acme", "s", "a", r#""data":{"n":1},"metadata":{"by":"ann"},"recordedAt":"2013-01-01T05:00:00.123456Z""#);
     let fresh = |id: &str| line("acme", "s", id, r#""data":0"#);
     for (other, difference) in [
         (line("acme", "s", "a", r#""data":{"n":2},"metadata":{"by":"ann"}"#), "its data is not the same"),
@@ -95,12 +99,22 @@ async fn another_event_with_a_known_id_is_an_error_with_its_line_and_the_differe
 #[tokio::test]
 async fn the_same_event_in_another_form_is_there_already() {
     let mut session = session().await;
-    let first = line("acme", "s", "a", r#""data":{"n":1.10,"t":"é"},"metadata":{"by":"ann"},"recordedAt":"2013-01-01T05:00:00.123456Z""#);
+    let first = line(
+        "acme",
+        "s",
+        "a",
+        r#""data":{"n":1.10,"t":"é"},"metadata":{"by":"ann"},"recordedAt":"2013-01-01T05:00:00.123456Z""#,
+    );
     import_text(&mut session, &first).await.unwrap();
     for again in [
         first.clone(),
         line("acme", "s", "a", r#""data":{ "n" : 1.1, "t":"\u00e9"},"metadata":{"by": "ann"}"#),
-        line("acme", "s", "a", r#""data":{"n":11e-1,"t":"é"},"metadata":{"by":"ann"},"recordedAt":"2013-01-01T06:00:00.123+01:00""#),
+        line(
+            "acme",
+            "s",
+            "a",
+            r#""data":{"n":11e-1,"t":"é"},"metadata":{"by":"ann"},"recordedAt":"2013-01-01T06:00:00.123+01:00""#,
+        ),
     ] {
         assert_eq!(counts(&import_text(&mut session, &again).await.unwrap()), (0, 1), "{again}");
     }
@@ -128,6 +142,9 @@ async fn an_id_that_an_application_takes_meanwhile_is_compared_as_well() {
     let importing = tokio::time::timeout(Duration::from_secs(50), import_text(&mut importer, &text));
     let (result, ()) = tokio::join!(importing, release);
     let error = result.unwrap().unwrap_err();
-    assert!(error.to_string().starts_with("line 1: tenant acme has another event with the id \"a\": its data"), "{error}");
+    assert!(
+        error.to_string().starts_with("line 1: tenant acme has another event with the id \"a\": its data"),
+        "{error}"
+    );
     assert_eq!(stored(&watcher).await.len(), 1);
 }

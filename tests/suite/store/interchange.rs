@@ -72,7 +72,10 @@ async fn an_array_is_no_event_and_a_byte_order_mark_is_no_mistake() {
         (format!("{good}\n\0\0\n").into_bytes(), "line 2: the line contains U+0000"),
         (good.replace("stream", "Stream").into_bytes(), "line 1: unknown key `Stream`; did you mean `stream`?"),
         (good.encode_utf16().flat_map(u16::to_le_bytes).collect(), "line 1: "),
-        ([&b"\xff\xfe"[..], &good.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()].concat(), "the input is UTF-16"),
+        (
+            [&b"\xff\xfe"[..], &good.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>()].concat(),
+            "the input is UTF-16",
+        ),
     ] {
         let output = run(&database, &["import", "-"], &input);
         assert_eq!(output.status.code(), Some(1), "{said}");

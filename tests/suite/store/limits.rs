@@ -70,7 +70,10 @@ async fn an_event_of_4_mib_is_stored_and_one_byte_more_is_refused() {
     let lines = line("1") + &line(&text(LIMIT + 1)) + &line("2");
     let error = import_text(&mut session, lines).await.unwrap_err();
     assert!(matches!(error, ImportError::BadLine { line: 2, stored_through: 1, .. }), "{error}");
-    assert!(error.to_string().starts_with("line 2: the event has 4194305 bytes of data and metadata; this store"), "{error}");
+    assert!(
+        error.to_string().starts_with("line 2: the event has 4194305 bytes of data and metadata; this store"),
+        "{error}"
+    );
     assert_eq!(count(&session).await, 5);
 }
 
@@ -86,7 +89,11 @@ async fn the_size_limit_is_a_setting_and_leaves_larger_events_alone() {
     let data = text(2_001);
     let refused = run(&["append", "--tenant", "acme", "--stream", "s", "--type", "T", "--data", &data]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("has 2001 bytes of data and metadata; this store takes 2000 at most"), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("has 2001 bytes of data and metadata; this store takes 2000 at most"),
+        "{}",
+        stderr(&refused)
+    );
     let kept = "select count(*) from sandmill.events where octet_length(data::text) = 3000";
     assert_eq!(session.query_one(kept, &[]).await.unwrap().get::<_, i64>(0), 1);
     for wrong in ["1023", "33554433", "-1", "4MiB"] {
@@ -101,7 +108,8 @@ async fn the_size_limit_is_a_setting_and_leaves_larger_events_alone() {
 #[tokio::test]
 async fn json_that_some_plugin_language_cannot_read_is_refused() {
     let mut session = session().await;
-    let objects = |levels: usize| format!("{}1{}", r#"{"a":[{"b":"]]}\"}","c":"#.repeat(levels / 3), "}]}".repeat(levels / 3));
+    let objects =
+        |levels: usize| format!("{}1{}", r#"{"a":[{"b":"]]}\"}","c":"#.repeat(levels / 3), "}]}".repeat(levels / 3));
     let deep = "is nested deeper than 512 levels";
     let long = "has a number of more than 1,000 characters";
     for (data, problem) in [

@@ -49,7 +49,8 @@ pub enum EventsError {
 impl Events {
     /// Reads all of an input; call it where blocking is allowed.
     pub fn read(input: Input) -> Result<Events, EventsError> {
-        let mut lines = Lines::new(input.into_reader(), *size_limit::RANGE.end()).map_err(|error| EventsError::Unreadable(error.to_string()))?;
+        let mut lines = Lines::new(input.into_reader(), *size_limit::RANGE.end())
+            .map_err(|error| EventsError::Unreadable(error.to_string()))?;
         let mut reading = Reading::default();
         loop {
             match lines.next_line() {
@@ -167,7 +168,10 @@ mod tests {
     fn another_event_with_the_same_id_is_a_bad_line() {
         let line = |data| format!("{{\"stream\":\"s\",\"type\":\"A\",\"id\":\"x\",\"data\":{data}}}\n");
         let error = read(&(line(1) + &line(1) + &line(2))).unwrap_err().to_string();
-        assert!(error.starts_with("line 3: tenant default has another event with the id \"x\": its data is not the same."), "{error}");
+        assert!(
+            error.starts_with("line 3: tenant default has another event with the id \"x\": its data is not the same."),
+            "{error}"
+        );
     }
 
     #[test]

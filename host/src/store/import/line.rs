@@ -112,7 +112,9 @@ pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// What bytes that are no UTF-8 may be instead.
 fn not_utf8(text: &[u8], valid: usize) -> String {
     let other = match text {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("UTF-16; convert it first, for instance with `iconv -f UTF-16 -t UTF-8`"),
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+            Some("UTF-16; convert it first, for instance with `iconv -f UTF-16 -t UTF-8`")
+        }
         [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("compressed with zstd; decompress it first"),
         [0xfd, b'7', b'z', b'X', b'Z', ..] => Some("compressed with xz; decompress it first"),
         [b'P', b'K', 3, 4, ..] => Some("a zip archive; unpack it first"),
@@ -149,7 +151,9 @@ fn in_words(error: &serde_json::Error, text: &str) -> String {
     }
     if what == "trailing characters" {
         return match text.as_bytes().get(column.saturating_sub(1)) {
-            Some(b',') => format!("a comma follows the event (column {column}); write one object a line, with nothing between them"),
+            Some(b',') => format!(
+                "a comma follows the event (column {column}); write one object a line, with nothing between them"
+            ),
             _ => format!("something follows the event (column {column}); write one object a line"),
         };
     }
@@ -190,7 +194,10 @@ mod tests {
             (r#"{"stream":"s","type":"T""#, "EOF while parsing an object (column 24)"),
             (r#"{"stream":"s","type":"T"}"#, "missing field `data` (column 25)"),
             (r#"{"stream":"s","type":"T","data":{},"extra":1}"#, "unknown key `extra`; did you mean `"),
-            (r#"{"stream":"s","type":"T","recorded_at":"x"}"#, "unknown key `recorded_at`; did you mean `recordedAt`? (column 38)"),
+            (
+                r#"{"stream":"s","type":"T","recorded_at":"x"}"#,
+                "unknown key `recorded_at`; did you mean `recordedAt`? (column 38)",
+            ),
             (r#"{"stream":"s","type":"T","data":{},"data":{}}"#, "duplicate field `data` (column 41)"),
             (r#"{"stream":"s","type":"T","data":{}} {}"#, "something follows the event (column 37)"),
             (r#"{"stream":"s","type":"T","data":{}},"#, "a comma follows the event (column 36)"),
@@ -233,7 +240,10 @@ mod tests {
         let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
         assert_eq!(line(&text(1_998), "{}"), Ok(1_998));
         let error = line(&text(1_999), "{}").unwrap_err();
-        assert!(error.starts_with("the event has 2001 bytes of data and metadata; this store takes 2000 at most."), "{error}");
+        assert!(
+            error.starts_with("the event has 2001 bytes of data and metadata; this store takes 2000 at most."),
+            "{error}"
+        );
         let error = line(&("[".repeat(513) + &"]".repeat(513)), "{}").unwrap_err();
         assert!(error.starts_with("data is nested deeper than 512 levels; plugins could not read it."), "{error}");
         let error = line("1", &format!("{{\"a\":{}}}", "1".repeat(1_001))).unwrap_err();

@@ -88,7 +88,11 @@ enum Token<'a> {
 /// A number as digits without zeros at either end, and the power of ten of the last one. -0 is not 0.
 #[derive(Debug, PartialEq)]
 enum Number<'a> {
-    Value { negative: bool, digits: String, exponent: i64 },
+    Value {
+        negative: bool,
+        digits: String,
+        exponent: i64,
+    },
     /// One whose exponent is beyond all measure, as it is written.
     Huge(&'a str),
 }
@@ -186,7 +190,9 @@ mod tests {
             Line::parse(1, text.as_bytes(), 1_000).unwrap()
         };
         let there = Content { stream: "s", event_type: "T", recorded_at: Some(1_234_567), json: Some(("1.0", "{}")) };
-        for same in ["", r#","recordedAt":"1970-01-01T00:00:01.234Z""#, r#","recordedAt":"1970-01-01T00:00:01.234567Z""#] {
+        for same in
+            ["", r#","recordedAt":"1970-01-01T00:00:01.234Z""#, r#","recordedAt":"1970-01-01T00:00:01.234567Z""#]
+        {
             assert_eq!(there.difference(&line(same)), None, "{same}");
         }
         let other = there.difference(&line(r#","recordedAt":"1970-01-01T00:00:01.234568Z""#)).unwrap();
