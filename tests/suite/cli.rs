@@ -59,10 +59,10 @@ async fn with_a_blocked_lane() -> Database {
 async fn what_is_printed_for_machines_has_the_documented_keys() {
     let address = &empty_database().await.address;
     let migrated = object(address, &["migrate", "--ordering", "tenant", "--json"]).await;
-    assert_keys(&migrated, &["applied", "reanchored", "ordering"]);
+    assert_keys(&migrated, &["applied", "reanchored", "ordering", "maxEventBytes"]);
     assert_eq!((&migrated["ordering"]["now"], &migrated["reanchored"]), (&json!("tenant"), &Value::Null));
     let again = object(address, &["migrate", "--json"]).await;
-    assert_eq!(again, json!({ "applied": [], "reanchored": null, "ordering": null }));
+    assert_eq!(again, json!({ "applied": [], "reanchored": null, "ordering": null, "maxEventBytes": null }));
     let append = ["append", "--stream", "s", "--type", "T", "--data", "{}", "--id", "x", "--json"];
     assert_eq!(object(address, &append).await, json!({ "id": "x", "version": 1, "position": 1 }));
     let file = tempfile::NamedTempFile::new().unwrap();

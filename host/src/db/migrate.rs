@@ -56,6 +56,9 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0007_registration"),
     migration!("0008_processor_ids"),
     migration!("0009_collections"),
+    migration!("0010_append_guards"),
+    migration!("0011_event_ids_index"),
+    migration!("0012_event_ids_by_tenant"),
 ];
 
 /// What a run of [`migrate`] changed.
