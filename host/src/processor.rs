@@ -100,6 +100,8 @@ impl Default for Config {
 
 /// Before a new term after one that ended, at first and at most.
 const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The same at most where terms end young although each committed something: what ends them may be there to stay, and each costs the database some connections.
+const NEXT_TERM_MOVED: Duration = Duration::from_millis(500);
 
 /// What all processors of a host share.
 #[derive(Clone)]
@@ -152,6 +154,15 @@ pub struct Processor {
     moved: bool,
 }
 
+/// The pause before the next term, after one that lasted so long and may have moved: pure.
+fn next_term(pause: Duration, lasted: Duration, moved: bool) -> Duration {
+    // A term that lasted was no failed attempt.
+    if lasted > NEXT_TERM.1 {
+        return NEXT_TERM.0;
+    }
+    (pause * 2).min(if moved { NEXT_TERM_MOVED } else { NEXT_TERM.1 })
+}
+
 /// What shook the ground: the term is over, and a new one may begin.
 struct Shaken(anyhow::Error);
 
@@ -196,9 +207,7 @@ impl Processor {
                 error = format!("{shaken:#}"),
                 "a term ended; starting over from what is committed"
             );
-            // A term that lasted or moved was no failed attempt.
-            let failed = !std::mem::take(&mut self.moved) && began.elapsed() <= NEXT_TERM.1;
-            pause = if failed { (pause * 2).min(NEXT_TERM.1) } else { NEXT_TERM.0 };
+            pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.moved));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
@@ -225,5 +234,19 @@ impl Processor {
         let engine = Engine::new(term, parts);
         let standing = &self.standing;
         engine.run(&mut self.ground.wakeups, stop, |now| _ = standing.send_replace(now)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_that_end_young_begin_ever_later_also_if_they_moved() {
+        let young = Duration::from_millis(20);
+        let after = |terms: u32, moved: bool| (0..terms).fold(NEXT_TERM.0, |pause, _| next_term(pause, young, moved));
+        assert_eq!(after(1, true), Duration::from_millis(100));
+        assert_eq!((after(9, true), after(9, false)), (NEXT_TERM_MOVED, NEXT_TERM.1));
+        assert_eq!(next_term(NEXT_TERM.1, Duration::from_secs(6), false), NEXT_TERM.0);
     }
 }

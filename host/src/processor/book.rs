@@ -427,7 +427,7 @@ impl<T: Results> Book<T> {
                 lane.stop = Some(Stop {
                     page: work.page,
                     state,
-                    attempts: if handled == 0 { work.attempts + 1 } else { 1 },
+                    attempts: if handled == 0 { work.attempts.saturating_add(1) } else { 1 },
                     event_position: work.events.get(handled).map(|event| event.position),
                 });
                 lane.feed = Feed::Detached;

@@ -212,7 +212,7 @@ impl Committer {
         let digests: Vec<&str> = letters.iter().map(|l| &*l.digest).collect();
         let classes: Vec<&str> = letters.iter().map(|l| l.reason.class.as_str()).collect();
         let messages: Vec<&str> = letters.iter().map(|l| l.reason.message.as_str()).collect();
-        let attempts: Vec<i32> = letters.iter().map(|l| l.attempts as i32).collect();
+        let attempts: Vec<i32> = letters.iter().map(|l| i32::try_from(l.attempts).unwrap_or(i32::MAX)).collect();
         self.session
             .execute(
                 &self.statements.dead_letters,
@@ -365,7 +365,7 @@ impl Columns {
             let reason = exception.state.reason();
             columns.progress.push(exception.progress.to_string());
             columns.states.push(exception.state.name());
-            columns.attempts.push(exception.attempts as i32);
+            columns.attempts.push(i32::try_from(exception.attempts).unwrap_or(i32::MAX));
             columns.next_at.push(match exception.state {
                 LaneState::Retrying { at, .. } => Some(at),
                 _ => None,

@@ -545,10 +545,11 @@ impl<'a> Engine<'a> {
             None => Ending::Handled,
             Some(Trouble::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
             Some(Trouble::Retry { after, reason }) => {
-                let attempts = if outcome.handled == 0 { work.attempts + 1 } else { 1 };
+                let attempts = if outcome.handled == 0 { work.attempts.saturating_add(1) } else { 1 };
                 let position = work.events.get(outcome.handled).map_or(0, |event| event.position);
-                let pause = retry::back_off(attempts, after, u64::from(lane.bucket()) << 32 | position as u64);
-                Ending::Stopped(LaneState::Retrying { at: SystemTime::now() + pause, reason })
+                let spread = u64::from(lane.bucket()) << 32 | position as u64;
+                let at = retry::next_attempt(SystemTime::now(), attempts, after, spread);
+                Ending::Stopped(LaneState::Retrying { at, reason })
             }
         };
         let mark = self.documents.stage(&outcome.changes);

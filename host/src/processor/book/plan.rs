@@ -255,7 +255,7 @@ impl<T: Results> Book<T> {
         match lane.careful {
             // A lane that is watched may be one with the tail already, and handle more than it would read for itself.
             Some(1) if events <= 1 => {
-                let attempts = lane.row.as_ref().map_or(0, |row| row.attempts) + 1;
+                let attempts = lane.row.as_ref().map_or(0, |row| row.attempts).saturating_add(1);
                 let state = LaneState::Blocked(Reason::new(class, why));
                 lane.stop = Some(Stop { page: self.cursor, state, attempts, event_position: first });
             }
