@@ -26,10 +26,11 @@ mod retry;
 mod shed;
 pub mod status;
 pub mod term;
+mod term_errors;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
@@ -43,7 +44,6 @@ use crate::{
     model::{
         cursor::Snapshot,
         handler::{Descriptor, Reason},
-        ids::LaneKey,
     },
     supervisor::Stop,
     tenants::Tenants,
@@ -54,6 +54,7 @@ use lockstep::{Lockstep, Place};
 use pressure::Strategy;
 use report::{Instances, Report};
 use term::Term;
+use term_errors::TermErrors;
 
 /// What an operator can set.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -131,10 +132,8 @@ pub struct Standing {
     pub seen: Option<Snapshot>,
     /// Lanes that will go on by themselves.
     pub lanes_moving: usize,
-    /// Lanes that wait for a person, and why.
-    pub lanes_blocked: Vec<(LaneKey, Reason)>,
-    /// Those of them that the processor's own code has stopped, and no person.
-    pub lanes_failed: Vec<LaneKey>,
+    /// Lanes that wait for a person; their rows say why.
+    pub lanes_standing: usize,
     /// Why the whole processor waits, if a person told it to.
     pub paused: Option<Reason>,
 }
@@ -150,6 +149,7 @@ pub struct Processor {
     place: Option<Place>,
     standing: watch::Sender<Standing>,
     report: Report,
+    errors: TermErrors,
     /// Whether this term has committed anything.
     moved: bool,
 }
@@ -185,8 +185,18 @@ impl Processor {
         let router = Router::new(&descriptor);
         let report = Report::new(ground.instances.clone());
         let place = (pressure.back_pressure == Strategy::Lockstep).then(|| ground.lockstep.join(&descriptor.id));
-        let processor =
-            Processor { descriptor, router, runner, ground, pressure, place, standing, report, moved: false };
+        let processor = Processor {
+            descriptor,
+            router,
+            runner,
+            ground,
+            pressure,
+            place,
+            standing,
+            report,
+            errors: TermErrors::default(),
+            moved: false,
+        };
         (processor, watcher)
     }
 
@@ -202,11 +212,13 @@ impl Processor {
                 tracing::error!(processor = %self.descriptor.id, "{held}");
                 return Err(shaken);
             }
-            tracing::warn!(
-                processor = %self.descriptor.id,
-                error = format!("{shaken:#}"),
-                "a term ended; starting over from what is committed"
-            );
+            let error = term_errors::words(&shaken);
+            tracing::warn!(processor = %self.descriptor.id, error, "a term ended; starting over from what is committed");
+            self.errors.ended(&error, SystemTime::now());
+            tokio::select! {
+                () = stop.drain() => return Ok(()),
+                () = self.errors.store(&self.ground.db, &self.descriptor.id) => {}
+            }
             pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.moved));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
@@ -229,6 +241,7 @@ impl Processor {
             pressure: &self.pressure,
             place: &mut self.place,
             report: &mut self.report,
+            errors: &mut self.errors,
             moved: &mut self.moved,
         };
         let engine = Engine::new(term, parts);

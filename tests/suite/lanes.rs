@@ -180,7 +180,8 @@ async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     assert!(stdout(table).contains("plugin:closed: call Ann"), "{}", stdout(table));
     let status: Value = serde_json::from_str(&stdout(json)).unwrap();
     let processor = &status["processors"][0];
-    assert_eq!((&processor["id"], &processor["lagEvents"]), (&json!("scripted"), &json!(0)));
+    assert_eq!((&processor["id"], &processor["unreadEvents"]), (&json!("scripted"), &json!(0)));
+    assert_eq!((&processor["lagEvents"], &processor["lagEventsAtLeast"]), (&json!(1), &json!(true)));
     let lane = &processor["lanesBehind"][0];
     assert_eq!((&lane["tenant"], &lane["key"], &lane["state"]), (&json!("acme"), &json!("acme"), &json!("blocked")));
     assert_eq!(stdout(first), "resumed 1 lane of scripted\n");

@@ -55,6 +55,9 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0006_dry_runs"),
     migration!("0007_registration"),
     migration!("0008_processor_ids"),
+    migration!("0009_standing_lanes"),
+    migration!("0010_committed_numbers"),
+    migration!("0011_term_errors"),
 ];
 
 /// What a run of [`migrate`] changed.
