@@ -160,7 +160,7 @@ pub struct Skip {
 }
 
 /// A lane behind its cursor.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LaneBehind {
     /// Whose.
