@@ -244,14 +244,15 @@ impl Database {
     /// How a processor stands, as `sandmill status` tells it.
     pub async fn status(&self, processor: &str) -> Option<ProcessorStatus> {
         let session = self.db.connect("test").await.expect("connect");
-        let status = status::read(&session).await.ok()?;
+        let status = status::read(&session, 1_000).await.ok()?;
         status.processors.into_iter().find(|p| p.id == processor)
     }
 
     /// The lanes behind of a processor, as `tenant state class`, or `tenant/key state class` where lanes are finer than tenants.
     pub async fn lanes_behind(&self, processor: &str) -> Vec<String> {
         let status = self.status(processor).await;
-        let lanes = status.map(|status| status.lanes_behind).unwrap_or_default();
+        let mut lanes = status.map(|status| status.lanes_behind).unwrap_or_default();
+        lanes.sort_by(|one, other| (&one.tenant, &one.key).cmp(&(&other.tenant, &other.key)));
         lanes
             .iter()
             .map(|lane| {
@@ -271,7 +272,7 @@ impl Database {
     pub async fn settles(&self, processor: &str, lanes_behind: &[&str]) {
         eventually(&format!("{processor} has passed everything and left behind {lanes_behind:?}"), async || {
             let status = self.status(processor).await?;
-            (status.lag_events == 0 && self.lanes_behind(processor).await == lanes_behind).then_some(())
+            (status.unread_events == 0 && self.lanes_behind(processor).await == lanes_behind).then_some(())
         })
         .await;
     }

@@ -32,7 +32,7 @@ async fn blocked(database: &Database, processors: &[&str]) -> Option<BTreeMap<(S
     let mut blocked = BTreeMap::new();
     for processor in processors {
         let status = database.status(processor).await?;
-        if status.lag_events > 0 || status.lanes_behind.iter().any(|lane| lane.state != "blocked") {
+        if status.unread_events > 0 || status.lanes_behind.iter().any(|lane| lane.state != "blocked") {
             return None;
         }
         let lanes = status.lanes_behind.into_iter();

@@ -1,5 +1,7 @@
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 
+use std::time::{Duration, Instant};
+
 use sandmill::app::Ended;
 use sandmill_tests::{
     database,
@@ -60,6 +62,34 @@ async fn a_lane_that_asks_for_it_is_tried_again_until_it_passes() {
     database.scripted_settles(&["b retrying plugin:later"]).await;
     host.stop().await;
     assert_scripted_log(&database, "e.tenant in ('a', 'c')").await;
+}
+
+/// A handler that asks to be called again at once is called ever more rarely. Only the least time is checked, which no load can shorten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_asks_to_retry_at_once_backs_off() {
+    let database = database().await;
+    let began = Instant::now();
+    database.append("a", "s", &[json!({"do": "retry-after", "ms": 0, "code": "now"})]).await;
+    database.append("b", "s", &[json!({})]).await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    // Pauses of 200, 400, 800 ms and so on, each a quarter shorter at most.
+    let least = |attempts: i32| (1..attempts).map(|n| Duration::from_millis(150 << (n - 1))).sum::<Duration>();
+    let tried = async |times: i32| {
+        eventually("the lane was tried again", async || {
+            database.status("scripted").await?.lanes_behind.pop().filter(|lane| lane.attempts >= times)
+        })
+        .await
+    };
+    let lane = tried(4).await;
+    assert!(began.elapsed() >= least(lane.attempts), "{} attempts in {:?}", lane.attempts, began.elapsed());
+    // Attempts survive the host, and so does the pause that follows from them.
+    host.stop().await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    let lane = tried(lane.attempts + 1).await;
+    assert_eq!(lane.state, "retrying");
+    assert!(began.elapsed() >= least(lane.attempts), "{} attempts in {:?}", lane.attempts, began.elapsed());
+    host.stop().await;
+    assert_scripted_log(&database, "e.tenant = 'b'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +180,8 @@ async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     assert!(stdout(table).contains("plugin:closed: call Ann"), "{}", stdout(table));
     let status: Value = serde_json::from_str(&stdout(json)).unwrap();
     let processor = &status["processors"][0];
-    assert_eq!((&processor["id"], &processor["lagEvents"]), (&json!("scripted"), &json!(0)));
+    assert_eq!((&processor["id"], &processor["unreadEvents"]), (&json!("scripted"), &json!(0)));
+    assert_eq!((&processor["lagEvents"], &processor["lagEventsAtLeast"]), (&json!(1), &json!(true)));
     let lane = &processor["lanesBehind"][0];
     assert_eq!((&lane["tenant"], &lane["key"], &lane["state"]), (&json!("acme"), &json!("acme"), &json!("blocked")));
     assert_eq!(stdout(first), "resumed 1 lane of scripted\n");

@@ -36,6 +36,8 @@ mod languages;
 mod lanes;
 // A database that fails without dying: time-outs, no room, refused data.
 mod outages;
+// Numbers that operators see.
+mod numbers;
 // Lanes finer than a tenant.
 mod partitions;
 // The README's commands, run as they stand there.
@@ -50,9 +52,13 @@ mod pressure;
 mod sources;
 // Statements that lie in files of their own.
 mod sql;
+// Very many lanes that wait for a person.
+mod standing;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
 mod swaps;
+// Terms that keep ending, and why.
+mod term_errors;
 // What tenants may use, what they have used, and who waits because the settings say so.
 mod tenants;
 // The repository's own habits: borders, sizes, loose ends.

@@ -129,7 +129,7 @@ async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
 /// Waits until every plugin is loaded, which its registration shows.
 async fn until_begun(session: &Session) -> anyhow::Result<()> {
     let began = Instant::now();
-    while status::read(session).await?.processors.is_empty() {
+    while status::read(session, 0).await?.processors.is_empty() {
         if began.elapsed() > PATIENCE_TO_BEGIN {
             bail!("no processor has begun within {} s", PATIENCE_TO_BEGIN.as_secs());
         }
@@ -175,8 +175,8 @@ async fn show(
 async fn until_handled(session: &Session) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
-        let status = status::read(session).await?;
-        if status.processors.iter().all(|p| p.lag_events == 0 && p.lanes_behind.is_empty()) {
+        let status = status::read(session, 1).await?;
+        if status.processors.iter().all(|p| p.unread_events == 0 && p.lanes_counted.all == 0) {
             return Ok(());
         }
         if began.elapsed() > PATIENCE_TO_END {
@@ -190,10 +190,10 @@ async fn until_handled(session: &Session) -> anyhow::Result<()> {
 fn left(status: &Status) -> String {
     let processors = status.processors.iter().map(|p| {
         let lane = p.lanes_behind.first().map_or_else(String::new, |lane| {
-            let (lanes, tenant, state) = (p.lanes_behind.len(), &lane.tenant, &lane.state);
+            let (lanes, tenant, state) = (p.lanes_counted.all, &lane.tenant, &lane.state);
             format!(", and {lanes} lanes; the first is {state} at tenant {tenant}: {}", lane.reason)
         });
-        format!("{} is {} events behind{lane}", p.id, p.lag_events)
+        format!("{} is {} events behind{lane}", p.id, p.unread_events)
     });
     processors.collect::<Vec<_>>().join("; ")
 }

@@ -30,7 +30,7 @@ use crate::{
     plugins::folder,
     processor::{
         exceptions,
-        status::{self, LaneBehind, ProcessorStatus},
+        status::{self, ProcessorStatus},
     },
     telemetry::Logs,
 };
@@ -190,12 +190,10 @@ fn nothing_there(plugins: &Path) -> String {
 /// Lets blocked lanes try again: whoever built a plugin anew has mended it, and one that is not mended blocks them again.
 async fn try_again(db: &Db) -> anyhow::Result<()> {
     let session = super::database::connect(db, "dev").await?;
-    for ProcessorStatus { id, lanes_behind, .. } in status::read(&session).await?.processors {
-        for LaneBehind { tenant, key, state, .. } in lanes_behind {
-            if state == "blocked" {
-                exceptions::resume(&session, &id, Some(&tenant), Some(&key)).await?;
-                tracing::info!(processor = id, tenant, key, "a lane that was blocked tries again");
-            }
+    for ProcessorStatus { id, lanes_counted, .. } in status::read(&session, 0).await?.processors {
+        if lanes_counted.blocked > 0 {
+            let lanes = exceptions::resume_blocked(&session, &id, |_| {}).await?;
+            tracing::info!(processor = id, lanes, "lanes that were blocked try again");
         }
     }
     Ok(())

@@ -133,7 +133,7 @@ pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyho
 
 /// Refuses a processor that there is not.
 async fn check_known(session: &Session, processor: &ProcessorId) -> anyhow::Result<()> {
-    let status = status::read(session).await.map_err(|error| explain(&error))?;
+    let status = status::read(session, 0).await.map_err(|error| explain(&error))?;
     let known: Vec<&str> = status.processors.iter().map(|p| p.id.as_str()).collect();
     anyhow::ensure!(
         known.contains(&processor.as_str()),

@@ -59,10 +59,14 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
         }
         Ended::Blocked(lanes) => {
             let said = Screen::stderr().paint(Some(Tone::Bad), "blocked:");
-            for blocked in &lanes {
+            for blocked in lanes.iter() {
                 let lane = blocked.lane.as_ref().map_or_else(|| "all of it".into(), |lane| lane.to_string());
                 let reason = harmless(&blocked.reason.to_string());
                 eprintln!("{said} processor {}, {lane}: {reason}", blocked.processor);
+            }
+            let more = lanes.len().saturating_sub(lanes.iter().len());
+            if more > 0 {
+                eprintln!("{said} and {more} more; `sandmill status` counts them by processor");
             }
             let (lanes, them) =
                 (count(lanes.len() as u64, "blocked lane"), if lanes.len() == 1 { "it" } else { "them" });

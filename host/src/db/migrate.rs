@@ -59,6 +59,9 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0010_append_guards"),
     migration!("0011_event_ids_index"),
     migration!("0012_event_ids_by_tenant"),
+    migration!("0013_standing_lanes"),
+    migration!("0014_committed_numbers"),
+    migration!("0015_term_errors"),
 ];
 
 /// What a run of [`migrate`] changed.

@@ -16,7 +16,7 @@ use super::{
     manifest::Manifest,
 };
 use crate::{
-    db::{Session, describe},
+    db::{Error, Session, describe},
     model::{
         handler::{Descriptor, Handler},
         ids::{LaneKey, ProcessorId},
@@ -243,8 +243,6 @@ impl Fleet {
         origin: Origin,
     ) -> Option<Swapped> {
         let member = self.members.get_mut(&descriptor.id)?;
-        let blocked = member.blocked();
-        version.excuse(blocked.iter().cloned());
         let replaced = member.code.exchange(version);
         let swapped = Swapped { replaced: replaced.digest.clone(), done: replaced.done() };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
@@ -265,14 +263,14 @@ impl Fleet {
         };
         member.retired.retain(|(version, _)| !Arc::ptr_eq(version, &current));
         member.retired.push((replaced, None));
-        try_again(session, &member.descriptor.id, &blocked).await;
+        try_again(session, &member.descriptor.id, Some(&current)).await;
         Some(swapped)
     }
 
     /// Lanes that are blocked try again, though nothing but somebody's wish has changed.
     pub async fn try_again(&mut self, session: &Session, id: &ProcessorId) {
-        if let Some(member) = self.members.get(id) {
-            try_again(session, id, &member.blocked()).await;
+        if self.members.contains_key(id) {
+            try_again(session, id, None).await;
         }
     }
 
@@ -280,15 +278,13 @@ impl Fleet {
     /// then.
     pub async fn tidy(&mut self, session: &Session) {
         for (id, member) in &mut self.members {
-            let (blocked, current) = (member.blocked(), member.code.current());
+            let current = member.code.current();
             for (version, idle_since) in &mut member.retired {
-                let lanes: Vec<LaneKey> = blocked
-                    .iter()
-                    .filter(|lane| version.has_blocked(lane) && !current.has_blocked(lane))
-                    .cloned()
-                    .collect();
-                current.excuse(lanes.iter().cloned());
-                try_again(session, id, &lanes).await;
+                let lanes = version.blocked_unlike(&current);
+                if !lanes.is_empty() {
+                    let resumed = try_these_again(session, id, &lanes, &current);
+                    said(id, within_a_transaction(session, resumed).await);
+                }
                 if version.done().calls > 0 {
                     *idle_since = None;
                 } else {
@@ -376,23 +372,50 @@ impl Member {
     pub fn can_go_back(&self) -> bool {
         self.before.is_some()
     }
+}
 
-    /// Lanes that wait for another version.
-    fn blocked(&self) -> Vec<LaneKey> {
-        self.standing.borrow().lanes_failed.clone()
+/// Lanes that were blocked go on, as a person would let them. Where it is for another version, it is excused from what they do: before they can begin, as they begin
+/// when this is committed.
+async fn try_again(session: &Session, id: &ProcessorId, excused: Option<&Version>) {
+    let resumed = exceptions::resume_blocked(session, id.as_str(), |lane| {
+        if let Some(version) = excused {
+            version.excuse([lane]);
+        }
+    });
+    said(id, within_a_transaction(session, resumed).await);
+}
+
+/// The same for those of these lanes that are blocked.
+async fn try_these_again(
+    session: &Session,
+    id: &ProcessorId,
+    lanes: &[LaneKey],
+    excused: &Version,
+) -> Result<u64, Error> {
+    let resumed = exceptions::resume_these(session, id, lanes).await?;
+    let lanes = resumed.len() as u64;
+    excused.excuse(resumed);
+    Ok(lanes)
+}
+
+async fn within_a_transaction<T>(session: &Session, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    session.batch_execute("begin").await?;
+    match work.await {
+        Ok(done) => session.batch_execute("commit").await.map(|()| done),
+        Err(error) => {
+            // Without a connection there is nothing left to roll back.
+            let _ = session.batch_execute("rollback").await;
+            Err(error)
+        }
     }
 }
 
-/// Lanes that were blocked go on, as a person would let them.
-async fn try_again(session: &Session, id: &ProcessorId, lanes: &[LaneKey]) {
-    for lane in lanes {
-        match exceptions::resume(session, id.as_str(), Some(lane.tenant.as_str()), Some(&lane.key)).await {
-            Ok(_) => {
-                tracing::info!(processor = %id, %lane, "the lane was blocked, and tries again")
-            }
-            Err(error) => {
-                tracing::warn!(processor = %id, %lane, "could not let the lane try again: {}", describe(&error))
-            }
+fn said(id: &ProcessorId, resumed: Result<u64, Error>) {
+    match resumed {
+        Ok(0) => {}
+        Ok(lanes) => tracing::info!(processor = %id, lanes, "lanes were blocked, and try again"),
+        Err(error) => {
+            tracing::warn!(processor = %id, "could not let blocked lanes try again: {}", describe(&error));
         }
     }
 }

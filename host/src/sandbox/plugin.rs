@@ -21,7 +21,7 @@ use super::{
 use crate::model::{
     effects::Effects,
     event::Batch,
-    handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start, Turn},
+    handler::{BoxFuture, Descriptor, Documents, Failure, Handler, LogRoom, PartitionBy, Start, Turn},
     ids::{CollectionName, FamilyId, TenantId},
 };
 
@@ -191,6 +191,10 @@ impl Handler for Plugin {
     fn turn<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, Turn> {
         let (tenant, instances) = (self.sandbox.tenants.of(tenant), self.sandbox.calls.clone());
         Box::pin(async move { Turn::new(tenant.turn(instances).await) })
+    }
+
+    fn log_room(&self, tenant: &TenantId, bytes: usize) -> LogRoom {
+        self.sandbox.tenants.of(tenant).log_room(bytes)
     }
 
     fn forget(&self, tenant: &TenantId) {

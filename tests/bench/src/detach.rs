@@ -138,7 +138,7 @@ async fn grow(session: Session, growing: Arc<AtomicBool>) -> anyhow::Result<()> 
 
 /// Lanes with a row, as `tenant state`.
 async fn lanes_behind(database: &Database) -> anyhow::Result<Vec<String>> {
-    let status = status::read(&database.session).await?;
+    let status = status::read(&database.session, 100).await?;
     let lanes = status.processors.into_iter().flat_map(|processor| processor.lanes_behind);
     Ok(lanes.map(|lane| format!("{} {}", lane.tenant, lane.state)).collect())
 }

@@ -13,7 +13,7 @@ const LOG_ROWS: usize = 3;
 /// Tenants with a line of their own; the others share one.
 const TENANTS: usize = 6;
 /// Lanes behind with a line of their own.
-const LANES: usize = 4;
+pub(super) const LANES: usize = 4;
 /// The longest bar of a tenant.
 const BAR: usize = 30;
 
@@ -41,7 +41,9 @@ pub(super) struct Processor {
     pub(super) handled: u64,
     pub(super) rate: f64,
     pub(super) standing: Standing,
+    /// The first of them.
     pub(super) lanes: Vec<Lane>,
+    pub(super) lanes_behind: usize,
 }
 
 /// Where a processor stands, seen from the end of the log.
@@ -136,8 +138,8 @@ pub(super) fn line(scene: &Scene) -> String {
     let all: u64 = scene.tenants.iter().map(|tenant| tenant.events).sum();
     let rate: f64 = scene.tenants.iter().map(|tenant| tenant.rate).sum();
     let mut parts = vec![format!("{} s: {} appended, {}/s", scene.elapsed.as_secs(), grouped(all), number(rate))];
-    for Processor { id, handled, standing, lanes, .. } in &scene.processors {
-        let lanes = match lanes.len() {
+    for Processor { id, handled, standing, lanes_behind, .. } in &scene.processors {
+        let lanes = match *lanes_behind {
             0 => String::new(),
             n => format!(" with {} behind", count(n, "lane")),
         };
@@ -204,14 +206,14 @@ fn processors(scene: &Scene, look: &Look) -> Vec<String> {
 fn lanes(scene: &Scene, look: &Look) -> Vec<String> {
     let behind = scene.processors.iter().flat_map(|p| p.lanes.iter().map(move |lane| (&p.id, lane)));
     let mut lines: Vec<String> = behind
-        .clone()
         .take(LANES)
         .map(|(processor, Lane { name, state, reason })| {
             let reason = if reason.is_empty() { String::new() } else { format!(": {}", reason.replace('\n', " ")) };
             format!("{processor}, lane {name}: {}{reason}", look.ink(Ink::Bad, state))
         })
         .collect();
-    let more = behind.count().saturating_sub(LANES);
+    let all: usize = scene.processors.iter().map(|p| p.lanes_behind).sum();
+    let more = all.saturating_sub(lines.len());
     if more > 0 {
         lines.push(format!("and {more} more lanes behind"));
     }
