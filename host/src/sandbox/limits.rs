@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::json;
 
 const MIB: usize = 1 << 20;
+/// What `describe` may compute however little a call may. Making an instance takes a millisecond or
+/// several, and a file is refused for good where a busy machine counts ten.
+const DESCRIBE_LEAST: Duration = Duration::from_millis(100);
 
 /// The limits of every plugin on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -125,9 +128,10 @@ impl Limits {
         self.document_kib << 10
     }
 
-    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute.
+    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute, but no less
+    /// than [`DESCRIBE_LEAST`].
     pub fn describe_cpu(&self) -> Duration {
-        self.cpu() / 10
+        (self.cpu() / 10).max(DESCRIBE_LEAST)
     }
 
     /// Says which limit has a value that cannot work, with the value that can.
