@@ -98,7 +98,7 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
         "lanesBehind",
     ];
     assert_keys(processor, &keys);
-    assert_keys(&processor["measures"], &["readMs", "commitMs", "commits", "hostMib", "instances"]);
+    assert_keys(&processor["measures"], &["readMs", "commitMs", "commits", "hostMib", "instances", "logLinesLost"]);
     let keys = ["tenant", "key", "state", "reason", "attempts", "eventPosition", "since"];
     assert_keys(&processor["lanesBehind"][0], &keys);
     let documents = lines(address, &["documents", "scripted_log", "--json"]).await;

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{
     database::{connect, explain},
+    output,
     table::{Column, Listing},
 };
 use crate::{
@@ -82,8 +83,7 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
         if args.json {
             let data: &RawValue = serde_json::from_str(&data)?;
             let line = Line { tenant: &tenant, id: &id, version, data };
-            serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
-            writeln!(lines)?;
+            lines.write_all(output::json_line(&line)?.as_bytes())?;
         } else {
             listing.row(vec![tenant, id, format!("v{version}"), data])?;
         }
@@ -91,7 +91,7 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
     lines.flush()?;
     listing.flush()?;
     if !found {
-        eprintln!("no document of {collection} fits");
+        output::note(&format!("no document of {collection} fits"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     db::Db,
+    model::text,
     processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status},
     store::time,
 };
@@ -31,7 +32,7 @@ Examples:
 )]
 pub(super) struct StatusArgs {
     /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagSeconds", "rate", "handled", "paused", "measures": {"readMs", "commitMs",
-    /// "commits", "hostMib", "instances"}, "deadLetters", "lastDeadLetter": {"tenant", "position", "reason"},
+    /// "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters", "lastDeadLetter": {"tenant", "position", "reason"},
     /// "skipped", "lastSkip": {"tenant", "key", "events", "at"}, "held", "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}
     #[arg(long)]
     json: bool,
@@ -72,13 +73,14 @@ fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String 
     let mut text = processors(status, wide).show(screen);
     for p in &status.processors {
         if let Some(paused) = &p.paused {
-            let paused = output::harmless(paused);
+            let paused = text::one_line(paused);
             text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
         }
     }
     text.extend(status.processors.iter().filter_map(held));
     text.extend(status.processors.iter().filter_map(set_aside));
     text.extend(status.processors.iter().filter_map(skipped));
+    text.extend(lost(status));
     let lanes = lanes(status, wide, now);
     if !lanes.is_empty() {
         text.push('\n');
@@ -130,7 +132,7 @@ fn processors(status: &Status, wide: bool) -> Table {
 fn set_aside(p: &ProcessorStatus) -> Option<String> {
     let SetAside { tenant, position, reason } = p.last_dead_letter.as_ref()?;
     let (id, events) = (&p.id, output::count(u64::try_from(p.dead_letters).unwrap_or(0), "event"));
-    let reason = output::harmless(reason);
+    let reason = text::one_line(reason);
     Some(format!(
         "{id} set {events} aside (table sandmill.dead_letters); the last, at position {position} of tenant {tenant}: {reason}\n"
     ))
@@ -139,7 +141,7 @@ fn set_aside(p: &ProcessorStatus) -> Option<String> {
 /// Why a processor reads nothing although there may be more.
 fn held(p: &ProcessorStatus) -> Option<String> {
     let held = p.held.as_ref().filter(|_| p.paused.is_none())?;
-    Some(format!("{} is {}\n", p.id, output::harmless(held)))
+    Some(format!("{} is {}\n", p.id, text::one_line(held)))
 }
 
 /// What a processor skipped: nothing else would show that it is not in the documents.
@@ -149,6 +151,13 @@ fn skipped(p: &ProcessorStatus) -> Option<String> {
     Some(format!(
         "{id} skipped {all} to keep up (table sandmill.sheds); the last, {events} of tenant {tenant}, at {at}\n"
     ))
+}
+
+/// What the log lacks. Each processor reports for the whole host.
+fn lost(status: &Status) -> Option<String> {
+    let lines = status.processors.iter().map(|p| p.measures.log_lines_lost).max().filter(|lines| *lines > 0)?;
+    let lines = output::count(lines, "log line");
+    Some(format!("the host has lost {lines}, because its standard error did not take them in time\n"))
 }
 
 /// The lanes behind; keys stand there only where lanes are finer than tenants.

@@ -9,6 +9,7 @@ use super::{
     effects::Effects,
     event::Batch,
     ids::{CollectionName, ProcessorId, TenantId},
+    text,
 };
 
 /// A future that can be sent to a guest thread.
@@ -112,9 +113,13 @@ pub struct Reason {
 }
 
 impl Reason {
-    /// A reason. It is stored with the lane that it stops, so it has nothing in it that no column can hold, whoever's words it quotes.
+    /// A reason. It is stored with the lane that it stops, so it has nothing in it that no column
+    /// can hold, and no more than a person reads, whoever's words it quotes.
     pub fn new(class: &str, message: impl Into<String>) -> Self {
-        Reason { class: class.into(), message: message.into().replace('\0', "\u{fffd}") }
+        /// More than any reason of the host's own has. Bytes.
+        const MOST: usize = 4 << 10;
+        let message = message.into();
+        Reason { class: class.into(), message: text::cut(&message, MOST).replace('\0', "\u{fffd}") }
     }
 }
 

@@ -45,7 +45,8 @@ pub struct Limits {
     pub stack_kib: usize,
     /// Log lines of one call; more are counted and dropped. Default 100.
     pub log_lines: u32,
-    /// One log line, bytes; the rest is cut off. Default 1024.
+    /// One log line, bytes; the rest is cut off. Default 1024, at most the 16 KiB that the host's
+    /// log shows of a field.
     pub log_line_bytes: usize,
     /// A component file, MiB. Default 64: a Python guest with packages has some 40.
     pub component_mib: usize,
@@ -149,7 +150,7 @@ impl Limits {
             ("table-elements", self.table_elements, 1, 10_000_000),
             ("stack-kib", self.stack_kib, 64, 16_384),
             ("log-lines", self.log_lines as usize, 0, 1_000_000),
-            ("log-line-bytes", self.log_line_bytes, 16, MIB),
+            ("log-line-bytes", self.log_line_bytes, 16, 16 << 10),
             ("component-mib", self.component_mib, 1, 1024),
             ("instances", self.instances as usize, 1, 8_000),
             ("warm-instances", self.warm_instances as usize, 0, 8_000),
