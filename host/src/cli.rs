@@ -34,10 +34,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use self::{
-    output::{Screen, Tone},
-    table::table,
-};
+use self::{output::Tone, table::table};
 use crate::{
     cluster::host_lock::LockError,
     config::{Config, ConfigError, Origin, Resolved, Sources},
@@ -147,14 +144,17 @@ pub fn main() -> ExitCode {
     let matches = help::grouped(Arguments::command()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs));
-    result.unwrap_or_else(|error| {
+    let result = result.and_then(|code| Ok(output::finish().map(|()| code)?));
+    let code = result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
-            // Whoever read our output has seen enough.
+            // The reader of our output has seen enough.
             return ExitCode::SUCCESS;
         }
-        eprintln!("{} {}", Screen::stderr().paint(Some(Tone::Bad), "error:"), in_words(&error));
+        output::say(Tone::Bad, "error:", &in_words(&error));
         exit_code(&error)
-    })
+    });
+    telemetry::flush();
+    code
 }
 
 /// The error and its causes, each said once: some errors say already what caused them.

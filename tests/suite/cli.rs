@@ -103,7 +103,7 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
         "lanesBehind",
     ];
     assert_keys(processor, &keys);
-    assert_keys(&processor["measures"], &["readMs", "commitMs", "commits", "hostMib", "instances"]);
+    assert_keys(&processor["measures"], &["readMs", "commitMs", "commits", "hostMib", "instances", "logLinesLost"]);
     assert_keys(&processor["lanesCounted"], &["all", "blocked", "retrying", "paused", "catchingUp"]);
     let keys = ["tenant", "key", "state", "reason", "attempts", "eventPosition", "since"];
     assert_keys(&processor["lanesBehind"][0], &keys);

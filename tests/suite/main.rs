@@ -32,6 +32,8 @@ mod kills;
 mod ownership;
 // One plugin in three languages.
 mod languages;
+// Output that nobody reads, and words that want to be more than words.
+mod logging;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
 // A database that fails without dying: time-outs, no room, refused data.

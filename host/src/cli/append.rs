@@ -7,7 +7,7 @@ use sandmill_client::{Append, AppendError, Appended, DEFAULT_TENANT, ExpectedVer
 use super::{
     Misuse,
     database::{connect, explain},
-    output::{self, Screen, Tone},
+    output::{self, Tone},
 };
 use crate::db::Db;
 
@@ -103,7 +103,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(conflict @ AppendError::Conflict { .. }) => {
-            eprintln!("{} {conflict}. Nothing was appended.", Screen::stderr().paint(Some(Tone::Bad), "conflict:"));
+            output::say(Tone::Bad, "conflict:", &format!("{conflict}. Nothing was appended."));
             Ok(ExitCode::from(CONFLICT))
         }
         Err(error @ AppendError::DuplicateId { .. }) => {

@@ -6,6 +6,7 @@
 mod shop;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
@@ -21,7 +22,7 @@ use tokio::{
 
 use super::{
     live::{Live, Title, fitted, grouped},
-    program,
+    output, program,
 };
 use crate::{
     app::{self, Until},
@@ -31,6 +32,7 @@ use crate::{
         embedded::{Embedded, Options},
         migrate,
     },
+    model::text,
     processor::status::{self, Status},
     projections::list::{self, Collection, Listed, Selection},
     store::import::{Input, import},
@@ -64,10 +66,12 @@ pub(super) struct DemoArgs {
 
 /// Documents of each collection that are shown of a tenant, or of nobody in particular.
 const SHOWN: i64 = 2;
-/// How long the processors may take to begin. Default 60 s: their plugins are compiled, which no small machine does in less than a second.
-const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(60);
-/// How long they may take to handle the rest after the shop has closed. Default 60 s; reached only by a failure.
-const PATIENCE_TO_END: Duration = Duration::from_secs(60);
+/// How long the processors may take to begin. Default 300 s: their plugins are compiled, on a
+/// machine that may have other work.
+const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(300);
+/// How long they may take to handle the rest after the shop has closed. Default 300 s; reached only
+/// by a failure.
+const PATIENCE_TO_END: Duration = Duration::from_secs(300);
 /// Between two looks for that.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -75,7 +79,7 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
     logs.prefer_warnings();
     config.plugins.clone_from(&args.plugins);
     let server = Embedded::start(Options::default()).await?;
-    println!("A private PostgreSQL {} runs, and is gone when this ends.", server.version());
+    output::tell(&format!("A private PostgreSQL {} runs, and is gone when this ends.", server.version()))?;
     let db = Db::parse(&server.address())?;
     let mut session = db.connect("demo").await?;
     migrate::migrate(&mut session).await?;
@@ -85,11 +89,18 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
     };
     if args.keep || args.seconds > 0 {
         let open = if args.keep { "until Ctrl-C".into() } else { format!("for {} s", args.seconds) };
-        println!("A shop with {} tenants, one of them with 60 % of all events, opens {open}.", shop::TENANTS);
-        println!("Each tenant has a sandbox and a lane of its own, so that none waits for another.");
+        output::tell(&format!(
+            "A shop with {} tenants, one of them with 60 % of all events, opens {open}.",
+            shop::TENANTS
+        ))?;
+        output::tell("Each tenant has a sandbox and a lane of its own, so that none waits for another.")?;
     }
     if args.keep {
-        println!("In another terminal: {} status --watch --database-url '{}'", program(), server.address());
+        output::tell(&format!(
+            "In another terminal: {} status --watch --database-url '{}'",
+            program(),
+            server.address()
+        ))?;
     }
 
     let (told, abort) = super::run::signals()?;
@@ -108,13 +119,13 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
     let tenants = live.tenants();
     live.finish().await?;
 
-    println!(
+    output::tell(&format!(
         "\nThe shop appended {} events, {} were there before: all are handled.",
         grouped(appended),
         grouped(imported)
-    );
+    ))?;
     documents(&session, &tenants).await?;
-    what_next(&args.plugins);
+    what_next(&args.plugins)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -122,7 +133,11 @@ async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     let input = Input::open(file).with_context(|| format!("open {}", file.display()))?;
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
     let name = Path::new(file.file_name().unwrap_or_default()).display();
-    println!("{} events are imported from {name}, in {:.1} s.", grouped(report.imported), report.seconds);
+    output::tell(&format!(
+        "{} events are imported from {name}, in {:.1} s.",
+        grouped(report.imported),
+        report.seconds
+    ))?;
     Ok(report.imported)
 }
 
@@ -201,7 +216,7 @@ fn left(status: &Status) -> String {
 /// Shows a few documents of each collection: of the largest and the smallest tenant of the shop, or of anybody.
 async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> {
     for collection in list::collections(session).await? {
-        println!("\nDocuments in the view public.{}:", collection.view);
+        output::tell(&format!("\nDocuments in the view public.{}:", collection.view))?;
         let mut shown = Vec::new();
         for tenant in [tenants.first(), tenants.last()].into_iter().flatten() {
             shown.extend(some(session, &collection, Some(tenant.clone())).await?);
@@ -210,10 +225,10 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
             shown = some(session, &collection, None).await?;
         }
         if shown.is_empty() {
-            println!("  none: no event for it was there");
+            output::tell("  none: no event for it was there")?;
         }
         for Listed { tenant, id, data, .. } in &shown {
-            println!("{}", fitted(&format!("  {tenant:<9}  {id:<9}  {data}")));
+            output::tell(&fitted(&text::one_line(&format!("  {tenant:<9}  {id:<9}  {data}"))))?;
         }
     }
     Ok(())
@@ -224,9 +239,9 @@ async fn some(session: &Session, collection: &Collection, tenant: Option<String>
     Ok(list::documents(session, collection, &selection).await?.try_collect().await?)
 }
 
-fn what_next(plugins: &Path) {
+fn what_next(plugins: &Path) -> io::Result<()> {
     let (program, plugins) = (program(), plugins.display());
-    println!(
+    output::tell(&format!(
         "
 What next, with a PostgreSQL that keeps its data in .sandmill:
   {program} dev --plugins {plugins}
@@ -239,5 +254,5 @@ and in another terminal, in the same folder:
 A plugin of your own:
   {program} plugin new my-plugin
   {program} plugin build my-plugin -o {plugins}/"
-    );
+    ))
 }

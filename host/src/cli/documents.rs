@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{
     database::{connect, explain},
+    output,
     table::{Column, Listing},
 };
 use crate::{
@@ -95,8 +96,7 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
             if json {
                 let data: &RawValue = serde_json::from_str(&data)?;
                 let line = Line { view, tenant: &tenant, id: &id, version, data };
-                serde_json::to_writer(&mut lines, &line).map_err(std::io::Error::from)?;
-                writeln!(lines)?;
+                lines.write_all(output::json_line(&line)?.as_bytes())?;
             } else {
                 let mut row = vec![tenant, id, format!("v{version}"), data];
                 if meant.len() > 1 {
@@ -109,7 +109,7 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
     lines.flush()?;
     listing.flush()?;
     if found == 0 {
-        eprintln!("no document of {name} fits");
+        output::note(&format!("no document of {name} fits"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     db::{Db, Session},
+    model::text,
     plugins::history::{self, DryRun, Hold, Listed, Past},
     store::time,
 };
@@ -272,7 +273,7 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
         table.row(vec![
             Cell::new(&listed.plugin),
             Cell::new(if runs { &listed.processor } else { "-" }),
-            Cell::new(output::harmless(&listed.version)),
+            Cell::new(&listed.version),
             Cell::new(if runs { short(&listed.digest) } else { "-" }),
             Cell::new(if runs { age(since) } else { "-".into() }),
             Cell::new(listed.lanes),
@@ -282,7 +283,8 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
     let mut text = table.show(screen);
     for listed in plugins {
         if let Some((digest, why, _)) = &listed.refused {
-            let why = output::harmless(why);
+            // Words of a plugin may have lines of their own.
+            let why = text::printable(why).trim_end().replace('\n', "\n    ");
             text.push_str(&format!(
                 "{}.wasm ({}): {why}\n",
                 listed.plugin,
@@ -329,7 +331,7 @@ fn show_past(past: &[Past], screen: Screen) -> String {
             Cell::new(number(past.replaced_last)),
             Cell::new(number(past.first)),
             Cell::new(past.gap_ms.map_or(String::new(), |gap| format!("{gap:.1} ms"))),
-            Cell::new(output::harmless(&why(past))),
+            Cell::new(why(past)),
         ]);
     }
     table.show(screen)

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     db::{Db, Session},
-    model::ids::ProcessorId,
+    model::{ids::ProcessorId, text},
     processor::{exceptions, pauses, status},
     store,
 };
@@ -99,7 +99,7 @@ pub(super) async fn run(ResumeArgs { what, json }: ResumeArgs, db: &Db) -> anyho
     })?;
     if let Some(whole) = whole {
         let how = format!("`sandmill resume {processor}` lifts that");
-        output::print(&format!("the whole of {processor} is still paused ({whole}); {how}\n"))?;
+        output::print(&format!("the whole of {processor} is still paused ({}); {how}\n", text::one_line(&whole)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -114,7 +114,7 @@ pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyho
     if let Some(tenant) = tenant
         && !store::knows_tenant(&session, tenant).await.map_err(|error| explain(&error))?
     {
-        eprintln!("note: tenant {tenant} has no events yet; see whether that is its name");
+        output::note(&format!("note: tenant {tenant} has no events yet; see whether that is its name"));
     }
     if json {
         output::print_json(

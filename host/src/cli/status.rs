@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     db::Db,
+    model::text,
     processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status, TermError},
     store::time,
 };
@@ -33,7 +34,7 @@ Examples:
 )]
 pub(super) struct StatusArgs {
     /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast", "lagSeconds", "unreadEvents", "rate", "handled", "paused",
-    /// "measures": {"readMs", "commitMs", "commits", "hostMib", "instances"}, "deadLetters", "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"},
+    /// "measures": {"readMs", "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters", "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"},
     /// "skipped", "lastSkip": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at", "times"},
     /// "lanesCounted": {"all", "blocked", "retrying", "paused", "catchingUp"},
     /// "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}; unreadEvents are those that its cursor has not passed,
@@ -80,7 +81,7 @@ fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String 
     let mut text = processors(status, wide).show(screen);
     for p in &status.processors {
         if let Some(paused) = &p.paused {
-            let paused = output::harmless(paused);
+            let paused = text::one_line(paused);
             text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
         }
     }
@@ -88,6 +89,7 @@ fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String 
     text.extend(status.processors.iter().filter_map(held));
     text.extend(status.processors.iter().filter_map(set_aside));
     text.extend(status.processors.iter().filter_map(skipped));
+    text.extend(lost(status));
     let lanes = lanes(status, wide, now);
     if !lanes.is_empty() {
         text.push('\n');
@@ -114,7 +116,7 @@ fn at_least(number: i64, more: bool) -> String {
 fn failing(p: &ProcessorStatus) -> Option<String> {
     let TermError { error, since, times, .. } = p.term_error.as_ref()?;
     let (id, terms) = (&p.id, output::count(u64::try_from(*times).unwrap_or(0), "term"));
-    let error = output::harmless(error).replace('\n', " ");
+    let error = text::one_line(error);
     Some(format!("{id} fails, {terms} since {since}: {error}; `sandmill explain` says what to do\n"))
 }
 
@@ -162,7 +164,7 @@ fn set_aside(p: &ProcessorStatus) -> Option<String> {
     let SetAside { tenant, position, reason } = p.last_dead_letter.as_ref()?;
     let (id, events) = (&p.id, output::count(u64::try_from(p.dead_letters).unwrap_or(0), "event"));
     let events = if p.dead_letters_at_least { format!("more than {events}") } else { events };
-    let reason = output::harmless(reason);
+    let reason = text::one_line(reason);
     Some(format!(
         "{id} set {events} aside (table sandmill.dead_letters); the last, at position {position} of tenant {tenant}: {reason}\n"
     ))
@@ -171,7 +173,7 @@ fn set_aside(p: &ProcessorStatus) -> Option<String> {
 /// Why a processor reads nothing although there may be more.
 fn held(p: &ProcessorStatus) -> Option<String> {
     let held = p.held.as_ref().filter(|_| p.paused.is_none())?;
-    Some(format!("{} is {}\n", p.id, output::harmless(held)))
+    Some(format!("{} is {}\n", p.id, text::one_line(held)))
 }
 
 /// What a processor skipped: nothing else would show that it is not in the documents.
@@ -181,6 +183,13 @@ fn skipped(p: &ProcessorStatus) -> Option<String> {
     Some(format!(
         "{id} skipped {all} to keep up (table sandmill.sheds); the last, {events} of tenant {tenant}, at {at}\n"
     ))
+}
+
+/// What the log lacks. Each processor reports for the whole host.
+fn lost(status: &Status) -> Option<String> {
+    let lines = status.processors.iter().map(|p| p.measures.log_lines_lost).max().filter(|lines| *lines > 0)?;
+    let lines = output::count(lines, "log line");
+    Some(format!("the host has lost {lines}, because its standard error did not take them in time\n"))
 }
 
 /// The lanes behind; keys stand there only where lanes are finer than tenants.

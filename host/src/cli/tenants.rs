@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     db::Db,
-    model::ids::TenantId,
+    model::{ids::TenantId, text},
     store::time,
     tenants::status::{self, Order, TenantStatus},
 };
@@ -137,13 +137,13 @@ fn show(tenants: &[TenantStatus], more: bool, screen: Screen, now: SystemTime) -
             text.push_str(&format!(
                 "{} was refused something {times}, last: {}\n",
                 tenant.tenant,
-                output::harmless(refusal)
+                text::one_line(refusal)
             ));
         }
         let Some(error) = &tenant.last_error else { continue };
         let at = tenant.last_error_at.as_deref().and_then(|at| time::parse(at).ok()).map(time::from_micros);
         let ago = at.map_or(0.0, |at| now.duration_since(at).unwrap_or_default().as_secs_f64());
-        text.push_str(&format!("{}, {} ago: {}\n", tenant.tenant, age(ago), output::harmless(error)));
+        text.push_str(&format!("{}, {} ago: {}\n", tenant.tenant, age(ago), text::one_line(error)));
     }
     text
 }

@@ -9,6 +9,7 @@ use super::{
     effects::Effects,
     event::Batch,
     ids::{CollectionName, ProcessorId, TenantId},
+    text,
 };
 
 /// A future that can be sent to a guest thread.

@@ -20,6 +20,7 @@ use crate::{
     model::{
         handler::{Descriptor, Handler},
         ids::{LaneKey, ProcessorId},
+        text,
     },
     processor::{
         Ground, Processor, Standing,
@@ -426,7 +427,7 @@ fn announce(Follower { descriptor, plugin, digest, .. }: &Follower) {
         version = descriptor.version,
         plugin,
         digest = digest.get(..12),
-        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| types.join(" ")),
+        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| text::some_of(types, " ")),
         "running"
     );
 }

@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     db::{Db, Session, describe},
-    model::ids::ProcessorId,
+    model::{ids::ProcessorId, text},
     processor::registration::RegistrationError,
     sandbox::Sandbox,
     supervisor::Stop,
@@ -51,6 +51,9 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Between two times that calls under way are told.
 const TELL: Duration = Duration::from_secs(2);
 
+/// Why a file is refused, bytes. Default 16 KiB: what a plugin says of itself may be long, and
+/// nobody reads more of it.
+const REASON_BYTES: usize = 16 << 10;
 /// Files that are checked at the same time.
 const CHECKED_AT_ONCE: usize = 4;
 
@@ -501,6 +504,7 @@ impl Registry {
     /// Says which files are not run: in the log where that is news, in the database, and beside the file.
     async fn tell_refused(&mut self, session: &Session, refused: &BTreeMap<String, String>) {
         for (plugin, why) in refused {
+            let why = &*text::cut(why, REASON_BYTES);
             let digest = self.checked.get(plugin).map_or("", |checked| &checked.digest).to_string();
             let told = async {
                 if history::refused(session, plugin, &digest, why).await? {
@@ -521,7 +525,7 @@ impl Registry {
             };
             self.written(told.await);
             let path = self.error_file(plugin);
-            let text = format!("{why}\n");
+            let text = format!("{}\n", text::printable(why));
             if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
                 continue;
             }

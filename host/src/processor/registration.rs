@@ -11,6 +11,7 @@ use crate::{
         cursor::{Progress, Snapshot},
         handler::{Descriptor, Start},
         ids::{BUCKETS, CollectionName, TenantId},
+        text,
     },
     tenants::Tenants,
 };
@@ -180,7 +181,7 @@ impl Basis {
         if self.event_types != other.event_types {
             parts.push(match &self.event_types {
                 None => "all event types".to_string(),
-                Some(types) => format!("event types {}", types.join(", ")),
+                Some(types) => format!("event types {}", text::some_of(types, ", ")),
             });
         }
         if self.partition_by != other.partition_by {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::status::Measures;
+use crate::telemetry;
 
 /// Between two reports.
 const EVERY: Duration = Duration::from_secs(1);
@@ -104,6 +105,7 @@ impl Report {
                 commits: f64::from(self.commits.count) / seconds,
                 host_mib: resident_mib(),
                 instances: (self.instances)(),
+                log_lines_lost: telemetry::lines_lost(),
             };
             self.last = Some((self.handled as f64 / seconds, measures));
         }

@@ -131,6 +131,9 @@ pub struct Measures {
     pub host_mib: f64,
     /// Plugin instances alive on the whole host.
     pub instances: usize,
+    /// Log lines that the whole host has lost since it started, because standard error did not take
+    /// them in time.
+    pub log_lines_lost: u64,
 }
 
 /// An event that was set aside.

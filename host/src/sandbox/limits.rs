@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::json;
 
 const MIB: usize = 1 << 20;
+/// What `describe` may compute however little a call may. Making an instance takes a millisecond or
+/// several, and a file is refused for good where a busy machine counts ten.
+const DESCRIBE_LEAST: Duration = Duration::from_millis(100);
 
 /// The limits of every plugin on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -46,7 +49,8 @@ pub struct Limits {
     pub stack_kib: usize,
     /// Log lines of one call; more are counted and dropped. Default 100.
     pub log_lines: u32,
-    /// One log line, bytes; the rest is cut off. Default 1024.
+    /// One log line, bytes; the rest is cut off. Default 1024, at most the 16 KiB that the host's
+    /// log shows of a field.
     pub log_line_bytes: usize,
     /// A component file, MiB. Default 64: a Python guest with packages has some 40.
     pub component_mib: usize,
@@ -130,9 +134,10 @@ impl Limits {
         self.document_kib << 10
     }
 
-    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute.
+    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute, but no less
+    /// than [`DESCRIBE_LEAST`].
     pub fn describe_cpu(&self) -> Duration {
-        self.cpu() / 10
+        (self.cpu() / 10).max(DESCRIBE_LEAST)
     }
 
     /// Says which limit has a value that cannot work, with the value that can.
@@ -151,7 +156,7 @@ impl Limits {
             ("table-elements", self.table_elements, 1, 10_000_000),
             ("stack-kib", self.stack_kib, 64, 16_384),
             ("log-lines", self.log_lines as usize, 0, 1_000_000),
-            ("log-line-bytes", self.log_line_bytes, 16, MIB),
+            ("log-line-bytes", self.log_line_bytes, 16, 16 << 10),
             ("component-mib", self.component_mib, 1, 1024),
             ("instances", self.instances as usize, 1, 8_000),
             ("warm-instances", self.warm_instances as usize, 0, 8_000),

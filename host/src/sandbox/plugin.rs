@@ -100,22 +100,29 @@ impl Plugin {
         result
     }
 
-    /// One call in a store of the batch's tenant, which is kept if all went well.
+    /// One call in a store of the batch's tenant, which is kept if all went well. An event that
+    /// fails alone in a store with a past gets a second call in a fresh one: memory that leaks over
+    /// calls, or a guest that broke its own state, is no reason to block the lane at that event. A
+    /// larger batch needs none, since it is halved and tried again anyway.
     async fn lend_and_call(&self, batch: &Batch, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
         let (warm, tenant) = (&self.sandbox.warm, self.sandbox.tenants.of(&batch.lane.tenant));
         let mut loan = warm.lend(self.owner(&batch.lane.tenant)).map_err(|AllLent| failure::no_instance())?;
-        let answer = loop {
+        let effects = loop {
+            let is_last_chance = !loan.is_warm() || batch.events.len() > 1;
             let guest = loan.get_or_make(|| self.guest(tenant.clone()));
-            match self.call(guest, batch, tenant.clone(), documents.clone()).await {
+            let answer = self.call(guest, batch, tenant.clone(), documents.clone()).await.and_then(|answer| {
+                answer::check(answer, batch.events.len(), &self.descriptor, &self.sandbox.limits)
+                    .map_err(Failure::Block)
+            });
+            match answer {
                 // There was room for a store but not for all of its parts: some components have many.
                 Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && warm.shed(|_| true) => {
                     loan.discard()
                 }
-                answer => break answer?,
+                Err(Failure::Block(_)) if !is_last_chance => loan.discard(),
+                answer => break answer,
             }
-        };
-        let effects = answer::check(answer, batch.events.len(), &self.descriptor, &self.sandbox.limits)
-            .map_err(Failure::Block)?;
+        }?;
         // A guest that halts stopped in the middle of a batch; what it remembers may be of events that it will see again.
         if effects.halted.is_none() {
             loan.keep();

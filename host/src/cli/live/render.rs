@@ -5,6 +5,7 @@ use std::time::Duration;
 use console::{measure_text_width, strip_ansi_codes, truncate_str};
 
 use super::rates::Appended;
+use crate::model::text;
 
 /// Log lines under a frame.
 pub(super) const LOG_LINES: usize = 4;
@@ -111,6 +112,7 @@ pub(super) fn frame(scene: &Scene, look: &Look) -> Vec<String> {
     }
     let mut log: Vec<String> = scene.log.iter().flat_map(|line| logged(line, look)).collect();
     if let Some(problem) = &scene.problem {
+        let problem = text::one_line(problem);
         log.push(look.ink(Ink::Bad, &format!("the database does not answer, and is asked again: {problem}")));
     }
     if !log.is_empty() {
@@ -126,7 +128,8 @@ pub(super) fn frame(scene: &Scene, look: &Look) -> Vec<String> {
 /// A log line as rows; its own colours give way to ours, so that it can be broken anywhere.
 fn logged(line: &str, look: &Look) -> Vec<String> {
     let text = strip_ansi_codes(line);
-    let (text, width) = (text.trim(), look.width.max(1));
+    let text = text::one_line(text.trim());
+    let width = look.width.max(1);
     let ink = if text.starts_with("WARN") || text.starts_with("ERROR") { Ink::Bad } else { Ink::Faint };
     let characters: Vec<char> = text.chars().collect();
     let rows = characters.chunks(width).take(LOG_ROWS);
@@ -148,7 +151,7 @@ pub(super) fn line(scene: &Scene) -> String {
     }
     parts.extend(scene.tenants.first().map(|busiest| format!("busiest {} {}/s", busiest.tenant, number(busiest.rate))));
     parts.extend(scene.problem.as_ref().map(|problem| format!("the database does not answer: {problem}")));
-    parts.join("; ")
+    text::one_line(&parts.join("; ")).into_owned()
 }
 
 fn headline(scene: &Scene, look: &Look) -> String {
@@ -208,8 +211,8 @@ fn lanes(scene: &Scene, look: &Look) -> Vec<String> {
     let mut lines: Vec<String> = behind
         .take(LANES)
         .map(|(processor, Lane { name, state, reason })| {
-            let reason = if reason.is_empty() { String::new() } else { format!(": {}", reason.replace('\n', " ")) };
-            format!("{processor}, lane {name}: {}{reason}", look.ink(Ink::Bad, state))
+            let reason = if reason.is_empty() { String::new() } else { format!(": {}", text::one_line(reason)) };
+            format!("{processor}, lane {}: {}{reason}", text::one_line(name), look.ink(Ink::Bad, state))
         })
         .collect();
     let all: usize = scene.processors.iter().map(|p| p.lanes_behind).sum();
@@ -250,7 +253,7 @@ fn place(standing: &Standing) -> String {
     match standing {
         Standing::UpToDate => "up to date".into(),
         Standing::Behind { events, seconds } => format!("{}, {}", count(*events as usize, "event"), age(*seconds)),
-        Standing::Paused(by) => format!("paused {by}"),
+        Standing::Paused(by) => format!("paused {}", text::one_line(by)),
     }
 }
 
