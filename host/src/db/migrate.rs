@@ -55,6 +55,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0006_dry_runs"),
     migration!("0007_registration"),
     migration!("0008_processor_ids"),
+    migration!("0009_folder_problems"),
 ];
 
 /// What a run of [`migrate`] changed.
