@@ -180,9 +180,14 @@ impl Host {
 /// The command line under test, on a database.
 pub fn sandmill(address: &str) -> Command {
     let mut command = Command::new(binary());
+    on(&mut command, address);
+    command
+}
+
+/// Lets a command work on a database.
+fn on(command: &mut Command, address: &str) {
     command.env("SANDMILL_COMPILE_CACHE", code_cache());
     command.env("DATABASE_URL", address).env("SANDMILL_LOG", "warn").env_remove("SANDMILL_CONFIG").stdin(Stdio::null());
-    command
 }
 
 /// A host in a process of its own, which says at `info` what it does; dropping it kills it.
@@ -194,8 +199,21 @@ pub struct Process {
 impl Process {
     /// Starts the plugins in a folder on a database.
     pub fn start(database: &Database, folder: &Path, settings: &[&str]) -> Process {
+        Process::start_under(&[], database, folder, settings)
+    }
+
+    /// Starts them by another program, which becomes the host: its name and arguments, or nothing.
+    pub fn start_under(program: &[&str], database: &Database, folder: &Path, settings: &[&str]) -> Process {
         let said = tempfile::NamedTempFile::new().expect("make a file for a host's log");
-        let mut command = sandmill(&database.address);
+        let mut command = match program {
+            [] => Command::new(binary()),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary());
+                command
+            }
+        };
+        on(&mut command, &database.address);
         command.args(["run", "--plugins"]).arg(folder).env("SANDMILL_LOG", "info").stdout(Stdio::null());
         for setting in UNHURRIED.iter().chain(settings) {
             command.args(["--set", setting]);
@@ -208,6 +226,18 @@ impl Process {
     pub fn log(&self) -> String {
         let said = std::fs::read(self.said.path()).expect("read a host's log");
         String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many folders and files it has the kernel watch.
+    pub fn watches(&self) -> usize {
+        let of = |fd: std::fs::DirEntry| std::fs::read_to_string(fd.path()).unwrap_or_default();
+        let open = std::fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).expect("the host runs");
+        open.flatten().map(|fd| of(fd).lines().filter(|line| line.starts_with("inotify ")).count()).sum()
     }
 
     /// The most memory that it ever had, MiB.

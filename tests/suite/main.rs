@@ -20,6 +20,8 @@ mod detach;
 mod dev;
 // Why something is behind, as a person is told.
 mod explain;
+// The plugins folder as others leave it.
+mod folder;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.

@@ -99,7 +99,7 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
 
     std::fs::create_dir_all(&config.plugins)
         .with_context(|| format!("make the plugins folder {}", config.plugins.display()))?;
-    if folder::scan(&config.plugins)?.is_empty() {
+    if folder::scan(&config.plugins)?.files.is_empty() {
         output::tell(&nothing_there(&config.plugins))?;
     }
     if let Some(private) = &private {

@@ -14,7 +14,10 @@ use super::{
 use crate::{
     db::{Db, Session},
     model::text,
-    plugins::history::{self, DryRun, Hold, Listed, Past},
+    plugins::{
+        folder::Problem,
+        history::{self, DryRun, Hold, Listed, Past},
+    },
     store::time,
 };
 
@@ -22,7 +25,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A version is the first digits of its file's SHA-256. Its file in the plugins folder is what runs, from the moment it is there and was checked; a file that is \
-         refused leaves the former version running, and says why here and in NAME.wasm.error beside it.
+         refused leaves the former version running, and says why here and in NAME.wasm.error beside it. What else is in the folder and looks as if it should \
+         run is listed with what to do.
 
 Examples:
   sandmill plugins
@@ -32,7 +36,8 @@ Examples:
 pub(super) struct PluginsArgs {
     #[command(subcommand)]
     command: Option<PluginsCommand>,
-    /// Print one JSON object: {"plugins": [{"plugin", "processor", "digest", "version", "contract", "since", "calls", "refused": {"digest", "why", "at"}}]}
+    /// Print one JSON object: {"plugins": [{"plugin", "processor", "digest", "version", "contract", "since", "calls", "refused": {"digest", "why", "at"}}],
+    /// "notRun": [{"path", "problem", "remedy", "since"}]}
     #[arg(long)]
     json: bool,
 }
@@ -95,6 +100,15 @@ struct ListedJson<'a> {
     refused: Option<RefusedJson<'a>>,
 }
 
+/// An entry of the plugins folder that is no plugin, though it looks as if it should be one.
+#[derive(Serialize)]
+struct NotRunJson<'a> {
+    path: &'a str,
+    problem: &'a str,
+    remedy: &'a str,
+    since: String,
+}
+
 #[derive(Serialize)]
 struct RefusedJson<'a> {
     digest: &'a str,
@@ -127,11 +141,14 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     match args.command {
         None => {
             let plugins = history::list(&session).await.map_err(|error| explain(&error))?;
+            let problems = history::listed_problems(&session).await.map_err(|error| explain(&error))?;
             if args.json {
                 let plugins: Vec<ListedJson<'_>> = plugins.iter().map(listed_json).collect();
-                output::print_json(&serde_json::json!({ "plugins": plugins }))?;
+                let not_run: Vec<NotRunJson<'_>> = problems.iter().map(not_run_json).collect();
+                output::print_json(&serde_json::json!({ "plugins": plugins, "notRun": not_run }))?;
             } else {
-                output::print(&show(&plugins, Screen::stdout(), SystemTime::now()))?;
+                let plugins = show(&plugins, Screen::stdout(), SystemTime::now());
+                output::print(&format!("{plugins}{}", show_problems(&problems)))?;
             }
         }
         Some(PluginsCommand::History(args)) => {
@@ -231,6 +248,11 @@ fn listed_json(listed: &Listed) -> ListedJson<'_> {
     }
 }
 
+fn not_run_json((found, since): &(Problem, SystemTime)) -> NotRunJson<'_> {
+    let Problem { path, problem, remedy } = found;
+    NotRunJson { path, problem, remedy, since: when(*since) }
+}
+
 fn past_json(past: &Past) -> PastJson<'_> {
     PastJson {
         id: past.id,
@@ -293,6 +315,15 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
         }
     }
     text
+}
+
+/// Entries of the plugins folder that are not run, a line each.
+fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
+    let line = |(found, _): &(Problem, SystemTime)| {
+        let [path, problem, remedy] = [&found.path, &found.problem, &found.remedy].map(|shown| text::one_line(shown));
+        format!("not run: {path}: {problem}; {remedy}\n")
+    };
+    problems.iter().map(line).collect()
 }
 
 /// Why, what came of trying it before, and how its lanes came over.

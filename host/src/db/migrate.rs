@@ -62,6 +62,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0013_standing_lanes"),
     migration!("0014_committed_numbers"),
     migration!("0015_term_errors"),
+    migration!("0016_folder_problems"),
 ];
 
 /// What a run of [`migrate`] changed.
