@@ -329,10 +329,10 @@ impl Database {
             Err(error) => return format!("the database is away: {error}"),
         };
         let mut lines = Vec::new();
-        match status::read(&session).await {
+        match status::read(&session, 0).await {
             Err(error) => lines.push(format!("no status: {error}")),
             Ok(status) => lines.extend(status.processors.iter().map(|p| {
-                let (lag, behind) = (p.lag_events, p.lanes_behind.len());
+                let (lag, behind) = (p.unread_events, p.lanes_counted.all);
                 format!("{}: lag {lag}, {behind} lanes behind, held {:?}, paused {:?}", p.id, p.held, p.paused)
             })),
         }

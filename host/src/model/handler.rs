@@ -9,7 +9,6 @@ use super::{
     effects::Effects,
     event::Batch,
     ids::{CollectionName, ProcessorId, TenantId},
-    text,
 };
 
 /// A future that can be sent to a guest thread.

@@ -505,8 +505,8 @@ impl Registry {
 
     /// Says which files are not run: in the log where that is news, in the database, and beside the file.
     async fn tell_refused(&mut self, session: &Session, refused: &BTreeMap<String, String>) {
-        for (plugin, why) in refused {
-            let why = &*text::cut(why, REASON_BYTES);
+        for (plugin, whole) in refused {
+            let why = &*text::cut(whole, REASON_BYTES);
             let digest = self.checked.get(plugin).map_or("", |checked| &checked.digest).to_string();
             let told = async {
                 if history::refused(session, plugin, &digest, why).await? {
@@ -526,7 +526,7 @@ impl Registry {
                 Ok(())
             };
             self.written(told.await);
-            if self.refused.get(plugin) != Some(why) {
+            if self.refused.get(plugin) != Some(whole) {
                 // The remedy is a line of its own where people read it; a log has one line for all of it.
                 tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
             }
