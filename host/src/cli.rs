@@ -24,6 +24,7 @@ mod migrate;
 mod output;
 mod plugin;
 mod plugins;
+mod processors;
 mod resume;
 mod run;
 mod signals;
@@ -35,11 +36,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use self::{
-    output::{Screen, Tone},
-    signals::Signals,
-    table::table,
-};
+use self::{output::Tone, signals::Signals, table::table};
 use crate::{
     app::Aborted,
     cluster::host_lock::LockError,
@@ -116,6 +113,7 @@ enum Command {
     /// Shows what each tenant uses, and how far it is behind
     Tenants(tenants::TenantsArgs),
     Plugins(plugins::PluginsArgs),
+    Processors(processors::ProcessorsArgs),
     /// Lists the documents of a collection
     Documents(documents::DocumentsArgs),
     /// Makes a processor, a tenant of it or a lane wait
@@ -160,18 +158,21 @@ pub fn main() -> ExitCode {
 /// Runs the command and says how it ended.
 fn perform(arguments: Arguments, signals: &Signals) -> ExitCode {
     let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs, signals));
-    result.unwrap_or_else(|error| {
+    let result = result.and_then(|code| Ok(output::finish().map(|()| code)?));
+    let code = result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
-            // Whoever read our output has seen enough.
+            // The reader of our output has seen enough.
             return ExitCode::SUCCESS;
         }
         if error.is::<Aborted>() {
-            eprintln!("ended at once; what was not stored is handled again at the next start");
+            output::note("ended at once; what was not stored is handled again at the next start");
             return signals.exit_code();
         }
-        eprintln!("{} {}", Screen::stderr().paint(Some(Tone::Bad), "error:"), in_words(&error));
+        output::say(Tone::Bad, "error:", &in_words(&error));
         exit_code(&error)
-    })
+    });
+    telemetry::flush();
+    code
 }
 
 /// The error and its causes, each said once: some errors say already what caused them.
@@ -242,6 +243,7 @@ fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Res
                 Command::Explain(args) => explain::run(args, &db).await,
                 Command::Tenants(args) => tenants::run(args, &db).await,
                 Command::Plugins(args) => plugins::run(args, &db).await,
+                Command::Processors(args) => processors::run(args, &db).await,
                 Command::Documents(args) => documents::run(args, &db).await,
                 Command::Pause(args) => resume::pause(args, &db).await,
                 Command::Resume(args) => resume::run(args, &db).await,

@@ -8,3 +8,4 @@ pub mod ids;
 pub mod json;
 pub mod nearest;
 pub mod partition_key;
+pub mod text;

@@ -27,6 +27,7 @@ mod warm;
 mod wasi;
 
 use std::{
+    fs::File,
     io,
     path::Path,
     sync::{
@@ -195,12 +196,12 @@ impl Sandbox {
     /// Makes a plugin of a component's file, and says what else is known of it. Compiling takes seconds for large components, and waits for other
     /// components': call it where blocking is allowed.
     pub fn examine(&self, file: &Path) -> Examined {
-        self.examine_if(file, |_| Ok(()))
+        self.counted(examine::file(self, file))
     }
 
-    /// The same where somebody has a say about the file's bytes before they are used: what he says against them is why the file is refused.
-    pub fn examine_if(&self, file: &Path, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
-        self.counted(examine::file(self, file, accept))
+    /// The same of a file that is open, whose bytes are used only if `accept` takes them; otherwise its error is why the file is refused.
+    pub fn examine_opened(&self, file: File, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
+        self.counted(examine::opened(self, file, accept))
     }
 
     /// Makes a plugin of a component file's bytes, and takes as long.

@@ -1,6 +1,9 @@
 //! Ids and collections: whose they are, and that nobody else comes by them.
 
+mod collections;
 mod ids;
+mod migration;
+mod removal;
 
 use std::{fs, path::Path};
 

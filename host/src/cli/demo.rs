@@ -6,6 +6,7 @@
 mod shop;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
@@ -21,7 +22,7 @@ use tokio::{
 
 use super::{
     live::{Live, Title, fitted, grouped},
-    program,
+    output, program,
     signals::Signals,
 };
 use crate::{
@@ -32,10 +33,10 @@ use crate::{
         embedded::{Embedded, Options},
         migrate,
     },
-    model::ids::CollectionName,
+    model::text,
     plugins::{folder, history},
     processor::status::{self, Status},
-    projections::list::{self, Listed, Selection},
+    projections::list::{self, Collection, Listed, Selection},
     store::import::{Input, import},
     telemetry::Logs,
 };
@@ -67,10 +68,12 @@ pub(super) struct DemoArgs {
 
 /// Documents of each collection that are shown of a tenant, or of nobody in particular.
 const SHOWN: i64 = 2;
-/// How long the processors may take to begin. Default 60 s: their plugins are compiled, which no small machine does in less than a second.
-const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(60);
-/// How long they may take to handle the rest after the shop has closed. Default 60 s; reached only by a failure.
-const PATIENCE_TO_END: Duration = Duration::from_secs(60);
+/// How long the processors may take to begin. Default 300 s: their plugins are compiled, on a
+/// machine that may have other work.
+const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(300);
+/// How long they may take to handle the rest after the shop has closed. Default 300 s; reached only
+/// by a failure.
+const PATIENCE_TO_END: Duration = Duration::from_secs(300);
 /// Between two looks for that.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -89,11 +92,18 @@ pub(super) async fn run(
     let (server, db, session, imported) = prepared;
     if args.keep || args.seconds > 0 {
         let open = if args.keep { "until Ctrl-C".into() } else { format!("for {} s", args.seconds) };
-        println!("A shop with {} tenants, one of them with 60 % of all events, opens {open}.", shop::TENANTS);
-        println!("Each tenant has a sandbox and a lane of its own, so that none waits for another.");
+        output::tell(&format!(
+            "A shop with {} tenants, one of them with 60 % of all events, opens {open}.",
+            shop::TENANTS
+        ))?;
+        output::tell("Each tenant has a sandbox and a lane of its own, so that none waits for another.")?;
     }
     if args.keep {
-        println!("In another terminal: {} status --watch --database-url '{}'", program(), server.address());
+        output::tell(&format!(
+            "In another terminal: {} status --watch --database-url '{}'",
+            program(),
+            server.address()
+        ))?;
     }
 
     let (end, ended) = oneshot::channel();
@@ -117,20 +127,20 @@ pub(super) async fn run(
     let tenants = live.tenants();
     live.finish().await?;
 
-    println!(
+    output::tell(&format!(
         "\nThe shop appended {} events, {} were there before: all are handled.",
         grouped(appended),
         grouped(imported)
-    );
+    ))?;
     documents(&session, &tenants).await?;
-    what_next(&args.plugins);
+    what_next(&args.plugins)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A server with the tables, and the events that are there before the shop opens.
 async fn prepare(args: &DemoArgs) -> anyhow::Result<(Embedded, Db, Session, u64)> {
     let server = Embedded::start(Options::default()).await?;
-    println!("A private PostgreSQL {} runs, and is gone when this ends.", server.version());
+    output::tell(&format!("A private PostgreSQL {} runs, and is gone when this ends.", server.version()))?;
     let db = Db::parse(&server.address())?;
     let mut session = db.connect("demo").await?;
     migrate::migrate(&mut session).await?;
@@ -145,13 +155,17 @@ async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     let input = Input::open(file).with_context(|| format!("open {}", file.display()))?;
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
     let name = Path::new(file.file_name().unwrap_or_default()).display();
-    println!("{} events are imported from {name}, in {:.1} s.", grouped(report.imported), report.seconds);
+    output::tell(&format!(
+        "{} events are imported from {name}, in {:.1} s.",
+        grouped(report.imported),
+        report.seconds
+    ))?;
     Ok(report.imported)
 }
 
 /// Waits until every plugin runs or was refused, and one of them runs.
 async fn until_begun(session: &Session, plugins: &Path) -> anyhow::Result<()> {
-    let (began, files) = (Instant::now(), folder::scan(plugins)?.len());
+    let (began, files) = (Instant::now(), folder::scan(plugins)?.files.len());
     loop {
         let known = history::list(session).await?;
         if known.len() >= files && known.iter().any(history::Listed::runs) {
@@ -201,8 +215,8 @@ async fn show(
 async fn until_handled(session: &Session) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
-        let status = status::read(session).await?;
-        if status.processors.iter().all(|p| p.lag_events == 0 && p.lanes_behind.is_empty()) {
+        let status = status::read(session, 1).await?;
+        if status.processors.iter().all(|p| p.unread_events == 0 && p.lanes_counted.all == 0) {
             return Ok(());
         }
         if began.elapsed() > PATIENCE_TO_END {
@@ -216,19 +230,18 @@ async fn until_handled(session: &Session) -> anyhow::Result<()> {
 fn left(status: &Status) -> String {
     let processors = status.processors.iter().map(|p| {
         let lane = p.lanes_behind.first().map_or_else(String::new, |lane| {
-            let (lanes, tenant, state) = (p.lanes_behind.len(), &lane.tenant, &lane.state);
+            let (lanes, tenant, state) = (p.lanes_counted.all, &lane.tenant, &lane.state);
             format!(", and {lanes} lanes; the first is {state} at tenant {tenant}: {}", lane.reason)
         });
-        format!("{} is {} events behind{lane}", p.id, p.lag_events)
+        format!("{} is {} events behind{lane}", p.id, p.unread_events)
     });
     processors.collect::<Vec<_>>().join("; ")
 }
 
 /// Shows a few documents of each collection: of the largest and the smallest tenant of the shop, or of anybody.
 async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> {
-    for name in list::collections(session).await? {
-        println!("\nDocuments in the view public.{name}:");
-        let collection = CollectionName::parse(&name)?;
+    for collection in list::collections(session).await? {
+        output::tell(&format!("\nDocuments in the view public.{}:", collection.view))?;
         let mut shown = Vec::new();
         for tenant in [tenants.first(), tenants.last()].into_iter().flatten() {
             shown.extend(some(session, &collection, Some(tenant.clone())).await?);
@@ -237,23 +250,23 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
             shown = some(session, &collection, None).await?;
         }
         if shown.is_empty() {
-            println!("  none: no event for it was there");
+            output::tell("  none: no event for it was there")?;
         }
         for Listed { tenant, id, data, .. } in &shown {
-            println!("{}", fitted(&format!("  {tenant:<9}  {id:<9}  {data}")));
+            output::tell(&fitted(&text::one_line(&format!("  {tenant:<9}  {id:<9}  {data}"))))?;
         }
     }
     Ok(())
 }
 
-async fn some(session: &Session, collection: &CollectionName, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
+async fn some(session: &Session, collection: &Collection, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
     let selection = Selection { tenant, id: None, limit: Some(SHOWN) };
     Ok(list::documents(session, collection, &selection).await?.try_collect().await?)
 }
 
-fn what_next(plugins: &Path) {
+fn what_next(plugins: &Path) -> io::Result<()> {
     let (program, plugins) = (program(), plugins.display());
-    println!(
+    output::tell(&format!(
         "
 What next, with a PostgreSQL that keeps its data in .sandmill:
   {program} dev --plugins {plugins}
@@ -266,5 +279,5 @@ and in another terminal, in the same folder:
 A plugin of your own:
   {program} plugin new my-plugin
   {program} plugin build my-plugin -o {plugins}/"
-    );
+    ))
 }

@@ -14,6 +14,7 @@ use futures_util::TryStreamExt;
 
 use super::{
     database::{connect, explain},
+    output,
     table::{Column, Listing},
 };
 use crate::{
@@ -97,7 +98,7 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     }
     output.flush()?;
     if after == from && left > 0 {
-        eprintln!("no event fits");
+        output::note("no event fits");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -154,10 +155,7 @@ impl Output {
 
     fn print(&mut self, event: &StoredEvent) -> io::Result<()> {
         match self {
-            Output::Json(out) => {
-                serde_json::to_writer(&mut *out, event)?;
-                writeln!(out)
-            }
+            Output::Json(out) => out.write_all(output::json_line(event)?.as_bytes()),
             Output::Lines(listing) => {
                 let StoredEvent { position, tenant, stream, version, event_type, data, .. } = event;
                 listing.row(vec![

@@ -11,7 +11,10 @@ use super::{
 use crate::{
     db::Db,
     explain::{About, Facts, Finding, Gravity, findings},
-    model::ids::{InvalidName, ProcessorId, TenantId},
+    model::{
+        ids::{InvalidName, ProcessorId, TenantId},
+        text,
+    },
 };
 
 /// Says why a tenant, a processor or anything at all is behind
@@ -95,13 +98,9 @@ fn show(found: &[Finding], what: Option<&str>, screen: Screen) -> String {
             Gravity::Note => ("note  ", Tone::Good),
         };
         let processor = processor.as_ref().map_or_else(String::new, |id| format!("{id}: "));
-        text.push_str(&format!(
-            "{}  {processor}{}\n",
-            screen.paint(Some(tone), mark),
-            output::harmless(what).replace('\n', " ")
-        ));
+        text.push_str(&format!("{}  {processor}{}\n", screen.paint(Some(tone), mark), text::one_line(what)));
         if let Some(remedy) = remedy {
-            text.push_str(&format!("        -> {}\n", output::harmless(remedy)));
+            text.push_str(&format!("        -> {}\n", text::printable(remedy)));
         }
     }
     text

@@ -74,7 +74,7 @@ pub(super) fn run(args: PluginArgs, global: &Global, signals: &Signals) -> anyho
             let children = Children::default();
             let build = {
                 let (request, children) = (BuildRequest { dir, output }, children.clone());
-                move || toolchain::build(&request, &children, &mut |line| eprintln!("{line}"))
+                move || toolchain::build(&request, &children, &mut output::note)
             };
             let Some(built) = on_runtime(signals.unless_ended(|| children.end(), build))? else {
                 return Ok(signals.exit_code());

@@ -17,6 +17,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::output::{self, Tone};
+
 /// How long a command that is to end at once may take to end what it has started. Default 400 ms:
 /// it takes milliseconds, unless the machine has much else to do.
 const AT_ONCE: Duration = Duration::from_millis(400);
@@ -83,7 +85,7 @@ pub(super) fn attend(ends_in_order: bool, command: impl FnOnce(Signals) -> ExitC
     let (runtime, mut listener) = match listen() {
         Ok(listening) => listening,
         Err(error) => {
-            eprintln!("error: cannot listen to signals: {error}");
+            output::say(Tone::Bad, "error:", &format!("cannot listen to signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -96,7 +98,7 @@ pub(super) fn attend(ends_in_order: bool, command: impl FnOnce(Signals) -> ExitC
         let _ = done.send(command(Signals(received)));
     });
     if let Err(error) = spawned {
-        eprintln!("error: cannot start a thread: {error}");
+        output::say(Tone::Bad, "error:", &format!("cannot start a thread: {error}"));
         return ExitCode::FAILURE;
     }
     // A thread that panicked has said so.

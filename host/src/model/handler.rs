@@ -3,7 +3,7 @@
 //! A [`Handler`] gets a batch and returns [`Effects`] or a [`Failure`]; it commits nothing and knows no cursor. Plugins are handlers,
 //! and so is whatever a test or a benchmark writes natively.
 
-use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{
     effects::Effects,
@@ -111,10 +111,27 @@ pub struct Reason {
     pub message: String,
 }
 
+/// Bytes of a reason's words. Default 1,000: some lines for a person, and no more than that of each of very many lanes that stop.
+pub const REASON_BYTES: usize = 1_000;
+/// Bytes of a reason's class. Default 100: it is a name.
+const CLASS_BYTES: usize = 100;
+
+/// The beginning of a text that has more bytes than it may have, with an ellipsis in their place; whole characters.
+pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
+    const ELLIPSIS: char = '…';
+    if text.len() <= bytes {
+        return text.into();
+    }
+    let end = text.floor_char_boundary(bytes.saturating_sub(ELLIPSIS.len_utf8()));
+    format!("{}{ELLIPSIS}", &text[..end]).into()
+}
+
 impl Reason {
-    /// A reason. It is stored with the lane that it stops, so it has nothing in it that no column can hold, whoever's words it quotes.
+    /// A reason. It is stored with the lane that it stops, so it is bounded and has nothing in it that no column can hold, whoever's words it quotes.
     pub fn new(class: &str, message: impl Into<String>) -> Self {
-        Reason { class: class.into(), message: message.into().replace('\0', "\u{fffd}") }
+        // What takes the place of a NUL is longer than that.
+        let stored = |text: &str, bytes| cut(&cut(text, bytes).replace('\0', "\u{fffd}"), bytes).into_owned();
+        Reason { class: stored(class, CLASS_BYTES), message: stored(&message.into(), REASON_BYTES) }
     }
 }
 
@@ -159,6 +176,18 @@ impl Turn {
     }
 }
 
+/// Whether a line about a tenant may be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogRoom {
+    /// It may.
+    Room,
+    /// The tenant's log volume is used up, and the line is counted; now and then, how many were since that was last said.
+    Full {
+        /// So many, to be said now.
+        dropped: Option<u64>,
+    },
+}
+
 /// Code that handles batches.
 pub trait Handler: Send + Sync {
     /// Handles one batch of one lane. Batches of a lane come in order and never overlap.
@@ -177,6 +206,12 @@ pub trait Handler: Send + Sync {
     /// How long one call may take by the clock on the wall, with everything in it.
     fn wall_time(&self) -> Duration;
 
+    /// Takes a line of so many bytes that the host says about a tenant out of what that may log over time, if there is a bound on it.
+    fn log_room(&self, tenant: &TenantId, bytes: usize) -> LogRoom {
+        let _ = (tenant, bytes);
+        LogRoom::Room
+    }
+
     /// The same code with a memory of its own: nothing that it is called with is known to this one, nor the other way round.
     fn apart(self: Arc<Self>) -> Arc<dyn Handler>;
 
@@ -188,4 +223,19 @@ pub trait Handler: Send + Sync {
 
     /// The same for every tenant.
     fn forget_all(&self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_bounded_at_whole_characters() {
+        let reason = Reason::new(&format!("plugin:{}", "k".repeat(500)), "x😀".repeat(1_000));
+        assert_eq!((reason.class.len(), reason.message.len() <= REASON_BYTES), (100, true), "{reason}");
+        assert!(reason.message.ends_with("😀…") || reason.message.ends_with("x…"), "{reason}");
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(cut("longer", 5), "lo…");
+        assert_eq!(Reason::new("trap", "a\0b").message, "a\u{fffd}b");
+    }
 }

@@ -8,12 +8,14 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
     pin::Pin,
     time::{Duration, Instant},
 };
 
-use super::history::components::{self, RetainedVersion};
+use super::{
+    folder::PluginFile,
+    history::components::{self, RetainedVersion},
+};
 use crate::{
     db::{Db, Error, describe},
     sandbox::examine,
@@ -24,7 +26,7 @@ use crate::{
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
 /// Versions that are pending, with where their files are.
-type Pending = BTreeMap<RetainedVersion, PathBuf>;
+type Pending = BTreeMap<RetainedVersion, PluginFile>;
 
 /// What a turn of work leaves: versions that are still pending, and why.
 type Left = (Pending, Option<Error>);
@@ -50,7 +52,7 @@ impl Archive {
 
     /// A version has begun to run, and the database knows that it does. `file` is where its bytes
     /// are, unless something else is there by now.
-    pub(super) fn add(&mut self, version: RetainedVersion, file: PathBuf) {
+    pub(super) fn add(&mut self, version: RetainedVersion, file: PluginFile) {
         self.pending.insert(version, file);
     }
 
@@ -107,7 +109,7 @@ async fn store(db: Db, mut pending: Pending, versions: usize, most_bytes: u64) -
         let mut session = db.connect("store components").await?;
         let ran: Vec<RetainedVersion> = pending.keys().cloned().collect();
         let missing = components::retain(&session, &ran).await?;
-        let files: Vec<(RetainedVersion, PathBuf)> =
+        let files: Vec<(RetainedVersion, PluginFile)> =
             missing.into_iter().filter_map(|version| pending.remove_entry(&version)).collect();
         pending.clear();
         pending.extend(files);
@@ -136,16 +138,19 @@ async fn store(db: Db, mut pending: Pending, versions: usize, most_bytes: u64) -
 }
 
 /// The bytes of a version, if its file still has them.
-async fn read(version: &RetainedVersion, file: &Path, most_bytes: u64) -> Option<Vec<u8>> {
-    let (path, digest) = (file.to_path_buf(), version.digest.clone());
-    let read = move || examine::content(&path, most_bytes).ok().filter(|bytes| examine::digest(bytes) == digest);
+async fn read(version: &RetainedVersion, file: &PluginFile, most_bytes: u64) -> Option<Vec<u8>> {
+    let (opened, digest) = (file.clone(), version.digest.clone());
+    let read = move || {
+        let content = examine::content(opened.component().ok()?, most_bytes).ok()?;
+        (examine::digest(&content) == digest).then_some(content)
+    };
     let bytes = tokio::task::spawn_blocking(read).await.ok().flatten();
     if bytes.is_none() {
         tracing::warn!(
             plugin = version.plugin,
             digest = version.digest.get(..12),
             "the bytes of this version are not stored: {} has others by now, or is gone; going back to it takes its compiled code (compile.cache)",
-            file.display()
+            file.path.display()
         );
     }
     bytes

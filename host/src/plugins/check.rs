@@ -7,7 +7,7 @@ use std::{cell::RefCell, sync::Arc};
 use super::{
     dry_runs::DryRuns,
     fleet::{Follower, Origin},
-    folder::{self, PluginFile},
+    folder::{PluginFile, beneath::Refusal},
     history::components::StoredComponent,
     manifest::Manifest,
     signature::{self, PublicKey},
@@ -27,7 +27,7 @@ pub(super) struct Checked {
     pub(super) origin: Origin,
     /// What came of trying it on events that are handled already, if it was.
     pub(super) dry_run: Option<DryRun>,
-    /// Whether it is to be checked again, since the database did not let it.
+    /// Whether it is to be checked again, since the database or the file system did not let it.
     pub(super) again: bool,
     /// Why it was not checked to its end.
     pub(super) unfinished: Option<Unfinished>,
@@ -99,6 +99,23 @@ impl Checked {
     }
 }
 
+/// What a file system or an operator says against a file.
+struct Wrong {
+    why: String,
+    /// Whether it may be otherwise the next time, though the file looks the same.
+    passes: bool,
+}
+
+impl Wrong {
+    fn reading(what: &str, refusal: &Refusal) -> Self {
+        Wrong { why: format!("{what}{refusal}"), passes: !matches!(refusal, Refusal::Refused(_)) }
+    }
+
+    fn checked(self, file: PluginFile) -> Checked {
+        Checked { again: self.passes, ..Checked::refused(file, self.why) }
+    }
+}
+
 /// Checks a file alone, with its manifest. May take seconds.
 pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> Checked {
     if let Err(why) = &file.stamp {
@@ -107,28 +124,37 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
     }
     let (manifest, limits) = match read_manifest(&file, sandbox.limits()) {
         Ok(read) => read,
-        Err(why) => return Checked::refused(file, why),
+        Err(wrong) => return wrong.checked(file),
+    };
+    let signature = match file.signature_text() {
+        Ok(text) => Some(text),
+        Err(Refusal::Gone) => None,
+        Err(refusal) => return Wrong::reading("its signature: ", &refusal).checked(file),
+    };
+    let component = match file.component() {
+        Ok(component) => component,
+        Err(refusal) => return Wrong::reading("", &refusal).checked(file),
     };
     let signed = RefCell::new((String::new(), String::new()));
     let accept = |content: &[u8]| {
         if keys.is_empty() {
             return Ok(());
         }
-        let signature = folder::read_beside(&file.path.with_extension("wasm.sig")).ok();
         let signer = signature::check(content, signature.as_deref(), keys)?;
-        signed.replace((signer.text(), signature.unwrap_or_default().trim().to_string()));
+        signed.replace((signer.text(), signature.as_deref().unwrap_or_default().trim().to_string()));
         Ok(())
     };
     let examined =
-        sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).examine_if(&file.path, accept);
+        sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).examine_opened(component, accept);
     let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
     let unfinished = examined.loaded.as_ref().err().and_then(Unfinished::of);
+    let again = matches!(examined.loaded, Err(LoadError::Unreadable(_)));
     let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
     let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
     let (signed_by, signature) = signed.into_inner();
     let origin = Origin { contract, signed_by, signature };
     let digest = examined.digest.unwrap_or_default();
-    Checked { file, digest, origin, dry_run: None, again: false, unfinished, found }
+    Checked { file, digest, origin, dry_run: None, again, unfinished, found }
 }
 
 /// A version that ran before, as far as the database knows it.
@@ -167,7 +193,11 @@ pub(super) fn recall(
     former: Former,
 ) -> Result<Checked, Unrecalled> {
     let Former { digest, contract, stored } = former;
-    let (manifest, limits) = read_manifest(&file, sandbox.limits())?;
+    let read = read_manifest(&file, sandbox.limits());
+    let (manifest, limits) = read.map_err(|Wrong { why, passes }| match passes {
+        true => Unrecalled::Shortage(why),
+        false => Unrecalled::Refused(why),
+    })?;
     let sandbox = sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref());
     let mut origin = Origin { contract, ..Origin::default() };
     let plugin = match stored {
@@ -200,13 +230,14 @@ pub(super) fn recall(
 }
 
 /// What is said about a plugin, and what it may use up with that.
-fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits), String> {
+fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits), Wrong> {
     if file.manifest.is_none() {
         return Ok((Manifest::default(), host.clone()));
     }
     let path = file.path.with_extension("toml");
-    let wrong = |why: String| format!("its manifest {}: {why}", path.display());
-    let text = folder::read_beside(&path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+    let before = format!("its manifest {}: ", path.display());
+    let wrong = |why: String| Wrong { why: format!("{before}{why}"), passes: false };
+    let text = file.manifest_text().map_err(|refusal| Wrong::reading(&before, &refusal))?;
     let manifest = Manifest::parse(&text).map_err(wrong)?;
     if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some()) {
         return Err(wrong(format!(

@@ -15,7 +15,6 @@ mod watch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -33,17 +32,19 @@ use super::{
     archive::Archive,
     check::{Checked, Unfinished},
     dry_runs::DryRuns,
+    error_files::ErrorFiles,
     fleet::{Fleet, Follower, Member, Swapped},
-    folder::{self, PluginFile, Settling},
+    folder::{self, Listing, PluginFile, Settling},
     hints::Hints,
     history::{self, Event, Hold, Note, Ran},
     notes::{OfRunning, Swaps},
     plan::{Plan, Rank, Step, Version, Wanted},
+    reports::Reports,
     rollout,
 };
 use crate::{
     db::{Db, Session, describe},
-    model::ids::ProcessorId,
+    model::{ids::ProcessorId, text},
     processor::registration::RegistrationError,
     sandbox::{
         Sandbox,
@@ -69,6 +70,9 @@ const TOGETHER: Duration = Duration::from_millis(100);
 /// How long a step that is under way may take once the host is to end. Default 300 ms: a step is a
 /// few statements, and what is cut off is found again at the next start.
 const LAST_STEP: Duration = Duration::from_millis(300);
+/// Why a file is refused, bytes. Default 16 KiB: what a plugin says of itself may be long, and
+/// nobody reads more of it.
+const REASON_BYTES: usize = 16 << 10;
 
 /// The plugins of a host.
 pub struct Registry {
@@ -107,6 +111,9 @@ pub struct Registry {
     dry_runs: Option<DryRuns>,
     /// Where no former version can run either.
     no_way_back: NoWayBack,
+    /// What is wrong with the folder's other entries.
+    reports: Reports,
+    errors: ErrorFiles,
     /// Files of which it was said that they are not run, and why.
     refused: BTreeMap<String, String>,
     /// Files that were there, of which nothing is to be said any more.
@@ -154,6 +161,8 @@ impl Registry {
             uncarried: None,
             dry_runs: None,
             no_way_back: NoWayBack::default(),
+            reports: Reports::default(),
+            errors: ErrorFiles::new(folder),
             refused: BTreeMap::new(),
             gone: BTreeSet::new(),
             held: BTreeSet::new(),
@@ -241,7 +250,7 @@ impl Registry {
 
     /// How long until it is time to look again, at the folder or at what runs.
     fn until_look(&mut self) -> Duration {
-        let every = match (self.config.poll_ms, self.hints.follow(&self.folder)) {
+        let every = match (self.config.poll_ms, self.hints.are_complete()) {
             (0, true) => LOOK,
             (0, false) => LOOK_OFTEN,
             (poll_ms, _) => Duration::from_millis(poll_ms),
@@ -255,20 +264,16 @@ impl Registry {
     /// Looks at the folder for what has changed.
     async fn look(&mut self) {
         self.looked = Instant::now();
-        let files = match folder::scan(&self.folder) {
-            Ok(files) => files,
+        let Listing { files, unread, problems, folders, .. } = match folder::scan(&self.folder) {
+            Ok(listing) => listing,
             // A folder that is gone is an empty one: it may come back, or another one in its place.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Listing::default(),
             // What cannot be read says nothing about what is in it.
-            Err(error) => {
-                tracing::warn!(
-                    "the plugins folder {} cannot be read, and stays what it was: {error}",
-                    self.folder.display()
-                );
-                return;
-            }
+            Err(error) => return self.reports.failed(&self.folder, &error),
         };
-        let changed = self.settling.look(files, Instant::now());
+        self.hints.follow(folders);
+        self.reports.found(&self.folder, problems);
+        let changed = self.settling.look(files, &unread, Instant::now());
         let gone: Vec<&String> = changed.iter().filter(|name| !self.settling.known().contains_key(*name)).collect();
         let any_gone = !gone.is_empty();
         for name in &changed {
@@ -280,7 +285,7 @@ impl Registry {
                 start.allow_recall(name);
             }
             if self.short.remove(name) {
-                self.forget_error(name);
+                self.errors.remove(name);
             }
         }
         if !changed.is_empty() {
@@ -370,7 +375,7 @@ impl Registry {
             _ => {}
         }
         if self.short.remove(&name) {
-            self.forget_error(&name);
+            self.errors.remove(&name);
         }
         let digest = checked.digest.clone();
         let before = self.checked.insert(name.clone(), checked);
@@ -500,7 +505,8 @@ impl Registry {
         let id = &descriptor.id;
         let in_step =
             self.fleet.is_lockstep(id.as_str()) && start.holds_in_step(plugin, |other| self.fleet.is_lockstep(other));
-        self.running_id(plugin).is_none() && (in_step || start.holds_back(file, self.is_slow(file), id))
+        self.running_id(plugin).is_none()
+            && (in_step || start.holds_back(plugin, (file.tenant.as_ref(), self.is_slow(file)), id))
     }
 
     fn rank(&self, plugin: &str, id: &ProcessorId) -> Rank {
@@ -563,7 +569,7 @@ impl Registry {
         let ran: Vec<Ran<'_>> = started.iter().map(|running| running.ran(event, "", None, dry_run(running))).collect();
         let told = history::ran(session, &ran).await;
         for running in &started {
-            self.forget_error(&running.plugin);
+            self.errors.remove(&running.plugin);
             match told {
                 Ok(_) => {
                     self.untold.remove(&running.plugin);
@@ -658,13 +664,13 @@ impl Registry {
             Err(_) => _ = self.untold.insert(plugin.into(), (event, reason.into(), swapped.cloned())),
         }
         self.written(number.map(drop));
-        self.forget_error(plugin);
+        self.errors.remove(plugin);
     }
 
     /// What runs now can be gone back to later.
     fn retain(&mut self, running: &OfRunning) {
         if let Some(file) = self.settling.known().get(&running.plugin) {
-            self.archive.add(running.retained(), file.path.clone());
+            self.archive.add(running.retained(), file.clone());
         }
     }
 
@@ -677,7 +683,8 @@ impl Registry {
 
     /// Says which files are not run: in the log where that is news, in the database, and beside the file.
     async fn tell_refused(&mut self, session: &Session, refused: &BTreeMap<String, String>) {
-        for (plugin, why) in refused {
+        for (plugin, whole) in refused {
+            let why = &*text::cut(whole, REASON_BYTES);
             let digest = self.checked.get(plugin).map_or("", |checked| &checked.digest).to_string();
             let told = async {
                 if history::refused(session, plugin, &digest, why).await? {
@@ -697,53 +704,27 @@ impl Registry {
                 Ok(())
             };
             self.written(told.await);
-            if !self.write_error(plugin, why) {
-                continue;
+            if self.refused.get(plugin) != Some(whole) {
+                // The remedy is a line of its own where people read it; a log has one line for all of it.
+                tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
             }
-            // The remedy is a line of its own where people read it; a log has one line for all of it.
-            tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
+            self.errors.write(plugin, why);
         }
         for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
             if !refused.contains_key(&plugin) {
-                self.forget_error(&plugin);
+                self.errors.remove(&plugin);
                 let told = history::mended(session, &plugin).await;
                 self.written(told);
             }
         }
         for plugin in std::mem::take(&mut self.gone) {
-            self.forget_error(&plugin);
+            self.errors.remove(&plugin);
             if self.running_id(&plugin).is_none() {
                 let told = history::gone(session, &plugin).await;
                 self.written(told);
                 self.archive.forget();
             }
         }
-    }
-
-    /// Writes beside a file why it is not run. Whether that is news.
-    fn write_error(&self, plugin: &str, why: &str) -> bool {
-        let path = self.error_file(plugin);
-        let text = format!("{why}\n");
-        if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
-            return false;
-        }
-        // Written beside it, so that nothing is followed that somebody put there.
-        let unfinished = path.with_file_name(format!(".{}.error", plugin.replace('/', "-")));
-        let _ = std::fs::remove_file(&unfinished);
-        let written = std::fs::File::create_new(&unfinished).and_then(|mut file| file.write_all(text.as_bytes()));
-        if let Err(error) = written.and_then(|()| std::fs::rename(&unfinished, &path)) {
-            tracing::debug!("{} was not written: {error}", path.display());
-        }
-        true
-    }
-
-    fn error_file(&self, plugin: &str) -> PathBuf {
-        self.folder.join(format!("{plugin}.wasm.error"))
-    }
-
-    fn forget_error(&self, plugin: &str) {
-        // Mostly there is none.
-        let _ = std::fs::remove_file(self.error_file(plugin));
     }
 
     /// A session, given back when it is done with; none while the database is away.

@@ -25,10 +25,11 @@ use super::{
 };
 use crate::{
     consumer::{pages::Reader, router::Router},
+    db::Db,
     model::{
         event::Event,
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
-        ids::{CollectionName, LaneKey},
+        ids::{CollectionName, LaneKey, TenantId},
     },
     projections::documents::{self, Changes, Committed, DocumentKey},
     scheduler::{Class, Scheduler},
@@ -64,6 +65,8 @@ pub struct DryRun {
 /// What dry runs read with, one after the other.
 pub struct Desk {
     reader: Reader,
+    db: Db,
+    read_bytes: usize,
     committed: Arc<Committed>,
     /// Documents that one version may write meanwhile, bytes.
     written_bytes: usize,
@@ -72,9 +75,17 @@ pub struct Desk {
 impl Desk {
     /// One that has read nothing.
     pub fn new(ground: &Ground) -> Self {
-        let committed = Committed::new(&ground.db, ground.config.read_mib << 20);
+        let (db, read_bytes) = (ground.db.clone(), ground.config.read_mib << 20);
+        let committed = Arc::new(Committed::new(&db, None, read_bytes));
         let written_bytes = ground.config.commit_mib << 20;
-        Desk { reader: ground.pages.reader("dry run"), committed: Arc::new(committed), written_bytes }
+        Desk { reader: ground.pages.reader("dry run"), db, read_bytes, committed, written_bytes }
+    }
+
+    /// Reads the documents of a tenant's own processors from now on, or everybody's.
+    fn turn_to(&mut self, owner: Option<&TenantId>) {
+        if self.committed.owner() != owner {
+            self.committed = Arc::new(Committed::new(&self.db, owner.cloned(), self.read_bytes));
+        }
     }
 }
 
@@ -110,6 +121,7 @@ impl Trial<'_> {
         // Those that it alone has are empty, and perhaps somebody else's.
         let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
         let collections: Arc<[CollectionName]> = self.descriptor.collections.iter().filter(known).cloned().collect();
+        desk.turn_to(self.runs_as.id.owner());
         let new = Version::new("", self.handler.clone().apart(), self.descriptor.max_batch_size);
         let old = Version::new("", self.running.handler.clone().apart(), self.runs_as.max_batch_size);
         let [new, old] = [new, old].map(|version| Tried {
@@ -327,11 +339,10 @@ impl fmt::Display for DryRun {
 mod tests {
     use super::*;
     use crate::{
-        db::Db,
         model::{
             effects::{Change, Effects, Halt, HaltAction, Skipped},
             event::Batch,
-            ids::{ProcessorId, TenantId},
+            ids::ProcessorId,
         },
         scheduler,
     };
@@ -400,7 +411,7 @@ mod tests {
         lanes: &[&str],
     ) -> DryRun {
         // Nobody reads, so nobody asks where it is.
-        let committed = Arc::new(Committed::new(&Db::parse("host=nowhere").unwrap(), 1));
+        let committed = Arc::new(Committed::new(&Db::parse("host=nowhere").unwrap(), None, 1));
         let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let [new, old] = [new, old].map(|does| Tried {

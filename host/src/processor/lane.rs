@@ -232,7 +232,7 @@ impl Outcome {
 /// A reason in the plugin author's words, or in ours where there are none.
 fn plugin_reason(code: &str, message: String, otherwise: &str) -> Reason {
     let class = if code.is_empty() { "plugin".to_string() } else { format!("plugin:{code}") };
-    Reason { class, message: if message.is_empty() { format!("the plugin {otherwise}") } else { message } }
+    Reason::new(&class, if message.is_empty() { format!("the plugin {otherwise}") } else { message })
 }
 
 /// The documents as a lane sees them: those of its tenant, with what its earlier batches wrote and nobody has committed yet.

@@ -26,6 +26,10 @@ pub struct Limits {
     pub documents_per_second: u32,
     /// Documents and dead letters of a tenant that may be written in a second, KiB. Default 0, no bound, as above.
     pub written_kib_per_second: u32,
+    /// Collections of all of a tenant's own plugins together; a plugin that wants more is refused.
+    /// Default 100: some ten plugins' worth. Each is a table with its indexes, which the database
+    /// holds whether or not anybody writes it.
+    pub collections: u32,
 }
 
 impl Default for Limits {
@@ -37,6 +41,7 @@ impl Default for Limits {
             cpu_percent: 0,
             documents_per_second: 0,
             written_kib_per_second: 0,
+            collections: 100,
         }
     }
 }
@@ -74,6 +79,9 @@ pub struct Settings {
     /// Instead of `tenant-limits.written-kib-per-second`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub written_kib_per_second: Option<u32>,
+    /// Instead of `tenant-limits.collections`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collections: Option<u32>,
 }
 
 impl Default for Settings {
@@ -89,6 +97,7 @@ impl Default for Settings {
             cpu_percent: None,
             documents_per_second: None,
             written_kib_per_second: None,
+            collections: None,
         }
     }
 }
@@ -100,7 +109,12 @@ impl Limits {
     }
 
     fn check_as(&self, place: &str) -> Result<(), String> {
-        for (name, value, low, high) in [("memory-mib", self.memory_mib, 1, 1 << 20), ("calls", self.calls, 1, 8_000)] {
+        let ranges = [
+            ("memory-mib", self.memory_mib, 1, 1 << 20),
+            ("calls", self.calls, 1, 8_000),
+            ("collections", self.collections, 0, 100_000),
+        ];
+        for (name, value, low, high) in ranges {
             if value < low || value > high {
                 return Err(format!("{place}.{name} = {value} is out of range; it takes {low} to {high}"));
             }
@@ -136,6 +150,7 @@ impl Settings {
             cpu_percent: Some(0),
             documents_per_second: Some(0),
             written_kib_per_second: Some(0),
+            collections: Some(0),
             ..Settings::default()
         }
     }
@@ -172,6 +187,7 @@ impl Settings {
             cpu_percent: self.cpu_percent.unwrap_or(all.cpu_percent),
             documents_per_second: self.documents_per_second.unwrap_or(all.documents_per_second),
             written_kib_per_second: self.written_kib_per_second.unwrap_or(all.written_kib_per_second),
+            collections: self.collections.unwrap_or(all.collections),
         }
     }
 

@@ -49,7 +49,10 @@ async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own()
     .await;
     assert_eq!(
         (found["processor"].as_str(), found["what"].as_str()),
-        (Some("globex/scripted--acme-inc"), Some("a host runs, but no plugin of it is this processor"))
+        (
+            Some("globex/scripted--acme-inc"),
+            Some("the host has recorded no file globex/x.wasm in its plugins folder, which was this processor last")
+        )
     );
     database.settles("acme-inc--globex/scripted", &[]).await;
     assert_eq!(json(&database, &["explain", "acme-inc--globex/scripted", "--json"]).await, json!({ "findings": [] }));
@@ -93,7 +96,10 @@ async fn names_that_differ_in_their_last_byte_or_in_capitals_are_different_tenan
     })
     .await;
     let told: Vec<_> = found.iter().map(|finding| (finding["processor"].clone(), finding["what"].clone())).collect();
-    let gone = "a host runs, but no plugin of it is this processor";
+    let gone = format!(
+        "the host has recorded no file {}/scripted.wasm in its plugins folder, which was this processor last",
+        tenants[1]
+    );
     assert_eq!(told, [(json!(format!("{}/scripted", tenants[1])), json!(gone))]);
     host.stop().await;
 }

@@ -2,8 +2,7 @@
 -- commits for or null, for how long it has waited in seconds, and the other's pid, name and age. A
 -- purpose is cut where it is long.
 select substr(ours.application_name, length('sandmill ') + 1),
-       (select p.id from sandmill.processors p
-        where p.session = ours.pid and coalesce(ours.backend_start, p.session_since) = p.session_since limit 1),
+       (select r.id from sandmill.running_processors r where r.pid = ours.pid limit 1),
        coalesce(greatest(extract(epoch from clock_timestamp() - ours.query_start), 0), 0)::double precision,
        theirs.pid, coalesce(nullif(theirs.application_name, ''), 'no application name') || ', user ' || coalesce(theirs.usename, 'unknown'),
        coalesce(greatest(extract(epoch from clock_timestamp() - theirs.xact_start), 0), 0)::double precision

@@ -74,9 +74,9 @@ impl Registry {
     }
 
     /// Says beside each of these files that it waits.
-    pub(super) fn tell_short(&self) {
+    pub(super) fn tell_short(&mut self) {
         for (plugin, Shortage { why, .. }) in &self.short.0 {
-            self.write_error(plugin, &format!("waits, and is compiled again by itself: {why}"));
+            self.errors.write(plugin, &format!("waits, and is compiled again by itself: {why}"));
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::{
     super::{
-        folder::{self, PluginFile},
+        folder::{self, Listing},
         history::{self, Listed},
         plan::Rank,
     },
@@ -43,16 +43,20 @@ pub(super) struct Start {
     ran: Option<BTreeMap<String, Listed>>,
     /// Files of which it is not known yet whether they run: whose they are, and whether they are
     /// slow.
-    open: BTreeMap<String, (Option<TenantId>, bool)>,
+    open: BTreeMap<String, OpenFile>,
     /// Files in whose place a former version was looked for.
     recalled: BTreeSet<String>,
+    /// Tenants whose folders could not be read.
+    unread: BTreeSet<TenantId>,
 }
+
+/// A file whose start is open: whose it is, and whether it is slow.
+type OpenFile = (Option<TenantId>, bool);
 
 impl Start {
     /// A start of these files.
-    pub(super) fn of<'a>(files: impl Iterator<Item = (&'a PluginFile, bool)>) -> Self {
-        let open = files.map(|(file, slow)| (file.name.clone(), (file.tenant.clone(), slow)));
-        Start { ran: None, open: open.collect(), recalled: BTreeSet::new() }
+    fn of(open: BTreeMap<String, OpenFile>, unread: BTreeSet<TenantId>) -> Self {
+        Start { ran: None, open, recalled: BTreeSet::new(), unread }
     }
 
     /// Nothing more is to be found out about a file.
@@ -88,15 +92,14 @@ impl Start {
 
     /// Whether a file that could run waits for another one, which may claim the same processor and
     /// goes before it.
-    pub(super) fn holds_back(&self, file: &PluginFile, slow: bool, id: &ProcessorId) -> bool {
+    pub(super) fn holds_back(&self, plugin: &str, (tenant, slow): (Option<&TenantId>, bool), id: &ProcessorId) -> bool {
         match self.owner(id) {
-            Some(owner) if owner == file.name => return false,
+            Some(owner) if owner == plugin => return false,
             Some(owner) if self.open.contains_key(owner) => return true,
             _ => {}
         }
-        let place = (slow, file.name.as_str());
-        let mut open = self.open.iter().filter(|(other, _)| **other != file.name);
-        open.any(|(other, (tenant, slow))| *tenant == file.tenant && (*slow, other.as_str()) < place)
+        let mut open = self.open.iter().filter(|(other, _)| *other != plugin);
+        open.any(|(other, (of, is_slow))| of.as_ref() == tenant && (*is_slow, other.as_str()) < (slow, plugin))
     }
 
     /// Whether a processor that keeps in step with others waits for one that may be of them: they
@@ -115,10 +118,15 @@ impl Start {
 impl Registry {
     /// Looks at the folder for the first time. Fails where it cannot be read.
     pub fn open(&mut self) -> std::io::Result<()> {
-        self.settling.first(folder::scan(&self.folder)?);
-        self.gone = self.left_over();
+        let Listing { files, unread, problems, left_over, folders } = folder::scan(&self.folder)?;
+        self.settling.first(files);
+        self.hints.follow(folders);
+        self.reports.found(&self.folder, problems);
+        self.gone = left_over;
         self.waiting = self.settling.known().keys().cloned().collect();
-        self.start = Some(Start::of(self.settling.known().values().map(|file| (file, self.is_slow(file)))));
+        let files = self.settling.known().values();
+        let files = files.map(|file| (file.name.clone(), (file.tenant.clone(), self.is_slow(file))));
+        self.start = Some(Start::of(files.collect(), unread));
         Ok(())
     }
 
@@ -130,8 +138,11 @@ impl Registry {
         self.read_holds().await;
         let Some(session) = self.session().await else { return false };
         let there: Vec<&str> = self.settling.known().keys().map(String::as_str).collect();
+        let unread = self.start.iter().flat_map(|start| &start.unread).map(TenantId::as_str);
+        let unread: Vec<&str> = unread.collect();
         let ran = async {
-            history::begin(&session, &there).await?;
+            history::begin(&session, &there, &unread).await?;
+            self.reports.store(&session).await?;
             history::list(&session).await
         };
         let ran = ran.await.inspect_err(|error| tracing::warn!("could not read what ran last: {}", describe(error)));
@@ -205,12 +216,12 @@ impl Registry {
             return;
         }
         let Some(start) = self.start.take() else { return };
-        self.tell_idle(start.ran.unwrap_or_default().keys()).await;
+        self.tell_idle(start.ran.iter().flat_map(BTreeMap::keys)).await;
         let idle = self.settling.known().len().saturating_sub(self.fleet.members().len());
         let members = self.fleet.members().iter();
         let begun = Begun {
             standings: members.map(|(id, member)| (id.clone(), member.standing.clone())).collect(),
-            refused: idle.max(self.refused.len()),
+            refused: idle.max(self.refused.len()) + start.unread.len(),
             idle_settings: self.fleet.idle_settings().map(String::from).collect(),
         };
         if let Some(tell) = self.begun.take() {
@@ -231,14 +242,6 @@ impl Registry {
         }
         self.session = Some(session);
     }
-
-    /// Files of which an earlier host said why they did not run, and which are not there any more.
-    fn left_over(&self) -> BTreeSet<String> {
-        let errors = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let named =
-            errors.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".wasm.error")?.to_string()));
-        named.filter(|plugin| !self.settling.known().contains_key(plugin)).collect()
-    }
 }
 
 #[cfg(test)]
@@ -246,17 +249,6 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-
-    fn file(name: &str, tenant: Option<&str>) -> PluginFile {
-        PluginFile {
-            name: name.into(),
-            tenant: tenant.map(|tenant| TenantId::parse(tenant).unwrap()),
-            path: name.into(),
-            stamp: Err("not looked at".into()),
-            manifest: None,
-            signature: None,
-        }
-    }
 
     fn ran(plugin: &str, processor: &str) -> (String, Listed) {
         let listed = Listed {
@@ -273,42 +265,49 @@ mod tests {
         (plugin.into(), listed)
     }
 
-    fn start(files: &[(&PluginFile, bool)], before: &[(&str, &str)]) -> Start {
-        let mut start = Start::of(files.iter().copied());
+    fn tenant(name: &str) -> Option<TenantId> {
+        TenantId::parse(name).ok()
+    }
+
+    /// Files by name, whose folder they are in and whether they are slow; and what ran last.
+    fn start(files: &[(&str, Option<TenantId>, bool)], before: &[(&str, &str)]) -> Start {
+        let files = files.iter().map(|(name, tenant, slow)| (name.to_string(), (tenant.clone(), *slow)));
+        let mut start = Start::of(files.collect(), BTreeSet::new());
         start.ran = Some(before.iter().map(|(plugin, processor)| ran(plugin, processor)).collect());
         start
     }
 
     #[test]
     fn a_file_waits_for_those_that_go_before_it_and_never_for_slow_ones_or_other_tenants() {
-        let (a, b, slow) = (file("a", None), file("b", None), file("a-slow", None));
-        let (own, id) = (file("acme/a", Some("acme")), ProcessorId::parse("x").unwrap());
-        let mut start = start(&[(&a, false), (&b, false), (&slow, true), (&own, false)], &[]);
-        assert!(!start.holds_back(&a, false, &id), "the first by name");
-        assert!(start.holds_back(&b, false, &id), "a may claim the same");
-        assert!(!start.holds_back(&own, false, &id), "what is acme's alone");
+        let (id, acme) = (ProcessorId::parse("x").unwrap(), tenant("acme"));
+        let files = [("a", None, false), ("b", None, false), ("a-slow", None, true), ("acme/a", acme.clone(), false)];
+        let mut start = start(&files, &[]);
+        let held = |start: &Start, name: &str, slow: bool| start.holds_back(name, (None, slow), &id);
+        assert!(!held(&start, "a", false), "the first by name");
+        assert!(held(&start, "b", false), "a may claim the same");
+        assert!(!start.holds_back("acme/a", (acme.as_ref(), false), &id), "what is acme's alone");
         start.close("a");
-        assert!(!start.holds_back(&b, false, &id), "nobody waits for a slow one");
-        assert!(start.holds_back(&slow, true, &id), "a slow one waits for all others");
+        assert!(!held(&start, "b", false), "nobody waits for a slow one");
+        assert!(held(&start, "a-slow", true), "a slow one waits for all others");
         start.is_slow("b");
-        assert!(!start.holds_back(&slow, true, &id), "of slow ones names decide");
+        assert!(!held(&start, "a-slow", true), "of slow ones names decide");
     }
 
     #[test]
     fn a_processor_belongs_to_the_file_that_ran_it_last() {
-        let (a, b, id) = (file("a", None), file("b", None), ProcessorId::parse("x").unwrap());
-        let mut start = start(&[(&a, false), (&b, true)], &[("b", "x")]);
-        assert!(!start.holds_back(&b, true, &id), "its owner waits for nobody");
-        assert!(start.holds_back(&a, false, &id), "others wait for its owner");
+        let id = ProcessorId::parse("x").unwrap();
+        let mut start = start(&[("a", None, false), ("b", None, true)], &[("b", "x")]);
+        assert!(!start.holds_back("b", (None, true), &id), "its owner waits for nobody");
+        assert!(start.holds_back("a", (None, false), &id), "others wait for its owner");
         assert_eq!([start.rank("a", false, &id), start.rank("b", true, &id)], [Rank::Other, Rank::Owner]);
         start.close("b");
-        assert!(!start.holds_back(&a, false, &id), "it does not run");
+        assert!(!start.holds_back("a", (None, false), &id), "it does not run");
     }
 
     #[test]
     fn those_in_step_wait_for_files_that_may_be_of_them() {
-        let (a, b, c) = (file("a", None), file("b", None), file("c", None));
-        let mut start = start(&[(&a, false), (&b, true), (&c, true)], &[("b", "in-step"), ("c", "alone")]);
+        let files = [("a", None, false), ("b", None, true), ("c", None, true)];
+        let mut start = start(&files, &[("b", "in-step"), ("c", "alone")]);
         let in_step = |start: &Start| start.holds_in_step("a", |id| id == "in-step");
         assert!(in_step(&start));
         start.close("b");

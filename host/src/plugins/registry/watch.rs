@@ -30,6 +30,8 @@ impl Registry {
         let before = self.held.clone();
         let told = self.swaps.tell(&session, &self.fleet).await;
         self.written(told);
+        let told = self.reports.store(&session).await;
+        self.written(told);
         self.fleet.tidy(&session).await;
         self.end_trials(&session).await;
         self.session = Some(session);
