@@ -109,7 +109,7 @@ mod tests {
             assert_eq!(readable_json(&deep), Err("is nested deeper than 512 levels"));
         }
         for long in
-            ["1".repeat(1_001), format!("[1,-1.{}e5]", "0".repeat(995)), format!("{{\"a\":{}}}", "9".repeat(4_301))]
+            ["1".repeat(1_001), format!("[1,-1.{}e5]", "0".repeat(996)), format!("{{\"a\":{}}}", "9".repeat(4_301))]
         {
             assert_eq!(readable_json(&long), Err("has a number of more than 1,000 characters"));
         }
