@@ -6,4 +6,5 @@ pub mod event;
 pub mod handler;
 pub mod ids;
 pub mod json;
+pub mod loading;
 pub mod nearest;

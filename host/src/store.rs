@@ -12,7 +12,7 @@ pub mod time;
 
 use std::{fmt, str::FromStr};
 
-pub use list::{Filter, StoredEvent, page};
+pub use list::{Filter, LARGEST_LISTED, StoredEvent, page};
 pub use tally::Tally;
 
 use crate::db::{Error, Session};

@@ -64,6 +64,8 @@ pub async fn test(config: &Config, trial: &Trial) -> anyhow::Result<Tried> {
     let runner = Runner {
         code: Arc::new(Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size))),
         scheduler: Scheduler::start(&config.scheduler).context("start the guest threads")?,
+        // The events of a file are in memory.
+        deferred: None,
         replaying: false,
     };
     let rehearsal = Rehearsal {

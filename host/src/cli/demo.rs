@@ -215,6 +215,7 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
             println!("  none: no event for it was there");
         }
         for Listed { tenant, id, data, .. } in &shown {
+            let data = data.as_ref().unwrap_or_else(|why| why);
             println!("{}", fitted(&format!("  {tenant:<9}  {id:<9}  {data}")));
         }
     }
@@ -222,8 +223,8 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
 }
 
 async fn some(session: &Session, collection: &CollectionName, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
-    let selection = Selection { tenant, id: None, limit: Some(SHOWN) };
-    Ok(list::documents(session, collection, &selection).await?.try_collect().await?)
+    let selection = Selection { tenant, id: None, limit: Some(SHOWN), after: None };
+    Ok(list::documents(session, collection, selection).try_collect().await?)
 }
 
 fn what_next(plugins: &Path) {

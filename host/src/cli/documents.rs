@@ -69,16 +69,24 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
             format!("there are: {}", known.join(", "))
         }
     );
-    let selection = Selection { tenant: args.tenant, id: args.id, limit: args.limit.map(i64::from) };
-    let documents = list::documents(&session, &collection, &selection).await.map_err(|error| explain(&error))?;
+    let selection = Selection { tenant: args.tenant, id: args.id, limit: args.limit.map(i64::from), after: None };
+    let documents = list::documents(&session, &collection, selection);
     let mut documents = std::pin::pin!(documents);
     let mut lines = BufWriter::new(stdout());
     let columns = [Column::Text("tenant"), Column::Text("id"), Column::Text("version"), Column::Text("data")];
     let mut listing = Listing::new(columns, args.wide);
-    let mut found = false;
+    let (mut found, mut complete) = (false, true);
     while let Some(document) = documents.try_next().await.map_err(|error| explain(&error))? {
         found = true;
         let Listed { tenant, id, version, data } = document;
+        let data = match data {
+            Ok(data) => data,
+            Err(why) => {
+                complete = false;
+                eprintln!("document {id:?} of tenant {tenant}, version {version}, is not shown: {why}");
+                continue;
+            }
+        };
         if args.json {
             let data: &RawValue = serde_json::from_str(&data)?;
             let line = Line { tenant: &tenant, id: &id, version, data };
@@ -93,5 +101,5 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
     if !found {
         eprintln!("no document of {collection} fits");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

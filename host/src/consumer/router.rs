@@ -52,12 +52,24 @@ impl Router {
         }
     }
 
+    /// The pointer to the property that lanes go by, if they do. The keys of deferred events must be known before they are routed
+    /// (see `Reader::route_deferred`).
+    pub fn pointer(&self) -> Option<&str> {
+        match &self.partition_by {
+            PartitionBy::DataProperty(pointer) => Some(pointer),
+            PartitionBy::Tenant | PartitionBy::EventStream => None,
+        }
+    }
+
     /// The lane of an event.
     pub fn lane(&self, event: &Event) -> LaneKey {
         let key: Arc<str> = match &self.partition_by {
             PartitionBy::Tenant => event.tenant.as_shared(),
             PartitionBy::EventStream => (*event.stream).into(),
-            PartitionBy::DataProperty(pointer) => property(&event.data, pointer).into(),
+            PartitionBy::DataProperty(pointer) => match &event.deferred {
+                None => property(&event.data, pointer).into(),
+                Some(deferred) => deferred.key(pointer).unwrap_or_else(|| own_key(event).into()),
+            },
         };
         LaneKey { tenant: event.tenant.clone(), key }
     }
@@ -90,9 +102,17 @@ impl Router {
     }
 }
 
+/// The key of an event whose property nobody can read: a lane of its own, so that it holds back no other event. It does not depend on
+/// any setting, so an event never changes its lane.
+pub(super) fn own_key(event: &Event) -> String {
+    let mut key = format!("unread event {}", event.id);
+    key.truncate(key.floor_char_boundary(KEY_BYTES));
+    key
+}
+
 /// The text of the property that a pointer names: a string without its quotes, anything else as JSON; empty where there is none,
 /// and cut where it is too long.
-fn property(data: &str, pointer: &str) -> String {
+pub(super) fn property(data: &str, pointer: &str) -> String {
     let value: serde_json::Value = match serde_json::from_str(data) {
         Ok(value) => value,
         Err(_) => return String::new(),
@@ -122,6 +142,7 @@ mod tests {
             recorded_at: 0,
             data: data.into(),
             metadata: "{}".into(),
+            deferred: None,
         })
     }
 

@@ -139,16 +139,22 @@ pub enum Failure {
 pub struct Reason {
     /// A stable name: `trap`, `malformed-output`, `refused-call`, `refused-commit`, `instances`, the name of a limit (`cpu-limit`,
     /// `wall-time-limit`, `reads-limit`, `read-limit`, `memory-limit`, `plugin-memory-limit`, `tenant-memory-limit`, `table-limit`, `output-limit`, `changes-limit`, `document-limit`,
-    /// `json-depth-limit`, `handle-limit`), or the plugin's own code behind `plugin:`.
+    /// `json-depth-limit`, `handle-limit`), `document-unreadable`, `event-too-large` or `event-unreadable` for what was not read, or the plugin's own
+    /// code behind `plugin:`.
     pub class: String,
     /// For people; ends with the remedy where there is one.
     pub message: String,
 }
 
+/// A reason's message is cut to this many bytes: there is one for each lane that stands, and each is held in memory.
+const MESSAGE_BYTES: usize = 4_000;
+
 impl Reason {
     /// A reason. It is stored with the lane that it stops, so it has nothing in it that no column can hold, whoever's words it quotes.
     pub fn new(class: &str, message: impl Into<String>) -> Self {
-        Reason { class: class.into(), message: message.into().replace('\0', "\u{fffd}") }
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        Reason { class: class.into(), message: message.replace('\0', "\u{fffd}") }
     }
 }
 
@@ -156,6 +162,11 @@ impl Reason {
     /// Whether it is the plugin's own word, and no failure of it.
     pub fn is_plugins_own(&self) -> bool {
         self.class == "plugin" || self.class.starts_with("plugin:")
+    }
+
+    /// Whether the event could not be read, so that no code has failed.
+    pub fn is_about_the_event(&self) -> bool {
+        matches!(&*self.class, "event-too-large" | "event-unreadable")
     }
 }
 
@@ -227,6 +238,12 @@ pub trait Handler: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_between_two_characters() {
+        let message = Reason::new("trap", format!("x{}", "ü".repeat(5_000))).message;
+        assert_eq!((message.len(), message.ends_with('ü')), (MESSAGE_BYTES - 1, true));
+    }
 
     #[test]
     fn a_tenants_own_processor_has_an_id_of_its_own() {

@@ -183,7 +183,8 @@ impl Fleet {
             announce(&follower);
             let id = follower.descriptor.id.clone();
             let code = Arc::new(Code::new(follower.version()));
-            let runner = Runner { code: code.clone(), scheduler: self.scheduler.clone(), replaying: false };
+            let deferred = Some(self.ground.pages.deferred());
+            let runner = Runner { code: code.clone(), scheduler: self.scheduler.clone(), deferred, replaying: false };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
             let Follower { descriptor, plugin, manifest, origin, .. } = follower;
             let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);

@@ -29,6 +29,7 @@ use crate::{
         event::Event,
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
         ids::{CollectionName, LaneKey},
+        loading::LoadEvents,
     },
     projections::documents::{self, Changes, Committed, DocumentKey},
     scheduler::{Class, Scheduler},
@@ -64,6 +65,7 @@ pub struct DryRun {
 /// What dry runs read with, one after the other.
 pub struct Desk {
     reader: Reader,
+    deferred: Arc<dyn LoadEvents>,
     committed: Arc<Committed>,
     /// Documents that one version may write meanwhile, bytes.
     written_bytes: usize,
@@ -74,7 +76,12 @@ impl Desk {
     pub fn new(ground: &Ground) -> Self {
         let committed = Committed::new(&ground.db, ground.config.read_mib << 20);
         let written_bytes = ground.config.commit_mib << 20;
-        Desk { reader: ground.pages.reader("dry run"), committed: Arc::new(committed), written_bytes }
+        Desk {
+            reader: ground.pages.reader("dry run"),
+            deferred: ground.pages.deferred(),
+            committed: Arc::new(committed),
+            written_bytes,
+        }
     }
 }
 
@@ -103,7 +110,9 @@ impl Trial<'_> {
         // What the version that runs never got is not its to be compared by, nor to see.
         let running = Router::new(self.runs_as);
         last.retain(|event| event.position >= from && running.takes(event));
-        let lanes = Router::new(self.descriptor).route(&last);
+        let router = Router::new(self.descriptor);
+        desk.reader.route_deferred(&router, &last).await?;
+        let lanes = router.route(&last);
         if lanes.is_empty() {
             return Ok(None);
         }
@@ -113,7 +122,12 @@ impl Trial<'_> {
         let new = Version::new("", self.handler.clone().apart(), self.descriptor.max_batch_size);
         let old = Version::new("", self.running.handler.clone().apart(), self.runs_as.max_batch_size);
         let [new, old] = [new, old].map(|version| Tried {
-            runner: Runner { code: Arc::new(Code::new(version)), scheduler: self.scheduler.clone(), replaying: true },
+            runner: Runner {
+                code: Arc::new(Code::new(version)),
+                scheduler: self.scheduler.clone(),
+                deferred: Some(desk.deferred.clone()),
+                replaying: true,
+            },
             committed: desk.committed.clone(),
             collections: collections.clone(),
             bytes_left: AtomicUsize::new(desk.written_bytes),
@@ -250,8 +264,8 @@ impl Tried {
             came.trouble = outcome.trouble.map(|trouble| match trouble {
                 Trouble::Retry { reason, .. } => (reason, true),
                 Trouble::Block(reason) => {
-                    let own = reason.is_plugins_own();
-                    (reason, own)
+                    let excused = reason.is_plugins_own() || reason.is_about_the_event();
+                    (reason, excused)
                 }
             });
             documents.written().extend(outcome.changes);
@@ -403,6 +417,7 @@ mod tests {
             runner: Runner {
                 code: Arc::new(Code::new(Version::new("", Arc::new(Does(does)), Some(1)))),
                 scheduler: scheduler.clone(),
+                deferred: None,
                 replaying: true,
             },
             committed: committed.clone(),
@@ -424,6 +439,7 @@ mod tests {
                     recorded_at: 0,
                     data: "{}".into(),
                     metadata: "{}".into(),
+                    deferred: None,
                 })
             };
             let events = types.split(' ').map(event).collect();

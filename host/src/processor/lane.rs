@@ -17,6 +17,7 @@ use crate::{
         event::{Batch, Event},
         handler::{BoxFuture, Documents, Failure, Reason},
         ids::{CollectionName, LaneKey},
+        loading::{LoadEvents, Loaded},
     },
     processor::{
         code::{Code, Version},
@@ -40,6 +41,8 @@ pub struct Runner {
     pub code: Arc<Code>,
     /// Where it computes.
     pub scheduler: Scheduler,
+    /// Where the data of deferred events comes from; none where none are.
+    pub deferred: Option<Arc<dyn LoadEvents>>,
     /// Whether it handles again what was handled before, and nothing of that is kept.
     pub replaying: bool,
 }
@@ -113,15 +116,22 @@ impl Runner {
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
+            let next = events[run.handled..].iter().take(most.min(affordable).min(self.code.current().batch_events));
+            let next = &events[run.handled..run.handled + next.len()];
+            let loaded = self.load(lane, class, next).await?;
+            let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
+            if next.is_empty() {
+                run.trouble = loaded.and_then(|loaded| loaded.unread).map(Trouble::Block);
+                break;
+            }
             let ready = Instant::now();
             // Waiting for the tenant's turn is no time of the call, and another version may have come meanwhile.
             let turn = self.code.current().handler.turn(&lane.tenant).await;
             let version = self.code.current();
-            let end = events.len().min(run.handled.saturating_add(most.min(affordable).min(version.batch_events)));
+            let next = &next[..next.len().min(version.batch_events)];
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
             let replaying = self.replaying;
-            let batch =
-                Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: events[run.handled..end].to_vec() });
+            let batch = Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: next.to_vec() });
             let (count, called, before) = (batch.events.len(), Instant::now(), run.handled);
             let under_way = version.begin();
             let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
@@ -146,6 +156,18 @@ impl Runner {
         }
         run.changes = std::mem::take(&mut view.earlier());
         Ok(run)
+    }
+
+    /// Events with the data of those that were deferred, as many as there is room for, on the account of their tenant; nothing where
+    /// all of them have theirs.
+    async fn load(&self, lane: &LaneKey, class: Class, events: &[Arc<Event>]) -> Result<Option<Loaded>, GroundLost> {
+        let Some(source) = self.deferred.as_ref().filter(|_| events.iter().any(|event| event.deferred.is_some()))
+        else {
+            return Ok(None);
+        };
+        let loaded = source.load(&lane.tenant, events).await.map_err(GroundLost)?;
+        self.scheduler.charge(&lane.tenant, class, loaded.took);
+        Ok(Some(loaded))
     }
 
     /// One call on the guest threads, within its time by the clock on the wall.
