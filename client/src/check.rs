@@ -38,6 +38,37 @@ pub fn id(id: &str) -> Result<(), String> {
     text("an event's id", id, LONGEST_ID)
 }
 
+/// The most levels that JSON may be nested: CPython's parser ends near 1,000, QuickJS's near 3,000.
+pub const DEEPEST_JSON: usize = 512;
+/// The most characters that a number in JSON may have: CPython refuses integers of more than 4,300 digits.
+pub const LONGEST_NUMBER: usize = 1_000;
+
+/// Whether plugins in every language can read this JSON, or why not. The text is scanned once and is not checked otherwise.
+pub fn readable_json(json: &str) -> Result<(), &'static str> {
+    let (mut depth, mut number, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
+    for byte in json.bytes() {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        number = if matches!(byte, b'0'..=b'9' | b'+' | b'-' | b'.' | b'e' | b'E') { number + 1 } else { 0 };
+        match byte {
+            b'"' => in_string = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST_JSON {
+            return Err("is nested deeper than 512 levels");
+        }
+        if number > LONGEST_NUMBER {
+            return Err("has a number of more than 1,000 characters");
+        }
+    }
+    Ok(())
+}
+
 fn text(what: &str, text: &str, longest: usize) -> Result<(), String> {
     if text.is_empty() {
         return Err(format!("{what} must not be empty"));
@@ -63,6 +94,26 @@ mod tests {
         for bad in ["", ".hidden", "-a", "_a", "a b", "a/b", "ä", "a\n", "a\0", &"x".repeat(65)] {
             assert!(tenant(bad).unwrap_err().starts_with(&format!("{bad:?} cannot be a tenant")));
         }
+    }
+
+    #[test]
+    fn json_is_readable_up_to_its_bounds() {
+        let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        let mixed = |levels: usize| format!("{}1{}", r#"[{"a":"]]}\"}","b":"#.repeat(levels), "}]".repeat(levels));
+        for good in
+            [nested(512), mixed(256), "1".repeat(1_000), format!("\"{}\"", "[1".repeat(2_000)), "[1e400]".into()]
+        {
+            assert_eq!(readable_json(&good), Ok(()));
+        }
+        for deep in [nested(513), mixed(257), format!("[1,{}]", nested(512)), "{\"a\":".repeat(600)] {
+            assert_eq!(readable_json(&deep), Err("is nested deeper than 512 levels"));
+        }
+        for long in
+            ["1".repeat(1_001), format!("[1,-1.{}e5]", "0".repeat(995)), format!("{{\"a\":{}}}", "9".repeat(4_301))]
+        {
+            assert_eq!(readable_json(&long), Err("has a number of more than 1,000 characters"));
+        }
+        assert_eq!(readable_json(&format!("[{}]", "-1.5e+9,".repeat(5_000))), Ok(()));
     }
 
     #[test]

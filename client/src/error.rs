@@ -6,8 +6,14 @@ use crate::{Append, ExpectedVersion};
 
 /// What the database raises when a stream is not at the expected version.
 const CONFLICT: &str = "SM409";
-/// The constraint that keeps ids unique.
-const UNIQUE_ID: &str = "events_id_key";
+/// What it raises for an event that is larger than the store takes.
+const TOO_LARGE: &str = "SM413";
+/// What it raises where the store was restored into another cluster.
+const OTHER_CLUSTER: &str = "SM421";
+/// What it raises for JSON that plugins could not read.
+const UNREADABLE: &str = "SM422";
+/// The constraint that keeps ids unique within a tenant.
+const UNIQUE_ID: &str = "events_tenant_id_key";
 
 /// Why events were not appended. None of them was.
 #[derive(Debug, thiserror::Error)]
@@ -25,14 +31,19 @@ pub enum AppendError {
         actual: u64,
     },
     /// An event with this id is there already: most likely this one, from an earlier attempt.
-    #[error("an event with the id {id} is in the store already")]
+    #[error("tenant {tenant} has an event with the id {id} already")]
     DuplicateId {
+        /// Whose event it is.
+        tenant: String,
         /// The id. Where the database does not tell which of several it was, all that were given, with commas.
         id: String,
     },
     /// The store cannot hold this: it would fail every time.
     #[error("{0}")]
     Invalid(String),
+    /// The store was restored from a dump or moved, and has to be re-anchored before anything is appended.
+    #[error("{0}")]
+    OtherCluster(String),
     /// The database did not answer as hoped.
     #[error("the database could not append the events")]
     Database(#[source] tokio_postgres::Error),
@@ -51,16 +62,19 @@ impl AppendError {
             };
         }
         if refusal.code() == &SqlState::UNIQUE_VIOLATION && refusal.constraint() == Some(UNIQUE_ID) {
-            return AppendError::DuplicateId { id: duplicate(append, detail) };
+            return AppendError::DuplicateId { tenant: append.tenant.clone(), id: duplicate(append, detail) };
+        }
+        if refusal.code().code() == OTHER_CLUSTER {
+            return AppendError::OtherCluster(in_words(refusal));
         }
         if is_refused_content(refusal) { AppendError::Invalid(in_words(refusal)) } else { AppendError::Database(error) }
     }
 }
 
-/// Which of the given ids the database's detail, `Key (id)=(…) already exists.` in any language, is about.
+/// Which of the given ids the database's detail, `Key (tenant, id)=(…, …) already exists.` in any language, is about.
 fn duplicate(append: &Append, detail: &str) -> String {
     let ids: Vec<&str> = append.events.iter().filter_map(|event| event.id.as_deref()).collect();
-    match ids.iter().find(|id| detail.contains(&format!("=({id})"))) {
+    match ids.iter().find(|id| detail.contains(&format!("=({}, {id})", append.tenant))) {
         Some(id) => (*id).to_owned(),
         None => ids.join(", "),
     }
@@ -72,6 +86,7 @@ fn is_refused_content(refusal: &DbError) -> bool {
     let class = refusal.code().code().get(..2).unwrap_or_default();
     class == "22"
         || class == "54"
+        || matches!(refusal.code().code(), TOO_LARGE | UNREADABLE)
         || refusal.code() == &SqlState::CHECK_VIOLATION
         || refusal.code() == &SqlState::NOT_NULL_VIOLATION
 }
@@ -94,7 +109,7 @@ mod tests {
     fn the_duplicate_is_found_by_its_value_in_any_language() {
         let event = |id: &str| NewEvent::new("T", "1").id(id);
         let append = Append::to("t", "s").event(event("a")).event(NewEvent::new("T", "2")).event(event("ab"));
-        assert_eq!(duplicate(&append, "Schlüssel »(id)=(ab)« existiert bereits."), "ab");
+        assert_eq!(duplicate(&append, "Schlüssel »(tenant, id)=(t, ab)« existiert bereits."), "ab");
         assert_eq!(duplicate(&append, ""), "a, ab");
     }
 

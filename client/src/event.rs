@@ -51,10 +51,20 @@ impl Append {
         if self.events.is_empty() {
             return Err("there are no events to append; add at least one".into());
         }
-        for event in &self.events {
+        for (index, event) in self.events.iter().enumerate() {
             check::event_type(&event.event_type)?;
             if let Some(id) = &event.id {
                 check::id(id)?;
+            }
+            for (part, json) in [("data", Some(&event.data)), ("metadata", event.metadata.as_ref())] {
+                check::readable_json(json.map_or("", String::as_str)).map_err(|problem| {
+                    let (number, count) = (index + 1, self.events.len());
+                    format!(
+                        "event {number} of {count} for stream {} of tenant {}: its {part} {problem}; plugins could not read it. Flatten it, \
+                         or write the number as a string.",
+                        self.stream, self.tenant
+                    )
+                })?;
             }
         }
         Ok(())
@@ -118,7 +128,7 @@ impl NewEvent {
         self
     }
 
-    /// The event's id, unique in the store; a random UUID when none is given. With an id of its own choice an application that
+    /// The event's id, unique among its tenant's events; a random UUID when none is given. With an id of its own choice an application that
     /// does not know whether an append arrived may repeat it.
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Self {

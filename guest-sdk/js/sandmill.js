@@ -6,14 +6,38 @@
 // time and ids come from the event, or the same events would not lead to the same documents.
 
 import { getMany } from 'sandmill:processor/documents@0.1.0';
-import { log as write } from 'sandmill:processor/logging@0.1.0';
-export { get as setting } from 'sandmill:processor/settings@0.1.0';
+import { log as writeLine } from 'sandmill:processor/logging@0.1.0';
+import { get } from 'sandmill:processor/settings@0.1.0';
+
+/** Levels of arrays and objects that an event's data may have: all that a store accepts. Much deeper data would use up the guest's stack. */
+const LEVELS = 512;
+
+// With the flag `u` a pair of surrogates is one character, so this matches halves alone.
+const HALF = /[\ud800-\udfff]/u;
+const HALVES = new RegExp(HALF, 'gu');
+
+/** A text for people, with U+FFFD in place of half characters, which no text of the contract can hold. */
+const readable = (text) => String(text ?? '').replace(HALVES, '\ufffd');
+
+/** A text that has to stay as it is. */
+function exact(what, text) {
+  if (typeof text !== 'string') throw new TypeError(`${what} is not a text: ${shown(text)}`);
+  if (HALF.test(text)) {
+    throw new TypeError(`${what} holds half a character: ${JSON.stringify(text)}. Cut texts between characters, as [...text].slice(0, 3).join('') does`);
+  }
+  return text;
+}
+
+const write = (level, context, message) => writeLine(level, context, readable(message));
+
+/** What an operator set under a key; undefined where nothing is set. */
+export const setting = (key) => get(exact('the key of a setting', key)) ?? undefined;
 
 /** What a plugin throws when an event cannot be handled. Made by `skip`, `retry` and `stop`. */
 export class Failure extends Error {
   constructor(action, code, message) {
-    super(message);
-    Object.assign(this, { action, code });
+    super(readable(message));
+    Object.assign(this, { action, code: readable(code) });
   }
 }
 
@@ -39,7 +63,75 @@ export function text(data, name) {
   return value;
 }
 
-const invalid = (name, expected, value) => skip('invalid-data', `\`${name}\` is not ${expected}: ${JSON.stringify(value)}`);
+const invalid = (name, expected, value) => skip('invalid-data', `\`${name}\` is not ${expected}: ${shown(value)}`);
+
+/** A value for a message. Arrays and objects may be as large and as deep as an event. */
+function shown(value) {
+  if (value !== null && typeof value === 'object') return Array.isArray(value) ? 'an array' : 'an object';
+  return typeof value === 'string' ? JSON.stringify(value.slice(0, 200)) : String(value);
+}
+
+/** An event's data. What cannot be read is set aside with the code `invalid-data`. */
+function parse(data) {
+  if (isTooDeep(data)) throw skip('invalid-data', `the data nests deeper than ${LEVELS} levels`);
+  try {
+    return JSON.parse(data);
+  } catch (error) {
+    throw skip('invalid-data', `the data cannot be read: ${error.message}`);
+  }
+}
+
+/** Whether a text nests deeper than can be read. Most texts are too short for that, or hold too few brackets. */
+function isTooDeep(text) {
+  if (text.length <= 2 * LEVELS || occurs(text, '[') + occurs(text, '{') <= LEVELS) return false;
+  let level = 0;
+  for (let at = 0; at < text.length; at++) {
+    switch (text[at]) {
+      case '"':
+        at = endOfString(text, at);
+        break;
+      case '[':
+      case '{':
+        level++;
+        if (level > LEVELS) return true;
+        break;
+      case ']':
+      case '}':
+        level--;
+    }
+  }
+  return false;
+}
+
+/** How often a sign occurs; counted no further than it matters. */
+function occurs(text, sign) {
+  let count = 0;
+  for (let at = text.indexOf(sign); at >= 0 && count <= LEVELS; at = text.indexOf(sign, at + 1)) count++;
+  return count;
+}
+
+/** Where the quote stands that ends the string whose first quote is here. */
+function endOfString(text, from) {
+  for (let at = text.indexOf('"', from + 1); at >= 0; at = text.indexOf('"', at + 1)) {
+    let before = at - 1;
+    while (text[before] === '\\') before--;
+    if ((at - before) % 2 === 1) return at;
+  }
+  return text.length;
+}
+
+/** A document as JSON. `JSON.stringify` escapes half characters, and no database holds them. */
+function stringify(collection, id, document) {
+  const data = JSON.stringify(document);
+  if (data.includes('\\ud')) {
+    const what = `the document ${JSON.stringify(id)} of \`${collection}\``;
+    JSON.stringify(document, (key, value) => {
+      exact(`a name in ${what}`, key);
+      return typeof value === 'string' ? exact(`\`${key}\` in ${what}`, value) : value;
+    });
+  }
+  return data;
+}
 
 /**
  * Makes a plugin of events that evolve documents. Export what it gives:
@@ -56,9 +148,9 @@ export function documents(plugin) {
 
   function describe() {
     return {
-      id: plugin.id,
-      version: plugin.version ?? '',
-      eventTypes: Object.keys(events),
+      id: exact('the id of the plugin', plugin.id),
+      version: readable(plugin.version),
+      eventTypes: Object.keys(events).map((type) => exact('an event type', type)),
       collections: [collection],
       partitionBy: plugin.partitionBy ?? { tag: 'tenant' },
       start: plugin.start ?? 'beginning',
@@ -70,10 +162,13 @@ export function documents(plugin) {
   function project(batch) {
     const entries = new Map();
     const steps = batch.events.map((event) => attempt(() => {
-      const data = JSON.parse(event.data);
+      const data = parse(event.data);
       const id = documentId(data, event);
       let entry = entries.get(id);
-      if (entry === undefined) entries.set(id, (entry = { id, document: null, existed: false, changed: false }));
+      if (entry === undefined) {
+        entry = { id: exact(`the id of a document of \`${collection}\``, id), document: null, existed: false, changed: false };
+        entries.set(id, entry);
+      }
       return { event, data, entry };
     }));
     read(collection, [...entries.values()]);
@@ -93,7 +188,7 @@ export function documents(plugin) {
     for (const { id, document, existed, changed } of entries.values()) {
       if (!changed) continue;
       if (document !== null) {
-        projection.changes.push({ tag: 'put', val: { collection, id, data: JSON.stringify(document) } });
+        projection.changes.push({ tag: 'put', val: { collection, id, data: stringify(collection, id, document) } });
       } else if (existed) {
         projection.changes.push({ tag: 'remove', val: { collection, id } });
       }
@@ -109,12 +204,18 @@ function read(collection, entries) {
   if (entries.length === 0) return;
   getMany(collection, entries.map((entry) => entry.id)).forEach((stored, number) => {
     if (stored === null || stored === undefined) return;
-    entries[number].document = JSON.parse(stored);
-    entries[number].existed = true;
+    const entry = entries[number];
+    entry.existed = true;
+    try {
+      entry.document = JSON.parse(stored);
+    } catch (error) {
+      entry.unreadable = stop('unreadable-document', `${collection} ${entry.id}: ${error.message}`);
+    }
   });
 }
 
 function evolve(events, { event, data, entry }, initial) {
+  if (entry.unreadable) throw entry.unreadable;
   const evolved = events[event.eventType](entry.document ?? initial, data, event);
   if (evolved === undefined || typeof evolved !== 'object' || Array.isArray(evolved)) {
     throw new TypeError(`\`${event.eventType}\` gave no document back; it returns an object, or null for a document that goes`);
@@ -139,7 +240,7 @@ function aloud(body) {
     try {
       return body(...given);
     } catch (error) {
-      write('critical', 'exception', `${error}\n${error?.stack ?? ''}`.trimEnd());
+      write('critical', 'exception', `${String(error)}\n${error?.stack ?? ''}`.trimEnd());
       throw error;
     }
   };

@@ -9,6 +9,7 @@ and no randomness worth the name: time and ids come from the event, or the same 
 import io
 import json
 import random
+import re
 import sys
 import time
 from types import MappingProxyType
@@ -32,10 +33,44 @@ from wit_world.imports.types import (
     StartPosition,
 )
 
-setting = _settings.get
+# Levels of arrays and objects that an event's data may have: all that a store accepts. Much deeper data would use up the guest's stack.
+_LEVELS = 512
+# Digits of a whole number: as many as a document may hold, where Python by itself reads 4,300.
+sys.set_int_max_str_digits(8_000)
+
+_HALF = re.compile("[\ud800-\udfff]")
+_STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+_NO_BRACKETS = re.compile(r"[^][{}]+")
 
 # How many calls of functions are told of where an exception came from.
 _PLACES_SAID = 10
+
+
+def _readable(words):
+    """A text for people, with U+FFFD in place of half characters, which no text of the contract can hold."""
+    words = str(words)
+    return words if words.isascii() else _HALF.sub("\ufffd", words)
+
+
+def _exact(what, words):
+    """A text that has to stay as it is."""
+    if not isinstance(words, str):
+        raise TypeError(f"{what} is not a text: {_shown(words)}")
+    if not words.isascii() and _HALF.search(words):
+        raise ValueError(f"{what} holds half a character (a surrogate): {ascii(words)}")
+    return words
+
+
+def _shown(value):
+    """A value for a message. Lists and dicts may be as large and as deep as an event."""
+    if isinstance(value, (dict, list)):
+        return "a list" if isinstance(value, list) else "a dict"
+    return repr(value[:200] if isinstance(value, str) else value)
+
+
+def setting(key):
+    """What an operator set under a key; None where nothing is set."""
+    return _settings.get(_exact("the key of a setting", key))
 
 
 class Failure(Exception):
@@ -45,7 +80,7 @@ class Failure(Exception):
 
     def __init__(self, code, message=""):
         super().__init__(message)
-        self.code, self.message = code, message
+        self.code, self.message = _readable(code), _readable(message)
 
 
 class Skip(Failure):
@@ -70,7 +105,7 @@ def natural(data, name):
     """A whole number, not negative, of an event's data. An event without it is set aside with the code `invalid-data`."""
     value = data.get(name) if isinstance(data, dict) else None
     if type(value) is not int or value < 0:
-        raise Skip("invalid-data", f"`{name}` is not a whole number that is not negative: {value!r}")
+        raise Skip("invalid-data", f"`{name}` is not a whole number that is not negative: {_shown(value)}")
     return value
 
 
@@ -78,8 +113,30 @@ def text(data, name):
     """A text of an event's data. An event without it is set aside with the code `invalid-data`."""
     value = data.get(name) if isinstance(data, dict) else None
     if type(value) is not str:
-        raise Skip("invalid-data", f"`{name}` is not a text: {value!r}")
+        raise Skip("invalid-data", f"`{name}` is not a text: {_shown(value)}")
     return value
+
+
+def _parse(data):
+    """An event's data. What cannot be read is set aside with the code `invalid-data`."""
+    if _is_too_deep(data):
+        raise Skip("invalid-data", f"the data nests deeper than {_LEVELS} levels")
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Skip("invalid-data", f"the data cannot be read: {error}") from None
+
+
+def _is_too_deep(data):
+    """Whether a text nests deeper than can be read. Most texts are too short for that, or hold too few brackets."""
+    if len(data) <= 2 * _LEVELS or data.count("[") + data.count("{") <= _LEVELS:
+        return False
+    level = 0
+    for bracket in _NO_BRACKETS.sub("", _STRINGS.sub("", data)):
+        level += 1 if bracket in "[{" else -1
+        if level > _LEVELS:
+            return True
+    return False
 
 
 class Documents:
@@ -107,9 +164,9 @@ class Documents:
         self._document_id = document_id or (lambda data, event: event.stream_id)
         self._handlers = {}
         self._described = lambda: Descriptor(
-            id,
-            version,
-            list(self._handlers),
+            _exact("the id of the plugin", id),
+            _readable(version),
+            [_exact("an event type", event_type) for event_type in self._handlers],
             [collection],
             partition_by or PartitionBy_Tenant(),
             start,
@@ -133,7 +190,11 @@ class Documents:
 
         class Description:
             def describe(self):
-                return plugin._described()
+                try:
+                    return plugin._described()
+                except Exception as error:
+                    _say_what_ended(error)
+                    raise
 
         class Projector:
             def project(self, batch):
@@ -149,17 +210,19 @@ class Documents:
         entries, steps = {}, []
         for event in batch.events:
             try:
-                data = json.loads(event.data)
+                data = _parse(event.data)
                 id = self._document_id(data, event)
             except Failure as failure:
                 steps.append((event, None, failure))
                 continue
-            steps.append((event, data, entries.setdefault(id, _Entry(id))))
+            if id not in entries:
+                entries[id] = _Entry(_exact(f"the id of a document of `{self._collection}`", id))
+            steps.append((event, data, entries[id]))
         if entries:
             stored = _documents.get_many(self._collection, list(entries))
             for entry, found in zip(entries.values(), stored):
                 if found is not None:
-                    entry.document, entry.existed = json.loads(found), True
+                    entry.read(self._collection, found)
 
         skipped, halted = [], None
         for index, (event, data, entry) in enumerate(steps):
@@ -185,18 +248,27 @@ def _say_what_ended(error):
         place = place.tb_next
     # The innermost first, as whoever reads only the beginning wants that; a recursion has more than anybody reads.
     said = [f"{type(error).__name__}: {error}", *places[:-_PLACES_SAID - 1:-1]]
-    _logging.log(_logging.Level.CRITICAL, "exception", "\n".join(said))
+    _logging.log(_logging.Level.CRITICAL, "exception", _readable("\n".join(said)))
 
 
 class _Entry:
     """A document of the batch."""
 
-    __slots__ = ("id", "document", "existed", "changed")
+    __slots__ = ("id", "document", "existed", "changed", "unreadable")
 
     def __init__(self, id):
-        self.id, self.document, self.existed, self.changed = id, None, False, False
+        self.id, self.document, self.existed, self.changed, self.unreadable = id, None, False, False, None
+
+    def read(self, collection, stored):
+        self.existed = True
+        try:
+            self.document = json.loads(stored)
+        except (ValueError, RecursionError) as error:
+            self.unreadable = Stop("unreadable-document", f"{collection} {self.id}: {error}")
 
     def evolve(self, handler, initial, data, event):
+        if self.unreadable is not None:
+            raise self.unreadable
         evolved = handler(initial if self.document is None else self.document, data, event)
         if evolved is not None and not isinstance(evolved, dict):
             raise TypeError(f"{event.event_type} must give back a dict, or None for a document that goes")
@@ -205,6 +277,10 @@ class _Entry:
     def change(self, collection):
         if self.document is not None:
             data = json.dumps(self.document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+            half = None if data.isascii() else _HALF.search(data)
+            if half is not None:
+                near = ascii(data[max(half.start() - 40, 0) : half.end() + 40])
+                raise ValueError(f"the document {self.id!r} of `{collection}` holds half a character (a surrogate): … {near} …")
             return Change_Put(Document(collection, self.id, data))
         return Change_Remove(DocumentKey(collection, self.id)) if self.existed else None
 
@@ -214,7 +290,7 @@ class _Log:
 
     def __getattr__(self, level):
         number = _logging.Level[level.upper()]
-        return lambda message: _logging.log(number, "", str(message))
+        return lambda message: _logging.log(number, "", _readable(message))
 
 
 log = _Log()
@@ -232,7 +308,7 @@ class _Lines(io.TextIOBase):
     def write(self, printed):
         *lines, self._rest = (self._rest + printed).split("\n")
         for line in lines:
-            _logging.log(self._level, self._context, line)
+            _logging.log(self._level, self._context, _readable(line))
         return len(printed)
 
 

@@ -23,7 +23,7 @@ use crate::{
         fleet::{Fleet, Follower},
         registry::Registry,
     },
-    processor::{Ground, Standing, report::Instances},
+    processor::{Ground, Standing, exceptions, report::Instances},
     sandbox::{OfTenant, Sandbox},
     scheduler::Scheduler,
     source::{OpenSource, native::Native},
@@ -43,7 +43,34 @@ pub enum Ended {
         refused: usize,
     },
     /// All that was there is handled but what these lanes wait with.
-    Blocked(Vec<BlockedLane>),
+    Blocked(BlockedLanes),
+}
+
+/// Lanes of which the reason is given when a run ends, for each processor. Default 20: what a person reads, however many there are.
+const BLOCKED_LANES: i64 = 20;
+
+/// Lanes, or whole processors, that wait for a person.
+#[derive(Debug, Default)]
+pub struct BlockedLanes {
+    first: Vec<BlockedLane>,
+    all: usize,
+}
+
+impl BlockedLanes {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all == 0
+    }
+
+    /// The first of each processor.
+    pub fn iter(&self) -> std::slice::Iter<'_, BlockedLane> {
+        self.first.iter()
+    }
 }
 
 /// A lane, or a whole processor, that waits for a person.
@@ -243,41 +270,64 @@ impl<'a> Ready<'a> {
             if until == Until::Told {
                 return std::future::pending().await;
             }
-            caught_up(&standings, &self.there_at_start).await
+            caught_up(&standings, &self.there_at_start).await;
+            blocked(&standings, self.db).await
         };
-        let mut ended = Ended::Drained;
+        let mut ended = Ok(Ended::Drained);
         let drain = async {
             tokio::select! {
                 () = drain => {}
-                blocked = caught_up => ended = if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) },
+                blocked = caught_up => ended = match blocked {
+                    Ok(blocked) if blocked.is_empty() => Ok(Ended::CaughtUp { refused }),
+                    Ok(blocked) => Ok(Ended::Blocked(blocked)),
+                    Err(error) => Err(error),
+                },
             }
         };
         supervisor.run(drain, abort).await?;
+        let ended = ended?;
         usage::tell_last(&tenants, &refusals, &db).await;
         Ok(ended)
     }
 }
 
-/// Waits until every processor has handled what `head` sees, and returns the lanes that wait for a person.
-async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head: &Snapshot) -> Vec<BlockedLane> {
-    let mut blocked = Vec::new();
-    for (processor, standing) in standings {
+/// Waits until every processor has handled what `head` sees, but for lanes that wait for a person.
+async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head: &Snapshot) {
+    for (_, standing) in standings {
         let mut standing = standing.clone();
         let level = |now: &Standing| now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head));
-        let there = standing.wait_for(|now| now.paused.is_some() || level(now)).await;
-        let Ok((lanes, paused)) = there.map(|now| (now.lanes_blocked.clone(), now.paused.clone())) else {
+        if standing.wait_for(|now| now.paused.is_some() || level(now)).await.is_err() {
             // The processor failed; the supervisor has its error and ends everything.
             return std::future::pending().await;
-        };
-        let lanes = lanes.into_iter().map(|(lane, reason)| (Some(lane), reason));
-        let whole = paused.map(|reason| (None, reason));
-        blocked.extend(lanes.chain(whole).map(|(lane, reason)| BlockedLane {
-            processor: processor.clone(),
-            lane,
-            reason,
-        }));
+        }
     }
-    blocked
+}
+
+/// What waits for a person.
+async fn blocked(standings: &[(ProcessorId, watch::Receiver<Standing>)], db: &Db) -> anyhow::Result<BlockedLanes> {
+    let mut blocked = BlockedLanes::default();
+    let mut session = None;
+    for (processor, standing) in standings {
+        let (lanes, paused) = {
+            let now = standing.borrow();
+            (now.lanes_standing, now.paused.clone())
+        };
+        blocked.all += usize::from(paused.is_some());
+        let whole = paused.map(|reason| BlockedLane { processor: processor.clone(), lane: None, reason });
+        blocked.first.extend(whole);
+        if lanes == 0 {
+            continue;
+        }
+        if session.is_none() {
+            session = Some(db.connect("start").await.context("read which lanes are blocked")?);
+        }
+        let Some(session) = &session else { continue };
+        let (first, all) = exceptions::standing(session, processor, BLOCKED_LANES).await?;
+        blocked.all += all as usize;
+        let first = first.into_iter().map(|(lane, reason)| (Some(lane), reason));
+        blocked.first.extend(first.map(|(lane, reason)| BlockedLane { processor: processor.clone(), lane, reason }));
+    }
+    Ok(blocked)
 }
 
 /// How those who run stand.

@@ -23,6 +23,7 @@ mod migrate;
 mod output;
 mod plugin;
 mod plugins;
+mod processors;
 mod resume;
 mod run;
 mod status;
@@ -33,10 +34,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use self::{
-    output::{Screen, Tone},
-    table::table,
-};
+use self::{output::Tone, table::table};
 use crate::{
     cluster::host_lock::LockError,
     config::{Config, ConfigError, Origin, Resolved, Sources},
@@ -111,6 +109,7 @@ enum Command {
     /// Shows what each tenant uses, and how far it is behind
     Tenants(tenants::TenantsArgs),
     Plugins(plugins::PluginsArgs),
+    Processors(processors::ProcessorsArgs),
     /// Lists the documents of a collection
     Documents(documents::DocumentsArgs),
     /// Makes a processor, a tenant of it or a lane wait
@@ -145,14 +144,17 @@ pub fn main() -> ExitCode {
     let matches = help::grouped(Arguments::command()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs));
-    result.unwrap_or_else(|error| {
+    let result = result.and_then(|code| Ok(output::finish().map(|()| code)?));
+    let code = result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
-            // Whoever read our output has seen enough.
+            // The reader of our output has seen enough.
             return ExitCode::SUCCESS;
         }
-        eprintln!("{} {}", Screen::stderr().paint(Some(Tone::Bad), "error:"), in_words(&error));
+        output::say(Tone::Bad, "error:", &in_words(&error));
         exit_code(&error)
-    })
+    });
+    telemetry::flush();
+    code
 }
 
 /// The error and its causes, each said once: some errors say already what caused them.
@@ -219,6 +221,7 @@ fn dispatch(arguments: Arguments, logs: &Logs) -> anyhow::Result<ExitCode> {
             Command::Explain(args) => explain::run(args, &db).await,
             Command::Tenants(args) => tenants::run(args, &db).await,
             Command::Plugins(args) => plugins::run(args, &db).await,
+            Command::Processors(args) => processors::run(args, &db).await,
             Command::Documents(args) => documents::run(args, &db).await,
             Command::Pause(args) => resume::pause(args, &db).await,
             Command::Resume(args) => resume::run(args, &db).await,

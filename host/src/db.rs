@@ -64,7 +64,8 @@ impl Db {
         format!("{name} at {hosts} as {user}")
     }
 
-    /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`.
+    /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`, of which
+    /// PostgreSQL keeps 63 bytes: it is for people, and decides nothing.
     pub async fn connect(&self, purpose: &str) -> Result<Session, Error> {
         let mut config = (*self.config).clone();
         config.application_name(format!("sandmill {purpose}"));
@@ -79,10 +80,13 @@ impl Db {
                 }
             }
         });
+        // Statements that wait for a lock must see what its holder has committed, whatever the
+        // database's default isolation is.
         client
             .batch_execute(&format!(
                 "set lock_timeout = {}; set idle_in_transaction_session_timeout = {}; set client_min_messages = warning; \
-                 set timezone = 'UTC'; set search_path = pg_catalog; set jit = off",
+                 set timezone = 'UTC'; set search_path = pg_catalog; set jit = off; \
+                 set default_transaction_isolation = 'read committed'",
                 LOCK_TIMEOUT.as_millis(),
                 IDLE_IN_TRANSACTION_TIMEOUT.as_millis(),
             ))
@@ -139,10 +143,19 @@ pub fn is_about_a_row(error: &Error) -> bool {
     *code == SqlState::OUT_OF_MEMORY || matches!(code.code().get(..2), Some("22" | "54" | "XX"))
 }
 
+/// What begins the error's code in a line for people.
+const SQLSTATE: &str = "(SQLSTATE ";
+
+/// The code of the database's error that a line for people [tells](describe), if it tells one.
+pub fn sqlstate(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once(SQLSTATE)?;
+    rest.split_once(')').map(|(code, _)| code).filter(|code| code.len() == 5)
+}
+
 /// An error of the database as one line for people: what the server said, with detail and hint, or what became of the connection.
 pub fn describe(error: &Error) -> String {
     if let Some(db) = error.as_db_error() {
-        let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
+        let mut text = format!("{} {SQLSTATE}{})", db.message(), db.code().code());
         if let Some(detail) = db.detail() {
             text.push_str(&format!("; {detail}"));
         }
@@ -162,4 +175,17 @@ pub fn describe(error: &Error) -> String {
         source = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_for_people_keeps_its_code() {
+        assert_eq!(sqlstate("commit: permission denied (SQLSTATE 42501); detail (x)"), Some("42501"));
+        for none in ["connection closed", "(SQLSTATE ", "(SQLSTATE 1)", ""] {
+            assert_eq!(sqlstate(none), None, "{none}");
+        }
+    }
 }

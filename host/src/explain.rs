@@ -5,6 +5,7 @@
 
 mod facts;
 mod finding;
+mod term_error;
 
-pub use facts::{Blocker, Facts, OpenTransaction};
+pub use facts::{Blocker, Facts, LanesAlike, OpenTransaction, PluginFile};
 pub use finding::{About, Finding, Gravity, findings};

@@ -8,3 +8,5 @@ pub mod ids;
 pub mod json;
 pub mod loading;
 pub mod nearest;
+pub mod partition_key;
+pub mod text;

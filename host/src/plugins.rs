@@ -1,10 +1,12 @@
 //! Plugins on disk and the processors that they become: what is in the folder is what runs.
 //!
-//! [`folder`] says which files there are and which have changed, [`manifest`] what is said about one, `check` whether it can run, `dry_runs` whether it does on the last events what the one that runs does, [`plan`] what has to be done about it, [`rollout`] whether a version that has just come does what it
-//! should; they decide and do nothing. The [`registry`] is the loop that carries it out on the [`fleet`] of processors, and [`history`] is what it writes down, from `notes`.
+//! [`folder`] says which files there are, which have changed and what else lies there, [`manifest`] what is said about one, `check` whether it can run, `dry_runs` whether it does on the last events what the one that runs does, [`plan`] what has to be done about it, [`rollout`] whether a version that has just come does what it
+//! should; they decide and do nothing. The [`registry`] is the loop that carries it out on the [`fleet`] of processors, and [`history`] is what it writes down, from `notes`; `error_files` say beside a plugin why
+//! it does not run, and `reports` what is wrong with the folder's other entries.
 
 mod check;
 mod dry_runs;
+mod error_files;
 pub mod fleet;
 pub mod folder;
 mod hints;
@@ -13,5 +15,6 @@ pub mod manifest;
 mod notes;
 pub mod plan;
 pub mod registry;
+mod reports;
 pub mod rollout;
 pub mod signature;

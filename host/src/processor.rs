@@ -21,15 +21,18 @@ pub mod lockstep;
 pub mod pauses;
 pub mod pressure;
 pub mod registration;
+pub mod removal;
 pub mod report;
 mod retry;
+pub mod roster;
 mod shed;
 pub mod status;
 pub mod term;
+mod term_errors;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
@@ -43,7 +46,6 @@ use crate::{
     model::{
         cursor::Snapshot,
         handler::{Descriptor, Reason},
-        ids::LaneKey,
     },
     supervisor::Stop,
     tenants::Tenants,
@@ -54,6 +56,7 @@ use lockstep::{Lockstep, Place};
 use pressure::Strategy;
 use report::{Instances, Report};
 use term::Term;
+use term_errors::TermErrors;
 
 /// What an operator can set.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -101,6 +104,8 @@ impl Default for Config {
 
 /// Before a new term after one that ended, at first and at most.
 const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The same at most where terms end young although each committed something: what ends them may be there to stay, and each costs the database some connections.
+const NEXT_TERM_MOVED: Duration = Duration::from_millis(500);
 
 /// What all processors of a host share.
 #[derive(Clone)]
@@ -130,10 +135,8 @@ pub struct Standing {
     pub seen: Option<Snapshot>,
     /// Lanes that will go on by themselves.
     pub lanes_moving: usize,
-    /// Lanes that wait for a person, and why.
-    pub lanes_blocked: Vec<(LaneKey, Reason)>,
-    /// Those of them that the processor's own code has stopped, and no person.
-    pub lanes_failed: Vec<LaneKey>,
+    /// Lanes that wait for a person; their rows say why.
+    pub lanes_standing: usize,
     /// Why the whole processor waits, if a person told it to.
     pub paused: Option<Reason>,
 }
@@ -149,8 +152,18 @@ pub struct Processor {
     place: Option<Place>,
     standing: watch::Sender<Standing>,
     report: Report,
+    errors: TermErrors,
     /// Whether this term has committed anything.
     moved: bool,
+}
+
+/// The pause before the next term, after one that lasted so long and may have moved: pure.
+fn next_term(pause: Duration, lasted: Duration, moved: bool) -> Duration {
+    // A term that lasted was no failed attempt.
+    if lasted > NEXT_TERM.1 {
+        return NEXT_TERM.0;
+    }
+    (pause * 2).min(if moved { NEXT_TERM_MOVED } else { NEXT_TERM.1 })
 }
 
 /// What shook the ground: the term is over, and a new one may begin.
@@ -175,8 +188,18 @@ impl Processor {
         let router = Router::new(&descriptor);
         let report = Report::new(ground.instances.clone());
         let place = (pressure.back_pressure == Strategy::Lockstep).then(|| ground.lockstep.join(&descriptor.id));
-        let processor =
-            Processor { descriptor, router, runner, ground, pressure, place, standing, report, moved: false };
+        let processor = Processor {
+            descriptor,
+            router,
+            runner,
+            ground,
+            pressure,
+            place,
+            standing,
+            report,
+            errors: TermErrors::default(),
+            moved: false,
+        };
         (processor, watcher)
     }
 
@@ -192,14 +215,14 @@ impl Processor {
                 tracing::error!(processor = %self.descriptor.id, "{held}");
                 return Err(shaken);
             }
-            tracing::warn!(
-                processor = %self.descriptor.id,
-                error = format!("{shaken:#}"),
-                "a term ended; starting over from what is committed"
-            );
-            // A term that lasted or moved was no failed attempt.
-            let failed = !std::mem::take(&mut self.moved) && began.elapsed() <= NEXT_TERM.1;
-            pause = if failed { (pause * 2).min(NEXT_TERM.1) } else { NEXT_TERM.0 };
+            let error = term_errors::words(&shaken);
+            tracing::warn!(processor = %self.descriptor.id, error, "a term ended; starting over from what is committed");
+            self.errors.ended(&error, SystemTime::now());
+            tokio::select! {
+                () = stop.drain() => return Ok(()),
+                () = self.errors.store(&self.ground.db, &self.descriptor.id) => {}
+            }
+            pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.moved));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
@@ -221,10 +244,25 @@ impl Processor {
             pressure: &self.pressure,
             place: &mut self.place,
             report: &mut self.report,
+            errors: &mut self.errors,
             moved: &mut self.moved,
         };
         let engine = Engine::new(term, parts);
         let standing = &self.standing;
         engine.run(&mut self.ground.wakeups, stop, |now| _ = standing.send_replace(now)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn terms_that_end_young_begin_ever_later_also_if_they_moved() {
+        let young = Duration::from_millis(20);
+        let after = |terms: u32, moved: bool| (0..terms).fold(NEXT_TERM.0, |pause, _| next_term(pause, young, moved));
+        assert_eq!(after(1, true), Duration::from_millis(100));
+        assert_eq!((after(9, true), after(9, false)), (NEXT_TERM_MOVED, NEXT_TERM.1));
+        assert_eq!(next_term(NEXT_TERM.1, Duration::from_secs(6), false), NEXT_TERM.0);
     }
 }

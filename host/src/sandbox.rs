@@ -27,6 +27,7 @@ mod warm;
 mod wasi;
 
 use std::{
+    fs::File,
     io,
     path::Path,
     sync::{
@@ -58,6 +59,8 @@ pub struct Sandbox {
     limits: Arc<Limits>,
     /// What the plugins that it loads can ask for.
     settings: Arc<[(String, String)]>,
+    /// The tenant whose own the plugins are that it loads; none where they are everybody's.
+    owner: Option<TenantId>,
     warm: Arc<Warm<Guest>>,
     compiler: Arc<Compiler>,
     /// Linear memory of all live stores, bytes.
@@ -139,6 +142,7 @@ impl Sandbox {
             tenants: Arc::new(Tenants::new(Arc::new(of_tenant))),
             limits,
             settings: Arc::default(),
+            owner: None,
             memory: Arc::default(),
             refusals: Arc::default(),
             loaded: Arc::default(),
@@ -146,10 +150,11 @@ impl Sandbox {
         })
     }
 
-    /// The same sandbox for a plugin that has limits and settings of its own. Of memory and tables there is as much for an instance as was set aside at start:
+    /// The same sandbox for a plugin that has limits and settings of its own, and is perhaps one
+    /// tenant's. Of memory and tables there is as much for an instance as was set aside at start:
     /// it may have less, and never more.
-    pub fn for_plugin(&self, limits: Limits, settings: Vec<(String, String)>) -> Self {
-        Sandbox { limits: Arc::new(limits), settings: settings.into(), ..self.clone() }
+    pub fn for_plugin(&self, limits: Limits, settings: Vec<(String, String)>, owner: Option<&TenantId>) -> Self {
+        Sandbox { limits: Arc::new(limits), settings: settings.into(), owner: owner.cloned(), ..self.clone() }
     }
 
     /// What its plugins may use up.
@@ -173,12 +178,12 @@ impl Sandbox {
     /// Makes a plugin of a component's file, and says what else is known of it. Compiling takes seconds for large components, and waits for other
     /// components': call it where blocking is allowed.
     pub fn examine(&self, file: &Path) -> Examined {
-        self.examine_if(file, |_| Ok(()))
+        self.counted(examine::file(self, file))
     }
 
-    /// The same where somebody has a say about the file's bytes before they are used: what he says against them is why the file is refused.
-    pub fn examine_if(&self, file: &Path, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
-        self.counted(examine::file(self, file, accept))
+    /// The same of a file that is open, whose bytes are used only if `accept` takes them; otherwise its error is why the file is refused.
+    pub fn examine_opened(&self, file: File, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
+        self.counted(examine::opened(self, file, accept))
     }
 
     /// Makes a plugin of a component file's bytes, and takes as long.

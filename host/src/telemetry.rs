@@ -1,23 +1,31 @@
-//! Log lines: to standard error, for people, coloured only on a terminal. They carry words of plugins and applications, so what could steer a
-//! terminal is taken out of every message and field.
+//! Log lines: to standard error, for people, coloured only on a terminal. They carry words of
+//! plugins and applications, so a [`line`] shows what is the host's own, and nothing in it can
+//! steer a terminal.
 //!
-//! A command that draws on the terminal holds them back meanwhile ([`Logs::hold`]) and shows the last ones where it wants. What was held and
-//! never shown is written when it lets go, so nothing that explains an end is lost.
+//! Logging never stops the work: lines go through a bounded queue ([`Outlet`]), and where nobody
+//! reads them they are lost and counted. Whatever else the process says on standard error goes the
+//! same way ([`say`]), and [`flush`] waits at the end of the process for what can still be written.
+//!
+//! A command that draws on the terminal holds log lines back meanwhile ([`Logs::hold`]) and shows
+//! the last ones where it wants. What was held and never shown is written when it lets go, so
+//! nothing that explains an end is lost.
+
+mod line;
+mod outlet;
 
 use std::{
     collections::VecDeque,
-    fmt,
     io::{self, IsTerminal, Write},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
 };
 
+pub use outlet::Outlet;
 use tracing::{Level, Metadata};
 use tracing_subscriber::{
     EnvFilter,
-    field::MakeExt,
     fmt::{
         MakeWriter, format,
         time::{FormatTime, SystemTime},
@@ -28,6 +36,9 @@ use tracing_subscriber::{
 const VARIABLE: &str = "SANDMILL_LOG";
 /// Lines that are held. Default 100: more than any terminal shows of them.
 const HELD: usize = 100;
+
+/// Standard error, once the process logs.
+static STDERR: OnceLock<Outlet> = OnceLock::new();
 
 /// Where log lines go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +64,8 @@ pub fn start() -> anyhow::Result<Logs> {
     let directives = std::env::var(VARIABLE).unwrap_or_else(|_| "info".into());
     let filter = EnvFilter::try_new(&directives)
         .map_err(|e| anyhow::anyhow!("{VARIABLE}={directives}: {e}; try info, debug or sandmill::guest=debug"))?;
+    let outlet = Outlet::to(io::stderr(), lost).map_err(|e| anyhow::anyhow!("start the thread that logs: {e}"))?;
+    STDERR.get_or_init(|| outlet);
     let logs = Logs::default();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -60,23 +73,38 @@ pub fn start() -> anyhow::Result<Logs> {
         .with_timer(logs.clone())
         .with_ansi(io::stderr().is_terminal() && is_colour_wanted())
         .with_target(false)
-        .fmt_fields(format::debug_fn(|writer, field, value| write_field(writer, field.name(), value)).delimited(" "))
+        .log_internal_errors(false)
+        .fmt_fields(line::Fields)
         .init();
     Ok(logs)
 }
 
-fn write_field(writer: &mut format::Writer<'_>, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
-    if name != "message" {
-        write!(writer, "{name}=")?;
+/// What the log says where lines are missing.
+fn lost(lines: u64) -> String {
+    let mut time = String::new();
+    // A string takes whatever is written to it.
+    let _ = SystemTime.format_time(&mut format::Writer::new(&mut time));
+    let lines = if lines == 1 { "1 log line was".into() } else { format!("{lines} log lines were") };
+    format!("{time}  WARN {lines} lost, because standard error did not take them in time\n")
+}
+
+/// Says something on standard error, in whole lines. Never waits and never fails.
+pub fn say(text: &str) {
+    match STDERR.get() {
+        Some(outlet) => outlet.push(&format!("{text}\n")),
+        // Before the process logs there is nothing that a write could hold up.
+        None => _ = writeln!(io::stderr(), "{text}"),
     }
-    let value = format!("{value:?}");
-    value.chars().try_for_each(|c| match c {
-        // Further lines are set in, so that no plugin can make one that looks like another entry.
-        '\n' => writer.write_str("\n    "),
-        '\t' => writer.write_char(c),
-        c if c.is_control() => writer.write_char(char::REPLACEMENT_CHARACTER),
-        c => writer.write_char(c),
-    })
+}
+
+/// Lines that standard error did not take so far.
+pub fn lines_lost() -> u64 {
+    STDERR.get().map_or(0, Outlet::lost)
+}
+
+/// Waits until everything is written that can be, and not for a reader that stalls.
+pub fn flush() {
+    STDERR.get().map(Outlet::flush);
 }
 
 /// Whether the environment leaves us our colours: `NO_COLOR` is not set, or to nothing.
@@ -121,9 +149,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         let Some(lines) = self.logs.lock().take() else { return };
         let shown = lines.last.len().saturating_sub(lines.unseen);
-        for line in lines.last.iter().skip(shown) {
-            eprintln!("{line}");
-        }
+        lines.last.iter().skip(shown).for_each(|line| say(line));
     }
 }
 
@@ -160,7 +186,13 @@ impl Write for Writer {
             return Ok(text.len());
         }
         let mut held = self.logs.lock();
-        let Some(lines) = held.as_mut() else { return io::stderr().write(text) };
+        let Some(lines) = held.as_mut() else {
+            drop(held);
+            if let Some(outlet) = STDERR.get() {
+                outlet.push(&String::from_utf8_lossy(text));
+            }
+            return Ok(text.len());
+        };
         // An event's text arrives whole; a message may have several lines, and is held as one.
         lines.last.push_back(String::from_utf8_lossy(text).trim_end().replace('\n', " "));
         lines.unseen += 1;

@@ -16,6 +16,12 @@ use tokio::sync::Notify;
 
 use crate::host::{compile, component};
 
+/// Limits under which no ordinary call ends early, however busy the machine is: a test sets those
+/// that it is about.
+pub fn unhurried() -> Limits {
+    Limits { cpu_ms: 10_000, wall_ms: 600_000, ..Limits::default() }
+}
+
 /// A sandbox with these limits.
 pub fn sandbox(limits: Limits) -> Sandbox {
     Sandbox::new(limits, compile()).expect("start a sandbox")

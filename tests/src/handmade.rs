@@ -44,6 +44,31 @@ pub fn named(id: &str, fields: &str) -> Vec<u8> {
     component(&wat::parse_str(&module).expect("a module's text"))
 }
 
+/// A plugin with this id whose descriptor lists these collections, and which answers with nothing.
+pub fn listing(id: &str, collections: &[impl AsRef<str>]) -> Vec<u8> {
+    const AT: usize = 65_536;
+    let names = AT + 8 * collections.len();
+    let (mut list, mut text) = (Vec::new(), String::new());
+    for name in collections.iter().map(AsRef::as_ref) {
+        list.extend([names + text.len(), name.len()].map(|word| u32::try_from(word).expect("a place in memory")));
+        text.push_str(name);
+    }
+    let list: String = list.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("\\{byte:02x}")).collect();
+    let pages = 2 + (names + text.len()) / AT;
+    // Where the descriptor's list stands, and how long it is.
+    let describe = format!(
+        "(i32.store (i32.const 1052) (i32.const {AT})) (i32.store (i32.const 1056) (i32.const {}))",
+        collections.len()
+    );
+    named(
+        id,
+        &format!(
+            r#"(memory (export "memory") {pages}) (data (i32.const {AT}) "{list}") (data (i32.const {names}) "{text}")
+               (func $describe {describe})"#
+        ),
+    )
+}
+
 fn component(module: &[u8]) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let (package, _) = resolve.push_dir(wit()).expect("read the contract");

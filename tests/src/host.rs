@@ -18,17 +18,27 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::Database;
 
-/// How long a test waits for what must happen before it gives up.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a test waits for what must happen before it gives up: many times what it takes on a
+/// machine that is busy with other work.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// What a call may use where a test is not about that. The host's own defaults are for a machine
+/// that has time for guests; a test's may have none.
+const UNHURRIED: [&str; 2] = ["limits.cpu-ms=10000", "limits.wall-ms=120000"];
 
 /// Waits until a question has an answer.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_or(what, async || ask().await.ok_or_else(String::new)).await
+}
+
+/// Waits until a question has an answer. A wait in vain ends with the last state that was found
+/// instead.
+pub async fn eventually_or<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
     loop {
-        if let Some(answer) = ask().await {
-            return answer;
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(state) => assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}\n{state}"),
         }
-        assert!(began.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -53,6 +63,21 @@ pub fn version(name: &str, mark: &str) -> Vec<u8> {
     let at = bytes.windows(AS_BUILT.len()).position(|window| window == AS_BUILT).expect("the component has its mark");
     let version = bytes.get_mut(at + AS_BUILT.len() - 7..at + AS_BUILT.len()).expect("seven bytes");
     version.copy_from_slice(mark.as_bytes());
+    bytes
+}
+
+/// A component whose plugin gives itself another id, of as many bytes.
+pub fn with_id(name: &str, id: &str) -> Vec<u8> {
+    assert_eq!(name.len(), id.len(), "only bytes are replaced");
+    let mut bytes = std::fs::read(component(name)).expect("read a component");
+    let places: Vec<usize> = bytes
+        .windows(name.len())
+        .enumerate()
+        .filter(|(_, window)| *window == name.as_bytes())
+        .map(|(at, _)| at)
+        .collect();
+    assert!(!places.is_empty(), "the component has its id");
+    places.iter().for_each(|&at| bytes[at..at + id.len()].copy_from_slice(id.as_bytes()));
     bytes
 }
 
@@ -95,7 +120,8 @@ pub fn config(folder: &Path, settings: &[&str]) -> Config {
         format!("compile.worker={}", binary().display()),
         format!("compile.cache={}", code_cache().display()),
     ];
-    let flags = ours.into_iter().chain(settings.iter().map(|s| s.to_string())).collect();
+    let settings = UNHURRIED.iter().chain(settings).map(|setting| setting.to_string());
+    let flags = ours.into_iter().chain(settings).collect();
     let sources = sandmill::config::Sources { file: None, environment: Vec::new(), flags };
     Config::load(&sources).expect("a test's settings")
 }
@@ -154,9 +180,14 @@ impl Host {
 /// The command line under test, on a database.
 pub fn sandmill(address: &str) -> Command {
     let mut command = Command::new(binary());
+    on(&mut command, address);
+    command
+}
+
+/// Lets a command work on a database.
+fn on(command: &mut Command, address: &str) {
     command.env("SANDMILL_COMPILE_CACHE", code_cache());
     command.env("DATABASE_URL", address).env("SANDMILL_LOG", "warn").env_remove("SANDMILL_CONFIG").stdin(Stdio::null());
-    command
 }
 
 /// A host in a process of its own, which says at `info` what it does; dropping it kills it.
@@ -168,10 +199,23 @@ pub struct Process {
 impl Process {
     /// Starts the plugins in a folder on a database.
     pub fn start(database: &Database, folder: &Path, settings: &[&str]) -> Process {
+        Process::start_under(&[], database, folder, settings)
+    }
+
+    /// Starts them by another program, which becomes the host: its name and arguments, or nothing.
+    pub fn start_under(program: &[&str], database: &Database, folder: &Path, settings: &[&str]) -> Process {
         let said = tempfile::NamedTempFile::new().expect("make a file for a host's log");
-        let mut command = sandmill(&database.address);
+        let mut command = match program {
+            [] => Command::new(binary()),
+            [program, arguments @ ..] => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(binary());
+                command
+            }
+        };
+        on(&mut command, &database.address);
         command.args(["run", "--plugins"]).arg(folder).env("SANDMILL_LOG", "info").stdout(Stdio::null());
-        for setting in settings {
+        for setting in UNHURRIED.iter().chain(settings) {
             command.args(["--set", setting]);
         }
         let child = command.stderr(said.reopen().expect("open a host's log")).spawn().expect("start a host");
@@ -182,6 +226,18 @@ impl Process {
     pub fn log(&self) -> String {
         let said = std::fs::read(self.said.path()).expect("read a host's log");
         String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// The id of its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How many folders and files it has the kernel watch.
+    pub fn watches(&self) -> usize {
+        let of = |fd: std::fs::DirEntry| std::fs::read_to_string(fd.path()).unwrap_or_default();
+        let open = std::fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).expect("the host runs");
+        open.flatten().map(|fd| of(fd).lines().filter(|line| line.starts_with("inotify ")).count()).sum()
     }
 
     /// The most memory that it ever had, MiB.
@@ -212,9 +268,14 @@ pub fn stderr(output: &Output) -> String {
 impl Database {
     /// Appends events with these data to one stream, one event each, of type `Scripted`.
     pub async fn append(&self, tenant: &str, stream: &str, data: &[serde_json::Value]) {
+        let data: Vec<String> = data.iter().map(|value| value.to_string()).collect();
+        self.append_texts(tenant, stream, &data).await;
+    }
+
+    /// The same, with the data as JSON texts.
+    pub async fn append_texts(&self, tenant: &str, stream: &str, data: &[String]) {
         let session = self.db.connect("test").await.expect("connect");
         let types = vec!["Scripted"; data.len()];
-        let data: Vec<String> = data.iter().map(|value| value.to_string()).collect();
         session
             .query("select * from sandmill.append($1, $2, $3, $4::text[]::json[])", &[&tenant, &stream, &types, &data])
             .await
@@ -224,14 +285,15 @@ impl Database {
     /// How a processor stands, as `sandmill status` tells it.
     pub async fn status(&self, processor: &str) -> Option<ProcessorStatus> {
         let session = self.db.connect("test").await.expect("connect");
-        let status = status::read(&session).await.ok()?;
+        let status = status::read(&session, 1_000).await.ok()?;
         status.processors.into_iter().find(|p| p.id == processor)
     }
 
     /// The lanes behind of a processor, as `tenant state class`, or `tenant/key state class` where lanes are finer than tenants.
     pub async fn lanes_behind(&self, processor: &str) -> Vec<String> {
         let status = self.status(processor).await;
-        let lanes = status.map(|status| status.lanes_behind).unwrap_or_default();
+        let mut lanes = status.map(|status| status.lanes_behind).unwrap_or_default();
+        lanes.sort_by(|one, other| (&one.tenant, &one.key).cmp(&(&other.tenant, &other.key)));
         lanes
             .iter()
             .map(|lane| {
@@ -249,11 +311,43 @@ impl Database {
 
     /// Waits until a processor has passed every event that is there now, and its lanes behind are these.
     pub async fn settles(&self, processor: &str, lanes_behind: &[&str]) {
-        eventually(&format!("{processor} has passed everything and left behind {lanes_behind:?}"), async || {
-            let status = self.status(processor).await?;
-            (status.lag_events == 0 && self.lanes_behind(processor).await == lanes_behind).then_some(())
+        eventually_or(&format!("{processor} has passed everything and left behind {lanes_behind:?}"), async || {
+            let status = self.status(processor).await.ok_or("it has not begun")?;
+            if status.unread_events == 0 && self.lanes_behind(processor).await == lanes_behind {
+                return Ok(());
+            }
+            Err(self.standing().await)
         })
         .await;
+    }
+
+    /// How every processor, every lane behind and every refused file stands, for a test that waits
+    /// in vain.
+    pub async fn standing(&self) -> String {
+        let session = match self.db.connect("test").await {
+            Ok(session) => session,
+            Err(error) => return format!("the database is away: {error}"),
+        };
+        let mut lines = Vec::new();
+        match status::read(&session, 0).await {
+            Err(error) => lines.push(format!("no status: {error}")),
+            Ok(status) => lines.extend(status.processors.iter().map(|p| {
+                let (lag, behind) = (p.unread_events, p.lanes_counted.all);
+                format!("{}: lag {lag}, {behind} lanes behind, held {:?}, paused {:?}", p.id, p.held, p.paused)
+            })),
+        }
+        let lanes = "select format('%s, lane %s/%s: %s (attempt %s, in %s, event %s) %s: %s', processor, tenant, lane_key, state, attempts,
+                            next_at - now(), event_position, class, left(reason, 300))
+                     from sandmill.exceptions order by 1";
+        let refused =
+            "select format('%s is refused: %s', plugin, left(refused, 300)) from sandmill.plugins where refused <> ''";
+        for sql in [lanes, refused] {
+            match session.query(sql, &[]).await {
+                Ok(rows) => lines.extend(rows.iter().map(|row| row.get::<_, String>(0))),
+                Err(error) => lines.push(error.to_string()),
+            }
+        }
+        lines.join("\n")
     }
 
     /// Lets lanes of `scripted` try again, as `sandmill resume` does.

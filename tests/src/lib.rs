@@ -78,6 +78,15 @@ async fn migrate_template() -> anyhow::Result<()> {
     Ok(())
 }
 
+impl Database {
+    /// The table of one of everybody's collections.
+    pub async fn table(&self, collection: &str) -> String {
+        let session = self.db.connect("test").await.expect("connect");
+        let sql = "select format('sandmill_documents.c%s_%s', number, generation) from sandmill.collections where tenant = '' and name = $1";
+        session.query_one(sql, &[&collection]).await.expect("a collection that there is").get(0)
+    }
+}
+
 /// Waits until a condition holds, looking again and again.
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     host::eventually(what, async || condition().await.then_some(())).await;

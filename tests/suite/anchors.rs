@@ -1,5 +1,7 @@
 //! A store that comes into another cluster: it is refused there until it was re-anchored, and then everybody goes on exactly where they were.
 
+mod appended_since;
+
 use std::{collections::BTreeMap, process::Command};
 
 use sandmill::{
@@ -109,8 +111,8 @@ impl Store {
 
         let mut store = Store { rest: BTreeMap::new(), lanes: BTreeMap::new(), database };
         for (name, progress) in &places {
-            let sql = "with p as (insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version)
-                                  values ($1, '', '', '', 'tenant', 1) returning id)
+            let sql = "with p as (insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
+                                  values ($1, $1, '', '', '', 'tenant', 1) returning id)
                        insert into sandmill.cursors (processor, bucket, progress, fence)
                        select id, bucket, $2::text, 'a token' from p, generate_series(0, 15) bucket";
             // The foreign key looks for the processor when the statement ends.
@@ -186,7 +188,7 @@ async fn everybody_goes_on_where_they_were(old: u32, new: u32) {
     // A transaction that was there before, and appends afterwards.
     let unrelated = db.connect("test").await.unwrap();
     unrelated.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
-    let done = reanchor(&mut session).await.unwrap();
+    let done = reanchor(&mut session, None).await.unwrap();
     assert_eq!((done.events, done.places), (32, 4));
     check(&session).await.unwrap();
     store.assert_same(&original, &[]).await;
@@ -205,7 +207,7 @@ async fn everybody_goes_on_where_they_were(old: u32, new: u32) {
     store.assert_same(&original, &since).await;
 
     // Once more changes nothing, wherever everybody stands by now.
-    reanchor(&mut session).await.unwrap();
+    reanchor(&mut session, None).await.unwrap();
     store.assert_same(&original, &since).await;
 }
 
@@ -270,7 +272,7 @@ async fn numbers_from_the_future_are_refused_and_a_working_host_is_left_alone() 
 
     session.batch_execute("update sandmill.store set system_identifier = 1").await.unwrap();
     let lock = sandmill::cluster::host_lock::HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
-    let refused = reanchor(&mut session).await.unwrap_err();
+    let refused = reanchor(&mut session, None).await.unwrap_err();
     assert!(matches!(refused, ReanchorError::Lock(_)), "{refused}");
     drop(lock);
     until("the lock's session has ended", async || {
@@ -298,7 +300,7 @@ async fn numbers_from_the_future_are_refused_and_a_working_host_is_left_alone() 
     let refused = check(&session).await.unwrap_err();
     assert!(matches!(refused, AnchorError::EventAhead { position: 3, .. }), "{refused}");
     // By these numbers nobody has handled that event.
-    reanchor(&mut session).await.unwrap();
+    reanchor(&mut session, None).await.unwrap();
     check(&session).await.unwrap();
     let (rest, _) = store.still_to_come().await;
     assert_eq!(rest["inside-a-difference"].len(), store.rest["inside-a-difference"].len() + 1);

@@ -4,19 +4,32 @@
 // between them as the real one does; and a database that holds a cursor, exception rows and what each lane has handled. After every
 // commit each lane must have handled exactly the events that its row, or else the cursor, covers, each stream in order.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use proptest::prelude::*;
 use sandmill::{
-    model::handler::Reason,
-    processor::{book::Ending, exceptions::LaneState, pauses::Pause},
+    model::{
+        cursor::Progress,
+        event::{Event, Page},
+        handler::Reason,
+        ids::LaneKey,
+    },
+    processor::{
+        book::{Book, Ending, Patience},
+        exceptions::{LaneRow, LaneState, RowState},
+        pauses::Pause,
+    },
 };
 
 mod log;
 mod world;
 
 use log::{LANES, lane, tenant};
-use world::{BOUNDS, PAUSING, SHEDDING, World};
+use world::{BOUNDS, Handled, PAUSING, SHEDDING, World};
 
 /// A lane that is watched comes back to the tail and gets more than one event at once there: none of them is blamed for another.
 #[test]
@@ -285,6 +298,13 @@ fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     world.settle();
 }
 
+/// An event as the model's log has it.
+fn first_event() -> Arc<Event> {
+    let mut world = World::new();
+    world.append(0);
+    world.log.committed()[0].1.clone()
+}
+
 /// The first lane is left behind before an event, and reads for itself when `world.now` says so.
 fn leave_the_first_behind(world: &mut World) {
     world.append(0);
@@ -364,6 +384,43 @@ fn a_lane_that_reads_for_itself_is_not_sent_away_before_it_has_handled_any_of_it
     assert!(world.commit());
     assert_eq!(world.database.handled[&lane(&tenant(0))].len(), 3);
     assert_eq!(world.database.rows, BTreeMap::new());
+}
+
+/// However many lanes stand, pages, commits and readings of others walk over none of them, and events of theirs are kept nowhere.
+#[test]
+fn lanes_that_stand_cost_no_step_of_the_book_anything() {
+    const STANDING: usize = 5_000;
+    let lane = |n: usize| LaneKey { tenant: tenant(n % 7), key: format!("{n}").into() };
+    let progress: Progress = "9:9:||".parse().unwrap();
+    let row = || LaneRow { progress: "5:5:||".parse().unwrap(), state: RowState::Blocked, attempts: 1 };
+    let mut book: Book<Handled> = Book::new(progress.clone(), (0..STANDING).map(|n| (lane(n), row())), BOUNDS);
+    assert_eq!((book.rows_counted(), book.lanes_active()), ((STANDING, STANDING), 0));
+    let now = SystemTime::UNIX_EPOCH;
+    assert!(book.next_reading(now, 9, |_| panic!("nobody asks for any of them")).is_none());
+    assert_eq!((book.ready(now), book.next_due(), book.is_busy()), (None, None, false));
+
+    // An event of each of them and of one more.
+    let event =
+        |n: usize| Event { position: n as i64 + 1, stream: format!("{n}").into(), ..Event::clone(&first_event()) };
+    let events: Vec<Arc<Event>> =
+        (0..=STANDING).map(|n| Arc::new(Event { tenant: lane(n).tenant, ..event(n) })).collect();
+    let lanes = events.iter().enumerate().map(|(n, event)| (lane(n), vec![event.clone()])).collect();
+    let page = Page { from: progress, to: "20:20:||".parse().unwrap(), events };
+    book.deal(&page, lanes, |_| false);
+    assert_eq!((book.lanes_active(), book.pages_open()), (1, 1));
+    let (key, work) = book.start(|_| None).unwrap();
+    assert_eq!((&key, work.events.len()), (&lane(STANDING), 1));
+    assert!(book.start(|_| None).is_none());
+    book.finish(&key, work, 1, Handled::default(), Ending::Handled, now);
+    let plan = book.plan(now, Patience { first: Duration::ZERO, last: Duration::ZERO }, true).unwrap();
+    assert_eq!((plan.left.len(), plan.moved.len(), plan.rejoined.len(), plan.results.len()), (0, 0, 0, 1));
+    book.committed(plan);
+    assert_eq!((book.rows_counted(), book.lanes_active()), ((STANDING, STANDING), 0));
+
+    // One of them is resumed, and does what a lane behind does; the others still stand.
+    book.resume(&lane(17));
+    let reading = book.next_reading(now, 9, |_| false).unwrap();
+    assert_eq!((&reading.lane, book.lanes_active(), book.rows_counted()), (&lane(17), 1, (STANDING, STANDING - 1)));
 }
 
 proptest! {

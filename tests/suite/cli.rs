@@ -59,10 +59,10 @@ async fn with_a_blocked_lane() -> Database {
 async fn what_is_printed_for_machines_has_the_documented_keys() {
     let address = &empty_database().await.address;
     let migrated = object(address, &["migrate", "--ordering", "tenant", "--json"]).await;
-    assert_keys(&migrated, &["applied", "reanchored", "ordering"]);
+    assert_keys(&migrated, &["applied", "reanchored", "ordering", "maxEventBytes"]);
     assert_eq!((&migrated["ordering"]["now"], &migrated["reanchored"]), (&json!("tenant"), &Value::Null));
     let again = object(address, &["migrate", "--json"]).await;
-    assert_eq!(again, json!({ "applied": [], "reanchored": null, "ordering": null }));
+    assert_eq!(again, json!({ "applied": [], "reanchored": null, "ordering": null, "maxEventBytes": null }));
     let append = ["append", "--stream", "s", "--type", "T", "--data", "{}", "--id", "x", "--json"];
     assert_eq!(object(address, &append).await, json!({ "id": "x", "version": 1, "position": 1 }));
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -85,25 +85,36 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
         "id",
         "plugin",
         "lagEvents",
+        "lagEventsAtLeast",
         "lagSeconds",
+        "unreadEvents",
         "rate",
         "handled",
         "paused",
         "measures",
         "deadLetters",
+        "deadLettersAtLeast",
         "lastDeadLetter",
         "skipped",
         "lastSkip",
         "held",
+        "termError",
+        "lanesCounted",
         "lanesBehind",
     ];
     assert_keys(processor, &keys);
-    assert_keys(&processor["measures"], &["readMs", "commitMs", "commits", "hostMib", "instances"]);
+    assert_keys(&processor["measures"], &["readMs", "commitMs", "commits", "hostMib", "instances", "logLinesLost"]);
+    assert_keys(&processor["lanesCounted"], &["all", "blocked", "retrying", "paused", "catchingUp"]);
     let keys = ["tenant", "key", "state", "reason", "attempts", "eventPosition", "since"];
     assert_keys(&processor["lanesBehind"][0], &keys);
     let documents = lines(address, &["documents", "scripted_log", "--json"]).await;
     assert_eq!(documents.len(), 1);
-    assert_keys(&documents[0], &["tenant", "id", "version", "data"]);
+    assert_keys(&documents[0], &["view", "tenant", "id", "version", "data"]);
+    let processors = object(address, &["processors", "list", "--json"]).await;
+    assert_keys(&processors, &["processors", "kept"]);
+    let keys = ["id", "kind", "tenant", "plugin", "state", "collections"];
+    assert_keys(&processors["processors"][0], &keys);
+    assert_keys(&processors["processors"][0]["collections"][0], &["name", "view", "documents"]);
     for changed in [true, false] {
         let paused = object(address, &["pause", "scripted", "--tenant", "good", "--json"]).await;
         let expected = json!({ "processor": "scripted", "tenant": "good", "key": null, "changed": changed });

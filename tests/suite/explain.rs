@@ -76,7 +76,7 @@ async fn whatever_holds_something_back_is_named() {
     // Without a host, and with one that has another plugin.
     told(&database, &[], "no host runs on this database").await;
     let host = Host::start(&database, &["scripted-by-stream"], &[]);
-    told(&database, &["scripted"], "a host runs, but no plugin of it is this processor").await;
+    told(&database, &["scripted"], "the host has recorded no file scripted.wasm in its plugins folder").await;
     host.stop().await;
 
     let nobody = sandmill(&database.address).args(["explain", "nobody"]).output().unwrap();

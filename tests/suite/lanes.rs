@@ -1,5 +1,7 @@
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 
+use std::time::{Duration, Instant};
+
 use sandmill::app::Ended;
 use sandmill_tests::{
     database,
@@ -60,6 +62,34 @@ async fn a_lane_that_asks_for_it_is_tried_again_until_it_passes() {
     database.scripted_settles(&["b retrying plugin:later"]).await;
     host.stop().await;
     assert_scripted_log(&database, "e.tenant in ('a', 'c')").await;
+}
+
+/// A handler that asks to be called again at once is called ever more rarely. Only the least time is checked, which no load can shorten.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_asks_to_retry_at_once_backs_off() {
+    let database = database().await;
+    let began = Instant::now();
+    database.append("a", "s", &[json!({"do": "retry-after", "ms": 0, "code": "now"})]).await;
+    database.append("b", "s", &[json!({})]).await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    // Pauses of 200, 400, 800 ms and so on, each a quarter shorter at most.
+    let least = |attempts: i32| (1..attempts).map(|n| Duration::from_millis(150 << (n - 1))).sum::<Duration>();
+    let tried = async |times: i32| {
+        eventually("the lane was tried again", async || {
+            database.status("scripted").await?.lanes_behind.pop().filter(|lane| lane.attempts >= times)
+        })
+        .await
+    };
+    let lane = tried(4).await;
+    assert!(began.elapsed() >= least(lane.attempts), "{} attempts in {:?}", lane.attempts, began.elapsed());
+    // Attempts survive the host, and so does the pause that follows from them.
+    host.stop().await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    let lane = tried(lane.attempts + 1).await;
+    assert_eq!(lane.state, "retrying");
+    assert!(began.elapsed() >= least(lane.attempts), "{} attempts in {:?}", lane.attempts, began.elapsed());
+    host.stop().await;
+    assert_scripted_log(&database, "e.tenant = 'b'").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +180,8 @@ async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     assert!(stdout(table).contains("plugin:closed: call Ann"), "{}", stdout(table));
     let status: Value = serde_json::from_str(&stdout(json)).unwrap();
     let processor = &status["processors"][0];
-    assert_eq!((&processor["id"], &processor["lagEvents"]), (&json!("scripted"), &json!(0)));
+    assert_eq!((&processor["id"], &processor["unreadEvents"]), (&json!("scripted"), &json!(0)));
+    assert_eq!((&processor["lagEvents"], &processor["lagEventsAtLeast"]), (&json!(1), &json!(true)));
     let lane = &processor["lanesBehind"][0];
     assert_eq!((&lane["tenant"], &lane["key"], &lane["state"]), (&json!("acme"), &json!("acme"), &json!("blocked")));
     assert_eq!(stdout(first), "resumed 1 lane of scripted\n");
@@ -224,7 +255,7 @@ async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
     }
     assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::CaughtUp { refused: 0 }));
     let session = database.db.connect("test").await.unwrap();
-    let pad = "update sandmill_documents.scripted_log_1
+    let pad = "update public.scripted_log
                set data = data || jsonb_build_object('pad', repeat('x', case _partition when 'parts' then 600000 when 'huge' then 1200000 else 6 end))";
     session.batch_execute(pad).await.unwrap();
     for tenant in ["parts", "huge", "other"] {
@@ -257,7 +288,8 @@ async fn much_that_is_written_goes_in_several_commits() {
     let ended = catch_up(&database, &["scripted"], &settings).await;
     assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
     let session = database.db.connect("test").await.unwrap();
-    let giants = "with removed as (delete from sandmill_documents.scripted_log_1 where _id = 'x' returning length(data->>'a') as length)
+    let giants =
+        "with removed as (delete from public.scripted_log where _id = 'x' returning length(data->>'a') as length)
                   select count(*), min(length)::int8 from removed";
     let row = session.query_one(giants, &[]).await.unwrap();
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (3, 1 << 20));

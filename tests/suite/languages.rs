@@ -123,6 +123,158 @@ async fn a_host_runs_every_language_with_the_settings_it_begins_with() {
     }
 }
 
+/// The SDKs' own tests, in the languages that they are for.
+#[test]
+fn the_tests_of_the_sdks_pass() {
+    let tests = [
+        ("node", ["--test", "guest-sdk/js/sandmill.test.mjs"]),
+        ("python3", ["-B", "guest-sdk/python/test_sandmill.py"]),
+    ];
+    for (program, arguments) in tests {
+        match std::process::Command::new(program).args(arguments).current_dir(root()).output() {
+            Ok(ran) => assert!(ran.status.success(), "{program}: {}{}", stdout(&ran), stderr(&ran)),
+            Err(error) => {
+                assert!(!all_is_asked_for(), "{program}: {error}");
+                println!("skipped: {program} is not there");
+            }
+        }
+    }
+}
+
+/// A plugin of the probe's events in each language, and the name of its file.
+const PROBES: [(&str, &str, &str); 2] = [
+    (
+        "js",
+        "plugin.js",
+        r#"
+import { documents, log, skip, text } from 'sandmill';
+const cut = (data) => text(data, 'text').slice(0, 3);
+export const { description, projector } = documents({
+  id: 'probe',
+  collection: 'probe',
+  initial: { n: 0 },
+  documentId: (data, event) => (event.eventType === 'Named' ? cut(data) : event.streamId),
+  events: {
+    Counted: (document) => ({ n: document.n + 1 }),
+    Shown: (document, data) => ({ n: text(data, 'x') }),
+    Skipped: (document, data) => { log.warn(cut(data)); throw skip('half', cut(data)); },
+    Named: (document) => document,
+    Thrown: (document, data) => { throw new Error(cut(data)); },
+    Written: (document, data) => ({ text: cut(data) }),
+  },
+});
+"#,
+    ),
+    (
+        "python",
+        "plugin.py",
+        r#"
+from sandmill import Documents, Skip, log, text
+
+HALF = "ab\ud83d"
+probe = Documents(
+    "probe",
+    collection="probe",
+    initial={"n": 0},
+    document_id=lambda data, event: HALF if event.event_type == "Named" else event.stream_id,
+)
+
+
+@probe.on("Counted")
+def counted(document, data):
+    return {"n": document["n"] + 1}
+
+
+@probe.on("Shown")
+def shown(document, data):
+    return {"n": text(data, "x")}
+
+
+@probe.on("Skipped")
+def skipped(document, data):
+    log.warn(HALF)
+    print(HALF)
+    raise Skip("half", HALF)
+
+
+@probe.on("Named")
+def named(document, data):
+    return document
+
+
+@probe.on("Thrown")
+def thrown(document, data):
+    raise RuntimeError(HALF)
+
+
+@probe.on("Written")
+def written(document, data):
+    return {"text": HALF}
+
+
+Description, Projector = probe.exports()
+"#,
+    ),
+];
+
+/// All that a store accepts is read within a component's stack, and no text that a language can make traps without words.
+#[test]
+fn what_a_language_cannot_hold_ends_in_words() {
+    if !all_is_asked_for() {
+        println!("skipped: `make test-all` builds a plugin in JavaScript and in Python");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let nested = |levels: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(levels - 1), "]".repeat(levels - 1));
+    let events = |file: &str, events: &[(&str, &str)]| {
+        let lines: Vec<String> = events
+            .iter()
+            .map(|(event_type, data)| {
+                format!(r#"{{"tenant":"acme","stream":"s","type":"{event_type}","data":{data}}}"#)
+            })
+            .collect();
+        std::fs::write(folder.path().join(file), lines.join("\n")).unwrap();
+    };
+    let (deepest, deeper, far_deeper) = (nested(512), nested(513), nested(3_000));
+    let number = format!(r#"{{"x":{}}}"#, "9".repeat(4_301));
+    let text = r#"{"text":"ab😀x"}"#;
+    let readable = [
+        ("Counted", &*deepest),
+        ("Counted", &deeper),
+        ("Counted", &far_deeper),
+        ("Counted", &number),
+        ("Shown", &deepest),
+    ];
+    events("readable.ndjson", &[&readable[..], &[("Skipped", text), ("Counted", "{}")]].concat());
+    for (language, file, source) in PROBES {
+        let dir = folder.path().join(language);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join(file), source).unwrap();
+        let built = run(&["build", "-o", "probe.wasm"], &dir);
+        assert!(built.status.success(), "{language}: {}", stderr(&built));
+
+        let tested = run(&["test", "probe.wasm", "--events", "../readable.ndjson", "--json"], &dir);
+        assert!(tested.status.success(), "{language}: {}{}", stdout(&tested), stderr(&tested));
+        let report: Value = serde_json::from_str(&stdout(&tested)).unwrap();
+        let skipped = report["skipped"].to_string();
+        assert_eq!((&report["handled"], &report["skipped"]["total"]), (&json!(7), &json!(4)), "{language}: {report}");
+        assert_eq!(skipped.matches("the data nests deeper than 512 levels").count(), 2, "{language}: {skipped}");
+        assert!(skipped.contains("ab\u{fffd}"), "{language}: {skipped}");
+
+        for (event_type, expected) in [
+            ("Named", "the id of a document of `probe` holds half a character"),
+            ("Thrown", "Error: ab\u{fffd}"),
+            ("Written", "holds half a character"),
+        ] {
+            events("half.ndjson", &[("Counted", "{}"), (event_type, text)]);
+            let tested = run(&["test", "probe.wasm", "--events", "../half.ndjson"], &dir);
+            let said = stdout(&tested);
+            assert!(!tested.status.success() && said.contains(expected), "{language}, {event_type}: {said}");
+            assert!(said.contains("2 events, 1 handled, 1 behind a stop"), "{language}, {event_type}: {said}");
+        }
+    }
+}
+
 /// Takes node and python3, and a network the first time: only where all is asked for.
 #[test]
 fn a_script_that_was_begun_does_what_it_says() {

@@ -20,6 +20,8 @@ mod detach;
 mod dev;
 // Why something is behind, as a person is told.
 mod explain;
+// The plugins folder as others leave it.
+mod folder;
 // Real input: flights that happened, and the read model that they must lead to.
 mod flights;
 // The host as a process: who may run, how it ends, what it refuses to start.
@@ -28,14 +30,20 @@ mod host;
 mod hostile;
 // A host that dies: killed from outside and at every step of a commit.
 mod kills;
+// Ids and collections: whose they are, and that nobody else comes by them.
+mod ownership;
 // One plugin in three languages.
 mod languages;
+// Output that nobody reads, and words that want to be more than words.
+mod logging;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
 // Large events and documents: they cost their own lane, and nobody's memory.
 mod large;
 // A database that fails without dying: time-outs, no room, refused data.
 mod outages;
+// Numbers that operators see.
+mod numbers;
 // Lanes finer than a tenant.
 mod partitions;
 // The README's commands, run as they stand there.
@@ -50,9 +58,13 @@ mod pressure;
 mod sources;
 // Statements that lie in files of their own.
 mod sql;
+// Very many lanes that wait for a person.
+mod standing;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
 mod swaps;
+// Terms that keep ending, and why.
+mod term_errors;
 // What tenants may use, what they have used, and who waits because the settings say so.
 mod tenants;
 // The repository's own habits: borders, sizes, loose ends.

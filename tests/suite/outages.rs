@@ -105,9 +105,9 @@ async fn statements_that_time_out_cost_nothing_but_time() {
     session.batch_execute("alter system set statement_timeout = '50ms'").await.unwrap();
     session.batch_execute("select pg_reload_conf()").await.unwrap();
     let holds = [
-        "select from sandmill_documents.scripted_log_1 for update",
+        "select from public.scripted_log for update",
         "select from sandmill.cursors for update",
-        "select from sandmill_documents.scripted_stream_log_1 for update",
+        "select from public.scripted_stream_log for update",
         "lock table sandmill.exceptions in share mode",
     ];
     for round in 0..8 {
@@ -139,7 +139,7 @@ const FULL: &str = "
       raise exception 'could not extend file: No space left on device' using errcode = '53100';
     end
     $$;
-    create trigger no_room before insert or update or delete on sandmill_documents.scripted_log_1
+    create trigger no_room before insert or update or delete on {table}
       for each statement execute function public.no_room();";
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +150,8 @@ async fn a_full_disk_costs_nothing_but_time() {
     let writers = Writers::start_stubborn(&database.db, &mut random, 4);
     let session = connect(&database.db).await;
     until_more_is_folded(&session, 20).await;
-    session.batch_execute(FULL).await.unwrap();
+    let table = database.table(COLLECTIONS[0]).await;
+    session.batch_execute(&FULL.replace("{table}", &table)).await.unwrap();
     let folded = counts(&session).await.1;
     eventually("the host meets it several times", async || {
         let tries: i64 = session.query_one("select last_value from public.tries", &[]).await.unwrap().get(0);
@@ -162,15 +163,15 @@ async fn a_full_disk_costs_nothing_but_time() {
     until_counted(&database, &COLLECTIONS[1..]).await;
     assert_eq!(counts(&session).await.1, folded, "nothing of a refused commit is there");
     assert!(database.lanes_behind("scripted").await.iter().all(|lane| !lane.contains("blocked")));
-    session.batch_execute("drop trigger no_room on sandmill_documents.scripted_log_1").await.unwrap();
+    session.batch_execute(&format!("drop trigger no_room on {table}")).await.unwrap();
     assert_recovered(&database, host).await;
 }
 
 /// Refuses some documents for what they are: a constraint those named `narrow`, a trigger those named `odd`, from their fifth event on.
 fn refusing(table: &str) -> String {
     format!(
-        "alter table sandmill_documents.{table} add constraint picky check (_id <> 'narrow' or (data->>'count')::int < 5);
-         create trigger picky before insert or update on sandmill_documents.{table} for each row
+        "alter table {table} add constraint picky check (_id <> 'narrow' or (data->>'count')::int < 5);
+         create trigger picky before insert or update on {table} for each row
            when (new._id = 'odd' and (new.data->>'count')::int >= 5) execute function public.refuse();"
     )
 }
@@ -192,8 +193,9 @@ async fn refused_data_stops_exactly_the_lanes_that_brought_it() {
     database.append("first", "s", &[json!({})]).await;
     until_counted(&database, &COLLECTIONS).await;
     session.batch_execute(REFUSE).await.unwrap();
-    for table in ["scripted_log_1", "scripted_stream_log_1"] {
-        session.batch_execute(&refusing(table)).await.unwrap();
+    for collection in COLLECTIONS {
+        let table = database.table(collection).await;
+        session.batch_execute(&refusing(&table)).await.unwrap();
     }
     let writers = Writers::start(&database.db, &mut random, 4, 60);
     let culprits = [("a", "narrow"), ("b", "odd"), ("c", "narrow")];
@@ -226,10 +228,9 @@ async fn refused_data_stops_exactly_the_lanes_that_brought_it() {
     assert_log(&database, COLLECTIONS[1], &format!("{others} or e.stream = 'fine' or e.version < 5")).await;
 
     // Without the obstacle, and let go by a person, they bring what they had kept.
-    for table in ["scripted_log_1", "scripted_stream_log_1"] {
-        let sql = format!(
-            "alter table sandmill_documents.{table} drop constraint picky; drop trigger picky on sandmill_documents.{table}"
-        );
+    for collection in COLLECTIONS {
+        let table = database.table(collection).await;
+        let sql = format!("alter table {table} drop constraint picky; drop trigger picky on {table}");
         session.batch_execute(&sql).await.unwrap();
     }
     for plugin in PLUGINS {
@@ -256,10 +257,11 @@ async fn what_a_lane_was_at_when_it_was_refused_is_forgotten() {
     database.append("first", "s", &[json!({})]).await;
     until_counted(&database, &COLLECTIONS[..1]).await;
     let session = connect(&database.db).await;
-    let refuse = "alter table sandmill_documents.scripted_log_1 add constraint picky check (_id <> 'narrow')";
-    let no_writing = "begin; lock table sandmill_documents.scripted_log_1 in exclusive mode";
+    let table = database.table(COLLECTIONS[0]).await;
+    let refuse = format!("alter table {table} add constraint picky check (_id <> 'narrow')");
+    let no_writing = format!("begin; lock table {table} in exclusive mode");
     for sql in [refuse, no_writing] {
-        session.batch_execute(sql).await.unwrap();
+        session.batch_execute(&sql).await.unwrap();
     }
     database.append("acme", "narrow", &[json!({})]).await;
     let waits = "select 1 from pg_stat_activity where datname = current_database() and application_name = 'sandmill commit scripted' and wait_event_type = 'Lock'";
@@ -272,7 +274,7 @@ async fn what_a_lane_was_at_when_it_was_refused_is_forgotten() {
         (database.lanes_behind("scripted").await == ["acme catching-up"]).then_some(())
     })
     .await;
-    session.batch_execute("alter table sandmill_documents.scripted_log_1 drop constraint picky").await.unwrap();
+    session.batch_execute(&format!("alter table {table} drop constraint picky")).await.unwrap();
     hold.store(false, Relaxed);
     database.scripted_settles(&[]).await;
     host.stop().await;

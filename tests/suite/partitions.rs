@@ -223,3 +223,104 @@ async fn any_value_of_a_property_names_a_lane() {
     let before = "e.stream = 'other' or e.version < 3 and e.stream <> 's3'";
     assert_log(&database, COLLECTIONS[2], before).await;
 }
+
+/// A lane is named by the value of its property, whatever else the data holds. Each stream here is a lane's own, so an event that took another
+/// lane would find its stream's document in the hands of the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_stays_in_the_lane_of_its_property_whatever_else_it_holds() {
+    let database = database().await;
+    let (nested, digits) = (format!("{}{}", "[".repeat(500), "]".repeat(500)), "9".repeat(900));
+    let lanes = [
+        ("north", [r#""north""#, r#""n\u006frth""#]),
+        ("12345678901234567890123", ["12345678901234567890123", "12345678901234567890123.0"]),
+        ("12345678901234567890124", ["12345678901234567890124", "1.2345678901234567890124e22"]),
+        ("1", ["1", "1.0"]),
+    ];
+    for (stream, spellings) in lanes {
+        let mut texts = Vec::new();
+        for lane in spellings {
+            texts.push(format!(r#"{{"lane":{lane}}}"#));
+            // What the parser of the host, of the database or of this test cannot hold in one way or another.
+            for other in ["1e400", &nested, &digits, r#"{"lane":"south"}"#] {
+                texts.push(format!(r#"{{"lane":{lane},"reading":{other}}}"#));
+                texts.push(format!(r#"{{"lane":[],"reading":{other},"lane":{lane}}}"#));
+            }
+        }
+        database.append_texts("acme", stream, &texts).await;
+    }
+    let host = Host::start(&database, &PLUGINS[2..], &TIGHT);
+    database.settles("scripted-by-property", &[]).await;
+    host.stop().await;
+    assert_log(&database, COLLECTIONS[2], "true").await;
+    let expected: BTreeSet<String> = lanes.iter().map(|(key, _)| key.to_string()).collect();
+    let found: BTreeSet<String> =
+        self::lanes(&database, COLLECTIONS[2]).await.iter().map(|lane| lane.key.to_string()).collect();
+    assert_eq!(found, expected);
+}
+
+/// Values that begin alike are lanes of their own, however long they are, and a person can pause and resume them.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_values_that_begin_alike_do_not_share_a_lane() {
+    let database = database().await;
+    let value = |last: &str| "k".repeat(10_000) + last;
+    let event = |last: &str, deed: &str| json!({"lane": value(last), "do": deed});
+    database.append("acme", "blocked", &[event("a", "ok"), event("a", "stop")]).await;
+    database.append("acme", "free", &[event("b", "ok"), event("b", "ok")]).await;
+    let host = Host::start(&database, &PLUGINS[2..], &TIGHT);
+    eventually("the one lane is blocked, the other has handled its events", async || {
+        let behind = database.lanes_behind("scripted-by-property").await;
+        if behind.len() != 1 || !behind[0].ends_with("blocked plugin") {
+            return None;
+        }
+        let documents = documents(&database, COLLECTIONS[2]).await;
+        (documents.get(&("acme".into(), "free".into()))?["count"] == 2).then_some(())
+    })
+    .await;
+    let status = database.status("scripted-by-property").await.unwrap();
+    let key = status.lanes_behind[0].key.clone();
+    assert!(key.starts_with(&"k".repeat(512)) && key.len() == 579, "{key}");
+    for command in ["pause", "resume"] {
+        let mut command = host_command(&database, command);
+        command.args(["scripted-by-property", "--tenant", "acme", "--key", &key]);
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    host.stop().await;
+}
+
+fn host_command(database: &Database, name: &str) -> Command {
+    let mut command = sandmill(&database.address);
+    command.arg(name);
+    command
+}
+
+/// An event whose lane cannot be known is handled in none: it stands where a person sees it, and stops nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_without_a_readable_key_blocks_a_lane_of_its_own() {
+    let database = database().await;
+    let session = database.db.connect("test").await.unwrap();
+    // As in a store whose checks somebody has removed: no key can hold U+0000.
+    session.batch_execute("alter table sandmill.events drop constraint events_data_check").await.unwrap();
+    let texts = [r#"{"lane":"x"}"#, r#"{"lane":"\u0000"}"#, r#"{"lane":"\ud83d"}"#].map(String::from);
+    database.append_texts("acme", "broken", &texts[1..]).await;
+    database.append_texts("acme", "x", &texts[..1]).await;
+    let host = Host::start(&database, &PLUGINS[2..], &TIGHT);
+    let behind = ["acme/(unreadable) blocked unreadable-data"];
+    database.settles("scripted-by-property", &behind).await;
+    database.append_texts("acme", "x", &texts[..1]).await;
+    database.settles("scripted-by-property", &behind).await;
+    let reason = database.status("scripted-by-property").await.unwrap().lanes_behind[0].reason.clone();
+    assert!(
+        reason.contains("(data-property `/lane`): expected a key without U+0000 at byte 16; delete it"),
+        "{reason}"
+    );
+
+    session.batch_execute("delete from sandmill.events where stream = 'broken'").await.unwrap();
+    let mut command = host_command(&database, "resume");
+    command.arg("scripted-by-property");
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    database.settles("scripted-by-property", &[]).await;
+    host.stop().await;
+    assert_log(&database, COLLECTIONS[2], "true").await;
+}

@@ -45,9 +45,9 @@ fn binds(text: &str) -> BTreeSet<u32> {
 async fn every_file_prepares_on_a_migrated_database() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
-    let sql = "insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version)
-               values ('p', '', '', '', 'tenant', 1);
-               select sandmill.ensure_collection('things', 'p')";
+    let sql = "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
+               values ('p', 'p', '', '', '', 'tenant', 1);
+               select sandmill.ensure_collection('', 'things', 'p', false, 0)";
     session.batch_execute(sql).await.unwrap();
     let files = files();
     for (name, _) in SCRIPTS {
@@ -57,7 +57,7 @@ async fn every_file_prepares_on_a_migrated_database() {
         if SCRIPTS.iter().any(|(script, _)| *script == name) {
             continue;
         }
-        let text = text.replace("{table}", "sandmill_documents.things_1").replace("{view}", "public.things");
+        let text = text.replace("{table}", "sandmill_documents.c1_1").replace("{view}", "public.things");
         if let Err(error) = session.prepare(&text).await {
             panic!("{name}: {}", sandmill::db::describe(&error));
         }

@@ -261,10 +261,10 @@ async fn what_cannot_begin_anew_leaves_the_former_one_running() {
     let host = first_version(&database, folder.path(), 1).await;
     // Another host's processor owns the documents that this one wants.
     let session = database.db.connect("test").await.unwrap();
-    let other = "insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version) values ('other', '', '', '', 'tenant', 1)";
+    let other = "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version) values ('other', 'other', '', '', '', 'tenant', 1)";
     session.batch_execute(other).await.unwrap();
     session
-        .batch_execute("insert into sandmill.collections (name, processor) values ('scripted_stream_log', 'other')")
+        .batch_execute("insert into sandmill.collections (name, processor, view) values ('scripted_stream_log', 'other', 'scripted_stream_log')")
         .await
         .unwrap();
     place(folder.path(), "scripted.wasm", &fs::read(component("scripted-by-stream")).unwrap());
@@ -419,27 +419,33 @@ async fn a_tenants_folder_is_its_own() {
     for tenant in ["acme", "Globex.eu", "other"] {
         database.append(tenant, "s", &[json!({}), json!({})]).await;
     }
-    let of = async |tenant: &str| {
+    let of = async |view: &str, tenant: &str| {
         let session = database.db.connect("test").await.unwrap();
-        let sql = "select (data->'versions')::text from public.scripted_log where _partition = $1";
-        Some(session.query_opt(sql, &[&tenant]).await.ok()??.get::<_, String>(0))
+        let sql = format!("select (data->'versions')::text from public.\"{view}\" where _partition = $1");
+        Some(session.query_opt(&sql, &[&tenant]).await.ok()??.get::<_, String>(0))
     };
-    for (tenant, wanted) in [("acme", r#"[["V000001", 2]]"#), ("Globex.eu", r#"[["V000002", 2]]"#)] {
-        eventually(&format!("{tenant}'s version has handled its events"), async || {
-            (of(tenant).await? == wanted).then_some(())
+    let until = async |view: &str, tenant: &str, wanted: &str| {
+        eventually(&format!("{tenant}'s events are handled in {view}"), async || {
+            (of(view, tenant).await? == wanted).then_some(())
         })
         .await;
-    }
-    // Everybody's would write the same documents.
+    };
+    until("scripted_log@acme", "acme", r#"[["V000001", 2]]"#).await;
+    until("scripted_log@Globex.eu", "Globex.eu", r#"[["V000002", 2]]"#).await;
+    // Everybody's writes documents of its own, also of these tenants.
     put(folder.path(), "V000003");
-    until_error(folder.path(), "scripted", Some("belongs to processor scripted--")).await;
+    for tenant in ["acme", "Globex.eu", "other"] {
+        until("scripted_log", tenant, r#"[["V000003", 2]]"#).await;
+    }
     place(&folder.path().join("acme"), "scripted.toml", b"tenants = ['other']");
     until_error(folder.path(), "acme/scripted", Some("what lies in the folder acme is that tenant's alone")).await;
     fs::remove_dir_all(folder.path().join("acme")).unwrap();
     until_event(&database, "acme/scripted", "stopped", 1).await;
     host.stop().await;
-    assert_eq!(of("other").await, None);
-    assert_log(&database, "scripted_log", "e.tenant <> 'other'").await;
+    assert_eq!(of("scripted_log@acme", "Globex.eu").await, None);
+    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "\"scripted_log@acme\"", "e.tenant = 'acme'").await;
+    assert_log(&database, "\"scripted_log@Globex.eu\"", "e.tenant = 'Globex.eu'").await;
 }
 
 /// Where the settings name keys, only files run that one of them has signed as they are.

@@ -262,6 +262,23 @@ mod tests {
     }
 
     #[test]
+    fn data_too_deep_to_be_read_is_invalid_and_data_passed_over_may_have_any_depth() {
+        let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+        let passed_over = format!(r#"{{"sku":"a","note":{},"reading":1e400,"quantity":2}}"#, nested(5_000));
+        assert_eq!(ok("ItemAdded", &passed_over), Some(Cart::ItemAdded { sku: "a".into(), quantity: 2 }));
+
+        #[derive(Debug, Deserialize)]
+        enum Any {
+            Any(serde_json::Value),
+        }
+        let read_any = |data: &str| read::<Any>("Any", data).map(|any| any.map(|Any::Any(value)| value.is_array()));
+        assert_eq!(read_any(&nested(127)).ok(), Some(Some(true)));
+        let Err(Failure::Skip(skip)) = read_any(&nested(512)) else { panic!("it is too deep") };
+        assert_eq!(skip.code, "invalid-data");
+        assert!(skip.message.starts_with("Any: recursion limit exceeded"), "{}", skip.message);
+    }
+
+    #[test]
     fn an_enum_knows_its_types() {
         assert_eq!(
             known::<Cart<'_>>(),

@@ -61,13 +61,9 @@ pub async fn test(config: &Config, trial: &Trial) -> anyhow::Result<Tried> {
     let loaded = tokio::task::block_in_place(|| sandbox.examine(&trial.file)).loaded;
     let plugin = Arc::new(loaded.with_context(|| format!("{} does not run here", trial.file.display()))?);
     let descriptor = plugin.descriptor().clone();
-    let runner = Runner {
-        code: Arc::new(Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size))),
-        scheduler: Scheduler::start(&config.scheduler).context("start the guest threads")?,
-        // The events of a file are in memory.
-        deferred: None,
-        replaying: false,
-    };
+    let code = Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
+    let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
+    let runner = Runner::new(&descriptor, Arc::new(code), scheduler);
     let rehearsal = Rehearsal {
         descriptor: &descriptor,
         runner: &runner,

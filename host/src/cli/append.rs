@@ -7,7 +7,7 @@ use sandmill_client::{Append, AppendError, Appended, DEFAULT_TENANT, ExpectedVer
 use super::{
     Misuse,
     database::{connect, explain},
-    output::{self, Screen, Tone},
+    output::{self, Tone},
 };
 use crate::db::Db;
 
@@ -19,7 +19,8 @@ Examples:
   sandmill append --tenant acme --stream cart-1 --type ItemAdded --data '{\"sku\":\"x\",\"quantity\":2}'
   sandmill append --tenant acme --stream cart-1 --type CheckedOut --data '{}' --expected-version 1
 
-The exit code is 5 when the stream is not at the expected version, and 2 when --data is no JSON; nothing is appended then.";
+The exit code is 5 when the stream is not at the expected version, and 2 when --data is no JSON; nothing is appended then.
+Data and metadata have 4 MiB at most together (`sandmill migrate --max-event-bytes`), 512 levels, and numbers of 1,000 characters.";
 
 /// Appends an event to a stream
 #[derive(Debug, clap::Args)]
@@ -40,7 +41,7 @@ pub(super) struct AppendArgs {
     /// What is known beside its data, as a JSON object
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
-    /// The event's id, unique in the store; random when not given
+    /// The event's id, unique within the tenant; random when not given
     #[arg(long, value_parser = id)]
     id: Option<String>,
     /// Append only if the stream's last event has this version; 0 means that there must be no such stream
@@ -102,7 +103,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(conflict @ AppendError::Conflict { .. }) => {
-            eprintln!("{} {conflict}. Nothing was appended.", Screen::stderr().paint(Some(Tone::Bad), "conflict:"));
+            output::say(Tone::Bad, "conflict:", &format!("{conflict}. Nothing was appended."));
             Ok(ExitCode::from(CONFLICT))
         }
         Err(error @ AppendError::DuplicateId { .. }) => {

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use super::output;
 use crate::sandbox::compile::worker::{self, Bounds};
 
 /// Compiles the component on standard input, within these limits, to standard output.
@@ -20,7 +21,7 @@ pub(super) fn run(args: &CompileComponentArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The host that started it makes a sentence of this.
-            eprintln!("{error}");
+            output::note(&error.to_string());
             ExitCode::from(error.exit_code())
         }
     }

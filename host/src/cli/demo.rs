@@ -6,6 +6,7 @@
 mod shop;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     pin::pin,
     process::ExitCode,
@@ -21,7 +22,7 @@ use tokio::{
 
 use super::{
     live::{Live, Title, fitted, grouped},
-    program,
+    output, program,
 };
 use crate::{
     app::{self, Until},
@@ -31,9 +32,9 @@ use crate::{
         embedded::{Embedded, Options},
         migrate,
     },
-    model::ids::CollectionName,
+    model::text,
     processor::status::{self, Status},
-    projections::list::{self, Listed, Selection},
+    projections::list::{self, Collection, Listed, Selection},
     store::import::{Input, import},
     telemetry::Logs,
 };
@@ -65,10 +66,12 @@ pub(super) struct DemoArgs {
 
 /// Documents of each collection that are shown of a tenant, or of nobody in particular.
 const SHOWN: i64 = 2;
-/// How long the processors may take to begin. Default 60 s: their plugins are compiled, which no small machine does in less than a second.
-const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(60);
-/// How long they may take to handle the rest after the shop has closed. Default 60 s; reached only by a failure.
-const PATIENCE_TO_END: Duration = Duration::from_secs(60);
+/// How long the processors may take to begin. Default 300 s: their plugins are compiled, on a
+/// machine that may have other work.
+const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(300);
+/// How long they may take to handle the rest after the shop has closed. Default 300 s; reached only
+/// by a failure.
+const PATIENCE_TO_END: Duration = Duration::from_secs(300);
 /// Between two looks for that.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -76,7 +79,7 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
     logs.prefer_warnings();
     config.plugins.clone_from(&args.plugins);
     let server = Embedded::start(Options::default()).await?;
-    println!("A private PostgreSQL {} runs, and is gone when this ends.", server.version());
+    output::tell(&format!("A private PostgreSQL {} runs, and is gone when this ends.", server.version()))?;
     let db = Db::parse(&server.address())?;
     let mut session = db.connect("demo").await?;
     migrate::migrate(&mut session).await?;
@@ -86,11 +89,18 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
     };
     if args.keep || args.seconds > 0 {
         let open = if args.keep { "until Ctrl-C".into() } else { format!("for {} s", args.seconds) };
-        println!("A shop with {} tenants, one of them with 60 % of all events, opens {open}.", shop::TENANTS);
-        println!("Each tenant has a sandbox and a lane of its own, so that none waits for another.");
+        output::tell(&format!(
+            "A shop with {} tenants, one of them with 60 % of all events, opens {open}.",
+            shop::TENANTS
+        ))?;
+        output::tell("Each tenant has a sandbox and a lane of its own, so that none waits for another.")?;
     }
     if args.keep {
-        println!("In another terminal: {} status --watch --database-url '{}'", program(), server.address());
+        output::tell(&format!(
+            "In another terminal: {} status --watch --database-url '{}'",
+            program(),
+            server.address()
+        ))?;
     }
 
     let (told, abort) = super::run::signals()?;
@@ -109,13 +119,13 @@ pub(super) async fn run(args: DemoArgs, mut config: Config, logs: &Logs) -> anyh
     let tenants = live.tenants();
     live.finish().await?;
 
-    println!(
+    output::tell(&format!(
         "\nThe shop appended {} events, {} were there before: all are handled.",
         grouped(appended),
         grouped(imported)
-    );
+    ))?;
     documents(&session, &tenants).await?;
-    what_next(&args.plugins);
+    what_next(&args.plugins)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -123,14 +133,18 @@ async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     let input = Input::open(file).with_context(|| format!("open {}", file.display()))?;
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
     let name = Path::new(file.file_name().unwrap_or_default()).display();
-    println!("{} events are imported from {name}, in {:.1} s.", grouped(report.imported), report.seconds);
+    output::tell(&format!(
+        "{} events are imported from {name}, in {:.1} s.",
+        grouped(report.imported),
+        report.seconds
+    ))?;
     Ok(report.imported)
 }
 
 /// Waits until every plugin is loaded, which its registration shows.
 async fn until_begun(session: &Session) -> anyhow::Result<()> {
     let began = Instant::now();
-    while status::read(session).await?.processors.is_empty() {
+    while status::read(session, 0).await?.processors.is_empty() {
         if began.elapsed() > PATIENCE_TO_BEGIN {
             bail!("no processor has begun within {} s", PATIENCE_TO_BEGIN.as_secs());
         }
@@ -176,8 +190,8 @@ async fn show(
 async fn until_handled(session: &Session) -> anyhow::Result<()> {
     let began = Instant::now();
     loop {
-        let status = status::read(session).await?;
-        if status.processors.iter().all(|p| p.lag_events == 0 && p.lanes_behind.is_empty()) {
+        let status = status::read(session, 1).await?;
+        if status.processors.iter().all(|p| p.unread_events == 0 && p.lanes_counted.all == 0) {
             return Ok(());
         }
         if began.elapsed() > PATIENCE_TO_END {
@@ -191,19 +205,18 @@ async fn until_handled(session: &Session) -> anyhow::Result<()> {
 fn left(status: &Status) -> String {
     let processors = status.processors.iter().map(|p| {
         let lane = p.lanes_behind.first().map_or_else(String::new, |lane| {
-            let (lanes, tenant, state) = (p.lanes_behind.len(), &lane.tenant, &lane.state);
+            let (lanes, tenant, state) = (p.lanes_counted.all, &lane.tenant, &lane.state);
             format!(", and {lanes} lanes; the first is {state} at tenant {tenant}: {}", lane.reason)
         });
-        format!("{} is {} events behind{lane}", p.id, p.lag_events)
+        format!("{} is {} events behind{lane}", p.id, p.unread_events)
     });
     processors.collect::<Vec<_>>().join("; ")
 }
 
 /// Shows a few documents of each collection: of the largest and the smallest tenant of the shop, or of anybody.
 async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> {
-    for name in list::collections(session).await? {
-        println!("\nDocuments in the view public.{name}:");
-        let collection = CollectionName::parse(&name)?;
+    for collection in list::collections(session).await? {
+        output::tell(&format!("\nDocuments in the view public.{}:", collection.view))?;
         let mut shown = Vec::new();
         for tenant in [tenants.first(), tenants.last()].into_iter().flatten() {
             shown.extend(some(session, &collection, Some(tenant.clone())).await?);
@@ -212,24 +225,24 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
             shown = some(session, &collection, None).await?;
         }
         if shown.is_empty() {
-            println!("  none: no event for it was there");
+            output::tell("  none: no event for it was there")?;
         }
         for Listed { tenant, id, data, .. } in &shown {
             let data = data.as_ref().unwrap_or_else(|why| why);
-            println!("{}", fitted(&format!("  {tenant:<9}  {id:<9}  {data}")));
+            output::tell(&fitted(&text::one_line(&format!("  {tenant:<9}  {id:<9}  {data}"))))?;
         }
     }
     Ok(())
 }
 
-async fn some(session: &Session, collection: &CollectionName, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
+async fn some(session: &Session, collection: &Collection, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
     let selection = Selection { tenant, id: None, limit: Some(SHOWN), after: None };
     Ok(list::documents(session, collection, selection).try_collect().await?)
 }
 
-fn what_next(plugins: &Path) {
+fn what_next(plugins: &Path) -> io::Result<()> {
     let (program, plugins) = (program(), plugins.display());
-    println!(
+    output::tell(&format!(
         "
 What next, with a PostgreSQL that keeps its data in .sandmill:
   {program} dev --plugins {plugins}
@@ -242,5 +255,5 @@ and in another terminal, in the same folder:
 A plugin of your own:
   {program} plugin new my-plugin
   {program} plugin build my-plugin -o {plugins}/"
-    );
+    ))
 }

@@ -8,6 +8,7 @@ pub(super) mod place;
 mod sources;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -17,7 +18,7 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 
 use super::{
     live::{Live, Title},
-    program,
+    output, program,
 };
 use crate::{
     app::{self, Until},
@@ -30,7 +31,7 @@ use crate::{
     plugins::folder,
     processor::{
         exceptions,
-        status::{self, LaneBehind, ProcessorStatus},
+        status::{self, ProcessorStatus},
     },
     telemetry::Logs,
 };
@@ -94,12 +95,12 @@ pub(super) async fn run(args: DevArgs, mut config: Config, named: &str, logs: &L
         // A database of its own has no other host whose lanes these could be.
         try_again(&db).await?;
     }
-    introduce(&config.plugins, private.as_ref());
+    introduce(&config.plugins, private.as_ref())?;
 
     std::fs::create_dir_all(&config.plugins)
         .with_context(|| format!("make the plugins folder {}", config.plugins.display()))?;
-    if folder::scan(&config.plugins)?.is_empty() {
-        println!("{}", nothing_there(&config.plugins));
+    if folder::scan(&config.plugins)?.files.is_empty() {
+        output::tell(&nothing_there(&config.plugins))?;
     }
     if let Some(private) = &private {
         private.claim.publish(&private.server.address())?;
@@ -154,27 +155,27 @@ impl Private {
                 "keep a private database in {data}; if its server may not enter there, name another folder with --data"
             )
         })?;
-        println!("A private PostgreSQL {} runs. Its data stay in {}.", server.version(), data.display());
+        output::tell(&format!("A private PostgreSQL {} runs. Its data stay in {}.", server.version(), data.display()))?;
         Ok(Private { claim, server })
     }
 }
 
 /// Says what runs, and what to type in another terminal.
-fn introduce(plugins: &Path, private: Option<&Private>) {
+fn introduce(plugins: &Path, private: Option<&Private>) -> io::Result<()> {
     let program = program();
-    println!("Plugins are taken from {}, and again when something changes there.", plugins.display());
+    output::tell(&format!("Plugins are taken from {}, and again when something changes there.", plugins.display()))?;
     match private {
         Some(private) => {
-            println!("\nIn another terminal, in this folder or below it:");
-            println!("  psql \"{}\"", private.server.address());
+            output::tell("\nIn another terminal, in this folder or below it:")?;
+            output::tell(&format!("  psql \"{}\"", private.server.address()))?;
         }
-        None => println!("\nIn another terminal, with the same database named:"),
+        None => output::tell("\nIn another terminal, with the same database named:")?,
     }
-    println!(
+    output::tell(&format!(
         "  {program} append --stream cart-1 --type ItemAdded --data '{{\"sku\":\"mug\",\"quantity\":2,\"price\":499}}'\n  \
            {program} documents COLLECTION\n  \
            {program} status\n"
-    );
+    ))
 }
 
 /// What to do about a folder without plugins.
@@ -190,12 +191,10 @@ fn nothing_there(plugins: &Path) -> String {
 /// Lets blocked lanes try again: whoever built a plugin anew has mended it, and one that is not mended blocks them again.
 async fn try_again(db: &Db) -> anyhow::Result<()> {
     let session = super::database::connect(db, "dev").await?;
-    for ProcessorStatus { id, lanes_behind, .. } in status::read(&session).await?.processors {
-        for LaneBehind { tenant, key, state, .. } in lanes_behind {
-            if state == "blocked" {
-                exceptions::resume(&session, &id, Some(&tenant), Some(&key)).await?;
-                tracing::info!(processor = id, tenant, key, "a lane that was blocked tries again");
-            }
+    for ProcessorStatus { id, lanes_counted, .. } in status::read(&session, 0).await?.processors {
+        if lanes_counted.blocked > 0 {
+            let lanes = exceptions::resume_blocked(&session, &id, |_| {}).await?;
+            tracing::info!(processor = id, lanes, "lanes that were blocked try again");
         }
     }
     Ok(())

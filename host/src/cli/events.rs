@@ -15,6 +15,7 @@ use futures_util::TryStreamExt;
 
 use super::{
     database::{connect, explain},
+    output,
     table::{Column, Listing},
 };
 use crate::{
@@ -107,7 +108,7 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     }
     output.flush()?;
     if after == from && left > 0 {
-        eprintln!("no event fits");
+        output::note("no event fits");
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -116,7 +117,8 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
 fn too_large(complete: &mut bool, position: i64, id: &str, bytes: u64) {
     *complete = false;
     let most = LARGEST_LISTED >> 20;
-    eprintln!("event {id:?} at position {position} is not shown: it has {bytes} bytes, more than {most} MiB");
+    let note = format!("event {id:?} at position {position} is not shown: it has {bytes} bytes, more than {most} MiB");
+    output::note(&note);
 }
 
 async fn follow(
@@ -186,10 +188,7 @@ impl Output {
 
     fn print(&mut self, event: &StoredEvent) -> io::Result<()> {
         match self {
-            Output::Json(out) => {
-                serde_json::to_writer(&mut *out, event)?;
-                writeln!(out)
-            }
+            Output::Json(out) => out.write_all(output::json_line(event)?.as_bytes()),
             Output::Lines(listing) => {
                 let StoredEvent { position, tenant, stream, version, event_type, data, .. } = event;
                 listing.row(vec![

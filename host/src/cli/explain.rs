@@ -11,7 +11,10 @@ use super::{
 use crate::{
     db::Db,
     explain::{About, Facts, Finding, Gravity, findings},
-    model::ids::TenantId,
+    model::{
+        ids::{InvalidName, ProcessorId, TenantId},
+        text,
+    },
 };
 
 /// Says why a tenant, a processor or anything at all is behind
@@ -23,15 +26,22 @@ use crate::{
 Examples:
   sandmill explain
   sandmill explain acme
+  sandmill explain acme/cart-summary
   sandmill explain route-performance --json"
 )]
 pub(super) struct ExplainArgs {
     /// A processor or a tenant; a name that is both means both
-    #[arg(value_name = "PROCESSOR|TENANT")]
-    what: Option<TenantId>,
+    #[arg(value_name = "PROCESSOR|TENANT", value_parser = processor_or_tenant)]
+    what: Option<String>,
     /// Print one JSON object: {"findings": [{"gravity", "processor", "tenant", "lanes", "what", "remedy"}]}; gravity is `stuck`, `behind` or `note`
     #[arg(long)]
     json: bool,
+}
+
+/// A name that could be either's.
+fn processor_or_tenant(text: &str) -> Result<String, InvalidName> {
+    if text.contains('/') { ProcessorId::parse(text).map(drop) } else { TenantId::parse(text).map(drop) }?;
+    Ok(text.into())
 }
 
 #[derive(Serialize)]
@@ -42,7 +52,7 @@ struct Findings {
 /// Runs the command.
 pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "explain").await?;
-    let what = args.what.as_ref().map(TenantId::as_str);
+    let what = args.what.as_deref();
     let facts = Facts::read(&session, what).await.map_err(|error| explain(&error))?;
     let is_processor = |name: &str| facts.status.processors.iter().any(|p| p.id == name);
     let about = About {
@@ -88,13 +98,9 @@ fn show(found: &[Finding], what: Option<&str>, screen: Screen) -> String {
             Gravity::Note => ("note  ", Tone::Good),
         };
         let processor = processor.as_ref().map_or_else(String::new, |id| format!("{id}: "));
-        text.push_str(&format!(
-            "{}  {processor}{}\n",
-            screen.paint(Some(tone), mark),
-            output::harmless(what).replace('\n', " ")
-        ));
+        text.push_str(&format!("{}  {processor}{}\n", screen.paint(Some(tone), mark), text::one_line(what)));
         if let Some(remedy) = remedy {
-            text.push_str(&format!("        -> {}\n", output::harmless(remedy)));
+            text.push_str(&format!("        -> {}\n", text::printable(remedy)));
         }
     }
     text

@@ -10,7 +10,7 @@ use clap::Command;
 const GROUPS: [(&str, &[&str]); 4] = [
     (
         "Run and look after processors",
-        &["run", "status", "explain", "tenants", "plugins", "pause", "resume", "documents"],
+        &["run", "status", "explain", "tenants", "plugins", "processors", "pause", "resume", "documents"],
     ),
     ("Events", &["append", "import", "events"]),
     ("Write plugins", &["plugin", "dev", "demo"]),

@@ -11,7 +11,7 @@ mod screen;
 
 use std::{
     convert::Infallible,
-    io::{self, Write},
+    io,
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 pub(super) use render::grouped;
 
+use super::output;
 use crate::{
     db::Db,
     telemetry::{self, Held, Logs},
@@ -92,6 +93,8 @@ impl Live {
 
     /// Shows how everything stands at the end, and leaves it there.
     pub(super) async fn finish(mut self) -> io::Result<()> {
+        // The picture before this one has to be there first, or this one would be left out.
+        output::stdout()?.flush();
         self.show(true).await
     }
 
@@ -114,7 +117,7 @@ impl Live {
             }
             Surface::Lines(last) => {
                 *last = Instant::now();
-                writeln!(io::stdout(), "{}", render::line(&scene))
+                output::tell(&render::line(&scene))
             }
         }
     }

@@ -1,4 +1,4 @@
-//! `sandmill migrate`: makes the tables, chooses the order that the store keeps, and takes over a store from another cluster.
+//! `sandmill migrate`: makes the tables, chooses the store's order and size limit, and takes over a store from another cluster.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use crate::{
     store::{
         Ordering,
         anchor::{self, AnchorError},
-        set_ordering,
+        set_ordering, size_limit,
     },
 };
 
@@ -21,7 +21,8 @@ const EXAMPLES: &str = "\
 Examples:
   sandmill migrate
   sandmill migrate --ordering tenant
-  sandmill migrate --reanchor
+  sandmill migrate --max-event-bytes 8388608
+  sandmill migrate --reanchor              after a restore into another cluster, a move, or pg_upgrade
 
 It may be repeated at any time: what is there already stays.";
 
@@ -33,11 +34,20 @@ pub(super) struct MigrateArgs {
     /// projections that fold several streams see one order, at one commit at a time for each tenant
     #[arg(long, value_name = "stream|tenant")]
     ordering: Option<Ordering>,
+    /// Also set how many bytes an event's data and metadata may have together, from 1024 to 33554432 [a new store: 4194304]. Larger
+    /// events that are stored already stay
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(*size_limit::RANGE.start())..=i64::from(*size_limit::RANGE.end())))]
+    max_event_bytes: Option<u32>,
     /// Take over a store that was restored from a dump or moved to another cluster: give events and cursors numbers of this one. Rewrites all
-    /// events in one transaction; no host may run, and applications should not append between the restore and this
+    /// events in one transaction; no host may run. Needed after a restore into another cluster, and after pg_upgrade, which gives the cluster
+    /// another identifier; until then nothing can be appended
     #[arg(long)]
     reanchor: bool,
-    /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places"}, "ordering": {"before", "now"}}; null for what was not asked
+    /// With --reanchor: events from this position on were appended since the restore, so every processor still has to handle them. Found
+    /// without this where their rows tell
+    #[arg(long, value_name = "POSITION", requires = "reanchor", value_parser = clap::value_parser!(i64).range(1..))]
+    appended_from: Option<i64>,
+    /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places", "appendedFrom"}, "ordering": {"before", "now"}, "maxEventBytes": {"before", "now"}}; null for what was not asked
     /// for or needed
     #[arg(long)]
     json: bool,
@@ -47,7 +57,7 @@ pub(super) struct MigrateArgs {
 pub(super) async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> {
     // People are told of each step when it is done, for a later one may fail or wait; machines of all at the end.
     let tell = |line: String| if args.json { Ok(()) } else { output::print(&(line + "\n")) };
-    let (mut reanchored, mut ordered) = (Value::Null, Value::Null);
+    let (mut reanchored, mut ordered, mut limited) = (Value::Null, Value::Null, Value::Null);
     let mut session = connect(db, "migrate").await?;
     let applied = migrate(&mut session).await?;
     for name in &applied.names {
@@ -61,11 +71,16 @@ pub(super) async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> 
             Ok(()) => tell("the store belongs to this cluster; there is nothing to re-anchor".into())?,
             Err(AnchorError::Database(error)) => return Err(explain(&error)),
             Err(_) => {
-                let done = anchor::reanchor(&mut session).await?;
+                let done = anchor::reanchor(&mut session, args.appended_from).await?;
                 let (events, places) = (done.events, done.places);
-                reanchored = json!({ "events": events, "places": places });
+                reanchored = json!({ "events": events, "places": places, "appendedFrom": done.appended_from });
                 let events = count(events, "event");
                 tell(format!("re-anchored {events} for {places} different places of processors and lanes"))?;
+                if let Some(position) = done.appended_from {
+                    tell(format!(
+                        "events from position {position} on were appended since the restore; every processor still has to handle them"
+                    ))?;
+                }
             }
         }
     }
@@ -80,8 +95,18 @@ pub(super) async fn run(args: MigrateArgs, db: &Db) -> anyhow::Result<ExitCode> 
             false => format!("the store is now ordered by {ordering}, before by {before}"),
         })?;
     }
+    if let Some(bytes) = args.max_event_bytes {
+        let before = size_limit::set_max_event_bytes(&session, bytes).await.map_err(|error| explain(&error))?;
+        limited = json!({ "before": before, "now": bytes });
+        tell(match before == bytes {
+            true => format!("the store takes events of at most {bytes} bytes already"),
+            false => format!("the store now takes events of at most {bytes} bytes, before {before}"),
+        })?;
+    }
     if args.json {
-        output::print_json(&json!({ "applied": applied.names, "reanchored": reanchored, "ordering": ordered }))?;
+        output::print_json(&json!({
+            "applied": applied.names, "reanchored": reanchored, "ordering": ordered, "maxEventBytes": limited
+        }))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,14 +1,22 @@
 //! What is at the other end of standard output, and how to speak to it: a terminal gets its width and colours, a pipe neither.
 //!
-//! Colours are for what a person should see first and stand only where they are wanted: on a terminal, without `NO_COLOR` in the
-//! environment, and where `TERM` is not `dumb`. What machines read is one JSON object a line. Texts of plugins and applications pass
-//! [`harmless`] before they are shown, so that nobody's error message can steer an operator's terminal.
+//! Colours are for what a person should see first and stand only where they are wanted: on a
+//! terminal, without `NO_COLOR` in the environment, and where `TERM` is not `dumb`. What machines
+//! read is one JSON object a line. Texts of plugins and applications pass
+//! [`model::text`](crate::model::text) before they are shown, so that nobody's error message can
+//! steer an operator's terminal.
 
-use std::io::{self, IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal, Write},
+    sync::OnceLock,
+};
 
 use serde::Serialize;
 
-use crate::telemetry;
+use crate::{
+    model::text,
+    telemetry::{self, Outlet},
+};
 
 /// What a text is to the reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,11 +85,6 @@ fn colours_wanted() -> bool {
     telemetry::is_colour_wanted() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// The text without what steers a terminal; line breaks stay.
-pub(super) fn harmless(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
-}
-
 /// A number and what it counts: `1 lane`, `2 lanes`.
 pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
@@ -89,12 +92,54 @@ pub(super) fn count(number: u64, what: &str) -> String {
 
 /// Prints one JSON object on a line of its own.
 pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
-    let mut line = serde_json::to_string(value)?;
-    line.push('\n');
-    print(&line)
+    print(&json_line(value)?)
 }
 
-/// Prints a text as it is. A reader who has gone away is an error here, where `print!` would panic.
+/// One JSON object with its line break. Machines get every character, and none of them unescaped
+/// that steers a terminal.
+pub(super) fn json_line(value: &impl Serialize) -> io::Result<String> {
+    let json = serde_json::to_string(value)?;
+    Ok(text::json(&json).into_owned() + "\n")
+}
+
+/// Says something on standard error, after a word in its tone. Nobody has to read it.
+pub(super) fn say(tone: Tone, word: &str, what: &str) {
+    telemetry::say(&format!("{} {}", Screen::stderr().paint(Some(tone), word), text::printable(what)));
+}
+
+/// Notes something on standard error.
+pub(super) fn note(what: &str) {
+    telemetry::say(&text::printable(what));
+}
+
+static STDOUT: OnceLock<Outlet> = OnceLock::new();
+
+/// Standard output of a command that works meanwhile, and must not wait for its reader.
+pub(super) fn stdout() -> io::Result<Outlet> {
+    if let Some(outlet) = STDOUT.get() {
+        return Ok(outlet.clone());
+    }
+    let outlet = Outlet::to(io::stdout(), |_| String::new())?;
+    Ok(STDOUT.get_or_init(|| outlet).clone())
+}
+
+/// Tells something on standard output, in whole lines, without waiting. That the reader has gone
+/// away is an error, which ends the command in order.
+pub(super) fn tell(what: &str) -> io::Result<()> {
+    let outlet = stdout()?;
+    outlet.push(&format!("{}\n", text::printable(what)));
+    outlet.failed().map_or(Ok(()), |failed| Err(failed.into()))
+}
+
+/// Waits until the reader has taken what it was told, unless it stalls.
+pub(super) fn finish() -> io::Result<()> {
+    let Some(outlet) = STDOUT.get() else { return Ok(()) };
+    outlet.flush();
+    outlet.failed().map_or(Ok(()), |failed| Err(failed.into()))
+}
+
+/// Prints a text as it is, and waits for its reader. One who has gone away is an error here, where
+/// `print!` would panic.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -111,10 +156,5 @@ mod tests {
         assert_eq!(terminal.paint(Some(Tone::Bad), "blocked"), "\x1b[1;31mblocked\x1b[0m");
         assert_eq!((terminal.paint(Some(Tone::Bad), ""), terminal.paint(None, "x")), (String::new(), "x".into()));
         assert_eq!(Screen::PLAIN.paint(Some(Tone::Bad), "blocked"), "blocked");
-    }
-
-    #[test]
-    fn messages_of_others_cannot_steer_a_terminal() {
-        assert_eq!(harmless("a\x1b[2Jb\r\nc\u{9b}"), "a\u{fffd}[2Jb\u{fffd}\nc\u{fffd}");
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn run(args: PluginArgs, global: &Global) -> anyhow::Result<ExitCode>
     match args.command {
         PluginCommand::New(args) => new::run(args).map(|()| ExitCode::SUCCESS),
         PluginCommand::Build(BuildArgs { dir, output, json }) => {
-            let built = toolchain::build(&BuildRequest { dir, output }, &mut |line| eprintln!("{line}"))?;
+            let built = toolchain::build(&BuildRequest { dir, output }, &mut output::note)?;
             if json {
                 let Built { path, package, bytes, elapsed, way } = &built;
                 let seconds = elapsed.as_secs_f64();

@@ -13,7 +13,11 @@ use super::{
 };
 use crate::{
     db::{Db, Session},
-    plugins::history::{self, DryRun, Hold, Listed, Past},
+    model::text,
+    plugins::{
+        folder::Problem,
+        history::{self, DryRun, Hold, Listed, Past},
+    },
     store::time,
 };
 
@@ -21,7 +25,8 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "A version is the first digits of its file's SHA-256. Its file in the plugins folder is what runs, from the moment it is there and was checked; a file that is \
-         refused leaves the former version running, and says why here and in NAME.wasm.error beside it.
+         refused leaves the former version running, and says why here and in NAME.wasm.error beside it. What else is in the folder and looks as if it should \
+         run is listed with what to do.
 
 Examples:
   sandmill plugins
@@ -31,7 +36,8 @@ Examples:
 pub(super) struct PluginsArgs {
     #[command(subcommand)]
     command: Option<PluginsCommand>,
-    /// Print one JSON object: {"plugins": [{"plugin", "processor", "digest", "version", "contract", "since", "calls", "refused": {"digest", "why", "at"}}]}
+    /// Print one JSON object: {"plugins": [{"plugin", "processor", "digest", "version", "contract", "since", "calls", "refused": {"digest", "why", "at"}}],
+    /// "notRun": [{"path", "problem", "remedy", "since"}]}
     #[arg(long)]
     json: bool,
 }
@@ -94,6 +100,15 @@ struct ListedJson<'a> {
     refused: Option<RefusedJson<'a>>,
 }
 
+/// An entry of the plugins folder that is no plugin, though it looks as if it should be one.
+#[derive(Serialize)]
+struct NotRunJson<'a> {
+    path: &'a str,
+    problem: &'a str,
+    remedy: &'a str,
+    since: String,
+}
+
 #[derive(Serialize)]
 struct RefusedJson<'a> {
     digest: &'a str,
@@ -126,11 +141,14 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     match args.command {
         None => {
             let plugins = history::list(&session).await.map_err(|error| explain(&error))?;
+            let problems = history::listed_problems(&session).await.map_err(|error| explain(&error))?;
             if args.json {
                 let plugins: Vec<ListedJson<'_>> = plugins.iter().map(listed_json).collect();
-                output::print_json(&serde_json::json!({ "plugins": plugins }))?;
+                let not_run: Vec<NotRunJson<'_>> = problems.iter().map(not_run_json).collect();
+                output::print_json(&serde_json::json!({ "plugins": plugins, "notRun": not_run }))?;
             } else {
-                output::print(&show(&plugins, Screen::stdout(), SystemTime::now()))?;
+                let plugins = show(&plugins, Screen::stdout(), SystemTime::now());
+                output::print(&format!("{plugins}{}", show_problems(&problems)))?;
             }
         }
         Some(PluginsCommand::History(args)) => {
@@ -230,6 +248,11 @@ fn listed_json(listed: &Listed) -> ListedJson<'_> {
     }
 }
 
+fn not_run_json((found, since): &(Problem, SystemTime)) -> NotRunJson<'_> {
+    let Problem { path, problem, remedy } = found;
+    NotRunJson { path, problem, remedy, since: when(*since) }
+}
+
 fn past_json(past: &Past) -> PastJson<'_> {
     PastJson {
         id: past.id,
@@ -272,7 +295,7 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
         table.row(vec![
             Cell::new(&listed.plugin),
             Cell::new(if runs { &listed.processor } else { "-" }),
-            Cell::new(output::harmless(&listed.version)),
+            Cell::new(&listed.version),
             Cell::new(if runs { short(&listed.digest) } else { "-" }),
             Cell::new(if runs { age(since) } else { "-".into() }),
             Cell::new(listed.lanes),
@@ -282,7 +305,8 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
     let mut text = table.show(screen);
     for listed in plugins {
         if let Some((digest, why, _)) = &listed.refused {
-            let why = output::harmless(why);
+            // Words of a plugin may have lines of their own.
+            let why = text::printable(why).trim_end().replace('\n', "\n    ");
             text.push_str(&format!(
                 "{}.wasm ({}): {why}\n",
                 listed.plugin,
@@ -291,6 +315,15 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
         }
     }
     text
+}
+
+/// Entries of the plugins folder that are not run, a line each.
+fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
+    let line = |(found, _): &(Problem, SystemTime)| {
+        let [path, problem, remedy] = [&found.path, &found.problem, &found.remedy].map(|shown| text::one_line(shown));
+        format!("not run: {path}: {problem}; {remedy}\n")
+    };
+    problems.iter().map(line).collect()
 }
 
 /// Why, what came of trying it before, and how its lanes came over.
@@ -329,7 +362,7 @@ fn show_past(past: &[Past], screen: Screen) -> String {
             Cell::new(number(past.replaced_last)),
             Cell::new(number(past.first)),
             Cell::new(past.gap_ms.map_or(String::new(), |gap| format!("{gap:.1} ms"))),
-            Cell::new(output::harmless(&why(past))),
+            Cell::new(why(past)),
         ]);
     }
     table.show(screen)

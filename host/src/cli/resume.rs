@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     db::{Db, Session},
-    model::ids::ProcessorId,
+    model::{ids::ProcessorId, text},
     processor::{exceptions, pauses, status},
     store,
 };
@@ -52,7 +52,7 @@ pub(super) struct PauseArgs {
 
 #[derive(Debug, clap::Args)]
 struct What {
-    /// The processor, as `sandmill status` names it
+    /// The processor, as `sandmill status` names it; a tenant's own is TENANT/ID
     processor: ProcessorId,
     /// Only lanes of this tenant
     #[arg(long, value_parser = super::append::tenant)]
@@ -99,7 +99,7 @@ pub(super) async fn run(ResumeArgs { what, json }: ResumeArgs, db: &Db) -> anyho
     })?;
     if let Some(whole) = whole {
         let how = format!("`sandmill resume {processor}` lifts that");
-        output::print(&format!("the whole of {processor} is still paused ({whole}); {how}\n"))?;
+        output::print(&format!("the whole of {processor} is still paused ({}); {how}\n", text::one_line(&whole)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -114,7 +114,7 @@ pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyho
     if let Some(tenant) = tenant
         && !store::knows_tenant(&session, tenant).await.map_err(|error| explain(&error))?
     {
-        eprintln!("note: tenant {tenant} has no events yet; see whether that is its name");
+        output::note(&format!("note: tenant {tenant} has no events yet; see whether that is its name"));
     }
     if json {
         output::print_json(
@@ -133,7 +133,7 @@ pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyho
 
 /// Refuses a processor that there is not.
 async fn check_known(session: &Session, processor: &ProcessorId) -> anyhow::Result<()> {
-    let status = status::read(session).await.map_err(|error| explain(&error))?;
+    let status = status::read(session, 0).await.map_err(|error| explain(&error))?;
     let known: Vec<&str> = status.processors.iter().map(|p| p.id.as_str()).collect();
     anyhow::ensure!(
         known.contains(&processor.as_str()),

@@ -7,19 +7,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     EXIT_BLOCKED,
     database::connect,
-    output::{Screen, Tone, count, harmless},
+    output::{self, Tone, count},
 };
 use crate::{
     app::{self, Ended, Until},
     config::{Config, ConfigError},
     db::Db,
+    model::text,
 };
 
 /// Runs the plugins in a folder
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
-What it logs goes to standard error; SANDMILL_LOG=warn logs less. `sandmill status` shows how it goes, from anywhere.
+What it logs goes to standard error, and lines that nothing takes are lost and counted; SANDMILL_LOG=warn logs less. `sandmill status` shows how it goes, from anywhere.
 
 Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked \
          (--until-caught-up).
@@ -54,19 +55,22 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db) -> anyhow::R
     Ok(match ended {
         Ended::Drained | Ended::CaughtUp { refused: 0 } => ExitCode::SUCCESS,
         Ended::CaughtUp { refused } => {
-            eprintln!("caught up, but {refused} of the plugins were refused; see above");
+            output::note(&format!("caught up, but {refused} of the plugins were refused; see above"));
             ExitCode::FAILURE
         }
         Ended::Blocked(lanes) => {
-            let said = Screen::stderr().paint(Some(Tone::Bad), "blocked:");
-            for blocked in &lanes {
+            for blocked in lanes.iter() {
                 let lane = blocked.lane.as_ref().map_or_else(|| "all of it".into(), |lane| lane.to_string());
-                let reason = harmless(&blocked.reason.to_string());
-                eprintln!("{said} processor {}, {lane}: {reason}", blocked.processor);
+                let what = format!("processor {}, {lane}: {}", blocked.processor, blocked.reason);
+                output::say(Tone::Bad, "blocked:", &text::one_line(&what));
+            }
+            let more = lanes.len().saturating_sub(lanes.iter().len());
+            if more > 0 {
+                output::note(&format!("and {more} more; `sandmill status` counts them by processor"));
             }
             let (lanes, them) =
                 (count(lanes.len() as u64, "blocked lane"), if lanes.len() == 1 { "it" } else { "them" });
-            eprintln!("caught up but for {lanes}; `sandmill resume PROCESSOR` lets {them} try again");
+            output::note(&format!("caught up but for {lanes}; `sandmill resume PROCESSOR` lets {them} try again"));
             ExitCode::from(EXIT_BLOCKED)
         }
     })

@@ -13,28 +13,37 @@ use super::{
 };
 use crate::{
     db::Db,
-    processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status},
+    model::text,
+    processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status, TermError},
     store::time,
 };
 
 /// Shows how every processor stands
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is the worst of the processor's lanes (blocked, retrying, paused, catching-up), or else `waiting` while it reads nothing because others are slow, `behind` while events are waiting, or \
-         `up to date`. LAG counts events that it has not passed, AGE is how long ago the first of them was recorded, RATE what it handles lately. \
-         Lines below tell of events that were set aside as dead letters, and a second table shows each lane behind, and why.
+    after_help = "STATE is `paused`; or `failing` while its terms end in errors; or the worst of its lanes (blocked, retrying, paused, catching-up); or `waiting` while it reads nothing because others are slow; \
+         `behind` while events are waiting; `up to date`. LAG counts events that are not handled, AGE is how long ago the first of them was recorded, RATE what it handles lately. \
+         `≥` stands before a number where there may be more: of each lane behind, only the first event is counted. \
+         Lines below name errors that end terms, and events that were set aside as dead letters. A second table shows the first lanes behind of each processor, and why; --lanes shows more of them.
 
 Examples:
   sandmill status
   sandmill status --watch
+  sandmill status --lanes 1000
   sandmill status --json | jq '.processors[] | {id, lagEvents}'"
 )]
 pub(super) struct StatusArgs {
-    /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagSeconds", "rate", "handled", "paused", "measures": {"readMs", "commitMs",
-    /// "commits", "hostMib", "instances"}, "deadLetters", "lastDeadLetter": {"tenant", "position", "reason"},
-    /// "skipped", "lastSkip": {"tenant", "key", "events", "at"}, "held", "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}
+    /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast", "lagSeconds", "unreadEvents", "rate", "handled", "paused",
+    /// "measures": {"readMs", "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters", "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"},
+    /// "skipped", "lastSkip": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at", "times"},
+    /// "lanesCounted": {"all", "blocked", "retrying", "paused", "catchingUp"},
+    /// "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}; unreadEvents are those that its cursor has not passed,
+    /// lanesBehind has the first --lanes of those that lanesCounted counts, and where AtLeast is true there may be more
     #[arg(long)]
     json: bool,
+    /// Show at most so many lanes of each processor, blocked ones first
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    lanes: u32,
     /// Also show plugins, and what their host measures
     #[arg(long)]
     wide: bool,
@@ -50,7 +59,7 @@ const WATCH: Duration = Duration::from_secs(1);
 pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "status").await?;
     loop {
-        let status = status::read(&session).await.map_err(|error| explain(&error))?;
+        let status = status::read(&session, args.lanes.into()).await.map_err(|error| explain(&error))?;
         if args.json {
             output::print_json(&status)?;
         } else {
@@ -72,19 +81,43 @@ fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String 
     let mut text = processors(status, wide).show(screen);
     for p in &status.processors {
         if let Some(paused) = &p.paused {
-            let paused = output::harmless(paused);
+            let paused = text::one_line(paused);
             text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
         }
     }
+    text.extend(status.processors.iter().filter_map(failing));
     text.extend(status.processors.iter().filter_map(held));
     text.extend(status.processors.iter().filter_map(set_aside));
     text.extend(status.processors.iter().filter_map(skipped));
+    text.extend(lost(status));
     let lanes = lanes(status, wide, now);
     if !lanes.is_empty() {
         text.push('\n');
         text.push_str(&lanes.show(screen));
     }
+    text.extend(status.processors.iter().filter_map(more_lanes));
     text
+}
+
+/// How many lanes of a processor the table leaves out.
+fn more_lanes(p: &ProcessorStatus) -> Option<String> {
+    let (all, shown) = (p.lanes_counted.all, p.lanes_behind.len());
+    let more = u64::try_from(all).unwrap_or(0).checked_sub(shown as u64).filter(|more| *more > 0)?;
+    let more = output::count(more, if shown == 0 { "lane" } else { "more lane" });
+    Some(format!("{} has {more} behind; `sandmill status --lanes {all}` shows all of them\n", p.id))
+}
+
+/// A number that may be too low.
+fn at_least(number: i64, more: bool) -> String {
+    if more { format!("≥ {number}") } else { number.to_string() }
+}
+
+/// Why terms of a processor end.
+fn failing(p: &ProcessorStatus) -> Option<String> {
+    let TermError { error, since, times, .. } = p.term_error.as_ref()?;
+    let (id, terms) = (&p.id, output::count(u64::try_from(*times).unwrap_or(0), "term"));
+    let error = text::one_line(error);
+    Some(format!("{id} fails, {terms} since {since}: {error}; `sandmill explain` says what to do\n"))
 }
 
 fn processors(status: &Status, wide: bool) -> Table {
@@ -104,7 +137,7 @@ fn processors(status: &Status, wide: bool) -> Table {
         let mut cells = vec![
             Cell::new(&p.id),
             Cell::new(state).tone(Some(tone)),
-            Cell::new(p.lag_events),
+            Cell::new(at_least(p.lag_events, p.lag_events_at_least)),
             Cell::new(age(p.lag_seconds)),
             Cell::new(format!("{:.0}/s", p.rate)),
             Cell::new(p.handled),
@@ -117,7 +150,7 @@ fn processors(status: &Status, wide: bool) -> Table {
                 Cell::new(p.measures.instances),
             ]);
         }
-        cells.push(Cell::new(p.lanes_behind.len()));
+        cells.push(Cell::new(p.lanes_counted.all));
         if wide {
             cells.push(Cell::new(&p.plugin));
         }
@@ -130,7 +163,8 @@ fn processors(status: &Status, wide: bool) -> Table {
 fn set_aside(p: &ProcessorStatus) -> Option<String> {
     let SetAside { tenant, position, reason } = p.last_dead_letter.as_ref()?;
     let (id, events) = (&p.id, output::count(u64::try_from(p.dead_letters).unwrap_or(0), "event"));
-    let reason = output::harmless(reason);
+    let events = if p.dead_letters_at_least { format!("more than {events}") } else { events };
+    let reason = text::one_line(reason);
     Some(format!(
         "{id} set {events} aside (table sandmill.dead_letters); the last, at position {position} of tenant {tenant}: {reason}\n"
     ))
@@ -139,7 +173,7 @@ fn set_aside(p: &ProcessorStatus) -> Option<String> {
 /// Why a processor reads nothing although there may be more.
 fn held(p: &ProcessorStatus) -> Option<String> {
     let held = p.held.as_ref().filter(|_| p.paused.is_none())?;
-    Some(format!("{} is {}\n", p.id, output::harmless(held)))
+    Some(format!("{} is {}\n", p.id, text::one_line(held)))
 }
 
 /// What a processor skipped: nothing else would show that it is not in the documents.
@@ -149,6 +183,13 @@ fn skipped(p: &ProcessorStatus) -> Option<String> {
     Some(format!(
         "{id} skipped {all} to keep up (table sandmill.sheds); the last, {events} of tenant {tenant}, at {at}\n"
     ))
+}
+
+/// What the log lacks. Each processor reports for the whole host.
+fn lost(status: &Status) -> Option<String> {
+    let lines = status.processors.iter().map(|p| p.measures.log_lines_lost).max().filter(|lines| *lines > 0)?;
+    let lines = output::count(lines, "log line");
+    Some(format!("the host has lost {lines}, because its standard error did not take them in time\n"))
 }
 
 /// The lanes behind; keys stand there only where lanes are finer than tenants.
@@ -175,15 +216,14 @@ fn lanes(status: &Status, wide: bool, now: SystemTime) -> Table {
     table
 }
 
-/// The states of lanes that say something of their processor, worst first.
-const STATES: [&str; 4] = ["blocked", "retrying", "paused", "catching-up"];
-
 fn state(p: &ProcessorStatus) -> (&str, Tone) {
     if p.paused.is_some() {
         return ("paused", Tone::Warning);
     }
-    let worst = STATES.into_iter().find(|state| p.lanes_behind.iter().any(|lane| lane.state == *state));
-    match worst {
+    if p.term_error.is_some() {
+        return ("failing", Tone::Bad);
+    }
+    match p.lanes_counted.worst() {
         Some(state) => (state, lane_tone(state).unwrap_or(Tone::Warning)),
         None if p.held.is_some() => ("waiting", Tone::Warning),
         None if p.lag_events > 0 => ("behind", Tone::Warning),
@@ -226,17 +266,22 @@ mod tests {
         let processor = ProcessorStatus {
             id: "door-watch".into(),
             plugin: "door-watch 0.1.0 0123456789ab".into(),
-            lag_events: 12_345,
+            lag_events: 12_346,
+            lag_events_at_least: true,
+            unread_events: 12_345,
             lag_seconds: 100_000.0,
             rate: 1234.5,
             handled: 20_000,
             paused: None,
             measures: status::Measures::default(),
             dead_letters: 0,
+            dead_letters_at_least: false,
             last_dead_letter: None,
             skipped: 0,
             last_skip: None,
             held: None,
+            term_error: None,
+            lanes_counted: status::LaneCounts { all: 1, blocked: 1, ..Default::default() },
             lanes_behind: vec![lane],
         };
         Status { processors: vec![processor] }
@@ -248,8 +293,8 @@ mod tests {
         let text = show(&blocked(), false, Screen { width: Some(80), colours: false }, now);
         assert_eq!(
             text,
-            "PROCESSOR   STATE      LAG   AGE    RATE  HANDLED  LANES BEHIND\n\
-             door-watch  blocked  12345  27 h  1234/s    20000             1\n\
+            "PROCESSOR   STATE        LAG   AGE    RATE  HANDLED  LANES BEHIND\n\
+             door-watch  blocked  ≥ 12346  27 h  1234/s    20000             1\n\
              \n\
              PROCESSOR   TENANT  STATE    SINCE  EVENT  REASON\n\
              door-watch  acme    blocked    2 h     17  trap: wasm `unreachable` instruction\n\
@@ -272,6 +317,31 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_is_counted_and_what_ends_terms_is_told() {
+        let mut status = blocked();
+        let p = &mut status.processors[0];
+        p.lanes_counted = status::LaneCounts { all: 60_000, blocked: 59_999, retrying: 1, ..Default::default() };
+        (p.dead_letters, p.dead_letters_at_least) = (10_000, true);
+        p.last_dead_letter = Some(SetAside { tenant: "acme".into(), position: 9, reason: "plugin: odd".into() });
+        p.term_error = Some(TermError {
+            error: "permission denied for table x (SQLSTATE 42501)".into(),
+            since: "2026-01-02T03:04:05Z".into(),
+            at: "2026-01-02T03:05:05Z".into(),
+            times: 7,
+        });
+        let text = show(&status, false, Screen::PLAIN, SystemTime::now());
+        for told in [
+            "door-watch set more than 10000 events aside",
+            "door-watch fails, 7 terms since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain`",
+            "door-watch has 59999 more lanes behind; `sandmill status --lanes 60000` shows all of them\n",
+        ] {
+            assert!(text.contains(told), "{told}: {text}");
+        }
+        let row = text.lines().nth(1).unwrap();
+        assert!(row.contains("  failing  ") && row.ends_with(" 60000"), "{text}");
+    }
+
+    #[test]
     fn what_was_skipped_and_what_holds_a_processor_is_told() {
         let mut status = blocked();
         let p = &mut status.processors[0];
@@ -279,6 +349,7 @@ mod tests {
         (p.skipped, p.last_skip) = (12, Some(skip));
         p.held = Some("waiting for slow (back-pressure lockstep) since 2026-01-02T03:04:05Z".into());
         p.lanes_behind.clear();
+        p.lanes_counted = Default::default();
         let text = show(&status, false, Screen::PLAIN, SystemTime::now());
         assert!(text.contains("door-watch is waiting for slow (back-pressure lockstep) since 2026"), "{text}");
         assert!(

@@ -6,7 +6,8 @@
 
 use std::io::{self, BufWriter, Stdout, Write};
 
-use super::output::{Screen, Tone, harmless};
+use super::output::{Screen, Tone};
+use crate::model::text;
 
 /// Between two columns.
 const GAP: &str = "  ";
@@ -50,7 +51,7 @@ pub(super) struct Cell {
 
 impl Cell {
     pub(super) fn new(text: impl ToString) -> Self {
-        Cell { text: harmless(&text.to_string()), tone: None }
+        Cell { text: text::printable(&text.to_string()).into_owned(), tone: None }
     }
 
     pub(super) fn tone(self, tone: Option<Tone>) -> Self {
@@ -189,7 +190,7 @@ impl Listing {
 
     /// Adds a row with a cell for each column.
     pub(super) fn row(&mut self, cells: Vec<String>) -> io::Result<()> {
-        let cells: Vec<String> = cells.iter().map(|cell| harmless(cell).replace('\n', " ")).collect();
+        let cells: Vec<String> = cells.iter().map(|cell| text::one_line(cell).into_owned()).collect();
         widen(&mut self.widths, &cells);
         let Some(held) = &mut self.held else { return self.print(&cells) };
         self.held_bytes += cells.iter().map(String::len).sum::<usize>();

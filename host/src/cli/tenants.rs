@@ -12,9 +12,9 @@ use super::{
 };
 use crate::{
     db::Db,
-    model::ids::TenantId,
+    model::{ids::TenantId, text},
     store::time,
-    tenants::status::{self, LAG_COUNTED, Order, TenantStatus},
+    tenants::status::{self, Order, TenantStatus},
 };
 
 /// Shows what each tenant uses, and how far it is behind
@@ -22,7 +22,7 @@ use crate::{
 #[command(
     after_help = "CPU is what the tenant's guests have computed, NOW how many cores they keep busy at the moment. HELD is the time in which they could have gone on and \
          others did, or their rates held them back. EVENTS counts each once for every processor that handled it. LAG counts events that some processor \
-         has not handled yet (`>` where more are not counted), AGE is how long ago the first of them was recorded.
+         has not handled yet (`≥` where there may be more), AGE is how long ago the first of them was recorded.
 
 Examples:
   sandmill tenants
@@ -41,7 +41,7 @@ pub(super) struct TenantsArgs {
     #[arg(long, default_value_t = 20)]
     limit: u32,
     /// Print one JSON object: {"tenants": [{"tenant", "cpuSeconds", "cpuNow", "rate", "waitedSeconds", "waitedNow", "throttledSeconds", "events", "documents", "bytes",
-    /// "lagEvents", "lagSeconds", "lanesBehind", "failures", "lastError", "lastErrorAt", "refusals", "lastRefusal"}]}
+    /// "lagEvents", "lagEventsAtLeast", "lagSeconds", "lanesBehind", "failures", "lastError", "lastErrorAt", "refusals", "lastRefusal"}]}
     #[arg(long)]
     json: bool,
 }
@@ -113,7 +113,7 @@ fn show(tenants: &[TenantStatus], more: bool, screen: Screen, now: SystemTime) -
     ]);
     for tenant in tenants {
         let behind = (tenant.lag_events > 0 || tenant.lanes_behind > 0).then_some(Tone::Warning);
-        let more = if tenant.lag_events >= LAG_COUNTED { ">" } else { "" };
+        let more = if tenant.lag_events_at_least { "≥ " } else { "" };
         table.row(vec![
             Cell::new(&tenant.tenant),
             Cell::new(format!("{:.1} s", tenant.cpu_seconds)),
@@ -137,13 +137,13 @@ fn show(tenants: &[TenantStatus], more: bool, screen: Screen, now: SystemTime) -
             text.push_str(&format!(
                 "{} was refused something {times}, last: {}\n",
                 tenant.tenant,
-                output::harmless(refusal)
+                text::one_line(refusal)
             ));
         }
         let Some(error) = &tenant.last_error else { continue };
         let at = tenant.last_error_at.as_deref().and_then(|at| time::parse(at).ok()).map(time::from_micros);
         let ago = at.map_or(0.0, |at| now.duration_since(at).unwrap_or_default().as_secs_f64());
-        text.push_str(&format!("{}, {} ago: {}\n", tenant.tenant, age(ago), output::harmless(error)));
+        text.push_str(&format!("{}, {} ago: {}\n", tenant.tenant, age(ago), text::one_line(error)));
     }
     text
 }
@@ -174,7 +174,8 @@ mod tests {
             events: 1_200_000,
             documents: 300_000,
             bytes: 3 << 30,
-            lag_events: LAG_COUNTED,
+            lag_events: status::LAG_COUNTED,
+            lag_events_at_least: true,
             lag_seconds: 130.0,
             lanes_behind: 1,
             failures: 2,
@@ -187,8 +188,8 @@ mod tests {
         let text = show(&[acme], true, Screen { width: Some(96), colours: false }, now);
         assert_eq!(
             text,
-            "TENANT       CPU   NOW   HELD   EVENTS  DOCUMENTS  WRITTEN     LAG    AGE  FAILURES\n\
-             acme    1234.6 s  0.99  2 min  1200000     300000    3 GiB  >10000  2 min         2\n\
+            "TENANT       CPU   NOW   HELD   EVENTS  DOCUMENTS  WRITTEN      LAG    AGE  FAILURES\n\
+             acme    1234.6 s  0.99  2 min  1200000     300000    3 GiB  ≥ 10000  2 min         2\n\
              there are more; --limit 0 shows all of them\n\
              acme was refused something 7 times, last: log-lines: more than 100 in one call\n\
              acme, 2 min ago: door-watch: trap: out of bounds\u{fffd}[31m\n"

@@ -30,6 +30,8 @@ pub async fn take(session: &mut Session, processor: &ProcessorId) -> Result<(Fen
     let fence = Fence(uuid::Uuid::new_v4().simple().to_string());
     let transaction = session.client_mut().transaction().await?;
     transaction.batch_execute("set local synchronous_commit = on").await?;
+    // In the order in which commits lock these rows.
+    transaction.execute(include_str!("fence/own.sql"), &[&processor.as_str()]).await?;
     let rows = transaction.query(include_str!("fence/take.sql"), &[&processor.as_str(), &fence.as_str()]).await?;
     transaction.commit().await?;
     let mut cursors = Vec::with_capacity(rows.len());

@@ -57,8 +57,8 @@ impl HostLock {
 }
 
 /// Whether a host works on this database.
-pub async fn is_held(session: &Session) -> Result<bool, Error> {
-    Ok(!holder(&**session).await?.is_empty())
+pub async fn is_held(client: &impl GenericClient) -> Result<bool, Error> {
+    Ok(!holder(client).await?.is_empty())
 }
 
 /// Holds the lock until a transaction ends, so that no host works while it changes what hosts rely on. Does not wait for one that does.

@@ -22,10 +22,7 @@ use std::{
 
 use tokio::sync::Mutex as AsyncMutex;
 
-use super::{
-    deferred::DeferredEvents,
-    router::{self, Router},
-};
+use super::{deferred::DeferredEvents, router::Router};
 /// Why a page could not be read.
 pub use crate::source::SourceError;
 use crate::{
@@ -54,8 +51,9 @@ pub struct Pages {
 /// Tenants whose last events are looked up one by one.
 const TENANTS_APART: usize = 16;
 
-/// The largest event whose property is read to find its lane, bytes. Fixed, so that no setting moves an event to another lane.
-const ROUTED_BYTES: u64 = 4 << 20;
+/// The largest event whose property is read to find its lane, bytes. 32 MiB, the most that a store may allow: fixed, so that no setting
+/// moves an event to another lane.
+const ROUTED_BYTES: u64 = 32 << 20;
 
 /// What an event is taken to weigh before any was read, bytes.
 const FIRST_WEIGHT: usize = 4 << 10;
@@ -256,7 +254,7 @@ impl Reader {
     }
 
     /// Finds the lanes of deferred events, where a property of their data says which: reads them one by one and keeps the key alone.
-    /// One that is too large to be read, or cannot be, has a lane of its own, whatever its property says.
+    /// Of one that is too large for that it is known only that its key cannot be read.
     pub async fn route_deferred(&mut self, router: &Router, events: &[Arc<Event>]) -> Result<(), SourceError> {
         let Some(pointer) = router.pointer() else { return Ok(()) };
         for event in events {
@@ -265,16 +263,26 @@ impl Reader {
             else {
                 continue;
             };
-            let key = match self.source().await?.load(&[event.position], usize::MAX, Some(ROUTED_BYTES)).await {
-                Err(error) if error.is_about_a_row() => None,
+            let found = match self.source().await?.load(&[event.position], usize::MAX, Some(ROUTED_BYTES)).await {
+                Err(error) if error.is_about_a_row() => Err(error.to_string()),
                 Err(error) => return Err(error),
-                Ok(bodies) => bodies.into_iter().next().and_then(|body| body.texts),
+                Ok(bodies) => bodies.into_iter().next().ok_or(SourceError::Gone(event.position)).map(Ok)?,
             };
-            let key = key.map_or_else(|| router::own_key(event), |(data, _)| router::property(&data, pointer));
-            deferred.set_key(pointer, key.into());
+            let key = match found.map(|body| (body.bytes, body.texts)) {
+                Ok((_, Some((data, _)))) => router.key(&data),
+                Ok((bytes, None)) => Some(Err(too_large(bytes).into())),
+                Err(why) => Some(Err(why.into())),
+            };
+            if let Some(key) = key {
+                deferred.set_key(pointer, key);
+            }
         }
         Ok(())
     }
+}
+
+fn too_large(bytes: u64) -> String {
+    format!("it has {bytes} bytes, and at most {ROUTED_BYTES} are read to find a lane")
 }
 
 #[cfg(test)]

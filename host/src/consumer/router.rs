@@ -4,13 +4,14 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::model::{
     event::Event,
-    handler::{Descriptor, PartitionBy},
+    handler::{Descriptor, PartitionBy, Reason},
     ids::{LaneKey, TenantId},
+    partition_key::Pointer,
 };
 
-/// A lane's key is cut to this many bytes: as long as a stream's name may be, and short enough for every index. Values that begin alike and are
-/// longer share a lane, which costs them nothing but each other's company.
-const KEY_BYTES: usize = 512;
+/// The lane of a tenant's events whose partition key cannot be read. It stops at the first of them ([`Router::unreadable`]), so that
+/// none is handled out of order with events that have its key.
+const UNREADABLE: &str = "(unreadable)";
 
 /// What a processor subscribes to, ready to be asked for each event.
 #[derive(Clone)]
@@ -19,7 +20,15 @@ pub struct Router {
     event_types: Option<Arc<[Box<str>]>>,
     /// None takes everybody's.
     tenants: Option<Arc<[TenantId]>>,
-    partition_by: PartitionBy,
+    lanes: Lanes,
+}
+
+/// How events are partitioned, ready to be asked for each event.
+#[derive(Clone)]
+enum Lanes {
+    Tenant,
+    Stream,
+    Property { pointer: Pointer, spelled: Arc<str> },
 }
 
 impl Router {
@@ -37,7 +46,13 @@ impl Router {
         Router {
             event_types: event_types.map(Into::into),
             tenants: tenants.map(Into::into),
-            partition_by: descriptor.partition_by.clone(),
+            lanes: match &descriptor.partition_by {
+                PartitionBy::Tenant => Lanes::Tenant,
+                PartitionBy::EventStream => Lanes::Stream,
+                PartitionBy::DataProperty(pointer) => {
+                    Lanes::Property { pointer: Pointer::parse(pointer), spelled: pointer.as_str().into() }
+                }
+            },
         }
     }
 
@@ -52,26 +67,54 @@ impl Router {
         }
     }
 
-    /// The pointer to the property that lanes go by, if they do. The keys of deferred events must be known before they are routed
-    /// (see `Reader::route_deferred`).
-    pub fn pointer(&self) -> Option<&str> {
-        match &self.partition_by {
-            PartitionBy::DataProperty(pointer) => Some(pointer),
-            PartitionBy::Tenant | PartitionBy::EventStream => None,
+    /// The pointer to the property that lanes go by, if they do: what the keys of deferred events are remembered by.
+    pub(super) fn pointer(&self) -> Option<&str> {
+        match &self.lanes {
+            Lanes::Property { spelled, .. } => Some(spelled),
+            Lanes::Tenant | Lanes::Stream => None,
         }
     }
 
-    /// The lane of an event.
+    /// The partition key of data, where a property is one, or why there is none.
+    pub(super) fn key(&self, data: &str) -> Option<Result<Arc<str>, Arc<str>>> {
+        let Lanes::Property { pointer, .. } = &self.lanes else { return None };
+        let key = pointer.key(data);
+        Some(key.map(|key| (*key).into()).map_err(|why| why.to_string().into()))
+    }
+
+    /// The lane of an event. Where a property says which, deferred events must have been [read](super::pages::Reader::route_deferred).
     pub fn lane(&self, event: &Event) -> LaneKey {
-        let key: Arc<str> = match &self.partition_by {
-            PartitionBy::Tenant => event.tenant.as_shared(),
-            PartitionBy::EventStream => (*event.stream).into(),
-            PartitionBy::DataProperty(pointer) => match &event.deferred {
-                None => property(&event.data, pointer).into(),
-                Some(deferred) => deferred.key(pointer).unwrap_or_else(|| own_key(event).into()),
+        let key: Arc<str> = match &self.lanes {
+            Lanes::Tenant => event.tenant.as_shared(),
+            Lanes::Stream => (*event.stream).into(),
+            Lanes::Property { pointer, spelled } => match &event.deferred {
+                None => pointer.key(&event.data).map_or(UNREADABLE.into(), |key| (*key).into()),
+                Some(deferred) => deferred.key(spelled).and_then(Result::ok).unwrap_or(UNREADABLE.into()),
             },
         };
         LaneKey { tenant: event.tenant.clone(), key }
+    }
+
+    /// The first of a lane's events whose partition key cannot be read, with the reason. The lane may not pass it.
+    pub fn unreadable(&self, lane: &LaneKey, events: &[Arc<Event>]) -> Option<(usize, Reason)> {
+        let Lanes::Property { pointer, spelled } = &self.lanes else { return None };
+        if *lane.key != *UNREADABLE {
+            return None;
+        }
+        let why = |event: &Event| match &event.deferred {
+            None => pointer.key(&event.data).err().map(|why| why.to_string()),
+            Some(deferred) => match deferred.key(spelled) {
+                Some(key) => key.err().map(|why| why.to_string()),
+                None => Some("it was not read".into()),
+            },
+        };
+        let (index, why) = events.iter().enumerate().find_map(|(index, event)| Some((index, why(event)?)))?;
+        let message = format!(
+            "the data of event `{}` cannot be read, so its lane is unknown (data-property `{spelled}`): {why}; delete it and append a correct one, \
+             then `sandmill resume`",
+            events[index].id
+        );
+        Some((index, Reason::new("unreadable-data", message)))
     }
 
     /// The events of a page by lane, each lane's in the page's order; lanes in the order of their first event.
@@ -84,7 +127,7 @@ impl Router {
             if !self.takes(event) {
                 continue;
             }
-            if let (PartitionBy::Tenant, Some((tenant, at))) = (&self.partition_by, &last)
+            if let (Lanes::Tenant, Some((tenant, at))) = (&self.lanes, &last)
                 && *tenant == event.tenant
             {
                 lanes[*at].1.push(event.clone());
@@ -100,30 +143,6 @@ impl Router {
         }
         lanes
     }
-}
-
-/// The key of an event whose property nobody can read: a lane of its own, so that it holds back no other event. It does not depend on
-/// any setting, so an event never changes its lane.
-pub(super) fn own_key(event: &Event) -> String {
-    let mut key = format!("unread event {}", event.id);
-    key.truncate(key.floor_char_boundary(KEY_BYTES));
-    key
-}
-
-/// The text of the property that a pointer names: a string without its quotes, anything else as JSON; empty where there is none,
-/// and cut where it is too long.
-pub(super) fn property(data: &str, pointer: &str) -> String {
-    let value: serde_json::Value = match serde_json::from_str(data) {
-        Ok(value) => value,
-        Err(_) => return String::new(),
-    };
-    let mut key = match value.pointer(pointer) {
-        None | Some(serde_json::Value::Null) => String::new(),
-        Some(serde_json::Value::String(text)) => text.clone(),
-        Some(other) => other.to_string(),
-    };
-    key.truncate(key.floor_char_boundary(KEY_BYTES));
-    key
 }
 
 #[cfg(test)]
@@ -182,13 +201,40 @@ mod tests {
     }
 
     #[test]
-    fn a_long_value_is_cut_between_two_characters() {
-        let long = |last: &str| format!(r#"["{}{last}"]"#, "ü".repeat(400));
-        let router = router(None, PartitionBy::DataProperty("/0".into()));
-        let lanes = router.route(&[event(1, "a", "s", "X", &long("x")), event(2, "a", "s", "X", &long("y"))]);
-        assert_eq!((lanes.len(), lanes[0].0.key.len()), (1, KEY_BYTES));
-        let odd = router.lane(&event(3, "a", "s", "X", &format!(r#"["x{}"]"#, "ü".repeat(400))));
-        assert_eq!(odd.key.len(), KEY_BYTES - 1);
+    fn events_of_one_property_stay_in_one_lane_whatever_else_they_hold() {
+        let page = [
+            event(1, "a", "s", "X", r#"{"door":"north"}"#),
+            event(2, "a", "s", "X", r#"{"door":"north","reading":1e400}"#),
+            event(3, "a", "s", "X", r#"{"reading":1e400}"#),
+            event(4, "a", "s", "X", r#"{"door":"north"}"#),
+        ];
+        let router = router(None, PartitionBy::DataProperty("/door".into()));
+        assert_eq!(routed(&router, &page), ["a/north: 1 2 4", "a/: 3"]);
+    }
+
+    #[test]
+    fn an_event_whose_key_cannot_be_read_stops_a_lane_of_its_own() {
+        let page = [
+            event(1, "a", "s", "X", r#"{"door":"north"}"#),
+            event(2, "a", "s", "X", r#"{"door":"(unreadable)"}"#),
+            event(3, "a", "s", "X", r#"{"door":"\u0000"}"#),
+            event(4, "a", "s", "X", "{}"),
+        ];
+        let by_door = router(None, PartitionBy::DataProperty("/door".into()));
+        assert_eq!(routed(&by_door, &page), ["a/north: 1", "a/(unreadable): 2 3", "a/: 4"]);
+        let stops: Vec<Option<(usize, String)>> = by_door
+            .route(&page)
+            .iter()
+            .map(|(lane, events)| by_door.unreadable(lane, events).map(|(at, reason)| (at, reason.to_string())))
+            .collect();
+        let reason = "unreadable-data: the data of event `3` cannot be read, so its lane is unknown (data-property `/door`): expected a \
+                      key without U+0000 at byte 16; delete it and append a correct one, then `sandmill resume`";
+        assert_eq!(stops, [None, Some((1, reason.to_string())), None]);
+
+        let by_stream = router(None, PartitionBy::EventStream);
+        let page = [event(1, "a", UNREADABLE, "X", "nonsense")];
+        let (lane, events) = &by_stream.route(&page)[0];
+        assert!(by_stream.unreadable(lane, events).is_none(), "its lane is known");
     }
 
     #[test]

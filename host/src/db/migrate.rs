@@ -54,6 +54,15 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0005_plugin_versions"),
     migration!("0006_dry_runs"),
     migration!("0007_registration"),
+    migration!("0008_processor_ids"),
+    migration!("0009_collections"),
+    migration!("0010_append_guards"),
+    migration!("0011_event_ids_index"),
+    migration!("0012_event_ids_by_tenant"),
+    migration!("0013_standing_lanes"),
+    migration!("0014_committed_numbers"),
+    migration!("0015_term_errors"),
+    migration!("0016_folder_problems"),
 ];
 
 /// What a run of [`migrate`] changed.
@@ -118,6 +127,9 @@ fn remedy(error: &Error) -> &'static str {
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             "\nRun it as the database's owner, or let a superuser prepare both schemas: create schema sandmill authorization ROLE; create schema sandmill_documents authorization ROLE"
+        }
+        Some(&SqlState::OUT_OF_MEMORY) => {
+            "\nThe server's lock table is full. Raise its max_locks_per_transaction, restart it, and migrate again."
         }
         Some(&SqlState::LOCK_NOT_AVAILABLE) => {
             "\nA transaction has held a lock for longer than a minute. Find it with: select pid, application_name, xact_start, query \

@@ -1,10 +1,8 @@
 //! What follows from the facts: who is held by what, and what to do. Pure.
 
-use std::collections::BTreeMap;
-
 use serde::Serialize;
 
-use super::Facts;
+use super::{Facts, LanesAlike, term_error};
 use crate::{
     processor::status::{LaneBehind, ProcessorStatus},
     tenants::{rates::THROTTLED, status::TenantStatus},
@@ -56,8 +54,7 @@ pub fn findings(facts: &Facts, about: About<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
     let asked = |p: &&ProcessorStatus| about.processor.is_none_or(|id| id == p.id);
     let processors: Vec<&ProcessorStatus> = facts.status.processors.iter().filter(asked).collect();
-    let waits = processors.iter().any(|p| p.lag_events > 0 || !p.lanes_behind.is_empty());
-    if !facts.host && waits {
+    if !facts.host && processors.iter().any(|p| waits(p)) {
         found.push(Finding {
             remedy: Some("start one: sandmill run --plugins DIR".into()),
             ..finding(Gravity::Stuck, "no host runs on this database, so nothing moves")
@@ -67,16 +64,9 @@ pub fn findings(facts: &Facts, about: About<'_>) -> Vec<Finding> {
         found.extend(
             of_processor(facts, p).into_iter().map(|finding| Finding { processor: Some(p.id.clone()), ..finding }),
         );
-        let lanes = p.lanes_behind.iter().filter(|lane| about.tenant.is_none_or(|tenant| tenant == lane.tenant));
-        // Those that wait for the same kind of reason together, the longest first.
-        let mut alike: BTreeMap<(&str, &str), Vec<&LaneBehind>> = BTreeMap::new();
-        for lane in lanes {
-            alike.entry((&lane.state, class(lane))).or_default().push(lane);
-        }
-        for mut lanes in alike.into_values() {
-            lanes.sort_by(|one, other| one.since.cmp(&other.since));
-            found.extend(lanes.first().map(|first| of_lanes(facts, p, first, lanes.len())));
-        }
+        let lanes = if about.tenant.is_some() { &facts.lanes_of_tenant } else { &facts.lanes };
+        let lanes = lanes.iter().filter(|alike| alike.processor == p.id);
+        found.extend(lanes.map(|LanesAlike { first, lanes, .. }| of_lanes(facts, p, first, *lanes)));
     }
     if let Some(tenant) = about.tenant.and_then(|tenant| facts.tenants.get(tenant)) {
         found.extend(of_share(tenant));
@@ -99,35 +89,45 @@ fn finding(gravity: Gravity, what: impl Into<String>) -> Finding {
 /// What holds a whole processor.
 fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
     let mut found = Vec::new();
-    let waits = p.lag_events > 0 || !p.lanes_behind.is_empty();
+    let events = p.unread_events;
     if let Some(paused) = &p.paused {
         found.push(Finding {
             remedy: Some(format!("sandmill resume {}", p.id)),
-            ..finding(Gravity::Stuck, format!("it is paused {paused}, with {} events waiting", p.lag_events))
+            ..finding(Gravity::Stuck, format!("it is paused {paused}, with {events} events waiting"))
         });
-    } else if facts.host && waits && !facts.running.contains(&p.id) {
-        let plugin = p.plugin.split(' ').next().unwrap_or_default();
+    }
+    // What is recorded comes first: a host writes down why terms end, whatever else it can or cannot say.
+    if let Some(error) = &p.term_error {
+        let times = if error.times == 1 {
+            "its last term ended".into()
+        } else {
+            format!("{} terms in a row ended", error.times)
+        };
         found.push(Finding {
-            remedy: Some(format!("put {plugin}.wasm back into the plugins folder; the log says if it was refused")),
-            ..finding(Gravity::Stuck, "a host runs, but no plugin of it is this processor")
+            remedy: Some(term_error::remedy(error).into()),
+            ..finding(
+                Gravity::Stuck,
+                format!("{times}, since {}, the last at {}: {}", error.since, error.at, error.error),
+            )
         });
-    } else if p.lag_events > 0 && facts.running.contains(&p.id) {
-        let what = match (p.lag_events as f64 / p.rate, p.rate > 0.0) {
+    } else if p.paused.is_none() && facts.host && waits(p) && !is_run(facts, p) {
+        found.push(not_run(facts, p));
+    } else if p.paused.is_none() && facts.host && events > 0 {
+        let what = match (events as f64 / p.rate, p.rate > 0.0) {
             (left, true) => format!(
-                "it is {} events behind, the first of them {} old, and handles {:.0}/s: some {} to go",
-                p.lag_events,
+                "it is {events} events behind, the first of them {} old, and handles {:.0}/s: some {} to go",
                 seconds(p.lag_seconds),
                 p.rate,
                 seconds(left)
             ),
-            _ => format!("it is {} events behind, the first of them {} old", p.lag_events, seconds(p.lag_seconds)),
+            _ => format!("it is {events} events behind, the first of them {} old", seconds(p.lag_seconds)),
         };
         found.push(finding(Gravity::Behind, what));
     }
-    if let Some(held) = p.held.as_ref().filter(|_| p.paused.is_none() && facts.running.contains(&p.id)) {
+    if let Some(held) = p.held.as_ref().filter(|_| p.paused.is_none() && facts.host && is_run(facts, p)) {
         found.push(finding(Gravity::Behind, format!("it reads nothing, {held}")));
     }
-    for blocker in facts.blockers.iter().filter(|blocker| blocker.session.split(' ').nth(1) == Some(p.id.as_str())) {
+    for blocker in facts.blockers.iter().filter(|blocker| blocker.processor.as_ref() == Some(&p.id)) {
         let other = &blocker.transaction;
         found.push(Finding {
             remedy: Some(format!("end that transaction: select pg_terminate_backend({})", other.pid)),
@@ -145,6 +145,49 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
         });
     }
     found
+}
+
+/// Whether something of a processor is not handled.
+fn waits(p: &ProcessorStatus) -> bool {
+    p.lag_events > 0 || p.lanes_counted.all > 0
+}
+
+/// The name of the file, without its ending, that was this processor last.
+fn plugin_of(p: &ProcessorStatus) -> &str {
+    p.plugin.split(' ').next().unwrap_or_default()
+}
+
+/// Whether the host has recorded that it runs a processor. Of handlers that are a program's own code nothing is recorded: they are where their program is.
+fn is_run(facts: &Facts, p: &ProcessorStatus) -> bool {
+    plugin_of(p) == "native" || facts.plugins.iter().any(|file| file.processor == p.id)
+}
+
+/// Why a host does not run a processor, by what it has recorded of the file that was that last.
+fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
+    let plugin = plugin_of(p);
+    let (gravity, what, remedy) = match facts.plugins.iter().find(|file| file.plugin == plugin) {
+        Some(file) if !file.refused.is_empty() => (
+            Gravity::Stuck,
+            format!("the host does not run its plugin {plugin}: {}", file.refused),
+            format!("mend {plugin}.wasm and put it into the plugins folder; `sandmill plugins` says what became of it"),
+        ),
+        Some(file) if !file.processor.is_empty() => (
+            Gravity::Stuck,
+            format!("the host runs {plugin}.wasm as another processor, {}", file.processor),
+            "put the plugin that is this processor into the plugins folder, under another name".into(),
+        ),
+        Some(_) => (
+            Gravity::Behind,
+            format!("the host has {plugin}.wasm, and has not begun to run it"),
+            "wait until it is compiled and checked; `sandmill plugins` says what became of it".into(),
+        ),
+        None => (
+            Gravity::Stuck,
+            format!("the host has recorded no file {plugin}.wasm in its plugins folder, which was this processor last"),
+            format!("put {plugin}.wasm back into the plugins folder; `sandmill plugins` lists what the host has"),
+        ),
+    };
+    Finding { remedy: Some(remedy), ..finding(gravity, what) }
 }
 
 /// Why lanes of a processor that are alike are behind; `first` has been so for the longest.
@@ -243,8 +286,8 @@ fn seconds(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::{
-        explain::{Blocker, OpenTransaction},
-        processor::status::{Measures, Status},
+        explain::{Blocker, OpenTransaction, PluginFile},
+        processor::status::{LaneCounts, Measures, Status, TermError},
     };
 
     fn lane(tenant: &str, state: &str, reason: &str) -> LaneBehind {
@@ -259,25 +302,45 @@ mod tests {
         }
     }
 
-    fn facts(lag_events: i64, lanes_behind: Vec<LaneBehind>) -> Facts {
+    fn facts(unread_events: i64, lanes: &[(usize, LaneBehind)]) -> Facts {
+        let all = lanes.iter().map(|(lanes, _)| *lanes as i64).sum();
         let processor = ProcessorStatus {
             id: "carts".into(),
             plugin: "cart-summary 1.0.0 0123".into(),
-            lag_events,
+            lag_events: unread_events + all,
+            lag_events_at_least: all > 0,
             lag_seconds: 3.0,
+            unread_events,
             rate: 100.0,
             handled: 5,
             paused: None,
             measures: Measures::default(),
             dead_letters: 0,
+            dead_letters_at_least: false,
             last_dead_letter: None,
             skipped: 0,
             last_skip: None,
             held: None,
-            lanes_behind,
+            term_error: None,
+            lanes_counted: LaneCounts { all, blocked: all, ..LaneCounts::default() },
+            lanes_behind: Vec::new(),
         };
-        let running = ["carts".to_string()].into();
-        Facts { status: Status { processors: vec![processor] }, host: true, running, ..Facts::default() }
+        let alike = |(lanes, first): &(usize, LaneBehind)| LanesAlike {
+            processor: "carts".into(),
+            lanes: *lanes,
+            first: first.clone(),
+        };
+        Facts {
+            status: Status { processors: vec![processor] },
+            host: true,
+            lanes: lanes.iter().map(alike).collect(),
+            plugins: vec![file("cart-summary", "carts", "")],
+            ..Facts::default()
+        }
+    }
+
+    fn file(plugin: &str, processor: &str, refused: &str) -> PluginFile {
+        PluginFile { plugin: plugin.into(), processor: processor.into(), refused: refused.into() }
     }
 
     fn told(facts: &Facts) -> Vec<String> {
@@ -286,24 +349,29 @@ mod tests {
 
     #[test]
     fn nothing_behind_is_nothing_to_explain() {
-        assert_eq!(told(&facts(0, Vec::new())), Vec::<String>::new());
-        let nobody = Facts { host: false, running: Default::default(), ..facts(0, Vec::new()) };
+        assert_eq!(told(&facts(0, &[])), Vec::<String>::new());
+        let nobody = Facts { host: false, plugins: Vec::new(), ..facts(0, &[]) };
         assert_eq!(told(&nobody), Vec::<String>::new());
     }
 
     #[test]
     fn who_holds_it_is_named_the_gravest_first() {
-        let lanes = vec![
-            lane("a", "catching-up", ""),
-            lane("b", "retrying", "throttled: has used up its cpu-percent = 5 (tenants.b or tenant-limits)"),
-            lane("c", "blocked", "trap: unreachable"),
-            lane("d", "blocked", "trap: out of bounds"),
-            lane("e", "paused", "paused: by ada since 2026"),
+        let lanes = [
+            (1, lane("a", "catching-up", "")),
+            (1, lane("b", "retrying", "throttled: has used up its cpu-percent = 5 (tenants.b or tenant-limits)")),
+            (2, lane("c", "blocked", "trap: unreachable")),
+            (1, lane("e", "paused", "paused: by ada since 2026")),
         ];
-        let mut facts = facts(500, lanes);
+        let mut facts = facts(500, &lanes);
+        facts.lanes_of_tenant = facts.lanes[..1].to_vec();
         let transaction = OpenTransaction { pid: 7, application: "psql, user ada".into(), age: 300.0 };
         facts.open.push(transaction.clone());
-        facts.blockers.push(Blocker { session: "commit carts".into(), waited: 1.5, transaction });
+        facts.blockers.push(Blocker {
+            session: "commit carts".into(),
+            processor: Some("carts".into()),
+            waited: 1.5,
+            transaction,
+        });
         facts.tenants.insert(
             "a".into(),
             TenantStatus {
@@ -336,14 +404,50 @@ mod tests {
 
     #[test]
     fn without_a_host_or_a_plugin_nothing_moves() {
-        let nobody = Facts { host: false, running: Default::default(), ..facts(5, Vec::new()) };
+        let nobody = Facts { host: false, plugins: Vec::new(), ..facts(5, &[]) };
         assert_eq!(told(&nobody), ["no host runs on this database, so nothing moves"]);
-        let gone = Facts { running: Default::default(), ..facts(5, Vec::new()) };
+        let gone = Facts { plugins: vec![file("other", "others", "")], ..facts(5, &[]) };
         let found = findings(&gone, About::default());
-        assert_eq!(found[0].what, "a host runs, but no plugin of it is this processor");
+        assert_eq!(
+            found[0].what,
+            "the host has recorded no file cart-summary.wasm in its plugins folder, which was this processor last"
+        );
         assert!(found[0].remedy.as_deref().unwrap().starts_with("put cart-summary.wasm back"), "{found:?}");
-        let mut paused = facts(5, Vec::new());
+        let mut paused = facts(5, &[]);
         paused.status.processors[0].paused = Some("by ada since 2026".into());
         assert_eq!(told(&paused), ["it is paused by ada since 2026, with 5 events waiting"]);
+    }
+
+    #[test]
+    fn what_the_host_has_recorded_of_a_file_is_why_it_does_not_run() {
+        let with = |file: PluginFile| Facts { plugins: vec![file], ..facts(5, &[]) };
+        assert_eq!(
+            told(&with(file("cart-summary", "", "imports wasi:sockets"))),
+            ["the host does not run its plugin cart-summary: imports wasi:sockets"]
+        );
+        assert_eq!(
+            told(&with(file("cart-summary", "baskets", ""))),
+            ["the host runs cart-summary.wasm as another processor, baskets"]
+        );
+        assert_eq!(
+            told(&with(file("cart-summary", "", ""))),
+            ["the host has cart-summary.wasm, and has not begun to run it"]
+        );
+        assert_eq!(told(&with(file("renamed", "carts", "")))[0].split(',').next(), Some("it is 5 events behind"));
+    }
+
+    #[test]
+    fn an_error_that_ends_terms_is_blamed_and_nothing_else() {
+        let mut facts = Facts { plugins: Vec::new(), ..facts(5, &[]) };
+        facts.status.processors[0].term_error = Some(TermError {
+            error: "permission denied for table carts_1 (SQLSTATE 42501)".into(),
+            since: "2026-01-02T03:04:05Z".into(),
+            at: "2026-01-02T03:05:05Z".into(),
+            times: 7,
+        });
+        let found = findings(&facts, About::default());
+        let what = "7 terms in a row ended, since 2026-01-02T03:04:05Z, the last at 2026-01-02T03:05:05Z: permission denied for table carts_1 (SQLSTATE 42501)";
+        assert_eq!(found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>(), [what]);
+        assert!(found[0].remedy.as_deref().unwrap().starts_with("grant the host's role"), "{found:?}");
     }
 }

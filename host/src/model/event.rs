@@ -36,13 +36,16 @@ pub struct Event {
     pub deferred: Option<Deferred>,
 }
 
+/// A partition key, or why it cannot be read.
+type Key = Result<Arc<str>, Arc<str>>;
+
 /// The data of a large event, which is read when it is needed.
 #[derive(Clone, Debug)]
 pub struct Deferred {
     /// Data or metadata has more bytes than this.
     pub larger_than: usize,
     /// Keys of its lanes, by the JSON pointer that leads to them: what was read of its data to route it.
-    keys: Arc<Mutex<BTreeMap<Box<str>, Arc<str>>>>,
+    keys: Arc<Mutex<BTreeMap<Box<str>, Key>>>,
 }
 
 impl Deferred {
@@ -51,13 +54,13 @@ impl Deferred {
         Deferred { larger_than, keys: Arc::default() }
     }
 
-    /// The key that a pointer leads to, once it was read.
-    pub fn key(&self, pointer: &str) -> Option<Arc<str>> {
+    /// The key that a pointer leads to, or why there is none, once that was read.
+    pub fn key(&self, pointer: &str) -> Option<Key> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(pointer).cloned()
     }
 
     /// Remembers the key that a pointer leads to.
-    pub fn set_key(&self, pointer: &str, key: Arc<str>) {
+    pub fn set_key(&self, pointer: &str, key: Key) {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(pointer.into(), key);
     }
 }

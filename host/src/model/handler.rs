@@ -3,7 +3,7 @@
 //! A [`Handler`] gets a batch and returns [`Effects`] or a [`Failure`]; it commits nothing and knows no cursor. Plugins are handlers,
 //! and so is whatever a test or a benchmark writes natively.
 
-use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{
     effects::Effects,
@@ -65,10 +65,6 @@ pub struct Descriptor {
     pub max_batch_size: Option<u32>,
     /// Whose events it handles; none means everybody's. Operators say so, and no plugin of itself.
     pub tenants: Option<Vec<TenantId>>,
-    /// Whose it is, if it is one tenant's own: then its id is made of the plugin's and the tenant's.
-    pub owner: Option<TenantId>,
-    /// The id that the plugin gives itself, where that is another one.
-    pub given_id: Option<ProcessorId>,
 }
 
 impl Descriptor {
@@ -84,42 +80,12 @@ impl Descriptor {
             read_model_version: 1,
             max_batch_size: None,
             tenants: None,
-            owner: None,
-            given_id: None,
         }
     }
 
-    /// What the processors have in common that one plugin becomes for several tenants: the id that it gives itself.
-    pub fn family(&self) -> &str {
-        self.given_id.as_ref().unwrap_or(&self.id).as_str()
-    }
-
-    /// The same as a tenant's own. The id is the plugin's and the tenant's with `--` between them, the latter in small letters with `-` for everything else; where that
-    /// is not the tenant's very name, or too long for an id, it ends with a number made of the name.
+    /// The same as a tenant's own, for that tenant's events alone.
     pub fn owned_by(&self, tenant: &TenantId) -> Self {
-        /// As long as an id may be.
-        const MOST: usize = 63;
-        let name = tenant.as_str();
-        let small = |byte: u8| if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() as char } else { '-' };
-        let slug: String = name.bytes().map(small).collect();
-        let plain = format!("{}--{slug}", self.id);
-        let id = if slug == name && plain.len() <= MOST {
-            plain
-        } else {
-            // FNV-1a (Fowler, Noll, Vo): the same everywhere and for ever.
-            let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-            let number = format!("-{:08x}", name.bytes().fold(0xcbf2_9ce4_8422_2325, hash) as u32);
-            format!("{}{number}", plain.get(..MOST - number.len()).unwrap_or(&plain))
-        };
-        // Made of what an id is made of.
-        let id = ProcessorId::parse(&id).unwrap_or_else(|_| self.id.clone());
-        Descriptor {
-            id,
-            given_id: Some(self.id.clone()),
-            owner: Some(tenant.clone()),
-            tenants: Some(vec![tenant.clone()]),
-            ..self.clone()
-        }
+        Descriptor { id: self.id.owned_by(tenant), tenants: Some(vec![tenant.clone()]), ..self.clone() }
     }
 }
 
@@ -139,22 +105,34 @@ pub enum Failure {
 pub struct Reason {
     /// A stable name: `trap`, `malformed-output`, `refused-call`, `refused-commit`, `instances`, the name of a limit (`cpu-limit`,
     /// `wall-time-limit`, `reads-limit`, `read-limit`, `memory-limit`, `plugin-memory-limit`, `tenant-memory-limit`, `table-limit`, `output-limit`, `changes-limit`, `document-limit`,
-    /// `json-depth-limit`, `handle-limit`), `document-unreadable`, `event-too-large` or `event-unreadable` for what was not read, or the plugin's own
-    /// code behind `plugin:`.
+    /// `json-depth-limit`, `handle-limit`), `document-unreadable`, `event-too-large` or `event-unreadable` for what was not read, or the
+    /// plugin's own code behind `plugin:`.
     pub class: String,
     /// For people; ends with the remedy where there is one.
     pub message: String,
 }
 
-/// A reason's message is cut to this many bytes: there is one for each lane that stands, and each is held in memory.
-const MESSAGE_BYTES: usize = 4_000;
+/// Bytes of a reason's words. Default 1,000: some lines for a person, and no more than that of each of very many lanes that stop.
+pub const REASON_BYTES: usize = 1_000;
+/// Bytes of a reason's class. Default 100: it is a name.
+const CLASS_BYTES: usize = 100;
+
+/// The beginning of a text that has more bytes than it may have, with an ellipsis in their place; whole characters.
+pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
+    const ELLIPSIS: char = '…';
+    if text.len() <= bytes {
+        return text.into();
+    }
+    let end = text.floor_char_boundary(bytes.saturating_sub(ELLIPSIS.len_utf8()));
+    format!("{}{ELLIPSIS}", &text[..end]).into()
+}
 
 impl Reason {
-    /// A reason. It is stored with the lane that it stops, so it has nothing in it that no column can hold, whoever's words it quotes.
+    /// A reason. It is stored with the lane that it stops, so it is bounded and has nothing in it that no column can hold, whoever's words it quotes.
     pub fn new(class: &str, message: impl Into<String>) -> Self {
-        let mut message = message.into();
-        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
-        Reason { class: class.into(), message: message.replace('\0', "\u{fffd}") }
+        // What takes the place of a NUL is longer than that.
+        let stored = |text: &str, bytes| cut(&cut(text, bytes).replace('\0', "\u{fffd}"), bytes).into_owned();
+        Reason { class: stored(class, CLASS_BYTES), message: stored(&message.into(), REASON_BYTES) }
     }
 }
 
@@ -166,7 +144,7 @@ impl Reason {
 
     /// Whether the event could not be read, so that no code has failed.
     pub fn is_about_the_event(&self) -> bool {
-        matches!(&*self.class, "event-too-large" | "event-unreadable")
+        matches!(&*self.class, "event-too-large" | "event-unreadable" | "unreadable-data")
     }
 }
 
@@ -204,6 +182,18 @@ impl Turn {
     }
 }
 
+/// Whether a line about a tenant may be logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogRoom {
+    /// It may.
+    Room,
+    /// The tenant's log volume is used up, and the line is counted; now and then, how many were since that was last said.
+    Full {
+        /// So many, to be said now.
+        dropped: Option<u64>,
+    },
+}
+
 /// Code that handles batches.
 pub trait Handler: Send + Sync {
     /// Handles one batch of one lane. Batches of a lane come in order and never overlap.
@@ -221,6 +211,12 @@ pub trait Handler: Send + Sync {
 
     /// How long one call may take by the clock on the wall, with everything in it.
     fn wall_time(&self) -> Duration;
+
+    /// Takes a line of so many bytes that the host says about a tenant out of what that may log over time, if there is a bound on it.
+    fn log_room(&self, tenant: &TenantId, bytes: usize) -> LogRoom {
+        let _ = (tenant, bytes);
+        LogRoom::Room
+    }
 
     /// The same code with a memory of its own: nothing that it is called with is known to this one, nor the other way round.
     fn apart(self: Arc<Self>) -> Arc<dyn Handler>;
@@ -240,23 +236,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_message_is_cut_between_two_characters() {
-        let message = Reason::new("trap", format!("x{}", "ü".repeat(5_000))).message;
-        assert_eq!((message.len(), message.ends_with('ü')), (MESSAGE_BYTES - 1, true));
-    }
-
-    #[test]
-    fn a_tenants_own_processor_has_an_id_of_its_own() {
-        let descriptor = Descriptor::projector(ProcessorId::parse("cart-summary").unwrap(), Vec::new());
-        let owned = |name: &str| descriptor.owned_by(&TenantId::parse(name).unwrap());
-        let acme = owned("acme");
-        assert_eq!((acme.id.as_str(), acme.family()), ("cart-summary--acme", "cart-summary"));
-        assert_eq!(acme.tenants, Some(vec![TenantId::parse("acme").unwrap()]));
-        let (dotted, capital) = (owned("acme.eu"), owned("Acme"));
-        assert!(dotted.id.as_str().starts_with("cart-summary--acme-eu-"), "{}", dotted.id);
-        assert!(capital.id != acme.id && capital.id.as_str().starts_with("cart-summary--acme-"), "{}", capital.id);
-        let long = [owned(&"x".repeat(64)), owned(&format!("{}y", "x".repeat(63)))];
-        assert!(long[0].id != long[1].id && long.iter().all(|one| one.id.as_str().len() == 63));
-        assert_eq!(descriptor.family(), "cart-summary");
+    fn reasons_are_bounded_at_whole_characters() {
+        let reason = Reason::new(&format!("plugin:{}", "k".repeat(500)), "x😀".repeat(1_000));
+        assert_eq!((reason.class.len(), reason.message.len() <= REASON_BYTES), (100, true), "{reason}");
+        assert!(reason.message.ends_with("😀…") || reason.message.ends_with("x…"), "{reason}");
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(cut("longer", 5), "lo…");
+        assert_eq!(Reason::new("trap", "a\0b").message, "a\u{fffd}b");
     }
 }

@@ -66,8 +66,9 @@ name!(
 );
 
 name!(
-    /// A processor's name; its cursor and documents belong to it.
-    ProcessorId,
+    /// The id that a plugin gives itself. The processors that one plugin becomes for several
+    /// tenants are a family, and have it in common.
+    FamilyId,
     "processor id",
     "a small letter, then up to 62 small letters, digits or hyphens",
     |name| (1..=63).contains(&name.len())
@@ -84,6 +85,71 @@ name!(
         && name[0].is_ascii_lowercase()
         && name.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'_')
 );
+
+/// A processor's id; its cursor and its documents belong to it. `orders` is everybody's,
+/// `acme/orders` is tenant acme's own.
+///
+/// Neither part holds a `/`, so that two processors never have one id. It has up to 128 bytes, and
+/// PostgreSQL cuts identifiers and application names at 63 without an error: nothing in a database
+/// may be named by it, nor be recognised by such a name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessorId {
+    text: Arc<str>,
+    owner: Option<TenantId>,
+    family: FamilyId,
+}
+
+impl ProcessorId {
+    /// The id, if it keeps its rule.
+    pub fn parse(text: &str) -> Result<Self, InvalidName> {
+        match text.split_once('/') {
+            None => Ok(FamilyId::parse(text)?.into()),
+            Some((tenant, family)) => {
+                Ok(ProcessorId::from(FamilyId::parse(family)?).owned_by(&TenantId::parse(tenant)?))
+            }
+        }
+    }
+
+    /// The same plugin's processor for one tenant alone.
+    pub fn owned_by(&self, tenant: &TenantId) -> Self {
+        let text = format!("{tenant}/{}", self.family).into();
+        ProcessorId { text, owner: Some(tenant.clone()), family: self.family.clone() }
+    }
+
+    /// The id as it is stored and shown.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The tenant it belongs to; none where it is everybody's.
+    pub fn owner(&self) -> Option<&TenantId> {
+        self.owner.as_ref()
+    }
+
+    /// The id that its plugin gives itself.
+    pub fn family(&self) -> &FamilyId {
+        &self.family
+    }
+}
+
+impl From<FamilyId> for ProcessorId {
+    fn from(family: FamilyId) -> Self {
+        ProcessorId { text: family.as_shared(), owner: None, family }
+    }
+}
+
+impl fmt::Display for ProcessorId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::str::FromStr for ProcessorId {
+    type Err = InvalidName;
+    fn from_str(text: &str) -> Result<Self, InvalidName> {
+        ProcessorId::parse(text)
+    }
+}
 
 /// One processor's ordered work for one partition key of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -142,6 +208,35 @@ mod tests {
             TenantId::parse("-").unwrap_err().to_string(),
             "`-` is not a valid tenant name: a letter or digit, then up to 63 letters, digits, dots, underscores or hyphens"
         );
+    }
+
+    #[test]
+    fn a_tenants_own_processor_has_an_id_that_no_other_has() {
+        let owned = |tenant: &str, family: &str| {
+            ProcessorId::parse(family).unwrap().owned_by(&TenantId::parse(tenant).unwrap())
+        };
+        let acme = owned("acme", "cart-summary");
+        assert_eq!((acme.as_str(), acme.family().as_str()), ("acme/cart-summary", "cart-summary"));
+        assert_eq!(acme.owner().map(TenantId::as_str), Some("acme"));
+        assert_eq!(ProcessorId::parse("cart-summary").unwrap().owner(), None);
+        // Names that were written as one once: with a hyphen between, in small letters, with a
+        // number of 32 bits, or cut.
+        let long = |last: char| format!("{}{last}", "x".repeat(63));
+        let pairs = [
+            (owned("globex", "p--acme"), owned("acme--globex", "p")),
+            (owned("Acme", "p"), owned("acme", "p")),
+            (owned("acme.eu", "p"), owned("acme-eu", "p")),
+            (owned(&long('a'), &long('p')[..63]), owned(&long('b'), &long('p')[..63])),
+        ];
+        for (one, other) in pairs {
+            assert_ne!(one, other);
+            assert_ne!(one.as_str(), other.as_str());
+            assert_eq!(ProcessorId::parse(one.as_str()), Ok(one));
+        }
+        for bad in ["/p", "acme/", "acme/p/q", "-acme/p", "acme/P", "acme/p--\0", &format!("{}/p", "x".repeat(65))] {
+            assert!(ProcessorId::parse(bad).is_err(), "{bad}");
+        }
+        assert!(FamilyId::parse("acme/p").is_err(), "a plugin cannot name itself another tenant's");
     }
 
     fn lane(tenant: &str, key: &str) -> LaneKey {

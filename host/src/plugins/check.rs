@@ -7,14 +7,14 @@ use std::{cell::RefCell, sync::Arc};
 use super::{
     dry_runs::DryRuns,
     fleet::{Follower, Origin},
-    folder::{self, PluginFile},
+    folder::{PluginFile, beneath::Refusal},
     history::Listed,
     manifest::Manifest,
     signature::{self, PublicKey},
 };
 use crate::{
     processor::dry_run::DryRun,
-    sandbox::{Limits, Plugin, Sandbox},
+    sandbox::{Limits, LoadError, Plugin, Sandbox},
 };
 
 /// A file after it was checked.
@@ -27,7 +27,7 @@ pub(super) struct Checked {
     pub(super) origin: Origin,
     /// What came of trying it on events that are handled already, if it was.
     pub(super) dry_run: Option<DryRun>,
-    /// Whether it is to be checked again, since the database did not let it.
+    /// Whether it is to be checked again, since the database or the file system did not let it.
     pub(super) again: bool,
     /// What can run, or why nothing can.
     pub(super) found: Result<(Arc<Plugin>, Manifest), String>,
@@ -70,6 +70,23 @@ impl Checked {
     }
 }
 
+/// What a file system or an operator says against a file.
+struct Wrong {
+    why: String,
+    /// Whether it may be otherwise the next time, though the file looks the same.
+    passes: bool,
+}
+
+impl Wrong {
+    fn reading(what: &str, refusal: &Refusal) -> Self {
+        Wrong { why: format!("{what}{refusal}"), passes: !matches!(refusal, Refusal::Refused(_)) }
+    }
+
+    fn checked(self, file: PluginFile) -> Checked {
+        Checked { again: self.passes, ..Checked::refused(file, self.why) }
+    }
+}
+
 /// Checks a file alone, with its manifest. May take seconds.
 pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> Checked {
     if let Err(why) = &file.stamp {
@@ -78,44 +95,55 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
     }
     let (manifest, limits) = match read_manifest(&file, sandbox.limits()) {
         Ok(read) => read,
-        Err(why) => return Checked::refused(file, why),
+        Err(wrong) => return wrong.checked(file),
+    };
+    let signature = match file.signature_text() {
+        Ok(text) => Some(text),
+        Err(Refusal::Gone) => None,
+        Err(refusal) => return Wrong::reading("its signature: ", &refusal).checked(file),
+    };
+    let component = match file.component() {
+        Ok(component) => component,
+        Err(refusal) => return Wrong::reading("", &refusal).checked(file),
     };
     let signed_by = RefCell::new(String::new());
     let accept = |content: &[u8]| {
         if keys.is_empty() {
             return Ok(());
         }
-        let signature = folder::read_beside(&file.path.with_extension("wasm.sig")).ok();
         let signer = signature::check(content, signature.as_deref(), keys)?;
         signed_by.replace(signer.text());
         Ok(())
     };
-    let examined = sandbox.for_plugin(limits, manifest.settings.clone()).examine_if(&file.path, accept);
+    let examined =
+        sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).examine_opened(component, accept);
     let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
+    let again = matches!(examined.loaded, Err(LoadError::Unreadable(_)));
     let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
     let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
     let origin = Origin { contract, signed_by: signed_by.into_inner() };
-    Checked { file, digest: examined.digest.unwrap_or_default(), origin, dry_run: None, again: false, found }
+    Checked { file, digest: examined.digest.unwrap_or_default(), origin, dry_run: None, again, found }
 }
 
 /// The version that ran last where a file does not run, if its code is still at hand and everything but that file says that it may run. May take as long as a start.
 pub(super) fn recall(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile, ran: &Listed) -> Option<Checked> {
     let signed = keys.is_empty() || keys.iter().any(|key| key.text() == ran.signed_by);
     let (manifest, limits) = read_manifest(&file, sandbox.limits()).ok().filter(|_| signed)?;
-    let plugin = sandbox.for_plugin(limits, manifest.settings.clone()).recall(&ran.digest)?;
+    let plugin = sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).recall(&ran.digest)?;
     let origin = Origin { contract: ran.contract.clone(), signed_by: ran.signed_by.clone() };
     let (digest, found) = (ran.digest.clone(), Ok((Arc::new(plugin), manifest)));
     Some(Checked { file, digest, origin, dry_run: None, again: false, found })
 }
 
 /// What is said about a plugin, and what it may use up with that.
-fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits), String> {
+fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits), Wrong> {
     if file.manifest.is_none() {
         return Ok((Manifest::default(), host.clone()));
     }
     let path = file.path.with_extension("toml");
-    let wrong = |why: String| format!("its manifest {}: {why}", path.display());
-    let text = folder::read_beside(&path).map_err(|error| wrong(format!("it cannot be read: {error}")))?;
+    let before = format!("its manifest {}: ", path.display());
+    let wrong = |why: String| Wrong { why: format!("{before}{why}"), passes: false };
+    let text = file.manifest_text().map_err(|refusal| Wrong::reading(&before, &refusal))?;
     let manifest = Manifest::parse(&text).map_err(wrong)?;
     if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some()) {
         return Err(wrong(format!(

@@ -16,10 +16,11 @@ use super::{
     manifest::Manifest,
 };
 use crate::{
-    db::{Session, describe},
+    db::{Error, Session, describe},
     model::{
         handler::{Descriptor, Handler},
         ids::{LaneKey, ProcessorId},
+        text,
     },
     processor::{
         Ground, Processor, Standing,
@@ -172,7 +173,7 @@ impl Fleet {
             self.tasks.ended(follower.descriptor.id.as_str()).await;
         }
         let registrations: Vec<Registration<'_>> = followers.iter().map(Follower::registration).collect();
-        let registered = registration::register_all(session, &registrations).await;
+        let registered = registration::register_all(session, &self.ground.tenants, &registrations).await;
         let mut refused = Vec::new();
         let mut processors = Vec::new();
         for (follower, registered) in followers.into_iter().zip(registered) {
@@ -183,8 +184,10 @@ impl Fleet {
             announce(&follower);
             let id = follower.descriptor.id.clone();
             let code = Arc::new(Code::new(follower.version()));
-            let deferred = Some(self.ground.pages.deferred());
-            let runner = Runner { code: code.clone(), scheduler: self.scheduler.clone(), deferred, replaying: false };
+            let runner = Runner {
+                deferred: Some(self.ground.pages.deferred()),
+                ..Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone())
+            };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
             let Follower { descriptor, plugin, manifest, origin, .. } = follower;
             let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);
@@ -204,7 +207,7 @@ impl Fleet {
         if !self.members.contains_key(&follower.descriptor.id) {
             return Ok(None);
         }
-        registration::register(session, follower.registration()).await?;
+        registration::register(session, &self.ground.tenants, follower.registration()).await?;
         announce(&follower);
         let version = Arc::new(follower.version());
         let Follower { descriptor, manifest, origin, .. } = follower;
@@ -221,7 +224,12 @@ impl Fleet {
         let Some(Before { version, descriptor, manifest, origin, .. }) = member.before.clone() else { return Ok(None) };
         // It has built documents here before.
         let (plugin, digest) = (&*member.plugin, &*version.digest);
-        registration::register(session, Registration { descriptor: &descriptor, plugin, digest, adopts: true }).await?;
+        registration::register(
+            session,
+            &self.ground.tenants,
+            Registration { descriptor: &descriptor, plugin, digest, adopts: true },
+        )
+        .await?;
         let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
         if let Some(member) = self.members.get_mut(id) {
             // It would only fail again.
@@ -239,8 +247,6 @@ impl Fleet {
         origin: Origin,
     ) -> Option<Swapped> {
         let member = self.members.get_mut(&descriptor.id)?;
-        let blocked = member.blocked();
-        version.excuse(blocked.iter().cloned());
         let replaced = member.code.exchange(version);
         let swapped = Swapped { replaced: replaced.digest.clone(), done: replaced.done() };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
@@ -261,14 +267,14 @@ impl Fleet {
         };
         member.retired.retain(|(version, _)| !Arc::ptr_eq(version, &current));
         member.retired.push((replaced, None));
-        try_again(session, &member.descriptor.id, &blocked).await;
+        try_again(session, &member.descriptor.id, Some(&current)).await;
         Some(swapped)
     }
 
     /// Lanes that are blocked try again, though nothing but somebody's wish has changed.
     pub async fn try_again(&mut self, session: &Session, id: &ProcessorId) {
-        if let Some(member) = self.members.get(id) {
-            try_again(session, id, &member.blocked()).await;
+        if self.members.contains_key(id) {
+            try_again(session, id, None).await;
         }
     }
 
@@ -276,15 +282,13 @@ impl Fleet {
     /// then.
     pub async fn tidy(&mut self, session: &Session) {
         for (id, member) in &mut self.members {
-            let (blocked, current) = (member.blocked(), member.code.current());
+            let current = member.code.current();
             for (version, idle_since) in &mut member.retired {
-                let lanes: Vec<LaneKey> = blocked
-                    .iter()
-                    .filter(|lane| version.has_blocked(lane) && !current.has_blocked(lane))
-                    .cloned()
-                    .collect();
-                current.excuse(lanes.iter().cloned());
-                try_again(session, id, &lanes).await;
+                let lanes = version.blocked_unlike(&current);
+                if !lanes.is_empty() {
+                    let resumed = try_these_again(session, id, &lanes, &current);
+                    said(id, within_a_transaction(session, resumed).await);
+                }
                 if version.done().calls > 0 {
                     *idle_since = None;
                 } else {
@@ -304,7 +308,7 @@ impl Fleet {
 
     /// Registers a processor that does not begin yet, to see whether it could.
     pub async fn could_start(&self, session: &Session, follower: &Follower) -> Result<(), RegistrationError> {
-        registration::register(session, follower.registration()).await
+        registration::register(session, &self.ground.tenants, follower.registration()).await
     }
 
     /// A processor goes by another file's name from now on.
@@ -312,7 +316,12 @@ impl Fleet {
         let Some(member) = self.members.get_mut(id) else { return Ok(()) };
         let (digest, adopts) = (member.code.current().digest.clone(), member.manifest.adopts());
         let descriptor = &member.descriptor;
-        registration::register(session, Registration { descriptor, plugin, digest: &digest, adopts }).await?;
+        registration::register(
+            session,
+            &self.ground.tenants,
+            Registration { descriptor, plugin, digest: &digest, adopts },
+        )
+        .await?;
         member.plugin = plugin.into();
         Ok(())
     }
@@ -367,23 +376,50 @@ impl Member {
     pub fn can_go_back(&self) -> bool {
         self.before.is_some()
     }
+}
 
-    /// Lanes that wait for another version.
-    fn blocked(&self) -> Vec<LaneKey> {
-        self.standing.borrow().lanes_failed.clone()
+/// Lanes that were blocked go on, as a person would let them. Where it is for another version, it is excused from what they do: before they can begin, as they begin
+/// when this is committed.
+async fn try_again(session: &Session, id: &ProcessorId, excused: Option<&Version>) {
+    let resumed = exceptions::resume_blocked(session, id.as_str(), |lane| {
+        if let Some(version) = excused {
+            version.excuse([lane]);
+        }
+    });
+    said(id, within_a_transaction(session, resumed).await);
+}
+
+/// The same for those of these lanes that are blocked.
+async fn try_these_again(
+    session: &Session,
+    id: &ProcessorId,
+    lanes: &[LaneKey],
+    excused: &Version,
+) -> Result<u64, Error> {
+    let resumed = exceptions::resume_these(session, id, lanes).await?;
+    let lanes = resumed.len() as u64;
+    excused.excuse(resumed);
+    Ok(lanes)
+}
+
+async fn within_a_transaction<T>(session: &Session, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    session.batch_execute("begin").await?;
+    match work.await {
+        Ok(done) => session.batch_execute("commit").await.map(|()| done),
+        Err(error) => {
+            // Without a connection there is nothing left to roll back.
+            let _ = session.batch_execute("rollback").await;
+            Err(error)
+        }
     }
 }
 
-/// Lanes that were blocked go on, as a person would let them.
-async fn try_again(session: &Session, id: &ProcessorId, lanes: &[LaneKey]) {
-    for lane in lanes {
-        match exceptions::resume(session, id.as_str(), Some(lane.tenant.as_str()), Some(&lane.key)).await {
-            Ok(_) => {
-                tracing::info!(processor = %id, %lane, "the lane was blocked, and tries again")
-            }
-            Err(error) => {
-                tracing::warn!(processor = %id, %lane, "could not let the lane try again: {}", describe(&error))
-            }
+fn said(id: &ProcessorId, resumed: Result<u64, Error>) {
+    match resumed {
+        Ok(0) => {}
+        Ok(lanes) => tracing::info!(processor = %id, lanes, "lanes were blocked, and try again"),
+        Err(error) => {
+            tracing::warn!(processor = %id, "could not let blocked lanes try again: {}", describe(&error));
         }
     }
 }
@@ -394,7 +430,7 @@ fn announce(Follower { descriptor, plugin, digest, .. }: &Follower) {
         version = descriptor.version,
         plugin,
         digest = digest.get(..12),
-        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| types.join(" ")),
+        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| text::some_of(types, " ")),
         "running"
     );
 }

@@ -1,24 +1,46 @@
-//! The plugins folder: which files in it are meant to be plugins, and which of them have changed.
+//! The plugins folder: which files in it are plugins, and what else is in it that somebody may have meant to be one.
 //!
-//! `NAME.wasm` is one, for all tenants; `TENANT/NAME.wasm` is one for that tenant alone. `NAME.toml` beside it is its manifest, if it has one. Files whose names begin with a dot are left alone: editors and copying tools keep their
-//! unfinished ones there. What looks like a plugin and cannot be one (a directory, a link that leads out of the folder) is reported, and never
-//! keeps others from running. A folder that is not there is an empty one: somebody is about to make it.
+//! `NAME.wasm` is a plugin for all tenants; `TENANT/NAME.wasm` is one for that tenant alone. `NAME.toml` beside it is its manifest, `NAME.wasm.sig` its
+//! signature, and the host writes `NAME.wasm.error`. Names that begin with a dot are left alone: editors and copying tools keep unfinished files there.
+//! A folder that is not there is an empty one: somebody is about to make it.
 //!
-//! [`Settling`] is pure: a change counts when it has stayed as it is for a moment, so that a file is not taken while it is being written, and none waits for another.
+//! **Links.** The plugins folder itself may be a link or a mount. Below it, everything that is read or written for a tenant lies in that tenant's folder:
+//! links there may lead to any file of the same folder, and nowhere else. Links among the files for all tenants may lead to files beside them and below
+//! folders whose names begin with a dot, so never into a tenant's folder. A tenant's folder may itself be a link through such folders to one of the
+//! same name. That is how Kubernetes lays out a volume (`a.wasm -> ..data/a.wasm`, `acme -> ..data/acme`). Each step is checked on open descriptors
+//! ([`beneath`]), so exchanging a link between the check and the read gains nothing. *A hard link is the file itself*: no path tells that another tenant's
+//! folder holds it too. Let tenants write only to file systems on which they can make no hard link to each other's files (one volume each, or `fs.protected_hardlinks`).
+//!
+//! **Faults.** An entry that cannot be used is reported with its own path ([`Problem`]) and keeps no other from running. A folder that cannot be read is not an
+//! empty one: its plugins stay what they were ([`Listing::unread`]). A host that is short of file descriptors fails the whole scan, and everything stays.
+
+pub(super) mod beneath;
+mod entry;
+mod settling;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::{File, Metadata},
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    fmt::Write,
+    fs::File,
+    io,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
+
+use beneath::{Folder, Refusal};
+use entry::Entry;
+use rustix::fs::{FileType, Stat};
+pub use settling::Settling;
 
 use crate::model::ids::TenantId;
 
-/// For how long a file must have been as it is. Default 40 ms: what writes it pauses for less, and nobody waits long for it.
-const SETTLES: Duration = Duration::from_millis(40);
+/// The most entries that a tenant's folder may have, so that reading one does not keep the others waiting.
+const MOST_ENTRIES: usize = 10_000;
+/// The most problems told of one folder, so that no tenant can flood the log with them.
+const MOST_PROBLEMS: usize = 20;
+/// Entries that are looked at in a folder that is not read, for whether somebody has put components there.
+const GLANCE: usize = 256;
 
 /// A file that is meant to be a plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +49,9 @@ pub struct PluginFile {
     pub name: String,
     /// Whose it is; none means everybody's.
     pub tenant: Option<TenantId>,
-    /// Where it is.
+    /// The plugins folder.
+    root: PathBuf,
+    /// Where it is, for people; it is opened step by step.
     pub path: PathBuf,
     /// What tells this content from another, or why it cannot be a plugin.
     pub stamp: Result<Stamp, String>,
@@ -40,257 +64,306 @@ pub struct PluginFile {
 /// What a file looks like from outside. Another content has another one, unless somebody writes it in place within the clock's resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    bytes: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    bytes: i128,
+    modified: (i128, i128),
+    changed: (i128, i128),
     inode: u64,
 }
 
 impl Stamp {
-    fn of(found: &Metadata) -> Self {
+    fn of(found: &Stat) -> Self {
+        // The kernel's numbers are of other types on other systems.
         Stamp {
-            bytes: found.len(),
-            modified: (found.mtime(), found.mtime_nsec()),
-            changed: (found.ctime(), found.ctime_nsec()),
-            inode: found.ino(),
+            bytes: found.st_size.into(),
+            modified: (found.st_mtime.into(), found.st_mtime_nsec.into()),
+            changed: (found.st_ctime.into(), found.st_ctime_nsec.into()),
+            inode: found.st_ino,
         }
     }
 }
 
-/// Lists the plugins in a folder and in those of tenants below it, by name.
-pub fn scan(folder: &Path) -> io::Result<Vec<PluginFile>> {
-    let within = folder.canonicalize()?;
-    let mut files = scan_one(folder, &within, None)?;
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let tenant = path.file_name().and_then(|name| TenantId::parse(name.to_str()?).ok());
-        let is_wasm = path.extension().is_some_and(|extension| extension == "wasm");
-        let inside = || path.canonicalize().is_ok_and(|path| path.starts_with(&within));
-        if let Some(tenant) = tenant.filter(|_| !is_wasm && path.is_dir() && inside()) {
-            match scan_one(&path, &within, Some(&tenant)) {
-                Ok(own) => files.extend(own),
-                // Since it was listed.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
+/// An entry of the folder that is not run, though it looks as if it should be.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// Where it is in the plugins folder, in harmless characters; `.` is the folder itself.
+    pub path: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl Problem {
+    /// A folder that cannot be read for a reason of the file system or the host.
+    pub(super) fn unreadable(path: &str, error: &dyn std::fmt::Display) -> Problem {
+        Problem {
+            path: path.into(),
+            problem: format!("this folder cannot be read, and what runs from it goes on: {error}"),
+            remedy: "let the host's user read and search it (chmod u+rx); where it has too many open files, raise `ulimit -n`".into(),
+        }
+    }
+}
+
+/// What is in the folder.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The plugins, by name.
+    pub files: Vec<PluginFile>,
+    /// Tenants whose folders cannot be read: nothing is known of what is in them now.
+    pub unread: BTreeSet<TenantId>,
+    /// What is not run, though it looks as if it should be.
+    pub problems: Vec<Problem>,
+    /// Names of plugins of which only the host's own error file is left.
+    pub left_over: BTreeSet<String>,
+    /// The folders that were read, with their identities.
+    pub folders: Vec<(PathBuf, (u64, u64))>,
+}
+
+/// The folder that is read, and whose it is.
+struct Reading<'a> {
+    root: &'a Path,
+    folder: &'a Folder,
+    tenant: Option<&'a TenantId>,
+}
+
+/// Lists the plugins in a folder and in those of tenants below it. Fails where the folder itself cannot be read, and where the host is short of something.
+pub fn scan(root: &Path) -> io::Result<Listing> {
+    let folder = Folder::open(root)?;
+    let mut listing = Listing::default();
+    let shared = Reading { root, folder: &folder, tenant: None };
+    let folders = shared.list(&mut listing, usize::MAX).map_err(into_io)?;
+    listing.folders.push((root.into(), folder.identity()?));
+    let (mut problems, mut others) = (Vec::new(), Vec::new());
+    for (name, kind) in folders {
+        match name.to_str().and_then(|name| TenantId::parse(name).ok()) {
+            Some(tenant) => {
+                if let Err(why) = scan_tenant(root, &folder, &tenant, kind, &mut listing) {
+                    match why {
+                        Refusal::Gone => continue,
+                        Refusal::Short(error) => return Err(error),
+                        Refusal::Unreadable(error) => problems.push(Problem::unreadable(tenant.as_str(), &error)),
+                        Refusal::Refused(why) => problems.push(Problem {
+                            path: tenant.to_string(),
+                            problem: format!("not read as a tenant's folder: {why}"),
+                            remedy: "make it a folder with the tenant's files, or remove it".into(),
+                        }),
+                    }
+                    listing.unread.insert(tenant);
+                }
             }
+            None => others.push((name, kind)),
         }
     }
-    files.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(files)
+    let misnamed = shared.components_in(others, |path| Problem {
+        path,
+        problem: "no tenant can have this name, so what is in this folder is not run".into(),
+        remedy: "rename it to the tenant's name: a letter or digit, then up to 63 letters, digits, dots, underscores or hyphens".into(),
+    });
+    problems.extend(misnamed.map_err(into_io)?);
+    shared.report(&mut listing, problems);
+    listing.files.sort_by(|a, b| a.name.cmp(&b.name));
+    listing.problems.sort();
+    Ok(listing)
 }
 
-fn scan_one(folder: &Path, within: &Path, tenant: Option<&TenantId>) -> io::Result<Vec<PluginFile>> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_stem().and_then(|stem| stem.to_str());
-        let is_wasm = path.extension().is_some_and(|extension| extension == "wasm");
-        if let Some(name) = name.filter(|name| is_wasm && !name.starts_with('.')) {
-            // Gone since it was listed.
-            let Some(mut stamp) = stamp(&path, within) else { continue };
-            let mut beside = |ending: &str, what: &str| match self::stamp(&path.with_extension(ending), within)? {
-                Ok(stamp) => Some(stamp),
-                Err(why) => {
-                    stamp = Err(format!("its {what}: {why}"));
+fn scan_tenant(
+    root: &Path,
+    within: &Folder,
+    tenant: &TenantId,
+    kind: FileType,
+    listing: &mut Listing,
+) -> Result<(), Refusal> {
+    let name = OsStr::new(tenant.as_str());
+    if kind == FileType::Symlink && within.kind(name)? != FileType::Directory {
+        // A link to a file, and no business of ours.
+        return Ok(());
+    }
+    let folder = within.tenant(name)?;
+    let own = Reading { root, folder: &folder, tenant: Some(tenant) };
+    let mut found = Listing::default();
+    let deeper = own.list(&mut found, MOST_ENTRIES)?;
+    let nested = own.components_in(deeper, |path| Problem {
+        path,
+        problem: "folders in a tenant's folder are not read".into(),
+        remedy: format!("move its files up into {tenant}/"),
+    })?;
+    own.report(&mut found, nested);
+    listing.folders.push((root.join(name), folder.identity()?));
+    listing.files.extend(found.files);
+    listing.problems.extend(found.problems);
+    listing.left_over.extend(found.left_over);
+    Ok(())
+}
+
+/// A refusal of the plugins folder itself.
+fn into_io(refusal: Refusal) -> io::Error {
+    match refusal {
+        Refusal::Gone => io::ErrorKind::NotFound.into(),
+        Refusal::Short(error) | Refusal::Unreadable(error) => error,
+        Refusal::Refused(why) => io::Error::other(why),
+    }
+}
+
+impl Reading<'_> {
+    /// Adds what is in the folder to a listing. Gives the folders in it, and links that may be some.
+    fn list(&self, listing: &mut Listing, most: usize) -> Result<Vec<(OsString, FileType)>, Refusal> {
+        let entries = self.folder.entries(most)?;
+        let names: BTreeSet<&OsStr> = entries.iter().map(|(name, _)| name.as_os_str()).collect();
+        let (mut folders, mut problems) = (Vec::new(), Vec::new());
+        for (name, kind) in &entries {
+            let is_folder = *kind == FileType::Directory;
+            let problem = match Entry::of(name, is_folder, |name| names.contains(OsStr::new(name))) {
+                Entry::Hidden | Entry::Companion => continue,
+                Entry::Component(stem) => {
+                    listing.files.extend(self.plugin(stem, &names)?);
+                    continue;
+                }
+                Entry::Other => {
+                    if is_folder || *kind == FileType::Symlink {
+                        folders.push((name.clone(), *kind));
+                    }
+                    continue;
+                }
+                Entry::LeftOver(stem) => {
+                    listing.left_over.insert(self.named(stem));
+                    continue;
+                }
+                Entry::Wrong { problem, remedy } => Problem { path: self.path_of(name), problem, remedy },
+            };
+            problems.push(problem);
+        }
+        self.report(listing, problems);
+        Ok(folders)
+    }
+
+    /// A plugin; none where it is gone since it was listed.
+    fn plugin(&self, stem: &str, names: &BTreeSet<&OsStr>) -> Result<Option<PluginFile>, Refusal> {
+        let file = format!("{stem}.wasm");
+        let Some(mut stamp) = self.stamp(&file)? else { return Ok(None) };
+        let mut beside = |name: String, what: &str| -> Result<Option<Stamp>, Refusal> {
+            if !names.contains(OsStr::new(&name)) {
+                return Ok(None);
+            }
+            Ok(match self.stamp(&name)? {
+                Some(Ok(stamp)) => Some(stamp),
+                Some(Err(why)) => {
+                    stamp = Err(format!("its {what} {name}: {why}"));
                     None
                 }
-            };
-            let (manifest, signature) = (beside("toml", "manifest"), beside("wasm.sig", "signature"));
-            let name = tenant.map_or(name.to_string(), |tenant| format!("{tenant}/{name}"));
-            files.push(PluginFile { name, tenant: tenant.cloned(), stamp, manifest, signature, path });
+                None => None,
+            })
+        };
+        let manifest = beside(format!("{stem}.toml"), "manifest")?;
+        let signature = beside(format!("{stem}.wasm.sig"), "signature")?;
+        let mut path = self.root.to_path_buf();
+        path.extend(self.tenant.map(TenantId::as_str));
+        path.push(file);
+        let (name, tenant) = (self.named(stem), self.tenant.cloned());
+        Ok(Some(PluginFile { name, tenant, root: self.root.into(), stamp, manifest, signature, path }))
+    }
+
+    /// A file as it looks, or why it cannot be used; nothing where it is gone. Fails where the host is short of something.
+    fn stamp(&self, name: &str) -> Result<Option<Result<Stamp, String>>, Refusal> {
+        match self.folder.look(OsStr::new(name)) {
+            Ok(found) => Ok(Some(Ok(Stamp::of(&found)))),
+            Err(Refusal::Gone) => Ok(None),
+            Err(short @ Refusal::Short(_)) => Err(short),
+            Err(why) => Ok(Some(Err(why.to_string()))),
         }
     }
-    Ok(files)
-}
 
-/// A file as it looks, or why it is none; nothing where it is gone.
-fn stamp(path: &Path, folder: &Path) -> Option<Result<Stamp, String>> {
-    let gone = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
-    let link = match std::fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if gone(&error) => return None,
-        Err(error) => return Some(Err(format!("it cannot be looked at: {error}"))),
-    };
-    if link.is_symlink() {
-        match path.canonicalize() {
-            Ok(target) if target.starts_with(folder) => {}
-            Ok(target) => {
-                return Some(Err(format!(
-                    "a link that leads out of the plugins folder, to {}; copy the file here instead",
-                    target.display()
-                )));
+    /// Those of some folders that have components in them, as problems.
+    fn components_in(
+        &self,
+        folders: Vec<(OsString, FileType)>,
+        problem: impl Fn(String) -> Problem,
+    ) -> Result<Vec<Problem>, Refusal> {
+        let mut found = Vec::new();
+        let real = folders.iter().filter(|(_, kind)| *kind == FileType::Directory);
+        for (name, _) in real.take(MOST_PROBLEMS) {
+            match self.folder.any_below(name, GLANCE, |name| name.as_bytes().ends_with(b".wasm")) {
+                Ok(true) => found.push(problem(self.path_of(name))),
+                // It would not be read anyway.
+                Ok(false) | Err(Refusal::Gone | Refusal::Unreadable(_) | Refusal::Refused(_)) => {}
+                Err(short @ Refusal::Short(_)) => return Err(short),
             }
-            Err(error) => return Some(Err(format!("a link that leads nowhere: {error}"))),
+        }
+        Ok(found)
+    }
+
+    /// Adds problems of this folder to a listing: the first ones, and how many more there are.
+    fn report(&self, listing: &mut Listing, mut problems: Vec<Problem>) {
+        problems.sort();
+        let more = problems.len().saturating_sub(MOST_PROBLEMS);
+        problems.truncate(MOST_PROBLEMS);
+        listing.problems.extend(problems);
+        if more > 0 {
+            listing.problems.push(Problem {
+                path: self.tenant.map_or(".".into(), TenantId::to_string),
+                problem: format!("{more} more entries of this folder are not run"),
+                remedy: "mend or remove the ones that are listed; the others are shown then".into(),
+            });
         }
     }
-    match std::fs::metadata(path) {
-        Ok(found) if found.is_dir() => Some(Err("a directory and not a component's file".into())),
-        // Who opens one of the others may wait for ever.
-        Ok(found) if !found.is_file() => Some(Err("no plain file".into())),
-        Ok(found) => Some(Ok(Stamp::of(&found))),
-        Err(error) if gone(&error) => None,
-        Err(error) => Some(Err(format!("it cannot be looked at: {error}"))),
+
+    fn named(&self, stem: &str) -> String {
+        self.tenant.map_or_else(|| stem.to_string(), |tenant| format!("{tenant}/{stem}"))
+    }
+
+    fn path_of(&self, name: &OsStr) -> String {
+        self.named(&shown(name))
     }
 }
 
-/// Reads what stands beside a plugin: a few lines of text.
-pub fn read_beside(path: &Path) -> io::Result<String> {
-    /// Far more than anybody writes.
-    const MOST: u64 = 1 << 20;
+impl PluginFile {
+    /// Opens the folder that it lies in.
+    fn folder(&self) -> Result<Folder, Refusal> {
+        let root = Folder::open(&self.root)?;
+        match &self.tenant {
+            Some(tenant) => root.tenant(OsStr::new(tenant.as_str())),
+            None => Ok(root),
+        }
+    }
+
+    fn beside(&self, ending: &str) -> OsString {
+        let name = self.name.rsplit('/').next().unwrap_or(&self.name);
+        format!("{name}{ending}").into()
+    }
+
+    /// Opens its component.
+    pub(super) fn component(&self) -> Result<File, Refusal> {
+        self.folder()?.file(&self.beside(".wasm"))
+    }
+
+    /// Reads its manifest.
+    pub(super) fn manifest_text(&self) -> Result<String, Refusal> {
+        self.folder()?.text(&self.beside(".toml"))
+    }
+
+    /// Reads its signature.
+    pub(super) fn signature_text(&self) -> Result<String, Refusal> {
+        self.folder()?.text(&self.beside(".wasm.sig"))
+    }
+}
+
+/// A name in characters that can neither steer a terminal nor be mistaken for others: what is not printable, or not UTF-8, is escaped.
+pub(super) fn shown(name: &OsStr) -> String {
     let mut text = String::new();
-    File::open(path)?.take(MOST).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-/// What has changed in the folder, look by look.
-#[derive(Debug, Default)]
-pub struct Settling {
-    known: BTreeMap<String, PluginFile>,
-    /// What looks otherwise than known, and since when it has looked so; nothing for what is gone.
-    moving: BTreeMap<String, (Option<PluginFile>, Instant)>,
-}
-
-impl Settling {
-    /// Takes note of a look. Gives the names of files that came, went or changed, and are settled; what they are now is in [`known`](Self::known).
-    pub fn look(&mut self, files: Vec<PluginFile>, now: Instant) -> Vec<String> {
-        let found: BTreeMap<String, PluginFile> = files.into_iter().map(|file| (file.name.clone(), file)).collect();
-        let names: BTreeSet<String> = found.keys().chain(self.known.keys()).cloned().collect();
-        let mut settled = Vec::new();
-        for name in names {
-            let file = found.get(&name);
-            if file == self.known.get(&name) {
-                self.moving.remove(&name);
-                continue;
-            }
-            match self.moving.get(&name) {
-                Some((seen, since)) if seen.as_ref() == file => {
-                    if now.saturating_duration_since(*since) >= SETTLES {
-                        self.moving.remove(&name);
-                        match file {
-                            Some(file) => self.known.insert(name.clone(), file.clone()),
-                            None => self.known.remove(&name),
-                        };
-                        settled.push(name);
-                    }
-                }
-                _ => _ = self.moving.insert(name, (file.cloned(), now)),
+    for chunk in name.as_bytes().utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if entry::is_printable(character) {
+                text.push(character);
+            } else {
+                text.extend(character.escape_unicode());
             }
         }
-        self.moving.retain(|name, _| found.contains_key(name) || self.known.contains_key(name));
-        settled
+        for byte in chunk.invalid() {
+            // Writing to a string does not fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
     }
-
-    /// The same for a folder that nobody has looked at before: everything in it counts as it is.
-    pub fn first(&mut self, files: Vec<PluginFile>) {
-        self.known = files.into_iter().map(|file| (file.name.clone(), file)).collect();
-        self.moving.clear();
-    }
-
-    /// The files as they are known to be.
-    pub fn known(&self) -> &BTreeMap<String, PluginFile> {
-        &self.known
-    }
-
-    /// When it is worth another look because something may have settled; none if nothing moves.
-    pub fn due(&self) -> Option<Instant> {
-        self.moving.values().map(|(_, since)| *since + SETTLES).min()
-    }
+    text
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    fn names(folder: &Path) -> Vec<String> {
-        scan(folder).unwrap().into_iter().map(|file| file.name).collect()
-    }
-
-    #[test]
-    fn only_wasm_files_count_by_name() {
-        let folder = tempfile::tempdir().unwrap();
-        for folder_of in ["acme", "no tenant", "acme/deeper"] {
-            std::fs::create_dir(folder.path().join(folder_of)).unwrap();
-        }
-        let files = ["b.wasm", "a.wasm", ".hidden.wasm", "notes.txt", "c.wasm.error", "a.toml", "acme/a.wasm"];
-        for name in files.into_iter().chain(["no tenant/a.wasm", "acme/deeper/a.wasm"]) {
-            std::fs::write(folder.path().join(name), "").unwrap();
-        }
-        assert_eq!(names(folder.path()), ["a", "acme/a", "b"]);
-        let files = scan(folder.path()).unwrap();
-        assert_eq!(files.iter().map(|file| file.manifest.is_some()).collect::<Vec<_>>(), [true, false, false]);
-        assert_eq!(files[1].tenant.as_ref().map(TenantId::as_str), Some("acme"));
-        assert!(scan(&folder.path().join("nowhere")).is_err());
-    }
-
-    #[test]
-    fn what_cannot_be_a_plugin_says_why() {
-        let (folder, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let path = |name: &str| folder.path().join(name);
-        std::fs::create_dir(path("folder.wasm")).unwrap();
-        std::fs::create_dir(path("data")).unwrap();
-        let pipe = std::process::Command::new("mkfifo").arg(path("pipe.wasm")).status().unwrap();
-        assert!(pipe.success());
-        std::fs::write(path("told.wasm"), "x").unwrap();
-        symlink("/dev/zero", path("told.toml")).unwrap();
-        for file in [path("data/in"), elsewhere.path().join("out")] {
-            std::fs::write(file, "x").unwrap();
-        }
-        symlink("data/in", path("inside.wasm")).unwrap();
-        symlink(elsewhere.path().join("out"), path("outside.wasm")).unwrap();
-        symlink("nowhere", path("broken.wasm")).unwrap();
-        let files = scan(folder.path()).unwrap();
-        let told: Vec<(&str, &str)> = files
-            .iter()
-            .map(|file| {
-                (&*file.name, file.stamp.as_ref().map_or_else(|why| why.split([',', ':']).next().unwrap(), |_| "fine"))
-            })
-            .collect();
-        assert_eq!(
-            told,
-            [
-                ("broken", "a link that leads nowhere"),
-                ("folder", "a directory and not a component's file"),
-                ("inside", "fine"),
-                ("outside", "a link that leads out of the plugins folder"),
-                ("pipe", "no plain file"),
-                ("told", "its manifest"),
-            ]
-        );
-    }
-
-    fn file(name: &str, bytes: u64) -> PluginFile {
-        let stamp = Stamp { bytes, modified: (0, 0), changed: (0, 0), inode: 1 };
-        PluginFile {
-            name: name.into(),
-            tenant: None,
-            path: PathBuf::new(),
-            stamp: Ok(stamp),
-            manifest: None,
-            signature: None,
-        }
-    }
-
-    #[test]
-    fn a_change_counts_once_and_when_it_has_settled() {
-        let began = Instant::now();
-        let at = |ms: u64| began + Duration::from_millis(ms);
-        let mut settling = Settling::default();
-        settling.first(vec![file("kept", 1), file("gone", 1)]);
-        let kept = || file("kept", 1);
-        let nothing: [&str; 0] = [];
-        assert_eq!(settling.look(vec![kept(), file("slow", 1), file("quick", 5)], at(0)), nothing);
-        assert_eq!(settling.due(), Some(at(40)));
-        // One is still being written: the others do not wait for it.
-        assert_eq!(settling.look(vec![kept(), file("slow", 2), file("quick", 5)], at(30)), nothing);
-        assert_eq!(settling.look(vec![kept(), file("slow", 2), file("quick", 5)], at(45)), ["gone", "quick"]);
-        assert_eq!(settling.look(vec![kept(), file("slow", 2), file("quick", 5)], at(70)), ["slow"]);
-        assert_eq!(settling.look(vec![kept(), file("slow", 2), file("quick", 5)], at(500)), nothing);
-        assert_eq!((settling.due(), settling.known().len()), (None, 3));
-        // What comes and goes, or goes and comes back, is no change.
-        assert_eq!(settling.look(vec![kept(), file("slow", 2)], at(600)), nothing);
-        assert_eq!(settling.look(vec![kept(), file("slow", 2), file("quick", 5), file("brief", 1)], at(610)), nothing);
-        assert_eq!(settling.look(vec![kept(), file("slow", 2), file("quick", 5)], at(700)), nothing);
-        assert_eq!(settling.due(), None);
-    }
-}
+mod tests;

@@ -1,18 +1,23 @@
-//! The file system's word that something in a folder has changed: a hint to look, and no more.
+//! The file system's word that something in some folders has changed: a hint to look, and no more.
 //!
 //! Hints get lost: on network file systems, when a folder is replaced, when too many come at once. So whoever waits for them looks now and then anyway, and looks
 //! often where there are none. Nothing is believed of a hint but that it came.
+//!
+//! Exactly the folders that are read are watched, each by itself. What lies below them is not, links least of all: a tenant could make the host watch the
+//! whole file system.
 
-use std::{os::unix::fs::MetadataExt, path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-/// Hints about one folder.
+/// Hints about some folders.
 pub(super) struct Hints {
     watcher: Option<RecommendedWatcher>,
-    /// Which folder it is that is watched, as another one may have its name by now.
-    watched: Option<(u64, u64)>,
+    /// Which folders are watched, by device and inode, as others may have their names by now.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+    /// Whether all that should be watched are.
+    is_complete: bool,
     came: Arc<Notify>,
 }
 
@@ -35,19 +40,32 @@ impl Hints {
             })
             .ok()
         });
-        Hints { watcher, watched: None, came }
+        Hints { watcher, watched: BTreeMap::new(), is_complete: false, came }
     }
 
-    /// Makes sure that it is this folder which is watched; whether it is.
-    pub(super) fn follow(&mut self, folder: &Path) -> bool {
-        let Some(watcher) = &mut self.watcher else { return false };
-        let now = std::fs::metadata(folder).ok().map(|found| (found.dev(), found.ino()));
-        if now != self.watched {
-            // The former one may be gone, and with it what watched it.
-            let _ = watcher.unwatch(folder);
-            self.watched = now.filter(|_| watcher.watch(folder, RecursiveMode::Recursive).is_ok());
+    /// Makes sure that exactly these folders are watched.
+    pub(super) fn follow(&mut self, folders: Vec<(PathBuf, (u64, u64))>) {
+        let Some(watcher) = &mut self.watcher else { return };
+        let wanted: BTreeMap<PathBuf, (u64, u64)> = folders.into_iter().collect();
+        self.watched.retain(|path, now| {
+            let stays = wanted.get(path) == Some(now);
+            if !stays {
+                // It may be gone, and with it what watched it.
+                let _ = watcher.unwatch(path);
+            }
+            stays
+        });
+        for (path, identity) in &wanted {
+            if !self.watched.contains_key(path) && watcher.watch(path, RecursiveMode::NonRecursive).is_ok() {
+                self.watched.insert(path.clone(), *identity);
+            }
         }
-        self.watched.is_some()
+        self.is_complete = !wanted.is_empty() && self.watched.len() == wanted.len();
+    }
+
+    /// Whether hints come from every folder.
+    pub(super) fn are_complete(&self) -> bool {
+        self.is_complete
     }
 
     /// Waits for the next one. Cancel safe.

@@ -2,6 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
+use super::folder::Problem;
 pub use crate::processor::dry_run::DryRun;
 use crate::{
     db::{Error, Session, types::ToSql},
@@ -142,9 +143,27 @@ pub async fn gone(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute("delete from sandmill.plugins where plugin = $1", &[&plugin]).await.map(drop)
 }
 
-/// Says, before anything runs, which files there are: of others nothing is to be said any more.
-pub async fn begin(session: &Session, there: &[&str]) -> Result<(), Error> {
-    session.execute("delete from sandmill.plugins where plugin <> all ($1)", &[&there]).await.map(drop)
+/// Says, before anything runs, which files there are: of others nothing is to be said any more, unless they lie in the folder of a tenant that cannot be read.
+pub async fn begin(session: &Session, there: &[&str], unread: &[&str]) -> Result<(), Error> {
+    session.execute(include_str!("history/begin.sql"), &[&there, &unread]).await.map(drop)
+}
+
+/// Says what is wrong with entries of the folder that are no plugins, and with nothing else any more.
+pub async fn problems(session: &Session, problems: &[Problem]) -> Result<(), Error> {
+    fn each(problems: &[Problem], of: impl Fn(&Problem) -> &str) -> Vec<&str> {
+        problems.iter().map(of).collect()
+    }
+    let paths = each(problems, |problem| &problem.path);
+    let (wrong, remedies) = (each(problems, |problem| &problem.problem), each(problems, |problem| &problem.remedy));
+    session.execute(include_str!("history/problems.sql"), &[&paths, &wrong, &remedies]).await.map(drop)
+}
+
+/// What is wrong with entries of the folder that are no plugins, and since when.
+pub async fn listed_problems(session: &Session) -> Result<Vec<(Problem, SystemTime)>, Error> {
+    let rows =
+        session.query("select path, problem, remedy, since from sandmill.folder_problems order by 1", &[]).await?;
+    let problem = |row: &crate::db::Row| Problem { path: row.get(0), problem: row.get(1), remedy: row.get(2) };
+    Ok(rows.iter().map(|row| (problem(row), row.get(3))).collect())
 }
 
 /// Says that nothing runs under a file's name, though there is one. What ran last stays known.

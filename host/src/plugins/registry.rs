@@ -11,7 +11,6 @@ mod start;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Write,
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
@@ -23,18 +22,20 @@ use tokio::runtime::Handle;
 
 use super::{
     check::{Checked, check},
+    error_files::ErrorFiles,
     fleet::{Fleet, Follower, Member, Swapped},
-    folder::{self, PluginFile, Settling},
+    folder::{self, Listing, PluginFile, Settling},
     hints::Hints,
     history::{self, Event, Hold, Note, Ran},
     notes::{OfRunning, Swaps},
     plan::{Plan, Step, Version, Wanted},
+    reports::Reports,
     rollout::{self, Verdict},
     signature::PublicKey,
 };
 use crate::{
     db::{Db, Session, describe},
-    model::ids::ProcessorId,
+    model::{ids::ProcessorId, text},
     processor::registration::RegistrationError,
     sandbox::Sandbox,
     supervisor::Stop,
@@ -51,6 +52,9 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// Between two times that calls under way are told.
 const TELL: Duration = Duration::from_secs(2);
 
+/// Why a file is refused, bytes. Default 16 KiB: what a plugin says of itself may be long, and
+/// nobody reads more of it.
+const REASON_BYTES: usize = 16 << 10;
 /// Files that are checked at the same time.
 const CHECKED_AT_ONCE: usize = 4;
 
@@ -75,6 +79,9 @@ pub struct Registry {
     /// Files that have changed and are not checked yet.
     waiting: BTreeSet<String>,
     checking: Option<Checking>,
+    /// What is wrong with the folder's other entries.
+    reports: Reports,
+    errors: ErrorFiles,
     /// Files of which it was said that they are not run, and why.
     refused: BTreeMap<String, String>,
     /// Files that were there, of which nothing is to be said any more.
@@ -112,6 +119,8 @@ impl Registry {
             former: BTreeMap::new(),
             waiting: BTreeSet::new(),
             checking: None,
+            reports: Reports::default(),
+            errors: ErrorFiles::new(folder),
             refused: BTreeMap::new(),
             gone: BTreeSet::new(),
             held: BTreeSet::new(),
@@ -166,7 +175,7 @@ impl Registry {
 
     /// How long until it is time to look again, at the folder or at what runs.
     fn until_look(&mut self) -> Duration {
-        let every = match (self.config.poll_ms, self.hints.follow(&self.folder)) {
+        let every = match (self.config.poll_ms, self.hints.are_complete()) {
             (0, true) => LOOK,
             (0, false) => LOOK_OFTEN,
             (poll_ms, _) => Duration::from_millis(poll_ms),
@@ -179,20 +188,16 @@ impl Registry {
     /// Looks at the folder for what has changed.
     async fn look(&mut self) {
         self.looked = Instant::now();
-        let files = match folder::scan(&self.folder) {
-            Ok(files) => files,
+        let Listing { files, unread, problems, folders, .. } = match folder::scan(&self.folder) {
+            Ok(listing) => listing,
             // A folder that is gone is an empty one: it may come back, or another one in its place.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Listing::default(),
             // What cannot be read says nothing about what is in it.
-            Err(error) => {
-                tracing::warn!(
-                    "the plugins folder {} cannot be read, and stays what it was: {error}",
-                    self.folder.display()
-                );
-                return;
-            }
+            Err(error) => return self.reports.failed(&self.folder, &error),
         };
-        let changed = self.settling.look(files, Instant::now());
+        self.hints.follow(folders);
+        self.reports.found(&self.folder, problems);
+        let changed = self.settling.look(files, &unread, Instant::now());
         let gone: Vec<&String> = changed.iter().filter(|name| !self.settling.known().contains_key(*name)).collect();
         let any_gone = !gone.is_empty();
         for name in &changed {
@@ -401,7 +406,7 @@ impl Registry {
         let ran: Vec<Ran<'_>> = started.iter().map(|running| running.ran(event, "", None, dry_run(running))).collect();
         let told = history::ran(session, &ran).await;
         for running in &started {
-            self.forget_error(&running.plugin);
+            self.errors.remove(&running.plugin);
             match told {
                 Ok(_) => _ = self.untold.remove(&running.plugin),
                 Err(_) => _ = self.untold.insert(running.plugin.clone(), (event, String::new(), None)),
@@ -488,7 +493,7 @@ impl Registry {
             Err(_) => _ = self.untold.insert(plugin.into(), (event, reason.into(), swapped.cloned())),
         }
         self.written(number.map(drop));
-        self.forget_error(plugin);
+        self.errors.remove(plugin);
     }
 
     fn of_running(&self, plugin: &str) -> Option<OfRunning> {
@@ -500,7 +505,8 @@ impl Registry {
 
     /// Says which files are not run: in the log where that is news, in the database, and beside the file.
     async fn tell_refused(&mut self, session: &Session, refused: &BTreeMap<String, String>) {
-        for (plugin, why) in refused {
+        for (plugin, whole) in refused {
+            let why = &*text::cut(whole, REASON_BYTES);
             let digest = self.checked.get(plugin).map_or("", |checked| &checked.digest).to_string();
             let told = async {
                 if history::refused(session, plugin, &digest, why).await? {
@@ -520,30 +526,21 @@ impl Registry {
                 Ok(())
             };
             self.written(told.await);
-            let path = self.error_file(plugin);
-            let text = format!("{why}\n");
-            if std::fs::read_to_string(&path).is_ok_and(|there| there == text) {
-                continue;
+            if self.refused.get(plugin) != Some(whole) {
+                // The remedy is a line of its own where people read it; a log has one line for all of it.
+                tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
             }
-            // The remedy is a line of its own where people read it; a log has one line for all of it.
-            tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
-            // Written beside it, so that nothing is followed that somebody put there.
-            let unfinished = path.with_file_name(format!(".{}.error", plugin.replace('/', "-")));
-            let _ = std::fs::remove_file(&unfinished);
-            let written = std::fs::File::create_new(&unfinished).and_then(|mut file| file.write_all(text.as_bytes()));
-            if let Err(error) = written.and_then(|()| std::fs::rename(&unfinished, &path)) {
-                tracing::debug!("{} was not written: {error}", path.display());
-            }
+            self.errors.write(plugin, why);
         }
         for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
             if !refused.contains_key(&plugin) {
-                self.forget_error(&plugin);
+                self.errors.remove(&plugin);
                 let told = history::mended(session, &plugin).await;
                 self.written(told);
             }
         }
         for plugin in std::mem::take(&mut self.gone) {
-            self.forget_error(&plugin);
+            self.errors.remove(&plugin);
             if self.running_id(&plugin).is_none() {
                 let told = history::gone(session, &plugin).await;
                 self.written(told);
@@ -551,20 +548,13 @@ impl Registry {
         }
     }
 
-    fn error_file(&self, plugin: &str) -> PathBuf {
-        self.folder.join(format!("{plugin}.wasm.error"))
-    }
-
-    fn forget_error(&self, plugin: &str) {
-        // Mostly there is none.
-        let _ = std::fs::remove_file(self.error_file(plugin));
-    }
-
     /// Looks how new versions do, what people have decided, and what is still to be written down.
     async fn watch(&mut self) {
         let Some(session) = self.session().await else { return };
         let before = self.held.clone();
         let told = self.swaps.tell(&session, &self.fleet).await;
+        self.written(told);
+        let told = self.reports.store(&session).await;
         self.written(told);
         self.fleet.tidy(&session).await;
         self.end_trials(&session).await;

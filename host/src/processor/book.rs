@@ -17,25 +17,27 @@
 //!   goes alone until it has caught up.
 //! - A detached lane comes back by reading up to the last page that was dealt while later pages are kept for it. Its row is deleted by the commit
 //!   that brings the cursor at least that far.
+//! - A lane that is behind and has nothing to do is [parked](parked): it costs memory for its row and no time, whatever happens to others.
 
 mod lane;
+mod parked;
 mod plan;
 mod skip;
 mod slots;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::Bound,
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use lane::{Done, Feed, Lane, Stop};
+use parked::{Parked, ParkedLane};
 pub use plan::{Patience, Plan};
 use slots::Slots;
 
 use super::{
-    exceptions::{Exception, LaneState},
+    exceptions::{LaneRow, LaneState, RowState},
     gather::{Found, Gather},
     pauses::Pause,
 };
@@ -43,7 +45,7 @@ use crate::model::{
     cursor::{Difference, Progress},
     event::Event,
     handler::Reason,
-    ids::LaneKey,
+    ids::{LaneKey, TenantId},
 };
 
 /// The number of a page, in the order in which they are dealt.
@@ -143,9 +145,10 @@ pub struct Book<T> {
     cursor: PageNumber,
     /// The pages behind it, the first of which is `cursor + 1`.
     dealt: VecDeque<Dealt>,
+    /// Lanes that do something, or of which the database is to learn something: no more than open pages, readings and commits concern.
     lanes: BTreeMap<LaneKey, Lane<T>>,
-    /// Those of them that have a row: few, where there may be very many lanes.
-    behind: BTreeSet<LaneKey>,
+    /// Lanes that are behind and do nothing: as many as there are.
+    parked: Parked,
     /// Lanes with work to start, in order.
     startable: VecDeque<LaneKey>,
     /// Where those run that did, and others wait whose tenant has its part of it.
@@ -155,10 +158,8 @@ pub struct Book<T> {
     committing: bool,
     /// Bytes of results that are not committed, those of the commit under way among them.
     waiting: usize,
-    /// What people told to wait.
-    pauses: Vec<Pause>,
-    /// The lane that read for itself last; the next one is the next in order, so that none is passed over for ever.
-    last_read: Option<LaneKey>,
+    /// What people told to wait; none before they were asked.
+    pauses: Option<Vec<Pause>>,
     /// The first lane that the last commit had no room for: the next one begins with it.
     next_committed: Option<LaneKey>,
     bounds: Bounds,
@@ -199,22 +200,23 @@ impl Reading {
 
 impl<T: Results> Book<T> {
     /// A book that begins where the database says.
-    pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, Exception)>, bounds: Bounds) -> Self {
-        let lane = |row: Exception| Lane { row: Some(row), feed: Feed::Detached, ..Lane::new(0) };
-        let lanes: BTreeMap<_, _> = rows.into_iter().map(|(key, row)| (key, lane(row))).collect();
+    pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, LaneRow)>, bounds: Bounds) -> Self {
+        let mut parked = Parked::default();
+        for (key, row) in rows {
+            parked.insert(key, ParkedLane { row, careful: None });
+        }
         Book {
             stored,
             cursor: 0,
             dealt: VecDeque::new(),
-            behind: lanes.keys().cloned().collect(),
-            lanes,
+            lanes: BTreeMap::new(),
+            parked,
             startable: VecDeque::new(),
             slots: Slots::new(bounds.lanes_at_once),
             suspects: Vec::new(),
             committing: false,
             waiting: 0,
-            pauses: Vec::new(),
-            last_read: None,
+            pauses: None,
             next_committed: None,
             bounds,
         }
@@ -245,18 +247,26 @@ impl<T: Results> Book<T> {
         self.dealt.iter().any(|page| page.events)
     }
 
-    /// The rows, as the database has them.
-    pub fn rows(&self) -> impl Iterator<Item = (&LaneKey, &Exception)> {
-        self.behind.iter().filter_map(|key| Some((key, self.lanes.get(key)?.row.as_ref()?)))
+    /// The rows, as the database has them. Walks over every lane: not to be asked while it works.
+    pub fn rows(&self) -> impl Iterator<Item = (&LaneKey, &LaneRow)> {
+        let active = self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.row.as_ref()?)));
+        active.chain(self.parked.iter().map(|(key, lane)| (key, &lane.row)))
+    }
+
+    /// How many lanes have rows, and how many of those wait for a person.
+    pub fn rows_counted(&self) -> (usize, usize) {
+        let active = || self.lanes.values().filter_map(|lane| lane.row.as_ref());
+        let standing = active().filter(|row| row.state.stands()).count();
+        (self.parked.len() + active().count(), self.parked.standing() + standing)
     }
 
     /// Whether a lane has a row.
     pub fn is_behind(&self, lane: &LaneKey) -> bool {
-        self.behind.contains(lane)
+        self.parked.contains(lane) || self.lanes.get(lane).is_some_and(|lane| lane.row.is_some())
     }
 
-    /// Lanes of which something is known that the cursor does not say.
-    pub fn lanes_known(&self) -> usize {
+    /// Lanes that the book walks over: those that have something to do, to commit or to learn.
+    pub fn lanes_active(&self) -> usize {
         self.lanes.len()
     }
 
@@ -267,7 +277,7 @@ impl<T: Results> Book<T> {
 
     /// Whether a lane reads the log for itself, as it is behind those that share pages.
     pub fn is_detached(&self, key: &LaneKey) -> bool {
-        self.lanes.get(key).is_some_and(Lane::detached)
+        self.parked.contains(key) || self.lanes.get(key).is_some_and(Lane::detached)
     }
 
     /// Why nothing more may be dealt where no lane is detached for it: a lane whose queue is at its bound, or that many of them hold
@@ -301,7 +311,7 @@ impl<T: Results> Book<T> {
             self.hold_if_paused(key);
         }
         let fed: Vec<(LaneKey, Vec<Arc<Event>>)> =
-            lanes.into_iter().filter(|(key, _)| self.lanes.get(key).is_none_or(|lane| !lane.detached())).collect();
+            lanes.into_iter().filter(|(key, _)| !self.is_detached(key)).collect();
         // Pages without work are one with the page before them, as long as nobody has committed that.
         let merge = fed.is_empty() && !self.committing && self.dealt.back().is_some_and(|last| !last.worth);
         if merge && let Some(last) = self.dealt.back_mut() {
@@ -331,6 +341,7 @@ impl<T: Results> Book<T> {
             if self.bounds.detaches && lane.row.is_some() && holds_several && too_much {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
+                self.settle(&key);
             } else {
                 self.startable.push_back(key);
             }
@@ -406,7 +417,7 @@ impl<T: Results> Book<T> {
         let Some(lane) = self.lanes.get_mut(key) else { return false };
         lane.running = None;
         if std::mem::take(&mut lane.stale) {
-            self.tidy(key);
+            self.settle(key);
             return false;
         }
         if let Some(end) = work.progress_after(handled) {
@@ -429,7 +440,7 @@ impl<T: Results> Book<T> {
                 lane.stop = Some(Stop {
                     page: work.page,
                     state,
-                    attempts: if handled == 0 { work.attempts + 1 } else { 1 },
+                    attempts: if handled == 0 { work.attempts.saturating_add(1) } else { 1 },
                     event_position: work.events.get(handled).map(|event| event.position),
                 });
                 lane.feed = Feed::Detached;
@@ -448,42 +459,48 @@ impl<T: Results> Book<T> {
                 finished.1 = now;
             }
         }
-        self.tidy(key);
+        self.settle(key);
         true
     }
 
-    /// Forgets a lane of which nothing is known.
-    fn tidy(&mut self, key: &LaneKey) {
-        if self.lanes.get(key).is_some_and(Lane::is_plain) {
+    /// Forgets a lane of which nothing is known, and parks one that is behind and has nothing to do. To be called for each lane that may have become so.
+    fn settle(&mut self, key: &LaneKey) {
+        let Some(lane) = self.lanes.get(key) else { return };
+        if lane.is_plain() {
             self.lanes.remove(key);
+        } else if lane.has_nothing_to_do()
+            && let Some((key, lane)) = self.lanes.remove_entry(key)
+            && let Some(mut row) = lane.row
+        {
+            // Its row may have been written after a person let it go on.
+            if row.state == RowState::Paused && !self.is_told_to_wait(&key) {
+                row.state = RowState::CatchingUp;
+            }
+            self.parked.insert(key, ParkedLane { row, careful: lane.careful });
         }
     }
 
-    /// A lane that should read the log for itself now, at most so many events, if any is due and not `held`: what it read would only be dropped.
+    /// Takes a lane out of those that do nothing.
+    fn unpark(&mut self, key: &LaneKey) -> Option<&mut Lane<T>> {
+        let ParkedLane { row, careful } = self.parked.remove(key)?;
+        let lane = Lane { row: Some(row), feed: Feed::Detached, careful, ..Lane::new(0) };
+        Some(self.lanes.entry(key.clone()).or_insert(lane))
+    }
+
+    /// A lane that should read the log for itself now, at most so many events, if any is due whose tenant is not `held`: what it read would only be dropped.
     pub fn next_reading(
         &mut self,
         now: SystemTime,
         limit: usize,
-        mut held: impl FnMut(&LaneKey) -> bool,
+        held: impl FnMut(&TenantId) -> bool,
     ) -> Option<Reading> {
         let (page, cursor) = (self.last_page(), self.cursor);
         let (stored, tail) = (self.stored.clone(), self.tail().clone());
-        let ready = |lane: &Lane<T>| {
-            let free = lane.detached() && !lane.reading && !lane.in_commit && lane.stop.is_none();
-            free && lane.idle() && lane.done.is_empty()
-        };
-        let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
-        let mut waits = |key: &&LaneKey| {
-            self.lanes.get(*key).is_some_and(|lane| ready(lane) && lane.row.as_ref().is_some_and(due)) && !held(key)
-        };
-        let after = self.last_read.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let later = self.behind.range((after, Bound::Unbounded)).find(&mut waits);
-        let key = later.or_else(|| self.behind.iter().find(&mut waits))?.clone();
-        self.last_read = Some(key.clone());
-        let lane = self.lanes.get_mut(&key)?;
-        let row = lane.row.as_ref()?;
+        let key = self.parked.next(now, held)?;
+        let lane = self.unpark(&key)?;
         lane.reading = true;
         lane.feed = Feed::Attaching { since: page };
+        let row = lane.row.as_ref()?;
         let limit = lane.careful.unwrap_or(limit);
         Some(Reading {
             lane: key,
@@ -500,22 +517,18 @@ impl<T: Results> Book<T> {
 
     /// When the next lane that waits is due; none if none waits for a time.
     pub fn next_due(&self) -> Option<SystemTime> {
-        let waiting = self.rows().filter_map(|(_, row)| match row.state {
-            LaneState::Retrying { at, .. } => Some(at),
-            _ => None,
-        });
-        waiting.min()
+        self.parked.next_due()
     }
 
     /// A lane that could go on now, by running, reading or being committed, if nothing but this book decided: one that has work, waits for nobody, and
     /// for no time that has not come.
-    pub fn ready(&self, now: SystemTime) -> Option<&LaneKey> {
-        let due = |row: &Exception| row.state.due_in(now) == Some(Duration::ZERO);
+    pub fn ready(&self, now: SystemTime) -> Option<LaneKey> {
         let ready = |lane: &Lane<T>| {
-            let waits = lane.row.as_ref().is_some_and(|row| !due(row)) && lane.detached();
+            let waits = lane.row.as_ref().is_some_and(|row| !row.state.is_due(now)) && lane.detached();
             lane.stop.is_some() || !lane.idle() || !lane.done.is_empty() || lane.row.is_some() && !waits
         };
-        self.lanes.iter().find(|(_, lane)| ready(lane)).map(|(key, _)| key)
+        let active = self.lanes.iter().find(|(_, lane)| ready(lane)).map(|(key, _)| key.clone());
+        active.or_else(|| self.parked.any_due(now))
     }
 
     /// Takes note of what a lane read for itself; or that it `skipped` everything up to the last page that was dealt, where it has found no pieces.
@@ -538,6 +551,7 @@ impl<T: Results> Book<T> {
             lane.drop_queue();
             if found.complete {
                 // It held too much meanwhile; what it read beyond the cursor may not be committed without the rest. It reads again.
+                self.settle(&reading.lane);
                 return;
             }
         }
@@ -556,47 +570,76 @@ impl<T: Results> Book<T> {
             lane.queue.push_front(work);
         }
         self.startable.push_back(reading.lane.clone());
+        self.settle(&reading.lane);
     }
 
     /// Takes note of what people, or the settings, told to wait. What is under way ends as it would; nothing more is started. A lane that waits although
-    /// nobody tells it to any more goes on: its row may have been written after a person decided so.
+    /// nobody tells it to any more goes on: its row may have been written after a person decided so. Lanes that do nothing are looked at only where
+    /// something has changed.
     pub fn pause(&mut self, pauses: Vec<Pause>) {
-        self.pauses = pauses;
-        let told = |key: &LaneKey| self.pauses.iter().any(|pause| !pause.is_whole() && pause.concerns(key));
-        for (_, lane) in self.lanes.iter_mut().filter(|(key, _)| !told(key)) {
+        let news = self.pauses.as_ref() != Some(&pauses);
+        let mut concerned: Vec<LaneKey> = self.lanes.keys().cloned().collect();
+        self.pauses = Some(pauses);
+        for key in &concerned {
+            let told = self.is_told_to_wait(key);
+            let Some(lane) = self.lanes.get_mut(key).filter(|_| !told) else { continue };
             lane.stop.take_if(|stop| matches!(stop.state, LaneState::Paused(_)));
-            if let Some(row) = &mut lane.row
-                && matches!(row.state, LaneState::Paused(_))
-            {
-                row.state = LaneState::CatchingUp;
+            if let Some(row) = lane.row.as_mut().filter(|row| row.state == RowState::Paused) {
+                row.state = RowState::CatchingUp;
             }
         }
-        let known: Vec<LaneKey> = self.lanes.keys().cloned().collect();
-        for key in &known {
+        if news {
+            let waits = |row: &LaneRow| row.state == RowState::Paused;
+            let differs = |key: &LaneKey, row: &LaneRow| self.is_told_to_wait(key) != waits(row);
+            let parked =
+                self.parked.iter().filter(|(key, lane)| lane.row.state != RowState::Blocked && differs(key, &lane.row));
+            let differing: Vec<(LaneKey, bool)> = parked.map(|(key, lane)| (key.clone(), waits(&lane.row))).collect();
+            for (key, waited) in differing {
+                if waited {
+                    self.parked.resume(&key);
+                } else {
+                    concerned.push(key);
+                }
+            }
+        }
+        for key in &concerned {
             self.hold_if_paused(key);
+            self.settle(key);
         }
     }
 
     /// Why everything waits, if it was told to.
     pub fn paused(&self) -> Option<&Reason> {
-        self.pauses.iter().find(|pause| pause.is_whole()).map(|pause| &pause.reason)
+        self.pauses().find(|pause| pause.is_whole()).map(|pause| &pause.reason)
+    }
+
+    fn pauses(&self) -> impl Iterator<Item = &Pause> {
+        self.pauses.iter().flatten()
+    }
+
+    /// Whether a lane was told to wait, and not only with everything.
+    fn is_told_to_wait(&self, key: &LaneKey) -> bool {
+        self.pauses().any(|pause| !pause.is_whole() && pause.concerns(key))
     }
 
     /// Makes a lane wait that was told to: it is left behind, with the pause as its reason.
     fn hold_if_paused(&mut self, key: &LaneKey) {
-        let mut pauses = self.pauses.iter().filter(|pause| !pause.is_whole());
-        let Some(pause) = pauses.find(|pause| pause.concerns(key)) else { return };
-        let cursor = self.cursor;
+        let Some(pause) = self.pauses().find(|pause| !pause.is_whole() && pause.concerns(key)) else { return };
+        let (cursor, reason) = (self.cursor, pause.reason.clone());
+        if self.parked.get(key).is_some_and(|lane| lane.row.state.stands()) {
+            return;
+        }
+        self.unpark(key);
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
         let waits = |state: &LaneState| matches!(state, LaneState::Blocked(_) | LaneState::Paused(_));
         if lane.stop.as_ref().is_some_and(|stop| waits(&stop.state))
-            || lane.row.as_ref().is_some_and(|row| waits(&row.state))
+            || lane.row.as_ref().is_some_and(|row| row.state.stands())
         {
             return;
         }
         lane.stop = Some(Stop {
             page: cursor,
-            state: LaneState::Paused(pause.reason.clone()),
+            state: LaneState::Paused(reason),
             attempts: lane.row.as_ref().map_or(0, |row| row.attempts),
             event_position: None,
         });
@@ -606,8 +649,9 @@ impl<T: Results> Book<T> {
 
     /// Lets a lane that waits go on, as a person decided.
     pub fn resume(&mut self, key: &LaneKey) {
+        self.parked.resume(key);
         if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {
-            row.state = LaneState::CatchingUp;
+            row.state = RowState::CatchingUp;
         }
     }
 
@@ -615,11 +659,21 @@ impl<T: Results> Book<T> {
     pub fn close(&mut self) {
         self.startable.clear();
         self.slots.forget_waiting();
-        for lane in self.lanes.values_mut() {
-            if !lane.queue.is_empty() || lane.reading {
+        self.let_go(|lane| !lane.queue.is_empty() || lane.reading);
+    }
+
+    /// Drops what lanes have in their queues: they read for themselves.
+    fn let_go(&mut self, mut which: impl FnMut(&Lane<T>) -> bool) {
+        let mut concerned = Vec::new();
+        for (key, lane) in &mut self.lanes {
+            if which(lane) {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
+                concerned.push(key.clone());
             }
+        }
+        for key in &concerned {
+            self.settle(key);
         }
     }
 }

@@ -8,8 +8,9 @@
 
 use std::{
     collections::HashSet,
+    hash::BuildHasher,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -70,8 +71,9 @@ pub struct Version {
 /// How lanes fared, of a version.
 #[derive(Default)]
 struct Lanes {
-    /// Those that were blocked already when it came: that they fail again says nothing about it.
-    excused: HashSet<LaneKey>,
+    /// Those that were blocked already when it came, as [hashes](hash): that they fail again says nothing about it. There may be very many, and one of another hash
+    /// is excused wrongly once in 2^64 pairs.
+    excused: HashSet<u64, foldhash::fast::RandomState>,
     /// All that it has blocked, excused or not.
     failed: HashSet<LaneKey>,
     why: Option<Reason>,
@@ -123,12 +125,14 @@ impl Version {
 
     /// These lanes were blocked before it came: their failures do not speak against it.
     pub fn excuse(&self, lanes: impl IntoIterator<Item = LaneKey>) {
-        self.lanes().excused.extend(lanes);
+        self.lanes().excused.extend(lanes.into_iter().map(|lane| hash(&lane)));
     }
 
-    /// Whether it has blocked a lane, as far as that is remembered.
-    pub fn has_blocked(&self, lane: &LaneKey) -> bool {
-        self.lanes().failed.contains(lane)
+    /// Lanes that it has blocked, and another version has not, as far as that is remembered.
+    pub fn blocked_unlike(&self, other: &Version) -> Vec<LaneKey> {
+        let failed: Vec<LaneKey> = self.lanes().failed.iter().cloned().collect();
+        let others = other.lanes();
+        failed.into_iter().filter(|lane| !others.failed.contains(lane)).collect()
     }
 
     /// What it has done so far.
@@ -140,7 +144,7 @@ impl Version {
             events: self.events.load(Relaxed),
             positions: (first <= last).then_some((first, last)),
             began: self.began.get().copied(),
-            failed: lanes.failed.difference(&lanes.excused).count(),
+            failed: lanes.failed.iter().filter(|lane| !lanes.excused.contains(&hash(lane))).count(),
             why: lanes.why.clone(),
             lanes: lanes.came.len(),
             longest: lanes.longest,
@@ -182,10 +186,16 @@ impl Version {
             return;
         }
         lanes.failed.insert(lane.clone());
-        if !lanes.excused.contains(lane) {
+        if !lanes.excused.contains(&hash(lane)) {
             lanes.why = Some(reason.clone());
         }
     }
+}
+
+/// The same for equal lanes within this process.
+fn hash(lane: &LaneKey) -> u64 {
+    static STATE: LazyLock<foldhash::quality::RandomState> = LazyLock::new(foldhash::quality::RandomState::default);
+    STATE.hash_one(lane)
 }
 
 /// A call under way.
@@ -238,10 +248,16 @@ mod tests {
         version.excuse([lane("old")]);
         version.failed(&lane("old"), &Reason::new("trap", "as before"));
         assert_eq!((version.done().failed, version.done().why), (0, None));
-        assert!(version.has_blocked(&lane("old")), "it would fail again");
         version.failed(&lane("new"), &Reason::new("trap", "for the first time"));
         assert_eq!((version.done().failed, version.done().why), (1, Some(Reason::new("trap", "for the first time"))));
-        assert!(!version.has_blocked(&lane("other")));
+        let other = Version::new("other", Arc::new(Nothing), None);
+        let lanes = |mut lanes: Vec<LaneKey>| {
+            lanes.sort();
+            lanes
+        };
+        assert_eq!(lanes(version.blocked_unlike(&other)), [lane("new"), lane("old")], "both would fail again");
+        other.failed(&lane("old"), &Reason::new("trap", "so they do"));
+        assert_eq!(version.blocked_unlike(&other), [lane("new")]);
     }
 
     #[test]

@@ -98,7 +98,9 @@ pub struct Commit<'a> {
     pub dead_letters: &'a [DeadLetter],
     /// What lanes skipped.
     pub sheds: &'a [(LaneKey, Shed)],
-    /// How far it has come, when it is time to say so.
+    /// Events that it handles.
+    pub handled: i64,
+    /// How fast it goes, when it is time to say so.
     pub report: Option<&'a Reported>,
 }
 
@@ -144,7 +146,7 @@ impl Committer {
             held: session.prepare(include_str!("commit/held.sql")).await?,
             report: session.prepare(include_str!("commit/report.sql")).await?,
         };
-        let documents = Writer::open(&session, collections).await?;
+        let documents = Writer::open(&session, processor.owner(), collections).await?;
         Ok(Committer { session, processor: processor.clone(), fence, documents, statements })
     }
 
@@ -165,7 +167,7 @@ impl Committer {
                     self.leave(commit.left),
                     self.move_lanes(commit.moved),
                     self.rejoin(commit.rejoined),
-                    self.move_cursor(commit.from, commit.to),
+                    self.move_cursor(commit.from, commit.to, commit.handled),
                 )?;
                 Ok(())
             };
@@ -212,7 +214,7 @@ impl Committer {
         let digests: Vec<&str> = letters.iter().map(|l| &*l.digest).collect();
         let classes: Vec<&str> = letters.iter().map(|l| l.reason.class.as_str()).collect();
         let messages: Vec<&str> = letters.iter().map(|l| l.reason.message.as_str()).collect();
-        let attempts: Vec<i32> = letters.iter().map(|l| l.attempts as i32).collect();
+        let attempts: Vec<i32> = letters.iter().map(|l| i32::try_from(l.attempts).unwrap_or(i32::MAX)).collect();
         self.session
             .execute(
                 &self.statements.dead_letters,
@@ -253,11 +255,10 @@ impl Committer {
     }
 
     async fn report(&self, report: Option<&Reported>) -> Result<(), Error> {
-        if let Some(Reported { handled, rate, measures }) = report {
+        if let Some(Reported { rate, measures }) = report {
             // Numbers only: they have a form in JSON.
             let measures = serde_json::to_string(measures).unwrap_or_else(|_| "{}".into());
-            let params: [&(dyn crate::db::types::ToSql + Sync); 4] =
-                [&self.processor.as_str(), handled, rate, &measures];
+            let params: [&(dyn crate::db::types::ToSql + Sync); 3] = [&self.processor.as_str(), rate, &measures];
             self.session.execute(&self.statements.report, &params).await?;
         }
         Ok(())
@@ -329,13 +330,15 @@ impl Committer {
         Ok(())
     }
 
-    async fn move_cursor(&self, from: &Progress, to: &Progress) -> Result<(), Error> {
+    async fn move_cursor(&self, from: &Progress, to: &Progress, handled: i64) -> Result<(), Error> {
         let (processor, fence, buckets) = (self.processor.as_str(), self.fence.as_str(), i64::from(BUCKETS));
         let (from, to) = (from.to_string(), to.to_string());
         if from == to {
-            self.session.query(&self.statements.hold_cursor, &[&processor, &fence, &from, &buckets]).await?;
+            let params: [&(dyn crate::db::types::ToSql + Sync); 5] = [&processor, &fence, &from, &buckets, &handled];
+            self.session.query(&self.statements.hold_cursor, &params).await?;
         } else {
-            let params: [&(dyn crate::db::types::ToSql + Sync); 5] = [&processor, &fence, &from, &to, &buckets];
+            let params: [&(dyn crate::db::types::ToSql + Sync); 6] =
+                [&processor, &fence, &from, &to, &buckets, &handled];
             self.session.query(&self.statements.move_cursor, &params).await?;
         }
         Ok(())
@@ -365,7 +368,7 @@ impl Columns {
             let reason = exception.state.reason();
             columns.progress.push(exception.progress.to_string());
             columns.states.push(exception.state.name());
-            columns.attempts.push(exception.attempts as i32);
+            columns.attempts.push(i32::try_from(exception.attempts).unwrap_or(i32::MAX));
             columns.next_at.push(match exception.state {
                 LaneState::Retrying { at, .. } => Some(at),
                 _ => None,

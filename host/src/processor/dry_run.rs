@@ -25,10 +25,11 @@ use super::{
 };
 use crate::{
     consumer::{pages::Reader, router::Router},
+    db::Db,
     model::{
         event::Event,
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
-        ids::{CollectionName, LaneKey},
+        ids::{CollectionName, LaneKey, TenantId},
         loading::LoadEvents,
     },
     projections::documents::{self, Changes, Committed, DocumentKey},
@@ -66,6 +67,8 @@ pub struct DryRun {
 pub struct Desk {
     reader: Reader,
     deferred: Arc<dyn LoadEvents>,
+    db: Db,
+    read_bytes: usize,
     committed: Arc<Committed>,
     /// Documents that one version may write meanwhile, bytes.
     written_bytes: usize,
@@ -74,13 +77,17 @@ pub struct Desk {
 impl Desk {
     /// One that has read nothing.
     pub fn new(ground: &Ground) -> Self {
-        let committed = Committed::new(&ground.db, ground.config.read_mib << 20);
+        let (db, read_bytes) = (ground.db.clone(), ground.config.read_mib << 20);
+        let committed = Arc::new(Committed::new(&db, None, read_bytes));
         let written_bytes = ground.config.commit_mib << 20;
-        Desk {
-            reader: ground.pages.reader("dry run"),
-            deferred: ground.pages.deferred(),
-            committed: Arc::new(committed),
-            written_bytes,
+        let (reader, deferred) = (ground.pages.reader("dry run"), ground.pages.deferred());
+        Desk { reader, deferred, db, read_bytes, committed, written_bytes }
+    }
+
+    /// Reads the documents of a tenant's own processors from now on, or everybody's.
+    fn turn_to(&mut self, owner: Option<&TenantId>) {
+        if self.committed.owner() != owner {
+            self.committed = Arc::new(Committed::new(&self.db, owner.cloned(), self.read_bytes));
         }
     }
 }
@@ -119,14 +126,14 @@ impl Trial<'_> {
         // Those that it alone has are empty, and perhaps somebody else's.
         let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
         let collections: Arc<[CollectionName]> = self.descriptor.collections.iter().filter(known).cloned().collect();
+        desk.turn_to(self.runs_as.id.owner());
         let new = Version::new("", self.handler.clone().apart(), self.descriptor.max_batch_size);
         let old = Version::new("", self.running.handler.clone().apart(), self.runs_as.max_batch_size);
         let [new, old] = [new, old].map(|version| Tried {
             runner: Runner {
-                code: Arc::new(Code::new(version)),
-                scheduler: self.scheduler.clone(),
-                deferred: Some(desk.deferred.clone()),
                 replaying: true,
+                deferred: Some(desk.deferred.clone()),
+                ..Runner::new(self.descriptor, Arc::new(Code::new(version)), self.scheduler.clone())
             },
             committed: desk.committed.clone(),
             collections: collections.clone(),
@@ -264,8 +271,8 @@ impl Tried {
             came.trouble = outcome.trouble.map(|trouble| match trouble {
                 Trouble::Retry { reason, .. } => (reason, true),
                 Trouble::Block(reason) => {
-                    let excused = reason.is_plugins_own() || reason.is_about_the_event();
-                    (reason, excused)
+                    let own = reason.is_plugins_own() || reason.is_about_the_event();
+                    (reason, own)
                 }
             });
             documents.written().extend(outcome.changes);
@@ -338,11 +345,10 @@ impl fmt::Display for DryRun {
 mod tests {
     use super::*;
     use crate::{
-        db::Db,
         model::{
             effects::{Change, Effects, Halt, HaltAction, Skipped},
             event::Batch,
-            ids::TenantId,
+            ids::ProcessorId,
         },
         scheduler,
     };
@@ -411,14 +417,17 @@ mod tests {
         lanes: &[&str],
     ) -> DryRun {
         // Nobody reads, so nobody asks where it is.
-        let committed = Arc::new(Committed::new(&Db::parse("host=nowhere").unwrap(), 1));
+        let committed = Arc::new(Committed::new(&Db::parse("host=nowhere").unwrap(), None, 1));
         let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
+        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let [new, old] = [new, old].map(|does| Tried {
             runner: Runner {
-                code: Arc::new(Code::new(Version::new("", Arc::new(Does(does)), Some(1)))),
-                scheduler: scheduler.clone(),
-                deferred: None,
                 replaying: true,
+                ..Runner::new(
+                    &descriptor,
+                    Arc::new(Code::new(Version::new("", Arc::new(Does(does)), Some(1)))),
+                    scheduler.clone(),
+                )
             },
             committed: committed.clone(),
             collections: Arc::default(),

@@ -25,7 +25,7 @@ use super::{
     Config, Shaken, Standing,
     book::{self, Book, Bounds, Ending, Patience, Work},
     commit::{Committer, DeadLetter},
-    exceptions::{self, Exception, LaneState},
+    exceptions::{self, LaneState},
     lane::{GroundLost, Outcome, Runner, Trouble},
     lockstep::{Place, Turn},
     pauses::{self, Pause},
@@ -34,6 +34,7 @@ use super::{
     retry,
     shed::{Leap, Shed},
     term::Term,
+    term_errors::{self, TermErrors},
 };
 use crate::{
     consumer::{
@@ -46,7 +47,7 @@ use crate::{
         cursor::Progress,
         event::Page,
         handler::BoxFuture,
-        ids::{LaneKey, ProcessorId},
+        ids::{LaneKey, ProcessorId, TenantId},
     },
     projections::documents::{Changes, Documents, ReadError},
     scheduler::Class,
@@ -66,7 +67,7 @@ const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::
 const FRESH: Duration = Duration::from_secs(1);
 /// How long passed-over events may stay unstored. Longer saves writes; a restart reads so much again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
-/// How often rows that others may have changed (a lane that was resumed) are read again while there are any.
+/// How often it is asked what people decided: which lanes they resumed, and what they paused.
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
 /// How often a processor that is behind is asked whether it is too far behind, where it would skip then: asking reads as many rows as its bound.
 const LOOK_AT_HEAD: Duration = Duration::from_secs(1);
@@ -119,6 +120,7 @@ pub(super) struct Parts<'a> {
     pub(super) pressure: &'a pressure::Settings,
     pub(super) place: &'a mut Option<Place>,
     pub(super) report: &'a mut Report,
+    pub(super) errors: &'a mut TermErrors,
     pub(super) moved: &'a mut bool,
 }
 
@@ -132,12 +134,15 @@ pub(super) struct Engine<'a> {
     pressure: &'a pressure::Settings,
     place: &'a mut Option<Place>,
     report: &'a mut Report,
+    errors: &'a mut TermErrors,
     moved: &'a mut bool,
+    /// When the term began.
+    began: Instant,
     documents: Arc<Documents>,
     committer: Arc<Committer>,
     book: Book<Results>,
     costs: LruCache<LaneKey, Duration>,
-    /// Since when lanes are behind that are.
+    /// Since when lanes are behind that are and move.
     behind_since: HashMap<LaneKey, Instant>,
 
     runs: FuturesUnordered<BoxFuture<'static, RunResult>>,
@@ -187,7 +192,7 @@ pub(super) struct Engine<'a> {
 
 impl<'a> Engine<'a> {
     pub(super) fn new(term: Term, parts: Parts<'a>) -> Self {
-        let Parts { id, router, runner, config, tenants, pressure, place, report, moved } = parts;
+        let Parts { id, router, runner, config, tenants, pressure, place, report, errors, moved } = parts;
         Engine {
             id,
             router,
@@ -197,7 +202,9 @@ impl<'a> Engine<'a> {
             pressure,
             place,
             report,
+            errors,
             moved,
+            began: Instant::now(),
             documents: term.documents,
             committer: term.committer,
             book: Book::new(
@@ -332,6 +339,10 @@ impl<'a> Engine<'a> {
             if self.commit.is_none() && self.held.due(Instant::now()).is_some_and(|due| due.is_zero()) {
                 self.say_held().await?;
             }
+            if self.commit.is_none() && self.steady().is_some_and(|due| due.is_zero()) {
+                let cleared = self.errors.clear(self.committer.session(), self.id).await;
+                cleared.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
+            }
             if self.look && self.looked_at_rows.elapsed() >= LOOK_AT_ROWS && self.commit.is_none() {
                 self.look_at_rows().await?;
             }
@@ -367,7 +378,7 @@ impl<'a> Engine<'a> {
     fn worth_a_look(&self, now: SystemTime) -> bool {
         let crowded = self.runs.len() >= self.config.lanes_at_once;
         !crowded
-            || self.finished * LOOKS >= self.book.lanes_known()
+            || self.finished * LOOKS >= self.book.lanes_active()
             || self.looked.elapsed() >= LOOK_AGAIN
             || self.book.patience_ends(self.patience()).is_some_and(|end| end <= now)
     }
@@ -399,8 +410,8 @@ impl<'a> Engine<'a> {
     fn start_reading(&mut self, now: SystemTime) {
         let Some(reader) = self.lanes.take() else { return };
         let mut free_again = None;
-        let held = |lane: &LaneKey| {
-            let wait = self.tenants.wait(&lane.tenant).map(|(wait, _)| now + wait);
+        let held = |tenant: &TenantId| {
+            let wait = self.tenants.wait(tenant).map(|(wait, _)| now + wait);
             free_again = free_again.into_iter().chain(wait).min();
             wait.is_some()
         };
@@ -510,7 +521,7 @@ impl<'a> Engine<'a> {
                 || scheduler.debt(&lane.tenant, Class::Live) >= DEEP_IN_DEBT
         });
         // A lane that was detached now reads for itself.
-        self.search |= !self.behind_since.is_empty();
+        self.search = true;
         if self.book.passed_events() {
             self.passed_since.get_or_insert_with(Instant::now);
         }
@@ -537,18 +548,16 @@ impl<'a> Engine<'a> {
         let (cpu, waited) = (outcome.meter.cpu(), outcome.meter.waited());
         self.tenants.spent(&lane.tenant, Spent { cpu, ..Spent::default() }, |used| {
             used.waited += waited;
-            if let Some(Trouble::Block(reason) | Trouble::Retry { reason, .. }) = &outcome.trouble {
-                used.failed(self.id, reason);
-            }
         });
         let ending = match outcome.trouble {
             None => Ending::Handled,
             Some(Trouble::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
             Some(Trouble::Retry { after, reason }) => {
-                let attempts = if outcome.handled == 0 { work.attempts + 1 } else { 1 };
+                let attempts = if outcome.handled == 0 { work.attempts.saturating_add(1) } else { 1 };
                 let position = work.events.get(outcome.handled).map_or(0, |event| event.position);
-                let pause = retry::back_off(attempts, after, u64::from(lane.bucket()) << 32 | position as u64);
-                Ending::Stopped(LaneState::Retrying { at: SystemTime::now() + pause, reason })
+                let spread = u64::from(lane.bucket()) << 32 | position as u64;
+                let at = retry::next_attempt(SystemTime::now(), attempts, after, spread);
+                Ending::Stopped(LaneState::Retrying { at, reason })
             }
         };
         let mark = self.documents.stage(&outcome.changes);
@@ -562,6 +571,13 @@ impl<'a> Engine<'a> {
             self.documents.unstage(&lane);
         }
         Ok(())
+    }
+
+    /// After how long this term may be said to go well, if an earlier one did not: once it has committed something, or has read everything and has nothing to do.
+    fn steady(&self) -> Option<Duration> {
+        let idle = self.runs.is_empty() && self.book.pages_open() == 0 && self.page.is_none() && !self.news;
+        let well = self.errors.is_set() && (*self.moved || idle);
+        well.then(|| term_errors::STEADY.saturating_sub(self.began.elapsed()))
     }
 
     /// When something is to be done even if nothing happens.
@@ -578,7 +594,8 @@ impl<'a> Engine<'a> {
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
         let held = self.commit.is_none().then(|| self.held.due(Instant::now())).flatten();
         let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
-        [commit, store, due, look, report, held, still]
+        let steady = self.commit.is_none().then(|| self.steady()).flatten();
+        [commit, store, due, look, report, held, still, steady]
             .into_iter()
             .flatten()
             .min()
@@ -598,25 +615,15 @@ impl<'a> Engine<'a> {
             key: None,
             reason,
         }));
-        let rows = exceptions::read(self.committer.session(), self.id).await;
-        let rows = rows.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
-        let known: HashMap<&LaneKey, &Exception> = self.book.rows().collect();
-        let same = rows.len() == known.len()
-            && rows.iter().all(|(lane, row)| known.get(lane).is_some_and(|known| known.progress == row.progress));
-        if !same {
-            return Err(anyhow::anyhow!("somebody else wrote this processor's exceptions").into());
+        let resumed = exceptions::take_resumed(self.committer.session(), self.id).await;
+        let (resumed, more) = resumed.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
+        if let Some(lane) = resumed.first() {
+            tracing::info!(processor = %self.id, %lane, lanes = resumed.len(), "lanes were resumed");
         }
-        let resumed: Vec<LaneKey> = rows
-            .iter()
-            .filter(|(lane, row)| {
-                row.state == LaneState::CatchingUp && known.get(lane).is_some_and(|k| k.state != LaneState::CatchingUp)
-            })
-            .map(|(lane, _)| lane.clone())
-            .collect();
-        for lane in resumed {
-            tracing::info!(processor = %self.id, %lane, "the lane was resumed");
-            self.book.resume(&lane);
+        for lane in &resumed {
+            self.book.resume(lane);
         }
+        self.look = more;
         self.book.pause(pauses);
         if let Some(place) = self.place.as_ref().filter(|_| self.book.paused().is_some()) {
             place.leave();
@@ -633,17 +640,11 @@ impl<'a> Engine<'a> {
 
     /// How things stand, for whoever waits.
     fn standing(&self) -> Standing {
-        let blocked = self.book.rows().filter_map(|(lane, exception)| match &exception.state {
-            LaneState::Blocked(reason) | LaneState::Paused(reason) => Some((lane.clone(), reason.clone())),
-            _ => None,
-        });
-        let lanes_blocked: Vec<_> = blocked.collect();
-        let failed = self.book.rows().filter(|(_, exception)| matches!(exception.state, LaneState::Blocked(_)));
+        let (rows, standing) = self.book.rows_counted();
         Standing {
             seen: Some(self.book.settled().seen().clone()),
-            lanes_moving: self.book.rows().count() - lanes_blocked.len() + self.book.rows_to_come(),
-            lanes_blocked,
-            lanes_failed: failed.map(|(lane, _)| lane.clone()).collect(),
+            lanes_moving: rows - standing + self.book.rows_to_come(),
+            lanes_standing: standing,
             paused: self.book.paused().cloned(),
         }
     }

@@ -3,8 +3,11 @@
 //! An exception says where a lane stands, why it stands there and when it goes on. It is written in the transaction in which the cursor
 //! passes the lane, changed only by comparing the progress it had, and deleted only in a transaction that checks the cursor as
 //! well. So a lane is either covered by the cursor or by its exception, never by both or none.
+//!
+//! There may be very many of them, for as long as nobody resumes them. Reasons are bounded ([`Reason`]) and stay in the database; the host remembers of each lane
+//! what it needs to go on ([`LaneRow`]), and reads rows again only where people have resumed lanes.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use crate::{
     db::{Error, Row, Session},
@@ -14,6 +17,9 @@ use crate::{
         ids::{LaneKey, ProcessorId, TenantId},
     },
 };
+
+/// Rows that are read or changed by one statement. Default 5,000: some 20 ms for the database, and about a megabyte in memory.
+const AT_ONCE: i64 = 5_000;
 
 /// Where a lane behind the cursor stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,45 +70,147 @@ impl LaneState {
             LaneState::Retrying { reason, .. } | LaneState::Blocked(reason) | LaneState::Paused(reason) => Some(reason),
         }
     }
+}
 
-    /// How long until it goes on by itself; none if it waits for a person.
-    pub fn due_in(&self, now: SystemTime) -> Option<Duration> {
+/// What the host remembers of an exception: everything but words.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneRow {
+    /// Everything up to here is handled.
+    pub progress: Progress,
+    /// What happens next.
+    pub state: RowState,
+    /// How often the event it stands before has been tried.
+    pub attempts: u32,
+}
+
+/// A [`LaneState`] without its reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowState {
+    /// It reads the log until it meets the tail.
+    CatchingUp,
+    /// It waits for a while.
+    Retrying {
+        /// Until when.
+        at: SystemTime,
+    },
+    /// It failed, and waits for a person.
+    Blocked,
+    /// A person told it to wait.
+    Paused,
+}
+
+impl RowState {
+    /// Whether it waits for a person.
+    pub fn stands(self) -> bool {
+        matches!(self, RowState::Blocked | RowState::Paused)
+    }
+
+    /// Whether it may go on.
+    pub fn is_due(self, now: SystemTime) -> bool {
         match self {
-            LaneState::CatchingUp => Some(Duration::ZERO),
-            LaneState::Retrying { at, .. } => Some(at.duration_since(now).unwrap_or_default()),
-            LaneState::Blocked(_) | LaneState::Paused(_) => None,
+            RowState::CatchingUp => true,
+            RowState::Retrying { at } => at <= now,
+            RowState::Blocked | RowState::Paused => false,
         }
     }
 }
 
-/// Reads all exceptions of a processor.
-pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<(LaneKey, Exception)>, Error> {
-    let rows = session.query(include_str!("exceptions/read.sql"), &[&processor.as_str()]).await?;
-    Ok(rows.iter().filter_map(parse).collect())
+impl From<&Exception> for LaneRow {
+    fn from(exception: &Exception) -> Self {
+        let state = match exception.state {
+            LaneState::CatchingUp => RowState::CatchingUp,
+            LaneState::Retrying { at, .. } => RowState::Retrying { at },
+            LaneState::Blocked(_) => RowState::Blocked,
+            LaneState::Paused(_) => RowState::Paused,
+        };
+        LaneRow { progress: exception.progress.clone(), state, attempts: exception.attempts }
+    }
 }
 
-/// A row as an exception; the table's own rules see to it that every row is one.
-fn parse(row: &Row) -> Option<(LaneKey, Exception)> {
-    let lane = LaneKey { tenant: TenantId::parse(row.get(0)).ok()?, key: row.get::<_, &str>(1).into() };
-    let reason = Reason::new(row.get(6), row.get::<_, &str>(7));
+/// Reads all exceptions of a processor, some at a time.
+pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<(LaneKey, LaneRow)>, Error> {
+    let mut read: Vec<(LaneKey, LaneRow)> = Vec::new();
+    let statement = session.prepare(include_str!("exceptions/read.sql")).await?;
+    let mut after = (String::new(), String::new());
+    loop {
+        let rows = session.query(&statement, &[&processor.as_str(), &after.0, &after.1, &AT_ONCE]).await?;
+        for row in &rows {
+            // Lanes of one tenant follow each other, and share its name.
+            let tenant =
+                read.last().map(|(lane, _)| &lane.tenant).filter(|tenant| tenant.as_str() == row.get::<_, &str>(0));
+            let Some(tenant) = tenant.cloned().or_else(|| TenantId::parse(row.get(0)).ok()) else { continue };
+            read.extend(parse(tenant, row));
+        }
+        match rows.last().filter(|_| rows.len() as i64 == AT_ONCE) {
+            Some(last) => after = (last.get(0), last.get(1)),
+            None => return Ok(read),
+        }
+    }
+}
+
+/// A row of a tenant's lane; the table's own rules see to it that every row is one.
+fn parse(tenant: TenantId, row: &Row) -> Option<(LaneKey, LaneRow)> {
     let state = match row.get(3) {
-        "blocked" => LaneState::Blocked(reason),
-        "paused" => LaneState::Paused(reason),
-        "retrying" => LaneState::Retrying { at: row.get(5), reason },
-        _ => LaneState::CatchingUp,
+        "blocked" => RowState::Blocked,
+        "paused" => RowState::Paused,
+        "retrying" => RowState::Retrying { at: row.get(5) },
+        _ => RowState::CatchingUp,
     };
-    Some((
-        lane,
-        Exception {
-            progress: row.get::<_, &str>(2).parse().ok()?,
-            state,
-            attempts: row.get::<_, i32>(4).try_into().unwrap_or(0),
-            event_position: row.get(8),
-        },
-    ))
+    let attempts = row.get::<_, i32>(4).try_into().unwrap_or(0);
+    let lane = LaneKey { tenant, key: row.get::<_, &str>(1).into() };
+    Some((lane, LaneRow { progress: row.get::<_, &str>(2).parse().ok()?, state, attempts }))
 }
 
 /// Lets lanes that wait try again: all of a processor, those of one tenant, or one lane. Returns how many there were.
 pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<u64, Error> {
     session.execute(include_str!("exceptions/resume.sql"), &[&processor, &tenant, &key]).await
+}
+
+/// Takes note, for their processor, of lanes that were [resumed](resume): each is returned once, some at a time; whether there may be more.
+pub async fn take_resumed(session: &Session, processor: &ProcessorId) -> Result<(Vec<LaneKey>, bool), Error> {
+    let rows = session.query(include_str!("exceptions/take_resumed.sql"), &[&processor.as_str(), &AT_ONCE]).await?;
+    let more = rows.len() as i64 == AT_ONCE;
+    Ok((rows.iter().filter_map(lane).collect(), more))
+}
+
+/// Lets all blocked lanes of a processor try again, and returns them one by one.
+pub async fn resume_blocked(session: &Session, processor: &str, mut each: impl FnMut(LaneKey)) -> Result<u64, Error> {
+    let mut resumed = 0;
+    loop {
+        let sql = include_str!("exceptions/resume_blocked.sql");
+        let rows = session.query(sql, &[&processor, &AT_ONCE]).await?;
+        resumed += rows.len() as u64;
+        rows.iter().filter_map(lane).for_each(&mut each);
+        if (rows.len() as i64) < AT_ONCE {
+            return Ok(resumed);
+        }
+    }
+}
+
+/// Lets those of these lanes try again that are blocked, and returns them.
+pub async fn resume_these(
+    session: &Session,
+    processor: &ProcessorId,
+    lanes: &[LaneKey],
+) -> Result<Vec<LaneKey>, Error> {
+    let (tenants, keys): (Vec<&str>, Vec<&str>) = lanes.iter().map(|lane| (lane.tenant.as_str(), &*lane.key)).unzip();
+    let sql = include_str!("exceptions/resume_these.sql");
+    let rows = session.query(sql, &[&processor.as_str(), &tenants, &keys]).await?;
+    Ok(rows.iter().filter_map(lane).collect())
+}
+
+/// The first lanes of a processor that wait for a person, and why; at most so many, and how many there are.
+pub async fn standing(
+    session: &Session,
+    processor: &ProcessorId,
+    most: i64,
+) -> Result<(Vec<(LaneKey, Reason)>, u64), Error> {
+    let rows = session.query(include_str!("exceptions/standing.sql"), &[&processor.as_str(), &most]).await?;
+    let all = rows.first().map_or(0, |row| row.get::<_, i64>(4) as u64);
+    let why = |row: &Row| Some((lane(row)?, Reason::new(row.get(2), row.get::<_, &str>(3))));
+    Ok((rows.iter().filter_map(why).collect(), all))
+}
+
+fn lane(row: &Row) -> Option<LaneKey> {
+    Some(LaneKey { tenant: TenantId::parse(row.get(0)).ok()?, key: row.get::<_, &str>(1).into() })
 }

@@ -12,10 +12,11 @@ use std::{
 };
 
 use crate::{
+    consumer::router::Router,
     model::{
         effects::{Change, Effects, HaltAction},
         event::{Batch, Event},
-        handler::{BoxFuture, Documents, Failure, Reason},
+        handler::{BoxFuture, Descriptor, Documents, Failure, Reason},
         ids::{CollectionName, LaneKey},
         loading::{LoadEvents, Loaded},
     },
@@ -43,6 +44,8 @@ pub struct Runner {
     pub scheduler: Scheduler,
     /// Where the data of deferred events comes from; none where none are.
     pub deferred: Option<Arc<dyn LoadEvents>>,
+    /// Its subscription, which knows the events that no lane may pass.
+    pub router: Router,
     /// Whether it handles again what was handled before, and nothing of that is kept.
     pub replaying: bool,
 }
@@ -83,6 +86,11 @@ pub enum Trouble {
 pub struct GroundLost(pub String);
 
 impl Runner {
+    /// A runner of what a descriptor subscribes to, which keeps what it leads to.
+    pub fn new(descriptor: &Descriptor, code: Arc<Code>, scheduler: Scheduler) -> Self {
+        Runner { code, scheduler, deferred: None, router: Router::new(descriptor), replaying: false }
+    }
+
     /// Handles a lane's events, the first of which was tried `attempts` times before; all of them, or as many as fit into one run, in the
     /// time of its tenant in a class. `cost` is what an event of this lane has cost lately.
     pub async fn run(
@@ -110,6 +118,8 @@ impl Runner {
     ) -> Result<Outcome, GroundLost> {
         let view = Arc::new(View { lane: lane.clone(), documents, earlier: Mutex::default() });
         let mut run = Outcome { cost, ..Outcome::default() };
+        let unreadable = self.router.unreadable(lane, events);
+        let events = &events[..unreadable.as_ref().map_or(events.len(), |(index, _)| *index)];
         let mut most = usize::MAX;
         let began = Instant::now();
         while run.trouble.is_none() && run.handled < events.len() && (run.handled == 0 || began.elapsed() < RUN) {
@@ -153,6 +163,12 @@ impl Runner {
             if let Some(Trouble::Block(reason)) = &run.trouble {
                 version.failed(lane, reason);
             }
+        }
+        if let Some((index, reason)) = unreadable
+            && run.handled == index
+            && run.trouble.is_none()
+        {
+            run.trouble = Some(Trouble::Block(reason));
         }
         run.changes = std::mem::take(&mut view.earlier());
         Ok(run)
@@ -239,7 +255,7 @@ impl Outcome {
 /// A reason in the plugin author's words, or in ours where there are none.
 fn plugin_reason(code: &str, message: String, otherwise: &str) -> Reason {
     let class = if code.is_empty() { "plugin".to_string() } else { format!("plugin:{code}") };
-    Reason { class, message: if message.is_empty() { format!("the plugin {otherwise}") } else { message } }
+    Reason::new(&class, if message.is_empty() { format!("the plugin {otherwise}") } else { message })
 }
 
 /// The documents as a lane sees them: those of its tenant, with what its earlier batches wrote and nobody has committed yet.

@@ -32,7 +32,7 @@ pub enum Strategy {
     Shed,
 }
 
-/// How one processor is treated.
+/// How one processor is treated: the one with the very id that the settings name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {

@@ -11,7 +11,9 @@ use crate::{
         cursor::{Progress, Snapshot},
         handler::{Descriptor, Start},
         ids::{BUCKETS, CollectionName, TenantId},
+        text,
     },
+    tenants::Tenants,
 };
 
 /// Why a processor cannot start.
@@ -47,6 +49,9 @@ pub enum RegistrationError {
     },
 }
 
+/// What kind of processor it is. An id belongs to one kind for good.
+const KIND: &str = "projector";
+
 /// What is registered.
 #[derive(Clone, Copy)]
 pub struct Registration<'a> {
@@ -60,14 +65,23 @@ pub struct Registration<'a> {
     pub adopts: bool,
 }
 
-/// Makes sure that a processor has its row, its cursors and its collections.
-pub async fn register(session: &Session, registration: Registration<'_>) -> Result<(), RegistrationError> {
-    let mut registered = register_all(session, &[registration]).await;
+/// Makes sure that a processor has its row, its cursors and its collections. `tenants` know how
+/// many of those a tenant may have.
+pub async fn register(
+    session: &Session,
+    tenants: &Tenants,
+    registration: Registration<'_>,
+) -> Result<(), RegistrationError> {
+    let mut registered = register_all(session, tenants, &[registration]).await;
     registered.pop().unwrap_or(Ok(()))
 }
 
 /// The same for several, each for itself, in about the time of one: what each came to, in their order.
-pub async fn register_all(session: &Session, registrations: &[Registration<'_>]) -> Vec<Result<(), RegistrationError>> {
+pub async fn register_all(
+    session: &Session,
+    tenants: &Tenants,
+    registrations: &[Registration<'_>],
+) -> Vec<Result<(), RegistrationError>> {
     let statement = session.prepare(include_str!("registration/register.sql")).await;
     let statement = match &statement {
         Ok(statement) => statement,
@@ -81,12 +95,14 @@ pub async fn register_all(session: &Session, registrations: &[Registration<'_>])
         }
     };
     // They travel together, and are worked off in order, each in a transaction of its own.
-    join_all(registrations.iter().map(|registration| registration.put(session, statement))).await
+    join_all(registrations.iter().map(|registration| registration.put(session, tenants, statement))).await
 }
 
 impl Registration<'_> {
-    async fn put(&self, session: &Session, statement: &Statement) -> Result<(), RegistrationError> {
+    async fn put(&self, session: &Session, tenants: &Tenants, statement: &Statement) -> Result<(), RegistrationError> {
         let Registration { descriptor, plugin, digest, adopts } = self;
+        let most_collections = descriptor.id.owner().map_or(0, |owner| tenants.limits(owner).collections);
+        let most_collections = i32::try_from(most_collections).unwrap_or(i32::MAX);
         let id = descriptor.id.as_str();
         let database = |error| RegistrationError::Database { id: id.to_string(), error };
         let now = Basis::of(descriptor);
@@ -100,6 +116,7 @@ impl Registration<'_> {
                 statement,
                 &[
                     &id,
+                    &KIND,
                     plugin,
                     digest,
                     &descriptor.version,
@@ -107,11 +124,12 @@ impl Registration<'_> {
                     &now.partition_by,
                     &now.read_model_version,
                     adopts,
-                    &descriptor.family(),
-                    &descriptor.owner.as_ref().map_or("", TenantId::as_str),
+                    &descriptor.id.family().as_str(),
+                    &descriptor.id.owner().map_or("", TenantId::as_str),
                     &start,
                     &i32::from(BUCKETS),
                     &collections,
+                    &most_collections,
                 ],
             )
             .await
@@ -163,7 +181,7 @@ impl Basis {
         if self.event_types != other.event_types {
             parts.push(match &self.event_types {
                 None => "all event types".to_string(),
-                Some(types) => format!("event types {}", types.join(", ")),
+                Some(types) => format!("event types {}", text::some_of(types, ", ")),
             });
         }
         if self.partition_by != other.partition_by {

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::status::Measures;
+use crate::telemetry;
 
 /// Between two reports.
 const EVERY: Duration = Duration::from_secs(1);
@@ -13,9 +14,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// What is said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reported {
-    /// Events handled since the report before.
-    pub handled: i64,
-    /// And how many a second.
+    /// Events handled a second since the report before.
     pub rate: f64,
     /// What was measured meanwhile.
     pub measures: Measures,
@@ -64,7 +63,7 @@ impl Report {
         }
     }
 
-    /// Events were handled and will be committed.
+    /// Events were handled, and that is committed.
     pub fn count(&mut self, handled: usize) {
         self.handled += handled;
     }
@@ -89,13 +88,14 @@ impl Report {
         self.is_due_at_last().then(|| EVERY.saturating_sub(self.since.elapsed()))
     }
 
-    /// A report, when it is time for one.
-    pub fn take(&mut self) -> Option<Reported> {
-        (self.since.elapsed() >= EVERY).then(|| self.flush())
+    /// A report, when it is time for one, that rides in a commit of so many events.
+    pub fn take(&mut self, committing: usize) -> Option<Reported> {
+        (self.since.elapsed() >= EVERY).then(|| self.flush(committing))
     }
 
-    /// A report at any time; a window too short to measure repeats what was measured before.
-    pub fn flush(&mut self) -> Reported {
+    /// The same at any time; a window too short to measure repeats what was measured before.
+    pub fn flush(&mut self, committing: usize) -> Reported {
+        self.handled += committing;
         let elapsed = self.since.elapsed();
         if elapsed >= EVERY || self.last.is_none() {
             let seconds = elapsed.as_secs_f64().max(0.001);
@@ -105,13 +105,14 @@ impl Report {
                 commits: f64::from(self.commits.count) / seconds,
                 host_mib: resident_mib(),
                 instances: (self.instances)(),
+                log_lines_lost: telemetry::lines_lost(),
             };
             self.last = Some((self.handled as f64 / seconds, measures));
         }
         let (rate, measures) = self.last.clone().unwrap_or_default();
-        let handled = std::mem::take(&mut self.handled) as i64;
+        self.handled = 0;
         (self.reads, self.commits, self.since) = (Average::default(), Average::default(), Instant::now());
-        Reported { handled, rate, measures }
+        Reported { rate, measures }
     }
 }
 
@@ -128,18 +129,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_reported_once() {
+    fn a_report_is_due_once_for_what_was_committed() {
         let mut report = Report::new(Arc::new(|| 5));
-        assert!(!report.is_due_at_last() && report.take().is_none());
+        assert!(!report.is_due_at_last() && report.take(0).is_none());
         assert_eq!(report.due(), None, "nothing to say");
         report.count(3);
         report.count(4);
         assert!(report.due().is_some_and(|due| due <= EVERY));
         report.committed(Duration::from_millis(2));
-        let first = report.flush();
-        assert_eq!((first.handled, first.measures.commit_ms, first.measures.instances), (7, 2.0, 5));
-        assert_eq!(report.flush().handled, 0);
+        let first = report.flush(1);
+        assert_eq!((first.measures.commit_ms, first.measures.instances), (2.0, 5));
+        assert!(first.rate > 0.0 && !report.is_due_at_last(), "what rides in the same commit is told with it");
         // Too short a window to measure anew.
-        assert_eq!(report.flush().rate, first.rate);
+        assert_eq!(report.flush(0).rate, first.rate);
     }
 }

@@ -1,21 +1,34 @@
-//! When a lane tries again: pure.
+//! The pause before a lane's next attempt: pure.
+//!
+//! Pauses grow exponentially with the attempts at one event and are spread per lane. A handler may ask for a longer pause than that, never for a
+//! shorter one: a lane that asks to retry at once would otherwise keep a core, the database and its tenant's log busy for as long as it exists.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-/// The pause after the first failed attempt.
+/// The pause after the first failed attempt, before it is spread. Default 200 ms: longer than a hiccup of a database, too short for a person to notice.
 const FIRST: Duration = Duration::from_millis(200);
-/// The longest pause.
+/// The shortest pause of all. Default 100 ms: below what the spread makes of [`FIRST`], so it holds whatever becomes of the other numbers.
+pub(super) const FLOOR: Duration = Duration::from_millis(100);
+/// The longest pause that grows from attempts. Default 5 min: an outage of hours is noticed to be over within minutes.
 const LONGEST: Duration = Duration::from_secs(300);
+/// The longest pause that a handler may ask for. Default 50 days: the contract's `retry-after` cannot name a longer one, and the time still fits
+/// into every clock and column.
+const LONGEST_WISH: Duration = Duration::from_secs(50 * 24 * 60 * 60);
 
-/// How long to wait after `attempts` failed attempts (at least 1): doubling from [`FIRST`] to [`LONGEST`], spread by a quarter to either side so
-/// that lanes that failed together do not come back together. `spread` is anything that differs between lanes.
-pub(super) fn back_off(attempts: u32, wished: Option<Duration>, spread: u64) -> Duration {
+/// When a lane tries again that has failed `attempts` times (at least 1) at one event. The pause doubles from [`FIRST`] to [`LONGEST`], spread by a
+/// quarter to either side so that lanes that failed together do not retry together; a `wished` pause counts where it is longer. `spread` is
+/// anything that differs between lanes.
+pub(super) fn next_attempt(now: SystemTime, attempts: u32, wished: Option<Duration>, spread: u64) -> SystemTime {
+    now + pause(attempts, wished, spread)
+}
+
+fn pause(attempts: u32, wished: Option<Duration>, spread: u64) -> Duration {
     let doubled = FIRST.saturating_mul(1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX)).min(LONGEST);
     // The mixing step of SplitMix64 (Steele, Lea, Flood 2014).
     let mut mixed = spread.wrapping_add(u64::from(attempts)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let factor = 0.75 + (mixed >> 40) as f64 / (1u64 << 24) as f64 / 2.0;
-    wished.unwrap_or_else(|| doubled.mul_f64(factor))
+    doubled.mul_f64(factor).max(wished.unwrap_or_default().min(LONGEST_WISH)).max(FLOOR)
 }
 
 #[cfg(test)]
@@ -26,10 +39,29 @@ mod tests {
     fn pauses_double_up_to_a_ceiling_and_are_spread() {
         for attempts in 1..40 {
             let exact = FIRST.saturating_mul(1u32.checked_shl(attempts - 1).unwrap_or(u32::MAX)).min(LONGEST);
-            let pauses: Vec<Duration> = (0..100).map(|lane| back_off(attempts, None, lane)).collect();
+            let pauses: Vec<Duration> = (0..100).map(|lane| pause(attempts, None, lane)).collect();
             assert!(pauses.iter().all(|p| *p >= exact.mul_f64(0.74) && *p <= exact.mul_f64(1.26)), "{attempts}");
             assert!(pauses.iter().max() > pauses.iter().min());
         }
-        assert_eq!(back_off(9, Some(Duration::from_millis(5)), 1), Duration::from_millis(5));
+    }
+
+    #[test]
+    fn a_wish_lengthens_a_pause_and_never_undercuts_it() {
+        for attempts in [1, 2, 9, 32, 33, u32::MAX] {
+            let without = pause(attempts, None, 7);
+            assert_eq!(pause(attempts, Some(Duration::ZERO), 7), without);
+            assert_eq!(pause(attempts, Some(Duration::from_millis(5)), 7), without);
+            assert!(without >= FLOOR);
+        }
+        assert_eq!(pause(1, Some(Duration::from_secs(60)), 7), Duration::from_secs(60));
+        assert_eq!(pause(30, Some(Duration::from_secs(3600)), 7), Duration::from_secs(3600));
+    }
+
+    #[test]
+    fn the_longest_wish_still_names_a_time() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
+        for wished in [Duration::from_millis(u64::MAX), Duration::MAX] {
+            assert_eq!(next_attempt(now, 1, Some(wished), 0), now + LONGEST_WISH);
+        }
     }
 }

@@ -21,20 +21,24 @@ pub struct Status {
 }
 
 /// How one processor stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessorStatus {
     /// Its name.
     pub id: String,
     /// File, version and the first digits of the file's SHA-256.
     pub plugin: String,
-    /// Events in the log that its cursor has not passed, of whatever type; at most a million are counted.
+    /// Events that are not handled: those that its cursor has not passed, of whatever type, and the first event of each lane behind it, where that is known.
     pub lag_events: i64,
+    /// Whether there may be more: lanes are behind, of which only the first event is counted, or the log has more than a million unread ones.
+    pub lag_events_at_least: bool,
     /// How long ago the first of them was recorded.
     pub lag_seconds: f64,
+    /// Events in the log that its cursor has not passed; at most a million are counted.
+    pub unread_events: i64,
     /// Events it handled a second, as last reported; 0 when nothing was reported for 5 s.
     pub rate: f64,
-    /// Events it has handled in all.
+    /// Events it has handled in all, exactly: the count moves in the transaction that handles them.
     pub handled: i64,
     /// By whom and since when all of it waits, if a person told it to.
     pub paused: Option<String>,
@@ -42,6 +46,8 @@ pub struct ProcessorStatus {
     pub measures: Measures,
     /// Events that it set aside so that their lanes could go on; at most ten thousand are counted.
     pub dead_letters: i64,
+    /// Whether there are more.
+    pub dead_letters_at_least: bool,
     /// The furthest of them in the log.
     pub last_dead_letter: Option<SetAside>,
     /// Events that it skipped to keep up, as it was told to (back-pressure shed): exactly so many.
@@ -50,8 +56,65 @@ pub struct ProcessorStatus {
     pub last_skip: Option<Skip>,
     /// Why it reads nothing although there may be more, and since when; none while it reads.
     pub held: Option<String>,
-    /// Lanes behind its cursor.
+    /// The error that ended its last term, until a term goes well.
+    pub term_error: Option<TermError>,
+    /// How many lanes are behind its cursor.
+    pub lanes_counted: LaneCounts,
+    /// The first of them: blocked ones before others.
     pub lanes_behind: Vec<LaneBehind>,
+}
+
+/// Lanes behind a cursor, by their state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LaneCounts {
+    /// Of whatever state.
+    pub all: i64,
+    /// They failed, and wait for a person.
+    pub blocked: i64,
+    /// They wait for a time.
+    pub retrying: i64,
+    /// A person told them to wait.
+    pub paused: i64,
+    /// They read the log for themselves.
+    pub catching_up: i64,
+}
+
+impl LaneCounts {
+    fn add(&mut self, state: &str, lanes: i64) {
+        self.all += lanes;
+        *match state {
+            "blocked" => &mut self.blocked,
+            "retrying" => &mut self.retrying,
+            "paused" => &mut self.paused,
+            _ => &mut self.catching_up,
+        } += lanes;
+    }
+
+    /// The worst state that a lane is in.
+    pub fn worst(&self) -> Option<&'static str> {
+        let states = [
+            ("blocked", self.blocked),
+            ("retrying", self.retrying),
+            ("paused", self.paused),
+            ("catching-up", self.catching_up),
+        ];
+        states.into_iter().find(|(_, lanes)| *lanes > 0).map(|(state, _)| state)
+    }
+}
+
+/// Why terms of a processor end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TermError {
+    /// What ended the last one.
+    pub error: String,
+    /// Since when they end so, RFC 3339.
+    pub since: String,
+    /// When the last one did.
+    pub at: String,
+    /// How many have, in a row.
+    pub times: i64,
 }
 
 /// What a host measures while a processor runs: averages since the report before.
@@ -68,6 +131,9 @@ pub struct Measures {
     pub host_mib: f64,
     /// Plugin instances alive on the whole host.
     pub instances: usize,
+    /// Log lines that the whole host has lost since it started, because standard error did not take
+    /// them in time.
+    pub log_lines_lost: u64,
 }
 
 /// An event that was set aside.
@@ -97,7 +163,7 @@ pub struct Skip {
 }
 
 /// A lane behind its cursor.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LaneBehind {
     /// Whose.
@@ -116,24 +182,28 @@ pub struct LaneBehind {
     pub since: String,
 }
 
-/// Reads how everything stands.
-pub async fn read(session: &Session) -> Result<Status, Error> {
+/// Reads how everything stands, with at most so many lanes of each processor.
+pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
     let mut processors = Vec::new();
-    for row in session.query(include_str!("status/processors.sql"), &[&DEAD_LETTERS_COUNTED]).await? {
+    for row in session.query(include_str!("status/processors.sql"), &[&(DEAD_LETTERS_COUNTED + 1)]).await? {
         let (file, version, digest): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
         let progress: Option<&str> = row.get(4);
         let progress = progress.and_then(|text| text.parse().ok()).unwrap_or(Progress::at(Snapshot::nothing()));
-        let (lag_events, lag_seconds) = lag(session, &progress).await?;
+        let (unread_events, lag_seconds) = lag(session, &progress).await?;
+        let dead_letters: i64 = row.get(9);
         processors.push(ProcessorStatus {
             id: row.get(0),
             plugin: format!("{file} {version} {}", digest.get(..12).unwrap_or(digest)),
-            lag_events,
+            lag_events: unread_events,
+            lag_events_at_least: unread_events >= LAG_COUNTED,
             lag_seconds,
+            unread_events,
             rate: row.get(5),
             handled: row.get(6),
             paused: row.get(7),
             measures: serde_json::from_str(row.get::<_, JsonText<'_>>(8).0).unwrap_or_default(),
-            dead_letters: row.get(9),
+            dead_letters: dead_letters.min(DEAD_LETTERS_COUNTED),
+            dead_letters_at_least: dead_letters > DEAD_LETTERS_COUNTED,
             last_dead_letter: row.get::<_, Option<String>>(10).map(|tenant| SetAside {
                 tenant,
                 position: row.get(11),
@@ -147,10 +217,24 @@ pub async fn read(session: &Session) -> Result<Status, Error> {
                 at: row.get(18),
             }),
             held: row.get(19),
+            term_error: row.get::<_, Option<String>>(21).map(|since| TermError {
+                error: row.get(20),
+                since,
+                at: row.get(22),
+                times: row.get(23),
+            }),
+            lanes_counted: LaneCounts::default(),
             lanes_behind: Vec::new(),
         });
     }
-    for row in session.query(include_str!("status/lanes.sql"), &[]).await? {
+    for row in session.query(include_str!("status/lane_counts.sql"), &[]).await? {
+        let Some(processor) = processors.iter_mut().find(|p| p.id == row.get::<_, &str>(0)) else { continue };
+        processor.lanes_counted.add(row.get(1), row.get(2));
+        processor.lag_events += row.get::<_, i64>(3);
+        processor.lag_events_at_least = true;
+        processor.lag_seconds = processor.lag_seconds.max(row.get(4));
+    }
+    for row in session.query(include_str!("status/lanes.sql"), &[&lanes]).await? {
         let Some(processor) = processors.iter_mut().find(|p| p.id == row.get::<_, &str>(0)) else { continue };
         let (class, reason): (&str, &str) = (row.get(4), row.get(5));
         processor.lanes_behind.push(LaneBehind {

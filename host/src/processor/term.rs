@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{
     Ground,
     commit::Committer,
-    exceptions::{self, Exception},
+    exceptions::{self, LaneRow},
 };
 use crate::{
     cluster::fence,
@@ -35,7 +35,7 @@ pub struct Term {
     /// What the cursor rows say.
     pub stored: Progress,
     /// Lanes behind them.
-    pub exceptions: Vec<(LaneKey, Exception)>,
+    pub exceptions: Vec<(LaneKey, LaneRow)>,
 }
 
 impl Term {

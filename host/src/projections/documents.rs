@@ -30,7 +30,7 @@ use crate::{
     db::{Db, Error, Session, describe},
     model::{
         handler::{Descriptor, Failure, PartitionBy, Reason},
-        ids::{CollectionName, LaneKey},
+        ids::{CollectionName, LaneKey, TenantId},
     },
 };
 
@@ -157,8 +157,9 @@ impl Documents {
     /// A processor's collections, which exist already. `cache_bytes` bounds what is kept in memory beside
     /// what waits for its commit, `read_bytes` what one call is answered with from the database.
     pub fn new(db: &Db, descriptor: &Descriptor, cache_bytes: usize, read_bytes: usize) -> Self {
-        let loader = Loader::new(db.clone(), "documents", read_bytes, true);
-        let apart = Loader::new(db.clone(), "documents apart", read_bytes, false);
+        let loader =
+            |purpose, together| Loader::new(db.clone(), purpose, descriptor.id.owner().cloned(), read_bytes, together);
+        let (loader, apart) = (loader("documents", true), loader("documents apart", false));
         let owned = descriptor.partition_by != PartitionBy::Tenant;
         let state = State { cache: Cache::new(cache_bytes), serial: 0 };
         Documents { loader, apart, slow: Mutex::default(), owned, state: Mutex::new(state) }
@@ -280,12 +281,12 @@ impl Documents {
     }
 }
 
-/// The table of a collection's serving generation. Both parts of its name are of a form that needs no quotes.
-async fn table(session: &Session, collection: &CollectionName) -> Result<String, Error> {
-    let row = session
-        .query_one("select generation from sandmill.collections where name = $1", &[&collection.as_str()])
-        .await?;
-    Ok(format!("sandmill_documents.{collection}_{}", row.get::<_, i32>(0)))
+/// The table of a collection's serving generation, which is made of numbers. A tenant's own
+/// processor has collections of its own.
+async fn table(session: &Session, owner: Option<&TenantId>, collection: &CollectionName) -> Result<String, Error> {
+    let owner = owner.map_or("", TenantId::as_str);
+    let row = session.query_one(include_str!("documents/table.sql"), &[&owner, &collection.as_str()]).await?;
+    Ok(format!("sandmill_documents.c{}_{}", row.get::<_, i32>(0), row.get::<_, i32>(1)))
 }
 
 /// A statement on a table.

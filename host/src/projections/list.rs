@@ -4,10 +4,7 @@ use std::pin::Pin;
 
 use futures_util::{Stream, TryStreamExt, stream};
 
-use crate::{
-    db::{Error, Row, RowStream, Session, describe, is_about_a_row, types::ToSql},
-    model::ids::CollectionName,
-};
+use crate::db::{Error, Row, RowStream, Session, describe, is_about_a_row, types::ToSql};
 
 /// One document, as it is listed.
 pub struct Listed {
@@ -37,20 +34,57 @@ pub struct Selection {
     pub after: Option<(String, String)>,
 }
 
-/// Names of all collections, for an error that says which there are.
-pub async fn collections(session: &Session) -> Result<Vec<String>, Error> {
-    let rows = session.query("select name from sandmill.collections order by name", &[]).await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+/// A collection, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collection {
+    /// Whose it is; none where it is everybody's.
+    pub tenant: Option<String>,
+    /// The name that its plugin knows.
+    pub name: String,
+    /// Its view in `public`, which no other collection has.
+    pub view: String,
+    /// The processor that writes it; none where that was removed.
+    pub processor: Option<String>,
+    /// The processor that was removed and whose documents were kept.
+    pub kept_from: Option<String>,
+    /// About how many documents it has, where the database knows.
+    pub documents: Option<i64>,
+}
+
+/// All collections: everybody's, and then the tenants' own.
+pub async fn collections(session: &Session) -> Result<Vec<Collection>, Error> {
+    let rows = session.query(include_str!("list/collections.sql"), &[]).await?;
+    let some = |text: String| Some(text).filter(|text| !text.is_empty());
+    let listed = |row: &Row| Collection {
+        tenant: some(row.get(0)),
+        name: row.get(1),
+        view: row.get(2),
+        processor: some(row.get(3)),
+        kept_from: some(row.get(4)),
+        documents: row.get(5),
+    };
+    Ok(rows.iter().map(listed).collect())
+}
+
+/// Of all collections those that a person means by a name, which may be a view's: `orders` is
+/// everybody's and every tenant's own, `orders@acme` is tenant acme's. With a tenant they are
+/// everybody's and that tenant's.
+pub fn named<'a>(all: &'a [Collection], name: &str, tenant: Option<&str>) -> Vec<&'a Collection> {
+    let is_meant = |of: &&Collection| {
+        let may_have = of.tenant.is_none() || tenant.is_none() || of.tenant.as_deref() == tenant;
+        (of.name == name || of.view == name) && may_have
+    };
+    all.iter().filter(is_meant).collect()
 }
 
 /// The documents of a collection that exists, by tenant and id, without holding all of them in memory. One that the database cannot return is
 /// listed with what is wrong, and those behind it follow.
 pub fn documents<'a>(
     session: &'a Session,
-    collection: &CollectionName,
+    collection: &Collection,
     selection: Selection,
 ) -> impl Stream<Item = Result<Listed, Error>> + use<'a> {
-    let listing = Listing { session, view: format!("public.{collection}"), selection, rows: None };
+    let listing = Listing { session, view: format!("public.\"{}\"", collection.view), selection, rows: None };
     stream::try_unfold(listing, async |mut listing| Ok(listing.next().await?.map(|listed| (listed, listing))))
 }
 
@@ -109,5 +143,38 @@ impl Listing<'_> {
         let (after_tenant, after_id) = after.as_ref().map(|(tenant, id)| (tenant, id)).unzip();
         let sql = include_str!("list/first.sql").replace("{view}", &self.view);
         self.session.query_opt(&sql, &[tenant, id, &after_tenant, &after_id]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_means_everybodys_collection_and_the_tenants_own() {
+        let collection = |tenant: &str, name: &str, view: &str| Collection {
+            tenant: Some(tenant.to_string()).filter(|tenant| !tenant.is_empty()),
+            name: name.into(),
+            view: view.into(),
+            processor: Some("p".into()),
+            kept_from: None,
+            documents: None,
+        };
+        let all = [
+            collection("", "orders", "orders"),
+            collection("acme", "orders", "orders@acme"),
+            collection("globex", "orders", "orders@#3"),
+            collection("globex", "other", "other@globex"),
+        ];
+        let views = |name: &str, tenant: Option<&str>| {
+            named(&all, name, tenant).iter().map(|of| of.view.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(views("orders", None), ["orders", "orders@acme", "orders@#3"]);
+        assert_eq!(views("orders", Some("globex")), ["orders", "orders@#3"]);
+        assert_eq!(views("orders", Some("initech")), ["orders"]);
+        assert_eq!(views("orders@acme", None), ["orders@acme"]);
+        assert_eq!(views("orders@#3", Some("globex")), ["orders@#3"]);
+        assert_eq!(views("orders@acme", Some("globex")), Vec::<&str>::new());
+        assert_eq!(views("nothing", None), Vec::<&str>::new());
     }
 }

@@ -36,9 +36,17 @@ impl Examined {
     }
 }
 
+/// Opens a file and examines it.
+pub(super) fn file(sandbox: &Sandbox, path: &Path) -> Examined {
+    match File::open(path) {
+        Ok(file) => opened(sandbox, file, |_| Ok(())),
+        Err(error) => Examined::refused(None, LoadError::Unreadable(error)),
+    }
+}
+
 /// Reads a file, unless its size alone is reason enough not to, and goes on with its bytes if they are accepted.
-pub(super) fn file(sandbox: &Sandbox, path: &Path, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
-    let found = match std::fs::metadata(path) {
+pub(super) fn opened(sandbox: &Sandbox, file: File, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
+    let found = match file.metadata() {
         Ok(found) if found.is_dir() => return Examined::refused(None, LoadError::Directory),
         Ok(found) => found.len(),
         Err(error) => return Examined::refused(None, LoadError::Unreadable(error)),
@@ -46,7 +54,7 @@ pub(super) fn file(sandbox: &Sandbox, path: &Path, accept: impl Fn(&[u8]) -> Res
     if let Err(refused) = inspect::check_size(found, &sandbox.limits) {
         return Examined::refused(Some(found), refused.into());
     }
-    match read(path, (sandbox.limits.component_mib as u64) << 20) {
+    match read(file, (sandbox.limits.component_mib as u64) << 20) {
         Ok(content) => match accept(&content) {
             Ok(()) => bytes(sandbox, &content),
             Err(why) => Examined::refused(Some(found), LoadError::NotAccepted(why)),
@@ -56,9 +64,9 @@ pub(super) fn file(sandbox: &Sandbox, path: &Path, accept: impl Fn(&[u8]) -> Res
 }
 
 /// The content, and at most one byte more than is allowed: a file may grow while it is read, and a pipe has no size.
-fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+fn read(file: File, most: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
-    File::open(path)?.take(most + 1).read_to_end(&mut content)?;
+    file.take(most + 1).read_to_end(&mut content)?;
     Ok(content)
 }
 

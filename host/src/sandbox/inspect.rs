@@ -76,7 +76,7 @@ pub enum Refused {
     },
     /// It wants what this host does not offer.
     #[error("imports {}, which this host does not offer\nA plugin may import `documents`, `logging` and `settings` of `sandmill:processor@{VERSION}`, and of WASI 0.2 `cli`, `clocks`, `filesystem`, `io`, `random` \
-         and `sockets`, which reach nothing here. Leave out what needs more; there is no HTTP.", .0.join(", "))]
+         and `sockets`, which reach nothing here. Leave out what needs more; there is no HTTP.", crate::model::text::some_of(.0, ", "))]
     Imports(Vec<String>),
 }
 

@@ -7,6 +7,9 @@ use serde::{Deserialize, Serialize};
 use crate::model::json;
 
 const MIB: usize = 1 << 20;
+/// What `describe` may compute however little a call may. Making an instance takes a millisecond or
+/// several, and a file is refused for good where a busy machine counts ten.
+const DESCRIBE_LEAST: Duration = Duration::from_millis(100);
 
 /// The limits of every plugin on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -37,13 +40,18 @@ pub struct Limits {
     pub document_kib: usize,
     /// How deep arrays and objects of a document may nest. Default 128, and never more: readers of documents take as much and no more.
     pub json_depth: usize,
+    /// Collections that one plugin may list. Default 32: a commit that writes all of them locks
+    /// each table and its index, 64 relations, which is what PostgreSQL has room for with each
+    /// connection (its max_locks_per_transaction; raise it with this).
+    pub collections: usize,
     /// Elements of one table. Default 20000: the runtimes of JavaScript and Python need some 8000.
     pub table_elements: usize,
     /// The guest's stack, KiB. Default 512.
     pub stack_kib: usize,
     /// Log lines of one call; more are counted and dropped. Default 100.
     pub log_lines: u32,
-    /// One log line, bytes; the rest is cut off. Default 1024.
+    /// One log line, bytes; the rest is cut off. Default 1024, at most the 16 KiB that the host's
+    /// log shows of a field.
     pub log_line_bytes: usize,
     /// A component file, MiB. Default 64: a Python guest with packages has some 40.
     pub component_mib: usize,
@@ -66,6 +74,7 @@ impl Default for Limits {
             reads: 20_000,
             document_kib: 1_024,
             json_depth: json::MAX_DEPTH,
+            collections: 32,
             table_elements: 20_000,
             stack_kib: 512,
             log_lines: 100,
@@ -126,9 +135,10 @@ impl Limits {
         self.document_kib << 10
     }
 
-    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute.
+    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute, but no less
+    /// than [`DESCRIBE_LEAST`].
     pub fn describe_cpu(&self) -> Duration {
-        self.cpu() / 10
+        (self.cpu() / 10).max(DESCRIBE_LEAST)
     }
 
     /// Says which limit has a value that cannot work, with the value that can.
@@ -143,10 +153,11 @@ impl Limits {
             ("reads", self.reads, 1, 1_000_000),
             ("document-kib", self.document_kib, 1, 262_144),
             ("json-depth", self.json_depth, 1, json::MAX_DEPTH),
+            ("collections", self.collections, 1, 256),
             ("table-elements", self.table_elements, 1, 10_000_000),
             ("stack-kib", self.stack_kib, 64, 16_384),
             ("log-lines", self.log_lines as usize, 0, 1_000_000),
-            ("log-line-bytes", self.log_line_bytes, 16, MIB),
+            ("log-line-bytes", self.log_line_bytes, 16, 16 << 10),
             ("component-mib", self.component_mib, 1, 1024),
             ("instances", self.instances as usize, 1, 8_000),
             ("warm-instances", self.warm_instances as usize, 0, 8_000),

@@ -70,7 +70,7 @@ impl Log {
                 if !tracing::enabled!(target: "sandmill::guest", tracing::Level::$name) {
                     true
                 } else if admitted() {
-                    tracing::$level!(target: "sandmill::guest", processor, tenant, context, replaying, "{message}");
+                    tracing::$level!(target: "sandmill::guest", processor, tenant, context, replaying, message);
                     true
                 } else {
                     false

@@ -21,8 +21,8 @@ use super::{
 use crate::model::{
     effects::Effects,
     event::Batch,
-    handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy, Start, Turn},
-    ids::{CollectionName, ProcessorId, TenantId},
+    handler::{BoxFuture, Descriptor, Documents, Failure, Handler, LogRoom, PartitionBy, Start, Turn},
+    ids::{CollectionName, FamilyId, TenantId},
 };
 
 /// A plugin that can handle batches.
@@ -100,22 +100,29 @@ impl Plugin {
         result
     }
 
-    /// One call in a store of the batch's tenant, which is kept if all went well.
+    /// One call in a store of the batch's tenant, which is kept if all went well. An event that
+    /// fails alone in a store with a past gets a second call in a fresh one: memory that leaks over
+    /// calls, or a guest that broke its own state, is no reason to block the lane at that event. A
+    /// larger batch needs none, since it is halved and tried again anyway.
     async fn lend_and_call(&self, batch: &Batch, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
         let (warm, tenant) = (&self.sandbox.warm, self.sandbox.tenants.of(&batch.lane.tenant));
         let mut loan = warm.lend(self.owner(&batch.lane.tenant)).map_err(|AllLent| failure::no_instance())?;
-        let answer = loop {
+        let effects = loop {
+            let is_last_chance = !loan.is_warm() || batch.events.len() > 1;
             let guest = loan.get_or_make(|| self.guest(tenant.clone()));
-            match self.call(guest, batch, tenant.clone(), documents.clone()).await {
+            let answer = self.call(guest, batch, tenant.clone(), documents.clone()).await.and_then(|answer| {
+                answer::check(answer, batch.events.len(), &self.descriptor, &self.sandbox.limits)
+                    .map_err(Failure::Block)
+            });
+            match answer {
                 // There was room for a store but not for all of its parts: some components have many.
                 Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && warm.shed(|_| true) => {
                     loan.discard()
                 }
-                answer => break answer?,
+                Err(Failure::Block(_)) if !is_last_chance => loan.discard(),
+                answer => break answer,
             }
-        };
-        let effects = answer::check(answer, batch.events.len(), &self.descriptor, &self.sandbox.limits)
-            .map_err(Failure::Block)?;
+        }?;
         // A guest that halts stopped in the middle of a batch; what it remembers may be of events that it will see again.
         if effects.halted.is_none() {
             loan.keep();
@@ -193,6 +200,10 @@ impl Handler for Plugin {
         Box::pin(async move { Turn::new(tenant.turn(instances).await) })
     }
 
+    fn log_room(&self, tenant: &TenantId, bytes: usize) -> LogRoom {
+        self.sandbox.tenants.of(tenant).log_room(bytes)
+    }
+
     fn forget(&self, tenant: &TenantId) {
         self.sandbox.warm.forget(&self.owner(tenant));
     }
@@ -249,20 +260,40 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
     };
     drop(describing);
     let descriptor = match asked {
-        Ok(descriptor) => check_descriptor(descriptor).map_err(LoadError::Descriptor)?,
+        Ok(descriptor) => check_descriptor(descriptor, sandbox.limits.collections).map_err(LoadError::Descriptor)?,
         Err(Failure::Block(reason) | Failure::Retry(reason)) => return Err(LoadError::Describe(reason.to_string())),
         Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(why)),
     };
-    let (name, settings) = (descriptor.id.to_string(), sandbox.settings.clone());
+    // What it says is logged under the id that it runs as.
+    let id = sandbox.owner.as_ref().map_or_else(|| descriptor.id.clone(), |owner| descriptor.id.owned_by(owner));
+    let (name, settings) = (id.to_string(), sandbox.settings.clone());
     let identity = Arc::new(Identity { name, collections: descriptor.collections.clone(), settings });
     let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Plugin::new(sandbox.clone(), pre, identity, descriptor, digest))
 }
 
-/// Accepts a descriptor that keeps the contract's rules, and that this host can honour.
-fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
+/// Event types that a descriptor may list: far more than a plugin has handlers for. Each is
+/// compared with every event, stored with the processor and shown.
+const EVENT_TYPES: usize = 1_000;
+/// The longest pointer to a property, bytes.
+const POINTER: usize = 512;
+
+/// Accepts a descriptor that keeps the contract's rules, and that this host can honour: with at
+/// most so many collections.
+fn check_descriptor(given: v0_1::Descriptor, most_collections: usize) -> Result<Descriptor, String> {
     let wrong = |problem: String| format!("answered against the contract: {problem}");
-    let id = ProcessorId::parse(&given.id).map_err(|e| wrong(e.to_string()))?;
+    // Before anything is made of them, or said about one.
+    if given.collections.len() > most_collections {
+        let listed = given.collections.len();
+        return Err(format!("lists {listed} collections, and limits.collections allows {most_collections}"));
+    }
+    if let Some(types) = given.event_types.as_ref().filter(|types| types.len() > EVENT_TYPES) {
+        let listed = types.len();
+        return Err(format!(
+            "lists {listed} event types, and {EVENT_TYPES} are allowed; leave the list out to handle every type"
+        ));
+    }
+    let id = FamilyId::parse(&given.id).map_err(|e| wrong(e.to_string()))?.into();
     let mut collections = Vec::new();
     for name in &given.collections {
         let name = CollectionName::parse(name).map_err(|e| wrong(e.to_string()))?;
@@ -278,7 +309,7 @@ fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
             ));
         }
         if let Some(bad) = types.iter().find(|t| t.is_empty() || t.len() > 200 || t.contains('\0')) {
-            return Err(wrong(format!("`{}` is no event type; 1 to 200 bytes are allowed", bad.escape_debug())));
+            return Err(wrong(format!("`{}` is no event type; 1 to 200 bytes are allowed", quoted(bad))));
         }
     }
     if given.max_batch_size == Some(0) {
@@ -287,11 +318,17 @@ fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
     let partition_by = match given.partition_by {
         v0_1::PartitionBy::Tenant => PartitionBy::Tenant,
         v0_1::PartitionBy::EventStream => PartitionBy::EventStream,
+        v0_1::PartitionBy::DataProperty(pointer) if pointer.len() > POINTER => {
+            let bytes = pointer.len();
+            return Err(wrong(format!(
+                "partitions by data-property with a pointer of {bytes} bytes; up to {POINTER} are allowed"
+            )));
+        }
         v0_1::PartitionBy::DataProperty(pointer) if !is_json_pointer(&pointer) => {
             return Err(wrong(format!(
                 "partitions by data-property `{}`, which is no JSON pointer (RFC 6901); write `/customer` or `/customer/id`, with `~0` for `~` and \
                  `~1` for `/` in a name",
-                pointer.escape_debug()
+                quoted(&pointer)
             )));
         }
         v0_1::PartitionBy::DataProperty(pointer) => PartitionBy::DataProperty(pointer),
@@ -310,9 +347,17 @@ fn check_descriptor(given: v0_1::Descriptor) -> Result<Descriptor, String> {
         read_model_version: given.read_model_version,
         max_batch_size: given.max_batch_size,
         tenants: None,
-        owner: None,
-        given_id: None,
     })
+}
+
+/// The beginning of a guest's text, for a message.
+fn quoted(text: &str) -> String {
+    const SHOWN: usize = 80;
+    let mut shown: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        shown.push('…');
+    }
+    shown
 }
 
 /// Whether a text names a place in JSON (RFC 6901): empty, or names that each follow a `/`, with `~` only as `~0` or `~1`.
@@ -350,9 +395,32 @@ mod tests {
 
     #[test]
     fn lanes_by_a_property_need_a_pointer() {
-        let accepted = check_descriptor(by_property("/customer")).unwrap();
+        let accepted = check_descriptor(by_property("/customer"), 32).unwrap();
         assert_eq!(accepted.partition_by, PartitionBy::DataProperty("/customer".into()));
-        let refused = check_descriptor(by_property("customer")).unwrap_err();
+        let refused = check_descriptor(by_property("customer"), 32).unwrap_err();
         assert!(refused.contains("`customer`, which is no JSON pointer (RFC 6901); write `/customer`"), "{refused}");
+    }
+    #[test]
+    fn lists_and_texts_of_a_descriptor_have_bounds() {
+        let names = |count: usize| (0..count).map(|number| format!("c{number}")).collect::<Vec<_>>();
+        let collections = |count| v0_1::Descriptor { collections: names(count), ..by_property("/a") };
+        assert_eq!(check_descriptor(collections(32), 32).unwrap().collections.len(), 32);
+        let refused = |given| check_descriptor(given, 32).unwrap_err();
+        assert_eq!(refused(collections(33)), "lists 33 collections, and limits.collections allows 32");
+        let types = |types| v0_1::Descriptor { event_types: Some(types), ..by_property("/a") };
+        assert_eq!(
+            check_descriptor(types(names(1_000)), 32).unwrap().event_types.map(|types| types.len()),
+            Some(1_000)
+        );
+        let many = "lists 1001 event types, and 1000 are allowed; leave the list out to handle every type";
+        assert_eq!(refused(types(names(1_001))), many);
+        let long = refused(types(vec!["x".repeat(1 << 20)]));
+        assert!(long.ends_with("xxx…` is no event type; 1 to 200 bytes are allowed") && long.len() < 200, "{long}");
+        assert!(check_descriptor(by_property(&format!("/{}", "x".repeat(511))), 32).is_ok());
+        let pointer = refused(by_property(&format!("/{}", "x".repeat(512))));
+        assert!(pointer.ends_with("with a pointer of 513 bytes; up to 512 are allowed"), "{pointer}");
+        assert!(refused(by_property(&"x".repeat(512))).len() < 400);
+        let id = v0_1::Descriptor { id: "acme/p".into(), ..by_property("/a") };
+        assert!(refused(id).contains("`acme/p` is not a valid processor id: a small letter"));
     }
 }

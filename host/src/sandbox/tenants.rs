@@ -16,7 +16,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::limits::OfTenant;
-use crate::model::ids::TenantId;
+use crate::model::{handler::LogRoom, ids::TenantId};
 
 /// Tenants that are kept before anybody looks which of them are idle.
 const FIRST_SWEEP: usize = 1_024;
@@ -106,6 +106,12 @@ impl Tenant {
         let call = self.calls.clone().acquire_owned().await.ok()?;
         let instance = instances.acquire_owned().await.ok()?;
         Some(Permit { _permits: [call, instance], _tenant: self })
+    }
+
+    /// Takes a line of the host's about this tenant out of its log volume.
+    pub(super) fn log_room(&self, bytes: usize) -> LogRoom {
+        let (mut log, now) = (self.log(), Instant::now());
+        if log.admits(bytes, now) { LogRoom::Room } else { LogRoom::Full { dropped: log.dropped(1, now) } }
     }
 
     pub(super) fn log(&self) -> MutexGuard<'_, Flow> {

@@ -211,6 +211,11 @@ impl<T> Loan<T> {
         self.store.get_or_insert_with(make)
     }
 
+    /// Whether the store has served calls before.
+    pub(super) fn is_warm(&self) -> bool {
+        self.store.is_some()
+    }
+
     /// Drops the store and keeps the right to make one.
     pub(super) fn discard(&mut self) {
         self.store = None;

@@ -8,8 +8,12 @@
 //! That changes no outcome. What each processor and each lane has handled is worked out with the old numbers, which is arithmetic and
 //! holds anywhere. Events that were handled by the same ones form a class; every class gets one low xid, long past in any cluster, and every
 //! progress becomes a snapshot that sees exactly its classes and nothing that is yet to come. It takes one transaction, rewrites all events,
-//! and keeps applications from appending meanwhile. What may surprise: an event that was appended after the restore and before this is judged
-//! by the old numbers as well, so applications should wait for it.
+//! and keeps applications from appending meanwhile.
+//!
+//! `sandmill.append` and the import refuse a foreign store, but a plain INSERT does not. An event that was written between the restore and
+//! this has a number of this cluster, which the old snapshots may take for a handled one. Such events are found by who wrote their rows
+//! (`anchor/since.sql`), and count as handled by nobody. Where rows do not tell enough, nothing is changed, and the operator says from which
+//! position on.
 
 use crate::{
     cluster::host_lock::{self, LockError},
@@ -74,7 +78,7 @@ pub enum AnchorError {
     Database(#[from] Error),
 }
 
-const REMEDY: &str = "\nRun `sandmill migrate --reanchor` before anything is appended: it gives events and cursors numbers of this cluster, and changes \
+const REMEDY: &str = "\nRun `sandmill migrate --reanchor`: it gives events and cursors numbers of this cluster, and changes \
                       nothing about what has been handled.";
 
 /// Refuses a store whose xids are not this cluster's.
@@ -100,6 +104,8 @@ pub struct Reanchored {
     pub events: u64,
     /// Different places that processors and lanes stand at, but for those that have handled nothing.
     pub places: usize,
+    /// From which position on events were appended since the restore, so that nobody has handled them.
+    pub appended_from: Option<i64>,
 }
 
 /// Why nothing was rewritten.
@@ -122,6 +128,21 @@ pub enum ReanchorError {
         /// How many there may be.
         room: usize,
     },
+    /// Some events may be of this cluster or of the former one.
+    #[error(
+        "{events} at positions {first} to {last} may have been appended since the restore, and their rows do not tell. Nothing was changed. Look \
+         at them with `sandmill events --from {first}`, then say from which position on events were appended since: sandmill migrate \
+         --reanchor --appended-from POSITION; a position after the last event says that none was.",
+        events = if *.events == 1 { "1 event".to_string() } else { format!("{} events", .events) }
+    )]
+    Undecided {
+        /// How many.
+        events: i64,
+        /// The lowest of their positions.
+        first: i64,
+        /// The highest.
+        last: i64,
+    },
     /// A progress of unknown form.
     #[error("re-anchor the event store: {0}; nothing was changed")]
     Progress(#[from] ParseError),
@@ -130,8 +151,9 @@ pub enum ReanchorError {
     Database(#[from] Error),
 }
 
-/// Gives events, cursors and lanes numbers of this cluster, all in one transaction. Refuses while a host is at work.
-pub async fn reanchor(session: &mut Session) -> Result<Reanchored, ReanchorError> {
+/// Gives events, cursors and lanes numbers of this cluster, all in one transaction. Refuses while a host is at work. `appended_from` is the
+/// first position that was appended since the restore, where the operator says so; otherwise the rows tell.
+pub async fn reanchor(session: &mut Session, appended_from: Option<i64>) -> Result<Reanchored, ReanchorError> {
     // Each statement sees what was committed before the locks were granted, whatever the server's default is.
     let transaction =
         session.client_mut().build_transaction().isolation_level(IsolationLevel::ReadCommitted).start().await?;
@@ -144,7 +166,11 @@ pub async fn reanchor(session: &mut Session) -> Result<Reanchored, ReanchorError
         .await?;
     // Taken when nobody can append any more: what is in flight here and appends later is still to come for everybody.
     let now: Snapshot = one_text(&transaction.query_one("select pg_current_snapshot()::text", &[]).await?).parse()?;
-    let places = Places::read(&transaction).await?;
+    let appended_from = match appended_from {
+        Some(position) => Some(position),
+        None => appended_since(&transaction).await?,
+    };
+    let places = Places::read(&transaction, appended_from).await?;
     let classes = places.classes(&transaction).await?;
     let room = CLASSES_MAX.min(now.xmin().saturating_sub(FIRST_XID) as usize);
     if classes.len() > room {
@@ -159,7 +185,16 @@ pub async fn reanchor(session: &mut Session) -> Result<Reanchored, ReanchorError
         "update sandmill.store set system_identifier = control.system_identifier from pg_control_system() control";
     transaction.execute(adopt, &[]).await?;
     transaction.commit().await?;
-    Ok(Reanchored { events, places: before.len() })
+    Ok(Reanchored { events, places: before.len(), appended_from })
+}
+
+/// The first position of an event that was appended in this cluster after all cursors were written.
+async fn appended_since(transaction: &Transaction<'_>) -> Result<Option<i64>, ReanchorError> {
+    let row = transaction.query_one(include_str!("anchor/since.sql"), &[]).await?;
+    match (row.get(1), row.get(2), row.get(3)) {
+        (events, Some(first), Some(last)) => Err(ReanchorError::Undecided { events, first, last }),
+        _ => Ok(row.get(0)),
+    }
 }
 
 fn one_text(row: &Row) -> &str {
@@ -172,10 +207,12 @@ struct Places {
     seen: Vec<String>,
     target: Vec<Option<String>>,
     last: Vec<Option<i64>>,
+    /// The position from which on nobody has handled anything.
+    appended_from: Option<i64>,
 }
 
 impl Places {
-    async fn read(transaction: &Transaction<'_>) -> Result<Self, ReanchorError> {
+    async fn read(transaction: &Transaction<'_>, appended_from: Option<i64>) -> Result<Self, ReanchorError> {
         let rows = transaction.query(include_str!("anchor/places.sql"), &[]).await?;
         let progress: Vec<Progress> = rows.iter().map(|row| one_text(row).parse()).collect::<Result<_, _>>()?;
         Ok(Places {
@@ -183,12 +220,13 @@ impl Places {
             target: progress.iter().map(|at| at.target().map(Snapshot::to_string)).collect(),
             last: progress.iter().map(|at| at.remainder().and_then(|rest| rest.after)).collect(),
             progress,
+            appended_from,
         })
     }
 
     async fn classes(&self, transaction: &Transaction<'_>) -> Result<Vec<Class>, Error> {
         let sql = include_str!("anchor/classes.sql");
-        let rows = transaction.query(sql, &[&self.seen, &self.target, &self.last]).await?;
+        let rows = transaction.query(sql, &[&self.seen, &self.target, &self.last, &self.appended_from]).await?;
         let class = |(row, xid): (&Row, Xid)| Class { handled: row.get(0), xid };
         Ok(rows.iter().zip(FIRST_XID..).map(class).collect())
     }
@@ -197,7 +235,7 @@ impl Places {
         let names: Vec<&str> = classes.iter().map(|class| class.handled.as_str()).collect();
         let xids: Vec<String> = classes.iter().map(|class| class.xid.to_string()).collect();
         let sql = include_str!("anchor/renumber.sql");
-        transaction.execute(sql, &[&self.seen, &self.target, &self.last, &names, &xids]).await
+        transaction.execute(sql, &[&self.seen, &self.target, &self.last, &names, &xids, &self.appended_from]).await
     }
 }
 

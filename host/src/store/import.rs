@@ -1,9 +1,9 @@
 //! Imports events from lines of JSON.
 //!
 //! Lines are stored in their order, a few thousand to a commit, so that positions follow lines and an import that is broken off
-//! leaves a beginning of its input. A line whose id is in the store already, or earlier in the input, is skipped and takes no
-//! version: an input with ids can be imported again at any time. The first bad line ends the import; everything before it is
-//! stored. A commit's locks are those of its appends, taken in an order that all imports share. An import that meets an
+//! leaves a beginning of its input. A line that repeats an event, by its tenant, id and content, is skipped and takes no version: an
+//! input with ids can be imported again at any time. A line that has the id of another event is a bad line. The first bad line
+//! ends the import; everything before it is stored. A commit's locks are those of its appends, taken in an order that all imports share. An import that meets an
 //! application's lock gives way, and readers never wait.
 //!
 //! The versions are given out here and not by `sandmill.append`, whose work is one stream's: a commit moves all of its streams
@@ -13,9 +13,10 @@ mod copy;
 pub mod events;
 mod input;
 mod line;
+mod same;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
     pin::pin,
     time::{Duration, Instant, SystemTime},
 };
@@ -24,10 +25,13 @@ use futures_util::SinkExt;
 pub use input::Input;
 use input::{Chunk, End};
 use line::Line;
+use same::Content;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use self::copy::Rows;
-use crate::db::{Error, Session, SqlState, Transaction, describe};
+use super::size_limit;
+use crate::db::{Error, Row, Session, SqlState, Transaction, describe};
 
 /// How long a commit waits for a lock before it lets go of its own and begins again. Default 500 ms: less than PostgreSQL waits
 /// before it breaks a deadlock, so that in one with an application the import gives way.
@@ -129,7 +133,18 @@ pub async fn import(
     mut progress: impl FnMut(Progress),
 ) -> Result<Report, ImportError> {
     let begun = Instant::now();
-    let mut chunks = input.chunks();
+    let max_event_bytes = match size_limit::max_event_bytes(session).await {
+        Ok(bytes) => bytes,
+        Err(source) => {
+            return Err(ImportError::Database {
+                source,
+                stored_through: 0,
+                in_doubt: false,
+                report: Report::default(),
+            });
+        }
+    };
+    let mut chunks = input.chunks(max_event_bytes);
     let mut done = Progress::default();
     let mut stored_through = 0;
     let report = |done: Progress| Report {
@@ -157,6 +172,12 @@ pub async fn import(
                     let (message, report) = (describe(&source), report(done));
                     return Err(ImportError::BadLine { line, message, stored_through, report });
                 }
+                // What precedes it is stored first.
+                Err(Failure::OtherEvent { index, .. }) if index > 0 => size = index,
+                Err(Failure::OtherEvent { message, .. }) => {
+                    let line = part.first().map_or(0, |line| line.number);
+                    return Err(ImportError::BadLine { line, message, stored_through, report: report(done) });
+                }
                 Err(Failure::Database { source, in_doubt }) => {
                     return Err(ImportError::Database { source, stored_through, in_doubt, report: report(done) });
                 }
@@ -181,6 +202,8 @@ pub async fn import(
 enum Failure {
     /// One of them can never be.
     Refused(Error),
+    /// One of them has the id of another event.
+    OtherEvent { index: usize, message: String },
     /// Something else.
     Database { source: Error, in_doubt: bool },
 }
@@ -223,10 +246,10 @@ async fn store_once(session: &mut Session, lines: &[Line]) -> Result<u64, Failur
     }
     let tenants: Vec<&str> =
         fresh.iter().map(|line| line.tenant.as_str()).collect::<BTreeSet<_>>().into_iter().collect();
-    transaction.execute(include_str!("import/lock_tenants.sql"), &[&tenants]).await?;
+    transaction.execute(include_str!("import/begin_appends.sql"), &[&tenants]).await?;
     let mut versions = advance_streams(&transaction, &fresh).await?;
     let now: SystemTime = transaction.query_one("select now()", &[]).await?.get(0);
-    let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+    let now = micros_since_1970(now);
 
     let mut rows = Rows::with_fields(8);
     for line in &fresh {
@@ -243,7 +266,7 @@ async fn store_once(session: &mut Session, lines: &[Line]) -> Result<u64, Failur
         }
         rows.time(line.recorded_at.unwrap_or(now));
         rows.text(line.data.get());
-        rows.text(line.metadata.as_ref().map_or("{}", |metadata| metadata.get()));
+        rows.text(line.metadata());
     }
     let mut copy = pin!(transaction.copy_in(COPY).await?);
     copy.send(std::io::Cursor::new(rows.finish())).await?;
@@ -261,16 +284,93 @@ fn stream_of(line: &Line) -> Stream<'_> {
     (&line.tenant, &line.stream)
 }
 
-/// The lines whose id is neither in the store nor that of an earlier line.
-async fn without_known<'a>(transaction: &Transaction<'_>, lines: &'a [Line]) -> Result<Vec<&'a Line>, Error> {
-    let ids: BTreeSet<&str> = lines.iter().filter_map(|line| line.id.as_deref()).collect();
-    let mut seen: HashSet<String> = HashSet::new();
-    if !ids.is_empty() {
-        let ids: Vec<&str> = ids.into_iter().collect();
-        let known = transaction.query(include_str!("import/known_ids.sql"), &[&ids]).await?;
-        seen.extend(known.iter().map(|row| row.get(0)));
+/// The event that has an id already.
+enum Known<'a> {
+    /// In the store.
+    Stored(Row),
+    /// On an earlier line.
+    Line(&'a Line),
+}
+
+/// The lines that repeat neither an event of the store nor an earlier line.
+async fn without_known<'a>(transaction: &Transaction<'_>, lines: &'a [Line]) -> Result<Vec<&'a Line>, Failure> {
+    let mut known = stored_ids(transaction, lines).await?;
+    let mut fresh = Vec::with_capacity(lines.len());
+    for (index, line) in lines.iter().enumerate() {
+        let Some(id) = line.id.as_deref() else {
+            fresh.push(line);
+            continue;
+        };
+        let difference = match known.entry((line.tenant.as_str(), id)) {
+            Entry::Vacant(place) => {
+                place.insert(Known::Line(line));
+                fresh.push(line);
+                None
+            }
+            Entry::Occupied(known) => match known.get() {
+                Known::Line(earlier) => Content::of(earlier).difference(line),
+                Known::Stored(row) => difference_from_stored(transaction, row, line).await?,
+            },
+        };
+        if let Some(message) = difference {
+            return Err(Failure::OtherEvent { index, message });
+        }
     }
-    Ok(lines.iter().filter(|line| line.id.as_ref().is_none_or(|id| seen.insert(id.clone()))).collect())
+    Ok(fresh)
+}
+
+/// The events of the store that have ids of these lines, by tenant and id.
+async fn stored_ids<'a>(
+    transaction: &Transaction<'_>,
+    lines: &'a [Line],
+) -> Result<HashMap<(&'a str, &'a str), Known<'a>>, Error> {
+    let ids: BTreeSet<(&str, &str)> =
+        lines.iter().filter_map(|line| Some((line.tenant.as_str(), line.id.as_deref()?))).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let ids: Vec<(&str, &str)> = ids.into_iter().collect();
+    let (tenants, names): (Vec<&str>, Vec<&str>) = ids.iter().copied().unzip();
+    let rows = transaction.query(include_str!("import/known_ids.sql"), &[&tenants, &names]).await?;
+    let mut known = HashMap::with_capacity(lines.len());
+    for row in rows {
+        let place = row.get::<_, i64>(0) as usize - 1;
+        known.extend(ids.get(place).map(|key| (*key, Known::Stored(row))));
+    }
+    Ok(known)
+}
+
+/// How a line differs from the event of the store that has its id. JSON is compared by digests, so that an import that is repeated
+/// sends little; only where they differ the texts are fetched, one event at a time.
+async fn difference_from_stored(
+    transaction: &Transaction<'_>,
+    row: &Row,
+    line: &Line,
+) -> Result<Option<String>, Error> {
+    let recorded_at: SystemTime = row.get(3);
+    let there = Content {
+        stream: row.get(1),
+        event_type: row.get(2),
+        recorded_at: Some(micros_since_1970(recorded_at)),
+        json: None,
+    };
+    let is = |column: usize, text: &str| row.get::<_, &[u8]>(column) == Sha256::digest(text).as_slice();
+    if is(4, line.data.get()) && is(5, line.metadata()) {
+        return Ok(there.difference(line));
+    }
+    let most = i64::from(*size_limit::RANGE.end());
+    let json = transaction.query_opt(include_str!("import/known_json.sql"), &[&line.tenant, &line.id, &most]).await?;
+    Ok(match &json {
+        Some(json) => Content { json: Some((json.get(0), json.get(1))), ..there }.difference(line),
+        None => Some(same::message(line, "its data is not the same")),
+    })
+}
+
+fn micros_since_1970(time: SystemTime) -> i64 {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => since.as_micros() as i64,
+        Err(before) => -(before.duration().as_micros() as i64),
+    }
 }
 
 /// Locks the streams of these lines and moves them forward; the version that each had before.

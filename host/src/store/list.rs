@@ -57,7 +57,7 @@ pub struct StoredEvent {
 pub const LARGEST_LISTED: u64 = 64 << 20;
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&time::format(*time))
+    serializer.serialize_str(&time::format_exactly(*time))
 }
 
 impl StoredEvent {
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(
             serde_json::to_string(&event).unwrap(),
             r#"{"position":7,"tenant":"acme","stream":"cart-1","version":2,"type":"ItemAdded","id":"e7","#.to_owned()
-                + r#""recordedAt":"2013-01-01T05:00:00.123Z","data":{    "sku": "a\nb",   "price": 1.10 },"metadata":{}}"#
+                + r#""recordedAt":"2013-01-01T05:00:00.123456Z","data":{    "sku": "a\nb",   "price": 1.10 },"metadata":{}}"#
         );
     }
 }

@@ -78,6 +78,19 @@ pub fn format(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
+/// Writes a time in UTC as [`format`] does, with microseconds where milliseconds would cut some off.
+pub fn format_exactly(time: SystemTime) -> String {
+    let micros = match time.duration_since(UNIX_EPOCH) {
+        Ok(since) => since.subsec_micros() % 1_000,
+        Err(before) => (1_000 - before.duration().subsec_micros() % 1_000) % 1_000,
+    };
+    let mut text = format(time);
+    if micros != 0 {
+        text.insert_str(text.len() - 1, &format!("{micros:03}"));
+    }
+    text
+}
+
 /// The time so many microseconds from 1970.
 pub fn from_micros(micros: i64) -> SystemTime {
     let distance = Duration::from_micros(micros.unsigned_abs());
@@ -164,6 +177,11 @@ mod tests {
         for micros in (first..last).step_by(40_009_999_997_000) {
             assert_eq!(parse(&format(from_micros(micros))), Ok(micros));
         }
+        for micros in [-1, -1_000, -999_001, 0, 1, 999, 1_000, 1_357_016_400_120_456] {
+            assert_eq!(parse(&format_exactly(from_micros(micros))), Ok(micros));
+        }
+        assert_eq!(format_exactly(from_micros(-1)), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(format_exactly(from_micros(5_000)), "1970-01-01T00:00:00.005Z");
         assert_eq!(format(from_micros(-1)), "1969-12-31T23:59:59.999Z");
         assert_eq!(format(from_micros(1_357_016_400_987_654)), "2013-01-01T05:00:00.987Z");
     }

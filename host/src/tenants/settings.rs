@@ -26,6 +26,10 @@ pub struct Limits {
     pub documents_per_second: u32,
     /// Documents and dead letters of a tenant that may be written in a second, KiB. Default 0, no bound, as above.
     pub written_kib_per_second: u32,
+    /// Collections of all of a tenant's own plugins together; a plugin that wants more is refused.
+    /// Default 100: some ten plugins' worth. Each is a table with its indexes, which the database
+    /// holds whether or not anybody writes it.
+    pub collections: u32,
 }
 
 impl Default for Limits {
@@ -37,6 +41,7 @@ impl Default for Limits {
             cpu_percent: 0,
             documents_per_second: 0,
             written_kib_per_second: 0,
+            collections: 100,
         }
     }
 }
@@ -52,7 +57,8 @@ pub struct Settings {
     pub threads: usize,
     /// Whether all of its lanes wait. Default false. What they wait with is kept in the log, and handled when this is taken back.
     pub paused: bool,
-    /// The processors that may handle its events; in all others its lanes wait as if they were paused. Default: all of them.
+    /// The ids of the processors that may handle its events, its own ones (`acme/orders`) among
+    /// them; in all others its lanes wait as if they were paused. Default: all of them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processors: Option<Vec<String>>,
     /// Instead of `tenant-limits.memory-mib`.
@@ -73,6 +79,9 @@ pub struct Settings {
     /// Instead of `tenant-limits.written-kib-per-second`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub written_kib_per_second: Option<u32>,
+    /// Instead of `tenant-limits.collections`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub collections: Option<u32>,
 }
 
 impl Default for Settings {
@@ -88,6 +97,7 @@ impl Default for Settings {
             cpu_percent: None,
             documents_per_second: None,
             written_kib_per_second: None,
+            collections: None,
         }
     }
 }
@@ -99,7 +109,12 @@ impl Limits {
     }
 
     fn check_as(&self, place: &str) -> Result<(), String> {
-        for (name, value, low, high) in [("memory-mib", self.memory_mib, 1, 1 << 20), ("calls", self.calls, 1, 8_000)] {
+        let ranges = [
+            ("memory-mib", self.memory_mib, 1, 1 << 20),
+            ("calls", self.calls, 1, 8_000),
+            ("collections", self.collections, 0, 100_000),
+        ];
+        for (name, value, low, high) in ranges {
             if value < low || value > high {
                 return Err(format!("{place}.{name} = {value} is out of range; it takes {low} to {high}"));
             }
@@ -135,6 +150,7 @@ impl Settings {
             cpu_percent: Some(0),
             documents_per_second: Some(0),
             written_kib_per_second: Some(0),
+            collections: Some(0),
             ..Settings::default()
         }
     }
@@ -153,7 +169,12 @@ impl Settings {
             return Err(format!("{place}.threads = {} is out of range; it takes 0 to 64", self.threads));
         }
         for processor in self.processors.iter().flatten() {
-            ProcessorId::parse(processor).map_err(|e| format!("{place}.processors: {e}"))?;
+            let id = ProcessorId::parse(processor).map_err(|e| format!("{place}.processors: {e}"))?;
+            if let Some(owner) = id.owner().filter(|owner| owner.as_str() != name) {
+                return Err(format!(
+                    "{place}.processors: {id} is tenant {owner}'s own, and handles no event of {name}; leave it out"
+                ));
+            }
         }
         self.limits(&Limits::default()).check_as(&place)
     }
@@ -166,6 +187,7 @@ impl Settings {
             cpu_percent: self.cpu_percent.unwrap_or(all.cpu_percent),
             documents_per_second: self.documents_per_second.unwrap_or(all.documents_per_second),
             written_kib_per_second: self.written_kib_per_second.unwrap_or(all.written_kib_per_second),
+            collections: self.collections.unwrap_or(all.collections),
         }
     }
 
@@ -214,6 +236,11 @@ mod tests {
         assert!(refused("-acme", Settings::default()).starts_with("tenants: `-acme` is not a valid tenant name: "));
         let named = Settings { processors: Some(vec!["Carts".into()]), ..Settings::default() };
         assert!(refused("a", named).starts_with("tenants.a.processors: `Carts` is not a valid processor id: "));
+        let foreign = Settings { processors: Some(vec!["b/carts".into()]), ..Settings::default() };
+        let told = "tenants.a.processors: b/carts is tenant b's own, and handles no event of a; leave it out";
+        assert_eq!(refused("a", foreign), told);
+        let own = Settings { processors: Some(vec!["a/carts".into()]), ..Settings::default() };
+        assert_eq!(own.check("a"), Ok(()));
         let much = Settings { cpu_percent: Some(30_000), ..Settings::default() };
         let told = "tenants.a.cpu-percent = 30000 is out of range; it takes 1 to 25600, or 0 for no bound";
         assert_eq!(refused("a", much), told);

@@ -7,6 +7,9 @@ use crate::db::{Error, Session};
 /// Events of a tenant's lag that are counted in each processor; there may be more.
 pub const LAG_COUNTED: i64 = 10_000;
 
+/// Lanes of a tenant that are looked at for that, in each processor, where lanes are finer than tenants. Default 16: each costs a count.
+const LANES_COUNTED: i64 = 16;
+
 /// One tenant.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,6 +36,8 @@ pub struct TenantStatus {
     pub bytes: i64,
     /// Events that some processor has not handled yet, of whatever type, in the processor that has most of them; at most ten thousand are counted.
     pub lag_events: i64,
+    /// Whether there may be more: more than are counted, or lanes that were not looked at.
+    pub lag_events_at_least: bool,
     /// How long ago the first of them was recorded.
     pub lag_seconds: f64,
     /// Its lanes that are behind their processors' cursors.
@@ -80,7 +85,9 @@ pub async fn read(
     order: Order,
     limit: i64,
 ) -> Result<Vec<TenantStatus>, Error> {
-    let rows = session.query(include_str!("status/tenants.sql"), &[&only, &order.name(), &limit, &LAG_COUNTED]).await?;
+    let rows = session
+        .query(include_str!("status/tenants.sql"), &[&only, &order.name(), &limit, &LAG_COUNTED, &LANES_COUNTED])
+        .await?;
     let of_row = |row: &crate::db::Row| TenantStatus {
         tenant: row.get(0),
         cpu_seconds: row.get(1),
@@ -100,6 +107,7 @@ pub async fn read(
         lag_seconds: row.get(15),
         refusals: row.get(16),
         last_refusal: row.get(17),
+        lag_events_at_least: row.get(18),
     };
     Ok(rows.iter().map(of_row).collect())
 }

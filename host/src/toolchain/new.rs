@@ -10,13 +10,13 @@ use std::{
 };
 
 use super::Language;
-use crate::model::ids::ProcessorId;
+use crate::model::ids::FamilyId;
 
 /// What is to be begun.
 #[derive(Clone, Debug)]
 pub struct NewRequest {
     /// The name of the plugin and of its processor.
-    pub name: ProcessorId,
+    pub name: FamilyId,
     /// What it is to be written in.
     pub language: Language,
     /// Its folder. Without it a folder of that name, here.
@@ -55,7 +55,7 @@ pub enum NewError {
     #[error("`{name}` cannot be the name of a crate: {why}. Take another, for instance {name}-view.")]
     Name {
         /// The name.
-        name: ProcessorId,
+        name: FamilyId,
         /// Why.
         why: &'static str,
     },
@@ -256,7 +256,7 @@ mod tests {
     use crate::model::ids::CollectionName;
 
     fn request(name: &str, dir: &Path) -> NewRequest {
-        let name = ProcessorId::parse(name).unwrap();
+        let name = FamilyId::parse(name).unwrap();
         NewRequest { name, language: Language::Rust, dir: Some(dir.to_owned()), sdk: None }
     }
 

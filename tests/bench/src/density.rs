@@ -9,7 +9,7 @@ use crate::{
     carts::COLLECTION,
     host::Process,
     report::{Report, median},
-    world::{Database, World, table},
+    world::{Database, World, view},
 };
 
 const PART: &str = "density";
@@ -95,7 +95,7 @@ async fn load(world: &World, tenants: usize) -> anyhow::Result<Database> {
 async fn carts(database: &Database) -> anyhow::Result<(i64, f64, f64)> {
     let sql = format!(
         "select count(*), sum((data->>'items')::float8), sum((data->>'total')::float8) from {}",
-        table(COLLECTION)
+        view(COLLECTION)
     );
     let row = database.session.query_one(&sql, &[]).await?;
     Ok((row.get(0), row.get(1), row.get(2)))

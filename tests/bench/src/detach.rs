@@ -31,7 +31,7 @@ use crate::{
     backlog, machine,
     open_loop::OpenLoop,
     report::{Report, quantile},
-    world::{Database, World, table, until},
+    world::{Database, World, until, view},
 };
 
 const PART: &str = "detach";
@@ -65,7 +65,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     });
     until("the collection is there", async || {
         let sql = "select to_regclass($1) is not null";
-        Ok(database.session.query_one(sql, &[&table(COLLECTION)]).await?.get(0))
+        Ok(database.session.query_one(sql, &[&view(COLLECTION)]).await?.get(0))
     })
     .await?;
 
@@ -138,7 +138,7 @@ async fn grow(session: Session, growing: Arc<AtomicBool>) -> anyhow::Result<()> 
 
 /// Lanes with a row, as `tenant state`.
 async fn lanes_behind(database: &Database) -> anyhow::Result<Vec<String>> {
-    let status = status::read(&database.session).await?;
+    let status = status::read(&database.session, 100).await?;
     let lanes = status.processors.into_iter().flat_map(|processor| processor.lanes_behind);
     Ok(lanes.map(|lane| format!("{} {}", lane.tenant, lane.state)).collect())
 }
@@ -147,7 +147,7 @@ async fn lanes_behind(database: &Database) -> anyhow::Result<Vec<String>> {
 async fn waiting(database: &Database) -> anyhow::Result<i64> {
     let sql = format!(
         "select (select count(*) from sandmill.events) - (select coalesce(sum((data->>'count')::bigint), 0)::bigint from {})",
-        table(COLLECTION)
+        view(COLLECTION)
     );
     Ok(database.session.query_one(&sql, &[]).await?.get(0))
 }
@@ -160,7 +160,7 @@ async fn verify(database: &Database) -> anyhow::Result<usize> {
     for row in &events {
         expected.entry((row.get(0), row.get(1))).or_default().push(row.get(2));
     }
-    let sql = format!("select _partition, _id, (data - array['_id', '_version'])::text from {}", table(COLLECTION));
+    let sql = format!("select _partition, _id, (data - array['_id', '_version'])::text from {}", view(COLLECTION));
     let documents = database.session.query(&sql, &[]).await?;
     anyhow::ensure!(documents.len() == expected.len(), "{} documents of {} streams", documents.len(), expected.len());
     for row in &documents {

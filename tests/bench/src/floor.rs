@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use crate::{
     carts::COLLECTION,
     folding::{Cart, CartEvent},
-    world::{Database, table},
+    world::{Database, view},
 };
 
 /// Events of one batch: an ordinary one, and one as large as the host's pages while it is behind. The larger it is, the less often a document is written.
@@ -127,7 +127,7 @@ async fn write_all(session: Session, mut folded: mpsc::Receiver<Documents>) -> a
         "insert into {} as d (_partition, _id, data) select tenant, id, data::jsonb
          from unnest($1::text[], $2::text[], $3::text[]) as given (tenant, id, data)
          on conflict (_partition, _id) do update set data = excluded.data, _version = d._version + 1, _updated = now()",
-        table(COLLECTION)
+        view(COLLECTION)
     );
     let (upsert, checkpoint) = tokio::try_join!(
         session.prepare(&upsert),

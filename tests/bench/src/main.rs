@@ -22,6 +22,7 @@ mod open_loop;
 mod plot;
 mod report;
 mod soak;
+mod standing;
 mod swaps;
 mod world;
 
@@ -86,6 +87,8 @@ enum Part {
     Density,
     /// Hogs that come and go for half an hour, and what remains of it
     Soak,
+    /// Very many lanes that are blocked, and what they cost while they stand
+    Standing,
     /// Versions of a plugin that take each other's place under load
     Swaps,
     /// The start of a host with a hundred plugins
@@ -150,6 +153,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Density) {
         density::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Standing) {
+        standing::measure(&world, &mut report).await?;
     }
     if wanted(Part::Soak) {
         soak::measure(&world, Duration::from_secs(60 * arguments.minutes), &svg, &mut report).await?;

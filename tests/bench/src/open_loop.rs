@@ -16,7 +16,7 @@ use anyhow::Context;
 use sandmill::db::Session;
 use sandmill_client::{Append, NewEvent};
 
-use crate::world::{Database, table};
+use crate::world::{Database, view};
 
 /// Connections that appends are spread over.
 const CONNECTIONS: usize = 8;
@@ -54,7 +54,7 @@ impl OpenLoop {
         let sql = format!(
             "select d._id from unnest($1::text[], $2::text[]) as wanted (tenant, id)
              join {} d on d._partition = wanted.tenant and d._id = wanted.id",
-            table(collection)
+            view(collection)
         );
         let look = poller.prepare(&sql).await?;
         Ok(OpenLoop { appenders, poller, look, streams: AtomicU64::new(0), prefix: collection.into(), tenants })

@@ -22,7 +22,7 @@ use crate::{
     open_loop::{OpenLoop, Shown},
     plot::{Course, Courses},
     report::{Report, quantile},
-    world::{Database, World, table},
+    world::{Database, World, view},
 };
 
 const PART: &str = "soak";
@@ -99,7 +99,7 @@ async fn roam(database: &Database, hog: usize, a_thousand: Duration, ending: &At
     let (session, tenant) = (database.db.connect("bench hog").await?, hogs::name(hog));
     let sql = format!(
         "select coalesce(sum((data->>'count')::bigint), 0)::bigint from {} where _partition = $1",
-        table(COLLECTION)
+        view(COLLECTION)
     );
     let handled = session.prepare(&sql).await?;
     let ruin = |deed: &str| json!({"do": deed, "n": 3}).to_string();
@@ -157,7 +157,7 @@ pub async fn verify(database: &Database) -> anyhow::Result<usize> {
         let hash = Sha256::new().chain_update(&*chain).chain_update(row.get::<_, &str>(2)).finalize();
         (*count, *chain) = (*count + 1, hash.iter().map(|byte| format!("{byte:02x}")).collect());
     }
-    let sql = format!("select _partition, _id, (data->>'count')::bigint, data->>'chain' from {}", table(COLLECTION));
+    let sql = format!("select _partition, _id, (data->>'count')::bigint, data->>'chain' from {}", view(COLLECTION));
     let documents = database.session.query(&sql, &[]).await?;
     anyhow::ensure!(documents.len() == expected.len(), "{} documents of {} streams", documents.len(), expected.len());
     for row in &documents {

@@ -21,7 +21,7 @@ use crate::{
     open_loop::OpenLoop,
     report::{Report, quantile},
     soak,
-    world::{Database, World, table, until},
+    world::{Database, World, until, view},
 };
 
 const PART: &str = "swaps";
@@ -225,7 +225,7 @@ async fn bulk(session: Session) -> anyhow::Result<()> {
 /// How often the version changed in the stream that saw most of it.
 async fn changes(database: &Database) -> anyhow::Result<usize> {
     let sql =
-        format!("select coalesce(max(json_array_length(data::json->'versions')), 1) - 1 from {}", table(COLLECTION));
+        format!("select coalesce(max(json_array_length(data::json->'versions')), 1) - 1 from {}", view(COLLECTION));
     Ok(usize::try_from(database.session.query_one(&sql, &[]).await?.get::<_, i32>(0))?)
 }
 
@@ -257,7 +257,7 @@ pub async fn hundred(world: &World, report: &mut Report) -> anyhow::Result<()> {
         until("a hundred plugins run", async || Ok(running().await >= HUNDRED as i64)).await?;
         (if round == 0 { &mut cold } else { &mut cached }).push(began.elapsed().as_secs_f64() * 1e3);
         if round > 0 {
-            let sql = format!("select coalesce(sum((data->>'count')::bigint), 0)::bigint from {}", table(COLLECTION));
+            let sql = format!("select coalesce(sum((data->>'count')::bigint), 0)::bigint from {}", view(COLLECTION));
             let all = (HUNDRED * round) as i64;
             let count = async || Ok(database.session.query_one(&sql, &[]).await?.get::<_, i64>(0) >= all);
             until("each has handled an event", count).await?;

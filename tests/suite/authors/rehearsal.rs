@@ -174,7 +174,7 @@ fn a_lane_that_stops_fails_the_test_and_no_other_lane() {
             event("good", "s", json!({})),
         ],
     );
-    let (code, found) = report(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=50"]);
+    let (code, found) = report(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=200"]);
     let stops: Vec<String> = found["stopped"]["first"]
         .as_array()
         .unwrap()
@@ -191,7 +191,7 @@ fn a_lane_that_stops_fails_the_test_and_no_other_lane() {
     // The event before the trap counts, and so does everything of the good tenant.
     assert_eq!((code, &found["handled"], &found["waiting"]), (1, &json!(3), &json!(5)), "{found}");
     assert_eq!(differing(&found["passes"]), [""; 0], "a lane stops at the same event every time");
-    let said = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=50"]));
+    let said = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=200"]));
     assert!(
         said.contains("line 6, tenant retries, type Scripted: plugin:wait: for somebody (tried 3 times)\n"),
         "{said}"

@@ -15,7 +15,7 @@ use sandmill::{
     },
     processor::{
         book::{Book, Bounds, Ending, Patience, Plan, Reading, Results, Work},
-        exceptions::{Exception, LaneState},
+        exceptions::{Exception, LaneRow, LaneState},
         gather::Gather,
         pauses::Pause,
     },
@@ -140,7 +140,11 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn start(database: &Database, bounds: Bounds) -> Self {
         Host {
-            book: Book::new(database.cursor.clone(), database.rows.clone(), bounds),
+            book: Book::new(
+                database.cursor.clone(),
+                database.rows.iter().map(|(key, row)| (key.clone(), LaneRow::from(row))),
+                bounds,
+            ),
             running: Vec::new(),
             readings: Vec::new(),
             plan: None,
@@ -400,11 +404,10 @@ impl World {
                 .host
                 .book
                 .rows()
-                .filter_map(|(key, row)| match &row.state {
-                    LaneState::Blocked(reason) | LaneState::Paused(reason) => {
-                        Some((key.clone(), reason.class == "refused-commit"))
-                    }
-                    _ => None,
+                .filter(|(_, row)| row.state.stands())
+                .map(|(key, _)| {
+                    let reason = self.database.rows.get(key).and_then(|row| row.state.reason());
+                    (key.clone(), reason.is_some_and(|reason| reason.class == "refused-commit"))
                 })
                 .collect();
             // Lanes that the handler blocked are let go; those with poison stay.

@@ -69,29 +69,29 @@ pub(super) fn all() -> Vec<Component> {
             small,
             "",
             &format!("{grow} (loop {fill} (br 0))"),
-            Some("cpu-limit: computed for more than 100 ms"),
+            Some("cpu-limit: computed for more than 200 ms"),
         ),
         // Without a loop the end is only noticed because each such instruction looks at the clock as well.
         of(
             "fills-in-a-line",
             small,
             "",
-            &format!("{grow} {}", fill.repeat(100)),
-            Some("cpu-limit: computed for more than 100 ms"),
+            &format!("{grow} {}", fill.repeat(400)),
+            Some("cpu-limit: computed for more than 200 ms"),
         ),
         of(
             "copies-in-a-line",
             small,
             "",
-            &format!("{grow} {}", copy.repeat(100)),
-            Some("cpu-limit: computed for more than 100 ms"),
+            &format!("{grow} {}", copy.repeat(400)),
+            Some("cpu-limit: computed for more than 200 ms"),
         ),
         of(
             "fills-tables",
             small,
             "(table 20000 funcref)",
             &format!("(loop {tables} (br 0))"),
-            Some("cpu-limit: computed for more than 100 ms"),
+            Some("cpu-limit: computed for more than 200 ms"),
         ),
         // `max-batch-size` stands at 56 and 60 in the descriptor, which lies at 1024.
         of(
@@ -113,7 +113,7 @@ pub(super) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "describes-by-filling",
             describing(&format!(
                 "(drop (memory.grow (i32.const 900))) {}",
-                "(memory.fill (i32.const 4096) (i32.const 0) (i32.const 58000000))".repeat(100)
+                "(memory.fill (i32.const 4096) (i32.const 0) (i32.const 58000000))".repeat(200)
             )),
             "`describe` failed: cpu-limit: ",
         ),

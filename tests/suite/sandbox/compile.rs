@@ -14,7 +14,7 @@ use sandmill::sandbox::{
     compile::{CompileError, Config},
 };
 use sandmill_tests::{
-    calls::{call, load, sandbox},
+    calls::{call, load, sandbox, unhurried},
     database, handmade,
     host::{compile, component, plugins, root, sandmill, stderr},
     ledger::assert_scripted_log,
@@ -22,7 +22,7 @@ use sandmill_tests::{
 use serde_json::json;
 
 fn small(compile: Config) -> Sandbox {
-    Sandbox::new(Limits { instances: 2, ..Limits::default() }, compile).expect("start a sandbox")
+    Sandbox::new(Limits { instances: 2, ..unhurried() }, compile).expect("start a sandbox")
 }
 
 fn nowhere(cache: &Path) -> Config {
@@ -123,7 +123,7 @@ async fn a_second_start_needs_no_compiler_and_what_is_not_ours_is_compiled_again
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_component_that_would_compile_for_minutes_is_refused_while_others_run() {
-    let running = sandbox(Limits { instances: 2, ..Limits::default() });
+    let running = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&running, "scripted");
     let cache = tempfile::tempdir().unwrap();
     let slow = Config { cache: cache.path().into(), seconds: 1, ..compile() };

@@ -7,12 +7,12 @@ use sandmill::{
     model::handler::{Failure, Handler},
     sandbox::{Limits, OfTenant},
 };
-use sandmill_tests::calls::{HeldDocuments, batch, call, load, refused, sandbox, sandbox_for, tenant};
+use sandmill_tests::calls::{HeldDocuments, batch, call, load, refused, sandbox, sandbox_for, tenant, unhurried};
 use serde_json::json;
 
 #[tokio::test]
 async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
-    let limits = Limits { memory_mib: 16, instances: 8, ..Limits::default() };
+    let limits = Limits { memory_mib: 16, instances: 8, ..unhurried() };
     let sandbox = sandbox_for(limits, OfTenant { memory_bytes: 16 << 20, ..OfTenant::default() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
     for tenant in ["a", "b"] {
@@ -41,8 +41,7 @@ async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
 
 #[tokio::test]
 async fn a_call_over_the_bound_waits_for_its_turn() {
-    let sandbox =
-        sandbox_for(Limits { instances: 8, ..Limits::default() }, OfTenant { calls: 2, ..OfTenant::default() });
+    let sandbox = sandbox_for(Limits { instances: 8, ..unhurried() }, OfTenant { calls: 2, ..OfTenant::default() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
     let (a, b) = (tenant("a"), tenant("b"));
     let first = plugin.turn(&a).await;
@@ -56,7 +55,7 @@ async fn a_call_over_the_bound_waits_for_its_turn() {
 
 #[tokio::test]
 async fn what_a_tenant_was_refused_is_told_once_with_the_last_reason() {
-    let sandbox = sandbox(Limits { instances: 4, log_lines: 2, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 4, log_lines: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     refused(&plugin, "a", json!({"do": "nul"})).await;
     refused(&plugin, "a", json!({"do": "trap"})).await;
@@ -72,7 +71,7 @@ async fn what_a_tenant_was_refused_is_told_once_with_the_last_reason() {
 /// A guest that goes bad after long is bad once: the next one begins from nothing.
 #[tokio::test]
 async fn an_instance_that_traps_after_a_thousand_events_is_not_used_again() {
-    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let later = || json!({"do": "trap-later", "n": 1000, "stream": "s"});
     let events = |count: usize| vec![later(); count];

@@ -7,7 +7,7 @@ use sandmill::{
     sandbox::{Limits, Plugin},
 };
 use sandmill_tests::{
-    calls::{HeldDocuments, NoDocuments, batch, call, document, load, refused, sandbox, tenant},
+    calls::{HeldDocuments, NoDocuments, batch, call, document, load, refused, sandbox, tenant, unhurried},
     handmade,
 };
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ async fn saw(plugin: &Arc<Plugin>, tenant: &str) -> String {
 
 #[tokio::test]
 async fn an_instance_is_kept_for_its_tenant_and_for_no_other() {
-    let sandbox = sandbox(Limits { instances: 8, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 8, ..unhurried() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
     assert_eq!(saw(&plugin, "a").await, "");
     assert_eq!(saw(&plugin, "a").await, "a");
@@ -39,7 +39,7 @@ async fn an_instance_is_kept_for_its_tenant_and_for_no_other() {
 /// Many lanes of several tenants at once, with hardly any room: every call meets a fresh instance or one of its own tenant.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_tenant_ever_meets_what_another_left() {
-    let sandbox = sandbox(Limits { instances: 4, warm_instances: 2, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 4, warm_instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let lanes = (0..9).map(|lane| {
         let plugin = plugin.clone();
@@ -73,7 +73,7 @@ async fn no_tenant_ever_meets_what_another_left() {
 
 #[tokio::test]
 async fn what_is_apart_shares_no_memory() {
-    let sandbox = sandbox(Limits { instances: 8, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 8, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     assert_eq!(saw(&plugin, "c").await, "");
     let apart = plugin.clone().apart();
@@ -87,7 +87,7 @@ async fn what_is_apart_shares_no_memory() {
 
 #[tokio::test]
 async fn nothing_is_kept_when_anything_went_wrong() {
-    let limits = Limits { cpu_ms: 50, memory_mib: 16, instances: 8, output_mib: 4, ..Limits::default() };
+    let limits = Limits { cpu_ms: 200, memory_mib: 16, instances: 8, output_mib: 4, ..unhurried() };
     let sandbox = sandbox(limits);
     let plugin = load(&sandbox, "scripted");
     let after = async |deed: Value| {
@@ -120,9 +120,25 @@ async fn nothing_is_kept_when_anything_went_wrong() {
     assert_eq!((saw(&plugin, "t").await, saw(&plugin, "other").await), (String::new(), String::new()));
 }
 
+/// Batches of one event are what a lane handles live: none of them is lost to what an instance has
+/// become in earlier calls.
+#[tokio::test]
+async fn an_event_that_fails_in_a_warm_instance_alone_is_handled_by_a_fresh_one() {
+    let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
+    let plugin = load(&sandbox, "scripted");
+    for _ in 0..3 {
+        let answer = call(&plugin, "t", "lane", json!({"do": "trap-later", "n": 2})).await;
+        assert_eq!(answer.expect("a fresh instance handles it").changes.len(), 1);
+    }
+    assert!(sandbox.usage().refusals.is_empty(), "{:?}", sandbox.usage().refusals);
+    // One that is to blame itself fails both times, and that counts once.
+    assert_eq!(refused(&plugin, "t", json!({"do": "trap"})).await, "trap");
+    assert_eq!((sandbox.usage().refusals["trap"], sandbox.usage().live), (1, 0));
+}
+
 #[tokio::test]
 async fn an_instance_in_a_call_is_dropped_with_it_and_after_it_was_forgotten() {
-    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let documents = Arc::new(HeldDocuments::default());
     let held = || plugin.clone().handle(batch("t", "lane", &[json!({"do": "remember"})]), documents.clone());
@@ -151,7 +167,7 @@ async fn an_instance_in_a_call_is_dropped_with_it_and_after_it_was_forgotten() {
 
 #[tokio::test]
 async fn idle_instances_give_way_and_calls_do_not() {
-    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     for tenant in ["a", "b", "c", "d"] {
         assert_eq!(saw(&plugin, tenant).await, "");
@@ -177,7 +193,7 @@ async fn idle_instances_give_way_and_calls_do_not() {
 /// Where an instance takes more of the engine's pool than most do, idle ones give way before their number alone asks for it. Memories are what is scarce there.
 #[tokio::test]
 async fn idle_instances_give_way_to_one_of_many_memories() {
-    let sandbox = sandbox(Limits { instances: 2, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let mut bytes = handmade::plugin("");
     // A second module, a memory of one page, and three instances of it: the sections' numbers and lengths, then what is in them.
     bytes.extend([1, 13, 0, b'a', b's', b'm', 1, 0, 0, 0, 5, 3, 1, 0, 1]);
@@ -193,7 +209,7 @@ async fn idle_instances_give_way_to_one_of_many_memories() {
 
 #[tokio::test]
 async fn an_instance_retires() {
-    let sandbox = sandbox(Limits { instances: 1, ..Limits::default() });
+    let sandbox = sandbox(Limits { instances: 1, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let mut fresh = Vec::new();
     for number in 0..450 {

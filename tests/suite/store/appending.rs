@@ -104,9 +104,9 @@ async fn an_id_is_taken_once() {
     let with = |ids: &[&str]| Append::to("acme", "s").events(ids.iter().map(|id| NewEvent::new("T", "{}").id(*id)));
     append(&*session, &with(&["a"])).await.unwrap();
     let duplicate = append(&*session, &with(&["b", "a"])).await.unwrap_err();
-    assert!(matches!(&duplicate, AppendError::DuplicateId { id } if id == "a"), "{duplicate}");
+    assert!(matches!(&duplicate, AppendError::DuplicateId { id, .. } if id == "a"), "{duplicate}");
     let twice = append(&*session, &with(&["c", "c"])).await.unwrap_err();
-    assert!(matches!(&twice, AppendError::DuplicateId { id } if id == "c"), "{twice}");
+    assert!(matches!(&twice, AppendError::DuplicateId { id, .. } if id == "c"), "{twice}");
     assert_eq!(versions(&append(&*session, &with(&["b", "c"])).await.unwrap()), [2, 3]);
 }
 

@@ -15,6 +15,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "app",
             // What the host's end means to the shell.
             "cluster::host_lock::LockError",
+            // Whether a host works here, for what is said of processors that nothing runs.
+            "cluster::host_lock::is_held",
             "config",
             "db",
             "explain",
@@ -27,6 +29,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             // What is shown or changed of a running host, through the database.
             "processor::exceptions",
             "processor::pauses",
+            "processor::removal",
+            "processor::roster",
             "processor::status",
             "projections::list",
             // What a plugin's author is shown of it.
@@ -105,6 +109,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "projections::documents",
             "scheduler",
             "supervisor::Stop",
+            // Lost log lines are reported with what else is measured of the host.
+            "telemetry::lines_lost",
             // Lanes are held to their tenant's rates, and what they use is counted.
             "tenants",
         ],
@@ -128,7 +134,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("db", &[]),
     ("model", &[]),
     ("supervisor", &[]),
-    ("telemetry", &[]),
+    // Words of plugins are made safe to show by the vocabulary.
+    ("telemetry", &["model::text"]),
     ("failpoint", &[]),
 ];
 
@@ -160,7 +167,11 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
     ("tokio::task::spawn_local", &[], "every long-lived task has an owner, the supervisor"),
     ("tokio::task::JoinSet", &["supervisor"], "every long-lived task has an owner, the supervisor"),
     ("std::thread::spawn", &["scheduler"], "threads are the scheduler's and the engine's ticker"),
-    ("std::thread::Builder", &["scheduler", "sandbox"], "threads are the scheduler's and the engine's ticker"),
+    (
+        "std::thread::Builder",
+        &["scheduler", "sandbox", "telemetry"],
+        "threads are the scheduler's, the engine's ticker and the writers of output",
+    ),
     (
         "std::process::exit",
         &["main"],
@@ -170,8 +181,15 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
 ];
 
 /// Modules that decide in values: of ours they name the vocabulary alone, and nothing that waits, reads or tells the time.
-pub(super) const PURE: &[&str] =
-    &["model", "consumer::router", "processor::retry", "rehearsal::compare", "rehearsal::cut", "scheduler::ring"];
+pub(super) const PURE: &[&str] = &[
+    "model",
+    "consumer::router",
+    "processor::retry",
+    "rehearsal::compare",
+    "rehearsal::cut",
+    "scheduler::ring",
+    "telemetry::line",
+];
 
 /// What a pure module may not name.
 const IMPURE: &[&str] = &[

@@ -7,7 +7,7 @@ use anyhow::Context;
 use super::{
     Title,
     rates::Rates,
-    render::{Lane, Processor, Scene, Standing},
+    render::{LANES, Lane, Processor, Scene, Standing},
 };
 use crate::{
     db::{Db, Error, Session, describe},
@@ -67,7 +67,7 @@ impl Observer {
         };
         let session = self.session.insert(session);
         let news = self.tally.news(session).await?;
-        let status = status::read(session).await?;
+        let status = status::read(session, LANES as i64).await?;
         self.rates.add(now, news);
         // Each processor reports for the whole host, and those that are idle reported long ago.
         let busiest = status.processors.iter().max_by(|a, b| a.rate.total_cmp(&b.rate)).map(|p| &p.measures);
@@ -85,7 +85,7 @@ impl Observer {
         let still = now.saturating_sub(seen.1);
         let rate = if still < STILL { status.rate } else { 0.0 };
         let is_idle = still >= IDLE && status.lag_seconds < IDLE.as_secs_f64();
-        let standing = match (status.paused, status.lag_events) {
+        let standing = match (status.paused, status.unread_events) {
             (Some(by), _) => Standing::Paused(by),
             (None, 0) => Standing::UpToDate,
             (None, _) if is_idle => Standing::UpToDate,
@@ -96,7 +96,7 @@ impl Observer {
             state: lane.state,
             reason: lane.reason,
         });
-        let lanes = lanes.collect();
-        Processor { id: status.id, handled: status.handled.unsigned_abs(), rate, standing, lanes }
+        let (lanes, lanes_behind) = (lanes.collect(), status.lanes_counted.all.unsigned_abs() as usize);
+        Processor { id: status.id, handled: status.handled.unsigned_abs(), rate, standing, lanes, lanes_behind }
     }
 }

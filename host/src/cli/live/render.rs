@@ -5,6 +5,7 @@ use std::time::Duration;
 use console::{measure_text_width, strip_ansi_codes, truncate_str};
 
 use super::rates::Appended;
+use crate::model::text;
 
 /// Log lines under a frame.
 pub(super) const LOG_LINES: usize = 4;
@@ -13,7 +14,7 @@ const LOG_ROWS: usize = 3;
 /// Tenants with a line of their own; the others share one.
 const TENANTS: usize = 6;
 /// Lanes behind with a line of their own.
-const LANES: usize = 4;
+pub(super) const LANES: usize = 4;
 /// The longest bar of a tenant.
 const BAR: usize = 30;
 
@@ -41,7 +42,9 @@ pub(super) struct Processor {
     pub(super) handled: u64,
     pub(super) rate: f64,
     pub(super) standing: Standing,
+    /// The first of them.
     pub(super) lanes: Vec<Lane>,
+    pub(super) lanes_behind: usize,
 }
 
 /// Where a processor stands, seen from the end of the log.
@@ -109,6 +112,7 @@ pub(super) fn frame(scene: &Scene, look: &Look) -> Vec<String> {
     }
     let mut log: Vec<String> = scene.log.iter().flat_map(|line| logged(line, look)).collect();
     if let Some(problem) = &scene.problem {
+        let problem = text::one_line(problem);
         log.push(look.ink(Ink::Bad, &format!("the database does not answer, and is asked again: {problem}")));
     }
     if !log.is_empty() {
@@ -124,7 +128,8 @@ pub(super) fn frame(scene: &Scene, look: &Look) -> Vec<String> {
 /// A log line as rows; its own colours give way to ours, so that it can be broken anywhere.
 fn logged(line: &str, look: &Look) -> Vec<String> {
     let text = strip_ansi_codes(line);
-    let (text, width) = (text.trim(), look.width.max(1));
+    let text = text::one_line(text.trim());
+    let width = look.width.max(1);
     let ink = if text.starts_with("WARN") || text.starts_with("ERROR") { Ink::Bad } else { Ink::Faint };
     let characters: Vec<char> = text.chars().collect();
     let rows = characters.chunks(width).take(LOG_ROWS);
@@ -136,8 +141,8 @@ pub(super) fn line(scene: &Scene) -> String {
     let all: u64 = scene.tenants.iter().map(|tenant| tenant.events).sum();
     let rate: f64 = scene.tenants.iter().map(|tenant| tenant.rate).sum();
     let mut parts = vec![format!("{} s: {} appended, {}/s", scene.elapsed.as_secs(), grouped(all), number(rate))];
-    for Processor { id, handled, standing, lanes, .. } in &scene.processors {
-        let lanes = match lanes.len() {
+    for Processor { id, handled, standing, lanes_behind, .. } in &scene.processors {
+        let lanes = match *lanes_behind {
             0 => String::new(),
             n => format!(" with {} behind", count(n, "lane")),
         };
@@ -146,7 +151,7 @@ pub(super) fn line(scene: &Scene) -> String {
     }
     parts.extend(scene.tenants.first().map(|busiest| format!("busiest {} {}/s", busiest.tenant, number(busiest.rate))));
     parts.extend(scene.problem.as_ref().map(|problem| format!("the database does not answer: {problem}")));
-    parts.join("; ")
+    text::one_line(&parts.join("; ")).into_owned()
 }
 
 fn headline(scene: &Scene, look: &Look) -> String {
@@ -204,14 +209,14 @@ fn processors(scene: &Scene, look: &Look) -> Vec<String> {
 fn lanes(scene: &Scene, look: &Look) -> Vec<String> {
     let behind = scene.processors.iter().flat_map(|p| p.lanes.iter().map(move |lane| (&p.id, lane)));
     let mut lines: Vec<String> = behind
-        .clone()
         .take(LANES)
         .map(|(processor, Lane { name, state, reason })| {
-            let reason = if reason.is_empty() { String::new() } else { format!(": {}", reason.replace('\n', " ")) };
-            format!("{processor}, lane {name}: {}{reason}", look.ink(Ink::Bad, state))
+            let reason = if reason.is_empty() { String::new() } else { format!(": {}", text::one_line(reason)) };
+            format!("{processor}, lane {}: {}{reason}", text::one_line(name), look.ink(Ink::Bad, state))
         })
         .collect();
-    let more = behind.count().saturating_sub(LANES);
+    let all: usize = scene.processors.iter().map(|p| p.lanes_behind).sum();
+    let more = all.saturating_sub(lines.len());
     if more > 0 {
         lines.push(format!("and {more} more lanes behind"));
     }
@@ -248,7 +253,7 @@ fn place(standing: &Standing) -> String {
     match standing {
         Standing::UpToDate => "up to date".into(),
         Standing::Behind { events, seconds } => format!("{}, {}", count(*events as usize, "event"), age(*seconds)),
-        Standing::Paused(by) => format!("paused {by}"),
+        Standing::Paused(by) => format!("paused {}", text::one_line(by)),
     }
 }
 

@@ -1,11 +1,16 @@
 //! A part of the terminal that is drawn again and again in place, below what was printed before it and without a screen of its own, so that
 //! its last picture stays when it ends.
 //!
-//! The cursor is hidden and long lines are cut by the terminal while it lives; dropping it, however the command ends, undoes both.
+//! The cursor is hidden and long lines are cut by the terminal while it lives; dropping it, however
+//! the command ends, undoes both. Nothing waits for a terminal that was stopped: pictures are left
+//! out until it takes them again.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
 use console::Term;
+
+use super::super::output;
+use crate::telemetry::Outlet;
 
 /// Cursor hidden, lines cut at the edge.
 const BEGIN: &str = "\x1b[?25l\x1b[?7l";
@@ -22,6 +27,7 @@ pub(super) fn is_possible() -> bool {
 /// The drawn part.
 #[derive(Debug)]
 pub(super) struct Screen {
+    out: Outlet,
     size: (usize, usize),
     drawn: usize,
 }
@@ -32,9 +38,9 @@ impl Screen {
         if !is_possible() {
             return Ok(None);
         }
-        let screen = Screen { size: measure(), drawn: 0 };
-        write(BEGIN)?;
-        Ok(Some(screen))
+        let out = output::stdout()?;
+        out.push(BEGIN);
+        Ok(Some(Screen { out, size: measure(), drawn: 0 }))
     }
 
     /// Columns and lines that may be drawn on.
@@ -42,9 +48,17 @@ impl Screen {
         self.size
     }
 
-    /// Puts these lines in the place of those that were drawn before, in one write, so that no half of it is seen.
+    /// Puts these lines in the place of those that were drawn before, in one write, so that no half
+    /// of it is seen. Does nothing while the terminal has not taken those.
     pub(super) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
-        write(&self.strokes(lines, measure()))
+        if let Some(failed) = self.out.failed() {
+            return Err(failed.into());
+        }
+        if self.out.is_idle() {
+            let strokes = self.strokes(lines, measure());
+            self.out.push(&strokes);
+        }
+        Ok(())
     }
 
     fn strokes(&mut self, lines: &[String], size: (usize, usize)) -> String {
@@ -72,15 +86,9 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // Nobody is left to tell that the terminal is gone.
-        let _ = write(END);
+        self.out.push(END);
+        self.out.flush();
     }
-}
-
-fn write(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }
 
 /// Columns and lines of the terminal that may be drawn on.
@@ -96,7 +104,8 @@ mod tests {
 
     #[test]
     fn a_picture_takes_the_place_of_the_one_before() {
-        let mut screen = Screen { size: (80, 24), drawn: 0 };
+        let out = Outlet::to(io::stdout(), |_| String::new()).unwrap();
+        let mut screen = Screen { out, size: (80, 24), drawn: 0 };
         let lines = |count: usize| vec!["x".to_owned(); count];
         assert_eq!(screen.strokes(&lines(2), (80, 24)), "\r\x1b[Kx\r\n\x1b[Kx\r\n\x1b[J");
         assert_eq!(screen.strokes(&lines(1), (80, 24)), "\x1b[2A\r\x1b[Kx\r\n\x1b[J");

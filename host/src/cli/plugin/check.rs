@@ -11,11 +11,17 @@ use std::{
 
 use serde::Serialize;
 
-use super::{super::table, size, verdict};
+use super::{
+    super::{output, table},
+    size, verdict,
+};
 use crate::{
     app,
     config::Config,
-    model::handler::{Descriptor, Start},
+    model::{
+        handler::{Descriptor, Start},
+        text,
+    },
     sandbox::examine::Examined,
 };
 
@@ -40,9 +46,9 @@ pub(super) fn run(args: CheckArgs, config: Config) -> anyhow::Result<ExitCode> {
     let examined = app::check(&config, &args.file)?;
     let found = Found::of(&args.file, &examined);
     if args.json {
-        println!("{}", serde_json::to_string(&found)?);
+        output::print_json(&found)?;
     } else {
-        print!("{}", found.for_people());
+        output::print(&text::printable(&found.for_people()))?;
     }
     Ok(verdict(found.runs))
 }
@@ -101,7 +107,7 @@ impl<'a> Found<'a> {
         let mut row = |name: &str, value: Option<String>| {
             rows.extend(value.map(|value| vec![format!("  {name}"), value]));
         };
-        let list = |names: &[String]| if names.is_empty() { "none".into() } else { names.join(" ") };
+        let list = |names: &[String]| if names.is_empty() { "none".into() } else { text::some_of(names, " ") };
         if let Some(plugin) = &self.plugin {
             row("id", Some(plugin.id.into()));
             row("version", (!plugin.version.is_empty()).then(|| plugin.version.into()));

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::super::output;
 use crate::{
-    model::ids::ProcessorId,
+    model::ids::FamilyId,
     toolchain::{self, Begun, Language, NewRequest, Sdk},
 };
 
@@ -20,7 +20,7 @@ use crate::{
   sandmill plugin new door-watch --dir plugins/door-watch")]
 pub(super) struct NewArgs {
     /// The plugin's name: a small letter, then small letters, digits or hyphens
-    name: ProcessorId,
+    name: FamilyId,
     /// What it is to be written in: rust, js or python
     #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
     lang: Language,
@@ -55,7 +55,7 @@ fn source(sdk: &Sdk) -> String {
     }
 }
 
-fn told(name: &ProcessorId, begun: &Begun) -> String {
+fn told(name: &FamilyId, begun: &Begun) -> String {
     let Begun { dir, files, language, sdk } = begun;
     let made = sdk.as_ref().map_or_else(|| language.to_string(), |sdk| format!("sandmill-guest from {}", source(sdk)));
     let mut text = format!("Made {} ({made}):\n", dir.display());
@@ -95,7 +95,7 @@ mod tests {
             let files = vec!["Cargo.toml", "src/lib.rs"];
             Begun { dir: dir.into(), files, language: Language::Rust, sdk: Some(sdk) }
         };
-        let name = ProcessorId::parse("door-watch").unwrap();
+        let name = FamilyId::parse("door-watch").unwrap();
         let text = told(&name, &begun("my/door-watch", Sdk::Path("../../guest-sdk/rust".into())));
         let expected = "Made my/door-watch (sandmill-guest from ../../guest-sdk/rust):\n  Cargo.toml\n  src/lib.rs\n\nNext:\n  cd my/door-watch\n";
         assert!(text.starts_with(expected), "{text}");

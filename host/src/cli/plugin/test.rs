@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     super::{
-        output::{count, harmless},
+        output::{self, count},
         table,
     },
     size, verdict,
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     app::{self, Trial, Tried},
     config::Config,
+    model::text,
     rehearsal::{Comparison, Listed, PassReport, Report, Stop},
 };
 
@@ -65,9 +66,9 @@ pub(super) async fn run(args: TestArgs, config: Config) -> anyhow::Result<ExitCo
     let trial = Trial { file, events, expect, write };
     let tried = app::test(&config, &trial).await?;
     if json {
-        println!("{}", serde_json::to_string(&ForMachines::of(&tried))?);
+        output::print_json(&ForMachines::of(&tried))?;
     } else {
-        print!("{}", for_people(&trial, &tried, config.limits.memory_mib));
+        output::print(&text::printable(&for_people(&trial, &tried, config.limits.memory_mib)))?;
     }
     Ok(verdict(tried.report.is_good()))
 }
@@ -203,7 +204,7 @@ fn list(say: &mut impl FnMut(String), what: &str, total: usize, lines: impl Exac
     let shown = lines.len();
     say(format!("\n{what}: {total}{}", if shown < total { format!(", the first {shown}:") } else { ":".into() }));
     // Guests' words may have lines of their own.
-    lines.for_each(|line| say(format!("  {}", harmless(&line).replace('\n', "\n    "))));
+    lines.for_each(|line| say(format!("  {}", line.replace('\n', "\n    "))));
 }
 
 fn last_word(report: &Report) -> String {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::*;
 
 /// Long enough for a slow machine to start or stop a server; reached only by a failure.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(300);
 /// Set in the process that a test starts from its own binary to have an owner that it can kill.
 const OWNER: &str = "SANDMILL_TEST_OWNS_A_SERVER";
 

@@ -1,5 +1,8 @@
--- Finds who holds what a session of a host waits for: the session's purpose, for how long it has waited in seconds, and the other's pid, name and age.
+-- Finds who holds what a session of a host waits for: the session's purpose, the processor that it
+-- commits for or null, for how long it has waited in seconds, and the other's pid, name and age. A
+-- purpose is cut where it is long.
 select substr(ours.application_name, length('sandmill ') + 1),
+       (select r.id from sandmill.running_processors r where r.pid = ours.pid limit 1),
        coalesce(greatest(extract(epoch from clock_timestamp() - ours.query_start), 0), 0)::double precision,
        theirs.pid, coalesce(nullif(theirs.application_name, ''), 'no application name') || ', user ' || coalesce(theirs.usename, 'unknown'),
        coalesce(greatest(extract(epoch from clock_timestamp() - theirs.xact_start), 0), 0)::double precision
@@ -7,4 +10,4 @@ from pg_stat_activity ours
 cross join lateral unnest(pg_blocking_pids(ours.pid)) as holder (pid)
 join pg_stat_activity theirs on theirs.pid = holder.pid
 where ours.datname = current_database() and ours.application_name like 'sandmill %' and ours.wait_event_type = 'Lock'
-order by 2 desc
+order by 3 desc

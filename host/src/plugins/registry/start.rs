@@ -8,25 +8,28 @@ use std::collections::BTreeSet;
 use super::{
     super::{
         check::{Checked, recall},
-        folder,
+        folder::{self, Listing},
         history::{self, Listed},
     },
     Registry,
 };
-use crate::db::describe;
+use crate::{db::describe, model::ids::TenantId};
 
 impl Registry {
     /// Runs everything that is in the folder now and can run. Fails where the folder cannot be read. How many files cannot.
     pub async fn begin(&mut self) -> std::io::Result<usize> {
-        self.settling.first(folder::scan(&self.folder)?);
-        self.gone = self.left_over();
+        let Listing { files, unread, problems, left_over, folders } = folder::scan(&self.folder)?;
+        self.settling.first(files);
+        self.hints.follow(folders);
+        self.reports.found(&self.folder, problems);
+        self.gone = left_over;
         self.waiting = self.settling.known().keys().cloned().collect();
         self.read_holds().await;
         self.check();
         if let Some(checking) = self.checking.take() {
             self.checked = checking.await.into_iter().map(|checked| (checked.file.name.clone(), checked)).collect();
         }
-        let ran = self.ran().await;
+        let ran = self.ran(&unread).await;
         let no_candidate = |ran: &&Listed| {
             let candidate = self.candidate(&ran.plugin).map(|checked| &checked.digest);
             candidate.is_none() || candidate == ran.refused.as_ref().map(|(digest, ..)| digest)
@@ -44,15 +47,17 @@ impl Registry {
         }
         self.tell_idle(&ran).await;
         let idle = self.settling.known().len().saturating_sub(self.fleet.members().len());
-        Ok(idle.max(self.refused.len()))
+        Ok(idle.max(self.refused.len()) + unread.len())
     }
 
     /// What ran last under the names of the files that are there, as far as that is known.
-    async fn ran(&mut self) -> Vec<Listed> {
+    async fn ran(&mut self, unread: &BTreeSet<TenantId>) -> Vec<Listed> {
         let Some(session) = self.session().await else { return Vec::new() };
         let there: Vec<&str> = self.settling.known().keys().map(String::as_str).collect();
         let ran = async {
-            history::begin(&session, &there).await?;
+            let unread: Vec<&str> = unread.iter().map(TenantId::as_str).collect();
+            history::begin(&session, &there, &unread).await?;
+            self.reports.store(&session).await?;
             history::list(&session).await
         };
         let ran = ran.await.inspect_err(|error| tracing::warn!("could not read what ran last: {}", describe(error)));
@@ -111,13 +116,5 @@ impl Registry {
             self.written(told);
         }
         self.session = Some(session);
-    }
-
-    /// Files of which an earlier host said why they did not run, and which are not there any more.
-    fn left_over(&self) -> BTreeSet<String> {
-        let errors = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let named =
-            errors.filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".wasm.error")?.to_string()));
-        named.filter(|plugin| !self.settling.known().contains_key(plugin)).collect()
     }
 }

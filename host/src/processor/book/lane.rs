@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::{PageNumber, Plan, Work};
 use crate::{
     model::{cursor::Progress, ids::LaneKey},
-    processor::exceptions::{Exception, LaneState},
+    processor::exceptions::{Exception, LaneRow, LaneState},
 };
 
 /// What a finished piece of work led to, waiting for its commit.
@@ -55,7 +55,7 @@ pub(super) enum Feed {
 #[derive(Clone, Debug)]
 pub(super) struct Lane<T> {
     /// Its exception row, as the database has it.
-    pub(super) row: Option<Exception>,
+    pub(super) row: Option<LaneRow>,
     pub(super) feed: Feed,
     pub(super) queue: VecDeque<Work>,
     pub(super) queued_bytes: usize,
@@ -94,6 +94,12 @@ impl<T> Lane<T> {
     pub(super) fn is_plain(&self) -> bool {
         let nothing_known = self.row.is_none() && self.stop.is_none() && !self.detached() && !self.in_commit;
         nothing_known && self.idle() && self.done.is_empty()
+    }
+
+    /// Whether it is behind and nothing is under way or to be committed: it waits for a person, for a time or for its turn to read.
+    pub(super) fn has_nothing_to_do(&self) -> bool {
+        let quiet = self.stop.is_none() && !self.reading && !self.in_commit && !self.stale;
+        self.row.is_some() && self.detached() && quiet && self.idle() && self.done.is_empty()
     }
 
     pub(super) fn idle(&self) -> bool {

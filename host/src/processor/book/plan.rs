@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{cursor::Progress, handler::Reason, ids::LaneKey},
-    processor::exceptions::{Exception, LaneState},
+    processor::exceptions::{Exception, LaneRow, LaneState},
 };
 
 /// How many events a lane handles at a time after a commit of its effects was refused.
@@ -67,6 +67,7 @@ impl<T: Results> Book<T> {
         if self.committing {
             return None;
         }
+        debug_assert!(self.lanes.values().all(|lane| !lane.has_nothing_to_do()), "a lane that does nothing is parked");
         let page = self.page_to_commit(now, patience);
         let moves_cursor = self.pages_up_to(page).any(|dealt| dealt.worth || store && dealt.events);
         let suspects = self.suspects.last().cloned();
@@ -181,16 +182,16 @@ impl<T: Results> Book<T> {
         if plan.suspects {
             self.suspects.pop();
         }
+        let mut written = Vec::with_capacity(plan.left.len() + plan.moved.len());
         for (key, row) in plan.left.into_iter().chain(plan.moved.into_iter().map(|(key, _, row)| (key, row))) {
             if let Some(lane) = self.lanes.get_mut(&key) {
-                lane.row = Some(row);
-                self.behind.insert(key);
+                lane.row = Some(LaneRow::from(&row));
+                written.push(key);
             }
         }
         for (key, _) in plan.rejoined {
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.row = None;
-                self.behind.remove(&key);
                 lane.careful = None;
             }
         }
@@ -203,6 +204,9 @@ impl<T: Results> Book<T> {
             lane.in_commit = false;
             !lane.is_plain()
         });
+        for key in &written {
+            self.settle(key);
+        }
     }
 
     /// Takes note that the database refused a plan for a reason of its data, in words. What it took is put back; the next plans ask
@@ -225,10 +229,12 @@ impl<T: Results> Book<T> {
                 lane.done.push_front(taken.exchange(results).0);
             }
         }
-        for lane in self.lanes.values_mut() {
+        let mut refused = Vec::new();
+        for (key, lane) in self.lanes.iter_mut().filter(|(_, lane)| lane.in_commit) {
             lane.in_commit = false;
+            refused.push(key.clone());
         }
-        match &concerned[..] {
+        let culprit = match &concerned[..] {
             [] => None,
             [culprit] => {
                 self.distrust(culprit, events, class, why);
@@ -240,7 +246,11 @@ impl<T: Results> Book<T> {
                 self.suspects.push(first.iter().cloned().collect());
                 None
             }
+        };
+        for key in refused.iter().chain(&culprit) {
+            self.settle(key);
         }
+        culprit
     }
 
     /// A lane of which so many events were refused together reads them again, fewer at a time.
@@ -255,7 +265,7 @@ impl<T: Results> Book<T> {
         match lane.careful {
             // A lane that is watched may be one with the tail already, and handle more than it would read for itself.
             Some(1) if events <= 1 => {
-                let attempts = lane.row.as_ref().map_or(0, |row| row.attempts) + 1;
+                let attempts = lane.row.as_ref().map_or(0, |row| row.attempts).saturating_add(1);
                 let state = LaneState::Blocked(Reason::new(class, why));
                 lane.stop = Some(Stop { page: self.cursor, state, attempts, event_position: first });
             }

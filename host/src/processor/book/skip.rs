@@ -3,25 +3,23 @@
 //! What is skipped is committed like work that was done: its result says how much it was, and rides in the commit in which the cursor or the
 //! lane's row passes it. So a crash at any step leaves events either still to be handled, or skipped and counted. Nothing that runs is cut off.
 
-use super::{Book, Dealt, Lane, Results, lane::Done, lane::Feed};
+use super::{Book, Dealt, Lane, Results, lane::Done};
 use crate::model::{cursor::Progress, ids::LaneKey};
 
 impl<T: Results> Book<T> {
     /// Deals everything up to `end` as one page of which each lane skips its part. Of the lanes, those that still work on earlier pages take no part
     /// in it: they lose their queues and read for themselves, like any lane that holds too much. Gives back how many took part.
     pub fn leap(&mut self, end: Progress, skipped: Vec<(LaneKey, T)>) -> usize {
-        for lane in self.lanes.values_mut().filter(|lane| !lane.detached()) {
-            if !lane.idle() || lane.reading {
-                lane.drop_queue();
-                lane.feed = Feed::Detached;
-            }
-        }
+        self.let_go(|lane| !lane.detached() && (!lane.idle() || lane.reading));
         for (key, _) in &skipped {
             self.hold_if_paused(key);
         }
         let (cursor, page) = (self.cursor, self.last_page() + 1);
         let mut took = 0;
         for (key, results) in skipped {
+            if self.parked.contains(&key) {
+                continue;
+            }
             let lane = self.lanes.entry(key).or_insert_with(|| Lane::new(cursor));
             if lane.detached() {
                 continue;

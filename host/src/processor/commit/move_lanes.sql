@@ -10,7 +10,7 @@ with given as (
 moved as (
   update sandmill.exceptions e
   set progress = given.after, state = given.state, attempts = given.attempts, next_at = given.next_at, class = given.class,
-      reason = given.reason, event_position = given.event_position,
+      reason = given.reason, event_position = given.event_position, resumed = false,
       since = case when e.state = given.state and e.reason = given.reason then e.since else now() end
   from given
   where e.processor = $1 and e.tenant = given.tenant and e.lane_key = given.lane_key and e.progress::text = given.before

@@ -1,3 +1,3 @@
--- Says for people how far a processor has come.
--- $1 processor text · $2 events handled since the last report bigint · $3 events a second double precision · $4 measures json as text
-update sandmill.processors set handled = handled + $2, rate = $3, measures = $4::text::json, reported_at = now() where id = $1
+-- Says for people how fast a processor goes.
+-- $1 processor text · $2 events a second double precision · $3 measures json as text
+update sandmill.processors set rate = $2, measures = $3::text::json, reported_at = now() where id = $1

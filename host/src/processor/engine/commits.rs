@@ -16,16 +16,19 @@ use crate::{
         Shaken,
         book::Plan,
         commit::{Commit, CommitError},
+        exceptions::LaneState,
     },
     projections::documents::{PrepareError, Writes},
     scheduler::Class,
-    tenants::rates::Spent,
+    tenants::rates::{Spent, THROTTLED},
 };
 
 /// A commit that came to its end, with what it was about.
 pub(super) struct Committed {
     plan: Plan<Results>,
     marks: HashMap<LaneKey, u64>,
+    /// Events that it handled and no report counts yet.
+    untold: usize,
     took: Duration,
     result: Result<Writes, CommitFailure>,
 }
@@ -48,10 +51,10 @@ impl Engine<'_> {
 
     pub(super) fn start_commit(&mut self, mut plan: Plan<Results>) {
         failpoint::hit("lanes.run");
-        let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
-        self.report.count(handled);
-        let report = self.report.take();
-        let report = report.or_else(|| self.draining.then(|| self.report.flush()));
+        let handled: usize = plan.results.iter().map(|(_, results)| results.handled).sum();
+        let report = self.report.take(handled);
+        let report = report.or_else(|| self.draining.then(|| self.report.flush(handled)));
+        let untold = if report.is_some() { 0 } else { handled };
         let mut marks = HashMap::new();
         let mut dead_letters = Vec::new();
         let mut sheds = Vec::new();
@@ -78,12 +81,13 @@ impl Engine<'_> {
                         writes: &writes,
                         dead_letters: &dead_letters,
                         sheds: &sheds,
+                        handled: handled as i64,
                         report: report.as_ref(),
                     };
                     committer.commit(commit).await.map(|()| writes).map_err(CommitFailure::Commit)
                 }
             };
-            Committed { plan, marks, took: began.elapsed(), result }
+            Committed { plan, marks, untold, took: began.elapsed(), result }
         }));
     }
 
@@ -102,19 +106,21 @@ impl Engine<'_> {
             writes: &Writes::default(),
             dead_letters: &[],
             sheds: &[],
-            report: Some(&self.report.flush()),
+            handled: 0,
+            report: Some(&self.report.flush(0)),
         };
         self.committer.commit(commit).await
     }
 
     pub(super) fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
         (self.untold, self.search) = (true, true);
-        let Committed { plan, marks, took, result } = committed;
+        let Committed { plan, marks, untold, took, result } = committed;
         // Also if it was refused: it has kept the database as busy.
         self.charge(&plan.results, took);
         match result {
             Ok(writes) => {
                 *self.moved = true;
+                self.report.count(untold);
                 self.report.committed(took);
                 self.documents.settle(writes, &marks);
                 let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
@@ -154,8 +160,21 @@ impl Engine<'_> {
             let spent = Spent { documents, bytes, ..Spent::default() };
             self.tenants.spent(&lane.tenant, spent, |used| used.events += results.handled as u64);
         }
-        for (lane, _) in &plan.left {
-            self.behind_since.insert(lane.clone(), Instant::now());
+        let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
+        for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
+            match &exception.state {
+                LaneState::Blocked(reason) => self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason)),
+                // Who has used up what it may use in a second has not failed.
+                LaneState::Retrying { reason, .. } if reason.class != THROTTLED => {
+                    self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason));
+                }
+                _ => {}
+            }
+            if exception.state == LaneState::CatchingUp {
+                self.behind_since.entry(lane.clone()).or_insert_with(Instant::now);
+            } else {
+                self.behind_since.remove(lane);
+            }
         }
         for (lane, _) in &plan.rejoined {
             self.behind_since.remove(lane);

@@ -4,17 +4,28 @@ use std::time::Instant;
 
 use super::{Engine, Results, TELL_OF_SKIPS};
 use crate::{
-    model::ids::LaneKey,
+    model::{
+        handler::{LogRoom, Reason},
+        ids::LaneKey,
+    },
     processor::{
         commit::DeadLetter,
         exceptions::{Exception, LaneState},
     },
 };
 
+/// What a line about a stop has besides names and words, bytes: time, level, position and what to do.
+const LINE: usize = 150;
+
 impl Engine<'_> {
     /// Says once what became of a lane.
     pub(super) fn say(&self, lane: &LaneKey, exception: &Exception) {
         let (processor, position) = (self.id, exception.event_position);
+        if let LaneState::Blocked(reason) | LaneState::Retrying { reason, .. } = &exception.state
+            && !self.may_say(lane, exception, reason)
+        {
+            return;
+        }
         match &exception.state {
             LaneState::Blocked(reason) => {
                 tracing::warn!(%processor, %lane, position, %reason, "the lane is blocked; others go on. `sandmill resume {processor}` lets it try again");
@@ -24,6 +35,31 @@ impl Engine<'_> {
             }
             LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane waits as it was told to"),
             LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),
+        }
+    }
+
+    /// Whether a stop may be logged: lines about a tenant's lanes count against what the tenant may log. Those that do not fit are counted, and now and then it is
+    /// said how many there were.
+    fn may_say(&self, lane: &LaneKey, exception: &Exception, reason: &Reason) -> bool {
+        let shown = match exception.state {
+            LaneState::Blocked(_) => tracing::enabled!(tracing::Level::WARN),
+            _ => tracing::enabled!(tracing::Level::INFO),
+        };
+        let bytes = LINE + self.id.as_str().len() + lane.key.len() + reason.class.len() + reason.message.len();
+        // What is filtered out takes no room.
+        match shown.then(|| self.runner.code.current().handler.log_room(&lane.tenant, bytes)) {
+            None => false,
+            Some(LogRoom::Room) => true,
+            Some(LogRoom::Full { dropped }) => {
+                if let Some(dropped) = dropped {
+                    let (processor, tenant) = (self.id, &lane.tenant);
+                    tracing::warn!(
+                        %processor, %tenant, dropped,
+                        "log lines over tenant-limits.log-kib-per-second were dropped, among them lanes that stopped; `sandmill status` counts those"
+                    );
+                }
+                false
+            }
         }
     }
 

@@ -1,4 +1,15 @@
--- Reads every lane behind its cursor.
-select processor, tenant, lane_key, state, class, reason, attempts, event_position, to_char(since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-from sandmill.exceptions
-order by processor, tenant, lane_key
+-- Reads the first lanes of each processor that are behind its cursor: those that need a person first, then by name.
+-- $1 at most so many of each processor bigint
+select p.id, l.tenant, l.lane_key, l.state, l.class, l.reason, l.attempts, l.event_position, to_char(l.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+from sandmill.processors p
+cross join lateral (
+  -- Words last: only those that are shown are read.
+  select x.*, first.place
+  from (
+    select f.tenant, f.lane_key, row_number() over (order by array_position(array['blocked', 'retrying', 'paused'], f.state), f.tenant, f.lane_key) as place
+    from sandmill.exceptions f where f.processor = p.id
+    order by place limit $1
+  ) first
+  join sandmill.exceptions x on x.processor = p.id and x.tenant = first.tenant and x.lane_key = first.lane_key
+) l
+order by p.id, l.place

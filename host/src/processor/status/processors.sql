@@ -3,14 +3,17 @@
 -- $1 dead letters that are counted, at most bigint
 select p.id, p.plugin, p.version, p.digest,
        (select c.progress::text from sandmill.cursors c where c.processor = p.id order by c.bucket limit 1),
-       case when p.reported_at > now() - interval '5 seconds' then p.rate else 0 end, p.handled,
+       case when p.reported_at > now() - interval '5 seconds' then p.rate else 0 end,
+       (select coalesce(sum(c.handled), 0)::bigint from sandmill.cursors c where c.processor = p.id),
        (select 'by ' || z.paused_by || ' since ' || to_char(z.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
         from sandmill.pauses z where z.processor = p.id and z.tenant = ''),
        p.measures,
        (select count(*) from (select from sandmill.dead_letters d where d.processor = p.id limit $1) counted),
        last.tenant, last.position, last.class, last.message,
        p.skipped, shed.tenant, shed.lane_key, shed.events, to_char(shed.shed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-       case when p.held <> '' then p.held || ' since ' || to_char(p.held_since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') end
+       case when p.held <> '' then p.held || ' since ' || to_char(p.held_since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') end,
+       p.term_error, to_char(p.term_error_since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+       to_char(p.term_error_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), p.term_errors
 from sandmill.processors p
 left join lateral (
   select tenant, position, class, message from sandmill.dead_letters d where d.processor = p.id order by position desc limit 1

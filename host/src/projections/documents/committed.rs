@@ -8,16 +8,23 @@ use super::{
 };
 use crate::{
     db::Db,
-    model::ids::{CollectionName, LaneKey},
+    model::ids::{CollectionName, LaneKey, TenantId},
 };
 
-/// Documents of any processor, read anew each time.
+/// Documents of everybody's processors or of one tenant's own, read anew each time.
 pub struct Committed(Loader);
 
 impl Committed {
-    /// Reads on a session of its own, which it opens when it has something to read. `read_bytes` bounds what one call is answered with.
-    pub fn new(db: &Db, read_bytes: usize) -> Self {
-        Committed(Loader::new(db.clone(), "documents as they are", read_bytes, true))
+    /// Reads on a session of its own, which it opens when it has something to read. `owner` is
+    /// whose the collections are, none for everybody's; `read_bytes` bounds what one call is
+    /// answered with.
+    pub fn new(db: &Db, owner: Option<TenantId>, read_bytes: usize) -> Self {
+        Committed(Loader::new(db.clone(), "documents as they are", owner, read_bytes, true))
+    }
+
+    /// Whose collections it reads; none for everybody's.
+    pub fn owner(&self) -> Option<&TenantId> {
+        self.0.owner()
     }
 
     /// Reads documents of a lane, of a collection that exists: one entry for each id, in order. Waits for [`Committed::serve`].

@@ -68,6 +68,8 @@ pub struct Loader {
     db: Db,
     /// What its session is for, as the database shows it.
     purpose: &'static str,
+    /// Whose the collections are; none where they are everybody's.
+    owner: Option<TenantId>,
     session: OnceCell<Session>,
     statements: AsyncMutex<HashMap<CollectionName, Arc<Statements>>>,
     /// Bytes of documents that one request may be answered with.
@@ -94,10 +96,17 @@ struct Waiting {
 
 impl Loader {
     /// Reads collections that exist by then.
-    pub(super) fn new(db: Db, purpose: &'static str, most_bytes: usize, together: bool) -> Self {
+    pub(super) fn new(
+        db: Db,
+        purpose: &'static str,
+        owner: Option<TenantId>,
+        most_bytes: usize,
+        together: bool,
+    ) -> Self {
         Loader {
             db,
             purpose,
+            owner,
             session: OnceCell::new(),
             statements: AsyncMutex::default(),
             most_bytes,
@@ -105,6 +114,11 @@ impl Loader {
             waiting: Mutex::default(),
             asked: Notify::new(),
         }
+    }
+
+    /// Whose the collections are.
+    pub(super) fn owner(&self) -> Option<&TenantId> {
+        self.owner.as_ref()
     }
 
     async fn opened(&self, collection: &CollectionName) -> Result<(&Session, Arc<Statements>), Error> {
@@ -118,7 +132,7 @@ impl Loader {
         let statements = match known.get(collection) {
             Some(statements) => statements.clone(),
             None => {
-                let table = table(session, collection).await?;
+                let table = table(session, self.owner.as_ref(), collection).await?;
                 let (read, versions) = (on(&table, include_str!("read.sql")), on(&table, include_str!("versions.sql")));
                 let (read, versions) = tokio::try_join!(session.prepare(&read), session.prepare(&versions))?;
                 let statements = Arc::new(Statements { read, versions });

@@ -11,7 +11,7 @@ use futures_util::future::try_join_all;
 use super::{DocumentKey, PrepareError, cache::Known, on, table};
 use crate::{
     db::{Error, Session, Statement, describe},
-    model::ids::CollectionName,
+    model::ids::{CollectionName, TenantId},
 };
 
 /// Documents as a transaction writes them.
@@ -119,11 +119,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Prepares them. The collections exist already.
-    pub async fn open(session: &Session, collections: &[CollectionName]) -> Result<Self, Error> {
+    /// Prepares them. The collections exist already, and are a tenant's own or everybody's.
+    pub async fn open(
+        session: &Session,
+        owner: Option<&TenantId>,
+        collections: &[CollectionName],
+    ) -> Result<Self, Error> {
         let mut statements = HashMap::new();
         for collection in collections {
-            let table = table(session, collection).await?;
+            let table = table(session, owner, collection).await?;
             let put = session.prepare(&on(&table, include_str!("put.sql"))).await?;
             let remove = session.prepare(&on(&table, include_str!("remove.sql"))).await?;
             statements.insert(collection.clone(), (put, remove));
@@ -203,7 +207,7 @@ fn stored(write: &Write) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::{LaneKey, TenantId};
+    use crate::model::ids::LaneKey;
 
     fn key(lane: &str, id: &str) -> DocumentKey {
         DocumentKey {

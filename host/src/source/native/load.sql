@@ -5,7 +5,7 @@
 -- $1 positions bigint[] · $2 bytes bigint · $3 limit of one event in bytes bigint, or null for the store's own
 with recursive allowed (most) as materialized (
   -- Sizes of stored values have a few bytes of their own.
-  select 8 + coalesce($3::bigint, (select (to_jsonb(s)->>'max_event_bytes')::bigint from sandmill.store s), 4194304)
+  select 8 + coalesce($3::bigint, (select max_event_bytes from sandmill.store))
 ), measured (number, position, bytes, total) as (
   select 0, 0::bigint, 0::bigint, 0::bigint
   union all

@@ -16,14 +16,15 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use tokio::sync::mpsc;
 
-use super::line::Line;
+use super::line::{BYTE_ORDER_MARK, Line};
 
 /// Events per commit. Default 5,000: the cost of a commit is spread thin, and its locks are still held for a moment only.
 const CHUNK_LINES: usize = 5_000;
 /// Bytes of events per commit. Default 16 MiB: what bounds memory when events are large.
 const CHUNK_BYTES: usize = 16 << 20;
-/// The longest line. Default 64 MiB: no event is meant to be that large, and a file that is no NDJSON may be one long line.
-const LONGEST_LINE: u64 = 64 << 20;
+/// What a line may have beside its event's data and metadata. 64 KiB: the other keys have a few kibibytes at most, however they are
+/// escaped; the rest is for white space. A file that is no NDJSON may be one long line, which must not be held as a whole.
+const BESIDE_EVENT: u64 = 64 << 10;
 /// Chunks that are read before the database wants them. Default 2: enough that neither side waits for the other.
 const CHUNKS_AHEAD: usize = 2;
 
@@ -64,12 +65,12 @@ impl Input {
     }
 
     /// Begins to read on a thread of its own, which ends when the receiver is gone.
-    pub(super) fn chunks(self) -> mpsc::Receiver<Chunk> {
+    pub(super) fn chunks(self, max_event_bytes: u32) -> mpsc::Receiver<Chunk> {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         tokio::task::spawn_blocking(move || {
             let bytes_read = Arc::new(AtomicU64::new(0));
             let counted = Counted { inner: self.reader, bytes_read: bytes_read.clone() };
-            let mut lines = match Lines::new(counted) {
+            let mut lines = match Lines::new(counted, max_event_bytes) {
                 Ok(lines) => lines,
                 Err(error) => {
                     let end = Some(End::Unreadable(error.to_string()));
@@ -130,10 +131,11 @@ pub(super) struct Lines {
     reader: Box<dyn BufRead>,
     number: u64,
     buffer: Vec<u8>,
+    max_event_bytes: u32,
 }
 
 impl Lines {
-    pub(super) fn new(mut reader: impl Read + 'static) -> io::Result<Self> {
+    pub(super) fn new(mut reader: impl Read + 'static, max_event_bytes: u32) -> io::Result<Self> {
         let mut head = Vec::with_capacity(2);
         reader.by_ref().take(2).read_to_end(&mut head)?;
         let compressed = head == [0x1f, 0x8b];
@@ -143,7 +145,7 @@ impl Lines {
         } else {
             Box::new(BufReader::with_capacity(64 << 10, whole))
         };
-        Ok(Lines { reader, number: 0, buffer: Vec::new() })
+        Ok(Lines { reader, number: 0, buffer: Vec::new(), max_event_bytes })
     }
 
     fn next_chunk(&mut self) -> Chunk {
@@ -169,19 +171,30 @@ impl Lines {
         loop {
             self.buffer.clear();
             let number = self.number + 1;
-            match self.reader.by_ref().take(LONGEST_LINE + 1).read_until(b'\n', &mut self.buffer) {
+            let longest = u64::from(self.max_event_bytes) + BESIDE_EVENT;
+            match self.reader.by_ref().take(longest + 1).read_until(b'\n', &mut self.buffer) {
                 Ok(0) => return Err(End::Complete),
                 Ok(_) => {}
                 Err(error) => return Err(End::BadLine { number, message: format!("cannot be read: {error}") }),
             }
             self.number = number;
-            if self.buffer.len() as u64 > LONGEST_LINE {
-                let message = format!("is longer than {} MiB, the most that a line may have", LONGEST_LINE >> 20);
+            if self.buffer.len() as u64 > longest {
+                let limit = self.max_event_bytes;
+                let message = format!(
+                    "is longer than {longest} bytes, so its event has more than the {limit} that this store takes; put one event on each line, or \
+                     raise the limit: sandmill migrate --max-event-bytes N"
+                );
                 return Err(End::BadLine { number, message });
             }
+            let is_ended = self.buffer.ends_with(b"\n");
             let line = self.buffer.trim_ascii_end();
-            if !line.is_empty() {
-                return Line::parse(number, line).map_err(|message| End::BadLine { number, message });
+            if !line.is_empty() && line != BYTE_ORDER_MARK {
+                return Line::parse(number, line, self.max_event_bytes).map_err(|mut message| {
+                    if !is_ended && message.starts_with("EOF ") {
+                        message.push_str("; the input ends in the middle of this line");
+                    }
+                    End::BadLine { number, message }
+                });
             }
         }
     }
@@ -200,7 +213,7 @@ mod tests {
     }
 
     fn read(bytes: Vec<u8>) -> Chunk {
-        Lines::new(io::Cursor::new(bytes)).unwrap().next_chunk()
+        Lines::new(io::Cursor::new(bytes), 1_000_000).unwrap().next_chunk()
     }
 
     fn gzip(text: &str) -> Vec<u8> {
@@ -241,9 +254,33 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_is_no_part_of_a_line_plain_or_compressed() {
+        for bytes in [format!("\u{feff}{}", line("a")).into_bytes(), gzip(&format!("\u{feff}\r\n{}", line("a")))] {
+            let chunk = read(bytes);
+            assert_eq!(chunk.lines.iter().map(|line| line.stream.as_str()).collect::<Vec<_>>(), ["a"]);
+            assert!(matches!(chunk.end, Some(End::Complete)));
+        }
+    }
+
+    #[test]
+    fn an_input_that_ends_in_the_middle_of_a_line_says_so() {
+        let chunk = read((line("a") + r#"{"stream":"b","ty"#).into_bytes());
+        let Some(End::BadLine { number: 2, message }) = &chunk.end else { panic!("{:?}", chunk.end) };
+        assert_eq!(message, "EOF while parsing a string (column 17); the input ends in the middle of this line");
+    }
+
+    #[test]
+    fn a_line_without_end_is_read_no_further_than_an_event_can_be_long() {
+        let mut lines = Lines::new(io::repeat(b'['), 1_000).unwrap();
+        let Err(End::BadLine { number: 1, message }) = lines.next_line() else { panic!("a line was read") };
+        assert!(message.starts_with("is longer than 66536 bytes, so its event has more than the 1000"), "{message}");
+        assert!(lines.buffer.capacity() < 256 << 10, "{}", lines.buffer.capacity());
+    }
+
+    #[test]
     fn chunks_are_bounded_and_go_on_where_the_last_one_ended() {
         let text: String = (0..CHUNK_LINES + 1).map(|n| line(&n.to_string())).collect();
-        let mut lines = Lines::new(io::Cursor::new(text.into_bytes())).unwrap();
+        let mut lines = Lines::new(io::Cursor::new(text.into_bytes()), 1_000_000).unwrap();
         let first = lines.next_chunk();
         assert!(first.lines.len() == CHUNK_LINES && first.end.is_none());
         let second = lines.next_chunk();

@@ -1,10 +1,10 @@
 //! One line of an import: an event as JSON, checked as far as that can be done without the database.
 
 use sandmill_client::check;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::value::RawValue;
 
-use crate::store::time;
+use crate::{model::nearest::nearest, store::time};
 
 /// An event that wants to be stored, and where it stood.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub(super) struct Line {
     pub(super) metadata: Option<Box<RawValue>>,
 }
 
-/// The keys, as users write them.
+/// The keys, as users write them: those that an import takes, and those that only a listing has.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Keys {
@@ -37,20 +37,48 @@ struct Keys {
     data: Box<RawValue>,
     #[serde(default)]
     metadata: Option<Box<RawValue>>,
+    // A listing has these. They are this store's to give, so that `sandmill events --json` can be imported elsewhere.
+    #[serde(default, rename = "position")]
+    _position: IgnoredAny,
+    #[serde(default, rename = "version")]
+    _version: IgnoredAny,
 }
 
+/// The names of the keys, for one that is misspelt.
+const KEYS: [&str; 9] = ["tenant", "stream", "type", "id", "recordedAt", "data", "metadata", "position", "version"];
+/// A line as it should be.
+const EXAMPLE: &str = r#"{"stream":"cart-1","type":"ItemAdded","data":{"sku":"x"}}"#;
+
 impl Line {
-    pub(super) fn parse(number: u64, text: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(text).map_err(|e| format!("byte {} is not UTF-8", e.valid_up_to() + 1))?;
-        let keys: Keys = serde_json::from_str(text).map_err(|error| in_words(&error))?;
+    /// Reads a line, without its end. `max_event_bytes` is the store's limit for data and metadata together.
+    pub(super) fn parse(number: u64, text: &[u8], max_event_bytes: u32) -> Result<Self, String> {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+        let text = std::str::from_utf8(text).map_err(|error| not_utf8(text, error.valid_up_to()))?;
+        if !text.trim_start().starts_with('{') {
+            return Err(not_an_object(text.trim_start()));
+        }
+        let keys: Keys = serde_json::from_str(text).map_err(|error| in_words(&error, text))?;
         let tenant = keys.tenant.unwrap_or_else(|| sandmill_client::DEFAULT_TENANT.to_owned());
         check::tenant(&tenant)?;
         check::stream(&keys.stream)?;
         check::event_type(&keys.r#type)?;
         keys.id.as_deref().map_or(Ok(()), check::id)?;
         let recorded_at = keys.recorded_at.map(|text| time::parse(&text)).transpose()?;
-        if keys.metadata.as_ref().is_some_and(|metadata| !metadata.get().starts_with('{')) {
+        let metadata = keys.metadata.as_ref().map(|metadata| metadata.get());
+        if metadata.is_some_and(|metadata| !metadata.starts_with('{')) {
             return Err("metadata must be a JSON object".into());
+        }
+        let bytes = keys.data.get().len() + metadata.map_or(0, str::len);
+        if bytes > max_event_bytes as usize {
+            return Err(format!(
+                "the event has {bytes} bytes of data and metadata; this store takes {max_event_bytes} at most. Keep large content elsewhere and \
+                 import a reference to it, or raise the limit: sandmill migrate --max-event-bytes N"
+            ));
+        }
+        for (part, json) in [("data", keys.data.get()), ("metadata", metadata.unwrap_or_default())] {
+            check::readable_json(json).map_err(|problem| {
+                format!("{part} {problem}; plugins could not read it. Flatten it, or write the number as a string.")
+            })?;
         }
         Ok(Line {
             number,
@@ -64,6 +92,11 @@ impl Line {
         })
     }
 
+    /// The text of its metadata, as it is stored.
+    pub(super) fn metadata(&self) -> &str {
+        self.metadata.as_ref().map_or("{}", |metadata| metadata.get())
+    }
+
     /// What it weighs in memory, near enough to bound how many are held at once.
     pub(super) fn weight(&self) -> usize {
         let texts =
@@ -73,13 +106,58 @@ impl Line {
     }
 }
 
-/// The parser's words, which count lines within the one that it saw.
-fn in_words(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rsplit_once(" at line ") {
-        Some((what, _)) => format!("{what} (column {})", error.column()),
-        None => text,
+/// Which of the first bytes of a text are no part of it: some programs mark UTF-8 by these.
+pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What bytes that are no UTF-8 may be instead.
+fn not_utf8(text: &[u8], valid: usize) -> String {
+    let other = match text {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+            Some("UTF-16; convert it first, for instance with `iconv -f UTF-16 -t UTF-8`")
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("compressed with zstd; decompress it first"),
+        [0xfd, b'7', b'z', b'X', b'Z', ..] => Some("compressed with xz; decompress it first"),
+        [b'P', b'K', 3, 4, ..] => Some("a zip archive; unpack it first"),
+        _ => None,
+    };
+    match other {
+        Some(other) => format!("the input is {other}"),
+        None => format!("byte {} is not UTF-8", valid + 1),
     }
+}
+
+/// Why a line that does not begin with a brace is no event.
+fn not_an_object(text: &str) -> String {
+    if text.contains('\0') {
+        return "the line contains U+0000: the input may be UTF-16, or be no text; write it as UTF-8".into();
+    }
+    let what = match text.as_bytes().first() {
+        Some(b'[') => "a JSON array; write one object a line, for instance with `jq -c '.[]'`",
+        Some(b'"') => "a JSON string",
+        Some(b'0'..=b'9' | b'-') => "a number",
+        _ => "no JSON object",
+    };
+    format!("the line is {what}; an event is an object such as {EXAMPLE}")
+}
+
+/// The parser's words, which count lines within the one that it saw.
+fn in_words(error: &serde_json::Error, text: &str) -> String {
+    let words = error.to_string();
+    let what = words.rsplit_once(" at line ").map_or(words.as_str(), |(what, _)| what);
+    let column = error.column();
+    if let Some(key) = what.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, expected ")) {
+        let nearest = nearest(key.0, KEYS.iter().map(|key| (*key).to_string()));
+        return format!("unknown key `{}`; did you mean `{nearest}`? (column {column})", key.0);
+    }
+    if what == "trailing characters" {
+        return match text.as_bytes().get(column.saturating_sub(1)) {
+            Some(b',') => format!(
+                "a comma follows the event (column {column}); write one object a line, with nothing between them"
+            ),
+            _ => format!("something follows the event (column {column}); write one object a line"),
+        };
+    }
+    format!("{what} (column {column})")
 }
 
 #[cfg(test)]
@@ -87,7 +165,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Line, String> {
-        Line::parse(1, text.as_bytes())
+        Line::parse(1, text.as_bytes(), 1_000_000)
     }
 
     #[test]
@@ -115,9 +193,21 @@ mod tests {
         for (text, message) in [
             (r#"{"stream":"s","type":"T""#, "EOF while parsing an object (column 24)"),
             (r#"{"stream":"s","type":"T"}"#, "missing field `data` (column 25)"),
-            (r#"{"stream":"s","type":"T","data":{},"extra":1}"#, "unknown field `extra`, expected one of"),
+            (r#"{"stream":"s","type":"T","data":{},"extra":1}"#, "unknown key `extra`; did you mean `"),
+            (
+                r#"{"stream":"s","type":"T","recorded_at":"x"}"#,
+                "unknown key `recorded_at`; did you mean `recordedAt`? (column 38)",
+            ),
             (r#"{"stream":"s","type":"T","data":{},"data":{}}"#, "duplicate field `data` (column 41)"),
-            (r#"{"stream":"s","type":"T","data":{}} {}"#, "trailing characters (column 37)"),
+            (r#"{"stream":"s","type":"T","data":{}} {}"#, "something follows the event (column 37)"),
+            (r#"{"stream":"s","type":"T","data":{}},"#, "a comma follows the event (column 36)"),
+            (r#"["s","T",{}]"#, "the line is a JSON array; write one object a line"),
+            (r#"[{"stream":"s","type":"T","data":{}}]"#, "the line is a JSON array; write one object a line"),
+            (" \"text\"", "the line is a JSON string; an event is an object such as {"),
+            ("17", "the line is a number; "),
+            ("stream,type", "the line is no JSON object; "),
+            (r#"{"stream":null,"type":"T","data":1}"#, "invalid type: null, expected a string (column 14)"),
+            ("{\0\"\0s\0", "key must be a string"),
             (r#"{"stream":"","type":"T","data":{}}"#, "a stream must not be empty"),
             (r#"{"tenant":"a b","stream":"s","type":"T","data":{}}"#, "\"a b\" cannot be a tenant"),
             (r#"{"stream":"s","type":"T","data":{},"metadata":[]}"#, "metadata must be a JSON object"),
@@ -126,6 +216,37 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(message), "{text}: {error}");
         }
-        assert_eq!(Line::parse(1, b"{\"stream\":\"\xff\"}").unwrap_err(), "byte 12 is not UTF-8");
+        let error = |bytes: &[u8]| Line::parse(1, bytes, 1_000).unwrap_err();
+        assert_eq!(error(b"{\"stream\":\"\xff\"}"), "byte 12 is not UTF-8");
+        assert!(error(b"\xff\xfe{\0").starts_with("the input is UTF-16; convert it first"));
+        assert!(error(b"(\xb5/\xfd\x04").starts_with("the input is compressed with zstd"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_and_the_keys_of_a_listing_are_passed_over() {
+        let listed = r#"{"position":7,"tenant":"a","stream":"s","version":2,"type":"T","id":"e","recordedAt":"2013-01-01T05:00:00.123456Z","data":1,"metadata":{}}"#;
+        for text in [listed.to_owned(), format!("\u{feff}{listed}")] {
+            let line = parse(&text).unwrap();
+            assert_eq!((line.stream.as_str(), line.id.as_deref(), line.data.get()), ("s", Some("e"), "1"));
+        }
+    }
+
+    #[test]
+    fn an_event_is_bounded_in_bytes_levels_and_digits() {
+        let line = |data: &str, metadata: &str| {
+            let text = format!(r#"{{"stream":"s","type":"T","data":{data},"metadata":{metadata}}}"#);
+            Line::parse(1, text.as_bytes(), 2_000).map(|line| line.data.get().len())
+        };
+        let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
+        assert_eq!(line(&text(1_998), "{}"), Ok(1_998));
+        let error = line(&text(1_999), "{}").unwrap_err();
+        assert!(
+            error.starts_with("the event has 2001 bytes of data and metadata; this store takes 2000 at most."),
+            "{error}"
+        );
+        let error = line(&("[".repeat(513) + &"]".repeat(513)), "{}").unwrap_err();
+        assert!(error.starts_with("data is nested deeper than 512 levels; plugins could not read it."), "{error}");
+        let error = line("1", &format!("{{\"a\":{}}}", "1".repeat(1_001))).unwrap_err();
+        assert!(error.starts_with("metadata has a number of more than 1,000 characters;"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 -- Reads tenants, what they have used, and how far they are behind: in the processor where that is most, up to $4 events. What was told of a tenant's last
--- seconds counts for 5 seconds. Tenants are found in the streams' key, by one look-up each.
--- $1 these tenants text[], or null for all · $2 order text: cpu, waited, error or name · $3 at most so many bigint · $4 bigint
+-- seconds counts for 5 seconds. Tenants are found in the streams' key, by one look-up each. Of lanes finer than tenants the first $5 of each processor are looked at.
+-- $1 these tenants text[], or null for all · $2 order text: cpu, waited, error or name · $3 at most so many bigint · $4 bigint · $5 lanes bigint
 with recursive walked as (
   (select tenant from sandmill.streams where $1::text[] is null order by tenant limit 1)
   union all
@@ -34,11 +34,19 @@ select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 
        coalesce(waited_seconds, 0), case when fresh then lately_waited else 0 end, coalesce(throttled_seconds, 0),
        coalesce(events, 0), coalesce(documents, 0), coalesce(bytes, 0), coalesce(failures, 0), error_processor || ': ' || error,
        to_char(error_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
-       (select count(*) from sandmill.exceptions x where x.tenant = chosen.tenant),
+       behind.lanes,
        coalesce(lag.behind, 0),
        coalesce(greatest(extract(epoch from now() - (select recorded_at from sandmill.events where position = lag.first)), 0), 0)::double precision,
-       coalesce(refusals, 0), refused
+       coalesce(refusals, 0), refused, coalesce(lag.behind >= $4, false) or behind.most > $5
 from chosen
+cross join lateral (
+  -- By their key: a count for each processor, which may have very many lanes of other tenants.
+  select coalesce(sum(counted.lanes), 0)::bigint as lanes, coalesce(max(counted.lanes), 0) as most
+  from sandmill.processors p
+  cross join lateral (
+    select count(*) as lanes from sandmill.exceptions x where x.processor = p.id and x.tenant = chosen.tenant
+  ) counted
+) behind
 left join lateral (
   select counted.behind, counted.first
   from (
@@ -47,7 +55,11 @@ left join lateral (
            coalesce(nullif(split_part(progress, '|', 2), ''), split_part(progress, '|', 1))::pg_snapshot as b,
            coalesce(nullif(split_part(progress, '|', 3), '')::bigint, -9223372036854775808) as last
     from (
-      select x.progress::text from sandmill.exceptions x where x.tenant = chosen.tenant
+      select first.progress
+      from sandmill.processors p
+      cross join lateral (
+        select x.progress::text from sandmill.exceptions x where x.processor = p.id and x.tenant = chosen.tenant order by x.lane_key limit $5
+      ) first
       union
       select c.progress::text from sandmill.cursors c where c.bucket = 0
     ) places (progress)

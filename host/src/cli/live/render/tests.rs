@@ -9,7 +9,7 @@ fn appended(tenant: &str, events: u64, rate: f64) -> Appended {
 }
 
 fn processor(id: &str, handled: u64, rate: f64, standing: Standing) -> Processor {
-    Processor { id: id.into(), handled, rate, standing, lanes: Vec::new() }
+    Processor { id: id.into(), handled, rate, standing, lanes: Vec::new(), lanes_behind: 0 }
 }
 
 fn scene() -> Scene {
@@ -62,6 +62,7 @@ fn what_waits_is_shown_with_its_reason() {
     scene.lasting = None;
     let lane = |n: u32| Lane { name: format!("t{n}"), state: "blocked".into(), reason: "trap: out of\nbounds".into() };
     scene.processors[0].lanes = (0..6).map(lane).collect();
+    scene.processors[0].lanes_behind = 6;
     scene.processors[1].standing = Standing::Paused("by ada".into());
     scene.problem = Some("connection refused".into());
     scene.log = vec!["WARN a line".into()];
@@ -116,6 +117,7 @@ fn no_colour_means_no_escape_codes() {
 fn a_plain_line_has_the_gist() {
     let mut scene = scene();
     scene.processors[1].lanes = vec![Lane { name: "t".into(), state: "blocked".into(), reason: String::new() }];
+    scene.processors[1].lanes_behind = 1;
     assert_eq!(
         line(&scene),
         "12 s: 4,296 appended, 358/s; cart-summary has handled 4,290 and is 6 events, 4 ms behind; \

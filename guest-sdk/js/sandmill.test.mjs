@@ -1,0 +1,113 @@
+// Tests of the SDK in node, where the host's part is played by what stands here: `node --test guest-sdk/js/`.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import test from 'node:test';
+import { pathToFileURL } from 'node:url';
+
+const host = (globalThis.host = { lines: [], documents: new Map() });
+const PARTS = {
+  documents: 'export const getMany = (_, ids) => ids.map((id) => globalThis.host.documents.get(id));',
+  logging: 'export const log = (level, context, message) => globalThis.host.lines.push([level, message]);',
+  settings: "export const get = (key) => (key === 'limit' ? '7' : undefined);",
+};
+const folder = mkdtempSync(join(tmpdir(), 'sandmill-'));
+let source = readFileSync(new URL('sandmill.js', import.meta.url), 'utf8');
+for (const [part, code] of Object.entries(PARTS)) {
+  writeFileSync(join(folder, `${part}.mjs`), code);
+  source = source.replace(`'sandmill:processor/${part}@0.1.0'`, `'./${part}.mjs'`);
+}
+writeFileSync(join(folder, 'sandmill.mjs'), source);
+const sdk = await import(pathToFileURL(join(folder, 'sandmill.mjs')));
+rmSync(folder, { recursive: true });
+const { documents, log, natural, setting, skip, stop, text } = sdk;
+
+const HALF = 'ab😀x'.slice(0, 3);
+const REPLACED = 'ab\ufffd';
+
+/** What a plugin answers to events of the type E with these data. */
+function answer(E, data, more = {}) {
+  host.lines = [];
+  const plugin = documents({ id: 'p', collection: 'c', initial: { n: 0 }, events: { E }, ...more });
+  const events = data.map((data, index) => ({ data, eventType: 'E', streamId: `s${index}` }));
+  return plugin.projector.project({ events });
+}
+
+const counts = (document) => ({ n: document.n + 1 });
+
+/** The answer's failures, as [index, code, message]. */
+const failures = ({ skipped, halted }) => [...skipped, halted ?? []].flat().map(({ index, code, message }) => [index, code, message]);
+
+test('half a character in words for people becomes U+FFFD', () => {
+  const skips = answer(() => { throw skip(HALF, HALF); }, ['{}']);
+  assert.deepEqual(failures(skips), [[0, REPLACED, REPLACED]]);
+  const stops = answer(() => { throw stop('code', HALF); }, ['{}']);
+  assert.deepEqual(failures(stops), [[0, 'code', REPLACED]]);
+  host.lines = [];
+  log.info(HALF, { half: HALF }, '😀');
+  console.log('\udc00');
+  assert.deepEqual(host.lines, [['info', `${REPLACED} {"half":"ab\\ud83d"} 😀`], ['info', '\ufffd']]);
+});
+
+test('half a character in the message of an exception does not hide the exception', () => {
+  assert.throws(() => answer(() => { throw new Error(HALF); }, ['{}']));
+  assert.match(host.lines[0][1], /^Error: ab\ufffd\n/);
+  assert.throws(() => answer(() => { throw HALF; }, ['{}']));
+  assert.deepEqual(host.lines, [['critical', REPLACED]]);
+});
+
+test('half a character that would change data is refused with words', () => {
+  const refused = (E, more) => {
+    assert.throws(() => answer(E, ['{}'], more), TypeError);
+    return host.lines[0][1].split('\n')[0];
+  };
+  const remedy = "holds half a character: \"ab\\ud83d\". Cut texts between characters, as [...text].slice(0, 3).join('') does";
+  assert.equal(refused(counts, { documentId: () => HALF }), `TypeError: the id of a document of \`c\` ${remedy}`);
+  assert.equal(refused(() => ({ a: [{ b: HALF }] })), `TypeError: \`b\` in the document "s0" of \`c\` ${remedy}`);
+  assert.equal(refused(() => ({ [HALF]: 1 })), `TypeError: a name in the document "s0" of \`c\` ${remedy}`);
+  assert.equal(refused(counts, { documentId: () => 7 }), 'TypeError: the id of a document of `c` is not a text: 7');
+  const { changes } = answer(() => ({ a: '\\ud83d 😀' }), ['{}'], { documentId: () => '😀' });
+  assert.equal(changes[0].val.data, '{"a":"\\\\ud83d 😀"}', 'what only looks like it passes');
+  assert.throws(() => setting(HALF), /the key of a setting holds half a character/);
+  assert.equal(setting('limit'), '7');
+});
+
+test('data that cannot be read is set aside, and all that a store accepts can be read', () => {
+  const nested = (levels, inner = '') => `{"x":${'['.repeat(levels - 1)}${inner}${']'.repeat(levels - 1)}}`;
+  const wide = `[${'{"a":[]},'.repeat(2000)}"${'[\\"'.repeat(2000)}"]`;
+  const data = [nested(512), nested(513), nested(100_000), wide, '9'.repeat(5_000), '{"x":1e400}', '', '[1', nested(512, '"\\\\"'), nested(513, '"]"')];
+  const answered = answer(counts, data);
+  const deep = 'the data nests deeper than 512 levels';
+  assert.deepEqual(
+    failures(answered).map(([index, code, message]) => [index, code, message === deep]),
+    [[1, 'invalid-data', true], [2, 'invalid-data', true], [6, 'invalid-data', false], [7, 'invalid-data', false], [9, 'invalid-data', true]],
+  );
+  assert.match(failures(answered)[2][2], /^the data cannot be read: ./);
+  assert.deepEqual(answered.changes.map(({ val }) => val.id), ['s0', 's3', 's4', 's5', 's8']);
+});
+
+test('a document that cannot be read stops the events that need it', () => {
+  host.documents = new Map([['s1', '{'], ['s0', '{"n":4}']]);
+  const answered = answer(counts, ['{}', '{}', '{}']);
+  host.documents = new Map();
+  assert.deepEqual(answered.changes.map(({ val }) => [val.id, val.data]), [['s0', '{"n":5}']]);
+  assert.equal(answered.halted.index, 1);
+  assert.equal(answered.halted.code, 'unreadable-document');
+});
+
+test('a message shows a wrong value, and of a large one only what it is', () => {
+  const message = (read, value) => failures(answer((_, data) => read(data, 'x'), [`{"x":${value}}`]))[0][2];
+  assert.equal(message(natural, '-1'), '`x` is not a whole number that is not negative: -1');
+  assert.equal(message(natural, '1e400'), '`x` is not a whole number that is not negative: Infinity');
+  assert.equal(message(natural, '9007199254740993'), '`x` is not a whole number that is not negative: 9007199254740992');
+  assert.equal(message(text, 'null'), '`x` is not a text: null');
+  assert.equal(message(text, `${'['.repeat(500)}${']'.repeat(500)}`), '`x` is not a text: an array');
+  assert.equal(message(natural, `"${'y'.repeat(5_000)}"`).length, 250);
+});
+
+test('a negative zero is written as zero', () => {
+  const { changes } = answer((_, { x }) => ({ x, is: Object.is(x, -0) }), ['{"x":-0}']);
+  assert.equal(changes[0].val.data, '{"x":0,"is":true}');
+});

@@ -1,0 +1,169 @@
+"""Tests of the SDK in plain Python, where the host's part is played by what stands here: `python3 -m unittest discover guest-sdk/python`."""
+
+import contextlib
+import json
+import sys
+import time
+import types
+import unittest
+from collections import namedtuple
+from pathlib import Path
+
+lines, stored = [], {}
+
+
+def _module(name, **members):
+    module = types.ModuleType(name)
+    module.__dict__.update(members)
+    sys.modules[name] = module
+
+
+class _Level(int):
+    def __class_getitem__(cls, name):
+        return name
+
+
+_Level.INFO, _Level.ERROR, _Level.CRITICAL = "INFO", "ERROR", "CRITICAL"
+_settings = {"limit": "7"}
+_types = {
+    "Change_Put": "value",
+    "Change_Remove": "value",
+    "Descriptor": "id version event_types collections partition_by start read_model_version max_batch_size",
+    "Document": "collection id data",
+    "DocumentKey": "collection id",
+    "Halt": "index action code message",
+    "HaltAction_Retry": "",
+    "HaltAction_RetryAfter": "value",
+    "HaltAction_Stop": "",
+    "PartitionBy_Tenant": "",
+    "SkippedEvent": "index code message",
+}
+_module("wit_world")
+_module("wit_world.exports")
+_module("wit_world.exports.projector", Projection=namedtuple("Projection", "changes skipped halted"))
+_documents = types.SimpleNamespace(get_many=lambda _, ids: [stored.get(id) for id in ids])
+_logging = types.SimpleNamespace(Level=_Level, log=lambda level, context, message: lines.append((level, message)))
+_module("wit_world.imports", documents=_documents, logging=_logging, settings=types.SimpleNamespace(get=_settings.get))
+_module(
+    "wit_world.imports.types",
+    StartPosition=types.SimpleNamespace(BEGINNING=0),
+    **{name: namedtuple(name, fields) for name, fields in _types.items()},
+)
+# The SDK takes a plugin's clock and standard output away; the tests need both.
+_kept = {name: getattr(time, name) for name in dir(time)}
+_out, _err = sys.stdout, sys.stderr
+sys.path.insert(0, str(Path(__file__).parent))
+import sandmill  # noqa: E402
+
+_printed = sys.stdout
+sys.stdout, sys.stderr = _out, _err
+for _name, _value in _kept.items():
+    setattr(time, _name, _value)
+
+HALF = "ab\ud83d"
+REPLACED = "ab\ufffd"
+Event = namedtuple("Event", "data event_type stream_id")
+
+
+def answer(handler, data, **more):
+    """What a plugin answers to events of the type E with these data."""
+    lines.clear()
+    plugin = sandmill.Documents("p", collection="c", initial={"n": 0}, **more)
+    plugin.on("E")(handler)
+    _, projector = plugin.exports()
+    events = [Event(data, "E", f"s{index}") for index, data in enumerate(data)]
+    return projector().project(types.SimpleNamespace(events=events))
+
+
+def counts(document, data):
+    return {"n": document["n"] + 1}
+
+
+def raises(error):
+    def handler(document, data):
+        raise error
+
+    return handler
+
+
+def nested(levels, inner=""):
+    return '{"x":' + "[" * (levels - 1) + inner + "]" * (levels - 1) + "}"
+
+
+class Sdk(unittest.TestCase):
+    def test_half_a_character_in_words_for_people_becomes_u_fffd(self):
+        skipped = answer(raises(sandmill.Skip(HALF, HALF)), ["{}"]).skipped
+        self.assertEqual(skipped, [(0, REPLACED, REPLACED)])
+        halted = answer(raises(sandmill.Stop("code", HALF)), ["{}"]).halted
+        self.assertEqual((halted.code, halted.message), ("code", REPLACED))
+        lines.clear()
+        sandmill.log.info(HALF)
+        with contextlib.redirect_stdout(_printed):
+            print(HALF)
+        self.assertEqual(lines, [("INFO", REPLACED), ("INFO", REPLACED)])
+
+    def test_half_a_character_in_an_exception_does_not_hide_the_exception(self):
+        with self.assertRaises(RuntimeError):
+            answer(raises(RuntimeError(HALF)), ["{}"])
+        self.assertTrue(lines[0][1].startswith(f"RuntimeError: {REPLACED}\n"), lines)
+
+    def test_half_a_character_that_would_change_data_is_refused_with_words(self):
+        def refused(handler, **more):
+            with self.assertRaises((ValueError, TypeError)):
+                answer(handler, ["{}"], **more)
+            return lines[0][1].splitlines()[0]
+
+        said = "holds half a character (a surrogate):"
+        by_half = refused(counts, document_id=lambda data, event: HALF)
+        self.assertEqual(by_half, f"ValueError: the id of a document of `c` {said} 'ab\\ud83d'")
+        for document in ({"a": [{"b": HALF}]}, {HALF: 1}):
+            found = refused(lambda *_: document)
+            self.assertTrue(found.startswith(f"ValueError: the document 's0' of `c` {said} … ") and "ab\\ud83d" in found, found)
+        by_number = refused(counts, document_id=lambda data, event: 7)
+        self.assertEqual(by_number, "TypeError: the id of a document of `c` is not a text: 7")
+        with self.assertRaises(ValueError):
+            sandmill.setting(HALF)
+        self.assertEqual((sandmill.setting("limit"), sandmill.setting("none")), ("7", None))
+
+    def test_data_that_cannot_be_read_is_set_aside_and_all_that_a_store_accepts_can_be_read(self):
+        wide = "[" + '{"a":[]},' * 2_000 + '"' + '[\\"' * 2_000 + '"]'
+        data = [
+            nested(512), nested(513), nested(100_000), wide, "9" * 5_000, '{"x":1e400}', "", "[1", nested(512, '"\\\\"'),
+            nested(513, '"]"'), "9" * 8_001,
+        ]
+        answered = answer(counts, data)
+        deep = "the data nests deeper than 512 levels"
+        found = [(skipped.index, skipped.code, skipped.message == deep) for skipped in answered.skipped]
+        expected = [(1, True), (2, True), (6, False), (7, False), (9, True), (10, False)]
+        self.assertEqual(found, [(index, "invalid-data", is_deep) for index, is_deep in expected])
+        self.assertTrue(answered.skipped[2].message.startswith("the data cannot be read: Expecting value"))
+        self.assertEqual([change.value.id for change in answered.changes], ["s0", "s3", "s4", "s5", "s8"])
+
+    def test_a_document_that_cannot_be_read_stops_the_events_that_need_it(self):
+        stored.update({"s0": '{"n":4}', "s1": "{"})
+        answered = answer(counts, ["{}", "{}", "{}"])
+        stored.clear()
+        self.assertEqual([(change.value.id, change.value.data) for change in answered.changes], [("s0", '{"n":5}')])
+        self.assertEqual((answered.halted.index, answered.halted.code), (1, "unreadable-document"))
+
+    def test_a_message_shows_a_wrong_value_and_of_a_large_one_only_what_it_is(self):
+        def message(read, value):
+            return answer(lambda document, data: read(data, "x"), ['{"x":%s}' % value]).skipped[0].message
+
+        self.assertEqual(message(sandmill.natural, "-1"), "`x` is not a whole number that is not negative: -1")
+        self.assertEqual(message(sandmill.natural, "1e400"), "`x` is not a whole number that is not negative: inf")
+        self.assertEqual(message(sandmill.text, "null"), "`x` is not a text: None")
+        self.assertEqual(message(sandmill.text, "[" * 500 + "]" * 500), "`x` is not a text: a list")
+        self.assertEqual(len(message(sandmill.natural, json.dumps("y" * 5_000))), 250)
+
+    def test_whole_numbers_keep_every_digit_and_an_infinite_one_is_refused(self):
+        changes = answer(lambda document, data: data, ['{"x":%s}' % ("9" * 5_000)]).changes
+        self.assertEqual(changes[0].value.data, '{"x":%s}' % ("9" * 5_000))
+        with self.assertRaises(ValueError):
+            answer(lambda document, data: data, ['{"x":1e400}'])
+        changes = answer(lambda document, data: data, ['{"x":-0,"y":-0.0}']).changes
+        self.assertEqual(changes[0].value.data, '{"x":0,"y":-0.0}')
+
+
+if __name__ == "__main__":
+    unittest.main()

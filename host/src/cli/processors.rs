@@ -1,0 +1,417 @@
+//! `sandmill processors`: which processors a database knows, with their collections, and removing
+//! one.
+
+use std::process::ExitCode;
+
+use anyhow::bail;
+use serde::Serialize;
+
+use super::{
+    database::{connect, explain},
+    output::{self, Screen, Tone, count},
+    table::{Cell, Column, Table},
+};
+use crate::{
+    cluster::host_lock,
+    db::Db,
+    model::ids::ProcessorId,
+    plugins::history::{self, Listed},
+    processor::{
+        removal::{self, Held},
+        roster::{self, Entry},
+    },
+    projections::list::{self, Collection},
+};
+
+/// Lists processors and their collections, and removes them
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  sandmill processors list
+  sandmill processors remove acme/cart-summary --keep-documents
+  sandmill processors remove cart-summary --drop-documents --yes")]
+pub(super) struct ProcessorsArgs {
+    #[command(subcommand)]
+    command: ProcessorsCommand,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum ProcessorsCommand {
+    List(ListArgs),
+    Remove(RemoveArgs),
+}
+
+/// Lists processors with their collections
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "STATE is `running`; `refused` where the plugin's file is not run (`sandmill plugins` says why); `absent` where a host runs and has no such file; or `no host`. \
+         DOCUMENTS is what the database last estimated. Collections of processors that were removed without their documents stand below."
+)]
+struct ListArgs {
+    /// Print one JSON object: {"processors": [{"id", "kind", "tenant", "plugin", "state",
+    /// "collections": [{"name", "view", "documents"}]}], "kept": [{"name", "view", "documents",
+    /// "keptFrom"}]}; tenant is null where it is everybody's, documents where the database has no
+    /// estimate
+    #[arg(long)]
+    json: bool,
+}
+
+/// Removes a processor: its place in the log, its lanes, pauses and dead letters, and its documents
+/// or not
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "No host may run it: take its plugin's file out of the plugins folder first. If the file comes back, the processor begins anew.
+
+Documents that are kept stay in their view, and nobody writes them. Another plugin that lists the collection is refused, unless on-change = \"continue\" in its manifest \
+says that it takes the documents over. The same command with --drop-documents drops what was kept.
+
+Examples:
+  sandmill processors remove acme/cart-summary --keep-documents
+  sandmill processors remove acme/cart-summary --drop-documents --yes"
+)]
+struct RemoveArgs {
+    /// The processor, as `sandmill processors list` names it; a tenant's own is TENANT/ID
+    processor: ProcessorId,
+    #[command(flatten)]
+    documents: Documents,
+    /// Also where dead letters or documents are lost
+    #[arg(long)]
+    yes: bool,
+    /// Print one JSON object: {"processor", "deadLetters", "lanes", "pauses", "skips", "documents":
+    /// "kept" or "dropped", "collections": [{"view", "documents"}]}
+    #[arg(long)]
+    json: bool,
+}
+
+/// What becomes of the documents.
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Documents {
+    /// Leave its documents where they are
+    #[arg(long)]
+    keep_documents: bool,
+    /// Drop its documents, with their tables and views
+    #[arg(long)]
+    drop_documents: bool,
+}
+
+/// Runs the command.
+pub(super) async fn run(args: ProcessorsArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    match args.command {
+        ProcessorsCommand::List(args) => list_all(args, db).await,
+        ProcessorsCommand::Remove(args) => remove(args, db).await,
+    }
+}
+
+#[derive(Serialize)]
+struct ListJson<'a> {
+    processors: Vec<ProcessorJson<'a>>,
+    kept: Vec<CollectionJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct ProcessorJson<'a> {
+    id: &'a str,
+    kind: &'a str,
+    tenant: Option<&'a str>,
+    plugin: &'a str,
+    state: State,
+    collections: Vec<CollectionJson<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct CollectionJson<'a> {
+    name: &'a str,
+    view: &'a str,
+    documents: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kept_from: Option<&'a str>,
+}
+
+impl<'a> CollectionJson<'a> {
+    fn of(collection: &'a Collection) -> Self {
+        let Collection { name, view, documents, kept_from, .. } = collection;
+        CollectionJson { name, view, documents: *documents, kept_from: kept_from.as_deref() }
+    }
+}
+
+/// What a host makes of a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum State {
+    Running,
+    Refused,
+    Absent,
+    NoHost,
+}
+
+impl State {
+    fn of(entry: &Entry, plugins: &[Listed], host: bool) -> State {
+        let plugin = plugins.iter().find(|listed| listed.plugin == entry.plugin);
+        match plugin {
+            _ if entry.runs => State::Running,
+            _ if !host => State::NoHost,
+            // Between two terms its session is not there.
+            Some(plugin) if plugin.processor == entry.id => State::Running,
+            Some(plugin) if plugin.refused.is_some() => State::Refused,
+            _ => State::Absent,
+        }
+    }
+
+    fn words(self) -> (&'static str, Tone) {
+        match self {
+            State::Running => ("running", Tone::Good),
+            State::Refused => ("refused", Tone::Bad),
+            State::Absent => ("absent", Tone::Warning),
+            State::NoHost => ("no host", Tone::Warning),
+        }
+    }
+}
+
+async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    let session = connect(db, "processors").await?;
+    let read = async {
+        let entries = roster::read(&session).await?;
+        let collections = list::collections(&session).await?;
+        let plugins = history::list(&session).await?;
+        Ok((entries, collections, plugins, host_lock::is_held(&*session).await?))
+    };
+    let (entries, collections, plugins, host) = read.await.map_err(|error| explain(&error))?;
+    let listed: Vec<(&Entry, State, Vec<&Collection>)> = entries
+        .iter()
+        .map(|entry| {
+            let own = collections.iter().filter(|of| of.processor.as_ref() == Some(&entry.id)).collect();
+            (entry, State::of(entry, &plugins, host), own)
+        })
+        .collect();
+    let kept: Vec<&Collection> = collections.iter().filter(|of| of.kept_from.is_some()).collect();
+    if args.json {
+        let processors = listed.iter().map(|(entry, state, own)| ProcessorJson {
+            id: &entry.id,
+            kind: &entry.kind,
+            tenant: entry.tenant.as_deref(),
+            plugin: &entry.plugin,
+            state: *state,
+            collections: own.iter().map(|of| CollectionJson::of(of)).collect(),
+        });
+        let kept = kept.iter().map(|of| CollectionJson::of(of)).collect();
+        output::print_json(&ListJson { processors: processors.collect(), kept })?;
+    } else {
+        output::print(&show(&listed, &kept, Screen::stdout()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show(listed: &[(&Entry, State, Vec<&Collection>)], kept: &[&Collection], screen: Screen) -> String {
+    use Column::{Number, Text};
+    if listed.is_empty() && kept.is_empty() {
+        return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
+    }
+    let about = |of: &Collection| of.documents.map_or_else(|| "?".into(), |documents| format!("~{documents}"));
+    let mut table = Table::new([
+        Text("PROCESSOR"),
+        Text("KIND"),
+        Text("TENANT"),
+        Text("STATE"),
+        Text("PLUGIN"),
+        Number("DOCUMENTS"),
+        Text("VIEW"),
+    ]);
+    for (entry, state, own) in listed {
+        let (state, tone) = state.words();
+        let cells = |documents: String, view: &str| {
+            vec![
+                Cell::new(&entry.id),
+                Cell::new(&entry.kind),
+                Cell::new(entry.tenant.as_deref().unwrap_or("-")),
+                Cell::new(state).tone(Some(tone)),
+                Cell::new(&entry.plugin),
+                Cell::new(documents),
+                Cell::new(view),
+            ]
+        };
+        if own.is_empty() {
+            table.row(cells("-".into(), "-"));
+        }
+        own.iter().for_each(|of| table.row(cells(about(of), &of.view)));
+    }
+    let mut text = if listed.is_empty() { String::new() } else { table.show(screen) };
+    if !kept.is_empty() {
+        let mut table = Table::new([Text("KEPT FROM"), Number("DOCUMENTS"), Text("VIEW")]);
+        for of in kept {
+            let from = of.kept_from.as_deref().unwrap_or_default();
+            table.row([Cell::new(from), Cell::new(about(of)), Cell::new(&of.view)]);
+        }
+        text.push_str(if listed.is_empty() { "" } else { "\n" });
+        text.push_str(&table.show(screen));
+    }
+    text
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct RemovedJson<'a> {
+    processor: &'a str,
+    dead_letters: i64,
+    lanes: i64,
+    pauses: i64,
+    skips: i64,
+    documents: &'static str,
+    collections: Vec<RemovedCollectionJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct RemovedCollectionJson<'a> {
+    view: &'a str,
+    documents: i64,
+}
+
+async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
+    let RemoveArgs { processor: id, documents, yes, json } = args;
+    let drops = documents.drop_documents;
+    let mut session = connect(db, "processors").await?;
+    let held = removal::held(&session, &id).await.map_err(|error| explain(&error))?;
+    let Some(held) = held else {
+        let known: Vec<String> =
+            roster::read(&session).await.map_err(|error| explain(&error))?.into_iter().map(|entry| entry.id).collect();
+        bail!(
+            "there is no processor `{id}`, and no documents were kept of one; {}",
+            if known.is_empty() { "none is known here".into() } else { format!("there are: {}", known.join(", ")) }
+        );
+    };
+    if !held.known && !drops {
+        bail!("{id} was removed before, and its documents were kept; --drop-documents drops them");
+    }
+    let lost = lost(&held, drops);
+    if !lost.is_empty() && !yes {
+        bail!("removing {id} loses {}; add --yes if that is meant", lost.join(" and "));
+    }
+    removal::release(&mut session, &id).await?;
+    if drops {
+        removal::drop_kept(&mut session, &id).await.map_err(|error| {
+            anyhow::anyhow!(
+                "{}\nThe processor is removed, and its documents are not all dropped yet; run the same command again.",
+                explain(&error)
+            )
+        })?;
+    }
+    if json {
+        let collections = held.collections.iter();
+        output::print_json(&RemovedJson {
+            processor: id.as_str(),
+            dead_letters: held.dead_letters,
+            lanes: held.lanes,
+            pauses: held.pauses,
+            skips: held.skips,
+            documents: if drops { "dropped" } else { "kept" },
+            collections: collections
+                .map(|of| RemovedCollectionJson { view: &of.view, documents: of.documents })
+                .collect(),
+        })?;
+    } else {
+        output::print(&told(&id, &held, drops))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What cannot be brought back by handling the log once more, or takes that.
+fn lost(held: &Held, drops: bool) -> Vec<String> {
+    let documents: i64 = if drops { held.collections.iter().map(|of| of.documents).sum() } else { 0 };
+    let lost = [(held.dead_letters, "dead letter"), (documents, "document")];
+    lost.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect()
+}
+
+fn counted(number: i64, what: &str) -> String {
+    count(u64::try_from(number).unwrap_or_default(), what)
+}
+
+fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
+    let mut text = String::new();
+    if held.known {
+        let Held { dead_letters, lanes, pauses, skips, .. } = held;
+        let rows = [
+            (*dead_letters, "dead letter"),
+            (*lanes, "lane behind"),
+            (*pauses, "pause"),
+            (*skips, "note of skipped event"),
+        ];
+        let rows: Vec<String> =
+            rows.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect();
+        let with = if rows.is_empty() { String::new() } else { format!(", {}", rows.join(", ")) };
+        text.push_str(&format!("removed {id}: its place in the log{with}\n"));
+    }
+    for of in &held.collections {
+        let documents = counted(of.documents, "document");
+        text.push_str(&match drops {
+            true => format!("dropped {documents} with the view public.\"{}\"\n", of.view),
+            false => format!("kept {documents} in the view public.\"{}\"; no plugin writes there any more\n", of.view),
+        });
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processor::removal::HeldCollection;
+
+    #[test]
+    fn what_is_lost_and_what_was_removed_is_said_in_numbers() {
+        let id = ProcessorId::parse("acme/carts").unwrap();
+        let collection = HeldCollection { view: "carts@acme".into(), documents: 12 };
+        let held = Held { known: true, dead_letters: 3, lanes: 1, collections: vec![collection], ..Held::default() };
+        assert_eq!(lost(&held, false), ["3 dead letters"]);
+        assert_eq!(lost(&held, true), ["3 dead letters", "12 documents"]);
+        assert_eq!(lost(&Held::default(), true), Vec::<String>::new());
+        assert_eq!(
+            told(&id, &held, false),
+            "removed acme/carts: its place in the log, 3 dead letters, 1 lane behind\n\
+             kept 12 documents in the view public.\"carts@acme\"; no plugin writes there any more\n"
+        );
+        let kept = Held { known: false, dead_letters: 0, lanes: 0, ..held };
+        assert_eq!(told(&id, &kept, true), "dropped 12 documents with the view public.\"carts@acme\"\n");
+    }
+
+    #[test]
+    fn a_processor_is_listed_with_what_its_host_makes_of_it() {
+        let entry = |runs| Entry {
+            id: "acme/carts".into(),
+            kind: "projector".into(),
+            tenant: Some("acme".into()),
+            plugin: "acme/orders".into(),
+            runs,
+        };
+        let listed = |processor: &str, refused: bool| Listed {
+            plugin: "acme/orders".into(),
+            processor: processor.into(),
+            digest: String::new(),
+            version: String::new(),
+            contract: String::new(),
+            signed_by: String::new(),
+            since: std::time::SystemTime::UNIX_EPOCH,
+            lanes: 0,
+            refused: refused.then(|| (String::new(), "broken".into(), std::time::SystemTime::UNIX_EPOCH)),
+        };
+        assert_eq!(State::of(&entry(true), &[], true), State::Running);
+        assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], true), State::Running);
+        assert_eq!(State::of(&entry(false), &[listed("", true)], true), State::Refused);
+        assert_eq!(State::of(&entry(false), &[listed("acme/other", false)], true), State::Absent);
+        assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], false), State::NoHost);
+        let collection = Collection {
+            tenant: Some("acme".into()),
+            name: "carts".into(),
+            view: "carts@acme".into(),
+            processor: None,
+            kept_from: Some("acme/old".into()),
+            documents: Some(7),
+        };
+        assert_eq!(
+            show(&[(&entry(true), State::Running, Vec::new())], &[&collection], Screen::PLAIN),
+            "PROCESSOR   KIND       TENANT  STATE    PLUGIN       DOCUMENTS  VIEW\n\
+             acme/carts  projector  acme    running  acme/orders          -  -\n\
+             \n\
+             KEPT FROM  DOCUMENTS  VIEW\n\
+             acme/old          ~7  carts@acme\n"
+        );
+    }
+}

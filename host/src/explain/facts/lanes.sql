@@ -1,0 +1,16 @@
+-- Reads the lanes behind their cursors, those of a processor that wait in one state for one kind of reason as one row: how many they are, and the one that has for longest.
+-- Of very many kinds the most frequent ones.
+-- $1 tenant text, or null for all
+with alike as (
+  select distinct on (processor, state, class) processor, tenant, lane_key, since,
+         count(*) over (partition by processor, state, class) as lanes
+  from sandmill.exceptions
+  where $1::text is null or tenant = $1
+  order by processor, state, class, since, tenant, lane_key
+),
+most as (select * from alike order by lanes desc, since limit 200)
+select processor, m.lanes, tenant, lane_key, x.state, x.class, x.reason, x.attempts, x.event_position,
+       to_char(x.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+from most m
+join sandmill.exceptions x using (processor, tenant, lane_key)
+order by processor, x.state, x.class

@@ -1,0 +1,156 @@
+//! Text of plugins, tenants and applications, made safe for people to look at.
+//!
+//! Three kinds of characters are unsafe: control characters (C0, DEL and C1) steer a terminal,
+//! U+2028 and U+2029 end a line for some readers, and the controls of bidirectional text show words
+//! in another order than they stand in. [`printable`] and [`one_line`] replace them for a terminal,
+//! a table or an error file, [`quoted`] escapes them for a field of a log line, [`json`] escapes
+//! them for machines without losing any. All of them are for the edge where text leaves the host;
+//! what is stored stays as it came.
+
+use std::{borrow::Cow, fmt::Write};
+
+/// Items of a list that are shown. Default 50: more than a descriptor of a person's own has.
+const LISTED: usize = 50;
+
+/// Whether a character could steer a terminal or make a line read as another one.
+pub fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
+            // The marks and controls of bidirectional text, and deprecated controls of shaping.
+            '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
+            // Separators of lines and paragraphs.
+            | '\u{2028}' | '\u{2029}'
+            // Annotations: text that is there and not shown.
+            | '\u{fff9}'..='\u{fffb}'
+        )
+}
+
+/// Whether it is ASCII without controls, as most texts are: found out many bytes at a time.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+}
+
+/// The text with U+FFFD for each unsafe character. Line breaks stay, and tabs become spaces.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if is_plain(text) || !text.contains(|c| is_unsafe(c) && c != '\n') {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.chars().map(|c| match c {
+        '\n' => c,
+        '\t' => ' ',
+        c if is_unsafe(c) => char::REPLACEMENT_CHARACTER,
+        c => c,
+    });
+    Cow::Owned(shown.collect())
+}
+
+/// The same on one line: line breaks become spaces as well.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    match printable(text) {
+        shown if shown.contains('\n') => Cow::Owned(shown.replace('\n', " ")),
+        shown => shown,
+    }
+}
+
+/// The text in double quotes, with `"`, `\` and unsafe characters escaped, so that it ends where it
+/// seems to end. After about so many bytes it says how many are left out.
+pub fn quoted(text: &str, most: usize) -> String {
+    let mut quoted = String::with_capacity(text.len().min(most) + 2);
+    quoted.push('"');
+    for (at, c) in text.char_indices() {
+        if quoted.len() > most {
+            let _ = write!(quoted, "… ({} bytes more)", text.len() - at);
+            break;
+        }
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            c if is_unsafe(c) => _ = write!(quoted, "\\u{{{:x}}}", u32::from(c)),
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// JSON text with unsafe characters escaped and no line break. Its value stays the same: in valid
+/// JSON they stand within strings, and line breaks and tabs between values.
+pub fn json(text: &str) -> Cow<'_, str> {
+    if is_plain(text) || !text.contains(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' | '\r' | '\t' => escaped.push(' '),
+            c if is_unsafe(c) => _ = write!(escaped, "\\u{:04x}", u32::from(c)),
+            c => escaped.push(c),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// The beginning of a text, at most so many bytes, and how many bytes are left out.
+pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return Cow::Borrowed(text);
+    }
+    let end = text.floor_char_boundary(most);
+    Cow::Owned(format!("{}… ({} bytes more)", &text[..end], text.len() - end))
+}
+
+/// The first items of a list, no more than anybody reads, and how many are left out.
+pub fn some_of<T: AsRef<str>>(items: &[T], separator: &str) -> String {
+    let shown: Vec<&str> = items.iter().take(LISTED).map(AsRef::as_ref).collect();
+    match items.len().saturating_sub(LISTED) {
+        0 => shown.join(separator),
+        more => format!("{} and {more} more", shown.join(separator)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unsafe_characters_are_replaced_for_people() {
+        assert_eq!(printable("a\x1b[2Jb\r\nc\u{9b}"), "a\u{fffd}[2Jb\u{fffd}\nc\u{fffd}");
+        assert_eq!(
+            printable("\0\u{202e}gnp\u{2066}\u{2028}\u{200f}\t."),
+            "\u{fffd}\u{fffd}gnp\u{fffd}\u{fffd}\u{fffd} ."
+        );
+        // Words of other scripts, and what joins emoji, are words.
+        for kept in ["Grüße, 世界", "سلام", "a\u{200d}b", "two\nlines"] {
+            assert!(matches!(printable(kept), Cow::Borrowed(same) if same == kept), "{kept}");
+        }
+        assert_eq!(one_line("a\nb\u{2029}c"), "a b\u{fffd}c");
+    }
+
+    #[test]
+    fn quoted_text_ends_where_it_seems_to_end() {
+        assert_eq!(quoted("x\" tenant=\"quiet", 100), r#""x\" tenant=\"quiet""#);
+        assert_eq!(quoted("a\\\n\t\u{1b}\u{85}\u{202e}é", 100), r#""a\\\n\t\u{1b}\u{85}\u{202e}é""#);
+    }
+
+    #[test]
+    fn json_keeps_its_value_and_loses_what_steers() {
+        let value = serde_json::json!({"a\u{9b}": ["\u{202e}", "\x1b\u{2028}\u{7f}\n", "é"]});
+        let text = serde_json::to_string_pretty(&value).unwrap();
+        let escaped = json(&text);
+        assert!(!escaped.contains(is_unsafe), "{escaped:?}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
+        assert_eq!(json(r#"{"a":"b"}"#), r#"{"a":"b"}"#);
+    }
+
+    #[test]
+    fn what_is_too_long_says_how_much_is_left_out() {
+        assert_eq!(cut("short", 5), "short");
+        assert_eq!(quoted("\"\"\"\"", 4), r#""\"\"… (2 bytes more)""#);
+        assert_eq!(cut("aé", 2), "a… (2 bytes more)");
+        assert_eq!(some_of(&["a", "b"], ", "), "a, b");
+        let many: Vec<String> = (0..LISTED + 7).map(|number| number.to_string()).collect();
+        assert!(some_of(&many, " ").ends_with(" 48 49 and 7 more"), "{}", some_of(&many, " "));
+    }
+}

@@ -1,0 +1,309 @@
+//! An open folder, and names resolved beneath it: no link leads out of it.
+//!
+//! Check and use are one step. Each part of a path is opened from the folder before it, links are read and followed here and never by the kernel, and
+//! content is read from the descriptor that was checked. So nobody gains anything by exchanging a file, a link or a folder between the check and the read.
+//! Only regular files are opened, and without blocking: a pipe, a device or a socket cannot hold the host.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::{self, Read, Write},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::{OsStrExt, OsStringExt},
+    },
+    path::Path,
+};
+
+use rustix::{
+    fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, renameat, statat, unlinkat},
+    io::Errno,
+};
+
+/// The most links followed for one name, as in the kernel. Kubernetes needs two.
+const MOST_LINKS: usize = 40;
+/// The most folders that a link may lead down into: each of them is open meanwhile.
+const DEEPEST: usize = 8;
+
+/// Why an entry cannot be used.
+#[derive(Debug)]
+pub(in crate::plugins) enum Refusal {
+    /// There is none of that name.
+    Gone,
+    /// The host is short of file descriptors or memory, which says nothing about the entry.
+    Short(io::Error),
+    /// The file system does not let it be read at the moment.
+    Unreadable(io::Error),
+    /// It is not what it should be: why, and what to do.
+    Refused(String),
+}
+
+impl From<Errno> for Refusal {
+    fn from(error: Errno) -> Self {
+        match error {
+            Errno::NOENT => Refusal::Gone,
+            Errno::MFILE | Errno::NFILE | Errno::NOMEM => Refusal::Short(error.into()),
+            _ => Refusal::Unreadable(error.into()),
+        }
+    }
+}
+
+impl From<io::Error> for Refusal {
+    fn from(error: io::Error) -> Self {
+        match Errno::from_io_error(&error) {
+            Some(errno) => errno.into(),
+            // Of its content, not of the file system.
+            None => Refusal::Refused(format!("it cannot be read: {error}")),
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::Gone => f.write_str("it is not there any more"),
+            Refusal::Short(error) => write!(f, "the host cannot open it now ({error}), and tries again by itself"),
+            Refusal::Unreadable(error) => write!(f, "it cannot be read: {error}"),
+            Refusal::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+/// Where the links in a folder may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Links {
+    /// To entries of the folder itself and below its hidden folders: never into a tenant's folder.
+    Shared,
+    /// Anywhere in the folder.
+    Own,
+}
+
+/// A folder that is open.
+#[derive(Debug)]
+pub(in crate::plugins) struct Folder {
+    fd: OwnedFd,
+    links: Links,
+}
+
+/// What a name stands for, after links.
+#[derive(Debug)]
+struct Target {
+    /// The open folder that it lies in; none where that is the one it was looked for in.
+    within: Option<OwnedFd>,
+    /// Its own name there.
+    name: OsString,
+    stat: Stat,
+}
+
+impl Target {
+    fn kind(&self) -> FileType {
+        FileType::from_raw_mode(self.stat.st_mode)
+    }
+}
+
+impl Folder {
+    /// Opens the shared plugins folder. Links on the way to it are the operator's choice.
+    pub(in crate::plugins) fn open(path: &Path) -> io::Result<Folder> {
+        let fd = openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Folder { fd, links: Links::Shared })
+    }
+
+    /// Opens a tenant's folder in the shared one: a folder of that name, or a link through hidden folders to one of that name.
+    pub(in crate::plugins) fn tenant(&self, tenant: &OsStr) -> Result<Folder, Refusal> {
+        let target = self.resolve(tenant)?;
+        if target.kind() != FileType::Directory {
+            return Err(Refusal::Refused("it is no folder".into()));
+        }
+        if target.name != tenant {
+            return Err(Refusal::Refused(format!(
+                "a link to a folder of another name; a tenant's folder is a folder, or a link to `.NAME/{}`",
+                super::shown(tenant)
+            )));
+        }
+        let fd = open_folder(self.within(&target), &target.name)?;
+        Ok(Folder { fd, links: Links::Own })
+    }
+
+    /// Which folder it is, whatever its name: device and inode.
+    pub(super) fn identity(&self) -> io::Result<(u64, u64)> {
+        let stat = fstat(&self.fd)?;
+        Ok((stat.st_dev, stat.st_ino))
+    }
+
+    /// Reads the names of its entries and what they are, links not followed. More than `most` of them are refused.
+    pub(super) fn entries(&self, most: usize) -> Result<Vec<(OsString, FileType)>, Refusal> {
+        let mut entries = Vec::new();
+        for entry in Dir::read_from(&self.fd)? {
+            let entry = entry?;
+            let name = OsString::from_vec(entry.file_name().to_bytes().to_vec());
+            if matches!(name.as_bytes(), b"." | b"..") {
+                continue;
+            }
+            if entries.len() == most {
+                return Err(Refusal::Refused(format!("it has more than {most} entries; remove some")));
+            }
+            let kind = match entry.file_type() {
+                FileType::Unknown => match statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
+                    Err(Errno::NOENT) => continue,
+                    Err(error) => return Err(error.into()),
+                },
+                known => known,
+            };
+            entries.push((name, kind));
+        }
+        Ok(entries)
+    }
+
+    /// Whether there is an entry below one of its folders that `wanted` takes. Looks at the first `most` only, and follows no link.
+    pub(super) fn any_below(
+        &self,
+        folder: &OsStr,
+        most: usize,
+        wanted: impl Fn(&OsStr) -> bool,
+    ) -> Result<bool, Refusal> {
+        let below = open_folder(self.fd.as_fd(), folder)?;
+        for entry in Dir::new(below)?.take(most) {
+            if wanted(OsStr::from_bytes(entry?.file_name().to_bytes())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Looks at a regular file, after links.
+    pub(super) fn look(&self, name: &OsStr) -> Result<Stat, Refusal> {
+        let target = self.resolve(name)?;
+        regular(target.kind())?;
+        Ok(target.stat)
+    }
+
+    /// What a name stands for, after links.
+    pub(super) fn kind(&self, name: &OsStr) -> Result<FileType, Refusal> {
+        Ok(self.resolve(name)?.kind())
+    }
+
+    /// Opens a regular file to be read.
+    pub(in crate::plugins) fn file(&self, name: &OsStr) -> Result<File, Refusal> {
+        let target = self.resolve(name)?;
+        regular(target.kind())?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = openat(self.within(&target), &target.name, flags, Mode::empty())?;
+        // Another one may have its name by now.
+        regular(FileType::from_raw_mode(fstat(&file)?.st_mode))?;
+        Ok(file.into())
+    }
+
+    /// Reads a file of a few lines.
+    pub(in crate::plugins) fn text(&self, name: &OsStr) -> Result<String, Refusal> {
+        /// Far more than anybody writes.
+        const MOST: u64 = 1 << 20;
+        let mut text = String::new();
+        self.file(name)?.take(MOST + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > MOST {
+            return Err(Refusal::Refused("it is larger than 1 MiB".into()));
+        }
+        Ok(text)
+    }
+
+    /// Puts a file in the place of whatever has its name, links included. Readers see all of it or none.
+    pub(in crate::plugins) fn replace(&self, name: &str, content: &[u8]) -> Result<(), Refusal> {
+        let unfinished = format!(".{name}.unfinished");
+        self.remove(&unfinished);
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&self.fd, &unfinished, flags, Mode::from_raw_mode(0o644))?);
+        let written = file.write_all(content).map_err(Refusal::from);
+        let placed = written.and_then(|()| Ok(renameat(&self.fd, &unfinished, &self.fd, name)?));
+        if placed.is_err() {
+            self.remove(&unfinished);
+        }
+        placed
+    }
+
+    /// Removes a file, or a link and not what it leads to. Mostly there is none; a folder stays.
+    pub(in crate::plugins) fn remove(&self, name: &str) {
+        let _ = unlinkat(&self.fd, name, AtFlags::empty());
+    }
+
+    fn within<'a>(&'a self, target: &'a Target) -> BorrowedFd<'a> {
+        target.within.as_ref().unwrap_or(&self.fd).as_fd()
+    }
+
+    /// Follows a name's links step by step.
+    fn resolve(&self, name: &OsStr) -> Result<Target, Refusal> {
+        // The open folders on the way, and what is still ahead, the next part last.
+        let (mut way, mut ahead): (Vec<(OwnedFd, OsString)>, _) = (Vec::new(), vec![name.to_owned()]);
+        let mut links = 0;
+        while let Some(part) = ahead.pop() {
+            if part == ".." {
+                if way.pop().is_none() {
+                    return Err(self.leads_out());
+                }
+                continue;
+            }
+            let here = way.last().map_or(self.fd.as_fd(), |(fd, _)| fd.as_fd());
+            let is_linked = links > 0;
+            let nowhere = |error| match error {
+                Errno::NOENT if is_linked => Refusal::Refused("a link that leads nowhere; remove it".into()),
+                error => error.into(),
+            };
+            let stat = statat(here, &part, AtFlags::SYMLINK_NOFOLLOW).map_err(nowhere)?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Symlink => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Refusal::Refused("a link that leads back to itself; remove it".into()));
+                    }
+                    let to = readlinkat(here, &part, Vec::new())?.into_bytes();
+                    if to.starts_with(b"/") {
+                        return Err(self.leads_out());
+                    }
+                    let parts = to.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+                    ahead.extend(parts.rev().map(|part| OsStr::from_bytes(part).to_owned()));
+                }
+                FileType::Directory if !ahead.is_empty() => {
+                    if way.is_empty() && self.links == Links::Shared && !part.as_bytes().starts_with(b".") {
+                        return Err(Refusal::Refused(format!(
+                            "a link into the folder `{}`; links of the plugins folder may lead to files in it and into folders whose names begin with a dot. Put the file itself here",
+                            super::shown(&part)
+                        )));
+                    }
+                    if way.len() == DEEPEST {
+                        return Err(Refusal::Refused(format!("a link through more than {DEEPEST} folders")));
+                    }
+                    let folder = open_folder(here, &part).map_err(nowhere)?;
+                    way.push((folder, part));
+                }
+                _ if !ahead.is_empty() => return Err(Refusal::Refused("a link through what is no folder".into())),
+                _ => {
+                    return Ok(Target { within: way.pop().map(|(fd, _)| fd), name: part, stat });
+                }
+            }
+        }
+        Err(Refusal::Refused("a link to a folder that it lies in; remove it".into()))
+    }
+
+    fn leads_out(&self) -> Refusal {
+        let of = match self.links {
+            Links::Shared => "the plugins folder",
+            Links::Own => "its tenant's folder",
+        };
+        Refusal::Refused(format!(
+            "a link that leads out of {of}; put the file itself here, or a relative link to a file in the folder"
+        ))
+    }
+}
+
+fn open_folder(within: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
+    openat(within, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// Whether it is a regular file.
+fn regular(kind: FileType) -> Result<(), Refusal> {
+    match kind {
+        FileType::RegularFile => Ok(()),
+        FileType::Directory => Err(Refusal::Refused("a directory and not a file; remove or rename it".into())),
+        // Opening one of the others could wait for ever.
+        _ => Err(Refusal::Refused("a pipe, socket or device and not a regular file; remove it".into())),
+    }
+}

@@ -1,0 +1,209 @@
+//! Lanes that do nothing now: pure.
+//!
+//! A lane that is behind the cursor and has neither work, results nor a reading is parked: only what its row says is kept, without words, and
+//! no step of the book walks over parked lanes. There may be very many of them, for as long as nobody resumes them, so each costs some 200
+//! bytes and no time. Lanes that wait for a person are found by their key, lanes that wait for a time in the order of their times, and lanes that are due
+//! take turns: first their tenants, and then the lanes of each.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use crate::{
+    model::ids::{LaneKey, TenantId},
+    processor::exceptions::{LaneRow, RowState},
+};
+
+/// All of them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parked {
+    lanes: BTreeMap<LaneKey, ParkedLane>,
+    /// Those that are due, by tenant.
+    due: BTreeMap<TenantId, Due>,
+    /// Those that wait for a time.
+    later: BTreeSet<(SystemTime, LaneKey)>,
+    /// How many wait for a person.
+    standing: usize,
+    /// The tenant whose turn it was last; the next one is the next in order, so that none is passed over for ever.
+    last: Option<TenantId>,
+}
+
+/// What is kept of one.
+#[derive(Clone, Debug)]
+pub(super) struct ParkedLane {
+    /// Its row, as the database has it.
+    pub(super) row: LaneRow,
+    /// Handle at most so many events at a time, as a commit of more was refused.
+    pub(super) careful: Option<usize>,
+}
+
+/// Lanes of a tenant that are due.
+#[derive(Clone, Debug, Default)]
+struct Due {
+    keys: BTreeSet<Arc<str>>,
+    /// Whose turn it was last, as for tenants.
+    last: Option<Arc<str>>,
+}
+
+impl Parked {
+    pub(super) fn insert(&mut self, key: LaneKey, lane: ParkedLane) {
+        match lane.row.state {
+            RowState::Blocked | RowState::Paused => self.standing += 1,
+            RowState::Retrying { at } => _ = self.later.insert((at, key.clone())),
+            RowState::CatchingUp => self.is_due(&key),
+        }
+        self.lanes.insert(key, lane);
+    }
+
+    pub(super) fn remove(&mut self, key: &LaneKey) -> Option<ParkedLane> {
+        let lane = self.lanes.remove(key)?;
+        match lane.row.state {
+            RowState::Blocked | RowState::Paused => self.standing -= 1,
+            RowState::Retrying { at } => {
+                if !self.later.remove(&(at, key.clone())) {
+                    self.is_due_no_more(key);
+                }
+            }
+            RowState::CatchingUp => self.is_due_no_more(key),
+        }
+        Some(lane)
+    }
+
+    fn is_due(&mut self, key: &LaneKey) {
+        self.due.entry(key.tenant.clone()).or_default().keys.insert(key.key.clone());
+    }
+
+    fn is_due_no_more(&mut self, key: &LaneKey) {
+        if let Some(due) = self.due.get_mut(&key.tenant) {
+            due.keys.remove(&key.key);
+            if due.keys.is_empty() {
+                self.due.remove(&key.tenant);
+            }
+        }
+    }
+
+    pub(super) fn get(&self, key: &LaneKey) -> Option<&ParkedLane> {
+        self.lanes.get(key)
+    }
+
+    pub(super) fn contains(&self, key: &LaneKey) -> bool {
+        self.lanes.contains_key(key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&LaneKey, &ParkedLane)> {
+        self.lanes.iter()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// How many wait for a person.
+    pub(super) fn standing(&self) -> usize {
+        self.standing
+    }
+
+    /// Makes a lane due, whatever it waited for.
+    pub(super) fn resume(&mut self, key: &LaneKey) {
+        if let Some(mut lane) = self.remove(key) {
+            lane.row.state = RowState::CatchingUp;
+            self.insert(key.clone(), lane);
+        }
+    }
+
+    /// The lane whose turn it is to read, if one is due whose tenant is not `held`.
+    pub(super) fn next(&mut self, now: SystemTime, mut held: impl FnMut(&TenantId) -> bool) -> Option<LaneKey> {
+        while let Some((_, key)) = self.later.first().filter(|(at, _)| *at <= now).cloned() {
+            self.later.pop_first();
+            self.is_due(&key);
+        }
+        let mut free = |tenant: &&TenantId| !held(tenant);
+        let after = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.due.range::<TenantId, _>((after, Bound::Unbounded)).map(|(tenant, _)| tenant).find(&mut free);
+        let tenant = later.or_else(|| self.due.keys().find(&mut free))?.clone();
+        let due = self.due.get_mut(&tenant)?;
+        let after = due.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let key = due.keys.range::<Arc<str>, _>((after, Bound::Unbounded)).next().or_else(|| due.keys.first())?.clone();
+        due.last = Some(key.clone());
+        self.last = Some(tenant.clone());
+        Some(LaneKey { tenant, key })
+    }
+
+    /// When the next lane that waits for a time is due; none if none waits for one.
+    pub(super) fn next_due(&self) -> Option<SystemTime> {
+        self.later.first().map(|(at, _)| *at)
+    }
+
+    /// A lane that is due.
+    pub(super) fn any_due(&self, now: SystemTime) -> Option<LaneKey> {
+        let due = self
+            .due
+            .iter()
+            .find_map(|(tenant, due)| Some(LaneKey { tenant: tenant.clone(), key: due.keys.first()?.clone() }));
+        due.or_else(|| Some(self.later.first().filter(|(at, _)| *at <= now)?.1.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::model::cursor::{Progress, Snapshot};
+
+    fn lane(tenant: &str, key: &str) -> LaneKey {
+        LaneKey { tenant: TenantId::parse(tenant).unwrap(), key: key.into() }
+    }
+
+    fn parked(state: RowState) -> ParkedLane {
+        let progress = Progress::at(Snapshot::nothing());
+        ParkedLane { row: LaneRow { progress, state, attempts: 0 }, careful: None }
+    }
+
+    /// As a reading does it: the lane leaves, and comes back when its reading has ended.
+    fn turn(lanes: &mut Parked, held: &str) -> Option<String> {
+        let key = lanes.next(SystemTime::UNIX_EPOCH, |tenant| tenant.as_str() == held)?;
+        let lane = lanes.remove(&key).unwrap();
+        lanes.insert(key.clone(), lane);
+        Some(format!("{}/{}", key.tenant, key.key))
+    }
+
+    #[test]
+    fn tenants_take_turns_and_so_do_their_lanes() {
+        let mut lanes = Parked::default();
+        for key in 0..1_000 {
+            lanes.insert(lane("many", &format!("{key:04}")), parked(RowState::CatchingUp));
+        }
+        lanes.insert(lane("one", "a"), parked(RowState::CatchingUp));
+        let turns: Vec<_> = (0..5).map(|_| turn(&mut lanes, "nobody").unwrap()).collect();
+        assert_eq!(turns, ["many/0000", "one/a", "many/0001", "one/a", "many/0002"]);
+        assert_eq!(turn(&mut lanes, "one").unwrap(), "many/0003");
+        assert_eq!(turn(&mut lanes, "many").unwrap(), "one/a");
+    }
+
+    #[test]
+    fn a_lane_is_due_when_its_time_has_come_or_a_person_says_so() {
+        let start = SystemTime::UNIX_EPOCH;
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut lanes = Parked::default();
+        lanes.insert(lane("t", "later"), parked(RowState::Retrying { at: at(2) }));
+        lanes.insert(lane("t", "soon"), parked(RowState::Retrying { at: at(1) }));
+        lanes.insert(lane("t", "blocked"), parked(RowState::Blocked));
+        lanes.insert(lane("t", "paused"), parked(RowState::Paused));
+        assert_eq!((lanes.len(), lanes.standing(), lanes.next_due()), (4, 2, Some(at(1))));
+        assert_eq!((lanes.next(start, |_| false), lanes.any_due(start)), (None, None));
+        assert_eq!(lanes.next(at(1), |_| false), Some(lane("t", "soon")));
+        assert_eq!((lanes.next_due(), lanes.any_due(at(1))), (Some(at(2)), Some(lane("t", "soon"))));
+        lanes.remove(&lane("t", "soon"));
+        lanes.resume(&lane("t", "blocked"));
+        assert_eq!((lanes.standing(), lanes.next(at(1), |_| false)), (1, Some(lane("t", "blocked"))));
+        lanes.remove(&lane("t", "blocked"));
+        lanes.remove(&lane("t", "later"));
+        lanes.remove(&lane("t", "paused"));
+        assert_eq!((lanes.len(), lanes.standing(), lanes.next_due(), lanes.any_due(at(9))), (0, 0, None, None));
+        assert!(lanes.due.is_empty() && lanes.later.is_empty(), "nothing is left of lanes that are gone");
+    }
+}

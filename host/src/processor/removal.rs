@@ -1,0 +1,119 @@
+//! Removing a processor: its rows go, and its documents with them or not.
+//!
+//! A processor whose plugin is gone keeps its cursor, its documents and the names of its
+//! collections, so that the plugin may come back. A removal ends that for good. It happens in two
+//! steps, and one that is killed in between is completed by the next. The first is one transaction:
+//! the processor's row goes, and with it cursors, lanes, pauses, dead letters and notes of what was
+//! skipped; its collections are *kept*, owned by nobody, and no other plugin writes them unasked.
+//! The second drops what was kept, a few tables in a transaction, so that the database's lock table
+//! has room for all of them.
+
+use crate::{
+    cluster::host_lock,
+    db::{Error, GenericClient, Session, describe},
+    model::ids::ProcessorId,
+};
+
+/// Collections that are dropped in one transaction. Each locks some six relations until it ends.
+const DROPPED_AT_ONCE: i64 = 20;
+
+/// What there is of a processor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Whether it has a row; otherwise only documents were kept of it.
+    pub known: bool,
+    /// Events that it set aside.
+    pub dead_letters: i64,
+    /// Lanes behind its cursor.
+    pub lanes: i64,
+    /// Pauses.
+    pub pauses: i64,
+    /// Notes of events that it skipped.
+    pub skips: i64,
+    /// Its collections, by name.
+    pub collections: Vec<HeldCollection>,
+}
+
+/// A collection of a processor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldCollection {
+    /// Its view in `public`.
+    pub view: String,
+    /// How many documents it has.
+    pub documents: i64,
+}
+
+/// Why a processor cannot be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    /// It works.
+    #[error(
+        "a host runs {0}; nothing was removed\nTake its plugin's file out of the plugins folder, or stop the host, and remove it then."
+    )]
+    Running(ProcessorId),
+    /// What the database said.
+    #[error("{}", describe(.0))]
+    Database(#[from] Error),
+}
+
+/// Finds what there is of a processor; none where there is nothing.
+pub async fn held(session: &Session, id: &ProcessorId) -> Result<Option<Held>, Error> {
+    let row = session.query_one(include_str!("removal/held.sql"), &[&id.as_str()]).await?;
+    let mut held = Held {
+        known: row.get(0),
+        dead_letters: row.get(1),
+        lanes: row.get(2),
+        pauses: row.get(3),
+        skips: row.get(4),
+        collections: Vec::new(),
+    };
+    for row in session.query(include_str!("removal/collections.sql"), &[&id.as_str()]).await? {
+        let (number, generation): (i32, i32) = (row.get(0), row.get(1));
+        let count = format!("select count(*) from sandmill_documents.c{number}_{generation}");
+        let documents = session.query_one(&count, &[]).await?.get(0);
+        held.collections.push(HeldCollection { view: row.get(2), documents });
+    }
+    Ok((held.known || !held.collections.is_empty()).then_some(held))
+}
+
+/// Removes a processor and keeps its documents. Fails while a host runs it.
+pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), RemovalError> {
+    let transaction = session.client_mut().transaction().await?;
+    // Whoever registers it waits for this row, and finds none.
+    transaction.execute("select from sandmill.processors where id = $1 for update", &[&id.as_str()]).await?;
+    if is_running(&transaction, id).await? {
+        return Err(RemovalError::Running(id.clone()));
+    }
+    transaction.execute(include_str!("removal/release.sql"), &[&id.as_str()]).await?;
+    transaction.execute("delete from sandmill.processors where id = $1", &[&id.as_str()]).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+/// Drops what was kept of a processor.
+pub async fn drop_kept(session: &mut Session, id: &ProcessorId) -> Result<(), Error> {
+    loop {
+        let transaction = session.client_mut().transaction().await?;
+        let taken = transaction.query(include_str!("removal/take.sql"), &[&id.as_str(), &DROPPED_AT_ONCE]).await?;
+        if taken.is_empty() {
+            return transaction.commit().await;
+        }
+        for row in taken {
+            // A view's name has quotes around it and none inside: it is made of a collection's and
+            // a tenant's.
+            let (view, tables): (&str, Vec<String>) = (row.get(0), row.get(1));
+            transaction.batch_execute(&format!("drop view if exists public.\"{view}\"")).await?;
+            for table in tables {
+                transaction.batch_execute(&format!("drop table {table}")).await?;
+            }
+        }
+        transaction.commit().await?;
+    }
+}
+
+/// Whether a host runs it: its session commits, or a host works here whose files name it, and it is
+/// between two terms.
+async fn is_running(client: &impl GenericClient, id: &ProcessorId) -> Result<bool, Error> {
+    let row = client.query_one(include_str!("removal/running.sql"), &[&id.as_str()]).await?;
+    Ok(row.get(0) || row.get(1) && host_lock::is_held(client).await?)
+}

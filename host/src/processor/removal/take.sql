@@ -1,0 +1,14 @@
+-- Takes some of the collections that were kept of a processor out of the list, and says what is to
+-- be dropped for them: views, and tables of all generations.
+-- $1 processor text · $2 at most so many bigint
+with taken as (
+  delete from sandmill.collections
+  where number in (select number from sandmill.collections where kept_from = $1 order by number limit $2)
+  returning number, view
+)
+select t.view, array(
+  select format('sandmill_documents.%I', c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = 'sandmill_documents' and c.relkind = 'r' and c.relname ~ ('^c' || t.number || '_[0-9]+$')
+)
+from taken t
+order by t.number

@@ -1,0 +1,31 @@
+//! The list of all processors that a database knows, whether or not anything runs them.
+
+use crate::db::{Error, Session};
+
+/// A processor, as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its id.
+    pub id: String,
+    /// What it is: `projector`.
+    pub kind: String,
+    /// Whose it is; none where it is everybody's.
+    pub tenant: Option<String>,
+    /// The plugin that last ran it: its file's name without its ending.
+    pub plugin: String,
+    /// Whether a host commits for it.
+    pub runs: bool,
+}
+
+/// All of them, by id.
+pub async fn read(session: &Session) -> Result<Vec<Entry>, Error> {
+    let rows = session.query(include_str!("roster/processors.sql"), &[]).await?;
+    let entry = |row: &crate::db::Row| Entry {
+        id: row.get(0),
+        kind: row.get(1),
+        tenant: Some(row.get(2)).filter(|tenant: &String| !tenant.is_empty()),
+        plugin: row.get(3),
+        runs: row.get(4),
+    };
+    Ok(rows.iter().map(entry).collect())
+}

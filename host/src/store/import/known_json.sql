@@ -1,0 +1,5 @@
+-- The data and metadata of the event with an id, unless they are larger than what they are compared with can be.
+-- $1 tenant text · $2 id text · $3 bytes bigint
+select e.data::text, e.metadata::text
+from sandmill.events e
+where e.tenant = $1 and e.id = $2 and octet_length(e.data::text)::bigint + octet_length(e.metadata::text) <= $3

@@ -1,5 +1,0 @@
--- Takes the order of several tenants where the store is ordered by tenant, and does nothing else. The locks are taken in the order
--- of their keys, so that two imports never wait for each other in a circle. "offset 0" keeps the sort below the call.
--- $1 tenants text[], each once
-select sandmill.lock_tenant_order(tenant)
-from (select tenant from unnest($1::text[]) as given (tenant) order by hashtext(tenant) offset 0) as in_order

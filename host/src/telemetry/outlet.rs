@@ -1,0 +1,272 @@
+//! A bounded queue of text before a file descriptor: whoever writes to it never waits, and never
+//! fails.
+//!
+//! A thread of its own writes what is queued. While a pipe's reader stalls, a terminal is stopped
+//! or a disk is full, text gathers up to a bound in bytes; more is dropped and counted, and once
+//! writing works again a note says how many lines were lost. Nothing else follows from an error.
+//! The descriptor is written directly, because the standard library would hold a lock while a write
+//! blocks. The thread ends with the process.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// Text that may wait, bytes. Default 1 MiB: some seconds of a host that logs as much as its
+/// tenants may, and nothing to its memory.
+const WAITING_BYTES: usize = 1 << 20;
+/// After this time in one write the reader counts as stalled, and the end of the process does not
+/// wait for it.
+const STALLED: Duration = Duration::from_millis(500);
+/// The end of the process waits no longer than this, even for a reader that reads. Default 5 s: the
+/// thread may have to wait for a core.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Before a write is tried again where somebody has made the descriptor non-blocking.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// Where text goes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Outlet(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    most: usize,
+    /// What the output says of so many lost lines.
+    note: fn(u64) -> String,
+    state: Mutex<State>,
+    /// Something was queued, or written.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<Piece>,
+    /// Bytes of text that wait or are being written.
+    bytes: usize,
+    /// Since when the thread writes what it took.
+    since: Option<Instant>,
+    /// Lines lost of which the output does not tell yet, and all of them.
+    untold: u64,
+    lost: u64,
+    /// What the last write failed with.
+    failed: Option<io::ErrorKind>,
+}
+
+#[derive(Debug)]
+enum Piece {
+    Text(String),
+    /// So many lines are missing here.
+    Gap(u64),
+}
+
+impl Outlet {
+    /// Text to a descriptor, with a note where lines were lost.
+    pub fn to(file: impl AsFd, note: fn(u64) -> String) -> io::Result<Self> {
+        Outlet::within(WAITING_BYTES, file, note)
+    }
+
+    fn within(most: usize, file: impl AsFd, note: fn(u64) -> String) -> io::Result<Self> {
+        let file = file.as_fd().try_clone_to_owned()?;
+        let shared = Arc::new(Shared { most, note, state: Mutex::default(), changed: Condvar::new() });
+        let writer = shared.clone();
+        std::thread::Builder::new().name("outlet".into()).spawn(move || writer.work(&file))?;
+        Ok(Outlet(shared))
+    }
+
+    /// Queues a text of whole lines, or drops it where there is no room.
+    pub fn push(&self, text: &str) {
+        let mut state = self.0.lock();
+        if state.bytes + text.len() > self.0.most {
+            state.lose(text.as_bytes());
+            return;
+        }
+        if state.untold > 0 {
+            let gap = Piece::Gap(std::mem::take(&mut state.untold));
+            state.waiting.push(gap);
+        }
+        match state.waiting.last_mut() {
+            Some(Piece::Text(last)) => last.push_str(text),
+            _ => state.waiting.push(Piece::Text(text.into())),
+        }
+        state.bytes += text.len();
+        let is_resting = state.since.is_none();
+        drop(state);
+        if is_resting {
+            self.0.changed.notify_all();
+        }
+    }
+
+    /// Whether everything is written.
+    pub fn is_idle(&self) -> bool {
+        self.0.lock().is_idle()
+    }
+
+    /// Lines that were dropped so far.
+    pub fn lost(&self) -> u64 {
+        self.0.lock().lost
+    }
+
+    /// What the last write failed with; nothing if it succeeded.
+    pub fn failed(&self) -> Option<io::ErrorKind> {
+        self.0.lock().failed
+    }
+
+    /// Waits until everything is written, but not for a reader that stalls. Whether it is.
+    pub fn flush(&self) -> bool {
+        let (mut state, began) = (self.0.lock(), Instant::now());
+        while !state.is_idle() {
+            let stalled = state.since.map_or(STALLED, |since| STALLED.saturating_sub(since.elapsed()));
+            let wait = stalled.min(LAST_WORDS.saturating_sub(began.elapsed()));
+            if wait.is_zero() {
+                return false;
+            }
+            let waited = self.0.changed.wait_timeout(state, wait);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+impl State {
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.since.is_none()
+    }
+
+    fn lose(&mut self, text: &[u8]) {
+        let lines = text.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.untold += lines;
+        self.lost += lines;
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing panics while holding it, and the queue is whole between any two of its calls.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn work(&self, file: &OwnedFd) {
+        // Whether the last thing written was a part of a line.
+        let mut is_torn = false;
+        loop {
+            let pieces = self.take();
+            let (mut failed, mut lost) = (None, Vec::new());
+            for piece in &pieces {
+                let text = match piece {
+                    Piece::Text(text) => text,
+                    Piece::Gap(lines) => &(self.note)(*lines),
+                };
+                if failed.is_none() && is_torn {
+                    failed = write(file, b"\n").1.err();
+                }
+                let mut written = 0;
+                if failed.is_none() {
+                    let (bytes, result) = write(file, text.as_bytes());
+                    (written, failed) = (bytes, result.err());
+                    is_torn = written > 0 && text.as_bytes().get(written - 1) != Some(&b'\n');
+                }
+                if failed.is_some() {
+                    lost.push((piece, written));
+                }
+            }
+            let mut state = self.lock();
+            for (piece, written) in lost {
+                match piece {
+                    Piece::Text(text) => state.lose(text.as_bytes().get(written..).unwrap_or_default()),
+                    Piece::Gap(lines) => state.untold += lines,
+                }
+            }
+            let texts = pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.len() } else { 0 });
+            state.bytes -= texts.sum::<usize>();
+            (state.failed, state.since) = (failed.map(|error| error.kind()), None);
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for something to write and takes all of it.
+    fn take(&self) -> Vec<Piece> {
+        let mut state = self.lock();
+        loop {
+            let mut pieces = std::mem::take(&mut state.waiting);
+            // What was lost last is told even if nothing follows, unless that would fail as well.
+            if pieces.is_empty() && state.untold > 0 && state.failed.is_none() {
+                pieces.push(Piece::Gap(std::mem::take(&mut state.untold)));
+            }
+            if !pieces.is_empty() {
+                state.since = Some(Instant::now());
+                return pieces;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Writes all of it, or as much as goes, and says how much that was.
+fn write(file: &OwnedFd, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::write(file, rest) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(bytes) => written += bytes,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::AGAIN) => std::thread::sleep(AGAIN),
+            Err(error) => return (written, Err(error.into())),
+        }
+    }
+    (written, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn note(lines: u64) -> String {
+        format!("{lines} lost\n")
+    }
+
+    #[test]
+    fn a_reader_that_stalls_holds_nobody_up_and_learns_what_it_missed() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        // More than a pipe takes, so that the thread hangs in its write.
+        let line = format!("{}\n", "x".repeat(1 << 10));
+        let outlet = Outlet::within(200 * line.len(), &writer, note).unwrap();
+        for _ in 0..1_000 {
+            outlet.push(&line);
+        }
+        let lost = outlet.lost();
+        assert!(lost >= 1_000 - 200 - 64, "the queue is bounded: {lost}");
+        assert!(!outlet.flush(), "nobody reads");
+        let mut text = vec![0; (1_000 - lost as usize) * line.len()];
+        reader.read_exact(&mut text).unwrap();
+        assert!(text.chunks(line.len()).all(|found| found == line.as_bytes()), "what was queued comes whole");
+        let missed = format!("{lost} lost\n");
+        let mut rest = vec![0; missed.len()];
+        reader.read_exact(&mut rest).unwrap();
+        assert_eq!(rest, missed.as_bytes());
+        assert!(outlet.flush() && outlet.is_idle() && outlet.failed().is_none());
+        assert_eq!(outlet.lost(), lost);
+    }
+
+    #[test]
+    fn an_error_costs_the_lines_and_nothing_else() {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let outlet = Outlet::to(&full, note).unwrap();
+        outlet.push("one\ntwo\n");
+        assert!(outlet.flush());
+        assert_eq!((outlet.lost(), outlet.failed()), (2, Some(io::ErrorKind::StorageFull)));
+
+        let (reader, writer) = io::pipe().unwrap();
+        let outlet = Outlet::to(&writer, note).unwrap();
+        outlet.push("one\n");
+        assert!(outlet.flush());
+        drop(reader);
+        outlet.push("two\n");
+        assert!(outlet.flush());
+        assert_eq!((outlet.lost(), outlet.failed()), (1, Some(io::ErrorKind::BrokenPipe)));
+    }
+}

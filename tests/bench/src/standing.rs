@@ -1,0 +1,123 @@
+//! What very many blocked lanes cost: a host whose plugin has stopped on 60,000 streams of one tenant, beside one that has stopped on none.
+//!
+//! Both hosts are started anew, so that what stopping so many lanes at once takes is told apart from what they cost while they stand. Then each is left alone for some
+//! seconds, measured beside quiet tenants that append, and asked how it stands.
+
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+
+use crate::{
+    host::Process,
+    machine,
+    open_loop::OpenLoop,
+    report::{Report, quantile},
+    world::{Database, World, until},
+};
+
+const PART: &str = "standing";
+const PLUGIN: &str = "scripted-by-stream";
+const COLLECTION: &str = "scripted_stream_log";
+const LANES: i64 = 60_000;
+/// Bytes of the message that each lane stops with: about as much as is kept of it.
+const MESSAGE: usize = 900;
+/// How long a host is left alone.
+const ALONE: Duration = Duration::from_secs(10);
+/// How long quiet tenants are measured, and how often they append.
+const MEASURED: Duration = Duration::from_secs(15);
+const RATE: u32 = 50;
+
+/// What one host told.
+struct Told {
+    /// Of one core, while nothing happened.
+    idle_percent: f64,
+    /// The same, while quiet tenants appended.
+    busy_percent: f64,
+    mib: f64,
+    p50: f64,
+    p99: f64,
+    status_ms: f64,
+    status_kib: f64,
+}
+
+/// Measures both.
+pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
+    let folder = world.folder(PLUGIN)?;
+    let none = world.database("standing_none").await?;
+    let many = world.database("standing_many").await?;
+    let sql = "select count(*) from generate_series(1, $1::bigint) n,
+               sandmill.append('hog', 's' || n, '{Scripted}', array[json_build_object('do', 'stop', 'code', 'closed', 'message', repeat('x', $2::int) || n)])";
+    many.session.query_one(sql, &[&LANES, &(MESSAGE as i32)]).await?;
+    let binary = &world.binaries[0];
+
+    let began = Instant::now();
+    let host = Process::start(binary, &many, &folder, &[])?;
+    until("all lanes are blocked", async || Ok(blocked(&many).await? == LANES)).await?;
+    report.add(PART, format!("until {LANES} lanes are blocked"), "s", vec![began.elapsed().as_secs_f64()]);
+    report.add(PART, "peak memory meanwhile", "MiB", vec![host.peak_memory()]);
+    host.end().await?;
+
+    let mut told = Vec::new();
+    for database in [&none, &many] {
+        told.push(stand(binary, database, &folder).await?);
+    }
+    anyhow::ensure!(blocked(&many).await? == LANES, "lanes went on that nobody resumed");
+    for (which, told) in ["none", "all"].iter().zip(&told) {
+        let what = |what: &str| format!("{what}, {which} of {LANES} lanes blocked");
+        report.add(PART, what("CPU of the idle host"), "%", vec![told.idle_percent]);
+        report.add(PART, what("CPU of the host beside quiet tenants"), "%", vec![told.busy_percent]);
+        report.add(PART, what("memory after a start"), "MiB", vec![told.mib]);
+        report.add(PART, what("a quiet tenant's document, median"), "ms", vec![told.p50]);
+        report.add(PART, what("a quiet tenant's document, p99"), "ms", vec![told.p99]);
+        report.add(PART, what("`status --json`"), "ms", vec![told.status_ms]);
+        report.add(PART, what("`status --json`"), "KiB", vec![told.status_kib]);
+    }
+    let [none, many] = &told[..] else { anyhow::bail!("two hosts were measured") };
+    report.add(PART, "CPU for standing lanes (aim: at most 2)", "%", vec![many.idle_percent - none.idle_percent]);
+    report.add(PART, "the same beside quiet tenants", "%", vec![many.busy_percent - none.busy_percent]);
+    report.add(PART, "memory for standing lanes (aim: at most 32)", "MiB", vec![many.mib - none.mib]);
+    Ok(())
+}
+
+async fn stand(binary: &Path, database: &Database, folder: &Path) -> anyhow::Result<Told> {
+    let host = Process::start(binary, database, folder, &[])?;
+    // The collection is there once the plugin has begun.
+    until("the plugin runs", async || {
+        let sql = "select to_regclass('sandmill_documents.scripted_stream_log_1') is not null";
+        Ok(database.session.query_one(sql, &[]).await?.get(0))
+    })
+    .await?;
+    let quiet = OpenLoop::new(database, COLLECTION, 8).await?;
+    quiet.run(RATE, Duration::from_secs(3)).await?;
+    let cpu = || machine::cpu_seconds(host.id()).context("read what the host has computed");
+    let (before, began) = (cpu()?, Instant::now());
+    tokio::time::sleep(ALONE).await;
+    let idle_percent = (cpu()? - before) / began.elapsed().as_secs_f64() * 100.0;
+    let (before, began) = (cpu()?, Instant::now());
+    let samples = quiet.run(RATE, MEASURED).await?;
+    let busy_percent = (cpu()? - before) / began.elapsed().as_secs_f64() * 100.0;
+    let mib = machine::memory_now(host.id()).context("read what the host holds")?;
+    let began = Instant::now();
+    let status = Command::new(binary).args(["status", "--json"]).env("DATABASE_URL", &database.address).output()?;
+    anyhow::ensure!(status.status.success(), "status: {}", String::from_utf8_lossy(&status.stderr));
+    let status_ms = began.elapsed().as_secs_f64() * 1e3;
+    host.end().await?;
+    Ok(Told {
+        idle_percent,
+        busy_percent,
+        mib,
+        p50: quantile(&samples, 0.5),
+        p99: quantile(&samples, 0.99),
+        status_ms,
+        status_kib: status.stdout.len() as f64 / 1024.0,
+    })
+}
+
+async fn blocked(database: &Database) -> anyhow::Result<i64> {
+    let sql = "select count(*) from sandmill.exceptions where state = 'blocked'";
+    Ok(database.session.query_one(sql, &[]).await?.get(0))
+}

@@ -1,0 +1,341 @@
+// The plugins folder as others leave it: links across tenants, entries that nobody can use, folders that cannot be read. Each is
+// reported once and with its own path, and keeps nobody else from running.
+
+use std::{
+    fs,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{PermissionsExt, symlink},
+    },
+    path::Path,
+};
+
+use rustix::process::{Pid, Resource, Rlimit, geteuid, getrlimit, prlimit};
+use sandmill::{
+    db::{
+        Db,
+        embedded::{Embedded, Options},
+        migrate,
+    },
+    plugins::history::{self, Listed},
+};
+use sandmill_tests::{
+    Database, database,
+    host::{Host, Process, component, eventually, place, sandmill, stderr, stdout, version},
+};
+use serde_json::{Value, json};
+
+async fn listed(database: &Database) -> Vec<Listed> {
+    let session = database.db.connect("test").await.unwrap();
+    // Until a host has begun there are no such tables.
+    history::list(&session).await.unwrap_or_default()
+}
+
+/// Waits until exactly these plugins run.
+async fn until_run(database: &Database, wanted: &[&str]) {
+    eventually(&format!("{wanted:?} run"), async || {
+        let listed = listed(database).await;
+        let run: Vec<&str> = listed.iter().filter(|listed| listed.runs()).map(|listed| &*listed.plugin).collect();
+        (run == wanted).then_some(())
+    })
+    .await;
+}
+
+/// The digest that runs under a name.
+async fn digest(database: &Database, plugin: &str) -> Option<String> {
+    listed(database).await.into_iter().find(|listed| listed.plugin == plugin && listed.runs()).map(|it| it.digest)
+}
+
+async fn until_another(database: &Database, plugin: &str, than: &str) -> String {
+    eventually(&format!("another version of {plugin} runs"), async || {
+        digest(database, plugin).await.filter(|now| now != than)
+    })
+    .await
+}
+
+/// Waits until a plugin is refused for a reason.
+async fn until_refused(database: &Database, plugin: &str, wanted: &str) {
+    eventually(&format!("{plugin} is refused: {wanted}"), async || {
+        let listed = listed(database).await.into_iter().find(|listed| listed.plugin == plugin)?;
+        listed.refused.filter(|(_, why, _)| why.contains(wanted)).map(drop)
+    })
+    .await;
+}
+
+/// What `sandmill plugins --json` says of entries that are no plugins: each path with what is wrong.
+async fn not_run(database: &Database) -> Vec<(String, String)> {
+    let mut command = sandmill(&database.address);
+    command.args(["plugins", "--json"]);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let text = |entry: &Value, key: &str| entry[key].as_str().unwrap().to_string();
+    let entries = told["notRun"].as_array().unwrap();
+    assert!(entries.iter().all(|entry| !text(entry, "remedy").is_empty()), "{told}");
+    entries.iter().map(|entry| (text(entry, "path"), text(entry, "problem"))).collect()
+}
+
+async fn until_not_run(database: &Database, wanted: &[(&str, &str)]) {
+    eventually(&format!("what is not run is {wanted:?}"), async || {
+        let found = not_run(database).await;
+        let same = found.len() == wanted.len()
+            && found.iter().zip(wanted).all(|((path, why), (at, begins))| path == at && why.starts_with(begins));
+        same.then_some(())
+    })
+    .await;
+}
+
+fn tenant(folder: &Path, name: &str) -> std::path::PathBuf {
+    let path = folder.join(name);
+    fs::create_dir(&path).unwrap();
+    path
+}
+
+/// Lines of a log that have all of some words.
+fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
+    log.lines().filter(|line| words.iter().all(|word| line.contains(word))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_tenants_code_and_settings_are_not_read_through_links() {
+    let database = database().await;
+    let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (acme, mallory) = (tenant(folder.path(), "acme"), tenant(folder.path(), "mallory"));
+    place(&acme, "pay.wasm", &version("scripted", "V000001"));
+    place(&acme, "pay.toml", b"[settings]\nsecret = 'acme only'");
+    place(&mallory, "own.wasm", &fs::read(component("scripted-by-stream")).unwrap());
+    symlink("../acme/pay.wasm", mallory.join("stolen.wasm")).unwrap();
+    symlink("../acme/pay.toml", mallory.join("own.toml")).unwrap();
+    // Where the host is going to say why, something leads to a file of the operator's.
+    let precious = outside.path().join("precious");
+    fs::write(&precious, "precious").unwrap();
+    for name in ["stolen.wasm.error", ".stolen.wasm.error.unfinished", ".mallory-stolen.error"] {
+        symlink(&precious, mallory.join(name)).unwrap();
+    }
+    // Neither all of it, nor another tenant's folder, is a tenant; nor is a tenant's code everybody's.
+    symlink(".", folder.path().join("selfdir")).unwrap();
+    symlink("acme", folder.path().join("eve")).unwrap();
+    symlink("acme/pay.wasm", folder.path().join("shared.wasm")).unwrap();
+
+    let host = Host::start_in(&database, folder.path(), &[]);
+    let out = "a link that leads out of its tenant's folder";
+    until_refused(&database, "mallory/stolen", out).await;
+    until_refused(&database, "mallory/own", "own.toml: a link that leads out of its tenant's folder").await;
+    until_refused(&database, "shared", "a link into the folder `acme`").await;
+    until_run(&database, &["acme/pay"]).await;
+    let not = "not read as a tenant's folder: a link to a folder";
+    until_not_run(&database, &[("eve", not), ("selfdir", not)]).await;
+    // Said where it was asked for, in a file of its own, with nothing of the other tenant.
+    let error = mallory.join("stolen.wasm.error");
+    let said = eventually("the reason is beside the link", async || {
+        fs::symlink_metadata(&error).unwrap().is_file().then(|| fs::read_to_string(&error).unwrap())
+    })
+    .await;
+    assert!(said.starts_with(out) && !said.contains("acme"), "{said}");
+
+    // With a manifest of its own, and without the stolen component, mallory has what is mallory's.
+    fs::remove_file(mallory.join("stolen.wasm")).unwrap();
+    fs::remove_file(mallory.join("own.toml")).unwrap();
+    until_run(&database, &["acme/pay", "mallory/own"]).await;
+    eventually("nothing is said any more", async || (!error.exists()).then_some(())).await;
+    host.stop().await;
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+}
+
+/// As the kubelet mounts a volume, for all tenants and for one: what is visible are links, and a change exchanges `..data`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_exchange_of_a_kubernetes_volume_is_a_swap() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let acme = tenant(folder.path(), "acme");
+    let exchange = |folder: &Path, name: &str, day: &str, bytes: &[u8]| {
+        place(&tenant(folder, day), name, bytes);
+        symlink(day, folder.join("..data_tmp")).unwrap();
+        fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
+    };
+    exchange(folder.path(), "scripted.wasm", "..2026_11_28", &version("scripted", "V000001"));
+    exchange(&acme, "own.wasm", "..2026_11_28", &version("scripted-by-stream", "V000001"));
+    symlink("..data/scripted.wasm", folder.path().join("scripted.wasm")).unwrap();
+    symlink("..data/own.wasm", acme.join("own.wasm")).unwrap();
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_run(&database, &["acme/own", "scripted"]).await;
+    let first = (digest(&database, "scripted").await.unwrap(), digest(&database, "acme/own").await.unwrap());
+    exchange(folder.path(), "scripted.wasm", "..2026_11_29", &version("scripted", "V000002"));
+    until_another(&database, "scripted", &first.0).await;
+    exchange(&acme, "own.wasm", "..2026_11_29", &version("scripted-by-stream", "V000002"));
+    until_another(&database, "acme/own", &first.1).await;
+    until_run(&database, &["acme/own", "scripted"]).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_entry_is_reported_once_and_stops_nobody() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let acme = tenant(folder.path(), "acme");
+    place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
+    // One that is no component, and beside which nobody can write why; ones that are no files; settings that are none.
+    place(folder.path(), "bad.wasm", b"no component");
+    fs::create_dir_all(path("bad.wasm.error/x")).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(path("pipe.wasm")).status().unwrap().success());
+    fs::create_dir(path("folder.wasm")).unwrap();
+    place(folder.path(), "red.wasm", &fs::read(component("plane-log")).unwrap());
+    fs::create_dir(path("red.toml")).unwrap();
+    // What somebody may have meant otherwise.
+    place(folder.path(), "X.WASM", b"");
+    place(folder.path(), "lonely.toml", b"");
+    fs::create_dir_all(path("no tenant")).unwrap();
+    place(&path("no tenant"), "a.wasm", b"");
+    fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"r\xe9d.wasm")), "").unwrap();
+    place(&tenant(&acme, "deeper"), "a.wasm", b"");
+    // A tenant would have the host watch all that there is.
+    symlink("/usr", acme.join("everything")).unwrap();
+
+    let host = Process::start(&database, folder.path(), &[]);
+    until_run(&database, &["scripted"]).await;
+    let refused = [
+        ("bad", "not a WebAssembly component"),
+        ("folder", "a directory and not a file"),
+        ("pipe", "a pipe, socket or device"),
+        ("red", "its manifest red.toml: a directory"),
+    ];
+    for (plugin, why) in refused {
+        until_refused(&database, plugin, why).await;
+    }
+    let problems = [
+        ("X.WASM", "its ending is not in small letters"),
+        ("acme/deeper", "folders in a tenant's folder are not read"),
+        ("bad.wasm.error", "a folder where the host writes why bad.wasm does not run"),
+        ("lonely.toml", "a manifest without its component, lonely.wasm"),
+        ("no tenant", "no tenant can have this name"),
+        ("r\\xe9d.wasm", "its name is not printable UTF-8"),
+    ];
+    until_not_run(&database, &problems).await;
+    let mut command = sandmill(&database.address);
+    let told = tokio::task::spawn_blocking(move || command.arg("plugins").output()).await.unwrap().unwrap();
+    let line = "not run: X.WASM: its ending is not in small letters; rename it to X.wasm\n";
+    assert!(stdout(&told).contains(line), "{}", stdout(&told));
+
+    // Every change makes the host look at all of it again, and say what it does not run.
+    let mut running = digest(&database, "scripted").await.unwrap();
+    for change in 2..=5 {
+        place(folder.path(), "scripted.wasm", &version("scripted", &format!("V{change:06}")));
+        running = until_another(&database, "scripted", &running).await;
+    }
+    let log = host.log();
+    for (plugin, why) in refused {
+        let said = lines(&log, &[&format!("{plugin}.wasm"), "refused", why]);
+        assert_eq!(said.len(), 1, "{plugin}: {said:?}");
+    }
+    for (path, why) in problems {
+        let said = lines(&log, &[path, why]);
+        assert_eq!(said.len(), 1, "{path}: {said:?}");
+    }
+    assert_eq!(host.watches(), 2, "the folder and that of acme are watched, and nothing below them");
+
+    // What is mended is not told any more.
+    fs::rename(path("X.WASM"), path("x.wasm")).unwrap();
+    fs::remove_dir_all(path("no tenant")).unwrap();
+    fs::remove_file(path("lonely.toml")).unwrap();
+    until_not_run(&database, &[problems[1], problems[2], problems[5]]).await;
+}
+
+/// A database on a server of its own, which also a host may use that is short of its user's rights.
+async fn open_database() -> (Embedded, Database) {
+    let server = Embedded::start(Options::default()).await.unwrap();
+    let address = server.address();
+    let log = server.log();
+    let run = log.parent().unwrap();
+    for (path, mode) in [(run.to_path_buf(), 0o711), (run.join(".s.PGSQL.5432"), 0o777)] {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let database = Database { db: Db::parse(&address).unwrap(), address };
+    migrate::migrate(&mut database.db.connect("test").await.unwrap()).await.unwrap();
+    (server, database)
+}
+
+/// Root reads everything, so where it runs the tests the host does without that right; it stays root otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_read_keeps_what_runs_and_stops_nobody() {
+    let under: &[&str] = match geteuid().is_root() {
+        true => &["setpriv", "--bounding-set", "-dac_override,-dac_read_search"],
+        false => &[],
+    };
+    let (_server, database) = open_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let acme = tenant(folder.path(), "acme");
+    place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
+    place(&acme, "own.wasm", &version("scripted-by-stream", "V000001"));
+    let mode = |mode: u32| fs::set_permissions(&acme, fs::Permissions::from_mode(mode)).unwrap();
+    let host = Process::start_under(under, &database, folder.path(), &[]);
+    until_run(&database, &["acme/own", "scripted"]).await;
+    let own = digest(&database, "acme/own").await.unwrap();
+    let mut running = digest(&database, "scripted").await.unwrap();
+
+    mode(0o000);
+    let unread = [("acme", "this folder cannot be read, and what runs from it goes on: Permission denied")];
+    until_not_run(&database, &unread).await;
+    for change in 2..=4 {
+        place(folder.path(), "scripted.wasm", &version("scripted", &format!("V{change:06}")));
+        running = until_another(&database, "scripted", &running).await;
+    }
+    database.append("acme", "s", &[json!({})]).await;
+    eventually("acme's plugin still handles events", async || {
+        let status = listed(&database).await.into_iter().find(|listed| listed.plugin == "acme/own")?.processor;
+        (database.status(&status).await?.handled >= 1).then_some(())
+    })
+    .await;
+    assert_eq!(digest(&database, "acme/own").await, Some(own.clone()));
+    let log = host.log();
+    assert_eq!(lines(&log, &["acme", "cannot be read"]).len(), 1, "{log}");
+    drop(host);
+
+    // A start runs the others, and keeps in mind what ran there.
+    let host = Process::start_under(under, &database, folder.path(), &[]);
+    place(folder.path(), "scripted.wasm", &version("scripted", "V000005"));
+    until_another(&database, "scripted", &running).await;
+    until_not_run(&database, &unread).await;
+    assert!(listed(&database).await.iter().any(|listed| listed.plugin == "acme/own" && listed.digest == own));
+    mode(0o755);
+    until_run(&database, &["acme/own", "scripted"]).await;
+    until_not_run(&database, &[]).await;
+    // A file that cannot be read is not one that is gone either.
+    let file = acme.join("own.wasm");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
+    until_refused(&database, "acme/own", "it cannot be read: Permission denied").await;
+    until_run(&database, &["acme/own", "scripted"]).await;
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    eventually("nothing is wrong any more", async || {
+        listed(&database).await.iter().all(|listed| listed.refused.is_none()).then_some(())
+    })
+    .await;
+    drop(host);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_short_of_file_descriptors_keeps_what_runs_and_takes_changes_later() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
+    let host = Process::start(&database, folder.path(), &["rollout.poll-ms=1"]);
+    until_run(&database, &["scripted"]).await;
+    let running = digest(&database, "scripted").await.unwrap();
+    // Those that are open stay open, and there is no further one.
+    let pid = Pid::from_raw(host.id() as i32);
+    let before = getrlimit(Resource::Nofile);
+    prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), ..before }).unwrap();
+    place(folder.path(), "scripted.wasm", &version("scripted", "V000002"));
+    let words = ["cannot be read", "Too many open files"];
+    eventually("the shortage is reported", async || (!lines(&host.log(), &words).is_empty()).then_some(())).await;
+    // The host looks again and again meanwhile.
+    for _ in 0..200 {
+        assert_eq!(digest(&database, "scripted").await.as_ref(), Some(&running));
+    }
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    until_another(&database, "scripted", &running).await;
+    until_not_run(&database, &[]).await;
+    let log = host.log();
+    assert_eq!(lines(&log, &words).len(), 1, "{log}");
+    assert_eq!(listed(&database).await[0].refused, None);
+}

@@ -1,0 +1,103 @@
+// Numbers that operators see: they move with what is committed, and say where there may be more.
+
+use sandmill_tests::{
+    Database, database,
+    host::{Host, catch_up, eventually, sandmill, stdout},
+    ledger::assert_scripted_log,
+};
+use serde_json::{Value, json};
+
+/// Lets every statement of a kind fail with an error that ends the term, until it [mends](mend).
+async fn ruin(database: &Database, what: &str) {
+    let session = database.db.connect("test").await.unwrap();
+    session
+        .batch_execute(&format!(
+            "create function public.ruin() returns trigger language plpgsql as
+             $$ begin raise exception 'nothing is written here' using errcode = 'XX000'; end $$;
+             create trigger ruin {what} execute function public.ruin()"
+        ))
+        .await
+        .unwrap();
+}
+
+async fn mend(database: &Database) {
+    let mut session = database.db.connect("test").await.unwrap();
+    // Commits hold the table's rows for a moment each.
+    session.batch_execute("set lock_timeout = 0").await.unwrap();
+    let transaction = session.client_mut().transaction().await.unwrap();
+    transaction.batch_execute("drop function public.ruin() cascade").await.unwrap();
+    transaction.commit().await.unwrap();
+}
+
+/// Waits until so many terms have ended in a row.
+async fn terms_end(database: &Database, times: i64) {
+    eventually("terms end", async || (database.status("scripted").await?.term_error?.times >= times).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_counted_once_however_many_terms_ended_before_they_were_handled() {
+    let database = database().await;
+    database.append("acme", "s", &[json!({}), json!({})]).await;
+    ruin(&database, "before update on sandmill.cursors for each row when (old.progress::text <> new.progress::text)")
+        .await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    terms_end(&database, 3).await;
+    assert_eq!(database.status("scripted").await.unwrap().handled, 0);
+    mend(&database).await;
+    database.scripted_settles(&[]).await;
+    assert_eq!(database.status("scripted").await.unwrap().handled, 2);
+    // And in the commits of lanes that are behind, which move no cursor.
+    let session = database.db.connect("test").await.unwrap();
+    database.append("acme", "s", &[json!({"do": "retry-until-attempt", "n": 2}), json!({})]).await;
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_eq!(database.status("scripted").await.unwrap().handled, 4);
+    let counted: i64 =
+        session.query_one("select events from sandmill.tenant_usage where tenant = 'acme'", &[]).await.unwrap().get(0);
+    assert_eq!(counted, 4);
+    assert_scripted_log(&database, "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failure_is_counted_once_however_many_terms_ended_before_its_lane_stopped() {
+    let database = database().await;
+    database.append("acme", "s", &[json!({"do": "stop", "code": "closed"})]).await;
+    ruin(&database, "before insert on sandmill.exceptions for each row").await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    terms_end(&database, 3).await;
+    mend(&database).await;
+    database.scripted_settles(&["acme blocked plugin:closed"]).await;
+    host.stop().await;
+    let session = database.db.connect("test").await.unwrap();
+    let row = session.query_one("select failures, error from sandmill.tenant_usage where tenant = 'acme'", &[]).await;
+    let row = row.unwrap();
+    assert_eq!(row.get::<_, i64>(0), 1);
+    assert!(row.get::<_, &str>(1).starts_with("plugin:closed: "));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_not_all_are_counted_it_is_said_that_there_are_more() {
+    let database = database().await;
+    database.append("acme", "s", &[json!({}), json!({"do": "skip", "code": "odd"})]).await;
+    catch_up(&database, &["scripted"], &[]).await;
+    let session = database.db.connect("test").await.unwrap();
+    let shown = async |more: i64| {
+        let copy = "insert into sandmill.dead_letters (processor, tenant, lane_key, position, event_id, class, message, digest, attempts)
+                    select processor, tenant, lane_key, position + n, event_id, class, message, digest, attempts
+                    from sandmill.dead_letters, generate_series(1, $1::bigint) n where position = (select max(position) from sandmill.dead_letters)";
+        session.execute(copy, &[&more]).await.unwrap();
+        let status: Value =
+            serde_json::from_str(&stdout(&sandmill(&database.address).args(["status", "--json"]).output().unwrap()))
+                .unwrap();
+        let processor = &status["processors"][0];
+        let text = stdout(&sandmill(&database.address).arg("status").output().unwrap());
+        (processor["deadLetters"].clone(), processor["deadLettersAtLeast"].clone(), text)
+    };
+    let (letters, at_least, text) = shown(9_999).await;
+    assert_eq!((letters, at_least), (json!(10_000), json!(false)));
+    assert!(text.contains("scripted set 10000 events aside"), "{text}");
+    let (letters, at_least, text) = shown(1).await;
+    assert_eq!((letters, at_least), (json!(10_000), json!(true)));
+    assert!(text.contains("scripted set more than 10000 events aside"), "{text}");
+}

@@ -1,0 +1,131 @@
+// One id is one processor's: ids that would once have been written alike, rows of somebody else,
+// and what only shows a cut name.
+
+use sandmill_tests::{
+    database,
+    host::{Host, component, with_id},
+};
+use serde_json::json;
+
+use super::*;
+
+/// The id that tenant `globex` gives its plugin ends with the first part of another tenant's name:
+/// joined with hyphens, both were one id.
+#[tokio::test(flavor = "multi_thread")]
+async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (globex, other) = ("globex", "acme-inc--globex");
+    database.append(globex, "g", &vec![json!({}); 3]).await;
+    database.append(other, "a", &vec![json!({}); 10]).await;
+    give(folder.path(), globex, "x", &with_id("scripted-by-stream", "scripted--acme-inc"));
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_counted(&database, "scripted_stream_log", "globex/scripted--acme-inc", 3).await;
+    fs::remove_dir_all(folder.path().join(globex)).unwrap();
+    eventually("globex's plugin has ended", async || {
+        let ended = "select from sandmill.plugin_versions where plugin = 'globex/x' and event = 'stopped'";
+        (rows(&database, ended).await.len() == 1).then_some(())
+    })
+    .await;
+
+    // It begins where nobody has been for it: the ten events that are there are its own to handle.
+    give(folder.path(), other, "orders", &fs::read(component("scripted")).unwrap());
+    until_counted(&database, "scripted_log", "acme-inc--globex/scripted", 10).await;
+    assert_eq!(
+        rows(&database, "select id, kind, tenant, family from sandmill.processors order by id").await,
+        [
+            "(acme-inc--globex/scripted,projector,acme-inc--globex,scripted)",
+            "(globex/scripted--acme-inc,projector,globex,scripted--acme-inc)"
+        ]
+    );
+    assert_eq!(json(&database, &["explain", "--json"]).await, json!({ "findings": [] }));
+
+    // Whose plugin is gone is behind with its own events, and with nobody else's.
+    database.append(globex, "g", &vec![json!({}); 2]).await;
+    let found = eventually("what has no plugin is told to be behind", async || {
+        let told = json(&database, &["explain", "--json"]).await;
+        told["findings"].as_array().unwrap().iter().find(|finding| finding["gravity"] == "stuck").cloned()
+    })
+    .await;
+    assert_eq!(
+        (found["processor"].as_str(), found["what"].as_str()),
+        (
+            Some("globex/scripted--acme-inc"),
+            Some("the host has recorded no file globex/x.wasm in its plugins folder, which was this processor last")
+        )
+    );
+    database.settles("acme-inc--globex/scripted", &[]).await;
+    assert_eq!(json(&database, &["explain", "acme-inc--globex/scripted", "--json"]).await, json!({ "findings": [] }));
+    // Commands take such an id as they take any other.
+    let paused = json(&database, &["pause", "acme-inc--globex/scripted", "--json"]).await;
+    assert_eq!(paused["processor"], "acme-inc--globex/scripted");
+    let resumed = json(&database, &["resume", "acme-inc--globex/scripted", "--json"]).await;
+    assert_eq!(resumed["pausesLifted"], 1);
+    host.stop().await;
+}
+
+/// Names that differ behind their 63rd byte, or only in capitals, and fill what a tenant's name may
+/// have.
+#[tokio::test(flavor = "multi_thread")]
+async fn names_that_differ_in_their_last_byte_or_in_capitals_are_different_tenants() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let long = |last: char| format!("{}{last}", "x".repeat(63));
+    let tenants = [long('a'), long('b'), "Acme".into(), "acme".into(), "acme.eu".into(), "acme-eu".into()];
+    for (number, tenant) in tenants.iter().enumerate() {
+        database.append(tenant, "s", &vec![json!({}); number + 1]).await;
+        give(folder.path(), tenant, "scripted", &fs::read(component("scripted")).unwrap());
+    }
+    let host = Host::start_in(&database, folder.path(), &[]);
+    for (number, tenant) in tenants.iter().enumerate() {
+        until_counted(&database, "scripted_log", &format!("{tenant}/scripted"), number as i64 + 1).await;
+    }
+    // The sessions of the long ones have the same name, as far as the database keeps it; each is
+    // known to run all the same.
+    let names = "select distinct application_name from pg_stat_activity
+                 where datname = current_database() and application_name like 'sandmill commit xx%'";
+    assert_eq!(rows(&database, names).await.len(), 1);
+    fs::remove_dir_all(folder.path().join(&tenants[1])).unwrap();
+    database.append(&tenants[0], "s", &[json!({})]).await;
+    database.append(&tenants[1], "s", &[json!({})]).await;
+    until_counted(&database, "scripted_log", &format!("{}/scripted", tenants[0]), 2).await;
+    let found = eventually("what has no plugin any more is told to be behind", async || {
+        let told = json(&database, &["explain", "--json"]).await;
+        let stuck = told["findings"].as_array().unwrap().iter().filter(|finding| finding["gravity"] == "stuck");
+        Some(stuck.cloned().collect::<Vec<Value>>()).filter(|stuck| !stuck.is_empty())
+    })
+    .await;
+    let told: Vec<_> = found.iter().map(|finding| (finding["processor"].clone(), finding["what"].clone())).collect();
+    let gone = format!(
+        "the host has recorded no file {}/scripted.wasm in its plugins folder, which was this processor last",
+        tenants[1]
+    );
+    assert_eq!(told, [(json!(format!("{}/scripted", tenants[1])), json!(gone))]);
+    host.stop().await;
+}
+
+/// A row of another tenant, of another family or of another kind is no processor to go on with.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_of_somebody_else_is_refused_and_stays_as_it_is() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    // As a later version of the host may write them, or somebody's hand.
+    let row = "alter table sandmill.processors drop constraint processors_parts_check, drop constraint processors_kind_check;
+               insert into sandmill.processors (id, kind, family, tenant, plugin, digest, version, partition_by, read_model_version)
+               values ('acme/scripted', 'projector', 'scripted', 'mallory-the-tenant', 'p', 'd', 'v', 'tenant', 1),
+                      ('scripted', 'reactor', 'scripted', '', 'p', 'd', 'v', 'tenant', 1)";
+    database.db.connect("test").await.unwrap().batch_execute(row).await.unwrap();
+    let all = "select id, kind, family, tenant, plugin, digest from sandmill.processors order by id";
+    let before = rows(&database, all).await;
+    let bytes = fs::read(component("scripted")).unwrap();
+    give(folder.path(), "acme", "scripted", &bytes);
+    place(folder.path(), "scripted.wasm", &bytes);
+    let host = Host::start_in(&database, folder.path(), &[]);
+    for (plugin, id) in [("acme/scripted", "acme/scripted"), ("scripted", "scripted")] {
+        let error = until_error(folder.path(), plugin, &format!("the id {id} belongs to another processor")).await;
+        assert!(error.contains("Give this plugin another id") && !error.contains("mallory"), "{error}");
+    }
+    host.stop().await;
+    assert_eq!(rows(&database, all).await, before);
+    assert_eq!(rows(&database, "select from sandmill.cursors").await, Vec::<String>::new());
+}

@@ -1,0 +1,189 @@
+// Removing a processor: what goes, what stays, and who may have it then.
+
+use sandmill_tests::{
+    database,
+    handmade::listing,
+    host::{Host, component},
+    ledger::assert_log,
+};
+use serde_json::json;
+
+use super::*;
+
+const OWN: &str = "scripted_log@acme";
+
+/// Waits until what a host makes of a processor is this.
+async fn until_state(database: &Database, processor: &str, wanted: &str) -> Value {
+    eventually(&format!("{processor} is {wanted}"), async || {
+        let listed = json(database, &["processors", "list", "--json"]).await;
+        let found = listed["processors"].as_array().unwrap().iter().find(|p| p["id"] == processor)?.clone();
+        (found["state"] == wanted).then_some(found)
+    })
+    .await
+}
+
+/// How many rows name a processor, table by table.
+async fn rows_of(database: &Database, processor: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (table, column) in [
+        ("processors", "id"),
+        ("cursors", "processor"),
+        ("exceptions", "processor"),
+        ("pauses", "processor"),
+        ("dead_letters", "processor"),
+    ] {
+        let sql = format!("select '{table}', count(*) from sandmill.{table} where {column} = '{processor}'");
+        found.extend(rows(database, &sql).await);
+    }
+    found
+}
+
+/// A host with `acme/scripted` and everybody's `scripted`, of which acme's has set two events aside
+/// and stands at a third.
+async fn begun(database: &Database, folder: &Path) -> Host {
+    let skip = json!({"do": "skip", "code": "odd"});
+    database.append("acme", "s", &[json!({}), skip.clone(), skip, json!({})]).await;
+    database.append("other", "s", &[json!({})]).await;
+    let bytes = fs::read(component("scripted")).unwrap();
+    give(folder, "acme", "orders", &bytes);
+    place(folder, "scripted.wasm", &bytes);
+    let host = Host::start_in(database, folder, &[]);
+    database.settles("acme/scripted", &[]).await;
+    database.settles("scripted", &[]).await;
+    database.append("acme", "late", &[json!({"do": "trap"})]).await;
+    database.settles("acme/scripted", &["acme blocked trap"]).await;
+    database.settles("scripted", &["acme blocked trap"]).await;
+    host
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes_them_unasked() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = begun(&database, folder.path()).await;
+    run(&database, &["pause", "acme/scripted", "--tenant", "acme"]).await.unwrap();
+    let keep = ["processors", "remove", "acme/scripted", "--keep-documents", "--yes", "--json"];
+    let refused = run(&database, &keep).await.unwrap_err();
+    assert!(refused.contains("a host runs acme/scripted; nothing was removed"), "{refused}");
+    assert!(refused.contains("Take its plugin's file out of the plugins folder, or stop the host"), "{refused}");
+
+    // The host goes on with all others.
+    let file = folder.path().join("acme/orders.wasm");
+    let bytes = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    let listed = until_state(&database, "acme/scripted", "absent").await;
+    assert_eq!(
+        (&listed["kind"], &listed["tenant"], &listed["plugin"], &listed["collections"][0]["view"]),
+        (&json!("projector"), &json!("acme"), &json!("acme/orders"), &json!(OWN))
+    );
+    until_state(&database, "scripted", "running").await;
+    let unsure = run(&database, &keep[..4]).await.unwrap_err();
+    assert!(unsure.contains("removing acme/scripted loses 2 dead letters; add --yes if that is meant"), "{unsure}");
+    let undecided = run(&database, &["processors", "remove", "acme/scripted"]).await.unwrap_err();
+    assert!(undecided.contains("--keep-documents") && undecided.contains("--drop-documents"), "{undecided}");
+    let before = rows_of(&database, "acme/scripted").await;
+    assert_eq!(before, ["(processors,1)", "(cursors,16)", "(exceptions,1)", "(pauses,1)", "(dead_letters,2)"]);
+
+    assert_eq!(
+        json(&database, &keep).await,
+        json!({
+            "processor": "acme/scripted", "deadLetters": 2, "lanes": 1, "pauses": 1, "skips": 0, "documents": "kept",
+            "collections": [{"view": OWN, "documents": 1}],
+        })
+    );
+    let after = rows_of(&database, "acme/scripted").await;
+    assert_eq!(after, ["(processors,0)", "(cursors,0)", "(exceptions,0)", "(pauses,0)", "(dead_letters,0)"]);
+    let document = format!(r#"select _id, data->>'count' from public."{OWN}""#);
+    assert_eq!(rows(&database, &document).await, ["(s,2)"]);
+    let listed = json(&database, &["processors", "list", "--json"]).await;
+    assert_eq!(
+        (listed["processors"].as_array().unwrap().len(), &listed["processors"][0]["id"]),
+        (1, &json!("scripted"))
+    );
+    assert_eq!((&listed["kept"][0]["view"], &listed["kept"][0]["keptFrom"]), (&json!(OWN), &json!("acme/scripted")));
+    let again = run(&database, &keep).await.unwrap_err();
+    assert!(again.contains("was removed before, and its documents were kept; --drop-documents drops them"), "{again}");
+
+    // Its own file would mix them with what it builds from the beginning, and so would another one.
+    place(&folder.path().join("acme"), "orders.wasm", &bytes);
+    give(folder.path(), "acme", "heir", &listing("heir", &["scripted_log"]));
+    for plugin in ["acme/orders", "acme/heir"] {
+        let error = until_error(folder.path(), plugin, "holds documents").await;
+        assert!(
+            error.contains("collection scripted_log holds documents that processor acme/scripted left there"),
+            "{error}"
+        );
+        assert!(error.contains("`sandmill processors remove acme/scripted --drop-documents` drops them"), "{error}");
+    }
+    until_state(&database, "scripted", "running").await;
+    // One that is told to takes them over.
+    place(&folder.path().join("acme"), "heir.toml", b"on-change = 'continue'");
+    until_state(&database, "acme/heir", "running").await;
+    let owner = "select processor, kept_from from sandmill.collections where tenant = 'acme'";
+    assert_eq!(rows(&database, owner).await, ["(acme/heir,\"\")"]);
+    assert_eq!(rows(&database, &document).await, ["(s,2)"]);
+    let belongs = until_error(folder.path(), "acme/orders", "belongs to").await;
+    assert!(belongs.contains("collection scripted_log belongs to processor acme/heir"), "{belongs}");
+    host.stop().await;
+    until_state(&database, "acme/heir", "no-host").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_that_is_removed_with_its_documents_begins_anew() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = begun(&database, folder.path()).await;
+    fs::remove_dir_all(folder.path().join("acme")).unwrap();
+    until_state(&database, "acme/scripted", "absent").await;
+    // First without its documents, and then these.
+    run(&database, &["processors", "remove", "acme/scripted", "--keep-documents", "--yes"]).await.unwrap();
+    let drop = ["processors", "remove", "acme/scripted", "--drop-documents"];
+    let unsure = run(&database, &drop).await.unwrap_err();
+    assert!(unsure.contains("removing acme/scripted loses 1 document; add --yes"), "{unsure}");
+    let told = run(&database, &[&drop[..], &["--yes"]].concat()).await.unwrap();
+    assert_eq!(told, format!("dropped 1 document with the view public.\"{OWN}\"\n"));
+    let views = "select viewname from pg_views where schemaname = 'public' order by 1";
+    assert_eq!(rows(&database, views).await, ["(scripted_log)"], "everybody's documents are another collection");
+    let unknown = run(&database, &drop).await.unwrap_err();
+    assert!(
+        unknown.contains("there is no processor `acme/scripted`") && unknown.contains("there are: scripted"),
+        "{unknown}"
+    );
+
+    // It handles all of the log once more, and its documents are exact.
+    give(folder.path(), "acme", "orders", &fs::read(component("scripted")).unwrap());
+    database.settles("acme/scripted", &["acme blocked trap"]).await;
+    host.stop().await;
+    let folded = "e.tenant = 'acme' and e.stream = 's' and e.data->>'do' is null";
+    assert_log(&database, &format!("\"{OWN}\""), folded).await;
+}
+
+/// As many tables as would fill the lock table in one transaction go some at a time, and a removal
+/// that ended between two is completed.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_collections_are_dropped_in_several_transactions() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let names: Vec<String> = (0..45).map(|number| format!("hoard_{number}")).collect();
+    place(folder.path(), "hoard.wasm", &listing("hoard", &names));
+    place(folder.path(), "other.wasm", &listing("neighbor", &["things"]));
+    let host = Host::start_in(&database, folder.path(), &["limits.collections=64"]);
+    until_state(&database, "hoard", "running").await;
+    until_state(&database, "neighbor", "running").await;
+    host.stop().await;
+    // Somebody's own view stands in the way of one of them.
+    let session = database.db.connect("test").await.unwrap();
+    session.batch_execute("create view public.mine as select * from public.hoard_30").await.unwrap();
+    let drop = ["processors", "remove", "hoard", "--drop-documents"];
+    let failed = run(&database, &drop).await.unwrap_err();
+    assert!(
+        failed.contains("run the same command again") && failed.contains("public.mine depends on view public.hoard_30"),
+        "{failed}"
+    );
+    assert_eq!(rows(&database, "select from sandmill.collections where kept_from = 'hoard'").await.len(), 25);
+    session.batch_execute("drop view public.mine").await.unwrap();
+    run(&database, &drop).await.unwrap();
+    assert_eq!(rows(&database, "select view, processor from sandmill.collections").await, ["(things,neighbor)"]);
+    let left = "select relname from pg_class where relnamespace in ('sandmill_documents'::regnamespace, 'public'::regnamespace) and relkind in ('r', 'v')";
+    assert_eq!(rows(&database, left).await.len(), 2, "a table and its view");
+}

@@ -1,0 +1,137 @@
+// Very many lanes that wait for a person: they are counted, shown in part, and cost nobody anything until somebody resumes them.
+
+use std::collections::BTreeMap;
+
+use sandmill::app::Ended;
+use sandmill_tests::{
+    Database, database,
+    host::{Host, Process, catch_up, eventually, plugins, sandmill, stderr, stdout},
+};
+use serde_json::{Value, json};
+
+const PLUGIN: &str = "scripted-by-stream";
+
+/// Appends an event that stops its lane, with this message, to each of so many streams of a tenant.
+async fn stop_streams(database: &Database, tenant: &str, streams: i64, message: &str) {
+    let session = database.db.connect("test").await.unwrap();
+    let data = json!({"do": "stop", "code": "closed", "message": message}).to_string();
+    let append = "select count(*) from generate_series(1, $2::bigint) n,
+                  sandmill.append($1, 's' || lpad(n::text, 6, '0'), '{Scripted}', array[$3::text::json])";
+    session.query_one(append, &[&tenant, &streams, &data]).await.unwrap();
+}
+
+async fn number(database: &Database, sql: &str) -> i64 {
+    let session = database.db.connect("test").await.unwrap();
+    session.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+async fn command(database: &Database, arguments: &[&str]) -> String {
+    let mut command = sandmill(&database.address);
+    command.args(arguments);
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    stdout(&output)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_blocked_lanes_are_counted_shown_in_part_and_resumed_at_once() {
+    const LANES: i64 = 2_000;
+    let database = database().await;
+    // Two bytes a character: cut at a whole one.
+    stop_streams(&database, "many", LANES, &"é".repeat(950)).await;
+    database.append("quiet", "s", &[json!({})]).await;
+    let ended = catch_up(&database, &[PLUGIN], &[]).await;
+    let Ended::Blocked(lanes) = &ended else { panic!("{ended:?}") };
+    assert_eq!((lanes.len(), lanes.iter().len()), (LANES as usize, 20));
+    assert_eq!(number(&database, "select max(octet_length(reason))::bigint from sandmill.exceptions").await, 999);
+
+    let text = command(&database, &["status", "--json"]).await;
+    assert!(text.len() < 100_000, "{} bytes", text.len());
+    let status: Value = serde_json::from_str(&text).unwrap();
+    let processor = &status["processors"][0];
+    let counted = json!({"all": LANES, "blocked": LANES, "retrying": 0, "paused": 0, "catchingUp": 0});
+    assert_eq!(processor["lanesCounted"], counted);
+    assert_eq!(processor["lanesBehind"].as_array().unwrap().len(), 20);
+    assert_eq!(processor["lanesBehind"][0]["key"], json!("s000001"));
+    assert_eq!(
+        (&processor["lagEvents"], &processor["lagEventsAtLeast"], &processor["unreadEvents"]),
+        (&json!(LANES), &json!(true), &json!(0))
+    );
+    let table = command(&database, &["status", "--lanes", "3"]).await;
+    assert!(table.contains("has 1997 more lanes behind; `sandmill status --lanes 2000`"), "{table}");
+    let explained = command(&database, &["explain"]).await;
+    assert!(explained.contains("lane many/s000001, and 1999 more like it, is blocked"), "{explained}");
+
+    // New events of theirs wait in the log and nowhere else; others go on.
+    let host = Host::start(&database, &[PLUGIN], &[]);
+    stop_streams(&database, "many", LANES, "again").await;
+    database.append("quiet", "s", &[json!({})]).await;
+    eventually("others go on", async || {
+        (number(&database, "select coalesce(max(version), 0) from sandmill.streams where tenant = 'quiet'").await == 2
+            && database.status(PLUGIN).await?.unread_events == 0)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(database.resume_lanes(PLUGIN, None).await, LANES as u64);
+    let tried = "select count(*) from sandmill.exceptions where state = 'blocked' and attempts = 2 and not resumed";
+    eventually("each was tried once more", async || (number(&database, tried).await == LANES).then_some(())).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warnings_about_stops_count_against_their_tenants_log_volume() {
+    const LANES: i64 = 300;
+    let database = database().await;
+    stop_streams(&database, "loud", LANES, "no such order").await;
+    let folder = plugins(&[PLUGIN]);
+    let host = Process::start(&database, folder.path(), &["tenant-limits.log-kib-per-second=1"]);
+    eventually("all are blocked", async || {
+        (database.status(PLUGIN).await?.lanes_counted.blocked == LANES).then_some(())
+    })
+    .await;
+    let log = eventually("it says that lines were dropped", async || {
+        Some(host.log()).filter(|log| log.contains("log lines over tenant-limits.log-kib-per-second were dropped"))
+    })
+    .await;
+    let lines = log.lines().filter(|line| line.contains("the lane is blocked")).count();
+    // Ten seconds' worth at once, and what comes in the meantime.
+    assert!((10..LANES as usize).contains(&lines), "{lines} lines");
+}
+
+/// A host looks for lanes that were resumed some times a second: what it reads for that must not grow with lanes that nobody resumed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_for_resumed_lanes_reads_none_that_stand() {
+    let database = database().await;
+    let session = database.db.connect("test").await.unwrap();
+    session
+        .batch_execute(
+            "insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version)
+             values ('p', 'p', '', '', 'tenant', 1);
+             insert into sandmill.cursors (processor, bucket, progress) values ('p', 0, '3:3:||');
+             insert into sandmill.exceptions (processor, bucket, tenant, lane_key, progress, state, reason)
+             select 'p', 0, 't', n::text, '3:3:||', 'blocked', repeat('x', 200) from generate_series(1, 20000) n;
+             update sandmill.exceptions set state = 'catching-up', resumed = true where lane_key in ('7', '8')",
+        )
+        .await
+        .unwrap();
+    let sql = include_str!("../../host/src/processor/exceptions/take_resumed.sql");
+    session.batch_execute(&format!("prepare look (text, bigint) as {sql}")).await.unwrap();
+    let mut read = BTreeMap::new();
+    for round in ["first", "second"] {
+        let plan = "explain (analyze, format json) execute look('p', 5000)";
+        let row = session.query_one(plan, &[]).await.unwrap();
+        let plan: Value = serde_json::from_str(row.get::<_, sandmill::db::JsonText<'_>>(0).0).unwrap();
+        assert!(plan.to_string().contains("exceptions_resumed"), "{plan:#}");
+        read.insert(round, most_rows(&plan[0]["Plan"]));
+    }
+    assert_eq!(read, BTreeMap::from([("first", 2), ("second", 0)]), "rows that a step of the plan has read at most");
+}
+
+/// The most rows that a node of a plan has read, with those that it threw away.
+fn most_rows(node: &Value) -> i64 {
+    let of = |key: &str| node[key].as_f64().unwrap_or(0.0) as i64;
+    let own = (of("Actual Rows") + of("Rows Removed by Filter") + of("Rows Removed by Index Recheck"))
+        * of("Actual Loops").max(1);
+    let below = node["Plans"].as_array().into_iter().flatten().map(most_rows).max().unwrap_or(0);
+    own.max(below)
+}
