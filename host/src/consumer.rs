@@ -4,6 +4,7 @@
 //! stand at the same place share one reading of the same page. [`router`] says which lanes a page concerns. None of them keeps
 //! anybody's progress, so there is nothing here that could be lost.
 
+mod deferred;
 pub mod pages;
 pub mod router;
 pub mod wake;

@@ -12,7 +12,8 @@ use std::{ops::Deref, sync::Arc, time::Duration};
 
 use tokio_postgres::{CancelToken, Client, NoTls, config::Host};
 pub use tokio_postgres::{
-    Error, GenericClient, IsolationLevel, Row, SimpleQueryMessage, Statement, Transaction, error::SqlState, types,
+    Error, GenericClient, IsolationLevel, Row, RowStream, SimpleQueryMessage, Statement, Transaction, error::SqlState,
+    types,
 };
 
 /// How long a session waits for a row lock before it gives way. Default 2 s: commits touch rows that only this host writes, so
@@ -151,6 +152,14 @@ impl<'a> types::FromSql<'a> for JsonText<'a> {
     fn accepts(ty: &types::Type) -> bool {
         matches!(*ty, types::Type::JSON | types::Type::JSONB)
     }
+}
+
+/// Whether the database could not compute or return some row: it is larger than a message or the memory allows, or damaged. Asked
+/// for other rows, the session answers as before.
+pub fn is_about_a_row(error: &Error) -> bool {
+    let Some(code) = error.code() else { return false };
+    // Program limits; invalid values; internal errors, which a failed allocation is, and damaged data.
+    *code == SqlState::OUT_OF_MEMORY || matches!(code.code().get(..2), Some("22" | "54" | "XX"))
 }
 
 /// What begins the error's code in a line for people.

@@ -6,6 +6,7 @@ pub mod event;
 pub mod handler;
 pub mod ids;
 pub mod json;
+pub mod loading;
 pub mod nearest;
 pub mod partition_key;
 pub mod text;

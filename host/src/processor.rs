@@ -65,7 +65,8 @@ pub struct Config {
     /// Events read at once. Default 5000: enough that reading, handling and writing cost little beside what they move. A processor that is behind reads up
     /// to four times as many, so that a document which changes often is written once for all of them.
     pub page_events: usize,
-    /// What a page weighs at most, KiB, judged by what events weighed lately. Default 8192: large events make shorter pages.
+    /// What a page weighs, KiB, judged by what events weighed lately; it never holds more than twice as much. Default 8192. Data over 64 KiB, or over
+    /// twice an event's share of the page if that is less (but never under 2 KiB), is loaded when its lane handles it.
     pub page_kib: usize,
     /// Pages of a processor that are read and not yet committed. Default 4: one being read, one being handled, one being committed, and one that is
     /// ready when it is.

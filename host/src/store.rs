@@ -13,7 +13,7 @@ pub mod time;
 
 use std::{fmt, str::FromStr};
 
-pub use list::{Filter, StoredEvent, page};
+pub use list::{Filter, LARGEST_LISTED, StoredEvent, page};
 pub use tally::Tally;
 
 use crate::db::{Error, Session};

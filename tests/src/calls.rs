@@ -57,6 +57,7 @@ pub fn batch(tenant_name: &str, lane: &str, data: &[Value]) -> Arc<Batch> {
             recorded_at: 0,
             data: data.to_string().into(),
             metadata: "{}".into(),
+            deferred: None,
         })
     };
     Arc::new(Batch {

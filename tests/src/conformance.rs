@@ -20,7 +20,7 @@ use std::{
 use sandmill::{
     db::{Db, Session},
     model::{cursor::Progress, event::Event, ids::TenantId},
-    source::OpenSource,
+    source::{Limit, OpenSource},
 };
 use sandmill_client::{Append, NewEvent};
 
@@ -105,7 +105,8 @@ pub async fn an_empty_store_has_no_events_and_moves(layout: &impl Layout) {
     let tenant = TenantId::parse("acme").expect("a tenant");
     let beginning = Progress::at(sandmill::model::cursor::Snapshot::nothing());
     for hop in beginning.hops_to(&follower.progress()) {
-        let events = follower.source().tenant_page(&tenant, &hop, 10).await.expect("read a tenant's page");
+        let events =
+            follower.source().tenant_page(&tenant, &hop, Limit::events(10)).await.expect("read a tenant's page").events;
         assert!(events.is_empty());
     }
 }
@@ -309,7 +310,7 @@ pub async fn the_last_events_are_those_before_a_position(layout: &impl Layout) {
     let session = session(layout).await;
     let mut random = Random::seeded();
     let mut reader = Follower::from_the_beginning(layout.source()).await;
-    assert!(reader.source().last(None, None, i64::MAX, 5).await.expect("read").is_empty());
+    assert!(reader.source().last(None, None, i64::MAX, Limit::events(5)).await.expect("read").is_empty());
     for number in 0..40 {
         let (tenant, kind) = (["acme", "globex"][random.below(2)], ["Happened", "Ended"][random.below(2)]);
         layout.append(&session, &Append::to(tenant, format!("s-{number}")).event(NewEvent::new(kind, "{}"))).await;
@@ -330,7 +331,8 @@ pub async fn the_last_events_are_those_before_a_position(layout: &impl Layout) {
                 && types.as_ref().is_none_or(|types| types.iter().any(|of| **of == *event.event_type))
         });
         expected.drain(..expected.len().saturating_sub(limit));
-        let found = reader.source().last(tenant.as_ref(), types.as_deref(), up_to, limit).await.expect("read");
+        let found =
+            reader.source().last(tenant.as_ref(), types.as_deref(), up_to, Limit::events(limit)).await.expect("read");
         assert_eq!(ids(&found), ids(&expected), "{tenant:?} {types:?} up to {up_to}");
     }
 }

@@ -11,7 +11,7 @@ use sandmill::{
         event::Event,
         ids::TenantId,
     },
-    source::{EventSource, OpenSource},
+    source::{EventSource, Limit, OpenSource, TenantPage},
 };
 
 /// Somebody who follows a log.
@@ -57,7 +57,7 @@ impl Follower {
     /// Reads what comes next, at most so many events.
     pub async fn page(&mut self, limit: usize) -> Vec<Arc<Event>> {
         let progress = self.progress();
-        let page = self.source.page(&progress, limit).await.expect("read a page");
+        let page = self.source.page(&progress, Limit::events(limit)).await.expect("read a page");
         assert_eq!(page.from, progress, "a page follows the progress it was asked for");
         assert!(page.events.len() <= limit, "{} events where {limit} were asked for", page.events.len());
         assert!(
@@ -95,13 +95,14 @@ impl Follower {
         let mut at = from.clone();
         for mut hop in from.hops_to(to) {
             loop {
-                let events = self.source.tenant_page(tenant, &hop, limit).await.expect("read a tenant's page");
+                let TenantPage { events, more } =
+                    self.source.tenant_page(tenant, &hop, Limit::events(limit)).await.expect("read a tenant's page");
                 assert!(events.len() <= limit, "{} events where {limit} were asked for", events.len());
                 assert!(
                     events.windows(2).all(|pair| pair[0].position < pair[1].position),
                     "a page is in order of position"
                 );
-                let more = events.len() == limit;
+                assert_eq!(more, events.len() == limit);
                 if let (true, Some(last)) = (more, events.last()) {
                     hop.after = Some(last.position);
                 }

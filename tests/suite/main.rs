@@ -38,6 +38,8 @@ mod languages;
 mod logging;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;
+// Large events and documents: they cost their own lane, and nobody's memory.
+mod large;
 // A database that fails without dying: time-outs, no room, refused data.
 mod outages;
 // Numbers that operators see.

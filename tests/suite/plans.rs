@@ -34,9 +34,9 @@ struct Case {
 
 impl Case {
     fn narrow(from: &str, limit: i64, reads: i64) -> Case {
-        let params = format!("'{from}', {limit}");
+        let params = format!("'{from}', {limit}, 2048");
         let (name, sql) = ("narrow", statement!("narrow"));
-        Case { name, sql, types: "text, bigint", params, index: "events_xid_position", reads }
+        Case { name, sql, types: "text, bigint, int", params, index: "events_xid_position", reads }
     }
 
     fn floor(from: &str, to: &str, reads: i64) -> Case {
@@ -46,9 +46,9 @@ impl Case {
     }
 
     fn wide(from: &str, to: &str, after: i64, limit: i64, reads: i64) -> Case {
-        let params = format!("'{from}', '{to}', {after}, {limit}");
+        let params = format!("'{from}', '{to}', {after}, {limit}, 2048");
         let (name, sql) = ("wide", statement!("wide"));
-        Case { name, sql, types: "text, text, bigint, bigint", params, index: "events_pkey", reads }
+        Case { name, sql, types: "text, text, bigint, bigint, int", params, index: "events_pkey", reads }
     }
 
     fn lag(from: &str, last: i64, limit: i64, reads: i64) -> Case {
@@ -64,15 +64,15 @@ impl Case {
     }
 
     fn last(up_to: i64, limit: i64, reads: i64) -> Case {
-        let params = format!("{up_to}, array['Happened'], 5000, {limit}");
+        let params = format!("{up_to}, array['Happened'], 5000, {limit}, 2048");
         let (name, sql) = ("last", statement!("last"));
-        Case { name, sql, types: "bigint, text[], bigint, bigint", params, index: "events_pkey", reads }
+        Case { name, sql, types: "bigint, text[], bigint, bigint, int", params, index: "events_pkey", reads }
     }
 
     fn tenant_last(tenant: &str, up_to: i64, limit: i64, reads: i64) -> Case {
-        let params = format!("{up_to}, array['Happened'], 5000, {limit}, '{tenant}'");
+        let params = format!("{up_to}, array['Happened'], 5000, {limit}, '{tenant}', 2048");
         let (name, sql) = ("tenant_last", statement!("tenant_last"));
-        let types = "bigint, text[], bigint, bigint, text";
+        let types = "bigint, text[], bigint, bigint, text, int";
         Case { name, sql, types, params, index: "events_tenant_position", reads }
     }
 
@@ -83,9 +83,9 @@ impl Case {
     }
 
     fn tenant_page(from: &str, to: &str, tenant: &str, after: i64, limit: i64, reads: i64) -> Case {
-        let params = format!("'{from}', '{to}', '{tenant}', {after}, {}, {limit}", i64::MAX);
+        let params = format!("'{from}', '{to}', '{tenant}', {after}, {}, {limit}, 2048", i64::MAX);
         let (name, sql) = ("tenant_page", statement!("tenant_page"));
-        let types = "text, text, text, bigint, bigint, bigint";
+        let types = "text, text, text, bigint, bigint, bigint, int";
         Case { name, sql, types, params, index: "events_tenant_position", reads }
     }
 

@@ -253,6 +253,7 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
             output::tell("  none: no event for it was there")?;
         }
         for Listed { tenant, id, data, .. } in &shown {
+            let data = data.as_ref().unwrap_or_else(|why| why);
             output::tell(&fitted(&text::one_line(&format!("  {tenant:<9}  {id:<9}  {data}"))))?;
         }
     }
@@ -260,8 +261,8 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
 }
 
 async fn some(session: &Session, collection: &Collection, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
-    let selection = Selection { tenant, id: None, limit: Some(SHOWN) };
-    Ok(list::documents(session, collection, &selection).await?.try_collect().await?)
+    let selection = Selection { tenant, id: None, limit: Some(SHOWN), after: None };
+    Ok(list::documents(session, collection, selection).try_collect().await?)
 }
 
 fn what_next(plugins: &Path) -> io::Result<()> {

@@ -81,18 +81,28 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
         columns.insert(0, Column::Text("view"));
     }
     let mut listing = Listing::new(columns, wide);
-    let mut found = 0;
+    let (mut found, mut complete) = (0, true);
     for collection in &meant {
         let left = limit.map(|limit| i64::from(limit) - found);
         if left.is_some_and(|left| left <= 0) {
             break;
         }
-        let selection = Selection { tenant: tenant.clone(), id: id.clone(), limit: left };
-        let documents = list::documents(&session, collection, &selection).await.map_err(|error| explain(&error))?;
+        let selection = Selection { tenant: tenant.clone(), id: id.clone(), limit: left, after: None };
+        let documents = list::documents(&session, collection, selection);
         let mut documents = std::pin::pin!(documents);
         while let Some(document) = documents.try_next().await.map_err(|error| explain(&error))? {
             found += 1;
             let (view, Listed { tenant, id, version, data }) = (&collection.view, document);
+            let data = match data {
+                Ok(data) => data,
+                Err(why) => {
+                    complete = false;
+                    output::note(&format!(
+                        "document {id:?} of tenant {tenant}, version {version}, is not shown: {why}"
+                    ));
+                    continue;
+                }
+            };
             if json {
                 let data: &RawValue = serde_json::from_str(&data)?;
                 let line = Line { view, tenant: &tenant, id: &id, version, data };
@@ -111,7 +121,7 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
     if found == 0 {
         output::note(&format!("no document of {name} fits"));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn of(tenant: Option<&str>) -> String {

@@ -7,6 +7,7 @@ use std::{
     io::{self, BufWriter, Stdout, Write},
     pin::pin,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,9 +20,12 @@ use super::{
 };
 use crate::{
     db::Db,
-    model::cursor::{Progress, Snapshot},
-    source::{EventSource, native::Native},
-    store::{Filter, StoredEvent, page, time},
+    model::{
+        cursor::{Progress, Snapshot},
+        event::Event,
+    },
+    source::{EventSource, Limit, SourceError, native::Native},
+    store::{Filter, LARGEST_LISTED, StoredEvent, page, time},
 };
 
 /// Events a query. Default 1,000: no transaction is held open while somebody reads the output page by page.
@@ -66,6 +70,8 @@ pub(super) struct EventsArgs {
     wide: bool,
 }
 
+/// Bytes of a page while following. Default 4 MiB: what arrives is printed at once.
+const PAGE_BYTES: usize = 4 << 20;
 /// Between two looks for news while following.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -82,6 +88,7 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     }
     let from = args.from.unwrap_or(1) - 1;
     let (mut after, mut left) = (from, args.limit.unwrap_or(i64::MAX));
+    let mut complete = true;
     while left > 0 {
         let wanted = left.min(PAGE);
         let mut events = pin!(page(&session, &filter, after, wanted).await.map_err(|error| explain(&error))?);
@@ -89,7 +96,10 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
         while let Some(event) = events.try_next().await.map_err(|error| explain(&error))? {
             after = event.position;
             found += 1;
-            output.print(&event)?;
+            match event.unread_bytes {
+                None => output.print(&event)?,
+                Some(bytes) => too_large(&mut complete, event.position, &event.id, bytes),
+            }
         }
         left -= found;
         if found < wanted {
@@ -100,7 +110,15 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     if after == from && left > 0 {
         output::note("no event fits");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Says that an event is left out of a listing, which then is not complete.
+fn too_large(complete: &mut bool, position: i64, id: &str, bytes: u64) {
+    *complete = false;
+    let most = LARGEST_LISTED >> 20;
+    let note = format!("event {id:?} at position {position} is not shown: it has {bytes} bytes, more than {most} MiB");
+    output::note(&note);
 }
 
 async fn follow(
@@ -117,8 +135,9 @@ async fn follow(
         Some(from) => Progress::inside(Snapshot::nothing(), head, from.saturating_sub(1)),
     };
     let mut left = limit.unwrap_or(i64::MAX);
+    let mut complete = true;
     while left > 0 {
-        let page = source.page(&progress, PAGE as usize).await?;
+        let page = source.page(&progress, Limit { events: PAGE as usize, bytes: PAGE_BYTES }).await?;
         progress = page.to;
         let wanted = |one: &Option<String>, is: &str| one.as_ref().is_none_or(|one| one == is);
         for event in &page.events {
@@ -126,8 +145,11 @@ async fn follow(
                 && wanted(&filter.stream, &event.stream)
                 && wanted(&filter.event_type, &event.event_type);
             if kept && left > 0 {
-                output.print(&StoredEvent::from(&**event))?;
                 left -= 1;
+                match whole(&mut source, event).await? {
+                    Ok(event) => output.print(&StoredEvent::from(&*event))?,
+                    Err(bytes) => too_large(&mut complete, event.position, &event.id, bytes),
+                }
             }
         }
         output.flush()?;
@@ -135,7 +157,18 @@ async fn follow(
             tokio::time::sleep(LOOK).await;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// An event with its data, or the size of data that is too large to be shown.
+async fn whole(source: &mut impl EventSource, event: &Arc<Event>) -> Result<Result<Arc<Event>, u64>, SourceError> {
+    if event.deferred.is_none() {
+        return Ok(Ok(event.clone()));
+    }
+    let bodies = source.load(&[event.position], usize::MAX, Some(LARGEST_LISTED)).await?;
+    let body = bodies.into_iter().next().ok_or(SourceError::Gone(event.position))?;
+    let Some((data, metadata)) = body.texts else { return Ok(Err(body.bytes)) };
+    Ok(Ok(Arc::new(Event { data, metadata, deferred: None, ..Event::clone(event) })))
 }
 
 /// Events on their way to whoever reads them. That the reader has gone away is an error, which ends the command in order.

@@ -4,7 +4,8 @@
 //! on from it to the same next place; where nobody did, it is read. So processors that are level stay level and share every
 //! reading, and one that is behind or ahead needs no special path. Recent pages are kept up to a number of bytes.
 //!
-//! A page is bounded in events and, by what events weighed lately, in bytes: where they are large, fewer are read at once.
+//! A page is bounded in events and in bytes: where events weighed much lately, fewer are read at once, and large data is left in the
+//! store, from where [`deferred`](super::deferred) loads it for the lane that handles it.
 //!
 //! A page is not for ever. A crash of the database takes back events that were read already and gives their xids out again, while every
 //! snapshot before looks as it did. So a reader takes only pages whose reading began after it was made: had the database crashed since,
@@ -21,6 +22,7 @@ use std::{
 
 use tokio::sync::Mutex as AsyncMutex;
 
+use super::{deferred::DeferredEvents, router::Router};
 /// Why a page could not be read.
 pub use crate::source::SourceError;
 use crate::{
@@ -28,8 +30,9 @@ use crate::{
         cursor::{Difference, Progress, Snapshot},
         event::{Event, Page},
         ids::TenantId,
+        loading::LoadEvents,
     },
-    source::{EventSource, OpenSource},
+    source::{EventSource, INLINE_MOST, Limit, OpenSource},
 };
 
 /// Bytes of recent pages kept for others. 16 MiB: two of the largest pages and many ordinary ones, more than level processors are ever apart.
@@ -42,10 +45,15 @@ pub struct Pages {
     recent: Mutex<Recent>,
     /// Held while a page is read, so that two who need the same one read it once.
     reading: AsyncMutex<()>,
+    deferred: Arc<DeferredEvents>,
 }
 
 /// Tenants whose last events are looked up one by one.
 const TENANTS_APART: usize = 16;
+
+/// The largest event whose property is read to find its lane, bytes. 32 MiB, the most that a store may allow: fixed, so that no setting
+/// moves an event to another lane.
+const ROUTED_BYTES: u64 = 32 << 20;
 
 /// What an event is taken to weigh before any was read, bytes.
 const FIRST_WEIGHT: usize = 4 << 10;
@@ -89,14 +97,19 @@ struct PageSize {
 }
 
 impl PageSize {
-    fn limit(&self, times: Times) -> usize {
-        let events = self.events.max(1) * times.0;
-        (self.bytes * times.weight() / self.weight.load(Relaxed).max(1)).clamp(1, events)
+    fn limit(&self, times: Times) -> Limit {
+        let (events, bytes) = (self.events.max(1) * times.0, self.bytes * times.weight());
+        Limit { events: (bytes / self.weight.load(Relaxed).max(1)).clamp(1, events), bytes }
     }
 
     /// Larger events count at once, smaller ones by three quarters: too short a page costs time, too long a one memory.
     fn learn(&self, events: &[Arc<Event>]) {
-        let Some(mean) = events.iter().map(|event| event.weight()).sum::<usize>().checked_div(events.len()) else {
+        // One that was deferred says only that it is larger than the bound, so that the next page has a higher one.
+        let weight = |event: &Arc<Event>| {
+            let deferred = event.deferred.as_ref().map_or(0, |deferred| (deferred.larger_than * 2).min(INLINE_MOST));
+            event.weight() + deferred
+        };
+        let Some(mean) = events.iter().map(weight).sum::<usize>().checked_div(events.len()) else {
             return;
         };
         let known = self.weight.load(Relaxed);
@@ -131,7 +144,13 @@ impl Pages {
     /// Pages of at most `events` events and of about `bytes` bytes.
     pub fn new(source: Arc<dyn OpenSource>, events: usize, bytes: usize) -> Arc<Self> {
         let size = PageSize { events, bytes, weight: AtomicUsize::new(FIRST_WEIGHT) };
-        Arc::new(Pages { source, size, recent: Mutex::default(), reading: AsyncMutex::default() })
+        let deferred = Arc::new(DeferredEvents::new(source.clone()));
+        Arc::new(Pages { source, size, recent: Mutex::default(), reading: AsyncMutex::default(), deferred })
+    }
+
+    /// What loads the data of large events, for all lanes of the host.
+    pub fn deferred(&self) -> Arc<dyn LoadEvents> {
+        self.deferred.clone()
     }
 
     /// A reader with a session of its own, which it opens when it has something to read. What it reads may be committed on sessions that were opened before it.
@@ -195,15 +214,18 @@ impl Reader {
         up_to: i64,
         limit: usize,
     ) -> Result<Vec<Arc<Event>>, SourceError> {
-        let limit = limit.min(self.pages.size.limit(Times::LEVEL));
+        let most = self.pages.size.limit(Times::LEVEL);
+        let limit = Limit { events: limit.min(most.events), ..most };
         let few = tenants.filter(|tenants| tenants.len() <= TENANTS_APART);
         let Some(tenants) = few else { return self.source().await?.last(None, types, up_to, limit).await };
         let mut events = Vec::new();
         for tenant in tenants {
-            events.extend(self.source().await?.last(Some(tenant), types, up_to, limit.div_ceil(tenants.len())).await?);
+            let part = |whole: usize| whole.div_ceil(tenants.len());
+            let limit = Limit { events: part(limit.events), bytes: part(limit.bytes) };
+            events.extend(self.source().await?.last(Some(tenant), types, up_to, limit).await?);
         }
         events.sort_unstable_by_key(|event| event.position);
-        events.drain(..events.len().saturating_sub(limit));
+        events.drain(..events.len().saturating_sub(limit.events));
         Ok(events)
     }
 
@@ -224,12 +246,43 @@ impl Reader {
         difference: &Difference,
         limit: usize,
     ) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
-        let limit = limit.min(self.pages.size.limit(Times::LEVEL)).max(1);
-        let events = self.source().await?.tenant_page(tenant, difference, limit).await?;
-        self.pages.size.learn(&events);
-        let more = events.len() == limit;
-        Ok((events, more))
+        let most = self.pages.size.limit(Times::LEVEL);
+        let limit = Limit { events: limit.min(most.events).max(1), ..most };
+        let page = self.source().await?.tenant_page(tenant, difference, limit).await?;
+        self.pages.size.learn(&page.events);
+        Ok((page.events, page.more))
     }
+
+    /// Finds the lanes of deferred events, where a property of their data says which: reads them one by one and keeps the key alone.
+    /// Of one that is too large for that it is known only that its key cannot be read.
+    pub async fn route_deferred(&mut self, router: &Router, events: &[Arc<Event>]) -> Result<(), SourceError> {
+        let Some(pointer) = router.pointer() else { return Ok(()) };
+        for event in events {
+            let Some(deferred) =
+                event.deferred.as_ref().filter(|one| router.takes(event) && one.key(pointer).is_none())
+            else {
+                continue;
+            };
+            let found = match self.source().await?.load(&[event.position], usize::MAX, Some(ROUTED_BYTES)).await {
+                Err(error) if error.is_about_a_row() => Err(error.to_string()),
+                Err(error) => return Err(error),
+                Ok(bodies) => bodies.into_iter().next().ok_or(SourceError::Gone(event.position)).map(Ok)?,
+            };
+            let key = match found.map(|body| (body.bytes, body.texts)) {
+                Ok((_, Some((data, _)))) => router.key(&data),
+                Ok((bytes, None)) => Some(Err(too_large(bytes).into())),
+                Err(why) => Some(Err(why.into())),
+            };
+            if let Some(key) = key {
+                deferred.set_key(pointer, key);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn too_large(bytes: u64) -> String {
+    format!("it has {bytes} bytes, and at most {ROUTED_BYTES} are read to find a lane")
 }
 
 #[cfg(test)]
@@ -247,6 +300,7 @@ mod tests {
             recorded_at: 0,
             data: "x".repeat(bytes).into(),
             metadata: "{}".into(),
+            deferred: None,
         });
         vec![event; count]
     }
@@ -254,22 +308,23 @@ mod tests {
     #[test]
     fn large_events_make_short_pages_at_once_and_small_ones_long_pages_again() {
         let size = PageSize { events: 5_000, bytes: 8 << 20, weight: AtomicUsize::new(FIRST_WEIGHT) };
-        assert_eq!(size.limit(Times::LEVEL), 2_048);
+        let limit = |times| size.limit(times).events;
+        assert_eq!(limit(Times::LEVEL), 2_048);
         size.learn(&events(100, 300));
         assert!(
-            (4_000..5_000).contains(&size.limit(Times::LEVEL)) || size.limit(Times::LEVEL) == 5_000,
+            (4_000..5_000).contains(&limit(Times::LEVEL)) || limit(Times::LEVEL) == 5_000,
             "{}",
-            size.limit(Times::LEVEL)
+            limit(Times::LEVEL)
         );
         size.learn(&events(10, 1 << 20));
-        assert_eq!((size.limit(Times::LEVEL), size.limit(Times::BEHIND)), (7, 7));
+        assert_eq!((limit(Times::LEVEL), limit(Times::BEHIND)), (7, 7));
         size.learn(&[]);
-        assert_eq!(size.limit(Times::LEVEL), 7);
+        assert_eq!(limit(Times::LEVEL), 7);
         for _ in 0..40 {
             size.learn(&events(100, 300));
         }
-        assert_eq!(size.limit(Times::LEVEL), 5_000);
-        assert!((12_000..20_000).contains(&size.limit(Times::BEHIND)), "{}", size.limit(Times::BEHIND));
+        assert_eq!(limit(Times::LEVEL), 5_000);
+        assert!((12_000..20_000).contains(&limit(Times::BEHIND)), "{}", limit(Times::BEHIND));
     }
 
     #[test]

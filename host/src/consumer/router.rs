@@ -67,14 +67,29 @@ impl Router {
         }
     }
 
-    /// The lane of an event.
+    /// The pointer to the property that lanes go by, if they do: what the keys of deferred events are remembered by.
+    pub(super) fn pointer(&self) -> Option<&str> {
+        match &self.lanes {
+            Lanes::Property { spelled, .. } => Some(spelled),
+            Lanes::Tenant | Lanes::Stream => None,
+        }
+    }
+
+    /// The partition key of data, where a property is one, or why there is none.
+    pub(super) fn key(&self, data: &str) -> Option<Result<Arc<str>, Arc<str>>> {
+        let Lanes::Property { pointer, .. } = &self.lanes else { return None };
+        let key = pointer.key(data);
+        Some(key.map(|key| (*key).into()).map_err(|why| why.to_string().into()))
+    }
+
+    /// The lane of an event. Where a property says which, deferred events must have been [read](super::pages::Reader::route_deferred).
     pub fn lane(&self, event: &Event) -> LaneKey {
         let key: Arc<str> = match &self.lanes {
             Lanes::Tenant => event.tenant.as_shared(),
             Lanes::Stream => (*event.stream).into(),
-            Lanes::Property { pointer, .. } => match pointer.key(&event.data) {
-                Ok(key) => (*key).into(),
-                Err(_) => UNREADABLE.into(),
+            Lanes::Property { pointer, spelled } => match &event.deferred {
+                None => pointer.key(&event.data).map_or(UNREADABLE.into(), |key| (*key).into()),
+                Some(deferred) => deferred.key(spelled).and_then(Result::ok).unwrap_or(UNREADABLE.into()),
             },
         };
         LaneKey { tenant: event.tenant.clone(), key }
@@ -86,7 +101,14 @@ impl Router {
         if *lane.key != *UNREADABLE {
             return None;
         }
-        let (index, why) = events.iter().enumerate().find_map(|(i, e)| Some((i, pointer.key(&e.data).err()?)))?;
+        let why = |event: &Event| match &event.deferred {
+            None => pointer.key(&event.data).err().map(|why| why.to_string()),
+            Some(deferred) => match deferred.key(spelled) {
+                Some(key) => key.err().map(|why| why.to_string()),
+                None => Some("it was not read".into()),
+            },
+        };
+        let (index, why) = events.iter().enumerate().find_map(|(index, event)| Some((index, why(event)?)))?;
         let message = format!(
             "the data of event `{}` cannot be read, so its lane is unknown (data-property `{spelled}`): {why}; delete it and append a correct one, \
              then `sandmill resume`",
@@ -139,6 +161,7 @@ mod tests {
             recorded_at: 0,
             data: data.into(),
             metadata: "{}".into(),
+            deferred: None,
         })
     }
 

@@ -1,6 +1,9 @@
 //! An event as the host sees it: parsed from a row once, then shared.
 
-use std::sync::Arc;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use super::{
     cursor::{Difference, Progress},
@@ -28,7 +31,48 @@ pub struct Event {
     pub data: Box<str>,
     /// JSON text of an object; shared where it says nothing.
     pub metadata: Arc<str>,
+    /// Set where data and metadata stayed in the store because one of them is large. Both say nothing here then, and are read
+    /// when the event is handled.
+    pub deferred: Option<Deferred>,
 }
+
+/// A partition key, or why it cannot be read.
+type Key = Result<Arc<str>, Arc<str>>;
+
+/// The data of a large event, which is read when it is needed.
+#[derive(Clone, Debug)]
+pub struct Deferred {
+    /// Data or metadata has more bytes than this.
+    pub larger_than: usize,
+    /// Keys of its lanes, by the JSON pointer that leads to them: what was read of its data to route it.
+    keys: Arc<Mutex<BTreeMap<Box<str>, Key>>>,
+}
+
+impl Deferred {
+    /// Data of which nothing was read.
+    pub fn new(larger_than: usize) -> Self {
+        Deferred { larger_than, keys: Arc::default() }
+    }
+
+    /// The key that a pointer leads to, or why there is none, once that was read.
+    pub fn key(&self, pointer: &str) -> Option<Key> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(pointer).cloned()
+    }
+
+    /// Remembers the key that a pointer leads to.
+    pub fn set_key(&self, pointer: &str, key: Key) {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(pointer.into(), key);
+    }
+}
+
+/// Remembered keys follow from the event and are no part of it.
+impl PartialEq for Deferred {
+    fn eq(&self, other: &Self) -> bool {
+        self.larger_than == other.larger_than
+    }
+}
+
+impl Eq for Deferred {}
 
 impl Event {
     /// Bytes it occupies, for bounds on memory: its texts and a flat sum for the rest.

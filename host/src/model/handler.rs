@@ -105,7 +105,8 @@ pub enum Failure {
 pub struct Reason {
     /// A stable name: `trap`, `malformed-output`, `refused-call`, `refused-commit`, `instances`, the name of a limit (`cpu-limit`,
     /// `wall-time-limit`, `reads-limit`, `read-limit`, `memory-limit`, `plugin-memory-limit`, `tenant-memory-limit`, `table-limit`, `output-limit`, `changes-limit`, `document-limit`,
-    /// `json-depth-limit`, `handle-limit`), or the plugin's own code behind `plugin:`.
+    /// `json-depth-limit`, `handle-limit`), `document-unreadable`, `event-too-large` or `event-unreadable` for what was not read, or the
+    /// plugin's own code behind `plugin:`.
     pub class: String,
     /// For people; ends with the remedy where there is one.
     pub message: String,
@@ -139,6 +140,11 @@ impl Reason {
     /// Whether it is the plugin's own word, and no failure of it.
     pub fn is_plugins_own(&self) -> bool {
         self.class == "plugin" || self.class.starts_with("plugin:")
+    }
+
+    /// Whether the event could not be read, so that no code has failed.
+    pub fn is_about_the_event(&self) -> bool {
+        matches!(&*self.class, "event-too-large" | "event-unreadable" | "unreadable-data")
     }
 }
 

@@ -4,6 +4,9 @@
 //! page's transaction for everybody. The check accepts exactly the JSON texts (RFC 8259) that are an object, nest no deeper than
 //! told and at most [`MAX_DEPTH`], leave the host's own keys alone and hold nothing that PostgreSQL's `jsonb` refuses: no U+0000, no unpaired
 //! surrogate, no number outside `numeric`. It reads the text once and allocates one bit a level.
+//!
+//! It also says how long the text is that PostgreSQL returns for the document. `jsonb` keeps values, not texts: `1e8000` takes a few
+//! bytes there and comes back as 8,001 digits, so the length of what was written bounds nothing that is read.
 
 /// How deep arrays and objects may nest. 128 is what serde_json reads by default, so a reader of documents can take them all.
 pub const MAX_DEPTH: usize = 128;
@@ -57,8 +60,9 @@ pub enum Invalid {
 }
 
 /// Accepts a text that can be stored as a document and nests no deeper than `depth` levels, the document itself being the first.
-pub fn check_document(text: &str, depth: usize) -> Result<(), Invalid> {
-    let mut scan = Scan { text, bytes: text.as_bytes(), at: 0, depth: depth.min(MAX_DEPTH) };
+/// Returns the length in bytes of the document as PostgreSQL prints it; where a key stands twice, a little more.
+pub fn check_document(text: &str, depth: usize) -> Result<usize, Invalid> {
+    let mut scan = Scan { text, bytes: text.as_bytes(), at: 0, depth: depth.min(MAX_DEPTH), printed: 0 };
     scan.space();
     if scan.peek() != Some(b'{') {
         // Say what is wrong with the text itself first: an empty answer is no "not an object".
@@ -66,7 +70,8 @@ pub fn check_document(text: &str, depth: usize) -> Result<(), Invalid> {
         return Err(scan.end().err().unwrap_or(Invalid::NotAnObject));
     }
     scan.value()?;
-    scan.end()
+    scan.end()?;
+    Ok(scan.printed)
 }
 
 struct Scan<'a> {
@@ -74,6 +79,8 @@ struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
+    /// Length of what was read so far as `jsonb` prints it: `{"a": [1, 2]}`.
+    printed: usize,
 }
 
 impl Scan<'_> {
@@ -107,6 +114,7 @@ impl Scan<'_> {
                         return Err(Invalid::TooDeep { most: self.depth, at: self.at });
                     }
                     self.at += 1;
+                    self.printed += 2;
                     self.space();
                     let close = if open == b'{' { b'}' } else { b']' };
                     if self.peek() == Some(close) {
@@ -143,6 +151,7 @@ impl Scan<'_> {
                 match self.peek() {
                     Some(b',') => {
                         self.at += 1;
+                        self.printed += 2;
                         if object {
                             self.space();
                             self.key(levels.len())?;
@@ -162,6 +171,7 @@ impl Scan<'_> {
     fn word(&mut self, word: &'static str) -> Result<bool, Invalid> {
         if self.bytes[self.at..].starts_with(word.as_bytes()) {
             self.at += word.len();
+            self.printed += word.len();
             Ok(false)
         } else {
             self.expected("a value")
@@ -191,11 +201,13 @@ impl Scan<'_> {
             return self.expected("`:`");
         }
         self.at += 1;
+        self.printed += 2;
         Ok(())
     }
 
     fn string(&mut self) -> Result<(), Invalid> {
         self.at += 1;
+        self.printed += 2;
         loop {
             match self.peek() {
                 Some(b'"') => {
@@ -205,7 +217,10 @@ impl Scan<'_> {
                 Some(b'\\') => self.escape()?,
                 Some(0) => return Err(Invalid::Unstorable { what: "U+0000", at: self.at }),
                 Some(0..0x20) => return self.expected("no control character in a string"),
-                Some(_) => self.at += 1,
+                Some(_) => {
+                    self.at += 1;
+                    self.printed += 1;
+                }
                 None => return self.expected("`\"`"),
             }
         }
@@ -215,8 +230,9 @@ impl Scan<'_> {
         let from = self.at;
         self.at += 1;
         match self.peek() {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => {
+            Some(escaped @ (b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) => {
                 self.at += 1;
+                self.printed += if escaped == b'/' { 1 } else { 2 };
                 Ok(())
             }
             Some(b'u') => match self.unit()? {
@@ -226,12 +242,16 @@ impl Scan<'_> {
                     if self.bytes[self.at..].starts_with(b"\\u") {
                         self.at += 1;
                         if let 0xdc00..=0xdfff = self.unit()? {
+                            self.printed += 4;
                             return Ok(());
                         }
                     }
                     Err(Invalid::Unstorable { what: "an unpaired surrogate", at: from })
                 }
-                _ => Ok(()),
+                unit => {
+                    self.printed += printed_unit(unit);
+                    Ok(())
+                }
             },
             _ => self.expected("an escape"),
         }
@@ -253,9 +273,11 @@ impl Scan<'_> {
 
     fn number(&mut self) -> Result<(), Invalid> {
         let from = self.at;
-        if self.peek() == Some(b'-') {
+        let negative = self.peek() == Some(b'-');
+        if negative {
             self.at += 1;
         }
+        let first = self.at;
         let whole = if self.peek() == Some(b'0') {
             self.at += 1;
             1
@@ -267,17 +289,24 @@ impl Scan<'_> {
             self.at += 1;
             fraction = self.digits()?;
         }
-        let mut exponent = 0;
+        let digits = &self.bytes[first..self.at];
+        let (mut exponent, mut shrinks) = (0, false);
         if let Some(b'e' | b'E') = self.peek() {
             self.at += 1;
-            if let Some(b'+' | b'-') = self.peek() {
+            if let Some(sign @ (b'+' | b'-')) = self.peek() {
+                shrinks = sign == b'-';
                 self.at += 1;
             }
             let digits = self.at;
             self.digits()?;
             exponent = self.text[digits..self.at].parse().unwrap_or(usize::MAX);
         }
-        if whole.max(fraction).max(exponent) > MAX_DIGITS { Err(Invalid::Number { at: from }) } else { Ok(()) }
+        if whole.max(fraction).max(exponent) > MAX_DIGITS {
+            return Err(Invalid::Number { at: from });
+        }
+        let exponent = if shrinks { -(exponent as isize) } else { exponent as isize };
+        self.printed += printed_number(negative, digits, whole, fraction, exponent);
+        Ok(())
     }
 
     fn digits(&mut self) -> Result<usize, Invalid> {
@@ -289,9 +318,50 @@ impl Scan<'_> {
     }
 }
 
+/// Bytes of a character below U+10000 in a printed string.
+fn printed_unit(unit: u32) -> usize {
+    match unit {
+        0x22 | 0x5c | 0x08 | 0x09 | 0x0a | 0x0c | 0x0d => 2,
+        0..0x20 => 6,
+        0..0x80 => 1,
+        0..0x800 => 2,
+        _ => 3,
+    }
+}
+
+/// Bytes of a number as `numeric` prints it: all digits, those behind the point as they were given, no exponent, no sign at zero.
+/// `digits` are `whole` digits, perhaps a point, and `fraction` digits.
+fn printed_number(negative: bool, digits: &[u8], whole: usize, fraction: usize, exponent: isize) -> usize {
+    let behind = (fraction as isize - exponent).max(0) as usize;
+    let zeros = digits.iter().filter(|digit| **digit != b'.').take_while(|digit| **digit == b'0').count();
+    let is_zero = zeros == whole + fraction;
+    let before = if is_zero { 1 } else { (whole as isize + exponent - zeros as isize).max(1) as usize };
+    usize::from(negative && !is_zero) + before + if behind > 0 { behind + 1 } else { 0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_length_is_that_of_the_text_that_postgresql_returns() {
+        for (text, printed) in [
+            ("{}", "{}"),
+            (r#"{"a":[],"b":{"c":[1,true,null]}}"#, r#"{"a": [], "b": {"c": [1, true, null]}}"#),
+            (
+                r#" { "a" : "\/\u0041\u00e4\u20ac\ud83d\ude00\u0022\u0001\u000a" } "#,
+                "{\"a\": \"/Aä€😀\\\"\\u0001\\n\"}",
+            ),
+            (
+                r#"{"a":[-0,-0.0,1.50,15e-1,1.5e1,-1e3,0.001e2,0e5,0.00e1,1E+2]}"#,
+                r#"{"a": [0, 0.0, 1.50, 1.5, 15, -1000, 0.1, 0, 0.0, 100]}"#,
+            ),
+        ] {
+            assert_eq!(check_document(text, MAX_DEPTH), Ok(printed.len()), "{text}");
+        }
+        assert_eq!(check_document(r#"{"a":1e8000}"#, MAX_DEPTH), Ok(7 + 8_001));
+        assert_eq!(check_document(r#"{"a":-1e-8000}"#, MAX_DEPTH), Ok(7 + 3 + 8_000));
+    }
 
     #[test]
     fn documents_pass() {
@@ -302,11 +372,11 @@ mod tests {
             r#"{"a":"\ud83d\ude00 \" \\ \/ \b\f\n\r\t é"}"#,
             r#"{"a":1,"a":2}"#,
         ] {
-            assert_eq!(check_document(text, MAX_DEPTH), Ok(()), "{text}");
+            assert!(check_document(text, MAX_DEPTH).is_ok(), "{text}");
         }
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(MAX_DEPTH - 1), "]".repeat(MAX_DEPTH - 1));
-        assert_eq!(check_document(&deep, MAX_DEPTH), Ok(()));
-        assert_eq!(check_document(r#"{"a":1}"#, 1), Ok(()));
+        assert_eq!(check_document(&deep, MAX_DEPTH), Ok(deep.len() + 1));
+        assert_eq!(check_document(r#"{"a":1}"#, 1), Ok(8));
     }
 
     #[test]

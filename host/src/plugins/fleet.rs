@@ -191,7 +191,10 @@ impl Fleet {
             announce(&follower);
             let id = follower.descriptor.id.clone();
             let code = Arc::new(Code::new(follower.version()));
-            let runner = Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone());
+            let runner = Runner {
+                deferred: Some(self.ground.pages.deferred()),
+                ..Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone())
+            };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
             let Follower { descriptor, plugin, manifest, origin, .. } = follower;
             let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);

@@ -178,6 +178,8 @@ pub struct Reading {
     pub tail: Progress,
     /// At most so many events.
     pub limit: usize,
+    /// And about so many bytes of them.
+    pub bytes: usize,
     /// How often the first event was tried.
     pub attempts: u32,
     page: PageNumber,
@@ -187,12 +189,12 @@ pub struct Reading {
 impl Reading {
     /// The reading itself.
     pub fn gather(&self) -> Gather {
-        Gather::new(&self.from, &self.stored, &self.tail, self.limit)
+        Gather::new(&self.from, &self.stored, &self.tail, self.limit, self.bytes)
     }
 
     /// A reading of everything up to the last page dealt, for whoever keeps none of it.
     pub fn gather_all(&self) -> Gather {
-        Gather::new(&self.from, &self.stored, &self.tail, usize::MAX)
+        Gather::new(&self.from, &self.stored, &self.tail, usize::MAX, usize::MAX)
     }
 }
 
@@ -506,6 +508,7 @@ impl<T: Results> Book<T> {
             stored,
             tail,
             limit,
+            bytes: self.bounds.lane_bytes,
             attempts: row.attempts,
             page,
             cursor,

@@ -30,6 +30,7 @@ use crate::{
         event::Event,
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
         ids::{CollectionName, LaneKey, TenantId},
+        loading::LoadEvents,
     },
     projections::documents::{self, Changes, Committed, DocumentKey},
     scheduler::{Class, Scheduler},
@@ -65,6 +66,7 @@ pub struct DryRun {
 /// What dry runs read with, one after the other.
 pub struct Desk {
     reader: Reader,
+    deferred: Arc<dyn LoadEvents>,
     db: Db,
     read_bytes: usize,
     committed: Arc<Committed>,
@@ -78,7 +80,8 @@ impl Desk {
         let (db, read_bytes) = (ground.db.clone(), ground.config.read_mib << 20);
         let committed = Arc::new(Committed::new(&db, None, read_bytes));
         let written_bytes = ground.config.commit_mib << 20;
-        Desk { reader: ground.pages.reader("dry run"), db, read_bytes, committed, written_bytes }
+        let (reader, deferred) = (ground.pages.reader("dry run"), ground.pages.deferred());
+        Desk { reader, deferred, db, read_bytes, committed, written_bytes }
     }
 
     /// Reads the documents of a tenant's own processors from now on, or everybody's.
@@ -114,7 +117,9 @@ impl Trial<'_> {
         // What the version that runs never got is not its to be compared by, nor to see.
         let running = Router::new(self.runs_as);
         last.retain(|event| event.position >= from && running.takes(event));
-        let lanes = Router::new(self.descriptor).route(&last);
+        let router = Router::new(self.descriptor);
+        desk.reader.route_deferred(&router, &last).await?;
+        let lanes = router.route(&last);
         if lanes.is_empty() {
             return Ok(None);
         }
@@ -127,6 +132,7 @@ impl Trial<'_> {
         let [new, old] = [new, old].map(|version| Tried {
             runner: Runner {
                 replaying: true,
+                deferred: Some(desk.deferred.clone()),
                 ..Runner::new(self.descriptor, Arc::new(Code::new(version)), self.scheduler.clone())
             },
             committed: desk.committed.clone(),
@@ -265,7 +271,7 @@ impl Tried {
             came.trouble = outcome.trouble.map(|trouble| match trouble {
                 Trouble::Retry { reason, .. } => (reason, true),
                 Trouble::Block(reason) => {
-                    let own = reason.is_plugins_own();
+                    let own = reason.is_plugins_own() || reason.is_about_the_event();
                     (reason, own)
                 }
             });
@@ -442,6 +448,7 @@ mod tests {
                     recorded_at: 0,
                     data: "{}".into(),
                     metadata: "{}".into(),
+                    deferred: None,
                 })
             };
             let events = types.split(' ').map(event).collect();

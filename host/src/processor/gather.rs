@@ -34,24 +34,26 @@ pub struct Gather {
     /// How many of them lie before the cursor, and where the lane stands after those.
     committable: (usize, Progress),
     left: usize,
+    left_bytes: usize,
 }
 
 impl Gather {
-    /// A reading from `from` by way of the cursor's progress to the tail's, of about `limit` events.
-    pub fn new(from: &Progress, cursor: &Progress, tail: &Progress, limit: usize) -> Self {
+    /// A reading from `from` by way of the cursor's progress to the tail's, of about `limit` events and at most a page more than `bytes`.
+    pub fn new(from: &Progress, cursor: &Progress, tail: &Progress, limit: usize, bytes: usize) -> Self {
         Gather {
             to_cursor: from.hops_to(cursor).into(),
             to_tail: cursor.hops_to(tail).into(),
             pieces: Vec::new(),
             committable: (0, from.clone()),
             left: limit.max(1),
+            left_bytes: bytes.max(1),
         }
     }
 
     /// What to read next, and at most how much; none when it has enough.
     pub fn next(&self) -> Option<(&Difference, usize)> {
         let difference = self.to_cursor.front().or(self.to_tail.front())?;
-        (self.left > 0).then_some((difference, self.left))
+        (self.left > 0 && self.left_bytes > 0).then_some((difference, self.left))
     }
 
     /// Takes what was read: the position of the last event in it, those events that concern the lane, and whether there may be more.
@@ -71,6 +73,7 @@ impl Gather {
             }
         };
         self.left = self.left.saturating_sub(events.len());
+        self.left_bytes = self.left_bytes.saturating_sub(events.iter().map(|event| event.weight()).sum());
         if !events.is_empty() {
             self.pieces.push((events, read, end.clone()));
         } else if before_cursor && let Some(last) = self.pieces.last_mut() {

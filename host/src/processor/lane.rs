@@ -18,6 +18,7 @@ use crate::{
         event::{Batch, Event},
         handler::{BoxFuture, Descriptor, Documents, Failure, Reason},
         ids::{CollectionName, LaneKey},
+        loading::{LoadEvents, Loaded},
     },
     processor::{
         code::{Code, Version},
@@ -41,6 +42,8 @@ pub struct Runner {
     pub code: Arc<Code>,
     /// Where it computes.
     pub scheduler: Scheduler,
+    /// Where the data of deferred events comes from; none where none are.
+    pub deferred: Option<Arc<dyn LoadEvents>>,
     /// Its subscription, which knows the events that no lane may pass.
     pub router: Router,
     /// Whether it handles again what was handled before, and nothing of that is kept.
@@ -85,8 +88,9 @@ pub struct GroundLost(pub String);
 impl Runner {
     /// A runner of what a descriptor subscribes to, which keeps what it leads to.
     pub fn new(descriptor: &Descriptor, code: Arc<Code>, scheduler: Scheduler) -> Self {
-        Runner { code, scheduler, router: Router::new(descriptor), replaying: false }
+        Runner { code, scheduler, deferred: None, router: Router::new(descriptor), replaying: false }
     }
+
     /// Handles a lane's events, the first of which was tried `attempts` times before; all of them, or as many as fit into one run, in the
     /// time of its tenant in a class. `cost` is what an event of this lane has cost lately.
     pub async fn run(
@@ -122,15 +126,22 @@ impl Runner {
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
+            let next = events[run.handled..].iter().take(most.min(affordable).min(self.code.current().batch_events));
+            let next = &events[run.handled..run.handled + next.len()];
+            let loaded = self.load(lane, class, next).await?;
+            let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
+            if next.is_empty() {
+                run.trouble = loaded.and_then(|loaded| loaded.unread).map(Trouble::Block);
+                break;
+            }
             let ready = Instant::now();
             // Waiting for the tenant's turn is no time of the call, and another version may have come meanwhile.
             let turn = self.code.current().handler.turn(&lane.tenant).await;
             let version = self.code.current();
-            let end = events.len().min(run.handled.saturating_add(most.min(affordable).min(version.batch_events)));
+            let next = &next[..next.len().min(version.batch_events)];
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
             let replaying = self.replaying;
-            let batch =
-                Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: events[run.handled..end].to_vec() });
+            let batch = Arc::new(Batch { lane: lane.clone(), attempt, replaying, events: next.to_vec() });
             let (count, called, before) = (batch.events.len(), Instant::now(), run.handled);
             let under_way = version.begin();
             let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
@@ -161,6 +172,18 @@ impl Runner {
         }
         run.changes = std::mem::take(&mut view.earlier());
         Ok(run)
+    }
+
+    /// Events with the data of those that were deferred, as many as there is room for, on the account of their tenant; nothing where
+    /// all of them have theirs.
+    async fn load(&self, lane: &LaneKey, class: Class, events: &[Arc<Event>]) -> Result<Option<Loaded>, GroundLost> {
+        let Some(source) = self.deferred.as_ref().filter(|_| events.iter().any(|event| event.deferred.is_some()))
+        else {
+            return Ok(None);
+        };
+        let loaded = source.load(&lane.tenant, events).await.map_err(GroundLost)?;
+        self.scheduler.charge(&lane.tenant, class, loaded.took);
+        Ok(Some(loaded))
     }
 
     /// One call on the guest threads, within its time by the clock on the wall.

@@ -58,6 +58,7 @@ pub(super) async fn leap(reader: &mut Reader, from: &Progress, router: &Router) 
     while !at.seen().covers(&head) && events.len() < LANES_AT_ONCE {
         let after = if at.is_boundary() { Progress::entering(at.seen().clone(), head.clone()) } else { at };
         let page = reader.page(&after, Times::BEHIND).await?;
+        reader.route_deferred(router, &page.events).await?;
         for (lane, of_lane) in router.route(&page.events) {
             *events.entry(lane).or_default() += of_lane.len();
         }
@@ -79,6 +80,7 @@ pub(super) async fn skip(
     let mut events = 0;
     while let Some((difference, limit)) = gather.next() {
         let (found, more) = reader.tenant_page(&reading.lane.tenant, difference, limit).await?;
+        reader.route_deferred(router, &found).await?;
         events += found.iter().filter(|event| router.takes(event) && router.lane(event) == reading.lane).count();
         gather.read(found.last().map(|event| event.position), Vec::new(), more);
         failpoint::hit("shed.read");

@@ -88,6 +88,19 @@ pub enum ReadError {
     /// One call asked for more than so many bytes.
     #[error("read more than {} MiB of documents in one call (processor.read-mib)", .0 >> 20)]
     TooMuch(usize),
+    /// PostgreSQL cannot return a document, or what it would return is too large.
+    #[error(
+        "document `{id}` of `{collection}` cannot be read: {why}; replace or delete it without reading it, then resume the lane with \
+         `sandmill resume`"
+    )]
+    Document {
+        /// Where.
+        collection: CollectionName,
+        /// Which.
+        id: String,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 /// What it means to the call that reads.
@@ -96,6 +109,7 @@ impl From<ReadError> for Failure {
         match error {
             ReadError::Lost(why) => Failure::EndTerm(why),
             ReadError::TooMuch(_) => Failure::Block(Reason::new("read-limit", error.to_string())),
+            ReadError::Document { .. } => Failure::Block(Reason::new("document-unreadable", error.to_string())),
         }
     }
 }

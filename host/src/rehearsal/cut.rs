@@ -138,6 +138,7 @@ mod tests {
                 recorded_at: 0,
                 data: "1".into(),
                 metadata: "{}".into(),
+                deferred: None,
             })
         };
         (1..=count).map(event).collect()

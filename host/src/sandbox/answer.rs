@@ -68,23 +68,27 @@ fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> 
         WitChange::Put(document) => {
             let collection = collection(&document.collection, descriptor)?;
             let id = document_id(document.id, &collection)?;
+            let too_large = |bytes: usize, how: &str| {
+                let message = format!(
+                    "document `{id}` of `{collection}` has {} KiB{how} where {} are allowed (limits.document-kib)",
+                    bytes.div_ceil(1024),
+                    limits.document_kib
+                );
+                Reason::new("document-limit", message)
+            };
             if document.data.len() > limits.document_bytes() {
-                return Err(Reason::new(
-                    "document-limit",
-                    format!(
-                        "document `{id}` of `{collection}` has {} KiB where {} are allowed (limits.document-kib)",
-                        document.data.len().div_ceil(1024),
-                        limits.document_kib
-                    ),
-                ));
+                return Err(too_large(document.data.len(), ""));
             }
-            json::check_document(&document.data, limits.json_depth).map_err(|problem| {
+            let printed = json::check_document(&document.data, limits.json_depth).map_err(|problem| {
                 let message = format!("document `{id}` of `{collection}`: {problem}");
                 match problem {
                     Invalid::TooDeep { .. } => Reason::new("json-depth-limit", message + " (limits.json-depth)"),
                     _ => malformed(message),
                 }
             })?;
+            if printed > limits.document_bytes() {
+                return Err(too_large(printed, " as PostgreSQL prints it (numbers without exponents)"));
+            }
             Ok(Change::Put { collection, id, data: document.data.into() })
         }
         WitChange::Remove(key) => {

@@ -35,7 +35,8 @@ pub struct Limits {
     pub changes: usize,
     /// Documents that one `get-many` may name. Default 20000, as many as a call may change: each name is held until it is answered.
     pub reads: usize,
-    /// One document, KiB of JSON text. Default 1024: larger ones make every page that touches them slow for all.
+    /// One document, KiB of JSON text, both as the plugin writes it and as PostgreSQL prints it: with a space after each comma and
+    /// colon, and numbers without exponents. Default 1024: larger ones make every page that touches them slow for all.
     pub document_kib: usize,
     /// How deep arrays and objects of a document may nest. Default 128, and never more: readers of documents take as much and no more.
     pub json_depth: usize,

@@ -5,15 +5,20 @@
 //! position and paged along the primary key, the wide form, which serves imports and catching up. Either way each statement runs on
 //! a primary in a read-only transaction that has no xid of its own: a standby's snapshot leaves out running transactions, and a
 //! transaction with an xid counts itself as finished.
+//!
+//! Rows are taken as they arrive, and a page ends where it holds its bytes. What still arrives then is dropped unread; it is
+//! bounded too, since the statements leave large data behind. Such data is loaded by position, when somebody needs it.
 
 use std::{collections::HashMap, sync::Arc, time::UNIX_EPOCH};
 
-use super::{EventSource, LOOKED_AT, OpenSource, SourceError};
+use futures_util::TryStreamExt;
+
+use super::{Body, EventSource, LOOKED_AT, Limit, OpenSource, SourceError, TenantPage};
 use crate::{
-    db::{Db, JsonText, Row, Session, Statement},
+    db::{Db, Error, JsonText, Row, RowStream, Session, Statement, types::ToSql},
     model::{
         cursor::{Difference, Progress, Snapshot},
-        event::{Event, Page},
+        event::{Deferred, Event, Page},
         handler::BoxFuture,
         ids::TenantId,
     },
@@ -46,7 +51,7 @@ impl Native {
             lag: session.prepare(include_str!("native/lag.sql")).await?,
             tenant_lag: session.prepare(include_str!("native/tenant_lag.sql")).await?,
         };
-        Ok(NativeSession { session, statements, last: [None, None], tenants: HashMap::new(), texts: HashMap::new() })
+        Ok(NativeSession { session, statements, last: [None, None], load: None, texts: Texts::default() })
     }
 }
 
@@ -75,10 +80,24 @@ pub struct NativeSession {
     statements: Statements,
     /// How the last events are read, of all and of one tenant, once they were.
     last: [Option<Statement>; 2],
+    /// How deferred data is read, once it was.
+    load: Option<Statement>,
+    texts: Texts,
+}
+
+/// Texts that many events share.
+#[derive(Default)]
+struct Texts {
     /// Names parsed before, so that events of one tenant share one text.
     tenants: HashMap<Box<str>, TenantId>,
     /// Types, and the metadata of events that have none, seen before.
     texts: HashMap<Box<str>, Arc<str>>,
+}
+
+/// Events of one statement, and whether it had more than there was room for.
+struct Taken {
+    events: Vec<Arc<Event>>,
+    cut: bool,
 }
 
 /// How many tenant names a session remembers before it forgets them all: a bound on memory, no more.
@@ -92,8 +111,8 @@ impl NativeSession {
         Ok(row.get::<_, &str>(0).parse()?)
     }
 
-    async fn read_page(&mut self, after: &Progress, limit: usize) -> Result<Page, SourceError> {
-        let limit = limit.max(1);
+    async fn read_page(&mut self, after: &Progress, limit: Limit) -> Result<Page, SourceError> {
+        let limit = Limit { events: limit.events.max(1), ..limit };
         if let Some(rest) = after.remainder() {
             let last = match rest.after {
                 Some(last) => last,
@@ -109,12 +128,13 @@ impl NativeSession {
             };
             return self.enter(after, to, first, limit).await;
         }
-        let (to, rows) = self.narrow(after.seen(), limit + 1).await?;
-        if rows.len() > limit {
+        let (to, Taken { mut events, cut }) = self.narrow(after.seen(), limit).await?;
+        // What has no order cannot be cut: it is read again by position.
+        if cut || events.len() > limit.events {
+            drop(events);
             let floor = self.floor(after.seen(), &to).await?;
             return self.enter(after, to, floor, limit).await;
         }
-        let mut events = self.events(rows)?;
         events.sort_unstable_by_key(|e| e.position);
         Ok(Page { from: after.clone(), to: Progress::at(to), events })
     }
@@ -138,7 +158,7 @@ impl NativeSession {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let count = match tenant {
             Some(tenant) => {
-                let params: [&(dyn crate::db::types::ToSql + Sync); 5] = [&seen, &to, &last, &tenant.as_str(), &limit];
+                let params: [&(dyn ToSql + Sync); 5] = [&seen, &to, &last, &tenant.as_str(), &limit];
                 self.position(&self.statements.tenant_lag, &params).await?
             }
             None => self.position(&self.statements.lag, &[&seen, &to, &last, &limit]).await?,
@@ -146,26 +166,30 @@ impl NativeSession {
         Ok(usize::try_from(count.unwrap_or(0)).unwrap_or(0))
     }
 
-    /// The snapshot now and at most `limit` events that it sees and `from` does not, in one round trip. Every statement is prepared: one
+    /// The snapshot now and events that it sees and `from` does not, one more than the limit at most, in one round trip. Every statement is prepared: one
     /// that were not would travel twice, the second time behind the commit, and see more than its transaction did.
-    async fn narrow(&self, from: &Snapshot, limit: usize) -> Result<(Snapshot, Vec<Row>), SourceError> {
-        let (from, limit) = (from.to_string(), limit as i64);
-        let params: [&(dyn crate::db::types::ToSql + Sync); 2] = [&from, &limit];
-        let (begun, head, rows, ended) = tokio::join!(
+    async fn narrow(&mut self, from: &Snapshot, limit: Limit) -> Result<(Snapshot, Taken), SourceError> {
+        let (from, rows, inline) = (from.to_string(), limit.events as i64 + 1, limit.inline_bytes() as i32);
+        let (session, texts) = (&self.session, &mut self.texts);
+        let (begun, head, taken, ended) = tokio::join!(
             biased;
-            self.session.batch_execute("begin isolation level repeatable read, read only"),
-            self.session.query_one(&self.statements.head, &[]),
-            self.session.query(&self.statements.narrow, &params),
-            self.session.batch_execute("commit"),
+            session.batch_execute("begin isolation level repeatable read, read only"),
+            session.query_one(&self.statements.head, &[]),
+            // Rows are taken here, while the statements after this one wait for theirs.
+            async {
+                let params: [&(dyn ToSql + Sync); 3] = [&from, &rows, &inline];
+                texts.take(session.query_raw(&self.statements.narrow, params).await?, limit).await
+            },
+            session.batch_execute("commit"),
         );
         begun?;
-        let (head, rows) = (head?, rows?);
+        let (head, taken) = (head?, taken?);
         ended?;
-        Ok((head.get::<_, &str>(0).parse()?, rows))
+        Ok((head.get::<_, &str>(0).parse()?, taken))
     }
 
     /// The first page of a large difference whose lowest position is `first`.
-    async fn enter(&mut self, after: &Progress, to: Snapshot, first: i64, limit: usize) -> Result<Page, SourceError> {
+    async fn enter(&mut self, after: &Progress, to: Snapshot, first: i64, limit: Limit) -> Result<Page, SourceError> {
         let difference =
             Difference { from: after.seen().clone(), to: to.clone(), after: None, up_to: None, then: Progress::at(to) };
         self.wide_page(after, &difference, first.saturating_sub(1), limit).await
@@ -176,13 +200,15 @@ impl NativeSession {
         at: &Progress,
         difference: &Difference,
         after: i64,
-        limit: usize,
+        limit: Limit,
     ) -> Result<Page, SourceError> {
         let (from, to) = (difference.from.to_string(), difference.to.to_string());
-        let rows = self.session.query(&self.statements.wide, &[&from, &to, &after, &(limit as i64)]).await?;
-        let events = self.events(rows)?;
+        let (rows, inline) = (limit.events as i64, limit.inline_bytes() as i32);
+        let params: [&(dyn ToSql + Sync); 5] = [&from, &to, &after, &rows, &inline];
+        let rows = self.session.query_raw(&self.statements.wide, params).await?;
+        let Taken { events, cut } = self.texts.take(rows, limit).await?;
         let to = match events.last() {
-            Some(last) if events.len() == limit => difference.handled_up_to(last.position),
+            Some(last) if cut || events.len() == limit.events => difference.handled_up_to(last.position),
             _ => difference.then.clone(),
         };
         Ok(Page { from: at.clone(), to, events })
@@ -192,23 +218,24 @@ impl NativeSession {
         &mut self,
         tenant: &TenantId,
         difference: &Difference,
-        limit: usize,
-    ) -> Result<Vec<Arc<Event>>, SourceError> {
+        limit: Limit,
+    ) -> Result<TenantPage, SourceError> {
         let (from, to) = (difference.from.to_string(), difference.to.to_string());
         let after = match difference.after {
             Some(after) => after,
             None => {
                 let floor = self.position(&self.statements.tenant_floor, &[&from, &to, &tenant.as_str()]).await?;
-                let Some(floor) = floor else { return Ok(Vec::new()) };
+                let Some(floor) = floor else { return Ok(TenantPage { events: Vec::new(), more: false }) };
                 floor - 1
             }
         };
         let up_to = difference.up_to.unwrap_or(i64::MAX);
-        let rows = self
-            .session
-            .query(&self.statements.tenant_page, &[&from, &to, &tenant.as_str(), &after, &up_to, &(limit as i64)])
-            .await?;
-        self.events(rows)
+        let (tenant, rows, inline) = (tenant.as_str(), limit.events as i64, limit.inline_bytes() as i32);
+        let params: [&(dyn ToSql + Sync); 7] = [&from, &to, &tenant, &after, &up_to, &rows, &inline];
+        let rows = self.session.query_raw(&self.statements.tenant_page, params).await?;
+        let Taken { events, cut } = self.texts.take(rows, limit).await?;
+        let more = cut || events.len() == limit.events;
+        Ok(TenantPage { events, more })
     }
 
     async fn read_last(
@@ -216,7 +243,7 @@ impl NativeSession {
         tenant: Option<&TenantId>,
         types: Option<&[String]>,
         up_to: i64,
-        limit: usize,
+        limit: Limit,
     ) -> Result<Vec<Arc<Event>>, SourceError> {
         let (sql, number) = match tenant {
             None => (include_str!("native/last.sql"), 0),
@@ -226,36 +253,85 @@ impl NativeSession {
             Some(statement) => statement.clone(),
             None => self.last[number].insert(self.session.prepare(sql).await?).clone(),
         };
-        let (looked_at, limit, tenant) = (LOOKED_AT as i64, limit as i64, tenant.map(TenantId::as_str));
-        let mut params: Vec<&(dyn crate::db::types::ToSql + Sync)> = vec![&up_to, &types, &looked_at, &limit];
-        params.extend(tenant.iter().map(|tenant| tenant as &(dyn crate::db::types::ToSql + Sync)));
-        let rows = self.session.query(&statement, &params).await?;
-        let mut events = self.events(rows)?;
+        let (looked_at, rows, tenant) = (LOOKED_AT as i64, limit.events as i64, tenant.map(TenantId::as_str));
+        let inline = limit.inline_bytes() as i32;
+        let mut params: Vec<&(dyn ToSql + Sync)> = vec![&up_to, &types, &looked_at, &rows];
+        params.extend(tenant.iter().map(|tenant| tenant as &(dyn ToSql + Sync)));
+        params.push(&inline);
+        let rows = self.session.query_raw(&statement, params).await?;
+        // The last ones come first, so that an early end leaves out the oldest.
+        let mut events = self.texts.take(rows, limit).await?.events;
         events.sort_unstable_by_key(|event| event.position);
         Ok(events)
+    }
+
+    async fn read_bodies(
+        &mut self,
+        positions: &[i64],
+        bytes: usize,
+        most: Option<u64>,
+    ) -> Result<Vec<Body>, SourceError> {
+        let statement = match &self.load {
+            Some(statement) => statement.clone(),
+            None => self.load.insert(self.session.prepare(include_str!("native/load.sql")).await?).clone(),
+        };
+        let most = most.map(|most| i64::try_from(most).unwrap_or(i64::MAX));
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        let params: [&(dyn ToSql + Sync); 3] = [&positions, &bytes, &most];
+        let rows = self.session.query_raw(&statement, params).await?;
+        let bodies: Vec<Body> = rows.and_then(|row| std::future::ready(body(&row))).try_collect().await?;
+        match (positions.first(), bodies.first()) {
+            (Some(position), None) => Err(SourceError::Gone(*position)),
+            _ => Ok(bodies),
+        }
     }
 
     async fn position(
         &self,
         statement: &Statement,
-        params: &[&(dyn crate::db::types::ToSql + Sync)],
+        params: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<i64>, SourceError> {
         Ok(self.session.query_one(statement, params).await?.get(0))
     }
+}
 
-    fn events(&mut self, rows: Vec<Row>) -> Result<Vec<Arc<Event>>, SourceError> {
-        rows.into_iter().map(|row| self.event(&row).map(Arc::new)).collect()
+/// An event's data, without its texts where those are null.
+fn body(row: &Row) -> Result<Body, Error> {
+    let (data, metadata): (Option<JsonText<'_>>, Option<JsonText<'_>>) = (row.try_get(2)?, row.try_get(3)?);
+    let texts = data.zip(metadata).map(|(data, metadata)| (data.0.into(), metadata.0.into()));
+    let [bytes, most] = [row.try_get::<_, i64>(1)?, row.try_get::<_, i64>(4)?].map(i64::unsigned_abs);
+    Ok(Body { position: row.try_get(0)?, bytes, most, texts })
+}
+
+impl Texts {
+    /// Makes events of rows as they arrive, until they hold twice the bytes that were asked for: the number of rows was chosen
+    /// by what events weighed lately, and what is left out here must be sent once more.
+    async fn take(&mut self, rows: RowStream, limit: Limit) -> Result<Taken, SourceError> {
+        let mut rows = std::pin::pin!(rows);
+        let (mut events, mut held) = (Vec::new(), 0);
+        while let Some(row) = rows.try_next().await? {
+            if held > limit.held_bytes() {
+                return Ok(Taken { events, cut: true });
+            }
+            let event = self.event(&row, limit.inline_bytes())?;
+            held += event.weight();
+            events.push(Arc::new(event));
+        }
+        Ok(Taken { events, cut: false })
     }
 
-    fn event(&mut self, row: &Row) -> Result<Event, SourceError> {
+    fn event(&mut self, row: &Row, inline: usize) -> Result<Event, SourceError> {
         let position = row.get(0);
         let recorded_at: std::time::SystemTime = row.get(6);
         let recorded_at = match recorded_at.duration_since(UNIX_EPOCH) {
             Ok(after) => after.as_millis() as i64,
             Err(before) => -(before.duration().as_millis() as i64),
         };
-        let JsonText(data) = row.try_get(7)?;
-        let JsonText(metadata) = row.try_get(8)?;
+        let (data, metadata): (Option<JsonText<'_>>, Option<JsonText<'_>>) = (row.try_get(7)?, row.try_get(8)?);
+        let (data, metadata, deferred) = match (data, metadata) {
+            (Some(JsonText(data)), Some(JsonText(metadata))) => (data, metadata, None),
+            _ => ("", "{}", Some(Deferred::new(inline))),
+        };
         let name: &str = row.get(2);
         let tenant = match self.tenants.get(name) {
             Some(tenant) => tenant.clone(),
@@ -279,6 +355,7 @@ impl NativeSession {
             recorded_at,
             data: data.into(),
             metadata: if metadata == "{}" { self.shared(metadata) } else { metadata.into() },
+            deferred,
         })
     }
 
@@ -300,7 +377,7 @@ impl EventSource for NativeSession {
         Box::pin(self.read_head())
     }
 
-    fn page<'a>(&'a mut self, after: &'a Progress, limit: usize) -> BoxFuture<'a, Result<Page, SourceError>> {
+    fn page<'a>(&'a mut self, after: &'a Progress, limit: Limit) -> BoxFuture<'a, Result<Page, SourceError>> {
         Box::pin(self.read_page(after, limit))
     }
 
@@ -308,8 +385,8 @@ impl EventSource for NativeSession {
         &'a mut self,
         tenant: &'a TenantId,
         difference: &'a Difference,
-        limit: usize,
-    ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>> {
+        limit: Limit,
+    ) -> BoxFuture<'a, Result<TenantPage, SourceError>> {
         Box::pin(self.read_tenant_page(tenant, difference, limit))
     }
 
@@ -318,9 +395,18 @@ impl EventSource for NativeSession {
         tenant: Option<&'a TenantId>,
         types: Option<&'a [String]>,
         up_to: i64,
-        limit: usize,
+        limit: Limit,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>> {
         Box::pin(self.read_last(tenant, types, up_to, limit))
+    }
+
+    fn load<'a>(
+        &'a mut self,
+        positions: &'a [i64],
+        bytes: usize,
+        most: Option<u64>,
+    ) -> BoxFuture<'a, Result<Vec<Body>, SourceError>> {
+        Box::pin(self.read_bodies(positions, bytes, most))
     }
 
     fn lag<'a>(

@@ -47,7 +47,14 @@ pub struct StoredEvent {
     pub data: Box<RawValue>,
     /// What is known about it beside its data, on one line.
     pub metadata: Box<RawValue>,
+    /// Set where it is larger than [`LARGEST_LISTED`], and data and metadata were not read: its size, as far as that is known.
+    #[serde(skip)]
+    pub unread_bytes: Option<u64>,
 }
+
+/// Data and metadata that a listing reads, bytes of each. Default 64 MiB: no event is meant to be that large, and one that is would be
+/// in memory several times.
+pub const LARGEST_LISTED: u64 = 64 << 20;
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&time::format_exactly(*time))
@@ -63,8 +70,9 @@ impl StoredEvent {
             event_type: row.try_get(4)?,
             id: row.try_get(5)?,
             recorded_at: row.try_get(6)?,
-            data: on_one_line(row.try_get::<_, JsonText<'_>>(7)?.0),
-            metadata: on_one_line(row.try_get::<_, JsonText<'_>>(8)?.0),
+            data: row.try_get::<_, Option<JsonText<'_>>>(7)?.map_or_else(null, |data| on_one_line(data.0)),
+            metadata: row.try_get::<_, Option<JsonText<'_>>>(8)?.map_or_else(null, |data| on_one_line(data.0)),
+            unread_bytes: row.try_get::<_, Option<i64>>(9)?.map(i64::unsigned_abs),
         })
     }
 }
@@ -82,8 +90,13 @@ impl From<&Event> for StoredEvent {
             recorded_at: if event.recorded_at < 0 { UNIX_EPOCH - since_1970 } else { UNIX_EPOCH + since_1970 },
             data: on_one_line(&event.data),
             metadata: on_one_line(&event.metadata),
+            unread_bytes: None,
         }
     }
+}
+
+fn null() -> Box<RawValue> {
+    RawValue::NULL.to_owned()
 }
 
 /// The same JSON without line ends, so that an event is a line wherever it is printed. JSON has them between its tokens only: in a
@@ -91,7 +104,7 @@ impl From<&Event> for StoredEvent {
 fn on_one_line(json: &str) -> Box<RawValue> {
     let text = json.replace(['\n', '\r'], " ");
     // The column's type vouches for it; what serde nevertheless does not take is shown as null rather than hiding the event.
-    RawValue::from_string(text).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    RawValue::from_string(text).unwrap_or_else(|_| null())
 }
 
 /// The first `limit` events behind a position that pass the filter, by position. They arrive one by one, so that a page is never in
@@ -103,12 +116,14 @@ pub async fn page(
     limit: i64,
 ) -> Result<impl Stream<Item = Result<StoredEvent, Error>> + use<>, Error> {
     // Sent with its types, the statement is planned for these very values: a filter that is not given costs nothing.
-    let parameters: [(&(dyn crate::db::types::ToSql + Sync), Type); 5] = [
+    let most = LARGEST_LISTED as i64;
+    let parameters: [(&(dyn crate::db::types::ToSql + Sync), Type); 6] = [
         (&after, Type::INT8),
         (&filter.tenant, Type::TEXT),
         (&filter.stream, Type::TEXT),
         (&filter.event_type, Type::TEXT),
         (&limit, Type::INT8),
+        (&most, Type::INT8),
     ];
     let rows = session.query_typed_raw(include_str!("page.sql"), parameters).await?;
     Ok(rows.and_then(|row| std::future::ready(StoredEvent::from_row(&row))))
@@ -130,6 +145,7 @@ mod tests {
             recorded_at: time::from_micros(1_357_016_400_123_456),
             data: on_one_line("{\r\n  \"sku\": \"a\\nb\",\n  \"price\": 1.10\n}"),
             metadata: on_one_line("{}"),
+            unread_bytes: None,
         };
         assert_eq!(
             serde_json::to_string(&event).unwrap(),

@@ -5,11 +5,14 @@ use sandmill::db::Session;
 
 /// Events of one append.
 const CHUNK: usize = 500;
+/// Bytes of one append, unless one event has more.
+const CHUNK_BYTES: usize = 8 << 20;
 
 /// Appends so many events with the same data, to some streams in turn, a few hundred at a time.
 pub async fn append(session: &Session, tenant: &str, streams: usize, data: &str, count: usize) -> anyhow::Result<()> {
-    for (number, begin) in (0..count).step_by(CHUNK).enumerate() {
-        let events = CHUNK.min(count - begin);
+    let chunk = (CHUNK_BYTES / data.len().max(1)).clamp(1, CHUNK);
+    for (number, begin) in (0..count).step_by(chunk).enumerate() {
+        let events = chunk.min(count - begin);
         append_to(session, tenant, &format!("s{}", number % streams), data, events).await?;
     }
     Ok(())

@@ -84,6 +84,7 @@ pub fn batch(tenant: &TenantId, events: usize, data: &str) -> anyhow::Result<Bat
             recorded_at: 0,
             data: data.into(),
             metadata: "{}".into(),
+            deferred: None,
         })
     };
     let lane = LaneKey { tenant: tenant.clone(), key: tenant.as_shared() };

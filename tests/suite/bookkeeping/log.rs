@@ -51,6 +51,7 @@ impl Log {
                 recorded_at: 0,
                 data: "x".repeat(random as usize % 50).into(),
                 metadata: "{}".into(),
+                deferred: None,
             }));
         }
         self.next_xid += 1;

@@ -10,7 +10,10 @@ use crate::{
         pages::{Reader, SourceError, Times},
         router::Router,
     },
-    model::{cursor::Progress, event::Page},
+    model::{
+        cursor::{Difference, Progress},
+        event::{Event, Page},
+    },
     processor::{
         book::Reading,
         gather::Found,
@@ -42,7 +45,9 @@ pub(super) async fn ahead(
     {
         return Ok(Ahead::Leap(shed::leap(reader, after, router).await?));
     }
-    Ok(Ahead::Page(reader.page(after, times).await?))
+    let page = reader.page(after, times).await?;
+    reader.route_deferred(router, &page.events).await?;
+    Ok(Ahead::Page(page))
 }
 
 /// Reads the log for one lane; past all of it, where it is more than the bound.
@@ -64,7 +69,7 @@ pub(super) async fn lane(
     }
     let mut gather = reading.gather();
     while let Some((difference, limit)) = gather.next() {
-        match reader.tenant_page(&reading.lane.tenant, difference, limit).await {
+        match of_tenant(&mut reader, &reading, difference, limit, &router).await {
             Ok((mut events, more)) => {
                 let last = events.last().map(|event| event.position);
                 events.retain(|event| router.takes(event) && router.lane(event) == reading.lane);
@@ -74,4 +79,17 @@ pub(super) async fn lane(
         }
     }
     (reader, reading, Ok((gather.finish(), None)))
+}
+
+/// A page of the events of a lane's tenant, ready to be routed, and whether more follow.
+async fn of_tenant(
+    reader: &mut Reader,
+    reading: &Reading,
+    difference: &Difference,
+    limit: usize,
+    router: &Router,
+) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
+    let (events, more) = reader.tenant_page(&reading.lane.tenant, difference, limit).await?;
+    reader.route_deferred(router, &events).await?;
+    Ok((events, more))
 }

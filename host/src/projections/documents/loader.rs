@@ -3,7 +3,8 @@
 //! A lane that misses documents puts down what it wants and waits. Whoever drives the processor lets the loader [`serve`](Loader::serve) when every
 //! running lane waits, or the first has waited long enough; then all of it is read with one statement a collection.
 //!
-//! What one lane asks for at once is bounded in bytes. Rows are counted as they arrive, so what is too much is never held.
+//! What one lane asks for at once is bounded in bytes. Rows are counted as they arrive, so what is too much is never held, and a
+//! document that is too large alone is not sent. One that the database cannot return concerns those who asked for it, and nobody else.
 //!
 //! There are two of them for a processor, each with a session that it opens when it has something to read: one for all, and one for tenants whose reads are slow, which serves one tenant at a time, the
 //! quickest first. [`slow`](super::slow) says who those are.
@@ -21,7 +22,7 @@ use tokio::{
 
 use super::{DocumentKey, ReadError, cache::Known, on, table};
 use crate::{
-    db::{Db, Error, Session, Statement, describe},
+    db::{Db, Error, Session, Statement, describe, is_about_a_row, types::ToSql},
     model::ids::{CollectionName, TenantId},
 };
 
@@ -190,14 +191,11 @@ impl Loader {
             let read = self.read(&collection, &requests).await;
             let all = began.elapsed();
             let keys = requests.iter().map(|request| request.keys.len()).sum::<usize>().max(1);
-            let (found, too_much) = read.map_err(|error| ReadError::Lost(describe(&error)))?;
+            let Read { found, left } = read.map_err(|error| ReadError::Lost(describe(&error)))?;
             let mut documents = Vec::with_capacity(requests.len());
-            for (request, too_much) in requests.iter().zip(too_much) {
+            for (request, left) in requests.iter().zip(left) {
                 let document = |key: &DocumentKey| found.get(&place(key)).cloned().unwrap_or_else(Known::absent);
-                documents.push(match too_much {
-                    true => Err(ReadError::TooMuch(self.most_bytes)),
-                    false => Ok(request.keys.iter().map(document).collect::<Vec<_>>()),
-                });
+                documents.push(left.map(|_| request.keys.iter().map(document).collect::<Vec<_>>()));
             }
             for ((request, answer), documents) in requests.into_iter().zip(answers).zip(documents) {
                 let took = Took { all, part: all.mul_f64(request.keys.len() as f64 / keys as f64) };
@@ -209,35 +207,67 @@ impl Loader {
         Ok(())
     }
 
-    /// Reads what all requests want, and says of each whether it was too much; what only those wanted is not there.
-    async fn read<'a>(
-        &self,
-        collection: &CollectionName,
-        requests: &'a [Request],
-    ) -> Result<(HashMap<Place<'a>, Known>, Vec<bool>), Error> {
-        let mut left = vec![Some(self.most_bytes); requests.len()];
-        let mut wanted: HashMap<Place<'_>, (Place<'a>, Vec<usize>)> = HashMap::new();
+    /// Reads what all requests want, and says of each whether it may be answered; what only others wanted is not there.
+    async fn read<'a>(&self, collection: &CollectionName, requests: &'a [Request]) -> Result<Read<'a>, Error> {
+        let mut wanted: HashMap<Place<'a>, Vec<usize>> = HashMap::new();
         for (number, request) in requests.iter().enumerate() {
             for key in &request.keys {
-                wanted.entry(place(key)).or_insert_with(|| (place(key), Vec::new())).1.push(number);
+                wanted.entry(place(key)).or_default().push(number);
             }
         }
-        let mut found = HashMap::with_capacity(wanted.len());
         let (session, statements) = self.opened(collection).await?;
-        let (tenants, ids): (Vec<&str>, Vec<&str>) = wanted.keys().copied().unzip();
-        let mut rows = std::pin::pin!(session.query_raw(&statements.read, [&tenants, &ids]).await?);
-        while let Some(row) = rows.try_next().await? {
-            let Some((place, wanting)) = wanted.get(&(row.get(0), row.get(1))) else { continue };
-            let data: &str = row.get(3);
-            for &number in wanting {
-                left[number] = left[number].and_then(|left| left.checked_sub(data.len()));
+        let most = self.most_bytes;
+        let mut read = Read { found: HashMap::with_capacity(wanted.len()), left: vec![Ok(most); requests.len()] };
+        let mut parts = vec![wanted.iter().map(|(place, wanting)| (*place, &**wanting)).collect::<Vec<_>>()];
+        while let Some(part) = parts.pop() {
+            let before = read.left.clone();
+            let Err(error) = self.read_part(session, &statements.read, collection, &part, &mut read).await else {
+                continue;
+            };
+            if !is_about_a_row(&error) {
+                return Err(error);
             }
-            if wanting.iter().any(|&number| left[number].is_some()) {
-                let owner = row.get::<_, Option<&str>>(4).map(Arc::from);
-                found.insert(*place, Known { version: row.get(2), data: Some(data.into()), owner });
+            read.left = before;
+            match &part[..] {
+                [((_, id), wanting)] => read.refuse(wanting, || unreadable(collection, id, describe(&error))),
+                several => parts.extend(several.chunks(several.len().div_ceil(2)).map(<[_]>::to_vec)),
             }
         }
-        Ok((found, left.iter().map(Option::is_none).collect()))
+        Ok(read)
+    }
+
+    /// Reads some documents, each with the numbers of the requests that want it.
+    async fn read_part<'a>(
+        &self,
+        session: &Session,
+        statement: &Statement,
+        collection: &CollectionName,
+        part: &[(Place<'a>, &[usize])],
+        read: &mut Read<'a>,
+    ) -> Result<(), Error> {
+        let by_place: HashMap<Place<'_>, (Place<'a>, &[usize])> =
+            part.iter().map(|&(place, wanting)| (place, (place, wanting))).collect();
+        let (tenants, ids): (Vec<&str>, Vec<&str>) = part.iter().map(|(place, _)| *place).unzip();
+        let most = self.most_bytes as i64;
+        let params: [&(dyn ToSql + Sync); 3] = [&tenants, &ids, &most];
+        let mut rows = std::pin::pin!(session.query_raw(statement, params).await?);
+        while let Some(row) = rows.try_next().await? {
+            let Some(&(place, wanting)) = by_place.get(&(row.get(0), row.get(1))) else { continue };
+            let Some(data) = row.get::<_, Option<&str>>(3) else {
+                let why = format!(
+                    "PostgreSQL prints it with {} bytes, more than the {} MiB of processor.read-mib",
+                    row.get::<_, i64>(5),
+                    self.most_bytes >> 20
+                );
+                read.refuse(wanting, || unreadable(collection, place.1, why.clone()));
+                continue;
+            };
+            if read.count(wanting, data.len(), self.most_bytes) {
+                let owner = row.get::<_, Option<&str>>(4).map(Arc::from);
+                read.found.insert(place, Known { version: row.get(2), data: Some(data.into()), owner });
+            }
+        }
+        Ok(())
     }
 
     /// What must be known of documents that are written without having been read. Their text is not read.
@@ -285,6 +315,38 @@ impl Waiting {
         }
         taken
     }
+}
+
+/// What was read for several requests.
+struct Read<'a> {
+    found: HashMap<Place<'a>, Known>,
+    /// Of each request how many bytes it may still be answered with, or why it cannot be answered.
+    left: Vec<Result<usize, ReadError>>,
+}
+
+impl Read<'_> {
+    /// Counts a document for the requests that want it; whether any of them can be answered.
+    fn count(&mut self, wanting: &[usize], bytes: usize, most: usize) -> bool {
+        let mut wanted = false;
+        for &number in wanting {
+            let Ok(left) = &self.left[number] else { continue };
+            let left = left.checked_sub(bytes);
+            wanted |= left.is_some();
+            self.left[number] = left.ok_or(ReadError::TooMuch(most));
+        }
+        wanted
+    }
+
+    /// Refuses the requests that want a document.
+    fn refuse(&mut self, wanting: &[usize], why: impl Fn() -> ReadError) {
+        for &number in wanting {
+            self.left[number] = Err(why());
+        }
+    }
+}
+
+fn unreadable(collection: &CollectionName, id: &str, why: String) -> ReadError {
+    ReadError::Document { collection: collection.clone(), id: id.to_string(), why }
 }
 
 /// Which row a document is: its tenant and its id.

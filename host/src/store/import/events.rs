@@ -114,6 +114,7 @@ impl Reading {
             recorded_at: line.recorded_at.map_or(line.number as i64, |micros| micros / 1_000),
             data: line.data.get().into(),
             metadata: line.metadata.as_ref().map_or("{}", |metadata| metadata.get()).into(),
+            deferred: None,
         }));
         Ok(())
     }

@@ -32,6 +32,8 @@ pub enum Kind {
     SlowReads,
     /// A backlog of events that read 2,000 documents each
     ManyReads,
+    /// A backlog of 1,000 events of 1 MB, over all hogs
+    Large,
 }
 
 /// Events of the flood's burst, and a second after it.
@@ -41,6 +43,8 @@ const FLOOD: usize = 3_000;
 const TICK: Duration = Duration::from_millis(50);
 /// What an event of `work` computes.
 pub const WORK: Duration = Duration::from_millis(25);
+/// Bytes of a large event.
+const LARGE: usize = 1_000_000;
 /// Streams of a hog.
 const STREAMS: usize = 50;
 
@@ -56,6 +60,7 @@ impl Kind {
             Kind::Trap => "trap storm",
             Kind::SlowReads => "slow reads",
             Kind::ManyReads => "2,000 reads an event",
+            Kind::Large => "1,000 events of 1 MB",
         }
     }
 }
@@ -94,6 +99,7 @@ impl Herd {
             Kind::Work => (work(WORK, a_thousand), 1_500),
             Kind::Log => (json!({"do": "log", "lines": 20_000}).to_string(), 5_000),
             Kind::ManyReads => (json!({"do": "read", "n": 2_000}).to_string(), 5_000),
+            Kind::Large => (json!({"pad": "x".repeat(LARGE)}).to_string(), 1_000 / hogs),
             Kind::Flood | Kind::SlowReads => ("{}".into(), 0),
         };
         for hog in 0..hogs {

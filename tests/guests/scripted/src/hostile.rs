@@ -24,6 +24,11 @@ pub(crate) fn giant(answer: &mut Projection, mib: usize) {
     push(answer, COLLECTION, "x", data);
 }
 
+/// A short document that a database prints with 8,003 bytes for each number.
+pub(crate) fn long_numbers(answer: &mut Projection, count: usize) {
+    push(answer, COLLECTION, "x", format!(r#"{{"a":[{}]}}"#, vec!["1e8000"; count].join(",")));
+}
+
 /// Deeper than any parser that recurses should go.
 pub(crate) fn deep(answer: &mut Projection) {
     let depth = 10_000;

@@ -114,6 +114,8 @@ enum Deed {
     Giant,
     /// Answers with a document that is no JSON.
     MalformedJson,
+    /// Answers with a document `x` of `n` numbers that are short as they are written and long as they are stored: `1e8000`.
+    LongNumbers,
     /// Answers with a document that is a JSON array.
     NotObject,
     /// Answers with a document of a collection that the descriptor does not list.
@@ -264,6 +266,7 @@ impl<'b> Run<'b> {
             Deed::Recurse => ruin::recurse(),
             Deed::Giant => hostile::giant(&mut self.answer, script.mib.unwrap_or(200)),
             Deed::MalformedJson => hostile::put(&mut self.answer, COLLECTION, "x", r#"{"a":"#),
+            Deed::LongNumbers => hostile::long_numbers(&mut self.answer, script.n as usize),
             Deed::NotObject => hostile::put(&mut self.answer, COLLECTION, "x", "[1]"),
             Deed::ForeignCollection => hostile::put(&mut self.answer, "somebody_elses", "x", "{}"),
             Deed::NulCollection => hostile::put(&mut self.answer, "some\0body", "x", "{}"),

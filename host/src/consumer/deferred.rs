@@ -1,0 +1,193 @@
+//! The data of large events, loaded for the lane that is about to handle them.
+//!
+//! One session serves the whole host, and what it loads is bounded for the whole host: so many loads at once, each of a few MiB, one
+//! for each tenant. An event over the store's limit of one event is never loaded, whoever asks; its lane is told why.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Instant,
+};
+
+use tokio::sync::{Mutex as AsyncMutex, Semaphore};
+
+use crate::{
+    model::{
+        event::Event,
+        handler::{BoxFuture, Reason},
+        ids::TenantId,
+        loading::{LoadEvents, Loaded},
+    },
+    source::{Body, EventSource, OpenSource, SourceError},
+};
+
+/// Bytes of one load, unless a single event has more. Default 4 MiB: some milliseconds of the database, and as much as one event may
+/// have.
+const LOAD_BYTES: usize = 4 << 20;
+/// Loads that are held at once in the host. Default 4: one is loaded while others are handled.
+const LOADS: usize = 4;
+
+/// Loads deferred data for all lanes of a host.
+pub(super) struct DeferredEvents {
+    source: Arc<dyn OpenSource>,
+    session: AsyncMutex<Option<Box<dyn EventSource>>>,
+    room: Arc<Semaphore>,
+    /// One load at a time for each tenant that has any.
+    tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
+}
+
+/// Loaded data, or why the database could not return that of the first event.
+enum Found {
+    Bodies(Vec<Body>),
+    Unreadable(String),
+}
+
+impl DeferredEvents {
+    pub(super) fn new(source: Arc<dyn OpenSource>) -> Self {
+        DeferredEvents {
+            source,
+            session: AsyncMutex::default(),
+            room: Arc::new(Semaphore::new(LOADS)),
+            tenants: Mutex::default(),
+        }
+    }
+
+    fn of_tenant(&self, tenant: &TenantId) -> Arc<Semaphore> {
+        let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = tenants.get(tenant).and_then(Weak::upgrade) {
+            return known;
+        }
+        tenants.retain(|_, one| one.strong_count() > 0);
+        let one = Arc::new(Semaphore::new(1));
+        tenants.insert(tenant.clone(), Arc::downgrade(&one));
+        one
+    }
+
+    async fn load_first(&self, tenant: &TenantId, events: &[Arc<Event>]) -> Result<Loaded, SourceError> {
+        let positions: Vec<i64> = events.iter().filter(|e| e.deferred.is_some()).map(|e| e.position).collect();
+        // Neither is ever closed. The tenant's comes first, so that one that waits for itself takes no room from others.
+        let turn = self.of_tenant(tenant).acquire_owned().await.ok();
+        let room = self.room.clone().acquire_owned().await.ok();
+        let mut session = self.session.lock().await;
+        let began = Instant::now();
+        let mut source = match session.take() {
+            Some(source) => source,
+            None => self.source.open("large events").await?,
+        };
+        // A session that failed is not used again.
+        let found = find(&mut *source, &positions).await?;
+        *session = Some(source);
+        drop(session);
+        let (events, unread) = with_data(events, found);
+        Ok(Loaded::new(events, unread, began.elapsed(), (turn, room)))
+    }
+}
+
+impl LoadEvents for DeferredEvents {
+    fn load<'a>(&'a self, tenant: &'a TenantId, events: &'a [Arc<Event>]) -> BoxFuture<'a, Result<Loaded, String>> {
+        Box::pin(async move { self.load_first(tenant, events).await.map_err(|error| error.to_string()) })
+    }
+}
+
+async fn find(source: &mut dyn EventSource, positions: &[i64]) -> Result<Found, SourceError> {
+    match source.load(positions, LOAD_BYTES, None).await {
+        Err(error) if error.is_about_a_row() => {}
+        bodies => return bodies.map(Found::Bodies),
+    }
+    // One of them is at fault; those before it are read one by one until it stands alone.
+    let first = positions.get(..1).unwrap_or_default();
+    match source.load(first, LOAD_BYTES, None).await {
+        Err(error) if error.is_about_a_row() => Ok(Found::Unreadable(error.to_string())),
+        bodies => bodies.map(Found::Bodies),
+    }
+}
+
+/// The first of these events with their data, up to one whose data was not found, and why not, if more was asked for in vain.
+fn with_data(events: &[Arc<Event>], found: Found) -> (Vec<Arc<Event>>, Option<Reason>) {
+    let (bodies, unreadable) = match found {
+        Found::Bodies(bodies) => (bodies, None),
+        Found::Unreadable(why) => (Vec::new(), Some(why)),
+    };
+    let mut bodies: HashMap<i64, Body> = bodies.into_iter().map(|body| (body.position, body)).collect();
+    let mut ready = Vec::with_capacity(events.len());
+    for event in events {
+        if event.deferred.is_none() {
+            ready.push(event.clone());
+            continue;
+        }
+        let body = match (bodies.remove(&event.position), &unreadable) {
+            (Some(body), _) => body,
+            (None, Some(why)) => return (ready, Some(unreadable_event(event, why))),
+            (None, None) => return (ready, None),
+        };
+        match body.texts {
+            Some((data, metadata)) => {
+                ready.push(Arc::new(Event { data, metadata, deferred: None, ..Event::clone(event) }));
+            }
+            None => return (ready, Some(too_large(event, body.bytes, body.most))),
+        }
+    }
+    (ready, None)
+}
+
+fn too_large(event: &Event, bytes: u64, most: u64) -> Reason {
+    let message = format!(
+        "the event `{}` at position {} has {bytes} bytes of data and metadata where {most} are allowed, and was not read; make \
+         it smaller, or allow more with `sandmill migrate --max-event-bytes`, then resume the lane with `sandmill resume`",
+        event.id, event.position
+    );
+    Reason::new("event-too-large", message)
+}
+
+fn unreadable_event(event: &Event, why: &str) -> Reason {
+    let message = format!(
+        "the database cannot return the event `{}` at position {}: {why}; repair its row, then resume the lane with `sandmill resume`",
+        event.id, event.position
+    );
+    Reason::new("event-unreadable", message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::event::Deferred;
+
+    fn event(position: i64, deferred: bool) -> Arc<Event> {
+        Arc::new(Event {
+            position,
+            id: position.to_string().into(),
+            tenant: TenantId::parse("t").unwrap(),
+            event_type: "T".into(),
+            stream: "s".into(),
+            version: 1,
+            recorded_at: 0,
+            data: if deferred { "" } else { "1" }.into(),
+            metadata: "{}".into(),
+            deferred: deferred.then(|| Deferred::new(10)),
+        })
+    }
+
+    fn body(position: i64, data: Option<&str>) -> Body {
+        Body { position, bytes: 5_000_000, most: 4_000_000, texts: data.map(|data| (data.into(), "{}".into())) }
+    }
+
+    #[test]
+    fn events_are_ready_up_to_the_first_without_data() {
+        let events = [event(1, false), event(2, true), event(3, false), event(4, true), event(5, false)];
+        let ready = |found: Found| {
+            let (events, unread) = with_data(&events, found);
+            assert!(events.iter().all(|event| event.deferred.is_none()));
+            (events.iter().map(|event| event.data.to_string()).collect::<Vec<_>>(), unread)
+        };
+        let all = vec![body(2, Some("2")), body(4, Some("4"))];
+        assert_eq!(ready(Found::Bodies(all)), (["1", "2", "1", "4", "1"].map(String::from).into(), None));
+        let (some, unread) = ready(Found::Bodies(vec![body(2, Some("2"))]));
+        assert_eq!((some, unread), (["1", "2", "1"].map(String::from).into(), None), "the next load begins there");
+        let (some, unread) = ready(Found::Bodies(vec![body(2, Some("2")), body(4, None)]));
+        assert_eq!((some.len(), unread.as_ref().map(|reason| &*reason.class)), (3, Some("event-too-large")));
+        let message = unread.unwrap().message;
+        assert!(message.starts_with("the event `4` at position 4 has 5000000 bytes"), "{message}");
+        let (some, unread) = ready(Found::Unreadable("missing chunk".into()));
+        assert_eq!((some.len(), unread.map(|reason| reason.class)), (1, Some("event-unreadable".to_string())));
+    }
+}

@@ -1,0 +1,35 @@
+-- Reads the data of single events: in the order given, as many as fit into $2 bytes, at least the first. One that is larger than
+-- the limit comes without its data, and is the last.
+-- Sizes are found one by one, so that nothing beyond what fits is fetched. Data stored as it is says its size itself; compressed
+-- data must be unfolded, unless even the compressed form is too large.
+-- $1 positions bigint[] · $2 bytes bigint · $3 limit of one event in bytes bigint, or null for the store's own
+with recursive allowed (most) as materialized (
+  -- Sizes of stored values have a few bytes of their own.
+  select 8 + coalesce($3::bigint, (select max_event_bytes from sandmill.store))
+), measured (number, position, bytes, total) as (
+  select 0, 0::bigint, 0::bigint, 0::bigint
+  union all
+  select measured.number + 1, event.position, event.bytes, measured.total + event.bytes
+  from measured
+  cross join lateral (
+    select e.position,
+      case
+        when pg_column_compression(e.data) is null or pg_column_size(e.data) > (select most from allowed) then pg_column_size(e.data)
+        else octet_length(e.data::text)
+      end::bigint
+      + case
+        when pg_column_compression(e.metadata) is null or pg_column_size(e.metadata) > (select most from allowed) then pg_column_size(e.metadata)
+        else octet_length(e.metadata::text)
+      end as bytes
+    from sandmill.events e
+    where e.position = ($1::bigint[])[measured.number + 1]
+  ) event
+  where measured.number = 0 or measured.total < $2 and measured.bytes <= (select most from allowed)
+)
+select measured.position, measured.bytes,
+  case when measured.bytes <= (select most from allowed) then e.data end,
+  case when measured.bytes <= (select most from allowed) then e.metadata end,
+  (select most from allowed) - 8
+from measured
+join sandmill.events e on e.position = measured.position
+where measured.number = 1 or measured.number > 1 and measured.total <= $2
