@@ -382,16 +382,28 @@ async fn a_manifest_is_taken_like_a_change_of_the_file() {
         let row = session.query_one(sql, &[]).await.ok()?;
         Some((row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)))
     };
-    // The last call had the fifth event alone, and the other tenant's are none of its business.
-    eventually("calls are small", async || (batch().await? == (5, 1, 1)).then_some(())).await;
+    // The other tenant's events are none of its business. A call gets no more events than it may, and
+    // fewer where they cost much: on a busy machine they do now and then.
+    let handled = async |events: i64| {
+        let found =
+            eventually("all events are handled", async || batch().await.filter(|found| found.0 == events)).await;
+        assert_eq!(found.2, 1, "one document");
+        found.1
+    };
+    assert!(handled(5).await <= 2);
     // A mistake leaves it as it was.
     place(folder.path(), "scripted.toml", b"max-batch-size = 2\n[limit]\ncpu-ms = 5");
     until_error(folder.path(), "scripted", Some("The nearest key is limits.")).await;
     place(folder.path(), "scripted.toml", b"max-batch-size = 4\ntenants = ['acme']\n[settings]\nword = 'mug'");
     until_error(folder.path(), "scripted", None).await;
     until_event(&database, "scripted", "swapped", 1).await;
-    database.append("acme", "s", &vec![json!({"do": "count-batch"}); 8]).await;
-    eventually("calls are larger", async || (batch().await? == (13, 4, 1)).then_some(())).await;
+    let mut events = 5;
+    let larger = eventually("calls are larger", async || {
+        database.append("acme", "s", &vec![json!({"do": "count-batch"}); 8]).await;
+        events += 8;
+        Some(handled(events).await).filter(|batch| *batch > 2)
+    });
+    assert!(larger.await <= 4);
     database.append("acme", "set", &[json!({"do": "setting"})]).await;
     eventually("the plugin is told what was set for it", async || {
         let documents = documents(&database, "scripted_log").await;

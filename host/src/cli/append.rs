@@ -97,7 +97,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
                     let Appended { id, version, position } = event;
                     output::print_json(&serde_json::json!({ "id": id, "version": version, "position": position }))?;
                 } else {
-                    output::print(&as_text(event, &args))?;
+                    output::print_plain(&as_text(event, &args))?;
                 }
             }
             Ok(ExitCode::SUCCESS)

@@ -131,6 +131,11 @@ pub(super) fn tell(what: &str) -> io::Result<()> {
     outlet.failed().map_or(Ok(()), |failed| Err(failed.into()))
 }
 
+/// Prints a text that has no colours, without what could steer a terminal.
+pub(super) fn print_plain(text: &str) -> io::Result<()> {
+    print(&text::printable(text))
+}
+
 /// Waits until the reader has taken what it was told, unless it stalls.
 pub(super) fn finish() -> io::Result<()> {
     let Some(outlet) = STDOUT.get() else { return Ok(()) };

@@ -87,7 +87,7 @@ pub(super) fn run(args: PluginArgs, global: &Global, signals: &Signals) -> anyho
                     &json!({ "file": path, "package": package, "bytes": bytes, "seconds": seconds, "way": way }),
                 )?;
             } else {
-                output::print(&(summary(&built) + "\n"))?;
+                output::print_plain(&(summary(&built) + "\n"))?;
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -309,7 +309,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
                 .collect(),
         })?;
     } else {
-        output::print(&told(&id, &held, drops))?;
+        output::print_plain(&told(&id, &held, drops))?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -92,7 +92,7 @@ pub(super) async fn run(ResumeArgs { what, json }: ResumeArgs, db: &Db) -> anyho
         return Ok(ExitCode::SUCCESS);
     }
     let lanes = count(resumed, "lane");
-    output::print(&match (lifted, resumed) {
+    output::print_plain(&match (lifted, resumed) {
         (0, 0) => format!("no lane of {processor} was waiting\n"),
         (0, _) => format!("resumed {lanes} of {processor}\n"),
         (pauses, _) => format!("lifted {} and resumed {lanes} of {processor}\n", count(pauses, "pause")),
@@ -123,7 +123,7 @@ pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyho
         return Ok(ExitCode::SUCCESS);
     }
     let told = if changed { "paused" } else { "was paused already:" };
-    output::print(&match (tenant, key) {
+    output::print_plain(&match (tenant, key) {
         (None, _) => format!("{told} all of {processor}\n"),
         (Some(tenant), None) => format!("{told} tenant {tenant} of {processor}\n"),
         (Some(tenant), Some(key)) => format!("{told} lane {key} of tenant {tenant} of {processor}\n"),

@@ -494,7 +494,7 @@ impl<T: Results> Book<T> {
         limit: usize,
         held: impl FnMut(&TenantId) -> bool,
     ) -> Option<Reading> {
-        let (page, cursor) = (self.last_page(), self.cursor);
+        let (page, cursor, bytes) = (self.last_page(), self.cursor, self.bounds.lane_bytes);
         let (stored, tail) = (self.stored.clone(), self.tail().clone());
         let key = self.parked.next(now, held)?;
         let lane = self.unpark(&key)?;
@@ -508,7 +508,7 @@ impl<T: Results> Book<T> {
             stored,
             tail,
             limit,
-            bytes: self.bounds.lane_bytes,
+            bytes,
             attempts: row.attempts,
             page,
             cursor,

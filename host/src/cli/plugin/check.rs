@@ -49,7 +49,7 @@ pub(super) async fn run(args: CheckArgs, config: Config, signals: &Signals) -> a
     if args.json {
         output::print_json(&found)?;
     } else {
-        output::print(&text::printable(&found.for_people()))?;
+        output::print_plain(&found.for_people())?;
     }
     Ok(verdict(found.runs))
 }

@@ -42,7 +42,7 @@ pub(super) fn run(args: NewArgs) -> Result<(), anyhow::Error> {
         let Begun { dir, files, sdk, .. } = &begun;
         output::print_json(&json!({ "dir": dir, "files": files, "sdk": sdk.as_ref().map(source) }))?;
     } else {
-        output::print(&told(&name, &begun))?;
+        output::print_plain(&told(&name, &begun))?;
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub(super) fn sign(args: &SignArgs) -> anyhow::Result<ExitCode> {
     let content = fs::read(&args.file).with_context(|| format!("read {}", args.file.display()))?;
     let beside = args.file.with_extension("wasm.sig");
     fs::write(&beside, format!("{}\n", key.sign(&content))).with_context(|| format!("write {}", beside.display()))?;
-    output::print(&format!("{}\n", beside.display()))?;
+    output::print_plain(&format!("{}\n", beside.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -15,7 +15,6 @@ use super::{
 use crate::{
     app::{self, Trial, Tried},
     config::Config,
-    model::text,
     rehearsal::{Comparison, Listed, PassReport, Report, Stop},
 };
 
@@ -69,7 +68,7 @@ pub(super) async fn run(args: TestArgs, config: Config, signals: &Signals) -> an
     if json {
         output::print_json(&ForMachines::of(&tried))?;
     } else {
-        output::print(&text::printable(&for_people(&trial, &tried, config.limits.memory_mib)))?;
+        output::print_plain(&for_people(&trial, &tried, config.limits.memory_mib))?;
     }
     Ok(verdict(tried.report.is_good()))
 }
