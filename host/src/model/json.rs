@@ -322,9 +322,9 @@ impl Scan<'_> {
 fn printed_unit(unit: u32) -> usize {
     match unit {
         0x22 | 0x5c | 0x08 | 0x09 | 0x0a | 0x0c | 0x0d => 2,
-        0..0x20 => 6,
-        0..0x80 => 1,
-        0..0x800 => 2,
+        unit if unit < 0x20 => 6,
+        unit if unit < 0x80 => 1,
+        unit if unit < 0x800 => 2,
         _ => 3,
     }
 }

@@ -212,7 +212,8 @@ impl Registry {
     /// Ends the start, if nothing more is to be found out.
     pub(super) async fn end_start(&mut self) {
         let over = self.start.as_ref().is_some_and(|start| start.open.is_empty());
-        if !over || self.uncarried.is_some() || !self.follows && !(self.short.is_empty() && self.archive.is_done()) {
+        let waits = !self.short.is_empty() || !self.archive.is_done();
+        if !over || self.uncarried.is_some() || !self.follows && waits {
             return;
         }
         let Some(start) = self.start.take() else { return };
