@@ -229,7 +229,8 @@ async fn a_bad_entry_is_reported_once_and_stops_nobody() {
         assert_eq!(said.len(), 1, "{plugin}: {said:?}");
     }
     for (path, why) in problems {
-        let said = lines(&log, &[path, why]);
+        // A log line has a backslash escaped.
+        let said = lines(&log, &[&path.replace('\\', "\\\\"), why]);
         assert_eq!(said.len(), 1, "{path}: {said:?}");
     }
     assert_eq!(host.watches(), 2, "the folder and that of acme are watched, and nothing below them");

@@ -52,8 +52,7 @@ async fn a_revoked_right_is_named_until_it_is_granted_again() {
         ),
     )
     .await;
-    let sign = if database.address.contains('?') { '&' } else { '?' };
-    let address = format!("{}{sign}options=-c%20role%3D{role}", database.address);
+    let address = format!("{} options='-c role={role}'", database.address);
     let limited = Database { db: Db::parse(&address).unwrap(), address };
     let host = Host::start(&limited, &["scripted"], &[]);
     database.scripted_settles(&[]).await;

@@ -33,7 +33,7 @@ use entry::Entry;
 use rustix::fs::{FileType, Stat};
 pub use settling::Settling;
 
-use crate::model::ids::TenantId;
+use crate::model::{ids::TenantId, text};
 
 /// The most entries that a tenant's folder may have, so that reading one does not keep the others waiting.
 const MOST_ENTRIES: usize = 10_000;
@@ -355,21 +355,21 @@ impl PluginFile {
 
 /// A name in characters that can neither steer a terminal nor be mistaken for others: what is not printable, or not UTF-8, is escaped.
 pub(super) fn shown(name: &OsStr) -> String {
-    let mut text = String::new();
+    let mut shown = String::new();
     for chunk in name.as_bytes().utf8_chunks() {
         for character in chunk.valid().chars() {
-            if entry::is_printable(character) {
-                text.push(character);
+            if text::is_unsafe(character) {
+                shown.extend(character.escape_unicode());
             } else {
-                text.extend(character.escape_unicode());
+                shown.push(character);
             }
         }
         for byte in chunk.invalid() {
             // Writing to a string does not fail.
-            let _ = write!(text, "\\x{byte:02x}");
+            let _ = write!(shown, "\\x{byte:02x}");
         }
     }
-    text
+    shown
 }
 
 #[cfg(test)]

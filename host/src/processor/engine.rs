@@ -556,7 +556,7 @@ impl<'a> Engine<'a> {
                 let attempts = if outcome.handled == 0 { work.attempts.saturating_add(1) } else { 1 };
                 let position = work.events.get(outcome.handled).map_or(0, |event| event.position);
                 let spread = u64::from(lane.bucket()) << 32 | position as u64;
-                let at = retry::next_attempt(SystemTime::now(), attempts, after, spread);
+                let at = SystemTime::now() + retry::pause(attempts, after, spread);
                 Ending::Stopped(LaneState::Retrying { at, reason })
             }
         };

@@ -21,6 +21,9 @@ use crate::{
 /// Rows that are read or changed by one statement. Default 5,000: some 20 ms for the database, and about a megabyte in memory.
 const AT_ONCE: i64 = 5_000;
 
+/// The statement of [`take_resumed`].
+pub const TAKE_RESUMED: &str = include_str!("exceptions/take_resumed.sql");
+
 /// Where a lane behind the cursor stands.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Exception {
@@ -168,7 +171,7 @@ pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>, ke
 
 /// Takes note, for their processor, of lanes that were [resumed](resume): each is returned once, some at a time; whether there may be more.
 pub async fn take_resumed(session: &Session, processor: &ProcessorId) -> Result<(Vec<LaneKey>, bool), Error> {
-    let rows = session.query(include_str!("exceptions/take_resumed.sql"), &[&processor.as_str(), &AT_ONCE]).await?;
+    let rows = session.query(TAKE_RESUMED, &[&processor.as_str(), &AT_ONCE]).await?;
     let more = rows.len() as i64 == AT_ONCE;
     Ok((rows.iter().filter_map(lane).collect(), more))
 }

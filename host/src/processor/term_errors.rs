@@ -83,9 +83,17 @@ impl Ended {
     }
 }
 
-/// An error in words that a column can hold; there are some also where it has none.
+/// An error in words that a column can hold; there are some also where it has none. The database's own error is told with its code, by which it is known what to do.
 pub(super) fn words(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}").replace('\0', "\u{fffd}");
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        if let Some(error) = cause.downcast_ref::<Error>() {
+            parts.push(describe(error));
+            break;
+        }
+        parts.push(cause.to_string());
+    }
+    let text = parts.join(": ").replace('\0', "\u{fffd}");
     match text.trim().trim_end_matches(':').trim_end() {
         "" => "it ended without a message; what the host logged before that is all there is".into(),
         words => cut(words, REASON_BYTES).into_owned(),

@@ -1,7 +1,8 @@
 //! What an entry of the plugins folder is by its name: pure.
 
-use std::ffi::OsStr;
-use std::os::unix::ffi::OsStrExt;
+use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
+
+use crate::model::text;
 
 /// What an entry is.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,25 +37,25 @@ impl Entry<'_> {
         if bytes.starts_with(b".") {
             return Entry::Hidden;
         }
-        let readable = name.to_str().filter(|name| name.chars().all(is_printable));
-        let Some(text) = readable else {
+        let readable = name.to_str().filter(|name| !name.contains(text::is_unsafe));
+        let Some(name) = readable else {
             let lower = bytes.to_ascii_lowercase();
             let means_plugin = lower.ends_with(b".wasm");
             return if means_plugin { wrong("its name is not printable UTF-8", "rename it") } else { Entry::Other };
         };
-        if let Some(stem) = text.strip_suffix(".wasm") {
+        if let Some(stem) = name.strip_suffix(".wasm") {
             return Entry::Component(stem);
         }
-        let lower = text.to_ascii_lowercase();
+        let lower = name.to_ascii_lowercase();
         if lower.ends_with(".wasm") {
-            let right = format!("{}.wasm", &text[..text.len() - ".wasm".len()]);
+            let right = format!("{}.wasm", &name[..name.len() - ".wasm".len()]);
             return wrong("its ending is not in small letters", format!("rename it to {right}"));
         }
         for (ending, what) in COMPANIONS {
             if !lower.ends_with(ending) {
                 continue;
             }
-            let (stem, written) = text.split_at(text.len() - ending.len());
+            let (stem, written) = name.split_at(name.len() - ending.len());
             let component = format!("{stem}.wasm");
             return match (is_there(&component), ending) {
                 (true, _) if written != ending => wrong(
@@ -78,12 +79,6 @@ impl Entry<'_> {
 
 fn wrong(problem: impl Into<String>, remedy: impl Into<String>) -> Entry<'static> {
     Entry::Wrong { problem: problem.into(), remedy: remedy.into() }
-}
-
-/// Whether a character shows as itself: no control character, and none that changes the direction of what follows or is not seen at all.
-pub(super) fn is_printable(character: char) -> bool {
-    !character.is_control()
-        && !matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 #[cfg(test)]
