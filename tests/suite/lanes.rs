@@ -265,7 +265,7 @@ async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
     }
     let ended = catch_up(&database, &["scripted"], &["processor.read-mib=1"]).await;
     assert!(matches!(&ended, Ended::Blocked(lanes) if lanes.len() == 1), "{ended:?}");
-    assert_eq!(database.lanes_behind("scripted").await, ["huge blocked read-limit"]);
+    assert_eq!(database.lanes_behind("scripted").await, ["huge blocked document-unreadable"]);
     assert_scripted_log(&database, "e.tenant <> 'huge' or e.version = 1").await;
     // With more room it passes.
     database.resume(None).await;

@@ -6,7 +6,7 @@ use crate::{
     backlog, neighbours,
     neighbours::{COLLECTION, hogs},
     report::{Report, median},
-    world::{Database, World, table, until},
+    world::{Database, World, until, view},
 };
 
 const PART: &str = "shares";
@@ -58,7 +58,7 @@ async fn handled(world: &World, a_thousand: Duration, arguments: &[&str]) -> any
 
 async fn counts(database: &Database) -> anyhow::Result<Vec<f64>> {
     let sql =
-        format!("select coalesce(sum((data->>'count')::float8), 0) from {} where _partition = $1", table(COLLECTION));
+        format!("select coalesce(sum((data->>'count')::float8), 0) from {} where _partition = $1", view(COLLECTION));
     let mut counts = Vec::new();
     for hog in 0..HOGS {
         counts.push(database.session.query_one(&sql, &[&hogs::name(hog)]).await?.get(0));
