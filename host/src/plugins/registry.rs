@@ -500,13 +500,15 @@ impl Registry {
     }
 
     /// Whether a file that could begin waits for others of the same start.
-    fn is_held_back(&self, Follower { plugin, descriptor, .. }: &Follower) -> bool {
+    fn is_held_back(&self, Follower { plugin, descriptor, digest, .. }: &Follower) -> bool {
         let (Some(start), Some(file)) = (&self.start, self.settling.known().get(plugin)) else { return false };
         let id = &descriptor.id;
         let in_step =
             self.fleet.is_lockstep(id.as_str()) && start.holds_in_step(plugin, |other| self.fleet.is_lockstep(other));
         self.running_id(plugin).is_none()
-            && (in_step || start.holds_back(plugin, (file.tenant.as_ref(), self.is_slow(file)), id))
+            && (in_step
+                || start.is_recalling(plugin, digest)
+                || start.holds_back(plugin, (file.tenant.as_ref(), self.is_slow(file)), id))
     }
 
     fn rank(&self, plugin: &str, id: &ProcessorId) -> Rank {

@@ -102,6 +102,13 @@ impl Start {
         open.any(|(other, (of, is_slow))| of.as_ref() == tenant && (*is_slow, other.as_str()) < (slow, plugin))
     }
 
+    /// Whether a file was refused before, and it is not known yet whether what ran last runs in its
+    /// place.
+    pub(super) fn is_recalling(&self, plugin: &str, digest: &str) -> bool {
+        let refused = self.ran(plugin).and_then(|ran| ran.refused.as_ref());
+        self.open.contains_key(plugin) && refused.is_some_and(|(refused, ..)| refused == digest)
+    }
+
     /// Whether a processor that keeps in step with others waits for one that may be of them: they
     /// begin together, so that none is a page ahead.
     pub(super) fn holds_in_step(&self, plugin: &str, is_lockstep: impl Fn(&str) -> bool) -> bool {
