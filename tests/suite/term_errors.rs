@@ -57,9 +57,9 @@ async fn a_revoked_right_is_named_until_it_is_granted_again() {
     let host = Host::start(&limited, &["scripted"], &[]);
     database.scripted_settles(&[]).await;
 
-    execute(&database, &format!("revoke all on sandmill_documents.scripted_log_1 from {role}")).await;
+    execute(&database, &format!("revoke all on sandmill_documents.c1_1 from {role}")).await;
     database.append("acme", "s", &[json!({})]).await;
-    let found = explained(&database, "permission denied for table scripted_log_1").await;
+    let found = explained(&database, "permission denied for table c1_1").await;
     assert_remedy(&found, "grant the host's role the right");
     let error = eventually("several terms have ended", async || {
         database.status("scripted").await?.term_error.filter(|error| error.times >= 2)
@@ -69,7 +69,7 @@ async fn a_revoked_right_is_named_until_it_is_granted_again() {
     let text = stdout(&sandmill(&database.address).arg("status").output().unwrap());
     assert!(text.contains("scripted fails, ") && text.lines().nth(1).unwrap().contains("  failing  "), "{text}");
 
-    execute(&database, &format!("grant all on sandmill_documents.scripted_log_1 to {role}")).await;
+    execute(&database, &format!("grant all on sandmill_documents.c1_1 to {role}")).await;
     database.scripted_settles(&[]).await;
     error_is_gone(&database).await;
     host.stop().await;
@@ -104,12 +104,12 @@ async fn a_documents_table_that_is_gone_is_named_also_to_the_next_host() {
     database.append("acme", "s", &[json!({})]).await;
     let host = Host::start(&database, &["scripted"], &[]);
     database.scripted_settles(&[]).await;
-    execute(&database, "drop table sandmill_documents.scripted_log_1 cascade").await;
+    execute(&database, "drop table sandmill_documents.c1_1 cascade").await;
     database.append("acme", "s", &[json!({})]).await;
-    let found = explained(&database, "scripted_log_1").await;
+    let found = explained(&database, "c1_1").await;
     assert_remedy(&found, "gone from the database");
     host.stop().await;
     // What ended the last term is known while no host runs.
     let found = explained(&database, "no host runs on this database").await;
-    assert!(found.iter().any(|finding| finding["what"].as_str().unwrap().contains("scripted_log_1")), "{found:#?}");
+    assert!(found.iter().any(|finding| finding["what"].as_str().unwrap().contains("c1_1")), "{found:#?}");
 }

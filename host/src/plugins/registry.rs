@@ -221,7 +221,10 @@ impl Registry {
         tokio::select! {
             () = stop.drain() => return Ok(()),
             error = self.fleet.failed() => return Err(error),
-            finished = self.jobs.next(), if known => self.take(finished).await,
+            // At the end compilers are killed, which says nothing about their files.
+            finished = self.jobs.next(), if known => if !stop.is_draining() {
+                self.take(finished).await
+            },
             () = self.archive.work() => {}
             () = self.hints.next(), if self.follows => self.look().await,
             () = tokio::time::sleep(look) => {
