@@ -3,12 +3,13 @@
 //! A [`Handler`] gets a batch and returns [`Effects`] or a [`Failure`]; it commits nothing and knows no cursor. Plugins are handlers,
 //! and so is whatever a test or a benchmark writes natively.
 
-use std::{any::Any, borrow::Cow, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use super::{
     effects::Effects,
     event::Batch,
     ids::{CollectionName, ProcessorId, TenantId},
+    text,
 };
 
 /// A future that can be sent to a guest thread.
@@ -117,21 +118,14 @@ pub const REASON_BYTES: usize = 1_000;
 /// Bytes of a reason's class. Default 100: it is a name.
 const CLASS_BYTES: usize = 100;
 
-/// The beginning of a text that has more bytes than it may have, with an ellipsis in their place; whole characters.
-pub fn cut(text: &str, bytes: usize) -> Cow<'_, str> {
-    const ELLIPSIS: char = '…';
-    if text.len() <= bytes {
-        return text.into();
-    }
-    let end = text.floor_char_boundary(bytes.saturating_sub(ELLIPSIS.len_utf8()));
-    format!("{}{ELLIPSIS}", &text[..end]).into()
-}
-
 impl Reason {
-    /// A reason. It is stored with the lane that it stops, so it is bounded and has nothing in it that no column can hold, whoever's words it quotes.
+    /// A reason. It is stored with the lane that it stops, so it is bounded and free of NUL, which
+    /// no text column holds.
     pub fn new(class: &str, message: impl Into<String>) -> Self {
-        // What takes the place of a NUL is longer than that.
-        let stored = |text: &str, bytes| cut(&cut(text, bytes).replace('\0', "\u{fffd}"), bytes).into_owned();
+        // U+FFFD has more bytes than the NUL it replaces.
+        let stored = |words: &str, bytes| {
+            text::within(&text::within(words, bytes).replace('\0', "\u{fffd}"), bytes).into_owned()
+        };
         Reason { class: stored(class, CLASS_BYTES), message: stored(&message.into(), REASON_BYTES) }
     }
 }
@@ -240,8 +234,6 @@ mod tests {
         let reason = Reason::new(&format!("plugin:{}", "k".repeat(500)), "x😀".repeat(1_000));
         assert_eq!((reason.class.len(), reason.message.len() <= REASON_BYTES), (100, true), "{reason}");
         assert!(reason.message.ends_with("😀…") || reason.message.ends_with("x…"), "{reason}");
-        assert_eq!(cut("short", 5), "short");
-        assert_eq!(cut("longer", 5), "lo…");
         assert_eq!(Reason::new("trap", "a\0b").message, "a\u{fffd}b");
     }
 }

@@ -101,6 +101,17 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}… ({} bytes more)", &text[..end], text.len() - end))
 }
 
+/// The beginning of a text, at most so many bytes with the ellipsis that ends it: for columns and
+/// other places whose bound is exact.
+pub fn within(text: &str, bytes: usize) -> Cow<'_, str> {
+    const ELLIPSIS: char = '…';
+    if text.len() <= bytes {
+        return Cow::Borrowed(text);
+    }
+    let end = text.floor_char_boundary(bytes.saturating_sub(ELLIPSIS.len_utf8()));
+    Cow::Owned(format!("{}{ELLIPSIS}", &text[..end]))
+}
+
 /// The first items of a list, no more than anybody reads, and how many are left out.
 pub fn some_of<T: AsRef<str>>(items: &[T], separator: &str) -> String {
     let shown: Vec<&str> = items.iter().take(LISTED).map(AsRef::as_ref).collect();
@@ -149,6 +160,8 @@ mod tests {
         assert_eq!(cut("short", 5), "short");
         assert_eq!(quoted("\"\"\"\"", 4), r#""\"\"… (2 bytes more)""#);
         assert_eq!(cut("aé", 2), "a… (2 bytes more)");
+        assert_eq!(within("short", 5), "short");
+        assert_eq!(within("longer", 5), "lo…");
         assert_eq!(some_of(&["a", "b"], ", "), "a, b");
         let many: Vec<String> = (0..LISTED + 7).map(|number| number.to_string()).collect();
         assert!(some_of(&many, " ").ends_with(" 48 49 and 7 more"), "{}", some_of(&many, " "));

@@ -7,10 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::{
     db::{Db, Error, Session, describe},
-    model::{
-        handler::{REASON_BYTES, cut},
-        ids::ProcessorId,
-    },
+    model::{handler::REASON_BYTES, ids::ProcessorId, text},
 };
 
 /// How old a term must be before it may be said to go well. Default 2 s: a term that ends for a lasting reason does so as soon as it works.
@@ -93,10 +90,10 @@ pub(super) fn words(error: &anyhow::Error) -> String {
         }
         parts.push(cause.to_string());
     }
-    let text = parts.join(": ").replace('\0', "\u{fffd}");
-    match text.trim().trim_end_matches(':').trim_end() {
+    let joined = parts.join(": ").replace('\0', "\u{fffd}");
+    match joined.trim().trim_end_matches(':').trim_end() {
         "" => "it ended without a message; what the host logged before that is all there is".into(),
-        words => cut(words, REASON_BYTES).into_owned(),
+        words => text::within(words, REASON_BYTES).into_owned(),
     }
 }
 
