@@ -87,7 +87,7 @@ async fn stand(binary: &Path, database: &Database, folder: &Path) -> anyhow::Res
     let host = Process::start(binary, database, folder, &[])?;
     // The collection is there once the plugin has begun.
     until("the plugin runs", async || {
-        let sql = "select to_regclass('sandmill_documents.scripted_stream_log_1') is not null";
+        let sql = "select to_regclass('public.scripted_stream_log') is not null";
         Ok(database.session.query_one(sql, &[]).await?.get(0))
     })
     .await?;
