@@ -195,11 +195,7 @@ fn nothing_starts_while_too_much_waits_for_its_commit() {
 /// A lane that is told to wait while it works: its row says so once what ran is committed, and is not moved on by it.
 #[test]
 fn a_lane_that_is_paused_while_it_works_stays_paused() {
-    let pause = |world: &mut World, told: bool| {
-        let tenant = Some(tenant(0).as_shared());
-        let pause = Pause { tenant, key: None, reason: Reason::new("paused", "by a test") };
-        world.host.book.pause(if told { vec![pause] } else { Vec::new() });
-    };
+    let pause = |world: &mut World, told: bool| world.host.pause(told.then(|| tenant(0)));
     let mut world = World::new();
     world.append(2);
     world.deal(9);
@@ -233,6 +229,54 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
     assert!(world.commit());
     assert_eq!(state(&world), LaneState::CatchingUp);
     world.settle();
+}
+
+/// A lane that a person or a new version lets go on waits all the same while a pause holds it, and goes on when that is lifted.
+#[test]
+fn a_lane_that_is_let_go_on_still_waits_for_its_pause() {
+    let mut world = World::new();
+    world.append(2);
+    world.deal(9);
+    world.start();
+    world.host.finish(0, 0, Ending::Stopped(LaneState::Blocked(Reason::new("test", "stopped"))), world.now);
+    world.plan(Duration::ZERO, true);
+    assert!(world.commit());
+    world.host.pause(Some(tenant(0)));
+    let resume = |world: &mut World| {
+        world.database.rows.get_mut(&lane(&tenant(0))).unwrap().state = LaneState::CatchingUp;
+        world.host.book.resume(&lane(&tenant(0)));
+    };
+    for _ in 0..2 {
+        resume(&mut world);
+        assert!(world.host.book.next_reading(world.now, 9, |_| false).is_none());
+        world.plan(Duration::ZERO, true);
+        assert!(world.commit());
+        let state = &world.database.rows[&lane(&tenant(0))].state;
+        assert!(matches!(state, LaneState::Paused(_)), "its row says why: {state:?}");
+        // The settings are looked at again and again.
+        world.host.pause(Some(tenant(0)));
+    }
+    assert_eq!(world.database.handled.get(&lane(&tenant(0))), None);
+    world.settle();
+    assert_eq!(world.database.handled[&lane(&tenant(0))].len(), 3);
+}
+
+/// A lane that is told to wait while it reads: what it reads then leads to nothing, though its row said that it waits before the reading ended.
+#[test]
+fn a_lane_that_is_paused_while_it_reads_stays_paused() {
+    let mut world = World::new();
+    leave_the_first_behind(&mut world);
+    let reading = world.host.book.next_reading(world.now, 1, |_| false).unwrap();
+    world.begin_reading(reading, false);
+    world.host.pause(Some(tenant(0)));
+    world.plan(Duration::ZERO, true);
+    assert!(world.commit());
+    while !world.host.read(0, &world.log) {}
+    assert!(world.host.book.start(|_| None).is_none());
+    let state = &world.database.rows[&lane(&tenant(0))].state;
+    assert!(matches!(state, LaneState::Paused(_)), "{state:?}");
+    world.settle();
+    assert_eq!(world.database.rows, BTreeMap::new());
 }
 
 /// With the same events and the same slow lane: sent away where lanes are detached, kept and full where they are not.

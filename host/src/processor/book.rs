@@ -466,8 +466,12 @@ impl<T: Results> Book<T> {
     /// Forgets a lane of which nothing is known, and parks one that is behind and has nothing to do. To be called for each lane that may have become so.
     fn settle(&mut self, key: &LaneKey) {
         let Some(lane) = self.lanes.get(key) else { return };
+        let may_go_on = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.stands());
         if lane.is_plain() {
             self.lanes.remove(key);
+        } else if lane.has_nothing_to_do() && may_go_on(lane) && self.is_told_to_wait(key) {
+            // Its row does not say so yet.
+            self.hold_if_paused(key);
         } else if lane.has_nothing_to_do()
             && let Some((key, lane)) = self.lanes.remove_entry(key)
             && let Some(mut row) = lane.row
@@ -538,9 +542,11 @@ impl<T: Results> Book<T> {
     {
         let Some(lane) = self.lanes.get_mut(&reading.lane) else { return };
         lane.reading = false;
-        if lane.stop.is_some() {
-            // It was told to wait meanwhile.
+        if lane.stop.is_some() || lane.row.as_ref().is_some_and(|row| row.state.stands()) {
+            // It was told to wait meanwhile, and perhaps its row says so already.
+            lane.feed = Feed::Detached;
             lane.drop_queue();
+            self.settle(&reading.lane);
             return;
         }
         let attached = matches!(lane.feed, Feed::Attaching { .. });
@@ -647,12 +653,13 @@ impl<T: Results> Book<T> {
         lane.drop_queue();
     }
 
-    /// Lets a lane that waits go on, as a person decided.
+    /// Lets a lane that waits go on, as a person or a new version decided; not while it is told to wait.
     pub fn resume(&mut self, key: &LaneKey) {
         self.parked.resume(key);
         if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {
             row.state = RowState::CatchingUp;
         }
+        self.hold_if_paused(key);
     }
 
     /// Starts nothing more: what is queued stays undone.

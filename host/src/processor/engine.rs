@@ -418,9 +418,11 @@ impl<'a> Engine<'a> {
         let Some(reading) = self.book.next_reading(now, self.config.page_events, held) else {
             self.lanes = Some(reader);
             self.search = false;
-            self.due = self.due.into_iter().chain(free_again).min();
+            self.due = self.book.next_due().into_iter().chain(free_again).min();
             return;
         };
+        // What this time waited for has begun; the search after the reading says what comes next.
+        self.due = self.book.next_due();
         self.reading = Some(Box::pin(read::lane(reader, reading, self.router.clone(), self.pressure.shed_after())));
     }
 
@@ -620,11 +622,12 @@ impl<'a> Engine<'a> {
         if let Some(lane) = resumed.first() {
             tracing::info!(processor = %self.id, %lane, lanes = resumed.len(), "lanes were resumed");
         }
+        // A lane that is let go on waits all the same where a pause still holds.
+        self.book.pause(pauses);
         for lane in &resumed {
             self.book.resume(lane);
         }
         self.look = more;
-        self.book.pause(pauses);
         if let Some(place) = self.place.as_ref().filter(|_| self.book.paused().is_some()) {
             place.leave();
         }

@@ -11,7 +11,7 @@ use sandmill::{
         cursor::{Progress, Snapshot},
         event::Event,
         handler::Reason,
-        ids::LaneKey,
+        ids::{LaneKey, TenantId},
     },
     processor::{
         book::{Book, Bounds, Ending, Patience, Plan, Reading, Results, Work},
@@ -135,6 +135,8 @@ pub(super) struct Host {
     /// With the positions that it skips, where it does.
     pub(super) readings: Vec<(Reading, Gather, Option<Vec<i64>>)>,
     pub(super) plan: Option<Plan<Handled>>,
+    /// The tenant whose lane is told to wait.
+    told: Option<TenantId>,
 }
 
 impl Host {
@@ -148,7 +150,24 @@ impl Host {
             running: Vec::new(),
             readings: Vec::new(),
             plan: None,
+            told: None,
         }
+    }
+
+    /// Tells the lane of a tenant to wait, and no other.
+    pub(super) fn pause(&mut self, tenant: Option<TenantId>) {
+        let pause = |tenant: &TenantId| Pause {
+            tenant: Some(tenant.as_shared()),
+            key: None,
+            reason: Reason::new("paused", "by a test"),
+        };
+        self.book.pause(tenant.iter().map(pause).collect());
+        self.told = tenant;
+    }
+
+    pub(super) fn begin(&mut self, (lane, work): (LaneKey, Work)) {
+        assert_ne!(self.told.as_ref(), Some(&lane.tenant), "it was told to wait, and begins");
+        self.running.push((lane, work));
     }
 
     pub(super) fn finish(&mut self, index: usize, handled: usize, ending: Ending, now: SystemTime) {
@@ -232,6 +251,7 @@ impl World {
     }
 
     pub(super) fn begin_reading(&mut self, reading: Reading, skips: bool) {
+        assert_ne!(self.host.told.as_ref(), Some(&reading.lane.tenant), "it was told to wait, and reads");
         let gather = if skips { reading.gather_all() } else { reading.gather() };
         self.host.readings.push((reading, gather, skips.then(Vec::new)));
     }
@@ -287,7 +307,7 @@ impl World {
                 let held =
                     |_: &LaneKey| random.is_multiple_of(4).then(|| (until, Reason::new("throttled", "by a test")));
                 if let Some(started) = self.host.book.start(held) {
-                    self.host.running.push(started);
+                    self.host.begin(started);
                 }
             }
             16..=19 if !self.host.running.is_empty() => {
@@ -326,9 +346,7 @@ impl World {
             30 if self.sheds() && random.is_multiple_of(4) => self.leap(pick(3) + 1),
             30 if random.is_multiple_of(3) => {
                 // A person tells a lane to wait, or lifts that again.
-                let tenant = tenant(pick(LANES)).as_shared();
-                let pause = Pause { tenant: Some(tenant), key: None, reason: Reason::new("paused", "by a test") };
-                self.host.book.pause(if random & 8 == 0 { vec![pause] } else { Vec::new() });
+                self.host.pause((random & 8 == 0).then(|| tenant(pick(LANES))));
             }
             30 => {
                 let rows: Vec<LaneKey> = self.host.book.rows().map(|(key, _)| key.clone()).collect();
@@ -367,13 +385,13 @@ impl World {
     /// Starts the next lane, which there is.
     pub(super) fn start(&mut self) {
         let started = self.host.book.start(|_| None).unwrap();
-        self.host.running.push(started);
+        self.host.begin(started);
     }
 
     /// Runs every lane that can be started, to its end.
     pub(super) fn run(&mut self) {
         while let Some(started) = self.host.book.start(|_| None) {
-            self.host.running.push(started);
+            self.host.begin(started);
         }
         while !self.host.running.is_empty() {
             self.host.finish(0, usize::MAX, Ending::Handled, self.now);
@@ -382,7 +400,7 @@ impl World {
 
     /// Lets everything come to its end: no more failures but those in the data.
     pub(super) fn settle(&mut self) {
-        self.host.book.pause(Vec::new());
+        self.host.pause(None);
         while self.log.transactions.iter().any(|t| t.running) {
             self.log.end(0, true);
         }
