@@ -7,7 +7,7 @@
 //! A [`Version`] counts what it does. From that follow the record of a swap and whether a version that is new here does what it should.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     hash::BuildHasher,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
@@ -22,7 +22,7 @@ use crate::model::{
     ids::LaneKey,
 };
 
-/// Lanes that are told apart.
+/// Lanes that are remembered by name.
 const LANES: usize = 1_000;
 /// For so long after its first call it is noted which lanes come over to a version.
 pub const COMING: Duration = Duration::from_secs(10);
@@ -74,8 +74,12 @@ struct Lanes {
     /// Those that were blocked already when it came, as [hashes](hash): that they fail again says nothing about it. There may be very many, and one of another hash
     /// is excused wrongly once in 2^64 pairs.
     excused: HashSet<u64, foldhash::fast::RandomState>,
-    /// All that it has blocked, excused or not.
-    failed: HashSet<LaneKey>,
+    /// All that it has blocked, excused or not, as hashes.
+    failed: HashSet<u64, foldhash::fast::RandomState>,
+    /// The last of them by name.
+    failed_last: VecDeque<LaneKey>,
+    /// How many of them were not excused.
+    against: usize,
     why: Option<Reason>,
     /// Those that have come over to it, and the longest that one of them waited for its first answer.
     came: HashSet<LaneKey>,
@@ -93,7 +97,7 @@ pub struct Done {
     pub positions: Option<(i64, i64)>,
     /// When its first call began.
     pub began: Option<Instant>,
-    /// Lanes that it has blocked and that were not blocked before, and why the last one was. No more than a thousand are counted.
+    /// Lanes that it has blocked and that were not blocked before, and why the last one was.
     pub failed: usize,
     /// Why the last of them failed.
     pub why: Option<Reason>,
@@ -128,11 +132,11 @@ impl Version {
         self.lanes().excused.extend(lanes.into_iter().map(|lane| hash(&lane)));
     }
 
-    /// Lanes that it has blocked, and another version has not, as far as that is remembered.
+    /// The last lanes that it has blocked, and another version has not: no more than a thousand.
     pub fn blocked_unlike(&self, other: &Version) -> Vec<LaneKey> {
-        let failed: Vec<LaneKey> = self.lanes().failed.iter().cloned().collect();
+        let failed: Vec<LaneKey> = self.lanes().failed_last.iter().cloned().collect();
         let others = other.lanes();
-        failed.into_iter().filter(|lane| !others.failed.contains(lane)).collect()
+        failed.into_iter().filter(|lane| !others.failed.contains(&hash(lane))).collect()
     }
 
     /// What it has done so far.
@@ -144,7 +148,7 @@ impl Version {
             events: self.events.load(Relaxed),
             positions: (first <= last).then_some((first, last)),
             began: self.began.get().copied(),
-            failed: lanes.failed.iter().filter(|lane| !lanes.excused.contains(&hash(lane))).count(),
+            failed: lanes.against,
             why: lanes.why.clone(),
             lanes: lanes.came.len(),
             longest: lanes.longest,
@@ -182,12 +186,18 @@ impl Version {
     /// It has blocked a lane.
     pub(super) fn failed(&self, lane: &LaneKey, reason: &Reason) {
         let mut lanes = self.lanes();
-        if lanes.failed.len() >= LANES {
+        let hash = hash(lane);
+        let excused = lanes.excused.contains(&hash);
+        if !excused {
+            lanes.why = Some(reason.clone());
+        }
+        if !lanes.failed.insert(hash) {
             return;
         }
-        lanes.failed.insert(lane.clone());
-        if !lanes.excused.contains(&hash(lane)) {
-            lanes.why = Some(reason.clone());
+        lanes.against += usize::from(!excused);
+        lanes.failed_last.push_back(lane.clone());
+        if lanes.failed_last.len() > LANES {
+            lanes.failed_last.pop_front();
         }
     }
 }
@@ -258,6 +268,23 @@ mod tests {
         assert_eq!(lanes(version.blocked_unlike(&other)), [lane("new"), lane("old")], "both would fail again");
         other.failed(&lane("old"), &Reason::new("trap", "so they do"));
         assert_eq!(version.blocked_unlike(&other), [lane("new")]);
+    }
+
+    #[test]
+    fn lanes_that_were_blocked_before_hide_no_others() {
+        let tenant = TenantId::parse("t").unwrap();
+        let lane = |n: usize| LaneKey { tenant: tenant.clone(), key: n.to_string().into() };
+        let (before, now) = (0..2 * LANES, 2 * LANES..2 * LANES + 3);
+        let version = Version::new("digest", Arc::new(Nothing), None);
+        version.excuse(before.clone().map(lane));
+        for n in before.chain(now.clone()) {
+            version.failed(&lane(n), &Reason::new("trap", "again"));
+        }
+        assert_eq!(version.done().failed, now.len());
+        let other = Version::new("other", Arc::new(Nothing), None);
+        let unlike = version.blocked_unlike(&other);
+        assert_eq!(unlike.len(), LANES, "no more are remembered");
+        assert!(now.map(lane).all(|lane| unlike.contains(&lane)), "and those are the last");
     }
 
     #[test]
