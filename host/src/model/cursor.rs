@@ -8,7 +8,7 @@
 //! The method is that of PgQ (`pgq.batch_event_sql`): an event is handled at B and not at A when its transaction is visible in B
 //! and not visible in A.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// A transaction number that never wraps (`xid8`).
 pub type Xid = u64;
@@ -19,13 +19,14 @@ pub struct Snapshot {
     xmin: Xid,
     xmax: Xid,
     /// In progress when the snapshot was taken; rising, each within `xmin..xmax`.
-    in_progress: Box<[Xid]>,
+    /// Shared, as very many lanes may stand at one snapshot.
+    in_progress: Arc<[Xid]>,
 }
 
 impl Snapshot {
     /// Sees nothing: where a follower of all history begins.
     pub fn nothing() -> Self {
-        Snapshot { xmin: 1, xmax: 1, in_progress: Box::default() }
+        Snapshot { xmin: 1, xmax: 1, in_progress: Arc::default() }
     }
 
     /// Whether what transaction `xid` committed is visible.
@@ -96,8 +97,8 @@ impl FromStr for Snapshot {
             let xmin = parts.next()?.parse().ok()?;
             let xmax = parts.next()?.parse().ok()?;
             let list = parts.next()?;
-            let in_progress: Box<[Xid]> = if list.is_empty() {
-                Box::default()
+            let in_progress: Arc<[Xid]> = if list.is_empty() {
+                Arc::default()
             } else {
                 list.split(',').map(|x| x.parse().ok()).collect::<Option<_>>()?
             };
@@ -185,6 +186,18 @@ impl Progress {
     /// Whether it lies between two differences, so that it is a snapshot and no more.
     pub fn is_boundary(&self) -> bool {
         self.reading.is_none()
+    }
+
+    /// The same, in memory that it shares with another wherever they have snapshots in common.
+    pub fn sharing(mut self, other: &Progress) -> Progress {
+        let target = self.reading.as_mut().map(|reading| &mut reading.to);
+        for snapshot in [Some(&mut self.seen), target].into_iter().flatten() {
+            let same = [Some(&other.seen), other.target()].into_iter().flatten().find(|known| *known == snapshot);
+            if let Some(known) = same {
+                *snapshot = known.clone();
+            }
+        }
+        self
     }
 
     /// What a follower at `self` must read, in this order, to stand at `target`; empty when it stands there already.
@@ -325,7 +338,7 @@ mod tests {
             for xmax in xmin..6 {
                 for mask in 0..1u32 << (xmax - xmin) {
                     let list: Box<[Xid]> = (xmin..xmax).filter(|x| mask >> (x - xmin) & 1 == 1).collect();
-                    all.push(Snapshot { xmin, xmax, in_progress: list });
+                    all.push(Snapshot { xmin, xmax, in_progress: list.into() });
                 }
             }
         }

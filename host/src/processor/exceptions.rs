@@ -138,11 +138,15 @@ pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<(Lan
     loop {
         let rows = session.query(&statement, &[&processor.as_str(), &after.0, &after.1, &AT_ONCE]).await?;
         for row in &rows {
-            // Lanes of one tenant follow each other, and share its name.
+            // Lanes of one tenant follow each other, and share its name. Most of them stand at few snapshots.
             let tenant =
                 read.last().map(|(lane, _)| &lane.tenant).filter(|tenant| tenant.as_str() == row.get::<_, &str>(0));
             let Some(tenant) = tenant.cloned().or_else(|| TenantId::parse(row.get(0)).ok()) else { continue };
-            read.extend(parse(tenant, row));
+            let Some((lane, mut found)) = parse(tenant, row) else { continue };
+            if let Some((_, before)) = read.last() {
+                found.progress = found.progress.sharing(&before.progress);
+            }
+            read.push((lane, found));
         }
         match rows.last().filter(|_| rows.len() as i64 == AT_ONCE) {
             Some(last) => after = (last.get(0), last.get(1)),
