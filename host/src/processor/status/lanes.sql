@@ -6,10 +6,10 @@ cross join lateral (
   -- Words last: only those that are shown are read.
   select x.*, first.place
   from (
-    select f.tenant, f.lane_key, row_number() over (order by array_position(array['blocked', 'retrying', 'paused'], f.state), f.tenant, f.lane_key) as place
+    select f.tenant, f.lane_key, array_position(array['blocked', 'retrying', 'paused'], f.state) as place
     from sandmill.exceptions f where f.processor = p.id
-    order by place limit $1
+    order by place, f.tenant, f.lane_key limit $1
   ) first
   join sandmill.exceptions x on x.processor = p.id and x.tenant = first.tenant and x.lane_key = first.lane_key
 ) l
-order by p.id, l.place
+order by p.id, l.place, l.tenant, l.lane_key
