@@ -54,10 +54,11 @@ pub enum Ended {
     Blocked(BlockedLanes),
 }
 
-/// Lanes of which the reason is given when a run ends, for each processor. Default 20: what a person reads, however many there are.
+/// Lanes of each processor whose reasons are shown when a run ends. Default 20: as many as a person
+/// reads, no matter how many there are.
 const BLOCKED_LANES: i64 = 20;
 
-/// Lanes, or whole processors, that wait for a person.
+/// Lanes, or whole processors, that need a person.
 #[derive(Debug, Default)]
 pub struct BlockedLanes {
     first: Vec<BlockedLane>,
@@ -106,9 +107,8 @@ pub enum Until {
 #[error("{0}")]
 pub struct NothingRuns(String);
 
-/// How long what is cut off is waited for at most, when a start is cut off: the database ends a
-/// statement, and compilers are killed and reaped. Default 500 ms, of the second in which a host
-/// ends.
+/// The longest wait for what a cut-off start left under way: the database ends a statement, and
+/// compilers are killed and reaped. Default 500 ms, of the second in which a host ends.
 const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached; `abort` ends it wherever it is.
@@ -139,12 +139,12 @@ pub async fn run(
     let compilers = StopCompiling(sandbox.clone());
     let ended = ready.run(Origin::Folder(sandbox.clone()), tenants, guests, until, drain, abort).await;
     drop(compilers);
-    // Only what was cut off is still under way.
+    // Only what was cut off is still running.
     let _ = timeout(CUT_OFF, sandbox.compiled()).await;
     ended
 }
 
-/// Kills the compilers of a run that ends, no matter how.
+/// Kills the compilers of a run when it ends, no matter how.
 struct StopCompiling(Sandbox);
 
 impl Drop for StopCompiling {
@@ -204,7 +204,7 @@ struct Ready<'a> {
 }
 
 impl<'a> Ready<'a> {
-    /// Prepares the database, unless the run is to end before that is done: then nothing.
+    /// Prepares the database. Gives nothing if the run is asked to end first.
     async fn unless(
         config: &'a Config,
         db: &'a Db,
@@ -217,7 +217,8 @@ impl<'a> Ready<'a> {
             () = drain => false,
             () = abort => true,
         };
-        // A migration that waits for a lock would go on waiting, and everybody else behind it.
+        // A migration that waits for a lock would keep waiting, and everybody else would queue
+        // behind it.
         if let Some(canceller) = under_way.get().filter(|_| !aborted) {
             let _ = timeout(CUT_OFF, canceller.cancel()).await;
         }
@@ -302,8 +303,8 @@ impl<'a> Ready<'a> {
 
         let handled = async {
             let Ok(begun) = has_begun.await else {
-                // What should have begun has failed; the supervisor has its error and ends
-                // everything.
+                // A processor that should have begun has failed. The supervisor has its error and
+                // ends everything.
                 return std::future::pending::<anyhow::Result<Ended>>().await;
             };
             let idle = announce(&begun, self.config, until);
@@ -332,7 +333,7 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// Says what is odd about what has begun; that nothing has, where that is so.
+/// Warns about anything odd in what has begun. Returns `NothingRuns` if nothing has.
 fn announce(begun: &Begun, config: &Config, until: Until) -> Option<NothingRuns> {
     for name in &begun.idle_settings {
         tracing::warn!("[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}");
@@ -341,15 +342,14 @@ fn announce(begun: &Begun, config: &Config, until: Until) -> Option<NothingRuns>
         return None;
     }
     let folder = config.plugins.display();
-    let told =
-        format!("no plugin that can run in {folder}; put NAME.wasm files there (`sandmill plugin build` makes them)");
+    let told = format!("no plugin in {folder} can run; put NAME.wasm files there (`sandmill plugin build` makes them)");
     if until == Until::Told {
-        tracing::warn!("{told}; one that comes there is taken at once");
+        tracing::warn!("{told}; a file added there is loaded at once");
     }
     Some(NothingRuns(told))
 }
 
-/// Waits until every processor has handled what `head` sees, but for lanes that wait for a person.
+/// Waits until every processor has handled what `head` sees, except for lanes that need a person.
 async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head: &Snapshot) {
     for (_, standing) in standings {
         let mut standing = standing.clone();
@@ -361,7 +361,7 @@ async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head:
     }
 }
 
-/// What waits for a person.
+/// Reads which lanes and processors need a person.
 async fn blocked(standings: &[(ProcessorId, watch::Receiver<Standing>)], db: &Db) -> anyhow::Result<BlockedLanes> {
     let mut blocked = BlockedLanes::default();
     let mut session = None;

@@ -148,7 +148,7 @@ pub fn main() -> ExitCode {
     let matches = help::grouped(Arguments::command()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Command::CompileComponent(args) = &arguments.command {
-        // Its host ends it.
+        // The host that started it ends it.
         return compile_component::run(args);
     }
     let ends_in_order = matches!(arguments.command, Command::Run(_) | Command::Dev(_) | Command::Demo(_));
@@ -165,7 +165,7 @@ fn perform(arguments: Arguments, signals: &Signals) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         if error.is::<Aborted>() {
-            output::note("ended at once; what was not stored is handled again at the next start");
+            output::note("stopped at once; events whose results were not stored are handled again at the next start");
             return signals.exit_code();
         }
         output::say(Tone::Bad, "error:", &in_words(&error));
@@ -262,7 +262,7 @@ fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Res
         };
         tokio::select! {
             done = done => done,
-            // What it has not committed the database undoes.
+            // The database rolls back what was not committed.
             () = signals.first() => Ok(signals.exit_code()),
         }
     })
@@ -290,7 +290,7 @@ impl Global {
     }
 }
 
-/// Runs a command's future. What it has left under way is not waited for.
+/// Runs a command's future. Does not wait for what it leaves running.
 fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(command);

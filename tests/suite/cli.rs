@@ -320,12 +320,9 @@ async fn missing_rights_are_named_once_and_with_the_way_out() {
 async fn an_empty_answer_says_so_beside_the_output() {
     let database = with_a_blocked_lane().await;
     for (arguments, said) in [
-        (&["events", "--tenant", "nobody"][..], "no event fits\n"),
-        (&["documents", "scripted_log", "--tenant", "nobody", "--json"], "no document of scripted_log fits\n"),
-        (
-            &["pause", "scripted", "--tenant", "typo", "--json"],
-            "note: tenant typo has no events yet; see whether that is its name\n",
-        ),
+        (&["events", "--tenant", "nobody"][..], "no event matches\n"),
+        (&["documents", "scripted_log", "--tenant", "nobody", "--json"], "no document of scripted_log matches\n"),
+        (&["pause", "scripted", "--tenant", "typo", "--json"], "note: tenant typo has no events yet; check the name\n"),
     ] {
         let output = run(&database.address, arguments).await;
         assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), said));

@@ -26,8 +26,8 @@ use crate::{
     store::import::{Input, events::Events},
 };
 
-/// Loads a component as a host with these settings does, and says what is known of it; nothing
-/// where `told` resolves before that is done.
+/// Loads a component as a host with these settings does, and reports what is known of it. Gives
+/// nothing if `told` resolves first.
 pub async fn check(config: &Config, file: &Path, told: impl Future<Output = ()>) -> anyhow::Result<Option<Examined>> {
     examine(&Sandbox::new(config.limits.clone(), config.compile.clone())?, file, told).await
 }
@@ -73,7 +73,7 @@ pub struct Tried {
 }
 
 /// Runs a plugin on the events of a file, in a host's sandbox and on its guest threads, with
-/// documents in memory; nothing where `told` resolves before that is done.
+/// documents in memory. Gives nothing if `told` resolves first.
 pub async fn test(config: &Config, trial: &Trial, told: impl Future<Output = ()>) -> anyhow::Result<Option<Tried>> {
     let mut told = pin!(told);
     // Whatever is wrong with the files is said before anything runs.

@@ -69,10 +69,10 @@ pub(super) struct DemoArgs {
 /// Documents of each collection that are shown of a tenant, or of nobody in particular.
 const SHOWN: i64 = 2;
 /// How long the processors may take to begin. Default 300 s: their plugins are compiled, on a
-/// machine that may have other work.
+/// machine that may be busy.
 const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(300);
 /// How long they may take to handle the rest after the shop has closed. Default 300 s; reached only
-/// by a failure.
+/// on a failure.
 const PATIENCE_TO_END: Duration = Duration::from_secs(300);
 /// Between two looks for that.
 const LOOK: Duration = Duration::from_millis(100);
@@ -137,10 +137,10 @@ pub(super) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// A server with the tables, and the events that are there before the shop opens.
+/// A server with the tables, and the events that exist before the shop opens.
 async fn prepare(args: &DemoArgs) -> anyhow::Result<(Embedded, Db, Session, u64)> {
     let server = Embedded::start(Options::default()).await?;
-    output::tell(&format!("A private PostgreSQL {} runs, and is gone when this ends.", server.version()))?;
+    output::tell(&format!("A private PostgreSQL {} is running, and is removed at the end.", server.version()))?;
     let db = Db::parse(&server.address())?;
     let mut session = db.connect("demo").await?;
     migrate::migrate(&mut session).await?;
@@ -156,7 +156,7 @@ async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
     let name = Path::new(file.file_name().unwrap_or_default()).display();
     output::tell(&format!(
-        "{} events are imported from {name}, in {:.1} s.",
+        "{} events were imported from {name} in {:.1} s.",
         grouped(report.imported),
         report.seconds
     ))?;
@@ -250,7 +250,7 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
             shown = some(session, &collection, None).await?;
         }
         if shown.is_empty() {
-            output::tell("  none: no event for it was there")?;
+            output::tell("  none: there were no events for it")?;
         }
         for Listed { tenant, id, data, .. } in &shown {
             let data = data.as_ref().unwrap_or_else(|why| why);

@@ -136,7 +136,7 @@ pub(super) async fn run(
     ended.map(|_| ExitCode::SUCCESS)
 }
 
-/// The database: a private one where none is named, with the tables in it.
+/// Opens the database, or a private one if none is named, and migrates it.
 async fn prepare(data: Option<PathBuf>, named: &str) -> anyhow::Result<(Option<Private>, Db)> {
     let private = if named.is_empty() { Some(Private::start(data).await?) } else { None };
     let db = match &private {
@@ -147,7 +147,7 @@ async fn prepare(data: Option<PathBuf>, named: &str) -> anyhow::Result<(Option<P
     migrate::migrate(&mut session).await?;
     drop(session);
     if private.is_some() {
-        // A database of its own has no other host whose lanes these could be.
+        // No other host uses this database, so all lanes in it are this host's.
         try_again(&db).await?;
     }
     Ok((private, db))
@@ -171,7 +171,11 @@ impl Private {
                 "keep a private database in {data}; if its server may not enter there, name another folder with --data"
             )
         })?;
-        output::tell(&format!("A private PostgreSQL {} runs. Its data stay in {}.", server.version(), data.display()))?;
+        output::tell(&format!(
+            "A private PostgreSQL {} is running. Its data is kept in {}.",
+            server.version(),
+            data.display()
+        ))?;
         Ok(Private { claim, server })
     }
 }
@@ -179,13 +183,16 @@ impl Private {
 /// Says what runs, and what to type in another terminal.
 fn introduce(plugins: &Path, private: Option<&Private>) -> io::Result<()> {
     let program = program();
-    output::tell(&format!("Plugins are taken from {}, and again when something changes there.", plugins.display()))?;
+    output::tell(&format!(
+        "Plugins are loaded from {}, and reloaded when something changes there.",
+        plugins.display()
+    ))?;
     match private {
         Some(private) => {
             output::tell("\nIn another terminal, in this folder or below it:")?;
             output::tell(&format!("  psql \"{}\"", private.server.address()))?;
         }
-        None => output::tell("\nIn another terminal, with the same database named:")?,
+        None => output::tell("\nIn another terminal, with the same database address:")?,
     }
     output::tell(&format!(
         "  {program} append --stream cart-1 --type ItemAdded --data '{{\"sku\":\"mug\",\"quantity\":2,\"price\":499}}'\n  \
@@ -198,19 +205,20 @@ fn introduce(plugins: &Path, private: Option<&Private>) -> io::Result<()> {
 fn nothing_there(plugins: &Path) -> String {
     let (program, plugins) = (program(), plugins.display());
     format!(
-        "There is no plugin in {plugins} yet; one that comes there is taken at once:\n  \
+        "There is no plugin in {plugins} yet; one that you put there is loaded at once:\n  \
            {program} plugin new my-plugin\n  \
            {program} plugin build my-plugin -o {plugins}/\n"
     )
 }
 
-/// Lets blocked lanes try again: whoever built a plugin anew has mended it, and one that is not mended blocks them again.
+/// Lets blocked lanes try again: a rebuilt plugin was probably fixed, and one that was not blocks
+/// them again.
 async fn try_again(db: &Db) -> anyhow::Result<()> {
     let session = super::database::connect(db, "dev").await?;
     for ProcessorStatus { id, lanes_counted, .. } in status::read(&session, 0).await?.processors {
         if lanes_counted.blocked > 0 {
             let lanes = exceptions::resume_blocked(&session, &id, |_| {}).await?;
-            tracing::info!(processor = id, lanes, "lanes that were blocked try again");
+            tracing::info!(processor = id, lanes, "lanes that were blocked before this start try again");
         }
     }
     Ok(())

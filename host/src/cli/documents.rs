@@ -22,8 +22,8 @@ use crate::{
 /// Lists the documents of a collection
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A line is: tenant, id, version, data; before them the collection's view, where there are several. On a terminal it is cut at the edge; --wide shows all of it,
-and so does a pipe. A collection that is everybody's comes before the tenants' own ones of the same name.
+    after_help = "Each line has tenant, id, version and data, preceded by the collection's view if there are several. A terminal shows it up to its edge; --wide and a pipe show all of it.
+A shared collection comes before tenants' own collections of the same name.
 
 Examples:
   sandmill documents route_performance --tenant UA --id EWR-IAH
@@ -31,10 +31,10 @@ Examples:
   sandmill documents route_performance --json > documents.ndjson"
 )]
 pub(super) struct DocumentsArgs {
-    /// The collection, everybody's and the tenants' own ones of this name; or one of them by its
-    /// view, as in orders@acme
+    /// The collection's name, which selects the shared one and the tenants' own; or the view of one
+    /// of them, as in orders@acme
     collection: String,
-    /// Of this tenant only, in everybody's collection and its own
+    /// Only this tenant's documents, in the shared collection and in its own
     #[arg(long, value_parser = super::append::tenant)]
     tenant: Option<String>,
     /// With this id only
@@ -43,8 +43,8 @@ pub(super) struct DocumentsArgs {
     /// At most so many [default: all]
     #[arg(long)]
     limit: Option<u32>,
-    /// Print one JSON object a line: {"view", "tenant", "id", "version", "data"}; the view is the
-    /// collection's, in `public`
+    /// Print one JSON object a line: {"view", "tenant", "id", "version", "data"}; view is the
+    /// collection's view in `public`
     #[arg(long)]
     json: bool,
     /// Cut no line, also on a terminal
@@ -61,7 +61,7 @@ struct Line<'a> {
     data: &'a RawValue,
 }
 
-/// Collections that are named where none is found.
+/// Collections named in the message if none matches. Default 50: as many as a person reads.
 const NAMED: usize = 50;
 
 pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode> {
@@ -119,7 +119,7 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
     lines.flush()?;
     listing.flush()?;
     if found == 0 {
-        output::note(&format!("no document of {name} fits"));
+        output::note(&format!("no document of {name} matches"));
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -108,12 +108,12 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     }
     output.flush()?;
     if after == from && left > 0 {
-        output::note("no event fits");
+        output::note("no event matches");
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Says that an event is left out of a listing, which then is not complete.
+/// Notes that an event is left out of a listing, which is then incomplete.
 fn too_large(complete: &mut bool, position: i64, id: &str, bytes: u64) {
     *complete = false;
     let most = LARGEST_LISTED >> 20;
@@ -160,7 +160,7 @@ async fn follow(
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// An event with its data, or the size of data that is too large to be shown.
+/// Reads an event with its data, or the size of data that is too large to show.
 async fn whole(source: &mut impl EventSource, event: &Arc<Event>) -> Result<Result<Arc<Event>, u64>, SourceError> {
     if event.deferred.is_none() {
         return Ok(Ok(event.clone()));

@@ -38,7 +38,7 @@ pub(super) struct ExplainArgs {
     json: bool,
 }
 
-/// A name that could be either's.
+/// Parses a name that may be a processor's or a tenant's.
 fn processor_or_tenant(text: &str) -> Result<String, InvalidName> {
     if text.contains('/') { ProcessorId::parse(text).map(drop) } else { TenantId::parse(text).map(drop) }?;
     Ok(text.into())

@@ -22,10 +22,11 @@ Examples:
 
 Each line is an event:
   {\"tenant\":\"acme\",\"stream\":\"cart-1\",\"type\":\"ItemAdded\",\"data\":{\"sku\":\"x\"}}
-Optional keys: id, metadata (an object), recordedAt (RFC 3339), and tenant (`default`). The keys position and version of a listing
-are passed over, so what `sandmill events --json` prints can be imported. A line that repeats an event of the store is skipped; one
-with the id of another event of its tenant is an error. Data and metadata have 4 MiB at most together (`sandmill migrate
---max-event-bytes`), 512 levels, and numbers of 1,000 characters. Lines are stored in order, 5,000 to a commit. The first bad line ends the import, and everything before it is stored.";
+Optional keys: id, metadata (an object), recordedAt (RFC 3339), and tenant (`default`). The keys position and version are ignored, so
+the output of `sandmill events --json` can be imported. A line that repeats a stored event is skipped; a line with the id of a different
+event of its tenant is an error. Data and metadata together may have 4 MiB (`sandmill migrate --max-event-bytes`), 512 levels of nesting,
+and numbers of 1,000 characters. Lines are stored in order, 5,000 to a commit. The first bad line ends the import; everything before
+it is stored.";
 
 /// Imports events from a file of JSON lines, plain or compressed with gzip
 #[derive(Debug, clap::Args)]

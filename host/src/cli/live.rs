@@ -93,7 +93,7 @@ impl Live {
 
     /// Shows how everything stands at the end, and leaves it there.
     pub(super) async fn finish(mut self) -> io::Result<()> {
-        // The picture before this one has to be there first, or this one would be left out.
+        // The previous picture must be written first, or this one would be left out.
         output::stdout()?.flush();
         self.show(true).await
     }

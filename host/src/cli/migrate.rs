@@ -1,4 +1,5 @@
-//! `sandmill migrate`: makes the tables, chooses the store's order and size limit, and takes over a store from another cluster.
+//! `sandmill migrate`: creates the tables, sets the store's order and size limit, and takes over a
+//! store from another cluster.
 
 use std::{process::ExitCode, sync::OnceLock};
 
@@ -35,27 +36,29 @@ pub(super) struct MigrateArgs {
     /// projections that fold several streams see one order, at one commit at a time for each tenant
     #[arg(long, value_name = "stream|tenant")]
     ordering: Option<Ordering>,
-    /// Also set how many bytes an event's data and metadata may have together, from 1024 to 33554432 [a new store: 4194304]. Larger
-    /// events that are stored already stay
+    /// Also set how many bytes an event's data and metadata may have together, from 1024 to
+    /// 33554432 [a new store: 4194304]. Larger events that are already stored stay
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(*size_limit::RANGE.start())..=i64::from(*size_limit::RANGE.end())))]
     max_event_bytes: Option<u32>,
-    /// Take over a store that was restored from a dump or moved to another cluster: give events and cursors numbers of this one. Rewrites all
-    /// events in one transaction; no host may run. Needed after a restore into another cluster, and after pg_upgrade, which gives the cluster
+    /// Take over a store that was restored from a dump or moved to another cluster: give events and
+    /// cursors numbers of this one. Rewrites all events in one transaction; no host may be running.
+    /// Needed after a restore into another cluster, and after pg_upgrade, which gives the cluster
     /// another identifier; until then nothing can be appended
     #[arg(long)]
     reanchor: bool,
-    /// With --reanchor: events from this position on were appended since the restore, so every processor still has to handle them. Found
-    /// without this where their rows tell
+    /// With --reanchor: treat events from this position on as appended since the restore, so that
+    /// every processor still handles them. Needed only if this cannot be determined from the rows
     #[arg(long, value_name = "POSITION", requires = "reanchor", value_parser = clap::value_parser!(i64).range(1..))]
     appended_from: Option<i64>,
-    /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places", "appendedFrom"}, "ordering": {"before", "now"}, "maxEventBytes": {"before", "now"}}; null for what was not asked
-    /// for or needed
+    /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places",
+    /// "appendedFrom"}, "ordering": {"before", "now"}, "maxEventBytes": {"before", "now"}}; null
+    /// for what was not requested or not needed
     #[arg(long)]
     json: bool,
 }
 
-/// Runs the command, unless a signal comes. What it waits for then is cancelled: everybody else
-/// waits behind a migration that waits for a lock.
+/// Runs the command until it is done or a signal comes. A signal cancels its statement, because
+/// everybody else waits behind a migration that waits for a lock.
 pub(super) async fn run(args: MigrateArgs, db: &Db, signals: &Signals) -> anyhow::Result<ExitCode> {
     let under_way = OnceLock::new();
     tokio::select! {
@@ -115,8 +118,8 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
         let before = size_limit::set_max_event_bytes(&session, bytes).await.map_err(|error| explain(&error))?;
         limited = json!({ "before": before, "now": bytes });
         tell(match before == bytes {
-            true => format!("the store takes events of at most {bytes} bytes already"),
-            false => format!("the store now takes events of at most {bytes} bytes, before {before}"),
+            true => format!("the store already takes events of at most {bytes} bytes"),
+            false => format!("the store now takes events of at most {bytes} bytes instead of {before}"),
         })?;
     }
     if args.json {

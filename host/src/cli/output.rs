@@ -1,10 +1,9 @@
 //! What is at the other end of standard output, and how to speak to it: a terminal gets its width and colours, a pipe neither.
 //!
-//! Colours are for what a person should see first and stand only where they are wanted: on a
-//! terminal, without `NO_COLOR` in the environment, and where `TERM` is not `dumb`. What machines
-//! read is one JSON object a line. Texts of plugins and applications pass
-//! [`model::text`](crate::model::text) before they are shown, so that nobody's error message can
-//! steer an operator's terminal.
+//! Colours mark what a person should see first, and only on a terminal, without `NO_COLOR` in the
+//! environment, and unless `TERM` is `dumb`. Machines read one JSON object a line. Text from
+//! plugins and applications passes [`model::text`](crate::model::text) before it is shown, so that
+//! no error message can control an operator's terminal.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -95,14 +94,14 @@ pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     print(&json_line(value)?)
 }
 
-/// One JSON object with its line break. Machines get every character, and none of them unescaped
-/// that steers a terminal.
+/// One JSON object with its line break. Keeps every character, and escapes those that could control
+/// a terminal.
 pub(super) fn json_line(value: &impl Serialize) -> io::Result<String> {
     let json = serde_json::to_string(value)?;
     Ok(text::json(&json).into_owned() + "\n")
 }
 
-/// Says something on standard error, after a word in its tone. Nobody has to read it.
+/// Says something on standard error, after a word in its tone. Does not wait for a reader.
 pub(super) fn say(tone: Tone, word: &str, what: &str) {
     telemetry::say(&format!("{} {}", Screen::stderr().paint(Some(tone), word), text::printable(what)));
 }
@@ -114,7 +113,7 @@ pub(super) fn note(what: &str) {
 
 static STDOUT: OnceLock<Outlet> = OnceLock::new();
 
-/// Standard output of a command that works meanwhile, and must not wait for its reader.
+/// Standard output of a command that keeps working and must not wait for its reader.
 pub(super) fn stdout() -> io::Result<Outlet> {
     if let Some(outlet) = STDOUT.get() {
         return Ok(outlet.clone());
@@ -123,28 +122,28 @@ pub(super) fn stdout() -> io::Result<Outlet> {
     Ok(STDOUT.get_or_init(|| outlet).clone())
 }
 
-/// Tells something on standard output, in whole lines, without waiting. That the reader has gone
-/// away is an error, which ends the command in order.
+/// Writes whole lines to standard output without waiting. A reader that has gone away is an error,
+/// which ends the command in order.
 pub(super) fn tell(what: &str) -> io::Result<()> {
     let outlet = stdout()?;
     outlet.push(&format!("{}\n", text::printable(what)));
     outlet.failed().map_or(Ok(()), |failed| Err(failed.into()))
 }
 
-/// Prints a text that has no colours, without what could steer a terminal.
+/// Prints uncoloured text, with anything replaced that could control a terminal.
 pub(super) fn print_plain(text: &str) -> io::Result<()> {
     print(&text::printable(text))
 }
 
-/// Waits until the reader has taken what it was told, unless it stalls.
+/// Waits until the reader has taken everything, unless it stalls.
 pub(super) fn finish() -> io::Result<()> {
     let Some(outlet) = STDOUT.get() else { return Ok(()) };
     outlet.flush();
     outlet.failed().map_or(Ok(()), |failed| Err(failed.into()))
 }
 
-/// Prints a text as it is, and waits for its reader. One who has gone away is an error here, where
-/// `print!` would panic.
+/// Prints text as it is, and waits for its reader. A reader that has gone away is an error here,
+/// where `print!` would panic.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;

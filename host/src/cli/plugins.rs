@@ -24,9 +24,9 @@ use crate::{
 /// Shows which plugins run and what became of their files
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A version is the first digits of its file's SHA-256. Its file in the plugins folder is what runs, from the moment it is there and was checked; a file that is \
-         refused leaves the former version running, and says why here and in NAME.wasm.error beside it. What else is in the folder and looks as if it should \
-         run is listed with what to do.
+    after_help = "A version is the first digits of its file's SHA-256. The file in the plugins folder runs as soon as it is checked; a file that is \
+         refused leaves the former version running, and the reason is shown here and in NAME.wasm.error beside it. Other entries of the folder that look as if \
+         they should run are listed with a remedy.
 
 Examples:
   sandmill plugins
@@ -100,7 +100,7 @@ struct ListedJson<'a> {
     refused: Option<RefusedJson<'a>>,
 }
 
-/// An entry of the plugins folder that is no plugin, though it looks as if it should be one.
+/// An entry of the plugins folder that is not a plugin, but looks as if it was meant to be one.
 #[derive(Serialize)]
 struct NotRunJson<'a> {
     path: &'a str,
@@ -210,16 +210,16 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     let before = before(session, &running, swap).await.map_err(|error| explain(&error))?;
     let Some((before, is_stored)) = before else {
         bail!(
-            "{} has run no other version that is still at hand; put the version that should run into the plugins folder",
+            "{} has run no other version that is still available; put the version to run into the plugins folder",
             args.plugin
         );
     };
     let hold = Hold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
     history::hold(session, &hold).await.map_err(|error| explain(&error))?;
     let after = if is_stored {
-        "its bytes are in the database, so that a start runs it too"
+        "its bytes are in the database, so a restart runs it too"
     } else {
-        "its bytes are not in the database yet, so that a start would need its compiled code (compile.cache)"
+        "its bytes are not in the database yet, so a restart would need its compiled code (compile.cache)"
     };
     output::print(&format!(
         "{}: {} is taken back, {} runs again within a second if its host runs\nIt stays until there is another file in the plugins folder; {after}. `sandmill plugins retry {0}` lets the other one run again.\n",
@@ -230,8 +230,9 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The version before the one that runs, and whether its bytes are stored; none where the host
-/// could not go back to it. A swap since the processor began left it in the host's memory.
+/// The version before the one that runs, and whether its bytes are stored; none if the host could
+/// not go back to it. A version that was swapped out since the processor began is still in the
+/// host's memory.
 async fn before(
     session: &Session,
     running: &Listed,
@@ -327,7 +328,7 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
     let mut text = table.show(screen);
     for listed in plugins {
         if let Some((digest, why, _)) = &listed.refused {
-            // Words of a plugin may have lines of their own.
+            // A plugin's words may span several lines.
             let why = text::printable(why).trim_end().replace('\n', "\n    ");
             text.push_str(&format!(
                 "{}.wasm ({}): {why}\n",
@@ -339,7 +340,7 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
     text
 }
 
-/// Entries of the plugins folder that are not run, a line each.
+/// Lists the entries of the plugins folder that are not run, one a line.
 fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
     let line = |(found, _): &(Problem, SystemTime)| {
         let [path, problem, remedy] = [&found.path, &found.problem, &found.remedy].map(|shown| text::one_line(shown));

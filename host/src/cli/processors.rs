@@ -1,5 +1,5 @@
-//! `sandmill processors`: which processors a database knows, with their collections, and removing
-//! one.
+//! `sandmill processors`: lists the processors of a database with their collections, and removes
+//! them.
 
 use std::process::ExitCode;
 
@@ -43,26 +43,25 @@ enum ProcessorsCommand {
 /// Lists processors with their collections
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is `running`; `refused` where the plugin's file is not run (`sandmill plugins` says why); `absent` where a host runs and has no such file; or `no host`. \
-         DOCUMENTS is what the database last estimated. Collections of processors that were removed without their documents stand below."
+    after_help = "STATE is `running`; `refused` if the plugin's file does not run (`sandmill plugins` says why); `absent` if a host is running without such a file; or `no host`. \
+         DOCUMENTS is the database's last estimate. Collections kept from removed processors are listed below."
 )]
 struct ListArgs {
     /// Print one JSON object: {"processors": [{"id", "kind", "tenant", "plugin", "state",
     /// "collections": [{"name", "view", "documents"}]}], "kept": [{"name", "view", "documents",
-    /// "keptFrom"}]}; tenant is null where it is everybody's, documents where the database has no
-    /// estimate
+    /// "keptFrom"}]}; tenant is null for a shared one, documents if the database has no estimate
     #[arg(long)]
     json: bool,
 }
 
-/// Removes a processor: its place in the log, its lanes, pauses and dead letters, and its documents
-/// or not
+/// Removes a processor: its place in the log, its lanes, pauses and dead letters, and, with
+/// --drop-documents, its documents
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "No host may run it: take its plugin's file out of the plugins folder first. If the file comes back, the processor begins anew.
+    after_help = "No host may be running it: take its plugin's file out of the plugins folder first. If the file comes back, the processor starts from scratch.
 
-Documents that are kept stay in their view, and nobody writes them. Another plugin that lists the collection is refused, unless on-change = \"continue\" in its manifest \
-says that it takes the documents over. The same command with --drop-documents drops what was kept.
+Kept documents stay in their view, and no plugin writes them. A plugin that lists the collection is refused, unless it takes the documents over with \
+on-change = \"continue\" in its manifest. The same command with --drop-documents drops what was kept.
 
 Examples:
   sandmill processors remove acme/cart-summary --keep-documents
@@ -73,7 +72,7 @@ struct RemoveArgs {
     processor: ProcessorId,
     #[command(flatten)]
     documents: Documents,
-    /// Also where dead letters or documents are lost
+    /// Remove it even if dead letters or documents are lost
     #[arg(long)]
     yes: bool,
     /// Print one JSON object: {"processor", "deadLetters", "lanes", "pauses", "skips", "documents":
@@ -82,7 +81,7 @@ struct RemoveArgs {
     json: bool,
 }
 
-/// What becomes of the documents.
+/// What happens to the documents.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
 struct Documents {
@@ -135,7 +134,7 @@ impl<'a> CollectionJson<'a> {
     }
 }
 
-/// What a host makes of a processor.
+/// What a host does with a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum State {
@@ -151,7 +150,7 @@ impl State {
         match plugin {
             _ if entry.runs => State::Running,
             _ if !host => State::NoHost,
-            // Between two terms its session is not there.
+            // Between two terms it has no session.
             Some(plugin) if plugin.processor == entry.id => State::Running,
             Some(plugin) if plugin.refused.is_some() => State::Refused,
             _ => State::Absent,
@@ -280,17 +279,17 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
         );
     };
     if !held.known && !drops {
-        bail!("{id} was removed before, and its documents were kept; --drop-documents drops them");
+        bail!("{id} was already removed and its documents kept; use --drop-documents to drop them");
     }
     let lost = lost(&held, drops);
     if !lost.is_empty() && !yes {
-        bail!("removing {id} loses {}; add --yes if that is meant", lost.join(" and "));
+        bail!("removing {id} loses {}; add --yes to confirm", lost.join(" and "));
     }
     removal::release(&mut session, &id).await?;
     if drops {
         removal::drop_kept(&mut session, &id).await.map_err(|error| {
             anyhow::anyhow!(
-                "{}\nThe processor is removed, and its documents are not all dropped yet; run the same command again.",
+                "{}\nThe processor is removed, but not all of its documents are dropped yet; run the same command again.",
                 explain(&error)
             )
         })?;
@@ -314,7 +313,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What cannot be brought back by handling the log once more, or takes that.
+/// What is lost for good, or takes another pass over the log to restore.
 fn lost(held: &Held, drops: bool) -> Vec<String> {
     let documents: i64 = if drops { held.collections.iter().map(|of| of.documents).sum() } else { 0 };
     let lost = [(held.dead_letters, "dead letter"), (documents, "document")];

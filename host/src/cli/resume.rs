@@ -114,7 +114,7 @@ pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyho
     if let Some(tenant) = tenant
         && !store::knows_tenant(&session, tenant).await.map_err(|error| explain(&error))?
     {
-        output::note(&format!("note: tenant {tenant} has no events yet; see whether that is its name"));
+        output::note(&format!("note: tenant {tenant} has no events yet; check the name"));
     }
     if json {
         output::print_json(

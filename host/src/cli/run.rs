@@ -59,7 +59,7 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
     let ended = app::run(&config, db, until, drain, signals.second()).await?;
     Ok(match ended {
         Ended::Drained if args.until_caught_up => {
-            output::note("ended by a signal before all was handled");
+            output::note("ended by a signal before everything was handled");
             signals.exit_code()
         }
         Ended::Drained | Ended::CaughtUp { refused: 0 } => ExitCode::SUCCESS,
@@ -79,7 +79,7 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
             }
             let (lanes, them) =
                 (count(lanes.len() as u64, "blocked lane"), if lanes.len() == 1 { "it" } else { "them" });
-            output::note(&format!("caught up but for {lanes}; `sandmill resume PROCESSOR` lets {them} try again"));
+            output::note(&format!("caught up except for {lanes}; `sandmill resume PROCESSOR` lets {them} try again"));
             ExitCode::from(EXIT_BLOCKED)
         }
     })

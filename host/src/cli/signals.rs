@@ -1,11 +1,11 @@
 //! Signals that end a command: SIGTERM, and SIGINT as Ctrl-C sends it.
 //!
-//! A command runs on a thread of its own; the main thread waits for it and for signals, and the
-//! process ends when the main thread does. So nothing that a command waits for, however deep, keeps
-//! the process alive. At the first signal a command that finishes what is under way does so (`run`,
-//! `dev`, `demo`); any other one ends, and the database undoes what it has not committed. A second
-//! signal ends all of them. Every command listens, since the first process of a container has no
-//! default for signals.
+//! A command runs on a thread of its own. The main thread waits for it and for signals, and the
+//! process ends when the main thread does, so nothing that a command waits for keeps the process
+//! alive. At the first signal, `run`, `dev` and `demo` finish what is under way; any other command
+//! ends, and the database rolls back what was not committed. A second signal ends all of them.
+//! Every command listens, because the first process of a container has no default handlers for
+//! signals.
 
 use std::{io, process::ExitCode, thread, time::Duration};
 
@@ -19,10 +19,10 @@ use tokio::{
 
 use super::output::{self, Tone};
 
-/// How long a command that is to end at once may take to end what it has started. Default 400 ms:
-/// it takes milliseconds, unless the machine has much else to do.
+/// How long a command that must end at once may take to end what it has started. Default 400 ms: it
+/// takes milliseconds, unless the machine is busy.
 const AT_ONCE: Duration = Duration::from_millis(400);
-/// What shells add to a signal's number.
+/// What shells add to a signal's number for an exit code.
 const BY_SIGNAL: u8 = 128;
 
 /// The signals that have come.
@@ -55,13 +55,13 @@ impl Signals {
         }
     }
 
-    /// How a command ends that a signal has kept from being done.
+    /// The exit code of a command that a signal kept from finishing.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(BY_SIGNAL + self.0.borrow().last)
     }
 
-    /// Does work that blocks, unless a signal comes: then `end` ends what it waits for, and it
-    /// gives nothing.
+    /// Runs blocking work until it is done or a signal comes. At a signal, `end` ends what the work
+    /// waits for, and nothing is returned.
     pub(super) async fn unless_ended<T: Send + 'static>(
         &self,
         end: impl FnOnce(),
@@ -80,7 +80,8 @@ impl Signals {
     }
 }
 
-/// Runs a command, and gives its exit code: when it has ended, or has been told to for long enough.
+/// Runs a command, and returns its exit code: when it has ended, or when its time to do so is
+/// up.
 pub(super) fn attend(ends_in_order: bool, command: impl FnOnce(Signals) -> ExitCode + Send + 'static) -> ExitCode {
     let (runtime, mut listener) = match listen() {
         Ok(listening) => listening,
@@ -94,7 +95,7 @@ pub(super) fn attend(ends_in_order: bool, command: impl FnOnce(Signals) -> ExitC
     // As large a stack as the main thread has.
     let thread = thread::Builder::new().name("command".into()).stack_size(8 << 20);
     let spawned = thread.spawn(move || {
-        // Only a main thread that has ended does not want it.
+        // Sending fails only after the main thread has ended.
         let _ = done.send(command(Signals(received)));
     });
     if let Err(error) = spawned {
@@ -118,7 +119,7 @@ pub(super) fn attend(ends_in_order: bool, command: impl FnOnce(Signals) -> ExitC
     })
 }
 
-/// What listens to both signals.
+/// Listens for both signals.
 struct Listener {
     terminate: Signal,
     interrupt: Signal,

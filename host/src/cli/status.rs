@@ -21,10 +21,10 @@ use crate::{
 /// Shows how every processor stands
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is `paused`; or `failing` while its terms end in errors; or the worst of its lanes (blocked, retrying, paused, catching-up); or `waiting` while it reads nothing because others are slow; \
-         `behind` while events are waiting; `up to date`. LAG counts events that are not handled, AGE is how long ago the first of them was recorded, RATE what it handles lately. \
-         `≥` stands before a number where there may be more: of each lane behind, only the first event is counted. \
-         Lines below name errors that end terms, and events that were set aside as dead letters. A second table shows the first lanes behind of each processor, and why; --lanes shows more of them.
+    after_help = "STATE is `paused`; or `failing` while its terms end in errors; or the worst state of its lanes (blocked, retrying, paused, catching-up); or `waiting` while it reads nothing because others are slow; \
+         `behind` while events are waiting; `up to date`. LAG counts unhandled events, AGE is how long ago the first of them was recorded, RATE is how many were handled per second lately. \
+         `≥` marks a number that may be too low: of each lane behind, only the first event is counted. \
+         Lines below name errors that end terms, and events that were set aside as dead letters. A second table shows the first lanes of each processor that are behind, and why; --lanes shows more.
 
 Examples:
   sandmill status
@@ -33,15 +33,19 @@ Examples:
   sandmill status --json | jq '.processors[] | {id, lagEvents}'"
 )]
 pub(super) struct StatusArgs {
-    /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast", "lagSeconds", "unreadEvents", "rate", "handled", "paused",
-    /// "measures": {"readMs", "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters", "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"},
-    /// "skipped", "lastSkip": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at", "times"},
-    /// "lanesCounted": {"all", "blocked", "retrying", "paused", "catchingUp"},
-    /// "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition", "since"}]}]}; unreadEvents are those that its cursor has not passed,
-    /// lanesBehind has the first --lanes of those that lanesCounted counts, and where AtLeast is true there may be more
+    /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
+    /// "lagSeconds", "unreadEvents", "rate", "handled", "paused", "measures": {"readMs",
+    /// "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters",
+    /// "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"}, "skipped",
+    /// "lastSkip": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at",
+    /// "times"}, "lanesCounted": {"all", "blocked", "retrying", "paused", "catchingUp"},
+    /// "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition",
+    /// "since"}]}]}; unreadEvents counts events that the cursor has not passed, lanesBehind has the
+    /// first --lanes of those that lanesCounted counts, and a number whose AtLeast is true may be
+    /// too low
     #[arg(long)]
     json: bool,
-    /// Show at most so many lanes of each processor, blocked ones first
+    /// Show at most this many lanes of each processor, blocked ones first
     #[arg(long, value_name = "N", default_value_t = 20)]
     lanes: u32,
     /// Also show plugins, and what their host measures
@@ -99,7 +103,7 @@ fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String 
     text
 }
 
-/// How many lanes of a processor the table leaves out.
+/// A note on the lanes that the table leaves out.
 fn more_lanes(p: &ProcessorStatus) -> Option<String> {
     let (all, shown) = (p.lanes_counted.all, p.lanes_behind.len());
     let more = u64::try_from(all).unwrap_or(0).checked_sub(shown as u64).filter(|more| *more > 0)?;
@@ -107,12 +111,12 @@ fn more_lanes(p: &ProcessorStatus) -> Option<String> {
     Some(format!("{} has {more} behind; `sandmill status --lanes {all}` shows all of them\n", p.id))
 }
 
-/// A number that may be too low.
+/// A number, marked if it may be too low.
 fn at_least(number: i64, more: bool) -> String {
     if more { format!("≥ {number}") } else { number.to_string() }
 }
 
-/// Why terms of a processor end.
+/// A note on the error that keeps ending a processor's terms.
 fn failing(p: &ProcessorStatus) -> Option<String> {
     let TermError { error, since, times, .. } = p.term_error.as_ref()?;
     let (id, terms) = (&p.id, output::count(u64::try_from(*times).unwrap_or(0), "term"));
@@ -185,7 +189,7 @@ fn skipped(p: &ProcessorStatus) -> Option<String> {
     ))
 }
 
-/// What the log lacks. Each processor reports for the whole host.
+/// A note on lost log lines. Each processor reports for the whole host.
 fn lost(status: &Status) -> Option<String> {
     let lines = status.processors.iter().map(|p| p.measures.log_lines_lost).max().filter(|lines| *lines > 0)?;
     let lines = output::count(lines, "log line");

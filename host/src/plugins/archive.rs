@@ -94,7 +94,7 @@ impl Archive {
             self.to_sweep = true;
             if self.failed_at.is_none() {
                 let (versions, why) = (self.pending.len(), describe(error));
-                tracing::warn!(versions, "could not store the bytes of plugins that run, and tries again: {why}");
+                tracing::warn!(versions, "could not store the bytes of running plugins; trying again: {why}");
             }
         }
         self.failed_at = error.map(|_| Instant::now());
@@ -149,7 +149,7 @@ async fn read(version: &RetainedVersion, file: &PluginFile, most_bytes: u64) -> 
         tracing::warn!(
             plugin = version.plugin,
             digest = version.digest.get(..12),
-            "the bytes of this version are not stored: {} has others by now, or is gone; going back to it takes its compiled code (compile.cache)",
+            "the bytes of this version were not stored: {} has changed or is gone; going back to it needs its compiled code (compile.cache)",
             file.path.display()
         );
     }

@@ -78,7 +78,7 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
     );
     until_state(&database, "scripted", "running").await;
     let unsure = run(&database, &keep[..4]).await.unwrap_err();
-    assert!(unsure.contains("removing acme/scripted loses 2 dead letters; add --yes if that is meant"), "{unsure}");
+    assert!(unsure.contains("removing acme/scripted loses 2 dead letters; add --yes to confirm"), "{unsure}");
     let undecided = run(&database, &["processors", "remove", "acme/scripted"]).await.unwrap_err();
     assert!(undecided.contains("--keep-documents") && undecided.contains("--drop-documents"), "{undecided}");
     let before = rows_of(&database, "acme/scripted").await;
@@ -102,7 +102,7 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
     );
     assert_eq!((&listed["kept"][0]["view"], &listed["kept"][0]["keptFrom"]), (&json!(OWN), &json!("acme/scripted")));
     let again = run(&database, &keep).await.unwrap_err();
-    assert!(again.contains("was removed before, and its documents were kept; --drop-documents drops them"), "{again}");
+    assert!(again.contains("was already removed and its documents kept; use --drop-documents to drop them"), "{again}");
 
     // Its own file would mix them with what it builds from the beginning, and so would another one.
     place(&folder.path().join("acme"), "orders.wasm", &bytes);

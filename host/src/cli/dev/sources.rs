@@ -22,7 +22,7 @@ type Look = (usize, Option<SystemTime>);
 /// saved again.
 pub(super) async fn build_on_save(folder: &Path, plugins: &Path) -> Infallible {
     let (mut built, children) = (None, Children::default());
-    // Whoever does not wait for this any more wants no program of it to go on.
+    // If the build is abandoned, its programs must not go on.
     let _end = EndOnDrop(children.clone());
     loop {
         let now = look(folder, plugins);

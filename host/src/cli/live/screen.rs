@@ -1,9 +1,9 @@
 //! A part of the terminal that is drawn again and again in place, below what was printed before it and without a screen of its own, so that
 //! its last picture stays when it ends.
 //!
-//! The cursor is hidden and long lines are cut by the terminal while it lives; dropping it, however
-//! the command ends, undoes both. Nothing waits for a terminal that was stopped: pictures are left
-//! out until it takes them again.
+//! While it lives, the cursor is hidden and the terminal cuts long lines; dropping it undoes both,
+//! however the command ends. Nothing waits for a stopped terminal: pictures are left out until it
+//! takes them again.
 
 use std::io::{self, IsTerminal};
 
@@ -48,8 +48,8 @@ impl Screen {
         self.size
     }
 
-    /// Puts these lines in the place of those that were drawn before, in one write, so that no half
-    /// of it is seen. Does nothing while the terminal has not taken those.
+    /// Replaces the lines that were drawn before, in one write, so that no half-drawn picture is
+    /// visible. Does nothing while the terminal has not taken the previous ones.
     pub(super) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
         if let Some(failed) = self.out.failed() {
             return Err(failed.into());
