@@ -186,7 +186,7 @@ async fn a_plugin_built_again_tries_the_lanes_that_it_had_blocked() {
     place.logs("the lane is blocked").await;
     // It is the same code, and so is what becomes of the lane.
     place.plug("scripted");
-    place.logs("lanes were blocked, and try again").await;
+    place.logs("blocked lanes try again").await;
     until("the lane is blocked again", async || place.read("log").matches("the lane is blocked").count() == 2).await;
     assert_eq!(dev.end(Signal::INT).await.code(), Some(0), "{}", place.read("log"));
 

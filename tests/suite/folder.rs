@@ -204,7 +204,7 @@ async fn a_bad_entry_is_reported_once_and_stops_nobody() {
         until_refused(&database, plugin, why).await;
     }
     let problems = [
-        ("X.WASM", "its ending is not in small letters"),
+        ("X.WASM", "its extension is not in lower case"),
         ("acme/deeper", "folders in a tenant's folder are not read"),
         ("bad.wasm.error", "a folder where the host writes why bad.wasm does not run"),
         ("lonely.toml", "a manifest without its component, lonely.wasm"),
@@ -214,7 +214,7 @@ async fn a_bad_entry_is_reported_once_and_stops_nobody() {
     until_not_run(&database, &problems).await;
     let mut command = sandmill(&database.address);
     let told = tokio::task::spawn_blocking(move || command.arg("plugins").output()).await.unwrap().unwrap();
-    let line = "not run: X.WASM: its ending is not in small letters; rename it to X.wasm\n";
+    let line = "not run: X.WASM: its extension is not in lower case; rename it to X.wasm\n";
     assert!(stdout(&told).contains(line), "{}", stdout(&told));
 
     // Every change makes the host look at all of it again, and say what it does not run.
@@ -275,7 +275,7 @@ async fn a_folder_that_cannot_be_read_keeps_what_runs_and_stops_nobody() {
     let mut running = digest(&database, "scripted").await.unwrap();
 
     mode(0o000);
-    let unread = [("acme", "this folder cannot be read, and what runs from it goes on: Permission denied")];
+    let unread = [("acme", "this folder cannot be read; what runs from it keeps running: Permission denied")];
     until_not_run(&database, &unread).await;
     for change in 2..=4 {
         place(folder.path(), "scripted.wasm", &version("scripted", &format!("V{change:06}")));

@@ -60,7 +60,7 @@ async fn a_revoked_right_is_named_until_it_is_granted_again() {
     execute(&database, &format!("revoke all on sandmill_documents.c1_1 from {role}")).await;
     database.append("acme", "s", &[json!({})]).await;
     let found = explained(&database, "permission denied for table c1_1").await;
-    assert_remedy(&found, "grant the host's role the right");
+    assert_remedy(&found, "grant the host's role the missing privilege");
     let error = eventually("several terms have ended", async || {
         database.status("scripted").await?.term_error.filter(|error| error.times >= 2)
     })
@@ -107,7 +107,7 @@ async fn a_documents_table_that_is_gone_is_named_also_to_the_next_host() {
     execute(&database, "drop table sandmill_documents.c1_1 cascade").await;
     database.append("acme", "s", &[json!({})]).await;
     let found = explained(&database, "c1_1").await;
-    assert_remedy(&found, "gone from the database");
+    assert_remedy(&found, "missing from the database");
     host.stop().await;
     // What ended the last term is known while no host runs.
     let found = explained(&database, "no host runs on this database").await;

@@ -37,7 +37,7 @@ pub struct LanesAlike {
     pub processor: String,
     /// How many there are.
     pub lanes: usize,
-    /// The one that has been so for longest.
+    /// The one that has waited longest.
     pub first: LaneBehind,
 }
 
@@ -46,7 +46,7 @@ pub struct LanesAlike {
 pub struct PluginFile {
     /// The file's name without its ending.
     pub plugin: String,
-    /// The processor that it runs; empty where it runs none.
+    /// The processor that it runs; empty if it runs none.
     pub processor: String,
     /// Why it is not run, if it was refused.
     pub refused: String,
@@ -66,9 +66,9 @@ pub struct OpenTransaction {
 /// A transaction that one of our sessions waits for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blocker {
-    /// What our session is for, as in `commit route-performance`; cut where that is long.
+    /// What our session is for, as in `commit route-performance`; cut if it is long.
     pub session: String,
-    /// The processor that it works for, where that is sure.
+    /// The processor that it works for, if that is certain.
     pub processor: Option<String>,
     /// Seconds that it has waited.
     pub waited: f64,
@@ -138,9 +138,8 @@ async fn lanes(session: &Session, tenant: Option<&str>) -> Result<Vec<LanesAlike
     Ok(rows.iter().map(alike).collect())
 }
 
-/// The processor that a session's purpose names, as in `read route-performance`. The database cuts
-/// it so that it has 63 bytes with what stands before it, so a long one may stand for several
-/// processors; then it is none.
+/// The processor that a session's purpose names, as in `read route-performance`. PostgreSQL cuts a
+/// session's name at 63 bytes, so a long one may stand for several processors; then it is none.
 fn works_for(session: &str, status: &Status) -> Option<String> {
     const KEPT: usize = 63 - "sandmill ".len();
     let (work, id) = session.split_once(' ')?;

@@ -96,7 +96,8 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
             ..finding(Gravity::Stuck, format!("it is paused {paused}, with {events} events waiting"))
         });
     }
-    // What is recorded comes first: a host writes down why terms end, whatever else it can or cannot say.
+    // Recorded errors come first: a host writes down why terms end, no matter what else it can
+    // report.
     if let Some(error) = &p.term_error {
         let times = if error.times == 1 {
             "its last term ended".into()
@@ -147,29 +148,31 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
     found
 }
 
-/// Whether something of a processor is not handled.
+/// Whether a processor has unhandled events.
 fn waits(p: &ProcessorStatus) -> bool {
     p.lag_events > 0 || p.lanes_counted.all > 0
 }
 
-/// The name of the file, without its ending, that was this processor last.
+/// The name, without its extension, of the file that this processor last ran from.
 fn plugin_of(p: &ProcessorStatus) -> &str {
     p.plugin.split(' ').next().unwrap_or_default()
 }
 
-/// Whether the host has recorded that it runs a processor. Of handlers that are a program's own code nothing is recorded: they are where their program is.
+/// Whether the host has recorded that it runs a processor. Handlers in a program's own code are not
+/// recorded: they are where their program is.
 fn is_run(facts: &Facts, p: &ProcessorStatus) -> bool {
     plugin_of(p) == "native" || facts.plugins.iter().any(|file| file.processor == p.id)
 }
 
-/// Why a host does not run a processor, by what it has recorded of the file that was that last.
+/// Why a host does not run a processor, from what it has recorded of the file that the processor
+/// last ran from.
 fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
     let plugin = plugin_of(p);
     let (gravity, what, remedy) = match facts.plugins.iter().find(|file| file.plugin == plugin) {
         Some(file) if !file.refused.is_empty() => (
             Gravity::Stuck,
             format!("the host does not run its plugin {plugin}: {}", file.refused),
-            format!("mend {plugin}.wasm and put it into the plugins folder; `sandmill plugins` says what became of it"),
+            format!("fix {plugin}.wasm and put it into the plugins folder; `sandmill plugins` shows its state"),
         ),
         Some(file) if !file.processor.is_empty() => (
             Gravity::Stuck,
@@ -178,8 +181,8 @@ fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
         ),
         Some(_) => (
             Gravity::Behind,
-            format!("the host has {plugin}.wasm, and has not begun to run it"),
-            "wait until it is compiled and checked; `sandmill plugins` says what became of it".into(),
+            format!("the host has {plugin}.wasm, but has not begun to run it"),
+            "wait until it is compiled and checked; `sandmill plugins` shows its state".into(),
         ),
         None => (
             Gravity::Stuck,
@@ -431,7 +434,7 @@ mod tests {
         );
         assert_eq!(
             told(&with(file("cart-summary", "", ""))),
-            ["the host has cart-summary.wasm, and has not begun to run it"]
+            ["the host has cart-summary.wasm, but has not begun to run it"]
         );
         assert_eq!(told(&with(file("renamed", "carts", "")))[0].split(',').next(), Some("it is 5 events behind"));
     }

@@ -1,18 +1,18 @@
-//! What to do about an error that ends terms: pure.
+//! Remedies for errors that end terms: pure.
 
 use crate::{db::sqlstate, processor::status::TermError};
 
-/// What to do about it; the host tries again by itself in any case.
+/// What to do about it. The host tries again by itself in any case.
 pub(super) fn remedy(error: &TermError) -> &'static str {
     match sqlstate(&error.error).unwrap_or_default() {
         "42501" => {
-            "grant the host's role the right that is named there: it must own, or be granted everything on, what is in the schemas sandmill and sandmill_documents"
+            "grant the host's role the missing privilege: it must own, or have all privileges on, everything in the schemas sandmill and sandmill_documents"
         }
         "42P01" | "42703" | "3F000" => {
-            "something of Sandmill's own is gone from the database: restore it from a backup; if it is a collection's table, retire the processor so that it builds it again"
+            "an object of Sandmill's own is missing from the database: restore it from a backup; if it is a collection's table, retire the processor so that it builds it again"
         }
         "55P03" => {
-            "somebody holds a lock that the processor needs: `sandmill explain` names sessions that it waits for; end their transactions"
+            "another session holds a lock that the processor needs: `sandmill explain` names the sessions that it waits for; end their transactions"
         }
         "57014" => "the database cancels its statements: set statement_timeout to 0 for the host's role",
         "40001" | "40P01" => {
@@ -21,21 +21,22 @@ pub(super) fn remedy(error: &TermError) -> &'static str {
         "25006" => {
             "the database is read-only: name the primary in the host's database address, or set default_transaction_read_only to off for its role"
         }
-        "53100" => "the disk of the database is full: free some space there",
+        "53100" => "the database's disk is full: free some space",
         "53200" => {
             "the database is out of memory, or of space in its lock table: give it more (shared_buffers, max_locks_per_transaction)"
         }
         "53300" => "the database has no connection left: raise max_connections, or let fewer programs connect",
         "SM412" => {
-            "somebody else writes this processor's rows or documents: stop that; one host runs a database's processors at a time"
+            "another program writes this processor's rows or documents: stop it; only one host may run a database's processors at a time"
         }
         state if ["08", "57"].iter().any(|class| state.starts_with(class)) => CONNECTION,
         "" => CONNECTION,
-        _ => "mend what the database says; the host's log has every occurrence",
+        _ => "fix what the database reports; the host's log has every occurrence",
     }
 }
 
-const CONNECTION: &str = "see that the database is up and can be reached from the host; its log has every occurrence";
+const CONNECTION: &str =
+    "check that the database is up and reachable from the host; the host's log has every occurrence";
 
 #[cfg(test)]
 mod tests {
@@ -54,6 +55,6 @@ mod tests {
         assert!(remedy("cannot execute UPDATE in a read-only transaction (SQLSTATE 25006)").contains("read-only"));
         assert_eq!(remedy("connection closed"), CONNECTION);
         assert_eq!(remedy("terminating connection (SQLSTATE 57P01)"), CONNECTION);
-        assert!(remedy("of a kind that nobody knows (SQLSTATE XX000)").starts_with("mend what"));
+        assert!(remedy("of a kind that nobody knows (SQLSTATE XX000)").starts_with("fix what"));
     }
 }

@@ -448,7 +448,7 @@ async fn within_a_transaction<T>(session: &Session, work: impl Future<Output = R
 fn said(id: &ProcessorId, resumed: Result<u64, Error>) {
     match resumed {
         Ok(0) => {}
-        Ok(lanes) => tracing::info!(processor = %id, lanes, "lanes were blocked, and try again"),
+        Ok(lanes) => tracing::info!(processor = %id, lanes, "blocked lanes try again"),
         Err(error) => {
             tracing::warn!(processor = %id, "could not let blocked lanes try again: {}", describe(&error));
         }

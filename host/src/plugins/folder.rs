@@ -105,8 +105,8 @@ impl Problem {
     pub(super) fn unreadable(path: &str, error: &dyn std::fmt::Display) -> Problem {
         Problem {
             path: path.into(),
-            problem: format!("this folder cannot be read, and what runs from it goes on: {error}"),
-            remedy: "let the host's user read and search it (chmod u+rx); where it has too many open files, raise `ulimit -n`".into(),
+            problem: format!("this folder cannot be read; what runs from it keeps running: {error}"),
+            remedy: "let the host's user read and search it (chmod u+rx); if the host has too many open files, raise `ulimit -n`".into(),
         }
     }
 }
@@ -163,7 +163,7 @@ pub fn scan(root: &Path) -> io::Result<Listing> {
     }
     let misnamed = shared.components_in(others, |path| Problem {
         path,
-        problem: "no tenant can have this name, so what is in this folder is not run".into(),
+        problem: "no tenant can have this name, so nothing in this folder is run".into(),
         remedy: "rename it to the tenant's name: a letter or digit, then up to 63 letters, digits, dots, underscores or hyphens".into(),
     });
     problems.extend(misnamed.map_err(into_io)?);
@@ -308,7 +308,7 @@ impl Reading<'_> {
             listing.problems.push(Problem {
                 path: self.tenant.map_or(".".into(), TenantId::to_string),
                 problem: format!("{more} more entries of this folder are not run"),
-                remedy: "mend or remove the ones that are listed; the others are shown then".into(),
+                remedy: "fix or remove the listed ones to see the others".into(),
             });
         }
     }

@@ -1,6 +1,6 @@
--- Finds who holds what a session of a host waits for: the session's purpose, the processor that it
--- commits for or null, for how long it has waited in seconds, and the other's pid, name and age. A
--- purpose is cut where it is long.
+-- Finds who blocks a session of a host: the session's purpose, the processor that it commits for or
+-- null, how long it has waited in seconds, and the blocker's pid, name and age. A long purpose is
+-- cut.
 select substr(ours.application_name, length('sandmill ') + 1),
        (select r.id from sandmill.running_processors r where r.pid = ours.pid limit 1),
        coalesce(greatest(extract(epoch from clock_timestamp() - ours.query_start), 0), 0)::double precision,

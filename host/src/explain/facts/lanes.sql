@@ -1,5 +1,6 @@
--- Reads the lanes behind their cursors, those of a processor that wait in one state for one kind of reason as one row: how many they are, and the one that has for longest.
--- Of very many kinds the most frequent ones.
+-- Reads the lanes behind their cursors, grouped by processor, state and kind of reason: the number
+-- of lanes in each group, and the one that has waited longest. If there are very many kinds, only
+-- the most frequent ones.
 -- $1 tenant text, or null for all
 with alike as (
   select distinct on (processor, state, class) processor, tenant, lane_key, since,

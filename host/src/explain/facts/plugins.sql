@@ -1,2 +1,3 @@
--- Reads what the host has recorded of each file in its plugins folder: the processor that it runs, empty where it runs none, and why it does not, if it was refused.
+-- Reads what the host has recorded of each file in its plugins folder: the processor that it runs,
+-- empty if none, and the reason if it was refused.
 select plugin, processor, refused from sandmill.plugins order by plugin

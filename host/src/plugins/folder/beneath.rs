@@ -112,7 +112,7 @@ impl Folder {
     pub(in crate::plugins) fn tenant(&self, tenant: &OsStr) -> Result<Folder, Refusal> {
         let target = self.resolve(tenant)?;
         if target.kind() != FileType::Directory {
-            return Err(Refusal::Refused("it is no folder".into()));
+            return Err(Refusal::Refused("it is not a folder".into()));
         }
         if target.name != tenant {
             return Err(Refusal::Refused(format!(
@@ -274,7 +274,9 @@ impl Folder {
                     let folder = open_folder(here, &part).map_err(nowhere)?;
                     way.push((folder, part));
                 }
-                _ if !ahead.is_empty() => return Err(Refusal::Refused("a link through what is no folder".into())),
+                _ if !ahead.is_empty() => {
+                    return Err(Refusal::Refused("a link through something that is not a folder".into()));
+                }
                 _ => {
                     return Ok(Target { within: way.pop().map(|(fd, _)| fd), name: part, stat });
                 }

@@ -49,7 +49,7 @@ impl Entry<'_> {
         let lower = name.to_ascii_lowercase();
         if lower.ends_with(".wasm") {
             let right = format!("{}.wasm", &name[..name.len() - ".wasm".len()]);
-            return wrong("its ending is not in small letters", format!("rename it to {right}"));
+            return wrong("its extension is not in lower case", format!("rename it to {right}"));
         }
         for (ending, what) in COMPANIONS {
             if !lower.ends_with(ending) {
@@ -59,7 +59,7 @@ impl Entry<'_> {
             let component = format!("{stem}.wasm");
             return match (is_there(&component), ending) {
                 (true, _) if written != ending => wrong(
-                    "its ending is not in small letters, so it is not read",
+                    "its extension is not in lower case, so it is not read",
                     format!("rename it to {stem}{ending}"),
                 ),
                 (_, ".wasm.error") if is_folder => {
@@ -102,10 +102,10 @@ mod tests {
         assert_eq!(of(b"a.wasm.error", &[]), "LeftOver(\"a\")");
         assert_eq!(of(b"acme", &[]), "Other");
         assert_eq!(of(b"notes.txt", &[]), "Other");
-        assert_eq!(of(b"X.WASM", &[]), "its ending is not in small letters; rename it to X.wasm");
+        assert_eq!(of(b"X.WASM", &[]), "its extension is not in lower case; rename it to X.wasm");
         assert_eq!(
             of(b"a.Toml", &["a.wasm"]),
-            "its ending is not in small letters, so it is not read; rename it to a.toml"
+            "its extension is not in lower case, so it is not read; rename it to a.toml"
         );
         assert_eq!(
             of(b"a.toml", &[]),

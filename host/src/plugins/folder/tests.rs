@@ -272,12 +272,12 @@ fn an_entry_that_nobody_can_use_is_reported_and_keeps_no_other_from_being_read()
     assert_eq!(
         tree.problems(),
         pairs(&[
-            ("X.WASM", "its ending is not in small letters"),
-            ("acme/Y.Wasm", "its ending is not in small letters"),
+            ("X.WASM", "its extension is not in lower case"),
+            ("acme/Y.Wasm", "its extension is not in lower case"),
             ("acme/deeper", "folders in a tenant's folder are not read"),
             ("good.wasm.error", "a folder where the host writes why good.wasm does not run"),
             ("lonely.toml", "a manifest without its component, lonely.wasm"),
-            ("no tenant", "no tenant can have this name, so what is in this folder is not run"),
+            ("no tenant", "no tenant can have this name, so nothing in this folder is run"),
             ("r\\xe9d.wasm", "its name is not printable UTF-8"),
             ("red.toml", "a manifest without its component, red.wasm"),
         ])

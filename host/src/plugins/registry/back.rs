@@ -91,11 +91,11 @@ impl Registry {
             (Purpose::RollBack(hold), Ok(former)) => self.go_back(former, &hold).await,
             (Purpose::RollBack(_), Err(NoFormer::Refused { digest, why })) => {
                 let version = digest.get(..12).unwrap_or(&digest);
-                let why = format!("It runs on, as the version before it ({version}) cannot: {why}");
+                let why = format!("It keeps running, because the version before it ({version}) cannot run: {why}");
                 self.no_way_back.note(&plugin, why);
             }
             (Purpose::RollBack(_), Err(NoFormer::Unknown)) => {
-                let why = "It runs on, as no version before it is known that was not taken back as well.";
+                let why = "It keeps running, because no version before it is known that was not taken back too.";
                 self.no_way_back.note(&plugin, why.into());
             }
         }
@@ -108,7 +108,7 @@ impl Registry {
     fn run_former(&mut self, former: Checked) {
         let plugin = former.file.name.clone();
         let digest = former.digest.get(..12);
-        tracing::warn!(plugin, digest, "its file does not run; the version that ran last goes on");
+        tracing::warn!(plugin, digest, "its file does not run; the version that ran last keeps running");
         let ran = self.start.as_ref().and_then(|start| start.ran(&plugin));
         let refused = ran.and_then(|ran| ran.refused.as_ref()).map(|(_, why, _)| why.clone());
         if self.candidate(&plugin).is_some()
@@ -143,7 +143,7 @@ impl Registry {
         };
         let step = plan::change(&hold.plugin, &now, &version(former.digest.clone(), &follower));
         if follower.descriptor.id != id || !matches!(step, Some(Step::Swap { .. })) {
-            let why = "It runs on, as the version before it handles other events, tenants or documents.";
+            let why = "It keeps running, because the version before it handles other events, tenants or documents.";
             self.no_way_back.note(&hold.plugin, why.into());
             return;
         }
