@@ -38,12 +38,15 @@ pub fn id(id: &str) -> Result<(), String> {
     text("an event's id", id, LONGEST_ID)
 }
 
-/// The most levels that JSON may be nested: CPython's parser ends near 1,000, QuickJS's near 3,000.
+/// The deepest nesting that JSON may have: CPython's parser gives up near 1,000 levels, QuickJS's
+/// near 3,000.
 pub const DEEPEST_JSON: usize = 512;
-/// The most characters that a number in JSON may have: CPython refuses integers of more than 4,300 digits.
+/// The longest number that JSON may have, in characters: CPython refuses integers of more than
+/// 4,300 digits.
 pub const LONGEST_NUMBER: usize = 1_000;
 
-/// Whether plugins in every language can read this JSON, or why not. The text is scanned once and is not checked otherwise.
+/// Whether plugins in every language can read this JSON, or why not. The text is scanned once and
+/// not validated otherwise.
 pub fn readable_json(json: &str) -> Result<(), &'static str> {
     let (mut depth, mut number, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
     for byte in json.bytes() {

@@ -6,9 +6,9 @@ use crate::{Append, ExpectedVersion};
 
 /// What the database raises when a stream is not at the expected version.
 const CONFLICT: &str = "SM409";
-/// What it raises for an event that is larger than the store takes.
+/// What it raises for an event over the store's size limit.
 const TOO_LARGE: &str = "SM413";
-/// What it raises where the store was restored into another cluster.
+/// What it raises when the store was restored into another cluster.
 const OTHER_CLUSTER: &str = "SM421";
 /// What it raises for JSON that plugins could not read.
 const UNREADABLE: &str = "SM422";
@@ -31,9 +31,9 @@ pub enum AppendError {
         actual: u64,
     },
     /// An event with this id is there already: most likely this one, from an earlier attempt.
-    #[error("tenant {tenant} has an event with the id {id} already")]
+    #[error("tenant {tenant} already has an event with the id {id}")]
     DuplicateId {
-        /// Whose event it is.
+        /// The tenant that has it.
         tenant: String,
         /// The id. Where the database does not tell which of several it was, all that were given, with commas.
         id: String,
@@ -41,7 +41,8 @@ pub enum AppendError {
     /// The store cannot hold this: it would fail every time.
     #[error("{0}")]
     Invalid(String),
-    /// The store was restored from a dump or moved, and has to be re-anchored before anything is appended.
+    /// The store was restored from a dump or moved; it must be re-anchored before anything can be
+    /// appended.
     #[error("{0}")]
     OtherCluster(String),
     /// The database did not answer as hoped.
@@ -71,7 +72,8 @@ impl AppendError {
     }
 }
 
-/// Which of the given ids the database's detail, `Key (tenant, id)=(…, …) already exists.` in any language, is about.
+/// Finds which of the given ids the database's detail is about:
+/// `Key (tenant, id)=(…, …) already exists.`, in any language.
 fn duplicate(append: &Append, detail: &str) -> String {
     let ids: Vec<&str> = append.events.iter().filter_map(|event| event.id.as_deref()).collect();
     match ids.iter().find(|id| detail.contains(&format!("=({}, {id})", append.tenant))) {

@@ -128,8 +128,9 @@ impl NewEvent {
         self
     }
 
-    /// The event's id, unique among its tenant's events; a random UUID when none is given. With an id of its own choice an application that
-    /// does not know whether an append arrived may repeat it.
+    /// The event's id, unique among its tenant's events; a random UUID by default. An application
+    /// that chooses the ids may repeat an append when it does not know whether the first attempt
+    /// arrived.
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());

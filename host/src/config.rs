@@ -36,9 +36,9 @@ pub struct Config {
     pub plugins: PathBuf,
     /// How processors read and keep.
     pub processor: processor::Config,
-    /// How single processors are treated, by their ids. `[processors.orders]` is for the processor
-    /// that has this very id; a tenant's own is named whole, as in `[processors."acme/orders"]`, so
-    /// that no tenant comes by a setting that was meant for another processor of that name.
+    /// Settings of single processors, by id. `[processors.orders]` is for the processor with
+    /// exactly that id. A tenant's own is named in full, as in `[processors."acme/orders"]`, so
+    /// that no tenant gets a setting that was meant for another processor of that name.
     pub processors: BTreeMap<String, pressure::Settings>,
     /// How guests are run.
     pub scheduler: scheduler::Config,

@@ -64,8 +64,8 @@ impl Db {
         format!("{name} at {hosts} as {user}")
     }
 
-    /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`, of which
-    /// PostgreSQL keeps 63 bytes: it is for people, and decides nothing.
+    /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`, cut by
+    /// PostgreSQL at 63 bytes. It is for people, and decides nothing.
     pub async fn connect(&self, purpose: &str) -> Result<Session, Error> {
         let mut config = (*self.config).clone();
         config.application_name(format!("sandmill {purpose}"));
@@ -108,20 +108,20 @@ impl Session {
 }
 
 impl Session {
-    /// What can end a statement of this session that is under way.
+    /// Returns a handle that can cancel this session's current statement.
     pub fn canceller(&self) -> Canceller {
         Canceller(self.client.cancel_token())
     }
 }
 
-/// Ends what a session's server is at, from beside it.
+/// Cancels a session's current statement from outside that session.
 pub struct Canceller(CancelToken);
 
 impl Canceller {
-    /// Asks the server to end the statement that is under way, if one is. It fails there, and is
-    /// undone.
+    /// Asks the server to cancel the current statement, if there is one. The statement then fails
+    /// and is rolled back.
     pub async fn cancel(&self) {
-        // A server that is not there has nothing under way for us.
+        // If the server is gone, nothing of ours is running there.
         let _ = self.0.cancel_query(NoTls).await;
     }
 }
@@ -154,18 +154,19 @@ impl<'a> types::FromSql<'a> for JsonText<'a> {
     }
 }
 
-/// Whether the database could not compute or return some row: it is larger than a message or the memory allows, or damaged. Asked
-/// for other rows, the session answers as before.
+/// Whether the database could not compute or return some row, because it is damaged, or too
+/// large for a message or the memory. Asked for other rows, the session answers as before.
 pub fn is_about_a_row(error: &Error) -> bool {
     let Some(code) = error.code() else { return false };
-    // Program limits; invalid values; internal errors, which a failed allocation is, and damaged data.
+    // Program limits; invalid values; internal errors, which include failed allocations and damaged
+    // data.
     *code == SqlState::OUT_OF_MEMORY || matches!(code.code().get(..2), Some("22" | "54" | "XX"))
 }
 
-/// What begins the error's code in a line for people.
+/// The words before the SQLSTATE in a line for people.
 const SQLSTATE: &str = "(SQLSTATE ";
 
-/// The code of the database's error that a line for people [tells](describe), if it tells one.
+/// The SQLSTATE that a line for people [tells](describe), if it tells one.
 pub fn sqlstate(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(SQLSTATE)?;
     rest.split_once(')').map(|(code, _)| code).filter(|code| code.len() == 5)

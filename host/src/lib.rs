@@ -1,7 +1,7 @@
 //! Sandmill: sandboxed WebAssembly event processors over a PostgreSQL event store.
 #![warn(missing_docs)]
-// They panic where the reader has gone away, and wait where it stalls: `cli::output` and
-// `telemetry` do neither.
+// They panic if the reader has gone away, and wait if it stalls: `cli::output` and `telemetry` do
+// neither.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod app;

@@ -1,10 +1,9 @@
 //! Settings of things that have names of their own: `processors.NAME.back-pressure`, `tenants.NAME.weight`, and so on.
 //!
 //! Such a group has no keys of its own until somebody names one, so its keys are made from the name at hand. A key is the group, the name and the setting: a
-//! tenant's name may have dots in it. In a variable's name `_` stands for `-`; the ids of
-//! everybody's processors have no `_` and no capital letters, so that what is meant is never in
-//! doubt, which cannot be said of tenants: variables know no single ones, and none of their own
-//! processors.
+//! tenant's name may have dots in it. In a variable's name `_` stands for `-`. That is unambiguous
+//! for shared processors, whose ids have no `_` and no capital letters, but not for tenants:
+//! variables cannot name a single tenant, nor a tenant's own processor.
 
 use super::{leaves, variable};
 use crate::{processor::pressure, tenants};

@@ -1,7 +1,8 @@
 //! The data of large events, loaded for the lane that is about to handle them.
 //!
-//! One session serves the whole host, and what it loads is bounded for the whole host: so many loads at once, each of a few MiB, one
-//! for each tenant. An event over the store's limit of one event is never loaded, whoever asks; its lane is told why.
+//! One session serves the whole host, and what it loads is bounded for the whole host: a few loads
+//! at once, one for each tenant, each of a few MiB. An event over the store's size limit is never
+//! loaded; its lane gets the reason instead.
 
 use std::{
     collections::HashMap,
@@ -21,8 +22,8 @@ use crate::{
     source::{Body, EventSource, OpenSource, SourceError},
 };
 
-/// Bytes of one load, unless a single event has more. Default 4 MiB: some milliseconds of the database, and as much as one event may
-/// have.
+/// Bytes of one load, unless a single event has more. Default 4 MiB: some milliseconds of the
+/// database, and as much as one event may have by default.
 const LOAD_BYTES: usize = 4 << 20;
 /// Loads that are held at once in the host. Default 4: one is loaded while others are handled.
 const LOADS: usize = 4;
@@ -32,11 +33,11 @@ pub(super) struct DeferredEvents {
     source: Arc<dyn OpenSource>,
     session: AsyncMutex<Option<Box<dyn EventSource>>>,
     room: Arc<Semaphore>,
-    /// One load at a time for each tenant that has any.
+    /// One load at a time for each tenant.
     tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
 }
 
-/// Loaded data, or why the database could not return that of the first event.
+/// Loaded data, or why the database could not return the first event's.
 enum Found {
     Bodies(Vec<Body>),
     Unreadable(String),
@@ -65,7 +66,8 @@ impl DeferredEvents {
 
     async fn load_first(&self, tenant: &TenantId, events: &[Arc<Event>]) -> Result<Loaded, SourceError> {
         let positions: Vec<i64> = events.iter().filter(|e| e.deferred.is_some()).map(|e| e.position).collect();
-        // Neither is ever closed. The tenant's comes first, so that one that waits for itself takes no room from others.
+        // Neither semaphore is ever closed. The tenant's comes first, so that a tenant that waits
+        // for itself takes no permit from others.
         let turn = self.of_tenant(tenant).acquire_owned().await.ok();
         let room = self.room.clone().acquire_owned().await.ok();
         let mut session = self.session.lock().await;
@@ -94,7 +96,7 @@ async fn find(source: &mut dyn EventSource, positions: &[i64]) -> Result<Found, 
         Err(error) if error.is_about_a_row() => {}
         bodies => return bodies.map(Found::Bodies),
     }
-    // One of them is at fault; those before it are read one by one until it stands alone.
+    // One of them is at fault. Those before it are read one by one until it comes first.
     let first = positions.get(..1).unwrap_or_default();
     match source.load(first, LOAD_BYTES, None).await {
         Err(error) if error.is_about_a_row() => Ok(Found::Unreadable(error.to_string())),
@@ -102,7 +104,8 @@ async fn find(source: &mut dyn EventSource, positions: &[i64]) -> Result<Found, 
     }
 }
 
-/// The first of these events with their data, up to one whose data was not found, and why not, if more was asked for in vain.
+/// The first of these events with their data, up to one whose data was not found; and why not, if
+/// data after the last one found was asked for.
 fn with_data(events: &[Arc<Event>], found: Found) -> (Vec<Arc<Event>>, Option<Reason>) {
     let (bodies, unreadable) = match found {
         Found::Bodies(bodies) => (bodies, None),

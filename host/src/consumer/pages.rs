@@ -51,8 +51,8 @@ pub struct Pages {
 /// Tenants whose last events are looked up one by one.
 const TENANTS_APART: usize = 16;
 
-/// The largest event whose property is read to find its lane, bytes. 32 MiB, the most that a store may allow: fixed, so that no setting
-/// moves an event to another lane.
+/// The largest event whose property is read to find its lane, bytes. 32 MiB, the most that a store
+/// may allow: fixed, so that no setting moves an event to another lane.
 const ROUTED_BYTES: u64 = 32 << 20;
 
 /// What an event is taken to weigh before any was read, bytes.
@@ -104,7 +104,8 @@ impl PageSize {
 
     /// Larger events count at once, smaller ones by three quarters: too short a page costs time, too long a one memory.
     fn learn(&self, events: &[Arc<Event>]) {
-        // One that was deferred says only that it is larger than the bound, so that the next page has a higher one.
+        // A deferred event is only known to be larger than the bound, so the next page gets a
+        // higher one.
         let weight = |event: &Arc<Event>| {
             let deferred = event.deferred.as_ref().map_or(0, |deferred| (deferred.larger_than * 2).min(INLINE_MOST));
             event.weight() + deferred
@@ -253,8 +254,9 @@ impl Reader {
         Ok((page.events, page.more))
     }
 
-    /// Finds the lanes of deferred events, where a property of their data says which: reads them one by one and keeps the key alone.
-    /// Of one that is too large for that it is known only that its key cannot be read.
+    /// Finds the lanes of deferred events if a property of their data decides: reads them one by
+    /// one and keeps only the keys. An event that is too large for that counts as one whose key
+    /// cannot be read.
     pub async fn route_deferred(&mut self, router: &Router, events: &[Arc<Event>]) -> Result<(), SourceError> {
         let Some(pointer) = router.pointer() else { return Ok(()) };
         for event in events {

@@ -67,7 +67,8 @@ impl Router {
         }
     }
 
-    /// The pointer to the property that lanes go by, if they do: what the keys of deferred events are remembered by.
+    /// The pointer to the property that decides the lane, if one does. The keys of deferred events
+    /// are remembered under it.
     pub(super) fn pointer(&self) -> Option<&str> {
         match &self.lanes {
             Lanes::Property { spelled, .. } => Some(spelled),
@@ -75,14 +76,15 @@ impl Router {
         }
     }
 
-    /// The partition key of data, where a property is one, or why there is none.
+    /// The partition key in this data, if a property decides the lane, or why it cannot be read.
     pub(super) fn key(&self, data: &str) -> Option<Result<Arc<str>, Arc<str>>> {
         let Lanes::Property { pointer, .. } = &self.lanes else { return None };
         let key = pointer.key(data);
         Some(key.map(|key| (*key).into()).map_err(|why| why.to_string().into()))
     }
 
-    /// The lane of an event. Where a property says which, deferred events must have been [read](super::pages::Reader::route_deferred).
+    /// The lane of an event. If a property decides it, deferred events must have been
+    /// [read](super::pages::Reader::route_deferred) before.
     pub fn lane(&self, event: &Event) -> LaneKey {
         let key: Arc<str> = match &self.lanes {
             Lanes::Tenant => event.tenant.as_shared(),

@@ -31,30 +31,31 @@ pub struct Event {
     pub data: Box<str>,
     /// JSON text of an object; shared where it says nothing.
     pub metadata: Arc<str>,
-    /// Set where data and metadata stayed in the store because one of them is large. Both say nothing here then, and are read
-    /// when the event is handled.
+    /// Set if data and metadata stayed in the store because one of them is large. Both are empty
+    /// here then, and are read when the event is handled.
     pub deferred: Option<Deferred>,
 }
 
 /// A partition key, or why it cannot be read.
 type Key = Result<Arc<str>, Arc<str>>;
 
-/// The data of a large event, which is read when it is needed.
+/// Marks an event whose large data is read only when it is needed.
 #[derive(Clone, Debug)]
 pub struct Deferred {
     /// Data or metadata has more bytes than this.
     pub larger_than: usize,
-    /// Keys of its lanes, by the JSON pointer that leads to them: what was read of its data to route it.
+    /// Keys of its lanes, by the JSON pointer that leads to them: all that was read of its data to
+    /// route it.
     keys: Arc<Mutex<BTreeMap<Box<str>, Key>>>,
 }
 
 impl Deferred {
-    /// Data of which nothing was read.
+    /// Nothing was read of its data yet.
     pub fn new(larger_than: usize) -> Self {
         Deferred { larger_than, keys: Arc::default() }
     }
 
-    /// The key that a pointer leads to, or why there is none, once that was read.
+    /// The key that a pointer leads to, or why there is none; nothing if that was not read.
     pub fn key(&self, pointer: &str) -> Option<Key> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(pointer).cloned()
     }
@@ -65,7 +66,7 @@ impl Deferred {
     }
 }
 
-/// Remembered keys follow from the event and are no part of it.
+/// Remembered keys are derived from the event and are no part of it.
 impl PartialEq for Deferred {
     fn eq(&self, other: &Self) -> bool {
         self.larger_than == other.larger_than

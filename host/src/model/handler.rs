@@ -113,14 +113,15 @@ pub struct Reason {
     pub message: String,
 }
 
-/// Bytes of a reason's words. Default 1,000: some lines for a person, and no more than that of each of very many lanes that stop.
+/// Bytes of a reason's message. Default 1,000: some lines for a person, and a bound for very many
+/// lanes that stop.
 pub const REASON_BYTES: usize = 1_000;
 /// Bytes of a reason's class. Default 100: it is a name.
 const CLASS_BYTES: usize = 100;
 
 impl Reason {
     /// A reason. It is stored with the lane that it stops, so it is bounded and free of NUL, which
-    /// no text column holds.
+    /// no text column can hold.
     pub fn new(class: &str, message: impl Into<String>) -> Self {
         // U+FFFD has more bytes than the NUL it replaces.
         let stored = |words: &str, bytes| {
@@ -181,9 +182,10 @@ impl Turn {
 pub enum LogRoom {
     /// It may.
     Room,
-    /// The tenant's log volume is used up, and the line is counted; now and then, how many were since that was last said.
+    /// The tenant's log volume is used up, and the line is counted. Now and then the number of such
+    /// lines is reported.
     Full {
-        /// So many, to be said now.
+        /// The number to report now, if any.
         dropped: Option<u64>,
     },
 }
@@ -206,7 +208,8 @@ pub trait Handler: Send + Sync {
     /// How long one call may take by the clock on the wall, with everything in it.
     fn wall_time(&self) -> Duration;
 
-    /// Takes a line of so many bytes that the host says about a tenant out of what that may log over time, if there is a bound on it.
+    /// Charges a line of this many bytes, which the host logs about a tenant, to the tenant's log
+    /// volume, if that is bounded.
     fn log_room(&self, tenant: &TenantId, bytes: usize) -> LogRoom {
         let _ = (tenant, bytes);
         LogRoom::Room

@@ -67,7 +67,7 @@ name!(
 
 name!(
     /// The id that a plugin gives itself. The processors that one plugin becomes for several
-    /// tenants are a family, and have it in common.
+    /// tenants are a family, and share it.
     FamilyId,
     "processor id",
     "a small letter, then up to 62 small letters, digits or hyphens",
@@ -86,12 +86,12 @@ name!(
         && name.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'_')
 );
 
-/// A processor's id; its cursor and its documents belong to it. `orders` is everybody's,
+/// A processor's id; its cursor and its documents belong to it. `orders` is shared by all tenants,
 /// `acme/orders` is tenant acme's own.
 ///
-/// Neither part holds a `/`, so that two processors never have one id. It has up to 128 bytes, and
+/// Neither part holds a `/`, so no two processors share an id. An id has up to 128 bytes, but
 /// PostgreSQL cuts identifiers and application names at 63 without an error: nothing in a database
-/// may be named by it, nor be recognised by such a name.
+/// may be named after an id, or be recognised by such a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessorId {
     text: Arc<str>,
@@ -100,7 +100,7 @@ pub struct ProcessorId {
 }
 
 impl ProcessorId {
-    /// The id, if it keeps its rule.
+    /// Parses an id, or says which rule it breaks.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         match text.split_once('/') {
             None => Ok(FamilyId::parse(text)?.into()),
@@ -121,7 +121,7 @@ impl ProcessorId {
         &self.text
     }
 
-    /// The tenant it belongs to; none where it is everybody's.
+    /// The tenant that owns it; none if it is shared.
     pub fn owner(&self) -> Option<&TenantId> {
         self.owner.as_ref()
     }

@@ -5,8 +5,9 @@
 //! told and at most [`MAX_DEPTH`], leave the host's own keys alone and hold nothing that PostgreSQL's `jsonb` refuses: no U+0000, no unpaired
 //! surrogate, no number outside `numeric`. It reads the text once and allocates one bit a level.
 //!
-//! It also says how long the text is that PostgreSQL returns for the document. `jsonb` keeps values, not texts: `1e8000` takes a few
-//! bytes there and comes back as 8,001 digits, so the length of what was written bounds nothing that is read.
+//! It also computes the length of the text that PostgreSQL returns for the document. `jsonb` keeps
+//! values, not texts: `1e8000` takes a few bytes there and comes back as 8,001 digits, so the
+//! length of what was written does not bound what is read.
 
 /// How deep arrays and objects may nest. 128 is what serde_json reads by default, so a reader of documents can take them all.
 pub const MAX_DEPTH: usize = 128;
@@ -60,7 +61,8 @@ pub enum Invalid {
 }
 
 /// Accepts a text that can be stored as a document and nests no deeper than `depth` levels, the document itself being the first.
-/// Returns the length in bytes of the document as PostgreSQL prints it; where a key stands twice, a little more.
+/// Returns the length in bytes of the document as PostgreSQL prints it, or a little more if a key
+/// is repeated.
 pub fn check_document(text: &str, depth: usize) -> Result<usize, Invalid> {
     let mut scan = Scan { text, bytes: text.as_bytes(), at: 0, depth: depth.min(MAX_DEPTH), printed: 0 };
     scan.space();
@@ -329,8 +331,9 @@ fn printed_unit(unit: u32) -> usize {
     }
 }
 
-/// Bytes of a number as `numeric` prints it: all digits, those behind the point as they were given, no exponent, no sign at zero.
-/// `digits` are `whole` digits, perhaps a point, and `fraction` digits.
+/// Bytes of a number as `numeric` prints it: all digits, those after the point as they were given,
+/// no exponent, no sign at zero. `digits` are `whole` digits, perhaps a point, and `fraction`
+/// digits.
 fn printed_number(negative: bool, digits: &[u8], whole: usize, fraction: usize, exponent: isize) -> usize {
     let behind = (fraction as isize - exponent).max(0) as usize;
     let zeros = digits.iter().filter(|digit| **digit != b'.').take_while(|digit| **digit == b'0').count();

@@ -1,7 +1,7 @@
-//! The seam between lanes and the store for events whose data was deferred.
+//! The seam between lanes and the store for events with deferred data.
 //!
-//! A page carries small events whole and large ones without their data, so that nobody waits for data that is not theirs. A lane
-//! loads it just before the call that needs it, and drops it after.
+//! A page carries small events whole and large ones without their data, so that no lane waits for
+//! another's data. A lane loads it just before the call that needs it, and drops it afterwards.
 
 use std::{any::Any, sync::Arc, time::Duration};
 
@@ -13,16 +13,16 @@ use super::{
 
 /// Reads deferred data.
 pub trait LoadEvents: Send + Sync {
-    /// The first of a lane's events with their data, as many as there is room for; none only where the first cannot be read. Waits
-    /// for room. An error ends the term.
+    /// Loads the first of a lane's events with their data, as many as there is room for; none only
+    /// if the first cannot be read. Waits for room. An error ends the term.
     fn load<'a>(&'a self, tenant: &'a TenantId, events: &'a [Arc<Event>]) -> BoxFuture<'a, Result<Loaded, String>>;
 }
 
-/// Events ready for a call. Their room is given back when this is dropped.
+/// Events ready for a call. Dropping this gives their room back.
 pub struct Loaded {
     /// The events, none of them deferred.
     pub events: Vec<Arc<Event>>,
-    /// Why the event behind them cannot be handled, if that is why they end there.
+    /// Why the event after them cannot be handled, if that is why they end there.
     pub unread: Option<Reason>,
     /// How long it took the database.
     pub took: Duration,

@@ -1,12 +1,15 @@
 //! The partition key of an event: the value that a JSON pointer names in its data, as a text.
 //!
-//! The key depends on that value alone. The rest of the data is passed over unread, so that a number outside every range, deep nesting or a
-//! repeated name elsewhere cannot move an event to another lane. One pass over the text, and no allocation for a plain string or number.
+//! The key depends on that value alone. The rest of the data is skipped unread, so a number outside
+//! every range, deep nesting or a repeated name elsewhere cannot move an event to another lane.
+//! Reading takes one pass over the text, and allocates nothing for a plain string or number.
 //!
-//! Two values have the same key exactly if PostgreSQL's `jsonb` holds them to be equal, with three additions:
+//! Two values have the same key exactly if PostgreSQL's `jsonb` considers them equal, with three
+//! exceptions:
 //!   * a string has the same key as the number or word that is spelled like it: `"7"` and `7`;
 //!   * null, the empty string and an absent value share the empty key;
-//!   * objects and arrays below [`LEVELS`] levels, and exponents of more than 18 digits, are compared as they are spelled.
+//!   * objects and arrays nested deeper than [`LEVELS`], and exponents of more than 18 digits, are
+//!     compared as they are spelled.
 
 use std::{
     borrow::Cow,
@@ -16,17 +19,20 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-/// Bytes of a key that is kept whole: as long as a stream's name may be. A longer one is cut to this and followed by `…` and the
-/// SHA-256 of the whole in hexadecimal. So it fits every index, and being longer than any whole key it equals none.
+/// The longest key that is kept whole, bytes: as long as a stream's name may be. A longer one is
+/// cut to this and followed by `…` and the SHA-256 of the whole in hexadecimal. So it fits every
+/// index, and being longer than any whole key it equals none.
 pub const KEY_BYTES: usize = 512;
 
-/// Levels of an object or array that are compared by value: enough for any key that makes sense, and few enough to recurse.
+/// Levels of an object or array that are compared by value: enough for any sensible key, and few
+/// enough to recurse.
 const LEVELS: usize = 64;
 
-/// Zeros that are written out before or behind the digits of a number. Beyond, it has an exponent: `1e1000000000` stays short.
+/// Zeros that are written out before or after the digits of a number. A number with more gets an
+/// exponent: `1e1000000000` stays short.
 const MOST_ZEROS: i64 = 64;
 
-/// A JSON pointer (RFC 6901), taken apart once.
+/// A parsed JSON pointer (RFC 6901).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pointer(Box<[Step]>);
 
@@ -35,11 +41,11 @@ pub struct Pointer(Box<[Step]>);
 struct Step {
     /// The name of an object's member.
     name: Box<str>,
-    /// The index of an array's element, where the token is one: digits without a leading zero.
+    /// The index of an array's element, if the token is one: digits without a leading zero.
     index: Option<usize>,
 }
 
-/// Why data has no key that can be trusted: it is not the JSON that an event store holds.
+/// Why data has no key that can be trusted: it is not JSON that an event store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected} at byte {at}")]
 pub struct Unreadable {
@@ -61,7 +67,7 @@ impl Pointer {
         Pointer(text.split('/').skip(1).map(step).collect())
     }
 
-    /// The key of an event with this data; empty where the pointer names nothing.
+    /// The key of an event with this data; empty if the pointer leads nowhere.
     pub fn key<'d>(&self, data: &'d str) -> Result<Cow<'d, str>, Unreadable> {
         let mut walk = Walk { text: data, at: 0 };
         walk.space();
@@ -120,7 +126,7 @@ fn push(text: &mut String, what: fmt::Arguments<'_>) {
     let _ = text.write_fmt(what);
 }
 
-/// A place in a JSON text. What it passes over is checked only as far as it is needed to find its end.
+/// A place in a JSON text. What it skips is checked only as far as needed to find its end.
 struct Walk<'d> {
     text: &'d str,
     at: usize,
@@ -141,7 +147,7 @@ impl<'d> Walk<'d> {
         Err(Unreadable { at: self.at, expected })
     }
 
-    /// Steps into the object or array that begins here; whether it holds anything.
+    /// Steps into the object or array that begins here. Returns whether it holds anything.
     fn enter(&mut self, end: u8) -> bool {
         self.at += 1;
         self.space();
@@ -150,7 +156,8 @@ impl<'d> Walk<'d> {
         !empty
     }
 
-    /// Passes the comma behind a member or element, or the end of the list; whether another one follows.
+    /// Passes the comma after a member or element, or the end of the list. Returns whether another
+    /// one follows.
     fn next(&mut self, end: u8, expected: &'static str) -> Result<bool, Unreadable> {
         self.space();
         let found = self.peek();
@@ -177,7 +184,8 @@ impl<'d> Walk<'d> {
         Ok(name)
     }
 
-    /// Where the member of that name begins, in the object that begins here. Of several the last one counts, as in `jsonb`.
+    /// Where the member of that name begins, in the object that begins here. If there are several,
+    /// the last one counts, as in `jsonb`.
     fn member(&mut self, wanted: &str) -> Result<Option<usize>, Unreadable> {
         let mut found = None;
         let mut more = self.enter(b'}');
@@ -206,7 +214,7 @@ impl<'d> Walk<'d> {
         Ok(found)
     }
 
-    /// Passes over a value, however deep.
+    /// Skips a value, however deep.
     fn skip_value(&mut self) -> Result<(), Unreadable> {
         let mut open = 0_usize;
         loop {
@@ -232,7 +240,7 @@ impl<'d> Walk<'d> {
         }
     }
 
-    /// Passes over a number or a word.
+    /// Skips a number or a word.
     fn word(&mut self) {
         while let Some(b'-' | b'+' | b'.' | b'0'..=b'9' | b'a'..=b'z' | b'E') = self.peek() {
             self.at += 1;
@@ -248,7 +256,7 @@ impl<'d> Walk<'d> {
             };
             let passed = &self.text.as_bytes()[self.at..self.at + before];
             self.at += before + 1;
-            // Behind an odd number of backslashes a quote is a character of the string.
+            // After an odd number of backslashes, a quote is a character of the string.
             if passed.iter().rev().take_while(|c| **c == b'\\').count() % 2 == 0 {
                 return Ok(Quoted { quoted: &self.text[from..self.at], at: from });
             }
@@ -266,7 +274,8 @@ impl<'d> Walk<'d> {
         number(spelled).ok_or(Unreadable { at: from, expected: "a value" })
     }
 
-    /// Writes a value so that equal ones are written alike: no spaces, members by name, numbers and strings by value.
+    /// Writes a value so that equal ones are written alike: no spaces, members sorted by name,
+    /// numbers and strings by value.
     fn canonical(&mut self, out: &mut String, levels: usize) -> Result<(), Unreadable> {
         match self.peek() {
             Some(b'{' | b'[') if levels == 0 => self.spelled(out)?,
@@ -321,7 +330,7 @@ impl<'d> Walk<'d> {
     }
 }
 
-/// A string as it stands in the text, with its quotes.
+/// A string as it appears in the text, with its quotes.
 struct Quoted<'d> {
     quoted: &'d str,
     at: usize,
@@ -342,12 +351,14 @@ impl<'d> Quoted<'d> {
     }
 
     fn is(&self, wanted: &str) -> bool {
-        // An escape is longer than what it stands for. What cannot be decoded is no name that a pointer can have.
+        // An escape is longer than what it stands for. A name that cannot be decoded matches no
+        // pointer.
         self.raw() == wanted || self.raw().len() > wanted.len() && self.text().is_ok_and(|name| name == wanted)
     }
 }
 
-/// A number's text by its value: `1`, `1.0`, `10e-1` are `1`; `-0` is `0`. None for what is no number.
+/// A number's text by its value: `1`, `1.0` and `10e-1` are `1`; `-0` is `0`. None if this is no
+/// number.
 fn number(spelled: &str) -> Option<Cow<'_, str>> {
     let (sign, magnitude) = match spelled.strip_prefix('-') {
         Some(rest) => ("-", rest),

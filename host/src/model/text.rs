@@ -1,18 +1,18 @@
-//! Text of plugins, tenants and applications, made safe for people to look at.
+//! Text from plugins, tenants and applications, made safe to display.
 //!
-//! Three kinds of characters are unsafe: control characters (C0, DEL and C1) steer a terminal,
-//! U+2028 and U+2029 end a line for some readers, and the controls of bidirectional text show words
-//! in another order than they stand in. [`printable`] and [`one_line`] replace them for a terminal,
-//! a table or an error file, [`quoted`] escapes them for a field of a log line, [`json`] escapes
-//! them for machines without losing any. All of them are for the edge where text leaves the host;
-//! what is stored stays as it came.
+//! Three kinds of characters are unsafe: control characters (C0, DEL and C1) can control a
+//! terminal, U+2028 and U+2029 end a line for some readers, and bidirectional controls show words
+//! in another order. [`printable`] and [`one_line`] replace them for a terminal, a table or an
+//! error file, [`quoted`] escapes them for a field of a log line, [`json`] escapes them for
+//! machines without losing any. All are for the edge where text leaves the host; what is stored
+//! stays as it came.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Items of a list that are shown. Default 50: more than a descriptor of a person's own has.
+/// Items of a list that are shown. Default 50: more than a hand-written descriptor has.
 const LISTED: usize = 50;
 
-/// Whether a character could steer a terminal or make a line read as another one.
+/// Whether a character could control a terminal or make a line read differently.
 pub fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -25,7 +25,7 @@ pub fn is_unsafe(c: char) -> bool {
         )
 }
 
-/// Whether it is ASCII without controls, as most texts are: found out many bytes at a time.
+/// Whether it is ASCII without controls, as most texts are. Checked many bytes at a time.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
@@ -52,8 +52,8 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// The text in double quotes, with `"`, `\` and unsafe characters escaped, so that it ends where it
-/// seems to end. After about so many bytes it says how many are left out.
+/// The text in double quotes, with `"`, `\` and unsafe characters escaped, so that its end cannot
+/// be forged. After about `most` bytes it is cut, and says how many are left out.
 pub fn quoted(text: &str, most: usize) -> String {
     let mut quoted = String::with_capacity(text.len().min(most) + 2);
     quoted.push('"');
@@ -76,7 +76,7 @@ pub fn quoted(text: &str, most: usize) -> String {
 }
 
 /// JSON text with unsafe characters escaped and no line break. Its value stays the same: in valid
-/// JSON they stand within strings, and line breaks and tabs between values.
+/// JSON they appear only in strings, and line breaks and tabs only between values.
 pub fn json(text: &str) -> Cow<'_, str> {
     if is_plain(text) || !text.contains(is_unsafe) {
         return Cow::Borrowed(text);
@@ -92,7 +92,7 @@ pub fn json(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The beginning of a text, at most so many bytes, and how many bytes are left out.
+/// The beginning of a text, at most `most` bytes, and how many bytes are left out.
 pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return Cow::Borrowed(text);
@@ -101,8 +101,8 @@ pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}… ({} bytes more)", &text[..end], text.len() - end))
 }
 
-/// The beginning of a text, at most so many bytes with the ellipsis that ends it: for columns and
-/// other places whose bound is exact.
+/// The beginning of a text, at most `bytes` bytes including the ellipsis that ends it: for columns
+/// and other places with an exact bound.
 pub fn within(text: &str, bytes: usize) -> Cow<'_, str> {
     const ELLIPSIS: char = '…';
     if text.len() <= bytes {
@@ -112,7 +112,7 @@ pub fn within(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}{ELLIPSIS}", &text[..end]))
 }
 
-/// The first items of a list, no more than anybody reads, and how many are left out.
+/// The first items of a list, as many as a person reads, and how many are left out.
 pub fn some_of<T: AsRef<str>>(items: &[T], separator: &str) -> String {
     let shown: Vec<&str> = items.iter().take(LISTED).map(AsRef::as_ref).collect();
     match items.len().saturating_sub(LISTED) {

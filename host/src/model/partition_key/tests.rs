@@ -1,4 +1,5 @@
-//! Which values have which key: every rule of RFC 6901 and of equality, and texts that only look like one.
+//! Which values have which key: every rule of RFC 6901 and of equality, and texts that only look
+//! like a match.
 
 use std::collections::BTreeSet;
 
@@ -160,7 +161,7 @@ fn agrees_with_serde_json_on_short_texts() {
                     Some(serde_json::Value::String(text)) => assert_eq!(found, *text, "{word} {text}"),
                     Some(other) => {
                         let other = other.to_string();
-                        // serde_json spells some numbers in another way.
+                        // serde_json spells some numbers differently.
                         assert!(
                             found == other || other.contains(['.', 'e', '-']),
                             "{word} {text}: {found}, not {other}"
