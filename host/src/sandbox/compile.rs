@@ -162,6 +162,10 @@ struct Code {
     from: usize,
 }
 
+/// How much longer than the CPU time that it may take a compiler may run by the clock on the wall. It runs at the
+/// lowest priority, so on a busy machine a small component waits as long as a large one.
+const PATIENCE: u64 = 4;
+
 /// From this size on a component takes seconds to compile, and so whoever waits is told, bytes: a runtime of JavaScript or Python is larger, a
 /// Rust guest is not.
 pub const LARGE: usize = 1 << 20;
@@ -228,7 +232,8 @@ impl Compiler {
 
     fn compile(&self, bytes: &[u8], effort: Effort) -> Result<Code, CompileError> {
         let (bounds, full) = (effort.bounds(&self.config), Effort::Full.bounds(&self.config));
-        process::compile(&self.config.worker, bounds, &self.queue, bytes).map_err(|error| match error {
+        let wait = full.seconds * PATIENCE;
+        process::compile(&self.config.worker, bounds, wait, &self.queue, bytes).map_err(|error| match error {
             // With more of everything it may be done.
             CompileError::Memory { .. }
             | CompileError::Time { .. }
