@@ -37,6 +37,9 @@ use crate::model::{ids::TenantId, text};
 
 /// The most entries that a tenant's folder may have, so that reading one does not keep the others waiting.
 const MOST_ENTRIES: usize = 10_000;
+/// The most plugins of a tenant's own, in the order of their names. Each costs sessions of the database and memory for its
+/// manifest, whatever its code does.
+const MOST_PLUGINS: usize = 100;
 /// The most problems told of one folder, so that no tenant can flood the log with them.
 const MOST_PROBLEMS: usize = 20;
 /// Entries that are looked at in a folder that is not read, for whether somebody has put components there.
@@ -214,7 +217,9 @@ fn into_io(refusal: Refusal) -> io::Error {
 impl Reading<'_> {
     /// Adds what is in the folder to a listing. Gives the folders in it, and links that may be some.
     fn list(&self, listing: &mut Listing, most: usize) -> Result<Vec<(OsString, FileType)>, Refusal> {
-        let entries = self.folder.entries(most)?;
+        let mut entries = self.folder.entries(most)?;
+        entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let mut plugins = 0;
         let names: BTreeSet<&OsStr> = entries.iter().map(|(name, _)| name.as_os_str()).collect();
         let (mut folders, mut problems) = (Vec::new(), Vec::new());
         for (name, kind) in &entries {
@@ -222,6 +227,10 @@ impl Reading<'_> {
             let problem = match Entry::of(name, is_folder, |name| names.contains(OsStr::new(name))) {
                 Entry::Hidden | Entry::Companion => continue,
                 Entry::Component(stem) => {
+                    plugins += 1;
+                    if self.tenant.is_some() && plugins > MOST_PLUGINS {
+                        continue;
+                    }
                     listing.files.extend(self.plugin(stem, &names)?);
                     continue;
                 }
@@ -238,6 +247,13 @@ impl Reading<'_> {
                 Entry::Wrong { problem, remedy } => Problem { path: self.path_of(name), problem, remedy },
             };
             problems.push(problem);
+        }
+        if let Some(tenant) = self.tenant.filter(|_| plugins > MOST_PLUGINS) {
+            problems.push(Problem {
+                path: tenant.to_string(),
+                problem: format!("it has {plugins} plugins, and only the first {MOST_PLUGINS} by name are run"),
+                remedy: "remove some".into(),
+            });
         }
         self.report(listing, problems);
         Ok(folders)

@@ -22,6 +22,8 @@ use rustix::{
 
 /// The most links followed for one name, as in the kernel. Kubernetes needs two.
 const MOST_LINKS: usize = 40;
+/// The most parts of a path that are looked at for one name, links of links included. Kubernetes needs four.
+const MOST_STEPS: usize = 128;
 /// The most folders that a link may lead down into: each of them is open meanwhile.
 const DEEPEST: usize = 8;
 
@@ -196,12 +198,12 @@ impl Folder {
 
     /// Reads a file of a few lines.
     pub(in crate::plugins) fn text(&self, name: &OsStr) -> Result<String, Refusal> {
-        /// Far more than anybody writes.
-        const MOST: u64 = 1 << 20;
+        /// Far more than a person writes, and little enough for what parsing makes of it.
+        const MOST: u64 = 64 << 10;
         let mut text = String::new();
         self.file(name)?.take(MOST + 1).read_to_string(&mut text)?;
         if text.len() as u64 > MOST {
-            return Err(Refusal::Refused("it is larger than 1 MiB".into()));
+            return Err(Refusal::Refused("it is larger than 64 KiB".into()));
         }
         Ok(text)
     }
@@ -233,8 +235,12 @@ impl Folder {
     fn resolve(&self, name: &OsStr) -> Result<Target, Refusal> {
         // The open folders on the way, and what is still ahead, the next part last.
         let (mut way, mut ahead): (Vec<(OwnedFd, OsString)>, _) = (Vec::new(), vec![name.to_owned()]);
-        let mut links = 0;
+        let (mut links, mut steps) = (0, 0);
         while let Some(part) = ahead.pop() {
+            steps += 1;
+            if steps > MOST_STEPS {
+                return Err(Refusal::Refused(format!("a link through more than {MOST_STEPS} folders and links")));
+            }
             if part == ".." {
                 if way.pop().is_none() {
                     return Err(self.leads_out());

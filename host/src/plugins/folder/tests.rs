@@ -100,6 +100,34 @@ fn what_cannot_be_a_plugin_says_why() {
 }
 
 #[test]
+fn a_maze_of_links_is_not_walked_to_its_end() {
+    let tree = Tree::of(&["acme/d/x", "acme/true.wasm"]);
+    let step = "d/../".repeat(100);
+    for n in 0..9 {
+        tree.link(&format!("acme/l{n}"), &format!("{step}l{}", n + 1));
+    }
+    tree.link("acme/l9", "true.wasm");
+    tree.link("acme/maze.wasm", "l0");
+    tree.link("acme/near.wasm", "l9");
+    let found = tree.plugins();
+    let maze = "a link through more than 128 folders and links";
+    assert_eq!(found, pairs(&[("acme/maze", maze), ("acme/near", "acme/true.wasm"), ("acme/true", "acme/true.wasm")]));
+}
+
+#[test]
+fn a_tenant_has_so_many_plugins_and_no_more() {
+    let names: Vec<String> = (0..MOST_PLUGINS + 2).map(|n| format!("acme/p{n:03}.wasm")).collect();
+    let mut all: Vec<&str> = names.iter().map(String::as_str).collect();
+    all.push("globex/p.wasm");
+    let listing = Tree::of(&all).scan();
+    let of = |tenant: &str| listing.files.iter().filter(|file| file.name.starts_with(tenant)).count();
+    assert_eq!((of("acme/"), of("globex/")), (MOST_PLUGINS, 1));
+    assert!(!listing.files.iter().any(|file| file.name == "acme/p100"));
+    let told = listing.problems.iter().find(|problem| problem.path == "acme").unwrap();
+    assert_eq!(told.problem, "it has 102 plugins, and only the first 100 by name are run");
+}
+
+#[test]
 fn links_do_not_cross_tenants() {
     let tree =
         Tree::of(&["acme/pay.wasm", "acme/pay.toml", "mallory/own.wasm", "mallory/sub/deep.wasm", "shared.wasm"]);
@@ -301,9 +329,9 @@ fn a_folder_without_end_is_bounded() {
     assert_eq!(listing.files.iter().map(|file| &*file.name).collect::<Vec<_>>(), ["good"]);
     assert_eq!(listing.unread, BTreeSet::from([TenantId::parse("acme").unwrap()]));
     // A manifest is read to its end or not at all.
-    fs::write(tree.path("good.toml"), vec![b'#'; (1 << 20) + 1]).unwrap();
+    fs::write(tree.path("good.toml"), vec![b'#'; (64 << 10) + 1]).unwrap();
     let why = tree.scan().files[0].manifest_text().unwrap_err().to_string();
-    assert_eq!(why, "it is larger than 1 MiB");
+    assert_eq!(why, "it is larger than 64 KiB");
 }
 
 #[test]
