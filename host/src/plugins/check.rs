@@ -244,6 +244,6 @@ fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits),
             "tenants: what lies in the folder {tenant} is that tenant's alone; leave the line out"
         )));
     }
-    let limits = manifest.limits(host).map_err(wrong)?;
+    let limits = manifest.limits(host, file.tenant.as_ref()).map_err(wrong)?;
     Ok((manifest, limits))
 }

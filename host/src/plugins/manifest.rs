@@ -6,7 +6,7 @@
 //! on-change = "continue"        # a version with other event types or another read-model version goes on with the documents that are there;
 //!                               # default "refuse". Another partitioning is always refused
 //! dry-run = false               # a version takes over though it fails on events that the one before it handled; default true
-//! [limits]                      # instead of those in the host's settings, by the same names
+//! [limits]                      # instead of those in the host's settings, by the same names; in a tenant's folder only lower ones
 //! cpu-ms = 5000
 //! [settings]                    # what the plugin can ask for: texts, numbers, true and false
 //! currency = "EUR"
@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use crate::{
-    model::{handler::Descriptor, ids::TenantId, nearest::nearest},
+    model::{handler::Descriptor, ids::TenantId, nearest::nearest, text},
     sandbox::Limits,
 };
 
@@ -85,6 +85,9 @@ impl Default for Manifest {
     }
 }
 
+/// What is shown of the error of a manifest, bytes.
+const ERROR_BYTES: usize = 2_048;
+
 const KEYS: [&str; 6] = ["tenants", "max-batch-size", "on-change", "dry-run", "limits", "settings"];
 const LIMITS: [&str; 10] = [
     "memory-mib",
@@ -103,7 +106,13 @@ impl Manifest {
     /// Reads a manifest's text. The error names the line, and what to write instead.
     pub fn parse(text: &str) -> Result<Manifest, String> {
         let written: Written = toml::from_str(text).map_err(|error| {
-            let told = error.to_string().trim_end().to_string();
+            let mut told = error.to_string().trim_end().to_string();
+            // It shows the line, which may be very long.
+            if told.len() > ERROR_BYTES {
+                let before = error.span().and_then(|span| text.get(..span.start));
+                let line = before.map_or(1, |before| before.matches('\n').count() + 1);
+                told = format!("line {line}: {}", text::cut(error.message(), ERROR_BYTES));
+            }
             let unknown = told.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`'));
             match unknown {
                 Some((unknown, _)) => {
@@ -151,10 +160,20 @@ impl Manifest {
     }
 
     /// The host's limits with those of the manifest instead. Memory is set aside for instances at start, so none may have more than the host says.
-    pub fn limits(&self, host: &Limits) -> Result<Limits, String> {
+    /// A tenant's own plugin may have less of everything and more of nothing, as whoever writes into its folder writes its manifest too.
+    pub fn limits(&self, host: &Limits, owner: Option<&TenantId>) -> Result<Limits, String> {
         let mut limits = host.clone();
         for (name, value) in &self.limits {
             let value = usize::try_from(*value).unwrap_or(usize::MAX);
+            if let Some(owner) = owner
+                && let most = of_host(host, name)
+                && value > most
+            {
+                return Err(format!(
+                    "limits.{name} = {value} is more than the {most} of the host's settings, and a tenant's own plugin may only have less. \
+                     Lower it, raise limits.{name} in the settings, or move the plugin out of the folder {owner} and give it tenants = [\"{owner}\"]"
+                ));
+            }
             match name.as_str() {
                 "memory-mib" if value > host.memory_mib => {
                     return Err(format!(
@@ -196,17 +215,58 @@ impl Manifest {
     }
 }
 
+/// What the host's settings say of a limit.
+fn of_host(host: &Limits, name: &str) -> usize {
+    match name {
+        "memory-mib" => host.memory_mib,
+        "plugin-memory-mib" => host.plugin_memory_mib,
+        "cpu-ms" => usize::try_from(host.cpu_ms).unwrap_or(usize::MAX),
+        "wall-ms" => usize::try_from(host.wall_ms).unwrap_or(usize::MAX),
+        "output-mib" => host.output_mib,
+        "changes" => host.changes,
+        "reads" => host.reads,
+        "document-kib" => host.document_kib,
+        "log-lines" => host.log_lines as usize,
+        _ => host.log_line_bytes,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::model::ids::ProcessorId;
 
     #[test]
+    fn a_tenants_own_plugin_may_have_less_and_not_more() {
+        let (host, owner) = (Limits::default(), TenantId::parse("acme").unwrap());
+        for name in LIMITS {
+            let with = |value: usize| {
+                let manifest = Manifest::parse(&format!("[limits]\n{name} = {value}\n")).unwrap();
+                manifest.limits(&host, Some(&owner))
+            };
+            let most = of_host(&host, name);
+            assert_eq!(with(most).unwrap(), host, "{name}");
+            let more = with(most + 1).unwrap_err();
+            assert!(more.starts_with(&format!("limits.{name} = {} is more than the {most} of", most + 1)), "{more}");
+        }
+        let lower = Manifest::parse("[limits]\ncpu-ms = 50").unwrap();
+        assert_eq!(lower.limits(&host, Some(&owner)).unwrap().cpu_ms, 50);
+        let higher = Manifest::parse("[limits]\ncpu-ms = 5000").unwrap();
+        assert_eq!(higher.limits(&host, None).unwrap().cpu_ms, 5_000, "that is the operator's to say");
+    }
+
+    #[test]
+    fn an_error_does_not_show_a_line_without_end() {
+        let error = Manifest::parse(&format!("a = [\"{}\"] !", "x".repeat(50_000))).unwrap_err();
+        assert!(error.len() < 200 && error.starts_with("line 1: "), "{error}");
+    }
+
+    #[test]
     fn it_says_what_differs_for_one_plugin() {
         let text = "tenants = ['acme']\nmax-batch-size = 5\non-change = 'continue'\n\n[limits]\ncpu-ms = 50\nmemory-mib = 8\n\n[settings]\ncurrency = 'EUR'\nrate = 1.5\nfast = true";
         let manifest = Manifest::parse(text).unwrap();
         let host = Limits::default();
-        assert_eq!(manifest.limits(&host).unwrap(), Limits { cpu_ms: 50, memory_mib: 8, ..host.clone() });
+        assert_eq!(manifest.limits(&host, None).unwrap(), Limits { cpu_ms: 50, memory_mib: 8, ..host.clone() });
         let settings = [("currency", "EUR"), ("fast", "true"), ("rate", "1.5")];
         assert_eq!(manifest.settings, settings.map(|(key, value)| (key.to_string(), value.to_string())));
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
@@ -215,7 +275,7 @@ mod tests {
         assert_eq!(manifest.on_change, OnChange::Continue);
         let nothing = Manifest::parse("").unwrap();
         assert_eq!((&nothing, nothing.over(&descriptor, None)), (&Manifest::default(), descriptor));
-        assert_eq!(nothing.limits(&host).unwrap(), host);
+        assert_eq!(nothing.limits(&host, None).unwrap(), host);
     }
 
     #[test]
@@ -230,7 +290,7 @@ mod tests {
         assert!(error("tenants = ['a b']").starts_with("tenants: "));
         assert!(error("max-batch-size = 0").contains("1 or more"));
         assert!(error("[settings]\na = [1]").starts_with("settings.a is neither"));
-        let limits = |text: &str| Manifest::parse(text).unwrap().limits(&Limits::default()).unwrap_err();
+        let limits = |text: &str| Manifest::parse(text).unwrap().limits(&Limits::default(), None).unwrap_err();
         assert!(limits("[limits]\nmemory-mib = 65").contains("raise limits.memory-mib in its settings"));
         assert!(limits("[limits]\ncpu-ms = 0").contains("it takes 2 to"));
     }
