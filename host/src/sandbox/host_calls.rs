@@ -12,6 +12,9 @@ use crate::model::{
     ids::CollectionName,
 };
 
+/// The most bytes of ids that one read may name. 2 MiB: as many ids as `limits.reads` allows, of a hundred bytes each.
+const IDS_BYTES: usize = 2 << 20;
+
 impl logging::Host for State {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
         let (identity, call) = (self.identity.clone(), &mut self.call);
@@ -49,6 +52,14 @@ impl State {
                 "asked for {} documents in one call, more than the {} of limits.reads",
                 ids.len(),
                 self.call.reads
+            );
+            return Err(Failure::Block(Reason::new("reads-limit", message)));
+        }
+        let bytes = ids.iter().map(String::len).sum::<usize>();
+        if bytes > IDS_BYTES {
+            let message = format!(
+                "asked for documents whose ids have {bytes} bytes together; one call may name {} KiB of them, so ask in parts",
+                IDS_BYTES >> 10
             );
             return Err(Failure::Block(Reason::new("reads-limit", message)));
         }

@@ -6,6 +6,9 @@
 //! What one lane asks for at once is bounded in bytes. Rows are counted as they arrive, so what is too much is never held, and a
 //! document that is too large alone is not sent. One that the database cannot return concerns those who asked for it, and nobody else.
 //!
+//! What one tenant is answered with at once is bounded too: requests that would go beyond it are put off to the next
+//! reading, except for the tenant's first, so that each reading answers some.
+//!
 //! There are two of them for a processor, each with a session that it opens when it has something to read: one for all, and one for tenants whose reads are slow, which serves one tenant at a time, the
 //! quickest first. [`slow`](super::slow) says who those are.
 
@@ -72,7 +75,8 @@ pub struct Loader {
     owner: Option<TenantId>,
     session: OnceCell<Session>,
     statements: AsyncMutex<HashMap<CollectionName, Arc<Statements>>>,
-    /// Bytes of documents that one request may be answered with.
+    /// Bytes of documents that one request may be answered with, and all requests of a tenant in one reading but for
+    /// its first.
     most_bytes: usize,
     /// Whether tenants are served together, so that reads meet.
     together: bool,
@@ -191,13 +195,21 @@ impl Loader {
             let read = self.read(&collection, &requests).await;
             let all = began.elapsed();
             let keys = requests.iter().map(|request| request.keys.len()).sum::<usize>().max(1);
-            let Read { found, left } = read.map_err(|error| ReadError::Lost(describe(&error)))?;
+            let Read { found, left, .. } = read.map_err(|error| ReadError::Lost(describe(&error)))?;
             let mut documents = Vec::with_capacity(requests.len());
             for (request, left) in requests.iter().zip(left) {
                 let document = |key: &DocumentKey| found.get(&place(key)).cloned().unwrap_or_else(Known::absent);
-                documents.push(left.map(|_| request.keys.iter().map(document).collect::<Vec<_>>()));
+                documents.push(match left {
+                    Left::Bytes(_) => Some(Ok(request.keys.iter().map(document).collect::<Vec<_>>())),
+                    Left::Refused(why) => Some(Err(why)),
+                    Left::PutOff => None,
+                });
             }
             for ((request, answer), documents) in requests.into_iter().zip(answers).zip(documents) {
+                let Some(documents) = documents else {
+                    self.waiting().put_off(request, answer);
+                    continue;
+                };
                 let took = Took { all, part: all.mul_f64(request.keys.len() as f64 / keys as f64) };
                 let documents = documents.map(|documents| (request.keys.into_iter().zip(documents).collect(), took));
                 // A lane that is not waiting any more has been ended.
@@ -217,17 +229,21 @@ impl Loader {
         }
         let (session, statements) = self.opened(collection).await?;
         let most = self.most_bytes;
-        let mut read = Read { found: HashMap::with_capacity(wanted.len()), left: vec![Ok(most); requests.len()] };
+        let mut read = Read {
+            found: HashMap::with_capacity(wanted.len()),
+            left: vec![Left::Bytes(most); requests.len()],
+            tenants: of_tenants(requests, most),
+        };
         let mut parts = vec![wanted.iter().map(|(place, wanting)| (*place, &**wanting)).collect::<Vec<_>>()];
         while let Some(part) = parts.pop() {
-            let before = read.left.clone();
+            let before = (read.left.clone(), read.tenants.clone());
             let Err(error) = self.read_part(session, &statements.read, collection, &part, &mut read).await else {
                 continue;
             };
             if !is_about_a_row(&error) {
                 return Err(error);
             }
-            read.left = before;
+            (read.left, read.tenants) = before;
             match &part[..] {
                 [((_, id), wanting)] => read.refuse(wanting, || unreadable(collection, id, describe(&error))),
                 several => parts.extend(several.chunks(several.len().div_ceil(2)).map(<[_]>::to_vec)),
@@ -262,7 +278,7 @@ impl Loader {
                 read.refuse(wanting, || unreadable(collection, place.1, why.clone()));
                 continue;
             };
-            if read.count(wanting, data.len(), self.most_bytes) {
+            if read.count(place.0, wanting, data.len(), self.most_bytes) {
                 let owner = row.get::<_, Option<&str>>(4).map(Arc::from);
                 read.found.insert(place, Known { version: row.get(2), data: Some(data.into()), owner });
             }
@@ -298,6 +314,15 @@ impl Waiting {
         self.places.push(now + rank * PLACES);
     }
 
+    /// Takes a request back that was not answered: it is the first to be served next.
+    fn put_off(&mut self, request: Request, answer: oneshot::Sender<Answer>) {
+        let now = Instant::now();
+        self.since = Some(now);
+        let before = self.places.iter().min().copied().unwrap_or(now);
+        self.requests.insert(0, (request, answer));
+        self.places.insert(0, before.min(now));
+    }
+
     /// What is to be served now: all of it, or what one tenant wants.
     fn take(&mut self, together: bool) -> Vec<(Request, oneshot::Sender<Answer>)> {
         let Waiting { requests, places, .. } = std::mem::take(self);
@@ -320,19 +345,51 @@ impl Waiting {
 /// What was read for several requests.
 struct Read<'a> {
     found: HashMap<Place<'a>, Known>,
-    /// Of each request how many bytes it may still be answered with, or why it cannot be answered.
-    left: Vec<Result<usize, ReadError>>,
+    /// Of each request.
+    left: Vec<Left>,
+    /// Of each tenant its first request, and how many bytes all of them may still be answered with.
+    tenants: HashMap<&'a str, (usize, usize)>,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug)]
+enum Left {
+    /// It may be answered with so many bytes more.
+    Bytes(usize),
+    /// It cannot be answered.
+    Refused(ReadError),
+    /// It is answered by a later reading.
+    PutOff,
+}
+
+fn of_tenants(requests: &[Request], most: usize) -> HashMap<&str, (usize, usize)> {
+    let mut tenants = HashMap::new();
+    for (number, request) in requests.iter().enumerate() {
+        if let Some(key) = request.keys.first() {
+            tenants.entry(key.lane.tenant.as_str()).or_insert((number, most));
+        }
+    }
+    tenants
 }
 
 impl Read<'_> {
-    /// Counts a document for the requests that want it; whether any of them can be answered.
-    fn count(&mut self, wanting: &[usize], bytes: usize, most: usize) -> bool {
+    /// Counts a document of a tenant for the requests that want it; whether any of them can be answered.
+    fn count(&mut self, tenant: &str, wanting: &[usize], bytes: usize, most: usize) -> bool {
         let mut wanted = false;
         for &number in wanting {
-            let Ok(left) = &self.left[number] else { continue };
-            let left = left.checked_sub(bytes);
-            wanted |= left.is_some();
-            self.left[number] = left.ok_or(ReadError::TooMuch(most));
+            let Left::Bytes(left) = self.left[number] else { continue };
+            let Some(left) = left.checked_sub(bytes) else {
+                self.left[number] = Left::Refused(ReadError::TooMuch(most));
+                continue;
+            };
+            self.left[number] = Left::Bytes(left);
+            let Some((first, of_tenant)) = self.tenants.get_mut(tenant) else { continue };
+            match of_tenant.checked_sub(bytes) {
+                Some(left) => *of_tenant = left,
+                None if number == *first => *of_tenant = 0,
+                None => self.left[number] = Left::PutOff,
+            }
+            wanted |= matches!(self.left[number], Left::Bytes(_));
         }
         wanted
     }
@@ -340,7 +397,7 @@ impl Read<'_> {
     /// Refuses the requests that want a document.
     fn refuse(&mut self, wanting: &[usize], why: impl Fn() -> ReadError) {
         for &number in wanting {
-            self.left[number] = Err(why());
+            self.left[number] = Left::Refused(why());
         }
     }
 }
@@ -391,6 +448,19 @@ mod tests {
         }
         let order: Vec<(&str, usize)> = order.iter().map(|(tenant, requests)| (&**tenant, *requests)).collect();
         assert_eq!(order, [("quicker", 1), ("quick", 2), ("slow", 1), ("late", 1)]);
+    }
+
+    #[test]
+    fn what_a_tenant_is_answered_with_at_once_is_bounded_but_for_its_first_request() {
+        let most = 10;
+        let tenants = HashMap::from([("t", (0, most)), ("u", (3, most))]);
+        let mut read = Read { found: HashMap::new(), left: vec![Left::Bytes(most); 4], tenants };
+        // Of its second request the second document finds no room; the first request has all that one may have.
+        let counts = [("t", 1, 6), ("t", 1, 4), ("t", 2, 1), ("t", 0, 6), ("t", 0, 4), ("t", 0, 1), ("u", 3, 10)];
+        let kept = counts.map(|(tenant, number, bytes)| read.count(tenant, &[number], bytes, most));
+        assert_eq!(kept, [true, true, false, true, true, false, true]);
+        assert!(matches!(read.left[0], Left::Refused(ReadError::TooMuch(_))), "{:?}", read.left);
+        assert!(matches!(read.left[1..], [Left::Bytes(0), Left::PutOff, Left::Bytes(0)]), "{:?}", read.left);
     }
 
     #[test]
