@@ -331,7 +331,7 @@ impl Registry {
                 true => Effort::Full,
                 false => Effort::Quick,
             };
-            if !self.jobs.has_place(effort != Effort::Quick) {
+            if !self.jobs.has_place(&file.name, effort != Effort::Quick) {
                 continue;
             }
             self.waiting.remove(&file.name);

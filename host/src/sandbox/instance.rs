@@ -48,13 +48,13 @@ impl Call {
     /// A call on behalf of a tenant.
     pub(super) fn of(tenant: Arc<Tenant>, documents: Arc<dyn Documents>, replaying: bool, limits: &Limits) -> Self {
         let log = Log::new(Some(tenant), replaying, limits);
-        Call { documents: Some(documents), log, ..Call::describe(limits) }.within(limits.cpu())
+        Call { documents: Some(documents), log, ..Call::describe(None, limits) }.within(limits.cpu())
     }
 
     /// A call on behalf of nobody.
-    pub(super) fn describe(limits: &Limits) -> Self {
+    pub(super) fn describe(owner: Option<Arc<Tenant>>, limits: &Limits) -> Self {
         let meter = Meter::new(limits.describe_cpu());
-        Call { documents: None, log: Log::new(None, false, limits), reads: limits.reads, refused: None, meter }
+        Call { documents: None, log: Log::new(owner, false, limits), reads: limits.reads, refused: None, meter }
     }
 
     fn within(mut self, cpu: std::time::Duration) -> Self {
@@ -73,7 +73,7 @@ impl Guest {
     /// An empty store; of a tenant's, except in `describe`.
     pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>, tenant: Option<Owed>) -> Self {
         let limits = &sandbox.limits;
-        let (call, growth) = (Call::describe(limits), Growth::new(account, tenant, limits));
+        let (call, growth) = (Call::describe(None, limits), Growth::new(account, tenant, limits));
         let state = State { identity, call, growth, ambient: Ambient::default(), refusals: sandbox.refusals.clone() };
         let mut store = Store::new(&sandbox.engine, state);
         store.limiter(|state| &mut state.growth);

@@ -247,7 +247,9 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
     let describing = sandbox.describing.lock().unwrap_or_else(PoisonError::into_inner);
     let asked = loop {
         let mut guest = Guest::new(sandbox, nobody.clone(), account.clone(), None);
-        let asked = block_on(guest.run(Call::describe(&sandbox.limits), async |guest| {
+        // What it logs is on the account of the tenant whose plugin it is.
+        let owner = sandbox.owner.as_ref().map(|owner| sandbox.tenants.of(owner));
+        let asked = block_on(guest.run(Call::describe(owner, &sandbox.limits), async |guest| {
             let exports = pre.instantiate_async(&mut guest.store).await?;
             exports.sandmill_processor_description().call_describe(&mut guest.store).await
         }));

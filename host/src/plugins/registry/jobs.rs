@@ -104,10 +104,14 @@ impl Jobs {
         self.recalls.contains_key(plugin)
     }
 
-    /// Whether there is a place for one more check of such a file.
-    pub(super) fn has_place(&self, slow: bool) -> bool {
-        let busy = self.checks.values().filter(|other| **other == slow).count();
-        busy < if slow { SLOW_AT_ONCE } else { SMALL_AT_ONCE }
+    /// Whether there is a place for one more check of a file that takes so long. A tenant's own files are checked one after another, so that one with many leaves
+    /// places for others.
+    pub(super) fn has_place(&self, plugin: &str, slow: bool) -> bool {
+        let busy = || self.checks.iter().filter(|(_, other)| **other == slow).map(|(plugin, _)| plugin);
+        let owner = |plugin: &str| plugin.split_once('/').map(|(tenant, _)| tenant.to_string());
+        let own = owner(plugin);
+        let is_free = own.is_none() || busy().all(|plugin| owner(plugin) != own);
+        is_free && busy().count() < if slow { SLOW_AT_ONCE } else { SMALL_AT_ONCE }
     }
 
     /// Begins to check a file.
@@ -186,5 +190,27 @@ async fn recall(
         Ok(Err(check::Unrecalled::Refused(why))) => Err(NoFormer::Refused { digest: former, why }),
         Ok(Err(check::Unrecalled::Shortage(why))) => Err(NoFormer::Unasked(why)),
         Err(error) => Err(NoFormer::Refused { digest: former, why: format!("loading it failed: {error}") }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenants_own_files_are_checked_one_after_another() {
+        let mut jobs = Jobs::default();
+        let mut may = |name: &str, slow| {
+            let is_free = jobs.has_place(name, slow);
+            if is_free {
+                jobs.checks.insert(name.into(), slow);
+            }
+            is_free
+        };
+        assert!(may("acme/a", false) && !may("acme/b", false), "one of a tenant's own");
+        assert!(may("acme/large", true) && !may("acme/larger", true), "and one that takes long");
+        assert!(may("a", false) && may("b", false), "everybody's are not counted by owner");
+        assert!(may("globex/a", false));
+        assert!(!may("c", false), "all places are taken");
     }
 }
