@@ -25,7 +25,7 @@ const SAID_BYTES: u64 = 16 << 10;
 pub(super) fn compile(
     worker: &Path,
     bounds: Bounds,
-    wait: u64,
+    patience: u64,
     queue: &Queue,
     component: &[u8],
 ) -> Result<Code, CompileError> {
@@ -47,13 +47,13 @@ pub(super) fn compile(
         .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| not_started(&program, &error))?;
     queue.started(&child);
-    let ended = attend(&mut child, bounds, wait, queue, component);
+    let ended = attend(&mut child, bounds, patience, queue, component);
     if ended.is_err() {
         // Whatever went wrong on this side, no compiler stays behind.
         queue.kill(&child);
         let _ = wait(&mut child, queue);
     }
-    judge(ended.map_err(|e| CompileError::Worker(e.to_string()))?, bounds, wait, queue)
+    judge(ended.map_err(|e| CompileError::Worker(e.to_string()))?, bounds, patience, queue)
 }
 
 /// Why there is no process: for lack of what the system has too little of now, or for another
@@ -104,8 +104,8 @@ struct Ended {
     overdue: bool,
 }
 
-fn attend(child: &mut Child, bounds: Bounds, wait: u64, queue: &Queue, component: &[u8]) -> io::Result<Ended> {
-    let deadline = Instant::now() + Duration::from_secs(wait);
+fn attend(child: &mut Child, bounds: Bounds, patience: u64, queue: &Queue, component: &[u8]) -> io::Result<Ended> {
+    let deadline = Instant::now() + Duration::from_secs(patience);
     let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(io::Error::other("no pipes to it"));
@@ -155,12 +155,12 @@ fn read(pipe: impl Read, most: u64) -> Vec<u8> {
     bytes
 }
 
-fn judge(ended: Ended, bounds: Bounds, wait: u64, queue: &Queue) -> Result<Code, CompileError> {
+fn judge(ended: Ended, bounds: Bounds, patience: u64, queue: &Queue) -> Result<Code, CompileError> {
     let Ended { status, code, said, overdue } = ended;
     let (memory, time) =
         (CompileError::Memory { mib: bounds.memory_mib }, CompileError::Time { seconds: bounds.seconds });
     if overdue {
-        return Err(CompileError::Starved { waited: wait });
+        return Err(CompileError::Starved { waited: patience });
     }
     if code.len() as u64 > bounds.memory_mib << 20 {
         return Err(memory);
