@@ -25,16 +25,6 @@ pub enum Change {
     },
 }
 
-impl Change {
-    /// What it holds: its id and its document.
-    pub fn bytes(&self) -> usize {
-        match self {
-            Change::Put { id, data, .. } => id.len() + data.len(),
-            Change::Remove { id, .. } => id.len(),
-        }
-    }
-}
-
 /// An event that is set aside as a dead letter while its lane goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {

@@ -50,7 +50,7 @@ use crate::{
         ids::{LaneKey, ProcessorId, TenantId},
     },
     projections::documents::{Changes, Documents, ReadError},
-    scheduler::{Class, Counted},
+    scheduler::Class,
     supervisor::Stop,
     tenants::{Tenants, rates::Spent},
 };
@@ -99,8 +99,6 @@ pub(super) struct Results {
     mark: u64,
     /// Bytes of its documents and dead letters.
     weight: usize,
-    /// Counts them on the account of their tenant.
-    _counted: Option<Counted>,
 }
 
 impl book::Results for Results {
@@ -569,8 +567,7 @@ impl<'a> Engine<'a> {
         let documents = changes.iter().map(|(key, text)| key.id.len() + text.as_ref().map_or(0, |text| text.len()));
         let letters = dead_letters.iter().map(|letter| letter.event_id.len() + letter.reason.message.len());
         let weight = documents.chain(letters).sum();
-        let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
-        let results = Results { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
+        let results = Results { changes: changes.into(), dead_letters, shed: None, handled, mark, weight };
         if !self.book.finish(&lane, work, handled, results, ending, SystemTime::now()) {
             // The lane reads these events again, and must not find what they led to.
             self.documents.unstage(&lane);

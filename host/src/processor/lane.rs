@@ -32,9 +32,6 @@ use crate::{
 const CALL: Duration = Duration::from_millis(50);
 /// After how long a run ends even if events are left.
 const RUN: Duration = Duration::from_millis(100);
-/// With so many bytes of documents a run ends even if events are left, so that they can be committed. Default 1 MiB: what
-/// unfinished runs hold is counted nowhere else.
-const RUN_BYTES: usize = 1 << 20;
 /// Events of the first call of a lane of which nothing is known.
 pub const FIRST_BATCH: usize = 500;
 
@@ -125,9 +122,7 @@ impl Runner {
         let events = &events[..unreadable.as_ref().map_or(events.len(), |(index, _)| *index)];
         let mut most = usize::MAX;
         let began = Instant::now();
-        let mut bytes = 0;
-        let goes_on = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
-        while run.trouble.is_none() && run.handled < events.len() && (run.handled == 0 || goes_on(bytes)) {
+        while run.trouble.is_none() && run.handled < events.len() && (run.handled == 0 || began.elapsed() < RUN) {
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
@@ -154,7 +149,6 @@ impl Runner {
             version.answered(lane, ready.elapsed());
             match answer {
                 Ok(effects) => {
-                    bytes += effects.changes.iter().map(Change::bytes).sum::<usize>();
                     let per_event = called.elapsed() / count as u32;
                     // Half of what is known, so that one slow call is soon forgotten.
                     run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));
@@ -202,18 +196,15 @@ impl Runner {
         view: Arc<View>,
     ) -> Result<Effects, Failure> {
         let (wall, tenant) = (version.handler.wall_time(), batch.lane.tenant.clone());
-        let stands = Arc::new(Meter::default());
-        let call = version.handler.clone().handle(batch, view);
-        let call = self.scheduler.uncommitted().within(&tenant, &stands, call);
-        let call = self.scheduler.run(&tenant, class, meter, call);
+        let call = self.scheduler.run(&tenant, class, meter, version.handler.clone().handle(batch, view));
         let (mut call, mut left) = (std::pin::pin!(call), wall);
-        // What it waits for others' slices, or for commits, is not its own time: it would be ended for nothing.
+        // What it waits for others' slices is not its own time: beside many that compute for long it would be ended for nothing.
         let (began, waited) = (Instant::now(), meter.waited());
         loop {
             if let Ok(result) = tokio::time::timeout(left, &mut call).await {
                 return result;
             }
-            left = (wall + meter.waited() - waited + stands.waited()).saturating_sub(began.elapsed());
+            left = (wall + meter.waited() - waited).saturating_sub(began.elapsed());
             if left.is_zero() {
                 return Err(Failure::Block(Reason::new(
                     "wall-time-limit",
