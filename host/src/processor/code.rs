@@ -191,10 +191,12 @@ impl Version {
         if !excused {
             lanes.why = Some(reason.clone());
         }
-        if !lanes.failed.insert(hash) {
-            return;
+        if lanes.failed.insert(hash) {
+            lanes.against += usize::from(!excused);
+        } else {
+            // It was resumed since: it is among the last again.
+            lanes.failed_last.retain(|other| other != lane);
         }
-        lanes.against += usize::from(!excused);
         lanes.failed_last.push_back(lane.clone());
         if lanes.failed_last.len() > LANES {
             lanes.failed_last.pop_front();
@@ -285,6 +287,9 @@ mod tests {
         let unlike = version.blocked_unlike(&other);
         assert_eq!(unlike.len(), LANES, "no more are remembered");
         assert!(now.map(lane).all(|lane| unlike.contains(&lane)), "and those are the last");
+        version.failed(&lane(0), &Reason::new("trap", "after somebody resumed it"));
+        assert!(version.blocked_unlike(&other).contains(&lane(0)), "a lane that it blocks again is among the last");
+        assert_eq!(version.done().failed, 3);
     }
 
     #[test]
