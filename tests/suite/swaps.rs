@@ -13,6 +13,7 @@ use sandmill::{
         history::{self, Listed, Past},
         signature::SecretKey,
     },
+    processor::pauses,
 };
 use sandmill_tests::{
     Database, database,
@@ -206,6 +207,34 @@ async fn a_mended_plugin_gets_a_blocked_lane_going() {
     until_versions(&database, "s", &[("V000003", 3)]).await;
     host.stop().await;
     assert_eq!(events(&database, "scripted").await, ["started", "swapped", "swapped"]);
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+/// A new version lets blocked lanes try again, but not past a pause: what somebody told to wait is not handled until they say so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mended_plugin_leaves_a_paused_lane_waiting() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    put(folder.path(), "T000001");
+    let host = Host::start_in(&database, folder.path(), &[]);
+    append(&database, "s", 3).await;
+    let until_state = async |wanted: &str| {
+        eventually(&format!("the lane is {wanted}"), async || {
+            let status = database.status("scripted").await?;
+            status.lanes_behind.iter().any(|lane| lane.state == wanted).then_some(())
+        })
+        .await;
+    };
+    until_state("blocked").await;
+    let session = database.db.connect("test").await.unwrap();
+    assert!(pauses::pause(&session, "scripted", Some("acme"), None).await.unwrap());
+    put(folder.path(), "V000002");
+    until_event(&database, "scripted", "swapped", 1).await;
+    until_state("paused").await;
+    assert_eq!(versions(&database, "s").await, []);
+    assert_eq!(pauses::lift(&session, "scripted", Some("acme"), None).await.unwrap(), 1);
+    until_versions(&database, "s", &[("V000002", 3)]).await;
+    host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
 
