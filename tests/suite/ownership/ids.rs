@@ -22,11 +22,7 @@ async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own()
     let host = Host::start_in(&database, folder.path(), &[]);
     until_counted(&database, "scripted_stream_log", "globex/scripted--acme-inc", 3).await;
     fs::remove_dir_all(folder.path().join(globex)).unwrap();
-    eventually("globex's plugin has ended", async || {
-        let ended = "select from sandmill.plugin_versions where plugin = 'globex/x' and event = 'stopped'";
-        (rows(&database, ended).await.len() == 1).then_some(())
-    })
-    .await;
+    until_ended(&database, &format!("{globex}/x")).await;
 
     // It begins where nobody has been for it: the ten events that are there are its own to handle.
     give(folder.path(), other, "orders", &fs::read(component("scripted")).unwrap());
@@ -86,6 +82,7 @@ async fn names_that_differ_in_their_last_byte_or_in_capitals_are_different_tenan
                  where datname = current_database() and application_name like 'sandmill commit xx%'";
     assert_eq!(rows(&database, names).await.len(), 1);
     fs::remove_dir_all(folder.path().join(&tenants[1])).unwrap();
+    until_ended(&database, &format!("{}/scripted", tenants[1])).await;
     database.append(&tenants[0], "s", &[json!({})]).await;
     database.append(&tenants[1], "s", &[json!({})]).await;
     until_counted(&database, "scripted_log", &format!("{}/scripted", tenants[0]), 2).await;
@@ -128,4 +125,11 @@ async fn a_row_of_somebody_else_is_refused_and_stays_as_it_is() {
     host.stop().await;
     assert_eq!(rows(&database, all).await, before);
     assert_eq!(rows(&database, "select from sandmill.cursors").await, Vec::<String>::new());
+}
+
+/// Waits until a plugin whose file was taken away has ended: until then it may handle what is
+/// appended.
+async fn until_ended(database: &Database, plugin: &str) {
+    let ended = format!("select from sandmill.plugin_versions where plugin = '{plugin}' and event = 'stopped'");
+    eventually(&format!("{plugin} has ended"), async || (rows(database, &ended).await.len() == 1).then_some(())).await;
 }
