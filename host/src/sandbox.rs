@@ -101,6 +101,9 @@ pub enum LoadError {
         "`describe` failed: {0}\nIt only says what the plugin is: let it answer with constants, within a tenth of limits.cpu-ms."
     )]
     Describe(String),
+    /// `describe` was not called, as every instance was in a call: that says nothing of the file.
+    #[error("`describe` was not called: {0}")]
+    NoInstance(String),
     /// `describe` answered against the contract.
     #[error("`describe` {0}\nCorrect what it answers, and build the plugin again.")]
     Descriptor(String),
@@ -114,6 +117,7 @@ impl LoadError {
             LoadError::Refused(Refused::Memory { .. }) => "memory-limit",
             LoadError::Refused(Refused::Table { .. }) => "table-limit",
             LoadError::NotAccepted(_) => "not-accepted",
+            LoadError::NoInstance(_) => "instance-shortage",
             LoadError::Refused(_) | LoadError::Describe(_) | LoadError::Descriptor(_) => "refused-file",
             LoadError::Unreadable(_) | LoadError::Directory => "unreadable-file",
         }

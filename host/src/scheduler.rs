@@ -7,6 +7,7 @@
 
 mod meter;
 mod ring;
+mod uncommitted;
 
 use std::{
     collections::BTreeMap,
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 pub use meter::Meter;
 pub use ring::Class;
 use ring::{Length, Ring, Turn};
+pub use uncommitted::{Counted, Uncommitted, Waiters};
 
 use crate::model::ids::TenantId;
 
@@ -101,6 +103,7 @@ pub struct Scheduler {
     shared: Threads,
     /// Of tenants that have threads of their own.
     own: Arc<BTreeMap<TenantId, Threads>>,
+    uncommitted: Uncommitted,
 }
 
 impl Scheduler {
@@ -124,7 +127,8 @@ impl Scheduler {
             // Names of threads have 15 bytes.
             Ok((tenant.clone(), Threads::start(&format!("own-{tenant:.8}"), threads, ring)?))
         });
-        Ok(Scheduler { shared, own: Arc::new(own.collect::<std::io::Result<_>>()?) })
+        let own = Arc::new(own.collect::<std::io::Result<_>>()?);
+        Ok(Scheduler { shared, own, uncommitted: Uncommitted::default() })
     }
 
     /// Runs a future on the guest threads, in a tenant's time, and counts what it costs. A panic in it comes out where this is awaited.
@@ -168,6 +172,11 @@ impl Scheduler {
     /// Forgives a tenant what it owes in a class, as what it owed for is done.
     pub fn forgive(&self, tenant: &TenantId, class: Class) {
         self.queue(tenant).lock().ring.forgive(tenant, class);
+    }
+
+    /// Results that are not committed, for which runs of their tenants may have to wait.
+    pub fn uncommitted(&self) -> &Uncommitted {
+        &self.uncommitted
     }
 
     fn queue(&self, tenant: &TenantId) -> &Arc<Queue> {

@@ -80,13 +80,17 @@ fn component(module: &[u8]) -> Vec<u8> {
 
 /// A plugin with so many core instances more, at most 40, some of which have a memory: as runtimes of languages have.
 pub fn with_instances(instances: u8, with_memory: u8) -> Vec<u8> {
-    let mut component = plugin("");
+    grown(plugin(""), instances, with_memory)
+}
+
+/// The same of another component.
+pub fn grown(mut component: Vec<u8>, instances: u8, with_memory: u8) -> Vec<u8> {
+    let first = core_modules(&component);
     let mut append = |id: u8, content: &[u8]| {
         component.extend([id, u8::try_from(content.len()).expect("a length of one byte")]);
         component.extend(content);
     };
     // A section with a module, twice; then one that instantiates them: zero, the module's index, no arguments.
-    let first = core_modules(&plugin(""));
     append(1, &wat::parse_str("(module (memory 1))").expect("a module's text"));
     append(1, &wat::parse_str("(module)").expect("a module's text"));
     let instances = (0..instances).flat_map(|n| [0, if n < with_memory { first } else { first + 1 }, 0]);

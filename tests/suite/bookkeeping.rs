@@ -170,6 +170,32 @@ fn a_slow_lane_alone_in_its_page_holds_nobody_up() {
     assert_eq!(world.database.handled[&lane(&tenant(1))], [2]);
 }
 
+/// Where all lanes that run wait for a commit it is made at once, however patient it is with others.
+#[test]
+fn lanes_that_wait_for_a_commit_are_left_behind_by_it() {
+    let mut world = World::new();
+    // An event of each of three lanes.
+    for random in [0, 9, 18] {
+        world.append(random);
+    }
+    world.deal(9);
+    for _ in 0..3 {
+        world.start();
+    }
+    world.host.finish(0, usize::MAX, Ending::Handled, world.now);
+    let patience = Duration::from_secs(9);
+    world.plan_while(1, patience, false);
+    assert!(!world.commit(), "one of two may end without it");
+    world.plan_while(2, patience, false);
+    assert!(world.commit());
+    assert_eq!((world.database.handled.len(), world.database.rows.len()), (1, 2));
+    world.host.finish(0, usize::MAX, Ending::Handled, world.now);
+    world.host.finish(0, usize::MAX, Ending::Handled, world.now);
+    world.plan(patience, false);
+    assert!(world.commit());
+    assert_eq!((world.database.handled.len(), world.database.rows.len()), (3, 0));
+}
+
 /// What waits for its commit is counted every time, also where it says the same documents anew.
 #[test]
 fn nothing_starts_while_too_much_waits_for_its_commit() {
@@ -456,7 +482,7 @@ fn lanes_that_stand_cost_no_step_of_the_book_anything() {
     assert_eq!((&key, work.events.len()), (&lane(STANDING), 1));
     assert!(book.start(|_| None).is_none());
     book.finish(&key, work, 1, Handled::default(), Ending::Handled, now);
-    let plan = book.plan(now, Patience { first: Duration::ZERO, last: Duration::ZERO }, true).unwrap();
+    let plan = book.plan(now, Patience { first: Duration::ZERO, last: Duration::ZERO }, true, 0).unwrap();
     assert_eq!((plan.left.len(), plan.moved.len(), plan.rejoined.len(), plan.results.len()), (0, 0, 0, 1));
     book.committed(plan);
     assert_eq!((book.rows_counted(), book.lanes_active()), ((STANDING, STANDING), 0));

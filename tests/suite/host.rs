@@ -1,8 +1,9 @@
 // The host as a process: who may run, how it ends, what it refuses to start.
 
 use std::{
-    io::BufRead,
-    process::{Output, Stdio},
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Child, ChildStderr, Output, Stdio},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -65,19 +66,8 @@ async fn signals_drain_and_abort() {
 
     // A guest that never returns, and limits that let it: draining waits for it, until told not to.
     database.append("acme", "s", &[json!({"do": "log", "lines": 1}), json!({"do": "spin"})]).await;
-    let mut command = sandmill(&database.address);
-    command.env("SANDMILL_LOG", "sandmill::guest=info");
-    command.args(["run", "--set", "limits.cpu-ms=3600000", "--set", "limits.wall-ms=3600000", "--plugins"]);
-    let mut child = command.arg(folder.path()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut child, _log) = spinning(&database, folder.path()).await;
     let pid = Pid::from_child(&child);
-    let mut log = std::io::BufReader::new(child.stderr.take().unwrap());
-    let spoke = tokio::task::spawn_blocking(move || {
-        let mut line = String::new();
-        log.read_line(&mut line).unwrap();
-        (line, log)
-    });
-    let (line, _log) = spoke.await.unwrap();
-    assert!(line.contains("scripted"), "the guest has begun: {line}");
     kill_process(pid, Signal::TERM).unwrap();
     // The second one may come before the first is noticed, and then counts as the first: send until it is gone.
     let ended = eventually("the host is gone", async || {
@@ -86,6 +76,44 @@ async fn signals_drain_and_abort() {
     })
     .await;
     assert_eq!(ended.code(), Some(143), "what shells call the end by SIGTERM");
+}
+
+/// A host of its own whose guest logs a line and then computes for as long as it likes, once it has
+/// begun to.
+async fn spinning(database: &Database, folder: &Path) -> (Child, BufReader<ChildStderr>) {
+    let mut command = sandmill(&database.address);
+    command.env("SANDMILL_LOG", "sandmill::guest=info");
+    command.args(["run", "--set", "limits.cpu-ms=3600000", "--set", "limits.wall-ms=3600000", "--plugins"]);
+    let mut child = command.arg(folder).stderr(Stdio::piped()).spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let spoke = tokio::task::spawn_blocking(move || {
+        let mut line = String::new();
+        log.read_line(&mut line).unwrap();
+        (line, log)
+    });
+    let (line, log) = spoke.await.unwrap();
+    assert!(line.contains("scripted"), "the guest has begun: {line}");
+    (child, log)
+}
+
+/// One signal is enough where a call does not end: it is dropped after a while, nothing of it is
+/// kept, and the next host handles its events.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_does_not_end_is_dropped_and_its_events_are_handled_again() {
+    let database = database().await;
+    let folder = plugins(&["scripted"]);
+    database.append("acme", "s", &[json!({"do": "log", "lines": 1}), json!({"do": "spin"})]).await;
+    let (mut child, log) = spinning(&database, folder.path()).await;
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let ended = eventually("the host is gone", async || child.try_wait().unwrap()).await;
+    drop(log);
+    assert_eq!(ended.code(), Some(0));
+    let status = database.status("scripted").await.unwrap();
+    assert_eq!((status.handled, status.lanes_behind.len()), (0, 0));
+    let host = Host::start_in(&database, folder.path(), &["limits.cpu-ms=200"]);
+    database.scripted_settles(&["acme blocked cpu-limit"]).await;
+    host.stop().await;
+    assert_eq!(database.status("scripted").await.unwrap().handled, 1);
 }
 
 /// Whoever shows an old fence changes nothing, and starts over from what is committed.

@@ -134,6 +134,27 @@ async fn in_lockstep_processors_see_the_log_at_the_same_place() {
     }
 }
 
+/// What the lanes of one page lead to may be more than a tenant's results may take up before they
+/// are committed: the page is committed in parts.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_lockstep_a_page_may_lead_to_more_than_waits_for_its_commit() {
+    let database = database().await;
+    for stream in 0..60 {
+        let giant = json!({"do": "giant", "mib": 2, "id": format!("x{stream}")});
+        database.append("acme", &format!("s{stream}"), &[giant]).await;
+    }
+    let settings = [
+        "limits.document-kib=4096",
+        "processors.scripted.back-pressure=lockstep",
+        "processors.scripted-by-stream.back-pressure=lockstep",
+    ];
+    let host = Host::start(&database, &["scripted", "scripted-by-stream"], &settings);
+    for processor in ["scripted", "scripted-by-stream"] {
+        database.settles(processor, &[]).await;
+    }
+    host.stop().await;
+}
+
 /// A processor that is paused leaves the others alone; when it goes on they wait until it stands where they do.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_processor_leaves_the_lockstep_and_comes_back_to_it() {

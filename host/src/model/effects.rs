@@ -25,6 +25,16 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Bytes that it holds: those of its id and its document.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Change::Put { id, data, .. } => id.len() + data.len(),
+            Change::Remove { id, .. } => id.len(),
+        }
+    }
+}
+
 /// An event that is set aside as a dead letter while its lane goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {

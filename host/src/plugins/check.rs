@@ -49,6 +49,7 @@ impl Unfinished {
         match error {
             LoadError::Compile(CompileError::Unfinished) => Some(Unfinished::Slow),
             LoadError::Compile(error) if error.is_shortage() => Some(Unfinished::Shortage),
+            LoadError::NoInstance(_) => Some(Unfinished::Shortage),
             _ => None,
         }
     }

@@ -50,7 +50,7 @@ use crate::{
         ids::{LaneKey, ProcessorId, TenantId},
     },
     projections::documents::{Changes, Documents, ReadError},
-    scheduler::Class,
+    scheduler::{Class, Counted},
     supervisor::Stop,
     tenants::{Tenants, rates::Spent},
 };
@@ -83,6 +83,10 @@ const DEEP_IN_DEBT: u32 = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often for each page of very many lanes it is asked what could be committed.
 const LOOKS: usize = 16;
+/// How long a term that was told to end waits for calls under way. Default 5 s: far longer than most
+/// calls take, and short enough for whoever stops a host and kills it after ten. What is dropped
+/// then was not committed, and is handled again.
+const LET_CALLS_END: Duration = Duration::from_secs(5);
 /// Lanes of which it is remembered what their events cost.
 const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
@@ -99,6 +103,8 @@ pub(super) struct Results {
     mark: u64,
     /// Bytes of its documents and dead letters.
     weight: usize,
+    /// Counts them on the account of their tenant.
+    _counted: Option<Counted>,
 }
 
 impl book::Results for Results {
@@ -169,7 +175,8 @@ pub(super) struct Engine<'a> {
     looked_at_rows: Instant,
     /// Whether something was committed since, by us or by people.
     look: bool,
-    draining: bool,
+    /// Since when it was told to end.
+    draining: Option<Instant>,
     /// Whether how things stand has changed since it was told.
     untold: bool,
     /// Events set aside of which the log does not tell yet, and when it last did.
@@ -236,7 +243,7 @@ impl<'a> Engine<'a> {
             passed_since: None,
             looked_at_rows: Instant::now(),
             look: true,
-            draining: false,
+            draining: None,
             untold: true,
             skips: (0, None),
             search: true,
@@ -260,7 +267,7 @@ impl<'a> Engine<'a> {
         loop {
             self.start();
             self.check_for_standstill()?;
-            if self.draining && self.runs.is_empty() && self.commit.is_none() {
+            if self.draining.is_some() && self.runs.is_empty() && self.commit.is_none() {
                 self.held.note(None, Instant::now());
                 if self.held.due(Instant::now()).is_some() {
                     self.say_held().await?;
@@ -270,7 +277,7 @@ impl<'a> Engine<'a> {
             if std::mem::take(&mut self.untold) {
                 tell(self.standing());
             }
-            let documents = self.documents.clone();
+            let (documents, waiters) = (self.documents.clone(), self.runner.waiters.clone());
             let (timer, running) = (self.timer(), self.runs.len());
             tokio::select! {
                 Some(run) = self.runs.next(), if !self.runs.is_empty() => {
@@ -316,14 +323,15 @@ impl<'a> Engine<'a> {
                     self.serving_apart = None;
                     served?;
                 }
+                () = waiters.more(), if self.commit.is_none() => {}
                 () = wakeups.next(), if !self.news || !self.look => {
                     self.news = true;
                     self.look = true;
                 }
                 () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {}
                 Some(()) = OptionFuture::from(self.place.as_mut().map(Place::changed)) => {}
-                () = stop.drain(), if !self.draining => {
-                    self.draining = true;
+                () = stop.drain(), if self.draining.is_none() => {
+                    self.draining = Some(Instant::now());
                     if let Some(place) = self.place.as_ref() {
                         place.leave();
                     }
@@ -331,6 +339,10 @@ impl<'a> Engine<'a> {
                     self.page = None;
                     self.reading = None;
                 }
+            }
+            if self.left_to_end().is_some_and(|left| left.is_zero()) {
+                tracing::info!(processor = %self.id, calls = self.runs.len(), "drops calls that have not ended; their events are handled again");
+                self.runs.clear();
             }
             // What the last commit did not tell would otherwise be told by the next, whenever that is.
             if self.commit.is_none() && self.report.due().is_some_and(|due| due.is_zero()) {
@@ -352,7 +364,7 @@ impl<'a> Engine<'a> {
     /// Starts everything that can be started.
     fn start(&mut self) {
         let now = SystemTime::now();
-        if !self.draining && self.book.paused().is_none() {
+        if self.draining.is_none() && self.book.paused().is_none() {
             self.start_runs();
             self.start_page();
             if self.due.is_some_and(|due| due <= now) {
@@ -364,9 +376,9 @@ impl<'a> Engine<'a> {
         }
         if self.commit.is_none() && self.worth_a_look(now) {
             (self.finished, self.looked) = (0, Instant::now());
-            let patience = if self.draining { NO_PATIENCE } else { self.patience() };
-            let store = self.draining || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
-            if let Some(plan) = self.book.plan(now, patience, store) {
+            let patience = if self.draining.is_some() { NO_PATIENCE } else { self.patience() };
+            let store = self.draining.is_some() || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
+            if let Some(plan) = self.book.plan(now, patience, store, self.runner.waiters.runs()) {
                 self.passed_since = None;
                 self.start_commit(plan);
             }
@@ -378,6 +390,7 @@ impl<'a> Engine<'a> {
     fn worth_a_look(&self, now: SystemTime) -> bool {
         let crowded = self.runs.len() >= self.config.lanes_at_once;
         !crowded
+            || self.runner.waiters.runs() >= self.runs.len()
             || self.finished * LOOKS >= self.book.lanes_active()
             || self.looked.elapsed() >= LOOK_AGAIN
             || self.book.patience_ends(self.patience()).is_some_and(|end| end <= now)
@@ -567,7 +580,8 @@ impl<'a> Engine<'a> {
         let documents = changes.iter().map(|(key, text)| key.id.len() + text.as_ref().map_or(0, |text| text.len()));
         let letters = dead_letters.iter().map(|letter| letter.event_id.len() + letter.reason.message.len());
         let weight = documents.chain(letters).sum();
-        let results = Results { changes: changes.into(), dead_letters, shed: None, handled, mark, weight };
+        let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
+        let results = Results { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
         if !self.book.finish(&lane, work, handled, results, ending, SystemTime::now()) {
             // The lane reads these events again, and must not find what they led to.
             self.documents.unstage(&lane);
@@ -580,6 +594,12 @@ impl<'a> Engine<'a> {
         let idle = self.runs.is_empty() && self.book.pages_open() == 0 && self.page.is_none() && !self.news;
         let well = self.errors.is_set() && (*self.moved || idle);
         well.then(|| term_errors::STEADY.saturating_sub(self.began.elapsed()))
+    }
+
+    /// How long calls under way are still waited for, once the term was told to end.
+    fn left_to_end(&self) -> Option<Duration> {
+        let since = self.draining.filter(|_| !self.runs.is_empty())?;
+        Some(LET_CALLS_END.saturating_sub(since.elapsed()))
     }
 
     /// When something is to be done even if nothing happens.
@@ -597,7 +617,7 @@ impl<'a> Engine<'a> {
         let held = self.commit.is_none().then(|| self.held.due(Instant::now())).flatten();
         let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
         let steady = self.commit.is_none().then(|| self.steady()).flatten();
-        [commit, store, due, look, report, held, still, steady]
+        [commit, store, due, look, report, held, still, steady, self.left_to_end()]
             .into_iter()
             .flatten()
             .min()

@@ -25,13 +25,16 @@ use crate::{
         commit::DeadLetter,
     },
     projections::documents::{self, Changes, DocumentKey},
-    scheduler::{Class, Meter, Scheduler},
+    scheduler::{Class, Meter, Scheduler, Waiters},
 };
 
 /// What one call should take by the clock on the wall. Long enough that a call's own cost vanishes, short enough to end a run in time.
 const CALL: Duration = Duration::from_millis(50);
 /// After how long a run ends even if events are left.
 const RUN: Duration = Duration::from_millis(100);
+/// With so many bytes of documents a run ends even if events are left, so that they can be committed.
+/// Default 1 MiB: what unfinished runs hold is counted nowhere else.
+const RUN_BYTES: usize = 1 << 20;
 /// Events of the first call of a lane of which nothing is known.
 pub const FIRST_BATCH: usize = 500;
 
@@ -48,6 +51,8 @@ pub struct Runner {
     pub router: Router,
     /// Whether it handles again what was handled before, and nothing of that is kept.
     pub replaying: bool,
+    /// Its runs that begin no call before results of their tenants are committed.
+    pub waiters: Arc<Waiters>,
 }
 
 /// What a lane's events led to.
@@ -88,7 +93,8 @@ pub struct GroundLost(pub String);
 impl Runner {
     /// A runner of what a descriptor subscribes to, which keeps what it leads to.
     pub fn new(descriptor: &Descriptor, code: Arc<Code>, scheduler: Scheduler) -> Self {
-        Runner { code, scheduler, deferred: None, router: Router::new(descriptor), replaying: false }
+        let (router, waiters) = (Router::new(descriptor), Arc::default());
+        Runner { code, scheduler, deferred: None, router, replaying: false, waiters }
     }
 
     /// Handles a lane's events, the first of which was tried `attempts` times before; all of them, or as many as fit into one run, in the
@@ -121,13 +127,16 @@ impl Runner {
         let unreadable = self.router.unreadable(lane, events);
         let events = &events[..unreadable.as_ref().map_or(events.len(), |(index, _)| *index)];
         let mut most = usize::MAX;
-        let began = Instant::now();
-        while run.trouble.is_none() && run.handled < events.len() && (run.handled == 0 || began.elapsed() < RUN) {
+        let (began, mut bytes) = (Instant::now(), 0);
+        let goes_on = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
+        while run.trouble.is_none() && run.handled < events.len() && (run.handled == 0 || goes_on(bytes)) {
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
             let next = events[run.handled..].iter().take(most.min(affordable).min(self.code.current().batch_events));
             let next = &events[run.handled..run.handled + next.len()];
+            // What waits here holds nothing that another run needs: no data, no turn, no instance.
+            self.scheduler.uncommitted().room(&lane.tenant, &self.waiters).await;
             let loaded = self.load(lane, class, next).await?;
             let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
             if next.is_empty() {
@@ -137,6 +146,9 @@ impl Runner {
             let ready = Instant::now();
             // Waiting for the tenant's turn is no time of the call, and another version may have come meanwhile.
             let turn = self.code.current().handler.turn(&lane.tenant).await;
+            if self.scheduler.uncommitted().is_over(&lane.tenant) {
+                continue;
+            }
             let version = self.code.current();
             let next = &next[..next.len().min(version.batch_events)];
             let attempt = if run.handled == 0 { attempts + 1 } else { 1 };
@@ -149,6 +161,7 @@ impl Runner {
             version.answered(lane, ready.elapsed());
             match answer {
                 Ok(effects) => {
+                    bytes += effects.changes.iter().map(Change::bytes).sum::<usize>();
                     let per_event = called.elapsed() / count as u32;
                     // Half of what is known, so that one slow call is soon forgotten.
                     run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));

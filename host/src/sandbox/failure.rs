@@ -46,7 +46,8 @@ pub(super) fn name(error: &wasmtime::Error, state: &mut State) -> Failure {
     }
 }
 
-fn out_of(denied: Denied, last_words: &str) -> Failure {
+/// What a guest was denied, in words; with what it said last.
+pub(super) fn out_of(denied: Denied, last_words: &str) -> Failure {
     let mib = |bytes: usize| bytes.div_ceil(1 << 20);
     match denied {
         Denied::Memory(bytes) => block(

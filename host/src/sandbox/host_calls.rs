@@ -5,6 +5,7 @@
 
 use super::{
     bindings::v0_1::{documents, logging, settings},
+    failure,
     instance::State,
 };
 use crate::model::{
@@ -36,7 +37,7 @@ impl documents::Host for State {
 }
 
 impl State {
-    async fn read(&self, collection: &str, ids: &[String]) -> Result<Vec<Option<String>>, Failure> {
+    async fn read(&mut self, collection: &str, ids: &[String]) -> Result<Vec<Option<String>>, Failure> {
         let refuse = |message: String| Failure::Block(Reason::new("refused-call", message));
         let Some(documents) = &self.call.documents else {
             return Err(refuse("`describe` may call nothing but `logging`".into()));
@@ -80,6 +81,7 @@ impl State {
             );
             return Err(Failure::Block(Reason::new("memory-limit", message)));
         }
+        self.growth.hold_read(bytes).map_err(|denied| failure::out_of(denied, ""))?;
         Ok(found.into_iter().map(|data| data.map(|text| text.to_string())).collect())
     }
 }

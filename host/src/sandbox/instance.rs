@@ -112,6 +112,7 @@ impl State {
     /// Leaves nothing of a call behind.
     fn end(&mut self) {
         self.call.documents = None;
+        self.growth.drop_read();
         self.growth.take_denied();
     }
 }

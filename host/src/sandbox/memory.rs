@@ -96,6 +96,8 @@ pub(super) struct Growth {
     memory_bytes: usize,
     table_elements: usize,
     held: usize,
+    /// Bytes of what was read for the guest, on its tenant's account.
+    read: usize,
     denied: Option<Denied>,
 }
 
@@ -103,7 +105,7 @@ impl Growth {
     /// Nothing yet; in `describe` there is no tenant.
     pub(super) fn new(account: Arc<Account>, tenant: Option<Owed>, limits: &Limits) -> Self {
         let (memory_bytes, table_elements) = (limits.memory_bytes(), limits.table_elements);
-        Growth { account, tenant, memory_bytes, table_elements, held: 0, denied: None }
+        Growth { account, tenant, memory_bytes, table_elements, held: 0, read: 0, denied: None }
     }
 
     /// What the guest's memories may have together.
@@ -116,6 +118,27 @@ impl Growth {
         self.denied.take()
     }
 
+    /// Puts what was read for the guest on its tenant's account, instead of what was read before.
+    /// The host holds it while it is copied into the guest, which may take as long as the guest
+    /// likes. Fails while other calls of the tenant hold what all may have; what would not fit
+    /// beside this guest's own memory alone is let pass.
+    pub(super) fn hold_read(&mut self, bytes: usize) -> Result<(), Denied> {
+        self.drop_read();
+        let Some(owed) = &self.tenant else { return Ok(()) };
+        let counted = bytes.min(owed.tenant.memory_limit().saturating_sub(self.held));
+        if !owed.take(counted) {
+            return Err(Denied::TenantMemory(self.held.saturating_add(bytes)));
+        }
+        self.read = counted;
+        Ok(())
+    }
+
+    /// The host holds nothing any more that was read for the guest.
+    pub(super) fn drop_read(&mut self) {
+        let read = std::mem::take(&mut self.read);
+        self.give_back(read);
+    }
+
     fn grow(&mut self, by: usize) -> Result<(), Denied> {
         let asked = self.held.saturating_add(by);
         if asked > self.memory_bytes {
@@ -124,7 +147,7 @@ impl Growth {
         if self.tenant.as_ref().is_some_and(|owed| asked > owed.tenant.memory_limit()) {
             return Err(Denied::TenantMemoryAlone(asked));
         }
-        if self.tenant.as_ref().is_some_and(|owed| !owed.take(by)) {
+        if !self.take_of_tenant(by) {
             return Err(Denied::TenantMemory(asked));
         }
         if !self.account.take(by) {
@@ -134,6 +157,17 @@ impl Growth {
         self.held = asked;
         self.account.largest.fetch_max(asked, Relaxed);
         Ok(())
+    }
+
+    /// What it holds itself goes before what is held for it: mostly it grows for that.
+    fn take_of_tenant(&mut self, bytes: usize) -> bool {
+        let Some(owed) = &self.tenant else { return true };
+        if owed.take(bytes) {
+            return true;
+        }
+        let read = std::mem::take(&mut self.read);
+        owed.tenant.give_back(read);
+        read > 0 && owed.take(bytes)
     }
 
     /// What the tenant has of it.
@@ -167,14 +201,19 @@ impl ResourceLimiter for Growth {
 impl Drop for Growth {
     fn drop(&mut self) {
         self.account.give_back(self.held);
-        self.give_back(self.held);
+        self.give_back(self.held + self.read);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::sync::Mutex;
+
+    use super::{
+        super::{limits::OfTenant, tenants::Tenants},
+        *,
+    };
+    use crate::model::ids::TenantId;
 
     const MIB: usize = 1 << 20;
 
@@ -210,5 +249,31 @@ mod tests {
         assert_eq!(two.take_denied(), Some(Denied::Table(limits.table_elements + 1)));
         drop((two, idle));
         assert_eq!(everything.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn what_is_read_for_a_guest_is_on_its_tenants_account_until_the_guest_holds_it() {
+        let everything = Arc::new(AtomicUsize::new(0));
+        let account = Account::new(64 * MIB, everything, || false);
+        let limits = OfTenant { memory_bytes: 8 * MIB, ..OfTenant::default() };
+        let tenants = Tenants::new(Arc::new(move |_| limits.clone()));
+        let tenant = tenants.of(&TenantId::parse("acme").unwrap());
+        let guest = || {
+            let owed = Owed { tenant: tenant.clone(), make_room: Box::new(|| false) };
+            Growth::new(account.clone(), Some(owed), &Limits::default())
+        };
+        let (mut one, mut two) = (guest(), guest());
+        assert_eq!(one.hold_read(5 * MIB), Ok(()));
+        assert_eq!(two.hold_read(4 * MIB), Err(Denied::TenantMemory(4 * MIB)));
+        assert_eq!(two.hold_read(3 * MIB), Ok(()));
+        assert!(two.memory_growing(0, 3 * MIB, None).unwrap(), "instead of what is held for it");
+        assert!(!two.memory_growing(3 * MIB, 4 * MIB, None).unwrap());
+        one.drop_read();
+        assert!(two.memory_growing(3 * MIB, 4 * MIB, None).unwrap());
+        assert_eq!(one.hold_read(64 * MIB), Err(Denied::TenantMemory(64 * MIB)), "beside another one");
+        drop(two);
+        assert_eq!(one.hold_read(64 * MIB), Ok(()), "alone");
+        drop(one);
+        assert!(tenant.take(8 * MIB), "all is given back");
     }
 }

@@ -263,6 +263,9 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
     drop(describing);
     let descriptor = match asked {
         Ok(descriptor) => check_descriptor(descriptor, sandbox.limits.collections).map_err(LoadError::Descriptor)?,
+        Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE => {
+            return Err(LoadError::NoInstance(reason.message));
+        }
         Err(Failure::Block(reason) | Failure::Retry(reason)) => return Err(LoadError::Describe(reason.to_string())),
         Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(why)),
     };

@@ -274,9 +274,14 @@ impl World {
     }
 
     pub(super) fn plan(&mut self, patience: Duration, store: bool) {
+        self.plan_while(0, patience, store);
+    }
+
+    /// The same while so many of the lanes that run wait for a commit.
+    pub(super) fn plan_while(&mut self, waiting: usize, patience: Duration, store: bool) {
         if self.host.plan.is_none() {
             let patience = Patience { first: patience, last: patience };
-            self.host.plan = self.host.book.plan(self.now, patience, store);
+            self.host.plan = self.host.book.plan(self.now, patience, store, waiting);
         }
     }
 
@@ -329,7 +334,7 @@ impl World {
                 self.host.finish(index, pick(events), Ending::Stopped(state), self.now);
             }
             22 => self.plan(Duration::ZERO, true),
-            23 => self.plan(Duration::from_secs(9), false),
+            23 => self.plan_while(pick(self.host.running.len() + 1), Duration::from_secs(9), false),
             24..=26 => {
                 self.commit();
             }

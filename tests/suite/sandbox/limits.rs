@@ -13,11 +13,12 @@ use sandmill::{
         effects::Effects,
         handler::{Failure, Handler},
     },
-    sandbox::{Limits, Plugin, Sandbox},
+    sandbox::{Limits, LoadError, Plugin, Sandbox},
 };
 use sandmill_tests::{
     calls::{HeldDocuments, NoDocuments, SlowDocuments, batch, call, load, refused, sandbox, tenant, unhurried},
     handmade,
+    host::component,
 };
 use serde_json::{Value, json};
 
@@ -146,6 +147,27 @@ async fn a_component_of_many_parts_has_room_and_takes_no_others() {
     assert_eq!(sandbox.usage().idle, 1);
     let error = sandbox.load(&handmade::with_instances(38, 4)).err().expect("it has five memories").to_string();
     assert!(error.contains("5 Wasm linear memories"), "{error}");
+}
+
+/// Calls may hold so many memories that a file cannot be asked what it is. That says nothing of the
+/// file, which may be another tenant's.
+#[tokio::test]
+async fn a_file_is_not_at_fault_while_calls_hold_the_memories_that_it_needs() {
+    let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
+    let scripted = std::fs::read(component("scripted")).expect("read a component");
+    let plugin = Arc::new(sandbox.load(&handmade::grown(scripted, 3, 3)).expect("it fits"));
+    let documents = Arc::new(HeldDocuments::default());
+    let mut held = plugin.clone().handle(batch("e", "lane", &[json!({})]), documents.clone());
+    tokio::select! {
+        answer = &mut held => panic!("{answer:?}"),
+        () = documents.asked.notified() => {}
+    }
+    let file = handmade::with_instances(3, 3);
+    let refused = sandbox.load(&file).err();
+    assert!(matches!(refused, Some(LoadError::NoInstance(_))), "{refused:?}");
+    documents.answer.notify_one();
+    assert!(held.await.is_ok());
+    sandbox.load(&file).expect("idle ones give way");
 }
 
 #[tokio::test]

@@ -62,13 +62,14 @@ pub struct Plan<T> {
 
 impl<T: Results> Book<T> {
     /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or patience has ended. With `store`
-    /// also progress over events that concerned nobody, which alone is not worth a commit.
-    pub fn plan(&mut self, now: SystemTime, patience: Patience, store: bool) -> Option<Plan<T>> {
+    /// also progress over events that concerned nobody, which alone is not worth a commit. So many of the lanes that
+    /// run are `waiting` for a commit themselves.
+    pub fn plan(&mut self, now: SystemTime, patience: Patience, store: bool, waiting: usize) -> Option<Plan<T>> {
         if self.committing {
             return None;
         }
         debug_assert!(self.lanes.values().all(|lane| !lane.has_nothing_to_do()), "a lane that does nothing is parked");
-        let page = self.page_to_commit(now, patience);
+        let page = self.page_to_commit(now, patience, waiting);
         let moves_cursor = self.pages_up_to(page).any(|dealt| dealt.worth || store && dealt.events);
         let suspects = self.suspects.last().cloned();
         let of_suspects = suspects.is_some();
@@ -138,7 +139,7 @@ impl<T: Results> Book<T> {
     }
 
     /// The last page that a commit may take the cursor over.
-    fn page_to_commit(&self, now: SystemTime, patience: Patience) -> PageNumber {
+    fn page_to_commit(&self, now: SystemTime, patience: Patience, waiting: usize) -> PageNumber {
         // A lane holds the cursor before the first page that it still works on, unless it has a row, or needs one anyway.
         let holds = |lane: &Lane<T>| match lane.running.or(lane.queue.front().map(|work| work.page)) {
             Some(first) if lane.row.is_none() && lane.stop.is_none() && !lane.detached() => first,
@@ -150,8 +151,9 @@ impl<T: Results> Book<T> {
             return complete;
         }
         let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
-        // Lanes that cannot begin before the commit are not waited for, or neither would ever come.
-        let stuck = self.waits_for_commit() && self.lanes.values().all(|lane| lane.running.is_none());
+        // Lanes that cannot begin before the commit, or go on, are not waited for, or neither would ever come.
+        let running = self.lanes.values().filter(|lane| lane.running.is_some()).count();
+        let stuck = if running == 0 { self.waits_for_commit() } else { waiting >= running };
         if !stuck && self.patience_ends(patience).is_none_or(|end| now < end) {
             return complete;
         }

@@ -53,7 +53,7 @@ impl Engine<'_> {
         failpoint::hit("lanes.run");
         let handled: usize = plan.results.iter().map(|(_, results)| results.handled).sum();
         let report = self.report.take(handled);
-        let report = report.or_else(|| self.draining.then(|| self.report.flush(handled)));
+        let report = report.or_else(|| self.draining.is_some().then(|| self.report.flush(handled)));
         let untold = if report.is_some() { 0 } else { handled };
         let mut marks = HashMap::new();
         let mut dead_letters = Vec::new();

@@ -15,13 +15,13 @@ pub(crate) fn put(answer: &mut Projection, collection: &str, id: &str, data: &st
 }
 
 /// A document of so many MiB, allocated once. Where the memory limit is lower, growing fails and the guest traps instead.
-pub(crate) fn giant(answer: &mut Projection, mib: usize) {
+pub(crate) fn giant(answer: &mut Projection, id: &str, mib: usize) {
     let size = mib << 20;
     let mut data = String::with_capacity(size + 8);
     data.push_str(r#"{"a":""#);
     data.extend(std::iter::repeat_n('x', size));
     data.push_str(r#""}"#);
-    push(answer, COLLECTION, "x", data);
+    push(answer, COLLECTION, id, data);
 }
 
 /// A short document that a database prints with 8,003 bytes for each number.

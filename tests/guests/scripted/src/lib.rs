@@ -52,7 +52,7 @@ struct Script {
     lines: u32,
     /// `giant`: how many MiB the document has. Default 200.
     mib: Option<usize>,
-    /// `write-to`: the document's id.
+    /// `write-to` and `giant`: the document's id. A giant's is `x` where none is given.
     #[serde(default)]
     id: String,
 }
@@ -264,7 +264,10 @@ impl<'b> Run<'b> {
             Deed::Spin => ruin::spin(),
             Deed::Bomb => ruin::bomb(),
             Deed::Recurse => ruin::recurse(),
-            Deed::Giant => hostile::giant(&mut self.answer, script.mib.unwrap_or(200)),
+            Deed::Giant => {
+                let id = if script.id.is_empty() { "x" } else { &script.id };
+                hostile::giant(&mut self.answer, id, script.mib.unwrap_or(200));
+            }
             Deed::MalformedJson => hostile::put(&mut self.answer, COLLECTION, "x", r#"{"a":"#),
             Deed::LongNumbers => hostile::long_numbers(&mut self.answer, script.n as usize),
             Deed::NotObject => hostile::put(&mut self.answer, COLLECTION, "x", "[1]"),
