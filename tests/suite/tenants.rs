@@ -54,14 +54,15 @@ async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     let database = database().await;
     // One document for each stream, so many a second: the second page must wait for a hundred years, or until the rate is lifted.
     let settings = ["processor.page-events=5", "tenants.slow.documents-per-second=1"];
-    let host = Host::start(&database, &["scripted"], &settings);
     let append = async |round: usize| {
-        for stream in 0..20 {
+        for stream in 0..40 {
             database.append("slow", &format!("s{round}-{stream}"), &[json!({})]).await;
             database.append("quick", &format!("s{round}-{stream}"), &[json!({})]).await;
         }
     };
+    // They are there at once, however long appending them takes.
     append(0).await;
+    let host = Host::start(&database, &["scripted"], &settings);
     eventually("the slow tenant is held back", async || {
         let status = database.status("scripted").await?;
         let lane = status.lanes_behind.into_iter().find(|lane| lane.reason.starts_with(THROTTLED))?;
@@ -74,7 +75,7 @@ async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     eventually("the other one has all of its documents", async || {
         let session = database.db.connect("test").await.ok()?;
         let count = "select count(*) from public.scripted_log where _partition = 'quick'";
-        (session.query_one(count, &[]).await.ok()?.get::<_, i64>(0) == 40).then_some(())
+        (session.query_one(count, &[]).await.ok()?.get::<_, i64>(0) == 80).then_some(())
     })
     .await;
     host.stop().await;
