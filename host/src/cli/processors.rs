@@ -17,7 +17,7 @@ use crate::{
     model::ids::ProcessorId,
     plugins::history::{self, Listed},
     processor::{
-        removal::{self, Held},
+        removal::{self, Held, HeldCollection},
         roster::{self, Entry},
     },
     projections::list::{self, Collection},
@@ -76,7 +76,8 @@ struct RemoveArgs {
     #[arg(long)]
     yes: bool,
     /// Print one JSON object: {"processor", "deadLetters", "lanes", "pauses", "skips", "documents":
-    /// "kept" or "dropped", "collections": [{"view", "documents"}]}
+    /// "kept" or "dropped", "collections": [{"view", "documents"}]}; documents is null if a
+    /// collection's table is missing
     #[arg(long)]
     json: bool,
 }
@@ -262,7 +263,7 @@ struct RemovedJson<'a> {
 #[derive(Serialize)]
 struct RemovedCollectionJson<'a> {
     view: &'a str,
-    documents: i64,
+    documents: Option<i64>,
 }
 
 async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
@@ -315,7 +316,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
 
 /// What is lost for good, or takes another pass over the log to restore.
 fn lost(held: &Held, drops: bool) -> Vec<String> {
-    let documents: i64 = if drops { held.collections.iter().map(|of| of.documents).sum() } else { 0 };
+    let documents: i64 = if drops { held.collections.iter().filter_map(|of| of.documents).sum() } else { 0 };
     let lost = [(held.dead_letters, "dead letter"), (documents, "document")];
     lost.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect()
 }
@@ -340,10 +341,17 @@ fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
         text.push_str(&format!("removed {id}: its place in the log{with}\n"));
     }
     for of in &held.collections {
-        let documents = counted(of.documents, "document");
-        text.push_str(&match drops {
-            true => format!("dropped {documents} with the view public.\"{}\"\n", of.view),
-            false => format!("kept {documents} in the view public.\"{}\"; no plugin writes there any more\n", of.view),
+        let HeldCollection { view, documents } = of;
+        let documents = documents.map(|documents| counted(documents, "document"));
+        text.push_str(&match (documents, drops) {
+            (Some(documents), true) => format!("dropped {documents} with the view public.\"{view}\"\n"),
+            (Some(documents), false) => {
+                format!("kept {documents} in the view public.\"{view}\"; no plugin writes there any more\n")
+            }
+            (None, true) => format!("dropped the collection of public.\"{view}\", whose table was missing\n"),
+            (None, false) => format!(
+                "kept the collection of public.\"{view}\", whose table is missing; use --drop-documents to drop it\n"
+            ),
         });
     }
     text
@@ -352,12 +360,11 @@ fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processor::removal::HeldCollection;
 
     #[test]
     fn what_is_lost_and_what_was_removed_is_said_in_numbers() {
         let id = ProcessorId::parse("acme/carts").unwrap();
-        let collection = HeldCollection { view: "carts@acme".into(), documents: 12 };
+        let collection = HeldCollection { view: "carts@acme".into(), documents: Some(12) };
         let held = Held { known: true, dead_letters: 3, lanes: 1, collections: vec![collection], ..Held::default() };
         assert_eq!(lost(&held, false), ["3 dead letters"]);
         assert_eq!(lost(&held, true), ["3 dead letters", "12 documents"]);
@@ -367,6 +374,11 @@ mod tests {
             "removed acme/carts: its place in the log, 3 dead letters, 1 lane behind\n\
              kept 12 documents in the view public.\"carts@acme\"; no plugin writes there any more\n"
         );
+        let missing = HeldCollection { view: "gone".into(), documents: None };
+        let missing = Held { collections: vec![missing], ..Held::default() };
+        assert_eq!(lost(&missing, true), Vec::<String>::new());
+        assert_eq!(told(&id, &missing, true), "dropped the collection of public.\"gone\", whose table was missing\n");
+        assert!(told(&id, &missing, false).starts_with("kept the collection of public.\"gone\", whose table is"));
         let kept = Held { known: false, dead_letters: 0, lanes: 0, ..held };
         assert_eq!(told(&id, &kept, true), "dropped 12 documents with the view public.\"carts@acme\"\n");
     }
