@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     cluster::host_lock,
-    db::Db,
+    db::{Db, Error, Session},
     model::ids::ProcessorId,
     plugins::history::{self, Listed},
     processor::{
@@ -135,10 +135,10 @@ impl<'a> CollectionJson<'a> {
     }
 }
 
-/// What a host does with a processor.
+/// Whether a host runs a processor, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum State {
+pub(super) enum State {
     Running,
     Refused,
     Absent,
@@ -151,14 +151,18 @@ impl State {
         match plugin {
             _ if entry.runs => State::Running,
             _ if !host => State::NoHost,
-            // Between two terms it has no session.
+            // Between two terms it has no session. The error that ended the last one is a sign of
+            // life too, in case the host could not record its plugins.
+            _ if entry.failed_lately => State::Running,
+            // A program's own handlers run in no file.
+            _ if entry.plugin == "native" => State::Running,
             Some(plugin) if plugin.processor == entry.id => State::Running,
             Some(plugin) if plugin.refused.is_some() => State::Refused,
             _ => State::Absent,
         }
     }
 
-    fn words(self) -> (&'static str, Tone) {
+    pub(super) fn words(self) -> (&'static str, Tone) {
         match self {
             State::Running => ("running", Tone::Good),
             State::Refused => ("refused", Tone::Bad),
@@ -168,20 +172,27 @@ impl State {
     }
 }
 
+/// Reads all processors with their states.
+pub(super) async fn states(session: &Session) -> Result<Vec<(Entry, State)>, Error> {
+    let entries = roster::read(session).await?;
+    let plugins = history::list(session).await?;
+    let host = host_lock::is_held(&**session).await?;
+    let state = |entry: Entry| {
+        let state = State::of(&entry, &plugins, host);
+        (entry, state)
+    };
+    Ok(entries.into_iter().map(state).collect())
+}
+
 async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "processors").await?;
-    let read = async {
-        let entries = roster::read(&session).await?;
-        let collections = list::collections(&session).await?;
-        let plugins = history::list(&session).await?;
-        Ok((entries, collections, plugins, host_lock::is_held(&*session).await?))
-    };
-    let (entries, collections, plugins, host) = read.await.map_err(|error| explain(&error))?;
+    let read = async { Ok((states(&session).await?, list::collections(&session).await?)) };
+    let (entries, collections) = read.await.map_err(|error| explain(&error))?;
     let listed: Vec<(&Entry, State, Vec<&Collection>)> = entries
         .iter()
-        .map(|entry| {
+        .map(|(entry, state)| {
             let own = collections.iter().filter(|of| of.processor.as_ref() == Some(&entry.id)).collect();
-            (entry, State::of(entry, &plugins, host), own)
+            (entry, *state, own)
         })
         .collect();
     let kept: Vec<&Collection> = collections.iter().filter(|of| of.kept_from.is_some()).collect();
@@ -391,6 +402,7 @@ mod tests {
             tenant: Some("acme".into()),
             plugin: "acme/orders".into(),
             runs,
+            failed_lately: false,
         };
         let listed = |processor: &str, refused: bool| Listed {
             plugin: "acme/orders".into(),
@@ -408,6 +420,9 @@ mod tests {
         assert_eq!(State::of(&entry(false), &[listed("", true)], true), State::Refused);
         assert_eq!(State::of(&entry(false), &[listed("acme/other", false)], true), State::Absent);
         assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], false), State::NoHost);
+        let failing = Entry { failed_lately: true, ..entry(false) };
+        assert_eq!(State::of(&failing, &[], true), State::Running);
+        assert_eq!(State::of(&failing, &[], false), State::NoHost);
         let collection = Collection {
             tenant: Some("acme".into()),
             name: "carts".into(),
