@@ -16,6 +16,22 @@ async fn execute(database: &Database, sql: &str) {
     session.batch_execute(sql).await.unwrap();
 }
 
+/// The database as a role of its own sees it, which may do everything there unless it is revoked;
+/// and that role.
+async fn limited(database: &Database, prefix: &str) -> (Database, String) {
+    let role = format!("{prefix}_{}", std::process::id());
+    execute(
+        database,
+        &format!(
+            "create role {role}; grant all on schema sandmill, sandmill_documents, public to {role};
+             grant all on all tables in schema sandmill to {role}; grant all on all sequences in schema sandmill to {role}"
+        ),
+    )
+    .await;
+    let address = format!("{} options='-c role={role}'", database.address);
+    (Database { db: Db::parse(&address).unwrap(), address }, role)
+}
+
 /// Waits until it is explained by an error with these words, and gives all that is found of the processor.
 async fn explained(database: &Database, words: &str) -> Vec<Value> {
     eventually(&format!("it is explained by: {words}"), async || {
@@ -62,17 +78,7 @@ async fn error_is_gone(database: &Database) {
 async fn a_revoked_right_is_named_until_it_is_granted_again() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
-    let role = format!("limited_{}", std::process::id());
-    execute(
-        &database,
-        &format!(
-            "create role {role}; grant all on schema sandmill, sandmill_documents, public to {role};
-             grant all on all tables in schema sandmill to {role}; grant all on all sequences in schema sandmill to {role}"
-        ),
-    )
-    .await;
-    let address = format!("{} options='-c role={role}'", database.address);
-    let limited = Database { db: Db::parse(&address).unwrap(), address };
+    let (limited, role) = limited(&database, "limited").await;
     let host = Host::start(&limited, &["scripted"], &[]);
     database.scripted_settles(&[]).await;
 
@@ -199,37 +205,50 @@ async fn a_new_host_continues_the_count_of_an_earlier_one() {
     assert_scripted_log(&database, "true").await;
 }
 
-/// Each term commits that it passed events of a blocked lane, before another lane's read fails after
-/// two seconds.
+/// Each term commits after one second that it passed events of a blocked lane, and another lane's
+/// read fails later.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_error_that_takes_long_is_not_cleared_by_commits_before_it() {
     let database = database().await;
-    database.append("blocked", "s", &[json!({"do": "stop", "code": "closed"})]).await;
-    database.append("slow", "s", &[json!({"do": "stop", "code": "closed"})]).await;
-    let host = Host::start(&database, &["scripted"], &[]);
+    let (limited, _) = limited(&database, "slowed").await;
+    let stop = || json!({"do": "stop", "code": "closed"});
+    database.append("blocked", "s", &[stop()]).await;
+    database.append("slow", "slow", &[json!({}), stop()]).await;
+    let host = Host::start(&limited, &["scripted"], &[]);
     let settled = ["blocked blocked plugin:closed", "slow blocked plugin:closed"];
     database.scripted_settles(&settled).await;
-    // A document that no lane has read yet.
-    database.append("slow", "unread", &[json!({})]).await;
-    database.scripted_settles(&settled).await;
+    host.stop().await;
 
-    let mut session = database.db.connect("test").await.unwrap();
-    session.batch_execute("set lock_timeout = 0; set idle_in_transaction_session_timeout = 0").await.unwrap();
-    let lock = session.client_mut().transaction().await.unwrap();
-    lock.batch_execute("lock table sandmill_documents.c1_1 in access exclusive mode").await.unwrap();
+    execute(
+        &database,
+        "create function public.ruin(id text) returns boolean language plpgsql as
+         $$ begin
+           if id = 'slow' then
+             perform pg_sleep(2.5);
+             raise exception 'nothing is read here' using errcode = '55P03';
+           end if;
+           return true;
+         end $$;
+         alter table sandmill_documents.c1_1 enable row level security, force row level security;
+         create policy ruin on sandmill_documents.c1_1 using (public.ruin(_id)) with check (true)",
+    )
+    .await;
     database.resume(Some("slow")).await;
+    let host = Host::start(&limited, &["scripted"], &[]);
     let mut first: Option<TermError> = None;
     let error = eventually("two terms in a row have ended", async || {
         database.append("blocked", "s", &[json!({})]).await;
         let error = database.status("scripted").await?.term_error;
         assert!(error.is_some() || first.is_none(), "the error was cleared: {first:?}");
-        first = error.clone().or(first.take());
+        if first.is_none() {
+            first.clone_from(&error);
+        }
         error.filter(|error| error.times >= 2)
     })
     .await;
     assert_eq!(first.map(|first| first.since), Some(error.since.clone()));
     assert!(error.error.contains("(SQLSTATE 55P03)"), "{error:?}");
-    lock.rollback().await.unwrap();
+    execute(&database, "alter table sandmill_documents.c1_1 disable row level security").await;
     database.scripted_settles(&settled).await;
     error_is_gone(&database).await;
     host.stop().await;
