@@ -7,7 +7,7 @@ pub(super) fn remedy(processor: &str, error: &TermError) -> String {
     let state = sqlstate(&error.error).unwrap_or_default();
     if ["42P01", "42703", "3F000"].contains(&state) {
         return format!(
-            "a table of Sandmill's is missing or incomplete: restore it from a backup. If it holds documents (sandmill_documents.c…), the processor can rebuild it: take its file out of the plugins folder, run `sandmill processors remove {processor} --drop-documents`, and put the file back"
+            "a table of Sandmill's is missing or incomplete: restore it from a backup. If it holds documents (sandmill_documents.c…), a restart of the host only creates it empty, but the processor can rebuild it: take its file out of the plugins folder, run `sandmill processors remove {processor} --drop-documents`, and put the file back"
         );
     }
     of_state(state).into()
