@@ -1,9 +1,11 @@
-// Terms that keep ending: what ends them is recorded, shown and explained, and forgotten once a term goes well.
+// Errors that end terms: they are recorded, shown and explained, and cleared once a term goes well.
 
-use sandmill::db::Db;
+use std::fs;
+
+use sandmill::{db::Db, processor::status::TermError};
 use sandmill_tests::{
     Database, database,
-    host::{Host, eventually, sandmill, stderr, stdout},
+    host::{Host, eventually, place, plugins, sandmill, stderr, stdout},
     ledger::assert_scripted_log,
 };
 use serde_json::{Value, json};
@@ -12,6 +14,22 @@ async fn execute(database: &Database, sql: &str) {
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute("set default_transaction_read_only = off; set lock_timeout = 0").await.unwrap();
     session.batch_execute(sql).await.unwrap();
+}
+
+/// The database as a role of its own sees it, which may do everything there unless it is revoked;
+/// and that role.
+async fn limited(database: &Database, prefix: &str) -> (Database, String) {
+    let role = format!("{prefix}_{}", std::process::id());
+    execute(
+        database,
+        &format!(
+            "create role {role}; grant all on schema sandmill, sandmill_documents, public to {role};
+             grant all on all tables in schema sandmill to {role}; grant all on all sequences in schema sandmill to {role}"
+        ),
+    )
+    .await;
+    let address = format!("{} options='-c role={role}'", database.address);
+    (Database { db: Db::parse(&address).unwrap(), address }, role)
 }
 
 /// Waits until it is explained by an error with these words, and gives all that is found of the processor.
@@ -27,11 +45,28 @@ async fn explained(database: &Database, words: &str) -> Vec<Value> {
     .await
 }
 
-/// Nothing that is found blames the plugins folder, and the first finding has this remedy.
+/// No finding blames the plugins folder, and the first finding has this remedy.
 fn assert_remedy(found: &[Value], remedy: &str) {
     assert_eq!(found[0]["gravity"], json!("stuck"), "{found:#?}");
     assert!(found[0]["remedy"].as_str().unwrap().contains(remedy), "{found:#?}");
-    assert!(found.iter().all(|finding| !finding.to_string().contains("plugins folder")), "{found:#?}");
+    let blamed = |finding: &Value| finding["what"].as_str().unwrap().contains("plugins folder");
+    assert!(!found.iter().any(blamed), "{found:#?}");
+}
+
+/// Waits until that many terms in a row have ended with an error.
+async fn failed(database: &Database, times: i64) -> TermError {
+    eventually(&format!("{times} terms have ended"), async || {
+        database.status("scripted").await?.term_error.filter(|error| error.times >= times)
+    })
+    .await
+}
+
+/// The row of the processor in `sandmill status`, and the text below it.
+fn status(database: &Database) -> (String, String) {
+    let text = stdout(&sandmill(&database.address).arg("status").output().unwrap());
+    let (_, rest) = text.split_once('\n').unwrap();
+    let (row, below) = rest.split_once('\n').unwrap();
+    (row.into(), below.into())
 }
 
 async fn error_is_gone(database: &Database) {
@@ -43,31 +78,26 @@ async fn error_is_gone(database: &Database) {
 async fn a_revoked_right_is_named_until_it_is_granted_again() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
-    let role = format!("limited_{}", std::process::id());
-    execute(
-        &database,
-        &format!(
-            "create role {role}; grant all on schema sandmill, sandmill_documents, public to {role};
-             grant all on all tables in schema sandmill to {role}; grant all on all sequences in schema sandmill to {role}"
-        ),
-    )
-    .await;
-    let address = format!("{} options='-c role={role}'", database.address);
-    let limited = Database { db: Db::parse(&address).unwrap(), address };
+    let (limited, role) = limited(&database, "limited").await;
     let host = Host::start(&limited, &["scripted"], &[]);
     database.scripted_settles(&[]).await;
 
-    execute(&database, &format!("revoke all on sandmill_documents.c1_1 from {role}")).await;
+    // What ends terms is also explained while the host cannot record its plugins.
+    execute(
+        &database,
+        &format!(
+            "revoke insert on sandmill.plugins from {role}; delete from sandmill.plugins;
+             revoke all on sandmill_documents.c1_1 from {role}"
+        ),
+    )
+    .await;
     database.append("acme", "s", &[json!({})]).await;
     let found = explained(&database, "permission denied for table c1_1").await;
     assert_remedy(&found, "grant the host's role the missing privilege");
-    let error = eventually("several terms have ended", async || {
-        database.status("scripted").await?.term_error.filter(|error| error.times >= 2)
-    })
-    .await;
+    let error = failed(&database, 2).await;
     assert!(error.since <= error.at && error.error.contains("(SQLSTATE 42501)"), "{error:?}");
-    let text = stdout(&sandmill(&database.address).arg("status").output().unwrap());
-    assert!(text.contains("scripted fails, ") && text.lines().nth(1).unwrap().contains("  failing  "), "{text}");
+    let (row, below) = status(&database);
+    assert!(below.contains("scripted fails, ") && row.contains("  failing  "), "{row}\n{below}");
 
     execute(&database, &format!("grant all on sandmill_documents.c1_1 to {role}")).await;
     database.scripted_settles(&[]).await;
@@ -99,17 +129,161 @@ async fn a_database_that_became_read_only_is_named_and_one_that_can_be_written_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_documents_table_that_is_gone_is_named_also_to_the_next_host() {
+async fn the_error_of_a_processor_that_nothing_runs_hides_neither_a_missing_file_nor_a_missing_host() {
     let database = database().await;
+    let folder = plugins(&["scripted"]);
+    let host = Host::start_in(&database, folder.path(), &[]);
     database.append("acme", "s", &[json!({})]).await;
-    let host = Host::start(&database, &["scripted"], &[]);
     database.scripted_settles(&[]).await;
     execute(&database, "drop table sandmill_documents.c1_1 cascade").await;
     database.append("acme", "s", &[json!({})]).await;
     let found = explained(&database, "c1_1").await;
-    assert_remedy(&found, "missing from the database");
+    assert_remedy(&found, "is missing or incomplete");
+
+    fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
+    let session = database.db.connect("test").await.unwrap();
+    eventually("the plugin has ended", async || {
+        session.query_opt("select from sandmill.plugins", &[]).await.ok()?.is_none().then_some(())
+    })
+    .await;
+    // As if it had ended a while ago.
+    execute(
+        &database,
+        "update sandmill.processors
+         set term_error_at = term_error_at - interval '1 h', term_error_since = term_error_since - interval '1 h'",
+    )
+    .await;
+    let absent = explained(&database, "the host has recorded no file scripted.wasm").await;
     host.stop().await;
-    // What ended the last term is known while no host runs.
-    let found = explained(&database, "no host runs on this database").await;
-    assert!(found.iter().any(|finding| finding["what"].as_str().unwrap().contains("c1_1")), "{found:#?}");
+    let without_host = explained(&database, "no host runs on this database").await;
+    for found in [absent, without_host] {
+        assert_eq!((&found[0]["gravity"], found.len()), (&json!("stuck"), 2), "{found:#?}");
+        let error = found[1]["what"].as_str().unwrap();
+        assert!(error.starts_with("its last term ended at ") && error.contains("c1_1"), "{found:#?}");
+        assert_eq!(found[1]["gravity"], json!("note"), "{found:#?}");
+    }
+    let (row, below) = status(&database);
+    assert!(row.contains("  no host  ") && below.contains("scripted does not run; its last term"), "{row}\n{below}");
+    let host = Host::start(&database, &["scripted-by-stream"], &[]);
+    eventually("status shows that the file is absent", async || {
+        status(&database).0.contains("  absent  ").then_some(())
+    })
+    .await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_host_continues_the_count_of_an_earlier_one() {
+    let database = database().await;
+    execute(
+        &database,
+        "create function public.ruin() returns trigger language plpgsql as
+         $$ begin raise exception 'nothing is written here' using errcode = 'XX000'; end $$;
+         create trigger ruin before update on sandmill.cursors for each row
+         when (old.progress::text <> new.progress::text) execute function public.ruin()",
+    )
+    .await;
+    database.append("acme", "s", &[json!({})]).await;
+    let host = Host::start(&database, &["scripted"], &[]);
+    failed(&database, 2).await;
+    host.stop().await;
+    let before = database.status("scripted").await.unwrap().term_error.unwrap();
+    let host = Host::start(&database, &["scripted"], &[]);
+    let after = eventually("a term of the next host has ended", async || {
+        database
+            .status("scripted")
+            .await?
+            .term_error
+            .filter(|error| error.at > before.at || error.times != before.times)
+    })
+    .await;
+    assert!(after.since == before.since && after.times > before.times, "{before:?}\n{after:?}");
+    execute(&database, "drop function public.ruin() cascade").await;
+    database.scripted_settles(&[]).await;
+    error_is_gone(&database).await;
+    host.stop().await;
+    assert_scripted_log(&database, "true").await;
+}
+
+/// Each term commits after one second that it passed events of a blocked lane, and another lane's
+/// read fails later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_takes_long_is_not_cleared_by_commits_before_it() {
+    let database = database().await;
+    let (limited, _) = limited(&database, "slowed").await;
+    let stop = || json!({"do": "stop", "code": "closed"});
+    database.append("blocked", "s", &[stop()]).await;
+    database.append("slow", "slow", &[json!({}), stop()]).await;
+    let host = Host::start(&limited, &["scripted"], &[]);
+    let settled = ["blocked blocked plugin:closed", "slow blocked plugin:closed"];
+    database.scripted_settles(&settled).await;
+    host.stop().await;
+
+    execute(
+        &database,
+        "create function public.ruin(id text) returns boolean language plpgsql as
+         $$ begin
+           if id = 'slow' then
+             perform pg_sleep(2.5);
+             raise exception 'nothing is read here' using errcode = '55P03';
+           end if;
+           return true;
+         end $$;
+         alter table sandmill_documents.c1_1 enable row level security, force row level security;
+         create policy ruin on sandmill_documents.c1_1 using (public.ruin(_id)) with check (true)",
+    )
+    .await;
+    database.resume(Some("slow")).await;
+    let host = Host::start(&limited, &["scripted"], &[]);
+    let mut first: Option<TermError> = None;
+    let error = eventually("two terms in a row have ended", async || {
+        database.append("blocked", "s", &[json!({})]).await;
+        let error = database.status("scripted").await?.term_error;
+        assert!(error.is_some() || first.is_none(), "the error was cleared: {first:?}");
+        if first.is_none() {
+            first.clone_from(&error);
+        }
+        error.filter(|error| error.times >= 2)
+    })
+    .await;
+    assert_eq!(first.map(|first| first.since), Some(error.since.clone()));
+    assert!(error.error.contains("(SQLSTATE 55P03)"), "{error:?}");
+    execute(&database, "alter table sandmill_documents.c1_1 disable row level security").await;
+    database.scripted_settles(&settled).await;
+    error_is_gone(&database).await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_whose_documents_table_is_gone_is_removed_and_built_again() {
+    let database = database().await;
+    let folder = plugins(&["scripted"]);
+    let host = Host::start_in(&database, folder.path(), &[]);
+    database.append("acme", "s", &[json!({})]).await;
+    database.scripted_settles(&[]).await;
+    execute(&database, "drop table sandmill_documents.c1_1 cascade").await;
+    database.append("acme", "s", &[json!({})]).await;
+    let found = explained(&database, "c1_1").await;
+    assert_remedy(&found, "`sandmill processors remove scripted --drop-documents`");
+
+    // The remedy, step by step.
+    let file = folder.path().join("scripted.wasm");
+    let bytes = fs::read(&file).unwrap();
+    fs::remove_file(&file).unwrap();
+    eventually("the processor is removed", async || {
+        let arguments = ["processors", "remove", "scripted", "--drop-documents"];
+        let output = sandmill(&database.address).args(arguments).output().unwrap();
+        if stderr(&output).contains("a host runs scripted") {
+            return None;
+        }
+        assert!(output.status.success(), "{}", stderr(&output));
+        let printed = stdout(&output);
+        assert!(printed.contains("dropped the collection of public.\"scripted_log\""), "{printed}");
+        Some(())
+    })
+    .await;
+    place(folder.path(), "scripted.wasm", &bytes);
+    database.scripted_settles(&[]).await;
+    host.stop().await;
+    assert_scripted_log(&database, "true").await;
 }

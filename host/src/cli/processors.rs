@@ -13,11 +13,11 @@ use super::{
 };
 use crate::{
     cluster::host_lock,
-    db::Db,
+    db::{Db, Error, Session},
     model::ids::ProcessorId,
     plugins::history::{self, Listed},
     processor::{
-        removal::{self, Held},
+        removal::{self, Held, HeldCollection},
         roster::{self, Entry},
     },
     projections::list::{self, Collection},
@@ -76,7 +76,8 @@ struct RemoveArgs {
     #[arg(long)]
     yes: bool,
     /// Print one JSON object: {"processor", "deadLetters", "lanes", "pauses", "skips", "documents":
-    /// "kept" or "dropped", "collections": [{"view", "documents"}]}
+    /// "kept" or "dropped", "collections": [{"view", "documents"}]}; documents is null if a
+    /// collection's table is missing
     #[arg(long)]
     json: bool,
 }
@@ -134,10 +135,10 @@ impl<'a> CollectionJson<'a> {
     }
 }
 
-/// What a host does with a processor.
+/// Whether a host runs a processor, and if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum State {
+pub(super) enum State {
     Running,
     Refused,
     Absent,
@@ -150,14 +151,18 @@ impl State {
         match plugin {
             _ if entry.runs => State::Running,
             _ if !host => State::NoHost,
-            // Between two terms it has no session.
+            // Between two terms it has no session. The error that ended the last one is a sign of
+            // life too, in case the host could not record its plugins.
+            _ if entry.failed_lately => State::Running,
+            // A program's own handlers run in no file.
+            _ if entry.plugin == "native" => State::Running,
             Some(plugin) if plugin.processor == entry.id => State::Running,
             Some(plugin) if plugin.refused.is_some() => State::Refused,
             _ => State::Absent,
         }
     }
 
-    fn words(self) -> (&'static str, Tone) {
+    pub(super) fn words(self) -> (&'static str, Tone) {
         match self {
             State::Running => ("running", Tone::Good),
             State::Refused => ("refused", Tone::Bad),
@@ -167,20 +172,27 @@ impl State {
     }
 }
 
+/// Reads all processors with their states.
+pub(super) async fn states(session: &Session) -> Result<Vec<(Entry, State)>, Error> {
+    let entries = roster::read(session).await?;
+    let plugins = history::list(session).await?;
+    let host = host_lock::is_held(&**session).await?;
+    let state = |entry: Entry| {
+        let state = State::of(&entry, &plugins, host);
+        (entry, state)
+    };
+    Ok(entries.into_iter().map(state).collect())
+}
+
 async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "processors").await?;
-    let read = async {
-        let entries = roster::read(&session).await?;
-        let collections = list::collections(&session).await?;
-        let plugins = history::list(&session).await?;
-        Ok((entries, collections, plugins, host_lock::is_held(&*session).await?))
-    };
-    let (entries, collections, plugins, host) = read.await.map_err(|error| explain(&error))?;
+    let read = async { Ok((states(&session).await?, list::collections(&session).await?)) };
+    let (entries, collections) = read.await.map_err(|error| explain(&error))?;
     let listed: Vec<(&Entry, State, Vec<&Collection>)> = entries
         .iter()
-        .map(|entry| {
+        .map(|(entry, state)| {
             let own = collections.iter().filter(|of| of.processor.as_ref() == Some(&entry.id)).collect();
-            (entry, State::of(entry, &plugins, host), own)
+            (entry, *state, own)
         })
         .collect();
     let kept: Vec<&Collection> = collections.iter().filter(|of| of.kept_from.is_some()).collect();
@@ -262,7 +274,7 @@ struct RemovedJson<'a> {
 #[derive(Serialize)]
 struct RemovedCollectionJson<'a> {
     view: &'a str,
-    documents: i64,
+    documents: Option<i64>,
 }
 
 async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
@@ -315,7 +327,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
 
 /// What is lost for good, or takes another pass over the log to restore.
 fn lost(held: &Held, drops: bool) -> Vec<String> {
-    let documents: i64 = if drops { held.collections.iter().map(|of| of.documents).sum() } else { 0 };
+    let documents: i64 = if drops { held.collections.iter().filter_map(|of| of.documents).sum() } else { 0 };
     let lost = [(held.dead_letters, "dead letter"), (documents, "document")];
     lost.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect()
 }
@@ -340,10 +352,17 @@ fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
         text.push_str(&format!("removed {id}: its place in the log{with}\n"));
     }
     for of in &held.collections {
-        let documents = counted(of.documents, "document");
-        text.push_str(&match drops {
-            true => format!("dropped {documents} with the view public.\"{}\"\n", of.view),
-            false => format!("kept {documents} in the view public.\"{}\"; no plugin writes there any more\n", of.view),
+        let HeldCollection { view, documents } = of;
+        let documents = documents.map(|documents| counted(documents, "document"));
+        text.push_str(&match (documents, drops) {
+            (Some(documents), true) => format!("dropped {documents} with the view public.\"{view}\"\n"),
+            (Some(documents), false) => {
+                format!("kept {documents} in the view public.\"{view}\"; no plugin writes there any more\n")
+            }
+            (None, true) => format!("dropped the collection of public.\"{view}\", whose table was missing\n"),
+            (None, false) => format!(
+                "kept the collection of public.\"{view}\", whose table is missing; use --drop-documents to drop it\n"
+            ),
         });
     }
     text
@@ -352,12 +371,11 @@ fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::processor::removal::HeldCollection;
 
     #[test]
     fn what_is_lost_and_what_was_removed_is_said_in_numbers() {
         let id = ProcessorId::parse("acme/carts").unwrap();
-        let collection = HeldCollection { view: "carts@acme".into(), documents: 12 };
+        let collection = HeldCollection { view: "carts@acme".into(), documents: Some(12) };
         let held = Held { known: true, dead_letters: 3, lanes: 1, collections: vec![collection], ..Held::default() };
         assert_eq!(lost(&held, false), ["3 dead letters"]);
         assert_eq!(lost(&held, true), ["3 dead letters", "12 documents"]);
@@ -367,6 +385,11 @@ mod tests {
             "removed acme/carts: its place in the log, 3 dead letters, 1 lane behind\n\
              kept 12 documents in the view public.\"carts@acme\"; no plugin writes there any more\n"
         );
+        let missing = HeldCollection { view: "gone".into(), documents: None };
+        let missing = Held { collections: vec![missing], ..Held::default() };
+        assert_eq!(lost(&missing, true), Vec::<String>::new());
+        assert_eq!(told(&id, &missing, true), "dropped the collection of public.\"gone\", whose table was missing\n");
+        assert!(told(&id, &missing, false).starts_with("kept the collection of public.\"gone\", whose table is"));
         let kept = Held { known: false, dead_letters: 0, lanes: 0, ..held };
         assert_eq!(told(&id, &kept, true), "dropped 12 documents with the view public.\"carts@acme\"\n");
     }
@@ -379,6 +402,7 @@ mod tests {
             tenant: Some("acme".into()),
             plugin: "acme/orders".into(),
             runs,
+            failed_lately: false,
         };
         let listed = |processor: &str, refused: bool| Listed {
             plugin: "acme/orders".into(),
@@ -396,6 +420,9 @@ mod tests {
         assert_eq!(State::of(&entry(false), &[listed("", true)], true), State::Refused);
         assert_eq!(State::of(&entry(false), &[listed("acme/other", false)], true), State::Absent);
         assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], false), State::NoHost);
+        let failing = Entry { failed_lately: true, ..entry(false) };
+        assert_eq!(State::of(&failing, &[], true), State::Running);
+        assert_eq!(State::of(&failing, &[], false), State::NoHost);
         let collection = Collection {
             tenant: Some("acme".into()),
             name: "carts".into(),

@@ -1,6 +1,7 @@
 //! `sandmill status`: how every processor stands, as the database tells.
 
 use std::{
+    collections::BTreeMap,
     io::{IsTerminal, stdout},
     process::ExitCode,
     time::{Duration, SystemTime},
@@ -9,10 +10,11 @@ use std::{
 use super::{
     database::{connect, explain},
     output::{self, Screen, Tone},
+    processors::{self as roster, State},
     table::{Cell, Column, Table},
 };
 use crate::{
-    db::Db,
+    db::{Db, Error, Session},
     model::text,
     processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status, TermError},
     store::time,
@@ -21,8 +23,8 @@ use crate::{
 /// Shows how every processor stands
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is `paused`; or `failing` while its terms end in errors; or the worst state of its lanes (blocked, retrying, paused, catching-up); or `waiting` while it reads nothing because others are slow; \
-         `behind` while events are waiting; `up to date`. LAG counts unhandled events, AGE is how long ago the first of them was recorded, RATE is how many were handled per second lately. \
+    after_help = "STATE is `paused`; or `failing` while its terms end with errors; or the worst state of its lanes (blocked, retrying, paused, catching-up); or `waiting` while it reads nothing because others are slow; \
+         `behind` while events are waiting; `up to date`. A processor that nothing runs is `refused`, `absent` or `no host` (see `sandmill processors list --help`) instead of failing, waiting or behind. LAG counts unhandled events, AGE is how long ago the first of them was recorded, RATE is how many were handled per second lately. \
          `≥` marks a number that may be too low: of each lane behind, only the first event is counted. \
          Lines below name errors that end terms, and events that were set aside as dead letters. A second table shows the first lanes of each processor that are behind, and why; --lanes shows more.
 
@@ -63,13 +65,14 @@ const WATCH: Duration = Duration::from_secs(1);
 pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "status").await?;
     loop {
-        let status = status::read(&session, args.lanes.into()).await.map_err(|error| explain(&error))?;
+        let read = async { Ok((status::read(&session, args.lanes.into()).await?, idle(&session).await?)) };
+        let (status, idle) = read.await.map_err(|error| explain(&error))?;
         if args.json {
             output::print_json(&status)?;
         } else {
             // Home, and everything below cleared: the table stands still while its numbers change.
             let home = if args.watch && stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
-            output::print(&format!("{home}{}", show(&status, args.wide, Screen::stdout(), SystemTime::now())))?;
+            output::print(&format!("{home}{}", show(&status, &idle, args.wide, Screen::stdout(), SystemTime::now())))?;
         }
         if !args.watch {
             return Ok(ExitCode::SUCCESS);
@@ -78,18 +81,26 @@ pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn show(status: &Status, wide: bool, screen: Screen, now: SystemTime) -> String {
+/// The processors that nothing runs, by id, with the reason.
+type Idle = BTreeMap<String, State>;
+
+async fn idle(session: &Session) -> Result<Idle, Error> {
+    let states = roster::states(session).await?.into_iter();
+    Ok(states.filter(|(_, state)| *state != State::Running).map(|(entry, state)| (entry.id, state)).collect())
+}
+
+fn show(status: &Status, idle: &Idle, wide: bool, screen: Screen, now: SystemTime) -> String {
     if status.processors.is_empty() {
         return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
     }
-    let mut text = processors(status, wide).show(screen);
+    let mut text = processors(status, idle, wide).show(screen);
     for p in &status.processors {
         if let Some(paused) = &p.paused {
             let paused = text::one_line(paused);
             text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
         }
     }
-    text.extend(status.processors.iter().filter_map(failing));
+    text.extend(status.processors.iter().filter_map(|p| failing(p, idle.contains_key(&p.id))));
     text.extend(status.processors.iter().filter_map(held));
     text.extend(status.processors.iter().filter_map(set_aside));
     text.extend(status.processors.iter().filter_map(skipped));
@@ -116,15 +127,19 @@ fn at_least(number: i64, more: bool) -> String {
     if more { format!("≥ {number}") } else { number.to_string() }
 }
 
-/// A note on the error that keeps ending a processor's terms.
-fn failing(p: &ProcessorStatus) -> Option<String> {
-    let TermError { error, since, times, .. } = p.term_error.as_ref()?;
+/// A note on the error that keeps ending a processor's terms, or that ended its last one before it
+/// became `idle`.
+fn failing(p: &ProcessorStatus, idle: bool) -> Option<String> {
+    let TermError { error, since, at, times } = p.term_error.as_ref()?;
     let (id, terms) = (&p.id, output::count(u64::try_from(*times).unwrap_or(0), "term"));
     let error = text::one_line(error);
+    if idle {
+        return Some(format!("{id} does not run; its last term ended at {at} with an error: {error}\n"));
+    }
     Some(format!("{id} fails, {terms} since {since}: {error}; `sandmill explain` says what to do\n"))
 }
 
-fn processors(status: &Status, wide: bool) -> Table {
+fn processors(status: &Status, idle: &Idle, wide: bool) -> Table {
     use Column::{Number, Text};
     let mut columns =
         vec![Text("PROCESSOR"), Text("STATE"), Number("LAG"), Number("AGE"), Number("RATE"), Number("HANDLED")];
@@ -137,7 +152,7 @@ fn processors(status: &Status, wide: bool) -> Table {
     }
     let mut table = Table::new(columns);
     for p in &status.processors {
-        let (state, tone) = state(p);
+        let (state, tone) = state(p, idle.get(&p.id).copied());
         let mut cells = vec![
             Cell::new(&p.id),
             Cell::new(state).tone(Some(tone)),
@@ -220,18 +235,22 @@ fn lanes(status: &Status, wide: bool, now: SystemTime) -> Table {
     table
 }
 
-fn state(p: &ProcessorStatus) -> (&str, Tone) {
+/// The state of a processor, which is `idle` for a reason if nothing runs it.
+fn state(p: &ProcessorStatus, idle: Option<State>) -> (&str, Tone) {
     if p.paused.is_some() {
         return ("paused", Tone::Warning);
     }
-    if p.term_error.is_some() {
-        return ("failing", Tone::Bad);
+    match (p.term_error.is_some(), idle) {
+        (true, None) => return ("failing", Tone::Bad),
+        (true, Some(idle)) => return idle.words(),
+        (false, _) => {}
     }
-    match p.lanes_counted.worst() {
-        Some(state) => (state, lane_tone(state).unwrap_or(Tone::Warning)),
-        None if p.held.is_some() => ("waiting", Tone::Warning),
-        None if p.lag_events > 0 => ("behind", Tone::Warning),
-        None => ("up to date", Tone::Good),
+    match (p.lanes_counted.worst(), idle) {
+        (Some(state), _) => (state, lane_tone(state).unwrap_or(Tone::Warning)),
+        (None, Some(idle)) if p.held.is_some() || p.lag_events > 0 => idle.words(),
+        (None, _) if p.held.is_some() => ("waiting", Tone::Warning),
+        (None, _) if p.lag_events > 0 => ("behind", Tone::Warning),
+        (None, _) => ("up to date", Tone::Good),
     }
 }
 
@@ -294,7 +313,7 @@ mod tests {
     #[test]
     fn it_fits_a_terminal_of_80_columns() {
         let now = time::from_micros(time::parse("2026-01-02T05:10:00Z").unwrap());
-        let text = show(&blocked(), false, Screen { width: Some(80), colours: false }, now);
+        let text = show(&blocked(), &Idle::new(), false, Screen { width: Some(80), colours: false }, now);
         assert_eq!(
             text,
             "PROCESSOR   STATE        LAG   AGE    RATE  HANDLED  LANES BEHIND\n\
@@ -305,7 +324,7 @@ mod tests {
              \u{20}                                          executed, at door_watch::apply\n\
              \u{20}                                          (src/lib.rs:41)\n"
         );
-        let wide = show(&blocked(), true, Screen::PLAIN, now);
+        let wide = show(&blocked(), &Idle::new(), true, Screen::PLAIN, now);
         assert!(wide.contains("INSTANCES") && wide.contains("0123456789ab") && wide.contains("KEY"), "{wide}");
     }
 
@@ -315,7 +334,7 @@ mod tests {
         let letter =
             SetAside { tenant: "acme".into(), position: 9, reason: "plugin:invalid-data: missing \u{1b}[31m".into() };
         (status.processors[0].dead_letters, status.processors[0].last_dead_letter) = (2, Some(letter));
-        let text = show(&status, false, Screen::PLAIN, SystemTime::now());
+        let text = show(&status, &Idle::new(), false, Screen::PLAIN, SystemTime::now());
         let wanted = "door-watch set 2 events aside (table sandmill.dead_letters); the last, at position 9 of tenant acme: plugin:invalid-data";
         assert!(text.contains(wanted) && !text.contains('\u{1b}'), "{text}");
     }
@@ -333,7 +352,7 @@ mod tests {
             at: "2026-01-02T03:05:05Z".into(),
             times: 7,
         });
-        let text = show(&status, false, Screen::PLAIN, SystemTime::now());
+        let text = show(&status, &Idle::new(), false, Screen::PLAIN, SystemTime::now());
         for told in [
             "door-watch set more than 10000 events aside",
             "door-watch fails, 7 terms since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain`",
@@ -346,6 +365,29 @@ mod tests {
     }
 
     #[test]
+    fn a_processor_that_nothing_runs_is_not_failing() {
+        let mut status = blocked();
+        let p = &mut status.processors[0];
+        (p.lanes_counted, p.lanes_behind) = (Default::default(), Vec::new());
+        let shown = |status: &Status, state: Option<State>| {
+            let idle = state.map(|state| ("door-watch".to_string(), state)).into_iter().collect();
+            show(status, &idle, false, Screen::PLAIN, SystemTime::now())
+        };
+        assert!(shown(&status, None).contains("  behind  "));
+        assert!(shown(&status, Some(State::Absent)).contains("  absent  "));
+        status.processors[0].term_error = Some(TermError {
+            error: "the database is away".into(),
+            since: "2026-01-02T03:04:05Z".into(),
+            at: "2026-01-02T03:05:05Z".into(),
+            times: 7,
+        });
+        assert!(shown(&status, None).contains("  failing  "));
+        let text = shown(&status, Some(State::NoHost));
+        let note = "door-watch does not run; its last term ended at 2026-01-02T03:05:05Z with an error: the database is away\n";
+        assert!(text.contains("  no host  ") && text.contains(note) && !text.contains("fail"), "{text}");
+    }
+
+    #[test]
     fn what_was_skipped_and_what_holds_a_processor_is_told() {
         let mut status = blocked();
         let p = &mut status.processors[0];
@@ -354,7 +396,7 @@ mod tests {
         p.held = Some("waiting for slow (back-pressure lockstep) since 2026-01-02T03:04:05Z".into());
         p.lanes_behind.clear();
         p.lanes_counted = Default::default();
-        let text = show(&status, false, Screen::PLAIN, SystemTime::now());
+        let text = show(&status, &Idle::new(), false, Screen::PLAIN, SystemTime::now());
         assert!(text.contains("door-watch is waiting for slow (back-pressure lockstep) since 2026"), "{text}");
         assert!(
             text.contains(

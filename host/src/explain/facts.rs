@@ -1,11 +1,14 @@
 //! What the database tells about what may hold something back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     cluster::host_lock,
     db::{Error, Row, Session},
-    processor::status::{self, LaneBehind, Status},
+    processor::{
+        roster,
+        status::{self, LaneBehind, Status},
+    },
     tenants::status::{self as usage, Order, TenantStatus},
 };
 
@@ -20,6 +23,9 @@ pub struct Facts {
     pub lanes_of_tenant: Vec<LanesAlike>,
     /// Whether a host works on this database.
     pub host: bool,
+    /// Processors that run as far as sessions and recent errors show, whether or not a host has
+    /// recorded their plugins.
+    pub running: BTreeSet<String>,
     /// What it has recorded of its plugins.
     pub plugins: Vec<PluginFile>,
     /// What the tenants use whose lanes are named, and the one asked for.
@@ -104,7 +110,10 @@ impl Facts {
         };
         let plugins = session.query(include_str!("facts/plugins.sql"), &[]).await?;
         let plugin = |row: &Row| PluginFile { plugin: row.get(0), processor: row.get(1), refused: row.get(2) };
+        let roster = roster::read(session).await?.into_iter();
+        let running = roster.filter(|entry| entry.runs || entry.failed_lately).map(|entry| entry.id);
         Ok(Facts {
+            running: running.collect(),
             host: host_lock::is_held(&**session).await?,
             plugins: plugins.iter().map(plugin).collect(),
             tenants: used.into_iter().map(|tenant| (tenant.tenant.clone(), tenant)).collect(),

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Facts, LanesAlike, term_error};
 use crate::{
-    processor::status::{LaneBehind, ProcessorStatus},
+    processor::status::{LaneBehind, ProcessorStatus, TermError},
     tenants::{rates::THROTTLED, status::TenantStatus},
 };
 
@@ -96,24 +96,12 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
             ..finding(Gravity::Stuck, format!("it is paused {paused}, with {events} events waiting"))
         });
     }
-    // Recorded errors come first: a host writes down why terms end, no matter what else it can
-    // report.
-    if let Some(error) = &p.term_error {
-        let times = if error.times == 1 {
-            "its last term ended".into()
-        } else {
-            format!("{} terms in a row ended", error.times)
-        };
-        found.push(Finding {
-            remedy: Some(term_error::remedy(error).into()),
-            ..finding(
-                Gravity::Stuck,
-                format!("{times}, since {}, the last at {}: {}", error.since, error.at, error.error),
-            )
-        });
-    } else if p.paused.is_none() && facts.host && waits(p) && !is_run(facts, p) {
+    let runs = facts.host && is_run(facts, p);
+    if let Some(error) = p.term_error.as_ref().filter(|_| runs) {
+        found.push(failing(p, error));
+    } else if p.paused.is_none() && facts.host && waits(p) && !runs {
         found.push(not_run(facts, p));
-    } else if p.paused.is_none() && facts.host && events > 0 {
+    } else if p.paused.is_none() && runs && events > 0 {
         let what = match (events as f64 / p.rate, p.rate > 0.0) {
             (left, true) => format!(
                 "it is {events} events behind, the first of them {} old, and handles {:.0}/s: some {} to go",
@@ -125,7 +113,14 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
         };
         found.push(finding(Gravity::Behind, what));
     }
-    if let Some(held) = p.held.as_ref().filter(|_| p.paused.is_none() && facts.host && is_run(facts, p)) {
+    // Nobody clears the error of a processor that nothing runs, so it explains nothing by itself.
+    if let Some(error) = p.term_error.as_ref().filter(|_| !runs) {
+        found.push(Finding {
+            remedy: Some(term_error::remedy(&p.id, error)),
+            ..finding(Gravity::Note, format!("its last term ended at {} with an error: {}", error.at, error.error))
+        });
+    }
+    if let Some(held) = p.held.as_ref().filter(|_| p.paused.is_none() && runs) {
         found.push(finding(Gravity::Behind, format!("it reads nothing, {held}")));
     }
     for blocker in facts.blockers.iter().filter(|blocker| blocker.processor.as_ref() == Some(&p.id)) {
@@ -148,6 +143,16 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
     found
 }
 
+/// The error that keeps ending the terms of a processor that runs.
+fn failing(p: &ProcessorStatus, error: &TermError) -> Finding {
+    let TermError { error: words, since, at, times } = error;
+    let terms = if *times == 1 { "its last term ended".into() } else { format!("{times} terms in a row ended") };
+    Finding {
+        remedy: Some(term_error::remedy(&p.id, error)),
+        ..finding(Gravity::Stuck, format!("{terms}, since {since}, the last at {at}: {words}"))
+    }
+}
+
 /// Whether a processor has unhandled events.
 fn waits(p: &ProcessorStatus) -> bool {
     p.lag_events > 0 || p.lanes_counted.all > 0
@@ -158,10 +163,10 @@ fn plugin_of(p: &ProcessorStatus) -> &str {
     p.plugin.split(' ').next().unwrap_or_default()
 }
 
-/// Whether the host has recorded that it runs a processor. Handlers in a program's own code are not
-/// recorded: they are where their program is.
+/// Whether a host runs a processor: sessions or errors show it, or the host has recorded it.
+/// Handlers in a program's own code are not recorded: they are where their program is.
 fn is_run(facts: &Facts, p: &ProcessorStatus) -> bool {
-    plugin_of(p) == "native" || facts.plugins.iter().any(|file| file.processor == p.id)
+    plugin_of(p) == "native" || facts.running.contains(&p.id) || facts.plugins.iter().any(|file| file.processor == p.id)
 }
 
 /// Why a host does not run a processor, from what it has recorded of the file that the processor
@@ -290,7 +295,7 @@ mod tests {
     use super::*;
     use crate::{
         explain::{Blocker, OpenTransaction, PluginFile},
-        processor::status::{LaneCounts, Measures, Status, TermError},
+        processor::status::{LaneCounts, Measures, Status},
     };
 
     fn lane(tenant: &str, state: &str, reason: &str) -> LaneBehind {
@@ -439,18 +444,37 @@ mod tests {
         assert_eq!(told(&with(file("renamed", "carts", "")))[0].split(',').next(), Some("it is 5 events behind"));
     }
 
-    #[test]
-    fn an_error_that_ends_terms_is_blamed_and_nothing_else() {
-        let mut facts = Facts { plugins: Vec::new(), ..facts(5, &[]) };
+    fn with_term_error(mut facts: Facts) -> Facts {
         facts.status.processors[0].term_error = Some(TermError {
             error: "permission denied for table carts_1 (SQLSTATE 42501)".into(),
             since: "2026-01-02T03:04:05Z".into(),
             at: "2026-01-02T03:05:05Z".into(),
             times: 7,
         });
+        facts
+    }
+
+    #[test]
+    fn an_error_is_blamed_if_the_processor_runs_even_without_a_record_of_its_plugin() {
+        let running = ["carts".to_string()].into();
+        let facts = with_term_error(Facts { running, plugins: Vec::new(), ..facts(5, &[]) });
         let found = findings(&facts, About::default());
         let what = "7 terms in a row ended, since 2026-01-02T03:04:05Z, the last at 2026-01-02T03:05:05Z: permission denied for table carts_1 (SQLSTATE 42501)";
         assert_eq!(found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>(), [what]);
         assert!(found[0].remedy.as_deref().unwrap().starts_with("grant the host's role"), "{found:?}");
+    }
+
+    #[test]
+    fn the_error_of_a_processor_that_nothing_runs_is_a_note() {
+        let what = "its last term ended at 2026-01-02T03:05:05Z with an error: permission denied for table carts_1 (SQLSTATE 42501)";
+        let gone = |events| with_term_error(Facts { plugins: Vec::new(), ..facts(events, &[]) });
+        let file =
+            "the host has recorded no file cart-summary.wasm in its plugins folder, which was this processor last";
+        assert_eq!(told(&gone(5)), [file, what]);
+        assert_eq!(told(&gone(0)), [what]);
+        // A killed host leaves its records.
+        let nobody = with_term_error(Facts { host: false, ..facts(5, &[]) });
+        assert_eq!(told(&nobody), ["no host runs on this database, so nothing moves", what]);
+        assert_eq!(findings(&nobody, About::default())[1].gravity, Gravity::Note);
     }
 }

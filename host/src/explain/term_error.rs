@@ -2,14 +2,21 @@
 
 use crate::{db::sqlstate, processor::status::TermError};
 
-/// What to do about it. The host tries again by itself in any case.
-pub(super) fn remedy(error: &TermError) -> &'static str {
-    match sqlstate(&error.error).unwrap_or_default() {
+/// The remedy for an error of a processor. The host retries by itself in any case.
+pub(super) fn remedy(processor: &str, error: &TermError) -> String {
+    let state = sqlstate(&error.error).unwrap_or_default();
+    if ["42P01", "42703", "3F000"].contains(&state) {
+        return format!(
+            "a table of Sandmill's is missing or incomplete: restore it from a backup. If it holds documents (sandmill_documents.c…), a restart of the host only creates it empty, but the processor can rebuild it: take its file out of the plugins folder, run `sandmill processors remove {processor} --drop-documents`, and put the file back"
+        );
+    }
+    of_state(state).into()
+}
+
+fn of_state(state: &str) -> &'static str {
+    match state {
         "42501" => {
             "grant the host's role the missing privilege: it must own, or have all privileges on, everything in the schemas sandmill and sandmill_documents"
-        }
-        "42P01" | "42703" | "3F000" => {
-            "an object of Sandmill's own is missing from the database: restore it from a backup; if it is a collection's table, retire the processor so that it builds it again"
         }
         "55P03" => {
             "another session holds a lock that the processor needs: `sandmill explain` names the sessions that it waits for; end their transactions"
@@ -46,10 +53,11 @@ mod tests {
     fn each_kind_of_error_has_its_remedy() {
         let remedy = |text: &str| {
             let at = || "2026-01-02T03:04:05Z".to_string();
-            remedy(&TermError { error: text.into(), since: at(), at: at(), times: 3 })
+            remedy("carts", &TermError { error: text.into(), since: at(), at: at(), times: 3 })
         };
         assert!(remedy("permission denied for table x_1 (SQLSTATE 42501)").starts_with("grant the host's role"));
-        assert!(remedy("relation \"x\" does not exist (SQLSTATE 42P01)").contains("restore it"));
+        let missing = remedy("relation \"x\" does not exist (SQLSTATE 42P01)");
+        assert!(missing.contains("restore it") && missing.contains("remove carts --drop-documents"), "{missing}");
         assert!(remedy("canceling statement due to lock timeout (SQLSTATE 55P03)").contains("lock"));
         assert!(remedy("could not extend file (SQLSTATE 53100) Hint: Check free disk space.").contains("disk"));
         assert!(remedy("cannot execute UPDATE in a read-only transaction (SQLSTATE 25006)").contains("read-only"));

@@ -34,7 +34,7 @@ use super::{
     retry,
     shed::{Leap, Shed},
     term::Term,
-    term_errors::{self, TermErrors},
+    term_errors::{Progress as TermProgress, TermErrors},
 };
 use crate::{
     consumer::{
@@ -351,7 +351,7 @@ impl<'a> Engine<'a> {
             if self.commit.is_none() && self.held.due(Instant::now()).is_some_and(|due| due.is_zero()) {
                 self.say_held().await?;
             }
-            if self.commit.is_none() && self.steady().is_some_and(|due| due.is_zero()) {
+            if self.commit.is_none() && self.well_in().is_some_and(|due| due.is_zero()) {
                 let cleared = self.errors.clear(self.committer.session(), self.id).await;
                 cleared.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
             }
@@ -399,9 +399,8 @@ impl<'a> Engine<'a> {
     /// Whoever has work and does not move has a reason that can be read, or it is a mistake of ours: then it is said, and a new term begins from what the
     /// database says.
     fn check_for_standstill(&mut self) -> Result<(), Shaken> {
-        let busy = !self.runs.is_empty() || self.page.is_some() || self.reading.is_some() || self.commit.is_some();
         // While all of it is paused it may stand still, and nobody is to be woken to ask why.
-        if busy || self.book.paused().is_some() {
+        if self.is_busy() || self.book.paused().is_some() {
             self.still_since = None;
             return Ok(());
         }
@@ -589,11 +588,27 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// After how long this term may be said to go well, if an earlier one did not: once it has committed something, or has read everything and has nothing to do.
-    fn steady(&self) -> Option<Duration> {
-        let idle = self.runs.is_empty() && self.book.pages_open() == 0 && self.page.is_none() && !self.news;
-        let well = self.errors.is_set() && (*self.moved || idle);
-        well.then(|| term_errors::STEADY.saturating_sub(self.began.elapsed()))
+    /// How long until this term goes well if its progress stays as it is; none if there is no error
+    /// to clear.
+    fn well_in(&self) -> Option<Duration> {
+        self.errors.well_at(|| self.progress()).map(|age| age.saturating_sub(self.began.elapsed()))
+    }
+
+    /// The progress that this term has made.
+    fn progress(&self) -> TermProgress {
+        // Events that concern no lane are stored late, so one commit stands for the next.
+        let uncommitted = || self.book.pages_open() > 0 || self.book.passed_events() && !*self.moved;
+        let works = self.is_busy() || self.news || uncommitted() || self.book.ready(SystemTime::now()).is_some();
+        match (works, *self.moved) {
+            (false, _) => TermProgress::CaughtUp,
+            (true, true) => TermProgress::Committed,
+            (true, false) => TermProgress::None,
+        }
+    }
+
+    /// Whether a lane runs, or a page, a reading or a commit is under way.
+    fn is_busy(&self) -> bool {
+        !self.runs.is_empty() || self.page.is_some() || self.reading.is_some() || self.commit.is_some()
     }
 
     /// How long calls under way are still waited for, once the term was told to end.
@@ -616,8 +631,8 @@ impl<'a> Engine<'a> {
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
         let held = self.commit.is_none().then(|| self.held.due(Instant::now())).flatten();
         let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
-        let steady = self.commit.is_none().then(|| self.steady()).flatten();
-        [commit, store, due, look, report, held, still, steady, self.left_to_end()]
+        let well = self.commit.is_none().then(|| self.well_in()).flatten();
+        [commit, store, due, look, report, held, still, well, self.left_to_end()]
             .into_iter()
             .flatten()
             .min()

@@ -39,8 +39,9 @@ pub struct Held {
 pub struct HeldCollection {
     /// Its view in `public`.
     pub view: String,
-    /// How many documents it has.
-    pub documents: i64,
+    /// The number of its documents; none if its table is missing, which does not keep it from being
+    /// removed.
+    pub documents: Option<i64>,
 }
 
 /// Why a processor cannot be removed.
@@ -68,10 +69,12 @@ pub async fn held(session: &Session, id: &ProcessorId) -> Result<Option<Held>, E
         collections: Vec::new(),
     };
     for row in session.query(include_str!("removal/collections.sql"), &[&id.as_str()]).await? {
-        let (number, generation): (i32, i32) = (row.get(0), row.get(1));
-        let count = format!("select count(*) from sandmill_documents.c{number}_{generation}");
-        let documents = session.query_one(&count, &[]).await?.get(0);
-        held.collections.push(HeldCollection { view: row.get(2), documents });
+        let table: Option<&str> = row.get(0);
+        let documents = match table {
+            Some(table) => Some(session.query_one(&format!("select count(*) from {table}"), &[]).await?.get(0)),
+            None => None,
+        };
+        held.collections.push(HeldCollection { view: row.get(1), documents });
     }
     Ok((held.known || !held.collections.is_empty()).then_some(held))
 }

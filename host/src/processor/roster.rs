@@ -13,8 +13,11 @@ pub struct Entry {
     pub tenant: Option<String>,
     /// The plugin that last ran it: its file's name without its ending.
     pub plugin: String,
-    /// Whether a host commits for it.
+    /// Whether a host's session commits for it.
     pub runs: bool,
+    /// Whether a term of it ended with an error just now. A processor whose terms keep ending has
+    /// no session most of the time.
+    pub failed_lately: bool,
 }
 
 /// All of them, by id.
@@ -26,6 +29,7 @@ pub async fn read(session: &Session) -> Result<Vec<Entry>, Error> {
         tenant: Some(row.get(2)).filter(|tenant: &String| !tenant.is_empty()),
         plugin: row.get(3),
         runs: row.get(4),
+        failed_lately: row.get(5),
     };
     Ok(rows.iter().map(entry).collect())
 }

@@ -1,7 +1,9 @@
 //! The error that ended a processor's last term, recorded for people.
 //!
-//! Terms that keep ending leave no other trace in the database, as nothing of them is committed. So the error is written on a session of its own, beside the work, and
-//! later where that fails too. It is cleared once a term goes well: [`STEADY`] after its beginning, when it has committed something or has nothing left to do.
+//! Terms that keep ending commit nothing, so they leave no other trace in the database. The error
+//! is therefore written on a session of its own; if that fails too, it is written with the next
+//! one. The record outlives the host: a new one continues the time and the count that it finds. It
+//! is cleared once a term goes well (see [`TermErrors::well_at`]).
 
 use std::time::{Duration, SystemTime};
 
@@ -10,12 +12,29 @@ use crate::{
     model::{handler::REASON_BYTES, ids::ProcessorId, text},
 };
 
-/// How old a term must be before it may be said to go well. Default 2 s: a term that ends for a lasting reason does so as soon as it works.
-pub(super) const STEADY: Duration = Duration::from_secs(2);
-/// How long the next term waits for an error to be written. Default 5 s: writing is one statement, and a database that is away takes longer to say so.
+/// Minimum age of a term that goes well because it has caught up. Default 2 s: a connection that is
+/// lost again and again while there is nothing to do must stay visible.
+const STEADY: Duration = Duration::from_secs(2);
+/// Minimum age of a term that goes well because it commits, though it never catches up. Default
+/// 60 s: one lane's commit says nothing about a statement of another lane that is about to fail,
+/// so it must be older than statements run before they fail.
+const LASTING: Duration = Duration::from_secs(60);
+/// Maximum time that the next term waits for an error to be written. Default 5 s: a read and a
+/// write of one row, and a database that is away takes longer to report it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What ended terms in a row.
+/// The progress that a term has made so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// It has committed nothing yet, and has work left.
+    None,
+    /// It has committed something, and has work left.
+    Committed,
+    /// Nothing is under way, unread, uncommitted or due.
+    CaughtUp,
+}
+
+/// Consecutive terms that ended with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Ended {
     error: String,
@@ -25,62 +44,77 @@ struct Ended {
 }
 
 /// The errors of one processor.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct TermErrors {
     ended: Option<Ended>,
-    /// Whether the database may name an error: also one of an earlier host's, as long as nobody has looked.
-    stored: bool,
-}
-
-impl Default for TermErrors {
-    fn default() -> Self {
-        TermErrors { ended: None, stored: true }
-    }
+    /// Whether `ended` includes the record of an earlier host, which is read before the first
+    /// write.
+    continued: bool,
 }
 
 impl TermErrors {
-    /// A term ended.
+    /// Counts a term that ended.
     pub(super) fn ended(&mut self, error: &str, now: SystemTime) {
         let (since, times) = self.ended.as_ref().map_or((now, 0), |before| (before.since, before.times));
         self.ended = Some(Ended { error: error.into(), since, at: now, times: times + 1 });
     }
 
-    /// Whether there is an error to clear.
-    pub(super) fn is_set(&self) -> bool {
-        self.stored || self.ended.is_some()
-    }
-
-    /// Writes what ended the last term. What cannot be written is written with the next one.
-    pub(super) async fn store(&mut self, db: &Db, id: &ProcessorId) {
-        let Some(ended) = &self.ended else { return };
-        match tokio::time::timeout(PATIENCE, ended.store(db, id)).await {
-            Ok(Ok(())) => self.stored = true,
-            Ok(Err(error)) => {
-                tracing::debug!(processor = %id, "why terms end could not be written: {}", describe(&error));
-            }
-            Err(_) => tracing::debug!(processor = %id, "why terms end could not be written in time"),
+    /// The age at which a term goes well if its progress stays as it is; none if it does not, or if
+    /// there is no error to clear.
+    pub(super) fn well_at(&self, progress: impl FnOnce() -> Progress) -> Option<Duration> {
+        if self.continued && self.ended.is_none() {
+            return None;
+        }
+        match progress() {
+            Progress::None => None,
+            Progress::Committed => Some(LASTING),
+            Progress::CaughtUp => Some(STEADY),
         }
     }
 
-    /// A term goes well: there is no error any more.
+    /// Writes the last error. One that cannot be written is written with the next.
+    pub(super) async fn store(&mut self, db: &Db, id: &ProcessorId) {
+        match tokio::time::timeout(PATIENCE, self.try_store(db, id)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(processor = %id, "could not record why a term ended: {}", describe(&error));
+            }
+            Err(_) => tracing::debug!(processor = %id, "could not record in time why a term ended"),
+        }
+    }
+
+    async fn try_store(&mut self, db: &Db, id: &ProcessorId) -> Result<(), Error> {
+        let session = db.connect("term error").await?;
+        // Even a database whose transactions are read-only by default accepts this record.
+        session.batch_execute("set default_transaction_read_only = off").await?;
+        if !self.continued {
+            let row = session.query_opt(include_str!("term_errors/read.sql"), &[&id.as_str()]).await?;
+            self.continue_from(row.and_then(|row| Some((row.get::<_, Option<SystemTime>>(0)?, row.get(1)))));
+        }
+        let Some(Ended { error, since, at, times }) = &self.ended else { return Ok(()) };
+        let sql = include_str!("term_errors/store.sql");
+        session.execute(sql, &[&id.as_str(), error, since, at, times]).await.map(drop)
+    }
+
+    /// Adds the terms that an earlier host recorded: since when they ended, and how many did.
+    fn continue_from(&mut self, stored: Option<(SystemTime, i64)>) {
+        self.continued = true;
+        if let (Some(ended), Some((since, times))) = (&mut self.ended, stored) {
+            ended.since = ended.since.min(since);
+            ended.times = ended.times.saturating_add(times);
+        }
+    }
+
+    /// Clears the record, because a term goes well.
     pub(super) async fn clear(&mut self, session: &Session, id: &ProcessorId) -> Result<(), Error> {
         session.execute(include_str!("term_errors/clear.sql"), &[&id.as_str()]).await?;
-        (self.ended, self.stored) = (None, false);
+        (self.ended, self.continued) = (None, true);
         Ok(())
     }
 }
 
-impl Ended {
-    async fn store(&self, db: &Db, id: &ProcessorId) -> Result<(), Error> {
-        let session = db.connect("term error").await?;
-        // A database whose transactions are read-only by default may still be told why nothing is committed there.
-        session.batch_execute("set default_transaction_read_only = off").await?;
-        let sql = include_str!("term_errors/store.sql");
-        session.execute(sql, &[&id.as_str(), &self.error, &self.since, &self.at, &self.times]).await.map(drop)
-    }
-}
-
-/// An error in words that a column can hold; there are some also where it has none. The database's own error is told with its code, by which it is known what to do.
+/// The text of an error, in a form that the column can hold; never empty. An error of the database
+/// includes its SQLSTATE, from which `explain` derives the remedy.
 pub(super) fn words(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
@@ -101,15 +135,42 @@ pub(super) fn words(error: &anyhow::Error) -> String {
 mod tests {
     use super::*;
 
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
     #[test]
-    fn errors_in_a_row_keep_when_they_began() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    fn consecutive_errors_keep_their_first_time() {
         let mut errors = TermErrors::default();
-        assert!(errors.is_set(), "an earlier host may have left one");
         errors.ended("first", at(1));
         errors.ended("second", at(5));
         let ended = Ended { error: "second".into(), since: at(1), at: at(5), times: 2 };
         assert_eq!(errors.ended, Some(ended));
+    }
+
+    #[test]
+    fn a_new_host_continues_the_record_of_an_earlier_one_once() {
+        let mut errors = TermErrors::default();
+        errors.ended("of this host", at(7));
+        errors.continue_from(Some((at(1), 4)));
+        errors.ended("of this host", at(9));
+        let ended = Ended { error: "of this host".into(), since: at(1), at: at(9), times: 6 };
+        assert_eq!((&errors.ended, errors.continued), (&Some(ended), true));
+        let mut first = TermErrors::default();
+        first.ended("first", at(7));
+        first.continue_from(None);
+        assert_eq!(first.ended.map(|ended| (ended.since, ended.times)), Some((at(7), 1)));
+    }
+
+    #[test]
+    fn a_term_goes_well_by_its_progress_and_not_by_its_age_alone() {
+        let mut errors = TermErrors::default();
+        assert_eq!(errors.well_at(|| Progress::CaughtUp), Some(STEADY), "an earlier host may have left an error");
+        errors.continue_from(None);
+        assert_eq!(errors.well_at(|| unreachable!("there is nothing to clear")), None);
+        errors.ended("lock timeout", at(1));
+        let well_at = [Progress::None, Progress::Committed, Progress::CaughtUp].map(|made| errors.well_at(|| made));
+        assert_eq!(well_at, [None, Some(LASTING), Some(STEADY)]);
     }
 
     #[test]

@@ -119,7 +119,10 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     // What tenants use is added to its table by a task of its own.
     ("tenants", &["db", "model", "supervisor::Stop"]),
     // All that may hold something back is told from the database by those whose it is.
-    ("explain", &["cluster::host_lock", "db", "processor::status", "tenants::rates", "tenants::status"]),
+    (
+        "explain",
+        &["cluster::host_lock", "db", "processor::roster", "processor::status", "tenants::rates", "tenants::status"],
+    ),
     // Time is shared out among tenants.
     ("scheduler", &["model::ids"]),
     // A plugin's work without a database: the host's own routing, lanes and rules of documents, over a map.
