@@ -3,6 +3,7 @@
 mod dry_runs;
 mod ready;
 mod retained;
+mod rollbacks;
 mod starts;
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};

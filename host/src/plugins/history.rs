@@ -179,25 +179,16 @@ pub async fn lanes(session: &Session, plugin: &str, lanes: i64) -> Result<(), Er
     session.execute("update sandmill.plugins set lanes = $2 where plugin = $1", &[&plugin, &lanes]).await.map(drop)
 }
 
-/// What ran under a file's name before a version took over, and the key that it was signed with.
-pub async fn former(session: &Session, plugin: &str, digest: &str) -> Result<Option<(String, String)>, Error> {
-    let row = session.query_opt(include_str!("history/former.sql"), &[&plugin, &digest]).await?;
-    Ok(row.map(|row| (row.get(0), row.get(1))))
-}
-
-/// Of a version and those that ran before it, the latest that was not taken back.
+/// Of the version that runs under a file's name, or ran last, and those before it, the latest that
+/// was not taken back. How a version came to run makes no difference: by a swap or by a start.
 pub async fn not_held(session: &Session, plugin: &str, digest: &str, held: &[Hold]) -> Result<Option<String>, Error> {
-    let mut digest = digest.to_string();
-    // Two versions may have taken each other's place in turns.
-    let mut seen = Vec::new();
-    while held.iter().any(|hold| hold.plugin == plugin && hold.digest == digest) {
-        let Some((former, _)) = former(session, plugin, &digest).await? else { return Ok(None) };
-        if seen.contains(&former) {
-            return Ok(None);
-        }
-        seen.push(std::mem::replace(&mut digest, former));
+    let held = held.iter().filter(|hold| hold.plugin == plugin).map(|hold| hold.digest.as_str());
+    let held: Vec<&str> = held.collect();
+    if !held.contains(&digest) {
+        return Ok(Some(digest.into()));
     }
-    Ok(Some(digest))
+    let row = session.query_opt(include_str!("history/former.sql"), &[&plugin, &digest, &held]).await?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 /// A version that is not to be run again.

@@ -14,7 +14,7 @@ fn empty_cache() -> (tempfile::TempDir, String) {
 
 /// Waits until the bytes of so many versions of a plugin are stored; their digests, the newest
 /// first.
-async fn until_retained(database: &Database, plugin: &str, versions: usize) -> Vec<String> {
+pub(super) async fn until_retained(database: &Database, plugin: &str, versions: usize) -> Vec<String> {
     eventually(&format!("{versions} versions of {plugin} are stored"), async || {
         let session = database.db.connect("test").await.unwrap();
         let sql = "select digest from sandmill.retained_versions where plugin = $1 order by ran_at desc";

@@ -6,13 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     super::{
         check::Checked,
-        fleet::Follower,
+        fleet::{Follower, Swapped},
         history::{Event, Hold},
         plan::{self, Step, Version},
     },
     Instant, Registry,
     jobs::{NoFormer, Purpose, Recalled},
 };
+use crate::{db::Session, processor::registration::RegistrationError};
 
 /// Files for which no former version can run, and why.
 #[derive(Default)]
@@ -141,14 +142,28 @@ impl Registry {
             descriptor: member.descriptor.clone(),
             manifest: member.manifest.clone(),
         };
-        let step = plan::change(&hold.plugin, &now, &version(former.digest.clone(), &follower));
-        if follower.descriptor.id != id || !matches!(step, Some(Step::Swap { .. })) {
-            let why = "It keeps running, because the version before it handles other events, tenants or documents.";
-            self.no_way_back.note(&hold.plugin, why.into());
-            return;
-        }
+        let done = member.done();
+        let restarts = match plan::change(&hold.plugin, &now, &version(former.digest.clone(), &follower)) {
+            _ if follower.descriptor.id != id => Err(format!("it is another processor, {}", follower.descriptor.id)),
+            Some(Step::Refuse { why, .. }) => Err(why),
+            step => Ok(!matches!(step, Some(Step::Swap { .. }))),
+        };
+        let restarts = match restarts {
+            Ok(restarts) => restarts,
+            Err(why) => {
+                let why = format!("It keeps running, because the version before it cannot take its place: {why}");
+                return self.no_way_back.note(&hold.plugin, why);
+            }
+        };
         let Some(session) = self.session().await else { return };
-        match self.fleet.swap_back(&session, follower).await {
+        let replaced = match restarts {
+            true => self.restart_with(&session, former, follower).await.map(|()| {
+                let replaced = hold.digest.as_str().into();
+                Some(Swapped { replaced, done })
+            }),
+            false => self.fleet.swap_back(&session, follower).await,
+        };
+        match replaced {
             Ok(Some(swapped)) => {
                 let digest = hold.digest.get(..12);
                 tracing::error!(processor = %id, plugin = hold.plugin, digest, "taken back, the version before it runs again: {}", hold.reason);
@@ -159,5 +174,24 @@ impl Registry {
             Err(error) => tracing::warn!(processor = %id, plugin = hold.plugin, "could not be taken back yet: {error}"),
         }
         self.session = Some(session);
+    }
+
+    /// Ends a processor and begins it again with a former version, as more than the code differs.
+    /// It goes on as it is until it is known that this one can begin.
+    async fn restart_with(
+        &mut self,
+        session: &Session,
+        former: Checked,
+        follower: Follower,
+    ) -> Result<(), RegistrationError> {
+        self.fleet.could_start(session, &follower).await?;
+        match self.fleet.start(session, vec![follower]).await.pop() {
+            None => Ok(()),
+            Some((follower, error)) => {
+                // It has ended: what was to take its place begins with the next plan.
+                self.former.insert(follower.plugin, former);
+                Err(error)
+            }
+        }
     }
 }
