@@ -2,6 +2,7 @@
 
 mod dry_runs;
 mod ready;
+mod recalls;
 mod retained;
 mod rollbacks;
 mod starts;

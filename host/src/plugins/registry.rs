@@ -217,6 +217,10 @@ impl Registry {
         if known {
             self.end_start().await;
         }
+        if known {
+            self.recall_due();
+            self.jobs.begin_recalls(&self.tools, &self.held);
+        }
         let look = self.until_look();
         tokio::select! {
             () = stop.drain() => return Ok(()),
@@ -284,6 +288,7 @@ impl Registry {
             self.slow.remove(name);
             self.recheck.remove(name);
             self.no_way_back.forget(name);
+            self.jobs.forget_recalls(name);
             if let Some(start) = self.start.as_mut() {
                 start.allow_recall(name);
             }

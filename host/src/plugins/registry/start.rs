@@ -19,7 +19,7 @@ use super::{
         plan::Rank,
     },
     Registry,
-    jobs::Purpose,
+    jobs::{Purpose, Recall},
 };
 use crate::{
     db::describe,
@@ -195,8 +195,8 @@ impl Registry {
         if !start.recalled.insert(plugin.into()) {
             return false;
         }
-        let held = self.held.iter().cloned().collect();
-        self.jobs.recall(&self.tools, file, Purpose::Start, ran, held);
+        let effort = self.no_way_back.effort(plugin);
+        self.jobs.recall(Recall { file, purpose: Purpose::Start, from: ran, effort });
         true
     }
 
