@@ -372,6 +372,9 @@ impl Registry {
                 return;
             }
             (Some(Unfinished::Shortage), Err(why)) if self.is_short(&name, why) => {
+                if let Some(start) = self.start.as_mut() {
+                    start.is_slow(&name);
+                }
                 // Others do not wait for it, and neither does what ran last.
                 let same = self.start.as_ref().and_then(|start| start.ran(&name)).map(|ran| &ran.digest);
                 if same == Some(&checked.digest) || !self.recall_for_start(&name) {

@@ -33,11 +33,12 @@ async fn a_start_with_many_broken_files_looks_for_few_former_versions_at_once() 
     append(&database, "s", 1).await;
     // Nobody can read any bytes for now.
     let session = database.db.connect("test").await.unwrap();
-    session.batch_execute("begin; lock table sandmill.components").await.unwrap();
+    let lock = "begin; set local idle_in_transaction_session_timeout = 0; lock table sandmill.components";
+    session.batch_execute(lock).await.unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[("V000001", 1)]).await;
     eventually("two are looked for", async || (searches(&database).await >= 2).then_some(())).await;
-    assert_eq!(searches(&database).await, 2);
+    assert!(searches(&database).await <= 2);
     session.batch_execute("commit").await.unwrap();
     for name in FILES {
         until_event(&database, name, "started", 2).await;

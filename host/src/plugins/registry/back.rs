@@ -85,6 +85,11 @@ impl Registry {
     fn is_looked_for_later(&mut self, plugin: &str, unfound: &NoFormer) -> bool {
         let (NoFormer::Unasked(why) | NoFormer::Shortage(why)) = unfound else { return false };
         let attempts = self.no_way_back.later(plugin, why);
+        if let Some(start) = self.start.as_mut() {
+            start.unrecalled(plugin, attempts);
+        }
+        // Others may begin that waited for it.
+        self.uncarried.get_or_insert_with(Instant::now);
         // A database that is away keeps everything waiting, so that nothing is gained by giving up.
         let gives_up = !self.follows && attempts >= ATTEMPTS && matches!(unfound, NoFormer::Shortage(_));
         !gives_up

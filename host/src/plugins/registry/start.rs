@@ -7,6 +7,9 @@
 //! begins once no other that goes before it can still claim its processor, and files of other
 //! tenants never can. What a start leaves refused leaves the former version running, as while a
 //! host runs.
+//!
+//! A former version that the database or the machine keeps from being found makes its file a slow
+//! one, and after some attempts nothing waits for it any more. It is looked for all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +23,7 @@ use super::{
     },
     Registry,
     jobs::{Purpose, Recall},
+    shortage::ATTEMPTS,
 };
 use crate::{
     db::describe,
@@ -44,6 +48,8 @@ pub(super) struct Start {
     /// Files of which it is not known yet whether they run: whose they are, and whether they are
     /// slow.
     open: BTreeMap<String, OpenFile>,
+    /// Files in whose place a former version is looked for again and again, for which nothing waits.
+    overdue: BTreeSet<String>,
     /// Files in whose place a former version was looked for.
     recalled: BTreeSet<String>,
     /// Tenants whose folders could not be read.
@@ -56,12 +62,26 @@ type OpenFile = (Option<TenantId>, bool);
 impl Start {
     /// A start of these files.
     fn of(open: BTreeMap<String, OpenFile>, unread: BTreeSet<TenantId>) -> Self {
-        Start { ran: None, open, recalled: BTreeSet::new(), unread }
+        Start { ran: None, open, overdue: BTreeSet::new(), recalled: BTreeSet::new(), unread }
     }
 
     /// Nothing more is to be found out about a file.
     pub(super) fn close(&mut self, plugin: &str) {
         self.open.remove(plugin);
+        self.overdue.remove(plugin);
+    }
+
+    /// Whether it is not known yet what runs in a file's place.
+    fn is_open(&self, plugin: &str) -> bool {
+        self.open.contains_key(plugin) || self.overdue.contains(plugin)
+    }
+
+    /// A former version could not be looked for so many times.
+    pub(super) fn unrecalled(&mut self, plugin: &str, attempts: u32) {
+        self.is_slow(plugin);
+        if attempts >= ATTEMPTS && self.open.remove(plugin).is_some() {
+            self.overdue.insert(plugin.into());
+        }
     }
 
     /// A file turned out to be slow.
@@ -106,7 +126,7 @@ impl Start {
     /// place.
     pub(super) fn is_recalling(&self, plugin: &str, digest: &str) -> bool {
         let refused = self.ran(plugin).and_then(|ran| ran.refused.as_ref());
-        self.open.contains_key(plugin) && refused.is_some_and(|(refused, ..)| refused == digest)
+        self.is_open(plugin) && refused.is_some_and(|(refused, ..)| refused == digest)
     }
 
     /// Whether a processor that keeps in step with others waits for one that may be of them: they
@@ -162,7 +182,7 @@ impl Registry {
 
     /// Finds out what runs in a file's place, once the file itself was checked.
     pub(super) fn close_or_recall(&mut self, plugin: &str) {
-        let Some(start) = self.start.as_ref().filter(|start| start.open.contains_key(plugin)) else { return };
+        let Some(start) = self.start.as_ref().filter(|start| start.is_open(plugin)) else { return };
         let candidate = self.candidate(plugin).map(|checked| &checked.digest);
         let ran = start.ran(plugin);
         let refused = ran.and_then(|ran| ran.refused.as_ref()).map(|(digest, ..)| digest);
@@ -216,22 +236,29 @@ impl Registry {
         }
     }
 
-    /// Ends the start, if nothing more is to be found out.
+    /// Ends the start, if nothing more is to be found out. Those who wait for it are told before,
+    /// once all that is left is overdue.
     pub(super) async fn end_start(&mut self) {
-        let over = self.start.as_ref().is_some_and(|start| start.open.is_empty());
-        let waits = !self.short.is_empty() || !self.archive.is_done();
-        if !over || self.uncarried.is_some() || !self.follows && waits {
+        let Some(start) = self.start.as_ref().filter(|start| start.open.is_empty()) else { return };
+        let is_over = start.overdue.is_empty();
+        let waits = !is_over || !self.short.is_empty() || !self.archive.is_done();
+        if self.uncarried.is_some() || !self.follows && waits || !is_over && self.begun.is_none() {
             return;
         }
-        let Some(start) = self.start.take() else { return };
-        self.tell_idle(start.ran.iter().flat_map(BTreeMap::keys)).await;
+        let unread = start.unread.len();
+        let known = start.ran.iter().flat_map(BTreeMap::keys).filter(|plugin| !start.overdue.contains(*plugin));
+        let known: Vec<String> = known.cloned().collect();
+        self.tell_idle(&known).await;
         let idle = self.settling.known().len().saturating_sub(self.fleet.members().len());
         let members = self.fleet.members().iter();
         let begun = Begun {
             standings: members.map(|(id, member)| (id.clone(), member.standing.clone())).collect(),
-            refused: idle.max(self.refused.len()) + start.unread.len(),
+            refused: idle.max(self.refused.len()) + unread,
             idle_settings: self.fleet.idle_settings().map(String::from).collect(),
         };
+        if is_over {
+            self.start = None;
+        }
         if let Some(tell) = self.begun.take() {
             // Nobody waits for it where the host ends.
             let _ = tell.send(begun);
@@ -239,7 +266,7 @@ impl Registry {
     }
 
     /// Says of those that ran last and do not now that nothing does.
-    async fn tell_idle(&mut self, ran: impl Iterator<Item = &String>) {
+    async fn tell_idle(&mut self, ran: &[String]) {
         let Some(session) = self.session().await else { return };
         for plugin in ran {
             if self.running_id(plugin).is_some() {
@@ -310,6 +337,26 @@ mod tests {
         assert_eq!([start.rank("a", false, &id), start.rank("b", true, &id)], [Rank::Other, Rank::Owner]);
         start.close("b");
         assert!(!start.holds_back("a", (None, false), &id), "it does not run");
+    }
+
+    #[test]
+    fn nothing_waits_for_ever_for_a_former_version_that_cannot_be_looked_for() {
+        let id = ProcessorId::parse("x").unwrap();
+        let files = [("a", None, false), ("b", None, false), ("large", None, true)];
+        let mut start = start(&files, &[("a", "x")]);
+        let held = |start: &Start, name: &str, slow, id: &ProcessorId| start.holds_back(name, (None, slow), id);
+        let other = ProcessorId::parse("y").unwrap();
+        assert!(held(&start, "b", false, &other), "a goes before b");
+        start.unrecalled("a", 1);
+        assert!(!held(&start, "b", false, &other), "a is slow now");
+        assert!(held(&start, "b", false, &id), "what a ran last is still a's");
+        start.close("b");
+        assert!(held(&start, "large", true, &other), "of slow ones names decide");
+        start.unrecalled("a", ATTEMPTS);
+        assert!(!held(&start, "large", true, &other) && !held(&start, "b", false, &id));
+        assert!(start.is_open("a") && !start.is_open("b"), "it is looked for all the same");
+        start.close("a");
+        assert!(!start.is_open("a"));
     }
 
     #[test]
