@@ -1,5 +1,6 @@
 // What is in the plugins folder is what runs: files that come, change, break, go and come back, while events are handled.
 
+mod away;
 mod dry_runs;
 mod ready;
 mod recalls;

@@ -299,6 +299,12 @@ impl Registry {
         if !changed.is_empty() {
             self.dry_runs = None;
         }
+        let came: Vec<&PluginFile> = changed.iter().filter_map(|name| self.new_file(name)).collect();
+        if !came.is_empty() {
+            let came = came.into_iter().map(|file| (file.name.clone(), (file.tenant.clone(), self.is_slow(file))));
+            let came = came.collect();
+            self.start.get_or_insert_default().add(came, unread);
+        }
         for name in gone {
             self.checked.remove(name);
             self.waiting.remove(name);
@@ -310,6 +316,12 @@ impl Registry {
         if any_gone {
             self.uncarried.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// A file that was not there before.
+    fn new_file(&self, name: &str) -> Option<&PluginFile> {
+        let is_known = self.checked.contains_key(name) || self.waiting.contains(name) || self.jobs.is_checking(name);
+        self.settling.known().get(name).filter(|_| !is_known && self.running_id(name).is_none())
     }
 
     /// Whether compiling a file takes long enough for others not to wait for it.
@@ -361,6 +373,9 @@ impl Registry {
         // Another one by now is checked next.
         if self.settling.known().get(&name) != Some(&checked.file) {
             return;
+        }
+        if let Some(start) = self.start.as_mut() {
+            start.found(&name, &checked.digest);
         }
         match (checked.unfinished, &checked.found) {
             (Some(Unfinished::Slow), _) => {
@@ -627,7 +642,10 @@ impl Registry {
         };
         let told = async {
             history::happened(session, &note).await?;
-            history::gone(session, plugin).await
+            match self.settling.known().contains_key(plugin) {
+                true => history::forget(session, plugin).await,
+                false => history::gone(session, plugin).await,
+            }
         };
         self.written(told.await);
     }
@@ -639,7 +657,7 @@ impl Registry {
             self.again = true;
             return;
         }
-        let gone = history::gone(session, from).await;
+        let gone = history::forget(session, from).await;
         self.written(gone);
         self.tell_running(session, to, Event::Renamed, from, None).await;
     }
@@ -723,19 +741,19 @@ impl Registry {
             }
             self.errors.write(plugin, why);
         }
-        for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
-            if !refused.contains_key(&plugin) {
-                self.errors.remove(&plugin);
-                let told = history::mended(session, &plugin).await;
-                self.written(told);
-            }
-        }
         for plugin in std::mem::take(&mut self.gone) {
             self.errors.remove(&plugin);
             if self.running_id(&plugin).is_none() {
                 let told = history::gone(session, &plugin).await;
                 self.written(told);
                 self.archive.forget();
+            }
+        }
+        for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
+            if !refused.contains_key(&plugin) {
+                self.errors.remove(&plugin);
+                let told = history::mended(session, &plugin).await;
+                self.written(told);
             }
         }
     }

@@ -173,7 +173,7 @@ async fn no_file_waits_for_one_that_the_machine_cannot_compile_now() {
     until_retained(&database, "scripted", 1).await;
     host.stop().await;
     put(folder.path(), "V000002");
-    place(folder.path(), "z-later.wasm", &by_stream());
+    place(folder.path(), "z-later.wasm", &large(by_stream()));
     append(&database, "s", 1).await;
     let [worker, cache] = compiler.settings();
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);

@@ -11,7 +11,7 @@ with ran as (
   on conflict (plugin) do update set processor = excluded.processor, digest = excluded.digest, version = excluded.version,
     contract = excluded.contract, signed_by = excluded.signed_by, lanes = 0,
     since = case when p.digest = excluded.digest then p.since else now() end,
-    refused_digest = '', refused = '', refused_at = null
+    refused_digest = '', refused = '', refused_at = null, gone_since = null
 )
 insert into sandmill.plugin_versions (plugin, processor, digest, version, signed_by, event, reason, replaced, replaced_last, dry_run)
 select ran.plugin, ran.processor, ran.digest, ran.version, ran.signed_by, ran.event, ran.reason, coalesce(former.digest, ran.replaced),

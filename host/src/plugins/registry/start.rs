@@ -8,6 +8,9 @@
 //! tenants never can. What a start leaves refused leaves the former version running, as while a
 //! host runs.
 //!
+//! Files that come to a running host are such a start as well, so that those of a volume which was
+//! away come back as they were.
+//!
 //! A former version that the database or the machine keeps from being found makes its file a slow
 //! one, and after some attempts nothing waits for it any more. It is looked for all the same.
 
@@ -41,8 +44,11 @@ pub struct Begun {
     pub idle_settings: Vec<String>,
 }
 
-/// A start that is not over.
+/// A start that is not over: of a host, or of files that came to a host which runs.
+#[derive(Default)]
 pub(super) struct Start {
+    /// The files that it is about.
+    files: BTreeSet<String>,
     /// What ran last under the names of the files; none while the database could not be asked.
     ran: Option<BTreeMap<String, Listed>>,
     /// Files of which it is not known yet whether they run: whose they are, and whether they are
@@ -62,7 +68,25 @@ type OpenFile = (Option<TenantId>, bool);
 impl Start {
     /// A start of these files.
     fn of(open: BTreeMap<String, OpenFile>, unread: BTreeSet<TenantId>) -> Self {
-        Start { ran: None, open, overdue: BTreeSet::new(), recalled: BTreeSet::new(), unread }
+        let mut start = Start::default();
+        start.add(open, unread);
+        start
+    }
+
+    /// Further files have come. What ran last under their names is still to be read.
+    pub(super) fn add(&mut self, files: BTreeMap<String, OpenFile>, unread: BTreeSet<TenantId>) {
+        self.files.extend(files.keys().cloned());
+        self.open.extend(files);
+        (self.ran, self.unread) = (None, unread);
+    }
+
+    /// A file was read. If it has been gone and is another one now, nothing ran before it: who
+    /// removed a plugin does not get it back by putting another one there.
+    pub(super) fn found(&mut self, plugin: &str, digest: &str) {
+        let is_another = self.ran(plugin).is_some_and(|ran| ran.is_gone && ran.file_digest() != digest);
+        if let (true, Some(ran)) = (is_another, self.ran.as_mut()) {
+            ran.remove(plugin);
+        }
     }
 
     /// Nothing more is to be found out about a file.
@@ -170,13 +194,16 @@ impl Registry {
         let ran = async {
             history::begin(&session, &there, &unread).await?;
             self.reports.store(&session).await?;
-            history::list(&session).await
+            history::list_with(&session, &there).await
         };
         let ran = ran.await.inspect_err(|error| tracing::warn!("could not read what ran last: {}", describe(error)));
         self.session = Some(session);
         let (Ok(ran), Some(start)) = (ran, self.start.as_mut()) else { return false };
         let ran = ran.into_iter().filter(|ran| !ran.digest.is_empty());
         start.ran = Some(ran.map(|ran| (ran.plugin.clone(), ran)).collect());
+        for (plugin, checked) in &self.checked {
+            start.found(plugin, &checked.digest);
+        }
         true
     }
 
@@ -209,7 +236,7 @@ impl Registry {
 
     /// Begins to look for what ran last under a name, once. Whether it does.
     pub(super) fn recall_for_start(&mut self, plugin: &str) -> bool {
-        let Some(start) = self.start.as_mut() else { return false };
+        let Some(start) = self.start.as_mut().filter(|start| start.files.contains(plugin)) else { return false };
         let ran = start.ran(plugin).map(|ran| (ran.digest.clone(), ran.contract.clone()));
         let (Some(ran), Some(file)) = (ran, self.settling.known().get(plugin).cloned()) else { return false };
         if !start.recalled.insert(plugin.into()) {
@@ -296,6 +323,7 @@ mod tests {
             since: SystemTime::now(),
             lanes: 0,
             refused: None,
+            is_gone: false,
         };
         (plugin.into(), listed)
     }
