@@ -588,6 +588,10 @@ impl Registry {
             // What ran last and never can again leaves its place to the file.
             let gives_way = !is_passing(error) && self.former.remove(&follower.plugin).is_some();
             self.again |= is_passing(error) || gives_way;
+            if gives_way {
+                let why = format!("The version that ran last cannot begin: {error}");
+                self.no_way_back.note(&follower.plugin, why);
+            }
         }
         let refused: Vec<(String, String)> =
             refused.into_iter().map(|(follower, error)| (follower.plugin, error.to_string())).collect();

@@ -101,3 +101,26 @@ async fn a_version_with_other_collections_is_rolled_back_by_a_restart() {
     assert_eq!(listed(&database, "shop").await.unwrap().digest, past[0].digest);
     host.stop().await;
 }
+
+/// A version that does not fit the documents any more cannot take its place back at a start, and
+/// the file's error says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_says_why_the_version_before_cannot_begin() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = upgraded_by_a_start(&database, folder.path()).await;
+    host.stop().await;
+    command(&database, &["rollback", "scripted"]).await.unwrap();
+    let session = database.db.connect("test").await.unwrap();
+    let rebuilt = "update sandmill.processors set read_model_version = 7 where id = 'scripted'";
+    session.batch_execute(rebuilt).await.unwrap();
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_error(folder.path(), "scripted", Some("this version was taken back: by a person")).await;
+    until_error(
+        folder.path(),
+        "scripted",
+        Some("cannot begin: processor scripted was built with read-model version 7"),
+    )
+    .await;
+    host.stop().await;
+}

@@ -52,7 +52,7 @@ impl NoWayBack {
         if self.again.contains(plugin) { Effort::Alone } else { Effort::Full }
     }
 
-    fn note(&mut self, plugin: &str, why: String) {
+    pub(super) fn note(&mut self, plugin: &str, why: String) {
         self.again.remove(plugin);
         tracing::warn!(plugin, "{why}");
         self.why.insert(plugin.into(), why);
