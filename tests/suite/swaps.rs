@@ -1,8 +1,11 @@
 // What is in the plugins folder is what runs: files that come, change, break, go and come back, while events are handled.
 
+mod away;
 mod dry_runs;
 mod ready;
+mod recalls;
 mod retained;
+mod rollbacks;
 mod starts;
 
 use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};

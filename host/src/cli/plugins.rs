@@ -207,14 +207,14 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     if swap.is_some_and(|swap| swap.replaced == swap.digest) {
         bail!("only the manifest of {} has changed since the version before; change it back", args.plugin);
     }
-    let before = before(session, &running, swap).await.map_err(|error| explain(&error))?;
+    let hold = Hold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
+    let before = before(session, &hold, swap).await.map_err(|error| explain(&error))?;
     let Some((before, is_stored)) = before else {
         bail!(
             "{} has run no other version that is still available; put the version to run into the plugins folder",
             args.plugin
         );
     };
-    let hold = Hold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
     history::hold(session, &hold).await.map_err(|error| explain(&error))?;
     let after = if is_stored {
         "its bytes are in the database, so a restart runs it too"
@@ -222,7 +222,7 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
         "its bytes are not in the database yet, so a restart would need its compiled code (compile.cache)"
     };
     output::print(&format!(
-        "{}: {} is taken back, {} runs again within a second if its host runs\nIt stays until there is another file in the plugins folder; {after}. `sandmill plugins retry {0}` lets the other one run again.\n",
+        "{0}: {1} is taken back, and {2} runs again: in a host that runs now, or at the next start\nIt stays until there is another file in the plugins folder; {after}. If {2} cannot run, {0}.wasm.error says why. `sandmill plugins retry {0}` lets the other one run again.\n",
         args.plugin,
         short(&running.digest),
         short(&before)
@@ -230,20 +230,25 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The version before the one that runs, and whether its bytes are stored; none if the host could
-/// not go back to it. A version that was swapped out since the processor began is still in the
-/// host's memory.
+/// The version before the one that is taken back, and whether its bytes are stored; none if the
+/// host could not go back to it. A version that was swapped out since the processor began is still
+/// in the host's memory; any other one is found as a host finds it.
 async fn before(
     session: &Session,
-    running: &Listed,
+    taken_back: &Hold,
     swap: Option<&Past>,
 ) -> Result<Option<(String, bool)>, crate::db::Error> {
+    let Hold { plugin, digest, .. } = taken_back;
     let before = match swap {
         Some(swap) => Some(swap.replaced.clone()),
-        None => history::former(session, &running.plugin, &running.digest).await?.map(|(digest, _)| digest),
+        None => {
+            let mut held = history::holds(session).await?;
+            held.push(taken_back.clone());
+            history::not_held(session, plugin, digest, &held).await?
+        }
     };
     let Some(before) = before else { return Ok(None) };
-    let is_stored = components::is_retained(session, &running.plugin, &before).await?;
+    let is_stored = components::is_retained(session, plugin, &before).await?;
     Ok((is_stored || swap.is_some()).then_some((before, is_stored)))
 }
 

@@ -414,6 +414,7 @@ mod tests {
             since: std::time::SystemTime::UNIX_EPOCH,
             lanes: 0,
             refused: refused.then(|| (String::new(), "broken".into(), std::time::SystemTime::UNIX_EPOCH)),
+            is_gone: false,
         };
         assert_eq!(State::of(&entry(true), &[], true), State::Running);
         assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], true), State::Running);

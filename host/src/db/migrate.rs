@@ -64,6 +64,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0015_term_errors"),
     migration!("0016_folder_problems"),
     migration!("0017_components"),
+    migration!("0018_gone_plugins"),
 ];
 
 /// What a run of [`migrate`] changed.

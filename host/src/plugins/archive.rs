@@ -25,6 +25,14 @@ use crate::{
 /// database that recovers has more urgent work.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
+/// For how long a plugin is kept whose file is gone, with the bytes of its versions, days. Default
+/// 30: a volume that is not mounted by mistake is missed sooner. It is checked at each start, and
+/// whenever plugins change.
+const GONE_DAYS: i32 = 30;
+/// Bytes of the versions that are kept so of one tenant's own plugins. Default 256 MiB: some dozens
+/// of plugins of 2 MiB, and no tenant fills the database by putting files there and removing them.
+const GONE_TENANT_BYTES: i64 = 256 << 20;
+
 /// Versions that are pending, with where their files are.
 type Pending = BTreeMap<RetainedVersion, PluginFile>;
 
@@ -56,7 +64,7 @@ impl Archive {
         self.pending.insert(version, file);
     }
 
-    /// A plugin is gone, and with it what it could go back to.
+    /// A plugin is gone, and after a while what it could go back to will be.
     pub(super) fn forget(&mut self) {
         self.to_sweep = true;
     }
@@ -127,6 +135,7 @@ async fn store(db: Db, mut pending: Pending, versions: usize, most_bytes: u64) -
             pending.remove(&version);
         }
         components::prune(&session, versions).await?;
+        components::expire(&session, GONE_DAYS, GONE_TENANT_BYTES).await?;
         let removed = components::sweep(&session).await?;
         if removed > 0 {
             tracing::debug!(removed, "removed the bytes of versions that no plugin can go back to");

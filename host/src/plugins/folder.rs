@@ -64,6 +64,23 @@ pub struct PluginFile {
     pub signature: Option<Stamp>,
 }
 
+#[cfg(test)]
+impl PluginFile {
+    /// A file of so many bytes that is in no folder.
+    pub(super) fn example(name: &str, bytes: u64) -> Self {
+        let stamp = Stamp { bytes: bytes.into(), modified: (0, 0), changed: (0, 0), inode: 1 };
+        PluginFile {
+            name: name.into(),
+            tenant: None,
+            root: PathBuf::new(),
+            path: PathBuf::new(),
+            stamp: Ok(stamp),
+            manifest: None,
+            signature: None,
+        }
+    }
+}
+
 /// What a file looks like from outside. Another content has another one, unless somebody writes it in place within the clock's resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {

@@ -131,21 +131,30 @@ pub async fn since(session: &Session, note: i64, swapped: Instant, done: &Done) 
 
 /// Says that a file is not run. What runs under its name stays what it is. Whether that is news.
 pub async fn refused(session: &Session, plugin: &str, digest: &str, why: &str) -> Result<bool, Error> {
+    session.execute(include_str!("history/another.sql"), &[&plugin, &digest]).await?;
     Ok(session.execute(include_str!("history/refused.sql"), &[&plugin, &digest, &why]).await? > 0)
 }
 
-/// Says that nothing is wrong with a file any more.
+/// Says that nothing is wrong with a file any more. Of one that is gone it stays known what it was.
 pub async fn mended(session: &Session, plugin: &str) -> Result<(), Error> {
-    let sql = "update sandmill.plugins set refused_digest = '', refused = '', refused_at = null where plugin = $1";
+    let sql = "update sandmill.plugins set refused_digest = '', refused = '', refused_at = null
+               where plugin = $1 and gone_since is null";
     session.execute(sql, &[&plugin]).await.map(drop)
 }
 
-/// Says that there is no file of this name any more, and nothing runs under it.
+/// Says that there is no file of this name any more, and nothing runs under it. What ran last is
+/// kept for a while, as the file may come back.
 pub async fn gone(session: &Session, plugin: &str) -> Result<(), Error> {
+    session.execute(include_str!("history/gone.sql"), &[&plugin]).await.map(drop)
+}
+
+/// Says that what ran under a name has ended for good: it runs under another name, or the file is
+/// another plugin now.
+pub async fn forget(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute("delete from sandmill.plugins where plugin = $1", &[&plugin]).await.map(drop)
 }
 
-/// Says, before anything runs, which files there are: of others nothing is to be said any more, unless they lie in the folder of a tenant that cannot be read.
+/// Says, before anything of them runs, which files there are: others are gone, unless they lie in the folder of a tenant that cannot be read.
 pub async fn begin(session: &Session, there: &[&str], unread: &[&str]) -> Result<(), Error> {
     session.execute(include_str!("history/begin.sql"), &[&there, &unread]).await.map(drop)
 }
@@ -170,7 +179,7 @@ pub async fn listed_problems(session: &Session) -> Result<Vec<(Problem, SystemTi
 
 /// Says that nothing runs under a file's name, though there is one. What ran last stays known.
 pub async fn idle(session: &Session, plugin: &str) -> Result<(), Error> {
-    let sql = "update sandmill.plugins set processor = '', lanes = 0 where plugin = $1";
+    let sql = "update sandmill.plugins set processor = '', lanes = 0 where plugin = $1 and gone_since is null";
     session.execute(sql, &[&plugin]).await.map(drop)
 }
 
@@ -179,25 +188,16 @@ pub async fn lanes(session: &Session, plugin: &str, lanes: i64) -> Result<(), Er
     session.execute("update sandmill.plugins set lanes = $2 where plugin = $1", &[&plugin, &lanes]).await.map(drop)
 }
 
-/// What ran under a file's name before a version took over, and the key that it was signed with.
-pub async fn former(session: &Session, plugin: &str, digest: &str) -> Result<Option<(String, String)>, Error> {
-    let row = session.query_opt(include_str!("history/former.sql"), &[&plugin, &digest]).await?;
-    Ok(row.map(|row| (row.get(0), row.get(1))))
-}
-
-/// Of a version and those that ran before it, the latest that was not taken back.
+/// Of the version that runs under a file's name, or ran last, and those before it, the latest that
+/// was not taken back. How a version came to run makes no difference: by a swap or by a start.
 pub async fn not_held(session: &Session, plugin: &str, digest: &str, held: &[Hold]) -> Result<Option<String>, Error> {
-    let mut digest = digest.to_string();
-    // Two versions may have taken each other's place in turns.
-    let mut seen = Vec::new();
-    while held.iter().any(|hold| hold.plugin == plugin && hold.digest == digest) {
-        let Some((former, _)) = former(session, plugin, &digest).await? else { return Ok(None) };
-        if seen.contains(&former) {
-            return Ok(None);
-        }
-        seen.push(std::mem::replace(&mut digest, former));
+    let held = held.iter().filter(|hold| hold.plugin == plugin).map(|hold| hold.digest.as_str());
+    let held: Vec<&str> = held.collect();
+    if !held.contains(&digest) {
+        return Ok(Some(digest.into()));
     }
-    Ok(Some(digest))
+    let row = session.query_opt(include_str!("history/former.sql"), &[&plugin, &digest, &held]).await?;
+    Ok(row.map(|row| row.get(0)))
 }
 
 /// A version that is not to be run again.
@@ -249,9 +249,17 @@ pub struct Listed {
     pub lanes: i64,
     /// The file that is not run: its SHA-256, why, and since when.
     pub refused: Option<(String, String, SystemTime)>,
+    /// Whether the file was gone. Then all else is as it was before.
+    pub is_gone: bool,
 }
 
 impl Listed {
+    /// SHA-256 of the file that was there, whether it ran or not.
+    pub fn file_digest(&self) -> &str {
+        let refused = self.refused.as_ref().map(|(digest, ..)| digest.as_str()).filter(|digest| !digest.is_empty());
+        refused.unwrap_or(&self.digest)
+    }
+
     /// Whether something runs under the name.
     pub fn runs(&self) -> bool {
         !self.processor.is_empty()
@@ -260,7 +268,12 @@ impl Listed {
 
 /// What a host makes of its files, by their names.
 pub async fn list(session: &Session) -> Result<Vec<Listed>, Error> {
-    let rows = session.query(include_str!("history/list.sql"), &[]).await?;
+    list_with(session, &[]).await
+}
+
+/// The same with what was made of these files before they were gone, if they were.
+pub async fn list_with(session: &Session, back: &[&str]) -> Result<Vec<Listed>, Error> {
+    let rows = session.query(include_str!("history/list.sql"), &[&back]).await?;
     let listed = |row: &crate::db::Row| {
         let at: Option<SystemTime> = row.get(9);
         Listed {
@@ -273,6 +286,7 @@ pub async fn list(session: &Session) -> Result<Vec<Listed>, Error> {
             since: row.get(5),
             lanes: row.get(6),
             refused: at.map(|at| (row.get(7), row.get(8), at)),
+            is_gone: row.get(11),
         }
     };
     Ok(rows.iter().map(listed).collect())

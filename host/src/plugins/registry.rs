@@ -217,6 +217,10 @@ impl Registry {
         if known {
             self.end_start().await;
         }
+        if known {
+            self.recall_due();
+            self.jobs.begin_recalls(&self.tools, &self.held);
+        }
         let look = self.until_look();
         tokio::select! {
             () = stop.drain() => return Ok(()),
@@ -284,6 +288,7 @@ impl Registry {
             self.slow.remove(name);
             self.recheck.remove(name);
             self.no_way_back.forget(name);
+            self.jobs.forget_recalls(name);
             if let Some(start) = self.start.as_mut() {
                 start.allow_recall(name);
             }
@@ -293,6 +298,12 @@ impl Registry {
         }
         if !changed.is_empty() {
             self.dry_runs = None;
+        }
+        let came: Vec<&PluginFile> = changed.iter().filter_map(|name| self.new_file(name)).collect();
+        if !came.is_empty() {
+            let came = came.into_iter().map(|file| (file.name.clone(), (file.tenant.clone(), self.is_slow(file))));
+            let came = came.collect();
+            self.start.get_or_insert_default().add(came, unread);
         }
         for name in gone {
             self.checked.remove(name);
@@ -305,6 +316,12 @@ impl Registry {
         if any_gone {
             self.uncarried.get_or_insert_with(Instant::now);
         }
+    }
+
+    /// A file that was not there before.
+    fn new_file(&self, name: &str) -> Option<&PluginFile> {
+        let is_known = self.checked.contains_key(name) || self.waiting.contains(name) || self.jobs.is_checking(name);
+        self.settling.known().get(name).filter(|_| !is_known && self.running_id(name).is_none())
     }
 
     /// Whether compiling a file takes long enough for others not to wait for it.
@@ -357,6 +374,9 @@ impl Registry {
         if self.settling.known().get(&name) != Some(&checked.file) {
             return;
         }
+        if let Some(start) = self.start.as_mut() {
+            start.found(&name, &checked.digest);
+        }
         match (checked.unfinished, &checked.found) {
             (Some(Unfinished::Slow), _) => {
                 self.slow.insert(name.clone());
@@ -367,6 +387,9 @@ impl Registry {
                 return;
             }
             (Some(Unfinished::Shortage), Err(why)) if self.is_short(&name, why) => {
+                if let Some(start) = self.start.as_mut() {
+                    start.is_slow(&name);
+                }
                 // Others do not wait for it, and neither does what ran last.
                 let same = self.start.as_ref().and_then(|start| start.ran(&name)).map(|ran| &ran.digest);
                 if same == Some(&checked.digest) || !self.recall_for_start(&name) {
@@ -565,6 +588,10 @@ impl Registry {
             // What ran last and never can again leaves its place to the file.
             let gives_way = !is_passing(error) && self.former.remove(&follower.plugin).is_some();
             self.again |= is_passing(error) || gives_way;
+            if gives_way {
+                let why = format!("The version that ran last cannot begin: {error}");
+                self.no_way_back.note(&follower.plugin, why);
+            }
         }
         let refused: Vec<(String, String)> =
             refused.into_iter().map(|(follower, error)| (follower.plugin, error.to_string())).collect();
@@ -619,7 +646,10 @@ impl Registry {
         };
         let told = async {
             history::happened(session, &note).await?;
-            history::gone(session, plugin).await
+            match self.settling.known().contains_key(plugin) {
+                true => history::forget(session, plugin).await,
+                false => history::gone(session, plugin).await,
+            }
         };
         self.written(told.await);
     }
@@ -631,7 +661,7 @@ impl Registry {
             self.again = true;
             return;
         }
-        let gone = history::gone(session, from).await;
+        let gone = history::forget(session, from).await;
         self.written(gone);
         self.tell_running(session, to, Event::Renamed, from, None).await;
     }
@@ -715,19 +745,19 @@ impl Registry {
             }
             self.errors.write(plugin, why);
         }
-        for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
-            if !refused.contains_key(&plugin) {
-                self.errors.remove(&plugin);
-                let told = history::mended(session, &plugin).await;
-                self.written(told);
-            }
-        }
         for plugin in std::mem::take(&mut self.gone) {
             self.errors.remove(&plugin);
             if self.running_id(&plugin).is_none() {
                 let told = history::gone(session, &plugin).await;
                 self.written(told);
                 self.archive.forget();
+            }
+        }
+        for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
+            if !refused.contains_key(&plugin) {
+                self.errors.remove(&plugin);
+                let told = history::mended(session, &plugin).await;
+                self.written(told);
             }
         }
     }

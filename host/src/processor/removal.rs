@@ -89,6 +89,9 @@ pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), Remo
     }
     transaction.execute(include_str!("removal/release.sql"), &[&id.as_str()]).await?;
     transaction.execute("delete from sandmill.processors where id = $1", &[&id.as_str()]).await?;
+    // With it goes what its plugin could go back to, if that is gone. A host removes the bytes.
+    let forget = "delete from sandmill.plugins where processor = $1 and gone_since is not null";
+    transaction.execute(forget, &[&id.as_str()]).await?;
     transaction.commit().await?;
     Ok(())
 }

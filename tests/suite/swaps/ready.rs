@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use sandmill_tests::host::binary;
 
-use super::*;
+use super::{retained::until_retained, *};
 
 /// A compiler that does first what a script says, with a cache of its own that is empty.
 struct Compiler(tempfile::TempDir);
@@ -25,6 +25,14 @@ impl Compiler {
     /// One that keeps large components until it is told to go on.
     fn that_keeps_large_ones() -> Compiler {
         Self::that("if [ $size -gt 1048576 ]; then while [ ! -e $here/go ]; do /bin/sleep 0.02; done; fi")
+    }
+
+    /// One that is killed at each version of `scripted`, until its file `short` is gone.
+    fn that_is_short_of_versions() -> Compiler {
+        let killed = "if [ -e $here/short ] && /bin/grep -q scripted-mark-V $input; then echo killed >> $here/killed; kill -9 $$; fi";
+        let compiler = Self::that(killed);
+        fs::write(compiler.file("short"), "").unwrap();
+        compiler
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -150,4 +158,61 @@ async fn a_compiler_that_the_system_ends_is_no_reason_to_refuse_a_file() {
         assert_eq!(events(&database, "scripted").await, ["started"]);
         host.stop().await;
     }
+}
+
+/// A machine that is too short of memory for a new version and for the one that ran last: no other
+/// file waits for them, and the new one runs as soon as it can be compiled.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_waits_for_one_that_the_machine_cannot_compile_now() {
+    let database = database().await;
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_is_short_of_versions());
+    put(folder.path(), "V000001");
+    append(&database, "s", 1).await;
+    let host = Host::start_in(&database, folder.path(), &[]);
+    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_retained(&database, "scripted", 1).await;
+    host.stop().await;
+    put(folder.path(), "V000002");
+    place(folder.path(), "z-later.wasm", &large(by_stream()));
+    append(&database, "s", 1).await;
+    let [worker, cache] = compiler.settings();
+    let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
+    until_error(folder.path(), "scripted", Some("waits, and is compiled again by itself: ")).await;
+    until_event(&database, "z-later", "started", 1).await;
+    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
+    fs::remove_file(compiler.file("short")).unwrap();
+    until_event(&database, "scripted", "started", 2).await;
+    // Either of the two was ready first.
+    until_error(folder.path(), "scripted", None).await;
+    eventually("the new version runs", async || {
+        let now = listed(&database, "scripted").await?;
+        (now.digest == past(&database, "scripted").await.last()?.digest && now.refused.is_none()).then_some(())
+    })
+    .await;
+    append(&database, "s", 1).await;
+    until_counted(&database, &["scripted_log", "scripted_stream_log"]).await;
+    assert_eq!(versions(&database, "s").await.last().unwrap().0, "V000002");
+    host.stop().await;
+    assert_log(&database, "scripted_log", "true").await;
+}
+
+/// The compiler of a version that ran last is killed, and it is compiled again later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_former_version_whose_compiler_was_killed_runs_later() {
+    let database = database().await;
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_is_short_of_versions());
+    let host = first_version(&database, folder.path(), 1).await;
+    until_retained(&database, "scripted", 1).await;
+    host.stop().await;
+    fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
+    append(&database, "s", 1).await;
+    let [worker, cache] = compiler.settings();
+    let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
+    eventually("its compiler was killed twice", async || {
+        (fs::read_to_string(compiler.file("killed")).ok()?.lines().count() >= 2).then_some(())
+    })
+    .await;
+    fs::remove_file(compiler.file("short")).unwrap();
+    until_versions(&database, "s", &[("V000001", 2)]).await;
+    host.stop().await;
 }

@@ -14,7 +14,7 @@ fn empty_cache() -> (tempfile::TempDir, String) {
 
 /// Waits until the bytes of so many versions of a plugin are stored; their digests, the newest
 /// first.
-async fn until_retained(database: &Database, plugin: &str, versions: usize) -> Vec<String> {
+pub(super) async fn until_retained(database: &Database, plugin: &str, versions: usize) -> Vec<String> {
     eventually(&format!("{versions} versions of {plugin} are stored"), async || {
         let session = database.db.connect("test").await.unwrap();
         let sql = "select digest from sandmill.retained_versions where plugin = $1 order by ran_at desc";
@@ -147,7 +147,7 @@ async fn stored_bytes_need_a_signature_of_a_key_that_is_still_named() {
     assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
 }
 
-/// What is stored is bounded for each plugin, and goes with it.
+/// What is stored is bounded for each plugin, and goes a while after it.
 #[tokio::test(flavor = "multi_thread")]
 async fn bytes_that_no_version_needs_any_more_are_removed() {
     let database = database().await;
@@ -173,8 +173,48 @@ async fn bytes_that_no_version_needs_any_more_are_removed() {
     assert!(found.is_none(), "what only another plugin has run");
     fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
     until_event(&database, "scripted", "stopped", 1).await;
-    until_components(&database, 0).await;
     host.stop().await;
+    for (days, components) in [(29, 2), (31, 0)] {
+        let gone = format!(
+            "update sandmill.plugins set gone_since = now() - interval '{days} days' where plugin = 'scripted'"
+        );
+        session.batch_execute(&gone).await.unwrap();
+        let host = Host::start_in(&database, folder.path(), &[]);
+        place(folder.path(), "by-stream.wasm", &fs::read(component("scripted-by-stream")).unwrap());
+        until_retained(&database, "by-stream", 1).await;
+        until_components(&database, components + 1).await;
+        host.stop().await;
+    }
+}
+
+/// A tenant that puts plugins there and removes them leaves few bytes behind, its newest versions.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_plugins_that_are_gone_leave_bounded_bytes() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let host = first_version(&database, folder.path(), 1).await;
+    until_retained(&database, "scripted", 1).await;
+    host.stop().await;
+    let session = database.db.connect("test").await.unwrap();
+    let gone = "with c as (
+                  insert into sandmill.components (digest, bytes)
+                  select repeat(n::text, 64), convert_to(repeat('x', 100 << 20), 'UTF8') from generate_series(1, 4) n
+                  returning digest
+                ), p as (
+                  insert into sandmill.plugins (plugin, digest, gone_since)
+                  select owner || '/' || n, repeat(n::text, 64), now() - make_interval(hours => n)
+                  from unnest(array['acme', 'globex']) owner, generate_series(1, 4) n where owner = 'acme' or n = 4
+                  returning plugin, digest
+                )
+                select (select count(*) from c), (select count(*) from p)";
+    session.batch_execute(gone).await.unwrap();
+    let versions = "insert into sandmill.retained_versions (plugin, digest) select plugin, digest from sandmill.plugins where gone_since is not null";
+    session.batch_execute(versions).await.unwrap();
+    let (config, never) = (host::config(folder.path(), &[]), std::future::pending);
+    app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap();
+    let rows = session.query("select plugin from sandmill.retained_versions order by 1", &[]).await.unwrap();
+    let kept: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(kept, ["acme/1", "acme/2", "globex/4", "scripted"]);
 }
 
 /// A run that ends when all is handled leaves what a later start needs, like one that goes on.

@@ -72,21 +72,10 @@ impl Settling {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
-    use super::{super::Stamp, *};
+    use super::*;
 
     fn file(name: &str, bytes: u64) -> PluginFile {
-        let stamp = Stamp { bytes: bytes.into(), modified: (0, 0), changed: (0, 0), inode: 1 };
-        PluginFile {
-            name: name.into(),
-            tenant: None,
-            root: PathBuf::new(),
-            path: PathBuf::new(),
-            stamp: Ok(stamp),
-            manifest: None,
-            signature: None,
-        }
+        PluginFile::example(name, bytes)
     }
 
     #[test]

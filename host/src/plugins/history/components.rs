@@ -2,7 +2,7 @@
 //!
 //! Bytes are stored once for all plugins and found only through the plugin that ran them. A row is
 //! no more trusted than a file: whoever reads one checks its digest and its signature again.
-//! [`prune`] and [`sweep`] bound what is held.
+//! [`prune`], [`expire`] and [`sweep`] bound what is held.
 
 use crate::db::{Error, Session};
 
@@ -87,6 +87,13 @@ pub async fn store(session: &mut Session, ran: &RetainedVersion, bytes: &[u8]) -
 pub async fn prune(session: &Session, versions: usize) -> Result<(), Error> {
     let versions = i64::try_from(versions).unwrap_or(i64::MAX);
     session.execute(include_str!("components/prune.sql"), &[&versions]).await.map(drop)
+}
+
+/// Forgets plugins whose files have been gone for so many days, and, of each tenant's own that are
+/// gone, the versions beyond so many bytes.
+pub async fn expire(session: &Session, days: i32, tenant_bytes: i64) -> Result<(), Error> {
+    session.execute(include_str!("components/expire.sql"), &[&days]).await?;
+    session.execute(include_str!("components/bound.sql"), &[&tenant_bytes]).await.map(drop)
 }
 
 /// Removes the bytes that no version refers to any more; how many components that were.

@@ -1,13 +1,16 @@
--- Finds what ran under a file's name before a version took over, and the key that it was signed with.
--- $1 plugin text · $2 the version's digest text
-select former.digest, former.signed_by
-from sandmill.plugin_versions swap
-cross join lateral (
-  select digest, signed_by from sandmill.plugin_versions
-  where plugin = $1 and digest = swap.replaced and event in ('started', 'swapped', 'restarted', 'rolled-back', 'renamed')
+-- Finds the version that ran last under a file's name, of those that may run again. Only those count
+-- that ran as the same processor as the version which runs now: another one has other documents.
+-- $1 plugin text · $2 the digest of the version that runs now text · $3 digests that may not run
+-- text[]
+with now as (
+  select processor from sandmill.plugin_versions
+  where plugin = $1 and digest = $2 and event in ('started', 'swapped', 'restarted', 'rolled-back', 'renamed')
   order by id desc
   limit 1
-) former
-where swap.plugin = $1 and swap.digest = $2 and swap.event = 'swapped' and swap.replaced <> $2
-order by swap.id desc
+)
+select v.digest
+from sandmill.plugin_versions v join now using (processor)
+where v.plugin = $1 and v.digest <> all ($3::text[])
+  and v.event in ('started', 'swapped', 'restarted', 'rolled-back', 'renamed')
+order by v.id desc
 limit 1

@@ -1,25 +1,27 @@
 //! The way back to a version that ran before: from the bytes that the database keeps, and where
 //! that is not possible, the words for it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{
     super::{
         check::Checked,
-        fleet::Follower,
+        fleet::{Follower, Swapped},
         history::{Event, Hold},
         plan::{self, Step, Version},
     },
     Instant, Registry,
-    jobs::{NoFormer, Purpose, Recalled},
+    jobs::{NoFormer, Purpose, Recall, Recalled},
+    shortage::{ATTEMPTS, Shortages},
 };
+use crate::{db::Session, processor::registration::RegistrationError, sandbox::compile::Effort};
 
 /// Files for which no former version can run, and why.
 #[derive(Default)]
 pub(super) struct NoWayBack {
     why: BTreeMap<String, String>,
-    /// Files for which it is looked for again.
-    again: BTreeSet<String>,
+    /// Files for which it is looked for again after a while.
+    again: Shortages,
 }
 
 impl NoWayBack {
@@ -37,7 +39,21 @@ impl NoWayBack {
         }
     }
 
-    fn note(&mut self, plugin: &str, why: String) {
+    /// A former version is looked for again later; how often that was.
+    fn later(&mut self, plugin: &str, why: &str) -> u32 {
+        let (attempts, wait) = self.again.add(plugin, why, Instant::now());
+        let (seconds, why) = (wait.as_secs(), why.replace('\n', ". "));
+        tracing::warn!(plugin, attempts, "the version that ran before is looked for again in {seconds} s: {why}");
+        attempts
+    }
+
+    /// What compiling a former version may take.
+    pub(super) fn effort(&self, plugin: &str) -> Effort {
+        if self.again.contains(plugin) { Effort::Alone } else { Effort::Full }
+    }
+
+    pub(super) fn note(&mut self, plugin: &str, why: String) {
+        self.again.remove(plugin);
         tracing::warn!(plugin, "{why}");
         self.why.insert(plugin.into(), why);
     }
@@ -47,22 +63,36 @@ impl Registry {
     /// Begins to look for the version before one that runs and was taken back.
     pub(super) fn recall_before(&mut self, hold: Hold) {
         let Hold { plugin, digest, .. } = &hold;
-        let known = self.no_way_back.why.contains_key(plugin) || self.no_way_back.again.contains(plugin);
+        let known = self.no_way_back.why.contains_key(plugin) || self.no_way_back.again.is_waiting(plugin);
         let Some(file) = self.settling.known().get(plugin).cloned() else { return };
         if known || self.jobs.is_recalling(plugin) {
             return;
         }
-        let (from, held) = ((digest.clone(), String::new()), self.held.iter().cloned().collect());
-        self.jobs.recall(&self.tools, file, Purpose::RollBack(hold), from, held);
+        let (from, effort) = ((digest.clone(), String::new()), self.no_way_back.effort(plugin));
+        self.jobs.recall(Recall { file, purpose: Purpose::RollBack(hold), from, effort });
     }
 
     /// Looks again for what the database or the machine kept from being found.
     pub(super) fn recall_due(&mut self) {
-        for plugin in std::mem::take(&mut self.no_way_back.again) {
-            if self.start.is_some() {
+        for plugin in self.no_way_back.again.due() {
+            if self.start.is_some() && self.running_id(&plugin).is_none() {
                 self.recall_again(&plugin);
             }
         }
+    }
+
+    /// Takes note that a former version could not be looked for now. Whether it is tried again.
+    fn is_looked_for_later(&mut self, plugin: &str, unfound: &NoFormer) -> bool {
+        let (NoFormer::Unasked(why) | NoFormer::Shortage(why)) = unfound else { return false };
+        let attempts = self.no_way_back.later(plugin, why);
+        if let Some(start) = self.start.as_mut() {
+            start.unrecalled(plugin, attempts);
+        }
+        // Others may begin that waited for it.
+        self.uncarried.get_or_insert_with(Instant::now);
+        // A database that is away keeps everything waiting, so that nothing is gained by giving up.
+        let gives_up = !self.follows && attempts >= ATTEMPTS && matches!(unfound, NoFormer::Shortage(_));
+        !gives_up
     }
 
     /// Takes what was found of a former version.
@@ -75,12 +105,18 @@ impl Registry {
             }
             return;
         }
+        if let Err(unfound) = &result
+            && self.is_looked_for_later(&plugin, unfound)
+        {
+            return;
+        }
         match (purpose, result) {
-            (_, Err(NoFormer::Unasked(why))) => {
-                tracing::debug!(plugin, "could not look for the version that ran before: {why}");
-                self.no_way_back.again.insert(plugin);
-                return;
+            (_, Err(NoFormer::Unasked(why) | NoFormer::Shortage(why))) => {
+                let why = format!("The version that ran last could not be loaded: {why}");
+                self.no_way_back.note(&plugin, why);
             }
+            // The file itself was compiled after all.
+            (Purpose::Start, Ok(_)) if self.running_id(&plugin).is_some() => {}
             (Purpose::Start, Ok(former)) => self.run_former(former),
             (Purpose::Start, Err(NoFormer::Refused { digest, why })) => {
                 let version = digest.get(..12).unwrap_or(&digest);
@@ -125,8 +161,6 @@ impl Registry {
 
     /// Lets a former version take its place back from one that was taken back.
     async fn go_back(&mut self, former: Checked, hold: &Hold) {
-        // Whatever keeps it from it now, it is looked at again in a while.
-        self.no_way_back.again.insert(hold.plugin.clone());
         let (Some(follower), Some(id)) = (former.follower(), self.running_id(&hold.plugin)) else { return };
         let Some(member) = self.fleet.members().get(&id).filter(|member| *member.digest() == *hold.digest) else {
             return;
@@ -141,23 +175,61 @@ impl Registry {
             descriptor: member.descriptor.clone(),
             manifest: member.manifest.clone(),
         };
-        let step = plan::change(&hold.plugin, &now, &version(former.digest.clone(), &follower));
-        if follower.descriptor.id != id || !matches!(step, Some(Step::Swap { .. })) {
-            let why = "It keeps running, because the version before it handles other events, tenants or documents.";
-            self.no_way_back.note(&hold.plugin, why.into());
+        let done = member.done();
+        let restarts = match plan::change(&hold.plugin, &now, &version(former.digest.clone(), &follower)) {
+            _ if follower.descriptor.id != id => Err(format!("it is another processor, {}", follower.descriptor.id)),
+            Some(Step::Refuse { why, .. }) => Err(why),
+            step => Ok(!matches!(step, Some(Step::Swap { .. }))),
+        };
+        let restarts = match restarts {
+            Ok(restarts) => restarts,
+            Err(why) => {
+                let why = format!("It keeps running, because the version before it cannot take its place: {why}");
+                return self.no_way_back.note(&hold.plugin, why);
+            }
+        };
+        // Whatever keeps it from it now, it is looked at again in a while.
+        let Some(session) = self.session().await else {
+            _ = self.no_way_back.later(&hold.plugin, "the database does not answer");
             return;
-        }
-        let Some(session) = self.session().await else { return };
-        match self.fleet.swap_back(&session, follower).await {
+        };
+        let replaced = match restarts {
+            true => self.restart_with(&session, former, follower).await.map(|()| {
+                let replaced = hold.digest.as_str().into();
+                Some(Swapped { replaced, done })
+            }),
+            false => self.fleet.swap_back(&session, follower).await,
+        };
+        match replaced {
             Ok(Some(swapped)) => {
                 let digest = hold.digest.get(..12);
                 tracing::error!(processor = %id, plugin = hold.plugin, digest, "taken back, the version before it runs again: {}", hold.reason);
                 self.dry_runs = None;
+                self.no_way_back.forget(&hold.plugin);
                 self.tell_running(&session, &hold.plugin, Event::RolledBack, &hold.reason, Some(&swapped)).await;
             }
             Ok(None) => {}
-            Err(error) => tracing::warn!(processor = %id, plugin = hold.plugin, "could not be taken back yet: {error}"),
+            Err(error) => _ = self.no_way_back.later(&hold.plugin, &error.to_string()),
         }
         self.session = Some(session);
+    }
+
+    /// Ends a processor and begins it again with a former version, as more than the code differs.
+    /// It goes on as it is until it is known that this one can begin.
+    async fn restart_with(
+        &mut self,
+        session: &Session,
+        former: Checked,
+        follower: Follower,
+    ) -> Result<(), RegistrationError> {
+        self.fleet.could_start(session, &follower).await?;
+        match self.fleet.start(session, vec![follower]).await.pop() {
+            None => Ok(()),
+            Some((follower, error)) => {
+                // It has ended: what was to take its place begins with the next plan.
+                self.former.insert(follower.plugin, former);
+                Err(error)
+            }
+        }
     }
 }

@@ -3,7 +3,10 @@
 //!
 //! Small files have places of their own, so that a file which takes long holds no other back.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    pin::Pin,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{runtime::Handle, task::spawn_blocking};
@@ -26,6 +29,9 @@ use crate::{
 const SMALL_AT_ONCE: usize = 4;
 /// Of the others, bytes and code included, so many. Default 2: one compiles, one is read.
 const SLOW_AT_ONCE: usize = 2;
+/// Former versions that are looked for at the same time. Default 2: each has a session of the
+/// database and the bytes of a whole component, and one may compile while the other is read.
+const RECALLS_AT_ONCE: usize = 2;
 
 /// What a job came to.
 pub(super) enum Finished {
@@ -33,6 +39,19 @@ pub(super) enum Finished {
     Check(Box<Checked>),
     /// A former version was looked for.
     Recall(Box<Recalled>),
+}
+
+/// A search for a former version that is to begin.
+pub(super) struct Recall {
+    /// The file in whose place it would run.
+    pub(super) file: PluginFile,
+    /// What it is for.
+    pub(super) purpose: Purpose,
+    /// SHA-256 of the version that is looked for, or that those before it are looked for if it was
+    /// taken back; and the contract that it keeps.
+    pub(super) from: (String, String),
+    /// What compiling it may take.
+    pub(super) effort: Effort,
 }
 
 /// A former version that was looked for.
@@ -65,8 +84,10 @@ pub(super) enum NoFormer {
         /// Why.
         why: String,
     },
-    /// It could not be looked for now.
+    /// The database does not answer.
     Unasked(String),
+    /// The machine is short of something.
+    Shortage(String),
 }
 
 /// The jobs under way.
@@ -75,7 +96,10 @@ pub(super) struct Jobs {
     under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Finished> + Send>>>,
     /// The files that are checked, and whether each takes long.
     checks: BTreeMap<String, bool>,
-    recalls: BTreeMap<String, Purpose>,
+    /// The files for which a former version is looked for.
+    recalls: BTreeSet<String>,
+    /// Searches that have not begun, in their order.
+    queued: VecDeque<Recall>,
 }
 
 /// What jobs work with. Cheap to clone.
@@ -99,19 +123,16 @@ impl Jobs {
         self.checks.values().any(|slow| !slow)
     }
 
-    /// Whether a former version is looked for in a file's place.
+    /// Whether a former version is looked for in a file's place, or soon will be.
     pub(super) fn is_recalling(&self, plugin: &str) -> bool {
-        self.recalls.contains_key(plugin)
+        self.recalls.contains(plugin) || self.queued.iter().any(|recall| recall.file.name == plugin)
     }
 
     /// Whether there is a place for one more check of a file that takes so long. A tenant's own files are checked one after another, so that one with many leaves
     /// places for others.
     pub(super) fn has_place(&self, plugin: &str, slow: bool) -> bool {
         let busy = || self.checks.iter().filter(|(_, other)| **other == slow).map(|(plugin, _)| plugin);
-        let owner = |plugin: &str| plugin.split_once('/').map(|(tenant, _)| tenant.to_string());
-        let own = owner(plugin);
-        let is_free = own.is_none() || busy().all(|plugin| owner(plugin) != own);
-        is_free && busy().count() < if slow { SLOW_AT_ONCE } else { SMALL_AT_ONCE }
+        is_apart(plugin, busy()) && busy().count() < if slow { SLOW_AT_ONCE } else { SMALL_AT_ONCE }
     }
 
     /// Begins to check a file.
@@ -137,22 +158,41 @@ impl Jobs {
         }));
     }
 
-    /// Begins to look for the version that ran before this one in a file's place and was not taken
-    /// back; that may be this one itself.
-    pub(super) fn recall(
-        &mut self,
-        tools: &Tools,
-        file: PluginFile,
-        purpose: Purpose,
-        (digest, contract): (String, String),
-        held: Vec<Hold>,
-    ) {
-        self.recalls.insert(file.name.clone(), purpose.clone());
-        let tools = tools.clone();
-        self.under_way.push(Box::pin(async move {
-            let result = recall(tools, file.clone(), digest, contract, held).await;
-            Finished::Recall(Box::new(Recalled { file, purpose, result }))
-        }));
+    /// Looks for a former version as soon as there is a place: see [`begin_recalls`](Self::begin_recalls).
+    pub(super) fn recall(&mut self, recall: Recall) {
+        self.queued.push_back(recall);
+    }
+
+    /// Drops the searches for a file's former version that have not begun.
+    pub(super) fn forget_recalls(&mut self, plugin: &str) {
+        self.queued.retain(|recall| recall.file.name != plugin);
+    }
+
+    /// Begins searches for former versions, as far as there are places. Those in `held` were taken
+    /// back.
+    pub(super) fn begin_recalls(&mut self, tools: &Tools, held: &BTreeSet<Hold>) {
+        while let Some(Recall { file, purpose, from, effort }) = self.next_recall() {
+            let (tools, held) = (tools.clone(), held.iter().cloned().collect());
+            self.under_way.push(Box::pin(async move {
+                let result = recall(tools, file.clone(), from, effort, held).await;
+                Finished::Recall(Box::new(Recalled { file, purpose, result }))
+            }));
+        }
+    }
+
+    /// The next search that has a place. Of a tenant's own files there is one at a time, as of
+    /// checks.
+    fn next_recall(&mut self) -> Option<Recall> {
+        if self.recalls.len() >= RECALLS_AT_ONCE {
+            return None;
+        }
+        let is_free = |recall: &Recall| {
+            let plugin = &recall.file.name;
+            !self.recalls.contains(plugin) && is_apart(plugin, self.recalls.iter())
+        };
+        let recall = self.queued.remove(self.queued.iter().position(is_free)?)?;
+        self.recalls.insert(recall.file.name.clone());
+        Some(recall)
     }
 
     /// The next job that is finished; waits for ever while there is none. Cancel safe.
@@ -166,14 +206,22 @@ impl Jobs {
     }
 }
 
+/// Whether no other one of these files is of the same tenant's own.
+fn is_apart<'a>(plugin: &str, mut others: impl Iterator<Item = &'a String>) -> bool {
+    let owner = |plugin: &str| plugin.split_once('/').map(|(tenant, _)| tenant.to_string());
+    let own = owner(plugin);
+    own.is_none() || others.all(|other| owner(other) != own)
+}
+
 async fn recall(
     tools: Tools,
     file: PluginFile,
-    digest: String,
-    contract: String,
+    (digest, contract): (String, String),
+    effort: Effort,
     held: Vec<Hold>,
 ) -> Result<Checked, NoFormer> {
     let Tools { sandbox, keys, db, .. } = tools;
+    let sandbox = sandbox.with_effort(effort);
     let unasked = |error: crate::db::Error| NoFormer::Unasked(describe(&error));
     let session = db.connect("former version").await.map_err(unasked)?;
     let former = history::not_held(&session, &file.name, &digest, &held).await.map_err(unasked)?;
@@ -188,7 +236,7 @@ async fn recall(
     match recalled {
         Ok(Ok(former)) => Ok(former),
         Ok(Err(check::Unrecalled::Refused(why))) => Err(NoFormer::Refused { digest: former, why }),
-        Ok(Err(check::Unrecalled::Shortage(why))) => Err(NoFormer::Unasked(why)),
+        Ok(Err(check::Unrecalled::Shortage(why))) => Err(NoFormer::Shortage(why)),
         Err(error) => Err(NoFormer::Refused { digest: former, why: format!("loading it failed: {error}") }),
     }
 }
@@ -212,5 +260,24 @@ mod tests {
         assert!(may("a", false) && may("b", false), "everybody's are not counted by owner");
         assert!(may("globex/a", false));
         assert!(!may("c", false), "all places are taken");
+    }
+
+    #[test]
+    fn few_former_versions_are_looked_for_at_once_and_one_of_a_tenants_own() {
+        let mut jobs = Jobs::default();
+        for name in ["acme/a", "acme/b", "a", "b"] {
+            let (file, from) = (PluginFile::example(name, 1), (String::new(), String::new()));
+            jobs.recall(Recall { file, purpose: Purpose::Start, from, effort: Effort::Full });
+        }
+        let next = |jobs: &mut Jobs| jobs.next_recall().map(|recall| recall.file.name);
+        assert_eq!(next(&mut jobs).as_deref(), Some("acme/a"));
+        assert_eq!(next(&mut jobs).as_deref(), Some("a"), "acme's other one waits for acme's");
+        assert_eq!(next(&mut jobs), None, "all places are taken");
+        assert!(["acme/a", "acme/b", "a", "b"].iter().all(|name| jobs.is_recalling(name)));
+        jobs.recalls.remove("acme/a");
+        jobs.forget_recalls("b");
+        assert_eq!(next(&mut jobs).as_deref(), Some("acme/b"));
+        jobs.recalls.remove("a");
+        assert_eq!(next(&mut jobs), None, "nobody needs the last one any more");
     }
 }

@@ -1,4 +1,5 @@
-//! Files that the machine was too short of something to compile: its memory, mostly.
+//! Work that the machine or the database kept from being done, mostly files that could not be
+//! compiled for lack of memory.
 //!
 //! That says nothing of a file. It is compiled again by itself, while no other compiler runs, after
 //! a wait that doubles.
@@ -13,7 +14,7 @@ use super::Registry;
 /// Before a file is compiled again, at first and at most.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
 /// How often a host that ends when all is handled tries before it counts a file as refused.
-const ATTEMPTS: u32 = 4;
+pub(super) const ATTEMPTS: u32 = 4;
 
 /// Files that are compiled again later.
 #[derive(Default)]
@@ -28,7 +29,7 @@ struct Shortage {
 
 impl Shortages {
     /// A file could not be compiled once more. How often that was, and how long it waits now.
-    fn add(&mut self, plugin: &str, why: &str, now: Instant) -> (u32, Duration) {
+    pub(super) fn add(&mut self, plugin: &str, why: &str, now: Instant) -> (u32, Duration) {
         let attempts = self.0.get(plugin).map_or(0, |shortage| shortage.attempts) + 1;
         let wait = WAIT.0.saturating_mul(1 << (attempts - 1).min(16)).min(WAIT.1);
         self.0.insert(plugin.into(), Shortage { attempts, due: Some(now + wait), why: why.into() });
@@ -42,6 +43,11 @@ impl Shortages {
 
     pub(super) fn contains(&self, plugin: &str) -> bool {
         self.0.contains_key(plugin)
+    }
+
+    /// Whether a file waits to be tried again.
+    pub(super) fn is_waiting(&self, plugin: &str) -> bool {
+        self.0.get(plugin).is_some_and(|shortage| shortage.due.is_some())
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -90,6 +96,7 @@ mod tests {
         let (mut shortages, now) = (Shortages::default(), Instant::now());
         let waits = (0..9).map(|_| shortages.add("p", "killed", now).1.as_secs()).collect::<Vec<_>>();
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 64, 120, 120]);
+        assert!(shortages.is_waiting("p") && shortages.contains("p"));
         assert!(shortages.remove("p") && !shortages.contains("p"));
         assert_eq!(shortages.add("p", "killed", now).1.as_secs(), 1, "another file begins again");
     }

@@ -7,6 +7,12 @@
 //! begins once no other that goes before it can still claim its processor, and files of other
 //! tenants never can. What a start leaves refused leaves the former version running, as while a
 //! host runs.
+//!
+//! Files that come to a running host are such a start as well, so that those of a volume which was
+//! away come back as they were.
+//!
+//! A former version that the database or the machine keeps from being found makes its file a slow
+//! one, and after some attempts nothing waits for it any more. It is looked for all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +25,8 @@ use super::{
         plan::Rank,
     },
     Registry,
-    jobs::Purpose,
+    jobs::{Purpose, Recall},
+    shortage::ATTEMPTS,
 };
 use crate::{
     db::describe,
@@ -37,13 +44,18 @@ pub struct Begun {
     pub idle_settings: Vec<String>,
 }
 
-/// A start that is not over.
+/// A start that is not over: of a host, or of files that came to a host which runs.
+#[derive(Default)]
 pub(super) struct Start {
+    /// The files that it is about.
+    files: BTreeSet<String>,
     /// What ran last under the names of the files; none while the database could not be asked.
     ran: Option<BTreeMap<String, Listed>>,
     /// Files of which it is not known yet whether they run: whose they are, and whether they are
     /// slow.
     open: BTreeMap<String, OpenFile>,
+    /// Files in whose place a former version is looked for again and again, for which nothing waits.
+    overdue: BTreeSet<String>,
     /// Files in whose place a former version was looked for.
     recalled: BTreeSet<String>,
     /// Tenants whose folders could not be read.
@@ -56,12 +68,44 @@ type OpenFile = (Option<TenantId>, bool);
 impl Start {
     /// A start of these files.
     fn of(open: BTreeMap<String, OpenFile>, unread: BTreeSet<TenantId>) -> Self {
-        Start { ran: None, open, recalled: BTreeSet::new(), unread }
+        let mut start = Start::default();
+        start.add(open, unread);
+        start
+    }
+
+    /// Further files have come. What ran last under their names is still to be read.
+    pub(super) fn add(&mut self, files: BTreeMap<String, OpenFile>, unread: BTreeSet<TenantId>) {
+        self.files.extend(files.keys().cloned());
+        self.open.extend(files);
+        (self.ran, self.unread) = (None, unread);
+    }
+
+    /// A file was read. If it has been gone and is another one now, nothing ran before it: who
+    /// removed a plugin does not get it back by putting another one there.
+    pub(super) fn found(&mut self, plugin: &str, digest: &str) {
+        let is_another = self.ran(plugin).is_some_and(|ran| ran.is_gone && ran.file_digest() != digest);
+        if let (true, Some(ran)) = (is_another, self.ran.as_mut()) {
+            ran.remove(plugin);
+        }
     }
 
     /// Nothing more is to be found out about a file.
     pub(super) fn close(&mut self, plugin: &str) {
         self.open.remove(plugin);
+        self.overdue.remove(plugin);
+    }
+
+    /// Whether it is not known yet what runs in a file's place.
+    fn is_open(&self, plugin: &str) -> bool {
+        self.open.contains_key(plugin) || self.overdue.contains(plugin)
+    }
+
+    /// A former version could not be looked for so many times.
+    pub(super) fn unrecalled(&mut self, plugin: &str, attempts: u32) {
+        self.is_slow(plugin);
+        if attempts >= ATTEMPTS && self.open.remove(plugin).is_some() {
+            self.overdue.insert(plugin.into());
+        }
     }
 
     /// A file turned out to be slow.
@@ -106,7 +150,7 @@ impl Start {
     /// place.
     pub(super) fn is_recalling(&self, plugin: &str, digest: &str) -> bool {
         let refused = self.ran(plugin).and_then(|ran| ran.refused.as_ref());
-        self.open.contains_key(plugin) && refused.is_some_and(|(refused, ..)| refused == digest)
+        self.is_open(plugin) && refused.is_some_and(|(refused, ..)| refused == digest)
     }
 
     /// Whether a processor that keeps in step with others waits for one that may be of them: they
@@ -150,19 +194,22 @@ impl Registry {
         let ran = async {
             history::begin(&session, &there, &unread).await?;
             self.reports.store(&session).await?;
-            history::list(&session).await
+            history::list_with(&session, &there).await
         };
         let ran = ran.await.inspect_err(|error| tracing::warn!("could not read what ran last: {}", describe(error)));
         self.session = Some(session);
         let (Ok(ran), Some(start)) = (ran, self.start.as_mut()) else { return false };
         let ran = ran.into_iter().filter(|ran| !ran.digest.is_empty());
         start.ran = Some(ran.map(|ran| (ran.plugin.clone(), ran)).collect());
+        for (plugin, checked) in &self.checked {
+            start.found(plugin, &checked.digest);
+        }
         true
     }
 
     /// Finds out what runs in a file's place, once the file itself was checked.
     pub(super) fn close_or_recall(&mut self, plugin: &str) {
-        let Some(start) = self.start.as_ref().filter(|start| start.open.contains_key(plugin)) else { return };
+        let Some(start) = self.start.as_ref().filter(|start| start.is_open(plugin)) else { return };
         let candidate = self.candidate(plugin).map(|checked| &checked.digest);
         let ran = start.ran(plugin);
         let refused = ran.and_then(|ran| ran.refused.as_ref()).map(|(digest, ..)| digest);
@@ -189,14 +236,14 @@ impl Registry {
 
     /// Begins to look for what ran last under a name, once. Whether it does.
     pub(super) fn recall_for_start(&mut self, plugin: &str) -> bool {
-        let Some(start) = self.start.as_mut() else { return false };
+        let Some(start) = self.start.as_mut().filter(|start| start.files.contains(plugin)) else { return false };
         let ran = start.ran(plugin).map(|ran| (ran.digest.clone(), ran.contract.clone()));
         let (Some(ran), Some(file)) = (ran, self.settling.known().get(plugin).cloned()) else { return false };
         if !start.recalled.insert(plugin.into()) {
             return false;
         }
-        let held = self.held.iter().cloned().collect();
-        self.jobs.recall(&self.tools, file, Purpose::Start, ran, held);
+        let effort = self.no_way_back.effort(plugin);
+        self.jobs.recall(Recall { file, purpose: Purpose::Start, from: ran, effort });
         true
     }
 
@@ -216,22 +263,29 @@ impl Registry {
         }
     }
 
-    /// Ends the start, if nothing more is to be found out.
+    /// Ends the start, if nothing more is to be found out. Those who wait for it are told before,
+    /// once all that is left is overdue.
     pub(super) async fn end_start(&mut self) {
-        let over = self.start.as_ref().is_some_and(|start| start.open.is_empty());
-        let waits = !self.short.is_empty() || !self.archive.is_done();
-        if !over || self.uncarried.is_some() || !self.follows && waits {
+        let Some(start) = self.start.as_ref().filter(|start| start.open.is_empty()) else { return };
+        let is_over = start.overdue.is_empty();
+        let waits = !is_over || !self.short.is_empty() || !self.archive.is_done();
+        if self.uncarried.is_some() || !self.follows && waits || !is_over && self.begun.is_none() {
             return;
         }
-        let Some(start) = self.start.take() else { return };
-        self.tell_idle(start.ran.iter().flat_map(BTreeMap::keys)).await;
+        let unread = start.unread.len();
+        let known = start.ran.iter().flat_map(BTreeMap::keys).filter(|plugin| !start.overdue.contains(*plugin));
+        let known: Vec<String> = known.cloned().collect();
+        self.tell_idle(&known).await;
         let idle = self.settling.known().len().saturating_sub(self.fleet.members().len());
         let members = self.fleet.members().iter();
         let begun = Begun {
             standings: members.map(|(id, member)| (id.clone(), member.standing.clone())).collect(),
-            refused: idle.max(self.refused.len()) + start.unread.len(),
+            refused: idle.max(self.refused.len()) + unread,
             idle_settings: self.fleet.idle_settings().map(String::from).collect(),
         };
+        if is_over {
+            self.start = None;
+        }
         if let Some(tell) = self.begun.take() {
             // Nobody waits for it where the host ends.
             let _ = tell.send(begun);
@@ -239,7 +293,7 @@ impl Registry {
     }
 
     /// Says of those that ran last and do not now that nothing does.
-    async fn tell_idle(&mut self, ran: impl Iterator<Item = &String>) {
+    async fn tell_idle(&mut self, ran: &[String]) {
         let Some(session) = self.session().await else { return };
         for plugin in ran {
             if self.running_id(plugin).is_some() {
@@ -269,6 +323,7 @@ mod tests {
             since: SystemTime::now(),
             lanes: 0,
             refused: None,
+            is_gone: false,
         };
         (plugin.into(), listed)
     }
@@ -310,6 +365,26 @@ mod tests {
         assert_eq!([start.rank("a", false, &id), start.rank("b", true, &id)], [Rank::Other, Rank::Owner]);
         start.close("b");
         assert!(!start.holds_back("a", (None, false), &id), "it does not run");
+    }
+
+    #[test]
+    fn nothing_waits_for_ever_for_a_former_version_that_cannot_be_looked_for() {
+        let id = ProcessorId::parse("x").unwrap();
+        let files = [("a", None, false), ("b", None, false), ("large", None, true)];
+        let mut start = start(&files, &[("a", "x")]);
+        let held = |start: &Start, name: &str, slow, id: &ProcessorId| start.holds_back(name, (None, slow), id);
+        let other = ProcessorId::parse("y").unwrap();
+        assert!(held(&start, "b", false, &other), "a goes before b");
+        start.unrecalled("a", 1);
+        assert!(!held(&start, "b", false, &other), "a is slow now");
+        assert!(held(&start, "b", false, &id), "what a ran last is still a's");
+        start.close("b");
+        assert!(held(&start, "large", true, &other), "of slow ones names decide");
+        start.unrecalled("a", ATTEMPTS);
+        assert!(!held(&start, "large", true, &other) && !held(&start, "b", false, &id));
+        assert!(start.is_open("a") && !start.is_open("b"), "it is looked for all the same");
+        start.close("a");
+        assert!(!start.is_open("a"));
     }
 
     #[test]

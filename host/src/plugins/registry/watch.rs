@@ -21,7 +21,6 @@ impl Registry {
         let due = self.tried.elapsed() >= AGAIN;
         if due {
             self.tried = Instant::now();
-            self.recall_due();
         }
         if !self.follows {
             return;
