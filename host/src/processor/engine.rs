@@ -377,7 +377,8 @@ impl<'a> Engine<'a> {
         if self.commit.is_none() && self.worth_a_look(now) {
             (self.finished, self.looked) = (0, Instant::now());
             let patience = if self.draining.is_some() { NO_PATIENCE } else { self.patience() };
-            let store = self.draining.is_some() || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
+            let store =
+                self.draining.is_some() || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
             if let Some(plan) = self.book.plan(now, patience, store, self.runner.waiters.runs()) {
                 self.passed_since = None;
                 self.start_commit(plan);
