@@ -147,12 +147,20 @@ async fn a_compiler_that_the_system_ends_is_no_reason_to_refuse_a_file() {
         put(folder.path(), "V000001");
         append(&database, "s", 1).await;
         let [worker, cache] = compiler.settings();
-        let seconds = format!("compile.seconds={seconds}");
-        let host = Host::start_in(&database, folder.path(), &[&worker, &cache, &seconds]);
+        let limit = format!("compile.seconds={seconds}");
+        let host = Host::start_in(&database, folder.path(), &[&worker, &cache, &limit]);
         until_error(folder.path(), "scripted", Some("waits, and is compiled again by itself: ")).await;
         until_error(folder.path(), "scripted", Some(why)).await;
         assert!(listed(&database, "scripted").await.is_none());
         fs::remove_file(compiler.file("short")).unwrap();
+        let host = match seconds {
+            120 => host,
+            // On a busy machine the compiler may not be done in such a time.
+            _ => {
+                host.stop().await;
+                Host::start_in(&database, folder.path(), &[&worker, &cache])
+            }
+        };
         until_versions(&database, "s", &[("V000001", 1)]).await;
         until_error(folder.path(), "scripted", None).await;
         assert_eq!(events(&database, "scripted").await, ["started"]);
