@@ -32,6 +32,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! With the feature `connect`, the module `connect` opens connections as libpq does, with TLS.
 #![warn(missing_docs)]
 
 pub mod check;
