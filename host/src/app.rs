@@ -2,6 +2,7 @@
 //! and one without decisions of its own.
 
 mod author;
+pub mod listen;
 
 use std::{
     pin::pin,
@@ -11,6 +12,7 @@ use std::{
 
 use anyhow::Context;
 pub use author::{Trial, Tried, check, test};
+use listen::{Phase, Watched};
 use tokio::{
     sync::{oneshot, watch},
     time::timeout,
@@ -37,6 +39,7 @@ use crate::{
     source::{OpenSource, native::Native},
     store::anchor,
     supervisor::Supervisor,
+    telemetry::metrics::Metrics,
     tenants::{self, Tenants, usage},
 };
 
@@ -119,13 +122,28 @@ pub async fn run(
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
+    run_watched(config, db, until, drain, abort, &Watched::new(db.clone())).await
+}
+
+/// The same where somebody watches.
+pub async fn run_watched(
+    config: &Config,
+    db: &Db,
+    until: Until,
+    drain: impl Future<Output = ()>,
+    abort: impl Future<Output = ()>,
+    watched: &Watched,
+) -> anyhow::Result<Ended> {
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
     let Some(ready) = Ready::unless(config, db, &mut drain, &mut abort).await? else { return Ok(Ended::Drained) };
+    watched.enter(Phase::Working);
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
     let limits = tenants.clone();
     let of_tenant = move |tenant: &TenantId| of_tenant(&limits.limits(tenant));
     let sandbox = Sandbox::with_tenants(config.limits.clone(), config.compile.clone(), of_tenant)?;
+    watched.plugins_run_in(sandbox.clone());
     let guests = Guests {
+        metrics: watched.metrics.clone(),
         most_lanes: sandbox.usage().most_live,
         instances: Arc::new({
             let sandbox = sandbox.clone();
@@ -172,6 +190,7 @@ fn of_tenant(limits: &tenants::Limits) -> OfTenant {
 
 /// What the sandbox says of all guests; nothing where there is none.
 struct Guests {
+    metrics: Metrics,
     most_lanes: usize,
     instances: Instances,
     refusals: usage::Refusals,
@@ -186,7 +205,8 @@ pub async fn run_handlers(
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
-    let guests = Guests { most_lanes: usize::MAX, instances: Arc::new(|| 0), refusals: Arc::new(Vec::new) };
+    let metrics = Metrics::default();
+    let guests = Guests { metrics, most_lanes: usize::MAX, instances: Arc::new(|| 0), refusals: Arc::new(Vec::new) };
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
     let Some(ready) = Ready::unless(config, db, &mut drain, &mut abort).await? else { return Ok(Ended::Drained) };
@@ -249,7 +269,7 @@ impl<'a> Ready<'a> {
         drain: impl Future<Output = ()>,
         abort: impl Future<Output = ()>,
     ) -> anyhow::Result<Ended> {
-        let Guests { most_lanes, instances, refusals } = guests;
+        let Guests { metrics, most_lanes, instances, refusals } = guests;
         let mut settings = self.config.processor.clone();
         settings.lanes_at_once = settings.lanes_at_once.min(most_lanes).max(1);
         let scheduler = Scheduler::start_for(&self.config.scheduler, tenants.weights(), &tenants.threads());
@@ -271,6 +291,7 @@ impl<'a> Ready<'a> {
             tenants: tenants.clone(),
             instances,
             lockstep,
+            metrics,
             config: settings,
         };
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));

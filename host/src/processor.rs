@@ -42,12 +42,13 @@ use tokio::sync::watch;
 use crate::{
     cluster::host_lock::{HostLock, LockError},
     consumer::{pages::Pages, router::Router, wake::Wakeups},
-    db::Db,
+    db::{Db, sqlstate},
     model::{
         cursor::Snapshot,
         handler::{Descriptor, Reason},
     },
     supervisor::Stop,
+    telemetry::metrics::Metrics,
     tenants::Tenants,
 };
 use engine::{Engine, Parts};
@@ -124,6 +125,8 @@ pub struct Ground {
     pub instances: Instances,
     /// Processors that wait for each other.
     pub lockstep: Arc<Lockstep>,
+    /// What is counted for whoever watches.
+    pub metrics: Metrics,
     /// The settings.
     pub config: Config,
 }
@@ -186,7 +189,8 @@ impl Processor {
     ) -> (Self, watch::Receiver<Standing>) {
         let (standing, watcher) = watch::channel(Standing::default());
         let router = Router::new(&descriptor);
-        let report = Report::new(ground.instances.clone());
+        let counters = ground.metrics.of_processor(descriptor.id.as_str());
+        let report = Report::new(ground.instances.clone(), counters);
         let place = (pressure.back_pressure == Strategy::Lockstep).then(|| ground.lockstep.join(&descriptor.id));
         let processor = Processor {
             descriptor,
@@ -218,6 +222,7 @@ impl Processor {
             let error = term_errors::words(&shaken);
             tracing::warn!(processor = %self.descriptor.id, error, "a term ended; starting over from what is committed");
             self.errors.ended(&error, SystemTime::now());
+            self.ground.metrics.term_ended(self.descriptor.id.as_str(), sqlstate(&error));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
                 () = self.errors.store(&self.ground.db, &self.descriptor.id) => {}

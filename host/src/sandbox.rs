@@ -188,7 +188,8 @@ impl Sandbox {
     pub fn usage(&self) -> Usage {
         let (live, idle) = self.warm.count();
         let most_live = self.warm.most_live();
-        Usage { live, most_live, idle, memory_bytes: self.memory.load(Relaxed), refusals: self.refusals.counts() }
+        let (memory_bytes, refusals) = (self.memory.load(Relaxed), self.refusals.counts());
+        Usage { live, most_live, idle, memory_bytes, refusals, compiled: self.compiler.compiled() }
     }
 
     /// What each tenant was refused since this was asked last, and why the last time. Only so many tenants are told apart between two times.

@@ -11,6 +11,7 @@
 //! nothing that explains an end is lost.
 
 mod line;
+pub mod metrics;
 mod outlet;
 
 use std::{

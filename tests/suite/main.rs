@@ -36,6 +36,7 @@ mod ownership;
 // One plugin in three languages.
 mod languages;
 // Output that nobody reads, and words that want to be more than words.
+mod listen;
 mod logging;
 // Lanes behind the tail: blocked, waiting, resumed, and one with it again.
 mod lanes;

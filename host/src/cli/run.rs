@@ -9,7 +9,10 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    app::{self, Ended, Until},
+    app::{
+        self, Ended, Until,
+        listen::{Listener, Watched},
+    },
     config::{Config, ConfigError},
     db::Db,
     model::text,
@@ -33,6 +36,10 @@ pub(super) struct RunArgs {
     /// The folder with the plugins [default: the setting `plugins`]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
+    /// Tell over HTTP how the host does: /livez, /readyz and, for Prometheus, /metrics [default: the
+    /// setting `listen`, which is nowhere]
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
     /// End when everything that was there at the start is handled: 0 if so, 4 if a lane is blocked
     #[arg(long)]
     until_caught_up: bool,
@@ -42,9 +49,20 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
     if let Some(folder) = args.plugins {
         config.plugins = folder;
     }
+    if let Some(address) = args.listen {
+        config.listen = address;
+    }
     if config.plugins.as_os_str().is_empty() {
         let remedy = "give --plugins DIR, or set `plugins` in the settings or SANDMILL_PLUGINS";
         return Err(ConfigError::new("no plugins folder named", remedy).into());
+    }
+    let watched = Watched::new(db.clone());
+    let listener = match config.listen.as_str() {
+        "" => None,
+        address => Some(Listener::start(address, watched.clone()).await?),
+    };
+    if let Some(listener) = &listener {
+        tracing::info!(address = %listener.address(), "tells how it does at /livez, /readyz and /metrics");
     }
     // A database that is out of reach is told in the words of all commands.
     let reach = async {
@@ -62,7 +80,8 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
         signals.first().await;
         tracing::info!("finishing what is under way; a second signal ends it at once");
     };
-    let ended = app::run(&config, db, until, drain, signals.second()).await?;
+    let ended = app::run_watched(&config, db, until, drain, signals.second(), &watched).await?;
+    drop(listener);
     Ok(match ended {
         Ended::Drained if args.until_caught_up => {
             output::note("ended by a signal before everything was handled");

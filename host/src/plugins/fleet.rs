@@ -202,6 +202,7 @@ impl Fleet {
             let member =
                 Member { plugin, descriptor, manifest, origin, standing, code, before: None, retired: Vec::new() };
             self.members.insert(id, member);
+            self.ground.metrics.plugin_changed("started");
         }
         for (id, processor) in processors {
             self.tasks.spawn(id.as_str(), |stop| processor.run(stop));
@@ -278,6 +279,7 @@ impl Fleet {
         origin: Origin,
     ) -> Option<Swapped> {
         let member = self.members.get_mut(&descriptor.id)?;
+        self.ground.metrics.plugin_changed("swapped");
         let replaced = member.code.exchange(version);
         let swapped = Swapped { replaced: replaced.digest.clone(), done: replaced.done() };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);

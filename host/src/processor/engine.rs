@@ -561,6 +561,7 @@ impl<'a> Engine<'a> {
             self.costs.put(lane.clone(), cost);
         }
         let (cpu, waited) = (outcome.meter.cpu(), outcome.meter.waited());
+        self.report.computed(cpu);
         self.tenants.spent(&lane.tenant, Spent { cpu, ..Spent::default() }, |used| {
             used.waited += waited;
         });

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::status::Measures;
-use crate::telemetry;
+use crate::telemetry::{self, metrics::OfProcessor};
 
 /// Between two reports.
 const EVERY: Duration = Duration::from_secs(1);
@@ -26,6 +26,8 @@ pub type Instances = Arc<dyn Fn() -> usize + Send + Sync>;
 /// Counts, and says so when it is time.
 pub struct Report {
     instances: Instances,
+    /// The same for whoever watches the host.
+    counters: OfProcessor,
     since: Instant,
     handled: usize,
     reads: Average,
@@ -52,9 +54,10 @@ impl Average {
 
 impl Report {
     /// A report that begins now.
-    pub fn new(instances: Instances) -> Self {
+    pub fn new(instances: Instances, counters: OfProcessor) -> Self {
         Report {
             instances,
+            counters,
             since: Instant::now(),
             handled: 0,
             reads: Average::default(),
@@ -70,12 +73,20 @@ impl Report {
 
     /// A page with events was read.
     pub fn read(&mut self, took: Duration) {
+        self.counters.reads.observe(took.as_secs_f64());
         self.reads.add(took);
     }
 
-    /// A commit was made.
-    pub fn committed(&mut self, took: Duration) {
+    /// A commit was made that handled so many events.
+    pub fn committed(&mut self, took: Duration, handled: usize) {
+        self.counters.commits.observe(took.as_secs_f64());
+        self.counters.handled.inc_by(handled as u64);
         self.commits.add(took);
+    }
+
+    /// Guests computed for so long.
+    pub fn computed(&mut self, cpu: Duration) {
+        self.counters.cpu.inc_by(cpu.as_secs_f64());
     }
 
     /// Whether events were handled that no report has counted.
@@ -127,16 +138,17 @@ fn resident_mib() -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::metrics::Metrics;
 
     #[test]
     fn a_report_is_due_once_for_what_was_committed() {
-        let mut report = Report::new(Arc::new(|| 5));
+        let mut report = Report::new(Arc::new(|| 5), Metrics::default().of_processor("p"));
         assert!(!report.is_due_at_last() && report.take(0).is_none());
         assert_eq!(report.due(), None, "nothing to say");
         report.count(3);
         report.count(4);
         assert!(report.due().is_some_and(|due| due <= EVERY));
-        report.committed(Duration::from_millis(2));
+        report.committed(Duration::from_millis(2), 7);
         let first = report.flush(1);
         assert_eq!((first.measures.commit_ms, first.measures.instances), (2.0, 5));
         assert!(first.rate > 0.0 && !report.is_due_at_last(), "what rides in the same commit is told with it");

@@ -17,7 +17,8 @@ use std::{
     ffi::OsString,
     hash::{Hash, Hasher},
     path::PathBuf,
-    time::Instant,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use cache::Cache;
@@ -176,6 +177,8 @@ pub(super) struct Compiler {
     config: Config,
     cache: Option<Cache>,
     queue: Queue,
+    /// Components compiled, and nanoseconds that it took.
+    compiled: (AtomicU64, AtomicU64),
 }
 
 impl Compiler {
@@ -191,7 +194,7 @@ impl Compiler {
                 })
                 .ok()
         };
-        Compiler { engine: engine.clone(), config, cache, queue: Queue::default() }
+        Compiler { engine: engine.clone(), config, cache, queue: Queue::default(), compiled: Default::default() }
     }
 
     /// The component of these bytes, whose SHA-256 is `digest`.
@@ -220,7 +223,10 @@ impl Compiler {
         }
         let code = self.compile(bytes, effort)?;
         drop(place);
-        let (kib, ms) = (code.bytes.len() >> 10, began.elapsed().as_millis());
+        let took = began.elapsed();
+        self.compiled.0.fetch_add(1, Relaxed);
+        self.compiled.1.fetch_add(took.as_nanos() as u64, Relaxed);
+        let (kib, ms) = (code.bytes.len() >> 10, took.as_millis());
         tracing::info!(component_kib = bytes.len() >> 10, code_kib = kib, ms, "compiled a component");
         let component = self.load(&code)?;
         // A host that ends leaves nothing half written.
@@ -245,6 +251,11 @@ impl Compiler {
             }
             error => error,
         })
+    }
+
+    /// How many components were compiled, and the time that it took.
+    pub(super) fn compiled(&self) -> (u64, Duration) {
+        (self.compiled.0.load(Relaxed), Duration::from_nanos(self.compiled.1.load(Relaxed)))
     }
 
     /// Kills the compilers that run, and lets no further one begin.

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use crate::model::{
@@ -26,6 +27,8 @@ pub struct Usage {
     pub memory_bytes: usize,
     /// How often a guest or a file was refused something, by the class of the reason. Guests' own failures are not among them.
     pub refusals: BTreeMap<String, u64>,
+    /// Components compiled, and the time that it took.
+    pub compiled: (u64, Duration),
 }
 
 /// What one tenant was refused since that was asked for last.

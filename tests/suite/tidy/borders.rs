@@ -65,6 +65,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             // A rehearsal's events come in the form of an import.
             "store::import",
             "supervisor",
+            "telemetry",
             "tenants",
         ],
     ),
@@ -111,6 +112,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "supervisor::Stop",
             // Lost log lines are reported with what else is measured of the host.
             "telemetry::lines_lost",
+            "telemetry::metrics",
             // Lanes are held to their tenant's rates, and what they use is counted.
             "tenants",
         ],

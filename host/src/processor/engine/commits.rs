@@ -121,7 +121,8 @@ impl Engine<'_> {
             Ok(writes) => {
                 *self.moved = true;
                 self.report.count(untold);
-                self.report.committed(took);
+                let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
+                self.report.committed(took, handled);
                 self.documents.settle(writes, &marks);
                 let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
                 for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {

@@ -1,0 +1,289 @@
+//! Metrics for Prometheus: what they are called, and the numbers behind them.
+//!
+//! Counters and histograms are added to where something happens; what is known only by asking (how
+//! far processors are behind, how many instances live) is asked for when somebody reads them
+//! ([`Gauges`]). Names begin with `sandmill_`, units are seconds and bytes. Labels are ids of
+//! processors, and names from short fixed lists: never a tenant's, a lane's or an event's words, so
+//! that the number of series is bounded by what an operator has installed.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text::encode},
+    metrics::{MetricType, counter::Counter, family::Family, histogram::Histogram},
+    registry::{Registry, Unit},
+};
+
+/// Upper bounds of what commits and reads take, seconds: from a local database's best to what makes
+/// a lane wait noticeably.
+const TIMES: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+type One = [(&'static str, String); 1];
+type Two = [(&'static str, String); 2];
+
+/// All metrics of a host. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Families>);
+
+#[derive(Debug)]
+struct Families {
+    registry: Registry,
+    handled: Family<One, Counter>,
+    commits: Family<One, Histogram, fn() -> Histogram>,
+    reads: Family<One, Histogram, fn() -> Histogram>,
+    cpu: Family<One, Counter<f64, AtomicU64>>,
+    terms: Family<Two, Counter>,
+    plugins: Family<One, Counter>,
+    asked: Asked,
+}
+
+/// What was asked for last.
+#[derive(Clone, Debug, Default)]
+struct Asked(Arc<Mutex<Gauges>>);
+
+/// What is asked for when somebody reads the metrics.
+#[derive(Clone, Debug, Default)]
+pub struct Gauges {
+    /// Whether the host works or stands by.
+    pub ready: bool,
+    /// Log lines that nothing took since the host's start.
+    pub log_lines_lost: u64,
+    /// What the sandbox holds and has done; none before there is one.
+    pub sandbox: Option<SandboxGauges>,
+    /// How processors stand; none while the database cannot be asked.
+    pub processors: Option<Vec<ProcessorGauges>>,
+}
+
+/// What a sandbox holds and has done.
+#[derive(Clone, Debug, Default)]
+pub struct SandboxGauges {
+    /// Plugin instances that are in a call.
+    pub in_call: usize,
+    /// Plugin instances that wait for their next call.
+    pub idle: usize,
+    /// Linear memory of all of them, bytes.
+    pub memory_bytes: usize,
+    /// How often guests and files were refused something since the start, by class.
+    pub refusals: Vec<(String, u64)>,
+    /// Components compiled since the start, and the seconds that it took.
+    pub compiled: (u64, f64),
+}
+
+/// How one processor stands.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessorGauges {
+    /// Its id.
+    pub id: String,
+    /// Events that it has not handled.
+    pub lag_events: i64,
+    /// How long ago the first of them was recorded.
+    pub lag_seconds: f64,
+    /// Lanes behind, by state.
+    pub lanes: Vec<(&'static str, i64)>,
+    /// Events that were set aside.
+    pub dead_letters: i64,
+    /// Whether a person told it to wait.
+    pub paused: bool,
+}
+
+/// What one processor adds to. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct OfProcessor {
+    /// Events handled and committed.
+    pub handled: Counter,
+    /// What commits take, seconds.
+    pub commits: Histogram,
+    /// What reading a page takes, seconds.
+    pub reads: Histogram,
+    /// CPU time of its guests, seconds.
+    pub cpu: Counter<f64, AtomicU64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let times: fn() -> Histogram = || Histogram::new(TIMES);
+        let mut families = Families {
+            registry: Registry::with_prefix("sandmill"),
+            handled: Family::default(),
+            commits: Family::new_with_constructor(times),
+            reads: Family::new_with_constructor(times),
+            cpu: Family::default(),
+            terms: Family::default(),
+            plugins: Family::default(),
+            asked: Asked::default(),
+        };
+        let registry = &mut families.registry;
+        registry.register("events_handled", "Events handled, by processor", families.handled.clone());
+        let help = "Time of a commit, by processor";
+        registry.register_with_unit("commit", help, Unit::Seconds, families.commits.clone());
+        let help = "Time of reading a page of the log, by processor";
+        registry.register_with_unit("page_read", help, Unit::Seconds, families.reads.clone());
+        let help = "CPU time of guests, by processor";
+        registry.register_with_unit("guest_cpu", help, Unit::Seconds, families.cpu.clone());
+        let help = "Terms that ended with an error, by processor and SQLSTATE (other if there is none)";
+        registry.register("terms_ended", help, families.terms.clone());
+        registry.register("plugin_changes", "Changes of the plugins that run, by event", families.plugins.clone());
+        registry.register_collector(Box::new(families.asked.clone()));
+        Metrics(Arc::new(families))
+    }
+}
+
+impl Metrics {
+    /// What a processor adds to.
+    pub fn of_processor(&self, id: &str) -> OfProcessor {
+        let labels = of(id);
+        OfProcessor {
+            handled: self.0.handled.get_or_create_owned(&labels),
+            commits: self.0.commits.get_or_create_owned(&labels),
+            reads: self.0.reads.get_or_create_owned(&labels),
+            cpu: self.0.cpu.get_or_create_owned(&labels),
+        }
+    }
+
+    /// A term of a processor ended with an error, with this SQLSTATE if the database had one.
+    pub fn term_ended(&self, id: &str, sqlstate: Option<&str>) {
+        let labels = [("processor", id.to_string()), ("reason", sqlstate.unwrap_or("other").to_string())];
+        self.0.terms.get_or_create(&labels).inc();
+    }
+
+    /// What runs has changed in this way, such as `swapped`.
+    pub fn plugin_changed(&self, event: &str) {
+        self.0.plugins.get_or_create(&[("event", event.to_string())]).inc();
+    }
+
+    /// All metrics in the text format, with these gauges.
+    pub fn show(&self, now: &Gauges) -> String {
+        self.0.asked.lock().clone_from(now);
+        let mut text = String::new();
+        // Writing into a text does not fail.
+        _ = encode(&mut text, &self.0.registry);
+        text
+    }
+}
+
+impl Asked {
+    fn lock(&self) -> MutexGuard<'_, Gauges> {
+        // What it holds is replaced as a whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Metrics that are read from what was asked for.
+struct Encoder<'a>(DescriptorEncoder<'a>);
+
+impl Encoder<'_> {
+    fn gauge(&mut self, name: &str, help: &str, value: &impl EncodeGaugeValue) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(value)
+    }
+
+    fn gauges<'v, V: EncodeGaugeValue>(
+        &mut self,
+        (name, help): (&str, &str),
+        unit: Option<Unit>,
+        values: impl Iterator<Item = (Vec<(&'static str, &'v str)>, V)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+        for (labels, value) in values {
+            metric.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every number that is shown fits.
+fn number(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
+}
+
+impl Collector for Asked {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let asked = self.lock();
+        let mut to = Encoder(encoder);
+        to.gauge("ready", "1 while the host works or stands by", &i64::from(asked.ready))?;
+        let up = i64::from(asked.processors.is_some());
+        to.gauge("database_up", "1 while the database answers for this page", &up)?;
+        let help = "Log lines that nothing took since the start";
+        let mut metric = to.0.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&asked.log_lines_lost, None)?;
+        if let Some(sandbox) = &asked.sandbox {
+            sandbox.encode(&mut to)?;
+        }
+        let all = || asked.processors.iter().flatten();
+        let lag = ("lag_events", "Events not handled, by processor; at most a million are counted");
+        to.gauges(lag, None, all().map(|p| (vec![("processor", &*p.id)], p.lag_events)))?;
+        let lag = ("lag", "Age of the first event not handled, by processor");
+        to.gauges(lag, Some(Unit::Seconds), all().map(|p| (vec![("processor", &*p.id)], p.lag_seconds)))?;
+        let lanes = all().flat_map(|p| {
+            p.lanes.iter().map(|(state, lanes)| (vec![("processor", &*p.id), ("state", *state)], *lanes))
+        });
+        to.gauges(("lanes_behind", "Lanes behind, by processor and state"), None, lanes)?;
+        let letters = ("dead_letters", "Events set aside, by processor; at most 10000 are counted");
+        to.gauges(letters, None, all().map(|p| (vec![("processor", &*p.id)], p.dead_letters)))?;
+        let paused = ("paused", "1 while a person has paused the processor");
+        to.gauges(paused, None, all().map(|p| (vec![("processor", &*p.id)], i64::from(p.paused))))
+    }
+}
+
+impl SandboxGauges {
+    fn encode(&self, to: &mut Encoder<'_>) -> fmt::Result {
+        let states = [("in-call", self.in_call), ("idle", self.idle)];
+        let instances = states.iter().map(|(state, live)| (vec![("state", *state)], number(*live)));
+        to.gauges(("instances", "Live plugin instances, by state"), None, instances)?;
+        let help = "Linear memory of live plugin instances";
+        let memory = std::iter::once((Vec::new(), number(self.memory_bytes)));
+        to.gauges(("instance_memory", help), Some(Unit::Bytes), memory)?;
+        let help = "How often guests and files were refused something since the start, by reason";
+        let mut metric = to.0.encode_descriptor("refusals", help, None, MetricType::Counter)?;
+        for (reason, times) in &self.refusals {
+            let labels = [("reason", reason.as_str())];
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, u64>(times, None)?;
+        }
+        let (compiled, seconds) = &self.compiled;
+        let help = "Components compiled since the start";
+        let mut metric = to.0.encode_descriptor("components_compiled", help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(compiled, None)?;
+        let help = "Time that compiling took since the start";
+        let mut metric = to.0.encode_descriptor("compile", help, Some(&Unit::Seconds), MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(seconds, None)
+    }
+}
+
+fn of(id: &str) -> One {
+    [("processor", id.to_string())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_shown_and_what_is_gone_is_not() {
+        let metrics = Metrics::default();
+        let carts = metrics.of_processor("acme/carts");
+        carts.handled.inc_by(7);
+        carts.commits.observe(0.004);
+        metrics.term_ended("acme/carts", Some("55P03"));
+        metrics.term_ended("acme/carts", None);
+        metrics.plugin_changed("swapped");
+        let processor = ProcessorGauges { id: "acme/carts".into(), lanes: vec![("blocked", 2)], ..Default::default() };
+        let text = metrics.show(&Gauges { processors: Some(vec![processor]), ..Gauges::default() });
+        for line in [
+            "sandmill_events_handled_total{processor=\"acme/carts\"} 7",
+            "sandmill_commit_seconds_bucket{le=\"0.005\",processor=\"acme/carts\"} 1",
+            "sandmill_terms_ended_total{processor=\"acme/carts\",reason=\"55P03\"} 1",
+            "sandmill_terms_ended_total{processor=\"acme/carts\",reason=\"other\"} 1",
+            "sandmill_plugin_changes_total{event=\"swapped\"} 1",
+            "sandmill_lanes_behind{processor=\"acme/carts\",state=\"blocked\"} 2",
+            "sandmill_database_up 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        let text = metrics.show(&Gauges::default());
+        assert!(text.contains("sandmill_database_up 0") && !text.contains("lanes_behind{"), "{text}");
+        assert!(text.contains("sandmill_events_handled_total{processor=\"acme/carts\"} 7"), "{text}");
+    }
+}

@@ -1,0 +1,127 @@
+// What a host tells over HTTP to whoever watches it.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sandmill_tests::{
+    database,
+    host::{eventually, plugins, sandmill},
+};
+use serde_json::json;
+
+/// A host in a process of its own, killed when it is dropped.
+struct Watched {
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+impl Watched {
+    fn start(database: &str, folder: &std::path::Path) -> Self {
+        let address = free_address();
+        let mut command = sandmill(database);
+        command.args(["run", "--listen", &address.to_string(), "--plugins"]).arg(folder).stderr(Stdio::null());
+        Watched { child: command.spawn().unwrap(), address }
+    }
+
+    /// The status and the body of an answer; none while nothing listens.
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
+    }
+
+    fn ask(&self, request: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(self.address).ok()?;
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let (head, body) = answer.split_once("\r\n\r\n")?;
+        Some((head.split(' ').nth(1)?.parse().ok()?, body.to_string()))
+    }
+
+    async fn until(&self, what: &str, path: &str, holds: impl Fn(u16, &str) -> bool) -> String {
+        eventually(what, async || self.get(path).filter(|(status, body)| holds(*status, body)).map(|(_, body)| body))
+            .await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_tells_how_it_does() {
+    let database = database().await;
+    database.append("acme", "s", &vec![json!({}); 5]).await;
+    database.append("bad", "s", &[json!({"do": "trap"})]).await;
+    let folder = plugins(&["scripted"]);
+    let host = Watched::start(&database.address, folder.path());
+    host.until("it is ready", "/readyz", |status, body| status == 200 && body == "works\n").await;
+    assert_eq!(host.get("/livez"), Some((200, "alive\n".into())));
+    let handled = "sandmill_events_handled_total{processor=\"scripted\"} 5";
+    let blocked = "sandmill_lanes_behind{processor=\"scripted\",state=\"blocked\"} 1";
+    let all = |_: u16, body: &str| body.contains(handled) && body.contains(blocked);
+    let text = host.until("it has counted everything", "/metrics", all).await;
+    for line in [
+        "# TYPE sandmill_events_handled counter",
+        "# TYPE sandmill_commit_seconds histogram",
+        "# UNIT sandmill_commit_seconds seconds",
+        "sandmill_plugin_changes_total{event=\"started\"} 1",
+        "sandmill_refusals_total{reason=\"trap\"}",
+        "sandmill_lag_events{processor=\"scripted\"} 1",
+        "sandmill_instances{state=\"idle\"}",
+        "sandmill_database_up 1",
+        "sandmill_ready 1",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    assert!(!text.contains("acme"), "no tenant is named: {text}");
+
+    // What is not understood gets an answer, and whoever says nothing keeps nobody waiting.
+    assert_eq!(host.get("/").map(|(status, _)| status), Some(404));
+    assert_eq!(
+        host.ask("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").map(|(status, _)| status),
+        Some(405)
+    );
+    let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(host.address).unwrap()).collect();
+    host.until("silent ones are given up", "/livez", |status, _| status == 200).await;
+    drop(silent);
+}
+
+/// It says that it lives while it waits for its database, and that it is not ready.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_waits_for_its_database_lives_and_is_not_ready() {
+    let folder = plugins(&["scripted"]);
+    let away = format!("host=127.0.0.1 port={} user=u dbname=d", free_address().port());
+    let mut host = Watched::start(&away, folder.path());
+    host.until("it lives", "/livez", |status, _| status == 200).await;
+    assert_eq!(host.get("/readyz"), Some((503, "waits for its database\n".into())));
+    let text = host.get("/metrics").unwrap().1;
+    assert!(text.contains("sandmill_database_up 0") && text.contains("sandmill_ready 0"), "{text}");
+    kill_process(Pid::from_child(&host.child), Signal::TERM).unwrap();
+    let ended = eventually("it has ended", async || host.child.try_wait().unwrap()).await;
+    assert_eq!(ended.code(), Some(143), "as any command that a signal ends while it waits");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_is_taken_is_named() {
+    let database = database().await;
+    let folder = plugins(&["scripted"]);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = sandmill(&database.address);
+    command.args(["run", "--listen", &taken.local_addr().unwrap().to_string(), "--plugins"]).arg(folder.path());
+    let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert_eq!(ended.status.code(), Some(1));
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(said.contains("cannot listen at 127.0.0.1:") && said.contains("--listen"), "{said}");
+}
