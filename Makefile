@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py guests
+.PHONY: help setup demo test test-all test-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -42,6 +42,16 @@ test: setup-postgres plugins guests ## runs all tests, those of the example plug
 # With this set, a test that finds no component of JavaScript or Python fails where it would say that it is skipped.
 test-all: export TEST_ALL = 1
 test-all: plugins-js plugins-py test ## the same with the plugins in JavaScript and Python, whose tools take a network the first time
+
+# The versions that are supported, and what is run on each; `make test-postgres ON=18.6.0 TESTS=store::` runs less.
+ON := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
+TESTS :=
+test-postgres: plugins guests ## runs the suite on each supported version of PostgreSQL, which it fetches; ten minutes each
+	@for version in $(ON); do \
+	  programs=$$(scripts/postgres.sh $$version) || exit; \
+	  echo "Running tests on PostgreSQL $$version"; \
+	  SANDMILL_PG_BIN=$$programs cargo test --workspace --test suite -- $(TESTS) || exit; \
+	done
 
 lint: setup-cc setup-lint ## checks formatting, clippy's warnings, and (with cargo-deny) licences and duplicates
 	@echo "Checking formatting, warnings and dependencies"

@@ -2,7 +2,6 @@
 //! and one without decisions of its own.
 
 mod author;
-pub mod listen;
 
 use std::{
     pin::pin,
@@ -12,7 +11,6 @@ use std::{
 
 use anyhow::Context;
 pub use author::{Trial, Tried, check, test};
-use listen::{Phase, Watched};
 use tokio::{
     sync::{oneshot, watch},
     time::timeout,
@@ -20,6 +18,7 @@ use tokio::{
 
 pub use crate::supervisor::Aborted;
 use crate::{
+    admin::{Phase, Watched},
     cluster::host_lock::{self, HostLock},
     config::Config,
     consumer::{pages::Pages, wake::Wake},

@@ -4,6 +4,7 @@
 // neither.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod cluster;

@@ -9,10 +9,8 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    app::{
-        self, Ended, Until,
-        listen::{Listener, Watched},
-    },
+    admin::{Listener, Watched},
+    app::{self, Ended, Until},
     config::{Config, ConfigError},
     db::Db,
     model::text,

@@ -8,10 +8,13 @@ use super::rust::{self, Named};
 /// A room and what it may name of `crate::…`: a room, or one thing in it.
 pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
+    ("admin", &["db", "processor::status", "sandbox", "telemetry"]),
     ("lib", &[]),
     (
         "cli",
         &[
+            // Where a host tells how it does, from before it works.
+            "admin",
             "app",
             // What the host's end means to the shell.
             "cluster::host_lock::LockError",
@@ -49,6 +52,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "admin",
             "cluster",
             "config",
             "consumer",
@@ -65,7 +69,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             // A rehearsal's events come in the form of an import.
             "store::import",
             "supervisor",
-            "telemetry",
+            "telemetry::metrics",
             "tenants",
         ],
     ),
@@ -150,7 +154,10 @@ pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
     ("wasmparser", &["sandbox", "toolchain"], "what is inside a component concerns who loads and who builds it"),
     ("wit_component", &["toolchain"], "components are made by the toolchain"),
     ("tokio_postgres", &["db"], "the client library has one door; `crate::db` re-exports what SQL's owners need"),
-    ("axum", &[], "nothing here speaks HTTP"),
+    ("axum", &[], "three pages need no framework"),
+    ("hyper", &["admin"], "what is told over HTTP is told in one place"),
+    ("hyper_util", &["admin"], "what is told over HTTP is told in one place"),
+    ("prometheus_client", &["telemetry"], "there is one table of metrics"),
     ("clap", &["cli"], "arguments are the command line's"),
     ("clap_complete", &["cli"], "arguments are the command line's"),
     ("console", &["cli"], "what a terminal can show is the command line's"),
@@ -165,8 +172,9 @@ pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
 pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
     (
         "tokio::spawn",
-        &["supervisor", "db"],
-        "every long-lived task has an owner, the supervisor; a connection has its session",
+        &["supervisor", "db", "admin"],
+        "every long-lived task has an owner, the supervisor; a connection has its session, and whoever watches is \
+         answered from before the first task to after the last",
     ),
     ("tokio::task::spawn", &["supervisor", "db"], "every long-lived task has an owner, the supervisor"),
     ("tokio::task::spawn_local", &[], "every long-lived task has an owner, the supervisor"),
