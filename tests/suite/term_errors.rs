@@ -143,7 +143,12 @@ async fn the_error_of_a_processor_that_nothing_runs_hides_neither_a_missing_file
     fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
     let session = database.db.connect("test").await.unwrap();
     eventually("the plugin has ended", async || {
-        session.query_opt("select from sandmill.plugins where gone_since is null", &[]).await.ok()?.is_none().then_some(())
+        session
+            .query_opt("select from sandmill.plugins where gone_since is null", &[])
+            .await
+            .ok()?
+            .is_none()
+            .then_some(())
     })
     .await;
     // As if it had ended a while ago.

@@ -166,7 +166,8 @@ impl Address {
     ///
     /// Those of the driver: [`Trouble`](super::Trouble) tells them apart.
     pub async fn connect(&self) -> Result<(Client, Connecting), Error> {
-        self.config.connect(self.tls.connector()).await
+        // What TLS needs for a handshake would be a part of every future that connects.
+        Box::pin(self.config.connect(self.tls.connector())).await
     }
 
     /// The same, under another application's name.
@@ -177,7 +178,7 @@ impl Address {
     pub async fn connect_as(&self, application: &str) -> Result<(Client, Connecting), Error> {
         let mut config = self.config.clone();
         config.application_name(application);
-        config.connect(self.tls.connector()).await
+        Box::pin(config.connect(self.tls.connector())).await
     }
 
     /// What encrypts a further connection to the same server, as cancelling a statement needs.
