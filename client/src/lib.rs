@@ -35,6 +35,8 @@
 #![warn(missing_docs)]
 
 pub mod check;
+#[cfg(feature = "connect")]
+pub mod connect;
 mod error;
 mod event;
 

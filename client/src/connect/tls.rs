@@ -1,0 +1,257 @@
+//! TLS as libpq's parameters ask for it, with rustls.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
+    crypto::{CryptoProvider, ring},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
+};
+use tokio_postgres::config::SslMode;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::{address::Security, parameters::Parameters};
+
+/// What encrypts connections.
+#[derive(Clone, Debug)]
+pub(super) struct Tls(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    current: Mutex<Current>,
+}
+
+/// What was made of the files, and of which state of them.
+struct Current {
+    files: Vec<Option<SystemTime>>,
+    connector: MakeRustlsConnect,
+}
+
+#[derive(Clone, Debug)]
+struct Settings {
+    security: Security,
+    /// The file with the authorities; none for those of the operating system.
+    roots: Option<PathBuf>,
+    /// The files with the client's own certificate and its key.
+    own: Option<(PathBuf, PathBuf)>,
+    direct: bool,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.settings.fmt(f)
+    }
+}
+
+impl Tls {
+    /// Reads the parameters, and the files that they name.
+    pub(super) fn of(given: &Parameters, home: Option<&Path>) -> Result<Self, String> {
+        let settings = Settings::of(given, home)?;
+        let current = Mutex::new(settings.load()?);
+        Ok(Tls(Arc::new(Inner { settings, current })))
+    }
+
+    pub(super) fn security(&self) -> Security {
+        self.0.settings.security
+    }
+
+    /// What the driver is told: it asks for TLS or not, and [`Settings`] say of whom.
+    pub(super) fn mode(&self) -> SslMode {
+        match self.security() {
+            Security::Disable => SslMode::Disable,
+            Security::Prefer => SslMode::Prefer,
+            Security::Require | Security::VerifyCa | Security::VerifyFull => SslMode::Require,
+        }
+    }
+
+    /// What encrypts the next connection. Files that have changed are read again; while they cannot
+    /// be read, as someone writes them, what was there before is used.
+    pub(super) fn connector(&self) -> MakeRustlsConnect {
+        let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.files != self.0.settings.states()
+            && let Ok(changed) = self.0.settings.load()
+        {
+            *current = changed;
+        }
+        current.connector.clone()
+    }
+}
+
+impl Settings {
+    fn of(given: &Parameters, home: Option<&Path>) -> Result<Self, String> {
+        let value = |name: &str| given.get(name).map(String::as_str).filter(|value| !value.is_empty());
+        let in_home = |name: &str| home.map(|home| home.join(".postgresql").join(name)).filter(|path| path.is_file());
+        let root = value("sslrootcert");
+        let security = match value("sslmode") {
+            Some("disable") => Security::Disable,
+            None if root == Some("system") => Security::VerifyFull,
+            None | Some("prefer") => Security::Prefer,
+            Some("require") => Security::Require,
+            Some("verify-ca") => Security::VerifyCa,
+            Some("verify-full") => Security::VerifyFull,
+            Some("allow") => return Err("sslmode=allow is not supported; write prefer, or disable".into()),
+            Some(_) => return Err("sslmode may be disable, prefer, require, verify-ca or verify-full".into()),
+        };
+        if root == Some("system") && security < Security::VerifyFull {
+            return Err("sslrootcert=system needs sslmode=verify-full: anyone can have a certificate of those".into());
+        }
+        if value("sslpassword").is_some() {
+            return Err("sslpassword is not supported; store the key unencrypted, readable by this user alone".into());
+        }
+        let roots = match root {
+            Some("system") => None,
+            Some(path) => Some(path.into()),
+            None => in_home("root.crt"),
+        };
+        // As libpq has it, so that a configuration which worked before there were the two that verify goes on to.
+        let security = if security == Security::Require && roots.is_some() { Security::VerifyCa } else { security };
+        let own = match (value("sslcert"), value("sslkey")) {
+            (Some(cert), Some(key)) => Some((cert.into(), key.into())),
+            (None, None) => in_home("postgresql.crt").zip(in_home("postgresql.key")),
+            (Some(_), None) => return Err("sslcert needs sslkey, the file with the certificate's key".into()),
+            (None, Some(_)) => return Err("sslkey needs sslcert, the file with the key's certificate".into()),
+        };
+        Ok(Settings { security, roots, own, direct: value("sslnegotiation") == Some("direct") })
+    }
+
+    /// When each of the files was changed last.
+    fn states(&self) -> Vec<Option<SystemTime>> {
+        let own = self.own.iter().flat_map(|(cert, key)| [cert, key]);
+        let files = self.roots.iter().chain(own);
+        files.map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()).collect()
+    }
+
+    fn load(&self) -> Result<Current, String> {
+        // What changes while it is read is found changed the next time.
+        let files = self.states();
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| error.to_string())?;
+        let verifier = Arc::new(self.verifier(provider)?);
+        let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+        let own = self.own.as_ref().filter(|_| self.security > Security::Disable);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some((cert, key)) => {
+                let chain = certificates("sslcert", cert)?;
+                let at = key.display();
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| format!("sslkey: no private key can be read from {at}: {error}"))?;
+                let client = builder.with_client_auth_cert(chain, key);
+                client.map_err(|error| format!("sslkey: {at} does not go with {}: {error}", cert.display()))?
+            }
+        };
+        if self.direct {
+            config.alpn_protocols = vec![b"postgresql".to_vec()];
+        }
+        Ok(Current { files, connector: MakeRustlsConnect::new(config) })
+    }
+
+    fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Verifier, String> {
+        let mut verifier = Verifier { provider, chain: None, anchors: Vec::new(), name: false };
+        if self.security < Security::VerifyCa {
+            return Ok(verifier);
+        }
+        let anchors = match &self.roots {
+            Some(path) => certificates("sslrootcert", path)?,
+            None => SYSTEM.clone(),
+        };
+        let mut roots = RootCertStore::empty();
+        let (usable, _) = roots.add_parsable_certificates(anchors.iter().cloned());
+        if usable == 0 {
+            let whose = self.roots.as_ref().map_or("of the operating system".into(), |path| format!("in {}", path.display()));
+            return Err(format!("sslrootcert: there are no certificates of authorities {whose}"));
+        }
+        let chain = WebPkiServerVerifier::builder_with_provider(roots.into(), verifier.provider.clone()).build();
+        verifier.chain = Some(chain.map_err(|error| format!("sslrootcert: {error}"))?);
+        verifier.anchors = if self.roots.is_some() { anchors } else { Vec::new() };
+        verifier.name = self.security == Security::VerifyFull;
+        Ok(verifier)
+    }
+}
+
+/// The authorities that the operating system trusts; read once, as there are many.
+static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
+
+fn certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match found {
+        Ok(found) if found.is_empty() => Err(format!("{parameter}: {} holds no certificate", path.display())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(format!("{parameter}: {} cannot be read: {error}", path.display())),
+    }
+}
+
+/// Verifies as much of a server's certificate as is wanted.
+#[derive(Debug)]
+struct Verifier {
+    provider: Arc<CryptoProvider>,
+    /// Where it comes from; nothing where that does not matter.
+    chain: Option<Arc<WebPkiServerVerifier>>,
+    /// Certificates that the authorities' file holds: one may be the server's own.
+    anchors: Vec<CertificateDer<'static>>,
+    /// Whether it must be of the server that was named.
+    name: bool,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
+        match chain.verify_server_cert(certificate, intermediates, server, ocsp, now) {
+            // Where it comes from is verified before its names.
+            Err(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if !self.name => Ok(ServerCertVerified::assertion()),
+            // A server's own certificate that signs itself is an authority's, too, which is
+            // unfit for a server in all other ways. It is found out after its dates are.
+            Err(Error::InvalidCertificate(CertificateError::Other(_))) if self.anchors.contains(certificate) => {
+                if self.name {
+                    verify_server_name(&ParsedCertificate::try_from(certificate)?, server)?;
+                }
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
