@@ -229,6 +229,9 @@ impl<'a> Ready<'a> {
         // The lock comes first: a second host must change nothing, not even the schema.
         let host_lock = Arc::new(HostLock::acquire(db, host_lock::PATIENCE).await?);
         let mut session = db.connect("start").await?;
+        let encryption = session.encryption().await?;
+        let encryption = encryption.as_deref().unwrap_or("none");
+        tracing::info!(database = db.place(), encryption, "connected");
         under_way.get_or_init(|| session.canceller());
         migrate::migrate(&mut session).await?;
         anchor::check(&session).await?;

@@ -76,6 +76,7 @@ Exit codes:
 
 Environment:
   DATABASE_URL     the database
+  PG...            what its address leaves out, as for psql: PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGDATABASE, PGSSLMODE, PGSSLROOTCERT
   SANDMILL_CONFIG  the settings file
   SANDMILL_...     any setting: SANDMILL_LIMITS_CPU_MS is limits.cpu-ms (`sandmill config print`)
   SANDMILL_LOG     what is logged: error, warn, info (default), debug, sandmill::guest=debug
@@ -94,7 +95,8 @@ struct Global {
     /// Settings file [default: sandmill.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE", env = "SANDMILL_CONFIG")]
     config: Option<PathBuf>,
-    /// The database: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=... [default: DATABASE_URL]
+    /// The database: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=...
+    /// sslmode=... [default: DATABASE_URL; what is left out comes from PGHOST and so on]
     #[arg(long, global = true, value_name = "ADDRESS")]
     database_url: Option<String>,
     /// A setting, for instance limits.cpu-ms=500; may be given several times
@@ -298,13 +300,14 @@ fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Re
     result
 }
 
-/// The database that is named, or else that of the `sandmill dev` that runs in this folder or above it.
+/// The database that is named, by an address or by libpq's variables, or else that of the `sandmill dev` that runs in this folder or above it.
 fn database(named: &str) -> anyhow::Result<Db> {
-    if !named.is_empty() {
+    let by_variables = ["PGHOST", "PGHOSTADDR", "PGDATABASE"].iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    if !named.is_empty() || by_variables {
         return Ok(Db::parse(named)?);
     }
     let found = dev::place::find(&std::env::current_dir()?)?.ok_or_else(|| {
-        let remedy = "set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, give --database-url, or start `sandmill dev` in this folder";
+        let remedy = "set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, give --database-url, set PGHOST or PGDATABASE as for psql, or start `sandmill dev` in this folder";
         ConfigError::new("no database named", remedy)
     })?;
     Ok(Db::parse(&found)?)

@@ -10,7 +10,8 @@ pub mod migrate;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 
-use tokio_postgres::{CancelToken, Client, NoTls, config::Host};
+use sandmill_client::connect::{self, Address};
+use tokio_postgres::{CancelToken, Client};
 pub use tokio_postgres::{
     Error, GenericClient, IsolationLevel, Row, RowStream, SimpleQueryMessage, Statement, Transaction, error::SqlState,
     types,
@@ -22,54 +23,113 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a transaction of ours may sit idle. Default 10 s: a frozen host must not hold row locks that block a take-over.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// What every session of ours relies on, whatever the server, the database or the role have as their
+/// defaults.
+const SETTINGS: [(&str, &str); 17] = [
+    // A statement takes as long as it takes; what bounds it is said where that is wanted.
+    ("statement_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("search_path", "pg_catalog"),
+    ("client_min_messages", "warning"),
+    ("timezone", "UTC"),
+    ("datestyle", "ISO, YMD"),
+    ("intervalstyle", "postgres"),
+    ("bytea_output", "hex"),
+    ("standard_conforming_strings", "on"),
+    ("quote_all_identifiers", "off"),
+    ("array_nulls", "on"),
+    ("transform_null_equals", "off"),
+    ("row_security", "on"),
+    ("jit", "off"),
+    // Statements that wait for a lock must see what its holder has committed.
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+    ("default_transaction_deferrable", "off"),
+];
+/// The same since PostgreSQL 17.
+const SINCE_17: (&str, &str) = ("transaction_timeout", "0");
+
+/// The statements that make these settings on a server of this version.
+fn settings(version: Option<&str>) -> String {
+    let major = version.and_then(|version| version.split(['.', ' ', 'b', 'r']).next()?.parse().ok()).unwrap_or(0);
+    let bounds = [
+        ("lock_timeout", LOCK_TIMEOUT.as_millis().to_string()),
+        ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT.as_millis().to_string()),
+    ];
+    let since_17 = Some(SINCE_17).filter(|_| major >= 17);
+    let fixed = SETTINGS.into_iter().chain(since_17).map(|(name, value)| (name, value.to_string()));
+    fixed.chain(bounds).map(|(name, value)| format!("set {name} = '{value}';")).collect()
+}
+
 /// Where the database is.
 #[derive(Clone, Debug)]
 pub struct Db {
-    config: Arc<tokio_postgres::Config>,
+    address: Arc<Address>,
 }
 
-/// An address that does not parse, said without the password it may hold.
+/// An address that cannot be used, said without the password it may hold.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the database address is not valid: {0}\nExpected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=..., in DATABASE_URL or --database-url."
+    "the database address is not valid: {0}\nExpected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=..., in DATABASE_URL or --database-url; what it leaves out comes from PGHOST, PGUSER and the others that psql knows."
 )]
-pub struct InvalidAddress(String);
+pub struct InvalidAddress(connect::InvalidAddress);
 
 impl Db {
-    /// Reads an address in either of libpq's two forms.
+    /// Reads an address in either of libpq's two forms. What it leaves out comes from libpq's
+    /// environment variables and the password file.
     pub fn parse(address: &str) -> Result<Self, InvalidAddress> {
-        let mut config: tokio_postgres::Config = address.parse().map_err(|e: Error| InvalidAddress(describe(&e)))?;
+        Self::read(address, &|name| std::env::var(name).ok())
+    }
+
+    fn read(address: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidAddress> {
+        let mut address = Address::parse(address, environment).map_err(InvalidAddress)?;
+        let config = address.config_mut();
         // Half-open connections must be noticed in seconds, not after the kernel's two hours.
         config.keepalives_idle(Duration::from_secs(10));
         config.tcp_user_timeout(Duration::from_secs(15));
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(10));
         }
-        Ok(Db { config: Arc::new(config) })
+        Ok(Db { address: Arc::new(address) })
     }
 
-    /// Where it is, for people: without the password, and with libpq's defaults for what the address leaves out.
+    /// The same without the environment: a private server's, which is whole.
+    pub(crate) fn parse_whole(address: &str) -> Result<Self, InvalidAddress> {
+        Self::read(address, &|_| None)
+    }
+
+    /// Whether something between here and the server lends a connection to others after each
+    /// transaction, as a transaction pooler does: settings, locks and prepared statements would be
+    /// left behind on connections of theirs. Changes nothing on any connection.
+    pub async fn is_pooled(&self) -> Result<bool, Error> {
+        let (one, two) = (self.bare("pooler check").await?, self.bare("pooler check").await?);
+        let alone = server_process(&one).await?;
+        two.simple_query("begin").await?;
+        let other = server_process(&two).await?;
+        // Where the pooler gives connections out in turn, the first may have another one by now.
+        let again = server_process(&one).await?;
+        two.simple_query("rollback").await?;
+        Ok(alone == other || alone != again)
+    }
+
+    /// A connection without any settings of ours.
+    async fn bare(&self, purpose: &str) -> Result<Client, Error> {
+        let (client, connection) = self.address.connect_as(&format!("sandmill {purpose}")).await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// Where it is, for people: without the password, and with libpq's defaults for what the
+    /// address leaves out.
     pub fn place(&self) -> String {
-        let ports = self.config.get_ports();
-        let hosts = self.config.get_hosts().iter().enumerate().map(|(i, host)| {
-            let port = ports.get(i).or(ports.first()).copied().unwrap_or(5432);
-            match host {
-                Host::Tcp(name) => format!("{name}:{port}"),
-                Host::Unix(folder) => format!("{}:{port}", folder.display()),
-            }
-        });
-        let hosts = hosts.collect::<Vec<_>>().join(" or ");
-        let user = self.config.get_user().unwrap_or("the user of this system");
-        let name = self.config.get_dbname().unwrap_or(user);
-        format!("{name} at {hosts} as {user}")
+        self.address.place()
     }
 
     /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`, cut by
     /// PostgreSQL at 63 bytes. It is for people, and decides nothing.
     pub async fn connect(&self, purpose: &str) -> Result<Session, Error> {
-        let mut config = (*self.config).clone();
-        config.application_name(format!("sandmill {purpose}"));
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = self.address.connect_as(&format!("sandmill {purpose}")).await?;
+        let version = connection.parameter("server_version").map(String::from);
         let purpose: Arc<str> = purpose.into();
         tokio::spawn({
             let purpose = purpose.clone();
@@ -80,24 +140,25 @@ impl Db {
                 }
             }
         });
-        // Statements that wait for a lock must see what its holder has committed, whatever the
-        // database's default isolation is.
-        client
-            .batch_execute(&format!(
-                "set lock_timeout = {}; set idle_in_transaction_session_timeout = {}; set client_min_messages = warning; \
-                 set timezone = 'UTC'; set search_path = pg_catalog; set jit = off; \
-                 set default_transaction_isolation = 'read committed'",
-                LOCK_TIMEOUT.as_millis(),
-                IDLE_IN_TRANSACTION_TIMEOUT.as_millis(),
-            ))
-            .await?;
-        Ok(Session { client })
+        client.batch_execute(&settings(version.as_deref())).await?;
+        Ok(Session { client, address: self.address.clone() })
     }
+}
+
+/// The server's process at the other end of a connection.
+async fn server_process(client: &Client) -> Result<Option<String>, Error> {
+    let answers = client.simple_query("select pg_catalog.pg_backend_pid()").await?;
+    let row = answers.iter().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    });
+    Ok(row.map(String::from))
 }
 
 /// One connection.
 pub struct Session {
     client: Client,
+    address: Arc<Address>,
 }
 
 impl Session {
@@ -108,21 +169,30 @@ impl Session {
 }
 
 impl Session {
+    /// The protocol that encrypts this session, such as `TLSv1.3`; none where nothing does.
+    pub async fn encryption(&self) -> Result<Option<String>, Error> {
+        let sql = "select version from pg_stat_ssl where pid = pg_backend_pid() and ssl";
+        Ok(self.client.query_opt(sql, &[]).await?.map(|row| row.get(0)))
+    }
+
     /// Returns a handle that can cancel this session's current statement.
     pub fn canceller(&self) -> Canceller {
-        Canceller(self.client.cancel_token())
+        Canceller { token: self.client.cancel_token(), address: self.address.clone() }
     }
 }
 
 /// Cancels a session's current statement from outside that session.
-pub struct Canceller(CancelToken);
+pub struct Canceller {
+    token: CancelToken,
+    address: Arc<Address>,
+}
 
 impl Canceller {
     /// Asks the server to cancel the current statement, if there is one. The statement then fails
     /// and is rolled back.
     pub async fn cancel(&self) {
         // If the server is gone, nothing of ours is running there.
-        let _ = self.0.cancel_query(NoTls).await;
+        let _ = self.token.cancel_query(self.address.tls()).await;
     }
 }
 
@@ -200,6 +270,14 @@ pub fn describe(error: &Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn settings_of_later_versions_are_made_where_they_are() {
+        let has = |version| settings(version).contains("set transaction_timeout = '0';");
+        assert!(!has(Some("15.18")) && !has(Some("16rc1")) && !has(None));
+        assert!(has(Some("17.0")) && has(Some("18beta2")) && has(Some("17.4 (Debian 17.4-1)")));
+        assert!(settings(None).starts_with("set statement_timeout = '0';"));
+    }
 
     #[test]
     fn a_line_for_people_keeps_its_code() {

@@ -7,6 +7,7 @@ mod cli;
 // What a plugin's author is told without a database.
 mod authors;
 // Many writers at once: nothing is lost where a naive follower loses events.
+mod connections;
 mod contention;
 // A database that dies under a living host.
 mod crashes;

@@ -249,7 +249,15 @@ fn driver_config(given: &Parameters) -> Result<Config, InvalidAddress> {
         }
         all.push_str(&pair);
     }
-    all.parse().map_err(|_| InvalidAddress("there are not as many hosts as ports or host addresses".into()))
+    let config: Config = all.parse().map_err(|_| InvalidAddress("its parameters contradict each other".into()))?;
+    let (hosts, addresses, ports) = (config.get_hosts().len(), config.get_hostaddrs().len(), config.get_ports().len());
+    if hosts > 0 && addresses > 0 && hosts != addresses {
+        return Err(InvalidAddress("hostaddr has to name an address for each host, or be left out".into()));
+    }
+    if ports > 1 && ports != hosts.max(addresses) {
+        return Err(InvalidAddress("port has to name one for all hosts, or one for each".into()));
+    }
+    Ok(config)
 }
 
 #[cfg(test)]
@@ -285,7 +293,8 @@ mod tests {
             ("host=h sslmod=require", "no parameter `sslmod`"),
             ("host=h service=x", "no parameter `service`"),
             ("host=h gssencmode=require", "gssencmode may only be disable or prefer"),
-            ("host=a,b,c port=1,2", "not as many hosts"),
+            ("host=a,b,c port=1,2", "one for all hosts, or one for each"),
+            ("host=a,b hostaddr=::1", "an address for each host"),
             ("host=h password=secret channel_binding=x", "channel_binding has a value"),
         ];
         for (text, why) in cases {

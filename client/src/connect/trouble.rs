@@ -56,22 +56,22 @@ impl Trouble {
 
     fn of_causes(error: &Error) -> Trouble {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
+        let mut text = String::new();
         while let Some(this) = cause {
             let tls = this.downcast_ref::<rustls::Error>();
-            let io = this.downcast_ref::<io::Error>();
-            let inside = io.and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            let inside = this.downcast_ref::<io::Error>().and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<rustls::Error>());
             if let Some(tls) = tls.or(inside) {
                 return Self::of_tls(tls);
             }
+            text.push_str(&this.to_string());
             cause = this.source();
         }
         // The driver names these in words alone.
-        let text = error.to_string();
         match () {
             () if text.contains("server does not support TLS") => Trouble::NoTls,
             () if text.contains("TLS handshake") => Trouble::Tls,
             () if text.contains("password missing") => Trouble::NoPassword,
-            () if format!("{error:?}").contains("failed to lookup address") => Trouble::Host,
+            () if text.contains("failed to lookup address") => Trouble::Host,
             () => Trouble::Unreachable,
         }
     }
@@ -79,7 +79,10 @@ impl Trouble {
     fn of_tls(error: &rustls::Error) -> Trouble {
         let rustls::Error::InvalidCertificate(certificate) = error else { return Trouble::Tls };
         match certificate {
-            CertificateError::UnknownIssuer | CertificateError::BadSignature => Trouble::Untrusted,
+            // The last is one that signs itself: see [`super::tls`].
+            CertificateError::UnknownIssuer | CertificateError::BadSignature | CertificateError::Other(_) => {
+                Trouble::Untrusted
+            }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => Trouble::OtherHost,
             CertificateError::Expired
             | CertificateError::ExpiredContext { .. }

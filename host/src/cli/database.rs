@@ -1,30 +1,88 @@
 //! What all commands say about the database.
 
+use std::time::{Duration, Instant};
+
 use anyhow::anyhow;
+use sandmill_client::connect::Trouble;
 
 use crate::db::{Db, Error, Session, SqlState, describe, migrate};
 
+/// Between two attempts to reach a server that is not up yet.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// Between two lines that say so.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+
 /// Opens the session a command works with.
 pub(super) async fn connect(db: &Db, command: &str) -> anyhow::Result<Session> {
-    db.connect(command).await.map_err(|error| {
-        let (place, why, remedy) = (db.place(), describe(&error), remedy(&error));
-        anyhow!(
-            "cannot connect to the database {place}: {why}\n{remedy} `sandmill config print` shows where its address comes from."
-        )
-    })
+    db.connect(command).await.map_err(|error| unconnected(db, &error))
+}
+
+/// The same for a command that keeps locks and settings on its connections: refuses a transaction
+/// pooler before anything is changed on one of them.
+pub(super) async fn connect_directly(db: &Db, command: &str) -> anyhow::Result<Session> {
+    if db.is_pooled().await.map_err(|error| unconnected(db, &error))? {
+        return Err(anyhow!(
+            "{} is a transaction pooler: it gives each transaction another connection, and Sandmill needs locks and settings that stay; nothing was changed\n             Name the server itself, or let the pooler keep a connection for each client (pgbouncer: pool_mode = session).",
+            db.place()
+        ));
+    }
+    connect(db, command).await
+}
+
+/// A connection that could not be opened, for people.
+fn unconnected(db: &Db, error: &Error) -> anyhow::Error {
+    let (place, why, remedy) = (db.place(), describe(error), remedy(error));
+    anyhow!(
+        "cannot connect to the database {place}: {why}\n{remedy} `sandmill config print` shows where its address comes from."
+    )
+}
+
+/// Waits until the server answers, as the server and its host may be started at the same time. Says
+/// why it waits, now and then. Fails where waiting would not help.
+pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
+    let mut told: Option<Instant> = None;
+    loop {
+        let Err(error) = db.connect("start").await else { return Ok(()) };
+        if !matches!(Trouble::of(&error), Trouble::Host | Trouble::Unreachable | Trouble::Starting | Trouble::Full) {
+            return Err(unconnected(db, &error));
+        }
+        if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+            told = Some(Instant::now());
+            tracing::warn!(database = db.place(), "waiting for the database: {}. {}", describe(&error), remedy(&error));
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
 }
 
 /// What a person does about a connection that fails.
 fn remedy(error: &Error) -> &'static str {
-    match error.code() {
-        Some(&SqlState::INVALID_CATALOG_NAME) => "Make that database, for instance with `createdb`, or name another.",
-        Some(&SqlState::INVALID_PASSWORD | &SqlState::INVALID_AUTHORIZATION_SPECIFICATION) => {
-            "See whether the user and the password are right, and whether the server lets them in from here."
+    match Trouble::of(error) {
+        Trouble::Host => "No host of that name is known here: see whether it is spelled right.",
+        Trouble::Unreachable => {
+            "See whether the host and the port are right, and whether the server runs and listens there."
         }
-        Some(&SqlState::TOO_MANY_CONNECTIONS) => "Close other connections, or raise the server's max_connections.",
-        Some(&SqlState::CANNOT_CONNECT_NOW) => "The server is starting or stopping; try again in a moment.",
-        Some(_) => "See what the server's log says.",
-        None => "See whether the host and the port are right, and whether the server runs and listens there.",
+        Trouble::NoTls => {
+            "The server has TLS switched off. Switch it on there, or, in a network that you trust, connect with sslmode=disable."
+        }
+        Trouble::Untrusted => {
+            "The server's certificate comes from an authority that is not trusted here: name the file with that authority's certificate as sslrootcert."
+        }
+        Trouble::OtherHost => {
+            "The server's certificate is for another host name. Connect by a name that it has, or check the authority alone with sslmode=verify-ca."
+        }
+        Trouble::Expired => "The server's certificate has expired, or is not valid yet: renew it, or set the clocks.",
+        Trouble::Tls => {
+            "The connection cannot be encrypted. See what the server's log says, and whether it asks for a client certificate (sslcert, sslkey)."
+        }
+        Trouble::NoPassword => "The server wants a password: give it in the address, as PGPASSWORD, or in ~/.pgpass.",
+        Trouble::Password => "The password is wrong, or the user has none.",
+        Trouble::User => {
+            "There is no such user, or the server's pg_hba.conf does not let it in from here, or only with TLS (sslmode=require)."
+        }
+        Trouble::Database => "Make that database, for instance with `createdb`, or name another.",
+        Trouble::Full => "Close other connections, or raise the server's max_connections.",
+        Trouble::Starting => "The server is starting or stopping; try again in a moment.",
+        _ => "See what the server's log says.",
     }
 }
 

@@ -143,7 +143,7 @@ async fn prepare(data: Option<PathBuf>, named: &str) -> anyhow::Result<(Option<P
         Some(private) => Db::parse(&private.server.address())?,
         None => Db::parse(named)?,
     };
-    let mut session = super::database::connect(&db, "dev").await?;
+    let mut session = super::database::connect_directly(&db, "dev").await?;
     migrate::migrate(&mut session).await?;
     drop(session);
     if private.is_some() {

@@ -6,7 +6,7 @@ use std::{process::ExitCode, sync::OnceLock};
 use serde_json::{Value, json};
 
 use super::{
-    database::{connect, explain},
+    database::{connect_directly, explain},
     output::{self, count},
     signals::Signals,
 };
@@ -76,7 +76,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
     // People are told of each step when it is done, for a later one may fail or wait; machines of all at the end.
     let tell = |line: String| if args.json { Ok(()) } else { output::print(&(line + "\n")) };
     let (mut reanchored, mut ordered, mut limited) = (Value::Null, Value::Null, Value::Null);
-    let mut session = connect(db, "migrate").await?;
+    let mut session = connect_directly(db, "migrate").await?;
     under_way.get_or_init(|| session.canceller());
     let applied = migrate(&mut session).await?;
     for name in &applied.names {

@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use super::{
     EXIT_BLOCKED,
-    database::connect,
+    database::{connect_directly, wait_for_server},
     output::{self, Tone, count},
     signals::Signals,
 };
@@ -47,8 +47,14 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
         return Err(ConfigError::new("no plugins folder named", remedy).into());
     }
     // A database that is out of reach is told in the words of all commands.
+    let reach = async {
+        if !args.until_caught_up {
+            wait_for_server(db).await?;
+        }
+        connect_directly(db, "start").await
+    };
     tokio::select! {
-        connected = connect(db, "start") => drop(connected?),
+        connected = reach => drop(connected?),
         () = signals.first() => return Ok(signals.exit_code()),
     }
     let until = if args.until_caught_up { Until::CaughtUp } else { Until::Told };

@@ -35,7 +35,7 @@ Examples:
   sandmill status --json | jq '.processors[] | {id, lagEvents}'"
 )]
 pub(super) struct StatusArgs {
-    /// Print one JSON object: {"processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
+    /// Print one JSON object: {"connection": {"encrypted", "protocol"}, "processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
     /// "lagSeconds", "unreadEvents", "rate", "handled", "paused", "measures": {"readMs",
     /// "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters",
     /// "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"}, "skipped",
@@ -307,7 +307,7 @@ mod tests {
             lanes_counted: status::LaneCounts { all: 1, blocked: 1, ..Default::default() },
             lanes_behind: vec![lane],
         };
-        Status { processors: vec![processor] }
+        Status { processors: vec![processor], ..Status::default() }
     }
 
     #[test]

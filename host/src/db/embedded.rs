@@ -162,7 +162,7 @@ impl Embedded {
 
     /// How to connect to one of its databases.
     pub fn address_of(&self, database: &str) -> String {
-        format!("host={} user=sandmill dbname={}", quoted(&self.run.to_string_lossy()), quoted(database))
+        format!("host={} port=5432 user=sandmill dbname={}", quoted(&self.run.to_string_lossy()), quoted(database))
     }
 
     /// The server's version, such as `15.18`.
@@ -186,7 +186,7 @@ impl Embedded {
 
     fn db(&self) -> Result<Db, EmbeddedError> {
         // The address is ours; that it does not parse would be as much a failure of the server as any other.
-        Db::parse(&self.address())
+        Db::parse_whole(&self.address())
             .map_err(|error| EmbeddedError::Server { step: "get an address", log: error.to_string() })
     }
 

@@ -339,7 +339,7 @@ mod tests {
             first: first.clone(),
         };
         Facts {
-            status: Status { processors: vec![processor] },
+            status: Status { processors: vec![processor], ..Status::default() },
             host: true,
             lanes: lanes.iter().map(alike).collect(),
             plugins: vec![file("cart-summary", "carts", "")],

@@ -16,8 +16,20 @@ const DEAD_LETTERS_COUNTED: i64 = 10_000;
 /// How all processors stand.
 #[derive(Debug, Default, Serialize)]
 pub struct Status {
+    /// How whoever asked is connected to the database.
+    pub connection: Connection,
     /// By id.
     pub processors: Vec<ProcessorStatus>,
+}
+
+/// A connection to the database.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Connection {
+    /// Whether it is encrypted.
+    pub encrypted: bool,
+    /// By which protocol, such as `TLSv1.3`; none where it is not.
+    pub protocol: Option<String>,
 }
 
 /// How one processor stands.
@@ -184,6 +196,8 @@ pub struct LaneBehind {
 
 /// Reads how everything stands, with at most so many lanes of each processor.
 pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
+    let protocol = session.encryption().await?;
+    let connection = Connection { encrypted: protocol.is_some(), protocol };
     let mut processors = Vec::new();
     for row in session.query(include_str!("status/processors.sql"), &[&(DEAD_LETTERS_COUNTED + 1)]).await? {
         let (file, version, digest): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
@@ -247,7 +261,7 @@ pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
             since: row.get(8),
         });
     }
-    Ok(Status { processors })
+    Ok(Status { connection, processors })
 }
 
 async fn lag(session: &Session, progress: &Progress) -> Result<(i64, f64), Error> {
