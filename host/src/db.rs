@@ -103,13 +103,14 @@ impl Db {
     /// left behind on connections of theirs. Changes nothing on any connection.
     pub async fn is_pooled(&self) -> Result<bool, Error> {
         let (one, two) = (self.bare("pooler check").await?, self.bare("pooler check").await?);
-        let alone = server_process(&one).await?;
+        // A pooler gives out the connection that became free last, so that both have the same, or
+        // one after another, so that the first has two.
+        let (first, second) = (server_process(&one).await?, server_process(&one).await?);
         two.simple_query("begin").await?;
         let other = server_process(&two).await?;
-        // Where the pooler gives connections out in turn, the first may have another one by now.
-        let again = server_process(&one).await?;
+        let third = server_process(&one).await?;
         two.simple_query("rollback").await?;
-        Ok(alone == other || alone != again)
+        Ok(first == other || first != second || first != third)
     }
 
     /// A connection without any settings of ours.

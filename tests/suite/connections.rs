@@ -4,13 +4,16 @@
 use std::{
     fs,
     net::TcpListener,
-    os::unix::fs::{MetadataExt, PermissionsExt, chown},
-    path::PathBuf,
-    process::{Command, Output},
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt, chown},
+        process::CommandExt,
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
 };
 
 use sandmill::db::{
-    Db, Session,
+    Db, Session, SimpleQueryMessage,
     embedded::{Embedded, Options},
     migrate,
 };
@@ -291,4 +294,108 @@ async fn a_host_works_over_encrypted_connections() {
         canceller.cancel().await;
     });
     assert!(slept.is_err());
+}
+
+/// pgbouncer before a server, gone with this.
+struct Pooler {
+    child: Child,
+    address: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Drop for Pooler {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts pgbouncer; none where this machine has none.
+async fn pooler(server: &Server, mode: &str, in_turn: u8) -> Option<Pooler> {
+    let path = std::env::var_os("PATH")?;
+    let places = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
+    let program = places.map(|place| place.join("pgbouncer")).find(|program| program.is_file())?;
+    let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+    let owner = fs::metadata(server.embedded.log()).unwrap();
+    let socket = server.embedded.log().parent().unwrap().display().to_string();
+    let settings = format!(
+        "[databases]\n* = host={socket} port={} user=sandmill\n\
+         [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
+         pool_mode = {mode}\nserver_round_robin = {in_turn}\n",
+        server.port
+    );
+    let file = folder.path().join("pgbouncer.ini");
+    fs::write(&file, settings).unwrap();
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(program);
+    // It refuses to run as root, as the server does.
+    if rustix::process::geteuid().is_root() {
+        command.uid(owner.uid()).gid(owner.gid());
+    }
+    let child = command.arg("-q").arg(&file).stderr(Stdio::null()).spawn().unwrap();
+    let address = format!("host=127.0.0.1 port={port} user=sandmill dbname=postgres sslmode=disable");
+    let pooler = Pooler { child, address, _folder: folder };
+    eventually("the pooler answers", async || {
+        let address = Address::parse(&pooler.address, &|_| None).unwrap();
+        address.connect().await.ok().map(drop)
+    })
+    .await;
+    Some(pooler)
+}
+
+/// What keeps locks and settings on its connections cannot work where they are lent to others.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_pooler_is_refused_and_a_session_pooler_is_not() {
+    let server = Server::start().await;
+    let folder = plugins(&["scripted"]);
+    for in_turn in [0, 1] {
+        let Some(transactions) = pooler(&server, "transaction", in_turn).await else {
+            eprintln!("skipped: there is no pgbouncer on this machine");
+            return;
+        };
+        assert_refused(&transactions, folder.path()).await;
+    }
+    let schemas = "select count(*) from pg_namespace where nspname like 'sandmill%'";
+    assert_eq!(server.admin.query_one(schemas, &[]).await.unwrap().get::<_, i64>(0), 0);
+
+    let sessions = pooler(&server, "session", 0).await.expect("it was there a moment ago");
+    for arguments in [&["migrate"][..], &["append", "--tenant", "acme", "--stream", "s", "--type", "T", "--data", "{}"]] {
+        let mut command = sandmill(&sessions.address);
+        command.args(arguments);
+        let ended = output(command).await;
+        assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {}", stderr(&ended));
+    }
+    let mut command = sandmill(&sessions.address);
+    command.args(["run", "--until-caught-up", "--plugins"]).arg(folder.path());
+    let ended = output(command).await;
+    assert_eq!(ended.status.code(), Some(0), "{}", stderr(&ended));
+    let sql = "select from sandmill.cursors where handled > 0";
+    assert_eq!(server.admin.query(sql, &[]).await.unwrap().len(), 1);
+}
+
+/// Commands that keep something on their connections refuse a pooler, whose connections stay as they
+/// were.
+async fn assert_refused(pooler: &Pooler, folder: &Path) {
+    for arguments in [&["migrate"][..], &["run", "--plugins", &folder.display().to_string()]] {
+        let mut command = sandmill(&pooler.address);
+        command.args(arguments);
+        let ended = output(command).await;
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}");
+        let said = stderr(&ended);
+        assert!(said.contains("is a transaction pooler") && said.contains("pool_mode = session"), "{said}");
+    }
+    let address = Address::parse(&pooler.address, &|_| None).unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let (client, connection) = address.connect().await.unwrap();
+        tokio::spawn(connection);
+        client.simple_query("begin").await.unwrap();
+        let shown = client.simple_query("show search_path").await.unwrap();
+        let path = shown.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0).map(String::from),
+            _ => None,
+        });
+        assert_eq!(path.as_deref(), Some("\"$user\", public"));
+        clients.push(client);
+    }
 }

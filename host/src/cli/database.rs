@@ -42,7 +42,8 @@ fn unconnected(db: &Db, error: &Error) -> anyhow::Error {
 pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
     let mut told: Option<Instant> = None;
     loop {
-        let Err(error) = db.connect("start").await else { return Ok(()) };
+        // What this asks changes nothing on a connection that may be a pooler's.
+        let Err(error) = db.is_pooled().await else { return Ok(()) };
         if !matches!(Trouble::of(&error), Trouble::Host | Trouble::Unreachable | Trouble::Starting | Trouble::Full) {
             return Err(unconnected(db, &error));
         }
