@@ -302,7 +302,9 @@ fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Re
 
 /// The database that is named, by an address or by libpq's variables, or else that of the `sandmill dev` that runs in this folder or above it.
 fn database(named: &str) -> anyhow::Result<Db> {
-    let by_variables = ["PGHOST", "PGHOSTADDR", "PGDATABASE"].iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
+    let by_variables = ["PGHOST", "PGHOSTADDR", "PGDATABASE"]
+        .iter()
+        .any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
     if !named.is_empty() || by_variables {
         return Ok(Db::parse(named)?);
     }

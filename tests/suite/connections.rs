@@ -359,7 +359,8 @@ async fn a_transaction_pooler_is_refused_and_a_session_pooler_is_not() {
     assert_eq!(server.admin.query_one(schemas, &[]).await.unwrap().get::<_, i64>(0), 0);
 
     let sessions = pooler(&server, "session", 0).await.expect("it was there a moment ago");
-    for arguments in [&["migrate"][..], &["append", "--tenant", "acme", "--stream", "s", "--type", "T", "--data", "{}"]] {
+    for arguments in [&["migrate"][..], &["append", "--tenant", "acme", "--stream", "s", "--type", "T", "--data", "{}"]]
+    {
         let mut command = sandmill(&sessions.address);
         command.args(arguments);
         let ended = output(command).await;
@@ -398,4 +399,92 @@ async fn assert_refused(pooler: &Pooler, folder: &Path) {
         assert_eq!(path.as_deref(), Some("\"$user\", public"));
         clients.push(client);
     }
+}
+
+/// What a database has as its defaults is its operator's business, and changes nothing of what is
+/// stored, handled or shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn odd_defaults_of_a_database_change_nothing() {
+    let database = sandmill_tests::empty_database().await;
+    let defaults = [
+        "default_transaction_isolation = 'serializable'",
+        "default_transaction_read_only = on",
+        "default_transaction_deferrable = on",
+        // Short for a migration, and long for what a session says first, also on a busy machine.
+        "statement_timeout = '200ms'",
+        "lock_timeout = '1ms'",
+        "standard_conforming_strings = off",
+        "datestyle = 'German'",
+        "intervalstyle = 'sql_standard'",
+        "timezone = 'Pacific/Chatham'",
+        "bytea_output = 'escape'",
+        "array_nulls = off",
+        "transform_null_equals = on",
+        "row_security = off",
+        "quote_all_identifiers = on",
+        "extra_float_digits = -15",
+        "search_path = 'nowhere'",
+        "client_encoding = 'LATIN1'",
+    ];
+    let session = database.db.connect("test").await.unwrap();
+    let name: String = session.query_one("select current_database()::text", &[]).await.unwrap().get(0);
+    for default in defaults {
+        session.batch_execute(&format!("alter database {name} set {default}")).await.unwrap();
+    }
+    drop(session);
+    let folder = plugins(&["scripted"]);
+    let folder = folder.path().display().to_string();
+    let data = r#"{"text": "\u00e9 \\ ' €", "at": "2026-01-02T03:04:05.678Z", "number": 0.1}"#;
+    let append = ["append", "--tenant", "acme", "--stream", "s", "--type", "T", "--data", data];
+    for arguments in [
+        &["migrate"][..],
+        &append,
+        &append,
+        &["run", "--until-caught-up", "--plugins", &folder],
+        &["migrate", "--ordering", "tenant", "--max-event-bytes", "65536"],
+    ] {
+        let mut command = sandmill(&database.address);
+        command.args(arguments);
+        let ended = output(command).await;
+        assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {}", stderr(&ended));
+    }
+    let told = async |arguments: &[&str]| {
+        let mut command = sandmill(&database.address);
+        command.args(arguments);
+        let ended = output(command).await;
+        assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {}", stderr(&ended));
+        stdout(&ended)
+    };
+    let status: Value = serde_json::from_str(&told(&["status", "--json"]).await).unwrap();
+    assert_eq!((&status["processors"][0]["handled"], &status["processors"][0]["lagEvents"]), (&json!(2), &json!(0)));
+    let events = told(&["events", "--json"]).await;
+    let first: Value = serde_json::from_str(events.lines().next().unwrap()).unwrap();
+    assert_eq!(first["data"], serde_json::from_str::<Value>(data).unwrap());
+    assert!(told(&["documents", "scripted_log"]).await.contains("acme"));
+    told(&["explain"]).await;
+    told(&["plugins"]).await;
+    told(&["processors", "list"]).await;
+    told(&["tenants"]).await;
+}
+
+/// Applications append with their own settings.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_application_appends_whatever_its_session_is_set_to() {
+    let database = sandmill_tests::database().await;
+    let address = Address::parse(&database.address, &|_| None).unwrap();
+    let (client, connection) = address.connect().await.unwrap();
+    tokio::spawn(connection);
+    let odd = "set standard_conforming_strings = off; set escape_string_warning = off; set datestyle = 'German'; \
+               set search_path = 'nowhere'; set default_transaction_isolation = 'serializable'; \
+               set array_nulls = off; set transform_null_equals = on; set timezone = 'Pacific/Chatham'";
+    client.batch_execute(odd).await.unwrap();
+    let event = sandmill_client::NewEvent::new("T", r#"{"text": "\u00e9 \\ '", "deep": [[[1e2, null]]]}"#);
+    let items = sandmill_client::Append::to("acme", "s").event(event);
+    sandmill_client::append(&client, &items).await.unwrap();
+    let found = sandmill_client::read_stream(&client, "acme", "s", 1, 10).await.unwrap();
+    assert_eq!(found.len(), 1);
+    // What the store cannot take it still refuses.
+    let bad = sandmill_client::NewEvent::new("T", &format!("[{}]", "9".repeat(2_000)));
+    let refused = sandmill_client::append(&client, &sandmill_client::Append::to("acme", "s").event(bad)).await;
+    assert!(refused.is_err_and(|error| matches!(error, sandmill_client::AppendError::Invalid(_))));
 }

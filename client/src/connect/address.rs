@@ -265,14 +265,21 @@ mod tests {
     use super::*;
 
     fn address(text: &str, environment: &[(&str, &str)]) -> Result<Address, String> {
-        let value = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
+        let value =
+            |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| value.to_string());
         Address::parse(text, &value).map_err(|error| error.to_string())
     }
 
     #[test]
     fn the_environment_stands_for_what_is_left_out() {
-        let environment =
-            [("PGHOST", "env"), ("PGPORT", "7"), ("PGUSER", "u"), ("PGDATABASE", "d"), ("PGPASSWORD", "p"), ("PGSSLMODE", "require")];
+        let environment = [
+            ("PGHOST", "env"),
+            ("PGPORT", "7"),
+            ("PGUSER", "u"),
+            ("PGDATABASE", "d"),
+            ("PGPASSWORD", "p"),
+            ("PGSSLMODE", "require"),
+        ];
         let all = address("", &environment).unwrap();
         assert_eq!((all.place().as_str(), all.security()), ("d at env:7 as u", Security::Require));
         assert_eq!(all.config().get_password(), Some(&b"p"[..]));

@@ -27,7 +27,10 @@ fn uri(rest: &str) -> Result<Parameters, String> {
         None => (None, authority),
     };
     if hosts.contains('@') || database.contains('@') {
-        return Err("there is more than one `@`, or one behind a `/`; in a user or a password write it as %40, and `/` as %2F".into());
+        return Err(
+            "there is more than one `@`, or one behind a `/`; in a user or a password write it as %40, and `/` as %2F"
+                .into(),
+        );
     }
     if let Some(user) = user {
         let (user, password) = user.split_once(':').map_or((user, None), |(user, word)| (user, Some(word)));

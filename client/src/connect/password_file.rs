@@ -18,7 +18,9 @@ pub(super) struct Target<'a> {
 pub(super) fn find(path: &Path, target: &Target<'_>) -> Result<Option<String>, String> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(format!("the password file {} cannot be read: {error}", path.display())),
     };
     let found = password(&text, target);

@@ -169,7 +169,8 @@ impl Settings {
         let mut roots = RootCertStore::empty();
         let (usable, _) = roots.add_parsable_certificates(anchors.iter().cloned());
         if usable == 0 {
-            let whose = self.roots.as_ref().map_or("of the operating system".into(), |path| format!("in {}", path.display()));
+            let whose =
+                self.roots.as_ref().map_or("of the operating system".into(), |path| format!("in {}", path.display()));
             return Err(format!("sslrootcert: there are no certificates of authorities {whose}"));
         }
         let chain = WebPkiServerVerifier::builder_with_provider(roots.into(), verifier.provider.clone()).build();
@@ -181,7 +182,8 @@ impl Settings {
 }
 
 /// The authorities that the operating system trusts; read once, as there are many.
-static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> = LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
+static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
+    LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
 
 fn certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);

@@ -59,7 +59,10 @@ impl Trouble {
         let mut text = String::new();
         while let Some(this) = cause {
             let tls = this.downcast_ref::<rustls::Error>();
-            let inside = this.downcast_ref::<io::Error>().and_then(|io| io.get_ref()).and_then(|inner| inner.downcast_ref::<rustls::Error>());
+            let inside = this
+                .downcast_ref::<io::Error>()
+                .and_then(|io| io.get_ref())
+                .and_then(|inner| inner.downcast_ref::<rustls::Error>());
             if let Some(tls) = tls.or(inside) {
                 return Self::of_tls(tls);
             }

@@ -169,10 +169,8 @@ mod tests {
     fn a_session_whose_name_was_cut_works_for_nobody_if_several_are_meant() {
         let (long, other) = (format!("{}/orders", "x".repeat(64)), format!("{}y/orders", "x".repeat(63)));
         let processor = |id: &str| ProcessorStatus { id: id.into(), ..ProcessorStatus::default() };
-        let status = |ids: &[&str]| Status {
-            processors: ids.iter().map(|id| processor(id)).collect(),
-            ..Status::default()
-        };
+        let status =
+            |ids: &[&str]| Status { processors: ids.iter().map(|id| processor(id)).collect(), ..Status::default() };
         let both = status(&["orders", "orders-2", &long, &other]);
         assert_eq!(works_for("read orders", &both).as_deref(), Some("orders"));
         assert_eq!(works_for("lanes orders-2", &both).as_deref(), Some("orders-2"));
