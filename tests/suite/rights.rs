@@ -333,6 +333,29 @@ async fn a_reader_reads_the_documents_of_all_collections_later_ones_included_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_is_made_while_a_reader_is_granted_is_granted_too() {
+    let database = database().await;
+    let reader = session(&with_role(&database, "meanwhile").await).await;
+    let mut maker = session(&database.address).await;
+    let transaction = maker.client_mut().transaction().await.unwrap();
+    let sql = "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
+               values ('p', 'p', '', '', '', 'tenant', 1);
+               select sandmill.ensure_collection('', 'things', 'p', false, 0)";
+    transaction.batch_execute("set local idle_in_transaction_session_timeout = 0").await.unwrap();
+    transaction.batch_execute(sql).await.unwrap();
+    let address = database.address.clone();
+    let granting =
+        tokio::spawn(async move { object(&address, &["migrate", "--grant-read", "meanwhile", "--json"]).await });
+    let watcher = session(&database.address).await;
+    let waits = "select count(*) from pg_locks where not granted and relation = 'sandmill.role_grants'::regclass";
+    until("the grant waits for the view", async || watcher.query_one(waits, &[]).await.unwrap().get::<_, i64>(0) == 1)
+        .await;
+    transaction.commit().await.unwrap();
+    granting.await.unwrap();
+    reader.batch_execute("select * from public.things").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn several_roles_are_granted_together_or_not_at_all() {
     let database = database().await;
     for role in ["one", "Two words", "group_of_one"] {
