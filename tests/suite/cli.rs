@@ -307,7 +307,8 @@ async fn missing_rights_are_named_once_and_with_the_way_out() {
     let Database { db, address } = database().await;
     let session = db.connect("test").await.unwrap();
     let guest = "do $$ begin create role guest login; exception when duplicate_object then null; end $$";
-    session.batch_execute(&format!("{guest}; grant usage on schema sandmill to guest")).await.unwrap();
+    let rights = "grant usage on schema sandmill to guest; revoke create on schema public from public";
+    session.batch_execute(&format!("{guest}; {rights}")).await.unwrap();
     for (command, said, remedy) in [
         ("status", "permission denied", "Let the tables' owner grant it"),
         ("migrate", "the role guest lacks rights", "grant usage, create on schema public to guest;"),

@@ -19,9 +19,10 @@ async fn execute(database: &Database, sql: &str) {
     session.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}\n{sql}", describe(&error)));
 }
 
-/// The address for another role, which is made first.
+/// The address for another role, which is made first. It may do no more in `public` than PostgreSQL
+/// 15 and newer grant to all roles.
 async fn with_role(database: &Database, role: &str) -> String {
-    execute(database, &format!("create role {} login", quoted(role))).await;
+    execute(database, &format!("create role {} login; revoke create on schema public from public", quoted(role))).await;
     database.address.replace("user=sandmill", &format!("user='{role}'"))
 }
 

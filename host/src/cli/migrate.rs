@@ -34,11 +34,10 @@ Examples:
 
 It may be repeated at any time: what is there already stays.
 
-Rights: the user must be able to connect, to create the schemas sandmill and sandmill_documents while
-they are missing, to use what is in them (to own it while migrations are pending), to create views in
-the schema public, which PostgreSQL 15 and newer grant to nobody, and to own the collections' views.
-`sandmill run` needs the same. If something is missing, nothing is changed and the exit code is 1; the
-statements that grant it are printed, ready to run by a superuser.";
+Rights: the user must be able to connect, to create the schemas sandmill and sandmill_documents while they are missing, to use \
+what is in them (to own it while migrations are pending), to create views in the schema public, which PostgreSQL 15 and newer grant \
+to nobody, and to own the collections' views. `sandmill run` needs the same. If something is missing, nothing is changed, and the \
+statements that grant it are printed, ready to run by a superuser; the exit code is 1.";
 
 /// Makes or updates the tables in the database
 #[derive(Debug, clap::Args)]
