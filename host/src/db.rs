@@ -6,7 +6,9 @@
 //! sees in `pg_stat_activity` which part of the host does what.
 
 pub mod embedded;
+pub mod grants;
 pub mod migrate;
+pub mod rights;
 
 use std::{ops::Deref, sync::Arc, time::Duration};
 

@@ -59,10 +59,12 @@ async fn with_a_blocked_lane() -> Database {
 async fn what_is_printed_for_machines_has_the_documented_keys() {
     let address = &empty_database().await.address;
     let migrated = object(address, &["migrate", "--ordering", "tenant", "--json"]).await;
-    assert_keys(&migrated, &["applied", "reanchored", "ordering", "maxEventBytes"]);
+    let keys = ["applied", "reanchored", "ordering", "maxEventBytes", "granted", "revoked"];
+    assert_keys(&migrated, &keys);
     assert_eq!((&migrated["ordering"]["now"], &migrated["reanchored"]), (&json!("tenant"), &Value::Null));
     let again = object(address, &["migrate", "--json"]).await;
-    assert_eq!(again, json!({ "applied": [], "reanchored": null, "ordering": null, "maxEventBytes": null }));
+    let nothing = keys.map(|key| (key.to_string(), if key == "applied" { json!([]) } else { Value::Null }));
+    assert_eq!(again, Value::Object(nothing.into_iter().collect()));
     let append = ["append", "--stream", "s", "--type", "T", "--data", "{}", "--id", "x", "--json"];
     assert_eq!(object(address, &append).await, json!({ "id": "x", "version": 1, "position": 1 }));
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -305,13 +307,15 @@ async fn missing_rights_are_named_once_and_with_the_way_out() {
     let Database { db, address } = database().await;
     let session = db.connect("test").await.unwrap();
     let guest = "do $$ begin create role guest login; exception when duplicate_object then null; end $$";
-    session.batch_execute(&format!("{guest}; grant usage on schema sandmill to guest")).await.unwrap();
-    for (command, remedy) in
-        [("status", "Let the tables' owner grant it"), ("migrate", "Run it as the database's owner")]
-    {
+    let rights = "grant usage on schema sandmill to guest; revoke create on schema public from public";
+    session.batch_execute(&format!("{guest}; {rights}")).await.unwrap();
+    for (command, said, remedy) in [
+        ("status", "permission denied", "Let the tables' owner grant it"),
+        ("migrate", "the role guest lacks rights", "grant usage, create on schema public to guest;"),
+    ] {
         let output = run(&address.replace("user=sandmill", "user=guest"), &[command]).await;
         let errors = stderr(&output);
-        assert_eq!((output.status.code(), errors.matches("permission denied").count()), (Some(1), 1), "{errors}");
+        assert_eq!((output.status.code(), errors.matches(said).count()), (Some(1), 1), "{errors}");
         assert!(errors.contains(remedy), "{errors}");
     }
 }

@@ -50,6 +50,8 @@ mod numbers;
 mod partitions;
 // The README's commands, run as they stand there.
 mod readme;
+// What database roles may do: the host's, and those of applications.
+mod rights;
 // What a guest can do wrong, and that only its own lane stops.
 mod sandbox;
 // The plans of the statements that read the log.

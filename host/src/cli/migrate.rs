@@ -1,17 +1,22 @@
-//! `sandmill migrate`: creates the tables, sets the store's order and size limit, and takes over a
-//! store from another cluster.
+//! `sandmill migrate`: creates the tables, sets the store's order and size limit, grants roles what
+//! applications need, and takes over a store from another cluster.
 
 use std::{process::ExitCode, sync::OnceLock};
 
 use serde_json::{Value, json};
 
 use super::{
+    Misuse,
     database::{connect_directly, explain},
     output::{self, count},
     signals::Signals,
 };
 use crate::{
-    db::{Canceller, Db, migrate::migrate},
+    db::{
+        Canceller, Db,
+        grants::{self, Change, Changed, Permission},
+        migrate::migrate,
+    },
     store::{
         Ordering,
         anchor::{self, AnchorError},
@@ -24,9 +29,15 @@ Examples:
   sandmill migrate
   sandmill migrate --ordering tenant
   sandmill migrate --max-event-bytes 8388608
+  sandmill migrate --grant-append shop --grant-read reports
   sandmill migrate --reanchor              after a restore into another cluster, a move, or pg_upgrade
 
-It may be repeated at any time: what is there already stays.";
+It may be repeated at any time: what is there already stays.
+
+Rights: the user must be able to connect, to create the schemas sandmill and sandmill_documents while they are missing, to use \
+what is in them (to own it while migrations are pending), to create views in the schema public, which PostgreSQL 15 and newer grant \
+to nobody, and to own the collections' views. `sandmill run` needs the same. If something is missing, nothing is changed, and the \
+statements that grant it are printed, ready to run by a superuser; the exit code is 1.";
 
 /// Makes or updates the tables in the database
 #[derive(Debug, clap::Args)]
@@ -50,11 +61,47 @@ pub(super) struct MigrateArgs {
     /// every processor still handles them. Needed only if this cannot be determined from the rows
     #[arg(long, value_name = "POSITION", requires = "reanchor", value_parser = clap::value_parser!(i64).range(1..))]
     appended_from: Option<i64>,
+    /// Also let a role append events with sandmill.append and read streams, and nothing else. May be
+    /// repeated, like the three below
+    #[arg(long, value_name = "ROLE")]
+    grant_append: Vec<String>,
+    /// Also let a role read all documents: the views of all collections, those included that come
+    /// later
+    #[arg(long, value_name = "ROLE")]
+    grant_read: Vec<String>,
+    /// Take back what --grant-append gave to a role
+    #[arg(long, value_name = "ROLE")]
+    revoke_append: Vec<String>,
+    /// Take back what --grant-read gave to a role
+    #[arg(long, value_name = "ROLE")]
+    revoke_read: Vec<String>,
     /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places",
-    /// "appendedFrom"}, "ordering": {"before", "now"}, "maxEventBytes": {"before", "now"}}; null
-    /// for what was not requested or not needed
+    /// "appendedFrom"}, "ordering": {"before", "now"}, "maxEventBytes": {"before", "now"},
+    /// "granted": [{"role", "permission", "before", "statements": [sql]}], "revoked": [{the same,
+    /// "stillAllowed"}]}; null for what was not requested or not needed
     #[arg(long)]
     json: bool,
+}
+
+impl MigrateArgs {
+    /// What is to become of roles' permissions, in the order of the options.
+    fn changes(&self) -> Result<Vec<Change>, Misuse> {
+        let of = |roles: &[String], permission: Permission, grant: bool| -> Vec<Change> {
+            roles.iter().map(|role| Change { role: role.clone(), permission, grant }).collect()
+        };
+        let grants = [of(&self.grant_append, Permission::Append, true), of(&self.grant_read, Permission::Read, true)];
+        let revokes =
+            [of(&self.revoke_append, Permission::Append, false), of(&self.revoke_read, Permission::Read, false)];
+        let (grants, revokes) = (grants.concat(), revokes.concat());
+        let opposite =
+            |one: &&Change| revokes.iter().any(|other| other.role == one.role && other.permission == one.permission);
+        if let Some(Change { role, permission, .. }) = grants.iter().find(opposite) {
+            return Err(Misuse(format!(
+                "--grant-{permission} and --revoke-{permission} both name the role {role}; name it in one of them"
+            )));
+        }
+        Ok([grants, revokes].concat())
+    }
 }
 
 /// Runs the command until it is done or a signal comes. A signal cancels its statement, because
@@ -73,8 +120,9 @@ pub(super) async fn run(args: MigrateArgs, db: &Db, signals: &Signals) -> anyhow
 }
 
 async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> anyhow::Result<ExitCode> {
+    let changes = args.changes()?;
     // People are told of each step when it is done, for a later one may fail or wait; machines of all at the end.
-    let tell = |line: String| if args.json { Ok(()) } else { output::print(&(line + "\n")) };
+    let tell = |line: String| if args.json { Ok(()) } else { output::print_plain(&(line + "\n")) };
     let (mut reanchored, mut ordered, mut limited) = (Value::Null, Value::Null, Value::Null);
     let mut session = connect_directly(db, "migrate").await?;
     under_way.get_or_init(|| session.canceller());
@@ -122,10 +170,48 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
             false => format!("the store now takes events of at most {bytes} bytes instead of {before}"),
         })?;
     }
+    let changed = if changes.is_empty() { Vec::new() } else { grants::apply(&mut session, &changes).await? };
+    for line in changed.iter().map(in_words) {
+        tell(line)?;
+    }
     if args.json {
         output::print_json(&json!({
-            "applied": applied.names, "reanchored": reanchored, "ordering": ordered, "maxEventBytes": limited
+            "applied": applied.names, "reanchored": reanchored, "ordering": ordered, "maxEventBytes": limited,
+            "granted": as_json(&changed, true), "revoked": as_json(&changed, false)
         }))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A changed permission for people.
+fn in_words(changed: &Changed) -> String {
+    let Changed { change: Change { role, permission, grant }, before, allowed, .. } = changed;
+    let what = match permission {
+        Permission::Append => "append events and read streams",
+        Permission::Read => "read the documents of all collections, later ones included",
+    };
+    match (grant, before, allowed) {
+        (true, false, _) => format!("the role {role} may now {what}"),
+        (true, true, _) => format!("the role {role} may {what}, as before"),
+        (false, _, false) => format!("the role {role} may not {what}"),
+        (false, _, true) => format!(
+            "the grant was taken back, but the role {role} may still {what}: it is a superuser, or has these rights through another role"
+        ),
+    }
+}
+
+/// Granted or revoked permissions for machines.
+fn as_json(changed: &[Changed], grant: bool) -> Value {
+    let one = |changed: &Changed| {
+        let Changed { change, before, allowed, statements } = changed;
+        let permission = change.permission.as_str();
+        let mut one =
+            json!({ "role": change.role, "permission": permission, "before": before, "statements": statements });
+        if !grant {
+            one["stillAllowed"] = json!(allowed);
+        }
+        one
+    };
+    let some: Vec<Value> = changed.iter().filter(|changed| changed.change.grant == grant).map(one).collect();
+    if some.is_empty() { Value::Null } else { some.into() }
 }

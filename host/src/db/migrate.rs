@@ -3,12 +3,15 @@
 //! Migrations are plain SQL, forward only, part of the binary, and recorded with their checksum in `sandmill.migrations`. Each
 //! is applied in a transaction of its own, under a lock, after looking again at what is there: two that start at once do the
 //! work once, and one that is killed leaves a whole number of migrations behind. Whatever speaks against migrating (a history
-//! that is not ours, a newer one, a standby, an old server) is found before anything is changed.
+//! that is not ours, a newer one, a standby, an old server, a role that lacks rights) is found before anything is changed.
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::{GenericClient, IsolationLevel};
 
-use super::{Error, Session, SqlState, describe};
+use super::{
+    Error, Session, SqlState, describe,
+    rights::{self, MissingRights},
+};
 
 /// The oldest server: `pg_snapshot` and `xid8` came with 13, what `pg_control_system` and the planner need with 14.
 const OLDEST_SERVER: i32 = 140_000;
@@ -65,6 +68,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0016_folder_problems"),
     migration!("0017_components"),
     migration!("0018_gone_plugins"),
+    migration!("0019_role_grants"),
 ];
 
 /// What a run of [`migrate`] changed.
@@ -112,6 +116,9 @@ pub enum MigrateError {
         /// The last one that is.
         known: &'static str,
     },
+    /// The role may not do what migrating and running take.
+    #[error(transparent)]
+    MissingRights(#[from] MissingRights),
     /// A migration's own statement failed.
     #[error("migration {name} failed and was undone: {}{}", describe(source), remedy(source))]
     Failed {
@@ -152,9 +159,11 @@ pub fn is_schema_missing(error: &Error) -> bool {
     error.code().is_some_and(|code| MISSING.contains(code))
 }
 
-/// Applies what is pending, and says what that was.
+/// Applies what is pending, and says what that was. First it checks that the role has all rights that
+/// migrating and running a host take.
 pub async fn migrate(session: &mut Session) -> Result<Applied, MigrateError> {
     check_server(session).await?;
+    check_rights(session).await?;
     let mut applied = Applied::default();
     while let Some(name) = apply_next(session).await? {
         tracing::info!(migration = name, "applied migration");
@@ -215,6 +224,15 @@ async fn check_server(session: &Session) -> Result<(), MigrateError> {
         return Err(MigrateError::Standby);
     }
     Ok(())
+}
+
+async fn check_rights(session: &Session) -> Result<(), MigrateError> {
+    let pending = match history(&**session).await {
+        Ok(applied) => Some(!still_pending(MIGRATIONS, &applied)?.is_empty()),
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => None,
+        Err(error) => return Err(error.into()),
+    };
+    rights::missing(&**session, pending).await?.map_or(Ok(()), |missing| Err(missing.into()))
 }
 
 /// One row of `sandmill.migrations`.

@@ -96,9 +96,7 @@ async fn a_role_that_may_not_read_the_control_file_can_append() {
     let owner = database.db.connect("test").await.unwrap();
     let rights = "do $$ begin create role plain login; exception when duplicate_object then null; end $$;
                   revoke execute on function pg_control_system() from public;
-                  grant usage on schema sandmill to plain; grant select on sandmill.store to plain;
-                  grant select, insert, update on sandmill.streams to plain; grant select, insert on sandmill.events to plain;
-                  grant usage on sequence sandmill.event_position to plain";
+                  grant usage on schema sandmill to plain; grant execute on all functions in schema sandmill to plain";
     owner.batch_execute(rights).await.unwrap();
     let plain =
         Db::parse(&database.address.replace("user=sandmill", "user=plain")).unwrap().connect("test").await.unwrap();

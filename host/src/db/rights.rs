@@ -1,0 +1,59 @@
+//! The rights that a host's role needs, compared with those that it has.
+//!
+//! Whatever is missing is found at once and before anything is changed, as statements that a database
+//! administrator can run. The role needs to own the tables and functions only while migrations are
+//! pending; for a host that finds its tables up to date, rights to use them are enough. Anything in
+//! the schemas `sandmill` and `sandmill_documents` counts as Sandmill's.
+
+use super::{Error, GenericClient};
+
+/// What a role lacks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the role {role} lacks rights in the database {database}; nothing was changed. Let a superuser run this there, or connect as \
+     the tables' owner:\n\n{}",
+    self.script()
+)]
+pub struct MissingRights {
+    /// The role, quoted where SQL asks for it.
+    pub role: String,
+    /// The database.
+    pub database: String,
+    /// Statements that grant what is missing, without semicolons, in an order in which they work.
+    pub statements: Vec<String>,
+    /// Whether migrations are pending; none where the role may not read it.
+    pub pending: Option<bool>,
+}
+
+impl MissingRights {
+    fn script(&self) -> String {
+        let mut script = String::new();
+        for statement in &self.statements {
+            script += &format!("{statement};\n");
+            if statement.starts_with("grant create on database ") {
+                script += &format!(
+                    "-- or instead: create schema sandmill authorization {0}; create schema sandmill_documents authorization {0};\n",
+                    self.role
+                );
+            }
+        }
+        if self.pending.is_none() {
+            script += "-- The role cannot read yet whether migrations are pending. If some are, it also has to own the tables.\n";
+        }
+        script.trim_end().into()
+    }
+}
+
+/// Finds what the session's role lacks for migrating, if that is `pending`, and for running a host.
+pub(super) async fn missing(
+    client: &impl GenericClient,
+    pending: Option<bool>,
+) -> Result<Option<MissingRights>, Error> {
+    let rows = client.query(include_str!("rights/missing.sql"), &[&pending.unwrap_or(false)]).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let names = client.query_one("select quote_ident(current_user), current_database()::text", &[]).await?;
+    let statements = rows.iter().map(|row| row.get(0)).collect();
+    Ok(Some(MissingRights { role: names.get(0), database: names.get(1), statements, pending }))
+}
