@@ -116,7 +116,7 @@ pub async fn apply(session: &mut Session, changes: &[Change]) -> Result<Vec<Chan
         transaction.batch_execute(&statements.join(";\n")).await.map_err(denied)?;
         let row = transaction.query_one(include_str!("grants/allowed.sql"), &[role, &permission]).await?;
         // To grant what one has no right to grant may be a warning only.
-        let allowed = row.get::<_, bool>(0) && !(statements.is_empty() && !change.grant);
+        let allowed = row.get::<_, bool>(0) && (change.grant || !statements.is_empty());
         if change.grant && !allowed {
             return Err(GrantError::Denied);
         }
