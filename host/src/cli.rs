@@ -42,7 +42,7 @@ use crate::{
     cluster::host_lock::LockError,
     config::{Config, ConfigError, Origin, Resolved, Sources},
     db::{self, Db, InvalidAddress},
-    telemetry::{self, Logs},
+    telemetry::{self, InvalidFilter, Logs},
 };
 
 const EXIT_SETTINGS: u8 = 2;
@@ -79,7 +79,8 @@ Environment:
   PG...            what its address leaves out, as for psql: PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGDATABASE, PGSSLMODE, PGSSLROOTCERT
   SANDMILL_CONFIG  the settings file
   SANDMILL_...     any setting: SANDMILL_LIMITS_CPU_MS is limits.cpu-ms (`sandmill config print`)
-  SANDMILL_LOG     what is logged: error, warn, info (default), debug, sandmill::guest=debug
+  SANDMILL_LOG     what is logged: off, error, warn, info (default), debug, trace, or PART=LEVEL as in warn,sandmill::guest=debug
+                   (how: the setting log.format, text or json)
   NO_COLOR         no colours, as when the output is no terminal")]
 struct Arguments {
     #[command(flatten)]
@@ -204,7 +205,11 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     let held = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. })));
     if held {
         ExitCode::from(EXIT_ANOTHER_HOST)
-    } else if error.is::<ConfigError>() || error.is::<InvalidAddress>() || error.is::<Misuse>() {
+    } else if error.is::<ConfigError>()
+        || error.is::<InvalidAddress>()
+        || error.is::<InvalidFilter>()
+        || error.is::<Misuse>()
+    {
         ExitCode::from(EXIT_SETTINGS)
     } else {
         ExitCode::FAILURE
@@ -276,7 +281,8 @@ impl Global {
         Ok(self.resolve()?.config)
     }
 
-    /// The settings, and where each comes from.
+    /// The settings, and where each comes from. Whatever is said from here on has the format that
+    /// they name.
     fn resolve(&self) -> Result<Resolved, ConfigError> {
         let resolved = Config::resolve(&Sources {
             file: self.config.as_deref(),
@@ -285,6 +291,7 @@ impl Global {
                 .collect(),
             flags: self.set.clone(),
         })?;
+        telemetry::use_format(resolved.config.log.format);
         Ok(match &self.database_url {
             Some(address) => resolved.with_database(address, Origin::Flag("--database-url".into())),
             None => resolved,

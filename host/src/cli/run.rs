@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
-What it logs goes to standard error, and lines that nothing takes are lost and counted; SANDMILL_LOG=warn logs less. `sandmill status` shows how it goes, from anywhere.
+What it logs goes to standard error, and lines that nothing takes are lost and counted; SANDMILL_LOG=warn logs less, and --set log.format=json (SANDMILL_LOG_FORMAT=json) writes one JSON object a line: {\"timestamp\", \"level\", \"target\", \"message\", \"fields\"}. `sandmill status` shows how it goes, from anywhere.
 
 Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked \
          (--until-caught-up); 130 or 143 ended by ctrl-c or SIGTERM before it was caught up (--until-caught-up), or at once by a second one.

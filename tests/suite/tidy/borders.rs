@@ -78,6 +78,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "sandbox::Limits",
             "sandbox::compile",
             "scheduler::Config",
+            "telemetry::Config",
             "tenants::Limits",
             "tenants::Settings",
         ],
@@ -138,7 +139,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("supervisor", &[]),
     // Words of plugins are made safe to show by the vocabulary.
-    ("telemetry", &["model::text"]),
+    ("telemetry", &["model::nearest", "model::text"]),
     ("failpoint", &[]),
 ];
 
@@ -192,6 +193,7 @@ pub(super) const PURE: &[&str] = &[
     "rehearsal::compare",
     "rehearsal::cut",
     "scheduler::ring",
+    "telemetry::filter",
     "telemetry::line",
 ];
 
