@@ -4,8 +4,8 @@
 //! JSON object, and a list one object a line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database, 4 a lane is blocked
-//! (`run --until-caught-up`), 5 a version conflict (`append`), 130 and 143 ended by SIGINT or
-//! SIGTERM (`signals`).
+//! (`run --until-caught-up`), 5 a version conflict (`append`), 6 something needs a person
+//! (`status --check`, `explain --check`), 130 and 143 ended by SIGINT or SIGTERM (`signals`).
 
 mod append;
 mod compile_component;
@@ -48,6 +48,7 @@ use crate::{
 const EXIT_SETTINGS: u8 = 2;
 const EXIT_ANOTHER_HOST: u8 = 3;
 const EXIT_BLOCKED: u8 = 4;
+const EXIT_NEEDS_A_PERSON: u8 = 6;
 
 /// Runs sandboxed WebAssembly event processors over a PostgreSQL event store.
 #[derive(Debug, Parser)]
@@ -72,6 +73,7 @@ Exit codes:
   3  another host works on this database (run)
   4  a lane is blocked (run --until-caught-up)
   5  a stream is not at the expected version (append)
+  6  something needs a person (status --check, explain --check)
   130, 143  ended by Ctrl-C or SIGTERM before it was done; told to stop, run, dev and demo finish what is under way, and a second signal ends them at once
 
 Environment:

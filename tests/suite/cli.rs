@@ -1,6 +1,8 @@
 // The command line as people, scripts and shells meet it: help, colours, JSON, settings and exit codes. The exit codes of a second host
 // (3) and of blocked lanes (4) are held by `host` and `lanes`.
 
+mod monitoring;
+
 use std::process::{Command, Output};
 
 use sandmill_tests::{
@@ -80,6 +82,7 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
     let database = with_a_blocked_lane().await;
     let address = &database.address;
     let status = object(address, &["status", "--json"]).await;
+    assert_keys(&status, &["host", "refusedFiles", "connection", "processors"]);
     let processor = &status["processors"][0];
     let keys = [
         "id",
