@@ -102,6 +102,15 @@ pub enum Until {
     CaughtUp,
 }
 
+/// What a start does about another host that works on the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OtherHost {
+    /// Waits a moment, then gives up.
+    GiveUp,
+    /// Waits as long as it takes.
+    StandBy,
+}
+
 /// There is no plugin that can run. Why each was refused has been logged.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -119,8 +128,31 @@ pub async fn run(
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
+    run_after(OtherHost::GiveUp, config, db, until, drain, abort).await
+}
+
+/// Stands by while another host works on the database, then runs the plugins in a folder as [`run`]
+/// does, until it is told to stop.
+pub async fn stand_by(
+    config: &Config,
+    db: &Db,
+    drain: impl Future<Output = ()>,
+    abort: impl Future<Output = ()>,
+) -> anyhow::Result<Ended> {
+    run_after(OtherHost::StandBy, config, db, Until::Told, drain, abort).await
+}
+
+async fn run_after(
+    other_host: OtherHost,
+    config: &Config,
+    db: &Db,
+    until: Until,
+    drain: impl Future<Output = ()>,
+    abort: impl Future<Output = ()>,
+) -> anyhow::Result<Ended> {
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
-    let Some(ready) = Ready::unless(config, db, &mut drain, &mut abort).await? else { return Ok(Ended::Drained) };
+    let ready = Ready::unless(config, db, other_host, &mut drain, &mut abort).await?;
+    let Some(ready) = ready else { return Ok(Ended::Drained) };
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
     let limits = tenants.clone();
     let of_tenant = move |tenant: &TenantId| of_tenant(&limits.limits(tenant));
@@ -189,7 +221,8 @@ pub async fn run_handlers(
     let guests = Guests { most_lanes: usize::MAX, instances: Arc::new(|| 0), refusals: Arc::new(Vec::new) };
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
-    let Some(ready) = Ready::unless(config, db, &mut drain, &mut abort).await? else { return Ok(Ended::Drained) };
+    let ready = Ready::unless(config, db, OtherHost::GiveUp, &mut drain, &mut abort).await?;
+    let Some(ready) = ready else { return Ok(Ended::Drained) };
     ready.run(Origin::Here(followers), tenants, guests, until, drain, abort).await
 }
 
@@ -208,12 +241,13 @@ impl<'a> Ready<'a> {
     async fn unless(
         config: &'a Config,
         db: &'a Db,
+        other_host: OtherHost,
         drain: impl Future<Output = ()>,
         abort: impl Future<Output = ()>,
     ) -> anyhow::Result<Option<Self>> {
         let under_way = OnceLock::new();
         let aborted = tokio::select! {
-            ready = Self::prepare(config, db, &under_way) => return ready.map(Some),
+            ready = Self::prepare(config, db, other_host, &under_way) => return ready.map(Some),
             () = drain => false,
             () = abort => true,
         };
@@ -225,9 +259,17 @@ impl<'a> Ready<'a> {
         if aborted { Err(Aborted.into()) } else { Ok(None) }
     }
 
-    async fn prepare(config: &'a Config, db: &'a Db, under_way: &OnceLock<Canceller>) -> anyhow::Result<Self> {
+    async fn prepare(
+        config: &'a Config,
+        db: &'a Db,
+        other_host: OtherHost,
+        under_way: &OnceLock<Canceller>,
+    ) -> anyhow::Result<Self> {
         // The lock comes first: a second host must change nothing, not even the schema.
-        let host_lock = Arc::new(HostLock::acquire(db, host_lock::PATIENCE).await?);
+        let host_lock = Arc::new(match other_host {
+            OtherHost::GiveUp => HostLock::acquire(db, host_lock::PATIENCE).await?,
+            OtherHost::StandBy => HostLock::stand_by(db).await,
+        });
         let mut session = db.connect("start").await?;
         let encryption = session.encryption().await?;
         let encryption = encryption.as_deref().unwrap_or("none");

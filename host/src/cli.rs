@@ -70,7 +70,7 @@ Exit codes:
   0  done
   1  failed; standard error says why and what to do
   2  wrong arguments or settings
-  3  another host works on this database (run)
+  3  another host works on this database (run; with --standby it waits)
   4  a lane is blocked (run --until-caught-up)
   5  a stream is not at the expected version (append)
   6  something needs a person (status --check, explain --check)
