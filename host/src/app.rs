@@ -169,7 +169,9 @@ async fn run_after(
         }),
     };
     let compilers = StopCompiling(sandbox.clone());
-    let ended = ready.run(Origin::Folder(sandbox.clone()), tenants, guests, until, drain, abort).await;
+    let run = ready.run(Origin::Folder(sandbox.clone()), tenants, guests, until, drain, abort);
+    // Too large for the stacks of its callers.
+    let ended = Box::pin(run).await;
     drop(compilers);
     // Only what was cut off is still running.
     let _ = timeout(CUT_OFF, sandbox.compiled()).await;
@@ -223,7 +225,7 @@ pub async fn run_handlers(
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
     let ready = Ready::unless(config, db, OtherHost::GiveUp, &mut drain, &mut abort).await?;
     let Some(ready) = ready else { return Ok(Ended::Drained) };
-    ready.run(Origin::Here(followers), tenants, guests, until, drain, abort).await
+    Box::pin(ready.run(Origin::Here(followers), tenants, guests, until, drain, abort)).await
 }
 
 /// A database that is ours to work on, and fit for it.

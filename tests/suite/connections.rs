@@ -484,7 +484,7 @@ async fn an_application_appends_whatever_its_session_is_set_to() {
     let found = sandmill_client::read_stream(&client, "acme", "s", 1, 10).await.unwrap();
     assert_eq!(found.len(), 1);
     // What the store cannot take it still refuses.
-    let bad = sandmill_client::NewEvent::new("T", &format!("[{}]", "9".repeat(2_000)));
+    let bad = sandmill_client::NewEvent::new("T", format!("[{}]", "9".repeat(2_000)));
     let refused = sandmill_client::append(&client, &sandmill_client::Append::to("acme", "s").event(bad)).await;
     assert!(refused.is_err_and(|error| matches!(error, sandmill_client::AppendError::Invalid(_))));
 }

@@ -256,7 +256,7 @@ mod tests {
         let everything = Arc::new(AtomicUsize::new(0));
         let account = Account::new(64 * MIB, everything, || false);
         let limits = OfTenant { memory_bytes: 8 * MIB, ..OfTenant::default() };
-        let tenants = Tenants::new(Arc::new(move |_| limits.clone()));
+        let tenants = Tenants::new(Arc::new(move |_| limits));
         let tenant = tenants.of(&TenantId::parse("acme").unwrap());
         let guest = || {
             let owed = Owed { tenant: tenant.clone(), make_room: Box::new(|| false) };
