@@ -104,6 +104,15 @@ pub enum Until {
     CaughtUp,
 }
 
+/// What a start does about another host that works on the database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OtherHost {
+    /// Waits a moment, then gives up.
+    GiveUp,
+    /// Waits as long as it takes.
+    StandBy,
+}
+
 /// There is no plugin that can run. Why each was refused has been logged.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -121,20 +130,25 @@ pub async fn run(
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
-    run_watched(config, db, until, drain, abort, &Watched::new(db.clone())).await
+    run_watched(config, db, until, OtherHost::GiveUp, drain, abort, &Watched::new(db.clone())).await
 }
 
-/// The same where somebody watches.
+/// The same where somebody watches, and another host may be at work.
 pub async fn run_watched(
     config: &Config,
     db: &Db,
     until: Until,
+    other_host: OtherHost,
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
     watched: &Watched,
 ) -> anyhow::Result<Ended> {
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
-    let Some(ready) = Ready::unless(config, db, &mut drain, &mut abort).await? else { return Ok(Ended::Drained) };
+    if other_host == OtherHost::StandBy {
+        watched.enter(Phase::StandingBy);
+    }
+    let ready = Ready::unless(config, db, other_host, &mut drain, &mut abort).await?;
+    let Some(ready) = ready else { return Ok(Ended::Drained) };
     watched.enter(Phase::Working);
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
     let limits = tenants.clone();
@@ -154,7 +168,9 @@ pub async fn run_watched(
         }),
     };
     let compilers = StopCompiling(sandbox.clone());
-    let ended = ready.run(Origin::Folder(sandbox.clone()), tenants, guests, until, drain, abort).await;
+    let run = ready.run(Origin::Folder(sandbox.clone()), tenants, guests, until, drain, abort);
+    // Too large for the stacks of its callers.
+    let ended = Box::pin(run).await;
     drop(compilers);
     // Only what was cut off is still running.
     let _ = timeout(CUT_OFF, sandbox.compiled()).await;
@@ -208,8 +224,9 @@ pub async fn run_handlers(
     let guests = Guests { metrics, most_lanes: usize::MAX, instances: Arc::new(|| 0), refusals: Arc::new(Vec::new) };
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
-    let Some(ready) = Ready::unless(config, db, &mut drain, &mut abort).await? else { return Ok(Ended::Drained) };
-    ready.run(Origin::Here(followers), tenants, guests, until, drain, abort).await
+    let ready = Ready::unless(config, db, OtherHost::GiveUp, &mut drain, &mut abort).await?;
+    let Some(ready) = ready else { return Ok(Ended::Drained) };
+    Box::pin(ready.run(Origin::Here(followers), tenants, guests, until, drain, abort)).await
 }
 
 /// A database that is ours to work on, and fit for it.
@@ -227,12 +244,13 @@ impl<'a> Ready<'a> {
     async fn unless(
         config: &'a Config,
         db: &'a Db,
+        other_host: OtherHost,
         drain: impl Future<Output = ()>,
         abort: impl Future<Output = ()>,
     ) -> anyhow::Result<Option<Self>> {
         let under_way = OnceLock::new();
         let aborted = tokio::select! {
-            ready = Self::prepare(config, db, &under_way) => return ready.map(Some),
+            ready = Self::prepare(config, db, other_host, &under_way) => return ready.map(Some),
             () = drain => false,
             () = abort => true,
         };
@@ -244,9 +262,17 @@ impl<'a> Ready<'a> {
         if aborted { Err(Aborted.into()) } else { Ok(None) }
     }
 
-    async fn prepare(config: &'a Config, db: &'a Db, under_way: &OnceLock<Canceller>) -> anyhow::Result<Self> {
+    async fn prepare(
+        config: &'a Config,
+        db: &'a Db,
+        other_host: OtherHost,
+        under_way: &OnceLock<Canceller>,
+    ) -> anyhow::Result<Self> {
         // The lock comes first: a second host must change nothing, not even the schema.
-        let host_lock = Arc::new(HostLock::acquire(db, host_lock::PATIENCE).await?);
+        let host_lock = Arc::new(match other_host {
+            OtherHost::GiveUp => HostLock::acquire(db, host_lock::PATIENCE).await?,
+            OtherHost::StandBy => HostLock::stand_by(db).await,
+        });
         let mut session = db.connect("start").await?;
         let encryption = session.encryption().await?;
         let encryption = encryption.as_deref().unwrap_or("none");

@@ -4,8 +4,8 @@
 //! JSON object, and a list one object a line.
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database, 4 a lane is blocked
-//! (`run --until-caught-up`), 5 a version conflict (`append`), 130 and 143 ended by SIGINT or
-//! SIGTERM (`signals`).
+//! (`run --until-caught-up`), 5 a version conflict (`append`), 6 something needs a person
+//! (`status --check`, `explain --check`), 130 and 143 ended by SIGINT or SIGTERM (`signals`).
 
 mod append;
 mod compile_component;
@@ -42,12 +42,13 @@ use crate::{
     cluster::host_lock::LockError,
     config::{Config, ConfigError, Origin, Resolved, Sources},
     db::{self, Db, InvalidAddress},
-    telemetry::{self, Logs},
+    telemetry::{self, InvalidFilter, Logs},
 };
 
 const EXIT_SETTINGS: u8 = 2;
 const EXIT_ANOTHER_HOST: u8 = 3;
 const EXIT_BLOCKED: u8 = 4;
+const EXIT_NEEDS_A_PERSON: u8 = 6;
 
 /// Runs sandboxed WebAssembly event processors over a PostgreSQL event store.
 #[derive(Debug, Parser)]
@@ -69,9 +70,10 @@ Exit codes:
   0  done
   1  failed; standard error says why and what to do
   2  wrong arguments or settings
-  3  another host works on this database (run)
+  3  another host works on this database (run; with --standby it waits)
   4  a lane is blocked (run --until-caught-up)
   5  a stream is not at the expected version (append)
+  6  something needs a person (status --check, explain --check)
   130, 143  ended by Ctrl-C or SIGTERM before it was done; told to stop, run, dev and demo finish what is under way, and a second signal ends them at once
 
 Environment:
@@ -79,7 +81,8 @@ Environment:
   PG...            what its address leaves out, as for psql: PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGDATABASE, PGSSLMODE, PGSSLROOTCERT
   SANDMILL_CONFIG  the settings file
   SANDMILL_...     any setting: SANDMILL_LIMITS_CPU_MS is limits.cpu-ms (`sandmill config print`)
-  SANDMILL_LOG     what is logged: error, warn, info (default), debug, sandmill::guest=debug
+  SANDMILL_LOG     what is logged: off, error, warn, info (default), debug, trace, or PART=LEVEL as in warn,sandmill::guest=debug
+                   (how: the setting log.format, text or json)
   NO_COLOR         no colours, as when the output is no terminal")]
 struct Arguments {
     #[command(flatten)]
@@ -204,7 +207,11 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     let held = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. })));
     if held {
         ExitCode::from(EXIT_ANOTHER_HOST)
-    } else if error.is::<ConfigError>() || error.is::<InvalidAddress>() || error.is::<Misuse>() {
+    } else if error.is::<ConfigError>()
+        || error.is::<InvalidAddress>()
+        || error.is::<InvalidFilter>()
+        || error.is::<Misuse>()
+    {
         ExitCode::from(EXIT_SETTINGS)
     } else {
         ExitCode::FAILURE
@@ -276,7 +283,8 @@ impl Global {
         Ok(self.resolve()?.config)
     }
 
-    /// The settings, and where each comes from.
+    /// The settings, and where each comes from. Whatever is said from here on has the format that
+    /// they name.
     fn resolve(&self) -> Result<Resolved, ConfigError> {
         let resolved = Config::resolve(&Sources {
             file: self.config.as_deref(),
@@ -285,6 +293,7 @@ impl Global {
                 .collect(),
             flags: self.set.clone(),
         })?;
+        telemetry::use_format(resolved.config.log.format);
         Ok(match &self.database_url {
             Some(address) => resolved.with_database(address, Origin::Flag("--database-url".into())),
             None => resolved,

@@ -23,7 +23,7 @@ use crate::{
     plugins::rollout,
     processor::{self, pressure},
     sandbox::{Limits, compile},
-    scheduler, tenants,
+    scheduler, telemetry, tenants,
 };
 
 /// Everything an operator can set.
@@ -38,6 +38,8 @@ pub struct Config {
     pub listen: String,
     /// The folder with the plugins. No default; `run` takes it as a flag too.
     pub plugins: PathBuf,
+    /// How the host logs.
+    pub log: telemetry::Config,
     /// How processors read and keep.
     pub processor: processor::Config,
     /// Settings of single processors, by id. `[processors.orders]` is for the processor with

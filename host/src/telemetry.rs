@@ -1,6 +1,9 @@
-//! Log lines: to standard error, for people, coloured only on a terminal. They carry words of
-//! plugins and applications, so a [`line`] shows what is the host's own, and nothing in it can
+//! Log lines: to standard error, as text, coloured only on a terminal, or as JSON. They carry words
+//! of plugins and applications, so a [`line`] shows what is the host's own, and nothing in it can
 //! steer a terminal.
+//!
+//! What is logged comes from the environment and is known from the start. How it is written comes
+//! from the settings ([`Config`]): until they are read, and where they are wrong, it is text.
 //!
 //! Logging never stops the work: lines go through a bounded queue ([`Outlet`]), and where nobody
 //! reads them they are lost and counted. Whatever else the process says on standard error goes the
@@ -10,6 +13,7 @@
 //! the last ones where it wants. What was held and never shown is written when it lets go, so
 //! nothing that explains an end is lost.
 
+mod filter;
 mod line;
 pub mod metrics;
 mod outlet;
@@ -23,14 +27,18 @@ use std::{
     },
 };
 
+pub use filter::InvalidFilter;
 pub use outlet::Outlet;
-use tracing::{Level, Metadata};
+use serde::{Deserialize, Serialize};
+pub use tracing::Level;
+use tracing::{Event, Metadata, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
     fmt::{
-        MakeWriter, format,
+        FmtContext, FormatEvent, FormatFields, MakeWriter, format,
         time::{FormatTime, SystemTime},
     },
+    registry::LookupSpan,
 };
 
 /// The variable that says what is logged.
@@ -40,6 +48,28 @@ const HELD: usize = 100;
 
 /// Standard error, once the process logs.
 static STDERR: OnceLock<Outlet> = OnceLock::new();
+/// Whether what is written there is JSON.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
+
+/// What an operator can set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// How lines on standard error are written: `text`, or `json` for one object a line. Default text, for people. An object has a `timestamp`,
+    /// a `level`, a `target`, a `message` and `fields`. What is logged is chosen by SANDMILL_LOG.
+    pub format: Format,
+}
+
+/// How lines on standard error are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Format {
+    /// `TIME LEVEL key=value message`, for people.
+    #[default]
+    Text,
+    /// One JSON object a line, for collectors of logs.
+    Json,
+}
 
 /// Where log lines go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -60,11 +90,15 @@ struct Lines {
     unseen: usize,
 }
 
-/// Starts logging. `SANDMILL_LOG` takes what `tracing-subscriber` calls directives (`debug`, `sandmill::guest=warn`); default `info`.
+/// Starts logging, as text until [`use_format`]. `SANDMILL_LOG` takes what `tracing-subscriber` calls directives (`debug`, `sandmill::guest=warn`);
+/// default `info`.
 pub fn start() -> anyhow::Result<Logs> {
-    let directives = std::env::var(VARIABLE).unwrap_or_else(|_| "info".into());
-    let filter = EnvFilter::try_new(&directives)
-        .map_err(|e| anyhow::anyhow!("{VARIABLE}={directives}: {e}; try info, debug or sandmill::guest=debug"))?;
+    let directives = match asked() {
+        None => "info".into(),
+        Some(asked) => asked.into_string().map_err(|_| InvalidFilter("the value is not UTF-8".into()))?,
+    };
+    let directives = filter::check(&directives)?;
+    let filter = EnvFilter::try_new(directives).map_err(|error| InvalidFilter(error.to_string()))?;
     let outlet = Outlet::to(io::stderr(), lost).map_err(|e| anyhow::anyhow!("start the thread that logs: {e}"))?;
     STDERR.get_or_init(|| outlet);
     let logs = Logs::default();
@@ -76,22 +110,45 @@ pub fn start() -> anyhow::Result<Logs> {
         .with_target(false)
         .log_internal_errors(false)
         .fmt_fields(line::Fields)
+        .map_event_format(|text| Written { text, logs: logs.clone() })
         .init();
     Ok(logs)
 }
 
-/// What the log says where lines are missing.
-fn lost(lines: u64) -> String {
+/// What the environment says of what to log; nothing if the variable is not set, or to nothing.
+fn asked() -> Option<std::ffi::OsString> {
+    std::env::var_os(VARIABLE).filter(|value| !value.is_empty())
+}
+
+/// Writes all that follows in this format.
+pub fn use_format(format: Format) {
+    IS_JSON.store(format == Format::Json, Relaxed);
+}
+
+/// Whether lines on standard error are JSON.
+pub fn is_json() -> bool {
+    IS_JSON.load(Relaxed)
+}
+
+/// The time, as it stands in a line.
+fn now() -> String {
     let mut time = String::new();
     // A string takes whatever is written to it.
     let _ = SystemTime.format_time(&mut format::Writer::new(&mut time));
-    let lines = if lines == 1 { "1 log line was".into() } else { format!("{lines} log lines were") };
-    format!("{time}  WARN {lines} lost, because standard error did not take them in time\n")
+    time
+}
+
+/// What the log says where lines are missing.
+fn lost(lines: u64) -> String {
+    let were = if lines == 1 { "1 log line was".into() } else { format!("{lines} log lines were") };
+    let text = format!("{were} lost, because standard error did not take them in time");
+    if is_json() { line::said(&now(), Level::WARN, module_path!(), &text) } else { format!("{}  WARN {text}\n", now()) }
 }
 
 /// Says something on standard error, in whole lines. Never waits and never fails.
-pub fn say(text: &str) {
+pub fn say(level: Level, text: &str) {
     match STDERR.get() {
+        Some(outlet) if is_json() => outlet.push(&line::said(&now(), level, "sandmill", text)),
         Some(outlet) => outlet.push(&format!("{text}\n")),
         // Before the process logs there is nothing that a write could hold up.
         None => _ = writeln!(io::stderr(), "{text}"),
@@ -116,7 +173,7 @@ pub fn is_colour_wanted() -> bool {
 impl Logs {
     /// Drops what is below a warning from now on, unless the environment says what to log.
     pub fn prefer_warnings(&self) {
-        self.shared.warnings_only.store(std::env::var_os(VARIABLE).is_none(), Relaxed);
+        self.shared.warnings_only.store(asked().is_none(), Relaxed);
     }
 
     /// Holds lines back until the guard is dropped.
@@ -150,7 +207,34 @@ impl Drop for Held {
     fn drop(&mut self) {
         let Some(lines) = self.logs.lock().take() else { return };
         let shown = lines.last.len().saturating_sub(lines.unseen);
-        lines.last.iter().skip(shown).for_each(|line| say(line));
+        lines.last.iter().skip(shown).for_each(|line| say(Level::INFO, line));
+    }
+}
+
+/// Writes one event in the format that is set.
+struct Written<T> {
+    text: format::Format<format::Full, T>,
+    logs: Logs,
+}
+
+impl<S, N, T> FormatEvent<S, N> for Written<T>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    T: FormatTime,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: format::Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        // Held lines are for a person's eyes.
+        if is_json() && self.logs.lock().is_none() {
+            writer.write_str(&line::object(&now(), event))
+        } else {
+            self.text.format_event(context, writer, event)
+        }
     }
 }
 

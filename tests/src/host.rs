@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use sandmill::{
     app::{self, Ended, Until},
     config::Config,
@@ -213,8 +214,17 @@ impl Process {
         Process::start_under(&[], database, folder, settings)
     }
 
+    /// Starts a host that stands by while another one works.
+    pub fn stand_by(database: &Database, folder: &Path) -> Process {
+        Process::spawn(&[], &["--standby"], database, folder, &[])
+    }
+
     /// Starts them by another program, which becomes the host: its name and arguments, or nothing.
     pub fn start_under(program: &[&str], database: &Database, folder: &Path, settings: &[&str]) -> Process {
+        Process::spawn(program, &[], database, folder, settings)
+    }
+
+    fn spawn(program: &[&str], arguments: &[&str], database: &Database, folder: &Path, settings: &[&str]) -> Process {
         let said = tempfile::NamedTempFile::new().expect("make a file for a host's log");
         let mut command = match program {
             [] => Command::new(binary()),
@@ -225,7 +235,13 @@ impl Process {
             }
         };
         on(&mut command, &database.address);
-        command.args(["run", "--plugins"]).arg(folder).env("SANDMILL_LOG", "info").stdout(Stdio::null());
+        command
+            .arg("run")
+            .args(arguments)
+            .arg("--plugins")
+            .arg(folder)
+            .env("SANDMILL_LOG", "info")
+            .stdout(Stdio::null());
         for setting in UNHURRIED.iter().chain(settings) {
             command.args(["--set", setting]);
         }
@@ -237,6 +253,12 @@ impl Process {
     pub fn log(&self) -> String {
         let said = std::fs::read(self.said.path()).expect("read a host's log");
         String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// Ends it in order, and returns its exit code.
+    pub async fn end(mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("the host runs");
+        eventually("the host ends in order", async || self.child.try_wait().expect("wait for a host")).await.code()
     }
 
     /// The id of its process.

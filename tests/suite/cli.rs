@@ -1,6 +1,8 @@
 // The command line as people, scripts and shells meet it: help, colours, JSON, settings and exit codes. The exit codes of a second host
 // (3) and of blocked lanes (4) are held by `host` and `lanes`.
 
+mod monitoring;
+
 use std::process::{Command, Output};
 
 use sandmill_tests::{
@@ -82,6 +84,7 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
     let database = with_a_blocked_lane().await;
     let address = &database.address;
     let status = object(address, &["status", "--json"]).await;
+    assert_keys(&status, &["host", "refusedFiles", "connection", "processors"]);
     let processor = &status["processors"][0];
     let keys = [
         "id",
@@ -190,6 +193,7 @@ async fn settings_that_a_run_would_refuse_are_refused_before() {
     for wrong in [
         &["--set", "limits.memory-mib=0"][..],
         &["--set", "limits.cpu=1"],
+        &["--set", "log.format=yaml"],
         &["--config", "/nowhere.toml"],
         &["--database-url", "mysql://h/d"],
     ] {
@@ -197,6 +201,34 @@ async fn settings_that_a_run_would_refuse_are_refused_before() {
             (run("", &[&["config", "print"], wrong].concat()).await, run("", &[&["run"], wrong].concat()).await);
         assert_eq!((printed.status.code(), ran.status.code()), (Some(2), Some(2)), "{wrong:?}: {}", stderr(&ran));
         assert_eq!(stderr(&printed), stderr(&ran));
+    }
+}
+
+/// What is logged is chosen by a variable. A typo in it must not silence the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_choice_of_what_is_logged_is_refused() {
+    let config = |what: &std::ffi::OsStr| {
+        let mut command = sandmill("");
+        command.env("SANDMILL_LOG", what).args(["config", "print"]);
+        output(command)
+    };
+    for (what, problem) in [
+        ("verbose", "`verbose` is not a level"),
+        ("warn,sandmill::guest=loud", "`loud` is not a level"),
+        ("sandmill::gest=debug", "`sandmill::gest` is not a part of the host; the nearest is sandmill::guest"),
+        ("\u{1b}[2J", "`\u{fffd}[2J` is not a level"),
+    ] {
+        let output = config(what.as_ref()).await;
+        let said = stderr(&output);
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""), "{what}: {said}");
+        let allowed = "\nIt takes a level (off, error, warn, info, debug, trace), PART=LEVEL for one part of the host";
+        assert!(said.starts_with(&format!("error: variable SANDMILL_LOG: {problem}{allowed}")), "{said}");
+    }
+    let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"inf\xff");
+    assert_eq!(config(bytes).await.status.code(), Some(2));
+    for what in ["", "off", "Debug", "warn, sandmill::guest=info", "sandmill::plugins::registry=trace"] {
+        let output = config(what.as_ref()).await;
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""), "{what}");
     }
 }
 

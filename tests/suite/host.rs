@@ -1,5 +1,7 @@
 // The host as a process: who may run, how it ends, what it refuses to start.
 
+mod standby;
+
 use std::{
     io::{BufRead, BufReader},
     path::Path,

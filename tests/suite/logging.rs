@@ -2,6 +2,7 @@
 // closed or on a full disk costs lines and nothing else, and no text of a tenant or a plugin steers
 // a terminal, forges a field or floods an operator.
 
+mod json;
 mod words;
 
 use std::{
@@ -77,13 +78,38 @@ async fn a_host_whose_log_nobody_reads_works_and_ends_when_told() {
     assert!(log.lines().next().is_some_and(|line| line.contains(" INFO ")), "what the pipe took is there: {log:.200}");
 }
 
+/// How many lines a line says are lost.
+fn lost_as_text(line: &str) -> Option<usize> {
+    line.contains(" lost, because standard error did not ").then_some(())?;
+    line.split("WARN ").nth(1)?.split(' ').next()?.parse().ok()
+}
+
+fn lost_as_json(line: &str) -> Option<usize> {
+    let entry: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+    let (lost, _) = entry["message"].as_str()?.split_once(" log line")?;
+    assert_eq!((&entry["level"], &entry["target"]), (&json!("WARN"), &json!("sandmill::telemetry")));
+    lost.parse().ok()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_that_is_read_again_says_how_many_lines_it_lost() {
+    lines_are_lost_and_counted("text", lost_as_text).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_as_json_that_is_read_again_says_how_many_lines_it_lost() {
+    lines_are_lost_and_counted("json", lost_as_json).await;
+}
+
+async fn lines_are_lost_and_counted(format: &str, told_lost: fn(&str) -> Option<usize>) {
     let database = database().await;
     append_loud_events(&database).await;
     let folder = plugins(&["scripted"]);
     let (mut reader, writer) = pipe();
-    let host = Running::start(run(&database, folder.path()).stderr(writer));
+    let mut command = run(&database, folder.path());
+    let host = Running::start(command.env("SANDMILL_LOG_FORMAT", format).stderr(writer));
+    // It holds an end of the pipe.
+    drop(command);
     database.scripted_settles(&[]).await;
     let log = tokio::task::spawn_blocking(move || {
         let mut log = String::new();
@@ -101,9 +127,7 @@ async fn a_log_that_is_read_again_says_how_many_lines_it_lost() {
     assert!(stdout(&status).contains(&told), "{}", stdout(&status));
     assert_eq!(host.end().await, Some(0));
     let log = log.await.unwrap().unwrap();
-    let lost: Vec<&str> = log.lines().filter(|line| line.contains(" lost, because standard error did not ")).collect();
-    let count = |line: &str| line.split("WARN ").nth(1)?.split(' ').next()?.parse::<usize>().ok();
-    let lost: usize = lost.iter().map(|line| count(line).unwrap_or_else(|| panic!("{line}"))).sum();
+    let lost: usize = log.lines().filter_map(told_lost).sum();
     let shouted = log.lines().filter(|line| line.contains("xxxxxxxx")).count();
     // A few lines of the host's own may be among those that were lost.
     assert!((4_000..4_020).contains(&(shouted + lost)), "each line is there or counted: {shouted} and {lost}");

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use serde::Serialize;
 
 use super::{
+    EXIT_NEEDS_A_PERSON,
     database::{connect, explain},
     output::{self, Screen, Tone},
 };
@@ -23,8 +24,11 @@ use crate::{
     after_help = "It names what holds it: an error, a pause, a rate, a share of CPU time that is used up, a transaction of somebody else, a plugin or host that is not there. \
          What moves by itself is told with its pace.
 
+Exit codes: 0 explained; 1 failed, as when the database is away; with --check also 6 if a finding is `stuck`, which needs a person.
+
 Examples:
   sandmill explain
+  sandmill explain --check
   sandmill explain acme
   sandmill explain acme/cart-summary
   sandmill explain route-performance --json"
@@ -36,6 +40,9 @@ pub(super) struct ExplainArgs {
     /// Print one JSON object: {"findings": [{"gravity", "processor", "tenant", "lanes", "what", "remedy"}]}; gravity is `stuck`, `behind` or `note`
     #[arg(long)]
     json: bool,
+    /// Exit with code 6 if a finding is `stuck`, for monitoring; what is printed stays the same
+    #[arg(long)]
+    check: bool,
 }
 
 /// Parses a name that may be a processor's or a tenant's.
@@ -75,12 +82,13 @@ pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> 
         about => findings(&facts, about),
     };
     found.sort_by_key(|finding| finding.gravity);
+    let alarm = args.check && found.iter().any(|finding| finding.gravity == Gravity::Stuck);
     if args.json {
         output::print_json(&Findings { findings: found })?;
     } else {
         output::print(&show(&found, what, Screen::stdout()))?;
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if alarm { ExitCode::from(EXIT_NEEDS_A_PERSON) } else { ExitCode::SUCCESS })
 }
 
 fn show(found: &[Finding], what: Option<&str>, screen: Screen) -> String {

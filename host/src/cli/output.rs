@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::{
     model::text,
-    telemetry::{self, Outlet},
+    telemetry::{self, Level, Outlet},
 };
 
 /// What a text is to the reader.
@@ -31,6 +31,15 @@ pub(super) enum Tone {
 }
 
 impl Tone {
+    /// How grave it is, for collectors of logs.
+    fn level(self) -> Level {
+        match self {
+            Tone::Bad => Level::ERROR,
+            Tone::Warning => Level::WARN,
+            Tone::Good | Tone::Quiet => Level::INFO,
+        }
+    }
+
     fn code(self) -> &'static str {
         match self {
             Tone::Bad => "1;31",
@@ -68,7 +77,7 @@ impl Screen {
 
     /// What standard error is; its lines are never cut.
     pub(super) fn stderr() -> Self {
-        Screen { width: None, colours: io::stderr().is_terminal() && colours_wanted() }
+        Screen { width: None, colours: io::stderr().is_terminal() && colours_wanted() && !telemetry::is_json() }
     }
 
     /// The text in its tone, where there are colours.
@@ -103,12 +112,12 @@ pub(super) fn json_line(value: &impl Serialize) -> io::Result<String> {
 
 /// Says something on standard error, after a word in its tone. Does not wait for a reader.
 pub(super) fn say(tone: Tone, word: &str, what: &str) {
-    telemetry::say(&format!("{} {}", Screen::stderr().paint(Some(tone), word), text::printable(what)));
+    telemetry::say(tone.level(), &format!("{} {}", Screen::stderr().paint(Some(tone), word), text::printable(what)));
 }
 
 /// Notes something on standard error.
 pub(super) fn note(what: &str) {
-    telemetry::say(&text::printable(what));
+    telemetry::say(Level::INFO, &text::printable(what));
 }
 
 static STDOUT: OnceLock<Outlet> = OnceLock::new();

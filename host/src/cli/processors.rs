@@ -172,21 +172,21 @@ impl State {
     }
 }
 
-/// Reads all processors with their states.
-pub(super) async fn states(session: &Session) -> Result<Vec<(Entry, State)>, Error> {
-    let entries = roster::read(session).await?;
-    let plugins = history::list(session).await?;
-    let host = host_lock::is_held(&**session).await?;
+/// Reads all processors with their states: of the files that a host has recorded, if one works here.
+pub(super) async fn states(session: &Session, plugins: &[Listed], host: bool) -> Result<Vec<(Entry, State)>, Error> {
     let state = |entry: Entry| {
-        let state = State::of(&entry, &plugins, host);
+        let state = State::of(&entry, plugins, host);
         (entry, state)
     };
-    Ok(entries.into_iter().map(state).collect())
+    Ok(roster::read(session).await?.into_iter().map(state).collect())
 }
 
 async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "processors").await?;
-    let read = async { Ok((states(&session).await?, list::collections(&session).await?)) };
+    let read = async {
+        let (plugins, host) = (history::list(&session).await?, host_lock::is_held(&*session).await?);
+        Ok((states(&session, &plugins, host).await?, list::collections(&session).await?))
+    };
     let (entries, collections) = read.await.map_err(|error| explain(&error))?;
     let listed: Vec<(&Entry, State, Vec<&Collection>)> = entries
         .iter()

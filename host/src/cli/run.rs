@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     admin::{Listener, Watched},
-    app::{self, Ended, Until},
+    app::{self, Ended, OtherHost, Until},
     config::{Config, ConfigError},
     db::Db,
     model::text,
@@ -20,7 +20,10 @@ use crate::{
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
-What it logs goes to standard error, and lines that nothing takes are lost and counted; SANDMILL_LOG=warn logs less. `sandmill status` shows how it goes, from anywhere.
+What it logs goes to standard error, and lines that nothing takes are lost and counted; SANDMILL_LOG=warn logs less, and --set log.format=json (SANDMILL_LOG_FORMAT=json) writes one JSON object a line: {\"timestamp\", \"level\", \"target\", \"message\", \"fields\"}. `sandmill status` shows how it goes, from anywhere.
+
+One host at a time works on a database. A second one waits 10 s and exits with code 3; with --standby it waits until the first is gone, then takes over. A host whose \
+         place another one has taken, as after an outage of the database, exits with code 3: have it restarted with --standby.
 
 Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked \
          (--until-caught-up); 130 or 143 ended by ctrl-c or SIGTERM before it was caught up (--until-caught-up), or at once by a second one.
@@ -28,6 +31,7 @@ Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 a
 Examples:
   sandmill run --plugins plugins
   sandmill run --plugins plugins --set limits.cpu-ms=500
+  sandmill run --plugins plugins --standby
   sandmill run --plugins plugins --until-caught-up && sandmill documents route_performance --limit 5"
 )]
 pub(super) struct RunArgs {
@@ -41,6 +45,10 @@ pub(super) struct RunArgs {
     /// End when everything that was there at the start is handled: 0 if so, 4 if a lane is blocked
     #[arg(long)]
     until_caught_up: bool,
+    /// Stand by while another host works on the database, and take over when it is gone. Until then
+    /// nothing is changed there
+    #[arg(long, conflicts_with = "until_caught_up")]
+    standby: bool,
 }
 
 pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Signals) -> anyhow::Result<ExitCode> {
@@ -71,14 +79,19 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
     };
     tokio::select! {
         connected = reach => drop(connected?),
-        () = signals.first() => return Ok(signals.exit_code()),
+        // To wait is what it was started for.
+        () = signals.first() => return Ok(if args.standby { ExitCode::SUCCESS } else { signals.exit_code() }),
     }
-    let until = if args.until_caught_up { Until::CaughtUp } else { Until::Told };
     let drain = async {
         signals.first().await;
         tracing::info!("finishing what is under way; a second signal ends it at once");
     };
-    let ended = app::run_watched(&config, db, until, drain, signals.second(), &watched).await?;
+    let (until, other_host) = match (args.until_caught_up, args.standby) {
+        (true, _) => (Until::CaughtUp, OtherHost::GiveUp),
+        (false, true) => (Until::Told, OtherHost::StandBy),
+        (false, false) => (Until::Told, OtherHost::GiveUp),
+    };
+    let ended = app::run_watched(&config, db, until, other_host, drain, signals.second(), &watched).await?;
     drop(listener);
     Ok(match ended {
         Ended::Drained if args.until_caught_up => {

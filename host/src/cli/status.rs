@@ -7,15 +7,20 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use serde::Serialize;
+
 use super::{
+    EXIT_NEEDS_A_PERSON,
     database::{connect, explain},
     output::{self, Screen, Tone},
     processors::{self as roster, State},
     table::{Cell, Column, Table},
 };
 use crate::{
+    cluster::host_lock,
     db::{Db, Error, Session},
     model::text,
+    plugins::history,
     processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status, TermError},
     store::time,
 };
@@ -26,30 +31,39 @@ use crate::{
     after_help = "STATE is `paused`; or `failing` while its terms end with errors; or the worst state of its lanes (blocked, retrying, paused, catching-up); or `waiting` while it reads nothing because others are slow; \
          `behind` while events are waiting; `up to date`. A processor that nothing runs is `refused`, `absent` or `no host` (see `sandmill processors list --help`) instead of failing, waiting or behind. LAG counts unhandled events, AGE is how long ago the first of them was recorded, RATE is how many were handled per second lately. \
          `≥` marks a number that may be too low: of each lane behind, only the first event is counted. \
-         Lines below name errors that end terms, and events that were set aside as dead letters. A second table shows the first lanes of each processor that are behind, and why; --lanes shows more.
+         Lines below name errors that end terms, and events that were set aside as dead letters. Plugin files that the host does not run are named with the reason. A second table shows the first lanes of each processor that are behind, and why; --lanes shows more.
+
+Exit codes: 0 shown; 1 failed, as when the database is away; with --check also 6 if something needs a person: no host runs, a processor is `failing`, `refused` \
+         or `absent`, a lane is `blocked`, or a plugin file is refused. What a person paused, and what is behind or retries by itself, is well.
 
 Examples:
   sandmill status
   sandmill status --watch
+  sandmill status --check
   sandmill status --lanes 1000
   sandmill status --json | jq '.processors[] | {id, lagEvents}'"
 )]
 pub(super) struct StatusArgs {
-    /// Print one JSON object: {"connection": {"encrypted", "protocol"}, "processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
+    /// Print one JSON object: {"host", "refusedFiles": [{"plugin", "reason"}], "connection":
+    /// {"encrypted", "protocol"}, "processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
     /// "lagSeconds", "unreadEvents", "rate", "handled", "paused", "measures": {"readMs",
     /// "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters",
     /// "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"}, "skipped",
     /// "lastSkip": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at",
     /// "times"}, "lanesCounted": {"all", "blocked", "retrying", "paused", "catchingUp"},
     /// "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition",
-    /// "since"}]}]}; unreadEvents counts events that the cursor has not passed, lanesBehind has the
-    /// first --lanes of those that lanesCounted counts, and a number whose AtLeast is true may be
-    /// too low
+    /// "since"}]}]}; host is true while a host runs on this database, a refused file's plugin is its
+    /// name without .wasm or the path of another entry of the plugins folder, unreadEvents counts
+    /// events that the cursor has not passed, lanesBehind has the first --lanes of those that
+    /// lanesCounted counts, and a number whose AtLeast is true may be too low
     #[arg(long)]
     json: bool,
     /// Show at most this many lanes of each processor, blocked ones first
     #[arg(long, value_name = "N", default_value_t = 20)]
     lanes: u32,
+    /// Exit with code 6 if something needs a person, for monitoring; what is printed stays the same
+    #[arg(long, conflicts_with = "watch")]
+    check: bool,
     /// Also show plugins, and what their host measures
     #[arg(long)]
     wide: bool,
@@ -60,40 +74,89 @@ pub(super) struct StatusArgs {
 
 /// Between two looks of --watch.
 const WATCH: Duration = Duration::from_secs(1);
+/// Refused files that are shown. Default 20: as many as a person reads.
+const REFUSED: usize = 20;
+
+/// All that is shown.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Seen {
+    /// Whether a host works on this database.
+    host: bool,
+    refused_files: Vec<RefusedFile>,
+    #[serde(flatten)]
+    status: Status,
+    /// The processors that nothing runs, by id, with the reason.
+    #[serde(skip)]
+    idle: BTreeMap<String, State>,
+}
+
+/// An entry of the plugins folder that the host does not run.
+#[derive(Serialize)]
+struct RefusedFile {
+    plugin: String,
+    reason: String,
+}
 
 /// Runs the command.
 pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "status").await?;
     loop {
-        let read = async { Ok((status::read(&session, args.lanes.into()).await?, idle(&session).await?)) };
-        let (status, idle) = read.await.map_err(|error| explain(&error))?;
+        let seen = Seen::read(&session, args.lanes.into()).await.map_err(|error| explain(&error))?;
         if args.json {
-            output::print_json(&status)?;
+            output::print_json(&seen)?;
         } else {
             // Home, and everything below cleared: the table stands still while its numbers change.
             let home = if args.watch && stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
-            output::print(&format!("{home}{}", show(&status, &idle, args.wide, Screen::stdout(), SystemTime::now())))?;
+            output::print(&format!("{home}{}", show(&seen, args.wide, Screen::stdout(), SystemTime::now())))?;
         }
         if !args.watch {
-            return Ok(ExitCode::SUCCESS);
+            let alarm = args.check && seen.needs_a_person();
+            return Ok(if alarm { ExitCode::from(EXIT_NEEDS_A_PERSON) } else { ExitCode::SUCCESS });
         }
         tokio::time::sleep(WATCH).await;
     }
 }
 
-/// The processors that nothing runs, by id, with the reason.
-type Idle = BTreeMap<String, State>;
+impl Seen {
+    /// Reads it, with at most so many lanes of each processor.
+    async fn read(session: &Session, lanes: i64) -> Result<Seen, Error> {
+        let status = status::read(session, lanes).await?;
+        let host = host_lock::is_held(&**session).await?;
+        let plugins = history::list(session).await?;
+        let states = roster::states(session, &plugins, host).await?.into_iter();
+        let idle = states.filter(|(_, state)| *state != State::Running).map(|(entry, state)| (entry.id, state));
+        let refused = plugins.iter().filter_map(|listed| {
+            let (_, reason, _) = listed.refused.as_ref()?;
+            Some(RefusedFile { plugin: listed.plugin.clone(), reason: reason.clone() })
+        });
+        let problems = history::listed_problems(session).await?.into_iter().map(|(found, _)| RefusedFile {
+            plugin: found.path,
+            reason: format!("{}; {}", found.problem, found.remedy),
+        });
+        Ok(Seen { host, refused_files: refused.chain(problems).collect(), idle: idle.collect(), status })
+    }
 
-async fn idle(session: &Session) -> Result<Idle, Error> {
-    let states = roster::states(session).await?.into_iter();
-    Ok(states.filter(|(_, state)| *state != State::Running).map(|(entry, state)| (entry.id, state)).collect())
+    /// Whether something does not move, and will not by itself.
+    fn needs_a_person(&self) -> bool {
+        let is_ill = |p: &ProcessorStatus| {
+            p.lanes_counted.blocked > 0 || p.term_error.is_some() || self.idle.contains_key(&p.id)
+        };
+        !self.host || !self.refused_files.is_empty() || self.status.processors.iter().any(is_ill)
+    }
 }
 
-fn show(status: &Status, idle: &Idle, wide: bool, screen: Screen, now: SystemTime) -> String {
-    if status.processors.is_empty() {
-        return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
+fn show(seen: &Seen, wide: bool, screen: Screen, now: SystemTime) -> String {
+    let Seen { status, idle, .. } = seen;
+    let mut text = if status.processors.is_empty() {
+        "no processor has run on this database yet\n".into()
+    } else {
+        processors(status, idle, wide).show(screen)
+    };
+    if !seen.host {
+        text.push_str("no host runs on this database; start one with `sandmill run --plugins DIR`\n");
     }
-    let mut text = processors(status, idle, wide).show(screen);
+    text.push_str(&refused(&seen.refused_files));
     for p in &status.processors {
         if let Some(paused) = &p.paused {
             let paused = text::one_line(paused);
@@ -111,6 +174,19 @@ fn show(status: &Status, idle: &Idle, wide: bool, screen: Screen, now: SystemTim
         text.push_str(&lanes.show(screen));
     }
     text.extend(status.processors.iter().filter_map(more_lanes));
+    text
+}
+
+/// Notes on the files that the host does not run, each with the first line of the reason.
+fn refused(files: &[RefusedFile]) -> String {
+    let line = |RefusedFile { plugin, reason }: &RefusedFile| {
+        let [plugin, reason] = [plugin, reason.lines().next().unwrap_or_default()].map(text::one_line);
+        format!("a file is refused: {plugin}: {reason}\n")
+    };
+    let mut text: String = files.iter().take(REFUSED).map(line).collect();
+    if let Some(more) = files.len().checked_sub(REFUSED).filter(|more| *more > 0) {
+        text.push_str(&format!("{} refused; `sandmill plugins` shows all\n", output::count(more as u64, "more file")));
+    }
     text
 }
 
@@ -139,7 +215,7 @@ fn failing(p: &ProcessorStatus, idle: bool) -> Option<String> {
     Some(format!("{id} fails, {terms} since {since}: {error}; `sandmill explain` says what to do\n"))
 }
 
-fn processors(status: &Status, idle: &Idle, wide: bool) -> Table {
+fn processors(status: &Status, idle: &BTreeMap<String, State>, wide: bool) -> Table {
     use Column::{Number, Text};
     let mut columns =
         vec![Text("PROCESSOR"), Text("STATE"), Number("LAG"), Number("AGE"), Number("RATE"), Number("HANDLED")];
@@ -276,7 +352,7 @@ pub(super) fn age(seconds: f64) -> String {
 mod tests {
     use super::*;
 
-    fn blocked() -> Status {
+    fn blocked() -> Seen {
         let lane = LaneBehind {
             tenant: "acme".into(),
             key: "acme".into(),
@@ -307,13 +383,14 @@ mod tests {
             lanes_counted: status::LaneCounts { all: 1, blocked: 1, ..Default::default() },
             lanes_behind: vec![lane],
         };
-        Status { processors: vec![processor], ..Status::default() }
+        let status = Status { processors: vec![processor], ..Status::default() };
+        Seen { host: true, refused_files: Vec::new(), status, idle: BTreeMap::new() }
     }
 
     #[test]
     fn it_fits_a_terminal_of_80_columns() {
         let now = time::from_micros(time::parse("2026-01-02T05:10:00Z").unwrap());
-        let text = show(&blocked(), &Idle::new(), false, Screen { width: Some(80), colours: false }, now);
+        let text = show(&blocked(), false, Screen { width: Some(80), colours: false }, now);
         assert_eq!(
             text,
             "PROCESSOR   STATE        LAG   AGE    RATE  HANDLED  LANES BEHIND\n\
@@ -324,25 +401,25 @@ mod tests {
              \u{20}                                          executed, at door_watch::apply\n\
              \u{20}                                          (src/lib.rs:41)\n"
         );
-        let wide = show(&blocked(), &Idle::new(), true, Screen::PLAIN, now);
+        let wide = show(&blocked(), true, Screen::PLAIN, now);
         assert!(wide.contains("INSTANCES") && wide.contains("0123456789ab") && wide.contains("KEY"), "{wide}");
     }
 
     #[test]
     fn what_was_set_aside_is_told() {
-        let mut status = blocked();
+        let mut seen = blocked();
         let letter =
             SetAside { tenant: "acme".into(), position: 9, reason: "plugin:invalid-data: missing \u{1b}[31m".into() };
-        (status.processors[0].dead_letters, status.processors[0].last_dead_letter) = (2, Some(letter));
-        let text = show(&status, &Idle::new(), false, Screen::PLAIN, SystemTime::now());
+        (seen.status.processors[0].dead_letters, seen.status.processors[0].last_dead_letter) = (2, Some(letter));
+        let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
         let wanted = "door-watch set 2 events aside (table sandmill.dead_letters); the last, at position 9 of tenant acme: plugin:invalid-data";
         assert!(text.contains(wanted) && !text.contains('\u{1b}'), "{text}");
     }
 
     #[test]
     fn what_is_left_out_is_counted_and_what_ends_terms_is_told() {
-        let mut status = blocked();
-        let p = &mut status.processors[0];
+        let mut seen = blocked();
+        let p = &mut seen.status.processors[0];
         p.lanes_counted = status::LaneCounts { all: 60_000, blocked: 59_999, retrying: 1, ..Default::default() };
         (p.dead_letters, p.dead_letters_at_least) = (10_000, true);
         p.last_dead_letter = Some(SetAside { tenant: "acme".into(), position: 9, reason: "plugin: odd".into() });
@@ -352,7 +429,7 @@ mod tests {
             at: "2026-01-02T03:05:05Z".into(),
             times: 7,
         });
-        let text = show(&status, &Idle::new(), false, Screen::PLAIN, SystemTime::now());
+        let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
         for told in [
             "door-watch set more than 10000 events aside",
             "door-watch fails, 7 terms since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain`",
@@ -366,37 +443,40 @@ mod tests {
 
     #[test]
     fn a_processor_that_nothing_runs_is_not_failing() {
-        let mut status = blocked();
-        let p = &mut status.processors[0];
+        let mut seen = blocked();
+        let p = &mut seen.status.processors[0];
         (p.lanes_counted, p.lanes_behind) = (Default::default(), Vec::new());
-        let shown = |status: &Status, state: Option<State>| {
-            let idle = state.map(|state| ("door-watch".to_string(), state)).into_iter().collect();
-            show(status, &idle, false, Screen::PLAIN, SystemTime::now())
+        let shown = |seen: &mut Seen, state: Option<State>| {
+            seen.idle = state.map(|state| ("door-watch".to_string(), state)).into_iter().collect();
+            (show(seen, false, Screen::PLAIN, SystemTime::now()), seen.needs_a_person())
         };
-        assert!(shown(&status, None).contains("  behind  "));
-        assert!(shown(&status, Some(State::Absent)).contains("  absent  "));
-        status.processors[0].term_error = Some(TermError {
+        let (text, alarm) = shown(&mut seen, None);
+        assert!(text.contains("  behind  ") && !alarm, "{text}");
+        let (text, alarm) = shown(&mut seen, Some(State::Absent));
+        assert!(text.contains("  absent  ") && alarm, "{text}");
+        seen.status.processors[0].term_error = Some(TermError {
             error: "the database is away".into(),
             since: "2026-01-02T03:04:05Z".into(),
             at: "2026-01-02T03:05:05Z".into(),
             times: 7,
         });
-        assert!(shown(&status, None).contains("  failing  "));
-        let text = shown(&status, Some(State::NoHost));
+        let (text, alarm) = shown(&mut seen, None);
+        assert!(text.contains("  failing  ") && alarm, "{text}");
+        let (text, _) = shown(&mut seen, Some(State::NoHost));
         let note = "door-watch does not run; its last term ended at 2026-01-02T03:05:05Z with an error: the database is away\n";
         assert!(text.contains("  no host  ") && text.contains(note) && !text.contains("fail"), "{text}");
     }
 
     #[test]
     fn what_was_skipped_and_what_holds_a_processor_is_told() {
-        let mut status = blocked();
-        let p = &mut status.processors[0];
+        let mut seen = blocked();
+        let p = &mut seen.status.processors[0];
         let skip = Skip { tenant: "acme".into(), key: "acme".into(), events: 7, at: "2026-01-02T03:04:05Z".into() };
         (p.skipped, p.last_skip) = (12, Some(skip));
         p.held = Some("waiting for slow (back-pressure lockstep) since 2026-01-02T03:04:05Z".into());
         p.lanes_behind.clear();
         p.lanes_counted = Default::default();
-        let text = show(&status, &Idle::new(), false, Screen::PLAIN, SystemTime::now());
+        let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
         assert!(text.contains("door-watch is waiting for slow (back-pressure lockstep) since 2026"), "{text}");
         assert!(
             text.contains(
@@ -405,6 +485,37 @@ mod tests {
             "{text}"
         );
         assert!(text.lines().nth(1).unwrap().contains("  waiting  "), "{text}");
+    }
+
+    #[test]
+    fn only_what_does_not_move_by_itself_needs_a_person() {
+        let mut seen = blocked();
+        assert!(seen.needs_a_person(), "a lane is blocked");
+        let p = &mut seen.status.processors[0];
+        p.lanes_counted =
+            status::LaneCounts { all: 3, retrying: 1, paused: 1, catching_up: 1, ..status::LaneCounts::default() };
+        (p.paused, p.held) = (Some("by ada since 2026".into()), Some("waiting for slow".into()));
+        assert!(!seen.needs_a_person());
+        seen.host = false;
+        assert!(seen.needs_a_person());
+        (seen.host, seen.refused_files) = (true, vec![RefusedFile { plugin: "x".into(), reason: "y".into() }]);
+        assert!(seen.needs_a_person());
+    }
+
+    #[test]
+    fn a_missing_host_and_refused_files_have_their_lines() {
+        let file = |number| RefusedFile { plugin: format!("p{number}"), reason: "bad \u{1b}[31m:\n  more".into() };
+        let refused_files = (0..REFUSED + 2).map(file).collect();
+        let seen = Seen { host: false, refused_files, status: Status::default(), idle: BTreeMap::new() };
+        let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
+        let begin = "no processor has run on this database yet\n\
+                     no host runs on this database; start one with `sandmill run --plugins DIR`\n\
+                     a file is refused: p0: bad \u{fffd}[31m:\n";
+        assert!(text.starts_with(begin), "{text}");
+        assert!(
+            text.ends_with("p19: bad \u{fffd}[31m:\n2 more files refused; `sandmill plugins` shows all\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,4 +1,5 @@
 //! One host for each database: a session-level advisory lock, held as long as its connection lives.
+//! A second host waits a while and leaves, or [stands by](HostLock::stand_by) until the first is gone.
 //!
 //! It keeps two hosts from taking each other's terms away all day. It is not what protects the documents (a half-open connection can hold
 //! it for minutes after its host died, and a host can lose it without noticing); that is the fence.
@@ -15,6 +16,15 @@ const LOCK: (i32, i32) = (0x5361_6e64, 1);
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_millis(200);
+/// The same while a host stands by. Default 500 ms: nobody notices the difference, and the database is
+/// asked twice a second for months. A statement that waits for the lock would not be asked again, but
+/// its snapshot would keep VACUUM from removing rows all that time.
+const RETRY_STANDING_BY: Duration = Duration::from_millis(500);
+/// Between two lines that say that a host that stands by cannot reach the database.
+const TELL_AGAIN: Duration = Duration::from_secs(30);
+/// Makes the server notice within some 25 s that the machine of a host is gone, and with it the lock.
+/// The usual settings of the kernel take two hours.
+const KEEP_ALIVE: &str = "set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3";
 
 /// Why there is no lock.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +55,19 @@ impl HostLock {
         Ok(HostLock { db: db.clone(), session: Mutex::new(session) })
     }
 
+    /// Takes the lock as soon as no other host has it. Changes nothing until then, and keeps waiting
+    /// while the database is away.
+    pub async fn stand_by(db: &Db) -> Self {
+        let mut told = Told::default();
+        loop {
+            match stand_by(db, &mut told).await {
+                Ok(session) => return HostLock { db: db.clone(), session: Mutex::new(session) },
+                Err(error) => told.away(db, &error),
+            }
+            tokio::time::sleep(RETRY_STANDING_BY).await;
+        }
+    }
+
     /// Makes sure that the lock is still ours, taking it again if its connection was lost and nobody else took it meanwhile.
     pub async fn ensure(&self) -> Result<(), LockError> {
         let mut session = self.session.lock().await;
@@ -67,13 +90,70 @@ pub async fn hold_within(transaction: &Transaction<'_>) -> Result<(), LockError>
     if taken.get(0) { Ok(()) } else { Err(LockError::Held { holder: holder(transaction).await? }) }
 }
 
+/// A session that holds the lock once it has it.
+async fn open(db: &Db) -> Result<Session, Error> {
+    let session = db.connect("host").await?;
+    session.batch_execute(KEEP_ALIVE).await?;
+    Ok(session)
+}
+
+/// Tries to take the lock, and does not wait for it.
+async fn take(session: &Session) -> Result<bool, Error> {
+    let taken = session.query_one("select pg_try_advisory_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;
+    Ok(taken.get(0))
+}
+
+/// What a host that stands by has said.
+#[derive(Default)]
+struct Told {
+    /// That another host works.
+    other_host: bool,
+    /// That the database is away, and when last.
+    away: Option<Instant>,
+}
+
+impl Told {
+    fn away(&mut self, db: &Db, error: &Error) {
+        if self.away.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+            self.away = Some(Instant::now());
+            tracing::warn!(database = db.place(), "standing by, and the database is away: {}", describe(error));
+        }
+    }
+}
+
+/// Stands by in one session, and returns it with the lock.
+async fn stand_by(db: &Db, told: &mut Told) -> Result<Session, Error> {
+    let session = open(db).await?;
+    if told.other_host {
+        // What cut off this host has probably cut off the other one too, which takes the lock again
+        // if it can. Patience spares both of them a change of places.
+        tokio::time::sleep(PATIENCE).await;
+    }
+    loop {
+        if take(&session).await? {
+            if told.other_host {
+                tracing::info!("the other host is gone; taking over");
+            }
+            return Ok(session);
+        }
+        if !told.other_host {
+            let holder = holder(&*session).await?;
+            told.other_host = true;
+            tracing::info!("standing by: another host works on this database{holder}");
+        }
+        if told.away.take().is_some() {
+            tracing::info!("standing by: the database is back, and another host works on it");
+        }
+        tokio::time::sleep(RETRY_STANDING_BY).await;
+    }
+}
+
 async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
     let until = Instant::now() + patience;
-    let session = db.connect("host").await?;
+    let session = open(db).await?;
     let mut said = false;
     loop {
-        let taken = session.query_one("select pg_try_advisory_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;
-        if taken.get(0) {
+        if take(&session).await? {
             return Ok(session);
         }
         let holder = holder(&*session).await?;

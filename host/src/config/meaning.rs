@@ -6,8 +6,9 @@
 use super::named;
 
 /// A group of settings, the name of its struct, and the file that declares it.
-const SOURCES: [(&str, &str, &str); 9] = [
+const SOURCES: [(&str, &str, &str); 10] = [
     ("", "Config", include_str!("../config.rs")),
+    ("log", "Config", include_str!("../telemetry.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
     ("processors", "Settings", include_str!("../processor/pressure.rs")),
     ("scheduler", "Config", include_str!("../scheduler.rs")),

@@ -3,8 +3,8 @@
 //! Three kinds of characters are unsafe: control characters (C0, DEL and C1) can control a
 //! terminal, U+2028 and U+2029 end a line for some readers, and bidirectional controls show words
 //! in another order. [`printable`] and [`one_line`] replace them for a terminal, a table or an
-//! error file, [`quoted`] escapes them for a field of a log line, [`json`] escapes them for
-//! machines without losing any. All are for the edge where text leaves the host; what is stored
+//! error file, [`quoted`] escapes them for a field of a log line, [`json`] and [`json_string`]
+//! escape them for machines without losing any. All are for the edge where text leaves the host; what is stored
 //! stays as it came.
 
 use std::{borrow::Cow, fmt::Write};
@@ -55,6 +55,16 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
 /// The text in double quotes, with `"`, `\` and unsafe characters escaped, so that its end cannot
 /// be forged. After about `most` bytes it is cut, and says how many are left out.
 pub fn quoted(text: &str, most: usize) -> String {
+    quoted_with(text, most, |quoted, c| _ = write!(quoted, "\\u{{{:x}}}", u32::from(c)))
+}
+
+/// The text as a JSON string with unsafe characters escaped, cut in the same way.
+pub fn json_string(text: &str, most: usize) -> String {
+    // All unsafe characters have at most four hexadecimal digits.
+    quoted_with(text, most, |quoted, c| _ = write!(quoted, "\\u{:04x}", u32::from(c)))
+}
+
+fn quoted_with(text: &str, most: usize, escape: impl Fn(&mut String, char)) -> String {
     let mut quoted = String::with_capacity(text.len().min(most) + 2);
     quoted.push('"');
     for (at, c) in text.char_indices() {
@@ -67,7 +77,7 @@ pub fn quoted(text: &str, most: usize) -> String {
             '\n' => quoted.push_str("\\n"),
             '\r' => quoted.push_str("\\r"),
             '\t' => quoted.push_str("\\t"),
-            c if is_unsafe(c) => _ = write!(quoted, "\\u{{{:x}}}", u32::from(c)),
+            c if is_unsafe(c) => escape(&mut quoted, c),
             c => quoted.push(c),
         }
     }
@@ -153,6 +163,11 @@ mod tests {
         assert!(!escaped.contains(is_unsafe), "{escaped:?}");
         assert_eq!(serde_json::from_str::<serde_json::Value>(&escaped).unwrap(), value);
         assert_eq!(json(r#"{"a":"b"}"#), r#"{"a":"b"}"#);
+        let words = "a\u{9b}\"\\\u{202e}\x1b\0\u{2028}\u{fffb}\r\n\té𝄞";
+        let string = json_string(words, 100);
+        assert!(!string.contains(is_unsafe), "{string:?}");
+        assert_eq!(serde_json::from_str::<String>(&string).unwrap(), words);
+        assert_eq!(json_string("\u{9b}\u{9b}\u{9b}", 7), "\"\\u009b\\u009b… (2 bytes more)\"");
     }
 
     #[test]

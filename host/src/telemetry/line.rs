@@ -3,11 +3,17 @@
 //! `LEVEL key=value key="any text" message`: the host's fields come first and the message last, so
 //! that whatever a message holds, the first `tenant=` of a line is the true one. Texts are in
 //! quotes with quotes and control characters escaped; a message in quotes is a plugin's own words.
-//! Pure.
+//!
+//! As JSON an entry is one [`object`]: `{"timestamp", "level", "target", "message", "fields": {…}}`.
+//! What plugins say has the target `sandmill::guest`. Control characters are escaped, so values stay
+//! what they were, up to the same length. Pure.
 
 use std::fmt::{self, Write};
 
-use tracing::field::{Field, Visit};
+use tracing::{
+    Event, Level,
+    field::{Field, Visit},
+};
 use tracing_subscriber::{
     field::RecordFields,
     fmt::{FormatFields, format},
@@ -71,6 +77,76 @@ impl Visit for Line {
     }
 }
 
+/// An event as one line of JSON.
+pub(super) fn object(timestamp: &str, event: &Event<'_>) -> String {
+    let (metadata, mut object) = (event.metadata(), Object::default());
+    event.record(&mut object);
+    object.finish(timestamp, *metadata.level(), metadata.target())
+}
+
+/// A message without fields as one line of JSON.
+pub(super) fn said(timestamp: &str, level: Level, target: &str, message: &str) -> String {
+    let object = Object { message: text::json_string(message, FIELD_BYTES), ..Object::default() };
+    object.finish(timestamp, level, target)
+}
+
+#[derive(Default)]
+struct Object {
+    fields: String,
+    message: String,
+}
+
+impl Object {
+    /// Adds a field whose value is JSON.
+    fn field(&mut self, field: &Field, value: String) {
+        if field.name() == "message" {
+            self.message = value;
+            return;
+        }
+        if !self.fields.is_empty() {
+            self.fields.push(',');
+        }
+        // A string takes whatever is written to it.
+        let _ = write!(self.fields, "{}:{value}", text::json_string(field.name(), FIELD_BYTES));
+    }
+
+    fn finish(self, timestamp: &str, level: Level, target: &str) -> String {
+        let Object { fields, message } = self;
+        let message = if message.is_empty() { "\"\"" } else { &message };
+        let [timestamp, target] = [timestamp, target].map(|text| text::json_string(text, FIELD_BYTES));
+        format!(
+            "{{\"timestamp\":{timestamp},\"level\":\"{level}\",\"target\":{target},\"message\":{message},\"fields\":{{{fields}}}}}\n"
+        )
+    }
+}
+
+impl Visit for Object {
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.field(field, value.to_string());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.field(field, value.to_string());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.field(field, value.to_string());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        // JSON has no infinity.
+        self.field(field, if value.is_finite() { value.to_string() } else { format!("\"{value}\"") });
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.field(field, text::json_string(value, FIELD_BYTES));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.field(field, text::json_string(&format!("{value:?}"), FIELD_BYTES));
+    }
+}
+
 /// Whether a value ends where it seems to end without quotes.
 fn is_bare(value: &str) -> bool {
     (1..FIELD_BYTES).contains(&value.len())
@@ -81,7 +157,11 @@ fn is_bare(value: &str) -> bool {
 mod tests {
     use std::sync::{Arc, Mutex};
 
-    use tracing_subscriber::fmt::MakeWriter;
+    use tracing::Subscriber;
+    use tracing_subscriber::{
+        fmt::{FmtContext, FormatEvent, MakeWriter},
+        registry::LookupSpan,
+    };
 
     use super::*;
 
@@ -151,5 +231,57 @@ mod tests {
             "{}",
             &text[text.len() - 100..]
         );
+    }
+
+    struct AsJson;
+
+    impl<S: Subscriber + for<'a> LookupSpan<'a>> FormatEvent<S, Fields> for AsJson {
+        fn format_event(
+            &self,
+            _: &FmtContext<'_, S, Fields>,
+            mut writer: format::Writer<'_>,
+            event: &Event<'_>,
+        ) -> fmt::Result {
+            writer.write_str(&object("2026-01-02T03:04:05.000006Z", event))
+        }
+    }
+
+    /// What these entries become as JSON.
+    fn logged_as_json(log: impl FnOnce()) -> String {
+        let written = Written::default();
+        let subscriber = tracing_subscriber::fmt().with_writer(written.clone()).fmt_fields(Fields);
+        tracing::subscriber::with_default(subscriber.event_format(AsJson).finish(), log);
+        let written = written.0.lock().unwrap().clone();
+        String::from_utf8(written).unwrap()
+    }
+
+    #[test]
+    fn an_object_keeps_every_value_and_is_one_harmless_line() {
+        let words = "x\",\"tenant\":\"quiet\"}\n{\u{1b}[2J\u{9b}\u{202e}\u{2028}\\";
+        let (tenant, events, ratio) = (words, 7_u64, 0.5);
+        let text = logged_as_json(|| {
+            tracing::warn!(target: "sandmill::guest", tenant, events, ratio, by = -1, infinite = f64::INFINITY, whole = true, lane = %words, message = words);
+        });
+        assert_eq!((text.lines().count(), text.contains(|c| text::is_unsafe(c) && c != '\n')), (1, false), "{text:?}");
+        let expected = serde_json::json!({
+            "timestamp": "2026-01-02T03:04:05.000006Z", "level": "WARN", "target": "sandmill::guest", "message": words,
+            "fields": {"tenant": words, "events": 7, "ratio": 0.5, "by": -1, "infinite": "inf", "whole": true, "lane": words},
+        });
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&text).unwrap(), expected);
+        let bare = logged_as_json(|| tracing::info!(target: "t", "of {events}"));
+        assert!(bare.ends_with("\"target\":\"t\",\"message\":\"of 7\",\"fields\":{}}\n"), "{bare}");
+        let nothing = logged_as_json(|| tracing::info!(target: "t", events));
+        assert!(nothing.ends_with("\"message\":\"\",\"fields\":{\"events\":7}}\n"), "{nothing}");
+    }
+
+    #[test]
+    fn an_object_is_bounded_whatever_its_fields_hold() {
+        let long = "\u{9b}".repeat(1 << 20);
+        let text = logged_as_json(|| tracing::warn!(a = %long, b = long.as_str(), "{long}"));
+        assert!(text.len() < 4 * FIELD_BYTES, "{}", text.len());
+        let value: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert!(value["message"].as_str().unwrap().ends_with(" bytes more)"), "{:.200}", text);
+        let said = said("t", Level::ERROR, "sandmill", &long);
+        assert!(said.len() < 2 * FIELD_BYTES && said.ends_with(" bytes more)\",\"fields\":{}}\n"), "{:.200}", said);
     }
 }

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 
 /// Characters that do something to a terminal, a line or the order of words, beside some that do
 /// nothing.
-const WORDS: &str =
+pub(super) const WORDS: &str =
     "é \u{1b}[2J\u{1b}]0;owned\u{7} \u{9b}31m\u{85} \u{202e}gnp\u{2066}\u{200f} \u{2028}\u{2029}\r\u{7f}x";
 /// What a message may hold besides: a line and fields that look like the host's.
-const FORGED: &str = "said\n2026-01-01T00:00:00Z  INFO processor=\"red\" tenant=\"quiet\" forged";
+pub(super) const FORGED: &str = "said\n2026-01-01T00:00:00Z  INFO processor=\"red\" tenant=\"quiet\" forged";
 
 async fn run(database: &Database, arguments: &[&str]) -> Output {
     let mut command = sandmill(&database.address);
@@ -23,14 +23,14 @@ async fn run(database: &Database, arguments: &[&str]) -> Output {
     tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
 }
 
-fn assert_harmless(what: &str, text: &str) {
+pub(super) fn assert_harmless(what: &str, text: &str) {
     let found: Vec<char> = text.chars().filter(|c| text::is_unsafe(*c) && *c != '\n').collect();
     assert!(found.is_empty(), "{what} has {found:?}:\n{}", text.escape_debug());
 }
 
 /// A database in which every name and message that others may choose holds [`WORDS`], and the
 /// plugins that made it so.
-async fn with_words_everywhere() -> (Database, tempfile::TempDir) {
+pub(super) async fn with_words_everywhere() -> (Database, tempfile::TempDir) {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
     let said = format!("{WORDS}{FORGED}");

@@ -83,6 +83,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "sandbox::Limits",
             "sandbox::compile",
             "scheduler::Config",
+            "telemetry::Config",
             "tenants::Limits",
             "tenants::Settings",
         ],
@@ -144,7 +145,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("model", &[]),
     ("supervisor", &[]),
     // Words of plugins are made safe to show by the vocabulary.
-    ("telemetry", &["model::text"]),
+    ("telemetry", &["model::nearest", "model::text"]),
     ("failpoint", &[]),
 ];
 
@@ -202,6 +203,7 @@ pub(super) const PURE: &[&str] = &[
     "rehearsal::compare",
     "rehearsal::cut",
     "scheduler::ring",
+    "telemetry::filter",
     "telemetry::line",
 ];
 

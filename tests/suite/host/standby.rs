@@ -1,0 +1,104 @@
+// A second host that stands by: it changes nothing while another one works, and takes over when that
+// one is gone, no matter how.
+
+use sandmill::{
+    cluster::host_lock::HostLock,
+    db::{
+        Db,
+        embedded::{Embedded, Options},
+        migrate,
+    },
+};
+use sandmill_tests::{
+    Database, database, empty_database,
+    host::{Process, eventually_or, plugins, sandmill, stderr},
+    ledger::assert_scripted_log,
+    until,
+};
+use serde_json::json;
+
+use super::footprint;
+
+const STANDS_BY: &str = "standing by: another host works on this database (database session ";
+const IS_AWAY: &str = "standing by, and the database is away: ";
+
+/// Waits until a host has logged this.
+async fn logged(host: &Process, what: &str) {
+    let told = async || if host.log().contains(what) { Ok(()) } else { Err(host.log()) };
+    eventually_or(&format!("the host logs: {what}"), told).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stands_by_takes_over_from_one_that_is_killed() {
+    let database = database().await;
+    let folder = plugins(&["scripted"]);
+    database.append("acme", "s", &vec![json!({}); 5]).await;
+    let first = Process::start(&database, folder.path(), &[]);
+    database.scripted_settles(&[]).await;
+    let second = Process::stand_by(&database, folder.path());
+    logged(&second, STANDS_BY).await;
+    // Dropping it kills it.
+    drop(first);
+    database.append("acme", "s", &vec![json!({}); 5]).await;
+    database.append("globex", "t", &[json!({})]).await;
+    database.scripted_settles(&[]).await;
+    assert_scripted_log(&database, "true").await;
+    assert_eq!(database.status("scripted").await.unwrap().handled, 11);
+    let log = second.log();
+    assert!(log.contains("the other host is gone; taking over"), "{log}");
+    assert_eq!(second.end().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_stands_by_changes_nothing_says_so_once_and_ends_when_told() {
+    let database = empty_database().await;
+    let holder = HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
+    let folder = plugins(&["scripted"]);
+    let host = Process::stand_by(&database, folder.path());
+    logged(&host, STANDS_BY).await;
+    // It asks for the lock again and again, in one session beside the holder's.
+    let session = database.db.connect("test").await.unwrap();
+    let sql = "select max(query_start)::text from pg_stat_activity where datname = current_database() and application_name = 'sandmill host'";
+    let mut asked = std::collections::BTreeSet::new();
+    until("it has asked several times", async || {
+        asked.extend(session.query_one(sql, &[]).await.unwrap().get::<_, Option<String>>(0));
+        asked.len() > 3
+    })
+    .await;
+    // Not even a schema.
+    assert_eq!(footprint(&database).await, "");
+    let log = host.log();
+    assert_eq!(log.lines().filter(|line| line.contains("standing by")).count(), 1, "{log}");
+    assert_eq!(host.end().await, Some(0));
+    holder.ensure().await.unwrap();
+
+    let both = ["run", "--standby", "--until-caught-up", "--plugins", "."];
+    let refused = sandmill(&database.address).args(both).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+}
+
+/// An outage of the database ends no host that stands by, and such a host ends during one when told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_stands_by_while_the_database_is_away() {
+    let server = Embedded::start(Options::default()).await.unwrap();
+    let address = server.address();
+    let db = Db::parse(&address).unwrap();
+    migrate::migrate(&mut db.connect("test").await.unwrap()).await.unwrap();
+    let database = Database { db, address };
+    let holder = HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
+    let folder = plugins(&["scripted"]);
+    let [stays, ends] = [(); 2].map(|()| Process::stand_by(&database, folder.path()));
+    logged(&stays, STANDS_BY).await;
+    logged(&ends, STANDS_BY).await;
+    server.crash().await.unwrap();
+    logged(&stays, IS_AWAY).await;
+    logged(&ends, IS_AWAY).await;
+    assert_eq!(ends.end().await, Some(0));
+    // The holder's session is lost, and it does not ask for the lock again.
+    server.start_again().await.unwrap();
+    database.append("acme", "s", &[json!({}), json!({})]).await;
+    database.scripted_settles(&[]).await;
+    assert_scripted_log(&database, "true").await;
+    assert_eq!(stays.end().await, Some(0));
+    drop(holder);
+}
