@@ -320,7 +320,12 @@ async fn mistakes_end_with_the_documented_code_and_the_way_out() {
         (&bare, &["status"], 1, "Run `sandmill migrate` first."),
         (&bare, &["events", "--follow"], 1, "Run `sandmill migrate` first."),
         (nowhere, &["status"], 1, "cannot connect to the database flights at 127.0.0.1:1 as ada: "),
-        (nowhere, &["run", "--until-caught-up", "--plugins", "."], 1, "cannot connect to the database flights at 127.0.0.1:1 as ada: "),
+        (
+            nowhere,
+            &["run", "--until-caught-up", "--plugins", "."],
+            1,
+            "cannot connect to the database flights at 127.0.0.1:1 as ada: ",
+        ),
         (nowhere, &["status"], 1, "whether the server runs and listens there. `sandmill config print` shows"),
         (&missing, &["status"], 1, "Make that database, for instance with `createdb`"),
         ("", &["status"], 2, "set DATABASE_URL="),

@@ -112,15 +112,18 @@ async fn a_database_that_became_read_only_is_named_and_one_that_can_be_written_a
     database.append("acme", "s", &[json!({})]).await;
     let host = Host::start(&database, &["scripted"], &[]);
     database.scripted_settles(&[]).await;
-    let session = database.db.connect("test").await.unwrap();
-    let name: String = session.query_one("select current_database()::text", &[]).await.unwrap().get(0);
-    let reconnect = "select pg_terminate_backend(pid) from pg_stat_activity
-                     where datname = current_database() and application_name like 'sandmill %' and pid <> pg_backend_pid()";
-    drop(session);
-    execute(&database, &format!("alter database {name} set default_transaction_read_only = on; {reconnect}")).await;
+    // As a server answers that follows another one: no setting of a session makes it writable.
+    execute(
+        &database,
+        "create function public.read_only() returns trigger language plpgsql as
+         $$ begin raise exception 'cannot execute UPDATE in a read-only transaction' using errcode = '25006'; end $$;
+         create trigger read_only before update on sandmill.cursors for each row execute function public.read_only()",
+    )
+    .await;
+    database.append("acme", "s", &[json!({})]).await;
     let found = explained(&database, "in a read-only transaction").await;
     assert_remedy(&found, "the database is read-only");
-    execute(&database, &format!("alter database {name} reset default_transaction_read_only; {reconnect}")).await;
+    execute(&database, "drop trigger read_only on sandmill.cursors").await;
     database.append("acme", "s", &[json!({})]).await;
     database.scripted_settles(&[]).await;
     error_is_gone(&database).await;

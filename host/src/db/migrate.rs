@@ -71,6 +71,10 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0019_role_grants"),
 ];
 
+/// How often a migration is tried again that was undone because it and another session waited for
+/// each other.
+const DEADLOCKS: u32 = 10;
+
 /// What a run of [`migrate`] changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Applied {
@@ -164,12 +168,24 @@ pub fn is_schema_missing(error: &Error) -> bool {
 pub async fn migrate(session: &mut Session) -> Result<Applied, MigrateError> {
     check_server(session).await?;
     check_rights(session).await?;
-    let mut applied = Applied::default();
-    while let Some(name) = apply_next(session).await? {
-        tracing::info!(migration = name, "applied migration");
-        applied.names.push(name);
+    let (mut applied, mut deadlocks) = (Applied::default(), 0);
+    loop {
+        match apply_next(session).await {
+            Ok(None) => return Ok(applied),
+            Ok(Some(name)) => {
+                tracing::info!(migration = name, "applied migration");
+                applied.names.push(name);
+            }
+            // Whoever reads several tables meanwhile may lock them in another order; it was undone.
+            Err(MigrateError::Failed { name, source })
+                if source.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) && deadlocks < DEADLOCKS =>
+            {
+                deadlocks += 1;
+                tracing::info!(migration = name, "trying again: {}", describe(&source));
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(applied)
 }
 
 /// The migrations that [`migrate`] would apply, in order. It fails where that would fail before changing anything.

@@ -21,13 +21,11 @@ fn of_state(state: &str) -> &'static str {
         "55P03" => {
             "another session holds a lock that the processor needs: `sandmill explain` names the sessions that it waits for; end their transactions"
         }
-        "57014" => "the database cancels its statements: set statement_timeout to 0 for the host's role",
+        "57014" => "somebody cancels its statements: see who calls pg_cancel_backend",
         "40001" | "40P01" => {
-            "set default_transaction_isolation to `read committed` for the host's role, and let nobody else write Sandmill's tables"
+            "another session writes Sandmill's tables, which only the host and sandmill.append may: find and stop it"
         }
-        "25006" => {
-            "the database is read-only: name the primary in the host's database address, or set default_transaction_read_only to off for its role"
-        }
+        "25006" => "the database is read-only, as a standby is: name the primary in the host's database address",
         "53100" => "the database's disk is full: free some space",
         "53200" => {
             "the database is out of memory, or of space in its lock table: give it more (shared_buffers, max_locks_per_transaction)"
