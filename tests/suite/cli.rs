@@ -69,12 +69,18 @@ async fn what_is_printed_for_machines_has_the_documented_keys() {
     assert_eq!(again, Value::Object(nothing.into_iter().collect()));
     let append = ["append", "--stream", "s", "--type", "T", "--data", "{}", "--id", "x", "--json"];
     assert_eq!(object(address, &append).await, json!({ "id": "x", "version": 1, "position": 1 }));
+    let from_file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(from_file.path(), r#"{"from": "file"}"#).unwrap();
+    let at = format!("@{}", from_file.path().display());
+    let append = ["append", "--stream", "f", "--type", "T", "--data", &at, "--metadata", &at, "--id", "y", "--json"];
+    assert_eq!(object(address, &append).await, json!({ "id": "y", "version": 1, "position": 2 }));
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "{\"stream\":\"s\",\"type\":\"T\",\"data\":1}\n").unwrap();
     let imported = object(address, &["import", "--json", file.path().to_str().unwrap()]).await;
     assert_keys(&imported, &["imported", "skipped", "lines", "seconds"]);
     let events = lines(address, &["events", "--json"]).await;
-    assert_eq!(events.len(), 2);
+    assert_eq!(events.len(), 3);
+    assert_eq!((&events[1]["data"], &events[1]["metadata"]), (&json!({"from": "file"}), &json!({"from": "file"})));
     let keys = ["position", "tenant", "stream", "version", "type", "id", "recordedAt", "data", "metadata"];
     events.iter().for_each(|event| assert_keys(event, &keys));
 }

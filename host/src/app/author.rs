@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufReader, BufWriter},
+    io::{BufReader, BufWriter, ErrorKind},
     path::{Path, PathBuf},
     pin::pin,
     sync::Arc,
@@ -16,6 +16,7 @@ use super::{CUT_OFF, StopCompiling};
 use crate::{
     config::Config,
     model::handler::Descriptor,
+    plugins::manifest::Manifest,
     processor::{
         code::{Code, Version},
         lane::Runner,
@@ -29,7 +30,23 @@ use crate::{
 /// Loads a component as a host with these settings does, and reports what is known of it. Gives
 /// nothing if `told` resolves first.
 pub async fn check(config: &Config, file: &Path, told: impl Future<Output = ()>) -> anyhow::Result<Option<Examined>> {
-    examine(&Sandbox::new(config.limits.clone(), config.compile.clone())?, file, told).await
+    let (sandbox, _) = sandbox(config, file)?;
+    examine(&sandbox, file, told).await
+}
+
+/// A sandbox under the limits and with the settings that a host gives this file: those of the
+/// manifest beside it count as well.
+fn sandbox(config: &Config, file: &Path) -> anyhow::Result<(Sandbox, Manifest)> {
+    let path = file.with_extension("toml");
+    let manifest = match std::fs::read_to_string(&path) {
+        Ok(text) => Manifest::parse(&text),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Manifest::default()),
+        Err(error) => Err(error.to_string()),
+    };
+    let limits = manifest.and_then(|manifest| Ok((manifest.limits(&config.limits, None)?, manifest)));
+    let (limits, manifest) = limits.map_err(|why| anyhow::anyhow!("its manifest {}: {why}", path.display()))?;
+    let sandbox = Sandbox::new(config.limits.clone(), config.compile.clone())?;
+    Ok((sandbox.for_plugin(limits, manifest.settings.clone(), None), manifest))
 }
 
 async fn examine(sandbox: &Sandbox, file: &Path, told: impl Future<Output = ()>) -> anyhow::Result<Option<Examined>> {
@@ -79,10 +96,10 @@ pub async fn test(config: &Config, trial: &Trial, told: impl Future<Output = ()>
     // Whatever is wrong with the files is said before anything runs.
     let expected = trial.expect.as_deref().map(expected).transpose()?;
     let Events { events, repeated } = tokio::task::block_in_place(|| events(&trial.events))?;
-    let sandbox = Sandbox::new(config.limits.clone(), config.compile.clone())?;
+    let (sandbox, manifest) = sandbox(config, &trial.file)?;
     let Some(examined) = examine(&sandbox, &trial.file, &mut told).await? else { return Ok(None) };
     let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", trial.file.display()))?);
-    let descriptor = plugin.descriptor().clone();
+    let descriptor = manifest.over(plugin.descriptor(), None);
     let code = Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
     let runner = Runner::new(&descriptor, Arc::new(code), scheduler);

@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 
 use sandmill_client::{Append, AppendError, Appended, DEFAULT_TENANT, ExpectedVersion, NewEvent, append, check};
+use tokio::{
+    fs::File,
+    io::{AsyncReadExt, stdin},
+};
 
 use super::{
     Misuse,
@@ -11,6 +15,9 @@ use super::{
 };
 use crate::db::Db;
 
+/// Bytes that are read of an argument: one more than the largest event that a store may allow has.
+const MOST_BYTES: u64 = (32 << 20) + 1;
+
 /// What the command exits with when the stream is not at the expected version.
 pub(super) const CONFLICT: u8 = 5;
 
@@ -18,6 +25,7 @@ const EXAMPLES: &str = "\
 Examples:
   sandmill append --tenant acme --stream cart-1 --type ItemAdded --data '{\"sku\":\"x\",\"quantity\":2}'
   sandmill append --tenant acme --stream cart-1 --type CheckedOut --data '{}' --expected-version 1
+  jq '.order' order.json | sandmill append --stream orders --type OrderPlaced --data -
 
 The exit code is 5 when the stream is not at the expected version, and 2 when --data is no JSON; nothing is appended then.
 Data and metadata have 4 MiB at most together (`sandmill migrate --max-event-bytes`), 512 levels, and numbers of 1,000 characters.";
@@ -35,10 +43,10 @@ pub(super) struct AppendArgs {
     /// The event's type
     #[arg(long = "type", value_name = "TYPE", value_parser = event_type)]
     event_type: String,
-    /// The event's data, as JSON
+    /// The event's data, as JSON; `@FILE` reads it from a file, `-` from standard input
     #[arg(long, value_name = "JSON")]
     data: String,
-    /// What is known beside its data, as a JSON object
+    /// What is known beside its data, as a JSON object or `@FILE`
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
     /// The event's id, unique within the tenant; random when not given
@@ -71,10 +79,17 @@ fn id(text: &str) -> Result<String, String> {
 
 /// Runs the command.
 pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
-    check_json("--data", &args.data)?;
-    let mut event = NewEvent::new(&args.event_type, &args.data);
+    let data = given("--data", &args.data).await?;
+    check_json("--data", &data)?;
+    let mut event = NewEvent::new(&args.event_type, data);
     if let Some(metadata) = &args.metadata {
-        check_json("--metadata", metadata)?;
+        if metadata == "-" {
+            return Err(
+                Misuse("only --data is read from standard input; name a file with --metadata @FILE".into()).into()
+            );
+        }
+        let metadata = given("--metadata", metadata).await?;
+        check_json("--metadata", &metadata)?;
         if !metadata.trim_start().starts_with('{') {
             return Err(Misuse("--metadata must be a JSON object, such as {\"user\":\"ann\"}".into()).into());
         }
@@ -120,6 +135,28 @@ fn as_text(event: &Appended, args: &AppendArgs) -> String {
     format!(
         "appended {event_type} to stream {stream} of tenant {tenant}: version {version}, position {position}, id {id}\n"
     )
+}
+
+/// The text that an argument gives: itself, or what is in the file or comes on standard input.
+async fn given(argument: &str, text: &str) -> anyhow::Result<String> {
+    let mut found = String::new();
+    let read = match text.strip_prefix('@') {
+        Some(path) => match File::open(path).await {
+            Ok(file) => file.take(MOST_BYTES).read_to_string(&mut found).await,
+            Err(error) => Err(error),
+        },
+        None if text == "-" => stdin().take(MOST_BYTES).read_to_string(&mut found).await,
+        None => return Ok(text.into()),
+    };
+    let from = text.strip_prefix('@').unwrap_or("standard input");
+    read.map_err(|error| Misuse(format!("{argument} cannot be read from {from}: {error}")))?;
+    if found.len() as u64 == MOST_BYTES {
+        return Err(Misuse(format!(
+            "{argument} is larger than an event can be: {from} has {MOST_BYTES} bytes or more"
+        ))
+        .into());
+    }
+    Ok(found)
 }
 
 /// Whether an argument is JSON; if not, the message points at the place.

@@ -257,3 +257,30 @@ fn events_that_are_none_of_the_plugins_fail_the_test() {
         assert!(said.contains(expected), "{expected}: {said}");
     }
 }
+
+/// What an operator says beside the file counts as it does in a host.
+#[test]
+fn the_manifest_beside_the_file_counts() {
+    let desk = Desk::new();
+    let copy = desk.path("scripted.wasm");
+    fs::copy(component("scripted"), &copy).unwrap();
+    let copy = copy.to_str().unwrap().to_string();
+    let events = desk.lines("events.ndjson", &[event("acme", "s", json!({"do": "setting"}))]);
+    let written = desk.text("written.ndjson");
+    let test = ["test", &copy, "--events", &events, "--write", &written];
+    fs::write(desk.path("scripted.toml"), "[settings]\nword = 'mug'").unwrap();
+    let (code, found) = report(&test);
+    assert_eq!((code, &found["good"]), (0, &json!(true)), "{found}");
+    assert!(fs::read_to_string(&written).unwrap().contains(r#""setting":"mug""#));
+
+    fs::write(desk.path("scripted.toml"), "[limits]\nmemory-mib = 1").unwrap();
+    let little = plugin(&["check", &copy]);
+    assert!(stdout(&little).contains("limits.memory-mib"), "{}", stdout(&little));
+    fs::write(desk.path("scripted.toml"), "[limit]").unwrap();
+    for command in [&test[..], &["check", &copy]] {
+        let output = plugin(command);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("scripted.toml: ") && said.contains("The nearest key is limits."), "{said}");
+    }
+}

@@ -26,7 +26,9 @@ use crate::{
 };
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit codes: 0 this host would run it, 1 it would not, 2 wrong arguments or settings.
+#[command(after_help = "Settings and limits in NAME.toml beside the component count, as they do for a host.
+
+Exit codes: 0 this host would run it, 1 it would not, 2 wrong arguments or settings.
 What only a database knows is seen when the host starts: another plugin with this id or collection, or a read model that other code has built.
 
 Examples:

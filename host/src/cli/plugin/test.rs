@@ -20,7 +20,8 @@ use crate::{
 
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The component runs in the host's own sandbox, under the same limits (--set), with documents in memory. No database is needed.
+    after_help = "The component runs in the host's own sandbox, under the same limits (--set) and with the settings and limits of NAME.toml beside it, with documents in memory. No database is needed. \
+         Which tenants that file names does not matter here.
 
 All events are handled four times: in batches as large as a host makes them at first, one by one (the first 50,000 events), in random small \
          batches (always the same), and one by one in a fresh instance each (the first 5,000 events). Documents, skipped events and stops must be the same every time. \
