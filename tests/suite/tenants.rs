@@ -52,18 +52,22 @@ async fn what_tenants_used_is_told_and_added_up_over_hosts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     let database = database().await;
-    // One document for each stream, so many a second: the second page must wait for a hundred years, or until the rate is lifted.
-    let settings = ["processor.page-events=5", "tenants.slow.documents-per-second=1"];
-    let append = async |round: usize| {
-        for stream in 0..40 {
-            database.append("slow", &format!("s{round}-{stream}"), &[json!({})]).await;
-            database.append("quick", &format!("s{round}-{stream}"), &[json!({})]).await;
+    // A document for each stream. All of a round come at once, so that the next one finds the tenant
+    // over its rate, however slow the machine is.
+    let host = Host::start(&database, &["scripted"], &["tenants.slow.documents-per-second=1"]);
+    let session = database.db.connect("test").await.unwrap();
+    let append = "select sandmill.append($1, $2 || '-' || stream, array['Scripted'], array['{}']::json[])
+                  from generate_series(1, $3) stream";
+    let mut round = 0;
+    let mut append = async || {
+        round += 1;
+        for (tenant, streams) in [("slow", 20), ("quick", 1)] {
+            session.query(append, &[&tenant, &format!("s{round}"), &streams]).await.unwrap();
         }
+        round
     };
-    // They are there at once, however long appending them takes.
-    append(0).await;
-    let host = Host::start(&database, &["scripted"], &settings);
     eventually("the slow tenant is held back", async || {
+        append().await;
         let status = database.status("scripted").await?;
         let lane = status.lanes_behind.into_iter().find(|lane| lane.reason.starts_with(THROTTLED))?;
         let why = "throttled: has used up its documents-per-second = 1 (tenants.slow or tenant-limits)";
@@ -71,18 +75,17 @@ async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
         Some(())
     })
     .await;
-    append(1).await;
+    let rounds: i64 = append().await;
     eventually("the other one has all of its documents", async || {
         let session = database.db.connect("test").await.ok()?;
         let count = "select count(*) from public.scripted_log where _partition = 'quick'";
-        (session.query_one(count, &[]).await.ok()?.get::<_, i64>(0) == 80).then_some(())
+        (session.query_one(count, &[]).await.ok()?.get::<_, i64>(0) == rounds).then_some(())
     })
     .await;
     host.stop().await;
     let throttled = tenants(&database, &["slow"])[0]["throttledSeconds"].as_f64().unwrap();
     assert!(throttled > 0.0);
     // Whoever has waited for a time told by a rate need not wait for it once there is none.
-    let session = database.db.connect("test").await.unwrap();
     session.execute("update sandmill.exceptions set next_at = now() where state = 'retrying'", &[]).await.unwrap();
     let ended = catch_up(&database, &["scripted"], &["tenants.slow.documents-per-second=0"]).await;
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
