@@ -185,7 +185,9 @@ pub async fn idle(session: &Session, plugin: &str) -> Result<(), Error> {
 
 /// Says how many calls are under way.
 pub async fn lanes(session: &Session, plugin: &str, lanes: i64) -> Result<(), Error> {
-    session.execute("update sandmill.plugins set lanes = $2 where plugin = $1", &[&plugin, &lanes]).await.map(drop)
+    // Told every now and then: a row that says so already is not written.
+    let sql = "update sandmill.plugins set lanes = $2 where plugin = $1 and lanes <> $2";
+    session.execute(sql, &[&plugin, &lanes]).await.map(drop)
 }
 
 /// Of the version that runs under a file's name, or ran last, and those before it, the latest that
