@@ -1,8 +1,8 @@
 -- Rights of other roles: those that `sandmill migrate --grant-append` lets append and read streams, and those that `--grant-read`
 -- lets read all documents.
 --
--- `sandmill.append` runs with its owner's rights, so a role that may append needs no right to write a table and cannot pass the
--- function's guards. Its search_path is pinned: otherwise a caller's own operators could run with the owner's rights. Both cost a
+-- `sandmill.append` runs with its owner's rights, so a role that may append needs no right to write a table and cannot write
+-- events past the function. (That a session may pretend to be on another cluster deceives itself alone.) Its search_path is pinned: otherwise a caller's own operators could run with the owner's rights. Both cost a
 -- few microseconds, less than an append's commit varies by.
 
 -- The grants in force. A later migration that replaces what they are about repeats them, and so does a collection's new view.

@@ -38,9 +38,14 @@ use crate::{
     },
 };
 
-/// Connections at once. Default 16: some who watch, each with one or two.
-const CONNECTIONS: usize = 16;
-/// How long a connection may take to say what it wants, and the database to answer. Default 5 s.
+/// Connections at once. Default 64: some who watch, each with one or two, and room for those that
+/// say nothing.
+const CONNECTIONS: usize = 64;
+/// How long a connection may take to say what it wants. Default 2 s.
+const LISTEN: Duration = Duration::from_secs(2);
+/// How long the database may compute for the metrics, which it does again at the next reading.
+const STATEMENT: &str = "set statement_timeout = '4s'";
+/// How long the database may take to answer. Default 5 s.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The text format of OpenMetrics, which Prometheus reads.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -94,8 +99,12 @@ impl Watched {
         *self.phase.borrow()
     }
 
-    async fn gauges(&self) -> Gauges {
-        let processors = match timeout(PATIENCE, self.processors()).await {
+    /// What is asked for; nothing while somebody else asks.
+    async fn gauges(&self) -> Option<Gauges> {
+        let mut session = self.session.try_lock().ok()?;
+        let mut database_up = false;
+        let asked = timeout(PATIENCE, self.processors(&mut session, &mut database_up)).await;
+        let processors = match asked {
             Ok(Ok(processors)) => Some(processors),
             Ok(Err(error)) => {
                 tracing::debug!(error, "could not ask the database for metrics");
@@ -103,21 +112,23 @@ impl Watched {
             }
             Err(_) => None,
         };
-        Gauges {
+        Some(Gauges {
             ready: self.phase() != Phase::Starting,
             log_lines_lost: telemetry::lines_lost(),
             sandbox: self.sandbox.get().map(|sandbox| of_sandbox(sandbox.usage())),
+            database_up,
             processors,
-        }
+        })
     }
 
-    async fn processors(&self) -> Result<Vec<ProcessorGauges>, String> {
-        let mut kept = self.session.lock().await;
+    async fn processors(&self, kept: &mut Option<Session>, up: &mut bool) -> Result<Vec<ProcessorGauges>, String> {
         // One that failed, or was given up, is not used again.
         let session = match kept.take().filter(|session| !session.is_closed()) {
             Some(session) => session,
             None => self.db.connect("metrics").await.map_err(|error| describe(&error))?,
         };
+        session.batch_execute(STATEMENT).await.map_err(|error| describe(&error))?;
+        *up = true;
         let status = status::read(&session, 0).await.map_err(|error| describe(&error))?;
         *kept = Some(session);
         Ok(status.processors.into_iter().map(gauges).collect())
@@ -135,7 +146,10 @@ impl Watched {
                 Phase::StandingBy => text(StatusCode::OK, "stands by"),
                 Phase::Working => text(StatusCode::OK, "works"),
             },
-            "/metrics" => with(StatusCode::OK, METRICS, self.metrics.show(&self.gauges().await)),
+            "/metrics" => match self.gauges().await {
+                Some(gauges) => with(StatusCode::OK, METRICS, self.metrics.show(&gauges)),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "somebody else reads them just now"),
+            },
             _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics"),
         }
     }
@@ -234,7 +248,7 @@ async fn serve(stream: TcpStream, watched: Arc<Watched>) -> io::Result<()> {
         async move { Ok::<_, Infallible>(watched.answer(request.method(), request.uri().path()).await) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(PATIENCE).keep_alive(false);
+    server.timer(TokioTimer::new()).header_read_timeout(LISTEN).keep_alive(false);
     let connection = server.serve_connection(TokioIo::new(stream), answer);
     // An answer that nobody reads is given up as well.
     timeout(PATIENCE * 3, connection).await.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)

@@ -93,7 +93,7 @@ async fn a_host_tells_how_it_does() {
         host.ask("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").map(|(status, _)| status),
         Some(405)
     );
-    let silent: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(host.address).unwrap()).collect();
+    let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(host.address).unwrap()).collect();
     host.until("silent ones are given up", "/livez", |status, _| status == 200).await;
     drop(silent);
 }

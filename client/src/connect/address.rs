@@ -2,7 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use tokio_postgres::{Client, Config, Connection, Error, Socket, config::Host, tls::MakeTlsConnect};
+use tokio_postgres::{
+    Client, Config, Connection, Error, Socket,
+    config::{Host, SslMode},
+    tls::MakeTlsConnect,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
@@ -113,8 +117,11 @@ impl Address {
                 given.insert(name.into(), value);
             }
         }
-        if !given.contains_key("host") && !given.contains_key("hostaddr") {
-            given.insert("host".into(), default_host(given.get("port").map_or("5432", String::as_str)));
+        if !given.contains_key("host") {
+            let port = given.get("port").map_or("5432", String::as_str);
+            // What a certificate is for is a name, or the address where there is none.
+            let host = given.get("hostaddr").cloned().unwrap_or_else(|| default_host(port));
+            given.insert("host".into(), host);
         }
         let home = environment("HOME").map(PathBuf::from);
         if !given.contains_key("password")
@@ -124,7 +131,9 @@ impl Address {
         }
         let tls = Tls::of(&given, home.as_deref()).map_err(InvalidAddress)?;
         let mut config = driver_config(&given)?;
-        config.ssl_mode(tls.mode());
+        // A socket of this machine is never encrypted.
+        let is_local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
+        config.ssl_mode(if is_local { SslMode::Disable } else { tls.mode() });
         Ok(Address { config, tls })
     }
 
@@ -232,7 +241,7 @@ fn of_file(
         database: first("dbname").unwrap_or(&user),
         user: &user,
     };
-    password_file::find(&path, &target).map_err(InvalidAddress)
+    password_file::find(&path, given.contains_key("passfile"), &target).map_err(InvalidAddress)
 }
 
 fn given_is_default(folder: &str) -> bool {
@@ -286,6 +295,10 @@ mod tests {
         assert_eq!(all.config().get_password(), Some(&b"p"[..]));
         let some = address("postgresql://me@h/mine?sslmode=disable", &environment).unwrap();
         assert_eq!((some.place().as_str(), some.security()), ("mine at h:7 as me", Security::Disable));
+        let numbered = address("", &[("PGHOSTADDR", "10.0.0.5")]).unwrap();
+        assert_eq!(numbered.config().get_hosts(), [Host::Tcp("10.0.0.5".into())]);
+        let local = address("host=/run/pg sslmode=require", &[]).unwrap();
+        assert_eq!(local.config().get_ssl_mode(), SslMode::Disable, "as with libpq");
         let none = address("", &[("PGHOST", "")]).unwrap();
         assert_eq!(none.security(), Security::Prefer);
         assert!(!none.config().get_hosts().is_empty());

@@ -13,14 +13,16 @@ pub(super) struct Target<'a> {
     pub(super) user: &'a str,
 }
 
-/// The password for a connection; none where the file has none, or is not there. Fails where it
-/// cannot be read, or others may read it.
-pub(super) fn find(path: &Path, target: &Target<'_>) -> Result<Option<String>, String> {
+/// The password for a connection; none where the file has none, or is not there. Fails where others
+/// may read it, or where it is named and cannot be read.
+pub(super) fn find(path: &Path, is_named: bool, target: &Target<'_>) -> Result<Option<String>, String> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
+        // The home directory of another user, mostly.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_named => return Ok(None),
         Err(error) => return Err(format!("the password file {} cannot be read: {error}", path.display())),
     };
     let found = password(&text, target);
@@ -83,14 +85,14 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("sandmill-pgpass-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("pgpass");
-        assert_eq!(find(&path, &TARGET), Ok(None), "there is none");
+        assert_eq!(find(&path, true, &TARGET), Ok(None), "there is none");
         std::fs::write(&path, "*:*:*:*:secret").unwrap();
         let allow = |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         allow(0o644);
-        let error = find(&path, &TARGET).unwrap_err();
+        let error = find(&path, true, &TARGET).unwrap_err();
         assert!(error.contains("chmod 600") && !error.contains("secret"), "{error}");
         allow(0o600);
-        assert_eq!(find(&path, &TARGET), Ok(Some("secret".into())));
+        assert_eq!(find(&path, true, &TARGET), Ok(Some("secret".into())));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -376,7 +376,9 @@ impl<'a> Engine<'a> {
         }
         if self.commit.is_none() && self.worth_a_look(now) {
             (self.finished, self.looked) = (0, Instant::now());
-            let patience = if self.draining.is_some() { NO_PATIENCE } else { self.patience() };
+            // Nothing more is started where all of it is paused, so nobody is waited for.
+            let ends = self.draining.is_some() || self.book.paused().is_some();
+            let patience = if ends { NO_PATIENCE } else { self.patience() };
             let store =
                 self.draining.is_some() || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
             if let Some(plan) = self.book.plan(now, patience, store, self.runner.waiters.runs()) {

@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -92,10 +93,12 @@ impl Uncommitted {
                 Some(of_tenant) if of_tenant.bytes > MOST => of_tenant.room.clone(),
                 _ => return,
             };
-            let notified = room.notified();
-            // Between the two looks there may have come room.
-            if !self.is_over(tenant) {
-                return;
+            let mut notified = pin!(room.notified());
+            notified.as_mut().enable();
+            // Between the two looks there may have come room, and others have taken it.
+            let is_same = |of_tenant: &OfTenant| of_tenant.bytes > MOST && Arc::ptr_eq(&of_tenant.room, &room);
+            if !self.tenants().get(tenant).is_some_and(is_same) {
+                continue;
             }
             waiter.get_or_insert_with(|| waiters.enter());
             notified.await;

@@ -50,11 +50,13 @@ struct Asked(Arc<Mutex<Gauges>>);
 pub struct Gauges {
     /// Whether the host works or stands by.
     pub ready: bool,
+    /// Whether the database answers.
+    pub database_up: bool,
     /// Log lines that nothing took since the host's start.
     pub log_lines_lost: u64,
     /// What the sandbox holds and has done; none before there is one.
     pub sandbox: Option<SandboxGauges>,
-    /// How processors stand; none while the database cannot be asked.
+    /// How processors stand; none while that could not be asked in time.
     pub processors: Option<Vec<ProcessorGauges>>,
 }
 
@@ -204,8 +206,7 @@ impl Collector for Asked {
         let asked = self.lock();
         let mut to = Encoder(encoder);
         to.gauge("ready", "1 while the host works or stands by", &i64::from(asked.ready))?;
-        let up = i64::from(asked.processors.is_some());
-        to.gauge("database_up", "1 while the database answers for this page", &up)?;
+        to.gauge("database_up", "1 while the database answers", &i64::from(asked.database_up))?;
         let help = "Log lines that nothing took since the start";
         let mut metric = to.0.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&asked.log_lines_lost, None)?;
@@ -270,7 +271,7 @@ mod tests {
         metrics.term_ended("acme/carts", None);
         metrics.plugin_changed("swapped");
         let processor = ProcessorGauges { id: "acme/carts".into(), lanes: vec![("blocked", 2)], ..Default::default() };
-        let text = metrics.show(&Gauges { processors: Some(vec![processor]), ..Gauges::default() });
+        let text = metrics.show(&Gauges { database_up: true, processors: Some(vec![processor]), ..Gauges::default() });
         for line in [
             "sandmill_events_handled_total{processor=\"acme/carts\"} 7",
             "sandmill_commit_seconds_bucket{le=\"0.005\",processor=\"acme/carts\"} 1",

@@ -153,7 +153,7 @@ impl<T: Results> Book<T> {
         let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
         // Lanes that cannot begin before the commit, or go on, are not waited for, or neither would ever come.
         let running = self.lanes.values().filter(|lane| lane.running.is_some()).count();
-        let stuck = if running == 0 { self.waits_for_commit() } else { waiting >= running };
+        let stuck = if running == 0 { self.waits_for_commit() } else { waiting >= running && self.waiting > 0 };
         if !stuck && self.patience_ends(patience).is_none_or(|end| now < end) {
             return complete;
         }
