@@ -1,13 +1,17 @@
--- Rights of other roles: those that `sandmill migrate --grant-append` lets append and read streams, and those that `--grant-read`
--- lets read all documents.
+-- Rights of other roles: those that `sandmill migrate --grant-append` lets append and read streams,
+-- and those that `--grant-read` lets read all documents.
 --
--- `sandmill.append` runs with its owner's rights, so a role that may append needs no right to write a table and cannot write
--- events past the function. (That a session may pretend to be on another cluster deceives itself alone.) Its search_path is pinned: otherwise a caller's own operators could run with the owner's rights. Both cost a
--- few microseconds, less than an append's commit varies by.
+-- `sandmill.append` runs with its owner's rights, so a role that may append needs no right to write
+-- a table and cannot write events past the function. (That a session may pretend to be on another
+-- cluster deceives itself alone.) Its search_path is pinned: otherwise a caller's own operators
+-- could run with the owner's rights. Both cost a few microseconds, less than an append's commit
+-- varies by.
 
--- The grants in force. A later migration that replaces what they are about repeats them, and so does a collection's new view.
+-- The grants in force. A later migration that replaces what they are about repeats them, and so
+-- does a collection's new view.
 create table sandmill.role_grants (
-  -- By name, as a dump carries it into another cluster. A role that no longer exists is passed over.
+  -- By name, as a dump carries it into another cluster. A role that no longer exists is passed
+  -- over.
   role text collate "C" not null,
   permission text not null check (permission in ('append', 'read')),
   granted_at timestamptz not null default now(),
@@ -17,7 +21,8 @@ create table sandmill.role_grants (
 alter function sandmill.append(text, text, text[], json[], bigint, json[], text[], timestamptz[])
   security definer set search_path = pg_catalog, pg_temp;
 
--- Before, everybody could execute it, and rights on the tables decided who may append. Roles that had them may still append.
+-- Before, everybody could execute it, and rights on the tables decided who may append. Roles that
+-- had them may still append.
 revoke execute on function sandmill.append(text, text, text[], json[], bigint, json[], text[], timestamptz[]) from public;
 do $$
 declare
@@ -45,7 +50,8 @@ language plpgsql as $$
 declare
   v_role text;
 begin
-  -- A grant that is under way misses this view, which is not committed yet: either waits for the other.
+  -- A grant that is under way misses this view, which is not committed yet: either waits for the
+  -- other.
   lock table sandmill.role_grants in share mode;
   for v_role in
     select g.role from sandmill.role_grants g join pg_roles r on r.rolname = g.role where g.permission = 'read'
@@ -55,7 +61,8 @@ begin
 end
 $$;
 
--- Makes a collection's view, unless it is there, and lets the roles read it that may read all documents.
+-- Makes a collection's view, unless it is there, and lets the roles read it that may read all
+-- documents.
 create or replace function sandmill.make_documents_view(p_view text, p_number integer, p_generation integer) returns void
 language plpgsql as $$
 declare

@@ -24,8 +24,8 @@
 //!   `~/.postgresql/root.crt` trust the authorities of the operating system.
 //! - `sslmode=prefer` does not try again without TLS where the server offers TLS and the handshake
 //!   fails.
-//! - `sslmode=allow`, services, GSSAPI, lists of revoked certificates and encrypted private keys are
-//!   not supported; each is an error that says so.
+//! - `sslmode=allow`, services, GSSAPI, lists of revoked certificates and encrypted private keys
+//!   are not supported; each is an error that says so.
 
 mod address;
 mod parameters;

@@ -1,9 +1,8 @@
-//! What a host says over HTTP to whoever watches it: `/livez`, `/readyz`, `/metrics`.
+//! An HTTP endpoint for monitoring: `/livez`, `/readyz` and `/metrics`.
 //!
-//! It answers from the first moment on, also while the host waits for its database, and until the
-//! very end. It says nothing that a network should not know (ids of processors, numbers), takes no
-//! more than a few connections at once, and gives each little time, so that nobody who can reach it
-//! can keep the host from its work.
+//! It answers from the start of the process to its end, also while the host waits for its database.
+//! The number of connections and the time of each are bounded, so clients cannot slow the host.
+//! Responses contain ids of processors and numbers, and neither tenants nor events.
 
 use std::{
     convert::Infallible,
@@ -61,8 +60,7 @@ pub enum Phase {
     Working,
 }
 
-/// What is told over HTTP, as far as it is known. Without an address nothing listens, and the same is
-/// counted for nobody.
+/// The state behind the endpoint. Without an address it is kept too, and nothing serves it.
 pub struct Watched {
     /// What the host counts.
     pub metrics: Metrics,
@@ -99,7 +97,7 @@ impl Watched {
         *self.phase.borrow()
     }
 
-    /// What is asked for; nothing while somebody else asks.
+    /// The current gauges; none while another request reads them.
     async fn gauges(&self) -> Option<Gauges> {
         let mut session = self.session.try_lock().ok()?;
         let mut database_up = false;
@@ -148,7 +146,7 @@ impl Watched {
             },
             "/metrics" => match self.gauges().await {
                 Some(gauges) => with(StatusCode::OK, METRICS, self.metrics.show(&gauges)),
-                None => text(StatusCode::SERVICE_UNAVAILABLE, "somebody else reads them just now"),
+                None => text(StatusCode::SERVICE_UNAVAILABLE, "another request is reading the metrics; try again"),
             },
             _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics"),
         }
@@ -223,13 +221,13 @@ impl Drop for Listener {
 async fn listen(listener: TcpListener, watched: Arc<Watched>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        // Nobody closes it.
+        // The semaphore is never closed.
         let Ok(place) = room.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let watched = watched.clone();
                 tokio::spawn(async move {
-                    // Whoever goes away, or says nothing for long, is none of ours.
+                    // A client that disconnects or sends nothing is not an error.
                     let _ = serve(stream, watched).await;
                     drop(place);
                 });
@@ -250,6 +248,6 @@ async fn serve(stream: TcpStream, watched: Arc<Watched>) -> io::Result<()> {
     let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).header_read_timeout(LISTEN).keep_alive(false);
     let connection = server.serve_connection(TokioIo::new(stream), answer);
-    // An answer that nobody reads is given up as well.
+    // Also bounds a client that does not read its response.
     timeout(PATIENCE * 3, connection).await.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)
 }

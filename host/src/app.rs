@@ -133,7 +133,7 @@ pub async fn run(
     run_watched(config, db, until, OtherHost::GiveUp, drain, abort, &Watched::new(db.clone())).await
 }
 
-/// The same where somebody watches, and another host may be at work.
+/// The same with a monitoring endpoint, and a choice of what to do about another host.
 pub async fn run_watched(
     config: &Config,
     db: &Db,

@@ -309,7 +309,8 @@ fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Re
     result
 }
 
-/// The database that is named, by an address or by libpq's variables, or else that of the `sandmill dev` that runs in this folder or above it.
+/// The database: named by an address or by libpq's variables, or else the private one of
+/// `sandmill dev` in this folder or above it.
 fn database(named: &str) -> anyhow::Result<Db> {
     let by_variables = ["PGHOST", "PGHOSTADDR", "PGDATABASE"]
         .iter()

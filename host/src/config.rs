@@ -32,9 +32,9 @@ use crate::{
 pub struct Config {
     /// The database, in either of libpq's forms. No default.
     pub database_url: String,
-    /// Where the host tells how it does over HTTP, for instance `127.0.0.1:9464`: `/livez`, `/readyz`
-    /// and, for Prometheus, `/metrics`. Default: nowhere. Whoever can reach it sees ids of
-    /// processors and numbers.
+    /// Address and port of the monitoring endpoint, for instance `127.0.0.1:9464`: `/livez`,
+    /// `/readyz` and, for Prometheus, `/metrics`. Default: none. Clients see ids of processors and
+    /// numbers.
     pub listen: String,
     /// The folder with the plugins. No default; `run` takes it as a flag too.
     pub plugins: PathBuf,

@@ -25,8 +25,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a transaction of ours may sit idle. Default 10 s: a frozen host must not hold row locks that block a take-over.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What every session of ours relies on, whatever the server, the database or the role have as their
-/// defaults.
+/// What every session of ours relies on, whatever the server, the database or the role have as
+/// their defaults.
 const SETTINGS: [(&str, &str); 16] = [
     ("idle_session_timeout", "0"),
     ("search_path", "pg_catalog"),

@@ -125,7 +125,7 @@ pub struct Ground {
     pub instances: Instances,
     /// Processors that wait for each other.
     pub lockstep: Arc<Lockstep>,
-    /// What is counted for whoever watches.
+    /// Metrics of the host.
     pub metrics: Metrics,
     /// The settings.
     pub config: Config,

@@ -55,8 +55,9 @@ static IS_JSON: AtomicBool = AtomicBool::new(false);
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// How lines on standard error are written: `text`, or `json` for one object a line. Default text, for people. An object has a `timestamp`,
-    /// a `level`, a `target`, a `message` and `fields`. What is logged is chosen by SANDMILL_LOG.
+    /// How lines on standard error are written: `text`, or `json` for one object a line. Default
+    /// text, for people. An object has a `timestamp`, a `level`, a `target`, a `message` and
+    /// `fields`. What is logged is chosen by SANDMILL_LOG.
     pub format: Format,
 }
 
@@ -90,8 +91,8 @@ struct Lines {
     unseen: usize,
 }
 
-/// Starts logging, as text until [`use_format`]. `SANDMILL_LOG` takes what `tracing-subscriber` calls directives (`debug`, `sandmill::guest=warn`);
-/// default `info`.
+/// Starts logging, as text until [`use_format`]. `SANDMILL_LOG` takes what `tracing-subscriber`
+/// calls directives (`debug`, `sandmill::guest=warn`); default `info`.
 pub fn start() -> anyhow::Result<Logs> {
     let directives = match asked() {
         None => "info".into(),

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes the certificates beside it anew, with openssl: an authority of the tests' own, what it has
-# signed, and one that signs itself. All but `expired` are valid for a hundred years.
+# signed, one that signs itself, and one in the old form v1. All but `expired` are valid for a
+# hundred years.
 set -eu
 cd "$(dirname "$0")"
 work=$(mktemp -d)
@@ -41,3 +42,7 @@ signed expired localhost "$for_localhost" 20210101000000Z
 signed client sandmill "extendedKeyUsage=clientAuth" 21200101000000Z
 key alone.key
 openssl req -x509 -new -key alone.key -subj "/CN=localhost" -days 36500 -addext "$for_localhost" -out alone.crt
+# Without extensions OpenSSL before 3.2 makes version 1.
+key v1.key
+openssl req -new -key v1.key -subj "/CN=localhost" -out "$work/request"
+openssl x509 -req -in "$work/request" -signkey v1.key -days 36500 -out v1.crt

@@ -170,7 +170,8 @@ fn a_slow_lane_alone_in_its_page_holds_nobody_up() {
     assert_eq!(world.database.handled[&lane(&tenant(1))], [2]);
 }
 
-/// Where all lanes that run wait for a commit it is made at once, however patient it is with others.
+/// Where all lanes that run wait for a commit it is made at once, however patient it is with
+/// others.
 #[test]
 fn lanes_that_wait_for_a_commit_are_left_behind_by_it() {
     let mut world = World::new();
@@ -182,8 +183,10 @@ fn lanes_that_wait_for_a_commit_are_left_behind_by_it() {
     for _ in 0..3 {
         world.start();
     }
-    world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     let patience = Duration::from_secs(9);
+    world.plan_while(3, patience, false);
+    assert!(!world.commit(), "a commit of nothing would not help them");
+    world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     world.plan_while(1, patience, false);
     assert!(!world.commit(), "one of two may end without it");
     world.plan_while(2, patience, false);

@@ -1,5 +1,5 @@
-// Connections to a server over a network: how they are encrypted, who gets in, and what is told where
-// one cannot be opened.
+// Connections to a server over a network: how they are encrypted, who gets in, and what is told
+// where one cannot be opened.
 
 use std::{
     fs,
@@ -24,8 +24,8 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// Who gets in over the network: with TLS alone, into one database with a certificate alone, and one
-/// role with a password.
+/// Who gets in over the network: with TLS alone, into one database with a certificate alone, and
+/// one role with a password.
 const HBA: &str = "local   all       all      trust
 hostssl certified all      127.0.0.1/32 cert
 hostssl all       keeper   127.0.0.1/32 scram-sha-256
@@ -155,6 +155,10 @@ async fn each_mode_checks_as_much_as_it_says() {
     server.show("alone").await;
     assert_eq!(server.try_it(&trusting("alone.crt", "verify-full")).await, Ok(true));
     assert_eq!(server.try_it(&ours("verify-ca")).await, Err(Trouble::Untrusted));
+    // A certificate in the old form cannot be verified, and encrypts as well as others.
+    server.show("v1").await;
+    assert_eq!(server.try_it("sslmode=require").await, Ok(true));
+    assert!(server.try_it(&ours("verify-ca")).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -190,8 +194,8 @@ async fn passwords_and_certificates_open_what_they_are_for() {
     assert_eq!(Trouble::of(&error), Trouble::Host, "{error:?}");
 }
 
-/// A certificate that is renewed is used by the next connection; while its file is not whole, the one
-/// before is.
+/// A certificate that is renewed is used by the next connection; while its file is not whole, the
+/// one before is.
 #[tokio::test(flavor = "multi_thread")]
 async fn renewed_certificates_are_read_again() {
     let server = Server::start().await;
@@ -374,8 +378,8 @@ async fn a_transaction_pooler_is_refused_and_a_session_pooler_is_not() {
     assert_eq!(server.admin.query(sql, &[]).await.unwrap().len(), 1);
 }
 
-/// Commands that keep something on their connections refuse a pooler, whose connections stay as they
-/// were.
+/// Commands that keep something on their connections refuse a pooler, whose connections stay as
+/// they were.
 async fn assert_refused(pooler: &Pooler, folder: &Path) {
     for arguments in [&["migrate"][..], &["run", "--plugins", &folder.display().to_string()]] {
         let mut command = sandmill(&pooler.address);
@@ -383,7 +387,7 @@ async fn assert_refused(pooler: &Pooler, folder: &Path) {
         let ended = output(command).await;
         assert_eq!(ended.status.code(), Some(1), "{arguments:?}");
         let said = stderr(&ended);
-        assert!(said.contains("is a transaction pooler") && said.contains("pool_mode = session"), "{said}");
+        assert!(said.contains("is a transaction pooler") && said.contains("\nName the server itself"), "{said}");
     }
     let address = Address::parse(&pooler.address, &|_| None).unwrap();
     let mut clients = Vec::new();

@@ -52,8 +52,8 @@ async fn what_tenants_used_is_told_and_added_up_over_hosts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     let database = database().await;
-    // A document for each stream. All of a round come at once, so that the next one finds the tenant
-    // over its rate, however slow the machine is.
+    // A document for each stream. All of a round come at once, so that the next one finds the
+    // tenant over its rate, however slow the machine is.
     let host = Host::start(&database, &["scripted"], &["tenants.slow.documents-per-second=1"]);
     let session = database.db.connect("test").await.unwrap();
     let append = "select sandmill.append($1, $2 || '-' || stream, array['Scripted'], array['{}']::json[])

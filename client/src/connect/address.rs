@@ -29,9 +29,9 @@ pub struct InvalidAddress(String);
 pub enum Security {
     /// `disable`: not at all.
     Disable,
-    /// `prefer`: encrypted where the server offers it, whoever the server is. The default.
+    /// `prefer`: encrypted if the server offers TLS; its identity is not verified. The default.
     Prefer,
-    /// `require`: encrypted, whoever the server is, unless `sslrootcert` names authorities.
+    /// `require`: encrypted; the server's identity is not verified unless `sslrootcert` is given.
     Require,
     /// `verify-ca`: encrypted, with a server whose certificate comes from a trusted authority.
     VerifyCa,
@@ -98,6 +98,9 @@ const WITHOUT_EFFECT: [(&str, &[&str]); 6] = [
     ("sslcertmode", &["allow", "disable"]),
     ("ssl_min_protocol_version", &["TLSv1.2"]),
 ];
+
+/// Folders where a server of this machine puts its socket by default.
+const SOCKET_FOLDERS: [&str; 3] = ["/var/run/postgresql", "/run/postgresql", "/tmp"];
 
 impl Address {
     /// Reads an address in either of libpq's two forms. What it leaves out comes from libpq's
@@ -219,9 +222,8 @@ fn cut(name: &str) -> String {
 
 /// Where a server of this machine listens, if one may: libpq's folder for sockets, or Debian's.
 fn default_host(port: &str) -> String {
-    let folders = ["/var/run/postgresql", "/run/postgresql", "/tmp"];
     let listens = |folder: &&&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
-    folders.iter().find(listens).map_or("localhost", |folder| *folder).into()
+    SOCKET_FOLDERS.iter().find(listens).map_or("localhost", |folder| *folder).into()
 }
 
 fn of_file(
@@ -236,16 +238,12 @@ fn of_file(
     let host = first("host").or(first("hostaddr")).unwrap_or("localhost");
     let target = Target {
         // A socket in the usual folder goes by that name.
-        host: if host.starts_with('/') && given_is_default(host) { "localhost" } else { host },
+        host: if SOCKET_FOLDERS.contains(&host) { "localhost" } else { host },
         port: first("port").unwrap_or("5432"),
         database: first("dbname").unwrap_or(&user),
         user: &user,
     };
     password_file::find(&path, given.contains_key("passfile"), &target).map_err(InvalidAddress)
-}
-
-fn given_is_default(folder: &str) -> bool {
-    ["/var/run/postgresql", "/run/postgresql", "/tmp"].contains(&folder)
 }
 
 /// The driver's part. Its own errors may quote a value, so each parameter is tried alone.

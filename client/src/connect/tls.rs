@@ -13,7 +13,7 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
-    crypto::{CryptoProvider, ring},
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::ParsedCertificate,
 };
@@ -65,7 +65,7 @@ impl Tls {
         self.0.settings.security
     }
 
-    /// What the driver is told: it asks for TLS or not, and [`Settings`] say of whom.
+    /// The driver's mode: whether to ask for TLS. What is verified is in [`Settings`].
     pub(super) fn mode(&self) -> SslMode {
         match self.security() {
             Security::Disable => SslMode::Disable,
@@ -113,7 +113,7 @@ impl Settings {
             Some(path) => Some(path.into()),
             None => in_home("root.crt"),
         };
-        // As libpq has it, so that a configuration which worked before there were the two that verify goes on to.
+        // As in libpq: an authorities' file turns `require` into `verify-ca`.
         let security = if security == Security::Require && roots.is_some() { Security::VerifyCa } else { security };
         let own = match (value("sslcert"), value("sslkey")) {
             (Some(cert), Some(key)) => Some((cert.into(), key.into())),
@@ -206,6 +206,20 @@ struct Verifier {
     name: bool,
 }
 
+impl Verifier {
+    /// Verifies a handshake's signature, unless any certificate will do: then it proves nothing, and
+    /// X.509 v1 certificates, which rustls cannot parse, have to pass.
+    fn verify_signature(
+        &self,
+        verify: impl FnOnce(&WebPkiSupportedAlgorithms) -> Result<HandshakeSignatureValid, Error>,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        match self.chain {
+            None => Ok(HandshakeSignatureValid::assertion()),
+            Some(_) => verify(&self.provider.signature_verification_algorithms),
+        }
+    }
+}
+
 impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
@@ -239,13 +253,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        // Of a certificate from anywhere it proves nothing, and some servers' are of a form that
-        // cannot be read here.
-        if self.chain.is_none() {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+        self.verify_signature(|algorithms| verify_tls12_signature(message, certificate, signed, algorithms))
     }
 
     fn verify_tls13_signature(
@@ -254,11 +262,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        if self.chain.is_none() {
-            return Ok(HandshakeSignatureValid::assertion());
-        }
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+        self.verify_signature(|algorithms| verify_tls13_signature(message, certificate, signed, algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {

@@ -20,13 +20,19 @@ pub(super) async fn connect(db: &Db, command: &str) -> anyhow::Result<Session> {
 /// The same for a command that keeps locks and settings on its connections: refuses a transaction
 /// pooler before anything is changed on one of them.
 pub(super) async fn connect_directly(db: &Db, command: &str) -> anyhow::Result<Session> {
-    if db.is_pooled().await.map_err(|error| unconnected(db, &error))? {
-        return Err(anyhow!(
-            "{} is a transaction pooler: it gives each transaction another connection, and Sandmill needs locks and settings that stay; nothing was changed\n             Name the server itself, or let the pooler keep a connection for each client (pgbouncer: pool_mode = session).",
-            db.place()
-        ));
-    }
+    refuse_pooler(db, db.is_pooled().await.map_err(|error| unconnected(db, &error))?)?;
     connect(db, command).await
+}
+
+fn refuse_pooler(db: &Db, is_pooled: bool) -> anyhow::Result<()> {
+    if !is_pooled {
+        return Ok(());
+    }
+    let place = db.place();
+    Err(anyhow!(
+        "{place} is a transaction pooler: it gives each transaction another connection, and Sandmill needs locks and settings that stay; nothing was changed\n\
+         Name the server itself, or let the pooler keep a connection for each client (pgbouncer: pool_mode = session)."
+    ))
 }
 
 /// A connection that could not be opened, for people.
@@ -37,13 +43,15 @@ fn unconnected(db: &Db, error: &Error) -> anyhow::Error {
     )
 }
 
-/// Waits until the server answers, as the server and its host may be started at the same time. Says
-/// why it waits, now and then. Fails where waiting would not help.
+/// Waits until the server answers, since it may start at the same time as its host, and refuses a
+/// transaction pooler. Logs the reason for waiting every 30 s. Fails if waiting cannot help.
 pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
     let mut told: Option<Instant> = None;
     loop {
-        // What this asks changes nothing on a connection that may be a pooler's.
-        let Err(error) = db.is_pooled().await else { return Ok(()) };
+        let error = match db.is_pooled().await {
+            Ok(is_pooled) => return refuse_pooler(db, is_pooled),
+            Err(error) => error,
+        };
         if !matches!(Trouble::of(&error), Trouble::Host | Trouble::Unreachable | Trouble::Starting | Trouble::Full) {
             return Err(unconnected(db, &error));
         }

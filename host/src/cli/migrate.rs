@@ -61,8 +61,8 @@ pub(super) struct MigrateArgs {
     /// every processor still handles them. Needed only if this cannot be determined from the rows
     #[arg(long, value_name = "POSITION", requires = "reanchor", value_parser = clap::value_parser!(i64).range(1..))]
     appended_from: Option<i64>,
-    /// Also let a role append events with sandmill.append and read streams, and nothing else. May be
-    /// repeated, like the three below
+    /// Also let a role append events with sandmill.append and read streams, and nothing else. May
+    /// be repeated, like the three below
     #[arg(long, value_name = "ROLE")]
     grant_append: Vec<String>,
     /// Also let a role read all documents: the views of all collections, those included that come

@@ -172,7 +172,8 @@ impl State {
     }
 }
 
-/// Reads all processors with their states: of the files that a host has recorded, if one works here.
+/// Reads all processors with their states: of the files that a host has recorded, if one works
+/// here.
 pub(super) async fn states(session: &Session, plugins: &[Listed], host: bool) -> Result<Vec<(Entry, State)>, Error> {
     let state = |entry: Entry| {
         let state = State::of(&entry, plugins, host);

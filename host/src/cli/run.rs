@@ -38,8 +38,8 @@ pub(super) struct RunArgs {
     /// The folder with the plugins [default: the setting `plugins`]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
-    /// Tell over HTTP how the host does: /livez, /readyz and, for Prometheus, /metrics [default: the
-    /// setting `listen`, which is nowhere]
+    /// Serve /livez, /readyz and, for Prometheus, /metrics at this address [default: the setting
+    /// `listen`, which is empty]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
     /// End when everything that was there at the start is handled: 0 if so, 4 if a lane is blocked
@@ -68,17 +68,17 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
         address => Some(Listener::start(address, watched.clone()).await?),
     };
     if let Some(listener) = &listener {
-        tracing::info!(address = %listener.address(), "tells how it does at /livez, /readyz and /metrics");
+        tracing::info!(address = %listener.address(), "serving /livez, /readyz and /metrics");
     }
     // A database that is out of reach is told in the words of all commands.
     let reach = async {
-        if !args.until_caught_up {
-            wait_for_server(db).await?;
+        match args.until_caught_up {
+            true => connect_directly(db, "start").await.map(drop),
+            false => wait_for_server(db).await,
         }
-        connect_directly(db, "start").await
     };
     tokio::select! {
-        connected = reach => drop(connected?),
+        reached = reach => reached?,
         // To wait is what it was started for.
         () = signals.first() => return Ok(if args.standby { ExitCode::SUCCESS } else { signals.exit_code() }),
     }

@@ -52,10 +52,10 @@ pub(super) struct StatusArgs {
     /// "lastSkip": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at",
     /// "times"}, "lanesCounted": {"all", "blocked", "retrying", "paused", "catchingUp"},
     /// "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition",
-    /// "since"}]}]}; host is true while a host runs on this database, a refused file's plugin is its
-    /// name without .wasm or the path of another entry of the plugins folder, unreadEvents counts
-    /// events that the cursor has not passed, lanesBehind has the first --lanes of those that
-    /// lanesCounted counts, and a number whose AtLeast is true may be too low
+    /// "since"}]}]}; host is true while a host runs on this database, a refused file's plugin is
+    /// its name without .wasm or the path of another entry of the plugins folder, unreadEvents
+    /// counts events that the cursor has not passed, lanesBehind has the first --lanes of those
+    /// that lanesCounted counts, and a number whose AtLeast is true may be too low
     #[arg(long)]
     json: bool,
     /// Show at most this many lanes of each processor, blocked ones first

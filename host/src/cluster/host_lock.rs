@@ -1,5 +1,6 @@
 //! One host for each database: a session-level advisory lock, held as long as its connection lives.
-//! A second host waits a while and leaves, or [stands by](HostLock::stand_by) until the first is gone.
+//! A second host waits a while and leaves, or [stands by](HostLock::stand_by) until the first is
+//! gone.
 //!
 //! It keeps two hosts from taking each other's terms away all day. It is not what protects the documents (a half-open connection can hold
 //! it for minutes after its host died, and a host can lose it without noticing); that is the fence.
@@ -16,14 +17,14 @@ const LOCK: (i32, i32) = (0x5361_6e64, 1);
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts.
 const RETRY: Duration = Duration::from_millis(200);
-/// The same while a host stands by. Default 500 ms: nobody notices the difference, and the database is
-/// asked twice a second for months. A statement that waits for the lock would not be asked again, but
-/// its snapshot would keep VACUUM from removing rows all that time.
+/// The same while a host stands by. Default 500 ms: nobody notices the difference, and the database
+/// is asked twice a second for months. A statement that waits for the lock would not be asked
+/// again, but its snapshot would keep VACUUM from removing rows all that time.
 const RETRY_STANDING_BY: Duration = Duration::from_millis(500);
 /// Between two lines that say that a host that stands by cannot reach the database.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
-/// Makes the server notice within some 25 s that the machine of a host is gone, and with it the lock.
-/// The usual settings of the kernel take two hours.
+/// Makes the server notice within some 25 s that the machine of a host is gone, and with it the
+/// lock. The usual settings of the kernel take two hours.
 const KEEP_ALIVE: &str = "set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3";
 
 /// Why there is no lock.
@@ -55,8 +56,8 @@ impl HostLock {
         Ok(HostLock { db: db.clone(), session: Mutex::new(session) })
     }
 
-    /// Takes the lock as soon as no other host has it. Changes nothing until then, and keeps waiting
-    /// while the database is away.
+    /// Takes the lock as soon as no other host has it. Changes nothing until then, and keeps
+    /// waiting while the database is away.
     pub async fn stand_by(db: &Db) -> Self {
         let mut told = Told::default();
         loop {

@@ -25,8 +25,8 @@ use crate::{
 /// Bytes of one load, unless a single event has more. Default 4 MiB: some milliseconds of the
 /// database, and as much as one event may have by default.
 const LOAD_BYTES: usize = 4 << 20;
-/// Loads that are held at once in the host, each until its call has ended. Default 16, which may hold
-/// 64 MiB: so many tenants whose calls take long do not keep others' large events waiting.
+/// Loads that are held at once in the host, each until its call has ended. Default 16, which may
+/// hold 64 MiB: so many tenants whose calls take long do not keep others' large events waiting.
 const LOADS: usize = 16;
 
 /// Loads deferred data for all lanes of a host.

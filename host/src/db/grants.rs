@@ -1,8 +1,8 @@
 //! Permissions of other roles: to append and read streams, and to read all documents.
 //!
 //! Each is granted or revoked as a whole. `sandmill.role_grants` keeps those in force, so that the
-//! view of a later collection is granted too, by the function that makes it. All changes of one call
-//! are made in one transaction, and repeating them changes nothing.
+//! view of a later collection is granted too, by the function that makes it. All changes of one
+//! call are made in one transaction, and repeating them changes nothing.
 
 use std::fmt;
 

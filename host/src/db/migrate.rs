@@ -3,7 +3,8 @@
 //! Migrations are plain SQL, forward only, part of the binary, and recorded with their checksum in `sandmill.migrations`. Each
 //! is applied in a transaction of its own, under a lock, after looking again at what is there: two that start at once do the
 //! work once, and one that is killed leaves a whole number of migrations behind. Whatever speaks against migrating (a history
-//! that is not ours, a newer one, a standby, an old server, a role that lacks rights) is found before anything is changed.
+//! that is not ours, a newer one, a standby, an old server, a role that lacks rights) is found
+//! before anything is changed.
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::{GenericClient, IsolationLevel};
@@ -163,8 +164,8 @@ pub fn is_schema_missing(error: &Error) -> bool {
     error.code().is_some_and(|code| MISSING.contains(code))
 }
 
-/// Applies what is pending, and says what that was. First it checks that the role has all rights that
-/// migrating and running a host take.
+/// Applies what is pending, and says what that was. First it checks that the role has all rights
+/// that migrating and running a host take.
 pub async fn migrate(session: &mut Session) -> Result<Applied, MigrateError> {
     check_server(session).await?;
     check_rights(session).await?;

@@ -1,9 +1,9 @@
 //! The rights that a host's role needs, compared with those that it has.
 //!
-//! Whatever is missing is found at once and before anything is changed, as statements that a database
-//! administrator can run. The role needs to own the tables and functions only while migrations are
-//! pending; for a host that finds its tables up to date, rights to use them are enough. Anything in
-//! the schemas `sandmill` and `sandmill_documents` counts as Sandmill's.
+//! Whatever is missing is found at once and before anything is changed, as statements that a
+//! database administrator can run. The role needs to own the tables and functions only while
+//! migrations are pending; for a host that finds its tables up to date, rights to use them are
+//! enough. Anything in the schemas `sandmill` and `sandmill_documents` counts as Sandmill's.
 
 use super::{Error, GenericClient};
 

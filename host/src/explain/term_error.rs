@@ -21,7 +21,7 @@ fn of_state(state: &str) -> &'static str {
         "55P03" => {
             "another session holds a lock that the processor needs: `sandmill explain` names the sessions that it waits for; end their transactions"
         }
-        "57014" => "somebody cancels its statements: see who calls pg_cancel_backend",
+        "57014" => "its statements are cancelled by pg_cancel_backend: find the program or person that calls it",
         "40001" | "40P01" => {
             "another session writes Sandmill's tables, which only the host and sandmill.append may: find and stop it"
         }

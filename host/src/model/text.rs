@@ -4,8 +4,8 @@
 //! terminal, U+2028 and U+2029 end a line for some readers, and bidirectional controls show words
 //! in another order. [`printable`] and [`one_line`] replace them for a terminal, a table or an
 //! error file, [`quoted`] escapes them for a field of a log line, [`json`] and [`json_string`]
-//! escape them for machines without losing any. All are for the edge where text leaves the host; what is stored
-//! stays as it came.
+//! escape them for machines without losing any. All are for the edge where text leaves the host;
+//! what is stored stays as it came.
 
 use std::{borrow::Cow, fmt::Write};
 

@@ -154,7 +154,8 @@ pub async fn forget(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute("delete from sandmill.plugins where plugin = $1", &[&plugin]).await.map(drop)
 }
 
-/// Says, before anything of them runs, which files there are: others are gone, unless they lie in the folder of a tenant that cannot be read.
+/// Says, before anything of them runs, which files there are: others are gone, unless they lie in
+/// the folder of a tenant that cannot be read.
 pub async fn begin(session: &Session, there: &[&str], unread: &[&str]) -> Result<(), Error> {
     session.execute(include_str!("history/begin.sql"), &[&there, &unread]).await.map(drop)
 }

@@ -32,8 +32,8 @@ use crate::{
 const CALL: Duration = Duration::from_millis(50);
 /// After how long a run ends even if events are left.
 const RUN: Duration = Duration::from_millis(100);
-/// With so many bytes of documents a run ends even if events are left, so that they can be committed.
-/// Default 1 MiB: what unfinished runs hold is counted nowhere else.
+/// With so many bytes of documents a run ends even if events are left, so that they can be
+/// committed. Default 1 MiB: what unfinished runs hold is counted nowhere else.
 const RUN_BYTES: usize = 1 << 20;
 /// Events of the first call of a lane of which nothing is known.
 pub const FIRST_BATCH: usize = 500;

@@ -26,7 +26,7 @@ pub type Instances = Arc<dyn Fn() -> usize + Send + Sync>;
 /// Counts, and says so when it is time.
 pub struct Report {
     instances: Instances,
-    /// The same for whoever watches the host.
+    /// The same numbers as metrics.
     counters: OfProcessor,
     since: Instant,
     handled: usize,

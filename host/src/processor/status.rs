@@ -16,7 +16,7 @@ const DEAD_LETTERS_COUNTED: i64 = 10_000;
 /// How all processors stand.
 #[derive(Debug, Default, Serialize)]
 pub struct Status {
-    /// How whoever asked is connected to the database.
+    /// The connection that this status was read over.
     pub connection: Connection,
     /// By id.
     pub processors: Vec<ProcessorStatus>,

@@ -1,8 +1,8 @@
 //! What `SANDMILL_LOG` asks for, checked: a level that nobody knows, or a part that the host does
 //! not have, would otherwise silence the log.
 //!
-//! Directives are separated by commas: a level for everything, or `PART=LEVEL`. Parts are targets of
-//! `tracing`: `sandmill`, a module of it, or `sandmill::guest` for what plugins log. Pure.
+//! Directives are separated by commas: a level for everything, or `PART=LEVEL`. Parts are targets
+//! of `tracing`: `sandmill`, a module of it, or `sandmill::guest` for what plugins log. Pure.
 
 use tracing::level_filters::LevelFilter;
 

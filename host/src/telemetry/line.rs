@@ -4,9 +4,9 @@
 //! that whatever a message holds, the first `tenant=` of a line is the true one. Texts are in
 //! quotes with quotes and control characters escaped; a message in quotes is a plugin's own words.
 //!
-//! As JSON an entry is one [`object`]: `{"timestamp", "level", "target", "message", "fields": {…}}`.
-//! What plugins say has the target `sandmill::guest`. Control characters are escaped, so values stay
-//! what they were, up to the same length. Pure.
+//! As JSON an entry is one [`object`]: `{"timestamp", "level", "target", "message", "fields":
+//! {…}}`. What plugins say has the target `sandmill::guest`. Control characters are escaped, so
+//! values stay what they were, up to the same length. Pure.
 
 use std::fmt::{self, Write};
 

@@ -1,7 +1,7 @@
 //! Metrics for Prometheus: what they are called, and the numbers behind them.
 //!
 //! Counters and histograms are added to where something happens; what is known only by asking (how
-//! far processors are behind, how many instances live) is asked for when somebody reads them
+//! far processors are behind, how many instances live) is asked for when they are read
 //! ([`Gauges`]). Names begin with `sandmill_`, units are seconds and bytes. Labels are ids of
 //! processors, and names from short fixed lists: never a tenant's, a lane's or an event's words, so
 //! that the number of series is bounded by what an operator has installed.
@@ -45,7 +45,7 @@ struct Families {
 #[derive(Clone, Debug, Default)]
 struct Asked(Arc<Mutex<Gauges>>);
 
-/// What is asked for when somebody reads the metrics.
+/// Values that are read when the metrics are.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
     /// Whether the host works or stands by.

@@ -1,5 +1,5 @@
-// A second host that stands by: it changes nothing while another one works, and takes over when that
-// one is gone, no matter how.
+// A second host that stands by: it changes nothing while another one works, and takes over when
+// that one is gone, no matter how.
 
 use sandmill::{
     cluster::host_lock::HostLock,
@@ -77,7 +77,8 @@ async fn a_host_that_stands_by_changes_nothing_says_so_once_and_ends_when_told()
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
 }
 
-/// An outage of the database ends no host that stands by, and such a host ends during one when told.
+/// An outage of the database ends no host that stands by, and such a host ends during one when
+/// told.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_stands_by_while_the_database_is_away() {
     let server = Embedded::start(Options::default()).await.unwrap();

@@ -1,5 +1,6 @@
--- The statements that grant a role what a permission consists of, or revoke it. Connecting to the database and finding the views,
--- which every role may by default, is granted only to a role that may not, and never revoked.
+-- The statements that grant a role what a permission consists of, or revoke it. Connecting to the
+-- database and finding the views, which every role may by default, is granted only to a role that
+-- may not, and never revoked.
 -- $1 role text · $2 permission text, append or read · $3 grant rather than revoke bool
 with words as (
   select case when $3::bool then 'grant' else 'revoke' end as verb, case when $3 then 'to' else 'from' end as preposition

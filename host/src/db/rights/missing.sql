@@ -1,5 +1,5 @@
--- The statements that give this session's role what it lacks for migrating and for running a host, in the order in which they can
--- be run. Reads the catalogs alone, which every role may.
+-- The statements that give this session's role what it lacks for migrating and for running a host,
+-- in the order in which they can be run. Reads the catalogs alone, which every role may.
 -- $1 bool: migrations are pending, so tables and functions must belong to the role.
 with me as (
   select quote_ident(current_user) as role

@@ -1,5 +1,5 @@
--- Takes note of which files are there: others are gone since now, unless they lie in the folder of a
--- tenant that cannot be read. Nothing is kept of those that never ran.
+-- Takes note of which files are there: others are gone since now, unless they lie in the folder of
+-- a tenant that cannot be read. Nothing is kept of those that never ran.
 -- $1 plugins that are there text[] · $2 tenants with unread folders text[]
 with missing as (
   select p.plugin, p.digest <> '' or exists (select from sandmill.retained_versions r where r.plugin = p.plugin) as ran

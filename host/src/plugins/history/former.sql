@@ -1,5 +1,6 @@
--- Finds the version that ran last under a file's name, of those that may run again. Only those count
--- that ran as the same processor as the version which runs now: another one has other documents.
+-- Finds the version that ran last under a file's name, of those that may run again. Only those
+-- count that ran as the same processor as the version which runs now: another one has other
+-- documents.
 -- $1 plugin text · $2 the digest of the version that runs now text · $3 digests that may not run
 -- text[]
 with now as (

@@ -1,5 +1,6 @@
 -- Takes note of what runs under files' names, and how that came: one row for each place of the lists. Gives the notes' numbers, in that order.
--- A version that begins with its processor replaced the one that ran last as that processor, if that was another one.
+-- A version that begins with its processor replaced the one that ran last as that processor, if
+-- that was another one.
 -- $1 plugins text[] · $2 processors text[] · $3 digests text[] · $4 versions text[] · $5 contracts text[] · $6 public keys that they are signed with text[], empty without ·
 -- $7 events text[] · $8 reasons text[] · $9 what they replaced text[] · $10 the last events of that bigint[] · $11 what came of trying them on earlier events text[], JSON or null
 with ran as (

@@ -158,7 +158,8 @@ impl Jobs {
         }));
     }
 
-    /// Looks for a former version as soon as there is a place: see [`begin_recalls`](Self::begin_recalls).
+    /// Looks for a former version as soon as there is a place: see
+    /// [`begin_recalls`](Self::begin_recalls).
     pub(super) fn recall(&mut self, recall: Recall) {
         self.queued.push_back(recall);
     }

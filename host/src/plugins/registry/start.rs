@@ -54,7 +54,8 @@ pub(super) struct Start {
     /// Files of which it is not known yet whether they run: whose they are, and whether they are
     /// slow.
     open: BTreeMap<String, OpenFile>,
-    /// Files in whose place a former version is looked for again and again, for which nothing waits.
+    /// Files in whose place a former version is looked for again and again, for which nothing
+    /// waits.
     overdue: BTreeSet<String>,
     /// Files in whose place a former version was looked for.
     recalled: BTreeSet<String>,

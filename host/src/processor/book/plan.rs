@@ -62,8 +62,8 @@ pub struct Plan<T> {
 
 impl<T: Results> Book<T> {
     /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or patience has ended. With `store`
-    /// also progress over events that concerned nobody, which alone is not worth a commit. So many of the lanes that
-    /// run are `waiting` for a commit themselves.
+    /// also progress over events that concerned nobody, which alone is not worth a commit. So many
+    /// of the lanes that run are `waiting` for a commit themselves.
     pub fn plan(&mut self, now: SystemTime, patience: Patience, store: bool, waiting: usize) -> Option<Plan<T>> {
         if self.committing {
             return None;
@@ -151,7 +151,8 @@ impl<T: Results> Book<T> {
             return complete;
         }
         let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
-        // Lanes that cannot begin before the commit, or go on, are not waited for, or neither would ever come.
+        // Lanes that cannot begin before the commit, or go on, are not waited for, or neither would
+        // ever come.
         let running = self.lanes.values().filter(|lane| lane.running.is_some()).count();
         let stuck = if running == 0 { self.waits_for_commit() } else { waiting >= running && self.waiting > 0 };
         if !stuck && self.patience_ends(patience).is_none_or(|end| now < end) {
