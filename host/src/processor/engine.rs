@@ -83,9 +83,9 @@ const DEEP_IN_DEBT: u32 = 64;
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often for each page of very many lanes it is asked what could be committed.
 const LOOKS: usize = 16;
-/// How long a term that was told to end waits for calls under way. Default 5 s: far longer than
-/// most calls take, and short enough for whoever stops a host and kills it after ten. What is
-/// dropped then was not committed, and is handled again.
+/// How long a draining term waits for calls under way. Default 5 s: far longer than most calls take,
+/// and well below the ten seconds after which `docker stop` kills. Events of dropped calls were not
+/// committed and are handled again.
 const LET_CALLS_END: Duration = Duration::from_secs(5);
 /// Lanes of which it is remembered what their events cost.
 const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
