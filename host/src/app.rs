@@ -32,10 +32,15 @@ use crate::{
         fleet::{Fleet, Follower},
         registry::{Begun, Registry},
     },
-    processor::{Ground, Standing, exceptions, report::Instances},
+    processor::{
+        Ground, Standing,
+        connections::{self, Connections, Shares},
+        exceptions,
+        report::Instances,
+    },
     sandbox::{OfTenant, Sandbox},
     scheduler::Scheduler,
-    source::{OpenSource, native::Native},
+    source::{self, OpenSource, native::Native},
     store::anchor,
     supervisor::Supervisor,
     telemetry::metrics::Metrics,
@@ -236,6 +241,7 @@ struct Ready<'a> {
     host_lock: Arc<HostLock>,
     session: Session,
     source: Arc<dyn OpenSource>,
+    shares: Shares,
     there_at_start: Snapshot,
 }
 
@@ -282,7 +288,8 @@ impl<'a> Ready<'a> {
         anchor::check(&session).await?;
         let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
         let there_at_start = source.open("start").await?.head().await?;
-        Ok(Ready { config, db, host_lock, session, source, there_at_start })
+        let shares = Shares::of(connections(config, session.connection_limit().await?));
+        Ok(Ready { config, db, host_lock, session, source, shares, there_at_start })
     }
 
     async fn run(
@@ -299,9 +306,11 @@ impl<'a> Ready<'a> {
         settings.lanes_at_once = settings.lanes_at_once.min(most_lanes).max(1);
         let scheduler = Scheduler::start_for(&self.config.scheduler, tenants.weights(), &tenants.threads());
         let scheduler = scheduler.context("start the guest threads")?;
-        let pages = Pages::new(self.source.clone(), settings.page_events, settings.page_kib << 10);
+        let sources = source::share(self.source.clone(), self.shares.sources);
+        let pages = Pages::new(sources, settings.page_events, settings.page_kib << 10);
         let (wake, wakeups) = Wake::new(self.source);
         let (db, host_lock) = (self.db.clone(), self.host_lock);
+        let connections = Connections::new(&db, &host_lock, self.shares);
         let lockstep = Arc::default();
         let mut supervisor = Supervisor::default();
         supervisor.spawn(
@@ -310,8 +319,9 @@ impl<'a> Ready<'a> {
         );
         let ground = Ground {
             db: db.clone(),
-            pages,
+            pages: pages.clone(),
             wakeups,
+            connections: connections.clone(),
             host_lock,
             tenants: tenants.clone(),
             instances,
@@ -320,6 +330,7 @@ impl<'a> Ready<'a> {
             config: settings,
         };
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
+        supervisor.spawn("report waits", connections.report_waits(pages, db.clone(), supervisor.stop()));
         let fleet = Fleet::new(ground, scheduler, self.config.processors.clone());
         let (begin, has_begun) = oneshot::channel();
         match origin {
@@ -380,6 +391,20 @@ impl<'a> Ready<'a> {
         usage::tell_last(&tenants, &refusals, &db).await;
         Ok(ended)
     }
+}
+
+/// The most connections that the host holds: as many as the settings and the server allow. Two of the server's are left to
+/// commands such as `sandmill status`.
+fn connections(config: &Config, allowed: usize) -> usize {
+    let most = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
+    if most < config.connections {
+        tracing::warn!(
+            allowed, most, "the server allows this role fewer connections than the setting `connections` ({}); plugins share fewer \
+             and may wait. See max_connections, and the limits of the role and the database",
+            config.connections
+        );
+    }
+    most
 }
 
 /// Warns about anything odd in what has begun. Returns `NothingRuns` if nothing has.

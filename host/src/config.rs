@@ -21,17 +21,22 @@ use serde::{Deserialize, Serialize};
 use crate::{
     model::nearest::nearest,
     plugins::rollout,
-    processor::{self, pressure},
+    processor::{self, connections, pressure},
     sandbox::{Limits, compile},
     scheduler, telemetry, tenants,
 };
 
 /// Everything an operator can set.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// The database, in either of libpq's forms. No default.
     pub database_url: String,
+    /// Connections to the database that the host holds at most. Plugins share them, so that hundreds
+    /// of plugins do with these; `sandmill status` shows a processor that waits for one. Default 40:
+    /// well within PostgreSQL's default of 100, and enough for as many commits at once as PostgreSQL
+    /// does well on a machine of eight cores.
+    pub connections: usize,
     /// Address and port of the monitoring endpoint, for instance `127.0.0.1:9464`: `/livez`,
     /// `/readyz` and, for Prometheus, `/metrics`. Default: none. Clients see ids of processors and
     /// numbers.
@@ -58,6 +63,26 @@ pub struct Config {
     pub tenant_limits: tenants::Limits,
     /// What differs for some tenants, as in `[tenants.acme]` with `weight = 3`: a weight, limits, threads of their own, processors, a pause. Default: nothing.
     pub tenants: BTreeMap<String, tenants::Settings>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            database_url: String::new(),
+            connections: 40,
+            listen: String::new(),
+            plugins: PathBuf::new(),
+            log: telemetry::Config::default(),
+            processor: processor::Config::default(),
+            processors: BTreeMap::new(),
+            scheduler: scheduler::Config::default(),
+            limits: Limits::default(),
+            compile: compile::Config::default(),
+            rollout: rollout::Config::default(),
+            tenant_limits: tenants::Limits::default(),
+            tenants: BTreeMap::new(),
+        }
+    }
 }
 
 /// Settings that cannot be used: where they came from, what is wrong, and how to mend it.
@@ -136,6 +161,9 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), String> {
+        if !(connections::LEAST..=10_000).contains(&self.connections) {
+            return Err(format!("connections takes {} to 10000", connections::LEAST));
+        }
         self.limits.check()?;
         self.compile.check()?;
         if !(1..=100_000).contains(&self.processor.page_events) {

@@ -1,17 +1,23 @@
 //! The database: where it is, and sessions on it.
 //!
-//! A [`Db`] is the address; a [`Session`] is one connection with the settings that every session of ours has. There is no
-//! pool: each long-lived part owns the sessions it needs, so that nobody waits for another part's connection and a lost
-//! connection ends exactly the work that stood on it. A session names its purpose in `application_name`, so that an operator
-//! sees in `pg_stat_activity` which part of the host does what.
+//! A [`Db`] is the address; a [`Session`] is one connection with the settings that every session of ours has. Parts of the host that always
+//! have work own their session. Processors, of which there may be hundreds, share those of a [`pool`]. A session names its purpose
+//! in `application_name`, so that an operator sees in `pg_stat_activity` which part of the host does what.
 
 pub mod embedded;
 pub mod grants;
 pub mod migrate;
+pub mod pool;
 pub mod rights;
 
-use std::{ops::Deref, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroUsize,
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
+use lru::LruCache;
 use sandmill_client::connect::{self, Address};
 use tokio_postgres::{CancelToken, Client};
 pub use tokio_postgres::{
@@ -19,9 +25,14 @@ pub use tokio_postgres::{
     types,
 };
 
+use crate::model::handler::BoxFuture;
+
 /// How long a session waits for a row lock before it gives way. Default 2 s: commits touch rows that only this host writes, so
 /// waiting longer means somebody else holds them, and giving way ends the term and tries anew.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Statements that a session keeps prepared. Default 512: more than some hundred processors need on one session, and some megabytes in
+/// the server.
+const PREPARED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// How long a transaction of ours may sit idle. Default 10 s: a frozen host must not hold row locks that block a take-over.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -144,7 +155,8 @@ impl Db {
         // Alone, since a time limit is for all that is said at once.
         client.batch_execute("set statement_timeout = 0").await?;
         client.batch_execute(&settings(version.as_deref())).await?;
-        Ok(Session { client, address: self.address.clone() })
+        let prepared = Mutex::new(LruCache::new(PREPARED));
+        Ok(Session { client, address: self.address.clone(), prepared })
     }
 }
 
@@ -162,6 +174,8 @@ async fn server_process(client: &Client) -> Result<Option<String>, Error> {
 pub struct Session {
     client: Client,
     address: Arc<Address>,
+    /// The statements that were used last.
+    prepared: Mutex<LruCache<Box<str>, Statement>>,
 }
 
 impl Session {
@@ -178,9 +192,43 @@ impl Session {
         Ok(self.client.query_opt(sql, &[]).await?.map(|row| row.get(0)))
     }
 
+    /// The most connections that the session's role may have to its database, all clients together.
+    pub async fn connection_limit(&self) -> Result<usize, Error> {
+        let row = self.client.query_one(include_str!("db/connection_limit.sql"), &[]).await?;
+        Ok(row.get::<_, i32>(0).try_into().unwrap_or(0))
+    }
+
+    /// A statement, prepared the first time that this session needs it and again after many others.
+    pub async fn prepared(&self, sql: &str) -> Result<Statement, Error> {
+        let prepared = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = prepared().get(sql) {
+            return Ok(known.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        prepared().put(sql.into(), statement.clone());
+        Ok(statement)
+    }
+
     /// Returns a handle that can cancel this session's current statement.
     pub fn canceller(&self) -> Canceller {
         Canceller { token: self.client.cancel_token(), address: self.address.clone() }
+    }
+}
+
+impl pool::Connection for Session {
+    type Error = Error;
+
+    fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), Error>> {
+        let sql = format!("set application_name = 'sandmill {}'", purpose.replace('\'', "''"));
+        Box::pin(async move { self.client.batch_execute(&sql).await })
+    }
+
+    fn is_refusal(error: &Error) -> bool {
+        error.code() == Some(&SqlState::TOO_MANY_CONNECTIONS)
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod book;
 pub mod code;
 pub mod commit;
+pub mod connections;
 pub mod dry_run;
 mod engine;
 pub mod exceptions;
@@ -51,6 +52,7 @@ use crate::{
     telemetry::metrics::Metrics,
     tenants::Tenants,
 };
+use connections::Connections;
 use engine::{Engine, Parts};
 use lane::Runner;
 use lockstep::{Lockstep, Place};
@@ -117,6 +119,8 @@ pub struct Ground {
     pub pages: Arc<Pages>,
     /// News of it.
     pub wakeups: Wakeups,
+    /// What processors borrow to write and read documents.
+    pub connections: Connections,
     /// The right to work on it.
     pub host_lock: Arc<HostLock>,
     /// What tenants may use, and what they have used.

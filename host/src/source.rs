@@ -7,10 +7,17 @@
 
 pub mod native;
 
-use std::sync::Arc;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
+pub use crate::db::pool::{Borrower, Lease, Wait};
 use crate::{
-    db,
+    db::{
+        self,
+        pool::{self, Pool},
+    },
     model::{
         cursor::{Difference, ParseError, Progress, Snapshot},
         event::{Event, Page},
@@ -109,6 +116,12 @@ pub const LOOKED_AT: usize = 5_000;
 
 /// A reader's own session on an event store.
 pub trait EventSource: Send + Sync {
+    /// Whether its session is known to be lost.
+    fn is_closed(&self) -> bool;
+
+    /// Names its purpose, as `pg_stat_activity` shows it.
+    fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), SourceError>>;
+
     /// The transactions visible now.
     fn head(&mut self) -> BoxFuture<'_, Result<Snapshot, SourceError>>;
 
@@ -156,4 +169,47 @@ pub trait EventSource: Send + Sync {
 pub trait OpenSource: Send + Sync {
     /// A session for a reader, named for `pg_stat_activity`.
     fn open(&self, purpose: &str) -> BoxFuture<'_, Result<Box<dyn EventSource>, SourceError>>;
+}
+
+/// A session on an event store that readers borrow.
+pub struct SharedSource(Box<dyn EventSource>);
+
+impl Deref for SharedSource {
+    type Target = dyn EventSource;
+    fn deref(&self) -> &Self::Target {
+        &*self.0
+    }
+}
+
+impl DerefMut for SharedSource {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut *self.0
+    }
+}
+
+impl pool::Connection for SharedSource {
+    type Error = SourceError;
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+
+    fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), SourceError>> {
+        self.0.assign(purpose)
+    }
+
+    fn is_refusal(error: &SourceError) -> bool {
+        matches!(error, SourceError::Database(error) if <db::Session as pool::Connection>::is_refusal(error))
+    }
+}
+
+/// Sessions on one event store that all readers share.
+pub type Sources = Pool<SharedSource>;
+
+/// At most `most` sessions, opened when somebody needs them.
+pub fn share(source: Arc<dyn OpenSource>, most: usize) -> Arc<Sources> {
+    Pool::new(most, move |purpose| {
+        let source = source.clone();
+        Box::pin(async move { Ok(SharedSource(source.open(&purpose).await?)) })
+    })
 }

@@ -58,6 +58,8 @@ mod sandbox;
 mod plans;
 // Strategies of back-pressure.
 mod pressure;
+// Connections that processors share.
+mod sharing;
 // Signals that end a command, and what it leaves.
 mod signals;
 // Sources: what every layout of an event store must do.

@@ -46,14 +46,26 @@ pub enum LockError {
 /// The right to be this database's host.
 pub struct HostLock {
     db: Db,
-    session: Mutex<Session>,
+    held: Mutex<Held>,
+}
+
+/// The session that holds the lock.
+struct Held {
+    session: Session,
+    since: Instant,
+}
+
+impl Held {
+    fn by(session: Session) -> Mutex<Self> {
+        Mutex::new(Held { session, since: Instant::now() })
+    }
 }
 
 impl HostLock {
     /// Takes the lock, waiting up to `patience` for whoever has it.
     pub async fn acquire(db: &Db, patience: Duration) -> Result<Self, LockError> {
         let session = acquire(db, patience).await?;
-        Ok(HostLock { db: db.clone(), session: Mutex::new(session) })
+        Ok(HostLock { db: db.clone(), held: Held::by(session) })
     }
 
     /// Takes the lock as soon as no other host has it. Changes nothing until then, and keeps
@@ -62,7 +74,7 @@ impl HostLock {
         let mut told = Told::default();
         loop {
             match stand_by(db, &mut told).await {
-                Ok(session) => return HostLock { db: db.clone(), session: Mutex::new(session) },
+                Ok(session) => return HostLock { db: db.clone(), held: Held::by(session) },
                 Err(error) => told.away(db, &error),
             }
             tokio::time::sleep(RETRY_STANDING_BY).await;
@@ -71,12 +83,19 @@ impl HostLock {
 
     /// Makes sure that the lock is still ours, taking it again if its connection was lost and nobody else took it meanwhile.
     pub async fn ensure(&self) -> Result<(), LockError> {
-        let mut session = self.session.lock().await;
-        if session.batch_execute("").await.is_ok() {
-            return Ok(());
+        let mut held = self.held.lock().await;
+        if held.session.batch_execute("").await.is_err() {
+            *held = Held::by(acquire(&self.db, PATIENCE).await?).into_inner();
         }
-        *session = acquire(&self.db, PATIENCE).await?;
         Ok(())
+    }
+
+    /// Since when one session has held the lock, if it still does. So the database has not crashed
+    /// from then until this was asked.
+    pub async fn unbroken_since(&self) -> Option<std::time::Instant> {
+        let held = self.held.lock().await;
+        held.session.batch_execute("").await.ok()?;
+        Some(held.since.into_std())
     }
 }
 

@@ -1,6 +1,6 @@
 //! The data of large events, loaded for the lane that is about to handle them.
 //!
-//! One session serves the whole host, and what it loads is bounded for the whole host: a few loads
+//! The whole host loads one at a time, and what is loaded is bounded for the whole host: a few loads
 //! at once, one for each tenant, each of a few MiB. An event over the store's size limit is never
 //! loaded; its lane gets the reason instead.
 
@@ -19,7 +19,7 @@ use crate::{
         ids::TenantId,
         loading::{LoadEvents, Loaded},
     },
-    source::{Body, EventSource, OpenSource, SourceError},
+    source::{Body, Borrower, EventSource, SourceError, Sources},
 };
 
 /// Bytes of one load, unless a single event has more. Default 4 MiB: some milliseconds of the
@@ -31,8 +31,10 @@ const LOADS: usize = 16;
 
 /// Loads deferred data for all lanes of a host.
 pub(super) struct DeferredEvents {
-    source: Arc<dyn OpenSource>,
-    session: AsyncMutex<Option<Box<dyn EventSource>>>,
+    sources: Arc<Sources>,
+    borrower: Borrower,
+    /// Held while one is loaded.
+    loading: AsyncMutex<()>,
     room: Arc<Semaphore>,
     /// One load at a time for each tenant.
     tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
@@ -45,10 +47,11 @@ enum Found {
 }
 
 impl DeferredEvents {
-    pub(super) fn new(source: Arc<dyn OpenSource>) -> Self {
+    pub(super) fn new(sources: Arc<Sources>) -> Self {
         DeferredEvents {
-            source,
-            session: AsyncMutex::default(),
+            sources,
+            borrower: Borrower::host("large events"),
+            loading: AsyncMutex::default(),
             room: Arc::new(Semaphore::new(LOADS)),
             tenants: Mutex::default(),
         }
@@ -71,16 +74,12 @@ impl DeferredEvents {
         // for itself takes no permit from others.
         let turn = self.of_tenant(tenant).acquire_owned().await.ok();
         let room = self.room.clone().acquire_owned().await.ok();
-        let mut session = self.session.lock().await;
+        let loading = self.loading.lock().await;
+        let mut source = self.sources.lend(&self.borrower).await?;
         let began = Instant::now();
-        let mut source = match session.take() {
-            Some(source) => source,
-            None => self.source.open("large events").await?,
-        };
-        // A session that failed is not used again.
-        let found = find(&mut *source, &positions).await?;
-        *session = Some(source);
-        drop(session);
+        let found = find(&mut **source, &positions).await?;
+        source.give_back();
+        drop(loading);
         let (events, unread) = with_data(events, found);
         Ok(Loaded::new(events, unread, began.elapsed(), (turn, room)))
     }

@@ -17,7 +17,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Mutex as AsyncMutex;
@@ -32,7 +32,7 @@ use crate::{
         ids::TenantId,
         loading::LoadEvents,
     },
-    source::{EventSource, INLINE_MOST, Limit, OpenSource},
+    source::{Borrower, INLINE_MOST, Lease, Limit, SharedSource, Sources, Wait},
 };
 
 /// Bytes of recent pages kept for others. 16 MiB: two of the largest pages and many ordinary ones, more than level processors are ever apart.
@@ -40,7 +40,7 @@ const KEPT_BYTES: usize = 16 << 20;
 
 /// Recent pages of one source. Shared by all its readers.
 pub struct Pages {
-    source: Arc<dyn OpenSource>,
+    sources: Arc<Sources>,
     size: PageSize,
     recent: Mutex<Recent>,
     /// Held while a page is read, so that two who need the same one read it once.
@@ -143,10 +143,10 @@ impl Recent {
 
 impl Pages {
     /// Pages of at most `events` events and of about `bytes` bytes.
-    pub fn new(source: Arc<dyn OpenSource>, events: usize, bytes: usize) -> Arc<Self> {
+    pub fn new(sources: Arc<Sources>, events: usize, bytes: usize) -> Arc<Self> {
         let size = PageSize { events, bytes, weight: AtomicUsize::new(FIRST_WEIGHT) };
-        let deferred = Arc::new(DeferredEvents::new(source.clone()));
-        Arc::new(Pages { source, size, recent: Mutex::default(), reading: AsyncMutex::default(), deferred })
+        let deferred = Arc::new(DeferredEvents::new(sources.clone()));
+        Arc::new(Pages { sources, size, recent: Mutex::default(), reading: AsyncMutex::default(), deferred })
     }
 
     /// What loads the data of large events, for all lanes of the host.
@@ -154,9 +154,15 @@ impl Pages {
         self.deferred.clone()
     }
 
-    /// A reader with a session of its own, which it opens when it has something to read. What it reads may be committed on sessions that were opened before it.
-    pub fn reader(self: &Arc<Self>, purpose: &str) -> Reader {
-        Reader { pages: self.clone(), purpose: purpose.into(), source: None, made: Instant::now() }
+    /// A reader, which borrows a session whenever it has something to read. What it reads may be committed on sessions that
+    /// were opened before it was made.
+    pub fn reader(self: &Arc<Self>, borrower: Borrower) -> Reader {
+        Reader { pages: self.clone(), borrower, made: Instant::now() }
+    }
+
+    /// Those that have waited for a session for this long or longer.
+    pub fn waits(&self, least: Duration) -> Vec<Wait> {
+        self.sources.waits(least)
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -167,23 +173,20 @@ impl Pages {
 /// One processor's way to the log.
 pub struct Reader {
     pages: Arc<Pages>,
-    purpose: String,
-    source: Option<Box<dyn EventSource>>,
+    borrower: Borrower,
     made: Instant,
 }
 
+type Source = Lease<SharedSource>;
+
 impl Reader {
-    async fn source(&mut self) -> Result<&mut dyn EventSource, SourceError> {
-        let source = match self.source.take() {
-            Some(source) => source,
-            None => self.pages.source.open(&self.purpose).await?,
-        };
-        Ok(&mut **self.source.insert(source))
+    async fn source(&self) -> Result<Source, SourceError> {
+        self.pages.sources.lend(&self.borrower).await
     }
 
     /// The page that follows `after`, of so many times the usual events.
     pub async fn page(&mut self, after: &Progress, times: Times) -> Result<Arc<Page>, SourceError> {
-        let pages = self.pages.clone();
+        let pages = &self.pages;
         if let Some(page) = pages.recent().find(after, self.made) {
             return Ok(page);
         }
@@ -191,8 +194,10 @@ impl Reader {
         if let Some(page) = pages.recent().find(after, self.made) {
             return Ok(page);
         }
+        let mut source = self.source().await?;
         let began = Instant::now();
-        let page = Arc::new(self.source().await?.page(after, pages.size.limit(times)).await?);
+        let page = Arc::new(source.page(after, pages.size.limit(times)).await?);
+        source.give_back();
         pages.size.learn(&page.events);
         // An empty page says only how far the snapshot has moved by now; a later reader should see more.
         if !page.events.is_empty() {
@@ -203,7 +208,10 @@ impl Reader {
 
     /// The transactions visible now.
     pub async fn head(&mut self) -> Result<Snapshot, SourceError> {
-        self.source().await?.head().await
+        let mut source = self.source().await?;
+        let head = source.head().await?;
+        source.give_back();
+        Ok(head)
     }
 
     /// The last events up to a position, in the log's order: of some types or of all. Of few tenants each is looked up, with many there may be others' among them. At most
@@ -218,13 +226,19 @@ impl Reader {
         let most = self.pages.size.limit(Times::LEVEL);
         let limit = Limit { events: limit.min(most.events), ..most };
         let few = tenants.filter(|tenants| tenants.len() <= TENANTS_APART);
-        let Some(tenants) = few else { return self.source().await?.last(None, types, up_to, limit).await };
+        let mut source = self.source().await?;
+        let Some(tenants) = few else {
+            let events = source.last(None, types, up_to, limit).await?;
+            source.give_back();
+            return Ok(events);
+        };
         let mut events = Vec::new();
         for tenant in tenants {
             let part = |whole: usize| whole.div_ceil(tenants.len());
             let limit = Limit { events: part(limit.events), bytes: part(limit.bytes) };
-            events.extend(self.source().await?.last(Some(tenant), types, up_to, limit).await?);
+            events.extend(source.last(Some(tenant), types, up_to, limit).await?);
         }
+        source.give_back();
         events.sort_unstable_by_key(|event| event.position);
         events.drain(..events.len().saturating_sub(limit.events));
         Ok(events)
@@ -237,7 +251,10 @@ impl Reader {
         from: &Progress,
         limit: usize,
     ) -> Result<usize, SourceError> {
-        self.source().await?.lag(tenant, from, limit).await
+        let mut source = self.source().await?;
+        let lag = source.lag(tenant, from, limit).await?;
+        source.give_back();
+        Ok(lag)
     }
 
     /// One tenant's part of a difference, at most a page of it; whether anything may be left.
@@ -249,7 +266,9 @@ impl Reader {
     ) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
         let most = self.pages.size.limit(Times::LEVEL);
         let limit = Limit { events: limit.min(most.events).max(1), ..most };
-        let page = self.source().await?.tenant_page(tenant, difference, limit).await?;
+        let mut source = self.source().await?;
+        let page = source.tenant_page(tenant, difference, limit).await?;
+        source.give_back();
         self.pages.size.learn(&page.events);
         Ok((page.events, page.more))
     }
@@ -259,13 +278,18 @@ impl Reader {
     /// cannot be read.
     pub async fn route_deferred(&mut self, router: &Router, events: &[Arc<Event>]) -> Result<(), SourceError> {
         let Some(pointer) = router.pointer() else { return Ok(()) };
+        let mut source = None;
         for event in events {
             let Some(deferred) =
                 event.deferred.as_ref().filter(|one| router.takes(event) && one.key(pointer).is_none())
             else {
                 continue;
             };
-            let found = match self.source().await?.load(&[event.position], usize::MAX, Some(ROUTED_BYTES)).await {
+            let source: &mut Source = match &mut source {
+                Some(source) => source,
+                none => none.insert(self.source().await?),
+            };
+            let found = match source.load(&[event.position], usize::MAX, Some(ROUTED_BYTES)).await {
                 Err(error) if error.is_about_a_row() => Err(error.to_string()),
                 Err(error) => return Err(error),
                 Ok(bodies) => bodies.into_iter().next().ok_or(SourceError::Gone(event.position)).map(Ok)?,
@@ -278,6 +302,9 @@ impl Reader {
             if let Some(key) = key {
                 deferred.set_key(pointer, key);
             }
+        }
+        if let Some(source) = source {
+            source.give_back();
         }
         Ok(())
     }

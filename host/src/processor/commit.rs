@@ -1,26 +1,33 @@
 //! The one transaction: documents, dead letters, exceptions and progress, together or not at all.
 //!
 //! Every commit shows the term's fence and the progress it started from, in its last statements, so that no row that others wait for is locked
-//! while documents are written. All statements travel at once and COMMIT goes out only after every one of them was answered
+//! while documents are written. Each commit borrows a session (see [`super::connections`]). All statements travel at once and COMMIT goes out only after every one of them was answered
 //! well. So an error before COMMIT means that nothing happened; an error of COMMIT itself means that nobody knows, and the term ends.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use super::{
-    exceptions::{Exception, LaneState},
+    connections::CommitSession,
+    exceptions::{self, Exception, LaneRow, LaneState},
     report::Reported,
     shed::Shed,
 };
 use crate::{
-    cluster::fence::Fence,
-    db::{Error, Session, SqlState, Statement, describe},
+    cluster::fence::{self, Fence},
+    db::{
+        Error, Session, SqlState, Statement, describe,
+        pool::{Borrower, Lease, Pool},
+    },
     failpoint,
     model::{
         cursor::Progress,
         handler::Reason,
         ids::{BUCKETS, CollectionName, LaneKey, ProcessorId},
     },
-    projections::documents::{WriteError, Writer, Writes},
+    projections::documents::{Prepared, WriteError, Writer, Writes},
 };
 
 /// Why a commit did not happen, named by what happens next.
@@ -106,11 +113,13 @@ pub struct Commit<'a> {
 
 /// Commits on behalf of one term.
 pub struct Committer {
-    session: Session,
+    sessions: Arc<Pool<CommitSession>>,
+    borrower: Borrower,
+    /// When the term began. What it reads was read after that.
+    began: Instant,
     processor: ProcessorId,
     fence: Fence,
     documents: Writer,
-    statements: Statements,
 }
 
 struct Statements {
@@ -121,42 +130,100 @@ struct Statements {
     rejoin: Statement,
     dead_letters: Statement,
     shed: Statement,
-    held: Statement,
     report: Statement,
 }
 
+impl Statements {
+    /// Prepares them, where the session has not yet.
+    async fn on(session: &Session) -> Result<Self, Error> {
+        let (move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report) = tokio::try_join!(
+            session.prepared(include_str!("commit/move_cursor.sql")),
+            session.prepared(include_str!("commit/hold_cursor.sql")),
+            session.prepared(include_str!("commit/leave.sql")),
+            session.prepared(include_str!("commit/move_lanes.sql")),
+            session.prepared(include_str!("commit/rejoin.sql")),
+            session.prepared(include_str!("commit/dead_letters.sql")),
+            session.prepared(include_str!("commit/shed.sql")),
+            session.prepared(include_str!("commit/report.sql")),
+        )?;
+        Ok(Statements { move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report })
+    }
+}
+
+/// What a term begins with, read under its fence.
+pub struct Begun {
+    /// Commits, showing the fence.
+    pub committer: Committer,
+    /// The progress of each bucket.
+    pub cursors: Vec<(i16, Progress)>,
+    /// Lanes behind it.
+    pub exceptions: Vec<(LaneKey, LaneRow)>,
+}
+
 impl Committer {
-    /// Prepares a term's session. Documents and cursor vanish together when a crash takes back what was not flushed, and are made again
-    /// from the log, so no commit waits for the disk.
-    pub async fn open(
-        session: Session,
+    /// Begins a term: takes a fence for a processor, and reads what the database says under it.
+    pub async fn begin(
+        sessions: &Arc<Pool<CommitSession>>,
         processor: &ProcessorId,
-        fence: Fence,
         collections: &[CollectionName],
-    ) -> Result<Self, Error> {
-        session.batch_execute("set synchronous_commit = off").await?;
-        let statements = Statements {
-            move_cursor: session.prepare(include_str!("commit/move_cursor.sql")).await?,
-            hold_cursor: session.prepare(include_str!("commit/hold_cursor.sql")).await?,
-            leave: session.prepare(include_str!("commit/leave.sql")).await?,
-            move_lanes: session.prepare(include_str!("commit/move_lanes.sql")).await?,
-            rejoin: session.prepare(include_str!("commit/rejoin.sql")).await?,
-            dead_letters: session.prepare(include_str!("commit/dead_letters.sql")).await?,
-            shed: session.prepare(include_str!("commit/shed.sql")).await?,
-            held: session.prepare(include_str!("commit/held.sql")).await?,
-            report: session.prepare(include_str!("commit/report.sql")).await?,
-        };
+    ) -> Result<Begun, Error> {
+        let borrower = Borrower::of(processor, "commit");
+        let mut session = sessions.lend(&borrower).await?;
+        // The session is older, so it covers what is read from here on.
+        let began = Instant::now();
+        let (fence, cursors) = fence::take(&mut session.session, processor).await?;
+        // Exceptions are read after the fence was taken: whatever an earlier owner still committed is in them.
+        let exceptions = exceptions::read(&session, processor).await?;
         let documents = Writer::open(&session, processor.owner(), collections).await?;
-        Ok(Committer { session, processor: processor.clone(), fence, documents, statements })
+        session.give_back();
+        let (sessions, processor) = (sessions.clone(), processor.clone());
+        let committer = Committer { sessions, borrower, began, processor, fence, documents };
+        Ok(Begun { committer, cursors, exceptions })
     }
 
-    /// The session, between two commits.
-    pub fn session(&self) -> &Session {
-        &self.session
+    /// A session on which this term may commit.
+    pub async fn session(&self) -> Result<Lease<CommitSession>, CommitError> {
+        let session = self.sessions.lend(&self.borrower).await.map_err(|error| CommitError::Lost(describe(&error)))?;
+        if session.covers(self.began) {
+            return Ok(session);
+        }
+        Err(CommitError::Lost("the connections of this term were lost, perhaps in a crash of the database".into()))
     }
 
     /// Commits, or changes nothing, or ends the term not knowing which.
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
+        let session = self.session().await?;
+        let statements = Statements::on(&session).await?;
+        let documents = self.documents.prepare(&session, commit.writes).await?;
+        let transaction = Writing { processor: &self.processor, fence: &self.fence, session: &session, statements };
+        let committed = transaction.commit(commit, documents).await;
+        // After a refusal, what was written has been rolled back.
+        if matches!(committed, Ok(()) | Err(CommitError::Data(_))) {
+            session.give_back();
+        }
+        committed
+    }
+
+    /// Says for people why nothing is read; with no words, that something is. No part of a commit, and nothing depends on it.
+    pub async fn say_held(&self, reason: &str) -> Result<(), CommitError> {
+        let session = self.session().await?;
+        let statement = session.prepared(include_str!("commit/held.sql")).await?;
+        session.execute(&statement, &[&self.processor.as_str(), &reason]).await?;
+        session.give_back();
+        Ok(())
+    }
+}
+
+/// A commit under way.
+struct Writing<'a> {
+    processor: &'a ProcessorId,
+    fence: &'a Fence,
+    session: &'a Session,
+    statements: Statements,
+}
+
+impl Writing<'_> {
+    async fn commit(&self, commit: Commit<'_>, documents: Prepared<'_>) -> Result<(), CommitError> {
         // Boxed: each of them holds its parameters, which together are more than a caller should carry about.
         let work = Box::pin(async {
             let rows = async {
@@ -171,7 +238,7 @@ impl Committer {
                 )?;
                 Ok(())
             };
-            let documents = async { Ok(self.documents.write(&self.session, commit.writes).await?) };
+            let documents = async { Ok(documents.write(self.session).await?) };
             tokio::try_join!(biased; documents, rows).map(|_| ())
         });
         self.transact(work).await
@@ -245,12 +312,6 @@ impl Committer {
         let params: [&(dyn crate::db::types::ToSql + Sync); 6] =
             [&self.processor.as_str(), &tenants, &keys, &from, &to, &events];
         self.session.execute(&self.statements.shed, &params).await?;
-        Ok(())
-    }
-
-    /// Says for people why nothing is read; with no words, that something is. No part of a commit, and nothing depends on it.
-    pub async fn say_held(&self, reason: &str) -> Result<(), Error> {
-        self.session.execute(&self.statements.held, &[&self.processor.as_str(), &reason]).await?;
         Ok(())
     }
 

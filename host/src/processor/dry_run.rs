@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     consumer::{pages::Reader, router::Router},
-    db::Db,
+    db::{
+        Session,
+        pool::{Borrower, Pool},
+    },
     model::{
         event::Event,
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
@@ -67,7 +70,7 @@ pub struct DryRun {
 pub struct Desk {
     reader: Reader,
     deferred: Arc<dyn LoadEvents>,
-    db: Db,
+    sessions: Arc<Pool<Session>>,
     read_bytes: usize,
     committed: Arc<Committed>,
     /// Documents that one version may write meanwhile, bytes.
@@ -77,17 +80,17 @@ pub struct Desk {
 impl Desk {
     /// One that has read nothing.
     pub fn new(ground: &Ground) -> Self {
-        let (db, read_bytes) = (ground.db.clone(), ground.config.read_mib << 20);
-        let committed = Arc::new(Committed::new(&db, None, read_bytes));
+        let (sessions, read_bytes) = (ground.connections.documents.clone(), ground.config.read_mib << 20);
+        let committed = Arc::new(Committed::new(sessions.clone(), None, read_bytes));
         let written_bytes = ground.config.commit_mib << 20;
-        let (reader, deferred) = (ground.pages.reader("dry run"), ground.pages.deferred());
-        Desk { reader, deferred, db, read_bytes, committed, written_bytes }
+        let (reader, deferred) = (ground.pages.reader(Borrower::host("dry run")), ground.pages.deferred());
+        Desk { reader, deferred, sessions, read_bytes, committed, written_bytes }
     }
 
     /// Reads the documents of a tenant's own processors from now on, or everybody's.
     fn turn_to(&mut self, owner: Option<&TenantId>) {
         if self.committed.owner() != owner {
-            self.committed = Arc::new(Committed::new(&self.db, owner.cloned(), self.read_bytes));
+            self.committed = Arc::new(Committed::new(self.sessions.clone(), owner.cloned(), self.read_bytes));
         }
     }
 }
@@ -345,6 +348,7 @@ impl fmt::Display for DryRun {
 mod tests {
     use super::*;
     use crate::{
+        db::Db,
         model::{
             effects::{Change, Effects, Halt, HaltAction, Skipped},
             event::Batch,
@@ -417,7 +421,8 @@ mod tests {
         lanes: &[&str],
     ) -> DryRun {
         // Nobody reads, so nobody asks where it is.
-        let committed = Arc::new(Committed::new(&Db::parse("host=nowhere").unwrap(), None, 1));
+        let nowhere = documents::sessions(&Db::parse("host=nowhere").unwrap(), 1);
+        let committed = Arc::new(Committed::new(nowhere, None, 1));
         let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let [new, old] = [new, old].map(|does| Tried {

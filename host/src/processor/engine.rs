@@ -352,8 +352,10 @@ impl<'a> Engine<'a> {
                 self.say_held().await?;
             }
             if self.commit.is_none() && self.well_in().is_some_and(|due| due.is_zero()) {
-                let cleared = self.errors.clear(self.committer.session(), self.id).await;
+                let session = self.committer.session().await?;
+                let cleared = self.errors.clear(&session, self.id).await;
                 cleared.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
+                session.give_back();
             }
             if self.look && self.looked_at_rows.elapsed() >= LOOK_AT_ROWS && self.commit.is_none() {
                 self.look_at_rows().await?;
@@ -648,7 +650,8 @@ impl<'a> Engine<'a> {
         self.looked_at_rows = Instant::now();
         self.look = false;
         (self.untold, self.search) = (true, true);
-        let pauses = pauses::read(self.committer.session(), self.id).await;
+        let session = self.committer.session().await?;
+        let pauses = pauses::read(&session, self.id).await;
         let mut pauses = pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
         let by_settings = self.tenants.held(self.id).into_iter();
         pauses.extend(by_settings.map(|(tenant, reason)| Pause {
@@ -656,8 +659,9 @@ impl<'a> Engine<'a> {
             key: None,
             reason,
         }));
-        let resumed = exceptions::take_resumed(self.committer.session(), self.id).await;
+        let resumed = exceptions::take_resumed(&session, self.id).await;
         let (resumed, more) = resumed.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
+        session.give_back();
         if let Some(lane) = resumed.first() {
             tracing::info!(processor = %self.id, %lane, lanes = resumed.len(), "lanes were resumed");
         }
@@ -676,8 +680,7 @@ impl<'a> Engine<'a> {
 
     /// Says for people why nothing is read, or that something is again.
     async fn say_held(&mut self) -> Result<(), Shaken> {
-        let said = self.committer.say_held(&self.held.tell()).await;
-        Ok(said.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?)
+        Ok(self.committer.say_held(&self.held.tell()).await?)
     }
 
     /// How things stand, for whoever waits.

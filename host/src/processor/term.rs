@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use super::{
     Ground,
-    commit::Committer,
-    exceptions::{self, LaneRow},
+    commit::{Begun, Committer},
+    exceptions::LaneRow,
 };
 use crate::{
-    cluster::fence,
     consumer::pages::Reader,
+    db::pool::Borrower,
     model::{
         cursor::Progress,
         handler::Descriptor,
@@ -41,23 +41,19 @@ pub struct Term {
 impl Term {
     /// Takes a new fence, and reads where things stand under it.
     pub async fn begin(ground: &Ground, descriptor: &Descriptor) -> anyhow::Result<Term> {
-        let (db, id) = (&ground.db, &descriptor.id);
-        let mut session = db.connect(&format!("commit {id}")).await?;
-        let (fence, cursors) = fence::take(&mut session, id).await?;
+        let (sessions, id) = (&ground.connections, &descriptor.id);
+        let Begun { committer, cursors, exceptions } =
+            Committer::begin(&sessions.commits, id, &descriptor.collections).await?;
         let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
         anyhow::ensure!(
             cursors.len() == usize::from(BUCKETS) && cursors.iter().all(|(_, progress)| *progress == stored),
             "the {} buckets of processor {id} do not stand at one place; another version of the host wrote them",
             cursors.len(),
         );
-        // Exceptions are read after the fence was taken: whatever an earlier owner still committed is in them.
-        let exceptions = exceptions::read(&session, id).await?;
-        let collections = &descriptor.collections;
-        let committer = Committer::open(session, id, fence, collections).await?;
-        let pages = ground.pages.reader(&format!("read {id}"));
-        let lanes = ground.pages.reader(&format!("lanes {id}"));
+        let pages = ground.pages.reader(Borrower::of(id, "read"));
+        let lanes = ground.pages.reader(Borrower::of(id, "lanes"));
         let (cache_bytes, read_bytes) = (ground.config.document_cache_mib << 20, ground.config.read_mib << 20);
-        let documents = Documents::new(db, descriptor, cache_bytes, read_bytes);
+        let documents = Documents::new(&sessions.documents, descriptor, cache_bytes, read_bytes);
         Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, exceptions })
     }
 }

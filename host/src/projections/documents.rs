@@ -24,10 +24,14 @@ pub use committed::Committed;
 use foldhash::fast::RandomState;
 use loader::{Loader, Request};
 use slow::Slow;
-pub use write::{WriteError, Writer, Writes};
+pub use loader::sessions;
+pub use write::{Prepared, WriteError, Writer, Writes};
 
 use crate::{
-    db::{Db, Error, Session, describe},
+    db::{
+        Error, Session, describe,
+        pool::{Borrower, Pool},
+    },
     model::{
         handler::{Descriptor, Failure, PartitionBy, Reason},
         ids::{CollectionName, LaneKey, TenantId},
@@ -52,6 +56,9 @@ impl Hash for DocumentKey {
         self.lane.tenant.hash(state);
     }
 }
+
+/// The purpose of slow reads' sessions, and the group that all of them are in.
+const APART: &str = "documents apart";
 
 /// What is kept by document. Guests choose the ids, so the hash is seeded; a page asks it some ten thousand times, so it is a quick one.
 type ByDocument<T> = HashMap<DocumentKey, T, RandomState>;
@@ -156,10 +163,20 @@ struct State {
 impl Documents {
     /// A processor's collections, which exist already. `cache_bytes` bounds what is kept in memory beside
     /// what waits for its commit, `read_bytes` what one call is answered with from the database.
-    pub fn new(db: &Db, descriptor: &Descriptor, cache_bytes: usize, read_bytes: usize) -> Self {
-        let loader =
-            |purpose, together| Loader::new(db.clone(), purpose, descriptor.id.owner().cloned(), read_bytes, together);
-        let (loader, apart) = (loader("documents", true), loader("documents apart", false));
+    pub fn new(
+        sessions: &Arc<Pool<Session>>,
+        descriptor: &Descriptor,
+        cache_bytes: usize,
+        read_bytes: usize,
+    ) -> Self {
+        let owner = descriptor.id.owner();
+        let loader = |purpose: &str, together: bool| {
+            let mut borrower = Borrower::of(&descriptor.id, purpose);
+            // Slow reads leave some of the sessions to quick ones.
+            borrower.groups.extend((!together).then(|| Arc::from(APART)));
+            Loader::new(sessions.clone(), borrower, owner.cloned(), read_bytes, together)
+        };
+        let (loader, apart) = (loader("documents", true), loader(APART, false));
         let owned = descriptor.partition_by != PartitionBy::Tenant;
         let state = State { cache: Cache::new(cache_bytes), serial: 0 };
         Documents { loader, apart, slow: Mutex::default(), owned, state: Mutex::new(state) }

@@ -15,7 +15,7 @@ use futures_util::TryStreamExt;
 
 use super::{Body, EventSource, LOOKED_AT, Limit, OpenSource, SourceError, TenantPage};
 use crate::{
-    db::{Db, Error, JsonText, Row, RowStream, Session, Statement, types::ToSql},
+    db::{Db, Error, JsonText, Row, RowStream, Session, Statement, pool, types::ToSql},
     model::{
         cursor::{Difference, Progress, Snapshot},
         event::{Deferred, Event, Page},
@@ -373,6 +373,14 @@ impl Texts {
 }
 
 impl EventSource for NativeSession {
+    fn is_closed(&self) -> bool {
+        self.session.is_closed()
+    }
+
+    fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), SourceError>> {
+        Box::pin(async move { Ok(pool::Connection::assign(&mut self.session, purpose).await?) })
+    }
+
     fn head(&mut self) -> BoxFuture<'_, Result<Snapshot, SourceError>> {
         Box::pin(self.read_head())
     }

@@ -79,6 +79,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model::nearest",
             "plugins::rollout",
             "processor::Config",
+            // The least number of connections that a host needs.
+            "processor::connections",
             "processor::pressure",
             "sandbox::Limits",
             "sandbox::compile",

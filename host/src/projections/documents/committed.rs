@@ -7,7 +7,10 @@ use super::{
     loader::{Loader, Request},
 };
 use crate::{
-    db::Db,
+    db::{
+        Session,
+        pool::{Borrower, Pool},
+    },
     model::ids::{CollectionName, LaneKey, TenantId},
 };
 
@@ -15,11 +18,10 @@ use crate::{
 pub struct Committed(Loader);
 
 impl Committed {
-    /// Reads on a session of its own, which it opens when it has something to read. `owner` is
-    /// whose the collections are, none for everybody's; `read_bytes` bounds what one call is
-    /// answered with.
-    pub fn new(db: &Db, owner: Option<TenantId>, read_bytes: usize) -> Self {
-        Committed(Loader::new(db.clone(), "documents as they are", owner, read_bytes, true))
+    /// Borrows a session when it has something to read. `owner` is whose the collections are, none
+    /// for everybody's; `read_bytes` bounds what one call is answered with.
+    pub fn new(sessions: Arc<Pool<Session>>, owner: Option<TenantId>, read_bytes: usize) -> Self {
+        Committed(Loader::new(sessions, Borrower::host("documents as they are"), owner, read_bytes, true))
     }
 
     /// Whose collections it reads; none for everybody's.

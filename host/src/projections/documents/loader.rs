@@ -9,8 +9,8 @@
 //! What one tenant is answered with at once is bounded too: requests that would go beyond it are put off to the next
 //! reading, except for the tenant's first, so that each reading answers some.
 //!
-//! There are two of them for a processor, each with a session that it opens when it has something to read: one for all, and one for tenants whose reads are slow, which serves one tenant at a time, the
-//! quickest first. [`slow`](super::slow) says who those are.
+//! A processor has two of them, and each borrows a session whenever it has something to read: one for all, and one for tenants whose reads are
+//! slow, which serves one tenant at a time, the quickest first. [`slow`](super::slow) says who those are.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,13 +19,17 @@ use std::{
 
 use futures_util::TryStreamExt;
 use tokio::{
-    sync::{Mutex as AsyncMutex, Notify, OnceCell, oneshot},
+    sync::{Mutex as AsyncMutex, Notify, oneshot},
     time::{Duration, Instant},
 };
 
 use super::{DocumentKey, ReadError, cache::Known, on, table};
 use crate::{
-    db::{Db, Error, Session, Statement, describe, is_about_a_row, types::ToSql},
+    db::{
+        Db, Error, Session, Statement, describe, is_about_a_row,
+        pool::{Borrower, Pool},
+        types::ToSql,
+    },
     model::ids::{CollectionName, TenantId},
 };
 
@@ -55,6 +59,19 @@ impl Request {
     }
 }
 
+/// At most `most` sessions for reading documents, opened when somebody needs them.
+pub fn sessions(db: &Db, most: usize) -> Arc<Pool<Session>> {
+    let db = db.clone();
+    Pool::new(most, move |purpose| {
+        let db = db.clone();
+        Box::pin(async move {
+            let session = db.connect(&purpose).await?;
+            session.batch_execute(ONE_PLAN).await?;
+            Ok(session)
+        })
+    })
+}
+
 type Answer = Result<(Vec<(DocumentKey, Known)>, Took), ReadError>;
 
 /// What reading has taken.
@@ -68,13 +85,11 @@ pub(super) struct Took {
 
 /// Reads documents for all lanes of a processor.
 pub struct Loader {
-    db: Db,
-    /// What its session is for, as the database shows it.
-    purpose: &'static str,
+    sessions: Arc<Pool<Session>>,
+    borrower: Borrower,
     /// Whose the collections are; none where they are everybody's.
     owner: Option<TenantId>,
-    session: OnceCell<Session>,
-    statements: AsyncMutex<HashMap<CollectionName, Arc<Statements>>>,
+    statements: AsyncMutex<HashMap<CollectionName, Arc<Sql>>>,
     /// Bytes of documents that one request may be answered with, and all requests of a tenant in one reading but for
     /// its first.
     most_bytes: usize,
@@ -85,9 +100,9 @@ pub struct Loader {
 }
 
 /// How documents of a collection are read, and their versions.
-struct Statements {
-    read: Statement,
-    versions: Statement,
+struct Sql {
+    read: String,
+    versions: String,
 }
 
 #[derive(Default)]
@@ -101,17 +116,16 @@ struct Waiting {
 impl Loader {
     /// Reads collections that exist by then.
     pub(super) fn new(
-        db: Db,
-        purpose: &'static str,
+        sessions: Arc<Pool<Session>>,
+        borrower: Borrower,
         owner: Option<TenantId>,
         most_bytes: usize,
         together: bool,
     ) -> Self {
         Loader {
-            db,
-            purpose,
+            sessions,
+            borrower,
             owner,
-            session: OnceCell::new(),
             statements: AsyncMutex::default(),
             most_bytes,
             together,
@@ -125,26 +139,17 @@ impl Loader {
         self.owner.as_ref()
     }
 
-    async fn opened(&self, collection: &CollectionName) -> Result<(&Session, Arc<Statements>), Error> {
-        let open = async || {
-            let session = self.db.connect(self.purpose).await?;
-            session.batch_execute(ONE_PLAN).await?;
-            Ok::<_, Error>(session)
-        };
-        let session = self.session.get_or_try_init(open).await?;
+    /// The statements on a collection.
+    async fn sql(&self, session: &Session, collection: &CollectionName) -> Result<Arc<Sql>, Error> {
         let mut known = self.statements.lock().await;
-        let statements = match known.get(collection) {
-            Some(statements) => statements.clone(),
-            None => {
-                let table = table(session, self.owner.as_ref(), collection).await?;
-                let (read, versions) = (on(&table, include_str!("read.sql")), on(&table, include_str!("versions.sql")));
-                let (read, versions) = tokio::try_join!(session.prepare(&read), session.prepare(&versions))?;
-                let statements = Arc::new(Statements { read, versions });
-                known.insert(collection.clone(), statements.clone());
-                statements
-            }
-        };
-        Ok((session, statements))
+        if let Some(sql) = known.get(collection) {
+            return Ok(sql.clone());
+        }
+        let table = table(session, self.owner.as_ref(), collection).await?;
+        let (read, versions) = (on(&table, include_str!("read.sql")), on(&table, include_str!("versions.sql")));
+        let sql = Arc::new(Sql { read, versions });
+        known.insert(collection.clone(), sql.clone());
+        Ok(sql)
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -227,7 +232,8 @@ impl Loader {
                 wanted.entry(place(key)).or_default().push(number);
             }
         }
-        let (session, statements) = self.opened(collection).await?;
+        let session = self.sessions.lend(&self.borrower).await?;
+        let statement = session.prepared(&self.sql(&session, collection).await?.read).await?;
         let most = self.most_bytes;
         let mut read = Read {
             found: HashMap::with_capacity(wanted.len()),
@@ -237,7 +243,7 @@ impl Loader {
         let mut parts = vec![wanted.iter().map(|(place, wanting)| (*place, &**wanting)).collect::<Vec<_>>()];
         while let Some(part) = parts.pop() {
             let before = (read.left.clone(), read.tenants.clone());
-            let Err(error) = self.read_part(session, &statements.read, collection, &part, &mut read).await else {
+            let Err(error) = self.read_part(&session, &statement, collection, &part, &mut read).await else {
                 continue;
             };
             if !is_about_a_row(&error) {
@@ -249,6 +255,7 @@ impl Loader {
                 several => parts.extend(several.chunks(several.len().div_ceil(2)).map(<[_]>::to_vec)),
             }
         }
+        session.give_back();
         Ok(read)
     }
 
@@ -292,9 +299,11 @@ impl Loader {
         collection: &CollectionName,
         keys: Vec<DocumentKey>,
     ) -> Result<HashMap<DocumentKey, Known>, Error> {
-        let (session, statements) = self.opened(collection).await?;
+        let session = self.sessions.lend(&self.borrower).await?;
+        let statement = session.prepared(&self.sql(&session, collection).await?.versions).await?;
         let (tenants, ids) = pairs(&keys.iter().collect::<Vec<_>>());
-        let rows = session.query(&statements.versions, &[&tenants, &ids]).await?;
+        let rows = session.query(&statement, &[&tenants, &ids]).await?;
+        session.give_back();
         let found: HashMap<(&str, &str), (i64, Option<&str>)> =
             rows.iter().map(|row| ((row.get(0), row.get(1)), (row.get(2), row.get(3)))).collect();
         let known = |key: DocumentKey| {

@@ -113,38 +113,60 @@ pub enum WriteError {
     Database(#[from] Error),
 }
 
-/// The statements that write collections, prepared on the session whose transactions they run in.
+/// The statements that write a processor's collections.
 pub struct Writer {
-    statements: HashMap<CollectionName, (Statement, Statement)>,
+    sql: HashMap<CollectionName, Sql>,
+}
+
+/// The statements that write one collection.
+struct Sql {
+    put: String,
+    remove: String,
+}
+
+/// Those that some documents need, prepared on the session in whose transaction they are written.
+pub struct Prepared<'a> {
+    owned: bool,
+    parts: Vec<(&'a [Write], Statement, Statement)>,
 }
 
 impl Writer {
-    /// Prepares them. The collections exist already, and are a tenant's own or everybody's.
+    /// Looks up their tables. The collections exist already, and are a tenant's own or everybody's.
     pub async fn open(
         session: &Session,
         owner: Option<&TenantId>,
         collections: &[CollectionName],
     ) -> Result<Self, Error> {
-        let mut statements = HashMap::new();
+        let mut sql = HashMap::new();
         for collection in collections {
             let table = table(session, owner, collection).await?;
-            let put = session.prepare(&on(&table, include_str!("put.sql"))).await?;
-            let remove = session.prepare(&on(&table, include_str!("remove.sql"))).await?;
-            statements.insert(collection.clone(), (put, remove));
+            let (put, remove) = (on(&table, include_str!("put.sql")), on(&table, include_str!("remove.sql")));
+            sql.insert(collection.clone(), Sql { put, remove });
         }
-        Ok(Writer { statements })
+        Ok(Writer { sql })
     }
 
-    /// Writes documents in the session's transaction, at most two statements a collection, all sent at its first poll. After an error the
-    /// transaction must not be committed.
-    pub async fn write(&self, session: &Session, writes: &Writes) -> Result<(), WriteError> {
-        let owned = writes.owned;
-        let tables = writes.by_collection.iter().filter_map(|(collection, writes)| {
-            let (put, remove) = self.statements.get(collection)?;
+    /// Prepares the statements that some documents need, where the session has not yet.
+    pub async fn prepare<'a>(&self, session: &Session, writes: &'a Writes) -> Result<Prepared<'a>, Error> {
+        let mut parts = Vec::with_capacity(writes.by_collection.len());
+        for (collection, writes) in &writes.by_collection {
+            let Some(Sql { put, remove }) = self.sql.get(collection) else { continue };
+            let (put, remove) = tokio::try_join!(session.prepared(put), session.prepared(remove))?;
+            parts.push((writes.as_slice(), put, remove));
+        }
+        Ok(Prepared { owned: writes.owned, parts })
+    }
+}
+
+impl Prepared<'_> {
+    /// Writes the documents in the session's transaction, at most two statements a collection, all sent at its first poll. After an error
+    /// the transaction must not be committed.
+    pub async fn write(&self, session: &Session) -> Result<(), WriteError> {
+        let tables = self.parts.iter().map(|(writes, put, remove)| {
             let (puts, removes): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|write| write.data.is_some());
-            Some(async move {
-                tokio::try_join!(biased; write_puts(session, put, &puts, owned), write_removes(session, remove, &removes))
-            })
+            async move {
+                tokio::try_join!(biased; write_puts(session, put, &puts, self.owned), write_removes(session, remove, &removes))
+            }
         });
         try_join_all(tables).await?;
         Ok(())

@@ -1,0 +1,345 @@
+//! A bounded pool of connections that processors share.
+//!
+//! A connection is lent for one piece of work and given back when that has gone well. A lease that is dropped closes its connection, because
+//! nobody knows what its last statement left behind. So a lost connection ends exactly the work that stood on it.
+//!
+//! - **Bound.** A pool never has more connections than it has slots. Where the server refuses one more, the pool makes do with those it has for
+//!   a while, unless it has none.
+//! - **Home.** Each borrower has a slot where it looks first, so that it usually finds the statements that it prepared last time.
+//! - **Fairness.** A borrower belongs to groups (a tenant, for instance), and no group holds more than half of the slots. Of those that wait,
+//!   the one whose group holds fewest comes first, then the one that has waited longest.
+//! - **Cancellation.** A borrower that stops waiting leaves nothing behind.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, BuildHasherDefault, DefaultHasher},
+    ops::{Deref, DerefMut},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use crate::model::{handler::BoxFuture, ids::ProcessorId};
+
+/// How long a pool makes do with what it has after the server refused one more. Default 5 s: connections of others do not come and go
+/// within less.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+
+/// What a pool lends.
+pub trait Connection: Send + Sized + 'static {
+    /// Why it cannot be opened or used.
+    type Error: Send;
+
+    /// Whether it is known to be lost.
+    fn is_closed(&self) -> bool;
+
+    /// Names its purpose for the next borrower, as `pg_stat_activity` shows it.
+    fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), Self::Error>>;
+
+    /// Whether the server has no room for another connection now.
+    fn is_refusal(error: &Self::Error) -> bool;
+}
+
+/// Somebody who borrows connections.
+#[derive(Clone, Debug)]
+pub struct Borrower {
+    /// What for, as `pg_stat_activity` shows it.
+    pub purpose: Arc<str>,
+    /// The processor that waits while it waits.
+    pub processor: Arc<str>,
+    /// Groups with a bound on what they hold together. The first decides about its turn.
+    pub groups: Vec<Arc<str>>,
+}
+
+impl Borrower {
+    /// A processor's work of one kind. All of a tenant's own processors are one group, and each of the others is one.
+    pub fn of(processor: &ProcessorId, purpose: &str) -> Self {
+        let group = match processor.owner() {
+            Some(tenant) => format!("{tenant}/").into(),
+            None => processor.as_str().into(),
+        };
+        let purpose = format!("{purpose} {processor}").into();
+        Borrower { purpose, processor: processor.as_str().into(), groups: vec![group] }
+    }
+
+    /// Work of the host that belongs to no processor.
+    pub fn host(purpose: &str) -> Self {
+        Borrower { purpose: purpose.into(), processor: purpose.into(), groups: Vec::new() }
+    }
+
+    /// Its slot of so many. The same in each run: no guest chooses what it is made of.
+    fn home(&self, slots: usize) -> usize {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*self.purpose);
+        (hash % slots.max(1) as u64) as usize
+    }
+}
+
+/// Opens a connection for a purpose.
+type Open<T> = Box<dyn Fn(Arc<str>) -> BoxFuture<'static, Result<T, <T as Connection>::Error>> + Send + Sync>;
+
+/// A bounded number of connections of one kind.
+pub struct Pool<T: Connection> {
+    open: Open<T>,
+    state: Mutex<State<T>>,
+}
+
+struct State<T: Connection> {
+    slots: Vec<Slot<T>>,
+    /// How many slots each group holds.
+    held: HashMap<Arc<str>, usize>,
+    waiting: VecDeque<Waiting<T>>,
+    /// When the server refused one more connection.
+    refused: Option<Instant>,
+}
+
+enum Slot<T> {
+    Closed,
+    Opening,
+    Lent,
+    /// With what it was last lent for.
+    Idle(T, Arc<str>),
+}
+
+struct Waiting<T: Connection> {
+    borrower: Borrower,
+    since: Instant,
+    lease: oneshot::Sender<Lease<T>>,
+}
+
+/// A connection that is lent, or the right to open one. Dropped, it closes the connection.
+pub struct Lease<T: Connection> {
+    pool: Arc<Pool<T>>,
+    number: usize,
+    groups: Vec<Arc<str>>,
+    purpose: Arc<str>,
+    connection: Option<T>,
+    /// Whether the slot was given back already.
+    settled: bool,
+}
+
+/// A processor that waits for a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// Which.
+    pub processor: Arc<str>,
+    /// For how long.
+    pub waited: Duration,
+}
+
+impl<T: Connection> Pool<T> {
+    /// A pool of at most `most` connections, at least one, none of which is open yet.
+    pub fn new(
+        most: usize,
+        open: impl Fn(Arc<str>) -> BoxFuture<'static, Result<T, T::Error>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let slots = (0..most.max(1)).map(|_| Slot::Closed).collect();
+        let state = State { slots, held: HashMap::new(), waiting: VecDeque::new(), refused: None };
+        Arc::new(Pool { open: Box::new(open), state: Mutex::new(state) })
+    }
+
+    /// Lends a connection, as soon as there is one. Fails if the server refuses it and the pool has no other.
+    pub async fn lend(self: &Arc<Self>, borrower: &Borrower) -> Result<Lease<T>, T::Error> {
+        loop {
+            let granted = self.state().ask(self, borrower, Instant::now());
+            let lease = match granted {
+                Ok(lease) => lease,
+                // The pool outlives those that wait, so a lease is always sent.
+                Err(wait) => match wait.await {
+                    Ok(lease) => lease,
+                    Err(_) => continue,
+                },
+            };
+            match self.readied(lease, borrower).await {
+                Err(error) if T::is_refusal(&error) && self.state().refused(Instant::now()) => {}
+                ready => return ready,
+            }
+        }
+    }
+
+    /// Opens the connection of a lease, if it has none, and names it for its borrower.
+    async fn readied(&self, mut lease: Lease<T>, borrower: &Borrower) -> Result<Lease<T>, T::Error> {
+        let same = lease.purpose == borrower.purpose;
+        lease.purpose = borrower.purpose.clone();
+        let usable = match &mut lease.connection {
+            Some(connection) => same || connection.assign(&borrower.purpose).await.is_ok(),
+            None => false,
+        };
+        if !usable {
+            lease.connection = None;
+            self.state().slots[lease.number] = Slot::Opening;
+            lease.connection = Some((self.open)(borrower.purpose.clone()).await?);
+            self.state().slots[lease.number] = Slot::Lent;
+        }
+        Ok(lease)
+    }
+
+    /// Processors that have waited for a connection for this long or longer.
+    pub fn waits(&self, least: Duration) -> Vec<Wait> {
+        let state = self.state();
+        let waiting = state.waiting.iter().filter(|one| !one.lease.is_closed());
+        let waits = waiting.map(|one| Wait { processor: one.borrower.processor.clone(), waited: one.since.elapsed() });
+        waits.filter(|wait| wait.waited >= least).collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        // Each change of the state is whole before anything can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T: Connection> State<T> {
+    /// A lease at once, or its promise.
+    fn ask(
+        &mut self,
+        pool: &Arc<Pool<T>>,
+        borrower: &Borrower,
+        now: Instant,
+    ) -> Result<Lease<T>, oneshot::Receiver<Lease<T>>> {
+        if let Some(number) = self.slot_for(borrower, now) {
+            return Ok(self.grant(pool, number, borrower));
+        }
+        let (lease, wait) = oneshot::channel();
+        self.waiting.retain(|one| !one.lease.is_closed());
+        self.waiting.push_back(Waiting { borrower: borrower.clone(), since: now, lease });
+        Err(wait)
+    }
+
+    /// The slot that a borrower may have now: its home, or else one with a connection, or else one where it may open one.
+    fn slot_for(&mut self, borrower: &Borrower, now: Instant) -> Option<usize> {
+        for slot in &mut self.slots {
+            if matches!(slot, Slot::Idle(connection, _) if connection.is_closed()) {
+                *slot = Slot::Closed;
+            }
+        }
+        let most = self.slots.len().div_ceil(2);
+        let held = |group: &Arc<str>| self.held.get(group).copied().unwrap_or(0);
+        if borrower.groups.iter().any(|group| held(group) >= most) {
+            return None;
+        }
+        let refused = self.refused.is_some_and(|refused| now.duration_since(refused) < REFUSED_FOR);
+        // Without any connection there is nothing to make do with.
+        let may_open = !refused || !self.is_connected();
+        let home = borrower.home(self.slots.len());
+        let free = |number: &usize, open: bool| match &self.slots[*number] {
+            Slot::Idle(..) => open,
+            Slot::Closed => !open && may_open,
+            Slot::Opening | Slot::Lent => false,
+        };
+        let all = || std::iter::once(home).chain((0..self.slots.len()).filter(|number| *number != home));
+        if free(&home, true) || free(&home, false) {
+            return Some(home);
+        }
+        all().find(|number| free(number, true)).or_else(|| all().find(|number| free(number, false)))
+    }
+
+    fn grant(&mut self, pool: &Arc<Pool<T>>, number: usize, borrower: &Borrower) -> Lease<T> {
+        for group in &borrower.groups {
+            *self.held.entry(group.clone()).or_default() += 1;
+        }
+        let (connection, purpose) = match std::mem::replace(&mut self.slots[number], Slot::Opening) {
+            Slot::Idle(connection, purpose) => {
+                self.slots[number] = Slot::Lent;
+                (Some(connection), purpose)
+            }
+            Slot::Closed | Slot::Opening | Slot::Lent => (None, borrower.purpose.clone()),
+        };
+        let groups = borrower.groups.clone();
+        Lease { pool: pool.clone(), number, groups, purpose, connection, settled: false }
+    }
+
+    /// Takes a slot back, with its connection if that is as good as before.
+    fn take_back(&mut self, lease: &mut Lease<T>, good: bool) {
+        lease.settled = true;
+        for group in &lease.groups {
+            if let Some(held) = self.held.get_mut(group) {
+                *held -= 1;
+                if *held == 0 {
+                    self.held.remove(group);
+                }
+            }
+        }
+        self.slots[lease.number] = match lease.connection.take().filter(|_| good) {
+            Some(connection) => Slot::Idle(connection, lease.purpose.clone()),
+            None => Slot::Closed,
+        };
+    }
+
+    /// Gives what is free to those that wait.
+    fn serve(&mut self, pool: &Arc<Pool<T>>, now: Instant) {
+        self.waiting.retain(|one| !one.lease.is_closed());
+        loop {
+            let held = |one: &Waiting<T>| {
+                let group = one.borrower.groups.first();
+                group.and_then(|group| self.held.get(group)).copied().unwrap_or(0)
+            };
+            let mut order: Vec<(usize, usize)> = self.waiting.iter().map(held).zip(0..).collect();
+            order.sort_unstable();
+            let next = order.into_iter().find_map(|(_, index)| {
+                let borrower = self.waiting[index].borrower.clone();
+                Some((index, self.slot_for(&borrower, now)?))
+            });
+            let Some((index, number)) = next else { return };
+            let Some(Waiting { borrower, lease, .. }) = self.waiting.remove(index) else { return };
+            let granted = self.grant(pool, number, &borrower);
+            if let Err(mut unwanted) = lease.send(granted) {
+                self.take_back(&mut unwanted, true);
+            }
+        }
+    }
+
+    /// Notes that the server has refused a connection; whether the pool has others, with which it can make do.
+    fn refused(&mut self, now: Instant) -> bool {
+        let others = self.is_connected();
+        if others {
+            self.refused = Some(now);
+        }
+        others
+    }
+
+    /// Whether there is any connection.
+    fn is_connected(&self) -> bool {
+        self.slots.iter().any(|slot| matches!(slot, Slot::Idle(..) | Slot::Lent))
+    }
+}
+
+impl<T: Connection> Lease<T> {
+    /// Gives the connection back, after its last statement has gone well.
+    pub fn give_back(mut self) {
+        self.settle(true);
+    }
+
+    fn settle(&mut self, good: bool) {
+        let pool = self.pool.clone();
+        let mut state = pool.state();
+        state.take_back(self, good);
+        state.serve(&pool, Instant::now());
+    }
+}
+
+impl<T: Connection> Deref for Lease<T> {
+    type Target = T;
+
+    #[expect(clippy::expect_used, reason = "a lease leaves the pool with its connection and keeps it until it is settled")]
+    fn deref(&self) -> &T {
+        self.connection.as_ref().expect("a lent connection")
+    }
+}
+
+impl<T: Connection> DerefMut for Lease<T> {
+    #[expect(clippy::expect_used, reason = "as above")]
+    fn deref_mut(&mut self) -> &mut T {
+        self.connection.as_mut().expect("a lent connection")
+    }
+}
+
+impl<T: Connection> Drop for Lease<T> {
+    fn drop(&mut self) {
+        if !self.settled {
+            self.settle(false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

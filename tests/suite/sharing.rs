@@ -1,0 +1,125 @@
+//! The connections that processors share: a bound on them, and what is shown of those that wait.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+use sandmill::db::{
+    Db, Session,
+    embedded::{Embedded, Options},
+};
+use sandmill_tests::{
+    Database, database,
+    host::{eventually, sandmill, stdout},
+    native::{Folding, NativeHost},
+};
+use serde_json::json;
+
+/// How many connections a host has to a test's database.
+async fn connections(session: &Session) -> i64 {
+    let sql = "select count(*) from pg_stat_activity
+               where datname = current_database()
+                 and application_name ~ '^sandmill (host|wake|start|commit|read|lanes|documents|large|plugins|tenants|waits|term)'";
+    session.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+fn foldings(count: usize) -> Vec<Folding> {
+    (0..count).map(|number| Folding::after(|_| {}).named(&format!("p{number}"))).collect()
+}
+
+/// Waits until each of so many processors has counted so many events. Returns the most connections of the host that were seen.
+async fn until_all_counted(session: &Session, processors: usize, events: i64) -> i64 {
+    let table = |number| format!("select coalesce(sum((data ->> 'count')::bigint), 0) as n from public.p{number}_log");
+    let tables: Vec<String> = (0..processors).map(table).collect();
+    let sql = format!("select min(n)::bigint, max(n)::bigint from ({}) as p", tables.join(" union all "));
+    let statement = session.prepare(&sql).await.unwrap();
+    let mut most = 0;
+    eventually("all processors have counted all events", async || {
+        most = most.max(connections(session).await);
+        let row = session.query_one(&statement, &[]).await.unwrap();
+        let (least, more): (i64, i64) = (row.get(0), row.get(1));
+        assert!(more <= events, "{more} of {events} events were counted");
+        (least == events).then_some(most)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hundred_processors_share_forty_connections() {
+    let database = database().await;
+    for stream in 0..20 {
+        database.append("acme", &format!("s{stream}"), &[json!({}), json!({})]).await;
+    }
+    let host = NativeHost::start_all(&database, foldings(300), &[]).await;
+    let session = database.db.connect("test").await.unwrap();
+    let catching_up = until_all_counted(&session, 300, 40).await;
+    for _ in 0..3 {
+        database.append("acme", "s0", &[json!({})]).await;
+    }
+    let live = until_all_counted(&session, 300, 43).await;
+    println!("{catching_up} connections while catching up, {live} live");
+    assert!(catching_up.max(live) <= 40, "{catching_up} and {live} connections");
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_few_connections_serves_all_plugins() {
+    // Three of them are kept for superusers, as always.
+    let settings = vec![("max_connections".to_string(), "17".to_string())];
+    let server = Embedded::start(Options { settings, ..Options::default() }).await.unwrap();
+    server.create_database("few", None).await.unwrap();
+    let admin = Db::parse(&server.address_of("few")).unwrap().connect("admin").await.unwrap();
+    admin.batch_execute("create role keeper login; grant create on database few to keeper; grant create on schema public to keeper").await.unwrap();
+    let address = format!("{} user=keeper", server.address_of("few"));
+    let database = Database { db: Db::parse(&address).unwrap(), address };
+    let host = NativeHost::start_all(&database, foldings(6), &[]).await;
+    for stream in 0..10 {
+        database.append("acme", &format!("s{stream}"), &[json!({}), json!({})]).await;
+    }
+    let most = until_all_counted(&admin, 6, 20).await;
+    assert!(most <= 12, "{most} connections, where 14 are for all, and two of them for others");
+    host.stop().await;
+}
+
+/// With one connection for commits, one that waits for a lock keeps the other processor from committing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_processor_that_waits_for_a_connection_says_so_and_goes_on() {
+    let database = database().await;
+    let host = NativeHost::start_all(&database, foldings(2), &["connections=9"]).await;
+    database.append("acme", "s", &[json!({})]).await;
+    let session = database.db.connect("test").await.unwrap();
+    until_all_counted(&session, 2, 1).await;
+    let holder = database.db.connect("holder").await.unwrap();
+    let table = database.table("p0_log").await;
+    holder.batch_execute(&format!("begin; lock table {table} in exclusive mode")).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    // There is always something to commit.
+    let events = tokio::spawn({
+        let (database, done) = (database.clone(), done.clone());
+        async move {
+            let mut events = 1;
+            while !done.load(Relaxed) {
+                database.append("acme", "s", &[json!({})]).await;
+                events += 1;
+            }
+            events
+        }
+    });
+    let waiting = "p1 is waiting for a connection to the database; all that `connections` allows are busy since ";
+    eventually("status says that one waits", async || {
+        let status = sandmill(&database.address).arg("status").output().unwrap();
+        stdout(&status).contains(waiting).then_some(())
+    })
+    .await;
+    holder.batch_execute("commit").await.unwrap();
+    done.store(true, Relaxed);
+    let events = events.await.unwrap();
+    until_all_counted(&session, 2, events).await;
+    eventually("nobody waits any more", async || {
+        let status = sandmill(&database.address).arg("status").output().unwrap();
+        (!stdout(&status).contains("waiting for a connection")).then_some(())
+    })
+    .await;
+    host.stop().await;
+}
