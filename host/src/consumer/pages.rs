@@ -123,6 +123,8 @@ struct Recent {
     /// Each with the time at which its reading began.
     pages: VecDeque<(Instant, Arc<Page>)>,
     bytes: usize,
+    /// The last one without events.
+    empty: Option<(Instant, Arc<Page>)>,
 }
 
 impl Recent {
@@ -131,7 +133,18 @@ impl Recent {
         latest_first.find(|(read, page)| *read >= read_since && page.from == *from).map(|(_, page)| page.clone())
     }
 
+    /// An empty page says only how far the snapshot had moved when it was read. So it serves those
+    /// that asked before that, and a later reader sees more.
+    fn find_empty(&self, from: &Progress, asked: Instant) -> Option<Arc<Page>> {
+        let (read, page) = self.empty.as_ref()?;
+        (*read >= asked && page.from == *from).then(|| page.clone())
+    }
+
     fn keep(&mut self, read: Instant, page: Arc<Page>, bytes_max: usize) {
+        if page.events.is_empty() {
+            self.empty = Some((read, page));
+            return;
+        }
         self.bytes += page.weight();
         self.pages.push_back((read, page));
         while self.bytes > bytes_max {
@@ -165,6 +178,12 @@ impl Pages {
         self.sources.waits(least)
     }
 
+    /// What another reader has read while this one waited for it.
+    fn found_meanwhile(&self, after: &Progress, made: Instant, asked: Instant) -> Option<Arc<Page>> {
+        let recent = self.recent();
+        recent.find(after, made).or_else(|| recent.find_empty(after, asked))
+    }
+
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
         self.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -186,12 +205,12 @@ impl Reader {
 
     /// The page that follows `after`, of so many times the usual events.
     pub async fn page(&mut self, after: &Progress, times: Times) -> Result<Arc<Page>, SourceError> {
-        let pages = &self.pages;
+        let (pages, asked) = (&self.pages, Instant::now());
         if let Some(page) = pages.recent().find(after, self.made) {
             return Ok(page);
         }
         let _reading = pages.reading.lock().await;
-        if let Some(page) = pages.recent().find(after, self.made) {
+        if let Some(page) = pages.found_meanwhile(after, self.made, asked) {
             return Ok(page);
         }
         let mut source = self.source().await?;
@@ -199,10 +218,7 @@ impl Reader {
         let page = Arc::new(source.page(after, pages.size.limit(times)).await?);
         source.give_back();
         pages.size.learn(&page.events);
-        // An empty page says only how far the snapshot has moved by now; a later reader should see more.
-        if !page.events.is_empty() {
-            pages.recent().keep(began, page.clone(), KEPT_BYTES);
-        }
+        pages.recent().keep(began, page.clone(), KEPT_BYTES);
         Ok(page)
     }
 
@@ -354,6 +370,20 @@ mod tests {
         }
         assert_eq!(limit(Times::LEVEL), 5_000);
         assert!((12_000..20_000).contains(&limit(Times::BEHIND)), "{}", limit(Times::BEHIND));
+    }
+
+    #[test]
+    fn an_empty_page_serves_those_that_asked_before_it_was_read() {
+        let progress = |snapshot: &str| Progress::at(snapshot.parse().unwrap());
+        let (from, to) = (progress("5:5:"), progress("7:7:"));
+        let asked = Instant::now();
+        let read = asked + Duration::from_millis(1);
+        let mut recent = Recent::default();
+        recent.keep(read, Arc::new(Page { from: from.clone(), to: to.clone(), events: Vec::new() }), KEPT_BYTES);
+        assert_eq!(recent.find(&from, asked).map(|_| ()), None, "it is no page to go on from at any time");
+        assert_eq!(recent.find_empty(&from, asked).map(|page| page.to.clone()), Some(to.clone()));
+        assert!(recent.find_empty(&from, read + Duration::from_millis(1)).is_none(), "the log may have more by then");
+        assert!(recent.find_empty(&to, asked).is_none(), "it follows another place");
     }
 
     #[test]
