@@ -146,6 +146,8 @@ pub struct Standing {
     pub lanes_standing: usize,
     /// Why the whole processor waits, if a person told it to.
     pub paused: Option<Reason>,
+    /// How often replacements had changed when it last took note of them.
+    pub replaced: u64,
 }
 
 /// One processor.

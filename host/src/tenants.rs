@@ -1,27 +1,30 @@
 //! Tenants as their operator sees them: what each is allowed, and what each has used.
 //!
 //! Tenants are discovered from events; nobody has to list one. Settings name those that differ from the others, and [`Tenants`] answers for all.
-//! [`rates`] holds a tenant to what it may write and compute in a second; [`usage`] counts what each has cost, and a table keeps the sums, so that they can be
+//! [`replacements`] are their own processors that replace shared ones; [`rates`] holds a tenant to what it may write and compute in a second; [`usage`] counts what each has cost, and a table keeps the sums, so that they can be
 //! asked for whether or not a host runs. How time on the guest threads is shared is the scheduler's; what a call may take is the sandbox's.
 
 pub mod rates;
+pub mod replacements;
 mod settings;
 pub mod status;
 pub mod usage;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 pub use settings::{Limits, Settings};
+use tokio::sync::watch;
 
 use crate::model::{
     handler::Reason,
     ids::{ProcessorId, TenantId},
 };
 use rates::{Rates, Spent};
+use replacements::Replacements;
 use usage::{Usage, Used};
 
 /// Every tenant of a host. Cheap to clone.
@@ -33,6 +36,7 @@ struct Shared {
     limits: Limits,
     rates: Mutex<Rates>,
     usage: Usage,
+    replacements: watch::Sender<Replacements>,
 }
 
 impl Tenants {
@@ -44,6 +48,7 @@ impl Tenants {
             limits: *limits,
             rates: Mutex::default(),
             usage: Usage::default(),
+            replacements: watch::Sender::default(),
         }))
     }
 
@@ -64,11 +69,30 @@ impl Tenants {
         own.map(|(tenant, settings)| (tenant.clone(), settings.threads)).collect()
     }
 
-    /// Tenants that wait in a processor because the settings say so, and why.
+    /// Tenants that wait in a processor because the settings say so, or because a processor of their
+    /// own replaces it, and why.
     pub fn held(&self, processor: &ProcessorId) -> Vec<(TenantId, Reason)> {
-        let held =
+        let by_settings =
             self.named().filter_map(|(tenant, settings)| Some((tenant.clone(), settings.holds(tenant, processor)?)));
-        held.collect()
+        let mut held: Vec<(TenantId, Reason)> = by_settings.collect();
+        let replacements = self.0.replacements.borrow();
+        // One that the settings keep from the tenant's events replaces nothing.
+        let may = |own: &ProcessorId, tenant| self.0.settings.get(tenant).is_none_or(|settings| settings.allows(own));
+        let replaced = replacements.of(processor).filter(|(tenant, own)| may(own, tenant));
+        let replaced: Vec<_> = replaced.filter(|(tenant, _)| held.iter().all(|(other, _)| other != *tenant)).collect();
+        held.extend(replaced.into_iter().map(|(tenant, own)| (tenant.clone(), replacements::reason(own))));
+        held
+    }
+
+    /// Says which processors of tenants' own there are. Each replaces the shared one of its family.
+    /// Whether that is news.
+    pub fn replace(&self, own: BTreeSet<ProcessorId>) -> bool {
+        self.0.replacements.send_if_modified(|now| now.replace(own))
+    }
+
+    /// The processors of tenants' own, and news of them.
+    pub fn replacements(&self) -> watch::Receiver<Replacements> {
+        self.0.replacements.subscribe()
     }
 
     /// A tenant has computed or written. Counts it, with what else there is to count, and holds it to its rates.

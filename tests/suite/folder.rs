@@ -314,6 +314,42 @@ async fn a_folder_that_cannot_be_read_keeps_what_runs_and_stops_nobody() {
     drop(host);
 }
 
+/// What cannot be read may still be there: the shared processor does not handle the events of a
+/// tenant whose own one ran from the folder last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_cannot_be_read_at_a_start_keeps_its_tenants_events() {
+    let under: &[&str] = match geteuid().is_root() {
+        true => &["setpriv", "--bounding-set", "-dac_override,-dac_read_search"],
+        false => &[],
+    };
+    let (_server, database) = open_database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let acme = tenant(folder.path(), "acme");
+    place(&acme, "own.wasm", &version("scripted", "V000001"));
+    let host = Process::start_under(under, &database, folder.path(), &[]);
+    until_run(&database, &["acme/own"]).await;
+    database.append("acme", "s", &[json!({})]).await;
+    database.settles("acme/scripted", &[]).await;
+    drop(host);
+    place(folder.path(), "scripted.wasm", &version("scripted", "V000002"));
+    fs::set_permissions(&acme, fs::Permissions::from_mode(0o000)).unwrap();
+    let host = Process::start_under(under, &database, folder.path(), &[]);
+    database.append("acme", "s", &[json!({})]).await;
+    database.append("globex", "s", &[json!({})]).await;
+    database.settles("scripted", &[]).await;
+    assert_eq!(database.status("scripted").await.unwrap().handled, 1, "globex's event");
+    fs::set_permissions(&acme, fs::Permissions::from_mode(0o755)).unwrap();
+    database.settles("acme/scripted", &[]).await;
+    assert_eq!(database.status("acme/scripted").await.unwrap().handled, 2);
+    assert_eq!(database.status("scripted").await.unwrap().handled, 1);
+    fs::remove_file(acme.join("own.wasm")).unwrap();
+    eventually("the shared one handles acme's events as well", async || {
+        (database.status("scripted").await?.handled == 3).then_some(())
+    })
+    .await;
+    drop(host);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_short_of_file_descriptors_keeps_what_runs_and_takes_changes_later() {
     let database = database().await;

@@ -4,6 +4,7 @@ mod collections;
 mod ids;
 mod migration;
 mod removal;
+mod replacements;
 
 use std::{fs, path::Path};
 

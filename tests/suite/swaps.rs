@@ -452,6 +452,50 @@ async fn a_manifest_is_taken_like_a_change_of_the_file() {
     assert_log(&database, "scripted_log", "e.tenant = 'acme' or e.stream = 'later'").await;
 }
 
+/// One tenant's values reach that tenant alone, and no message shows one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_settings_of_its_own_over_those_of_all() {
+    let database = database().await;
+    let folder = tempfile::tempdir().unwrap();
+    let place = |manifest: &str| place(folder.path(), "scripted.toml", manifest.as_bytes());
+    let host = first_version(&database, folder.path(), 1).await;
+    let until_told = async |stream: &str, wanted: [(&str, Value); 2]| {
+        for (tenant, word) in wanted {
+            database.append(tenant, stream, &[json!({"do": "setting"})]).await;
+            eventually(&format!("{tenant} is told {word}"), async || {
+                let documents = documents(&database, "scripted_log").await;
+                (documents.get(&(tenant.to_string(), stream.to_string()))?["setting"] == word).then_some(())
+            })
+            .await;
+        }
+    };
+    let manifest = "[settings]\nword = 'mug'\n[tenants.globex.settings]\nword = 'GLOBEX-SECRET'";
+    place(manifest);
+    until_event(&database, "scripted", "swapped", 1).await;
+    until_told("one", [("acme", json!("mug")), ("globex", json!("GLOBEX-SECRET"))]).await;
+    // A changed manifest is taken like a changed plugin, and a mistake leaves all as it was.
+    place("[tenants.globex.settings]\nword = 'OTHER-SECRET'");
+    until_event(&database, "scripted", "swapped", 2).await;
+    place(&manifest.replace("SECRET'", "SECRET"));
+    until_error(folder.path(), "scripted", Some("line 4: ")).await;
+    until_told("two", [("acme", Value::Null), ("globex", json!("OTHER-SECRET"))]).await;
+    place(&format!("only-tenants = ['acme']\n{manifest}"));
+    until_error(folder.path(), "scripted", Some("tenants.globex: only-tenants does not list globex")).await;
+    // In a tenant's folder there is nobody else.
+    fs::create_dir(folder.path().join("acme")).unwrap();
+    host::place(&folder.path().join("acme"), "x.toml", manifest.as_bytes());
+    host::place(&folder.path().join("acme"), "x.wasm", &version("scripted-by-stream", "V000001"));
+    until_error(folder.path(), "acme/x", Some("write its settings under [settings]")).await;
+    host.stop().await;
+    let told = format!(
+        "{:?} {:?} {:?}",
+        past(&database, "scripted").await,
+        past(&database, "acme/x").await,
+        error(folder.path(), "scripted")
+    );
+    assert!(told.contains("line 4") && !told.contains("SECRET"), "{told}");
+}
+
 /// What lies in a tenant's folder is that tenant's alone, and two tenants may have versions of their own of one plugin.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_folder_is_its_own() {
@@ -478,18 +522,17 @@ async fn a_tenants_folder_is_its_own() {
     };
     until("scripted_log@acme", "acme", r#"[["V000001", 2]]"#).await;
     until("scripted_log@Globex.eu", "Globex.eu", r#"[["V000002", 2]]"#).await;
-    // Everybody's writes documents of its own, also of these tenants.
+    // Everybody's handles the events of tenants that have none of their own.
     put(folder.path(), "V000003");
-    for tenant in ["acme", "Globex.eu", "other"] {
-        until("scripted_log", tenant, r#"[["V000003", 2]]"#).await;
-    }
+    until("scripted_log", "other", r#"[["V000003", 2]]"#).await;
     place(&folder.path().join("acme"), "scripted.toml", b"tenants = ['other']");
     until_error(folder.path(), "acme/scripted", Some("what lies in the folder acme is that tenant's alone")).await;
     fs::remove_dir_all(folder.path().join("acme")).unwrap();
     until_event(&database, "acme/scripted", "stopped", 1).await;
+    until("scripted_log", "acme", r#"[["V000003", 2]]"#).await;
     host.stop().await;
     assert_eq!(of("scripted_log@acme", "Globex.eu").await, None);
-    assert_log(&database, "scripted_log", "true").await;
+    assert_log(&database, "scripted_log", "e.tenant <> 'Globex.eu'").await;
     assert_log(&database, "\"scripted_log@acme\"", "e.tenant = 'acme'").await;
     assert_log(&database, "\"scripted_log@Globex.eu\"", "e.tenant = 'Globex.eu'").await;
 }

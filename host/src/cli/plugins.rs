@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     db::{Db, Session},
-    model::text,
+    model::{ids::ProcessorId, text},
     plugins::{
         folder::Problem,
         history::{self, DryRun, Hold, Listed, Past, components},
@@ -36,8 +36,8 @@ Examples:
 pub(super) struct PluginsArgs {
     #[command(subcommand)]
     command: Option<PluginsCommand>,
-    /// Print one JSON object: {"plugins": [{"plugin", "processor", "digest", "version", "contract", "since", "calls", "refused": {"digest", "why", "at"}}],
-    /// "notRun": [{"path", "problem", "remedy", "since"}]}
+    /// Print one JSON object: {"plugins": [{"plugin", "processor", "digest", "version", "contract", "since", "calls", "replaces", "refused": {"digest", "why", "at"}}],
+    /// "notRun": [{"path", "problem", "remedy", "since"}]}; replaces is the shared processor that a tenant's own one replaces, or null
     #[arg(long)]
     json: bool,
 }
@@ -97,6 +97,7 @@ struct ListedJson<'a> {
     contract: &'a str,
     since: String,
     calls: i64,
+    replaces: Option<&'a str>,
     refused: Option<RefusedJson<'a>>,
 }
 
@@ -143,12 +144,15 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
             let plugins = history::list(&session).await.map_err(|error| explain(&error))?;
             let problems = history::listed_problems(&session).await.map_err(|error| explain(&error))?;
             if args.json {
-                let plugins: Vec<ListedJson<'_>> = plugins.iter().map(listed_json).collect();
+                let replaced = history::replacements(&plugins);
+                let listed = plugins.iter().map(|listed| listed_json(listed, &replaced));
+                let plugins: Vec<ListedJson<'_>> = listed.collect();
                 let not_run: Vec<NotRunJson<'_>> = problems.iter().map(not_run_json).collect();
                 output::print_json(&serde_json::json!({ "plugins": plugins, "notRun": not_run }))?;
             } else {
-                let plugins = show(&plugins, Screen::stdout(), SystemTime::now());
-                output::print(&format!("{plugins}{}", show_problems(&problems)))?;
+                let table = show(&plugins, Screen::stdout(), SystemTime::now());
+                let replaced = history::replacements(&plugins);
+                output::print(&format!("{table}{}{}", show_replaced(&replaced), show_problems(&problems)))?;
             }
         }
         Some(PluginsCommand::History(args)) => {
@@ -260,7 +264,7 @@ fn when(at: SystemTime) -> String {
     time::format(at)
 }
 
-fn listed_json(listed: &Listed) -> ListedJson<'_> {
+fn listed_json<'a>(listed: &'a Listed, replaced: &[(&'a str, ProcessorId)]) -> ListedJson<'a> {
     let refused = listed.refused.as_ref();
     // Of what does not run only the file's name is news.
     let of = |text| if listed.runs() { text } else { "" };
@@ -272,6 +276,7 @@ fn listed_json(listed: &Listed) -> ListedJson<'_> {
         contract: of(&listed.contract),
         since: when(listed.since),
         calls: listed.lanes,
+        replaces: replaced.iter().find(|(_, own)| own.as_str() == listed.processor).map(|(shared, _)| *shared),
         refused: refused.map(|(digest, why, at)| RefusedJson { digest, why, at: when(*at) }),
     }
 }
@@ -343,6 +348,15 @@ fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
         }
     }
     text
+}
+
+/// Lists the shared processors that tenants' own ones replace, one a line.
+fn show_replaced(replaced: &[(&str, ProcessorId)]) -> String {
+    let line = |(shared, own): &(&str, ProcessorId)| {
+        let tenant = own.owner().map(|owner| owner.as_str()).unwrap_or_default();
+        format!("{own} handles the events of tenant {tenant} instead of {shared}\n")
+    };
+    replaced.iter().map(line).collect()
 }
 
 /// Lists the entries of the plugins folder that are not run, one a line.

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     cluster::host_lock,
     db::{Db, Error, Session},
-    model::text,
+    model::{ids::ProcessorId, text},
     plugins::history,
     processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status, TermError},
     store::time,
@@ -44,8 +44,8 @@ Examples:
   sandmill status --json | jq '.processors[] | {id, lagEvents}'"
 )]
 pub(super) struct StatusArgs {
-    /// Print one JSON object: {"host", "refusedFiles": [{"plugin", "reason"}], "connection":
-    /// {"encrypted", "protocol"}, "processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
+    /// Print one JSON object: {"host", "refusedFiles": [{"plugin", "reason"}], "replaced":
+    /// [{"processor", "tenant", "by"}], "connection": {"encrypted", "protocol"}, "processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
     /// "lagSeconds", "unreadEvents", "rate", "handled", "paused", "measures": {"readMs",
     /// "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters",
     /// "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"}, "skipped",
@@ -86,9 +86,25 @@ struct Seen {
     refused_files: Vec<RefusedFile>,
     #[serde(flatten)]
     status: Status,
+    /// Shared processors that a tenant's own one replaces.
+    replaced: Vec<Replaced>,
     /// The processors that nothing runs, by id, with the reason.
     #[serde(skip)]
     idle: BTreeMap<String, State>,
+}
+
+/// A shared processor that a tenant's own one replaces.
+#[derive(Serialize)]
+struct Replaced {
+    processor: String,
+    tenant: String,
+    by: String,
+}
+
+impl Replaced {
+    fn of((processor, own): (&str, ProcessorId)) -> Option<Self> {
+        Some(Replaced { processor: processor.into(), tenant: own.owner()?.to_string(), by: own.to_string() })
+    }
 }
 
 /// An entry of the plugins folder that the host does not run.
@@ -134,7 +150,9 @@ impl Seen {
             plugin: found.path,
             reason: format!("{}; {}", found.problem, found.remedy),
         });
-        Ok(Seen { host, refused_files: refused.chain(problems).collect(), idle: idle.collect(), status })
+        let refused_files = refused.chain(problems).collect();
+        let replaced = history::replacements(&plugins).into_iter().filter(|_| host).filter_map(Replaced::of);
+        Ok(Seen { host, refused_files, replaced: replaced.collect(), idle: idle.collect(), status })
     }
 
     /// Whether something does not move, and will not by itself.
@@ -157,6 +175,9 @@ fn show(seen: &Seen, wide: bool, screen: Screen, now: SystemTime) -> String {
         text.push_str("no host runs on this database; start one with `sandmill run --plugins DIR`\n");
     }
     text.push_str(&refused(&seen.refused_files));
+    for Replaced { processor, tenant, by } in &seen.replaced {
+        text.push_str(&format!("{by} handles the events of tenant {tenant} instead of {processor}\n"));
+    }
     for p in &status.processors {
         if let Some(paused) = &p.paused {
             let paused = text::one_line(paused);
@@ -384,7 +405,7 @@ mod tests {
             lanes_behind: vec![lane],
         };
         let status = Status { processors: vec![processor], ..Status::default() };
-        Seen { host: true, refused_files: Vec::new(), status, idle: BTreeMap::new() }
+        Seen { host: true, refused_files: Vec::new(), replaced: Vec::new(), status, idle: BTreeMap::new() }
     }
 
     #[test]
@@ -506,7 +527,8 @@ mod tests {
     fn a_missing_host_and_refused_files_have_their_lines() {
         let file = |number| RefusedFile { plugin: format!("p{number}"), reason: "bad \u{1b}[31m:\n  more".into() };
         let refused_files = (0..REFUSED + 2).map(file).collect();
-        let seen = Seen { host: false, refused_files, status: Status::default(), idle: BTreeMap::new() };
+        let (replaced, status, idle) = (Vec::new(), Status::default(), BTreeMap::new());
+        let seen = Seen { host: false, refused_files, replaced, status, idle };
         let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
         let begin = "no processor has run on this database yet\n\
                      no host runs on this database; start one with `sandmill run --plugins DIR`\n\

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Facts, LanesAlike, term_error};
+use super::{Facts, LanesAlike, PluginFile, term_error};
 use crate::{
     processor::status::{LaneBehind, ProcessorStatus, TermError},
     tenants::{rates::THROTTLED, status::TenantStatus},
@@ -64,6 +64,7 @@ pub fn findings(facts: &Facts, about: About<'_>) -> Vec<Finding> {
         found.extend(
             of_processor(facts, p).into_iter().map(|finding| Finding { processor: Some(p.id.clone()), ..finding }),
         );
+        found.extend(replaced(facts, p, about));
         let lanes = if about.tenant.is_some() { &facts.lanes_of_tenant } else { &facts.lanes };
         let lanes = lanes.iter().filter(|alike| alike.processor == p.id);
         found.extend(lanes.map(|LanesAlike { first, lanes, .. }| of_lanes(facts, p, first, *lanes)));
@@ -141,6 +142,18 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
         });
     }
     found
+}
+
+/// Tenants whose own processors replace this one.
+fn replaced(facts: &Facts, p: &ProcessorStatus, about: About<'_>) -> Vec<Finding> {
+    let own = facts.plugins.iter().filter_map(|file| Some((file, file.processor.split_once('/')?)));
+    let own = own.filter(|(_, (tenant, id))| *id == p.id && about.tenant.is_none_or(|asked| asked == *tenant));
+    let note = |(file, (tenant, id)): (&PluginFile, (&str, &str))| Finding {
+        processor: Some(p.id.clone()),
+        tenant: Some(tenant.into()),
+        ..finding(Gravity::Note, format!("{} handles the events of tenant {tenant} instead of {id}", file.processor))
+    };
+    own.filter(|_| facts.host && is_run(facts, p)).map(note).collect()
 }
 
 /// The error that keeps ending the terms of a processor that runs.
@@ -294,7 +307,7 @@ fn seconds(seconds: f64) -> String {
 mod tests {
     use super::*;
     use crate::{
-        explain::{Blocker, OpenTransaction, PluginFile},
+        explain::{Blocker, OpenTransaction},
         processor::status::{LaneCounts, Measures, Status},
     };
 
@@ -442,6 +455,17 @@ mod tests {
             ["the host has cart-summary.wasm, but has not begun to run it"]
         );
         assert_eq!(told(&with(file("renamed", "carts", "")))[0].split(',').next(), Some("it is 5 events behind"));
+    }
+
+    #[test]
+    fn a_processor_that_a_tenants_own_one_replaces_is_noted() {
+        let mut facts = facts(0, &[]);
+        facts.plugins.push(file("acme/x", "acme/carts", ""));
+        facts.plugins.push(file("acme/y", "acme/orders", ""));
+        assert_eq!(told(&facts), ["acme/carts handles the events of tenant acme instead of carts"]);
+        let about = |tenant| About { tenant: Some(tenant), ..About::default() };
+        assert_eq!(findings(&facts, about("acme"))[0].gravity, Gravity::Note);
+        assert_eq!(findings(&facts, about("globex")), []);
     }
 
     fn with_term_error(mut facts: Facts) -> Facts {

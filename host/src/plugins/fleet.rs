@@ -19,7 +19,7 @@ use crate::{
     db::{Error, Session, describe},
     model::{
         handler::{Descriptor, Handler},
-        ids::{LaneKey, ProcessorId},
+        ids::{LaneKey, ProcessorId, TenantId},
         text,
     },
     processor::{
@@ -33,6 +33,7 @@ use crate::{
     },
     scheduler::Scheduler,
     supervisor::{Group, Stop},
+    tenants::replacements::Replacements,
 };
 
 /// A handler that is to follow the log.
@@ -147,6 +148,27 @@ impl Fleet {
     /// Settings for processors that do not run here.
     pub fn idle_settings(&self) -> impl Iterator<Item = &str> {
         self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
+    }
+
+    /// Says which processors of tenants' own there are. While one is here, lanes of its tenant wait in
+    /// the shared processor of its family.
+    pub fn replace(&self, own: BTreeSet<ProcessorId>) {
+        let replacements = self.ground.tenants.replacements();
+        let before = replacements.borrow().clone();
+        if !self.ground.tenants.replace(own) {
+            return;
+        }
+        let now = replacements.borrow();
+        for processor in self.members.keys() {
+            let is_news =
+                |(tenant, _): &(&TenantId, _), in_: &Replacements| in_.of(processor).all(|(other, _)| other != *tenant);
+            for (tenant, own) in now.of(processor).filter(|of| is_news(of, &before)) {
+                tracing::info!(%processor, %tenant, "{own} handles the tenant's events instead");
+            }
+            for (tenant, own) in before.of(processor).filter(|of| is_news(of, &now)) {
+                tracing::info!(%processor, %tenant, "handles the tenant's events again, as {own} has ended");
+            }
+        }
     }
 
     /// Whether a processor of this id keeps in step with others.

@@ -8,6 +8,7 @@ use super::folder::Problem;
 pub use crate::processor::dry_run::DryRun;
 use crate::{
     db::{Error, Session, types::ToSql},
+    model::ids::ProcessorId,
     processor::code::Done,
 };
 
@@ -267,6 +268,14 @@ impl Listed {
     pub fn runs(&self) -> bool {
         !self.processor.is_empty()
     }
+}
+
+/// The shared processors that are replaced for tenants: each with the tenant's own one.
+pub fn replacements(plugins: &[Listed]) -> Vec<(&str, ProcessorId)> {
+    let own = plugins.iter().filter_map(|own| ProcessorId::parse(&own.processor).ok());
+    let own = own.filter(|own| own.owner().is_some());
+    let shared = |own: &ProcessorId| plugins.iter().find(|shared| shared.processor == own.family().as_str());
+    own.filter_map(|own| Some((shared(&own)?.processor.as_str(), own))).collect()
 }
 
 /// What a host makes of its files, by their names.

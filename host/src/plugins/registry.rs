@@ -9,6 +9,7 @@
 
 mod back;
 mod jobs;
+mod places;
 mod shortage;
 mod start;
 mod watch;
@@ -25,6 +26,7 @@ pub use self::start::Begun;
 use self::{
     back::NoWayBack,
     jobs::{Finished, Jobs, Tools},
+    places::Unread,
     shortage::Shortages,
     start::Start,
 };
@@ -111,6 +113,8 @@ pub struct Registry {
     dry_runs: Option<DryRuns>,
     /// Where no former version can run either.
     no_way_back: NoWayBack,
+    /// Tenants' folders that cannot be read.
+    unread: Unread,
     /// What is wrong with the folder's other entries.
     reports: Reports,
     errors: ErrorFiles,
@@ -161,6 +165,7 @@ impl Registry {
             uncarried: None,
             dry_runs: None,
             no_way_back: NoWayBack::default(),
+            unread: Unread::default(),
             reports: Reports::default(),
             errors: ErrorFiles::new(folder),
             refused: BTreeMap::new(),
@@ -215,9 +220,8 @@ impl Registry {
             self.carry_out().await;
         }
         if known {
+            self.replace_shared(&[]);
             self.end_start().await;
-        }
-        if known {
             self.recall_due();
             self.jobs.begin_recalls(&self.tools, &self.held);
         }
@@ -280,6 +284,7 @@ impl Registry {
         };
         self.hints.follow(folders);
         self.reports.found(&self.folder, problems);
+        self.unread.folders.clone_from(&unread);
         let changed = self.settling.look(files, &unread, Instant::now());
         let gone: Vec<&String> = changed.iter().filter(|name| !self.settling.known().contains_key(*name)).collect();
         let any_gone = !gone.is_empty();
@@ -583,6 +588,7 @@ impl Registry {
             return Vec::new();
         }
         let followers: Vec<Follower> = plugins.iter().filter_map(|plugin| self.follower(plugin)).collect();
+        self.replace_shared(&followers);
         let refused = self.fleet.start(session, followers).await;
         for (follower, error) in &refused {
             // What ran last and never can again leaves its place to the file.

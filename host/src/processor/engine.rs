@@ -18,6 +18,7 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::FuturesUnordered};
 use lru::LruCache;
+use tokio::sync::watch;
 
 use commits::Committed;
 
@@ -52,7 +53,7 @@ use crate::{
     projections::documents::{Changes, Documents, ReadError},
     scheduler::{Class, Counted},
     supervisor::Stop,
-    tenants::{Tenants, rates::Spent},
+    tenants::{Tenants, rates::Spent, replacements::Replacements},
 };
 use read::{Ahead, ReadingResult};
 
@@ -187,6 +188,12 @@ pub(super) struct Engine<'a> {
     due: Option<SystemTime>,
     /// Why nothing is read.
     held: Held,
+    /// What people told to wait, as of the last look.
+    pauses: Vec<Pause>,
+    /// Processors of tenants' own that replace this one.
+    replacements: watch::Receiver<Replacements>,
+    /// How often those had changed when it last took note.
+    replaced: u64,
     /// When it was last asked how far the head is.
     looked_at_head: Option<Instant>,
     /// Since when nothing is under way.
@@ -252,6 +259,9 @@ impl<'a> Engine<'a> {
             finished: 0,
             looked: Instant::now(),
             held: Held::default(),
+            pauses: Vec::new(),
+            replacements: tenants.replacements(),
+            replaced: 0,
             looked_at_head: None,
         }
     }
@@ -265,6 +275,7 @@ impl<'a> Engine<'a> {
     ) -> Result<(), Shaken> {
         self.look_at_rows().await?;
         loop {
+            self.look_at_replacements();
             self.start();
             self.check_for_standstill()?;
             if self.draining.is_some() && self.runs.is_empty() && self.commit.is_none() {
@@ -330,6 +341,7 @@ impl<'a> Engine<'a> {
                 }
                 () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {}
                 Some(()) = OptionFuture::from(self.place.as_mut().map(Place::changed)) => {}
+                Ok(()) = self.replacements.changed(), if self.commit.is_none() => self.pause(),
                 () = stop.drain(), if self.draining.is_none() => {
                     self.draining = Some(Instant::now());
                     if let Some(place) = self.place.as_ref() {
@@ -367,7 +379,10 @@ impl<'a> Engine<'a> {
     fn start(&mut self) {
         let now = SystemTime::now();
         if self.draining.is_none() && self.book.paused().is_none() {
-            self.start_runs();
+            // Of a tenant whose own processor begins, nothing more is started here.
+            if !self.has_other_replacements() {
+                self.start_runs();
+            }
             self.start_page();
             if self.due.is_some_and(|due| due <= now) {
                 self.search = true;
@@ -652,13 +667,7 @@ impl<'a> Engine<'a> {
         (self.untold, self.search) = (true, true);
         let session = self.committer.session().await?;
         let pauses = pauses::read(&session, self.id).await;
-        let mut pauses = pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
-        let by_settings = self.tenants.held(self.id).into_iter();
-        pauses.extend(by_settings.map(|(tenant, reason)| Pause {
-            tenant: Some(tenant.as_shared()),
-            key: None,
-            reason,
-        }));
+        self.pauses = pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
         let resumed = exceptions::take_resumed(&session, self.id).await;
         let (resumed, more) = resumed.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
         session.give_back();
@@ -666,7 +675,7 @@ impl<'a> Engine<'a> {
             tracing::info!(processor = %self.id, %lane, lanes = resumed.len(), "lanes were resumed");
         }
         // A lane that is let go on waits all the same where a pause still holds.
-        self.book.pause(pauses);
+        self.pause();
         for lane in &resumed {
             self.book.resume(lane);
         }
@@ -676,6 +685,29 @@ impl<'a> Engine<'a> {
         }
         self.due = self.book.next_due();
         Ok(())
+    }
+
+    /// Lets lanes wait that people, the settings or a processor of their tenant's own make wait, and
+    /// no others.
+    fn pause(&mut self) {
+        (self.untold, self.search) = (true, true);
+        self.replaced = self.replacements.borrow_and_update().changes();
+        let held = self.tenants.held(self.id).into_iter();
+        let held = held.map(|(tenant, reason)| Pause { tenant: Some(tenant.as_shared()), key: None, reason });
+        self.book.pause(self.pauses.iter().cloned().chain(held).collect());
+    }
+
+    /// Takes note of processors of tenants' own that came or went. Not during a commit: it may write
+    /// rows of lanes that waited when it began.
+    fn look_at_replacements(&mut self) {
+        if self.commit.is_none() && self.has_other_replacements() {
+            self.pause();
+        }
+    }
+
+    /// Whether processors of tenants' own came or went since it took note of them.
+    fn has_other_replacements(&self) -> bool {
+        self.replacements.has_changed().unwrap_or(false)
     }
 
     /// Says for people why nothing is read, or that something is again.
@@ -691,6 +723,7 @@ impl<'a> Engine<'a> {
             lanes_moving: rows - standing + self.book.rows_to_come(),
             lanes_standing: standing,
             paused: self.book.paused().cloned(),
+            replaced: self.replaced,
         }
     }
 }

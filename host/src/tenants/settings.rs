@@ -191,14 +191,17 @@ impl Settings {
         }
     }
 
+    /// Whether a processor may handle the tenant's events.
+    pub(super) fn allows(&self, processor: &ProcessorId) -> bool {
+        self.processors.as_ref().is_none_or(|ids| ids.iter().any(|id| id == processor.as_str()))
+    }
+
     /// Why the tenant's lanes wait in a processor, if they do.
     pub(super) fn holds(&self, tenant: &TenantId, processor: &ProcessorId) -> Option<Reason> {
-        let allowed = |ids: &Vec<String>| ids.iter().any(|id| id == processor.as_str());
         if self.paused {
             return Some(Reason::new("paused", format!("by the settings: tenants.{tenant}.paused")));
         }
-        let missing = self.processors.as_ref().is_some_and(|ids| !allowed(ids));
-        missing.then(|| {
+        (!self.allows(processor)).then(|| {
             Reason::new("not-allowed", format!("tenants.{tenant}.processors in the settings does not list {processor}"))
         })
     }

@@ -57,13 +57,14 @@ async fn a_name_that_one_tenant_has_taken_is_free_for_all_others() {
     let host = Host::start_in(&database, folder.path(), &[]);
     eventually("mallory's plugin runs", async || database.status("mallory/first").await.map(drop)).await;
 
+    // The shared one handles everybody's events, until tenants have their own.
     let bytes = fs::read(component("scripted")).unwrap();
+    place(folder.path(), "orders.wasm", &bytes);
+    sandmill_tests::ledger::until_counted(&database, &["scripted_log"]).await;
     give(folder.path(), "acme", "orders", &bytes);
     give(folder.path(), "globex", "orders", &bytes);
-    place(folder.path(), "orders.wasm", &bytes);
     until_counted(&database, "scripted_log@acme", "acme/scripted", 2).await;
     until_counted(&database, "scripted_log@globex", "globex/scripted", 3).await;
-    sandmill_tests::ledger::until_counted(&database, &["scripted_log"]).await;
     assert_eq!(
         owners(&database).await,
         [

@@ -1,12 +1,12 @@
 -- Reads the lanes behind their cursors, grouped by processor, state and kind of reason: the number
 -- of lanes in each group, and the one that has waited longest. If there are very many kinds, only
--- the most frequent ones.
+-- the most frequent ones. Lanes that a tenant's own processor replaces are left out.
 -- $1 tenant text, or null for all
 with alike as (
   select distinct on (processor, state, class) processor, tenant, lane_key, since,
          count(*) over (partition by processor, state, class) as lanes
   from sandmill.exceptions
-  where $1::text is null or tenant = $1
+  where ($1::text is null or tenant = $1) and not (state = 'paused' and class = 'replaced')
   order by processor, state, class, since, tenant, lane_key
 ),
 most as (select * from alike order by lanes desc, since limit 200)

@@ -161,10 +161,26 @@ impl Start {
         open.any(|other| self.ran(other).is_none_or(|ran| !ran.runs() || is_lockstep(&ran.processor)))
     }
 
+    /// Whether it is known what ran last.
+    pub(super) fn is_known(&self) -> bool {
+        self.ran.is_some()
+    }
+
+    /// Tenants' own processors that ran last from files of which it is not known yet whether they run.
+    pub(super) fn own_to_come(&self) -> impl Iterator<Item = ProcessorId> {
+        self.open.keys().filter_map(|plugin| own_processor(self.ran(plugin)?))
+    }
+
     fn owner(&self, id: &ProcessorId) -> Option<&str> {
         let mut ran = self.ran.as_ref()?.values();
         ran.find(|ran| ran.processor == id.as_str()).map(|ran| ran.plugin.as_str())
     }
+}
+
+/// The tenant's own processor that a file runs, or ran last; none if the file was gone since.
+fn own_processor(ran: &Listed) -> Option<ProcessorId> {
+    let id = ProcessorId::parse(&ran.processor).ok().filter(|_| !ran.is_gone)?;
+    id.owner().is_some().then_some(id)
 }
 
 impl Registry {
@@ -174,6 +190,7 @@ impl Registry {
         self.settling.first(files);
         self.hints.follow(folders);
         self.reports.found(&self.folder, problems);
+        self.unread.folders.clone_from(&unread);
         self.gone = left_over;
         self.waiting = self.settling.known().keys().cloned().collect();
         let files = self.settling.known().values();
@@ -200,8 +217,10 @@ impl Registry {
         let ran = ran.await.inspect_err(|error| tracing::warn!("could not read what ran last: {}", describe(error)));
         self.session = Some(session);
         let (Ok(ran), Some(start)) = (ran, self.start.as_mut()) else { return false };
-        let ran = ran.into_iter().filter(|ran| !ran.digest.is_empty());
-        start.ran = Some(ran.map(|ran| (ran.plugin.clone(), ran)).collect());
+        let ran: Vec<Listed> = ran.into_iter().filter(|ran| !ran.digest.is_empty()).collect();
+        let own = ran.iter().filter_map(own_processor);
+        self.unread.ran.extend(own.filter(|own| own.owner().is_some_and(|owner| start.unread.contains(owner))));
+        start.ran = Some(ran.into_iter().map(|ran| (ran.plugin.clone(), ran)).collect());
         for (plugin, checked) in &self.checked {
             start.found(plugin, &checked.digest);
         }

@@ -12,6 +12,7 @@ use crate::{
         commit::DeadLetter,
         exceptions::{Exception, LaneState},
     },
+    tenants::replacements::REPLACED,
 };
 
 /// What a line about a stop has besides names and words, bytes: time, level, position and what to do.
@@ -32,6 +33,10 @@ impl Engine<'_> {
             }
             LaneState::Retrying { reason, .. } => {
                 tracing::info!(%processor, %lane, position, %reason, attempts = exception.attempts, "the lane will try again");
+            }
+            // The registry has said so once for the tenant.
+            LaneState::Paused(reason) if reason.class == REPLACED => {
+                tracing::debug!(%processor, %lane, %reason, "the lane waits");
             }
             LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane waits as it was told to"),
             LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),

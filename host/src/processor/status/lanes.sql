@@ -1,4 +1,5 @@
 -- Reads the first lanes of each processor that are behind its cursor: those that need a person first, then by name.
+-- Lanes that a tenant's own processor replaces are left out.
 -- $1 at most so many of each processor bigint
 select p.id, l.tenant, l.lane_key, l.state, l.class, l.reason, l.attempts, l.event_position, to_char(l.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 from sandmill.processors p
@@ -7,7 +8,7 @@ cross join lateral (
   select x.*, first.place
   from (
     select f.tenant, f.lane_key, array_position(array['blocked', 'retrying', 'paused'], f.state) as place
-    from sandmill.exceptions f where f.processor = p.id
+    from sandmill.exceptions f where f.processor = p.id and not (f.state = 'paused' and f.class = 'replaced')
     order by place, f.tenant, f.lane_key limit $1
   ) first
   join sandmill.exceptions x on x.processor = p.id and x.tenant = first.tenant and x.lane_key = first.lane_key

@@ -1,5 +1,6 @@
 -- Reads tenants, what they have used, and how far they are behind: in the processor where that is most, up to $4 events. What was told of a tenant's last
 -- seconds counts for 5 seconds. Tenants are found in the streams' key, by one look-up each. Of lanes finer than tenants the first $5 of each processor are looked at.
+-- Lanes that the tenant's own processor replaces are left out.
 -- $1 these tenants text[], or null for all · $2 order text: cpu, waited, error or name · $3 at most so many bigint · $4 bigint · $5 lanes bigint
 with recursive walked as (
   (select tenant from sandmill.streams where $1::text[] is null order by tenant limit 1)
@@ -45,6 +46,7 @@ cross join lateral (
   from sandmill.processors p
   cross join lateral (
     select count(*) as lanes from sandmill.exceptions x where x.processor = p.id and x.tenant = chosen.tenant
+      and not (x.state = 'paused' and x.class = 'replaced')
   ) counted
 ) behind
 left join lateral (
@@ -58,7 +60,8 @@ left join lateral (
       select first.progress
       from sandmill.processors p
       cross join lateral (
-        select x.progress::text from sandmill.exceptions x where x.processor = p.id and x.tenant = chosen.tenant order by x.lane_key limit $5
+        select x.progress::text from sandmill.exceptions x where x.processor = p.id and x.tenant = chosen.tenant
+          and not (x.state = 'paused' and x.class = 'replaced') order by x.lane_key limit $5
       ) first
       union
       select c.progress::text from sandmill.cursors c where c.bucket = 0

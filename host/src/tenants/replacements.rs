@@ -1,0 +1,74 @@
+//! A tenant's own processors that replace shared ones.
+//!
+//! `acme/orders` replaces the shared `orders` for acme: while it is here, acme's lanes in `orders`
+//! wait as if they were paused, with [`REPLACED`] as their reason. Their rows say where they
+//! stopped, so `orders` continues from there when `acme/orders` is gone, and loses nothing.
+//! Each of the two has documents of its own, which its own progress covers.
+
+use std::collections::BTreeSet;
+
+use crate::model::{
+    handler::Reason,
+    ids::{ProcessorId, TenantId},
+};
+
+/// The class of the reason for which lanes wait while their tenant's own processor replaces the
+/// shared one. Queries that count lanes which wait for somebody leave it out.
+pub const REPLACED: &str = "replaced";
+
+/// The tenants' own processors of a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replacements {
+    changes: u64,
+    own: BTreeSet<ProcessorId>,
+}
+
+impl Replacements {
+    /// How often they have changed, so that a reader can show what it has seen.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The tenants for which a processor is replaced, each with its own one.
+    pub fn of<'a>(&'a self, processor: &'a ProcessorId) -> impl Iterator<Item = (&'a TenantId, &'a ProcessorId)> {
+        let own = self.own.iter().filter(move |own| processor.owner().is_none() && own.family() == processor.family());
+        own.filter_map(|own| Some((own.owner()?, own)))
+    }
+
+    /// Replaces the set. Whether that changed it.
+    pub(super) fn replace(&mut self, own: BTreeSet<ProcessorId>) -> bool {
+        if self.own == own {
+            return false;
+        }
+        (self.own, self.changes) = (own, self.changes + 1);
+        true
+    }
+}
+
+/// Why a lane waits that another processor replaces.
+pub(super) fn reason(own: &ProcessorId) -> Reason {
+    Reason::new(REPLACED, format!("{own} handles this tenant's events instead"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tenants_own_processor_replaces_the_shared_one_of_its_family() {
+        let id = |text: &str| ProcessorId::parse(text).unwrap();
+        let mut replacements = Replacements::default();
+        assert!(replacements.replace([id("acme/orders"), id("globex/orders"), id("acme/carts")].into()));
+        let of = |processor: &str| {
+            let processor = id(processor);
+            replacements.of(&processor).map(|(tenant, own)| format!("{tenant} {own}")).collect::<Vec<_>>()
+        };
+        assert_eq!(of("orders"), ["acme acme/orders", "globex globex/orders"]);
+        assert_eq!(of("carts"), ["acme acme/carts"]);
+        assert_eq!((of("prices"), of("acme/orders")), (Vec::new(), Vec::new()));
+        assert_eq!(replacements.changes(), 1);
+        let same = replacements.own.clone();
+        assert!(!replacements.replace(same));
+        assert_eq!(replacements.changes(), 1);
+    }
+}
