@@ -9,4 +9,5 @@ pub mod json;
 pub mod loading;
 pub mod nearest;
 pub mod partition_key;
+pub mod settings;
 pub mod text;

@@ -49,7 +49,7 @@ pub use usage::Usage;
 use warm::Warm;
 use wasmtime::{Engine, component::Linker};
 
-use crate::model::{handler::Reason, ids::TenantId};
+use crate::model::{handler::Reason, ids::TenantId, settings::PluginSettings};
 
 /// One engine, one linker, one set of limits, and the stores of all its plugins. Cheap to clone.
 #[derive(Clone)]
@@ -58,7 +58,7 @@ pub struct Sandbox {
     linker: Arc<Linker<instance::State>>,
     limits: Arc<Limits>,
     /// What the plugins that it loads can ask for.
-    settings: Arc<[(String, String)]>,
+    settings: PluginSettings,
     /// The tenant whose own the plugins are that it loads; none where they are everybody's.
     owner: Option<TenantId>,
     warm: Arc<Warm<Guest>>,
@@ -148,7 +148,7 @@ impl Sandbox {
             calls: Arc::new(Semaphore::new(instances as usize)),
             tenants: Arc::new(Tenants::new(Arc::new(of_tenant))),
             limits,
-            settings: Arc::default(),
+            settings: PluginSettings::default(),
             owner: None,
             memory: Arc::default(),
             refusals: Arc::default(),
@@ -160,8 +160,8 @@ impl Sandbox {
     /// The same sandbox for a plugin that has limits and settings of its own, and is perhaps one
     /// tenant's. Of memory and tables there is as much for an instance as was set aside at start:
     /// it may have less, and never more.
-    pub fn for_plugin(&self, limits: Limits, settings: Vec<(String, String)>, owner: Option<&TenantId>) -> Self {
-        Sandbox { limits: Arc::new(limits), settings: settings.into(), owner: owner.cloned(), ..self.clone() }
+    pub fn for_plugin(&self, limits: Limits, settings: PluginSettings, owner: Option<&TenantId>) -> Self {
+        Sandbox { limits: Arc::new(limits), settings, owner: owner.cloned(), ..self.clone() }
     }
 
     /// The same sandbox where compiling may take so much.

@@ -240,9 +240,9 @@ fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits),
     let wrong = |why: String| Wrong { why: format!("{before}{why}"), passes: false };
     let text = file.manifest_text().map_err(|refusal| Wrong::reading(&before, &refusal))?;
     let manifest = Manifest::parse(&text).map_err(wrong)?;
-    if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some()) {
+    if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some() || manifest.settings.have_tenants()) {
         return Err(wrong(format!(
-            "tenants: what lies in the folder {tenant} is that tenant's alone; leave the line out"
+            "tenants: what lies in the folder {tenant} is that tenant's alone; leave the line out, and write its settings under [settings]"
         )));
     }
     let limits = manifest.limits(host, file.tenant.as_ref()).map_err(wrong)?;

@@ -10,17 +10,24 @@
 //! cpu-ms = 5000
 //! [settings]                    # what the plugin can ask for: texts, numbers, true and false
 //! currency = "EUR"
+//! [tenants.acme.settings]       # the same for one tenant, instead of the above key by key; not in a tenant's folder
+//! currency = "USD"
 //! ```
+//!
+//! A file has `tenants` only once, so `only-tenants = ["acme"]` stands for the list where tenants have settings.
 //!
 //! Nothing of it is needed. A key that is not known is an error with its line and the nearest one that is; a changed manifest is taken like a changed plugin.
 //! When tenants are added they begin where the processor stands.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer, value::SeqAccessDeserializer},
+};
 
 use crate::{
-    model::{handler::Descriptor, ids::TenantId, nearest::nearest, text},
+    model::{handler::Descriptor, ids::TenantId, nearest::nearest, settings::PluginSettings, text},
     sandbox::Limits,
 };
 
@@ -46,20 +53,62 @@ pub struct Manifest {
     pub on_change: OnChange,
     /// Whether a version that fails where the one that runs does not is kept from taking over.
     pub dry_run: bool,
-    /// What the plugin is told, by key.
-    pub settings: Vec<(String, String)>,
+    /// What the plugin can ask for.
+    pub settings: PluginSettings,
     limits: BTreeMap<String, u64>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 struct Written {
-    tenants: Option<Vec<String>>,
+    tenants: WrittenTenants,
+    only_tenants: Option<Vec<String>>,
     max_batch_size: Option<u32>,
     on_change: OnChange,
     dry_run: Option<bool>,
     limits: WrittenLimits,
     settings: BTreeMap<String, toml::Value>,
+}
+
+/// `tenants`: whose events it handles, or what differs for some.
+enum WrittenTenants {
+    Only(Vec<String>),
+    Each(BTreeMap<String, WrittenTenant>),
+}
+
+impl Default for WrittenTenants {
+    fn default() -> Self {
+        WrittenTenants::Each(BTreeMap::new())
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct WrittenTenant {
+    settings: BTreeMap<String, toml::Value>,
+}
+
+/// By hand: a derived choice between the two would lose the lines of errors.
+impl<'de> Deserialize<'de> for WrittenTenants {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = WrittenTenants;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list of tenants, or tables such as [tenants.NAME.settings]")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<WrittenTenants, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(WrittenTenants::Only)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, tables: A) -> Result<WrittenTenants, A::Error> {
+                BTreeMap::deserialize(MapAccessDeserializer::new(tables)).map(WrittenTenants::Each)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 /// Of the host's limits, those that can differ from plugin to plugin.
@@ -80,7 +129,7 @@ struct WrittenLimits {
 
 impl Default for Manifest {
     fn default() -> Self {
-        let (on_change, settings, limits) = (OnChange::default(), Vec::new(), BTreeMap::new());
+        let (on_change, settings, limits) = (OnChange::default(), PluginSettings::default(), BTreeMap::new());
         Manifest { tenants: None, max_batch_size: None, on_change, dry_run: true, settings, limits }
     }
 }
@@ -88,7 +137,7 @@ impl Default for Manifest {
 /// What is shown of the error of a manifest, bytes.
 const ERROR_BYTES: usize = 2_048;
 
-const KEYS: [&str; 6] = ["tenants", "max-batch-size", "on-change", "dry-run", "limits", "settings"];
+const KEYS: [&str; 7] = ["tenants", "only-tenants", "max-batch-size", "on-change", "dry-run", "limits", "settings"];
 const LIMITS: [&str; 10] = [
     "memory-mib",
     "plugin-memory-mib",
@@ -106,13 +155,11 @@ impl Manifest {
     /// Reads a manifest's text. The error names the line, and what to write instead.
     pub fn parse(text: &str) -> Result<Manifest, String> {
         let written: Written = toml::from_str(text).map_err(|error| {
-            let mut told = error.to_string().trim_end().to_string();
-            // It shows the line, which may be very long.
-            if told.len() > ERROR_BYTES {
-                let before = error.span().and_then(|span| text.get(..span.start));
-                let line = before.map_or(1, |before| before.matches('\n').count() + 1);
-                told = format!("line {line}: {}", text::cut(error.message(), ERROR_BYTES));
-            }
+            // The whole error would show the line itself, which may be a secret.
+            let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let message = without_values(error.message());
+            let told = format!("line {line}: {}", text::cut(&message, ERROR_BYTES));
             let unknown = told.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`'));
             match unknown {
                 Some((unknown, _)) => {
@@ -125,21 +172,32 @@ impl Manifest {
         if written.max_batch_size == Some(0) {
             return Err("max-batch-size = 0 leaves no events for a call; write 1 or more, or leave it out".into());
         }
-        let tenants = written.tenants.map(|tenants| {
-            let parsed =
-                tenants.iter().map(|tenant| TenantId::parse(tenant).map_err(|error| format!("tenants: {error}")));
-            parsed.collect::<Result<Vec<_>, _>>()
-        });
-        let tenants = tenants.transpose()?;
-        if tenants.as_ref().is_some_and(Vec::is_empty) {
-            return Err("tenants = [] is nobody; name some, or leave it out for all of them".into());
-        }
-        let text_of = |(key, value): (String, toml::Value)| match value {
-            toml::Value::String(text) => Ok((key, text)),
-            toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Ok((key, value.to_string())),
-            _ => Err(format!("settings.{key} is neither a text nor a number nor true nor false; write it as a text")),
+        let (only, each) = match (written.tenants, written.only_tenants) {
+            (WrittenTenants::Only(_), Some(_)) => {
+                return Err("tenants and only-tenants are both lists; leave one of them out".into());
+            }
+            (WrittenTenants::Only(list), None) => (Some(("tenants", list)), BTreeMap::new()),
+            (WrittenTenants::Each(each), list) => (list.map(|list| ("only-tenants", list)), each),
         };
-        let settings = written.settings.into_iter().map(text_of).collect::<Result<_, _>>()?;
+        let parsed = |key: &str, name: &String| TenantId::parse(name).map_err(|error| format!("{key}: {error}"));
+        let tenants = match &only {
+            Some((key, list)) if list.is_empty() => {
+                return Err(format!("{key} = [] is nobody; name some, or leave it out for all of them"));
+            }
+            Some((key, list)) => Some(list.iter().map(|name| parsed(key, name)).collect::<Result<Vec<_>, _>>()?),
+            None => None,
+        };
+        let mut of_tenants = BTreeMap::new();
+        for (name, WrittenTenant { settings }) in each {
+            let tenant = parsed("tenants", &name)?;
+            if tenants.as_ref().is_some_and(|tenants| !tenants.contains(&tenant)) {
+                return Err(format!(
+                    "tenants.{tenant}: only-tenants does not list {tenant}, so nothing would read its settings; list it, or remove them"
+                ));
+            }
+            of_tenants.insert(tenant, texts(&format!("tenants.{name}.settings"), settings)?);
+        }
+        let settings = PluginSettings::new(texts("settings", written.settings)?, of_tenants);
         let of = written.limits;
         let values = [
             of.memory_mib,
@@ -215,6 +273,24 @@ impl Manifest {
     }
 }
 
+/// Settings as the plugin reads them.
+fn texts(place: &str, values: BTreeMap<String, toml::Value>) -> Result<BTreeMap<String, String>, String> {
+    let text_of = |(key, value): (String, toml::Value)| match value {
+        toml::Value::String(text) => Ok((key, text)),
+        toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Ok((key, value.to_string())),
+        _ => Err(format!("{place}.{key} is neither a text nor a number nor true nor false; write it as a text")),
+    };
+    values.into_iter().map(text_of).collect()
+}
+
+/// A message without what it quotes of a value.
+fn without_values(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(first), Some(last)) if first < last => format!("{}…{}", &message[..=first], &message[last..]),
+        _ => message.into(),
+    }
+}
+
 /// What the host's settings say of a limit.
 fn of_host(host: &Limits, name: &str) -> usize {
     match name {
@@ -268,7 +344,7 @@ mod tests {
         let host = Limits::default();
         assert_eq!(manifest.limits(&host, None).unwrap(), Limits { cpu_ms: 50, memory_mib: 8, ..host.clone() });
         let settings = [("currency", "EUR"), ("fast", "true"), ("rate", "1.5")];
-        assert_eq!(manifest.settings, settings.map(|(key, value)| (key.to_string(), value.to_string())));
+        assert_eq!(settings_of(&manifest, "acme"), settings.map(|(key, value)| format!("{key} {value}")));
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let over = manifest.over(&descriptor, None);
         assert_eq!((over.max_batch_size, over.tenants.unwrap()[0].as_str()), (Some(5), "acme"));
@@ -276,6 +352,51 @@ mod tests {
         let nothing = Manifest::parse("").unwrap();
         assert_eq!((&nothing, nothing.over(&descriptor, None)), (&Manifest::default(), descriptor));
         assert_eq!(nothing.limits(&host, None).unwrap(), host);
+    }
+
+    fn settings_of(manifest: &Manifest, tenant: &str) -> Vec<String> {
+        let settings = manifest.settings.of(&TenantId::parse(tenant).unwrap());
+        settings.iter().map(|(key, value)| format!("{key} {value}")).collect()
+    }
+
+    #[test]
+    fn a_tenant_has_settings_of_its_own_over_those_of_all() {
+        let text = "only-tenants = ['acme', 'globex']\n[settings]\ncurrency = 'EUR'\nrate = 2\n[tenants.acme.settings]\ncurrency = 'USD'\nvat = 7";
+        let manifest = Manifest::parse(text).unwrap();
+        assert_eq!(settings_of(&manifest, "acme"), ["currency USD", "rate 2", "vat 7"]);
+        assert_eq!(settings_of(&manifest, "globex"), ["currency EUR", "rate 2"]);
+        let names: Vec<&str> = manifest.tenants.iter().flatten().map(TenantId::as_str).collect();
+        assert_eq!(names, ["acme", "globex"]);
+        let anybody = Manifest::parse("[tenants.'acme.eu'.settings]\na = 1").unwrap();
+        assert_eq!((settings_of(&anybody, "acme.eu"), anybody.tenants), (vec!["a 1".to_string()], None));
+        assert_ne!(
+            Manifest::parse("[tenants.acme.settings]\na = 1"),
+            Manifest::parse("[tenants.acme.settings]\na = 2")
+        );
+    }
+
+    #[test]
+    fn mistakes_in_a_tenants_settings_show_no_value() {
+        let error = |text: &str| Manifest::parse(text).unwrap_err();
+        let typo = error("max-batch-size = 1\n[tenants.acme.setings]\na = 'SECRET'");
+        assert!(typo.contains("line 2") && typo.ends_with("The nearest key is settings."), "{typo}");
+        let cases = [
+            ("[tenants.acme.settings]\na = ['SECRET']", "tenants.acme.settings.a is neither"),
+            ("[tenants.'a b'.settings]\na = 'SECRET'", "tenants: `a b` is not a valid tenant name"),
+            ("only-tenants = ['b']\n[tenants.a.settings]\nx = 'SECRET'", "tenants.a: only-tenants does not list a"),
+            ("[settings]\na = 'SECRET", "line 2: "),
+            ("[settings]\na = 'x'\nb = SECRET", "line 3: "),
+            ("setings = { a = 'SECRET' }", "line 1: unknown field `setings`"),
+            ("settings = 'SECRET'", "line 1: invalid type: string \"…\", expected a map"),
+            ("[tenants.acme]\nsettings = 'SECRET'", "line 2: invalid type: string \"…\", expected a map"),
+            ("tenants = ['a']\nonly-tenants = ['a']", "tenants and only-tenants are both lists"),
+            ("only-tenants = []", "only-tenants = [] is nobody"),
+            ("tenants = 5", "line 1"),
+        ];
+        for (text, wanted) in cases {
+            let error = error(text);
+            assert!(error.contains(wanted) && !error.contains("SECRET"), "{text}: {error}");
+        }
     }
 
     #[test]

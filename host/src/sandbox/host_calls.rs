@@ -93,12 +93,12 @@ pub(super) fn is_document_id(id: &str) -> bool {
 
 impl settings::Host for State {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
-        let found = self.identity.settings().iter().find(|(known, _)| *known == key);
+        let found = self.settings.iter().find(|(known, _)| *known == key);
         Ok(found.map(|(_, value)| value.clone()))
     }
 
     fn get_all(&mut self) -> wasmtime::Result<Vec<(String, String)>> {
-        Ok(self.identity.settings().to_vec())
+        Ok(self.settings.to_vec())
     }
 }
 

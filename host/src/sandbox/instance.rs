@@ -21,11 +21,16 @@ use super::{
     usage::Refusals,
     wasi::Ambient,
 };
-use crate::model::handler::{Documents, Failure};
+use crate::model::{
+    handler::{Documents, Failure},
+    settings::Values,
+};
 
 /// What the host keeps beside a guest.
 pub(in crate::sandbox) struct State {
     pub(super) identity: Arc<Identity>,
+    /// What operators set, for the tenant that the store belongs to.
+    pub(super) settings: Values,
     pub(super) call: Call,
     pub(super) growth: Growth,
     pub(super) ambient: Ambient,
@@ -73,8 +78,10 @@ impl Guest {
     /// An empty store; of a tenant's, except in `describe`.
     pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>, tenant: Option<Owed>) -> Self {
         let limits = &sandbox.limits;
+        let settings = tenant.as_ref().map(|owed| identity.settings(owed.tenant.id())).unwrap_or_default();
         let (call, growth) = (Call::describe(None, limits), Growth::new(account, tenant, limits));
-        let state = State { identity, call, growth, ambient: Ambient::default(), refusals: sandbox.refusals.clone() };
+        let (ambient, refusals) = (Ambient::default(), sandbox.refusals.clone());
+        let state = State { identity, settings, call, growth, ambient, refusals };
         let mut store = Store::new(&sandbox.engine, state);
         store.limiter(|state| &mut state.growth);
         store.set_hostcall_fuel(limits.output_bytes());

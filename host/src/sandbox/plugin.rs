@@ -23,6 +23,7 @@ use crate::model::{
     event::Batch,
     handler::{BoxFuture, Descriptor, Documents, Failure, Handler, LogRoom, PartitionBy, Start, Turn},
     ids::{CollectionName, FamilyId, TenantId},
+    settings::{PluginSettings, Values},
 };
 
 /// A plugin that can handle batches.
@@ -41,7 +42,7 @@ pub struct Plugin {
 pub(super) struct Identity {
     name: String,
     collections: Vec<CollectionName>,
-    settings: Arc<[(String, String)]>,
+    settings: PluginSettings,
 }
 
 impl Identity {
@@ -53,9 +54,9 @@ impl Identity {
         &self.collections
     }
 
-    /// What an operator has set for it, by key.
-    pub(super) fn settings(&self) -> &[(String, String)] {
-        &self.settings
+    /// What an operator has set for it and this tenant.
+    pub(super) fn settings(&self, tenant: &TenantId) -> Values {
+        self.settings.of(tenant)
     }
 }
 
@@ -241,7 +242,8 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
     let pre = linker.instantiate_pre(&component).map_err(unfit)?;
     let pre = ProjectorPluginPre::new(pre).map_err(unfit)?;
 
-    let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new(), settings: Arc::default() });
+    let settings = PluginSettings::default();
+    let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new(), settings });
     let account = Account::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
     // One at a time: the engine has room for one instance besides those that are lent.
     let describing = sandbox.describing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -273,6 +273,13 @@ fn the_manifest_beside_the_file_counts() {
     assert_eq!((code, &found["good"]), (0, &json!(true)), "{found}");
     assert!(fs::read_to_string(&written).unwrap().contains(r#""setting":"mug""#));
 
+    fs::write(desk.path("scripted.toml"), "[settings]\nword = 'mug'\n[tenants.acme.settings]\nword = 'cup'").unwrap();
+    assert_eq!(report(&test).0, 0);
+    assert!(fs::read_to_string(&written).unwrap().contains(r#""setting":"cup""#));
+    fs::write(desk.path("scripted.toml"), "[tenants.acme.setings]\nword = 'cup'").unwrap();
+    let typo = plugin(&["check", &copy]);
+    assert!(stderr(&typo).contains("The nearest key is settings."), "{}", stderr(&typo));
+
     fs::write(desk.path("scripted.toml"), "[limits]\nmemory-mib = 1").unwrap();
     let little = plugin(&["check", &copy]);
     assert!(stdout(&little).contains("limits.memory-mib"), "{}", stdout(&little));
