@@ -2,7 +2,10 @@
 //!
 //! It answers from the start of the process to its end, also while the host waits for its database.
 //! The number of connections and the time of each are bounded, so clients cannot slow the host.
-//! Responses contain ids of processors and numbers, and neither tenants nor events.
+//! Responses contain ids of processors and numbers, no events, and of tenants only those that an
+//! operator has listed. A service manager learns the same phases ([`systemd`]).
+
+mod systemd;
 
 use std::{
     convert::Infallible,
@@ -20,6 +23,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Mutex, Semaphore, watch},
@@ -29,13 +33,16 @@ use tokio::{
 
 use crate::{
     db::{Db, Session, describe},
+    model::ids::TenantId,
     processor::status,
     sandbox::{Sandbox, Usage},
     telemetry::{
         self,
-        metrics::{Gauges, Metrics, ProcessorGauges, SandboxGauges},
+        metrics::{Gauges, Metrics, ProcessorGauges, SandboxGauges, TenantGauges},
     },
+    tenants::status::{TenantSums, sums},
 };
+use systemd::ServiceManager;
 
 /// Connections at once. Default 64: some who watch, each with one or two, and room for those that
 /// say nothing.
@@ -49,6 +56,34 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The text format of OpenMetrics, which Prometheus reads.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Tenants with metrics of their own, at most. Default 100: each has seven series.
+const TENANTS: usize = 100;
+
+/// What an operator can set.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Config {
+    /// Tenants with series of their own on `/metrics`: events, guests' CPU time, refusals, lanes by
+    /// state. Default: none, since whoever reads the metrics learns their names. At most 100.
+    pub tenants: Vec<String>,
+}
+
+impl Config {
+    /// Refuses what cannot be meant.
+    pub fn check(&self) -> Result<(), String> {
+        if self.tenants.len() > TENANTS {
+            let listed = self.tenants.len();
+            return Err(format!(
+                "metrics.tenants lists {listed} tenants, and {TENANTS} may have metrics of their own; `sandmill tenants` shows all"
+            ));
+        }
+        self.tenants.iter().try_for_each(|name| match TenantId::parse(name) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("metrics.tenants: {error}")),
+        })
+    }
+}
+
 /// What a host does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
@@ -60,6 +95,16 @@ pub enum Phase {
     Working,
 }
 
+impl Phase {
+    fn words(self) -> &'static str {
+        match self {
+            Phase::Starting => "waits for its database",
+            Phase::StandingBy => "stands by",
+            Phase::Working => "works",
+        }
+    }
+}
+
 /// The state behind the endpoint. Without an address it is kept too, and nothing serves it.
 pub struct Watched {
     /// What the host counts.
@@ -68,24 +113,40 @@ pub struct Watched {
     sandbox: OnceLock<Sandbox>,
     session: Mutex<Option<Session>>,
     db: Db,
+    /// Those with metrics of their own.
+    tenants: Vec<String>,
+    manager: ServiceManager,
 }
 
 impl Watched {
     /// A host that begins.
-    pub fn new(db: Db) -> Arc<Self> {
+    pub fn new(db: Db, config: &Config) -> Arc<Self> {
         let (phase, _) = watch::channel(Phase::Starting);
+        let mut tenants = config.tenants.clone();
+        tenants.sort();
+        tenants.dedup();
+        let manager = ServiceManager::of_environment();
+        manager.notify(&format!("STATUS={}", Phase::Starting.words()));
         Arc::new(Watched {
             metrics: Metrics::default(),
             phase,
             sandbox: OnceLock::new(),
             session: Mutex::default(),
             db,
+            tenants,
+            manager,
         })
     }
 
     /// What the host does from now on.
     pub fn enter(&self, phase: Phase) {
         self.phase.send_replace(phase);
+        self.manager.notify(&format!("READY=1\nSTATUS={}", phase.words()));
+    }
+
+    /// The host is about to end, once what is under way is finished.
+    pub fn stop(&self) {
+        self.manager.notify("STOPPING=1\nSTATUS=finishes what is under way");
     }
 
     /// Where plugins run.
@@ -101,14 +162,14 @@ impl Watched {
     async fn gauges(&self) -> Option<Gauges> {
         let mut session = self.session.try_lock().ok()?;
         let mut database_up = false;
-        let asked = timeout(PATIENCE, self.processors(&mut session, &mut database_up)).await;
-        let processors = match asked {
-            Ok(Ok(processors)) => Some(processors),
+        let asked = timeout(PATIENCE, self.ask(&mut session, &mut database_up)).await;
+        let (processors, tenants) = match asked {
+            Ok(Ok((processors, tenants))) => (Some(processors), tenants),
             Ok(Err(error)) => {
                 tracing::debug!(error, "could not ask the database for metrics");
-                None
+                (None, Vec::new())
             }
-            Err(_) => None,
+            Err(_) => (None, Vec::new()),
         };
         Some(Gauges {
             ready: self.phase() != Phase::Starting,
@@ -116,10 +177,11 @@ impl Watched {
             sandbox: self.sandbox.get().map(|sandbox| of_sandbox(sandbox.usage())),
             database_up,
             processors,
+            tenants,
         })
     }
 
-    async fn processors(&self, kept: &mut Option<Session>, up: &mut bool) -> Result<Vec<ProcessorGauges>, String> {
+    async fn ask(&self, kept: &mut Option<Session>, up: &mut bool) -> Result<Answer, String> {
         // One that failed, or was given up, is not used again.
         let session = match kept.take().filter(|session| !session.is_closed()) {
             Some(session) => session,
@@ -128,8 +190,13 @@ impl Watched {
         session.batch_execute(STATEMENT).await.map_err(|error| describe(&error))?;
         *up = true;
         let status = status::read(&session, 0).await.map_err(|error| describe(&error))?;
+        let tenants = match self.tenants.as_slice() {
+            [] => Vec::new(),
+            tenants => sums(&session, tenants).await.map_err(|error| describe(&error))?,
+        };
         *kept = Some(session);
-        Ok(status.processors.into_iter().map(gauges).collect())
+        let processors = status.processors.into_iter().map(gauges).collect();
+        Ok((processors, tenants.into_iter().map(of_tenant).collect()))
     }
 
     async fn answer(&self, method: &Method, path: &str) -> Response<String> {
@@ -140,9 +207,8 @@ impl Watched {
         match path {
             "/livez" => text(StatusCode::OK, "alive"),
             "/readyz" => match self.phase() {
-                Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, "waits for its database"),
-                Phase::StandingBy => text(StatusCode::OK, "stands by"),
-                Phase::Working => text(StatusCode::OK, "works"),
+                phase @ Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, phase.words()),
+                phase @ (Phase::StandingBy | Phase::Working) => text(StatusCode::OK, phase.words()),
             },
             "/metrics" => match self.gauges().await {
                 Some(gauges) => with(StatusCode::OK, METRICS, self.metrics.show(&gauges)),
@@ -151,6 +217,14 @@ impl Watched {
             _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics"),
         }
     }
+}
+
+/// What the database says of processors, and of the tenants that are asked for.
+type Answer = (Vec<ProcessorGauges>, Vec<TenantGauges>);
+
+fn of_tenant(TenantSums { tenant, events, cpu_seconds, refusals, lanes }: TenantSums) -> TenantGauges {
+    let [events, refusals] = [events, refusals].map(|sum| u64::try_from(sum).unwrap_or(0));
+    TenantGauges { tenant, events, cpu_seconds, refusals, lanes: lanes.into() }
 }
 
 fn of_sandbox(usage: Usage) -> SandboxGauges {

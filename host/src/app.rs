@@ -44,7 +44,7 @@ use crate::{
     store::anchor,
     supervisor::Supervisor,
     telemetry::metrics::Metrics,
-    tenants::{self, Tenants, usage},
+    tenants::{self, Tenants, replacements::Replacements, usage},
 };
 
 /// How a run ended, when it ended in order.
@@ -135,7 +135,7 @@ pub async fn run(
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
-    run_watched(config, db, until, OtherHost::GiveUp, drain, abort, &Watched::new(db.clone())).await
+    run_watched(config, db, until, OtherHost::GiveUp, drain, abort, &Watched::new(db.clone(), &config.metrics)).await
 }
 
 /// The same with a monitoring endpoint, and a choice of what to do about another host.
@@ -372,7 +372,7 @@ impl<'a> Ready<'a> {
                 (Until::Told, _) => std::future::pending().await,
                 (Until::CaughtUp, Some(nothing)) => Err(nothing.into()),
                 (Until::CaughtUp, None) => {
-                    caught_up(&begun.standings, &self.there_at_start).await;
+                    caught_up(&begun.standings, &self.there_at_start, tenants.replacements()).await;
                     let blocked = blocked(&begun.standings, self.db).await?;
                     let refused = begun.refused;
                     Ok(if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) })
@@ -424,10 +424,18 @@ fn announce(begun: &Begun, config: &Config, until: Until) -> Option<NothingRuns>
 }
 
 /// Waits until every processor has handled what `head` sees, except for lanes that need a person.
-async fn caught_up(standings: &[(ProcessorId, watch::Receiver<Standing>)], head: &Snapshot) {
+async fn caught_up(
+    standings: &[(ProcessorId, watch::Receiver<Standing>)],
+    head: &Snapshot,
+    replacements: watch::Receiver<Replacements>,
+) {
     for (_, standing) in standings {
         let mut standing = standing.clone();
-        let level = |now: &Standing| now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head));
+        // Lanes whose replacement did not begin after all are not seen to move before that.
+        let replaced = replacements.borrow().changes();
+        let level = |now: &Standing| {
+            now.replaced >= replaced && now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head))
+        };
         if standing.wait_for(|now| now.paused.is_some() || level(now)).await.is_err() {
             // The processor failed; the supervisor has its error and ends everything.
             return std::future::pending().await;

@@ -19,6 +19,7 @@ pub use resolved::{Origin, Resolved, Setting};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    admin,
     model::nearest::nearest,
     plugins::rollout,
     processor::{self, connections, pressure},
@@ -38,9 +39,11 @@ pub struct Config {
     /// does well on a machine of eight cores.
     pub connections: usize,
     /// Address and port of the monitoring endpoint, for instance `127.0.0.1:9464`: `/livez`,
-    /// `/readyz` and, for Prometheus, `/metrics`. Default: none. Clients see ids of processors and
-    /// numbers.
+    /// `/readyz` and, for Prometheus, `/metrics`. Default: none. Clients see ids of processors,
+    /// numbers, and the names of tenants that `metrics.tenants` lists.
     pub listen: String,
+    /// What `/metrics` shows.
+    pub metrics: admin::Config,
     /// The folder with the plugins. No default; `run` takes it as a flag too.
     pub plugins: PathBuf,
     /// How the host logs.
@@ -190,6 +193,7 @@ impl Config {
         }
         pressure::check(&self.processors)?;
         self.rollout.check()?;
+        self.metrics.check()?;
         self.scheduler.check()
     }
 }

@@ -3,6 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr as Name, UnixDatagram},
+    },
     process::{Child, Stdio},
 };
 
@@ -32,9 +36,14 @@ fn free_address() -> SocketAddr {
 
 impl Watched {
     fn start(database: &str, folder: &std::path::Path) -> Self {
+        Watched::start_with(database, folder, &[])
+    }
+
+    fn start_with(database: &str, folder: &std::path::Path, settings: &[&str]) -> Self {
         let address = free_address();
         let mut command = sandmill(database);
         command.args(["run", "--listen", &address.to_string(), "--plugins"]).arg(folder).stderr(Stdio::null());
+        settings.iter().for_each(|setting| _ = command.args(["--set", setting]));
         Watched { child: command.spawn().unwrap(), address }
     }
 
@@ -97,6 +106,82 @@ async fn a_host_tells_how_it_does() {
     let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(host.address).unwrap()).collect();
     host.until("silent ones are given up", "/livez", |status, _| status == 200).await;
     drop(silent);
+}
+
+/// Tenants are named only where an operator has listed them.
+#[tokio::test(flavor = "multi_thread")]
+async fn listed_tenants_have_metrics_of_their_own() {
+    let database = database().await;
+    database.append("acme", "s", &vec![json!({}); 5]).await;
+    database.append("bad", "s", &[json!({"do": "trap"})]).await;
+    database.append("other", "s", &[json!({})]).await;
+    let folder = plugins(&["scripted"]);
+    let settings = ["metrics.tenants=acme,bad,nobody", "limits.cpu-ms=10000", "limits.wall-ms=120000"];
+    let host = Watched::start_with(&database.address, folder.path(), &settings);
+    let wanted = [
+        "sandmill_tenant_events_handled_total{tenant=\"acme\"} 5\n",
+        "sandmill_tenant_events_handled_total{tenant=\"nobody\"} 0\n",
+        "sandmill_tenant_lanes_behind{tenant=\"acme\",state=\"blocked\"} 0\n",
+        "sandmill_tenant_lanes_behind{tenant=\"bad\",state=\"blocked\"} 1\n",
+        "sandmill_tenant_refusals_total{tenant=\"bad\"} ",
+        "sandmill_tenant_guest_cpu_seconds_total{tenant=\"acme\"} 0.",
+    ];
+    // What tenants used is told now and then.
+    let all = |_: u16, body: &str| wanted.iter().all(|line| body.contains(line));
+    let text = host.until("the tenants' numbers are there", "/metrics", all).await;
+    assert!(!text.contains("other"), "{text}");
+    assert!(!text.contains("sandmill_tenant_refusals_total{tenant=\"bad\"} 0\n"), "{text}");
+}
+
+/// What a service manager such as systemd is told, over the socket that it names.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_learns_when_the_host_works_and_when_it_stops() {
+    let database = database().await;
+    let folder = plugins(&["scripted"]);
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("notify");
+    let name = format!("sandmill-test-{}", std::process::id());
+    let sockets = [
+        (path.display().to_string(), UnixDatagram::bind(&path).unwrap()),
+        (format!("@{name}"), UnixDatagram::bind_addr(&Name::from_abstract_name(&name).unwrap()).unwrap()),
+    ];
+    for (address, socket) in sockets {
+        let started = |arguments: &[&str]| {
+            let mut command = sandmill(&database.address);
+            command.env("NOTIFY_SOCKET", &address).arg("run").args(arguments).arg("--plugins").arg(folder.path());
+            command.stderr(Stdio::null()).spawn().unwrap()
+        };
+        let told = async || {
+            let socket = socket.try_clone().unwrap();
+            let receive = move || {
+                let mut buffer = [0; 1_000];
+                let bytes = socket.recv(&mut buffer).unwrap();
+                String::from_utf8(buffer[..bytes].to_vec()).unwrap()
+            };
+            tokio::task::spawn_blocking(receive).await.unwrap()
+        };
+        let until_stopped = async |mut child: Child| {
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            assert_eq!(told().await, "STOPPING=1\nSTATUS=finishes what is under way");
+            let ended = eventually("it has ended", async || child.try_wait().unwrap()).await;
+            assert_eq!(ended.code(), Some(0));
+        };
+        let host = started(&[]);
+        assert_eq!(told().await, "STATUS=waits for its database");
+        assert_eq!(told().await, "READY=1\nSTATUS=works");
+        let other = started(&["--standby"]);
+        assert_eq!(told().await, "STATUS=waits for its database");
+        assert_eq!(told().await, "READY=1\nSTATUS=stands by");
+        until_stopped(host).await;
+        assert_eq!(told().await, "READY=1\nSTATUS=works");
+        until_stopped(other).await;
+    }
+    // Where nobody listens it runs all the same.
+    let mut command = sandmill(&database.address);
+    command.env("NOTIFY_SOCKET", place.path().join("nobody")).args(["run", "--until-caught-up", "--plugins"]);
+    command.arg(folder.path());
+    let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
 }
 
 /// It says that it lives while it waits for its database, and that it is not ready.

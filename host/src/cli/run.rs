@@ -22,6 +22,8 @@ use crate::{
     after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
 What it logs goes to standard error, and lines that nothing takes are lost and counted; SANDMILL_LOG=warn logs less, and --set log.format=json (SANDMILL_LOG_FORMAT=json) writes one JSON object a line: {\"timestamp\", \"level\", \"target\", \"message\", \"fields\"}. `sandmill status` shows how it goes, from anywhere.
 
+Under a service manager (NOTIFY_SOCKET, systemd's Type=notify) it reports when it works or stands by, and when it stops.
+
 One host at a time works on a database. A second one waits 10 s and exits with code 3; with --standby it waits until the first is gone, then takes over. A host whose \
          place another one has taken, as after an outage of the database, exits with code 3: have it restarted with --standby.
 
@@ -62,7 +64,7 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
         let remedy = "give --plugins DIR, or set `plugins` in the settings or SANDMILL_PLUGINS";
         return Err(ConfigError::new("no plugins folder named", remedy).into());
     }
-    let watched = Watched::new(db.clone());
+    let watched = Watched::new(db.clone(), &config.metrics);
     let listener = match config.listen.as_str() {
         "" => None,
         address => Some(Listener::start(address, watched.clone()).await?),
@@ -84,6 +86,7 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
     }
     let drain = async {
         signals.first().await;
+        watched.stop();
         tracing::info!("finishing what is under way; a second signal ends it at once");
     };
     let (until, other_host) = match (args.until_caught_up, args.standby) {

@@ -3,8 +3,9 @@
 //! Counters and histograms are added to where something happens; what is known only by asking (how
 //! far processors are behind, how many instances live) is asked for when they are read
 //! ([`Gauges`]). Names begin with `sandmill_`, units are seconds and bytes. Labels are ids of
-//! processors, and names from short fixed lists: never a tenant's, a lane's or an event's words, so
-//! that the number of series is bounded by what an operator has installed.
+//! processors, names from short fixed lists, and the tenants that an operator has listed
+//! (`metrics.tenants`): never a lane's or an event's words, so the number of series is bounded by
+//! what an operator has installed.
 
 use std::{
     fmt,
@@ -13,7 +14,7 @@ use std::{
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text::encode},
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, NoLabelSet, text::encode},
     metrics::{MetricType, counter::Counter, family::Family, histogram::Histogram},
     registry::{Registry, Unit},
 };
@@ -58,6 +59,23 @@ pub struct Gauges {
     pub sandbox: Option<SandboxGauges>,
     /// How processors stand; none while that could not be asked in time.
     pub processors: Option<Vec<ProcessorGauges>>,
+    /// What the tenants have used that an operator has listed.
+    pub tenants: Vec<TenantGauges>,
+}
+
+/// What one tenant has used, over all hosts there were, and how its lanes stand.
+#[derive(Clone, Debug, Default)]
+pub struct TenantGauges {
+    /// Its name.
+    pub tenant: String,
+    /// Events handled, by each processor that did.
+    pub events: u64,
+    /// CPU time of its guests, seconds.
+    pub cpu_seconds: f64,
+    /// How often its guests were refused something.
+    pub refusals: u64,
+    /// Lanes behind, by state.
+    pub lanes: Vec<(&'static str, i64)>,
 }
 
 /// What a sandbox holds and has done.
@@ -194,6 +212,20 @@ impl Encoder<'_> {
         }
         Ok(())
     }
+
+    /// A counter with a series for each of some tenants.
+    fn counters<'v, V: EncodeCounterValue>(
+        &mut self,
+        (name, help): (&str, &str),
+        unit: Option<Unit>,
+        values: impl Iterator<Item = (&'v str, V)>,
+    ) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (tenant, value) in values {
+            metric.encode_family(&[("tenant", tenant)])?.encode_counter::<NoLabelSet, _, u64>(&value, None)?;
+        }
+        Ok(())
+    }
 }
 
 /// Every number that is shown fits.
@@ -225,7 +257,25 @@ impl Collector for Asked {
         let letters = ("dead_letters", "Events set aside, by processor; at most 10000 are counted");
         to.gauges(letters, None, all().map(|p| (vec![("processor", &*p.id)], p.dead_letters)))?;
         let paused = ("paused", "1 while a person has paused the processor");
-        to.gauges(paused, None, all().map(|p| (vec![("processor", &*p.id)], i64::from(p.paused))))
+        to.gauges(paused, None, all().map(|p| (vec![("processor", &*p.id)], i64::from(p.paused))))?;
+        // Their names would stand there without any sample.
+        if asked.tenants.is_empty() { Ok(()) } else { TenantGauges::encode(&asked.tenants, &mut to) }
+    }
+}
+
+impl TenantGauges {
+    fn encode(all: &[TenantGauges], to: &mut Encoder<'_>) -> fmt::Result {
+        let help = "Events handled of listed tenants, by each processor that did";
+        to.counters(("tenant_events_handled", help), None, all.iter().map(|t| (&*t.tenant, t.events)))?;
+        let help = "CPU time of the guests of listed tenants";
+        let cpu = all.iter().map(|t| (&*t.tenant, t.cpu_seconds));
+        to.counters(("tenant_guest_cpu", help), Some(Unit::Seconds), cpu)?;
+        let help = "How often guests of listed tenants were refused something";
+        to.counters(("tenant_refusals", help), None, all.iter().map(|t| (&*t.tenant, t.refusals)))?;
+        let lanes = all.iter().flat_map(|t| {
+            t.lanes.iter().map(|(state, lanes)| (vec![("tenant", &*t.tenant), ("state", *state)], *lanes))
+        });
+        to.gauges(("tenant_lanes_behind", "Lanes behind of listed tenants, by state"), None, lanes)
     }
 }
 
@@ -259,7 +309,63 @@ fn of(id: &str) -> One {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+
+    /// Every metric that there is, with a sample of each.
+    fn all() -> String {
+        let metrics = Metrics::default();
+        let carts = metrics.of_processor("carts");
+        carts.commits.observe(0.1);
+        carts.reads.observe(0.1);
+        metrics.term_ended("carts", None);
+        metrics.plugin_changed("swapped");
+        let sandbox = SandboxGauges { refusals: vec![("trap".into(), 1)], ..SandboxGauges::default() };
+        let lanes = vec![("blocked", 1)];
+        let processor = ProcessorGauges { id: "carts".into(), lanes: lanes.clone(), ..ProcessorGauges::default() };
+        let tenant = TenantGauges { tenant: "acme".into(), lanes, ..TenantGauges::default() };
+        metrics.show(&Gauges {
+            sandbox: Some(sandbox),
+            processors: Some(vec![processor]),
+            tenants: vec![tenant],
+            ..Gauges::default()
+        })
+    }
+
+    #[test]
+    fn tenants_are_named_only_where_they_are_listed() {
+        let text = all();
+        for line in [
+            "sandmill_tenant_events_handled_total{tenant=\"acme\"} 0",
+            "sandmill_tenant_guest_cpu_seconds_total{tenant=\"acme\"} 0",
+            "sandmill_tenant_refusals_total{tenant=\"acme\"} 0",
+            "sandmill_tenant_lanes_behind{tenant=\"acme\",state=\"blocked\"} 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        assert!(!Metrics::default().show(&Gauges::default()).contains("tenant"));
+    }
+
+    /// What the dashboard and the alerts ask for is there under that name.
+    #[test]
+    fn the_dashboard_and_the_alerts_use_metrics_that_there_are() {
+        let text = all();
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let names: BTreeSet<&str> = samples.filter_map(|line| line.split(['{', ' ']).next()).collect();
+        let dashboard = include_str!("../../../docs/grafana.json");
+        let parsed: serde_json::Value = serde_json::from_str(dashboard).unwrap();
+        let panels = parsed["panels"].as_array().unwrap();
+        let ids: BTreeSet<i64> = panels.iter().map(|panel| panel["id"].as_i64().unwrap()).collect();
+        assert_eq!(ids.len(), panels.len(), "ids of panels differ");
+        let mut used = BTreeSet::new();
+        for file in [dashboard, include_str!("../../../docs/alerts.yml")] {
+            let words = file.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            used.extend(words.filter(|word| word.starts_with("sandmill_")));
+        }
+        let unknown: Vec<_> = used.difference(&names).collect();
+        assert!(used.len() > 15 && unknown.is_empty(), "{unknown:?} are not among {names:?}");
+    }
 
     #[test]
     fn what_was_counted_is_shown_and_what_is_gone_is_not() {

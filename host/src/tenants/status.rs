@@ -78,6 +78,34 @@ impl Order {
     }
 }
 
+/// What a tenant has used so far, and how its lanes stand.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TenantSums {
+    /// Its name.
+    pub tenant: String,
+    /// Events handled, by each processor that did.
+    pub events: i64,
+    /// CPU time of its guests.
+    pub cpu_seconds: f64,
+    /// Times that its guests were refused something.
+    pub refusals: i64,
+    /// Its lanes behind, by state.
+    pub lanes: [(&'static str, i64); 4],
+}
+
+/// Reads the sums of these tenants.
+pub async fn sums(session: &Session, tenants: &[String]) -> Result<Vec<TenantSums>, Error> {
+    let rows = session.query(include_str!("status/sums.sql"), &[&tenants]).await?;
+    let of_row = |row: &crate::db::Row| TenantSums {
+        tenant: row.get(0),
+        events: row.get(1),
+        cpu_seconds: row.get(2),
+        refusals: row.get(3),
+        lanes: [("blocked", row.get(4)), ("retrying", row.get(5)), ("paused", row.get(6)), ("catching-up", row.get(7))],
+    };
+    Ok(rows.iter().map(of_row).collect())
+}
+
 /// Reads the first so many tenants, or of those with these names the ones that the store knows.
 pub async fn read(
     session: &Session,

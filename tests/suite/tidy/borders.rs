@@ -8,7 +8,7 @@ use super::rust::{self, Named};
 /// A room and what it may name of `crate::…`: a room, or one thing in it.
 pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
-    ("admin", &["db", "processor::status", "sandbox", "telemetry"]),
+    ("admin", &["db", "model::ids", "processor::status", "sandbox", "telemetry", "tenants::status"]),
     ("lib", &[]),
     (
         "cli",
@@ -76,6 +76,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     (
         "config",
         &[
+            "admin::Config",
             "model::nearest",
             "plugins::rollout",
             "processor::Config",
@@ -100,6 +101,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "sandbox",
             "scheduler",
             "supervisor",
+            // A tenant's own processor replaces the shared one of its family.
+            "tenants::replacements",
         ],
     ),
     ("consumer", &["model", "source", "supervisor::Stop"]),
