@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all test-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py guests
+.PHONY: help setup demo test test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -52,6 +52,16 @@ test-postgres: plugins guests ## runs the suite on each supported version of Pos
 	  echo "Running tests on PostgreSQL $$version"; \
 	  SANDMILL_PG_BIN=$$programs cargo test --workspace --test suite -- $(TESTS) || exit; \
 	done
+
+# Of the suite, what depends most on the server: statements and their plans, migrations, rights, cursors, crashes.
+newest := $(lastword $(ON))
+database_tests := store:: sources:: sql:: plans:: rights:: bookkeeping:: anchors:: ownership:: contention:: crashes:: kills::
+test-newest: plugins guests newest-postgres ## runs the tests that depend most on the database on the newest PostgreSQL
+	@echo "Running tests on PostgreSQL $(newest)"
+	@SANDMILL_PG_BIN=$$(scripts/postgres.sh $(newest)) cargo test --workspace --test suite -- $(database_tests)
+
+newest-postgres: ## fetches the newest supported PostgreSQL for test-newest, unless it is there
+	@scripts/postgres.sh $(newest) >/dev/null
 
 lint: setup-cc setup-lint ## checks formatting, clippy's warnings, and (with cargo-deny) licences and duplicates
 	@echo "Checking formatting, warnings and dependencies"

@@ -90,7 +90,7 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
     let database = with_a_blocked_lane().await;
     let address = &database.address;
     let status = object(address, &["status", "--json"]).await;
-    assert_keys(&status, &["host", "refusedFiles", "connection", "processors"]);
+    assert_keys(&status, &["host", "refusedFiles", "replaced", "connection", "processors"]);
     let processor = &status["processors"][0];
     let keys = [
         "id",

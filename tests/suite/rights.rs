@@ -142,11 +142,14 @@ async fn a_role_that_runs_what_others_migrated_needs_no_ownership_but_of_the_vie
     std::fs::create_dir(&own).unwrap();
     place(&own, "scripted.wasm", &std::fs::read(component("scripted")).unwrap());
     database.append("acme", "s", &[json!({})]).await;
+    database.append("globex", "s", &[json!({})]).await;
     let (code, _, said) = run(&address, &arguments).await;
     assert_eq!(code, Some(0), "{said}");
     let admin = session(&database.address).await;
-    let count = r#"select (data->>'count')::int from public.scripted_log where _partition = 'acme'"#;
-    assert_eq!(admin.query_one(count, &[]).await.unwrap().get::<_, i32>(0), 2);
+    for (view, tenant, events) in [("scripted_log", "globex", 1), (r#""scripted_log@acme""#, "acme", 2)] {
+        let count = format!("select (data->>'count')::int from public.{view} where _partition = '{tenant}'");
+        assert_eq!(admin.query_one(&count, &[]).await.unwrap().get::<_, i32>(0), events, "{view}");
+    }
 
     execute(&database, "revoke update on sandmill.cursors from runs_only").await;
     let needed = statements(&address, &arguments).await;
