@@ -6,9 +6,10 @@
 use super::named;
 
 /// A group of settings, the name of its struct, and the file that declares it.
-const SOURCES: [(&str, &str, &str); 10] = [
+const SOURCES: [(&str, &str, &str); 11] = [
     ("", "Config", include_str!("../config.rs")),
     ("log", "Config", include_str!("../telemetry.rs")),
+    ("metrics", "Config", include_str!("../admin.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
     ("processors", "Settings", include_str!("../processor/pressure.rs")),
     ("scheduler", "Config", include_str!("../scheduler.rs")),

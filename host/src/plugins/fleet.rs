@@ -171,6 +171,16 @@ impl Fleet {
         }
     }
 
+    /// Lets lanes that a shared processor has blocked wait for the tenant's own one that replaces it
+    /// now, and for nobody else.
+    pub async fn resume_replaced(&self, session: &Session, own: &ProcessorId) {
+        let Some(tenant) = own.owner() else { return };
+        let shared = ProcessorId::from(own.family().clone());
+        if self.members.contains_key(&shared) {
+            said(&shared, exceptions::resume_replaced(session, &shared, tenant).await);
+        }
+    }
+
     /// Whether a processor of this id keeps in step with others.
     pub fn is_lockstep(&self, id: &str) -> bool {
         self.pressures.get(id).is_some_and(|settings| settings.back_pressure == pressure::Strategy::Lockstep)

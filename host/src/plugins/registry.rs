@@ -608,6 +608,7 @@ impl Registry {
         let told = history::ran(session, &ran).await;
         for running in &started {
             self.errors.remove(&running.plugin);
+            self.fleet.resume_replaced(session, &running.id).await;
             match told {
                 Ok(_) => {
                     self.untold.remove(&running.plugin);

@@ -206,6 +206,13 @@ pub async fn resume_these(
     Ok(rows.iter().filter_map(lane).collect())
 }
 
+/// Lets blocked lanes of a tenant go on whose own processor replaces this one. They wait for that
+/// instead of a person, and try again when it is gone.
+pub async fn resume_replaced(session: &Session, processor: &ProcessorId, tenant: &TenantId) -> Result<u64, Error> {
+    let params: [&(dyn crate::db::types::ToSql + Sync); 2] = [&processor.as_str(), &tenant.as_str()];
+    session.execute(include_str!("exceptions/resume_replaced.sql"), &params).await
+}
+
 /// The first lanes of a processor that wait for a person, and why; at most so many, and how many there are.
 pub async fn standing(
     session: &Session,

@@ -52,7 +52,10 @@ pub(super) fn reason(own: &ProcessorId) -> Reason {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::{Limits, Settings, Tenants},
+        *,
+    };
 
     #[test]
     fn a_tenants_own_processor_replaces_the_shared_one_of_its_family() {
@@ -70,5 +73,23 @@ mod tests {
         let same = replacements.own.clone();
         assert!(!replacements.replace(same));
         assert_eq!(replacements.changes(), 1);
+    }
+
+    #[test]
+    fn a_processor_that_the_settings_keep_from_a_tenants_events_replaces_none() {
+        let id = |text: &str| ProcessorId::parse(text).unwrap();
+        let held = |processors: Option<&[&str]>, paused: bool| {
+            let processors = processors.map(|ids| ids.iter().map(|id| id.to_string()).collect());
+            let acme = Settings { processors, paused, ..Settings::default() };
+            let tenants = Tenants::new(&[("acme".to_string(), acme)].into(), &Limits::default());
+            tenants.replace([id("acme/orders")].into());
+            let held = tenants.held(&id("orders"));
+            held.into_iter().map(|(tenant, reason)| format!("{tenant} {}", reason.class)).collect::<Vec<_>>()
+        };
+        assert_eq!(held(None, false), ["acme replaced"]);
+        assert_eq!(held(Some(&["orders", "acme/orders"]), false), ["acme replaced"]);
+        assert_eq!(held(Some(&["orders"]), false), Vec::<String>::new());
+        assert_eq!(held(Some(&["acme/orders"]), false), ["acme not-allowed"]);
+        assert_eq!(held(None, true), ["acme paused"]);
     }
 }
