@@ -53,7 +53,7 @@ test-postgres: plugins guests ## runs the suite on each supported version of Pos
 	  SANDMILL_PG_BIN=$$programs cargo test --workspace --test suite -- $(TESTS) || exit; \
 	done
 
-# Of the suite, what depends most on the server: statements and their plans, migrations, rights, cursors, crashes.
+# Of the suite, what depends most on the server: statements and their plans, migrations, rights, cursors, crashes; three minutes.
 newest := $(lastword $(ON))
 database_tests := store:: sources:: sql:: plans:: rights:: bookkeeping:: anchors:: ownership:: contention:: crashes:: kills::
 test-newest: plugins guests newest-postgres ## runs the tests that depend most on the database on the newest PostgreSQL
