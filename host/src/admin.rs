@@ -325,3 +325,19 @@ async fn serve(stream: TcpStream, watched: Arc<Watched>) -> io::Result<()> {
     // Also bounds a client that does not read its response.
     timeout(PATIENCE * 3, connection).await.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenants_with_metrics_of_their_own_are_bounded_and_have_valid_names() {
+        let check = |tenants: &[String]| Config { tenants: tenants.into() }.check();
+        let many: Vec<String> = (0..=TENANTS).map(|number| format!("t{number}")).collect();
+        assert_eq!(check(&many[1..]), Ok(()));
+        let error = check(&many).unwrap_err();
+        assert!(error.starts_with("metrics.tenants lists 101 tenants, and 100 may have"), "{error}");
+        let error = check(&["a b".into()]).unwrap_err();
+        assert!(error.starts_with("metrics.tenants: `a b` is not a valid tenant name"), "{error}");
+    }
+}
