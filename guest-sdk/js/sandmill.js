@@ -1,9 +1,8 @@
-// Sandmill plugins in JavaScript: documents that events evolve, an event one document.
+// Sandmill plugins in JavaScript: `documents`, where an event changes one document, and `view`, where it changes several.
 //
-// An author says what the plugin is, what a document begins as, and for each event type what it makes of the document; batches, reading and
-// writing are done here. A batch costs one read, and one write for each changed document. `evolve` functions give a new document back and leave
-// the old one as it was, so an event that fails leaves no trace. There is no clock and no randomness, and asking for either says so:
-// time and ids come from the event, or the same events would not lead to the same documents.
+// An author says what the plugin is and has a function for each event type; batches, reading and writing are done here. A batch costs one read
+// of each collection, and one write for each changed document. An event that fails leaves no trace. There is no clock and no randomness, and
+// asking for either says so: time and ids come from the event, or the same events would not lead to the same documents.
 
 import { getMany } from 'sandmill:processor/documents@0.1.0';
 import { log as writeLine } from 'sandmill:processor/logging@0.1.0';
@@ -11,6 +10,8 @@ import { get } from 'sandmill:processor/settings@0.1.0';
 
 /** Levels of arrays and objects that an event's data may have: all that a store accepts. Much deeper data would use up the guest's stack. */
 const LEVELS = 512;
+/** Documents that one read names: half of what a host allows unless it is told otherwise (`limits.reads`). */
+const READ_AT_ONCE = 10_000;
 
 // With the flag `u` a pair of surrogates is one character, so this matches halves alone.
 const HALF = /[\ud800-\udfff]/u;
@@ -146,19 +147,6 @@ export function documents(plugin) {
   const { collection, events, documentId = (_, event) => event.streamId } = plugin;
   const initial = Object.freeze(plugin.initial);
 
-  function describe() {
-    return {
-      id: exact('the id of the plugin', plugin.id),
-      version: readable(plugin.version),
-      eventTypes: Object.keys(events).map((type) => exact('an event type', type)),
-      collections: [collection],
-      partitionBy: plugin.partitionBy ?? { tag: 'tenant' },
-      start: plugin.start ?? 'beginning',
-      readModelVersion: plugin.readModelVersion ?? 1,
-      maxBatchSize: plugin.maxBatchSize ?? null,
-    };
-  }
-
   function project(batch) {
     const entries = new Map();
     const steps = batch.events.map((event) => attempt(() => {
@@ -173,30 +161,178 @@ export function documents(plugin) {
     }));
     read(collection, [...entries.values()]);
 
-    const projection = { changes: [], skipped: [], halted: null };
-    for (const [index, step] of steps.entries()) {
-      const failure = step instanceof Failure ? step : attempt(() => evolve(events, step, initial));
-      if (!(failure instanceof Failure)) continue;
-      const { action, code, message } = failure;
-      if (action.tag === 'skip') {
-        projection.skipped.push({ index, code, message });
-      } else {
-        projection.halted = { index, action, code, message };
-        break;
-      }
-    }
+    const changes = [];
+    const failures = handleEach(steps, (step) => evolve(events, step, initial));
     for (const { id, document, existed, changed } of entries.values()) {
       if (!changed) continue;
       if (document !== null) {
-        projection.changes.push({ tag: 'put', val: { collection, id, data: stringify(collection, id, document) } });
+        changes.push(put(collection, id, stringify(collection, id, document)));
       } else if (existed) {
-        projection.changes.push({ tag: 'remove', val: { collection, id } });
+        changes.push(remove(collection, id));
       }
     }
-    return projection;
+    return { changes, ...failures };
+  }
+
+  return exported(plugin, [collection], project);
+}
+
+/**
+ * Makes a plugin of events that change several documents each. Export what it gives:
+ *
+ *     export const { description, projector } = view({ id, version, reads, events });
+ *
+ * `events` has a function for each event type, `(view, data, event)`, which calls `view.get(collection, id)`, `view.put(collection, id,
+ * document)` and `view.remove(collection, id)`. It sees what earlier events and it itself wrote; of one that throws, nothing is kept.
+ *
+ * `reads` has an entry for each of the plugin's collections: a function `(data, event, view)` that names the ids of the documents that an event
+ * needs. Collections are read in this order, each once for a batch, so `view.get` there shows documents of the ones before, as they were before
+ * the batch. It is for speed alone and changes no outcome: a document that is not named is read when an event asks for it.
+ */
+export function view(plugin) {
+  const { reads, events } = plugin;
+
+  function project(batch) {
+    const documents = viewOf(Object.keys(reads));
+    const steps = batch.events.map((event) => attempt(() => ({ event, data: parse(event.data) })));
+    const readable = steps.filter((step) => !(step instanceof Failure));
+    for (const [collection, ids] of Object.entries(reads)) {
+      const named = [];
+      for (const { event, data } of readable) {
+        try {
+          for (const id of ids(data, event, documents.before)) if (isId(id)) named.push(id);
+        } catch (error) {
+          if (error instanceof Failure) continue;
+          write('warn', '', `\`reads\` of \`${collection}\` failed for the event ${event.id}, whose documents are read one by one: ${error}`);
+        }
+      }
+      documents.read(collection, named);
+    }
+    const failures = handleEach(steps, ({ event, data }) => documents.keepIfDone(() => {
+      if (events[event.eventType](documents.view, data, event) !== undefined) {
+        throw new TypeError(`\`${event.eventType}\` gave something back; it changes documents with view.put and view.remove, and is not async`);
+      }
+    }));
+    return { changes: documents.changes(), ...failures };
+  }
+
+  return exported(plugin, Object.keys(reads), project);
+}
+
+/** The documents of a batch: `view` for events, `before` for what reads them ahead. They are kept as JSON, so it does not matter when one was written. */
+function viewOf(names) {
+  const collections = new Map(names.map((name) => [name, new Map()]));
+  let replaced = [];
+
+  function of(collection) {
+    const entries = collections.get(collection);
+    if (entries === undefined) throw new TypeError(`the collection ${shown(collection)} is not listed in \`reads\``);
+    return entries;
+  }
+
+  function read(collection, ids) {
+    const entries = of(collection);
+    const unknown = [...new Set(ids)].filter((id) => !entries.has(id));
+    for (let at = 0; at < unknown.length; at += READ_AT_ONCE) {
+      const part = unknown.slice(at, at + READ_AT_ONCE);
+      getMany(collection, part).forEach((stored, number) => {
+        const text = stored ?? null;
+        entries.set(part[number], { text, absent: text === null, changed: false });
+      });
+    }
+  }
+
+  function get(collection, id) {
+    const entries = of(collection);
+    if (!entries.has(id)) read(collection, [exact(`the id of a document of \`${collection}\``, id)]);
+    const { text } = entries.get(id);
+    try {
+      return text === null ? null : JSON.parse(text);
+    } catch (error) {
+      throw stop('unreadable-document', `${collection} ${id}: ${error.message}`);
+    }
+  }
+
+  function write(collection, id, text) {
+    const entries = of(collection);
+    const former = entries.get(exact(`the id of a document of \`${collection}\``, id));
+    replaced.push([entries, id, former]);
+    entries.set(id, { text, absent: former?.absent ?? false, changed: true });
+  }
+
+  const view = {
+    get,
+    put(collection, id, document) {
+      if (document === null || typeof document !== 'object' || Array.isArray(document)) {
+        throw new TypeError(`the document ${shown(id)} of \`${collection}\` is no object: ${shown(document)}`);
+      }
+      write(collection, id, stringify(collection, id, document));
+    },
+    remove: (collection, id) => write(collection, id, null),
+  };
+
+  /** Handles an event. What it wrote before it failed is taken back. */
+  function keepIfDone(handle) {
+    replaced = [];
+    try {
+      handle();
+    } catch (error) {
+      for (const [entries, id, former] of replaced.reverse()) {
+        if (former === undefined) entries.delete(id);
+        else entries.set(id, former);
+      }
+      throw error;
+    }
+  }
+
+  const changes = () => [...collections].flatMap(([collection, entries]) => [...entries].flatMap(([id, { text, absent, changed }]) => {
+    if (!changed || (text === null && absent)) return [];
+    return [text === null ? remove(collection, id) : put(collection, id, text)];
+  }));
+
+  return { view: Object.freeze(view), before: Object.freeze({ get }), read, keepIfDone, changes };
+}
+
+/** Whether a value can be a document's id: a text of 1 to 512 bytes. */
+const isId = (id) =>
+  typeof id === 'string' && id !== '' && !id.includes('\0') && !HALF.test(id) && (id.length <= 128 || unescape(encodeURIComponent(id)).length <= 512);
+
+const put = (collection, id, data) => ({ tag: 'put', val: { collection, id, data } });
+const remove = (collection, id) => ({ tag: 'remove', val: { collection, id } });
+
+/** What a plugin exports. */
+function exported(plugin, collections, project) {
+  function describe() {
+    return {
+      id: exact('the id of the plugin', plugin.id),
+      version: readable(plugin.version),
+      eventTypes: Object.keys(plugin.events).map((type) => exact('an event type', type)),
+      collections,
+      partitionBy: plugin.partitionBy ?? { tag: 'tenant' },
+      start: plugin.start ?? 'beginning',
+      readModelVersion: plugin.readModelVersion ?? 1,
+      maxBatchSize: plugin.maxBatchSize ?? null,
+    };
   }
 
   return { description: { describe: aloud(describe) }, projector: { project: aloud(project) } };
+}
+
+/** Handles events in order, up to one that stops the lane. A step is an event, or how it failed already. */
+function handleEach(steps, handle) {
+  const failures = { skipped: [], halted: null };
+  for (const [index, step] of steps.entries()) {
+    const failure = step instanceof Failure ? step : attempt(() => handle(step));
+    if (!(failure instanceof Failure)) continue;
+    const { action, code, message } = failure;
+    if (action.tag === 'skip') {
+      failures.skipped.push({ index, code, message });
+    } else {
+      failures.halted = { index, action, code, message };
+      break;
+    }
+  }
+  return failures;
 }
 
 /** Reads all documents of a batch at once. */
@@ -234,6 +370,9 @@ function attempt(body) {
   }
 }
 
+// Where `sandmill plugin build` looks for whether an error has been reported: what was reported last.
+const REPORTED = Symbol.for('sandmill.reported');
+
 /** Says what ended a call before the sandbox sees nothing but a trap. */
 function aloud(body) {
   return (...given) => {
@@ -241,6 +380,7 @@ function aloud(body) {
       return body(...given);
     } catch (error) {
       write('critical', 'exception', `${String(error)}\n${error?.stack ?? ''}`.trimEnd());
+      globalThis[REPORTED] = error;
       throw error;
     }
   };

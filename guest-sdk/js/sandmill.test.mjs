@@ -7,9 +7,9 @@ import { join } from 'node:path';
 import test from 'node:test';
 import { pathToFileURL } from 'node:url';
 
-const host = (globalThis.host = { lines: [], documents: new Map() });
+const host = (globalThis.host = { lines: [], documents: new Map(), reads: [] });
 const PARTS = {
-  documents: 'export const getMany = (_, ids) => ids.map((id) => globalThis.host.documents.get(id));',
+  documents: 'export const getMany = (of, ids) => (globalThis.host.reads.push([of, ids]), ids.map((id) => globalThis.host.documents.get(id)));',
   logging: 'export const log = (level, context, message) => globalThis.host.lines.push([level, message]);',
   settings: "export const get = (key) => (key === 'limit' ? '7' : undefined);",
 };
@@ -22,7 +22,7 @@ for (const [part, code] of Object.entries(PARTS)) {
 writeFileSync(join(folder, 'sandmill.mjs'), source);
 const sdk = await import(pathToFileURL(join(folder, 'sandmill.mjs')));
 rmSync(folder, { recursive: true });
-const { documents, log, natural, setting, skip, stop, text } = sdk;
+const { documents, log, natural, setting, skip, stop, text, view } = sdk;
 
 const HALF = 'ab😀x'.slice(0, 3);
 const REPLACED = 'ab\ufffd';
@@ -110,4 +110,131 @@ test('a message shows a wrong value, and of a large one only what it is', () => 
 test('a negative zero is written as zero', () => {
   const { changes } = answer((_, { x }) => ({ x, is: Object.is(x, -0) }), ['{"x":-0}']);
   assert.equal(changes[0].val.data, '{"x":0,"is":true}');
+});
+
+/** Adds to documents of the collections `a` and `b`, as `data.deeds` says; a sum of zero is no document. */
+const sums = (named = true) => view({
+  id: 'sums',
+  reads: Object.fromEntries(['a', 'b'].map((of) => [of, ({ deeds }) => deeds.filter(([other]) => named && other === of).map(([, id]) => id)])),
+  events: {
+    E(view, { deeds, fail }) {
+      for (const [collection, id, add] of deeds) {
+        const sum = (view.get(collection, id)?.sum ?? 0) + add;
+        if (sum === 0) view.remove(collection, id);
+        else view.put(collection, id, { sum });
+      }
+      if (fail) throw { skip, stop }[fail]('asked');
+    },
+  },
+});
+
+/** What a plugin answers to events of the type E in batches of a size, each after the changes of the ones before: documents and failures. */
+function outcome(plugin, data, size) {
+  const [stored, failed] = [new Map(), []];
+  host.reads = [];
+  host.documents = { get: (id) => stored.get(`${host.reads.at(-1)[0]}/${id}`) };
+  for (let at = 0; at < data.length && failed.at(-1)?.at(-1) !== true; at += size) {
+    const events = data.slice(at, at + size).map((data) => ({ data: JSON.stringify(data), eventType: 'E', streamId: 's' }));
+    const { changes, skipped, halted } = plugin.projector.project({ events });
+    for (const { tag, val } of changes) {
+      const id = `${val.collection}/${val.id}`;
+      if (tag === 'put') stored.set(id, val.data);
+      else assert(stored.delete(id), `${id} was removed and is not there`);
+    }
+    failed.push(...skipped.map(({ index, code }) => [at + index, code]));
+    if (halted) failed.push([at + halted.index, halted.code, true]);
+  }
+  host.documents = new Map();
+  return { documents: Object.fromEntries([...stored].sort()), failed };
+}
+
+test('an event changes several documents, and one that fails none, however events are cut into batches', () => {
+  const data = [
+    { deeds: [['a', 'x', 2], ['b', 'x', 3]] },
+    { deeds: [['a', 'x', 5], ['a', 'y', 1], ['a', 'x', -7], ['b', 'z', 1]], fail: 'skip' },
+    { deeds: [['a', 'x', 1], ['b', 'y', 4], ['a', 'x', 1]] },
+    { deeds: [['b', 'x', -3]] },
+    { deeds: [['a', 'z', 1], ['a', 'z', -1]] },
+    { deeds: [['a', 'x', 9]], fail: 'stop' },
+    { deeds: [['a', 'x', 100]] },
+  ];
+  const expected = { documents: { 'a/x': '{"sum":4}', 'b/y': '{"sum":4}' }, failed: [[1, 'asked'], [5, 'asked', true]] };
+  for (const size of [1, 2, 3, data.length]) {
+    for (const named of [true, false]) assert.deepEqual(outcome(sums(named), data, size), expected, `${size}, ${named}`);
+  }
+});
+
+test('each collection is read once for a batch, and what is not named is read when it is asked for', () => {
+  const data = [{ deeds: [['a', 'x', 1], ['b', 'x', 1]] }, { deeds: [['a', 'y', 1], ['b', 'x', 1], ['a', 'x', 1]] }];
+  outcome(sums(), data, 2);
+  assert.deepEqual(host.reads, [['a', ['x', 'y']], ['b', ['x']]]);
+  outcome(sums(false), data, 2);
+  assert.deepEqual(host.reads, [['a', ['x']], ['b', ['x']], ['a', ['y']]]);
+});
+
+test('documents of one collection name those of the next, as they were before the batch', () => {
+  const plugin = view({
+    id: 'p',
+    reads: { a: () => ['x'], b: (data, event, before) => before.get('a', 'x')?.of ?? [] },
+    events: {
+      E(view, { of }) {
+        for (const id of view.get('a', 'x')?.of ?? []) view.remove('b', id);
+        for (const id of of) view.put('b', id, {});
+        view.put('a', 'x', { of });
+      },
+    },
+  });
+  const { documents } = outcome(plugin, [{ of: ['1', '2'] }, { of: ['2', '3'] }, { of: ['4'] }], 1);
+  assert.deepEqual(Object.keys(documents), ['a/x', 'b/4']);
+  assert.deepEqual(host.reads.slice(-2), [['a', ['x']], ['b', ['2', '3']]]);
+});
+
+test('a document is a copy, written as it is put', () => {
+  const plugin = view({
+    id: 'p',
+    reads: { a: () => ['x'] },
+    events: {
+      E(view) {
+        const document = view.get('a', 'x') ?? { list: [], none: undefined };
+        document.list.push(1);
+        view.put('a', 'x', document);
+        document.list.push('later');
+        assert.deepEqual(Object.keys(view.get('a', 'x')), ['list']);
+        view.get('a', 'x').list.push('nowhere');
+      },
+    },
+  });
+  assert.deepEqual(outcome(plugin, [{}, {}], 2).documents, { 'a/x': '{"list":[1,1]}' });
+});
+
+test('mistakes with a view end the call with words', () => {
+  const ended = (E, reads = { a: () => [] }) => {
+    host.lines = [];
+    assert.throws(() => outcome(view({ id: 'p', reads, events: { E } }), [{}], 1), TypeError);
+    return host.lines[0][1].split('\n')[0];
+  };
+  assert.equal(ended((view) => view.get('b', 'x')), 'TypeError: the collection "b" is not listed in `reads`');
+  assert.equal(ended((view) => view.put('a', 'x', [])), 'TypeError: the document "x" of `a` is no object: an array');
+  assert.equal(ended((view) => view.put('a', 7, {})), 'TypeError: the id of a document of `a` is not a text: 7');
+  assert.match(ended(async () => {}), /`E` gave something back; it changes documents with view.put and view.remove, and is not async/);
+});
+
+test('what reads documents ahead changes no outcome', () => {
+  const data = [{ deeds: [['a', 'x', 1]] }];
+  const plugin = (ids) => view({ id: 'p', reads: { a: ids }, events: { E: (view) => view.put('a', view.get('a', 'x') ? 'y' : 'x', {}) } });
+  const expected = { documents: { 'a/x': '{}', 'a/y': '{}' }, failed: [] };
+  for (const ids of [
+    () => { throw skip('bad'); },
+    (data) => data.missing.map(String),
+    (data, event, before) => before.put('a', 'x', {}),
+    () => ['', '\0', HALF, 7, null, 'é'.repeat(257)],
+    () => undefined,
+  ]) {
+    host.lines = [];
+    assert.deepEqual(outcome(plugin(ids), [...data, ...data], 2), expected);
+    assert.deepEqual(host.reads, [['a', ['x']]]);
+  }
+  assert.match(host.lines[0][1], /^`reads` of `a` failed for the event .*, whose documents are read one by one: TypeError: /);
+  outcome(plugin(() => ['é'.repeat(256)]), data, 1);
+  assert.deepEqual(host.reads[0], ['a', ['é'.repeat(256)]]);
 });

@@ -1,9 +1,9 @@
-"""Sandmill plugins in Python: documents that events evolve, an event one document.
+"""Sandmill plugins in Python: `Documents`, where an event changes one document, and `View`, where it changes several.
 
-An author says what the plugin is, what a document begins as, and for each event type what it makes of the document; batches, reading and writing
-are done here. A batch costs one read, and one write for each changed document. Functions give a new document back and leave the old one as it
-was, so an event that fails leaves no trace. What is printed becomes log lines, and so does an exception, with where it came from. There is no clock
-and no randomness worth the name: time and ids come from the event, or the same events would not lead to the same documents.
+An author says what the plugin is and has a function for each event type; batches, reading and writing are done here. A batch costs one read of
+each collection, and one write for each changed document. An event that fails leaves no trace. What is printed becomes log lines, and so does an
+exception, with where it came from. There is no clock and no randomness worth the name: time and ids come from the event, or the same events
+would not lead to the same documents.
 """
 
 import io
@@ -35,6 +35,8 @@ from wit_world.imports.types import (
 
 # Levels of arrays and objects that an event's data may have: all that a store accepts. Much deeper data would use up the guest's stack.
 _LEVELS = 512
+# Documents that one read names: half of what a host allows unless it is told otherwise (`limits.reads`).
+_READ_AT_ONCE = 10_000
 # Digits of a whole number: as many as a document may hold, where Python by itself reads 4,300.
 sys.set_int_max_str_digits(8_000)
 
@@ -139,35 +141,26 @@ def _is_too_deep(data):
     return False
 
 
-class Documents:
-    """A plugin of events that evolve documents.
-
-    `@plugin.on("ItemAdded")` marks a function for an event type, which takes the document, the event's data and, if it has a third parameter
-    to it, the event, and gives the new document back, or None for a document that goes. `document_id`, a function of data and event, finds
-    the document by something else than the event's stream. `plugin.exports()` is what the module must name `Description, Projector`.
-    """
+class _Plugin:
+    """What every plugin has: its description, functions for event types, and what its module exports."""
 
     def __init__(
         self,
         id,
+        collections,
         *,
-        collection,
-        initial,
         version="",
-        document_id=None,
         partition_by=None,
         start=StartPosition.BEGINNING,
         read_model_version=1,
         max_batch_size=None,
     ):
-        self._collection, self._initial = collection, MappingProxyType(initial)
-        self._document_id = document_id or (lambda data, event: event.stream_id)
         self._handlers = {}
         self._described = lambda: Descriptor(
             _exact("the id of the plugin", id),
             _readable(version),
             [_exact("an event type", event_type) for event_type in self._handlers],
-            [collection],
+            list(collections),
             partition_by or PartitionBy_Tenant(),
             start,
             read_model_version,
@@ -178,8 +171,7 @@ class Documents:
         """Marks the function for an event type."""
 
         def mark(function):
-            takes_event = function.__code__.co_argcount > 2
-            self._handlers[event_type] = function if takes_event else lambda document, data, _: function(document, data)
+            self._handlers[event_type] = _with_parameters(function, 3)
             return function
 
         return mark
@@ -206,6 +198,27 @@ class Documents:
 
         return Description, Projector
 
+
+def _with_parameters(function, count):
+    """A function to call with so many arguments. It may have fewer parameters; the last ones are left out then."""
+    takes = function.__code__.co_argcount
+    return function if takes >= count else lambda *given: function(*given[:takes])
+
+
+class Documents(_Plugin):
+    """A plugin of events that evolve documents, an event one document.
+
+    `@plugin.on("ItemAdded")` marks a function for an event type, which takes the document, the event's data and, if it has a third parameter
+    to it, the event, and gives the new document back, or None for a document that goes. It leaves the old one as it was. `document_id`, a function
+    of data and event, finds the document by something else than the event's stream. `plugin.exports()` is what the module must name
+    `Description, Projector`. `partition_by`, `start`, `read_model_version` and `max_batch_size` are those of the contract.
+    """
+
+    def __init__(self, id, *, collection, initial, document_id=None, **descriptor):
+        super().__init__(id, [collection], **descriptor)
+        self._collection, self._initial = collection, MappingProxyType(initial)
+        self._document_id = document_id or (lambda data, event: event.stream_id)
+
     def _project(self, batch):
         entries, steps = {}, []
         for event in batch.events:
@@ -213,7 +226,7 @@ class Documents:
                 data = _parse(event.data)
                 id = self._document_id(data, event)
             except Failure as failure:
-                steps.append((event, None, failure))
+                steps.append(failure)
                 continue
             if id not in entries:
                 entries[id] = _Entry(_exact(f"the id of a document of `{self._collection}`", id))
@@ -224,23 +237,98 @@ class Documents:
                 if found is not None:
                     entry.read(self._collection, found)
 
-        skipped, halted = [], None
-        for index, (event, data, entry) in enumerate(steps):
-            try:
-                if isinstance(entry, Failure):
-                    raise entry
-                entry.evolve(self._handlers[event.event_type], self._initial, data, event)
-            except Skip as failure:
-                skipped.append(SkippedEvent(index, failure.code, failure.message))
-            except Failure as failure:
-                halted = Halt(index, failure.action, failure.code, failure.message)
-                break
+        def evolve(event, data, entry):
+            entry.evolve(self._handlers[event.event_type], self._initial, data, event)
+
+        failures = _handle_each(steps, evolve)
         changes = [entry.change(self._collection) for entry in entries.values() if entry.changed]
-        return Projection([change for change in changes if change is not None], skipped, halted)
+        return Projection([change for change in changes if change is not None], *failures)
+
+
+class View(_Plugin):
+    """A plugin of events that change several documents each.
+
+    `@plugin.on("ItemAdded")` marks a function for an event type, which takes a view of the documents, the event's data and, if it has a third
+    parameter to it, the event. It calls `view.get(collection, id)`, `view.put(collection, id, document)` and `view.remove(collection, id)`, and sees
+    what earlier events and it itself wrote; of one that raises an exception, nothing is kept.
+
+    `@plugin.reads("items")` marks a function for each of the plugin's collections, which takes the event's data and, if it has parameters to
+    them, the event and a view, and names the ids of the documents that an event needs. Collections are read in this order, each once for a batch, so
+    the view shows documents of the ones before, as they were before the batch. It is for speed alone and changes no outcome: a document that is
+    not named is read when an event asks for it. `exports` and the contract's parts are as in `Documents`.
+    """
+
+    def __init__(self, id, **descriptor):
+        self._reads = {}
+        super().__init__(id, self._reads, **descriptor)
+
+    def reads(self, collection):
+        """Marks the function that names the ids of the documents of a collection which an event needs."""
+
+        def mark(function):
+            self._reads[collection] = _with_parameters(function, 3)
+            return function
+
+        return mark
+
+    def _project(self, batch):
+        view, steps = _View(self._reads), []
+        for event in batch.events:
+            try:
+                steps.append((event, _parse(event.data)))
+            except Failure as failure:
+                steps.append(failure)
+        before, readable = _Before(view), [step for step in steps if not isinstance(step, Failure)]
+        for collection, ids in self._reads.items():
+            named = []
+            for event, data in readable:
+                try:
+                    named.extend(id for id in ids(data, event, before) if _is_id(id))
+                except Failure:
+                    pass
+                except Exception as error:
+                    _logging.log(
+                        _logging.Level.WARN,
+                        "",
+                        _readable(
+                            f"`reads` of `{collection}` failed for the event {event.id}, whose documents are read one by one: "
+                            f"{type(error).__name__}: {error}"
+                        ),
+                    )
+            view._read(collection, named)
+
+        def handle(event, data):
+            with view:
+                if self._handlers[event.event_type](view, data, event) is not None:
+                    raise TypeError(f"{event.event_type} gave something back; it changes documents with view.put and view.remove")
+
+        failures = _handle_each(steps, handle)
+        return Projection(view._changes(), *failures)
+
+
+def _handle_each(steps, handle):
+    """Handles events in order, up to one that stops the lane. A step is what an event is handled with, or how it failed already."""
+    skipped = []
+    for index, step in enumerate(steps):
+        try:
+            if isinstance(step, Failure):
+                raise step
+            handle(*step)
+        except Skip as failure:
+            skipped.append(SkippedEvent(index, failure.code, failure.message))
+        except Failure as failure:
+            return skipped, Halt(index, failure.action, failure.code, failure.message)
+    return skipped, None
+
+
+# Where `sandmill plugin build` looks for whether an exception has been reported: what was reported last.
+_reported = None
 
 
 def _say_what_ended(error):
     """Says what ends a call, and where, before the sandbox sees nothing but a trap."""
+    global _reported
+    _reported = error
     places, place = [], error.__traceback__
     while place is not None:
         code = place.tb_frame.f_code
@@ -276,13 +364,101 @@ class _Entry:
 
     def change(self, collection):
         if self.document is not None:
-            data = json.dumps(self.document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-            half = None if data.isascii() else _HALF.search(data)
-            if half is not None:
-                near = ascii(data[max(half.start() - 40, 0) : half.end() + 40])
-                raise ValueError(f"the document {self.id!r} of `{collection}` holds half a character (a surrogate): … {near} …")
-            return Change_Put(Document(collection, self.id, data))
+            return Change_Put(Document(collection, self.id, _dump(collection, self.id, self.document)))
         return Change_Remove(DocumentKey(collection, self.id)) if self.existed else None
+
+
+def _is_id(id):
+    """Whether a value can be a document's id: a text of 1 to 512 bytes."""
+    return isinstance(id, str) and "\0" not in id and not _HALF.search(id) and 1 <= len(id.encode()) <= 512
+
+
+def _dump(collection, id, document):
+    """A document as JSON."""
+    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    half = None if data.isascii() else _HALF.search(data)
+    if half is not None:
+        near = ascii(data[max(half.start() - 40, 0) : half.end() + 40])
+        raise ValueError(f"the document {id!r} of `{collection}` holds half a character (a surrogate): … {near} …")
+    return data
+
+
+class _View:
+    """The documents of a batch, as JSON, so it does not matter when one was written. As a context it takes back what an event wrote that failed."""
+
+    def __init__(self, collections):
+        # Of each document its text, whether the host is known to have none, and whether it was changed.
+        self._collections = {collection: {} for collection in collections}
+        self._replaced = []
+
+    def get(self, collection, id):
+        """A document, or None where there is none."""
+        entries = self._of(collection)
+        if id not in entries:
+            self._read(collection, [_exact(f"the id of a document of `{collection}`", id)])
+        text = entries[id][0]
+        try:
+            return None if text is None else json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise Stop("unreadable-document", f"{collection} {id}: {error}") from None
+
+    def put(self, collection, id, document):
+        """Creates or replaces a document."""
+        if not isinstance(document, dict):
+            raise TypeError(f"the document {_shown(id)} of `{collection}` is no dict: {_shown(document)}")
+        self._write(collection, id, _dump(collection, id, document))
+
+    def remove(self, collection, id):
+        """Removes a document; no error when there is none."""
+        self._write(collection, id, None)
+
+    def _of(self, collection):
+        if collection not in self._collections:
+            raise TypeError(f"there is no function for the collection {_shown(collection)}; mark one with `reads`")
+        return self._collections[collection]
+
+    def _read(self, collection, ids):
+        entries = self._of(collection)
+        unknown = [id for id in dict.fromkeys(ids) if id not in entries]
+        for at in range(0, len(unknown), _READ_AT_ONCE):
+            part = unknown[at : at + _READ_AT_ONCE]
+            for id, text in zip(part, _documents.get_many(collection, part)):
+                entries[id] = (text, text is None, False)
+
+    def _write(self, collection, id, text):
+        entries = self._of(collection)
+        former = entries.get(_exact(f"the id of a document of `{collection}`", id))
+        self._replaced.append((entries, id, former))
+        entries[id] = (text, former is not None and former[1], True)
+
+    def __enter__(self):
+        self._replaced.clear()
+
+    def __exit__(self, error, *_):
+        if error is None:
+            return
+        for entries, id, former in reversed(self._replaced):
+            if former is None:
+                del entries[id]
+            else:
+                entries[id] = former
+
+    def _changes(self):
+        changes = []
+        for collection, entries in self._collections.items():
+            for id, (text, absent, changed) in entries.items():
+                if changed and text is not None:
+                    changes.append(Change_Put(Document(collection, id, text)))
+                elif changed and not absent:
+                    changes.append(Change_Remove(DocumentKey(collection, id)))
+        return changes
+
+
+class _Before:
+    """The documents as they were before the batch."""
+
+    def __init__(self, view):
+        self.get = view.get
 
 
 class _Log:

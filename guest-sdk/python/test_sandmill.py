@@ -9,7 +9,7 @@ import unittest
 from collections import namedtuple
 from pathlib import Path
 
-lines, stored = [], {}
+lines, stored, reads = [], {}, []
 
 
 def _module(name, **members):
@@ -23,7 +23,7 @@ class _Level(int):
         return name
 
 
-_Level.INFO, _Level.ERROR, _Level.CRITICAL = "INFO", "ERROR", "CRITICAL"
+_Level.INFO, _Level.WARN, _Level.ERROR, _Level.CRITICAL = "INFO", "WARN", "ERROR", "CRITICAL"
 _settings = {"limit": "7"}
 _types = {
     "Change_Put": "value",
@@ -41,7 +41,14 @@ _types = {
 _module("wit_world")
 _module("wit_world.exports")
 _module("wit_world.exports.projector", Projection=namedtuple("Projection", "changes skipped halted"))
-_documents = types.SimpleNamespace(get_many=lambda _, ids: [stored.get(id) for id in ids])
+
+
+def _get_many(collection, ids):
+    reads.append((collection, ids))
+    return [stored.get(id, stored.get((collection, id))) for id in ids]
+
+
+_documents = types.SimpleNamespace(get_many=_get_many)
 _logging = types.SimpleNamespace(Level=_Level, log=lambda level, context, message: lines.append((level, message)))
 _module("wit_world.imports", documents=_documents, logging=_logging, settings=types.SimpleNamespace(get=_settings.get))
 _module(
@@ -62,7 +69,7 @@ for _name, _value in _kept.items():
 
 HALF = "ab\ud83d"
 REPLACED = "ab\ufffd"
-Event = namedtuple("Event", "data event_type stream_id")
+Event = namedtuple("Event", "data event_type stream_id id", defaults=["e"])
 
 
 def answer(handler, data, **more):
@@ -84,6 +91,47 @@ def raises(error):
         raise error
 
     return handler
+
+
+def sums(named=True):
+    """Adds to documents of the collections `a` and `b`, as the data's deeds say; a sum of zero is no document."""
+    plugin = sandmill.View("sums")
+    for of in ("a", "b"):
+        plugin.reads(of)(lambda data, event, view, of=of: [id for other, id, _ in data["deeds"] if named and other == of])
+
+    @plugin.on("E")
+    def add(view, data):
+        for collection, id, add in data["deeds"]:
+            sum = (view.get(collection, id) or {"sum": 0})["sum"] + add
+            if sum == 0:
+                view.remove(collection, id)
+            else:
+                view.put(collection, id, {"sum": sum})
+        if data.get("fail"):
+            raise {"skip": sandmill.Skip, "stop": sandmill.Stop}[data["fail"]]("asked")
+
+    return plugin
+
+
+def outcome(plugin, data, size):
+    """What a plugin answers to events of the type E in batches of a size, each after the changes of the ones before: documents and failures."""
+    lines.clear(), stored.clear(), reads.clear()
+    projector, failed = plugin.exports()[1](), []
+    for at in range(0, len(data), size):
+        events = [Event(json.dumps(data), "E", "s") for data in data[at : at + size]]
+        changes, skipped, halted = projector.project(types.SimpleNamespace(events=events))
+        for (change,) in changes:
+            if hasattr(change, "data"):
+                stored[change.collection, change.id] = change.data
+            else:
+                del stored[change.collection, change.id]
+        failed += [(at + skip.index, skip.code) for skip in skipped]
+        if halted:
+            failed.append((at + halted.index, halted.code, True))
+            break
+    documents = {"/".join(key): text for key, text in sorted(stored.items())}
+    stored.clear()
+    return documents, failed
 
 
 def nested(levels, inner=""):
@@ -163,6 +211,97 @@ class Sdk(unittest.TestCase):
             answer(lambda document, data: data, ['{"x":1e400}'])
         changes = answer(lambda document, data: data, ['{"x":-0,"y":-0.0}']).changes
         self.assertEqual(changes[0].value.data, '{"x":0,"y":-0.0}')
+
+    def test_an_event_changes_several_documents_and_one_that_fails_none_however_events_are_cut_into_batches(self):
+        data = [
+            {"deeds": [("a", "x", 2), ("b", "x", 3)]},
+            {"deeds": [("a", "x", 5), ("a", "y", 1), ("a", "x", -7), ("b", "z", 1)], "fail": "skip"},
+            {"deeds": [("a", "x", 1), ("b", "y", 4), ("a", "x", 1)]},
+            {"deeds": [("b", "x", -3)]},
+            {"deeds": [("a", "z", 1), ("a", "z", -1)]},
+            {"deeds": [("a", "x", 9)], "fail": "stop"},
+            {"deeds": [("a", "x", 100)]},
+        ]
+        expected = ({"a/x": '{"sum":4}', "b/y": '{"sum":4}'}, [(1, "asked"), (5, "asked", True)])
+        for size in (1, 2, 3, len(data)):
+            for named in (True, False):
+                self.assertEqual(outcome(sums(named), data, size), expected, (size, named))
+
+    def test_each_collection_is_read_once_for_a_batch_and_what_is_not_named_is_read_when_it_is_asked_for(self):
+        data = [{"deeds": [("a", "x", 1), ("b", "x", 1)]}, {"deeds": [("a", "y", 1), ("b", "x", 1), ("a", "x", 1)]}]
+        outcome(sums(), data, 2)
+        self.assertEqual(reads, [("a", ["x", "y"]), ("b", ["x"])])
+        outcome(sums(False), data, 2)
+        self.assertEqual(reads, [("a", ["x"]), ("b", ["x"]), ("a", ["y"])])
+
+    def test_documents_of_one_collection_name_those_of_the_next_as_they_were_before_the_batch(self):
+        plugin = sandmill.View("p")
+        plugin.reads("a")(lambda data: ["x"])
+        plugin.reads("b")(lambda data, event, view: (view.get("a", "x") or {"of": []})["of"])
+
+        @plugin.on("E")
+        def replace(view, data, event):
+            for id in (view.get("a", "x") or {"of": []})["of"]:
+                view.remove("b", id)
+            for id in data["of"]:
+                view.put("b", id, {})
+            view.put("a", "x", {"of": data["of"]})
+
+        documents, _ = outcome(plugin, [{"of": ["1", "2"]}, {"of": ["2", "3"]}, {"of": ["4"]}], 1)
+        self.assertEqual(list(documents), ["a/x", "b/4"])
+        self.assertEqual(reads[-2:], [("a", ["x"]), ("b", ["2", "3"])])
+
+    def test_a_document_is_a_copy_written_as_it_is_put(self):
+        plugin = sandmill.View("p")
+        plugin.reads("a")(lambda data: ["x"])
+
+        @plugin.on("E")
+        def grow(view, data):
+            document = view.get("a", "x") or {"list": (), 1: 2}
+            document["list"] = [*document["list"], 1]
+            view.put("a", "x", document)
+            document["list"].append("later")
+            self.assertEqual(view.get("a", "x")["1"], 2)
+            view.get("a", "x")["list"].append("nowhere")
+
+        self.assertEqual(outcome(plugin, [{}, {}], 2)[0], {"a/x": '{"list":[1,1],"1":2}'})
+
+    def test_mistakes_with_a_view_end_the_call_with_words(self):
+        def ended(handler):
+            plugin = sandmill.View("p")
+            plugin.reads("a")(lambda data: [])
+            plugin.on("E")(handler)
+            with self.assertRaises((TypeError, AttributeError)):
+                outcome(plugin, [{}], 1)
+            return lines[0][1].splitlines()[0]
+
+        unlisted = "TypeError: there is no function for the collection 'b'; mark one with `reads`"
+        self.assertEqual(ended(lambda view, data: view.get("b", "x")), unlisted)
+        no_dict = "TypeError: the document 'x' of `a` is no dict: a list"
+        self.assertEqual(ended(lambda view, data: view.put("a", "x", [])), no_dict)
+        no_text = "TypeError: the id of a document of `a` is not a text: 7"
+        self.assertEqual(ended(lambda view, data: view.put("a", 7, {})), no_text)
+        self.assertIn("E gave something back", ended(lambda view, data: {}))
+
+    def test_what_reads_documents_ahead_changes_no_outcome(self):
+        def plugin(ids):
+            plugin = sandmill.View("p")
+            plugin.reads("a")(ids)
+            plugin.on("E")(lambda view, data: view.put("a", "y" if view.get("a", "x") is not None else "x", {}))
+            return plugin
+
+        for ids in (
+            lambda data: raises(sandmill.Skip("bad"))(None, data),
+            lambda data, event, view: view.put("a", "x", {}),
+            lambda data: ["", "\0", HALF, 7, None, "é" * 257],
+            lambda data: data["missing"],
+        ):
+            self.assertEqual(outcome(plugin(ids), [{}, {}], 2), ({"a/x": "{}", "a/y": "{}"}, []))
+            self.assertEqual(reads, [("a", ["x"])])
+        said = "`reads` of `a` failed for the event e, whose documents are read one by one: KeyError: 'missing'"
+        self.assertEqual(lines[0], ("WARN", said))
+        outcome(plugin(lambda data: ["é" * 256]), [{}], 1)
+        self.assertEqual(reads[0], ("a", ["é" * 256]))
 
 
 if __name__ == "__main__":

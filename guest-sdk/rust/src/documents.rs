@@ -1,7 +1,7 @@
 //! Reading the processor's own documents of the lane's tenant. A read sees the effects of all earlier batches of this lane and
 //! none of the current one. Ask once for all documents of a batch: each call may be a trip to the database.
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::Halt;
 
@@ -30,4 +30,9 @@ pub fn get_many_text(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
 
 pub(crate) fn parse<T: DeserializeOwned>(collection: &str, id: &str, text: &str) -> Result<T, Halt> {
     serde_json::from_str(text).map_err(|error| Halt::stop("unreadable-document", format!("{collection} {id}: {error}")))
+}
+
+pub(crate) fn text_of<T: Serialize>(collection: &str, id: &str, document: &T) -> Result<String, Halt> {
+    serde_json::to_string(document)
+        .map_err(|error| Halt::stop("unwritable-document", format!("{collection} {id}: {error}")))
 }

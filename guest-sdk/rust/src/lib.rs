@@ -53,7 +53,7 @@
 //!
 //! The code map, in reading order: [`Document`], the commonest projection; [`Projector`] and its [`Descriptor`]; the [`Batch`] of
 //! [`Event`]s that it is given; the [`Projection`] that it answers, or the [`Failure`] of an event; [`fold()`], which [`Document`]
-//! stands on; [`documents`], [`log`](mod@log) and [`settings`], which are all that the host offers; [`testing`], which runs a projector
+//! stands on; [`view()`], for events that change several documents; [`documents`], [`log`](mod@log) and [`settings`], which are all that the host offers; [`testing`], which runs a projector
 //! without a host; [`raw`], the types of the contract.
 
 mod batch;
@@ -71,6 +71,7 @@ pub mod settings;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod typed;
+mod view;
 
 pub use batch::{Batch, Event};
 pub use descriptor::Descriptor;
@@ -80,6 +81,7 @@ pub use exports::Exports;
 pub use failure::{Failure, Halt, Skip};
 pub use fold::{fold, fold_entries};
 pub use projection::Projection;
+pub use view::{ReadAhead, View, view};
 
 /// Turns events into documents. Whatever implements [`Document`] is one.
 ///
@@ -116,8 +118,8 @@ pub mod prelude {
     pub use std::borrow::Cow;
 
     pub use crate::{
-        Batch, Descriptor, Document, Event, Failure, Halt, Projection, Projector, Skip, UnknownTypes, descriptor,
-        documents, export_projector, fold, fold_entries, log, settings,
+        Batch, Descriptor, Document, Event, Failure, Halt, Projection, Projector, Skip, UnknownTypes, View, descriptor,
+        documents, export_projector, fold, fold_entries, log, settings, view,
     };
 }
 

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use serde::Serialize;
 
-use crate::{Event, Failure, Halt, Skip, raw};
+use crate::{Event, Failure, Halt, Skip, documents, raw};
 
 /// The effects of a batch.
 #[derive(Debug)]
@@ -23,13 +23,13 @@ impl Projection {
     /// `unwritable-document`.
     pub fn put<T: Serialize>(&mut self, collection: &str, id: impl Into<String>, document: &T) -> Result<(), Halt> {
         let id = id.into();
-        match serde_json::to_string(document) {
-            Ok(data) => {
-                self.0.changes.push(raw::Change::Put(raw::Document { collection: collection.into(), id, data }));
-                Ok(())
-            }
-            Err(error) => Err(Halt::stop("unwritable-document", format!("{collection} {id}: {error}"))),
-        }
+        let data = documents::text_of(collection, &id, document)?;
+        self.put_text(collection, id, data);
+        Ok(())
+    }
+
+    pub(crate) fn put_text(&mut self, collection: &str, id: String, data: String) {
+        self.0.changes.push(raw::Change::Put(raw::Document { collection: collection.into(), id, data }));
     }
 
     /// Removes a document; no error when there is none.

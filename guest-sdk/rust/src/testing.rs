@@ -171,9 +171,19 @@ struct Store {
 
 thread_local! {
     static STORE: RefCell<Store> = RefCell::default();
+    #[cfg(test)]
+    static READS: RefCell<Vec<(String, usize)>> = RefCell::default();
+}
+
+/// The reads on this thread since they were last taken: of which collection, and how many documents.
+#[cfg(test)]
+pub(crate) fn take_reads() -> Vec<(String, usize)> {
+    READS.take()
 }
 
 pub(crate) fn documents(collection: &str, ids: &[&str]) -> Vec<Option<String>> {
+    #[cfg(test)]
+    READS.with_borrow_mut(|reads| reads.push((collection.to_owned(), ids.len())));
     let find =
         |id: &&str| STORE.with_borrow(|store| store.documents.get(&(collection.to_owned(), (*id).to_owned())).cloned());
     ids.iter().map(find).collect()

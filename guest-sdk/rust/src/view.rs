@@ -1,0 +1,379 @@
+//! Several documents an event: a view of the batch, through which events read and write documents of any collection.
+//!
+//! A batch is handled in three steps: read each event's data, read the documents that the events need (once for each collection), handle
+//! the events in order. A [`View`] shows an event what earlier ones wrote, and drops the writes of an event that fails. It keeps documents
+//! as JSON text, so an event finds the same document whether it was written in this batch or in an earlier one.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{Batch, Event, Failure, Halt, Projection, documents};
+
+/// Documents that one read names: half of what a host allows unless it is told otherwise (`limits.reads`).
+const READ_AT_ONCE: usize = 10_000;
+
+/// Begins to handle a batch whose events change several documents each. `E` is an enum as [`Event::typed`] reads it; events of other types
+/// are ignored, and data that does not fit is skipped with the code `invalid-data`.
+///
+/// ```
+/// use sandmill_guest::prelude::*;
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Deserialize)]
+/// enum TransferEvent {
+///     MoneyMoved { from: String, to: String, cents: i64 },
+/// }
+///
+/// #[derive(Default, Serialize, Deserialize)]
+/// struct Account {
+///     balance: i64,
+/// }
+///
+/// struct Accounts;
+///
+/// impl Projector for Accounts {
+///     fn describe() -> Descriptor {
+///         descriptor!("accounts").event_types_of::<TransferEvent>().collection("accounts")
+///     }
+///
+///     fn project(batch: &Batch) -> Result<Projection, Halt> {
+///         Ok(view(batch)
+///             .reads("accounts", |TransferEvent::MoneyMoved { from, to, .. }, _, _| Ok([from.clone(), to.clone()]))
+///             .handle(|view, TransferEvent::MoneyMoved { from, to, cents }, _| {
+///                 for (id, cents) in [(from, -cents), (to, cents)] {
+///                     let mut account: Account = view.get("accounts", &id)?.unwrap_or_default();
+///                     account.balance += cents;
+///                     view.put("accounts", id, &account)?;
+///                 }
+///                 Ok(())
+///             }))
+///     }
+/// }
+///
+/// export_projector!(Accounts);
+///
+/// use sandmill_guest::testing::{event, given, json};
+/// let moved = |from: &str, to: &str| event("MoneyMoved", json!({"from": from, "to": to, "cents": 500}));
+/// given::<Accounts>([moved("ann", "bob"), moved("bob", "eve")]).then(
+///     "accounts",
+///     [("ann", json!({"balance": -500})), ("bob", json!({"balance": 0})), ("eve", json!({"balance": 500}))],
+/// );
+/// ```
+pub fn view<'b, E: Deserialize<'b>>(batch: &'b Batch) -> ReadAhead<'b, E> {
+    let mut projection = Projection::new();
+    let mut events = Vec::with_capacity(batch.len());
+    for recorded in batch.events() {
+        match recorded.typed() {
+            Ok(Some(event)) => events.push((recorded, event)),
+            Ok(None) => {}
+            Err(failure) => {
+                if projection.fail(recorded, failure).is_break() {
+                    break;
+                }
+            }
+        }
+    }
+    ReadAhead { projection, events, view: View::default() }
+}
+
+/// A batch whose documents are being read; made by [`view()`].
+#[derive(Debug)]
+#[must_use = "handle the events: `.handle(…)`"]
+pub struct ReadAhead<'b, E> {
+    projection: Projection,
+    events: Vec<(Event<'b>, E)>,
+    view: View,
+}
+
+impl<'b, E> ReadAhead<'b, E> {
+    /// Reads the documents of a collection that the events need, all at once. `ids` names those of one event. The view that it is given
+    /// shows the documents as they were before the batch: those of collections that were read before this one name further documents.
+    ///
+    /// This is for speed alone and changes no outcome. A document that is not named is read when an event asks for it, which may be a
+    /// trip to the database for each. Where `ids` fails, nothing is named; the event itself may fail when it is handled.
+    pub fn reads<I: IntoIterator<Item: Into<String>>>(
+        self,
+        collection: &str,
+        mut ids: impl FnMut(&E, Event<'b>, &View) -> Result<I, Failure>,
+    ) -> Self {
+        let named = self.events.iter().filter_map(|(recorded, event)| ids(event, *recorded, &self.view).ok());
+        let named = named.flatten().map(Into::into).filter(|id: &String| is_id(id)).collect();
+        self.view.read(collection, named);
+        self
+    }
+
+    /// Handles the events in order and answers with the documents that they changed. The writes of an event that fails are dropped.
+    pub fn handle(self, mut handle: impl FnMut(&mut View, E, Event<'b>) -> Result<(), Failure>) -> Projection {
+        let ReadAhead { mut projection, events, mut view } = self;
+        for (recorded, event) in events {
+            match handle(&mut view, event, recorded) {
+                Ok(()) => view.undo.clear(),
+                Err(failure) => {
+                    view.roll_back();
+                    if projection.fail(recorded, failure).is_break() {
+                        break;
+                    }
+                }
+            }
+        }
+        view.write(&mut projection);
+        projection
+    }
+}
+
+/// Whether a host would take it for a document's id. An event that asks for another one is told what is wrong with it.
+fn is_id(id: &str) -> bool {
+    (1..=512).contains(&id.len()) && !id.contains('\0')
+}
+
+/// The tenant's documents as they stand before an event, or behind what it has written so far.
+#[derive(Debug, Default)]
+pub struct View {
+    /// What is known, by collection and id.
+    collections: RefCell<BTreeMap<String, BTreeMap<String, Entry>>>,
+    /// What the current event replaced, in order; `None` where nothing was known.
+    undo: Vec<(String, String, Option<Entry>)>,
+}
+
+/// One document.
+#[derive(Debug, Default)]
+struct Entry {
+    text: Option<String>,
+    /// The host is known to have no such document.
+    absent: bool,
+    changed: bool,
+}
+
+impl View {
+    /// A document, or `None` where there is none. One that is not a `T` stops the lane with the code `unreadable-document`.
+    pub fn get<T: DeserializeOwned>(&self, collection: &str, id: &str) -> Result<Option<T>, Halt> {
+        if !self.knows(collection, id) {
+            self.read(collection, vec![id.to_owned()]);
+        }
+        let collections = self.collections.borrow();
+        let text = collections.get(collection).and_then(|entries| entries.get(id)?.text.as_deref());
+        text.map(|text| documents::parse(collection, id, text)).transpose()
+    }
+
+    /// Creates or replaces a document, as [`Projection::put`] does.
+    pub fn put<T: Serialize>(&mut self, collection: &str, id: impl Into<String>, document: &T) -> Result<(), Halt> {
+        let id = id.into();
+        let text = documents::text_of(collection, &id, document)?;
+        self.replace(collection, id, Some(text));
+        Ok(())
+    }
+
+    /// Removes a document; no error when there is none.
+    pub fn remove(&mut self, collection: &str, id: impl Into<String>) {
+        self.replace(collection, id.into(), None);
+    }
+
+    fn knows(&self, collection: &str, id: &str) -> bool {
+        self.collections.borrow().get(collection).is_some_and(|entries| entries.contains_key(id))
+    }
+
+    /// Reads those documents that are not known yet.
+    fn read(&self, collection: &str, mut ids: Vec<String>) {
+        ids.retain(|id| !self.knows(collection, id));
+        ids.sort_unstable();
+        ids.dedup();
+        let mut collections = self.collections.borrow_mut();
+        let entries = collections.entry(collection.to_owned()).or_default();
+        for part in ids.chunks(READ_AT_ONCE) {
+            let part: Vec<&str> = part.iter().map(String::as_str).collect();
+            for (id, text) in part.iter().zip(documents::get_many_text(collection, &part)) {
+                entries.insert((*id).to_owned(), Entry { absent: text.is_none(), text, changed: false });
+            }
+        }
+    }
+
+    fn replace(&mut self, collection: &str, id: String, text: Option<String>) {
+        let collections = self.collections.get_mut();
+        if !collections.contains_key(collection) {
+            collections.insert(collection.to_owned(), BTreeMap::new());
+        }
+        let Some(entries) = collections.get_mut(collection) else { return };
+        let absent = entries.get(&id).is_some_and(|entry| entry.absent);
+        let former = entries.insert(id.clone(), Entry { text, absent, changed: true });
+        self.undo.push((collection.to_owned(), id, former));
+    }
+
+    /// Drops what the current event wrote.
+    fn roll_back(&mut self) {
+        let collections = self.collections.get_mut();
+        while let Some((collection, id, former)) = self.undo.pop() {
+            let Some(entries) = collections.get_mut(&collection) else { continue };
+            match former {
+                Some(entry) => entries.insert(id, entry),
+                None => entries.remove(&id),
+            };
+        }
+    }
+
+    fn write(self, projection: &mut Projection) {
+        for (collection, entries) in self.collections.into_inner() {
+            for (id, Entry { text, absent, changed }) in entries {
+                match text {
+                    Some(text) if changed => projection.put_text(&collection, id, text),
+                    None if changed && !absent => projection.remove(&collection, id),
+                    _ => {}
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Descriptor, Projector, raw,
+        testing::{Lane, NewEvent, event, given, json},
+    };
+
+    /// What an event does: put, remove and demand documents, one after the other; then it may fail.
+    #[derive(Deserialize)]
+    enum Step {
+        Step { deeds: Vec<(String, String, i64)>, fail: Option<String> },
+    }
+
+    /// Adds to documents of two collections. A sum of zero is no document. Only `named` is read ahead.
+    struct Sums<const READ_AHEAD: bool>;
+
+    impl<const READ_AHEAD: bool> Projector for Sums<READ_AHEAD> {
+        fn describe() -> Descriptor {
+            crate::descriptor!("sums").event_types_of::<Step>().collection("a").collection("b")
+        }
+
+        fn project(batch: &Batch) -> Result<Projection, Halt> {
+            let named = |collection: &'static str| {
+                move |Step::Step { deeds, .. }: &Step, _: Event<'_>, _: &View| {
+                    let of = deeds.iter().filter(|(of, ..)| READ_AHEAD && of == collection);
+                    Ok(of.map(|(_, id, _)| id.clone()).collect::<Vec<_>>())
+                }
+            };
+            Ok(view(batch).reads("a", named("a")).reads("b", named("b")).handle(
+                |view, Step::Step { deeds, fail }, _| {
+                    for (collection, id, add) in deeds {
+                        let sum =
+                            view.get::<BTreeMap<String, i64>>(&collection, &id)?.map_or(0, |sum| sum["sum"]) + add;
+                        match sum {
+                            0 => view.remove(&collection, id),
+                            _ => view.put(&collection, id, &BTreeMap::from([("sum", sum)]))?,
+                        }
+                    }
+                    match fail.as_deref() {
+                        Some("skip") => Err(Failure::skip("asked", "")),
+                        Some("stop") => Err(Failure::stop("asked", "")),
+                        _ => Ok(()),
+                    }
+                },
+            ))
+        }
+    }
+
+    fn step(deeds: &[(&str, &str, i64)]) -> NewEvent {
+        event("Step", json!({"deeds": deeds}))
+    }
+
+    fn failing(fail: &str, deeds: &[(&str, &str, i64)]) -> NewEvent {
+        event("Step", json!({"deeds": deeds, "fail": fail}))
+    }
+
+    #[test]
+    fn an_event_changes_several_documents_and_sees_earlier_writes() {
+        fn holds<P: Projector>() {
+            given::<P>([step(&[("a", "x", 2), ("b", "x", 3)]), step(&[("a", "x", 5), ("a", "x", 1), ("b", "y", 1)])])
+                .then("a", [("x", json!({"sum": 8}))])
+                .then("b", [("x", json!({"sum": 3})), ("y", json!({"sum": 1}))]);
+        }
+        holds::<Sums<true>>();
+        holds::<Sums<false>>();
+    }
+
+    #[test]
+    fn a_failing_event_leaves_no_trace() {
+        fn holds<P: Projector>() {
+            given::<P>([
+                step(&[("a", "x", 2)]),
+                failing("skip", &[("a", "x", 5), ("a", "y", 1), ("a", "x", -7), ("b", "z", 1)]),
+                step(&[("a", "x", 1)]),
+                event("Step", "{}"),
+                event("Other", "{}"),
+                failing("stop", &[("a", "x", 9)]),
+                step(&[("a", "x", 100)]),
+            ])
+            .then("a", [("x", json!({"sum": 3}))])
+            .then_empty("b")
+            .then_skipped([(1, "asked"), (3, "invalid-data")])
+            .then_halted(5, "asked");
+        }
+        holds::<Sums<true>>();
+        holds::<Sums<false>>();
+    }
+
+    #[test]
+    fn documents_go_and_come_again() {
+        let mut lane = Lane::<Sums<true>>::new("acme");
+        let answer = lane.handle([step(&[("a", "x", 2)]), step(&[("a", "x", -2)])]);
+        assert!(answer.changes.is_empty(), "it came and went within the batch");
+        lane.handle([step(&[("a", "x", 2)])]);
+        let answer = lane.handle([step(&[("a", "x", -2)])]);
+        assert!(matches!(answer.changes[..], [raw::Change::Remove(_)]));
+        lane.handle([step(&[("a", "x", 4)])]);
+        assert_eq!(lane.texts("a"), [("x", r#"{"sum":4}"#)]);
+    }
+
+    #[test]
+    fn each_collection_is_read_once_for_a_batch() {
+        let reads = |read_ahead: bool| {
+            let events = [step(&[("a", "x", 1), ("b", "x", 1)]), step(&[("a", "y", 1), ("b", "x", 1), ("a", "x", 1)])];
+            if read_ahead {
+                Lane::<Sums<true>>::new("acme").handle(events);
+            } else {
+                Lane::<Sums<false>>::new("acme").handle(events);
+            }
+            crate::testing::take_reads()
+        };
+        crate::testing::take_reads();
+        assert_eq!(reads(true), [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+        assert_eq!(reads(false), [("a".to_owned(), 1), ("b".to_owned(), 1), ("a".to_owned(), 1)]);
+    }
+
+    /// Reads ahead what no host would read, or fails to; handles every event alike.
+    struct Careless;
+
+    impl Projector for Careless {
+        fn describe() -> Descriptor {
+            crate::descriptor!("careless").event_types_of::<Step>().collection("a")
+        }
+
+        fn project(batch: &Batch) -> Result<Projection, Halt> {
+            Ok(view::<Step>(batch)
+                .reads("a", |_, _, _| Ok([String::new(), "\0".into(), "x".repeat(513)]))
+                .reads("a", |_, _, _| Err::<[&str; 0], _>(Failure::stop("never", "")))
+                .handle(|view, _, _| {
+                    let id = if view.get::<BTreeMap<String, i64>>("a", "x")?.is_some() { "y" } else { "x" };
+                    Ok(view.put("a", id, &BTreeMap::<String, i64>::new())?)
+                }))
+        }
+    }
+
+    #[test]
+    fn what_reads_documents_ahead_changes_no_outcome() {
+        given::<Careless>([step(&[]), step(&[])]).then("a", [("x", "{}"), ("y", "{}")]);
+        crate::testing::take_reads();
+        Lane::<Careless>::new("acme").handle([step(&[])]);
+        assert_eq!(crate::testing::take_reads(), [("a".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn an_unreadable_document_concerns_only_its_events() {
+        let mut lane = Lane::<Sums<true>>::new("acme");
+        lane.store("a", "bad", "[]");
+        let answer = lane.handle([step(&[("a", "x", 1)]), step(&[("a", "bad", 1)]), step(&[("a", "x", 1)])]);
+        assert_eq!(answer.halted.map(|halt| (halt.index, halt.code)), Some((1, "unreadable-document".to_owned())));
+        assert_eq!(lane.texts("a"), [("bad", "[]"), ("x", r#"{"sum":1}"#)]);
+    }
+}
