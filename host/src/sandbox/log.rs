@@ -4,12 +4,17 @@
 //! volume over time, of what is written and not filtered out; more are counted and dropped, and now and then one line of the host says how many. What a guest says last is kept,
 //! because a reason for its end should quote it.
 
-use std::{sync::Arc, time::Instant};
+use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Instant};
 
 use super::{bindings::v0_1::logging, limits::Limits, tenants::Tenant, usage::Refusals};
 use crate::model::{handler::Reason, ids::TenantId};
 
 pub(super) use logging::Level;
+
+/// Bytes of printed errors that are kept to be quoted. 900: what a reason, which is cut at 1,000, has room for.
+const ERRORS_BYTES: usize = 900;
+/// Printed by Rust's runtime, which those of JavaScript and Python are written in, behind each panic. There is no environment to set.
+const NOT_AN_ERROR: &str = "note: run with `RUST_BACKTRACE=1`";
 
 /// The guest's log lines of one call, within their limits.
 pub(super) struct Log {
@@ -24,8 +29,11 @@ pub(super) struct Log {
     flooded: u32,
     /// Lines that were longer than they may be.
     cut: u32,
-    /// The last line at `critical`, or printed as an error: what a guest says before it traps.
-    last_words: Option<String>,
+    /// The last line at `critical`: what a guest says on purpose before it traps.
+    critical: Option<String>,
+    /// The last lines that were printed as errors: what a language's runtime says, such as an exception and its stack.
+    errors: VecDeque<String>,
+    errors_bytes: usize,
     /// What was printed since the last whole line, to standard output and as errors.
     printed: [Vec<u8>; 2],
 }
@@ -40,19 +48,26 @@ impl Log {
             dropped: 0,
             flooded: 0,
             cut: 0,
-            last_words: None,
+            critical: None,
+            errors: VecDeque::new(),
+            errors_bytes: 0,
             printed: Default::default(),
         }
     }
 
-    pub(super) fn last_words(&self) -> Option<&str> {
-        self.last_words.as_deref()
+    /// What the guest said last: what it logged at `critical`, or else what it printed as errors.
+    pub(super) fn last_words(&self) -> Option<Cow<'_, str>> {
+        match &self.critical {
+            Some(said) => Some(said.into()),
+            None if self.errors.is_empty() => None,
+            None => Some(self.errors.iter().map(String::as_str).collect::<Vec<_>>().join("\n").into()),
+        }
     }
 
     /// One line.
     pub(super) fn line(&mut self, processor: &str, level: Level, context: &str, message: &str) {
         if let Level::Critical = level {
-            self.last_words = Some(self.cut(message).to_string());
+            self.critical = Some(self.cut(message).to_string());
         }
         if self.lines_left == 0 {
             self.dropped = self.dropped.saturating_add(1);
@@ -148,16 +163,68 @@ impl Log {
             return;
         }
         if error {
-            self.last_words = Some(self.cut(&text).to_string());
+            self.keep_error(&text);
         }
         self.line(processor, level, if error { "stderr" } else { "stdout" }, &text);
     }
 
-    fn cut<'a>(&self, text: &'a str) -> &'a str {
-        let mut end = self.line_bytes.min(text.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
+    /// Keeps the last errors that a reason can quote; of a longer line its beginning, where the message is.
+    fn keep_error(&mut self, text: &str) {
+        if text.starts_with(NOT_AN_ERROR) {
+            return;
         }
-        &text[..end]
+        let line = &text[..text.floor_char_boundary(ERRORS_BYTES.min(self.line_bytes))];
+        self.errors.push_back(line.to_owned());
+        // Each has a line break, but for the last.
+        self.errors_bytes += line.len() + 1;
+        while self.errors_bytes > ERRORS_BYTES + 1 {
+            let Some(first) = self.errors.pop_front() else { break };
+            self.errors_bytes -= first.len() + 1;
+        }
+    }
+
+    fn cut<'a>(&self, text: &'a str) -> &'a str {
+        &text[..text.floor_char_boundary(self.line_bytes)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(bytes: &str) -> Option<String> {
+        let mut log = Log::new(None, false, &Limits::default());
+        log.print("p", Level::Warn, bytes.as_bytes());
+        log.end_lines("p");
+        log.last_words().map(Cow::into_owned)
+    }
+
+    #[test]
+    fn the_last_errors_are_kept_with_their_stack() {
+        let python =
+            "Traceback (most recent call last):\n  File \"/0/plugin.py\", line 10, in project\nKeyError: 'nothing'";
+        assert_eq!(printed(python).as_deref(), Some(python));
+        let rust = "thread '<unnamed>' (1) panicked at lib.rs:1:2:\nno such seat";
+        let note = "note: run with `RUST_BACKTRACE=1` environment variable to display a backtrace";
+        assert_eq!(printed(&format!("{rust}\n{note}\n")).as_deref(), Some(rust));
+        assert_eq!((printed(""), printed("\n")), (None, None));
+    }
+
+    #[test]
+    fn the_errors_kept_are_bounded() {
+        let lines: Vec<String> = (0..500).map(|number| format!("line {number}")).collect();
+        let kept = printed(&lines.join("\n")).unwrap();
+        assert!(kept.len() <= ERRORS_BYTES && kept.len() > ERRORS_BYTES - 20, "{kept}");
+        assert!(kept.ends_with("\nline 498\nline 499"), "{kept}");
+        let long = printed(&format!("before\n{}", "é".repeat(5_000))).unwrap();
+        assert_eq!(long, "é".repeat(ERRORS_BYTES / 2), "the beginning of the last line");
+    }
+
+    #[test]
+    fn what_is_logged_as_critical_is_quoted_before_what_is_printed() {
+        let mut log = Log::new(None, false, &Limits::default());
+        log.line("p", Level::Critical, "exception", "KeyError: 'seat'");
+        log.print("p", Level::Warn, b"panicked\n");
+        assert_eq!(log.last_words().as_deref(), Some("KeyError: 'seat'"));
     }
 }

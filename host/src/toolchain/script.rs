@@ -1,7 +1,8 @@
 //! Plugins in JavaScript and Python: a file of theirs and the language's runtime become one component.
 //!
 //! The plugin's folder is copied aside, without hidden and built files, and the guest SDK of this host is put beside it, unless the plugin brings its
-//! own; so nothing is written into the folder, and nothing else of the machine gets into the component. The runtime's wishes for an operating system are
+//! own; so nothing is written into the folder, and nothing else of the machine gets into the component. What is built is a module of ours that exports the
+//! plugin's functions and logs what ends them. The runtime's wishes for an operating system are
 //! cut off when it is built (`--stub-wasi`): what comes out imports the contract and nothing more, like a component made of Rust.
 
 mod stage;
@@ -25,6 +26,14 @@ fn sdk(language: Language) -> (&'static str, &'static str) {
     match language {
         Language::Python => ("sandmill.py", include_str!("../../../guest-sdk/python/sandmill.py")),
         _ => ("node_modules/sandmill/index.js", include_str!("../../../guest-sdk/js/sandmill.js")),
+    }
+}
+
+/// The module that a component is made from, and its text. It exports the plugin's functions, so that what ends one of them is logged.
+fn exports(language: Language) -> (&'static str, &'static str) {
+    match language {
+        Language::Python => ("sandmill_exports.py", include_str!("script/exports.py")),
+        _ => ("sandmill_exports.js", include_str!("script/exports.js")),
     }
 }
 
@@ -56,11 +65,12 @@ pub(super) fn build(
     let stage = tempfile::tempdir().map_err(file("make", std::env::temp_dir()))?;
     let (contract, plugin) = (stage.path().join("wit"), stage.path().join("plugin"));
     stage::copy(dir, &plugin).map_err(file("copy", dir.to_owned()))?;
-    let (sdk, text) = sdk(language);
+    let ((sdk, text), (exports, exporting)) = (sdk(language), exports(language));
     stage::lay(&contract.join("processor.wit"), CONTRACT).map_err(file("write", contract.clone()))?;
     if !plugin.join(sdk).exists() {
         stage::lay(&plugin.join(sdk), text).map_err(file("write", plugin.join(sdk)))?;
     }
+    stage::lay(&plugin.join(exports), exporting).map_err(file("write", plugin.join(exports)))?;
 
     let component = stage.path().join("plugin.wasm");
     let mut command = way::command(&tool.program.to_string_lossy(), &plugin);
@@ -69,7 +79,7 @@ pub(super) fn build(
     match language {
         Language::Python => {
             command.arg("--wit-path").arg(&contract).args(["--world", WORLD, "componentize", "--stub-wasi"]);
-            command.arg("--output").arg(&component).args(["--python-path", ".", "plugin"]);
+            command.arg("--output").arg(&component).args(["--python-path", ".", "sandmill_exports"]);
             // Packages come from the plugin's own environment or from none, never from what else the machine's Python has.
             let own = dir.join(".venv");
             let none = stage.path().join("environment/lib/python3/site-packages");
@@ -78,7 +88,7 @@ pub(super) fn build(
         }
         _ => {
             command.arg("--wit").arg(&contract).args(["--world", WORLD, "--sync", "--stub-wasi", "--module-root", "."]);
-            command.args(["--js", "plugin.js", "--output"]).arg(&component);
+            command.args(["--js", exports, "--output"]).arg(&component);
         }
     }
     let ran = children.output(&mut command);

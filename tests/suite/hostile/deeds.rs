@@ -26,7 +26,7 @@ pub(super) fn all() -> Vec<Deed> {
     let of =
         |guest: &'static str, tenant: &'static str, script: Value, fate: Fate| Deed { tenant, guest, script, fate };
     let scripted = |tenant, script, fate| of("scripted", tenant, script, fate);
-    let wasi = |tenant, deed: &str, fate| of("hostile", tenant, json!({"wasi": deed, "text": secret(tenant)}), fate);
+    let wasi = |tenant, deed: &str, fate| of("hostile", tenant, json!({"wasi": deed, "text": trace(tenant)}), fate);
     vec![
         scripted("spins", json!({"do": "spin"}), Blocked("cpu-limit: computed for more than 200 ms")),
         scripted("reads-forever", json!({"do": "read-forever"}), Blocked("cpu-limit: computed for more than 200 ms")),
@@ -53,7 +53,11 @@ pub(super) fn all() -> Vec<Deed> {
         wasi("polls-nothing", "poll-nothing", Blocked("refused-call: polled nothing")),
         wasi("hoards", "hoard", Blocked("handle-limit: held 10000 handles of WASI")),
         wasi("random", "random-bytes", Blocked("refused-call: asked for 1099511627776 random bytes")),
-        wasi("exits", "exit", Blocked("trap: ended its own program (wasi:cli/exit); the guest said: SECRET-exits")),
+        wasi(
+            "exits",
+            "exit",
+            Blocked("trap: ended its own program (wasi:cli/exit); the guest said: Trace:\n  SECRET-exits"),
+        ),
         wasi("looks", "look", GoesOn),
         wasi("escapes", "escape", GoesOn),
         wasi("prints", "print", GoesOn),
@@ -63,6 +67,11 @@ pub(super) fn all() -> Vec<Deed> {
 /// What a tenant's events, logs and failures hold, and no other's may.
 pub(super) fn secret(tenant: &str) -> String {
     format!("SECRET-{tenant};")
+}
+
+/// What a language's runtime prints, on several lines.
+fn trace(tenant: &str) -> String {
+    format!("Trace:\n  {}", secret(tenant))
 }
 
 /// A line that looks as if it were another tenant's.

@@ -1,0 +1,35 @@
+// What a component exports: the functions of `plugin.js`. What ends a call is logged with its stack before the sandbox sees nothing but a trap.
+
+import { log } from 'sandmill:processor/logging@0.1.0';
+import * as plugin from './plugin.js';
+
+const REPORTED = Symbol.for('sandmill.reported');
+const HALVES = /[\ud800-\udfff]/gu;
+
+function report(error) {
+  // The SDK logs what ends its own functions.
+  if (REPORTED in globalThis && Object.is(globalThis[REPORTED], error)) return;
+  const stack = String(error?.stack ?? '').split('\n').filter((line) => !line.includes('sandmill_exports.js'));
+  const said = [String(error), ...stack].join('\n').trimEnd();
+  log('critical', 'exception', said.replace(HALVES, '\ufffd'));
+}
+
+function exported(name, method) {
+  const functions = plugin[name];
+  if (typeof functions?.[method] !== 'function') {
+    throw new TypeError(`plugin.js exports no \`${name}\` with a function \`${method}\``);
+  }
+  return {
+    [method](...given) {
+      try {
+        return functions[method](...given);
+      } catch (error) {
+        report(error);
+        throw error;
+      }
+    },
+  };
+}
+
+export const description = exported('description', 'describe');
+export const projector = exported('projector', 'project');
