@@ -101,8 +101,8 @@ soak: setup-cc setup-postgres guests ## half an hour of hogs that come and go, h
 plugins: $(call components,$(example_crates)) ## builds the example plugins into target/plugins
 	@echo "Example plugins in target/plugins: $(notdir $(example_crates))"
 
-plugins-js: target/plugins/cart-summary-js.wasm ## builds the example plugin in JavaScript; needs node and npm
-plugins-py: target/plugins/cart-summary-py.wasm ## builds the example plugin in Python; needs python3 with venv and pip
+plugins-js: $(call components,$(wildcard example-plugins/*-js)) ## builds the example plugins in JavaScript; needs node and npm
+plugins-py: $(call components,$(wildcard example-plugins/*-py)) ## builds the example plugins in Python; needs python3 with venv and pip
 
 guests: $(call components,$(guest_crates)) ## builds the guests that misbehave for tests into target/plugins
 	@echo "Test guests in target/plugins: $(notdir $(guest_crates))"
@@ -122,13 +122,13 @@ endef
 $(foreach crate,$(example_crates) $(guest_crates),$(eval $(call component,$(crate))))
 
 define script
-target/plugins/cart-summary-$1.wasm: $(wildcard example-plugins/cart-summary-$1/plugin.*) wit/processor.wit $2 \
+target/plugins/$(notdir $1).wasm: $(wildcard $1/plugin.*) wit/processor.wit $2 \
   $(shell find host/src/toolchain/script* -type f) | setup-cc
 	@$(host)
-	@$(sandmill) plugin build example-plugins/cart-summary-$1 -o $$@
+	@$(sandmill) plugin build $1 -o $$@
 endef
-$(eval $(call script,js,guest-sdk/js/sandmill.js))
-$(eval $(call script,py,guest-sdk/python/sandmill.py))
+$(foreach folder,$(wildcard example-plugins/*-js),$(eval $(call script,$(folder),guest-sdk/js/sandmill.js)))
+$(foreach folder,$(wildcard example-plugins/*-py),$(eval $(call script,$(folder),guest-sdk/python/sandmill.py)))
 
 # These are made of the source of `scripted`.
 $(call components,$(wildcard tests/guests/scripted-*)): $(shell find tests/guests/scripted -type f)

@@ -1,4 +1,4 @@
-// One plugin in three languages: each makes the same documents of the same events. The components of JavaScript and Python are built by
+// Plugins in three languages: each makes the same documents of the same events. The components of JavaScript and Python are built by
 // `make test-all`; where they were not, a test says that it is skipped, and fails only if TEST_ALL asks for all.
 
 use std::{
@@ -14,27 +14,62 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-const PLUGINS: [(&str, &str); 3] =
-    [("cart-summary", "plugins"), ("cart-summary-js", "plugins-js"), ("cart-summary-py", "plugins-py")];
+/// A plugin that is written in every language.
+struct Example {
+    name: &'static str,
+    /// Its events, `NAME.ndjson`, and documents, `NAME.expected.ndjson`, in `example-plugins/data`.
+    data: &'static str,
+    /// How many of the events it skips.
+    skipped: u64,
+    collection: &'static str,
+    /// Ids of documents, such as those with odd characters.
+    documents: [&'static str; 2],
+}
+
+const EXAMPLES: [Example; 2] = [
+    Example {
+        name: "cart-summary",
+        data: "carts",
+        skipped: 13,
+        collection: "cart_summary",
+        documents: ["comes-and-goes", "Körbchen 🧺"],
+    },
+    Example {
+        name: "room-occupancy",
+        data: "bookings",
+        skipped: 17,
+        collection: "room_occupancy",
+        documents: ["12/2026-05-04", "Zimmer \"7\" 🛏/2026-05-10"],
+    },
+];
+
+/// What the name of a component in a language ends with, and what builds it.
+const LANGUAGES: [(&str, &str); 3] = [("", "plugins"), ("-js", "plugins-js"), ("-py", "plugins-py")];
 
 /// Whether a test must not be skipped.
 fn all_is_asked_for() -> bool {
     std::env::var_os("TEST_ALL").is_some()
 }
 
-/// The components that were built, and the names of those that were not.
-fn components() -> Vec<PathBuf> {
-    let mut there = Vec::new();
-    for (name, target) in PLUGINS {
-        let path = root().join(format!("target/plugins/{name}.wasm"));
-        if path.is_file() {
-            there.push(path);
-        } else {
-            assert!(!all_is_asked_for(), "{} is not there; `make {target}` builds it", path.display());
-            println!("skipped for {name}, which was not built: `make {target}` does");
+impl Example {
+    /// The components that were built. It names those that were not.
+    fn components(&self) -> Vec<PathBuf> {
+        let mut there = Vec::new();
+        for (language, target) in LANGUAGES {
+            let path = root().join(format!("target/plugins/{}{language}.wasm", self.name));
+            if path.is_file() {
+                there.push(path);
+            } else {
+                assert!(!all_is_asked_for(), "{} is not there; `make {target}` builds it", path.display());
+                println!("skipped for {}{language}, which was not built: `make {target}` does", self.name);
+            }
         }
+        there
     }
-    there
+
+    fn file(&self, extension: &str) -> PathBuf {
+        root().join(format!("example-plugins/data/{}.{extension}", self.data))
+    }
 }
 
 fn run(arguments: &[&str], dir: &Path) -> Output {
@@ -55,14 +90,15 @@ fn test(component: &Path, events: &Path, expected: &Path, how: &str) -> Value {
 }
 
 #[test]
-fn the_cases_of_cart_summary_hold_in_every_language() {
-    let data = root().join("example-plugins/data");
-    let outcomes: Vec<Value> = components()
-        .iter()
-        .map(|component| test(component, &data.join("carts.ndjson"), &data.join("carts.expected.ndjson"), "--expect"))
-        .collect();
-    assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{outcomes:?}");
-    assert_eq!(outcomes[0]["total"], 13);
+fn the_cases_of_each_example_hold_in_every_language() {
+    for example in EXAMPLES {
+        let (events, expected) = (example.file("ndjson"), example.file("expected.ndjson"));
+        let components = example.components();
+        let outcomes: Vec<Value> =
+            components.iter().map(|component| test(component, &events, &expected, "--expect")).collect();
+        assert!(outcomes.iter().all(|outcome| *outcome == outcomes[0]), "{outcomes:?}");
+        assert_eq!(outcomes[0]["total"], example.skipped, "{}", example.name);
+    }
 }
 
 /// Events of all kinds, some of them wrong.
@@ -84,41 +120,69 @@ fn some_carts(random: &mut Random, events: usize) -> String {
     text
 }
 
+/// Bookings that get into each other's way, most of them soon moved or cancelled.
+fn some_bookings(random: &mut Random, events: usize) -> String {
+    let mut text = String::new();
+    for _ in 0..events {
+        let (tenant, booking) = (["acme", "umbrella"][random.below(2)], random.below(60));
+        let (first, count) = (1 + random.below(20), random.below(5));
+        let nights: Vec<String> = (first..first + count).map(|day| format!("2026-05-{day:02}")).collect();
+        let stay = json!({"room": (10 + random.below(4)).to_string(), "nights": nights});
+        let (event_type, data) = match random.below(20) {
+            0..9 => ("BookingMade", stay),
+            9..15 => ("BookingMoved", stay),
+            15..19 => ("BookingCancelled", json!({})),
+            _ => ("BookingMoved", json!({"room": "10", "nights": "all"})),
+        };
+        let event = json!({"tenant": tenant, "stream": format!("booking-{booking}"), "type": event_type, "data": data});
+        writeln!(text, "{event}").unwrap();
+    }
+    text
+}
+
 #[test]
 fn every_language_makes_the_same_documents() {
     let folder = tempfile::tempdir().unwrap();
     let (events, expected) = (folder.path().join("events.ndjson"), folder.path().join("expected.ndjson"));
-    std::fs::write(&events, some_carts(&mut Random::seeded(), 1_500)).unwrap();
-    let components = components();
-    let first = test(&components[0], &events, &expected, "--write");
-    for component in &components[1..] {
-        assert_eq!(test(component, &events, &expected, "--expect"), first, "{}", component.display());
+    for (example, some_events) in EXAMPLES.iter().zip([some_carts, some_bookings]) {
+        std::fs::write(&events, some_events(&mut Random::seeded(), 1_500)).unwrap();
+        let components = example.components();
+        let first = test(&components[0], &events, &expected, "--write");
+        for component in &components[1..] {
+            assert_eq!(test(component, &events, &expected, "--expect"), first, "{}", component.display());
+        }
+        std::fs::remove_file(&expected).unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_runs_every_language_with_the_settings_it_begins_with() {
-    let components = components();
-    for component in components {
-        let database = empty_database().await;
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::copy(&component, folder.path().join("cart-summary.wasm")).unwrap();
-        let address = database.address.clone();
-        let documents = move || {
-            let ran = |arguments: &[&str]| {
-                let output = sandmill(&address).args(arguments).current_dir(root()).output().unwrap();
-                assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
-                stdout(&output)
+    for example in EXAMPLES {
+        for component in example.components() {
+            let database = empty_database().await;
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::copy(&component, folder.path().join("plugin.wasm")).unwrap();
+            let address = database.address.clone();
+            let (events, collection) = (example.file("ndjson"), example.collection);
+            let documents = move || {
+                let ran = |arguments: &[&str]| {
+                    let output = sandmill(&address).args(arguments).current_dir(root()).output().unwrap();
+                    assert!(output.status.success(), "{arguments:?}: {}{}", stdout(&output), stderr(&output));
+                    stdout(&output)
+                };
+                ran(&["migrate"]);
+                ran(&["import", events.to_str().unwrap()]);
+                ran(&["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()]);
+                ran(&["documents", collection])
             };
-            ran(&["migrate"]);
-            ran(&["import", "example-plugins/data/carts.ndjson"]);
-            ran(&["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()]);
-            ran(&["documents", "cart_summary"])
-        };
-        let documents = tokio::task::spawn_blocking(documents).await.unwrap();
-        assert!(documents.lines().count() >= 84, "{}: {documents}", component.display());
-        for cart in ["comes-and-goes", "Körbchen 🧺"] {
-            assert!(documents.contains(cart), "{}: {documents}", component.display());
+            let documents = tokio::task::spawn_blocking(documents).await.unwrap();
+            let expected = std::fs::read_to_string(example.file("expected.ndjson")).unwrap();
+            let of_collection = format!(r#""collection":"{collection}""#);
+            let expected = expected.lines().filter(|line| line.contains(&of_collection)).count();
+            assert!(documents.lines().count() >= expected, "{}: {documents}", component.display());
+            for id in example.documents {
+                assert!(documents.contains(id), "{}: {documents}", component.display());
+            }
         }
     }
 }
@@ -311,5 +375,76 @@ fn a_script_that_was_begun_does_what_it_says() {
         succeeds(&["build"], &dir);
         let tested = run(&["test", &component, "--events", "events.ndjson"], &dir);
         assert!(!tested.status.success() && stdout(&tested).contains("nonsense"), "{}", stdout(&tested));
+    }
+}
+
+/// Plugins without the SDK, which export the contract's functions by themselves, and what they say of a mistake.
+const RAW: [(&str, &str, &str, [&str; 3]); 2] = [
+    (
+        "js",
+        "plugin.js",
+        r#"
+const seatOf = (event) => event.missing.seat;
+export const description = {
+  describe: () => ({
+    id: 'raw',
+    version: '1',
+    eventTypes: ['Sat'],
+    collections: ['seats'],
+    partitionBy: { tag: 'tenant' },
+    start: 'beginning',
+    readModelVersion: 1,
+    maxBatchSize: undefined,
+  }),
+};
+export const projector = { project: ({ events }) => ({ changes: events.map(seatOf), skipped: [], halted: undefined }) };
+"#,
+        ["TypeError: cannot read property 'seat' of undefined", "at seatOf (/plugin.js:2:", "at project (/plugin.js:"],
+    ),
+    (
+        "python",
+        "plugin.py",
+        r#"
+from wit_world.exports.projector import Projection
+from wit_world.imports.types import Descriptor, PartitionBy_Tenant, StartPosition
+
+
+def seat_of(event):
+    return {}["seat"]
+
+
+class Description:
+    def describe(self):
+        return Descriptor("raw", "1", ["Sat"], ["seats"], PartitionBy_Tenant(), StartPosition.BEGINNING, 1, None)
+
+
+class Projector:
+    def project(self, batch):
+        return Projection([seat_of(event) for event in batch.events], [], None)
+"#,
+        ["KeyError: 'seat'", "at seat_of (plugin.py:7)", "at project (plugin.py:17)"],
+    ),
+];
+
+#[test]
+fn an_exception_of_a_plugin_without_the_sdk_is_reported_with_its_stack() {
+    if !all_is_asked_for() {
+        println!("skipped: `make test-all` builds a plugin in JavaScript and in Python");
+        return;
+    }
+    let folder = tempfile::tempdir_in(root().join("target/tmp")).unwrap();
+    let event = r#"{"tenant":"acme","stream":"s","type":"Sat","data":{}}"#;
+    std::fs::write(folder.path().join("events.ndjson"), event).unwrap();
+    for (language, file, source, reported) in RAW {
+        let dir = folder.path().join(language);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join(file), source).unwrap();
+        let built = run(&["build", "-o", "raw.wasm"], &dir);
+        assert!(built.status.success(), "{language}: {}", stderr(&built));
+        let tested = stdout(&run(&["test", "raw.wasm", "--events", "../events.ndjson"], &dir));
+        for words in reported {
+            assert!(tested.contains(words), "{language}, {words}: {tested}");
+        }
+        assert!(!tested.contains("sandmill_exports"), "{language}: {tested}");
     }
 }
