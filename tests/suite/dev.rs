@@ -66,6 +66,17 @@ impl Place {
         .await;
     }
 
+    /// Waits until `dev` suggests an event for a processor, and gives the command.
+    async fn suggested(&self, processor: &str) -> String {
+        let begin = format!("`{processor}` is running. Append an event that it handles:\n  ");
+        eventually(&format!("an event is suggested for {processor}"), async || {
+            let out = self.read("out");
+            let (command, _) = out.rsplit_once(&begin)?.1.split_once('\n')?;
+            Some(command.to_owned())
+        })
+        .await
+    }
+
     /// Starts `dev`, and waits until other commands find it.
     async fn dev(&self, arguments: &[&str]) -> Dev {
         let file = |name: &str| fs::File::create(self.path(name)).unwrap();
@@ -118,7 +129,8 @@ async fn commands_in_its_folder_find_it_and_its_data_stay() {
     let dev = place.dev(&[]).await;
     place.append("cart-1", "ItemAdded", MUG).await;
     place.shows("cart_summary", r#""total": 998"#).await;
-    assert!(place.read("out").contains(" append --stream cart-1 "), "{}", place.read("out"));
+    let suggested = place.suggested("cart-summary").await;
+    assert!(suggested.ends_with(" append --stream cart-summary-1 --type CartAbandoned --data '{}'"), "{suggested}");
     assert_eq!(place.read(".sandmill/.gitignore"), "*\n");
 
     // One that is dropped there is taken, and one that is none is told with its reason and keeps nobody from running.
@@ -211,4 +223,37 @@ async fn a_database_that_is_named_is_used() {
     .await;
     assert!(!place.path(".sandmill").exists());
     assert_eq!(dev.end(Signal::INT).await.code(), Some(0));
+}
+
+/// What is suggested is copied into a shell.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_suggested_for_each_plugin_that_runs() {
+    let place = Place::new();
+    place.plug("cart-summary");
+    let events = [
+        r#"{"tenant":"acme","stream":"cart-1","type":"CartOpened","data":{}}"#,
+        r#"{"tenant":"acme","stream":"Ann's cart","type":"ItemAdded","data":{"sku":"mug","quantity":2,"price":499}}"#,
+    ];
+    fs::write(place.path("events.ndjson"), events.join("\n")).unwrap();
+    let dev = place.dev(&[]).await;
+    let suggested = place.suggested("cart-summary").await;
+    assert!(
+        suggested.contains(r" append --tenant acme --stream 'Ann'\''s cart' --type ItemAdded --data '{"),
+        "{suggested}"
+    );
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &suggested]).current_dir(place.path("below")).env_remove("DATABASE_URL");
+    let ran = tokio::task::spawn_blocking(move || shell.output()).await.unwrap().unwrap();
+    assert!(ran.status.success(), "{suggested}: {}", stderr(&ran));
+    place.shows("cart_summary", r#""total": 998"#).await;
+
+    // One that comes later, of whose events there is no sample.
+    place.plug("route-performance");
+    let suggested = place.suggested("route-performance").await;
+    assert!(
+        suggested.ends_with(" append --stream route-performance-1 --type FlightCancelled --data '{}'"),
+        "{suggested}"
+    );
+    assert_eq!(place.read("out").matches("Append an event").count(), 2, "{}", place.read("out"));
+    assert_eq!(dev.end(Signal::INT).await.code(), Some(0), "{}", place.read("log"));
 }

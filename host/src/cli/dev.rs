@@ -6,6 +6,7 @@
 
 pub(super) mod place;
 mod sources;
+mod suggestions;
 
 use std::{
     io,
@@ -15,6 +16,7 @@ use std::{
 
 use anyhow::{Context, ensure};
 use futures_util::{StreamExt, stream::FuturesUnordered};
+use suggestions::Suggestions;
 
 use super::{
     live::{Live, Title},
@@ -107,27 +109,39 @@ pub(super) async fn run(
     let builds = args.watch_src.iter().map(|folder| Box::pin(sources::build_on_save(folder, &config.plugins)));
     let mut builds: FuturesUnordered<_> = builds.collect();
     let host = app::run(&config, &db, Until::Told, signals.first(), signals.second());
-    let work = Box::pin(async move {
+    let mut work = Box::pin(async move {
         tokio::select! {
             ended = host => ended,
             // None of them ends; without any there is nothing to wait for.
             Some(never) = builds.next() => match never {},
         }
     });
+    let folders = args.watch_src.iter().map(PathBuf::as_path).chain([config.plugins.as_path(), Path::new("")]);
+    let mut suggestions = Suggestions::new(&db, folders);
     let ended = if Live::is_possible() {
         let mut live = Live::start(Title { command: "sandmill dev", lasting: None }, &db, logs).await?;
-        let ended = tokio::select! {
-            ended = work => ended,
-            failed = live.run() => match failed {
-                Ok(never) => match never {},
-                Err(error) => Err(error.into()),
+        let ended = loop {
+            tokio::select! {
+                ended = &mut work => break ended,
+                suggestion = suggestions.next() => live.print_above(&suggestion),
+                failed = live.run() => match failed {
+                    Ok(never) => match never {},
+                    Err(error) => break Err(error.into()),
+                }
             }
         };
         live.finish().await?;
         ended
     } else {
-        work.await
+        loop {
+            tokio::select! {
+                ended = &mut work => break ended,
+                // Where nobody reads it any more, the work is done all the same.
+                suggestion = suggestions.next() => drop(output::tell(&suggestion)),
+            }
+        }
     };
+    drop((work, suggestions));
     if let Some(Private { claim, server }) = private {
         // Nobody should find a server that is about to end.
         drop(claim);
@@ -195,8 +209,7 @@ fn introduce(plugins: &Path, private: Option<&Private>) -> io::Result<()> {
         None => output::tell("\nIn another terminal, with the same database address:")?,
     }
     output::tell(&format!(
-        "  {program} append --stream cart-1 --type ItemAdded --data '{{\"sku\":\"mug\",\"quantity\":2,\"price\":499}}'\n  \
-           {program} documents COLLECTION\n  \
+        "  {program} documents COLLECTION\n  \
            {program} status\n"
     ))
 }

@@ -98,6 +98,13 @@ impl Live {
         self.show(true).await
     }
 
+    /// Prints a text that stays where it is, above what is drawn.
+    pub(super) fn print_above(&mut self, text: &str) {
+        if let Surface::Screen(screen, _) = &mut self.surface {
+            screen.print_above(text);
+        }
+    }
+
     /// Tenants that appended while it looked, the one with the most events first.
     pub(super) fn tenants(&self) -> Vec<String> {
         self.observer.tenants()

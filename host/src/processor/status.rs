@@ -76,6 +76,19 @@ pub struct ProcessorStatus {
     pub lanes_behind: Vec<LaneBehind>,
 }
 
+/// A processor that a host runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Running {
+    /// Its name.
+    pub id: String,
+    /// The plugin's own id, which is part of its name.
+    pub family: String,
+    /// Whose it is; none means everybody's.
+    pub tenant: Option<String>,
+    /// The event types that it handles; none means every type.
+    pub event_types: Option<Vec<String>>,
+}
+
 /// Lanes behind a cursor, by their state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -192,6 +205,18 @@ pub struct LaneBehind {
     pub event_position: Option<i64>,
     /// Since when, RFC 3339.
     pub since: String,
+}
+
+/// Reads the processors that hosts run, by id.
+pub async fn running(session: &Session) -> Result<Vec<Running>, Error> {
+    let rows = session.query(include_str!("status/running.sql"), &[]).await?;
+    let running = rows.iter().map(|row| Running {
+        id: row.get(0),
+        family: row.get(1),
+        tenant: row.get(2),
+        event_types: row.get(3),
+    });
+    Ok(running.collect())
 }
 
 /// Reads how everything stands, with at most so many lanes of each processor.

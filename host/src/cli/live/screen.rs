@@ -61,6 +61,20 @@ impl Screen {
         Ok(())
     }
 
+    /// Prints a text where the lines were drawn; they are drawn anew below it. Its long lines are wrapped, not cut, so that they can be copied.
+    pub(super) fn print_above(&mut self, text: &str) {
+        let strokes = self.strokes_above(text);
+        self.out.push(&strokes);
+    }
+
+    fn strokes_above(&mut self, text: &str) -> String {
+        let up = match std::mem::take(&mut self.drawn) {
+            0 => String::new(),
+            drawn => format!("\x1b[{drawn}A"),
+        };
+        format!("{up}\r\x1b[J\x1b[?7h{}\r\n\x1b[?7l", text.trim_end().replace('\n', "\r\n"))
+    }
+
     fn strokes(&mut self, lines: &[String], size: (usize, usize)) -> String {
         let mut text = String::new();
         if size != self.size {
@@ -110,5 +124,7 @@ mod tests {
         assert_eq!(screen.strokes(&lines(2), (80, 24)), "\r\x1b[Kx\r\n\x1b[Kx\r\n\x1b[J");
         assert_eq!(screen.strokes(&lines(1), (80, 24)), "\x1b[2A\r\x1b[Kx\r\n\x1b[J");
         assert_eq!(screen.strokes(&lines(1), (40, 24)), "\x1b[H\x1b[J\r\x1b[Kx\r\n\x1b[J");
+        assert_eq!(screen.strokes_above("a\nb\n"), "\x1b[1A\r\x1b[J\x1b[?7ha\r\nb\r\n\x1b[?7l");
+        assert_eq!(screen.strokes(&lines(1), (40, 24)), "\r\x1b[Kx\r\n\x1b[J");
     }
 }

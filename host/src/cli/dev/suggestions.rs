@@ -1,0 +1,181 @@
+//! An event that a plugin handles, as a command to copy: given when the plugin runs, and again when it handles other event types.
+//!
+//! It is taken from a file of events beside the plugin, `events.ndjson` as `sandmill plugin new` makes it, and else from the event type alone. What
+//! runs is read from the database, as in the live view. Types come from plugins, so they are quoted for a shell, and odd ones are left out.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sandmill_client::DEFAULT_TENANT;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::program;
+use crate::{
+    db::{Db, Error, Session},
+    model::text,
+    processor::status::{self, Running},
+};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_millis(250);
+/// A file of events beside a plugin.
+const SAMPLES: &str = "events.ndjson";
+/// The most bytes that are read of one. Default 1 MiB: an event of the plugin's is among the first.
+const SAMPLES_BYTES: u64 = 1 << 20;
+/// The most bytes of data that are worth copying.
+const DATA_BYTES: usize = 500;
+
+/// Events for the plugins that run.
+pub(super) struct Suggestions {
+    db: Db,
+    session: Option<Session>,
+    samples: Vec<PathBuf>,
+    /// What has been suggested: the event types of each processor.
+    known: HashMap<String, Option<Vec<String>>>,
+}
+
+impl Suggestions {
+    /// From samples in these folders, the first that has one.
+    pub(super) fn new<'a>(db: &Db, folders: impl IntoIterator<Item = &'a Path>) -> Self {
+        let samples = folders.into_iter().map(|folder| folder.join(SAMPLES)).collect();
+        Suggestions { db: db.clone(), session: None, samples, known: HashMap::new() }
+    }
+
+    /// Waits for plugins that have none yet. While the database does not answer, it asks again.
+    pub(super) async fn next(&mut self) -> String {
+        loop {
+            tokio::time::sleep(EVERY).await;
+            let Ok(running) = self.running().await else {
+                self.session = None;
+                continue;
+            };
+            let mut text = String::new();
+            for processor in running {
+                if self.known.get(&processor.id) == Some(&processor.event_types) {
+                    continue;
+                }
+                if let Some(command) = self.command(&processor) {
+                    let Running { id, .. } = &processor;
+                    text.push_str(&format!("`{id}` is running. Append an event that it handles:\n  {command}\n"));
+                }
+                self.known.insert(processor.id, processor.event_types);
+            }
+            if !text.is_empty() {
+                return text;
+            }
+        }
+    }
+
+    async fn running(&mut self) -> Result<Vec<Running>, Error> {
+        let session = match self.session.take() {
+            Some(session) => session,
+            None => self.db.connect("dev").await?,
+        };
+        status::running(self.session.insert(session)).await
+    }
+
+    fn command(&self, processor: &Running) -> Option<String> {
+        let sampled = self.samples.iter().find_map(|path| {
+            let file = File::open(path).ok()?.take(SAMPLES_BYTES);
+            BufReader::new(file).lines().map_while(Result::ok).find_map(|line| sampled(&line, processor))
+        });
+        let command = sampled.or_else(|| made_up(processor))?;
+        Some(format!("{} {command}", program()))
+    }
+}
+
+/// What is read of an event in a file; see `sandmill import`.
+#[derive(Deserialize)]
+struct Sample<'a> {
+    tenant: Option<String>,
+    stream: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// The command for an event of a file, if the processor handles it and it can be copied.
+fn sampled(line: &str, processor: &Running) -> Option<String> {
+    let Sample { tenant, stream, event_type, data } = serde_json::from_str(line).ok()?;
+    let handles = processor.event_types.as_ref().is_none_or(|types| types.contains(&event_type));
+    let tenant = processor.tenant.clone().or(tenant);
+    (handles && data.get().len() <= DATA_BYTES).then(|| append(tenant.as_deref(), &stream, &event_type, data.get()))?
+}
+
+/// The command for an event without data.
+fn made_up(processor: &Running) -> Option<String> {
+    let stream = format!("{}-1", processor.family);
+    let append = |event_type: &String| append(processor.tenant.as_deref(), &stream, event_type, "{}");
+    match &processor.event_types {
+        Some(types) => types.iter().find_map(append),
+        None => append(&"Anything".to_owned()),
+    }
+}
+
+/// The arguments that append an event; none where one of them is odd.
+fn append(tenant: Option<&str>, stream: &str, event_type: &str, data: &str) -> Option<String> {
+    let mut command = "append".to_owned();
+    let tenant = tenant.filter(|tenant| *tenant != DEFAULT_TENANT).map(|tenant| ("--tenant", tenant));
+    for (option, value) in tenant.into_iter().chain([("--stream", stream), ("--type", event_type), ("--data", data)]) {
+        command.push_str(&format!(" {option} {}", quoted(value)?));
+    }
+    Some(command)
+}
+
+/// A word for a shell; none where it could not be copied from a terminal, or would be taken for an option.
+fn quoted(word: &str) -> Option<String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@".contains(c);
+    match word {
+        _ if word.is_empty() || word.starts_with('-') || word.contains(text::is_unsafe) => None,
+        _ if word.chars().all(is_plain) => Some(word.to_owned()),
+        _ => Some(format!("'{}'", word.replace('\'', r"'\''"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn processor(tenant: Option<&str>, types: Option<&[&str]>) -> Running {
+        let event_types = types.map(|types| types.iter().map(|name| (*name).to_owned()).collect());
+        Running { id: "carts".into(), family: "carts".into(), tenant: tenant.map(Into::into), event_types }
+    }
+
+    #[test]
+    fn a_sample_is_taken_if_the_plugin_handles_it() {
+        let line = |tenant: &str, event_type: &str, data: &str| {
+            format!(r#"{{"tenant":"{tenant}","stream":"cart 1","type":"{event_type}","id":"x","data":{data}}}"#)
+        };
+        let some = |line: &str, processor: &Running| sampled(line, processor).unwrap_or_default();
+        let carts = processor(None, Some(&["ItemAdded", "CartLost"]));
+        let mug = line("acme", "ItemAdded", r#"{"sku": "Ann's mug"}"#);
+        let expected = r#"append --tenant acme --stream 'cart 1' --type ItemAdded --data '{"sku": "Ann'\''s mug"}'"#;
+        assert_eq!(some(&mug, &carts), expected);
+        let own = processor(Some("umbrella"), None);
+        assert_eq!(some(&mug, &own), expected.replace("acme", "umbrella"));
+        let default = line(DEFAULT_TENANT, "CartLost", "{}");
+        assert_eq!(some(&default, &carts), "append --stream 'cart 1' --type CartLost --data '{}'");
+        let long = line("acme", "ItemAdded", &format!("[\"{}\"]", "x".repeat(DATA_BYTES)));
+        for odd in [&line("acme", "Seen", "{}"), "not JSON", "{}", &long, &line("acme", "ItemAdded", "\"\u{202e}\"")] {
+            assert_eq!(sampled(odd, &carts), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn without_a_sample_the_event_type_is_enough() {
+        let made_up = |types: Option<&[&str]>| made_up(&processor(None, types)).unwrap_or_default();
+        assert_eq!(made_up(Some(&["ItemAdded", "CartLost"])), "append --stream carts-1 --type ItemAdded --data '{}'");
+        let odd = ["--help", "a\u{1b}[2J", "a\nb", "$(reboot) `it's`"];
+        let quoted = r"append --stream carts-1 --type '$(reboot) `it'\''s`' --data '{}'";
+        assert_eq!(made_up(Some(&odd)), quoted);
+        assert_eq!(made_up(Some(&odd[..3])), "");
+        assert_eq!(made_up(None), "append --stream carts-1 --type Anything --data '{}'");
+    }
+}
