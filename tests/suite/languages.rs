@@ -299,16 +299,10 @@ fn what_a_language_cannot_hold_ends_in_words() {
             .collect();
         std::fs::write(folder.path().join(file), lines.join("\n")).unwrap();
     };
-    let (deepest, deeper, far_deeper) = (nested(512), nested(513), nested(3_000));
-    let number = format!(r#"{{"x":{}}}"#, "9".repeat(4_301));
+    // More than this is refused by the store, and by whatever reads events for a plugin.
+    let (deepest, number) = (nested(512), format!(r#"{{"x":{}}}"#, "9".repeat(1_000)));
     let text = r#"{"text":"ab😀x"}"#;
-    let readable = [
-        ("Counted", &*deepest),
-        ("Counted", &deeper),
-        ("Counted", &far_deeper),
-        ("Counted", &number),
-        ("Shown", &deepest),
-    ];
+    let readable = [("Counted", &*deepest), ("Counted", &number), ("Shown", &deepest)];
     events("readable.ndjson", &[&readable[..], &[("Skipped", text), ("Counted", "{}")]].concat());
     for (language, file, source) in PROBES {
         let dir = folder.path().join(language);
@@ -321,9 +315,8 @@ fn what_a_language_cannot_hold_ends_in_words() {
         assert!(tested.status.success(), "{language}: {}{}", stdout(&tested), stderr(&tested));
         let report: Value = serde_json::from_str(&stdout(&tested)).unwrap();
         let skipped = report["skipped"].to_string();
-        assert_eq!((&report["handled"], &report["skipped"]["total"]), (&json!(7), &json!(4)), "{language}: {report}");
-        assert_eq!(skipped.matches("the data nests deeper than 512 levels").count(), 2, "{language}: {skipped}");
-        assert!(skipped.contains("ab\u{fffd}"), "{language}: {skipped}");
+        assert_eq!((&report["handled"], &report["skipped"]["total"]), (&json!(5), &json!(2)), "{language}: {report}");
+        assert!(skipped.contains("`x` is not a text") && skipped.contains("ab\u{fffd}"), "{language}: {skipped}");
 
         for (event_type, expected) in [
             ("Named", "the id of a document of `probe` holds half a character"),
