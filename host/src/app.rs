@@ -35,6 +35,7 @@ use crate::{
     processor::{
         Ground, Standing,
         connections::{self, Connections, Shares},
+        decisions::Look,
         exceptions,
         report::Instances,
     },
@@ -311,6 +312,7 @@ impl<'a> Ready<'a> {
         let (wake, wakeups) = Wake::new(self.source);
         let (db, host_lock) = (self.db.clone(), self.host_lock);
         let connections = Connections::new(&db, &host_lock, self.shares);
+        let (look, decisions) = Look::new(connections.commits.clone());
         let lockstep = Arc::default();
         let mut supervisor = Supervisor::default();
         supervisor.spawn(
@@ -320,7 +322,8 @@ impl<'a> Ready<'a> {
         let ground = Ground {
             db: db.clone(),
             pages: pages.clone(),
-            wakeups,
+            wakeups: wakeups.clone(),
+            decisions,
             connections: connections.clone(),
             host_lock,
             tenants: tenants.clone(),
@@ -330,6 +333,7 @@ impl<'a> Ready<'a> {
             config: settings,
         };
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
+        supervisor.spawn("look for decisions", look.run(wakeups, supervisor.stop()));
         supervisor.spawn("report waits", connections.report_waits(pages, db.clone(), supervisor.stop()));
         let fleet = Fleet::new(ground, scheduler, self.config.processors.clone());
         let (begin, has_begun) = oneshot::channel();

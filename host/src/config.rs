@@ -76,6 +76,7 @@ impl Default for Config {
             listen: String::new(),
             plugins: PathBuf::new(),
             log: telemetry::Config::default(),
+            metrics: Default::default(),
             processor: processor::Config::default(),
             processors: BTreeMap::new(),
             scheduler: scheduler::Config::default(),

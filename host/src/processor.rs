@@ -13,6 +13,7 @@ pub mod book;
 pub mod code;
 pub mod commit;
 pub mod connections;
+pub mod decisions;
 pub mod dry_run;
 mod engine;
 pub mod exceptions;
@@ -53,6 +54,7 @@ use crate::{
     tenants::Tenants,
 };
 use connections::Connections;
+use decisions::Decisions;
 use engine::{Engine, Parts};
 use lane::Runner;
 use lockstep::{Lockstep, Place};
@@ -119,6 +121,8 @@ pub struct Ground {
     pub pages: Arc<Pages>,
     /// News of it.
     pub wakeups: Wakeups,
+    /// News of what people decided.
+    pub decisions: Decisions,
     /// What processors borrow to write and read documents.
     pub connections: Connections,
     /// The right to work on it.
@@ -267,7 +271,8 @@ impl Processor {
         };
         let engine = Engine::new(term, parts);
         let standing = &self.standing;
-        engine.run(&mut self.ground.wakeups, stop, |now| _ = standing.send_replace(now)).await
+        let Ground { wakeups, decisions, .. } = &mut self.ground;
+        engine.run(wakeups, decisions, stop, |now| _ = standing.send_replace(now)).await
     }
 }
 

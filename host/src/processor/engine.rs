@@ -26,6 +26,7 @@ use super::{
     Config, Shaken, Standing,
     book::{self, Book, Bounds, Ending, Patience, Work},
     commit::{Committer, DeadLetter},
+    decisions::Decisions,
     exceptions::{self, LaneState},
     lane::{GroundLost, Outcome, Runner, Trouble},
     lockstep::{Place, Turn},
@@ -68,7 +69,7 @@ const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::
 const FRESH: Duration = Duration::from_secs(1);
 /// How long passed-over events may stay unstored. Longer saves writes; a restart reads so much again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
-/// How often it is asked what people decided: which lanes they resumed, and what they paused.
+/// Between two readings of what people decided: which lanes they resumed, and what they paused.
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
 /// How often a processor that is behind is asked whether it is too far behind, where it would skip then: asking reads as many rows as its bound.
 const LOOK_AT_HEAD: Duration = Duration::from_secs(1);
@@ -174,7 +175,7 @@ pub(super) struct Engine<'a> {
     times: Times,
     passed_since: Option<Instant>,
     looked_at_rows: Instant,
-    /// Whether something was committed since, by us or by people.
+    /// Whether people may have decided something since.
     look: bool,
     /// Since when it was told to end.
     draining: Option<Instant>,
@@ -270,6 +271,7 @@ impl<'a> Engine<'a> {
     pub(super) async fn run(
         mut self,
         wakeups: &mut Wakeups,
+        decisions: &mut Decisions,
         stop: &mut Stop,
         tell: impl Fn(Standing),
     ) -> Result<(), Shaken> {
@@ -335,10 +337,8 @@ impl<'a> Engine<'a> {
                     served?;
                 }
                 () = waiters.more(), if self.commit.is_none() => {}
-                () = wakeups.next(), if !self.news || !self.look => {
-                    self.news = true;
-                    self.look = true;
-                }
+                () = wakeups.next(), if !self.news => self.news = true,
+                () = decisions.about(self.id), if !self.look => self.look = true,
                 () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {}
                 Some(()) = OptionFuture::from(self.place.as_mut().map(Place::changed)) => {}
                 Ok(()) = self.replacements.changed(), if self.commit.is_none() => self.pause(),
