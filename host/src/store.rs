@@ -1,4 +1,4 @@
-//! Our own event store: importing into it, listing it, the order it keeps, its size limit for events, and the cluster that its numbers belong to.
+//! Our own event store: importing into it, listing it, the order it keeps, its size limit for events, the schema of the documents' views, and the cluster that its numbers belong to.
 //!
 //! Applications append with the client crate or with `sandmill.append` in SQL; what is here serves the command line and the
 //! host. Nothing here takes a lock that makes a reader wait. Reading here is listing, by position: an event may become visible
@@ -10,6 +10,7 @@ mod list;
 pub mod size_limit;
 mod tally;
 pub mod time;
+pub mod views_schema;
 
 use std::{fmt, str::FromStr};
 

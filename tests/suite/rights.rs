@@ -1,6 +1,11 @@
 // What database roles may do: the role of the host, and those of applications that append or read.
 // Roles belong to the whole server, so each test has roles of its own.
 
+// Readers of one tenant's documents.
+mod tenants;
+// The schema of the views, which is a setting.
+mod views;
+
 use sandmill::db::{
     Db, Session, describe,
     migrate::{MIGRATIONS, Migration},
@@ -131,7 +136,9 @@ async fn a_role_that_runs_what_others_migrated_needs_no_ownership_but_of_the_vie
     let address = with_role(&database, "runs_only").await;
     let needed = statements(&address, &arguments).await;
     let owner: Vec<&String> = needed.iter().filter(|statement| statement.contains(" owner to ")).collect();
-    assert_eq!(owner, [&"alter view public.scripted_log owner to runs_only;".to_string()], "{needed:#?}");
+    let views =
+        ["public", "sandmill_tenant"].map(|schema| format!("alter view {schema}.scripted_log owner to runs_only;"));
+    assert_eq!(owner, [&views[0], &views[1]], "{needed:#?}");
     assert_eq!(statements(&address, &["migrate"]).await, needed);
     execute(&database, &needed.concat()).await;
     let (code, _, said) = run(&address, &["migrate"]).await;
@@ -300,14 +307,12 @@ async fn a_reader_reads_the_documents_of_all_collections_later_ones_included_and
     host.stop().await;
 
     // A generation that comes later, in both ways in which a view can be led to it.
-    for (generation, replace) in [
-        (2, "create or replace view public.scripted_log as select * from sandmill_documents.c1_2"),
-        (3, "drop view public.scripted_log; select sandmill.make_documents_view('scripted_log', 1, 3)"),
-    ] {
+    for (generation, replace) in [(2, "select"), (3, "drop view public.scripted_log")] {
         by_admin
             .batch_execute(&format!(
                 "select sandmill.make_documents_table(1, {generation});
                  update sandmill.collections set generation = {generation} where number = 1; {replace};
+                 select sandmill.make_documents_view('scripted_log', 1, {generation});
                  insert into public.scripted_log (_id, data) select n::text, '{{}}' from generate_series(1, {generation}) n"
             ))
             .await

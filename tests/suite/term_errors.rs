@@ -23,7 +23,7 @@ async fn limited(database: &Database, prefix: &str) -> (Database, String) {
     execute(
         database,
         &format!(
-            "create role {role}; grant all on schema sandmill, sandmill_documents, public to {role};
+            "create role {role}; grant all on schema sandmill, sandmill_documents, sandmill_tenant, public to {role};
              grant all on all tables in schema sandmill to {role}; grant all on all sequences in schema sandmill to {role}"
         ),
     )
@@ -286,7 +286,7 @@ async fn a_processor_whose_documents_table_is_gone_is_removed_and_built_again() 
         }
         assert!(output.status.success(), "{}", stderr(&output));
         let printed = stdout(&output);
-        assert!(printed.contains("dropped the collection of public.\"scripted_log\""), "{printed}");
+        assert!(printed.contains("dropped the collection of public.scripted_log"), "{printed}");
         Some(())
     })
     .await;

@@ -241,7 +241,7 @@ fn left(status: &Status) -> String {
 /// Shows a few documents of each collection: of the largest and the smallest tenant of the shop, or of anybody.
 async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> {
     for collection in list::collections(session).await? {
-        output::tell(&format!("\nDocuments in the view public.{}:", collection.view))?;
+        output::tell(&format!("\nDocuments in the view {}:", collection.relation))?;
         let mut shown = Vec::new();
         for tenant in [tenants.first(), tenants.last()].into_iter().flatten() {
             shown.extend(some(session, &collection, Some(tenant.clone())).await?);

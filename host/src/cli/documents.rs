@@ -44,7 +44,7 @@ pub(super) struct DocumentsArgs {
     #[arg(long)]
     limit: Option<u32>,
     /// Print one JSON object a line: {"view", "tenant", "id", "version", "data"}; view is the
-    /// collection's view in `public`
+    /// name of the collection's view
     #[arg(long)]
     json: bool,
     /// Cut no line, also on a terminal

@@ -1,5 +1,5 @@
-//! `sandmill migrate`: creates the tables, sets the store's order and size limit, grants roles what
-//! applications need, and takes over a store from another cluster.
+//! `sandmill migrate`: creates the tables, sets the store's order, its size limit and the schema of the
+//! views, grants roles what applications need, and takes over a store from another cluster.
 
 use std::{process::ExitCode, sync::OnceLock};
 
@@ -15,12 +15,12 @@ use crate::{
     db::{
         Canceller, Db,
         grants::{self, Change, Changed, Permission},
-        migrate::migrate,
+        migrate::migrate_for_views_in,
     },
     store::{
         Ordering,
         anchor::{self, AnchorError},
-        set_ordering, size_limit,
+        set_ordering, size_limit, views_schema,
     },
 };
 
@@ -29,14 +29,16 @@ Examples:
   sandmill migrate
   sandmill migrate --ordering tenant
   sandmill migrate --max-event-bytes 8388608
+  sandmill migrate --views-schema app
   sandmill migrate --grant-append shop --grant-read reports
+  sandmill migrate --grant-read acme_portal --tenant acme
   sandmill migrate --reanchor              after a restore into another cluster, a move, or pg_upgrade
 
 It may be repeated at any time: what is there already stays.
 
-Rights: the user must be able to connect, to create the schemas sandmill and sandmill_documents while they are missing, to use \
-what is in them (to own it while migrations are pending), to create views in the schema public, which PostgreSQL 15 and newer grant \
-to nobody, and to own the collections' views. `sandmill run` needs the same. If something is missing, nothing is changed, and the \
+Rights: the user must be able to connect, to create the schemas sandmill, sandmill_documents and sandmill_tenant while they are \
+missing, to use what is in them (to own it while migrations are pending), to create views in the schema public or the one of \
+--views-schema, which PostgreSQL 15 and newer grant to nobody, and to own the collections' views. `sandmill run` needs the same. If something is missing, nothing is changed, and the \
 statements that grant it are printed, ready to run by a superuser; the exit code is 1.";
 
 /// Makes or updates the tables in the database
@@ -51,6 +53,10 @@ pub(super) struct MigrateArgs {
     /// 33554432 [a new store: 4194304]. Larger events that are already stored stay
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(*size_limit::RANGE.start())..=i64::from(*size_limit::RANGE.end())))]
     max_event_bytes: Option<u32>,
+    /// Also set the schema of the collections' views, which is made if it is missing [a new store:
+    /// public]. Views that are there move, and the rights on them with them
+    #[arg(long, value_name = "SCHEMA", value_parser = views_schema::parse)]
+    views_schema: Option<String>,
     /// Take over a store that was restored from a dump or moved to another cluster: give events and
     /// cursors numbers of this one. Rewrites all events in one transaction; no host may be running.
     /// Needed after a restore into another cluster, and after pg_upgrade, which gives the cluster
@@ -65,20 +71,25 @@ pub(super) struct MigrateArgs {
     /// be repeated, like the three below
     #[arg(long, value_name = "ROLE")]
     grant_append: Vec<String>,
-    /// Also let a role read all documents: the views of all collections, those included that come
-    /// later
+    /// Also let a role read documents: the views of all collections, those included that come
+    /// later. With --tenant it reads that tenant's documents only, in the schema sandmill_tenant
     #[arg(long, value_name = "ROLE")]
     grant_read: Vec<String>,
     /// Take back what --grant-append gave to a role
     #[arg(long, value_name = "ROLE")]
     revoke_append: Vec<String>,
-    /// Take back what --grant-read gave to a role
+    /// Take back what --grant-read gave to a role: all of it, or with --tenant that tenant's
+    /// documents
     #[arg(long, value_name = "ROLE")]
     revoke_read: Vec<String>,
+    /// With --grant-read and --revoke-read: a tenant whose documents they are about. May be repeated
+    #[arg(long, value_name = "NAME", value_parser = super::append::tenant)]
+    tenant: Vec<String>,
     /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places",
     /// "appendedFrom"}, "ordering": {"before", "now"}, "maxEventBytes": {"before", "now"},
-    /// "granted": [{"role", "permission", "before", "statements": [sql]}], "revoked": [{the same,
-    /// "stillAllowed"}]}; null for what was not requested or not needed
+    /// "viewsSchema": {"before", "now"}, "granted": [{"role", "permission", "tenant", "before",
+    /// "statements": [sql]}], "revoked": [{the same, "stillAllowed"}]}; null for what was not
+    /// requested or not needed
     #[arg(long)]
     json: bool,
 }
@@ -86,8 +97,26 @@ pub(super) struct MigrateArgs {
 impl MigrateArgs {
     /// What is to become of roles' permissions, in the order of the options.
     fn changes(&self) -> Result<Vec<Change>, Misuse> {
+        if !self.tenant.is_empty() && self.grant_read.is_empty() && self.revoke_read.is_empty() {
+            return Err(Misuse("--tenant is about --grant-read or --revoke-read; name a role with one of them".into()));
+        }
+        // No tenant is one entry: everybody's documents.
+        let tenants = |permission| -> Vec<Option<String>> {
+            let named = self.tenant.iter().filter(|_| permission == Permission::Read);
+            let named: Vec<_> = named.map(|tenant| Some(tenant.clone())).collect();
+            if named.is_empty() { vec![None] } else { named }
+        };
         let of = |roles: &[String], permission: Permission, grant: bool| -> Vec<Change> {
-            roles.iter().map(|role| Change { role: role.clone(), permission, grant }).collect()
+            let of_role = |role: &String| {
+                let role = role.clone();
+                tenants(permission).into_iter().map(move |tenant| Change {
+                    role: role.clone(),
+                    permission,
+                    tenant,
+                    grant,
+                })
+            };
+            roles.iter().flat_map(of_role).collect()
         };
         let grants = [of(&self.grant_append, Permission::Append, true), of(&self.grant_read, Permission::Read, true)];
         let revokes =
@@ -123,10 +152,10 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
     let changes = args.changes()?;
     // People are told of each step when it is done, for a later one may fail or wait; machines of all at the end.
     let tell = |line: String| if args.json { Ok(()) } else { output::print_plain(&(line + "\n")) };
-    let (mut reanchored, mut ordered, mut limited) = (Value::Null, Value::Null, Value::Null);
+    let (mut reanchored, mut ordered, mut limited, mut moved) = (Value::Null, Value::Null, Value::Null, Value::Null);
     let mut session = connect_directly(db, "migrate").await?;
     under_way.get_or_init(|| session.canceller());
-    let applied = migrate(&mut session).await?;
+    let applied = migrate_for_views_in(&mut session, args.views_schema.as_deref()).await?;
     for name in &applied.names {
         tell(format!("applied {name}"))?;
     }
@@ -170,6 +199,16 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
             false => format!("the store now takes events of at most {bytes} bytes instead of {before}"),
         })?;
     }
+    if let Some(schema) = &args.views_schema {
+        let before = views_schema::set_views_schema(&mut session, schema).await.map_err(|error| {
+            explain(&error).context("move the views; it waits for queries that read them, and for plugins that begin")
+        })?;
+        moved = json!({ "before": before, "now": schema });
+        tell(match before == *schema {
+            true => format!("the collections' views lie in the schema {schema} already"),
+            false => format!("the collections' views now lie in the schema {schema} instead of {before}"),
+        })?;
+    }
     let changed = if changes.is_empty() { Vec::new() } else { grants::apply(&mut session, &changes).await? };
     for line in changed.iter().map(in_words) {
         tell(line)?;
@@ -177,6 +216,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
     if args.json {
         output::print_json(&json!({
             "applied": applied.names, "reanchored": reanchored, "ordering": ordered, "maxEventBytes": limited,
+            "viewsSchema": moved,
             "granted": as_json(&changed, true), "revoked": as_json(&changed, false)
         }))?;
     }
@@ -185,10 +225,13 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
 
 /// A changed permission for people.
 fn in_words(changed: &Changed) -> String {
-    let Changed { change: Change { role, permission, grant }, before, allowed, .. } = changed;
-    let what = match permission {
-        Permission::Append => "append events and read streams",
-        Permission::Read => "read the documents of all collections, later ones included",
+    let Changed { change: Change { role, permission, tenant, grant }, before, allowed, .. } = changed;
+    let what = match (permission, tenant) {
+        (Permission::Append, _) => "append events and read streams".to_string(),
+        (Permission::Read, None) => "read the documents of all collections, later ones included".into(),
+        (Permission::Read, Some(tenant)) => {
+            format!("read the documents of tenant {tenant} in the schema sandmill_tenant")
+        }
     };
     match (grant, before, allowed) {
         (true, false, _) => format!("the role {role} may now {what}"),
@@ -205,8 +248,10 @@ fn as_json(changed: &[Changed], grant: bool) -> Value {
     let one = |changed: &Changed| {
         let Changed { change, before, allowed, statements } = changed;
         let permission = change.permission.as_str();
-        let mut one =
-            json!({ "role": change.role, "permission": permission, "before": before, "statements": statements });
+        let (role, tenant) = (&change.role, &change.tenant);
+        let mut one = json!({
+            "role": role, "permission": permission, "tenant": tenant, "before": before, "statements": statements
+        });
         if !grant {
             one["stillAllowed"] = json!(allowed);
         }

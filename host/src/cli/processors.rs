@@ -353,17 +353,17 @@ fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
         text.push_str(&format!("removed {id}: its place in the log{with}\n"));
     }
     for of in &held.collections {
-        let HeldCollection { view, documents } = of;
+        let HeldCollection { relation, documents, .. } = of;
         let documents = documents.map(|documents| counted(documents, "document"));
         text.push_str(&match (documents, drops) {
-            (Some(documents), true) => format!("dropped {documents} with the view public.\"{view}\"\n"),
+            (Some(documents), true) => format!("dropped {documents} with the view {relation}\n"),
             (Some(documents), false) => {
-                format!("kept {documents} in the view public.\"{view}\"; no plugin writes there any more\n")
+                format!("kept {documents} in the view {relation}; no plugin writes there any more\n")
             }
-            (None, true) => format!("dropped the collection of public.\"{view}\", whose table was missing\n"),
-            (None, false) => format!(
-                "kept the collection of public.\"{view}\", whose table is missing; use --drop-documents to drop it\n"
-            ),
+            (None, true) => format!("dropped the collection of {relation}, whose table was missing\n"),
+            (None, false) => {
+                format!("kept the collection of {relation}, whose table is missing; use --drop-documents to drop it\n")
+            }
         });
     }
     text
@@ -376,7 +376,8 @@ mod tests {
     #[test]
     fn what_is_lost_and_what_was_removed_is_said_in_numbers() {
         let id = ProcessorId::parse("acme/carts").unwrap();
-        let collection = HeldCollection { view: "carts@acme".into(), documents: Some(12) };
+        let (view, relation) = ("carts@acme".to_string(), r#"app."carts@acme""#.to_string());
+        let collection = HeldCollection { view, relation, documents: Some(12) };
         let held = Held { known: true, dead_letters: 3, lanes: 1, collections: vec![collection], ..Held::default() };
         assert_eq!(lost(&held, false), ["3 dead letters"]);
         assert_eq!(lost(&held, true), ["3 dead letters", "12 documents"]);
@@ -384,15 +385,15 @@ mod tests {
         assert_eq!(
             told(&id, &held, false),
             "removed acme/carts: its place in the log, 3 dead letters, 1 lane behind\n\
-             kept 12 documents in the view public.\"carts@acme\"; no plugin writes there any more\n"
+             kept 12 documents in the view app.\"carts@acme\"; no plugin writes there any more\n"
         );
-        let missing = HeldCollection { view: "gone".into(), documents: None };
+        let missing = HeldCollection { view: "gone".into(), relation: "public.gone".into(), documents: None };
         let missing = Held { collections: vec![missing], ..Held::default() };
         assert_eq!(lost(&missing, true), Vec::<String>::new());
-        assert_eq!(told(&id, &missing, true), "dropped the collection of public.\"gone\", whose table was missing\n");
-        assert!(told(&id, &missing, false).starts_with("kept the collection of public.\"gone\", whose table is"));
+        assert_eq!(told(&id, &missing, true), "dropped the collection of public.gone, whose table was missing\n");
+        assert!(told(&id, &missing, false).starts_with("kept the collection of public.gone, whose table is"));
         let kept = Held { known: false, dead_letters: 0, lanes: 0, ..held };
-        assert_eq!(told(&id, &kept, true), "dropped 12 documents with the view public.\"carts@acme\"\n");
+        assert_eq!(told(&id, &kept, true), "dropped 12 documents with the view app.\"carts@acme\"\n");
     }
 
     #[test]
@@ -429,6 +430,7 @@ mod tests {
             tenant: Some("acme".into()),
             name: "carts".into(),
             view: "carts@acme".into(),
+            relation: r#"public."carts@acme""#.into(),
             processor: None,
             kept_from: Some("acme/old".into()),
             documents: Some(7),

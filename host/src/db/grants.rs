@@ -1,7 +1,8 @@
-//! Permissions of other roles: to append and read streams, and to read all documents.
+//! Permissions of other roles: to append and read streams, and to read documents, all of them or a
+//! tenant's.
 //!
 //! Each is granted or revoked as a whole. `sandmill.role_grants` keeps those in force, so that the
-//! view of a later collection is granted too, by the function that makes it. All changes of one
+//! views of a later collection are granted too, by the function that makes them. All changes of one
 //! call are made in one transaction, and repeating them changes nothing.
 
 use std::fmt;
@@ -13,7 +14,8 @@ use super::{Error, Session, SqlState, describe};
 pub enum Permission {
     /// Append events through `sandmill.append`, and read streams.
     Append,
-    /// Read the views of all collections, later ones included.
+    /// Read the views of collections, later ones included: of all tenants' documents, or of one
+    /// tenant's.
     Read,
 }
 
@@ -40,6 +42,8 @@ pub struct Change {
     pub role: String,
     /// What it may do, or may no longer.
     pub permission: Permission,
+    /// Whose documents it is about, where that is one tenant.
+    pub tenant: Option<String>,
     /// Whether it is granted, rather than revoked.
     pub grant: bool,
 }
@@ -95,12 +99,16 @@ pub async fn apply(session: &mut Session, changes: &[Change]) -> Result<Vec<Chan
     let mut changed = Vec::new();
     for change in changes {
         let (role, permission) = (&change.role, change.permission.as_str());
+        let tenant = change.tenant.as_deref().unwrap_or_default();
         let exists = transaction.query_opt("select from pg_roles where rolname = $1::text", &[role]).await?;
         let sql = match change.grant {
-            true => "insert into sandmill.role_grants (role, permission) values ($1, $2) on conflict do nothing",
-            false => "delete from sandmill.role_grants where role = $1 and permission = $2",
+            true => {
+                "insert into sandmill.role_grants (role, permission, tenant) values ($1, $2, $3) on conflict do nothing"
+            }
+            // Without a tenant those of tenants end as well.
+            false => "delete from sandmill.role_grants where role = $1 and permission = $2 and $3 in ('', tenant)",
         };
-        let rows = transaction.execute(sql, &[role, &permission]).await.map_err(denied)?;
+        let rows = transaction.execute(sql, &[role, &permission, &tenant]).await.map_err(denied)?;
         let before = (rows == 0) == change.grant;
         if exists.is_none() {
             // A role that was dropped has lost its rights with that; only the note of them is left.
@@ -111,12 +119,12 @@ pub async fn apply(session: &mut Session, changes: &[Change]) -> Result<Vec<Chan
             continue;
         }
         let sql = include_str!("grants/statements.sql");
-        let rows = transaction.query(sql, &[role, &permission, &change.grant]).await?;
+        let rows = transaction.query(sql, &[role, &permission, &change.grant, &tenant]).await?;
         let statements: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         transaction.batch_execute(&statements.join(";\n")).await.map_err(denied)?;
-        let row = transaction.query_one(include_str!("grants/allowed.sql"), &[role, &permission]).await?;
+        let row = transaction.query_one(include_str!("grants/allowed.sql"), &[role, &permission, &tenant]).await?;
         // To grant what one has no right to grant may be a warning only.
-        let allowed = row.get::<_, bool>(0) && (change.grant || !statements.is_empty());
+        let allowed = row.get::<_, bool>(0) && (change.grant || change.tenant.is_some() || !statements.is_empty());
         if change.grant && !allowed {
             return Err(GrantError::Denied);
         }

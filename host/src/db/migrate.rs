@@ -70,6 +70,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0017_components"),
     migration!("0018_gone_plugins"),
     migration!("0019_role_grants"),
+    migration!("0020_document_views"),
 ];
 
 /// How often a migration is tried again that was undone because it and another session waited for
@@ -140,7 +141,7 @@ pub enum MigrateError {
 fn remedy(error: &Error) -> &'static str {
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            "\nRun it as the database's owner, or let a superuser prepare both schemas: create schema sandmill authorization ROLE; create schema sandmill_documents authorization ROLE"
+            "\nRun it as the database's owner, or let a superuser prepare the schemas: create schema sandmill authorization ROLE; create schema sandmill_documents authorization ROLE; create schema sandmill_tenant authorization ROLE"
         }
         Some(&SqlState::OUT_OF_MEMORY) => {
             "\nThe server's lock table is full. Raise its max_locks_per_transaction, restart it, and migrate again."
@@ -167,8 +168,13 @@ pub fn is_schema_missing(error: &Error) -> bool {
 /// Applies what is pending, and says what that was. First it checks that the role has all rights
 /// that migrating and running a host take.
 pub async fn migrate(session: &mut Session) -> Result<Applied, MigrateError> {
+    migrate_for_views_in(session, None).await
+}
+
+/// The same before the views are moved to a schema, so that rights are checked there.
+pub async fn migrate_for_views_in(session: &mut Session, schema: Option<&str>) -> Result<Applied, MigrateError> {
     check_server(session).await?;
-    check_rights(session).await?;
+    check_rights(session, schema).await?;
     let (mut applied, mut deadlocks) = (Applied::default(), 0);
     loop {
         match apply_next(session).await {
@@ -243,13 +249,13 @@ async fn check_server(session: &Session) -> Result<(), MigrateError> {
     Ok(())
 }
 
-async fn check_rights(session: &Session) -> Result<(), MigrateError> {
+async fn check_rights(session: &Session, views: Option<&str>) -> Result<(), MigrateError> {
     let pending = match history(&**session).await {
         Ok(applied) => Some(!still_pending(MIGRATIONS, &applied)?.is_empty()),
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => None,
         Err(error) => return Err(error.into()),
     };
-    rights::missing(&**session, pending).await?.map_or(Ok(()), |missing| Err(missing.into()))
+    rights::missing(&**session, pending, views).await?.map_or(Ok(()), |missing| Err(missing.into()))
 }
 
 /// One row of `sandmill.migrations`.

@@ -32,8 +32,8 @@ impl MissingRights {
             script += &format!("{statement};\n");
             if statement.starts_with("grant create on database ") {
                 script += &format!(
-                    "-- or instead: create schema sandmill authorization {0}; create schema sandmill_documents authorization {0};\n",
-                    self.role
+                    "-- or instead: {}\n",
+                    OWN_SCHEMAS.map(|schema| format!("create schema {schema} authorization {};", self.role)).join(" ")
                 );
             }
         }
@@ -44,16 +44,35 @@ impl MissingRights {
     }
 }
 
+/// The schemas that Sandmill makes for itself.
+pub(super) const OWN_SCHEMAS: [&str; 3] = ["sandmill", "sandmill_documents", "sandmill_tenant"];
+
 /// Finds what the session's role lacks for migrating, if that is `pending`, and for running a host.
+/// With `views`, the views are about to move to that schema, which is made if it is missing.
 pub(super) async fn missing(
     client: &impl GenericClient,
     pending: Option<bool>,
+    views: Option<&str>,
 ) -> Result<Option<MissingRights>, Error> {
-    let rows = client.query(include_str!("rights/missing.sql"), &[&pending.unwrap_or(false)]).await?;
+    let moves = views.is_some();
+    let views = match views {
+        Some(schema) => schema.to_string(),
+        None => views_schema(client).await?,
+    };
+    let rows = client.query(include_str!("rights/missing.sql"), &[&pending.unwrap_or(false), &views, &moves]).await?;
     if rows.is_empty() {
         return Ok(None);
     }
     let names = client.query_one("select quote_ident(current_user), current_database()::text", &[]).await?;
     let statements = rows.iter().map(|row| row.get(0)).collect();
     Ok(Some(MissingRights { role: names.get(0), database: names.get(1), statements, pending }))
+}
+
+/// The schema of the collections' views, as far as the role can see.
+async fn views_schema(client: &impl GenericClient) -> Result<String, Error> {
+    let row = client.query_one(include_str!("rights/views_schema.sql"), &[]).await?;
+    if !row.get::<_, bool>(0) {
+        return Ok(row.get(1));
+    }
+    Ok(client.query_one("select views_schema from sandmill.store", &[]).await?.get(0))
 }

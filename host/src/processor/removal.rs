@@ -14,7 +14,7 @@ use crate::{
     model::ids::ProcessorId,
 };
 
-/// Collections that are dropped in one transaction. Each locks some six relations until it ends.
+/// Collections that are dropped in one transaction. Each locks some seven relations until it ends.
 const DROPPED_AT_ONCE: i64 = 20;
 
 /// What there is of a processor.
@@ -37,8 +37,10 @@ pub struct Held {
 /// A collection of a processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldCollection {
-    /// Its view in `public`.
+    /// Its view's name.
     pub view: String,
+    /// The same with its schema, quoted where SQL asks for it.
+    pub relation: String,
     /// The number of its documents; none if its table is missing, which does not keep it from being
     /// removed.
     pub documents: Option<i64>,
@@ -74,7 +76,7 @@ pub async fn held(session: &Session, id: &ProcessorId) -> Result<Option<Held>, E
             Some(table) => Some(session.query_one(&format!("select count(*) from {table}"), &[]).await?.get(0)),
             None => None,
         };
-        held.collections.push(HeldCollection { view: row.get(1), documents });
+        held.collections.push(HeldCollection { view: row.get(1), relation: row.get(2), documents });
     }
     Ok((held.known || !held.collections.is_empty()).then_some(held))
 }
@@ -100,15 +102,17 @@ pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), Remo
 pub async fn drop_kept(session: &mut Session, id: &ProcessorId) -> Result<(), Error> {
     loop {
         let transaction = session.client_mut().transaction().await?;
+        // Or else views could be moved to another schema meanwhile.
+        transaction.batch_execute("lock table sandmill.role_grants in share mode").await?;
         let taken = transaction.query(include_str!("removal/take.sql"), &[&id.as_str(), &DROPPED_AT_ONCE]).await?;
         if taken.is_empty() {
             return transaction.commit().await;
         }
         for row in taken {
-            // A view's name has quotes around it and none inside: it is made of a collection's and
-            // a tenant's.
-            let (view, tables): (&str, Vec<String>) = (row.get(0), row.get(1));
-            transaction.batch_execute(&format!("drop view if exists public.\"{view}\"")).await?;
+            let (views, tables): (Vec<String>, Vec<String>) = (row.get(0), row.get(1));
+            for view in views {
+                transaction.batch_execute(&format!("drop view if exists {view}")).await?;
+            }
             for table in tables {
                 transaction.batch_execute(&format!("drop table {table}")).await?;
             }

@@ -41,8 +41,10 @@ pub struct Collection {
     pub tenant: Option<String>,
     /// The name that its plugin knows.
     pub name: String,
-    /// Its view in `public`, which no other collection has.
+    /// Its view's name, which no other collection has.
     pub view: String,
+    /// The same with its schema, quoted where SQL asks for it.
+    pub relation: String,
     /// The processor that writes it; none where that was removed.
     pub processor: Option<String>,
     /// The processor that was removed and whose documents were kept.
@@ -62,6 +64,7 @@ pub async fn collections(session: &Session) -> Result<Vec<Collection>, Error> {
         processor: some(row.get(3)),
         kept_from: some(row.get(4)),
         documents: row.get(5),
+        relation: row.get(6),
     };
     Ok(rows.iter().map(listed).collect())
 }
@@ -84,7 +87,7 @@ pub fn documents<'a>(
     collection: &Collection,
     selection: Selection,
 ) -> impl Stream<Item = Result<Listed, Error>> + use<'a> {
-    let listing = Listing { session, view: format!("public.\"{}\"", collection.view), selection, rows: None };
+    let listing = Listing { session, view: collection.relation.clone(), selection, rows: None };
     stream::try_unfold(listing, async |mut listing| Ok(listing.next().await?.map(|listed| (listed, listing))))
 }
 
@@ -156,6 +159,7 @@ mod tests {
             tenant: Some(tenant.to_string()).filter(|tenant| !tenant.is_empty()),
             name: name.into(),
             view: view.into(),
+            relation: format!("public.\"{view}\""),
             processor: Some("p".into()),
             kept_from: None,
             documents: None,

@@ -185,6 +185,6 @@ async fn many_collections_are_dropped_in_several_transactions() {
     session.batch_execute("drop view public.mine").await.unwrap();
     run(&database, &drop).await.unwrap();
     assert_eq!(rows(&database, "select view, processor from sandmill.collections").await, ["(things,neighbor)"]);
-    let left = "select relname from pg_class where relnamespace in ('sandmill_documents'::regnamespace, 'public'::regnamespace) and relkind in ('r', 'v')";
-    assert_eq!(rows(&database, left).await.len(), 2, "a table and its view");
+    let left = "select relname from pg_class where relnamespace::regnamespace::text in ('sandmill_documents', 'sandmill_tenant', 'public') and relkind in ('r', 'v')";
+    assert_eq!(rows(&database, left).await.len(), 3, "a table and its two views");
 }

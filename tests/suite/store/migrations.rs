@@ -72,10 +72,11 @@ async fn a_role_that_owns_only_the_schemas_and_makes_views_can_migrate_and_anoth
     let refused = migrate(&mut session).await.unwrap_err();
     assert!(refused.to_string().contains("create schema sandmill authorization"), "{refused}");
 
-    let prepare =
-        "create schema sandmill authorization owns_schema; create schema sandmill_documents authorization owns_schema";
+    let prepare = ["sandmill", "sandmill_documents", "sandmill_tenant"]
+        .map(|schema| format!("create schema {schema} authorization owns_schema;"))
+        .join(" ");
     assert!(refused.to_string().contains(&prepare.replace("owns_schema", "owns_nothing")), "{refused}");
-    superuser.batch_execute(prepare).await.unwrap();
+    superuser.batch_execute(&prepare).await.unwrap();
     superuser.batch_execute("grant create on schema public to owns_schema").await.unwrap();
     let mut session = login("owns_schema").connect("test").await.unwrap();
     assert_eq!(migrate(&mut session).await.unwrap().names, all());

@@ -1,22 +1,42 @@
 -- The statements that grant a role what a permission consists of, or revoke it. Connecting to the
 -- database and finding the views, which every role may by default, is granted only to a role that
--- may not, and never revoked.
--- $1 role text · $2 permission text, append or read · $3 grant rather than revoke bool
+-- may not, and never revoked. What another grant of the role needs is not revoked either.
+-- $1 role text · $2 permission text, append or read · $3 grant rather than revoke bool · $4 whose
+-- documents text, empty for everybody's
 with words as (
   select case when $3::bool then 'grant' else 'revoke' end as verb, case when $3 then 'to' else 'from' end as preposition
 ),
+views as (
+  select c.tenant, s.views_schema as schema, c.view, true as everything
+  from sandmill.collections c cross join sandmill.store s
+  where $2::text = 'read' and $4::text = ''
+  union all
+  select c.tenant, 'sandmill_tenant', c.view, false
+  from sandmill.collections c
+  where $2 = 'read' and ($4 = '' or c.tenant in ('', $4))
+),
 parts as (
-  select 1 as ordinal, 'usage on schema sandmill' as part where $2::text = 'append'
+  select 1 as ordinal, 'usage on schema sandmill' as part where $2 = 'append'
   union all
   select 2, 'execute on function sandmill.append(text, text, text[], json[], bigint, json[], text[], timestamptz[])' where $2 = 'append'
   union all
   -- What a stream's reader selects, and looks for.
   select 3, 'select (position, tenant, stream, version, type, id, recorded_at, data, metadata) on sandmill.events' where $2 = 'append'
   union all
-  select 4, format('select on public.%I', c.view) from sandmill.collections c
-  where $2 = 'read' and obj_description(to_regclass(format('public.%I', c.view)), 'pg_class') = 'sandmill collection'
+  select 4, format('select on %I.%I', v.schema, v.view) from views v
+  where obj_description(to_regclass(format('%I.%I', v.schema, v.view)), 'pg_class') in ('sandmill collection', 'sandmill collection, by tenant')
+    and ($3 or not exists (
+      select from sandmill.role_grants g
+      where g.role = $1::text and g.permission = 'read' and (g.tenant = '' or not v.everything and v.tenant in ('', g.tenant))
+    ))
   union all
-  select 5, 'usage on schema public' where $2 = 'read' and $3 and not has_schema_privilege($1::text::name, to_regnamespace('public'), 'usage')
+  select 5, format('usage on schema %I', schema)
+  from (
+    select s.views_schema as schema from sandmill.store s where $4 = ''
+    union
+    select 'sandmill_tenant'
+  ) found
+  where $2 = 'read' and $3 and not has_schema_privilege($1::text::name, to_regnamespace(quote_ident(schema)), 'usage')
   union all
   select 6, format('connect on database %I', current_database()) where $3 and not has_database_privilege($1::text::name, current_database(), 'connect')
 )

@@ -1,6 +1,7 @@
 -- The statements that give this session's role what it lacks for migrating and for running a host,
 -- in the order in which they can be run. Reads the catalogs alone, which every role may.
--- $1 bool: migrations are pending, so tables and functions must belong to the role.
+-- $1 bool: migrations are pending, so tables and functions must belong to the role · $2 text: the
+-- schema of the views · $3 bool: that schema is made if it is missing.
 with me as (
   select quote_ident(current_user) as role
 ),
@@ -8,7 +9,9 @@ schemas as (
   select wanted.name, n.oid, wanted.ordinal,
     coalesce(has_schema_privilege(n.oid, 'usage') and (not wanted.creates or has_schema_privilege(n.oid, 'create')), false) as enough,
     case when wanted.creates then 'usage, create' else 'usage' end as privileges
-  from (values (1, 'sandmill', $1::bool), (2, 'sandmill_documents', true), (3, 'public', true)) as wanted (ordinal, name, creates)
+  from (
+    values (1, 'sandmill', $1::bool), (2, 'sandmill_documents', true), (3, 'sandmill_tenant', true), (4, $2::text, true)
+  ) as wanted (ordinal, name, creates)
   left join pg_namespace n on n.nspname = wanted.name
 ),
 -- A sequence of a column belongs to its table's owner.
@@ -50,11 +53,11 @@ lacking as (
 select statement from (
   select 10, format('grant create on database %I to %s', current_database(), role) as statement
   from me where not has_database_privilege(current_database(), 'create')
-    and $1 and exists (select from schemas where oid is null and name <> 'public')
+    and exists (select from schemas where oid is null and case when name = $2 then $3::bool else $1 end)
   union all
   select 20 + ordinal, case when oid is null then format('create schema %I authorization %s', name, role)
     else format('grant %s on schema %I to %s', privileges, name, role) end
-  from me, schemas where not enough and (oid is not null or name = 'public')
+  from me, schemas where not enough and (oid is not null or name = $2 and not $3)
   union all
   select 30, format('alter %s %I.%I owner to %s', case relkind when 'S' then 'sequence' when 'v' then 'view' else 'table' end, nspname, relname, role)
   from me, relations where $1 and nspname = 'sandmill' and not owned and not of_column
@@ -65,9 +68,9 @@ select statement from (
   union all
   select 32, format('alter function %s owner to %s', routine, role) from me, routines where $1 and not owned
   union all
-  select 40, format('alter view public.%I owner to %s', c.relname, role)
+  select 40, format('alter view %I.%I owner to %s', n.nspname, c.relname, role)
   from me, pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where n.nspname = 'public' and c.relkind = 'v' and obj_description(c.oid, 'pg_class') = 'sandmill collection'
+  where c.relkind = 'v' and obj_description(c.oid, 'pg_class') in ('sandmill collection', 'sandmill collection, by tenant')
     and not pg_has_role(c.relowner, 'usage')
   union all
   select 50, format('grant %s on %s%s to %s', privileges, case privileges when 'usage' then 'sequence ' else '' end,

@@ -6,9 +6,9 @@ with taken as (
   where number in (select number from sandmill.collections where kept_from = $1 order by number limit $2)
   returning number, view
 )
-select t.view, array(
+select array[format('%I.%I', s.views_schema, t.view), format('sandmill_tenant.%I', t.view)], array(
   select format('sandmill_documents.%I', c.relname) from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname = 'sandmill_documents' and c.relkind = 'r' and c.relname ~ ('^c' || t.number || '_[0-9]+$')
 )
-from taken t
+from taken t cross join sandmill.store s
 order by t.number

@@ -2,6 +2,7 @@
 -- The number of documents is what the database last estimated; null where it never did.
 select c.tenant, c.name, c.view, coalesce(c.processor, ''), c.kept_from,
        (select nullif(t.reltuples, -1)::bigint from pg_class t
-        where t.oid = to_regclass(format('sandmill_documents.%I', format('c%s_%s', c.number, c.generation))))
-from sandmill.collections c
+        where t.oid = to_regclass(format('sandmill_documents.%I', format('c%s_%s', c.number, c.generation)))),
+       format('%I.%I', s.views_schema, c.view)
+from sandmill.collections c cross join sandmill.store s
 order by c.tenant, c.name

@@ -1,0 +1,13 @@
+-- Names the schema of the views where the store cannot be asked: that of a view that is there, or the
+-- default. Says whether the store can be asked. Reads the catalogs alone. No binds.
+select coalesce(
+    (select has_schema_privilege(c.relnamespace, 'usage') and has_column_privilege(c.oid, a.attnum, 'select')
+     from pg_namespace n
+     join pg_class c on c.relnamespace = n.oid and c.relname = 'store'
+     join pg_attribute a on a.attrelid = c.oid and a.attname = 'views_schema' and not a.attisdropped
+     where n.nspname = 'sandmill'),
+    false),
+  coalesce(
+    (select c.relnamespace::regnamespace::text from pg_class c
+     where c.relkind = 'v' and obj_description(c.oid, 'pg_class') = 'sandmill collection' limit 1),
+    'public')
