@@ -8,4 +8,5 @@ mod limits;
 mod listing;
 mod migrations;
 mod ordering;
+mod refusals;
 mod tally;

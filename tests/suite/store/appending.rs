@@ -118,7 +118,7 @@ async fn what_no_document_could_hold_is_refused() {
         (with(NewEvent::new("T", r#"{"a":"\u0000"}"#)), "unsupported Unicode escape"),
         (with(NewEvent::new("T", r#"{"a":"\ud800"}"#)), "invalid input syntax for type json"),
         (with(NewEvent::new("T", "{}").metadata(r#"{"a":"\u0000"}"#)), "unsupported Unicode escape"),
-        (with(NewEvent::new("T", "{}").metadata("[]")), "events_metadata_check"),
+        (with(NewEvent::new("T", "{}").metadata("[]")), "metadata must be an object"),
         (with(NewEvent::new("T", "{")), "invalid input syntax for type json"),
         (with(NewEvent::new("", "{}")), "an event's type must not be empty"),
         (with(NewEvent::new("T", "{}").id("")), "an event's id must not be empty"),
