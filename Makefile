@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py guests
+.PHONY: help setup demo test test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py drivers guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -39,9 +39,9 @@ test: setup-postgres plugins guests ## runs all tests, those of the example plug
 	@cd example-plugins && cargo test --quiet
 	@cargo test --workspace --no-fail-fast
 
-# With this set, a test that finds no component of JavaScript or Python fails where it would say that it is skipped.
+# With this set, a test that finds no component or driver of JavaScript or Python fails where it would say that it is skipped.
 test-all: export TEST_ALL = 1
-test-all: plugins-js plugins-py test ## the same with the plugins in JavaScript and Python, whose tools take a network the first time
+test-all: plugins-js plugins-py drivers test ## the same with all that is in JavaScript and Python, whose tools take a network the first time
 
 # The versions that are supported, and what is run on each; `make test-postgres ON=18.6.0 TESTS=store::` runs less.
 ON := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
@@ -103,6 +103,20 @@ plugins: $(call components,$(example_crates)) ## builds the example plugins into
 
 plugins-js: $(call components,$(wildcard example-plugins/*-js)) ## builds the example plugins in JavaScript; needs node and npm
 plugins-py: $(call components,$(wildcard example-plugins/*-py)) ## builds the example plugins in Python; needs python3 with venv and pip
+
+drivers: target/drivers/node.done target/drivers/python.done ## installs the drivers that the documentation's programs use; needs node, npm, python3 with venv
+
+target/drivers/node.done: tests/drivers/package.json tests/drivers/package-lock.json
+	@mkdir -p $(@D)
+	@cp $^ $(@D)
+	@cd $(@D) && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+target/drivers/python.done: tests/drivers/requirements.txt
+	@mkdir -p $(@D)
+	@python3 -m venv --clear $(@D)/python
+	@$(@D)/python/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
 
 guests: $(call components,$(guest_crates)) ## builds the guests that misbehave for tests into target/plugins
 	@echo "Test guests in target/plugins: $(notdir $(guest_crates))"

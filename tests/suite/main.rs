@@ -19,6 +19,8 @@ mod demo;
 mod detach;
 // A folder in which somebody works on plugins, and commands that are started there.
 mod dev;
+// The pages on appending and reading, run as they stand there.
+mod docs;
 // Why something is behind, as a person is told.
 mod explain;
 // The plugins folder as others leave it.
