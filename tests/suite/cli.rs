@@ -61,7 +61,7 @@ async fn with_a_blocked_lane() -> Database {
 async fn what_is_printed_for_machines_has_the_documented_keys() {
     let address = &empty_database().await.address;
     let migrated = object(address, &["migrate", "--ordering", "tenant", "--json"]).await;
-    let keys = ["applied", "reanchored", "ordering", "maxEventBytes", "granted", "revoked"];
+    let keys = ["applied", "reanchored", "ordering", "maxEventBytes", "viewsSchema", "granted", "revoked"];
     assert_keys(&migrated, &keys);
     assert_eq!((&migrated["ordering"]["now"], &migrated["reanchored"]), (&json!("tenant"), &Value::Null));
     let again = object(address, &["migrate", "--json"]).await;

@@ -75,19 +75,29 @@ fn event(tenant: &str, stream: &str) -> Append {
     Append::to(tenant, stream).event(NewEvent::new("Scripted", "{}").metadata(r#"{"user":"ann"}"#))
 }
 
+/// The migrations before this one.
+fn before(name: &str) -> &'static [Migration] {
+    let at = MIGRATIONS.iter().position(|migration| migration.name == name).unwrap();
+    &MIGRATIONS[..at]
+}
+
 /// The migrations before the one that made `sandmill.append` run with its owner's rights.
 fn before_grants() -> &'static [Migration] {
-    let at = MIGRATIONS.iter().position(|migration| migration.name == "0019_role_grants").unwrap();
-    &MIGRATIONS[..at]
+    before("0019_role_grants")
 }
 
 /// A database that only those were applied to.
 async fn not_quite_migrated() -> Database {
+    migrated_by(before_grants()).await
+}
+
+/// A database that only these migrations were applied to.
+async fn migrated_by(migrations: &[Migration]) -> Database {
     let database = empty_database().await;
     let session = session(&database.address).await;
     let history = std::fs::read_to_string(root().join("host/src/db/migrate/history.sql")).unwrap();
     session.batch_execute(&history).await.unwrap();
-    for migration in before_grants() {
+    for migration in migrations {
         session.batch_execute(migration.sql).await.unwrap();
         let note = "insert into sandmill.migrations (version, name, checksum) values ($1, $2, $3)";
         session.execute(note, &[&migration.version(), &migration.name, &migration.checksum()]).await.unwrap();

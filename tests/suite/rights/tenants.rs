@@ -217,3 +217,24 @@ async fn a_tenant_without_a_reader_is_a_misuse() {
         assert!(code == Some(2) && said.contains(message), "{arguments:?}: {said}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_stores_readers_read_by_tenant_once_it_is_migrated() {
+    let database = migrated_by(before("0020_document_views")).await;
+    let reader = session(&with_role(&database, "old_reader").await).await;
+    execute(
+        &database,
+        "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
+         values ('p', 'p', '', '', '', 'tenant', 1);
+         select sandmill.ensure_collection('', 'things', 'p', false, 0), sandmill.ensure_collection('', 'others', 'p', false, 0);
+         insert into sandmill_documents.c1_1 (_id, data, _partition) values ('1', '{}', 'acme'), ('1', '{}', 'globex');
+         insert into sandmill.role_grants (role, permission) values ('old_reader', 'read');
+         grant select on public.things to old_reader;
+         drop view public.others; drop table sandmill_documents.c2_1",
+    )
+    .await;
+    object(&database.address, &["migrate", "--json"]).await;
+    choose(&reader, "acme").await;
+    assert_eq!(reads(&reader, "things").await, only("acme", 1));
+    reader.batch_execute("select * from public.things").await.unwrap();
+}
