@@ -8,6 +8,6 @@ select coalesce(
      where n.nspname = 'sandmill'),
     false),
   coalesce(
-    (select c.relnamespace::regnamespace::text from pg_class c
+    (select n.nspname::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
      where c.relkind = 'v' and obj_description(c.oid, 'pg_class') = 'sandmill collection' limit 1),
     'public')
