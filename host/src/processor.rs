@@ -39,12 +39,15 @@ use std::{
 
 use anyhow::Context;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
-    cluster::host_lock::{HostLock, LockError},
+    cluster::{
+        fence::{self, Fence},
+        host_lock::{HostLock, LockError},
+    },
     consumer::{pages::Pages, router::Router, wake::Wakeups},
-    db::{Db, sqlstate},
+    db::{Db, Error, describe, pool::Borrower, sqlstate},
     model::{
         cursor::Snapshot,
         handler::{Descriptor, Reason},
@@ -112,6 +115,9 @@ const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// The same at most where terms end young although each committed something: what ends them may be there to stay, and each costs the database some connections.
 const NEXT_TERM_MOVED: Duration = Duration::from_millis(500);
 
+/// How long the record that a processor has ended may take. Default 500 ms, of the second in which a host ends.
+const RELEASE: Duration = Duration::from_millis(500);
+
 /// What all processors of a host share.
 #[derive(Clone)]
 pub struct Ground {
@@ -168,6 +174,8 @@ pub struct Processor {
     errors: TermErrors,
     /// Whether this term has committed anything.
     moved: bool,
+    /// The fence of the last term.
+    fence: Option<Fence>,
 }
 
 /// The pause before the next term, after one that lasted so long and may have moved: pure.
@@ -213,16 +221,41 @@ impl Processor {
             report,
             errors: TermErrors::default(),
             moved: false,
+            fence: None,
         };
         (processor, watcher)
     }
 
     /// Follows the log until told to stop. Fails only when another host has taken over.
     pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
+        let ended = self.follow(&mut stop).await;
+        self.release().await;
+        ended
+    }
+
+    /// Records that it does not run any more.
+    async fn release(&self) {
+        let (id, commits) = (&self.descriptor.id, &self.ground.connections.commits);
+        let Some(fence) = &self.fence else { return };
+        let release = async {
+            let session = commits.lend(&Borrower::of(id, "release")).await?;
+            fence::release(&session, id, fence).await?;
+            session.give_back();
+            Ok::<_, Error>(())
+        };
+        // If that fails, the row is right once the host has ended.
+        match timeout(RELEASE, release).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(processor = %id, "could not record that it ended: {}", describe(&error)),
+            Err(_) => tracing::debug!(processor = %id, "could not record in time that it ended"),
+        }
+    }
+
+    async fn follow(&mut self, stop: &mut Stop) -> anyhow::Result<()> {
         let mut pause = NEXT_TERM.0;
         loop {
             let began = Instant::now();
-            let Err(Shaken(shaken)) = self.term(&mut stop).await else { return Ok(()) };
+            let Err(Shaken(shaken)) = self.term(stop).await else { return Ok(()) };
             // What guests remember of this term may never have been committed.
             self.runner.code.current().handler.forget_all();
             if let Some(held @ LockError::Held { .. }) = shaken.downcast_ref() {
@@ -235,7 +268,7 @@ impl Processor {
             self.ground.metrics.term_ended(self.descriptor.id.as_str(), sqlstate(&error));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
-                () = self.errors.store(&self.ground.db, &self.descriptor.id) => {}
+                () = self.errors.store(&self.ground.connections.commits, &self.descriptor.id) => {}
             }
             pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.moved));
             tokio::select! {
@@ -256,6 +289,7 @@ impl Processor {
             () = stop.drain() => return Ok(()),
             term = begin => term?,
         };
+        self.fence = Some(term.committer.fence().clone());
         let ground = self.ground.clone();
         let parts = Parts {
             id: &self.descriptor.id,

@@ -3,6 +3,11 @@
 //! What a crash takes back was seen by the host, handled, and perhaps committed and acknowledged; the xids of all of it are given out again. So
 //! nothing that the host remembers from before may be used after it.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
 use rustix::process::{Pid, Signal, kill_process};
 use sandmill::db::{
     Db, Session,
@@ -12,10 +17,12 @@ use sandmill::db::{
 use sandmill_tests::{
     Database, database,
     host::{Host, eventually},
-    ledger::{assert_plane_log, assert_scripted_log, until_folded},
+    ledger::{assert_plane_log, assert_scripted_log, until_counted, until_folded},
+    native::{Folding, NativeHost},
     random::Random,
     writers::Writers,
 };
+use serde_json::json;
 
 const PLUGINS: [&str; 2] = ["scripted", "plane-log"];
 /// Pages small enough that a crash comes between two of one difference as well.
@@ -117,6 +124,42 @@ async fn what_a_crash_took_back_is_forgotten() {
     host.stop().await;
     assert_scripted_log(&database, "true").await;
     assert_plane_log(&database).await;
+}
+
+/// The term that read it holds no connection while it works, so none that is lost ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_before_a_crash_is_not_committed_on_a_connection_that_is_opened_after_it() {
+    let (_server, database) = forgetful_server().await;
+    let (hold, begun) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
+    let folding = Folding::after({
+        let (hold, begun) = (hold.clone(), begun.clone());
+        move |event| {
+            while event.tenant.as_str() == "held" && hold.load(Relaxed) {
+                begun.store(true, Relaxed);
+                std::thread::yield_now();
+            }
+        }
+    });
+    let host = NativeHost::start(&database, folding, &[]).await;
+    database.append("acme", "s", &[json!({})]).await;
+    let session = connect(&database.db).await;
+    eventually("the first event is folded", async || folded(&session).await.filter(|events| *events == 1)).await;
+    // What comes before the crash is the same after it.
+    session.batch_execute("checkpoint").await.unwrap();
+    let wal_writer = WalWriter::find(&session).await;
+    wal_writer.freeze();
+    database.append("held", "s", &[json!({})]).await;
+    eventually("the event is being handled", async || begun.load(Relaxed).then_some(())).await;
+    wal_writer.kill();
+    eventually("the server is down", async || session.batch_execute("").await.err()).await;
+    let session = connect(&database.db).await;
+    let count = "select count(*) from sandmill.events where tenant = 'held'";
+    assert_eq!(session.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0, "the crash took nothing back and proves nothing");
+    hold.store(false, Relaxed);
+    database.append("held", "s", &[json!({})]).await;
+    until_counted(&database, &["scripted_log"]).await;
+    host.stop().await;
+    assert_scripted_log(&database, "true").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

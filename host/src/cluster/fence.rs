@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::host_lock;
 use crate::{
     db::{Error, Session},
     model::{cursor::Progress, ids::ProcessorId},
@@ -31,7 +32,8 @@ pub async fn take(session: &mut Session, processor: &ProcessorId) -> Result<(Fen
     let transaction = session.client_mut().transaction().await?;
     transaction.batch_execute("set local synchronous_commit = on").await?;
     // In the order in which commits lock these rows.
-    transaction.execute(include_str!("fence/own.sql"), &[&processor.as_str()]).await?;
+    let (one, two) = host_lock::LOCK;
+    transaction.execute(include_str!("fence/own.sql"), &[&processor.as_str(), &one, &two]).await?;
     let rows = transaction.query(include_str!("fence/take.sql"), &[&processor.as_str(), &fence.as_str()]).await?;
     transaction.commit().await?;
     let mut cursors = Vec::with_capacity(rows.len());
@@ -43,4 +45,9 @@ pub async fn take(session: &mut Session, processor: &ProcessorId) -> Result<(Fen
         }
     }
     Ok((fence, cursors))
+}
+
+/// Records that nobody runs a processor any more, unless another term has begun since.
+pub async fn release(session: &Session, processor: &ProcessorId, fence: &Fence) -> Result<(), Error> {
+    session.execute(include_str!("fence/release.sql"), &[&processor.as_str(), &fence.as_str()]).await.map(drop)
 }

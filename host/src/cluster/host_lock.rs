@@ -12,7 +12,7 @@ use tokio::{sync::Mutex, time::Instant};
 use crate::db::{Db, Error, GenericClient, Session, Transaction, describe};
 
 /// The lock's two numbers: "Sand" in ASCII, and 1 for the host.
-const LOCK: (i32, i32) = (0x5361_6e64, 1);
+pub(super) const LOCK: (i32, i32) = (0x5361_6e64, 1);
 /// How long a host waits for another one to end.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts.
@@ -52,20 +52,23 @@ pub struct HostLock {
 /// The session that holds the lock.
 struct Held {
     session: Session,
+    pid: i32,
     since: Instant,
 }
 
 impl Held {
-    fn by(session: Session) -> Mutex<Self> {
-        Mutex::new(Held { session, since: Instant::now() })
+    async fn by(session: Session) -> Result<Self, Error> {
+        let since = Instant::now();
+        let pid = session.query_one("select pg_backend_pid()", &[]).await?.get(0);
+        Ok(Held { session, pid, since })
     }
 }
 
 impl HostLock {
     /// Takes the lock, waiting up to `patience` for whoever has it.
     pub async fn acquire(db: &Db, patience: Duration) -> Result<Self, LockError> {
-        let session = acquire(db, patience).await?;
-        Ok(HostLock { db: db.clone(), held: Held::by(session) })
+        let held = Mutex::new(Held::by(acquire(db, patience).await?).await?);
+        Ok(HostLock { db: db.clone(), held })
     }
 
     /// Takes the lock as soon as no other host has it. Changes nothing until then, and keeps
@@ -73,8 +76,9 @@ impl HostLock {
     pub async fn stand_by(db: &Db) -> Self {
         let mut told = Told::default();
         loop {
-            match stand_by(db, &mut told).await {
-                Ok(session) => return HostLock { db: db.clone(), held: Held::by(session) },
+            let held = async { Held::by(stand_by(db, &mut told).await?).await };
+            match held.await {
+                Ok(held) => return HostLock { db: db.clone(), held: Mutex::new(held) },
                 Err(error) => told.away(db, &error),
             }
             tokio::time::sleep(RETRY_STANDING_BY).await;
@@ -85,7 +89,9 @@ impl HostLock {
     pub async fn ensure(&self) -> Result<(), LockError> {
         let mut held = self.held.lock().await;
         if held.session.batch_execute("").await.is_err() {
-            *held = Held::by(acquire(&self.db, PATIENCE).await?).into_inner();
+            let before = held.pid;
+            *held = Held::by(acquire(&self.db, PATIENCE).await?).await?;
+            held.session.execute(include_str!("host_lock/moved.sql"), &[&before]).await?;
         }
         Ok(())
     }

@@ -72,6 +72,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0019_role_grants"),
     migration!("0020_document_views"),
     migration!("0021_append_refusals"),
+    migration!("0022_running_processors"),
 ];
 
 /// How often a migration is tried again that was undone because it and another session waited for

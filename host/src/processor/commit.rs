@@ -190,6 +190,11 @@ impl Committer {
         Err(CommitError::Lost("the connections of this term were lost, perhaps in a crash of the database".into()))
     }
 
+    /// The fence of this term.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
     /// Commits, or changes nothing, or ends the term not knowing which.
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
         let session = self.session().await?;

@@ -1,14 +1,20 @@
 //! The error that ended a processor's last term, recorded for people.
 //!
 //! Terms that keep ending commit nothing, so they leave no other trace in the database. The error
-//! is therefore written on a session of its own; if that fails too, it is written with the next
-//! one. The record outlives the host: a new one continues the time and the count that it finds. It
+//! is therefore written outside any term; if that fails too, it is written with the next one. The record outlives the host: a new one continues the time and the count that it finds. It
 //! is cleared once a term goes well (see [`TermErrors::well_at`]).
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use super::connections::CommitSession;
 use crate::{
-    db::{Db, Error, Session, describe},
+    db::{
+        Error, Session, describe,
+        pool::{Borrower, Pool},
+    },
     model::{handler::REASON_BYTES, ids::ProcessorId, text},
 };
 
@@ -73,8 +79,8 @@ impl TermErrors {
     }
 
     /// Writes the last error. One that cannot be written is written with the next.
-    pub(super) async fn store(&mut self, db: &Db, id: &ProcessorId) {
-        match tokio::time::timeout(PATIENCE, self.try_store(db, id)).await {
+    pub(super) async fn store(&mut self, sessions: &Arc<Pool<CommitSession>>, id: &ProcessorId) {
+        match tokio::time::timeout(PATIENCE, self.try_store(sessions, id)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::debug!(processor = %id, "could not record why a term ended: {}", describe(&error));
@@ -83,17 +89,20 @@ impl TermErrors {
         }
     }
 
-    async fn try_store(&mut self, db: &Db, id: &ProcessorId) -> Result<(), Error> {
-        let session = db.connect("term error").await?;
-        // Even a database whose transactions are read-only by default accepts this record.
-        session.batch_execute("set default_transaction_read_only = off").await?;
+    async fn try_store(&mut self, sessions: &Arc<Pool<CommitSession>>, id: &ProcessorId) -> Result<(), Error> {
+        let session = sessions.lend(&Borrower::of(id, "term error")).await?;
         if !self.continued {
             let row = session.query_opt(include_str!("term_errors/read.sql"), &[&id.as_str()]).await?;
             self.continue_from(row.and_then(|row| Some((row.get::<_, Option<SystemTime>>(0)?, row.get(1)))));
         }
-        let Some(Ended { error, since, at, times }) = &self.ended else { return Ok(()) };
+        let Some(Ended { error, since, at, times }) = &self.ended else {
+            session.give_back();
+            return Ok(());
+        };
         let sql = include_str!("term_errors/store.sql");
-        session.execute(sql, &[&id.as_str(), error, since, at, times]).await.map(drop)
+        session.execute(sql, &[&id.as_str(), error, since, at, times]).await?;
+        session.give_back();
+        Ok(())
     }
 
     /// Adds the terms that an earlier host recorded: since when they ended, and how many did.

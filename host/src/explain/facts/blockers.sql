@@ -1,8 +1,9 @@
 -- Finds who blocks a session of a host: the session's purpose, the processor that it commits for or
--- null, how long it has waited in seconds, and the blocker's pid, name and age. A long purpose is
--- cut.
+-- null, how long it has waited in seconds, and the blocker's pid, name and age. PostgreSQL cuts a
+-- session's name at 63 bytes; a name that may be that of several processors is nobody's.
 select substr(ours.application_name, length('sandmill ') + 1),
-       (select r.id from sandmill.running_processors r where r.pid = ours.pid limit 1),
+       (select min(r.id) from sandmill.running_processors r
+        where left('sandmill commit ' || r.id, 63) = ours.application_name having count(*) = 1),
        coalesce(greatest(extract(epoch from clock_timestamp() - ours.query_start), 0), 0)::double precision,
        theirs.pid, coalesce(nullif(theirs.application_name, ''), 'no application name') || ', user ' || coalesce(theirs.usename, 'unknown'),
        coalesce(greatest(extract(epoch from clock_timestamp() - theirs.xact_start), 0), 0)::double precision
