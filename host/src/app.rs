@@ -403,7 +403,9 @@ fn connections(config: &Config, allowed: usize) -> usize {
     let most = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
     if most < config.connections {
         tracing::warn!(
-            allowed, most, "the server allows this role fewer connections than the setting `connections` ({}); plugins share fewer \
+            allowed,
+            most,
+            "the server allows this role fewer connections than the setting `connections` ({}); plugins share fewer \
              and may wait. See max_connections, and the limits of the role and the database",
             config.connections
         );

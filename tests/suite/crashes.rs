@@ -154,7 +154,11 @@ async fn what_was_read_before_a_crash_is_not_committed_on_a_connection_that_is_o
     eventually("the server is down", async || session.batch_execute("").await.err()).await;
     let session = connect(&database.db).await;
     let count = "select count(*) from sandmill.events where tenant = 'held'";
-    assert_eq!(session.query_one(count, &[]).await.unwrap().get::<_, i64>(0), 0, "the crash took nothing back and proves nothing");
+    assert_eq!(
+        session.query_one(count, &[]).await.unwrap().get::<_, i64>(0),
+        0,
+        "the crash took nothing back and proves nothing"
+    );
     hold.store(false, Relaxed);
     database.append("held", "s", &[json!({})]).await;
     until_counted(&database, &["scripted_log"]).await;

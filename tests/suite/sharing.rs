@@ -78,7 +78,12 @@ async fn a_server_with_few_connections_serves_all_plugins() {
     let server = Embedded::start(Options { settings, ..Options::default() }).await.unwrap();
     server.create_database("few", None).await.unwrap();
     let admin = Db::parse(&server.address_of("few")).unwrap().connect("admin").await.unwrap();
-    admin.batch_execute("create role keeper login; grant create on database few to keeper; grant create on schema public to keeper").await.unwrap();
+    admin
+        .batch_execute(
+            "create role keeper login; grant create on database few to keeper; grant create on schema public to keeper",
+        )
+        .await
+        .unwrap();
     let address = format!("{} user=keeper", server.address_of("few"));
     let database = Database { db: Db::parse(&address).unwrap(), address };
     let host = NativeHost::start_all(&database, foldings(6), &[]).await;

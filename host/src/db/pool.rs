@@ -320,7 +320,10 @@ impl<T: Connection> Lease<T> {
 impl<T: Connection> Deref for Lease<T> {
     type Target = T;
 
-    #[expect(clippy::expect_used, reason = "a lease leaves the pool with its connection and keeps it until it is settled")]
+    #[expect(
+        clippy::expect_used,
+        reason = "a lease leaves the pool with its connection and keeps it until it is settled"
+    )]
     fn deref(&self) -> &T {
         self.connection.as_ref().expect("a lent connection")
     }

@@ -73,7 +73,14 @@ impl Look {
             for number in 0_u64.. {
                 let began = Instant::now();
                 match self.read(number).await {
-                    Ok(marks) => _ = self.marks.send_if_modified(|known| *known != marks && { *known = marks; true }),
+                    Ok(marks) => {
+                        _ = self.marks.send_if_modified(|known| {
+                            *known != marks && {
+                                *known = marks;
+                                true
+                            }
+                        })
+                    }
                     Err(error) => tracing::debug!(error = describe(&error), "cannot read what people decided"),
                 }
                 tokio::time::sleep(LOOK.saturating_sub(began.elapsed())).await;

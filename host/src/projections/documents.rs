@@ -22,9 +22,9 @@ use std::{
 use cache::Cache;
 pub use committed::Committed;
 use foldhash::fast::RandomState;
+pub use loader::sessions;
 use loader::{Loader, Request};
 use slow::Slow;
-pub use loader::sessions;
 pub use write::{Prepared, WriteError, Writer, Writes};
 
 use crate::{
@@ -163,12 +163,7 @@ struct State {
 impl Documents {
     /// A processor's collections, which exist already. `cache_bytes` bounds what is kept in memory beside
     /// what waits for its commit, `read_bytes` what one call is answered with from the database.
-    pub fn new(
-        sessions: &Arc<Pool<Session>>,
-        descriptor: &Descriptor,
-        cache_bytes: usize,
-        read_bytes: usize,
-    ) -> Self {
+    pub fn new(sessions: &Arc<Pool<Session>>, descriptor: &Descriptor, cache_bytes: usize, read_bytes: usize) -> Self {
         let owner = descriptor.id.owner();
         let loader = |purpose: &str, together: bool| {
             let mut borrower = Borrower::of(&descriptor.id, purpose);

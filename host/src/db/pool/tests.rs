@@ -157,8 +157,10 @@ async fn a_group_holds_at_most_half() {
 async fn those_that_hold_least_come_first() {
     let (_, pool) = pool(3, 3);
     let held = pool.lend(&borrower("a1", &["a"])).await.ok().unwrap();
-    let others = [pool.lend(&borrower("c", &["c"])).await.ok().unwrap(), pool.lend(&borrower("d", &["d"])).await.ok().unwrap()];
-    let (order, ordered) = (Arc::new(Mutex::new(Vec::new())), |order: &Mutex<Vec<String>>| order.lock().unwrap().clone());
+    let others =
+        [pool.lend(&borrower("c", &["c"])).await.ok().unwrap(), pool.lend(&borrower("d", &["d"])).await.ok().unwrap()];
+    let (order, ordered) =
+        (Arc::new(Mutex::new(Vec::new())), |order: &Mutex<Vec<String>>| order.lock().unwrap().clone());
     let mut tasks = Vec::new();
     for (name, group) in [("a2", "a"), ("b", "b")] {
         let (pool, order) = (pool.clone(), order.clone());
