@@ -332,6 +332,16 @@ impl<'a> Ready<'a> {
             metrics,
             config: settings,
         };
+        supervisor.spawn("keep the host lock", {
+            let (lock, mut stop) = (ground.host_lock.clone(), supervisor.stop());
+            async move {
+                tokio::select! {
+                    _ = lock.keep() => {}
+                    () = stop.drain() => {}
+                }
+                Ok(())
+            }
+        });
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
         supervisor.spawn("look for decisions", look.run(wakeups, supervisor.stop()));
         supervisor.spawn("report waits", connections.report_waits(pages, db.clone(), supervisor.stop()));

@@ -5,7 +5,7 @@
 //! It keeps two hosts from taking each other's terms away all day. It is not what protects the documents (a half-open connection can hold
 //! it for minutes after its host died, and a host can lose it without noticing); that is the fence.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use tokio::{sync::Mutex, time::Instant};
 
@@ -23,6 +23,9 @@ const RETRY: Duration = Duration::from_millis(200);
 const RETRY_STANDING_BY: Duration = Duration::from_millis(500);
 /// Between two lines that say that a host that stands by cannot reach the database.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
+/// Between two looks whether the lock is still held. Default 1 s: until it is held again, commands
+/// report that no host runs.
+const LOOK: Duration = Duration::from_secs(1);
 /// Makes the server notice within some 25 s that the machine of a host is gone, and with it the
 /// lock. The usual settings of the kernel take two hours.
 const KEEP_ALIVE: &str = "set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3";
@@ -94,6 +97,17 @@ impl HostLock {
             held.session.execute(include_str!("host_lock/moved.sql"), &[&before]).await?;
         }
         Ok(())
+    }
+
+    /// Takes the lock again whenever its connection was lost, until dropped. If another host has
+    /// taken it meanwhile, that one's fences end the terms of this one.
+    pub async fn keep(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Err(error) = self.ensure().await {
+                tracing::debug!(%error, "does not hold the host lock");
+            }
+        }
     }
 
     /// Since when one session has held the lock, if it still does. So the database has not crashed

@@ -2,7 +2,7 @@
 // that one is gone, no matter how.
 
 use sandmill::{
-    cluster::host_lock::HostLock,
+    cluster::host_lock::{self, HostLock},
     db::{
         Db,
         embedded::{Embedded, Options},
@@ -11,8 +11,9 @@ use sandmill::{
 };
 use sandmill_tests::{
     Database, database, empty_database,
-    host::{Process, eventually_or, plugins, sandmill, stderr},
+    host::{Process, eventually, eventually_or, plugins, sandmill, stderr},
     ledger::assert_scripted_log,
+    native::{Folding, NativeHost},
     until,
 };
 use serde_json::json;
@@ -102,4 +103,25 @@ async fn a_host_stands_by_while_the_database_is_away() {
     assert_scripted_log(&database, "true").await;
     assert_eq!(stays.end().await, Some(0));
     drop(holder);
+}
+
+/// Nothing else has to be lost for that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_lock_whose_session_was_lost_is_taken_again_for_the_same_processors() {
+    let database = database().await;
+    let host = NativeHost::start(&database, Folding::after(|_| {}), &[]).await;
+    database.append("acme", "s", &[json!({})]).await;
+    database.scripted_settles(&[]).await;
+    let session = database.db.connect("test").await.unwrap();
+    let running = "select pid from sandmill.running_processors where id = 'scripted'";
+    let former: i32 = session.query_one(running, &[]).await.unwrap().get(0);
+    session.execute("select pg_terminate_backend($1)", &[&former]).await.unwrap();
+    eventually("another session holds the lock", async || {
+        let row = session.query_opt(running, &[]).await.unwrap()?;
+        (row.get::<_, i32>(0) != former).then_some(())
+    })
+    .await;
+    assert!(host_lock::is_held(&*session).await.unwrap());
+    host.stop().await;
+    assert!(session.query_opt(running, &[]).await.unwrap().is_none(), "it does not run any more");
 }
