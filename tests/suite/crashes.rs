@@ -140,7 +140,8 @@ async fn what_was_read_before_a_crash_is_not_committed_on_a_connection_that_is_o
             }
         }
     });
-    let host = NativeHost::start(&database, folding, &[]).await;
+    // While one page is handled no other is read.
+    let host = NativeHost::start(&database, folding, &["processor.pages-ahead=1"]).await;
     database.append("acme", "s", &[json!({})]).await;
     let session = connect(&database.db).await;
     eventually("the first event is folded", async || folded(&session).await.filter(|events| *events == 1)).await;
