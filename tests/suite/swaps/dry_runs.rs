@@ -11,11 +11,11 @@ async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() 
     put(folder.path(), "T000002");
     let why = "a dry run on the last 3 events failed where the version that runs does not: tenant acme, the event at position 1 (Scripted): trap";
     until_error(folder.path(), "scripted", Some(why)).await;
-    // The sessions that it read with end, and the next one reads all the same.
+    // The sessions that it borrowed end, and the next one reads all the same.
     let session = database.db.connect("test").await.unwrap();
     let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database()
-               and application_name in ('sandmill dry run', 'sandmill documents as they are')";
-    assert_eq!(session.query_one(sql, &[]).await.unwrap().get::<_, i64>(0), 2);
+               and application_name ~ '^sandmill (dry run|read|documents)'";
+    assert!(session.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) >= 2);
     put(folder.path(), "S000003");
     let why =
         "failed where the version that runs does not: not one of 3 events was handled in 2 s, and that one handles 3";

@@ -146,7 +146,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("cluster", &["db", "model"]),
     // A plugin is begun by the name that its processor will have.
     ("toolchain", &["model::ids"]),
-    ("db", &[]),
+    // A pool shares connections among processors and tenants.
+    ("db", &["model"]),
     ("model", &[]),
     ("supervisor", &[]),
     // Words of plugins are made safe to show by the vocabulary.
