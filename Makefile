@@ -39,9 +39,9 @@ test: setup-postgres plugins guests ## runs all tests, those of the example plug
 	@cd example-plugins && cargo test --quiet
 	@cargo test --workspace --no-fail-fast
 
-# With this set, a test that finds no component or driver of JavaScript or Python fails where it would say that it is skipped.
+# With this set, a test without its component or driver of JavaScript or Python fails instead of being skipped.
 test-all: export TEST_ALL = 1
-test-all: plugins-js plugins-py drivers test ## the same with all that is in JavaScript and Python, whose tools take a network the first time
+test-all: plugins-js plugins-py drivers test ## the same with everything in JavaScript and Python, whose tools need a network the first time
 
 # The versions that are supported, and what is run on each; `make test-postgres ON=18.6.0 TESTS=store::` runs less.
 ON := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
@@ -53,7 +53,8 @@ test-postgres: plugins guests ## runs the suite on each supported version of Pos
 	  SANDMILL_PG_BIN=$$programs cargo test --workspace --test suite -- $(TESTS) || exit; \
 	done
 
-# Of the suite, what depends most on the server: statements and their plans, migrations, rights, cursors, crashes; three minutes.
+# The tests that depend most on the server: statements and their plans, migrations, rights, cursors,
+# crashes. They take three minutes.
 newest := $(lastword $(ON))
 database_tests := store:: sources:: sql:: plans:: rights:: bookkeeping:: anchors:: ownership:: contention:: crashes:: kills::
 test-newest: plugins guests newest-postgres ## runs the tests that depend most on the database on the newest PostgreSQL
