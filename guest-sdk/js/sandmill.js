@@ -1,6 +1,6 @@
 // Sandmill plugins in JavaScript: `documents`, where an event changes one document, and `view`, where it changes several.
 //
-// An author says what the plugin is and has a function for each event type; batches, reading and writing are done here. A batch costs one read
+// An author describes the plugin and writes a function for each event type; batches, reading and writing are done here. A batch costs one read
 // of each collection, and one write for each changed document. An event that fails leaves no trace. There is no clock and no randomness, and
 // asking for either says so: time and ids come from the event, or the same events would not lead to the same documents.
 
@@ -10,7 +10,7 @@ import { get } from 'sandmill:processor/settings@0.1.0';
 
 /** Levels of arrays and objects that an event's data may have: all that a store accepts. Much deeper data would use up the guest's stack. */
 const LEVELS = 512;
-/** Documents that one read names: half of what a host allows unless it is told otherwise (`limits.reads`). */
+/** Documents that one read names: half of what a host allows by default (`limits.reads`). */
 const READ_AT_ONCE = 10_000;
 
 // With the flag `u` a pair of surrogates is one character, so this matches halves alone.
@@ -178,12 +178,12 @@ export function documents(plugin) {
 }
 
 /**
- * Makes a plugin of events that change several documents each. Export what it gives:
+ * Makes a plugin whose events change several documents each. Export its result:
  *
  *     export const { description, projector } = view({ id, version, reads, events });
  *
  * `events` has a function for each event type, `(view, data, event)`, which calls `view.get(collection, id)`, `view.put(collection, id,
- * document)` and `view.remove(collection, id)`. It sees what earlier events and it itself wrote; of one that throws, nothing is kept.
+ * document)` and `view.remove(collection, id)`. It sees the writes of earlier events and its own; the writes of one that throws are discarded.
  *
  * `reads` has an entry for each of the plugin's collections: a function `(data, event, view)` that names the ids of the documents that an event
  * needs. Collections are read in this order, each once for a batch, so `view.get` there shows documents of the ones before, as they were before
@@ -210,7 +210,7 @@ export function view(plugin) {
     }
     const failures = handleEach(steps, ({ event, data }) => documents.keepIfDone(() => {
       if (events[event.eventType](documents.view, data, event) !== undefined) {
-        throw new TypeError(`\`${event.eventType}\` gave something back; it changes documents with view.put and view.remove, and is not async`);
+        throw new TypeError(`\`${event.eventType}\` returned a value; return nothing, change documents with view.put and view.remove, and do not make it async`);
       }
     }));
     return { changes: documents.changes(), ...failures };
@@ -219,14 +219,17 @@ export function view(plugin) {
   return exported(plugin, Object.keys(reads), project);
 }
 
-/** The documents of a batch: `view` for events, `before` for what reads them ahead. They are kept as JSON, so it does not matter when one was written. */
+/**
+ * The documents of a batch: `view` for events, `before` for `reads`. They are kept as JSON, so an event
+ * finds the same document whether it was written in this batch or in an earlier one.
+ */
 function viewOf(names) {
   const collections = new Map(names.map((name) => [name, new Map()]));
   let replaced = [];
 
   function of(collection) {
     const entries = collections.get(collection);
-    if (entries === undefined) throw new TypeError(`the collection ${shown(collection)} is not listed in \`reads\``);
+    if (entries === undefined) throw new TypeError(`the collection ${shown(collection)} is not listed in \`reads\`; add it there`);
     return entries;
   }
 
@@ -271,7 +274,7 @@ function viewOf(names) {
     remove: (collection, id) => write(collection, id, null),
   };
 
-  /** Handles an event. What it wrote before it failed is taken back. */
+  /** Handles an event, and discards its writes if it fails. */
   function keepIfDone(handle) {
     replaced = [];
     try {
@@ -300,7 +303,7 @@ const isId = (id) =>
 const put = (collection, id, data) => ({ tag: 'put', val: { collection, id, data } });
 const remove = (collection, id) => ({ tag: 'remove', val: { collection, id } });
 
-/** What a plugin exports. */
+/** The exports of a plugin. */
 function exported(plugin, collections, project) {
   function describe() {
     return {
@@ -318,7 +321,7 @@ function exported(plugin, collections, project) {
   return { description: { describe: aloud(describe) }, projector: { project: aloud(project) } };
 }
 
-/** Handles events in order, up to one that stops the lane. A step is an event, or how it failed already. */
+/** Handles events in order, up to one that stops the lane. A step is an event, or its failure if it could not be read. */
 function handleEach(steps, handle) {
   const failures = { skipped: [], halted: null };
   for (const [index, step] of steps.entries()) {
@@ -370,7 +373,7 @@ function attempt(body) {
   }
 }
 
-// Where `sandmill plugin build` looks for whether an error has been reported: what was reported last.
+// The last error that was reported. The wrapper of `sandmill plugin build` reads it, and reports no error twice.
 const REPORTED = Symbol.for('sandmill.reported');
 
 /** Says what ended a call before the sandbox sees nothing but a trap. */

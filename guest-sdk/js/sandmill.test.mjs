@@ -213,10 +213,10 @@ test('mistakes with a view end the call with words', () => {
     assert.throws(() => outcome(view({ id: 'p', reads, events: { E } }), [{}], 1), TypeError);
     return host.lines[0][1].split('\n')[0];
   };
-  assert.equal(ended((view) => view.get('b', 'x')), 'TypeError: the collection "b" is not listed in `reads`');
+  assert.equal(ended((view) => view.get('b', 'x')), 'TypeError: the collection "b" is not listed in `reads`; add it there');
   assert.equal(ended((view) => view.put('a', 'x', [])), 'TypeError: the document "x" of `a` is no object: an array');
   assert.equal(ended((view) => view.put('a', 7, {})), 'TypeError: the id of a document of `a` is not a text: 7');
-  assert.match(ended(async () => {}), /`E` gave something back; it changes documents with view.put and view.remove, and is not async/);
+  assert.match(ended(async () => {}), /`E` returned a value; return nothing, change documents with view.put and view.remove, and do not make it async/);
 });
 
 test('what reads documents ahead changes no outcome', () => {

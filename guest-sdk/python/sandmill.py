@@ -1,6 +1,6 @@
 """Sandmill plugins in Python: `Documents`, where an event changes one document, and `View`, where it changes several.
 
-An author says what the plugin is and has a function for each event type; batches, reading and writing are done here. A batch costs one read of
+An author describes the plugin and writes a function for each event type; batches, reading and writing are done here. A batch costs one read of
 each collection, and one write for each changed document. An event that fails leaves no trace. What is printed becomes log lines, and so does an
 exception, with where it came from. There is no clock and no randomness worth the name: time and ids come from the event, or the same events
 would not lead to the same documents.
@@ -35,7 +35,7 @@ from wit_world.imports.types import (
 
 # Levels of arrays and objects that an event's data may have: all that a store accepts. Much deeper data would use up the guest's stack.
 _LEVELS = 512
-# Documents that one read names: half of what a host allows unless it is told otherwise (`limits.reads`).
+# Documents that one read names: half of what a host allows by default (`limits.reads`).
 _READ_AT_ONCE = 10_000
 # Digits of a whole number: as many as a document may hold, where Python by itself reads 4,300.
 sys.set_int_max_str_digits(8_000)
@@ -142,7 +142,7 @@ def _is_too_deep(data):
 
 
 class _Plugin:
-    """What every plugin has: its description, functions for event types, and what its module exports."""
+    """The common part of all plugins: the description, functions for event types, and the module's exports."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class _Plugin:
 
 
 def _with_parameters(function, count):
-    """A function to call with so many arguments. It may have fewer parameters; the last ones are left out then."""
+    """Adapts a function to `count` arguments. If it has fewer parameters, the last arguments are left out."""
     takes = function.__code__.co_argcount
     return function if takes >= count else lambda *given: function(*given[:takes])
 
@@ -300,14 +300,14 @@ class View(_Plugin):
         def handle(event, data):
             with view:
                 if self._handlers[event.event_type](view, data, event) is not None:
-                    raise TypeError(f"{event.event_type} gave something back; it changes documents with view.put and view.remove")
+                    raise TypeError(f"{event.event_type} returned a value; return nothing, and change documents with view.put and view.remove")
 
         failures = _handle_each(steps, handle)
         return Projection(view._changes(), *failures)
 
 
 def _handle_each(steps, handle):
-    """Handles events in order, up to one that stops the lane. A step is what an event is handled with, or how it failed already."""
+    """Handles events in order, up to one that stops the lane. A step has the arguments of an event, or its failure."""
     skipped = []
     for index, step in enumerate(steps):
         try:
@@ -321,7 +321,7 @@ def _handle_each(steps, handle):
     return skipped, None
 
 
-# Where `sandmill plugin build` looks for whether an exception has been reported: what was reported last.
+# The last exception that was reported. The wrapper of `sandmill plugin build` reads it, and reports none twice.
 _reported = None
 
 
@@ -384,10 +384,13 @@ def _dump(collection, id, document):
 
 
 class _View:
-    """The documents of a batch, as JSON, so it does not matter when one was written. As a context it takes back what an event wrote that failed."""
+    """The documents of a batch, kept as JSON. Used as a context, it discards the writes of an event that fails.
+
+    So an event finds the same document whether it was written in this batch or in an earlier one.
+    """
 
     def __init__(self, collections):
-        # Of each document its text, whether the host is known to have none, and whether it was changed.
+        # For each document: its text, whether the host is known to have none, and whether it was changed.
         self._collections = {collection: {} for collection in collections}
         self._replaced = []
 

@@ -281,7 +281,7 @@ class Sdk(unittest.TestCase):
         self.assertEqual(ended(lambda view, data: view.put("a", "x", [])), no_dict)
         no_text = "TypeError: the id of a document of `a` is not a text: 7"
         self.assertEqual(ended(lambda view, data: view.put("a", 7, {})), no_text)
-        self.assertIn("E gave something back", ended(lambda view, data: {}))
+        self.assertIn("E returned a value", ended(lambda view, data: {}))
 
     def test_what_reads_documents_ahead_changes_no_outcome(self):
         def plugin(ids):

@@ -175,7 +175,7 @@ thread_local! {
     static READS: RefCell<Vec<(String, usize)>> = RefCell::default();
 }
 
-/// The reads on this thread since they were last taken: of which collection, and how many documents.
+/// Takes the record of reads on this thread: the collection and the number of documents of each.
 #[cfg(test)]
 pub(crate) fn take_reads() -> Vec<(String, usize)> {
     READS.take()

@@ -1,4 +1,4 @@
-//! Several documents an event: a view of the batch, through which events read and write documents of any collection.
+//! A view of a batch, through which each event reads and writes several documents of any collection.
 //!
 //! A batch is handled in three steps: read each event's data, read the documents that the events need (once for each collection), handle
 //! the events in order. A [`View`] shows an event what earlier ones wrote, and drops the writes of an event that fails. It keeps documents
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Batch, Event, Failure, Halt, Projection, documents};
 
-/// Documents that one read names: half of what a host allows unless it is told otherwise (`limits.reads`).
+/// Documents that one read names: half of what a host allows by default (`limits.reads`).
 const READ_AT_ONCE: usize = 10_000;
 
 /// Begins to handle a batch whose events change several documents each. `E` is an enum as [`Event::typed`] reads it; events of other types
@@ -122,17 +122,17 @@ impl<'b, E> ReadAhead<'b, E> {
     }
 }
 
-/// Whether a host would take it for a document's id. An event that asks for another one is told what is wrong with it.
+/// Whether a host accepts it as a document's id. An event that asks for another one fails with the host's reason.
 fn is_id(id: &str) -> bool {
     (1..=512).contains(&id.len()) && !id.contains('\0')
 }
 
-/// The tenant's documents as they stand before an event, or behind what it has written so far.
+/// The tenant's documents, as the events before and the current one have left them.
 #[derive(Debug, Default)]
 pub struct View {
-    /// What is known, by collection and id.
+    /// The documents read or written so far, by collection and id.
     collections: RefCell<BTreeMap<String, BTreeMap<String, Entry>>>,
-    /// What the current event replaced, in order; `None` where nothing was known.
+    /// The entries that the current event replaced, in order; `None` for a document not known before.
     undo: Vec<(String, String, Option<Entry>)>,
 }
 
@@ -232,7 +232,7 @@ mod tests {
         testing::{Lane, NewEvent, event, given, json},
     };
 
-    /// What an event does: put, remove and demand documents, one after the other; then it may fail.
+    /// An event's work: it adds to documents one after the other, and then may fail.
     #[derive(Deserialize)]
     enum Step {
         Step { deeds: Vec<(String, String, i64)>, fail: Option<String> },
@@ -341,7 +341,7 @@ mod tests {
         assert_eq!(reads(false), [("a".to_owned(), 1), ("b".to_owned(), 1), ("a".to_owned(), 1)]);
     }
 
-    /// Reads ahead what no host would read, or fails to; handles every event alike.
+    /// Reads ahead invalid ids, and fails to read ahead; handles every event alike.
     struct Careless;
 
     impl Projector for Careless {
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reads_documents_ahead_changes_no_outcome() {
+    fn reading_ahead_changes_no_outcome() {
         given::<Careless>([step(&[]), step(&[])]).then("a", [("x", "{}"), ("y", "{}")]);
         crate::testing::take_reads();
         Lane::<Careless>::new("acme").handle([step(&[])]);

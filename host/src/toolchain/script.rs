@@ -1,9 +1,10 @@
 //! Plugins in JavaScript and Python: a file of theirs and the language's runtime become one component.
 //!
 //! The plugin's folder is copied aside, without hidden and built files, and the guest SDK of this host is put beside it, unless the plugin brings its
-//! own; so nothing is written into the folder, and nothing else of the machine gets into the component. What is built is a module of ours that exports the
-//! plugin's functions and logs what ends them. The runtime's wishes for an operating system are
-//! cut off when it is built (`--stub-wasi`): what comes out imports the contract and nothing more, like a component made of Rust.
+//! own; so nothing is written into the folder, and nothing else of the machine gets into the component.
+//! The component is built from a wrapper module of ours, which exports the plugin's functions and logs
+//! an exception that ends one of them. The build stubs the runtime's imports of an operating system
+//! (`--stub-wasi`), so a component imports the contract and nothing more, like one made of Rust.
 
 mod stage;
 mod tool;
@@ -29,7 +30,7 @@ fn sdk(language: Language) -> (&'static str, &'static str) {
     }
 }
 
-/// The module that a component is made from, and its text. It exports the plugin's functions, so that what ends one of them is logged.
+/// The wrapper module that a component is built from: its file name and its text.
 fn exports(language: Language) -> (&'static str, &'static str) {
     match language {
         Language::Python => ("sandmill_exports.py", include_str!("script/exports.py")),

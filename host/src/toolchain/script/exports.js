@@ -1,4 +1,5 @@
-// What a component exports: the functions of `plugin.js`. What ends a call is logged with its stack before the sandbox sees nothing but a trap.
+// The wrapper module of a component: it exports the functions of `plugin.js`. An exception that ends a
+// call is logged with its stack, as the sandbox sees only a trap.
 
 import { log } from 'sandmill:processor/logging@0.1.0';
 import * as plugin from './plugin.js';
@@ -7,7 +8,7 @@ const REPORTED = Symbol.for('sandmill.reported');
 const HALVES = /[\ud800-\udfff]/gu;
 
 function report(error) {
-  // The SDK logs what ends its own functions.
+  // The SDK has logged an exception of its own functions already.
   if (REPORTED in globalThis && Object.is(globalThis[REPORTED], error)) return;
   const stack = String(error?.stack ?? '').split('\n').filter((line) => !line.includes('sandmill_exports.js'));
   const said = [String(error), ...stack].join('\n').trimEnd();

@@ -1,19 +1,22 @@
-"""What a component exports: the classes of `plugin.py`. What ends a call is logged with its stack before the sandbox sees nothing but a trap."""
+"""The wrapper module of a component: it exports the classes of `plugin.py`.
+
+An exception that ends a call is logged with its stack, as the sandbox sees only a trap.
+"""
 
 import sys
 
 import plugin
 from wit_world.imports import logging
 
-# How many calls of functions are told of where an exception came from.
+# Number of stack frames in a report.
 PLACES = 10
 
 
 def report(error):
-    # The SDK logs what ends its own functions.
+    # The SDK has logged an exception of its own functions already.
     if getattr(sys.modules.get("sandmill"), "_reported", None) is error:
         return
-    # The outermost call is the one from here.
+    # The outermost frame is the wrapper's own.
     places, place = [], error.__traceback__.tb_next
     while place is not None:
         code = place.tb_frame.f_code
