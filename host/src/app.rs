@@ -35,7 +35,7 @@ use crate::{
     processor::{
         Ground, Standing,
         connections::{self, Connections, Shares},
-        decisions::Look,
+        decisions::DecisionWatcher,
         exceptions,
         report::Instances,
     },
@@ -312,7 +312,7 @@ impl<'a> Ready<'a> {
         let (wake, wakeups) = Wake::new(self.source);
         let (db, host_lock) = (self.db.clone(), self.host_lock);
         let connections = Connections::new(&db, &host_lock, self.shares);
-        let (look, decisions) = Look::new(connections.commits.clone());
+        let (watcher, decisions) = DecisionWatcher::new(connections.commits.clone());
         let lockstep = Arc::default();
         let mut supervisor = Supervisor::default();
         supervisor.spawn(
@@ -343,7 +343,7 @@ impl<'a> Ready<'a> {
             }
         });
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
-        supervisor.spawn("look for decisions", look.run(wakeups, supervisor.stop()));
+        supervisor.spawn("look for decisions", watcher.run(wakeups, supervisor.stop()));
         supervisor.spawn("report waits", connections.report_waits(pages, db.clone(), supervisor.stop()));
         let fleet = Fleet::new(ground, scheduler, self.config.processors.clone());
         let (begin, has_begun) = oneshot::channel();
@@ -407,8 +407,8 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// The most connections that the host holds: as many as the settings and the server allow. Two of the server's are left to
-/// commands such as `sandmill status`.
+/// The most connections that the host holds: as many as the settings and the server allow. Two of the
+/// server's are left to commands such as `sandmill status`.
 fn connections(config: &Config, allowed: usize) -> usize {
     let most = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
     if most < config.connections {
@@ -416,7 +416,7 @@ fn connections(config: &Config, allowed: usize) -> usize {
             allowed,
             most,
             "the server allows this role fewer connections than the setting `connections` ({}); plugins share fewer \
-             and may wait. See max_connections, and the limits of the role and the database",
+             and may wait. Raise max_connections, or the limit of the role or the database",
             config.connections
         );
     }
@@ -447,7 +447,7 @@ async fn caught_up(
 ) {
     for (_, standing) in standings {
         let mut standing = standing.clone();
-        // Lanes whose replacement did not begin after all are not seen to move before that.
+        // Until a processor has applied these changes, lanes whose replacement never began look idle.
         let replaced = replacements.borrow().changes();
         let level = |now: &Standing| {
             now.replaced >= replaced && now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head))

@@ -1,8 +1,9 @@
 //! The database: where it is, and sessions on it.
 //!
-//! A [`Db`] is the address; a [`Session`] is one connection with the settings that every session of ours has. Parts of the host that always
-//! have work own their session. Processors, of which there may be hundreds, share those of a [`pool`]. A session names its purpose
-//! in `application_name`, so that an operator sees in `pg_stat_activity` which part of the host does what.
+//! A [`Db`] is the address; a [`Session`] is one connection with the settings that every session of ours has.
+//! Long-lived parts of the host own their session. Processors, of which there may be hundreds, share
+//! those of a [`pool`]. A session names its purpose in `application_name`, so that an operator sees in
+//! `pg_stat_activity` which part of the host does what.
 
 pub mod embedded;
 pub mod grants;
@@ -30,8 +31,8 @@ use crate::model::handler::BoxFuture;
 /// How long a session waits for a row lock before it gives way. Default 2 s: commits touch rows that only this host writes, so
 /// waiting longer means somebody else holds them, and giving way ends the term and tries anew.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Statements that a session keeps prepared. Default 512: more than some hundred processors need on one session, and some megabytes in
-/// the server.
+/// Number of statements that a session keeps prepared. Default 512: more than a hundred processors
+/// need on one session, at a few megabytes in the server.
 const PREPARED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
 /// How long a transaction of ours may sit idle. Default 10 s: a frozen host must not hold row locks that block a take-over.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -174,7 +175,7 @@ async fn server_process(client: &Client) -> Result<Option<String>, Error> {
 pub struct Session {
     client: Client,
     address: Arc<Address>,
-    /// The statements that were used last.
+    /// The most recently used statements.
     prepared: Mutex<LruCache<Box<str>, Statement>>,
 }
 
@@ -198,7 +199,7 @@ impl Session {
         Ok(row.get::<_, i32>(0).try_into().unwrap_or(0))
     }
 
-    /// A statement, prepared the first time that this session needs it and again after many others.
+    /// Returns a statement, prepared unless it is among those that the session has kept.
     pub async fn prepared(&self, sql: &str) -> Result<Statement, Error> {
         let prepared = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = prepared().get(sql) {

@@ -127,9 +127,9 @@ pub struct Ground {
     pub pages: Arc<Pages>,
     /// News of it.
     pub wakeups: Wakeups,
-    /// News of what people decided.
+    /// Notice of operators' decisions.
     pub decisions: Decisions,
-    /// What processors borrow to write and read documents.
+    /// Pools of sessions to write and read documents.
     pub connections: Connections,
     /// The right to work on it.
     pub host_lock: Arc<HostLock>,
@@ -156,7 +156,7 @@ pub struct Standing {
     pub lanes_standing: usize,
     /// Why the whole processor waits, if a person told it to.
     pub paused: Option<Reason>,
-    /// How often replacements had changed when it last took note of them.
+    /// The number of changes of replacements that it has applied.
     pub replaced: u64,
 }
 

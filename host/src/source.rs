@@ -171,7 +171,7 @@ pub trait OpenSource: Send + Sync {
     fn open(&self, purpose: &str) -> BoxFuture<'_, Result<Box<dyn EventSource>, SourceError>>;
 }
 
-/// A session on an event store that readers borrow.
+/// A session on an event store, lent to readers.
 pub struct SharedSource(Box<dyn EventSource>);
 
 impl Deref for SharedSource {
@@ -206,7 +206,7 @@ impl pool::Connection for SharedSource {
 /// Sessions on one event store that all readers share.
 pub type Sources = Pool<SharedSource>;
 
-/// At most `most` sessions, opened when somebody needs them.
+/// A pool of at most `most` sessions, opened on demand.
 pub fn share(source: Arc<dyn OpenSource>, most: usize) -> Arc<Sources> {
     Pool::new(most, move |purpose| {
         let source = source.clone();

@@ -1,4 +1,4 @@
-//! The connections that processors share: a bound on them, and what is shown of those that wait.
+//! The connections that processors share: their bound, and the report of processors that wait.
 
 use std::sync::{
     Arc,
@@ -91,13 +91,13 @@ async fn a_server_with_few_connections_serves_all_plugins() {
         database.append("acme", &format!("s{stream}"), &[json!({}), json!({})]).await;
     }
     let most = until_all_counted(&admin, 6, 20).await;
-    assert!(most <= 12, "{most} connections, where 14 are for all, and two of them for others");
+    assert!(most <= 12, "{most} connections: the role has 14, and two of them are left to others");
     host.stop().await;
 }
 
 /// With one connection for commits, one that waits for a lock keeps the other processor from committing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_processor_that_waits_for_a_connection_says_so_and_goes_on() {
+async fn status_shows_a_processor_that_waits_for_a_connection_until_it_continues() {
     let database = database().await;
     let host = NativeHost::start_all(&database, foldings(2), &["connections=9"]).await;
     database.append("acme", "s", &[json!({})]).await;

@@ -110,8 +110,8 @@ impl HostLock {
         }
     }
 
-    /// Since when one session has held the lock, if it still does. So the database has not crashed
-    /// from then until this was asked.
+    /// The time since which one session has held the lock, if it still does. The database has not
+    /// crashed between then and this call.
     pub async fn unbroken_since(&self) -> Option<std::time::Instant> {
         let held = self.held.lock().await;
         held.session.batch_execute("").await.ok()?;

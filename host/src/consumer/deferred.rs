@@ -1,6 +1,6 @@
 //! The data of large events, loaded for the lane that is about to handle them.
 //!
-//! The whole host loads one at a time, and what is loaded is bounded for the whole host: a few loads
+//! The host reads one load at a time. The loads that lanes hold are bounded for the whole host: a few
 //! at once, one for each tenant, each of a few MiB. An event over the store's size limit is never
 //! loaded; its lane gets the reason instead.
 
@@ -33,7 +33,7 @@ const LOADS: usize = 16;
 pub(super) struct DeferredEvents {
     sources: Arc<Sources>,
     borrower: Borrower,
-    /// Held while one is loaded.
+    /// Held while a load is read.
     loading: AsyncMutex<()>,
     room: Arc<Semaphore>,
     /// One load at a time for each tenant.

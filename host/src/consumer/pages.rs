@@ -123,7 +123,7 @@ struct Recent {
     /// Each with the time at which its reading began.
     pages: VecDeque<(Instant, Arc<Page>)>,
     bytes: usize,
-    /// The last one without events.
+    /// The last page without events.
     empty: Option<(Instant, Arc<Page>)>,
 }
 
@@ -133,8 +133,8 @@ impl Recent {
         latest_first.find(|(read, page)| *read >= read_since && page.from == *from).map(|(_, page)| page.clone())
     }
 
-    /// An empty page says only how far the snapshot had moved when it was read. So it serves those
-    /// that asked before that, and a later reader sees more.
+    /// The last empty page, if it was read after the reader asked. It shows only how far the snapshot
+    /// had moved by then, so a reader that asks later needs a new one.
     fn find_empty(&self, from: &Progress, asked: Instant) -> Option<Arc<Page>> {
         let (read, page) = self.empty.as_ref()?;
         (*read >= asked && page.from == *from).then(|| page.clone())
@@ -167,18 +167,18 @@ impl Pages {
         self.deferred.clone()
     }
 
-    /// A reader, which borrows a session whenever it has something to read. What it reads may be committed on sessions that
-    /// were opened before it was made.
+    /// A reader, which borrows a session whenever it has something to read. What it reads may be
+    /// committed on sessions that were opened before the reader was made.
     pub fn reader(self: &Arc<Self>, borrower: Borrower) -> Reader {
         Reader { pages: self.clone(), borrower, made: Instant::now() }
     }
 
-    /// Those that have waited for a session for this long or longer.
+    /// Processors that have waited for a session for this long or longer.
     pub fn waits(&self, least: Duration) -> Vec<Wait> {
         self.sources.waits(least)
     }
 
-    /// What another reader has read while this one waited for it.
+    /// A page that another reader has read while this one waited.
     fn found_meanwhile(&self, after: &Progress, made: Instant, asked: Instant) -> Option<Arc<Page>> {
         let recent = self.recent();
         recent.find(after, made).or_else(|| recent.find_empty(after, asked))

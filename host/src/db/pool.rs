@@ -1,13 +1,16 @@
 //! A bounded pool of connections that processors share.
 //!
-//! A connection is lent for one piece of work and given back when that has gone well. A lease that is dropped closes its connection, because
-//! nobody knows what its last statement left behind. So a lost connection ends exactly the work that stood on it.
+//! A borrower holds a connection (a [`Lease`]) for one piece of work, and gives it back after success.
+//! A lease that is dropped closes its connection, because its last statement may have left the session
+//! in any state. So a lost connection ends exactly the work that used it.
 //!
-//! - **Bound.** A pool never has more connections than it has slots. Where the server refuses one more, the pool makes do with those it has for
-//!   a while, unless it has none.
-//! - **Home.** Each borrower has a slot where it looks first, so that it usually finds the statements that it prepared last time.
-//! - **Fairness.** A borrower belongs to groups (a tenant, for instance), and no group holds more than half of the slots. Of those that wait,
-//!   the one whose group holds fewest comes first, then the one that has waited longest.
+//! - **Bound.** A pool never has more connections than it has slots. If the server refuses another
+//!   one, the pool uses those it has for a while; without any, it fails.
+//! - **Home.** Each borrower tries one slot first, its home. There it usually finds the statements
+//!   that it prepared last time.
+//! - **Fairness.** A borrower belongs to groups (a tenant, for instance), and no group holds more than
+//!   half of the slots. The waiting borrower whose group holds fewest comes first, then the one that
+//!   has waited longest.
 //! - **Cancellation.** A borrower that stops waiting leaves nothing behind.
 
 use std::{
@@ -22,13 +25,13 @@ use tokio::sync::oneshot;
 
 use crate::model::{handler::BoxFuture, ids::ProcessorId};
 
-/// How long a pool makes do with what it has after the server refused one more. Default 5 s: connections of others do not come and go
-/// within less.
+/// How long a pool opens no connection after the server refused one. Default 5 s: other clients'
+/// connections rarely end sooner.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
-/// What a pool lends.
+/// A connection of a pool.
 pub trait Connection: Send + Sized + 'static {
-    /// Why it cannot be opened or used.
+    /// The error of opening or using it.
     type Error: Send;
 
     /// Whether it is known to be lost.
@@ -41,19 +44,21 @@ pub trait Connection: Send + Sized + 'static {
     fn is_refusal(error: &Self::Error) -> bool;
 }
 
-/// Somebody who borrows connections.
+/// A borrower of connections.
 #[derive(Clone, Debug)]
 pub struct Borrower {
-    /// What for, as `pg_stat_activity` shows it.
+    /// Its purpose, as `pg_stat_activity` shows it.
     pub purpose: Arc<str>,
-    /// The processor that waits while it waits.
+    /// The processor that is reported as waiting while this borrower waits.
     pub processor: Arc<str>,
-    /// Groups with a bound on what they hold together. The first decides about its turn.
+    /// Its groups. The members of each hold at most half of the slots together. The first group
+    /// decides its turn.
     pub groups: Vec<Arc<str>>,
 }
 
 impl Borrower {
-    /// A processor's work of one kind. All of a tenant's own processors are one group, and each of the others is one.
+    /// One kind of a processor's work. All of a tenant's own processors are one group, and each
+    /// shared processor is a group by itself.
     pub fn of(processor: &ProcessorId, purpose: &str) -> Self {
         let group = match processor.owner() {
             Some(tenant) => format!("{tenant}/").into(),
@@ -68,7 +73,7 @@ impl Borrower {
         Borrower { purpose: purpose.into(), processor: purpose.into(), groups: Vec::new() }
     }
 
-    /// Its slot of so many. The same in each run: no guest chooses what it is made of.
+    /// Its home among so many slots. The hash is not seeded, so the home is the same in each run.
     fn home(&self, slots: usize) -> usize {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*self.purpose);
         (hash % slots.max(1) as u64) as usize
@@ -97,7 +102,7 @@ enum Slot<T> {
     Closed,
     Opening,
     Lent,
-    /// With what it was last lent for.
+    /// The connection, and the purpose of its last lease.
     Idle(T, Arc<str>),
 }
 
@@ -107,7 +112,7 @@ struct Waiting<T: Connection> {
     lease: oneshot::Sender<Lease<T>>,
 }
 
-/// A connection that is lent, or the right to open one. Dropped, it closes the connection.
+/// A lent connection, or the right to open one. Dropping it closes the connection.
 pub struct Lease<T: Connection> {
     pool: Arc<Pool<T>>,
     number: usize,
@@ -121,9 +126,9 @@ pub struct Lease<T: Connection> {
 /// A processor that waits for a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wait {
-    /// Which.
+    /// Its id.
     pub processor: Arc<str>,
-    /// For how long.
+    /// How long it has waited so far.
     pub waited: Duration,
 }
 
@@ -138,19 +143,20 @@ impl<T: Connection> Pool<T> {
         Arc::new(Pool { open: Box::new(open), state: Mutex::new(state) })
     }
 
-    /// Lends a connection, as soon as there is one. Fails if the server refuses it and the pool has no other.
+    /// Lends a connection as soon as one is free. Fails if the server refuses it and the pool has no
+    /// other.
     pub async fn lend(self: &Arc<Self>, borrower: &Borrower) -> Result<Lease<T>, T::Error> {
         loop {
             let granted = self.state().ask(self, borrower, Instant::now());
             let lease = match granted {
                 Ok(lease) => lease,
-                // The pool outlives those that wait, so a lease is always sent.
+                // The pool outlives its borrowers, so a lease is always sent.
                 Err(wait) => match wait.await {
                     Ok(lease) => lease,
                     Err(_) => continue,
                 },
             };
-            match self.readied(lease, borrower).await {
+            match self.make_ready(lease, borrower).await {
                 Err(error) if T::is_refusal(&error) && self.state().refused(Instant::now()) => {}
                 ready => return ready,
             }
@@ -158,7 +164,7 @@ impl<T: Connection> Pool<T> {
     }
 
     /// Opens the connection of a lease, if it has none, and names it for its borrower.
-    async fn readied(&self, mut lease: Lease<T>, borrower: &Borrower) -> Result<Lease<T>, T::Error> {
+    async fn make_ready(&self, mut lease: Lease<T>, borrower: &Borrower) -> Result<Lease<T>, T::Error> {
         let same = lease.purpose == borrower.purpose;
         lease.purpose = borrower.purpose.clone();
         let usable = match &mut lease.connection {
@@ -189,7 +195,7 @@ impl<T: Connection> Pool<T> {
 }
 
 impl<T: Connection> State<T> {
-    /// A lease at once, or its promise.
+    /// Grants a lease at once, or queues the borrower and returns a receiver for its lease.
     fn ask(
         &mut self,
         pool: &Arc<Pool<T>>,
@@ -205,7 +211,8 @@ impl<T: Connection> State<T> {
         Err(wait)
     }
 
-    /// The slot that a borrower may have now: its home, or else one with a connection, or else one where it may open one.
+    /// The slot that a borrower may have now: its home, or else one with a connection, or else one
+    /// where it may open one.
     fn slot_for(&mut self, borrower: &Borrower, now: Instant) -> Option<usize> {
         for slot in &mut self.slots {
             if matches!(slot, Slot::Idle(connection, _) if connection.is_closed()) {
@@ -218,7 +225,7 @@ impl<T: Connection> State<T> {
             return None;
         }
         let refused = self.refused.is_some_and(|refused| now.duration_since(refused) < REFUSED_FOR);
-        // Without any connection there is nothing to make do with.
+        // A pool without any connection must ask the server again.
         let may_open = !refused || !self.is_connected();
         let home = borrower.home(self.slots.len());
         let free = |number: &usize, open: bool| match &self.slots[*number] {
@@ -248,7 +255,7 @@ impl<T: Connection> State<T> {
         Lease { pool: pool.clone(), number, groups, purpose, connection, settled: false }
     }
 
-    /// Takes a slot back, with its connection if that is as good as before.
+    /// Takes a slot back, and keeps its connection if that is `good`.
     fn take_back(&mut self, lease: &mut Lease<T>, good: bool) {
         lease.settled = true;
         for group in &lease.groups {
@@ -265,7 +272,7 @@ impl<T: Connection> State<T> {
         };
     }
 
-    /// Gives what is free to those that wait.
+    /// Grants free slots to waiting borrowers.
     fn serve(&mut self, pool: &Arc<Pool<T>>, now: Instant) {
         self.waiting.retain(|one| !one.lease.is_closed());
         loop {
@@ -288,7 +295,7 @@ impl<T: Connection> State<T> {
         }
     }
 
-    /// Notes that the server has refused a connection; whether the pool has others, with which it can make do.
+    /// Records that the server refused a connection. Returns whether the pool has others to use.
     fn refused(&mut self, now: Instant) -> bool {
         let others = self.is_connected();
         if others {
@@ -304,7 +311,7 @@ impl<T: Connection> State<T> {
 }
 
 impl<T: Connection> Lease<T> {
-    /// Gives the connection back, after its last statement has gone well.
+    /// Gives the connection back, after its last statement succeeded.
     pub fn give_back(mut self) {
         self.settle(true);
     }

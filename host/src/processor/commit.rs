@@ -1,8 +1,10 @@
 //! The one transaction: documents, dead letters, exceptions and progress, together or not at all.
 //!
 //! Every commit shows the term's fence and the progress it started from, in its last statements, so that no row that others wait for is locked
-//! while documents are written. Each commit borrows a session (see [`super::connections`]). All statements travel at once and COMMIT goes out only after every one of them was answered
-//! well. So an error before COMMIT means that nothing happened; an error of COMMIT itself means that nobody knows, and the term ends.
+//! while documents are written. Each commit borrows a session (see [`super::connections`]). All
+//! statements travel at once, and COMMIT is sent only after every one of them succeeded. So an error
+//! before COMMIT means that nothing happened; an error of COMMIT itself means that nobody knows, and the
+//! term ends.
 
 use std::{
     sync::Arc,
@@ -27,7 +29,7 @@ use crate::{
         handler::Reason,
         ids::{BUCKETS, CollectionName, LaneKey, ProcessorId},
     },
-    projections::documents::{Prepared, WriteError, Writer, Writes},
+    projections::documents::{PreparedWrites, WriteError, Writer, Writes},
 };
 
 /// Why a commit did not happen, named by what happens next.
@@ -115,7 +117,7 @@ pub struct Commit<'a> {
 pub struct Committer {
     sessions: Arc<Pool<CommitSession>>,
     borrower: Borrower,
-    /// When the term began. What it reads was read after that.
+    /// When the term began, before it read anything.
     began: Instant,
     processor: ProcessorId,
     fence: Fence,
@@ -134,7 +136,7 @@ struct Statements {
 }
 
 impl Statements {
-    /// Prepares them, where the session has not yet.
+    /// Prepares those that the session has not prepared yet.
     async fn on(session: &Session) -> Result<Self, Error> {
         let (move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report) = tokio::try_join!(
             session.prepared(include_str!("commit/move_cursor.sql")),
@@ -150,13 +152,13 @@ impl Statements {
     }
 }
 
-/// What a term begins with, read under its fence.
-pub struct Begun {
-    /// Commits, showing the fence.
+/// The state that a term begins with, read under its fence.
+pub struct TermStart {
+    /// The term's committer, which holds the fence.
     pub committer: Committer,
     /// The progress of each bucket.
     pub cursors: Vec<(i16, Progress)>,
-    /// Lanes behind it.
+    /// Lanes behind that progress.
     pub exceptions: Vec<(LaneKey, LaneRow)>,
 }
 
@@ -166,7 +168,7 @@ impl Committer {
         sessions: &Arc<Pool<CommitSession>>,
         processor: &ProcessorId,
         collections: &[CollectionName],
-    ) -> Result<Begun, Error> {
+    ) -> Result<TermStart, Error> {
         let borrower = Borrower::of(processor, "commit");
         let mut session = sessions.lend(&borrower).await?;
         // The session is older, so it covers what is read from here on.
@@ -178,7 +180,7 @@ impl Committer {
         session.give_back();
         let (sessions, processor) = (sessions.clone(), processor.clone());
         let committer = Committer { sessions, borrower, began, processor, fence, documents };
-        Ok(Begun { committer, cursors, exceptions })
+        Ok(TermStart { committer, cursors, exceptions })
     }
 
     /// A session on which this term may commit.
@@ -209,7 +211,8 @@ impl Committer {
         committed
     }
 
-    /// Says for people why nothing is read; with no words, that something is. No part of a commit, and nothing depends on it.
+    /// Records why nothing is read, for `status`; an empty reason clears it. It is not part of a
+    /// commit, and nothing depends on it.
     pub async fn say_held(&self, reason: &str) -> Result<(), CommitError> {
         let session = self.session().await?;
         let statement = session.prepared(include_str!("commit/held.sql")).await?;
@@ -228,7 +231,7 @@ struct Writing<'a> {
 }
 
 impl Writing<'_> {
-    async fn commit(&self, commit: Commit<'_>, documents: Prepared<'_>) -> Result<(), CommitError> {
+    async fn commit(&self, commit: Commit<'_>, documents: PreparedWrites<'_>) -> Result<(), CommitError> {
         // Boxed: each of them holds its parameters, which together are more than a caller should carry about.
         let work = Box::pin(async {
             let rows = async {

@@ -1,13 +1,16 @@
 //! The connections that all processors of a host share.
 //!
-//! Each kind of work has a pool of its own, so that commits never wait for slow reads: commits, reads of documents, reads of the log. Whoever
-//! borrows from one pool holds nothing of another, except that a lane's reads of the log and of documents may be under way while its processor waits
-//! for a session to commit on. Commits wait for nobody who waits, so all of them end.
+//! There are three pools: for commits, for reads of documents, and for reads of the log. So commits
+//! never wait for slow reads. A task that holds a session of one pool does not wait for another pool.
+//! While a processor waits for a session to commit on, reads of its lanes may be under way; they end
+//! without it. So do commits, and nobody waits forever.
 //!
-//! **Crashes.** A term reads events and documents that a crash of the database can take back, and must not commit what it made of them afterwards.
-//! With a session of its own it could not, as the crash would have ended that session. A shared session may have been opened after the crash. So each
-//! session for commits knows since when the database has not crashed while it lives, and a term uses only those for which that was before it began. A
-//! session that is opened later asks a witness: the session of the host lock. If that answers, the database has not crashed since it was opened.
+//! **Crashes.** A crash of the database can take back events and documents that a term has read. The
+//! term must not commit afterwards what it made of them. A session of its own would prevent that,
+//! because the crash ends it; a shared session may have been opened after the crash. So each session
+//! for commits records a time since which the database has not crashed, and a term uses only sessions
+//! for which that time is before its beginning. A new session takes the time from the session of the
+//! host lock: if that one still answers, the database has not crashed since it was opened.
 
 use std::{
     collections::BTreeSet,
@@ -28,10 +31,10 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Connections that the host holds besides those of the pools: the host lock, noticing commits, plugins, tenants and metrics, and one for what
-/// is seldom done.
+/// Connections that the host holds besides those of the pools: the host lock, noticing commits,
+/// plugins, tenants and metrics, and one for rare work.
 const FIXED: usize = 6;
-/// The least that a host needs: those and one of each pool.
+/// The fewest connections that a host can run with: those, and one of each pool.
 pub const LEAST: usize = FIXED + 3;
 
 /// How the connections that a host may hold are divided.
@@ -46,7 +49,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Half of what is not needed otherwise for commits, a quarter each for the two kinds of reads. At least one of each.
+    /// Divides what the host does not need for itself: half of it for commits, a quarter for each kind
+    /// of reads, and at least one for each.
     pub fn of(connections: usize) -> Self {
         let shared = connections.saturating_sub(FIXED).max(3);
         let documents = shared / 4;
@@ -65,7 +69,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Pools of so many connections at most, none of which is open yet.
+    /// Pools with these shares, without any open connection.
     pub fn new(db: &Db, host_lock: &Arc<HostLock>, shares: Shares) -> Self {
         let commits = commit_sessions(db, host_lock, shares.commits);
         Connections { commits, documents: documents::sessions(db, shares.documents) }
@@ -78,7 +82,8 @@ impl Connections {
         waits.map(|wait| wait.processor).collect()
     }
 
-    /// Says in the log and to `sandmill status` which processors wait for a connection, until told to stop.
+    /// Reports in the log and in `sandmill status` which processors wait for a connection, until told
+    /// to stop.
     pub async fn report_waits(self, pages: Arc<Pages>, db: Db, mut stop: Stop) -> anyhow::Result<()> {
         let (mut reported, mut logged) = (BTreeSet::new(), None::<Instant>);
         loop {
@@ -100,9 +105,9 @@ impl Connections {
                 );
             }
             tokio::select! {
-                said = say(&db, &waits) => match said {
+                stored = store(&db, &waits) => match stored {
                     Ok(()) => reported = waits,
-                    Err(error) => tracing::debug!(error = describe(&error), "cannot say which processors wait for a connection"),
+                    Err(error) => tracing::debug!(error = describe(&error), "cannot store which processors wait for a connection"),
                 },
                 () = stop.drain() => return Ok(()),
             }
@@ -110,30 +115,31 @@ impl Connections {
     }
 }
 
-/// How long a processor must have waited before that is reported. Default 1 s: shorter waits are no news.
+/// How long a processor must have waited before that is reported. Default 1 s: shorter waits are
+/// normal under load.
 const LASTING: Duration = Duration::from_secs(1);
-/// Between two looks at those that wait.
+/// Time between two looks at the waiting processors.
 const LOOK: Duration = Duration::from_millis(250);
-/// Between two log lines about them.
+/// Time between two log lines about them.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
-/// What `status` says of them.
-const WORDS: &str = "waiting for a connection to the database; all that `connections` allows are busy";
+/// The reason that `status` shows for them.
+const REASON: &str = "waiting for a connection to the database; all that `connections` allows are busy";
 
-async fn say(db: &Db, waits: &BTreeSet<Arc<str>>) -> Result<(), Error> {
+async fn store(db: &Db, waits: &BTreeSet<Arc<str>>) -> Result<(), Error> {
     let ids: Vec<&str> = waits.iter().map(|id| &**id).collect();
-    db.connect("waits").await?.execute(include_str!("connections/held.sql"), &[&ids, &WORDS]).await?;
+    db.connect("waits").await?.execute(include_str!("connections/held.sql"), &[&ids, &REASON]).await?;
     Ok(())
 }
 
 /// A session for commits.
 pub struct CommitSession {
     pub(super) session: Session,
-    /// While this session lives, the database has not crashed from then on.
+    /// As long as this session lives, the database has not crashed since then.
     unbroken_since: Instant,
 }
 
 impl CommitSession {
-    /// Whether what was read from a point in time on may be committed here.
+    /// Whether a term that began at this time may commit here.
     pub(super) fn covers(&self, began: Instant) -> bool {
         self.unbroken_since <= began
     }
@@ -162,8 +168,8 @@ impl pool::Connection for CommitSession {
     }
 }
 
-/// Documents and cursor vanish together when a crash takes back what was not
-/// flushed, and are made again from the log, so no commit waits for the disk.
+/// A pool of sessions for commits. They do not wait for the disk: a crash takes documents and cursor
+/// back together, and both are made again from the log.
 fn commit_sessions(db: &Db, host_lock: &Arc<HostLock>, most: usize) -> Arc<Pool<CommitSession>> {
     let (db, host_lock) = (db.clone(), host_lock.clone());
     Pool::new(most, move |purpose| {
@@ -183,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn connections_are_divided_and_no_more_than_there_are() {
+    fn shares_are_never_empty_and_add_up_to_the_bound() {
         for connections in LEAST..200 {
             let Shares { commits, documents, sources } = Shares::of(connections);
             assert_eq!(commits + documents + sources + FIXED, connections);

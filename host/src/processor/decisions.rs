@@ -1,8 +1,8 @@
 //! Operators' decisions, noticed once for all processors: pauses, and lanes that were resumed.
 //!
-//! Commands write rows, and a running host reads them. With hundreds of processors, each reading its own several times a second, that would cost more
-//! than their work. So one task reads a mark for each processor that people have decided something about, and a processor reads its rows
-//! only when its mark has changed.
+//! Commands write rows, and a running host reads them. If each of hundreds of processors read its own
+//! several times a second, that would cost more than their work. So one task reads a mark for each
+//! processor that has such rows, and a processor reads its rows only when its mark has changed.
 
 use std::{
     collections::HashMap,
@@ -23,17 +23,18 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Between two looks while the database changes. Default 250 ms: people do not notice it.
+/// Time between two reads of the marks while the database changes. Default 250 ms: people do not
+/// notice it.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// By processor.
+/// The marks of processors, by id.
 type Marks = HashMap<Box<str>, Box<str>>;
 
-/// Tells a processor that something was decided about it.
+/// A subscription to operators' decisions.
 #[derive(Clone)]
 pub struct Decisions {
     marks: watch::Receiver<Marks>,
-    /// The mark that the processor knows.
+    /// The mark at the last notice.
     known: Option<Box<str>>,
 }
 
@@ -42,7 +43,7 @@ impl Decisions {
     pub async fn about(&mut self, processor: &ProcessorId) {
         loop {
             if self.marks.changed().await.is_err() {
-                // Nobody looks any more, which happens only while everything stops.
+                // The watcher has ended, which happens only while the host stops.
                 std::future::pending::<()>().await;
             }
             let mark = self.marks.borrow_and_update().get(processor.as_str()).cloned();
@@ -54,20 +55,20 @@ impl Decisions {
     }
 }
 
-/// Looks for decisions.
-pub struct Look {
+/// Publishes the marks of processors.
+pub struct DecisionWatcher {
     sessions: Arc<Pool<CommitSession>>,
     marks: watch::Sender<Marks>,
 }
 
-impl Look {
-    /// One that looks, and what it tells processors.
+impl DecisionWatcher {
+    /// A watcher, and a subscription to clone for each processor.
     pub fn new(sessions: Arc<Pool<CommitSession>>) -> (Self, Decisions) {
         let (sender, marks) = watch::channel(Marks::new());
-        (Look { sessions, marks: sender }, Decisions { marks, known: None })
+        (DecisionWatcher { sessions, marks: sender }, Decisions { marks, known: None })
     }
 
-    /// Looks after each change of the database until told to stop.
+    /// Reads the marks after each change of the database, until told to stop.
     pub async fn run(self, mut wakeups: Wakeups, mut stop: Stop) -> anyhow::Result<()> {
         let looking = async {
             for number in 0_u64.. {
@@ -81,7 +82,7 @@ impl Look {
                             }
                         })
                     }
-                    Err(error) => tracing::debug!(error = describe(&error), "cannot read what people decided"),
+                    Err(error) => tracing::debug!(error = describe(&error), "cannot read operators' decisions"),
                 }
                 tokio::time::sleep(LOOK.saturating_sub(began.elapsed())).await;
                 wakeups.next().await;
@@ -96,7 +97,7 @@ impl Look {
     async fn read(&self, number: u64) -> Result<Marks, Error> {
         let session = self.sessions.lend(&Borrower::host("decisions")).await?;
         let statement = session.prepared(include_str!("decisions/marks.sql")).await?;
-        // Lanes that are resumed while a processor takes note of others must change its mark as well.
+        // The number makes lanes that are resumed while a processor reads others change its mark too.
         let rows = session.query(&statement, &[&format!("resumed {number}")]).await?;
         session.give_back();
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_processor_hears_of_what_concerns_it_and_once() {
+    fn a_processor_is_notified_once_when_its_own_mark_changes() {
         let (sender, marks) = watch::channel(Marks::new());
         let mut decisions = Decisions { marks, known: None };
         let (mine, mark) = (ProcessorId::parse("mine").unwrap(), |id: &str, mark: &str| (id.into(), mark.into()));

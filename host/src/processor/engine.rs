@@ -69,7 +69,7 @@ const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::
 const FRESH: Duration = Duration::from_secs(1);
 /// How long passed-over events may stay unstored. Longer saves writes; a restart reads so much again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
-/// Between two readings of what people decided: which lanes they resumed, and what they paused.
+/// Time between two reads of operators' decisions: which lanes they resumed, and what they paused.
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
 /// How often a processor that is behind is asked whether it is too far behind, where it would skip then: asking reads as many rows as its bound.
 const LOOK_AT_HEAD: Duration = Duration::from_secs(1);
@@ -189,11 +189,11 @@ pub(super) struct Engine<'a> {
     due: Option<SystemTime>,
     /// Why nothing is read.
     held: Held,
-    /// What people told to wait, as of the last look.
+    /// Operators' pauses, as of the last read.
     pauses: Vec<Pause>,
-    /// Processors of tenants' own that replace this one.
+    /// Tenants' own processors, which may replace this one.
     replacements: watch::Receiver<Replacements>,
-    /// How often those had changed when it last took note.
+    /// The number of their changes that it has applied.
     replaced: u64,
     /// When it was last asked how far the head is.
     looked_at_head: Option<Instant>,
@@ -379,7 +379,7 @@ impl<'a> Engine<'a> {
     fn start(&mut self) {
         let now = SystemTime::now();
         if self.draining.is_none() && self.book.paused().is_none() {
-            // Of a tenant whose own processor begins, nothing more is started here.
+            // No run may start for a tenant whose own processor begins.
             if !self.has_other_replacements() {
                 self.start_runs();
             }
@@ -687,8 +687,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Lets lanes wait that people, the settings or a processor of their tenant's own make wait, and
-    /// no others.
+    /// Pauses exactly the lanes that an operator, the settings or their tenant's own processor holds.
     fn pause(&mut self) {
         (self.untold, self.search) = (true, true);
         self.replaced = self.replacements.borrow_and_update().changes();
@@ -697,15 +696,15 @@ impl<'a> Engine<'a> {
         self.book.pause(self.pauses.iter().cloned().chain(held).collect());
     }
 
-    /// Takes note of processors of tenants' own that came or went. Not during a commit: it may write
-    /// rows of lanes that waited when it began.
+    /// Applies changes of tenants' own processors, except during a commit: it may write rows of lanes
+    /// that waited when it began.
     fn look_at_replacements(&mut self) {
         if self.commit.is_none() && self.has_other_replacements() {
             self.pause();
         }
     }
 
-    /// Whether processors of tenants' own came or went since it took note of them.
+    /// Whether tenants' own processors have changed since that was last applied.
     fn has_other_replacements(&self) -> bool {
         self.replacements.has_changed().unwrap_or(false)
     }

@@ -206,8 +206,8 @@ pub async fn resume_these(
     Ok(rows.iter().filter_map(lane).collect())
 }
 
-/// Lets blocked lanes of a tenant go on whose own processor replaces this one. They wait for that
-/// instead of a person, and try again when it is gone.
+/// Resumes the blocked lanes of a tenant whose own processor replaces this one. They wait for that
+/// processor to end instead of for a person, and then try again.
 pub async fn resume_replaced(session: &Session, processor: &ProcessorId, tenant: &TenantId) -> Result<u64, Error> {
     let params: [&(dyn crate::db::types::ToSql + Sync); 2] = [&processor.as_str(), &tenant.as_str()];
     session.execute(include_str!("exceptions/resume_replaced.sql"), &params).await

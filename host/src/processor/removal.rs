@@ -39,7 +39,7 @@ pub struct Held {
 pub struct HeldCollection {
     /// Its view's name.
     pub view: String,
-    /// The same with its schema, quoted where SQL asks for it.
+    /// The view as SQL names it: with its schema, quoted where needed.
     pub relation: String,
     /// The number of its documents; none if its table is missing, which does not keep it from being
     /// removed.
@@ -102,7 +102,7 @@ pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), Remo
 pub async fn drop_kept(session: &mut Session, id: &ProcessorId) -> Result<(), Error> {
     loop {
         let transaction = session.client_mut().transaction().await?;
-        // Or else views could be moved to another schema meanwhile.
+        // Keeps the views from being moved to another schema meanwhile.
         transaction.batch_execute("lock table sandmill.role_grants in share mode").await?;
         let taken = transaction.query(include_str!("removal/take.sql"), &[&id.as_str(), &DROPPED_AT_ONCE]).await?;
         if taken.is_empty() {

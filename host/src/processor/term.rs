@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{
     Ground,
-    commit::{Begun, Committer},
+    commit::{Committer, TermStart},
     exceptions::LaneRow,
 };
 use crate::{
@@ -42,7 +42,7 @@ impl Term {
     /// Takes a new fence, and reads where things stand under it.
     pub async fn begin(ground: &Ground, descriptor: &Descriptor) -> anyhow::Result<Term> {
         let (sessions, id) = (&ground.connections, &descriptor.id);
-        let Begun { committer, cursors, exceptions } =
+        let TermStart { committer, cursors, exceptions } =
             Committer::begin(&sessions.commits, id, &descriptor.collections).await?;
         let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
         anyhow::ensure!(

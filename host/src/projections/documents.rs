@@ -25,7 +25,7 @@ use foldhash::fast::RandomState;
 pub use loader::sessions;
 use loader::{Loader, Request};
 use slow::Slow;
-pub use write::{Prepared, WriteError, Writer, Writes};
+pub use write::{PreparedWrites, WriteError, Writer, Writes};
 
 use crate::{
     db::{
@@ -57,7 +57,7 @@ impl Hash for DocumentKey {
     }
 }
 
-/// The purpose of slow reads' sessions, and the group that all of them are in.
+/// The purpose of sessions for slow reads, and the group that bounds their number.
 const APART: &str = "documents apart";
 
 /// What is kept by document. Guests choose the ids, so the hash is seeded; a page asks it some ten thousand times, so it is a quick one.

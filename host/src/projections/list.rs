@@ -43,7 +43,7 @@ pub struct Collection {
     pub name: String,
     /// Its view's name, which no other collection has.
     pub view: String,
-    /// The same with its schema, quoted where SQL asks for it.
+    /// The view as SQL names it: with its schema, quoted where needed.
     pub relation: String,
     /// The processor that writes it; none where that was removed.
     pub processor: Option<String>,

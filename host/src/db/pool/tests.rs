@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 
 use super::*;
 
-/// A server that counts its connections, and has room for so many.
+/// A server that counts its connections and bounds their number.
 struct Server {
     open: AtomicUsize,
     opened: AtomicUsize,
@@ -75,7 +75,7 @@ fn borrower(purpose: &str, groups: &[&str]) -> Borrower {
     Borrower { purpose: purpose.into(), processor: purpose.into(), groups }
 }
 
-/// Whether it is lent at once.
+/// The lease, if it is granted at once.
 async fn at_once(pool: &Arc<Pool<Fake>>, borrower: &Borrower) -> Option<Lease<Fake>> {
     for _ in 0..3 {
         let mut lend = std::pin::pin!(pool.lend(borrower));
@@ -100,7 +100,7 @@ async fn one_borrower_uses_one_connection() {
 }
 
 #[tokio::test]
-async fn a_bound_holds_and_those_that_wait_get_what_is_given_back() {
+async fn the_bound_holds_and_waiting_borrowers_get_returned_connections() {
     let (server, pool) = pool(3, 99);
     let done = Arc::new(AtomicUsize::new(0));
     let mut tasks = Vec::new();
@@ -156,7 +156,7 @@ async fn a_group_holds_at_most_half() {
 }
 
 #[tokio::test]
-async fn those_that_hold_least_come_first() {
+async fn the_group_that_holds_least_comes_first() {
     let (_, pool) = pool(3, 3);
     let held = pool.lend(&borrower("a1", &["a"])).await.ok().unwrap();
     let others =
@@ -189,7 +189,7 @@ async fn those_that_hold_least_come_first() {
 }
 
 #[tokio::test]
-async fn a_server_without_room_is_made_do_with() {
+async fn a_pool_uses_the_connections_it_has_when_the_server_refuses_another() {
     let (server, pool) = pool(4, 2);
     let one = pool.lend(&borrower("a", &["a"])).await.ok().unwrap();
     let two = pool.lend(&borrower("b", &["b"])).await.ok().unwrap();
@@ -202,11 +202,11 @@ async fn a_server_without_room_is_made_do_with() {
     }
     one.give_back();
     third.await.unwrap().unwrap();
-    // The one that was lent to the third was dropped; the other is still there.
+    // The third borrower dropped its connection; the second one's is still there.
     drop(two);
     assert_eq!(server.open.load(SeqCst), 0);
     server.room.store(0, SeqCst);
-    // Without any connection, the error says why, to each of those that wait.
+    // Without any connection, each waiting borrower gets the server's error.
     let mut tasks = Vec::new();
     for number in 0..6 {
         let pool = pool.clone();

@@ -1,6 +1,6 @@
--- What people have decided about each processor, as a text that differs whenever that does. Processors about which nothing was
--- decided are left out.
--- $1 what stands for lanes that were resumed and do not know it yet text
+-- Reads a mark for each processor: a text that changes with operators' decisions about it. Processors
+-- without any are left out.
+-- $1 text: the part of the mark for lanes that were resumed and have not been noticed yet
 select processor, string_agg(mark, ' ' order by mark)
 from (
   select processor, format('%s %s %s %s', tenant, lane_key, paused_by, since) from sandmill.pauses

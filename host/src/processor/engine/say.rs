@@ -34,7 +34,7 @@ impl Engine<'_> {
             LaneState::Retrying { reason, .. } => {
                 tracing::info!(%processor, %lane, position, %reason, attempts = exception.attempts, "the lane will try again");
             }
-            // The registry has said so once for the tenant.
+            // The fleet has logged it once for the tenant.
             LaneState::Paused(reason) if reason.class == REPLACED => {
                 tracing::debug!(%processor, %lane, %reason, "the lane waits");
             }

@@ -1,4 +1,5 @@
--- Reads the processors that hosts run, with whose they are and the event types that they handle; null for every type.
+-- Reads the processors that hosts run, with the tenant that owns each (null: shared) and the event
+-- types that it handles (null: all).
 select p.id, p.family, nullif(p.tenant, ''), p.event_types
 from sandmill.processors p
 where p.id in (select r.id from sandmill.running_processors r)

@@ -59,7 +59,7 @@ impl Request {
     }
 }
 
-/// At most `most` sessions for reading documents, opened when somebody needs them.
+/// A pool of at most `most` sessions for reading documents, opened on demand.
 pub fn sessions(db: &Db, most: usize) -> Arc<Pool<Session>> {
     let db = db.clone();
     Pool::new(most, move |purpose| {
@@ -89,7 +89,7 @@ pub struct Loader {
     borrower: Borrower,
     /// Whose the collections are; none where they are everybody's.
     owner: Option<TenantId>,
-    statements: AsyncMutex<HashMap<CollectionName, Arc<Sql>>>,
+    statements: AsyncMutex<HashMap<CollectionName, Arc<ReadSql>>>,
     /// Bytes of documents that one request may be answered with, and all requests of a tenant in one reading but for
     /// its first.
     most_bytes: usize,
@@ -99,8 +99,8 @@ pub struct Loader {
     asked: Notify,
 }
 
-/// How documents of a collection are read, and their versions.
-struct Sql {
+/// The statements that read a collection's documents, and their versions.
+struct ReadSql {
     read: String,
     versions: String,
 }
@@ -140,14 +140,14 @@ impl Loader {
     }
 
     /// The statements on a collection.
-    async fn sql(&self, session: &Session, collection: &CollectionName) -> Result<Arc<Sql>, Error> {
+    async fn sql(&self, session: &Session, collection: &CollectionName) -> Result<Arc<ReadSql>, Error> {
         let mut known = self.statements.lock().await;
         if let Some(sql) = known.get(collection) {
             return Ok(sql.clone());
         }
         let table = table(session, self.owner.as_ref(), collection).await?;
         let (read, versions) = (on(&table, include_str!("read.sql")), on(&table, include_str!("versions.sql")));
-        let sql = Arc::new(Sql { read, versions });
+        let sql = Arc::new(ReadSql { read, versions });
         known.insert(collection.clone(), sql.clone());
         Ok(sql)
     }

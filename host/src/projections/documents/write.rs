@@ -115,23 +115,23 @@ pub enum WriteError {
 
 /// The statements that write a processor's collections.
 pub struct Writer {
-    sql: HashMap<CollectionName, Sql>,
+    sql: HashMap<CollectionName, WriteSql>,
 }
 
 /// The statements that write one collection.
-struct Sql {
+struct WriteSql {
     put: String,
     remove: String,
 }
 
-/// Those that some documents need, prepared on the session in whose transaction they are written.
-pub struct Prepared<'a> {
+/// The statements that some documents need, prepared on the session of their transaction.
+pub struct PreparedWrites<'a> {
     owned: bool,
     parts: Vec<(&'a [Write], Statement, Statement)>,
 }
 
 impl Writer {
-    /// Looks up their tables. The collections exist already, and are a tenant's own or everybody's.
+    /// Looks up the tables of collections, which exist already and are a tenant's own or shared.
     pub async fn open(
         session: &Session,
         owner: Option<&TenantId>,
@@ -141,24 +141,24 @@ impl Writer {
         for collection in collections {
             let table = table(session, owner, collection).await?;
             let (put, remove) = (on(&table, include_str!("put.sql")), on(&table, include_str!("remove.sql")));
-            sql.insert(collection.clone(), Sql { put, remove });
+            sql.insert(collection.clone(), WriteSql { put, remove });
         }
         Ok(Writer { sql })
     }
 
-    /// Prepares the statements that some documents need, where the session has not yet.
-    pub async fn prepare<'a>(&self, session: &Session, writes: &'a Writes) -> Result<Prepared<'a>, Error> {
+    /// Prepares the statements that some documents need, unless the session has prepared them already.
+    pub async fn prepare<'a>(&self, session: &Session, writes: &'a Writes) -> Result<PreparedWrites<'a>, Error> {
         let mut parts = Vec::with_capacity(writes.by_collection.len());
         for (collection, writes) in &writes.by_collection {
-            let Some(Sql { put, remove }) = self.sql.get(collection) else { continue };
+            let Some(WriteSql { put, remove }) = self.sql.get(collection) else { continue };
             let (put, remove) = tokio::try_join!(session.prepared(put), session.prepared(remove))?;
             parts.push((writes.as_slice(), put, remove));
         }
-        Ok(Prepared { owned: writes.owned, parts })
+        Ok(PreparedWrites { owned: writes.owned, parts })
     }
 }
 
-impl Prepared<'_> {
+impl PreparedWrites<'_> {
     /// Writes the documents in the session's transaction, at most two statements a collection, all sent at its first poll. After an error
     /// the transaction must not be committed.
     pub async fn write(&self, session: &Session) -> Result<(), WriteError> {
