@@ -1,8 +1,10 @@
 //! Tenants as their operator sees them: what each is allowed, and what each has used.
 //!
 //! Tenants are discovered from events; nobody has to list one. Settings name those that differ from the others, and [`Tenants`] answers for all.
-//! [`replacements`] are their own processors that replace shared ones; [`rates`] holds a tenant to what it may write and compute in a second; [`usage`] counts what each has cost, and a table keeps the sums, so that they can be
-//! asked for whether or not a host runs. How time on the guest threads is shared is the scheduler's; what a call may take is the sandbox's.
+//! [`replacements`] holds the tenants' own processors that replace shared ones. [`rates`] bounds what a
+//! tenant may write and compute in a second. [`usage`] counts what each has cost, and a table keeps the
+//! sums, so that they can be asked for whether or not a host runs. The scheduler shares the time of the
+//! guest threads, and the sandbox bounds a call.
 
 pub mod rates;
 pub mod replacements;
@@ -69,14 +71,14 @@ impl Tenants {
         own.map(|(tenant, settings)| (tenant.clone(), settings.threads)).collect()
     }
 
-    /// Tenants that wait in a processor because the settings say so, or because a processor of their
-    /// own replaces it, and why.
+    /// Tenants that wait in a processor because of the settings, or because their own processor
+    /// replaces it, each with the reason.
     pub fn held(&self, processor: &ProcessorId) -> Vec<(TenantId, Reason)> {
         let by_settings =
             self.named().filter_map(|(tenant, settings)| Some((tenant.clone(), settings.holds(tenant, processor)?)));
         let mut held: Vec<(TenantId, Reason)> = by_settings.collect();
         let replacements = self.0.replacements.borrow();
-        // One that the settings keep from the tenant's events replaces nothing.
+        // A processor that the settings keep from the tenant's events replaces nothing.
         let may = |own: &ProcessorId, tenant| self.0.settings.get(tenant).is_none_or(|settings| settings.allows(own));
         let replaced = replacements.of(processor).filter(|(tenant, own)| may(own, tenant));
         let replaced: Vec<_> = replaced.filter(|(tenant, _)| held.iter().all(|(other, _)| other != *tenant)).collect();
@@ -84,13 +86,13 @@ impl Tenants {
         held
     }
 
-    /// Says which processors of tenants' own there are. Each replaces the shared one of its family.
-    /// Whether that is news.
+    /// Sets the tenants' own processors, each of which replaces the shared one of its family. Returns
+    /// whether the set changed.
     pub fn replace(&self, own: BTreeSet<ProcessorId>) -> bool {
         self.0.replacements.send_if_modified(|now| now.replace(own))
     }
 
-    /// The processors of tenants' own, and news of them.
+    /// The tenants' own processors, and notice of their changes.
     pub fn replacements(&self) -> watch::Receiver<Replacements> {
         self.0.replacements.subscribe()
     }

@@ -144,7 +144,7 @@ fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
     found
 }
 
-/// Tenants whose own processors replace this one.
+/// Notes on the tenants whose own processors replace this one.
 fn replaced(facts: &Facts, p: &ProcessorStatus, about: About<'_>) -> Vec<Finding> {
     let own = facts.plugins.iter().filter_map(|file| Some((file, file.processor.split_once('/')?)));
     let own = own.filter(|(_, (tenant, id))| *id == p.id && about.tenant.is_none_or(|asked| asked == *tenant));

@@ -1,7 +1,7 @@
-//! What operators set for one plugin: texts by key, the same for all tenants or a tenant's own.
+//! The settings of one plugin: texts by key, common to all tenants or for one tenant.
 //!
-//! Values may be secrets: they are shown nowhere, and a tenant's own reach only instances of that
-//! tenant.
+//! Values may be secrets. They are shown nowhere, and a tenant's own values reach only instances of
+//! that tenant.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -17,12 +17,12 @@ pub struct PluginSettings(Arc<ByTenant>);
 #[derive(Default, PartialEq, Eq)]
 struct ByTenant {
     all: Values,
-    /// Of tenants with values of their own: those, and for other keys the common ones.
+    /// For each tenant with values of its own: those, and the common ones of the other keys.
     tenants: BTreeMap<TenantId, Values>,
 }
 
 impl PluginSettings {
-    /// Common settings, and tenants' own ones, which override them key by key.
+    /// Common settings, and tenants' own, which override them key by key.
     pub fn new(all: BTreeMap<String, String>, tenants: BTreeMap<TenantId, BTreeMap<String, String>>) -> Self {
         let over = |own: BTreeMap<String, String>| {
             let mut values = all.clone();

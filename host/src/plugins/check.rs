@@ -242,7 +242,7 @@ fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits),
     let manifest = Manifest::parse(&text).map_err(wrong)?;
     if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some() || manifest.settings.have_tenants()) {
         return Err(wrong(format!(
-            "tenants: what lies in the folder {tenant} is that tenant's alone; leave the line out, and write its settings under [settings]"
+            "tenants: a plugin in the folder {tenant} is that tenant's alone; remove `tenants`, and write its settings under [settings]"
         )));
     }
     let limits = manifest.limits(host, file.tenant.as_ref()).map_err(wrong)?;

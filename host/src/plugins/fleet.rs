@@ -150,8 +150,8 @@ impl Fleet {
         self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
     }
 
-    /// Says which processors of tenants' own there are. While one is here, lanes of its tenant wait in
-    /// the shared processor of its family.
+    /// Sets the tenants' own processors. While one is in the set, its tenant's lanes wait in the shared
+    /// processor of its family.
     pub fn replace(&self, own: BTreeSet<ProcessorId>) {
         let replacements = self.ground.tenants.replacements();
         let before = replacements.borrow().clone();
@@ -171,8 +171,8 @@ impl Fleet {
         }
     }
 
-    /// Lets lanes that a shared processor has blocked wait for the tenant's own one that replaces it
-    /// now, and for nobody else.
+    /// Resumes the lanes that the shared processor has blocked for the tenant. They wait for the
+    /// tenant's own processor, which replaces it now, and no longer for a person.
     pub async fn resume_replaced(&self, session: &Session, own: &ProcessorId) {
         let Some(tenant) = own.owner() else { return };
         let shared = ProcessorId::from(own.family().clone());

@@ -270,7 +270,7 @@ impl Listed {
     }
 }
 
-/// The shared processors that are replaced for tenants: each with the tenant's own one.
+/// The shared processors that are replaced for a tenant, each with the tenant's own.
 pub fn replacements(plugins: &[Listed]) -> Vec<(&str, ProcessorId)> {
     let own = plugins.iter().filter_map(|own| ProcessorId::parse(&own.processor).ok());
     let own = own.filter(|own| own.owner().is_some());

@@ -1,7 +1,7 @@
 //! `NAME.toml` beside `NAME.wasm`: what an operator says about one plugin.
 //!
 //! ```toml
-//! tenants = ["acme", "globex"]  # whose events it handles; default: everybody's
+//! only-tenants = ["acme", "globex"]  # whose events it handles; default: everybody's
 //! max-batch-size = 500          # at most so many events in one call; default: what the plugin says
 //! on-change = "continue"        # a version with other event types or another read-model version goes on with the documents that are there;
 //!                               # default "refuse". Another partitioning is always refused
@@ -10,11 +10,12 @@
 //! cpu-ms = 5000
 //! [settings]                    # what the plugin can ask for: texts, numbers, true and false
 //! currency = "EUR"
-//! [tenants.acme.settings]       # the same for one tenant, instead of the above key by key; not in a tenant's folder
+//! [tenants.acme.settings]       # for one tenant, overrides the above key by key; not in a tenant's folder
 //! currency = "USD"
 //! ```
 //!
-//! A file has `tenants` only once, so `only-tenants = ["acme"]` stands for the list where tenants have settings.
+//! In a file without `[tenants.NAME.settings]`, the list may also be written as `tenants = ["acme"]`. TOML
+//! allows that key only once.
 //!
 //! Nothing of it is needed. A key that is not known is an error with its line and the nearest one that is; a changed manifest is taken like a changed plugin.
 //! When tenants are added they begin where the processor stands.
@@ -53,7 +54,7 @@ pub struct Manifest {
     pub on_change: OnChange,
     /// Whether a version that fails where the one that runs does not is kept from taking over.
     pub dry_run: bool,
-    /// What the plugin can ask for.
+    /// The settings that the plugin can read.
     pub settings: PluginSettings,
     limits: BTreeMap<String, u64>,
 }
@@ -70,7 +71,7 @@ struct Written {
     settings: BTreeMap<String, toml::Value>,
 }
 
-/// `tenants`: whose events it handles, or what differs for some.
+/// `tenants`: the list of tenants whose events the plugin handles, or a table of what differs for some.
 enum WrittenTenants {
     Only(Vec<String>),
     Each(BTreeMap<String, WrittenTenant>),
@@ -88,7 +89,7 @@ struct WrittenTenant {
     settings: BTreeMap<String, toml::Value>,
 }
 
-/// By hand: a derived choice between the two would lose the lines of errors.
+/// Written by hand, because errors of a derived (untagged) enum do not name their line.
 impl<'de> Deserialize<'de> for WrittenTenants {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
@@ -155,7 +156,7 @@ impl Manifest {
     /// Reads a manifest's text. The error names the line, and what to write instead.
     pub fn parse(text: &str) -> Result<Manifest, String> {
         let written: Written = toml::from_str(text).map_err(|error| {
-            // The whole error would show the line itself, which may be a secret.
+            // The whole error would show the line itself, which may hold a secret.
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             let message = without_values(error.message());
@@ -283,7 +284,7 @@ fn texts(place: &str, values: BTreeMap<String, toml::Value>) -> Result<BTreeMap<
     values.into_iter().map(text_of).collect()
 }
 
-/// A message without what it quotes of a value.
+/// An error's message without the value that it quotes.
 fn without_values(message: &str) -> String {
     match (message.find('"'), message.rfind('"')) {
         (Some(first), Some(last)) if first < last => format!("{}…{}", &message[..=first], &message[last..]),

@@ -113,7 +113,7 @@ pub struct Registry {
     dry_runs: Option<DryRuns>,
     /// Where no former version can run either.
     no_way_back: NoWayBack,
-    /// Tenants' folders that cannot be read.
+    /// Tenants' folders that cannot be read, and what ran from them.
     unread: Unread,
     /// What is wrong with the folder's other entries.
     reports: Reports,

@@ -29,7 +29,7 @@ use crate::model::{
 /// What the host keeps beside a guest.
 pub(in crate::sandbox) struct State {
     pub(super) identity: Arc<Identity>,
-    /// What operators set, for the tenant that the store belongs to.
+    /// The settings for the tenant of this instance.
     pub(super) settings: Values,
     pub(super) call: Call,
     pub(super) growth: Growth,

@@ -11,9 +11,10 @@ use crate::model::{handler::Reason, ids::TenantId};
 
 pub(super) use logging::Level;
 
-/// Bytes of printed errors that are kept to be quoted. 900: what a reason, which is cut at 1,000, has room for.
+/// Bytes of printed errors that a reason can quote. 900: a reason is cut at 1,000 bytes.
 const ERRORS_BYTES: usize = 900;
-/// Printed by Rust's runtime, which those of JavaScript and Python are written in, behind each panic. There is no environment to set.
+/// A hint that Rust's runtime prints after each panic; it is useless, as a guest has no environment. The
+/// runtimes of JavaScript and Python print it too, since they are written in Rust.
 const NOT_AN_ERROR: &str = "note: run with `RUST_BACKTRACE=1`";
 
 /// The guest's log lines of one call, within their limits.
@@ -29,9 +30,9 @@ pub(super) struct Log {
     flooded: u32,
     /// Lines that were longer than they may be.
     cut: u32,
-    /// The last line at `critical`: what a guest says on purpose before it traps.
+    /// The last line at `critical`, which a guest logs on purpose before it traps.
     critical: Option<String>,
-    /// The last lines that were printed as errors: what a language's runtime says, such as an exception and its stack.
+    /// The last lines on standard error, where a language's runtime prints an exception and its stack.
     errors: VecDeque<String>,
     errors_bytes: usize,
     /// What was printed since the last whole line, to standard output and as errors.
@@ -55,7 +56,7 @@ impl Log {
         }
     }
 
-    /// What the guest said last: what it logged at `critical`, or else what it printed as errors.
+    /// The guest's last words: its last line at `critical`, or else its last lines on standard error.
     pub(super) fn last_words(&self) -> Option<Cow<'_, str>> {
         match &self.critical {
             Some(said) => Some(said.into()),
@@ -168,14 +169,15 @@ impl Log {
         self.line(processor, level, if error { "stderr" } else { "stdout" }, &text);
     }
 
-    /// Keeps the last errors that a reason can quote; of a longer line its beginning, where the message is.
+    /// Keeps the last errors that a reason can quote. A longer line is cut at its end, since the message
+    /// is at its beginning.
     fn keep_error(&mut self, text: &str) {
         if text.starts_with(NOT_AN_ERROR) {
             return;
         }
         let line = &text[..text.floor_char_boundary(ERRORS_BYTES.min(self.line_bytes))];
         self.errors.push_back(line.to_owned());
-        // Each has a line break, but for the last.
+        // Each line but the last ends with a line break.
         self.errors_bytes += line.len() + 1;
         while self.errors_bytes > ERRORS_BYTES + 1 {
             let Some(first) = self.errors.pop_front() else { break };

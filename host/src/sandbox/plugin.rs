@@ -54,7 +54,7 @@ impl Identity {
         &self.collections
     }
 
-    /// What an operator has set for it and this tenant.
+    /// Its settings for a tenant.
     pub(super) fn settings(&self, tenant: &TenantId) -> Values {
         self.settings.of(tenant)
     }

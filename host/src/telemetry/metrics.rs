@@ -4,8 +4,8 @@
 //! far processors are behind, how many instances live) is asked for when they are read
 //! ([`Gauges`]). Names begin with `sandmill_`, units are seconds and bytes. Labels are ids of
 //! processors, names from short fixed lists, and the tenants that an operator has listed
-//! (`metrics.tenants`): never a lane's or an event's words, so the number of series is bounded by
-//! what an operator has installed.
+//! (`metrics.tenants`), never a lane's or an event's words. So the number of series is bounded by what
+//! an operator has installed and listed.
 
 use std::{
     fmt,
@@ -59,11 +59,11 @@ pub struct Gauges {
     pub sandbox: Option<SandboxGauges>,
     /// How processors stand; none while that could not be asked in time.
     pub processors: Option<Vec<ProcessorGauges>>,
-    /// What the tenants have used that an operator has listed.
+    /// The usage of the tenants that an operator has listed.
     pub tenants: Vec<TenantGauges>,
 }
 
-/// What one tenant has used, over all hosts there were, and how its lanes stand.
+/// One tenant's usage, summed over all hosts so far, and its lanes by state.
 #[derive(Clone, Debug, Default)]
 pub struct TenantGauges {
     /// Its name.
@@ -258,7 +258,7 @@ impl Collector for Asked {
         to.gauges(letters, None, all().map(|p| (vec![("processor", &*p.id)], p.dead_letters)))?;
         let paused = ("paused", "1 while a person has paused the processor");
         to.gauges(paused, None, all().map(|p| (vec![("processor", &*p.id)], i64::from(p.paused))))?;
-        // Their names would stand there without any sample.
+        // Without tenants, these metrics would be listed without any sample.
         if asked.tenants.is_empty() { Ok(()) } else { TenantGauges::encode(&asked.tenants, &mut to) }
     }
 }
@@ -313,7 +313,7 @@ mod tests {
 
     use super::*;
 
-    /// Every metric that there is, with a sample of each.
+    /// Every metric, with a sample of each.
     fn all() -> String {
         let metrics = Metrics::default();
         let carts = metrics.of_processor("carts");
@@ -347,9 +347,9 @@ mod tests {
         assert!(!Metrics::default().show(&Gauges::default()).contains("tenant"));
     }
 
-    /// What the dashboard and the alerts ask for is there under that name.
+    /// Every metric that the dashboard and the alerts query exists under that name.
     #[test]
-    fn the_dashboard_and_the_alerts_use_metrics_that_there_are() {
+    fn the_dashboard_and_the_alerts_query_metrics_that_exist() {
         let text = all();
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         let names: BTreeSet<&str> = samples.filter_map(|line| line.split(['{', ' ']).next()).collect();

@@ -1,7 +1,7 @@
 //! A tenant's own processors that replace shared ones.
 //!
-//! `acme/orders` replaces the shared `orders` for acme: while it is here, acme's lanes in `orders`
-//! wait as if they were paused, with [`REPLACED`] as their reason. Their rows say where they
+//! `acme/orders` replaces the shared `orders` for acme. While it runs, acme's lanes in `orders` wait as
+//! if they were paused, with [`REPLACED`] as their reason. Their rows say where they
 //! stopped, so `orders` continues from there when `acme/orders` is gone, and loses nothing.
 //! Each of the two has documents of its own, which its own progress covers.
 
@@ -12,8 +12,8 @@ use crate::model::{
     ids::{ProcessorId, TenantId},
 };
 
-/// The class of the reason for which lanes wait while their tenant's own processor replaces the
-/// shared one. Queries that count lanes which wait for somebody leave it out.
+/// The class of the reason of lanes that wait because their tenant's own processor replaces the shared
+/// one. Queries that count waiting lanes leave it out.
 pub const REPLACED: &str = "replaced";
 
 /// The tenants' own processors of a host.
@@ -24,7 +24,7 @@ pub struct Replacements {
 }
 
 impl Replacements {
-    /// How often they have changed, so that a reader can show what it has seen.
+    /// The number of changes so far, by which a reader shows which set it has applied.
     pub fn changes(&self) -> u64 {
         self.changes
     }
@@ -35,7 +35,7 @@ impl Replacements {
         own.filter_map(|own| Some((own.owner()?, own)))
     }
 
-    /// Replaces the set. Whether that changed it.
+    /// Replaces the set. Returns whether that changed it.
     pub(super) fn replace(&mut self, own: BTreeSet<ProcessorId>) -> bool {
         if self.own == own {
             return false;
@@ -45,7 +45,7 @@ impl Replacements {
     }
 }
 
-/// Why a lane waits that another processor replaces.
+/// The reason of a lane whose tenant's own processor replaces the shared one.
 pub(super) fn reason(own: &ProcessorId) -> Reason {
     Reason::new(REPLACED, format!("{own} handles this tenant's events instead"))
 }
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_that_the_settings_keep_from_a_tenants_events_replaces_none() {
+    fn a_processor_that_a_tenants_settings_do_not_list_replaces_none() {
         let id = |text: &str| ProcessorId::parse(text).unwrap();
         let held = |processors: Option<&[&str]>, paused: bool| {
             let processors = processors.map(|ids| ids.iter().map(|id| id.to_string()).collect());

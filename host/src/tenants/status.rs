@@ -78,7 +78,7 @@ impl Order {
     }
 }
 
-/// What a tenant has used so far, and how its lanes stand.
+/// A tenant's usage so far, and its lanes by state.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TenantSums {
     /// Its name.
@@ -87,7 +87,7 @@ pub struct TenantSums {
     pub events: i64,
     /// CPU time of its guests.
     pub cpu_seconds: f64,
-    /// Times that its guests were refused something.
+    /// How often its guests were refused something.
     pub refusals: i64,
     /// Its lanes behind, by state.
     pub lanes: [(&'static str, i64); 4],

@@ -53,7 +53,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_gone() {
     append("globex", 2).await;
     until_counts(&database, 2, 0).await;
 
-    // What does not run replaces nothing.
+    // A file that does not run replaces nothing.
     give(folder.path(), "acme", "x", b"no component");
     until_error(folder.path(), "acme/x", "").await;
     append("acme", 1).await;
@@ -77,7 +77,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_gone() {
     assert_eq!(status["replaced"], json!([{"processor": "scripted", "tenant": "acme", "by": "acme/scripted"}]));
     let note = "acme/scripted handles the events of tenant acme instead of scripted";
     eventually("nothing is behind", async || {
-        // What concerns no lane is passed over, and that is stored late.
+        // Progress over events of no lane is stored late.
         let told = json(&database, &["explain", "--json"]).await;
         let found = told["findings"].as_array().unwrap();
         let lag = json(&database, &["tenants", "acme", "--json"]).await["tenants"][0]["lagEvents"].as_i64()?;
@@ -93,7 +93,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_gone() {
         let told = run(&database, &[command]).await.unwrap();
         assert!(told.contains(&format!("{note}\n")), "{told}");
     }
-    // What a person resumes waits all the same.
+    // Lanes that a person resumes still wait.
     run(&database, &["resume", "scripted", "--tenant", "acme"]).await.unwrap();
 
     // A swap and a file that is refused leave it in place.
@@ -121,10 +121,10 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_gone() {
     assert_log(&database, "scripted_log", "e.tenant <> 'acme' or e.version <= 7").await;
 }
 
-/// A version of its own is what a tenant gets whose events the shared plugin cannot handle: the lanes
-/// that this one has blocked then wait for nobody, and try again when it is alone.
+/// A tenant whose events the shared plugin cannot handle gets a plugin of its own. The lanes that the
+/// shared one has blocked then need no person, and try again once it is alone.
 #[tokio::test(flavor = "multi_thread")]
-async fn lanes_that_the_shared_processor_has_blocked_wait_for_the_own_one() {
+async fn blocked_lanes_of_the_shared_processor_wait_for_the_tenants_own_one() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     place(folder.path(), "scripted.wasm", &version("scripted", "T000001"));
@@ -140,8 +140,8 @@ async fn lanes_that_the_shared_processor_has_blocked_wait_for_the_own_one() {
     host.stop().await;
 }
 
-/// A start does not hand events over: not while the file is compiled, and not where what ran last
-/// runs in its place.
+/// A start hands no events over to the shared processor: not while the file is compiled, and not if the
+/// file is refused and the version that ran last runs in its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_leaves_the_tenants_own_processor_in_place() {
     let database = database().await;
@@ -192,10 +192,10 @@ async fn a_restart_leaves_the_tenants_own_processor_in_place() {
     assert_log(&database, "\"scripted_log@acme\"", "e.tenant = 'acme'").await;
 }
 
-/// No matter what is killed while the own one comes and goes, each of the two has every event that
-/// it handled exactly once, and in the end all of them.
+/// No matter what is killed while the tenant's own processor comes and goes, neither of the two handles
+/// an event twice, and in the end both have handled all of theirs.
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_while_it_comes_and_goes_and_nothing_is_lost_or_repeated() {
+async fn kills_while_the_own_processor_comes_and_goes_lose_and_repeat_nothing() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let mut random = Random::seeded();

@@ -3,9 +3,11 @@
 //! `plugins/acme/x.wasm` with the id of the shared processor `orders` is `acme/orders`. From just
 //! before it begins until it has ended, acme's lanes in `orders` wait
 //! ([`replacements`](crate::tenants::replacements)). A file that is refused replaces nothing, so
-//! `orders` keeps handling acme's events. At a start, `orders` waits for files that ran as
-//! `acme/orders` last, also while their folder cannot be read; otherwise it would handle acme's
-//! events until they are compiled.
+//! `orders` keeps handling acme's events.
+//!
+//! When a host starts, acme's lanes in `orders` also wait for a file that last ran as `acme/orders`,
+//! even while its folder cannot be read. Otherwise `orders` would handle acme's events until that file
+//! is compiled.
 
 use std::collections::BTreeSet;
 
@@ -15,14 +17,14 @@ use crate::model::ids::{ProcessorId, TenantId};
 /// Tenants' folders that cannot be read.
 #[derive(Default)]
 pub(super) struct Unread {
-    /// As of the last look.
+    /// The folders, as of the last look.
     pub(super) folders: BTreeSet<TenantId>,
     /// The tenants' own processors that ran from them when the host started.
     pub(super) ran: BTreeSet<ProcessorId>,
 }
 
 impl Unread {
-    /// Forgets what ran from folders that can be read now.
+    /// Forgets the processors from folders that can be read now.
     fn forget_read(&mut self) {
         let Unread { folders, ran } = self;
         ran.retain(|id| id.owner().is_some_and(|owner| folders.contains(owner)));
@@ -30,8 +32,8 @@ impl Unread {
 }
 
 impl Registry {
-    /// Lets tenants' own processors replace shared ones: those that run, those that begin now, and
-    /// those of which it is not known yet whether they do.
+    /// Sets the tenants' own processors that replace shared ones: those that run, those that begin now,
+    /// and those whose start is undecided.
     pub(super) fn replace_shared(&mut self, beginning: &[Follower]) {
         if self.settling.due().is_none() && self.start.as_ref().is_none_or(Start::is_known) {
             self.unread.forget_read();

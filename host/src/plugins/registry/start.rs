@@ -161,12 +161,12 @@ impl Start {
         open.any(|other| self.ran(other).is_none_or(|ran| !ran.runs() || is_lockstep(&ran.processor)))
     }
 
-    /// Whether it is known what ran last.
+    /// Whether the files that ran last are known.
     pub(super) fn is_known(&self) -> bool {
         self.ran.is_some()
     }
 
-    /// Tenants' own processors that ran last from files of which it is not known yet whether they run.
+    /// Tenants' own processors that ran last from files whose start is undecided.
     pub(super) fn own_to_come(&self) -> impl Iterator<Item = ProcessorId> {
         self.open.keys().filter_map(|plugin| own_processor(self.ran(plugin)?))
     }
@@ -177,7 +177,7 @@ impl Start {
     }
 }
 
-/// The tenant's own processor that a file runs, or ran last; none if the file was gone since.
+/// The tenant's own processor that a file runs or ran last; none if the file has gone since.
 fn own_processor(ran: &Listed) -> Option<ProcessorId> {
     let id = ProcessorId::parse(&ran.processor).ok().filter(|_| !ran.is_gone)?;
     id.owner().is_some().then_some(id)

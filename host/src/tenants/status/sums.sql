@@ -1,5 +1,5 @@
--- Reads what tenants have used so far, and their lanes behind by state, without those that a tenant's
--- own processor replaces. A tenant that has used nothing has zeros.
+-- Reads the usage of tenants so far, and their lanes behind by state, without those that a tenant's own
+-- processor replaces. A tenant without usage has zeros.
 -- $1 tenants text[]
 select given.tenant, coalesce(u.events, 0), coalesce(u.cpu_seconds, 0), coalesce(u.refusals, 0),
        lanes.blocked, lanes.retrying, lanes.paused, lanes.catching_up
@@ -9,7 +9,7 @@ cross join lateral (
   select coalesce(sum(of_one.blocked), 0)::bigint as blocked, coalesce(sum(of_one.retrying), 0)::bigint as retrying,
          coalesce(sum(of_one.paused), 0)::bigint as paused, coalesce(sum(of_one.catching_up), 0)::bigint as catching_up
   from sandmill.processors p
-  -- By their key: a count for each processor.
+  -- One count for each processor, so that the key of the exceptions is used.
   cross join lateral (
     select count(*) filter (where x.state = 'blocked') as blocked, count(*) filter (where x.state = 'retrying') as retrying,
            count(*) filter (where x.state = 'paused' and x.class <> 'replaced') as paused,
