@@ -2,8 +2,8 @@
 //!
 //! It answers from the start of the process to its end, also while the host waits for its database.
 //! The number of connections and the time of each are bounded, so clients cannot slow the host.
-//! Responses contain ids of processors and numbers, no events, and of tenants only those that an
-//! operator has listed. A service manager learns the same phases ([`systemd`]).
+//! Responses contain ids of processors and numbers, no events, and only those tenants that an operator
+//! has listed. A service manager is notified of the same phases ([`systemd`]).
 
 mod systemd;
 
@@ -64,7 +64,7 @@ const TENANTS: usize = 100;
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Tenants with series of their own on `/metrics`: events, guests' CPU time, refusals, lanes by
-    /// state. Default: none, since whoever reads the metrics learns their names. At most 100.
+    /// state. Default: none, since readers of the metrics learn their names. At most 100.
     pub tenants: Vec<String>,
 }
 
@@ -74,7 +74,7 @@ impl Config {
         if self.tenants.len() > TENANTS {
             let listed = self.tenants.len();
             return Err(format!(
-                "metrics.tenants lists {listed} tenants, and {TENANTS} may have metrics of their own; `sandmill tenants` shows all"
+                "metrics.tenants lists {listed} tenants; list at most {TENANTS}. `sandmill tenants` shows all of them"
             ));
         }
         self.tenants.iter().try_for_each(|name| match TenantId::parse(name) {
@@ -219,7 +219,7 @@ impl Watched {
     }
 }
 
-/// What the database says of processors, and of the tenants that are asked for.
+/// The database's answer: its processors, and the listed tenants.
 type Answer = (Vec<ProcessorGauges>, Vec<TenantGauges>);
 
 fn of_tenant(TenantSums { tenant, events, cpu_seconds, refusals, lanes }: TenantSums) -> TenantGauges {
@@ -336,7 +336,7 @@ mod tests {
         let many: Vec<String> = (0..=TENANTS).map(|number| format!("t{number}")).collect();
         assert_eq!(check(&many[1..]), Ok(()));
         let error = check(&many).unwrap_err();
-        assert!(error.starts_with("metrics.tenants lists 101 tenants, and 100 may have"), "{error}");
+        assert!(error.starts_with("metrics.tenants lists 101 tenants; list at most 100"), "{error}");
         let error = check(&["a b".into()]).unwrap_err();
         assert!(error.starts_with("metrics.tenants: `a b` is not a valid tenant name"), "{error}");
     }

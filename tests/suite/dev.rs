@@ -66,7 +66,7 @@ impl Place {
         .await;
     }
 
-    /// Waits until `dev` suggests an event for a processor, and gives the command.
+    /// Waits until `dev` suggests an event for a processor, and returns the command.
     async fn suggested(&self, processor: &str) -> String {
         let begin = format!("`{processor}` is running. Append an event that it handles:\n  ");
         eventually(&format!("an event is suggested for {processor}"), async || {
@@ -225,7 +225,7 @@ async fn a_database_that_is_named_is_used() {
     assert_eq!(dev.end(Signal::INT).await.code(), Some(0));
 }
 
-/// What is suggested is copied into a shell.
+/// A suggestion runs when it is copied into a shell.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_suggested_for_each_plugin_that_runs() {
     let place = Place::new();
@@ -247,7 +247,7 @@ async fn an_event_is_suggested_for_each_plugin_that_runs() {
     assert!(ran.status.success(), "{suggested}: {}", stderr(&ran));
     place.shows("cart_summary", r#""total": 998"#).await;
 
-    // One that comes later, of whose events there is no sample.
+    // A plugin that starts later, without a sample of its events.
     place.plug("route-performance");
     let suggested = place.suggested("route-performance").await;
     assert!(

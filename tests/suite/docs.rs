@@ -1,4 +1,4 @@
-// The pages on appending and reading, run as they stand there.
+// The examples of the pages on appending and reading, run as they are printed.
 //
 // A block that follows the comment `<!-- tested -->` is run by a shell as the host's role, one after
 // `<!-- tested: as ROLE -->` as that role: SQL on a session of its own, JavaScript by node, Python by
@@ -27,11 +27,11 @@ use serde_json::json;
 struct Example {
     /// Where it begins.
     line: usize,
-    /// Who runs it; none: the host's role.
+    /// The role that runs it; none for the host's role.
     role: Option<String>,
     language: String,
     text: String,
-    /// What it prints, where the page says so.
+    /// Its output, if the page shows it.
     shown: Option<String>,
 }
 
@@ -67,7 +67,7 @@ fn examples(markdown: &str) -> Vec<Example> {
     examples
 }
 
-/// A server of a page's own, as it makes roles.
+/// A page, with a server of its own, since its examples make roles.
 struct Page {
     name: &'static str,
     server: Embedded,
@@ -155,8 +155,7 @@ impl Page {
         printed
     }
 
-    /// What a program prints, which runs in the page's folder and finds the database by the
-    /// environment.
+    /// Runs a program in the page's folder and returns its output. The environment names the database.
     async fn program(&self, mut command: Command, file: &str, example: &Example) -> String {
         std::fs::write(self.folder.path().join(file), &example.text).unwrap();
         let (host, role) = (self.host(), example.role.as_deref().unwrap_or("sandmill"));
@@ -210,7 +209,7 @@ async fn run_page(page: &Page) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_page_on_appending_shows_is_what_happens() {
+async fn the_page_on_appending_shows_what_happens() {
     let page = Page::open("docs/appending.md").await;
     run_page(&page).await;
     // What was appended is what the programs say, and no refused event is among it.
@@ -223,7 +222,7 @@ async fn what_the_page_on_appending_shows_is_what_happens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_page_on_reading_shows_is_what_happens() {
+async fn the_page_on_reading_shows_what_happens() {
     let page = Page::open("docs/reading.md").await;
     let added = |quantity: u32, price: u32| json!({"sku": "mug", "quantity": quantity, "price": price}).to_string();
     for (tenant, stream, event_type, data) in [

@@ -108,7 +108,7 @@ async fn a_host_tells_how_it_does() {
     drop(silent);
 }
 
-/// Tenants are named only where an operator has listed them.
+/// Metrics name only the tenants that an operator has listed.
 #[tokio::test(flavor = "multi_thread")]
 async fn listed_tenants_have_metrics_of_their_own() {
     let database = database().await;
@@ -126,14 +126,14 @@ async fn listed_tenants_have_metrics_of_their_own() {
         "sandmill_tenant_refusals_total{tenant=\"bad\"} ",
         "sandmill_tenant_guest_cpu_seconds_total{tenant=\"acme\"} 0.",
     ];
-    // What tenants used is told now and then.
+    // The usage of tenants is stored now and then.
     let all = |_: u16, body: &str| wanted.iter().all(|line| body.contains(line));
     let text = host.until("the tenants' numbers are there", "/metrics", all).await;
     assert!(!text.contains("other"), "{text}");
     assert!(!text.contains("sandmill_tenant_refusals_total{tenant=\"bad\"} 0\n"), "{text}");
 }
 
-/// What a service manager such as systemd is told, over the socket that it names.
+/// The notifications of a service manager such as systemd, over the socket that it names.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_manager_learns_when_the_host_works_and_when_it_stops() {
     let database = database().await;
@@ -176,7 +176,7 @@ async fn a_service_manager_learns_when_the_host_works_and_when_it_stops() {
         assert_eq!(told().await, "READY=1\nSTATUS=works");
         until_stopped(other).await;
     }
-    // Where nobody listens it runs all the same.
+    // Without a listener on the socket, the host runs nevertheless.
     let mut command = sandmill(&database.address);
     command.env("NOTIFY_SOCKET", place.path().join("nobody")).args(["run", "--until-caught-up", "--plugins"]);
     command.arg(folder.path());

@@ -1,7 +1,7 @@
 //! The notification socket of a service manager such as systemd (`sd_notify`, `Type=notify`).
 //!
 //! The manager names the socket in `NOTIFY_SOCKET`; without that variable nothing is sent. A message
-//! that cannot be sent at once is lost, since no host waits for its manager.
+//! that cannot be sent at once is lost, so a host never waits for its manager.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -46,7 +46,7 @@ fn send(name: &OsStr, state: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The name of a socket that is no file.
+/// The name of an abstract socket, which is not a file.
 fn abstract_name(name: &OsStr) -> Option<&[u8]> {
     name.as_encoded_bytes().strip_prefix(b"@")
 }

@@ -48,8 +48,11 @@ const PLUGINS: &str = "plugins";
     after_help = "While it runs, other commands started in this folder or below it use its database if they name none. The data of a private \
          database stay in .sandmill until you remove that folder.
 
-A plugin that is built again goes on where it was, and lanes that it had blocked try again. What it has handled stays as it was made; to \
-have all documents made anew, end this, remove .sandmill, and append or import the events again.
+For each plugin that starts, it prints a command that appends an event which the plugin handles: one of events.ndjson beside the plugin, \
+if that has one.
+
+A plugin that is built again resumes where it was, and lanes that it had blocked try again. Documents that it has made stay; to \
+make all of them again, end this, remove .sandmill, and append or import the events again.
 
 Examples:
   sandmill dev --plugins plugins
@@ -136,7 +139,7 @@ pub(super) async fn run(
         loop {
             tokio::select! {
                 ended = &mut work => break ended,
-                // Where nobody reads it any more, the work is done all the same.
+                // A closed standard output does not end the work.
                 suggestion = suggestions.next() => drop(output::tell(&suggestion)),
             }
         }

@@ -44,7 +44,7 @@ pub(super) struct DocumentsArgs {
     #[arg(long)]
     limit: Option<u32>,
     /// Print one JSON object a line: {"view", "tenant", "id", "version", "data"}; view is the
-    /// name of the collection's view
+    /// name of the collection's view, without its schema
     #[arg(long)]
     json: bool,
     /// Cut no line, also on a terminal

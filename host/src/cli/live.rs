@@ -98,7 +98,7 @@ impl Live {
         self.show(true).await
     }
 
-    /// Prints a text that stays where it is, above what is drawn.
+    /// Prints a text that stays, above the drawn lines.
     pub(super) fn print_above(&mut self, text: &str) {
         if let Surface::Screen(screen, _) = &mut self.surface {
             screen.print_above(text);

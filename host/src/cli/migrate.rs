@@ -54,7 +54,7 @@ pub(super) struct MigrateArgs {
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(*size_limit::RANGE.start())..=i64::from(*size_limit::RANGE.end())))]
     max_event_bytes: Option<u32>,
     /// Also set the schema of the collections' views, which is made if it is missing [a new store:
-    /// public]. Views that are there move, and the rights on them with them
+    /// public]. Existing views move, with the rights on them
     #[arg(long, value_name = "SCHEMA", value_parser = views_schema::parse)]
     views_schema: Option<String>,
     /// Take over a store that was restored from a dump or moved to another cluster: give events and
@@ -82,7 +82,8 @@ pub(super) struct MigrateArgs {
     /// documents
     #[arg(long, value_name = "ROLE")]
     revoke_read: Vec<String>,
-    /// With --grant-read and --revoke-read: a tenant whose documents they are about. May be repeated
+    /// With --grant-read or --revoke-read: the tenant whose documents the role may read. May be
+    /// repeated
     #[arg(long, value_name = "NAME", value_parser = super::append::tenant)]
     tenant: Vec<String>,
     /// Print one JSON object: {"applied": [name], "reanchored": {"events", "places",
@@ -98,9 +99,9 @@ impl MigrateArgs {
     /// What is to become of roles' permissions, in the order of the options.
     fn changes(&self) -> Result<Vec<Change>, Misuse> {
         if !self.tenant.is_empty() && self.grant_read.is_empty() && self.revoke_read.is_empty() {
-            return Err(Misuse("--tenant is about --grant-read or --revoke-read; name a role with one of them".into()));
+            return Err(Misuse("--tenant needs --grant-read or --revoke-read; add one of them with a role".into()));
         }
-        // No tenant is one entry: everybody's documents.
+        // Without a tenant there is one entry, for all tenants' documents.
         let tenants = |permission| -> Vec<Option<String>> {
             let named = self.tenant.iter().filter(|_| permission == Permission::Read);
             let named: Vec<_> = named.map(|tenant| Some(tenant.clone())).collect();
@@ -201,7 +202,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
     }
     if let Some(schema) = &args.views_schema {
         let before = views_schema::set_views_schema(&mut session, schema).await.map_err(|error| {
-            explain(&error).context("move the views; it waits for queries that read them, and for plugins that begin")
+            explain(&error).context("move the views; it waits for queries that read them, and for plugins that start")
         })?;
         moved = json!({ "before": before, "now": schema });
         tell(match before == *schema {

@@ -31,7 +31,7 @@ use crate::{
     after_help = "STATE is `paused`; or `failing` while its terms end with errors; or the worst state of its lanes (blocked, retrying, paused, catching-up); or `waiting` while it reads nothing because others are slow; \
          `behind` while events are waiting; `up to date`. A processor that nothing runs is `refused`, `absent` or `no host` (see `sandmill processors list --help`) instead of failing, waiting or behind. LAG counts unhandled events, AGE is how long ago the first of them was recorded, RATE is how many were handled per second lately. \
          `≥` marks a number that may be too low: of each lane behind, only the first event is counted. \
-         Lines below name errors that end terms, and events that were set aside as dead letters. Plugin files that the host does not run are named with the reason. A second table shows the first lanes of each processor that are behind, and why; --lanes shows more.
+         Lines below name errors that end terms, and events that were set aside as dead letters. Plugin files that the host does not run are named with the reason, and shared processors that a tenant's own one replaces are named with it. A second table shows the first lanes of each processor that are behind, and why; --lanes shows more.
 
 Exit codes: 0 shown; 1 failed, as when the database is away; with --check also 6 if something needs a person: no host runs, a processor is `failing`, `refused` \
          or `absent`, a lane is `blocked`, or a plugin file is refused. What a person paused, and what is behind or retries by itself, is well.

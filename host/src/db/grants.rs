@@ -42,7 +42,7 @@ pub struct Change {
     pub role: String,
     /// What it may do, or may no longer.
     pub permission: Permission,
-    /// Whose documents it is about, where that is one tenant.
+    /// The tenant whose documents the role may read; none for all tenants.
     pub tenant: Option<String>,
     /// Whether it is granted, rather than revoked.
     pub grant: bool,
@@ -105,7 +105,7 @@ pub async fn apply(session: &mut Session, changes: &[Change]) -> Result<Vec<Chan
             true => {
                 "insert into sandmill.role_grants (role, permission, tenant) values ($1, $2, $3) on conflict do nothing"
             }
-            // Without a tenant those of tenants end as well.
+            // Without a tenant, the grants for single tenants are deleted as well.
             false => "delete from sandmill.role_grants where role = $1 and permission = $2 and $3 in ('', tenant)",
         };
         let rows = transaction.execute(sql, &[role, &permission, &tenant]).await.map_err(denied)?;

@@ -173,7 +173,7 @@ pub async fn migrate(session: &mut Session) -> Result<Applied, MigrateError> {
     migrate_for_views_in(session, None).await
 }
 
-/// The same before the views are moved to a schema, so that rights are checked there.
+/// The same, for a move of the views to a schema that follows: rights are checked there.
 pub async fn migrate_for_views_in(session: &mut Session, schema: Option<&str>) -> Result<Applied, MigrateError> {
     check_server(session).await?;
     check_rights(session, schema).await?;

@@ -48,7 +48,7 @@ impl MissingRights {
 pub(super) const OWN_SCHEMAS: [&str; 3] = ["sandmill", "sandmill_documents", "sandmill_tenant"];
 
 /// Finds what the session's role lacks for migrating, if that is `pending`, and for running a host.
-/// With `views`, the views are about to move to that schema, which is made if it is missing.
+/// If `views` is given, the views are about to move to that schema, which is made if it is missing.
 pub(super) async fn missing(
     client: &impl GenericClient,
     pending: Option<bool>,

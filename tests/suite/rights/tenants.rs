@@ -3,7 +3,7 @@
 
 use super::*;
 
-/// What a role reads of a view by tenant: each tenant with its number of documents, or the error.
+/// The result of a role's read of a view: each tenant with its number of documents, or the error.
 async fn reads(session: &Session, view: &str) -> Result<Vec<(String, i64)>, String> {
     let sql = format!("select _partition, count(*) from sandmill_tenant.{view} group by 1 order by 1");
     let rows = session.query(&sql, &[]).await.map_err(|error| describe(&error))?;
@@ -73,7 +73,7 @@ async fn a_role_reads_the_tenant_that_it_was_granted_through_later_collections_a
     let moved = admin.query_one("select count(*) from public.scripted_log", &[]).await.unwrap();
     assert_eq!(moved.get::<_, i64>(0), 6, "the view of all documents reads the same generation");
 
-    // The grant decides, whatever the session sets.
+    // The grant decides, no matter what the session sets.
     choose(&reader, "globex").await;
     let refused = reads(&reader, "scripted_log").await.unwrap_err();
     assert!(refused.contains("the role acme_portal may not read documents of tenant globex"), "{refused}");
@@ -205,12 +205,12 @@ async fn a_document_is_found_by_its_id_through_the_tables_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_without_a_reader_is_a_misuse() {
+async fn a_tenant_without_a_role_that_reads_is_a_misuse() {
     let database = database().await;
     with_role(&database, "no_tenant").await;
     for (arguments, message) in [
-        (&["migrate", "--tenant", "acme"][..], "--tenant is about --grant-read or --revoke-read"),
-        (&["migrate", "--grant-append", "no_tenant", "--tenant", "acme"], "--tenant is about --grant-read"),
+        (&["migrate", "--tenant", "acme"][..], "--tenant needs --grant-read or --revoke-read"),
+        (&["migrate", "--grant-append", "no_tenant", "--tenant", "acme"], "--tenant needs --grant-read"),
         (&["migrate", "--grant-read", "no_tenant", "--tenant", "a b"], "a b"),
     ] {
         let (code, _, said) = run(&database.address, arguments).await;

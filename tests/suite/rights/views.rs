@@ -76,7 +76,7 @@ async fn views_move_with_the_rights_on_them_and_later_ones_follow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rights_are_checked_where_the_views_are_or_are_to_be() {
+async fn rights_are_checked_in_the_schema_that_holds_or_will_hold_the_views() {
     let database = empty_database().await;
     let address = with_role(&database, "views_maker").await;
     execute(&database, "create schema app").await;
@@ -85,7 +85,7 @@ async fn rights_are_checked_where_the_views_are_or_are_to_be() {
     let move_to = |schema: &'static str| ["migrate", "--views-schema", schema];
     let needed = statements(&address, &move_to("app")).await;
     assert_eq!(needed, [&on_database, "grant usage, create on schema app to views_maker;"]);
-    // Who may make schemas may make this one.
+    // A role that may make schemas may make this one.
     assert_eq!(statements(&address, &move_to("missing")).await, [on_database.as_str()]);
     execute(&database, &needed.concat()).await;
     let (code, printed, said) = run(&address, &move_to("app")).await;
@@ -100,7 +100,7 @@ async fn rights_are_checked_where_the_views_are_or_are_to_be() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_move_that_would_meet_another_relation_changes_nothing() {
+async fn a_move_onto_another_relation_changes_nothing() {
     let database = database().await;
     let (_folder, _) = ran(&database).await;
     execute(&database, "create schema app; create table app.scripted_log (mine int)").await;

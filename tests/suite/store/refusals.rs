@@ -1,9 +1,9 @@
-//! What `sandmill.append` says when it refuses: the tenant, the stream, the event, the rule and the remedy.
+//! Refusals of `sandmill.append`, which name the tenant, the stream, the event, the rule and the remedy.
 
 use sandmill::db::{Session, SqlState};
 use sandmill_tests::database;
 
-/// What a statement is refused with: SQLSTATE, message, constraint and hint.
+/// The refusal of a statement: SQLSTATE, message, constraint and hint.
 async fn refusal(session: &Session, sql: &str) -> (String, String, String, String) {
     let error = session.simple_query(sql).await.expect_err(sql);
     let error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
@@ -161,7 +161,7 @@ async fn every_refusal_names_tenant_stream_event_rule_and_remedy() {
         assert_eq!((refused.0.as_str(), refused.1.as_str(), refused.2.as_str()), (code, message, constraint), "{sql}");
         assert!(refused.3.contains(hint), "{sql}: {}", refused.3);
     }
-    // The ids of another tenant are nobody's business.
+    // An id of another tenant is not taken.
     session.batch_execute("select sandmill.append('acme', 's', '{T}', '{2}', null, null, '{e-9}')").await.unwrap();
 
     session.batch_execute("update sandmill.store set system_identifier = 1; set sandmill.cluster = ''").await.unwrap();
@@ -174,7 +174,7 @@ async fn every_refusal_names_tenant_stream_event_rule_and_remedy() {
 }
 
 #[tokio::test]
-async fn an_id_that_two_transactions_append_at_once_is_refused_in_the_same_words() {
+async fn an_id_that_two_transactions_append_at_once_is_refused_with_the_same_message() {
     let database = database().await;
     let mut first = database.db.connect("test").await.unwrap();
     let second = database.db.connect("test").await.unwrap();

@@ -1,7 +1,10 @@
-//! An event that a plugin handles, as a command to copy: given when the plugin runs, and again when it handles other event types.
+//! Suggested events: for each running plugin a command, ready to copy, that appends an event it handles.
+//! It is printed when the plugin starts, and again when its event types change.
 //!
-//! It is taken from a file of events beside the plugin, `events.ndjson` as `sandmill plugin new` makes it, and else from the event type alone. What
-//! runs is read from the database, as in the live view. Types come from plugins, so they are quoted for a shell, and odd ones are left out.
+//! The event comes from a file beside the plugin, `events.ndjson` as `sandmill plugin new` makes it, or
+//! else has the plugin's first event type and no data. The running plugins are read from the database,
+//! as in the live view. Event types come from plugins, so they are quoted for a shell; odd ones are
+//! left out.
 
 use std::{
     collections::HashMap,
@@ -22,13 +25,13 @@ use crate::{
     processor::status::{self, Running},
 };
 
-/// Between two looks.
+/// Time between two looks at the running plugins.
 const EVERY: Duration = Duration::from_millis(250);
 /// A file of events beside a plugin.
 const SAMPLES: &str = "events.ndjson";
-/// The most bytes that are read of one. Default 1 MiB: an event of the plugin's is among the first.
+/// The most bytes that are read of a file. Default 1 MiB: the first events suffice.
 const SAMPLES_BYTES: u64 = 1 << 20;
-/// The most bytes of data that are worth copying.
+/// The most bytes of data in a suggestion; more are awkward to copy.
 const DATA_BYTES: usize = 500;
 
 /// Events for the plugins that run.
@@ -36,18 +39,19 @@ pub(super) struct Suggestions {
     db: Db,
     session: Option<Session>,
     samples: Vec<PathBuf>,
-    /// What has been suggested: the event types of each processor.
+    /// The processors that have a suggestion, each with its event types at the time.
     known: HashMap<String, Option<Vec<String>>>,
 }
 
 impl Suggestions {
-    /// From samples in these folders, the first that has one.
+    /// Suggestions from samples in these folders; the first folder with a suitable one wins.
     pub(super) fn new<'a>(db: &Db, folders: impl IntoIterator<Item = &'a Path>) -> Self {
         let samples = folders.into_iter().map(|folder| folder.join(SAMPLES)).collect();
         Suggestions { db: db.clone(), session: None, samples, known: HashMap::new() }
     }
 
-    /// Waits for plugins that have none yet. While the database does not answer, it asks again.
+    /// Waits until some plugin needs a suggestion, and returns the text. While the database does not
+    /// answer, it asks again.
     pub(super) async fn next(&mut self) -> String {
         loop {
             tokio::time::sleep(EVERY).await;
@@ -90,7 +94,7 @@ impl Suggestions {
     }
 }
 
-/// What is read of an event in a file; see `sandmill import`.
+/// An event of a file, in the format of `sandmill import`.
 #[derive(Deserialize)]
 struct Sample<'a> {
     tenant: Option<String>,
@@ -101,7 +105,7 @@ struct Sample<'a> {
     data: &'a RawValue,
 }
 
-/// The command for an event of a file, if the processor handles it and it can be copied.
+/// The command for an event of a file; none if the processor does not handle it or it cannot be copied.
 fn sampled(line: &str, processor: &Running) -> Option<String> {
     let Sample { tenant, stream, event_type, data } = serde_json::from_str(line).ok()?;
     let handles = processor.event_types.as_ref().is_none_or(|types| types.contains(&event_type));
@@ -129,7 +133,7 @@ fn append(tenant: Option<&str>, stream: &str, event_type: &str, data: &str) -> O
     Some(command)
 }
 
-/// A word for a shell; none where it could not be copied from a terminal, or would be taken for an option.
+/// A word quoted for a shell; none if it cannot be copied from a terminal or would be read as an option.
 fn quoted(word: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@".contains(c);
     match word {

@@ -1,6 +1,6 @@
 -- The statements that grant a role what a permission consists of, or revoke it. Connecting to the
 -- database and finding the views, which every role may by default, is granted only to a role that
--- may not, and never revoked. What another grant of the role needs is not revoked either.
+-- may not, and never revoked. Rights that another grant of the role needs are not revoked either.
 -- $1 role text · $2 permission text, append or read · $3 grant rather than revoke bool · $4 whose
 -- documents text, empty for everybody's
 with words as (

@@ -1,5 +1,5 @@
--- Names the schema of the views where the store cannot be asked: that of a view that is there, or the
--- default. Says whether the store can be asked. Reads the catalogs alone. No binds.
+-- Reads whether the role may read the schema of the views from the store. If it may not, the second
+-- column guesses: the schema of an existing view, or the default. Reads the catalogs alone. No binds.
 select coalesce(
     (select has_schema_privilege(c.relnamespace, 'usage') and has_column_privilege(c.oid, a.attnum, 'select')
      from pg_namespace n
