@@ -39,7 +39,8 @@ test: setup-postgres plugins guests ## runs all tests, those of the example plug
 	@cd example-plugins && cargo test --quiet
 	@cargo test --workspace --no-fail-fast
 
-# With this set, a test without its component or driver of JavaScript or Python fails instead of being skipped.
+# With this set, a test without its component or driver of JavaScript or Python fails instead of
+# being skipped.
 test-all: export TEST_ALL = 1
 test-all: plugins-js plugins-py drivers test ## the same with everything in JavaScript and Python, whose tools need a network the first time
 

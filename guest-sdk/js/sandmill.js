@@ -220,8 +220,8 @@ export function view(plugin) {
 }
 
 /**
- * The documents of a batch: `view` for events, `before` for `reads`. They are kept as JSON, so an event
- * finds the same document whether it was written in this batch or in an earlier one.
+ * The documents of a batch: `view` for events, `before` for `reads`. They are kept as JSON, so an
+ * event finds the same document whether it was written in this batch or in an earlier one.
  */
 function viewOf(names) {
   const collections = new Map(names.map((name) => [name, new Map()]));
@@ -321,7 +321,7 @@ function exported(plugin, collections, project) {
   return { description: { describe: aloud(describe) }, projector: { project: aloud(project) } };
 }
 
-/** Handles events in order, up to one that stops the lane. A step is an event, or its failure if it could not be read. */
+/** Handles events in order, up to one that stops the lane. A step is an event, or its failure. */
 function handleEach(steps, handle) {
   const failures = { skipped: [], halted: null };
   for (const [index, step] of steps.entries()) {
@@ -373,7 +373,7 @@ function attempt(body) {
   }
 }
 
-// The last error that was reported. The wrapper of `sandmill plugin build` reads it, and reports no error twice.
+// The last error that was reported. The wrapper of `sandmill plugin build` does not repeat it.
 const REPORTED = Symbol.for('sandmill.reported');
 
 /** Says what ended a call before the sandbox sees nothing but a trap. */

@@ -142,7 +142,7 @@ def _is_too_deep(data):
 
 
 class _Plugin:
-    """The common part of all plugins: the description, functions for event types, and the module's exports."""
+    """The common part of all plugins: description, functions for event types, and exports."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class _Plugin:
 
 
 def _with_parameters(function, count):
-    """Adapts a function to `count` arguments. If it has fewer parameters, the last arguments are left out."""
+    """Adapts a function to `count` arguments, without the last ones if it has fewer parameters."""
     takes = function.__code__.co_argcount
     return function if takes >= count else lambda *given: function(*given[:takes])
 
@@ -307,7 +307,7 @@ class View(_Plugin):
 
 
 def _handle_each(steps, handle):
-    """Handles events in order, up to one that stops the lane. A step has the arguments of an event, or its failure."""
+    """Handles events in order, up to one that stops the lane. A step may be a failure already."""
     skipped = []
     for index, step in enumerate(steps):
         try:
@@ -321,7 +321,7 @@ def _handle_each(steps, handle):
     return skipped, None
 
 
-# The last exception that was reported. The wrapper of `sandmill plugin build` reads it, and reports none twice.
+# The last exception that was reported. The wrapper of `sandmill plugin build` does not repeat it.
 _reported = None
 
 
@@ -384,13 +384,14 @@ def _dump(collection, id, document):
 
 
 class _View:
-    """The documents of a batch, kept as JSON. Used as a context, it discards the writes of an event that fails.
+    """The documents of a batch. As a context, it discards the writes of an event that fails.
 
-    So an event finds the same document whether it was written in this batch or in an earlier one.
+    They are kept as JSON, so an event finds the same document whether it was written in this batch or
+    in an earlier one.
     """
 
     def __init__(self, collections):
-        # For each document: its text, whether the host is known to have none, and whether it was changed.
+        # For each document: its text, whether the host has none, and whether it was changed.
         self._collections = {collection: {} for collection in collections}
         self._replaced = []
 

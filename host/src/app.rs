@@ -407,8 +407,8 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// The most connections that the host holds: as many as the settings and the server allow. Two of the
-/// server's are left to commands such as `sandmill status`.
+/// The most connections that the host holds: as many as the settings and the server allow. Two of
+/// the server's are left to commands such as `sandmill status`.
 fn connections(config: &Config, allowed: usize) -> usize {
     let most = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
     if most < config.connections {
@@ -447,7 +447,8 @@ async fn caught_up(
 ) {
     for (_, standing) in standings {
         let mut standing = standing.clone();
-        // Until a processor has applied these changes, lanes whose replacement never began look idle.
+        // Until a processor has applied these changes, lanes whose replacement never began look
+        // idle.
         let replaced = replacements.borrow().changes();
         let level = |now: &Standing| {
             now.replaced >= replaced && now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head))

@@ -1,9 +1,9 @@
 //! The database: where it is, and sessions on it.
 //!
-//! A [`Db`] is the address; a [`Session`] is one connection with the settings that every session of ours has.
-//! Long-lived parts of the host own their session. Processors, of which there may be hundreds, share
-//! those of a [`pool`]. A session names its purpose in `application_name`, so that an operator sees in
-//! `pg_stat_activity` which part of the host does what.
+//! A [`Db`] is the address; a [`Session`] is one connection with the settings that every session of
+//! ours has. Long-lived parts of the host own their session. Processors, of which there may be
+//! hundreds, share those of a [`pool`]. A session names its purpose in `application_name`, so that
+//! an operator sees in `pg_stat_activity` which part of the host does what.
 
 pub mod embedded;
 pub mod grants;

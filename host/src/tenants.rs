@@ -1,10 +1,10 @@
 //! Tenants as their operator sees them: what each is allowed, and what each has used.
 //!
 //! Tenants are discovered from events; nobody has to list one. Settings name those that differ from the others, and [`Tenants`] answers for all.
-//! [`replacements`] holds the tenants' own processors that replace shared ones. [`rates`] bounds what a
-//! tenant may write and compute in a second. [`usage`] counts what each has cost, and a table keeps the
-//! sums, so that they can be asked for whether or not a host runs. The scheduler shares the time of the
-//! guest threads, and the sandbox bounds a call.
+//! [`replacements`] are their own processors that replace shared ones. [`rates`] bounds what a
+//! tenant may write and compute in a second. [`usage`] counts what each has cost, and a table keeps
+//! the sums, so that they can be asked for whether or not a host runs. The scheduler shares the
+//! time of the guest threads, and the sandbox bounds a call.
 
 pub mod rates;
 pub mod replacements;
@@ -86,8 +86,8 @@ impl Tenants {
         held
     }
 
-    /// Sets the tenants' own processors, each of which replaces the shared one of its family. Returns
-    /// whether the set changed.
+    /// Sets the tenants' own processors, each of which replaces the shared one of its family.
+    /// Returns whether the set changed.
     pub fn replace(&self, own: BTreeSet<ProcessorId>) -> bool {
         self.0.replacements.send_if_modified(|now| now.replace(own))
     }

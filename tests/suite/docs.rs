@@ -155,7 +155,8 @@ impl Page {
         printed
     }
 
-    /// Runs a program in the page's folder and returns its output. The environment names the database.
+    /// Runs a program in the page's folder and returns its output. The environment names the
+    /// database.
     async fn program(&self, mut command: Command, file: &str, example: &Example) -> String {
         std::fs::write(self.folder.path().join(file), &example.text).unwrap();
         let (host, role) = (self.host(), example.role.as_deref().unwrap_or("sandmill"));

@@ -314,8 +314,8 @@ async fn a_folder_that_cannot_be_read_keeps_what_runs_and_stops_nobody() {
     drop(host);
 }
 
-/// The files of a folder that cannot be read may still be there. So the shared processor leaves alone
-/// the events of a tenant whose own processor last ran from that folder.
+/// The files of a folder that cannot be read may still be there. So the shared processor leaves
+/// alone the events of a tenant whose own processor last ran from that folder.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_cannot_be_read_at_a_start_keeps_its_tenants_events() {
     let under: &[&str] = match geteuid().is_root() {

@@ -53,9 +53,9 @@
 //!
 //! The code map, in reading order: [`Document`], the commonest projection; [`Projector`] and its [`Descriptor`]; the [`Batch`] of
 //! [`Event`]s that it is given; the [`Projection`] that it answers, or the [`Failure`] of an event; [`fold()`], which [`Document`]
-//! stands on; [`view()`], for events that change several documents; [`documents`], [`log`](mod@log) and
-//! [`settings`], which are all that the host offers; [`testing`], which runs a projector without a host;
-//! [`raw`], the types of the contract.
+//! stands on; [`view()`], for events that change several documents; [`documents`], [`log`](mod@log)
+//! and [`settings`], which are all that the host offers; [`testing`], which runs a projector without a
+//! host; [`raw`], the types of the contract.
 
 mod batch;
 #[doc(hidden)]

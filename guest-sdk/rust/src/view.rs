@@ -1,4 +1,5 @@
-//! A view of a batch, through which each event reads and writes several documents of any collection.
+//! A view of a batch, through which each event reads and writes several documents of any
+//! collection.
 //!
 //! A batch is handled in three steps: read each event's data, read the documents that the events need (once for each collection), handle
 //! the events in order. A [`View`] shows an event what earlier ones wrote, and drops the writes of an event that fails. It keeps documents
@@ -122,7 +123,8 @@ impl<'b, E> ReadAhead<'b, E> {
     }
 }
 
-/// Whether a host accepts it as a document's id. An event that asks for another one fails with the host's reason.
+/// Whether a host accepts it as a document's id. An event that asks for another one fails with the
+/// host's reason.
 fn is_id(id: &str) -> bool {
     (1..=512).contains(&id.len()) && !id.contains('\0')
 }
@@ -132,7 +134,8 @@ fn is_id(id: &str) -> bool {
 pub struct View {
     /// The documents read or written so far, by collection and id.
     collections: RefCell<BTreeMap<String, BTreeMap<String, Entry>>>,
-    /// The entries that the current event replaced, in order; `None` for a document not known before.
+    /// The entries that the current event replaced, in order; `None` for a document not known
+    /// before.
     undo: Vec<(String, String, Option<Entry>)>,
 }
 

@@ -1,7 +1,7 @@
 //! The data of large events, loaded for the lane that is about to handle them.
 //!
-//! The host reads one load at a time. The loads that lanes hold are bounded for the whole host: a few
-//! at once, one for each tenant, each of a few MiB. An event over the store's size limit is never
+//! The host reads one load at a time. The loads that lanes hold are bounded for the whole host: a
+//! few at once, one for each tenant, each of a few MiB. An event over the store's size limit is never
 //! loaded; its lane gets the reason instead.
 
 use std::{

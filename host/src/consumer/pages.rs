@@ -133,8 +133,8 @@ impl Recent {
         latest_first.find(|(read, page)| *read >= read_since && page.from == *from).map(|(_, page)| page.clone())
     }
 
-    /// The last empty page, if it was read after the reader asked. It shows only how far the snapshot
-    /// had moved by then, so a reader that asks later needs a new one.
+    /// The last empty page, if it was read after the reader asked. It shows only how far the
+    /// snapshot had moved by then, so a reader that asks later needs a new one.
     fn find_empty(&self, from: &Progress, asked: Instant) -> Option<Arc<Page>> {
         let (read, page) = self.empty.as_ref()?;
         (*read >= asked && page.from == *from).then(|| page.clone())

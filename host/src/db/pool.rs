@@ -1,16 +1,16 @@
 //! A bounded pool of connections that processors share.
 //!
-//! A borrower holds a connection (a [`Lease`]) for one piece of work, and gives it back after success.
-//! A lease that is dropped closes its connection, because its last statement may have left the session
-//! in any state. So a lost connection ends exactly the work that used it.
+//! A borrower holds a connection (a [`Lease`]) for one piece of work, and gives it back after
+//! success. A lease that is dropped closes its connection, because its last statement may have left
+//! the session in any state. So a lost connection ends exactly the work that used it.
 //!
 //! - **Bound.** A pool never has more connections than it has slots. If the server refuses another
 //!   one, the pool uses those it has for a while; without any, it fails.
 //! - **Home.** Each borrower tries one slot first, its home. There it usually finds the statements
 //!   that it prepared last time.
-//! - **Fairness.** A borrower belongs to groups (a tenant, for instance), and no group holds more than
-//!   half of the slots. The waiting borrower whose group holds fewest comes first, then the one that
-//!   has waited longest.
+//! - **Fairness.** A borrower belongs to groups (a tenant, for instance), and no group holds more
+//!   than half of the slots. The waiting borrower whose group holds fewest comes first, then the
+//!   one that has waited longest.
 //! - **Cancellation.** A borrower that stops waiting leaves nothing behind.
 
 use std::{
@@ -143,8 +143,8 @@ impl<T: Connection> Pool<T> {
         Arc::new(Pool { open: Box::new(open), state: Mutex::new(state) })
     }
 
-    /// Lends a connection as soon as one is free. Fails if the server refuses it and the pool has no
-    /// other.
+    /// Lends a connection as soon as one is free. Fails if the server refuses it and the pool has
+    /// no other.
     pub async fn lend(self: &Arc<Self>, borrower: &Borrower) -> Result<Lease<T>, T::Error> {
         loop {
             let granted = self.state().ask(self, borrower, Instant::now());

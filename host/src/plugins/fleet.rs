@@ -150,8 +150,8 @@ impl Fleet {
         self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
     }
 
-    /// Sets the tenants' own processors. While one is in the set, its tenant's lanes wait in the shared
-    /// processor of its family.
+    /// Sets the tenants' own processors. While one is in the set, its tenant's lanes wait in the
+    /// shared processor of its family.
     pub fn replace(&self, own: BTreeSet<ProcessorId>) {
         let replacements = self.ground.tenants.replacements();
         let before = replacements.borrow().clone();

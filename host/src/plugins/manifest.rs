@@ -10,11 +10,11 @@
 //! cpu-ms = 5000
 //! [settings]                    # what the plugin can ask for: texts, numbers, true and false
 //! currency = "EUR"
-//! [tenants.acme.settings]       # for one tenant, overrides the above key by key; not in a tenant's folder
+//! [tenants.acme.settings]       # for one tenant, override the above; not in a tenant's folder
 //! currency = "USD"
 //! ```
 //!
-//! In a file without `[tenants.NAME.settings]`, the list may also be written as `tenants = ["acme"]`. TOML
+//! In a file without `[tenants.NAME.settings]`, the list may also be written under `tenants`. TOML
 //! allows that key only once.
 //!
 //! Nothing of it is needed. A key that is not known is an error with its line and the nearest one that is; a changed manifest is taken like a changed plugin.
@@ -71,7 +71,8 @@ struct Written {
     settings: BTreeMap<String, toml::Value>,
 }
 
-/// `tenants`: the list of tenants whose events the plugin handles, or a table of what differs for some.
+/// `tenants`: the list of tenants whose events the plugin handles, or a table of what differs for
+/// some.
 enum WrittenTenants {
     Only(Vec<String>),
     Each(BTreeMap<String, WrittenTenant>),

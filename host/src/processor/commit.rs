@@ -2,9 +2,9 @@
 //!
 //! Every commit shows the term's fence and the progress it started from, in its last statements, so that no row that others wait for is locked
 //! while documents are written. Each commit borrows a session (see [`super::connections`]). All
-//! statements travel at once, and COMMIT is sent only after every one of them succeeded. So an error
-//! before COMMIT means that nothing happened; an error of COMMIT itself means that nobody knows, and the
-//! term ends.
+//! statements travel at once, and COMMIT is sent only after every one of them succeeded. So an
+//! error before COMMIT means that nothing happened; an error of COMMIT itself means that nobody
+//! knows, and the term ends.
 
 use std::{
     sync::Arc,

@@ -1,16 +1,17 @@
 //! The connections that all processors of a host share.
 //!
 //! There are three pools: for commits, for reads of documents, and for reads of the log. So commits
-//! never wait for slow reads. A task that holds a session of one pool does not wait for another pool.
-//! While a processor waits for a session to commit on, reads of its lanes may be under way; they end
-//! without it. So do commits, and nobody waits forever.
+//! never wait for slow reads. A task that holds a session of one pool does not wait for another
+//! pool. While a processor waits for a session to commit on, reads of its lanes may be under way;
+//! they end without it. So do commits, and nobody waits forever.
 //!
-//! **Crashes.** A crash of the database can take back events and documents that a term has read. The
-//! term must not commit afterwards what it made of them. A session of its own would prevent that,
-//! because the crash ends it; a shared session may have been opened after the crash. So each session
-//! for commits records a time since which the database has not crashed, and a term uses only sessions
-//! for which that time is before its beginning. A new session takes the time from the session of the
-//! host lock: if that one still answers, the database has not crashed since it was opened.
+//! **Crashes.** A crash of the database can take back events and documents that a term has read.
+//! The term must not commit afterwards what it made of them. A session of its own would prevent
+//! that, because the crash ends it; a shared session may have been opened after the crash. So each
+//! session for commits records a time since which the database has not crashed, and a term uses
+//! only sessions for which that time is before its beginning. A new session takes the time from the
+//! session of the host lock: if that one still answers, the database has not crashed since it was
+//! opened.
 
 use std::{
     collections::BTreeSet,
@@ -49,8 +50,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Divides what the host does not need for itself: half of it for commits, a quarter for each kind
-    /// of reads, and at least one for each.
+    /// Divides what the host does not need for itself: half of it for commits, a quarter for each
+    /// kind of reads, and at least one for each.
     pub fn of(connections: usize) -> Self {
         let shared = connections.saturating_sub(FIXED).max(3);
         let documents = shared / 4;
@@ -82,8 +83,8 @@ impl Connections {
         waits.map(|wait| wait.processor).collect()
     }
 
-    /// Reports in the log and in `sandmill status` which processors wait for a connection, until told
-    /// to stop.
+    /// Reports in the log and in `sandmill status` which processors wait for a connection, until
+    /// told to stop.
     pub async fn report_waits(self, pages: Arc<Pages>, db: Db, mut stop: Stop) -> anyhow::Result<()> {
         let (mut reported, mut logged) = (BTreeSet::new(), None::<Instant>);
         loop {
@@ -168,8 +169,8 @@ impl pool::Connection for CommitSession {
     }
 }
 
-/// A pool of sessions for commits. They do not wait for the disk: a crash takes documents and cursor
-/// back together, and both are made again from the log.
+/// A pool of sessions for commits. They do not wait for the disk: a crash takes documents and
+/// cursor back together, and both are made again from the log.
 fn commit_sessions(db: &Db, host_lock: &Arc<HostLock>, most: usize) -> Arc<Pool<CommitSession>> {
     let (db, host_lock) = (db.clone(), host_lock.clone());
     Pool::new(most, move |purpose| {

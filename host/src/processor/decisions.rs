@@ -1,8 +1,9 @@
 //! Operators' decisions, noticed once for all processors: pauses, and lanes that were resumed.
 //!
-//! Commands write rows, and a running host reads them. If each of hundreds of processors read its own
-//! several times a second, that would cost more than their work. So one task reads a mark for each
-//! processor that has such rows, and a processor reads its rows only when its mark has changed.
+//! Commands write rows, and a running host reads them. If each of hundreds of processors read its
+//! own several times a second, that would cost more than their work. So one task reads a mark for
+//! each processor that has such rows, and a processor reads its rows only when its mark has
+//! changed.
 
 use std::{
     collections::HashMap,
@@ -97,7 +98,8 @@ impl DecisionWatcher {
     async fn read(&self, number: u64) -> Result<Marks, Error> {
         let session = self.sessions.lend(&Borrower::host("decisions")).await?;
         let statement = session.prepared(include_str!("decisions/marks.sql")).await?;
-        // The number makes lanes that are resumed while a processor reads others change its mark too.
+        // The number makes lanes that are resumed while a processor reads others change its mark
+        // too.
         let rows = session.query(&statement, &[&format!("resumed {number}")]).await?;
         session.give_back();
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())

@@ -687,7 +687,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Pauses exactly the lanes that an operator, the settings or their tenant's own processor holds.
+    /// Pauses exactly the lanes that an operator, the settings or their tenant's own processor
+    /// holds.
     fn pause(&mut self) {
         (self.untold, self.search) = (true, true);
         self.replaced = self.replacements.borrow_and_update().changes();
@@ -696,8 +697,8 @@ impl<'a> Engine<'a> {
         self.book.pause(self.pauses.iter().cloned().chain(held).collect());
     }
 
-    /// Applies changes of tenants' own processors, except during a commit: it may write rows of lanes
-    /// that waited when it began.
+    /// Applies changes of tenants' own processors, except during a commit: it may write rows of
+    /// lanes that waited when it began.
     fn look_at_replacements(&mut self) {
         if self.commit.is_none() && self.has_other_replacements() {
             self.pause();

@@ -13,8 +13,8 @@ pub(super) use logging::Level;
 
 /// Bytes of printed errors that a reason can quote. 900: a reason is cut at 1,000 bytes.
 const ERRORS_BYTES: usize = 900;
-/// A hint that Rust's runtime prints after each panic; it is useless, as a guest has no environment. The
-/// runtimes of JavaScript and Python print it too, since they are written in Rust.
+/// A hint that Rust's runtime prints after each panic; it is useless, as a guest has no
+/// environment. The runtimes of JavaScript and Python print it too, since they are written in Rust.
 const NOT_AN_ERROR: &str = "note: run with `RUST_BACKTRACE=1`";
 
 /// The guest's log lines of one call, within their limits.
@@ -32,7 +32,8 @@ pub(super) struct Log {
     cut: u32,
     /// The last line at `critical`, which a guest logs on purpose before it traps.
     critical: Option<String>,
-    /// The last lines on standard error, where a language's runtime prints an exception and its stack.
+    /// The last lines on standard error, where a language's runtime prints an exception and its
+    /// stack.
     errors: VecDeque<String>,
     errors_bytes: usize,
     /// What was printed since the last whole line, to standard output and as errors.
@@ -56,7 +57,8 @@ impl Log {
         }
     }
 
-    /// The guest's last words: its last line at `critical`, or else its last lines on standard error.
+    /// The guest's last words: its last line at `critical`, or else its last lines on standard
+    /// error.
     pub(super) fn last_words(&self) -> Option<Cow<'_, str>> {
         match &self.critical {
             Some(said) => Some(said.into()),
@@ -169,8 +171,8 @@ impl Log {
         self.line(processor, level, if error { "stderr" } else { "stdout" }, &text);
     }
 
-    /// Keeps the last errors that a reason can quote. A longer line is cut at its end, since the message
-    /// is at its beginning.
+    /// Keeps the last errors that a reason can quote. A longer line is cut at its end, since the
+    /// message is at its beginning.
     fn keep_error(&mut self, text: &str) {
         if text.starts_with(NOT_AN_ERROR) {
             return;

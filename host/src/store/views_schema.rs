@@ -1,12 +1,12 @@
 //! The schema of the views that show all tenants' documents, a setting of the store.
 //!
-//! One transaction moves the views and the rights on them. It waits for queries that read them, and for
-//! plugins that make views of their own.
+//! One transaction moves the views and the rights on them. It waits for queries that read them, and
+//! for plugins that make views of their own.
 
 use crate::db::{Error, Session};
 
-/// Schemas that cannot hold the views, besides those that begin with `pg_`. `sandmill.store` has the
-/// same check.
+/// Schemas that cannot hold the views, besides those that begin with `pg_`. `sandmill.store` has
+/// the same check.
 const TAKEN: [&str; 4] = ["information_schema", "sandmill", "sandmill_documents", "sandmill_tenant"];
 /// How long a move waits for readers. Default 60 s: later readers wait behind it for as long.
 const PATIENCE_FOR_READERS: &str = "60s";

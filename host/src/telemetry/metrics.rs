@@ -4,8 +4,8 @@
 //! far processors are behind, how many instances live) is asked for when they are read
 //! ([`Gauges`]). Names begin with `sandmill_`, units are seconds and bytes. Labels are ids of
 //! processors, names from short fixed lists, and the tenants that an operator has listed
-//! (`metrics.tenants`), never a lane's or an event's words. So the number of series is bounded by what
-//! an operator has installed and listed.
+//! (`metrics.tenants`), never a lane's or an event's words. So the number of series is bounded by
+//! what an operator has installed and listed.
 
 use std::{
     fmt,

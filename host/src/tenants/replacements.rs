@@ -1,7 +1,7 @@
 //! A tenant's own processors that replace shared ones.
 //!
-//! `acme/orders` replaces the shared `orders` for acme. While it runs, acme's lanes in `orders` wait as
-//! if they were paused, with [`REPLACED`] as their reason. Their rows say where they
+//! `acme/orders` replaces the shared `orders` for acme. While it runs, acme's lanes in `orders`
+//! wait as if they were paused, with [`REPLACED`] as their reason. Their rows say where they
 //! stopped, so `orders` continues from there when `acme/orders` is gone, and loses nothing.
 //! Each of the two has documents of its own, which its own progress covers.
 
@@ -12,8 +12,8 @@ use crate::model::{
     ids::{ProcessorId, TenantId},
 };
 
-/// The class of the reason of lanes that wait because their tenant's own processor replaces the shared
-/// one. Queries that count waiting lanes leave it out.
+/// The class of the reason of lanes that wait because their tenant's own processor replaces the
+/// shared one. Queries that count waiting lanes leave it out.
 pub const REPLACED: &str = "replaced";
 
 /// The tenants' own processors of a host.

@@ -1,10 +1,11 @@
 //! Plugins in JavaScript and Python: a file of theirs and the language's runtime become one component.
 //!
 //! The plugin's folder is copied aside, without hidden and built files, and the guest SDK of this host is put beside it, unless the plugin brings its
-//! own; so nothing is written into the folder, and nothing else of the machine gets into the component.
-//! The component is built from a wrapper module of ours, which exports the plugin's functions and logs
-//! an exception that ends one of them. The build stubs the runtime's imports of an operating system
-//! (`--stub-wasi`), so a component imports the contract and nothing more, like one made of Rust.
+//! own; so nothing is written into the folder, and nothing else of the machine gets into the
+//! component. The component is built from a wrapper module of ours, which exports the plugin's
+//! functions and logs an exception that ends one of them. The build stubs the runtime's imports of
+//! an operating system (`--stub-wasi`), so a component imports the contract and nothing more, like
+//! one made of Rust.
 
 mod stage;
 mod tool;

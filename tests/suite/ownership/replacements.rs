@@ -121,8 +121,8 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_gone() {
     assert_log(&database, "scripted_log", "e.tenant <> 'acme' or e.version <= 7").await;
 }
 
-/// A tenant whose events the shared plugin cannot handle gets a plugin of its own. The lanes that the
-/// shared one has blocked then need no person, and try again once it is alone.
+/// A tenant whose events the shared plugin cannot handle gets a plugin of its own. The lanes that
+/// the shared one has blocked then need no person, and try again once it is alone.
 #[tokio::test(flavor = "multi_thread")]
 async fn blocked_lanes_of_the_shared_processor_wait_for_the_tenants_own_one() {
     let database = database().await;
@@ -140,8 +140,8 @@ async fn blocked_lanes_of_the_shared_processor_wait_for_the_tenants_own_one() {
     host.stop().await;
 }
 
-/// A start hands no events over to the shared processor: not while the file is compiled, and not if the
-/// file is refused and the version that ran last runs in its place.
+/// A start hands no events over to the shared processor: not while the file is compiled, and not if
+/// the file is refused and the version that ran last runs in its place.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_leaves_the_tenants_own_processor_in_place() {
     let database = database().await;
@@ -192,8 +192,8 @@ async fn a_restart_leaves_the_tenants_own_processor_in_place() {
     assert_log(&database, "\"scripted_log@acme\"", "e.tenant = 'acme'").await;
 }
 
-/// No matter what is killed while the tenant's own processor comes and goes, neither of the two handles
-/// an event twice, and in the end both have handled all of theirs.
+/// No matter what is killed while the tenant's own processor comes and goes, neither of the two
+/// handles an event twice, and in the end both have handled all of theirs.
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_while_the_own_processor_comes_and_goes_lose_and_repeat_nothing() {
     let database = database().await;

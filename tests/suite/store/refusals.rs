@@ -1,4 +1,5 @@
-//! Refusals of `sandmill.append`, which name the tenant, the stream, the event, the rule and the remedy.
+//! Refusals of `sandmill.append`, which name the tenant, the stream, the event, the rule and the
+//! remedy.
 
 use sandmill::db::{Session, SqlState};
 use sandmill_tests::database;

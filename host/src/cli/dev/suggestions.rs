@@ -1,10 +1,10 @@
-//! Suggested events: for each running plugin a command, ready to copy, that appends an event it handles.
-//! It is printed when the plugin starts, and again when its event types change.
+//! Suggested events: for each running plugin a command, ready to copy, that appends an event it
+//! handles. It is printed when the plugin starts, and again when its event types change.
 //!
-//! The event comes from a file beside the plugin, `events.ndjson` as `sandmill plugin new` makes it, or
-//! else has the plugin's first event type and no data. The running plugins are read from the database,
-//! as in the live view. Event types come from plugins, so they are quoted for a shell; odd ones are
-//! left out.
+//! The event comes from a file beside the plugin, `events.ndjson` as `sandmill plugin new` makes
+//! it, or else has the plugin's first event type and no data. The running plugins are read from the
+//! database, as in the live view. Event types come from plugins, so they are quoted for a shell;
+//! odd ones are left out.
 
 use std::{
     collections::HashMap,
@@ -50,8 +50,8 @@ impl Suggestions {
         Suggestions { db: db.clone(), session: None, samples, known: HashMap::new() }
     }
 
-    /// Waits until some plugin needs a suggestion, and returns the text. While the database does not
-    /// answer, it asks again.
+    /// Waits until some plugin needs a suggestion, and returns the text. While the database does
+    /// not answer, it asks again.
     pub(super) async fn next(&mut self) -> String {
         loop {
             tokio::time::sleep(EVERY).await;
@@ -105,7 +105,8 @@ struct Sample<'a> {
     data: &'a RawValue,
 }
 
-/// The command for an event of a file; none if the processor does not handle it or it cannot be copied.
+/// The command for an event of a file; none if the processor does not handle it or it cannot be
+/// copied.
 fn sampled(line: &str, processor: &Running) -> Option<String> {
     let Sample { tenant, stream, event_type, data } = serde_json::from_str(line).ok()?;
     let handles = processor.event_types.as_ref().is_none_or(|types| types.contains(&event_type));
@@ -133,7 +134,8 @@ fn append(tenant: Option<&str>, stream: &str, event_type: &str, data: &str) -> O
     Some(command)
 }
 
-/// A word quoted for a shell; none if it cannot be copied from a terminal or would be read as an option.
+/// A word quoted for a shell; none if it cannot be copied from a terminal or would be read as an
+/// option.
 fn quoted(word: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@".contains(c);
     match word {

@@ -61,8 +61,8 @@ impl Screen {
         Ok(())
     }
 
-    /// Prints a text in place of the drawn lines, which are redrawn below it. Its long lines are wrapped,
-    /// not cut, so that they can be copied.
+    /// Prints a text in place of the drawn lines, which are redrawn below it. Its long lines are
+    /// wrapped, not cut, so that they can be copied.
     pub(super) fn print_above(&mut self, text: &str) {
         let strokes = self.strokes_above(text);
         self.out.push(&strokes);

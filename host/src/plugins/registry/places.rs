@@ -5,9 +5,9 @@
 //! ([`replacements`](crate::tenants::replacements)). A file that is refused replaces nothing, so
 //! `orders` keeps handling acme's events.
 //!
-//! When a host starts, acme's lanes in `orders` also wait for a file that last ran as `acme/orders`,
-//! even while its folder cannot be read. Otherwise `orders` would handle acme's events until that file
-//! is compiled.
+//! When a host starts, acme's lanes in `orders` also wait for a file that last ran as
+//! `acme/orders`, even while its folder cannot be read. Otherwise `orders` would handle acme's
+//! events until that file is compiled.
 
 use std::collections::BTreeSet;
 
@@ -32,8 +32,8 @@ impl Unread {
 }
 
 impl Registry {
-    /// Sets the tenants' own processors that replace shared ones: those that run, those that begin now,
-    /// and those whose start is undecided.
+    /// Sets the tenants' own processors that replace shared ones: those that run, those that begin
+    /// now, and those whose start is undecided.
     pub(super) fn replace_shared(&mut self, beginning: &[Follower]) {
         if self.settling.due().is_none() && self.start.as_ref().is_none_or(Start::is_known) {
             self.unread.forget_read();

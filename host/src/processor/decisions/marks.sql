@@ -1,5 +1,5 @@
--- Reads a mark for each processor: a text that changes with operators' decisions about it. Processors
--- without any are left out.
+-- Reads a mark for each processor: a text that changes with operators' decisions about it.
+-- Processors without any are left out.
 -- $1 text: the part of the mark for lanes that were resumed and have not been noticed yet
 select processor, string_agg(mark, ' ' order by mark)
 from (

@@ -146,7 +146,8 @@ impl Writer {
         Ok(Writer { sql })
     }
 
-    /// Prepares the statements that some documents need, unless the session has prepared them already.
+    /// Prepares the statements that some documents need, unless the session has prepared them
+    /// already.
     pub async fn prepare<'a>(&self, session: &Session, writes: &'a Writes) -> Result<PreparedWrites<'a>, Error> {
         let mut parts = Vec::with_capacity(writes.by_collection.len());
         for (collection, writes) in &writes.by_collection {

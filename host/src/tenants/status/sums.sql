@@ -1,5 +1,5 @@
--- Reads the usage of tenants so far, and their lanes behind by state, without those that a tenant's own
--- processor replaces. A tenant without usage has zeros.
+-- Reads the usage of tenants so far, and their lanes behind by state, without those that a tenant's
+-- own processor replaces. A tenant without usage has zeros.
 -- $1 tenants text[]
 select given.tenant, coalesce(u.events, 0), coalesce(u.cpu_seconds, 0), coalesce(u.refusals, 0),
        lanes.blocked, lanes.retrying, lanes.paused, lanes.catching_up

@@ -1,5 +1,5 @@
-// The wrapper module of a component: it exports the functions of `plugin.js`. An exception that ends a
-// call is logged with its stack, as the sandbox sees only a trap.
+// The wrapper module of a component: it exports the functions of `plugin.js`. An exception that
+// ends a call is logged with its stack, as the sandbox sees only a trap.
 
 import { log } from 'sandmill:processor/logging@0.1.0';
 import * as plugin from './plugin.js';
