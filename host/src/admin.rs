@@ -2,8 +2,8 @@
 //!
 //! It answers from the start of the process to its end, also while the host waits for its database.
 //! The number of connections and the time of each are bounded, so clients cannot slow the host.
-//! Responses contain ids of processors and numbers, no events, and only those tenants that an
-//! operator has listed. A service manager is notified of the same phases ([`systemd`]).
+//! Responses contain numbers and ids of processors, which name the tenants of tenants' own; no events,
+//! and no other tenants than an operator has listed. A service manager is notified of the same phases ([`systemd`]).
 
 mod systemd;
 

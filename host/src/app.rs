@@ -284,12 +284,12 @@ impl<'a> Ready<'a> {
         let encryption = session.encryption().await?;
         let encryption = encryption.as_deref().unwrap_or("none");
         tracing::info!(database = db.place(), encryption, "connected");
+        let shares = Shares::of(connections(config, session.connection_limit().await?)?);
         under_way.get_or_init(|| session.canceller());
         migrate::migrate(&mut session).await?;
         anchor::check(&session).await?;
         let source: Arc<dyn OpenSource> = Arc::new(Native::new(db.clone()));
         let there_at_start = source.open("start").await?.head().await?;
-        let shares = Shares::of(connections(config, session.connection_limit().await?));
         Ok(Ready { config, db, host_lock, session, source, shares, there_at_start })
     }
 
@@ -409,7 +409,13 @@ impl<'a> Ready<'a> {
 
 /// The most connections that the host holds: as many as the settings and the server allow. Two of
 /// the server's are left to commands such as `sandmill status`.
-fn connections(config: &Config, allowed: usize) -> usize {
+fn connections(config: &Config, allowed: usize) -> anyhow::Result<usize> {
+    anyhow::ensure!(
+        allowed >= connections::LEAST,
+        "the server allows this role {allowed} connections at once, and a host needs {}; nothing was changed\nRaise the limit of the role \
+         (alter role … connection limit …) or of the database, or max_connections",
+        connections::LEAST
+    );
     let most = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
     if most < config.connections {
         tracing::warn!(
@@ -420,7 +426,7 @@ fn connections(config: &Config, allowed: usize) -> usize {
             config.connections
         );
     }
-    most
+    Ok(most)
 }
 
 /// Warns about anything odd in what has begun. Returns `NothingRuns` if nothing has.

@@ -230,6 +230,7 @@ impl Processor {
     pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
         let ended = self.follow(&mut stop).await;
         self.release().await;
+        self.ground.metrics.processor_ended(self.descriptor.id.as_str());
         ended
     }
 
@@ -258,7 +259,7 @@ impl Processor {
             let Err(Shaken(shaken)) = self.term(stop).await else { return Ok(()) };
             // What guests remember of this term may never have been committed.
             self.runner.code.current().handler.forget_all();
-            if let Some(held @ LockError::Held { .. }) = shaken.downcast_ref() {
+            if let Some(held @ (LockError::Held { .. } | LockError::Taken { .. })) = shaken.downcast_ref() {
                 tracing::error!(processor = %self.descriptor.id, "{held}");
                 return Err(shaken);
             }

@@ -59,6 +59,24 @@ fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
     world.settle();
 }
 
+/// Another processor handles the event that stopped it.
+#[test]
+fn a_lane_that_fails_while_it_is_replaced_waits_for_that_and_for_no_person() {
+    let mut world = World::new();
+    world.append(0);
+    world.deal(9);
+    world.start();
+    let replaced = Reason::new("replaced", "by another processor");
+    let pause = Pause { tenant: Some(tenant(0).as_shared()), key: None, reason: replaced.clone() };
+    world.host.book.pause(vec![pause]);
+    let (blocked, now) = (Ending::Stopped(LaneState::Blocked(Reason::new("trap", "for a test"))), world.now);
+    world.host.finish(0, 0, blocked, now);
+    world.plan(Duration::ZERO, true);
+    let plan = world.host.plan.as_ref().unwrap();
+    let states: Vec<&LaneState> = plan.left.iter().map(|(_, exception)| &exception.state).collect();
+    assert_eq!(states, [&LaneState::Paused(replaced)]);
+}
+
 /// Lanes behind take turns in reading, however much the first of them has to read.
 #[test]
 fn lanes_behind_take_turns() {

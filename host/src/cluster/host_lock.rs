@@ -41,6 +41,16 @@ pub enum LockError {
         /// Who, as far as the database tells.
         holder: String,
     },
+    /// A session that is no host's has it.
+    #[error(
+        "session {pid} of the role {role} holds the lock that a host needs, and is no host; nothing was changed\nEnd it: select pg_terminate_backend({pid})"
+    )]
+    Taken {
+        /// The session.
+        pid: i32,
+        /// Its role.
+        role: String,
+    },
     /// What the database said.
     #[error("take the host lock: {}", describe(.0))]
     Database(#[from] Error),
@@ -92,9 +102,10 @@ impl HostLock {
     pub async fn ensure(&self) -> Result<(), LockError> {
         let mut held = self.held.lock().await;
         if held.session.batch_execute("").await.is_err() {
-            let before = held.pid;
-            *held = Held::by(acquire(&self.db, PATIENCE).await?).await?;
-            held.session.execute(include_str!("host_lock/moved.sql"), &[&before]).await?;
+            let new = Held::by(acquire(&self.db, PATIENCE).await?).await?;
+            // Until this has gone well the lock counts as lost, so it is tried again.
+            new.session.execute(include_str!("host_lock/moved.sql"), &[&held.pid]).await?;
+            *held = new;
         }
         Ok(())
     }
@@ -121,13 +132,13 @@ impl HostLock {
 
 /// Whether a host works on this database.
 pub async fn is_held(client: &impl GenericClient) -> Result<bool, Error> {
-    Ok(!holder(client).await?.is_empty())
+    Ok(holder(client).await?.is_some_and(|holder| holder.is_host))
 }
 
 /// Holds the lock until a transaction ends, so that no host works while it changes what hosts rely on. Does not wait for one that does.
 pub async fn hold_within(transaction: &Transaction<'_>) -> Result<(), LockError> {
     let taken = transaction.query_one("select pg_try_advisory_xact_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;
-    if taken.get(0) { Ok(()) } else { Err(LockError::Held { holder: holder(transaction).await? }) }
+    if taken.get(0) { Ok(()) } else { Err(held(holder(transaction).await?)) }
 }
 
 /// A session that holds the lock once it has it.
@@ -179,7 +190,10 @@ async fn stand_by(db: &Db, told: &mut Told) -> Result<Session, Error> {
         if !told.other_host {
             let holder = holder(&*session).await?;
             told.other_host = true;
-            tracing::info!("standing by: another host works on this database{holder}");
+            match holder {
+                Some(holder) if !holder.is_host => tracing::warn!("standing by: {}", held(Some(holder))),
+                holder => tracing::info!("standing by: another host works on this database{}", place(&holder)),
+            }
         }
         if told.away.take().is_some() {
             tracing::info!("standing by: the database is back, and another host works on it");
@@ -198,12 +212,13 @@ async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
         }
         let holder = holder(&*session).await?;
         if Instant::now() >= until {
-            return Err(LockError::Held { holder });
+            return Err(held(holder));
         }
         if !said {
             said = true;
             tracing::info!(
-                "another host works on this database{holder}; waiting up to {} s for it to end",
+                "another host works on this database{}; waiting up to {} s for it to end",
+                place(&holder),
                 patience.as_secs()
             );
         }
@@ -211,12 +226,37 @@ async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
     }
 }
 
-async fn holder(client: &impl GenericClient) -> Result<String, Error> {
+/// The session that holds the lock.
+struct Holder {
+    pid: i32,
+    since: Option<String>,
+    address: Option<String>,
+    role: Option<String>,
+    is_host: bool,
+}
+
+async fn holder(client: &impl GenericClient) -> Result<Option<Holder>, Error> {
     let row = client.query_opt(include_str!("host_lock/holder.sql"), &[&LOCK.0, &LOCK.1]).await?;
-    Ok(row.map_or_else(String::new, |row| {
-        let (pid, since): (i32, Option<String>) = (row.get(0), row.get(1));
-        let client: Option<String> = row.get(2);
-        let from = client.map_or_else(|| " on this machine".to_string(), |client| format!(" from {client}"));
-        format!(" (database session {pid}{from}, since {})", since.unwrap_or_else(|| "an unknown time".into()))
+    Ok(row.map(|row| Holder {
+        pid: row.get(0),
+        since: row.get(1),
+        address: row.get(2),
+        role: row.get(3),
+        // Of sessions that this role may not see, only the lock is known.
+        is_host: row.get::<_, Option<bool>>(4).unwrap_or(true),
     }))
+}
+
+fn held(holder: Option<Holder>) -> LockError {
+    match holder {
+        Some(Holder { pid, role: Some(role), is_host: false, .. }) => LockError::Taken { pid, role },
+        holder => LockError::Held { holder: place(&holder) },
+    }
+}
+
+/// Where the holder is, for people.
+fn place(holder: &Option<Holder>) -> String {
+    let Some(Holder { pid, since, address, .. }) = holder else { return String::new() };
+    let from = address.as_ref().map_or_else(|| " on this machine".to_string(), |address| format!(" from {address}"));
+    format!(" (database session {pid}{from}, since {})", since.as_deref().unwrap_or("an unknown time"))
 }

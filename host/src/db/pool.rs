@@ -49,8 +49,9 @@ pub trait Connection: Send + Sized + 'static {
 pub struct Borrower {
     /// Its purpose, as `pg_stat_activity` shows it.
     pub purpose: Arc<str>,
-    /// The processor that is reported as waiting while this borrower waits.
-    pub processor: Arc<str>,
+    /// The processor that is reported as waiting while this borrower waits; none for work of the
+    /// host itself.
+    pub processor: Option<Arc<str>>,
     /// Its groups. The members of each hold at most half of the slots together. The first group
     /// decides its turn.
     pub groups: Vec<Arc<str>>,
@@ -65,12 +66,12 @@ impl Borrower {
             None => processor.as_str().into(),
         };
         let purpose = format!("{purpose} {processor}").into();
-        Borrower { purpose, processor: processor.as_str().into(), groups: vec![group] }
+        Borrower { purpose, processor: Some(processor.as_str().into()), groups: vec![group] }
     }
 
     /// Work of the host that belongs to no processor.
     pub fn host(purpose: &str) -> Self {
-        Borrower { purpose: purpose.into(), processor: purpose.into(), groups: Vec::new() }
+        Borrower { purpose: purpose.into(), processor: None, groups: Vec::new() }
     }
 
     /// Its home among so many slots. The hash is not seeded, so the home is the same in each run.
@@ -184,8 +185,11 @@ impl<T: Connection> Pool<T> {
     pub fn waits(&self, least: Duration) -> Vec<Wait> {
         let state = self.state();
         let waiting = state.waiting.iter().filter(|one| !one.lease.is_closed());
-        let waits = waiting.map(|one| Wait { processor: one.borrower.processor.clone(), waited: one.since.elapsed() });
-        waits.filter(|wait| wait.waited >= least).collect()
+        let wait = |one: &Waiting<T>| {
+            let processor = one.borrower.processor.clone()?;
+            Some(Wait { processor, waited: one.since.elapsed() })
+        };
+        waiting.filter_map(wait).filter(|wait| wait.waited >= least).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {

@@ -205,10 +205,26 @@ fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
         None => (
             Gravity::Stuck,
             format!("the host has recorded no file {plugin}.wasm in its plugins folder, which was this processor last"),
-            format!("put {plugin}.wasm back into the plugins folder; `sandmill plugins` lists what the host has"),
+            match shared(facts, p) {
+                Some((tenant, shared)) => format!(
+                    "if {shared} is to handle the events of tenant {tenant} for good: `sandmill processors remove {}`; otherwise put \
+                     {plugin}.wasm back into the plugins folder",
+                    p.id
+                ),
+                None => {
+                    format!("put {plugin}.wasm back into the plugins folder; `sandmill plugins` lists what the host has")
+                }
+            },
         ),
     };
     Finding { remedy: Some(remedy), ..finding(gravity, what) }
+}
+
+/// The tenant of its own processor, and the shared processor that this one replaced for it and that
+/// runs.
+fn shared<'a>(facts: &Facts, p: &'a ProcessorStatus) -> Option<(&'a str, &'a str)> {
+    let (tenant, id) = p.id.split_once('/')?;
+    facts.status.processors.iter().any(|other| other.id == id && is_run(facts, other)).then_some((tenant, id))
 }
 
 /// Why lanes of a processor that are alike are behind; `first` has been so for the longest.

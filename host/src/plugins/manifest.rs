@@ -287,10 +287,19 @@ fn texts(place: &str, values: BTreeMap<String, toml::Value>) -> Result<BTreeMap<
 
 /// An error's message without the value that it quotes.
 fn without_values(message: &str) -> String {
-    match (message.find('"'), message.rfind('"')) {
-        (Some(first), Some(last)) if first < last => format!("{}…{}", &message[..=first], &message[last..]),
-        _ => message.into(),
-    }
+    let hidden = |message: &str, open: &str, close: char| {
+        let first = message.find(open).map(|first| first + open.len())?;
+        let last = message.rfind(close).filter(|last| *last >= first)?;
+        Some(format!("{}…{}", &message[..first], &message[last..]))
+    };
+    let quoted = hidden(message, "\"", '"');
+    // Values that are no texts stand in backticks behind their kind; so do names of keys.
+    let others = ["invalid type: ", "invalid value: "].into_iter().find_map(|kind| {
+        let (before, after) = message.split_once(kind)?;
+        let (value, rest) = after.split_once(", expected")?;
+        Some(format!("{before}{kind}{}, expected{rest}", hidden(value, "`", '`').unwrap_or_else(|| value.into())))
+    });
+    quoted.or(others).unwrap_or_else(|| message.into())
 }
 
 /// What the host's settings say of a limit.

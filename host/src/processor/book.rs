@@ -41,11 +41,14 @@ use super::{
     gather::{Found, Gather},
     pauses::Pause,
 };
-use crate::model::{
-    cursor::{Difference, Progress},
-    event::Event,
-    handler::Reason,
-    ids::{LaneKey, TenantId},
+use crate::{
+    model::{
+        cursor::{Difference, Progress},
+        event::Event,
+        handler::Reason,
+        ids::{LaneKey, TenantId},
+    },
+    tenants::replacements::REPLACED,
 };
 
 /// The number of a page, in the order in which they are dealt.
@@ -414,6 +417,10 @@ impl<T: Results> Book<T> {
     ) -> bool {
         let next = self.slots.end(key);
         self.start_first(next);
+        let replaced = match &ending {
+            Ending::Stopped(LaneState::Blocked(_)) => self.replaced(key),
+            _ => None,
+        };
         let Some(lane) = self.lanes.get_mut(key) else { return false };
         lane.running = None;
         if std::mem::take(&mut lane.stale) {
@@ -439,7 +446,8 @@ impl<T: Results> Book<T> {
             Ending::Stopped(state) => {
                 lane.stop = Some(Stop {
                     page: work.page,
-                    state,
+                    // Another processor handles the event now, so nobody need mend anything.
+                    state: replaced.map_or(state, LaneState::Paused),
                     attempts: if handled == 0 { work.attempts.saturating_add(1) } else { 1 },
                     event_position: work.events.get(handled).map(|event| event.position),
                 });
@@ -626,6 +634,12 @@ impl<T: Results> Book<T> {
     /// Whether a lane was told to wait, and not only with everything.
     fn is_told_to_wait(&self, key: &LaneKey) -> bool {
         self.pauses().any(|pause| !pause.is_whole() && pause.concerns(key))
+    }
+
+    /// Why a lane waits, if its tenant's own processor replaces this one.
+    fn replaced(&self, key: &LaneKey) -> Option<Reason> {
+        let replacement = self.pauses().find(|pause| pause.reason.class == REPLACED && pause.concerns(key));
+        replacement.map(|pause| pause.reason.clone())
     }
 
     /// Makes a lane wait that was told to: it is left behind, with the pause as its reason.

@@ -189,6 +189,8 @@ impl Committer {
         if session.covers(self.began) {
             return Ok(session);
         }
+        // Later terms can use it.
+        session.give_back();
         Err(CommitError::Lost("the connections of this term were lost, perhaps in a crash of the database".into()))
     }
 

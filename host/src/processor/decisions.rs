@@ -83,7 +83,12 @@ impl DecisionWatcher {
                             }
                         })
                     }
-                    Err(error) => tracing::debug!(error = describe(&error), "cannot read operators' decisions"),
+                    Err(error) => {
+                        tracing::debug!(error = describe(&error), "cannot read operators' decisions");
+                        // What could not be read is read again, also if nothing else changes.
+                        tokio::time::sleep(LOOK).await;
+                        continue;
+                    }
                 }
                 tokio::time::sleep(LOOK.saturating_sub(began.elapsed())).await;
                 wakeups.next().await;

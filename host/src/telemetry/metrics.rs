@@ -8,6 +8,7 @@
 //! what an operator has installed and listed.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
 };
@@ -38,6 +39,8 @@ struct Families {
     reads: Family<One, Histogram, fn() -> Histogram>,
     cpu: Family<One, Counter<f64, AtomicU64>>,
     terms: Family<Two, Counter>,
+    /// What `terms` has by processor.
+    codes: Mutex<BTreeMap<String, BTreeSet<String>>>,
     plugins: Family<One, Counter>,
     asked: Asked,
 }
@@ -133,6 +136,7 @@ impl Default for Metrics {
             reads: Family::new_with_constructor(times),
             cpu: Family::default(),
             terms: Family::default(),
+            codes: Mutex::default(),
             plugins: Family::default(),
             asked: Asked::default(),
         };
@@ -166,8 +170,27 @@ impl Metrics {
 
     /// A term of a processor ended with an error, with this SQLSTATE if the database had one.
     pub fn term_ended(&self, id: &str, sqlstate: Option<&str>) {
-        let labels = [("processor", id.to_string()), ("reason", sqlstate.unwrap_or("other").to_string())];
-        self.0.terms.get_or_create(&labels).inc();
+        let code = sqlstate.unwrap_or("other").to_string();
+        self.0.terms.get_or_create(&of_term(id, &code)).inc();
+        self.codes().entry(id.to_string()).or_default().insert(code);
+    }
+
+    /// A processor runs no more: its series are dropped, so that plugins that come and go leave
+    /// nothing behind. One that begins again counts from zero.
+    pub fn processor_ended(&self, id: &str) {
+        let labels = of(id);
+        self.0.handled.remove(&labels);
+        self.0.commits.remove(&labels);
+        self.0.reads.remove(&labels);
+        self.0.cpu.remove(&labels);
+        for code in self.codes().remove(id).unwrap_or_default() {
+            self.0.terms.remove(&of_term(id, &code));
+        }
+    }
+
+    fn codes(&self) -> MutexGuard<'_, BTreeMap<String, BTreeSet<String>>> {
+        // Each change is one insertion or removal.
+        self.0.codes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What runs has changed in this way, such as `swapped`.
@@ -307,10 +330,12 @@ fn of(id: &str) -> One {
     [("processor", id.to_string())]
 }
 
+fn of_term(id: &str, code: &str) -> Two {
+    [("processor", id.to_string()), ("reason", code.to_string())]
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     /// Every metric, with a sample of each.
@@ -331,6 +356,22 @@ mod tests {
             tenants: vec![tenant],
             ..Gauges::default()
         })
+    }
+
+    #[test]
+    fn a_processor_that_ended_leaves_no_series_behind() {
+        let metrics = Metrics::default();
+        for (id, code) in [("carts", None), ("orders", Some("53300")), ("orders", Some("42501"))] {
+            let counters = metrics.of_processor(id);
+            counters.handled.inc();
+            counters.commits.observe(0.1);
+            counters.reads.observe(0.1);
+            counters.cpu.inc_by(0.1);
+            metrics.term_ended(id, code);
+        }
+        metrics.processor_ended("orders");
+        let text = metrics.show(&Gauges::default());
+        assert!(text.contains("processor=\"carts\"") && !text.contains("orders"), "{text}");
     }
 
     #[test]

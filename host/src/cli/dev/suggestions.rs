@@ -139,7 +139,8 @@ fn append(tenant: Option<&str>, stream: &str, event_type: &str, data: &str) -> O
 fn quoted(word: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@".contains(c);
     match word {
-        _ if word.is_empty() || word.starts_with('-') || word.contains(text::is_unsafe) => None,
+        // In fish, a backslash escapes inside single quotes as well.
+        _ if word.is_empty() || word.starts_with('-') || word.contains('\\') || word.contains(text::is_unsafe) => None,
         _ if word.chars().all(is_plain) => Some(word.to_owned()),
         _ => Some(format!("'{}'", word.replace('\'', r"'\''"))),
     }
@@ -178,10 +179,10 @@ mod tests {
     fn without_a_sample_the_event_type_is_enough() {
         let made_up = |types: Option<&[&str]>| made_up(&processor(None, types)).unwrap_or_default();
         assert_eq!(made_up(Some(&["ItemAdded", "CartLost"])), "append --stream carts-1 --type ItemAdded --data '{}'");
-        let odd = ["--help", "a\u{1b}[2J", "a\nb", "$(reboot) `it's`"];
+        let odd = ["--help", "a\u{1b}[2J", "a\nb", "a\\';id;#", "$(reboot) `it's`"];
         let quoted = r"append --stream carts-1 --type '$(reboot) `it'\''s`' --data '{}'";
         assert_eq!(made_up(Some(&odd)), quoted);
-        assert_eq!(made_up(Some(&odd[..3])), "");
+        assert_eq!(made_up(Some(&odd[..4])), "");
         assert_eq!(made_up(None), "append --stream carts-1 --type Anything --data '{}'");
     }
 }

@@ -1,6 +1,10 @@
--- Finds the session that holds a two-number advisory lock of this database.
+-- Finds the session that holds a two-number advisory lock of this database: its pid, since when, from
+-- where, as which role, and whether it is a host's. Any role may take such a lock, but only a host's may
+-- write what hosts write.
 -- $1 first number int · $2 second number int
-select a.pid, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), host(a.client_addr)
+select a.pid, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), host(a.client_addr), a.usename::text,
+       a.application_name = 'sandmill host'
+         and has_table_privilege(a.usesysid, to_regclass('sandmill.processors'), 'update') is not false
 from pg_locks l
 join pg_stat_activity a on a.pid = l.pid
 where l.locktype = 'advisory' and l.granted and l.objsubid = 2

@@ -72,7 +72,7 @@ fn pool(most: usize, room: usize) -> (Arc<Server>, Arc<Pool<Fake>>) {
 
 fn borrower(purpose: &str, groups: &[&str]) -> Borrower {
     let groups = groups.iter().map(|group| Arc::from(*group)).collect();
-    Borrower { purpose: purpose.into(), processor: purpose.into(), groups }
+    Borrower { purpose: purpose.into(), processor: Some(purpose.into()), groups }
 }
 
 /// The lease, if it is granted at once.
