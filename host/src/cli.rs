@@ -204,7 +204,9 @@ fn in_words(error: &anyhow::Error) -> String {
 struct Misuse(String);
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let held = error.chain().any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. } | LockError::Taken { .. })));
+    let held = error
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. } | LockError::Taken { .. })));
     if held {
         ExitCode::from(EXIT_ANOTHER_HOST)
     } else if error.is::<ConfigError>()

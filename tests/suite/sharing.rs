@@ -10,8 +10,8 @@ use sandmill::db::{
     embedded::{Embedded, Options},
 };
 use sandmill_tests::{
-    Database, database,
-    host::{eventually, sandmill, stdout},
+    Database, database, empty_database,
+    host::{eventually, sandmill, stderr, stdout},
     native::{Folding, NativeHost},
 };
 use serde_json::json;
@@ -93,6 +93,21 @@ async fn a_server_with_few_connections_serves_all_plugins() {
     let most = until_all_counted(&admin, 6, 20).await;
     assert!(most <= 12, "{most} connections: the role has 14, and two of them are left to others");
     host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_that_may_not_have_as_many_connections_as_a_host_needs_is_refused() {
+    let database = empty_database().await;
+    let session = database.db.connect("test").await.unwrap();
+    session.batch_execute("drop role if exists limited; create role limited login connection limit 5").await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let run =
+        sandmill(&format!("{} user=limited", database.address)).args(["run", "--plugins"]).arg(folder.path()).output();
+    let run = run.unwrap();
+    let said = stderr(&run);
+    let expected = "the server allows this role 5 connections at once, and a host needs 9; nothing was changed";
+    assert!(!run.status.success() && said.contains(expected), "{said}");
+    session.batch_execute("drop role limited").await.unwrap();
 }
 
 /// With one connection for commits, one that waits for a lock keeps the other processor from committing.

@@ -212,7 +212,9 @@ fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
                     p.id
                 ),
                 None => {
-                    format!("put {plugin}.wasm back into the plugins folder; `sandmill plugins` lists what the host has")
+                    format!(
+                        "put {plugin}.wasm back into the plugins folder; `sandmill plugins` lists what the host has"
+                    )
                 }
             },
         ),

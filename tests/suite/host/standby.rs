@@ -125,3 +125,23 @@ async fn a_host_lock_whose_session_was_lost_is_taken_again_for_the_same_processo
     host.stop().await;
     assert!(session.query_opt(running, &[]).await.unwrap().is_none(), "it does not run any more");
 }
+
+/// PostgreSQL lets any role take any advisory lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_no_hosts_is_named_where_it_holds_the_lock() {
+    let database = database().await;
+    let session = database.db.connect("test").await.unwrap();
+    session.batch_execute("drop role if exists squatter; create role squatter login").await.unwrap();
+    let address = format!("{} user=squatter", database.address);
+    let squatter = Db::parse(&address).unwrap().connect("host").await.unwrap();
+    let pid: i32 = squatter.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    squatter.batch_execute("select pg_advisory_lock(1398894180, 1)").await.unwrap();
+    assert!(!host_lock::is_held(&*session).await.unwrap());
+    let error = HostLock::acquire(&database.db, std::time::Duration::ZERO).await.err().unwrap().to_string();
+    let expected = format!("session {pid} of the role squatter holds the lock that a host needs, and is no host");
+    assert!(error.starts_with(&expected) && error.ends_with(&format!("pg_terminate_backend({pid})")), "{error}");
+    drop(squatter);
+    eventually("the lock is free", async || HostLock::acquire(&database.db, std::time::Duration::ZERO).await.ok())
+        .await;
+    session.batch_execute("drop role squatter").await.unwrap();
+}
