@@ -34,7 +34,7 @@ use crate::{
          Lines below name errors that end terms, and events that were set aside as dead letters. Plugin files that the host does not run are named with the reason, and shared processors that a tenant's own one replaces are named with it. A second table shows the first lanes of each processor that are behind, and why; --lanes shows more.
 
 Exit codes: 0 shown; 1 failed, as when the database is away; with --check also 6 if something needs a person: no host runs, a processor is `failing`, `refused` \
-         or `absent`, a lane is `blocked`, or a plugin file is refused. What a person paused, and what is behind or retries by itself, is well.
+         or `absent` (but for a tenant's own one whose events the shared one handles again), a lane is `blocked`, or a plugin file is refused. What a person paused, and what is behind or retries by itself, is well.
 
 Examples:
   sandmill status
@@ -157,10 +157,19 @@ impl Seen {
 
     /// Whether something does not move, and will not by itself.
     fn needs_a_person(&self) -> bool {
-        let is_ill = |p: &ProcessorStatus| {
+        let is_ill = |p: &&ProcessorStatus| {
             p.lanes_counted.blocked > 0 || p.term_error.is_some() || self.idle.contains_key(&p.id)
         };
-        !self.host || !self.refused_files.is_empty() || self.status.processors.iter().any(is_ill)
+        let mut ill = self.status.processors.iter().filter(is_ill);
+        !self.host || !self.refused_files.is_empty() || ill.any(|p| !self.is_superseded(p))
+    }
+
+    /// Whether the file of a tenant's own processor is gone while the shared one that it replaced runs,
+    /// and so handles the tenant's events.
+    fn is_superseded(&self, p: &ProcessorStatus) -> bool {
+        let shared = p.id.split_once('/').map_or("", |(_, shared)| shared);
+        let runs = |other: &ProcessorStatus| other.id == shared && !self.idle.contains_key(&other.id);
+        self.idle.get(&p.id) == Some(&State::Absent) && self.status.processors.iter().any(runs)
     }
 }
 
@@ -521,6 +530,20 @@ mod tests {
         assert!(seen.needs_a_person());
         (seen.host, seen.refused_files) = (true, vec![RefusedFile { plugin: "x".into(), reason: "y".into() }]);
         assert!(seen.needs_a_person());
+    }
+
+    #[test]
+    fn a_tenants_own_processor_whose_file_is_gone_needs_nobody_while_the_shared_one_runs() {
+        let mut seen = blocked();
+        let id = seen.status.processors[0].id.clone();
+        seen.status.processors[0].lanes_counted = Default::default();
+        let own = blocked().status.processors.remove(0);
+        seen.status.processors.push(ProcessorStatus { id: format!("acme/{id}"), ..own });
+        let absent = |id: &str| (id.to_string(), State::Absent);
+        seen.idle = [absent(&format!("acme/{id}"))].into();
+        assert!(!seen.needs_a_person());
+        seen.idle.extend([absent(&id)]);
+        assert!(seen.needs_a_person(), "nobody handles the events");
     }
 
     #[test]

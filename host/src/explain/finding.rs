@@ -202,22 +202,23 @@ fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
             format!("the host has {plugin}.wasm, but has not begun to run it"),
             "wait until it is compiled and checked; `sandmill plugins` shows its state".into(),
         ),
-        None => (
-            Gravity::Stuck,
-            format!("the host has recorded no file {plugin}.wasm in its plugins folder, which was this processor last"),
-            match shared(facts, p) {
-                Some((tenant, shared)) => format!(
-                    "if {shared} is to handle the events of tenant {tenant} for good: `sandmill processors remove {}`; otherwise put \
-                     {plugin}.wasm back into the plugins folder",
+        None => match shared(facts, p) {
+            Some((tenant, shared)) => (
+                Gravity::Note,
+                format!("its file {plugin}.wasm is gone, and {shared} handles the events of tenant {tenant} again"),
+                format!(
+                    "if that is for good: sandmill processors remove {}; otherwise put {plugin}.wasm back into the plugins folder",
                     p.id
                 ),
-                None => {
-                    format!(
-                        "put {plugin}.wasm back into the plugins folder; `sandmill plugins` lists what the host has"
-                    )
-                }
-            },
-        ),
+            ),
+            None => (
+                Gravity::Stuck,
+                format!(
+                    "the host has recorded no file {plugin}.wasm in its plugins folder, which was this processor last"
+                ),
+                format!("put {plugin}.wasm back into the plugins folder; `sandmill plugins` lists what the host has"),
+            ),
+        },
     };
     Finding { remedy: Some(remedy), ..finding(gravity, what) }
 }
@@ -504,6 +505,19 @@ mod tests {
         let what = "7 terms in a row ended, since 2026-01-02T03:04:05Z, the last at 2026-01-02T03:05:05Z: permission denied for table carts_1 (SQLSTATE 42501)";
         assert_eq!(found.iter().map(|finding| finding.what.as_str()).collect::<Vec<_>>(), [what]);
         assert!(found[0].remedy.as_deref().unwrap().starts_with("grant the host's role"), "{found:?}");
+    }
+
+    #[test]
+    fn a_tenants_own_file_that_is_gone_is_a_note_while_the_shared_processor_runs() {
+        let own = facts(5, &[]).status.processors.remove(0);
+        let mut facts = facts(0, &[]);
+        let (id, plugin) = ("acme/carts".into(), "acme/x 1.0.0 0123".into());
+        facts.status.processors.push(ProcessorStatus { id, plugin, ..own });
+        let found = findings(&facts, About::default());
+        assert_eq!(found.len(), 1, "{found:?}");
+        let words = "its file acme/x.wasm is gone, and carts handles the events of tenant acme again";
+        assert_eq!((found[0].gravity, found[0].what.as_str()), (Gravity::Note, words));
+        assert!(found[0].remedy.as_deref().unwrap().contains("sandmill processors remove acme/carts"), "{found:?}");
     }
 
     #[test]
