@@ -6,15 +6,15 @@
 --
 -- One tenant. `sandmill_tenant.orders` has the rows of `public.orders` that belong to the session's
 -- tenant: the one tenant that its role may read, or of several the one in the setting
--- `sandmill.tenant`. A session that may read several and has chosen none gets an error, not an empty
--- answer. A role that was granted one tenant with `--grant-read ROLE --tenant NAME` can read these
--- views alone, so it cannot reach another tenant's rows.
+-- `sandmill.tenant`. A session that may read several and has chosen none gets an error, not an
+-- empty answer. A role that was granted one tenant with `--grant-read ROLE --tenant NAME` can read
+-- these views alone, so it cannot reach another tenant's rows.
 --
 -- A condition in a view, not row security: the views' owner reads the table for everybody, so a
 -- policy would have to know who asks, the host's own statements would have to pass it, and
--- PostgreSQL 14 knows no view that reads with its reader's rights. The tenant is found once a query,
--- so that it is a key of the table's index like any other value. The views are security barriers: no
--- function of a query sees a row of another tenant.
+-- PostgreSQL 14 knows no view that reads with its reader's rights. The tenant is found once a
+-- query, so that it is a key of the table's index like any other value. The views are security
+-- barriers: no function of a query sees a row of another tenant.
 
 alter table sandmill.store
   add column views_schema text not null default 'public' check (
@@ -37,8 +37,8 @@ begin
 end
 $$;
 
--- The tenant whose documents a role reads in this session. What it may read is granted to it or to a
--- role that it is a member of; a grant without a tenant stands for all, and the tables' owner and
+-- The tenant whose documents a role reads in this session. What it may read is granted to it or to
+-- a role that it is a member of; a grant without a tenant stands for all, and the tables' owner and
 -- superusers need none.
 --
 -- With the owner's rights, because readers may not see the grants. The role is an argument, as here
@@ -80,8 +80,8 @@ language sql stable as $$
   )
 $$;
 
--- Lets roles read the views of a collection that were just made: those of all tenants' documents and
--- those of one tenant, as each was granted.
+-- Lets roles read the views of a collection that were just made: those of all tenants' documents
+-- and those of one tenant, as each was granted.
 create function sandmill.grant_documents_views(p_number integer) returns void
 language plpgsql as $$
 declare
@@ -104,8 +104,8 @@ begin
 end
 $$;
 
--- Leads both views of a collection to the table of a generation, which may be a later one, and lets
--- the roles read them that may. Where they are already there nothing is changed or locked.
+-- Points both views of a collection at the table of a generation, which may be a later one, and
+-- lets the roles read them that may. Where they are already there nothing is changed or locked.
 create or replace function sandmill.make_documents_view(p_view text, p_number integer, p_generation integer) returns void
 language plpgsql as $$
 declare
@@ -141,9 +141,9 @@ end
 $$;
 drop function sandmill.grant_documents_view(text);
 
--- Moves the views of all tenants' documents to another schema, which is made unless it is there, and
--- returns the former one. Rights on the views move with them; roles that may read all documents may
--- use the schema from then on.
+-- Moves the views of all tenants' documents to another schema, which is made unless it is there,
+-- and returns the former one. Rights on the views move with them; roles that may read all documents
+-- may use the schema from then on.
 create function sandmill.move_documents_views(p_schema text) returns text
 language plpgsql as $$
 declare

@@ -1,5 +1,6 @@
--- Refusals of `sandmill.append` name the stream, its tenant, the event by its place among those given
--- and by its id, the rule with its limit, and the remedy. SQLSTATEs and constraint names stay.
+-- Refusals of `sandmill.append` name the stream, its tenant, the event by its place among those
+-- given and by its id, the rule with its limit, and the remedy. SQLSTATEs and constraint names
+-- stay.
 --
 -- An append that succeeds pays nothing for that: the rules of a single event are part of the
 -- expressions that make its row, and what a refusal says is put together only when there is one. An
@@ -47,8 +48,8 @@ begin
 end
 $$;
 
--- Whether documents can hold a JSON text. Where they cannot, it raises why, with the SQLSTATE that the
--- cast to jsonb has. Called for texts with an escape alone.
+-- Whether documents can hold a JSON text. Where they cannot, it raises why, with the SQLSTATE that
+-- the cast to jsonb has. Called for texts with an escape alone.
 create function sandmill.fits_jsonb(p_json json, p_part text, p_tenant text, p_stream text, p_version bigint, p_id text) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -74,8 +75,9 @@ alter table sandmill.events
   add constraint events_metadata_text_check
     check (strpos(metadata::text, '\') = 0 or strpos(metadata::text, '\u') = 0 or sandmill.fits_jsonb(metadata, 'metadata', tenant, stream, version, id)) not valid;
 
--- Opens an append of a tenant: refuses a foreign cluster, takes the tenant's order where the store is ordered by tenant, and returns
--- the size limit of an event. The stream is for words alone; an import of many has none.
+-- Opens an append of a tenant: refuses a foreign cluster, takes the tenant's order where the store
+-- is ordered by tenant, and returns the size limit of an event. The stream is for words alone; an
+-- import of many has none.
 drop function sandmill.begin_append(text);
 create function sandmill.begin_append(p_tenant text, p_stream text default null) returns integer
 language plpgsql as $$
@@ -86,13 +88,13 @@ declare
 begin
   select s.ordering, s.max_event_bytes, s.system_identifier::text as cluster into v_store from sandmill.store s;
   if not found then
-    -- A change of the order refills its table by truncating, so that a snapshot taken before it, which a transaction at
-    -- repeatable read keeps, finds no order rather than the old one.
+    -- A change of the order refills its table by truncating, so that a snapshot taken before it,
+    -- which a transaction at repeatable read keeps, finds no order rather than the old one.
     raise exception 'nothing was appended to %tenant %: the order of the store was changed while this transaction ran', v_what, p_tenant
       using errcode = 'serialization_failure', hint = 'Repeat the transaction.';
   end if;
-  -- Reading the control file takes 10 µs, so a session asks once and keeps the answer. A session never moves between clusters. A role
-  -- that sets this by hand deceives only itself.
+  -- Reading the control file takes 10 µs, so a session asks once and keeps the answer. A session
+  -- never moves between clusters. A role that sets this by hand deceives only itself.
   if pg_catalog.current_setting('sandmill.cluster', true) is distinct from v_store.cluster then
     v_cluster := sandmill.this_cluster()::text;
     if v_cluster <> v_store.cluster then
@@ -135,8 +137,8 @@ begin
 end
 $$;
 
--- Says which id was taken when fewer rows were made than events were given: one that the tenant has
--- from before, or one that is given twice. It never returns.
+-- Names the id that was taken when fewer rows were made than events were given: one that the tenant
+-- has from before, or one that is given twice. It never returns.
 create function sandmill.refuse_ids(
   p_tenant text, p_stream text, p_before bigint, p_types text[], p_data json[], p_metadata json[], p_ids text[]
 ) returns void
@@ -192,8 +194,8 @@ create or replace function sandmill.append(
   p_ids text[] default null,
   p_recorded_at timestamptz[] default null
 ) returns table (event_id text, stream_version bigint, log_position bigint)
--- With one plan for all parameters. Left to itself, PostgreSQL plans the insert with ids again for each
--- call, which takes 130 µs and finds the same plan.
+-- With one plan for all parameters. Left to itself, PostgreSQL plans the insert with ids again for
+-- each call, which takes 130 µs and finds the same plan.
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_count int := coalesce(cardinality(p_types), 0);
@@ -224,7 +226,8 @@ begin
   v_limit := sandmill.begin_append(p_tenant, p_stream);
   -- Below 1,000 bytes in all there is nothing to find: no limit is lower.
   if pg_column_size(p_data) + coalesce(pg_column_size(p_metadata), 0) > 1000 then
-    -- What is not numbered from 1 in one dimension is numbered anew, so that no event passes unseen.
+    -- Arrays with other bounds or more dimensions become plain ones, so that the loop sees each
+    -- event.
     if array_ndims(p_data) <> 1 or array_lower(p_data, 1) <> 1 then
       p_data := array(select e from unnest(p_data) as e);
     end if;
@@ -261,7 +264,7 @@ begin
   if p_expected_version is distinct from null and p_expected_version <> v_before then
     raise exception 'stream % of tenant % is at version %, expected %', p_stream, p_tenant, v_before, p_expected_version
       using errcode = 'SM409', detail = v_before::text,
-            hint = 'Read the stream again and decide anew, or pass null to append whatever its version. Nothing was appended.';
+            hint = 'Read the stream again and repeat the decision, or pass null to append at any version. Nothing was appended.';
   end if;
   -- The sequence is drawn above the sort, row by row, after the stream's row was locked.
   if p_ids is null then

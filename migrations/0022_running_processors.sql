@@ -1,5 +1,5 @@
--- Processors share their sessions, so the session that a processor names is the one that holds the host lock, as long as
--- that host runs it.
+-- Processors share their sessions, so the session that a processor names is the one that holds the
+-- host lock, as long as that host runs it.
 create or replace view sandmill.running_processors as
 select p.id, a.pid
 from sandmill.processors p

@@ -18,7 +18,7 @@ const UNIQUE_ID: &str = "events_tenant_id_key";
 /// Why events were not appended. None of them was.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The stream is at another version: read it again and decide anew.
+    /// The stream is at another version: read it again and repeat the decision.
     #[error("stream {stream} of tenant {tenant} is at version {actual}, expected {expected}")]
     Conflict {
         /// Whose stream it is.

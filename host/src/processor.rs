@@ -282,8 +282,8 @@ impl Processor {
     /// One term, until it was told to stop.
     async fn term(&mut self, stop: &mut Stop) -> Result<(), Shaken> {
         let begin = async {
-            self.ground.host_lock.ensure().await?;
-            Ok::<_, Shaken>(Term::begin(&self.ground, &self.descriptor).await.context("begin a term")?)
+            let host = self.ground.host_lock.ensure().await?;
+            Ok::<_, Shaken>(Term::begin(&self.ground, &self.descriptor, host).await.context("begin a term")?)
         };
         let term = tokio::select! {
             // A database that does not answer keeps nobody from ending.

@@ -1,10 +1,11 @@
 // The examples of the pages on appending and reading, run as they are printed.
 //
-// A block that follows the comment `<!-- tested -->` is run by a shell as the host's role, one after
-// `<!-- tested: as ROLE -->` as that role: SQL on a session of its own, JavaScript by node, Python by
-// python3. Where a block of output follows, its lines must be what was printed: rows as psql shows
-// them without rules, errors with detail and hint, a program's standard output. Drivers are installed
-// by `make drivers`; without them programs are skipped, and fail only if TEST_ALL asks for all.
+// A block that follows the comment `<!-- tested -->` is run by a shell as the host's role, one
+// after `<!-- tested: as ROLE -->` as that role: SQL on a session of its own, JavaScript by node,
+// Python by python3. Where a block of output follows, its lines must be what was printed: rows as
+// psql shows them without rules, errors with detail and hint, a program's standard output. Drivers
+// are installed by `make drivers`; without them programs are skipped, and fail only if TEST_ALL
+// asks for all.
 
 use std::{
     os::unix::fs::symlink,

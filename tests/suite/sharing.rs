@@ -28,7 +28,8 @@ fn foldings(count: usize) -> Vec<Folding> {
     (0..count).map(|number| Folding::after(|_| {}).named(&format!("p{number}"))).collect()
 }
 
-/// Waits until each of so many processors has counted so many events. Returns the most connections of the host that were seen.
+/// Waits until each of so many processors has counted so many events. Returns the most connections
+/// of the host that were seen.
 async fn until_all_counted(session: &Session, processors: usize, events: i64) -> i64 {
     let table = |number| format!("select coalesce(sum((data ->> 'count')::bigint), 0) as n from public.p{number}_log");
     let tables: Vec<String> = (0..processors).map(table).collect();
@@ -110,7 +111,8 @@ async fn a_role_that_may_not_have_as_many_connections_as_a_host_needs_is_refused
     session.batch_execute("drop role limited").await.unwrap();
 }
 
-/// With one connection for commits, one that waits for a lock keeps the other processor from committing.
+/// With one connection for commits, one that waits for a lock keeps the other processor from
+/// committing.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_shows_a_processor_that_waits_for_a_connection_until_it_continues() {
     let database = database().await;

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::host_lock;
 use crate::{
     db::{Error, Session},
     model::{cursor::Progress, ids::ProcessorId},
@@ -26,14 +25,18 @@ impl fmt::Display for Fence {
 }
 
 /// Begins a term on all buckets of a processor: from here on every earlier token is refused. Durable before it returns, since a token that
-/// a crash took back could let an older owner's commit pass. Returns the buckets' progress.
-pub async fn take(session: &mut Session, processor: &ProcessorId) -> Result<(Fence, Vec<(i16, Progress)>), Error> {
+/// a crash took back could let an older owner's commit pass. `host` is the pid of the session that holds the host lock.
+/// Returns the buckets' progress.
+pub async fn take(
+    session: &mut Session,
+    processor: &ProcessorId,
+    host: i32,
+) -> Result<(Fence, Vec<(i16, Progress)>), Error> {
     let fence = Fence(uuid::Uuid::new_v4().simple().to_string());
     let transaction = session.client_mut().transaction().await?;
     transaction.batch_execute("set local synchronous_commit = on").await?;
     // In the order in which commits lock these rows.
-    let (one, two) = host_lock::LOCK;
-    transaction.execute(include_str!("fence/own.sql"), &[&processor.as_str(), &one, &two]).await?;
+    transaction.execute(include_str!("fence/own.sql"), &[&processor.as_str(), &host]).await?;
     let rows = transaction.query(include_str!("fence/take.sql"), &[&processor.as_str(), &fence.as_str()]).await?;
     transaction.commit().await?;
     let mut cursors = Vec::with_capacity(rows.len());
@@ -47,7 +50,7 @@ pub async fn take(session: &mut Session, processor: &ProcessorId) -> Result<(Fen
     Ok((fence, cursors))
 }
 
-/// Records that nobody runs a processor any more, unless another term has begun since.
+/// Records that no host runs a processor any more, unless another term has begun since.
 pub async fn release(session: &Session, processor: &ProcessorId, fence: &Fence) -> Result<(), Error> {
     session.execute(include_str!("fence/release.sql"), &[&processor.as_str(), &fence.as_str()]).await.map(drop)
 }

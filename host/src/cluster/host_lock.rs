@@ -12,7 +12,7 @@ use tokio::{sync::Mutex, time::Instant};
 use crate::db::{Db, Error, GenericClient, Session, Transaction, describe};
 
 /// The lock's two numbers: "Sand" in ASCII, and 1 for the host.
-pub(super) const LOCK: (i32, i32) = (0x5361_6e64, 1);
+const LOCK: (i32, i32) = (0x5361_6e64, 1);
 /// How long a host waits for another one to end.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts.
@@ -99,7 +99,8 @@ impl HostLock {
     }
 
     /// Makes sure that the lock is still ours, taking it again if its connection was lost and nobody else took it meanwhile.
-    pub async fn ensure(&self) -> Result<(), LockError> {
+    /// Returns the pid of the session that holds it.
+    pub async fn ensure(&self) -> Result<i32, LockError> {
         let mut held = self.held.lock().await;
         if held.session.batch_execute("").await.is_err() {
             let new = Held::by(acquire(&self.db, PATIENCE).await?).await?;
@@ -107,7 +108,7 @@ impl HostLock {
             new.session.execute(include_str!("host_lock/moved.sql"), &[&held.pid]).await?;
             *held = new;
         }
-        Ok(())
+        Ok(held.pid)
     }
 
     /// Takes the lock again whenever its connection was lost, until dropped. If another host has

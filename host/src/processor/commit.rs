@@ -163,17 +163,19 @@ pub struct TermStart {
 }
 
 impl Committer {
-    /// Begins a term: takes a fence for a processor, and reads what the database says under it.
+    /// Begins a term: takes a fence for a processor, and reads what the database says under it. `host` is
+    /// the pid of the session that holds the host lock.
     pub async fn begin(
         sessions: &Arc<Pool<CommitSession>>,
         processor: &ProcessorId,
         collections: &[CollectionName],
+        host: i32,
     ) -> Result<TermStart, Error> {
         let borrower = Borrower::of(processor, "commit");
         let mut session = sessions.lend(&borrower).await?;
         // The session is older, so it covers what is read from here on.
         let began = Instant::now();
-        let (fence, cursors) = fence::take(&mut session.session, processor).await?;
+        let (fence, cursors) = fence::take(&mut session.session, processor, host).await?;
         // Exceptions are read after the fence was taken: whatever an earlier owner still committed is in them.
         let exceptions = exceptions::read(&session, processor).await?;
         let documents = Writer::open(&session, processor.owner(), collections).await?;

@@ -1,8 +1,9 @@
 //! A term: one uninterrupted ownership of a processor, and everything that is only valid during it.
 //!
-//! It begins with a new fence and what the database says about progress, and it ends with the first lost connection, refused fence or
-//! unknown outcome. Then all of it is dropped at once: pages under way, effects, cached documents. Nothing survives into the next term
-//! but what was committed.
+//! It begins with a new fence and what the database says about progress, and it ends with the first
+//! lost connection, refused fence or unknown outcome. Then all of it is dropped at once: pages
+//! under way, effects, cached documents. Nothing survives into the next term but what was
+//! committed.
 
 use std::sync::Arc;
 
@@ -39,11 +40,12 @@ pub struct Term {
 }
 
 impl Term {
-    /// Takes a new fence, and reads where things stand under it.
-    pub async fn begin(ground: &Ground, descriptor: &Descriptor) -> anyhow::Result<Term> {
+    /// Takes a new fence, and reads where things stand under it. `host` is the pid of the session
+    /// that holds the host lock.
+    pub async fn begin(ground: &Ground, descriptor: &Descriptor, host: i32) -> anyhow::Result<Term> {
         let (sessions, id) = (&ground.connections, &descriptor.id);
         let TermStart { committer, cursors, exceptions } =
-            Committer::begin(&sessions.commits, id, &descriptor.collections).await?;
+            Committer::begin(&sessions.commits, id, &descriptor.collections, host).await?;
         let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
         anyhow::ensure!(
             cursors.len() == usize::from(BUCKETS) && cursors.iter().all(|(_, progress)| *progress == stored),

@@ -145,3 +145,17 @@ async fn a_session_that_is_no_hosts_is_named_where_it_holds_the_lock() {
         .await;
     session.batch_execute("drop role squatter").await.unwrap();
 }
+
+/// It learns that before its rights are looked at.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_rights_is_told_of_the_other_host() {
+    let database = database().await;
+    let holder = HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
+    let session = database.db.connect("test").await.unwrap();
+    session.batch_execute("drop role if exists stranger; create role stranger login").await.unwrap();
+    let stranger = Db::parse(&format!("{} user=stranger", database.address)).unwrap();
+    let error = HostLock::acquire(&stranger, std::time::Duration::ZERO).await.err().unwrap().to_string();
+    assert!(error.starts_with("another host works on this database"), "{error}");
+    holder.ensure().await.unwrap();
+    session.batch_execute("drop role stranger").await.unwrap();
+}

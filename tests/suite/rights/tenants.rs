@@ -1,5 +1,5 @@
-// Readers of one tenant's documents: the views in `sandmill_tenant`, and what grants and the setting
-// `sandmill.tenant` let a role see there.
+// Readers of one tenant's documents: the views in `sandmill_tenant`, and what grants and the
+// setting `sandmill.tenant` let a role see there.
 
 use super::*;
 
@@ -163,7 +163,8 @@ async fn a_readers_own_functions_and_operators_see_no_other_tenants_rows() {
     execute(&database, "create schema curious authorization curious").await;
     migrate(&database, &["--grant-read", "curious", "--tenant", "acme"]).await;
     let reader = session(&address).await;
-    // A function so cheap that the planner would call it first, and an operator in the place of `=`.
+    // A function so cheap that the planner would call it first, and an operator in the place of
+    // `=`.
     reader
         .batch_execute(
             "create function curious.leak(tenant text) returns boolean language plpgsql cost 0.0001 as $$

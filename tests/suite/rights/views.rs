@@ -1,5 +1,5 @@
-// The schema of the collections' views is a setting of the store: views move with the rights on them,
-// and later ones are made there.
+// The schema of the collections' views is a setting of the store: views move with the rights on
+// them, and later ones are made there.
 
 use super::*;
 

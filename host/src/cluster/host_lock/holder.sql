@@ -1,10 +1,14 @@
--- Finds the session that holds a two-number advisory lock of this database: its pid, since when, from
--- where, as which role, and whether it is a host's. Any role may take such a lock, but only a host's may
--- write what hosts write.
+-- Finds the session that holds a two-number advisory lock of this database: its pid, its start, its
+-- address, its role, and whether it is a host's. Any role may take such a lock, but only a host's
+-- role may update the processors.
 -- $1 first number int · $2 second number int
 select a.pid, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), host(a.client_addr), a.usename::text,
        a.application_name = 'sandmill host'
-         and has_table_privilege(a.usesysid, to_regclass('sandmill.processors'), 'update') is not false
+         -- A role that may not use the schema finds the table here too.
+         and has_table_privilege(a.usesysid, (
+           select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+           where n.nspname = 'sandmill' and c.relname = 'processors'
+         ), 'update') is not false
 from pg_locks l
 join pg_stat_activity a on a.pid = l.pid
 where l.locktype = 'advisory' and l.granted and l.objsubid = 2

@@ -1,4 +1,5 @@
-//! The pool with a server of its own: its bound, its fairness, and what becomes of lost connections.
+//! The pool with a server of its own: its bound, its fairness, and what becomes of lost
+//! connections.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
