@@ -57,7 +57,7 @@ test-postgres: plugins guests ## runs the suite on each supported version of Pos
 # The tests that depend most on the server: statements and their plans, migrations, rights, cursors,
 # crashes. They take three minutes.
 newest := $(lastword $(ON))
-database_tests := store:: sources:: sql:: plans:: rights:: bookkeeping:: anchors:: ownership:: contention:: crashes:: kills::
+database_tests := store:: sources:: sql:: plans:: rights:: in_flight:: anchors:: ownership:: contention:: crashes:: kills::
 test-newest: plugins guests newest-postgres ## runs the tests that depend most on the database on the newest PostgreSQL
 	@echo "Running tests on PostgreSQL $(newest)"
 	@SANDMILL_PG_BIN=$$(scripts/postgres.sh $(newest)) cargo test --workspace --test suite -- $(database_tests)

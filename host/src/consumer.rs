@@ -1,4 +1,4 @@
-//! The tail: notices that something committed, reads what it was, and deals it to lanes.
+//! The tail: notices that something committed, reads what it was, and dispatches it to lanes.
 //!
 //! [`wake`] looks at the database's snapshot and tells everybody when it changed. [`pages`] reads what follows a progress; processors that
 //! stand at the same place share one reading of the same page. [`router`] says which lanes a page concerns. None of them keeps

@@ -1,15 +1,14 @@
 //! A processor: one named follower of the log.
 //!
-//! It reads pages, deals them to lanes, runs the lanes through the handler, and commits what they led to together with its progress: all
+//! It reads pages, dispatches them to lanes, runs the lanes through the handler, and commits what they led to together with its progress: all
 //! at the same time, and nobody waits for anybody slow. A lane that is slow, fails or holds too much is left behind by an exception in the commit that
 //! passes it, and everybody else goes on. All of this happens within a [`term::Term`]; whatever shakes the ground (a lost connection, a refused
 //! fence, an unknown outcome) ends the term, and the next one starts from what the database says.
 //!
-//! [`book`] decides, [`engine`] carries out, [`lane`] runs the handler, whose [`code`] may be exchanged meanwhile, by a version that [`dry_run`] has tried, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
+//! [`in_flight`] decides, [`engine`] carries out, [`lane`] runs the handler, whose [`code`] may be exchanged meanwhile, by a version that [`dry_run`] has tried, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
 //! how they read for themselves. What is done about lanes that cannot keep up is chosen for each processor ([`pressure`]): processors may wait for each
 //! other ([`lockstep`]), or skip what is too much (`shed`).
 
-pub mod book;
 pub mod code;
 pub mod commit;
 pub mod connections;
@@ -18,6 +17,7 @@ pub mod dry_run;
 mod engine;
 pub mod exceptions;
 pub mod gather;
+pub mod in_flight;
 pub mod lane;
 pub mod lockstep;
 pub mod pauses;

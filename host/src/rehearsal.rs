@@ -36,7 +36,7 @@ pub struct Rehearsal<'a> {
     pub descriptor: &'a Descriptor,
     /// Its code, and where it computes.
     pub runner: &'a Runner,
-    /// Events that are dealt to lanes at a time.
+    /// Events that are dispatched to lanes at a time.
     pub page_events: usize,
     /// Tenants that run at once.
     pub tenants_at_once: usize,

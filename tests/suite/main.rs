@@ -11,8 +11,8 @@ mod connections;
 mod contention;
 // A database that dies under a living host.
 mod crashes;
-// The book of pages and exceptions against a model.
-mod bookkeeping;
+// The tracker of pages and exceptions against a model.
+mod in_flight;
 // The demo, as whoever tries Sandmill first meets it.
 mod demo;
 // A lane that is too slow for what it gets, while others go on.

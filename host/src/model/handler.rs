@@ -15,7 +15,7 @@ use super::{
 /// A future that can be sent to a guest thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// How events are dealt to lanes.
+/// How events are dispatched to lanes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PartitionBy {
     /// One lane for each tenant.
@@ -56,7 +56,7 @@ pub struct Descriptor {
     pub event_types: Option<Vec<String>>,
     /// Every collection it reads or writes.
     pub collections: Vec<CollectionName>,
-    /// How its events are dealt to lanes.
+    /// How its events are dispatched to lanes.
     pub partition_by: PartitionBy,
     /// Where it begins.
     pub start: Start,

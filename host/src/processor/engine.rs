@@ -1,7 +1,7 @@
-//! The loop of one term: carries out what the [`Book`] says.
+//! The loop of one term: carries out what the [`InFlight`] says.
 //!
 //! At any time a page is being read, lanes are running, a lane behind reads for itself and a commit is on its way, none of them waiting for
-//! another. Whenever one of these ends, the book is told, and asked what to start next. What the loop itself decides is only when:
+//! another. Whenever one of these ends, the tracker is told, and asked what to start next. What the loop itself decides is only when:
 //! how many pages to read ahead, how many lanes to run at once, how long a commit waits for slow lanes. Everything it holds is dropped with
 //! it when the term ends.
 
@@ -24,10 +24,10 @@ use commits::Committed;
 
 use super::{
     Config, Shaken, Standing,
-    book::{self, Book, Bounds, Ending, Patience, Work},
     commit::{Committer, DeadLetter},
     decisions::Decisions,
     exceptions::{self, LaneState},
+    in_flight::{self, Bounds, Ending, InFlight, Patience, Work},
     lane::{GroundLost, Outcome, Runner, Trouble},
     lockstep::{Place, Turn},
     pauses::{self, Pause},
@@ -109,7 +109,7 @@ pub(super) struct Results {
     _counted: Option<Counted>,
 }
 
-impl book::Results for Results {
+impl in_flight::Results for Results {
     fn weight(&self) -> usize {
         self.weight
     }
@@ -148,7 +148,7 @@ pub(super) struct Engine<'a> {
     began: Instant,
     documents: Arc<Documents>,
     committer: Arc<Committer>,
-    book: Book<Results>,
+    in_flight: InFlight<Results>,
     costs: LruCache<LaneKey, Duration>,
     /// Since when lanes are behind that are and move.
     behind_since: HashMap<LaneKey, Instant>,
@@ -222,7 +222,7 @@ impl<'a> Engine<'a> {
             began: Instant::now(),
             documents: term.documents,
             committer: term.committer,
-            book: Book::new(
+            in_flight: InFlight::new(
                 term.stored,
                 term.exceptions,
                 pressure.bounds(Bounds {
@@ -304,7 +304,7 @@ impl<'a> Engine<'a> {
                     self.page = None;
                     self.pages = Some(reader);
                     match page? {
-                        Ahead::Page(page) => self.deal(&page, took),
+                        Ahead::Page(page) => self.dispatch(&page, took),
                         Ahead::Leap(leap) => self.leap(leap),
                     }
                 }
@@ -314,7 +314,7 @@ impl<'a> Engine<'a> {
                     self.search = true;
                     let (found, shed) = found?;
                     let results = shed.map(|shed| Results { shed: Some(shed), ..Results::default() });
-                    self.book.found(&reading, found, results);
+                    self.in_flight.found(&reading, found, results);
                 }
                 Some(committed) = OptionFuture::from(self.commit.as_mut()) => {
                     self.commit = None;
@@ -347,7 +347,7 @@ impl<'a> Engine<'a> {
                     if let Some(place) = self.place.as_ref() {
                         place.leave();
                     }
-                    self.book.close();
+                    self.in_flight.close();
                     self.page = None;
                     self.reading = None;
                 }
@@ -378,7 +378,7 @@ impl<'a> Engine<'a> {
     /// Starts everything that can be started.
     fn start(&mut self) {
         let now = SystemTime::now();
-        if self.draining.is_none() && self.book.paused().is_none() {
+        if self.draining.is_none() && self.in_flight.paused().is_none() {
             // No run may start for a tenant whose own processor begins.
             if !self.has_other_replacements() {
                 self.start_runs();
@@ -394,11 +394,11 @@ impl<'a> Engine<'a> {
         if self.commit.is_none() && self.worth_a_look(now) {
             (self.finished, self.looked) = (0, Instant::now());
             // Nothing more is started where all of it is paused, so nobody is waited for.
-            let ends = self.draining.is_some() || self.book.paused().is_some();
+            let ends = self.draining.is_some() || self.in_flight.paused().is_some();
             let patience = if ends { NO_PATIENCE } else { self.patience() };
             let store =
                 self.draining.is_some() || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
-            if let Some(plan) = self.book.plan(now, patience, store, self.runner.waiters.runs()) {
+            if let Some(plan) = self.in_flight.plan(now, patience, store, self.runner.waiters.runs()) {
                 self.passed_since = None;
                 self.start_commit(plan);
             }
@@ -411,16 +411,16 @@ impl<'a> Engine<'a> {
         let crowded = self.runs.len() >= self.config.lanes_at_once;
         !crowded
             || self.runner.waiters.runs() >= self.runs.len()
-            || self.finished * LOOKS >= self.book.lanes_active()
+            || self.finished * LOOKS >= self.in_flight.lanes_active()
             || self.looked.elapsed() >= LOOK_AGAIN
-            || self.book.patience_ends(self.patience()).is_some_and(|end| end <= now)
+            || self.in_flight.patience_ends(self.patience()).is_some_and(|end| end <= now)
     }
 
     /// Whoever has work and does not move has a reason that can be read, or it is a mistake of ours: then it is said, and a new term begins from what the
     /// database says.
     fn check_for_standstill(&mut self) -> Result<(), Shaken> {
         // While all of it is paused it may stand still, and nobody is to be woken to ask why.
-        if self.is_busy() || self.book.paused().is_some() {
+        if self.is_busy() || self.in_flight.paused().is_some() {
             self.still_since = None;
             return Ok(());
         }
@@ -428,7 +428,7 @@ impl<'a> Engine<'a> {
             return Ok(());
         }
         self.still_since = None;
-        let Some(lane) = self.book.ready(SystemTime::now()) else { return Ok(()) };
+        let Some(lane) = self.in_flight.ready(SystemTime::now()) else { return Ok(()) };
         tracing::error!(processor = %self.id, %lane, "the lane has work, nothing is under way, and nothing says why; please report this");
         Err(anyhow::anyhow!("lane {lane} stood still without a reason").into())
     }
@@ -447,14 +447,14 @@ impl<'a> Engine<'a> {
             free_again = free_again.into_iter().chain(wait).min();
             wait.is_some()
         };
-        let Some(reading) = self.book.next_reading(now, self.config.page_events, held) else {
+        let Some(reading) = self.in_flight.next_reading(now, self.config.page_events, held) else {
             self.lanes = Some(reader);
             self.search = false;
-            self.due = self.book.next_due().into_iter().chain(free_again).min();
+            self.due = self.in_flight.next_due().into_iter().chain(free_again).min();
             return;
         };
         // What this time waited for has begun; the search after the reading says what comes next.
-        self.due = self.book.next_due();
+        self.due = self.in_flight.next_due();
         self.reading = Some(Box::pin(read::lane(reader, reading, self.router.clone(), self.pressure.shed_after())));
     }
 
@@ -467,15 +467,15 @@ impl<'a> Engine<'a> {
         let ahead = self.pressure.pages_ahead(self.config.pages_ahead);
         let times = if self.behind { self.times } else { Times::LEVEL };
         // Large pages weigh as much as several: one is handled while another is read, at least.
-        let room = self.book.pages_open() < (ahead / times.weight()).max(ahead.min(2));
+        let room = self.in_flight.pages_open() < (ahead / times.weight()).max(ahead.min(2));
         if !may || !room {
             return;
         }
         let Some(mut reader) = self.pages.take() else { return };
         let toward = matches!(turn, Turn::Read(Some(_)));
         let after = match turn {
-            Turn::Read(Some(toward)) => Progress::entering(self.book.tail().seen().clone(), toward),
-            _ => self.book.tail().clone(),
+            Turn::Read(Some(toward)) => Progress::entering(self.in_flight.tail().seen().clone(), toward),
+            _ => self.in_flight.tail().clone(),
         };
         // What is told while it reads may be of what it does not see any more.
         // Read up to where another one stands, it says nothing of what is beyond.
@@ -497,8 +497,8 @@ impl<'a> Engine<'a> {
     /// Whether others who see the log at the same place let this one read; tells them where it stands.
     fn turn(&self) -> Turn {
         let Some(place) = self.place.as_ref() else { return Turn::Read(None) };
-        if self.book.pages_open() == 0 {
-            place.stand(self.book.tail());
+        if self.in_flight.pages_open() == 0 {
+            place.stand(self.in_flight.tail());
         }
         place.turn()
     }
@@ -507,9 +507,9 @@ impl<'a> Engine<'a> {
     fn hold(&self, turn: &Turn) -> Option<Hold> {
         match turn {
             Turn::Wait(other) => Some(Hold::Waiting(other.clone())),
-            Turn::Read(_) => self.book.full().map(|full| match full {
-                book::Full::Lane(lane) => Hold::Full(lane.clone()),
-                book::Full::Together => Hold::FullTogether,
+            Turn::Read(_) => self.in_flight.full().map(|full| match full {
+                in_flight::Full::Lane(lane) => Hold::Full(lane.clone()),
+                in_flight::Full::Together => Hold::FullTogether,
             }),
         }
     }
@@ -519,7 +519,7 @@ impl<'a> Engine<'a> {
             let (wait, reason) = self.tenants.wait(&lane.tenant)?;
             Some((SystemTime::now() + wait, reason))
         };
-        while let Some((lane, work)) = self.book.start(held) {
+        while let Some((lane, work)) = self.in_flight.start(held) {
             let (runner, documents) = (self.runner.clone(), self.documents.clone());
             let cost = self.costs.get(&lane).copied();
             let class = self.class(&lane);
@@ -532,10 +532,10 @@ impl<'a> Engine<'a> {
 
     /// In which of its tenant's time a lane runs: somebody waits for what is at the head of the log.
     fn class(&self, lane: &LaneKey) -> Class {
-        if self.late || self.book.is_detached(lane) { Class::CatchUp } else { Class::Live }
+        if self.late || self.in_flight.is_detached(lane) { Class::CatchUp } else { Class::Live }
     }
 
-    fn deal(&mut self, page: &Page, took: Duration) {
+    fn dispatch(&mut self, page: &Page, took: Duration) {
         self.untold = true;
         if !page.events.is_empty() {
             self.report.read(took);
@@ -550,13 +550,13 @@ impl<'a> Engine<'a> {
         }
         self.times = if self.behind { self.times.after(page.events.len(), lanes.len()) } else { Times::BEHIND };
         let (scheduler, behind_since) = (&self.runner.scheduler, &self.behind_since);
-        self.book.deal(page, lanes, |lane| {
+        self.in_flight.dispatch(page, lanes, |lane| {
             behind_since.get(lane).is_some_and(|since| since.elapsed() >= OVER_ITS_SHARE)
                 || scheduler.debt(&lane.tenant, Class::Live) >= DEEP_IN_DEBT
         });
         // A lane that was detached now reads for itself.
         self.search = true;
-        if self.book.passed_events() {
+        if self.in_flight.passed_events() {
             self.passed_since.get_or_insert_with(Instant::now);
         }
     }
@@ -566,7 +566,7 @@ impl<'a> Engine<'a> {
         // It may be as far from the head as before.
         self.looked_at_head = None;
         let results = |shed| Results { shed: Some(shed), ..Results::default() };
-        let lanes = self.book.leap(to, skipped.into_iter().map(|(lane, shed)| (lane, results(shed))).collect());
+        let lanes = self.in_flight.leap(to, skipped.into_iter().map(|(lane, shed)| (lane, results(shed))).collect());
         tracing::debug!(processor = %self.id, lanes, "goes on at the head of the log");
         self.passed_since.get_or_insert_with(Instant::now);
     }
@@ -575,7 +575,7 @@ impl<'a> Engine<'a> {
         let outcome = result.map_err(|GroundLost(why)| anyhow::anyhow!(why))?;
         self.finished += 1;
         // One that was running while its ground was lost is ready only now.
-        self.search |= self.book.is_behind(&lane);
+        self.search |= self.in_flight.is_behind(&lane);
         if let Some(cost) = outcome.cost {
             self.costs.put(lane.clone(), cost);
         }
@@ -602,7 +602,7 @@ impl<'a> Engine<'a> {
         let weight = documents.chain(letters).sum();
         let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
         let results = Results { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
-        if !self.book.finish(&lane, work, handled, results, ending, SystemTime::now()) {
+        if !self.in_flight.finish(&lane, work, handled, results, ending, SystemTime::now()) {
             // The lane reads these events again, and must not find what they led to.
             self.documents.unstage(&lane);
         }
@@ -618,8 +618,8 @@ impl<'a> Engine<'a> {
     /// The progress that this term has made.
     fn progress(&self) -> TermProgress {
         // Events that concern no lane are stored late, so one commit stands for the next.
-        let uncommitted = || self.book.pages_open() > 0 || self.book.passed_events() && !*self.moved;
-        let works = self.is_busy() || self.news || uncommitted() || self.book.ready(SystemTime::now()).is_some();
+        let uncommitted = || self.in_flight.pages_open() > 0 || self.in_flight.passed_events() && !*self.moved;
+        let works = self.is_busy() || self.news || uncommitted() || self.in_flight.ready(SystemTime::now()).is_some();
         match (works, *self.moved) {
             (false, _) => TermProgress::CaughtUp,
             (true, true) => TermProgress::Committed,
@@ -642,10 +642,10 @@ impl<'a> Engine<'a> {
     fn timer(&self) -> Option<Duration> {
         let now = SystemTime::now();
         let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
-        let commit = self.commit.is_none().then(|| self.book.patience_ends(self.patience())).flatten().map(until);
+        let commit = self.commit.is_none().then(|| self.in_flight.patience_ends(self.patience())).flatten().map(until);
         let store = self.passed_since.filter(|_| self.commit.is_none());
         let store = store.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
-        let reads = self.lanes.is_some() && self.book.paused().is_none();
+        let reads = self.lanes.is_some() && self.in_flight.paused().is_none();
         let due = self.due.filter(|_| reads).map(until);
         let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
         // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
@@ -677,13 +677,13 @@ impl<'a> Engine<'a> {
         // A lane that is let go on waits all the same where a pause still holds.
         self.pause();
         for lane in &resumed {
-            self.book.resume(lane);
+            self.in_flight.resume(lane);
         }
         self.look = more;
-        if let Some(place) = self.place.as_ref().filter(|_| self.book.paused().is_some()) {
+        if let Some(place) = self.place.as_ref().filter(|_| self.in_flight.paused().is_some()) {
             place.leave();
         }
-        self.due = self.book.next_due();
+        self.due = self.in_flight.next_due();
         Ok(())
     }
 
@@ -694,7 +694,7 @@ impl<'a> Engine<'a> {
         self.replaced = self.replacements.borrow_and_update().changes();
         let held = self.tenants.held(self.id).into_iter();
         let held = held.map(|(tenant, reason)| Pause { tenant: Some(tenant.as_shared()), key: None, reason });
-        self.book.pause(self.pauses.iter().cloned().chain(held).collect());
+        self.in_flight.pause(self.pauses.iter().cloned().chain(held).collect());
     }
 
     /// Applies changes of tenants' own processors, except during a commit: it may write rows of
@@ -717,12 +717,12 @@ impl<'a> Engine<'a> {
 
     /// How things stand, for whoever waits.
     fn standing(&self) -> Standing {
-        let (rows, standing) = self.book.rows_counted();
+        let (rows, standing) = self.in_flight.rows_counted();
         Standing {
-            seen: Some(self.book.settled().seen().clone()),
-            lanes_moving: rows - standing + self.book.rows_to_come(),
+            seen: Some(self.in_flight.settled().seen().clone()),
+            lanes_moving: rows - standing + self.in_flight.rows_to_come(),
             lanes_standing: standing,
-            paused: self.book.paused().cloned(),
+            paused: self.in_flight.paused().cloned(),
             replaced: self.replaced,
         }
     }

@@ -1,7 +1,7 @@
 //! How a lane behind the cursor reads the log: pure.
 //!
 //! It first reads towards where the cursor rows stand, since what it handles up to there can be committed at any time. Once it is there, and
-//! has not read its fill, it goes on to the last page that was dealt; if it gets so far it is one with the tail again. If it
+//! has not read its fill, it goes on to the last page that was dispatched; if it gets so far it is one with the tail again. If it
 //! does not, what it read beyond the cursor is left for the next time.
 
 use std::{collections::VecDeque, sync::Arc};
@@ -21,7 +21,7 @@ pub struct Found {
     pub pieces: Vec<Piece>,
     /// Where the lane stands after them.
     pub end: Progress,
-    /// Whether that is the last page that was dealt.
+    /// Whether that is the last page that was dispatched.
     pub complete: bool,
 }
 

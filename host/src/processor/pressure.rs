@@ -11,7 +11,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::book::{Bounds, Patience};
+use super::in_flight::{Bounds, Patience};
 use crate::model::ids::{LaneKey, ProcessorId};
 
 /// What happens when a lane cannot keep up.
@@ -68,7 +68,7 @@ pub fn check(processors: &BTreeMap<String, Settings>) -> Result<(), String> {
 const UNENDING: Patience = Patience { first: Duration::from_secs(1 << 30), last: Duration::from_secs(1 << 30) };
 
 impl Settings {
-    /// The bounds of a processor's book under this strategy.
+    /// The bounds of a processor's tracker under this strategy.
     pub(super) fn bounds(&self, bounds: Bounds) -> Bounds {
         Bounds {
             lane_events: self.shed_after().unwrap_or(usize::MAX),

@@ -1,12 +1,12 @@
 //! Reading past events that nobody will handle, to say exactly how many they were and whose.
 //!
 //! Shedding costs a reading of what is skipped, and nothing else: no guest runs and no document is written. Events are counted by the router that would
-//! have dealt them, so that the numbers are right however fine lanes are. Nothing is remembered here: until the count is committed
+//! have dispatched them, so that the numbers are right however fine lanes are. Nothing is remembered here: until the count is committed
 //! with the progress that it explains, none of it has happened.
 
 use std::collections::BTreeMap;
 
-use super::{book::Reading, gather::Found};
+use super::{gather::Found, in_flight::Reading};
 use crate::{
     consumer::{
         pages::{Reader, SourceError, Times},
@@ -70,7 +70,7 @@ pub(super) async fn leap(reader: &mut Reader, from: &Progress, router: &Router) 
     Ok(Leap { to: at, skipped })
 }
 
-/// Reads past everything between a lane and the last page that was dealt.
+/// Reads past everything between a lane and the last page that was dispatched.
 pub(super) async fn skip(
     reader: &mut Reader,
     reading: &Reading,

@@ -20,7 +20,7 @@ pub(super) struct Cut {
     kind: Kind,
     /// The largest batch.
     most: usize,
-    /// Events that are dealt to lanes at a time.
+    /// Events that are dispatched to lanes at a time.
     page: usize,
 }
 
@@ -66,7 +66,7 @@ impl Cut {
         matches!(self.kind, Kind::Fresh(_))
     }
 
-    /// A tenant's events in the parts that are dealt to its lanes, one after another.
+    /// A tenant's events in the parts that are dispatched to its lanes, one after another.
     pub(super) fn pages<'e>(&self, events: &'e [Arc<Event>]) -> impl Iterator<Item = &'e [Arc<Event>]> + use<'e> {
         let singles = match &self.kind {
             Kind::Single(singles) | Kind::Fresh(singles) => {

@@ -1,6 +1,6 @@
 //! The loop's commits: what a plan becomes on its way to the database, and what follows from its end.
 //!
-//! One is under way at a time. When it ends well the book, the documents and the tenants' accounts learn of it; when its data were refused the book looks for
+//! One is under way at a time. When it ends well the tracker, the documents and the tenants' accounts learn of it; when its data were refused the tracker looks for
 //! whose; anything else ends the term.
 
 use std::{
@@ -14,9 +14,9 @@ use crate::{
     model::ids::LaneKey,
     processor::{
         Shaken,
-        book::Plan,
         commit::{Commit, CommitError},
         exceptions::LaneState,
+        in_flight::Plan,
     },
     projections::documents::{PrepareError, Writes},
     scheduler::Class,
@@ -96,7 +96,7 @@ impl Engine<'_> {
         if !self.report.is_due_at_last() {
             return Ok(());
         }
-        let stored = self.book.stored();
+        let stored = self.in_flight.stored();
         let commit = Commit {
             from: stored,
             to: stored,
@@ -131,18 +131,18 @@ impl Engine<'_> {
                 self.say_skips(&plan.results);
                 self.say_sheds(&plan.results);
                 self.count(&plan);
-                self.book.committed(plan);
+                self.in_flight.committed(plan);
             }
             Err(CommitFailure::NotYours(lane, why)) => {
                 self.documents.unstage(&lane);
                 self.runner.code.current().handler.forget(&lane.tenant);
-                self.book.refused(plan, Some(lane), "malformed-output", &why);
+                self.in_flight.refused(plan, Some(lane), "malformed-output", &why);
             }
             Err(CommitFailure::Commit(CommitError::Data(why))) => {
                 if plan.results.is_empty() {
                     return Err(anyhow::anyhow!("the database refused a commit without results: {why}").into());
                 }
-                if let Some(culprit) = self.book.refused(plan, None, "refused-commit", &why) {
+                if let Some(culprit) = self.in_flight.refused(plan, None, "refused-commit", &why) {
                     tracing::warn!(processor = %self.id, lane = %culprit, why, "the database refused what a lane wrote; others go on");
                     self.documents.unstage(&culprit);
                     self.runner.code.current().handler.forget(&culprit.tenant);
@@ -150,7 +150,7 @@ impl Engine<'_> {
             }
             Err(CommitFailure::Commit(error)) => return Err(error.into()),
         }
-        self.due = self.book.next_due();
+        self.due = self.in_flight.next_due();
         Ok(())
     }
 

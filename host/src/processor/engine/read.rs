@@ -15,8 +15,8 @@ use crate::{
         event::{Event, Page},
     },
     processor::{
-        book::Reading,
         gather::Found,
+        in_flight::Reading,
         shed::{self, Leap, Shed},
     },
 };

@@ -1,4 +1,4 @@
-//! What a commit takes, and what becomes of the book when it is made or refused: pure.
+//! What a commit takes, and what becomes of the tracker when it is made or refused: pure.
 //!
 //! A plan takes every finished piece of work up to a page, and says of each lane whether it gets a row, moves it or loses it. When not everything
 //! fits, or somebody must go alone, lanes take turns; when the database refuses the data, ever smaller groups of lanes are asked.
@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Book, Dealt, PageNumber, Results,
+    InFlight, OpenPage, PageNumber, Results,
     lane::{Done, Feed, Lane, Stop, commit_lane, lane_changes},
 };
 use crate::{
@@ -60,7 +60,7 @@ pub struct Plan<T> {
     pub(super) suspects: bool,
 }
 
-impl<T: Results> Book<T> {
+impl<T: Results> InFlight<T> {
     /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or patience has ended. With `store`
     /// also progress over events that concerned nobody, which alone is not worth a commit. So many
     /// of the lanes that run are `waiting` for a commit themselves.
@@ -70,7 +70,7 @@ impl<T: Results> Book<T> {
         }
         debug_assert!(self.lanes.values().all(|lane| !lane.has_nothing_to_do()), "a lane that does nothing is parked");
         let page = self.page_to_commit(now, patience, waiting);
-        let moves_cursor = self.pages_up_to(page).any(|dealt| dealt.worth || store && dealt.events);
+        let moves_cursor = self.pages_up_to(page).any(|dispatched| dispatched.worth || store && dispatched.events);
         let suspects = self.suspects.last().cloned();
         let of_suspects = suspects.is_some();
         let only = suspects.or_else(|| self.choose(page));
@@ -133,7 +133,7 @@ impl<T: Results> Book<T> {
     /// Until when a commit waits for lanes that have not finished; none if nobody waits for it.
     pub fn patience_ends(&self, patience: Patience) -> Option<SystemTime> {
         // Whoever finished a later page waits for the lanes of an earlier one, too.
-        let finished = self.dealt.iter().filter_map(|page| page.finished);
+        let finished = self.open_pages.iter().filter_map(|page| page.finished);
         let all = finished.reduce(|(first, last), (earlier, later)| (first.min(earlier), last.max(later)))?;
         Some(patience.ends(all))
     }
@@ -150,7 +150,7 @@ impl<T: Results> Book<T> {
         if self.pages_up_to(complete).any(|page| page.worth) {
             return complete;
         }
-        let Some(index) = self.dealt.iter().position(|page| page.worth) else { return complete };
+        let Some(index) = self.open_pages.iter().position(|page| page.worth) else { return complete };
         // Lanes that cannot begin before the commit, or go on, are not waited for, or neither would
         // ever come.
         let running = self.lanes.values().filter(|lane| lane.running.is_some()).count();
@@ -164,21 +164,21 @@ impl<T: Results> Book<T> {
         others.map_or(last, |first| (first - 1).min(last))
     }
 
-    fn pages_up_to(&self, page: PageNumber) -> impl Iterator<Item = &Dealt> {
-        self.dealt.iter().take((page - self.cursor) as usize)
+    fn pages_up_to(&self, page: PageNumber) -> impl Iterator<Item = &OpenPage> {
+        self.open_pages.iter().take((page - self.cursor) as usize)
     }
 
     fn end_of(&self, page: PageNumber) -> &Progress {
         match (page - self.cursor) as usize {
             0 => &self.stored,
-            n => self.dealt.get(n - 1).map_or(&self.stored, |dealt| &dealt.end),
+            n => self.open_pages.get(n - 1).map_or(&self.stored, |dispatched| &dispatched.end),
         }
     }
 
     /// Takes note that a plan was committed.
     pub fn committed(&mut self, plan: Plan<T>) {
         self.committing = false;
-        self.dealt.drain(..(plan.page - self.cursor) as usize);
+        self.open_pages.drain(..(plan.page - self.cursor) as usize);
         self.cursor = plan.page;
         self.stored = plan.to;
         self.waiting -= plan.results.iter().map(|(_, results)| results.weight()).sum::<usize>();

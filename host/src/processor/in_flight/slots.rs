@@ -97,7 +97,7 @@ mod tests {
         LaneKey { tenant: TenantId::parse(tenant).unwrap(), key: number.to_string().into() }
     }
 
-    /// The slots with the queue before them, as the book has it.
+    /// The slots with the queue before them, as the tracker has it.
     struct Queue {
         slots: Slots,
         startable: VecDeque<LaneKey>,

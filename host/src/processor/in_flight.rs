@@ -1,13 +1,13 @@
 //! Which lane has handled what, and what a commit may say about it: pure.
 //!
-//! Pages are dealt to lanes as they are read; lanes finish when they finish; commits take what is finished. The book keeps the three
+//! Pages are dispatched to lanes as they are read; lanes finish when they finish; commits take what is finished. The tracker keeps the three
 //! together so that, whatever the order, after every commit each lane is covered exactly once: by the cursor, or by its exception
 //! row. It knows no clock, no database and no guest. The loop in [`super::engine`] carries out what it says, and a property test runs it against
 //! a model of the log and the database, with crashes at every step.
 //!
 //! The rules, which everything here follows from:
 //!
-//! - Pages are numbered as they are dealt. The cursor stands at the end of one of them. A finished piece of work may be committed only
+//! - Pages are numbered as they are dispatched. The cursor stands at the end of one of them. A finished piece of work may be committed only
 //!   with the cursor at or behind its page: a lane is never ahead of the cursor in the database, since after a crash the tail may come
 //!   another way.
 //! - A lane without a row is covered by the cursor. A commit that moves the cursor over a page which such a lane has not finished gives
@@ -15,7 +15,7 @@
 //! - A lane that fails, waits or holds too much is *detached*: its memory is dropped, and it reads the log from its row on.
 //! - What one commit takes is bounded in bytes; lanes beyond that take their turn in the next. A lane that broke a commit which it shared
 //!   goes alone until it has caught up.
-//! - A detached lane comes back by reading up to the last page that was dealt while later pages are kept for it. Its row is deleted by the commit
+//! - A detached lane comes back by reading up to the last page that was dispatched while later pages are kept for it. Its row is deleted by the commit
 //!   that brings the cursor at least that far.
 //! - A lane that is behind and has nothing to do is [parked](parked): it costs memory for its row and no time, whatever happens to others.
 
@@ -51,7 +51,7 @@ use crate::{
     tenants::replacements::REPLACED,
 };
 
-/// The number of a page, in the order in which they are dealt.
+/// The number of a page, in the order in which they are dispatched.
 pub type PageNumber = u64;
 
 /// Events of one lane, to be handled in order.
@@ -93,9 +93,9 @@ pub enum Ending {
     Stopped(LaneState),
 }
 
-/// A page that was dealt and not yet committed.
+/// A page that was dispatched and not yet committed.
 #[derive(Clone, Debug)]
-struct Dealt {
+struct OpenPage {
     end: Progress,
     /// Whether lanes had events in it.
     worth: bool,
@@ -118,7 +118,7 @@ pub struct Bounds {
     pub lane_bytes: usize,
     /// The same in events.
     pub lane_events: usize,
-    /// Whether lanes are detached for holding too much. Where not, nothing may be dealt while one is [full](Book::full).
+    /// Whether lanes are detached for holding too much. Where not, nothing may be dispatched while one is [full](InFlight::full).
     pub detaches: bool,
     /// Bytes of results in one commit, unless one lane's alone are more.
     pub commit_bytes: usize,
@@ -140,14 +140,14 @@ pub enum Full<'a> {
 /// Where no lane is detached for what it holds, all together hold what so many full ones would: memory must not grow with the number of lanes.
 const FULL_LANES: usize = 16;
 
-/// The book of one processor during one term. `T` is what work leads to.
-pub struct Book<T> {
+/// The tracker of one processor during one term. `T` is what work leads to.
+pub struct InFlight<T> {
     /// What the cursor rows say.
     stored: Progress,
     /// The page at whose end the cursor stands.
     cursor: PageNumber,
     /// The pages behind it, the first of which is `cursor + 1`.
-    dealt: VecDeque<Dealt>,
+    open_pages: VecDeque<OpenPage>,
     /// Lanes that do something, or of which the database is to learn something: no more than open pages, readings and commits concern.
     lanes: BTreeMap<LaneKey, Lane<T>>,
     /// Lanes that are behind and do nothing: as many as there are.
@@ -177,7 +177,7 @@ pub struct Reading {
     pub from: Progress,
     /// What the cursor says: a reading that ends at or before this may be committed at any time.
     pub stored: Progress,
-    /// The end of the last page dealt: a reading that gets so far lets the lane come back.
+    /// The end of the last page dispatched: a reading that gets so far lets the lane come back.
     pub tail: Progress,
     /// At most so many events.
     pub limit: usize,
@@ -195,23 +195,23 @@ impl Reading {
         Gather::new(&self.from, &self.stored, &self.tail, self.limit, self.bytes)
     }
 
-    /// A reading of everything up to the last page dealt, for whoever keeps none of it.
+    /// A reading of everything up to the last page dispatched, for whoever keeps none of it.
     pub fn gather_all(&self) -> Gather {
         Gather::new(&self.from, &self.stored, &self.tail, usize::MAX, usize::MAX)
     }
 }
 
-impl<T: Results> Book<T> {
-    /// A book that begins where the database says.
+impl<T: Results> InFlight<T> {
+    /// The tracker that begins where the database says.
     pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, LaneRow)>, bounds: Bounds) -> Self {
         let mut parked = Parked::default();
         for (key, row) in rows {
             parked.insert(key, ParkedLane { row, careful: None });
         }
-        Book {
+        InFlight {
             stored,
             cursor: 0,
-            dealt: VecDeque::new(),
+            open_pages: VecDeque::new(),
             lanes: BTreeMap::new(),
             parked,
             startable: VecDeque::new(),
@@ -230,14 +230,14 @@ impl<T: Results> Book<T> {
         &self.stored
     }
 
-    /// The progress after the last page that was dealt: what is read next follows it.
+    /// The progress after the last page that was dispatched: what is read next follows it.
     pub fn tail(&self) -> &Progress {
-        self.dealt.back().map_or(&self.stored, |page| &page.end)
+        self.open_pages.back().map_or(&self.stored, |page| &page.end)
     }
 
-    /// Pages dealt and not committed that had events for lanes.
+    /// Pages dispatched and not committed that had events for lanes.
     pub fn pages_open(&self) -> usize {
-        self.dealt.iter().filter(|page| page.worth).count()
+        self.open_pages.iter().filter(|page| page.worth).count()
     }
 
     /// Up to where everything is handled, or belongs to a lane with a row.
@@ -247,7 +247,7 @@ impl<T: Results> Book<T> {
 
     /// Whether events were passed over that the database does not know of yet.
     pub fn passed_events(&self) -> bool {
-        self.dealt.iter().any(|page| page.events)
+        self.open_pages.iter().any(|page| page.events)
     }
 
     /// The rows, as the database has them. Walks over every lane: not to be asked while it works.
@@ -268,7 +268,7 @@ impl<T: Results> Book<T> {
         self.parked.contains(lane) || self.lanes.get(lane).is_some_and(|lane| lane.row.is_some())
     }
 
-    /// Lanes that the book walks over: those that have something to do, to commit or to learn.
+    /// Lanes that the tracker walks over: those that have something to do, to commit or to learn.
     pub fn lanes_active(&self) -> usize {
         self.lanes.len()
     }
@@ -283,7 +283,7 @@ impl<T: Results> Book<T> {
         self.parked.contains(key) || self.lanes.get(key).is_some_and(Lane::detached)
     }
 
-    /// Why nothing more may be dealt where no lane is detached for it: a lane whose queue is at its bound, or that many of them hold
+    /// Why nothing more may be dispatched where no lane is detached for it: a lane whose queue is at its bound, or that many of them hold
     /// as much together as a few full ones would.
     pub fn full(&self) -> Option<Full<'_>> {
         if self.bounds.detaches {
@@ -304,7 +304,7 @@ impl<T: Results> Book<T> {
 
     /// Deals a page: each lane's events in it. A lane that was left behind and holds several pages is detached if it holds too much, or if `over` says
     /// that it has asked for too much.
-    pub fn deal(
+    pub fn dispatch(
         &mut self,
         page: &crate::model::event::Page,
         lanes: Vec<(LaneKey, Vec<Arc<Event>>)>,
@@ -316,14 +316,14 @@ impl<T: Results> Book<T> {
         let fed: Vec<(LaneKey, Vec<Arc<Event>>)> =
             lanes.into_iter().filter(|(key, _)| !self.is_detached(key)).collect();
         // Pages without work are one with the page before them, as long as nobody has committed that.
-        let merge = fed.is_empty() && !self.committing && self.dealt.back().is_some_and(|last| !last.worth);
-        if merge && let Some(last) = self.dealt.back_mut() {
+        let merge = fed.is_empty() && !self.committing && self.open_pages.back().is_some_and(|last| !last.worth);
+        if merge && let Some(last) = self.open_pages.back_mut() {
             last.end = page.to.clone();
             last.events |= !page.events.is_empty();
             return;
         }
         let (cursor, number) = (self.cursor, self.last_page() + 1);
-        self.dealt.push_back(Dealt {
+        self.open_pages.push_back(OpenPage {
             end: page.to.clone(),
             worth: !fed.is_empty(),
             events: !page.events.is_empty(),
@@ -352,7 +352,7 @@ impl<T: Results> Book<T> {
     }
 
     fn last_page(&self) -> PageNumber {
-        self.cursor + self.dealt.len() as PageNumber
+        self.cursor + self.open_pages.len() as PageNumber
     }
 
     /// Whether nothing begins because too much waits for its commit.
@@ -458,7 +458,7 @@ impl<T: Results> Book<T> {
         if !lane.queue.is_empty() {
             self.startable.push_back(key.clone());
         }
-        if let Some(page) = self.dealt.get_mut((work.page.saturating_sub(self.cursor + 1)) as usize)
+        if let Some(page) = self.open_pages.get_mut((work.page.saturating_sub(self.cursor + 1)) as usize)
             && work.page > self.cursor
         {
             let finished = page.finished.get_or_insert((now, now));
@@ -532,7 +532,7 @@ impl<T: Results> Book<T> {
         self.parked.next_due()
     }
 
-    /// A lane that could go on now, by running, reading or being committed, if nothing but this book decided: one that has work, waits for nobody, and
+    /// A lane that could go on now, by running, reading or being committed, if nothing but this tracker decided: one that has work, waits for nobody, and
     /// for no time that has not come.
     pub fn ready(&self, now: SystemTime) -> Option<LaneKey> {
         let ready = |lane: &Lane<T>| {
@@ -543,7 +543,7 @@ impl<T: Results> Book<T> {
         active.or_else(|| self.parked.any_due(now))
     }
 
-    /// Takes note of what a lane read for itself; or that it `skipped` everything up to the last page that was dealt, where it has found no pieces.
+    /// Takes note of what a lane read for itself; or that it `skipped` everything up to the last page that was dispatched, where it has found no pieces.
     pub fn found(&mut self, reading: &Reading, found: Found, skipped: Option<T>)
     where
         T: Default,

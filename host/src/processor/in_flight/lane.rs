@@ -1,4 +1,4 @@
-//! What the book knows of one lane, and what a commit may say about it: pure.
+//! What the tracker knows of one lane, and what a commit may say about it: pure.
 //!
 //! A lane has work that is queued, at most one piece that is running, results that wait for their commit, and perhaps a row in the database. The
 //! two functions at the end are the whole of how a commit sees it: whether one would change anything, and what it puts into the plan.

@@ -1,4 +1,4 @@
-// The book of pages and exceptions against a model of the log and the database: no database, no clock, every interleaving.
+// The tracker of pages and exceptions against a model of the log and the database: no database, no clock, every interleaving.
 //
 // The model has transactions that begin, append, commit or roll back in any order, and so snapshots with gaps; a source that reads differences
 // between them as the real one does; and a database that holds a cursor, exception rows and what each lane has handled. After every
@@ -19,8 +19,8 @@ use sandmill::{
         ids::LaneKey,
     },
     processor::{
-        book::{Book, Ending, Patience},
         exceptions::{LaneRow, LaneState, RowState},
+        in_flight::{Ending, InFlight, Patience},
         pauses::Pause,
     },
 };
@@ -42,7 +42,7 @@ fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
     world.cure();
     // It handles that event, and then reads that there is no other.
     for events in [1, 0] {
-        let reading = world.host.book.next_reading(world.now, 9, |_| false).unwrap();
+        let reading = world.host.in_flight.next_reading(world.now, 9, |_| false).unwrap();
         world.begin_reading(reading, false);
         while !world.host.read(0, &world.log) {}
         if events == 1 {
@@ -54,7 +54,7 @@ fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
     // Three more in one page, the last refused.
     world.append(2);
     world.poison.insert(4);
-    world.deal(9);
+    world.dispatch(9);
     world.run();
     world.settle();
 }
@@ -64,11 +64,11 @@ fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
 fn a_lane_that_fails_while_it_is_replaced_waits_for_that_and_for_no_person() {
     let mut world = World::new();
     world.append(0);
-    world.deal(9);
+    world.dispatch(9);
     world.start();
     let replaced = Reason::new("replaced", "by another processor");
     let pause = Pause { tenant: Some(tenant(0).as_shared()), key: None, reason: replaced.clone() };
-    world.host.book.pause(vec![pause]);
+    world.host.in_flight.pause(vec![pause]);
     let (blocked, now) = (Ending::Stopped(LaneState::Blocked(Reason::new("trap", "for a test"))), world.now);
     world.host.finish(0, 0, blocked, now);
     world.plan(Duration::ZERO, true);
@@ -89,7 +89,7 @@ fn lanes_behind_take_turns() {
     world.cure();
     let mut turns = Vec::new();
     for _ in 0..4 {
-        let reading = world.host.book.next_reading(world.now, 1, |_| false).unwrap();
+        let reading = world.host.in_flight.next_reading(world.now, 1, |_| false).unwrap();
         turns.push(reading.lane.tenant.to_string());
         world.begin_reading(reading, false);
         while !world.host.read(0, &world.log) {}
@@ -116,7 +116,7 @@ fn what_finds_no_room_in_a_commit_begins_the_next() {
         while world.log.transactions.iter().any(|t| t.running) {
             world.log.end(0, true);
         }
-        world.deal(99);
+        world.dispatch(99);
         world.run();
         world.plan(Duration::ZERO, true);
         let plan = world.host.plan.as_ref().unwrap();
@@ -136,9 +136,9 @@ fn a_lane_of_a_later_page_is_not_left_behind_by_an_earlier_one() {
     // An event of the first lane in each of two pages, and one of the second in a third.
     for random in [0, 0, 9] {
         world.append(random);
-        world.deal(9);
+        world.dispatch(9);
     }
-    let (key, work) = world.host.book.start(|_| None).unwrap();
+    let (key, work) = world.host.in_flight.start(|_| None).unwrap();
     world.host.running.push((key, work));
     world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     world.plan(Duration::from_secs(9), false);
@@ -154,9 +154,9 @@ fn a_lane_that_keeps_up_is_not_sent_to_read_for_itself() {
     for _ in 0..4 {
         // An event of the first lane that weighs a third of what a lane may keep.
         world.append(99);
-        world.deal(9);
+        world.dispatch(9);
     }
-    while world.host.book.pages_open() > 0 {
+    while world.host.in_flight.pages_open() > 0 {
         world.run();
         world.plan(Duration::ZERO, false);
         assert!(world.commit());
@@ -171,7 +171,7 @@ fn a_slow_lane_alone_in_its_page_holds_nobody_up() {
     // An event of the first lane, and in the next page one of the second.
     for random in [0, 9] {
         world.append(random);
-        world.deal(9);
+        world.dispatch(9);
     }
     for _ in 0..2 {
         world.start();
@@ -197,7 +197,7 @@ fn lanes_that_wait_for_a_commit_are_left_behind_by_it() {
     for random in [0, 9, 18] {
         world.append(random);
     }
-    world.deal(9);
+    world.dispatch(9);
     for _ in 0..3 {
         world.start();
     }
@@ -224,19 +224,19 @@ fn nothing_starts_while_too_much_waits_for_its_commit() {
     for _ in 0..4 {
         // Three events of the first lane.
         world.append(2);
-        world.deal(9);
+        world.dispatch(9);
     }
     let mut started = 0;
-    while let Some((key, work)) = world.host.book.start(|_| None) {
+    while let Some((key, work)) = world.host.in_flight.start(|_| None) {
         started += 1;
         world.host.running.push((key, work));
         world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     }
     assert_eq!(started, 3);
     world.plan(Duration::ZERO, false);
-    assert!(world.host.book.start(|_| None).is_none(), "a commit on its way still holds it");
+    assert!(world.host.in_flight.start(|_| None).is_none(), "a commit on its way still holds it");
     assert!(world.commit());
-    assert!(world.host.book.start(|_| None).is_some());
+    assert!(world.host.in_flight.start(|_| None).is_some());
 }
 
 /// A lane that is told to wait while it works: its row says so once what ran is committed, and is not moved on by it.
@@ -245,10 +245,10 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
     let pause = |world: &mut World, told: bool| world.host.pause(told.then(|| tenant(0)));
     let mut world = World::new();
     world.append(2);
-    world.deal(9);
+    world.dispatch(9);
     world.start();
     pause(&mut world, true);
-    assert_eq!(world.host.book.rows_to_come(), 1, "the database does not know of it");
+    assert_eq!(world.host.in_flight.rows_to_come(), 1, "the database does not know of it");
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
     let state = |world: &World| world.database.rows[&lane(&tenant(0))].state.clone();
@@ -258,7 +258,7 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
     assert!(world.commit());
     assert!(matches!(state(&world), LaneState::Paused(_)), "{:?}", state(&world));
     assert_eq!(world.database.handled[&lane(&tenant(0))].len(), 1);
-    assert!(world.host.book.next_reading(world.now, 9, |_| false).is_none());
+    assert!(world.host.in_flight.next_reading(world.now, 9, |_| false).is_none());
 
     // It goes on when nobody tells it to wait any more, also if its row was written after a person had decided that.
     pause(&mut world, false);
@@ -267,7 +267,7 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
 
     // And one that is let go before its work has ended never waits.
     world.append(2);
-    world.deal(9);
+    world.dispatch(9);
     world.start();
     pause(&mut world, true);
     pause(&mut world, false);
@@ -283,7 +283,7 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
 fn a_lane_that_is_let_go_on_still_waits_for_its_pause() {
     let mut world = World::new();
     world.append(2);
-    world.deal(9);
+    world.dispatch(9);
     world.start();
     world.host.finish(0, 0, Ending::Stopped(LaneState::Blocked(Reason::new("test", "stopped"))), world.now);
     world.plan(Duration::ZERO, true);
@@ -291,11 +291,11 @@ fn a_lane_that_is_let_go_on_still_waits_for_its_pause() {
     world.host.pause(Some(tenant(0)));
     let resume = |world: &mut World| {
         world.database.rows.get_mut(&lane(&tenant(0))).unwrap().state = LaneState::CatchingUp;
-        world.host.book.resume(&lane(&tenant(0)));
+        world.host.in_flight.resume(&lane(&tenant(0)));
     };
     for _ in 0..2 {
         resume(&mut world);
-        assert!(world.host.book.next_reading(world.now, 9, |_| false).is_none());
+        assert!(world.host.in_flight.next_reading(world.now, 9, |_| false).is_none());
         world.plan(Duration::ZERO, true);
         assert!(world.commit());
         let state = &world.database.rows[&lane(&tenant(0))].state;
@@ -313,13 +313,13 @@ fn a_lane_that_is_let_go_on_still_waits_for_its_pause() {
 fn a_lane_that_is_paused_while_it_reads_stays_paused() {
     let mut world = World::new();
     leave_the_first_behind(&mut world);
-    let reading = world.host.book.next_reading(world.now, 1, |_| false).unwrap();
+    let reading = world.host.in_flight.next_reading(world.now, 1, |_| false).unwrap();
     world.begin_reading(reading, false);
     world.host.pause(Some(tenant(0)));
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
     while !world.host.read(0, &world.log) {}
-    assert!(world.host.book.start(|_| None).is_none());
+    assert!(world.host.in_flight.start(|_| None).is_none());
     let state = &world.database.rows[&lane(&tenant(0))].state;
     assert!(matches!(state, LaneState::Paused(_)), "{state:?}");
     world.settle();
@@ -335,7 +335,7 @@ fn a_full_lane_is_detached_or_holds_the_page() {
         for random in [0, 9] {
             world.append(random);
         }
-        world.deal(9);
+        world.dispatch(9);
         for _ in 0..2 {
             world.start();
         }
@@ -343,18 +343,18 @@ fn a_full_lane_is_detached_or_holds_the_page() {
         world.plan(Duration::ZERO, true);
         assert!(world.commit());
         let mut appended = 1;
-        while world.host.book.full().is_none() && !world.host.book.is_detached(&lane(&tenant(0))) {
+        while world.host.in_flight.full().is_none() && !world.host.in_flight.is_detached(&lane(&tenant(0))) {
             // An event of the first lane that weighs a third of what a lane may keep.
             world.append(99);
-            world.deal(9);
+            world.dispatch(9);
             appended += 1;
             world.plan(Duration::ZERO, true);
             world.commit();
             assert!(appended < 20);
         }
-        let detached = world.host.book.is_detached(&lane(&tenant(0)));
+        let detached = world.host.in_flight.is_detached(&lane(&tenant(0)));
         assert_eq!(detached, bounds.detaches, "after {appended} events");
-        assert_eq!(world.host.book.full().is_some(), !bounds.detaches);
+        assert_eq!(world.host.in_flight.full().is_some(), !bounds.detaches);
         world.host.finish(0, usize::MAX, Ending::Handled, world.now);
         world.settle();
         assert_eq!(world.database.handled[&lane(&tenant(0))].len(), appended);
@@ -367,7 +367,7 @@ fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     let mut world = World::bounded(SHEDDING);
     // Three events of the first lane, of which it works on; and then one of each of the first two.
     world.append(2);
-    world.deal(9);
+    world.dispatch(9);
     world.start();
     for random in [0, 9] {
         world.append(random);
@@ -379,7 +379,7 @@ fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    let reading = world.host.book.next_reading(world.now, 9, |_| false).unwrap();
+    let reading = world.host.in_flight.next_reading(world.now, 9, |_| false).unwrap();
     world.begin_reading(reading, true);
     while !world.host.read(0, &world.log) {}
     world.plan(Duration::ZERO, true);
@@ -399,7 +399,7 @@ fn first_event() -> Arc<Event> {
 /// The first lane is left behind before an event, and reads for itself when `world.now` says so.
 fn leave_the_first_behind(world: &mut World) {
     world.append(0);
-    world.deal(9);
+    world.dispatch(9);
     world.start();
     let state = LaneState::Retrying { at: world.now, reason: Reason::new("test", "stopped") };
     world.host.finish(0, 0, Ending::Stopped(state), world.now);
@@ -416,14 +416,14 @@ fn a_commit_does_not_wait_for_lanes_that_wait_for_it() {
     // Nine events more of the first lane, which it skips; and one of the second, which has to wait for the commit of that.
     for _ in 0..3 {
         world.append(2);
-        world.deal(9);
+        world.dispatch(9);
     }
     world.append(9);
-    world.deal(9);
-    let reading = world.host.book.next_reading(world.now, 9, |_| false).unwrap();
+    world.dispatch(9);
+    let reading = world.host.in_flight.next_reading(world.now, 9, |_| false).unwrap();
     world.begin_reading(reading, true);
     while !world.host.read(0, &world.log) {}
-    assert!(world.host.book.start(|_| None).is_none());
+    assert!(world.host.in_flight.start(|_| None).is_none());
     world.plan(Duration::from_secs(9), false);
     assert!(world.commit());
     world.settle();
@@ -437,14 +437,14 @@ fn a_stop_is_told_with_the_last_of_what_was_finished() {
     // An event of the second lane, which is slow, and in the next page one of the first.
     for random in [9, 0] {
         world.append(random);
-        world.deal(9);
+        world.dispatch(9);
     }
     for _ in 0..2 {
         world.start();
     }
     world.host.finish(1, usize::MAX, Ending::Handled, world.now);
     let pause = Pause { tenant: Some(tenant(0).as_shared()), key: None, reason: Reason::new("paused", "by a test") };
-    world.host.book.pause(vec![pause]);
+    world.host.in_flight.pause(vec![pause]);
     world.plan(Duration::from_secs(9), false);
     world.commit();
     world.host.finish(0, usize::MAX, Ending::Handled, world.now);
@@ -460,12 +460,12 @@ fn a_stop_is_told_with_the_last_of_what_was_finished() {
 fn a_lane_that_reads_for_itself_is_not_sent_away_before_it_has_handled_any_of_it() {
     let mut world = World::new();
     leave_the_first_behind(&mut world);
-    let reading = world.host.book.next_reading(world.now, 9, |_| false).unwrap();
+    let reading = world.host.in_flight.next_reading(world.now, 9, |_| false).unwrap();
     world.begin_reading(reading, false);
     world.over = true;
     for _ in 0..2 {
         world.append(0);
-        world.deal(9);
+        world.dispatch(9);
     }
     while !world.host.read(0, &world.log) {}
     for _ in 0..3 {
@@ -484,11 +484,12 @@ fn lanes_that_stand_cost_no_step_of_the_book_anything() {
     let lane = |n: usize| LaneKey { tenant: tenant(n % 7), key: format!("{n}").into() };
     let progress: Progress = "9:9:||".parse().unwrap();
     let row = || LaneRow { progress: "5:5:||".parse().unwrap(), state: RowState::Blocked, attempts: 1 };
-    let mut book: Book<Handled> = Book::new(progress.clone(), (0..STANDING).map(|n| (lane(n), row())), BOUNDS);
-    assert_eq!((book.rows_counted(), book.lanes_active()), ((STANDING, STANDING), 0));
+    let mut in_flight: InFlight<Handled> =
+        InFlight::new(progress.clone(), (0..STANDING).map(|n| (lane(n), row())), BOUNDS);
+    assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((STANDING, STANDING), 0));
     let now = SystemTime::UNIX_EPOCH;
-    assert!(book.next_reading(now, 9, |_| panic!("nobody asks for any of them")).is_none());
-    assert_eq!((book.ready(now), book.next_due(), book.is_busy()), (None, None, false));
+    assert!(in_flight.next_reading(now, 9, |_| panic!("nobody asks for any of them")).is_none());
+    assert_eq!((in_flight.ready(now), in_flight.next_due(), in_flight.is_busy()), (None, None, false));
 
     // An event of each of them and of one more.
     let event =
@@ -497,21 +498,24 @@ fn lanes_that_stand_cost_no_step_of_the_book_anything() {
         (0..=STANDING).map(|n| Arc::new(Event { tenant: lane(n).tenant, ..event(n) })).collect();
     let lanes = events.iter().enumerate().map(|(n, event)| (lane(n), vec![event.clone()])).collect();
     let page = Page { from: progress, to: "20:20:||".parse().unwrap(), events };
-    book.deal(&page, lanes, |_| false);
-    assert_eq!((book.lanes_active(), book.pages_open()), (1, 1));
-    let (key, work) = book.start(|_| None).unwrap();
+    in_flight.dispatch(&page, lanes, |_| false);
+    assert_eq!((in_flight.lanes_active(), in_flight.pages_open()), (1, 1));
+    let (key, work) = in_flight.start(|_| None).unwrap();
     assert_eq!((&key, work.events.len()), (&lane(STANDING), 1));
-    assert!(book.start(|_| None).is_none());
-    book.finish(&key, work, 1, Handled::default(), Ending::Handled, now);
-    let plan = book.plan(now, Patience { first: Duration::ZERO, last: Duration::ZERO }, true, 0).unwrap();
+    assert!(in_flight.start(|_| None).is_none());
+    in_flight.finish(&key, work, 1, Handled::default(), Ending::Handled, now);
+    let plan = in_flight.plan(now, Patience { first: Duration::ZERO, last: Duration::ZERO }, true, 0).unwrap();
     assert_eq!((plan.left.len(), plan.moved.len(), plan.rejoined.len(), plan.results.len()), (0, 0, 0, 1));
-    book.committed(plan);
-    assert_eq!((book.rows_counted(), book.lanes_active()), ((STANDING, STANDING), 0));
+    in_flight.committed(plan);
+    assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((STANDING, STANDING), 0));
 
     // One of them is resumed, and does what a lane behind does; the others still stand.
-    book.resume(&lane(17));
-    let reading = book.next_reading(now, 9, |_| false).unwrap();
-    assert_eq!((&reading.lane, book.lanes_active(), book.rows_counted()), (&lane(17), 1, (STANDING, STANDING - 1)));
+    in_flight.resume(&lane(17));
+    let reading = in_flight.next_reading(now, 9, |_| false).unwrap();
+    assert_eq!(
+        (&reading.lane, in_flight.lanes_active(), in_flight.rows_counted()),
+        (&lane(17), 1, (STANDING, STANDING - 1))
+    );
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! A model of the database and of the host around the book, and the steps that it can take.
+//! A model of the database and of the host around the tracker, and the steps that it can take.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,9 +14,9 @@ use sandmill::{
         ids::{LaneKey, TenantId},
     },
     processor::{
-        book::{Book, Bounds, Ending, Patience, Plan, Reading, Results, Work},
         exceptions::{Exception, LaneRow, LaneState},
         gather::Gather,
+        in_flight::{Bounds, Ending, InFlight, Patience, Plan, Reading, Results, Work},
         pauses::Pause,
     },
 };
@@ -128,9 +128,9 @@ impl Database {
     }
 }
 
-/// The host: its book, and what is under way.
+/// The host: its tracker, and what is under way.
 pub(super) struct Host {
-    pub(super) book: Book<Handled>,
+    pub(super) in_flight: InFlight<Handled>,
     pub(super) running: Vec<(LaneKey, Work)>,
     /// With the positions that it skips, where it does.
     pub(super) readings: Vec<(Reading, Gather, Option<Vec<i64>>)>,
@@ -142,7 +142,7 @@ pub(super) struct Host {
 impl Host {
     pub(super) fn start(database: &Database, bounds: Bounds) -> Self {
         Host {
-            book: Book::new(
+            in_flight: InFlight::new(
                 database.cursor.clone(),
                 database.rows.iter().map(|(key, row)| (key.clone(), LaneRow::from(row))),
                 bounds,
@@ -161,7 +161,7 @@ impl Host {
             key: None,
             reason: Reason::new("paused", "by a test"),
         };
-        self.book.pause(tenant.iter().map(pause).collect());
+        self.in_flight.pause(tenant.iter().map(pause).collect());
         self.told = tenant;
     }
 
@@ -175,7 +175,7 @@ impl Host {
         let handled = handled.min(work.events.len());
         let positions = work.events[..handled].iter().map(|e| e.position).collect();
         let results = Handled { positions, skipped: false };
-        self.book.finish(&key, work, handled, results, ending, now);
+        self.in_flight.finish(&key, work, handled, results, ending, now);
     }
 
     /// One step of a lane's own reading; true when it came to its end.
@@ -193,7 +193,7 @@ impl Host {
         }
         let (reading, gather, skipped) = self.readings.swap_remove(index);
         let results = skipped.map(|positions| Handled { positions, skipped: true });
-        self.book.found(&reading, gather.finish(), results);
+        self.in_flight.found(&reading, gather.finish(), results);
         true
     }
 }
@@ -227,11 +227,11 @@ impl World {
         World { log, database, host, poison: BTreeSet::new(), now: SystemTime::UNIX_EPOCH, bounds, over: false }
     }
 
-    pub(super) fn deal(&mut self, limit: usize) {
-        if self.host.book.pages_open() >= 4 || self.host.book.full().is_some() {
+    pub(super) fn dispatch(&mut self, limit: usize) {
+        if self.host.in_flight.pages_open() >= 4 || self.host.in_flight.full().is_some() {
             return;
         }
-        let page = self.log.page(self.host.book.tail(), limit);
+        let page = self.log.page(self.host.in_flight.tail(), limit);
         let mut lanes: Vec<(LaneKey, Vec<Arc<Event>>)> = Vec::new();
         for event in &page.events {
             let key = lane(&event.tenant);
@@ -242,7 +242,7 @@ impl World {
         }
         // Whoever is said to ask for too much reads for itself from then on.
         let over = self.over || self.log.next_position % 5 == 0;
-        self.host.book.deal(&page, lanes, |_| over);
+        self.host.in_flight.dispatch(&page, lanes, |_| over);
     }
 
     /// Whether a lane is to skip what it would read, and so whether it is a processor that skips.
@@ -258,7 +258,7 @@ impl World {
 
     /// Goes on at the head of the log.
     pub(super) fn leap(&mut self, limit: usize) {
-        let mut at = self.host.book.tail().clone();
+        let mut at = self.host.in_flight.tail().clone();
         let head = self.log.snapshot();
         let mut skipped: BTreeMap<LaneKey, Vec<i64>> = BTreeMap::new();
         while !at.seen().covers(&head) {
@@ -270,7 +270,7 @@ impl World {
             at = page.to;
         }
         let results = |positions| Handled { positions, skipped: true };
-        self.host.book.leap(at, skipped.into_iter().map(|(key, positions)| (key, results(positions))).collect());
+        self.host.in_flight.leap(at, skipped.into_iter().map(|(key, positions)| (key, results(positions))).collect());
     }
 
     pub(super) fn plan(&mut self, patience: Duration, store: bool) {
@@ -281,16 +281,16 @@ impl World {
     pub(super) fn plan_while(&mut self, waiting: usize, patience: Duration, store: bool) {
         if self.host.plan.is_none() {
             let patience = Patience { first: patience, last: patience };
-            self.host.plan = self.host.book.plan(self.now, patience, store, waiting);
+            self.host.plan = self.host.in_flight.plan(self.now, patience, store, waiting);
         }
     }
 
     pub(super) fn commit(&mut self) -> bool {
         let Some(plan) = self.host.plan.take() else { return false };
         match self.database.commit(&plan, &self.poison) {
-            Ok(()) => self.host.book.committed(plan),
+            Ok(()) => self.host.in_flight.committed(plan),
             Err(()) => {
-                self.host.book.refused(plan, None, "refused-commit", "poison");
+                self.host.in_flight.refused(plan, None, "refused-commit", "poison");
             }
         }
         self.database.check(&self.log);
@@ -305,13 +305,13 @@ impl World {
             0..=4 => self.log.begin(random),
             5..=8 => self.log.end(random, true),
             9 => self.log.end(random, false),
-            10..=12 => self.deal(pick(6) + 1),
+            10..=12 => self.dispatch(pick(6) + 1),
             13..=15 => {
                 // Now and then a lane's tenant has used up what it may use in a second.
                 let until = self.now + Duration::from_millis(2);
                 let held =
                     |_: &LaneKey| random.is_multiple_of(4).then(|| (until, Reason::new("throttled", "by a test")));
-                if let Some(started) = self.host.book.start(held) {
+                if let Some(started) = self.host.in_flight.start(held) {
                     self.host.begin(started);
                 }
             }
@@ -339,7 +339,7 @@ impl World {
                 self.commit();
             }
             27 => {
-                if let Some(reading) = self.host.book.next_reading(self.now, pick(5) + 1, |_| false) {
+                if let Some(reading) = self.host.in_flight.next_reading(self.now, pick(5) + 1, |_| false) {
                     let skips = self.sheds() && random & 32 == 0;
                     self.begin_reading(reading, skips);
                 }
@@ -354,13 +354,13 @@ impl World {
                 self.host.pause((random & 8 == 0).then(|| tenant(pick(LANES))));
             }
             30 => {
-                let rows: Vec<LaneKey> = self.host.book.rows().map(|(key, _)| key.clone()).collect();
+                let rows: Vec<LaneKey> = self.host.in_flight.rows().map(|(key, _)| key.clone()).collect();
                 if let Some(key) = rows.get(pick(LANES)) {
                     // A person lets it go on: first in the database, then the host learns of it.
                     if let Some(row) = self.database.rows.get_mut(key) {
                         row.state = LaneState::CatchingUp;
                     }
-                    self.host.book.resume(key);
+                    self.host.in_flight.resume(key);
                 }
             }
             31 if random.is_multiple_of(4) => {
@@ -389,13 +389,13 @@ impl World {
 
     /// Starts the next lane, which there is.
     pub(super) fn start(&mut self) {
-        let started = self.host.book.start(|_| None).unwrap();
+        let started = self.host.in_flight.start(|_| None).unwrap();
         self.host.begin(started);
     }
 
     /// Runs every lane that can be started, to its end.
     pub(super) fn run(&mut self) {
-        while let Some(started) = self.host.book.start(|_| None) {
+        while let Some(started) = self.host.in_flight.start(|_| None) {
             self.host.begin(started);
         }
         while !self.host.running.is_empty() {
@@ -411,12 +411,12 @@ impl World {
         }
         for _ in 0..5_000 {
             self.now += Duration::from_secs(1);
-            self.deal(3);
+            self.dispatch(3);
             self.run();
             self.plan(Duration::ZERO, true);
             let committed = self.commit();
             let mut read = false;
-            while let Some(reading) = self.host.book.next_reading(self.now, 4, |_| false) {
+            while let Some(reading) = self.host.in_flight.next_reading(self.now, 4, |_| false) {
                 self.begin_reading(reading, false);
             }
             while !self.host.readings.is_empty() {
@@ -425,7 +425,7 @@ impl World {
             }
             let blocked: Vec<(LaneKey, bool)> = self
                 .host
-                .book
+                .in_flight
                 .rows()
                 .filter(|(_, row)| row.state.stands())
                 .map(|(key, _)| {
@@ -437,12 +437,12 @@ impl World {
             for (key, poisoned) in &blocked {
                 if !poisoned {
                     self.database.rows.get_mut(key).unwrap().state = LaneState::CatchingUp;
-                    self.host.book.resume(key);
+                    self.host.in_flight.resume(key);
                     read = true;
                 }
             }
-            let level = self.host.book.tail().seen().covers(&self.log.snapshot());
-            if level && !committed && !read && !self.host.book.is_busy() {
+            let level = self.host.in_flight.tail().seen().covers(&self.log.snapshot());
+            if level && !committed && !read && !self.host.in_flight.is_busy() {
                 return self.check_end();
             }
         }
@@ -454,15 +454,19 @@ impl World {
         self.poison.clear();
         for (key, row) in &mut self.database.rows {
             row.state = LaneState::CatchingUp;
-            self.host.book.resume(key);
+            self.host.in_flight.resume(key);
         }
     }
 
     pub(super) fn check_end(&self) {
         self.database.check(&self.log);
-        assert_eq!(self.host.book.ready(self.now), None, "whoever has work and waits for nothing would have moved");
+        assert_eq!(
+            self.host.in_flight.ready(self.now),
+            None,
+            "whoever has work and waits for nothing would have moved"
+        );
         let everything = self.log.snapshot();
-        assert!(self.host.book.settled().seen().covers(&everything), "the tail has seen everything");
+        assert!(self.host.in_flight.settled().seen().covers(&everything), "the tail has seen everything");
         for (key, row) in &self.database.rows {
             // Whoever is still behind stands right before an event that the database refuses.
             let next = self.log.committed().into_iter().map(|(_, e)| e.position);

@@ -1,7 +1,7 @@
 //! Lanes that do nothing now: pure.
 //!
 //! A lane that is behind the cursor and has neither work, results nor a reading is parked: only what its row says is kept, without words, and
-//! no step of the book walks over parked lanes. There may be very many of them, for as long as nobody resumes them, so each costs some 200
+//! no step of the tracker walks over parked lanes. There may be very many of them, for as long as nobody resumes them, so each costs some 200
 //! bytes and no time. Lanes that wait for a person are found by their key, lanes that wait for a time in the order of their times, and lanes that are due
 //! take turns: first their tenants, and then the lanes of each.
 
