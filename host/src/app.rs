@@ -36,7 +36,7 @@ use crate::{
         Ground, Standing,
         connections::{self, Connections, Shares},
         decisions::DecisionWatcher,
-        exceptions,
+        lane_checkpoints,
         report::Instances,
     },
     sandbox::{OfTenant, Sandbox},
@@ -485,7 +485,7 @@ async fn blocked(standings: &[(ProcessorId, watch::Receiver<Standing>)], db: &Db
             session = Some(db.connect("start").await.context("read which lanes are blocked")?);
         }
         let Some(session) = &session else { continue };
-        let (first, all) = exceptions::standing(session, processor, BLOCKED_LANES).await?;
+        let (first, all) = lane_checkpoints::standing(session, processor, BLOCKED_LANES).await?;
         blocked.all += all as usize;
         let first = first.into_iter().map(|(lane, reason)| (Some(lane), reason));
         blocked.first.extend(first.map(|(lane, reason)| BlockedLane { processor: processor.clone(), lane, reason }));

@@ -12,7 +12,7 @@ use sandmill::{
     app::{self, Ended, Until},
     config::Config,
     processor::{
-        exceptions,
+        lane_checkpoints,
         status::{self, ProcessorStatus},
     },
 };
@@ -371,7 +371,7 @@ impl Database {
         }
         let lanes = "select format('%s, lane %s/%s: %s (attempt %s, in %s, event %s) %s: %s', processor, tenant, lane_key, state, attempts,
                             next_at - now(), event_position, class, left(reason, 300))
-                     from sandmill.exceptions order by 1";
+                     from sandmill.lane_checkpoints order by 1";
         let refused =
             "select format('%s is refused: %s', plugin, left(refused, 300)) from sandmill.plugins where refused <> ''";
         for sql in [lanes, refused] {
@@ -391,6 +391,6 @@ impl Database {
     /// Lets lanes of a processor try again, as `sandmill resume` does.
     pub async fn resume_lanes(&self, processor: &str, tenant: Option<&str>) -> u64 {
         let session = self.db.connect("test").await.expect("connect");
-        exceptions::resume(&session, processor, tenant, None).await.expect("resume")
+        lane_checkpoints::resume(&session, processor, tenant, None).await.expect("resume")
     }
 }

@@ -119,7 +119,8 @@ impl Store {
             writer.execute(sql, &[name, &progress.to_string()]).await.unwrap();
         }
         for (tenant, place) in BEHIND {
-            let sql = "insert into sandmill.exceptions (processor, bucket, tenant, lane_key, progress, state, reason)
+            let sql =
+                "insert into sandmill.lane_checkpoints (processor, bucket, tenant, lane_key, progress, state, reason)
                        values ($1, 3, $2, $2, $3::text, 'blocked', 'for a test')";
             writer.execute(sql, &[&AHEAD, &tenant, &places[place].to_string()]).await.unwrap();
         }
@@ -140,7 +141,7 @@ impl Store {
             assert_streams_in_order(&events);
             rest.insert(row.get(0), sorted(ids(&events)));
         }
-        let sql = "select e.tenant, e.progress::text, c.progress::text from sandmill.exceptions e
+        let sql = "select e.tenant, e.progress::text, c.progress::text from sandmill.lane_checkpoints e
                    join sandmill.cursors c using (processor, bucket)";
         for row in session.query(sql, &[]).await.unwrap() {
             let (from, to) = (row.get::<_, &str>(1).parse().unwrap(), row.get::<_, &str>(2).parse().unwrap());

@@ -147,7 +147,7 @@ async fn assert_wasi_told_nothing(database: &Database) {
 /// A secret appears in its tenant's own rows and lines, and nowhere else.
 async fn assert_secrets_are_kept(database: &Database, log: &str, tenants: impl Iterator<Item = &'static str>) {
     let session = database.db.connect("test").await.unwrap();
-    let rows = "select tenant, class || reason from sandmill.exceptions
+    let rows = "select tenant, class || reason from sandmill.lane_checkpoints
                 union all select tenant, class || message from sandmill.dead_letters
                 union all select _partition, _id || data::text from public.scripted_log
                 union all select _partition, _id || data::text from public.hostile_log";

@@ -1,7 +1,7 @@
-// The tracker of pages and exceptions against a model of the log and the database: no database, no clock, every interleaving.
+// The tracker of pages and lane checkpoints against a model of the log and the database: no database, no clock, every interleaving.
 //
 // The model has transactions that begin, append, commit or roll back in any order, and so snapshots with gaps; a source that reads differences
-// between them as the real one does; and a database that holds a cursor, exception rows and what each lane has handled. After every
+// between them as the real one does; and a database that holds a cursor, lane checkpoints and what each lane has handled. After every
 // commit each lane must have handled exactly the events that its row, or else the cursor, covers, each stream in order.
 
 use std::{
@@ -19,8 +19,8 @@ use sandmill::{
         ids::LaneKey,
     },
     processor::{
-        exceptions::{LaneRow, LaneState, RowState},
         in_flight::{Ending, InFlight, Patience},
+        lane_checkpoints::{LaneRow, LaneState, RowState},
         pauses::Pause,
     },
 };
@@ -73,7 +73,7 @@ fn a_lane_that_fails_while_it_is_replaced_waits_for_that_and_for_no_person() {
     world.host.finish(0, 0, blocked, now);
     world.plan(Duration::ZERO, true);
     let plan = world.host.plan.as_ref().unwrap();
-    let states: Vec<&LaneState> = plan.left.iter().map(|(_, exception)| &exception.state).collect();
+    let states: Vec<&LaneState> = plan.left.iter().map(|(_, checkpoint)| &checkpoint.state).collect();
     assert_eq!(states, [&LaneState::Paused(replaced)]);
 }
 

@@ -137,7 +137,7 @@ async fn passed_and_counted(database: &Database) -> (i64, i64) {
             "with lanes as (select tenant, coalesce(x.progress, c.progress)::text as progress
                             from (select distinct tenant from sandmill.events) t
                               cross join (select progress from sandmill.cursors where bucket = 0) c
-                              left join sandmill.exceptions x using (tenant)),
+                              left join sandmill.lane_checkpoints x using (tenant)),
                   passed as (select tenant, split_part(progress, '|', 1)::pg_snapshot a,
                                coalesce(nullif(split_part(progress, '|', 2), ''), split_part(progress, '|', 1))::pg_snapshot b,
                                coalesce(nullif(split_part(progress, '|', 3), ''), '-1')::bigint last

@@ -11,7 +11,7 @@ mod connections;
 mod contention;
 // A database that dies under a living host.
 mod crashes;
-// The tracker of pages and exceptions against a model.
+// The tracker of pages and lane checkpoints against a model.
 mod in_flight;
 // The demo, as whoever tries Sandmill first meets it.
 mod demo;

@@ -63,7 +63,7 @@ async fn events_are_counted_once_however_many_terms_ended_before_they_were_handl
 async fn a_failure_is_counted_once_however_many_terms_ended_before_its_lane_stopped() {
     let database = database().await;
     database.append("acme", "s", &[json!({"do": "stop", "code": "closed"})]).await;
-    ruin(&database, "before insert on sandmill.exceptions for each row").await;
+    ruin(&database, "before insert on sandmill.lane_checkpoints for each row").await;
     let host = Host::start(&database, &["scripted"], &[]);
     terms_end(&database, 3).await;
     mend(&database).await;

@@ -109,7 +109,7 @@ async fn statements_that_are_cancelled_cost_nothing_but_time() {
         "select from public.scripted_log for update",
         "select from sandmill.cursors for update",
         "select from public.scripted_stream_log for update",
-        "lock table sandmill.exceptions in share mode",
+        "lock table sandmill.lane_checkpoints in share mode",
     ];
     for round in 0..8 {
         // It locks rows in another order than commits do, so PostgreSQL may end it for a deadlock.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sandmill::{app::Ended, processor::exceptions::TAKE_RESUMED};
+use sandmill::{app::Ended, processor::lane_checkpoints::TAKE_RESUMED};
 use sandmill_tests::{
     Database, database,
     host::{Host, Process, catch_up, eventually, plugins, sandmill, stderr, stdout},
@@ -43,7 +43,7 @@ async fn very_many_blocked_lanes_are_counted_shown_in_part_and_resumed_at_once()
     let ended = catch_up(&database, &[PLUGIN], &[]).await;
     let Ended::Blocked(lanes) = &ended else { panic!("{ended:?}") };
     assert_eq!((lanes.len(), lanes.iter().len()), (LANES as usize, 20));
-    assert_eq!(number(&database, "select max(octet_length(reason))::bigint from sandmill.exceptions").await, 999);
+    assert_eq!(number(&database, "select max(octet_length(reason))::bigint from sandmill.lane_checkpoints").await, 999);
 
     let text = command(&database, &["status", "--json"]).await;
     assert!(text.len() < 100_000, "{} bytes", text.len());
@@ -73,7 +73,8 @@ async fn very_many_blocked_lanes_are_counted_shown_in_part_and_resumed_at_once()
     })
     .await;
     assert_eq!(database.resume_lanes(PLUGIN, None).await, LANES as u64);
-    let tried = "select count(*) from sandmill.exceptions where state = 'blocked' and attempts = 2 and not resumed";
+    let tried =
+        "select count(*) from sandmill.lane_checkpoints where state = 'blocked' and attempts = 2 and not resumed";
     eventually("each was tried once more", async || (number(&database, tried).await == LANES).then_some(())).await;
     host.stop().await;
 }
@@ -108,9 +109,9 @@ async fn a_look_for_resumed_lanes_reads_none_that_stand() {
             "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
              values ('p', 'p', 'p', '', '', 'tenant', 1);
              insert into sandmill.cursors (processor, bucket, progress) values ('p', 0, '3:3:||');
-             insert into sandmill.exceptions (processor, bucket, tenant, lane_key, progress, state, reason)
+             insert into sandmill.lane_checkpoints (processor, bucket, tenant, lane_key, progress, state, reason)
              select 'p', 0, 't', n::text, '3:3:||', 'blocked', repeat('x', 200) from generate_series(1, 20000) n;
-             update sandmill.exceptions set state = 'catching-up', resumed = true where lane_key in ('7', '8')",
+             update sandmill.lane_checkpoints set state = 'catching-up', resumed = true where lane_key in ('7', '8')",
         )
         .await
         .unwrap();
@@ -120,7 +121,7 @@ async fn a_look_for_resumed_lanes_reads_none_that_stand() {
         let plan = "explain (analyze, format json) execute look('p', 5000)";
         let row = session.query_one(plan, &[]).await.unwrap();
         let plan: Value = serde_json::from_str(row.get::<_, sandmill::db::JsonText<'_>>(0).0).unwrap();
-        assert!(plan.to_string().contains("exceptions_resumed"), "{plan:#}");
+        assert!(plan.to_string().contains("lane_checkpoints_resumed"), "{plan:#}");
         read.insert(round, most_rows(&plan[0]["Plan"]));
     }
     // The second time it may pass the places in the index that the first one has left.

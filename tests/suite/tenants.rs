@@ -86,7 +86,10 @@ async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     let throttled = tenants(&database, &["slow"])[0]["throttledSeconds"].as_f64().unwrap();
     assert!(throttled > 0.0);
     // Whoever has waited for a time told by a rate need not wait for it once there is none.
-    session.execute("update sandmill.exceptions set next_at = now() where state = 'retrying'", &[]).await.unwrap();
+    session
+        .execute("update sandmill.lane_checkpoints set next_at = now() where state = 'retrying'", &[])
+        .await
+        .unwrap();
     let ended = catch_up(&database, &["scripted"], &["tenants.slow.documents-per-second=0"]).await;
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
     assert_scripted_log(&database, "true").await;

@@ -33,7 +33,7 @@ use crate::{
     },
     plugins::folder,
     processor::{
-        exceptions,
+        lane_checkpoints,
         status::{self, ProcessorStatus},
     },
     telemetry::Logs,
@@ -233,7 +233,7 @@ async fn try_again(db: &Db) -> anyhow::Result<()> {
     let session = super::database::connect(db, "dev").await?;
     for ProcessorStatus { id, lanes_counted, .. } in status::read(&session, 0).await?.processors {
         if lanes_counted.blocked > 0 {
-            let lanes = exceptions::resume_blocked(&session, &id, |_| {}).await?;
+            let lanes = lane_checkpoints::resume_blocked(&session, &id, |_| {}).await?;
             tracing::info!(processor = id, lanes, "lanes that were blocked before this start try again");
         }
     }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     db::{Db, Session},
     model::{ids::ProcessorId, text},
-    processor::{exceptions, pauses, status},
+    processor::{lane_checkpoints, pauses, status},
     store,
 };
 
@@ -79,7 +79,7 @@ pub(super) async fn run(ResumeArgs { what, json }: ResumeArgs, db: &Db) -> anyho
     let processor = &what.processor;
     let lifted = pauses::lift(&session, processor.as_str(), what.tenant(), what.key()).await;
     let lifted = lifted.map_err(|error| explain(&error))?;
-    let resumed = exceptions::resume(&session, processor.as_str(), what.tenant(), what.key()).await;
+    let resumed = lane_checkpoints::resume(&session, processor.as_str(), what.tenant(), what.key()).await;
     let resumed = resumed.map_err(|error| explain(&error))?;
     let left = pauses::read(&session, processor).await.map_err(|error| explain(&error))?;
     let whole = left.into_iter().find(|pause| pause.is_whole()).map(|pause| pause.reason.message);

@@ -26,9 +26,8 @@ use crate::{
         Ground, Processor, Standing,
         code::{Code, Done, Version},
         dry_run::Desk,
-        exceptions,
         lane::Runner,
-        pressure,
+        lane_checkpoints, pressure,
         registration::{self, Registration, RegistrationError},
     },
     scheduler::Scheduler,
@@ -177,7 +176,7 @@ impl Fleet {
         let Some(tenant) = own.owner() else { return };
         let shared = ProcessorId::from(own.family().clone());
         if self.members.contains_key(&shared) {
-            said(&shared, exceptions::resume_replaced(session, &shared, tenant).await);
+            said(&shared, lane_checkpoints::resume_replaced(session, &shared, tenant).await);
         }
     }
 
@@ -446,7 +445,7 @@ impl Member {
 /// Lanes that were blocked go on, as a person would let them. Where it is for another version, it is excused from what they do: before they can begin, as they begin
 /// when this is committed.
 async fn try_again(session: &Session, id: &ProcessorId, excused: Option<&Version>) {
-    let resumed = exceptions::resume_blocked(session, id.as_str(), |lane| {
+    let resumed = lane_checkpoints::resume_blocked(session, id.as_str(), |lane| {
         if let Some(version) = excused {
             version.excuse([lane]);
         }
@@ -461,7 +460,7 @@ async fn try_these_again(
     lanes: &[LaneKey],
     excused: &Version,
 ) -> Result<u64, Error> {
-    let resumed = exceptions::resume_these(session, id, lanes).await?;
+    let resumed = lane_checkpoints::resume_these(session, id, lanes).await?;
     let lanes = resumed.len() as u64;
     excused.excuse(resumed);
     Ok(lanes)

@@ -1,4 +1,4 @@
-//! The one transaction: documents, dead letters, exceptions and progress, together or not at all.
+//! The one transaction: documents, dead letters, lane checkpoints and progress, together or not at all.
 //!
 //! Every commit shows the term's fence and the progress it started from, in its last statements, so that no row that others wait for is locked
 //! while documents are written. Each commit borrows a session (see [`super::connections`]). All
@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     connections::CommitSession,
-    exceptions::{self, Exception, LaneRow, LaneState},
+    lane_checkpoints::{self, LaneCheckpoint, LaneRow, LaneState},
     report::Reported,
     shed::Shed,
 };
@@ -96,9 +96,9 @@ pub struct Commit<'a> {
     /// What it will say; the same where only lanes behind it move.
     pub to: &'a Progress,
     /// Lanes that it leaves behind.
-    pub left: &'a [(LaneKey, Exception)],
+    pub left: &'a [(LaneKey, LaneCheckpoint)],
     /// Lanes behind it that move, with the progress that each must have.
-    pub moved: &'a [(LaneKey, Progress, Exception)],
+    pub moved: &'a [(LaneKey, Progress, LaneCheckpoint)],
     /// Lanes that stand where the cursor will, with the progress that each must have.
     pub rejoined: &'a [(LaneKey, Progress)],
     /// Documents.
@@ -159,7 +159,7 @@ pub struct TermStart {
     /// The progress of each bucket.
     pub cursors: Vec<(i16, Progress)>,
     /// Lanes behind that progress.
-    pub exceptions: Vec<(LaneKey, LaneRow)>,
+    pub checkpoints: Vec<(LaneKey, LaneRow)>,
 }
 
 impl Committer {
@@ -176,13 +176,13 @@ impl Committer {
         // The session is older, so it covers what is read from here on.
         let began = Instant::now();
         let (fence, cursors) = fence::take(&mut session.session, processor, host).await?;
-        // Exceptions are read after the fence was taken: whatever an earlier owner still committed is in them.
-        let exceptions = exceptions::read(&session, processor).await?;
+        // Lane checkpoints are read after the fence was taken: whatever an earlier owner still committed is in them.
+        let checkpoints = lane_checkpoints::read(&session, processor).await?;
         let documents = Writer::open(&session, processor.owner(), collections).await?;
         session.give_back();
         let (sessions, processor) = (sessions.clone(), processor.clone());
         let committer = Committer { sessions, borrower, began, processor, fence, documents };
-        Ok(TermStart { committer, cursors, exceptions })
+        Ok(TermStart { committer, cursors, checkpoints })
     }
 
     /// A session on which this term may commit.
@@ -337,13 +337,13 @@ impl Writing<'_> {
         Ok(())
     }
 
-    async fn leave(&self, left: &[(LaneKey, Exception)]) -> Result<(), Error> {
+    async fn leave(&self, left: &[(LaneKey, LaneCheckpoint)]) -> Result<(), Error> {
         if left.is_empty() {
             return Ok(());
         }
         let buckets: Vec<i16> = left.iter().map(|(lane, _)| lane.bucket().into()).collect();
         let (tenants, keys) = names(left.iter().map(|(lane, _)| lane));
-        let rows = Columns::of(left.iter().map(|(_, exception)| exception));
+        let rows = Columns::of(left.iter().map(|(_, checkpoint)| checkpoint));
         self.session
             .execute(
                 &self.statements.leave,
@@ -365,13 +365,13 @@ impl Writing<'_> {
         Ok(())
     }
 
-    async fn move_lanes(&self, moved: &[(LaneKey, Progress, Exception)]) -> Result<(), Error> {
+    async fn move_lanes(&self, moved: &[(LaneKey, Progress, LaneCheckpoint)]) -> Result<(), Error> {
         if moved.is_empty() {
             return Ok(());
         }
         let (tenants, keys) = names(moved.iter().map(|(lane, ..)| lane));
         let before: Vec<String> = moved.iter().map(|(_, before, _)| before.to_string()).collect();
-        let rows = Columns::of(moved.iter().map(|(.., exception)| exception));
+        let rows = Columns::of(moved.iter().map(|(.., checkpoint)| checkpoint));
         self.session
             .query(
                 &self.statements.move_lanes,
@@ -422,7 +422,7 @@ fn names<'a>(lanes: impl Iterator<Item = &'a LaneKey>) -> (Vec<&'a str>, Vec<&'a
     lanes.map(|lane| (lane.tenant.as_str(), &*lane.key)).unzip()
 }
 
-/// Exceptions as their rows hold them, column by column.
+/// Lane checkpoints as their rows hold them, column by column.
 #[derive(Default)]
 struct Columns {
     progress: Vec<String>,
@@ -435,20 +435,20 @@ struct Columns {
 }
 
 impl Columns {
-    fn of<'a>(exceptions: impl Iterator<Item = &'a Exception>) -> Self {
+    fn of<'a>(checkpoints: impl Iterator<Item = &'a LaneCheckpoint>) -> Self {
         let mut columns = Columns::default();
-        for exception in exceptions {
-            let reason = exception.state.reason();
-            columns.progress.push(exception.progress.to_string());
-            columns.states.push(exception.state.name());
-            columns.attempts.push(i32::try_from(exception.attempts).unwrap_or(i32::MAX));
-            columns.next_at.push(match exception.state {
+        for checkpoint in checkpoints {
+            let reason = checkpoint.state.reason();
+            columns.progress.push(checkpoint.progress.to_string());
+            columns.states.push(checkpoint.state.name());
+            columns.attempts.push(i32::try_from(checkpoint.attempts).unwrap_or(i32::MAX));
+            columns.next_at.push(match checkpoint.state {
                 LaneState::Retrying { at, .. } => Some(at),
                 _ => None,
             });
             columns.classes.push(reason.map_or_else(String::new, |r| r.class.clone()));
             columns.reasons.push(reason.map_or_else(String::new, |r| r.message.clone()));
-            columns.event_positions.push(exception.event_position);
+            columns.event_positions.push(checkpoint.event_position);
         }
         columns
     }

@@ -26,9 +26,9 @@ use super::{
     Config, Shaken, Standing,
     commit::{Committer, DeadLetter},
     decisions::Decisions,
-    exceptions::{self, LaneState},
     in_flight::{self, Bounds, Ending, InFlight, Patience, Work},
     lane::{GroundLost, Outcome, Runner, Trouble},
+    lane_checkpoints::{self, LaneState},
     lockstep::{Place, Turn},
     pauses::{self, Pause},
     pressure::{self, Held, Hold},
@@ -224,7 +224,7 @@ impl<'a> Engine<'a> {
             committer: term.committer,
             in_flight: InFlight::new(
                 term.stored,
-                term.exceptions,
+                term.checkpoints,
                 pressure.bounds(Bounds {
                     lane_bytes: config.lane_queue_kib << 10,
                     lane_events: usize::MAX,
@@ -668,7 +668,7 @@ impl<'a> Engine<'a> {
         let session = self.committer.session().await?;
         let pauses = pauses::read(&session, self.id).await;
         self.pauses = pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
-        let resumed = exceptions::take_resumed(&session, self.id).await;
+        let resumed = lane_checkpoints::take_resumed(&session, self.id).await;
         let (resumed, more) = resumed.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
         session.give_back();
         if let Some(lane) = resumed.first() {

@@ -1,7 +1,7 @@
 //! Which lane has handled what, and what a commit may say about it: pure.
 //!
 //! Pages are dispatched to lanes as they are read; lanes finish when they finish; commits take what is finished. The tracker keeps the three
-//! together so that, whatever the order, after every commit each lane is covered exactly once: by the cursor, or by its exception
+//! together so that, whatever the order, after every commit each lane is covered exactly once: by the cursor, or by its checkpoint
 //! row. It knows no clock, no database and no guest. The loop in [`super::engine`] carries out what it says, and a property test runs it against
 //! a model of the log and the database, with crashes at every step.
 //!
@@ -37,8 +37,8 @@ pub use plan::{Patience, Plan};
 use slots::Slots;
 
 use super::{
-    exceptions::{LaneRow, LaneState, RowState},
     gather::{Found, Gather},
+    lane_checkpoints::{LaneRow, LaneState, RowState},
     pauses::Pause,
 };
 use crate::{

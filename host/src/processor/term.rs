@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::{
     Ground,
     commit::{Committer, TermStart},
-    exceptions::LaneRow,
+    lane_checkpoints::LaneRow,
 };
 use crate::{
     consumer::pages::Reader,
@@ -36,7 +36,7 @@ pub struct Term {
     /// What the cursor rows say.
     pub stored: Progress,
     /// Lanes behind them.
-    pub exceptions: Vec<(LaneKey, LaneRow)>,
+    pub checkpoints: Vec<(LaneKey, LaneRow)>,
 }
 
 impl Term {
@@ -44,7 +44,7 @@ impl Term {
     /// that holds the host lock.
     pub async fn begin(ground: &Ground, descriptor: &Descriptor, host: i32) -> anyhow::Result<Term> {
         let (sessions, id) = (&ground.connections, &descriptor.id);
-        let TermStart { committer, cursors, exceptions } =
+        let TermStart { committer, cursors, checkpoints } =
             Committer::begin(&sessions.commits, id, &descriptor.collections, host).await?;
         let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
         anyhow::ensure!(
@@ -56,6 +56,6 @@ impl Term {
         let lanes = ground.pages.reader(Borrower::of(id, "lanes"));
         let (cache_bytes, read_bytes) = (ground.config.document_cache_mib << 20, ground.config.read_mib << 20);
         let documents = Documents::new(&sessions.documents, descriptor, cache_bytes, read_bytes);
-        Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, exceptions })
+        Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, checkpoints })
     }
 }

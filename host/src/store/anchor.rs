@@ -161,7 +161,7 @@ pub async fn reanchor(session: &mut Session, appended_from: Option<i64>) -> Resu
     transaction
         .batch_execute(&format!(
             "set local lock_timeout = '{PATIENCE_FOR_APPENDS}'; set local synchronous_commit = on; \
-             lock table sandmill.events, sandmill.cursors, sandmill.exceptions in exclusive mode"
+             lock table sandmill.events, sandmill.cursors, sandmill.lane_checkpoints in exclusive mode"
         ))
         .await?;
     // Taken when nobody can append any more: what is in flight here and appends later is still to come for everybody.

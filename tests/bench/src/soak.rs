@@ -131,7 +131,7 @@ async fn roam(database: &Database, hog: usize, a_thousand: Duration, ending: &At
 
 async fn watch(database: &Database, process: u32, began: Instant, watched: &AtomicBool) -> anyhow::Result<Seen> {
     let session = database.db.connect("bench watch").await?;
-    let rows = session.prepare("select tenant from sandmill.exceptions").await?;
+    let rows = session.prepare("select tenant from sandmill.lane_checkpoints").await?;
     let (mut seen, mut behind) = (Seen::default(), BTreeSet::new());
     while watched.load(Relaxed) {
         let now: BTreeSet<String> = session.query(&rows, &[]).await?.iter().map(|row| row.get(0)).collect();

@@ -118,6 +118,6 @@ async fn stand(binary: &Path, database: &Database, folder: &Path) -> anyhow::Res
 }
 
 async fn blocked(database: &Database) -> anyhow::Result<i64> {
-    let sql = "select count(*) from sandmill.exceptions where state = 'blocked'";
+    let sql = "select count(*) from sandmill.lane_checkpoints where state = 'blocked'";
     Ok(database.session.query_one(sql, &[]).await?.get(0))
 }

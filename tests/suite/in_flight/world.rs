@@ -14,9 +14,9 @@ use sandmill::{
         ids::{LaneKey, TenantId},
     },
     processor::{
-        exceptions::{Exception, LaneRow, LaneState},
         gather::Gather,
         in_flight::{Bounds, Ending, InFlight, Patience, Plan, Reading, Results, Work},
+        lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
         pauses::Pause,
     },
 };
@@ -52,7 +52,7 @@ impl Results for Handled {
 /// What the database holds.
 pub(super) struct Database {
     pub(super) cursor: Progress,
-    pub(super) rows: BTreeMap<LaneKey, Exception>,
+    pub(super) rows: BTreeMap<LaneKey, LaneCheckpoint>,
     pub(super) handled: BTreeMap<LaneKey, Vec<i64>>,
     pub(super) skipped: BTreeMap<LaneKey, BTreeSet<i64>>,
     /// Events that it ever refused.

@@ -93,7 +93,7 @@ async fn old_ids_and_shared_collections_become_each_tenants_own() {
     );
     // The lane of another tenant is nobody's under this id.
     assert_eq!(
-        find("select processor, tenant from sandmill.exceptions order by 1").await,
+        find("select processor, tenant from sandmill.lane_checkpoints order by 1").await,
         ["(carts,acme)", "(globex/p--acme,globex)"]
     );
     assert_eq!(

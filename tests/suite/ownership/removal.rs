@@ -28,7 +28,7 @@ async fn rows_of(database: &Database, processor: &str) -> Vec<String> {
     for (table, column) in [
         ("processors", "id"),
         ("cursors", "processor"),
-        ("exceptions", "processor"),
+        ("lane_checkpoints", "processor"),
         ("pauses", "processor"),
         ("dead_letters", "processor"),
     ] {
@@ -83,7 +83,7 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
     let undecided = run(&database, &["processors", "remove", "acme/scripted"]).await.unwrap_err();
     assert!(undecided.contains("--keep-documents") && undecided.contains("--drop-documents"), "{undecided}");
     let before = rows_of(&database, "acme/scripted").await;
-    assert_eq!(before, ["(processors,1)", "(cursors,16)", "(exceptions,1)", "(pauses,1)", "(dead_letters,2)"]);
+    assert_eq!(before, ["(processors,1)", "(cursors,16)", "(lane_checkpoints,1)", "(pauses,1)", "(dead_letters,2)"]);
 
     assert_eq!(
         json(&database, &keep).await,
@@ -93,7 +93,7 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
         })
     );
     let after = rows_of(&database, "acme/scripted").await;
-    assert_eq!(after, ["(processors,0)", "(cursors,0)", "(exceptions,0)", "(pauses,0)", "(dead_letters,0)"]);
+    assert_eq!(after, ["(processors,0)", "(cursors,0)", "(lane_checkpoints,0)", "(pauses,0)", "(dead_letters,0)"]);
     let document = format!(r#"select _id, data->>'count' from public."{OWN}""#);
     assert_eq!(rows(&database, &document).await, ["(s,2)"]);
     let listed = json(&database, &["processors", "list", "--json"]).await;

@@ -67,7 +67,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_gone() {
     append("globex", 1).await;
     until_counts(&database, 3, 5).await;
     eventually("acme's lane waits", async || {
-        let sql = "select state, class from sandmill.exceptions where processor = 'scripted'";
+        let sql = "select state, class from sandmill.lane_checkpoints where processor = 'scripted'";
         (rows(&database, sql).await == ["(paused,replaced)"]).then_some(())
     })
     .await;

@@ -30,7 +30,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             // What a plugin's author signs it with.
             "plugins::signature",
             // What is shown or changed of a running host, through the database.
-            "processor::exceptions",
+            "processor::lane_checkpoints",
             "processor::pauses",
             "processor::removal",
             "processor::roster",

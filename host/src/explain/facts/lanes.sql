@@ -5,7 +5,7 @@
 with alike as (
   select distinct on (processor, state, class) processor, tenant, lane_key, since,
          count(*) over (partition by processor, state, class) as lanes
-  from sandmill.exceptions
+  from sandmill.lane_checkpoints
   where ($1::text is null or tenant = $1) and not (state = 'paused' and class = 'replaced')
   order by processor, state, class, since, tenant, lane_key
 ),
@@ -13,5 +13,5 @@ most as (select * from alike order by lanes desc, since limit 200)
 select processor, m.lanes, tenant, lane_key, x.state, x.class, x.reason, x.attempts, x.event_position,
        to_char(x.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 from most m
-join sandmill.exceptions x using (processor, tenant, lane_key)
+join sandmill.lane_checkpoints x using (processor, tenant, lane_key)
 order by processor, x.state, x.class

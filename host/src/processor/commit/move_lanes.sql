@@ -8,7 +8,7 @@ with given as (
   as given (tenant, lane_key, before, after, state, attempts, next_at, class, reason, event_position)
 ),
 moved as (
-  update sandmill.exceptions e
+  update sandmill.lane_checkpoints e
   set progress = given.after, state = given.state, attempts = given.attempts, next_at = given.next_at, class = given.class,
       reason = given.reason, event_position = given.event_position, resumed = false,
       since = case when e.state = given.state and e.reason = given.reason then e.since else now() end

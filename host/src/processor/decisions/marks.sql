@@ -6,6 +6,6 @@ from (
   select processor, format('%s %s %s %s', tenant, lane_key, paused_by, since) from sandmill.pauses
   union all
   select id, $1 from sandmill.processors p
-  where exists (select from sandmill.exceptions e where e.processor = p.id and e.resumed)
+  where exists (select from sandmill.lane_checkpoints e where e.processor = p.id and e.resumed)
 ) as decided (processor, mark)
 group by processor

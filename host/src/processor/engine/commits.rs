@@ -15,8 +15,8 @@ use crate::{
     processor::{
         Shaken,
         commit::{Commit, CommitError},
-        exceptions::LaneState,
         in_flight::Plan,
+        lane_checkpoints::LaneState,
     },
     projections::documents::{PrepareError, Writes},
     scheduler::Class,
@@ -124,9 +124,9 @@ impl Engine<'_> {
                 let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
                 self.report.committed(took, handled);
                 self.documents.settle(writes, &marks);
-                let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
-                for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
-                    self.say(lane, exception);
+                let moved = plan.moved.iter().map(|(lane, _, checkpoint)| (lane, checkpoint));
+                for (lane, checkpoint) in plan.left.iter().map(|(lane, checkpoint)| (lane, checkpoint)).chain(moved) {
+                    self.say(lane, checkpoint);
                 }
                 self.say_skips(&plan.results);
                 self.say_sheds(&plan.results);
@@ -161,9 +161,9 @@ impl Engine<'_> {
             let spent = Spent { documents, bytes, ..Spent::default() };
             self.tenants.spent(&lane.tenant, spent, |used| used.events += results.handled as u64);
         }
-        let moved = plan.moved.iter().map(|(lane, _, exception)| (lane, exception));
-        for (lane, exception) in plan.left.iter().map(|(lane, exception)| (lane, exception)).chain(moved) {
-            match &exception.state {
+        let moved = plan.moved.iter().map(|(lane, _, checkpoint)| (lane, checkpoint));
+        for (lane, checkpoint) in plan.left.iter().map(|(lane, checkpoint)| (lane, checkpoint)).chain(moved) {
+            match &checkpoint.state {
                 LaneState::Blocked(reason) => self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason)),
                 // Who has used up what it may use in a second has not failed.
                 LaneState::Retrying { reason, .. } if reason.class != THROTTLED => {
@@ -171,7 +171,7 @@ impl Engine<'_> {
                 }
                 _ => {}
             }
-            if exception.state == LaneState::CatchingUp {
+            if checkpoint.state == LaneState::CatchingUp {
                 self.behind_since.entry(lane.clone()).or_insert_with(Instant::now);
             } else {
                 self.behind_since.remove(lane);

@@ -10,7 +10,7 @@ use crate::{
     },
     processor::{
         commit::DeadLetter,
-        exceptions::{Exception, LaneState},
+        lane_checkpoints::{LaneCheckpoint, LaneState},
     },
     tenants::replacements::REPLACED,
 };
@@ -20,19 +20,19 @@ const LINE: usize = 150;
 
 impl Engine<'_> {
     /// Says once what became of a lane.
-    pub(super) fn say(&self, lane: &LaneKey, exception: &Exception) {
-        let (processor, position) = (self.id, exception.event_position);
-        if let LaneState::Blocked(reason) | LaneState::Retrying { reason, .. } = &exception.state
-            && !self.may_say(lane, exception, reason)
+    pub(super) fn say(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint) {
+        let (processor, position) = (self.id, checkpoint.event_position);
+        if let LaneState::Blocked(reason) | LaneState::Retrying { reason, .. } = &checkpoint.state
+            && !self.may_say(lane, checkpoint, reason)
         {
             return;
         }
-        match &exception.state {
+        match &checkpoint.state {
             LaneState::Blocked(reason) => {
                 tracing::warn!(%processor, %lane, position, %reason, "the lane is blocked; others go on. `sandmill resume {processor}` lets it try again");
             }
             LaneState::Retrying { reason, .. } => {
-                tracing::info!(%processor, %lane, position, %reason, attempts = exception.attempts, "the lane will try again");
+                tracing::info!(%processor, %lane, position, %reason, attempts = checkpoint.attempts, "the lane will try again");
             }
             // The fleet has logged it once for the tenant.
             LaneState::Paused(reason) if reason.class == REPLACED => {
@@ -45,8 +45,8 @@ impl Engine<'_> {
 
     /// Whether a stop may be logged: lines about a tenant's lanes count against what the tenant may log. Those that do not fit are counted, and now and then it is
     /// said how many there were.
-    fn may_say(&self, lane: &LaneKey, exception: &Exception, reason: &Reason) -> bool {
-        let shown = match exception.state {
+    fn may_say(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint, reason: &Reason) -> bool {
+        let shown = match checkpoint.state {
             LaneState::Blocked(_) => tracing::enabled!(tracing::Level::WARN),
             _ => tracing::enabled!(tracing::Level::INFO),
         };

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use super::{PageNumber, Plan, Work};
 use crate::{
     model::{cursor::Progress, ids::LaneKey},
-    processor::exceptions::{Exception, LaneRow, LaneState},
+    processor::lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
 };
 
 /// What a finished piece of work led to, waiting for its commit.
@@ -54,7 +54,7 @@ pub(super) enum Feed {
 
 #[derive(Clone, Debug)]
 pub(super) struct Lane<T> {
-    /// Its exception row, as the database has it.
+    /// Its checkpoint row, as the database has it.
     pub(super) row: Option<LaneRow>,
     pub(super) feed: Feed,
     pub(super) queue: VecDeque<Work>,
@@ -170,7 +170,7 @@ pub(super) fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<
     let stop = lane.stopped(plan.page).filter(|_| !undone);
     let finished = lane.finished(plan.page) && !undone;
     let durable = lane.row.as_ref().map_or(&plan.from, |row| &row.progress);
-    let exception = || Exception {
+    let checkpoint = || LaneCheckpoint {
         progress: progress.clone().unwrap_or_else(|| durable.clone()),
         state: stop.map_or(LaneState::CatchingUp, |stop| stop.state.clone()),
         attempts: match (stop, &lane.row) {
@@ -182,9 +182,9 @@ pub(super) fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<
     };
     match &lane.row {
         None if finished => {}
-        None => plan.left.push((key.clone(), exception())),
+        None => plan.left.push((key.clone(), checkpoint())),
         Some(row) if finished => plan.rejoined.push((key.clone(), row.progress.clone())),
-        Some(row) if moved || stop.is_some() => plan.moved.push((key.clone(), row.progress.clone(), exception())),
+        Some(row) if moved || stop.is_some() => plan.moved.push((key.clone(), row.progress.clone(), checkpoint())),
         Some(_) => return,
     }
     if stop.is_some() {

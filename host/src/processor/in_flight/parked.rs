@@ -14,7 +14,7 @@ use std::{
 
 use crate::{
     model::ids::{LaneKey, TenantId},
-    processor::exceptions::{LaneRow, RowState},
+    processor::lane_checkpoints::{LaneRow, RowState},
 };
 
 /// All of them.

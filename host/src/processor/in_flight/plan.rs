@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     model::{cursor::Progress, handler::Reason, ids::LaneKey},
-    processor::exceptions::{Exception, LaneRow, LaneState},
+    processor::lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
 };
 
 /// How many events a lane handles at a time after a commit of its effects was refused.
@@ -44,9 +44,9 @@ pub struct Plan<T> {
     /// What it will say.
     pub to: Progress,
     /// New rows.
-    pub left: Vec<(LaneKey, Exception)>,
+    pub left: Vec<(LaneKey, LaneCheckpoint)>,
     /// Rows that change, with the progress they must have.
-    pub moved: Vec<(LaneKey, Progress, Exception)>,
+    pub moved: Vec<(LaneKey, Progress, LaneCheckpoint)>,
     /// Rows that go, with the progress they must have.
     pub rejoined: Vec<(LaneKey, Progress)>,
     /// What lanes led to, in the order in which each led to it.

@@ -3,6 +3,6 @@
 select c.processor, c.state, c.lanes, c.known, coalesce(greatest(extract(epoch from now() - e.recorded_at), 0), 0)::double precision
 from (
   select processor, state, count(*) as lanes, count(event_position) as known, min(event_position) as first
-  from sandmill.exceptions where not (state = 'paused' and class = 'replaced') group by processor, state
+  from sandmill.lane_checkpoints where not (state = 'paused' and class = 'replaced') group by processor, state
 ) c
 left join sandmill.events e on e.position = c.first

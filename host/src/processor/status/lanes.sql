@@ -8,9 +8,9 @@ cross join lateral (
   select x.*, first.place
   from (
     select f.tenant, f.lane_key, array_position(array['blocked', 'retrying', 'paused'], f.state) as place
-    from sandmill.exceptions f where f.processor = p.id and not (f.state = 'paused' and f.class = 'replaced')
+    from sandmill.lane_checkpoints f where f.processor = p.id and not (f.state = 'paused' and f.class = 'replaced')
     order by place, f.tenant, f.lane_key limit $1
   ) first
-  join sandmill.exceptions x on x.processor = p.id and x.tenant = first.tenant and x.lane_key = first.lane_key
+  join sandmill.lane_checkpoints x on x.processor = p.id and x.tenant = first.tenant and x.lane_key = first.lane_key
 ) l
 order by p.id, l.place, l.tenant, l.lane_key

@@ -8,7 +8,7 @@ ahead as (
   from (
     select processor, progress::text from sandmill.cursors
     union all
-    select processor, progress::text from sandmill.exceptions
+    select processor, progress::text from sandmill.lane_checkpoints
   ) place, now
   where pg_snapshot_xmax(split_part(progress, '|', 1)::pg_snapshot) > now.next_xid
      or pg_snapshot_xmax(nullif(split_part(progress, '|', 2), '')::pg_snapshot) > now.next_xid

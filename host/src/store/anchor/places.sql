@@ -3,7 +3,7 @@ select distinct progress
 from (
   select progress::text from sandmill.cursors
   union all
-  select progress::text from sandmill.exceptions
+  select progress::text from sandmill.lane_checkpoints
 ) place
 where progress !~ '^[0-9]+:[0-3]:\|\|$'
 order by progress

@@ -9,12 +9,12 @@ cross join lateral (
   select coalesce(sum(of_one.blocked), 0)::bigint as blocked, coalesce(sum(of_one.retrying), 0)::bigint as retrying,
          coalesce(sum(of_one.paused), 0)::bigint as paused, coalesce(sum(of_one.catching_up), 0)::bigint as catching_up
   from sandmill.processors p
-  -- One count for each processor, so that the key of the exceptions is used.
+  -- One count for each processor, so that the key of the lane checkpoints is used.
   cross join lateral (
     select count(*) filter (where x.state = 'blocked') as blocked, count(*) filter (where x.state = 'retrying') as retrying,
            count(*) filter (where x.state = 'paused' and x.class <> 'replaced') as paused,
            count(*) filter (where x.state = 'catching-up') as catching_up
-    from sandmill.exceptions x where x.processor = p.id and x.tenant = given.tenant
+    from sandmill.lane_checkpoints x where x.processor = p.id and x.tenant = given.tenant
   ) of_one
 ) lanes
 order by given.tenant

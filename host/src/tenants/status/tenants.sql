@@ -45,7 +45,7 @@ cross join lateral (
   select coalesce(sum(counted.lanes), 0)::bigint as lanes, coalesce(max(counted.lanes), 0) as most
   from sandmill.processors p
   cross join lateral (
-    select count(*) as lanes from sandmill.exceptions x where x.processor = p.id and x.tenant = chosen.tenant
+    select count(*) as lanes from sandmill.lane_checkpoints x where x.processor = p.id and x.tenant = chosen.tenant
       and not (x.state = 'paused' and x.class = 'replaced')
   ) counted
 ) behind
@@ -60,7 +60,7 @@ left join lateral (
       select first.progress
       from sandmill.processors p
       cross join lateral (
-        select x.progress::text from sandmill.exceptions x where x.processor = p.id and x.tenant = chosen.tenant
+        select x.progress::text from sandmill.lane_checkpoints x where x.processor = p.id and x.tenant = chosen.tenant
           and not (x.state = 'paused' and x.class = 'replaced') order by x.lane_key limit $5
       ) first
       union

@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use clap::ValueEnum;
-use sandmill::{db::Session, processor::exceptions};
+use sandmill::{db::Session, processor::lane_checkpoints};
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -159,13 +159,12 @@ async fn trickle(session: Session, hogs: usize) -> anyhow::Result<()> {
 
 /// Resumes what stops a hog, as long as this is polled.
 pub async fn insist(session: Session, processor: &str) -> anyhow::Result<()> {
-    let stopped =
-        "select tenant from sandmill.exceptions where processor = $1 and tenant ^@ 'hog-' and state <> 'catching-up'";
+    let stopped = "select tenant from sandmill.lane_checkpoints where processor = $1 and tenant ^@ 'hog-' and state <> 'catching-up'";
     let stopped = session.prepare(stopped).await?;
     loop {
         tokio::time::sleep(Duration::from_millis(20)).await;
         for row in session.query(&stopped, &[&processor]).await? {
-            exceptions::resume(&session, processor, Some(row.get(0)), None).await?;
+            lane_checkpoints::resume(&session, processor, Some(row.get(0)), None).await?;
         }
     }
 }

@@ -1,9 +1,9 @@
 -- Takes note of lanes that were resumed: each is returned once. Writes nothing where there are none.
 -- $1 processor text · $2 at most so many bigint
 with these as (
-  select processor, tenant, lane_key from sandmill.exceptions where processor = $1 and resumed limit $2 for update skip locked
+  select processor, tenant, lane_key from sandmill.lane_checkpoints where processor = $1 and resumed limit $2 for update skip locked
 )
-update sandmill.exceptions e set resumed = false
+update sandmill.lane_checkpoints e set resumed = false
 from these
 where e.processor = these.processor and e.tenant = these.tenant and e.lane_key = these.lane_key
 returning e.tenant, e.lane_key

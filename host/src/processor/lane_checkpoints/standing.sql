@@ -2,7 +2,7 @@
 -- tenant's own processor replaces wait for nobody.
 -- $1 processor text · $2 at most so many bigint
 select tenant, lane_key, class, reason, count(*) over ()
-from sandmill.exceptions
+from sandmill.lane_checkpoints
 where processor = $1 and (state = 'blocked' or state = 'paused' and class <> 'replaced')
 order by tenant, lane_key
 limit $2

@@ -1,8 +1,8 @@
 //! Lanes behind their bucket's cursor.
 //!
-//! An exception says where a lane stands, why it stands there and when it goes on. It is written in the transaction in which the cursor
+//! A lane checkpoint says where a lane stands, why it stands there and when it goes on. It is written in the transaction in which the cursor
 //! passes the lane, changed only by comparing the progress it had, and deleted only in a transaction that checks the cursor as
-//! well. So a lane is either covered by the cursor or by its exception, never by both or none.
+//! well. So a lane is either covered by the cursor or by its checkpoint, never by both or none.
 //!
 //! There may be very many of them, for as long as nobody resumes them. Reasons are bounded ([`Reason`]) and stay in the database; the host remembers of each lane
 //! what it needs to go on ([`LaneRow`]), and reads rows again only where people have resumed lanes.
@@ -22,11 +22,11 @@ use crate::{
 const AT_ONCE: i64 = 5_000;
 
 /// The statement of [`take_resumed`].
-pub const TAKE_RESUMED: &str = include_str!("exceptions/take_resumed.sql");
+pub const TAKE_RESUMED: &str = include_str!("lane_checkpoints/take_resumed.sql");
 
 /// Where a lane behind the cursor stands.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Exception {
+pub struct LaneCheckpoint {
     /// Everything up to here is handled.
     pub progress: Progress,
     /// What happens next.
@@ -75,7 +75,7 @@ impl LaneState {
     }
 }
 
-/// What the host remembers of an exception: everything but words.
+/// What the host remembers of a lane checkpoint: everything but words.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LaneRow {
     /// Everything up to here is handled.
@@ -118,22 +118,22 @@ impl RowState {
     }
 }
 
-impl From<&Exception> for LaneRow {
-    fn from(exception: &Exception) -> Self {
-        let state = match exception.state {
+impl From<&LaneCheckpoint> for LaneRow {
+    fn from(checkpoint: &LaneCheckpoint) -> Self {
+        let state = match checkpoint.state {
             LaneState::CatchingUp => RowState::CatchingUp,
             LaneState::Retrying { at, .. } => RowState::Retrying { at },
             LaneState::Blocked(_) => RowState::Blocked,
             LaneState::Paused(_) => RowState::Paused,
         };
-        LaneRow { progress: exception.progress.clone(), state, attempts: exception.attempts }
+        LaneRow { progress: checkpoint.progress.clone(), state, attempts: checkpoint.attempts }
     }
 }
 
-/// Reads all exceptions of a processor, some at a time.
+/// Reads all lane checkpoints of a processor, some at a time.
 pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<(LaneKey, LaneRow)>, Error> {
     let mut read: Vec<(LaneKey, LaneRow)> = Vec::new();
-    let statement = session.prepare(include_str!("exceptions/read.sql")).await?;
+    let statement = session.prepare(include_str!("lane_checkpoints/read.sql")).await?;
     let mut after = (String::new(), String::new());
     loop {
         let rows = session.query(&statement, &[&processor.as_str(), &after.0, &after.1, &AT_ONCE]).await?;
@@ -170,7 +170,7 @@ fn parse(tenant: TenantId, row: &Row) -> Option<(LaneKey, LaneRow)> {
 
 /// Lets lanes that wait try again: all of a processor, those of one tenant, or one lane. Returns how many there were.
 pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<u64, Error> {
-    session.execute(include_str!("exceptions/resume.sql"), &[&processor, &tenant, &key]).await
+    session.execute(include_str!("lane_checkpoints/resume.sql"), &[&processor, &tenant, &key]).await
 }
 
 /// Takes note, for their processor, of lanes that were [resumed](resume): each is returned once, some at a time; whether there may be more.
@@ -184,7 +184,7 @@ pub async fn take_resumed(session: &Session, processor: &ProcessorId) -> Result<
 pub async fn resume_blocked(session: &Session, processor: &str, mut each: impl FnMut(LaneKey)) -> Result<u64, Error> {
     let mut resumed = 0;
     loop {
-        let sql = include_str!("exceptions/resume_blocked.sql");
+        let sql = include_str!("lane_checkpoints/resume_blocked.sql");
         let rows = session.query(sql, &[&processor, &AT_ONCE]).await?;
         resumed += rows.len() as u64;
         rows.iter().filter_map(lane).for_each(&mut each);
@@ -201,7 +201,7 @@ pub async fn resume_these(
     lanes: &[LaneKey],
 ) -> Result<Vec<LaneKey>, Error> {
     let (tenants, keys): (Vec<&str>, Vec<&str>) = lanes.iter().map(|lane| (lane.tenant.as_str(), &*lane.key)).unzip();
-    let sql = include_str!("exceptions/resume_these.sql");
+    let sql = include_str!("lane_checkpoints/resume_these.sql");
     let rows = session.query(sql, &[&processor.as_str(), &tenants, &keys]).await?;
     Ok(rows.iter().filter_map(lane).collect())
 }
@@ -210,7 +210,7 @@ pub async fn resume_these(
 /// processor to end instead of for a person, and then try again.
 pub async fn resume_replaced(session: &Session, processor: &ProcessorId, tenant: &TenantId) -> Result<u64, Error> {
     let params: [&(dyn crate::db::types::ToSql + Sync); 2] = [&processor.as_str(), &tenant.as_str()];
-    session.execute(include_str!("exceptions/resume_replaced.sql"), &params).await
+    session.execute(include_str!("lane_checkpoints/resume_replaced.sql"), &params).await
 }
 
 /// The first lanes of a processor that wait for a person, and why; at most so many, and how many there are.
@@ -219,7 +219,7 @@ pub async fn standing(
     processor: &ProcessorId,
     most: i64,
 ) -> Result<(Vec<(LaneKey, Reason)>, u64), Error> {
-    let rows = session.query(include_str!("exceptions/standing.sql"), &[&processor.as_str(), &most]).await?;
+    let rows = session.query(include_str!("lane_checkpoints/standing.sql"), &[&processor.as_str(), &most]).await?;
     let all = rows.first().map_or(0, |row| row.get::<_, i64>(4) as u64);
     let why = |row: &Row| Some((lane(row)?, Reason::new(row.get(2), row.get::<_, &str>(3))));
     Ok((rows.iter().filter_map(why).collect(), all))

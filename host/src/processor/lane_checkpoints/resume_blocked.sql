@@ -1,9 +1,9 @@
 -- Lets blocked lanes of a processor go on now, and their host know of it.
 -- $1 processor text · $2 at most so many bigint
 with these as (
-  select processor, tenant, lane_key from sandmill.exceptions where processor = $1 and state = 'blocked' limit $2 for update skip locked
+  select processor, tenant, lane_key from sandmill.lane_checkpoints where processor = $1 and state = 'blocked' limit $2 for update skip locked
 )
-update sandmill.exceptions e set state = 'catching-up', since = now(), resumed = true
+update sandmill.lane_checkpoints e set state = 'catching-up', since = now(), resumed = true
 from these
 where e.processor = these.processor and e.tenant = these.tenant and e.lane_key = these.lane_key
 returning e.tenant, e.lane_key
