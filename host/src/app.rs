@@ -29,8 +29,8 @@ use crate::{
         ids::{LaneKey, ProcessorId, TenantId},
     },
     plugins::{
-        fleet::{Fleet, Follower},
-        registry::{Begun, Registry},
+        reconciler::{Begun, Reconciler},
+        registry::{Follower, Registry},
     },
     processor::{
         Ground, Standing,
@@ -345,32 +345,33 @@ impl<'a> Ready<'a> {
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
         supervisor.spawn("look for decisions", watcher.run(wakeups, supervisor.stop()));
         supervisor.spawn("report waits", connections.report_waits(pages, db.clone(), supervisor.stop()));
-        let fleet = Fleet::new(ground, scheduler, self.config.processors.clone());
+        let registry = Registry::new(ground, scheduler, self.config.processors.clone());
         let (begin, has_begun) = oneshot::channel();
         match origin {
             Origin::Here(followers) => {
-                let mut fleet = fleet;
-                let refused = fleet.start(&self.session, followers).await;
+                let mut registry = registry;
+                let refused = registry.start(&self.session, followers).await;
                 for (follower, error) in &refused {
                     tracing::error!(plugin = follower.plugin, "refused: {error}");
                 }
-                let begun = Begun { standings: standings(&fleet), refused: refused.len(), idle_settings: Vec::new() };
+                let begun =
+                    Begun { standings: standings(&registry), refused: refused.len(), idle_settings: Vec::new() };
                 // Its receiver is this function's.
                 let _ = begin.send(begun);
-                supervisor.spawn("processors", fleet.run(supervisor.stop()));
+                supervisor.spawn("processors", registry.run(supervisor.stop()));
             }
             Origin::Folder(sandbox) => {
                 let folder = &self.config.plugins;
-                let mut registry = Registry::new(folder, sandbox, db.clone(), fleet, &self.config.rollout);
-                registry.open().with_context(|| {
+                let mut reconciler = Reconciler::new(folder, sandbox, db.clone(), registry, &self.config.rollout);
+                reconciler.open().with_context(|| {
                     format!(
                         "read the plugins folder {}; name one with --plugins, or with `plugins` in the settings",
                         folder.display()
                     )
                 })?;
                 // Later files are nothing to whoever handles what is there now.
-                let registry = if until == Until::CaughtUp { registry.of_one_start() } else { registry };
-                supervisor.spawn("plugins", registry.run(supervisor.stop(), begin));
+                let reconciler = if until == Until::CaughtUp { reconciler.of_one_start() } else { reconciler };
+                supervisor.spawn("plugins", reconciler.run(supervisor.stop(), begin));
             }
         }
         drop(self.session);
@@ -494,6 +495,6 @@ async fn blocked(standings: &[(ProcessorId, watch::Receiver<Standing>)], db: &Db
 }
 
 /// How those who run stand.
-fn standings(fleet: &Fleet) -> Vec<(ProcessorId, watch::Receiver<Standing>)> {
-    fleet.members().iter().map(|(id, member)| (id.clone(), member.standing.clone())).collect()
+fn standings(registry: &Registry) -> Vec<(ProcessorId, watch::Receiver<Standing>)> {
+    registry.members().iter().map(|(id, member)| (id.clone(), member.standing.clone())).collect()
 }

@@ -15,7 +15,7 @@ use sandmill::{
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy},
         ids::{CollectionName, ProcessorId},
     },
-    plugins::fleet::Follower,
+    plugins::registry::Follower,
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};

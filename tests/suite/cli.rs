@@ -232,7 +232,7 @@ async fn a_wrong_choice_of_what_is_logged_is_refused() {
     }
     let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"inf\xff");
     assert_eq!(config(bytes).await.status.code(), Some(2));
-    for what in ["", "off", "Debug", "warn, sandmill::guest=info", "sandmill::plugins::registry=trace"] {
+    for what in ["", "off", "Debug", "warn, sandmill::guest=info", "sandmill::plugins::reconciler=trace"] {
         let output = config(what.as_ref()).await;
         assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""), "{what}");
     }

@@ -6,10 +6,10 @@ use std::{cell::RefCell, sync::Arc};
 
 use super::{
     dry_runs::DryRuns,
-    fleet::{Follower, Origin},
     folder::{PluginFile, beneath::Refusal},
     history::components::StoredComponent,
     manifest::Manifest,
+    registry::{Follower, Origin},
     signature::{self, PublicKey},
 };
 use crate::{

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{fleet::Follower, manifest::Manifest};
+use super::{manifest::Manifest, registry::Follower};
 use crate::{
     db::describe,
     model::{handler::Descriptor, ids::ProcessorId},

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use super::{
-    fleet::{Fleet, Origin, Swapped},
     history::{self, Event, Note, Ran, components::RetainedVersion},
+    registry::{Origin, Registry, Swapped},
 };
 use crate::{
     db::Session,
@@ -82,11 +82,11 @@ impl Swaps {
     }
 
     /// Writes down the first events of new versions, and after a while how their lanes came over. To be asked now and then.
-    pub(super) async fn tell(&mut self, session: &Session, fleet: &Fleet) -> Result<(), crate::db::Error> {
+    pub(super) async fn tell(&mut self, session: &Session, registry: &Registry) -> Result<(), crate::db::Error> {
         let mut told = Ok(());
-        self.0.retain(|id, _| fleet.members().contains_key(id));
+        self.0.retain(|id, _| registry.members().contains_key(id));
         for (id, swap) in &mut self.0 {
-            let done = fleet.members().get(id).map(|member| member.done());
+            let done = registry.members().get(id).map(|member| member.done());
             let Some(done) = done.filter(|done| done.positions.is_some()) else { continue };
             // Lanes that come later are not counted.
             swap.over = done.began.is_some_and(|began| began.elapsed() > COMING);

@@ -2,7 +2,7 @@
 //!
 //! A plan is made of what runs and of what was found, after each file was checked alone; it sees what only all of them together show: that two claim one
 //! processor, that a file has only another name, that the new version would go on with documents which it did not build. It prints itself, and the
-//! [registry](super::registry) carries it out in its order. Files that are not mentioned in `desired` are gone.
+//! [reconciler](super::reconciler) carries it out in its order. Files that are not mentioned in `desired` are gone.
 
 use std::{collections::BTreeMap, fmt};
 

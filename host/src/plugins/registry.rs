@@ -1,796 +1,507 @@
-//! What runs is what the folder says: the loop that carries plans out.
+//! The processors that run on this host: begun, given other code, ended, each apart from the others.
 //!
-//! It looks at the folder, checks each file that came or changed (apart, since that may compile for seconds), makes a [`Plan`] of what was found, and tells the
-//! [`Fleet`]. It watches new versions while they are on [trial](super::rollout), and takes those back that fail it, or that a person takes back. Whatever becomes
-//! of a file is written down ([`history`]) and said beside it, in `NAME.wasm.error`.
-//!
-//! A start (`start`) runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
-//! from running, and what it kept from being done is tried again; of what could not be written down, what runs is written later, and the rest is in the log alone.
-
-mod back;
-mod jobs;
-mod places;
-mod shortage;
-mod start;
-mod watch;
+//! It decides nothing: the [reconciler](super::reconciler) says what is to run, or whoever has code of its own. A processor ends by draining; only one that begins
+//! again under the same id waits for that.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
-use tokio::{sync::oneshot, time::timeout};
+use tokio::sync::watch;
 
-pub use self::start::Begun;
-use self::{
-    back::NoWayBack,
-    jobs::{Finished, Jobs, Tools},
-    places::Unread,
-    shortage::Shortages,
-    start::Start,
-};
 use super::{
-    archive::Archive,
-    check::{Checked, Unfinished},
-    dry_runs::DryRuns,
-    error_files::ErrorFiles,
-    fleet::{Fleet, Follower, Member, Swapped},
-    folder::{self, Listing, PluginFile, Settling},
-    hints::Hints,
-    history::{self, Event, Hold, Note, Ran},
-    notes::{OfRunning, Swaps},
-    plan::{Plan, Rank, Step, Version, Wanted},
-    reports::Reports,
-    rollout,
+    dry_runs::{DryRuns, Known, Runs},
+    manifest::Manifest,
 };
 use crate::{
-    db::{Db, Session, describe},
-    model::{ids::ProcessorId, text},
-    processor::registration::RegistrationError,
-    sandbox::{
-        Sandbox,
-        compile::{self, Effort},
+    db::{Error, Session, describe},
+    model::{
+        handler::{Descriptor, Handler},
+        ids::{LaneKey, ProcessorId, TenantId},
+        text,
     },
-    supervisor::Stop,
+    processor::{
+        Ground, Processor, Standing,
+        code::{Code, Done, Version},
+        dry_run::Desk,
+        lane::Runner,
+        lane_checkpoints, pressure,
+        registration::{self, Registration, RegistrationError},
+    },
+    scheduler::Scheduler,
+    supervisor::{Group, Stop},
+    tenants::replacements::Replacements,
 };
 
-/// Between two looks at the folder where the file system tells of changes, in case it did not.
-const LOOK: Duration = Duration::from_secs(1);
-/// Where it does not, unless the settings say otherwise. Looking costs a few microseconds a file.
-const LOOK_OFTEN: Duration = Duration::from_millis(100);
-/// Between two looks at how new versions do, and at what people took back.
-const WATCH: Duration = Duration::from_millis(250);
-/// Before something is tried again that the database kept from being done.
-const AGAIN: Duration = Duration::from_secs(2);
-/// Between two times that calls under way are told.
-const TELL: Duration = Duration::from_secs(2);
+/// A handler that is to follow the log.
+pub struct Follower {
+    /// What it is.
+    pub descriptor: Descriptor,
+    /// Where it comes from, for people: a plugin's file without its ending, or `native`.
+    pub plugin: String,
+    /// The version of its code.
+    pub digest: String,
+    /// Its code.
+    pub handler: Arc<dyn Handler>,
+    /// What an operator says about it; nothing for code of this process's own.
+    pub manifest: Manifest,
+    /// What else is known of its file.
+    pub origin: Origin,
+}
 
-/// How long what was found out waits for further small files at most, so that many of them begin
-/// together.
-const TOGETHER: Duration = Duration::from_millis(100);
-/// How long a step that is under way may take once the host is to end. Default 300 ms: a step is a
-/// few statements, and what is cut off is found again at the next start.
-const LAST_STEP: Duration = Duration::from_millis(300);
-/// Why a file is refused, bytes. Default 16 KiB: what a plugin says of itself may be long, and
-/// nobody reads more of it.
-const REASON_BYTES: usize = 16 << 10;
+/// What is known of a plugin's file besides what it says it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// The contract that it keeps; empty where that is not known.
+    pub contract: String,
+    /// The public key that it is signed with; empty where none was asked for.
+    pub signed_by: String,
+    /// That signature, in hexadecimal.
+    pub signature: String,
+}
 
-/// The plugins of a host.
+impl Follower {
+    /// Code of this process's own.
+    pub fn native(descriptor: Descriptor, handler: Arc<dyn Handler>) -> Self {
+        let native = || "native".to_string();
+        let (manifest, origin) = (Manifest::default(), Origin::default());
+        Follower { descriptor, plugin: native(), digest: native(), handler, manifest, origin }
+    }
+
+    fn registration(&self) -> Registration<'_> {
+        let Follower { descriptor, plugin, digest, manifest, .. } = self;
+        Registration { descriptor, plugin, digest, adopts: manifest.adopts() }
+    }
+
+    fn version(&self) -> Version {
+        Version::new(&*self.digest, self.handler.clone(), self.descriptor.max_batch_size)
+    }
+}
+
+/// A processor that runs.
+pub struct Member {
+    /// The plugin's name.
+    pub plugin: String,
+    /// What its code says it is, with what its manifest says about it.
+    pub descriptor: Descriptor,
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// What else is known of its file.
+    pub origin: Origin,
+    /// How it stands.
+    pub standing: watch::Receiver<Standing>,
+    code: Arc<Code>,
+    /// The version that can take its place back.
+    before: Option<Before>,
+    /// Versions that were replaced, which may still be under way in some lanes, or whose failures are not committed yet; and since when they are idle.
+    retired: Vec<(Arc<Version>, Option<Instant>)>,
+}
+
+/// For how long a version that was replaced is watched after its last call: until then what it led to is committed.
+const RETIRES: Duration = Duration::from_secs(10);
+
+/// The version that another one has replaced.
+#[derive(Clone)]
+struct Before {
+    version: Arc<Version>,
+    descriptor: Descriptor,
+    manifest: Manifest,
+    origin: Origin,
+    since: Instant,
+    /// Whether the version that replaced it has passed its trial.
+    trusted: bool,
+}
+
+/// The processors that run.
 pub struct Registry {
-    folder: PathBuf,
-    tools: Tools,
-    db: Db,
-    session: Option<Session>,
-    fleet: Fleet,
-    config: rollout::Config,
-    hints: Hints,
-    settling: Settling,
-    /// Whether later changes of the folder are followed, and not only what is there at the start.
-    follows: bool,
-    /// The start, until it is over; and who waits for that.
-    start: Option<Start>,
-    begun: Option<oneshot::Sender<Begun>>,
-    jobs: Jobs,
-    archive: Archive,
-    /// What each file that is there is good for.
-    checked: BTreeMap<String, Checked>,
-    /// Of those that do not run, what ran last under their names and has not begun yet.
-    former: BTreeMap<String, Checked>,
-    /// Files that have changed and are not checked yet.
-    waiting: BTreeSet<String>,
-    /// Small files that take long to compile all the same.
-    slow: BTreeSet<String>,
-    /// Files that the machine was too short of something to compile.
-    short: Shortages,
-    /// Files that are checked once more when what runs in their place has begun.
-    recheck: BTreeSet<String>,
-    /// Files that were put there once more as they were.
-    once_more: BTreeSet<String>,
-    /// Since when something was found out that nothing follows from yet.
-    uncarried: Option<Instant>,
-    /// What dry runs are held against, until something else runs.
-    dry_runs: Option<DryRuns>,
-    /// Where no former version can run either.
-    no_way_back: NoWayBack,
-    /// Tenants' folders that cannot be read, and what ran from them.
-    unread: Unread,
-    /// What is wrong with the folder's other entries.
-    reports: Reports,
-    errors: ErrorFiles,
-    /// Files of which it was said that they are not run, and why.
-    refused: BTreeMap<String, String>,
-    /// Files that were there, of which nothing is to be said any more.
-    gone: BTreeSet<String>,
-    held: BTreeSet<Hold>,
-    /// Of those, the ones that the database does not know yet.
-    unwritten: BTreeSet<Hold>,
-    /// What came to run and could not be written down: how, why, and instead of what.
-    untold: BTreeMap<String, (Event, String, Option<Swapped>)>,
-    /// Swaps of which more is to be written down.
-    swaps: Swaps,
-    /// What was done could not be written down, or something could not be done: it is to be looked at again.
-    again: bool,
-    looked: Instant,
-    tried: Instant,
-    watched: Instant,
-    told: Instant,
+    ground: Ground,
+    scheduler: Scheduler,
+    pressures: BTreeMap<String, pressure::Settings>,
+    members: BTreeMap<ProcessorId, Member>,
+    tasks: Group,
+    desk: Arc<Mutex<Option<Desk>>>,
+}
+
+/// What another version of a processor's code found when it took over.
+#[derive(Clone, Debug)]
+pub struct Swapped {
+    /// The version that it replaced.
+    pub replaced: Arc<str>,
+    /// What that had done.
+    pub done: Done,
 }
 
 impl Registry {
-    /// The plugins of a folder, none of which runs yet.
-    pub fn new(folder: &Path, sandbox: Sandbox, db: Db, fleet: Fleet, config: &rollout::Config) -> Self {
+    /// Nobody yet. `pressures` are how single processors treat lanes that cannot keep up.
+    pub fn new(ground: Ground, scheduler: Scheduler, pressures: BTreeMap<String, pressure::Settings>) -> Self {
         Registry {
-            folder: folder.into(),
-            archive: Archive::new(db.clone(), config.retained_versions, sandbox.limits().component_bytes()),
-            // Settings that do not parse end before this.
-            tools: Tools { sandbox, keys: config.keys().unwrap_or_default().into(), db: db.clone(), stop: None },
-            db,
-            session: None,
-            fleet,
-            config: config.clone(),
-            hints: Hints::new(config.poll_ms == 0),
-            settling: Settling::default(),
-            follows: true,
-            start: None,
-            begun: None,
-            jobs: Jobs::default(),
-            checked: BTreeMap::new(),
-            former: BTreeMap::new(),
-            waiting: BTreeSet::new(),
-            slow: BTreeSet::new(),
-            short: Shortages::default(),
-            recheck: BTreeSet::new(),
-            once_more: BTreeSet::new(),
-            uncarried: None,
-            dry_runs: None,
-            no_way_back: NoWayBack::default(),
-            unread: Unread::default(),
-            reports: Reports::default(),
-            errors: ErrorFiles::new(folder),
-            refused: BTreeMap::new(),
-            gone: BTreeSet::new(),
-            held: BTreeSet::new(),
-            unwritten: BTreeSet::new(),
-            untold: BTreeMap::new(),
-            swaps: Swaps::default(),
-            again: false,
-            looked: Instant::now(),
-            tried: Instant::now(),
-            watched: Instant::now(),
-            told: Instant::now(),
+            ground,
+            scheduler,
+            pressures,
+            members: BTreeMap::new(),
+            tasks: Group::default(),
+            desk: Arc::default(),
         }
     }
 
-    /// The same for a host that ends when all is handled: later files are nothing to it.
-    pub fn of_one_start(self) -> Self {
-        Registry { follows: false, ..self }
+    /// Those who run, by their ids.
+    pub fn members(&self) -> &BTreeMap<ProcessorId, Member> {
+        &self.members
     }
 
-    /// Runs what is in the folder, and follows its changes, until told to stop. Tells `begun` when
-    /// all that was there has begun or was refused. Fails when a processor does, as none can that
-    /// could go on.
-    pub async fn run(mut self, mut stop: Stop, begun: oneshot::Sender<Begun>) -> anyhow::Result<()> {
-        self.begun = Some(begun);
-        self.tools.stop = Some(stop.clone());
-        let (sandbox, mut at_rest) = (self.tools.sandbox.clone(), stop.clone());
-        let failed = loop {
-            let mut turn = std::pin::pin!(self.turn(&mut at_rest));
-            tokio::select! {
-                ended = &mut turn => if let Err(error) = ended { break Some(error) },
-                () = stop.drain() => {
-                    // Nobody needs what is compiled from now on.
-                    sandbox.stop_compiling();
-                    let _ = timeout(LAST_STEP, turn).await;
-                    break None;
-                }
+    /// Settings for processors that do not run here.
+    pub fn idle_settings(&self) -> impl Iterator<Item = &str> {
+        self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
+    }
+
+    /// Sets the tenants' own processors. While one is in the set, its tenant's lanes wait in the
+    /// shared processor of its family.
+    pub fn replace(&self, own: BTreeSet<ProcessorId>) {
+        let replacements = self.ground.tenants.replacements();
+        let before = replacements.borrow().clone();
+        if !self.ground.tenants.replace(own) {
+            return;
+        }
+        let now = replacements.borrow();
+        for processor in self.members.keys() {
+            let is_news =
+                |(tenant, _): &(&TenantId, _), in_: &Replacements| in_.of(processor).all(|(other, _)| other != *tenant);
+            for (tenant, own) in now.of(processor).filter(|of| is_news(of, &before)) {
+                tracing::info!(%processor, %tenant, "{own} handles the tenant's events instead");
             }
+            for (tenant, own) in before.of(processor).filter(|of| is_news(of, &now)) {
+                tracing::info!(%processor, %tenant, "handles the tenant's events again, as {own} has ended");
+            }
+        }
+    }
+
+    /// Resumes the lanes that the shared processor has blocked for the tenant. They wait for the
+    /// tenant's own processor, which replaces it now, and no longer for a person.
+    pub async fn resume_replaced(&self, session: &Session, own: &ProcessorId) {
+        let Some(tenant) = own.owner() else { return };
+        let shared = ProcessorId::from(own.family().clone());
+        if self.members.contains_key(&shared) {
+            said(&shared, lane_checkpoints::resume_replaced(session, &shared, tenant).await);
+        }
+    }
+
+    /// Whether a processor of this id keeps in step with others.
+    pub fn is_lockstep(&self, id: &str) -> bool {
+        self.pressures.get(id).is_some_and(|settings| settings.back_pressure == pressure::Strategy::Lockstep)
+    }
+
+    /// What is needed to try others in the places of those that run, each on so many events. `there` are the files that there are.
+    pub fn dry_runs(&self, there: BTreeSet<String>, events: usize) -> DryRuns {
+        let runs = |(id, member): (&ProcessorId, &Member)| {
+            let (version, descriptor, manifest) =
+                (member.code.current(), member.descriptor.clone(), member.manifest.clone());
+            (id.clone(), Runs { plugin: member.plugin.clone(), version, descriptor, manifest })
         };
-        sandbox.stop_compiling();
-        // Processors end in order, and what they say of it is less than why one failed.
-        let ended = self.fleet.end().await;
-        failed.map_or(ended, Err)
-    }
-
-    /// Does what is due, and then waits for something to happen. Fails when a processor has failed.
-    async fn turn(&mut self, stop: &mut Stop) -> anyhow::Result<()> {
-        self.check();
-        let known = self.read_ran().await;
-        if known && self.is_due() {
-            self.carry_out().await;
-        }
-        if known {
-            self.replace_shared(&[]);
-            self.end_start().await;
-            self.recall_due();
-            self.jobs.begin_recalls(&self.tools, &self.held);
-        }
-        let look = self.until_look();
-        tokio::select! {
-            () = stop.drain() => return Ok(()),
-            error = self.fleet.failed() => return Err(error),
-            // At the end compilers are killed, which says nothing about their files.
-            finished = self.jobs.next(), if known => if !stop.is_draining() {
-                self.take(finished).await
-            },
-            () = self.archive.work() => {}
-            () = self.hints.next(), if self.follows => self.look().await,
-            () = tokio::time::sleep(look) => {
-                if self.follows {
-                    self.look().await;
-                }
-            }
-        }
-        if known && self.is_due() {
-            self.carry_out().await;
-        }
-        if self.watched.elapsed() >= WATCH {
-            self.watched = Instant::now();
-            self.watch().await;
-        }
-        Ok(())
-    }
-
-    /// Whether something is to be carried out now: no small file is about to be known, or it has
-    /// waited for that long enough.
-    fn is_due(&self) -> bool {
-        let soon = || self.jobs.is_checking_small() || self.waiting.iter().any(|name| !self.is_slow_name(name));
-        let now = Instant::now();
-        self.uncarried.is_some_and(|since| since <= now && (now - since >= TOGETHER || !soon()))
-    }
-
-    /// How long until it is time to look again, at the folder or at what runs.
-    fn until_look(&mut self) -> Duration {
-        let every = match (self.config.poll_ms, self.hints.are_complete()) {
-            (0, true) => LOOK,
-            (0, false) => LOOK_OFTEN,
-            (poll_ms, _) => Duration::from_millis(poll_ms),
+        let known = Known {
+            ground: self.ground.clone(),
+            scheduler: self.scheduler.clone(),
+            desk: self.desk.clone(),
+            running: self.members.iter().map(runs).collect(),
+            there,
+            events,
         };
-        let settled = self.settling.due().map(|due| due.saturating_duration_since(Instant::now()));
-        let look = (self.looked + every).saturating_duration_since(Instant::now());
-        let due = self.uncarried.map(|since| (since + TOGETHER).saturating_duration_since(Instant::now()));
-        look.min(settled.unwrap_or(look)).min(due.unwrap_or(look)).min(WATCH)
+        DryRuns::new(known)
     }
 
-    /// Looks at the folder for what has changed.
-    async fn look(&mut self) {
-        self.looked = Instant::now();
-        let Listing { files, unread, problems, folders, .. } = match folder::scan(&self.folder) {
-            Ok(listing) => listing,
-            // A folder that is gone is an empty one: it may come back, or another one in its place.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Listing::default(),
-            // What cannot be read says nothing about what is in it.
-            Err(error) => return self.reports.failed(&self.folder, &error),
-        };
-        self.hints.follow(folders);
-        self.reports.found(&self.folder, problems);
-        self.unread.folders.clone_from(&unread);
-        let changed = self.settling.look(files, &unread, Instant::now());
-        let gone: Vec<&String> = changed.iter().filter(|name| !self.settling.known().contains_key(*name)).collect();
-        let any_gone = !gone.is_empty();
-        for name in &changed {
-            self.former.remove(name);
-            self.slow.remove(name);
-            self.recheck.remove(name);
-            self.no_way_back.forget(name);
-            self.jobs.forget_recalls(name);
-            if let Some(start) = self.start.as_mut() {
-                start.allow_recall(name);
-            }
-            if self.short.remove(name) {
-                self.errors.remove(name);
-            }
+    /// Registers processors, and then begins them: whoever waits for others must know all of them. Gives back those that cannot run.
+    pub async fn start(&mut self, session: &Session, followers: Vec<Follower>) -> Vec<(Follower, RegistrationError)> {
+        for follower in &followers {
+            // Whoever begins takes the place of whoever runs under its id, if somebody still does.
+            self.stop(&follower.descriptor.id);
+            self.tasks.ended(follower.descriptor.id.as_str()).await;
         }
-        if !changed.is_empty() {
-            self.dry_runs = None;
-        }
-        let came: Vec<&PluginFile> = changed.iter().filter_map(|name| self.new_file(name)).collect();
-        if !came.is_empty() {
-            let came = came.into_iter().map(|file| (file.name.clone(), (file.tenant.clone(), self.is_slow(file))));
-            let came = came.collect();
-            self.start.get_or_insert_default().add(came, unread);
-        }
-        for name in gone {
-            self.checked.remove(name);
-            self.waiting.remove(name);
-            self.gone.insert(name.clone());
-            self.close(name);
-        }
-        self.waiting.extend(changed.into_iter().filter(|name| self.settling.known().contains_key(name)));
-        // A file that is gone may have come back under another name, which is not checked yet.
-        if any_gone {
-            self.uncarried.get_or_insert_with(Instant::now);
-        }
-    }
-
-    /// A file that was not there before.
-    fn new_file(&self, name: &str) -> Option<&PluginFile> {
-        let is_known = self.checked.contains_key(name) || self.waiting.contains(name) || self.jobs.is_checking(name);
-        self.settling.known().get(name).filter(|_| !is_known && self.running_id(name).is_none())
-    }
-
-    /// Whether compiling a file takes long enough for others not to wait for it.
-    fn is_slow(&self, file: &PluginFile) -> bool {
-        file.bytes() >= compile::LARGE as u64 || self.slow.contains(&file.name) || self.short.contains(&file.name)
-    }
-
-    fn is_slow_name(&self, plugin: &str) -> bool {
-        self.settling.known().get(plugin).is_some_and(|file| self.is_slow(file))
-    }
-
-    /// Begins to check what waits for it, as far as there are places.
-    fn check(&mut self) {
-        for plugin in self.short.due() {
-            self.waiting.insert(plugin);
-        }
-        let known = self.settling.known();
-        let free = |name: &&String| !self.jobs.is_checking(name);
-        let waiting: Vec<PluginFile> =
-            self.waiting.iter().filter(free).filter_map(|name| known.get(name)).cloned().collect();
-        for file in waiting {
-            let effort = match self.is_slow(&file) {
-                _ if self.short.contains(&file.name) => Effort::Alone,
-                true => Effort::Full,
-                false => Effort::Quick,
-            };
-            if !self.jobs.has_place(&file.name, effort != Effort::Quick) {
+        let registrations: Vec<Registration<'_>> = followers.iter().map(Follower::registration).collect();
+        let registered = registration::register_all(session, &self.ground.tenants, &registrations).await;
+        let mut refused = Vec::new();
+        let mut processors = Vec::new();
+        for (follower, registered) in followers.into_iter().zip(registered) {
+            if let Err(error) = registered {
+                refused.push((follower, error));
                 continue;
             }
-            self.waiting.remove(&file.name);
-            let (fleet, settling, events) = (&self.fleet, &self.settling, self.config.dry_run_events);
-            let there = || settling.known().keys().cloned().collect();
-            let dry_runs = self.dry_runs.get_or_insert_with(|| fleet.dry_runs(there(), events)).clone();
-            self.jobs.check(&self.tools, file, effort, dry_runs);
-        }
-    }
-
-    /// Takes what a job came to.
-    async fn take(&mut self, finished: Finished) {
-        match finished {
-            Finished::Check(checked) => self.take_checked(*checked),
-            Finished::Recall(recalled) => self.take_recalled(*recalled).await,
-        }
-    }
-
-    /// Takes what was found of a file; something follows from it soon.
-    fn take_checked(&mut self, checked: Checked) {
-        let name = checked.file.name.clone();
-        // Another one by now is checked next.
-        if self.settling.known().get(&name) != Some(&checked.file) {
-            return;
-        }
-        if let Some(start) = self.start.as_mut() {
-            start.found(&name, &checked.digest);
-        }
-        match (checked.unfinished, &checked.found) {
-            (Some(Unfinished::Slow), _) => {
-                self.slow.insert(name.clone());
-                if let Some(start) = self.start.as_mut() {
-                    start.is_slow(&name);
-                }
-                self.waiting.insert(name);
-                return;
-            }
-            (Some(Unfinished::Shortage), Err(why)) if self.is_short(&name, why) => {
-                if let Some(start) = self.start.as_mut() {
-                    start.is_slow(&name);
-                }
-                // Others do not wait for it, and neither does what ran last.
-                let same = self.start.as_ref().and_then(|start| start.ran(&name)).map(|ran| &ran.digest);
-                if same == Some(&checked.digest) || !self.recall_for_start(&name) {
-                    self.close(&name);
-                }
-                self.uncarried.get_or_insert_with(Instant::now);
-                return;
-            }
-            _ => {}
-        }
-        if self.short.remove(&name) {
-            self.errors.remove(&name);
-        }
-        let digest = checked.digest.clone();
-        let before = self.checked.insert(name.clone(), checked);
-        if before.is_some_and(|before| before.digest == digest && !before.again) {
-            self.once_more.insert(name.clone());
-        }
-        self.close_or_recall(&name);
-        self.uncarried.get_or_insert_with(Instant::now);
-    }
-
-    /// Whoever puts the same file there once more wants lanes to try again that it has blocked.
-    async fn try_again(&mut self, plugins: BTreeSet<String>) {
-        let ids: Vec<ProcessorId> = plugins.iter().filter_map(|plugin| self.running_id(plugin)).collect();
-        if ids.is_empty() {
-            return;
-        }
-        let Some(session) = self.session().await else { return };
-        for id in ids {
-            self.fleet.try_again(&session, &id).await;
-        }
-        self.session = Some(session);
-    }
-
-    /// Makes what runs what the folder says.
-    async fn carry_out(&mut self) {
-        self.again = false;
-        let plan = Plan::by_rank(&self.running(), &self.desired(), |plugin, id| self.rank(plugin, id));
-        if !plan.0.is_empty() {
-            tracing::info!("plugins: {plan}");
-        }
-        let Some(session) = self.session().await else {
-            self.again = true;
-            // A start is not over before the database was there for it.
-            self.uncarried = self.start.as_ref().map(|_| Instant::now() + AGAIN);
-            return;
-        };
-        self.uncarried = None;
-        let mut refused = self.refused_alone();
-        let mut cannot = BTreeSet::new();
-        let mut starts: Vec<String> = Vec::new();
-        for step in &plan.0 {
-            // Whatever ends for it goes on until it is known that it can begin.
-            let begins = match step {
-                Step::Start { plugin } if self.running_id(plugin).is_some() => plugin,
-                Step::Restart { plugin } => plugin,
-                _ => continue,
+            announce(&follower);
+            let id = follower.descriptor.id.clone();
+            let code = Arc::new(Code::new(follower.version()));
+            let runner = Runner {
+                deferred: Some(self.ground.pages.deferred()),
+                ..Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone())
             };
-            let Some(follower) = self.follower(begins) else { continue };
-            if let Err(error) = self.fleet.could_start(&session, &follower).await {
-                self.again |= is_passing(&error);
-                refused.insert(begins.clone(), error.to_string());
-                cannot.insert(begins.clone());
-            }
+            let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
+            let Follower { descriptor, plugin, manifest, origin, .. } = follower;
+            let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);
+            processors.push((id.clone(), processor));
+            let member =
+                Member { plugin, descriptor, manifest, origin, standing, code, before: None, retired: Vec::new() };
+            self.members.insert(id, member);
+            self.ground.metrics.plugin_changed("started");
         }
-        for step in plan.0 {
-            match step {
-                Step::Refuse { plugin, why } => _ = refused.insert(plugin, why),
-                Step::Rename { from, to } => self.rename(&session, &from, &to).await,
-                Step::Start { plugin } | Step::Stop { plugin } | Step::Restart { plugin }
-                    if cannot.contains(&plugin) && self.settling.known().contains_key(&plugin) => {}
-                Step::Start { plugin } => starts.push(plugin),
-                Step::Stop { plugin } => self.stop(&session, &plugin).await,
-                Step::Swap { plugin } => {
-                    if let Err(why) = self.swap(&session, &plugin).await {
-                        refused.insert(plugin, why);
-                    }
-                }
-                Step::Restart { plugin } => {
-                    if let Some(id) = self.running_id(&plugin) {
-                        self.fleet.stop(&id);
-                    }
-                    refused.extend(self.start(&session, vec![plugin], Event::Restarted).await);
-                }
-            }
+        for (id, processor) in processors {
+            self.tasks.spawn(id.as_str(), |stop| processor.run(stop));
         }
-        refused.extend(self.start(&session, starts, Event::Started).await);
-        // Whatever begins in its place from now on is what the file is.
-        let running: Vec<String> = self.fleet.members().values().map(|member| member.plugin.clone()).collect();
-        for plugin in running {
-            // A file that was checked before that was held against nothing.
-            let candidate = self.candidate(&plugin).is_some();
-            if self.former.remove(&plugin).is_some() && (self.recheck.remove(&plugin) || candidate) && self.follows {
-                if candidate {
-                    self.checked.remove(&plugin);
-                }
-                self.waiting.insert(plugin);
-            }
-        }
-        self.dry_runs = None;
-        self.tell_refused(&session, &refused).await;
-        self.tell_short();
-        self.session = Some(session);
-        self.recall_refused();
-        let once_more = std::mem::take(&mut self.once_more);
-        self.try_again(once_more).await;
-    }
-
-    fn running(&self) -> BTreeMap<String, Version> {
-        let members = self.fleet.members().values();
-        let version = |member: &Member| Version {
-            digest: member.digest().to_string(),
-            descriptor: member.descriptor.clone(),
-            manifest: member.manifest.clone(),
-        };
-        members.map(|member| (member.plugin.clone(), version(member))).collect()
-    }
-
-    fn running_id(&self, plugin: &str) -> Option<ProcessorId> {
-        self.fleet.members().iter().find(|(_, member)| member.plugin == plugin).map(|(id, _)| id.clone())
-    }
-
-    fn desired(&self) -> BTreeMap<String, Wanted> {
-        let known = self.settling.known().keys();
-        let wanted = |name: &String| match self.follower(name).filter(|follower| !self.is_held_back(follower)) {
-            Some(Follower { descriptor, manifest, digest, .. }) => {
-                Wanted::Run(Box::new(Version { digest, descriptor, manifest }))
-            }
-            // Also what is being checked: whatever runs under its name goes on until that is known.
-            None => Wanted::Nothing,
-        };
-        known.map(|name| (name.clone(), wanted(name))).collect()
-    }
-
-    /// Whether a file that could begin waits for others of the same start.
-    fn is_held_back(&self, Follower { plugin, descriptor, digest, .. }: &Follower) -> bool {
-        let (Some(start), Some(file)) = (&self.start, self.settling.known().get(plugin)) else { return false };
-        let id = &descriptor.id;
-        let in_step =
-            self.fleet.is_lockstep(id.as_str()) && start.holds_in_step(plugin, |other| self.fleet.is_lockstep(other));
-        self.running_id(plugin).is_none()
-            && (in_step
-                || start.is_recalling(plugin, digest)
-                || start.holds_back(plugin, (file.tenant.as_ref(), self.is_slow(file)), id))
-    }
-
-    fn rank(&self, plugin: &str, id: &ProcessorId) -> Rank {
-        match (&self.start, self.is_slow_name(plugin)) {
-            (Some(start), slow) => start.rank(plugin, slow, id),
-            (None, true) => Rank::Slow,
-            (None, false) => Rank::Other,
-        }
-    }
-
-    fn hold(&self, plugin: &str, digest: &str) -> Option<&Hold> {
-        self.held.iter().find(|hold| hold.plugin == plugin && hold.digest == digest)
-    }
-
-    /// Files that cannot run whatever else there is.
-    fn refused_alone(&self) -> BTreeMap<String, String> {
-        let why = |(name, checked): (&String, &Checked)| {
-            let why = match &checked.found {
-                Err(why) => why.clone(),
-                Ok(_) => {
-                    let hold = self.hold(name, &checked.digest)?;
-                    let way_out = format!("put another version there, or `sandmill plugins retry {name}`");
-                    format!("this version was taken back: {}; {way_out}", hold.reason)
-                }
-            };
-            Some((name.clone(), self.no_way_back.beside(name, why)))
-        };
-        self.checked.iter().filter_map(why).collect()
-    }
-
-    /// What a file is, if it can run and was not taken back.
-    fn candidate(&self, plugin: &str) -> Option<&Checked> {
-        let checked = self.checked.get(plugin).filter(|checked| checked.found.is_ok())?;
-        self.hold(plugin, &checked.digest).is_none().then_some(checked)
-    }
-
-    /// What is to run under a name: its file, unless a start goes on with what ran last.
-    fn follower(&self, plugin: &str) -> Option<Follower> {
-        let former = self.former.get(plugin).filter(|_| self.running_id(plugin).is_none());
-        former.or_else(|| self.candidate(plugin))?.follower()
-    }
-
-    /// Starts processors; gives back those that cannot, and why.
-    async fn start(&mut self, session: &Session, plugins: Vec<String>, event: Event) -> Vec<(String, String)> {
-        if plugins.is_empty() {
-            return Vec::new();
-        }
-        let followers: Vec<Follower> = plugins.iter().filter_map(|plugin| self.follower(plugin)).collect();
-        self.replace_shared(&followers);
-        let refused = self.fleet.start(session, followers).await;
-        for (follower, error) in &refused {
-            // What ran last and never can again leaves its place to the file.
-            let gives_way = !is_passing(error) && self.former.remove(&follower.plugin).is_some();
-            self.again |= is_passing(error) || gives_way;
-            if gives_way {
-                let why = format!("The version that ran last cannot begin: {error}");
-                self.no_way_back.note(&follower.plugin, why);
-            }
-        }
-        let refused: Vec<(String, String)> =
-            refused.into_iter().map(|(follower, error)| (follower.plugin, error.to_string())).collect();
-        let started = plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin));
-        let started: Vec<OfRunning> = started.filter_map(|plugin| self.of_running(plugin)).collect();
-        let dry_run = |running: &OfRunning| self.checked.get(&running.plugin)?.dry_run.as_ref();
-        let ran: Vec<Ran<'_>> = started.iter().map(|running| running.ran(event, "", None, dry_run(running))).collect();
-        let told = history::ran(session, &ran).await;
-        for running in &started {
-            self.errors.remove(&running.plugin);
-            self.fleet.resume_replaced(session, &running.id).await;
-            match told {
-                Ok(_) => {
-                    self.untold.remove(&running.plugin);
-                    self.retain(running);
-                }
-                Err(_) => _ = self.untold.insert(running.plugin.clone(), (event, String::new(), None)),
-            }
-        }
-        self.written(told.map(drop));
         refused
     }
 
-    async fn swap(&mut self, session: &Session, plugin: &str) -> Result<(), String> {
-        let Some(follower) = self.follower(plugin) else { return Ok(()) };
-        match self.fleet.swap(session, follower).await {
-            Ok(Some(swapped)) => {
-                self.tell_running(session, plugin, Event::Swapped, "", Some(&swapped)).await;
-                Ok(())
-            }
-            Ok(None) => Ok(()),
-            Err(error) => {
-                self.again |= is_passing(&error);
-                Err(error.to_string())
-            }
+    /// Lets a processor go on with other code, each lane at the end of its batch, and lanes that are blocked try again with it.
+    pub async fn swap(&mut self, session: &Session, follower: Follower) -> Result<Option<Swapped>, RegistrationError> {
+        if !self.members.contains_key(&follower.descriptor.id) {
+            return Ok(None);
         }
+        registration::register(session, &self.ground.tenants, follower.registration()).await?;
+        announce(&follower);
+        let version = Arc::new(follower.version());
+        let Follower { descriptor, manifest, origin, .. } = follower;
+        Ok(self.exchange(session, version, descriptor, manifest, origin).await)
     }
 
-    async fn stop(&mut self, session: &Session, plugin: &str) {
-        let Some(id) = self.running_id(plugin) else { return };
-        let digest = self.fleet.members().get(&id).map(|member| member.digest()).unwrap_or_default();
-        self.fleet.stop(&id);
-        tracing::info!(processor = %id, plugin, "ended; its documents and its place in the log stay");
-        let note = Note {
-            plugin,
-            processor: id.as_str(),
-            digest: &digest,
-            version: "",
-            event: Event::Stopped,
-            reason: "",
-            replaced: None,
-            dry_run: None,
-        };
-        let told = async {
-            history::happened(session, &note).await?;
-            match self.settling.known().contains_key(plugin) {
-                true => history::forget(session, plugin).await,
-                false => history::gone(session, plugin).await,
-            }
-        };
-        self.written(told.await);
-    }
-
-    async fn rename(&mut self, session: &Session, from: &str, to: &str) {
-        let Some(id) = self.running_id(from) else { return };
-        if let Err(error) = self.fleet.rename(session, &id, to).await {
-            tracing::warn!(processor = %id, "could not take the name {to}: {error}");
-            self.again = true;
-            return;
-        }
-        let gone = history::forget(session, from).await;
-        self.written(gone);
-        self.tell_running(session, to, Event::Renamed, from, None).await;
-    }
-
-    /// Writes down what runs under a name, and how that came.
-    async fn tell_running(
+    /// Brings the version back that ran before the one that runs now, if it is known.
+    pub async fn roll_back(
         &mut self,
         session: &Session,
-        plugin: &str,
-        event: Event,
-        reason: &str,
-        swapped: Option<&Swapped>,
-    ) {
-        let Some(running) = self.of_running(plugin) else { return };
-        let at = Instant::now();
-        let dry_run = self.checked.get(plugin).and_then(|checked| checked.dry_run.as_ref());
-        let dry_run = dry_run.filter(|_| matches!(event, Event::Swapped));
-        let ran = history::ran(session, &[running.ran(event, reason, swapped, dry_run)]).await;
-        let number = ran.map(|numbers| numbers.first().copied());
-        if let Some(swapped) = swapped {
-            let told = self.swaps.ended(session, &running.id, swapped).await;
-            self.written(told);
+        id: &ProcessorId,
+    ) -> Result<Option<Swapped>, RegistrationError> {
+        let Some(member) = self.members.get(id) else { return Ok(None) };
+        let Some(Before { version, descriptor, manifest, origin, .. }) = member.before.clone() else { return Ok(None) };
+        // It has built documents here before.
+        let (plugin, digest) = (&*member.plugin, &*version.digest);
+        registration::register(
+            session,
+            &self.ground.tenants,
+            Registration { descriptor: &descriptor, plugin, digest, adopts: true },
+        )
+        .await?;
+        let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
+        if let Some(member) = self.members.get_mut(id) {
+            // It would only fail again.
+            member.before = None;
         }
-        // One that takes its place back has come over long ago.
-        if let (Ok(Some(note)), Event::Swapped) = (&number, event) {
-            self.swaps.began(running.id, *note, at);
+        Ok(swapped)
+    }
+
+    /// Brings a version back that ran before the one that runs now, from where it was kept. Nothing
+    /// where the processor does not run.
+    pub async fn swap_back(
+        &mut self,
+        session: &Session,
+        former: Follower,
+    ) -> Result<Option<Swapped>, RegistrationError> {
+        let id = former.descriptor.id.clone();
+        if !self.members.contains_key(&id) {
+            return Ok(None);
         }
-        match number {
-            Ok(_) => {
-                self.untold.remove(plugin);
-                if let Some(running) = self.of_running(plugin) {
-                    self.retain(&running);
+        // It has built documents here before.
+        let registration = Registration { adopts: true, ..former.registration() };
+        registration::register(session, &self.ground.tenants, registration).await?;
+        let version = Arc::new(former.version());
+        let Follower { descriptor, manifest, origin, .. } = former;
+        let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
+        if let Some(member) = self.members.get_mut(&id) {
+            // The version that was taken back would only fail again.
+            member.before = None;
+        }
+        Ok(swapped)
+    }
+
+    async fn exchange(
+        &mut self,
+        session: &Session,
+        version: Arc<Version>,
+        descriptor: Descriptor,
+        manifest: Manifest,
+        origin: Origin,
+    ) -> Option<Swapped> {
+        let member = self.members.get_mut(&descriptor.id)?;
+        self.ground.metrics.plugin_changed("swapped");
+        let replaced = member.code.exchange(version);
+        let swapped = Swapped { replaced: replaced.digest.clone(), done: replaced.done() };
+        let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
+        let manifest = std::mem::replace(&mut member.manifest, manifest);
+        let origin = std::mem::replace(&mut member.origin, origin);
+        let current = member.code.current();
+        member.before = match member.before.take() {
+            // One that never passed its trial is nothing to go back to.
+            Some(before) if !before.trusted && before.version.digest != current.digest => {
+                Some(Before { since: Instant::now(), ..before })
+            }
+            // The same code with another manifest is no version that could be taken back: then the manifest is changed back.
+            _ if replaced.digest == current.digest => None,
+            _ => {
+                let version = replaced.clone();
+                Some(Before { version, descriptor, manifest, origin, since: Instant::now(), trusted: false })
+            }
+        };
+        member.retired.retain(|(version, _)| !Arc::ptr_eq(version, &current));
+        member.retired.push((replaced, None));
+        try_again(session, &member.descriptor.id, Some(&current)).await;
+        Some(swapped)
+    }
+
+    /// Lanes that are blocked try again, though nothing but somebody's wish has changed.
+    pub async fn try_again(&mut self, session: &Session, id: &ProcessorId) {
+        if self.members.contains_key(id) {
+            try_again(session, id, None).await;
+        }
+    }
+
+    /// Lanes that a version blocked although another one has its place, being under way in them or not committed yet: they try again as well. To be asked now and
+    /// then.
+    pub async fn tidy(&mut self, session: &Session) {
+        for (id, member) in &mut self.members {
+            let current = member.code.current();
+            for (version, idle_since) in &mut member.retired {
+                let lanes = version.blocked_unlike(&current);
+                if !lanes.is_empty() {
+                    let resumed = try_these_again(session, id, &lanes, &current);
+                    said(id, within_a_transaction(session, resumed).await);
+                }
+                if version.done().calls > 0 {
+                    *idle_since = None;
+                } else {
+                    idle_since.get_or_insert_with(Instant::now);
                 }
             }
-            Err(_) => _ = self.untold.insert(plugin.into(), (event, reason.into(), swapped.cloned())),
-        }
-        self.written(number.map(drop));
-        self.errors.remove(plugin);
-    }
-
-    /// What runs now can be gone back to later.
-    fn retain(&mut self, running: &OfRunning) {
-        if let Some(file) = self.settling.known().get(&running.plugin) {
-            self.archive.add(running.retained(), file.clone());
+            member.retired.retain(|(_, idle_since)| idle_since.is_none_or(|since| since.elapsed() < RETIRES));
         }
     }
 
-    fn of_running(&self, plugin: &str) -> Option<OfRunning> {
-        let id = self.running_id(plugin)?;
-        let member = self.fleet.members().get(&id)?;
-        let (digest, version, origin) = (member.digest(), member.descriptor.version.clone(), member.origin.clone());
-        Some(OfRunning { plugin: plugin.into(), id, digest, version, origin })
+    /// The version that runs has passed its trial.
+    pub fn trust(&mut self, id: &ProcessorId) {
+        if let Some(before) = self.members.get_mut(id).and_then(|member| member.before.as_mut()) {
+            before.trusted = true;
+        }
     }
 
-    /// Says which files are not run: in the log where that is news, in the database, and beside the file.
-    async fn tell_refused(&mut self, session: &Session, refused: &BTreeMap<String, String>) {
-        for (plugin, whole) in refused {
-            let why = &*text::cut(whole, REASON_BYTES);
-            let digest = self.checked.get(plugin).map_or("", |checked| &checked.digest).to_string();
-            let told = async {
-                if history::refused(session, plugin, &digest, why).await? {
-                    let version = "";
-                    let note = Note {
-                        plugin,
-                        processor: "",
-                        digest: &digest,
-                        version,
-                        event: Event::Refused,
-                        reason: why,
-                        replaced: None,
-                        dry_run: self.checked.get(plugin).and_then(|checked| checked.dry_run.as_ref()),
-                    };
-                    history::happened(session, &note).await?;
-                }
-                Ok(())
-            };
-            self.written(told.await);
-            if self.refused.get(plugin) != Some(whole) {
-                // The remedy is a line of its own where people read it; a log has one line for all of it.
-                tracing::error!(plugin = %self.folder.join(format!("{plugin}.wasm")).display(), "refused: {}", why.replace('\n', ". "));
+    /// Registers a processor that does not begin yet, to see whether it could.
+    pub async fn could_start(&self, session: &Session, follower: &Follower) -> Result<(), RegistrationError> {
+        registration::register(session, &self.ground.tenants, follower.registration()).await
+    }
+
+    /// A processor goes by another file's name from now on.
+    pub async fn rename(&mut self, session: &Session, id: &ProcessorId, plugin: &str) -> Result<(), RegistrationError> {
+        let Some(member) = self.members.get_mut(id) else { return Ok(()) };
+        let (digest, adopts) = (member.code.current().digest.clone(), member.manifest.adopts());
+        let descriptor = &member.descriptor;
+        registration::register(
+            session,
+            &self.ground.tenants,
+            Registration { descriptor, plugin, digest: &digest, adopts },
+        )
+        .await?;
+        member.plugin = plugin.into();
+        Ok(())
+    }
+
+    /// Ends a processor, and does not wait for it.
+    pub fn stop(&mut self, id: &ProcessorId) {
+        if self.members.remove(id).is_some() {
+            self.tasks.drain(id.as_str());
+        }
+    }
+
+    /// Waits until a processor has failed, which none does that could go on. Cancel safe.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        self.tasks.failed().await
+    }
+
+    /// Ends all of them and waits for that.
+    pub async fn end(self) -> anyhow::Result<()> {
+        self.tasks.end().await
+    }
+
+    /// Lets them run until told to stop, or one fails.
+    pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
+        tokio::select! {
+            () = stop.drain() => self.end().await,
+            error = self.tasks.failed() => {
+                // The others end in order, and what they say of it is less than this.
+                let _ = self.end().await;
+                Err(error)
             }
-            self.errors.write(plugin, why);
-        }
-        for plugin in std::mem::take(&mut self.gone) {
-            self.errors.remove(&plugin);
-            if self.running_id(&plugin).is_none() {
-                let told = history::gone(session, &plugin).await;
-                self.written(told);
-                self.archive.forget();
-            }
-        }
-        for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
-            if !refused.contains_key(&plugin) {
-                self.errors.remove(&plugin);
-                let told = history::mended(session, &plugin).await;
-                self.written(told);
-            }
-        }
-    }
-
-    /// A session, given back when it is done with; none while the database is away.
-    async fn session(&mut self) -> Option<Session> {
-        match self.session.take().filter(|session| !session.is_closed()) {
-            Some(session) => Some(session),
-            None => match self.db.connect("plugins").await {
-                Ok(session) => Some(session),
-                Err(error) => {
-                    tracing::debug!("plugins: {}", describe(&error));
-                    None
-                }
-            },
-        }
-    }
-
-    fn written(&mut self, result: Result<(), crate::db::Error>) {
-        if let Err(error) = result {
-            tracing::warn!("could not write down what became of plugins: {}", describe(&error));
         }
     }
 }
 
-/// Whether it may be otherwise the next time, without anything in the folder having changed.
-fn is_passing(error: &RegistrationError) -> bool {
-    matches!(error, RegistrationError::Database { .. } | RegistrationError::Unasked { .. })
+impl Member {
+    /// SHA-256 of the file that it runs.
+    pub fn digest(&self) -> Arc<str> {
+        self.code.current().digest.clone()
+    }
+
+    /// What the version that it runs has done.
+    pub fn done(&self) -> Done {
+        self.code.current().done()
+    }
+
+    /// For how long that version has been on trial, if another one ran before it and could again.
+    pub fn on_trial_for(&self) -> Option<Duration> {
+        self.before.as_ref().filter(|before| !before.trusted).map(|before| before.since.elapsed())
+    }
+
+    /// Whether another version could take its place back.
+    pub fn can_go_back(&self) -> bool {
+        self.before.is_some()
+    }
+}
+
+/// Lanes that were blocked go on, as a person would let them. Where it is for another version, it is excused from what they do: before they can begin, as they begin
+/// when this is committed.
+async fn try_again(session: &Session, id: &ProcessorId, excused: Option<&Version>) {
+    let resumed = lane_checkpoints::resume_blocked(session, id.as_str(), |lane| {
+        if let Some(version) = excused {
+            version.excuse([lane]);
+        }
+    });
+    said(id, within_a_transaction(session, resumed).await);
+}
+
+/// The same for those of these lanes that are blocked.
+async fn try_these_again(
+    session: &Session,
+    id: &ProcessorId,
+    lanes: &[LaneKey],
+    excused: &Version,
+) -> Result<u64, Error> {
+    let resumed = lane_checkpoints::resume_these(session, id, lanes).await?;
+    let lanes = resumed.len() as u64;
+    excused.excuse(resumed);
+    Ok(lanes)
+}
+
+async fn within_a_transaction<T>(session: &Session, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    session.batch_execute("begin").await?;
+    match work.await {
+        Ok(done) => session.batch_execute("commit").await.map(|()| done),
+        Err(error) => {
+            // Without a connection there is nothing left to roll back.
+            let _ = session.batch_execute("rollback").await;
+            Err(error)
+        }
+    }
+}
+
+fn said(id: &ProcessorId, resumed: Result<u64, Error>) {
+    match resumed {
+        Ok(0) => {}
+        Ok(lanes) => tracing::info!(processor = %id, lanes, "blocked lanes try again"),
+        Err(error) => {
+            tracing::warn!(processor = %id, "could not let blocked lanes try again: {}", describe(&error));
+        }
+    }
+}
+
+fn announce(Follower { descriptor, plugin, digest, .. }: &Follower) {
+    tracing::info!(
+        processor = %descriptor.id,
+        version = descriptor.version,
+        plugin,
+        digest = digest.get(..12),
+        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| text::some_of(types, " ")),
+        "running"
+    );
 }

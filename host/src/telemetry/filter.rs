@@ -76,8 +76,8 @@ mod tests {
         for directives in ["info", "WARN", "off", "5", "sandmill::guest=debug", "sandmill::guest", "sandmill"] {
             assert_eq!(check(directives), Ok(directives.into()), "{directives}");
         }
-        let several = check("warn,sandmill=info, sandmill::plugins::registry=trace,");
-        assert_eq!(several, Ok("warn,sandmill=info,sandmill::plugins::registry=trace".into()));
+        let several = check("warn,sandmill=info, sandmill::plugins::reconciler=trace,");
+        assert_eq!(several, Ok("warn,sandmill=info,sandmill::plugins::reconciler=trace".into()));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use sandmill::{
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason},
         ids::{CollectionName, ProcessorId},
     },
-    plugins::fleet::Follower,
+    plugins::registry::Follower,
     processor::status,
 };
 use serde::{Deserialize, Serialize};

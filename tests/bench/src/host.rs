@@ -14,8 +14,8 @@ use sandmill::{
     config::Config,
     model::handler::Handler,
     plugins::{
-        fleet::{Follower, Origin},
         manifest::Manifest,
+        registry::{Follower, Origin},
     },
     sandbox::Sandbox,
 };

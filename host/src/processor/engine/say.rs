@@ -34,7 +34,7 @@ impl Engine<'_> {
             LaneState::Retrying { reason, .. } => {
                 tracing::info!(%processor, %lane, position, %reason, attempts = checkpoint.attempts, "the lane will try again");
             }
-            // The fleet has logged it once for the tenant.
+            // The registry has logged it once for the tenant.
             LaneState::Paused(reason) if reason.class == REPLACED => {
                 tracing::debug!(%processor, %lane, %reason, "the lane waits");
             }

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{super::fleet::Follower, Registry, start::Start};
+use super::{super::registry::Follower, Reconciler, start::Start};
 use crate::model::ids::{ProcessorId, TenantId};
 
 /// Tenants' folders that cannot be read.
@@ -31,16 +31,16 @@ impl Unread {
     }
 }
 
-impl Registry {
+impl Reconciler {
     /// Sets the tenants' own processors that replace shared ones: those that run, those that begin
     /// now, and those whose start is undecided.
     pub(super) fn replace_shared(&mut self, beginning: &[Follower]) {
         if self.settling.due().is_none() && self.start.as_ref().is_none_or(Start::is_known) {
             self.unread.forget_read();
         }
-        let run = self.fleet.members().keys().chain(beginning.iter().map(|follower| &follower.descriptor.id));
+        let run = self.registry.members().keys().chain(beginning.iter().map(|follower| &follower.descriptor.id));
         let to_come = self.start.iter().flat_map(Start::own_to_come);
         let own: BTreeSet<ProcessorId> = run.chain(&self.unread.ran).cloned().chain(to_come).collect();
-        self.fleet.replace(own.into_iter().filter(|id| id.owner().is_some()).collect());
+        self.registry.replace(own.into_iter().filter(|id| id.owner().is_some()).collect());
     }
 }

@@ -8,14 +8,14 @@ use super::{
         history::{self, Event, Hold},
         rollout::{self, Verdict},
     },
-    AGAIN, Registry, TELL,
+    AGAIN, Reconciler, TELL,
 };
 use crate::{
     db::{Session, describe},
     model::ids::ProcessorId,
 };
 
-impl Registry {
+impl Reconciler {
     /// Looks how new versions do, what people have decided, and what is still to be written down.
     pub(super) async fn watch(&mut self) {
         let due = self.tried.elapsed() >= AGAIN;
@@ -27,11 +27,11 @@ impl Registry {
         }
         let Some(session) = self.session().await else { return };
         let before = self.held.clone();
-        let told = self.swaps.tell(&session, &self.fleet).await;
+        let told = self.swaps.tell(&session, &self.registry).await;
         self.written(told);
         let told = self.reports.store(&session).await;
         self.written(told);
-        self.fleet.tidy(&session).await;
+        self.registry.tidy(&session).await;
         self.end_trials(&session).await;
         self.session = Some(session);
         self.read_holds().await;
@@ -68,14 +68,14 @@ impl Registry {
     }
 
     async fn end_trials(&mut self, session: &Session) {
-        let on_trial = self.fleet.members().iter().filter_map(|(id, member)| {
+        let on_trial = self.registry.members().iter().filter_map(|(id, member)| {
             let verdict = rollout::verdict(&self.config, &member.done(), member.on_trial_for()?);
             Some((id.clone(), member.plugin.clone(), member.digest(), verdict))
         });
         for (id, plugin, digest, verdict) in on_trial.collect::<Vec<_>>() {
             match verdict {
                 Verdict::OnTrial => {}
-                Verdict::Passed => self.fleet.trust(&id),
+                Verdict::Passed => self.registry.trust(&id),
                 Verdict::Failed(reason) => {
                     let hold = Hold { plugin, digest: digest.to_string(), reason };
                     if history::hold(session, &hold).await.is_err() {
@@ -90,7 +90,7 @@ impl Registry {
 
     /// Brings the version back that ran before one that was taken back.
     async fn roll_back(&mut self, session: &Session, id: &ProcessorId, hold: &Hold) {
-        match self.fleet.roll_back(session, id).await {
+        match self.registry.roll_back(session, id).await {
             Ok(Some(swapped)) => {
                 tracing::error!(processor = %id, plugin = hold.plugin, digest = hold.digest.get(..12), "taken back, the version before it runs again: {}", hold.reason);
                 self.dry_runs = None;
@@ -104,7 +104,7 @@ impl Registry {
 
     /// What people took back while it runs.
     async fn roll_held_back(&mut self) {
-        let members = self.fleet.members().iter();
+        let members = self.registry.members().iter();
         let held = members.filter_map(|(id, member)| {
             let hold = self.hold(&member.plugin, &member.digest())?.clone();
             Some((id.clone(), hold, member.can_go_back()))
@@ -141,8 +141,12 @@ impl Registry {
 
     async fn tell_lanes(&mut self) {
         let Some(session) = self.session().await else { return };
-        let calls: Vec<(String, i64)> =
-            self.fleet.members().values().map(|member| (member.plugin.clone(), member.done().calls as i64)).collect();
+        let calls: Vec<(String, i64)> = self
+            .registry
+            .members()
+            .values()
+            .map(|member| (member.plugin.clone(), member.done().calls as i64))
+            .collect();
         for (plugin, calls) in calls {
             self.written(history::lanes(&session, &plugin, calls).await);
         }

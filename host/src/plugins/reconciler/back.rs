@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use super::{
     super::{
         check::Checked,
-        fleet::{Follower, Swapped},
         history::{Event, Hold},
         plan::{self, Step, Version},
+        registry::{Follower, Swapped},
     },
-    Instant, Registry,
+    Instant, Reconciler,
     jobs::{NoFormer, Purpose, Recall, Recalled},
     shortage::{ATTEMPTS, Shortages},
 };
@@ -59,7 +59,7 @@ impl NoWayBack {
     }
 }
 
-impl Registry {
+impl Reconciler {
     /// Begins to look for the version before one that runs and was taken back.
     pub(super) fn recall_before(&mut self, hold: Hold) {
         let Hold { plugin, digest, .. } = &hold;
@@ -162,7 +162,7 @@ impl Registry {
     /// Lets a former version take its place back from one that was taken back.
     async fn go_back(&mut self, former: Checked, hold: &Hold) {
         let (Some(follower), Some(id)) = (former.follower(), self.running_id(&hold.plugin)) else { return };
-        let Some(member) = self.fleet.members().get(&id).filter(|member| *member.digest() == *hold.digest) else {
+        let Some(member) = self.registry.members().get(&id).filter(|member| *member.digest() == *hold.digest) else {
             return;
         };
         let version = |digest: String, follower: &Follower| Version {
@@ -198,7 +198,7 @@ impl Registry {
                 let replaced = hold.digest.as_str().into();
                 Some(Swapped { replaced, done })
             }),
-            false => self.fleet.swap_back(&session, follower).await,
+            false => self.registry.swap_back(&session, follower).await,
         };
         match replaced {
             Ok(Some(swapped)) => {
@@ -222,8 +222,8 @@ impl Registry {
         former: Checked,
         follower: Follower,
     ) -> Result<(), RegistrationError> {
-        self.fleet.could_start(session, &follower).await?;
-        match self.fleet.start(session, vec![follower]).await.pop() {
+        self.registry.could_start(session, &follower).await?;
+        match self.registry.start(session, vec![follower]).await.pop() {
             None => Ok(()),
             Some((follower, error)) => {
                 // It has ended: what was to take its place begins with the next plan.

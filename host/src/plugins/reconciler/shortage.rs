@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Registry;
+use super::Reconciler;
 
 /// Before a file is compiled again, at first and at most.
 const WAIT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(120));
@@ -66,7 +66,7 @@ impl Shortages {
     }
 }
 
-impl Registry {
+impl Reconciler {
     /// Takes note that a file could not be compiled now. Whether it is tried again.
     pub(super) fn is_short(&mut self, plugin: &str, why: &str) -> bool {
         let (attempts, wait) = self.short.add(plugin, why, Instant::now());

@@ -24,7 +24,7 @@ use super::{
         history::{self, Listed},
         plan::Rank,
     },
-    Registry,
+    Reconciler,
     jobs::{Purpose, Recall},
     shortage::ATTEMPTS,
 };
@@ -183,7 +183,7 @@ fn own_processor(ran: &Listed) -> Option<ProcessorId> {
     id.owner().is_some().then_some(id)
 }
 
-impl Registry {
+impl Reconciler {
     /// Looks at the folder for the first time. Fails where it cannot be read.
     pub fn open(&mut self) -> std::io::Result<()> {
         let Listing { files, unread, problems, left_over, folders } = folder::scan(&self.folder)?;
@@ -296,12 +296,12 @@ impl Registry {
         let known = start.ran.iter().flat_map(BTreeMap::keys).filter(|plugin| !start.overdue.contains(*plugin));
         let known: Vec<String> = known.cloned().collect();
         self.tell_idle(&known).await;
-        let idle = self.settling.known().len().saturating_sub(self.fleet.members().len());
-        let members = self.fleet.members().iter();
+        let idle = self.settling.known().len().saturating_sub(self.registry.members().len());
+        let members = self.registry.members().iter();
         let begun = Begun {
             standings: members.map(|(id, member)| (id.clone(), member.standing.clone())).collect(),
             refused: idle.max(self.refused.len()) + unread,
-            idle_settings: self.fleet.idle_settings().map(String::from).collect(),
+            idle_settings: self.registry.idle_settings().map(String::from).collect(),
         };
         if is_over {
             self.start = None;
