@@ -33,7 +33,7 @@ use crate::{
         registry::{Follower, Registry},
     },
     processor::{
-        Ground, Standing,
+        Shared, Standing,
         connections::{self, Connections, Shares},
         decisions::DecisionWatcher,
         lane_checkpoints,
@@ -319,7 +319,7 @@ impl<'a> Ready<'a> {
             "tell what tenants use",
             usage::tell(tenants.clone(), refusals.clone(), db.clone(), supervisor.stop()),
         );
-        let ground = Ground {
+        let shared = Shared {
             db: db.clone(),
             pages: pages.clone(),
             wakeups: wakeups.clone(),
@@ -333,7 +333,7 @@ impl<'a> Ready<'a> {
             config: settings,
         };
         supervisor.spawn("keep the host lock", {
-            let (lock, mut stop) = (ground.host_lock.clone(), supervisor.stop());
+            let (lock, mut stop) = (shared.host_lock.clone(), supervisor.stop());
             async move {
                 tokio::select! {
                     _ = lock.keep() => {}
@@ -345,7 +345,7 @@ impl<'a> Ready<'a> {
         supervisor.spawn("watch the log's head", wake.run(supervisor.stop()));
         supervisor.spawn("look for decisions", watcher.run(wakeups, supervisor.stop()));
         supervisor.spawn("report waits", connections.report_waits(pages, db.clone(), supervisor.stop()));
-        let registry = Registry::new(ground, scheduler, self.config.processors.clone());
+        let registry = Registry::new(shared, scheduler, self.config.processors.clone());
         let (begin, has_begun) = oneshot::channel();
         match origin {
             Origin::Here(followers) => {

@@ -120,7 +120,7 @@ const RELEASE: Duration = Duration::from_millis(500);
 
 /// What all processors of a host share.
 #[derive(Clone)]
-pub struct Ground {
+pub struct Shared {
     /// The database.
     pub db: Db,
     /// The log.
@@ -165,7 +165,7 @@ pub struct Processor {
     descriptor: Descriptor,
     router: Router,
     runner: Runner,
-    ground: Ground,
+    shared: Shared,
     pressure: pressure::Settings,
     /// Where it stands among those it waits for, and they for it.
     place: Option<Place>,
@@ -187,34 +187,25 @@ fn next_term(pause: Duration, lasted: Duration, moved: bool) -> Duration {
     (pause * 2).min(if moved { NEXT_TERM_MOVED } else { NEXT_TERM.1 })
 }
 
-/// What shook the ground: the term is over, and a new one may begin.
-struct Shaken(anyhow::Error);
-
-impl<E: Into<anyhow::Error>> From<E> for Shaken {
-    fn from(error: E) -> Self {
-        Shaken(error.into())
-    }
-}
-
 impl Processor {
     /// A processor, registered already, and where to learn how it stands. All processors of a
     /// host are made before the first of them runs, as they may wait for each other.
     pub fn new(
         descriptor: Descriptor,
         runner: Runner,
-        ground: Ground,
+        shared: Shared,
         pressure: pressure::Settings,
     ) -> (Self, watch::Receiver<Standing>) {
         let (standing, watcher) = watch::channel(Standing::default());
         let router = Router::new(&descriptor);
-        let counters = ground.metrics.of_processor(descriptor.id.as_str());
-        let report = Report::new(ground.instances.clone(), counters);
-        let place = (pressure.back_pressure == Strategy::Lockstep).then(|| ground.lockstep.join(&descriptor.id));
+        let counters = shared.metrics.of_processor(descriptor.id.as_str());
+        let report = Report::new(shared.instances.clone(), counters);
+        let place = (pressure.back_pressure == Strategy::Lockstep).then(|| shared.lockstep.join(&descriptor.id));
         let processor = Processor {
             descriptor,
             router,
             runner,
-            ground,
+            shared,
             pressure,
             place,
             standing,
@@ -230,13 +221,13 @@ impl Processor {
     pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
         let ended = self.follow(&mut stop).await;
         self.release().await;
-        self.ground.metrics.processor_ended(self.descriptor.id.as_str());
+        self.shared.metrics.processor_ended(self.descriptor.id.as_str());
         ended
     }
 
     /// Records that it does not run any more.
     async fn release(&self) {
-        let (id, commits) = (&self.descriptor.id, &self.ground.connections.commits);
+        let (id, commits) = (&self.descriptor.id, &self.shared.connections.commits);
         let Some(fence) = &self.fence else { return };
         let release = async {
             let session = commits.lend(&Borrower::of(id, "release")).await?;
@@ -256,20 +247,26 @@ impl Processor {
         let mut pause = NEXT_TERM.0;
         loop {
             let began = Instant::now();
-            let Err(Shaken(shaken)) = self.term(stop).await else { return Ok(()) };
+            let Err(TermEnded(error)) = self.term(stop).await else { return Ok(()) };
             // What guests remember of this term may never have been committed.
             self.runner.code.current().handler.forget_all();
-            if let Some(held @ (LockError::Held { .. } | LockError::Taken { .. })) = shaken.downcast_ref() {
+            if let Some(held @ (LockError::Held { .. } | LockError::Taken { .. })) = error.downcast_ref() {
                 tracing::error!(processor = %self.descriptor.id, "{held}");
-                return Err(shaken);
+                return Err(error);
             }
-            let error = term_errors::words(&shaken);
-            tracing::warn!(processor = %self.descriptor.id, error, "a term ended; starting over from what is committed");
+            let error = term_errors::words(&error);
+            let processor = &self.descriptor.id;
+            match sqlstate(&error) {
+                None => tracing::warn!(%processor, error, "lost the database connection; reconnecting"),
+                Some(_) => {
+                    tracing::warn!(%processor, error, "a database error ended the term; restarting from the last commit")
+                }
+            }
             self.errors.ended(&error, SystemTime::now());
-            self.ground.metrics.term_ended(self.descriptor.id.as_str(), sqlstate(&error));
+            self.shared.metrics.term_ended(self.descriptor.id.as_str(), sqlstate(&error));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
-                () = self.errors.store(&self.ground.connections.commits, &self.descriptor.id) => {}
+                () = self.errors.store(&self.shared.connections.commits, &self.descriptor.id) => {}
             }
             pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.moved));
             tokio::select! {
@@ -280,10 +277,10 @@ impl Processor {
     }
 
     /// One term, until it was told to stop.
-    async fn term(&mut self, stop: &mut Stop) -> Result<(), Shaken> {
+    async fn term(&mut self, stop: &mut Stop) -> Result<(), TermEnded> {
         let begin = async {
-            let host = self.ground.host_lock.ensure().await?;
-            Ok::<_, Shaken>(Term::begin(&self.ground, &self.descriptor, host).await.context("begin a term")?)
+            let host = self.shared.host_lock.ensure().await?;
+            Ok::<_, TermEnded>(Term::begin(&self.shared, &self.descriptor, host).await.context("begin a term")?)
         };
         let term = tokio::select! {
             // A database that does not answer keeps nobody from ending.
@@ -291,13 +288,13 @@ impl Processor {
             term = begin => term?,
         };
         self.fence = Some(term.committer.fence().clone());
-        let ground = self.ground.clone();
+        let shared = self.shared.clone();
         let parts = Parts {
             id: &self.descriptor.id,
             router: &self.router,
             runner: &self.runner,
-            config: &ground.config,
-            tenants: &ground.tenants,
+            config: &shared.config,
+            tenants: &shared.tenants,
             pressure: &self.pressure,
             place: &mut self.place,
             report: &mut self.report,
@@ -306,7 +303,7 @@ impl Processor {
         };
         let engine = Engine::new(term, parts);
         let standing = &self.standing;
-        let Ground { wakeups, decisions, .. } = &mut self.ground;
+        let Shared { wakeups, decisions, .. } = &mut self.shared;
         engine.run(wakeups, decisions, stop, |now| _ = standing.send_replace(now)).await
     }
 }

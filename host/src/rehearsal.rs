@@ -23,7 +23,7 @@ pub use report::{EventDifference, PassReport, Report, SkippedEvent, Stop};
 use crate::{
     consumer::router::Router,
     model::{event::Event, handler::Descriptor},
-    processor::lane::{FIRST_BATCH, GroundLost, Runner},
+    processor::lane::{FIRST_BATCH, Runner, TermEnded},
 };
 
 /// How often an event is tried before its lane stops. Default 3: a projector sees nothing but its events and documents, so what fails
@@ -49,7 +49,7 @@ impl Rehearsal<'_> {
         &self,
         events: &[Arc<Event>],
         expected: Option<&Documents>,
-    ) -> Result<(Report, Documents), GroundLost> {
+    ) -> Result<(Report, Documents), TermEnded> {
         let router = Router::new(self.descriptor);
         let mine: Vec<Arc<Event>> = events.iter().filter(|event| router.takes(event)).cloned().collect();
         let most = self.runner.code.current().batch_events.min(FIRST_BATCH).min(self.page_events).max(1);

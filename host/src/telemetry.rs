@@ -75,11 +75,11 @@ pub enum Format {
 /// Where log lines go. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Logs {
-    shared: Arc<Shared>,
+    shared: Arc<LogsInner>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct LogsInner {
     warnings_only: AtomicBool,
     held: Mutex<Option<Lines>>,
 }

@@ -31,9 +31,9 @@ use usage::{Usage, Used};
 
 /// Every tenant of a host. Cheap to clone.
 #[derive(Clone)]
-pub struct Tenants(Arc<Shared>);
+pub struct Tenants(Arc<TenantsInner>);
 
-struct Shared {
+struct TenantsInner {
     settings: BTreeMap<TenantId, Settings>,
     limits: Limits,
     rates: Mutex<Rates>,
@@ -45,7 +45,7 @@ impl Tenants {
     /// Tenants that have used nothing yet. Settings were checked; a name that is none names nobody.
     pub fn new(settings: &BTreeMap<String, Settings>, limits: &Limits) -> Self {
         let named = settings.iter().filter_map(|(name, tenant)| Some((TenantId::parse(name).ok()?, tenant.clone())));
-        Tenants(Arc::new(Shared {
+        Tenants(Arc::new(TenantsInner {
             settings: named.collect(),
             limits: *limits,
             rates: Mutex::default(),

@@ -10,7 +10,7 @@ use crate::{
     db::describe,
     model::{handler::Descriptor, ids::ProcessorId},
     processor::{
-        Ground,
+        Shared,
         code::Version,
         dry_run::{Desk, DryRun, Trial},
         registration,
@@ -24,7 +24,7 @@ pub struct DryRuns(Arc<Known>);
 
 /// What they are about.
 pub(super) struct Known {
-    pub(super) ground: Ground,
+    pub(super) shared: Shared,
     pub(super) scheduler: Scheduler,
     /// What the last one read with, for the next.
     pub(super) desk: Arc<Mutex<Option<Desk>>>,
@@ -50,7 +50,7 @@ impl DryRuns {
 
     /// Tries what would take over, if something else runs whose place it would take. Fails where the database does not let it.
     pub(super) async fn of(&self, candidate: &Follower) -> Result<Option<DryRun>, String> {
-        let Known { ground, scheduler, desk, running, there, events } = &*self.0;
+        let Known { shared, scheduler, desk, running, there, events } = &*self.0;
         let Follower { descriptor, digest, handler, manifest, plugin, .. } = candidate;
         let Some(runs) = running.get(&descriptor.id) else { return Ok(None) };
         let same = *runs.version.digest == **digest && runs.manifest == *manifest;
@@ -65,11 +65,11 @@ impl DryRuns {
         let kept = || desk.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = kept().take();
         let was_used = taken.is_some();
-        let mut at = taken.unwrap_or_else(|| Desk::new(ground));
+        let mut at = taken.unwrap_or_else(|| Desk::new(shared));
         let mut tried = trial.run(&mut at).await;
         if tried.is_err() && was_used {
             // Its sessions may have ended long ago, without anybody having asked.
-            at = Desk::new(ground);
+            at = Desk::new(shared);
             tried = trial.run(&mut at).await;
         }
         let dry_run = tried.map_err(|error| error.downcast_ref().map_or_else(|| format!("{error:#}"), describe))?;

@@ -23,7 +23,7 @@ use crate::{
         text,
     },
     processor::{
-        Ground, Processor, Standing,
+        Processor, Shared, Standing,
         code::{Code, Done, Version},
         dry_run::Desk,
         lane::Runner,
@@ -116,7 +116,7 @@ struct Before {
 
 /// The processors that run.
 pub struct Registry {
-    ground: Ground,
+    shared: Shared,
     scheduler: Scheduler,
     pressures: BTreeMap<String, pressure::Settings>,
     members: BTreeMap<ProcessorId, Member>,
@@ -135,9 +135,9 @@ pub struct Swapped {
 
 impl Registry {
     /// Nobody yet. `pressures` are how single processors treat lanes that cannot keep up.
-    pub fn new(ground: Ground, scheduler: Scheduler, pressures: BTreeMap<String, pressure::Settings>) -> Self {
+    pub fn new(shared: Shared, scheduler: Scheduler, pressures: BTreeMap<String, pressure::Settings>) -> Self {
         Registry {
-            ground,
+            shared,
             scheduler,
             pressures,
             members: BTreeMap::new(),
@@ -159,9 +159,9 @@ impl Registry {
     /// Sets the tenants' own processors. While one is in the set, its tenant's lanes wait in the
     /// shared processor of its family.
     pub fn replace(&self, own: BTreeSet<ProcessorId>) {
-        let replacements = self.ground.tenants.replacements();
+        let replacements = self.shared.tenants.replacements();
         let before = replacements.borrow().clone();
-        if !self.ground.tenants.replace(own) {
+        if !self.shared.tenants.replace(own) {
             return;
         }
         let now = replacements.borrow();
@@ -181,9 +181,9 @@ impl Registry {
     /// tenant's own processor, which replaces it now, and no longer for a person.
     pub async fn resume_replaced(&self, session: &Session, own: &ProcessorId) {
         let Some(tenant) = own.owner() else { return };
-        let shared = ProcessorId::from(own.family().clone());
-        if self.members.contains_key(&shared) {
-            said(&shared, lane_checkpoints::resume_replaced(session, &shared, tenant).await);
+        let family = ProcessorId::from(own.family().clone());
+        if self.members.contains_key(&family) {
+            said(&family, lane_checkpoints::resume_replaced(session, &family, tenant).await);
         }
     }
 
@@ -200,7 +200,7 @@ impl Registry {
             (id.clone(), Runs { plugin: member.plugin.clone(), version, descriptor, manifest })
         };
         let known = Known {
-            ground: self.ground.clone(),
+            shared: self.shared.clone(),
             scheduler: self.scheduler.clone(),
             desk: self.desk.clone(),
             running: self.members.iter().map(runs).collect(),
@@ -218,7 +218,7 @@ impl Registry {
             self.tasks.ended(follower.descriptor.id.as_str()).await;
         }
         let registrations: Vec<Registration<'_>> = followers.iter().map(Follower::registration).collect();
-        let registered = registration::register_all(session, &self.ground.tenants, &registrations).await;
+        let registered = registration::register_all(session, &self.shared.tenants, &registrations).await;
         let mut refused = Vec::new();
         let mut processors = Vec::new();
         for (follower, registered) in followers.into_iter().zip(registered) {
@@ -230,17 +230,17 @@ impl Registry {
             let id = follower.descriptor.id.clone();
             let code = Arc::new(Code::new(follower.version()));
             let runner = Runner {
-                deferred: Some(self.ground.pages.deferred()),
+                deferred: Some(self.shared.pages.deferred()),
                 ..Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone())
             };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
             let Follower { descriptor, plugin, manifest, origin, .. } = follower;
-            let (processor, standing) = Processor::new(descriptor.clone(), runner, self.ground.clone(), pressure);
+            let (processor, standing) = Processor::new(descriptor.clone(), runner, self.shared.clone(), pressure);
             processors.push((id.clone(), processor));
             let member =
                 Member { plugin, descriptor, manifest, origin, standing, code, before: None, retired: Vec::new() };
             self.members.insert(id, member);
-            self.ground.metrics.plugin_changed("started");
+            self.shared.metrics.plugin_changed("started");
         }
         for (id, processor) in processors {
             self.tasks.spawn(id.as_str(), |stop| processor.run(stop));
@@ -253,7 +253,7 @@ impl Registry {
         if !self.members.contains_key(&follower.descriptor.id) {
             return Ok(None);
         }
-        registration::register(session, &self.ground.tenants, follower.registration()).await?;
+        registration::register(session, &self.shared.tenants, follower.registration()).await?;
         announce(&follower);
         let version = Arc::new(follower.version());
         let Follower { descriptor, manifest, origin, .. } = follower;
@@ -272,7 +272,7 @@ impl Registry {
         let (plugin, digest) = (&*member.plugin, &*version.digest);
         registration::register(
             session,
-            &self.ground.tenants,
+            &self.shared.tenants,
             Registration { descriptor: &descriptor, plugin, digest, adopts: true },
         )
         .await?;
@@ -297,7 +297,7 @@ impl Registry {
         }
         // It has built documents here before.
         let registration = Registration { adopts: true, ..former.registration() };
-        registration::register(session, &self.ground.tenants, registration).await?;
+        registration::register(session, &self.shared.tenants, registration).await?;
         let version = Arc::new(former.version());
         let Follower { descriptor, manifest, origin, .. } = former;
         let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
@@ -317,7 +317,7 @@ impl Registry {
         origin: Origin,
     ) -> Option<Swapped> {
         let member = self.members.get_mut(&descriptor.id)?;
-        self.ground.metrics.plugin_changed("swapped");
+        self.shared.metrics.plugin_changed("swapped");
         let replaced = member.code.exchange(version);
         let swapped = Swapped { replaced: replaced.digest.clone(), done: replaced.done() };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
@@ -379,7 +379,7 @@ impl Registry {
 
     /// Registers a processor that does not begin yet, to see whether it could.
     pub async fn could_start(&self, session: &Session, follower: &Follower) -> Result<(), RegistrationError> {
-        registration::register(session, &self.ground.tenants, follower.registration()).await
+        registration::register(session, &self.shared.tenants, follower.registration()).await
     }
 
     /// A processor goes by another file's name from now on.
@@ -389,7 +389,7 @@ impl Registry {
         let descriptor = &member.descriptor;
         registration::register(
             session,
-            &self.ground.tenants,
+            &self.shared.tenants,
             Registration { descriptor, plugin, digest: &digest, adopts },
         )
         .await?;

@@ -19,9 +19,9 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::{
-    Ground,
+    Shared,
     code::{Code, Version},
-    lane::{GroundLost, Runner, Trouble},
+    lane::{Runner, TermEnded, Trouble},
 };
 use crate::{
     consumer::{pages::Reader, router::Router},
@@ -79,11 +79,11 @@ pub struct Desk {
 
 impl Desk {
     /// One that has read nothing.
-    pub fn new(ground: &Ground) -> Self {
-        let (sessions, read_bytes) = (ground.connections.documents.clone(), ground.config.read_mib << 20);
+    pub fn new(shared: &Shared) -> Self {
+        let (sessions, read_bytes) = (shared.connections.documents.clone(), shared.config.read_mib << 20);
         let committed = Arc::new(Committed::new(sessions.clone(), None, read_bytes));
-        let written_bytes = ground.config.commit_mib << 20;
-        let (reader, deferred) = (ground.pages.reader(Borrower::host("dry run")), ground.pages.deferred());
+        let written_bytes = shared.config.commit_mib << 20;
+        let (reader, deferred) = (shared.pages.reader(Borrower::host("dry run")), shared.pages.deferred());
         Desk { reader, deferred, sessions, read_bytes, committed, written_bytes }
     }
 
@@ -162,7 +162,7 @@ impl Trial<'_> {
 type Lanes = [(LaneKey, Vec<Arc<Event>>)];
 
 /// Tries the new version on all lanes, and the old one where the new one failed: in the same way, and in as much time.
-async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, GroundLost> {
+async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, TermEnded> {
     let count = |lanes: &Lanes| lanes.iter().map(|(_, events)| events.len()).sum();
     let events: usize = count(lanes);
     let came = new.on_all(lanes).await?;
@@ -234,7 +234,7 @@ struct Came {
 
 impl Tried {
     /// What it does with all lanes, some at once, as far as it comes in [`TIME`].
-    async fn on_all(&self, lanes: &Lanes) -> Result<Vec<Came>, GroundLost> {
+    async fn on_all(&self, lanes: &Lanes) -> Result<Vec<Came>, TermEnded> {
         let came: Vec<Mutex<Came>> = lanes.iter().map(|_| Mutex::default()).collect();
         let each = lanes.iter().zip(&came).map(|((lane, events), came)| self.on(lane, events, came));
         let mut under_way = stream::iter(each).buffer_unordered(LANES_AT_ONCE);
@@ -249,7 +249,7 @@ impl Tried {
         Ok(came.into_iter().map(|came| came.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
-    async fn on(&self, lane: &LaneKey, events: &[Arc<Event>], came: &Mutex<Came>) -> Result<(), GroundLost> {
+    async fn on(&self, lane: &LaneKey, events: &[Arc<Event>], came: &Mutex<Came>) -> Result<(), TermEnded> {
         let (committed, collections) = (self.committed.clone(), self.collections.clone());
         let documents = Arc::new(Thrown { lane: lane.clone(), committed, collections, written: Mutex::default() });
         let (mut handled, mut ended) = (0, false);

@@ -23,11 +23,11 @@ use tokio::sync::watch;
 use commits::Committed;
 
 use super::{
-    Config, Shaken, Standing,
+    Config, Standing, TermEnded,
     commit::{Committer, DeadLetter},
     decisions::Decisions,
     in_flight::{self, Bounds, Ending, InFlight, Patience, Work},
-    lane::{GroundLost, Outcome, Runner, Trouble},
+    lane::{Outcome, Runner, TermEnded, Trouble},
     lane_checkpoints::{self, LaneState},
     lockstep::{Place, Turn},
     pauses::{self, Pause},
@@ -115,7 +115,7 @@ impl in_flight::Results for Results {
     }
 }
 
-type RunResult = (LaneKey, Work, Result<Outcome, GroundLost>);
+type RunResult = (LaneKey, Work, Result<Outcome, TermEnded>);
 type PageResult = (Reader, Duration, Result<Ahead, SourceError>);
 
 /// What a term takes from its processor: what it is, and what outlives it.
@@ -274,7 +274,7 @@ impl<'a> Engine<'a> {
         decisions: &mut Decisions,
         stop: &mut Stop,
         tell: impl Fn(Standing),
-    ) -> Result<(), Shaken> {
+    ) -> Result<(), TermEnded> {
         self.look_at_rows().await?;
         loop {
             self.look_at_replacements();
@@ -418,7 +418,7 @@ impl<'a> Engine<'a> {
 
     /// Whoever has work and does not move has a reason that can be read, or it is a mistake of ours: then it is said, and a new term begins from what the
     /// database says.
-    fn check_for_standstill(&mut self) -> Result<(), Shaken> {
+    fn check_for_standstill(&mut self) -> Result<(), TermEnded> {
         // While all of it is paused it may stand still, and nobody is to be woken to ask why.
         if self.is_busy() || self.in_flight.paused().is_some() {
             self.still_since = None;
@@ -571,8 +571,8 @@ impl<'a> Engine<'a> {
         self.passed_since.get_or_insert_with(Instant::now);
     }
 
-    fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), Shaken> {
-        let outcome = result.map_err(|GroundLost(why)| anyhow::anyhow!(why))?;
+    fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
+        let outcome = result?;
         self.finished += 1;
         // One that was running while its ground was lost is ready only now.
         self.search |= self.in_flight.is_behind(&lane);
@@ -661,7 +661,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Learns what people decided: about lanes that wait, and about what should.
-    async fn look_at_rows(&mut self) -> Result<(), Shaken> {
+    async fn look_at_rows(&mut self) -> Result<(), TermEnded> {
         self.looked_at_rows = Instant::now();
         self.look = false;
         (self.untold, self.search) = (true, true);
@@ -711,7 +711,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Says for people why nothing is read, or that something is again.
-    async fn say_held(&mut self) -> Result<(), Shaken> {
+    async fn say_held(&mut self) -> Result<(), TermEnded> {
         Ok(self.committer.say_held(&self.held.tell()).await?)
     }
 

@@ -86,9 +86,16 @@ pub enum Trouble {
     Block(Reason),
 }
 
-/// The ground under the processor went away; why.
+/// Why a term ended: the database connection or the fence was lost. Nothing that the term has not
+/// committed is kept, and the next one starts from what the database has.
 #[derive(Debug)]
-pub struct GroundLost(pub String);
+pub struct TermEnded(pub anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for TermEnded {
+    fn from(error: E) -> Self {
+        TermEnded(error.into())
+    }
+}
 
 impl Runner {
     /// A runner of what a descriptor subscribes to, which keeps what it leads to.
@@ -107,7 +114,7 @@ impl Runner {
         attempts: u32,
         cost: Option<Duration>,
         documents: Arc<documents::Documents>,
-    ) -> Result<Outcome, GroundLost> {
+    ) -> Result<Outcome, TermEnded> {
         let documents = Arc::new(OfLane { lane: lane.clone(), class, scheduler: self.scheduler.clone(), documents });
         self.run_over(lane, class, events, attempts, cost, documents).await
     }
@@ -121,7 +128,7 @@ impl Runner {
         attempts: u32,
         cost: Option<Duration>,
         documents: Arc<dyn Documents>,
-    ) -> Result<Outcome, GroundLost> {
+    ) -> Result<Outcome, TermEnded> {
         let view = Arc::new(View { lane: lane.clone(), documents, earlier: Mutex::default() });
         let mut run = Outcome { cost, ..Outcome::default() };
         let unreadable = self.router.unreadable(lane, events);
@@ -171,7 +178,7 @@ impl Runner {
                 Err(Failure::Block(_)) if count > 1 => most = count / 2,
                 Err(Failure::Block(reason)) => run.trouble = Some(Trouble::Block(reason)),
                 Err(Failure::Retry(reason)) => run.trouble = Some(Trouble::Retry { after: None, reason }),
-                Err(Failure::EndTerm(why)) => return Err(GroundLost(why)),
+                Err(Failure::EndTerm(why)) => return Err(TermEnded(anyhow::anyhow!(why))),
             }
             if let Some(Trouble::Block(reason)) = &run.trouble {
                 version.failed(lane, reason);
@@ -189,12 +196,12 @@ impl Runner {
 
     /// Events with the data of those that were deferred, as many as there is room for, on the account of their tenant; nothing where
     /// all of them have theirs.
-    async fn load(&self, lane: &LaneKey, class: Class, events: &[Arc<Event>]) -> Result<Option<Loaded>, GroundLost> {
+    async fn load(&self, lane: &LaneKey, class: Class, events: &[Arc<Event>]) -> Result<Option<Loaded>, TermEnded> {
         let Some(source) = self.deferred.as_ref().filter(|_| events.iter().any(|event| event.deferred.is_some()))
         else {
             return Ok(None);
         };
-        let loaded = source.load(&lane.tenant, events).await.map_err(GroundLost)?;
+        let loaded = source.load(&lane.tenant, events).await.map_err(|why| anyhow::anyhow!(why))?;
         self.scheduler.charge(&lane.tenant, class, loaded.took);
         Ok(Some(loaded))
     }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::{
-    Ground,
+    Shared,
     commit::{Committer, TermStart},
     lane_checkpoints::LaneRow,
 };
@@ -42,8 +42,8 @@ pub struct Term {
 impl Term {
     /// Takes a new fence, and reads where things stand under it. `host` is the pid of the session
     /// that holds the host lock.
-    pub async fn begin(ground: &Ground, descriptor: &Descriptor, host: i32) -> anyhow::Result<Term> {
-        let (sessions, id) = (&ground.connections, &descriptor.id);
+    pub async fn begin(shared: &Shared, descriptor: &Descriptor, host: i32) -> anyhow::Result<Term> {
+        let (sessions, id) = (&shared.connections, &descriptor.id);
         let TermStart { committer, cursors, checkpoints } =
             Committer::begin(&sessions.commits, id, &descriptor.collections, host).await?;
         let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
@@ -52,9 +52,9 @@ impl Term {
             "the {} buckets of processor {id} do not stand at one place; another version of the host wrote them",
             cursors.len(),
         );
-        let pages = ground.pages.reader(Borrower::of(id, "read"));
-        let lanes = ground.pages.reader(Borrower::of(id, "lanes"));
-        let (cache_bytes, read_bytes) = (ground.config.document_cache_mib << 20, ground.config.read_mib << 20);
+        let pages = shared.pages.reader(Borrower::of(id, "read"));
+        let lanes = shared.pages.reader(Borrower::of(id, "lanes"));
+        let (cache_bytes, read_bytes) = (shared.config.document_cache_mib << 20, shared.config.read_mib << 20);
         let documents = Documents::new(&sessions.documents, descriptor, cache_bytes, read_bytes);
         Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, checkpoints })
     }

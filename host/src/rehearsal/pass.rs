@@ -21,7 +21,7 @@ use crate::{
         handler::{PartitionBy, Reason},
         ids::{LaneKey, TenantId},
     },
-    processor::lane::{GroundLost, Outcome, Trouble},
+    processor::lane::{Outcome, TermEnded, Trouble},
     scheduler::Class,
 };
 
@@ -53,7 +53,7 @@ pub(super) async fn run(
     router: &Router,
     cut: Cut,
     events: &[Arc<Event>],
-) -> Result<Pass, GroundLost> {
+) -> Result<Pass, TermEnded> {
     rehearsal.runner.code.current().handler.forget_all();
     let began = Instant::now();
     let owned = rehearsal.descriptor.partition_by != PartitionBy::Tenant;
@@ -116,7 +116,7 @@ impl Work<'_> {
         number: usize,
         tenant: TenantId,
         events: Vec<Arc<Event>>,
-    ) -> Result<(TenantId, Did, Arc<Kept>), GroundLost> {
+    ) -> Result<(TenantId, Did, Arc<Kept>), TermEnded> {
         let mut size = self.cut.sizes(number);
         for page in self.cut.pages(&events) {
             for (lane, events) in self.router.route(page) {
@@ -133,7 +133,7 @@ impl Work<'_> {
     }
 
     /// Handles a batch to its end, or to the event where its lane stops.
-    async fn batch(&mut self, lane: &LaneKey, mut batch: &[Arc<Event>]) -> Result<(), GroundLost> {
+    async fn batch(&mut self, lane: &LaneKey, mut batch: &[Arc<Event>]) -> Result<(), TermEnded> {
         let runner = self.rehearsal.runner;
         let (mut most, mut attempts) = (batch.len(), 0);
         while let Some(first) = batch.first() {

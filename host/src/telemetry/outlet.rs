@@ -28,10 +28,10 @@ const AGAIN: Duration = Duration::from_millis(20);
 
 /// Where text goes. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Outlet(Arc<Shared>);
+pub struct Outlet(Arc<OutletInner>);
 
 #[derive(Debug)]
-struct Shared {
+struct OutletInner {
     most: usize,
     /// What the output says of so many lost lines.
     note: fn(u64) -> String,
@@ -69,7 +69,7 @@ impl Outlet {
 
     fn within(most: usize, file: impl AsFd, note: fn(u64) -> String) -> io::Result<Self> {
         let file = file.as_fd().try_clone_to_owned()?;
-        let shared = Arc::new(Shared { most, note, state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(OutletInner { most, note, state: Mutex::default(), changed: Condvar::new() });
         let writer = shared.clone();
         std::thread::Builder::new().name("outlet".into()).spawn(move || writer.work(&file))?;
         Ok(Outlet(shared))
@@ -141,7 +141,7 @@ impl State {
     }
 }
 
-impl Shared {
+impl OutletInner {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while holding it, and the queue is whole between any two of its calls.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

@@ -13,7 +13,7 @@ use crate::{
     failpoint,
     model::ids::LaneKey,
     processor::{
-        Shaken,
+        TermEnded,
         commit::{Commit, CommitError},
         in_flight::Plan,
         lane_checkpoints::LaneState,
@@ -112,7 +112,7 @@ impl Engine<'_> {
         self.committer.commit(commit).await
     }
 
-    pub(super) fn committed(&mut self, committed: Committed) -> Result<(), Shaken> {
+    pub(super) fn committed(&mut self, committed: Committed) -> Result<(), TermEnded> {
         (self.untold, self.search) = (true, true);
         let Committed { plan, marks, untold, took, result } = committed;
         // Also if it was refused: it has kept the database as busy.
