@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-pub use author::{Trial, Tried, check, test};
+pub use author::{TestRequest, TestResult, check, test};
 use tokio::{
     sync::{oneshot, watch},
     time::timeout,

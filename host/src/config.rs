@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     admin,
     model::nearest::nearest,
-    plugins::rollout,
+    plugins,
     processor::{self, connections, pressure},
     sandbox::{Limits, compile},
     scheduler, telemetry, tenants,
@@ -61,7 +61,7 @@ pub struct Config {
     /// How components are compiled, and where the code is kept.
     pub compile: compile::Config,
     /// When a version of a plugin that has just come is taken back.
-    pub rollout: rollout::Config,
+    pub rollout: plugins::config::Config,
     /// What every tenant may use.
     pub tenant_limits: tenants::Limits,
     /// What differs for some tenants, as in `[tenants.acme]` with `weight = 3`: a weight, limits, threads of their own, processors, a pause. Default: nothing.
@@ -82,7 +82,7 @@ impl Default for Config {
             scheduler: scheduler::Config::default(),
             limits: Limits::default(),
             compile: compile::Config::default(),
-            rollout: rollout::Config::default(),
+            rollout: plugins::config::Config::default(),
             tenant_limits: tenants::Limits::default(),
             tenants: BTreeMap::new(),
         }

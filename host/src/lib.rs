@@ -18,6 +18,7 @@ pub mod plugins;
 pub mod processor;
 pub mod projections;
 pub mod rehearsal;
+pub mod rollout;
 pub mod sandbox;
 pub mod scheduler;
 pub mod source;

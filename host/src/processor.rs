@@ -13,7 +13,6 @@ pub mod code;
 pub mod commit;
 pub mod connections;
 pub mod decisions;
-pub mod dry_run;
 mod engine;
 pub mod gather;
 pub mod in_flight;

@@ -131,7 +131,7 @@ impl Handler for Folding {
         Box::pin(self.fold(batch, documents))
     }
 
-    fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+    fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {
         self
     }
 

@@ -28,10 +28,14 @@ use crate::{
 };
 
 /// Loads a component as a host with these settings does, and reports what is known of it. Gives
-/// nothing if `told` resolves first.
-pub async fn check(config: &Config, file: &Path, told: impl Future<Output = ()>) -> anyhow::Result<Option<Examined>> {
+/// nothing if `interrupted` resolves first.
+pub async fn check(
+    config: &Config,
+    file: &Path,
+    interrupted: impl Future<Output = ()>,
+) -> anyhow::Result<Option<Examined>> {
     let (sandbox, _) = sandbox(config, file)?;
-    examine(&sandbox, file, told).await
+    examine(&sandbox, file, interrupted).await
 }
 
 /// A sandbox under the limits and with the settings that a host gives this file: those of the
@@ -49,7 +53,11 @@ fn sandbox(config: &Config, file: &Path) -> anyhow::Result<(Sandbox, Manifest)> 
     Ok((sandbox.for_plugin(limits, manifest.settings.clone(), None), manifest))
 }
 
-async fn examine(sandbox: &Sandbox, file: &Path, told: impl Future<Output = ()>) -> anyhow::Result<Option<Examined>> {
+async fn examine(
+    sandbox: &Sandbox,
+    file: &Path,
+    interrupted: impl Future<Output = ()>,
+) -> anyhow::Result<Option<Examined>> {
     let compilers = StopCompiling(sandbox.clone());
     let examined = spawn_blocking({
         let (sandbox, file) = (sandbox.clone(), file.to_path_buf());
@@ -57,7 +65,7 @@ async fn examine(sandbox: &Sandbox, file: &Path, told: impl Future<Output = ()>)
     });
     let examined = tokio::select! {
         examined = examined => Some(examined?),
-        () = told => None,
+        () = interrupted => None,
     };
     drop(compilers);
     let _ = timeout(CUT_OFF, sandbox.compiled()).await;
@@ -66,7 +74,7 @@ async fn examine(sandbox: &Sandbox, file: &Path, told: impl Future<Output = ()>)
 
 /// What a plugin is tested with.
 #[derive(Debug)]
-pub struct Trial {
+pub struct TestRequest {
     /// The component.
     pub file: PathBuf,
     /// Events, in the form of an import.
@@ -78,7 +86,7 @@ pub struct Trial {
 }
 
 /// What became of it.
-pub struct Tried {
+pub struct TestResult {
     /// What the plugin says it is.
     pub descriptor: Descriptor,
     /// What its events led to.
@@ -90,15 +98,19 @@ pub struct Tried {
 }
 
 /// Runs a plugin on the events of a file, in a host's sandbox and on its guest threads, with
-/// documents in memory. Gives nothing if `told` resolves first.
-pub async fn test(config: &Config, trial: &Trial, told: impl Future<Output = ()>) -> anyhow::Result<Option<Tried>> {
-    let mut told = pin!(told);
+/// documents in memory. Gives nothing if `interrupted` resolves first.
+pub async fn test(
+    config: &Config,
+    request: &TestRequest,
+    interrupted: impl Future<Output = ()>,
+) -> anyhow::Result<Option<TestResult>> {
+    let mut interrupted = pin!(interrupted);
     // Whatever is wrong with the files is said before anything runs.
-    let expected = trial.expect.as_deref().map(expected).transpose()?;
-    let Events { events, repeated } = tokio::task::block_in_place(|| events(&trial.events))?;
-    let (sandbox, manifest) = sandbox(config, &trial.file)?;
-    let Some(examined) = examine(&sandbox, &trial.file, &mut told).await? else { return Ok(None) };
-    let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", trial.file.display()))?);
+    let expected = request.expect.as_deref().map(expected).transpose()?;
+    let Events { events, repeated } = tokio::task::block_in_place(|| events(&request.events))?;
+    let (sandbox, manifest) = sandbox(config, &request.file)?;
+    let Some(examined) = examine(&sandbox, &request.file, &mut interrupted).await? else { return Ok(None) };
+    let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", request.file.display()))?);
     let descriptor = manifest.over(plugin.descriptor(), None);
     let code = Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
@@ -111,15 +123,15 @@ pub async fn test(config: &Config, trial: &Trial, told: impl Future<Output = ()>
     };
     let ran = tokio::select! {
         ran = rehearsal.run(&events, expected.as_ref()) => ran,
-        () = told => return Ok(None),
+        () = interrupted => return Ok(None),
     };
     let (report, documents) = ran.map_err(|lost| anyhow::anyhow!("{}", lost.0))?;
-    if let Some(path) = &trial.write {
+    if let Some(path) = &request.write {
         let written = File::create(path).and_then(|file| lines::write(&documents, BufWriter::new(file)));
         written.with_context(|| format!("write the documents to {}", path.display()))?;
     }
     let largest_instance_bytes = plugin.largest_instance_bytes();
-    Ok(Some(Tried { report, repeated, largest_instance_bytes, descriptor }))
+    Ok(Some(TestResult { report, repeated, largest_instance_bytes, descriptor }))
 }
 
 fn events(path: &Path) -> anyhow::Result<Events> {

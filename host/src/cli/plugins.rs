@@ -16,7 +16,7 @@ use crate::{
     model::{ids::ProcessorId, text},
     plugins::{
         folder::Problem,
-        history::{self, DryRun, Hold, Listed, Past, components},
+        history::{self, DryRunReport, Hold, Listed, Past, components},
     },
     store::time,
 };
@@ -133,7 +133,7 @@ struct PastJson<'a> {
     gap_ms: Option<f64>,
     lanes: Option<i64>,
     longest_ms: Option<f64>,
-    dry_run: Option<&'a DryRun>,
+    dry_run: Option<&'a DryRunReport>,
 }
 
 /// Runs the command.
@@ -372,7 +372,7 @@ fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
 fn why(past: &Past) -> String {
     let reason = Some(past.reason.clone()).filter(|reason| !reason.is_empty());
     // Of what was refused it is the reason.
-    let dry_run = past.dry_run.as_ref().filter(|_| past.event != "refused").map(DryRun::to_string);
+    let dry_run = past.dry_run.as_ref().filter(|_| past.event != "refused").map(DryRunReport::to_string);
     let came = past.lanes.zip(past.longest_ms).map(|(lanes, ms)| {
         let lanes = output::count(lanes as u64, "lane");
         format!("{lanes} came over, the longest wait for a first answer {ms:.1} ms")

@@ -17,7 +17,7 @@ const SOURCES: [(&str, &str, &str); 11] = [
     ("tenant-limits", "Limits", include_str!("../tenants/settings.rs")),
     ("tenants", "Settings", include_str!("../tenants/settings.rs")),
     ("compile", "Config", include_str!("../sandbox/compile.rs")),
-    ("rollout", "Config", include_str!("../plugins/rollout.rs")),
+    ("rollout", "Config", include_str!("../plugins/config.rs")),
 ];
 
 /// What a setting is, without the full stop; empty where nothing is known of it.

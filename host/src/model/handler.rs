@@ -160,20 +160,20 @@ pub trait Documents: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>>;
 }
 
-/// The right to make one call, given back when it is dropped.
-pub struct Turn {
+/// The right to make one call, released when dropped.
+pub struct CallPermit {
     _held: Option<Box<dyn Any + Send>>,
 }
 
-impl Turn {
-    /// A turn that lasts as long as this is held.
+impl CallPermit {
+    /// A permit that releases `held` when it is dropped.
     pub fn new(held: impl Any + Send) -> Self {
-        Turn { _held: Some(Box::new(held)) }
+        CallPermit { _held: Some(Box::new(held)) }
     }
 
-    /// A turn where nobody waits for one.
-    pub fn free() -> Self {
-        Turn { _held: None }
+    /// A permit of a handler that bounds no calls.
+    pub fn unlimited() -> Self {
+        CallPermit { _held: None }
     }
 }
 
@@ -199,10 +199,11 @@ pub trait Handler: Send + Sync {
         documents: Arc<dyn Documents>,
     ) -> BoxFuture<'static, Result<Effects, Failure>>;
 
-    /// Waits until one more call of a tenant may run, if there is a bound on them. Asked for before each call, and held until that has ended.
-    fn turn<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, Turn> {
+    /// Waits for the right to make one more call for a tenant. Callers hold the permit until the call
+    /// has ended.
+    fn permit<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, CallPermit> {
         let _ = tenant;
-        Box::pin(std::future::ready(Turn::free()))
+        Box::pin(std::future::ready(CallPermit::unlimited()))
     }
 
     /// How long one call may take by the clock on the wall, with everything in it.
@@ -215,8 +216,8 @@ pub trait Handler: Send + Sync {
         LogRoom::Room
     }
 
-    /// The same code with a memory of its own: nothing that it is called with is known to this one, nor the other way round.
-    fn apart(self: Arc<Self>) -> Arc<dyn Handler>;
+    /// A clone that shares code but no instances: neither sees what the other is called with.
+    fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler>;
 
     /// Effects of this tenant were not committed: what the handler remembers of the calls that led to them must not be used again. Calls
     /// under way count among them.

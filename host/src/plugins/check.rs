@@ -13,7 +13,7 @@ use super::{
     signature::{self, PublicKey},
 };
 use crate::{
-    processor::dry_run::DryRun,
+    rollout::dry_run::DryRunReport,
     sandbox::{Limits, LoadError, Plugin, Sandbox, compile::CompileError, examine},
 };
 
@@ -26,7 +26,7 @@ pub(super) struct Checked {
     /// Where it comes from, as far as that is known.
     pub(super) origin: Origin,
     /// What came of trying it on events that are handled already, if it was.
-    pub(super) dry_run: Option<DryRun>,
+    pub(super) dry_run: Option<DryRunReport>,
     /// Whether it is to be checked again, since the database or the file system did not let it.
     pub(super) again: bool,
     /// Why it was not checked to its end.
@@ -93,7 +93,7 @@ impl Checked {
             }
             Err(why) => tracing::warn!(plugin = follower.plugin, "could not be tried on earlier events: {why}"),
         }
-        if let (true, Some(Err(why))) = (follower.manifest.dry_run, self.dry_run.as_ref().map(DryRun::verdict)) {
+        if let (true, Some(Err(why))) = (follower.manifest.dry_run, self.dry_run.as_ref().map(DryRunReport::verdict)) {
             self.found = Err(why);
         }
         self

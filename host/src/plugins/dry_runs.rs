@@ -9,12 +9,8 @@ use super::{manifest::Manifest, registry::Follower};
 use crate::{
     db::describe,
     model::{handler::Descriptor, ids::ProcessorId},
-    processor::{
-        Shared,
-        code::Version,
-        dry_run::{Desk, DryRun, Trial},
-        registration,
-    },
+    processor::{Shared, code::Version, registration},
+    rollout::dry_run::{DryRun, DryRunReport, DryRunSession},
     scheduler::Scheduler,
 };
 
@@ -27,7 +23,7 @@ pub(super) struct Known {
     pub(super) shared: Shared,
     pub(super) scheduler: Scheduler,
     /// What the last one read with, for the next.
-    pub(super) desk: Arc<Mutex<Option<Desk>>>,
+    pub(super) session: Arc<Mutex<Option<DryRunSession>>>,
     pub(super) running: BTreeMap<ProcessorId, Runs>,
     /// The files that there are.
     pub(super) there: BTreeSet<String>,
@@ -49,8 +45,8 @@ impl DryRuns {
     }
 
     /// Tries what would take over, if something else runs whose place it would take. Fails where the database does not let it.
-    pub(super) async fn of(&self, candidate: &Follower) -> Result<Option<DryRun>, String> {
-        let Known { shared, scheduler, desk, running, there, events } = &*self.0;
+    pub(super) async fn of(&self, candidate: &Follower) -> Result<Option<DryRunReport>, String> {
+        let Known { shared, scheduler, session, running, there, events } = &*self.0;
         let Follower { descriptor, digest, handler, manifest, plugin, .. } = candidate;
         let Some(runs) = running.get(&descriptor.id) else { return Ok(None) };
         let same = *runs.version.digest == **digest && runs.manifest == *manifest;
@@ -61,15 +57,15 @@ impl DryRuns {
             return Ok(None);
         }
         let (running, runs_as) = (&runs.version, &runs.descriptor);
-        let trial = Trial { scheduler, descriptor, handler, running, runs_as, events: *events };
-        let kept = || desk.lock().unwrap_or_else(PoisonError::into_inner);
+        let trial = DryRun { scheduler, descriptor, handler, running, runs_as, events: *events };
+        let kept = || session.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = kept().take();
         let was_used = taken.is_some();
-        let mut at = taken.unwrap_or_else(|| Desk::new(shared));
+        let mut at = taken.unwrap_or_else(|| DryRunSession::new(shared));
         let mut tried = trial.run(&mut at).await;
         if tried.is_err() && was_used {
             // Its sessions may have ended long ago, without anybody having asked.
-            at = Desk::new(shared);
+            at = DryRunSession::new(shared);
             tried = trial.run(&mut at).await;
         }
         let dry_run = tried.map_err(|error| error.downcast_ref().map_or_else(|| format!("{error:#}"), describe))?;

@@ -5,7 +5,7 @@ pub mod components;
 use std::time::{Instant, SystemTime};
 
 use super::folder::Problem;
-pub use crate::processor::dry_run::DryRun;
+pub use crate::rollout::dry_run::DryRunReport;
 use crate::{
     db::{Error, Session, types::ToSql},
     model::ids::ProcessorId,
@@ -63,7 +63,7 @@ pub struct Note<'a> {
     /// The version that it replaced, and the last event which that had handled.
     pub replaced: Option<(&'a str, Option<i64>)>,
     /// What came of trying it on earlier events, if it was.
-    pub dry_run: Option<&'a DryRun>,
+    pub dry_run: Option<&'a DryRunReport>,
 }
 
 impl Note<'_> {
@@ -334,7 +334,7 @@ pub struct Past {
     /// The longest that one of them had to wait for its first answer, from when its events were ready, milliseconds.
     pub longest_ms: Option<f64>,
     /// What came of trying it on earlier events, if it was.
-    pub dry_run: Option<DryRun>,
+    pub dry_run: Option<DryRunReport>,
 }
 
 /// What happened to a plugin, the last first, at most so much of it.

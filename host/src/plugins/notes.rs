@@ -6,11 +6,7 @@ use super::{
     history::{self, Event, Note, Ran, components::RetainedVersion},
     registry::{Origin, Registry, Swapped},
 };
-use crate::{
-    db::Session,
-    model::ids::ProcessorId,
-    processor::{code::COMING, dry_run::DryRun},
-};
+use crate::{db::Session, model::ids::ProcessorId, processor::code::COMING, rollout::dry_run::DryRunReport};
 
 /// What is written down of a plugin that runs.
 pub(super) struct OfRunning {
@@ -28,7 +24,7 @@ impl OfRunning {
         event: Event,
         reason: &'a str,
         swapped: Option<&'a Swapped>,
-        dry_run: Option<&'a DryRun>,
+        dry_run: Option<&'a DryRunReport>,
     ) -> Ran<'a> {
         let OfRunning { plugin, id, digest, version, origin: Origin { contract, signed_by, .. } } = self;
         let replaced = swapped.map(|swapped| (&*swapped.replaced, swapped.done.positions.map(|(_, last)| last)));

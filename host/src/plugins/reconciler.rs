@@ -1,7 +1,7 @@
 //! What runs is what the folder says: the loop that carries plans out.
 //!
 //! It looks at the folder, checks each file that came or changed (apart, since that may compile for seconds), makes a [`Plan`] of what was found, and tells the
-//! [`Registry`]. It watches new versions while they are on [trial](super::rollout), and takes those back that fail it, or that a person takes back. Whatever becomes
+//! [`Registry`]. It watches new versions while they are on [trial](crate::rollout::probation), and takes those back that fail it, or that a person takes back. Whatever becomes
 //! of a file is written down ([`history`]) and said beside it, in `NAME.wasm.error`.
 //!
 //! A start (`start`) runs what the folder says then, from where each processor's cursor stands. A database that is away keeps nobody
@@ -33,6 +33,7 @@ use self::{
 use super::{
     archive::Archive,
     check::{Checked, Unfinished},
+    config::Config,
     dry_runs::DryRuns,
     error_files::ErrorFiles,
     folder::{self, Listing, PluginFile, Settling},
@@ -42,7 +43,6 @@ use super::{
     plan::{Plan, Rank, Step, Version, Wanted},
     registry::{Follower, Member, Registry, Swapped},
     reports::Reports,
-    rollout,
 };
 use crate::{
     db::{Db, Session, describe},
@@ -83,7 +83,7 @@ pub struct Reconciler {
     db: Db,
     session: Option<Session>,
     registry: Registry,
-    config: rollout::Config,
+    config: Config,
     hints: Hints,
     settling: Settling,
     /// Whether later changes of the folder are followed, and not only what is there at the start.
@@ -139,7 +139,7 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// The plugins of a folder, none of which runs yet.
-    pub fn new(folder: &Path, sandbox: Sandbox, db: Db, registry: Registry, config: &rollout::Config) -> Self {
+    pub fn new(folder: &Path, sandbox: Sandbox, db: Db, registry: Registry, config: &Config) -> Self {
         Reconciler {
             folder: folder.into(),
             archive: Archive::new(db.clone(), config.retained_versions, sandbox.limits().component_bytes()),

@@ -25,11 +25,11 @@ use crate::{
     processor::{
         Processor, Shared, Standing,
         code::{Code, Done, Version},
-        dry_run::Desk,
         lane::Runner,
         lane_checkpoints, pressure,
         registration::{self, Registration, RegistrationError},
     },
+    rollout::dry_run::DryRunSession,
     scheduler::Scheduler,
     supervisor::{Group, Stop},
     tenants::replacements::Replacements,
@@ -121,7 +121,7 @@ pub struct Registry {
     pressures: BTreeMap<String, pressure::Settings>,
     members: BTreeMap<ProcessorId, Member>,
     tasks: Group,
-    desk: Arc<Mutex<Option<Desk>>>,
+    dry_run_session: Arc<Mutex<Option<DryRunSession>>>,
 }
 
 /// What another version of a processor's code found when it took over.
@@ -142,7 +142,7 @@ impl Registry {
             pressures,
             members: BTreeMap::new(),
             tasks: Group::default(),
-            desk: Arc::default(),
+            dry_run_session: Arc::default(),
         }
     }
 
@@ -202,7 +202,7 @@ impl Registry {
         let known = Known {
             shared: self.shared.clone(),
             scheduler: self.scheduler.clone(),
-            desk: self.desk.clone(),
+            session: self.dry_run_session.clone(),
             running: self.members.iter().map(runs).collect(),
             there,
             events,

@@ -241,7 +241,7 @@ mod tests {
             Box::pin(async { Ok(Effects::default()) })
         }
 
-        fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+        fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {
             self
         }
 

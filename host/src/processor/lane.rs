@@ -142,7 +142,7 @@ impl Runner {
             });
             let next = events[run.handled..].iter().take(most.min(affordable).min(self.code.current().batch_events));
             let next = &events[run.handled..run.handled + next.len()];
-            // What waits here holds nothing that another run needs: no data, no turn, no instance.
+            // What waits here holds nothing that another run needs: no data, no permit, no instance.
             self.scheduler.uncommitted().room(&lane.tenant, &self.waiters).await;
             let loaded = self.load(lane, class, next).await?;
             let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
@@ -151,8 +151,8 @@ impl Runner {
                 break;
             }
             let ready = Instant::now();
-            // Waiting for the tenant's turn is no time of the call, and another version may have come meanwhile.
-            let turn = self.code.current().handler.turn(&lane.tenant).await;
+            // Waiting for the permit does not count as time of the call, and another version may have come meanwhile.
+            let permit = self.code.current().handler.permit(&lane.tenant).await;
             if self.scheduler.uncommitted().is_over(&lane.tenant) {
                 continue;
             }
@@ -164,7 +164,7 @@ impl Runner {
             let (count, called, before) = (batch.events.len(), Instant::now(), run.handled);
             let under_way = version.begin();
             let answer = self.call(&version, class, &run.meter, batch.clone(), view.clone()).await;
-            drop((under_way, turn));
+            drop((under_way, permit));
             version.answered(lane, ready.elapsed());
             match answer {
                 Ok(effects) => {

@@ -21,7 +21,7 @@ use super::{
 use crate::model::{
     effects::Effects,
     event::Batch,
-    handler::{BoxFuture, Descriptor, Documents, Failure, Handler, LogRoom, PartitionBy, Start, Turn},
+    handler::{BoxFuture, CallPermit, Descriptor, Documents, Failure, Handler, LogRoom, PartitionBy, Start},
     ids::{CollectionName, FamilyId, TenantId},
     settings::{PluginSettings, Values},
 };
@@ -191,14 +191,14 @@ impl Handler for Plugin {
         self.sandbox.limits.wall()
     }
 
-    fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+    fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {
         let (sandbox, pre, identity) = (self.sandbox.clone(), self.pre.clone(), self.identity.clone());
         Arc::new(Plugin::new(sandbox, pre, identity, self.descriptor.clone(), self.digest.clone()))
     }
 
-    fn turn<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, Turn> {
+    fn permit<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, CallPermit> {
         let (tenant, instances) = (self.sandbox.tenants.of(tenant), self.sandbox.calls.clone());
-        Box::pin(async move { Turn::new(tenant.turn(instances).await) })
+        Box::pin(async move { CallPermit::new(tenant.permit(instances).await) })
     }
 
     fn log_room(&self, tenant: &TenantId, bytes: usize) -> LogRoom {

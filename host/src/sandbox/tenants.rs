@@ -1,6 +1,6 @@
 //! What one tenant takes of the whole sandbox, whichever plugins and lanes it comes by: memory, calls at once, log volume, and what it was refused.
 //!
-//! A [`Tenant`] is shared by all stores and calls of its tenant. A call over the bound on calls waits for its turn before its clock starts, first
+//! A [`Tenant`] is shared by all stores and calls of its tenant. A call over the bound on calls waits for a permit before its clock starts, first
 //! come first served; memory over the bound is refused, and tried again where other calls of the tenant hold it; log lines over the volume are dropped. Tenants that are idle
 //! are forgotten, so what is kept is bounded by those that did something within the last seconds.
 
@@ -101,8 +101,8 @@ impl Tenant {
         self.memory.fetch_sub(bytes, Relaxed);
     }
 
-    /// Waits until one more call may run, and until one of all `instances` is free for it. Nobody closes a semaphore here, so there always is a turn.
-    pub(super) async fn turn(self: Arc<Self>, instances: Arc<Semaphore>) -> Option<Permit> {
+    /// Waits until one more call may run, and until one of all `instances` is free for it. Nobody closes a semaphore here, so there always is a permit.
+    pub(super) async fn permit(self: Arc<Self>, instances: Arc<Semaphore>) -> Option<Permit> {
         let call = self.calls.clone().acquire_owned().await.ok()?;
         let instance = instances.acquire_owned().await.ok()?;
         Some(Permit { _permits: [call, instance], _tenant: self })
@@ -222,12 +222,12 @@ mod tests {
         let limits = OfTenant { calls: 1, ..OfTenant::default() };
         let tenants = Tenants::new(Arc::new(move |_| limits));
         let id = |number: usize| TenantId::parse(&format!("t{number}")).unwrap();
-        let turn = tenants.of(&id(0)).turn(Arc::new(Semaphore::new(1))).await;
+        let permit = tenants.of(&id(0)).permit(Arc::new(Semaphore::new(1))).await;
         for number in 1..10 * FIRST_SWEEP {
             tenants.of(&id(number));
         }
         assert!(tenants.of(&id(0)).calls.try_acquire().is_err());
-        drop(turn);
+        drop(permit);
         assert!(tenants.of(&id(0)).calls.try_acquire().is_ok());
     }
 }

@@ -239,7 +239,7 @@ impl Handler for Ledger {
         Box::pin(self.fold(batch, documents))
     }
 
-    fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+    fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {
         self
     }
 

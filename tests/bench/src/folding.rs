@@ -127,7 +127,7 @@ impl Handler for Carts {
         Box::pin(self.fold(batch, documents))
     }
 
-    fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+    fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {
         self
     }
 

@@ -44,11 +44,11 @@ async fn a_call_over_the_bound_waits_for_its_turn() {
     let sandbox = sandbox_for(Limits { instances: 8, ..unhurried() }, OfTenant { calls: 2, ..OfTenant::default() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
     let (a, b) = (tenant("a"), tenant("b"));
-    let first = plugin.turn(&a).await;
-    let _second = other.turn(&a).await;
-    let mut third = plugin.turn(&a);
+    let first = plugin.permit(&a).await;
+    let _second = other.permit(&a).await;
+    let mut third = plugin.permit(&a);
     assert!(third.as_mut().now_or_never().is_none(), "whichever plugin it is of");
-    assert!(plugin.turn(&b).now_or_never().is_some(), "other tenants have turns of their own");
+    assert!(plugin.permit(&b).now_or_never().is_some(), "other tenants have permits of their own");
     drop(first);
     third.await;
 }

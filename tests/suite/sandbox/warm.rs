@@ -76,12 +76,12 @@ async fn what_is_apart_shares_no_memory() {
     let sandbox = sandbox(Limits { instances: 8, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     assert_eq!(saw(&plugin, "c").await, "");
-    let apart = plugin.clone().apart();
+    let isolated = plugin.clone().isolated_clone();
     let remember = batch("c", "c", &[json!({"do": "remember"})]);
-    let effects = apart.clone().handle(remember, Arc::new(NoDocuments)).await.unwrap();
-    assert_eq!(document(&effects)["saw"], "", "what is apart knows nothing");
+    let effects = isolated.clone().handle(remember, Arc::new(NoDocuments)).await.unwrap();
+    assert_eq!(document(&effects)["saw"], "", "what is isolated knows nothing");
     assert_eq!(saw(&plugin, "c").await, "c", "and takes nothing away");
-    drop(apart);
+    drop(isolated);
     assert_eq!(sandbox.usage().live, 1, "what it had goes with it");
 }
 

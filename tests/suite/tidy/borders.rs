@@ -78,7 +78,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
         &[
             "admin::Config",
             "model::nearest",
-            "plugins::rollout",
+            "plugins::config",
             "processor::Config",
             // The least number of connections that a host needs.
             "processor::connections",
@@ -98,6 +98,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model",
             // What runs is processors, whose code is exchanged, and whose lanes try again.
             "processor",
+            "rollout",
             "sandbox",
             "scheduler",
             "supervisor",
@@ -127,6 +128,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "tenants",
         ],
     ),
+    // A candidate runs beside a processor's own version, over the same events and documents.
+    ("rollout", &["consumer", "db", "model", "processor", "projections::documents", "scheduler"]),
     ("sandbox", &["model"]),
     // What tenants use is added to its table by a task of its own.
     ("tenants", &["db", "model", "supervisor::Stop"]),
@@ -205,6 +208,7 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
 pub(super) const PURE: &[&str] = &[
     "model",
     "consumer::router",
+    "processor::in_flight",
     "processor::retry",
     "rehearsal::compare",
     "rehearsal::cut",

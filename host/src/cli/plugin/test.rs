@@ -13,7 +13,7 @@ use super::{
     size, verdict,
 };
 use crate::{
-    app::{self, Trial, Tried},
+    app::{self, TestRequest, TestResult},
     config::Config,
     rehearsal::{Comparison, Listed, PassReport, Report, Stop},
 };
@@ -64,14 +64,14 @@ pub(super) struct TestArgs {
 /// Runs the command.
 pub(super) async fn run(args: TestArgs, config: Config, signals: &Signals) -> anyhow::Result<ExitCode> {
     let TestArgs { file, events, expect, write, json } = args;
-    let trial = Trial { file, events, expect, write };
-    let Some(tried) = app::test(&config, &trial, signals.first()).await? else { return Ok(signals.exit_code()) };
+    let request = TestRequest { file, events, expect, write };
+    let Some(result) = app::test(&config, &request, signals.first()).await? else { return Ok(signals.exit_code()) };
     if json {
-        output::print_json(&ForMachines::of(&tried))?;
+        output::print_json(&ForMachines::of(&result))?;
     } else {
-        output::print_plain(&for_people(&trial, &tried, config.limits.memory_mib))?;
+        output::print_plain(&for_people(&request, &result, config.limits.memory_mib))?;
     }
-    Ok(verdict(tried.report.is_good()))
+    Ok(verdict(result.report.is_good()))
 }
 
 #[derive(Serialize)]
@@ -87,26 +87,26 @@ struct ForMachines<'a> {
 }
 
 impl<'a> ForMachines<'a> {
-    fn of(tried: &'a Tried) -> Self {
+    fn of(result: &'a TestResult) -> Self {
         ForMachines {
-            good: tried.report.is_good(),
-            id: tried.descriptor.id.as_str(),
-            version: &tried.descriptor.version,
-            repeated: tried.repeated,
-            largest_instance_bytes: tried.largest_instance_bytes,
-            report: &tried.report,
+            good: result.report.is_good(),
+            id: result.descriptor.id.as_str(),
+            version: &result.descriptor.version,
+            repeated: result.repeated,
+            largest_instance_bytes: result.largest_instance_bytes,
+            report: &result.report,
         }
     }
 }
 
-fn for_people(trial: &Trial, tried: &Tried, memory_mib: usize) -> String {
-    let Tried { descriptor, report, repeated, largest_instance_bytes } = tried;
+fn for_people(request: &TestRequest, result: &TestResult, memory_mib: usize) -> String {
+    let TestResult { descriptor, report, repeated, largest_instance_bytes } = result;
     let mut text = String::new();
     let mut say = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
-    say(format!("{} {} on {}", descriptor.id, descriptor.version, trial.events.display()));
+    say(format!("{} {} on {}", descriptor.id, descriptor.version, request.events.display()));
 
     let mut counts = format!("  {}, {} handled", count(report.events as u64, "event"), report.handled);
     for (number, what) in [
@@ -149,7 +149,7 @@ fn for_people(trial: &Trial, tried: &Tried, memory_mib: usize) -> String {
             list(&mut say, "events that went otherwise", pass.fates.total, fates);
         }
     }
-    if let (Some(expectation), Some(path)) = (&report.expectation, &trial.expect) {
+    if let (Some(expectation), Some(path)) = (&report.expectation, &request.expect) {
         if expectation.is_same() {
             say(format!("\nall documents are as {} expects them", path.display()));
         } else {
@@ -157,7 +157,7 @@ fn for_people(trial: &Trial, tried: &Tried, memory_mib: usize) -> String {
             compared(&mut say, expectation, ["expected", "found"]);
         }
     }
-    if let Some(path) = &trial.write {
+    if let Some(path) = &request.write {
         say(format!("\nthe documents are in {}", path.display()));
     }
     say(format!("\n{}", last_word(report)));
@@ -186,11 +186,11 @@ fn stop(stop: &Stop) -> String {
 fn compared(say: &mut impl FnMut(String), comparison: &Comparison, [one, other]: [&str; 2]) {
     let Comparison { missing, unexpected, differing } = comparison;
     let name = |name: &crate::rehearsal::Name| format!("{} tenant {} id {}", name.collection, name.tenant, name.id);
-    let told = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
+    let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
     let places = differing.first.iter().map(|document| {
         let place = &document.place;
         let at = if place.path.is_empty() { String::new() } else { format!(" at {}", place.path) };
-        format!("{}{at}: {one} {}, {other} {}", name(&document.name), told(&place.expected), told(&place.found))
+        format!("{}{at}: {one} {}, {other} {}", name(&document.name), shown(&place.expected), shown(&place.found))
     });
     list(say, "differing", differing.total, places);
     for (what, Listed { total, first }) in [("missing", missing), ("unexpected", unexpected)] {

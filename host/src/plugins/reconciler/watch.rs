@@ -4,10 +4,7 @@
 use std::time::Instant;
 
 use super::{
-    super::{
-        history::{self, Event, Hold},
-        rollout::{self, Verdict},
-    },
+    super::history::{self, Event, Hold},
     AGAIN, Reconciler, TELL,
 };
 use crate::{
@@ -69,7 +66,7 @@ impl Reconciler {
 
     async fn end_trials(&mut self, session: &Session) {
         let on_trial = self.registry.members().iter().filter_map(|(id, member)| {
-            let verdict = rollout::verdict(&self.config, &member.done(), member.on_trial_for()?);
+            let verdict = self.config.probation().verdict(&member.done(), member.on_trial_for()?);
             Some((id.clone(), member.plugin.clone(), member.digest(), verdict))
         });
         for (id, plugin, digest, verdict) in on_trial.collect::<Vec<_>>() {

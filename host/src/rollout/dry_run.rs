@@ -18,11 +18,6 @@ use futures_util::{StreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::{
-    Shared,
-    code::{Code, Version},
-    lane::{Runner, TermEnded, Trouble},
-};
 use crate::{
     consumer::{pages::Reader, router::Router},
     db::{
@@ -34,6 +29,11 @@ use crate::{
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
         ids::{CollectionName, LaneKey, TenantId},
         loading::LoadEvents,
+    },
+    processor::{
+        Shared,
+        code::{Code, Version},
+        lane::{Runner, TermEnded, Trouble},
     },
     projections::documents::{self, Changes, Committed, DocumentKey},
     scheduler::{Class, Scheduler},
@@ -47,7 +47,7 @@ const LANES_AT_ONCE: usize = 16;
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct DryRun {
+pub struct DryRunReport {
     /// The events that it was tried on.
     pub events: usize,
     /// Their lanes.
@@ -67,7 +67,7 @@ pub struct DryRun {
 }
 
 /// What dry runs read with, one after the other.
-pub struct Desk {
+pub struct DryRunSession {
     reader: Reader,
     deferred: Arc<dyn LoadEvents>,
     sessions: Arc<Pool<Session>>,
@@ -77,18 +77,18 @@ pub struct Desk {
     written_bytes: usize,
 }
 
-impl Desk {
+impl DryRunSession {
     /// One that has read nothing.
     pub fn new(shared: &Shared) -> Self {
         let (sessions, read_bytes) = (shared.connections.documents.clone(), shared.config.read_mib << 20);
         let committed = Arc::new(Committed::new(sessions.clone(), None, read_bytes));
         let written_bytes = shared.config.commit_mib << 20;
         let (reader, deferred) = (shared.pages.reader(Borrower::host("dry run")), shared.pages.deferred());
-        Desk { reader, deferred, sessions, read_bytes, committed, written_bytes }
+        DryRunSession { reader, deferred, sessions, read_bytes, committed, written_bytes }
     }
 
     /// Reads the documents of a tenant's own processors from now on, or everybody's.
-    fn turn_to(&mut self, owner: Option<&TenantId>) {
+    fn read_for(&mut self, owner: Option<&TenantId>) {
         if self.committed.owner() != owner {
             self.committed = Arc::new(Committed::new(self.sessions.clone(), owner.cloned(), self.read_bytes));
         }
@@ -96,7 +96,7 @@ impl Desk {
 }
 
 /// What is tried.
-pub struct Trial<'a> {
+pub struct DryRun<'a> {
     /// On which threads.
     pub scheduler: &'a Scheduler,
     /// What it says it is.
@@ -111,17 +111,17 @@ pub struct Trial<'a> {
     pub events: usize,
 }
 
-impl Trial<'_> {
-    /// Tries it. None where there are no events that say anything. After an error the desk is of no use.
-    pub async fn run(&self, desk: &mut Desk) -> anyhow::Result<Option<DryRun>> {
-        let Some((from, up_to)) = self.between() else { return Ok(None) };
+impl DryRun<'_> {
+    /// Tries it. None where there are no events that say anything. After an error the session is of no use.
+    pub async fn run(&self, session: &mut DryRunSession) -> anyhow::Result<Option<DryRunReport>> {
+        let Some((from, up_to)) = self.handled_positions() else { return Ok(None) };
         let Descriptor { tenants, event_types, .. } = self.descriptor;
-        let mut last = desk.reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
+        let mut last = session.reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
         // What the version that runs never got is not its to be compared by, nor to see.
         let running = Router::new(self.runs_as);
         last.retain(|event| event.position >= from && running.takes(event));
         let router = Router::new(self.descriptor);
-        desk.reader.route_deferred(&router, &last).await?;
+        session.reader.route_deferred(&router, &last).await?;
         let lanes = router.route(&last);
         if lanes.is_empty() {
             return Ok(None);
@@ -129,28 +129,28 @@ impl Trial<'_> {
         // Those that it alone has are empty, and perhaps somebody else's.
         let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
         let collections: Arc<[CollectionName]> = self.descriptor.collections.iter().filter(known).cloned().collect();
-        desk.turn_to(self.runs_as.id.owner());
-        let new = Version::new("", self.handler.clone().apart(), self.descriptor.max_batch_size);
-        let old = Version::new("", self.running.handler.clone().apart(), self.runs_as.max_batch_size);
-        let [new, old] = [new, old].map(|version| Tried {
+        session.read_for(self.runs_as.id.owner());
+        let new = Version::new("", self.handler.clone().isolated_clone(), self.descriptor.max_batch_size);
+        let old = Version::new("", self.running.handler.clone().isolated_clone(), self.runs_as.max_batch_size);
+        let [new, old] = [new, old].map(|version| Candidate {
             runner: Runner {
                 replaying: true,
-                deferred: Some(desk.deferred.clone()),
+                deferred: Some(session.deferred.clone()),
                 ..Runner::new(self.descriptor, Arc::new(Code::new(version)), self.scheduler.clone())
             },
-            committed: desk.committed.clone(),
+            committed: session.committed.clone(),
             collections: collections.clone(),
-            bytes_left: AtomicUsize::new(desk.written_bytes),
+            bytes_left: AtomicUsize::new(session.written_bytes),
         });
         tokio::select! {
-            served = desk.committed.serve() => served.map(|never| match never {}).map_err(Into::into),
+            served = session.committed.serve() => served.map(|never| match never {}).map_err(Into::into),
             dry = compare(&new, &old, &lanes) => dry.map(Some).map_err(|lost| anyhow::anyhow!("{}", lost.0)),
         }
     }
 
     /// Between which positions lies what the processor has handled or, where it has handled nothing since its start, will; none where even that is not known. A version is held
     /// against the one that runs, in the same circumstances, so a few events that nobody has handled yet do no harm.
-    fn between(&self) -> Option<(i64, i64)> {
+    fn handled_positions(&self) -> Option<(i64, i64)> {
         let positions = self.running.done().positions;
         match self.runs_as.start {
             Start::Beginning => Some((i64::MIN, positions.map_or(i64::MAX, |(_, last)| last))),
@@ -162,18 +162,18 @@ impl Trial<'_> {
 type Lanes = [(LaneKey, Vec<Arc<Event>>)];
 
 /// Tries the new version on all lanes, and the old one where the new one failed: in the same way, and in as much time.
-async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, TermEnded> {
+async fn compare(new: &Candidate, old: &Candidate, lanes: &Lanes) -> Result<DryRunReport, TermEnded> {
     let count = |lanes: &Lanes| lanes.iter().map(|(_, events)| events.len()).sum();
     let events: usize = count(lanes);
     let came = new.on_all(lanes).await?;
-    let mut dry = DryRun { events, lanes: lanes.len(), ..DryRun::default() };
+    let mut dry = DryRunReport { events, lanes: lanes.len(), ..DryRunReport::default() };
     let (mut skip, mut stop, mut failures) = (None, None, Vec::new());
     for ((lane, events), came) in lanes.iter().zip(came) {
         dry.handled += came.handled;
         dry.skipped += came.skipped;
         skip = skip.or(came.skip);
         let Some((reason, excused)) = came.trouble else { continue };
-        let said = said(lane, events.get(came.handled), &reason);
+        let said = describe(lane, events.get(came.handled), &reason);
         if excused {
             dry.stopped += 1;
             stop.get_or_insert(said);
@@ -184,7 +184,7 @@ async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, Term
         }
     }
     if dry.handled + dry.stopped + dry.failed == 0 {
-        let count = |came: Vec<Came>| came.iter().map(|came| came.handled).sum::<usize>();
+        let count = |came: Vec<LaneOutcome>| came.iter().map(|came| came.handled).sum::<usize>();
         let mut handled = count(old.on_all(lanes).await?);
         // Whoever comes first finds sessions that are not open and caches that are empty.
         if handled > 0 && count(new.on_all(lanes).await?) > 0 {
@@ -196,7 +196,7 @@ async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, Term
     } else if !failures.is_empty() {
         let (lanes, said): (Vec<_>, Vec<String>) = failures.into_iter().unzip();
         let came = old.on_all(&lanes).await?;
-        let whole = |((_, events), came): &(&(LaneKey, Vec<Arc<Event>>), Came)| came.handled == events.len();
+        let whole = |((_, events), came): &(&(LaneKey, Vec<Arc<Event>>), LaneOutcome)| came.handled == events.len();
         dry.worse = lanes.iter().zip(came).zip(&said).find(|(pair, _)| whole(pair)).map(|(_, said)| said.clone());
         dry.why = said.into_iter().next();
     }
@@ -205,14 +205,14 @@ async fn compare(new: &Tried, old: &Tried, lanes: &Lanes) -> Result<DryRun, Term
 }
 
 /// A lane's trouble in words that any column can hold.
-fn said(lane: &LaneKey, event: Option<&Arc<Event>>, reason: &Reason) -> String {
+fn describe(lane: &LaneKey, event: Option<&Arc<Event>>, reason: &Reason) -> String {
     let at = event
         .map_or(String::new(), |event| format!(", the event at position {} ({})", event.position, event.event_type));
     format!("{lane}{at}: {reason}").replace('\0', "\u{fffd}")
 }
 
 /// A version, ready to be tried.
-struct Tried {
+struct Candidate {
     runner: Runner,
     committed: Arc<Committed>,
     /// Those that both versions have.
@@ -223,7 +223,7 @@ struct Tried {
 
 /// What it did with a lane's events.
 #[derive(Default)]
-struct Came {
+struct LaneOutcome {
     handled: usize,
     skipped: usize,
     /// The first skip.
@@ -232,10 +232,10 @@ struct Came {
     trouble: Option<(Reason, bool)>,
 }
 
-impl Tried {
+impl Candidate {
     /// What it does with all lanes, some at once, as far as it comes in [`TIME`].
-    async fn on_all(&self, lanes: &Lanes) -> Result<Vec<Came>, TermEnded> {
-        let came: Vec<Mutex<Came>> = lanes.iter().map(|_| Mutex::default()).collect();
+    async fn on_all(&self, lanes: &Lanes) -> Result<Vec<LaneOutcome>, TermEnded> {
+        let came: Vec<Mutex<LaneOutcome>> = lanes.iter().map(|_| Mutex::default()).collect();
         let each = lanes.iter().zip(&came).map(|((lane, events), came)| self.on(lane, events, came));
         let mut under_way = stream::iter(each).buffer_unordered(LANES_AT_ONCE);
         let all = async {
@@ -249,9 +249,9 @@ impl Tried {
         Ok(came.into_iter().map(|came| came.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
-    async fn on(&self, lane: &LaneKey, events: &[Arc<Event>], came: &Mutex<Came>) -> Result<(), TermEnded> {
+    async fn on(&self, lane: &LaneKey, events: &[Arc<Event>], came: &Mutex<LaneOutcome>) -> Result<(), TermEnded> {
         let (committed, collections) = (self.committed.clone(), self.collections.clone());
-        let documents = Arc::new(Thrown { lane: lane.clone(), committed, collections, written: Mutex::default() });
+        let documents = Arc::new(Overlay { lane: lane.clone(), committed, collections, written: Mutex::default() });
         let (mut handled, mut ended) = (0, false);
         while let (Some(rest @ [_, ..]), false) = (events.get(handled..), ended || self.bytes_left.load(Relaxed) == 0) {
             let outcome = self.runner.run_over(lane, Class::CatchUp, rest, 0, None, documents.clone()).await?;
@@ -269,7 +269,7 @@ impl Tried {
             came.skipped += outcome.dead_letters.len();
             if let (None, Some(letter)) = (&came.skip, outcome.dead_letters.first()) {
                 let event = events.iter().find(|event| event.position == letter.position);
-                came.skip = Some(said(lane, event, &letter.reason));
+                came.skip = Some(describe(lane, event, &letter.reason));
             }
             came.trouble = outcome.trouble.map(|trouble| match trouble {
                 Trouble::Retry { reason, .. } => (reason, true),
@@ -285,14 +285,14 @@ impl Tried {
 }
 
 /// A lane's documents: the committed ones, with what it wrote on the way, which goes no further.
-struct Thrown {
+struct Overlay {
     lane: LaneKey,
     committed: Arc<Committed>,
     collections: Arc<[CollectionName]>,
     written: Mutex<Changes>,
 }
 
-impl Thrown {
+impl Overlay {
     fn written(&self) -> MutexGuard<'_, Changes> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -307,7 +307,7 @@ impl Thrown {
     }
 }
 
-impl Documents for Thrown {
+impl Documents for Overlay {
     fn get_many<'a>(
         &'a self,
         collection: &'a CollectionName,
@@ -317,7 +317,7 @@ impl Documents for Thrown {
     }
 }
 
-impl DryRun {
+impl DryRunReport {
     /// What speaks against the version, in words for whoever put it there; nothing where nothing does.
     pub fn verdict(&self) -> Result<(), String> {
         let Some(worse) = &self.worse else { return Ok(()) };
@@ -328,7 +328,7 @@ impl DryRun {
     }
 }
 
-impl fmt::Display for DryRun {
+impl fmt::Display for DryRunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "dry run: {} of the last {} events handled", self.handled, self.events)?;
         for (count, what) in [(self.skipped, "skipped"), (self.stopped, "lanes stopped"), (self.failed, "lanes failed")]
@@ -359,7 +359,7 @@ mod tests {
 
     /// What a handler does with events of a type; with all others nothing.
     #[derive(Clone, Copy)]
-    enum Deed {
+    enum Behaviour {
         Trap,
         /// The host is short of something.
         Short,
@@ -368,23 +368,23 @@ mod tests {
         Write,
     }
 
-    struct Does(&'static [(&'static str, Deed)]);
+    struct Scripted(&'static [(&'static str, Behaviour)]);
 
-    impl Does {
+    impl Scripted {
         fn answer(&self, batch: &Batch) -> Result<Effects, Failure> {
             let mut effects = Effects::default();
             for (index, event) in batch.events.iter().enumerate() {
                 let (code, message) = (String::new(), String::new());
-                match self.0.iter().find(|(of, _)| *of == &*event.event_type).map(|(_, deed)| deed) {
+                match self.0.iter().find(|(of, _)| *of == &*event.event_type).map(|(_, behaviour)| behaviour) {
                     None => {}
-                    Some(Deed::Trap) => return Err(Failure::Block(Reason::new("trap", "unreachable"))),
-                    Some(Deed::Short) => return Err(Failure::Retry(Reason::new("instances", "all are lent"))),
-                    Some(Deed::Stop) => {
+                    Some(Behaviour::Trap) => return Err(Failure::Block(Reason::new("trap", "unreachable"))),
+                    Some(Behaviour::Short) => return Err(Failure::Retry(Reason::new("instances", "all are lent"))),
+                    Some(Behaviour::Stop) => {
                         effects.halted = Some(Halt { index, action: HaltAction::Stop, code, message });
                         break;
                     }
-                    Some(Deed::Skip) => effects.skipped.push(Skipped { index, code, message }),
-                    Some(Deed::Write) => {
+                    Some(Behaviour::Skip) => effects.skipped.push(Skipped { index, code, message }),
+                    Some(Behaviour::Write) => {
                         let collection = CollectionName::parse("things").unwrap();
                         let (id, data) = ((*event.id).into(), "x".repeat(1_000).into());
                         effects.changes.push(Change::Put { collection, id, data });
@@ -395,7 +395,7 @@ mod tests {
         }
     }
 
-    impl Handler for Does {
+    impl Handler for Scripted {
         fn handle(
             self: Arc<Self>,
             batch: Arc<Batch>,
@@ -409,28 +409,28 @@ mod tests {
             Duration::from_secs(60)
         }
 
-        fn apart(self: Arc<Self>) -> Arc<dyn Handler> {
+        fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler> {
             self
         }
     }
 
     /// Lanes are written as the types of their events. There is room for 2,500 bytes of documents.
-    async fn tried(
-        new: &'static [(&'static str, Deed)],
-        old: &'static [(&'static str, Deed)],
+    async fn dry_run(
+        new: &'static [(&'static str, Behaviour)],
+        old: &'static [(&'static str, Behaviour)],
         lanes: &[&str],
-    ) -> DryRun {
+    ) -> DryRunReport {
         // Nobody reads, so nobody asks where it is.
         let nowhere = documents::sessions(&Db::parse("host=nowhere").unwrap(), 1);
         let committed = Arc::new(Committed::new(nowhere, None, 1));
         let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
-        let [new, old] = [new, old].map(|does| Tried {
+        let [new, old] = [new, old].map(|behaviours| Candidate {
             runner: Runner {
                 replaying: true,
                 ..Runner::new(
                     &descriptor,
-                    Arc::new(Code::new(Version::new("", Arc::new(Does(does)), Some(1)))),
+                    Arc::new(Code::new(Version::new("", Arc::new(Scripted(behaviours)), Some(1)))),
                     scheduler.clone(),
                 )
             },
@@ -464,35 +464,35 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_the_running_version_can_do_speaks_against_another() {
-        let both = tried(&[("b", Deed::Trap)], &[("b", Deed::Trap)], &["a b a", "a"]).await;
+        let both = dry_run(&[("b", Behaviour::Trap)], &[("b", Behaviour::Trap)], &["a b a", "a"]).await;
         assert_eq!((both.events, both.lanes, both.handled, both.failed), (4, 2, 2, 1));
         assert_eq!((both.worse.as_deref(), both.verdict()), (None, Ok(())));
         let why = "tenant t0, the event at position 2 (b): trap: unreachable";
         assert_eq!(both.why.as_deref(), Some(why));
-        let new = tried(&[("b", Deed::Trap)], &[], &["a", "a b a"]).await;
+        let new = dry_run(&[("b", Behaviour::Trap)], &[], &["a", "a b a"]).await;
         let why = "tenant t1, the event at position 3 (b): trap: unreachable";
         assert_eq!((new.failed, new.worse.as_deref()), (1, Some(why)));
         assert!(new.verdict().unwrap_err().contains("a dry run on the last 4 events failed"));
         // Behind where the new one fails the old one need not come.
-        let later = tried(&[("b", Deed::Trap)], &[("c", Deed::Trap)], &["b c"]).await;
+        let later = dry_run(&[("b", Behaviour::Trap)], &[("c", Behaviour::Trap)], &["b c"]).await;
         assert!(later.worse.is_some(), "{later:?}");
-        let sooner = tried(&[("c", Deed::Trap)], &[("b", Deed::Trap)], &["b c"]).await;
+        let sooner = dry_run(&[("c", Behaviour::Trap)], &[("b", Behaviour::Trap)], &["b c"]).await;
         assert_eq!((sooner.handled, sooner.worse), (1, None));
     }
 
     #[tokio::test]
     async fn what_it_says_itself_and_what_the_host_is_short_of_is_counted_and_no_more() {
-        let own = tried(&[("b", Deed::Stop), ("c", Deed::Skip)], &[], &["a b a", "c a", "a"]).await;
+        let own = dry_run(&[("b", Behaviour::Stop), ("c", Behaviour::Skip)], &[], &["a b a", "c a", "a"]).await;
         assert_eq!((own.handled, own.skipped, own.stopped, own.failed, own.worse), (4, 1, 1, 0, None));
         assert!(own.why.is_some_and(|why| why.contains("position 2 (b): plugin: ")));
-        let short = tried(&[("b", Deed::Short)], &[], &["b", "b a", "a"]).await;
+        let short = dry_run(&[("b", Behaviour::Short)], &[], &["b", "b a", "a"]).await;
         assert_eq!((short.handled, short.stopped, short.failed, short.worse), (1, 2, 0, None));
     }
 
     /// Two documents of some 1,000 bytes fit. Whoever finds no room ends, and no lane begins any more: of a hundred, those that were under way by then.
     #[tokio::test]
     async fn what_it_writes_is_bounded() {
-        let dry = tried(&[("w", Deed::Write)], &[], &["w"; 100]).await;
+        let dry = dry_run(&[("w", Behaviour::Write)], &[], &["w"; 100]).await;
         assert!((3..=LANES_AT_ONCE + 2).contains(&dry.handled), "{dry:?}");
         assert_eq!((dry.failed, dry.worse), (0, None));
     }

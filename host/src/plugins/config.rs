@@ -1,14 +1,9 @@
-//! Whether a version that has just come does what it should: pure.
-//!
-//! A version that takes another's place is on trial for a while. It fails it by blocking lanes that were not blocked before: several of them, or every lane that
-//! it has had so far. Then the one before takes its place again, and the lanes try again with that.
-
-use std::time::Duration;
+//! Settings of the plugins folder and of rollouts: the section `[rollout]`.
 
 use serde::{Deserialize, Serialize};
 
 use super::signature::PublicKey;
-use crate::processor::code::Done;
+use crate::rollout::probation::Probation;
 
 /// What an operator can set.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -47,6 +42,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// When a version that was swapped in fails its trial.
+    pub(super) fn probation(&self) -> Probation {
+        Probation { seconds: self.trial_seconds, lanes: self.trial_lanes }
+    }
+
     /// Says which setting has a value that cannot work, with the values that can.
     pub fn check(&self) -> Result<(), String> {
         self.keys()?;
@@ -72,58 +72,16 @@ impl Config {
     }
 }
 
-/// How a trial stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes on.
-    OnTrial,
-    /// It has passed.
-    Passed,
-    /// It has not; why.
-    Failed(String),
-}
-
-/// How the trial of a version stands that has been running for so long.
-pub fn verdict(config: &Config, done: &Done, runs_for: Duration) -> Verdict {
-    let trial = Duration::from_secs(config.trial_seconds);
-    let handled_nothing = done.events == 0 && done.failed > 0;
-    if !trial.is_zero() && (done.failed >= config.trial_lanes || handled_nothing) && runs_for <= trial {
-        let lanes = if done.failed == 1 { "a lane".into() } else { format!("{} lanes", done.failed) };
-        let handled = if handled_nothing { " and handled nothing" } else { "" };
-        let why = done.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-        return Verdict::Failed(format!("blocked {lanes}{handled} in the first {} s{why}", config.trial_seconds));
-    }
-    if runs_for >= trial { Verdict::Passed } else { Verdict::OnTrial }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::handler::Reason;
 
     #[test]
-    fn some_lanes_or_all_of_them_fail_a_trial() {
-        let config = Config::default();
-        let seconds = Duration::from_secs;
-        let done =
-            |events, failed| Done { events, failed, why: Some(Reason::new("trap", "unreachable")), ..Done::default() };
-        assert_eq!(verdict(&config, &done(0, 0), seconds(1)), Verdict::OnTrial, "nobody has asked it yet");
-        assert_eq!(verdict(&config, &done(5, 2), seconds(1)), Verdict::OnTrial);
-        assert_eq!(
-            verdict(&config, &done(5, 3), seconds(1)),
-            Verdict::Failed("blocked 3 lanes in the first 30 s: trap: unreachable".into())
-        );
-        assert_eq!(
-            verdict(&config, &done(0, 1), seconds(1)),
-            Verdict::Failed("blocked a lane and handled nothing in the first 30 s: trap: unreachable".into())
-        );
-        assert_eq!(verdict(&config, &done(5, 2), seconds(30)), Verdict::Passed);
-        let trusting = Config { trial_seconds: 0, ..config };
-        assert_eq!(trusting.check(), Ok(()));
+    fn values_out_of_range_are_named_with_the_range() {
+        assert_eq!(Config { trial_seconds: 0, ..Config::default() }.check(), Ok(()));
         let wrong = Config { trial_lanes: 0, ..Config::default() };
         assert_eq!(wrong.check().unwrap_err(), "rollout.trial-lanes = 0 is out of range; it takes 1 to 1000");
         let wrong = Config { public_keys: vec!["ab".into()], ..Config::default() };
         assert!(wrong.check().unwrap_err().starts_with("rollout.public-keys: expected 64 hexadecimal digits"));
-        assert_eq!(verdict(&trusting, &done(0, 9), seconds(0)), Verdict::Passed);
     }
 }

@@ -1,0 +1,72 @@
+//! The probation of a version after a swap (its *trial*): pure.
+//!
+//! A version that replaces another fails its trial by blocking lanes that were not blocked before:
+//! several of them, or every lane that it has handled so far. The reconciler then puts the previous
+//! version back, and the lanes try again with that.
+
+use std::time::Duration;
+
+use crate::processor::code::Done;
+
+/// When a version fails its trial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probation {
+    /// How long the trial lasts, in seconds; 0 trusts every version.
+    pub seconds: u64,
+    /// Newly blocked lanes from which the version fails. One suffices if it has handled no event.
+    pub lanes: usize,
+}
+
+/// The state of a trial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The trial continues.
+    OnTrial,
+    /// The version has passed.
+    Passed,
+    /// The version has failed, with the reason.
+    Failed(String),
+}
+
+impl Probation {
+    /// Judges a version that has done this much in the time since it was swapped in.
+    pub fn verdict(&self, done: &Done, runs_for: Duration) -> Verdict {
+        let trial = Duration::from_secs(self.seconds);
+        let handled_nothing = done.events == 0 && done.failed > 0;
+        if !trial.is_zero() && (done.failed >= self.lanes || handled_nothing) && runs_for <= trial {
+            let lanes = if done.failed == 1 { "a lane".into() } else { format!("{} lanes", done.failed) };
+            let handled = if handled_nothing { " and handled nothing" } else { "" };
+            let why = done.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            return Verdict::Failed(format!("blocked {lanes}{handled} in the first {} s{why}", self.seconds));
+        }
+        if runs_for >= trial { Verdict::Passed } else { Verdict::OnTrial }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::handler::Reason;
+
+    #[test]
+    fn three_newly_blocked_lanes_or_all_lanes_fail_a_trial() {
+        let probation = Probation { seconds: 30, lanes: 3 };
+        let verdict = |events, failed, after| {
+            let done = Done { events, failed, why: Some(Reason::new("trap", "unreachable")), ..Done::default() };
+            probation.verdict(&done, Duration::from_secs(after))
+        };
+        assert_eq!(verdict(0, 0, 1), Verdict::OnTrial, "it has handled nothing yet");
+        assert_eq!(verdict(5, 2, 1), Verdict::OnTrial);
+        let failed = |why: &str| Verdict::Failed(format!("blocked {why} in the first 30 s: trap: unreachable"));
+        assert_eq!(verdict(5, 3, 1), failed("3 lanes"));
+        assert_eq!(verdict(0, 1, 1), failed("a lane and handled nothing"));
+        assert_eq!(verdict(5, 2, 30), Verdict::Passed);
+    }
+
+    #[test]
+    fn a_trial_of_no_time_trusts_every_version() {
+        let trusting = Probation { seconds: 0, lanes: 3 };
+        let done = Done { failed: 9, ..Done::default() };
+        assert_eq!(trusting.verdict(&done, Duration::ZERO), Verdict::Passed);
+    }
+}
