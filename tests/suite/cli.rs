@@ -77,7 +77,7 @@ async fn what_is_printed_for_machines_has_the_documented_keys() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "{\"stream\":\"s\",\"type\":\"T\",\"data\":1}\n").unwrap();
     let imported = object(address, &["import", "--json", file.path().to_str().unwrap()]).await;
-    assert_keys(&imported, &["imported", "skipped", "lines", "seconds"]);
+    assert_keys(&imported, &["imported", "repeated", "lines", "seconds"]);
     let events = lines(address, &["events", "--json"]).await;
     assert_eq!(events.len(), 3);
     assert_eq!((&events[1]["data"], &events[1]["metadata"]), (&json!({"from": "file"}), &json!({"from": "file"})));
@@ -106,8 +106,8 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
         "deadLetters",
         "deadLettersAtLeast",
         "lastDeadLetter",
-        "skipped",
-        "lastSkip",
+        "shed",
+        "lastShed",
         "held",
         "termError",
         "lanesCounted",

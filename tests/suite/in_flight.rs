@@ -361,7 +361,7 @@ fn a_full_lane_is_detached_or_holds_the_page() {
     }
 }
 
-/// What a leap skips is of those lanes alone that have nothing left to do: one that works reads for itself, and handles it or skips it then.
+/// What a jump skips is of those lanes alone that have nothing left to do: one that works reads for itself, and handles it or skips it then.
 #[test]
 fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     let mut world = World::bounded(SHEDDING);
@@ -372,10 +372,10 @@ fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     for random in [0, 9] {
         world.append(random);
     }
-    world.leap(1);
+    world.jump(1);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    assert_eq!(world.database.skipped.keys().cloned().collect::<Vec<_>>(), [lane(&tenant(1))]);
+    assert_eq!(world.database.shed.keys().cloned().collect::<Vec<_>>(), [lane(&tenant(1))]);
     world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
@@ -384,7 +384,7 @@ fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     while !world.host.read(0, &world.log) {}
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    assert_eq!(world.database.skipped[&lane(&tenant(0))].len(), 1);
+    assert_eq!(world.database.shed[&lane(&tenant(0))].len(), 1);
     assert_eq!(world.database.rows, BTreeMap::new());
     world.settle();
 }

@@ -192,29 +192,29 @@ async fn a_paused_processor_leaves_the_lockstep_and_comes_back_to_it() {
     host.stop().await;
 }
 
-/// Asserts that of each tenant every event was either handled or skipped and counted; gives back what was skipped by tenant.
-async fn assert_handled_or_skipped(database: &Database) -> BTreeMap<String, i64> {
+/// Asserts that of each tenant every event was either handled or shed and counted; returns what was shed by tenant.
+async fn assert_handled_or_shed(database: &Database) -> BTreeMap<String, i64> {
     let session = database.db.connect("test").await.unwrap();
     let sql = "select tenant, count(*), (select coalesce(sum(s.events), 0)::bigint from sandmill.sheds s where s.tenant = e.tenant)
                from sandmill.events e group by tenant";
     let handled = documents(database, "scripted_log").await;
-    let mut skips = BTreeMap::new();
+    let mut shed_by_tenant = BTreeMap::new();
     for row in session.query(sql, &[]).await.unwrap() {
-        let (tenant, there, skipped): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
+        let (tenant, there, shed): (String, i64, i64) = (row.get(0), row.get(1), row.get(2));
         let of_tenant = handled.iter().filter(|((owner, _), _)| *owner == tenant);
         let counted: i64 = of_tenant.map(|(_, data)| data["count"].as_i64().unwrap()).sum();
-        assert_eq!(counted + skipped, there, "{tenant}: {counted} handled and {skipped} skipped");
-        skips.extend((skipped > 0).then_some((tenant, skipped)));
+        assert_eq!(counted + shed, there, "{tenant}: {counted} handled and {shed} shed");
+        shed_by_tenant.extend((shed > 0).then_some((tenant, shed)));
     }
     let status = database.status("scripted").await.unwrap();
-    assert_eq!(status.skipped, skips.values().sum::<i64>());
-    assert_eq!(status.last_skip.is_some(), status.skipped > 0);
-    skips
+    assert_eq!(status.shed, shed_by_tenant.values().sum::<i64>());
+    assert_eq!(status.last_shed.is_some(), status.shed > 0);
+    shed_by_tenant
 }
 
 /// A processor that comes back after long goes on at the head; one that is not too far behind handles everything.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_processor_that_is_too_far_behind_skips_to_the_head() {
+async fn a_processor_that_is_too_far_behind_jumps_to_the_head() {
     let database = database().await;
     let settings = [
         "processor.page-events=20",
@@ -228,7 +228,7 @@ async fn a_processor_that_is_too_far_behind_skips_to_the_head() {
     let host = start().await;
     database.scripted_settles(&[]).await;
     host.stop().await;
-    assert_eq!(assert_handled_or_skipped(&database).await, BTreeMap::new());
+    assert_eq!(assert_handled_or_shed(&database).await, BTreeMap::new());
 
     for tenant in ["a", "b", "c"] {
         database.append(tenant, "s", &vec![json!({}); 50]).await;
@@ -239,14 +239,14 @@ async fn a_processor_that_is_too_far_behind_skips_to_the_head() {
     database.append("a", "later", &vec![json!({}); 70]).await;
     database.scripted_settles(&[]).await;
     host.stop().await;
-    let skipped = [("a", 50), ("b", 50), ("c", 50)].map(|(tenant, events)| (tenant.to_string(), events));
-    assert_eq!(assert_handled_or_skipped(&database).await, BTreeMap::from(skipped));
+    let shed = [("a", 50), ("b", 50), ("c", 50)].map(|(tenant, events)| (tenant.to_string(), events));
+    assert_eq!(assert_handled_or_shed(&database).await, BTreeMap::from(shed));
     assert_scripted_log(&database, "e.stream = 'later' or e.tenant <> 'c' and e.version <= 50").await;
 }
 
-/// One lane that stands still while much comes for it skips that, and no other lane skips anything.
+/// One lane that stands still while much comes for it sheds that, and no other lane sheds anything.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_that_is_too_far_behind_skips_alone() {
+async fn a_lane_that_is_too_far_behind_sheds_alone() {
     let database = database().await;
     let settings = [
         "processor.page-events=20",
@@ -273,7 +273,7 @@ async fn a_lane_that_is_too_far_behind_skips_alone() {
     database.append("slow", "later", &vec![json!({}); 30]).await;
     database.scripted_settles(&[]).await;
     host.stop().await;
-    let skipped = assert_handled_or_skipped(&database).await;
+    let skipped = assert_handled_or_shed(&database).await;
     assert_eq!(skipped.keys().collect::<Vec<_>>(), ["slow"]);
     assert!(skipped["slow"] > 100, "{skipped:?}");
     assert_scripted_log(

@@ -34,7 +34,7 @@ it is stored.";
 pub(super) struct ImportArgs {
     /// The file; `-` for standard input
     file: PathBuf,
-    /// Print one JSON object: {"imported", "skipped", "lines", "seconds"}
+    /// Print one JSON object: {"imported", "repeated", "lines", "seconds"}
     #[arg(long)]
     json: bool,
 }
@@ -49,11 +49,11 @@ pub(super) async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
     match result {
         Ok(report) if args.json => output::print_json(&report)?,
         Ok(report) => output::print(&format!(
-            "imported {} in {:.1} s ({:.0} a second), skipped {} that were there already\n",
+            "imported {} in {:.1} s ({:.0} a second), {} were stored before\n",
             count(report.imported, "event"),
             report.seconds,
             report.lines as f64 / report.seconds.max(1e-3),
-            report.skipped
+            report.repeated
         ))?,
         Err(ImportError::Database { source, .. }) if is_schema_missing(&source) => return Err(explain(&source)),
         Err(error @ ImportError::BadLine { line, .. }) => {
@@ -83,8 +83,8 @@ fn bar(bytes: Option<u64>) -> ProgressBar {
 
 fn show(bar: &ProgressBar, progress: Progress) {
     bar.set_position(progress.bytes_read);
-    bar.set_message(match progress.skipped {
+    bar.set_message(match progress.repeated {
         0 => format!("{} events", progress.imported),
-        skipped => format!("{} events, {skipped} skipped", progress.imported),
+        repeated => format!("{} events, {repeated} stored before", progress.imported),
     });
 }

@@ -75,7 +75,7 @@ struct RemoveArgs {
     /// Remove it even if dead letters or documents are lost
     #[arg(long)]
     yes: bool,
-    /// Print one JSON object: {"processor", "deadLetters", "lanes", "pauses", "skips", "documents":
+    /// Print one JSON object: {"processor", "deadLetters", "lanes", "pauses", "sheds", "documents":
     /// "kept" or "dropped", "collections": [{"view", "documents"}]}; documents is null if a
     /// collection's table is missing
     #[arg(long)]
@@ -267,7 +267,7 @@ struct RemovedJson<'a> {
     dead_letters: i64,
     lanes: i64,
     pauses: i64,
-    skips: i64,
+    sheds: i64,
     documents: &'static str,
     collections: Vec<RemovedCollectionJson<'a>>,
 }
@@ -314,7 +314,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
             dead_letters: held.dead_letters,
             lanes: held.lanes,
             pauses: held.pauses,
-            skips: held.skips,
+            sheds: held.sheds,
             documents: if drops { "dropped" } else { "kept" },
             collections: collections
                 .map(|of| RemovedCollectionJson { view: &of.view, documents: of.documents })
@@ -340,12 +340,12 @@ fn counted(number: i64, what: &str) -> String {
 fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
     let mut text = String::new();
     if held.known {
-        let Held { dead_letters, lanes, pauses, skips, .. } = held;
+        let Held { dead_letters, lanes, pauses, sheds, .. } = held;
         let rows = [
             (*dead_letters, "dead letter"),
             (*lanes, "lane behind"),
             (*pauses, "pause"),
-            (*skips, "note of skipped event"),
+            (*sheds, "record of shed event"),
         ];
         let rows: Vec<String> =
             rows.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect();

@@ -21,7 +21,7 @@ use crate::{
     db::{Db, Error, Session},
     model::{ids::ProcessorId, text},
     plugins::history,
-    processor::status::{self, LaneBehind, ProcessorStatus, SetAside, Skip, Status, TermError},
+    processor::status::{self, LaneBehind, LastShed, ProcessorStatus, SetAside, Status, TermError},
     store::time,
 };
 
@@ -48,8 +48,8 @@ pub(super) struct StatusArgs {
     /// [{"processor", "tenant", "by"}], "connection": {"encrypted", "protocol"}, "processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
     /// "lagSeconds", "unreadEvents", "rate", "handled", "paused", "measures": {"readMs",
     /// "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters",
-    /// "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"}, "skipped",
-    /// "lastSkip": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at",
+    /// "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"}, "shed",
+    /// "lastShed": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at",
     /// "times"}, "lanesCounted": {"all", "blocked", "retrying", "paused", "catchingUp"},
     /// "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition",
     /// "since"}]}]}; host is true while a host runs on this database, a refused file's plugin is
@@ -196,7 +196,7 @@ fn show(seen: &Seen, wide: bool, screen: Screen, now: SystemTime) -> String {
     text.extend(status.processors.iter().filter_map(|p| failing(p, idle.contains_key(&p.id))));
     text.extend(status.processors.iter().filter_map(held));
     text.extend(status.processors.iter().filter_map(set_aside));
-    text.extend(status.processors.iter().filter_map(skipped));
+    text.extend(status.processors.iter().filter_map(shed));
     text.extend(lost(status));
     let lanes = lanes(status, wide, now);
     if !lanes.is_empty() {
@@ -301,13 +301,11 @@ fn held(p: &ProcessorStatus) -> Option<String> {
     Some(format!("{} is {}\n", p.id, text::one_line(held)))
 }
 
-/// What a processor skipped: nothing else would show that it is not in the documents.
-fn skipped(p: &ProcessorStatus) -> Option<String> {
-    let Skip { tenant, events, at, .. } = p.last_skip.as_ref()?;
-    let (id, all) = (&p.id, output::count(u64::try_from(p.skipped).unwrap_or(0), "event"));
-    Some(format!(
-        "{id} skipped {all} to keep up (table sandmill.sheds); the last, {events} of tenant {tenant}, at {at}\n"
-    ))
+/// The events that a processor shed: no document and no dead letter shows them.
+fn shed(p: &ProcessorStatus) -> Option<String> {
+    let LastShed { tenant, events, at, .. } = p.last_shed.as_ref()?;
+    let (id, all) = (&p.id, output::count(u64::try_from(p.shed).unwrap_or(0), "event"));
+    Some(format!("{id} shed {all} to keep up (table sandmill.sheds); the last, {events} of tenant {tenant}, at {at}\n"))
 }
 
 /// A note on lost log lines. Each processor reports for the whole host.
@@ -406,8 +404,8 @@ mod tests {
             dead_letters: 0,
             dead_letters_at_least: false,
             last_dead_letter: None,
-            skipped: 0,
-            last_skip: None,
+            shed: 0,
+            last_shed: None,
             held: None,
             term_error: None,
             lanes_counted: status::LaneCounts { all: 1, blocked: 1, ..Default::default() },
@@ -501,8 +499,8 @@ mod tests {
     fn what_was_skipped_and_what_holds_a_processor_is_told() {
         let mut seen = blocked();
         let p = &mut seen.status.processors[0];
-        let skip = Skip { tenant: "acme".into(), key: "acme".into(), events: 7, at: "2026-01-02T03:04:05Z".into() };
-        (p.skipped, p.last_skip) = (12, Some(skip));
+        let last = LastShed { tenant: "acme".into(), key: "acme".into(), events: 7, at: "2026-01-02T03:04:05Z".into() };
+        (p.shed, p.last_shed) = (12, Some(last));
         p.held = Some("waiting for slow (back-pressure lockstep) since 2026-01-02T03:04:05Z".into());
         p.lanes_behind.clear();
         p.lanes_counted = Default::default();
@@ -510,7 +508,7 @@ mod tests {
         assert!(text.contains("door-watch is waiting for slow (back-pressure lockstep) since 2026"), "{text}");
         assert!(
             text.contains(
-                "door-watch skipped 12 events to keep up (table sandmill.sheds); the last, 7 of tenant acme, at 2026"
+                "door-watch shed 12 events to keep up (table sandmill.sheds); the last, 7 of tenant acme, at 2026"
             ),
             "{text}"
         );

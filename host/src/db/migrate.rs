@@ -74,6 +74,7 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0021_append_refusals"),
     migration!("0022_running_processors"),
     migration!("0023_lane_checkpoints"),
+    migration!("0024_shed_events"),
 ];
 
 /// How often a migration is tried again that was undone because it and another session waited for

@@ -34,7 +34,7 @@ use super::{
     pressure::{self, Held, Hold},
     report::Report,
     retry,
-    shed::{Leap, Shed},
+    shed::{Shed, ShedRange},
     term::Term,
     term_errors::{Progress as TermProgress, TermErrors},
 };
@@ -182,7 +182,7 @@ pub(super) struct Engine<'a> {
     /// Whether how things stand has changed since it was told.
     untold: bool,
     /// Events set aside of which the log does not tell yet, and when it last did.
-    skips: (usize, Option<Instant>),
+    dead_letter_lines: (usize, Option<Instant>),
     /// Whether a lane may have become ready to read for itself.
     search: bool,
     /// When the next lane that waits for a time is due.
@@ -253,7 +253,7 @@ impl<'a> Engine<'a> {
             look: true,
             draining: None,
             untold: true,
-            skips: (0, None),
+            dead_letter_lines: (0, None),
             search: true,
             due: None,
             still_since: None,
@@ -305,7 +305,7 @@ impl<'a> Engine<'a> {
                     self.pages = Some(reader);
                     match page? {
                         Ahead::Page(page) => self.dispatch(&page, took),
-                        Ahead::Leap(leap) => self.leap(leap),
+                        Ahead::Shed(range) => self.shed(range),
                     }
                 }
                 Some((reader, reading, found)) = OptionFuture::from(self.reading.as_mut()) => {
@@ -561,12 +561,12 @@ impl<'a> Engine<'a> {
         }
     }
 
-    fn leap(&mut self, Leap { to, skipped }: Leap) {
+    fn shed(&mut self, ShedRange { to, shed }: ShedRange) {
         (self.untold, self.search, self.news) = (true, true, true);
         // It may be as far from the head as before.
         self.looked_at_head = None;
         let results = |shed| Results { shed: Some(shed), ..Results::default() };
-        let lanes = self.in_flight.leap(to, skipped.into_iter().map(|(lane, shed)| (lane, results(shed))).collect());
+        let lanes = self.in_flight.shed_to(to, shed.into_iter().map(|(lane, shed)| (lane, results(shed))).collect());
         tracing::debug!(processor = %self.id, lanes, "goes on at the head of the log");
         self.passed_since.get_or_insert_with(Instant::now);
     }

@@ -22,7 +22,8 @@
 mod lane;
 mod parked;
 mod plan;
-mod skip;
+
+mod shed;
 mod slots;
 
 use std::{
@@ -543,8 +544,8 @@ impl<T: Results> InFlight<T> {
         active.or_else(|| self.parked.any_due(now))
     }
 
-    /// Takes note of what a lane read for itself; or that it `skipped` everything up to the last page that was dispatched, where it has found no pieces.
-    pub fn found(&mut self, reading: &Reading, found: Found, skipped: Option<T>)
+    /// Takes note of what a lane read for itself; or that it `shed` everything up to the last page that was dispatched, where it has found no pieces.
+    pub fn found(&mut self, reading: &Reading, found: Found, shed: Option<T>)
     where
         T: Default,
     {
@@ -570,7 +571,7 @@ impl<T: Results> InFlight<T> {
             }
         }
         let page = if found.complete { reading.page } else { reading.cursor };
-        if let Some(results) = skipped.filter(|_| found.complete) {
+        if let Some(results) = shed.filter(|_| found.complete) {
             self.waiting += results.weight();
             lane.done.push_back(Done { page, end: reading.tail.clone(), first: None, events: 0, results });
         }
@@ -680,11 +681,11 @@ impl<T: Results> InFlight<T> {
     pub fn close(&mut self) {
         self.startable.clear();
         self.slots.forget_waiting();
-        self.let_go(|lane| !lane.queue.is_empty() || lane.reading);
+        self.detach(|lane| !lane.queue.is_empty() || lane.reading);
     }
 
     /// Drops what lanes have in their queues: they read for themselves.
-    fn let_go(&mut self, mut which: impl FnMut(&Lane<T>) -> bool) {
+    fn detach(&mut self, mut which: impl FnMut(&Lane<T>) -> bool) {
         let mut concerned = Vec::new();
         for (key, lane) in &mut self.lanes {
             if which(lane) {

@@ -28,8 +28,8 @@ pub struct Held {
     pub lanes: i64,
     /// Pauses.
     pub pauses: i64,
-    /// Notes of events that it skipped.
-    pub skips: i64,
+    /// Records of shed events.
+    pub sheds: i64,
     /// Its collections, by name.
     pub collections: Vec<HeldCollection>,
 }
@@ -67,7 +67,7 @@ pub async fn held(session: &Session, id: &ProcessorId) -> Result<Option<Held>, E
         dead_letters: row.get(1),
         lanes: row.get(2),
         pauses: row.get(3),
-        skips: row.get(4),
+        sheds: row.get(4),
         collections: Vec::new(),
     };
     for row in session.query(include_str!("removal/collections.sql"), &[&id.as_str()]).await? {

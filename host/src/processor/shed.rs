@@ -1,6 +1,6 @@
 //! Reading past events that nobody will handle, to say exactly how many they were and whose.
 //!
-//! Shedding costs a reading of what is skipped, and nothing else: no guest runs and no document is written. Events are counted by the router that would
+//! Shedding costs a reading of what is shed, and nothing else: no guest runs and no document is written. Events are counted by the router that would
 //! have dispatched them, so that the numbers are right however fine lanes are. Nothing is remembered here: until the count is committed
 //! with the progress that it explains, none of it has happened.
 
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What a lane skipped.
+/// Events of one lane that were shed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shed {
     /// Behind this progress.
@@ -32,9 +32,9 @@ pub struct Shed {
 
 /// What lies between a processor and the head of the log.
 #[derive(Debug)]
-pub(super) struct Leap {
+pub(super) struct ShedRange {
     pub(super) to: Progress,
-    pub(super) skipped: Vec<(LaneKey, Shed)>,
+    pub(super) shed: Vec<(LaneKey, Shed)>,
 }
 
 /// Whether more events than the bound follow a progress, of a tenant or of all.
@@ -47,11 +47,11 @@ pub(super) async fn too_far(
     Ok(reader.lag(tenant, from, bound.saturating_add(1)).await? > bound)
 }
 
-/// After so many lanes a leap ends where it is, and the next one goes on: what it skipped of each is one row of one commit.
+/// After so many lanes a leap ends where it is, and the next one goes on: what it shed of each is one row of one commit.
 const LANES_AT_ONCE: usize = 10_000;
 
 /// Reads past everything between `from` and what is the head now, or as far as it gets before it concerns very many lanes.
-pub(super) async fn leap(reader: &mut Reader, from: &Progress, router: &Router) -> Result<Leap, SourceError> {
+pub(super) async fn to_head(reader: &mut Reader, from: &Progress, router: &Router) -> Result<ShedRange, SourceError> {
     let head = reader.head().await?;
     let mut at = from.clone();
     let mut events: BTreeMap<LaneKey, usize> = BTreeMap::new();
@@ -65,13 +65,13 @@ pub(super) async fn leap(reader: &mut Reader, from: &Progress, router: &Router) 
         failpoint::hit("shed.read");
         at = page.to.clone();
     }
-    let shed = |events| Shed { from: from.clone(), to: at.clone(), events };
-    let skipped = events.into_iter().map(|(lane, events)| (lane, shed(events))).collect();
-    Ok(Leap { to: at, skipped })
+    let counted = |events| Shed { from: from.clone(), to: at.clone(), events };
+    let shed = events.into_iter().map(|(lane, events)| (lane, counted(events))).collect();
+    Ok(ShedRange { to: at, shed })
 }
 
 /// Reads past everything between a lane and the last page that was dispatched.
-pub(super) async fn skip(
+pub(super) async fn lane_to_tail(
     reader: &mut Reader,
     reading: &Reading,
     router: &Router,

@@ -62,10 +62,10 @@ pub struct ProcessorStatus {
     pub dead_letters_at_least: bool,
     /// The furthest of them in the log.
     pub last_dead_letter: Option<SetAside>,
-    /// Events that it skipped to keep up, as it was told to (back-pressure shed): exactly so many.
-    pub skipped: i64,
+    /// Events that it shed to keep up (`back-pressure = "shed"`); exact.
+    pub shed: i64,
     /// The last time that a lane did.
-    pub last_skip: Option<Skip>,
+    pub last_shed: Option<LastShed>,
     /// Why it reads nothing although there may be more, and since when; none while it reads.
     pub held: Option<String>,
     /// The error that ended its last term, until a term goes well.
@@ -173,10 +173,10 @@ pub struct SetAside {
     pub reason: String,
 }
 
-/// Events that a lane skipped at one time.
+/// The events that one lane shed last.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Skip {
+pub struct LastShed {
     /// Whose.
     pub tenant: String,
     /// The lane's key.
@@ -248,8 +248,8 @@ pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
                 position: row.get(11),
                 reason: format!("{}: {}", row.get::<_, &str>(12), row.get::<_, &str>(13)),
             }),
-            skipped: row.get(14),
-            last_skip: row.get::<_, Option<String>>(15).map(|tenant| Skip {
+            shed: row.get(14),
+            last_shed: row.get::<_, Option<String>>(15).map(|tenant| LastShed {
                 tenant,
                 key: row.get(16),
                 events: row.get(17),

@@ -51,7 +51,7 @@ pub struct Progress {
     /// Events stored.
     pub imported: u64,
     /// Lines whose id was there already.
-    pub skipped: u64,
+    pub repeated: u64,
 }
 
 /// What an import did.
@@ -61,7 +61,7 @@ pub struct Report {
     /// Events stored.
     pub imported: u64,
     /// Lines whose id was there already.
-    pub skipped: u64,
+    pub repeated: u64,
     /// Lines that held an event: the sum of the two.
     pub lines: u64,
     /// How long it took.
@@ -102,10 +102,10 @@ pub enum ImportError {
 }
 
 fn stored(through: u64, report: &Report) -> String {
-    let Report { imported, skipped, .. } = report;
+    let Report { imported, repeated, .. } = report;
     match through {
         0 => "Nothing was stored.".into(),
-        through => format!("Everything up to line {through} is stored: {imported} imported, {skipped} skipped."),
+        through => format!("Everything up to line {through} is stored: {imported} imported, {repeated} stored before."),
     }
 }
 
@@ -149,8 +149,8 @@ pub async fn import(
     let mut stored_through = 0;
     let report = |done: Progress| Report {
         imported: done.imported,
-        skipped: done.skipped,
-        lines: done.imported + done.skipped,
+        repeated: done.repeated,
+        lines: done.imported + done.repeated,
         seconds: begun.elapsed().as_secs_f64(),
     };
     while let Some(Chunk { lines, bytes_read, end }) = chunks.recv().await {
@@ -161,7 +161,7 @@ pub async fn import(
             match store(session, part).await {
                 Ok(imported) => {
                     done.imported += imported;
-                    done.skipped += part.len() as u64 - imported;
+                    done.repeated += part.len() as u64 - imported;
                     stored_through = part.last().map_or(stored_through, |line| line.number);
                     rest = later;
                 }

@@ -32,15 +32,15 @@ pub(super) const BOUNDS: Bounds = Bounds {
     waiting_bytes: 8,
     lanes_at_once: 3,
 };
-/// The bounds of a processor that does not send lanes away, and of one that skips.
+/// The bounds of a processor that does not send lanes away, and of one that sheds.
 pub(super) const PAUSING: Bounds = Bounds { detaches: false, ..BOUNDS };
 pub(super) const SHEDDING: Bounds = Bounds { lane_events: 3, ..BOUNDS };
 
-/// The positions of the events that a piece of work handled, or that were skipped instead.
+/// The positions of the events that a piece of work handled, or that were shed instead.
 #[derive(Debug, Default)]
 pub(super) struct Handled {
     pub(super) positions: Vec<i64>,
-    pub(super) skipped: bool,
+    pub(super) shed: bool,
 }
 
 impl Results for Handled {
@@ -54,7 +54,7 @@ pub(super) struct Database {
     pub(super) cursor: Progress,
     pub(super) rows: BTreeMap<LaneKey, LaneCheckpoint>,
     pub(super) handled: BTreeMap<LaneKey, Vec<i64>>,
-    pub(super) skipped: BTreeMap<LaneKey, BTreeSet<i64>>,
+    pub(super) shed: BTreeMap<LaneKey, BTreeSet<i64>>,
     /// Events that it ever refused.
     pub(super) refused: BTreeSet<i64>,
 }
@@ -63,7 +63,7 @@ impl Database {
     /// Carries a plan out, or refuses it because of a poisoned event.
     pub(super) fn commit(&mut self, plan: &Plan<Handled>, poison: &BTreeSet<i64>) -> Result<(), ()> {
         assert_eq!(plan.from, self.cursor, "the cursor is compared");
-        let handled = plan.results.iter().filter(|(_, handled)| !handled.skipped);
+        let handled = plan.results.iter().filter(|(_, handled)| !handled.shed);
         let positions = handled.flat_map(|(_, handled)| &handled.positions);
         let refused: Vec<i64> = positions.copied().filter(|position| poison.contains(position)).collect();
         if !refused.is_empty() {
@@ -89,10 +89,10 @@ impl Database {
             assert!(named || !refused, "{key} blames an event that was never refused: {row:?}");
         }
         for (key, handled) in &plan.results {
-            if handled.skipped {
-                let skipped = self.skipped.entry(key.clone()).or_default();
+            if handled.shed {
+                let shed = self.shed.entry(key.clone()).or_default();
                 for position in &handled.positions {
-                    assert!(skipped.insert(*position), "{key} skipped {position} twice");
+                    assert!(shed.insert(*position), "{key} shed {position} twice");
                 }
             } else {
                 self.handled.entry(key.clone()).or_default().extend(&handled.positions);
@@ -102,7 +102,7 @@ impl Database {
         Ok(())
     }
 
-    /// Each lane has handled or skipped exactly what its row, or else the cursor, covers; each stream in order.
+    /// Each lane has handled or shed exactly what its row, or else the cursor, covers; each stream in order.
     pub(super) fn check(&self, log: &Log) {
         for index in 0..LANES {
             let key = lane(&tenant(index));
@@ -110,9 +110,9 @@ impl Database {
             let handled = self.handled.get(&key).cloned().unwrap_or_default();
             let set: BTreeSet<i64> = handled.iter().copied().collect();
             assert_eq!(set.len(), handled.len(), "{key} handled something twice: {handled:?}");
-            let skipped = self.skipped.get(&key).cloned().unwrap_or_default();
-            assert!(set.is_disjoint(&skipped), "{key} handled what it skipped: {handled:?} and {skipped:?}");
-            let both: BTreeSet<i64> = set.union(&skipped).copied().collect();
+            let shed = self.shed.get(&key).cloned().unwrap_or_default();
+            assert!(set.is_disjoint(&shed), "{key} handled what it shed: {handled:?} and {shed:?}");
+            let both: BTreeSet<i64> = set.union(&shed).copied().collect();
             assert_eq!(both, log.covered(&key, progress), "{key} at {progress}");
             for stream in 0..STREAMS {
                 let of_stream: BTreeSet<i64> = log
@@ -132,7 +132,7 @@ impl Database {
 pub(super) struct Host {
     pub(super) in_flight: InFlight<Handled>,
     pub(super) running: Vec<(LaneKey, Work)>,
-    /// With the positions that it skips, where it does.
+    /// With the positions that it sheds, where it does.
     pub(super) readings: Vec<(Reading, Gather, Option<Vec<i64>>)>,
     pub(super) plan: Option<Plan<Handled>>,
     /// The tenant whose lane is told to wait.
@@ -174,25 +174,25 @@ impl Host {
         let (key, work) = self.running.swap_remove(index);
         let handled = handled.min(work.events.len());
         let positions = work.events[..handled].iter().map(|e| e.position).collect();
-        let results = Handled { positions, skipped: false };
+        let results = Handled { positions, shed: false };
         self.in_flight.finish(&key, work, handled, results, ending, now);
     }
 
     /// One step of a lane's own reading; true when it came to its end.
     pub(super) fn read(&mut self, index: usize, log: &Log) -> bool {
-        let (reading, gather, skipped) = &mut self.readings[index];
+        let (reading, gather, shed) = &mut self.readings[index];
         if let Some((difference, limit)) = gather.next() {
-            let limit = if skipped.is_some() { 2 } else { limit };
+            let limit = if shed.is_some() { 2 } else { limit };
             let mut events = log.difference(difference, Some(&reading.lane.tenant), limit);
             let (more, last) = (events.len() == limit, events.last().map(|e| e.position));
-            if let Some(skipped) = skipped {
-                skipped.extend(events.drain(..).map(|e| e.position));
+            if let Some(shed) = shed {
+                shed.extend(events.drain(..).map(|e| e.position));
             }
             gather.read(last, events, more);
             return false;
         }
-        let (reading, gather, skipped) = self.readings.swap_remove(index);
-        let results = skipped.map(|positions| Handled { positions, skipped: true });
+        let (reading, gather, shed) = self.readings.swap_remove(index);
+        let results = shed.map(|positions| Handled { positions, shed: true });
         self.in_flight.found(&reading, gather.finish(), results);
         true
     }
@@ -219,7 +219,7 @@ impl World {
             cursor: Progress::at(Snapshot::nothing()),
             rows: BTreeMap::new(),
             handled: BTreeMap::new(),
-            skipped: BTreeMap::new(),
+            shed: BTreeMap::new(),
             refused: BTreeSet::new(),
         };
         let host = Host::start(&database, bounds);
@@ -245,32 +245,32 @@ impl World {
         self.host.in_flight.dispatch(&page, lanes, |_| over);
     }
 
-    /// Whether a lane is to skip what it would read, and so whether it is a processor that skips.
-    pub(super) fn sheds(&self) -> bool {
+    /// Whether a lane is to skip what it would read, and so whether it is a processor that sheds.
+    pub(super) fn is_shedding(&self) -> bool {
         self.bounds.lane_events < usize::MAX
     }
 
-    pub(super) fn begin_reading(&mut self, reading: Reading, skips: bool) {
+    pub(super) fn begin_reading(&mut self, reading: Reading, sheds: bool) {
         assert_ne!(self.host.told.as_ref(), Some(&reading.lane.tenant), "it was told to wait, and reads");
-        let gather = if skips { reading.gather_all() } else { reading.gather() };
-        self.host.readings.push((reading, gather, skips.then(Vec::new)));
+        let gather = if sheds { reading.gather_all() } else { reading.gather() };
+        self.host.readings.push((reading, gather, sheds.then(Vec::new)));
     }
 
     /// Goes on at the head of the log.
-    pub(super) fn leap(&mut self, limit: usize) {
+    pub(super) fn jump(&mut self, limit: usize) {
         let mut at = self.host.in_flight.tail().clone();
         let head = self.log.snapshot();
-        let mut skipped: BTreeMap<LaneKey, Vec<i64>> = BTreeMap::new();
+        let mut shed: BTreeMap<LaneKey, Vec<i64>> = BTreeMap::new();
         while !at.seen().covers(&head) {
             let after = if at.is_boundary() { Progress::entering(at.seen().clone(), head.clone()) } else { at };
             let page = self.log.page(&after, limit);
             for event in &page.events {
-                skipped.entry(lane(&event.tenant)).or_default().push(event.position);
+                shed.entry(lane(&event.tenant)).or_default().push(event.position);
             }
             at = page.to;
         }
-        let results = |positions| Handled { positions, skipped: true };
-        self.host.in_flight.leap(at, skipped.into_iter().map(|(key, positions)| (key, results(positions))).collect());
+        let results = |positions| Handled { positions, shed: true };
+        self.host.in_flight.shed_to(at, shed.into_iter().map(|(key, positions)| (key, results(positions))).collect());
     }
 
     pub(super) fn plan(&mut self, patience: Duration, store: bool) {
@@ -340,15 +340,15 @@ impl World {
             }
             27 => {
                 if let Some(reading) = self.host.in_flight.next_reading(self.now, pick(5) + 1, |_| false) {
-                    let skips = self.sheds() && random & 32 == 0;
-                    self.begin_reading(reading, skips);
+                    let sheds = self.is_shedding() && random & 32 == 0;
+                    self.begin_reading(reading, sheds);
                 }
             }
             28 | 29 if !self.host.readings.is_empty() => {
                 let index = pick(self.host.readings.len());
                 self.host.read(index, &self.log);
             }
-            30 if self.sheds() && random.is_multiple_of(4) => self.leap(pick(3) + 1),
+            30 if self.is_shedding() && random.is_multiple_of(4) => self.jump(pick(3) + 1),
             30 if random.is_multiple_of(3) => {
                 // A person tells a lane to wait, or lifts that again.
                 self.host.pause((random & 8 == 0).then(|| tenant(pick(LANES))));

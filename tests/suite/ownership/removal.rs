@@ -88,7 +88,7 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
     assert_eq!(
         json(&database, &keep).await,
         json!({
-            "processor": "acme/scripted", "deadLetters": 2, "lanes": 1, "pauses": 1, "skips": 0, "documents": "kept",
+            "processor": "acme/scripted", "deadLetters": 2, "lanes": 1, "pauses": 1, "sheds": 0, "documents": "kept",
             "collections": [{"view": OWN, "documents": 1}],
         })
     );

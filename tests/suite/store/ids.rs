@@ -31,7 +31,7 @@ fn line(tenant: &str, stream: &str, id: &str, rest: &str) -> String {
 }
 
 fn counts(report: &Report) -> (u64, u64) {
-    (report.imported, report.skipped)
+    (report.imported, report.repeated)
 }
 
 #[tokio::test]

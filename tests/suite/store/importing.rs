@@ -44,7 +44,7 @@ fn lines(numbers: std::ops::Range<usize>) -> String {
 }
 
 fn counts(report: &Report) -> (u64, u64, u64) {
-    (report.imported, report.skipped, report.lines)
+    (report.imported, report.repeated, report.lines)
 }
 
 /// Every stream counts from 1 without gaps, in the order of positions, and its row knows the last version.
@@ -73,7 +73,7 @@ async fn positions_follow_lines_across_commits_in_both_orders() {
         assert_eq!(seen.iter().map(|p| p.imported).collect::<Vec<_>>(), [5_000, 10_000, 12_000]);
         assert_eq!(
             seen.last().unwrap(),
-            &Progress { bytes_read: lines(0..12_000).len() as u64, imported: 12_000, skipped: 0 }
+            &Progress { bytes_read: lines(0..12_000).len() as u64, imported: 12_000, repeated: 0 }
         );
     }
 }

@@ -48,11 +48,11 @@ async fn a_listing_can_be_imported_into_another_store_and_into_its_own() {
     assert_eq!(listed.status.code(), Some(0), "{}", stderr(&listed));
 
     let imported = run(&into, &["import", "-", "--json"], &listed.stdout);
-    assert!(stdout(&imported).contains(r#""imported":6,"skipped":0"#), "{}{}", stdout(&imported), stderr(&imported));
+    assert!(stdout(&imported).contains(r#""imported":6,"repeated":0"#), "{}{}", stdout(&imported), stderr(&imported));
     assert_eq!(contents(&reader).await, contents(&writer).await);
     for database in [&from, &into] {
         let again = run(database, &["import", "-", "--json"], &listed.stdout);
-        assert!(stdout(&again).contains(r#""imported":0,"skipped":6"#), "{}{}", stdout(&again), stderr(&again));
+        assert!(stdout(&again).contains(r#""imported":0,"repeated":6"#), "{}{}", stdout(&again), stderr(&again));
     }
 }
 

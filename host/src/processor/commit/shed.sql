@@ -7,4 +7,4 @@ with counted as (
   select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])
   returning events
 )
-update sandmill.processors set skipped = skipped + (select sum(events) from counted) where id = $1
+update sandmill.processors set shed_events = shed_events + (select sum(events) from counted) where id = $1

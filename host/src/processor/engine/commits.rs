@@ -128,7 +128,7 @@ impl Engine<'_> {
                 for (lane, checkpoint) in plan.left.iter().map(|(lane, checkpoint)| (lane, checkpoint)).chain(moved) {
                     self.say(lane, checkpoint);
                 }
-                self.say_skips(&plan.results);
+                self.report_dead_letters(&plan.results);
                 self.say_sheds(&plan.results);
                 self.count(&plan);
                 self.in_flight.committed(plan);

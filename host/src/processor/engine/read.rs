@@ -17,7 +17,7 @@ use crate::{
     processor::{
         gather::Found,
         in_flight::Reading,
-        shed::{self, Leap, Shed},
+        shed::{self, Shed, ShedRange},
     },
 };
 
@@ -25,8 +25,8 @@ use crate::{
 pub(super) enum Ahead {
     /// To be handled.
     Page(Arc<Page>),
-    /// To be skipped.
-    Leap(Leap),
+    /// To be shed.
+    Shed(ShedRange),
 }
 
 /// What came of a lane's reading, with its reader.
@@ -43,7 +43,7 @@ pub(super) async fn ahead(
     if let Some(bound) = shed_after
         && shed::too_far(reader, None, after, bound).await?
     {
-        return Ok(Ahead::Leap(shed::leap(reader, after, router).await?));
+        return Ok(Ahead::Shed(shed::to_head(reader, after, router).await?));
     }
     let page = reader.page(after, times).await?;
     reader.route_deferred(router, &page.events).await?;
@@ -61,8 +61,8 @@ pub(super) async fn lane(
         match shed::too_far(&mut reader, Some(&reading.lane.tenant), &reading.from, bound).await {
             Ok(false) => {}
             Ok(true) => {
-                let skipped = shed::skip(&mut reader, &reading, &router).await;
-                return (reader, reading, skipped.map(|(found, shed)| (found, Some(shed))));
+                let shed = shed::lane_to_tail(&mut reader, &reading, &router).await;
+                return (reader, reading, shed.map(|(found, shed)| (found, Some(shed))));
             }
             Err(error) => return (reader, reading, Err(error)),
         }

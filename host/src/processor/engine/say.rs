@@ -69,9 +69,9 @@ impl Engine<'_> {
     }
 
     /// Says now and then that events were set aside: their lanes went on, and nothing else would show it.
-    pub(super) fn say_skips(&mut self, results: &[(LaneKey, Results)]) {
+    pub(super) fn report_dead_letters(&mut self, results: &[(LaneKey, Results)]) {
         let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
-        let (untold, told) = &mut self.skips;
+        let (untold, told) = &mut self.dead_letter_lines;
         *untold += letters.clone().count();
         let Some(DeadLetter { lane, position, reason, .. }) = letters.last() else { return };
         if told.is_none_or(|told| told.elapsed() >= TELL_OF_SKIPS) {

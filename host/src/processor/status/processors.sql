@@ -10,7 +10,7 @@ select p.id, p.plugin, p.version, p.digest,
        p.measures,
        (select count(*) from (select from sandmill.dead_letters d where d.processor = p.id limit $1) counted),
        last.tenant, last.position, last.class, last.message,
-       p.skipped, shed.tenant, shed.lane_key, shed.events, to_char(shed.shed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+       p.shed_events, shed.tenant, shed.lane_key, shed.events, to_char(shed.shed_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
        case when p.held <> '' then p.held || ' since ' || to_char(p.held_since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') end,
        p.term_error, to_char(p.term_error_since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
        to_char(p.term_error_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), p.term_errors

@@ -1,0 +1,37 @@
+//! Shedding: the lanes' progress jumps to the head of the log, past events that nobody will handle:
+//! pure.
+//!
+//! Shed events are committed like handled ones: the count is a result, part of the commit in which
+//! the cursor or the lane's row passes them. So after a crash at any step, an event is either still
+//! to be handled, or shed and counted. Work that is running is not cut off.
+
+use super::{InFlight, Lane, OpenPage, Results, lane::Done};
+use crate::model::{cursor::Progress, ids::LaneKey};
+
+impl<T: Results> InFlight<T> {
+    /// Dispatches everything up to `end` as one page that no lane handles; `shed` has each lane's
+    /// count. Lanes that still work on earlier pages are detached instead: they read for themselves
+    /// and are judged one by one. Returns the number of lanes that jumped.
+    pub fn shed_to(&mut self, end: Progress, shed: Vec<(LaneKey, T)>) -> usize {
+        self.detach(|lane| !lane.detached() && (!lane.idle() || lane.reading));
+        for (key, _) in &shed {
+            self.hold_if_paused(key);
+        }
+        let (cursor, page) = (self.cursor, self.last_page() + 1);
+        let mut jumped = 0;
+        for (key, results) in shed {
+            if self.parked.contains(&key) {
+                continue;
+            }
+            let lane = self.lanes.entry(key).or_insert_with(|| Lane::new(cursor));
+            if lane.detached() {
+                continue;
+            }
+            self.waiting += results.weight();
+            lane.done.push_back(Done { page, end: end.clone(), first: None, events: 0, results });
+            jumped += 1;
+        }
+        self.open_pages.push_back(OpenPage { end, worth: jumped > 0, events: true, finished: None });
+        jumped
+    }
+}
