@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py drivers guests
+.PHONY: help setup demo test test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-blocked bench-swaps soak plugins plugins-js plugins-py drivers guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -88,9 +88,9 @@ bench-density: setup-cc setup-postgres plugins ## the same events in one to ten 
 	@$(release)
 	@$(bench) density --rounds 3 --json target/density.json
 
-bench-standing: setup-cc setup-postgres guests ## sixty thousand blocked lanes of one tenant, and what they cost; two minutes
+bench-blocked: setup-cc setup-postgres guests ## sixty thousand blocked lanes of one tenant, and what they cost; two minutes
 	@$(release)
-	@$(bench) standing --plugins target/plugins --json target/standing.json
+	@$(bench) blocked --plugins target/plugins --json target/blocked.json
 
 bench-swaps: setup-cc setup-postgres guests ## versions of a plugin that take each other's place under load; five minutes
 	@$(release)

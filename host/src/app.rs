@@ -33,7 +33,7 @@ use crate::{
         registry::{Follower, Registry},
     },
     processor::{
-        Shared, Standing,
+        ProcessorState, Shared,
         connections::{self, Connections, Shares},
         decisions::DecisionWatcher,
         lane_checkpoints,
@@ -354,8 +354,7 @@ impl<'a> Ready<'a> {
                 for (follower, error) in &refused {
                     tracing::error!(plugin = follower.plugin, "refused: {error}");
                 }
-                let begun =
-                    Begun { standings: standings(&registry), refused: refused.len(), idle_settings: Vec::new() };
+                let begun = Begun { states: states(&registry), refused: refused.len(), idle_settings: Vec::new() };
                 // Its receiver is this function's.
                 let _ = begin.send(begun);
                 supervisor.spawn("processors", registry.run(supervisor.stop()));
@@ -387,8 +386,8 @@ impl<'a> Ready<'a> {
                 (Until::Told, _) => std::future::pending().await,
                 (Until::CaughtUp, Some(nothing)) => Err(nothing.into()),
                 (Until::CaughtUp, None) => {
-                    caught_up(&begun.standings, &self.there_at_start, tenants.replacements()).await;
-                    let blocked = blocked(&begun.standings, self.db).await?;
+                    caught_up(&begun.states, &self.there_at_start, tenants.replacements()).await;
+                    let blocked = blocked(&begun.states, self.db).await?;
                     let refused = begun.refused;
                     Ok(if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) })
                 }
@@ -435,7 +434,7 @@ fn announce(begun: &Begun, config: &Config, until: Until) -> Option<NothingRuns>
     for name in &begun.idle_settings {
         tracing::warn!("[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}");
     }
-    if !begun.standings.is_empty() {
+    if !begun.states.is_empty() {
         return None;
     }
     let folder = config.plugins.display();
@@ -448,19 +447,19 @@ fn announce(begun: &Begun, config: &Config, until: Until) -> Option<NothingRuns>
 
 /// Waits until every processor has handled what `head` sees, except for lanes that need a person.
 async fn caught_up(
-    standings: &[(ProcessorId, watch::Receiver<Standing>)],
+    states: &[(ProcessorId, watch::Receiver<ProcessorState>)],
     head: &Snapshot,
     replacements: watch::Receiver<Replacements>,
 ) {
-    for (_, standing) in standings {
-        let mut standing = standing.clone();
+    for (_, state) in states {
+        let mut state = state.clone();
         // Until a processor has applied these changes, lanes whose replacement never began look
         // idle.
         let replaced = replacements.borrow().changes();
-        let level = |now: &Standing| {
+        let level = |now: &ProcessorState| {
             now.replaced >= replaced && now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head))
         };
-        if standing.wait_for(|now| now.paused.is_some() || level(now)).await.is_err() {
+        if state.wait_for(|now| now.paused.is_some() || level(now)).await.is_err() {
             // The processor failed; the supervisor has its error and ends everything.
             return std::future::pending().await;
         }
@@ -468,13 +467,13 @@ async fn caught_up(
 }
 
 /// Reads which lanes and processors need a person.
-async fn blocked(standings: &[(ProcessorId, watch::Receiver<Standing>)], db: &Db) -> anyhow::Result<BlockedLanes> {
+async fn blocked(states: &[(ProcessorId, watch::Receiver<ProcessorState>)], db: &Db) -> anyhow::Result<BlockedLanes> {
     let mut blocked = BlockedLanes::default();
     let mut session = None;
-    for (processor, standing) in standings {
+    for (processor, state) in states {
         let (lanes, paused) = {
-            let now = standing.borrow();
-            (now.lanes_standing, now.paused.clone())
+            let now = state.borrow();
+            (now.lanes_needing_person, now.paused.clone())
         };
         blocked.all += usize::from(paused.is_some());
         let whole = paused.map(|reason| BlockedLane { processor: processor.clone(), lane: None, reason });
@@ -486,7 +485,7 @@ async fn blocked(standings: &[(ProcessorId, watch::Receiver<Standing>)], db: &Db
             session = Some(db.connect("start").await.context("read which lanes are blocked")?);
         }
         let Some(session) = &session else { continue };
-        let (first, all) = lane_checkpoints::standing(session, processor, BLOCKED_LANES).await?;
+        let (first, all) = lane_checkpoints::needing_person(session, processor, BLOCKED_LANES).await?;
         blocked.all += all as usize;
         let first = first.into_iter().map(|(lane, reason)| (Some(lane), reason));
         blocked.first.extend(first.map(|(lane, reason)| BlockedLane { processor: processor.clone(), lane, reason }));
@@ -495,6 +494,6 @@ async fn blocked(standings: &[(ProcessorId, watch::Receiver<Standing>)], db: &Db
 }
 
 /// How those who run stand.
-fn standings(registry: &Registry) -> Vec<(ProcessorId, watch::Receiver<Standing>)> {
-    registry.members().iter().map(|(id, member)| (id.clone(), member.standing.clone())).collect()
+fn states(registry: &Registry) -> Vec<(ProcessorId, watch::Receiver<ProcessorState>)> {
+    registry.members().iter().map(|(id, member)| (id.clone(), member.state.clone())).collect()
 }

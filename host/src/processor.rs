@@ -146,13 +146,13 @@ pub struct Shared {
 
 /// Where a processor stands, for whoever waits for it.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct ProcessorState {
     /// Everything visible here is handled, or belongs to a lane that is behind; none before the first page.
     pub seen: Option<Snapshot>,
     /// Lanes that will go on by themselves.
     pub lanes_moving: usize,
     /// Lanes that wait for a person; their rows say why.
-    pub lanes_standing: usize,
+    pub lanes_needing_person: usize,
     /// Why the whole processor waits, if a person told it to.
     pub paused: Option<Reason>,
     /// The number of changes of replacements that it has applied.
@@ -168,7 +168,7 @@ pub struct Processor {
     pressure: pressure::Settings,
     /// Where it stands among those it waits for, and they for it.
     place: Option<Place>,
-    standing: watch::Sender<Standing>,
+    state: watch::Sender<ProcessorState>,
     report: Report,
     errors: TermErrors,
     /// Whether this term has committed anything.
@@ -194,8 +194,8 @@ impl Processor {
         runner: Runner,
         shared: Shared,
         pressure: pressure::Settings,
-    ) -> (Self, watch::Receiver<Standing>) {
-        let (standing, watcher) = watch::channel(Standing::default());
+    ) -> (Self, watch::Receiver<ProcessorState>) {
+        let (state, watcher) = watch::channel(ProcessorState::default());
         let router = Router::new(&descriptor);
         let counters = shared.metrics.of_processor(descriptor.id.as_str());
         let report = Report::new(shared.instances.clone(), counters);
@@ -207,7 +207,7 @@ impl Processor {
             shared,
             pressure,
             place,
-            standing,
+            state,
             report,
             errors: TermErrors::default(),
             moved: false,
@@ -301,9 +301,9 @@ impl Processor {
             moved: &mut self.moved,
         };
         let engine = Engine::new(term, parts);
-        let standing = &self.standing;
+        let state = &self.state;
         let Shared { wakeups, decisions, .. } = &mut self.shared;
-        engine.run(wakeups, decisions, stop, |now| _ = standing.send_replace(now)).await
+        engine.run(wakeups, decisions, stop, |now| _ = state.send_replace(now)).await
     }
 }
 

@@ -480,13 +480,13 @@ fn a_lane_that_reads_for_itself_is_not_sent_away_before_it_has_handled_any_of_it
 /// However many lanes stand, pages, commits and readings of others walk over none of them, and events of theirs are kept nowhere.
 #[test]
 fn lanes_that_stand_cost_no_step_of_the_book_anything() {
-    const STANDING: usize = 5_000;
+    const BLOCKED: usize = 5_000;
     let lane = |n: usize| LaneKey { tenant: tenant(n % 7), key: format!("{n}").into() };
     let progress: Progress = "9:9:||".parse().unwrap();
     let row = || LaneRow { progress: "5:5:||".parse().unwrap(), state: RowState::Blocked, attempts: 1 };
     let mut in_flight: InFlight<Handled> =
-        InFlight::new(progress.clone(), (0..STANDING).map(|n| (lane(n), row())), BOUNDS);
-    assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((STANDING, STANDING), 0));
+        InFlight::new(progress.clone(), (0..BLOCKED).map(|n| (lane(n), row())), BOUNDS);
+    assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((BLOCKED, BLOCKED), 0));
     let now = SystemTime::UNIX_EPOCH;
     assert!(in_flight.next_reading(now, 9, |_| panic!("nobody asks for any of them")).is_none());
     assert_eq!((in_flight.ready(now), in_flight.next_due(), in_flight.is_busy()), (None, None, false));
@@ -495,26 +495,26 @@ fn lanes_that_stand_cost_no_step_of_the_book_anything() {
     let event =
         |n: usize| Event { position: n as i64 + 1, stream: format!("{n}").into(), ..Event::clone(&first_event()) };
     let events: Vec<Arc<Event>> =
-        (0..=STANDING).map(|n| Arc::new(Event { tenant: lane(n).tenant, ..event(n) })).collect();
+        (0..=BLOCKED).map(|n| Arc::new(Event { tenant: lane(n).tenant, ..event(n) })).collect();
     let lanes = events.iter().enumerate().map(|(n, event)| (lane(n), vec![event.clone()])).collect();
     let page = Page { from: progress, to: "20:20:||".parse().unwrap(), events };
     in_flight.dispatch(&page, lanes, |_| false);
     assert_eq!((in_flight.lanes_active(), in_flight.pages_open()), (1, 1));
     let (key, work) = in_flight.start(|_| None).unwrap();
-    assert_eq!((&key, work.events.len()), (&lane(STANDING), 1));
+    assert_eq!((&key, work.events.len()), (&lane(BLOCKED), 1));
     assert!(in_flight.start(|_| None).is_none());
     in_flight.finish(&key, work, 1, Handled::default(), Ending::Handled, now);
     let plan = in_flight.plan(now, Patience { first: Duration::ZERO, last: Duration::ZERO }, true, 0).unwrap();
     assert_eq!((plan.left.len(), plan.moved.len(), plan.rejoined.len(), plan.results.len()), (0, 0, 0, 1));
     in_flight.committed(plan);
-    assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((STANDING, STANDING), 0));
+    assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((BLOCKED, BLOCKED), 0));
 
     // One of them is resumed, and does what a lane behind does; the others still stand.
     in_flight.resume(&lane(17));
     let reading = in_flight.next_reading(now, 9, |_| false).unwrap();
     assert_eq!(
         (&reading.lane, in_flight.lanes_active(), in_flight.rows_counted()),
-        (&lane(17), 1, (STANDING, STANDING - 1))
+        (&lane(17), 1, (BLOCKED, BLOCKED - 1))
     );
 }
 

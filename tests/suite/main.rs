@@ -69,7 +69,7 @@ mod sources;
 // Statements that lie in files of their own.
 mod sql;
 // Very many lanes that wait for a person.
-mod standing;
+mod blocked_lanes;
 // The event store: appending, importing, reading, and the migrations that make it.
 mod store;
 mod swaps;

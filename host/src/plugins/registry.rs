@@ -23,7 +23,7 @@ use crate::{
         text,
     },
     processor::{
-        Processor, Shared, Standing,
+        Processor, ProcessorState, Shared,
         code::{Code, Done, Version},
         lane::Runner,
         lane_checkpoints, pressure,
@@ -91,7 +91,7 @@ pub struct Member {
     /// What else is known of its file.
     pub origin: Origin,
     /// How it stands.
-    pub standing: watch::Receiver<Standing>,
+    pub state: watch::Receiver<ProcessorState>,
     code: Arc<Code>,
     /// The version that can take its place back.
     before: Option<Before>,
@@ -235,10 +235,10 @@ impl Registry {
             };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
             let Follower { descriptor, plugin, manifest, origin, .. } = follower;
-            let (processor, standing) = Processor::new(descriptor.clone(), runner, self.shared.clone(), pressure);
+            let (processor, state) = Processor::new(descriptor.clone(), runner, self.shared.clone(), pressure);
             processors.push((id.clone(), processor));
             let member =
-                Member { plugin, descriptor, manifest, origin, standing, code, before: None, retired: Vec::new() };
+                Member { plugin, descriptor, manifest, origin, state, code, before: None, retired: Vec::new() };
             self.members.insert(id, member);
             self.shared.metrics.plugin_changed("started");
         }

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 use commits::Committed;
 
 use super::{
-    Config, Standing, TermEnded,
+    Config, ProcessorState, TermEnded,
     commit::{Committer, DeadLetter},
     decisions::Decisions,
     in_flight::{self, Bounds, Ending, InFlight, Patience, Work},
@@ -73,7 +73,7 @@ const STORE_AFTER: Duration = Duration::from_secs(1);
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
 /// How often a processor that is behind is asked whether it is too far behind, where it would skip then: asking reads as many rows as its bound.
 const LOOK_AT_HEAD: Duration = Duration::from_secs(1);
-/// Between two lines that tell of events set aside. A plugin may skip every event; the log need not.
+/// Between two lines that publish of events set aside. A plugin may skip every event; the log need not.
 const TELL_OF_SKIPS: Duration = Duration::from_secs(1);
 /// For how long nothing may be under way before it is asked whether lanes have work: no step takes so long to begin.
 const STANDSTILL: Duration = Duration::from_secs(10);
@@ -181,7 +181,7 @@ pub(super) struct Engine<'a> {
     draining: Option<Instant>,
     /// Whether how things stand has changed since it was told.
     untold: bool,
-    /// Events set aside of which the log does not tell yet, and when it last did.
+    /// Events set aside of which the log does not publish yet, and when it last did.
     dead_letter_lines: (usize, Option<Instant>),
     /// Whether a lane may have become ready to read for itself.
     search: bool,
@@ -273,7 +273,7 @@ impl<'a> Engine<'a> {
         wakeups: &mut Wakeups,
         decisions: &mut Decisions,
         stop: &mut Stop,
-        tell: impl Fn(Standing),
+        publish: impl Fn(ProcessorState),
     ) -> Result<(), TermEnded> {
         self.look_at_rows().await?;
         loop {
@@ -288,7 +288,7 @@ impl<'a> Engine<'a> {
                 return Ok(self.last_report().await?);
             }
             if std::mem::take(&mut self.untold) {
-                tell(self.standing());
+                publish(self.state());
             }
             let (documents, waiters) = (self.documents.clone(), self.runner.waiters.clone());
             let (timer, running) = (self.timer(), self.runs.len());
@@ -356,7 +356,7 @@ impl<'a> Engine<'a> {
                 tracing::info!(processor = %self.id, calls = self.runs.len(), "drops calls that have not ended; their events are handled again");
                 self.runs.clear();
             }
-            // What the last commit did not tell would otherwise be told by the next, whenever that is.
+            // What the last commit did not publish would otherwise be told by the next, whenever that is.
             if self.commit.is_none() && self.report.due().is_some_and(|due| due.is_zero()) {
                 self.last_report().await?;
             }
@@ -712,16 +712,16 @@ impl<'a> Engine<'a> {
 
     /// Says for people why nothing is read, or that something is again.
     async fn say_held(&mut self) -> Result<(), TermEnded> {
-        Ok(self.committer.say_held(&self.held.tell()).await?)
+        Ok(self.committer.say_held(&self.held.publish()).await?)
     }
 
     /// How things stand, for whoever waits.
-    fn standing(&self) -> Standing {
-        let (rows, standing) = self.in_flight.rows_counted();
-        Standing {
+    fn state(&self) -> ProcessorState {
+        let (rows, need_person) = self.in_flight.rows_counted();
+        ProcessorState {
             seen: Some(self.in_flight.settled().seen().clone()),
-            lanes_moving: rows - standing + self.in_flight.rows_to_come(),
-            lanes_standing: standing,
+            lanes_moving: rows - need_person + self.in_flight.rows_to_come(),
+            lanes_needing_person: need_person,
             paused: self.in_flight.paused().cloned(),
             replaced: self.replaced,
         }

@@ -260,8 +260,8 @@ impl<T: Results> InFlight<T> {
     /// How many lanes have rows, and how many of those wait for a person.
     pub fn rows_counted(&self) -> (usize, usize) {
         let active = || self.lanes.values().filter_map(|lane| lane.row.as_ref());
-        let standing = active().filter(|row| row.state.stands()).count();
-        (self.parked.len() + active().count(), self.parked.standing() + standing)
+        let waiting = active().filter(|row| row.state.needs_person()).count();
+        (self.parked.len() + active().count(), self.parked.needing_person() + waiting)
     }
 
     /// Whether a lane has a row.
@@ -475,7 +475,7 @@ impl<T: Results> InFlight<T> {
     /// Forgets a lane of which nothing is known, and parks one that is behind and has nothing to do. To be called for each lane that may have become so.
     fn settle(&mut self, key: &LaneKey) {
         let Some(lane) = self.lanes.get(key) else { return };
-        let may_go_on = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.stands());
+        let may_go_on = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.needs_person());
         if lane.is_plain() {
             self.lanes.remove(key);
         } else if lane.has_nothing_to_do() && may_go_on(lane) && self.is_told_to_wait(key) {
@@ -551,7 +551,7 @@ impl<T: Results> InFlight<T> {
     {
         let Some(lane) = self.lanes.get_mut(&reading.lane) else { return };
         lane.reading = false;
-        if lane.stop.is_some() || lane.row.as_ref().is_some_and(|row| row.state.stands()) {
+        if lane.stop.is_some() || lane.row.as_ref().is_some_and(|row| row.state.needs_person()) {
             // It was told to wait meanwhile, and perhaps its row says so already.
             lane.feed = Feed::Detached;
             lane.drop_queue();
@@ -647,14 +647,14 @@ impl<T: Results> InFlight<T> {
     fn hold_if_paused(&mut self, key: &LaneKey) {
         let Some(pause) = self.pauses().find(|pause| !pause.is_whole() && pause.concerns(key)) else { return };
         let (cursor, reason) = (self.cursor, pause.reason.clone());
-        if self.parked.get(key).is_some_and(|lane| lane.row.state.stands()) {
+        if self.parked.get(key).is_some_and(|lane| lane.row.state.needs_person()) {
             return;
         }
         self.unpark(key);
         let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
         let waits = |state: &LaneState| matches!(state, LaneState::Blocked(_) | LaneState::Paused(_));
         if lane.stop.as_ref().is_some_and(|stop| waits(&stop.state))
-            || lane.row.as_ref().is_some_and(|row| row.state.stands())
+            || lane.row.as_ref().is_some_and(|row| row.state.needs_person())
         {
             return;
         }

@@ -104,7 +104,7 @@ pub enum RowState {
 
 impl RowState {
     /// Whether it waits for a person.
-    pub fn stands(self) -> bool {
+    pub fn needs_person(self) -> bool {
         matches!(self, RowState::Blocked | RowState::Paused)
     }
 
@@ -214,12 +214,13 @@ pub async fn resume_replaced(session: &Session, processor: &ProcessorId, tenant:
 }
 
 /// The first lanes of a processor that wait for a person, and why; at most so many, and how many there are.
-pub async fn standing(
+pub async fn needing_person(
     session: &Session,
     processor: &ProcessorId,
     most: i64,
 ) -> Result<(Vec<(LaneKey, Reason)>, u64), Error> {
-    let rows = session.query(include_str!("lane_checkpoints/standing.sql"), &[&processor.as_str(), &most]).await?;
+    let rows =
+        session.query(include_str!("lane_checkpoints/needing_person.sql"), &[&processor.as_str(), &most]).await?;
     let all = rows.first().map_or(0, |row| row.get::<_, i64>(4) as u64);
     let why = |row: &Row| Some((lane(row)?, Reason::new(row.get(2), row.get::<_, &str>(3))));
     Ok((rows.iter().filter_map(why).collect(), all))

@@ -5,6 +5,7 @@
 //! JSON to a file; what happens meanwhile to stderr. Nothing here decides whether a figure is good.
 
 mod backlog;
+mod blocked;
 mod calls;
 mod carts;
 mod density;
@@ -22,7 +23,6 @@ mod open_loop;
 mod plot;
 mod report;
 mod soak;
-mod standing;
 mod swaps;
 mod world;
 
@@ -88,7 +88,7 @@ enum Part {
     /// Hogs that come and go for half an hour, and what remains of it
     Soak,
     /// Very many lanes that are blocked, and what they cost while they stand
-    Standing,
+    Blocked,
     /// Versions of a plugin that take each other's place under load
     Swaps,
     /// The start of a host with a hundred plugins
@@ -154,8 +154,8 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     if wanted(Part::Density) {
         density::measure(&world, &mut report).await?;
     }
-    if wanted(Part::Standing) {
-        standing::measure(&world, &mut report).await?;
+    if wanted(Part::Blocked) {
+        blocked::measure(&world, &mut report).await?;
     }
     if wanted(Part::Soak) {
         soak::measure(&world, Duration::from_secs(60 * arguments.minutes), &svg, &mut report).await?;

@@ -31,13 +31,13 @@ use super::{
 use crate::{
     db::describe,
     model::ids::{ProcessorId, TenantId},
-    processor::Standing,
+    processor::ProcessorState,
 };
 
 /// What runs once a start is over.
 pub struct Begun {
     /// How each processor stands.
-    pub standings: Vec<(ProcessorId, watch::Receiver<Standing>)>,
+    pub states: Vec<(ProcessorId, watch::Receiver<ProcessorState>)>,
     /// Files that do not run, or that something else runs for.
     pub refused: usize,
     /// Processors that have settings of their own and do not run here.
@@ -299,7 +299,7 @@ impl Reconciler {
         let idle = self.settling.known().len().saturating_sub(self.registry.members().len());
         let members = self.registry.members().iter();
         let begun = Begun {
-            standings: members.map(|(id, member)| (id.clone(), member.standing.clone())).collect(),
+            states: members.map(|(id, member)| (id.clone(), member.state.clone())).collect(),
             refused: idle.max(self.refused.len()) + unread,
             idle_settings: self.registry.idle_settings().map(String::from).collect(),
         };

@@ -26,7 +26,7 @@ pub(super) struct Parked {
     /// Those that wait for a time.
     later: BTreeSet<(SystemTime, LaneKey)>,
     /// How many wait for a person.
-    standing: usize,
+    needing_person: usize,
     /// The tenant whose turn it was last; the next one is the next in order, so that none is passed over for ever.
     last: Option<TenantId>,
 }
@@ -51,7 +51,7 @@ struct Due {
 impl Parked {
     pub(super) fn insert(&mut self, key: LaneKey, lane: ParkedLane) {
         match lane.row.state {
-            RowState::Blocked | RowState::Paused => self.standing += 1,
+            RowState::Blocked | RowState::Paused => self.needing_person += 1,
             RowState::Retrying { at } => _ = self.later.insert((at, key.clone())),
             RowState::CatchingUp => self.is_due(&key),
         }
@@ -61,7 +61,7 @@ impl Parked {
     pub(super) fn remove(&mut self, key: &LaneKey) -> Option<ParkedLane> {
         let lane = self.lanes.remove(key)?;
         match lane.row.state {
-            RowState::Blocked | RowState::Paused => self.standing -= 1,
+            RowState::Blocked | RowState::Paused => self.needing_person -= 1,
             RowState::Retrying { at } => {
                 if !self.later.remove(&(at, key.clone())) {
                     self.is_due_no_more(key);
@@ -102,8 +102,8 @@ impl Parked {
     }
 
     /// How many wait for a person.
-    pub(super) fn standing(&self) -> usize {
-        self.standing
+    pub(super) fn needing_person(&self) -> usize {
+        self.needing_person
     }
 
     /// Makes a lane due, whatever it waited for.
@@ -193,17 +193,17 @@ mod tests {
         lanes.insert(lane("t", "soon"), parked(RowState::Retrying { at: at(1) }));
         lanes.insert(lane("t", "blocked"), parked(RowState::Blocked));
         lanes.insert(lane("t", "paused"), parked(RowState::Paused));
-        assert_eq!((lanes.len(), lanes.standing(), lanes.next_due()), (4, 2, Some(at(1))));
+        assert_eq!((lanes.len(), lanes.needing_person(), lanes.next_due()), (4, 2, Some(at(1))));
         assert_eq!((lanes.next(start, |_| false), lanes.any_due(start)), (None, None));
         assert_eq!(lanes.next(at(1), |_| false), Some(lane("t", "soon")));
         assert_eq!((lanes.next_due(), lanes.any_due(at(1))), (Some(at(2)), Some(lane("t", "soon"))));
         lanes.remove(&lane("t", "soon"));
         lanes.resume(&lane("t", "blocked"));
-        assert_eq!((lanes.standing(), lanes.next(at(1), |_| false)), (1, Some(lane("t", "blocked"))));
+        assert_eq!((lanes.needing_person(), lanes.next(at(1), |_| false)), (1, Some(lane("t", "blocked"))));
         lanes.remove(&lane("t", "blocked"));
         lanes.remove(&lane("t", "later"));
         lanes.remove(&lane("t", "paused"));
-        assert_eq!((lanes.len(), lanes.standing(), lanes.next_due(), lanes.any_due(at(9))), (0, 0, None, None));
+        assert_eq!((lanes.len(), lanes.needing_person(), lanes.next_due(), lanes.any_due(at(9))), (0, 0, None, None));
         assert!(lanes.due.is_empty() && lanes.later.is_empty(), "nothing is left of lanes that are gone");
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     world::{Database, World, until},
 };
 
-const PART: &str = "standing";
+const PART: &str = "blocked";
 const PLUGIN: &str = "scripted-by-stream";
 const COLLECTION: &str = "scripted_stream_log";
 const LANES: i64 = 60_000;
@@ -47,8 +47,8 @@ struct Told {
 /// Measures both.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let folder = world.folder(PLUGIN)?;
-    let none = world.database("standing_none").await?;
-    let many = world.database("standing_many").await?;
+    let none = world.database("blocked_none").await?;
+    let many = world.database("blocked_many").await?;
     let sql = "select count(*) from generate_series(1, $1::bigint) n,
                sandmill.append('hog', 's' || n, '{Scripted}', array[json_build_object('do', 'stop', 'code', 'closed', 'message', repeat('x', $2::int) || n)])";
     many.session.query_one(sql, &[&LANES, &(MESSAGE as i32)]).await?;
@@ -77,9 +77,9 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
         report.add(PART, what("`status --json`"), "KiB", vec![told.status_kib]);
     }
     let [none, many] = &told[..] else { anyhow::bail!("two hosts were measured") };
-    report.add(PART, "CPU for standing lanes (aim: at most 2)", "%", vec![many.idle_percent - none.idle_percent]);
+    report.add(PART, "CPU for blocked lanes (aim: at most 2)", "%", vec![many.idle_percent - none.idle_percent]);
     report.add(PART, "the same beside quiet tenants", "%", vec![many.busy_percent - none.busy_percent]);
-    report.add(PART, "memory for standing lanes (aim: at most 32)", "MiB", vec![many.mib - none.mib]);
+    report.add(PART, "memory for blocked lanes (aim: at most 32)", "MiB", vec![many.mib - none.mib]);
     Ok(())
 }
 
