@@ -1,13 +1,17 @@
 //! A processor: one named follower of the log.
 //!
-//! It reads pages, dispatches them to lanes, runs the lanes through the handler, and commits what they led to together with its progress: all
-//! at the same time, and nobody waits for anybody slow. A lane that is slow, fails or holds too much is left behind by an exception in the commit that
-//! passes it, and everybody else goes on. All of this happens within a [`term::Term`]; whatever shakes the ground (a lost connection, a refused
-//! fence, an unknown outcome) ends the term, and the next one starts from what the database says.
+//! It reads pages, dispatches them to lanes, runs the lanes through the handler, and commits their
+//! results together with its progress. All of this is concurrent, and no lane waits for a slow one.
+//! A lane that is slow, fails or holds too much is left behind with a lane checkpoint, written by
+//! the commit that passes it. A processor works within a [`term::Term`]. A lost connection, a
+//! refused fence or an unknown commit outcome ends the term, and the next one starts from the state
+//! of the database.
 //!
-//! [`in_flight`] decides, [`engine`] carries out, [`lane`] runs the handler, whose [`code`] may be exchanged meanwhile, by a version that [`dry_run`] has tried, [`commit`] is the one transaction, [`exceptions`] are the lanes behind, [`gather`] is
-//! how they read for themselves. What is done about lanes that cannot keep up is chosen for each processor ([`pressure`]): processors may wait for each
-//! other ([`lockstep`]), or skip what is too much (`shed`).
+//! - [`in_flight`] decides, and [`engine`] carries out its decisions.
+//! - [`lane`] runs the handler, whose [`code`] may be swapped meanwhile.
+//! - [`commit`] is the one transaction.
+//! - [`lane_checkpoints`] are the lanes behind the cursor, and [`gather`] is how they read the log.
+//! - [`pressure`] is the strategy for lanes that cannot keep up, with [`lockstep`] and `shed`.
 
 pub mod code;
 pub mod commit;
@@ -65,31 +69,37 @@ use report::{Instances, Report};
 use term::Term;
 use term_errors::TermErrors;
 
-/// What an operator can set.
+/// The settings of all processors.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// Events read at once. Default 5000: enough that reading, handling and writing cost little beside what they move. A processor that is behind reads up
-    /// to four times as many, so that a document which changes often is written once for all of them.
+    /// Events in one page. Default 5000: enough that reading, handling and writing cost little per
+    /// event. A processor that is behind reads up to four times as many, so that a document that
+    /// changes often is written once for all of them.
     pub page_events: usize,
-    /// What a page weighs, KiB, judged by what events weighed lately; it never holds more than twice as much. Default 8192. Data over 64 KiB, or over
-    /// twice an event's share of the page if that is less (but never under 2 KiB), is loaded when its lane handles it.
+    /// Size of a page, KiB, estimated from the size of recent events; a page never holds more than
+    /// twice as much. Default 8192. Data over 64 KiB, or over twice an event's share of the page if
+    /// that is less (but at least 2 KiB), is loaded when its lane handles it.
     pub page_kib: usize,
-    /// Pages of a processor that are read and not yet committed. Default 4: one being read, one being handled, one being committed, and one that is
-    /// ready when it is.
+    /// Pages of a processor that are read and not yet committed. Default 4: one being read, one
+    /// being handled, one being committed, and one in reserve.
     pub pages_ahead: usize,
-    /// Lanes of a processor under way at once. Default 64: some more than there are guest threads, so that reads of documents meet.
+    /// Lanes of a processor that run concurrently. Default 64: somewhat more than there are guest
+    /// threads, so that reads of documents share a query.
     pub lanes_at_once: usize,
-    /// Events waiting for one lane that was left behind, KiB; with more it drops them and reads the log for itself. Default 4096: about what it reads
-    /// for itself at once.
+    /// Events queued for one lane that was left behind, KiB. Above this the lane drops them and
+    /// reads the log itself. Default 4096: about what it reads at once.
     pub lane_queue_kib: usize,
-    /// Documents and dead letters in one commit, MiB, unless one lane's alone are more. Default 16: larger commits keep everybody waiting for one.
+    /// Documents and dead letters in one commit, MiB; a single lane's may exceed it. Default 16: a
+    /// larger commit delays all lanes.
     pub commit_mib: usize,
-    /// Documents and dead letters of a processor that wait for their commit, MiB; with more no further lane starts. Default 128: some commits' worth.
+    /// Uncommitted documents and dead letters of a processor, MiB. Above this no further lane
+    /// starts. Default 128: several commits.
     pub waiting_mib: usize,
-    /// Documents kept in memory for each processor, MiB. Default 64.
+    /// Documents cached for each processor, MiB. Default 64.
     pub document_cache_mib: usize,
-    /// Documents that one call may read from the database at once, MiB. Default 64: as much as an instance may hold (`limits.memory-mib`).
+    /// Documents that one call may read from the database at once, MiB. Default 64: the memory of
+    /// an instance (`limits.memory-mib`).
     pub read_mib: usize,
 }
 
@@ -109,34 +119,36 @@ impl Default for Config {
     }
 }
 
-/// Before a new term after one that ended, at first and at most.
+/// The first and the longest pause before the next term. Default 50 ms to 5 s.
 const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// The same at most where terms end young although each committed something: what ends them may be there to stay, and each costs the database some connections.
+/// The longest pause while terms end early although each committed something. Default 500 ms: the
+/// cause may persist, and each term opens some connections to the database.
 const NEXT_TERM_MOVED: Duration = Duration::from_millis(500);
 
-/// How long the record that a processor has ended may take. Default 500 ms, of the second in which a host ends.
+/// Maximum time to record that a processor has ended. Default 500 ms, of the second in which a host
+/// ends.
 const RELEASE: Duration = Duration::from_millis(500);
 
-/// What all processors of a host share.
+/// The resources that all processors of a host share.
 #[derive(Clone)]
 pub struct Shared {
     /// The database.
     pub db: Db,
-    /// The log.
+    /// Pages of the log.
     pub pages: Arc<Pages>,
-    /// News of it.
+    /// Notifications of new events.
     pub wakeups: Wakeups,
-    /// Notice of operators' decisions.
+    /// Notifications of operators' decisions.
     pub decisions: Decisions,
-    /// Pools of sessions to write and read documents.
+    /// Pools of sessions that write and read documents.
     pub connections: Connections,
-    /// The right to work on it.
+    /// The lock that allows this host to work on the database.
     pub host_lock: Arc<HostLock>,
-    /// What tenants may use, and what they have used.
+    /// The limits of tenants, and what they have used.
     pub tenants: Tenants,
-    /// The plugin instances alive, for people.
+    /// The number of live plugin instances, for reports.
     pub instances: Instances,
-    /// Processors that wait for each other.
+    /// The barrier of the processors that run in lockstep.
     pub lockstep: Arc<Lockstep>,
     /// Metrics of the host.
     pub metrics: Metrics,
@@ -144,16 +156,17 @@ pub struct Shared {
     pub config: Config,
 }
 
-/// Where a processor stands, for whoever waits for it.
+/// The state of a processor, for its observers.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessorState {
-    /// Everything visible here is handled, or belongs to a lane that is behind; none before the first page.
+    /// Everything visible in this snapshot is handled, or belongs to a lane that is behind; none
+    /// before the first page.
     pub seen: Option<Snapshot>,
-    /// Lanes that will go on by themselves.
+    /// Lanes that continue without a person.
     pub lanes_moving: usize,
-    /// Lanes that wait for a person; their rows say why.
+    /// Lanes that need a person; their rows have the reason.
     pub lanes_needing_person: usize,
-    /// Why the whole processor waits, if a person told it to.
+    /// Why the whole processor is paused, if it is.
     pub paused: Option<Reason>,
     /// The number of changes of replacements that it has applied.
     pub replaced: u64,
@@ -166,7 +179,7 @@ pub struct Processor {
     runner: Runner,
     shared: Shared,
     pressure: pressure::Settings,
-    /// Where it stands among those it waits for, and they for it.
+    /// Its place among the processors in lockstep.
     place: Option<Place>,
     state: watch::Sender<ProcessorState>,
     report: Report,
@@ -177,7 +190,7 @@ pub struct Processor {
     fence: Option<Fence>,
 }
 
-/// The pause before the next term, after one that lasted so long and may have moved: pure.
+/// The pause before the next term, given the last pause and the last term.
 fn next_term(pause: Duration, lasted: Duration, moved: bool) -> Duration {
     // A term that lasted was no failed attempt.
     if lasted > NEXT_TERM.1 {
@@ -187,8 +200,8 @@ fn next_term(pause: Duration, lasted: Duration, moved: bool) -> Duration {
 }
 
 impl Processor {
-    /// A processor, registered already, and where to learn how it stands. All processors of a
-    /// host are made before the first of them runs, as they may wait for each other.
+    /// A registered processor, and a watch on its state. All processors of a host are made before
+    /// the first of them runs, because lockstep waits for all of its members.
     pub fn new(
         descriptor: Descriptor,
         runner: Runner,
@@ -216,7 +229,7 @@ impl Processor {
         (processor, watcher)
     }
 
-    /// Follows the log until told to stop. Fails only when another host has taken over.
+    /// Follows the log until it is asked to stop. Fails only if another host has taken over.
     pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
         let ended = self.follow(&mut stop).await;
         self.release().await;
@@ -224,7 +237,7 @@ impl Processor {
         ended
     }
 
-    /// Records that it does not run any more.
+    /// Records that the processor no longer runs.
     async fn release(&self) {
         let (id, commits) = (&self.descriptor.id, &self.shared.connections.commits);
         let Some(fence) = &self.fence else { return };
@@ -234,7 +247,7 @@ impl Processor {
             session.give_back();
             Ok::<_, Error>(())
         };
-        // If that fails, the row is right once the host has ended.
+        // On failure the row becomes right when the host ends, because its session ends.
         match timeout(RELEASE, release).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::debug!(processor = %id, "could not record that it ended: {}", describe(&error)),
@@ -247,7 +260,7 @@ impl Processor {
         loop {
             let began = Instant::now();
             let Err(TermEnded(error)) = self.term(stop).await else { return Ok(()) };
-            // What guests remember of this term may never have been committed.
+            // Guests may remember results of this term that were never committed.
             self.runner.code.current().handler.forget_all();
             if let Some(held @ (LockError::Held { .. } | LockError::Taken { .. })) = error.downcast_ref() {
                 tracing::error!(processor = %self.descriptor.id, "{held}");
@@ -275,14 +288,14 @@ impl Processor {
         }
     }
 
-    /// One term, until it was told to stop.
+    /// Runs one term until it is asked to stop.
     async fn term(&mut self, stop: &mut Stop) -> Result<(), TermEnded> {
         let begin = async {
             let host = self.shared.host_lock.ensure().await?;
             Ok::<_, TermEnded>(Term::begin(&self.shared, &self.descriptor, host).await.context("begin a term")?)
         };
         let term = tokio::select! {
-            // A database that does not answer keeps nobody from ending.
+            // A database that does not answer must not delay the stop.
             () = stop.drain() => return Ok(()),
             term = begin => term?,
         };

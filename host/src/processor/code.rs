@@ -1,10 +1,12 @@
-//! A processor's code, which may be exchanged while its lanes run.
+//! The code of a processor, which can be swapped while its lanes run.
 //!
-//! Each call asks for the [`current`](Code::current) version when it begins, so an exchange is felt by every lane at the end of its own batch: no lane waits
-//! for another, nothing under way is lost, and an event is handled by one version alone, the one whose call it was in. Effects travel to their commit as
-//! before, whichever version they come from.
+//! Each call uses the [`current`](Code::current) version at its beginning, so each lane changes to
+//! the new version after its own batch. No lane waits for another, nothing under way is lost, and
+//! each event is handled by exactly one version. Effects are committed as before, no matter which
+//! version returned them.
 //!
-//! A [`Version`] counts what it does. From that follow the record of a swap and whether a version that is new here does what it should.
+//! A [`Version`] counts what it does. The record of a swap and the probation of a new version are
+//! based on these counts.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -22,29 +24,30 @@ use crate::model::{
     ids::LaneKey,
 };
 
-/// Lanes that are remembered by name.
+/// Maximum number of lanes that are remembered by name.
 const LANES: usize = 1_000;
-/// For so long after its first call it is noted which lanes come over to a version.
+/// Time after a version's first call during which the lanes that change to it are recorded.
 pub const COMING: Duration = Duration::from_secs(10);
 
-/// The code that a processor runs now. Cheap to ask.
+/// The code that a processor runs now. Cheap to read.
 pub struct Code(RwLock<Arc<Version>>);
 
 impl Code {
-    /// Code that begins with a version.
+    /// The code of a processor, with its first version.
     pub fn new(version: Version) -> Self {
         Code(RwLock::new(Arc::new(version)))
     }
 
     /// The version that the next call runs.
     pub fn current(&self) -> Arc<Version> {
-        // A reference is copied or replaced under the lock, and neither can be half done.
+        // Only a reference is copied or replaced under the lock, so a panic cannot leave it half
+        // done.
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Runs another version from the next batch of each lane on. Gives back the one before.
+    /// Runs another version from the next batch of each lane on. Returns the previous one.
     pub fn exchange(&self, version: Arc<Version>) -> Arc<Version> {
-        // What it remembers of an earlier time here, if there was one, the version between has made wrong.
+        // If it ran here before, its instances remember documents that later versions have changed.
         version.handler.forget_all();
         let before = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), version);
         before.handler.forget_all();
@@ -52,13 +55,13 @@ impl Code {
     }
 }
 
-/// One version of the code, with what it has done so far.
+/// One version of the code, with counts of what it has done.
 pub struct Version {
-    /// SHA-256 of its file; for people and records.
+    /// SHA-256 of its file, for people and records.
     pub digest: Arc<str>,
     /// The code.
     pub handler: Arc<dyn Handler>,
-    /// At most so many events in one call.
+    /// Maximum number of events in one call.
     pub batch_events: usize,
     calls: AtomicUsize,
     events: AtomicU64,
@@ -68,20 +71,21 @@ pub struct Version {
     lanes: Mutex<Lanes>,
 }
 
-/// How lanes fared, of a version.
+/// Lanes that a version has blocked or taken over.
 #[derive(Default)]
 struct Lanes {
-    /// Those that were blocked already when it came, as [hashes](hash): that they fail again says nothing about it. There may be very many, and one of another hash
-    /// is excused wrongly once in 2^64 pairs.
+    /// Lanes that were blocked before the version began, as [hashes](hash). Their failures say
+    /// nothing about it. There may be very many; a wrong match happens once in 2^64 pairs.
     excused: HashSet<u64, foldhash::fast::RandomState>,
-    /// All that it has blocked, excused or not, as hashes.
+    /// All lanes that it has blocked, excused or not, as hashes.
     failed: HashSet<u64, foldhash::fast::RandomState>,
     /// The last of them by name.
     failed_last: VecDeque<LaneKey>,
     /// How many of them were not excused.
     against: usize,
     why: Option<Reason>,
-    /// Those that have come over to it, and the longest that one of them waited for its first answer.
+    /// Lanes that have changed to it, and the longest time that one of them waited for its first
+    /// answer.
     came: HashSet<LaneKey>,
     longest: Duration,
 }
@@ -93,17 +97,18 @@ pub struct Done {
     pub calls: usize,
     /// Events that it has handled.
     pub events: u64,
-    /// The first and the last of them in the log's order; none without any.
+    /// The smallest and the largest position among them; none if there are none.
     pub positions: Option<(i64, i64)>,
     /// When its first call began.
     pub began: Option<Instant>,
-    /// Lanes that it has blocked and that were not blocked before, and why the last one was.
+    /// Lanes that it has blocked and that were not blocked before.
     pub failed: usize,
     /// Why the last of them failed.
     pub why: Option<Reason>,
-    /// Lanes that had an answer of it in the first [`COMING`]. No more than a thousand are counted.
+    /// Lanes that had an answer in the first [`COMING`]; at most a thousand are counted.
     pub lanes: usize,
-    /// The longest that one of them waited for the first: from when its events were ready, so with what handling them took.
+    /// The longest time that one of them waited for its first answer, from when its events were
+    /// ready, including the call.
     pub longest: Duration,
 }
 
@@ -127,12 +132,12 @@ impl Version {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These lanes were blocked before it came: their failures do not speak against it.
+    /// Excuses lanes that were blocked before the version began.
     pub fn excuse(&self, lanes: impl IntoIterator<Item = LaneKey>) {
         self.lanes().excused.extend(lanes.into_iter().map(|lane| hash(&lane)));
     }
 
-    /// The last lanes that it has blocked, and another version has not: no more than a thousand.
+    /// The last lanes, at most a thousand, that this version has blocked and another has not.
     pub fn blocked_unlike(&self, other: &Version) -> Vec<LaneKey> {
         let failed: Vec<LaneKey> = self.lanes().failed_last.iter().cloned().collect();
         let others = other.lanes();
@@ -155,14 +160,14 @@ impl Version {
         }
     }
 
-    /// A call begins. It is under way until what this gives is dropped.
+    /// Counts a call as under way until the returned guard is dropped.
     pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
         self.began.get_or_init(Instant::now);
         self.calls.fetch_add(1, Relaxed);
         UnderWay(self.clone())
     }
 
-    /// So many events of a batch, from the first on, are handled.
+    /// Counts the first `events` of a batch as handled.
     pub(super) fn handled(&self, batch: &Batch, events: usize) {
         let Some(handled) = batch.events.get(..events) else { return };
         self.events.fetch_add(events as u64, Relaxed);
@@ -172,7 +177,7 @@ impl Version {
         }
     }
 
-    /// It has answered a lane whose events were ready so long ago.
+    /// Records an answer to a lane whose events had been ready for `waited`.
     pub(super) fn answered(&self, lane: &LaneKey, waited: Duration) {
         if self.began.get().is_none_or(|began| began.elapsed() > COMING) {
             return;
@@ -183,7 +188,7 @@ impl Version {
         }
     }
 
-    /// It has blocked a lane.
+    /// Records that it has blocked a lane.
     pub(super) fn failed(&self, lane: &LaneKey, reason: &Reason) {
         let mut lanes = self.lanes();
         let hash = hash(lane);
@@ -194,7 +199,7 @@ impl Version {
         if lanes.failed.insert(hash) {
             lanes.against += usize::from(!excused);
         } else {
-            // It was resumed since: it is among the last again.
+            // It was resumed since, so it is among the last again.
             lanes.failed_last.retain(|other| other != lane);
         }
         lanes.failed_last.push_back(lane.clone());
@@ -204,7 +209,7 @@ impl Version {
     }
 }
 
-/// The same for equal lanes within this process.
+/// A hash that is the same for equal lanes within this process.
 fn hash(lane: &LaneKey) -> u64 {
     static STATE: LazyLock<foldhash::quality::RandomState> = LazyLock::new(foldhash::quality::RandomState::default);
     STATE.hash_one(lane)

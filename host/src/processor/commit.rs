@@ -1,10 +1,10 @@
-//! The one transaction: documents, dead letters, lane checkpoints and progress, together or not at all.
+//! The commit transaction: documents, dead letters, lane checkpoints and progress, all or nothing.
 //!
-//! Every commit shows the term's fence and the progress it started from, in its last statements, so that no row that others wait for is locked
-//! while documents are written. Each commit borrows a session (see [`super::connections`]). All
-//! statements travel at once, and COMMIT is sent only after every one of them succeeded. So an
-//! error before COMMIT means that nothing happened; an error of COMMIT itself means that nobody
-//! knows, and the term ends.
+//! The last statements of every commit check the term's fence and the progress it started from, so
+//! that no row that other sessions wait for is locked while documents are written. Each commit
+//! borrows a session (see [`super::connections`]). All statements are sent at once, and COMMIT only
+//! after every one of them has succeeded. So an error before COMMIT means that nothing happened.
+//! After an error of COMMIT itself the outcome is unknown, and the term ends.
 
 use std::{
     sync::Arc,
@@ -32,16 +32,16 @@ use crate::{
     projections::documents::{PreparedWrites, WriteError, Writer, Writes},
 };
 
-/// Why a commit did not happen, named by what happens next.
+/// Why a commit failed, named by the consequence.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// The data was refused. Nothing was committed; the term goes on without what was refused.
+    /// The data was refused. Nothing was committed; the term continues without what was refused.
     #[error("{0}")]
     Data(String),
-    /// Somebody else owns the processor, or wrote its rows. Nothing was committed; the term ends.
+    /// Another session owns the processor, or wrote its rows. Nothing was committed; the term ends.
     #[error("{0}")]
     Fenced(String),
-    /// The connection failed, perhaps after COMMIT was sent. Nobody knows what was committed; the term ends.
+    /// The connection failed, perhaps after COMMIT was sent. The outcome is unknown; the term ends.
     #[error("{0}")]
     Lost(String),
 }
@@ -51,7 +51,8 @@ impl From<Error> for CommitError {
         let text = describe(&error);
         match error.code() {
             Some(code) if code.code() == "SM412" => CommitError::Fenced(text),
-            // Classes 21 to 23 and 54: values, constraints, sizes. A unique violation of our own rows is no matter of data.
+            // Classes 21 to 23 and 54: values, constraints, sizes. A unique violation concerns rows
+            // of the host, not the data.
             Some(code)
                 if *code != SqlState::UNIQUE_VIOLATION
                     && ["21", "22", "23", "54"].iter().any(|class| code.code().starts_with(class)) =>
@@ -77,43 +78,43 @@ impl From<WriteError> for CommitError {
 pub struct DeadLetter {
     /// Its lane.
     pub lane: LaneKey,
-    /// Where it stands in the log.
+    /// Its position in the log.
     pub position: i64,
     /// Its id.
     pub event_id: Box<str>,
-    /// The version of the code that set it aside.
+    /// The version of the code that set it aside, as SHA-256.
     pub digest: Arc<str>,
-    /// Kind and words.
+    /// The class and the message.
     pub reason: Reason,
-    /// How often it was tried.
+    /// Number of attempts.
     pub attempts: u32,
 }
 
 /// A commit: progress, and everything that moves together with it.
 pub struct Commit<'a> {
-    /// What the cursor must say.
+    /// The cursor's progress before the commit.
     pub from: &'a Progress,
-    /// What it will say; the same where only lanes behind it move.
+    /// The cursor's progress after it; the same where only lanes behind the cursor move.
     pub to: &'a Progress,
-    /// Lanes that it leaves behind.
+    /// Lanes that are left behind.
     pub left: &'a [(LaneKey, LaneCheckpoint)],
-    /// Lanes behind it that move, with the progress that each must have.
+    /// Lanes behind the cursor that move, with the progress that each has before.
     pub moved: &'a [(LaneKey, Progress, LaneCheckpoint)],
-    /// Lanes that stand where the cursor will, with the progress that each must have.
+    /// Lanes that the cursor covers again, with the progress that each has before.
     pub rejoined: &'a [(LaneKey, Progress)],
     /// Documents.
     pub writes: &'a Writes,
-    /// Events set aside.
+    /// Dead letters.
     pub dead_letters: &'a [DeadLetter],
-    /// What lanes skipped.
+    /// Shed events, by lane.
     pub sheds: &'a [(LaneKey, Shed)],
-    /// Events that it handles.
+    /// Number of events handled.
     pub handled: i64,
-    /// How fast it goes, when it is time to say so.
+    /// Rate and measures, when a report is due.
     pub report: Option<&'a Reported>,
 }
 
-/// Commits on behalf of one term.
+/// The commits of one term.
 pub struct Committer {
     sessions: Arc<Pool<CommitSession>>,
     borrower: Borrower,
@@ -136,7 +137,7 @@ struct Statements {
 }
 
 impl Statements {
-    /// Prepares those that the session has not prepared yet.
+    /// Prepares the statements that the session has not prepared yet.
     async fn on(session: &Session) -> Result<Self, Error> {
         let (move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report) = tokio::try_join!(
             session.prepared(include_str!("commit/move_cursor.sql")),
@@ -163,8 +164,8 @@ pub struct TermStart {
 }
 
 impl Committer {
-    /// Begins a term: takes a fence for a processor, and reads what the database says under it. `host` is
-    /// the pid of the session that holds the host lock.
+    /// Begins a term: takes a fence for a processor, and reads the state of the database under it.
+    /// `host` is the pid of the session that holds the host lock.
     pub async fn begin(
         sessions: &Arc<Pool<CommitSession>>,
         processor: &ProcessorId,
@@ -173,10 +174,10 @@ impl Committer {
     ) -> Result<TermStart, Error> {
         let borrower = Borrower::of(processor, "commit");
         let mut session = sessions.lend(&borrower).await?;
-        // The session is older, so it covers what is read from here on.
+        // The session is older than this time, so it covers everything read from here on.
         let began = Instant::now();
         let (fence, cursors) = fence::take(&mut session.session, processor, host).await?;
-        // Lane checkpoints are read after the fence was taken: whatever an earlier owner still committed is in them.
+        // The fence comes first, so the rows include everything that an earlier owner committed.
         let checkpoints = lane_checkpoints::read(&session, processor).await?;
         let documents = Writer::open(&session, processor.owner(), collections).await?;
         session.give_back();
@@ -201,7 +202,7 @@ impl Committer {
         &self.fence
     }
 
-    /// Commits, or changes nothing, or ends the term not knowing which.
+    /// Commits. An error says whether nothing has changed or the outcome is unknown.
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
         let session = self.session().await?;
         let statements = Statements::on(&session).await?;
@@ -236,7 +237,7 @@ struct Writing<'a> {
 
 impl Writing<'_> {
     async fn commit(&self, commit: Commit<'_>, documents: PreparedWrites<'_>) -> Result<(), CommitError> {
-        // Boxed: each of them holds its parameters, which together are more than a caller should carry about.
+        // Boxed, because the futures hold all parameters and would make the caller's future large.
         let work = Box::pin(async {
             let rows = async {
                 tokio::try_join!(biased;
@@ -260,7 +261,8 @@ impl Writing<'_> {
         failpoint::hit("commit.begin");
         let (begun, done) = tokio::join!(biased; self.session.batch_execute("begin"), work);
         if let Err(error) = begun.map_err(CommitError::from).and(done) {
-            // What the rollback says does not matter: without a connection there is nothing left to roll back.
+            // The result of the rollback does not matter: without a connection there is nothing to
+            // roll back.
             let _ = self.session.batch_execute("rollback").await;
             return Err(error);
         }
@@ -271,7 +273,7 @@ impl Writing<'_> {
             if sent {
                 failpoint::hit("commit.sent");
             } else if cfg!(feature = "failpoints") {
-                // One more turn, in which the connection's task writes it to the socket.
+                // One more poll, in which the connection's task writes COMMIT to the socket.
                 cx.waker().wake_by_ref();
                 sent = true;
             }
@@ -329,7 +331,7 @@ impl Writing<'_> {
 
     async fn report(&self, report: Option<&Reported>) -> Result<(), Error> {
         if let Some(Reported { rate, measures }) = report {
-            // Numbers only: they have a form in JSON.
+            // Numbers only, so they have a form in JSON.
             let measures = serde_json::to_string(measures).unwrap_or_else(|_| "{}".into());
             let params: [&(dyn crate::db::types::ToSql + Sync); 3] = [&self.processor.as_str(), rate, &measures];
             self.session.execute(&self.statements.report, &params).await?;
@@ -422,7 +424,7 @@ fn names<'a>(lanes: impl Iterator<Item = &'a LaneKey>) -> (Vec<&'a str>, Vec<&'a
     lanes.map(|lane| (lane.tenant.as_str(), &*lane.key)).unzip()
 }
 
-/// Lane checkpoints as their rows hold them, column by column.
+/// Lane checkpoints, column by column.
 #[derive(Default)]
 struct Columns {
     progress: Vec<String>,

@@ -1,8 +1,8 @@
 //! Operators' decisions, noticed once for all processors: pauses, and lanes that were resumed.
 //!
 //! Commands write rows, and a running host reads them. If each of hundreds of processors read its
-//! own several times a second, that would cost more than their work. So one task reads a mark for
-//! each processor that has such rows, and a processor reads its rows only when its mark has
+//! own rows several times a second, that would cost more than their work. So one task reads a mark
+//! for each processor that has such rows, and a processor reads its rows only when its mark has
 //! changed.
 
 use std::{
@@ -69,7 +69,7 @@ impl DecisionWatcher {
         (DecisionWatcher { sessions, marks: sender }, Decisions { marks, known: None })
     }
 
-    /// Reads the marks after each change of the database, until told to stop.
+    /// Reads the marks after each change of the database, until it is asked to stop.
     pub async fn run(self, mut wakeups: Wakeups, mut stop: Stop) -> anyhow::Result<()> {
         let looking = async {
             for number in 0_u64.. {
@@ -85,7 +85,7 @@ impl DecisionWatcher {
                     }
                     Err(error) => {
                         tracing::debug!(error = describe(&error), "cannot read operators' decisions");
-                        // What could not be read is read again, also if nothing else changes.
+                        // A failed read is repeated, even if nothing else changes.
                         tokio::time::sleep(LOOK).await;
                         continue;
                     }
@@ -103,8 +103,8 @@ impl DecisionWatcher {
     async fn read(&self, number: u64) -> Result<Marks, Error> {
         let session = self.sessions.lend(&Borrower::host("decisions")).await?;
         let statement = session.prepared(include_str!("decisions/marks.sql")).await?;
-        // The number makes lanes that are resumed while a processor reads others change its mark
-        // too.
+        // With the number, the mark also changes if lanes are resumed while a processor reads
+        // others.
         let rows = session.query(&statement, &[&format!("resumed {number}")]).await?;
         session.give_back();
         Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())

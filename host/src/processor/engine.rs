@@ -1,13 +1,14 @@
-//! The loop of one term: carries out what the [`InFlight`] says.
+//! The event loop of one term: carries out the decisions of [`InFlight`].
 //!
-//! At any time a page is being read, lanes are running, a lane behind reads for itself and a commit is on its way, none of them waiting for
-//! another. Whenever one of these ends, the tracker is told, and asked what to start next. What the loop itself decides is only when:
-//! how many pages to read ahead, how many lanes to run at once, how long a commit waits for slow lanes. Everything it holds is dropped with
-//! it when the term ends.
+//! A page is read, lanes run, a lane behind reads the log and a commit is under way, all
+//! concurrently. When one of these ends, the loop passes its outcome to the tracker and asks it
+//! what to start next. The loop itself decides only on timing and number: how many pages to read
+//! ahead, how many lanes to run concurrently, how long a commit waits for slow lanes. It owns
+//! everything under way, and drops it when the term ends.
 
 mod commits;
 mod read;
-mod say;
+mod report;
 
 use std::{
     collections::HashMap,
@@ -58,54 +59,59 @@ use crate::{
 };
 use read::{Ahead, ReadingResult};
 
-/// How long a commit waits for lanes that have not finished, live: one in a while would wait that long for a neighbour; more is felt.
+/// How long a commit waits for unfinished lanes, live. Default 3 ms: rarely, a quick lane waits
+/// this long for another; more would be noticed.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
-/// The same while there is more to read at once: nobody waits for these events, and leaving lanes behind costs. A page of thousands of lanes takes a
-/// while although none of them is slow.
+/// The same while more pages can be read at once. Nobody waits for these events, and leaving lanes
+/// behind has a cost. A page of thousands of lanes takes a while although none of them is slow.
 const PATIENCE_BEHIND: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
-/// The same at the end.
+/// The same while the term drains or is paused.
 const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };
-/// Events that are no older are waited for, however many there are of them: one tenant's flood is no reason to let others wait.
+/// Maximum age of events that somebody waits for, however many there are: one tenant's burst must
+/// not delay other tenants.
 const FRESH: Duration = Duration::from_secs(1);
-/// How long passed-over events may stay unstored. Longer saves writes; a restart reads so much again.
+/// Maximum time before progress past events that concern no lane is stored. Longer saves writes,
+/// but a restart reads that much again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
-/// Time between two reads of operators' decisions: which lanes they resumed, and what they paused.
+/// Time between two reads of operators' decisions: pauses, and lanes that were resumed.
 const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
-/// How often a processor that is behind is asked whether it is too far behind, where it would skip then: asking reads as many rows as its bound.
+/// Time between two checks of whether a processor that is behind exceeds its bound for shedding. A
+/// check reads as many rows as the bound.
 const LOOK_AT_HEAD: Duration = Duration::from_secs(1);
-/// Between two lines that publish of events set aside. A plugin may skip every event; the log need not.
+/// Time between two log lines about dead letters. A plugin may skip every event.
 const TELL_OF_SKIPS: Duration = Duration::from_secs(1);
-/// For how long nothing may be under way before it is asked whether lanes have work: no step takes so long to begin.
+/// Time without anything under way after which lanes must not have work. No step takes this long to
+/// start.
 const STANDSTILL: Duration = Duration::from_secs(10);
-/// A lane that has been behind for so long asks for more than its tenant's share, and reads for itself.
+/// A lane that has been behind for this long exceeds its tenant's share, and is detached.
 const OVER_ITS_SHARE: Duration = Duration::from_secs(1);
-/// So does one whose tenant owes so many turns of the ring.
+/// So does a lane whose tenant owes this many turns of the scheduler's ring.
 const DEEP_IN_DEBT: u32 = 64;
-/// And after how long at the latest.
+/// The longest time between two plans.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// How often for each page of very many lanes it is asked what could be committed.
+/// Plans for each page of very many lanes.
 const LOOKS: usize = 16;
-/// How long a draining term waits for calls under way. Default 5 s: far longer than most calls take,
-/// and well below the ten seconds after which `docker stop` kills. Events of dropped calls were not
-/// committed and are handled again.
+/// Maximum time that a draining term waits for calls under way. Default 5 s: far longer than most
+/// calls take, and well below the ten seconds after which `docker stop` kills. Events of dropped
+/// calls were not committed, and are handled again.
 const LET_CALLS_END: Duration = Duration::from_secs(5);
-/// Lanes of which it is remembered what their events cost.
+/// Lanes whose cost per event is remembered.
 const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
-/// What a piece of work led to, waiting for its commit.
+/// The result of a piece of work that waits for its commit.
 #[derive(Debug, Default)]
 pub(super) struct Results {
-    /// Shared with the commit that writes them: if it is refused they are needed again.
+    /// Shared with the commit that writes them. If it is refused they are needed again.
     changes: Arc<Changes>,
     dead_letters: Vec<DeadLetter>,
-    /// What was skipped instead of being handled.
+    /// What was shed instead of being handled.
     shed: Option<Shed>,
     handled: usize,
-    /// Its place among all stagings of documents.
+    /// The last staging of documents that it includes.
     mark: u64,
     /// Bytes of its documents and dead letters.
     weight: usize,
-    /// Counts them on the account of their tenant.
+    /// Counts these bytes against the tenant's bound.
     _counted: Option<Counted>,
 }
 
@@ -118,7 +124,7 @@ impl in_flight::Results for Results {
 type RunResult = (LaneKey, Work, Result<Outcome, TermEnded>);
 type PageResult = (Reader, Duration, Result<Ahead, SourceError>);
 
-/// What a term takes from its processor: what it is, and what outlives it.
+/// What a term borrows from its processor: its properties, and the state that outlives the term.
 pub(super) struct Parts<'a> {
     pub(super) id: &'a ProcessorId,
     pub(super) router: &'a Router,
@@ -150,40 +156,40 @@ pub(super) struct Engine<'a> {
     committer: Arc<Committer>,
     in_flight: InFlight<Results>,
     costs: LruCache<LaneKey, Duration>,
-    /// Since when lanes are behind that are and move.
+    /// When each lane that is behind and moves fell behind.
     behind_since: HashMap<LaneKey, Instant>,
 
     runs: FuturesUnordered<BoxFuture<'static, RunResult>>,
-    /// The reader of pages, when it does not read.
+    /// The reader of pages; none while it reads.
     pages: Option<Reader>,
     page: Option<BoxFuture<'static, PageResult>>,
     lanes: Option<Reader>,
     reading: Option<BoxFuture<'static, ReadingResult>>,
     commit: Option<BoxFuture<'static, Committed>>,
-    /// Documents on their way to lanes.
+    /// A read of documents for lanes.
     serving: Option<BoxFuture<'static, Result<(), ReadError>>>,
-    /// The same of tenants that would make others wait.
+    /// The same for tenants whose reads would delay other tenants.
     serving_apart: Option<BoxFuture<'static, Result<(), ReadError>>>,
 
-    /// Whether the log may have more than was read.
+    /// Whether the log may have events that were not read.
     news: bool,
-    /// Whether the last page was full, so that more is there already.
+    /// Whether the last page was full, so that more can be read at once.
     behind: bool,
-    /// Whether what was read last was old, so that nobody waits for it live.
+    /// Whether the events of the last page are too old for somebody to wait for them.
     late: bool,
-    /// How large pages are read while it is.
+    /// The size of pages while it is behind.
     times: Times,
     passed_since: Option<Instant>,
     looked_at_rows: Instant,
-    /// Whether people may have decided something since.
+    /// Whether operators may have decided something since.
     look: bool,
-    /// Since when it was told to end.
+    /// When the term was asked to drain.
     draining: Option<Instant>,
-    /// Whether how things stand has changed since it was told.
+    /// Whether the state has changed since it was published.
     untold: bool,
-    /// Events set aside of which the log does not publish yet, and when it last did.
+    /// Dead letters that are not logged yet, and the time of the last log line.
     dead_letter_lines: (usize, Option<Instant>),
-    /// Whether a lane may have become ready to read for itself.
+    /// Whether a lane may have become ready to read the log.
     search: bool,
     /// When the next lane that waits for a time is due.
     due: Option<SystemTime>,
@@ -195,13 +201,13 @@ pub(super) struct Engine<'a> {
     replacements: watch::Receiver<Replacements>,
     /// The number of their changes that it has applied.
     replaced: u64,
-    /// When it was last asked how far the head is.
+    /// When the distance to the head was last checked.
     looked_at_head: Option<Instant>,
     /// Since when nothing is under way.
     still_since: Option<Instant>,
-    /// Lanes that have finished since it was last asked what could be committed.
+    /// Lanes that have finished since the last plan.
     finished: usize,
-    /// When that was.
+    /// When the last plan was made.
     looked: Instant,
 }
 
@@ -267,7 +273,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Runs until told to stop, and then until everything that was under way is committed.
+    /// Runs until the term is asked to drain, and then until everything under way is committed.
     pub(super) async fn run(
         mut self,
         wakeups: &mut Wakeups,
@@ -295,7 +301,7 @@ impl<'a> Engine<'a> {
             tokio::select! {
                 Some(run) = self.runs.next(), if !self.runs.is_empty() => {
                     self.finish(run)?;
-                    // Those that have ended by now as well: what follows looks at every lane.
+                    // More that have ended by now, because the following steps visit every lane.
                     while let Some(Some(run)) = self.runs.next().now_or_never() {
                         self.finish(run)?;
                     }
@@ -356,7 +362,7 @@ impl<'a> Engine<'a> {
                 tracing::info!(processor = %self.id, calls = self.runs.len(), "drops calls that have not ended; their events are handled again");
                 self.runs.clear();
             }
-            // What the last commit did not publish would otherwise be told by the next, whenever that is.
+            // Otherwise the next commit would report it, which may be much later.
             if self.commit.is_none() && self.report.due().is_some_and(|due| due.is_zero()) {
                 self.last_report().await?;
             }
@@ -375,7 +381,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Starts everything that can be started.
+    /// Starts everything that can start.
     fn start(&mut self) {
         let now = SystemTime::now();
         if self.draining.is_none() && self.in_flight.paused().is_none() {
@@ -393,7 +399,7 @@ impl<'a> Engine<'a> {
         }
         if self.commit.is_none() && self.worth_a_look(now) {
             (self.finished, self.looked) = (0, Instant::now());
-            // Nothing more is started where all of it is paused, so nobody is waited for.
+            // Nothing more starts while the processor is paused, so a commit waits for no lane.
             let ends = self.draining.is_some() || self.in_flight.paused().is_some();
             let patience = if ends { NO_PATIENCE } else { self.patience() };
             let store =
@@ -405,8 +411,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Whether it should be asked what could be committed, which looks at every lane: while more of them wait than can run, it is done some times for each
-    /// page and not whenever one of thousands has finished.
+    /// Whether to ask for a plan, which visits every lane. While all slots are taken, this happens
+    /// several times for each page, not whenever one of thousands of lanes has finished.
     fn worth_a_look(&self, now: SystemTime) -> bool {
         let crowded = self.runs.len() >= self.config.lanes_at_once;
         !crowded
@@ -416,10 +422,10 @@ impl<'a> Engine<'a> {
             || self.in_flight.patience_ends(self.patience()).is_some_and(|end| end <= now)
     }
 
-    /// Whoever has work and does not move has a reason that can be read, or it is a mistake of ours: then it is said, and a new term begins from what the
-    /// database says.
+    /// Ends the term if a lane has work, nothing is under way and no reason is known. That is a
+    /// bug; it is logged, and the next term starts from the state of the database.
     fn check_for_standstill(&mut self) -> Result<(), TermEnded> {
-        // While all of it is paused it may stand still, and nobody is to be woken to ask why.
+        // A paused processor may stand still, and no timer should wake it to check.
         if self.is_busy() || self.in_flight.paused().is_some() {
             self.still_since = None;
             return Ok(());
@@ -438,7 +444,7 @@ impl<'a> Engine<'a> {
         self.pressure.patience(if self.late { PATIENCE_BEHIND } else { PATIENCE })
     }
 
-    /// Lets a lane read for itself, if one is due whose tenant may do something.
+    /// Starts a reading of a lane behind, if one is due and its tenant is not throttled.
     fn start_reading(&mut self, now: SystemTime) {
         let Some(reader) = self.lanes.take() else { return };
         let mut free_again = None;
@@ -453,12 +459,12 @@ impl<'a> Engine<'a> {
             self.due = self.in_flight.next_due().into_iter().chain(free_again).min();
             return;
         };
-        // What this time waited for has begun; the search after the reading says what comes next.
+        // The lane that was due has begun. The search after the reading finds the next one.
         self.due = self.in_flight.next_due();
         self.reading = Some(Box::pin(read::lane(reader, reading, self.router.clone(), self.pressure.shed_after())));
     }
 
-    /// Begins to read what follows, if there may be something and nothing speaks against it.
+    /// Starts to read the next page, if there may be one and nothing prevents it.
     fn start_page(&mut self) {
         let turn = self.turn();
         let hold = if self.news { self.hold(&turn) } else { None };
@@ -466,7 +472,7 @@ impl<'a> Engine<'a> {
         self.held.note(hold, Instant::now());
         let ahead = self.pressure.pages_ahead(self.config.pages_ahead);
         let times = if self.behind { self.times } else { Times::LEVEL };
-        // Large pages weigh as much as several: one is handled while another is read, at least.
+        // A large page counts as several, but one may always be handled while another is read.
         let room = self.in_flight.pages_open() < (ahead / times.weight()).max(ahead.min(2));
         if !may || !room {
             return;
@@ -477,8 +483,8 @@ impl<'a> Engine<'a> {
             Turn::Read(Some(toward)) => Progress::entering(self.in_flight.tail().seen().clone(), toward),
             _ => self.in_flight.tail().clone(),
         };
-        // What is told while it reads may be of what it does not see any more.
-        // Read up to where another one stands, it says nothing of what is beyond.
+        // A notification during the read may be about events that the read does not see. A read up
+        // to another processor's place does not show what is past it.
         self.news = toward;
         let looked = self.looked_at_head.is_some_and(|looked| !self.behind || looked.elapsed() < LOOK_AT_HEAD);
         let shed_after = self.pressure.shed_after().filter(|_| !looked);
@@ -494,7 +500,8 @@ impl<'a> Engine<'a> {
         }));
     }
 
-    /// Whether others who see the log at the same place let this one read; tells them where it stands.
+    /// Whether the other processors in lockstep allow this one to read; reports its progress to
+    /// them.
     fn turn(&self) -> Turn {
         let Some(place) = self.place.as_ref() else { return Turn::Read(None) };
         if self.in_flight.pages_open() == 0 {
@@ -503,7 +510,7 @@ impl<'a> Engine<'a> {
         place.turn()
     }
 
-    /// What keeps it from reading.
+    /// Why nothing may be read now.
     fn hold(&self, turn: &Turn) -> Option<Hold> {
         match turn {
             Turn::Wait(other) => Some(Hold::Waiting(other.clone())),
@@ -530,7 +537,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// In which of its tenant's time a lane runs: somebody waits for what is at the head of the log.
+    /// The scheduling class of a lane: live at the head of the log, where somebody waits for the
+    /// events.
     fn class(&self, lane: &LaneKey) -> Class {
         if self.late || self.in_flight.is_detached(lane) { Class::CatchUp } else { Class::Live }
     }
@@ -554,7 +562,7 @@ impl<'a> Engine<'a> {
             behind_since.get(lane).is_some_and(|since| since.elapsed() >= OVER_ITS_SHARE)
                 || scheduler.debt(&lane.tenant, Class::Live) >= DEEP_IN_DEBT
         });
-        // A lane that was detached now reads for itself.
+        // A lane that has just been detached reads the log next.
         self.search = true;
         if self.in_flight.passed_events() {
             self.passed_since.get_or_insert_with(Instant::now);
@@ -563,7 +571,7 @@ impl<'a> Engine<'a> {
 
     fn shed(&mut self, ShedRange { to, shed }: ShedRange) {
         (self.untold, self.search, self.news) = (true, true, true);
-        // It may be as far from the head as before.
+        // The head may be as far away as before.
         self.looked_at_head = None;
         let results = |shed| Results { shed: Some(shed), ..Results::default() };
         let lanes = self.in_flight.shed_to(to, shed.into_iter().map(|(lane, shed)| (lane, results(shed))).collect());
@@ -574,7 +582,7 @@ impl<'a> Engine<'a> {
     fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
         let outcome = result?;
         self.finished += 1;
-        // One that was running while its ground was lost is ready only now.
+        // A lane whose earlier results were refused while it ran is ready only now.
         self.search |= self.in_flight.is_behind(&lane);
         if let Some(cost) = outcome.cost {
             self.costs.put(lane.clone(), cost);
@@ -603,7 +611,7 @@ impl<'a> Engine<'a> {
         let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
         let results = Results { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
         if !self.in_flight.finish(&lane, work, handled, results, ending, SystemTime::now()) {
-            // The lane reads these events again, and must not find what they led to.
+            // The lane reads these events again, and must not see their results.
             self.documents.unstage(&lane);
         }
         Ok(())
@@ -617,7 +625,8 @@ impl<'a> Engine<'a> {
 
     /// The progress that this term has made.
     fn progress(&self) -> TermProgress {
-        // Events that concern no lane are stored late, so one commit stands for the next.
+        // Progress past events that concern no lane is stored late, so one commit stands for the
+        // next.
         let uncommitted = || self.in_flight.pages_open() > 0 || self.in_flight.passed_events() && !*self.moved;
         let works = self.is_busy() || self.news || uncommitted() || self.in_flight.ready(SystemTime::now()).is_some();
         match (works, *self.moved) {
@@ -632,13 +641,13 @@ impl<'a> Engine<'a> {
         !self.runs.is_empty() || self.page.is_some() || self.reading.is_some() || self.commit.is_some()
     }
 
-    /// How long calls under way are still waited for, once the term was told to end.
+    /// How long the draining term still waits for calls under way.
     fn left_to_end(&self) -> Option<Duration> {
         let since = self.draining.filter(|_| !self.runs.is_empty())?;
         Some(LET_CALLS_END.saturating_sub(since.elapsed()))
     }
 
-    /// When something is to be done even if nothing happens.
+    /// How long until the next step that no event triggers.
     fn timer(&self) -> Option<Duration> {
         let now = SystemTime::now();
         let until = |at: SystemTime| at.duration_since(now).unwrap_or_default();
@@ -648,7 +657,7 @@ impl<'a> Engine<'a> {
         let reads = self.lanes.is_some() && self.in_flight.paused().is_none();
         let due = self.due.filter(|_| reads).map(until);
         let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
-        // A commit that is due at once and yet not made waits for something else to end; looking again every moment would not help.
+        // The following steps wait for a commit under way, so the timer leaves them out until then.
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
         let held = self.commit.is_none().then(|| self.held.due(Instant::now())).flatten();
         let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
@@ -660,7 +669,7 @@ impl<'a> Engine<'a> {
             .map(|wait| wait.max(Duration::from_millis(1)))
     }
 
-    /// Learns what people decided: about lanes that wait, and about what should.
+    /// Reads operators' decisions: pauses, and lanes that were resumed.
     async fn look_at_rows(&mut self) -> Result<(), TermEnded> {
         self.looked_at_rows = Instant::now();
         self.look = false;
@@ -674,7 +683,7 @@ impl<'a> Engine<'a> {
         if let Some(lane) = resumed.first() {
             tracing::info!(processor = %self.id, %lane, lanes = resumed.len(), "lanes were resumed");
         }
-        // A lane that is let go on waits all the same where a pause still holds.
+        // A pause still holds a lane that was resumed.
         self.pause();
         for lane in &resumed {
             self.in_flight.resume(lane);
@@ -687,8 +696,7 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Pauses exactly the lanes that an operator, the settings or their tenant's own processor
-    /// holds.
+    /// Applies the pauses of operators, of the settings and of tenants' own processors.
     fn pause(&mut self) {
         (self.untold, self.search) = (true, true);
         self.replaced = self.replacements.borrow_and_update().changes();
@@ -705,17 +713,17 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Whether tenants' own processors have changed since that was last applied.
+    /// Whether tenants' own processors have changed since they were last applied.
     fn has_other_replacements(&self) -> bool {
         self.replacements.has_changed().unwrap_or(false)
     }
 
-    /// Says for people why nothing is read, or that something is again.
+    /// Records in the database why nothing is read, or clears it.
     async fn say_held(&mut self) -> Result<(), TermEnded> {
         Ok(self.committer.say_held(&self.held.publish()).await?)
     }
 
-    /// How things stand, for whoever waits.
+    /// The state for observers.
     fn state(&self) -> ProcessorState {
         let (rows, need_person) = self.in_flight.rows_counted();
         ProcessorState {
@@ -728,7 +736,7 @@ impl<'a> Engine<'a> {
     }
 }
 
-/// Whether an event was recorded just now, by clocks that are about right.
+/// Whether an event was recorded just now, given roughly correct clocks.
 fn is_fresh(recorded_at: i64) -> bool {
     let recorded = u64::try_from(recorded_at)
         .map_or(SystemTime::UNIX_EPOCH, |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));

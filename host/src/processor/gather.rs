@@ -1,8 +1,9 @@
 //! How a lane behind the cursor reads the log: pure.
 //!
-//! It first reads towards where the cursor rows stand, since what it handles up to there can be committed at any time. Once it is there, and
-//! has not read its fill, it goes on to the last page that was dispatched; if it gets so far it is one with the tail again. If it
-//! does not, what it read beyond the cursor is left for the next time.
+//! It first reads towards the cursor, because what it handles up to there can be committed at any
+//! time. If it reaches the cursor with room left, it continues to the last page dispatched, and
+//! rejoins the tail if it reaches that. Otherwise what it read past the cursor is discarded and
+//! read again later.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -11,34 +12,35 @@ use crate::model::{
     event::Event,
 };
 
-/// Events of one difference, and where the lane stands after them.
+/// Events of one difference, and the lane's progress after them.
 pub type Piece = (Vec<Arc<Event>>, Difference, Progress);
 
-/// What a lane found in the log.
+/// The events that a lane read from the log.
 #[derive(Debug)]
 pub struct Found {
-    /// In order; none of them empty.
+    /// In order; none is empty.
     pub pieces: Vec<Piece>,
-    /// Where the lane stands after them.
+    /// The lane's progress after them.
     pub end: Progress,
-    /// Whether that is the last page that was dispatched.
+    /// Whether that is the end of the last page dispatched.
     pub complete: bool,
 }
 
-/// A reading under way: asks for one part of a difference after another.
+/// A reading under way, which asks for one part of a difference after another.
 #[derive(Debug)]
 pub struct Gather {
     to_cursor: VecDeque<Difference>,
     to_tail: VecDeque<Difference>,
     pieces: Vec<Piece>,
-    /// How many of them lie before the cursor, and where the lane stands after those.
+    /// How many of the pieces are before the cursor, and the progress after those.
     committable: (usize, Progress),
     left: usize,
     left_bytes: usize,
 }
 
 impl Gather {
-    /// A reading from `from` by way of the cursor's progress to the tail's, of about `limit` events and at most a page more than `bytes`.
+    /// A reading from `from` through the cursor's progress to the tail's, of about `limit` events
+    /// and at most a page more than `bytes`.
     pub fn new(from: &Progress, cursor: &Progress, tail: &Progress, limit: usize, bytes: usize) -> Self {
         Gather {
             to_cursor: from.hops_to(cursor).into(),
@@ -50,13 +52,15 @@ impl Gather {
         }
     }
 
-    /// What to read next, and at most how much; none when it has enough.
+    /// The next difference and the maximum number of events to read of it; none when the reading
+    /// has enough.
     pub fn next(&self) -> Option<(&Difference, usize)> {
         let difference = self.to_cursor.front().or(self.to_tail.front())?;
         (self.left > 0 && self.left_bytes > 0).then_some((difference, self.left))
     }
 
-    /// Takes what was read: the position of the last event in it, those events that concern the lane, and whether there may be more.
+    /// Adds what was read: the position of the last event, the lane's events, and whether there may
+    /// be more.
     pub fn read(&mut self, last: Option<i64>, events: Vec<Arc<Event>>, more: bool) {
         let before_cursor = !self.to_cursor.is_empty();
         let hops = if before_cursor { &mut self.to_cursor } else { &mut self.to_tail };
@@ -84,7 +88,7 @@ impl Gather {
         }
     }
 
-    /// What came of it.
+    /// The result of the reading.
     pub fn finish(mut self) -> Found {
         let complete = self.to_cursor.is_empty() && self.to_tail.is_empty();
         let (count, end) = self.committable;

@@ -1,23 +1,29 @@
-//! Which lane has handled what, and what a commit may say about it: pure.
+//! The tracker of one processor's work in flight: a pure state machine.
 //!
-//! Pages are dispatched to lanes as they are read; lanes finish when they finish; commits take what is finished. The tracker keeps the three
-//! together so that, whatever the order, after every commit each lane is covered exactly once: by the cursor, or by its checkpoint
-//! row. It knows no clock, no database and no guest. The loop in [`super::engine`] carries out what it says, and a property test runs it against
-//! a model of the log and the database, with crashes at every step.
+//! Pages are dispatched to lanes as they are read, lanes finish in any order, and commits take what
+//! is finished. The tracker ensures that every commit leaves each lane covered exactly once: by the
+//! cursor, or by its checkpoint row. It has no clock, no database and no guest. The loop in
+//! [`super::engine`] carries out its decisions. A property test runs it against a model of the log
+//! and the database, with crashes at every step.
 //!
-//! The rules, which everything here follows from:
+//! The rules:
 //!
-//! - Pages are numbered as they are dispatched. The cursor stands at the end of one of them. A finished piece of work may be committed only
-//!   with the cursor at or behind its page: a lane is never ahead of the cursor in the database, since after a crash the tail may come
-//!   another way.
-//! - A lane without a row is covered by the cursor. A commit that moves the cursor over a page which such a lane has not finished gives
-//!   it a row, with the progress it has. It stays *attached*: its work goes on, its effects ride in a later commit, which moves or deletes the row.
-//! - A lane that fails, waits or holds too much is *detached*: its memory is dropped, and it reads the log from its row on.
-//! - What one commit takes is bounded in bytes; lanes beyond that take their turn in the next. A lane that broke a commit which it shared
-//!   goes alone until it has caught up.
-//! - A detached lane comes back by reading up to the last page that was dispatched while later pages are kept for it. Its row is deleted by the commit
-//!   that brings the cursor at least that far.
-//! - A lane that is behind and has nothing to do is [parked](parked): it costs memory for its row and no time, whatever happens to others.
+//! - Pages are numbered in the order of their dispatch, and the cursor is at the end of one of
+//!   them. Finished work is committed only once the cursor is at or past its page. A lane is never
+//!   ahead of the cursor in the database, because after a crash the log may be divided into other
+//!   pages.
+//! - A lane without a row is covered by the cursor. A commit that moves the cursor past a page that
+//!   such a lane has not finished gives it a row with the progress it has. The lane stays
+//!   *attached*: its work continues, and a later commit takes its results and moves or deletes the
+//!   row.
+//! - A lane that fails, waits or holds too much is *detached*: its queue is dropped, and it reads
+//!   the log from its row onwards.
+//! - The results in one commit are bounded in bytes. Lanes beyond the bound take turns in the next
+//!   commits. A lane whose results made a shared commit fail commits alone until it has caught up.
+//! - A detached lane rejoins the tail by reading up to the last page dispatched, while later pages
+//!   are queued for it. The commit that moves the cursor at least that far deletes its row.
+//! - A lane that is behind and idle is [parked](parked): it costs memory for its row, and no step
+//!   walks over it.
 
 mod lane;
 mod parked;
@@ -52,26 +58,26 @@ use crate::{
     tenants::replacements::REPLACED,
 };
 
-/// The number of a page, in the order in which they are dispatched.
+/// The number of a page, counted from the beginning of the term.
 pub type PageNumber = u64;
 
 /// Events of one lane, to be handled in order.
 #[derive(Clone, Debug)]
 pub struct Work {
-    /// The page with which it may be committed.
+    /// The first page at which it may be committed.
     pub page: PageNumber,
-    /// The difference that the events are part of.
+    /// The difference that contains the events.
     pub difference: Difference,
-    /// Where the lane stands after all of them.
+    /// The lane's progress after all of them.
     pub end: Progress,
-    /// By position; at least one.
+    /// Ordered by position; never empty.
     pub events: Vec<Arc<Event>>,
-    /// How often the first was tried before.
+    /// Earlier attempts at the first event.
     pub attempts: u32,
 }
 
 impl Work {
-    /// Where the lane stands after the first `handled` of them, if any.
+    /// The lane's progress after the first `handled` events; none if there are none.
     fn progress_after(&self, handled: usize) -> Option<Progress> {
         match handled {
             0 => None,
@@ -85,125 +91,132 @@ impl Work {
     }
 }
 
-/// How a piece of work ended.
+/// The end of a piece of work.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Ending {
-    /// As far as it was handled it is done; what remains goes on later.
+    /// Everything up to the last handled event is done; the rest continues later.
     Handled,
     /// The lane stops before the next event.
     Stopped(LaneState),
 }
 
-/// A page that was dispatched and not yet committed.
+/// A page that was dispatched and is not committed yet.
 #[derive(Clone, Debug)]
 struct OpenPage {
     end: Progress,
     /// Whether lanes had events in it.
     worth: bool,
-    /// Whether it had events at all.
+    /// Whether it had any events.
     events: bool,
-    /// When the first of its lanes finished, from when on somebody waits, and the last one.
+    /// When the first and the last of its lanes finished. From the first time on, results wait for
+    /// a commit.
     finished: Option<(SystemTime, SystemTime)>,
 }
 
-/// What work leads to.
+/// The result of a piece of work.
 pub trait Results {
-    /// Bytes that it holds until it is committed; none where it is the default.
+    /// Bytes held until the commit; 0 for the default value.
     fn weight(&self) -> usize;
 }
 
-/// What may be held.
+/// Memory bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Bytes of events queued for one lane that was left behind, above which it is detached, or is full where none is.
+    /// Bytes of events queued for one lane with a row. Above this the lane is detached, or
+    /// [full](InFlight::full) if lanes are not detached.
     pub lane_bytes: usize,
-    /// The same in events.
+    /// The same bound in events.
     pub lane_events: usize,
-    /// Whether lanes are detached for holding too much. Where not, nothing may be dispatched while one is [full](InFlight::full).
+    /// Whether lanes are detached for holding too much. If not, nothing may be dispatched while one
+    /// is [full](InFlight::full).
     pub detaches: bool,
-    /// Bytes of results in one commit, unless one lane's alone are more.
+    /// Bytes of results in one commit; a single lane's results may exceed it.
     pub commit_bytes: usize,
-    /// Bytes of results that wait for their commit, above which nothing is started.
+    /// Bytes of uncommitted results above which no work starts.
     pub waiting_bytes: usize,
-    /// Lanes that run at once.
+    /// Lanes that run concurrently.
     pub lanes_at_once: usize,
 }
 
-/// Who holds too much.
+/// Why no further page may be dispatched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full<'a> {
-    /// This lane alone.
+    /// The queue of this lane is full.
     Lane(&'a LaneKey),
-    /// Many together.
+    /// The queues of all lanes together are full.
     Together,
 }
 
-/// Where no lane is detached for what it holds, all together hold what so many full ones would: memory must not grow with the number of lanes.
+/// The total bound, in full lanes, where lanes are not detached: memory must not grow with the
+/// number of lanes.
 const FULL_LANES: usize = 16;
 
-/// The tracker of one processor during one term. `T` is what work leads to.
+/// The tracker of one processor for one term. `T` is the result of a piece of work.
 pub struct InFlight<T> {
-    /// What the cursor rows say.
+    /// The progress in the cursor rows.
     stored: Progress,
-    /// The page at whose end the cursor stands.
+    /// The page at whose end the cursor is.
     cursor: PageNumber,
-    /// The pages behind it, the first of which is `cursor + 1`.
+    /// The pages after the cursor; the first is `cursor + 1`.
     open_pages: VecDeque<OpenPage>,
-    /// Lanes that do something, or of which the database is to learn something: no more than open pages, readings and commits concern.
+    /// Lanes with something to do or to commit. Open pages, readings and commits bound their
+    /// number.
     lanes: BTreeMap<LaneKey, Lane<T>>,
-    /// Lanes that are behind and do nothing: as many as there are.
+    /// Lanes that are behind and idle; their number is unbounded.
     parked: Parked,
     /// Lanes with work to start, in order.
     startable: VecDeque<LaneKey>,
-    /// Where those run that did, and others wait whose tenant has its part of it.
+    /// The slots that running lanes hold, and the lanes that wait for their tenant's share of them.
     slots: Slots,
-    /// Groups of lanes that commit apart from all others, as a commit with them was refused; the last one first.
+    /// Groups of lanes that commit separately, because a commit that included them was refused; the
+    /// last group is next.
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
-    /// Bytes of results that are not committed, those of the commit under way among them.
+    /// Bytes of uncommitted results, including those in the commit under way.
     waiting: usize,
-    /// What people told to wait; none before they were asked.
+    /// What operators and settings paused; none before the first read.
     pauses: Option<Vec<Pause>>,
-    /// The first lane that the last commit had no room for: the next one begins with it.
+    /// The first lane that the last commit had no room for. The next commit begins with it.
     next_committed: Option<LaneKey>,
     bounds: Bounds,
 }
 
-/// What a lane that reads for itself must read.
+/// A reading of the log that a lane behind the cursor should do.
 #[derive(Clone, Debug)]
 pub struct Reading {
-    /// Which.
+    /// The lane.
     pub lane: LaneKey,
-    /// Where it stands.
+    /// Its progress.
     pub from: Progress,
-    /// What the cursor says: a reading that ends at or before this may be committed at any time.
+    /// The cursor's progress. A reading that ends at or before this can be committed at any time.
     pub stored: Progress,
-    /// The end of the last page dispatched: a reading that gets so far lets the lane come back.
+    /// The end of the last page dispatched. A reading that reaches this lets the lane rejoin.
     pub tail: Progress,
-    /// At most so many events.
+    /// Maximum number of events.
     pub limit: usize,
-    /// And about so many bytes of them.
+    /// Approximate maximum of their bytes.
     pub bytes: usize,
-    /// How often the first event was tried.
+    /// Earlier attempts at the first event.
     pub attempts: u32,
     page: PageNumber,
     cursor: PageNumber,
 }
 
 impl Reading {
-    /// The reading itself.
+    /// The steps of the reading.
     pub fn gather(&self) -> Gather {
         Gather::new(&self.from, &self.stored, &self.tail, self.limit, self.bytes)
     }
 
-    /// A reading of everything up to the last page dispatched, for whoever keeps none of it.
+    /// The steps of a reading of everything up to the last page dispatched, for a caller that keeps
+    /// no events.
     pub fn gather_all(&self) -> Gather {
         Gather::new(&self.from, &self.stored, &self.tail, usize::MAX, usize::MAX)
     }
 }
 
 impl<T: Results> InFlight<T> {
-    /// The tracker that begins where the database says.
+    /// A tracker that begins with the progress in the database.
     pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, LaneRow)>, bounds: Bounds) -> Self {
         let mut parked = Parked::default();
         for (key, row) in rows {
@@ -226,38 +239,38 @@ impl<T: Results> InFlight<T> {
         }
     }
 
-    /// What the cursor rows say.
+    /// The progress in the cursor rows.
     pub fn stored(&self) -> &Progress {
         &self.stored
     }
 
-    /// The progress after the last page that was dispatched: what is read next follows it.
+    /// The progress after the last page dispatched. The next page follows it.
     pub fn tail(&self) -> &Progress {
         self.open_pages.back().map_or(&self.stored, |page| &page.end)
     }
 
-    /// Pages dispatched and not committed that had events for lanes.
+    /// The number of uncommitted pages that had events for lanes.
     pub fn pages_open(&self) -> usize {
         self.open_pages.iter().filter(|page| page.worth).count()
     }
 
-    /// Up to where everything is handled, or belongs to a lane with a row.
+    /// The progress up to which everything is handled, or belongs to a lane with a row.
     pub fn settled(&self) -> &Progress {
         if self.pages_open() == 0 { self.tail() } else { &self.stored }
     }
 
-    /// Whether events were passed over that the database does not know of yet.
+    /// Whether the tail is past events that the stored cursor has not passed.
     pub fn passed_events(&self) -> bool {
         self.open_pages.iter().any(|page| page.events)
     }
 
-    /// The rows, as the database has them. Walks over every lane: not to be asked while it works.
+    /// The rows as the database has them. Visits every lane, so it is too slow for the loop.
     pub fn rows(&self) -> impl Iterator<Item = (&LaneKey, &LaneRow)> {
         let active = self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.row.as_ref()?)));
         active.chain(self.parked.iter().map(|(key, lane)| (key, &lane.row)))
     }
 
-    /// How many lanes have rows, and how many of those wait for a person.
+    /// The number of lanes with rows, and the number of those that need a person.
     pub fn rows_counted(&self) -> (usize, usize) {
         let active = || self.lanes.values().filter_map(|lane| lane.row.as_ref());
         let waiting = active().filter(|row| row.state.needs_person()).count();
@@ -269,7 +282,7 @@ impl<T: Results> InFlight<T> {
         self.parked.contains(lane) || self.lanes.get(lane).is_some_and(|lane| lane.row.is_some())
     }
 
-    /// Lanes that the tracker walks over: those that have something to do, to commit or to learn.
+    /// The number of lanes that each step visits.
     pub fn lanes_active(&self) -> usize {
         self.lanes.len()
     }
@@ -279,13 +292,13 @@ impl<T: Results> InFlight<T> {
         self.lanes.values().any(|lane| !lane.idle() || lane.reading || !lane.done.is_empty())
     }
 
-    /// Whether a lane reads the log for itself, as it is behind those that share pages.
+    /// Whether a lane reads the log itself instead of sharing pages.
     pub fn is_detached(&self, key: &LaneKey) -> bool {
         self.parked.contains(key) || self.lanes.get(key).is_some_and(Lane::detached)
     }
 
-    /// Why nothing more may be dispatched where no lane is detached for it: a lane whose queue is at its bound, or that many of them hold
-    /// as much together as a few full ones would.
+    /// Why nothing more may be dispatched where lanes are not detached: the queue of one lane is
+    /// full, or the queues of all lanes together hold as much as a few full ones.
     pub fn full(&self) -> Option<Full<'_>> {
         if self.bounds.detaches {
             return None;
@@ -298,13 +311,13 @@ impl<T: Results> InFlight<T> {
         (together >= FULL_LANES * self.bounds.lane_bytes).then_some(Full::Together)
     }
 
-    /// Lanes that the database does not know yet to be behind.
+    /// The number of detached lanes that have no row yet.
     pub fn rows_to_come(&self) -> usize {
         self.lanes.values().filter(|lane| lane.row.is_none() && lane.detached()).count()
     }
 
-    /// Deals a page: each lane's events in it. A lane that was left behind and holds several pages is detached if it holds too much, or if `over` says
-    /// that it has asked for too much.
+    /// Dispatches a page: queues each lane's events in it. A lane with a row and several queued
+    /// pages is detached if it holds too much, or if `over` reports that it exceeds its share.
     pub fn dispatch(
         &mut self,
         page: &crate::model::event::Page,
@@ -316,7 +329,8 @@ impl<T: Results> InFlight<T> {
         }
         let fed: Vec<(LaneKey, Vec<Arc<Event>>)> =
             lanes.into_iter().filter(|(key, _)| !self.is_detached(key)).collect();
-        // Pages without work are one with the page before them, as long as nobody has committed that.
+        // A page without work is merged with the page before it, unless a commit may take that
+        // page.
         let merge = fed.is_empty() && !self.committing && self.open_pages.back().is_some_and(|last| !last.worth);
         if merge && let Some(last) = self.open_pages.back_mut() {
             last.end = page.to.clone();
@@ -332,15 +346,17 @@ impl<T: Results> InFlight<T> {
         });
         let difference = page.difference();
         for (key, events) in fed {
-            // Of a lane that is not known nothing is missing behind the cursor: no page in between concerned it.
+            // An unknown lane has missed nothing since the cursor: no page in between had events
+            // for it.
             let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
             let work = Work { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
             lane.push(work);
-            // A lane without a row holds nothing but what the open pages brought, and those are bounded.
+            // A lane without a row holds only what the open pages brought, which is bounded.
             let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
             let too_much = lane.queued_bytes > self.bounds.lane_bytes
                 || lane.queued_events() > self.bounds.lane_events
-                // Only one that runs: what another has read for itself would be dropped before it leads to anything, again and again.
+                // Only a lane that runs. Otherwise events that a lane has read itself could be
+                // dropped again and again before it handles any.
                 || lane.running.is_some() && over(&key);
             if self.bounds.detaches && lane.row.is_some() && holds_several && too_much {
                 lane.drop_queue();
@@ -356,14 +372,15 @@ impl<T: Results> InFlight<T> {
         self.cursor + self.open_pages.len() as PageNumber
     }
 
-    /// Whether nothing begins because too much waits for its commit.
+    /// Whether no work starts because too many results wait for their commit.
     fn waits_for_commit(&self) -> bool {
         self.waiting > self.bounds.waiting_bytes
     }
 
-    /// The next lane to start and its work: at most one piece of a lane is under way, and none begins while too much waits for its commit. Lanes start
-    /// in the order of their pages, except that those of a tenant with many wait for each other. A lane that is not to start now, and until when it
-    /// waits and why, is what `held` says; it is left behind like one that failed for a while.
+    /// The next lane to start, with its work. At most one piece of a lane's work is under way, and
+    /// none starts while too many results wait for their commit. Lanes start in the order of their
+    /// pages, but a tenant with many lanes takes only its share of the slots. If `held` returns a
+    /// time and a reason, the lane is left behind until then like one that failed.
     pub fn start(&mut self, mut held: impl FnMut(&LaneKey) -> Option<(SystemTime, Reason)>) -> Option<(LaneKey, Work)> {
         while !self.waits_for_commit() && !self.slots.are_taken() {
             let key = self.startable.pop_front()?;
@@ -406,7 +423,8 @@ impl<T: Results> InFlight<T> {
         }
     }
 
-    /// Takes note of how a lane's work ended after `handled` of its events. Says whether it counts: not if the lane lost its ground meanwhile.
+    /// Records the end of a lane's work after `handled` of its events. Returns whether the results
+    /// are kept; they are not if a commit of the lane's earlier results was refused meanwhile.
     pub fn finish(
         &mut self,
         key: &LaneKey,
@@ -434,7 +452,7 @@ impl<T: Results> InFlight<T> {
             lane.done.push_back(Done { page: work.page, end, first, events: handled, results });
         }
         match ending {
-            // What remains of a detached lane's work is read from the log again, and all that follows it.
+            // The log is read again from the first unhandled event.
             Ending::Handled if handled < work.events.len() && lane.detached() => lane.drop_queue(),
             Ending::Handled if handled < work.events.len() => {
                 let mut rest = work.clone();
@@ -447,7 +465,7 @@ impl<T: Results> InFlight<T> {
             Ending::Stopped(state) => {
                 lane.stop = Some(Stop {
                     page: work.page,
-                    // Another processor handles the event now, so nobody need mend anything.
+                    // Another processor handles the event now, so no person needs to fix anything.
                     state: replaced.map_or(state, LaneState::Paused),
                     attempts: if handled == 0 { work.attempts.saturating_add(1) } else { 1 },
                     event_position: work.events.get(handled).map(|event| event.position),
@@ -463,7 +481,8 @@ impl<T: Results> InFlight<T> {
             && work.page > self.cursor
         {
             let finished = page.finished.get_or_insert((now, now));
-            // One that goes on is no sign that many take their turns: it may do so for long.
+            // A lane that continues is no sign that many lanes take turns: it may continue for
+            // long.
             if lane.queue.front().is_none_or(|next| next.page > work.page) {
                 finished.1 = now;
             }
@@ -472,20 +491,21 @@ impl<T: Results> InFlight<T> {
         true
     }
 
-    /// Forgets a lane of which nothing is known, and parks one that is behind and has nothing to do. To be called for each lane that may have become so.
+    /// Removes a lane that the cursor alone describes, and parks one that is behind and idle. Every
+    /// step that may bring a lane into such a state calls this.
     fn settle(&mut self, key: &LaneKey) {
         let Some(lane) = self.lanes.get(key) else { return };
         let may_go_on = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.needs_person());
         if lane.is_plain() {
             self.lanes.remove(key);
         } else if lane.has_nothing_to_do() && may_go_on(lane) && self.is_told_to_wait(key) {
-            // Its row does not say so yet.
+            // The pause is not in its row yet.
             self.hold_if_paused(key);
         } else if lane.has_nothing_to_do()
             && let Some((key, lane)) = self.lanes.remove_entry(key)
             && let Some(mut row) = lane.row
         {
-            // Its row may have been written after a person let it go on.
+            // Its row may have been written after the pause was lifted.
             if row.state == RowState::Paused && !self.is_told_to_wait(&key) {
                 row.state = RowState::CatchingUp;
             }
@@ -493,14 +513,15 @@ impl<T: Results> InFlight<T> {
         }
     }
 
-    /// Takes a lane out of those that do nothing.
+    /// Moves a lane from the parked lanes to the active ones.
     fn unpark(&mut self, key: &LaneKey) -> Option<&mut Lane<T>> {
         let ParkedLane { row, careful } = self.parked.remove(key)?;
         let lane = Lane { row: Some(row), feed: Feed::Detached, careful, ..Lane::new(0) };
         Some(self.lanes.entry(key.clone()).or_insert(lane))
     }
 
-    /// A lane that should read the log for itself now, at most so many events, if any is due whose tenant is not `held`: what it read would only be dropped.
+    /// The next reading of a lane behind the cursor, of at most `limit` events. Tenants that are
+    /// `held` are passed over, because what their lanes read would be dropped.
     pub fn next_reading(
         &mut self,
         now: SystemTime,
@@ -528,13 +549,13 @@ impl<T: Results> InFlight<T> {
         })
     }
 
-    /// When the next lane that waits is due; none if none waits for a time.
+    /// When the next waiting lane is due; none if no lane waits for a time.
     pub fn next_due(&self) -> Option<SystemTime> {
         self.parked.next_due()
     }
 
-    /// A lane that could go on now, by running, reading or being committed, if nothing but this tracker decided: one that has work, waits for nobody, and
-    /// for no time that has not come.
+    /// A lane that could continue now by running, reading or being committed: it has work, waits
+    /// for nobody, and its time has come.
     pub fn ready(&self, now: SystemTime) -> Option<LaneKey> {
         let ready = |lane: &Lane<T>| {
             let waits = lane.row.as_ref().is_some_and(|row| !row.state.is_due(now)) && lane.detached();
@@ -544,7 +565,8 @@ impl<T: Results> InFlight<T> {
         active.or_else(|| self.parked.any_due(now))
     }
 
-    /// Takes note of what a lane read for itself; or that it `shed` everything up to the last page that was dispatched, where it has found no pieces.
+    /// Records what a lane read; or that it `shed` everything up to the last page dispatched, in
+    /// which case there are no pieces.
     pub fn found(&mut self, reading: &Reading, found: Found, shed: Option<T>)
     where
         T: Default,
@@ -552,7 +574,7 @@ impl<T: Results> InFlight<T> {
         let Some(lane) = self.lanes.get_mut(&reading.lane) else { return };
         lane.reading = false;
         if lane.stop.is_some() || lane.row.as_ref().is_some_and(|row| row.state.needs_person()) {
-            // It was told to wait meanwhile, and perhaps its row says so already.
+            // It was paused during the reading, and its row may already say so.
             lane.feed = Feed::Detached;
             lane.drop_queue();
             self.settle(&reading.lane);
@@ -565,7 +587,8 @@ impl<T: Results> InFlight<T> {
             lane.feed = Feed::Detached;
             lane.drop_queue();
             if found.complete {
-                // It held too much meanwhile; what it read beyond the cursor may not be committed without the rest. It reads again.
+                // It held too much during the reading. What it read past the cursor may not be
+                // committed without the rest, so it reads again.
                 self.settle(&reading.lane);
                 return;
             }
@@ -588,9 +611,10 @@ impl<T: Results> InFlight<T> {
         self.settle(&reading.lane);
     }
 
-    /// Takes note of what people, or the settings, told to wait. What is under way ends as it would; nothing more is started. A lane that waits although
-    /// nobody tells it to any more goes on: its row may have been written after a person decided so. Lanes that do nothing are looked at only where
-    /// something has changed.
+    /// Replaces the pauses that operators or settings requested. Work under way ends normally, and
+    /// nothing more starts. A lane that waits without a pause continues: its row may have been
+    /// written after the pause was lifted. Parked lanes are visited only if the pauses have
+    /// changed.
     pub fn pause(&mut self, pauses: Vec<Pause>) {
         let news = self.pauses.as_ref() != Some(&pauses);
         let mut concerned: Vec<LaneKey> = self.lanes.keys().cloned().collect();
@@ -623,7 +647,7 @@ impl<T: Results> InFlight<T> {
         }
     }
 
-    /// Why everything waits, if it was told to.
+    /// Why the whole processor is paused, if it is.
     pub fn paused(&self) -> Option<&Reason> {
         self.pauses().find(|pause| pause.is_whole()).map(|pause| &pause.reason)
     }
@@ -632,18 +656,18 @@ impl<T: Results> InFlight<T> {
         self.pauses.iter().flatten()
     }
 
-    /// Whether a lane was told to wait, and not only with everything.
+    /// Whether a pause of its tenant or key holds a lane.
     fn is_told_to_wait(&self, key: &LaneKey) -> bool {
         self.pauses().any(|pause| !pause.is_whole() && pause.concerns(key))
     }
 
-    /// Why a lane waits, if its tenant's own processor replaces this one.
+    /// Why a lane is paused, if its tenant's own processor replaces this one.
     fn replaced(&self, key: &LaneKey) -> Option<Reason> {
         let replacement = self.pauses().find(|pause| pause.reason.class == REPLACED && pause.concerns(key));
         replacement.map(|pause| pause.reason.clone())
     }
 
-    /// Makes a lane wait that was told to: it is left behind, with the pause as its reason.
+    /// Stops a lane that is paused: it is left behind, with the pause as its reason.
     fn hold_if_paused(&mut self, key: &LaneKey) {
         let Some(pause) = self.pauses().find(|pause| !pause.is_whole() && pause.concerns(key)) else { return };
         let (cursor, reason) = (self.cursor, pause.reason.clone());
@@ -668,7 +692,7 @@ impl<T: Results> InFlight<T> {
         lane.drop_queue();
     }
 
-    /// Lets a lane that waits go on, as a person or a new version decided; not while it is told to wait.
+    /// Resumes a waiting lane, as a person or a new version decided. A pause still holds it.
     pub fn resume(&mut self, key: &LaneKey) {
         self.parked.resume(key);
         if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {
@@ -677,14 +701,14 @@ impl<T: Results> InFlight<T> {
         self.hold_if_paused(key);
     }
 
-    /// Starts nothing more: what is queued stays undone.
+    /// Starts nothing more. Queued work stays undone.
     pub fn close(&mut self) {
         self.startable.clear();
         self.slots.forget_waiting();
         self.detach(|lane| !lane.queue.is_empty() || lane.reading);
     }
 
-    /// Drops what lanes have in their queues: they read for themselves.
+    /// Detaches the lanes that match: drops their queues, so that they read the log themselves.
     fn detach(&mut self, mut which: impl FnMut(&Lane<T>) -> bool) {
         let mut concerned = Vec::new();
         for (key, lane) in &mut self.lanes {

@@ -1,10 +1,11 @@
-//! One lane's events through the handler, in batches.
+//! One run of a lane: its events through the handler, in batches.
 //!
-//! A batch that fails for a reason of its own is halved until the event that fails stands alone: what comes before it keeps its
-//! effects, and the lane stops exactly there. A batch that was only too much for one call thus passes in parts. Nothing is committed
-//! here and no progress is known; the caller learns how many events are handled, what they led to, and what stopped the rest. How many
-//! events go into one call follows from what the lane's events have cost so far, and a run ends after a while even if events are left, so
-//! that what is handled can be committed.
+//! A failed batch is halved until the event that fails is alone. The events before it keep their
+//! effects, and the lane stops exactly there. A batch that was only too large for one call thus
+//! passes in parts. The size of a batch follows from the recent cost of the lane's events. A run
+//! ends after some time even if events are left, so that what is handled can be committed. Nothing
+//! is committed here: the caller receives the number of handled events, their effects, and what
+//! stopped the rest.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,66 +29,67 @@ use crate::{
     scheduler::{Class, Meter, Scheduler, Waiters},
 };
 
-/// What one call should take by the clock on the wall. Long enough that a call's own cost vanishes, short enough to end a run in time.
+/// Target wall-clock time of one call. Long enough that the overhead of a call is negligible, short
+/// enough to end a run in time.
 const CALL: Duration = Duration::from_millis(50);
-/// After how long a run ends even if events are left.
+/// Time after which a run ends even if events are left.
 const RUN: Duration = Duration::from_millis(100);
-/// With so many bytes of documents a run ends even if events are left, so that they can be
-/// committed. Default 1 MiB: what unfinished runs hold is counted nowhere else.
+/// Bytes of documents after which a run ends even if events are left, so that they can be
+/// committed. Default 1 MiB: no bound counts what unfinished runs hold.
 const RUN_BYTES: usize = 1 << 20;
-/// Events of the first call of a lane of which nothing is known.
+/// Events in the first call of a lane whose cost is unknown.
 pub const FIRST_BATCH: usize = 500;
 
-/// What is needed to run any lane of a processor.
+/// The resources that any lane of a processor needs to run.
 #[derive(Clone)]
 pub struct Runner {
     /// The code.
     pub code: Arc<Code>,
-    /// Where it computes.
+    /// The scheduler of the guest threads.
     pub scheduler: Scheduler,
-    /// Where the data of deferred events comes from; none where none are.
+    /// The source of deferred data; none if no data is deferred.
     pub deferred: Option<Arc<dyn LoadEvents>>,
-    /// Its subscription, which knows the events that no lane may pass.
+    /// The processor's subscription, which finds events whose lane cannot be determined.
     pub router: Router,
-    /// Whether it handles again what was handled before, and nothing of that is kept.
+    /// Whether it handles events again and discards the results.
     pub replaying: bool,
-    /// Its runs that begin no call before results of their tenants are committed.
+    /// The runs that wait for results of their tenants to be committed before their next call.
     pub waiters: Arc<Waiters>,
 }
 
-/// What a lane's events led to.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// How many of them, from the first on, are handled.
+    /// Number of events handled, counted from the first.
     pub handled: usize,
-    /// Documents, the last word on each.
+    /// Changed documents, with the last change of each.
     pub changes: Changes,
-    /// Events set aside among the handled ones.
+    /// Handled events that were set aside.
     pub dead_letters: Vec<DeadLetter>,
     /// What stopped the lane before the next event.
     pub trouble: Option<Trouble>,
-    /// What an event has cost by the clock on the wall; none if none was handled.
+    /// Wall-clock time per event, smoothed; none if nothing is known of it.
     pub cost: Option<Duration>,
-    /// What all calls have cost on the guest threads.
+    /// CPU time of all calls, and their time in the queue for guest threads.
     pub meter: Arc<Meter>,
 }
 
-/// Why a lane does not go on.
+/// Why a lane stopped.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Trouble {
-    /// It tries again, after the back-off or so long.
+    /// It retries after the back-off, or after a longer time.
     Retry {
-        /// As the handler wishes it.
+        /// The pause that the handler asked for.
         after: Option<Duration>,
-        /// Why.
+        /// The cause.
         reason: Reason,
     },
     /// It waits for a person.
     Block(Reason),
 }
 
-/// Why a term ended: the database connection or the fence was lost. Nothing that the term has not
-/// committed is kept, and the next one starts from what the database has.
+/// Why a term ended: the database connection or the fence was lost. Nothing uncommitted is kept,
+/// and the next term starts from the state of the database.
 #[derive(Debug)]
 pub struct TermEnded(pub anyhow::Error);
 
@@ -98,14 +100,15 @@ impl<E: Into<anyhow::Error>> From<E> for TermEnded {
 }
 
 impl Runner {
-    /// A runner of what a descriptor subscribes to, which keeps what it leads to.
+    /// A runner for the subscription of a descriptor, which keeps its results.
     pub fn new(descriptor: &Descriptor, code: Arc<Code>, scheduler: Scheduler) -> Self {
         let (router, waiters) = (Router::new(descriptor), Arc::default());
         Runner { code, scheduler, deferred: None, router, replaying: false, waiters }
     }
 
-    /// Handles a lane's events, the first of which was tried `attempts` times before; all of them, or as many as fit into one run, in the
-    /// time of its tenant in a class. `cost` is what an event of this lane has cost lately.
+    /// Handles a lane's events, or as many as fit into one run. The first was attempted `attempts`
+    /// times before. `class` is the scheduling class, and `cost` the recent wall-clock time per
+    /// event of this lane.
     pub async fn run(
         &self,
         lane: &LaneKey,
@@ -119,7 +122,8 @@ impl Runner {
         self.run_over(lane, class, events, attempts, cost, documents).await
     }
 
-    /// The same over documents that are kept elsewhere: `documents` are those that are committed, as this lane sees them.
+    /// The same with documents from elsewhere: `documents` are the committed ones, as this lane
+    /// sees them.
     pub async fn run_over(
         &self,
         lane: &LaneKey,
@@ -142,7 +146,8 @@ impl Runner {
             });
             let next = events[run.handled..].iter().take(most.min(affordable).min(self.code.current().batch_events));
             let next = &events[run.handled..run.handled + next.len()];
-            // What waits here holds nothing that another run needs: no data, no permit, no instance.
+            // While it waits here it holds nothing that another run needs: no data, no permit, no
+            // instance.
             self.scheduler.uncommitted().room(&lane.tenant, &self.waiters).await;
             let loaded = self.load(lane, class, next).await?;
             let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
@@ -151,7 +156,8 @@ impl Runner {
                 break;
             }
             let ready = Instant::now();
-            // Waiting for the permit does not count as time of the call, and another version may have come meanwhile.
+            // The wait for a permit does not count as time of the call. The version may be swapped
+            // meanwhile.
             let permit = self.code.current().handler.permit(&lane.tenant).await;
             if self.scheduler.uncommitted().is_over(&lane.tenant) {
                 continue;
@@ -170,7 +176,7 @@ impl Runner {
                 Ok(effects) => {
                     bytes += effects.changes.iter().map(Change::bytes).sum::<usize>();
                     let per_event = called.elapsed() / count as u32;
-                    // Half of what is known, so that one slow call is soon forgotten.
+                    // Half of the known cost, so that one slow call is soon forgotten.
                     run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));
                     run.take(&batch, &version.digest, effects, &mut view.earlier());
                     version.handled(&batch, run.handled - before);
@@ -194,8 +200,8 @@ impl Runner {
         Ok(run)
     }
 
-    /// Events with the data of those that were deferred, as many as there is room for, on the account of their tenant; nothing where
-    /// all of them have theirs.
+    /// Loads deferred data of events, as much as there is room for, and charges their tenant. None
+    /// if all events have their data.
     async fn load(&self, lane: &LaneKey, class: Class, events: &[Arc<Event>]) -> Result<Option<Loaded>, TermEnded> {
         let Some(source) = self.deferred.as_ref().filter(|_| events.iter().any(|event| event.deferred.is_some()))
         else {
@@ -206,7 +212,7 @@ impl Runner {
         Ok(Some(loaded))
     }
 
-    /// One call on the guest threads, within its time by the clock on the wall.
+    /// One call on the guest threads, within its wall-clock limit.
     async fn call(
         &self,
         version: &Version,
@@ -218,7 +224,8 @@ impl Runner {
         let (wall, tenant) = (version.handler.wall_time(), batch.lane.tenant.clone());
         let call = self.scheduler.run(&tenant, class, meter, version.handler.clone().handle(batch, view));
         let (mut call, mut left) = (std::pin::pin!(call), wall);
-        // What it waits for others' slices is not its own time: beside many that compute for long it would be ended for nothing.
+        // Time in the queue for guest threads does not count. Otherwise a call would be killed for
+        // nothing when many tenants compute.
         let (began, waited) = (Instant::now(), meter.waited());
         loop {
             if let Ok(result) = tokio::time::timeout(left, &mut call).await {
@@ -238,7 +245,7 @@ impl Runner {
 impl Outcome {
     fn take(&mut self, batch: &Batch, digest: &Arc<str>, effects: Effects, changes: &mut Changes) {
         for skipped in effects.skipped {
-            // The answer was checked: an index lies within the batch.
+            // The answer was checked: an index is within the batch.
             let Some(event) = batch.events.get(skipped.index) else { continue };
             self.dead_letters.push(DeadLetter {
                 lane: batch.lane.clone(),
@@ -249,7 +256,7 @@ impl Outcome {
                 attempts: if skipped.index == 0 { batch.attempt } else { 1 },
             });
         }
-        // Without a handled event there is nothing that a change could come of: it would be seen, and never committed.
+        // If no event was handled, the changes would be visible to later calls but never committed.
         let handled = effects.halted.as_ref().is_none_or(|halt| halt.index > 0);
         for change in effects.changes.into_iter().filter(|_| handled) {
             let (collection, id, data) = match change {
@@ -272,13 +279,14 @@ impl Outcome {
     }
 }
 
-/// A reason in the plugin author's words, or in ours where there are none.
+/// The plugin author's reason, or a default message.
 fn plugin_reason(code: &str, message: String, otherwise: &str) -> Reason {
     let class = if code.is_empty() { "plugin".to_string() } else { format!("plugin:{code}") };
     Reason::new(&class, if message.is_empty() { format!("the plugin {otherwise}") } else { message })
 }
 
-/// The documents as a lane sees them: those of its tenant, with what its earlier batches wrote and nobody has committed yet.
+/// A lane's view of the documents of its tenant, including uncommitted changes of its earlier
+/// batches.
 struct View {
     lane: LaneKey,
     documents: Arc<dyn Documents>,
@@ -323,7 +331,7 @@ impl Documents for OfLane {
     ) -> BoxFuture<'a, Result<Vec<Option<Arc<str>>>, Failure>> {
         Box::pin(async move {
             let (found, took) = self.documents.read(&self.lane, collection, ids).await?;
-            // A loop of reads is not free.
+            // The tenant pays for reads, so a loop of reads is not free.
             self.scheduler.charge(&self.lane.tenant, self.class, took);
             Ok(found)
         })

@@ -1,11 +1,13 @@
-//! Lanes behind their bucket's cursor.
+//! Checkpoints of lanes behind their bucket's cursor.
 //!
-//! A lane checkpoint says where a lane stands, why it stands there and when it goes on. It is written in the transaction in which the cursor
-//! passes the lane, changed only by comparing the progress it had, and deleted only in a transaction that checks the cursor as
-//! well. So a lane is either covered by the cursor or by its checkpoint, never by both or none.
+//! A lane checkpoint records a lane's progress, its state, and when it continues. It is inserted in
+//! the transaction in which the cursor passes the lane, updated only by comparing the progress it
+//! had, and deleted only in a transaction that also checks the cursor. So a lane is covered either
+//! by the cursor or by its checkpoint, never by both or neither.
 //!
-//! There may be very many of them, for as long as nobody resumes them. Reasons are bounded ([`Reason`]) and stay in the database; the host remembers of each lane
-//! what it needs to go on ([`LaneRow`]), and reads rows again only where people have resumed lanes.
+//! There may be very many of them, for as long as nobody resumes them. Reasons are bounded
+//! ([`Reason`]) and stay in the database. The host keeps only what a lane needs to continue
+//! ([`LaneRow`]), and reads rows again only for lanes that were resumed.
 
 use std::time::SystemTime;
 
@@ -18,40 +20,41 @@ use crate::{
     },
 };
 
-/// Rows that are read or changed by one statement. Default 5,000: some 20 ms for the database, and about a megabyte in memory.
+/// Rows that one statement reads or changes. Default 5,000: some 20 ms for the database, and about
+/// a megabyte of memory.
 const AT_ONCE: i64 = 5_000;
 
 /// The statement of [`take_resumed`].
 pub const TAKE_RESUMED: &str = include_str!("lane_checkpoints/take_resumed.sql");
 
-/// Where a lane behind the cursor stands.
+/// The checkpoint of a lane behind the cursor.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LaneCheckpoint {
     /// Everything up to here is handled.
     pub progress: Progress,
     /// What happens next.
     pub state: LaneState,
-    /// How often the event it stands before has been tried.
+    /// Number of attempts at the next event.
     pub attempts: u32,
-    /// Position of that event, where it is known.
+    /// Position of that event, if it is known.
     pub event_position: Option<i64>,
 }
 
-/// What happens next with a lane behind the cursor.
+/// What happens next to a lane behind the cursor.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LaneState {
-    /// It reads the log until it meets the tail.
+    /// It reads the log until it rejoins the tail.
     CatchingUp,
-    /// It waits for a while.
+    /// It waits for its next attempt.
     Retrying {
-        /// Until when.
+        /// The time of that attempt.
         at: SystemTime,
-        /// Why.
+        /// The cause.
         reason: Reason,
     },
     /// It failed, and waits for a person.
     Blocked(Reason),
-    /// A person told it to wait.
+    /// It is paused.
     Paused(Reason),
 }
 
@@ -75,30 +78,30 @@ impl LaneState {
     }
 }
 
-/// What the host remembers of a lane checkpoint: everything but words.
+/// The part of a lane checkpoint that the host keeps: everything but the reason.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LaneRow {
     /// Everything up to here is handled.
     pub progress: Progress,
     /// What happens next.
     pub state: RowState,
-    /// How often the event it stands before has been tried.
+    /// Number of attempts at the next event.
     pub attempts: u32,
 }
 
 /// A [`LaneState`] without its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RowState {
-    /// It reads the log until it meets the tail.
+    /// It reads the log until it rejoins the tail.
     CatchingUp,
-    /// It waits for a while.
+    /// It waits for its next attempt.
     Retrying {
-        /// Until when.
+        /// The time of that attempt.
         at: SystemTime,
     },
     /// It failed, and waits for a person.
     Blocked,
-    /// A person told it to wait.
+    /// It is paused.
     Paused,
 }
 
@@ -108,7 +111,7 @@ impl RowState {
         matches!(self, RowState::Blocked | RowState::Paused)
     }
 
-    /// Whether it may go on.
+    /// Whether it may continue.
     pub fn is_due(self, now: SystemTime) -> bool {
         match self {
             RowState::CatchingUp => true,
@@ -130,7 +133,7 @@ impl From<&LaneCheckpoint> for LaneRow {
     }
 }
 
-/// Reads all lane checkpoints of a processor, some at a time.
+/// Reads all lane checkpoints of a processor, in parts.
 pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<(LaneKey, LaneRow)>, Error> {
     let mut read: Vec<(LaneKey, LaneRow)> = Vec::new();
     let statement = session.prepare(include_str!("lane_checkpoints/read.sql")).await?;
@@ -138,7 +141,8 @@ pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<(Lan
     loop {
         let rows = session.query(&statement, &[&processor.as_str(), &after.0, &after.1, &AT_ONCE]).await?;
         for row in &rows {
-            // Lanes of one tenant follow each other, and share its name. Most of them stand at few snapshots.
+            // Lanes of one tenant are adjacent and share its name; most share few snapshots as
+            // well.
             let tenant =
                 read.last().map(|(lane, _)| &lane.tenant).filter(|tenant| tenant.as_str() == row.get::<_, &str>(0));
             let Some(tenant) = tenant.cloned().or_else(|| TenantId::parse(row.get(0)).ok()) else { continue };
@@ -155,7 +159,7 @@ pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<(Lan
     }
 }
 
-/// A row of a tenant's lane; the table's own rules see to it that every row is one.
+/// Parses the row of a tenant's lane. The table's constraints ensure that every row can be parsed.
 fn parse(tenant: TenantId, row: &Row) -> Option<(LaneKey, LaneRow)> {
     let state = match row.get(3) {
         "blocked" => RowState::Blocked,
@@ -168,19 +172,21 @@ fn parse(tenant: TenantId, row: &Row) -> Option<(LaneKey, LaneRow)> {
     Some((lane, LaneRow { progress: row.get::<_, &str>(2).parse().ok()?, state, attempts }))
 }
 
-/// Lets lanes that wait try again: all of a processor, those of one tenant, or one lane. Returns how many there were.
+/// Resumes waiting lanes: all of a processor, those of one tenant, or one lane. Returns their
+/// number.
 pub async fn resume(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<u64, Error> {
     session.execute(include_str!("lane_checkpoints/resume.sql"), &[&processor, &tenant, &key]).await
 }
 
-/// Takes note, for their processor, of lanes that were [resumed](resume): each is returned once, some at a time; whether there may be more.
+/// Returns lanes that were [resumed](resume), each once, for their processor, and whether there may
+/// be more.
 pub async fn take_resumed(session: &Session, processor: &ProcessorId) -> Result<(Vec<LaneKey>, bool), Error> {
     let rows = session.query(TAKE_RESUMED, &[&processor.as_str(), &AT_ONCE]).await?;
     let more = rows.len() as i64 == AT_ONCE;
     Ok((rows.iter().filter_map(lane).collect(), more))
 }
 
-/// Lets all blocked lanes of a processor try again, and returns them one by one.
+/// Resumes all blocked lanes of a processor, and passes each of them to `each`.
 pub async fn resume_blocked(session: &Session, processor: &str, mut each: impl FnMut(LaneKey)) -> Result<u64, Error> {
     let mut resumed = 0;
     loop {
@@ -194,7 +200,7 @@ pub async fn resume_blocked(session: &Session, processor: &str, mut each: impl F
     }
 }
 
-/// Lets those of these lanes try again that are blocked, and returns them.
+/// Resumes the lanes among these that are blocked, and returns them.
 pub async fn resume_these(
     session: &Session,
     processor: &ProcessorId,
@@ -213,7 +219,8 @@ pub async fn resume_replaced(session: &Session, processor: &ProcessorId, tenant:
     session.execute(include_str!("lane_checkpoints/resume_replaced.sql"), &params).await
 }
 
-/// The first lanes of a processor that wait for a person, and why; at most so many, and how many there are.
+/// The first lanes of a processor that need a person, at most `most`, with their reasons, and the
+/// number of all such lanes.
 pub async fn needing_person(
     session: &Session,
     processor: &ProcessorId,

@@ -1,11 +1,15 @@
-//! Processors that see the log at the same place: none reads a page before all of them have committed what came before.
+//! A barrier for processors in lockstep: none reads a page before all have committed the previous
+//! one.
 //!
-//! [`Barrier`] decides and is pure; [`Lockstep`] is how the processors of a host share one. Each says where it stands when nothing that it read is
-//! uncommitted, and asks whether it is its turn: it is for those of whom nobody stands behind them. Progress of one log can be ordered, so
-//! somebody always may go on. Who is behind reads exactly up to where the others stand, in pages, and from there on they go together.
+//! [`Barrier`] decides and is pure; the processors of a host share it through [`Lockstep`]. Each
+//! member reports its progress when nothing that it read is uncommitted. It may read unless another
+//! member is behind it. Progress within one log is ordered, so some member may always read. A
+//! member that is behind reads exactly up to the progress of the others, in pages, and from there
+//! on all read together.
 //!
-//! A member that has not said yet where it stands holds the others, also while it starts over after a lost connection: they say for whom they
-//! wait. One that is paused as a whole, or ends, leaves.
+//! A member that has not reported its progress yet holds the others, also while it restarts after a
+//! lost connection. The others report for which member they wait. A member leaves when it is paused
+//! as a whole, or ends.
 
 use std::{
     cmp::Ordering,
@@ -20,7 +24,7 @@ use crate::model::{
     ids::ProcessorId,
 };
 
-/// Where members stand; none has said so yet where it says nothing.
+/// The progress of all members; none for a member that has not reported it.
 #[derive(Debug, Default)]
 struct Barrier {
     members: BTreeMap<ProcessorId, Option<Progress>>,
@@ -29,14 +33,14 @@ struct Barrier {
 /// Whether a member may read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Turn {
-    /// Not before this one has committed more.
+    /// No, until this member has committed more.
     Wait(ProcessorId),
-    /// It may: no further than this snapshot, where others stand; or what there is.
+    /// Yes: up to this snapshot, where another member is, or as far as the log goes.
     Read(Option<Snapshot>),
 }
 
 impl Barrier {
-    /// Says where a member stands; whether that is news.
+    /// Records a member's progress. Returns whether it has changed.
     fn stand(&mut self, member: &ProcessorId, progress: Option<Progress>) -> bool {
         match self.members.insert(member.clone(), progress) {
             None => true,
@@ -60,7 +64,7 @@ impl Barrier {
     }
 }
 
-/// Which of two places in one log comes first.
+/// The order of two places in one log.
 fn order(a: &Progress, b: &Progress) -> Ordering {
     let last = |progress: &Progress| progress.remainder().and_then(|rest| rest.after);
     later(a.seen(), b.seen()).then_with(|| match (a.target(), b.target()) {
@@ -69,12 +73,12 @@ fn order(a: &Progress, b: &Progress) -> Ordering {
     })
 }
 
-/// Snapshots of one database are ordered by what they see.
+/// The order of two snapshots of one database, by what they see.
 fn later(a: &Snapshot, b: &Snapshot) -> Ordering {
     match (a.covers(b), b.covers(a)) {
         (true, false) => Ordering::Greater,
         (false, true) => Ordering::Less,
-        // They see the same, or are not of one database's history, which no term survives.
+        // They see the same, or belong to different histories, which no term survives.
         _ => Ordering::Equal,
     }
 }
@@ -96,14 +100,15 @@ impl Lockstep {
         self.barrier.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place in it. All members join before the first of them begins, or it would not know for whom to wait.
+    /// Joins the barrier. All members join before the first of them runs, because the barrier waits
+    /// only for members that it knows.
     pub(super) fn join(self: &Arc<Self>, member: &ProcessorId) -> Place {
         self.barrier().stand(member, None);
         Place { lockstep: self.clone(), member: member.clone(), changes: self.changes.subscribe() }
     }
 }
 
-/// One member's place. Dropping it is leaving.
+/// A membership in the barrier, which ends when this is dropped.
 pub(super) struct Place {
     lockstep: Arc<Lockstep>,
     member: ProcessorId,
@@ -111,26 +116,26 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Says where everything that was read is committed.
+    /// Reports the progress up to which everything is committed.
     pub(super) fn stand(&self, progress: &Progress) {
         if self.lockstep.barrier().stand(&self.member, Some(progress.clone())) {
             self.tell();
         }
     }
 
-    /// Whether it may read now.
+    /// Whether this member may read now.
     pub(super) fn turn(&self) -> Turn {
         self.lockstep.barrier().turn(&self.member)
     }
 
-    /// Lets the others go on without it, until it says again where it stands.
+    /// Lets the other members continue without this one, until it reports its progress again.
     pub(super) fn leave(&self) {
         if self.lockstep.barrier().members.remove(&self.member).is_some() {
             self.tell();
         }
     }
 
-    /// Waits until another member stands elsewhere. Cancel safe.
+    /// Waits until another member has changed its progress. Cancel safe.
     pub(super) async fn changed(&mut self) {
         if self.changes.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -176,7 +181,7 @@ mod tests {
         }
         barrier.stand(&b, Some(progress("9:9:||")));
         assert_eq!((barrier.turn(&a), barrier.turn(&b)), (Turn::Read(None), Turn::Read(None)));
-        // One of them is inside a difference: the other enters the same one.
+        // One member is inside a difference, so the other enters the same difference.
         barrier.stand(&a, Some(progress("9:9:|20:20:|40")));
         assert_eq!(barrier.turn(&a), Turn::Wait(b.clone()));
         assert_eq!(barrier.turn(&b), Turn::Read(Some("20:20:".parse().unwrap())));
@@ -184,7 +189,8 @@ mod tests {
         assert_eq!(barrier.turn(&a), Turn::Read(None), "whoever left is not waited for");
     }
 
-    /// Wherever three members stand, somebody may go on, and nobody behind whom another one stands.
+    /// Checks all places of three members: some member may read, and none reads while another is
+    /// behind it.
     #[test]
     fn somebody_always_may_go_on() {
         let at = |xid: u64| format!("{xid}:{xid}:").parse::<Snapshot>().unwrap();

@@ -1,7 +1,8 @@
-//! What people told to wait: a whole processor, one tenant of it, or one lane.
+//! Operators' pauses: of a whole processor, of one of its tenants, or of one lane.
 //!
-//! A pause is a row that the host reads now and then. A paused processor reads nothing more; a paused lane is left behind like any other
-//! that does not move, with the pause as its reason, and others go on. Nothing that is under way is cut off.
+//! A pause is a row that a running host polls for. A paused processor reads nothing more. A paused
+//! lane is left behind like any other that does not move, with the pause as its reason. Work under
+//! way is not interrupted.
 
 use std::sync::Arc;
 
@@ -13,25 +14,25 @@ use crate::{
     },
 };
 
-/// Who waits.
+/// A pause.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pause {
-    /// Only lanes of this tenant; none for the whole processor.
+    /// The tenant whose lanes are paused; none for the whole processor.
     pub tenant: Option<Arc<str>>,
-    /// Only the lane with this key.
+    /// The key of the only lane that is paused, if any.
     pub key: Option<Arc<str>>,
-    /// By whom and since when.
+    /// Who paused it, and when.
     pub reason: Reason,
 }
 
 impl Pause {
-    /// Whether a lane is meant.
+    /// Whether it covers a lane.
     pub fn concerns(&self, lane: &LaneKey) -> bool {
         let tenant = self.tenant.as_deref().is_none_or(|tenant| tenant == lane.tenant.as_str());
         tenant && self.key.as_deref().is_none_or(|key| *key == *lane.key)
     }
 
-    /// Whether everything is meant.
+    /// Whether it covers the whole processor.
     pub fn is_whole(&self) -> bool {
         self.tenant.is_none()
     }
@@ -51,13 +52,13 @@ pub async fn read(session: &Session, processor: &ProcessorId) -> Result<Vec<Paus
         .collect())
 }
 
-/// Tells a processor, a tenant of it, or a lane to wait. Says whether it did not wait already.
+/// Pauses a processor, a tenant of it, or a lane. Returns whether that was not paused before.
 pub async fn pause(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<bool, Error> {
     let params: [&(dyn crate::db::types::ToSql + Sync); 3] = [&processor, &tenant.unwrap_or(""), &key.unwrap_or("")];
     Ok(session.execute(include_str!("pauses/put.sql"), &params).await? > 0)
 }
 
-/// Takes pauses back: all of a processor, or those of a tenant or a lane. Returns how many there were.
+/// Lifts pauses: all of a processor, or those of a tenant or a lane. Returns their number.
 pub async fn lift(session: &Session, processor: &str, tenant: Option<&str>, key: Option<&str>) -> Result<u64, Error> {
     session.execute(include_str!("pauses/lift.sql"), &[&processor, &tenant, &key]).await
 }

@@ -1,8 +1,9 @@
-//! What a processor does when some of its lanes cannot keep up, as whoever runs it chose: pure.
+//! Back-pressure: what a processor does when some of its lanes cannot keep up. Pure.
 //!
-//! Whatever is chosen, every queue has a bound, a lane that failed or was told to wait is left behind with its row and holds nobody, and the log's
-//! head is looked at often while it changes and rarely while it does not (`consumer::wake`): that lies beneath all of them. The settings come from
-//! a file or from flags; nothing here knows from where. What lockstep means for several processors together is [`super::lockstep`].
+//! Some rules hold for every strategy. Every queue has a bound. A lane that failed or is paused is
+//! left behind with its row, and holds no other lane. The head of the log is polled often while it
+//! changes and rarely while it does not (`consumer::wake`). For lockstep across several processors
+//! see [`super::lockstep`].
 
 use std::{
     collections::BTreeMap,
@@ -14,36 +15,40 @@ use serde::{Deserialize, Serialize};
 use super::in_flight::{Bounds, Patience};
 use crate::model::ids::{LaneKey, ProcessorId};
 
-/// What happens when a lane cannot keep up.
+/// A back-pressure strategy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strategy {
-    /// Nobody waits: a lane that holds too much reads the log for itself until it is one with the others again.
+    /// No lane waits: a lane that holds too much reads the log itself until it rejoins the tail.
     #[default]
     Detach,
-    /// All lanes of the processor wait: no page is read while the queue of any of them is full, and none is sent away for being slow. What
-    /// is committed does not wait; quiet lanes see later events late.
+    /// All lanes of the processor wait: no page is read while the queue of any of them is full, and
+    /// none is detached for being slow. Commits do not wait; quiet lanes see later events late.
     Pause,
-    /// All processors that chose it wait for each other: none reads a page before all of them have committed what came before, with all lanes. One
-    /// that is paused as a whole leaves the others alone until it goes on; one that is behind is waited for.
+    /// All processors with this strategy wait for each other: none reads a page before all lanes of
+    /// all of them have committed the previous one. A processor that is paused as a whole leaves
+    /// until it is resumed; one that is behind is waited for.
     Lockstep,
-    /// Nobody waits and the latest counts: a lane, or the whole processor, that is too many events behind goes on at the head of the log. What it
-    /// did not handle is counted in the transaction that moves it.
+    /// No lane waits, and recent events matter most: a lane or processor that is too many events
+    /// behind jumps to the head of the log. The events that it sheds are counted in the transaction
+    /// that moves it.
     Shed,
 }
 
-/// How one processor is treated: the one with the very id that the settings name.
+/// The settings of one processor, found by its exact id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// What happens when a lane cannot keep up: `detach`, `pause`, `lockstep` or `shed`. Default `detach`: a slow lane is slow for itself alone.
+    /// What happens when a lane cannot keep up: `detach`, `pause`, `lockstep` or `shed`. Default
+    /// `detach`: a slow lane delays only itself.
     pub back_pressure: Strategy,
-    /// How many events behind the head of the log a lane or the processor may be before it skips to the head; only with `shed`. No default
-    /// (0), since skipping events is for whoever says so. Counted are events of any type, for a lane those of its tenant.
+    /// Number of events behind the head of the log above which a lane or the processor jumps to the
+    /// head; only with `shed`. Default 0, which is no bound: shedding loses events, so it must be
+    /// chosen explicitly. Events of all types count; for a lane those of its tenant.
     pub shed_after_events: usize,
 }
 
-/// Checks the settings of processors by name, and says what is wrong and how to mend it.
+/// Checks the settings of processors by name. An error includes the remedy.
 pub fn check(processors: &BTreeMap<String, Settings>) -> Result<(), String> {
     for (name, settings) in processors {
         ProcessorId::parse(name).map_err(|problem| format!("processors.{name}: {problem}"))?;
@@ -64,7 +69,7 @@ pub fn check(processors: &BTreeMap<String, Settings>) -> Result<(), String> {
     Ok(())
 }
 
-/// Longer than anybody waits.
+/// Longer than any wait.
 const UNENDING: Patience = Patience { first: Duration::from_secs(1 << 30), last: Duration::from_secs(1 << 30) };
 
 impl Settings {
@@ -77,17 +82,17 @@ impl Settings {
         }
     }
 
-    /// How long a commit waits for lanes that have not finished, where one would wait so long otherwise.
+    /// How long a commit waits for unfinished lanes under this strategy.
     pub(super) fn patience(&self, otherwise: Patience) -> Patience {
         if self.back_pressure == Strategy::Lockstep { UNENDING } else { otherwise }
     }
 
-    /// How many pages are read ahead, where there would be so many otherwise.
+    /// How many pages are read ahead under this strategy.
     pub(super) fn pages_ahead(&self, otherwise: usize) -> usize {
         if self.back_pressure == Strategy::Lockstep { 1 } else { otherwise }
     }
 
-    /// From how many events on somebody who is behind skips them.
+    /// The number of events behind from which events are shed; none with other strategies.
     pub(super) fn shed_after(&self) -> Option<usize> {
         (self.back_pressure == Strategy::Shed).then_some(self.shed_after_events)
     }
@@ -98,9 +103,9 @@ impl Settings {
 pub(super) enum Hold {
     /// The queue of this lane is full.
     Full(LaneKey),
-    /// The queues of many lanes are, together.
+    /// The queues of all lanes together are full.
     FullTogether,
-    /// This processor has not committed what came before.
+    /// This processor has not committed the previous page.
     Waiting(ProcessorId),
 }
 
@@ -116,21 +121,21 @@ impl std::fmt::Display for Hold {
     }
 }
 
-/// How long somebody must have waited before it is told, and must not have waited before that is: what comes and goes with every page
-/// is no news.
+/// How long a hold, or its absence, must last before it is reported. Default 250 ms: holds that
+/// come and go with every page are normal.
 const LASTING: Duration = Duration::from_millis(250);
 
-/// What is told of holds, to the database and so to people.
+/// The report of holds to the database, for `status` and `explain`.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     now: Option<Hold>,
     told: Option<Hold>,
-    /// Since when it is as it is now.
+    /// Since when there is a hold, or none.
     since: Option<Instant>,
 }
 
 impl Held {
-    /// Takes note of why nothing is read, or that something may be.
+    /// Records why nothing is read now; none if something may be read.
     pub(super) fn note(&mut self, hold: Option<Hold>, now: Instant) {
         if self.now.is_some() != hold.is_some() || self.since.is_none() {
             self.since = Some(now);
@@ -138,13 +143,13 @@ impl Held {
         self.now = hold;
     }
 
-    /// After how long it should be told; none if that was done.
+    /// How long until a report is due; none if the last report is up to date.
     pub(super) fn due(&self, now: Instant) -> Option<Duration> {
         let since = self.since.filter(|_| self.now != self.told)?;
         Some(LASTING.saturating_sub(now.duration_since(since)))
     }
 
-    /// What is to be told, in words: nothing at all when nothing holds it any more.
+    /// The text to report; empty if there is no hold.
     pub(super) fn tell(&mut self) -> String {
         self.told = self.now.clone();
         self.told.as_ref().map_or_else(String::new, Hold::to_string)

@@ -1,7 +1,9 @@
-//! A processor's rows: made at its first start, compared at every later one.
+//! Registration of a processor: its rows are inserted at its first start, and compared at every
+//! later one.
 //!
-//! Documents belong to what built them. A plugin that handles other event types, partitions otherwise or raises its read-model version would
-//! continue a read model that its code did not build; it is refused instead of mixing the two.
+//! Documents depend on the event types, the partitioning and the read-model version that built
+//! them. A plugin in which one of these differs would continue a read model that its code did not
+//! build. It is rejected instead of mixing the two.
 
 use futures_util::future::join_all;
 
@@ -19,54 +21,55 @@ use crate::{
 /// Why a processor cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum RegistrationError {
-    /// Its documents were built by something else.
+    /// Its documents were built differently.
     #[error(
         "processor {id} was built with {was}, and this plugin has {is}; its documents would become a mixture\nGive this plugin another id and other collections, or bring the former one back; unless it is partitioned otherwise, on-change = \"continue\" in its manifest lets it go on with them."
     )]
     Changed {
-        /// Which.
+        /// Its id.
         id: String,
-        /// As it was.
+        /// How its documents were built.
         was: String,
-        /// As it is.
+        /// How this plugin would build them.
         is: String,
     },
     /// The database refused, for instance because a collection belongs to another processor.
     #[error("register processor {id}: {}", describe(.error))]
     Database {
-        /// Which.
+        /// Its id.
         id: String,
-        /// What it said.
+        /// The error of the database.
         error: Error,
     },
-    /// The database could not be asked.
+    /// The statement could not be prepared.
     #[error("register processor {id}: {why}")]
     Unasked {
-        /// Which.
+        /// Its id.
         id: String,
-        /// Why.
+        /// The error.
         why: String,
     },
 }
 
-/// What kind of processor it is. An id belongs to one kind for good.
+/// The kind of processor. An id belongs to one kind forever.
 const KIND: &str = "projector";
 
-/// What is registered.
+/// A processor to register.
 #[derive(Clone, Copy)]
 pub struct Registration<'a> {
-    /// What it says it is.
+    /// The plugin's descriptor.
     pub descriptor: &'a Descriptor,
-    /// The file's name.
+    /// The plugin's name.
     pub plugin: &'a str,
     /// SHA-256 of the file.
     pub digest: &'a str,
-    /// Whether it goes on with documents that were built of other event types or by another read-model version; never with those of another partitioning.
+    /// Whether it continues documents that were built of other event types or by another read-model
+    /// version. Other partitioning is always rejected.
     pub adopts: bool,
 }
 
-/// Makes sure that a processor has its row, its cursors and its collections. `tenants` know how
-/// many of those a tenant may have.
+/// Registers a processor: ensures that it has its row, cursors and collections. `tenants` limit the
+/// number of a tenant's collections.
 pub async fn register(
     session: &Session,
     tenants: &Tenants,
@@ -76,7 +79,8 @@ pub async fn register(
     registered.pop().unwrap_or(Ok(()))
 }
 
-/// The same for several, each for itself, in about the time of one: what each came to, in their order.
+/// Registers several processors independently, in about the time of one. Returns the results in the
+/// same order.
 pub async fn register_all(
     session: &Session,
     tenants: &Tenants,
@@ -94,7 +98,7 @@ pub async fn register_all(
             return registrations.iter().map(|of| Err(failed(of))).collect();
         }
     };
-    // They travel together, and are worked off in order, each in a transaction of its own.
+    // Sent together, and executed in order, each in a transaction of its own.
     join_all(registrations.iter().map(|registration| registration.put(session, tenants, statement))).await
 }
 
@@ -143,7 +147,7 @@ impl Registration<'_> {
     }
 }
 
-/// What documents are built by.
+/// The properties that documents depend on.
 #[derive(PartialEq)]
 struct Basis {
     event_types: Option<Vec<String>>,
@@ -151,7 +155,8 @@ struct Basis {
     read_model_version: i32,
 }
 
-/// Why documents that one version has built are nothing for another one, which would `adopt` them or not; none where they are.
+/// Why a version cannot continue the documents of another; none if it can. With `adopt` only the
+/// partitioning must be equal.
 pub fn difference(before: &Descriptor, now: &Descriptor, adopt: bool) -> Option<RegistrationError> {
     let (before, basis) = (Basis::of(before), Basis::of(now));
     let differs = if adopt { before.partition_by != basis.partition_by } else { before != basis };
@@ -175,7 +180,7 @@ impl Basis {
         RegistrationError::Changed { id: id.into(), was: self.differing(now), is: now.differing(self) }
     }
 
-    /// Says, of what differs from another one, how it is here.
+    /// Describes the properties that differ from another basis.
     fn differing(&self, other: &Basis) -> String {
         let mut parts = Vec::new();
         if self.event_types != other.event_types {

@@ -1,12 +1,12 @@
-//! Removing a processor: its rows go, and its documents with them or not.
+//! Removal of a processor: its rows are deleted, and its documents are kept or dropped.
 //!
 //! A processor whose plugin is gone keeps its cursor, its documents and the names of its
-//! collections, so that the plugin may come back. A removal ends that for good. It happens in two
-//! steps, and one that is killed in between is completed by the next. The first is one transaction:
-//! the processor's row goes, and with it cursors, lanes, pauses, dead letters and notes of what was
-//! skipped; its collections are *kept*, owned by nobody, and no other plugin writes them unasked.
-//! The second drops what was kept, a few tables in a transaction, so that the database's lock table
-//! has room for all of them.
+//! collections, so that the plugin may return. A removal ends that for good. It has two steps, and
+//! a removal that is killed in between is completed by the next one. The first step is one
+//! transaction: it deletes the processor's row, and with it cursors, lanes, pauses, dead letters
+//! and records of shed events. The collections are *kept* without an owner, and no other plugin
+//! writes them unless it is told to. The second step drops kept collections, a few tables per
+//! transaction, so that the database's lock table has room for all of them.
 
 use crate::{
     cluster::host_lock,
@@ -17,12 +17,12 @@ use crate::{
 /// Collections that are dropped in one transaction. Each locks some seven relations until it ends.
 const DROPPED_AT_ONCE: i64 = 20;
 
-/// What there is of a processor.
+/// What is stored of a processor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     /// Whether it has a row; otherwise only documents were kept of it.
     pub known: bool,
-    /// Events that it set aside.
+    /// Dead letters.
     pub dead_letters: i64,
     /// Lanes behind its cursor.
     pub lanes: i64,
@@ -41,25 +41,25 @@ pub struct HeldCollection {
     pub view: String,
     /// The view as SQL names it: with its schema, quoted where needed.
     pub relation: String,
-    /// The number of its documents; none if its table is missing, which does not keep it from being
-    /// removed.
+    /// The number of its documents; none if its table is missing, which does not prevent the
+    /// removal.
     pub documents: Option<i64>,
 }
 
 /// Why a processor cannot be removed.
 #[derive(Debug, thiserror::Error)]
 pub enum RemovalError {
-    /// It works.
+    /// A host runs it.
     #[error(
         "a host runs {0}; nothing was removed\nTake its plugin's file out of the plugins folder, or stop the host, and remove it then."
     )]
     Running(ProcessorId),
-    /// What the database said.
+    /// The error of the database.
     #[error("{}", describe(.0))]
     Database(#[from] Error),
 }
 
-/// Finds what there is of a processor; none where there is nothing.
+/// Finds what is stored of a processor; none if there is nothing.
 pub async fn held(session: &Session, id: &ProcessorId) -> Result<Option<Held>, Error> {
     let row = session.query_one(include_str!("removal/held.sql"), &[&id.as_str()]).await?;
     let mut held = Held {
@@ -84,14 +84,14 @@ pub async fn held(session: &Session, id: &ProcessorId) -> Result<Option<Held>, E
 /// Removes a processor and keeps its documents. Fails while a host runs it.
 pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), RemovalError> {
     let transaction = session.client_mut().transaction().await?;
-    // Whoever registers it waits for this row, and finds none.
+    // A registration waits for this row, and then finds none.
     transaction.execute("select from sandmill.processors where id = $1 for update", &[&id.as_str()]).await?;
     if is_running(&transaction, id).await? {
         return Err(RemovalError::Running(id.clone()));
     }
     transaction.execute(include_str!("removal/release.sql"), &[&id.as_str()]).await?;
     transaction.execute("delete from sandmill.processors where id = $1", &[&id.as_str()]).await?;
-    // With it goes what its plugin could go back to, if that is gone. A host removes the bytes.
+    // The earlier versions of a plugin that is gone are forgotten too. A host deletes their files.
     let forget = "delete from sandmill.plugins where processor = $1 and gone_since is not null";
     transaction.execute(forget, &[&id.as_str()]).await?;
     transaction.commit().await?;
@@ -102,7 +102,7 @@ pub async fn release(session: &mut Session, id: &ProcessorId) -> Result<(), Remo
 pub async fn drop_kept(session: &mut Session, id: &ProcessorId) -> Result<(), Error> {
     loop {
         let transaction = session.client_mut().transaction().await?;
-        // Keeps the views from being moved to another schema meanwhile.
+        // Prevents the views from being moved to another schema meanwhile.
         transaction.batch_execute("lock table sandmill.role_grants in share mode").await?;
         let taken = transaction.query(include_str!("removal/take.sql"), &[&id.as_str(), &DROPPED_AT_ONCE]).await?;
         if taken.is_empty() {
@@ -121,7 +121,7 @@ pub async fn drop_kept(session: &mut Session, id: &ProcessorId) -> Result<(), Er
     }
 }
 
-/// Whether a host runs it: its session commits, or a host works here whose files name it, and it is
+/// Whether a host runs it: its session commits, or a live host's folder has its file and it is
 /// between two terms.
 async fn is_running(client: &impl GenericClient, id: &ProcessorId) -> Result<bool, Error> {
     let row = client.query_one(include_str!("removal/running.sql"), &[&id.as_str()]).await?;

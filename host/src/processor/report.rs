@@ -1,4 +1,4 @@
-//! What a processor says for people, now and then, together with a commit.
+//! The rate and measures of a processor, which are committed once a second for `status`.
 
 use std::{
     sync::Arc,
@@ -8,22 +8,22 @@ use std::{
 use super::status::Measures;
 use crate::telemetry::{self, metrics::OfProcessor};
 
-/// Between two reports.
+/// Time between two reports.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// What is said.
+/// A report.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reported {
-    /// Events handled a second since the report before.
+    /// Events handled per second since the last report.
     pub rate: f64,
-    /// What was measured meanwhile.
+    /// What was measured since then.
     pub measures: Measures,
 }
 
-/// Counts the plugin instances that are alive on the whole host.
+/// Counts the live plugin instances of the whole host.
 pub type Instances = Arc<dyn Fn() -> usize + Send + Sync>;
 
-/// Counts, and says so when it is time.
+/// Measures a processor, and makes a report when one is due.
 pub struct Report {
     instances: Instances,
     /// The same numbers as metrics.
@@ -53,7 +53,7 @@ impl Average {
 }
 
 impl Report {
-    /// A report that begins now.
+    /// A reporter whose first interval begins now.
     pub fn new(instances: Instances, counters: OfProcessor) -> Self {
         Report {
             instances,
@@ -66,25 +66,25 @@ impl Report {
         }
     }
 
-    /// Events were handled, and that is committed.
+    /// Counts events that were handled and committed.
     pub fn count(&mut self, handled: usize) {
         self.handled += handled;
     }
 
-    /// A page with events was read.
+    /// Records the read of a page with events.
     pub fn read(&mut self, took: Duration) {
         self.counters.reads.observe(took.as_secs_f64());
         self.reads.add(took);
     }
 
-    /// A commit was made that handled so many events.
+    /// Records a commit, with the number of events that it handled.
     pub fn committed(&mut self, took: Duration, handled: usize) {
         self.counters.commits.observe(took.as_secs_f64());
         self.counters.handled.inc_by(handled as u64);
         self.commits.add(took);
     }
 
-    /// Guests computed for so long.
+    /// Records CPU time of guests.
     pub fn computed(&mut self, cpu: Duration) {
         self.counters.cpu.inc_by(cpu.as_secs_f64());
     }
@@ -94,17 +94,17 @@ impl Report {
         self.handled > 0
     }
 
-    /// After how long it is time for a report of what was handled, if anything was.
+    /// How long until a report is due; none if there is nothing to report.
     pub fn due(&self) -> Option<Duration> {
         self.is_due_at_last().then(|| EVERY.saturating_sub(self.since.elapsed()))
     }
 
-    /// A report, when it is time for one, that rides in a commit of so many events.
+    /// A report if one is due, to be stored by a commit of `committing` events.
     pub fn take(&mut self, committing: usize) -> Option<Reported> {
         (self.since.elapsed() >= EVERY).then(|| self.flush(committing))
     }
 
-    /// The same at any time; a window too short to measure repeats what was measured before.
+    /// A report now. An interval too short to measure repeats the last measures.
     pub fn flush(&mut self, committing: usize) -> Reported {
         self.handled += committing;
         let elapsed = self.since.elapsed();
@@ -127,7 +127,7 @@ impl Report {
     }
 }
 
-/// The process's resident memory, MiB; 0 where the system does not tell in Linux's way.
+/// The resident memory of the process, MiB; 0 on systems without Linux's `/proc`.
 fn resident_mib() -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -152,7 +152,7 @@ mod tests {
         let first = report.flush(1);
         assert_eq!((first.measures.commit_ms, first.measures.instances), (2.0, 5));
         assert!(first.rate > 0.0 && !report.is_due_at_last(), "what rides in the same commit is told with it");
-        // Too short a window to measure anew.
+        // The interval is too short to measure again.
         assert_eq!(report.flush(0).rate, first.rate);
     }
 }

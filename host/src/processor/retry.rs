@@ -1,23 +1,28 @@
 //! The pause before a lane's next attempt: pure.
 //!
-//! Pauses grow exponentially with the attempts at one event and are spread per lane. A handler may ask for a longer pause than that, never for a
-//! shorter one: a lane that asks to retry at once would otherwise keep a core, the database and its tenant's log busy for as long as it exists.
+//! Pauses grow exponentially with the attempts at one event, and differ between lanes. A handler
+//! may ask for a longer pause, never for a shorter one. Otherwise a lane that asks to retry at once
+//! would keep a core, the database and its tenant's log busy forever.
 
 use std::time::Duration;
 
-/// The pause after the first failed attempt, before it is spread. Default 200 ms: longer than a hiccup of a database, too short for a person to notice.
+/// The pause after the first failed attempt, before jitter. Default 200 ms: longer than a hiccup of
+/// a database, too short for a person to notice.
 const FIRST: Duration = Duration::from_millis(200);
-/// The shortest pause of all. Default 100 ms: below what the spread makes of [`FIRST`], so it holds whatever becomes of the other numbers.
+/// The shortest pause. Default 100 ms: below [`FIRST`] with any jitter, so it also holds if the
+/// other constants change.
 const FLOOR: Duration = Duration::from_millis(100);
-/// The longest pause that grows from attempts. Default 5 min: an outage of hours is noticed to be over within minutes.
+/// The longest pause that follows from attempts. Default 5 min: lanes recover within minutes after
+/// an outage of hours.
 const LONGEST: Duration = Duration::from_secs(300);
-/// The longest pause that a handler may ask for. Default 50 days: the contract's `retry-after` cannot name a longer one, and the time still fits
-/// into every clock and column.
+/// The longest pause that a handler may ask for. Default 50 days: the contract's `retry-after`
+/// cannot name a longer one, and the time still fits into every clock and column.
 const LONGEST_WISH: Duration = Duration::from_secs(50 * 24 * 60 * 60);
 
-/// How long a lane waits that has failed `attempts` times (at least 1) at one event. The pause doubles from [`FIRST`] to [`LONGEST`], spread by a
-/// quarter to either side so that lanes that failed together do not retry together; a `wished` pause counts where it is longer. `spread` is
-/// anything that differs between lanes.
+/// The pause of a lane after `attempts` failures (at least 1) at one event. It doubles from
+/// [`FIRST`] to [`LONGEST`], with a jitter of a quarter to either side, so that lanes that failed
+/// together do not retry together. A longer `wished` pause takes precedence. `spread` is any number
+/// that differs between lanes.
 pub(super) fn pause(attempts: u32, wished: Option<Duration>, spread: u64) -> Duration {
     let doubled = FIRST.saturating_mul(1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX)).min(LONGEST);
     // The mixing step of SplitMix64 (Steele, Lea, Flood 2014).

@@ -1,26 +1,26 @@
-//! The list of all processors that a database knows, whether or not anything runs them.
+//! The list of all processors in a database, whether or not a host runs them.
 
 use crate::db::{Error, Session};
 
-/// A processor, as it is listed.
+/// A listed processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its id.
     pub id: String,
-    /// What it is: `projector`.
+    /// Its kind: `projector`.
     pub kind: String,
-    /// Whose it is; none where it is everybody's.
+    /// Its tenant; none for a shared one.
     pub tenant: Option<String>,
-    /// The plugin that last ran it: its file's name without its ending.
+    /// The plugin that last ran it: the name of its file without the extension.
     pub plugin: String,
     /// Whether a host's session commits for it.
     pub runs: bool,
-    /// Whether a term of it ended with an error just now. A processor whose terms keep ending has
+    /// Whether a term of it ended with an error recently. A processor whose terms keep ending has
     /// no session most of the time.
     pub failed_lately: bool,
 }
 
-/// All of them, by id.
+/// Reads all processors, by id.
 pub async fn read(session: &Session) -> Result<Vec<Entry>, Error> {
     let rows = session.query(include_str!("roster/processors.sql"), &[]).await?;
     let entry = |row: &crate::db::Row| Entry {

@@ -1,8 +1,9 @@
-//! Reading past events that nobody will handle, to say exactly how many they were and whose.
+//! Reads past events that are shed, and counts them exactly by lane.
 //!
-//! Shedding costs a reading of what is shed, and nothing else: no guest runs and no document is written. Events are counted by the router that would
-//! have dispatched them, so that the numbers are right however fine lanes are. Nothing is remembered here: until the count is committed
-//! with the progress that it explains, none of it has happened.
+//! Shedding costs one read of what is shed; no guest runs and no document is written. Events are
+//! counted by the router that would have dispatched them, so the counts are right for any
+//! partitioning. Nothing is stored here: the shedding happens when the count is committed together
+//! with the progress.
 
 use std::collections::BTreeMap;
 
@@ -19,18 +20,18 @@ use crate::{
     },
 };
 
-/// Events of one lane that were shed.
+/// Shed events of one lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shed {
-    /// Behind this progress.
+    /// The lane's progress before them.
     pub from: Progress,
-    /// And up to this one.
+    /// The lane's progress after them.
     pub to: Progress,
-    /// Events of the lane between the two.
+    /// Number of events of the lane in between.
     pub events: usize,
 }
 
-/// What lies between a processor and the head of the log.
+/// The events between a processor and the head of the log.
 #[derive(Debug)]
 pub(super) struct ShedRange {
     pub(super) to: Progress,
@@ -47,10 +48,11 @@ pub(super) async fn too_far(
     Ok(reader.lag(tenant, from, bound.saturating_add(1)).await? > bound)
 }
 
-/// After so many lanes a leap ends where it is, and the next one goes on: what it shed of each is one row of one commit.
+/// Lanes after which a jump ends, and the next one continues. Each lane adds one row to the commit.
 const LANES_AT_ONCE: usize = 10_000;
 
-/// Reads past everything between `from` and what is the head now, or as far as it gets before it concerns very many lanes.
+/// Reads past all events between `from` and the current head, or until they belong to very many
+/// lanes.
 pub(super) async fn to_head(reader: &mut Reader, from: &Progress, router: &Router) -> Result<ShedRange, SourceError> {
     let head = reader.head().await?;
     let mut at = from.clone();
@@ -70,7 +72,7 @@ pub(super) async fn to_head(reader: &mut Reader, from: &Progress, router: &Route
     Ok(ShedRange { to: at, shed })
 }
 
-/// Reads past everything between a lane and the last page that was dispatched.
+/// Reads past all events between a lane and the last page dispatched.
 pub(super) async fn lane_to_tail(
     reader: &mut Reader,
     reading: &Reading,

@@ -1,4 +1,5 @@
-//! How every processor stands, told from the database alone, so that it can be asked whether or not a host runs.
+//! The status of all processors, read from the database alone, so that it works whether or not a
+//! host runs.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,18 +8,18 @@ use crate::{
     model::cursor::{Progress, Snapshot},
 };
 
-/// Events of lag that are counted; there may be more.
+/// Maximum number of unread events that are counted.
 const LAG_COUNTED: i64 = 1_000_000;
 
-/// Dead letters of a processor that are counted; there may be more.
+/// Maximum number of a processor's dead letters that are counted.
 const DEAD_LETTERS_COUNTED: i64 = 10_000;
 
-/// How all processors stand.
+/// The status of all processors.
 #[derive(Debug, Default, Serialize)]
 pub struct Status {
     /// The connection that this status was read over.
     pub connection: Connection,
-    /// By id.
+    /// The processors, by id.
     pub processors: Vec<ProcessorStatus>,
 }
 
@@ -28,80 +29,83 @@ pub struct Status {
 pub struct Connection {
     /// Whether it is encrypted.
     pub encrypted: bool,
-    /// By which protocol, such as `TLSv1.3`; none where it is not.
+    /// The protocol, such as `TLSv1.3`; none if it is not encrypted.
     pub protocol: Option<String>,
 }
 
-/// How one processor stands.
+/// The status of one processor.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProcessorStatus {
-    /// Its name.
+    /// Its id.
     pub id: String,
     /// File, version and the first digits of the file's SHA-256.
     pub plugin: String,
-    /// Events that are not handled: those that its cursor has not passed, of whatever type, and the first event of each lane behind it, where that is known.
+    /// Unhandled events: those of any type that its cursor has not passed, and the next event of
+    /// each lane behind it, if that is known.
     pub lag_events: i64,
-    /// Whether there may be more: lanes are behind, of which only the first event is counted, or the log has more than a million unread ones.
+    /// Whether there may be more: lanes are behind, of which only the next event counts, or there
+    /// are more than a million unread events.
     pub lag_events_at_least: bool,
-    /// How long ago the first of them was recorded.
+    /// Age of the first of them, in seconds.
     pub lag_seconds: f64,
-    /// Events in the log that its cursor has not passed; at most a million are counted.
+    /// Events in the log that its cursor has not passed, at most a million.
     pub unread_events: i64,
-    /// Events it handled a second, as last reported; 0 when nothing was reported for 5 s.
+    /// Events handled per second, as last reported; 0 without a report in the last 5 s.
     pub rate: f64,
-    /// Events it has handled in all, exactly: the count moves in the transaction that handles them.
+    /// All events that it has handled. Exact: the count is part of the transaction that handles
+    /// them.
     pub handled: i64,
-    /// By whom and since when all of it waits, if a person told it to.
+    /// Who paused the whole processor, and when; none if it is not paused.
     pub paused: Option<String>,
-    /// What its host measured between its last two reports; none before the first.
+    /// What its host measured between its last two reports; zeros before the first.
     pub measures: Measures,
-    /// Events that it set aside so that their lanes could go on; at most ten thousand are counted.
+    /// Its dead letters, at most ten thousand.
     pub dead_letters: i64,
     /// Whether there are more.
     pub dead_letters_at_least: bool,
-    /// The furthest of them in the log.
+    /// The dead letter with the highest position.
     pub last_dead_letter: Option<SetAside>,
     /// Events that it shed to keep up (`back-pressure = "shed"`); exact.
     pub shed: i64,
-    /// The last time that a lane did.
+    /// The last events that it shed.
     pub last_shed: Option<LastShed>,
     /// Why it reads nothing although there may be more, and since when; none while it reads.
     pub held: Option<String>,
-    /// The error that ended its last term, until a term goes well.
+    /// The error that ended its last term; cleared once a term goes well.
     pub term_error: Option<TermError>,
-    /// How many lanes are behind its cursor.
+    /// The number of lanes behind its cursor.
     pub lanes_counted: LaneCounts,
-    /// The first of them: blocked ones before others.
+    /// The first of these lanes, blocked ones before others.
     pub lanes_behind: Vec<LaneBehind>,
 }
 
 /// A processor that a host runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Running {
-    /// Its name.
+    /// Its id.
     pub id: String,
-    /// The plugin's own id, which is part of its name.
+    /// The plugin's own id, which is part of it.
     pub family: String,
-    /// Whose it is; none means everybody's.
+    /// Its tenant; none for a shared one.
     pub tenant: Option<String>,
     /// The event types that it handles; none means every type.
     pub event_types: Option<Vec<String>>,
 }
 
-/// Lanes behind a cursor, by their state.
+/// Numbers of lanes behind a cursor, by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LaneCounts {
-    /// Of whatever state.
+    /// Lanes in any state.
     pub all: i64,
-    /// They failed, and wait for a person.
+    /// Lanes that failed, and wait for a person.
     pub blocked: i64,
-    /// They wait for a time.
+    /// Lanes that wait for their next attempt.
     pub retrying: i64,
-    /// A person told them to wait.
+    /// Lanes that are paused.
     pub paused: i64,
-    /// They read the log for themselves.
+    /// Lanes that read the log until they rejoin the tail.
     pub catching_up: i64,
 }
 
@@ -116,7 +120,7 @@ impl LaneCounts {
         } += lanes;
     }
 
-    /// The worst state that a lane is in.
+    /// The worst state of any lane.
     pub fn worst(&self) -> Option<&'static str> {
         let states = [
             ("blocked", self.blocked),
@@ -128,60 +132,60 @@ impl LaneCounts {
     }
 }
 
-/// Why terms of a processor end.
+/// Consecutive terms of a processor that ended with an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TermError {
-    /// What ended the last one.
+    /// The error of the last one.
     pub error: String,
-    /// Since when they end so, RFC 3339.
+    /// When the first one ended, RFC 3339.
     pub since: String,
-    /// When the last one did.
+    /// When the last one ended, RFC 3339.
     pub at: String,
-    /// How many have, in a row.
+    /// The number of consecutive terms that ended so.
     pub times: i64,
 }
 
-/// What a host measures while a processor runs: averages since the report before.
+/// Measures of a host while a processor runs: averages since the last report.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Measures {
-    /// Reading a page, milliseconds.
+    /// Time to read a page, milliseconds.
     pub read_ms: f64,
-    /// Committing, milliseconds.
+    /// Time to commit, milliseconds.
     pub commit_ms: f64,
-    /// Commits a second.
+    /// Commits per second.
     pub commits: f64,
     /// Memory of the whole host, MiB.
     pub host_mib: f64,
-    /// Plugin instances alive on the whole host.
+    /// Live plugin instances of the whole host.
     pub instances: usize,
-    /// Log lines that the whole host has lost since it started, because standard error did not take
-    /// them in time.
+    /// Log lines that the whole host has lost since it started, because standard error did not
+    /// accept them in time.
     pub log_lines_lost: u64,
 }
 
-/// An event that was set aside.
+/// A dead letter.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SetAside {
-    /// Whose.
+    /// Its tenant.
     pub tenant: String,
     /// Its position.
     pub position: i64,
-    /// Why; kind and words.
+    /// The reason, with its class.
     pub reason: String,
 }
 
-/// The events that one lane shed last.
+/// The last events that one lane shed.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LastShed {
-    /// Whose.
+    /// Its tenant.
     pub tenant: String,
     /// The lane's key.
     pub key: String,
-    /// How many.
+    /// Number of events.
     pub events: i64,
     /// When, RFC 3339.
     pub at: String,
@@ -191,19 +195,19 @@ pub struct LastShed {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct LaneBehind {
-    /// Whose.
+    /// Its tenant.
     pub tenant: String,
     /// Its key.
     pub key: String,
-    /// `catching-up`, `retrying` or `blocked`.
+    /// `catching-up`, `retrying`, `blocked` or `paused`.
     pub state: String,
-    /// Why it does not move, or did not last; kind and words.
+    /// Why it does not move, with its class.
     pub reason: String,
-    /// How often the event it stands before has been tried.
+    /// Number of attempts at the next event.
     pub attempts: i32,
-    /// Position of that event, where it is known.
+    /// Position of that event, if it is known.
     pub event_position: Option<i64>,
-    /// Since when, RFC 3339.
+    /// Since when it is in this state, RFC 3339.
     pub since: String,
 }
 
@@ -219,7 +223,7 @@ pub async fn running(session: &Session) -> Result<Vec<Running>, Error> {
     Ok(running.collect())
 }
 
-/// Reads how everything stands, with at most so many lanes of each processor.
+/// Reads the status of all processors, with at most `lanes` lanes of each.
 pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
     let protocol = session.encryption().await?;
     let connection = Connection { encrypted: protocol.is_some(), protocol };

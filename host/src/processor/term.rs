@@ -1,9 +1,9 @@
-//! A term: one uninterrupted ownership of a processor, and everything that is only valid during it.
+//! A term: one uninterrupted ownership of a processor, with everything that is valid only during
+//! it.
 //!
-//! It begins with a new fence and what the database says about progress, and it ends with the first
-//! lost connection, refused fence or unknown outcome. Then all of it is dropped at once: pages
-//! under way, effects, cached documents. Nothing survives into the next term but what was
-//! committed.
+//! It begins with a new fence and the progress in the database. It ends with the first lost
+//! connection, refused fence or unknown outcome. Then everything is dropped at once: pages under
+//! way, effects, cached documents. Only what was committed survives into the next term.
 
 use std::sync::Arc;
 
@@ -23,25 +23,25 @@ use crate::{
     projections::documents::Documents,
 };
 
-/// What one ownership begins with.
+/// The state that a term begins with.
 pub struct Term {
-    /// Commits, showing the fence.
+    /// The committer, which holds the fence.
     pub committer: Arc<Committer>,
-    /// Reads pages.
+    /// The reader of pages.
     pub pages: Reader,
-    /// Reads the log for lanes behind.
+    /// The reader of the log for lanes behind.
     pub lanes: Reader,
-    /// Reads documents.
+    /// The reader of documents.
     pub documents: Arc<Documents>,
-    /// What the cursor rows say.
+    /// The progress in the cursor rows.
     pub stored: Progress,
     /// Lanes behind them.
     pub checkpoints: Vec<(LaneKey, LaneRow)>,
 }
 
 impl Term {
-    /// Takes a new fence, and reads where things stand under it. `host` is the pid of the session
-    /// that holds the host lock.
+    /// Takes a new fence, and reads the progress under it. `host` is the pid of the session that
+    /// holds the host lock.
     pub async fn begin(shared: &Shared, descriptor: &Descriptor, host: i32) -> anyhow::Result<Term> {
         let (sessions, id) = (&shared.connections, &descriptor.id);
         let TermStart { committer, cursors, checkpoints } =

@@ -1,8 +1,9 @@
 //! The error that ended a processor's last term, recorded for people.
 //!
 //! Terms that keep ending commit nothing, so they leave no other trace in the database. The error
-//! is therefore written outside any term; if that fails too, it is written with the next one. The record outlives the host: a new one continues the time and the count that it finds. It
-//! is cleared once a term goes well (see [`TermErrors::well_at`]).
+//! is therefore written outside any term; if that fails too, it is written with the next one. The
+//! record outlives the host: a new host continues its time and count. It is cleared once a term
+//! goes well (see [`TermErrors::well_at`]).
 
 use std::{
     sync::Arc,

@@ -1,9 +1,12 @@
-//! A version of a processor's code, tried on events that are handled already before it gets any that are not.
+//! The dry run of a new version: it handles recent events again, before a swap gives it new ones.
 //!
-//! The processor's last events go through it as they would live, over the documents that are committed; what it answers is counted and thrown away. Where it fails (it
-//! traps, reaches a limit, answers against the contract), the version that runs now gets the same events in the same way: what neither can handle says nothing of the
-//! new one, what only the new one cannot speaks against it. What it skips, and where it stops, is its author's own word, and the documents know these events
-//! already; that is counted and shown, and no more. Both are called with memories of their own, so nobody remembers what never came to be.
+//! The processor's last events go through the candidate as they would live, over the committed
+//! documents. Its results are counted and discarded. Where it fails (it traps, reaches a limit,
+//! returns malformed output), the running version handles the same events in the same way. If both
+//! fail, the failure says nothing about the candidate. If only the candidate fails, it is rejected.
+//! Skips and stops are decisions of the plugin's author, and the documents may already contain the
+//! effects of these events; so skips and stops are counted and shown, but reject nothing. Both
+//! versions run in fresh instances, so that neither remembers discarded results.
 
 use std::{
     fmt,
@@ -39,46 +42,47 @@ use crate::{
     scheduler::{Class, Scheduler},
 };
 
-/// For so long a version is tried at most, and as long again the one that runs where the new one failed. Where it is not done by then, what it did counts.
+/// Maximum time for the candidate, and again for the running version where the candidate failed.
+/// What they did within it counts. Default 2 s.
 const TIME: Duration = Duration::from_secs(2);
-/// Lanes that are tried at once: enough that their reads of documents meet.
+/// Lanes that run concurrently: enough that their reads of documents share a query.
 const LANES_AT_ONCE: usize = 16;
 
-/// What came of it.
+/// The outcome of a dry run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DryRunReport {
-    /// The events that it was tried on.
+    /// Events of the dry run.
     pub events: usize,
-    /// Their lanes.
+    /// Lanes of these events.
     pub lanes: usize,
-    /// Events that it handled, those that it skipped among them.
+    /// Events that the candidate handled, including skipped ones.
     pub handled: usize,
     /// Events that it skipped.
     pub skipped: usize,
-    /// Lanes that it stopped by its own word, or that were to be tried again.
+    /// Lanes that it stopped itself, or in which it asked to retry.
     pub stopped: usize,
     /// Lanes in which it failed.
     pub failed: usize,
-    /// Why it skipped, stopped or failed, the worst of it.
+    /// Why it failed, stopped or skipped; the worst of these.
     pub why: Option<String>,
-    /// What speaks against it: an event that it cannot handle and the version that runs can.
+    /// Why it is rejected: an event that it cannot handle and the running version can.
     pub worse: Option<String>,
 }
 
-/// What dry runs read with, one after the other.
+/// The reader and documents of consecutive dry runs.
 pub struct DryRunSession {
     reader: Reader,
     deferred: Arc<dyn LoadEvents>,
     sessions: Arc<Pool<Session>>,
     read_bytes: usize,
     committed: Arc<Committed>,
-    /// Documents that one version may write meanwhile, bytes.
+    /// Bytes of documents that one version may write in a dry run.
     written_bytes: usize,
 }
 
 impl DryRunSession {
-    /// One that has read nothing.
+    /// A session that has read nothing yet.
     pub fn new(shared: &Shared) -> Self {
         let (sessions, read_bytes) = (shared.connections.documents.clone(), shared.config.read_mib << 20);
         let committed = Arc::new(Committed::new(sessions.clone(), None, read_bytes));
@@ -87,7 +91,7 @@ impl DryRunSession {
         DryRunSession { reader, deferred, sessions, read_bytes, committed, written_bytes }
     }
 
-    /// Reads the documents of a tenant's own processors from now on, or everybody's.
+    /// Selects the documents of one tenant's processors, or those of shared processors.
     fn read_for(&mut self, owner: Option<&TenantId>) {
         if self.committed.owner() != owner {
             self.committed = Arc::new(Committed::new(self.sessions.clone(), owner.cloned(), self.read_bytes));
@@ -95,29 +99,31 @@ impl DryRunSession {
     }
 }
 
-/// What is tried.
+/// A dry run of one candidate.
 pub struct DryRun<'a> {
-    /// On which threads.
+    /// The scheduler of the guest threads.
     pub scheduler: &'a Scheduler,
-    /// What it says it is.
+    /// The candidate's descriptor.
     pub descriptor: &'a Descriptor,
-    /// Its code.
+    /// The candidate's code.
     pub handler: &'a Arc<dyn Handler>,
-    /// The version that runs.
+    /// The running version.
     pub running: &'a Version,
-    /// What that one says it is.
+    /// Its descriptor.
     pub runs_as: &'a Descriptor,
-    /// At most so many events.
+    /// Maximum number of events.
     pub events: usize,
 }
 
 impl DryRun<'_> {
-    /// Tries it. None where there are no events that say anything. After an error the session is of no use.
+    /// Runs the candidate. None if no recent events apply. After an error the session must not be
+    /// used again.
     pub async fn run(&self, session: &mut DryRunSession) -> anyhow::Result<Option<DryRunReport>> {
         let Some((from, up_to)) = self.handled_positions() else { return Ok(None) };
         let Descriptor { tenants, event_types, .. } = self.descriptor;
         let mut last = session.reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
-        // What the version that runs never got is not its to be compared by, nor to see.
+        // The candidate must not see events that the running version never handled, and they allow
+        // no comparison.
         let running = Router::new(self.runs_as);
         last.retain(|event| event.position >= from && running.takes(event));
         let router = Router::new(self.descriptor);
@@ -126,7 +132,7 @@ impl DryRun<'_> {
         if lanes.is_empty() {
             return Ok(None);
         }
-        // Those that it alone has are empty, and perhaps somebody else's.
+        // Collections that only the candidate has are empty, or belong to another processor.
         let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
         let collections: Arc<[CollectionName]> = self.descriptor.collections.iter().filter(known).cloned().collect();
         session.read_for(self.runs_as.id.owner());
@@ -148,8 +154,9 @@ impl DryRun<'_> {
         }
     }
 
-    /// Between which positions lies what the processor has handled or, where it has handled nothing since its start, will; none where even that is not known. A version is held
-    /// against the one that runs, in the same circumstances, so a few events that nobody has handled yet do no harm.
+    /// The range of positions that the processor has handled, or will handle if it has handled
+    /// nothing since its start; none if that is unknown. Both versions run under the same
+    /// conditions, so a few events that are not handled yet do no harm.
     fn handled_positions(&self) -> Option<(i64, i64)> {
         let positions = self.running.done().positions;
         match self.runs_as.start {
@@ -161,7 +168,8 @@ impl DryRun<'_> {
 
 type Lanes = [(LaneKey, Vec<Arc<Event>>)];
 
-/// Tries the new version on all lanes, and the old one where the new one failed: in the same way, and in as much time.
+/// Runs the candidate on all lanes, and the running version where the candidate failed, in the same
+/// way and with the same time.
 async fn compare(new: &Candidate, old: &Candidate, lanes: &Lanes) -> Result<DryRunReport, TermEnded> {
     let count = |lanes: &Lanes| lanes.iter().map(|(_, events)| events.len()).sum();
     let events: usize = count(lanes);
@@ -186,7 +194,8 @@ async fn compare(new: &Candidate, old: &Candidate, lanes: &Lanes) -> Result<DryR
     if dry.handled + dry.stopped + dry.failed == 0 {
         let count = |came: Vec<LaneOutcome>| came.iter().map(|came| came.handled).sum::<usize>();
         let mut handled = count(old.on_all(lanes).await?);
-        // Whoever comes first finds sessions that are not open and caches that are empty.
+        // The candidate ran first and may have paid for opening sessions and filling caches, so it
+        // gets a second chance.
         if handled > 0 && count(new.on_all(lanes).await?) > 0 {
             handled = 0;
         }
@@ -204,36 +213,37 @@ async fn compare(new: &Candidate, old: &Candidate, lanes: &Lanes) -> Result<DryR
     Ok(dry)
 }
 
-/// A lane's trouble in words that any column can hold.
+/// A lane's failure, as text that any column can hold.
 fn describe(lane: &LaneKey, event: Option<&Arc<Event>>, reason: &Reason) -> String {
     let at = event
         .map_or(String::new(), |event| format!(", the event at position {} ({})", event.position, event.event_type));
     format!("{lane}{at}: {reason}").replace('\0', "\u{fffd}")
 }
 
-/// A version, ready to be tried.
+/// A version with everything it needs to run.
 struct Candidate {
     runner: Runner,
     committed: Arc<Committed>,
-    /// Those that both versions have.
+    /// The collections that both versions have.
     collections: Arc<[CollectionName]>,
-    /// What it may still write, over all lanes.
+    /// Bytes that it may still write, over all lanes.
     bytes_left: AtomicUsize,
 }
 
-/// What it did with a lane's events.
+/// The outcome of one lane.
 #[derive(Default)]
 struct LaneOutcome {
     handled: usize,
     skipped: usize,
     /// The first skip.
     skip: Option<String>,
-    /// Why it ended before the last event, if not for time or room, and whether that was its own word or what the host was short of, and so no failure.
+    /// Why it ended before the last event, unless time or room ran out. The flag is set if this is
+    /// no failure: the plugin decided it, or the host was short of something.
     trouble: Option<(Reason, bool)>,
 }
 
 impl Candidate {
-    /// What it does with all lanes, some at once, as far as it comes in [`TIME`].
+    /// Runs all lanes, some concurrently, for at most [`TIME`].
     async fn on_all(&self, lanes: &Lanes) -> Result<Vec<LaneOutcome>, TermEnded> {
         let came: Vec<Mutex<LaneOutcome>> = lanes.iter().map(|_| Mutex::default()).collect();
         let each = lanes.iter().zip(&came).map(|((lane, events), came)| self.on(lane, events, came));
@@ -259,7 +269,7 @@ impl Candidate {
                 key.id.len() + text.as_ref().map_or(0, |text| text.len())
             };
             let weight: usize = outcome.changes.iter().map(weight).sum();
-            // Once somebody has found too little room, nobody has any.
+            // Once one lane finds too little room, no lane has any.
             let left = |left: usize| Some(left.saturating_sub(weight));
             let _ = self.bytes_left.fetch_update(Relaxed, Relaxed, left);
             handled += outcome.handled;
@@ -284,7 +294,7 @@ impl Candidate {
     }
 }
 
-/// A lane's documents: the committed ones, with what it wrote on the way, which goes no further.
+/// The documents of one lane: the committed ones, with its own discarded writes on top.
 struct Overlay {
     lane: LaneKey,
     committed: Arc<Committed>,
@@ -318,7 +328,7 @@ impl Documents for Overlay {
 }
 
 impl DryRunReport {
-    /// What speaks against the version, in words for whoever put it there; nothing where nothing does.
+    /// An error with the reason and the remedy if the candidate is rejected.
     pub fn verdict(&self) -> Result<(), String> {
         let Some(worse) = &self.worse else { return Ok(()) };
         Err(format!(
@@ -357,7 +367,7 @@ mod tests {
         scheduler,
     };
 
-    /// What a handler does with events of a type; with all others nothing.
+    /// The reaction of a scripted handler to a type of events; it accepts all other types.
     #[derive(Clone, Copy)]
     enum Behaviour {
         Trap,
@@ -414,13 +424,13 @@ mod tests {
         }
     }
 
-    /// Lanes are written as the types of their events. There is room for 2,500 bytes of documents.
+    /// Each lane is written as the types of its events. There is room for 2,500 bytes of documents.
     async fn dry_run(
         new: &'static [(&'static str, Behaviour)],
         old: &'static [(&'static str, Behaviour)],
         lanes: &[&str],
     ) -> DryRunReport {
-        // Nobody reads, so nobody asks where it is.
+        // Nothing is read, so the address is never used.
         let nowhere = documents::sessions(&Db::parse("host=nowhere").unwrap(), 1);
         let committed = Arc::new(Committed::new(nowhere, None, 1));
         let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
@@ -473,7 +483,7 @@ mod tests {
         let why = "tenant t1, the event at position 3 (b): trap: unreachable";
         assert_eq!((new.failed, new.worse.as_deref()), (1, Some(why)));
         assert!(new.verdict().unwrap_err().contains("a dry run on the last 4 events failed"));
-        // Behind where the new one fails the old one need not come.
+        // The running version may fail after the event at which the candidate fails.
         let later = dry_run(&[("b", Behaviour::Trap)], &[("c", Behaviour::Trap)], &["b c"]).await;
         assert!(later.worse.is_some(), "{later:?}");
         let sooner = dry_run(&[("c", Behaviour::Trap)], &[("b", Behaviour::Trap)], &["b c"]).await;
@@ -489,7 +499,7 @@ mod tests {
         assert_eq!((short.handled, short.stopped, short.failed, short.worse), (1, 2, 0, None));
     }
 
-    /// Two documents of some 1,000 bytes fit. Whoever finds no room ends, and no lane begins any more: of a hundred, those that were under way by then.
+    /// Two documents of some 1,000 bytes fit. A lane without room ends, and no further lane begins.
     #[tokio::test]
     async fn what_it_writes_is_bounded() {
         let dry = dry_run(&[("w", Behaviour::Write)], &[], &["w"; 100]).await;

@@ -1,7 +1,8 @@
-//! The loop's commits: what a plan becomes on its way to the database, and what follows from its end.
+//! Commits of the loop: from a plan to the database, and the effects of the outcome.
 //!
-//! One is under way at a time. When it ends well the tracker, the documents and the tenants' accounts learn of it; when its data were refused the tracker looks for
-//! whose; anything else ends the term.
+//! One commit is under way at a time. A success is recorded by the tracker, the documents and the
+//! tenants' accounts. If the database refuses the data, the tracker looks for the culprit. Any
+//! other failure ends the term.
 
 use std::{
     collections::HashMap,
@@ -23,24 +24,24 @@ use crate::{
     tenants::rates::{Spent, THROTTLED},
 };
 
-/// A commit that came to its end, with what it was about.
+/// A commit that has ended, with its plan.
 pub(super) struct Committed {
     plan: Plan<Results>,
     marks: HashMap<LaneKey, u64>,
-    /// Events that it handled and no report counts yet.
+    /// Events that it handled and its report does not count.
     untold: usize,
     took: Duration,
     result: Result<Writes, CommitFailure>,
 }
 
 enum CommitFailure {
-    /// A lane wrote what is not its own.
+    /// A lane wrote a document of another lane.
     NotYours(LaneKey, String),
     Commit(CommitError),
 }
 
 impl Engine<'_> {
-    /// Lets tenants pay for a commit, each for its part of what was written.
+    /// Charges tenants for a commit, in proportion to the bytes that each wrote.
     fn charge(&self, results: &[(LaneKey, Results)], took: Duration) {
         let bytes: usize = results.iter().map(|(_, results)| results.weight).sum();
         for (lane, results) in results.iter().filter(|(_, results)| results.weight > 0) {
@@ -91,7 +92,7 @@ impl Engine<'_> {
         }));
     }
 
-    /// Says what was handled since the last report, when no commit is left that could.
+    /// Reports what was handled since the last report, when no commit follows that could.
     pub(super) async fn last_report(&mut self) -> Result<(), CommitError> {
         if !self.report.is_due_at_last() {
             return Ok(());
@@ -115,7 +116,7 @@ impl Engine<'_> {
     pub(super) fn committed(&mut self, committed: Committed) -> Result<(), TermEnded> {
         (self.untold, self.search) = (true, true);
         let Committed { plan, marks, untold, took, result } = committed;
-        // Also if it was refused: it has kept the database as busy.
+        // A refused commit is charged too: it kept the database as busy.
         self.charge(&plan.results, took);
         match result {
             Ok(writes) => {
@@ -154,7 +155,7 @@ impl Engine<'_> {
         Ok(())
     }
 
-    /// Takes note of what a commit made of lanes and tenants.
+    /// Counts what a commit means for lanes and tenants.
     fn count(&mut self, plan: &Plan<Results>) {
         for (lane, results) in &plan.results {
             let (documents, bytes) = (results.changes.len() as u64, results.weight as u64);
@@ -165,7 +166,7 @@ impl Engine<'_> {
         for (lane, checkpoint) in plan.left.iter().map(|(lane, checkpoint)| (lane, checkpoint)).chain(moved) {
             match &checkpoint.state {
                 LaneState::Blocked(reason) => self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason)),
-                // Who has used up what it may use in a second has not failed.
+                // A tenant that is throttled has not failed.
                 LaneState::Retrying { reason, .. } if reason.class != THROTTLED => {
                     self.tenants.count(&lane.tenant, |used| used.failed(self.id, reason));
                 }
@@ -179,7 +180,7 @@ impl Engine<'_> {
         }
         for (lane, _) in &plan.rejoined {
             self.behind_since.remove(lane);
-            // It has done what it owed for.
+            // The lane has done the work that its tenant owed for.
             for class in [Class::Live, Class::CatchUp] {
                 self.runner.scheduler.forgive(&lane.tenant, class);
             }

@@ -1,7 +1,8 @@
-//! What the loop has read for it: pages ahead of what is handled, and the log for one lane that is behind.
+//! The loop's reads: pages of the log, and the log for one lane that is behind.
 //!
-//! Both are given a reader and give it back with what they found; neither knows of anything else that is under way, so either may be dropped at any time. Where
-//! a bound on what may wait is given, they look first how much follows, and pass over all of it where it is more.
+//! Both functions use a reader and depend on nothing else that is under way, so either read may be
+//! dropped at any time. If the strategy is to shed, they first count what follows, and read past
+//! all of it if it exceeds the bound.
 
 use std::sync::Arc;
 
@@ -21,18 +22,19 @@ use crate::{
     },
 };
 
-/// What was read of what follows.
+/// What follows the tail.
 pub(super) enum Ahead {
-    /// To be handled.
+    /// Events to handle.
     Page(Arc<Page>),
-    /// To be shed.
+    /// Events to shed.
     Shed(ShedRange),
 }
 
-/// What came of a lane's reading, with its reader.
+/// The result of a lane's reading, with the reader.
 pub(super) type ReadingResult = (Reader, Reading, Result<(Found, Option<Shed>), SourceError>);
 
-/// Reads what follows a progress: a page, or where more events than the bound do, past all of them.
+/// Reads what follows a progress: one page, or past everything if more events follow than the
+/// bound.
 pub(super) async fn ahead(
     reader: &mut Reader,
     after: &Progress,
@@ -50,7 +52,7 @@ pub(super) async fn ahead(
     Ok(Ahead::Page(page))
 }
 
-/// Reads the log for one lane; past all of it, where it is more than the bound.
+/// Reads the log for one lane, or past everything if more events follow than the bound.
 pub(super) async fn lane(
     mut reader: Reader,
     reading: Reading,

@@ -1,7 +1,9 @@
-//! What the tracker knows of one lane, and what a commit may say about it: pure.
+//! The state of one lane in the tracker, and its part of a commit: pure.
 //!
-//! A lane has work that is queued, at most one piece that is running, results that wait for their commit, and perhaps a row in the database. The
-//! two functions at the end are the whole of how a commit sees it: whether one would change anything, and what it puts into the plan.
+//! A lane has queued work, at most one piece that is running, results that wait for their commit,
+//! and perhaps a checkpoint row in the database. Two functions at the end of the file define its
+//! part of a commit: [`lane_changes`] decides whether a commit would change it, and [`commit_lane`]
+//! adds it to the plan.
 
 use std::collections::VecDeque;
 
@@ -11,28 +13,28 @@ use crate::{
     processor::lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
 };
 
-/// What a finished piece of work led to, waiting for its commit.
+/// A finished piece of work that waits for its commit.
 #[derive(Clone, Debug)]
 pub(super) struct Done<T> {
     pub(super) page: PageNumber,
-    /// Where the lane stands with it.
+    /// The lane's progress after it.
     pub(super) end: Progress,
     /// Position of its first event.
     pub(super) first: Option<i64>,
-    /// How many events it handled.
+    /// Number of events that it handled.
     pub(super) events: usize,
     pub(super) results: T,
 }
 
 impl<T> Done<T> {
-    /// The same with other results, and those that it had.
+    /// Replaces the results, and returns the former ones.
     pub(super) fn exchange<U>(self, results: U) -> (Done<U>, T) {
         let Done { page, end, first, events, results: had } = self;
         (Done { page, end, first, events, results }, had)
     }
 }
 
-/// Why a lane stopped, and before which event; where it stands follows from what is committed by then.
+/// Why a lane stopped, and before which event. Its progress follows from what is committed by then.
 #[derive(Clone, Debug)]
 pub(super) struct Stop {
     pub(super) page: PageNumber,
@@ -41,14 +43,14 @@ pub(super) struct Stop {
     pub(super) event_position: Option<i64>,
 }
 
-/// How a lane gets its events.
+/// The source of a lane's events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Feed {
-    /// From every page after this one; none of what came before is missing.
+    /// Every page after this one; it has missed none of the earlier ones.
     Attached { since: PageNumber },
-    /// The same, if the reading under way reaches so far.
+    /// The same once the reading under way reaches that page.
     Attaching { since: PageNumber },
-    /// From the log, later.
+    /// The log, later.
     Detached,
 }
 
@@ -61,15 +63,16 @@ pub(super) struct Lane<T> {
     pub(super) queued_bytes: usize,
     pub(super) running: Option<PageNumber>,
     pub(super) done: VecDeque<Done<T>>,
-    /// What its row must say once everything in `done` is committed.
+    /// The state that its row must have once everything in `done` is committed.
     pub(super) stop: Option<Stop>,
-    /// Handle at most so many events at a time, as a commit of more was refused.
+    /// Maximum number of events that it reads at once, after a commit of more was refused.
     pub(super) careful: Option<usize>,
-    /// It reads the log.
+    /// It is reading the log.
     pub(super) reading: bool,
-    /// The commit under way concerns it.
+    /// The commit under way includes it.
     pub(super) in_commit: bool,
-    /// What is running was started before its ground was lost: its results are dropped.
+    /// Its running work began before a commit of its earlier results was refused, so the results
+    /// will be dropped.
     pub(super) stale: bool,
 }
 
@@ -90,13 +93,14 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Whether nothing is known of it that the cursor does not say.
+    /// Whether the cursor alone describes it.
     pub(super) fn is_plain(&self) -> bool {
         let nothing_known = self.row.is_none() && self.stop.is_none() && !self.detached() && !self.in_commit;
         nothing_known && self.idle() && self.done.is_empty()
     }
 
-    /// Whether it is behind and nothing is under way or to be committed: it waits for a person, for a time or for its turn to read.
+    /// Whether it is behind, with nothing under way or uncommitted. It waits for a person, a time
+    /// or its turn to read.
     pub(super) fn has_nothing_to_do(&self) -> bool {
         let quiet = self.stop.is_none() && !self.reading && !self.in_commit && !self.stale;
         self.row.is_some() && self.detached() && quiet && self.idle() && self.done.is_empty()
@@ -120,31 +124,32 @@ impl<T> Lane<T> {
         self.queued_bytes = 0;
     }
 
-    /// Events that wait in its queue.
+    /// Number of events in its queue.
     pub(super) fn queued_events(&self) -> usize {
         self.queue.iter().map(|work| work.events.len()).sum()
     }
 
-    /// Why it stopped, once nothing of it runs and all that it has finished goes into a commit up to `page`: what came later would otherwise move a row that
-    /// says it waits.
+    /// Why it stopped, once nothing of it runs and a commit up to `page` takes all its results.
+    /// Results that came later would move a row that says that it waits.
     fn stopped(&self, page: PageNumber) -> Option<&Stop> {
         let complete = self.running.is_none() && self.done.back().is_none_or(|done| done.page <= page);
         self.stop.as_ref().filter(|stop| complete && stop.page <= page)
     }
 
-    /// Whether work of a page up to `page` is still to be done.
+    /// Whether work up to `page` is unfinished.
     pub(super) fn busy_up_to(&self, page: PageNumber) -> bool {
         self.running.is_some_and(|running| running <= page) || self.queue.front().is_some_and(|work| work.page <= page)
     }
 
-    /// Whether the cursor may cover it once it stands at the end of `page` and its finished work up to there is committed.
+    /// Whether the cursor covers it once the cursor is at the end of `page` and its finished work
+    /// up to there is committed.
     pub(super) fn finished(&self, page: PageNumber) -> bool {
         let attached = matches!(self.feed, Feed::Attached { since } if since <= page);
         attached && self.stop.is_none() && !self.busy_up_to(page)
     }
 }
 
-/// Whether a commit up to `page` would change what the database says of a lane.
+/// Whether a commit up to `page` would change what the database has of a lane.
 pub(super) fn lane_changes<T>(lane: &Lane<T>, page: PageNumber, included: bool) -> bool {
     let done = included && lane.done.front().is_some_and(|done| done.page <= page);
     let stop = lane.stopped(page).is_some() && (included || lane.done.is_empty());
@@ -153,7 +158,7 @@ pub(super) fn lane_changes<T>(lane: &Lane<T>, page: PageNumber, included: bool) 
     done || stop || rejoins || needs_row
 }
 
-/// Puts into a plan what it says about one lane.
+/// Adds a lane's part to a plan.
 pub(super) fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<T>, included: bool) {
     let mut progress = None;
     if included {

@@ -1,9 +1,10 @@
-//! Lanes that do nothing now: pure.
+//! Parked lanes: lanes that are behind the cursor and idle. Pure.
 //!
-//! A lane that is behind the cursor and has neither work, results nor a reading is parked: only what its row says is kept, without words, and
-//! no step of the tracker walks over parked lanes. There may be very many of them, for as long as nobody resumes them, so each costs some 200
-//! bytes and no time. Lanes that wait for a person are found by their key, lanes that wait for a time in the order of their times, and lanes that are due
-//! take turns: first their tenants, and then the lanes of each.
+//! A lane is parked when it has neither work nor results nor a reading under way. Only its row is
+//! kept, without the reason, and no step of the tracker walks over parked lanes. There may be very
+//! many, for as long as nobody resumes them, so each costs some 200 bytes and no time. Lanes that
+//! need a person are found by key, lanes that wait for a time in the order of their times. Lanes
+//! that are due take turns: first their tenants, then the lanes of each tenant.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,26 +18,27 @@ use crate::{
     processor::lane_checkpoints::{LaneRow, RowState},
 };
 
-/// All of them.
+/// All parked lanes of a processor.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Parked {
     lanes: BTreeMap<LaneKey, ParkedLane>,
-    /// Those that are due, by tenant.
+    /// Lanes that are due, by tenant.
     due: BTreeMap<TenantId, Due>,
-    /// Those that wait for a time.
+    /// Lanes that wait for a time.
     later: BTreeSet<(SystemTime, LaneKey)>,
-    /// How many wait for a person.
+    /// The number of lanes that need a person.
     needing_person: usize,
-    /// The tenant whose turn it was last; the next one is the next in order, so that none is passed over for ever.
+    /// The tenant whose turn was last. The next in order follows, so that none is passed over
+    /// forever.
     last: Option<TenantId>,
 }
 
-/// What is kept of one.
+/// What is kept of one parked lane.
 #[derive(Clone, Debug)]
 pub(super) struct ParkedLane {
     /// Its row, as the database has it.
     pub(super) row: LaneRow,
-    /// Handle at most so many events at a time, as a commit of more was refused.
+    /// Maximum number of events that it reads at once, after a commit of more was refused.
     pub(super) careful: Option<usize>,
 }
 
@@ -44,7 +46,7 @@ pub(super) struct ParkedLane {
 #[derive(Clone, Debug, Default)]
 struct Due {
     keys: BTreeSet<Arc<str>>,
-    /// Whose turn it was last, as for tenants.
+    /// The lane whose turn was last, as for tenants.
     last: Option<Arc<str>>,
 }
 
@@ -101,12 +103,12 @@ impl Parked {
         self.lanes.len()
     }
 
-    /// How many wait for a person.
+    /// The number of lanes that need a person.
     pub(super) fn needing_person(&self) -> usize {
         self.needing_person
     }
 
-    /// Makes a lane due, whatever it waited for.
+    /// Makes a lane due, no matter what it waits for.
     pub(super) fn resume(&mut self, key: &LaneKey) {
         if let Some(mut lane) = self.remove(key) {
             lane.row.state = RowState::CatchingUp;
@@ -114,7 +116,7 @@ impl Parked {
         }
     }
 
-    /// The lane whose turn it is to read, if one is due whose tenant is not `held`.
+    /// The due lane whose turn it is to read. Tenants that are `held` are passed over.
     pub(super) fn next(&mut self, now: SystemTime, mut held: impl FnMut(&TenantId) -> bool) -> Option<LaneKey> {
         while let Some((_, key)) = self.later.first().filter(|(at, _)| *at <= now).cloned() {
             self.later.pop_first();
@@ -132,12 +134,12 @@ impl Parked {
         Some(LaneKey { tenant, key })
     }
 
-    /// When the next lane that waits for a time is due; none if none waits for one.
+    /// When the next lane that waits for a time is due; none if no lane does.
     pub(super) fn next_due(&self) -> Option<SystemTime> {
         self.later.first().map(|(at, _)| *at)
     }
 
-    /// A lane that is due.
+    /// Any lane that is due.
     pub(super) fn any_due(&self, now: SystemTime) -> Option<LaneKey> {
         let due = self
             .due
@@ -163,7 +165,7 @@ mod tests {
         ParkedLane { row: LaneRow { progress, state, attempts: 0 }, careful: None }
     }
 
-    /// As a reading does it: the lane leaves, and comes back when its reading has ended.
+    /// Simulates a reading: the lane is removed, and inserted again when its reading ends.
     fn turn(lanes: &mut Parked, held: &str) -> Option<String> {
         let key = lanes.next(SystemTime::UNIX_EPOCH, |tenant| tenant.as_str() == held)?;
         let lane = lanes.remove(&key).unwrap();

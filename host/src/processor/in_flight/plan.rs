@@ -1,7 +1,8 @@
-//! What a commit takes, and what becomes of the tracker when it is made or refused: pure.
+//! Commit plans, and how the tracker applies their outcome: pure.
 //!
-//! A plan takes every finished piece of work up to a page, and says of each lane whether it gets a row, moves it or loses it. When not everything
-//! fits, or somebody must go alone, lanes take turns; when the database refuses the data, ever smaller groups of lanes are asked.
+//! A plan takes every finished piece of work up to a page, and inserts, moves or deletes the row of
+//! each lane concerned. If not everything fits, or a lane must commit alone, lanes take turns. If
+//! the database refuses the data, the lanes concerned are bisected until the culprit is known.
 
 use std::{
     collections::BTreeSet,
@@ -17,20 +18,20 @@ use crate::{
     processor::lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
 };
 
-/// How many events a lane handles at a time after a commit of its effects was refused.
+/// Events that a lane reads at once after a commit of its results was refused.
 const CAREFUL: usize = 128;
 
 /// How long a commit waits for lanes that have not finished.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// Since the first lane finished.
+    /// Time since the first lane finished.
     pub first: Duration,
-    /// Since the last one did: where many lanes take their turns none of them is slow.
+    /// Time since the last lane finished: while many lanes take turns, none of them is slow.
     pub last: Duration,
 }
 
 impl Patience {
-    /// When it ends if the first and the last lane finished then.
+    /// When it ends, given the times at which the first and the last lane finished.
     fn ends(&self, (first, last): (SystemTime, SystemTime)) -> SystemTime {
         (first + self.first).min(last + self.last)
     }
@@ -39,31 +40,32 @@ impl Patience {
 /// A commit, ready to be carried out.
 #[derive(Debug)]
 pub struct Plan<T> {
-    /// What the cursor must say.
+    /// The cursor's progress before the commit.
     pub from: Progress,
-    /// What it will say.
+    /// The cursor's progress after it.
     pub to: Progress,
     /// New rows.
     pub left: Vec<(LaneKey, LaneCheckpoint)>,
-    /// Rows that change, with the progress they must have.
+    /// Rows that change, with the progress that each has before.
     pub moved: Vec<(LaneKey, Progress, LaneCheckpoint)>,
-    /// Rows that go, with the progress they must have.
+    /// Rows that are deleted, with the progress that each has before.
     pub rejoined: Vec<(LaneKey, Progress)>,
-    /// What lanes led to, in the order in which each led to it.
+    /// Results; those of one lane are in order.
     pub results: Vec<(LaneKey, T)>,
     pub(super) page: PageNumber,
-    /// What `results` were in their lanes, in the same order.
+    /// The finished work that `results` belong to, in the same order.
     pub(super) taken: Vec<Done<()>>,
-    /// Lanes whose stop is in their row now.
+    /// Lanes whose stop is in their row after the commit.
     pub(super) stopped: Vec<LaneKey>,
-    /// Whether only a group of suspects was asked.
+    /// Whether it takes only the results of one group of suspects.
     pub(super) suspects: bool,
 }
 
 impl<T: Results> InFlight<T> {
-    /// The commit that should be made now, if any: everything that is finished, when nobody is waited for or patience has ended. With `store`
-    /// also progress over events that concerned nobody, which alone is not worth a commit. So many
-    /// of the lanes that run are `waiting` for a commit themselves.
+    /// The commit to make now, if any. It takes everything that is finished, once all lanes have
+    /// finished or patience has ended. With `store` it also stores progress past events that
+    /// concern no lane, which alone do not justify a commit. `waiting` is the number of running
+    /// lanes that wait for a commit themselves.
     pub fn plan(&mut self, now: SystemTime, patience: Patience, store: bool, waiting: usize) -> Option<Plan<T>> {
         if self.committing {
             return None;
@@ -98,7 +100,7 @@ impl<T: Results> InFlight<T> {
         Some(plan)
     }
 
-    /// The lanes whose results go into a commit up to `page`, where not all of them do.
+    /// The lanes whose results go into a commit up to `page`; none if all do.
     fn choose(&mut self, page: PageNumber) -> Option<BTreeSet<LaneKey>> {
         let weight = |lane: &Lane<T>| -> Option<usize> {
             let weights = lane.done.iter().take_while(|done| done.page <= page).map(|done| done.results.weight());
@@ -130,17 +132,18 @@ impl<T: Results> InFlight<T> {
         Some(chosen)
     }
 
-    /// Until when a commit waits for lanes that have not finished; none if nobody waits for it.
+    /// When a commit stops waiting for unfinished lanes; none if no results wait for it.
     pub fn patience_ends(&self, patience: Patience) -> Option<SystemTime> {
-        // Whoever finished a later page waits for the lanes of an earlier one, too.
+        // Results of a later page also wait for the lanes of an earlier one.
         let finished = self.open_pages.iter().filter_map(|page| page.finished);
         let all = finished.reduce(|(first, last), (earlier, later)| (first.min(earlier), last.max(later)))?;
         Some(patience.ends(all))
     }
 
-    /// The last page that a commit may take the cursor over.
+    /// The last page that a commit may move the cursor past.
     fn page_to_commit(&self, now: SystemTime, patience: Patience, waiting: usize) -> PageNumber {
-        // A lane holds the cursor before the first page that it still works on, unless it has a row, or needs one anyway.
+        // A lane holds the cursor before the first page it still works on, unless it has a row or
+        // needs one anyway.
         let holds = |lane: &Lane<T>| match lane.running.or(lane.queue.front().map(|work| work.page)) {
             Some(first) if lane.row.is_none() && lane.stop.is_none() && !lane.detached() => first,
             _ => PageNumber::MAX,
@@ -151,14 +154,15 @@ impl<T: Results> InFlight<T> {
             return complete;
         }
         let Some(index) = self.open_pages.iter().position(|page| page.worth) else { return complete };
-        // Lanes that cannot begin before the commit, or go on, are not waited for, or neither would
-        // ever come.
+        // A commit does not wait for lanes that cannot start or continue before it. Otherwise
+        // neither would ever happen.
         let running = self.lanes.values().filter(|lane| lane.running.is_some()).count();
         let stuck = if running == 0 { self.waits_for_commit() } else { waiting >= running && self.waiting > 0 };
         if !stuck && self.patience_ends(patience).is_none_or(|end| now < end) {
             return complete;
         }
-        // Lanes that have not finished this page are left behind; the others say how far the cursor may go.
+        // Lanes that have not finished this page are left behind; the remaining lanes bound the
+        // cursor.
         let slow = self.cursor + index as PageNumber + 1;
         let others = self.lanes.values().map(holds).filter(|first| *first > slow).min();
         others.map_or(last, |first| (first - 1).min(last))
@@ -175,7 +179,7 @@ impl<T: Results> InFlight<T> {
         }
     }
 
-    /// Takes note that a plan was committed.
+    /// Records that a plan was committed.
     pub fn committed(&mut self, plan: Plan<T>) {
         self.committing = false;
         self.open_pages.drain(..(plan.page - self.cursor) as usize);
@@ -212,9 +216,11 @@ impl<T: Results> InFlight<T> {
         }
     }
 
-    /// Takes note that the database refused a plan for a reason of its data, in words. What it took is put back; the next plans ask
-    /// ever smaller groups of its lanes, until the one that is refused stands alone, or is known from the start. That lane handles fewer
-    /// events at a time from its row on, and blocks for this reason when it is refused with one. Says which lane it was, once that is known.
+    /// Records that the database refused a plan because of its data. Its results are put back, and
+    /// the next plans take ever smaller groups of its lanes, until one lane is refused alone;
+    /// `culprit` names the lane if it is known from the start. That lane then reads fewer events at
+    /// a time from its row on. It blocks, with `why` as its reason, when it is refused with a
+    /// single event. Returns the culprit once it is known.
     pub fn refused(&mut self, plan: Plan<T>, culprit: Option<LaneKey>, class: &str, why: &str) -> Option<LaneKey> {
         self.committing = false;
         if plan.suspects {
@@ -256,7 +262,8 @@ impl<T: Results> InFlight<T> {
         culprit
     }
 
-    /// A lane of which so many events were refused together reads them again, fewer at a time.
+    /// Makes a lane read again, fewer at a time, after a commit of this many of its events was
+    /// refused.
     fn distrust(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let first = lane.done.iter().find_map(|done| done.first);
@@ -266,7 +273,8 @@ impl<T: Results> InFlight<T> {
         lane.feed = Feed::Detached;
         lane.stale = lane.running.is_some();
         match lane.careful {
-            // A lane that is watched may be one with the tail already, and handle more than it would read for itself.
+            // A restricted lane may have rejoined the tail already, and so handle more than it
+            // would read.
             Some(1) if events <= 1 => {
                 let attempts = lane.row.as_ref().map_or(0, |row| row.attempts).saturating_add(1);
                 let state = LaneState::Blocked(Reason::new(class, why));

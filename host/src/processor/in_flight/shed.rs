@@ -1,17 +1,17 @@
-//! Shedding: the lanes' progress jumps to the head of the log, past events that nobody will handle:
-//! pure.
+//! Shedding in the tracker: the lanes' progress jumps to the head of the log. Pure.
 //!
 //! Shed events are committed like handled ones: the count is a result, part of the commit in which
 //! the cursor or the lane's row passes them. So after a crash at any step, an event is either still
-//! to be handled, or shed and counted. Work that is running is not cut off.
+//! to be handled, or shed and counted. Running work is not interrupted.
 
 use super::{InFlight, Lane, OpenPage, Results, lane::Done};
 use crate::model::{cursor::Progress, ids::LaneKey};
 
 impl<T: Results> InFlight<T> {
     /// Dispatches everything up to `end` as one page that no lane handles; `shed` has each lane's
-    /// count. Lanes that still work on earlier pages are detached instead: they read for themselves
-    /// and are judged one by one. Returns the number of lanes that jumped.
+    /// count. Lanes that still work on earlier pages are detached instead: they read the log
+    /// themselves, and each of them sheds or handles it then. Returns the number of lanes that
+    /// jumped.
     pub fn shed_to(&mut self, end: Progress, shed: Vec<(LaneKey, T)>) -> usize {
         self.detach(|lane| !lane.detached() && (!lane.idle() || lane.reading));
         for (key, _) in &shed {

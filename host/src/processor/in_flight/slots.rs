@@ -1,9 +1,11 @@
-//! Which lanes run at once: a bounded number of slots, shared by tenants; pure.
+//! A bounded number of slots for running lanes, shared by tenants: pure.
 //!
-//! A tenant may have very many lanes, and all of them work at the same moment. Without a bound of its own it would hold every slot, and a quiet tenant's
-//! one lane would wait for one of them where the scheduler does not even see it. The bound is a dynamic threshold: a tenant may take one more slot while
-//! it holds fewer than [`SHARE`] times those that are free. Alone it gets two thirds of them, each of ten gets two parts of twenty-one, and some always
-//! stay free for who comes next, without anything being set aside for anyone (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
+//! A tenant may have very many lanes with work at the same time. Without a bound of its own it
+//! would hold every slot, and another tenant's only lane would wait where the scheduler cannot see
+//! it. The bound is a dynamic threshold: a tenant may take one more slot while it holds fewer than
+//! [`SHARE`] times the free ones. A single busy tenant gets two thirds of the slots, each of ten
+//! gets two twenty-firsts, and some slots always stay free for the next tenant without any
+//! reservation (Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
 //! switches", 1998).
 
 use std::collections::{HashMap, VecDeque};
@@ -12,14 +14,15 @@ use foldhash::fast::RandomState;
 
 use crate::model::ids::{LaneKey, TenantId};
 
-/// How many slots a tenant may hold for each that is free.
+/// Slots that a tenant may hold for each free one.
 const SHARE: usize = 2;
 
-/// The slots, and who waits for some.
+/// The slots, and the lanes that wait for one.
 #[derive(Clone, Debug)]
 pub(super) struct Slots {
     free: usize,
-    /// Those with a lane that runs. Whoever has lanes that wait has one that runs, and so an end that lets them go on.
+    /// Tenants with a running lane. A tenant with waiting lanes always has a running one, whose end
+    /// admits the next.
     tenants: HashMap<TenantId, Crowd, RandomState>,
 }
 
@@ -34,12 +37,13 @@ impl Slots {
         Slots { free: slots, tenants: HashMap::default() }
     }
 
-    /// Whether nobody at all can start.
+    /// Whether no lane can start.
     pub(super) fn are_taken(&self) -> bool {
         self.free == 0
     }
 
-    /// Whether a lane may start now, where there is a slot; otherwise it waits until one of its tenant [ends](Self::end).
+    /// Whether a lane may start, given that a slot is free. If not, it waits until a lane of its
+    /// tenant [ends](Self::end).
     pub(super) fn admit(&mut self, lane: &LaneKey) -> bool {
         match self.tenants.get_mut(&lane.tenant) {
             Some(crowd) if crowd.running >= SHARE * self.free => {
@@ -50,13 +54,13 @@ impl Slots {
         }
     }
 
-    /// A lane starts.
+    /// Records that a lane starts.
     pub(super) fn take(&mut self, lane: &LaneKey) {
         self.free -= 1;
         self.tenants.entry(lane.tenant.clone()).or_default().running += 1;
     }
 
-    /// A lane that ran does so no more. Says which lanes of its tenant may start instead of it.
+    /// Records that a lane has ended. Returns the lanes of its tenant that may start instead.
     pub(super) fn end(&mut self, lane: &LaneKey) -> Vec<LaneKey> {
         self.free += 1;
         if let Some(crowd) = self.tenants.get_mut(&lane.tenant) {
@@ -65,8 +69,8 @@ impl Slots {
         self.next(&lane.tenant)
     }
 
-    /// Lanes of a tenant that waited and may start now: as many as there is room for, in their order. To be asked for more when one of them has
-    /// nothing to do after all.
+    /// Lanes of a tenant that waited and may start now, in order: as many as there is room for. The
+    /// caller asks again when one of them has nothing to do after all.
     pub(super) fn next(&mut self, tenant: &TenantId) -> Vec<LaneKey> {
         let mut next = Vec::new();
         let Some(crowd) = self.tenants.get_mut(tenant) else { return next };
@@ -80,7 +84,7 @@ impl Slots {
         next
     }
 
-    /// Nothing that waits is to start any more.
+    /// Forgets the lanes that wait.
     pub(super) fn forget_waiting(&mut self) {
         self.tenants.retain(|_, crowd| {
             crowd.waiting.clear();
@@ -97,7 +101,7 @@ mod tests {
         LaneKey { tenant: TenantId::parse(tenant).unwrap(), key: number.to_string().into() }
     }
 
-    /// The slots with the queue before them, as the tracker has it.
+    /// The slots with the start queue, as the tracker has it.
     struct Queue {
         slots: Slots,
         startable: VecDeque<LaneKey>,
@@ -109,7 +113,7 @@ mod tests {
             Queue { slots: Slots::new(slots), startable: VecDeque::new(), running: Vec::new() }
         }
 
-        /// So many lanes of a tenant have work. How many of its lanes run then.
+        /// Adds lanes of a tenant that have work. Returns the number of its lanes that run then.
         fn add(&mut self, tenant: &str, lanes: usize) -> usize {
             self.startable.extend((0..lanes).map(|number| lane(tenant, number)));
             self.start();
@@ -126,7 +130,7 @@ mod tests {
             }
         }
 
-        /// The lane that runs for longest ends.
+        /// Ends the lane that has run longest.
         fn end(&mut self) -> LaneKey {
             let ended = self.running.remove(0);
             let next = self.slots.end(&ended);
@@ -147,7 +151,7 @@ mod tests {
         for number in 0..10 {
             assert_eq!(queue.add(&format!("quiet{number}"), 1), 1);
         }
-        // What the hog holds is given back as its lanes end, until it is within its part again.
+        // The busy tenant gives back its slots as its lanes end, until it is within its share.
         for ended in 1..=20 {
             queue.end();
             assert_eq!(queue.running_of("hog"), 43 - ended.min(7), "after {ended}");
@@ -161,7 +165,7 @@ mod tests {
         for hog in &hogs {
             queue.add(hog, 1_000);
         }
-        // Those that came first had more at first.
+        // Tenants that came first hold more slots at first.
         for _ in 0..2_000 {
             queue.end();
         }

@@ -1,4 +1,4 @@
-//! What the loop tells the log: what became of lanes, what was set aside, what was skipped.
+//! Log lines of the loop about lanes, dead letters and shed events.
 
 use std::time::Instant;
 
@@ -15,11 +15,11 @@ use crate::{
     tenants::replacements::REPLACED,
 };
 
-/// What a line about a stop has besides names and words, bytes: time, level, position and what to do.
+/// Bytes of a line about a stop besides names and the reason: time, level, position and remedy.
 const LINE: usize = 150;
 
 impl Engine<'_> {
-    /// Says once what became of a lane.
+    /// Logs the state of a lane once it is committed.
     pub(super) fn say(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint) {
         let (processor, position) = (self.id, checkpoint.event_position);
         if let LaneState::Blocked(reason) | LaneState::Retrying { reason, .. } = &checkpoint.state
@@ -34,7 +34,7 @@ impl Engine<'_> {
             LaneState::Retrying { reason, .. } => {
                 tracing::info!(%processor, %lane, position, %reason, attempts = checkpoint.attempts, "the lane will try again");
             }
-            // The registry has logged it once for the tenant.
+            // The reconciler has logged it once for the tenant.
             LaneState::Paused(reason) if reason.class == REPLACED => {
                 tracing::debug!(%processor, %lane, %reason, "the lane waits");
             }
@@ -43,15 +43,15 @@ impl Engine<'_> {
         }
     }
 
-    /// Whether a stop may be logged: lines about a tenant's lanes count against what the tenant may log. Those that do not fit are counted, and now and then it is
-    /// said how many there were.
+    /// Whether a stop may be logged. Lines about a tenant's lanes count against its log volume.
+    /// Lines that do not fit are counted, and a warning reports the count from time to time.
     fn may_say(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint, reason: &Reason) -> bool {
         let shown = match checkpoint.state {
             LaneState::Blocked(_) => tracing::enabled!(tracing::Level::WARN),
             _ => tracing::enabled!(tracing::Level::INFO),
         };
         let bytes = LINE + self.id.as_str().len() + lane.key.len() + reason.class.len() + reason.message.len();
-        // What is filtered out takes no room.
+        // Lines that are filtered out use no volume.
         match shown.then(|| self.runner.code.current().handler.log_room(&lane.tenant, bytes)) {
             None => false,
             Some(LogRoom::Room) => true,
@@ -68,7 +68,8 @@ impl Engine<'_> {
         }
     }
 
-    /// Says now and then that events were set aside: their lanes went on, and nothing else would show it.
+    /// Logs dead letters, at most one line a second: their lanes continue, so nothing else would
+    /// show them.
     pub(super) fn report_dead_letters(&mut self, results: &[(LaneKey, Results)]) {
         let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
         let (untold, told) = &mut self.dead_letter_lines;
@@ -81,7 +82,7 @@ impl Engine<'_> {
         }
     }
 
-    /// Says what was skipped in a commit: the largest part by its lane, and how much it was in all.
+    /// Logs what a commit shed: the total, and the lane with the most events.
     pub(super) fn say_sheds(&self, results: &[(LaneKey, Results)]) {
         let sheds = || results.iter().filter_map(|(lane, results)| Some((lane, results.shed.as_ref()?.events)));
         let Some((lane, most)) = sheds().max_by_key(|(_, events)| *events).filter(|(_, events)| *events > 0) else {
