@@ -62,7 +62,7 @@ use crate::{
 use connections::Connections;
 use decisions::Decisions;
 use engine::{Engine, Parts};
-use lane::Runner;
+use lane::{Runner, TermEnded};
 use lockstep::{Lockstep, Place};
 use pressure::Strategy;
 use report::{Instances, Report};

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use commits::Committed;
 
 use super::{
-    Config, ProcessorState, TermEnded,
+    Config, ProcessorState,
     commit::{Committer, DeadLetter},
     decisions::Decisions,
     in_flight::{self, Bounds, Ending, InFlight, Patience, Work},
@@ -720,7 +720,7 @@ impl<'a> Engine<'a> {
 
     /// Records in the database why nothing is read, or clears it.
     async fn say_held(&mut self) -> Result<(), TermEnded> {
-        Ok(self.committer.say_held(&self.held.publish()).await?)
+        Ok(self.committer.say_held(&self.held.tell()).await?)
     }
 
     /// The state for observers.

@@ -252,7 +252,7 @@ impl Candidate {
             while let Some(ended) = under_way.next().await {
                 ended?;
             }
-            Ok(())
+            Ok::<_, TermEnded>(())
         };
         timeout(TIME, all).await.unwrap_or(Ok(()))?;
         drop(under_way);

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     db::{Session, describe},
     model::ids::ProcessorId,
+    rollout::probation::Verdict,
 };
 
 impl Reconciler {

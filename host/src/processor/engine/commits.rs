@@ -14,9 +14,9 @@ use crate::{
     failpoint,
     model::ids::LaneKey,
     processor::{
-        TermEnded,
         commit::{Commit, CommitError},
         in_flight::Plan,
+        lane::TermEnded,
         lane_checkpoints::LaneState,
     },
     projections::documents::{PrepareError, Writes},
