@@ -1,7 +1,7 @@
-//! The database: where it is, and sessions on it.
+//! The database: its address, and sessions on it.
 //!
-//! A [`Db`] is the address; a [`Session`] is one connection with the settings that every session of
-//! ours has. Long-lived parts of the host own their session. Processors, of which there may be
+//! A [`Db`] is the address. A [`Session`] is one connection with the settings that every session of
+//! the host has. Long-lived parts of the host own their session. Processors, of which there may be
 //! hundreds, share those of a [`pool`]. A session names its purpose in `application_name`, so that
 //! an operator sees in `pg_stat_activity` which part of the host does what.
 
@@ -28,17 +28,19 @@ pub use tokio_postgres::{
 
 use crate::model::handler::BoxFuture;
 
-/// How long a session waits for a row lock before it gives way. Default 2 s: commits touch rows that only this host writes, so
-/// waiting longer means somebody else holds them, and giving way ends the term and tries anew.
+/// Time that a statement waits for a lock. Default 2 s: commits touch rows that only this host
+/// writes, so a longer wait means that someone else holds them. The statement then fails, which
+/// ends the term; the next one retries.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Number of statements that a session keeps prepared. Default 512: more than a hundred processors
-/// need on one session, at a few megabytes in the server.
+/// need on one session, and a few megabytes in the server.
 const PREPARED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
-/// How long a transaction of ours may sit idle. Default 10 s: a frozen host must not hold row locks that block a take-over.
+/// Time that a transaction may be idle. Default 10 s: a frozen host must not hold row locks that
+/// block a takeover.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What every session of ours relies on, whatever the server, the database or the role have as
-/// their defaults.
+/// Settings that every session relies on, set because the server, the database or the role may have
+/// other defaults.
 const SETTINGS: [(&str, &str); 16] = [
     ("idle_session_timeout", "0"),
     ("search_path", "pg_catalog"),
@@ -58,10 +60,10 @@ const SETTINGS: [(&str, &str); 16] = [
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
 ];
-/// The same since PostgreSQL 17.
+/// A further setting, which exists since PostgreSQL 17.
 const SINCE_17: (&str, &str) = ("transaction_timeout", "0");
 
-/// The statements that make these settings on a server of this version.
+/// Statements for these settings on a server of this version.
 fn settings(version: Option<&str>) -> String {
     let major = version.and_then(|version| version.split(['.', ' ', 'b', 'r']).next()?.parse().ok()).unwrap_or(0);
     let bounds = [
@@ -73,21 +75,23 @@ fn settings(version: Option<&str>) -> String {
     fixed.chain(bounds).map(|(name, value)| format!("set {name} = '{value}';")).collect()
 }
 
-/// Where the database is.
+/// The address of a database.
 #[derive(Clone, Debug)]
 pub struct Db {
     address: Arc<Address>,
 }
 
-/// An address that cannot be used, said without the password it may hold.
+/// An invalid address. The message leaves out the password that the address may contain.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the database address is not valid: {0}\nExpected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=..., in DATABASE_URL or --database-url; what it leaves out comes from PGHOST, PGUSER and the others that psql knows."
+    "the database address is not valid: {0}\n\
+     Expected postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=..., in DATABASE_URL or \
+     --database-url. Parts that it leaves out come from PGHOST, PGUSER and the other variables that psql reads."
 )]
 pub struct InvalidAddress(connect::InvalidAddress);
 
 impl Db {
-    /// Reads an address in either of libpq's two forms. What it leaves out comes from libpq's
+    /// Parses an address in either of libpq's two forms. Parts that it leaves out come from libpq's
     /// environment variables and the password file.
     pub fn parse(address: &str) -> Result<Self, InvalidAddress> {
         Self::read(address, &|name| std::env::var(name).ok())
@@ -105,18 +109,18 @@ impl Db {
         Ok(Db { address: Arc::new(address) })
     }
 
-    /// The same without the environment: a private server's, which is whole.
-    pub(crate) fn parse_whole(address: &str) -> Result<Self, InvalidAddress> {
+    /// Parses the complete address of a private server, without the environment.
+    pub(crate) fn parse_complete(address: &str) -> Result<Self, InvalidAddress> {
         Self::read(address, &|_| None)
     }
 
-    /// Whether something between here and the server lends a connection to others after each
-    /// transaction, as a transaction pooler does: settings, locks and prepared statements would be
-    /// left behind on connections of theirs. Changes nothing on any connection.
+    /// Whether a transaction pooler stands between the host and the server. Settings, locks and
+    /// prepared statements would then stay behind on connections that other clients use. Changes
+    /// nothing on any connection.
     pub async fn is_pooled(&self) -> Result<bool, Error> {
         let (one, two) = (self.bare("pooler check").await?, self.bare("pooler check").await?);
-        // A pooler gives out the connection that became free last, so that both have the same, or
-        // one after another, so that the first has two.
+        // A pooler either lends the connection that became free last, so both clients get the same
+        // one, or lends in rotation, so the first client gets two different ones.
         let (first, second) = (server_process(&one).await?, server_process(&one).await?);
         two.simple_query("begin").await?;
         let other = server_process(&two).await?;
@@ -125,21 +129,21 @@ impl Db {
         Ok(first == other || first != second || first != third)
     }
 
-    /// A connection without any settings of ours.
+    /// A connection with the server's default settings.
     async fn bare(&self, purpose: &str) -> Result<Client, Error> {
         let (client, connection) = self.address.connect_as(&format!("sandmill {purpose}")).await?;
         tokio::spawn(connection);
         Ok(client)
     }
 
-    /// Where it is, for people: without the password, and with libpq's defaults for what the
-    /// address leaves out.
+    /// The address for people: without the password, and with libpq's defaults for the parts that
+    /// it leaves out.
     pub fn place(&self) -> String {
         self.address.place()
     }
 
-    /// Opens a session; `purpose` shows in `pg_stat_activity` as `sandmill PURPOSE`, cut by
-    /// PostgreSQL at 63 bytes. It is for people, and decides nothing.
+    /// Opens a session. `purpose` is shown in `pg_stat_activity` as `sandmill PURPOSE`, which
+    /// PostgreSQL cuts at 63 bytes. It is for people; no decision depends on it.
     pub async fn connect(&self, purpose: &str) -> Result<Session, Error> {
         let (client, connection) = self.address.connect_as(&format!("sandmill {purpose}")).await?;
         let version = connection.parameter("server_version").map(String::from);
@@ -147,13 +151,14 @@ impl Db {
         tokio::spawn({
             let purpose = purpose.clone();
             async move {
-                // The session's user sees the loss as an error of its next statement, and says what it means there.
+                // The owner of the session sees the loss as an error of its next statement and
+                // reports it there.
                 if let Err(error) = connection.await {
                     tracing::debug!(%purpose, error = describe(&error), "database connection ended");
                 }
             }
         });
-        // Alone, since a time limit is for all that is said at once.
+        // A request of its own, because the time limit applies to a whole request.
         client.batch_execute("set statement_timeout = 0").await?;
         client.batch_execute(&settings(version.as_deref())).await?;
         let prepared = Mutex::new(LruCache::new(PREPARED));
@@ -161,49 +166,48 @@ impl Db {
     }
 }
 
-/// The server's process at the other end of a connection.
+/// The pid of the server process that serves a connection.
 async fn server_process(client: &Client) -> Result<Option<String>, Error> {
-    let answers = client.simple_query("select pg_catalog.pg_backend_pid()").await?;
-    let row = answers.iter().find_map(|answer| match answer {
+    let messages = client.simple_query("select pg_catalog.pg_backend_pid()").await?;
+    let row = messages.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => row.get(0),
         _ => None,
     });
     Ok(row.map(String::from))
 }
 
-/// One connection.
+/// One connection to the database.
 pub struct Session {
     client: Client,
     address: Arc<Address>,
-    /// The most recently used statements.
+    /// The most recently used statements, by their text.
     prepared: Mutex<LruCache<Box<str>, Statement>>,
 }
 
 impl Session {
-    /// The client, for those that begin transactions.
+    /// The client, to begin a transaction.
     pub fn client_mut(&mut self) -> &mut Client {
         &mut self.client
     }
-}
 
-impl Session {
-    /// The protocol that encrypts this session, such as `TLSv1.3`; none where nothing does.
+    /// The protocol that encrypts this session, such as `TLSv1.3`; none if it is not encrypted.
     pub async fn encryption(&self) -> Result<Option<String>, Error> {
         let sql = "select version from pg_stat_ssl where pid = pg_backend_pid() and ssl";
         Ok(self.client.query_opt(sql, &[]).await?.map(|row| row.get(0)))
     }
 
-    /// The most connections that the session's role may have to its database, all clients together.
+    /// The number of connections that the session's role may have to its database, counting all
+    /// clients.
     pub async fn connection_limit(&self) -> Result<usize, Error> {
         let row = self.client.query_one(include_str!("db/connection_limit.sql"), &[]).await?;
         Ok(row.get::<_, i32>(0).try_into().unwrap_or(0))
     }
 
-    /// Returns a statement, prepared unless it is among those that the session has kept.
+    /// Returns a prepared statement, from the cache of the session if it is there.
     pub async fn prepared(&self, sql: &str) -> Result<Statement, Error> {
         let prepared = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = prepared().get(sql) {
-            return Ok(known.clone());
+        if let Some(statement) = prepared().get(sql) {
+            return Ok(statement.clone());
         }
         let statement = self.client.prepare(sql).await?;
         prepared().put(sql.into(), statement.clone());
@@ -216,7 +220,7 @@ impl Session {
     }
 }
 
-impl pool::Connection for Session {
+impl pool::PooledConnection for Session {
     type Error = Error;
 
     fn is_closed(&self) -> bool {
@@ -243,7 +247,7 @@ impl Canceller {
     /// Asks the server to cancel the current statement, if there is one. The statement then fails
     /// and is rolled back.
     pub async fn cancel(&self) {
-        // If the server is gone, nothing of ours is running there.
+        // If the server is gone, the statement no longer runs.
         let _ = self.token.cancel_query(self.address.tls()).await;
     }
 }
@@ -255,13 +259,13 @@ impl Deref for Session {
     }
 }
 
-/// A JSON column as the text it holds: `json` and `jsonb` alike, borrowed from the row.
+/// The text of a `json` or `jsonb` column, borrowed from the row.
 pub struct JsonText<'a>(pub &'a str);
 
 impl<'a> types::FromSql<'a> for JsonText<'a> {
     fn from_sql(ty: &types::Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
         let text = match *ty {
-            // jsonb on the wire is a version byte and the text.
+            // On the wire, jsonb is a version byte and the text.
             types::Type::JSONB => match raw {
                 [1, text @ ..] => text,
                 _ => return Err("unknown version of jsonb".into()),
@@ -276,8 +280,8 @@ impl<'a> types::FromSql<'a> for JsonText<'a> {
     }
 }
 
-/// Whether the database could not compute or return some row, because it is damaged, or too
-/// large for a message or the memory. Asked for other rows, the session answers as before.
+/// Whether the database could not compute or return some row because the row is damaged, or too
+/// large for a message or the memory. The session stays usable for other rows.
 pub fn is_about_a_row(error: &Error) -> bool {
     let Some(code) = error.code() else { return false };
     // Program limits; invalid values; internal errors, which include failed allocations and damaged
@@ -285,16 +289,17 @@ pub fn is_about_a_row(error: &Error) -> bool {
     *code == SqlState::OUT_OF_MEMORY || matches!(code.code().get(..2), Some("22" | "54" | "XX"))
 }
 
-/// The words before the SQLSTATE in a line for people.
+/// The text before the SQLSTATE in a line that [`describe`] makes.
 const SQLSTATE: &str = "(SQLSTATE ";
 
-/// The SQLSTATE that a line for people [tells](describe), if it tells one.
+/// The SQLSTATE in a line that [`describe`] made, if it contains one.
 pub fn sqlstate(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(SQLSTATE)?;
     rest.split_once(')').map(|(code, _)| code).filter(|code| code.len() == 5)
 }
 
-/// An error of the database as one line for people: what the server said, with detail and hint, or what became of the connection.
+/// A database error as one line for people: the server's message with detail and hint, or the cause
+/// of a lost connection.
 pub fn describe(error: &Error) -> String {
     if let Some(db) = error.as_db_error() {
         let mut text = format!("{} {SQLSTATE}{})", db.message(), db.code().code());
@@ -324,14 +329,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn settings_of_later_versions_are_made_where_they_are() {
+    fn a_setting_of_postgresql_17_is_set_only_since_that_version() {
         let has = |version| settings(version).contains("set transaction_timeout = '0';");
         assert!(!has(Some("15.18")) && !has(Some("16rc1")) && !has(None));
         assert!(has(Some("17.0")) && has(Some("18beta2")) && has(Some("17.4 (Debian 17.4-1)")));
     }
 
     #[test]
-    fn a_line_for_people_keeps_its_code() {
+    fn the_sqlstate_is_found_in_a_described_error() {
         assert_eq!(sqlstate("commit: permission denied (SQLSTATE 42501); detail (x)"), Some("42501"));
         for none in ["connection closed", "(SQLSTATE ", "(SQLSTATE 1)", ""] {
             assert_eq!(sqlstate(none), None, "{none}");

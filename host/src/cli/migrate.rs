@@ -14,7 +14,7 @@ use super::{
 use crate::{
     db::{
         Canceller, Db,
-        grants::{self, Change, Changed, Permission},
+        grants::{self, GrantChange, GrantOutcome, Permission},
         migrate::migrate_for_views_in,
     },
     store::{
@@ -97,7 +97,7 @@ pub(super) struct MigrateArgs {
 
 impl MigrateArgs {
     /// What is to become of roles' permissions, in the order of the options.
-    fn changes(&self) -> Result<Vec<Change>, Misuse> {
+    fn changes(&self) -> Result<Vec<GrantChange>, Misuse> {
         if !self.tenant.is_empty() && self.grant_read.is_empty() && self.revoke_read.is_empty() {
             return Err(Misuse("--tenant needs --grant-read or --revoke-read; add one of them with a role".into()));
         }
@@ -107,10 +107,10 @@ impl MigrateArgs {
             let named: Vec<_> = named.map(|tenant| Some(tenant.clone())).collect();
             if named.is_empty() { vec![None] } else { named }
         };
-        let of = |roles: &[String], permission: Permission, grant: bool| -> Vec<Change> {
+        let of = |roles: &[String], permission: Permission, grant: bool| -> Vec<GrantChange> {
             let of_role = |role: &String| {
                 let role = role.clone();
-                tenants(permission).into_iter().map(move |tenant| Change {
+                tenants(permission).into_iter().map(move |tenant| GrantChange {
                     role: role.clone(),
                     permission,
                     tenant,
@@ -123,9 +123,10 @@ impl MigrateArgs {
         let revokes =
             [of(&self.revoke_append, Permission::Append, false), of(&self.revoke_read, Permission::Read, false)];
         let (grants, revokes) = (grants.concat(), revokes.concat());
-        let opposite =
-            |one: &&Change| revokes.iter().any(|other| other.role == one.role && other.permission == one.permission);
-        if let Some(Change { role, permission, .. }) = grants.iter().find(opposite) {
+        let opposite = |one: &&GrantChange| {
+            revokes.iter().any(|other| other.role == one.role && other.permission == one.permission)
+        };
+        if let Some(GrantChange { role, permission, .. }) = grants.iter().find(opposite) {
             return Err(Misuse(format!(
                 "--grant-{permission} and --revoke-{permission} both name the role {role}; name it in one of them"
             )));
@@ -225,8 +226,8 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
 }
 
 /// A changed permission for people.
-fn in_words(changed: &Changed) -> String {
-    let Changed { change: Change { role, permission, tenant, grant }, before, allowed, .. } = changed;
+fn in_words(changed: &GrantOutcome) -> String {
+    let GrantOutcome { change: GrantChange { role, permission, tenant, grant }, before, allowed, .. } = changed;
     let what = match (permission, tenant) {
         (Permission::Append, _) => "append events and read streams".to_string(),
         (Permission::Read, None) => "read the documents of all collections, later ones included".into(),
@@ -245,9 +246,9 @@ fn in_words(changed: &Changed) -> String {
 }
 
 /// Granted or revoked permissions for machines.
-fn as_json(changed: &[Changed], grant: bool) -> Value {
-    let one = |changed: &Changed| {
-        let Changed { change, before, allowed, statements } = changed;
+fn as_json(changed: &[GrantOutcome], grant: bool) -> Value {
+    let one = |changed: &GrantOutcome| {
+        let GrantOutcome { change, before, allowed, statements } = changed;
         let permission = change.permission.as_str();
         let (role, tenant) = (&change.role, &change.tenant);
         let mut one = json!({

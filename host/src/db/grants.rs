@@ -1,20 +1,20 @@
-//! Permissions of other roles: to append and read streams, and to read documents, all of them or a
-//! tenant's.
+//! Permissions of other roles: to append and to read streams, and to read the documents of all
+//! tenants or of one.
 //!
-//! Each is granted or revoked as a whole. `sandmill.role_grants` keeps those in force, so that the
-//! views of a later collection are granted too, by the function that makes them. All changes of one
-//! call are made in one transaction, and repeating them changes nothing.
+//! Each permission is granted or revoked as a whole. The table `sandmill.role_grants` keeps those
+//! in force, so the function that creates the view of a later collection grants that view too. One
+//! call is one transaction, and repeating it changes nothing.
 
 use std::fmt;
 
 use super::{Error, Session, SqlState, describe};
 
-/// What a role may do.
+/// A permission of a role.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// Append events through `sandmill.append`, and read streams.
+    /// To append events with `sandmill.append`, and to read streams.
     Append,
-    /// Read the views of collections, later ones included: of all tenants' documents, or of one
+    /// To read the views of collections, later ones included: of all tenants' documents, or of one
     /// tenant's.
     Read,
 }
@@ -35,28 +35,28 @@ impl fmt::Display for Permission {
     }
 }
 
-/// What is to become of a role's permission.
+/// A requested change of a role's permission.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The role's name, as the database has it.
+pub struct GrantChange {
+    /// The role's name, spelled as in `pg_roles`.
     pub role: String,
-    /// What it may do, or may no longer.
+    /// The permission to grant or revoke.
     pub permission: Permission,
     /// The tenant whose documents the role may read; none for all tenants.
     pub tenant: Option<String>,
-    /// Whether it is granted, rather than revoked.
+    /// True to grant it, false to revoke it.
     pub grant: bool,
 }
 
-/// A change that was made.
+/// The outcome of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Changed {
-    /// What was asked for.
-    pub change: Change,
+pub struct GrantOutcome {
+    /// The requested change.
+    pub change: GrantChange,
     /// Whether the grant was in force before.
     pub before: bool,
-    /// Whether the role may do it now. After a revocation it still may where it is a superuser, or
-    /// has the same right through another role or `public`.
+    /// Whether the role has the permission now. After a revocation it still has it if it is a
+    /// superuser, or has the rights through another role or `public`.
     pub allowed: bool,
     /// The statements that were run.
     pub statements: Vec<String>,
@@ -67,36 +67,36 @@ pub struct Changed {
 pub enum GrantError {
     /// The cluster has no such role.
     #[error(
-        "there is no role {0:?}, so nothing was granted or revoked. See whether it is spelled as in pg_roles, or create it first: \
+        "there is no role {0:?}; nothing was granted or revoked. Check the spelling in pg_roles, or create it first: \
          create role {quoted} login",
         quoted = quoted(.0)
     )]
     NoSuchRole(String),
     /// The session's role may not grant this.
     #[error(
-        "this user may not grant or revoke this, so nothing was changed. Connect as the owner of the tables and views, or let a \
-         superuser run the command"
+        "the connected user may not grant or revoke this; nothing was changed. Connect as the owner of the tables and \
+         views, or let a superuser run the command"
     )]
     Denied,
-    /// The database could not be asked.
-    #[error("change what roles may do: {}", describe(.0))]
+    /// Any other database error.
+    #[error("grant or revoke permissions: {}", describe(.0))]
     Database(#[from] Error),
 }
 
-/// A role's name as SQL takes it.
+/// A role's name as an SQL identifier.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Makes all changes, or none.
-pub async fn apply(session: &mut Session, changes: &[Change]) -> Result<Vec<Changed>, GrantError> {
+pub async fn apply(session: &mut Session, changes: &[GrantChange]) -> Result<Vec<GrantOutcome>, GrantError> {
     let transaction = session.client_mut().transaction().await?;
-    // A plugin that makes a collection's view holds it meanwhile.
+    // A plugin that creates a collection's view holds a lock on the table meanwhile.
     transaction
         .batch_execute("set local lock_timeout = '60s'; lock table sandmill.role_grants in share row exclusive mode")
         .await
         .map_err(denied)?;
-    let mut changed = Vec::new();
+    let mut outcomes = Vec::new();
     for change in changes {
         let (role, permission) = (&change.role, change.permission.as_str());
         let tenant = change.tenant.as_deref().unwrap_or_default();
@@ -111,11 +111,11 @@ pub async fn apply(session: &mut Session, changes: &[Change]) -> Result<Vec<Chan
         let rows = transaction.execute(sql, &[role, &permission, &tenant]).await.map_err(denied)?;
         let before = (rows == 0) == change.grant;
         if exists.is_none() {
-            // A role that was dropped has lost its rights with that; only the note of them is left.
+            // A dropped role has lost its rights already; only its row is left.
             if change.grant || !before {
                 return Err(GrantError::NoSuchRole(change.role.clone()));
             }
-            changed.push(Changed { change: change.clone(), before, allowed: false, statements: Vec::new() });
+            outcomes.push(GrantOutcome { change: change.clone(), before, allowed: false, statements: Vec::new() });
             continue;
         }
         let sql = include_str!("grants/statements.sql");
@@ -123,15 +123,15 @@ pub async fn apply(session: &mut Session, changes: &[Change]) -> Result<Vec<Chan
         let statements: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
         transaction.batch_execute(&statements.join(";\n")).await.map_err(denied)?;
         let row = transaction.query_one(include_str!("grants/allowed.sql"), &[role, &permission, &tenant]).await?;
-        // To grant what one has no right to grant may be a warning only.
+        // PostgreSQL may only warn about a grant that the user has no right to give.
         let allowed = row.get::<_, bool>(0) && (change.grant || change.tenant.is_some() || !statements.is_empty());
         if change.grant && !allowed {
             return Err(GrantError::Denied);
         }
-        changed.push(Changed { change: change.clone(), before, allowed, statements });
+        outcomes.push(GrantOutcome { change: change.clone(), before, allowed, statements });
     }
     transaction.commit().await?;
-    Ok(changed)
+    Ok(outcomes)
 }
 
 fn denied(error: Error) -> GrantError {

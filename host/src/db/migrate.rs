@@ -1,10 +1,11 @@
 //! Brings a database to the schema that this binary works with.
 //!
-//! Migrations are plain SQL, forward only, part of the binary, and recorded with their checksum in `sandmill.migrations`. Each
-//! is applied in a transaction of its own, under a lock, after looking again at what is there: two that start at once do the
-//! work once, and one that is killed leaves a whole number of migrations behind. Whatever speaks against migrating (a history
-//! that is not ours, a newer one, a standby, an old server, a role that lacks rights) is found
-//! before anything is changed.
+//! Migrations are plain SQL, forward only, part of the binary, and recorded with their checksum in
+//! `sandmill.migrations`. Each is applied in a transaction of its own, under a lock, after looking
+//! again at what is there: two that start at once do the work once, and one that is killed leaves a
+//! whole number of migrations behind. Whatever speaks against migrating (a history that is not
+//! ours, a newer one, a standby, an old server, a role that lacks rights) is found before anything
+//! is changed.
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::{GenericClient, IsolationLevel};
@@ -14,12 +15,14 @@ use super::{
     rights::{self, MissingRights},
 };
 
-/// The oldest server: `pg_snapshot` and `xid8` came with 13, what `pg_control_system` and the planner need with 14.
+/// The oldest server: `pg_snapshot` and `xid8` came with 13, what `pg_control_system` and the
+/// planner need with 14.
 const OLDEST_SERVER: i32 = 140_000;
 /// The migrations' lock among Sandmill's one-number advisory locks.
 const LOCK: i64 = 0x73_61_6e_64_6d_69_6c_6c;
-/// How long a migration waits for a lock. Default 60 s: longer than any statement of ours, so that what still holds one then is a
-/// forgotten transaction, and everybody else queues behind the migration meanwhile.
+/// How long a migration waits for a lock. Default 60 s: longer than any statement of ours, so that
+/// what still holds one then is a forgotten transaction, and everybody else queues behind the
+/// migration meanwhile.
 const LOCK_TIMEOUT: &str = "60s";
 
 /// One file of `/migrations`.
@@ -88,7 +91,8 @@ pub struct Applied {
     pub names: Vec<&'static str>,
 }
 
-/// Why a database cannot be migrated. Nothing was changed by the step that failed, and steps before it are complete.
+/// Why a database cannot be migrated. Nothing was changed by the step that failed, and steps before
+/// it are complete.
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
     /// The server lacks what Sandmill needs.
@@ -101,7 +105,8 @@ pub enum MigrateError {
         "this database is encoded in {0}; Sandmill needs UTF8. Create one with: create database NAME encoding 'UTF8' template template0"
     )]
     Encoding(String),
-    /// Nothing can be changed here, and a standby's snapshots leave out transactions that still run.
+    /// Nothing can be changed here, and a standby's snapshots leave out transactions that still
+    /// run.
     #[error(
         "this server is a standby. Connect to the primary, for example with target_session_attrs=read-write in the address."
     )]
@@ -158,7 +163,8 @@ fn remedy(error: &Error) -> &'static str {
     }
 }
 
-/// Whether a statement failed because the tables or functions it uses are not there, or not as this binary knows them.
+/// Whether a statement failed because the tables or functions it uses are not there, or not as this
+/// binary knows them.
 pub fn is_schema_missing(error: &Error) -> bool {
     const MISSING: [SqlState; 4] = [
         SqlState::INVALID_SCHEMA_NAME,
@@ -199,15 +205,16 @@ pub async fn migrate_for_views_in(session: &mut Session, schema: Option<&str>) -
     }
 }
 
-/// The migrations that [`migrate`] would apply, in order. It fails where that would fail before changing anything.
+/// The migrations that [`migrate`] would apply, in order. It fails where that would fail before
+/// changing anything.
 pub async fn pending(session: &Session) -> Result<Vec<&'static str>, MigrateError> {
     check_server(session).await?;
     let applied = history(&**session).await?;
     Ok(still_pending(MIGRATIONS, &applied)?.iter().map(|migration| migration.name).collect())
 }
 
-/// Applies the first pending migration in a transaction. What is pending is found under the lock, because another starter may have
-/// applied it while this one waited.
+/// Applies the first pending migration in a transaction. What is pending is found under the lock,
+/// because another starter may have applied it while this one waited.
 async fn apply_next(session: &mut Session) -> Result<Option<&'static str>, MigrateError> {
     // Whatever the database's default is, each statement must see what others committed before it.
     let transaction =

@@ -1,17 +1,18 @@
 //! A bounded pool of connections that processors share.
 //!
 //! A borrower holds a connection (a [`Lease`]) for one piece of work, and gives it back after
-//! success. A lease that is dropped closes its connection, because its last statement may have left
-//! the session in any state. So a lost connection ends exactly the work that used it.
+//! success. Dropping a lease closes its connection, because the last statement may have left the
+//! session in any state. So a lost connection ends exactly the work that used it.
 //!
-//! - **Bound.** A pool never has more connections than it has slots. If the server refuses another
-//!   one, the pool uses those it has for a while; without any, it fails.
-//! - **Home.** Each borrower tries one slot first, its home. There it usually finds the statements
-//!   that it prepared last time.
+//! - **Bound.** A pool never has more connections than slots. If the server refuses another one,
+//!   the pool uses those it has for a while; without any, it fails.
+//! - **Home.** Each borrower tries one slot first, its home. That connection usually still has the
+//!   statements that the borrower prepared.
 //! - **Fairness.** A borrower belongs to groups (a tenant, for instance), and no group holds more
-//!   than half of the slots. The waiting borrower whose group holds fewest comes first, then the
-//!   one that has waited longest.
-//! - **Cancellation.** A borrower that stops waiting leaves nothing behind.
+//!   than half of the slots. The waiting borrower whose group holds fewest slots is served first,
+//!   then the one that has waited longest.
+//! - **Cancellation.** A borrower that stops waiting leaves no entry in the queue and no slot in
+//!   use.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,22 +26,22 @@ use tokio::sync::oneshot;
 
 use crate::model::{handler::BoxFuture, ids::ProcessorId};
 
-/// How long a pool opens no connection after the server refused one. Default 5 s: other clients'
-/// connections rarely end sooner.
+/// Time after a refusal by the server in which a pool opens no connection. Default 5 s: other
+/// clients' connections rarely end sooner.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
 /// A connection of a pool.
-pub trait Connection: Send + Sized + 'static {
+pub trait PooledConnection: Send + Sized + 'static {
     /// The error of opening or using it.
     type Error: Send;
 
     /// Whether it is known to be lost.
     fn is_closed(&self) -> bool;
 
-    /// Names its purpose for the next borrower, as `pg_stat_activity` shows it.
+    /// Sets the purpose that `pg_stat_activity` shows.
     fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), Self::Error>>;
 
-    /// Whether the server has no room for another connection now.
+    /// Whether the server refused the connection because it has too many.
     fn is_refusal(error: &Self::Error) -> bool;
 }
 
@@ -52,14 +53,14 @@ pub struct Borrower {
     /// The processor that is reported as waiting while this borrower waits; none for work of the
     /// host itself.
     pub processor: Option<Arc<str>>,
-    /// Its groups. The members of each hold at most half of the slots together. The first group
-    /// decides its turn.
+    /// Its groups. All members of a group together hold at most half of the slots. The first group
+    /// decides when the borrower is served.
     pub groups: Vec<Arc<str>>,
 }
 
 impl Borrower {
-    /// One kind of a processor's work. All of a tenant's own processors are one group, and each
-    /// shared processor is a group by itself.
+    /// A borrower for one kind of a processor's work. All of a tenant's own processors are one
+    /// group; each shared processor is a group of one.
     pub fn of(processor: &ProcessorId, purpose: &str) -> Self {
         let group = match processor.owner() {
             Some(tenant) => format!("{tenant}/").into(),
@@ -69,12 +70,12 @@ impl Borrower {
         Borrower { purpose, processor: Some(processor.as_str().into()), groups: vec![group] }
     }
 
-    /// Work of the host that belongs to no processor.
+    /// A borrower for work of the host that belongs to no processor.
     pub fn host(purpose: &str) -> Self {
         Borrower { purpose: purpose.into(), processor: None, groups: Vec::new() }
     }
 
-    /// Its home among so many slots. The hash is not seeded, so the home is the same in each run.
+    /// Its home slot. The hash is not seeded, so the home is the same in each run.
     fn home(&self, slots: usize) -> usize {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(&*self.purpose);
         (hash % slots.max(1) as u64) as usize
@@ -82,21 +83,21 @@ impl Borrower {
 }
 
 /// Opens a connection for a purpose.
-type Open<T> = Box<dyn Fn(Arc<str>) -> BoxFuture<'static, Result<T, <T as Connection>::Error>> + Send + Sync>;
+type Open<T> = Box<dyn Fn(Arc<str>) -> BoxFuture<'static, Result<T, <T as PooledConnection>::Error>> + Send + Sync>;
 
 /// A bounded number of connections of one kind.
-pub struct Pool<T: Connection> {
+pub struct Pool<T: PooledConnection> {
     open: Open<T>,
-    state: Mutex<State<T>>,
+    state: Mutex<PoolState<T>>,
 }
 
-struct State<T: Connection> {
+struct PoolState<T: PooledConnection> {
     slots: Vec<Slot<T>>,
-    /// How many slots each group holds.
-    held: HashMap<Arc<str>, usize>,
-    waiting: VecDeque<Waiting<T>>,
-    /// When the server refused one more connection.
-    refused: Option<Instant>,
+    /// The number of slots that each group holds.
+    group_slots: HashMap<Arc<str>, usize>,
+    waiting: VecDeque<Waiter<T>>,
+    /// The time of the last refusal by the server.
+    refused_at: Option<Instant>,
 }
 
 enum Slot<T> {
@@ -107,48 +108,49 @@ enum Slot<T> {
     Idle(T, Arc<str>),
 }
 
-struct Waiting<T: Connection> {
+/// A borrower that waits for a lease.
+struct Waiter<T: PooledConnection> {
     borrower: Borrower,
     since: Instant,
     lease: oneshot::Sender<Lease<T>>,
 }
 
 /// A lent connection, or the right to open one. Dropping it closes the connection.
-pub struct Lease<T: Connection> {
+pub struct Lease<T: PooledConnection> {
     pool: Arc<Pool<T>>,
     number: usize,
     groups: Vec<Arc<str>>,
     purpose: Arc<str>,
     connection: Option<T>,
-    /// Whether the slot was given back already.
-    settled: bool,
+    /// Whether the slot was returned already.
+    returned: bool,
 }
 
-/// A processor that waits for a connection.
+/// A processor's wait for a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wait {
-    /// Its id.
+pub struct ConnectionWait {
+    /// The processor's id.
     pub processor: Arc<str>,
-    /// How long it has waited so far.
+    /// The duration so far.
     pub waited: Duration,
 }
 
-impl<T: Connection> Pool<T> {
-    /// A pool of at most `most` connections, at least one, none of which is open yet.
+impl<T: PooledConnection> Pool<T> {
+    /// A pool of at most `most` connections, but at least one. It opens them on demand.
     pub fn new(
         most: usize,
         open: impl Fn(Arc<str>) -> BoxFuture<'static, Result<T, T::Error>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         let slots = (0..most.max(1)).map(|_| Slot::Closed).collect();
-        let state = State { slots, held: HashMap::new(), waiting: VecDeque::new(), refused: None };
+        let state = PoolState { slots, group_slots: HashMap::new(), waiting: VecDeque::new(), refused_at: None };
         Arc::new(Pool { open: Box::new(open), state: Mutex::new(state) })
     }
 
-    /// Lends a connection as soon as one is free. Fails if the server refuses it and the pool has
+    /// Lends a connection as soon as one is free. Fails if the server refuses one and the pool has
     /// no other.
     pub async fn lend(self: &Arc<Self>, borrower: &Borrower) -> Result<Lease<T>, T::Error> {
         loop {
-            let granted = self.state().ask(self, borrower, Instant::now());
+            let granted = self.state().request(self, borrower, Instant::now());
             let lease = match granted {
                 Ok(lease) => lease,
                 // The pool outlives its borrowers, so a lease is always sent.
@@ -158,7 +160,7 @@ impl<T: Connection> Pool<T> {
                 },
             };
             match self.make_ready(lease, borrower).await {
-                Err(error) if T::is_refusal(&error) && self.state().refused(Instant::now()) => {}
+                Err(error) if T::is_refusal(&error) && self.state().record_refusal(Instant::now()) => {}
                 ready => return ready,
             }
         }
@@ -181,26 +183,26 @@ impl<T: Connection> Pool<T> {
         Ok(lease)
     }
 
-    /// Processors that have waited for a connection for this long or longer.
-    pub fn waits(&self, least: Duration) -> Vec<Wait> {
+    /// The processors that have waited for a connection for at least this time.
+    pub fn waits(&self, least: Duration) -> Vec<ConnectionWait> {
         let state = self.state();
-        let waiting = state.waiting.iter().filter(|one| !one.lease.is_closed());
-        let wait = |one: &Waiting<T>| {
-            let processor = one.borrower.processor.clone()?;
-            Some(Wait { processor, waited: one.since.elapsed() })
+        let waiting = state.waiting.iter().filter(|waiter| !waiter.lease.is_closed());
+        let wait = |waiter: &Waiter<T>| {
+            let processor = waiter.borrower.processor.clone()?;
+            Some(ConnectionWait { processor, waited: waiter.since.elapsed() })
         };
         waiting.filter_map(wait).filter(|wait| wait.waited >= least).collect()
     }
 
-    fn state(&self) -> MutexGuard<'_, State<T>> {
-        // Each change of the state is whole before anything can panic.
+    fn state(&self) -> MutexGuard<'_, PoolState<T>> {
+        // No change of the state can be cut short by a panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T: Connection> State<T> {
+impl<T: PooledConnection> PoolState<T> {
     /// Grants a lease at once, or queues the borrower and returns a receiver for its lease.
-    fn ask(
+    fn request(
         &mut self,
         pool: &Arc<Pool<T>>,
         borrower: &Borrower,
@@ -210,13 +212,13 @@ impl<T: Connection> State<T> {
             return Ok(self.grant(pool, number, borrower));
         }
         let (lease, wait) = oneshot::channel();
-        self.waiting.retain(|one| !one.lease.is_closed());
-        self.waiting.push_back(Waiting { borrower: borrower.clone(), since: now, lease });
+        self.waiting.retain(|waiter| !waiter.lease.is_closed());
+        self.waiting.push_back(Waiter { borrower: borrower.clone(), since: now, lease });
         Err(wait)
     }
 
-    /// The slot that a borrower may have now: its home, or else one with a connection, or else one
-    /// where it may open one.
+    /// The slot that a borrower may have now: its home, or else one with an idle connection, or
+    /// else a closed one if the pool may open another connection.
     fn slot_for(&mut self, borrower: &Borrower, now: Instant) -> Option<usize> {
         for slot in &mut self.slots {
             if matches!(slot, Slot::Idle(connection, _) if connection.is_closed()) {
@@ -224,11 +226,11 @@ impl<T: Connection> State<T> {
             }
         }
         let most = self.slots.len().div_ceil(2);
-        let held = |group: &Arc<str>| self.held.get(group).copied().unwrap_or(0);
+        let held = |group: &Arc<str>| self.group_slots.get(group).copied().unwrap_or(0);
         if borrower.groups.iter().any(|group| held(group) >= most) {
             return None;
         }
-        let refused = self.refused.is_some_and(|refused| now.duration_since(refused) < REFUSED_FOR);
+        let refused = self.refused_at.is_some_and(|refused| now.duration_since(refused) < REFUSED_FOR);
         // A pool without any connection must ask the server again.
         let may_open = !refused || !self.is_connected();
         let home = borrower.home(self.slots.len());
@@ -246,7 +248,7 @@ impl<T: Connection> State<T> {
 
     fn grant(&mut self, pool: &Arc<Pool<T>>, number: usize, borrower: &Borrower) -> Lease<T> {
         for group in &borrower.groups {
-            *self.held.entry(group.clone()).or_default() += 1;
+            *self.group_slots.entry(group.clone()).or_default() += 1;
         }
         let (connection, purpose) = match std::mem::replace(&mut self.slots[number], Slot::Opening) {
             Slot::Idle(connection, purpose) => {
@@ -256,17 +258,17 @@ impl<T: Connection> State<T> {
             Slot::Closed | Slot::Opening | Slot::Lent => (None, borrower.purpose.clone()),
         };
         let groups = borrower.groups.clone();
-        Lease { pool: pool.clone(), number, groups, purpose, connection, settled: false }
+        Lease { pool: pool.clone(), number, groups, purpose, connection, returned: false }
     }
 
-    /// Takes a slot back, and keeps its connection if that is `good`.
-    fn take_back(&mut self, lease: &mut Lease<T>, good: bool) {
-        lease.settled = true;
+    /// Reclaims the slot of a lease, and keeps its connection if that is `good`.
+    fn reclaim(&mut self, lease: &mut Lease<T>, good: bool) {
+        lease.returned = true;
         for group in &lease.groups {
-            if let Some(held) = self.held.get_mut(group) {
+            if let Some(held) = self.group_slots.get_mut(group) {
                 *held -= 1;
                 if *held == 0 {
-                    self.held.remove(group);
+                    self.group_slots.remove(group);
                 }
             }
         }
@@ -278,11 +280,11 @@ impl<T: Connection> State<T> {
 
     /// Grants free slots to waiting borrowers.
     fn serve(&mut self, pool: &Arc<Pool<T>>, now: Instant) {
-        self.waiting.retain(|one| !one.lease.is_closed());
+        self.waiting.retain(|waiter| !waiter.lease.is_closed());
         loop {
-            let held = |one: &Waiting<T>| {
-                let group = one.borrower.groups.first();
-                group.and_then(|group| self.held.get(group)).copied().unwrap_or(0)
+            let held = |waiter: &Waiter<T>| {
+                let group = waiter.borrower.groups.first();
+                group.and_then(|group| self.group_slots.get(group)).copied().unwrap_or(0)
             };
             let mut order: Vec<(usize, usize)> = self.waiting.iter().map(held).zip(0..).collect();
             order.sort_unstable();
@@ -291,19 +293,19 @@ impl<T: Connection> State<T> {
                 Some((index, self.slot_for(&borrower, now)?))
             });
             let Some((index, number)) = next else { return };
-            let Some(Waiting { borrower, lease, .. }) = self.waiting.remove(index) else { return };
+            let Some(Waiter { borrower, lease, .. }) = self.waiting.remove(index) else { return };
             let granted = self.grant(pool, number, &borrower);
             if let Err(mut unwanted) = lease.send(granted) {
-                self.take_back(&mut unwanted, true);
+                self.reclaim(&mut unwanted, true);
             }
         }
     }
 
     /// Records that the server refused a connection. Returns whether the pool has others to use.
-    fn refused(&mut self, now: Instant) -> bool {
+    fn record_refusal(&mut self, now: Instant) -> bool {
         let others = self.is_connected();
         if others {
-            self.refused = Some(now);
+            self.refused_at = Some(now);
         }
         others
     }
@@ -314,43 +316,43 @@ impl<T: Connection> State<T> {
     }
 }
 
-impl<T: Connection> Lease<T> {
-    /// Gives the connection back, after its last statement succeeded.
+impl<T: PooledConnection> Lease<T> {
+    /// Returns the connection to the pool after its last statement succeeded.
     pub fn give_back(mut self) {
-        self.settle(true);
+        self.end(true);
     }
 
-    fn settle(&mut self, good: bool) {
+    fn end(&mut self, good: bool) {
         let pool = self.pool.clone();
         let mut state = pool.state();
-        state.take_back(self, good);
+        state.reclaim(self, good);
         state.serve(&pool, Instant::now());
     }
 }
 
-impl<T: Connection> Deref for Lease<T> {
+impl<T: PooledConnection> Deref for Lease<T> {
     type Target = T;
 
     #[expect(
         clippy::expect_used,
-        reason = "a lease leaves the pool with its connection and keeps it until it is settled"
+        reason = "a lease leaves the pool with its connection and keeps it until it is returned"
     )]
     fn deref(&self) -> &T {
         self.connection.as_ref().expect("a lent connection")
     }
 }
 
-impl<T: Connection> DerefMut for Lease<T> {
+impl<T: PooledConnection> DerefMut for Lease<T> {
     #[expect(clippy::expect_used, reason = "as above")]
     fn deref_mut(&mut self) -> &mut T {
         self.connection.as_mut().expect("a lent connection")
     }
 }
 
-impl<T: Connection> Drop for Lease<T> {
+impl<T: PooledConnection> Drop for Lease<T> {
     fn drop(&mut self) {
-        if !self.settled {
-            self.settle(false);
+        if !self.returned {
+            self.end(false);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The rights that a host's role needs, compared with those that it has.
+//! A check of the rights that a host's role needs.
 //!
-//! Whatever is missing is found at once and before anything is changed, as statements that a
-//! database administrator can run. The role needs to own the tables and functions only while
-//! migrations are pending; for a host that finds its tables up to date, rights to use them are
-//! enough. Anything in the schemas `sandmill` and `sandmill_documents` counts as Sandmill's.
+//! All missing rights are found together and before anything is changed, as statements that a
+//! database administrator can run. The role must own the tables and functions only while migrations
+//! are pending; otherwise rights to use them are enough. Everything in the schemas `sandmill` and
+//! `sandmill_documents` belongs to Sandmill.
 
 use super::{Error, GenericClient};
 
-/// What a role lacks.
+/// The rights that a role lacks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the role {role} lacks rights in the database {database}; nothing was changed. Let a superuser run this there, or connect as \
@@ -15,13 +15,13 @@ use super::{Error, GenericClient};
     self.script()
 )]
 pub struct MissingRights {
-    /// The role, quoted where SQL asks for it.
+    /// The role, quoted if SQL requires it.
     pub role: String,
     /// The database.
     pub database: String,
-    /// Statements that grant what is missing, without semicolons, in an order in which they work.
+    /// Statements that grant the missing rights, without semicolons, in an order that works.
     pub statements: Vec<String>,
-    /// Whether migrations are pending; none where the role may not read it.
+    /// Whether migrations are pending; none if the role may not read that.
     pub pending: Option<bool>,
 }
 
@@ -38,17 +38,19 @@ impl MissingRights {
             }
         }
         if self.pending.is_none() {
-            script += "-- The role cannot read yet whether migrations are pending. If some are, it also has to own the tables.\n";
+            script +=
+                "-- The role may not read yet whether migrations are pending. If so, it must also own the tables.\n";
         }
         script.trim_end().into()
     }
 }
 
-/// The schemas that Sandmill makes for itself.
+/// The schemas that Sandmill creates for itself.
 pub(super) const OWN_SCHEMAS: [&str; 3] = ["sandmill", "sandmill_documents", "sandmill_tenant"];
 
-/// Finds what the session's role lacks for migrating, if that is `pending`, and for running a host.
-/// If `views` is given, the views are about to move to that schema, which is made if it is missing.
+/// Finds the rights that the session's role lacks to run a host, and to migrate if migrations are
+/// `pending`. If `views` is given, the views are about to move to that schema, which is created if
+/// it is missing.
 pub(super) async fn missing(
     client: &impl GenericClient,
     pending: Option<bool>,
@@ -68,7 +70,8 @@ pub(super) async fn missing(
     Ok(Some(MissingRights { role: names.get(0), database: names.get(1), statements, pending }))
 }
 
-/// The schema of the collections' views, as far as the role can see.
+/// The schema of the collections' views. If the role may not read it from the store, a guess: the
+/// schema of an existing view, or `public`.
 async fn views_schema(client: &impl GenericClient) -> Result<String, Error> {
     let row = client.query_one(include_str!("rights/views_schema.sql"), &[]).await?;
     if !row.get::<_, bool>(0) {

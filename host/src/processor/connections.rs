@@ -153,7 +153,7 @@ impl Deref for CommitSession {
     }
 }
 
-impl pool::Connection for CommitSession {
+impl pool::PooledConnection for CommitSession {
     type Error = Error;
 
     fn is_closed(&self) -> bool {
@@ -161,11 +161,11 @@ impl pool::Connection for CommitSession {
     }
 
     fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), Error>> {
-        pool::Connection::assign(&mut self.session, purpose)
+        pool::PooledConnection::assign(&mut self.session, purpose)
     }
 
     fn is_refusal(error: &Error) -> bool {
-        <Session as pool::Connection>::is_refusal(error)
+        <Session as pool::PooledConnection>::is_refusal(error)
     }
 }
 

@@ -1,7 +1,8 @@
-//! Finds PostgreSQL's server programs on this machine.
+//! A search for PostgreSQL's server programs on this machine.
 //!
-//! Distributions keep them off the `PATH`, one directory for each major version, so this looks where they put them. It only
-//! looks: nothing is downloaded or installed. An explicit `SANDMILL_PG_BIN` is taken or refused, never passed over.
+//! Distributions keep them off the `PATH`, in one directory for each major version, so the search
+//! knows those directories. Nothing is downloaded or installed. If `SANDMILL_PG_BIN` is set, only
+//! that directory is searched.
 
 use std::{
     env, fmt,
@@ -9,11 +10,12 @@ use std::{
     process::Command,
 };
 
-/// The variable that names the directory of the programs.
+/// The environment variable that names the directory of the programs.
 pub(super) const VARIABLE: &str = "SANDMILL_PG_BIN";
-/// The oldest server Sandmill works with: what it needs from `pg_snapshot` and `xid8` is complete since then.
+/// The oldest usable major version: the functions on `pg_snapshot` and `xid8` are complete since
+/// then.
 const OLDEST: u32 = 14;
-/// Where packages put the programs; at most one `*` a pattern.
+/// Directories where packages install the programs; at most one `*` in each pattern.
 const USUAL_PLACES: [&str; 6] = [
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
@@ -26,102 +28,102 @@ const USUAL_PLACES: [&str; 6] = [
 /// A directory with `postgres`, `initdb` and `pg_ctl` of one version.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Programs {
-    pub(super) version: Version,
+    pub(super) version: ServerVersion,
     pub(super) directory: PathBuf,
 }
 
-/// Major and minor.
+/// A server's version: major and minor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Version(pub(super) u32, u32);
+pub(super) struct ServerVersion(pub(super) u32, u32);
 
-impl fmt::Display for Version {
+impl fmt::Display for ServerVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}", self.0, self.1)
     }
 }
 
-/// Every place that was looked at and what was there, for the error that says so.
-pub(super) struct Findings {
+/// The programs found, and a line on every place searched, for the error.
+pub(super) struct ProgramSearch {
     usable: Vec<Programs>,
-    looked_at: Vec<String>,
+    searched: Vec<String>,
 }
 
-impl Findings {
-    /// Looks at the explicit place if one is given, else at all places.
-    pub(super) fn gather() -> Self {
-        let mut findings = Findings { usable: Vec::new(), looked_at: Vec::new() };
+impl ProgramSearch {
+    /// Searches the directory in the environment variable if it is set, or else all places.
+    pub(super) fn run() -> Self {
+        let mut search = ProgramSearch { usable: Vec::new(), searched: Vec::new() };
         if let Some(explicit) = env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
-            findings.look_at(VARIABLE, Path::new(&explicit));
-            return findings;
+            search.examine(VARIABLE, Path::new(&explicit));
+            return search;
         }
         match Command::new("pg_config").arg("--bindir").output() {
             Ok(output) => {
                 let directory = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-                findings.look_at("pg_config --bindir", Path::new(&directory));
+                search.examine("pg_config --bindir", Path::new(&directory));
             }
-            Err(_) => findings.looked_at.push("pg_config --bindir: no such program".into()),
+            Err(_) => search.searched.push("pg_config --bindir: no such program".into()),
         }
         let on_path = env::var_os("PATH")
             .and_then(|path| env::split_paths(&path).map(|d| d.join("postgres")).find(|p| p.is_file()))
-            // A link to the program leads to the directory that has the others as well.
+            // The program may be a link; the directory of its target has the other programs too.
             .and_then(|program| program.canonicalize().ok());
         match on_path.as_deref().and_then(Path::parent) {
-            Some(directory) => findings.look_at("PATH", directory),
-            None => findings.looked_at.push("PATH: no program named postgres".into()),
+            Some(directory) => search.examine("PATH", directory),
+            None => search.searched.push("PATH: no program named postgres".into()),
         }
         for pattern in USUAL_PLACES {
             let places = expand(pattern);
             if places.is_empty() {
-                findings.looked_at.push(format!("{pattern}: nothing there"));
+                search.searched.push(format!("{pattern}: not found"));
             }
             for place in places {
-                findings.look_at(pattern, &place);
+                search.examine(pattern, &place);
             }
         }
-        findings
+        search
     }
 
-    fn look_at(&mut self, how: &str, directory: &Path) {
+    fn examine(&mut self, how: &str, directory: &Path) {
         let shown = format!("{how}: {}", directory.display());
         if self.usable.iter().any(|p| p.directory == directory) {
             return;
         }
         let missing = ["postgres", "initdb", "pg_ctl"].into_iter().find(|name| !directory.join(name).is_file());
         if let Some(missing) = missing {
-            self.looked_at.push(format!("{shown} has no {missing}"));
+            self.searched.push(format!("{shown} has no {missing}"));
             return;
         }
         let output = Command::new(directory.join("postgres")).arg("--version").output();
-        let said = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
-        match parse_version(&said) {
+        let text = output.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+        match parse_version(&text) {
             Some(version) if version.0 < OLDEST => {
-                self.looked_at.push(format!("{shown} is {version}, older than {OLDEST}"));
+                self.searched.push(format!("{shown} is {version}, older than {OLDEST}"));
             }
             Some(version) => {
-                self.looked_at.push(format!("{shown} is {version}"));
+                self.searched.push(format!("{shown} is {version}"));
                 self.usable.push(Programs { version, directory: directory.to_owned() });
             }
-            None => self.looked_at.push(format!("{shown} does not tell its version")),
+            None => self.searched.push(format!("{shown} does not print a version")),
         }
     }
 
-    /// The newest programs, or the newest of one major version where data of that version is there already.
+    /// The newest programs; of one major version if data of that version exists.
     pub(super) fn newest(&self, major: Option<u32>) -> Option<&Programs> {
         self.usable.iter().filter(|p| major.is_none_or(|m| p.version.0 == m)).max()
     }
 
-    /// What was looked at, one place a line.
-    pub(super) fn looked_at(&self) -> String {
-        self.looked_at.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    /// The places that were searched, one a line.
+    pub(super) fn places(&self) -> String {
+        self.searched.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     }
 }
 
-/// The directories that a pattern stands for.
+/// The directories that match a pattern.
 fn expand(pattern: &str) -> Vec<PathBuf> {
     let Some((before, after)) = pattern.split_once('*') else {
         return Some(PathBuf::from(pattern)).filter(|p| p.is_dir()).into_iter().collect();
     };
-    // "/usr/pgsql-*/bin" is listed in /usr by names that begin with "pgsql-", and followed by "bin".
+    // "/usr/pgsql-*/bin" matches the entries of /usr that begin with "pgsql-" and contain "bin".
     let (parent, prefix) = before.rsplit_once('/').unwrap_or(("", before));
     let Ok(entries) = std::fs::read_dir(parent) else { return Vec::new() };
     let mut found: Vec<PathBuf> = entries
@@ -134,12 +136,12 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
     found
 }
 
-/// Reads `postgres (PostgreSQL) 15.18 (Debian …)`; versions in preparation say `18beta1`.
-fn parse_version(said: &str) -> Option<Version> {
-    let number = said.strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
+/// Parses `postgres (PostgreSQL) 15.18 (Debian …)`; a beta version is like `18beta1`.
+fn parse_version(text: &str) -> Option<ServerVersion> {
+    let number = text.strip_prefix("postgres (PostgreSQL) ")?.split_whitespace().next()?;
     let mut parts = number.split('.');
     let major: String = parts.next()?.chars().take_while(char::is_ascii_digit).collect();
-    Some(Version(major.parse().ok()?, parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
+    Some(ServerVersion(major.parse().ok()?, parts.next().and_then(|minor| minor.parse().ok()).unwrap_or(0)))
 }
 
 #[cfg(test)]
@@ -147,24 +149,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_are_read_as_distributions_write_them() {
-        assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(Version(15, 18)));
-        assert_eq!(parse_version("postgres (PostgreSQL) 18beta1"), Some(Version(18, 0)));
+    fn versions_of_releases_betas_and_distributions_are_parsed() {
+        assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"), Some(ServerVersion(15, 18)));
+        assert_eq!(parse_version("postgres (PostgreSQL) 18beta1"), Some(ServerVersion(18, 0)));
         assert_eq!(parse_version("initdb (PostgreSQL) 15.18"), None);
         assert_eq!(parse_version(""), None);
     }
 
     #[test]
-    fn the_newest_wins_by_number_and_not_by_text() {
-        let at = |major, minor| Programs { version: Version(major, minor), directory: format!("/pg/{major}").into() };
-        let findings = Findings { usable: vec![at(15, 9), at(9, 6), at(15, 18)], looked_at: Vec::new() };
-        assert_eq!(findings.newest(None), Some(&at(15, 18)));
-        assert_eq!(findings.newest(Some(9)), Some(&at(9, 6)));
-        assert_eq!(findings.newest(Some(16)), None);
+    fn the_newest_version_is_found_by_number_not_by_text() {
+        let of_version =
+            |major, minor| Programs { version: ServerVersion(major, minor), directory: format!("/pg/{major}").into() };
+        let usable = vec![of_version(15, 9), of_version(9, 6), of_version(15, 18)];
+        let search = ProgramSearch { usable, searched: Vec::new() };
+        assert_eq!(search.newest(None), Some(&of_version(15, 18)));
+        assert_eq!(search.newest(Some(9)), Some(&of_version(9, 6)));
+        assert_eq!(search.newest(Some(16)), None);
     }
 
     #[test]
-    fn a_star_stands_for_part_of_one_name() {
+    fn a_star_matches_the_rest_of_one_name() {
         let parent = tempfile::tempdir().unwrap();
         for name in ["pgsql-14/bin", "pgsql-16/bin", "pgsql-17", "other/bin"] {
             std::fs::create_dir_all(parent.path().join(name)).unwrap();

@@ -1,12 +1,20 @@
-//! The private server's promises, on the server programs of this machine.
+//! Tests of the private server, on the server programs of this machine: its privileges, its data,
+//! its errors, and its end when the owner is killed.
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    io::{self, BufRead, BufReader},
+    os::unix::fs::{MetadataExt, PermissionsExt},
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use super::*;
 
-/// Long enough for a slow machine to start or stop a server; reached only by a failure.
+/// Bound on starting or stopping a server on a slow machine; only a failure reaches it.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// Set in the process that a test starts from its own binary to have an owner that it can kill.
+/// Environment variable of the process that a test starts from its own binary, to kill it.
 const OWNER: &str = "SANDMILL_TEST_OWNS_A_SERVER";
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -17,7 +25,7 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// Whether a process runs; one that ended and was not collected by its parent does not.
+/// Whether a process runs. A zombie does not.
 fn runs(pid: i32) -> bool {
     match fs::read_to_string(format!("/proc/{pid}/stat")) {
         Ok(stat) => !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'),
@@ -38,7 +46,7 @@ async fn one_text(server: &Embedded, sql: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_temporary_server_runs_unprivileged_and_leaves_nothing() {
+async fn a_temporary_server_runs_unprivileged_and_leaves_no_files() {
     let server = Embedded::start(Options {
         settings: vec![("cluster_name".into(), "it's quoted; $HOME".into())],
         ..Options::default()
@@ -68,7 +76,7 @@ async fn a_temporary_server_runs_unprivileged_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_crash_keeps_what_was_committed_and_the_address() {
+async fn a_crash_keeps_committed_data_and_the_address() {
     let server = Embedded::start(Options::default()).await.unwrap();
     server.create_database("a \"name", None).await.unwrap();
     let address = server.address_of("a \"name");
@@ -86,8 +94,8 @@ async fn a_crash_keeps_what_was_committed_and_the_address() {
 }
 
 #[tokio::test]
-async fn a_directory_that_is_given_is_kept() {
-    // Not below a directory that only root may enter, because the server's user must reach it.
+async fn a_given_data_directory_is_kept() {
+    // The server's user must have access, so not below a directory that only root may enter.
     let parent = tempfile::tempdir_in("/tmp").unwrap();
     fs::set_permissions(parent.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let options = Options { data: Some(parent.path().join("nested/data")), durable: true, ..Options::default() };
@@ -95,9 +103,9 @@ async fn a_directory_that_is_given_is_kept() {
     assert_eq!(one_text(&server, "select current_setting('fsync')").await, "on");
     server.create_database("kept", None).await.unwrap();
 
-    // A second owner is refused and does the first one's server no harm.
-    let refused = Embedded::start(options.clone()).await.unwrap_err();
-    assert!(refused.to_string().contains("postmaster.pid"), "{refused}");
+    // A second owner fails, and does not harm the first one's server.
+    let error = Embedded::start(options.clone()).await.unwrap_err();
+    assert!(error.to_string().contains("postmaster.pid"), "{error}");
     assert_eq!(one_text(&server, "select 'unharmed'::text").await, "unharmed");
 
     drop(server);
@@ -112,7 +120,7 @@ async fn a_server_that_does_not_start_shows_its_log() {
     assert!(error.to_string().contains("invalid value for parameter \"shared_buffers\""), "{error}");
 }
 
-/// No test: what the next one starts as a process of its own.
+/// Not a test by itself: the process that the next test starts and kills.
 #[tokio::test]
 async fn an_owner_that_waits_to_be_killed() {
     if std::env::var_os(OWNER).is_none() {
@@ -120,12 +128,12 @@ async fn an_owner_that_waits_to_be_killed() {
     }
     let server = Embedded::start(Options::default()).await.unwrap();
     println!("OWNS {} {}", postmaster(&server.run.join("data")), server.run.display());
-    // Ends, and fails, only when the test above it is gone without having killed it.
+    // Ends only if its parent ended without killing it.
     let _ = io::stdin().lines().next();
 }
 
 #[test]
-fn a_killed_owner_takes_its_server_along() {
+fn the_server_of_a_killed_owner_ends() {
     let mut owner = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "db::embedded::tests::an_owner_that_waits_to_be_killed", "--nocapture"])
         .env(OWNER, "1")

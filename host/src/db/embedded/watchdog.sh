@@ -1,16 +1,21 @@
-# Keeps a private PostgreSQL server on its owner's orders, and ends it with its owner.
+# The watchdog of a private PostgreSQL server: carries out its owner's orders, and ends the server
+# with its owner.
 #
-# The owner holds the other end of stdin and writes one order a line; each is answered on stdout by its exit code. When that
-# end closes, because the owner let go or because it was killed, the server is stopped and the run directory removed. A shell
-# that waits for the end of its input needs no signal, no polling and no process id that could belong to somebody else by then.
+# The owner holds the other end of stdin and writes one order a line. Each is answered on stdout by an
+# exit code. When stdin ends, because the owner closed it or was killed, the script stops the server
+# and removes the run directory. A shell that waits for the end of its input needs no signal, no
+# polling, and no process id that may belong to another process by then.
 #
-# $1 run directory: socket and log, removed at the end   $2 data directory   $3 directory of the server's programs
-# $4 options of the server   $5 "yes" when data must survive a crash of the machine
+# $1 run directory: socket and log, removed at the end
+# $2 data directory
+# $3 directory of the server's programs
+# $4 options of the server
+# $5 "yes" if data must survive a crash of the machine
 run=$1 data=$2 programs=$3 options=$4 durable=$5
 
-# Whatever else the owner's starter left open would live on in the server.
+# The server would inherit other open descriptors and keep them open.
 exec 3<&- 4<&- 5<&- 6<&- 7<&- 8<&- 9<&-
-# Nothing but the end of input ends this process: a terminal's Ctrl-C and a service manager's SIGTERM are for the owner.
+# Only the end of input ends this process: Ctrl-C and a service manager's SIGTERM are for the owner.
 trap '' HUP INT TERM PIPE
 umask 077
 
@@ -18,8 +23,8 @@ logged() {
   "$programs/$@" </dev/null >>"$run/server.log" 2>&1
 }
 
-# Somebody else may run a server on a data directory that is kept; only one with our socket is ours to stop. The fifth line of
-# this file is the socket directory.
+# Another owner may run a server on a given data directory. This script stops only the one with its
+# own socket; the fifth line of postmaster.pid is the socket's directory.
 ours() {
   [ "$(sed -n 5p "$data/postmaster.pid" 2>/dev/null)" = "$run" ]
 }

@@ -1,5 +1,4 @@
-//! The pool with a server of its own: its bound, its fairness, and what becomes of lost
-//! connections.
+//! Tests of the pool with a simulated server: its bound, its fairness, and lost connections.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
@@ -27,7 +26,7 @@ enum FakeError {
     Lost,
 }
 
-impl Connection for Fake {
+impl PooledConnection for Fake {
     type Error = FakeError;
 
     fn is_closed(&self) -> bool {
@@ -90,7 +89,7 @@ async fn at_once(pool: &Arc<Pool<Fake>>, borrower: &Borrower) -> Option<Lease<Fa
 }
 
 #[tokio::test]
-async fn one_borrower_uses_one_connection() {
+async fn a_single_borrower_uses_one_connection() {
     let (server, pool) = pool(8, 8);
     for _ in 0..5 {
         let lease = pool.lend(&borrower("commit a", &["a"])).await.ok().unwrap();
@@ -126,7 +125,7 @@ async fn the_bound_holds_and_waiting_borrowers_get_returned_connections() {
         task.await.unwrap();
     }
     assert_eq!(done.load(SeqCst), 1_000);
-    assert!(pool.state().held.is_empty() && pool.waits(Duration::ZERO).is_empty());
+    assert!(pool.state().group_slots.is_empty() && pool.waits(Duration::ZERO).is_empty());
 }
 
 #[tokio::test]
@@ -139,7 +138,7 @@ async fn a_lease_that_is_dropped_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn a_group_holds_at_most_half() {
+async fn a_group_holds_at_most_half_of_the_slots() {
     let (_, pool) = pool(4, 4);
     let of_acme = |name: &str| borrower(name, &["acme/"]);
     let one = at_once(&pool, &of_acme("a1")).await.unwrap();
@@ -157,7 +156,7 @@ async fn a_group_holds_at_most_half() {
 }
 
 #[tokio::test]
-async fn the_group_that_holds_least_comes_first() {
+async fn the_group_that_holds_fewest_slots_is_served_first() {
     let (_, pool) = pool(3, 3);
     let held = pool.lend(&borrower("a1", &["a"])).await.ok().unwrap();
     let others =
@@ -220,7 +219,7 @@ async fn a_pool_uses_the_connections_it_has_when_the_server_refuses_another() {
 }
 
 #[tokio::test]
-async fn a_borrower_that_stops_waiting_leaves_nothing_behind() {
+async fn a_borrower_that_stops_waiting_holds_no_slot() {
     let (server, pool) = pool(1, 1);
     let held = pool.lend(&borrower("a", &["a"])).await.ok().unwrap();
     let impatient = tokio::spawn({
@@ -236,7 +235,7 @@ async fn a_borrower_that_stops_waiting_leaves_nothing_behind() {
     held.give_back();
     assert_eq!(pool.lend(&borrower("c", &["c"])).await.ok().unwrap().serial, 0, "it is the same connection");
     assert_eq!(server.opened.load(SeqCst), 1);
-    assert!(pool.state().held.is_empty());
+    assert!(pool.state().group_slots.is_empty());
 }
 
 #[tokio::test]
