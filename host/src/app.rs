@@ -307,7 +307,7 @@ impl<'a> Ready<'a> {
         settings.lanes_at_once = settings.lanes_at_once.min(most_lanes).max(1);
         let scheduler = Scheduler::start_for(&self.config.scheduler, tenants.weights(), &tenants.threads());
         let scheduler = scheduler.context("start the guest threads")?;
-        let sources = source::share(self.source.clone(), self.shares.sources);
+        let sources = source::open_pool(self.source.clone(), self.shares.sources);
         let pages = Pages::new(sources, settings.page_events, settings.page_kib << 10);
         let (wake, wakeups) = Wake::new(self.source);
         let (db, host_lock) = (self.db.clone(), self.host_lock);

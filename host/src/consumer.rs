@@ -1,8 +1,9 @@
-//! The tail: notices that something committed, reads what it was, and dispatches it to lanes.
+//! The tail of the log: notices commits, reads pages, and routes their events to lanes.
 //!
-//! [`wake`] looks at the database's snapshot and tells everybody when it changed. [`pages`] reads what follows a progress; processors that
-//! stand at the same place share one reading of the same page. [`router`] says which lanes a page concerns. None of them keeps
-//! anybody's progress, so there is nothing here that could be lost.
+//! [`wake`] polls the database's snapshot and wakes all processors when it changed. [`pages`] reads
+//! the events that follow a progress; processors with equal progress share one read. [`router`]
+//! finds the lane of each event. None of them keeps a processor's progress, so a failure here loses
+//! nothing.
 
 mod deferred;
 pub mod pages;

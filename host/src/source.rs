@@ -1,9 +1,10 @@
-//! Reading an event store: a read-only view of one table layout.
+//! Event stores as read-only logs, one module for each table layout.
 //!
-//! A source answers two questions: which transactions are visible now, and which events lie between two snapshots. Whoever follows
-//! the log keeps [`Progress`] and asks for what comes after it; the source keeps nothing. Whatever the layout, an event that
-//! was committed is in exactly one page of a follower's chain, a stream's events come in order, and no open transaction of
-//! anybody holds back what others committed. `tests/src/conformance.rs` puts a layout through all of that.
+//! A source answers two questions: which transactions are visible now, and which events lie between
+//! two snapshots. A follower keeps its own [`Progress`] and asks for the events after it; the source
+//! keeps nothing. In every layout, a committed event is in exactly one page of a follower's chain, the
+//! events of a stream come in order, and an open transaction does not delay the events of other
+//! transactions. `tests/src/conformance.rs` tests a layout for all of that.
 
 pub mod native;
 
@@ -12,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-pub use crate::db::pool::{Borrower, Lease, Wait};
+pub use crate::db::pool::{Borrower, ConnectionWait, Lease};
 use crate::{
     db::{
         self,
@@ -26,16 +27,16 @@ use crate::{
     },
 };
 
-/// Why a page could not be read. The connection may be gone; the caller's term ends and begins anew.
+/// Why events could not be read. The connection may be lost, so the caller ends its term.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// What the database said, or what became of the connection.
+    /// An error of the database or of the connection.
     #[error("read the log: {}", db::describe(.0))]
     Database(#[from] db::Error),
-    /// The database's snapshot has a form we do not know.
+    /// The database's snapshot has an unknown form.
     #[error("read the log: {0}")]
     Snapshot(#[from] ParseError),
-    /// An event that was read before is not there any more.
+    /// An event that was read before no longer exists.
     #[error(
         "read the log: the event at position {0} is gone; restore it, or remove the processors that have not handled it"
     )]
@@ -43,26 +44,27 @@ pub enum SourceError {
     /// A row that breaks the layout's rules.
     #[error("read the log: event at position {position} {problem}")]
     Row {
-        /// Which.
+        /// The event's position.
         position: i64,
-        /// What is wrong with it.
+        /// The broken rule.
         problem: String,
     },
 }
 
 impl SourceError {
-    /// Whether the database could not return some row, while the connection is as good as before.
+    /// Whether the database could not return some row; the connection stays usable.
     pub fn is_about_a_row(&self) -> bool {
         matches!(self, SourceError::Database(error) if db::is_about_a_row(error))
     }
 }
 
-/// Bounds of one reading.
+/// Bounds of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// At most this many events.
+    /// Most events.
     pub events: usize,
-    /// Bytes that they occupy. The reading ends early where they would be more than twice as many; it has at least one event.
+    /// Bytes that they should occupy. A read ends early once it holds more than twice as many, but has
+    /// at least one event.
     pub bytes: usize,
 }
 
@@ -72,64 +74,68 @@ impl Limit {
         Limit { events, bytes: usize::MAX }
     }
 
-    /// Data and metadata of at most this many bytes arrive with their event; larger ones are deferred. Twice an event's share of
-    /// the bytes, so that events of one size all arrive, within 2 to 64 KiB.
+    /// Largest data and metadata that arrive with their event, in bytes; larger ones are deferred. It
+    /// is twice an event's share of the bytes, so events of one size all arrive, within 2 to 64 KiB.
     pub fn inline_bytes(self) -> usize {
         (self.bytes.saturating_mul(2) / self.events.max(1)).clamp(INLINE_LEAST, INLINE_MOST)
     }
 
-    /// What a reading may hold.
+    /// Bytes that a read may hold before it ends early.
     fn held_bytes(self) -> usize {
         self.bytes.saturating_mul(2)
     }
 }
 
-/// The least that arrives with an event. Default 2 KiB: PostgreSQL keeps no larger values in the row itself.
+/// Lower bound of [`Limit::inline_bytes`]. Default 2 KiB: PostgreSQL stores larger values outside the
+/// row.
 const INLINE_LEAST: usize = 2 << 10;
-/// The most that arrives with an event. Default 64 KiB: larger ones would make every reader of the page wait.
+/// Upper bound of [`Limit::inline_bytes`]. Default 64 KiB: larger values would delay every reader of
+/// the page.
 pub const INLINE_MOST: usize = 64 << 10;
 
-/// One tenant's part of a difference.
+/// A page of one tenant's events in a difference.
 #[derive(Debug)]
 pub struct TenantPage {
-    /// By position.
+    /// The events by position.
     pub events: Vec<Arc<Event>>,
-    /// Whether there may be more behind the last one.
+    /// Whether there may be more after the last one.
     pub more: bool,
 }
 
-/// The data of one event, read by itself.
+/// The data of one deferred event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Body {
-    /// Which event.
+    /// The event's position.
     pub position: i64,
-    /// Bytes of its data and metadata; of compressed data that is too large, compressed bytes.
+    /// Bytes of its data and metadata. If even the compressed data exceeds the limit, its compressed
+    /// size.
     pub bytes: u64,
-    /// The limit of one event, bytes.
+    /// The limit for one event, in bytes.
     pub most: u64,
-    /// Data and metadata as JSON text; none where they are larger than the limit.
+    /// Data and metadata as JSON text; none if they exceed the limit.
     pub texts: Option<(Box<str>, Arc<str>)>,
 }
 
-/// How many events [`EventSource::last`] looks at.
+/// Number of events that [`EventSource::last`] examines.
 pub const LOOKED_AT: usize = 5_000;
 
-/// A reader's own session on an event store.
+/// A reader's session on an event store.
 pub trait EventSource: Send + Sync {
-    /// Whether its session is known to be lost.
+    /// Whether the session is known to be lost.
     fn is_closed(&self) -> bool;
 
-    /// Names its purpose, as `pg_stat_activity` shows it.
+    /// Sets the purpose that `pg_stat_activity` shows.
     fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), SourceError>>;
 
-    /// The transactions visible now.
+    /// The transactions that are visible now.
     fn head(&mut self) -> BoxFuture<'_, Result<Snapshot, SourceError>>;
 
-    /// What follows `after`: at most `limit` events (at least one), by position. A page without events still moves its `to`, as far as the
-    /// snapshot moved. Large data is deferred, here and in the other readings.
+    /// The page after `after`: at most `limit` events, by position, but at least one if there is any. A
+    /// page without events still moves its `to`, as far as the snapshot moved. Large data is deferred,
+    /// here and in the other reads.
     fn page<'a>(&'a mut self, after: &'a Progress, limit: Limit) -> BoxFuture<'a, Result<Page, SourceError>>;
 
-    /// One tenant's part of a difference: at most `limit` events, by position.
+    /// One tenant's events in a difference: at most `limit`, by position.
     fn tenant_page<'a>(
         &'a mut self,
         tenant: &'a TenantId,
@@ -137,8 +143,9 @@ pub trait EventSource: Send + Sync {
         limit: Limit,
     ) -> BoxFuture<'a, Result<TenantPage, SourceError>>;
 
-    /// The last events up to a position, in the log's order: of a tenant or of all, and of these types or of all, at most `limit`. Looks among the last
-    /// [`LOOKED_AT`] of the tenant or of all alone, so that rare types cost no walk through the log.
+    /// The last events up to a position, in the log's order: of one tenant or of all, of these types
+    /// or of all, at most `limit`. It examines only the last [`LOOKED_AT`] events of that tenant or of
+    /// all, so rare types do not cost a scan of the log.
     fn last<'a>(
         &'a mut self,
         tenant: Option<&'a TenantId>,
@@ -147,8 +154,9 @@ pub trait EventSource: Send + Sync {
         limit: Limit,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>>;
 
-    /// The data of deferred events: of as many as fit into `bytes`, in the order given, at least of the first. One larger than
-    /// `most`, or than the store allows, comes without its texts, and is the last.
+    /// The data of deferred events in the order given: of as many as fit into `bytes`, but at least of
+    /// the first. An event larger than `most`, or if that is none than the store's limit, has no texts
+    /// and is the last.
     fn load<'a>(
         &'a mut self,
         positions: &'a [i64],
@@ -156,7 +164,8 @@ pub trait EventSource: Send + Sync {
         most: Option<u64>,
     ) -> BoxFuture<'a, Result<Vec<Body>, SourceError>>;
 
-    /// How many events follow a progress, of a tenant or of all, but for at most `limit` of them: whether there are many costs little.
+    /// The number of events that follow a progress, of one tenant or of all. At most `limit` are
+    /// counted, so the cost is bounded.
     fn lag<'a>(
         &'a mut self,
         tenant: Option<&'a TenantId>,
@@ -165,7 +174,7 @@ pub trait EventSource: Send + Sync {
     ) -> BoxFuture<'a, Result<usize, SourceError>>;
 }
 
-/// Opens sessions on one event store.
+/// A way to open sessions on one event store.
 pub trait OpenSource: Send + Sync {
     /// A session for a reader, named for `pg_stat_activity`.
     fn open(&self, purpose: &str) -> BoxFuture<'_, Result<Box<dyn EventSource>, SourceError>>;
@@ -187,7 +196,7 @@ impl DerefMut for SharedSource {
     }
 }
 
-impl pool::Connection for SharedSource {
+impl pool::PooledConnection for SharedSource {
     type Error = SourceError;
 
     fn is_closed(&self) -> bool {
@@ -199,15 +208,15 @@ impl pool::Connection for SharedSource {
     }
 
     fn is_refusal(error: &SourceError) -> bool {
-        matches!(error, SourceError::Database(error) if <db::Session as pool::Connection>::is_refusal(error))
+        matches!(error, SourceError::Database(error) if <db::Session as pool::PooledConnection>::is_refusal(error))
     }
 }
 
-/// Sessions on one event store that all readers share.
-pub type Sources = Pool<SharedSource>;
+/// Sessions on one event store, shared by all readers.
+pub type SourcePool = Pool<SharedSource>;
 
 /// A pool of at most `most` sessions, opened on demand.
-pub fn share(source: Arc<dyn OpenSource>, most: usize) -> Arc<Sources> {
+pub fn open_pool(source: Arc<dyn OpenSource>, most: usize) -> Arc<SourcePool> {
     Pool::new(most, move |purpose| {
         let source = source.clone();
         Box::pin(async move { Ok(SharedSource(source.open(&purpose).await?)) })

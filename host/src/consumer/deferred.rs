@@ -1,8 +1,8 @@
-//! The data of large events, loaded for the lane that is about to handle them.
+//! Loading of the data of large events, for the lane that is about to handle them.
 //!
 //! The host reads one load at a time. The loads that lanes hold are bounded for the whole host: a
-//! few at once, one for each tenant, each of a few MiB. An event over the store's size limit is never
-//! loaded; its lane gets the reason instead.
+//! few at once, one for each tenant, each of a few MiB. An event over the store's size limit is
+//! never loaded; its lane gets the reason instead.
 
 use std::{
     collections::HashMap,
@@ -19,19 +19,19 @@ use crate::{
         ids::TenantId,
         loading::{LoadEvents, Loaded},
     },
-    source::{Body, Borrower, EventSource, SourceError, Sources},
+    source::{Body, Borrower, EventSource, SourceError, SourcePool},
 };
 
 /// Bytes of one load, unless a single event has more. Default 4 MiB: some milliseconds of the
 /// database, and as much as one event may have by default.
 const LOAD_BYTES: usize = 4 << 20;
-/// Loads that are held at once in the host, each until its call has ended. Default 16, which may
-/// hold 64 MiB: so many tenants whose calls take long do not keep others' large events waiting.
+/// Loads that the host holds at once, each until its call has ended. Default 16, up to 64 MiB: up
+/// to 15 tenants with long calls do not delay the large events of others.
 const LOADS: usize = 16;
 
-/// Loads deferred data for all lanes of a host.
+/// The loader of deferred data for all lanes of a host.
 pub(super) struct DeferredEvents {
-    sources: Arc<Sources>,
+    sources: Arc<SourcePool>,
     borrower: Borrower,
     /// Held while a load is read.
     loading: AsyncMutex<()>,
@@ -40,14 +40,14 @@ pub(super) struct DeferredEvents {
     tenants: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
 }
 
-/// Loaded data, or why the database could not return the first event's.
-enum Found {
+/// The outcome of a load: data, or why the database could not return that of the first event.
+enum LoadOutcome {
     Bodies(Vec<Body>),
     Unreadable(String),
 }
 
 impl DeferredEvents {
-    pub(super) fn new(sources: Arc<Sources>) -> Self {
+    pub(super) fn new(sources: Arc<SourcePool>) -> Self {
         DeferredEvents {
             sources,
             borrower: Borrower::host("large events"),
@@ -59,29 +59,29 @@ impl DeferredEvents {
 
     fn of_tenant(&self, tenant: &TenantId) -> Arc<Semaphore> {
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = tenants.get(tenant).and_then(Weak::upgrade) {
-            return known;
+        if let Some(semaphore) = tenants.get(tenant).and_then(Weak::upgrade) {
+            return semaphore;
         }
-        tenants.retain(|_, one| one.strong_count() > 0);
-        let one = Arc::new(Semaphore::new(1));
-        tenants.insert(tenant.clone(), Arc::downgrade(&one));
-        one
+        tenants.retain(|_, semaphore| semaphore.strong_count() > 0);
+        let semaphore = Arc::new(Semaphore::new(1));
+        tenants.insert(tenant.clone(), Arc::downgrade(&semaphore));
+        semaphore
     }
 
     async fn load_first(&self, tenant: &TenantId, events: &[Arc<Event>]) -> Result<Loaded, SourceError> {
         let positions: Vec<i64> = events.iter().filter(|e| e.deferred.is_some()).map(|e| e.position).collect();
-        // Neither semaphore is ever closed. The tenant's comes first, so that a tenant that waits
-        // for itself takes no permit from others.
-        let turn = self.of_tenant(tenant).acquire_owned().await.ok();
+        // Neither semaphore is ever closed. The tenant's comes first, so a tenant that waits for
+        // its own load takes no permit from others.
+        let permit = self.of_tenant(tenant).acquire_owned().await.ok();
         let room = self.room.clone().acquire_owned().await.ok();
         let loading = self.loading.lock().await;
         let mut source = self.sources.lend(&self.borrower).await?;
         let began = Instant::now();
-        let found = find(&mut **source, &positions).await?;
+        let outcome = load(&mut **source, &positions).await?;
         source.give_back();
         drop(loading);
-        let (events, unread) = with_data(events, found);
-        Ok(Loaded::new(events, unread, began.elapsed(), (turn, room)))
+        let (events, unread) = with_data(events, outcome);
+        Ok(Loaded::new(events, unread, began.elapsed(), (permit, room)))
     }
 }
 
@@ -91,25 +91,25 @@ impl LoadEvents for DeferredEvents {
     }
 }
 
-async fn find(source: &mut dyn EventSource, positions: &[i64]) -> Result<Found, SourceError> {
+async fn load(source: &mut dyn EventSource, positions: &[i64]) -> Result<LoadOutcome, SourceError> {
     match source.load(positions, LOAD_BYTES, None).await {
         Err(error) if error.is_about_a_row() => {}
-        bodies => return bodies.map(Found::Bodies),
+        bodies => return bodies.map(LoadOutcome::Bodies),
     }
-    // One of them is at fault. Those before it are read one by one until it comes first.
+    // One row is damaged. The events before it are loaded one by one, until it comes first.
     let first = positions.get(..1).unwrap_or_default();
     match source.load(first, LOAD_BYTES, None).await {
-        Err(error) if error.is_about_a_row() => Ok(Found::Unreadable(error.to_string())),
-        bodies => bodies.map(Found::Bodies),
+        Err(error) if error.is_about_a_row() => Ok(LoadOutcome::Unreadable(error.to_string())),
+        bodies => bodies.map(LoadOutcome::Bodies),
     }
 }
 
-/// The first of these events with their data, up to one whose data was not found; and why not, if
-/// data after the last one found was asked for.
-fn with_data(events: &[Arc<Event>], found: Found) -> (Vec<Arc<Event>>, Option<Reason>) {
-    let (bodies, unreadable) = match found {
-        Found::Bodies(bodies) => (bodies, None),
-        Found::Unreadable(why) => (Vec::new(), Some(why)),
+/// The events with their data, up to the first whose data is missing. If that data cannot be read
+/// at all, also the reason.
+fn with_data(events: &[Arc<Event>], outcome: LoadOutcome) -> (Vec<Arc<Event>>, Option<Reason>) {
+    let (bodies, unreadable) = match outcome {
+        LoadOutcome::Bodies(bodies) => (bodies, None),
+        LoadOutcome::Unreadable(why) => (Vec::new(), Some(why)),
     };
     let mut bodies: HashMap<i64, Body> = bodies.into_iter().map(|body| (body.position, body)).collect();
     let mut ready = Vec::with_capacity(events.len());
@@ -135,8 +135,8 @@ fn with_data(events: &[Arc<Event>], found: Found) -> (Vec<Arc<Event>>, Option<Re
 
 fn too_large(event: &Event, bytes: u64, most: u64) -> Reason {
     let message = format!(
-        "the event `{}` at position {} has {bytes} bytes of data and metadata where {most} are allowed, and was not read; make \
-         it smaller, or allow more with `sandmill migrate --max-event-bytes`, then resume the lane with `sandmill resume`",
+        "the event `{}` at position {} has {bytes} bytes of data and metadata, more than the limit of {most}; make it smaller, \
+         or raise the limit with `sandmill migrate --max-event-bytes`, then resume the lane with `sandmill resume`",
         event.id, event.position
     );
     Reason::new("event-too-large", message)
@@ -177,20 +177,20 @@ mod tests {
     #[test]
     fn events_are_ready_up_to_the_first_without_data() {
         let events = [event(1, false), event(2, true), event(3, false), event(4, true), event(5, false)];
-        let ready = |found: Found| {
-            let (events, unread) = with_data(&events, found);
+        let ready = |outcome: LoadOutcome| {
+            let (events, unread) = with_data(&events, outcome);
             assert!(events.iter().all(|event| event.deferred.is_none()));
             (events.iter().map(|event| event.data.to_string()).collect::<Vec<_>>(), unread)
         };
         let all = vec![body(2, Some("2")), body(4, Some("4"))];
-        assert_eq!(ready(Found::Bodies(all)), (["1", "2", "1", "4", "1"].map(String::from).into(), None));
-        let (some, unread) = ready(Found::Bodies(vec![body(2, Some("2"))]));
+        assert_eq!(ready(LoadOutcome::Bodies(all)), (["1", "2", "1", "4", "1"].map(String::from).into(), None));
+        let (some, unread) = ready(LoadOutcome::Bodies(vec![body(2, Some("2"))]));
         assert_eq!((some, unread), (["1", "2", "1"].map(String::from).into(), None), "the next load begins there");
-        let (some, unread) = ready(Found::Bodies(vec![body(2, Some("2")), body(4, None)]));
+        let (some, unread) = ready(LoadOutcome::Bodies(vec![body(2, Some("2")), body(4, None)]));
         assert_eq!((some.len(), unread.as_ref().map(|reason| &*reason.class)), (3, Some("event-too-large")));
         let message = unread.unwrap().message;
         assert!(message.starts_with("the event `4` at position 4 has 5000000 bytes"), "{message}");
-        let (some, unread) = ready(Found::Unreadable("missing chunk".into()));
+        let (some, unread) = ready(LoadOutcome::Unreadable("missing chunk".into()));
         assert_eq!((some.len(), unread.map(|reason| reason.class)), (1, Some("event-unreadable".to_string())));
     }
 }

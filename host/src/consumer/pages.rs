@@ -1,15 +1,17 @@
-//! Pages of the log, read once for all processors that stand at the same place.
+//! Pages of the log, read once for all processors with the same progress.
 //!
-//! A processor asks for what follows its own progress. Where another one stood there a moment ago, the page is still at hand and both go
-//! on from it to the same next place; where nobody did, it is read. So processors that are level stay level and share every
-//! reading, and one that is behind or ahead needs no special path. Recent pages are kept up to a number of bytes.
+//! A processor asks for the page after its own progress. If another processor had the same progress
+//! a moment ago, that page is still cached and both continue at the same next progress; otherwise
+//! it is read. So processors that are level stay level and share every read, and one that is behind
+//! or ahead needs no special path. Recent pages are kept up to a number of bytes.
 //!
-//! A page is bounded in events and in bytes: where events weighed much lately, fewer are read at once, and large data is left in the
-//! store, from where [`deferred`](super::deferred) loads it for the lane that handles it.
+//! A page is bounded in events and in bytes. After large events, fewer are read at once. Large data
+//! stays in the store, from where the module `deferred` loads it for the lane that handles it.
 //!
-//! A page is not for ever. A crash of the database takes back events that were read already and gives their xids out again, while every
-//! snapshot before looks as it did. So a reader takes only pages whose reading began after it was made: had the database crashed since,
-//! its own session, and its term's, would be dead and nothing of the page could be committed.
+//! A page expires. A crash of the database can undo events that were read already and reuse their
+//! xids, while every earlier snapshot looks unchanged. So a reader accepts only pages whose read
+//! began after the reader was created. If the database had crashed since then, the reader's session
+//! and that of its term would be dead, and nothing of the page could be committed.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +25,6 @@ use std::{
 use tokio::sync::Mutex as AsyncMutex;
 
 use super::{deferred::DeferredEvents, router::Router};
-/// Why a page could not be read.
 pub use crate::source::SourceError;
 use crate::{
     model::{
@@ -32,80 +33,85 @@ use crate::{
         ids::TenantId,
         loading::LoadEvents,
     },
-    source::{Borrower, INLINE_MOST, Lease, Limit, SharedSource, Sources, Wait},
+    source::{Borrower, ConnectionWait, INLINE_MOST, Lease, Limit, SharedSource, SourcePool},
 };
 
-/// Bytes of recent pages kept for others. 16 MiB: two of the largest pages and many ordinary ones, more than level processors are ever apart.
+/// Bytes of recent pages that are kept. 16 MiB: two of the largest pages or many ordinary ones,
+/// more than level processors are ever apart.
 const KEPT_BYTES: usize = 16 << 20;
 
-/// Recent pages of one source. Shared by all its readers.
+/// The recent pages of one source, shared by all its readers.
 pub struct Pages {
-    sources: Arc<Sources>,
+    sources: Arc<SourcePool>,
     size: PageSize,
     recent: Mutex<Recent>,
-    /// Held while a page is read, so that two who need the same one read it once.
+    /// Held while a page is read, so that two readers of one page read it once.
     reading: AsyncMutex<()>,
     deferred: Arc<DeferredEvents>,
 }
 
-/// Tenants whose last events are looked up one by one.
-const TENANTS_APART: usize = 16;
+/// Most tenants whose last events are looked up one by one.
+const SINGLE_TENANTS: usize = 16;
 
-/// The largest event whose property is read to find its lane, bytes. 32 MiB, the most that a store
-/// may allow: fixed, so that no setting moves an event to another lane.
+/// The largest event whose property is read to find its lane, in bytes. 32 MiB, the highest limit
+/// that a store accepts. It is fixed, so no setting can move an event to another lane.
 const ROUTED_BYTES: u64 = 32 << 20;
 
-/// What an event is taken to weigh before any was read, bytes.
+/// The assumed weight of an event before any was read, in bytes.
 const FIRST_WEIGHT: usize = 4 << 10;
 
-/// How many times as many events as usual a page may have.
+/// The size of a page, as a multiple of the usual number of events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Times(usize);
+pub struct PageScale(usize);
 
-impl Times {
+impl PageScale {
     /// For a reader that is level.
-    pub const LEVEL: Times = Times(1);
-    /// For a reader that is behind: nobody waits for those events live, and the more of them are handled together, the less often their documents are written.
-    pub const BEHIND: Times = Times(4);
-    /// The most, for a reader that is behind with very many lanes: where each has few events of a page, calls cost more than what is done in them.
-    const MOST: Times = Times(32);
-    /// Fewer events for each lane ask for a page with so many, more than four times as many let pages become smaller again.
-    const FEW: usize = 16;
+    pub const LEVEL: PageScale = PageScale(1);
+    /// For a reader that is behind. Its events are not awaited live, and the more of them are
+    /// handled together, the less often their documents are written.
+    pub const BEHIND: PageScale = PageScale(4);
+    /// The largest, for a reader that is behind with very many lanes: if each lane has few events
+    /// of a page, the overhead of calls exceeds the work in them.
+    const MOST: PageScale = PageScale(32);
+    /// Target of events for each lane. Pages grow to reach it, and shrink above four times as many.
+    const EVENTS_PER_LANE: usize = 16;
 
-    /// For the page after one in which so many lanes had so many events, by a reader that is behind.
-    pub fn after(self, events: usize, lanes: usize) -> Times {
-        let times = match events {
-            few if few < lanes * Self::FEW => self.0 * (lanes * Self::FEW).div_ceil(few.max(1)),
-            many if many > lanes * Self::FEW * 4 => self.0 / 2,
+    /// The scale of the next page for a reader that is behind, after one with this many events of
+    /// this many lanes.
+    pub fn after(self, events: usize, lanes: usize) -> PageScale {
+        let scale = match events {
+            few if few < lanes * Self::EVENTS_PER_LANE => self.0 * (lanes * Self::EVENTS_PER_LANE).div_ceil(few.max(1)),
+            many if many > lanes * Self::EVENTS_PER_LANE * 4 => self.0 / 2,
             _ => self.0,
         };
-        Times(times.clamp(Self::BEHIND.0, Self::MOST.0))
+        PageScale(scale.clamp(Self::BEHIND.0, Self::MOST.0))
     }
 
-    /// How many ordinary pages one of these weighs.
+    /// The weight of such a page, in ordinary pages.
     pub fn weight(self) -> usize {
         (self.0 / Self::BEHIND.0).max(1)
     }
 }
 
-/// How many events are read at once.
+/// The number of events to read at once, from the bounds of a page and the recent weight of events.
 struct PageSize {
     events: usize,
     bytes: usize,
-    /// What an event weighed lately, bytes.
+    /// The recent weight of an event, in bytes.
     weight: AtomicUsize,
 }
 
 impl PageSize {
-    fn limit(&self, times: Times) -> Limit {
-        let (events, bytes) = (self.events.max(1) * times.0, self.bytes * times.weight());
+    fn limit(&self, scale: PageScale) -> Limit {
+        let (events, bytes) = (self.events.max(1) * scale.0, self.bytes * scale.weight());
         Limit { events: (bytes / self.weight.load(Relaxed).max(1)).clamp(1, events), bytes }
     }
 
-    /// Larger events count at once, smaller ones by three quarters: too short a page costs time, too long a one memory.
+    /// Updates the recent weight. Larger events count at once, smaller ones by three quarters: a
+    /// page that is too short costs time, one that is too long costs memory.
     fn learn(&self, events: &[Arc<Event>]) {
-        // A deferred event is only known to be larger than the bound, so the next page gets a
-        // higher one.
+        // A deferred event is only known to be larger than the bound, so the bound of the next page
+        // is higher.
         let weight = |event: &Arc<Event>| {
             let deferred = event.deferred.as_ref().map_or(0, |deferred| (deferred.larger_than * 2).min(INLINE_MOST));
             event.weight() + deferred
@@ -120,7 +126,7 @@ impl PageSize {
 
 #[derive(Default)]
 struct Recent {
-    /// Each with the time at which its reading began.
+    /// Each with the time at which its read began.
     pages: VecDeque<(Instant, Arc<Page>)>,
     bytes: usize,
     /// The last page without events.
@@ -133,8 +139,8 @@ impl Recent {
         latest_first.find(|(read, page)| *read >= read_since && page.from == *from).map(|(_, page)| page.clone())
     }
 
-    /// The last empty page, if it was read after the reader asked. It shows only how far the
-    /// snapshot had moved by then, so a reader that asks later needs a new one.
+    /// The last empty page, if its read began after the reader asked. An empty page only shows how
+    /// far the snapshot had moved by then, so a reader that asks later needs a new one.
     fn find_empty(&self, from: &Progress, asked: Instant) -> Option<Arc<Page>> {
         let (read, page) = self.empty.as_ref()?;
         (*read >= asked && page.from == *from).then(|| page.clone())
@@ -155,33 +161,33 @@ impl Recent {
 }
 
 impl Pages {
-    /// Pages of at most `events` events and of about `bytes` bytes.
-    pub fn new(sources: Arc<Sources>, events: usize, bytes: usize) -> Arc<Self> {
+    /// Pages of at most `events` events and about `bytes` bytes.
+    pub fn new(sources: Arc<SourcePool>, events: usize, bytes: usize) -> Arc<Self> {
         let size = PageSize { events, bytes, weight: AtomicUsize::new(FIRST_WEIGHT) };
         let deferred = Arc::new(DeferredEvents::new(sources.clone()));
         Arc::new(Pages { sources, size, recent: Mutex::default(), reading: AsyncMutex::default(), deferred })
     }
 
-    /// What loads the data of large events, for all lanes of the host.
+    /// The loader of large events' data, for all lanes of the host.
     pub fn deferred(&self) -> Arc<dyn LoadEvents> {
         self.deferred.clone()
     }
 
-    /// A reader, which borrows a session whenever it has something to read. What it reads may be
-    /// committed on sessions that were opened before the reader was made.
+    /// A reader, which borrows a session for each read. Sessions that were opened before the reader
+    /// was created may commit the events that it returns.
     pub fn reader(self: &Arc<Self>, borrower: Borrower) -> Reader {
-        Reader { pages: self.clone(), borrower, made: Instant::now() }
+        Reader { pages: self.clone(), borrower, created: Instant::now() }
     }
 
-    /// Processors that have waited for a session for this long or longer.
-    pub fn waits(&self, least: Duration) -> Vec<Wait> {
+    /// The processors that have waited for a session for at least this time.
+    pub fn waits(&self, least: Duration) -> Vec<ConnectionWait> {
         self.sources.waits(least)
     }
 
     /// A page that another reader has read while this one waited.
-    fn found_meanwhile(&self, after: &Progress, made: Instant, asked: Instant) -> Option<Arc<Page>> {
+    fn read_meanwhile(&self, after: &Progress, created: Instant, asked: Instant) -> Option<Arc<Page>> {
         let recent = self.recent();
-        recent.find(after, made).or_else(|| recent.find_empty(after, asked))
+        recent.find(after, created).or_else(|| recent.find_empty(after, asked))
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
@@ -189,11 +195,11 @@ impl Pages {
     }
 }
 
-/// One processor's way to the log.
+/// One processor's access to the log.
 pub struct Reader {
     pages: Arc<Pages>,
     borrower: Borrower,
-    made: Instant,
+    created: Instant,
 }
 
 type Source = Lease<SharedSource>;
@@ -203,19 +209,19 @@ impl Reader {
         self.pages.sources.lend(&self.borrower).await
     }
 
-    /// The page that follows `after`, of so many times the usual events.
-    pub async fn page(&mut self, after: &Progress, times: Times) -> Result<Arc<Page>, SourceError> {
+    /// The page that follows `after`, of this scale.
+    pub async fn page(&mut self, after: &Progress, scale: PageScale) -> Result<Arc<Page>, SourceError> {
         let (pages, asked) = (&self.pages, Instant::now());
-        if let Some(page) = pages.recent().find(after, self.made) {
+        if let Some(page) = pages.recent().find(after, self.created) {
             return Ok(page);
         }
         let _reading = pages.reading.lock().await;
-        if let Some(page) = pages.found_meanwhile(after, self.made, asked) {
+        if let Some(page) = pages.read_meanwhile(after, self.created, asked) {
             return Ok(page);
         }
         let mut source = self.source().await?;
         let began = Instant::now();
-        let page = Arc::new(source.page(after, pages.size.limit(times)).await?);
+        let page = Arc::new(source.page(after, pages.size.limit(scale)).await?);
         source.give_back();
         pages.size.learn(&page.events);
         pages.recent().keep(began, page.clone(), KEPT_BYTES);
@@ -230,8 +236,9 @@ impl Reader {
         Ok(head)
     }
 
-    /// The last events up to a position, in the log's order: of some types or of all. Of few tenants each is looked up, with many there may be others' among them. At most
-    /// `limit`, and no more than an ordinary page.
+    /// The last events up to a position, in the log's order: at most `limit`, and at most an
+    /// ordinary page. Of some types, or of all. With up to 16 `tenants` only theirs; with more, or
+    /// none, the events of all tenants.
     pub async fn last(
         &mut self,
         tenants: Option<&[TenantId]>,
@@ -239,9 +246,9 @@ impl Reader {
         up_to: i64,
         limit: usize,
     ) -> Result<Vec<Arc<Event>>, SourceError> {
-        let most = self.pages.size.limit(Times::LEVEL);
+        let most = self.pages.size.limit(PageScale::LEVEL);
         let limit = Limit { events: limit.min(most.events), ..most };
-        let few = tenants.filter(|tenants| tenants.len() <= TENANTS_APART);
+        let few = tenants.filter(|tenants| tenants.len() <= SINGLE_TENANTS);
         let mut source = self.source().await?;
         let Some(tenants) = few else {
             let events = source.last(None, types, up_to, limit).await?;
@@ -250,7 +257,7 @@ impl Reader {
         };
         let mut events = Vec::new();
         for tenant in tenants {
-            let part = |whole: usize| whole.div_ceil(tenants.len());
+            let part = |total: usize| total.div_ceil(tenants.len());
             let limit = Limit { events: part(limit.events), bytes: part(limit.bytes) };
             events.extend(source.last(Some(tenant), types, up_to, limit).await?);
         }
@@ -260,7 +267,8 @@ impl Reader {
         Ok(events)
     }
 
-    /// How many events follow a progress, of a tenant or of all; at most `limit` are counted.
+    /// The number of events that follow a progress, of one tenant or of all; at most `limit` are
+    /// counted.
     pub async fn lag(
         &mut self,
         tenant: Option<&TenantId>,
@@ -273,14 +281,15 @@ impl Reader {
         Ok(lag)
     }
 
-    /// One tenant's part of a difference, at most a page of it; whether anything may be left.
+    /// One tenant's events in a difference: at most `limit`, and at most an ordinary page. Also
+    /// whether there may be more.
     pub async fn tenant_page(
         &mut self,
         tenant: &TenantId,
         difference: &Difference,
         limit: usize,
     ) -> Result<(Vec<Arc<Event>>, bool), SourceError> {
-        let most = self.pages.size.limit(Times::LEVEL);
+        let most = self.pages.size.limit(PageScale::LEVEL);
         let limit = Limit { events: limit.min(most.events).max(1), ..most };
         let mut source = self.source().await?;
         let page = source.tenant_page(tenant, difference, limit).await?;
@@ -289,15 +298,15 @@ impl Reader {
         Ok((page.events, page.more))
     }
 
-    /// Finds the lanes of deferred events if a property of their data decides: reads them one by
-    /// one and keeps only the keys. An event that is too large for that counts as one whose key
-    /// cannot be read.
+    /// Finds the partition keys of deferred events if a property of their data decides their lane.
+    /// Reads them one by one and keeps only the keys. The key of an event that is too large for
+    /// that counts as unreadable.
     pub async fn route_deferred(&mut self, router: &Router, events: &[Arc<Event>]) -> Result<(), SourceError> {
         let Some(pointer) = router.pointer() else { return Ok(()) };
         let mut source = None;
         for event in events {
             let Some(deferred) =
-                event.deferred.as_ref().filter(|one| router.takes(event) && one.key(pointer).is_none())
+                event.deferred.as_ref().filter(|deferred| router.takes(event) && deferred.key(pointer).is_none())
             else {
                 continue;
             };
@@ -305,12 +314,12 @@ impl Reader {
                 Some(source) => source,
                 none => none.insert(self.source().await?),
             };
-            let found = match source.load(&[event.position], usize::MAX, Some(ROUTED_BYTES)).await {
+            let body = match source.load(&[event.position], usize::MAX, Some(ROUTED_BYTES)).await {
                 Err(error) if error.is_about_a_row() => Err(error.to_string()),
                 Err(error) => return Err(error),
                 Ok(bodies) => bodies.into_iter().next().ok_or(SourceError::Gone(event.position)).map(Ok)?,
             };
-            let key = match found.map(|body| (body.bytes, body.texts)) {
+            let key = match body.map(|body| (body.bytes, body.texts)) {
                 Ok((_, Some((data, _)))) => router.key(&data),
                 Ok((bytes, None)) => Some(Err(too_large(bytes).into())),
                 Err(why) => Some(Err(why.into())),
@@ -327,7 +336,7 @@ impl Reader {
 }
 
 fn too_large(bytes: u64) -> String {
-    format!("it has {bytes} bytes, and at most {ROUTED_BYTES} are read to find a lane")
+    format!("it has {bytes} bytes, more than the {ROUTED_BYTES} that are read to find a lane")
 }
 
 #[cfg(test)]
@@ -351,50 +360,53 @@ mod tests {
     }
 
     #[test]
-    fn large_events_make_short_pages_at_once_and_small_ones_long_pages_again() {
+    fn pages_shrink_at_once_after_large_events_and_grow_again_after_small_ones() {
         let size = PageSize { events: 5_000, bytes: 8 << 20, weight: AtomicUsize::new(FIRST_WEIGHT) };
-        let limit = |times| size.limit(times).events;
-        assert_eq!(limit(Times::LEVEL), 2_048);
+        let limit = |scale| size.limit(scale).events;
+        assert_eq!(limit(PageScale::LEVEL), 2_048);
         size.learn(&events(100, 300));
         assert!(
-            (4_000..5_000).contains(&limit(Times::LEVEL)) || limit(Times::LEVEL) == 5_000,
+            (4_000..5_000).contains(&limit(PageScale::LEVEL)) || limit(PageScale::LEVEL) == 5_000,
             "{}",
-            limit(Times::LEVEL)
+            limit(PageScale::LEVEL)
         );
         size.learn(&events(10, 1 << 20));
-        assert_eq!((limit(Times::LEVEL), limit(Times::BEHIND)), (7, 7));
+        assert_eq!((limit(PageScale::LEVEL), limit(PageScale::BEHIND)), (7, 7));
         size.learn(&[]);
-        assert_eq!(limit(Times::LEVEL), 7);
+        assert_eq!(limit(PageScale::LEVEL), 7);
         for _ in 0..40 {
             size.learn(&events(100, 300));
         }
-        assert_eq!(limit(Times::LEVEL), 5_000);
-        assert!((12_000..20_000).contains(&limit(Times::BEHIND)), "{}", limit(Times::BEHIND));
+        assert_eq!(limit(PageScale::LEVEL), 5_000);
+        assert!((12_000..20_000).contains(&limit(PageScale::BEHIND)), "{}", limit(PageScale::BEHIND));
     }
 
     #[test]
-    fn an_empty_page_serves_those_that_asked_before_it_was_read() {
+    fn an_empty_page_serves_only_readers_that_asked_before_it_was_read() {
         let progress = |snapshot: &str| Progress::at(snapshot.parse().unwrap());
         let (from, to) = (progress("5:5:"), progress("7:7:"));
         let asked = Instant::now();
         let read = asked + Duration::from_millis(1);
         let mut recent = Recent::default();
         recent.keep(read, Arc::new(Page { from: from.clone(), to: to.clone(), events: Vec::new() }), KEPT_BYTES);
-        assert_eq!(recent.find(&from, asked).map(|_| ()), None, "it is no page to go on from at any time");
+        assert_eq!(recent.find(&from, asked).map(|_| ()), None, "an empty page is not kept as a recent one");
         assert_eq!(recent.find_empty(&from, asked).map(|page| page.to.clone()), Some(to.clone()));
-        assert!(recent.find_empty(&from, read + Duration::from_millis(1)).is_none(), "the log may have more by then");
-        assert!(recent.find_empty(&to, asked).is_none(), "it follows another place");
+        assert!(
+            recent.find_empty(&from, read + Duration::from_millis(1)).is_none(),
+            "the log may have more events by then"
+        );
+        assert!(recent.find_empty(&to, asked).is_none(), "it follows another progress");
     }
 
     #[test]
-    fn many_lanes_with_few_events_each_make_larger_pages() {
-        assert_eq!(Times::BEHIND.after(20_000, 5_000), Times(16));
-        let times = Times::BEHIND.after(20_000, 9_000);
-        assert_eq!((times, times.weight()), (Times(32), 8));
-        assert_eq!(times.after(100_000, 10_000), Times::MOST);
-        assert_eq!(times.after(80_000, 3_000), times, "neither few nor many");
-        assert_eq!(times.after(80_000, 100), Times(16));
-        assert_eq!(Times::LEVEL.after(20_000, 100), Times::BEHIND);
-        assert_eq!(Times::BEHIND.after(0, 0), Times::BEHIND);
+    fn pages_grow_if_many_lanes_have_few_events_each() {
+        assert_eq!(PageScale::BEHIND.after(20_000, 5_000), PageScale(16));
+        let scale = PageScale::BEHIND.after(20_000, 9_000);
+        assert_eq!((scale, scale.weight()), (PageScale(32), 8));
+        assert_eq!(scale.after(100_000, 10_000), PageScale::MOST);
+        assert_eq!(scale.after(80_000, 3_000), scale, "neither few nor many");
+        assert_eq!(scale.after(80_000, 100), PageScale(16));
+        assert_eq!(PageScale::LEVEL.after(20_000, 100), PageScale::BEHIND);
+        assert_eq!(PageScale::BEHIND.after(0, 0), PageScale::BEHIND);
     }
 }

@@ -1,4 +1,4 @@
-//! Which lanes a page concerns: pure.
+//! Routing of events to lanes: pure.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -9,30 +9,30 @@ use crate::model::{
     partition_key::Pointer,
 };
 
-/// The lane of a tenant's events whose partition key cannot be read. It stops at the first of them ([`Router::unreadable`]), so that
-/// none is handled out of order with events that have its key.
+/// The lane of a tenant's events whose partition key cannot be read. It stops at the first of them
+/// ([`Router::unreadable`]), so none is handled out of order with the events of its real key.
 const UNREADABLE: &str = "(unreadable)";
 
-/// What a processor subscribes to, ready to be asked for each event.
+/// A processor's subscription and partitioning, prepared for a quick look at each event.
 #[derive(Clone)]
 pub struct Router {
-    /// None takes every type.
+    /// Sorted; none means every type.
     event_types: Option<Arc<[Box<str>]>>,
-    /// None takes everybody's.
+    /// Sorted; none means all tenants.
     tenants: Option<Arc<[TenantId]>>,
-    lanes: Lanes,
+    partitioning: Partitioning,
 }
 
-/// How events are partitioned, ready to be asked for each event.
+/// The rule that gives an event its lane.
 #[derive(Clone)]
-enum Lanes {
+enum Partitioning {
     Tenant,
     Stream,
-    Property { pointer: Pointer, spelled: Arc<str> },
+    Property { pointer: Pointer, text: Arc<str> },
 }
 
 impl Router {
-    /// The subscription of a descriptor.
+    /// A router for the subscription in a descriptor.
     pub fn new(descriptor: &Descriptor) -> Self {
         let mut event_types: Option<Vec<Box<str>>> =
             descriptor.event_types.as_ref().map(|types| types.iter().map(|t| t.as_str().into()).collect());
@@ -46,11 +46,11 @@ impl Router {
         Router {
             event_types: event_types.map(Into::into),
             tenants: tenants.map(Into::into),
-            lanes: match &descriptor.partition_by {
-                PartitionBy::Tenant => Lanes::Tenant,
-                PartitionBy::EventStream => Lanes::Stream,
+            partitioning: match &descriptor.partition_by {
+                PartitionBy::Tenant => Partitioning::Tenant,
+                PartitionBy::EventStream => Partitioning::Stream,
                 PartitionBy::DataProperty(pointer) => {
-                    Lanes::Property { pointer: Pointer::parse(pointer), spelled: pointer.as_str().into() }
+                    Partitioning::Property { pointer: Pointer::parse(pointer), text: pointer.as_str().into() }
                 }
             },
         }
@@ -67,69 +67,72 @@ impl Router {
         }
     }
 
-    /// The pointer to the property that decides the lane, if one does. The keys of deferred events
-    /// are remembered under it.
+    /// The pointer to the property that decides the lane, if one does. Deferred events store their
+    /// keys under it.
     pub(super) fn pointer(&self) -> Option<&str> {
-        match &self.lanes {
-            Lanes::Property { spelled, .. } => Some(spelled),
-            Lanes::Tenant | Lanes::Stream => None,
+        match &self.partitioning {
+            Partitioning::Property { text, .. } => Some(text),
+            Partitioning::Tenant | Partitioning::Stream => None,
         }
     }
 
-    /// The partition key in this data, if a property decides the lane, or why it cannot be read.
+    /// The partition key in this data, or why it cannot be read; none if no property decides the
+    /// lane.
     pub(super) fn key(&self, data: &str) -> Option<Result<Arc<str>, Arc<str>>> {
-        let Lanes::Property { pointer, .. } = &self.lanes else { return None };
+        let Partitioning::Property { pointer, .. } = &self.partitioning else { return None };
         let key = pointer.key(data);
         Some(key.map(|key| (*key).into()).map_err(|why| why.to_string().into()))
     }
 
-    /// The lane of an event. If a property decides it, deferred events must have been
-    /// [read](super::pages::Reader::route_deferred) before.
+    /// The lane of an event. If a property decides it, the keys of deferred events must have been
+    /// [found](super::pages::Reader::route_deferred) before.
     pub fn lane(&self, event: &Event) -> LaneKey {
-        let key: Arc<str> = match &self.lanes {
-            Lanes::Tenant => event.tenant.as_shared(),
-            Lanes::Stream => (*event.stream).into(),
-            Lanes::Property { pointer, spelled } => match &event.deferred {
+        let key: Arc<str> = match &self.partitioning {
+            Partitioning::Tenant => event.tenant.as_shared(),
+            Partitioning::Stream => (*event.stream).into(),
+            Partitioning::Property { pointer, text } => match &event.deferred {
                 None => pointer.key(&event.data).map_or(UNREADABLE.into(), |key| (*key).into()),
-                Some(deferred) => deferred.key(spelled).and_then(Result::ok).unwrap_or(UNREADABLE.into()),
+                Some(deferred) => deferred.key(text).and_then(Result::ok).unwrap_or(UNREADABLE.into()),
             },
         };
         LaneKey { tenant: event.tenant.clone(), key }
     }
 
-    /// The first of a lane's events whose partition key cannot be read, with the reason. The lane may not pass it.
+    /// The first of a lane's events whose partition key cannot be read, with the reason. The lane
+    /// must stop there.
     pub fn unreadable(&self, lane: &LaneKey, events: &[Arc<Event>]) -> Option<(usize, Reason)> {
-        let Lanes::Property { pointer, spelled } = &self.lanes else { return None };
+        let Partitioning::Property { pointer, text } = &self.partitioning else { return None };
         if *lane.key != *UNREADABLE {
             return None;
         }
         let why = |event: &Event| match &event.deferred {
             None => pointer.key(&event.data).err().map(|why| why.to_string()),
-            Some(deferred) => match deferred.key(spelled) {
+            Some(deferred) => match deferred.key(text) {
                 Some(key) => key.err().map(|why| why.to_string()),
                 None => Some("it was not read".into()),
             },
         };
         let (index, why) = events.iter().enumerate().find_map(|(index, event)| Some((index, why(event)?)))?;
         let message = format!(
-            "the data of event `{}` cannot be read, so its lane is unknown (data-property `{spelled}`): {why}; delete it and append a correct one, \
+            "the data of event `{}` cannot be read, so its lane is unknown (data-property `{text}`): {why}; delete it and append a correct one, \
              then `sandmill resume`",
             events[index].id
         );
         Some((index, Reason::new("unreadable-data", message)))
     }
 
-    /// The events of a page by lane, each lane's in the page's order; lanes in the order of their first event.
+    /// The events of a page by lane, each lane's in the page's order; lanes in the order of their
+    /// first event.
     pub fn route(&self, events: &[Arc<Event>]) -> Vec<(LaneKey, Vec<Arc<Event>>)> {
         let mut lanes: Vec<(LaneKey, Vec<Arc<Event>>)> = Vec::new();
         let mut index: HashMap<LaneKey, usize> = HashMap::new();
-        // Where a tenant is a lane, its neighbour in the log often is the same one.
+        // If a lane is a tenant, consecutive events often belong to the same one.
         let mut last: Option<(TenantId, usize)> = None;
         for event in events {
             if !self.takes(event) {
                 continue;
             }
-            if let (Lanes::Tenant, Some((tenant, at))) = (&self.lanes, &last)
+            if let (Partitioning::Tenant, Some((tenant, at))) = (&self.partitioning, &last)
                 && *tenant == event.tenant
             {
                 lanes[*at].1.push(event.clone());
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn lanes_keep_the_order_of_the_page() {
+    fn events_of_a_lane_keep_the_order_of_the_page() {
         let page = [
             event(1, "a", "s1", "X", r#"{"c":{"id":"k"}}"#),
             event(2, "b", "s1", "Y", r#"{"c":{"id":7}}"#),
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn events_of_one_property_stay_in_one_lane_whatever_else_they_hold() {
+    fn events_with_one_partition_key_share_a_lane_even_with_huge_numbers_beside_it() {
         let page = [
             event(1, "a", "s", "X", r#"{"door":"north"}"#),
             event(2, "a", "s", "X", r#"{"door":"north","reading":1e400}"#),
@@ -215,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_whose_key_cannot_be_read_stops_a_lane_of_its_own() {
+    fn an_event_with_an_unreadable_key_stops_only_the_lane_of_such_events() {
         let page = [
             event(1, "a", "s", "X", r#"{"door":"north"}"#),
             event(2, "a", "s", "X", r#"{"door":"(unreadable)"}"#),
@@ -240,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn others_tenants_events_are_passed_over() {
+    fn events_of_other_tenants_are_not_taken() {
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let tenants = ["globex", "acme"].map(|name| TenantId::parse(name).unwrap());
         let router = Router::new(&Descriptor { tenants: Some(tenants.into()), ..descriptor });

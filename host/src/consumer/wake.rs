@@ -1,8 +1,9 @@
-//! Noticing commits: the snapshot is read again and again, often while it changes and rarely while it does not.
+//! A poller of the database's snapshot, which wakes processors when it changed.
 //!
-//! The whole text of the snapshot is compared, since a transaction older than others leaves its bounds as they are when it commits.
-//! A wake-up carries no data and may be one too many; it is never one too few. Losing the connection is healed here, by connecting
-//! again, and counts as a wake-up.
+//! It polls often while the snapshot changes and rarely while it does not. It compares the whole
+//! text, because the commit of a transaction older than others does not move the snapshot's bounds.
+//! A wake-up carries no data. Some are spurious; none is missing. A lost connection is opened
+//! again, which also counts as a wake-up.
 
 use std::{
     sync::Arc,
@@ -17,18 +18,19 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Between two looks while something changes. 1 ms adds that much to the latency of an append and costs some 3 % of one core.
+/// Time between two polls while the snapshot changes. Default 1 ms: it adds that much to the
+/// latency of an append, and costs some 3 % of one core.
 const BUSY: Duration = Duration::from_millis(1);
-/// How long nothing must change before looks become rarer.
+/// Time without a change after which polls become rarer.
 const SILENCE: Duration = Duration::from_secs(1);
-/// Between two looks in the longest silence.
+/// Longest time between two polls.
 const IDLE_MAX: Duration = Duration::from_millis(100);
-/// Between two looks in silence while transactions are running that may commit any moment.
+/// Longest time between two polls while transactions are running, which may commit at any moment.
 const EXPECTING_MAX: Duration = Duration::from_millis(10);
-/// Between two attempts to connect.
+/// Time between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(250);
 
-/// How long to wait before the next look: pure.
+/// The time before the next poll: pure.
 fn pause(silence: Duration, previous: Duration, transactions_running: bool) -> Duration {
     if silence < SILENCE {
         return BUSY;
@@ -37,53 +39,53 @@ fn pause(silence: Duration, previous: Duration, transactions_running: bool) -> D
     (previous * 2).clamp(BUSY, max)
 }
 
-/// Tells that the log may have grown.
+/// A receiver of wake-ups: the log may have grown.
 #[derive(Clone)]
 pub struct Wakeups {
-    looks: watch::Receiver<u64>,
+    changes: watch::Receiver<u64>,
 }
 
 impl Wakeups {
-    /// Waits until something committed since this receiver last waited. Cancel safe.
+    /// Waits for a change since this receiver's last wait. Cancel safe.
     pub async fn next(&mut self) {
-        if self.looks.changed().await.is_err() {
-            // The looker has ended, which happens only while everything stops.
+        if self.changes.changed().await.is_err() {
+            // The poller has ended, which happens only while the host stops.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Looks at the head of one source.
+/// The poller of one source's head.
 pub struct Wake {
     source: Arc<dyn OpenSource>,
-    tell: watch::Sender<u64>,
+    changes: watch::Sender<u64>,
 }
 
 impl Wake {
-    /// A looker, and what it tells.
+    /// A poller and a receiver of its wake-ups.
     pub fn new(source: Arc<dyn OpenSource>) -> (Self, Wakeups) {
-        let (tell, looks) = watch::channel(0);
-        (Wake { source, tell }, Wakeups { looks })
+        let (sender, receiver) = watch::channel(0);
+        (Wake { source, changes: sender }, Wakeups { changes: receiver })
     }
 
-    /// Looks until told to stop.
+    /// Polls until `stop`.
     pub async fn run(self, mut stop: Stop) -> anyhow::Result<()> {
-        let looking = async {
+        let polling = async {
             loop {
-                let Err(error) = self.look().await;
-                tracing::warn!(%error, "lost sight of the log's head; connecting again");
+                let Err(error) = self.poll().await;
+                tracing::warn!(%error, "cannot read new events; reconnecting");
                 tokio::time::sleep(RECONNECT).await;
-                // Whoever waits should notice the loss on its own connection too.
-                self.tell.send_modify(|looks| *looks += 1);
+                // Processors should notice the loss on their own connections too.
+                self.changes.send_modify(|changes| *changes += 1);
             }
         };
         tokio::select! {
             () = stop.drain() => Ok(()),
-            () = looking => Ok(()),
+            () = polling => Ok(()),
         }
     }
 
-    async fn look(&self) -> Result<std::convert::Infallible, SourceError> {
+    async fn poll(&self) -> Result<std::convert::Infallible, SourceError> {
         let mut source = self.source.open("wake").await?;
         let mut seen: Option<Snapshot> = None;
         let mut changed_at = Instant::now();
@@ -92,7 +94,7 @@ impl Wake {
             let head = source.head().await?;
             if seen.as_ref() != Some(&head) {
                 changed_at = Instant::now();
-                self.tell.send_modify(|looks| *looks += 1);
+                self.changes.send_modify(|changes| *changes += 1);
             }
             wait = pause(changed_at.elapsed(), wait, head.has_in_progress());
             seen = Some(head);
@@ -106,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn looks_become_rare_only_after_a_second_of_silence() {
+    fn polls_become_rarer_only_after_a_second_without_changes() {
         let ms = Duration::from_millis;
         assert_eq!(pause(ms(0), ms(100), false), BUSY);
         assert_eq!(pause(ms(999), ms(1), false), BUSY);

@@ -41,7 +41,7 @@ use super::{
 };
 use crate::{
     consumer::{
-        pages::{Reader, SourceError, Times},
+        pages::{PageScale, Reader, SourceError},
         router::Router,
         wake::Wakeups,
     },
@@ -178,7 +178,7 @@ pub(super) struct Engine<'a> {
     /// Whether the events of the last page are too old for somebody to wait for them.
     late: bool,
     /// The size of pages while it is behind.
-    times: Times,
+    scale: PageScale,
     passed_since: Option<Instant>,
     looked_at_rows: Instant,
     /// Whether operators may have decided something since.
@@ -253,7 +253,7 @@ impl<'a> Engine<'a> {
             news: true,
             behind: false,
             late: false,
-            times: Times::BEHIND,
+            scale: PageScale::BEHIND,
             passed_since: None,
             looked_at_rows: Instant::now(),
             look: true,
@@ -471,9 +471,9 @@ impl<'a> Engine<'a> {
         let may = self.news && hold.is_none();
         self.held.note(hold, Instant::now());
         let ahead = self.pressure.pages_ahead(self.config.pages_ahead);
-        let times = if self.behind { self.times } else { Times::LEVEL };
+        let scale = if self.behind { self.scale } else { PageScale::LEVEL };
         // A large page counts as several, but one may always be handled while another is read.
-        let room = self.in_flight.pages_open() < (ahead / times.weight()).max(ahead.min(2));
+        let room = self.in_flight.pages_open() < (ahead / scale.weight()).max(ahead.min(2));
         if !may || !room {
             return;
         }
@@ -494,7 +494,7 @@ impl<'a> Engine<'a> {
         let router = self.router.clone();
         self.page = Some(Box::pin(async move {
             let began = Instant::now();
-            let ahead = read::ahead(&mut reader, &after, times, &router, shed_after).await;
+            let ahead = read::ahead(&mut reader, &after, scale, &router, shed_after).await;
             failpoint::hit("page.read");
             (reader, began.elapsed(), ahead)
         }));
@@ -556,7 +556,7 @@ impl<'a> Engine<'a> {
             let (events, ms) = (page.events.len(), took.as_millis() as u64);
             tracing::debug!(processor = %self.id, events, lanes = lanes.len(), ms, "read a page");
         }
-        self.times = if self.behind { self.times.after(page.events.len(), lanes.len()) } else { Times::BEHIND };
+        self.scale = if self.behind { self.scale.after(page.events.len(), lanes.len()) } else { PageScale::BEHIND };
         let (scheduler, behind_since) = (&self.runner.scheduler, &self.behind_since);
         self.in_flight.dispatch(page, lanes, |lane| {
             behind_since.get(lane).is_some_and(|since| since.elapsed() >= OVER_ITS_SHARE)

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use super::{gather::Found, in_flight::Reading};
 use crate::{
     consumer::{
-        pages::{Reader, SourceError, Times},
+        pages::{PageScale, Reader, SourceError},
         router::Router,
     },
     failpoint,
@@ -59,7 +59,7 @@ pub(super) async fn to_head(reader: &mut Reader, from: &Progress, router: &Route
     let mut events: BTreeMap<LaneKey, usize> = BTreeMap::new();
     while !at.seen().covers(&head) && events.len() < LANES_AT_ONCE {
         let after = if at.is_boundary() { Progress::entering(at.seen().clone(), head.clone()) } else { at };
-        let page = reader.page(&after, Times::BEHIND).await?;
+        let page = reader.page(&after, PageScale::BEHIND).await?;
         reader.route_deferred(router, &page.events).await?;
         for (lane, of_lane) in router.route(&page.events) {
             *events.entry(lane).or_default() += of_lane.len();

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::{
     consumer::{
-        pages::{Reader, SourceError, Times},
+        pages::{PageScale, Reader, SourceError},
         router::Router,
     },
     model::{
@@ -38,7 +38,7 @@ pub(super) type ReadingResult = (Reader, Reading, Result<(Found, Option<Shed>), 
 pub(super) async fn ahead(
     reader: &mut Reader,
     after: &Progress,
-    times: Times,
+    scale: PageScale,
     router: &Router,
     shed_after: Option<usize>,
 ) -> Result<Ahead, SourceError> {
@@ -47,7 +47,7 @@ pub(super) async fn ahead(
     {
         return Ok(Ahead::Shed(shed::to_head(reader, after, router).await?));
     }
-    let page = reader.page(after, times).await?;
+    let page = reader.page(after, scale).await?;
     reader.route_deferred(router, &page.events).await?;
     Ok(Ahead::Page(page))
 }
