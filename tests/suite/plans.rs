@@ -52,15 +52,17 @@ impl Case {
     }
 
     fn lag(from: &str, last: i64, limit: i64, reads: i64) -> Case {
-        let params = format!("'{from}', '{from}', {last}, {limit}");
+        let params = format!("array['{from}'], array['{from}'], array[{last}], {limit}");
         let (name, sql) = ("lag", statement!("lag"));
-        Case { name, sql, types: "text, text, bigint, bigint", params, index: "events_xid_position", reads }
+        Case { name, sql, types: "text[], text[], bigint[], bigint", params, index: "events_xid_position", reads }
     }
 
     fn tenant_lag(from: &str, tenant: &str, limit: i64, reads: i64) -> Case {
-        let params = format!("'{from}', '{from}', {}, '{tenant}', {limit}", i64::MIN);
+        let progress = format!("array['{from}'], array['{from}'], array[{}]", i64::MIN);
+        let params = format!("array['{tenant}'], array[1], {progress}, {limit}");
         let (name, sql) = ("tenant_lag", statement!("tenant_lag"));
-        Case { name, sql, types: "text, text, bigint, text, bigint", params, index: "events_tenant_xid", reads }
+        let types = "text[], bigint[], text[], text[], bigint[], bigint";
+        Case { name, sql, types, params, index: "events_tenant_xid", reads }
     }
 
     fn last(up_to: i64, limit: i64, reads: i64) -> Case {

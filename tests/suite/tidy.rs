@@ -198,6 +198,45 @@ fn every_statement_has_one_user() {
     assert_none(offences.collect());
 }
 
+/// Folders of the host whose SQL may name the event table, and why.
+const EVENT_TABLE: &[(&str, &str)] = &[
+    ("host/src/source", "the log as it is read"),
+    ("host/src/store", "the event store for the command line"),
+    ("host/src/db/grants", "rights on the table, whose rows it does not read"),
+];
+
+#[test]
+fn only_source_and_store_read_the_event_table() {
+    let (mut offences, mut used) = (Vec::new(), BTreeSet::new());
+    for file in files().iter().filter(|file| file.within(&["host/src"])) {
+        let lines: Vec<usize> = if file.is(".sql") {
+            let statement = file.lines().filter(|(_, line)| !line.trim_start().starts_with("--"));
+            statement.filter(|(_, line)| line.contains("sandmill.events")).map(|(number, _)| number).collect()
+        } else if file.is(".rs") {
+            let texts = rust::tokens(&file.text).into_iter();
+            let names_it = |kind: &Kind| matches!(kind, Kind::Text(text) if text.contains("sandmill.events"));
+            texts.filter(|token| names_it(&token.kind)).map(|token| token.line).collect()
+        } else {
+            continue;
+        };
+        match EVENT_TABLE.iter().find(|(folder, _)| file.path.starts_with(folder)) {
+            Some((folder, _)) if !lines.is_empty() => drop(used.insert(*folder)),
+            Some(_) => {}
+            None => offences.extend(lines.into_iter().map(|line| {
+                format!(
+                    "{}:{line}: only `source` and `store` read `sandmill.events`. Call a function of `source`, for \
+                     example of `source::native::lag`.",
+                    file.path
+                )
+            })),
+        }
+    }
+    for (folder, _) in EVENT_TABLE.iter().filter(|(folder, _)| !used.contains(folder)) {
+        offences.push(format!("tests/suite/tidy.rs: {folder} no longer names the table. Remove it from EVENT_TABLE."));
+    }
+    assert_none(offences);
+}
+
 /// The files that a source includes as text, by the path that it gives.
 fn included(source: &str) -> Vec<(usize, String)> {
     let tokens = rust::tokens(source);

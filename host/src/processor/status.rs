@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     db::{Error, JsonText, Session},
     model::cursor::{Progress, Snapshot},
+    source::native::lag,
 };
 
 /// Maximum number of unread events that are counted.
@@ -227,20 +228,19 @@ pub async fn running(session: &Session) -> Result<Vec<Running>, Error> {
 pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
     let protocol = session.encryption().await?;
     let connection = Connection { encrypted: protocol.is_some(), protocol };
-    let mut processors = Vec::new();
+    let (mut processors, mut progresses) = (Vec::new(), Vec::new());
     for row in session.query(include_str!("status/processors.sql"), &[&(DEAD_LETTERS_COUNTED + 1)]).await? {
         let (file, version, digest): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
         let progress: Option<&str> = row.get(4);
-        let progress = progress.and_then(|text| text.parse().ok()).unwrap_or(Progress::at(Snapshot::nothing()));
-        let (unread_events, lag_seconds) = lag(session, &progress).await?;
+        progresses.push(progress.and_then(|text| text.parse().ok()).unwrap_or(Progress::at(Snapshot::nothing())));
         let dead_letters: i64 = row.get(9);
         processors.push(ProcessorStatus {
             id: row.get(0),
             plugin: format!("{file} {version} {}", digest.get(..12).unwrap_or(digest)),
-            lag_events: unread_events,
-            lag_events_at_least: unread_events >= LAG_COUNTED,
-            lag_seconds,
-            unread_events,
+            lag_events: 0,
+            lag_events_at_least: false,
+            lag_seconds: 0.0,
+            unread_events: 0,
             rate: row.get(5),
             handled: row.get(6),
             paused: row.get(7),
@@ -270,13 +270,7 @@ pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
             lanes_behind: Vec::new(),
         });
     }
-    for row in session.query(include_str!("status/lane_counts.sql"), &[]).await? {
-        let Some(processor) = processors.iter_mut().find(|p| p.id == row.get::<_, &str>(0)) else { continue };
-        processor.lanes_counted.add(row.get(1), row.get(2));
-        processor.lag_events += row.get::<_, i64>(3);
-        processor.lag_events_at_least = true;
-        processor.lag_seconds = processor.lag_seconds.max(row.get(4));
-    }
+    add_lags(session, &mut processors, &progresses).await?;
     for row in session.query(include_str!("status/lanes.sql"), &[&lanes]).await? {
         let Some(processor) = processors.iter_mut().find(|p| p.id == row.get::<_, &str>(0)) else { continue };
         let (class, reason): (&str, &str) = (row.get(4), row.get(5));
@@ -293,12 +287,31 @@ pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
     Ok(Status { connection, processors })
 }
 
-async fn lag(session: &Session, progress: &Progress) -> Result<(i64, f64), Error> {
-    let a = progress.seen().to_string();
-    let (b, last) = match progress.remainder() {
-        Some(rest) => (rest.to.to_string(), rest.after.unwrap_or(i64::MIN)),
-        None => (a.clone(), i64::MIN),
-    };
-    let row = session.query_one(include_str!("status/lag.sql"), &[&a, &b, &last, &LAG_COUNTED]).await?;
-    Ok((row.get(0), row.get(1)))
+/// Adds the events that each processor has not handled: those after its cursor, at this progress,
+/// and the first one of each lane behind it.
+async fn add_lags(session: &Session, processors: &mut [ProcessorStatus], progresses: &[Progress]) -> Result<(), Error> {
+    // The index of a processor, and the position of an event that it has not handled.
+    let mut pending: Vec<(usize, i64)> = Vec::new();
+    let lags = lag::of_log(session, progresses, LAG_COUNTED).await?;
+    for (index, (processor, lag)) in processors.iter_mut().zip(lags).enumerate() {
+        processor.unread_events = lag.events;
+        processor.lag_events = lag.events;
+        processor.lag_events_at_least = lag.events >= LAG_COUNTED;
+        pending.extend(lag.first.map(|first| (index, first)));
+    }
+    for row in session.query(include_str!("status/lane_counts.sql"), &[]).await? {
+        let Some(index) = processors.iter().position(|p| p.id == row.get::<_, &str>(0)) else { continue };
+        let processor = &mut processors[index];
+        processor.lanes_counted.add(row.get(1), row.get(2));
+        processor.lag_events += row.get::<_, i64>(3);
+        processor.lag_events_at_least = true;
+        pending.extend(row.get::<_, Option<i64>>(4).map(|first| (index, first)));
+    }
+    let positions: Vec<i64> = pending.iter().map(|(_, position)| *position).collect();
+    let ages = lag::ages(session, &positions).await?;
+    for (index, position) in pending {
+        let age = ages.get(&position).copied().unwrap_or_default();
+        processors[index].lag_seconds = processors[index].lag_seconds.max(age);
+    }
+    Ok(())
 }

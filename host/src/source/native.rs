@@ -1,17 +1,26 @@
 //! Sandmill's own event store as a source.
 //!
-//! A difference is read in one of two ways. The narrow form looks its transactions up by xid and takes it whole; it serves live
-//! tailing, where a difference is a handful of events among millions. When it overflows, the difference is entered at its lowest
-//! position and paged along the primary key, the wide form, which serves imports and catching up. Either way each statement runs on
-//! a primary in a read-only transaction that has no xid of its own: a standby's snapshot leaves out running transactions, and a
-//! transaction with an xid counts itself as finished.
+//! A difference is read in one of two forms:
 //!
-//! Rows are taken as they arrive, and a page ends where it holds its bytes. What still arrives then is dropped unread; it is
-//! bounded too, since the statements leave large data behind. Such data is loaded by position, when somebody needs it.
+//! - The **narrow** form looks its transactions up by xid and reads all of it. It serves live tailing,
+//!   where a difference is a handful of events among millions.
+//! - The **wide** form begins at the lowest position of the difference and pages along the primary
+//!   key. It serves imports and catching up, and differences that overflow the narrow form.
+//!
+//! Each statement runs on a primary, in a read-only transaction without an xid: the snapshot of a
+//! standby leaves out running transactions, and a transaction with an xid counts itself as finished.
+//!
+//! A page ends as soon as it holds its bytes. Rows that still arrive then are dropped unread. They are
+//! bounded too, because the statements leave large data behind. Such data is loaded by position when a
+//! lane needs it.
+
+pub mod lag;
 
 use std::{collections::HashMap, sync::Arc, time::UNIX_EPOCH};
 
 use futures_util::TryStreamExt;
+
+use lag::ProgressBinds;
 
 use super::{Body, EventSource, LOOKED_AT, Limit, OpenSource, SourceError, TenantPage};
 use crate::{
@@ -36,11 +45,11 @@ impl Native {
         Native { db }
     }
 
-    /// A session for a reader.
+    /// Opens a session for a reader.
     pub async fn session(&self, purpose: &str) -> Result<NativeSession, SourceError> {
         let session = self.db.connect(purpose).await?;
         session.execute(include_str!("native/session.sql"), &[]).await?;
-        let statements = Statements {
+        let statements = ReadStatements {
             head: session.prepare("select pg_current_snapshot()::text").await?,
             narrow: session.prepare(include_str!("native/narrow.sql")).await?,
             floor: session.prepare(include_str!("native/floor.sql")).await?,
@@ -48,10 +57,10 @@ impl Native {
             wide: session.prepare(include_str!("native/wide.sql")).await?,
             tenant_floor: session.prepare(include_str!("native/tenant_floor.sql")).await?,
             tenant_page: session.prepare(include_str!("native/tenant_page.sql")).await?,
-            lag: session.prepare(include_str!("native/lag.sql")).await?,
-            tenant_lag: session.prepare(include_str!("native/tenant_lag.sql")).await?,
+            lag: session.prepare(lag::LOG).await?,
+            tenant_lag: session.prepare(lag::TENANTS).await?,
         };
-        Ok(NativeSession { session, statements, last: [None, None], load: None, texts: Texts::default() })
+        Ok(NativeSession { session, statements, last: [None, None], load: None, texts: TextCache::default() })
     }
 }
 
@@ -62,7 +71,7 @@ impl OpenSource for Native {
     }
 }
 
-struct Statements {
+struct ReadStatements {
     head: Statement,
     narrow: Statement,
     floor: Statement,
@@ -74,36 +83,36 @@ struct Statements {
     tenant_lag: Statement,
 }
 
-/// One reader's session.
+/// A reader's session on the native event store.
 pub struct NativeSession {
     session: Session,
-    statements: Statements,
-    /// How the last events are read, of all and of one tenant, once they were.
+    statements: ReadStatements,
+    /// Statements for the last events, of all tenants and of one; prepared on first use.
     last: [Option<Statement>; 2],
-    /// How deferred data is read, once it was.
+    /// The statement for deferred data; prepared on first use.
     load: Option<Statement>,
-    texts: Texts,
+    texts: TextCache,
 }
 
 /// Texts that many events share.
 #[derive(Default)]
-struct Texts {
-    /// Names parsed before, so that events of one tenant share one text.
+struct TextCache {
+    /// Parsed tenant names, so events of one tenant share one text.
     tenants: HashMap<Box<str>, TenantId>,
-    /// Types, and the metadata of events that have none, seen before.
+    /// Event types, and the empty metadata.
     texts: HashMap<Box<str>, Arc<str>>,
 }
 
-/// Events of one statement, and whether it had more than there was room for.
-struct Taken {
+/// The events of one statement, and whether they were cut short at the limit of bytes.
+struct EventsRead {
     events: Vec<Arc<Event>>,
     cut: bool,
 }
 
-/// How many tenant names a session remembers before it forgets them all: a bound on memory, no more.
-const TENANTS_REMEMBERED: usize = 10_000;
+/// Number of tenant names that a session caches before it clears them: a bound on memory.
+const CACHED_TENANTS: usize = 10_000;
 /// The same for other texts.
-const TEXTS_REMEMBERED: usize = 1_000;
+const CACHED_TEXTS: usize = 1_000;
 
 impl NativeSession {
     async fn read_head(&self) -> Result<Snapshot, SourceError> {
@@ -121,15 +130,15 @@ impl NativeSession {
             return self.wide_page(after, &rest, last, limit).await;
         }
         if after.seen().is_nothing() {
-            // Everything is new: no need to look anything up by xid.
+            // Everything is new, so no lookup by xid is needed.
             let to = self.read_head().await?;
             let Some(first) = self.position(&self.statements.first, &[]).await? else {
                 return Ok(Page { from: after.clone(), to: Progress::at(to), events: Vec::new() });
             };
             return self.enter(after, to, first, limit).await;
         }
-        let (to, Taken { mut events, cut }) = self.narrow(after.seen(), limit).await?;
-        // What has no order cannot be cut: it is read again by position.
+        let (to, EventsRead { mut events, cut }) = self.narrow(after.seen(), limit).await?;
+        // These events have no order, so a part of them is no page: they are read again by position.
         if cut || events.len() > limit.events {
             drop(events);
             let floor = self.floor(after.seen(), &to).await?;
@@ -139,7 +148,7 @@ impl NativeSession {
         Ok(Page { from: after.clone(), to: Progress::at(to), events })
     }
 
-    /// The lowest position of a difference; above all others where it is empty.
+    /// The lowest position of a difference; the highest possible position if it is empty.
     async fn floor(&self, from: &Snapshot, to: &Snapshot) -> Result<i64, SourceError> {
         let floor = if from.is_nothing() {
             self.position(&self.statements.first, &[]).await?
@@ -150,42 +159,42 @@ impl NativeSession {
     }
 
     async fn read_lag(&self, tenant: Option<&TenantId>, from: &Progress, limit: usize) -> Result<usize, SourceError> {
-        let seen = from.seen().to_string();
-        let (to, last) = match from.remainder() {
-            Some(rest) => (rest.to.to_string(), rest.after.unwrap_or(i64::MIN)),
-            None => (seen.clone(), i64::MIN),
-        };
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let count = match tenant {
+        let (binds, limit) = (ProgressBinds::of(from), i64::try_from(limit).unwrap_or(i64::MAX));
+        let ProgressBinds { seen, to, last, .. } = &binds;
+        let (row, column) = match tenant {
             Some(tenant) => {
-                let params: [&(dyn ToSql + Sync); 5] = [&seen, &to, &last, &tenant.as_str(), &limit];
-                self.position(&self.statements.tenant_lag, &params).await?
+                let (tenants, numbers) = (vec![tenant.as_str()], vec![1_i64]);
+                let params: [&(dyn ToSql + Sync); 6] = [&tenants, &numbers, seen, to, last, &limit];
+                // No row where no events follow.
+                (self.session.query_opt(&self.statements.tenant_lag, &params).await?, 2)
             }
-            None => self.position(&self.statements.lag, &[&seen, &to, &last, &limit]).await?,
+            None => (self.session.query_opt(&self.statements.lag, &[seen, to, last, &limit]).await?, 1),
         };
-        Ok(usize::try_from(count.unwrap_or(0)).unwrap_or(0))
+        let count: i64 = row.map_or(0, |row| row.get(column));
+        Ok(usize::try_from(count).unwrap_or(0))
     }
 
-    /// The snapshot now and events that it sees and `from` does not, one more than the limit at most, in one round trip. Every statement is prepared: one
-    /// that were not would travel twice, the second time behind the commit, and see more than its transaction did.
-    async fn narrow(&mut self, from: &Snapshot, limit: Limit) -> Result<(Snapshot, Taken), SourceError> {
+    /// The current snapshot, and the events that it sees and `from` does not, at most one more than the
+    /// limit; in one round trip. Every statement must be prepared already. Preparing it here would take
+    /// a second round trip, after the commit, and it would see more than the transaction did.
+    async fn narrow(&mut self, from: &Snapshot, limit: Limit) -> Result<(Snapshot, EventsRead), SourceError> {
         let (from, rows, inline) = (from.to_string(), limit.events as i64 + 1, limit.inline_bytes() as i32);
         let (session, texts) = (&self.session, &mut self.texts);
-        let (begun, head, taken, ended) = tokio::join!(
+        let (begun, head, read, ended) = tokio::join!(
             biased;
             session.batch_execute("begin isolation level repeatable read, read only"),
             session.query_one(&self.statements.head, &[]),
-            // Rows are taken here, while the statements after this one wait for theirs.
+            // Rows are read here, while the statement after this one waits.
             async {
                 let params: [&(dyn ToSql + Sync); 3] = [&from, &rows, &inline];
-                texts.take(session.query_raw(&self.statements.narrow, params).await?, limit).await
+                texts.read(session.query_raw(&self.statements.narrow, params).await?, limit).await
             },
             session.batch_execute("commit"),
         );
         begun?;
-        let (head, taken) = (head?, taken?);
+        let (head, read) = (head?, read?);
         ended?;
-        Ok((head.get::<_, &str>(0).parse()?, taken))
+        Ok((head.get::<_, &str>(0).parse()?, read))
     }
 
     /// The first page of a large difference whose lowest position is `first`.
@@ -206,7 +215,7 @@ impl NativeSession {
         let (rows, inline) = (limit.events as i64, limit.inline_bytes() as i32);
         let params: [&(dyn ToSql + Sync); 5] = [&from, &to, &after, &rows, &inline];
         let rows = self.session.query_raw(&self.statements.wide, params).await?;
-        let Taken { events, cut } = self.texts.take(rows, limit).await?;
+        let EventsRead { events, cut } = self.texts.read(rows, limit).await?;
         let to = match events.last() {
             Some(last) if cut || events.len() == limit.events => difference.handled_up_to(last.position),
             _ => difference.then.clone(),
@@ -233,7 +242,7 @@ impl NativeSession {
         let (tenant, rows, inline) = (tenant.as_str(), limit.events as i64, limit.inline_bytes() as i32);
         let params: [&(dyn ToSql + Sync); 7] = [&from, &to, &tenant, &after, &up_to, &rows, &inline];
         let rows = self.session.query_raw(&self.statements.tenant_page, params).await?;
-        let Taken { events, cut } = self.texts.take(rows, limit).await?;
+        let EventsRead { events, cut } = self.texts.read(rows, limit).await?;
         let more = cut || events.len() == limit.events;
         Ok(TenantPage { events, more })
     }
@@ -259,8 +268,8 @@ impl NativeSession {
         params.extend(tenant.iter().map(|tenant| tenant as &(dyn ToSql + Sync)));
         params.push(&inline);
         let rows = self.session.query_raw(&statement, params).await?;
-        // The last ones come first, so that an early end leaves out the oldest.
-        let mut events = self.texts.take(rows, limit).await?.events;
+        // The newest come first, so an early end leaves out the oldest.
+        let mut events = self.texts.read(rows, limit).await?.events;
         events.sort_unstable_by_key(|event| event.position);
         Ok(events)
     }
@@ -295,7 +304,7 @@ impl NativeSession {
     }
 }
 
-/// An event's data, without its texts where those are null.
+/// The data of an event; without texts if those are null.
 fn body(row: &Row) -> Result<Body, Error> {
     let (data, metadata): (Option<JsonText<'_>>, Option<JsonText<'_>>) = (row.try_get(2)?, row.try_get(3)?);
     let texts = data.zip(metadata).map(|(data, metadata)| (data.0.into(), metadata.0.into()));
@@ -303,21 +312,22 @@ fn body(row: &Row) -> Result<Body, Error> {
     Ok(Body { position: row.try_get(0)?, bytes, most, texts })
 }
 
-impl Texts {
-    /// Makes events of rows as they arrive, until they hold twice the bytes that were asked for: the number of rows was chosen
-    /// by what events weighed lately, and what is left out here must be sent once more.
-    async fn take(&mut self, rows: RowStream, limit: Limit) -> Result<Taken, SourceError> {
+impl TextCache {
+    /// Makes events from rows as they arrive, until they hold twice the requested bytes. That much
+    /// slack is worth its memory: the number of rows was estimated from the recent weight of events,
+    /// and rows that are left out must be sent again.
+    async fn read(&mut self, rows: RowStream, limit: Limit) -> Result<EventsRead, SourceError> {
         let mut rows = std::pin::pin!(rows);
         let (mut events, mut held) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await? {
             if held > limit.held_bytes() {
-                return Ok(Taken { events, cut: true });
+                return Ok(EventsRead { events, cut: true });
             }
             let event = self.event(&row, limit.inline_bytes())?;
             held += event.weight();
             events.push(Arc::new(event));
         }
-        Ok(Taken { events, cut: false })
+        Ok(EventsRead { events, cut: false })
     }
 
     fn event(&mut self, row: &Row, inline: usize) -> Result<Event, SourceError> {
@@ -338,7 +348,7 @@ impl Texts {
             None => {
                 let tenant = TenantId::parse(name)
                     .map_err(|problem| SourceError::Row { position, problem: problem.to_string() })?;
-                if self.tenants.len() >= TENANTS_REMEMBERED {
+                if self.tenants.len() >= CACHED_TENANTS {
                     self.tenants.clear();
                 }
                 self.tenants.insert(name.into(), tenant.clone());
@@ -360,10 +370,10 @@ impl Texts {
     }
 
     fn shared(&mut self, text: &str) -> Arc<str> {
-        if let Some(known) = self.texts.get(text) {
-            return known.clone();
+        if let Some(cached) = self.texts.get(text) {
+            return cached.clone();
         }
-        if self.texts.len() >= TEXTS_REMEMBERED {
+        if self.texts.len() >= CACHED_TEXTS {
             self.texts.clear();
         }
         let shared: Arc<str> = text.into();
@@ -378,7 +388,7 @@ impl EventSource for NativeSession {
     }
 
     fn assign<'a>(&'a mut self, purpose: &'a str) -> BoxFuture<'a, Result<(), SourceError>> {
-        Box::pin(async move { Ok(pool::Connection::assign(&mut self.session, purpose).await?) })
+        Box::pin(async move { Ok(pool::PooledConnection::assign(&mut self.session, purpose).await?) })
     }
 
     fn head(&mut self) -> BoxFuture<'_, Result<Snapshot, SourceError>> {

@@ -2,7 +2,11 @@
 
 use serde::Serialize;
 
-use crate::db::{Error, Session};
+use crate::{
+    db::{Error, Session, types::ToSql},
+    model::cursor::Progress,
+    source::native::lag::{self, TenantProgresses},
+};
 
 /// Events of a tenant's lag that are counted in each processor; there may be more.
 pub const LAG_COUNTED: i64 = 10_000;
@@ -113,9 +117,8 @@ pub async fn read(
     order: Order,
     limit: i64,
 ) -> Result<Vec<TenantStatus>, Error> {
-    let rows = session
-        .query(include_str!("status/tenants.sql"), &[&only, &order.name(), &limit, &LAG_COUNTED, &LANES_COUNTED])
-        .await?;
+    let params: [&(dyn ToSql + Sync); 4] = [&only, &order.name(), &limit, &LANES_COUNTED];
+    let rows = session.query(include_str!("status/tenants.sql"), &params).await?;
     let of_row = |row: &crate::db::Row| TenantStatus {
         tenant: row.get(0),
         cpu_seconds: row.get(1),
@@ -131,11 +134,40 @@ pub async fn read(
         last_error: row.get(11),
         last_error_at: row.get(12),
         lanes_behind: row.get(13),
-        lag_events: row.get(14),
-        lag_seconds: row.get(15),
-        refusals: row.get(16),
-        last_refusal: row.get(17),
-        lag_events_at_least: row.get(18),
+        refusals: row.get(14),
+        last_refusal: row.get(15),
+        lag_events: 0,
+        lag_events_at_least: row.get(16),
+        lag_seconds: 0.0,
     };
-    Ok(rows.iter().map(of_row).collect())
+    let mut tenants: Vec<TenantStatus> = rows.iter().map(of_row).collect();
+    let of_tenants =
+        rows.iter().map(|row| TenantProgresses { tenant: row.get(0), progresses: parsed(row.get(17)) }).collect();
+    add_lags(session, &mut tenants, of_tenants).await?;
+    Ok(tenants)
+}
+
+/// Adds the events that each tenant waits for, in the processor where these are most: after the
+/// progress of one of its lanes, or after a cursor.
+async fn add_lags(
+    session: &Session,
+    tenants: &mut [TenantStatus],
+    progresses: Vec<TenantProgresses>,
+) -> Result<(), Error> {
+    let cursors = session.query("select distinct progress::text from sandmill.cursors where bucket = 0", &[]).await?;
+    let cursors = parsed(cursors.iter().map(|row| row.get(0)).collect());
+    let lags = lag::of_tenants(session, &progresses, &cursors, LAG_COUNTED).await?;
+    let positions: Vec<i64> = lags.iter().filter_map(|lag| lag.first).collect();
+    let ages = lag::ages(session, &positions).await?;
+    for (tenant, lag) in tenants.iter_mut().zip(lags) {
+        tenant.lag_events = lag.events;
+        tenant.lag_events_at_least |= lag.events >= LAG_COUNTED;
+        tenant.lag_seconds = lag.first.and_then(|first| ages.get(&first).copied()).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Progresses from their texts in the database.
+fn parsed(texts: Vec<&str>) -> Vec<Progress> {
+    texts.iter().filter_map(|text| text.parse().ok()).collect()
 }

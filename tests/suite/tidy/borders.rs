@@ -120,6 +120,8 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model",
             "projections::documents",
             "scheduler",
+            // How far processors are behind is counted by the room that owns the event table.
+            "source::native::lag",
             "supervisor::Stop",
             // Lost log lines are reported with what else is measured of the host.
             "telemetry::lines_lost",
@@ -131,8 +133,9 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     // A candidate runs beside a processor's own version, over the same events and documents.
     ("rollout", &["consumer", "db", "model", "processor", "projections::documents", "scheduler"]),
     ("sandbox", &["model"]),
-    // What tenants use is added to its table by a task of its own.
-    ("tenants", &["db", "model", "supervisor::Stop"]),
+    // How far tenants are behind is counted by the room that owns the event table; what they use is
+    // added to its table by a task of its own.
+    ("tenants", &["db", "model", "source::native::lag", "supervisor::Stop"]),
     // All that may hold something back is told from the database by those whose it is.
     (
         "explain",

@@ -1,14 +1,31 @@
--- Counts the events that follow a progress, whatever their transactions, at most $4 of them: enough to know that they are many.
--- $1 snapshot A text · $2 snapshot B text, the same as A between two differences · $3 last position bigint · $4 limit bigint
-select count(*)
+-- Counts the events that follow each of some progresses, in any transaction, up to a limit, and
+-- finds the lowest position counted. One row for each progress: its number from 1, the count, the
+-- position or null.
+--
+-- "offset 0" keeps the casts out of the filter, so they are computed once for each progress.
+--
+-- $1 text[]    snapshots A
+-- $2 text[]    snapshots B; equal to A between two differences
+-- $3 bigint[]  last positions
+-- $4 bigint    most events counted for each
+select given.number, counted.events, counted.first
 from (
-  select from (
-    select position, xid from sandmill.events
-    where xid >= (select pg_snapshot_xmax($1::text::pg_snapshot))
-    union all
-    select position, xid from sandmill.events
-    where xid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))
-  ) e
-  where not (position <= $3 and pg_visible_in_snapshot(xid, (select $2::text::pg_snapshot)))
-  limit $4
-) above
+  select number, a::pg_snapshot, b::pg_snapshot, last
+  from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as progress (a, b, last, number)
+  offset 0
+) given
+cross join lateral (
+  select count(*) as events, min(position) as first
+  from (
+    select position
+    from (
+      select position, xid from sandmill.events
+      where xid >= pg_snapshot_xmax(given.a)
+      union all
+      select position, xid from sandmill.events
+      where xid = any (array(select pg_snapshot_xip(given.a)))
+    ) e
+    where not (position <= given.last and pg_visible_in_snapshot(xid, given.b))
+    limit $4
+  ) above
+) counted

@@ -1,7 +1,11 @@
--- Reads tenants, what they have used, and how far they are behind: in the processor where that is most, up to $4 events. What was told of a tenant's last
--- seconds counts for 5 seconds. Tenants are found in the streams' key, by one look-up each. Of lanes finer than tenants the first $5 of each processor are looked at.
--- Lanes that the tenant's own processor replaces are left out.
--- $1 these tenants text[], or null for all · $2 order text: cpu, waited, error or name · $3 at most so many bigint · $4 bigint · $5 lanes bigint
+-- Reads tenants, their usage, their lanes behind, and the progresses of those lanes. What was
+-- reported of a tenant's last seconds counts as 0 after 5 s. Tenants are found in the key of the
+-- streams, by one lookup each. Lanes that a tenant's own processor replaces are left out.
+--
+-- $1 text[]  tenants; null = all
+-- $2 text    order: cpu, waited, error or name
+-- $3 bigint  most tenants
+-- $4 bigint  most lanes examined per processor, where lanes are finer than tenants
 with recursive walked as (
   (select tenant from sandmill.streams where $1::text[] is null order by tenant limit 1)
   union all
@@ -36,9 +40,15 @@ select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 
        coalesce(events, 0), coalesce(documents, 0), coalesce(bytes, 0), coalesce(failures, 0), error_processor || ': ' || error,
        to_char(error_at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
        behind.lanes,
-       coalesce(lag.behind, 0),
-       coalesce(greatest(extract(epoch from now() - (select recorded_at from sandmill.events where position = lag.first)), 0), 0)::double precision,
-       coalesce(refusals, 0), refused, coalesce(lag.behind >= $4, false) or behind.most > $5
+       coalesce(refusals, 0), refused, behind.most > $4,
+       array(
+         select distinct first.progress
+         from sandmill.processors p
+         cross join lateral (
+           select x.progress::text from sandmill.lane_checkpoints x where x.processor = p.id and x.tenant = chosen.tenant
+             and not (x.state = 'paused' and x.class = 'replaced') order by x.lane_key limit $4
+         ) first
+       )
 from chosen
 cross join lateral (
   -- By their key: a count for each processor, which may have very many lanes of other tenants.
@@ -49,41 +59,6 @@ cross join lateral (
       and not (x.state = 'paused' and x.class = 'replaced')
   ) counted
 ) behind
-left join lateral (
-  select counted.behind, counted.first
-  from (
-    -- Where the tenant stands in each processor: at its lanes' rows, or else at the cursor.
-    select split_part(progress, '|', 1)::pg_snapshot as a,
-           coalesce(nullif(split_part(progress, '|', 2), ''), split_part(progress, '|', 1))::pg_snapshot as b,
-           coalesce(nullif(split_part(progress, '|', 3), '')::bigint, -9223372036854775808) as last
-    from (
-      select first.progress
-      from sandmill.processors p
-      cross join lateral (
-        select x.progress::text from sandmill.lane_checkpoints x where x.processor = p.id and x.tenant = chosen.tenant
-          and not (x.state = 'paused' and x.class = 'replaced') order by x.lane_key limit $5
-      ) first
-      union
-      select c.progress::text from sandmill.cursors c where c.bucket = 0
-    ) places (progress)
-  ) stands
-  cross join lateral (
-    select count(*) as behind, min(above.position) as first
-    from (
-      select e.position
-      from (
-        select position, xid from sandmill.events where (tenant, xid) >= (chosen.tenant, pg_snapshot_xmax(stands.a)) and tenant = chosen.tenant
-        union all
-        select position, xid from sandmill.events
-        where tenant = chosen.tenant and xid = any (array(select pg_snapshot_xip(stands.a)))
-      ) e
-      where not (e.position <= stands.last and pg_visible_in_snapshot(e.xid, stands.b))
-      limit $4
-    ) above
-  ) counted
-  order by counted.behind desc
-  limit 1
-) lag on true
 order by
   case when $2 = 'cpu' and fresh then lately_cpu end desc nulls last,
   case when $2 = 'cpu' then cpu_seconds when $2 = 'waited' then waited_seconds + throttled_seconds end desc nulls last,
