@@ -29,8 +29,8 @@ use crate::{
         ids::{LaneKey, ProcessorId, TenantId},
     },
     plugins::{
-        reconciler::{Begun, Reconciler},
-        registry::{Follower, Registry},
+        reconciler::{Reconciler, StartReport},
+        registry::{Registry, RunnableVersion},
     },
     processor::{
         ProcessorState, Shared,
@@ -197,7 +197,7 @@ enum Origin {
     /// From the plugins folder, and again when something changes there.
     Folder(Sandbox),
     /// From this process's own code.
-    Here(Vec<Follower>),
+    Here(Vec<RunnableVersion>),
 }
 
 /// What a tenant may have in the sandbox.
@@ -221,7 +221,7 @@ struct Guests {
 pub async fn run_handlers(
     config: &Config,
     db: &Db,
-    followers: Vec<Follower>,
+    handlers: Vec<RunnableVersion>,
     until: Until,
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
@@ -232,7 +232,7 @@ pub async fn run_handlers(
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
     let ready = Ready::unless(config, db, OtherHost::GiveUp, &mut drain, &mut abort).await?;
     let Some(ready) = ready else { return Ok(Ended::Drained) };
-    Box::pin(ready.run(Origin::Here(followers), tenants, guests, until, drain, abort)).await
+    Box::pin(ready.run(Origin::Here(handlers), tenants, guests, until, drain, abort)).await
 }
 
 /// A database that is ours to work on, and fit for it.
@@ -348,13 +348,14 @@ impl<'a> Ready<'a> {
         let registry = Registry::new(shared, scheduler, self.config.processors.clone());
         let (begin, has_begun) = oneshot::channel();
         match origin {
-            Origin::Here(followers) => {
+            Origin::Here(handlers) => {
                 let mut registry = registry;
-                let refused = registry.start(&self.session, followers).await;
+                let refused = registry.start(&self.session, handlers).await;
                 for (follower, error) in &refused {
                     tracing::error!(plugin = follower.plugin, "refused: {error}");
                 }
-                let begun = Begun { states: states(&registry), refused: refused.len(), idle_settings: Vec::new() };
+                let begun =
+                    StartReport { states: states(&registry), refused: refused.len(), idle_settings: Vec::new() };
                 // Its receiver is this function's.
                 let _ = begin.send(begun);
                 supervisor.spawn("processors", registry.run(supervisor.stop()));
@@ -430,7 +431,7 @@ fn connections(config: &Config, allowed: usize) -> anyhow::Result<usize> {
 }
 
 /// Warns about anything odd in what has begun. Returns `NothingRuns` if nothing has.
-fn announce(begun: &Begun, config: &Config, until: Until) -> Option<NothingRuns> {
+fn announce(begun: &StartReport, config: &Config, until: Until) -> Option<NothingRuns> {
     for name in &begun.idle_settings {
         tracing::warn!("[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}");
     }

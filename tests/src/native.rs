@@ -15,7 +15,7 @@ use sandmill::{
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy},
         ids::{CollectionName, ProcessorId},
     },
-    plugins::registry::Follower,
+    plugins::registry::RunnableVersion,
 };
 use serde_json::{Value, json};
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -42,13 +42,14 @@ impl NativeHost {
     pub async fn start_all(database: &Database, foldings: Vec<Folding>, settings: &[&str]) -> NativeHost {
         let (db, config) = (database.db.clone(), config("".as_ref(), settings));
         let ids: Vec<String> = foldings.iter().map(|folding| folding.id.to_string()).collect();
-        let followers = foldings.into_iter().map(|folding| Follower::native(folding.descriptor(), Arc::new(folding)));
-        let followers = followers.collect();
+        let handlers =
+            foldings.into_iter().map(|folding| RunnableVersion::native(folding.descriptor(), Arc::new(folding)));
+        let handlers = handlers.collect();
         let (drain, told) = oneshot::channel();
         let drained = async {
             let _ = told.await;
         };
-        let run = async move { app::run_handlers(&config, &db, followers, Until::Told, drained, pending()).await };
+        let run = async move { app::run_handlers(&config, &db, handlers, Until::Told, drained, pending()).await };
         let host = NativeHost { task: tokio::spawn(run), drain };
         let session = database.db.connect("test").await.expect("connect");
         let sql = "select 1 from sandmill.processors where id = any ($1) having count(*) = cardinality($1)";

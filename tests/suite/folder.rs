@@ -17,7 +17,7 @@ use sandmill::{
         embedded::{Embedded, Options},
         migrate,
     },
-    plugins::history::{self, Listed},
+    plugins::history::{self, PluginStatus},
 };
 use sandmill_tests::{
     Database, database,
@@ -25,7 +25,7 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-async fn listed(database: &Database) -> Vec<Listed> {
+async fn listed(database: &Database) -> Vec<PluginStatus> {
     let session = database.db.connect("test").await.unwrap();
     // Until a host has begun there are no such tables.
     history::list(&session).await.unwrap_or_default()
@@ -275,7 +275,7 @@ async fn a_folder_that_cannot_be_read_keeps_what_runs_and_stops_nobody() {
     let mut running = digest(&database, "scripted").await.unwrap();
 
     mode(0o000);
-    let unread = [("acme", "this folder cannot be read; what runs from it keeps running: Permission denied")];
+    let unread = [("acme", "this folder cannot be read; its plugins keep running: Permission denied")];
     until_not_run(&database, &unread).await;
     for change in 2..=4 {
         place(folder.path(), "scripted.wasm", &version("scripted", &format!("V{change:06}")));

@@ -179,7 +179,7 @@ async fn what_cannot_start_says_why_and_keeps_nobody_else_from_running() {
     assert_scripted_log(&database, "true").await;
     for expected in [
         "twin.wasm",
-        "claims the processor id scripted that",
+        "claims the processor id scripted, which",
         "public.plane_log exists and is not a view of Sandmill's",
         "`describe` answered against the contract",
         "the file is empty",

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, fs, os::unix::fs::PermissionsExt, path::Path};
 use sandmill::{
     app::{self, Ended, Until},
     plugins::{
-        history::{self, Listed, Past},
+        history::{self, HistoryEntry, PluginStatus},
         signature::SecretKey,
     },
     processor::pauses,
@@ -51,16 +51,16 @@ async fn until_versions(database: &Database, stream: &str, wanted: &[(&str, i64)
     .await;
 }
 
-async fn listed(database: &Database, plugin: &str) -> Option<Listed> {
+async fn listed(database: &Database, plugin: &str) -> Option<PluginStatus> {
     let session = database.db.connect("test").await.unwrap();
     history::list(&session).await.ok()?.into_iter().find(|listed| listed.plugin == plugin)
 }
 
 /// What happened to a plugin, in order.
-async fn past(database: &Database, plugin: &str) -> Vec<Past> {
+async fn past(database: &Database, plugin: &str) -> Vec<HistoryEntry> {
     let session = database.db.connect("test").await.unwrap();
     // Until a host has begun there are no such tables.
-    let mut past = history::past(&session, plugin, 100).await.unwrap_or_default();
+    let mut past = history::entries(&session, plugin, 100).await.unwrap_or_default();
     past.reverse();
     past
 }
@@ -177,7 +177,7 @@ async fn what_cannot_run_says_why_and_leaves_the_former_one_running() {
     place(folder.path(), "text.wasm", b"no component");
     until_error(folder.path(), "folder", Some("a directory")).await;
     until_error(folder.path(), "outside", Some("leads out of the plugins folder")).await;
-    until_error(folder.path(), "twin", Some("claims the processor id scripted that scripted.wasm has already")).await;
+    until_error(folder.path(), "twin", Some("claims the processor id scripted, which scripted.wasm already has")).await;
     until_error(folder.path(), "text", Some("not a WebAssembly component")).await;
     assert_eq!(error(folder.path(), ".swp"), None);
     append(&database, "s", 1).await;
@@ -485,7 +485,7 @@ async fn a_tenant_has_settings_of_its_own_over_those_of_all() {
     fs::create_dir(folder.path().join("acme")).unwrap();
     host::place(&folder.path().join("acme"), "x.toml", manifest.as_bytes());
     host::place(&folder.path().join("acme"), "x.wasm", &version("scripted-by-stream", "V000001"));
-    until_error(folder.path(), "acme/x", Some("write its settings under [settings]")).await;
+    until_error(folder.path(), "acme/x", Some("put its settings under [settings]")).await;
     host.stop().await;
     let told = format!(
         "{:?} {:?} {:?}",
@@ -559,14 +559,14 @@ async fn only_signed_plugins_run_where_that_is_asked_for() {
     until_error(folder.path(), "scripted", Some("it has no signature")).await;
     let bytes = version("scripted", "V000001");
     place(folder.path(), "scripted.wasm.sig", theirs.sign(&bytes).as_bytes());
-    until_error(folder.path(), "scripted", Some("not of these bytes by a key that the settings name")).await;
+    until_error(folder.path(), "scripted", Some("no key in rollout.public-keys has signed these bytes")).await;
     assert_eq!(plugin(&["sign", "scripted.wasm", "--key", "secret"]).await, "scripted.wasm.sig");
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 1)]).await;
     // Another file needs another signature, and until it has one the former goes on.
     put(folder.path(), "V000002");
-    until_error(folder.path(), "scripted", Some("not of these bytes")).await;
+    until_error(folder.path(), "scripted", Some("no key in rollout.public-keys has signed these bytes")).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2)]).await;
     host.stop().await;
@@ -574,7 +574,7 @@ async fn only_signed_plugins_run_where_that_is_asked_for() {
     append(&database, "s", 1).await;
     let other = format!("rollout.public-keys={}", theirs.public());
     let host = Host::start_in(&database, folder.path(), &[&other]);
-    until_error(folder.path(), "scripted", Some("not of these bytes")).await;
+    until_error(folder.path(), "scripted", Some("no key in rollout.public-keys has signed these bytes")).await;
     eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     host.stop().await;
     assert_eq!(versions(&database, "s").await, owned(&[("V000001", 2)]));

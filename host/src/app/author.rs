@@ -111,7 +111,7 @@ pub async fn test(
     let (sandbox, manifest) = sandbox(config, &request.file)?;
     let Some(examined) = examine(&sandbox, &request.file, &mut interrupted).await? else { return Ok(None) };
     let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", request.file.display()))?);
-    let descriptor = manifest.over(plugin.descriptor(), None);
+    let descriptor = manifest.apply_to(plugin.descriptor(), None);
     let code = Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
     let runner = Runner::new(&descriptor, Arc::new(code), scheduler);

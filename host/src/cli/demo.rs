@@ -168,7 +168,7 @@ async fn until_begun(session: &Session, plugins: &Path) -> anyhow::Result<()> {
     let (began, files) = (Instant::now(), folder::scan(plugins)?.files.len());
     loop {
         let known = history::list(session).await?;
-        if known.len() >= files && known.iter().any(history::Listed::runs) {
+        if known.len() >= files && known.iter().any(history::PluginStatus::runs) {
             return Ok(());
         }
         if began.elapsed() > PATIENCE_TO_BEGIN {

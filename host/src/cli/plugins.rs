@@ -16,7 +16,7 @@ use crate::{
     model::{ids::ProcessorId, text},
     plugins::{
         folder::Problem,
-        history::{self, DryRunReport, Hold, Listed, Past, components},
+        history::{self, DryRunReport, HistoryEntry, PluginStatus, VersionHold, components},
     },
     store::time,
 };
@@ -89,7 +89,7 @@ struct RetryArgs {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ListedJson<'a> {
+struct PluginJson<'a> {
     plugin: &'a str,
     processor: &'a str,
     digest: &'a str,
@@ -119,7 +119,7 @@ struct RefusedJson<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct PastJson<'a> {
+struct HistoryJson<'a> {
     id: i64,
     event: &'a str,
     at: String,
@@ -142,11 +142,11 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     match args.command {
         None => {
             let plugins = history::list(&session).await.map_err(|error| explain(&error))?;
-            let problems = history::listed_problems(&session).await.map_err(|error| explain(&error))?;
+            let problems = history::problems(&session).await.map_err(|error| explain(&error))?;
             if args.json {
                 let replaced = history::replacements(&plugins);
                 let listed = plugins.iter().map(|listed| listed_json(listed, &replaced));
-                let plugins: Vec<ListedJson<'_>> = listed.collect();
+                let plugins: Vec<PluginJson<'_>> = listed.collect();
                 let not_run: Vec<NotRunJson<'_>> = problems.iter().map(not_run_json).collect();
                 output::print_json(&serde_json::json!({ "plugins": plugins, "notRun": not_run }))?;
             } else {
@@ -158,7 +158,7 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
         Some(PluginsCommand::History(args)) => {
             let past = past(&session, &args.plugin, args.limit.into()).await?;
             if args.json {
-                let past: Vec<PastJson<'_>> = past.iter().map(past_json).collect();
+                let past: Vec<HistoryJson<'_>> = past.iter().map(past_json).collect();
                 output::print_json(&serde_json::json!({ "history": past }))?;
             } else {
                 output::print(&show_past(&past, Screen::stdout()))?;
@@ -172,7 +172,7 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
         }
         Some(PluginsCommand::Rollback(args)) => roll_back(&session, args).await?,
         Some(PluginsCommand::Retry(args)) => {
-            let released = history::release(&session, &args.plugin).await.map_err(|error| explain(&error))?;
+            let released = history::release_holds(&session, &args.plugin).await.map_err(|error| explain(&error))?;
             if released == 0 {
                 bail!("no version of {} was taken back", args.plugin);
             }
@@ -182,15 +182,15 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-async fn one(session: &Session, plugin: &str) -> anyhow::Result<Listed> {
+async fn one(session: &Session, plugin: &str) -> anyhow::Result<PluginStatus> {
     let plugins = history::list(session).await.map_err(|error| explain(&error))?;
     let names: Vec<String> = plugins.iter().map(|listed| listed.plugin.clone()).collect();
     let found = plugins.into_iter().find(|listed| listed.plugin == plugin);
     found.with_context(|| format!("there is no plugin {plugin}; there are: {}", names.join(", ")))
 }
 
-async fn past(session: &Session, plugin: &str, most: i64) -> anyhow::Result<Vec<Past>> {
-    let past = history::past(session, plugin, most).await.map_err(|error| explain(&error))?;
+async fn past(session: &Session, plugin: &str, most: i64) -> anyhow::Result<Vec<HistoryEntry>> {
+    let past = history::entries(session, plugin, most).await.map_err(|error| explain(&error))?;
     if past.is_empty() {
         // Says which there are.
         one(session, plugin).await?;
@@ -204,14 +204,14 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     if !running.runs() {
         bail!("{} does not run; there is nothing to take back", args.plugin);
     }
-    let past = history::past(session, &args.plugin, 100).await.map_err(|error| explain(&error))?;
+    let past = history::entries(session, &args.plugin, 100).await.map_err(|error| explain(&error))?;
     // Files that were refused since have changed nothing.
     let last = past.iter().find(|past| past.event != "refused");
     let swap = last.filter(|last| last.event == "swapped" && last.digest == running.digest);
     if swap.is_some_and(|swap| swap.replaced == swap.digest) {
         bail!("only the manifest of {} has changed since the version before; change it back", args.plugin);
     }
-    let hold = Hold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
+    let hold = VersionHold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
     let before = before(session, &hold, swap).await.map_err(|error| explain(&error))?;
     let Some((before, is_stored)) = before else {
         bail!(
@@ -219,7 +219,7 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
             args.plugin
         );
     };
-    history::hold(session, &hold).await.map_err(|error| explain(&error))?;
+    history::add_hold(session, &hold).await.map_err(|error| explain(&error))?;
     let after = if is_stored {
         "its bytes are in the database, so a restart runs it too"
     } else {
@@ -239,16 +239,16 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
 /// in the host's memory; any other one is found as a host finds it.
 async fn before(
     session: &Session,
-    taken_back: &Hold,
-    swap: Option<&Past>,
+    taken_back: &VersionHold,
+    swap: Option<&HistoryEntry>,
 ) -> Result<Option<(String, bool)>, crate::db::Error> {
-    let Hold { plugin, digest, .. } = taken_back;
+    let VersionHold { plugin, digest, .. } = taken_back;
     let before = match swap {
         Some(swap) => Some(swap.replaced.clone()),
         None => {
             let mut held = history::holds(session).await?;
             held.push(taken_back.clone());
-            history::not_held(session, plugin, digest, &held).await?
+            history::latest_allowed(session, plugin, digest, &held).await?
         }
     };
     let Some(before) = before else { return Ok(None) };
@@ -264,11 +264,11 @@ fn when(at: SystemTime) -> String {
     time::format(at)
 }
 
-fn listed_json<'a>(listed: &'a Listed, replaced: &[(&'a str, ProcessorId)]) -> ListedJson<'a> {
+fn listed_json<'a>(listed: &'a PluginStatus, replaced: &[(&'a str, ProcessorId)]) -> PluginJson<'a> {
     let refused = listed.refused.as_ref();
     // Of what does not run only the file's name is news.
     let of = |text| if listed.runs() { text } else { "" };
-    ListedJson {
+    PluginJson {
         plugin: &listed.plugin,
         processor: &listed.processor,
         digest: of(&listed.digest),
@@ -286,8 +286,8 @@ fn not_run_json((found, since): &(Problem, SystemTime)) -> NotRunJson<'_> {
     NotRunJson { path, problem, remedy, since: when(*since) }
 }
 
-fn past_json(past: &Past) -> PastJson<'_> {
-    PastJson {
+fn past_json(past: &HistoryEntry) -> HistoryJson<'_> {
+    HistoryJson {
         id: past.id,
         event: &past.event,
         at: when(past.at),
@@ -305,7 +305,7 @@ fn past_json(past: &Past) -> PastJson<'_> {
     }
 }
 
-fn show(plugins: &[Listed], screen: Screen, now: SystemTime) -> String {
+fn show(plugins: &[PluginStatus], screen: Screen, now: SystemTime) -> String {
     if plugins.is_empty() {
         return "no host has run a plugin here yet\n".into();
     }
@@ -369,7 +369,7 @@ fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
 }
 
 /// Why, what came of trying it before, and how its lanes came over.
-fn why(past: &Past) -> String {
+fn why(past: &HistoryEntry) -> String {
     let reason = Some(past.reason.clone()).filter(|reason| !reason.is_empty());
     // Of what was refused it is the reason.
     let dry_run = past.dry_run.as_ref().filter(|_| past.event != "refused").map(DryRunReport::to_string);
@@ -380,7 +380,7 @@ fn why(past: &Past) -> String {
     [reason, dry_run, came].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-fn show_past(past: &[Past], screen: Screen) -> String {
+fn show_past(past: &[HistoryEntry], screen: Screen) -> String {
     use Column::{Number, Text};
     let columns = [
         Text("AT"),

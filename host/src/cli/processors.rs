@@ -15,7 +15,7 @@ use crate::{
     cluster::host_lock,
     db::{Db, Error, Session},
     model::ids::ProcessorId,
-    plugins::history::{self, Listed},
+    plugins::history::{self, PluginStatus},
     processor::{
         removal::{self, Held, HeldCollection},
         roster::{self, Entry},
@@ -146,7 +146,7 @@ pub(super) enum State {
 }
 
 impl State {
-    fn of(entry: &Entry, plugins: &[Listed], host: bool) -> State {
+    fn of(entry: &Entry, plugins: &[PluginStatus], host: bool) -> State {
         let plugin = plugins.iter().find(|listed| listed.plugin == entry.plugin);
         match plugin {
             _ if entry.runs => State::Running,
@@ -174,7 +174,11 @@ impl State {
 
 /// Reads all processors with their states: of the files that a host has recorded, if one works
 /// here.
-pub(super) async fn states(session: &Session, plugins: &[Listed], host: bool) -> Result<Vec<(Entry, State)>, Error> {
+pub(super) async fn states(
+    session: &Session,
+    plugins: &[PluginStatus],
+    host: bool,
+) -> Result<Vec<(Entry, State)>, Error> {
     let state = |entry: Entry| {
         let state = State::of(&entry, plugins, host);
         (entry, state)
@@ -406,7 +410,7 @@ mod tests {
             runs,
             failed_lately: false,
         };
-        let listed = |processor: &str, refused: bool| Listed {
+        let listed = |processor: &str, refused: bool| PluginStatus {
             plugin: "acme/orders".into(),
             processor: processor.into(),
             digest: String::new(),
@@ -416,7 +420,7 @@ mod tests {
             since: std::time::SystemTime::UNIX_EPOCH,
             lanes: 0,
             refused: refused.then(|| (String::new(), "broken".into(), std::time::SystemTime::UNIX_EPOCH)),
-            is_gone: false,
+            is_removed: false,
         };
         assert_eq!(State::of(&entry(true), &[], true), State::Running);
         assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], true), State::Running);

@@ -146,7 +146,7 @@ impl Seen {
             let (_, reason, _) = listed.refused.as_ref()?;
             Some(RefusedFile { plugin: listed.plugin.clone(), reason: reason.clone() })
         });
-        let problems = history::listed_problems(session).await?.into_iter().map(|(found, _)| RefusedFile {
+        let problems = history::problems(session).await?.into_iter().map(|(found, _)| RefusedFile {
             plugin: found.path,
             reason: format!("{}; {}", found.problem, found.remedy),
         });

@@ -1,10 +1,11 @@
-//! The archive: stores the bytes of versions that have begun to run, beside everything else.
+//! The archive of plugin versions: stores the bytes of every version that has begun to run.
 //!
-//! No start, swap or event waits for it. It reads a version's file again when it is its turn, on a
-//! session of its own, and stores the bytes only if they are the ones that run. While the database
-//! is away it keeps what is pending and tries again. What may surprise: a file that is replaced
-//! before its turn is lost to it, which the log says; such a version can be gone back to only while
-//! its compiled code is kept.
+//! It works in the background on a session of its own; no start, swap or event waits for it. It reads
+//! a version's file again and stores the bytes only if they are the ones that run. If the database
+//! does not answer, it keeps its pending versions and tries again.
+//!
+//! A file that is replaced before it was read again is not stored, which is logged. A rollback to
+//! that version then needs its compiled code.
 
 use std::{
     collections::BTreeMap,
@@ -21,98 +22,98 @@ use crate::{
     sandbox::examine,
 };
 
-/// Before it tries again what the database kept it from. Default 5 s: nothing waits for it, and a
-/// database that recovers has more urgent work.
-const TRY_AGAIN: Duration = Duration::from_secs(5);
+/// Pause after a database error. Default 5 s: nothing waits for the archive, and a recovering
+/// database has more urgent work.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// For how long a plugin is kept whose file is gone, with the bytes of its versions, days. Default
-/// 30: a volume that is not mounted by mistake is missed sooner. It is checked at each start, and
-/// whenever plugins change.
+/// How long the versions of a removed plugin are kept, days. Default 30: a volume that was not mounted
+/// by mistake is noticed sooner. Checked at each start and when plugins change.
 const GONE_DAYS: i32 = 30;
-/// Bytes of the versions that are kept so of one tenant's own plugins. Default 256 MiB: some dozens
-/// of plugins of 2 MiB, and no tenant fills the database by putting files there and removing them.
+/// Bytes kept of one tenant's removed plugins. Default 256 MiB: dozens of plugins of 2 MiB each, and
+/// no tenant can fill the database by adding and removing files.
 const GONE_TENANT_BYTES: i64 = 256 << 20;
 
-/// Versions that are pending, with where their files are.
-type Pending = BTreeMap<RetainedVersion, PluginFile>;
+/// Versions to be stored, with their files.
+type PendingVersions = BTreeMap<RetainedVersion, PluginFile>;
 
-/// What a turn of work leaves: versions that are still pending, and why.
-type Left = (Pending, Option<Error>);
+/// The result of a round of work: versions that are still pending, and the error if there was one.
+type RoundResult = (PendingVersions, Option<Error>);
 
-/// Stores the bytes of versions that have begun to run.
+/// The archive.
 pub(super) struct Archive {
     db: Db,
-    /// Versions of a plugin that are retained.
+    /// Versions kept of each plugin.
     versions: usize,
-    most_bytes: u64,
-    pending: Pending,
-    work: Option<Pin<Box<dyn Future<Output = Left> + Send>>>,
+    /// Versions larger than this are not stored, bytes.
+    max_bytes: u64,
+    pending: PendingVersions,
+    /// The round under way.
+    work: Option<Pin<Box<dyn Future<Output = RoundResult> + Send>>>,
     failed_at: Option<Instant>,
-    /// Versions that were given up may leave bytes behind that nobody refers to.
-    to_sweep: bool,
+    /// Whether unreferenced bytes may have to be removed, though no version is pending.
+    needs_sweep: bool,
 }
 
 impl Archive {
-    /// An archive that retains so many versions of each plugin, none larger than so many bytes.
-    pub(super) fn new(db: Db, versions: usize, most_bytes: u64) -> Self {
-        Archive { db, versions, most_bytes, pending: Pending::new(), work: None, failed_at: None, to_sweep: true }
+    /// An archive that keeps `versions` versions of each plugin, none larger than `max_bytes`.
+    pub(super) fn new(db: Db, versions: usize, max_bytes: u64) -> Self {
+        let pending = PendingVersions::new();
+        Archive { db, versions, max_bytes, pending, work: None, failed_at: None, needs_sweep: true }
     }
 
-    /// A version has begun to run, and the database knows that it does. `file` is where its bytes
-    /// are, unless something else is there by now.
+    /// Adds a version that has begun to run. Call it only after the history has recorded the version.
+    /// `file` has its bytes unless it was replaced since.
     pub(super) fn add(&mut self, version: RetainedVersion, file: PluginFile) {
         self.pending.insert(version, file);
     }
 
-    /// A plugin is gone, and after a while what it could go back to will be.
-    pub(super) fn forget(&mut self) {
-        self.to_sweep = true;
+    /// Schedules a sweep, because a plugin was removed.
+    pub(super) fn schedule_sweep(&mut self) {
+        self.needs_sweep = true;
     }
 
-    /// Whether all that could be stored is: nothing is pending, or the last turn failed.
+    /// Whether nothing is pending, or the last round failed.
     pub(super) fn is_done(&self) -> bool {
         self.work.is_none() && (self.failed_at.is_some() || self.is_idle())
     }
 
     fn is_idle(&self) -> bool {
-        self.pending.is_empty() && self.work.is_none() && !self.to_sweep
+        self.pending.is_empty() && self.work.is_none() && !self.needs_sweep
     }
 
-    /// Works on what is pending; returns after a turn, and never while there is nothing to do.
-    /// Cancel safe.
+    /// Works for one round. Waits forever while there is nothing to do. Cancel safe.
     pub(super) async fn work(&mut self) {
         if self.work.is_none() {
             if self.is_idle() {
                 return std::future::pending().await;
             }
             if let Some(failed_at) = self.failed_at {
-                tokio::time::sleep_until((failed_at + TRY_AGAIN).into()).await;
+                tokio::time::sleep_until((failed_at + RETRY_AFTER).into()).await;
             }
             let (db, pending) = (self.db.clone(), std::mem::take(&mut self.pending));
-            self.to_sweep = false;
-            self.work = Some(Box::pin(store(db, pending, self.versions, self.most_bytes)));
+            self.needs_sweep = false;
+            self.work = Some(Box::pin(store(db, pending, self.versions, self.max_bytes)));
         }
         let Some(work) = self.work.as_mut() else { return };
-        let (left, error) = work.await;
+        let (pending, error) = work.await;
         self.work = None;
-        for (version, file) in left {
+        for (version, file) in pending {
             self.pending.entry(version).or_insert(file);
         }
         if let Some(error) = &error {
-            self.to_sweep = true;
+            self.needs_sweep = true;
             if self.failed_at.is_none() {
-                let (versions, why) = (self.pending.len(), describe(error));
-                tracing::warn!(versions, "could not store the bytes of running plugins; trying again: {why}");
+                let (versions, error) = (self.pending.len(), describe(error));
+                tracing::warn!(versions, "cannot store the bytes of running plugins; trying again: {error}");
             }
         }
         self.failed_at = error.map(|_| Instant::now());
     }
 }
 
-/// Records what runs, stores the bytes that are missing, and removes those that are not needed any
-/// more.
-async fn store(db: Db, mut pending: Pending, versions: usize, most_bytes: u64) -> Left {
-    let mut refused = None;
+/// Records the versions that run, stores missing bytes and removes bytes that are no longer needed.
+async fn store(db: Db, mut pending: PendingVersions, versions: usize, max_bytes: u64) -> RoundResult {
+    let mut rejected = None;
     let stored = async {
         let mut session = db.connect("store components").await?;
         let ran: Vec<RetainedVersion> = pending.keys().cloned().collect();
@@ -122,14 +123,14 @@ async fn store(db: Db, mut pending: Pending, versions: usize, most_bytes: u64) -
         pending.clear();
         pending.extend(files);
         for (version, file) in pending.clone() {
-            if let Some(bytes) = read(&version, &file, most_bytes).await
+            if let Some(bytes) = read(&version, &file, max_bytes).await
                 && let Err(error) = components::store(&mut session, &version, &bytes).await
             {
                 if session.is_closed() {
                     return Err(error);
                 }
-                // One that the database does not take is no reason to leave the others out.
-                refused = Some(error);
+                // The other versions are stored even if the database rejects this one.
+                rejected = Some(error);
                 continue;
             }
             pending.remove(&version);
@@ -138,19 +139,19 @@ async fn store(db: Db, mut pending: Pending, versions: usize, most_bytes: u64) -
         components::expire(&session, GONE_DAYS, GONE_TENANT_BYTES).await?;
         let removed = components::sweep(&session).await?;
         if removed > 0 {
-            tracing::debug!(removed, "removed the bytes of versions that no plugin can go back to");
+            tracing::debug!(removed, "removed the bytes of versions that no plugin needs");
         }
         Ok(())
     };
-    let error = stored.await.err().or(refused);
+    let error = stored.await.err().or(rejected);
     (pending, error)
 }
 
 /// The bytes of a version, if its file still has them.
-async fn read(version: &RetainedVersion, file: &PluginFile, most_bytes: u64) -> Option<Vec<u8>> {
+async fn read(version: &RetainedVersion, file: &PluginFile, max_bytes: u64) -> Option<Vec<u8>> {
     let (opened, digest) = (file.clone(), version.digest.clone());
     let read = move || {
-        let content = examine::content(opened.component().ok()?, most_bytes).ok()?;
+        let content = examine::content(opened.component().ok()?, max_bytes).ok()?;
         (examine::digest(&content) == digest).then_some(content)
     };
     let bytes = tokio::task::spawn_blocking(read).await.ok().flatten();
@@ -158,7 +159,7 @@ async fn read(version: &RetainedVersion, file: &PluginFile, most_bytes: u64) -> 
         tracing::warn!(
             plugin = version.plugin,
             digest = version.digest.get(..12),
-            "the bytes of this version were not stored: {} has changed or is gone; going back to it needs its compiled code (compile.cache)",
+            "this version was not stored, because {} has changed; a rollback to it needs its compiled code (compile.cache)",
             file.path.display()
         );
     }

@@ -1,6 +1,8 @@
-//! A plugin's file checked alone: its manifest, its signature where one is asked for, and whether the sandbox takes it.
+//! The check of one file: its manifest, its signature if one is required, and whether the sandbox
+//! loads it.
 //!
-//! What only all files together show, that two of them claim one processor say, is the [plan](super::plan)'s.
+//! Conflicts between files, such as two that claim one processor, are found by the
+//! [plan](super::plan).
 
 use std::{cell::RefCell, sync::Arc};
 
@@ -9,7 +11,7 @@ use super::{
     folder::{PluginFile, beneath::Refusal},
     history::components::StoredComponent,
     manifest::Manifest,
-    registry::{Follower, Origin},
+    registry::{Provenance, RunnableVersion},
     signature::{self, PublicKey},
 };
 use crate::{
@@ -17,30 +19,30 @@ use crate::{
     sandbox::{Limits, LoadError, Plugin, Sandbox, compile::CompileError, examine},
 };
 
-/// A file after it was checked.
-pub(super) struct Checked {
-    /// The file that this is about.
+/// The result of a check.
+pub(super) struct CheckedFile {
+    /// The file.
     pub(super) file: PluginFile,
-    /// SHA-256 of it; empty where it was not read.
+    /// Its SHA-256; empty if it was not read.
     pub(super) digest: String,
-    /// Where it comes from, as far as that is known.
-    pub(super) origin: Origin,
-    /// What came of trying it on events that are handled already, if it was.
+    /// Its contract and signature, as far as they are known.
+    pub(super) provenance: Provenance,
+    /// The report of its dry run, if there was one.
     pub(super) dry_run: Option<DryRunReport>,
-    /// Whether it is to be checked again, since the database or the file system did not let it.
-    pub(super) again: bool,
-    /// Why it was not checked to its end.
+    /// Whether the check must be repeated, because the database or the file system failed.
+    pub(super) retry: bool,
+    /// Why the check could not finish.
     pub(super) unfinished: Option<Unfinished>,
-    /// What can run, or why nothing can.
-    pub(super) found: Result<(Arc<Plugin>, Manifest), String>,
+    /// The loaded plugin with its manifest, or the reason for the refusal.
+    pub(super) outcome: Result<(Arc<Plugin>, Manifest), String>,
 }
 
-/// Why a file is checked once more: nothing of it speaks against the file.
+/// Why a check could not finish. It says nothing about the file, which is checked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfinished {
-    /// Compiling it takes longer than that of small files does.
+    /// Compiling takes longer than the time for small files.
     Slow,
-    /// The machine is short of something.
+    /// The machine is short of memory or another resource.
     Shortage,
 }
 
@@ -55,86 +57,88 @@ impl Unfinished {
     }
 }
 
-impl Checked {
-    /// A file of which nothing is known but why it does not run.
-    pub(super) fn refused(file: PluginFile, why: String) -> Self {
-        Checked {
+impl CheckedFile {
+    /// A file that is refused before it is read.
+    pub(super) fn refused(file: PluginFile, reason: String) -> Self {
+        CheckedFile {
             file,
             digest: String::new(),
-            origin: Origin::default(),
+            provenance: Provenance::default(),
             dry_run: None,
-            again: false,
+            retry: false,
             unfinished: None,
-            found: Err(why),
+            outcome: Err(reason),
         }
     }
 
-    /// What would follow the log; nothing where it does not run.
-    pub(super) fn follower(&self) -> Option<Follower> {
-        let (plugin, manifest) = self.found.as_ref().ok()?;
-        Some(Follower {
-            descriptor: manifest.over(plugin.descriptor(), self.file.tenant.as_ref()),
+    /// The version to run; none if the file is refused.
+    pub(super) fn runnable(&self) -> Option<RunnableVersion> {
+        let (plugin, manifest) = self.outcome.as_ref().ok()?;
+        Some(RunnableVersion {
+            descriptor: manifest.apply_to(plugin.descriptor(), self.file.tenant.as_ref()),
             plugin: self.file.name.clone(),
             digest: self.digest.clone(),
             handler: plugin.clone(),
             manifest: manifest.clone(),
-            origin: self.origin.clone(),
+            provenance: self.provenance.clone(),
         })
     }
 
-    /// Tries it on events that are handled already, where it would take another version's place.
-    pub(super) async fn tried(mut self, dry_runs: &DryRuns) -> Self {
-        let Some(follower) = self.follower() else { return self };
-        match dry_runs.of(&follower).await {
-            Ok(dry_run) => self.dry_run = dry_run,
-            Err(why) if follower.manifest.dry_run => {
-                self.again = true;
-                self.found = Err(format!("it could not be tried on earlier events, and will be again: {why}"));
+    /// Adds a dry run, if the file would replace a running version.
+    pub(super) async fn with_dry_run(mut self, dry_runs: &DryRuns) -> Self {
+        let Some(candidate) = self.runnable() else { return self };
+        match dry_runs.run(&candidate).await {
+            Ok(report) => self.dry_run = report,
+            Err(error) if candidate.manifest.dry_run => {
+                self.retry = true;
+                self.outcome =
+                    Err(format!("the dry run on recent events failed, and is repeated automatically: {error}"));
             }
-            Err(why) => tracing::warn!(plugin = follower.plugin, "could not be tried on earlier events: {why}"),
+            Err(error) => tracing::warn!(plugin = candidate.plugin, "the dry run on recent events failed: {error}"),
         }
-        if let (true, Some(Err(why))) = (follower.manifest.dry_run, self.dry_run.as_ref().map(DryRunReport::verdict)) {
-            self.found = Err(why);
+        let verdict = self.dry_run.as_ref().map(DryRunReport::verdict);
+        if let (true, Some(Err(reason))) = (candidate.manifest.dry_run, verdict) {
+            self.outcome = Err(reason);
         }
         self
     }
 }
 
-/// What a file system or an operator says against a file.
-struct Wrong {
-    why: String,
-    /// Whether it may be otherwise the next time, though the file looks the same.
-    passes: bool,
+/// Why the file, its manifest or its signature is refused.
+struct Rejection {
+    reason: String,
+    /// Whether the next check may have another outcome, though the file is unchanged.
+    is_transient: bool,
 }
 
-impl Wrong {
+impl Rejection {
     fn reading(what: &str, refusal: &Refusal) -> Self {
-        Wrong { why: format!("{what}{refusal}"), passes: !matches!(refusal, Refusal::Refused(_)) }
+        Rejection { reason: format!("{what}{refusal}"), is_transient: !matches!(refusal, Refusal::Refused(_)) }
     }
 
-    fn checked(self, file: PluginFile) -> Checked {
-        Checked { again: self.passes, ..Checked::refused(file, self.why) }
+    fn checked(self, file: PluginFile) -> CheckedFile {
+        CheckedFile { retry: self.is_transient, ..CheckedFile::refused(file, self.reason) }
     }
 }
 
-/// Checks a file alone, with its manifest. May take seconds.
-pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> Checked {
-    if let Err(why) = &file.stamp {
-        let why = why.clone();
-        return Checked::refused(file, why);
+/// Checks a file with its manifest and signature. Blocks, for seconds if it compiles.
+pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> CheckedFile {
+    if let Err(reason) = &file.stamp {
+        let reason = reason.clone();
+        return CheckedFile::refused(file, reason);
     }
     let (manifest, limits) = match read_manifest(&file, sandbox.limits()) {
         Ok(read) => read,
-        Err(wrong) => return wrong.checked(file),
+        Err(rejection) => return rejection.checked(file),
     };
     let signature = match file.signature_text() {
         Ok(text) => Some(text),
         Err(Refusal::Gone) => None,
-        Err(refusal) => return Wrong::reading("its signature: ", &refusal).checked(file),
+        Err(refusal) => return Rejection::reading("its signature: ", &refusal).checked(file),
     };
     let component = match file.component() {
         Ok(component) => component,
-        Err(refusal) => return Wrong::reading("", &refusal).checked(file),
+        Err(refusal) => return Rejection::reading("", &refusal).checked(file),
     };
     let signed = RefCell::new((String::new(), String::new()));
     let accept = |content: &[u8]| {
@@ -149,102 +153,102 @@ pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> 
         sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref()).examine_opened(component, accept);
     let contract = examined.outline.and_then(|outline| outline.contract()).unwrap_or_default();
     let unfinished = examined.loaded.as_ref().err().and_then(Unfinished::of);
-    let again = matches!(examined.loaded, Err(LoadError::Unreadable(_)));
-    let found = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
-    let found = found.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
+    let retry = matches!(examined.loaded, Err(LoadError::Unreadable(_)));
+    let outcome = examined.loaded.map(|plugin| (Arc::new(plugin), manifest));
+    let outcome = outcome.map_err(|error| format!("{:#}", anyhow::Error::from(error)));
     let (signed_by, signature) = signed.into_inner();
-    let origin = Origin { contract, signed_by, signature };
+    let provenance = Provenance { contract, signed_by, signature };
     let digest = examined.digest.unwrap_or_default();
-    Checked { file, digest, origin, dry_run: None, again, unfinished, found }
+    CheckedFile { file, digest, provenance, dry_run: None, retry, unfinished, outcome }
 }
 
-/// A version that ran before, as far as the database knows it.
-pub(super) struct Former {
+/// A version that ran before, as the database knows it.
+pub(super) struct FormerVersion {
     /// SHA-256 of its file.
     pub(super) digest: String,
-    /// The contract that it keeps; empty where that is not known.
+    /// The version of its contract; empty if unknown.
     pub(super) contract: String,
-    /// The component, if it is stored.
+    /// Its component, if it is stored.
     pub(super) stored: Option<StoredComponent>,
 }
 
-/// Why a version that ran before is not at hand.
-pub(super) enum Unrecalled {
-    /// It does not run here.
+/// Why a former version cannot be loaded.
+pub(super) enum RecallError {
+    /// It cannot run on this host.
     Refused(String),
-    /// The machine is short of something.
+    /// The machine is short of memory or another resource.
     Shortage(String),
 }
 
-impl<E: Into<String>> From<E> for Unrecalled {
-    fn from(why: E) -> Self {
-        Unrecalled::Refused(why.into())
+impl<E: Into<String>> From<E> for RecallError {
+    fn from(reason: E) -> Self {
+        RecallError::Refused(reason.into())
     }
 }
 
-/// Loads a version that ran before in the place of a file, from its stored bytes.
+/// Loads a former version in place of a file, from its stored bytes.
 ///
-/// A row of the database is no more trusted than a file: the digest is computed and the signature
-/// checked again. Where nothing is stored and no signature is asked for, its compiled code will do.
-/// May take as long as a check.
+/// A database row is trusted no more than a file: the digest is computed and the signature verified
+/// again. If nothing is stored and no signature is required, cached compiled code suffices. Blocks as
+/// long as a check.
 pub(super) fn recall(
     sandbox: &Sandbox,
     keys: &[PublicKey],
     file: PluginFile,
-    former: Former,
-) -> Result<Checked, Unrecalled> {
-    let Former { digest, contract, stored } = former;
+    former: FormerVersion,
+) -> Result<CheckedFile, RecallError> {
+    let FormerVersion { digest, contract, stored } = former;
     let read = read_manifest(&file, sandbox.limits());
-    let (manifest, limits) = read.map_err(|Wrong { why, passes }| match passes {
-        true => Unrecalled::Shortage(why),
-        false => Unrecalled::Refused(why),
+    let (manifest, limits) = read.map_err(|Rejection { reason, is_transient }| match is_transient {
+        true => RecallError::Shortage(reason),
+        false => RecallError::Refused(reason),
     })?;
     let sandbox = sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref());
-    let mut origin = Origin { contract, ..Origin::default() };
+    let mut provenance = Provenance { contract, ..Provenance::default() };
     let plugin = match stored {
         Some(StoredComponent { bytes: None, .. }) => {
             let mib = sandbox.limits().component_mib;
-            return Err(format!("its stored bytes are more than the {mib} MiB of limits.component-mib").into());
+            return Err(format!("it is larger than limits.component-mib, {mib} MiB").into());
         }
         Some(StoredComponent { bytes: Some(bytes), signature }) => {
             if examine::digest(&bytes) != digest {
-                return Err("the bytes stored for it are not those that ran (sandmill.components)".into());
+                return Err("its stored bytes were altered (sandmill.components)".into());
             }
             if !keys.is_empty() {
                 let given = Some(signature.as_str()).filter(|signature| !signature.is_empty());
-                origin.signed_by = signature::check(&bytes, given, keys)?.text();
-                origin.signature = signature;
+                provenance.signed_by = signature::check(&bytes, given, keys)?.text();
+                provenance.signature = signature;
             }
             sandbox.load(&bytes).map_err(|error| {
                 let shortage = Unfinished::of(&error) == Some(Unfinished::Shortage);
-                let why = format!("{:#}", anyhow::Error::from(error));
-                if shortage { Unrecalled::Shortage(why) } else { Unrecalled::Refused(why) }
+                let reason = format!("{:#}", anyhow::Error::from(error));
+                if shortage { RecallError::Shortage(reason) } else { RecallError::Refused(reason) }
             })?
         }
         None if keys.is_empty() => sandbox
             .recall(&digest)
-            .ok_or("neither its bytes (sandmill.components) nor its compiled code (compile.cache) are at hand")?,
-        None => return Err("its bytes are not stored, so that its signature cannot be checked".into()),
+            .ok_or("neither its bytes (sandmill.components) nor its compiled code (compile.cache) are available")?,
+        None => return Err("its bytes are not stored, so its signature cannot be verified".into()),
     };
-    let found = Ok((Arc::new(plugin), manifest));
-    Ok(Checked { file, digest, origin, dry_run: None, again: false, unfinished: None, found })
+    let outcome = Ok((Arc::new(plugin), manifest));
+    Ok(CheckedFile { file, digest, provenance, dry_run: None, retry: false, unfinished: None, outcome })
 }
 
-/// What is said about a plugin, and what it may use up with that.
-fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits), Wrong> {
+/// Reads a plugin's manifest, and the limits that result from it.
+fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits), Rejection> {
     if file.manifest.is_none() {
         return Ok((Manifest::default(), host.clone()));
     }
     let path = file.path.with_extension("toml");
     let before = format!("its manifest {}: ", path.display());
-    let wrong = |why: String| Wrong { why: format!("{before}{why}"), passes: false };
-    let text = file.manifest_text().map_err(|refusal| Wrong::reading(&before, &refusal))?;
-    let manifest = Manifest::parse(&text).map_err(wrong)?;
+    let rejection = |reason: String| Rejection { reason: format!("{before}{reason}"), is_transient: false };
+    let text = file.manifest_text().map_err(|refusal| Rejection::reading(&before, &refusal))?;
+    let manifest = Manifest::parse(&text).map_err(rejection)?;
     if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some() || manifest.settings.have_tenants()) {
-        return Err(wrong(format!(
-            "tenants: a plugin in the folder {tenant} is that tenant's alone; remove `tenants`, and write its settings under [settings]"
+        return Err(rejection(format!(
+            "tenants: a plugin in the folder {tenant} is that tenant's alone; remove `tenants` and put its settings under [settings]"
         )));
     }
-    let limits = manifest.limits(host, file.tenant.as_ref()).map_err(wrong)?;
+    let limits = manifest.limits(host, file.tenant.as_ref()).map_err(rejection)?;
     Ok((manifest, limits))
 }

@@ -1,30 +1,33 @@
-//! Settings of the plugins folder and of rollouts: the section `[rollout]`.
+//! The settings of the plugins folder and of rollouts: the section `[rollout]`.
 
 use serde::{Deserialize, Serialize};
 
 use super::signature::PublicKey;
 use crate::rollout::probation::Probation;
 
-/// What an operator can set.
+/// The section `[rollout]`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// Look at the plugins folder every so many milliseconds. Default 0: when the file system tells of a change, and every second; network file systems tell of
-    /// none.
+    /// Interval between two scans of the plugins folder, milliseconds. Default 0: scan when the
+    /// file system reports a change, and every second. Set it for network file systems, which
+    /// report none.
     pub poll_ms: u64,
-    /// Public keys of Ed25519, in hexadecimal: with some, only plugins run that one of them has signed (`sandmill plugin sign`). Default none: every plugin may run.
+    /// Ed25519 public keys in hexadecimal. If there are any, only plugins signed with one of them
+    /// run (`sandmill plugin sign`). Default none: unsigned plugins run.
     pub public_keys: Vec<String>,
-    /// For how long a version that replaced another is on trial, seconds. Default 30; 0 trusts every version.
+    /// Length of the trial after a swap, seconds. A version that fails its trial is rolled back.
+    /// Default 30: a broken version mostly fails on its first events; 0 trusts every version.
     pub trial_seconds: u64,
-    /// So many lanes that it blocks meanwhile, and that were not blocked before, bring the one before it back. Default 3. One is enough if the version has handled
-    /// nothing at all.
+    /// Number of newly blocked lanes that fails a trial. Lanes that were blocked before the swap do
+    /// not count. Default 3; one is enough if the version has handled no event.
     pub trial_lanes: usize,
-    /// On so many of a processor's last events a version is tried before it takes over, and nothing that it answers is kept. It does not take over if it fails where the one that
-    /// runs does not, unless its manifest says `dry-run = false`. Default 100; 0 tries none.
+    /// Number of recent events that a new version is dry-run on; its results are discarded. It is
+    /// refused if it fails where the running version does not, unless its manifest has
+    /// `dry-run = false`. Default 100; 0 turns dry runs off.
     pub dry_run_events: usize,
-    /// Versions of each plugin whose bytes the database keeps: the one that runs, and those that
-    /// ran before it. Default 3: the one before is what a rollback goes back to, and one more if
-    /// that was taken back as well.
+    /// Number of versions of each plugin whose bytes the database keeps, the running one included.
+    /// Default 3: a rollback needs the previous version, and one more if that was rolled back too.
     pub retained_versions: usize,
 }
 
@@ -42,12 +45,12 @@ impl Default for Config {
 }
 
 impl Config {
-    /// When a version that was swapped in fails its trial.
+    /// The rules of a trial.
     pub(super) fn probation(&self) -> Probation {
         Probation { seconds: self.trial_seconds, lanes: self.trial_lanes }
     }
 
-    /// Says which setting has a value that cannot work, with the values that can.
+    /// Checks all values. The error names the setting and the allowed range.
     pub fn check(&self) -> Result<(), String> {
         self.keys()?;
         let ranges = [
@@ -65,9 +68,9 @@ impl Config {
         Ok(())
     }
 
-    /// The keys that plugins may be signed with; none where no signature is asked for.
+    /// The public keys; empty if plugins need no signature.
     pub fn keys(&self) -> Result<Vec<PublicKey>, String> {
-        let parse = |text: &String| PublicKey::parse(text).map_err(|why| format!("rollout.public-keys: {why}"));
+        let parse = |text: &String| PublicKey::parse(text).map_err(|error| format!("rollout.public-keys: {error}"));
         self.public_keys.iter().map(parse).collect()
     }
 }
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_out_of_range_are_named_with_the_range() {
+    fn an_error_names_the_setting_and_its_range() {
         assert_eq!(Config { trial_seconds: 0, ..Config::default() }.check(), Ok(()));
         let wrong = Config { trial_lanes: 0, ..Config::default() };
         assert_eq!(wrong.check().unwrap_err(), "rollout.trial-lanes = 0 is out of range; it takes 1 to 1000");

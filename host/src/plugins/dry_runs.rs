@@ -1,11 +1,11 @@
-//! What is needed to try files against the processors that run, while these go on.
+//! Dry runs of new versions against the running processors.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{manifest::Manifest, registry::Follower};
+use super::{manifest::Manifest, registry::RunnableVersion};
 use crate::{
     db::describe,
     model::{handler::Descriptor, ids::ProcessorId},
@@ -14,25 +14,25 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// The processors that run, as they were when a check began.
+/// A snapshot of the running processors, for dry runs against them. Cheap to clone.
 #[derive(Clone)]
-pub struct DryRuns(Arc<Known>);
+pub struct DryRuns(Arc<DryRunContext>);
 
-/// What they are about.
-pub(super) struct Known {
+/// What a dry run needs.
+pub(super) struct DryRunContext {
     pub(super) shared: Shared,
     pub(super) scheduler: Scheduler,
-    /// What the last one read with, for the next.
+    /// The session of the last dry run, for the next one.
     pub(super) session: Arc<Mutex<Option<DryRunSession>>>,
-    pub(super) running: BTreeMap<ProcessorId, Runs>,
-    /// The files that there are.
-    pub(super) there: BTreeSet<String>,
-    /// Each is tried on so many events.
+    pub(super) running: BTreeMap<ProcessorId, RunningVersion>,
+    /// The plugins that have a file.
+    pub(super) files: BTreeSet<String>,
+    /// Number of events of each dry run.
     pub(super) events: usize,
 }
 
-/// What runs as a processor.
-pub(super) struct Runs {
+/// The version that a processor runs.
+pub(super) struct RunningVersion {
     pub(super) plugin: String,
     pub(super) version: Arc<Version>,
     pub(super) descriptor: Descriptor,
@@ -40,39 +40,40 @@ pub(super) struct Runs {
 }
 
 impl DryRuns {
-    pub(super) fn new(known: Known) -> Self {
-        DryRuns(Arc::new(known))
+    pub(super) fn new(context: DryRunContext) -> Self {
+        DryRuns(Arc::new(context))
     }
 
-    /// Tries what would take over, if something else runs whose place it would take. Fails where the database does not let it.
-    pub(super) async fn of(&self, candidate: &Follower) -> Result<Option<DryRunReport>, String> {
-        let Known { shared, scheduler, session, running, there, events } = &*self.0;
-        let Follower { descriptor, digest, handler, manifest, plugin, .. } = candidate;
-        let Some(runs) = running.get(&descriptor.id) else { return Ok(None) };
-        let same = *runs.version.digest == **digest && runs.manifest == *manifest;
-        // What belongs to another file that is there it does not get, and with other documents than it would build it has nothing to do.
-        let refused = runs.plugin != *plugin && there.contains(&runs.plugin)
-            || registration::difference(&runs.descriptor, descriptor, manifest.adopts()).is_some();
+    /// Runs a candidate on recent events, if it would replace another version. Fails if the database
+    /// does not answer.
+    pub(super) async fn run(&self, candidate: &RunnableVersion) -> Result<Option<DryRunReport>, String> {
+        let DryRunContext { shared, scheduler, session, running, files, events } = &*self.0;
+        let RunnableVersion { descriptor, digest, handler, manifest, plugin, .. } = candidate;
+        let Some(current) = running.get(&descriptor.id) else { return Ok(None) };
+        let same = *current.version.digest == **digest && current.manifest == *manifest;
+        // The plan refuses it: the processor belongs to another file, or has other documents.
+        let refused = current.plugin != *plugin && files.contains(&current.plugin)
+            || registration::difference(&current.descriptor, descriptor, manifest.adopts()).is_some();
         if *events == 0 || same || refused {
             return Ok(None);
         }
-        let (running, runs_as) = (&runs.version, &runs.descriptor);
-        let trial = DryRun { scheduler, descriptor, handler, running, runs_as, events: *events };
+        let (running, runs_as) = (&current.version, &current.descriptor);
+        let dry_run = DryRun { scheduler, descriptor, handler, running, runs_as, events: *events };
         let kept = || session.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = kept().take();
         let was_used = taken.is_some();
-        let mut at = taken.unwrap_or_else(|| DryRunSession::new(shared));
-        let mut tried = trial.run(&mut at).await;
-        if tried.is_err() && was_used {
-            // Its sessions may have ended long ago, without anybody having asked.
-            at = DryRunSession::new(shared);
-            tried = trial.run(&mut at).await;
+        let mut session = taken.unwrap_or_else(|| DryRunSession::new(shared));
+        let mut result = dry_run.run(&mut session).await;
+        if result.is_err() && was_used {
+            // An idle session may have been closed long ago.
+            session = DryRunSession::new(shared);
+            result = dry_run.run(&mut session).await;
         }
-        let dry_run = tried.map_err(|error| error.downcast_ref().map_or_else(|| format!("{error:#}"), describe))?;
-        kept().replace(at);
-        if let Some(dry_run) = &dry_run {
-            tracing::info!(processor = %descriptor.id, digest = digest.get(..12), "{dry_run}");
+        let report = result.map_err(|error| error.downcast_ref().map_or_else(|| format!("{error:#}"), describe))?;
+        kept().replace(session);
+        if let Some(report) = &report {
+            tracing::info!(processor = %descriptor.id, digest = digest.get(..12), "{report}");
         }
-        Ok(dry_run)
+        Ok(report)
     }
 }

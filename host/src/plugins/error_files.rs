@@ -1,7 +1,8 @@
-//! The files beside plugins that say why they do not run: `NAME.wasm.error`.
+//! Error files: `NAME.wasm.error` beside a plugin holds the reason why it does not run.
 //!
-//! They are written into the folder that the plugin was read from, by the same rules: a link that somebody put there is replaced or removed, never
-//! followed. Where a folder cannot be written to, nothing is lost but the file: the log has the reason once, and `sandmill plugins` shows it.
+//! An error file is written into the folder that the plugin was read from, by the same rules: a link
+//! in its place is replaced or removed, never followed. If the folder is not writable, only the file
+//! is missing: the log has the reason once, and `sandmill plugins` shows it.
 
 use std::{
     collections::BTreeMap,
@@ -16,39 +17,39 @@ use crate::model::text;
 #[derive(Debug)]
 pub(super) struct ErrorFiles {
     root: PathBuf,
-    /// What was written beside which plugin, or could not be.
+    /// The last text for each plugin, whether its file could be written or not.
     written: BTreeMap<String, String>,
 }
 
 impl ErrorFiles {
-    /// Those of a folder, in which an earlier host may have left some.
+    /// The error files of a folder, in which an earlier host may have left some.
     pub(super) fn new(root: &Path) -> Self {
         ErrorFiles { root: root.into(), written: BTreeMap::new() }
     }
 
-    /// Says beside a plugin why it does not run, unless that is what it says already.
-    pub(super) fn write(&mut self, plugin: &str, why: &str) {
-        let why = &*text::printable(why);
-        if self.written.get(plugin).is_some_and(|written| written == why) {
+    /// Writes the reason why a plugin does not run, unless its file already has this text.
+    pub(super) fn write(&mut self, plugin: &str, reason: &str) {
+        let reason = &*text::printable(reason);
+        if self.written.get(plugin).is_some_and(|written| written == reason) {
             return;
         }
         let (tenant, name) = split(plugin);
         let written = self.folder(tenant).and_then(|folder| {
             let name = format!("{name}.wasm.error");
-            // Whoever waits for a change of the file is not woken by the same again.
-            let same = folder.text(OsStr::new(&name)).is_ok_and(|there| there.strip_suffix('\n') == Some(why));
-            if same { Ok(()) } else { folder.replace(&name, format!("{why}\n").as_bytes()) }
+            // The same text again must not wake those who watch the file.
+            let same = folder.text(OsStr::new(&name)).is_ok_and(|text| text.strip_suffix('\n') == Some(reason));
+            if same { Ok(()) } else { folder.replace(&name, format!("{reason}\n").as_bytes()) }
         });
         match written {
             Ok(()) => {}
-            // The next time may be better.
+            // The host is short of file descriptors or memory: the next call tries again.
             Err(Refusal::Short(_)) => return,
-            Err(why) => tracing::debug!(plugin, "its error file is not written: {why}"),
+            Err(error) => tracing::debug!(plugin, "cannot write its error file: {error}"),
         }
-        self.written.insert(plugin.into(), why.into());
+        self.written.insert(plugin.into(), reason.into());
     }
 
-    /// Removes what is said beside a plugin; mostly there is nothing.
+    /// Removes a plugin's error file, if there is one.
     pub(super) fn remove(&mut self, plugin: &str) {
         self.written.remove(plugin);
         let (tenant, name) = split(plugin);
@@ -77,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn links_in_the_place_of_an_error_file_are_replaced_and_not_followed() {
+    fn a_link_in_the_place_of_an_error_file_is_replaced_and_not_followed() {
         let root = tempfile::tempdir().unwrap();
         let path = |name: &str| root.path().join(name);
         fs::create_dir(path("mallory")).unwrap();
@@ -97,7 +98,7 @@ mod tests {
         assert!(std::process::Command::new("mkfifo").arg(path("mallory/c.wasm.error")).status().unwrap().success());
         errors.write("mallory/c", "no component");
         assert_eq!(fs::read_to_string(path("mallory/c.wasm.error")).unwrap(), "no component\n");
-        // Nor is anything written where a tenant's folder is a link elsewhere.
+        // Nothing is written where a tenant's folder is a link elsewhere.
         fs::create_dir(path("acme")).unwrap();
         symlink("acme", path("eve")).unwrap();
         errors.write("eve/a", "no component");

@@ -1,18 +1,24 @@
-//! The plugins folder: which files in it are plugins, and what else is in it that somebody may have meant to be one.
+//! The plugins folder: its plugins, and the entries that look like misplaced or misnamed plugins.
 //!
-//! `NAME.wasm` is a plugin for all tenants; `TENANT/NAME.wasm` is one for that tenant alone. `NAME.toml` beside it is its manifest, `NAME.wasm.sig` its
-//! signature, and the host writes `NAME.wasm.error`. Names that begin with a dot are left alone: editors and copying tools keep unfinished files there.
-//! A folder that is not there is an empty one: somebody is about to make it.
+//! `NAME.wasm` is a plugin for all tenants, `TENANT/NAME.wasm` one for that tenant alone. Beside it,
+//! `NAME.toml` is its manifest and `NAME.wasm.sig` its signature; the host writes `NAME.wasm.error`.
+//! Names that begin with a dot are ignored: editors and copying tools keep unfinished files there.
 //!
-//! **Links.** The plugins folder itself may be a link or a mount. Below it, everything that is read or written for a tenant lies in that tenant's folder:
-//! links there may lead to any file of the same folder, and nowhere else. Links among the files for all tenants may lead to files beside them and below
-//! folders whose names begin with a dot, so never into a tenant's folder. A tenant's folder may itself be a link through such folders to one of the
-//! same name. That is how Kubernetes lays out a volume (`a.wasm -> ..data/a.wasm`, `acme -> ..data/acme`). Each step is checked on open descriptors
-//! ([`beneath`]), so exchanging a link between the check and the read gains nothing. *A hard link is the file itself*: no path tells that another tenant's
-//! folder holds it too. Let tenants write only to file systems on which they can make no hard link to each other's files (one volume each, or `fs.protected_hardlinks`).
+//! **Links.** The plugins folder itself may be a link or a mount. Below it:
 //!
-//! **Faults.** An entry that cannot be used is reported with its own path ([`Problem`]) and keeps no other from running. A folder that cannot be read is not an
-//! empty one: its plugins stay what they were ([`Listing::unread`]). A host that is short of file descriptors fails the whole scan, and everything stays.
+//! - Links in a tenant's folder may lead to files in the same folder.
+//! - Links beside the shared plugins may lead to files there and below folders whose names begin
+//!   with a dot, so never into a tenant's folder.
+//! - A tenant's folder may be a link through such dot folders to a folder of the same name.
+//!
+//! Kubernetes lays out volumes like this (`a.wasm -> ..data/a.wasm`, `acme -> ..data/acme`). Each step
+//! is checked on open descriptors ([`beneath`]), so replacing a link between the check and the read
+//! gains nothing. *A hard link cannot be told from the file itself.* Tenants must not be able to make
+//! hard links to each other's files: give each a volume, or set `fs.protected_hardlinks`.
+//!
+//! **Faults.** An unusable entry is reported with its path ([`Problem`]) and does not affect others. If
+//! a tenant's folder cannot be read, its plugins stay as they are ([`Listing::unread`]). If the host
+//! is short of file descriptors, the scan fails and all plugins stay as they are.
 
 pub(super) mod beneath;
 mod entry;
@@ -29,44 +35,44 @@ use std::{
 };
 
 use beneath::{Folder, Refusal};
-use entry::Entry;
+use entry::FolderEntry;
 use rustix::fs::{FileType, Stat};
 pub use settling::Settling;
 
 use crate::model::{ids::TenantId, text};
 
-/// The most entries that a tenant's folder may have, so that reading one does not keep the others waiting.
+/// Most entries of a tenant's folder: reading one must not delay the other tenants.
 const MOST_ENTRIES: usize = 10_000;
-/// The most plugins of a tenant's own, in the order of their names. Each costs sessions of the database and memory for its
-/// manifest, whatever its code does.
+/// Most plugins of one tenant, in order of their names. Each costs database sessions and memory, no
+/// matter what its code does.
 const MOST_PLUGINS: usize = 100;
-/// The most problems told of one folder, so that no tenant can flood the log with them.
+/// Most problems listed of one folder, so that no tenant can flood the log.
 const MOST_PROBLEMS: usize = 20;
-/// Entries that are looked at in a folder that is not read, for whether somebody has put components there.
+/// Most entries examined in a folder that is not read, in search of misplaced components.
 const GLANCE: usize = 256;
 
-/// A file that is meant to be a plugin.
+/// A file `NAME.wasm` with its companions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PluginFile {
-    /// Its name without `.wasm`: `NAME`, or `TENANT/NAME`.
+    /// The plugin's name: `NAME` or `TENANT/NAME`.
     pub name: String,
-    /// Whose it is; none means everybody's.
+    /// The owning tenant; none if the plugin is shared.
     pub tenant: Option<TenantId>,
     /// The plugins folder.
     root: PathBuf,
-    /// Where it is, for people; it is opened step by step.
+    /// Its path for messages only: files are opened step by step.
     pub path: PathBuf,
-    /// What tells this content from another, or why it cannot be a plugin.
+    /// The stamp of the component, or the reason why it cannot be a plugin.
     pub stamp: Result<Stamp, String>,
-    /// The same of its manifest, if it has one.
+    /// The stamp of its manifest, if it has one.
     pub manifest: Option<Stamp>,
-    /// And of its signature.
+    /// The stamp of its signature, if it has one.
     pub signature: Option<Stamp>,
 }
 
 #[cfg(test)]
 impl PluginFile {
-    /// A file of so many bytes that is in no folder.
+    /// A file that is in no folder.
     pub(super) fn example(name: &str, bytes: u64) -> Self {
         let stamp = Stamp { bytes: bytes.into(), modified: (0, 0), changed: (0, 0), inode: 1 };
         PluginFile {
@@ -81,7 +87,8 @@ impl PluginFile {
     }
 }
 
-/// What a file looks like from outside. Another content has another one, unless somebody writes it in place within the clock's resolution.
+/// A file's size, times and inode. Changed content has another stamp, unless it is written in place
+/// within the resolution of the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     bytes: i128,
@@ -91,7 +98,7 @@ pub struct Stamp {
 }
 
 impl PluginFile {
-    /// Its size in bytes, as far as it could be looked at.
+    /// The size of the component; 0 if unknown.
     pub fn bytes(&self) -> u64 {
         self.stamp.as_ref().map_or(0, |stamp| u64::try_from(stamp.bytes).unwrap_or_default())
     }
@@ -99,7 +106,7 @@ impl PluginFile {
 
 impl Stamp {
     fn of(found: &Stat) -> Self {
-        // The kernel's numbers are of other types on other systems.
+        // The types of the kernel's numbers differ between systems.
         Stamp {
             bytes: found.st_size.into(),
             modified: (found.st_mtime.into(), found.st_mtime_nsec.into()),
@@ -109,70 +116,71 @@ impl Stamp {
     }
 }
 
-/// An entry of the folder that is not run, though it looks as if it should be.
+/// An entry of the folder that does not run, though it was probably meant to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where it is in the plugins folder, in harmless characters; `.` is the folder itself.
+    /// Its path in the plugins folder in printable characters; `.` is the folder itself.
     pub path: String,
-    /// What is wrong with it.
+    /// The problem.
     pub problem: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
 impl Problem {
-    /// A folder that cannot be read for a reason of the file system or the host.
+    /// A folder that cannot be read because of the file system or the host.
     pub(super) fn unreadable(path: &str, error: &dyn std::fmt::Display) -> Problem {
         Problem {
             path: path.into(),
-            problem: format!("this folder cannot be read; what runs from it keeps running: {error}"),
-            remedy: "let the host's user read and search it (chmod u+rx); if the host has too many open files, raise `ulimit -n`".into(),
+            problem: format!("this folder cannot be read; its plugins keep running: {error}"),
+            remedy: "allow the host's user to read and search it (chmod u+rx); if the host has too many open files, raise `ulimit -n`".into(),
         }
     }
 }
 
-/// What is in the folder.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// The plugins, by name.
     pub files: Vec<PluginFile>,
-    /// Tenants whose folders cannot be read: nothing is known of what is in them now.
+    /// Tenants whose folders cannot be read, so that their plugins are unknown.
     pub unread: BTreeSet<TenantId>,
-    /// What is not run, though it looks as if it should be.
+    /// Entries that do not run, though they were probably meant to.
     pub problems: Vec<Problem>,
-    /// Names of plugins of which only the host's own error file is left.
+    /// Names of plugins of which only the error file is left.
     pub left_over: BTreeSet<String>,
-    /// The folders that were read, with their identities.
+    /// The folders that were read, with device and inode.
     pub folders: Vec<(PathBuf, (u64, u64))>,
 }
 
-/// The folder that is read, and whose it is.
-struct Reading<'a> {
+/// A reader of one folder: the shared one or a tenant's.
+struct FolderReader<'a> {
     root: &'a Path,
     folder: &'a Folder,
     tenant: Option<&'a TenantId>,
 }
 
-/// Lists the plugins in a folder and in those of tenants below it. Fails where the folder itself cannot be read, and where the host is short of something.
+/// Lists the plugins in a folder and in the tenants' folders below it. Fails if the folder itself
+/// cannot be read, or if the host is short of file descriptors or memory.
 pub fn scan(root: &Path) -> io::Result<Listing> {
     let folder = Folder::open(root)?;
     let mut listing = Listing::default();
-    let shared = Reading { root, folder: &folder, tenant: None };
+    let shared = FolderReader { root, folder: &folder, tenant: None };
     let folders = shared.list(&mut listing, usize::MAX).map_err(into_io)?;
     listing.folders.push((root.into(), folder.identity()?));
     let (mut problems, mut others) = (Vec::new(), Vec::new());
     for (name, kind) in folders {
         match name.to_str().and_then(|name| TenantId::parse(name).ok()) {
             Some(tenant) => {
-                if let Err(why) = scan_tenant(root, &folder, &tenant, kind, &mut listing) {
-                    match why {
+                if let Err(refusal) = scan_tenant(root, &folder, &tenant, kind, &mut listing) {
+                    match refusal {
                         Refusal::Gone => continue,
                         Refusal::Short(error) => return Err(error),
                         Refusal::Unreadable(error) => problems.push(Problem::unreadable(tenant.as_str(), &error)),
-                        Refusal::Refused(why) => problems.push(Problem {
+                        Refusal::Refused(reason) => problems.push(Problem {
                             path: tenant.to_string(),
-                            problem: format!("not read as a tenant's folder: {why}"),
-                            remedy: "make it a folder with the tenant's files, or remove it".into(),
+                            problem: format!("not read as a tenant's folder: {reason}"),
+                            remedy: "replace it by a folder with the tenant's files, or remove it".into(),
                         }),
                     }
                     listing.unread.insert(tenant);
@@ -183,8 +191,8 @@ pub fn scan(root: &Path) -> io::Result<Listing> {
     }
     let misnamed = shared.components_in(others, |path| Problem {
         path,
-        problem: "no tenant can have this name, so nothing in this folder is run".into(),
-        remedy: "rename it to the tenant's name: a letter or digit, then up to 63 letters, digits, dots, underscores or hyphens".into(),
+        problem: "this folder is not read, because no tenant can have its name".into(),
+        remedy: "rename it to the tenant's name: 1 to 64 ASCII letters, digits, dots, underscores or hyphens, beginning with a letter or digit".into(),
     });
     problems.extend(misnamed.map_err(into_io)?);
     shared.report(&mut listing, problems);
@@ -202,17 +210,17 @@ fn scan_tenant(
 ) -> Result<(), Refusal> {
     let name = OsStr::new(tenant.as_str());
     if kind == FileType::Symlink && within.kind(name)? != FileType::Directory {
-        // A link to a file, and no business of ours.
+        // A link to a file is not ours.
         return Ok(());
     }
     let folder = within.tenant(name)?;
-    let own = Reading { root, folder: &folder, tenant: Some(tenant) };
+    let own = FolderReader { root, folder: &folder, tenant: Some(tenant) };
     let mut found = Listing::default();
     let deeper = own.list(&mut found, MOST_ENTRIES)?;
     let nested = own.components_in(deeper, |path| Problem {
         path,
         problem: "folders in a tenant's folder are not read".into(),
-        remedy: format!("move its files up into {tenant}/"),
+        remedy: format!("move its files into {tenant}/"),
     })?;
     own.report(&mut found, nested);
     listing.folders.push((root.join(name), folder.identity()?));
@@ -227,23 +235,23 @@ fn into_io(refusal: Refusal) -> io::Error {
     match refusal {
         Refusal::Gone => io::ErrorKind::NotFound.into(),
         Refusal::Short(error) | Refusal::Unreadable(error) => error,
-        Refusal::Refused(why) => io::Error::other(why),
+        Refusal::Refused(reason) => io::Error::other(reason),
     }
 }
 
-impl Reading<'_> {
-    /// Adds what is in the folder to a listing. Gives the folders in it, and links that may be some.
-    fn list(&self, listing: &mut Listing, most: usize) -> Result<Vec<(OsString, FileType)>, Refusal> {
-        let mut entries = self.folder.entries(most)?;
+impl FolderReader<'_> {
+    /// Adds the folder's entries to a listing. Returns its subfolders, and links that may be some.
+    fn list(&self, listing: &mut Listing, max_entries: usize) -> Result<Vec<(OsString, FileType)>, Refusal> {
+        let mut entries = self.folder.entries(max_entries)?;
         entries.sort_by(|(one, _), (other, _)| one.cmp(other));
         let mut plugins = 0;
         let names: BTreeSet<&OsStr> = entries.iter().map(|(name, _)| name.as_os_str()).collect();
         let (mut folders, mut problems) = (Vec::new(), Vec::new());
         for (name, kind) in &entries {
             let is_folder = *kind == FileType::Directory;
-            let problem = match Entry::of(name, is_folder, |name| names.contains(OsStr::new(name))) {
-                Entry::Hidden | Entry::Companion => continue,
-                Entry::Component(stem) => {
+            let problem = match FolderEntry::of(name, is_folder, |name| names.contains(OsStr::new(name))) {
+                FolderEntry::Hidden | FolderEntry::Companion => continue,
+                FolderEntry::Component(stem) => {
                     plugins += 1;
                     if self.tenant.is_some() && plugins > MOST_PLUGINS {
                         continue;
@@ -251,24 +259,24 @@ impl Reading<'_> {
                     listing.files.extend(self.plugin(stem, &names)?);
                     continue;
                 }
-                Entry::Other => {
+                FolderEntry::Other => {
                     if is_folder || *kind == FileType::Symlink {
                         folders.push((name.clone(), *kind));
                     }
                     continue;
                 }
-                Entry::LeftOver(stem) => {
+                FolderEntry::LeftOver(stem) => {
                     listing.left_over.insert(self.named(stem));
                     continue;
                 }
-                Entry::Wrong { problem, remedy } => Problem { path: self.path_of(name), problem, remedy },
+                FolderEntry::Misnamed { problem, remedy } => Problem { path: self.path_of(name), problem, remedy },
             };
             problems.push(problem);
         }
         if let Some(tenant) = self.tenant.filter(|_| plugins > MOST_PLUGINS) {
             problems.push(Problem {
                 path: tenant.to_string(),
-                problem: format!("it has {plugins} plugins, and only the first {MOST_PLUGINS} by name are run"),
+                problem: format!("it has {plugins} plugins, and only the first {MOST_PLUGINS} by name run"),
                 remedy: "remove some".into(),
             });
         }
@@ -276,7 +284,7 @@ impl Reading<'_> {
         Ok(folders)
     }
 
-    /// A plugin; none where it is gone since it was listed.
+    /// A plugin; none if it was removed since it was listed.
     fn plugin(&self, stem: &str, names: &BTreeSet<&OsStr>) -> Result<Option<PluginFile>, Refusal> {
         let file = format!("{stem}.wasm");
         let Some(mut stamp) = self.stamp(&file)? else { return Ok(None) };
@@ -286,8 +294,8 @@ impl Reading<'_> {
             }
             Ok(match self.stamp(&name)? {
                 Some(Ok(stamp)) => Some(stamp),
-                Some(Err(why)) => {
-                    stamp = Err(format!("its {what} {name}: {why}"));
+                Some(Err(reason)) => {
+                    stamp = Err(format!("its {what} {name}: {reason}"));
                     None
                 }
                 None => None,
@@ -302,17 +310,18 @@ impl Reading<'_> {
         Ok(Some(PluginFile { name, tenant, root: self.root.into(), stamp, manifest, signature, path }))
     }
 
-    /// A file as it looks, or why it cannot be used; nothing where it is gone. Fails where the host is short of something.
+    /// A file's stamp, or the reason why it cannot be used; none if it was removed. Fails if the host
+    /// is short of file descriptors or memory.
     fn stamp(&self, name: &str) -> Result<Option<Result<Stamp, String>>, Refusal> {
-        match self.folder.look(OsStr::new(name)) {
+        match self.folder.stat(OsStr::new(name)) {
             Ok(found) => Ok(Some(Ok(Stamp::of(&found)))),
             Err(Refusal::Gone) => Ok(None),
             Err(short @ Refusal::Short(_)) => Err(short),
-            Err(why) => Ok(Some(Err(why.to_string()))),
+            Err(refusal) => Ok(Some(Err(refusal.to_string()))),
         }
     }
 
-    /// Those of some folders that have components in them, as problems.
+    /// The problems of those folders that have components in them.
     fn components_in(
         &self,
         folders: Vec<(OsString, FileType)>,
@@ -323,7 +332,7 @@ impl Reading<'_> {
         for (name, _) in real.take(MOST_PROBLEMS) {
             match self.folder.any_below(name, GLANCE, |name| name.as_bytes().ends_with(b".wasm")) {
                 Ok(true) => found.push(problem(self.path_of(name))),
-                // It would not be read anyway.
+                // Such a folder is not read anyway.
                 Ok(false) | Err(Refusal::Gone | Refusal::Unreadable(_) | Refusal::Refused(_)) => {}
                 Err(short @ Refusal::Short(_)) => return Err(short),
             }
@@ -331,7 +340,7 @@ impl Reading<'_> {
         Ok(found)
     }
 
-    /// Adds problems of this folder to a listing: the first ones, and how many more there are.
+    /// Adds the folder's first problems to a listing, and the number of the remaining ones.
     fn report(&self, listing: &mut Listing, mut problems: Vec<Problem>) {
         problems.sort();
         let more = problems.len().saturating_sub(MOST_PROBLEMS);
@@ -340,7 +349,7 @@ impl Reading<'_> {
         if more > 0 {
             listing.problems.push(Problem {
                 path: self.tenant.map_or(".".into(), TenantId::to_string),
-                problem: format!("{more} more entries of this folder are not run"),
+                problem: format!("{more} more entries of this folder do not run"),
                 remedy: "fix or remove the listed ones to see the others".into(),
             });
         }
@@ -356,7 +365,7 @@ impl Reading<'_> {
 }
 
 impl PluginFile {
-    /// Opens the folder that it lies in.
+    /// Opens the folder that contains it.
     fn folder(&self) -> Result<Folder, Refusal> {
         let root = Folder::open(&self.root)?;
         match &self.tenant {
@@ -386,7 +395,8 @@ impl PluginFile {
     }
 }
 
-/// A name in characters that can neither steer a terminal nor be mistaken for others: what is not printable, or not UTF-8, is escaped.
+/// A name with escapes for everything that is not UTF-8, could control a terminal or looks like other
+/// characters.
 pub(super) fn shown(name: &OsStr) -> String {
     let mut shown = String::new();
     for chunk in name.as_bytes().utf8_chunks() {

@@ -1,56 +1,58 @@
-//! The file system's word that something in some folders has changed: a hint to look, and no more.
+//! Change notifications of the file system for the plugins folders: hints to scan, nothing more.
 //!
-//! Hints get lost: on network file systems, when a folder is replaced, when too many come at once. So whoever waits for them looks now and then anyway, and looks
-//! often where there are none. Nothing is believed of a hint but that it came.
+//! Hints get lost: on network file systems, when a folder is replaced, when too many arrive at once.
+//! So the caller also scans on a timer, and often where a folder is not watched. A hint carries no
+//! information except that it arrived.
 //!
-//! Exactly the folders that are read are watched, each by itself. What lies below them is not, links least of all: a tenant could make the host watch the
-//! whole file system.
+//! Exactly the folders that are read are watched, without their subfolders and without following
+//! links. Otherwise a tenant could make the host watch the whole file system.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
-/// Hints about some folders.
+/// A watcher of some folders.
 pub(super) struct Hints {
     watcher: Option<RecommendedWatcher>,
-    /// Which folders are watched, by device and inode, as others may have their names by now.
+    /// The watched folders with device and inode: another folder may have taken the name.
     watched: BTreeMap<PathBuf, (u64, u64)>,
-    /// Whether all that should be watched are.
+    /// Whether every folder that should be watched is.
     is_complete: bool,
-    came: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 impl Hints {
-    /// None yet, and never any without `wanted`.
-    pub(super) fn new(wanted: bool) -> Self {
-        let came = Arc::new(Notify::new());
-        let tell = came.clone();
-        // Reading is no change, and what reads the files most is this host.
-        let heard = move |event: notify::Result<notify::Event>| {
+    /// A watcher of no folder yet. With `enabled` false it never watches any.
+    pub(super) fn new(enabled: bool) -> Self {
+        let changed = Arc::new(Notify::new());
+        let notify = changed.clone();
+        // Reading is no change, and this host reads the files most.
+        let on_event = move |event: notify::Result<notify::Event>| {
             if !event.is_ok_and(|event| event.kind.is_access() && !is_written(&event)) {
-                tell.notify_one();
+                notify.notify_one();
             }
         };
-        let watcher = wanted.then(|| notify::recommended_watcher(heard)).and_then(|made| {
-            made.inspect_err(|error| {
-                tracing::warn!(
-                    "the file system tells of no changes: {error}; the plugins folder is looked at often instead"
-                )
-            })
-            .ok()
+        let watcher = enabled.then(|| notify::recommended_watcher(on_event)).and_then(|watcher| {
+            watcher
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        "cannot watch the file system: {error}; the plugins folder is scanned more often instead"
+                    )
+                })
+                .ok()
         });
-        Hints { watcher, watched: BTreeMap::new(), is_complete: false, came }
+        Hints { watcher, watched: BTreeMap::new(), is_complete: false, changed }
     }
 
-    /// Makes sure that exactly these folders are watched.
+    /// Watches exactly these folders.
     pub(super) fn follow(&mut self, folders: Vec<(PathBuf, (u64, u64))>) {
         let Some(watcher) = &mut self.watcher else { return };
         let wanted: BTreeMap<PathBuf, (u64, u64)> = folders.into_iter().collect();
-        self.watched.retain(|path, now| {
-            let stays = wanted.get(path) == Some(now);
+        self.watched.retain(|path, identity| {
+            let stays = wanted.get(path) == Some(identity);
             if !stays {
-                // It may be gone, and with it what watched it.
+                // Fails if the folder is gone, and its watch with it.
                 let _ = watcher.unwatch(path);
             }
             stays
@@ -63,18 +65,18 @@ impl Hints {
         self.is_complete = !wanted.is_empty() && self.watched.len() == wanted.len();
     }
 
-    /// Whether hints come from every folder.
+    /// Whether every folder is watched.
     pub(super) fn are_complete(&self) -> bool {
         self.is_complete
     }
 
-    /// Waits for the next one. Cancel safe.
+    /// Waits for the next hint. Cancel safe.
     pub(super) async fn next(&self) {
-        self.came.notified().await;
+        self.changed.notified().await;
     }
 }
 
-/// Whether somebody has written a file and closed it.
+/// Whether a file was closed after writing.
 fn is_written(event: &notify::Event) -> bool {
     use notify::event::{AccessKind, AccessMode, EventKind};
     event.kind == EventKind::Access(AccessKind::Close(AccessMode::Write))

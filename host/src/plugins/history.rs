@@ -1,4 +1,8 @@
-//! What became of plugins, as the database has it: which run, which files were refused, what happened in which order, and which versions were taken back.
+//! The plugins' rows in the database: what runs, which files are refused, the history of each plugin,
+//! and which versions are held back.
+//!
+//! The reconciler writes them and commands read them. The rows hold names and digests; only
+//! [`components`] holds code.
 
 pub mod components;
 
@@ -12,189 +16,195 @@ use crate::{
     processor::code::Done,
 };
 
-/// What happened.
+/// A kind of event in a plugin's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum PluginEvent {
     /// Its processor began.
     Started,
-    /// It took another version's place.
+    /// The version replaced another one while its processor ran.
     Swapped,
-    /// Its processor ended and began again with it.
+    /// Its processor ended and began again with this version.
     Restarted,
-    /// It took its place back.
+    /// The version replaced its successor.
     RolledBack,
-    /// It goes by another name.
+    /// The file has another name.
     Renamed,
     /// Its processor ended.
     Stopped,
-    /// It is not run.
+    /// The file does not run.
     Refused,
 }
 
-impl Event {
+impl PluginEvent {
     fn name(self) -> &'static str {
         match self {
-            Event::Started => "started",
-            Event::Swapped => "swapped",
-            Event::Restarted => "restarted",
-            Event::RolledBack => "rolled-back",
-            Event::Renamed => "renamed",
-            Event::Stopped => "stopped",
-            Event::Refused => "refused",
+            PluginEvent::Started => "started",
+            PluginEvent::Swapped => "swapped",
+            PluginEvent::Restarted => "restarted",
+            PluginEvent::RolledBack => "rolled-back",
+            PluginEvent::Renamed => "renamed",
+            PluginEvent::Stopped => "stopped",
+            PluginEvent::Refused => "refused",
         }
     }
 }
 
-/// A note of something that happened.
+/// An entry to be written to a plugin's history.
 #[derive(Clone, Debug)]
-pub struct Note<'a> {
+pub struct HistoryNote<'a> {
     /// The plugin's name.
     pub plugin: &'a str,
-    /// Its processor; empty where it is not known.
+    /// Its processor; empty if unknown.
     pub processor: &'a str,
-    /// SHA-256 of the file; empty where it could not be read.
+    /// SHA-256 of the file; empty if it could not be read.
     pub digest: &'a str,
     /// The author's version.
     pub version: &'a str,
-    /// What happened.
-    pub event: Event,
-    /// Why; empty where there was no reason but the file.
+    /// The kind of event.
+    pub event: PluginEvent,
+    /// The reason; empty if the file alone is the reason.
     pub reason: &'a str,
-    /// The version that it replaced, and the last event which that had handled.
+    /// The replaced version, and the position of the last event that it had handled.
     pub replaced: Option<(&'a str, Option<i64>)>,
-    /// What came of trying it on earlier events, if it was.
+    /// The report of its dry run, if there was one.
     pub dry_run: Option<&'a DryRunReport>,
 }
 
-impl Note<'_> {
+impl HistoryNote<'_> {
     fn dry_run(&self) -> Option<String> {
-        // Numbers and texts always become JSON.
+        // Numbers and texts always serialize.
         self.dry_run.and_then(|dry_run| serde_json::to_string(dry_run).ok())
     }
 }
 
-/// Takes note of something that leaves what runs as it is.
-pub async fn happened(session: &Session, note: &Note<'_>) -> Result<(), Error> {
+/// Writes an entry that does not change which version runs.
+pub async fn record(session: &Session, note: &HistoryNote<'_>) -> Result<(), Error> {
     let (replaced, last) = note.replaced.unwrap_or(("", None));
     let sql = include_str!("history/happened.sql");
     let (event, dry_run) = (note.event.name(), note.dry_run());
-    let Note { plugin, processor, digest, version, reason, .. } = note;
+    let HistoryNote { plugin, processor, digest, version, reason, .. } = note;
     let params: [&(dyn ToSql + Sync); 9] =
         [plugin, processor, digest, version, &event, reason, &replaced, &last, &dry_run];
     session.execute(sql, &params).await.map(drop)
 }
 
-/// What runs under a file's name from now on.
+/// An entry about the version that a plugin runs from now on.
 #[derive(Clone, Debug)]
-pub struct Ran<'a> {
-    /// How that came.
-    pub note: Note<'a>,
-    /// The contract that it keeps.
+pub struct RunNote<'a> {
+    /// The entry.
+    pub note: HistoryNote<'a>,
+    /// The version of its contract.
     pub contract: &'a str,
-    /// The public key that it is signed with; empty where none was asked for.
+    /// The public key that verifies it; empty if no signature was required.
     pub signed_by: &'a str,
 }
 
-/// Takes note of what runs, all at once; gives the notes' numbers.
-pub async fn ran(session: &Session, ran: &[Ran<'_>]) -> Result<Vec<i64>, Error> {
-    fn each<'a, T>(ran: &'a [Ran<'a>], of: impl Fn(&'a Ran<'a>) -> T) -> Vec<T> {
-        ran.iter().map(of).collect()
+/// Writes which versions run, in one statement; returns the ids of the history entries.
+pub async fn record_runs(session: &Session, runs: &[RunNote<'_>]) -> Result<Vec<i64>, Error> {
+    fn column<'a, T>(runs: &'a [RunNote<'a>], of: impl Fn(&'a RunNote<'a>) -> T) -> Vec<T> {
+        runs.iter().map(of).collect()
     }
-    let replaced = |ran: &Ran<'_>| ran.note.replaced.unwrap_or(("", None)).1;
+    let replaced_last = |run: &RunNote<'_>| run.note.replaced.unwrap_or(("", None)).1;
     let rows = session
         .query(
             include_str!("history/ran.sql"),
             &[
-                &each(ran, |ran| ran.note.plugin),
-                &each(ran, |ran| ran.note.processor),
-                &each(ran, |ran| ran.note.digest),
-                &each(ran, |ran| ran.note.version),
-                &each(ran, |ran| ran.contract),
-                &each(ran, |ran| ran.signed_by),
-                &each(ran, |ran| ran.note.event.name()),
-                &each(ran, |ran| ran.note.reason),
-                &each(ran, |ran| ran.note.replaced.map_or("", |(replaced, _)| replaced)),
-                &each(ran, replaced),
-                &each(ran, |ran| ran.note.dry_run()),
+                &column(runs, |run| run.note.plugin),
+                &column(runs, |run| run.note.processor),
+                &column(runs, |run| run.note.digest),
+                &column(runs, |run| run.note.version),
+                &column(runs, |run| run.contract),
+                &column(runs, |run| run.signed_by),
+                &column(runs, |run| run.note.event.name()),
+                &column(runs, |run| run.note.reason),
+                &column(runs, |run| run.note.replaced.map_or("", |(replaced, _)| replaced)),
+                &column(runs, replaced_last),
+                &column(runs, |run| run.note.dry_run()),
             ],
         )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Adds to the note of a swap what the version has done since, if it has handled an event: the first one, how long after the swap its call began, and how lanes came over.
-pub async fn since(session: &Session, note: i64, swapped: Instant, done: &Done) -> Result<(), Error> {
+/// Completes the entry of a swap with what the version has done since, once it has handled an event:
+/// the first event, how long after the swap its call began, and how many lanes use the version.
+pub async fn complete_swap(session: &Session, entry: i64, swapped_at: Instant, done: &Done) -> Result<(), Error> {
     let (Some((first, _)), Some(began)) = (done.positions, done.began) else { return Ok(()) };
-    let gap_ms = began.saturating_duration_since(swapped).as_secs_f64() * 1e3;
+    let gap_ms = began.saturating_duration_since(swapped_at).as_secs_f64() * 1e3;
     let (lanes, longest_ms) = (done.lanes as i64, done.longest.as_secs_f64() * 1e3);
-    session.execute(include_str!("history/since.sql"), &[&note, &first, &gap_ms, &lanes, &longest_ms]).await.map(drop)
+    session.execute(include_str!("history/since.sql"), &[&entry, &first, &gap_ms, &lanes, &longest_ms]).await.map(drop)
 }
 
-/// Says that a file is not run. What runs under its name stays what it is. Whether that is news.
-pub async fn refused(session: &Session, plugin: &str, digest: &str, why: &str) -> Result<bool, Error> {
+/// Records that a file is refused; what the plugin runs does not change. Returns whether the refusal is
+/// new.
+pub async fn record_refusal(session: &Session, plugin: &str, digest: &str, reason: &str) -> Result<bool, Error> {
     session.execute(include_str!("history/another.sql"), &[&plugin, &digest]).await?;
-    Ok(session.execute(include_str!("history/refused.sql"), &[&plugin, &digest, &why]).await? > 0)
+    Ok(session.execute(include_str!("history/refused.sql"), &[&plugin, &digest, &reason]).await? > 0)
 }
 
-/// Says that nothing is wrong with a file any more. Of one that is gone it stays known what it was.
-pub async fn mended(session: &Session, plugin: &str) -> Result<(), Error> {
+/// Clears the refusal of a file. That of a removed file is kept.
+pub async fn clear_refusal(session: &Session, plugin: &str) -> Result<(), Error> {
     let sql = "update sandmill.plugins set refused_digest = '', refused = '', refused_at = null
                where plugin = $1 and gone_since is null";
     session.execute(sql, &[&plugin]).await.map(drop)
 }
 
-/// Says that there is no file of this name any more, and nothing runs under it. What ran last is
-/// kept for a while, as the file may come back.
-pub async fn gone(session: &Session, plugin: &str) -> Result<(), Error> {
+/// Records that a plugin's file was removed and nothing runs. Its last version is kept for a while,
+/// because the file may come back.
+pub async fn record_removal(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute(include_str!("history/gone.sql"), &[&plugin]).await.map(drop)
 }
 
-/// Says that what ran under a name has ended for good: it runs under another name, or the file is
-/// another plugin now.
-pub async fn forget(session: &Session, plugin: &str) -> Result<(), Error> {
+/// Deletes a plugin whose processor runs under another name, or whose file is another plugin now.
+pub async fn delete(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute("delete from sandmill.plugins where plugin = $1", &[&plugin]).await.map(drop)
 }
 
-/// Says, before anything of them runs, which files there are: others are gone, unless they lie in
-/// the folder of a tenant that cannot be read.
-pub async fn begin(session: &Session, there: &[&str], unread: &[&str]) -> Result<(), Error> {
-    session.execute(include_str!("history/begin.sql"), &[&there, &unread]).await.map(drop)
+/// Records which plugins have a file, before any of them runs. All others count as removed, except
+/// those of tenants whose folders cannot be read.
+pub async fn record_files(session: &Session, files: &[&str], unread: &[&str]) -> Result<(), Error> {
+    session.execute(include_str!("history/begin.sql"), &[&files, &unread]).await.map(drop)
 }
 
-/// Says what is wrong with entries of the folder that are no plugins, and with nothing else any more.
-pub async fn problems(session: &Session, problems: &[Problem]) -> Result<(), Error> {
-    fn each(problems: &[Problem], of: impl Fn(&Problem) -> &str) -> Vec<&str> {
+/// Replaces the list of problems in the plugins folder.
+pub async fn store_problems(session: &Session, problems: &[Problem]) -> Result<(), Error> {
+    fn column(problems: &[Problem], of: impl Fn(&Problem) -> &str) -> Vec<&str> {
         problems.iter().map(of).collect()
     }
-    let paths = each(problems, |problem| &problem.path);
-    let (wrong, remedies) = (each(problems, |problem| &problem.problem), each(problems, |problem| &problem.remedy));
+    let paths = column(problems, |problem| &problem.path);
+    let (wrong, remedies) = (column(problems, |problem| &problem.problem), column(problems, |problem| &problem.remedy));
     session.execute(include_str!("history/problems.sql"), &[&paths, &wrong, &remedies]).await.map(drop)
 }
 
-/// What is wrong with entries of the folder that are no plugins, and since when.
-pub async fn listed_problems(session: &Session) -> Result<Vec<(Problem, SystemTime)>, Error> {
+/// The problems in the plugins folder, each with the time when it was found.
+pub async fn problems(session: &Session) -> Result<Vec<(Problem, SystemTime)>, Error> {
     let rows =
         session.query("select path, problem, remedy, since from sandmill.folder_problems order by 1", &[]).await?;
     let problem = |row: &crate::db::Row| Problem { path: row.get(0), problem: row.get(1), remedy: row.get(2) };
     Ok(rows.iter().map(|row| (problem(row), row.get(3))).collect())
 }
 
-/// Says that nothing runs under a file's name, though there is one. What ran last stays known.
-pub async fn idle(session: &Session, plugin: &str) -> Result<(), Error> {
+/// Records that a plugin has a file and runs nothing. Its last version is kept.
+pub async fn record_idle(session: &Session, plugin: &str) -> Result<(), Error> {
     let sql = "update sandmill.plugins set processor = '', lanes = 0 where plugin = $1 and gone_since is null";
     session.execute(sql, &[&plugin]).await.map(drop)
 }
 
-/// Says how many calls are under way.
-pub async fn lanes(session: &Session, plugin: &str, lanes: i64) -> Result<(), Error> {
-    // Told every now and then: a row that says so already is not written.
+/// Records the number of calls under way.
+pub async fn record_lanes(session: &Session, plugin: &str, lanes: i64) -> Result<(), Error> {
+    // Called every two seconds: an unchanged row is not rewritten.
     let sql = "update sandmill.plugins set lanes = $2 where plugin = $1 and lanes <> $2";
     session.execute(sql, &[&plugin, &lanes]).await.map(drop)
 }
 
-/// Of the version that runs under a file's name, or ran last, and those before it, the latest that
-/// was not taken back. How a version came to run makes no difference: by a swap or by a start.
-pub async fn not_held(session: &Session, plugin: &str, digest: &str, held: &[Hold]) -> Result<Option<String>, Error> {
+/// The latest version of a plugin that is not held back: the one that runs or ran last (`digest`), or
+/// one before it. It does not matter whether a version began with a swap or with a start.
+pub async fn latest_allowed(
+    session: &Session,
+    plugin: &str,
+    digest: &str,
+    held: &[VersionHold],
+) -> Result<Option<String>, Error> {
     let held = held.iter().filter(|hold| hold.plugin == plugin).map(|hold| hold.digest.as_str());
     let held: Vec<&str> = held.collect();
     if !held.contains(&digest) {
@@ -204,91 +214,91 @@ pub async fn not_held(session: &Session, plugin: &str, digest: &str, held: &[Hol
     Ok(row.map(|row| row.get(0)))
 }
 
-/// A version that is not to be run again.
+/// A version that must not run again, because it failed its trial or a person rolled it back.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Hold {
+pub struct VersionHold {
     /// The plugin's name.
     pub plugin: String,
     /// SHA-256 of the file.
     pub digest: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// The versions that were taken back.
-pub async fn holds(session: &Session) -> Result<Vec<Hold>, Error> {
+/// All versions that are held back.
+pub async fn holds(session: &Session) -> Result<Vec<VersionHold>, Error> {
     let rows = session.query("select plugin, digest, reason from sandmill.plugin_holds order by 1, 2", &[]).await?;
-    Ok(rows.iter().map(|row| Hold { plugin: row.get(0), digest: row.get(1), reason: row.get(2) }).collect())
+    Ok(rows.iter().map(|row| VersionHold { plugin: row.get(0), digest: row.get(1), reason: row.get(2) }).collect())
 }
 
-/// Takes a version back. Whether it was not yet.
-pub async fn hold(session: &Session, hold: &Hold) -> Result<bool, Error> {
+/// Holds a version back. Returns whether it was not held before.
+pub async fn add_hold(session: &Session, hold: &VersionHold) -> Result<bool, Error> {
     let sql = "insert into sandmill.plugin_holds (plugin, digest, reason) values ($1, $2, $3) on conflict do nothing";
     Ok(session.execute(sql, &[&hold.plugin, &hold.digest, &hold.reason]).await? > 0)
 }
 
-/// Lets all versions of a plugin be run again; how many were held.
-pub async fn release(session: &Session, plugin: &str) -> Result<u64, Error> {
+/// Releases all versions of a plugin; returns how many were held back.
+pub async fn release_holds(session: &Session, plugin: &str) -> Result<u64, Error> {
     session.execute("delete from sandmill.plugin_holds where plugin = $1", &[&plugin]).await
 }
 
-/// What a host makes of one file.
+/// The state of one plugin.
 #[derive(Clone, Debug)]
-pub struct Listed {
+pub struct PluginStatus {
     /// The file's name without its ending.
     pub plugin: String,
-    /// The processor that runs; empty where none does.
+    /// The processor that runs; empty if none does.
     pub processor: String,
-    /// SHA-256 of the file that runs, or that ran last.
+    /// SHA-256 of the version that runs or ran last.
     pub digest: String,
     /// The author's version.
     pub version: String,
-    /// The contract's version.
+    /// The version of its contract.
     pub contract: String,
-    /// The public key that the file is signed with; empty where none was asked for.
+    /// The public key that verifies it; empty if no signature was required.
     pub signed_by: String,
-    /// Since when this version runs.
+    /// When this version began to run.
     pub since: SystemTime,
-    /// Calls under way, as of lately.
+    /// Calls under way, up to a few seconds old.
     pub lanes: i64,
-    /// The file that is not run: its SHA-256, why, and since when.
+    /// The refusal of its file: SHA-256, reason and time.
     pub refused: Option<(String, String, SystemTime)>,
-    /// Whether the file was gone. Then all else is as it was before.
-    pub is_gone: bool,
+    /// Whether the file was removed. All other fields are as of before.
+    pub is_removed: bool,
 }
 
-impl Listed {
-    /// SHA-256 of the file that was there, whether it ran or not.
+impl PluginStatus {
+    /// SHA-256 of the plugin's last file, whether it ran or not.
     pub fn file_digest(&self) -> &str {
         let refused = self.refused.as_ref().map(|(digest, ..)| digest.as_str()).filter(|digest| !digest.is_empty());
         refused.unwrap_or(&self.digest)
     }
 
-    /// Whether something runs under the name.
+    /// Whether the plugin runs a version.
     pub fn runs(&self) -> bool {
         !self.processor.is_empty()
     }
 }
 
-/// The shared processors that are replaced for a tenant, each with the tenant's own.
-pub fn replacements(plugins: &[Listed]) -> Vec<(&str, ProcessorId)> {
+/// The shared processors that are replaced for a tenant, each with the tenant's own processor.
+pub fn replacements(plugins: &[PluginStatus]) -> Vec<(&str, ProcessorId)> {
     let own = plugins.iter().filter_map(|own| ProcessorId::parse(&own.processor).ok());
     let own = own.filter(|own| own.owner().is_some());
     let shared = |own: &ProcessorId| plugins.iter().find(|shared| shared.processor == own.family().as_str());
     own.filter_map(|own| Some((shared(&own)?.processor.as_str(), own))).collect()
 }
 
-/// What a host makes of its files, by their names.
-pub async fn list(session: &Session) -> Result<Vec<Listed>, Error> {
-    list_with(session, &[]).await
+/// The plugins that have a file, by name.
+pub async fn list(session: &Session) -> Result<Vec<PluginStatus>, Error> {
+    list_including(session, &[]).await
 }
 
-/// The same with what was made of these files before they were gone, if they were.
-pub async fn list_with(session: &Session, back: &[&str]) -> Result<Vec<Listed>, Error> {
-    let rows = session.query(include_str!("history/list.sql"), &[&back]).await?;
+/// The plugins that have a file and, even if their files were removed, those of `removed`; by name.
+pub async fn list_including(session: &Session, removed: &[&str]) -> Result<Vec<PluginStatus>, Error> {
+    let rows = session.query(include_str!("history/list.sql"), &[&removed]).await?;
     let listed = |row: &crate::db::Row| {
         let at: Option<SystemTime> = row.get(9);
-        Listed {
+        PluginStatus {
             plugin: row.get(0),
             processor: row.get(1),
             digest: row.get(2),
@@ -298,49 +308,50 @@ pub async fn list_with(session: &Session, back: &[&str]) -> Result<Vec<Listed>, 
             since: row.get(5),
             lanes: row.get(6),
             refused: at.map(|at| (row.get(7), row.get(8), at)),
-            is_gone: row.get(11),
+            is_removed: row.get(11),
         }
     };
     Ok(rows.iter().map(listed).collect())
 }
 
-/// Something that happened to a plugin.
+/// An entry of a plugin's history.
 #[derive(Clone, Debug)]
-pub struct Past {
-    /// Its number; later ones are larger.
+pub struct HistoryEntry {
+    /// Its id; later entries have larger ones.
     pub id: i64,
-    /// The processor; empty where it was not known.
+    /// The processor; empty if unknown.
     pub processor: String,
     /// SHA-256 of the file.
     pub digest: String,
     /// The author's version.
     pub version: String,
-    /// What happened: `started`, `swapped`, `restarted`, `rolled-back`, `renamed`, `stopped` or `refused`.
+    /// The kind of event: `started`, `swapped`, `restarted`, `rolled-back`, `renamed`, `stopped` or `refused`.
     pub event: String,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// When.
+    /// The time.
     pub at: SystemTime,
-    /// The version that it replaced; empty where it replaced none.
+    /// SHA-256 of the replaced version; empty if there was none.
     pub replaced: String,
-    /// The last event that one had handled by then.
+    /// Position of the last event that the replaced version had handled.
     pub replaced_last: Option<i64>,
-    /// The first event that this one handled.
+    /// Position of the first event that this version handled.
     pub first: Option<i64>,
-    /// How long after the swap the call that handled it began, milliseconds.
+    /// Time from the swap to the call that handled that event, milliseconds.
     pub gap_ms: Option<f64>,
-    /// The lanes that had come over when that was written last.
+    /// Number of lanes that used the version when the entry was last written.
     pub lanes: Option<i64>,
-    /// The longest that one of them had to wait for its first answer, from when its events were ready, milliseconds.
+    /// The longest time that one of these lanes waited for its first answer, from when its events
+    /// were ready, milliseconds.
     pub longest_ms: Option<f64>,
-    /// What came of trying it on earlier events, if it was.
+    /// The report of its dry run, if there was one.
     pub dry_run: Option<DryRunReport>,
 }
 
-/// What happened to a plugin, the last first, at most so much of it.
-pub async fn past(session: &Session, plugin: &str, most: i64) -> Result<Vec<Past>, Error> {
-    let rows = session.query(include_str!("history/past.sql"), &[&plugin, &most]).await?;
-    let past = |row: &crate::db::Row| Past {
+/// A plugin's history, newest first, at most `limit` entries.
+pub async fn entries(session: &Session, plugin: &str, limit: i64) -> Result<Vec<HistoryEntry>, Error> {
+    let rows = session.query(include_str!("history/past.sql"), &[&plugin, &limit]).await?;
+    let entry = |row: &crate::db::Row| HistoryEntry {
         id: row.get(0),
         processor: row.get(1),
         digest: row.get(2),
@@ -354,8 +365,8 @@ pub async fn past(session: &Session, plugin: &str, most: i64) -> Result<Vec<Past
         gap_ms: row.get(10),
         lanes: row.get(11),
         longest_ms: row.get(12),
-        // Written by this or an earlier version; what a later one adds is left out.
+        // Fields that a later host adds are ignored.
         dry_run: row.get::<_, Option<&str>>(13).and_then(|text| serde_json::from_str(text).ok()),
     };
-    Ok(rows.iter().map(past).collect())
+    Ok(rows.iter().map(entry).collect())
 }

@@ -1,24 +1,28 @@
-//! `NAME.toml` beside `NAME.wasm`: what an operator says about one plugin.
+//! Manifests: `NAME.toml` beside `NAME.wasm`, the operator's settings for one plugin.
 //!
 //! ```toml
-//! only-tenants = ["acme", "globex"]  # whose events it handles; default: everybody's
-//! max-batch-size = 500          # at most so many events in one call; default: what the plugin says
-//! on-change = "continue"        # a version with other event types or another read-model version goes on with the documents that are there;
-//!                               # default "refuse". Another partitioning is always refused
-//! dry-run = false               # a version takes over though it fails on events that the one before it handled; default true
-//! [limits]                      # instead of those in the host's settings, by the same names; in a tenant's folder only lower ones
+//! only-tenants = ["acme", "globex"]  # tenants whose events it handles; default: all
+//! max-batch-size = 500     # most events in one call; default: the plugin's own value
+//! on-change = "continue"   # a version with other event types or another read-model version
+//!                          # continues the existing documents; default "refuse". A change of
+//!                          # the partitioning is always refused
+//! dry-run = false          # a version replaces the running one even if its dry run fails;
+//!                          # default true
+//! [limits]                 # override the host's limits of the same names; in a tenant's
+//!                          # folder only lower values are allowed
 //! cpu-ms = 5000
-//! [settings]                    # what the plugin can ask for: texts, numbers, true and false
+//! [settings]               # values that the plugin can read: texts, numbers, true and false
 //! currency = "EUR"
-//! [tenants.acme.settings]       # for one tenant, override the above; not in a tenant's folder
+//! [tenants.acme.settings]  # override the above for one tenant; not in a tenant's folder
 //! currency = "USD"
 //! ```
 //!
 //! In a file without `[tenants.NAME.settings]`, the list may also be written under `tenants`. TOML
 //! allows that key only once.
 //!
-//! Nothing of it is needed. A key that is not known is an error with its line and the nearest one that is; a changed manifest is taken like a changed plugin.
-//! When tenants are added they begin where the processor stands.
+//! Everything is optional. An unknown key is an error that names its line and the nearest known key.
+//! A changed manifest is reloaded like a changed plugin. Added tenants begin at the processor's
+//! cursor, not at the start of the log.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -32,91 +36,92 @@ use crate::{
     sandbox::Limits,
 };
 
-/// What to do with documents that another version has built by other means.
+/// Whether a version may continue documents that were built with other event types or another
+/// read-model version.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnChange {
     /// The version is refused.
     #[default]
     Refuse,
-    /// It goes on with them.
+    /// The version continues them.
     Continue,
 }
 
-/// A manifest, checked.
+/// A parsed manifest.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Manifest {
-    /// Whose events it handles; none means everybody's.
+    /// Tenants whose events the plugin handles; none means all.
     pub tenants: Option<Vec<TenantId>>,
-    /// At most so many events in one call; none leaves it to the plugin.
+    /// Most events in one call; none leaves it to the plugin.
     pub max_batch_size: Option<u32>,
-    /// What to do with documents that were built by other means.
+    /// Whether the plugin may continue documents that it did not build.
     pub on_change: OnChange,
-    /// Whether a version that fails where the one that runs does not is kept from taking over.
+    /// Whether a failed dry run prevents a swap.
     pub dry_run: bool,
-    /// The settings that the plugin can read.
+    /// Settings for the plugin to read.
     pub settings: PluginSettings,
     limits: BTreeMap<String, u64>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct Written {
-    tenants: WrittenTenants,
+struct ManifestToml {
+    tenants: TenantsToml,
     only_tenants: Option<Vec<String>>,
     max_batch_size: Option<u32>,
     on_change: OnChange,
     dry_run: Option<bool>,
-    limits: WrittenLimits,
+    limits: LimitsToml,
     settings: BTreeMap<String, toml::Value>,
 }
 
-/// `tenants`: the list of tenants whose events the plugin handles, or a table of what differs for
-/// some.
-enum WrittenTenants {
+/// The key `tenants`: a list of tenants whose events the plugin handles, or settings of single
+/// tenants.
+enum TenantsToml {
     Only(Vec<String>),
-    Each(BTreeMap<String, WrittenTenant>),
+    Each(BTreeMap<String, TenantToml>),
 }
 
-impl Default for WrittenTenants {
+impl Default for TenantsToml {
     fn default() -> Self {
-        WrittenTenants::Each(BTreeMap::new())
+        TenantsToml::Each(BTreeMap::new())
     }
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-struct WrittenTenant {
+struct TenantToml {
     settings: BTreeMap<String, toml::Value>,
 }
 
-/// Written by hand, because errors of a derived (untagged) enum do not name their line.
-impl<'de> Deserialize<'de> for WrittenTenants {
+/// Written by hand: errors of a derived untagged enum do not name their line.
+impl<'de> Deserialize<'de> for TenantsToml {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Either;
         impl<'de> Visitor<'de> for Either {
-            type Value = WrittenTenants;
+            type Value = TenantsToml;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a list of tenants, or tables such as [tenants.NAME.settings]")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<WrittenTenants, A::Error> {
-                Vec::deserialize(SeqAccessDeserializer::new(list)).map(WrittenTenants::Only)
+            fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<TenantsToml, A::Error> {
+                Vec::deserialize(SeqAccessDeserializer::new(list)).map(TenantsToml::Only)
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, tables: A) -> Result<WrittenTenants, A::Error> {
-                BTreeMap::deserialize(MapAccessDeserializer::new(tables)).map(WrittenTenants::Each)
+            fn visit_map<A: MapAccess<'de>>(self, tables: A) -> Result<TenantsToml, A::Error> {
+                BTreeMap::deserialize(MapAccessDeserializer::new(tables)).map(TenantsToml::Each)
             }
         }
         deserializer.deserialize_any(Either)
     }
 }
 
-/// Of the host's limits, those that can differ from plugin to plugin.
+/// The limits that a manifest may override.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-struct WrittenLimits {
+struct LimitsToml {
     memory_mib: Option<u64>,
     plugin_memory_mib: Option<u64>,
     cpu_ms: Option<u64>,
@@ -136,7 +141,7 @@ impl Default for Manifest {
     }
 }
 
-/// What is shown of the error of a manifest, bytes.
+/// The longest shown error of a manifest, bytes.
 const ERROR_BYTES: usize = 2_048;
 
 const KEYS: [&str; 7] = ["tenants", "only-tenants", "max-batch-size", "on-change", "dry-run", "limits", "settings"];
@@ -154,47 +159,47 @@ const LIMITS: [&str; 10] = [
 ];
 
 impl Manifest {
-    /// Reads a manifest's text. The error names the line, and what to write instead.
+    /// Parses a manifest. The error names the line and the remedy.
     pub fn parse(text: &str) -> Result<Manifest, String> {
-        let written: Written = toml::from_str(text).map_err(|error| {
-            // The whole error would show the line itself, which may hold a secret.
+        let written: ManifestToml = toml::from_str(text).map_err(|error| {
+            // TOML's full error quotes the line, which may hold a secret.
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
             let line = before.matches('\n').count() + 1;
             let message = without_values(error.message());
-            let told = format!("line {line}: {}", text::cut(&message, ERROR_BYTES));
-            let unknown = told.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`'));
+            let error = format!("line {line}: {}", text::cut(&message, ERROR_BYTES));
+            let unknown = error.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`'));
             match unknown {
                 Some((unknown, _)) => {
                     let near = nearest(unknown, KEYS.into_iter().chain(LIMITS).map(String::from));
-                    format!("{told}\nThe nearest key is {near}.")
+                    format!("{error}\nThe nearest key is {near}.")
                 }
-                None => told,
+                None => error,
             }
         })?;
         if written.max_batch_size == Some(0) {
-            return Err("max-batch-size = 0 leaves no events for a call; write 1 or more, or leave it out".into());
+            return Err("max-batch-size = 0 allows no events in a call; use 1 or more, or omit it".into());
         }
         let (only, each) = match (written.tenants, written.only_tenants) {
-            (WrittenTenants::Only(_), Some(_)) => {
-                return Err("tenants and only-tenants are both lists; leave one of them out".into());
+            (TenantsToml::Only(_), Some(_)) => {
+                return Err("tenants and only-tenants are both lists; remove one of them".into());
             }
-            (WrittenTenants::Only(list), None) => (Some(("tenants", list)), BTreeMap::new()),
-            (WrittenTenants::Each(each), list) => (list.map(|list| ("only-tenants", list)), each),
+            (TenantsToml::Only(list), None) => (Some(("tenants", list)), BTreeMap::new()),
+            (TenantsToml::Each(each), list) => (list.map(|list| ("only-tenants", list)), each),
         };
         let parsed = |key: &str, name: &String| TenantId::parse(name).map_err(|error| format!("{key}: {error}"));
         let tenants = match &only {
             Some((key, list)) if list.is_empty() => {
-                return Err(format!("{key} = [] is nobody; name some, or leave it out for all of them"));
+                return Err(format!("{key} = [] lists no tenant; list some, or omit it for all tenants"));
             }
             Some((key, list)) => Some(list.iter().map(|name| parsed(key, name)).collect::<Result<Vec<_>, _>>()?),
             None => None,
         };
         let mut of_tenants = BTreeMap::new();
-        for (name, WrittenTenant { settings }) in each {
+        for (name, TenantToml { settings }) in each {
             let tenant = parsed("tenants", &name)?;
             if tenants.as_ref().is_some_and(|tenants| !tenants.contains(&tenant)) {
                 return Err(format!(
-                    "tenants.{tenant}: only-tenants does not list {tenant}, so nothing would read its settings; list it, or remove them"
+                    "tenants.{tenant}: only-tenants does not list {tenant}, so its settings have no effect; list it, or remove them"
                 ));
             }
             of_tenants.insert(tenant, texts(&format!("tenants.{name}.settings"), settings)?);
@@ -219,25 +224,28 @@ impl Manifest {
         Ok(Manifest { tenants, max_batch_size, on_change, dry_run, settings, limits: limits.collect() })
     }
 
-    /// The host's limits with those of the manifest instead. Memory is set aside for instances at start, so none may have more than the host says.
-    /// A tenant's own plugin may have less of everything and more of nothing, as whoever writes into its folder writes its manifest too.
+    /// The host's limits, overridden by the manifest's.
+    ///
+    /// The memory of instances is allocated when the host starts, so `memory-mib` may not exceed the
+    /// host's. A tenant's own plugin (`owner`) may not exceed any of them, because the tenant may
+    /// write the manifest.
     pub fn limits(&self, host: &Limits, owner: Option<&TenantId>) -> Result<Limits, String> {
         let mut limits = host.clone();
         for (name, value) in &self.limits {
             let value = usize::try_from(*value).unwrap_or(usize::MAX);
             if let Some(owner) = owner
-                && let most = of_host(host, name)
+                && let most = host_limit(host, name)
                 && value > most
             {
                 return Err(format!(
-                    "limits.{name} = {value} is more than the {most} of the host's settings, and a tenant's own plugin may only have less. \
-                     Lower it, raise limits.{name} in the settings, or move the plugin out of the folder {owner} and give it tenants = [\"{owner}\"]"
+                    "limits.{name} = {value} exceeds the host's {most}, and a tenant's own plugin may only have lower limits. \
+                     Lower it, raise limits.{name} in the host's settings, or move the plugin out of the folder {owner} and set tenants = [\"{owner}\"]"
                 ));
             }
             match name.as_str() {
                 "memory-mib" if value > host.memory_mib => {
                     return Err(format!(
-                        "limits.memory-mib = {value} is more than the host sets aside for an instance, {}; raise limits.memory-mib in its settings",
+                        "limits.memory-mib = {value} exceeds the host's {}; raise limits.memory-mib in the host's settings",
                         host.memory_mib
                     ));
                 }
@@ -257,13 +265,13 @@ impl Manifest {
         Ok(limits)
     }
 
-    /// Whether it goes on with documents that were built by other means.
+    /// Whether the plugin may continue documents that it did not build.
     pub fn adopts(&self) -> bool {
         self.on_change == OnChange::Continue
     }
 
-    /// What a plugin is with what its manifest says about it, and as a tenant's own if it is that.
-    pub fn over(&self, descriptor: &Descriptor, owner: Option<&TenantId>) -> Descriptor {
+    /// The plugin's descriptor with the manifest applied. With an `owner` it is that tenant's own.
+    pub fn apply_to(&self, descriptor: &Descriptor, owner: Option<&TenantId>) -> Descriptor {
         let mut descriptor = owner.map_or_else(|| descriptor.clone(), |owner| descriptor.owned_by(owner));
         if self.tenants.is_some() {
             descriptor.tenants.clone_from(&self.tenants);
@@ -275,17 +283,17 @@ impl Manifest {
     }
 }
 
-/// Settings as the plugin reads them.
-fn texts(place: &str, values: BTreeMap<String, toml::Value>) -> Result<BTreeMap<String, String>, String> {
+/// Settings as texts. `table` is their place in the manifest, for errors.
+fn texts(table: &str, values: BTreeMap<String, toml::Value>) -> Result<BTreeMap<String, String>, String> {
     let text_of = |(key, value): (String, toml::Value)| match value {
         toml::Value::String(text) => Ok((key, text)),
         toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Ok((key, value.to_string())),
-        _ => Err(format!("{place}.{key} is neither a text nor a number nor true nor false; write it as a text")),
+        _ => Err(format!("{table}.{key} is not a text, a number, true or false; write it as a text")),
     };
     values.into_iter().map(text_of).collect()
 }
 
-/// An error's message without the value that it quotes.
+/// An error message without the values that it quotes.
 fn without_values(message: &str) -> String {
     let hidden = |message: &str, open: &str, close: char| {
         let first = message.find(open).map(|first| first + open.len())?;
@@ -293,7 +301,7 @@ fn without_values(message: &str) -> String {
         Some(format!("{}…{}", &message[..first], &message[last..]))
     };
     let quoted = hidden(message, "\"", '"');
-    // Values that are no texts stand in backticks behind their kind; so do names of keys.
+    // Other values are in backticks after their type, but so are names of keys.
     let others = ["invalid type: ", "invalid value: "].into_iter().find_map(|kind| {
         let (before, after) = message.split_once(kind)?;
         let (value, rest) = after.split_once(", expected")?;
@@ -302,8 +310,8 @@ fn without_values(message: &str) -> String {
     quoted.or(others).unwrap_or_else(|| message.into())
 }
 
-/// What the host's settings say of a limit.
-fn of_host(host: &Limits, name: &str) -> usize {
+/// The host's value of a limit.
+fn host_limit(host: &Limits, name: &str) -> usize {
     match name {
         "memory-mib" => host.memory_mib,
         "plugin-memory-mib" => host.plugin_memory_mib,
@@ -324,32 +332,32 @@ mod tests {
     use crate::model::ids::ProcessorId;
 
     #[test]
-    fn a_tenants_own_plugin_may_have_less_and_not_more() {
+    fn a_tenants_own_plugin_may_lower_limits_but_not_raise_them() {
         let (host, owner) = (Limits::default(), TenantId::parse("acme").unwrap());
         for name in LIMITS {
             let with = |value: usize| {
                 let manifest = Manifest::parse(&format!("[limits]\n{name} = {value}\n")).unwrap();
                 manifest.limits(&host, Some(&owner))
             };
-            let most = of_host(&host, name);
+            let most = host_limit(&host, name);
             assert_eq!(with(most).unwrap(), host, "{name}");
             let more = with(most + 1).unwrap_err();
-            assert!(more.starts_with(&format!("limits.{name} = {} is more than the {most} of", most + 1)), "{more}");
+            assert!(more.starts_with(&format!("limits.{name} = {} exceeds the host's {most}", most + 1)), "{more}");
         }
         let lower = Manifest::parse("[limits]\ncpu-ms = 50").unwrap();
         assert_eq!(lower.limits(&host, Some(&owner)).unwrap().cpu_ms, 50);
         let higher = Manifest::parse("[limits]\ncpu-ms = 5000").unwrap();
-        assert_eq!(higher.limits(&host, None).unwrap().cpu_ms, 5_000, "that is the operator's to say");
+        assert_eq!(higher.limits(&host, None).unwrap().cpu_ms, 5_000, "a shared plugin's manifest is the operator's");
     }
 
     #[test]
-    fn an_error_does_not_show_a_line_without_end() {
+    fn the_error_of_a_very_long_line_is_short() {
         let error = Manifest::parse(&format!("a = [\"{}\"] !", "x".repeat(50_000))).unwrap_err();
         assert!(error.len() < 200 && error.starts_with("line 1: "), "{error}");
     }
 
     #[test]
-    fn it_says_what_differs_for_one_plugin() {
+    fn a_manifest_overrides_limits_settings_and_descriptor() {
         let text = "tenants = ['acme']\nmax-batch-size = 5\non-change = 'continue'\n\n[limits]\ncpu-ms = 50\nmemory-mib = 8\n\n[settings]\ncurrency = 'EUR'\nrate = 1.5\nfast = true";
         let manifest = Manifest::parse(text).unwrap();
         let host = Limits::default();
@@ -357,11 +365,11 @@ mod tests {
         let settings = [("currency", "EUR"), ("fast", "true"), ("rate", "1.5")];
         assert_eq!(settings_of(&manifest, "acme"), settings.map(|(key, value)| format!("{key} {value}")));
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
-        let over = manifest.over(&descriptor, None);
-        assert_eq!((over.max_batch_size, over.tenants.unwrap()[0].as_str()), (Some(5), "acme"));
+        let applied = manifest.apply_to(&descriptor, None);
+        assert_eq!((applied.max_batch_size, applied.tenants.unwrap()[0].as_str()), (Some(5), "acme"));
         assert_eq!(manifest.on_change, OnChange::Continue);
         let nothing = Manifest::parse("").unwrap();
-        assert_eq!((&nothing, nothing.over(&descriptor, None)), (&Manifest::default(), descriptor));
+        assert_eq!((&nothing, nothing.apply_to(&descriptor, None)), (&Manifest::default(), descriptor));
         assert_eq!(nothing.limits(&host, None).unwrap(), host);
     }
 
@@ -371,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_has_settings_of_its_own_over_those_of_all() {
+    fn a_tenants_settings_override_those_for_all_tenants() {
         let text = "only-tenants = ['acme', 'globex']\n[settings]\ncurrency = 'EUR'\nrate = 2\n[tenants.acme.settings]\ncurrency = 'USD'\nvat = 7";
         let manifest = Manifest::parse(text).unwrap();
         assert_eq!(settings_of(&manifest, "acme"), ["currency USD", "rate 2", "vat 7"]);
@@ -387,12 +395,12 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_a_tenants_settings_show_no_value() {
+    fn errors_show_no_value_of_a_setting() {
         let error = |text: &str| Manifest::parse(text).unwrap_err();
         let typo = error("max-batch-size = 1\n[tenants.acme.setings]\na = 'SECRET'");
         assert!(typo.contains("line 2") && typo.ends_with("The nearest key is settings."), "{typo}");
         let cases = [
-            ("[tenants.acme.settings]\na = ['SECRET']", "tenants.acme.settings.a is neither"),
+            ("[tenants.acme.settings]\na = ['SECRET']", "tenants.acme.settings.a is not a text"),
             ("[tenants.'a b'.settings]\na = 'SECRET'", "tenants: `a b` is not a valid tenant name"),
             ("only-tenants = ['b']\n[tenants.a.settings]\nx = 'SECRET'", "tenants.a: only-tenants does not list a"),
             ("[settings]\na = 'SECRET", "line 2: "),
@@ -401,7 +409,7 @@ mod tests {
             ("settings = 'SECRET'", "line 1: invalid type: string \"…\", expected a map"),
             ("[tenants.acme]\nsettings = 'SECRET'", "line 2: invalid type: string \"…\", expected a map"),
             ("tenants = ['a']\nonly-tenants = ['a']", "tenants and only-tenants are both lists"),
-            ("only-tenants = []", "only-tenants = [] is nobody"),
+            ("only-tenants = []", "only-tenants = [] lists no tenant"),
             ("tenants = 5", "line 1"),
         ];
         for (text, wanted) in cases {
@@ -411,19 +419,19 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_have_a_line_and_a_way_out() {
+    fn errors_name_the_line_and_the_remedy() {
         let error = |text: &str| Manifest::parse(text).unwrap_err();
         let typo = error("max-batch-size = 1\n[limits]\ncpu-mss = 5");
         assert!(typo.contains("line 3") && typo.ends_with("The nearest key is cpu-ms."), "{typo}");
         let typo = error("tenant = ['a']");
         assert!(typo.contains("line 1") && typo.ends_with("The nearest key is tenants."), "{typo}");
         assert!(error("on-change = 'rebuild'").contains("`refuse`"), "{}", error("on-change = 'rebuild'"));
-        assert!(error("tenants = []").contains("leave it out"));
+        assert!(error("tenants = []").contains("omit it"));
         assert!(error("tenants = ['a b']").starts_with("tenants: "));
         assert!(error("max-batch-size = 0").contains("1 or more"));
-        assert!(error("[settings]\na = [1]").starts_with("settings.a is neither"));
+        assert!(error("[settings]\na = [1]").starts_with("settings.a is not a text"));
         let limits = |text: &str| Manifest::parse(text).unwrap().limits(&Limits::default(), None).unwrap_err();
-        assert!(limits("[limits]\nmemory-mib = 65").contains("raise limits.memory-mib in its settings"));
+        assert!(limits("[limits]\nmemory-mib = 65").contains("raise limits.memory-mib in the host's settings"));
         assert!(limits("[limits]\ncpu-ms = 0").contains("it takes 2 to"));
     }
 }

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use super::{
-    history::{self, Event, Note, Ran, components::RetainedVersion},
-    registry::{Origin, Registry, Swapped},
+    history::{self, HistoryNote, PluginEvent, RunNote, components::RetainedVersion},
+    registry::{Provenance, Registry, SwapReport},
 };
 use crate::{db::Session, model::ids::ProcessorId, processor::code::COMING, rollout::dry_run::DryRunReport};
 
@@ -14,22 +14,22 @@ pub(super) struct OfRunning {
     pub(super) id: ProcessorId,
     pub(super) digest: Arc<str>,
     pub(super) version: String,
-    pub(super) origin: Origin,
+    pub(super) provenance: Provenance,
 }
 
 impl OfRunning {
     /// How it is written down, with how that came.
     pub(super) fn ran<'a>(
         &'a self,
-        event: Event,
+        event: PluginEvent,
         reason: &'a str,
-        swapped: Option<&'a Swapped>,
+        swapped: Option<&'a SwapReport>,
         dry_run: Option<&'a DryRunReport>,
-    ) -> Ran<'a> {
-        let OfRunning { plugin, id, digest, version, origin: Origin { contract, signed_by, .. } } = self;
+    ) -> RunNote<'a> {
+        let OfRunning { plugin, id, digest, version, provenance: Provenance { contract, signed_by, .. } } = self;
         let replaced = swapped.map(|swapped| (&*swapped.replaced, swapped.done.positions.map(|(_, last)| last)));
-        let note = Note { plugin, processor: id.as_str(), digest, version, event, reason, replaced, dry_run };
-        Ran { note, contract, signed_by }
+        let note = HistoryNote { plugin, processor: id.as_str(), digest, version, event, reason, replaced, dry_run };
+        RunNote { note, contract, signed_by }
     }
 }
 
@@ -39,8 +39,8 @@ impl OfRunning {
         RetainedVersion {
             plugin: self.plugin.clone(),
             digest: self.digest.to_string(),
-            signature: self.origin.signature.clone(),
-            signed_by: self.origin.signed_by.clone(),
+            signature: self.provenance.signature.clone(),
+            signed_by: self.provenance.signed_by.clone(),
         }
     }
 }
@@ -71,10 +71,10 @@ impl Swaps {
         &mut self,
         session: &Session,
         id: &ProcessorId,
-        swapped: &Swapped,
+        swapped: &SwapReport,
     ) -> Result<(), crate::db::Error> {
         let Some(before) = self.0.remove(id) else { return Ok(()) };
-        history::since(session, before.note, before.at, &swapped.done).await
+        history::complete_swap(session, before.note, before.at, &swapped.done).await
     }
 
     /// Writes down the first events of new versions, and after a while how their lanes came over. To be asked now and then.
@@ -87,7 +87,7 @@ impl Swaps {
             // Lanes that come later are not counted.
             swap.over = done.began.is_some_and(|began| began.elapsed() > COMING);
             if !swap.told || swap.over {
-                told = told.and(history::since(session, swap.note, swap.at, &done).await);
+                told = told.and(history::complete_swap(session, swap.note, swap.at, &done).await);
                 swap.told = true;
             }
         }

@@ -1,8 +1,9 @@
-//! What has to be done so that what runs becomes what the folder says: pure.
+//! The steps from the running plugins to the desired ones: pure.
 //!
-//! A plan is made of what runs and of what was found, after each file was checked alone; it sees what only all of them together show: that two claim one
-//! processor, that a file has only another name, that the new version would go on with documents which it did not build. It prints itself, and the
-//! [reconciler](super::reconciler) carries it out in its order. Files that are not mentioned in `desired` are gone.
+//! A plan compares all running versions with all checked files. So it finds what no check of a single
+//! file can: two files that claim one processor, a file that was only renamed, a version that would
+//! continue documents which it did not build. The [reconciler](super::reconciler) carries the steps
+//! out in order. A file that is missing in `desired` was removed.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -12,27 +13,27 @@ use crate::{
     processor::registration,
 };
 
-/// What of a plugin a plan looks at.
+/// The parts of a version that a plan compares.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Version {
+pub struct VersionSpec {
     /// SHA-256 of the file.
     pub digest: String,
-    /// What it says it is, with what its manifest says about it.
+    /// The plugin's descriptor with its manifest applied.
     pub descriptor: Descriptor,
     /// Its manifest.
     pub manifest: Manifest,
 }
 
-/// What a file is good for.
+/// The desired state of a plugin.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Wanted {
-    /// To run.
-    Run(Box<Version>),
-    /// For nothing; whatever ran under its name goes on.
-    Nothing,
+pub enum Desired {
+    /// The version runs.
+    Run(Box<VersionSpec>),
+    /// The plugin stays as it is, because its file cannot run.
+    Keep,
 }
 
-/// One thing to do.
+/// One step of a plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A processor ends; its cursor and documents stay.
@@ -40,19 +41,19 @@ pub enum Step {
         /// The plugin's name.
         plugin: String,
     },
-    /// The same code runs under another file's name.
+    /// A processor continues under another file's name.
     Rename {
-        /// Its name so far.
+        /// The old name.
         from: String,
-        /// From now on.
+        /// The new name.
         to: String,
     },
-    /// The processor goes on with other code, each lane at the end of its batch.
+    /// A processor continues with other code, each lane at the end of its batch.
     Swap {
         /// The plugin's name.
         plugin: String,
     },
-    /// The processor ends and begins again, since more than its code differs.
+    /// A processor ends and begins again, because more than its code differs.
     Restart {
         /// The plugin's name.
         plugin: String,
@@ -62,48 +63,48 @@ pub enum Step {
         /// The plugin's name.
         plugin: String,
     },
-    /// The file is not run; whatever ran under its name goes on.
+    /// A file does not run; the plugin stays as it is.
     Refuse {
         /// The plugin's name.
         plugin: String,
-        /// Why, and the way out.
-        why: String,
+        /// The reason and the remedy.
+        reason: String,
     },
 }
 
-/// The order of files that claim one processor, while none of them runs it; then their names
-/// decide.
+/// The precedence of a file among those that claim one processor, while none of them runs it. Files
+/// of the same rank are ordered by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rank {
     /// It ran the processor last.
     Owner,
     /// Any other file.
     Other,
-    /// A file that takes long to compile: others do not wait for it.
+    /// A file that takes long to compile; other files do not wait for it.
     Slow,
 }
 
-/// What is to be done, in order.
+/// The steps, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan(pub Vec<Step>);
+pub struct ReconcilePlan(pub Vec<Step>);
 
-impl Plan {
-    /// What leads from what runs to what is desired, both by the names of files.
-    pub fn between(running: &BTreeMap<String, Version>, desired: &BTreeMap<String, Wanted>) -> Plan {
+impl ReconcilePlan {
+    /// The steps from `running` to `desired`, both by plugin name.
+    pub fn between(running: &BTreeMap<String, VersionSpec>, desired: &BTreeMap<String, Desired>) -> ReconcilePlan {
         Self::by_rank(running, desired, |_, _| Rank::Other)
     }
 
-    /// The same where files that claim one processor have ranks.
+    /// The same, with ranks for files that claim one processor.
     pub fn by_rank(
-        running: &BTreeMap<String, Version>,
-        desired: &BTreeMap<String, Wanted>,
+        running: &BTreeMap<String, VersionSpec>,
+        desired: &BTreeMap<String, Desired>,
         rank: impl Fn(&str, &ProcessorId) -> Rank,
-    ) -> Plan {
+    ) -> ReconcilePlan {
         let mut refused = Vec::new();
         let claims = claims(running, desired, rank, &mut refused);
         let (mut stops, mut renames, mut swaps, mut starts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        // Whose processor goes on in another file's name.
-        let renamed_to = |plugin: &str, of: &Version| {
+        // The new name of a plugin whose file was renamed.
+        let renamed_to = |plugin: &str, of: &VersionSpec| {
             let taken = claims.get(&of.descriptor.id).filter(|to| **to != plugin);
             taken.filter(|to| !running.contains_key(**to) && !desired.contains_key(plugin)).copied()
         };
@@ -113,22 +114,22 @@ impl Plan {
                     Some(to) => renames.push(Step::Rename { from: plugin.clone(), to: to.to_string() }),
                     None => stops.push(Step::Stop { plugin: plugin.clone() }),
                 },
-                Some(Wanted::Nothing) => {}
-                Some(Wanted::Run(new)) if new.descriptor.id != now.descriptor.id => {
-                    let gets = claims.get(&new.descriptor.id) == Some(&plugin.as_str());
-                    // Also where it gets nothing, if what it runs is another file's now.
-                    if gets || claims.contains_key(&now.descriptor.id) {
+                Some(Desired::Keep) => {}
+                Some(Desired::Run(new)) if new.descriptor.id != now.descriptor.id => {
+                    let wins = claims.get(&new.descriptor.id) == Some(&plugin.as_str());
+                    // A plugin that loses the claim ends too, if another file now has its processor.
+                    if wins || claims.contains_key(&now.descriptor.id) {
                         stops.push(Step::Stop { plugin: plugin.clone() });
                     }
-                    if gets {
+                    if wins {
                         starts.push(Step::Start { plugin: plugin.clone() });
                     }
                 }
-                Some(Wanted::Run(new)) => swaps.extend(change(plugin, now, new)),
+                Some(Desired::Run(new)) => swaps.extend(change(plugin, now, new)),
             }
         }
         for (plugin, wanted) in desired {
-            let Wanted::Run(new) = wanted else { continue };
+            let Desired::Run(new) = wanted else { continue };
             if running.contains_key(plugin) || claims.get(&new.descriptor.id) != Some(&plugin.as_str()) {
                 continue;
             }
@@ -138,60 +139,60 @@ impl Plan {
                 None => starts.push(Step::Start { plugin: plugin.clone() }),
             }
         }
-        Plan([stops, renames, swaps, starts, refused].concat())
+        ReconcilePlan([stops, renames, swaps, starts, refused].concat())
     }
 }
 
-/// Which file each processor belongs to: the one that runs it, or else the first by rank and name.
-/// The others are refused.
+/// The owner of each processor: the file that runs it, or else the first by rank and name. All other
+/// claimants are refused.
 fn claims<'a>(
-    running: &'a BTreeMap<String, Version>,
-    desired: &'a BTreeMap<String, Wanted>,
+    running: &'a BTreeMap<String, VersionSpec>,
+    desired: &'a BTreeMap<String, Desired>,
     rank: impl Fn(&str, &ProcessorId) -> Rank,
     refused: &mut Vec<Step>,
 ) -> BTreeMap<&'a ProcessorId, &'a str> {
     let mut claims: BTreeMap<&ProcessorId, &str> = BTreeMap::new();
-    // Who runs keeps what it has, whatever others of its name claim: as long as its file is there and wants it, or is good for nothing.
+    // A running plugin keeps its processor while its file claims it or cannot run.
     for (plugin, now) in running {
         let keeps = match desired.get(plugin) {
-            Some(Wanted::Run(new)) => new.descriptor.id == now.descriptor.id,
-            Some(Wanted::Nothing) => true,
+            Some(Desired::Run(new)) => new.descriptor.id == now.descriptor.id,
+            Some(Desired::Keep) => true,
             None => false,
         };
         if keeps {
             claims.insert(&now.descriptor.id, plugin);
         }
     }
-    let mut wanted: Vec<(Rank, &String, &Version)> = Vec::new();
-    for (plugin, what) in desired {
-        let Wanted::Run(new) = what else { continue };
-        wanted.push((rank(plugin, &new.descriptor.id), plugin, new));
+    let mut claimants: Vec<(Rank, &String, &VersionSpec)> = Vec::new();
+    for (plugin, state) in desired {
+        let Desired::Run(new) = state else { continue };
+        claimants.push((rank(plugin, &new.descriptor.id), plugin, new));
     }
-    wanted.sort_by_key(|(rank, plugin, _)| (*rank, *plugin));
-    for (_, plugin, new) in wanted {
+    claimants.sort_by_key(|(rank, plugin, _)| (*rank, *plugin));
+    for (_, plugin, new) in claimants {
         let id = &new.descriptor.id;
         let owner = claims.entry(id).or_insert(plugin);
         if *owner != plugin {
-            let why = format!(
-                "claims the processor id {id} that {owner}.wasm has already; remove one of the two, or give it another id"
+            let reason = format!(
+                "claims the processor id {id}, which {owner}.wasm already has; remove one of the two, or give it another id"
             );
-            refused.push(Step::Refuse { plugin: plugin.clone(), why });
+            refused.push(Step::Refuse { plugin: plugin.clone(), reason });
         }
     }
     claims
 }
 
-/// What to do about another version of a processor.
-pub(super) fn change(plugin: &str, now: &Version, new: &Version) -> Option<Step> {
+/// The step from one version of a processor to another; none if they are equal.
+pub(super) fn change(plugin: &str, now: &VersionSpec, new: &VersionSpec) -> Option<Step> {
     let plugin = plugin.to_string();
     if now == new {
         return None;
     }
     if let Some(changed) = registration::difference(&now.descriptor, &new.descriptor, new.manifest.adopts()) {
-        return Some(Step::Refuse { plugin, why: changed.to_string() });
+        return Some(Step::Refuse { plugin, reason: changed.to_string() });
     }
-    // Readers and writers of documents are made for the collections, and routers for what is subscribed to.
-    let fixed = |version: &Version| {
+    // Document readers and writers are built for the collections, routers for the subscription.
+    let fixed = |version: &VersionSpec| {
         let Descriptor { mut collections, event_types, tenants, .. } = version.descriptor.clone();
         collections.sort();
         (collections, event_types, tenants)
@@ -199,7 +200,7 @@ pub(super) fn change(plugin: &str, now: &Version, new: &Version) -> Option<Step>
     Some(if fixed(now) == fixed(new) { Step::Swap { plugin } } else { Step::Restart { plugin } })
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for ReconcilePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("nothing to do");
@@ -215,11 +216,11 @@ impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Step::Stop { plugin } => write!(f, "stop {plugin}"),
-            Step::Rename { from, to } => write!(f, "call {from} {to}"),
+            Step::Rename { from, to } => write!(f, "rename {from} to {to}"),
             Step::Swap { plugin } => write!(f, "swap {plugin}"),
             Step::Restart { plugin } => write!(f, "restart {plugin}"),
             Step::Start { plugin } => write!(f, "start {plugin}"),
-            Step::Refuse { plugin, why } => write!(f, "refuse {plugin}: {why}"),
+            Step::Refuse { plugin, reason } => write!(f, "refuse {plugin}: {reason}"),
         }
     }
 }
@@ -229,19 +230,19 @@ mod tests {
     use super::*;
     use crate::model::ids::CollectionName;
 
-    fn version(id: &str, digest: &str) -> Version {
+    fn version(id: &str, digest: &str) -> VersionSpec {
         let collections = vec![CollectionName::parse("carts").unwrap()];
         let descriptor = Descriptor::projector(ProcessorId::parse(id).unwrap(), collections);
-        Version { digest: digest.into(), descriptor, manifest: Manifest::default() }
+        VersionSpec { digest: digest.into(), descriptor, manifest: Manifest::default() }
     }
 
-    /// Files as `NAME=ID:DIGEST`, or `NAME` alone for one that is good for nothing.
-    fn desired(files: &str) -> BTreeMap<String, Wanted> {
+    /// Files as `NAME=ID:DIGEST`, or `NAME` alone for one that cannot run.
+    fn desired(files: &str) -> BTreeMap<String, Desired> {
         let file = |text: &str| match text.split_once('=') {
-            None => (text.to_string(), Wanted::Nothing),
+            None => (text.to_string(), Desired::Keep),
             Some((name, what)) => {
                 let (id, digest) = what.split_once(':').unwrap();
-                (name.to_string(), Wanted::Run(Box::new(version(id, digest))))
+                (name.to_string(), Desired::Run(Box::new(version(id, digest))))
             }
         };
         files.split_whitespace().map(file).collect()
@@ -249,50 +250,62 @@ mod tests {
 
     fn plan(running: &str, files: &str) -> String {
         let running = desired(running).into_iter().filter_map(|(name, wanted)| match wanted {
-            Wanted::Run(version) => Some((name, *version)),
-            Wanted::Nothing => None,
+            Desired::Run(version) => Some((name, *version)),
+            Desired::Keep => None,
         });
-        Plan::between(&running.collect(), &desired(files)).to_string()
+        ReconcilePlan::between(&running.collect(), &desired(files)).to_string()
     }
 
     #[test]
-    fn what_comes_goes_changes_or_stays() {
+    fn files_that_appear_disappear_or_change_start_stop_or_swap_processors() {
         assert_eq!(plan("", ""), "nothing to do");
         assert_eq!(plan("a=a:1", "a=a:1"), "nothing to do");
         assert_eq!(plan("a=a:1", "a=a:2 b=b:1"), "swap a; start b");
         assert_eq!(plan("a=a:1 b=b:1", "b=b:1"), "stop a");
-        assert_eq!(plan("a=a:1", "a"), "nothing to do", "what cannot run leaves the former one running");
+        assert_eq!(plan("a=a:1", "a"), "nothing to do", "a file that cannot run leaves the running version alone");
         assert_eq!(plan("a=a:1", "a=other:2"), "stop a; start a");
     }
 
     #[test]
-    fn another_name_is_no_other_processor() {
-        assert_eq!(plan("a=x:1", "b=x:1"), "call a b");
-        assert_eq!(plan("a=x:1", "b=x:2"), "call a b; swap b");
-        assert_eq!(plan("a=x:1 b=y:1", "b=x:1"), "stop a; stop b; start b", "the file has the other's content now");
-        assert_eq!(plan("a=x:1 b=y:1", "a=y:1 b=x:1"), "stop a; stop b; start a; start b", "exchanged");
+    fn a_renamed_file_keeps_its_processor() {
+        assert_eq!(plan("a=x:1", "b=x:1"), "rename a to b");
+        assert_eq!(plan("a=x:1", "b=x:2"), "rename a to b; swap b");
+        assert_eq!(plan("a=x:1 b=y:1", "b=x:1"), "stop a; stop b; start b", "b has the content of a now");
+        assert_eq!(
+            plan("a=x:1 b=y:1", "a=y:1 b=x:1"),
+            "stop a; stop b; start a; start b",
+            "the two files exchanged their contents"
+        );
     }
 
     #[test]
-    fn one_processor_belongs_to_one_file() {
-        let why = |id: &str, owner: &str| {
+    fn a_second_file_that_claims_a_processor_is_refused() {
+        let reason = |id: &str, owner: &str| {
             format!(
-                "claims the processor id {id} that {owner}.wasm has already; remove one of the two, or give it another id"
+                "claims the processor id {id}, which {owner}.wasm already has; remove one of the two, or give it another id"
             )
         };
-        assert_eq!(plan("", "a=x:1 b=x:1"), format!("start a; refuse b: {}", why("x", "a")));
-        assert_eq!(plan("b=x:1", "a=x:2 b=x:1"), format!("refuse a: {}", why("x", "b")));
-        assert_eq!(plan("b=x:1", "a=x:2 b"), format!("refuse a: {}", why("x", "b")), "its file is broken, and it runs");
-        assert_eq!(plan("a=x:1 b=y:1", "a=y:2 b=y:1"), format!("refuse a: {}", why("y", "b")));
+        assert_eq!(plan("", "a=x:1 b=x:1"), format!("start a; refuse b: {}", reason("x", "a")));
+        assert_eq!(plan("b=x:1", "a=x:2 b=x:1"), format!("refuse a: {}", reason("x", "b")));
+        assert_eq!(
+            plan("b=x:1", "a=x:2 b"),
+            format!("refuse a: {}", reason("x", "b")),
+            "b runs, though its file is broken"
+        );
+        assert_eq!(plan("a=x:1 b=y:1", "a=y:2 b=y:1"), format!("refuse a: {}", reason("y", "b")));
         let moved = plan("a=x:1 b=y:1", "a=y:1 b=y:1 c=x:1");
-        assert_eq!(moved, format!("stop a; start c; refuse a: {}", why("y", "b")), "what a ran is c's now");
+        assert_eq!(
+            moved,
+            format!("stop a; start c; refuse a: {}", reason("y", "b")),
+            "c takes over the processor of a"
+        );
     }
 
     #[test]
-    fn of_files_that_claim_one_processor_the_one_that_ran_it_goes_first_and_a_slow_one_last() {
+    fn a_claimed_processor_goes_to_its_last_owner_first_and_to_a_slow_file_last() {
         let ranked = |of: fn(&str) -> Rank| {
             let files = desired("a=x:1 b=x:1 c=x:1");
-            let plan = Plan::by_rank(&BTreeMap::new(), &files, |plugin, _| of(plugin));
+            let plan = ReconcilePlan::by_rank(&BTreeMap::new(), &files, |plugin, _| of(plugin));
             plan.to_string().split(':').next().unwrap().to_string()
         };
         assert_eq!(ranked(|_| Rank::Other), "start a; refuse b");
@@ -301,24 +314,24 @@ mod tests {
     }
 
     #[test]
-    fn a_tenants_own_is_another_processor() {
+    fn plugins_of_two_tenants_are_two_processors() {
         let of = |name: &str| {
             let (tenant, version) = (crate::model::ids::TenantId::parse(name).unwrap(), version("x", "1"));
             let descriptor = version.descriptor.owned_by(&tenant);
-            (format!("{name}/a"), Wanted::Run(Box::new(Version { descriptor, ..version })))
+            (format!("{name}/a"), Desired::Run(Box::new(VersionSpec { descriptor, ..version })))
         };
         let files = BTreeMap::from([of("acme"), of("globex")]);
-        assert_eq!(Plan::between(&BTreeMap::new(), &files).to_string(), "start acme/a; start globex/a");
+        assert_eq!(ReconcilePlan::between(&BTreeMap::new(), &files).to_string(), "start acme/a; start globex/a");
     }
 
     #[test]
-    fn documents_are_not_continued_by_what_did_not_build_them() {
+    fn a_version_that_did_not_build_the_documents_is_refused() {
         let now = version("a", "1");
         let with = |change: &dyn Fn(&mut Descriptor)| {
             let mut new = version("a", "2");
             change(&mut new.descriptor);
-            let files = BTreeMap::from([("a".to_string(), Wanted::Run(Box::new(new)))]);
-            Plan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()
+            let files = BTreeMap::from([("a".to_string(), Desired::Run(Box::new(new)))]);
+            ReconcilePlan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()
         };
         let more = CollectionName::parse("more").unwrap();
         assert_eq!(with(&|new| new.collections.insert(0, more.clone())), "restart a");
@@ -333,14 +346,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_manifest_says_is_part_of_a_version() {
+    fn a_changed_manifest_swaps_restarts_or_refuses() {
         let now = version("a", "1");
         let with = |manifest: &str, change: &dyn Fn(&mut Descriptor)| {
             let manifest = Manifest::parse(manifest).unwrap();
-            let mut new = Version { descriptor: manifest.over(&now.descriptor, None), manifest, ..now.clone() };
+            let mut new = VersionSpec { descriptor: manifest.apply_to(&now.descriptor, None), manifest, ..now.clone() };
             change(&mut new.descriptor);
-            let files = BTreeMap::from([("a".to_string(), Wanted::Run(Box::new(new)))]);
-            Plan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()
+            let files = BTreeMap::from([("a".to_string(), Desired::Run(Box::new(new)))]);
+            ReconcilePlan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()
         };
         let nothing = |_: &mut Descriptor| {};
         assert_eq!(with("", &nothing), "nothing to do");

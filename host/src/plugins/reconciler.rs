@@ -1,6 +1,6 @@
 //! What runs is what the folder says: the loop that carries plans out.
 //!
-//! It looks at the folder, checks each file that came or changed (apart, since that may compile for seconds), makes a [`Plan`] of what was found, and tells the
+//! It looks at the folder, checks each file that came or changed (apart, since that may compile for seconds), makes a [`ReconcilePlan`] of what was found, and tells the
 //! [`Registry`]. It watches new versions while they are on [trial](crate::rollout::probation), and takes those back that fail it, or that a person takes back. Whatever becomes
 //! of a file is written down ([`history`]) and said beside it, in `NAME.wasm.error`.
 //!
@@ -22,7 +22,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::timeout};
 
-pub use self::start::Begun;
+pub use self::start::StartReport;
 use self::{
     back::NoWayBack,
     jobs::{Finished, Jobs, Tools},
@@ -32,17 +32,17 @@ use self::{
 };
 use super::{
     archive::Archive,
-    check::{Checked, Unfinished},
+    check::{CheckedFile, Unfinished},
     config::Config,
     dry_runs::DryRuns,
     error_files::ErrorFiles,
     folder::{self, Listing, PluginFile, Settling},
     hints::Hints,
-    history::{self, Event, Hold, Note, Ran},
+    history::{self, HistoryNote, PluginEvent, RunNote, VersionHold},
     notes::{OfRunning, Swaps},
-    plan::{Plan, Rank, Step, Version, Wanted},
-    registry::{Follower, Member, Registry, Swapped},
-    reports::Reports,
+    plan::{Desired, Rank, ReconcilePlan, Step, VersionSpec},
+    registry::{Member, Registry, RunnableVersion, SwapReport},
+    reports::ProblemReports,
 };
 use crate::{
     db::{Db, Session, describe},
@@ -90,13 +90,13 @@ pub struct Reconciler {
     follows: bool,
     /// The start, until it is over; and who waits for that.
     start: Option<Start>,
-    begun: Option<oneshot::Sender<Begun>>,
+    begun: Option<oneshot::Sender<StartReport>>,
     jobs: Jobs,
     archive: Archive,
     /// What each file that is there is good for.
-    checked: BTreeMap<String, Checked>,
+    checked: BTreeMap<String, CheckedFile>,
     /// Of those that do not run, what ran last under their names and has not begun yet.
-    former: BTreeMap<String, Checked>,
+    former: BTreeMap<String, CheckedFile>,
     /// Files that have changed and are not checked yet.
     waiting: BTreeSet<String>,
     /// Small files that take long to compile all the same.
@@ -116,17 +116,17 @@ pub struct Reconciler {
     /// Tenants' folders that cannot be read, and what ran from them.
     unread: Unread,
     /// What is wrong with the folder's other entries.
-    reports: Reports,
+    reports: ProblemReports,
     errors: ErrorFiles,
     /// Files of which it was said that they are not run, and why.
     refused: BTreeMap<String, String>,
     /// Files that were there, of which nothing is to be said any more.
     gone: BTreeSet<String>,
-    held: BTreeSet<Hold>,
+    held: BTreeSet<VersionHold>,
     /// Of those, the ones that the database does not know yet.
-    unwritten: BTreeSet<Hold>,
+    unwritten: BTreeSet<VersionHold>,
     /// What came to run and could not be written down: how, why, and instead of what.
-    untold: BTreeMap<String, (Event, String, Option<Swapped>)>,
+    untold: BTreeMap<String, (PluginEvent, String, Option<SwapReport>)>,
     /// Swaps of which more is to be written down.
     swaps: Swaps,
     /// What was done could not be written down, or something could not be done: it is to be looked at again.
@@ -166,7 +166,7 @@ impl Reconciler {
             dry_runs: None,
             no_way_back: NoWayBack::default(),
             unread: Unread::default(),
-            reports: Reports::default(),
+            reports: ProblemReports::default(),
             errors: ErrorFiles::new(folder),
             refused: BTreeMap::new(),
             gone: BTreeSet::new(),
@@ -190,7 +190,7 @@ impl Reconciler {
     /// Runs what is in the folder, and follows its changes, until told to stop. Tells `begun` when
     /// all that was there has begun or was refused. Fails when a processor does, as none can that
     /// could go on.
-    pub async fn run(mut self, mut stop: Stop, begun: oneshot::Sender<Begun>) -> anyhow::Result<()> {
+    pub async fn run(mut self, mut stop: Stop, begun: oneshot::Sender<StartReport>) -> anyhow::Result<()> {
         self.begun = Some(begun);
         self.tools.stop = Some(stop.clone());
         let (sandbox, mut at_rest) = (self.tools.sandbox.clone(), stop.clone());
@@ -266,7 +266,7 @@ impl Reconciler {
             (0, false) => LOOK_OFTEN,
             (poll_ms, _) => Duration::from_millis(poll_ms),
         };
-        let settled = self.settling.due().map(|due| due.saturating_duration_since(Instant::now()));
+        let settled = self.settling.next_due().map(|due| due.saturating_duration_since(Instant::now()));
         let look = (self.looked + every).saturating_duration_since(Instant::now());
         let due = self.uncarried.map(|since| (since + TOGETHER).saturating_duration_since(Instant::now()));
         look.min(settled.unwrap_or(look)).min(due.unwrap_or(look)).min(WATCH)
@@ -280,12 +280,12 @@ impl Reconciler {
             // A folder that is gone is an empty one: it may come back, or another one in its place.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Listing::default(),
             // What cannot be read says nothing about what is in it.
-            Err(error) => return self.reports.failed(&self.folder, &error),
+            Err(error) => return self.reports.scan_failed(&self.folder, &error),
         };
         self.hints.follow(folders);
-        self.reports.found(&self.folder, problems);
+        self.reports.update(&self.folder, problems);
         self.unread.folders.clone_from(&unread);
-        let changed = self.settling.look(files, &unread, Instant::now());
+        let changed = self.settling.update(files, &unread, Instant::now());
         let gone: Vec<&String> = changed.iter().filter(|name| !self.settling.known().contains_key(*name)).collect();
         let any_gone = !gone.is_empty();
         for name in &changed {
@@ -373,7 +373,7 @@ impl Reconciler {
     }
 
     /// Takes what was found of a file; something follows from it soon.
-    fn take_checked(&mut self, checked: Checked) {
+    fn take_checked(&mut self, checked: CheckedFile) {
         let name = checked.file.name.clone();
         // Another one by now is checked next.
         if self.settling.known().get(&name) != Some(&checked.file) {
@@ -382,7 +382,7 @@ impl Reconciler {
         if let Some(start) = self.start.as_mut() {
             start.found(&name, &checked.digest);
         }
-        match (checked.unfinished, &checked.found) {
+        match (checked.unfinished, &checked.outcome) {
             (Some(Unfinished::Slow), _) => {
                 self.slow.insert(name.clone());
                 if let Some(start) = self.start.as_mut() {
@@ -410,7 +410,7 @@ impl Reconciler {
         }
         let digest = checked.digest.clone();
         let before = self.checked.insert(name.clone(), checked);
-        if before.is_some_and(|before| before.digest == digest && !before.again) {
+        if before.is_some_and(|before| before.digest == digest && !before.retry) {
             self.once_more.insert(name.clone());
         }
         self.close_or_recall(&name);
@@ -433,7 +433,7 @@ impl Reconciler {
     /// Makes what runs what the folder says.
     async fn carry_out(&mut self) {
         self.again = false;
-        let plan = Plan::by_rank(&self.running(), &self.desired(), |plugin, id| self.rank(plugin, id));
+        let plan = ReconcilePlan::by_rank(&self.running(), &self.desired(), |plugin, id| self.rank(plugin, id));
         if !plan.0.is_empty() {
             tracing::info!("plugins: {plan}");
         }
@@ -463,7 +463,7 @@ impl Reconciler {
         }
         for step in plan.0 {
             match step {
-                Step::Refuse { plugin, why } => _ = refused.insert(plugin, why),
+                Step::Refuse { plugin, reason } => _ = refused.insert(plugin, reason),
                 Step::Rename { from, to } => self.rename(&session, &from, &to).await,
                 Step::Start { plugin } | Step::Stop { plugin } | Step::Restart { plugin }
                     if cannot.contains(&plugin) && self.settling.known().contains_key(&plugin) => {}
@@ -478,11 +478,11 @@ impl Reconciler {
                     if let Some(id) = self.running_id(&plugin) {
                         self.registry.stop(&id);
                     }
-                    refused.extend(self.start(&session, vec![plugin], Event::Restarted).await);
+                    refused.extend(self.start(&session, vec![plugin], PluginEvent::Restarted).await);
                 }
             }
         }
-        refused.extend(self.start(&session, starts, Event::Started).await);
+        refused.extend(self.start(&session, starts, PluginEvent::Started).await);
         // Whatever begins in its place from now on is what the file is.
         let running: Vec<String> = self.registry.members().values().map(|member| member.plugin.clone()).collect();
         for plugin in running {
@@ -504,9 +504,9 @@ impl Reconciler {
         self.try_again(once_more).await;
     }
 
-    fn running(&self) -> BTreeMap<String, Version> {
+    fn running(&self) -> BTreeMap<String, VersionSpec> {
         let members = self.registry.members().values();
-        let version = |member: &Member| Version {
+        let version = |member: &Member| VersionSpec {
             digest: member.digest().to_string(),
             descriptor: member.descriptor.clone(),
             manifest: member.manifest.clone(),
@@ -518,20 +518,20 @@ impl Reconciler {
         self.registry.members().iter().find(|(_, member)| member.plugin == plugin).map(|(id, _)| id.clone())
     }
 
-    fn desired(&self) -> BTreeMap<String, Wanted> {
+    fn desired(&self) -> BTreeMap<String, Desired> {
         let known = self.settling.known().keys();
         let wanted = |name: &String| match self.follower(name).filter(|follower| !self.is_held_back(follower)) {
-            Some(Follower { descriptor, manifest, digest, .. }) => {
-                Wanted::Run(Box::new(Version { digest, descriptor, manifest }))
+            Some(RunnableVersion { descriptor, manifest, digest, .. }) => {
+                Desired::Run(Box::new(VersionSpec { digest, descriptor, manifest }))
             }
             // Also what is being checked: whatever runs under its name goes on until that is known.
-            None => Wanted::Nothing,
+            None => Desired::Keep,
         };
         known.map(|name| (name.clone(), wanted(name))).collect()
     }
 
     /// Whether a file that could begin waits for others of the same start.
-    fn is_held_back(&self, Follower { plugin, descriptor, digest, .. }: &Follower) -> bool {
+    fn is_held_back(&self, RunnableVersion { plugin, descriptor, digest, .. }: &RunnableVersion) -> bool {
         let (Some(start), Some(file)) = (&self.start, self.settling.known().get(plugin)) else { return false };
         let id = &descriptor.id;
         let in_step = self.registry.is_lockstep(id.as_str())
@@ -550,14 +550,14 @@ impl Reconciler {
         }
     }
 
-    fn hold(&self, plugin: &str, digest: &str) -> Option<&Hold> {
+    fn hold(&self, plugin: &str, digest: &str) -> Option<&VersionHold> {
         self.held.iter().find(|hold| hold.plugin == plugin && hold.digest == digest)
     }
 
     /// Files that cannot run whatever else there is.
     fn refused_alone(&self) -> BTreeMap<String, String> {
-        let why = |(name, checked): (&String, &Checked)| {
-            let why = match &checked.found {
+        let why = |(name, checked): (&String, &CheckedFile)| {
+            let why = match &checked.outcome {
                 Err(why) => why.clone(),
                 Ok(_) => {
                     let hold = self.hold(name, &checked.digest)?;
@@ -571,23 +571,23 @@ impl Reconciler {
     }
 
     /// What a file is, if it can run and was not taken back.
-    fn candidate(&self, plugin: &str) -> Option<&Checked> {
-        let checked = self.checked.get(plugin).filter(|checked| checked.found.is_ok())?;
+    fn candidate(&self, plugin: &str) -> Option<&CheckedFile> {
+        let checked = self.checked.get(plugin).filter(|checked| checked.outcome.is_ok())?;
         self.hold(plugin, &checked.digest).is_none().then_some(checked)
     }
 
     /// What is to run under a name: its file, unless a start goes on with what ran last.
-    fn follower(&self, plugin: &str) -> Option<Follower> {
+    fn follower(&self, plugin: &str) -> Option<RunnableVersion> {
         let former = self.former.get(plugin).filter(|_| self.running_id(plugin).is_none());
-        former.or_else(|| self.candidate(plugin))?.follower()
+        former.or_else(|| self.candidate(plugin))?.runnable()
     }
 
     /// Starts processors; gives back those that cannot, and why.
-    async fn start(&mut self, session: &Session, plugins: Vec<String>, event: Event) -> Vec<(String, String)> {
+    async fn start(&mut self, session: &Session, plugins: Vec<String>, event: PluginEvent) -> Vec<(String, String)> {
         if plugins.is_empty() {
             return Vec::new();
         }
-        let followers: Vec<Follower> = plugins.iter().filter_map(|plugin| self.follower(plugin)).collect();
+        let followers: Vec<RunnableVersion> = plugins.iter().filter_map(|plugin| self.follower(plugin)).collect();
         self.replace_shared(&followers);
         let refused = self.registry.start(session, followers).await;
         for (follower, error) in &refused {
@@ -604,8 +604,9 @@ impl Reconciler {
         let started = plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin));
         let started: Vec<OfRunning> = started.filter_map(|plugin| self.of_running(plugin)).collect();
         let dry_run = |running: &OfRunning| self.checked.get(&running.plugin)?.dry_run.as_ref();
-        let ran: Vec<Ran<'_>> = started.iter().map(|running| running.ran(event, "", None, dry_run(running))).collect();
-        let told = history::ran(session, &ran).await;
+        let ran: Vec<RunNote<'_>> =
+            started.iter().map(|running| running.ran(event, "", None, dry_run(running))).collect();
+        let told = history::record_runs(session, &ran).await;
         for running in &started {
             self.errors.remove(&running.plugin);
             self.registry.resume_replaced(session, &running.id).await;
@@ -625,7 +626,7 @@ impl Reconciler {
         let Some(follower) = self.follower(plugin) else { return Ok(()) };
         match self.registry.swap(session, follower).await {
             Ok(Some(swapped)) => {
-                self.tell_running(session, plugin, Event::Swapped, "", Some(&swapped)).await;
+                self.tell_running(session, plugin, PluginEvent::Swapped, "", Some(&swapped)).await;
                 Ok(())
             }
             Ok(None) => Ok(()),
@@ -641,21 +642,21 @@ impl Reconciler {
         let digest = self.registry.members().get(&id).map(|member| member.digest()).unwrap_or_default();
         self.registry.stop(&id);
         tracing::info!(processor = %id, plugin, "ended; its documents and its place in the log stay");
-        let note = Note {
+        let note = HistoryNote {
             plugin,
             processor: id.as_str(),
             digest: &digest,
             version: "",
-            event: Event::Stopped,
+            event: PluginEvent::Stopped,
             reason: "",
             replaced: None,
             dry_run: None,
         };
         let told = async {
-            history::happened(session, &note).await?;
+            history::record(session, &note).await?;
             match self.settling.known().contains_key(plugin) {
-                true => history::forget(session, plugin).await,
-                false => history::gone(session, plugin).await,
+                true => history::delete(session, plugin).await,
+                false => history::record_removal(session, plugin).await,
             }
         };
         self.written(told.await);
@@ -668,9 +669,9 @@ impl Reconciler {
             self.again = true;
             return;
         }
-        let gone = history::forget(session, from).await;
+        let gone = history::delete(session, from).await;
         self.written(gone);
-        self.tell_running(session, to, Event::Renamed, from, None).await;
+        self.tell_running(session, to, PluginEvent::Renamed, from, None).await;
     }
 
     /// Writes down what runs under a name, and how that came.
@@ -678,22 +679,22 @@ impl Reconciler {
         &mut self,
         session: &Session,
         plugin: &str,
-        event: Event,
+        event: PluginEvent,
         reason: &str,
-        swapped: Option<&Swapped>,
+        swapped: Option<&SwapReport>,
     ) {
         let Some(running) = self.of_running(plugin) else { return };
         let at = Instant::now();
         let dry_run = self.checked.get(plugin).and_then(|checked| checked.dry_run.as_ref());
-        let dry_run = dry_run.filter(|_| matches!(event, Event::Swapped));
-        let ran = history::ran(session, &[running.ran(event, reason, swapped, dry_run)]).await;
+        let dry_run = dry_run.filter(|_| matches!(event, PluginEvent::Swapped));
+        let ran = history::record_runs(session, &[running.ran(event, reason, swapped, dry_run)]).await;
         let number = ran.map(|numbers| numbers.first().copied());
         if let Some(swapped) = swapped {
             let told = self.swaps.ended(session, &running.id, swapped).await;
             self.written(told);
         }
         // One that takes its place back has come over long ago.
-        if let (Ok(Some(note)), Event::Swapped) = (&number, event) {
+        if let (Ok(Some(note)), PluginEvent::Swapped) = (&number, event) {
             self.swaps.began(running.id, *note, at);
         }
         match number {
@@ -719,8 +720,9 @@ impl Reconciler {
     fn of_running(&self, plugin: &str) -> Option<OfRunning> {
         let id = self.running_id(plugin)?;
         let member = self.registry.members().get(&id)?;
-        let (digest, version, origin) = (member.digest(), member.descriptor.version.clone(), member.origin.clone());
-        Some(OfRunning { plugin: plugin.into(), id, digest, version, origin })
+        let (digest, version, provenance) =
+            (member.digest(), member.descriptor.version.clone(), member.provenance.clone());
+        Some(OfRunning { plugin: plugin.into(), id, digest, version, provenance })
     }
 
     /// Says which files are not run: in the log where that is news, in the database, and beside the file.
@@ -729,19 +731,19 @@ impl Reconciler {
             let why = &*text::cut(whole, REASON_BYTES);
             let digest = self.checked.get(plugin).map_or("", |checked| &checked.digest).to_string();
             let told = async {
-                if history::refused(session, plugin, &digest, why).await? {
+                if history::record_refusal(session, plugin, &digest, why).await? {
                     let version = "";
-                    let note = Note {
+                    let note = HistoryNote {
                         plugin,
                         processor: "",
                         digest: &digest,
                         version,
-                        event: Event::Refused,
+                        event: PluginEvent::Refused,
                         reason: why,
                         replaced: None,
                         dry_run: self.checked.get(plugin).and_then(|checked| checked.dry_run.as_ref()),
                     };
-                    history::happened(session, &note).await?;
+                    history::record(session, &note).await?;
                 }
                 Ok(())
             };
@@ -755,15 +757,15 @@ impl Reconciler {
         for plugin in std::mem::take(&mut self.gone) {
             self.errors.remove(&plugin);
             if self.running_id(&plugin).is_none() {
-                let told = history::gone(session, &plugin).await;
+                let told = history::record_removal(session, &plugin).await;
                 self.written(told);
-                self.archive.forget();
+                self.archive.schedule_sweep();
             }
         }
         for plugin in std::mem::replace(&mut self.refused, refused.clone()).into_keys() {
             if !refused.contains_key(&plugin) {
                 self.errors.remove(&plugin);
-                let told = history::mended(session, &plugin).await;
+                let told = history::clear_refusal(session, &plugin).await;
                 self.written(told);
             }
         }

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    dry_runs::{DryRuns, Known, Runs},
+    dry_runs::{DryRunContext, DryRuns, RunningVersion},
     manifest::Manifest,
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 };
 
 /// A handler that is to follow the log.
-pub struct Follower {
+pub struct RunnableVersion {
     /// What it is.
     pub descriptor: Descriptor,
     /// Where it comes from, for people: a plugin's file without its ending, or `native`.
@@ -48,12 +48,12 @@ pub struct Follower {
     /// What an operator says about it; nothing for code of this process's own.
     pub manifest: Manifest,
     /// What else is known of its file.
-    pub origin: Origin,
+    pub provenance: Provenance,
 }
 
 /// What is known of a plugin's file besides what it says it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origin {
+pub struct Provenance {
     /// The contract that it keeps; empty where that is not known.
     pub contract: String,
     /// The public key that it is signed with; empty where none was asked for.
@@ -62,16 +62,16 @@ pub struct Origin {
     pub signature: String,
 }
 
-impl Follower {
+impl RunnableVersion {
     /// Code of this process's own.
     pub fn native(descriptor: Descriptor, handler: Arc<dyn Handler>) -> Self {
         let native = || "native".to_string();
-        let (manifest, origin) = (Manifest::default(), Origin::default());
-        Follower { descriptor, plugin: native(), digest: native(), handler, manifest, origin }
+        let (manifest, provenance) = (Manifest::default(), Provenance::default());
+        RunnableVersion { descriptor, plugin: native(), digest: native(), handler, manifest, provenance }
     }
 
     fn registration(&self) -> Registration<'_> {
-        let Follower { descriptor, plugin, digest, manifest, .. } = self;
+        let RunnableVersion { descriptor, plugin, digest, manifest, .. } = self;
         Registration { descriptor, plugin, digest, adopts: manifest.adopts() }
     }
 
@@ -89,7 +89,7 @@ pub struct Member {
     /// Its manifest.
     pub manifest: Manifest,
     /// What else is known of its file.
-    pub origin: Origin,
+    pub provenance: Provenance,
     /// How it stands.
     pub state: watch::Receiver<ProcessorState>,
     code: Arc<Code>,
@@ -108,7 +108,7 @@ struct Before {
     version: Arc<Version>,
     descriptor: Descriptor,
     manifest: Manifest,
-    origin: Origin,
+    provenance: Provenance,
     since: Instant,
     /// Whether the version that replaced it has passed its trial.
     trusted: bool,
@@ -126,7 +126,7 @@ pub struct Registry {
 
 /// What another version of a processor's code found when it took over.
 #[derive(Clone, Debug)]
-pub struct Swapped {
+pub struct SwapReport {
     /// The version that it replaced.
     pub replaced: Arc<str>,
     /// What that had done.
@@ -193,31 +193,35 @@ impl Registry {
     }
 
     /// What is needed to try others in the places of those that run, each on so many events. `there` are the files that there are.
-    pub fn dry_runs(&self, there: BTreeSet<String>, events: usize) -> DryRuns {
+    pub fn dry_runs(&self, files: BTreeSet<String>, events: usize) -> DryRuns {
         let runs = |(id, member): (&ProcessorId, &Member)| {
             let (version, descriptor, manifest) =
                 (member.code.current(), member.descriptor.clone(), member.manifest.clone());
-            (id.clone(), Runs { plugin: member.plugin.clone(), version, descriptor, manifest })
+            (id.clone(), RunningVersion { plugin: member.plugin.clone(), version, descriptor, manifest })
         };
-        let known = Known {
+        let known = DryRunContext {
             shared: self.shared.clone(),
             scheduler: self.scheduler.clone(),
             session: self.dry_run_session.clone(),
             running: self.members.iter().map(runs).collect(),
-            there,
+            files,
             events,
         };
         DryRuns::new(known)
     }
 
     /// Registers processors, and then begins them: whoever waits for others must know all of them. Gives back those that cannot run.
-    pub async fn start(&mut self, session: &Session, followers: Vec<Follower>) -> Vec<(Follower, RegistrationError)> {
+    pub async fn start(
+        &mut self,
+        session: &Session,
+        followers: Vec<RunnableVersion>,
+    ) -> Vec<(RunnableVersion, RegistrationError)> {
         for follower in &followers {
             // Whoever begins takes the place of whoever runs under its id, if somebody still does.
             self.stop(&follower.descriptor.id);
             self.tasks.ended(follower.descriptor.id.as_str()).await;
         }
-        let registrations: Vec<Registration<'_>> = followers.iter().map(Follower::registration).collect();
+        let registrations: Vec<Registration<'_>> = followers.iter().map(RunnableVersion::registration).collect();
         let registered = registration::register_all(session, &self.shared.tenants, &registrations).await;
         let mut refused = Vec::new();
         let mut processors = Vec::new();
@@ -234,11 +238,11 @@ impl Registry {
                 ..Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone())
             };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
-            let Follower { descriptor, plugin, manifest, origin, .. } = follower;
+            let RunnableVersion { descriptor, plugin, manifest, provenance, .. } = follower;
             let (processor, state) = Processor::new(descriptor.clone(), runner, self.shared.clone(), pressure);
             processors.push((id.clone(), processor));
             let member =
-                Member { plugin, descriptor, manifest, origin, state, code, before: None, retired: Vec::new() };
+                Member { plugin, descriptor, manifest, provenance, state, code, before: None, retired: Vec::new() };
             self.members.insert(id, member);
             self.shared.metrics.plugin_changed("started");
         }
@@ -249,15 +253,19 @@ impl Registry {
     }
 
     /// Lets a processor go on with other code, each lane at the end of its batch, and lanes that are blocked try again with it.
-    pub async fn swap(&mut self, session: &Session, follower: Follower) -> Result<Option<Swapped>, RegistrationError> {
+    pub async fn swap(
+        &mut self,
+        session: &Session,
+        follower: RunnableVersion,
+    ) -> Result<Option<SwapReport>, RegistrationError> {
         if !self.members.contains_key(&follower.descriptor.id) {
             return Ok(None);
         }
         registration::register(session, &self.shared.tenants, follower.registration()).await?;
         announce(&follower);
         let version = Arc::new(follower.version());
-        let Follower { descriptor, manifest, origin, .. } = follower;
-        Ok(self.exchange(session, version, descriptor, manifest, origin).await)
+        let RunnableVersion { descriptor, manifest, provenance, .. } = follower;
+        Ok(self.exchange(session, version, descriptor, manifest, provenance).await)
     }
 
     /// Brings the version back that ran before the one that runs now, if it is known.
@@ -265,9 +273,11 @@ impl Registry {
         &mut self,
         session: &Session,
         id: &ProcessorId,
-    ) -> Result<Option<Swapped>, RegistrationError> {
+    ) -> Result<Option<SwapReport>, RegistrationError> {
         let Some(member) = self.members.get(id) else { return Ok(None) };
-        let Some(Before { version, descriptor, manifest, origin, .. }) = member.before.clone() else { return Ok(None) };
+        let Some(Before { version, descriptor, manifest, provenance, .. }) = member.before.clone() else {
+            return Ok(None);
+        };
         // It has built documents here before.
         let (plugin, digest) = (&*member.plugin, &*version.digest);
         registration::register(
@@ -276,7 +286,7 @@ impl Registry {
             Registration { descriptor: &descriptor, plugin, digest, adopts: true },
         )
         .await?;
-        let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
+        let swapped = self.exchange(session, version, descriptor, manifest, provenance).await;
         if let Some(member) = self.members.get_mut(id) {
             // It would only fail again.
             member.before = None;
@@ -289,8 +299,8 @@ impl Registry {
     pub async fn swap_back(
         &mut self,
         session: &Session,
-        former: Follower,
-    ) -> Result<Option<Swapped>, RegistrationError> {
+        former: RunnableVersion,
+    ) -> Result<Option<SwapReport>, RegistrationError> {
         let id = former.descriptor.id.clone();
         if !self.members.contains_key(&id) {
             return Ok(None);
@@ -299,8 +309,8 @@ impl Registry {
         let registration = Registration { adopts: true, ..former.registration() };
         registration::register(session, &self.shared.tenants, registration).await?;
         let version = Arc::new(former.version());
-        let Follower { descriptor, manifest, origin, .. } = former;
-        let swapped = self.exchange(session, version, descriptor, manifest, origin).await;
+        let RunnableVersion { descriptor, manifest, provenance, .. } = former;
+        let swapped = self.exchange(session, version, descriptor, manifest, provenance).await;
         if let Some(member) = self.members.get_mut(&id) {
             // The version that was taken back would only fail again.
             member.before = None;
@@ -314,15 +324,15 @@ impl Registry {
         version: Arc<Version>,
         descriptor: Descriptor,
         manifest: Manifest,
-        origin: Origin,
-    ) -> Option<Swapped> {
+        provenance: Provenance,
+    ) -> Option<SwapReport> {
         let member = self.members.get_mut(&descriptor.id)?;
         self.shared.metrics.plugin_changed("swapped");
         let replaced = member.code.exchange(version);
-        let swapped = Swapped { replaced: replaced.digest.clone(), done: replaced.done() };
+        let swapped = SwapReport { replaced: replaced.digest.clone(), done: replaced.done() };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
         let manifest = std::mem::replace(&mut member.manifest, manifest);
-        let origin = std::mem::replace(&mut member.origin, origin);
+        let provenance = std::mem::replace(&mut member.provenance, provenance);
         let current = member.code.current();
         member.before = match member.before.take() {
             // One that never passed its trial is nothing to go back to.
@@ -333,7 +343,7 @@ impl Registry {
             _ if replaced.digest == current.digest => None,
             _ => {
                 let version = replaced.clone();
-                Some(Before { version, descriptor, manifest, origin, since: Instant::now(), trusted: false })
+                Some(Before { version, descriptor, manifest, provenance, since: Instant::now(), trusted: false })
             }
         };
         member.retired.retain(|(version, _)| !Arc::ptr_eq(version, &current));
@@ -378,7 +388,7 @@ impl Registry {
     }
 
     /// Registers a processor that does not begin yet, to see whether it could.
-    pub async fn could_start(&self, session: &Session, follower: &Follower) -> Result<(), RegistrationError> {
+    pub async fn could_start(&self, session: &Session, follower: &RunnableVersion) -> Result<(), RegistrationError> {
         registration::register(session, &self.shared.tenants, follower.registration()).await
     }
 
@@ -495,7 +505,7 @@ fn said(id: &ProcessorId, resumed: Result<u64, Error>) {
     }
 }
 
-fn announce(Follower { descriptor, plugin, digest, .. }: &Follower) {
+fn announce(RunnableVersion { descriptor, plugin, digest, .. }: &RunnableVersion) {
     tracing::info!(
         processor = %descriptor.id,
         version = descriptor.version,

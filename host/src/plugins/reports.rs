@@ -1,7 +1,9 @@
-//! What is reported of the plugins folder beside its plugins: each problem once in the log, and all that there are now in the database.
+//! Reports of problems in the plugins folder: each is logged once, and the database has the current
+//! list.
 //!
-//! A problem is news when its path is, or its text has changed. One that comes and goes is remembered for a minute, and a folder whose
-//! problems keep changing gets no more lines in that time than fit a screen. So no folder can flood the log, and memory is bounded by what is listed.
+//! A problem is new if its path is new or its text has changed. A problem that disappears is
+//! remembered for a minute, and the problems of one folder add at most 40 lines to the log in that
+//! time. So no folder can flood the log, and memory is bounded by what a scan lists.
 
 use std::{
     collections::BTreeMap,
@@ -12,72 +14,74 @@ use std::{
 use super::{folder::Problem, history};
 use crate::db::{Error, Session};
 
-/// For how long a problem is remembered that is not there any more. Default one minute: what flaps is one problem, what comes back the next day is another.
+/// How long a problem that has disappeared is remembered. Default one minute: a problem that flaps
+/// is one problem, one that recurs the next day is another.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Lines that problems of one folder may add to the log within [`REMEMBERED`]. Default 40: twice what one look lists.
+/// Lines that the problems of one folder may add to the log within [`REMEMBERED`]. Default 40: twice
+/// what one scan lists.
 const MOST_LINES: usize = 40;
 
 /// The problems of a plugins folder.
 #[derive(Debug, Default)]
-pub(super) struct Reports {
-    /// Those that are there now.
-    now: Vec<Problem>,
-    /// Those that were logged, with what was said and when they were seen last.
+pub(super) struct ProblemReports {
+    /// The problems of the last scan.
+    current: Vec<Problem>,
+    /// The logged text of each path, and when the problem was last seen.
     logged: BTreeMap<String, (String, Instant)>,
-    /// Whether the database has them as they are now.
+    /// Whether the database has the current list.
     is_stored: bool,
 }
 
-impl Reports {
-    /// Takes note of what a look found, and logs what is news.
-    pub(super) fn found(&mut self, folder: &Path, problems: Vec<Problem>) {
-        for Problem { path, problem, remedy } in self.news(problems, Instant::now()) {
+impl ProblemReports {
+    /// Takes the problems of a scan and logs the new ones.
+    pub(super) fn update(&mut self, folder: &Path, problems: Vec<Problem>) {
+        for Problem { path, problem, remedy } in self.new_problems(problems, Instant::now()) {
             let path = if path == "." { folder.to_path_buf() } else { folder.join(path) };
             tracing::warn!(path = %path.display(), "{problem}; {remedy}");
         }
     }
 
-    /// Takes note of why nothing could be looked at. What was found before is taken to be there still.
-    pub(super) fn failed(&mut self, folder: &Path, why: &std::io::Error) {
-        let mut problems = self.now.clone();
+    /// Takes the error of a failed scan. The problems found before count as still present.
+    pub(super) fn scan_failed(&mut self, folder: &Path, error: &std::io::Error) {
+        let mut problems = self.current.clone();
         problems.retain(|problem| problem.path != ".");
-        problems.insert(0, Problem::unreadable(".", why));
-        self.found(folder, problems);
+        problems.insert(0, Problem::unreadable(".", error));
+        self.update(folder, problems);
     }
 
-    /// Takes note of what is there now; gives what has not been logged.
-    fn news(&mut self, problems: Vec<Problem>, at: Instant) -> Vec<Problem> {
-        self.logged.retain(|_, (_, seen)| at.saturating_duration_since(*seen) < REMEMBERED);
-        let mut news = Vec::new();
+    /// Takes the current problems; returns those to be logged.
+    fn new_problems(&mut self, problems: Vec<Problem>, now: Instant) -> Vec<Problem> {
+        self.logged.retain(|_, (_, seen)| now.saturating_duration_since(*seen) < REMEMBERED);
+        let mut new = Vec::new();
         for problem in &problems {
-            if let Some((said, seen)) = self.logged.get_mut(&problem.path) {
-                *seen = at;
-                if *said == problem.problem {
+            if let Some((logged, seen)) = self.logged.get_mut(&problem.path) {
+                *seen = now;
+                if *logged == problem.problem {
                     continue;
                 }
             }
             let folder = folder_of(&problem.path);
             if self.logged.keys().filter(|path| folder_of(path) == folder).count() < MOST_LINES {
-                self.logged.insert(problem.path.clone(), (problem.problem.clone(), at));
-                news.push(problem.clone());
+                self.logged.insert(problem.path.clone(), (problem.problem.clone(), now));
+                new.push(problem.clone());
             }
         }
-        self.is_stored &= self.now == problems;
-        self.now = problems;
-        news
+        self.is_stored &= self.current == problems;
+        self.current = problems;
+        new
     }
 
-    /// Writes down what is there now, if that is not yet written down.
+    /// Stores the current list, unless the database has it.
     pub(super) async fn store(&mut self, session: &Session) -> Result<(), Error> {
         if !self.is_stored {
-            history::problems(session, &self.now).await?;
+            history::store_problems(session, &self.current).await?;
             self.is_stored = true;
         }
         Ok(())
     }
 }
 
-/// The folder that an entry lies in; empty for those of the plugins folder itself.
+/// The folder of an entry; empty for entries of the plugins folder itself.
 fn folder_of(path: &str) -> &str {
     path.split_once('/').map_or("", |(folder, _)| folder)
 }
@@ -95,35 +99,35 @@ mod tests {
     }
 
     #[test]
-    fn a_problem_is_news_once_and_again_when_its_reason_changes() {
-        let (mut reports, began) = (Reports::default(), Instant::now());
-        let mut news = |problems: &[(&str, &str)], seconds| {
+    fn a_problem_is_logged_once_and_again_when_its_reason_changes() {
+        let (mut reports, began) = (ProblemReports::default(), Instant::now());
+        let mut logged = |problems: &[(&str, &str)], seconds| {
             let problems = problems.iter().map(|(path, why)| problem(path, why)).collect();
-            paths(reports.news(problems, began + Duration::from_secs(seconds)))
+            paths(reports.new_problems(problems, began + Duration::from_secs(seconds)))
         };
         let nothing: [&str; 0] = [];
-        assert_eq!(news(&[("a", "x"), ("b", "x")], 0), ["a", "b"]);
+        assert_eq!(logged(&[("a", "x"), ("b", "x")], 0), ["a", "b"]);
         for seconds in 1..200 {
-            assert_eq!(news(&[("a", "x")], seconds), nothing);
+            assert_eq!(logged(&[("a", "x")], seconds), nothing);
         }
-        assert_eq!(news(&[("a", "y")], 200), ["a"]);
-        // One that flaps is the same one; after a while it is another.
-        assert_eq!(news(&[], 201), nothing);
-        assert_eq!(news(&[("a", "y")], 259), nothing);
-        assert_eq!(news(&[], 320), nothing);
-        assert_eq!(news(&[("a", "y")], 321), ["a"]);
+        assert_eq!(logged(&[("a", "y")], 200), ["a"]);
+        // A problem that flaps is the same one for a minute.
+        assert_eq!(logged(&[], 201), nothing);
+        assert_eq!(logged(&[("a", "y")], 259), nothing);
+        assert_eq!(logged(&[], 320), nothing);
+        assert_eq!(logged(&[("a", "y")], 321), ["a"]);
     }
 
     #[test]
     fn problems_that_keep_changing_do_not_flood_the_log() {
-        let (mut reports, began) = (Reports::default(), Instant::now());
+        let (mut reports, began) = (ProblemReports::default(), Instant::now());
         let mut lines = 0;
-        for look in 0..600 {
-            let at = began + Duration::from_millis(look * 100);
-            let changing = problem(&format!("mallory/{look}.toml"), "x");
-            let news = paths(reports.news(vec![changing, problem("acme/a.toml", "x")], at));
-            lines += news.iter().filter(|path| path.starts_with("mallory")).count();
-            assert_eq!(news.contains(&"acme/a.toml".into()), look == 0, "others are not kept from being told");
+        for scan in 0..600 {
+            let now = began + Duration::from_millis(scan * 100);
+            let changing = problem(&format!("mallory/{scan}.toml"), "x");
+            let logged = paths(reports.new_problems(vec![changing, problem("acme/a.toml", "x")], now));
+            lines += logged.iter().filter(|path| path.starts_with("mallory")).count();
+            assert_eq!(logged.contains(&"acme/a.toml".into()), scan == 0, "another folder's problem is logged");
         }
         assert_eq!(lines, MOST_LINES);
     }

@@ -22,7 +22,7 @@ use sandmill::{
         handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason},
         ids::{CollectionName, ProcessorId},
     },
-    plugins::registry::Follower,
+    plugins::registry::RunnableVersion,
     processor::status,
 };
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("detach").await?;
     let slow = Arc::new(AtomicBool::new(true));
     let ledger = Ledger { slow: slow.clone(), collection: CollectionName::parse(COLLECTION)? };
-    let follower = Follower::native(ledger.descriptor()?, Arc::new(ledger));
+    let version = RunnableVersion::native(ledger.descriptor()?, Arc::new(ledger));
     let config = world.config("".as_ref())?;
     let (drain, told) = tokio::sync::oneshot::channel::<()>();
     let db = database.db.clone();
@@ -61,7 +61,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
         let drained = async {
             let _ = told.await;
         };
-        app::run_handlers(&config, &db, vec![follower], Until::Told, drained, std::future::pending()).await
+        app::run_handlers(&config, &db, vec![version], Until::Told, drained, std::future::pending()).await
     });
     until("the collection is there", async || {
         let sql = "select to_regclass($1) is not null";

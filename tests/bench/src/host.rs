@@ -15,7 +15,7 @@ use sandmill::{
     model::handler::Handler,
     plugins::{
         manifest::Manifest,
-        registry::{Follower, Origin},
+        registry::{Provenance, RunnableVersion},
     },
     sandbox::Sandbox,
 };
@@ -26,8 +26,8 @@ use crate::{
     world::{Database, World},
 };
 
-/// A plugin as a follower in this process. The sandbox ends with it.
-pub fn plugin(world: &World, name: &str) -> anyhow::Result<Follower> {
+/// A plugin as a version in this process. The sandbox ends with it.
+pub fn plugin(world: &World, name: &str) -> anyhow::Result<RunnableVersion> {
     let file = world.plugin(name)?;
     let config = world.config(Path::new(""))?;
     let sandbox = Sandbox::new(config.limits, config.compile)?;
@@ -35,27 +35,27 @@ pub fn plugin(world: &World, name: &str) -> anyhow::Result<Follower> {
     let plugin = tokio::task::block_in_place(|| sandbox.load(&bytes))?;
     let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
     let manifest = Manifest::default();
-    Ok(Follower {
+    Ok(RunnableVersion {
         descriptor,
         plugin: name.into(),
         digest,
         handler: Arc::new(plugin),
         manifest,
-        origin: Origin::default(),
+        provenance: Provenance::default(),
     })
 }
 
 /// The same with another handler in the plugin's place.
-pub fn instead(follower: &Follower, handler: Arc<dyn Handler>) -> Follower {
-    Follower::native(follower.descriptor.clone(), handler)
+pub fn instead(version: &RunnableVersion, handler: Arc<dyn Handler>) -> RunnableVersion {
+    RunnableVersion::native(version.descriptor.clone(), handler)
 }
 
-/// Lets a follower handle everything that is there, and says how many seconds it took, from its first session to its last.
-pub async fn catch_up(config: &Config, database: &Database, follower: &Follower) -> anyhow::Result<f64> {
+/// Lets a version handle everything that is there, and says how many seconds it took, from its first session to its last.
+pub async fn catch_up(config: &Config, database: &Database, version: &RunnableVersion) -> anyhow::Result<f64> {
     database.reset().await?;
-    let follower = instead(follower, follower.handler.clone());
+    let version = instead(version, version.handler.clone());
     let began = Instant::now();
-    let ended = app::run_handlers(config, &database.db, vec![follower], Until::CaughtUp, pending(), pending()).await?;
+    let ended = app::run_handlers(config, &database.db, vec![version], Until::CaughtUp, pending(), pending()).await?;
     anyhow::ensure!(matches!(ended, Ended::CaughtUp { .. }), "it did not catch up: {ended:?}");
     Ok(began.elapsed().as_secs_f64())
 }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, ensure};
 use sandmill::{
     db::Session,
-    plugins::history::{self, Past},
+    plugins::history::{self, HistoryEntry},
 };
 
 use crate::{
@@ -177,13 +177,13 @@ impl Swaps {
 
     /// Of each swap after a note, the longest that one of its lanes waited for its first answer, milliseconds.
     async fn waits(&self, after: i64) -> anyhow::Result<Vec<f64>> {
-        let past = history::past(&self.session, PLUGIN, 1_000).await?;
+        let past = history::entries(&self.session, PLUGIN, 1_000).await?;
         Ok(past.iter().filter(|past| past.id > after).filter_map(|past| past.longest_ms).collect())
     }
 
     /// What happened last.
-    async fn last(&self) -> anyhow::Result<Option<Past>> {
-        Ok(history::past(&self.session, PLUGIN, 1).await?.pop())
+    async fn last(&self) -> anyhow::Result<Option<HistoryEntry>> {
+        Ok(history::entries(&self.session, PLUGIN, 1).await?.pop())
     }
 }
 

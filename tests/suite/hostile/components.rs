@@ -119,7 +119,7 @@ pub(super) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ),
         ("empty-batches", describing("(i32.store8 (i32.const 1080) (i32.const 1))"), "max-batch-size is 0"),
         // It comes after the one whose name it takes, as files do in the order of their names.
-        ("zz-liar", handmade::named("scripted", ""), "claims the processor id scripted that "),
+        ("zz-liar", handmade::named("scripted", ""), "claims the processor id scripted, which "),
         (
             "calls-out",
             importing("wasi:http/outgoing-handler@0.2.0"),

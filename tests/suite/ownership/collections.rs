@@ -97,7 +97,7 @@ async fn a_name_that_one_tenant_has_taken_is_free_for_all_others() {
     give(folder.path(), "mallory", "third", &listing("third", &names[..1]));
     let second = until_error(folder.path(), "mallory/second", "claims the processor id").await;
     assert!(
-        second.starts_with("claims the processor id mallory/first that mallory/first.wasm has already"),
+        second.starts_with("claims the processor id mallory/first, which mallory/first.wasm already has"),
         "{second}"
     );
     let third = until_error(folder.path(), "mallory/third", "collection scripted_log").await;

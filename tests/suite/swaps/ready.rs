@@ -116,7 +116,7 @@ async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
     until_versions(&database, "s", &[("V000001", 1)]).await;
     fs::write(compiler.file("go"), "").unwrap();
-    let why = "claims the processor id scripted that b.wasm has already";
+    let why = "claims the processor id scripted, which b.wasm already has";
     until_error(folder.path(), "a-large", Some(why)).await;
     host.stop().await;
     // Both are ready at once, with all code at hand; and where it never ran before as well.

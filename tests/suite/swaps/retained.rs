@@ -105,7 +105,7 @@ async fn altered_bytes_do_not_run() {
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     // Not even where the code of the true bytes is at hand.
     let host = Host::start_in(&database, folder.path(), &[]);
-    let why = "does not run either: the bytes stored for it are not those that ran";
+    let why = "cannot run either: its stored bytes were altered";
     until_error(folder.path(), "scripted", Some(why)).await;
     eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     host.stop().await;
@@ -130,7 +130,7 @@ async fn stored_bytes_need_a_signature_of_a_key_that_is_still_named() {
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     // Its key is no longer named.
     let host = Host::start_in(&database, folder.path(), &[&keys(&theirs)]);
-    let why = "does not run either: its signature is not of these bytes by a key that the settings name";
+    let why = "cannot run either: no key in rollout.public-keys has signed these bytes";
     until_error(folder.path(), "scripted", Some(why)).await;
     eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     host.stop().await;

@@ -1,8 +1,9 @@
-//! An open folder, and names resolved beneath it: no link leads out of it.
+//! An open folder with name resolution that no link can escape from.
 //!
-//! Check and use are one step. Each part of a path is opened from the folder before it, links are read and followed here and never by the kernel, and
-//! content is read from the descriptor that was checked. So nobody gains anything by exchanging a file, a link or a folder between the check and the read.
-//! Only regular files are opened, and without blocking: a pipe, a device or a socket cannot hold the host.
+//! Check and use are one step: each part of a path is opened from the folder before it, links are
+//! followed here and never by the kernel, and content is read from the descriptor that was checked.
+//! So replacing a file, link or folder between the check and the read gains nothing. Only regular
+//! files are opened, without blocking: a pipe, device or socket cannot stall the host.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -20,23 +21,23 @@ use rustix::{
     io::Errno,
 };
 
-/// The most links followed for one name, as in the kernel. Kubernetes needs two.
+/// Most links followed for one name, as in the kernel. Kubernetes needs two.
 const MOST_LINKS: usize = 40;
-/// The most parts of a path that are looked at for one name, links of links included. Kubernetes needs four.
+/// Most path parts resolved for one name, links of links included. Kubernetes needs four.
 const MOST_STEPS: usize = 128;
-/// The most folders that a link may lead down into: each of them is open meanwhile.
+/// Most folders that a link may lead down into, because each stays open until the name is resolved.
 const DEEPEST: usize = 8;
 
 /// Why an entry cannot be used.
 #[derive(Debug)]
 pub(in crate::plugins) enum Refusal {
-    /// There is none of that name.
+    /// It does not exist.
     Gone,
-    /// The host is short of file descriptors or memory, which says nothing about the entry.
+    /// The host is short of file descriptors or memory; the entry may be fine.
     Short(io::Error),
-    /// The file system does not let it be read at the moment.
+    /// The file system does not allow reading it now.
     Unreadable(io::Error),
-    /// It is not what it should be: why, and what to do.
+    /// It is not acceptable: the reason and the remedy.
     Refused(String),
 }
 
@@ -54,7 +55,7 @@ impl From<io::Error> for Refusal {
     fn from(error: io::Error) -> Self {
         match Errno::from_io_error(&error) {
             Some(errno) => errno.into(),
-            // Of its content, not of the file system.
+            // An error about the content, such as invalid UTF-8.
             None => Refusal::Refused(format!("it cannot be read: {error}")),
         }
     }
@@ -63,54 +64,55 @@ impl From<io::Error> for Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refusal::Gone => f.write_str("it is not there any more"),
-            Refusal::Short(error) => write!(f, "the host cannot open it now ({error}), and tries again by itself"),
+            Refusal::Gone => f.write_str("it was removed"),
+            Refusal::Short(error) => write!(f, "the host cannot open it now ({error}) and retries automatically"),
             Refusal::Unreadable(error) => write!(f, "it cannot be read: {error}"),
-            Refusal::Refused(why) => f.write_str(why),
+            Refusal::Refused(reason) => f.write_str(reason),
         }
     }
 }
 
-/// Where the links in a folder may lead.
+/// Where links in a folder may lead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Links {
-    /// To entries of the folder itself and below its hidden folders: never into a tenant's folder.
+    /// To entries of the folder and below its dot folders, so never into a tenant's folder.
     Shared,
-    /// Anywhere in the folder.
+    /// Anywhere below the folder.
     Own,
 }
 
-/// A folder that is open.
+/// An open folder.
 #[derive(Debug)]
 pub(in crate::plugins) struct Folder {
     fd: OwnedFd,
     links: Links,
 }
 
-/// What a name stands for, after links.
+/// The entry that a name resolves to.
 #[derive(Debug)]
-struct Target {
-    /// The open folder that it lies in; none where that is the one it was looked for in.
+struct ResolvedEntry {
+    /// The open folder that contains it; none if no link led out of the starting folder.
     within: Option<OwnedFd>,
-    /// Its own name there.
+    /// Its name in that folder.
     name: OsString,
     stat: Stat,
 }
 
-impl Target {
+impl ResolvedEntry {
     fn kind(&self) -> FileType {
         FileType::from_raw_mode(self.stat.st_mode)
     }
 }
 
 impl Folder {
-    /// Opens the shared plugins folder. Links on the way to it are the operator's choice.
+    /// Opens the plugins folder. Links in its path are the operator's choice and are followed.
     pub(in crate::plugins) fn open(path: &Path) -> io::Result<Folder> {
         let fd = openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Folder { fd, links: Links::Shared })
     }
 
-    /// Opens a tenant's folder in the shared one: a folder of that name, or a link through hidden folders to one of that name.
+    /// Opens a tenant's folder: a folder of that name, or a link through dot folders to one of the same
+    /// name.
     pub(in crate::plugins) fn tenant(&self, tenant: &OsStr) -> Result<Folder, Refusal> {
         let target = self.resolve(tenant)?;
         if target.kind() != FileType::Directory {
@@ -126,14 +128,15 @@ impl Folder {
         Ok(Folder { fd, links: Links::Own })
     }
 
-    /// Which folder it is, whatever its name: device and inode.
+    /// The folder's device and inode.
     pub(super) fn identity(&self) -> io::Result<(u64, u64)> {
         let stat = fstat(&self.fd)?;
         Ok((stat.st_dev, stat.st_ino))
     }
 
-    /// Reads the names of its entries and what they are, links not followed. More than `most` of them are refused.
-    pub(super) fn entries(&self, most: usize) -> Result<Vec<(OsString, FileType)>, Refusal> {
+    /// The names and types of its entries, without following links. Refused if there are more than
+    /// `max`.
+    pub(super) fn entries(&self, max: usize) -> Result<Vec<(OsString, FileType)>, Refusal> {
         let mut entries = Vec::new();
         for entry in Dir::read_from(&self.fd)? {
             let entry = entry?;
@@ -141,8 +144,8 @@ impl Folder {
             if matches!(name.as_bytes(), b"." | b"..") {
                 continue;
             }
-            if entries.len() == most {
-                return Err(Refusal::Refused(format!("it has more than {most} entries; remove some")));
+            if entries.len() == max {
+                return Err(Refusal::Refused(format!("it has more than {max} entries; remove some")));
             }
             let kind = match entry.file_type() {
                 FileType::Unknown => match statat(&self.fd, &name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -157,15 +160,16 @@ impl Folder {
         Ok(entries)
     }
 
-    /// Whether there is an entry below one of its folders that `wanted` takes. Looks at the first `most` only, and follows no link.
+    /// Whether a subfolder has an entry that `wanted` accepts. Examines its first `max` entries and
+    /// follows no link.
     pub(super) fn any_below(
         &self,
         folder: &OsStr,
-        most: usize,
+        max: usize,
         wanted: impl Fn(&OsStr) -> bool,
     ) -> Result<bool, Refusal> {
         let below = open_folder(self.fd.as_fd(), folder)?;
-        for entry in Dir::new(below)?.take(most) {
+        for entry in Dir::new(below)?.take(max) {
             if wanted(OsStr::from_bytes(entry?.file_name().to_bytes())) {
                 return Ok(true);
             }
@@ -173,32 +177,32 @@ impl Folder {
         Ok(false)
     }
 
-    /// Looks at a regular file, after links.
-    pub(super) fn look(&self, name: &OsStr) -> Result<Stat, Refusal> {
+    /// The metadata of a regular file, after links.
+    pub(super) fn stat(&self, name: &OsStr) -> Result<Stat, Refusal> {
         let target = self.resolve(name)?;
         regular(target.kind())?;
         Ok(target.stat)
     }
 
-    /// What a name stands for, after links.
+    /// The type of an entry, after links.
     pub(super) fn kind(&self, name: &OsStr) -> Result<FileType, Refusal> {
         Ok(self.resolve(name)?.kind())
     }
 
-    /// Opens a regular file to be read.
+    /// Opens a regular file for reading.
     pub(in crate::plugins) fn file(&self, name: &OsStr) -> Result<File, Refusal> {
         let target = self.resolve(name)?;
         regular(target.kind())?;
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let file = openat(self.within(&target), &target.name, flags, Mode::empty())?;
-        // Another one may have its name by now.
+        // Another file may have taken the name since.
         regular(FileType::from_raw_mode(fstat(&file)?.st_mode))?;
         Ok(file.into())
     }
 
-    /// Reads a file of a few lines.
+    /// Reads a small text file, at most 64 KiB.
     pub(in crate::plugins) fn text(&self, name: &OsStr) -> Result<String, Refusal> {
-        /// Far more than a person writes, and little enough for what parsing makes of it.
+        /// Far more than a person writes, and cheap to parse.
         const MOST: u64 = 64 << 10;
         let mut text = String::new();
         self.file(name)?.take(MOST + 1).read_to_string(&mut text)?;
@@ -208,7 +212,7 @@ impl Folder {
         Ok(text)
     }
 
-    /// Puts a file in the place of whatever has its name, links included. Readers see all of it or none.
+    /// Replaces an entry by a file. A link is replaced, not followed. Readers see all of it or none.
     pub(in crate::plugins) fn replace(&self, name: &str, content: &[u8]) -> Result<(), Refusal> {
         let unfinished = format!(".{name}.unfinished");
         self.remove(&unfinished);
@@ -222,18 +226,19 @@ impl Folder {
         placed
     }
 
-    /// Removes a file, or a link and not what it leads to. Mostly there is none; a folder stays.
+    /// Removes a file or a link, if there is one. The target of a link stays, and so does a folder.
     pub(in crate::plugins) fn remove(&self, name: &str) {
         let _ = unlinkat(&self.fd, name, AtFlags::empty());
     }
 
-    fn within<'a>(&'a self, target: &'a Target) -> BorrowedFd<'a> {
+    /// The folder that contains a resolved entry.
+    fn within<'a>(&'a self, target: &'a ResolvedEntry) -> BorrowedFd<'a> {
         target.within.as_ref().unwrap_or(&self.fd).as_fd()
     }
 
     /// Follows a name's links step by step.
-    fn resolve(&self, name: &OsStr) -> Result<Target, Refusal> {
-        // The open folders on the way, and what is still ahead, the next part last.
+    fn resolve(&self, name: &OsStr) -> Result<ResolvedEntry, Refusal> {
+        // The open folders on the way, and the remaining parts in reverse order.
         let (mut way, mut ahead): (Vec<(OwnedFd, OsString)>, _) = (Vec::new(), vec![name.to_owned()]);
         let (mut links, mut steps) = (0, 0);
         while let Some(part) = ahead.pop() {
@@ -249,11 +254,11 @@ impl Folder {
             }
             let here = way.last().map_or(self.fd.as_fd(), |(fd, _)| fd.as_fd());
             let is_linked = links > 0;
-            let nowhere = |error| match error {
-                Errno::NOENT if is_linked => Refusal::Refused("a link that leads nowhere; remove it".into()),
+            let refusal = |error| match error {
+                Errno::NOENT if is_linked => Refusal::Refused("a link to nothing; remove it".into()),
                 error => error.into(),
             };
-            let stat = statat(here, &part, AtFlags::SYMLINK_NOFOLLOW).map_err(nowhere)?;
+            let stat = statat(here, &part, AtFlags::SYMLINK_NOFOLLOW).map_err(refusal)?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Symlink => {
                     links += 1;
@@ -270,25 +275,25 @@ impl Folder {
                 FileType::Directory if !ahead.is_empty() => {
                     if way.is_empty() && self.links == Links::Shared && !part.as_bytes().starts_with(b".") {
                         return Err(Refusal::Refused(format!(
-                            "a link into the folder `{}`; links of the plugins folder may lead to files in it and into folders whose names begin with a dot. Put the file itself here",
+                            "a link into the folder `{}`; links may only lead to files beside them and into folders whose names begin with a dot. Put the file itself here",
                             super::shown(&part)
                         )));
                     }
                     if way.len() == DEEPEST {
                         return Err(Refusal::Refused(format!("a link through more than {DEEPEST} folders")));
                     }
-                    let folder = open_folder(here, &part).map_err(nowhere)?;
+                    let folder = open_folder(here, &part).map_err(refusal)?;
                     way.push((folder, part));
                 }
                 _ if !ahead.is_empty() => {
                     return Err(Refusal::Refused("a link through something that is not a folder".into()));
                 }
                 _ => {
-                    return Ok(Target { within: way.pop().map(|(fd, _)| fd), name: part, stat });
+                    return Ok(ResolvedEntry { within: way.pop().map(|(fd, _)| fd), name: part, stat });
                 }
             }
         }
-        Err(Refusal::Refused("a link to a folder that it lies in; remove it".into()))
+        Err(Refusal::Refused("a link to a folder that contains it; remove it".into()))
     }
 
     fn leads_out(&self) -> Refusal {
@@ -306,12 +311,12 @@ fn open_folder(within: BorrowedFd<'_>, name: &OsStr) -> Result<OwnedFd, Errno> {
     openat(within, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Whether it is a regular file.
+/// Refuses everything but regular files.
 fn regular(kind: FileType) -> Result<(), Refusal> {
     match kind {
         FileType::RegularFile => Ok(()),
         FileType::Directory => Err(Refusal::Refused("a directory and not a file; remove or rename it".into())),
-        // Opening one of the others could wait for ever.
+        // Opening anything else could block forever.
         _ => Err(Refusal::Refused("a pipe, socket or device and not a regular file; remove it".into())),
     }
 }

@@ -1,55 +1,59 @@
-//! What an entry of the plugins folder is by its name: pure.
+//! The kinds of entries in the plugins folder, told from their names: pure.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 
 use crate::model::text;
 
-/// What an entry is.
+/// The kind of an entry.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Entry<'a> {
-    /// Left alone.
+pub(super) enum FolderEntry<'a> {
+    /// An ignored entry.
     Hidden,
-    /// A plugin's component, by its name without the ending.
+    /// A component, by its name without the extension.
     Component(&'a str),
-    /// A manifest, signature or error file of a component that is there.
+    /// The manifest, signature or error file of an existing component.
     Companion,
-    /// The error file of a plugin that is not there.
+    /// The error file of a missing component, by the component's name without the extension.
     LeftOver(&'a str),
-    /// Something that somebody may have meant to be one of these.
-    Wrong {
-        /// What is wrong.
+    /// An entry that was probably meant to be one of the above.
+    Misnamed {
+        /// The problem.
         problem: String,
-        /// What to do.
+        /// The remedy.
         remedy: String,
     },
-    /// A folder, or nothing of ours.
+    /// A folder or an unrelated file.
     Other,
 }
 
-/// The endings of what lies beside a component, with what it is.
+/// The extensions of files beside a component, and what they are.
 const COMPANIONS: [(&str, &str); 3] =
     [(".toml", "a manifest"), (".wasm.sig", "a signature"), (".wasm.error", "an error file")];
 
-impl Entry<'_> {
-    /// What an entry is, and whether there is another one of a name.
-    pub(super) fn of(name: &OsStr, is_folder: bool, is_there: impl Fn(&str) -> bool) -> Entry<'_> {
+impl FolderEntry<'_> {
+    /// The kind of an entry. `exists` tells whether the folder has an entry of a name.
+    pub(super) fn of(name: &OsStr, is_folder: bool, exists: impl Fn(&str) -> bool) -> FolderEntry<'_> {
         let bytes = name.as_bytes();
         if bytes.starts_with(b".") {
-            return Entry::Hidden;
+            return FolderEntry::Hidden;
         }
         let readable = name.to_str().filter(|name| !name.contains(text::is_unsafe));
         let Some(name) = readable else {
             let lower = bytes.to_ascii_lowercase();
-            let means_plugin = lower.ends_with(b".wasm");
-            return if means_plugin { wrong("its name is not printable UTF-8", "rename it") } else { Entry::Other };
+            let is_component = lower.ends_with(b".wasm");
+            return if is_component {
+                misnamed("its name is not printable UTF-8", "rename it")
+            } else {
+                FolderEntry::Other
+            };
         };
         if let Some(stem) = name.strip_suffix(".wasm") {
-            return Entry::Component(stem);
+            return FolderEntry::Component(stem);
         }
         let lower = name.to_ascii_lowercase();
         if lower.ends_with(".wasm") {
             let right = format!("{}.wasm", &name[..name.len() - ".wasm".len()]);
-            return wrong("its extension is not in lower case", format!("rename it to {right}"));
+            return misnamed("its extension is not in lower case", format!("rename it to {right}"));
         }
         for (ending, what) in COMPANIONS {
             if !lower.ends_with(ending) {
@@ -57,28 +61,29 @@ impl Entry<'_> {
             }
             let (stem, written) = name.split_at(name.len() - ending.len());
             let component = format!("{stem}.wasm");
-            return match (is_there(&component), ending) {
-                (true, _) if written != ending => wrong(
+            return match (exists(&component), ending) {
+                (true, _) if written != ending => misnamed(
                     "its extension is not in lower case, so it is not read",
                     format!("rename it to {stem}{ending}"),
                 ),
-                (_, ".wasm.error") if is_folder => {
-                    wrong(format!("a folder where the host writes why {component} does not run"), "remove or rename it")
-                }
-                (true, _) => Entry::Companion,
-                (false, ".wasm.error") => Entry::LeftOver(stem),
-                (false, _) => wrong(
+                (_, ".wasm.error") if is_folder => misnamed(
+                    format!("a folder where the host writes why {component} does not run"),
+                    "remove or rename it",
+                ),
+                (true, _) => FolderEntry::Companion,
+                (false, ".wasm.error") => FolderEntry::LeftOver(stem),
+                (false, _) => misnamed(
                     format!("{what} without its component, {component}"),
                     "put the component beside it, or remove it",
                 ),
             };
         }
-        Entry::Other
+        FolderEntry::Other
     }
 }
 
-fn wrong(problem: impl Into<String>, remedy: impl Into<String>) -> Entry<'static> {
-    Entry::Wrong { problem: problem.into(), remedy: remedy.into() }
+fn misnamed(problem: impl Into<String>, remedy: impl Into<String>) -> FolderEntry<'static> {
+    FolderEntry::Misnamed { problem: problem.into(), remedy: remedy.into() }
 }
 
 #[cfg(test)]
@@ -86,14 +91,14 @@ mod tests {
     use super::*;
 
     fn of(name: &[u8], others: &[&str]) -> String {
-        match Entry::of(OsStr::from_bytes(name), name.ends_with(b"/"), |other| others.contains(&other)) {
-            Entry::Wrong { problem, remedy } => format!("{problem}; {remedy}"),
+        match FolderEntry::of(OsStr::from_bytes(name), name.ends_with(b"/"), |other| others.contains(&other)) {
+            FolderEntry::Misnamed { problem, remedy } => format!("{problem}; {remedy}"),
             other => format!("{other:?}"),
         }
     }
 
     #[test]
-    fn names_that_were_meant_otherwise_say_what_to_do() {
+    fn each_kind_of_name_is_recognized_and_a_misnamed_one_has_a_remedy() {
         assert_eq!(of(b".a.wasm", &[]), "Hidden");
         assert_eq!(of(b"a.wasm", &[]), "Component(\"a\")");
         assert_eq!(of(b"a.toml", &["a.wasm"]), "Companion");

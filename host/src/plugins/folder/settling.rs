@@ -1,7 +1,7 @@
-//! What has changed in the plugins folder, look by look: pure.
+//! Changes of the plugins folder from scan to scan: pure.
 //!
-//! A change counts when it has stayed as it is for a moment, so that a file is not taken while it is being written, and none waits for another. What could not
-//! be read is no change: it stays what it was.
+//! A change counts once the file has not changed again for 40 ms, so that no file is loaded while it is
+//! being written. Each file settles on its own. A file that could not be read counts as unchanged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,20 +11,22 @@ use std::{
 use super::PluginFile;
 use crate::model::ids::TenantId;
 
-/// For how long a file must have been as it is. Default 40 ms: what writes it pauses for less, and nobody waits long for it.
+/// How long a file must be unchanged. Default 40 ms: longer than a writer's pauses, and too short to
+/// notice.
 const SETTLES: Duration = Duration::from_millis(40);
 
-/// What has changed in the folder, look by look.
+/// The known files, and changes that have not settled.
 #[derive(Debug, Default)]
 pub struct Settling {
     known: BTreeMap<String, PluginFile>,
-    /// What looks otherwise than known, and since when it has looked so; nothing for what is gone.
+    /// The new state of files that differ from `known`, and since when they have it; none if removed.
     moving: BTreeMap<String, (Option<PluginFile>, Instant)>,
 }
 
 impl Settling {
-    /// Takes note of a look; the folders of `unread` tenants stay what they were. Gives the names of files that came, went or changed, and are settled; what they are now is in [`known`](Self::known).
-    pub fn look(&mut self, files: Vec<PluginFile>, unread: &BTreeSet<TenantId>, now: Instant) -> Vec<String> {
+    /// Takes the files of a scan; files of `unread` tenants stay as they are. Returns the names of
+    /// files whose addition, change or removal has settled; [`known`](Self::known) has their state.
+    pub fn update(&mut self, files: Vec<PluginFile>, unread: &BTreeSet<TenantId>, now: Instant) -> Vec<String> {
         let found: BTreeMap<String, PluginFile> = files.into_iter().map(|file| (file.name.clone(), file)).collect();
         let names: BTreeSet<String> = found.keys().chain(self.known.keys()).cloned().collect();
         let mut settled = Vec::new();
@@ -53,19 +55,19 @@ impl Settling {
         settled
     }
 
-    /// The same for a folder that nobody has looked at before: everything in it counts as it is.
-    pub fn first(&mut self, files: Vec<PluginFile>) {
+    /// Takes the files of the first scan, which count as settled.
+    pub fn init(&mut self, files: Vec<PluginFile>) {
         self.known = files.into_iter().map(|file| (file.name.clone(), file)).collect();
         self.moving.clear();
     }
 
-    /// The files as they are known to be.
+    /// The settled state of the files, by name.
     pub fn known(&self) -> &BTreeMap<String, PluginFile> {
         &self.known
     }
 
-    /// When it is worth another look because something may have settled; none if nothing moves.
-    pub fn due(&self) -> Option<Instant> {
+    /// When the next change may settle; none if there is none.
+    pub fn next_due(&self) -> Option<Instant> {
         self.moving.values().map(|(_, since)| *since + SETTLES).min()
     }
 }
@@ -79,48 +81,48 @@ mod tests {
     }
 
     #[test]
-    fn a_change_counts_once_and_when_it_has_settled() {
+    fn a_change_counts_once_when_it_has_settled() {
         let began = Instant::now();
         let mut settling = Settling::default();
-        settling.first(vec![file("kept", 1), file("gone", 1)]);
-        let mut look = |files: Vec<PluginFile>, ms: u64| {
-            let settled = settling.look(files, &BTreeSet::new(), began + Duration::from_millis(ms));
-            (settled, settling.due().map(|due| (due - began).as_millis()), settling.known().len())
+        settling.init(vec![file("kept", 1), file("gone", 1)]);
+        let mut scan = |files: Vec<PluginFile>, ms: u64| {
+            let settled = settling.update(files, &BTreeSet::new(), began + Duration::from_millis(ms));
+            (settled, settling.next_due().map(|due| (due - began).as_millis()), settling.known().len())
         };
         let kept = || file("kept", 1);
         let settled = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
         let slow_and_quick = |bytes| vec![kept(), file("slow", bytes), file("quick", 5)];
-        assert_eq!(look(slow_and_quick(1), 0), (vec![], Some(40), 2));
-        // One is still being written: the others do not wait for it.
-        assert_eq!(look(slow_and_quick(2), 30).0, settled(&[]));
-        assert_eq!(look(slow_and_quick(2), 45).0, settled(&["gone", "quick"]));
-        assert_eq!(look(slow_and_quick(2), 70).0, settled(&["slow"]));
-        assert_eq!(look(slow_and_quick(2), 500), (vec![], None, 3));
-        // What comes and goes, or goes and comes back, is no change.
-        assert_eq!(look(vec![kept(), file("slow", 2)], 600).0, settled(&[]));
-        assert_eq!(look(vec![kept(), file("slow", 2), file("quick", 5), file("brief", 1)], 610).0, settled(&[]));
-        assert_eq!(look(slow_and_quick(2), 700), (vec![], None, 3));
+        assert_eq!(scan(slow_and_quick(1), 0), (vec![], Some(40), 2));
+        // A file that is still being written delays no other.
+        assert_eq!(scan(slow_and_quick(2), 30).0, settled(&[]));
+        assert_eq!(scan(slow_and_quick(2), 45).0, settled(&["gone", "quick"]));
+        assert_eq!(scan(slow_and_quick(2), 70).0, settled(&["slow"]));
+        assert_eq!(scan(slow_and_quick(2), 500), (vec![], None, 3));
+        // A file that appears only briefly, or disappears only briefly, is no change.
+        assert_eq!(scan(vec![kept(), file("slow", 2)], 600).0, settled(&[]));
+        assert_eq!(scan(vec![kept(), file("slow", 2), file("quick", 5), file("brief", 1)], 610).0, settled(&[]));
+        assert_eq!(scan(slow_and_quick(2), 700), (vec![], None, 3));
     }
 
     #[test]
-    fn a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one() {
+    fn the_files_of_an_unreadable_folder_do_not_count_as_removed() {
         let began = Instant::now();
         let tenant = |name: &str| TenantId::parse(name).unwrap();
         let of = |name: &str| PluginFile { tenant: Some(tenant(name)), ..file(&format!("{name}/a"), 1) };
         let mut settling = Settling::default();
-        settling.first(vec![of("acme"), of("globex")]);
-        let mut look = |files: Vec<PluginFile>, unread: &[&str], ms: u64| {
+        settling.init(vec![of("acme"), of("globex")]);
+        let mut scan = |files: Vec<PluginFile>, unread: &[&str], ms: u64| {
             let unread = unread.iter().map(|name| tenant(name)).collect();
-            settling.look(files, &unread, began + Duration::from_millis(ms))
+            settling.update(files, &unread, began + Duration::from_millis(ms))
         };
         let nothing: [&str; 0] = [];
         for ms in [0, 100, 200] {
-            assert_eq!(look(vec![of("globex")], &["acme"], ms), nothing);
+            assert_eq!(scan(vec![of("globex")], &["acme"], ms), nothing);
         }
-        // Gone since, as one can see now that it can be read again.
-        assert_eq!(look(vec![of("globex")], &[], 300), nothing);
-        assert_eq!(look(vec![of("globex")], &["acme"], 320), nothing);
-        assert_eq!(look(vec![of("globex")], &[], 350), nothing, "it is seen again for less than it takes");
-        assert_eq!(look(vec![of("globex")], &[], 390), ["acme/a"]);
+        // Once the folder can be read again, the file's removal shows and settles.
+        assert_eq!(scan(vec![of("globex")], &[], 300), nothing);
+        assert_eq!(scan(vec![of("globex")], &["acme"], 320), nothing);
+        assert_eq!(scan(vec![of("globex")], &[], 350), nothing, "readable for less than 40 ms");
+        assert_eq!(scan(vec![of("globex")], &[], 390), ["acme/a"]);
     }
 }

@@ -1,4 +1,4 @@
-//! Real folders: what is listed of them, what is refused, and that nothing is read from outside.
+//! Tests on real folders: what a scan lists and refuses, and that no link escapes from a folder.
 
 use std::{
     fs,
@@ -8,7 +8,7 @@ use std::{
 
 use super::*;
 
-/// A folder with files of which each says its own path, links and pipes.
+/// A folder whose files contain their own paths.
 struct Tree(tempfile::TempDir);
 
 impl Tree {
@@ -33,16 +33,16 @@ impl Tree {
         scan(self.0.path()).unwrap()
     }
 
-    /// The plugins: each with the path of what it reads, or why it does not.
+    /// The plugins, each with the content of its component, or the reason why it is refused.
     fn plugins(&self) -> Vec<(String, String)> {
         let read = |file: &PluginFile| match &file.stamp {
             Ok(_) => io::read_to_string(file.component().unwrap()).unwrap(),
-            Err(why) => why.split(';').next().unwrap().into(),
+            Err(reason) => reason.split(';').next().unwrap().into(),
         };
         self.scan().files.iter().map(|file| (file.name.clone(), read(file))).collect()
     }
 
-    /// The problems: each path with what is wrong with it.
+    /// The problems, each with its path.
     fn problems(&self) -> Vec<(String, String)> {
         let problems = self.scan().problems.into_iter();
         problems.map(|p| (p.path, p.problem.split(';').next().unwrap().to_string())).collect()
@@ -70,11 +70,11 @@ fn plugins_are_found_with_their_manifests_and_owners() {
 }
 
 #[test]
-fn what_cannot_be_a_plugin_says_why() {
-    let tree = Tree::of(&["told.wasm", "folder.wasm/x", "manifest.wasm", "manifest.toml/x", ".data/in"]);
+fn an_entry_that_cannot_be_a_plugin_is_refused_with_a_reason() {
+    let tree = Tree::of(&["companion.wasm", "folder.wasm/x", "manifest.wasm", "manifest.toml/x", ".data/in"]);
     assert!(std::process::Command::new("mkfifo").arg(tree.path("pipe.wasm")).status().unwrap().success());
     let _listener = std::os::unix::net::UnixListener::bind(tree.path("socket.wasm")).unwrap();
-    tree.link("told.toml", "/dev/zero");
+    tree.link("companion.toml", "/dev/zero");
     tree.link("inside.wasm", ".data/in");
     tree.link("outside.wasm", "../out");
     tree.link("absolute.wasm", "/etc/passwd");
@@ -86,7 +86,8 @@ fn what_cannot_be_a_plugin_says_why() {
         tree.plugins(),
         pairs(&[
             ("absolute", out),
-            ("broken", "a link that leads nowhere"),
+            ("broken", "a link to nothing"),
+            ("companion", "its manifest companion.toml: a link that leads out of the plugins folder"),
             ("folder", "a directory and not a file"),
             ("inside", ".data/in"),
             ("manifest", "its manifest manifest.toml: a directory and not a file"),
@@ -94,13 +95,12 @@ fn what_cannot_be_a_plugin_says_why() {
             ("pipe", special),
             ("round", "a link that leads back to itself"),
             ("socket", special),
-            ("told", "its manifest told.toml: a link that leads out of the plugins folder"),
         ])
     );
 }
 
 #[test]
-fn a_maze_of_links_is_not_walked_to_its_end() {
+fn resolution_of_a_maze_of_links_is_bounded() {
     let tree = Tree::of(&["acme/d/x", "acme/true.wasm"]);
     let step = "d/../".repeat(100);
     for n in 0..9 {
@@ -115,7 +115,7 @@ fn a_maze_of_links_is_not_walked_to_its_end() {
 }
 
 #[test]
-fn a_tenant_has_so_many_plugins_and_no_more() {
+fn only_the_first_100_plugins_of_a_tenant_run() {
     let names: Vec<String> = (0..MOST_PLUGINS + 2).map(|n| format!("acme/p{n:03}.wasm")).collect();
     let mut all: Vec<&str> = names.iter().map(String::as_str).collect();
     all.push("globex/p.wasm");
@@ -123,15 +123,15 @@ fn a_tenant_has_so_many_plugins_and_no_more() {
     let of = |tenant: &str| listing.files.iter().filter(|file| file.name.starts_with(tenant)).count();
     assert_eq!((of("acme/"), of("globex/")), (MOST_PLUGINS, 1));
     assert!(!listing.files.iter().any(|file| file.name == "acme/p100"));
-    let told = listing.problems.iter().find(|problem| problem.path == "acme").unwrap();
-    assert_eq!(told.problem, "it has 102 plugins, and only the first 100 by name are run");
+    let reported = listing.problems.iter().find(|problem| problem.path == "acme").unwrap();
+    assert_eq!(reported.problem, "it has 102 plugins, and only the first 100 by name run");
 }
 
 #[test]
 fn links_do_not_cross_tenants() {
     let tree =
         Tree::of(&["acme/pay.wasm", "acme/pay.toml", "mallory/own.wasm", "mallory/sub/deep.wasm", "shared.wasm"]);
-    // Code and settings of another tenant, by every way that leads there.
+    // Links to another tenant's code and settings.
     tree.link("mallory/stolen.wasm", "../acme/pay.wasm");
     tree.link("mallory/own.toml", "../acme/pay.toml");
     tree.link("mallory/round.wasm", "sub/../../acme/pay.wasm");
@@ -141,7 +141,7 @@ fn links_do_not_cross_tenants() {
     tree.link("mallory/everybodys.wasm", "../shared.wasm");
     tree.link("mallory/inside.wasm", "sub/deep.wasm");
     tree.link("mallory/inside-again.wasm", "sub/../sub/./deep.wasm");
-    // A tenant's code for all, also through a hidden folder.
+    // Links from the shared plugins to a tenant's code, directly and through a dot folder.
     fs::create_dir(tree.path(".hidden")).unwrap();
     tree.link("pay.wasm", "acme/pay.wasm");
     tree.link("round.wasm", ".hidden/../acme/pay.wasm");
@@ -169,7 +169,7 @@ fn links_do_not_cross_tenants() {
 }
 
 #[test]
-fn a_link_to_a_folder_is_no_tenant() {
+fn a_link_to_another_folder_is_not_read_as_a_tenants_folder() {
     let tree = Tree::of(&["acme/pay.wasm", "shared.wasm", "file"]);
     tree.link("selfdir", ".");
     tree.link("up", "..");
@@ -185,15 +185,16 @@ fn a_link_to_a_folder_is_no_tenant() {
             ("eve", &format!("{not} to a folder of another name")),
             ("out", &format!("{not} that leads out of the plugins folder")),
             ("round", &format!("{not} that leads back to itself")),
-            ("selfdir", &format!("{not} to a folder that it lies in")),
+            ("selfdir", &format!("{not} to a folder that contains it")),
             ("up", &format!("{not} that leads out of the plugins folder")),
         ])
     );
 }
 
-/// As the kubelet writes volumes: visible names are links through `..data`, which is exchanged as a whole.
+/// The layout that the kubelet writes: visible names are links through `..data`, and an update
+/// replaces `..data`.
 #[test]
-fn the_links_of_a_kubernetes_volume_work_and_are_exchanged_as_one() {
+fn a_kubernetes_volume_is_read_and_updated_as_one() {
     let tree = Tree::of(&[
         "..2026_11_28/a.wasm",
         "..2026_11_28/a.toml",
@@ -218,7 +219,7 @@ fn the_links_of_a_kubernetes_volume_work_and_are_exchanged_as_one() {
     let before = tree.scan();
     assert_eq!((tree.plugins(), &before.problems), (plugins("28", 1), &vec![]));
     assert_eq!(before.files[0].manifest_text().unwrap(), "..2026_11_28/a.toml");
-    // A tenant's folder goes by its own name there too.
+    // A tenant's folder must keep its name there too.
     tree.link("eve", "..data/acme");
     for (data, to) in [("..data", "..2026_11_29"), ("globex/..data", "..2")] {
         tree.link("new", to);
@@ -234,9 +235,9 @@ fn the_links_of_a_kubernetes_volume_work_and_are_exchanged_as_one() {
     assert_eq!(after.files[0].manifest_text().unwrap(), "..2026_11_29/a.toml");
 }
 
-/// While somebody exchanges an own file and a link, and an own folder and a link, as quickly as they can.
+/// A tenant keeps replacing a file of its own by a link, and a folder of its own by a link.
 #[test]
-fn nothing_of_others_is_read_between_a_check_and_a_read() {
+fn a_link_swapped_in_between_check_and_read_gains_nothing() {
     let tree = Tree::of(&["acme/pay.wasm", "mallory/file", "mallory/sub/x.wasm"]);
     tree.link("mallory/link", "../acme/pay.wasm");
     tree.link("mallory/to-acme", "../acme");
@@ -275,12 +276,12 @@ fn nothing_of_others_is_read_between_a_check_and_a_read() {
             }
         }
         done.store(true, Relaxed);
-        assert!(read > 0, "now and then it is a file of its own");
+        assert!(read > 0, "some reads find the tenant's own file");
     });
 }
 
 #[test]
-fn an_entry_that_nobody_can_use_is_reported_and_keeps_no_other_from_being_read() {
+fn an_unusable_entry_is_reported_and_the_others_are_read() {
     let tree = Tree::of(&[
         "good.wasm",
         "X.WASM",
@@ -305,7 +306,7 @@ fn an_entry_that_nobody_can_use_is_reported_and_keeps_no_other_from_being_read()
             ("acme/deeper", "folders in a tenant's folder are not read"),
             ("good.wasm.error", "a folder where the host writes why good.wasm does not run"),
             ("lonely.toml", "a manifest without its component, lonely.wasm"),
-            ("no tenant", "no tenant can have this name, so nothing in this folder is run"),
+            ("no tenant", "this folder is not read, because no tenant can have its name"),
             ("r\\xe9d.wasm", "its name is not printable UTF-8"),
             ("red.toml", "a manifest without its component, red.wasm"),
         ])
@@ -314,28 +315,27 @@ fn an_entry_that_nobody_can_use_is_reported_and_keeps_no_other_from_being_read()
 }
 
 #[test]
-fn a_folder_without_end_is_bounded() {
+fn problems_entries_and_manifests_are_bounded() {
     let tree = Tree::of(&["good.wasm", "acme/a.wasm"]);
     for number in 0..30 {
         fs::write(tree.path(&format!("acme/{number}.toml")), "").unwrap();
     }
     let problems = tree.problems();
     assert_eq!(problems.len(), MOST_PROBLEMS + 1);
-    assert!(problems.contains(&("acme".into(), "10 more entries of this folder are not run".into())), "{problems:?}");
+    assert!(problems.contains(&("acme".into(), "10 more entries of this folder do not run".into())), "{problems:?}");
     for number in 0..MOST_ENTRIES {
         fs::write(tree.path(&format!("acme/{number}")), "").unwrap();
     }
     let listing = tree.scan();
     assert_eq!(listing.files.iter().map(|file| &*file.name).collect::<Vec<_>>(), ["good"]);
     assert_eq!(listing.unread, BTreeSet::from([TenantId::parse("acme").unwrap()]));
-    // A manifest is read to its end or not at all.
     fs::write(tree.path("good.toml"), vec![b'#'; (64 << 10) + 1]).unwrap();
-    let why = tree.scan().files[0].manifest_text().unwrap_err().to_string();
-    assert_eq!(why, "it is larger than 64 KiB");
+    let error = tree.scan().files[0].manifest_text().unwrap_err().to_string();
+    assert_eq!(error, "it is larger than 64 KiB");
 }
 
 #[test]
-fn names_are_shown_in_harmless_characters() {
+fn names_are_shown_in_printable_characters() {
     let shown = |name: &[u8]| super::shown(OsStr::from_bytes(name));
     assert_eq!(shown("größe.wasm".as_bytes()), "größe.wasm");
     assert_eq!(shown(b"a\x1b[2J\nb"), "a\\u{1b}[2J\\u{a}b");

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use super::{
     super::{
-        check::Checked,
-        history::{Event, Hold},
-        plan::{self, Step, Version},
-        registry::{Follower, Swapped},
+        check::CheckedFile,
+        history::{PluginEvent, VersionHold},
+        plan::{self, Step, VersionSpec},
+        registry::{RunnableVersion, SwapReport},
     },
     Instant, Reconciler,
     jobs::{NoFormer, Purpose, Recall, Recalled},
@@ -61,8 +61,8 @@ impl NoWayBack {
 
 impl Reconciler {
     /// Begins to look for the version before one that runs and was taken back.
-    pub(super) fn recall_before(&mut self, hold: Hold) {
-        let Hold { plugin, digest, .. } = &hold;
+    pub(super) fn recall_before(&mut self, hold: VersionHold) {
+        let VersionHold { plugin, digest, .. } = &hold;
         let known = self.no_way_back.why.contains_key(plugin) || self.no_way_back.again.is_waiting(plugin);
         let Some(file) = self.settling.known().get(plugin).cloned() else { return };
         if known || self.jobs.is_recalling(plugin) {
@@ -141,7 +141,7 @@ impl Reconciler {
 
     /// Lets what ran last go on in a file's place. What is there instead, if anything could run, is
     /// checked against it.
-    fn run_former(&mut self, former: Checked) {
+    fn run_former(&mut self, former: CheckedFile) {
         let plugin = former.file.name.clone();
         let digest = former.digest.get(..12);
         tracing::warn!(plugin, digest, "its file does not run; the version that ran last keeps running");
@@ -152,25 +152,25 @@ impl Reconciler {
         {
             // Until then it stays refused: whoever ends this host before that should find it so.
             let why = self.refused.get(&plugin).cloned().or(refused);
-            checked.found = Err(why.unwrap_or_else(|| "it was refused before, and is checked again".into()));
-            checked.again = true;
+            checked.outcome = Err(why.unwrap_or_else(|| "it was refused before, and is checked again".into()));
+            checked.retry = true;
             self.recheck.insert(plugin.clone());
         }
         self.former.insert(plugin, former);
     }
 
     /// Lets a former version take its place back from one that was taken back.
-    async fn go_back(&mut self, former: Checked, hold: &Hold) {
-        let (Some(follower), Some(id)) = (former.follower(), self.running_id(&hold.plugin)) else { return };
+    async fn go_back(&mut self, former: CheckedFile, hold: &VersionHold) {
+        let (Some(follower), Some(id)) = (former.runnable(), self.running_id(&hold.plugin)) else { return };
         let Some(member) = self.registry.members().get(&id).filter(|member| *member.digest() == *hold.digest) else {
             return;
         };
-        let version = |digest: String, follower: &Follower| Version {
+        let version = |digest: String, follower: &RunnableVersion| VersionSpec {
             digest,
             descriptor: follower.descriptor.clone(),
             manifest: follower.manifest.clone(),
         };
-        let now = Version {
+        let now = VersionSpec {
             digest: hold.digest.clone(),
             descriptor: member.descriptor.clone(),
             manifest: member.manifest.clone(),
@@ -178,7 +178,7 @@ impl Reconciler {
         let done = member.done();
         let restarts = match plan::change(&hold.plugin, &now, &version(former.digest.clone(), &follower)) {
             _ if follower.descriptor.id != id => Err(format!("it is another processor, {}", follower.descriptor.id)),
-            Some(Step::Refuse { why, .. }) => Err(why),
+            Some(Step::Refuse { reason, .. }) => Err(reason),
             step => Ok(!matches!(step, Some(Step::Swap { .. }))),
         };
         let restarts = match restarts {
@@ -196,7 +196,7 @@ impl Reconciler {
         let replaced = match restarts {
             true => self.restart_with(&session, former, follower).await.map(|()| {
                 let replaced = hold.digest.as_str().into();
-                Some(Swapped { replaced, done })
+                Some(SwapReport { replaced, done })
             }),
             false => self.registry.swap_back(&session, follower).await,
         };
@@ -206,7 +206,7 @@ impl Reconciler {
                 tracing::error!(processor = %id, plugin = hold.plugin, digest, "taken back, the version before it runs again: {}", hold.reason);
                 self.dry_runs = None;
                 self.no_way_back.forget(&hold.plugin);
-                self.tell_running(&session, &hold.plugin, Event::RolledBack, &hold.reason, Some(&swapped)).await;
+                self.tell_running(&session, &hold.plugin, PluginEvent::RolledBack, &hold.reason, Some(&swapped)).await;
             }
             Ok(None) => {}
             Err(error) => _ = self.no_way_back.later(&hold.plugin, &error.to_string()),
@@ -219,8 +219,8 @@ impl Reconciler {
     async fn restart_with(
         &mut self,
         session: &Session,
-        former: Checked,
-        follower: Follower,
+        former: CheckedFile,
+        follower: RunnableVersion,
     ) -> Result<(), RegistrationError> {
         self.registry.could_start(session, &follower).await?;
         match self.registry.start(session, vec![follower]).await.pop() {

@@ -12,10 +12,10 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{runtime::Handle, task::spawn_blocking};
 
 use super::super::{
-    check::{self, Checked, Former},
+    check::{self, CheckedFile, FormerVersion},
     dry_runs::DryRuns,
     folder::PluginFile,
-    history::{self, Hold, components},
+    history::{self, VersionHold, components},
     signature::PublicKey,
 };
 use crate::{
@@ -29,14 +29,14 @@ use crate::{
 const SMALL_AT_ONCE: usize = 4;
 /// Of the others, bytes and code included, so many. Default 2: one compiles, one is read.
 const SLOW_AT_ONCE: usize = 2;
-/// Former versions that are looked for at the same time. Default 2: each has a session of the
+/// FormerVersion versions that are looked for at the same time. Default 2: each has a session of the
 /// database and the bytes of a whole component, and one may compile while the other is read.
 const RECALLS_AT_ONCE: usize = 2;
 
 /// What a job came to.
 pub(super) enum Finished {
     /// A file was checked.
-    Check(Box<Checked>),
+    Check(Box<CheckedFile>),
     /// A former version was looked for.
     Recall(Box<Recalled>),
 }
@@ -61,7 +61,7 @@ pub(super) struct Recalled {
     /// What it is for.
     pub(super) purpose: Purpose,
     /// The version, or why there is none.
-    pub(super) result: Result<Checked, NoFormer>,
+    pub(super) result: Result<CheckedFile, NoFormer>,
 }
 
 /// What a former version is for.
@@ -70,7 +70,7 @@ pub(super) enum Purpose {
     /// It runs where a start's file does not.
     Start,
     /// It takes its place back from the version that runs.
-    RollBack(Hold),
+    RollBack(VersionHold),
 }
 
 /// Why no former version runs.
@@ -145,15 +145,15 @@ impl Jobs {
             let sandbox = tools.sandbox.with_effort(effort);
             let (unneeded, checked) = (file.clone(), check::check(&sandbox, &tools.keys, file));
             runtime.block_on(async {
-                let Some(mut stop) = tools.stop else { return checked.tried(&dry_runs).await };
+                let Some(mut stop) = tools.stop else { return checked.with_dry_run(&dry_runs).await };
                 tokio::select! {
-                    tried = checked.tried(&dry_runs) => tried,
-                    () = stop.drain() => Checked::refused(unneeded, "the host ends".into()),
+                    tried = checked.with_dry_run(&dry_runs) => tried,
+                    () = stop.drain() => CheckedFile::refused(unneeded, "the host ends".into()),
                 }
             })
         });
         self.under_way.push(Box::pin(async move {
-            let failed = |error| Checked::refused(lost, format!("checking it failed: {error}"));
+            let failed = |error| CheckedFile::refused(lost, format!("checking it failed: {error}"));
             Finished::Check(Box::new(check.await.unwrap_or_else(failed)))
         }));
     }
@@ -171,7 +171,7 @@ impl Jobs {
 
     /// Begins searches for former versions, as far as there are places. Those in `held` were taken
     /// back.
-    pub(super) fn begin_recalls(&mut self, tools: &Tools, held: &BTreeSet<Hold>) {
+    pub(super) fn begin_recalls(&mut self, tools: &Tools, held: &BTreeSet<VersionHold>) {
         while let Some(Recall { file, purpose, from, effort }) = self.next_recall() {
             let (tools, held) = (tools.clone(), held.iter().cloned().collect());
             self.under_way.push(Box::pin(async move {
@@ -219,25 +219,25 @@ async fn recall(
     file: PluginFile,
     (digest, contract): (String, String),
     effort: Effort,
-    held: Vec<Hold>,
-) -> Result<Checked, NoFormer> {
+    held: Vec<VersionHold>,
+) -> Result<CheckedFile, NoFormer> {
     let Tools { sandbox, keys, db, .. } = tools;
     let sandbox = sandbox.with_effort(effort);
     let unasked = |error: crate::db::Error| NoFormer::Unasked(describe(&error));
     let session = db.connect("former version").await.map_err(unasked)?;
-    let former = history::not_held(&session, &file.name, &digest, &held).await.map_err(unasked)?;
+    let former = history::latest_allowed(&session, &file.name, &digest, &held).await.map_err(unasked)?;
     let former = former.ok_or(NoFormer::Unknown)?;
     let most_bytes = sandbox.limits().component_bytes();
     let stored = components::find(&session, &file.name, &former, most_bytes).await.map_err(unasked)?;
     drop(session);
     // Of an earlier version the contract was not written down.
     let contract = if former == digest { contract } else { String::new() };
-    let known = Former { digest: former.clone(), contract, stored };
+    let known = FormerVersion { digest: former.clone(), contract, stored };
     let recalled = spawn_blocking(move || check::recall(&sandbox, &keys, file, known)).await;
     match recalled {
         Ok(Ok(former)) => Ok(former),
-        Ok(Err(check::Unrecalled::Refused(why))) => Err(NoFormer::Refused { digest: former, why }),
-        Ok(Err(check::Unrecalled::Shortage(why))) => Err(NoFormer::Shortage(why)),
+        Ok(Err(check::RecallError::Refused(why))) => Err(NoFormer::Refused { digest: former, why }),
+        Ok(Err(check::RecallError::Shortage(why))) => Err(NoFormer::Shortage(why)),
         Err(error) => Err(NoFormer::Refused { digest: former, why: format!("loading it failed: {error}") }),
     }
 }

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{super::registry::Follower, Reconciler, start::Start};
+use super::{super::registry::RunnableVersion, Reconciler, start::Start};
 use crate::model::ids::{ProcessorId, TenantId};
 
 /// Tenants' folders that cannot be read.
@@ -34,8 +34,8 @@ impl Unread {
 impl Reconciler {
     /// Sets the tenants' own processors that replace shared ones: those that run, those that begin
     /// now, and those whose start is undecided.
-    pub(super) fn replace_shared(&mut self, beginning: &[Follower]) {
-        if self.settling.due().is_none() && self.start.as_ref().is_none_or(Start::is_known) {
+    pub(super) fn replace_shared(&mut self, beginning: &[RunnableVersion]) {
+        if self.settling.next_due().is_none() && self.start.as_ref().is_none_or(Start::is_known) {
             self.unread.forget_read();
         }
         let run = self.registry.members().keys().chain(beginning.iter().map(|follower| &follower.descriptor.id));

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use super::{
     super::{
         folder::{self, Listing},
-        history::{self, Listed},
+        history::{self, PluginStatus},
         plan::Rank,
     },
     Reconciler,
@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// What runs once a start is over.
-pub struct Begun {
+pub struct StartReport {
     /// How each processor stands.
     pub states: Vec<(ProcessorId, watch::Receiver<ProcessorState>)>,
     /// Files that do not run, or that something else runs for.
@@ -50,7 +50,7 @@ pub(super) struct Start {
     /// The files that it is about.
     files: BTreeSet<String>,
     /// What ran last under the names of the files; none while the database could not be asked.
-    ran: Option<BTreeMap<String, Listed>>,
+    ran: Option<BTreeMap<String, PluginStatus>>,
     /// Files of which it is not known yet whether they run: whose they are, and whether they are
     /// slow.
     open: BTreeMap<String, OpenFile>,
@@ -84,7 +84,7 @@ impl Start {
     /// A file was read. If it has been gone and is another one now, nothing ran before it: who
     /// removed a plugin does not get it back by putting another one there.
     pub(super) fn found(&mut self, plugin: &str, digest: &str) {
-        let is_another = self.ran(plugin).is_some_and(|ran| ran.is_gone && ran.file_digest() != digest);
+        let is_another = self.ran(plugin).is_some_and(|ran| ran.is_removed && ran.file_digest() != digest);
         if let (true, Some(ran)) = (is_another, self.ran.as_mut()) {
             ran.remove(plugin);
         }
@@ -122,7 +122,7 @@ impl Start {
     }
 
     /// What ran last under a file's name.
-    pub(super) fn ran(&self, plugin: &str) -> Option<&Listed> {
+    pub(super) fn ran(&self, plugin: &str) -> Option<&PluginStatus> {
         self.ran.as_ref()?.get(plugin)
     }
 
@@ -178,8 +178,8 @@ impl Start {
 }
 
 /// The tenant's own processor that a file runs or ran last; none if the file has gone since.
-fn own_processor(ran: &Listed) -> Option<ProcessorId> {
-    let id = ProcessorId::parse(&ran.processor).ok().filter(|_| !ran.is_gone)?;
+fn own_processor(ran: &PluginStatus) -> Option<ProcessorId> {
+    let id = ProcessorId::parse(&ran.processor).ok().filter(|_| !ran.is_removed)?;
     id.owner().is_some().then_some(id)
 }
 
@@ -187,9 +187,9 @@ impl Reconciler {
     /// Looks at the folder for the first time. Fails where it cannot be read.
     pub fn open(&mut self) -> std::io::Result<()> {
         let Listing { files, unread, problems, left_over, folders } = folder::scan(&self.folder)?;
-        self.settling.first(files);
+        self.settling.init(files);
         self.hints.follow(folders);
-        self.reports.found(&self.folder, problems);
+        self.reports.update(&self.folder, problems);
         self.unread.folders.clone_from(&unread);
         self.gone = left_over;
         self.waiting = self.settling.known().keys().cloned().collect();
@@ -210,14 +210,14 @@ impl Reconciler {
         let unread = self.start.iter().flat_map(|start| &start.unread).map(TenantId::as_str);
         let unread: Vec<&str> = unread.collect();
         let ran = async {
-            history::begin(&session, &there, &unread).await?;
+            history::record_files(&session, &there, &unread).await?;
             self.reports.store(&session).await?;
-            history::list_with(&session, &there).await
+            history::list_including(&session, &there).await
         };
         let ran = ran.await.inspect_err(|error| tracing::warn!("could not read what ran last: {}", describe(error)));
         self.session = Some(session);
         let (Ok(ran), Some(start)) = (ran, self.start.as_mut()) else { return false };
-        let ran: Vec<Listed> = ran.into_iter().filter(|ran| !ran.digest.is_empty()).collect();
+        let ran: Vec<PluginStatus> = ran.into_iter().filter(|ran| !ran.digest.is_empty()).collect();
         let own = ran.iter().filter_map(own_processor);
         self.unread.ran.extend(own.filter(|own| own.owner().is_some_and(|owner| start.unread.contains(owner))));
         start.ran = Some(ran.into_iter().map(|ran| (ran.plugin.clone(), ran)).collect());
@@ -298,7 +298,7 @@ impl Reconciler {
         self.tell_idle(&known).await;
         let idle = self.settling.known().len().saturating_sub(self.registry.members().len());
         let members = self.registry.members().iter();
-        let begun = Begun {
+        let begun = StartReport {
             states: members.map(|(id, member)| (id.clone(), member.state.clone())).collect(),
             refused: idle.max(self.refused.len()) + unread,
             idle_settings: self.registry.idle_settings().map(String::from).collect(),
@@ -319,7 +319,7 @@ impl Reconciler {
             if self.running_id(plugin).is_some() {
                 continue;
             }
-            let told = history::idle(&session, plugin).await;
+            let told = history::record_idle(&session, plugin).await;
             self.written(told);
         }
         self.session = Some(session);
@@ -332,8 +332,8 @@ mod tests {
 
     use super::*;
 
-    fn ran(plugin: &str, processor: &str) -> (String, Listed) {
-        let listed = Listed {
+    fn ran(plugin: &str, processor: &str) -> (String, PluginStatus) {
+        let listed = PluginStatus {
             plugin: plugin.into(),
             processor: processor.into(),
             digest: "d".into(),
@@ -343,7 +343,7 @@ mod tests {
             since: SystemTime::now(),
             lanes: 0,
             refused: None,
-            is_gone: false,
+            is_removed: false,
         };
         (plugin.into(), listed)
     }

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::{
-    super::history::{self, Event, Hold},
+    super::history::{self, PluginEvent, VersionHold},
     AGAIN, Reconciler, TELL,
 };
 use crate::{
@@ -37,7 +37,7 @@ impl Reconciler {
         if due {
             self.tell_untold().await;
             self.waiting
-                .extend(self.checked.values().filter(|checked| checked.again).map(|checked| checked.file.name.clone()));
+                .extend(self.checked.values().filter(|checked| checked.retry).map(|checked| checked.file.name.clone()));
         }
         for hold in self.held.symmetric_difference(&before) {
             self.no_way_back.forget(&hold.plugin);
@@ -75,8 +75,8 @@ impl Reconciler {
                 Verdict::OnTrial => {}
                 Verdict::Passed => self.registry.trust(&id),
                 Verdict::Failed(reason) => {
-                    let hold = Hold { plugin, digest: digest.to_string(), reason };
-                    if history::hold(session, &hold).await.is_err() {
+                    let hold = VersionHold { plugin, digest: digest.to_string(), reason };
+                    if history::add_hold(session, &hold).await.is_err() {
                         self.unwritten.insert(hold.clone());
                     }
                     self.held.insert(hold.clone());
@@ -87,12 +87,12 @@ impl Reconciler {
     }
 
     /// Brings the version back that ran before one that was taken back.
-    async fn roll_back(&mut self, session: &Session, id: &ProcessorId, hold: &Hold) {
+    async fn roll_back(&mut self, session: &Session, id: &ProcessorId, hold: &VersionHold) {
         match self.registry.roll_back(session, id).await {
             Ok(Some(swapped)) => {
                 tracing::error!(processor = %id, plugin = hold.plugin, digest = hold.digest.get(..12), "taken back, the version before it runs again: {}", hold.reason);
                 self.dry_runs = None;
-                self.tell_running(session, &hold.plugin, Event::RolledBack, &hold.reason, Some(&swapped)).await;
+                self.tell_running(session, &hold.plugin, PluginEvent::RolledBack, &hold.reason, Some(&swapped)).await;
             }
             // Asked of those alone that can go back.
             Ok(None) => {}
@@ -124,7 +124,7 @@ impl Reconciler {
     pub(super) async fn read_holds(&mut self) {
         let Some(session) = self.session().await else { return };
         for hold in std::mem::take(&mut self.unwritten) {
-            if history::hold(&session, &hold).await.is_err() {
+            if history::add_hold(&session, &hold).await.is_err() {
                 self.unwritten.insert(hold);
             }
         }
@@ -146,7 +146,7 @@ impl Reconciler {
             .map(|member| (member.plugin.clone(), member.done().calls as i64))
             .collect();
         for (plugin, calls) in calls {
-            self.written(history::lanes(&session, &plugin, calls).await);
+            self.written(history::record_lanes(&session, &plugin, calls).await);
         }
         self.session = Some(session);
     }
