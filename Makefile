@@ -65,12 +65,15 @@ test-newest: plugins guests newest-postgres ## runs the tests that depend most o
 newest-postgres: ## fetches the newest supported PostgreSQL for test-newest, unless it is there
 	@scripts/postgres.sh $(newest) >/dev/null
 
-lint: setup-cc setup-lint ## checks formatting, clippy's warnings, and (with cargo-deny) licences and duplicates
-	@echo "Checking formatting, warnings and dependencies"
+# Where setup-deny puts cargo-deny, besides the places on the path.
+lint: export PATH := $(PATH):$(abspath $(or $(CARGO_TARGET_DIR),target))/tools/bin
+lint: setup-cc setup-lint ## checks formatting, clippy's warnings, documentation, and (with cargo-deny) the dependencies
+	@echo "Checking formatting, warnings and documentation"
 	@for workspace in . example-plugins tests/guests; do \
 	  (cd $$workspace && cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings) || exit; \
 	done
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --workspace check licenses bans sources; fi
+	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+	@scripts/deny.sh
 
 bench: setup-cc setup-postgres plugins ## compares Sandmill with native code, a hand-written loop and the raw database; ten minutes
 	@$(release)

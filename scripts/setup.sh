@@ -8,6 +8,7 @@
 #   wasm      a way to compile Rust for WebAssembly
 #   postgres  the server programs of PostgreSQL 14 or newer, for private servers
 #   lint      rustfmt and clippy
+#   deny      cargo-deny, built into target/tools; five minutes on two cores
 #
 # It looks where Sandmill itself will look (host/src/toolchain/way.rs, host/src/db/embedded/programs.rs). Packages are installed only
 # on Debian and its kin, as root or with a sudo that asks for no password. Where that cannot be, it says what to run.
@@ -123,9 +124,21 @@ setup_lint() {
   rustup component add rustfmt clippy
 }
 
+# The version whose results `make lint` was last checked with.
+deny_version=0.20.2
+
+setup_deny() {
+  need_cargo
+  tools=${CARGO_TARGET_DIR:-target}/tools
+  if cargo deny --version >/dev/null 2>&1 || [ -x "$tools/bin/cargo-deny" ]; then return; fi
+  say "building cargo-deny $deny_version, which checks licences and advisories of the dependencies"
+  cargo install --quiet --locked --debug --root "$tools" --version "$deny_version" cargo-deny ||
+    fail "cargo-deny could not be built; install it (cargo install --locked cargo-deny), then try again"
+}
+
 for part in "$@"; do
   case $part in
-    make | cc | wasm | postgres | lint) "setup_$part" ;;
-    *) fail "there is no part '$part'; choose among make, cc, wasm, postgres and lint" ;;
+    make | cc | wasm | postgres | lint | deny) "setup_$part" ;;
+    *) fail "there is no part '$part'; choose among make, cc, wasm, postgres, lint and deny" ;;
   esac
 done

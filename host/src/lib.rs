@@ -1,7 +1,39 @@
 //! Sandmill: sandboxed WebAssembly event processors over a PostgreSQL event store.
+//!
+//! The library behind the binary `sandmill`. `host/ARCHITECTURE.md` follows one event through it.
+//! Each top-level module is a *room*: a test checks which room may use which.
+//!
+//! **Shared vocabulary**
+//!
+//! - [`model`]: ids, events, cursors, effects, the trait of code that handles events. Pure.
+//! - [`db`]: addresses, sessions, pools, migrations, rights, the private server.
+//! - [`supervisor`]: long-lived tasks and their end. [`telemetry`]: logs and metrics.
+//!   [`failpoint`]: crashes on purpose, for tests.
+//!
+//! **From the log to documents**
+//!
+//! - [`source`]: an event store as a read-only log. [`store`]: Sandmill's own store, for commands.
+//! - [`consumer`]: commits noticed, pages read and shared, events routed to lanes.
+//! - [`processor`]: a follower of the log: work in flight, retries, the one transaction.
+//! - [`projections`]: documents and their cache. [`scheduler`]: guest threads shared by tenants.
+//! - [`tenants`]: limits, rates, usage. [`cluster`]: the lock that keeps one host to a database, and
+//!   the fence that protects the data.
+//!
+//! **Plugins**
+//!
+//! - [`sandbox`]: component bytes in, a handler out.
+//! - [`plugins`]: the plugins folder reconciled with what runs. [`rollout`]: dry run and trial of a
+//!   new version.
+//! - [`rehearsal`]: a plugin tested without a database. [`toolchain`]: a plugin's crate or script
+//!   created and built.
+//!
+//! **The program**
+//!
+//! - [`config`]: all settings. [`app`]: the parts wired together. [`admin`]: probes and metrics.
+//! - [`explain`]: why something is behind. [`cli`]: commands.
 #![warn(missing_docs)]
-// They panic if the reader has gone away, and wait if it stalls: `cli::output` and `telemetry` do
-// neither.
+// Printing fails where the reader has gone away and waits where it stalls; `cli::output` and
+// `telemetry` do neither.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod admin;

@@ -3,6 +3,7 @@
 
 mod borders;
 mod checker;
+mod circles;
 mod rust;
 mod tree;
 
@@ -14,6 +15,13 @@ use tree::{File, files};
 
 /// The longest file of Rust, in lines.
 const LONGEST: usize = 800;
+
+/// The widest comment, in characters.
+const WIDEST: usize = 100;
+
+/// Circles of modules that are known, by one of their modules, with the reason.
+const CIRCLES: &[(&str, &str)] =
+    &[("sandbox::instance", "a guest's store, its calls and the host functions they reach know each other")];
 
 /// Tests that wait for a time to pass rather than for something to happen, and why they must.
 const SLEEPERS: &[(&str, &str)] = &[
@@ -48,15 +56,84 @@ fn rooms_keep_to_their_borders() {
 }
 
 #[test]
+fn modules_name_each_other_in_one_direction() {
+    let files = files();
+    let found = circles::circles(&circles::edges(rust_files(&files)));
+    let names = |circle: &BTreeSet<Vec<String>>| circle.iter().map(|module| module.join("::")).collect::<Vec<_>>();
+    let is_known = |names: &[String], known: &str| names.iter().any(|name| name == known);
+    let mut offences: Vec<String> = found
+        .iter()
+        .map(names)
+        .filter(|names| !CIRCLES.iter().any(|(known, _)| is_known(names, known)))
+        .map(|names| {
+            format!(
+                "{} name each other. Move what both need into a module of its own, or let the caller hand it in.",
+                names.join(", ")
+            )
+        })
+        .collect();
+    for (known, _) in CIRCLES.iter().filter(|(known, _)| !found.iter().any(|circle| is_known(&names(circle), known))) {
+        offences.push(format!("tests/suite/tidy.rs: {known} is in no circle any more. Take it out of CIRCLES."));
+    }
+    assert_none(offences);
+}
+
+#[test]
+fn modules_that_say_pure_are_checked() {
+    let files = files();
+    let mut offences = Vec::new();
+    for file in rust_files(&files) {
+        let Some(path) = file.path.strip_prefix("host/src/") else { continue };
+        let module = borders::module_of(path)[1..].join("::");
+        for (number, line) in file.lines().filter(|(_, line)| line.trim_start().starts_with("//") && says_pure(line)) {
+            if !line.starts_with("//!") {
+                offences.push(format!(
+                    "{}:{number}: only a whole module may claim to be pure, in its header. Move the code, or drop the word.",
+                    file.path
+                ));
+            } else if !borders::PURE.iter().any(|pure| module == *pure || module.starts_with(&format!("{pure}::"))) {
+                offences.push(format!(
+                    "{}:{number}: says that it is pure, and nothing checks it. Add `{module}` to PURE in tests/suite/tidy/borders.rs.",
+                    file.path
+                ));
+            }
+        }
+    }
+    assert_none(offences);
+}
+
+/// Whether a line has the word "pure".
+fn says_pure(line: &str) -> bool {
+    line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "pure")
+}
+
+#[test]
+fn comments_are_at_most_100_columns_wide() {
+    let mut offences = Vec::new();
+    for file in rust_files(&files()) {
+        for (number, line) in file.lines() {
+            let is_comment = line.trim_start().starts_with("//");
+            if is_comment && line.chars().count() > WIDEST && !line.contains("://") {
+                offences.push(format!("{}:{number}: a comment wider than {WIDEST} columns. Wrap it.", file.path));
+            }
+        }
+    }
+    assert_none(offences);
+}
+
+#[test]
 fn the_code_map_knows_every_room() {
     let files = files();
     let find = |path: &str| files.iter().find(|file| file.path == path).unwrap_or_else(|| panic!("{path} is missing"));
     let map = &find("host/ARCHITECTURE.md").text;
-    let declared: Vec<&str> =
-        find("host/src/lib.rs").text.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
+    let library = &find("host/src/lib.rs").text;
+    let declared: Vec<&str> = library.lines().filter_map(|l| l.strip_prefix("pub mod ")?.strip_suffix(';')).collect();
     let rooms: BTreeSet<&str> = borders::ROOMS.iter().map(|(room, _)| *room).collect();
     let mut offences = Vec::new();
     for room in &declared {
+        if !library.contains(&format!("[`{room}`]: ")) {
+            offences.push(format!("host/src/lib.rs: `{room}` is not on the code map in its header. Add it."));
+        }
         if !map.contains(&format!("`{room}`")) {
             offences.push(format!(
                 "host/ARCHITECTURE.md: `{room}` of host/src/lib.rs is not on the code map. Add its line."

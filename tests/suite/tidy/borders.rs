@@ -207,17 +207,28 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
     ("std::process::abort", &[], "a process that ends in its middle drops nothing; return an error or an exit code"),
 ];
 
-/// Modules that decide in values: of ours they name the vocabulary alone, and nothing that waits, reads or tells the time.
+/// Modules whose headers claim that they are pure: they decide in values, and name nothing that
+/// waits, reads or tells the time. Instants are passed in.
 pub(super) const PURE: &[&str] = &[
-    "model",
     "consumer::router",
+    "explain::finding",
+    "explain::term_error",
+    "model",
+    "plugins::folder::entry",
+    "plugins::folder::settling",
+    "plugins::plan",
+    "processor::gather",
     "processor::in_flight",
+    "processor::pressure",
     "processor::retry",
+    "projections::documents::slow",
     "rehearsal::compare",
     "rehearsal::cut",
+    "rollout::probation",
     "scheduler::ring",
     "telemetry::filter",
     "telemetry::line",
+    "tenants::rates",
 ];
 
 /// What a pure module may not name.
@@ -232,8 +243,8 @@ const IMPURE: &[&str] = &[
     "std::net",
     "std::process",
     "std::thread",
-    "std::time::Instant",
-    "std::time::SystemTime",
+    "std::time::Instant::now",
+    "std::time::SystemTime::now",
 ];
 
 /// Where a file of the host stands: `["crate", "db", "embedded"]` for `db/embedded.rs`.

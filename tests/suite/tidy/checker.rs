@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{beside, borders, included, machine_path, registry_address, rust, sleeps, unfinished_code};
+use super::{
+    beside, borders, circles, included, machine_path, registry_address, rust, sleeps, tree::File, unfinished_code,
+};
 
 fn offences(path: &str, source: &str) -> Vec<(usize, String)> {
     borders::offences(path, source, &mut BTreeSet::new())
@@ -124,10 +126,15 @@ fn tasks_and_ends_have_owners() {
 
 #[test]
 fn what_decides_in_values_tells_no_time() {
-    assert_refused("model/event.rs", "use std::time::Instant;", "`model` decides in values");
+    assert_refused(
+        "model/event.rs",
+        "use std::time::Instant;\nfn f() { Instant::now(); }",
+        "`model` decides in values",
+    );
+    assert_fine("model/event.rs", "use std::time::Instant;\nfn f(now: Instant) {}");
     assert_refused("consumer/router.rs", "use std::time;\nfn f() { time::SystemTime::now(); }", "`consumer::router`");
     assert_refused("processor/retry.rs", "async fn f() { tokio::task::yield_now().await }", "`processor::retry`");
-    assert_fine("consumer/wake.rs", "use std::time::Instant;");
+    assert_fine("consumer/wake.rs", "use std::time::Instant;\nfn f() { Instant::now(); }");
     assert_fine("model/event.rs", "use std::time::Duration;");
 }
 
@@ -173,4 +180,33 @@ fn addresses_of_registries_are_told_from_names() {
     assert!(registry_address(concat!("index = \"spar", "se+https://mirror/\"")).is_some());
     assert_eq!(registry_address("a dependency from a registry, https://github.com/a/b"), None);
     assert_eq!(registry_address(super::USUAL_REGISTRY), None);
+}
+
+/// The circles among modules of the host, given by path and source.
+fn circles_of(sources: &[(&str, &str)]) -> Vec<String> {
+    let file = |(path, text): &(&str, &str)| File { path: format!("host/src/{path}"), text: (*text).into() };
+    let files: Vec<File> = sources.iter().map(file).collect();
+    let found = circles::circles(&circles::edges(files.iter()));
+    found.iter().map(|circle| circle.iter().map(|m| m.join("::")).collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn siblings_that_name_each_other_are_a_circle() {
+    let circle = [("a.rs", ""), ("a/b.rs", "use super::c::C;"), ("a/c.rs", ""), ("a/c/d.rs", "use crate::a::b::B;")];
+    assert_eq!(circles_of(&circle), ["a::b a::c"]);
+    let longer = [
+        ("a.rs", "use crate::b::B;"),
+        ("b.rs", "use crate::c::C;"),
+        ("c.rs", "use crate::a::A;"),
+        ("d.rs", "use crate::a::A;"),
+    ];
+    assert_eq!(circles_of(&longer), ["a b c"]);
+}
+
+#[test]
+fn a_module_and_what_is_below_it_are_no_circle() {
+    let family = [("a.rs", "use b::B;"), ("a/b.rs", "use super::A; use super::c::C;"), ("a/c.rs", "use crate::a::A;")];
+    assert_eq!(circles_of(&family), Vec::<String>::new());
+    let only_tests = [("a.rs", "use crate::b::B;"), ("b.rs", "#[cfg(test)] mod tests { use crate::a::A; }")];
+    assert_eq!(circles_of(&only_tests), Vec::<String>::new());
 }
