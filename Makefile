@@ -72,7 +72,7 @@ lint: setup-cc setup-lint ## checks formatting, clippy's warnings, documentation
 	@for workspace in . example-plugins tests/guests; do \
 	  (cd $$workspace && cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings) || exit; \
 	done
-	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --quiet
+	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
 	@scripts/deny.sh
 
 bench: setup-cc setup-postgres plugins ## compares Sandmill with native code, a hand-written loop and the raw database; ten minutes
