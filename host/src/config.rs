@@ -53,7 +53,7 @@ pub struct Config {
     /// Settings of single processors, by id. `[processors.orders]` is for the processor with
     /// exactly that id. A tenant's own is named in full, as in `[processors."acme/orders"]`, so
     /// that no tenant gets a setting that was meant for another processor of that name.
-    pub processors: BTreeMap<String, pressure::Settings>,
+    pub processors: BTreeMap<String, pressure::PressureSettings>,
     /// How guests are run.
     pub scheduler: scheduler::Config,
     /// What guests may use up.

@@ -63,9 +63,9 @@ use connections::Connections;
 use decisions::Decisions;
 use engine::{Engine, Parts};
 use lane::{Runner, TermEnded};
-use lockstep::{Lockstep, Place};
+use lockstep::{Lockstep, LockstepMember};
 use pressure::Strategy;
-use report::{Instances, Report};
+use report::{Instances, Reporter};
 use term::Term;
 use term_errors::TermErrors;
 
@@ -123,7 +123,7 @@ impl Default for Config {
 const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// The longest pause while terms end early although each committed something. Default 500 ms: the
 /// cause may persist, and each term opens some connections to the database.
-const NEXT_TERM_MOVED: Duration = Duration::from_millis(500);
+const NEXT_TERM_COMMITTED: Duration = Duration::from_millis(500);
 
 /// Maximum time to record that a processor has ended. Default 500 ms, of the second in which a host
 /// ends.
@@ -178,25 +178,25 @@ pub struct Processor {
     router: Router,
     runner: Runner,
     shared: Shared,
-    pressure: pressure::Settings,
-    /// Its place among the processors in lockstep.
-    place: Option<Place>,
+    pressure: pressure::PressureSettings,
+    /// Its membership in the lockstep.
+    member: Option<LockstepMember>,
     state: watch::Sender<ProcessorState>,
-    report: Report,
+    report: Reporter,
     errors: TermErrors,
     /// Whether this term has committed anything.
-    moved: bool,
+    has_committed: bool,
     /// The fence of the last term.
     fence: Option<Fence>,
 }
 
 /// The pause before the next term, given the last pause and the last term.
-fn next_term(pause: Duration, lasted: Duration, moved: bool) -> Duration {
+fn next_term(pause: Duration, lasted: Duration, committed: bool) -> Duration {
     // A term that lasted was no failed attempt.
     if lasted > NEXT_TERM.1 {
         return NEXT_TERM.0;
     }
-    (pause * 2).min(if moved { NEXT_TERM_MOVED } else { NEXT_TERM.1 })
+    (pause * 2).min(if committed { NEXT_TERM_COMMITTED } else { NEXT_TERM.1 })
 }
 
 impl Processor {
@@ -206,24 +206,24 @@ impl Processor {
         descriptor: Descriptor,
         runner: Runner,
         shared: Shared,
-        pressure: pressure::Settings,
+        pressure: pressure::PressureSettings,
     ) -> (Self, watch::Receiver<ProcessorState>) {
         let (state, watcher) = watch::channel(ProcessorState::default());
         let router = Router::new(&descriptor);
         let counters = shared.metrics.of_processor(descriptor.id.as_str());
-        let report = Report::new(shared.instances.clone(), counters);
-        let place = (pressure.back_pressure == Strategy::Lockstep).then(|| shared.lockstep.join(&descriptor.id));
+        let report = Reporter::new(shared.instances.clone(), counters);
+        let member = (pressure.back_pressure == Strategy::Lockstep).then(|| shared.lockstep.join(&descriptor.id));
         let processor = Processor {
             descriptor,
             router,
             runner,
             shared,
             pressure,
-            place,
+            member,
             state,
             report,
             errors: TermErrors::default(),
-            moved: false,
+            has_committed: false,
             fence: None,
         };
         (processor, watcher)
@@ -266,7 +266,7 @@ impl Processor {
                 tracing::error!(processor = %self.descriptor.id, "{held}");
                 return Err(error);
             }
-            let error = term_errors::words(&error);
+            let error = term_errors::message(&error);
             let processor = &self.descriptor.id;
             match sqlstate(&error) {
                 None => tracing::warn!(%processor, error, "lost the database connection; reconnecting"),
@@ -280,7 +280,7 @@ impl Processor {
                 () = stop.drain() => return Ok(()),
                 () = self.errors.store(&self.shared.connections.commits, &self.descriptor.id) => {}
             }
-            pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.moved));
+            pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.has_committed));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
@@ -308,10 +308,10 @@ impl Processor {
             config: &shared.config,
             tenants: &shared.tenants,
             pressure: &self.pressure,
-            place: &mut self.place,
+            member: &mut self.member,
             report: &mut self.report,
             errors: &mut self.errors,
-            moved: &mut self.moved,
+            has_committed: &mut self.has_committed,
         };
         let engine = Engine::new(term, parts);
         let state = &self.state;
@@ -325,11 +325,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn terms_that_end_young_begin_ever_later_also_if_they_moved() {
-        let young = Duration::from_millis(20);
-        let after = |terms: u32, moved: bool| (0..terms).fold(NEXT_TERM.0, |pause, _| next_term(pause, young, moved));
+    fn pauses_grow_while_terms_end_early_even_if_they_commit() {
+        let early = Duration::from_millis(20);
+        let after =
+            |terms: u32, committed: bool| (0..terms).fold(NEXT_TERM.0, |pause, _| next_term(pause, early, committed));
         assert_eq!(after(1, true), Duration::from_millis(100));
-        assert_eq!((after(9, true), after(9, false)), (NEXT_TERM_MOVED, NEXT_TERM.1));
+        assert_eq!((after(9, true), after(9, false)), (NEXT_TERM_COMMITTED, NEXT_TERM.1));
         assert_eq!(next_term(NEXT_TERM.1, Duration::from_secs(6), false), NEXT_TERM.0);
     }
 }

@@ -1,4 +1,5 @@
-// Very many lanes that wait for a person: they are counted, shown in part, and cost nobody anything until somebody resumes them.
+// Very many lanes that wait for a person: they are counted, shown in part, and cost nothing until
+// they are resumed.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use serde_json::{Value, json};
 
 const PLUGIN: &str = "scripted-by-stream";
 
-/// Appends an event that stops its lane, with this message, to each of so many streams of a tenant.
+/// Appends an event that stops its lane with this message to each of a tenant's streams.
 async fn stop_streams(database: &Database, tenant: &str, streams: i64, message: &str) {
     let session = database.db.connect("test").await.unwrap();
     let data = json!({"do": "stop", "code": "closed", "message": message}).to_string();
@@ -37,7 +38,7 @@ async fn command(database: &Database, arguments: &[&str]) -> String {
 async fn very_many_blocked_lanes_are_counted_shown_in_part_and_resumed_at_once() {
     const LANES: i64 = 500;
     let database = database().await;
-    // Two bytes a character: cut at a whole one.
+    // Two bytes per character: the reason must be cut between characters.
     stop_streams(&database, "many", LANES, &"é".repeat(950)).await;
     database.append("quiet", "s", &[json!({})]).await;
     let ended = catch_up(&database, &[PLUGIN], &[]).await;
@@ -62,20 +63,20 @@ async fn very_many_blocked_lanes_are_counted_shown_in_part_and_resumed_at_once()
     let explained = command(&database, &["explain"]).await;
     assert!(explained.contains(", and 499 more like it, is blocked"), "{explained}");
 
-    // New events of theirs wait in the log and nowhere else; others go on.
+    // New events of blocked lanes wait only in the log; other lanes continue.
     let host = Host::start(&database, &[PLUGIN], &[]);
     stop_streams(&database, "many", LANES, "again").await;
     database.append("quiet", "s", &[json!({})]).await;
-    eventually("others go on", async || {
+    eventually("other lanes continue", async || {
         (number(&database, "select coalesce(max(version), 0) from sandmill.streams where tenant = 'quiet'").await == 2
             && database.status(PLUGIN).await?.unread_events == 0)
             .then_some(())
     })
     .await;
     assert_eq!(database.resume_lanes(PLUGIN, None).await, LANES as u64);
-    let tried =
+    let retried =
         "select count(*) from sandmill.lane_checkpoints where state = 'blocked' and attempts = 2 and not resumed";
-    eventually("each was tried once more", async || (number(&database, tried).await == LANES).then_some(())).await;
+    eventually("each lane has retried once", async || (number(&database, retried).await == LANES).then_some(())).await;
     host.stop().await;
 }
 
@@ -86,22 +87,23 @@ async fn warnings_about_stops_count_against_their_tenants_log_volume() {
     stop_streams(&database, "loud", LANES, "no such order").await;
     let folder = plugins(&[PLUGIN]);
     let host = Process::start(&database, folder.path(), &["tenant-limits.log-kib-per-second=1"]);
-    eventually("all are blocked", async || {
+    eventually("all lanes are blocked", async || {
         (database.status(PLUGIN).await?.lanes_counted.blocked == LANES).then_some(())
     })
     .await;
-    let log = eventually("it says that lines were dropped", async || {
+    let log = eventually("the log reports dropped lines", async || {
         Some(host.log()).filter(|log| log.contains("log lines over tenant-limits.log-kib-per-second were dropped"))
     })
     .await;
     let lines = log.lines().filter(|line| line.contains("the lane is blocked")).count();
-    // Ten seconds' worth at once, and what comes in the meantime.
+    // A burst of ten seconds' volume, and what is added in the meantime.
     assert!((10..LANES as usize).contains(&lines), "{lines} lines");
 }
 
-/// A host looks for lanes that were resumed some times a second: what it reads for that must not grow with lanes that nobody resumed.
+/// A host looks for resumed lanes several times a second, so the cost must not grow with the number
+/// of blocked ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_look_for_resumed_lanes_reads_none_that_stand() {
+async fn the_search_for_resumed_lanes_reads_no_blocked_ones() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
     session
@@ -124,11 +126,11 @@ async fn a_look_for_resumed_lanes_reads_none_that_stand() {
         assert!(plan.to_string().contains("lane_checkpoints_resumed"), "{plan:#}");
         read.insert(round, most_rows(&plan[0]["Plan"]));
     }
-    // The second time it may pass the places in the index that the first one has left.
-    assert!(read["first"] == 2 && read["second"] <= 2, "rows that a step of the plan has read at most: {read:?}");
+    // The second search may pass dead index entries of the first one.
+    assert!(read["first"] == 2 && read["second"] <= 2, "the most rows that a step of the plan has read: {read:?}");
 }
 
-/// The most rows that a node of a plan has read, with those that it threw away.
+/// The most rows that a node of a plan has read, including those that it filtered out.
 fn most_rows(node: &Value) -> i64 {
     let of = |key: &str| node[key].as_f64().unwrap_or(0.0) as i64;
     let own = (of("Actual Rows") + of("Rows Removed by Filter") + of("Rows Removed by Index Recheck"))

@@ -1,5 +1,6 @@
-//! Many writers at once, beside a transaction that holds an xid from before the first append and never ends: nothing is lost, repeated or
-//! reordered, and nothing waits for it. A follower of positions must lose events here, or the writers prove nothing.
+//! Concurrent writers, with an open transaction that holds an xid from before the first append: no
+//! event is lost, repeated or reordered, and none waits for that transaction. A naive follower of
+//! positions must lose events here; otherwise the test proves nothing.
 
 use sandmill::{
     db::{Db, Session},
@@ -16,7 +17,7 @@ use sandmill_tests::{
 
 const WRITERS: usize = 8;
 
-/// Somebody's forgotten session.
+/// Opens a transaction that stays open.
 async fn hold_an_xid(db: &Db) -> Session {
     let session = db.connect("forgotten").await.unwrap();
     let sql = "set idle_in_transaction_session_timeout = 0; begin; select pg_current_xact_id()";
@@ -24,7 +25,7 @@ async fn hold_an_xid(db: &Db) -> Session {
     session
 }
 
-/// What everybody writes first: the highest position so far is the cursor.
+/// The obvious follower, whose cursor is the highest position so far.
 struct Naive {
     session: Session,
     last: i64,
@@ -42,9 +43,10 @@ impl Naive {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_follower_sees_every_event_once_where_a_naive_one_loses_some() {
+async fn a_follower_sees_every_event_once_while_a_naive_one_loses_some() {
     let mut random = Random::seeded();
-    // A few rounds at most: in each, hundreds of transactions end in another order than they drew their positions.
+    // A few rounds usually suffice: in each, hundreds of transactions commit in another order than
+    // they drew their positions.
     for _ in 0..5 {
         let database = database().await;
         let forgotten = hold_an_xid(&database.db).await;
@@ -60,10 +62,10 @@ async fn a_follower_sees_every_event_once_where_a_naive_one_loses_some() {
         let committed = writers.join().await;
         seen.extend(follower.rest(40).await);
         naive.read().await;
-        // All of this beside the transaction that is still open.
+        // The forgotten transaction is still open.
         assert_each_once(&seen, &committed);
         assert_streams_in_order(&seen);
-        assert!(live > 0, "it followed while the writers wrote");
+        assert!(live > 0, "the follower saw nothing while the writers ran");
         drop(forgotten);
         let lost = committed.len() - naive.seen.len();
         println!("{} events; the naive follower lost {lost}", committed.len());
@@ -79,7 +81,7 @@ async fn a_host_folds_every_event_once() {
     let mut random = Random::seeded();
     let database = database().await;
     let forgotten = hold_an_xid(&database.db).await;
-    // Pages small enough that differences are larger.
+    // Pages smaller than differences.
     let host = Host::start(&database, &["scripted", "plane-log"], &["processor.page-events=20"]);
     let writers = Writers::start(&database.db, &mut random, WRITERS, 80);
     assert!(!writers.join().await.is_empty());

@@ -1,7 +1,8 @@
-//! A database that dies under a living host, whole or session by session: documents are exactly what the log says afterwards.
+//! A database that crashes under a running host, as a whole or session by session: afterwards the
+//! documents match the log exactly.
 //!
-//! What a crash takes back was seen by the host, handled, and perhaps committed and acknowledged; the xids of all of it are given out again. So
-//! nothing that the host remembers from before may be used after it.
+//! A crash can take back events that the host has read, handled, and perhaps committed; their xids
+//! are assigned again. So the host must not use anything it remembers from before the crash.
 
 use std::sync::{
     Arc,
@@ -25,14 +26,14 @@ use sandmill_tests::{
 use serde_json::json;
 
 const PLUGINS: [&str; 2] = ["scripted", "plane-log"];
-/// Pages small enough that a crash comes between two of one difference as well.
+/// Pages so small that a crash also comes between two pages of one difference.
 const SETTINGS: [&str; 1] = ["processor.page-events=20"];
 
 /// A server whose commits do not wait for the disk, with a migrated database.
 async fn forgetful_server() -> (Embedded, Database) {
     let settings = [
         ("synchronous_commit", "off"),
-        // Room for what nobody writes to the disk any more.
+        // Room for everything that is no longer written to disk.
         ("wal_buffers", "64MB"),
         ("bgwriter_lru_maxpages", "0"),
         ("autovacuum", "off"),
@@ -45,7 +46,7 @@ async fn forgetful_server() -> (Embedded, Database) {
     (server, Database { db, address })
 }
 
-/// The process that writes to the disk what was committed without waiting for it.
+/// The process that writes asynchronous commits to disk.
 struct WalWriter(Pid);
 
 impl WalWriter {
@@ -58,12 +59,13 @@ impl WalWriter {
         .await
     }
 
-    /// From here on commits are in memory alone, unless somebody insists.
+    /// Stops the process, so that asynchronous commits stay in memory.
     fn freeze(&self) {
         kill_process(self.0, Signal::STOP).unwrap();
     }
 
-    /// The server takes the death of any of its processes as a crash: it cuts all sessions, forgets its memory, and recovers.
+    /// Kills the process. The server treats that as a crash: it ends all sessions, drops its
+    /// memory, and recovers.
     fn kill(self) {
         kill_process(self.0, Signal::KILL).unwrap();
     }
@@ -74,27 +76,27 @@ async fn connect(db: &Db) -> Session {
     eventually("the server is back", async || db.connect("test").await.ok()).await
 }
 
-/// How many of these events, whose commit was acknowledged, are not there any more.
+/// The number of these acknowledged events that no longer exist.
 async fn lost(session: &Session, acknowledged: &[String]) -> usize {
     let sql = "select count(*) from sandmill.events where id = any ($1)";
     let there: i64 = session.query_one(sql, &[&acknowledged]).await.unwrap().get(0);
     acknowledged.len() - there as usize
 }
 
-/// Events that the host has folded, as far as it committed them.
+/// The number of events that the host has folded and committed.
 async fn folded(session: &Session) -> Option<i64> {
     let sql = "select sum((data->>'count')::bigint)::bigint from public.scripted_log";
     session.query_one(sql, &[]).await.ok()?.get(0)
 }
 
-/// Waits until so many more events are folded than the log has now.
+/// Waits until that many more events are folded than the log has now.
 async fn until_more_is_folded(session: &Session, events: i64) {
     let there: i64 = session.query_one("select count(*) from sandmill.events", &[]).await.unwrap().get(0);
-    eventually("the host goes on", async || folded(session).await.filter(|now| *now >= there + events)).await;
+    eventually("the host continues", async || folded(session).await.filter(|now| *now >= there + events)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_crash_took_back_is_forgotten() {
+async fn events_that_a_crash_took_back_are_not_in_the_documents() {
     let mut random = Random::seeded();
     let (server, database) = forgetful_server().await;
     let host = Host::start(&database, &PLUGINS, &SETTINGS);
@@ -108,7 +110,7 @@ async fn what_a_crash_took_back_is_forgotten() {
         wal_writer.kill();
         eventually("the server is down", async || session.batch_execute("").await.err()).await;
         if round % 2 == 1 {
-            // Gone for a while, where it otherwise comes back at once.
+            // Down for a while, instead of restarting at once.
             server.crash().await.unwrap();
             server.start_again().await.unwrap();
         }
@@ -116,19 +118,19 @@ async fn what_a_crash_took_back_is_forgotten() {
     let session = connect(&database.db).await;
     until_more_is_folded(&session, 100).await;
     let acknowledged = writers.stop().await;
-    // Their xids were the next to be given out again.
+    // Their xids were assigned again.
     let lost = lost(&session, &acknowledged).await;
     println!("{lost} of {} committed events were lost", acknowledged.len());
-    assert!(lost > 0, "these crashes took nothing back and prove nothing");
+    assert!(lost > 0, "the crashes took no event back, so they prove nothing");
     until_folded(&database).await;
     host.stop().await;
     assert_scripted_log(&database, "true").await;
     assert_plane_log(&database).await;
 }
 
-/// The term that read it holds no connection while it works, so none that is lost ends it.
+/// The term that read the event holds no connection while it works, so no lost connection ends it.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_read_before_a_crash_is_not_committed_on_a_connection_that_is_opened_after_it() {
+async fn events_read_before_a_crash_are_not_committed_on_a_connection_opened_after_it() {
     let (_server, database) = forgetful_server().await;
     let (hold, begun) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicBool::new(false)));
     let folding = Folding::after({
@@ -140,12 +142,12 @@ async fn what_was_read_before_a_crash_is_not_committed_on_a_connection_that_is_o
             }
         }
     });
-    // While one page is handled no other is read.
+    // No further page is read while one is being handled.
     let host = NativeHost::start(&database, folding, &["processor.pages-ahead=1"]).await;
     database.append("acme", "s", &[json!({})]).await;
     let session = connect(&database.db).await;
     eventually("the first event is folded", async || folded(&session).await.filter(|events| *events == 1)).await;
-    // What comes before the crash is the same after it.
+    // Everything up to here survives the crash.
     session.batch_execute("checkpoint").await.unwrap();
     let wal_writer = WalWriter::find(&session).await;
     wal_writer.freeze();
@@ -158,7 +160,7 @@ async fn what_was_read_before_a_crash_is_not_committed_on_a_connection_that_is_o
     assert_eq!(
         session.query_one(count, &[]).await.unwrap().get::<_, i64>(0),
         0,
-        "the crash took nothing back and proves nothing"
+        "the crash took no event back, so it proves nothing"
     );
     hold.store(false, Relaxed);
     database.append("held", "s", &[json!({})]).await;
@@ -168,7 +170,7 @@ async fn what_was_read_before_a_crash_is_not_committed_on_a_connection_that_is_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_are_ended_at_random_a_hundred_times_cost_nothing_but_time() {
+async fn a_hundred_randomly_ended_sessions_only_delay_the_host() {
     let mut random = Random::seeded();
     let database = database().await;
     let host = Host::start(&database, &PLUGINS, &SETTINGS);

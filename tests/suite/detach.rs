@@ -1,4 +1,4 @@
-//! A lane that is too slow for what it gets: left behind by itself, and one with the others again once it is fast.
+//! A slow lane: it is left behind alone, and rejoins the tail once it is fast again.
 
 use std::{
     sync::{
@@ -17,14 +17,14 @@ use sandmill_tests::{
 };
 use serde_json::json;
 
-/// What an event of the slow tenant takes.
+/// Time per event of the slow tenant.
 const EVENT: Duration = Duration::from_millis(5);
-/// So much is kept waiting for it.
+/// Events that are kept pending for it.
 const BACKLOG: i64 = 2_000;
-/// A queue that holds a fraction of that, some seventy events.
+/// A queue for a fraction of these, some seventy events.
 const SETTINGS: [&str; 2] = ["processor.page-events=100", "processor.lane-queue-kib=16"];
 
-/// Events of tenants in the log, and as counted in documents.
+/// Numbers of events of tenants: in the log, and as counted in documents.
 async fn counts(session: &Session, tenants: &str) -> (i64, i64) {
     let sql = format!(
         "select (select count(*) from sandmill.events where tenant {tenants}),
@@ -34,7 +34,7 @@ async fn counts(session: &Session, tenants: &str) -> (i64, i64) {
     (row.get(0), row.get(1))
 }
 
-/// Keeps a backlog for the tenant `slow` as long as it is slow, and events coming for it all the time.
+/// Keeps a backlog for the tenant `slow` while it is slow, and appends events for it all the time.
 async fn keep_busy(database: Database, done: Arc<AtomicBool>) -> i64 {
     let session = database.db.connect("test").await.unwrap();
     let mut appended = 0;
@@ -48,8 +48,8 @@ async fn keep_busy(database: Database, done: Arc<AtomicBool>) -> i64 {
     appended
 }
 
-/// Whether the slow lane was left behind and has read the log since. A session for lanes is readied before a term leaves anybody behind, and shows since then
-/// the last statement that it was readied with, which is another.
+/// Whether the slow lane was left behind and has read the log since then. The session that reads
+/// the log for lanes is opened earlier, but shows another statement until its first read.
 async fn reads_for_itself(database: &Database, session: &Session) -> bool {
     let sql = "select count(*) from pg_stat_activity
                where datname = current_database() and application_name = 'sandmill lanes scripted'
@@ -59,7 +59,7 @@ async fn reads_for_itself(database: &Database, session: &Session) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_lane_is_left_behind_and_comes_back_while_events_arrive() {
+async fn a_slow_lane_is_left_behind_and_rejoins_while_events_arrive() {
     let database = database().await;
     let slow = Arc::new(AtomicBool::new(true));
     let folding = Folding::after({
@@ -76,23 +76,22 @@ async fn a_slow_lane_is_left_behind_and_comes_back_while_events_arrive() {
     let busy = tokio::spawn(keep_busy(database.clone(), done.clone()));
 
     let session = database.db.connect("test").await.unwrap();
-    eventually("the slow lane reads for itself", async || reads_for_itself(&database, &session).await.then_some(()))
-        .await;
+    eventually("the slow lane reads the log", async || reads_for_itself(&database, &session).await.then_some(())).await;
     let mut progress = 0;
     for round in 0..10 {
         for tenant in 0..8 {
             database.append(&format!("quick-{tenant}"), "s", &vec![json!({}); 10]).await;
         }
-        eventually("the others have everything", async || {
+        eventually("the other lanes have handled everything", async || {
             let (there, counted) = counts(&session, "<> 'slow'").await;
             (there == counted).then_some(())
         })
         .await;
         let (there, counted) = counts(&session, "= 'slow'").await;
-        assert!(there > counted, "round {round}: the slow tenant still has a backlog");
+        assert!(there > counted, "round {round}: the slow tenant has no backlog");
         let behind = database.lanes_behind("scripted").await;
         assert!(behind.contains(&"slow catching-up".to_string()), "round {round}: {behind:?}");
-        // It is behind and yet moves.
+        // It is behind, but moves.
         eventually("the slow lane moves", async || {
             let counted = counts(&session, "= 'slow'").await.1;
             (counted > progress).then(|| progress = counted)
@@ -101,11 +100,11 @@ async fn a_slow_lane_is_left_behind_and_comes_back_while_events_arrive() {
     }
 
     slow.store(false, Relaxed);
-    eventually("the slow lane is one with the tail", async || {
+    eventually("the slow lane has rejoined the tail", async || {
         database.lanes_behind("scripted").await.is_empty().then_some(())
     })
     .await;
-    assert!(!busy.is_finished(), "events still arrive for it");
+    assert!(!busy.is_finished(), "events no longer arrive for it");
     done.store(true, Relaxed);
     assert!(busy.await.unwrap() > 0);
     until_counted(&database, &["scripted_log"]).await;

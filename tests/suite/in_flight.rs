@@ -1,8 +1,11 @@
-// The tracker of pages and lane checkpoints against a model of the log and the database: no database, no clock, every interleaving.
+// The in-flight tracker, checked against a model of the log and the database: no database, no
+// clock, and random interleavings.
 //
-// The model has transactions that begin, append, commit or roll back in any order, and so snapshots with gaps; a source that reads differences
-// between them as the real one does; and a database that holds a cursor, lane checkpoints and what each lane has handled. After every
-// commit each lane must have handled exactly the events that its row, or else the cursor, covers, each stream in order.
+// The model has transactions that begin, append, commit or roll back in any order, and so snapshots
+// with gaps. Its source reads differences between snapshots as the real one does. Its database
+// holds a cursor, lane checkpoints and the events that each lane has handled. After every commit
+// each lane must have handled exactly the events that its row, or else the cursor, covers, and each
+// stream in order.
 
 use std::{
     collections::BTreeMap,
@@ -28,19 +31,19 @@ use sandmill::{
 mod log;
 mod world;
 
-use log::{LANES, lane, tenant};
+use log::{FIRST, SECOND, THIRD, lane, tenant};
 use world::{BOUNDS, Handled, PAUSING, SHEDDING, World};
 
-/// A lane that is watched comes back to the tail and gets more than one event at once there: none of them is blamed for another.
+/// A restricted lane that rejoins the tail gets several events at once there. No event is blamed
+/// for another one.
 #[test]
-fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
+fn a_restricted_lane_blocks_only_at_an_event_that_was_refused_alone() {
     let mut world = World::new();
-    // One event of the first lane, refused.
-    world.log.begin(0);
+    world.log.begin([(FIRST, 0)], 0);
     world.poison.insert(1);
     world.settle();
     world.cure();
-    // It handles that event, and then reads that there is no other.
+    // It handles that event, and then an empty reading.
     for events in [1, 0] {
         let reading = world.host.in_flight.next_reading(world.now, 9, |_| false).unwrap();
         world.begin_reading(reading, false);
@@ -51,23 +54,23 @@ fn a_lane_that_is_watched_is_blamed_for_one_event_alone() {
             assert!(world.commit());
         }
     }
-    // Three more in one page, the last refused.
-    world.append(2);
+    // Three more events in one page, the last refused.
+    world.append(FIRST, 3);
     world.poison.insert(4);
     world.dispatch(9);
     world.run();
     world.settle();
 }
 
-/// Another processor handles the event that stopped it.
+/// Another processor handles the event that stopped the lane.
 #[test]
-fn a_lane_that_fails_while_it_is_replaced_waits_for_that_and_for_no_person() {
+fn a_lane_that_fails_while_it_is_replaced_is_paused_instead_of_blocked() {
     let mut world = World::new();
-    world.append(0);
+    world.append(FIRST, 1);
     world.dispatch(9);
     world.start();
     let replaced = Reason::new("replaced", "by another processor");
-    let pause = Pause { tenant: Some(tenant(0).as_shared()), key: None, reason: replaced.clone() };
+    let pause = Pause { tenant: Some(tenant(FIRST).as_shared()), key: None, reason: replaced.clone() };
     world.host.in_flight.pause(vec![pause]);
     let (blocked, now) = (Ending::Stopped(LaneState::Blocked(Reason::new("trap", "for a test"))), world.now);
     world.host.finish(0, 0, blocked, now);
@@ -77,13 +80,12 @@ fn a_lane_that_fails_while_it_is_replaced_waits_for_that_and_for_no_person() {
     assert_eq!(states, [&LaneState::Paused(replaced)]);
 }
 
-/// Lanes behind take turns in reading, however much the first of them has to read.
+/// The number of events that the first lane has to read does not matter.
 #[test]
-fn lanes_behind_take_turns() {
+fn lanes_behind_take_turns_in_reading() {
     let mut world = World::new();
-    // Three events of the first lane and one of the second, refused until somebody sees to it.
-    world.log.begin(2);
-    world.log.begin(1 << 3);
+    world.log.begin([(FIRST, 0); 3], 0);
+    world.log.begin([(SECOND, 0)], 0);
     world.poison.extend([1, 4]);
     world.settle();
     world.cure();
@@ -100,18 +102,15 @@ fn lanes_behind_take_turns() {
     assert_eq!(turns, ["lane0", "lane1", "lane0", "lane1"]);
 }
 
-/// A commit takes as much as it may, and what found no room begins the next one, however much the first lanes have again by then.
+/// The next commit begins with the lane that found no room, even if earlier lanes have new results.
 #[test]
-fn what_finds_no_room_in_a_commit_begins_the_next() {
-    // What makes the log append three events to one lane.
-    let three =
-        |lane: usize| (0..).find(|r: &u32| r % 3 == 2 && (0..3).all(|i| (r >> (3 + 5 * i)) as usize % LANES == lane));
+fn a_lane_without_room_in_a_commit_begins_the_next_one() {
     let mut world = World::new();
     let mut commits = Vec::new();
     for _ in 0..4 {
         // Two lanes' events are more than a commit takes.
-        for lane in 0..3 {
-            world.log.begin(three(lane).unwrap());
+        for lane in [FIRST, SECOND, THIRD] {
+            world.log.begin([(lane, 0); 3], 0);
         }
         while world.log.transactions.iter().any(|t| t.running) {
             world.log.end(0, true);
@@ -129,13 +128,12 @@ fn what_finds_no_room_in_a_commit_begins_the_next() {
     world.settle();
 }
 
-/// Pages are read ahead: whom only later ones concern is none of an earlier one's business.
+/// A page that is committed before a later one leaves lanes of the later one alone.
 #[test]
 fn a_lane_of_a_later_page_is_not_left_behind_by_an_earlier_one() {
     let mut world = World::new();
-    // An event of the first lane in each of two pages, and one of the second in a third.
-    for random in [0, 0, 9] {
-        world.append(random);
+    for lane in [FIRST, FIRST, SECOND] {
+        world.append(lane, 1);
         world.dispatch(9);
     }
     let (key, work) = world.host.in_flight.start(|_| None).unwrap();
@@ -147,13 +145,12 @@ fn a_lane_of_a_later_page_is_not_left_behind_by_an_earlier_one() {
     world.settle();
 }
 
-/// All events are one tenant's: what the open pages hold is not too much for its lane, whatever one that is left behind may keep.
+/// Only a lane with a row is detached for the size of its queue: open pages are bounded anyway.
 #[test]
-fn a_lane_that_keeps_up_is_not_sent_to_read_for_itself() {
+fn a_lane_that_keeps_up_is_not_detached() {
     let mut world = World::new();
     for _ in 0..4 {
-        // An event of the first lane that weighs a third of what a lane may keep.
-        world.append(99);
+        world.append_large(FIRST);
         world.dispatch(9);
     }
     while world.host.in_flight.pages_open() > 0 {
@@ -164,13 +161,12 @@ fn a_lane_that_keeps_up_is_not_sent_to_read_for_itself() {
     }
 }
 
-/// A slow lane may be all that a page concerns: those of later pages wait for it no longer than for one of their own.
+/// Lanes of a later page wait for the slow lane no longer than for one in their own page.
 #[test]
-fn a_slow_lane_alone_in_its_page_holds_nobody_up() {
+fn a_slow_lane_alone_in_its_page_does_not_delay_later_pages() {
     let mut world = World::new();
-    // An event of the first lane, and in the next page one of the second.
-    for random in [0, 9] {
-        world.append(random);
+    for lane in [FIRST, SECOND] {
+        world.append(lane, 1);
         world.dispatch(9);
     }
     for _ in 0..2 {
@@ -179,23 +175,21 @@ fn a_slow_lane_alone_in_its_page_holds_nobody_up() {
     world.host.finish(1, usize::MAX, Ending::Handled, world.now);
     let patience = Duration::from_millis(3);
     world.plan(patience, false);
-    assert!(!world.commit(), "it waits as long as it may");
+    assert!(!world.commit(), "patience has not ended");
     world.now += patience;
     world.plan(patience, false);
     assert!(world.commit());
     let behind: Vec<String> = world.database.rows.keys().map(|key| key.tenant.to_string()).collect();
     assert_eq!(behind, ["lane0"]);
-    assert_eq!(world.database.handled[&lane(&tenant(1))], [2]);
+    assert_eq!(world.database.handled[&lane(&tenant(SECOND))], [2]);
 }
 
-/// Where all lanes that run wait for a commit it is made at once, however patient it is with
-/// others.
+/// A commit is made at once if all running lanes wait for one, no matter how much patience is left.
 #[test]
 fn lanes_that_wait_for_a_commit_are_left_behind_by_it() {
     let mut world = World::new();
-    // An event of each of three lanes.
-    for random in [0, 9, 18] {
-        world.append(random);
+    for lane in [FIRST, SECOND, THIRD] {
+        world.append(lane, 1);
     }
     world.dispatch(9);
     for _ in 0..3 {
@@ -203,10 +197,10 @@ fn lanes_that_wait_for_a_commit_are_left_behind_by_it() {
     }
     let patience = Duration::from_secs(9);
     world.plan_while(3, patience, false);
-    assert!(!world.commit(), "a commit of nothing would not help them");
+    assert!(!world.commit(), "there is nothing to commit yet");
     world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     world.plan_while(1, patience, false);
-    assert!(!world.commit(), "one of two may end without it");
+    assert!(!world.commit(), "one of the two lanes may still finish");
     world.plan_while(2, patience, false);
     assert!(world.commit());
     assert_eq!((world.database.handled.len(), world.database.rows.len()), (1, 2));
@@ -217,13 +211,12 @@ fn lanes_that_wait_for_a_commit_are_left_behind_by_it() {
     assert_eq!((world.database.handled.len(), world.database.rows.len()), (3, 0));
 }
 
-/// What waits for its commit is counted every time, also where it says the same documents anew.
+/// Uncommitted results count each time, even if they change the same documents again.
 #[test]
-fn nothing_starts_while_too_much_waits_for_its_commit() {
+fn nothing_starts_while_too_many_results_are_uncommitted() {
     let mut world = World::new();
     for _ in 0..4 {
-        // Three events of the first lane.
-        world.append(2);
+        world.append(FIRST, 3);
         world.dispatch(9);
     }
     let mut started = 0;
@@ -234,39 +227,40 @@ fn nothing_starts_while_too_much_waits_for_its_commit() {
     }
     assert_eq!(started, 3);
     world.plan(Duration::ZERO, false);
-    assert!(world.host.in_flight.start(|_| None).is_none(), "a commit on its way still holds it");
+    assert!(world.host.in_flight.start(|_| None).is_none(), "results in a commit under way still count");
     assert!(world.commit());
     assert!(world.host.in_flight.start(|_| None).is_some());
 }
 
-/// A lane that is told to wait while it works: its row says so once what ran is committed, and is not moved on by it.
+/// The row has the pause once the running work is committed, and the commit does not resume the
+/// lane.
 #[test]
 fn a_lane_that_is_paused_while_it_works_stays_paused() {
-    let pause = |world: &mut World, told: bool| world.host.pause(told.then(|| tenant(0)));
+    let pause = |world: &mut World, paused: bool| world.host.pause(paused.then(|| tenant(FIRST)));
     let mut world = World::new();
-    world.append(2);
+    world.append(FIRST, 3);
     world.dispatch(9);
     world.start();
     pause(&mut world, true);
-    assert_eq!(world.host.in_flight.rows_to_come(), 1, "the database does not know of it");
+    assert_eq!(world.host.in_flight.rows_pending(), 1, "the pause is not stored yet");
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    let state = |world: &World| world.database.rows[&lane(&tenant(0))].state.clone();
-    assert_eq!(state(&world), LaneState::CatchingUp, "it still works");
+    let state = |world: &World| world.database.rows[&lane(&tenant(FIRST))].state.clone();
+    assert_eq!(state(&world), LaneState::CatchingUp, "its work has not ended");
     world.host.finish(0, 1, Ending::Handled, world.now);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
     assert!(matches!(state(&world), LaneState::Paused(_)), "{:?}", state(&world));
-    assert_eq!(world.database.handled[&lane(&tenant(0))].len(), 1);
+    assert_eq!(world.database.handled[&lane(&tenant(FIRST))].len(), 1);
     assert!(world.host.in_flight.next_reading(world.now, 9, |_| false).is_none());
 
-    // It goes on when nobody tells it to wait any more, also if its row was written after a person had decided that.
+    // It continues when the pause is lifted, even if its row was written after that.
     pause(&mut world, false);
     world.settle();
     assert_eq!(world.database.rows, BTreeMap::new());
 
-    // And one that is let go before its work has ended never waits.
-    world.append(2);
+    // A pause that is lifted before the work has ended is never stored.
+    world.append(FIRST, 3);
     world.dispatch(9);
     world.start();
     pause(&mut world, true);
@@ -278,62 +272,62 @@ fn a_lane_that_is_paused_while_it_works_stays_paused() {
     world.settle();
 }
 
-/// A lane that a person or a new version lets go on waits all the same while a pause holds it, and goes on when that is lifted.
+/// A person or a new version resumes the lane, but it continues only when its pause is lifted.
 #[test]
-fn a_lane_that_is_let_go_on_still_waits_for_its_pause() {
+fn a_resumed_lane_still_waits_for_its_pause() {
     let mut world = World::new();
-    world.append(2);
+    world.append(FIRST, 3);
     world.dispatch(9);
     world.start();
     world.host.finish(0, 0, Ending::Stopped(LaneState::Blocked(Reason::new("test", "stopped"))), world.now);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    world.host.pause(Some(tenant(0)));
+    world.host.pause(Some(tenant(FIRST)));
     let resume = |world: &mut World| {
-        world.database.rows.get_mut(&lane(&tenant(0))).unwrap().state = LaneState::CatchingUp;
-        world.host.in_flight.resume(&lane(&tenant(0)));
+        world.database.rows.get_mut(&lane(&tenant(FIRST))).unwrap().state = LaneState::CatchingUp;
+        world.host.in_flight.resume(&lane(&tenant(FIRST)));
     };
     for _ in 0..2 {
         resume(&mut world);
         assert!(world.host.in_flight.next_reading(world.now, 9, |_| false).is_none());
         world.plan(Duration::ZERO, true);
         assert!(world.commit());
-        let state = &world.database.rows[&lane(&tenant(0))].state;
-        assert!(matches!(state, LaneState::Paused(_)), "its row says why: {state:?}");
-        // The settings are looked at again and again.
-        world.host.pause(Some(tenant(0)));
+        let state = &world.database.rows[&lane(&tenant(FIRST))].state;
+        assert!(matches!(state, LaneState::Paused(_)), "its row has the pause: {state:?}");
+        // The pauses are applied again and again.
+        world.host.pause(Some(tenant(FIRST)));
     }
-    assert_eq!(world.database.handled.get(&lane(&tenant(0))), None);
+    assert_eq!(world.database.handled.get(&lane(&tenant(FIRST))), None);
     world.settle();
-    assert_eq!(world.database.handled[&lane(&tenant(0))].len(), 3);
+    assert_eq!(world.database.handled[&lane(&tenant(FIRST))].len(), 3);
 }
 
-/// A lane that is told to wait while it reads: what it reads then leads to nothing, though its row said that it waits before the reading ended.
+/// The events of a reading under way are dropped, even if the row has the pause before it ends.
 #[test]
 fn a_lane_that_is_paused_while_it_reads_stays_paused() {
     let mut world = World::new();
     leave_the_first_behind(&mut world);
     let reading = world.host.in_flight.next_reading(world.now, 1, |_| false).unwrap();
     world.begin_reading(reading, false);
-    world.host.pause(Some(tenant(0)));
+    world.host.pause(Some(tenant(FIRST)));
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
     while !world.host.read(0, &world.log) {}
     assert!(world.host.in_flight.start(|_| None).is_none());
-    let state = &world.database.rows[&lane(&tenant(0))].state;
+    let state = &world.database.rows[&lane(&tenant(FIRST))].state;
     assert!(matches!(state, LaneState::Paused(_)), "{state:?}");
     world.settle();
     assert_eq!(world.database.rows, BTreeMap::new());
 }
 
-/// With the same events and the same slow lane: sent away where lanes are detached, kept and full where they are not.
+/// The same events and the same slow lane lead to either, depending on the bounds.
 #[test]
-fn a_full_lane_is_detached_or_holds_the_page() {
+fn a_full_lane_is_detached_or_prevents_further_pages() {
     for bounds in [BOUNDS, PAUSING] {
         let mut world = World::bounded(bounds);
-        // An event of each of the first two lanes; the first does not come to its end, and is left behind.
-        for random in [0, 9] {
-            world.append(random);
+        // The first lane does not finish, and is left behind.
+        for lane in [FIRST, SECOND] {
+            world.append(lane, 1);
         }
         world.dispatch(9);
         for _ in 0..2 {
@@ -343,39 +337,39 @@ fn a_full_lane_is_detached_or_holds_the_page() {
         world.plan(Duration::ZERO, true);
         assert!(world.commit());
         let mut appended = 1;
-        while world.host.in_flight.full().is_none() && !world.host.in_flight.is_detached(&lane(&tenant(0))) {
-            // An event of the first lane that weighs a third of what a lane may keep.
-            world.append(99);
+        while world.host.in_flight.full().is_none() && !world.host.in_flight.is_detached(&lane(&tenant(FIRST))) {
+            world.append_large(FIRST);
             world.dispatch(9);
             appended += 1;
             world.plan(Duration::ZERO, true);
             world.commit();
             assert!(appended < 20);
         }
-        let detached = world.host.in_flight.is_detached(&lane(&tenant(0)));
+        let detached = world.host.in_flight.is_detached(&lane(&tenant(FIRST)));
         assert_eq!(detached, bounds.detaches, "after {appended} events");
         assert_eq!(world.host.in_flight.full().is_some(), !bounds.detaches);
         world.host.finish(0, usize::MAX, Ending::Handled, world.now);
         world.settle();
-        assert_eq!(world.database.handled[&lane(&tenant(0))].len(), appended);
+        assert_eq!(world.database.handled[&lane(&tenant(FIRST))].len(), appended);
     }
 }
 
-/// What a jump skips is of those lanes alone that have nothing left to do: one that works reads for itself, and handles it or skips it then.
+/// A lane that still works is detached instead, and reads the log to handle or shed the events
+/// later.
 #[test]
-fn a_leap_is_for_lanes_that_have_nothing_to_do() {
+fn a_jump_sheds_only_events_of_idle_lanes() {
     let mut world = World::bounded(SHEDDING);
-    // Three events of the first lane, of which it works on; and then one of each of the first two.
-    world.append(2);
+    // The first lane still works on three events when the jump passes one of each lane.
+    world.append(FIRST, 3);
     world.dispatch(9);
     world.start();
-    for random in [0, 9] {
-        world.append(random);
+    for lane in [FIRST, SECOND] {
+        world.append(lane, 1);
     }
     world.jump(1);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    assert_eq!(world.database.shed.keys().cloned().collect::<Vec<_>>(), [lane(&tenant(1))]);
+    assert_eq!(world.database.shed.keys().cloned().collect::<Vec<_>>(), [lane(&tenant(SECOND))]);
     world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
@@ -384,21 +378,21 @@ fn a_leap_is_for_lanes_that_have_nothing_to_do() {
     while !world.host.read(0, &world.log) {}
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    assert_eq!(world.database.shed[&lane(&tenant(0))].len(), 1);
+    assert_eq!(world.database.shed[&lane(&tenant(FIRST))].len(), 1);
     assert_eq!(world.database.rows, BTreeMap::new());
     world.settle();
 }
 
-/// An event as the model's log has it.
+/// An event of the model's log.
 fn first_event() -> Arc<Event> {
     let mut world = World::new();
-    world.append(0);
+    world.append(FIRST, 1);
     world.log.committed()[0].1.clone()
 }
 
-/// The first lane is left behind before an event, and reads for itself when `world.now` says so.
+/// Leaves the first lane behind before an event. It is due to read at `world.now`.
 fn leave_the_first_behind(world: &mut World) {
-    world.append(0);
+    world.append(FIRST, 1);
     world.dispatch(9);
     world.start();
     let state = LaneState::Retrying { at: world.now, reason: Reason::new("test", "stopped") };
@@ -408,17 +402,18 @@ fn leave_the_first_behind(world: &mut World) {
     assert_eq!(world.database.rows.len(), 1);
 }
 
-/// What a lane skipped may be so much that nothing begins before its commit, which then waits for nobody either.
+/// Shed events may weigh so much that nothing starts before their commit. That commit must not wait
+/// for lanes that cannot start.
 #[test]
 fn a_commit_does_not_wait_for_lanes_that_wait_for_it() {
     let mut world = World::bounded(SHEDDING);
     leave_the_first_behind(&mut world);
-    // Nine events more of the first lane, which it skips; and one of the second, which has to wait for the commit of that.
+    // The first lane sheds nine events, and the event of the second waits for their commit.
     for _ in 0..3 {
-        world.append(2);
+        world.append(FIRST, 3);
         world.dispatch(9);
     }
-    world.append(9);
+    world.append(SECOND, 1);
     world.dispatch(9);
     let reading = world.host.in_flight.next_reading(world.now, 9, |_| false).unwrap();
     world.begin_reading(reading, true);
@@ -427,44 +422,47 @@ fn a_commit_does_not_wait_for_lanes_that_wait_for_it() {
     world.plan(Duration::from_secs(9), false);
     assert!(world.commit());
     world.settle();
-    assert_eq!(world.database.handled[&lane(&tenant(1))].len(), 1);
+    assert_eq!(world.database.handled[&lane(&tenant(SECOND))].len(), 1);
 }
 
-/// A lane that is told to wait when a later page of it waits for its commit: that commit does not make it go on.
+/// The lane is paused while results of a later page wait. Their commit stores the pause, and does
+/// not resume the lane.
 #[test]
-fn a_stop_is_told_with_the_last_of_what_was_finished() {
+fn a_pause_is_stored_with_the_last_finished_results() {
     let mut world = World::new();
-    // An event of the second lane, which is slow, and in the next page one of the first.
-    for random in [9, 0] {
-        world.append(random);
+    // The second lane is slow; the first has an event in the next page.
+    for lane in [SECOND, FIRST] {
+        world.append(lane, 1);
         world.dispatch(9);
     }
     for _ in 0..2 {
         world.start();
     }
     world.host.finish(1, usize::MAX, Ending::Handled, world.now);
-    let pause = Pause { tenant: Some(tenant(0).as_shared()), key: None, reason: Reason::new("paused", "by a test") };
+    let pause =
+        Pause { tenant: Some(tenant(FIRST).as_shared()), key: None, reason: Reason::new("paused", "by a test") };
     world.host.in_flight.pause(vec![pause]);
     world.plan(Duration::from_secs(9), false);
     world.commit();
     world.host.finish(0, usize::MAX, Ending::Handled, world.now);
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    let row = &world.database.rows[&lane(&tenant(0))];
+    let row = &world.database.rows[&lane(&tenant(FIRST))];
     assert!(matches!(row.state, LaneState::Paused(_)), "{row:?}");
     world.settle();
 }
 
-/// Whoever asks for too much while it reads what it is behind by comes to handle that: sent away again each time, it never would.
+/// Otherwise a lane that exceeds its share could be detached again after each reading, and never
+/// move.
 #[test]
-fn a_lane_that_reads_for_itself_is_not_sent_away_before_it_has_handled_any_of_it() {
+fn a_lane_is_not_detached_again_before_it_has_handled_what_it_read() {
     let mut world = World::new();
     leave_the_first_behind(&mut world);
     let reading = world.host.in_flight.next_reading(world.now, 9, |_| false).unwrap();
     world.begin_reading(reading, false);
-    world.over = true;
+    world.exceeds_share = true;
     for _ in 0..2 {
-        world.append(0);
+        world.append(FIRST, 1);
         world.dispatch(9);
     }
     while !world.host.read(0, &world.log) {}
@@ -473,13 +471,13 @@ fn a_lane_that_reads_for_itself_is_not_sent_away_before_it_has_handled_any_of_it
     }
     world.plan(Duration::ZERO, true);
     assert!(world.commit());
-    assert_eq!(world.database.handled[&lane(&tenant(0))].len(), 3);
+    assert_eq!(world.database.handled[&lane(&tenant(FIRST))].len(), 3);
     assert_eq!(world.database.rows, BTreeMap::new());
 }
 
-/// However many lanes stand, pages, commits and readings of others walk over none of them, and events of theirs are kept nowhere.
+/// Pages, commits and readings of other lanes visit none of them, and keep none of their events.
 #[test]
-fn lanes_that_stand_cost_no_step_of_the_book_anything() {
+fn blocked_lanes_cost_no_step_of_the_tracker_anything() {
     const BLOCKED: usize = 5_000;
     let lane = |n: usize| LaneKey { tenant: tenant(n % 7), key: format!("{n}").into() };
     let progress: Progress = "9:9:||".parse().unwrap();
@@ -488,10 +486,10 @@ fn lanes_that_stand_cost_no_step_of_the_book_anything() {
         InFlight::new(progress.clone(), (0..BLOCKED).map(|n| (lane(n), row())), BOUNDS);
     assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((BLOCKED, BLOCKED), 0));
     let now = SystemTime::UNIX_EPOCH;
-    assert!(in_flight.next_reading(now, 9, |_| panic!("nobody asks for any of them")).is_none());
+    assert!(in_flight.next_reading(now, 9, |_| panic!("no blocked lane is visited")).is_none());
     assert_eq!((in_flight.ready(now), in_flight.next_due(), in_flight.is_busy()), (None, None, false));
 
-    // An event of each of them and of one more.
+    // One event of each of them, and of one more lane.
     let event =
         |n: usize| Event { position: n as i64 + 1, stream: format!("{n}").into(), ..Event::clone(&first_event()) };
     let events: Vec<Arc<Event>> =
@@ -509,7 +507,7 @@ fn lanes_that_stand_cost_no_step_of_the_book_anything() {
     in_flight.committed(plan);
     assert_eq!((in_flight.rows_counted(), in_flight.lanes_active()), ((BLOCKED, BLOCKED), 0));
 
-    // One of them is resumed, and does what a lane behind does; the others still stand.
+    // One of them is resumed and reads; the others stay blocked.
     in_flight.resume(&lane(17));
     let reading = in_flight.next_reading(now, 9, |_| false).unwrap();
     assert_eq!(
@@ -532,7 +530,7 @@ proptest! {
             world.step(op);
         }
         world.settle();
-        // Lanes that the database refused are watched with care for a while.
+        // Lanes whose results were refused are restricted for a while.
         world.cure();
         for op in after {
             world.step(op);

@@ -1,4 +1,4 @@
-// A host that dies: whatever is killed, whenever, documents and cursor stay one.
+// A host that is killed: documents and cursor stay consistent, no matter at which step it dies.
 
 use std::process::{Child, Stdio};
 
@@ -10,7 +10,8 @@ use sandmill_tests::{
 
 use crate::flights::{assert_routes, import, slice};
 
-/// Pages small enough that a slice of flights takes many of them, also where they are four times as large for a processor that is behind.
+/// Pages so small that a slice of flights takes many of them, even four times as large for a
+/// processor that is behind.
 const SMALL_PAGES: &str = "processor.page-events=60";
 
 fn run(database: &Database, folder: &std::path::Path, failpoint: Option<&str>) -> std::process::Command {
@@ -30,20 +31,20 @@ async fn output(mut command: std::process::Command) -> std::process::Output {
     tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
 }
 
-/// What `status` would call handled, told by the cursor: it changes with every committed page.
+/// The progress of all processors, which changes with every committed page.
 async fn cursors(database: &Database) -> Vec<String> {
     let session = database.db.connect("test").await.unwrap();
     let rows = session
         .query("select processor || ' ' || progress from sandmill.cursors where bucket = 0 order by 1", &[])
         .await;
-    // Before its first start there are no processors, and on a fresh database no tables.
+    // Before the first start there are no processors, and on a fresh database no tables.
     rows.map(|rows| rows.iter().map(|row| row.get(0)).collect()).unwrap_or_default()
 }
 
-/// Twenty times SIGKILL: fifteen from outside right after a page was committed, five inside the commit itself, with COMMIT unsent, on its way,
-/// or answered and not yet noticed.
+/// SIGKILL twenty times: fifteen times right after a page was committed, five times inside the
+/// commit, with COMMIT unsent, sent, or answered but not yet noticed.
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_twenty_times_and_nothing_is_lost_repeated_or_torn() {
+async fn a_host_killed_twenty_times_loses_and_repeats_no_event() {
     let database = database().await;
     import(&database, &slice()).await;
     let folder = plugins(&["route-performance", "plane-log"]);
@@ -65,16 +66,16 @@ async fn killed_twenty_times_and_nothing_is_lost_repeated_or_torn() {
             assert!(status.success(), "round {round}: {status}");
         }
     }
-    assert_eq!(kills, 20, "there was work left for every round");
+    assert_eq!(kills, 20, "every round had work left");
     let last = output(run(&database, folder.path(), None)).await;
     assert!(last.status.success(), "{}", stderr(&last));
     assert_routes(&database, &root().join("example-plugins/data/flights-20000.expected.json")).await;
     assert_plane_log(&database).await;
 }
 
-/// Dying at each step between reading and commit leaves documents and cursor as they were, or moves both.
+/// The kill comes at each step between the read of a page and its commit.
 #[tokio::test(flavor = "multi_thread")]
-async fn torn_nowhere() {
+async fn a_kill_at_any_step_moves_documents_and_cursor_together_or_not_at_all() {
     let database = database().await;
     import(&database, &slice()).await;
     let folder = plugins(&["plane-log"]);
@@ -95,9 +96,9 @@ async fn torn_nowhere() {
     assert_plane_log(&database).await;
 }
 
-/// Dying while events are skipped, or in the commit that does: none of them is lost without being counted, and none is counted and handled.
+/// The kill comes while events are shed, or in the commit of that.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_skipped_is_counted_whatever_is_killed() {
+async fn a_kill_while_shedding_leaves_every_event_either_handled_or_counted_as_shed() {
     let folder = plugins(&["plane-log"]);
     let shed =
         ["--set", "processors.plane-log.back-pressure=shed", "--set", "processors.plane-log.shed-after-events=500"];
@@ -106,10 +107,15 @@ async fn what_is_skipped_is_counted_whatever_is_killed() {
         import(&database, &slice()).await;
         let mut command = run(&database, folder.path(), Some(step));
         command.args(shed);
-        let died = output(command).await;
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&died.status), Some(9), "{step}: {}", stderr(&died));
+        let killed = output(command).await;
+        assert_eq!(
+            std::os::unix::process::ExitStatusExt::signal(&killed.status),
+            Some(9),
+            "{step}: {}",
+            stderr(&killed)
+        );
         let (passed, counted) = passed_and_counted(&database).await;
-        assert_eq!(passed, counted, "after dying at {step}");
+        assert_eq!(passed, counted, "after a kill at {step}");
         let mut command = run(&database, folder.path(), None);
         command.args(shed);
         let done = output(command).await;
@@ -118,18 +124,20 @@ async fn what_is_skipped_is_counted_whatever_is_killed() {
         let status = database.status("plane-log").await.unwrap();
         let session = database.db.connect("test").await.unwrap();
         let all: i64 = session.query_one("select count(*) from sandmill.events", &[]).await.unwrap().get(0);
-        assert_eq!((passed, counted, status.shed), (all, all, all), "{step}: all of it was too far behind");
+        assert_eq!((passed, counted, status.shed), (all, all, all), "{step}: everything was shed");
     }
 }
 
-/// Events counted in the documents are exactly those that the cursor has passed, or for a lane that was left behind, its row.
+/// Asserts that documents count exactly the events that the cursor has passed, or the row of a lane
+/// that was left behind.
 async fn assert_consistent(database: &Database, step: &str) {
     let (passed, counted) = passed_and_counted(database).await;
-    assert_eq!(passed, counted, "after dying at {step}");
-    assert!(passed > 0, "{step}: something was committed before");
+    assert_eq!(passed, counted, "after a kill at {step}");
+    assert!(passed > 0, "{step}: nothing was committed before");
 }
 
-/// Events that the cursor or a lane's row has passed, and those that documents count or that were skipped and counted.
+/// The number of events that the cursor or a lane's row has passed, and the number that documents
+/// count or that were shed.
 async fn passed_and_counted(database: &Database) -> (i64, i64) {
     let session = database.db.connect("test").await.unwrap();
     let row = session

@@ -1,4 +1,4 @@
-// Lanes behind the tail: blocked, waiting, resumed, and one with it again.
+// Lanes behind the tail: they block, wait, are resumed, and rejoin it.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use sandmill_tests::{
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_lane_waits_for_a_person_while_others_go_on_and_then_catches_up() {
+async fn a_blocked_lane_waits_for_a_person_while_other_lanes_continue_and_then_catches_up() {
     let database = database().await;
     let host = Host::start(&database, &["scripted"], &["processor.page-events=7"]);
-    // It stops twice: whoever resumes it must expect to meet the next obstacle.
+    // The lane stops again after it was resumed.
     let obstacle = json!({"do": "retry-until-attempt", "n": 1});
     database.append("a", "s", &[json!({}), json!({"do": "stop", "code": "first"}), json!({})]).await;
     database.scripted_settles(&["a blocked plugin:first"]).await;
@@ -25,10 +25,10 @@ async fn a_blocked_lane_waits_for_a_person_while_others_go_on_and_then_catches_u
     database.scripted_settles(&["a blocked plugin:first"]).await;
     assert_scripted_log(&database, "e.tenant = 'b' or e.tenant = 'a' and e.stream = 's' and e.version = 1").await;
 
-    // It is let go, and stops at the same event again: nothing was handled twice.
+    // After a resume it stops at the same event again, and nothing is handled twice.
     assert_eq!(database.resume(Some("b")).await, 0);
     assert_eq!(database.resume(Some("a")).await, 1);
-    eventually("the lane was tried again", async || {
+    eventually("the lane has retried", async || {
         let status = database.status("scripted").await?;
         let lane = status.lanes_behind.first()?;
         (lane.state == "blocked" && lane.attempts == 2).then_some(())
@@ -36,7 +36,7 @@ async fn a_blocked_lane_waits_for_a_person_while_others_go_on_and_then_catches_u
     .await;
     host.stop().await;
 
-    // Without the obstacle (the event's own script, changed as only a test may) it passes and is one with the tail again.
+    // Without the obstacle (the test changes the event's script in the log) it rejoins the tail.
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute(r#"update sandmill.events set data = '{}' where data->>'do' = 'stop'"#).await.unwrap();
     database.resume(None).await;
@@ -49,14 +49,14 @@ async fn a_blocked_lane_waits_for_a_person_while_others_go_on_and_then_catches_u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lane_that_asks_for_it_is_tried_again_until_it_passes() {
+async fn a_lane_that_asks_to_retry_is_retried_until_it_passes() {
     let database = database().await;
     database.append("a", "s", &[json!({}), json!({"do": "retry-until-attempt", "n": 4}), json!({})]).await;
     database.append("b", "s", &[json!({"do": "retry-after", "ms": 1_000_000, "code": "later"})]).await;
     database.append("c", "s", &[json!({})]).await;
     let host = Host::start(&database, &["scripted"], &[]);
     database.scripted_settles(&["b retrying plugin:later"]).await;
-    // Events that arrive for a lane that waits, wait with it.
+    // New events of a waiting lane wait with it.
     database.append("b", "s", &[json!({})]).await;
     database.append("c", "s", &[json!({})]).await;
     database.scripted_settles(&["b retrying plugin:later"]).await;
@@ -64,7 +64,7 @@ async fn a_lane_that_asks_for_it_is_tried_again_until_it_passes() {
     assert_scripted_log(&database, "e.tenant in ('a', 'c')").await;
 }
 
-/// A handler that asks to be called again at once is called ever more rarely. Only the least time is checked, which no load can shorten.
+/// Only the minimum time is checked, because load can lengthen it but not shorten it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_asks_to_retry_at_once_backs_off() {
     let database = database().await;
@@ -72,20 +72,20 @@ async fn a_lane_that_asks_to_retry_at_once_backs_off() {
     database.append("a", "s", &[json!({"do": "retry-after", "ms": 0, "code": "now"})]).await;
     database.append("b", "s", &[json!({})]).await;
     let host = Host::start(&database, &["scripted"], &[]);
-    // Pauses of 200, 400, 800 ms and so on, each a quarter shorter at most.
+    // Pauses of 200, 400, 800 ms and so on, each shortened by at most a quarter.
     let least = |attempts: i32| (1..attempts).map(|n| Duration::from_millis(150 << (n - 1))).sum::<Duration>();
-    let tried = async |times: i32| {
-        eventually("the lane was tried again", async || {
+    let after_attempts = async |times: i32| {
+        eventually("the lane has retried", async || {
             database.status("scripted").await?.lanes_behind.pop().filter(|lane| lane.attempts >= times)
         })
         .await
     };
-    let lane = tried(4).await;
+    let lane = after_attempts(4).await;
     assert!(began.elapsed() >= least(lane.attempts), "{} attempts in {:?}", lane.attempts, began.elapsed());
-    // Attempts survive the host, and so does the pause that follows from them.
+    // The number of attempts survives the host, and so does the pause that follows from it.
     host.stop().await;
     let host = Host::start(&database, &["scripted"], &[]);
-    let lane = tried(lane.attempts + 1).await;
+    let lane = after_attempts(lane.attempts + 1).await;
     assert_eq!(lane.state, "retrying");
     assert!(began.elapsed() >= least(lane.attempts), "{} attempts in {:?}", lane.attempts, began.elapsed());
     host.stop().await;
@@ -93,7 +93,7 @@ async fn a_lane_that_asks_to_retry_at_once_backs_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn skipped_events_are_set_aside_and_their_lane_goes_on() {
+async fn skipped_events_become_dead_letters_and_their_lane_continues() {
     let database = database().await;
     let skip = json!({"do": "skip", "code": "odd", "message": "not for me"});
     database.append("a", "s", &[json!({}), skip.clone(), json!({}), skip, json!({"do": "remove"}), json!({})]).await;
@@ -110,14 +110,14 @@ async fn skipped_events_are_set_aside_and_their_lane_goes_on() {
     let status = database.status("scripted").await.unwrap();
     let last = status.last_dead_letter.unwrap();
     assert_eq!((status.dead_letters, last.position, last.reason.as_str()), (2, 4, "plugin:odd: not for me"));
-    // The document was removed and begun anew by the last event.
+    // The fifth event removed the document, and the last one inserted it again.
     let documents = documents(&database, "scripted_log").await;
     assert_eq!(documents[&("a".into(), "s".into())]["count"], json!(1));
 }
 
-/// A reason quotes the guest, and is stored beside what other lanes did: it must not keep the database from taking either.
+/// A reason quotes the guest, and is stored in the same commit as the results of other lanes.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_reason_quotes_stops_no_other_lane() {
+async fn a_nul_byte_in_a_reason_does_not_break_the_commit_of_other_lanes() {
     let database = database().await;
     database.append("a", "s", &[json!({}), json!({"do": "nul-collection"}), json!({})]).await;
     database.append("b", "s", &[json!({}), json!({})]).await;
@@ -128,9 +128,9 @@ async fn what_a_reason_quotes_stops_no_other_lane() {
     assert_scripted_log(&database, "e.tenant = 'b' or e.version = 1").await;
 }
 
-/// Blocked lanes survive the host, whatever ends it, and no event of theirs is handled meanwhile.
+/// The host ends in different ways, and none of the lane's events is handled meanwhile.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_lane_stays_blocked_over_restarts() {
+async fn a_blocked_lane_stays_blocked_across_restarts() {
     let database = database().await;
     database.append("a", "s", &[json!({}), json!({"do": "trap"}), json!({})]).await;
     database.append("b", "s", &[json!({})]).await;
@@ -146,7 +146,6 @@ async fn a_blocked_lane_stays_blocked_over_restarts() {
     assert_scripted_log(&database, "e.tenant = 'b' or e.version = 1").await;
 }
 
-/// The command line on a database with a blocked lane: what a person sees and does.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     let database = database().await;
@@ -190,9 +189,9 @@ async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     assert_eq!(stderr(nothing), "error: there is no collection `nothing`; there are: scripted_log\n");
 }
 
-/// What people told to wait, waits, over restarts; everybody else goes on; and what waited catches up.
+/// A pause survives restarts, other lanes continue, and paused lanes catch up after a resume.
 #[tokio::test(flavor = "multi_thread")]
-async fn people_pause_tenants_and_processors_and_let_them_go_on() {
+async fn paused_tenants_and_processors_wait_until_they_are_resumed() {
     let database = database().await;
     database.append("a", "s", &[json!({}), json!({})]).await;
     let host = Host::start(&database, &["scripted"], &["processor.page-events=3"]);
@@ -206,7 +205,7 @@ async fn people_pause_tenants_and_processors_and_let_them_go_on() {
     };
     assert_eq!(cli(&["pause", "scripted", "--tenant", "a"]).await, "paused tenant a of scripted\n");
     assert_eq!(cli(&["pause", "scripted", "--tenant", "a"]).await, "was paused already: tenant a of scripted\n");
-    // Once the host has learned of it, nothing of that tenant is handled; until then it may be.
+    // Until the host has noticed the pause, events of the tenant may still be handled.
     eventually("the tenant waits", async || {
         database.append("a", "s", &[json!({})]).await;
         (database.lanes_behind("scripted").await == ["a paused paused"]).then_some(())
@@ -227,7 +226,7 @@ async fn people_pause_tenants_and_processors_and_let_them_go_on() {
     assert!(matches!(&ended, Ended::Blocked(lanes) if lanes.len() == 1), "{ended:?}");
     assert_eq!(count().await, handled);
 
-    // The whole processor, beside the tenant.
+    // The whole processor, in addition to the tenant.
     assert_eq!(cli(&["pause", "scripted"]).await, "paused all of scripted\n");
     database.append("b", "s", &[json!({})]).await;
     let ended = catch_up(&database, &["scripted"], &[]).await;
@@ -244,7 +243,7 @@ async fn people_pause_tenants_and_processors_and_let_them_go_on() {
     assert_eq!(pauses, 0);
 }
 
-/// What a call reads is bounded before it is held: a batch that reads too much passes in parts, an event that does alone blocks its lane.
+/// A batch that reads too much passes in parts. A single event that reads too much blocks its lane.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
     let database = database().await;
@@ -259,7 +258,7 @@ async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
                set data = data || jsonb_build_object('pad', repeat('x', case _partition when 'parts' then 600000 when 'huge' then 1200000 else 6 end))";
     session.batch_execute(pad).await.unwrap();
     for tenant in ["parts", "huge", "other"] {
-        // In one transaction, and so in one batch.
+        // Both appends are in one transaction, and so in one batch.
         let append = "select * from unnest(array['a', 'b']) stream, sandmill.append($1, stream, '{Scripted}', '{\"{}\"}'::json[])";
         session.execute(append, &[&tenant]).await.unwrap();
     }
@@ -267,15 +266,15 @@ async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
     assert!(matches!(&ended, Ended::Blocked(lanes) if lanes.len() == 1), "{ended:?}");
     assert_eq!(database.lanes_behind("scripted").await, ["huge blocked document-unreadable"]);
     assert_scripted_log(&database, "e.tenant <> 'huge' or e.version = 1").await;
-    // With more room it passes.
+    // With a larger bound it passes.
     database.resume(None).await;
     catch_up(&database, &["scripted"], &["processor.read-mib=4"]).await;
     assert_scripted_log(&database, "true").await;
 }
 
-/// More is written than one commit takes, and than may wait: everybody gets his turn, and nothing is lost on the way.
+/// The results exceed both the bound of a commit and the bound of uncommitted results.
 #[tokio::test(flavor = "multi_thread")]
-async fn much_that_is_written_goes_in_several_commits() {
+async fn large_results_of_many_lanes_are_committed_in_several_commits() {
     let database = database().await;
     let giant = json!({"do": "giant", "mib": 1});
     for round in 0..3 {

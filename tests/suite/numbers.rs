@@ -1,4 +1,4 @@
-// Numbers that operators see: they move with what is committed, and say where there may be more.
+// Counts that operators see: they change with commits, and say whether there may be more.
 
 use sandmill_tests::{
     Database, database,
@@ -7,47 +7,51 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// Lets every statement of a kind fail with an error that ends the term, until it [mends](mend).
-async fn ruin(database: &Database, what: &str) {
+/// Makes every statement of a kind fail with an error that ends the term, until [`repair`] is
+/// called.
+async fn break_statements(database: &Database, trigger: &str) {
     let session = database.db.connect("test").await.unwrap();
     session
         .batch_execute(&format!(
-            "create function public.ruin() returns trigger language plpgsql as
+            "create function public.fail() returns trigger language plpgsql as
              $$ begin raise exception 'nothing is written here' using errcode = 'XX000'; end $$;
-             create trigger ruin {what} execute function public.ruin()"
+             create trigger fail {trigger} execute function public.fail()"
         ))
         .await
         .unwrap();
 }
 
-async fn mend(database: &Database) {
+async fn repair(database: &Database) {
     let mut session = database.db.connect("test").await.unwrap();
-    // Commits hold the table's rows for a moment each.
+    // Each commit locks the table for a moment.
     session.batch_execute("set lock_timeout = 0").await.unwrap();
     let transaction = session.client_mut().transaction().await.unwrap();
-    transaction.batch_execute("drop function public.ruin() cascade").await.unwrap();
+    transaction.batch_execute("drop function public.fail() cascade").await.unwrap();
     transaction.commit().await.unwrap();
 }
 
-/// Waits until so many terms have ended in a row.
+/// Waits until that many consecutive terms have ended.
 async fn terms_end(database: &Database, times: i64) {
     eventually("terms end", async || (database.status("scripted").await?.term_error?.times >= times).then_some(()))
         .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_counted_once_however_many_terms_ended_before_they_were_handled() {
+async fn events_are_counted_once_even_if_terms_ended_before_their_commit() {
     let database = database().await;
     database.append("acme", "s", &[json!({}), json!({})]).await;
-    ruin(&database, "before update on sandmill.cursors for each row when (old.progress::text <> new.progress::text)")
-        .await;
+    break_statements(
+        &database,
+        "before update on sandmill.cursors for each row when (old.progress::text <> new.progress::text)",
+    )
+    .await;
     let host = Host::start(&database, &["scripted"], &[]);
     terms_end(&database, 3).await;
     assert_eq!(database.status("scripted").await.unwrap().handled, 0);
-    mend(&database).await;
+    repair(&database).await;
     database.scripted_settles(&[]).await;
     assert_eq!(database.status("scripted").await.unwrap().handled, 2);
-    // And in the commits of lanes that are behind, which move no cursor.
+    // The same for commits of lanes behind the cursor, which do not move it.
     let session = database.db.connect("test").await.unwrap();
     database.append("acme", "s", &[json!({"do": "retry-until-attempt", "n": 2}), json!({})]).await;
     database.scripted_settles(&[]).await;
@@ -60,13 +64,13 @@ async fn events_are_counted_once_however_many_terms_ended_before_they_were_handl
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failure_is_counted_once_however_many_terms_ended_before_its_lane_stopped() {
+async fn a_failure_is_counted_once_even_if_terms_ended_before_its_lane_stopped() {
     let database = database().await;
     database.append("acme", "s", &[json!({"do": "stop", "code": "closed"})]).await;
-    ruin(&database, "before insert on sandmill.lane_checkpoints for each row").await;
+    break_statements(&database, "before insert on sandmill.lane_checkpoints for each row").await;
     let host = Host::start(&database, &["scripted"], &[]);
     terms_end(&database, 3).await;
-    mend(&database).await;
+    repair(&database).await;
     database.scripted_settles(&["acme blocked plugin:closed"]).await;
     host.stop().await;
     let session = database.db.connect("test").await.unwrap();
@@ -77,7 +81,7 @@ async fn a_failure_is_counted_once_however_many_terms_ended_before_its_lane_stop
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn where_not_all_are_counted_it_is_said_that_there_are_more() {
+async fn a_bounded_count_of_dead_letters_says_that_there_are_more() {
     let database = database().await;
     database.append("acme", "s", &[json!({}), json!({"do": "skip", "code": "odd"})]).await;
     catch_up(&database, &["scripted"], &[]).await;

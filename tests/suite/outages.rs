@@ -1,5 +1,6 @@
-//! A database that fails in other ways than by dying: it gives up statements, has no room, or refuses what it is given. Whatever is wrong with
-//! the ground costs time and nothing else; whatever is wrong with data stops exactly the lane that brought it.
+//! A database that fails without crashing: statements are cancelled, the disk is full, or data is
+//! refused. A failure of the database only delays the host. Refused data blocks exactly the lane
+//! that wrote it.
 
 use std::sync::{
     Arc,
@@ -26,7 +27,8 @@ const COLLECTIONS: [&str; 2] = ["scripted_log", "scripted_stream_log"];
 /// Pages and queues so small that lanes are detached often.
 const TIGHT: [&str; 2] = ["processor.page-events=20", "processor.lane-queue-kib=1"];
 
-/// A server of a test's own, with a migrated database. Its log says whose statements it gave up.
+/// A separate server with a migrated database. Its log names the application of each cancelled
+/// statement.
 async fn own_server() -> (Embedded, Database) {
     let settings = vec![("log_line_prefix".into(), "%a:".into())];
     let server = Embedded::start(Options { settings, ..Options::default() }).await.unwrap();
@@ -46,18 +48,18 @@ async fn connect(db: &Db) -> Session {
     .await
 }
 
-/// Events in the log and in documents of the first collection, as far as they are committed.
+/// The number of events in the log, and the number committed in documents of the first collection.
 async fn counts(session: &Session) -> (i64, i64) {
     let sql = "select (select count(*) from sandmill.events),
                       (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.scripted_log)";
-    // Before its first start there is no such view.
+    // Before the first start there is no such view.
     session.query_one(sql, &[]).await.map(|row| (row.get(0), row.get(1))).unwrap_or_default()
 }
 
-/// Waits until so many more events are folded than the log has now.
+/// Waits until that many more events are folded than the log has now.
 async fn until_more_is_folded(session: &Session, events: i64) {
     let wanted = counts(session).await.0 + events;
-    eventually("the host goes on", async || (counts(session).await.1 >= wanted).then_some(())).await;
+    eventually("the host continues", async || (counts(session).await.1 >= wanted).then_some(())).await;
 }
 
 async fn assert_logs(database: &Database) {
@@ -66,7 +68,8 @@ async fn assert_logs(database: &Database) {
     }
 }
 
-/// Every lane of every processor is with the tail, and documents are what the log says.
+/// Asserts that every lane of every processor has rejoined the tail, and that documents match the
+/// log.
 async fn assert_recovered(database: &Database, host: Host) {
     until_counted(database, &COLLECTIONS).await;
     for plugin in PLUGINS {
@@ -77,7 +80,7 @@ async fn assert_recovered(database: &Database, host: Host) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_restarted_without_warning_costs_nothing_but_time() {
+async fn a_server_restart_without_warning_only_delays_the_host() {
     let mut random = Random::seeded();
     let (server, database) = own_server().await;
     let host = Host::start(&database, &PLUGINS, &TIGHT);
@@ -93,9 +96,10 @@ async fn a_server_restarted_without_warning_costs_nothing_but_time() {
     assert_recovered(&database, host).await;
 }
 
-/// Somebody holds rows that the host writes, and statements that wait for them are given up after a while.
+/// Another session locks rows that the host writes, and the statements that wait for them are
+/// cancelled.
 #[tokio::test(flavor = "multi_thread")]
-async fn statements_that_are_cancelled_cost_nothing_but_time() {
+async fn cancelled_statements_only_delay_the_host() {
     let mut random = Random::seeded();
     let (server, database) = own_server().await;
     let host = Host::start(&database, &PLUGINS, &TIGHT);
@@ -112,7 +116,8 @@ async fn statements_that_are_cancelled_cost_nothing_but_time() {
         "lock table sandmill.lane_checkpoints in share mode",
     ];
     for round in 0..8 {
-        // It locks rows in another order than commits do, so PostgreSQL may end it for a deadlock.
+        // This locks rows in another order than commits do, so PostgreSQL may abort it for a
+        // deadlock.
         eventually("the locks are held", async || {
             let held = session.batch_execute(&format!("begin; {}", holds[round % holds.len()])).await;
             if held.is_err() {
@@ -121,10 +126,10 @@ async fn statements_that_are_cancelled_cost_nothing_but_time() {
             held.ok()
         })
         .await;
-        let given_up = given_up(&server);
-        eventually("commits are given up", async || {
+        let cancelled = cancelled(&server);
+        eventually("commits are cancelled", async || {
             canceller.batch_execute(cancel).await.unwrap();
-            (self::given_up(&server) > given_up + 1).then_some(())
+            (self::cancelled(&server) > cancelled + 1).then_some(())
         })
         .await;
         session.batch_execute("rollback").await.unwrap();
@@ -134,14 +139,14 @@ async fn statements_that_are_cancelled_cost_nothing_but_time() {
     assert_recovered(&database, host).await;
 }
 
-/// How many statements of commits the server has given up so far, as its log says.
-fn given_up(server: &Embedded) -> usize {
+/// The number of statements of commits that the server has cancelled so far, from its log.
+fn cancelled(server: &Embedded) -> usize {
     let log = std::fs::read_to_string(server.log()).unwrap();
     let of_commits = log.lines().filter(|line| line.starts_with("sandmill commit"));
     of_commits.filter(|line| line.contains("canceling statement due to user request")).count()
 }
 
-/// Lets every write to a table fail as it does without room for it; the sequence `tries` counts them.
+/// Makes every write to a table fail as on a full disk; the sequence `tries` counts the writes.
 const FULL: &str = "
     create sequence public.tries;
     create function public.no_room() returns trigger language plpgsql as $$
@@ -154,7 +159,7 @@ const FULL: &str = "
       for each statement execute function public.no_room();";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_costs_nothing_but_time() {
+async fn a_full_disk_only_delays_the_host() {
     let mut random = Random::seeded();
     let database = database().await;
     let host = Host::start(&database, &PLUGINS, &TIGHT);
@@ -164,21 +169,22 @@ async fn a_full_disk_costs_nothing_but_time() {
     let table = database.table(COLLECTIONS[0]).await;
     session.batch_execute(&FULL.replace("{table}", &table)).await.unwrap();
     let folded = counts(&session).await.1;
-    eventually("the host meets it several times", async || {
+    eventually("several writes have failed", async || {
         let tries: i64 = session.query_one("select last_value from public.tries", &[]).await.unwrap().get(0);
         (tries >= 4).then_some(())
     })
     .await;
     writers.stop().await;
-    // Whoever writes elsewhere has room.
+    // The other processor, which writes to another table, continues.
     until_counted(&database, &COLLECTIONS[1..]).await;
-    assert_eq!(counts(&session).await.1, folded, "nothing of a refused commit is there");
+    assert_eq!(counts(&session).await.1, folded, "a refused commit has left something behind");
     assert!(database.lanes_behind("scripted").await.iter().all(|lane| !lane.contains("blocked")));
     session.batch_execute(&format!("drop trigger no_room on {table}")).await.unwrap();
     assert_recovered(&database, host).await;
 }
 
-/// Refuses some documents for what they are: a constraint those named `narrow`, a trigger those named `odd`, from their fifth event on.
+/// Refuses some documents from their fifth event on: a constraint those named `narrow`, a trigger
+/// those named `odd`.
 fn refusing(table: &str) -> String {
     format!(
         "alter table {table} add constraint picky check (_id <> 'narrow' or (data->>'count')::int < 5);
@@ -194,9 +200,9 @@ const REFUSE: &str = "
     end
     $$;";
 
-/// Three lanes bring documents that the database refuses, among many that bring none.
+/// Three lanes write documents that the database refuses, among many other lanes.
 #[tokio::test(flavor = "multi_thread")]
-async fn refused_data_stops_exactly_the_lanes_that_brought_it() {
+async fn refused_data_blocks_exactly_the_lanes_that_wrote_it() {
     let mut random = Random::seeded();
     let database = database().await;
     let host = Host::start(&database, &PLUGINS, &TIGHT);
@@ -228,7 +234,7 @@ async fn refused_data_stops_exactly_the_lanes_that_brought_it() {
     for plugin in PLUGINS {
         let lanes = database.status(plugin).await.unwrap().lanes_behind;
         let stopped: Vec<i64> = lanes.iter().filter_map(|lane| lane.event_position).collect();
-        assert_eq!(stopped, fifth, "each stands before its first refused event");
+        assert_eq!(stopped, fifth, "a lane is not right before its first refused event");
         assert!(lanes[0].reason.contains("SQLSTATE 23514") && lanes[1].reason.contains("SQLSTATE 22023"), "{lanes:?}");
     }
     let others = "e.tenant not in ('a', 'b', 'c')";
@@ -238,7 +244,7 @@ async fn refused_data_stops_exactly_the_lanes_that_brought_it() {
     assert_log(&database, COLLECTIONS[0], &before).await;
     assert_log(&database, COLLECTIONS[1], &format!("{others} or e.stream = 'fine' or e.version < 5")).await;
 
-    // Without the obstacle, and let go by a person, they bring what they had kept.
+    // Without the obstacle, and resumed by a person, they catch up.
     for collection in COLLECTIONS {
         let table = database.table(collection).await;
         let sql = format!("alter table {table} drop constraint picky; drop trigger picky on {table}");
@@ -250,9 +256,10 @@ async fn refused_data_stops_exactly_the_lanes_that_brought_it() {
     assert_recovered(&database, host).await;
 }
 
-/// A lane's commit is refused while the lane handles what comes next: what that leads to is not seen by anybody, the lane itself included.
+/// A lane's commit is refused while the lane handles the next event. Not even the lane itself may
+/// see the results of that.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_lane_was_at_when_it_was_refused_is_forgotten() {
+async fn work_under_way_when_a_lanes_commit_is_refused_is_dropped() {
     let database = database().await;
     let (begun, hold) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(true)));
     let folding = Folding::after({
@@ -279,9 +286,9 @@ async fn what_a_lane_was_at_when_it_was_refused_is_forgotten() {
     let watch = connect(&database.db).await;
     eventually("the commit waits", async || watch.query_opt(waits, &[]).await.unwrap()).await;
     database.append("acme", "late", &[json!({})]).await;
-    eventually("the lane goes on", async || begun.load(Relaxed).then_some(())).await;
+    eventually("the lane handles the next event", async || begun.load(Relaxed).then_some(())).await;
     session.batch_execute("commit").await.unwrap();
-    eventually("the commit is refused, and the lane left behind", async || {
+    eventually("the commit is refused, and the lane is left behind", async || {
         (database.lanes_behind("scripted").await == ["acme catching-up"]).then_some(())
     })
     .await;

@@ -1,4 +1,5 @@
-// Lanes finer than a tenant: by stream, and by a property of the data. What holds for tenants holds for them.
+// Lanes finer than a tenant: by stream, and by a property of the data. The guarantees are those of
+// lanes by tenant.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +19,8 @@ use serde_json::json;
 
 const PLUGINS: [&str; 3] = ["scripted", "scripted-by-stream", "scripted-by-property"];
 const COLLECTIONS: [&str; 3] = ["scripted_log", "scripted_stream_log", "scripted_property_log"];
-/// Pages so small that differences are larger, and queues so small that a lane is detached as soon as it has a page to wait for.
+/// Pages smaller than differences, and queues so small that a lane behind is detached as soon as a
+/// page waits for it.
 const TIGHT: [&str; 2] = ["processor.page-events=20", "processor.lane-queue-kib=1"];
 
 /// The lanes that documents of a collection belong to.
@@ -37,7 +39,7 @@ async fn assert_all_logs(database: &Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_partitionings_fold_every_event_once_beside_each_other() {
+async fn all_partitionings_fold_every_event_once() {
     let mut random = Random::seeded();
     let database = database().await;
     let host = Host::start(&database, &PLUGINS, &TIGHT[..1]);
@@ -54,19 +56,20 @@ async fn all_partitionings_fold_every_event_once_beside_each_other() {
     let counts: Vec<usize> = seen.iter().map(BTreeSet::len).collect();
     assert_eq!(counts, [5, 24, 15], "tenants, streams, and the values of a property that streams of a tenant share");
     let buckets: BTreeSet<u8> = seen.iter().flatten().map(LaneKey::bucket).collect();
-    assert!(buckets.len() + 2 >= usize::from(BUCKETS), "lanes are all over the buckets: {buckets:?}");
+    assert!(buckets.len() + 2 >= usize::from(BUCKETS), "lanes use few buckets: {buckets:?}");
 }
 
-/// A tenant with more lanes that hang than may run at once: one of another tenant finds a slot, although all of those were there before it.
+/// One tenant has more hanging lanes than may run concurrently. Lanes of another tenant find a
+/// slot, although those were first.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_with_very_many_lanes_leaves_slots_to_others() {
+async fn a_tenant_with_very_many_lanes_leaves_slots_to_other_tenants() {
     let database = database().await;
     for stream in 0..20 {
-        database.append("hog", &stream.to_string(), &[json!({})]).await;
+        database.append("busy", &stream.to_string(), &[json!({})]).await;
     }
     let gate = Gate::default();
     let settings = ["processor.lanes-at-once=4", "scheduler.threads=2", "scheduler.tenant-threads=1"];
-    let host = NativeHost::start(&database, gate.before("hog").by_stream(), &settings).await;
+    let host = NativeHost::start(&database, gate.before("busy").by_stream(), &settings).await;
     for appended in 1..=3 {
         database.append("quiet", "s", &[json!({})]).await;
         eventually("the quiet tenant's event is handled", async || {
@@ -82,7 +85,7 @@ async fn a_tenant_with_very_many_lanes_leaves_slots_to_others() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// Documents belong to lanes, and a lane that takes another's stops alone, told what to do instead.
+/// Only the writing lane stops, and the reason includes the remedy.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_document_of_another_lane_blocks_the_lane_that_writes_it() {
     let database = database().await;
@@ -100,7 +103,7 @@ async fn a_document_of_another_lane_blocks_the_lane_that_writes_it() {
         database.append("acme", "owner", &[json!({}), json!({})]).await;
         database.append("acme", "bystander", &[json!({})]).await;
     }
-    // And the other way round: the lane named like the tenant owns what it wrote first.
+    // The lane named like the tenant also owns the documents that it wrote first.
     database.append("acme", "other", &[json!({}), json!({"do": "write-to", "id": "acme"}), json!({})]).await;
     let behind =
         ["acme blocked malformed-output", "acme/other blocked malformed-output", "acme/thief blocked malformed-output"];
@@ -121,7 +124,7 @@ async fn a_document_of_another_lane_blocks_the_lane_that_writes_it() {
     assert_log(&database, "scripted_stream_log", kept).await;
 }
 
-/// A host as a process of its own, which goes on until it is killed.
+/// Starts a host in a separate process, which runs until it is killed.
 fn spawn(database: &Database, folder: &std::path::Path, failpoint: Option<&str>) -> Child {
     let mut command = run(database, folder);
     if let Some(failpoint) = failpoint {
@@ -139,19 +142,21 @@ fn run(database: &Database, folder: &std::path::Path) -> Command {
     command
 }
 
-/// What all processors have counted, as far as they committed it, and how many lanes are behind just now.
+/// The number of events that all processors have committed, and the number of lanes that are behind
+/// now.
 async fn counted(database: &Database) -> (i64, i64) {
     let session = database.db.connect("test").await.unwrap();
     let sql = "select (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.scripted_stream_log)
                     + (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.scripted_property_log),
                       (select count(*) from sandmill.lane_checkpoints)";
-    // Before its first start there are no such views.
+    // Before the first start there are no such views.
     session.query_one(sql, &[]).await.map(|row| (row.get(0), row.get(1))).unwrap_or_default()
 }
 
-/// Killed under load, from outside and inside a commit, while lanes leave the tail and come back to it all the time.
+/// The kills come from outside and inside a commit, under load, while lanes leave and rejoin the
+/// tail.
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_while_lanes_come_and_go() {
+async fn a_host_killed_while_lanes_leave_and_rejoin_loses_and_repeats_no_event() {
     let mut random = Random::seeded();
     let database = database().await;
     let folder = plugins(&PLUGINS[1..]);
@@ -160,14 +165,14 @@ async fn killed_while_lanes_come_and_go() {
     let mut behind_at_most = 0;
     for round in 0..12 {
         let failpoint = (round % 3 == 2).then(|| inside[round / 3]);
-        // However quick the machine is, these lanes leave the tail and come back.
+        // These lanes leave and rejoin the tail even on a fast machine.
         for lane in 0..3 {
             let hesitant = [json!({"do": "retry-until-attempt", "n": 3}), json!({})];
             database.append(&format!("hesitant-{lane}"), &format!("s{round}"), &hesitant).await;
         }
         let mut child = spawn(&database, folder.path(), failpoint);
         let wanted = counted(&database).await.0 + 20 + random.below(200) as i64;
-        let status = eventually("the host goes on, or dies by itself", async || {
+        let status = eventually("the host handles more events, or a failpoint kills it", async || {
             let (now, behind) = counted(&database).await;
             behind_at_most = behind_at_most.max(behind);
             if failpoint.is_none() && now >= wanted {
@@ -186,16 +191,16 @@ async fn killed_while_lanes_come_and_go() {
     for collection in &COLLECTIONS[1..] {
         assert_log(&database, collection, "true").await;
     }
-    assert!(behind_at_most > 1, "lanes were left behind meanwhile");
+    assert!(behind_at_most > 1, "no lanes were left behind");
 }
 
-/// A property may have any value: it names a lane all the same, and what a lane is called stops no other.
+/// Lanes with unusual names block like others, and block no other lane.
 #[tokio::test(flavor = "multi_thread")]
 async fn any_value_of_a_property_names_a_lane() {
     let mut random = Random::seeded();
     let database = database().await;
     let host = Host::start(&database, &PLUGINS[2..], &TIGHT);
-    // Longer than an index entry may be, and too random to be compressed below that.
+    // Longer than an index entry may be, and too random to be compressed.
     let long: String = (0..12_000).map(|_| char::from(b'a' + random.below(26) as u8)).collect();
     let values =
         [json!("\u{1}"), json!(long), json!(null), json!(""), json!({"a": [1]}), json!(7), json!("ü/~\u{1f41a}")];
@@ -207,14 +212,14 @@ async fn any_value_of_a_property_names_a_lane() {
     database.append("acme", "other", &[json!({"lane": "other"})]).await;
     eventually("every lane is blocked", async || {
         let lanes = database.lanes_behind("scripted-by-property").await;
-        // Where there is no value, or an empty one, the lane is the same.
+        // A null value and an empty one name the same lane.
         (lanes.len() == values.len() - 1 && lanes.iter().all(|lane| lane.ends_with("blocked plugin:enough")))
             .then_some(())
     })
     .await;
     database.append("acme", "other", &[json!({"lane": "other"})]).await;
     let other = ("acme".to_string(), "other".to_string());
-    eventually("others go on", async || {
+    eventually("other lanes continue", async || {
         let documents = documents(&database, COLLECTIONS[2]).await;
         (documents.get(&other)?["count"] == 2).then_some(())
     })
@@ -224,10 +229,10 @@ async fn any_value_of_a_property_names_a_lane() {
     assert_log(&database, COLLECTIONS[2], before).await;
 }
 
-/// A lane is named by the value of its property, whatever else the data holds. Each stream here is a lane's own, so an event that took another
-/// lane would find its stream's document in the hands of the first.
+/// The rest of the data does not matter, even if a parser cannot hold it. Each stream belongs to
+/// one lane, so an event in a wrong lane would be blocked by the owner of its stream's document.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_stays_in_the_lane_of_its_property_whatever_else_it_holds() {
+async fn an_event_stays_in_the_lane_of_its_property_no_matter_what_else_its_data_holds() {
     let database = database().await;
     let (nested, digits) = (format!("{}{}", "[".repeat(500), "]".repeat(500)), "9".repeat(900));
     let lanes = [
@@ -240,7 +245,7 @@ async fn an_event_stays_in_the_lane_of_its_property_whatever_else_it_holds() {
         let mut texts = Vec::new();
         for lane in spellings {
             texts.push(format!(r#"{{"lane":{lane}}}"#));
-            // What the parser of the host, of the database or of this test cannot hold in one way or another.
+            // Values that the parser of the host, of the database or of this test cannot represent.
             for other in ["1e400", &nested, &digits, r#"{"lane":"south"}"#] {
                 texts.push(format!(r#"{{"lane":{lane},"reading":{other}}}"#));
                 texts.push(format!(r#"{{"lane":[],"reading":{other},"lane":{lane}}}"#));
@@ -258,16 +263,16 @@ async fn an_event_stays_in_the_lane_of_its_property_whatever_else_it_holds() {
     assert_eq!(found, expected);
 }
 
-/// Values that begin alike are lanes of their own, however long they are, and a person can pause and resume them.
+/// A person can also pause and resume such lanes.
 #[tokio::test(flavor = "multi_thread")]
-async fn long_values_that_begin_alike_do_not_share_a_lane() {
+async fn long_values_with_the_same_beginning_name_different_lanes() {
     let database = database().await;
     let value = |last: &str| "k".repeat(10_000) + last;
     let event = |last: &str, deed: &str| json!({"lane": value(last), "do": deed});
     database.append("acme", "blocked", &[event("a", "ok"), event("a", "stop")]).await;
     database.append("acme", "free", &[event("b", "ok"), event("b", "ok")]).await;
     let host = Host::start(&database, &PLUGINS[2..], &TIGHT);
-    eventually("the one lane is blocked, the other has handled its events", async || {
+    eventually("one lane is blocked, and the other has handled its events", async || {
         let behind = database.lanes_behind("scripted-by-property").await;
         if behind.len() != 1 || !behind[0].ends_with("blocked plugin") {
             return None;
@@ -294,12 +299,13 @@ fn host_command(database: &Database, name: &str) -> Command {
     command
 }
 
-/// An event whose lane cannot be known is handled in none: it stands where a person sees it, and stops nobody else.
+/// An event without a readable key is handled in no lane. It is shown as a blocked lane, and other
+/// lanes continue.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_without_a_readable_key_blocks_a_lane_of_its_own() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
-    // As in a store whose checks somebody has removed: no key can hold U+0000.
+    // As in a store whose checks were removed: no key can hold U+0000.
     session.batch_execute("alter table sandmill.events drop constraint events_data_check").await.unwrap();
     let texts = [r#"{"lane":"x"}"#, r#"{"lane":"\u0000"}"#, r#"{"lane":"\ud83d"}"#].map(String::from);
     database.append_texts("acme", "broken", &texts[1..]).await;

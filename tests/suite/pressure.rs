@@ -1,4 +1,4 @@
-// Back-pressure as it was chosen for a processor: each strategy with what differs from the others.
+// Back-pressure strategies: the observable behaviour of each one.
 
 use std::collections::BTreeMap;
 
@@ -19,17 +19,17 @@ async fn counted(session: &Session, collection: &str, tenants: &str) -> i64 {
     session.query_one(&sql, &[]).await.unwrap().get(0)
 }
 
-/// Two processors beside the same slow lane: one detaches it and has a quick lane's next event soon; the other reads nothing more and
-/// says why.
+/// Two processors have the same slow lane. One detaches it and soon handles the next event of a
+/// quick lane; the other reads nothing more and reports why.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_pause_all_lanes_wait_for_a_full_one_and_with_detach_none() {
     let database = database().await;
     let gate = Gate::default();
-    let foldings = vec![gate.before("slow").named("sends"), gate.before("slow").named("waits")];
+    let foldings = vec![gate.before("slow").named("detaches"), gate.before("slow").named("pauses")];
     let settings = [
         "processor.lane-queue-kib=16",
-        "processors.waits.back-pressure=pause",
-        // The gate holds a thread of the slow lane in each.
+        "processors.pauses.back-pressure=pause",
+        // The gate holds one thread in each processor.
         "scheduler.threads=3",
         "scheduler.tenant-threads=2",
     ];
@@ -38,8 +38,8 @@ async fn with_pause_all_lanes_wait_for_a_full_one_and_with_detach_none() {
     let quick = async |processor: &str| counted(&session, &format!("{processor}_log"), "= 'quick'").await;
     database.append("slow", "s", &[json!({})]).await;
     database.append("quick", "s", &[json!({})]).await;
-    for processor in ["sends", "waits"] {
-        eventually("the quick lane is not waiting for the slow one", async || {
+    for processor in ["detaches", "pauses"] {
+        eventually("the quick lane does not wait for the slow one", async || {
             (quick(processor).await == 1).then_some(())
         })
         .await;
@@ -48,37 +48,41 @@ async fn with_pause_all_lanes_wait_for_a_full_one_and_with_detach_none() {
         })
         .await;
     }
-    // More than its queue may hold.
+    // More events than the queue of the slow lane may hold.
     database.append("slow", "s", &vec![json!({}); 100]).await;
-    let held = eventually("it says for whom it waits", async || database.status("waits").await?.held).await;
+    let held = eventually("status names the lane or processor that it waits for", async || {
+        database.status("pauses").await?.held
+    })
+    .await;
     assert!(held.starts_with("waiting for tenant slow, whose queue is full (back-pressure pause) since "), "{held}");
     database.append("quick", "s", &[json!({})]).await;
-    eventually("who detached has the next event", async || (quick("sends").await == 2).then_some(())).await;
-    assert_eq!(quick("waits").await, 1);
-    assert!(database.status("sends").await.unwrap().held.is_none());
+    eventually("the processor that detaches handles the next event", async || {
+        (quick("detaches").await == 2).then_some(())
+    })
+    .await;
+    assert_eq!(quick("pauses").await, 1);
+    assert!(database.status("detaches").await.unwrap().held.is_none());
 
     gate.open();
-    until_counted(&database, &["sends_log", "waits_log"]).await;
-    for processor in ["sends", "waits"] {
+    until_counted(&database, &["detaches_log", "pauses_log"]).await;
+    for processor in ["detaches", "pauses"] {
         database.settles(processor, &[]).await;
-        eventually("nothing holds it any more", async || {
-            database.status(processor).await?.held.is_none().then_some(())
-        })
-        .await;
+        eventually("the hold is cleared", async || database.status(processor).await?.held.is_none().then_some(()))
+            .await;
     }
     host.stop().await;
-    for collection in ["sends_log", "waits_log"] {
+    for collection in ["detaches_log", "pauses_log"] {
         assert_log(&database, collection, "true").await;
     }
 }
 
-/// A lane that a person must see to is left behind as always: it holds nobody, also where lanes wait for each other.
+/// A blocked lane is left behind even where lanes wait for each other.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_lane_holds_nobody_whatever_was_chosen() {
+async fn a_blocked_lane_delays_no_other_lane_under_any_strategy() {
     for strategy in ["pause", "lockstep"] {
         let database = database().await;
-        let chosen = format!("processors.scripted.back-pressure={strategy}");
-        let settings = ["processor.page-events=20", "processor.lane-queue-kib=1", chosen.as_str()];
+        let strategy = format!("processors.scripted.back-pressure={strategy}");
+        let settings = ["processor.page-events=20", "processor.lane-queue-kib=1", strategy.as_str()];
         let host = Host::start(&database, &["scripted"], &settings);
         database.append("a", "s", &[json!({"do": "stop", "code": "full"})]).await;
         for _ in 0..5 {
@@ -91,20 +95,21 @@ async fn a_blocked_lane_holds_nobody_whatever_was_chosen() {
     }
 }
 
-/// What a page holds at most for a processor that is behind, where the setting is 10: four times that, and twice as much after a page in which its one lane
-/// had few.
+/// Maximum number of events in a page of a processor that is behind, with a setting of 10: four
+/// times that, and twice as much after a page in which its only lane had few.
 const PAGE: i64 = 80;
 
-/// Two processors, one of which stands still: the other reads no page more than it, and says why; without lockstep it does not care.
+/// One of two processors stands still. In lockstep the other one reads no page more, and reports
+/// why; without lockstep it continues.
 #[tokio::test(flavor = "multi_thread")]
-async fn in_lockstep_processors_see_the_log_at_the_same_place() {
+async fn in_lockstep_processors_stay_within_a_page_of_each_other() {
     const EVENTS: i64 = 400;
     for lockstep in [false, true] {
         let database = database().await;
         let gate = Gate::default();
         let foldings = vec![gate.before("a").named("still"), Folding::after(|_| {}).named("quick")];
         database.append("a", "s", &vec![json!({}); EVENTS as usize]).await;
-        // The gate holds a thread, of which both processors' lane is given one more.
+        // The gate holds one thread, so the lane may use two.
         let mut settings = vec!["processor.page-events=10", "scheduler.threads=3", "scheduler.tenant-threads=2"];
         if lockstep {
             settings.extend(["processors.still.back-pressure=lockstep", "processors.quick.back-pressure=lockstep"]);
@@ -112,7 +117,10 @@ async fn in_lockstep_processors_see_the_log_at_the_same_place() {
         let host = NativeHost::start_all(&database, foldings, &settings).await;
         let session = database.db.connect("test").await.unwrap();
         if lockstep {
-            let held = eventually("it says for whom it waits", async || database.status("quick").await?.held).await;
+            let held = eventually("status names the lane or processor that it waits for", async || {
+                database.status("quick").await?.held
+            })
+            .await;
             assert!(held.starts_with("waiting for still (back-pressure lockstep) since "), "{held}");
             assert!((1..=PAGE).contains(&counted(&session, "quick_log", "is not null").await));
         } else {
@@ -123,7 +131,7 @@ async fn in_lockstep_processors_see_the_log_at_the_same_place() {
         gate.open();
         let sql = "select (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.still_log),
                           (select coalesce(sum((data->>'count')::bigint), 0)::bigint from public.quick_log)";
-        eventually("both have everything", async || {
+        eventually("both have handled everything", async || {
             let row = session.query_one(sql, &[]).await.unwrap();
             let (still, quick): (i64, i64) = (row.get(0), row.get(1));
             assert!(!lockstep || (still - quick).abs() <= PAGE, "{still} and {quick}");
@@ -134,10 +142,9 @@ async fn in_lockstep_processors_see_the_log_at_the_same_place() {
     }
 }
 
-/// What the lanes of one page lead to may be more than a tenant's results may take up before they
-/// are committed: the page is committed in parts.
+/// The results of the page exceed the bound of a tenant's uncommitted results.
 #[tokio::test(flavor = "multi_thread")]
-async fn in_lockstep_a_page_may_lead_to_more_than_waits_for_its_commit() {
+async fn in_lockstep_a_page_with_large_results_is_committed_in_parts() {
     let database = database().await;
     for stream in 0..60 {
         let giant = json!({"do": "giant", "mib": 2, "id": format!("x{stream}")});
@@ -155,9 +162,10 @@ async fn in_lockstep_a_page_may_lead_to_more_than_waits_for_its_commit() {
     host.stop().await;
 }
 
-/// A processor that is paused leaves the others alone; when it goes on they wait until it stands where they do.
+/// The other processor continues alone. After the resume it waits until both have the same
+/// progress.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_processor_leaves_the_lockstep_and_comes_back_to_it() {
+async fn a_paused_processor_leaves_the_lockstep_and_returns_when_it_is_resumed() {
     let database = database().await;
     let lockstep = |id: &str| format!("processors.{id}.back-pressure=lockstep");
     let (one, two) = (lockstep("one"), lockstep("two"));
@@ -168,8 +176,8 @@ async fn a_paused_processor_leaves_the_lockstep_and_comes_back_to_it() {
     until_counted(&database, &["one_log", "two_log"]).await;
     let session = database.db.connect("test").await.unwrap();
     assert!(pauses::pause(&session, "one", None, None).await.unwrap());
-    // Until its host has learned of the pause, the first still takes part: then the other is no more than a page ahead of it.
-    eventually("the second goes on alone", async || {
+    // Until the host has noticed the pause, the second is at most a page ahead of the first.
+    eventually("the second continues alone", async || {
         database.append("a", "s", &vec![json!({}); 10]).await;
         let ahead = counted(&session, "two_log", "= 'a'").await - counted(&session, "one_log", "= 'a'").await;
         (ahead > PAGE).then_some(())
@@ -179,7 +187,7 @@ async fn a_paused_processor_leaves_the_lockstep_and_comes_back_to_it() {
     until_counted(&database, &["two_log"]).await;
     assert_eq!(counted(&session, "one_log", "= 'b'").await, 0);
 
-    // Now it goes on, as far as the gate.
+    // After the resume the first continues up to the gate.
     pauses::lift(&session, "one", None, None).await.unwrap();
     let held = eventually("the second waits for the first", async || {
         database.append("a", "s", &[json!({})]).await;
@@ -192,7 +200,8 @@ async fn a_paused_processor_leaves_the_lockstep_and_comes_back_to_it() {
     host.stop().await;
 }
 
-/// Asserts that of each tenant every event was either handled or shed and counted; returns what was shed by tenant.
+/// Asserts that every event was either handled or counted as shed. Returns the number of shed
+/// events by tenant.
 async fn assert_handled_or_shed(database: &Database) -> BTreeMap<String, i64> {
     let session = database.db.connect("test").await.unwrap();
     let sql = "select tenant, count(*), (select coalesce(sum(s.events), 0)::bigint from sandmill.sheds s where s.tenant = e.tenant)
@@ -212,7 +221,7 @@ async fn assert_handled_or_shed(database: &Database) -> BTreeMap<String, i64> {
     shed_by_tenant
 }
 
-/// A processor that comes back after long goes on at the head; one that is not too far behind handles everything.
+/// After a short stop, in contrast, the processor handles everything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_processor_that_is_too_far_behind_jumps_to_the_head() {
     let database = database().await;
@@ -235,7 +244,7 @@ async fn a_processor_that_is_too_far_behind_jumps_to_the_head() {
     }
     let host = start().await;
     database.scripted_settles(&[]).await;
-    // From here on it is at the head, and handles what comes.
+    // From here on it is at the head, and handles new events.
     database.append("a", "later", &vec![json!({}); 70]).await;
     database.scripted_settles(&[]).await;
     host.stop().await;
@@ -244,7 +253,7 @@ async fn a_processor_that_is_too_far_behind_jumps_to_the_head() {
     assert_scripted_log(&database, "e.stream = 'later' or e.tenant <> 'c' and e.version <= 50").await;
 }
 
-/// One lane that stands still while much comes for it sheds that, and no other lane sheds anything.
+/// One lane stands still while many events arrive for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_that_is_too_far_behind_sheds_alone() {
     let database = database().await;
@@ -256,13 +265,13 @@ async fn a_lane_that_is_too_far_behind_sheds_alone() {
     let gate = Gate::default();
     let host = NativeHost::start(&database, gate.before("slow"), &settings).await;
     for round in 0..8 {
-        // In one page with others, so that nobody waits for it.
+        // In one page with other lanes, so that it is left behind.
         database.append("slow", "s", &vec![json!({}); 30]).await;
         for tenant in ["a", "b"] {
             database.append(tenant, "s", &vec![json!({}); 10]).await;
         }
         let session = database.db.connect("test").await.unwrap();
-        eventually("the others have everything", async || {
+        eventually("the other lanes have handled everything", async || {
             (counted(&session, "scripted_log", "<> 'slow'").await == 20 * (round + 1)).then_some(())
         })
         .await;
@@ -273,9 +282,9 @@ async fn a_lane_that_is_too_far_behind_sheds_alone() {
     database.append("slow", "later", &vec![json!({}); 30]).await;
     database.scripted_settles(&[]).await;
     host.stop().await;
-    let skipped = assert_handled_or_shed(&database).await;
-    assert_eq!(skipped.keys().collect::<Vec<_>>(), ["slow"]);
-    assert!(skipped["slow"] > 100, "{skipped:?}");
+    let shed = assert_handled_or_shed(&database).await;
+    assert_eq!(shed.keys().collect::<Vec<_>>(), ["slow"]);
+    assert!(shed["slow"] > 100, "{shed:?}");
     assert_scripted_log(
         &database,
         "e.tenant <> 'slow' or e.stream = 'later' or e.version <= 240 - (select sum(events) from sandmill.sheds)",
@@ -283,9 +292,9 @@ async fn a_lane_that_is_too_far_behind_sheds_alone() {
     .await;
 }
 
-/// What lies behind concerns more lanes than one commit should: it is passed over in several, and still nothing of it is handled.
+/// The shed events belong to more lanes than one commit should have.
 #[tokio::test(flavor = "multi_thread")]
-async fn very_many_lanes_are_skipped_in_parts() {
+async fn events_of_very_many_lanes_are_shed_in_several_commits() {
     let database = database().await;
     let settings = [
         "processor.page-events=100",

@@ -16,8 +16,8 @@ async fn execute(database: &Database, sql: &str) {
     session.batch_execute(sql).await.unwrap();
 }
 
-/// The database as a role of its own sees it, which may do everything there unless it is revoked;
-/// and that role.
+/// A connection to the database with a role of its own, and that role's name. The role may do
+/// everything until rights are revoked.
 async fn limited(database: &Database, prefix: &str) -> (Database, String) {
     let role = format!("{prefix}_{}", std::process::id());
     execute(
@@ -32,20 +32,20 @@ async fn limited(database: &Database, prefix: &str) -> (Database, String) {
     (Database { db: Db::parse(&address).unwrap(), address }, role)
 }
 
-/// Waits until it is explained by an error with these words, and gives all that is found of the processor.
-async fn explained(database: &Database, words: &str) -> Vec<Value> {
-    eventually(&format!("it is explained by: {words}"), async || {
+/// Waits until `explain` has a finding with this text. Returns all findings about the processor.
+async fn explained(database: &Database, text: &str) -> Vec<Value> {
+    eventually(&format!("explain finds: {text}"), async || {
         let output = sandmill(&database.address).args(["explain", "scripted", "--json"]).output().unwrap();
         assert!(output.status.success(), "{}", stderr(&output));
-        let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
-        let found = told["findings"].as_array().unwrap().clone();
-        let blamed = found.iter().any(|finding| finding["what"].as_str().unwrap().contains(words));
+        let explanation: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        let found = explanation["findings"].as_array().unwrap().clone();
+        let blamed = found.iter().any(|finding| finding["what"].as_str().unwrap().contains(text));
         blamed.then_some(found)
     })
     .await
 }
 
-/// No finding blames the plugins folder, and the first finding has this remedy.
+/// Asserts that no finding blames the plugins folder, and that the first one has this remedy.
 fn assert_remedy(found: &[Value], remedy: &str) {
     assert_eq!(found[0]["gravity"], json!("stuck"), "{found:#?}");
     assert!(found[0]["remedy"].as_str().unwrap().contains(remedy), "{found:#?}");
@@ -53,15 +53,15 @@ fn assert_remedy(found: &[Value], remedy: &str) {
     assert!(!found.iter().any(blamed), "{found:#?}");
 }
 
-/// Waits until that many terms in a row have ended with an error.
+/// Waits until that many consecutive terms have ended with an error.
 async fn failed(database: &Database, times: i64) -> TermError {
-    eventually(&format!("{times} terms have ended"), async || {
+    eventually(&format!("{times} consecutive terms have ended"), async || {
         database.status("scripted").await?.term_error.filter(|error| error.times >= times)
     })
     .await
 }
 
-/// The row of the processor in `sandmill status`, and the text below it.
+/// The processor's row in the output of `sandmill status`, and the text below it.
 fn status(database: &Database) -> (String, String) {
     let text = stdout(&sandmill(&database.address).arg("status").output().unwrap());
     let (_, rest) = text.split_once('\n').unwrap();
@@ -75,14 +75,14 @@ async fn error_is_gone(database: &Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_right_is_named_until_it_is_granted_again() {
+async fn a_revoked_right_is_reported_until_it_is_granted_again() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     let (limited, role) = limited(&database, "limited").await;
     let host = Host::start(&limited, &["scripted"], &[]);
     database.scripted_settles(&[]).await;
 
-    // What ends terms is also explained while the host cannot record its plugins.
+    // Term errors are explained even while the host cannot record its plugins.
     execute(
         &database,
         &format!(
@@ -107,12 +107,12 @@ async fn a_revoked_right_is_named_until_it_is_granted_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_became_read_only_is_named_and_one_that_can_be_written_again_is_not() {
+async fn a_read_only_database_is_reported_until_it_can_be_written_again() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     let host = Host::start(&database, &["scripted"], &[]);
     database.scripted_settles(&[]).await;
-    // As a server answers that follows another one: no setting of a session makes it writable.
+    // The error of a standby: no setting of a session makes it writable.
     execute(
         &database,
         "create function public.read_only() returns trigger language plpgsql as
@@ -132,7 +132,7 @@ async fn a_database_that_became_read_only_is_named_and_one_that_can_be_written_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_error_of_a_processor_that_nothing_runs_hides_neither_a_missing_file_nor_a_missing_host() {
+async fn a_term_error_hides_neither_a_missing_file_nor_a_missing_host() {
     let database = database().await;
     let folder = plugins(&["scripted"]);
     let host = Host::start_in(&database, folder.path(), &[]);
@@ -154,7 +154,7 @@ async fn the_error_of_a_processor_that_nothing_runs_hides_neither_a_missing_file
             .then_some(())
     })
     .await;
-    // As if it had ended a while ago.
+    // Makes the term end an hour ago.
     execute(
         &database,
         "update sandmill.processors
@@ -185,10 +185,10 @@ async fn a_new_host_continues_the_count_of_an_earlier_one() {
     let database = database().await;
     execute(
         &database,
-        "create function public.ruin() returns trigger language plpgsql as
+        "create function public.fail() returns trigger language plpgsql as
          $$ begin raise exception 'nothing is written here' using errcode = 'XX000'; end $$;
-         create trigger ruin before update on sandmill.cursors for each row
-         when (old.progress::text <> new.progress::text) execute function public.ruin()",
+         create trigger fail before update on sandmill.cursors for each row
+         when (old.progress::text <> new.progress::text) execute function public.fail()",
     )
     .await;
     database.append("acme", "s", &[json!({})]).await;
@@ -206,17 +206,17 @@ async fn a_new_host_continues_the_count_of_an_earlier_one() {
     })
     .await;
     assert!(after.since == before.since && after.times > before.times, "{before:?}\n{after:?}");
-    execute(&database, "drop function public.ruin() cascade").await;
+    execute(&database, "drop function public.fail() cascade").await;
     database.scripted_settles(&[]).await;
     error_is_gone(&database).await;
     host.stop().await;
     assert_scripted_log(&database, "true").await;
 }
 
-/// Each term commits after one second that it passed events of a blocked lane, and another lane's
-/// read fails later.
+/// Each term commits after one second that it passed events of a blocked lane. The read of another
+/// lane fails only after that.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_that_takes_long_is_not_cleared_by_commits_before_it() {
+async fn a_late_error_is_not_cleared_by_earlier_commits_of_its_term() {
     let database = database().await;
     let (limited, _) = limited(&database, "slowed").await;
     let stop = || json!({"do": "stop", "code": "closed"});
@@ -229,7 +229,7 @@ async fn an_error_that_takes_long_is_not_cleared_by_commits_before_it() {
 
     execute(
         &database,
-        "create function public.ruin(id text) returns boolean language plpgsql as
+        "create function public.fail(id text) returns boolean language plpgsql as
          $$ begin
            if id = 'slow' then
              perform pg_sleep(2.5);
@@ -238,13 +238,13 @@ async fn an_error_that_takes_long_is_not_cleared_by_commits_before_it() {
            return true;
          end $$;
          alter table sandmill_documents.c1_1 enable row level security, force row level security;
-         create policy ruin on sandmill_documents.c1_1 using (public.ruin(_id)) with check (true)",
+         create policy fail on sandmill_documents.c1_1 using (public.fail(_id)) with check (true)",
     )
     .await;
     database.resume(Some("slow")).await;
     let host = Host::start(&limited, &["scripted"], &[]);
     let mut first: Option<TermError> = None;
-    let error = eventually("two terms in a row have ended", async || {
+    let error = eventually("two consecutive terms have ended", async || {
         database.append("blocked", "s", &[json!({})]).await;
         let error = database.status("scripted").await?.term_error;
         assert!(error.is_some() || first.is_none(), "the error was cleared: {first:?}");
@@ -263,7 +263,7 @@ async fn an_error_that_takes_long_is_not_cleared_by_commits_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_processor_whose_documents_table_is_gone_is_removed_and_built_again() {
+async fn a_processor_whose_documents_table_is_gone_can_be_removed_and_rebuilt() {
     let database = database().await;
     let folder = plugins(&["scripted"]);
     let host = Host::start_in(&database, folder.path(), &[]);
@@ -274,7 +274,7 @@ async fn a_processor_whose_documents_table_is_gone_is_removed_and_built_again() 
     let found = explained(&database, "c1_1").await;
     assert_remedy(&found, "`sandmill processors remove scripted --drop-documents`");
 
-    // The remedy, step by step.
+    // The steps of the remedy.
     let file = folder.path().join("scripted.wasm");
     let bytes = fs::read(&file).unwrap();
     fs::remove_file(&file).unwrap();

@@ -18,7 +18,7 @@ use crate::{
     model::handler::Descriptor,
     plugins::manifest::Manifest,
     processor::{
-        code::{Code, Version},
+        code::{CodeVersion, SwappableCode},
         lane::Runner,
     },
     rehearsal::{Rehearsal, Report, lines},
@@ -112,7 +112,7 @@ pub async fn test(
     let Some(examined) = examine(&sandbox, &request.file, &mut interrupted).await? else { return Ok(None) };
     let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", request.file.display()))?);
     let descriptor = manifest.apply_to(plugin.descriptor(), None);
-    let code = Code::new(Version::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
+    let code = SwappableCode::new(CodeVersion::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
     let runner = Runner::new(&descriptor, Arc::new(code), scheduler);
     let rehearsal = Rehearsal {

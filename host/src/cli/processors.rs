@@ -17,8 +17,8 @@ use crate::{
     model::ids::ProcessorId,
     plugins::history::{self, PluginStatus},
     processor::{
-        removal::{self, Held, HeldCollection},
-        roster::{self, Entry},
+        removal::{self, ProcessorRemains, RemainingCollection},
+        roster::{self, RosterEntry},
     },
     projections::list::{self, Collection},
 };
@@ -146,7 +146,7 @@ pub(super) enum State {
 }
 
 impl State {
-    fn of(entry: &Entry, plugins: &[PluginStatus], host: bool) -> State {
+    fn of(entry: &RosterEntry, plugins: &[PluginStatus], host: bool) -> State {
         let plugin = plugins.iter().find(|listed| listed.plugin == entry.plugin);
         match plugin {
             _ if entry.runs => State::Running,
@@ -178,8 +178,8 @@ pub(super) async fn states(
     session: &Session,
     plugins: &[PluginStatus],
     host: bool,
-) -> Result<Vec<(Entry, State)>, Error> {
-    let state = |entry: Entry| {
+) -> Result<Vec<(RosterEntry, State)>, Error> {
+    let state = |entry: RosterEntry| {
         let state = State::of(&entry, plugins, host);
         (entry, state)
     };
@@ -193,7 +193,7 @@ async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
         Ok((states(&session, &plugins, host).await?, list::collections(&session).await?))
     };
     let (entries, collections) = read.await.map_err(|error| explain(&error))?;
-    let listed: Vec<(&Entry, State, Vec<&Collection>)> = entries
+    let listed: Vec<(&RosterEntry, State, Vec<&Collection>)> = entries
         .iter()
         .map(|(entry, state)| {
             let own = collections.iter().filter(|of| of.processor.as_ref() == Some(&entry.id)).collect();
@@ -218,7 +218,7 @@ async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(listed: &[(&Entry, State, Vec<&Collection>)], kept: &[&Collection], screen: Screen) -> String {
+fn show(listed: &[(&RosterEntry, State, Vec<&Collection>)], kept: &[&Collection], screen: Screen) -> String {
     use Column::{Number, Text};
     if listed.is_empty() && kept.is_empty() {
         return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
@@ -286,7 +286,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let RemoveArgs { processor: id, documents, yes, json } = args;
     let drops = documents.drop_documents;
     let mut session = connect(db, "processors").await?;
-    let held = removal::held(&session, &id).await.map_err(|error| explain(&error))?;
+    let held = removal::find(&session, &id).await.map_err(|error| explain(&error))?;
     let Some(held) = held else {
         let known: Vec<String> =
             roster::read(&session).await.map_err(|error| explain(&error))?.into_iter().map(|entry| entry.id).collect();
@@ -331,7 +331,7 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
 }
 
 /// What is lost for good, or takes another pass over the log to restore.
-fn lost(held: &Held, drops: bool) -> Vec<String> {
+fn lost(held: &ProcessorRemains, drops: bool) -> Vec<String> {
     let documents: i64 = if drops { held.collections.iter().filter_map(|of| of.documents).sum() } else { 0 };
     let lost = [(held.dead_letters, "dead letter"), (documents, "document")];
     lost.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect()
@@ -341,10 +341,10 @@ fn counted(number: i64, what: &str) -> String {
     count(u64::try_from(number).unwrap_or_default(), what)
 }
 
-fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
+fn told(id: &ProcessorId, held: &ProcessorRemains, drops: bool) -> String {
     let mut text = String::new();
     if held.known {
-        let Held { dead_letters, lanes, pauses, sheds, .. } = held;
+        let ProcessorRemains { dead_letters, lanes, pauses, sheds, .. } = held;
         let rows = [
             (*dead_letters, "dead letter"),
             (*lanes, "lane behind"),
@@ -357,7 +357,7 @@ fn told(id: &ProcessorId, held: &Held, drops: bool) -> String {
         text.push_str(&format!("removed {id}: its place in the log{with}\n"));
     }
     for of in &held.collections {
-        let HeldCollection { relation, documents, .. } = of;
+        let RemainingCollection { relation, documents, .. } = of;
         let documents = documents.map(|documents| counted(documents, "document"));
         text.push_str(&match (documents, drops) {
             (Some(documents), true) => format!("dropped {documents} with the view {relation}\n"),
@@ -381,28 +381,34 @@ mod tests {
     fn what_is_lost_and_what_was_removed_is_said_in_numbers() {
         let id = ProcessorId::parse("acme/carts").unwrap();
         let (view, relation) = ("carts@acme".to_string(), r#"app."carts@acme""#.to_string());
-        let collection = HeldCollection { view, relation, documents: Some(12) };
-        let held = Held { known: true, dead_letters: 3, lanes: 1, collections: vec![collection], ..Held::default() };
+        let collection = RemainingCollection { view, relation, documents: Some(12) };
+        let held = ProcessorRemains {
+            known: true,
+            dead_letters: 3,
+            lanes: 1,
+            collections: vec![collection],
+            ..ProcessorRemains::default()
+        };
         assert_eq!(lost(&held, false), ["3 dead letters"]);
         assert_eq!(lost(&held, true), ["3 dead letters", "12 documents"]);
-        assert_eq!(lost(&Held::default(), true), Vec::<String>::new());
+        assert_eq!(lost(&ProcessorRemains::default(), true), Vec::<String>::new());
         assert_eq!(
             told(&id, &held, false),
             "removed acme/carts: its place in the log, 3 dead letters, 1 lane behind\n\
              kept 12 documents in the view app.\"carts@acme\"; no plugin writes there any more\n"
         );
-        let missing = HeldCollection { view: "gone".into(), relation: "public.gone".into(), documents: None };
-        let missing = Held { collections: vec![missing], ..Held::default() };
+        let missing = RemainingCollection { view: "gone".into(), relation: "public.gone".into(), documents: None };
+        let missing = ProcessorRemains { collections: vec![missing], ..ProcessorRemains::default() };
         assert_eq!(lost(&missing, true), Vec::<String>::new());
         assert_eq!(told(&id, &missing, true), "dropped the collection of public.gone, whose table was missing\n");
         assert!(told(&id, &missing, false).starts_with("kept the collection of public.gone, whose table is"));
-        let kept = Held { known: false, dead_letters: 0, lanes: 0, ..held };
+        let kept = ProcessorRemains { known: false, dead_letters: 0, lanes: 0, ..held };
         assert_eq!(told(&id, &kept, true), "dropped 12 documents with the view app.\"carts@acme\"\n");
     }
 
     #[test]
     fn a_processor_is_listed_with_what_its_host_makes_of_it() {
-        let entry = |runs| Entry {
+        let entry = |runs| RosterEntry {
             id: "acme/carts".into(),
             kind: "projector".into(),
             tenant: Some("acme".into()),
@@ -427,7 +433,7 @@ mod tests {
         assert_eq!(State::of(&entry(false), &[listed("", true)], true), State::Refused);
         assert_eq!(State::of(&entry(false), &[listed("acme/other", false)], true), State::Absent);
         assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], false), State::NoHost);
-        let failing = Entry { failed_lately: true, ..entry(false) };
+        let failing = RosterEntry { failed_lately: true, ..entry(false) };
         assert_eq!(State::of(&failing, &[], true), State::Running);
         assert_eq!(State::of(&failing, &[], false), State::NoHost);
         let collection = Collection {

@@ -82,7 +82,7 @@ pub(super) async fn run(ResumeArgs { what, json }: ResumeArgs, db: &Db) -> anyho
     let resumed = lane_checkpoints::resume(&session, processor.as_str(), what.tenant(), what.key()).await;
     let resumed = resumed.map_err(|error| explain(&error))?;
     let left = pauses::read(&session, processor).await.map_err(|error| explain(&error))?;
-    let whole = left.into_iter().find(|pause| pause.is_whole()).map(|pause| pause.reason.message);
+    let whole = left.into_iter().find(|pause| pause.covers_processor()).map(|pause| pause.reason.message);
     if json {
         let What { processor, tenant, key } = &what;
         output::print_json(&json!({

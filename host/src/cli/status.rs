@@ -21,7 +21,7 @@ use crate::{
     db::{Db, Error, Session},
     model::{ids::ProcessorId, text},
     plugins::history,
-    processor::status::{self, LaneBehind, LastShed, ProcessorStatus, SetAside, Status, TermError},
+    processor::status::{self, LaneBehind, LastDeadLetter, LastShed, ProcessorStatus, Status, TermError},
     store::time,
 };
 
@@ -286,7 +286,7 @@ fn processors(status: &Status, idle: &BTreeMap<String, State>, wide: bool) -> Ta
 
 /// What a processor set aside: its lanes went on, so that no other line tells of it.
 fn set_aside(p: &ProcessorStatus) -> Option<String> {
-    let SetAside { tenant, position, reason } = p.last_dead_letter.as_ref()?;
+    let LastDeadLetter { tenant, position, reason } = p.last_dead_letter.as_ref()?;
     let (id, events) = (&p.id, output::count(u64::try_from(p.dead_letters).unwrap_or(0), "event"));
     let events = if p.dead_letters_at_least { format!("more than {events}") } else { events };
     let reason = text::one_line(reason);
@@ -436,8 +436,11 @@ mod tests {
     #[test]
     fn what_was_set_aside_is_told() {
         let mut seen = blocked();
-        let letter =
-            SetAside { tenant: "acme".into(), position: 9, reason: "plugin:invalid-data: missing \u{1b}[31m".into() };
+        let letter = LastDeadLetter {
+            tenant: "acme".into(),
+            position: 9,
+            reason: "plugin:invalid-data: missing \u{1b}[31m".into(),
+        };
         (seen.status.processors[0].dead_letters, seen.status.processors[0].last_dead_letter) = (2, Some(letter));
         let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
         let wanted = "door-watch set 2 events aside (table sandmill.dead_letters); the last, at position 9 of tenant acme: plugin:invalid-data";
@@ -450,7 +453,7 @@ mod tests {
         let p = &mut seen.status.processors[0];
         p.lanes_counted = status::LaneCounts { all: 60_000, blocked: 59_999, retrying: 1, ..Default::default() };
         (p.dead_letters, p.dead_letters_at_least) = (10_000, true);
-        p.last_dead_letter = Some(SetAside { tenant: "acme".into(), position: 9, reason: "plugin: odd".into() });
+        p.last_dead_letter = Some(LastDeadLetter { tenant: "acme".into(), position: 9, reason: "plugin: odd".into() });
         p.term_error = Some(TermError {
             error: "permission denied for table x (SQLSTATE 42501)".into(),
             since: "2026-01-02T03:04:05Z".into(),

@@ -15,7 +15,7 @@ const GROUPS: [(&str, bool); 2] = [("processors", true), ("tenants", false)];
 fn keys_in(group: &str, name: &str) -> Vec<(String, toml::Value)> {
     let leaves = match group {
         "tenants" => leaves(&tenants::Settings::every()),
-        _ => leaves(&pressure::Settings::default()),
+        _ => leaves(&pressure::PressureSettings::default()),
     };
     leaves.into_iter().map(|(key, value)| (format!("{group}.{name}.{key}"), value)).collect()
 }

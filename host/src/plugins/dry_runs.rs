@@ -9,7 +9,7 @@ use super::{manifest::Manifest, registry::RunnableVersion};
 use crate::{
     db::describe,
     model::{handler::Descriptor, ids::ProcessorId},
-    processor::{Shared, code::Version, registration},
+    processor::{Shared, code::CodeVersion, registration},
     rollout::dry_run::{DryRun, DryRunReport, DryRunSession},
     scheduler::Scheduler,
 };
@@ -34,7 +34,7 @@ pub(super) struct DryRunContext {
 /// The version that a processor runs.
 pub(super) struct RunningVersion {
     pub(super) plugin: String,
-    pub(super) version: Arc<Version>,
+    pub(super) version: Arc<CodeVersion>,
     pub(super) descriptor: Descriptor,
     pub(super) manifest: Manifest,
 }

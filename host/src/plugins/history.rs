@@ -13,7 +13,7 @@ pub use crate::rollout::dry_run::DryRunReport;
 use crate::{
     db::{Error, Session, types::ToSql},
     model::ids::ProcessorId,
-    processor::code::Done,
+    processor::code::VersionStats,
 };
 
 /// A kind of event in a plugin's history.
@@ -128,10 +128,15 @@ pub async fn record_runs(session: &Session, runs: &[RunNote<'_>]) -> Result<Vec<
 
 /// Completes the entry of a swap with what the version has done since, once it has handled an event:
 /// the first event, how long after the swap its call began, and how many lanes use the version.
-pub async fn complete_swap(session: &Session, entry: i64, swapped_at: Instant, done: &Done) -> Result<(), Error> {
+pub async fn complete_swap(
+    session: &Session,
+    entry: i64,
+    swapped_at: Instant,
+    done: &VersionStats,
+) -> Result<(), Error> {
     let (Some((first, _)), Some(began)) = (done.positions, done.began) else { return Ok(()) };
     let gap_ms = began.saturating_duration_since(swapped_at).as_secs_f64() * 1e3;
-    let (lanes, longest_ms) = (done.lanes as i64, done.longest.as_secs_f64() * 1e3);
+    let (lanes, longest_ms) = (done.lanes as i64, done.longest_wait.as_secs_f64() * 1e3);
     session.execute(include_str!("history/since.sql"), &[&entry, &first, &gap_ms, &lanes, &longest_ms]).await.map(drop)
 }
 

@@ -6,7 +6,7 @@ use super::{
     history::{self, HistoryNote, PluginEvent, RunNote, components::RetainedVersion},
     registry::{Provenance, Registry, SwapReport},
 };
-use crate::{db::Session, model::ids::ProcessorId, processor::code::COMING, rollout::dry_run::DryRunReport};
+use crate::{db::Session, model::ids::ProcessorId, processor::code::TAKEOVER, rollout::dry_run::DryRunReport};
 
 /// What is written down of a plugin that runs.
 pub(super) struct OfRunning {
@@ -85,7 +85,7 @@ impl Swaps {
             let done = registry.members().get(id).map(|member| member.done());
             let Some(done) = done.filter(|done| done.positions.is_some()) else { continue };
             // Lanes that come later are not counted.
-            swap.over = done.began.is_some_and(|began| began.elapsed() > COMING);
+            swap.over = done.began.is_some_and(|began| began.elapsed() > TAKEOVER);
             if !swap.told || swap.over {
                 told = told.and(history::complete_swap(session, swap.note, swap.at, &done).await);
                 swap.told = true;

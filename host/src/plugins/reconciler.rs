@@ -794,5 +794,5 @@ impl Reconciler {
 
 /// Whether it may be otherwise the next time, without anything in the folder having changed.
 fn is_passing(error: &RegistrationError) -> bool {
-    matches!(error, RegistrationError::Database { .. } | RegistrationError::Unasked { .. })
+    matches!(error, RegistrationError::Database { .. } | RegistrationError::Unprepared { .. })
 }

@@ -24,7 +24,7 @@ use crate::{
     },
     processor::{
         Processor, ProcessorState, Shared,
-        code::{Code, Done, Version},
+        code::{CodeVersion, SwappableCode, VersionStats},
         lane::Runner,
         lane_checkpoints, pressure,
         registration::{self, Registration, RegistrationError},
@@ -75,8 +75,8 @@ impl RunnableVersion {
         Registration { descriptor, plugin, digest, adopts: manifest.adopts() }
     }
 
-    fn version(&self) -> Version {
-        Version::new(&*self.digest, self.handler.clone(), self.descriptor.max_batch_size)
+    fn version(&self) -> CodeVersion {
+        CodeVersion::new(&*self.digest, self.handler.clone(), self.descriptor.max_batch_size)
     }
 }
 
@@ -92,11 +92,11 @@ pub struct Member {
     pub provenance: Provenance,
     /// How it stands.
     pub state: watch::Receiver<ProcessorState>,
-    code: Arc<Code>,
+    code: Arc<SwappableCode>,
     /// The version that can take its place back.
     before: Option<Before>,
     /// Versions that were replaced, which may still be under way in some lanes, or whose failures are not committed yet; and since when they are idle.
-    retired: Vec<(Arc<Version>, Option<Instant>)>,
+    retired: Vec<(Arc<CodeVersion>, Option<Instant>)>,
 }
 
 /// For how long a version that was replaced is watched after its last call: until then what it led to is committed.
@@ -105,7 +105,7 @@ const RETIRES: Duration = Duration::from_secs(10);
 /// The version that another one has replaced.
 #[derive(Clone)]
 struct Before {
-    version: Arc<Version>,
+    version: Arc<CodeVersion>,
     descriptor: Descriptor,
     manifest: Manifest,
     provenance: Provenance,
@@ -118,7 +118,7 @@ struct Before {
 pub struct Registry {
     shared: Shared,
     scheduler: Scheduler,
-    pressures: BTreeMap<String, pressure::Settings>,
+    pressures: BTreeMap<String, pressure::PressureSettings>,
     members: BTreeMap<ProcessorId, Member>,
     tasks: Group,
     dry_run_session: Arc<Mutex<Option<DryRunSession>>>,
@@ -130,12 +130,12 @@ pub struct SwapReport {
     /// The version that it replaced.
     pub replaced: Arc<str>,
     /// What that had done.
-    pub done: Done,
+    pub done: VersionStats,
 }
 
 impl Registry {
     /// Nobody yet. `pressures` are how single processors treat lanes that cannot keep up.
-    pub fn new(shared: Shared, scheduler: Scheduler, pressures: BTreeMap<String, pressure::Settings>) -> Self {
+    pub fn new(shared: Shared, scheduler: Scheduler, pressures: BTreeMap<String, pressure::PressureSettings>) -> Self {
         Registry {
             shared,
             scheduler,
@@ -232,7 +232,7 @@ impl Registry {
             }
             announce(&follower);
             let id = follower.descriptor.id.clone();
-            let code = Arc::new(Code::new(follower.version()));
+            let code = Arc::new(SwappableCode::new(follower.version()));
             let runner = Runner {
                 deferred: Some(self.shared.pages.deferred()),
                 ..Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone())
@@ -321,15 +321,15 @@ impl Registry {
     async fn exchange(
         &mut self,
         session: &Session,
-        version: Arc<Version>,
+        version: Arc<CodeVersion>,
         descriptor: Descriptor,
         manifest: Manifest,
         provenance: Provenance,
     ) -> Option<SwapReport> {
         let member = self.members.get_mut(&descriptor.id)?;
         self.shared.metrics.plugin_changed("swapped");
-        let replaced = member.code.exchange(version);
-        let swapped = SwapReport { replaced: replaced.digest.clone(), done: replaced.done() };
+        let replaced = member.code.swap(version);
+        let swapped = SwapReport { replaced: replaced.digest.clone(), done: replaced.stats() };
         let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
         let manifest = std::mem::replace(&mut member.manifest, manifest);
         let provenance = std::mem::replace(&mut member.provenance, provenance);
@@ -370,7 +370,7 @@ impl Registry {
                     let resumed = try_these_again(session, id, &lanes, &current);
                     said(id, within_a_transaction(session, resumed).await);
                 }
-                if version.done().calls > 0 {
+                if version.stats().calls > 0 {
                     *idle_since = None;
                 } else {
                     idle_since.get_or_insert_with(Instant::now);
@@ -444,8 +444,8 @@ impl Member {
     }
 
     /// What the version that it runs has done.
-    pub fn done(&self) -> Done {
-        self.code.current().done()
+    pub fn done(&self) -> VersionStats {
+        self.code.current().stats()
     }
 
     /// For how long that version has been on trial, if another one ran before it and could again.
@@ -461,7 +461,7 @@ impl Member {
 
 /// Lanes that were blocked go on, as a person would let them. Where it is for another version, it is excused from what they do: before they can begin, as they begin
 /// when this is committed.
-async fn try_again(session: &Session, id: &ProcessorId, excused: Option<&Version>) {
+async fn try_again(session: &Session, id: &ProcessorId, excused: Option<&CodeVersion>) {
     let resumed = lane_checkpoints::resume_blocked(session, id.as_str(), |lane| {
         if let Some(version) = excused {
             version.excuse([lane]);
@@ -475,7 +475,7 @@ async fn try_these_again(
     session: &Session,
     id: &ProcessorId,
     lanes: &[LaneKey],
-    excused: &Version,
+    excused: &CodeVersion,
 ) -> Result<u64, Error> {
     let resumed = lane_checkpoints::resume_these(session, id, lanes).await?;
     let lanes = resumed.len() as u64;

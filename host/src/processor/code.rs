@@ -1,11 +1,11 @@
 //! The code of a processor, which can be swapped while its lanes run.
 //!
-//! Each call uses the [`current`](Code::current) version at its beginning, so each lane changes to
+//! Each call uses the [`current`](SwappableCode::current) version at its beginning, so each lane changes to
 //! the new version after its own batch. No lane waits for another, nothing under way is lost, and
 //! each event is handled by exactly one version. Effects are committed as before, no matter which
 //! version returned them.
 //!
-//! A [`Version`] counts what it does. The record of a swap and the probation of a new version are
+//! A [`CodeVersion`] counts what it does. The record of a swap and the probation of a new version are
 //! based on these counts.
 
 use std::{
@@ -27,26 +27,26 @@ use crate::model::{
 /// Maximum number of lanes that are remembered by name.
 const LANES: usize = 1_000;
 /// Time after a version's first call during which the lanes that change to it are recorded.
-pub const COMING: Duration = Duration::from_secs(10);
+pub const TAKEOVER: Duration = Duration::from_secs(10);
 
 /// The code that a processor runs now. Cheap to read.
-pub struct Code(RwLock<Arc<Version>>);
+pub struct SwappableCode(RwLock<Arc<CodeVersion>>);
 
-impl Code {
+impl SwappableCode {
     /// The code of a processor, with its first version.
-    pub fn new(version: Version) -> Self {
-        Code(RwLock::new(Arc::new(version)))
+    pub fn new(version: CodeVersion) -> Self {
+        SwappableCode(RwLock::new(Arc::new(version)))
     }
 
     /// The version that the next call runs.
-    pub fn current(&self) -> Arc<Version> {
+    pub fn current(&self) -> Arc<CodeVersion> {
         // Only a reference is copied or replaced under the lock, so a panic cannot leave it half
         // done.
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Runs another version from the next batch of each lane on. Returns the previous one.
-    pub fn exchange(&self, version: Arc<Version>) -> Arc<Version> {
+    pub fn swap(&self, version: Arc<CodeVersion>) -> Arc<CodeVersion> {
         // If it ran here before, its instances remember documents that later versions have changed.
         version.handler.forget_all();
         let before = std::mem::replace(&mut *self.0.write().unwrap_or_else(PoisonError::into_inner), version);
@@ -56,7 +56,7 @@ impl Code {
 }
 
 /// One version of the code, with counts of what it has done.
-pub struct Version {
+pub struct CodeVersion {
     /// SHA-256 of its file, for people and records.
     pub digest: Arc<str>,
     /// The code.
@@ -68,12 +68,12 @@ pub struct Version {
     first: AtomicI64,
     last: AtomicI64,
     began: OnceLock<Instant>,
-    lanes: Mutex<Lanes>,
+    lanes: Mutex<VersionLanes>,
 }
 
 /// Lanes that a version has blocked or taken over.
 #[derive(Default)]
-struct Lanes {
+struct VersionLanes {
     /// Lanes that were blocked before the version began, as [hashes](hash). Their failures say
     /// nothing about it. There may be very many; a wrong match happens once in 2^64 pairs.
     excused: HashSet<u64, foldhash::fast::RandomState>,
@@ -82,17 +82,17 @@ struct Lanes {
     /// The last of them by name.
     failed_last: VecDeque<LaneKey>,
     /// How many of them were not excused.
-    against: usize,
-    why: Option<Reason>,
+    newly_failed: usize,
+    reason: Option<Reason>,
     /// Lanes that have changed to it, and the longest time that one of them waited for its first
     /// answer.
-    came: HashSet<LaneKey>,
-    longest: Duration,
+    answered: HashSet<LaneKey>,
+    longest_wait: Duration,
 }
 
 /// What a version has done.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Done {
+pub struct VersionStats {
     /// Calls under way.
     pub calls: usize,
     /// Events that it has handled.
@@ -104,18 +104,18 @@ pub struct Done {
     /// Lanes that it has blocked and that were not blocked before.
     pub failed: usize,
     /// Why the last of them failed.
-    pub why: Option<Reason>,
-    /// Lanes that had an answer in the first [`COMING`]; at most a thousand are counted.
+    pub reason: Option<Reason>,
+    /// Lanes that had an answer in the first [`TAKEOVER`]; at most a thousand are counted.
     pub lanes: usize,
     /// The longest time that one of them waited for its first answer, from when its events were
     /// ready, including the call.
-    pub longest: Duration,
+    pub longest_wait: Duration,
 }
 
-impl Version {
+impl CodeVersion {
     /// A version that has done nothing yet.
     pub fn new(digest: impl Into<Arc<str>>, handler: Arc<dyn Handler>, batch_events: Option<u32>) -> Self {
-        Version {
+        CodeVersion {
             digest: digest.into(),
             handler,
             batch_events: batch_events.map_or(usize::MAX, |most| (most as usize).max(1)),
@@ -128,7 +128,7 @@ impl Version {
         }
     }
 
-    fn lanes(&self) -> MutexGuard<'_, Lanes> {
+    fn lanes(&self) -> MutexGuard<'_, VersionLanes> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -138,33 +138,33 @@ impl Version {
     }
 
     /// The last lanes, at most a thousand, that this version has blocked and another has not.
-    pub fn blocked_unlike(&self, other: &Version) -> Vec<LaneKey> {
+    pub fn blocked_unlike(&self, other: &CodeVersion) -> Vec<LaneKey> {
         let failed: Vec<LaneKey> = self.lanes().failed_last.iter().cloned().collect();
         let others = other.lanes();
         failed.into_iter().filter(|lane| !others.failed.contains(&hash(lane))).collect()
     }
 
     /// What it has done so far.
-    pub fn done(&self) -> Done {
+    pub fn stats(&self) -> VersionStats {
         let (first, last) = (self.first.load(Relaxed), self.last.load(Relaxed));
         let lanes = self.lanes();
-        Done {
+        VersionStats {
             calls: self.calls.load(Relaxed),
             events: self.events.load(Relaxed),
             positions: (first <= last).then_some((first, last)),
             began: self.began.get().copied(),
-            failed: lanes.against,
-            why: lanes.why.clone(),
-            lanes: lanes.came.len(),
-            longest: lanes.longest,
+            failed: lanes.newly_failed,
+            reason: lanes.reason.clone(),
+            lanes: lanes.answered.len(),
+            longest_wait: lanes.longest_wait,
         }
     }
 
     /// Counts a call as under way until the returned guard is dropped.
-    pub(super) fn begin(self: &Arc<Self>) -> UnderWay {
+    pub(super) fn begin(self: &Arc<Self>) -> CallGuard {
         self.began.get_or_init(Instant::now);
         self.calls.fetch_add(1, Relaxed);
-        UnderWay(self.clone())
+        CallGuard(self.clone())
     }
 
     /// Counts the first `events` of a batch as handled.
@@ -179,12 +179,12 @@ impl Version {
 
     /// Records an answer to a lane whose events had been ready for `waited`.
     pub(super) fn answered(&self, lane: &LaneKey, waited: Duration) {
-        if self.began.get().is_none_or(|began| began.elapsed() > COMING) {
+        if self.began.get().is_none_or(|began| began.elapsed() > TAKEOVER) {
             return;
         }
         let mut lanes = self.lanes();
-        if lanes.came.len() < LANES && lanes.came.insert(lane.clone()) {
-            lanes.longest = lanes.longest.max(waited);
+        if lanes.answered.len() < LANES && lanes.answered.insert(lane.clone()) {
+            lanes.longest_wait = lanes.longest_wait.max(waited);
         }
     }
 
@@ -194,10 +194,10 @@ impl Version {
         let hash = hash(lane);
         let excused = lanes.excused.contains(&hash);
         if !excused {
-            lanes.why = Some(reason.clone());
+            lanes.reason = Some(reason.clone());
         }
         if lanes.failed.insert(hash) {
-            lanes.against += usize::from(!excused);
+            lanes.newly_failed += usize::from(!excused);
         } else {
             // It was resumed since, so it is among the last again.
             lanes.failed_last.retain(|other| other != lane);
@@ -216,9 +216,9 @@ fn hash(lane: &LaneKey) -> u64 {
 }
 
 /// A call under way.
-pub(super) struct UnderWay(Arc<Version>);
+pub(super) struct CallGuard(Arc<CodeVersion>);
 
-impl Drop for UnderWay {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         self.0.calls.fetch_sub(1, Relaxed);
     }
@@ -235,9 +235,9 @@ mod tests {
         ids::TenantId,
     };
 
-    struct Nothing;
+    struct NoopHandler;
 
-    impl Handler for Nothing {
+    impl Handler for NoopHandler {
         fn handle(
             self: Arc<Self>,
             _: Arc<Batch>,
@@ -256,52 +256,59 @@ mod tests {
     }
 
     #[test]
-    fn what_was_blocked_before_is_remembered_and_does_not_count() {
+    fn lanes_that_were_blocked_before_a_version_do_not_count_against_it() {
         let lane = |name: &str| {
             let tenant = TenantId::parse(name).unwrap();
             LaneKey { key: tenant.as_shared(), tenant }
         };
-        let version = Version::new("digest", Arc::new(Nothing), Some(5));
+        let version = CodeVersion::new("digest", Arc::new(NoopHandler), Some(5));
         version.excuse([lane("old")]);
         version.failed(&lane("old"), &Reason::new("trap", "as before"));
-        assert_eq!((version.done().failed, version.done().why), (0, None));
+        assert_eq!((version.stats().failed, version.stats().reason), (0, None));
         version.failed(&lane("new"), &Reason::new("trap", "for the first time"));
-        assert_eq!((version.done().failed, version.done().why), (1, Some(Reason::new("trap", "for the first time"))));
-        let other = Version::new("other", Arc::new(Nothing), None);
+        assert_eq!(
+            (version.stats().failed, version.stats().reason),
+            (1, Some(Reason::new("trap", "for the first time")))
+        );
+        let other = CodeVersion::new("other", Arc::new(NoopHandler), None);
         let lanes = |mut lanes: Vec<LaneKey>| {
             lanes.sort();
             lanes
         };
-        assert_eq!(lanes(version.blocked_unlike(&other)), [lane("new"), lane("old")], "both would fail again");
-        other.failed(&lane("old"), &Reason::new("trap", "so they do"));
+        assert_eq!(
+            lanes(version.blocked_unlike(&other)),
+            [lane("new"), lane("old")],
+            "the other version may handle both"
+        );
+        other.failed(&lane("old"), &Reason::new("trap", "as well"));
         assert_eq!(version.blocked_unlike(&other), [lane("new")]);
     }
 
     #[test]
-    fn lanes_that_were_blocked_before_hide_no_others() {
+    fn lanes_that_were_blocked_before_do_not_hide_newly_blocked_ones() {
         let tenant = TenantId::parse("t").unwrap();
         let lane = |n: usize| LaneKey { tenant: tenant.clone(), key: n.to_string().into() };
         let (before, now) = (0..2 * LANES, 2 * LANES..2 * LANES + 3);
-        let version = Version::new("digest", Arc::new(Nothing), None);
+        let version = CodeVersion::new("digest", Arc::new(NoopHandler), None);
         version.excuse(before.clone().map(lane));
         for n in before.chain(now.clone()) {
             version.failed(&lane(n), &Reason::new("trap", "again"));
         }
-        assert_eq!(version.done().failed, now.len());
-        let other = Version::new("other", Arc::new(Nothing), None);
+        assert_eq!(version.stats().failed, now.len());
+        let other = CodeVersion::new("other", Arc::new(NoopHandler), None);
         let unlike = version.blocked_unlike(&other);
-        assert_eq!(unlike.len(), LANES, "no more are remembered");
-        assert!(now.map(lane).all(|lane| unlike.contains(&lane)), "and those are the last");
-        version.failed(&lane(0), &Reason::new("trap", "after somebody resumed it"));
-        assert!(version.blocked_unlike(&other).contains(&lane(0)), "a lane that it blocks again is among the last");
-        assert_eq!(version.done().failed, 3);
+        assert_eq!(unlike.len(), LANES, "the number of remembered lanes is bounded");
+        assert!(now.map(lane).all(|lane| unlike.contains(&lane)), "the last ones are remembered");
+        version.failed(&lane(0), &Reason::new("trap", "after it was resumed"));
+        assert!(version.blocked_unlike(&other).contains(&lane(0)), "a lane that is blocked again is among the last");
+        assert_eq!(version.stats().failed, 3);
     }
 
     #[test]
-    fn who_asks_after_an_exchange_gets_the_other_one() {
-        let code = Code::new(Version::new("one", Arc::new(Nothing), None));
+    fn calls_after_a_swap_run_the_new_version() {
+        let code = SwappableCode::new(CodeVersion::new("one", Arc::new(NoopHandler), None));
         let under_way = code.current();
-        let before = code.exchange(Arc::new(Version::new("two", Arc::new(Nothing), None)));
+        let before = code.swap(Arc::new(CodeVersion::new("two", Arc::new(NoopHandler), None)));
         assert!(Arc::ptr_eq(&before, &under_way));
         assert_eq!(&*code.current().digest, "two");
     }

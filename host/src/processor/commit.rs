@@ -14,7 +14,7 @@ use std::{
 use super::{
     connections::CommitSession,
     lane_checkpoints::{self, LaneCheckpoint, LaneRow, LaneState},
-    report::Reported,
+    report::RateReport,
     shed::Shed,
 };
 use crate::{
@@ -111,7 +111,7 @@ pub struct Commit<'a> {
     /// Number of events handled.
     pub handled: i64,
     /// Rate and measures, when a report is due.
-    pub report: Option<&'a Reported>,
+    pub report: Option<&'a RateReport>,
 }
 
 /// The commits of one term.
@@ -125,7 +125,7 @@ pub struct Committer {
     documents: Writer,
 }
 
-struct Statements {
+struct CommitStatements {
     move_cursor: Statement,
     hold_cursor: Statement,
     leave: Statement,
@@ -136,7 +136,7 @@ struct Statements {
     report: Statement,
 }
 
-impl Statements {
+impl CommitStatements {
     /// Prepares the statements that the session has not prepared yet.
     async fn on(session: &Session) -> Result<Self, Error> {
         let (move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report) = tokio::try_join!(
@@ -149,7 +149,7 @@ impl Statements {
             session.prepared(include_str!("commit/shed.sql")),
             session.prepared(include_str!("commit/report.sql")),
         )?;
-        Ok(Statements { move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report })
+        Ok(CommitStatements { move_cursor, hold_cursor, leave, move_lanes, rejoin, dead_letters, shed, report })
     }
 }
 
@@ -205,9 +205,10 @@ impl Committer {
     /// Commits. An error says whether nothing has changed or the outcome is unknown.
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
         let session = self.session().await?;
-        let statements = Statements::on(&session).await?;
+        let statements = CommitStatements::on(&session).await?;
         let documents = self.documents.prepare(&session, commit.writes).await?;
-        let transaction = Writing { processor: &self.processor, fence: &self.fence, session: &session, statements };
+        let transaction =
+            CommitTransaction { processor: &self.processor, fence: &self.fence, session: &session, statements };
         let committed = transaction.commit(commit, documents).await;
         // After a refusal, what was written has been rolled back.
         if matches!(committed, Ok(()) | Err(CommitError::Data(_))) {
@@ -218,7 +219,7 @@ impl Committer {
 
     /// Records why nothing is read, for `status`; an empty reason clears it. It is not part of a
     /// commit, and nothing depends on it.
-    pub async fn say_held(&self, reason: &str) -> Result<(), CommitError> {
+    pub async fn record_hold(&self, reason: &str) -> Result<(), CommitError> {
         let session = self.session().await?;
         let statement = session.prepared(include_str!("commit/held.sql")).await?;
         session.execute(&statement, &[&self.processor.as_str(), &reason]).await?;
@@ -228,14 +229,14 @@ impl Committer {
 }
 
 /// A commit under way.
-struct Writing<'a> {
+struct CommitTransaction<'a> {
     processor: &'a ProcessorId,
     fence: &'a Fence,
     session: &'a Session,
-    statements: Statements,
+    statements: CommitStatements,
 }
 
-impl Writing<'_> {
+impl CommitTransaction<'_> {
     async fn commit(&self, commit: Commit<'_>, documents: PreparedWrites<'_>) -> Result<(), CommitError> {
         // Boxed, because the futures hold all parameters and would make the caller's future large.
         let work = Box::pin(async {
@@ -329,8 +330,8 @@ impl Writing<'_> {
         Ok(())
     }
 
-    async fn report(&self, report: Option<&Reported>) -> Result<(), Error> {
-        if let Some(Reported { rate, measures }) = report {
+    async fn report(&self, report: Option<&RateReport>) -> Result<(), Error> {
+        if let Some(RateReport { rate, measures }) = report {
             // Numbers only, so they have a form in JSON.
             let measures = serde_json::to_string(measures).unwrap_or_else(|_| "{}".into());
             let params: [&(dyn crate::db::types::ToSql + Sync); 3] = [&self.processor.as_str(), rate, &measures];
@@ -345,7 +346,7 @@ impl Writing<'_> {
         }
         let buckets: Vec<i16> = left.iter().map(|(lane, _)| lane.bucket().into()).collect();
         let (tenants, keys) = names(left.iter().map(|(lane, _)| lane));
-        let rows = Columns::of(left.iter().map(|(_, checkpoint)| checkpoint));
+        let rows = CheckpointColumns::of(left.iter().map(|(_, checkpoint)| checkpoint));
         self.session
             .execute(
                 &self.statements.leave,
@@ -373,7 +374,7 @@ impl Writing<'_> {
         }
         let (tenants, keys) = names(moved.iter().map(|(lane, ..)| lane));
         let before: Vec<String> = moved.iter().map(|(_, before, _)| before.to_string()).collect();
-        let rows = Columns::of(moved.iter().map(|(.., checkpoint)| checkpoint));
+        let rows = CheckpointColumns::of(moved.iter().map(|(.., checkpoint)| checkpoint));
         self.session
             .query(
                 &self.statements.move_lanes,
@@ -426,7 +427,7 @@ fn names<'a>(lanes: impl Iterator<Item = &'a LaneKey>) -> (Vec<&'a str>, Vec<&'a
 
 /// Lane checkpoints, column by column.
 #[derive(Default)]
-struct Columns {
+struct CheckpointColumns {
     progress: Vec<String>,
     states: Vec<&'static str>,
     attempts: Vec<i32>,
@@ -436,9 +437,9 @@ struct Columns {
     event_positions: Vec<Option<i64>>,
 }
 
-impl Columns {
+impl CheckpointColumns {
     fn of<'a>(checkpoints: impl Iterator<Item = &'a LaneCheckpoint>) -> Self {
-        let mut columns = Columns::default();
+        let mut columns = CheckpointColumns::default();
         for checkpoint in checkpoints {
             let reason = checkpoint.state.reason();
             columns.progress.push(checkpoint.progress.to_string());

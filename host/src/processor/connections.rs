@@ -84,7 +84,7 @@ impl Connections {
     }
 
     /// Reports in the log and in `sandmill status` which processors wait for a connection, until
-    /// told to stop.
+    /// it is asked to stop.
     pub async fn report_waits(self, pages: Arc<Pages>, db: Db, mut stop: Stop) -> anyhow::Result<()> {
         let (mut reported, mut logged) = (BTreeSet::new(), None::<Instant>);
         loop {
@@ -102,7 +102,7 @@ impl Connections {
                 logged = Some(Instant::now());
                 tracing::warn!(
                     processors = waits.len(), %first,
-                    "processors wait for a connection to the database; allow more with `connections`, or find out what keeps the others busy"
+                    "processors wait for a connection to the database; raise `connections`, or find out what keeps the existing ones busy"
                 );
             }
             tokio::select! {

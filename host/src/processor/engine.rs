@@ -21,23 +21,23 @@ use futures_util::{FutureExt, StreamExt, future::OptionFuture, stream::FuturesUn
 use lru::LruCache;
 use tokio::sync::watch;
 
-use commits::Committed;
+use commits::CommitResult;
 
 use super::{
     Config, ProcessorState,
     commit::{Committer, DeadLetter},
     decisions::Decisions,
-    in_flight::{self, Bounds, Ending, InFlight, Patience, Work},
-    lane::{Outcome, Runner, TermEnded, Trouble},
+    in_flight::{self, Ending, InFlight, InFlightBounds, LaneWork, Patience},
+    lane::{Outcome, RunStop, Runner, TermEnded},
     lane_checkpoints::{self, LaneState},
-    lockstep::{Place, Turn},
+    lockstep::{LockstepMember, LockstepTurn},
     pauses::{self, Pause},
-    pressure::{self, Held, Hold},
-    report::Report,
+    pressure::{self, HoldReport, ReadHold},
+    report::Reporter,
     retry,
     shed::{Shed, ShedRange},
     term::Term,
-    term_errors::{Progress as TermProgress, TermErrors},
+    term_errors::{TermErrors, TermProgress},
 };
 use crate::{
     consumer::{
@@ -57,7 +57,7 @@ use crate::{
     supervisor::Stop,
     tenants::{Tenants, rates::Spent, replacements::Replacements},
 };
-use read::{Ahead, ReadingResult};
+use read::{ReadAhead, ReadingResult};
 
 /// How long a commit waits for unfinished lanes, live. Default 3 ms: rarely, a quick lane waits
 /// this long for another; more would be noticed.
@@ -69,38 +69,38 @@ const PATIENCE_BEHIND: Patience = Patience { first: Duration::from_secs(5), last
 const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };
 /// Maximum age of events that somebody waits for, however many there are: one tenant's burst must
 /// not delay other tenants.
-const FRESH: Duration = Duration::from_secs(1);
+const RECENT: Duration = Duration::from_secs(1);
 /// Maximum time before progress past events that concern no lane is stored. Longer saves writes,
 /// but a restart reads that much again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// Time between two reads of operators' decisions: pauses, and lanes that were resumed.
-const LOOK_AT_ROWS: Duration = Duration::from_millis(250);
+const DECISIONS_INTERVAL: Duration = Duration::from_millis(250);
 /// Time between two checks of whether a processor that is behind exceeds its bound for shedding. A
 /// check reads as many rows as the bound.
-const LOOK_AT_HEAD: Duration = Duration::from_secs(1);
+const HEAD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two log lines about dead letters. A plugin may skip every event.
-const TELL_OF_SKIPS: Duration = Duration::from_secs(1);
+const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Time without anything under way after which lanes must not have work. No step takes this long to
 /// start.
 const STANDSTILL: Duration = Duration::from_secs(10);
 /// A lane that has been behind for this long exceeds its tenant's share, and is detached.
-const OVER_ITS_SHARE: Duration = Duration::from_secs(1);
+const MAX_TIME_BEHIND: Duration = Duration::from_secs(1);
 /// So does a lane whose tenant owes this many turns of the scheduler's ring.
-const DEEP_IN_DEBT: u32 = 64;
+const MAX_DEBT: u32 = 64;
 /// The longest time between two plans.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+const PLAN_INTERVAL: Duration = Duration::from_millis(250);
 /// Plans for each page of very many lanes.
-const LOOKS: usize = 16;
+const PLANS_PER_PAGE: usize = 16;
 /// Maximum time that a draining term waits for calls under way. Default 5 s: far longer than most
 /// calls take, and well below the ten seconds after which `docker stop` kills. Events of dropped
 /// calls were not committed, and are handled again.
-const LET_CALLS_END: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lanes whose cost per event is remembered.
-const COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
+const REMEMBERED_COSTS: NonZeroUsize = NonZeroUsize::new(10_000).unwrap();
 
 /// The result of a piece of work that waits for its commit.
 #[derive(Debug, Default)]
-pub(super) struct Results {
+pub(super) struct WorkResults {
     /// Shared with the commit that writes them. If it is refused they are needed again.
     changes: Arc<Changes>,
     dead_letters: Vec<DeadLetter>,
@@ -115,14 +115,14 @@ pub(super) struct Results {
     _counted: Option<Counted>,
 }
 
-impl in_flight::Results for Results {
+impl in_flight::Weighted for WorkResults {
     fn weight(&self) -> usize {
         self.weight
     }
 }
 
-type RunResult = (LaneKey, Work, Result<Outcome, TermEnded>);
-type PageResult = (Reader, Duration, Result<Ahead, SourceError>);
+type RunResult = (LaneKey, LaneWork, Result<Outcome, TermEnded>);
+type PageResult = (Reader, Duration, Result<ReadAhead, SourceError>);
 
 /// What a term borrows from its processor: its properties, and the state that outlives the term.
 pub(super) struct Parts<'a> {
@@ -131,11 +131,11 @@ pub(super) struct Parts<'a> {
     pub(super) runner: &'a Runner,
     pub(super) config: &'a Config,
     pub(super) tenants: &'a Tenants,
-    pub(super) pressure: &'a pressure::Settings,
-    pub(super) place: &'a mut Option<Place>,
-    pub(super) report: &'a mut Report,
+    pub(super) pressure: &'a pressure::PressureSettings,
+    pub(super) member: &'a mut Option<LockstepMember>,
+    pub(super) report: &'a mut Reporter,
     pub(super) errors: &'a mut TermErrors,
-    pub(super) moved: &'a mut bool,
+    pub(super) has_committed: &'a mut bool,
 }
 
 /// Everything under way in a term.
@@ -145,16 +145,16 @@ pub(super) struct Engine<'a> {
     runner: &'a Runner,
     config: &'a Config,
     tenants: &'a Tenants,
-    pressure: &'a pressure::Settings,
-    place: &'a mut Option<Place>,
-    report: &'a mut Report,
+    pressure: &'a pressure::PressureSettings,
+    member: &'a mut Option<LockstepMember>,
+    report: &'a mut Reporter,
     errors: &'a mut TermErrors,
-    moved: &'a mut bool,
+    has_committed: &'a mut bool,
     /// When the term began.
     began: Instant,
     documents: Arc<Documents>,
     committer: Arc<Committer>,
-    in_flight: InFlight<Results>,
+    in_flight: InFlight<WorkResults>,
     costs: LruCache<LaneKey, Duration>,
     /// When each lane that is behind and moves fell behind.
     behind_since: HashMap<LaneKey, Instant>,
@@ -165,14 +165,14 @@ pub(super) struct Engine<'a> {
     page: Option<BoxFuture<'static, PageResult>>,
     lanes: Option<Reader>,
     reading: Option<BoxFuture<'static, ReadingResult>>,
-    commit: Option<BoxFuture<'static, Committed>>,
+    commit: Option<BoxFuture<'static, CommitResult>>,
     /// A read of documents for lanes.
     serving: Option<BoxFuture<'static, Result<(), ReadError>>>,
     /// The same for tenants whose reads would delay other tenants.
-    serving_apart: Option<BoxFuture<'static, Result<(), ReadError>>>,
+    serving_slow: Option<BoxFuture<'static, Result<(), ReadError>>>,
 
     /// Whether the log may have events that were not read.
-    news: bool,
+    more_to_read: bool,
     /// Whether the last page was full, so that more can be read at once.
     behind: bool,
     /// Whether the events of the last page are too old for somebody to wait for them.
@@ -180,13 +180,13 @@ pub(super) struct Engine<'a> {
     /// The size of pages while it is behind.
     scale: PageScale,
     passed_since: Option<Instant>,
-    looked_at_rows: Instant,
+    decisions_read_at: Instant,
     /// Whether operators may have decided something since.
-    look: bool,
+    decisions_changed: bool,
     /// When the term was asked to drain.
     draining: Option<Instant>,
     /// Whether the state has changed since it was published.
-    untold: bool,
+    state_changed: bool,
     /// Dead letters that are not logged yet, and the time of the last log line.
     dead_letter_lines: (usize, Option<Instant>),
     /// Whether a lane may have become ready to read the log.
@@ -194,7 +194,7 @@ pub(super) struct Engine<'a> {
     /// When the next lane that waits for a time is due.
     due: Option<SystemTime>,
     /// Why nothing is read.
-    held: Held,
+    hold: HoldReport,
     /// Operators' pauses, as of the last read.
     pauses: Vec<Pause>,
     /// Tenants' own processors, which may replace this one.
@@ -202,18 +202,18 @@ pub(super) struct Engine<'a> {
     /// The number of their changes that it has applied.
     replaced: u64,
     /// When the distance to the head was last checked.
-    looked_at_head: Option<Instant>,
+    head_checked_at: Option<Instant>,
     /// Since when nothing is under way.
     still_since: Option<Instant>,
     /// Lanes that have finished since the last plan.
-    finished: usize,
+    finished_since_plan: usize,
     /// When the last plan was made.
-    looked: Instant,
+    planned_at: Instant,
 }
 
 impl<'a> Engine<'a> {
     pub(super) fn new(term: Term, parts: Parts<'a>) -> Self {
-        let Parts { id, router, runner, config, tenants, pressure, place, report, errors, moved } = parts;
+        let Parts { id, router, runner, config, tenants, pressure, member, report, errors, has_committed } = parts;
         Engine {
             id,
             router,
@@ -221,26 +221,26 @@ impl<'a> Engine<'a> {
             config,
             tenants,
             pressure,
-            place,
+            member,
             report,
             errors,
-            moved,
+            has_committed,
             began: Instant::now(),
             documents: term.documents,
             committer: term.committer,
             in_flight: InFlight::new(
                 term.stored,
                 term.checkpoints,
-                pressure.bounds(Bounds {
+                pressure.bounds(InFlightBounds {
                     lane_bytes: config.lane_queue_kib << 10,
                     lane_events: usize::MAX,
                     detaches: true,
                     commit_bytes: config.commit_mib << 20,
-                    waiting_bytes: config.waiting_mib << 20,
+                    uncommitted_bytes: config.waiting_mib << 20,
                     lanes_at_once: config.lanes_at_once,
                 }),
             ),
-            costs: LruCache::new(COSTS),
+            costs: LruCache::new(REMEMBERED_COSTS),
             behind_since: HashMap::new(),
             runs: FuturesUnordered::new(),
             pages: Some(term.pages),
@@ -249,27 +249,27 @@ impl<'a> Engine<'a> {
             reading: None,
             commit: None,
             serving: None,
-            serving_apart: None,
-            news: true,
+            serving_slow: None,
+            more_to_read: true,
             behind: false,
             late: false,
             scale: PageScale::BEHIND,
             passed_since: None,
-            looked_at_rows: Instant::now(),
-            look: true,
+            decisions_read_at: Instant::now(),
+            decisions_changed: true,
             draining: None,
-            untold: true,
+            state_changed: true,
             dead_letter_lines: (0, None),
             search: true,
             due: None,
             still_since: None,
-            finished: 0,
-            looked: Instant::now(),
-            held: Held::default(),
+            finished_since_plan: 0,
+            planned_at: Instant::now(),
+            hold: HoldReport::default(),
             pauses: Vec::new(),
             replacements: tenants.replacements(),
             replaced: 0,
-            looked_at_head: None,
+            head_checked_at: None,
         }
     }
 
@@ -281,19 +281,19 @@ impl<'a> Engine<'a> {
         stop: &mut Stop,
         publish: impl Fn(ProcessorState),
     ) -> Result<(), TermEnded> {
-        self.look_at_rows().await?;
+        self.read_decisions().await?;
         loop {
-            self.look_at_replacements();
+            self.apply_replacements();
             self.start();
             self.check_for_standstill()?;
             if self.draining.is_some() && self.runs.is_empty() && self.commit.is_none() {
-                self.held.note(None, Instant::now());
-                if self.held.due(Instant::now()).is_some() {
-                    self.say_held().await?;
+                self.hold.note(None, Instant::now());
+                if self.hold.due(Instant::now()).is_some() {
+                    self.report_hold().await?;
                 }
                 return Ok(self.last_report().await?);
             }
-            if std::mem::take(&mut self.untold) {
+            if std::mem::take(&mut self.state_changed) {
                 publish(self.state());
             }
             let (documents, waiters) = (self.documents.clone(), self.runner.waiters.clone());
@@ -310,17 +310,17 @@ impl<'a> Engine<'a> {
                     self.page = None;
                     self.pages = Some(reader);
                     match page? {
-                        Ahead::Page(page) => self.dispatch(&page, took),
-                        Ahead::Shed(range) => self.shed(range),
+                        ReadAhead::Page(page) => self.dispatch(&page, took),
+                        ReadAhead::Shed(range) => self.shed(range),
                     }
                 }
-                Some((reader, reading, found)) = OptionFuture::from(self.reading.as_mut()) => {
+                Some((reader, reading, result)) = OptionFuture::from(self.reading.as_mut()) => {
                     self.reading = None;
                     self.lanes = Some(reader);
                     self.search = true;
-                    let (found, shed) = found?;
-                    let results = shed.map(|shed| Results { shed: Some(shed), ..Results::default() });
-                    self.in_flight.found(&reading, found, results);
+                    let (result, shed) = result?;
+                    let results = shed.map(|shed| WorkResults { shed: Some(shed), ..WorkResults::default() });
+                    self.in_flight.finish_reading(&reading, result, results);
                 }
                 Some(committed) = OptionFuture::from(self.commit.as_mut()) => {
                     self.commit = None;
@@ -334,40 +334,40 @@ impl<'a> Engine<'a> {
                     self.serving = None;
                     served?;
                 }
-                () = documents.apart().due(running), if self.serving_apart.is_none() => {
+                () = documents.apart().due(running), if self.serving_slow.is_none() => {
                     let documents = self.documents.clone();
-                    self.serving_apart = Some(Box::pin(async move { documents.apart().serve().await }));
+                    self.serving_slow = Some(Box::pin(async move { documents.apart().serve().await }));
                 }
-                Some(served) = OptionFuture::from(self.serving_apart.as_mut()) => {
-                    self.serving_apart = None;
+                Some(served) = OptionFuture::from(self.serving_slow.as_mut()) => {
+                    self.serving_slow = None;
                     served?;
                 }
                 () = waiters.more(), if self.commit.is_none() => {}
-                () = wakeups.next(), if !self.news => self.news = true,
-                () = decisions.about(self.id), if !self.look => self.look = true,
+                () = wakeups.next(), if !self.more_to_read => self.more_to_read = true,
+                () = decisions.about(self.id), if !self.decisions_changed => self.decisions_changed = true,
                 () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {}
-                Some(()) = OptionFuture::from(self.place.as_mut().map(Place::changed)) => {}
+                Some(()) = OptionFuture::from(self.member.as_mut().map(LockstepMember::changed)) => {}
                 Ok(()) = self.replacements.changed(), if self.commit.is_none() => self.pause(),
                 () = stop.drain(), if self.draining.is_none() => {
                     self.draining = Some(Instant::now());
-                    if let Some(place) = self.place.as_ref() {
-                        place.leave();
+                    if let Some(member) = self.member.as_ref() {
+                        member.leave();
                     }
                     self.in_flight.close();
                     self.page = None;
                     self.reading = None;
                 }
             }
-            if self.left_to_end().is_some_and(|left| left.is_zero()) {
-                tracing::info!(processor = %self.id, calls = self.runs.len(), "drops calls that have not ended; their events are handled again");
+            if self.drain_time_left().is_some_and(|left| left.is_zero()) {
+                tracing::info!(processor = %self.id, calls = self.runs.len(), "dropped calls that did not end in time; their events will be handled again");
                 self.runs.clear();
             }
             // Otherwise the next commit would report it, which may be much later.
             if self.commit.is_none() && self.report.due().is_some_and(|due| due.is_zero()) {
                 self.last_report().await?;
             }
-            if self.commit.is_none() && self.held.due(Instant::now()).is_some_and(|due| due.is_zero()) {
-                self.say_held().await?;
+            if self.commit.is_none() && self.hold.due(Instant::now()).is_some_and(|due| due.is_zero()) {
+                self.report_hold().await?;
             }
             if self.commit.is_none() && self.well_in().is_some_and(|due| due.is_zero()) {
                 let session = self.committer.session().await?;
@@ -375,8 +375,9 @@ impl<'a> Engine<'a> {
                 cleared.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
                 session.give_back();
             }
-            if self.look && self.looked_at_rows.elapsed() >= LOOK_AT_ROWS && self.commit.is_none() {
-                self.look_at_rows().await?;
+            if self.decisions_changed && self.decisions_read_at.elapsed() >= DECISIONS_INTERVAL && self.commit.is_none()
+            {
+                self.read_decisions().await?;
             }
         }
     }
@@ -397,11 +398,11 @@ impl<'a> Engine<'a> {
                 self.start_reading(now);
             }
         }
-        if self.commit.is_none() && self.worth_a_look(now) {
-            (self.finished, self.looked) = (0, Instant::now());
+        if self.commit.is_none() && self.should_plan(now) {
+            (self.finished_since_plan, self.planned_at) = (0, Instant::now());
             // Nothing more starts while the processor is paused, so a commit waits for no lane.
-            let ends = self.draining.is_some() || self.in_flight.paused().is_some();
-            let patience = if ends { NO_PATIENCE } else { self.patience() };
+            let closing = self.draining.is_some() || self.in_flight.paused().is_some();
+            let patience = if closing { NO_PATIENCE } else { self.patience() };
             let store =
                 self.draining.is_some() || self.passed_since.is_some_and(|since| since.elapsed() >= STORE_AFTER);
             if let Some(plan) = self.in_flight.plan(now, patience, store, self.runner.waiters.runs()) {
@@ -413,12 +414,12 @@ impl<'a> Engine<'a> {
 
     /// Whether to ask for a plan, which visits every lane. While all slots are taken, this happens
     /// several times for each page, not whenever one of thousands of lanes has finished.
-    fn worth_a_look(&self, now: SystemTime) -> bool {
+    fn should_plan(&self, now: SystemTime) -> bool {
         let crowded = self.runs.len() >= self.config.lanes_at_once;
         !crowded
             || self.runner.waiters.runs() >= self.runs.len()
-            || self.finished * LOOKS >= self.in_flight.lanes_active()
-            || self.looked.elapsed() >= LOOK_AGAIN
+            || self.finished_since_plan * PLANS_PER_PAGE >= self.in_flight.lanes_active()
+            || self.planned_at.elapsed() >= PLAN_INTERVAL
             || self.in_flight.patience_ends(self.patience()).is_some_and(|end| end <= now)
     }
 
@@ -435,8 +436,8 @@ impl<'a> Engine<'a> {
         }
         self.still_since = None;
         let Some(lane) = self.in_flight.ready(SystemTime::now()) else { return Ok(()) };
-        tracing::error!(processor = %self.id, %lane, "the lane has work, nothing is under way, and nothing says why; please report this");
-        Err(anyhow::anyhow!("lane {lane} stood still without a reason").into())
+        tracing::error!(processor = %self.id, %lane, "the lane has work but does not move, for no known reason; restarting from the last commit. This is a bug: please report it");
+        Err(anyhow::anyhow!("lane {lane} stood still for no known reason").into())
     }
 
     /// How long a commit waits for lanes now.
@@ -448,12 +449,12 @@ impl<'a> Engine<'a> {
     fn start_reading(&mut self, now: SystemTime) {
         let Some(reader) = self.lanes.take() else { return };
         let mut free_again = None;
-        let held = |tenant: &TenantId| {
+        let is_throttled = |tenant: &TenantId| {
             let wait = self.tenants.wait(tenant).map(|(wait, _)| now + wait);
             free_again = free_again.into_iter().chain(wait).min();
             wait.is_some()
         };
-        let Some(reading) = self.in_flight.next_reading(now, self.config.page_events, held) else {
+        let Some(reading) = self.in_flight.next_reading(now, self.config.page_events, is_throttled) else {
             self.lanes = Some(reader);
             self.search = false;
             self.due = self.in_flight.next_due().into_iter().chain(free_again).min();
@@ -467,9 +468,9 @@ impl<'a> Engine<'a> {
     /// Starts to read the next page, if there may be one and nothing prevents it.
     fn start_page(&mut self) {
         let turn = self.turn();
-        let hold = if self.news { self.hold(&turn) } else { None };
-        let may = self.news && hold.is_none();
-        self.held.note(hold, Instant::now());
+        let hold = if self.more_to_read { self.current_hold(&turn) } else { None };
+        let may = self.more_to_read && hold.is_none();
+        self.hold.note(hold, Instant::now());
         let ahead = self.pressure.pages_ahead(self.config.pages_ahead);
         let scale = if self.behind { self.scale } else { PageScale::LEVEL };
         // A large page counts as several, but one may always be handled while another is read.
@@ -478,18 +479,19 @@ impl<'a> Engine<'a> {
             return;
         }
         let Some(mut reader) = self.pages.take() else { return };
-        let toward = matches!(turn, Turn::Read(Some(_)));
+        let toward = matches!(turn, LockstepTurn::Read(Some(_)));
         let after = match turn {
-            Turn::Read(Some(toward)) => Progress::entering(self.in_flight.tail().seen().clone(), toward),
+            LockstepTurn::Read(Some(toward)) => Progress::entering(self.in_flight.tail().seen().clone(), toward),
             _ => self.in_flight.tail().clone(),
         };
         // A notification during the read may be about events that the read does not see. A read up
-        // to another processor's place does not show what is past it.
-        self.news = toward;
-        let looked = self.looked_at_head.is_some_and(|looked| !self.behind || looked.elapsed() < LOOK_AT_HEAD);
-        let shed_after = self.pressure.shed_after().filter(|_| !looked);
+        // to another processor's progress does not show what is past it.
+        self.more_to_read = toward;
+        let checked =
+            self.head_checked_at.is_some_and(|checked| !self.behind || checked.elapsed() < HEAD_CHECK_INTERVAL);
+        let shed_after = self.pressure.shed_after().filter(|_| !checked);
         if shed_after.is_some() {
-            self.looked_at_head = Some(Instant::now());
+            self.head_checked_at = Some(Instant::now());
         }
         let router = self.router.clone();
         self.page = Some(Box::pin(async move {
@@ -502,31 +504,31 @@ impl<'a> Engine<'a> {
 
     /// Whether the other processors in lockstep allow this one to read; reports its progress to
     /// them.
-    fn turn(&self) -> Turn {
-        let Some(place) = self.place.as_ref() else { return Turn::Read(None) };
+    fn turn(&self) -> LockstepTurn {
+        let Some(member) = self.member.as_ref() else { return LockstepTurn::Read(None) };
         if self.in_flight.pages_open() == 0 {
-            place.stand(self.in_flight.tail());
+            member.report(self.in_flight.tail());
         }
-        place.turn()
+        member.turn()
     }
 
     /// Why nothing may be read now.
-    fn hold(&self, turn: &Turn) -> Option<Hold> {
+    fn current_hold(&self, turn: &LockstepTurn) -> Option<ReadHold> {
         match turn {
-            Turn::Wait(other) => Some(Hold::Waiting(other.clone())),
-            Turn::Read(_) => self.in_flight.full().map(|full| match full {
-                in_flight::Full::Lane(lane) => Hold::Full(lane.clone()),
-                in_flight::Full::Together => Hold::FullTogether,
+            LockstepTurn::Wait(other) => Some(ReadHold::Waiting(other.clone())),
+            LockstepTurn::Read(_) => self.in_flight.full().map(|full| match full {
+                in_flight::QueueFull::Lane(lane) => ReadHold::Full(lane.clone()),
+                in_flight::QueueFull::Total => ReadHold::FullTotal,
             }),
         }
     }
 
     fn start_runs(&mut self) {
-        let held = |lane: &LaneKey| {
+        let throttle = |lane: &LaneKey| {
             let (wait, reason) = self.tenants.wait(&lane.tenant)?;
             Some((SystemTime::now() + wait, reason))
         };
-        while let Some((lane, work)) = self.in_flight.start(held) {
+        while let Some((lane, work)) = self.in_flight.start(throttle) {
             let (runner, documents) = (self.runner.clone(), self.documents.clone());
             let cost = self.costs.get(&lane).copied();
             let class = self.class(&lane);
@@ -544,13 +546,13 @@ impl<'a> Engine<'a> {
     }
 
     fn dispatch(&mut self, page: &Page, took: Duration) {
-        self.untold = true;
+        self.state_changed = true;
         if !page.events.is_empty() {
             self.report.read(took);
         }
-        self.news |= !page.events.is_empty();
+        self.more_to_read |= !page.events.is_empty();
         self.behind = page.events.len() >= self.config.page_events || !page.to.is_boundary();
-        self.late = self.behind && !page.events.last().is_some_and(|event| is_fresh(event.recorded_at));
+        self.late = self.behind && !page.events.last().is_some_and(|event| is_recent(event.recorded_at));
         let lanes = self.router.route(&page.events);
         if self.behind {
             let (events, ms) = (page.events.len(), took.as_millis() as u64);
@@ -559,8 +561,8 @@ impl<'a> Engine<'a> {
         self.scale = if self.behind { self.scale.after(page.events.len(), lanes.len()) } else { PageScale::BEHIND };
         let (scheduler, behind_since) = (&self.runner.scheduler, &self.behind_since);
         self.in_flight.dispatch(page, lanes, |lane| {
-            behind_since.get(lane).is_some_and(|since| since.elapsed() >= OVER_ITS_SHARE)
-                || scheduler.debt(&lane.tenant, Class::Live) >= DEEP_IN_DEBT
+            behind_since.get(lane).is_some_and(|since| since.elapsed() >= MAX_TIME_BEHIND)
+                || scheduler.debt(&lane.tenant, Class::Live) >= MAX_DEBT
         });
         // A lane that has just been detached reads the log next.
         self.search = true;
@@ -570,18 +572,18 @@ impl<'a> Engine<'a> {
     }
 
     fn shed(&mut self, ShedRange { to, shed }: ShedRange) {
-        (self.untold, self.search, self.news) = (true, true, true);
+        (self.state_changed, self.search, self.more_to_read) = (true, true, true);
         // The head may be as far away as before.
-        self.looked_at_head = None;
-        let results = |shed| Results { shed: Some(shed), ..Results::default() };
+        self.head_checked_at = None;
+        let results = |shed| WorkResults { shed: Some(shed), ..WorkResults::default() };
         let lanes = self.in_flight.shed_to(to, shed.into_iter().map(|(lane, shed)| (lane, results(shed))).collect());
-        tracing::debug!(processor = %self.id, lanes, "goes on at the head of the log");
+        tracing::debug!(processor = %self.id, lanes, "jumps to the head of the log");
         self.passed_since.get_or_insert_with(Instant::now);
     }
 
     fn finish(&mut self, (lane, work, result): RunResult) -> Result<(), TermEnded> {
         let outcome = result?;
-        self.finished += 1;
+        self.finished_since_plan += 1;
         // A lane whose earlier results were refused while it ran is ready only now.
         self.search |= self.in_flight.is_behind(&lane);
         if let Some(cost) = outcome.cost {
@@ -592,10 +594,10 @@ impl<'a> Engine<'a> {
         self.tenants.spent(&lane.tenant, Spent { cpu, ..Spent::default() }, |used| {
             used.waited += waited;
         });
-        let ending = match outcome.trouble {
+        let ending = match outcome.stop {
             None => Ending::Handled,
-            Some(Trouble::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
-            Some(Trouble::Retry { after, reason }) => {
+            Some(RunStop::Block(reason)) => Ending::Stopped(LaneState::Blocked(reason)),
+            Some(RunStop::Retry { after, reason }) => {
                 let attempts = if outcome.handled == 0 { work.attempts.saturating_add(1) } else { 1 };
                 let position = work.events.get(outcome.handled).map_or(0, |event| event.position);
                 let spread = u64::from(lane.bucket()) << 32 | position as u64;
@@ -609,7 +611,8 @@ impl<'a> Engine<'a> {
         let letters = dead_letters.iter().map(|letter| letter.event_id.len() + letter.reason.message.len());
         let weight = documents.chain(letters).sum();
         let _counted = self.runner.scheduler.uncommitted().count(&lane.tenant, weight);
-        let results = Results { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
+        let results =
+            WorkResults { changes: changes.into(), dead_letters, shed: None, handled, mark, weight, _counted };
         if !self.in_flight.finish(&lane, work, handled, results, ending, SystemTime::now()) {
             // The lane reads these events again, and must not see their results.
             self.documents.unstage(&lane);
@@ -627,9 +630,10 @@ impl<'a> Engine<'a> {
     fn progress(&self) -> TermProgress {
         // Progress past events that concern no lane is stored late, so one commit stands for the
         // next.
-        let uncommitted = || self.in_flight.pages_open() > 0 || self.in_flight.passed_events() && !*self.moved;
-        let works = self.is_busy() || self.news || uncommitted() || self.in_flight.ready(SystemTime::now()).is_some();
-        match (works, *self.moved) {
+        let uncommitted = || self.in_flight.pages_open() > 0 || self.in_flight.passed_events() && !*self.has_committed;
+        let has_work =
+            self.is_busy() || self.more_to_read || uncommitted() || self.in_flight.ready(SystemTime::now()).is_some();
+        match (has_work, *self.has_committed) {
             (false, _) => TermProgress::CaughtUp,
             (true, true) => TermProgress::Committed,
             (true, false) => TermProgress::None,
@@ -642,9 +646,9 @@ impl<'a> Engine<'a> {
     }
 
     /// How long the draining term still waits for calls under way.
-    fn left_to_end(&self) -> Option<Duration> {
+    fn drain_time_left(&self) -> Option<Duration> {
         let since = self.draining.filter(|_| !self.runs.is_empty())?;
-        Some(LET_CALLS_END.saturating_sub(since.elapsed()))
+        Some(DRAIN_TIMEOUT.saturating_sub(since.elapsed()))
     }
 
     /// How long until the next step that no event triggers.
@@ -656,13 +660,14 @@ impl<'a> Engine<'a> {
         let store = store.map(|since| STORE_AFTER.saturating_sub(since.elapsed()));
         let reads = self.lanes.is_some() && self.in_flight.paused().is_none();
         let due = self.due.filter(|_| reads).map(until);
-        let look = self.look.then(|| LOOK_AT_ROWS.saturating_sub(self.looked_at_rows.elapsed()));
+        let decisions =
+            self.decisions_changed.then(|| DECISIONS_INTERVAL.saturating_sub(self.decisions_read_at.elapsed()));
         // The following steps wait for a commit under way, so the timer leaves them out until then.
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
-        let held = self.commit.is_none().then(|| self.held.due(Instant::now())).flatten();
+        let hold = self.commit.is_none().then(|| self.hold.due(Instant::now())).flatten();
         let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
         let well = self.commit.is_none().then(|| self.well_in()).flatten();
-        [commit, store, due, look, report, held, still, well, self.left_to_end()]
+        [commit, store, due, decisions, report, hold, still, well, self.drain_time_left()]
             .into_iter()
             .flatten()
             .min()
@@ -670,10 +675,10 @@ impl<'a> Engine<'a> {
     }
 
     /// Reads operators' decisions: pauses, and lanes that were resumed.
-    async fn look_at_rows(&mut self) -> Result<(), TermEnded> {
-        self.looked_at_rows = Instant::now();
-        self.look = false;
-        (self.untold, self.search) = (true, true);
+    async fn read_decisions(&mut self) -> Result<(), TermEnded> {
+        self.decisions_read_at = Instant::now();
+        self.decisions_changed = false;
+        (self.state_changed, self.search) = (true, true);
         let session = self.committer.session().await?;
         let pauses = pauses::read(&session, self.id).await;
         self.pauses = pauses.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
@@ -688,9 +693,9 @@ impl<'a> Engine<'a> {
         for lane in &resumed {
             self.in_flight.resume(lane);
         }
-        self.look = more;
-        if let Some(place) = self.place.as_ref().filter(|_| self.in_flight.paused().is_some()) {
-            place.leave();
+        self.decisions_changed = more;
+        if let Some(member) = self.member.as_ref().filter(|_| self.in_flight.paused().is_some()) {
+            member.leave();
         }
         self.due = self.in_flight.next_due();
         Ok(())
@@ -698,16 +703,17 @@ impl<'a> Engine<'a> {
 
     /// Applies the pauses of operators, of the settings and of tenants' own processors.
     fn pause(&mut self) {
-        (self.untold, self.search) = (true, true);
+        (self.state_changed, self.search) = (true, true);
         self.replaced = self.replacements.borrow_and_update().changes();
-        let held = self.tenants.held(self.id).into_iter();
-        let held = held.map(|(tenant, reason)| Pause { tenant: Some(tenant.as_shared()), key: None, reason });
-        self.in_flight.pause(self.pauses.iter().cloned().chain(held).collect());
+        let of_tenants = self.tenants.held(self.id).into_iter();
+        let of_tenants =
+            of_tenants.map(|(tenant, reason)| Pause { tenant: Some(tenant.as_shared()), key: None, reason });
+        self.in_flight.pause(self.pauses.iter().cloned().chain(of_tenants).collect());
     }
 
     /// Applies changes of tenants' own processors, except during a commit: it may write rows of
     /// lanes that waited when it began.
-    fn look_at_replacements(&mut self) {
+    fn apply_replacements(&mut self) {
         if self.commit.is_none() && self.has_other_replacements() {
             self.pause();
         }
@@ -719,8 +725,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Records in the database why nothing is read, or clears it.
-    async fn say_held(&mut self) -> Result<(), TermEnded> {
-        Ok(self.committer.say_held(&self.held.tell()).await?)
+    async fn report_hold(&mut self) -> Result<(), TermEnded> {
+        Ok(self.committer.record_hold(&self.hold.report()).await?)
     }
 
     /// The state for observers.
@@ -728,7 +734,7 @@ impl<'a> Engine<'a> {
         let (rows, need_person) = self.in_flight.rows_counted();
         ProcessorState {
             seen: Some(self.in_flight.settled().seen().clone()),
-            lanes_moving: rows - need_person + self.in_flight.rows_to_come(),
+            lanes_moving: rows - need_person + self.in_flight.rows_pending(),
             lanes_needing_person: need_person,
             paused: self.in_flight.paused().cloned(),
             replaced: self.replaced,
@@ -737,8 +743,8 @@ impl<'a> Engine<'a> {
 }
 
 /// Whether an event was recorded just now, given roughly correct clocks.
-fn is_fresh(recorded_at: i64) -> bool {
+fn is_recent(recorded_at: i64) -> bool {
     let recorded = u64::try_from(recorded_at)
         .map_or(SystemTime::UNIX_EPOCH, |ms| SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
-    SystemTime::now().duration_since(recorded).map_or(true, |age| age < FRESH)
+    SystemTime::now().duration_since(recorded).map_or(true, |age| age < RECENT)
 }

@@ -13,13 +13,13 @@ use crate::model::{
 };
 
 /// Events of one difference, and the lane's progress after them.
-pub type Piece = (Vec<Arc<Event>>, Difference, Progress);
+pub type GatherPiece = (Vec<Arc<Event>>, Difference, Progress);
 
 /// The events that a lane read from the log.
 #[derive(Debug)]
-pub struct Found {
+pub struct GatherResult {
     /// In order; none is empty.
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<GatherPiece>,
     /// The lane's progress after them.
     pub end: Progress,
     /// Whether that is the end of the last page dispatched.
@@ -31,7 +31,7 @@ pub struct Found {
 pub struct Gather {
     to_cursor: VecDeque<Difference>,
     to_tail: VecDeque<Difference>,
-    pieces: Vec<Piece>,
+    pieces: Vec<GatherPiece>,
     /// How many of the pieces are before the cursor, and the progress after those.
     committable: (usize, Progress),
     left: usize,
@@ -89,12 +89,12 @@ impl Gather {
     }
 
     /// The result of the reading.
-    pub fn finish(mut self) -> Found {
+    pub fn finish(mut self) -> GatherResult {
         let complete = self.to_cursor.is_empty() && self.to_tail.is_empty();
         let (count, end) = self.committable;
         if !complete {
             self.pieces.truncate(count);
         }
-        Found { pieces: self.pieces, end, complete }
+        GatherResult { pieces: self.pieces, end, complete }
     }
 }

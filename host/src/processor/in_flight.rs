@@ -38,13 +38,13 @@ use std::{
     time::SystemTime,
 };
 
-use lane::{Done, Feed, Lane, Stop};
+use lane::{Feed, FinishedWork, Lane, LaneStop};
 use parked::{Parked, ParkedLane};
-pub use plan::{Patience, Plan};
+pub use plan::{CommitPlan, Patience};
 use slots::Slots;
 
 use super::{
-    gather::{Found, Gather},
+    gather::{Gather, GatherResult},
     lane_checkpoints::{LaneRow, LaneState, RowState},
     pauses::Pause,
 };
@@ -63,7 +63,7 @@ pub type PageNumber = u64;
 
 /// Events of one lane, to be handled in order.
 #[derive(Clone, Debug)]
-pub struct Work {
+pub struct LaneWork {
     /// The first page at which it may be committed.
     pub page: PageNumber,
     /// The difference that contains the events.
@@ -76,7 +76,7 @@ pub struct Work {
     pub attempts: u32,
 }
 
-impl Work {
+impl LaneWork {
     /// The lane's progress after the first `handled` events; none if there are none.
     fn progress_after(&self, handled: usize) -> Option<Progress> {
         match handled {
@@ -105,23 +105,23 @@ pub enum Ending {
 struct OpenPage {
     end: Progress,
     /// Whether lanes had events in it.
-    worth: bool,
+    has_work: bool,
     /// Whether it had any events.
-    events: bool,
+    has_events: bool,
     /// When the first and the last of its lanes finished. From the first time on, results wait for
     /// a commit.
     finished: Option<(SystemTime, SystemTime)>,
 }
 
 /// The result of a piece of work.
-pub trait Results {
+pub trait Weighted {
     /// Bytes held until the commit; 0 for the default value.
     fn weight(&self) -> usize;
 }
 
 /// Memory bounds.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct InFlightBounds {
     /// Bytes of events queued for one lane with a row. Above this the lane is detached, or
     /// [full](InFlight::full) if lanes are not detached.
     pub lane_bytes: usize,
@@ -133,23 +133,23 @@ pub struct Bounds {
     /// Bytes of results in one commit; a single lane's results may exceed it.
     pub commit_bytes: usize,
     /// Bytes of uncommitted results above which no work starts.
-    pub waiting_bytes: usize,
+    pub uncommitted_bytes: usize,
     /// Lanes that run concurrently.
     pub lanes_at_once: usize,
 }
 
 /// Why no further page may be dispatched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Full<'a> {
+pub enum QueueFull<'a> {
     /// The queue of this lane is full.
     Lane(&'a LaneKey),
     /// The queues of all lanes together are full.
-    Together,
+    Total,
 }
 
 /// The total bound, in full lanes, where lanes are not detached: memory must not grow with the
 /// number of lanes.
-const FULL_LANES: usize = 16;
+const FULL_QUEUES: usize = 16;
 
 /// The tracker of one processor for one term. `T` is the result of a piece of work.
 pub struct InFlight<T> {
@@ -173,17 +173,17 @@ pub struct InFlight<T> {
     suspects: Vec<BTreeSet<LaneKey>>,
     committing: bool,
     /// Bytes of uncommitted results, including those in the commit under way.
-    waiting: usize,
+    uncommitted_bytes: usize,
     /// What operators and settings paused; none before the first read.
     pauses: Option<Vec<Pause>>,
     /// The first lane that the last commit had no room for. The next commit begins with it.
-    next_committed: Option<LaneKey>,
-    bounds: Bounds,
+    first_of_next_commit: Option<LaneKey>,
+    bounds: InFlightBounds,
 }
 
 /// A reading of the log that a lane behind the cursor should do.
 #[derive(Clone, Debug)]
-pub struct Reading {
+pub struct LaneReading {
     /// The lane.
     pub lane: LaneKey,
     /// Its progress.
@@ -202,7 +202,7 @@ pub struct Reading {
     cursor: PageNumber,
 }
 
-impl Reading {
+impl LaneReading {
     /// The steps of the reading.
     pub fn gather(&self) -> Gather {
         Gather::new(&self.from, &self.stored, &self.tail, self.limit, self.bytes)
@@ -215,12 +215,12 @@ impl Reading {
     }
 }
 
-impl<T: Results> InFlight<T> {
+impl<T: Weighted> InFlight<T> {
     /// A tracker that begins with the progress in the database.
-    pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, LaneRow)>, bounds: Bounds) -> Self {
+    pub fn new(stored: Progress, rows: impl IntoIterator<Item = (LaneKey, LaneRow)>, bounds: InFlightBounds) -> Self {
         let mut parked = Parked::default();
         for (key, row) in rows {
-            parked.insert(key, ParkedLane { row, careful: None });
+            parked.insert(key, ParkedLane { row, max_events: None });
         }
         InFlight {
             stored,
@@ -232,9 +232,9 @@ impl<T: Results> InFlight<T> {
             slots: Slots::new(bounds.lanes_at_once),
             suspects: Vec::new(),
             committing: false,
-            waiting: 0,
+            uncommitted_bytes: 0,
             pauses: None,
-            next_committed: None,
+            first_of_next_commit: None,
             bounds,
         }
     }
@@ -251,7 +251,7 @@ impl<T: Results> InFlight<T> {
 
     /// The number of uncommitted pages that had events for lanes.
     pub fn pages_open(&self) -> usize {
-        self.open_pages.iter().filter(|page| page.worth).count()
+        self.open_pages.iter().filter(|page| page.has_work).count()
     }
 
     /// The progress up to which everything is handled, or belongs to a lane with a row.
@@ -261,7 +261,7 @@ impl<T: Results> InFlight<T> {
 
     /// Whether the tail is past events that the stored cursor has not passed.
     pub fn passed_events(&self) -> bool {
-        self.open_pages.iter().any(|page| page.events)
+        self.open_pages.iter().any(|page| page.has_events)
     }
 
     /// The rows as the database has them. Visits every lane, so it is too slow for the loop.
@@ -299,49 +299,49 @@ impl<T: Results> InFlight<T> {
 
     /// Why nothing more may be dispatched where lanes are not detached: the queue of one lane is
     /// full, or the queues of all lanes together hold as much as a few full ones.
-    pub fn full(&self) -> Option<Full<'_>> {
+    pub fn full(&self) -> Option<QueueFull<'_>> {
         if self.bounds.detaches {
             return None;
         }
         let full = |(_, lane): &(&LaneKey, &Lane<T>)| lane.queued_bytes >= self.bounds.lane_bytes;
         if let Some((key, _)) = self.lanes.iter().find(full) {
-            return Some(Full::Lane(key));
+            return Some(QueueFull::Lane(key));
         }
-        let together: usize = self.lanes.values().map(|lane| lane.queued_bytes).sum();
-        (together >= FULL_LANES * self.bounds.lane_bytes).then_some(Full::Together)
+        let total: usize = self.lanes.values().map(|lane| lane.queued_bytes).sum();
+        (total >= FULL_QUEUES * self.bounds.lane_bytes).then_some(QueueFull::Total)
     }
 
     /// The number of detached lanes that have no row yet.
-    pub fn rows_to_come(&self) -> usize {
+    pub fn rows_pending(&self) -> usize {
         self.lanes.values().filter(|lane| lane.row.is_none() && lane.detached()).count()
     }
 
     /// Dispatches a page: queues each lane's events in it. A lane with a row and several queued
-    /// pages is detached if it holds too much, or if `over` reports that it exceeds its share.
+    /// pages is detached if it holds too much, or if `exceeds_share` reports that it exceeds its share.
     pub fn dispatch(
         &mut self,
         page: &crate::model::event::Page,
         lanes: Vec<(LaneKey, Vec<Arc<Event>>)>,
-        over: impl Fn(&LaneKey) -> bool,
+        exceeds_share: impl Fn(&LaneKey) -> bool,
     ) {
         for (key, _) in &lanes {
-            self.hold_if_paused(key);
+            self.apply_pause(key);
         }
         let fed: Vec<(LaneKey, Vec<Arc<Event>>)> =
             lanes.into_iter().filter(|(key, _)| !self.is_detached(key)).collect();
         // A page without work is merged with the page before it, unless a commit may take that
         // page.
-        let merge = fed.is_empty() && !self.committing && self.open_pages.back().is_some_and(|last| !last.worth);
+        let merge = fed.is_empty() && !self.committing && self.open_pages.back().is_some_and(|last| !last.has_work);
         if merge && let Some(last) = self.open_pages.back_mut() {
             last.end = page.to.clone();
-            last.events |= !page.events.is_empty();
+            last.has_events |= !page.events.is_empty();
             return;
         }
         let (cursor, number) = (self.cursor, self.last_page() + 1);
         self.open_pages.push_back(OpenPage {
             end: page.to.clone(),
-            worth: !fed.is_empty(),
-            events: !page.events.is_empty(),
+            has_work: !fed.is_empty(),
+            has_events: !page.events.is_empty(),
             finished: None,
         });
         let difference = page.difference();
@@ -349,7 +349,8 @@ impl<T: Results> InFlight<T> {
             // An unknown lane has missed nothing since the cursor: no page in between had events
             // for it.
             let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane::new(cursor));
-            let work = Work { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
+            let work =
+                LaneWork { page: number, difference: difference.clone(), end: page.to.clone(), events, attempts: 0 };
             lane.push(work);
             // A lane without a row holds only what the open pages brought, which is bounded.
             let holds_several = lane.queue.len() + usize::from(lane.running.is_some()) > 1;
@@ -357,11 +358,11 @@ impl<T: Results> InFlight<T> {
                 || lane.queued_events() > self.bounds.lane_events
                 // Only a lane that runs. Otherwise events that a lane has read itself could be
                 // dropped again and again before it handles any.
-                || lane.running.is_some() && over(&key);
+                || lane.running.is_some() && exceeds_share(&key);
             if self.bounds.detaches && lane.row.is_some() && holds_several && too_much {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
-                self.settle(&key);
+                self.park_or_remove(&key);
             } else {
                 self.startable.push_back(key);
             }
@@ -374,14 +375,17 @@ impl<T: Results> InFlight<T> {
 
     /// Whether no work starts because too many results wait for their commit.
     fn waits_for_commit(&self) -> bool {
-        self.waiting > self.bounds.waiting_bytes
+        self.uncommitted_bytes > self.bounds.uncommitted_bytes
     }
 
     /// The next lane to start, with its work. At most one piece of a lane's work is under way, and
     /// none starts while too many results wait for their commit. Lanes start in the order of their
-    /// pages, but a tenant with many lanes takes only its share of the slots. If `held` returns a
+    /// pages, but a tenant with many lanes takes only its share of the slots. If `throttle` returns a
     /// time and a reason, the lane is left behind until then like one that failed.
-    pub fn start(&mut self, mut held: impl FnMut(&LaneKey) -> Option<(SystemTime, Reason)>) -> Option<(LaneKey, Work)> {
+    pub fn start(
+        &mut self,
+        mut throttle: impl FnMut(&LaneKey) -> Option<(SystemTime, Reason)>,
+    ) -> Option<(LaneKey, LaneWork)> {
         while !self.waits_for_commit() && !self.slots.are_taken() {
             let key = self.startable.pop_front()?;
             let attaching = |lane: &Lane<T>| matches!(lane.feed, Feed::Attaching { .. });
@@ -394,9 +398,9 @@ impl<T: Results> InFlight<T> {
             if !self.slots.admit(&key) {
                 continue;
             }
-            if let Some((at, reason)) = held(&key) {
+            if let Some((at, reason)) = throttle(&key) {
                 let next = lane.queue.front();
-                lane.stop = Some(Stop {
+                lane.stop = Some(LaneStop {
                     page: self.cursor,
                     state: LaneState::Retrying { at, reason },
                     attempts: next.map_or(0, |next| next.attempts),
@@ -428,7 +432,7 @@ impl<T: Results> InFlight<T> {
     pub fn finish(
         &mut self,
         key: &LaneKey,
-        work: Work,
+        work: LaneWork,
         handled: usize,
         results: T,
         ending: Ending,
@@ -443,13 +447,13 @@ impl<T: Results> InFlight<T> {
         let Some(lane) = self.lanes.get_mut(key) else { return false };
         lane.running = None;
         if std::mem::take(&mut lane.stale) {
-            self.settle(key);
+            self.park_or_remove(key);
             return false;
         }
         if let Some(end) = work.progress_after(handled) {
             let first = work.events.first().map(|event| event.position);
-            self.waiting += results.weight();
-            lane.done.push_back(Done { page: work.page, end, first, events: handled, results });
+            self.uncommitted_bytes += results.weight();
+            lane.done.push_back(FinishedWork { page: work.page, end, first, events: handled, results });
         }
         match ending {
             // The log is read again from the first unhandled event.
@@ -463,7 +467,7 @@ impl<T: Results> InFlight<T> {
             }
             Ending::Handled => {}
             Ending::Stopped(state) => {
-                lane.stop = Some(Stop {
+                lane.stop = Some(LaneStop {
                     page: work.page,
                     // Another processor handles the event now, so no person needs to fix anything.
                     state: replaced.map_or(state, LaneState::Paused),
@@ -487,56 +491,56 @@ impl<T: Results> InFlight<T> {
                 finished.1 = now;
             }
         }
-        self.settle(key);
+        self.park_or_remove(key);
         true
     }
 
     /// Removes a lane that the cursor alone describes, and parks one that is behind and idle. Every
     /// step that may bring a lane into such a state calls this.
-    fn settle(&mut self, key: &LaneKey) {
+    fn park_or_remove(&mut self, key: &LaneKey) {
         let Some(lane) = self.lanes.get(key) else { return };
-        let may_go_on = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.needs_person());
-        if lane.is_plain() {
+        let may_continue = |lane: &Lane<T>| lane.row.as_ref().is_some_and(|row| !row.state.needs_person());
+        if lane.is_redundant() {
             self.lanes.remove(key);
-        } else if lane.has_nothing_to_do() && may_go_on(lane) && self.is_told_to_wait(key) {
+        } else if lane.is_parkable() && may_continue(lane) && self.is_paused(key) {
             // The pause is not in its row yet.
-            self.hold_if_paused(key);
-        } else if lane.has_nothing_to_do()
+            self.apply_pause(key);
+        } else if lane.is_parkable()
             && let Some((key, lane)) = self.lanes.remove_entry(key)
             && let Some(mut row) = lane.row
         {
             // Its row may have been written after the pause was lifted.
-            if row.state == RowState::Paused && !self.is_told_to_wait(&key) {
+            if row.state == RowState::Paused && !self.is_paused(&key) {
                 row.state = RowState::CatchingUp;
             }
-            self.parked.insert(key, ParkedLane { row, careful: lane.careful });
+            self.parked.insert(key, ParkedLane { row, max_events: lane.max_events });
         }
     }
 
     /// Moves a lane from the parked lanes to the active ones.
     fn unpark(&mut self, key: &LaneKey) -> Option<&mut Lane<T>> {
-        let ParkedLane { row, careful } = self.parked.remove(key)?;
-        let lane = Lane { row: Some(row), feed: Feed::Detached, careful, ..Lane::new(0) };
+        let ParkedLane { row, max_events } = self.parked.remove(key)?;
+        let lane = Lane { row: Some(row), feed: Feed::Detached, max_events, ..Lane::new(0) };
         Some(self.lanes.entry(key.clone()).or_insert(lane))
     }
 
     /// The next reading of a lane behind the cursor, of at most `limit` events. Tenants that are
-    /// `held` are passed over, because what their lanes read would be dropped.
+    /// throttled are passed over, because what their lanes read would be dropped.
     pub fn next_reading(
         &mut self,
         now: SystemTime,
         limit: usize,
-        held: impl FnMut(&TenantId) -> bool,
-    ) -> Option<Reading> {
+        is_throttled: impl FnMut(&TenantId) -> bool,
+    ) -> Option<LaneReading> {
         let (page, cursor, bytes) = (self.last_page(), self.cursor, self.bounds.lane_bytes);
         let (stored, tail) = (self.stored.clone(), self.tail().clone());
-        let key = self.parked.next(now, held)?;
+        let key = self.parked.next(now, is_throttled)?;
         let lane = self.unpark(&key)?;
         lane.reading = true;
         lane.feed = Feed::Attaching { since: page };
         let row = lane.row.as_ref()?;
-        let limit = lane.careful.unwrap_or(limit);
-        Some(Reading {
+        let limit = lane.max_events.unwrap_or(limit);
+        Some(LaneReading {
             lane: key,
             from: row.progress.clone(),
             stored,
@@ -567,7 +571,7 @@ impl<T: Results> InFlight<T> {
 
     /// Records what a lane read; or that it `shed` everything up to the last page dispatched, in
     /// which case there are no pieces.
-    pub fn found(&mut self, reading: &Reading, found: Found, shed: Option<T>)
+    pub fn finish_reading(&mut self, reading: &LaneReading, result: GatherResult, shed: Option<T>)
     where
         T: Default,
     {
@@ -577,38 +581,38 @@ impl<T: Results> InFlight<T> {
             // It was paused during the reading, and its row may already say so.
             lane.feed = Feed::Detached;
             lane.drop_queue();
-            self.settle(&reading.lane);
+            self.park_or_remove(&reading.lane);
             return;
         }
         let attached = matches!(lane.feed, Feed::Attaching { .. });
-        if attached && found.complete {
+        if attached && result.complete {
             lane.feed = Feed::Attached { since: reading.page };
         } else {
             lane.feed = Feed::Detached;
             lane.drop_queue();
-            if found.complete {
+            if result.complete {
                 // It held too much during the reading. What it read past the cursor may not be
                 // committed without the rest, so it reads again.
-                self.settle(&reading.lane);
+                self.park_or_remove(&reading.lane);
                 return;
             }
         }
-        let page = if found.complete { reading.page } else { reading.cursor };
-        if let Some(results) = shed.filter(|_| found.complete) {
-            self.waiting += results.weight();
-            lane.done.push_back(Done { page, end: reading.tail.clone(), first: None, events: 0, results });
+        let page = if result.complete { reading.page } else { reading.cursor };
+        if let Some(results) = shed.filter(|_| result.complete) {
+            self.uncommitted_bytes += results.weight();
+            lane.done.push_back(FinishedWork { page, end: reading.tail.clone(), first: None, events: 0, results });
         }
-        if found.pieces.is_empty() && !found.complete {
-            lane.done.push_back(Done { page, end: found.end, first: None, events: 0, results: T::default() });
+        if result.pieces.is_empty() && !result.complete {
+            lane.done.push_back(FinishedWork { page, end: result.end, first: None, events: 0, results: T::default() });
         }
-        for (index, (events, difference, end)) in found.pieces.into_iter().enumerate().rev() {
+        for (index, (events, difference, end)) in result.pieces.into_iter().enumerate().rev() {
             let attempts = if index == 0 { reading.attempts } else { 0 };
-            let work = Work { page, difference, end, events, attempts };
+            let work = LaneWork { page, difference, end, events, attempts };
             lane.queued_bytes += work.weight();
             lane.queue.push_front(work);
         }
         self.startable.push_back(reading.lane.clone());
-        self.settle(&reading.lane);
+        self.park_or_remove(&reading.lane);
     }
 
     /// Replaces the pauses that operators or settings requested. Work under way ends normally, and
@@ -616,20 +620,20 @@ impl<T: Results> InFlight<T> {
     /// written after the pause was lifted. Parked lanes are visited only if the pauses have
     /// changed.
     pub fn pause(&mut self, pauses: Vec<Pause>) {
-        let news = self.pauses.as_ref() != Some(&pauses);
-        let mut concerned: Vec<LaneKey> = self.lanes.keys().cloned().collect();
+        let changed = self.pauses.as_ref() != Some(&pauses);
+        let mut affected: Vec<LaneKey> = self.lanes.keys().cloned().collect();
         self.pauses = Some(pauses);
-        for key in &concerned {
-            let told = self.is_told_to_wait(key);
-            let Some(lane) = self.lanes.get_mut(key).filter(|_| !told) else { continue };
+        for key in &affected {
+            let paused = self.is_paused(key);
+            let Some(lane) = self.lanes.get_mut(key).filter(|_| !paused) else { continue };
             lane.stop.take_if(|stop| matches!(stop.state, LaneState::Paused(_)));
             if let Some(row) = lane.row.as_mut().filter(|row| row.state == RowState::Paused) {
                 row.state = RowState::CatchingUp;
             }
         }
-        if news {
+        if changed {
             let waits = |row: &LaneRow| row.state == RowState::Paused;
-            let differs = |key: &LaneKey, row: &LaneRow| self.is_told_to_wait(key) != waits(row);
+            let differs = |key: &LaneKey, row: &LaneRow| self.is_paused(key) != waits(row);
             let parked =
                 self.parked.iter().filter(|(key, lane)| lane.row.state != RowState::Blocked && differs(key, &lane.row));
             let differing: Vec<(LaneKey, bool)> = parked.map(|(key, lane)| (key.clone(), waits(&lane.row))).collect();
@@ -637,19 +641,19 @@ impl<T: Results> InFlight<T> {
                 if waited {
                     self.parked.resume(&key);
                 } else {
-                    concerned.push(key);
+                    affected.push(key);
                 }
             }
         }
-        for key in &concerned {
-            self.hold_if_paused(key);
-            self.settle(key);
+        for key in &affected {
+            self.apply_pause(key);
+            self.park_or_remove(key);
         }
     }
 
     /// Why the whole processor is paused, if it is.
     pub fn paused(&self) -> Option<&Reason> {
-        self.pauses().find(|pause| pause.is_whole()).map(|pause| &pause.reason)
+        self.pauses().find(|pause| pause.covers_processor()).map(|pause| &pause.reason)
     }
 
     fn pauses(&self) -> impl Iterator<Item = &Pause> {
@@ -657,19 +661,19 @@ impl<T: Results> InFlight<T> {
     }
 
     /// Whether a pause of its tenant or key holds a lane.
-    fn is_told_to_wait(&self, key: &LaneKey) -> bool {
-        self.pauses().any(|pause| !pause.is_whole() && pause.concerns(key))
+    fn is_paused(&self, key: &LaneKey) -> bool {
+        self.pauses().any(|pause| !pause.covers_processor() && pause.covers(key))
     }
 
     /// Why a lane is paused, if its tenant's own processor replaces this one.
     fn replaced(&self, key: &LaneKey) -> Option<Reason> {
-        let replacement = self.pauses().find(|pause| pause.reason.class == REPLACED && pause.concerns(key));
+        let replacement = self.pauses().find(|pause| pause.reason.class == REPLACED && pause.covers(key));
         replacement.map(|pause| pause.reason.clone())
     }
 
     /// Stops a lane that is paused: it is left behind, with the pause as its reason.
-    fn hold_if_paused(&mut self, key: &LaneKey) {
-        let Some(pause) = self.pauses().find(|pause| !pause.is_whole() && pause.concerns(key)) else { return };
+    fn apply_pause(&mut self, key: &LaneKey) {
+        let Some(pause) = self.pauses().find(|pause| !pause.covers_processor() && pause.covers(key)) else { return };
         let (cursor, reason) = (self.cursor, pause.reason.clone());
         if self.parked.get(key).is_some_and(|lane| lane.row.state.needs_person()) {
             return;
@@ -682,7 +686,7 @@ impl<T: Results> InFlight<T> {
         {
             return;
         }
-        lane.stop = Some(Stop {
+        lane.stop = Some(LaneStop {
             page: cursor,
             state: LaneState::Paused(reason),
             attempts: lane.row.as_ref().map_or(0, |row| row.attempts),
@@ -698,7 +702,7 @@ impl<T: Results> InFlight<T> {
         if let Some(row) = self.lanes.get_mut(key).and_then(|lane| lane.row.as_mut()) {
             row.state = RowState::CatchingUp;
         }
-        self.hold_if_paused(key);
+        self.apply_pause(key);
     }
 
     /// Starts nothing more. Queued work stays undone.
@@ -710,16 +714,16 @@ impl<T: Results> InFlight<T> {
 
     /// Detaches the lanes that match: drops their queues, so that they read the log themselves.
     fn detach(&mut self, mut which: impl FnMut(&Lane<T>) -> bool) {
-        let mut concerned = Vec::new();
+        let mut affected = Vec::new();
         for (key, lane) in &mut self.lanes {
             if which(lane) {
                 lane.drop_queue();
                 lane.feed = Feed::Detached;
-                concerned.push(key.clone());
+                affected.push(key.clone());
             }
         }
-        for key in &concerned {
-            self.settle(key);
+        for key in &affected {
+            self.park_or_remove(key);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         loading::{LoadEvents, Loaded},
     },
     processor::{
-        code::{Code, Version},
+        code::{CodeVersion, SwappableCode},
         commit::DeadLetter,
     },
     projections::documents::{self, Changes, DocumentKey},
@@ -44,7 +44,7 @@ pub const FIRST_BATCH: usize = 500;
 #[derive(Clone)]
 pub struct Runner {
     /// The code.
-    pub code: Arc<Code>,
+    pub code: Arc<SwappableCode>,
     /// The scheduler of the guest threads.
     pub scheduler: Scheduler,
     /// The source of deferred data; none if no data is deferred.
@@ -67,7 +67,7 @@ pub struct Outcome {
     /// Handled events that were set aside.
     pub dead_letters: Vec<DeadLetter>,
     /// What stopped the lane before the next event.
-    pub trouble: Option<Trouble>,
+    pub stop: Option<RunStop>,
     /// Wall-clock time per event, smoothed; none if nothing is known of it.
     pub cost: Option<Duration>,
     /// CPU time of all calls, and their time in the queue for guest threads.
@@ -76,7 +76,7 @@ pub struct Outcome {
 
 /// Why a lane stopped.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Trouble {
+pub enum RunStop {
     /// It retries after the back-off, or after a longer time.
     Retry {
         /// The pause that the handler asked for.
@@ -101,7 +101,7 @@ impl<E: Into<anyhow::Error>> From<E> for TermEnded {
 
 impl Runner {
     /// A runner for the subscription of a descriptor, which keeps its results.
-    pub fn new(descriptor: &Descriptor, code: Arc<Code>, scheduler: Scheduler) -> Self {
+    pub fn new(descriptor: &Descriptor, code: Arc<SwappableCode>, scheduler: Scheduler) -> Self {
         let (router, waiters) = (Router::new(descriptor), Arc::default());
         Runner { code, scheduler, deferred: None, router, replaying: false, waiters }
     }
@@ -118,7 +118,8 @@ impl Runner {
         cost: Option<Duration>,
         documents: Arc<documents::Documents>,
     ) -> Result<Outcome, TermEnded> {
-        let documents = Arc::new(OfLane { lane: lane.clone(), class, scheduler: self.scheduler.clone(), documents });
+        let documents =
+            Arc::new(LaneDocuments { lane: lane.clone(), class, scheduler: self.scheduler.clone(), documents });
         self.run_over(lane, class, events, attempts, cost, documents).await
     }
 
@@ -133,14 +134,14 @@ impl Runner {
         cost: Option<Duration>,
         documents: Arc<dyn Documents>,
     ) -> Result<Outcome, TermEnded> {
-        let view = Arc::new(View { lane: lane.clone(), documents, earlier: Mutex::default() });
+        let view = Arc::new(LaneView { lane: lane.clone(), documents, earlier: Mutex::default() });
         let mut run = Outcome { cost, ..Outcome::default() };
         let unreadable = self.router.unreadable(lane, events);
         let events = &events[..unreadable.as_ref().map_or(events.len(), |(index, _)| *index)];
         let mut most = usize::MAX;
         let (began, mut bytes) = (Instant::now(), 0);
-        let goes_on = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
-        while run.trouble.is_none() && run.handled < events.len() && (run.handled == 0 || goes_on(bytes)) {
+        let may_continue = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
+        while run.stop.is_none() && run.handled < events.len() && (run.handled == 0 || may_continue(bytes)) {
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
@@ -152,7 +153,7 @@ impl Runner {
             let loaded = self.load(lane, class, next).await?;
             let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
             if next.is_empty() {
-                run.trouble = loaded.and_then(|loaded| loaded.unread).map(Trouble::Block);
+                run.stop = loaded.and_then(|loaded| loaded.unread).map(RunStop::Block);
                 break;
             }
             let ready = Instant::now();
@@ -182,19 +183,19 @@ impl Runner {
                     version.handled(&batch, run.handled - before);
                 }
                 Err(Failure::Block(_)) if count > 1 => most = count / 2,
-                Err(Failure::Block(reason)) => run.trouble = Some(Trouble::Block(reason)),
-                Err(Failure::Retry(reason)) => run.trouble = Some(Trouble::Retry { after: None, reason }),
+                Err(Failure::Block(reason)) => run.stop = Some(RunStop::Block(reason)),
+                Err(Failure::Retry(reason)) => run.stop = Some(RunStop::Retry { after: None, reason }),
                 Err(Failure::EndTerm(why)) => return Err(TermEnded(anyhow::anyhow!(why))),
             }
-            if let Some(Trouble::Block(reason)) = &run.trouble {
+            if let Some(RunStop::Block(reason)) = &run.stop {
                 version.failed(lane, reason);
             }
         }
         if let Some((index, reason)) = unreadable
             && run.handled == index
-            && run.trouble.is_none()
+            && run.stop.is_none()
         {
-            run.trouble = Some(Trouble::Block(reason));
+            run.stop = Some(RunStop::Block(reason));
         }
         run.changes = std::mem::take(&mut view.earlier());
         Ok(run)
@@ -215,11 +216,11 @@ impl Runner {
     /// One call on the guest threads, within its wall-clock limit.
     async fn call(
         &self,
-        version: &Version,
+        version: &CodeVersion,
         class: Class,
         meter: &Arc<Meter>,
         batch: Arc<Batch>,
-        view: Arc<View>,
+        view: Arc<LaneView>,
     ) -> Result<Effects, Failure> {
         let (wall, tenant) = (version.handler.wall_time(), batch.lane.tenant.clone());
         let call = self.scheduler.run(&tenant, class, meter, version.handler.clone().handle(batch, view));
@@ -270,9 +271,9 @@ impl Outcome {
             Some(halt) => {
                 self.handled += halt.index;
                 let reason = plugin_reason(&halt.code, halt.message, "stopped before the event");
-                self.trouble = Some(match halt.action {
-                    HaltAction::Retry { after } => Trouble::Retry { after, reason },
-                    HaltAction::Stop => Trouble::Block(reason),
+                self.stop = Some(match halt.action {
+                    HaltAction::Retry { after } => RunStop::Retry { after, reason },
+                    HaltAction::Stop => RunStop::Block(reason),
                 });
             }
         }
@@ -287,13 +288,13 @@ fn plugin_reason(code: &str, message: String, otherwise: &str) -> Reason {
 
 /// A lane's view of the documents of its tenant, including uncommitted changes of its earlier
 /// batches.
-struct View {
+struct LaneView {
     lane: LaneKey,
     documents: Arc<dyn Documents>,
     earlier: Mutex<Changes>,
 }
 
-impl View {
+impl LaneView {
     fn earlier(&self) -> MutexGuard<'_, Changes> {
         self.earlier.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -305,7 +306,7 @@ impl View {
     }
 }
 
-impl Documents for View {
+impl Documents for LaneView {
     fn get_many<'a>(
         &'a self,
         collection: &'a CollectionName,
@@ -316,14 +317,14 @@ impl Documents for View {
 }
 
 /// A processor's documents, for one of its lanes.
-struct OfLane {
+struct LaneDocuments {
     lane: LaneKey,
     class: Class,
     scheduler: Scheduler,
     documents: Arc<documents::Documents>,
 }
 
-impl Documents for OfLane {
+impl Documents for LaneDocuments {
     fn get_many<'a>(
         &'a self,
         collection: &'a CollectionName,
@@ -344,7 +345,7 @@ mod tests {
     use crate::model::{effects::Halt, ids::TenantId};
 
     #[test]
-    fn an_answer_that_handles_nothing_changes_nothing() {
+    fn changes_without_a_handled_event_are_dropped() {
         let tenant = TenantId::parse("t").unwrap();
         let lane = LaneKey { tenant: tenant.clone(), key: tenant.as_shared() };
         let collection = CollectionName::parse("c").unwrap();

@@ -32,7 +32,7 @@ struct Barrier {
 
 /// Whether a member may read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(super) enum LockstepTurn {
     /// No, until this member has committed more.
     Wait(ProcessorId),
     /// Yes: up to this snapshot, where another member is, or as far as the log goes.
@@ -41,40 +41,40 @@ pub(super) enum Turn {
 
 impl Barrier {
     /// Records a member's progress. Returns whether it has changed.
-    fn stand(&mut self, member: &ProcessorId, progress: Option<Progress>) -> bool {
+    fn report(&mut self, member: &ProcessorId, progress: Option<Progress>) -> bool {
         match self.members.insert(member.clone(), progress) {
             None => true,
             Some(before) => before != self.members[member],
         }
     }
 
-    fn turn(&self, member: &ProcessorId) -> Turn {
-        let Some(mine) = self.members.get(member).and_then(Option::as_ref) else { return Turn::Read(None) };
+    fn turn(&self, member: &ProcessorId) -> LockstepTurn {
+        let Some(mine) = self.members.get(member).and_then(Option::as_ref) else { return LockstepTurn::Read(None) };
         let mut toward: Option<&Snapshot> = None;
         for (other, theirs) in self.members.iter().filter(|(other, _)| *other != member) {
-            let Some(theirs) = theirs else { return Turn::Wait(other.clone()) };
-            if order(theirs, mine) == Ordering::Less {
-                return Turn::Wait(other.clone());
+            let Some(theirs) = theirs else { return LockstepTurn::Wait(other.clone()) };
+            if compare_progress(theirs, mine) == Ordering::Less {
+                return LockstepTurn::Wait(other.clone());
             }
             let ahead = [Some(theirs.seen()), theirs.target()].into_iter().flatten();
-            let next = ahead.filter(|place| later(place, mine.seen()) == Ordering::Greater);
-            toward = toward.into_iter().chain(next).min_by(|a, b| later(a, b));
+            let next = ahead.filter(|place| compare_snapshots(place, mine.seen()) == Ordering::Greater);
+            toward = toward.into_iter().chain(next).min_by(|a, b| compare_snapshots(a, b));
         }
-        Turn::Read(toward.filter(|_| mine.is_boundary()).cloned())
+        LockstepTurn::Read(toward.filter(|_| mine.is_boundary()).cloned())
     }
 }
 
 /// The order of two places in one log.
-fn order(a: &Progress, b: &Progress) -> Ordering {
+fn compare_progress(a: &Progress, b: &Progress) -> Ordering {
     let last = |progress: &Progress| progress.remainder().and_then(|rest| rest.after);
-    later(a.seen(), b.seen()).then_with(|| match (a.target(), b.target()) {
-        (Some(x), Some(y)) => later(x, y).then_with(|| last(a).cmp(&last(b))),
+    compare_snapshots(a.seen(), b.seen()).then_with(|| match (a.target(), b.target()) {
+        (Some(x), Some(y)) => compare_snapshots(x, y).then_with(|| last(a).cmp(&last(b))),
         (x, y) => x.is_some().cmp(&y.is_some()),
     })
 }
 
 /// The order of two snapshots of one database, by what they see.
-fn later(a: &Snapshot, b: &Snapshot) -> Ordering {
+fn compare_snapshots(a: &Snapshot, b: &Snapshot) -> Ordering {
     match (a.covers(b), b.covers(a)) {
         (true, false) => Ordering::Greater,
         (false, true) => Ordering::Less,
@@ -102,36 +102,36 @@ impl Lockstep {
 
     /// Joins the barrier. All members join before the first of them runs, because the barrier waits
     /// only for members that it knows.
-    pub(super) fn join(self: &Arc<Self>, member: &ProcessorId) -> Place {
-        self.barrier().stand(member, None);
-        Place { lockstep: self.clone(), member: member.clone(), changes: self.changes.subscribe() }
+    pub(super) fn join(self: &Arc<Self>, member: &ProcessorId) -> LockstepMember {
+        self.barrier().report(member, None);
+        LockstepMember { lockstep: self.clone(), member: member.clone(), changes: self.changes.subscribe() }
     }
 }
 
 /// A membership in the barrier, which ends when this is dropped.
-pub(super) struct Place {
+pub(super) struct LockstepMember {
     lockstep: Arc<Lockstep>,
     member: ProcessorId,
     changes: watch::Receiver<u64>,
 }
 
-impl Place {
+impl LockstepMember {
     /// Reports the progress up to which everything is committed.
-    pub(super) fn stand(&self, progress: &Progress) {
-        if self.lockstep.barrier().stand(&self.member, Some(progress.clone())) {
-            self.tell();
+    pub(super) fn report(&self, progress: &Progress) {
+        if self.lockstep.barrier().report(&self.member, Some(progress.clone())) {
+            self.notify();
         }
     }
 
     /// Whether this member may read now.
-    pub(super) fn turn(&self) -> Turn {
+    pub(super) fn turn(&self) -> LockstepTurn {
         self.lockstep.barrier().turn(&self.member)
     }
 
     /// Lets the other members continue without this one, until it reports its progress again.
     pub(super) fn leave(&self) {
         if self.lockstep.barrier().members.remove(&self.member).is_some() {
-            self.tell();
+            self.notify();
         }
     }
 
@@ -142,12 +142,12 @@ impl Place {
         }
     }
 
-    fn tell(&self) {
+    fn notify(&self) {
         self.lockstep.changes.send_modify(|changes| *changes += 1);
     }
 }
 
-impl Drop for Place {
+impl Drop for LockstepMember {
     fn drop(&mut self) {
         self.leave();
     }
@@ -166,33 +166,33 @@ mod tests {
     }
 
     #[test]
-    fn who_is_behind_reads_up_to_the_others_and_then_all_go_together() {
+    fn a_member_behind_reads_up_to_the_others_and_then_all_read_together() {
         let mut barrier = Barrier::default();
         let (a, b) = (id("a"), id("b"));
-        barrier.stand(&a, Some(progress("9:9:||")));
-        barrier.stand(&b, None);
-        assert_eq!(barrier.turn(&a), Turn::Wait(b.clone()), "nobody knows where it stands");
+        barrier.report(&a, Some(progress("9:9:||")));
+        barrier.report(&b, None);
+        assert_eq!(barrier.turn(&a), LockstepTurn::Wait(b.clone()), "its progress is unknown");
         for (at, toward) in
             [("3:3:||", Some("9:9:")), ("3:3:|7:7:|5", None), ("3:3:|9:9:|5", None), ("7:7:||", Some("9:9:"))]
         {
-            barrier.stand(&b, Some(progress(at)));
-            assert_eq!(barrier.turn(&a), Turn::Wait(b.clone()), "{at}");
-            assert_eq!(barrier.turn(&b), Turn::Read(toward.map(|to| to.parse().unwrap())), "{at}");
+            barrier.report(&b, Some(progress(at)));
+            assert_eq!(barrier.turn(&a), LockstepTurn::Wait(b.clone()), "{at}");
+            assert_eq!(barrier.turn(&b), LockstepTurn::Read(toward.map(|to| to.parse().unwrap())), "{at}");
         }
-        barrier.stand(&b, Some(progress("9:9:||")));
-        assert_eq!((barrier.turn(&a), barrier.turn(&b)), (Turn::Read(None), Turn::Read(None)));
+        barrier.report(&b, Some(progress("9:9:||")));
+        assert_eq!((barrier.turn(&a), barrier.turn(&b)), (LockstepTurn::Read(None), LockstepTurn::Read(None)));
         // One member is inside a difference, so the other enters the same difference.
-        barrier.stand(&a, Some(progress("9:9:|20:20:|40")));
-        assert_eq!(barrier.turn(&a), Turn::Wait(b.clone()));
-        assert_eq!(barrier.turn(&b), Turn::Read(Some("20:20:".parse().unwrap())));
+        barrier.report(&a, Some(progress("9:9:|20:20:|40")));
+        assert_eq!(barrier.turn(&a), LockstepTurn::Wait(b.clone()));
+        assert_eq!(barrier.turn(&b), LockstepTurn::Read(Some("20:20:".parse().unwrap())));
         barrier.members.remove(&b);
-        assert_eq!(barrier.turn(&a), Turn::Read(None), "whoever left is not waited for");
+        assert_eq!(barrier.turn(&a), LockstepTurn::Read(None), "a member that left is not waited for");
     }
 
     /// Checks all places of three members: some member may read, and none reads while another is
     /// behind it.
     #[test]
-    fn somebody_always_may_go_on() {
+    fn some_member_may_always_read() {
         let at = |xid: u64| format!("{xid}:{xid}:").parse::<Snapshot>().unwrap();
         let mut places = Vec::new();
         for seen in 1..4 {
@@ -208,13 +208,13 @@ mod tests {
         }) {
             let mut barrier = Barrier::default();
             for (index, place) in triple.iter().enumerate() {
-                barrier.stand(&id(&format!("p{index}")), Some(place.clone()));
+                barrier.report(&id(&format!("p{index}")), Some(place.clone()));
             }
-            let turns: Vec<Turn> = barrier.members.keys().map(|member| barrier.turn(member)).collect();
-            assert!(turns.iter().any(|turn| matches!(turn, Turn::Read(_))), "{triple:?}");
+            let turns: Vec<LockstepTurn> = barrier.members.keys().map(|member| barrier.turn(member)).collect();
+            assert!(turns.iter().any(|turn| matches!(turn, LockstepTurn::Read(_))), "{triple:?}");
             for (turn, place) in turns.iter().zip(&triple) {
-                let behind = triple.iter().any(|other| order(other, place) == Ordering::Less);
-                assert_eq!(behind, matches!(turn, Turn::Wait(_)), "{triple:?}");
+                let behind = triple.iter().any(|other| compare_progress(other, place) == Ordering::Less);
+                assert_eq!(behind, matches!(turn, LockstepTurn::Wait(_)), "{triple:?}");
             }
         }
     }

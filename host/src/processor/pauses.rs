@@ -27,13 +27,13 @@ pub struct Pause {
 
 impl Pause {
     /// Whether it covers a lane.
-    pub fn concerns(&self, lane: &LaneKey) -> bool {
+    pub fn covers(&self, lane: &LaneKey) -> bool {
         let tenant = self.tenant.as_deref().is_none_or(|tenant| tenant == lane.tenant.as_str());
         tenant && self.key.as_deref().is_none_or(|key| *key == *lane.key)
     }
 
     /// Whether it covers the whole processor.
-    pub fn is_whole(&self) -> bool {
+    pub fn covers_processor(&self) -> bool {
         self.tenant.is_none()
     }
 }
@@ -69,20 +69,18 @@ mod tests {
     use crate::model::ids::TenantId;
 
     #[test]
-    fn a_pause_concerns_what_it_names() {
+    fn a_pause_covers_what_it_names() {
         let lane = |tenant: &str, key: &str| LaneKey { tenant: TenantId::parse(tenant).unwrap(), key: key.into() };
         let pause = |tenant: Option<&str>, key: Option<&str>| Pause {
             tenant: tenant.map(Arc::from),
             key: key.map(Arc::from),
             reason: Reason::new("paused", "by a test"),
         };
-        assert!(pause(None, None).concerns(&lane("a", "a")) && pause(None, None).is_whole());
+        assert!(pause(None, None).covers(&lane("a", "a")) && pause(None, None).covers_processor());
+        assert!(pause(Some("a"), None).covers(&lane("a", "s1")) && !pause(Some("a"), None).covers(&lane("b", "s1")));
         assert!(
-            pause(Some("a"), None).concerns(&lane("a", "s1")) && !pause(Some("a"), None).concerns(&lane("b", "s1"))
-        );
-        assert!(
-            pause(Some("a"), Some("s1")).concerns(&lane("a", "s1"))
-                && !pause(Some("a"), Some("s1")).concerns(&lane("a", "s2"))
+            pause(Some("a"), Some("s1")).covers(&lane("a", "s1"))
+                && !pause(Some("a"), Some("s1")).covers(&lane("a", "s2"))
         );
     }
 }

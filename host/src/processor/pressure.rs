@@ -12,7 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::in_flight::{Bounds, Patience};
+use super::in_flight::{InFlightBounds, Patience};
 use crate::model::ids::{LaneKey, ProcessorId};
 
 /// A back-pressure strategy.
@@ -38,7 +38,7 @@ pub enum Strategy {
 /// The settings of one processor, found by its exact id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Settings {
+pub struct PressureSettings {
     /// What happens when a lane cannot keep up: `detach`, `pause`, `lockstep` or `shed`. Default
     /// `detach`: a slow lane delays only itself.
     pub back_pressure: Strategy,
@@ -49,13 +49,13 @@ pub struct Settings {
 }
 
 /// Checks the settings of processors by name. An error includes the remedy.
-pub fn check(processors: &BTreeMap<String, Settings>) -> Result<(), String> {
+pub fn check(processors: &BTreeMap<String, PressureSettings>) -> Result<(), String> {
     for (name, settings) in processors {
         ProcessorId::parse(name).map_err(|problem| format!("processors.{name}: {problem}"))?;
         match (settings.back_pressure, settings.shed_after_events) {
             (Strategy::Shed, 0) => {
                 return Err(format!(
-                    "processors.{name}.back-pressure = shed skips events, and so wants its bound; set processors.{name}.shed-after-events, for instance to 100000"
+                    "processors.{name}.back-pressure = shed loses events, so it requires a bound; set processors.{name}.shed-after-events, for instance to 100000"
                 ));
             }
             (Strategy::Shed, _) | (_, 0) => {}
@@ -72,10 +72,10 @@ pub fn check(processors: &BTreeMap<String, Settings>) -> Result<(), String> {
 /// Longer than any wait.
 const UNENDING: Patience = Patience { first: Duration::from_secs(1 << 30), last: Duration::from_secs(1 << 30) };
 
-impl Settings {
+impl PressureSettings {
     /// The bounds of a processor's tracker under this strategy.
-    pub(super) fn bounds(&self, bounds: Bounds) -> Bounds {
-        Bounds {
+    pub(super) fn bounds(&self, bounds: InFlightBounds) -> InFlightBounds {
+        InFlightBounds {
             lane_events: self.shed_after().unwrap_or(usize::MAX),
             detaches: self.back_pressure != Strategy::Pause,
             ..bounds
@@ -92,7 +92,7 @@ impl Settings {
         if self.back_pressure == Strategy::Lockstep { 1 } else { otherwise }
     }
 
-    /// The number of events behind from which events are shed; none with other strategies.
+    /// The number of events behind above which events are shed; none with other strategies.
     pub(super) fn shed_after(&self) -> Option<usize> {
         (self.back_pressure == Strategy::Shed).then_some(self.shed_after_events)
     }
@@ -100,43 +100,43 @@ impl Settings {
 
 /// Why no page is read although there may be one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Hold {
+pub(super) enum ReadHold {
     /// The queue of this lane is full.
     Full(LaneKey),
     /// The queues of all lanes together are full.
-    FullTogether,
+    FullTotal,
     /// This processor has not committed the previous page.
     Waiting(ProcessorId),
 }
 
-impl std::fmt::Display for Hold {
+impl std::fmt::Display for ReadHold {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Hold::Full(lane) => write!(f, "waiting for {lane}, whose queue is full (back-pressure pause)"),
-            Hold::FullTogether => {
-                f.write_str("waiting for its lanes, whose queues are full together (back-pressure pause)")
+            ReadHold::Full(lane) => write!(f, "waiting for {lane}, whose queue is full (back-pressure pause)"),
+            ReadHold::FullTotal => {
+                f.write_str("waiting for its lanes, whose queues are full in total (back-pressure pause)")
             }
-            Hold::Waiting(processor) => write!(f, "waiting for {processor} (back-pressure lockstep)"),
+            ReadHold::Waiting(processor) => write!(f, "waiting for {processor} (back-pressure lockstep)"),
         }
     }
 }
 
 /// How long a hold, or its absence, must last before it is reported. Default 250 ms: holds that
 /// come and go with every page are normal.
-const LASTING: Duration = Duration::from_millis(250);
+const REPORT_AFTER: Duration = Duration::from_millis(250);
 
 /// The report of holds to the database, for `status` and `explain`.
 #[derive(Debug, Default)]
-pub(super) struct Held {
-    now: Option<Hold>,
-    told: Option<Hold>,
+pub(super) struct HoldReport {
+    now: Option<ReadHold>,
+    reported: Option<ReadHold>,
     /// Since when there is a hold, or none.
     since: Option<Instant>,
 }
 
-impl Held {
+impl HoldReport {
     /// Records why nothing is read now; none if something may be read.
-    pub(super) fn note(&mut self, hold: Option<Hold>, now: Instant) {
+    pub(super) fn note(&mut self, hold: Option<ReadHold>, now: Instant) {
         if self.now.is_some() != hold.is_some() || self.since.is_none() {
             self.since = Some(now);
         }
@@ -145,14 +145,14 @@ impl Held {
 
     /// How long until a report is due; none if the last report is up to date.
     pub(super) fn due(&self, now: Instant) -> Option<Duration> {
-        let since = self.since.filter(|_| self.now != self.told)?;
-        Some(LASTING.saturating_sub(now.duration_since(since)))
+        let since = self.since.filter(|_| self.now != self.reported)?;
+        Some(REPORT_AFTER.saturating_sub(now.duration_since(since)))
     }
 
     /// The text to report; empty if there is no hold.
-    pub(super) fn tell(&mut self) -> String {
-        self.told = self.now.clone();
-        self.told.as_ref().map_or_else(String::new, Hold::to_string)
+    pub(super) fn report(&mut self) -> String {
+        self.reported = self.now.clone();
+        self.reported.as_ref().map_or_else(String::new, ReadHold::to_string)
     }
 }
 
@@ -161,36 +161,36 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_lasts_is_told_and_told_once() {
+    fn only_a_lasting_hold_is_reported_and_only_once() {
         let began = Instant::now();
         let at = |ms| began + Duration::from_millis(ms);
-        let hold = || Some(Hold::Waiting(ProcessorId::parse("slow").unwrap()));
-        let mut held = Held::default();
-        held.note(None, at(0));
-        assert_eq!(held.due(at(900)), None, "there is nothing to tell");
-        held.note(hold(), at(1_000));
-        assert_eq!(held.due(at(1_000)), Some(LASTING));
-        held.note(None, at(1_100));
-        assert_eq!(held.due(at(1_100)), None, "it came and went");
-        held.note(hold(), at(1_200));
-        held.note(hold(), at(1_400));
-        assert_eq!(held.due(at(1_450)), Some(Duration::ZERO));
-        assert_eq!(held.tell(), "waiting for slow (back-pressure lockstep)");
-        assert_eq!(held.due(at(1_500)), None);
-        held.note(None, at(1_600));
-        assert_eq!(held.due(at(1_850)), Some(Duration::ZERO));
-        assert_eq!(held.tell(), "");
-        assert_eq!(held.due(at(1_900)), None);
+        let hold = || Some(ReadHold::Waiting(ProcessorId::parse("slow").unwrap()));
+        let mut report = HoldReport::default();
+        report.note(None, at(0));
+        assert_eq!(report.due(at(900)), None, "there is nothing to report");
+        report.note(hold(), at(1_000));
+        assert_eq!(report.due(at(1_000)), Some(REPORT_AFTER));
+        report.note(None, at(1_100));
+        assert_eq!(report.due(at(1_100)), None, "the hold was too short");
+        report.note(hold(), at(1_200));
+        report.note(hold(), at(1_400));
+        assert_eq!(report.due(at(1_450)), Some(Duration::ZERO));
+        assert_eq!(report.report(), "waiting for slow (back-pressure lockstep)");
+        assert_eq!(report.due(at(1_500)), None);
+        report.note(None, at(1_600));
+        assert_eq!(report.due(at(1_850)), Some(Duration::ZERO));
+        assert_eq!(report.report(), "");
+        assert_eq!(report.due(at(1_900)), None);
     }
 
     #[test]
-    fn a_bound_belongs_to_shedding_and_shedding_has_a_bound() {
-        let settings = |back_pressure, shed_after_events| Settings { back_pressure, shed_after_events };
+    fn a_shed_bound_requires_shedding_and_shedding_requires_a_bound() {
+        let settings = |back_pressure, shed_after_events| PressureSettings { back_pressure, shed_after_events };
         let check = |name: &str, settings| check(&BTreeMap::from([(name.to_string(), settings)]));
         assert_eq!(check("p", settings(Strategy::Pause, 0)), Ok(()));
         assert_eq!(check("p", settings(Strategy::Shed, 5)), Ok(()));
         assert!(check("p", settings(Strategy::Shed, 0)).unwrap_err().contains("set processors.p.shed-after-events"));
         assert!(check("p", settings(Strategy::Pause, 5)).unwrap_err().contains("has no effect without"));
-        assert!(check("No Name", Settings::default()).unwrap_err().starts_with("processors.No Name: "));
+        assert!(check("No Name", PressureSettings::default()).unwrap_err().starts_with("processors.No Name: "));
     }
 }

@@ -23,7 +23,7 @@ use crate::{
 pub enum RegistrationError {
     /// Its documents were built differently.
     #[error(
-        "processor {id} was built with {was}, and this plugin has {is}; its documents would become a mixture\nGive this plugin another id and other collections, or bring the former one back; unless it is partitioned otherwise, on-change = \"continue\" in its manifest lets it go on with them."
+        "processor {id} was built with {was}, and this plugin has {is}; continuing would mix two read models\nGive this plugin another id and other collections, or restore the former plugin. Unless the partitioning differs, on-change = \"continue\" in the manifest makes it continue with these documents."
     )]
     Changed {
         /// Its id.
@@ -43,7 +43,7 @@ pub enum RegistrationError {
     },
     /// The statement could not be prepared.
     #[error("register processor {id}: {why}")]
-    Unasked {
+    Unprepared {
         /// Its id.
         id: String,
         /// The error.
@@ -91,7 +91,7 @@ pub async fn register_all(
         Ok(statement) => statement,
         Err(_) if registrations.is_empty() => return Vec::new(),
         Err(error) => {
-            let failed = |of: &Registration<'_>| RegistrationError::Unasked {
+            let failed = |of: &Registration<'_>| RegistrationError::Unprepared {
                 id: of.descriptor.id.to_string(),
                 why: describe(error),
             };

@@ -4,9 +4,9 @@
 //! collections, so that the plugin may return. A removal ends that for good. It has two steps, and
 //! a removal that is killed in between is completed by the next one. The first step is one
 //! transaction: it deletes the processor's row, and with it cursors, lanes, pauses, dead letters
-//! and records of shed events. The collections are *kept* without an owner, and no other plugin
-//! writes them unless it is told to. The second step drops kept collections, a few tables per
-//! transaction, so that the database's lock table has room for all of them.
+//! and records of shed events. The collections are *kept* without an owner, and another plugin
+//! takes them over only with `on-change = "continue"`. The second step drops kept collections, a
+//! few tables per transaction, so that the database's lock table has room for all of them.
 
 use crate::{
     cluster::host_lock,
@@ -19,7 +19,7 @@ const DROPPED_AT_ONCE: i64 = 20;
 
 /// What is stored of a processor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct ProcessorRemains {
     /// Whether it has a row; otherwise only documents were kept of it.
     pub known: bool,
     /// Dead letters.
@@ -31,12 +31,12 @@ pub struct Held {
     /// Records of shed events.
     pub sheds: i64,
     /// Its collections, by name.
-    pub collections: Vec<HeldCollection>,
+    pub collections: Vec<RemainingCollection>,
 }
 
 /// A collection of a processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeldCollection {
+pub struct RemainingCollection {
     /// Its view's name.
     pub view: String,
     /// The view as SQL names it: with its schema, quoted where needed.
@@ -51,7 +51,7 @@ pub struct HeldCollection {
 pub enum RemovalError {
     /// A host runs it.
     #[error(
-        "a host runs {0}; nothing was removed\nTake its plugin's file out of the plugins folder, or stop the host, and remove it then."
+        "a host runs {0}; nothing was removed\nTake its plugin's file out of the plugins folder, or stop the host, then try again."
     )]
     Running(ProcessorId),
     /// The error of the database.
@@ -60,9 +60,9 @@ pub enum RemovalError {
 }
 
 /// Finds what is stored of a processor; none if there is nothing.
-pub async fn held(session: &Session, id: &ProcessorId) -> Result<Option<Held>, Error> {
-    let row = session.query_one(include_str!("removal/held.sql"), &[&id.as_str()]).await?;
-    let mut held = Held {
+pub async fn find(session: &Session, id: &ProcessorId) -> Result<Option<ProcessorRemains>, Error> {
+    let row = session.query_one(include_str!("removal/remains.sql"), &[&id.as_str()]).await?;
+    let mut remains = ProcessorRemains {
         known: row.get(0),
         dead_letters: row.get(1),
         lanes: row.get(2),
@@ -76,9 +76,9 @@ pub async fn held(session: &Session, id: &ProcessorId) -> Result<Option<Held>, E
             Some(table) => Some(session.query_one(&format!("select count(*) from {table}"), &[]).await?.get(0)),
             None => None,
         };
-        held.collections.push(HeldCollection { view: row.get(1), relation: row.get(2), documents });
+        remains.collections.push(RemainingCollection { view: row.get(1), relation: row.get(2), documents });
     }
-    Ok((held.known || !held.collections.is_empty()).then_some(held))
+    Ok((remains.known || !remains.collections.is_empty()).then_some(remains))
 }
 
 /// Removes a processor and keeps its documents. Fails while a host runs it.

@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// A report.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reported {
+pub struct RateReport {
     /// Events handled per second since the last report.
     pub rate: f64,
     /// What was measured since then.
@@ -24,7 +24,7 @@ pub struct Reported {
 pub type Instances = Arc<dyn Fn() -> usize + Send + Sync>;
 
 /// Measures a processor, and makes a report when one is due.
-pub struct Report {
+pub struct Reporter {
     instances: Instances,
     /// The same numbers as metrics.
     counters: OfProcessor,
@@ -52,10 +52,10 @@ impl Average {
     }
 }
 
-impl Report {
+impl Reporter {
     /// A reporter whose first interval begins now.
     pub fn new(instances: Instances, counters: OfProcessor) -> Self {
-        Report {
+        Reporter {
             instances,
             counters,
             since: Instant::now(),
@@ -90,22 +90,22 @@ impl Report {
     }
 
     /// Whether events were handled that no report has counted.
-    pub fn is_due_at_last(&self) -> bool {
+    pub fn has_unreported(&self) -> bool {
         self.handled > 0
     }
 
     /// How long until a report is due; none if there is nothing to report.
     pub fn due(&self) -> Option<Duration> {
-        self.is_due_at_last().then(|| EVERY.saturating_sub(self.since.elapsed()))
+        self.has_unreported().then(|| EVERY.saturating_sub(self.since.elapsed()))
     }
 
     /// A report if one is due, to be stored by a commit of `committing` events.
-    pub fn take(&mut self, committing: usize) -> Option<Reported> {
+    pub fn take_if_due(&mut self, committing: usize) -> Option<RateReport> {
         (self.since.elapsed() >= EVERY).then(|| self.flush(committing))
     }
 
     /// A report now. An interval too short to measure repeats the last measures.
-    pub fn flush(&mut self, committing: usize) -> Reported {
+    pub fn flush(&mut self, committing: usize) -> RateReport {
         self.handled += committing;
         let elapsed = self.since.elapsed();
         if elapsed >= EVERY || self.last.is_none() {
@@ -123,7 +123,7 @@ impl Report {
         let (rate, measures) = self.last.clone().unwrap_or_default();
         self.handled = 0;
         (self.reads, self.commits, self.since) = (Average::default(), Average::default(), Instant::now());
-        Reported { rate, measures }
+        RateReport { rate, measures }
     }
 }
 
@@ -142,16 +142,16 @@ mod tests {
 
     #[test]
     fn a_report_is_due_once_for_what_was_committed() {
-        let mut report = Report::new(Arc::new(|| 5), Metrics::default().of_processor("p"));
-        assert!(!report.is_due_at_last() && report.take(0).is_none());
-        assert_eq!(report.due(), None, "nothing to say");
+        let mut report = Reporter::new(Arc::new(|| 5), Metrics::default().of_processor("p"));
+        assert!(!report.has_unreported() && report.take_if_due(0).is_none());
+        assert_eq!(report.due(), None, "there is nothing to report");
         report.count(3);
         report.count(4);
         assert!(report.due().is_some_and(|due| due <= EVERY));
         report.committed(Duration::from_millis(2), 7);
         let first = report.flush(1);
         assert_eq!((first.measures.commit_ms, first.measures.instances), (2.0, 5));
-        assert!(first.rate > 0.0 && !report.is_due_at_last(), "what rides in the same commit is told with it");
+        assert!(first.rate > 0.0 && !report.has_unreported(), "a report includes the commit that stores it");
         // The interval is too short to measure again.
         assert_eq!(report.flush(0).rate, first.rate);
     }

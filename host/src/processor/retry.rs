@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_ceiling_and_are_spread() {
+    fn pauses_double_up_to_a_ceiling_and_differ_between_lanes() {
         for attempts in 1..40 {
             let exact = FIRST.saturating_mul(1u32.checked_shl(attempts - 1).unwrap_or(u32::MAX)).min(LONGEST);
             let pauses: Vec<Duration> = (0..100).map(|lane| pause(attempts, None, lane)).collect();
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_lengthens_a_pause_and_never_undercuts_it() {
+    fn a_wish_can_lengthen_a_pause_but_not_shorten_it() {
         for attempts in [1, 2, 9, 32, 33, u32::MAX] {
             let without = pause(attempts, None, 7);
             assert_eq!(pause(attempts, Some(Duration::ZERO), 7), without);
@@ -59,10 +59,10 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_wish_is_a_time_that_every_clock_can_name() {
+    fn the_longest_wish_fits_into_every_clock() {
         for wished in [Duration::from_millis(u64::MAX), Duration::MAX] {
             assert_eq!(pause(1, Some(wished), 0), LONGEST_WISH);
         }
-        assert!(Duration::from_millis(u32::MAX.into()) < LONGEST_WISH, "whatever a guest can ask for is granted");
+        assert!(Duration::from_millis(u32::MAX.into()) < LONGEST_WISH, "the longest wish of the contract is granted");
     }
 }

@@ -4,7 +4,7 @@ use crate::db::{Error, Session};
 
 /// A listed processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct RosterEntry {
     /// Its id.
     pub id: String,
     /// Its kind: `projector`.
@@ -21,9 +21,9 @@ pub struct Entry {
 }
 
 /// Reads all processors, by id.
-pub async fn read(session: &Session) -> Result<Vec<Entry>, Error> {
+pub async fn read(session: &Session) -> Result<Vec<RosterEntry>, Error> {
     let rows = session.query(include_str!("roster/processors.sql"), &[]).await?;
-    let entry = |row: &crate::db::Row| Entry {
+    let entry = |row: &crate::db::Row| RosterEntry {
         id: row.get(0),
         kind: row.get(1),
         tenant: Some(row.get(2)).filter(|tenant: &String| !tenant.is_empty()),

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{gather::Found, in_flight::Reading};
+use super::{gather::GatherResult, in_flight::LaneReading};
 use crate::{
     consumer::{
         pages::{PageScale, Reader, SourceError},
@@ -39,7 +39,7 @@ pub(super) struct ShedRange {
 }
 
 /// Whether more events than the bound follow a progress, of a tenant or of all.
-pub(super) async fn too_far(
+pub(super) async fn exceeds_bound(
     reader: &mut Reader,
     tenant: Option<&TenantId>,
     from: &Progress,
@@ -75,9 +75,9 @@ pub(super) async fn to_head(reader: &mut Reader, from: &Progress, router: &Route
 /// Reads past all events between a lane and the last page dispatched.
 pub(super) async fn lane_to_tail(
     reader: &mut Reader,
-    reading: &Reading,
+    reading: &LaneReading,
     router: &Router,
-) -> Result<(Found, Shed), SourceError> {
+) -> Result<(GatherResult, Shed), SourceError> {
     let mut gather = reading.gather_all();
     let mut events = 0;
     while let Some((difference, limit)) = gather.next() {

@@ -19,7 +19,7 @@ const DEAD_LETTERS_COUNTED: i64 = 10_000;
 #[derive(Debug, Default, Serialize)]
 pub struct Status {
     /// The connection that this status was read over.
-    pub connection: Connection,
+    pub connection: ConnectionInfo,
     /// The processors, by id.
     pub processors: Vec<ProcessorStatus>,
 }
@@ -27,7 +27,7 @@ pub struct Status {
 /// A connection to the database.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Connection {
+pub struct ConnectionInfo {
     /// Whether it is encrypted.
     pub encrypted: bool,
     /// The protocol, such as `TLSv1.3`; none if it is not encrypted.
@@ -66,7 +66,7 @@ pub struct ProcessorStatus {
     /// Whether there are more.
     pub dead_letters_at_least: bool,
     /// The dead letter with the highest position.
-    pub last_dead_letter: Option<SetAside>,
+    pub last_dead_letter: Option<LastDeadLetter>,
     /// Events that it shed to keep up (`back-pressure = "shed"`); exact.
     pub shed: i64,
     /// The last events that it shed.
@@ -83,7 +83,7 @@ pub struct ProcessorStatus {
 
 /// A processor that a host runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Running {
+pub struct RunningProcessor {
     /// Its id.
     pub id: String,
     /// The plugin's own id, which is part of it.
@@ -169,7 +169,7 @@ pub struct Measures {
 /// A dead letter.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct SetAside {
+pub struct LastDeadLetter {
     /// Its tenant.
     pub tenant: String,
     /// Its position.
@@ -213,9 +213,9 @@ pub struct LaneBehind {
 }
 
 /// Reads the processors that hosts run, by id.
-pub async fn running(session: &Session) -> Result<Vec<Running>, Error> {
+pub async fn running(session: &Session) -> Result<Vec<RunningProcessor>, Error> {
     let rows = session.query(include_str!("status/running.sql"), &[]).await?;
-    let running = rows.iter().map(|row| Running {
+    let running = rows.iter().map(|row| RunningProcessor {
         id: row.get(0),
         family: row.get(1),
         tenant: row.get(2),
@@ -227,7 +227,7 @@ pub async fn running(session: &Session) -> Result<Vec<Running>, Error> {
 /// Reads the status of all processors, with at most `lanes` lanes of each.
 pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
     let protocol = session.encryption().await?;
-    let connection = Connection { encrypted: protocol.is_some(), protocol };
+    let connection = ConnectionInfo { encrypted: protocol.is_some(), protocol };
     let (mut processors, mut progresses) = (Vec::new(), Vec::new());
     for row in session.query(include_str!("status/processors.sql"), &[&(DEAD_LETTERS_COUNTED + 1)]).await? {
         let (file, version, digest): (&str, &str, &str) = (row.get(1), row.get(2), row.get(3));
@@ -247,7 +247,7 @@ pub async fn read(session: &Session, lanes: i64) -> Result<Status, Error> {
             measures: serde_json::from_str(row.get::<_, JsonText<'_>>(8).0).unwrap_or_default(),
             dead_letters: dead_letters.min(DEAD_LETTERS_COUNTED),
             dead_letters_at_least: dead_letters > DEAD_LETTERS_COUNTED,
-            last_dead_letter: row.get::<_, Option<String>>(10).map(|tenant| SetAside {
+            last_dead_letter: row.get::<_, Option<String>>(10).map(|tenant| LastDeadLetter {
                 tenant,
                 position: row.get(11),
                 reason: format!("{}: {}", row.get::<_, &str>(12), row.get::<_, &str>(13)),

@@ -49,7 +49,7 @@ impl Term {
         let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
         anyhow::ensure!(
             cursors.len() == usize::from(BUCKETS) && cursors.iter().all(|(_, progress)| *progress == stored),
-            "the {} buckets of processor {id} do not stand at one place; another version of the host wrote them",
+            "the {} buckets of processor {id} differ in progress; another version of the host wrote them",
             cursors.len(),
         );
         let pages = shared.pages.reader(Borrower::of(id, "read"));

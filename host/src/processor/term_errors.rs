@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The progress that a term has made so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub(super) enum TermProgress {
     /// It has committed nothing yet, and has work left.
     None,
     /// It has committed something, and has work left.
@@ -43,7 +43,7 @@ pub(super) enum Progress {
 
 /// Consecutive terms that ended with an error.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Ended {
+struct EndedTerms {
     error: String,
     since: SystemTime,
     at: SystemTime,
@@ -53,7 +53,7 @@ struct Ended {
 /// The errors of one processor.
 #[derive(Debug, Default)]
 pub(super) struct TermErrors {
-    ended: Option<Ended>,
+    ended: Option<EndedTerms>,
     /// Whether `ended` includes the record of an earlier host, which is read before the first
     /// write.
     continued: bool,
@@ -63,19 +63,19 @@ impl TermErrors {
     /// Counts a term that ended.
     pub(super) fn ended(&mut self, error: &str, now: SystemTime) {
         let (since, times) = self.ended.as_ref().map_or((now, 0), |before| (before.since, before.times));
-        self.ended = Some(Ended { error: error.into(), since, at: now, times: times + 1 });
+        self.ended = Some(EndedTerms { error: error.into(), since, at: now, times: times + 1 });
     }
 
     /// The age at which a term goes well if its progress stays as it is; none if it does not, or if
     /// there is no error to clear.
-    pub(super) fn well_at(&self, progress: impl FnOnce() -> Progress) -> Option<Duration> {
+    pub(super) fn well_at(&self, progress: impl FnOnce() -> TermProgress) -> Option<Duration> {
         if self.continued && self.ended.is_none() {
             return None;
         }
         match progress() {
-            Progress::None => None,
-            Progress::Committed => Some(LASTING),
-            Progress::CaughtUp => Some(STEADY),
+            TermProgress::None => None,
+            TermProgress::Committed => Some(LASTING),
+            TermProgress::CaughtUp => Some(STEADY),
         }
     }
 
@@ -96,7 +96,7 @@ impl TermErrors {
             let row = session.query_opt(include_str!("term_errors/read.sql"), &[&id.as_str()]).await?;
             self.continue_from(row.and_then(|row| Some((row.get::<_, Option<SystemTime>>(0)?, row.get(1)))));
         }
-        let Some(Ended { error, since, at, times }) = &self.ended else {
+        let Some(EndedTerms { error, since, at, times }) = &self.ended else {
             session.give_back();
             return Ok(());
         };
@@ -125,7 +125,7 @@ impl TermErrors {
 
 /// The text of an error, in a form that the column can hold; never empty. An error of the database
 /// includes its SQLSTATE, from which `explain` derives the remedy.
-pub(super) fn words(error: &anyhow::Error) -> String {
+pub(super) fn message(error: &anyhow::Error) -> String {
     let mut parts: Vec<String> = Vec::new();
     for cause in error.chain() {
         if let Some(error) = cause.downcast_ref::<Error>() {
@@ -136,8 +136,8 @@ pub(super) fn words(error: &anyhow::Error) -> String {
     }
     let joined = parts.join(": ").replace('\0', "\u{fffd}");
     match joined.trim().trim_end_matches(':').trim_end() {
-        "" => "it ended without a message; what the host logged before that is all there is".into(),
-        words => text::within(words, REASON_BYTES).into_owned(),
+        "" => "the error has no message; see the log of the host before that time".into(),
+        message => text::within(message, REASON_BYTES).into_owned(),
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
         let mut errors = TermErrors::default();
         errors.ended("first", at(1));
         errors.ended("second", at(5));
-        let ended = Ended { error: "second".into(), since: at(1), at: at(5), times: 2 };
+        let ended = EndedTerms { error: "second".into(), since: at(1), at: at(5), times: 2 };
         assert_eq!(errors.ended, Some(ended));
     }
 
@@ -164,7 +164,7 @@ mod tests {
         errors.ended("of this host", at(7));
         errors.continue_from(Some((at(1), 4)));
         errors.ended("of this host", at(9));
-        let ended = Ended { error: "of this host".into(), since: at(1), at: at(9), times: 6 };
+        let ended = EndedTerms { error: "of this host".into(), since: at(1), at: at(9), times: 6 };
         assert_eq!((&errors.ended, errors.continued), (&Some(ended), true));
         let mut first = TermErrors::default();
         first.ended("first", at(7));
@@ -175,21 +175,22 @@ mod tests {
     #[test]
     fn a_term_goes_well_by_its_progress_and_not_by_its_age_alone() {
         let mut errors = TermErrors::default();
-        assert_eq!(errors.well_at(|| Progress::CaughtUp), Some(STEADY), "an earlier host may have left an error");
+        assert_eq!(errors.well_at(|| TermProgress::CaughtUp), Some(STEADY), "an earlier host may have left an error");
         errors.continue_from(None);
         assert_eq!(errors.well_at(|| unreachable!("there is nothing to clear")), None);
         errors.ended("lock timeout", at(1));
-        let well_at = [Progress::None, Progress::Committed, Progress::CaughtUp].map(|made| errors.well_at(|| made));
+        let well_at =
+            [TermProgress::None, TermProgress::Committed, TermProgress::CaughtUp].map(|made| errors.well_at(|| made));
         assert_eq!(well_at, [None, Some(LASTING), Some(STEADY)]);
     }
 
     #[test]
-    fn an_error_without_words_gets_some() {
+    fn an_error_without_a_message_gets_one() {
         for empty in ["", " ", ": "] {
-            assert!(words(&anyhow::anyhow!(empty.to_string())).starts_with("it ended without a message"), "{empty:?}");
+            assert!(message(&anyhow::anyhow!(empty.to_string())).starts_with("the error has no message"), "{empty:?}");
         }
-        assert_eq!(words(&anyhow::anyhow!("a\0b").context("read")), "read: a\u{fffd}b");
-        let long = words(&anyhow::anyhow!("ä".repeat(5_000)));
+        assert_eq!(message(&anyhow::anyhow!("a\0b").context("read")), "read: a\u{fffd}b");
+        let long = message(&anyhow::anyhow!("ä".repeat(5_000)));
         assert!(long.len() <= REASON_BYTES && long.ends_with('…') && long.starts_with("ää"), "{}", long.len());
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         handler::{PartitionBy, Reason},
         ids::{LaneKey, TenantId},
     },
-    processor::lane::{Outcome, TermEnded, Trouble},
+    processor::lane::{Outcome, RunStop, TermEnded},
     scheduler::Class,
 };
 
@@ -140,7 +140,7 @@ impl Work<'_> {
             let part = &batch[..most.min(batch.len())];
             let outcome = runner.run_over(lane, Class::Live, part, attempts, None, self.kept.clone()).await?;
             self.did.batches += 1;
-            let Outcome { handled, changes, dead_letters, trouble, .. } = outcome;
+            let Outcome { handled, changes, dead_letters, stop, .. } = outcome;
             if let Err(refused) = self.kept.write(changes) {
                 // As on a host: nothing of it counts, and fewer events at a time find the one that is refused.
                 runner.code.current().handler.forget(&lane.tenant);
@@ -163,13 +163,13 @@ impl Work<'_> {
             }));
             batch = &batch[handled..];
             let Some(event) = batch.first() else { return Ok(()) };
-            let (reason, tried) = match trouble {
+            let (reason, tried) = match stop {
                 None => {
                     attempts = 0;
                     continue;
                 }
-                Some(Trouble::Block(reason)) => (reason, None),
-                Some(Trouble::Retry { reason, .. }) => {
+                Some(RunStop::Block(reason)) => (reason, None),
+                Some(RunStop::Retry { reason, .. }) => {
                     attempts = if handled > 0 { 1 } else { attempts + 1 };
                     if attempts < ATTEMPTS {
                         continue;

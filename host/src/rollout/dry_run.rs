@@ -35,8 +35,8 @@ use crate::{
     },
     processor::{
         Shared,
-        code::{Code, Version},
-        lane::{Runner, TermEnded, Trouble},
+        code::{CodeVersion, SwappableCode},
+        lane::{RunStop, Runner, TermEnded},
     },
     projections::documents::{self, Changes, Committed, DocumentKey},
     scheduler::{Class, Scheduler},
@@ -108,7 +108,7 @@ pub struct DryRun<'a> {
     /// The candidate's code.
     pub handler: &'a Arc<dyn Handler>,
     /// The running version.
-    pub running: &'a Version,
+    pub running: &'a CodeVersion,
     /// Its descriptor.
     pub runs_as: &'a Descriptor,
     /// Maximum number of events.
@@ -136,13 +136,13 @@ impl DryRun<'_> {
         let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
         let collections: Arc<[CollectionName]> = self.descriptor.collections.iter().filter(known).cloned().collect();
         session.read_for(self.runs_as.id.owner());
-        let new = Version::new("", self.handler.clone().isolated_clone(), self.descriptor.max_batch_size);
-        let old = Version::new("", self.running.handler.clone().isolated_clone(), self.runs_as.max_batch_size);
+        let new = CodeVersion::new("", self.handler.clone().isolated_clone(), self.descriptor.max_batch_size);
+        let old = CodeVersion::new("", self.running.handler.clone().isolated_clone(), self.runs_as.max_batch_size);
         let [new, old] = [new, old].map(|version| Candidate {
             runner: Runner {
                 replaying: true,
                 deferred: Some(session.deferred.clone()),
-                ..Runner::new(self.descriptor, Arc::new(Code::new(version)), self.scheduler.clone())
+                ..Runner::new(self.descriptor, Arc::new(SwappableCode::new(version)), self.scheduler.clone())
             },
             committed: session.committed.clone(),
             collections: collections.clone(),
@@ -150,7 +150,7 @@ impl DryRun<'_> {
         });
         tokio::select! {
             served = session.committed.serve() => served.map(|never| match never {}).map_err(Into::into),
-            dry = compare(&new, &old, &lanes) => dry.map(Some).map_err(|lost| anyhow::anyhow!("{}", lost.0)),
+            report = compare(&new, &old, &lanes) => report.map(Some).map_err(|lost| anyhow::anyhow!("{}", lost.0)),
         }
     }
 
@@ -158,7 +158,7 @@ impl DryRun<'_> {
     /// nothing since its start; none if that is unknown. Both versions run under the same
     /// conditions, so a few events that are not handled yet do no harm.
     fn handled_positions(&self) -> Option<(i64, i64)> {
-        let positions = self.running.done().positions;
+        let positions = self.running.stats().positions;
         match self.runs_as.start {
             Start::Beginning => Some((i64::MIN, positions.map_or(i64::MAX, |(_, last)| last))),
             Start::Now => positions,
@@ -166,51 +166,54 @@ impl DryRun<'_> {
     }
 }
 
-type Lanes = [(LaneKey, Vec<Arc<Event>>)];
+type LaneEvents = [(LaneKey, Vec<Arc<Event>>)];
 
 /// Runs the candidate on all lanes, and the running version where the candidate failed, in the same
 /// way and with the same time.
-async fn compare(new: &Candidate, old: &Candidate, lanes: &Lanes) -> Result<DryRunReport, TermEnded> {
-    let count = |lanes: &Lanes| lanes.iter().map(|(_, events)| events.len()).sum();
+async fn compare(new: &Candidate, old: &Candidate, lanes: &LaneEvents) -> Result<DryRunReport, TermEnded> {
+    let count = |lanes: &LaneEvents| lanes.iter().map(|(_, events)| events.len()).sum();
     let events: usize = count(lanes);
-    let came = new.on_all(lanes).await?;
-    let mut dry = DryRunReport { events, lanes: lanes.len(), ..DryRunReport::default() };
+    let outcomes = new.run_all(lanes).await?;
+    let mut report = DryRunReport { events, lanes: lanes.len(), ..DryRunReport::default() };
     let (mut skip, mut stop, mut failures) = (None, None, Vec::new());
-    for ((lane, events), came) in lanes.iter().zip(came) {
-        dry.handled += came.handled;
-        dry.skipped += came.skipped;
-        skip = skip.or(came.skip);
-        let Some((reason, excused)) = came.trouble else { continue };
-        let said = describe(lane, events.get(came.handled), &reason);
+    for ((lane, events), outcome) in lanes.iter().zip(outcomes) {
+        report.handled += outcome.handled;
+        report.skipped += outcome.skipped;
+        skip = skip.or(outcome.skip);
+        let Some((reason, excused)) = outcome.stop else { continue };
+        let description = describe(lane, events.get(outcome.handled), &reason);
         if excused {
-            dry.stopped += 1;
-            stop.get_or_insert(said);
+            report.stopped += 1;
+            stop.get_or_insert(description);
         } else {
-            dry.failed += 1;
-            let to_there = events.iter().take(came.handled + 1).cloned().collect();
-            failures.push(((lane.clone(), to_there), said));
+            report.failed += 1;
+            let up_to_failure = events.iter().take(outcome.handled + 1).cloned().collect();
+            failures.push(((lane.clone(), up_to_failure), description));
         }
     }
-    if dry.handled + dry.stopped + dry.failed == 0 {
-        let count = |came: Vec<LaneOutcome>| came.iter().map(|came| came.handled).sum::<usize>();
-        let mut handled = count(old.on_all(lanes).await?);
+    if report.handled + report.stopped + report.failed == 0 {
+        let count = |outcomes: Vec<LaneOutcome>| outcomes.iter().map(|outcome| outcome.handled).sum::<usize>();
+        let mut handled = count(old.run_all(lanes).await?);
         // The candidate ran first and may have paid for opening sessions and filling caches, so it
         // gets a second chance.
-        if handled > 0 && count(new.on_all(lanes).await?) > 0 {
+        if handled > 0 && count(new.run_all(lanes).await?) > 0 {
             handled = 0;
         }
         let seconds = TIME.as_secs();
-        let said = || format!("not one of {events} events was handled in {seconds} s, and that one handles {handled}");
-        dry.worse = (handled > 0).then(said);
+        let reason =
+            || format!("none of {events} events was handled in {seconds} s; the running version handles {handled}");
+        report.worse = (handled > 0).then(reason);
     } else if !failures.is_empty() {
-        let (lanes, said): (Vec<_>, Vec<String>) = failures.into_iter().unzip();
-        let came = old.on_all(&lanes).await?;
-        let whole = |((_, events), came): &(&(LaneKey, Vec<Arc<Event>>), LaneOutcome)| came.handled == events.len();
-        dry.worse = lanes.iter().zip(came).zip(&said).find(|(pair, _)| whole(pair)).map(|(_, said)| said.clone());
-        dry.why = said.into_iter().next();
+        let (lanes, descriptions): (Vec<_>, Vec<String>) = failures.into_iter().unzip();
+        let outcomes = old.run_all(&lanes).await?;
+        let handled_all =
+            |((_, events), outcome): &(&(LaneKey, Vec<Arc<Event>>), LaneOutcome)| outcome.handled == events.len();
+        let mut compared = lanes.iter().zip(outcomes).zip(&descriptions);
+        report.worse = compared.find(|(pair, _)| handled_all(pair)).map(|(_, description)| description.clone());
+        report.why = descriptions.into_iter().next();
     }
-    dry.why = dry.worse.clone().or(dry.why).or(stop).or(skip);
-    Ok(dry)
+    report.why = report.worse.clone().or(report.why).or(stop).or(skip);
+    Ok(report)
 }
 
 /// A lane's failure, as text that any column can hold.
@@ -239,14 +242,14 @@ struct LaneOutcome {
     skip: Option<String>,
     /// Why it ended before the last event, unless time or room ran out. The flag is set if this is
     /// no failure: the plugin decided it, or the host was short of something.
-    trouble: Option<(Reason, bool)>,
+    stop: Option<(Reason, bool)>,
 }
 
 impl Candidate {
     /// Runs all lanes, some concurrently, for at most [`TIME`].
-    async fn on_all(&self, lanes: &Lanes) -> Result<Vec<LaneOutcome>, TermEnded> {
-        let came: Vec<Mutex<LaneOutcome>> = lanes.iter().map(|_| Mutex::default()).collect();
-        let each = lanes.iter().zip(&came).map(|((lane, events), came)| self.on(lane, events, came));
+    async fn run_all(&self, lanes: &LaneEvents) -> Result<Vec<LaneOutcome>, TermEnded> {
+        let outcomes: Vec<Mutex<LaneOutcome>> = lanes.iter().map(|_| Mutex::default()).collect();
+        let each = lanes.iter().zip(&outcomes).map(|((lane, events), outcome)| self.run(lane, events, outcome));
         let mut under_way = stream::iter(each).buffer_unordered(LANES_AT_ONCE);
         let all = async {
             while let Some(ended) = under_way.next().await {
@@ -256,10 +259,10 @@ impl Candidate {
         };
         timeout(TIME, all).await.unwrap_or(Ok(()))?;
         drop(under_way);
-        Ok(came.into_iter().map(|came| came.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+        Ok(outcomes.into_iter().map(|outcome| outcome.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
     }
 
-    async fn on(&self, lane: &LaneKey, events: &[Arc<Event>], came: &Mutex<LaneOutcome>) -> Result<(), TermEnded> {
+    async fn run(&self, lane: &LaneKey, events: &[Arc<Event>], total: &Mutex<LaneOutcome>) -> Result<(), TermEnded> {
         let (committed, collections) = (self.committed.clone(), self.collections.clone());
         let documents = Arc::new(Overlay { lane: lane.clone(), committed, collections, written: Mutex::default() });
         let (mut handled, mut ended) = (0, false);
@@ -273,17 +276,17 @@ impl Candidate {
             let left = |left: usize| Some(left.saturating_sub(weight));
             let _ = self.bytes_left.fetch_update(Relaxed, Relaxed, left);
             handled += outcome.handled;
-            ended = outcome.trouble.is_some();
-            let mut came = came.lock().unwrap_or_else(PoisonError::into_inner);
-            came.handled = handled;
-            came.skipped += outcome.dead_letters.len();
-            if let (None, Some(letter)) = (&came.skip, outcome.dead_letters.first()) {
+            ended = outcome.stop.is_some();
+            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+            total.handled = handled;
+            total.skipped += outcome.dead_letters.len();
+            if let (None, Some(letter)) = (&total.skip, outcome.dead_letters.first()) {
                 let event = events.iter().find(|event| event.position == letter.position);
-                came.skip = Some(describe(lane, event, &letter.reason));
+                total.skip = Some(describe(lane, event, &letter.reason));
             }
-            came.trouble = outcome.trouble.map(|trouble| match trouble {
-                Trouble::Retry { reason, .. } => (reason, true),
-                Trouble::Block(reason) => {
+            total.stop = outcome.stop.map(|stop| match stop {
+                RunStop::Retry { reason, .. } => (reason, true),
+                RunStop::Block(reason) => {
                     let own = reason.is_plugins_own() || reason.is_about_the_event();
                     (reason, own)
                 }
@@ -332,7 +335,7 @@ impl DryRunReport {
     pub fn verdict(&self) -> Result<(), String> {
         let Some(worse) = &self.worse else { return Ok(()) };
         Err(format!(
-            "a dry run on the last {} events failed where the version that runs does not: {worse}\nCorrect it; `dry-run = false` in its manifest lets it in without.",
+            "a dry run on the last {} events failed, unlike the running version: {worse}\nFix the plugin, or set `dry-run = false` in its manifest to swap without a dry run.",
             self.events
         ))
     }
@@ -341,8 +344,9 @@ impl DryRunReport {
 impl fmt::Display for DryRunReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "dry run: {} of the last {} events handled", self.handled, self.events)?;
-        for (count, what) in [(self.skipped, "skipped"), (self.stopped, "lanes stopped"), (self.failed, "lanes failed")]
-        {
+        // The documents may already contain the effects of these events.
+        let skipped = "skipped (they were handled before)";
+        for (count, what) in [(self.skipped, skipped), (self.stopped, "lanes stopped"), (self.failed, "lanes failed")] {
             if count > 0 {
                 write!(f, ", {count} {what}")?;
             }
@@ -372,7 +376,7 @@ mod tests {
     enum Behaviour {
         Trap,
         /// The host is short of something.
-        Short,
+        Shortage,
         Stop,
         Skip,
         Write,
@@ -388,7 +392,7 @@ mod tests {
                 match self.0.iter().find(|(of, _)| *of == &*event.event_type).map(|(_, behaviour)| behaviour) {
                     None => {}
                     Some(Behaviour::Trap) => return Err(Failure::Block(Reason::new("trap", "unreachable"))),
-                    Some(Behaviour::Short) => return Err(Failure::Retry(Reason::new("instances", "all are lent"))),
+                    Some(Behaviour::Shortage) => return Err(Failure::Retry(Reason::new("instances", "all are lent"))),
                     Some(Behaviour::Stop) => {
                         effects.halted = Some(Halt { index, action: HaltAction::Stop, code, message });
                         break;
@@ -440,7 +444,7 @@ mod tests {
                 replaying: true,
                 ..Runner::new(
                     &descriptor,
-                    Arc::new(Code::new(Version::new("", Arc::new(Scripted(behaviours)), Some(1)))),
+                    Arc::new(SwappableCode::new(CodeVersion::new("", Arc::new(Scripted(behaviours)), Some(1)))),
                     scheduler.clone(),
                 )
             },
@@ -473,7 +477,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_the_running_version_can_do_speaks_against_another() {
+    async fn a_candidate_is_rejected_only_for_events_that_the_running_version_handles() {
         let both = dry_run(&[("b", Behaviour::Trap)], &[("b", Behaviour::Trap)], &["a b a", "a"]).await;
         assert_eq!((both.events, both.lanes, both.handled, both.failed), (4, 2, 2, 1));
         assert_eq!((both.worse.as_deref(), both.verdict()), (None, Ok(())));
@@ -491,19 +495,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_says_itself_and_what_the_host_is_short_of_is_counted_and_no_more() {
+    async fn skips_stops_and_shortages_of_the_host_are_counted_but_reject_nothing() {
         let own = dry_run(&[("b", Behaviour::Stop), ("c", Behaviour::Skip)], &[], &["a b a", "c a", "a"]).await;
         assert_eq!((own.handled, own.skipped, own.stopped, own.failed, own.worse), (4, 1, 1, 0, None));
         assert!(own.why.is_some_and(|why| why.contains("position 2 (b): plugin: ")));
-        let short = dry_run(&[("b", Behaviour::Short)], &[], &["b", "b a", "a"]).await;
-        assert_eq!((short.handled, short.stopped, short.failed, short.worse), (1, 2, 0, None));
+        let shortage = dry_run(&[("b", Behaviour::Shortage)], &[], &["b", "b a", "a"]).await;
+        assert_eq!((shortage.handled, shortage.stopped, shortage.failed, shortage.worse), (1, 2, 0, None));
     }
 
     /// Two documents of some 1,000 bytes fit. A lane without room ends, and no further lane begins.
     #[tokio::test]
-    async fn what_it_writes_is_bounded() {
-        let dry = dry_run(&[("w", Behaviour::Write)], &[], &["w"; 100]).await;
-        assert!((3..=LANES_AT_ONCE + 2).contains(&dry.handled), "{dry:?}");
-        assert_eq!((dry.failed, dry.worse), (0, None));
+    async fn the_bytes_that_a_dry_run_writes_are_bounded() {
+        let report = dry_run(&[("w", Behaviour::Write)], &[], &["w"; 100]).await;
+        assert!((3..=LANES_AT_ONCE + 2).contains(&report.handled), "{report:?}");
+        assert_eq!((report.failed, report.worse), (0, None));
     }
 }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::processor::code::Done;
+use crate::processor::code::VersionStats;
 
 /// When a version fails its trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,13 +30,13 @@ pub enum Verdict {
 
 impl Probation {
     /// Judges a version that has done this much in the time since it was swapped in.
-    pub fn verdict(&self, done: &Done, runs_for: Duration) -> Verdict {
+    pub fn verdict(&self, done: &VersionStats, runs_for: Duration) -> Verdict {
         let trial = Duration::from_secs(self.seconds);
         let handled_nothing = done.events == 0 && done.failed > 0;
         if !trial.is_zero() && (done.failed >= self.lanes || handled_nothing) && runs_for <= trial {
             let lanes = if done.failed == 1 { "a lane".into() } else { format!("{} lanes", done.failed) };
             let handled = if handled_nothing { " and handled nothing" } else { "" };
-            let why = done.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            let why = done.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
             return Verdict::Failed(format!("blocked {lanes}{handled} in the first {} s{why}", self.seconds));
         }
         if runs_for >= trial { Verdict::Passed } else { Verdict::OnTrial }
@@ -49,10 +49,15 @@ mod tests {
     use crate::model::handler::Reason;
 
     #[test]
-    fn three_newly_blocked_lanes_or_all_lanes_fail_a_trial() {
+    fn several_newly_blocked_lanes_or_all_lanes_fail_a_trial() {
         let probation = Probation { seconds: 30, lanes: 3 };
         let verdict = |events, failed, after| {
-            let done = Done { events, failed, why: Some(Reason::new("trap", "unreachable")), ..Done::default() };
+            let done = VersionStats {
+                events,
+                failed,
+                reason: Some(Reason::new("trap", "unreachable")),
+                ..VersionStats::default()
+            };
             probation.verdict(&done, Duration::from_secs(after))
         };
         assert_eq!(verdict(0, 0, 1), Verdict::OnTrial, "it has handled nothing yet");
@@ -64,9 +69,9 @@ mod tests {
     }
 
     #[test]
-    fn a_trial_of_no_time_trusts_every_version() {
+    fn a_trial_of_zero_seconds_passes_every_version() {
         let trusting = Probation { seconds: 0, lanes: 3 };
-        let done = Done { failed: 9, ..Done::default() };
+        let done = VersionStats { failed: 9, ..VersionStats::default() };
         assert_eq!(trusting.verdict(&done, Duration::ZERO), Verdict::Passed);
     }
 }

@@ -1,4 +1,4 @@
-//! The log as the model has it: transactions that end in any order, and what can be read of them.
+//! A model of the log: transactions that end in any order, and the reads that see them.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,7 +11,12 @@ use sandmill::model::{
 pub(super) const LANES: usize = 4;
 pub(super) const STREAMS: usize = 2;
 
-/// One transaction: its streams are locked while it runs.
+/// Lanes by number. Each is a tenant of its own.
+pub(super) const FIRST: usize = 0;
+pub(super) const SECOND: usize = 1;
+pub(super) const THIRD: usize = 2;
+
+/// A transaction, which locks its streams while it runs.
 #[derive(Clone, Debug)]
 pub(super) struct Transaction {
     xid: u64,
@@ -28,14 +33,21 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn begin(&mut self, random: u32) {
+    /// Begins a transaction whose events follow from a random number.
+    pub(super) fn begin_random(&mut self, random: u32) {
         let count = random as usize % 3 + 1;
+        let stream = |i| ((random >> (3 + 5 * i)) as usize % LANES, (random >> (6 + 5 * i)) as usize % STREAMS);
+        self.begin((0..count).map(stream), random as usize % 50);
+    }
+
+    /// Begins a transaction with an event for each lane and stream, except for streams that another
+    /// transaction has locked. `bytes` is the size of each event's data.
+    pub(super) fn begin(&mut self, streams: impl IntoIterator<Item = (usize, usize)>, bytes: usize) {
         let locked: BTreeSet<_> =
             self.transactions.iter().filter(|t| t.running).flat_map(|t| t.streams.clone()).collect();
         let mut transaction =
             Transaction { xid: self.next_xid, running: true, events: Vec::new(), streams: BTreeSet::new() };
-        for i in 0..count {
-            let stream = ((random >> (3 + 5 * i)) as usize % LANES, (random >> (6 + 5 * i)) as usize % STREAMS);
+        for stream in streams {
             if locked.contains(&stream) {
                 continue;
             }
@@ -49,7 +61,7 @@ impl Log {
                 stream: stream.1.to_string().into(),
                 version: 1,
                 recorded_at: 0,
-                data: "x".repeat(random as usize % 50).into(),
+                data: "x".repeat(bytes).into(),
                 metadata: "{}".into(),
                 deferred: None,
             }));
@@ -58,6 +70,7 @@ impl Log {
         self.transactions.push(transaction);
     }
 
+    /// Ends one of the running transactions, chosen by a random number.
     pub(super) fn end(&mut self, random: u32, commit: bool) {
         let running: Vec<usize> = (0..self.transactions.len()).filter(|i| self.transactions[*i].running).collect();
         if running.is_empty() {
@@ -77,7 +90,7 @@ impl Log {
         format!("{xmin}:{}:{}", self.next_xid, list.join(",")).parse().unwrap()
     }
 
-    /// Committed events with their transactions, by position.
+    /// Committed events with their transactions, ordered by position.
     pub(super) fn committed(&self) -> Vec<(u64, Arc<Event>)> {
         let committed = self.transactions.iter().filter(|t| !t.running);
         let mut events: Vec<_> = committed.flat_map(|t| t.events.iter().map(|e| (t.xid, e.clone()))).collect();

@@ -1,4 +1,4 @@
-//! A model of the database and of the host around the tracker, and the steps that it can take.
+//! A model of the database and of the host around the tracker, with the steps that it can take.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use sandmill::{
     },
     processor::{
         gather::Gather,
-        in_flight::{Bounds, Ending, InFlight, Patience, Plan, Reading, Results, Work},
+        in_flight::{CommitPlan, Ending, InFlight, InFlightBounds, LaneReading, LaneWork, Patience, Weighted},
         lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
         pauses::Pause,
     },
@@ -23,46 +23,47 @@ use sandmill::{
 
 use super::log::{LANES, Log, STREAMS, lane, tenant};
 
-/// Little enough that lanes are detached, commits do not take everything, and what waits for them keeps others from starting.
-pub(super) const BOUNDS: Bounds = Bounds {
+/// Bounds so small that lanes are detached, commits do not take everything, and uncommitted results
+/// keep lanes from starting.
+pub(super) const BOUNDS: InFlightBounds = InFlightBounds {
     lane_bytes: 600,
     lane_events: usize::MAX,
     detaches: true,
     commit_bytes: 5,
-    waiting_bytes: 8,
+    uncommitted_bytes: 8,
     lanes_at_once: 3,
 };
-/// The bounds of a processor that does not send lanes away, and of one that sheds.
-pub(super) const PAUSING: Bounds = Bounds { detaches: false, ..BOUNDS };
-pub(super) const SHEDDING: Bounds = Bounds { lane_events: 3, ..BOUNDS };
+/// The bounds of a processor that does not detach lanes, and of one that sheds.
+pub(super) const PAUSING: InFlightBounds = InFlightBounds { detaches: false, ..BOUNDS };
+pub(super) const SHEDDING: InFlightBounds = InFlightBounds { lane_events: 3, ..BOUNDS };
 
-/// The positions of the events that a piece of work handled, or that were shed instead.
+/// Positions of events that a piece of work handled, or that were shed instead.
 #[derive(Debug, Default)]
 pub(super) struct Handled {
     pub(super) positions: Vec<i64>,
     pub(super) shed: bool,
 }
 
-impl Results for Handled {
+impl Weighted for Handled {
     fn weight(&self) -> usize {
         self.positions.len()
     }
 }
 
-/// What the database holds.
+/// The state of the database.
 pub(super) struct Database {
     pub(super) cursor: Progress,
     pub(super) rows: BTreeMap<LaneKey, LaneCheckpoint>,
     pub(super) handled: BTreeMap<LaneKey, Vec<i64>>,
     pub(super) shed: BTreeMap<LaneKey, BTreeSet<i64>>,
-    /// Events that it ever refused.
+    /// Positions of all events that it has refused.
     pub(super) refused: BTreeSet<i64>,
 }
 
 impl Database {
-    /// Carries a plan out, or refuses it because of a poisoned event.
-    pub(super) fn commit(&mut self, plan: &Plan<Handled>, poison: &BTreeSet<i64>) -> Result<(), ()> {
-        assert_eq!(plan.from, self.cursor, "the cursor is compared");
+    /// Commits a plan, or refuses it because of a poisoned event.
+    pub(super) fn commit(&mut self, plan: &CommitPlan<Handled>, poison: &BTreeSet<i64>) -> Result<(), ()> {
+        assert_eq!(plan.from, self.cursor, "the plan starts from the stored cursor");
         let handled = plan.results.iter().filter(|(_, handled)| !handled.shed);
         let positions = handled.flat_map(|(_, handled)| &handled.positions);
         let refused: Vec<i64> = positions.copied().filter(|position| poison.contains(position)).collect();
@@ -75,11 +76,11 @@ impl Database {
         }
         for (key, before, row) in &plan.moved {
             let old = self.rows.insert(key.clone(), row.clone());
-            assert_eq!(old.map(|row| row.progress).as_ref(), Some(before), "the row of {key} is compared");
+            assert_eq!(old.map(|row| row.progress).as_ref(), Some(before), "the plan has the stored progress of {key}");
         }
         for (key, before) in &plan.rejoined {
             let old = self.rows.remove(key);
-            assert_eq!(old.map(|row| row.progress).as_ref(), Some(before), "the row of {key} is compared");
+            assert_eq!(old.map(|row| row.progress).as_ref(), Some(before), "the plan has the stored progress of {key}");
         }
         let blocked =
             plan.left.iter().map(|(key, row)| (key, row)).chain(plan.moved.iter().map(|(key, _, row)| (key, row)));
@@ -102,7 +103,8 @@ impl Database {
         Ok(())
     }
 
-    /// Each lane has handled or shed exactly what its row, or else the cursor, covers; each stream in order.
+    /// Checks that each lane has handled or shed exactly the events that its row, or else the
+    /// cursor, covers, and each stream in order.
     pub(super) fn check(&self, log: &Log) {
         for index in 0..LANES {
             let key = lane(&tenant(index));
@@ -128,19 +130,19 @@ impl Database {
     }
 }
 
-/// The host: its tracker, and what is under way.
+/// The host: its tracker, and everything under way.
 pub(super) struct Host {
     pub(super) in_flight: InFlight<Handled>,
-    pub(super) running: Vec<(LaneKey, Work)>,
-    /// With the positions that it sheds, where it does.
-    pub(super) readings: Vec<(Reading, Gather, Option<Vec<i64>>)>,
-    pub(super) plan: Option<Plan<Handled>>,
-    /// The tenant whose lane is told to wait.
-    told: Option<TenantId>,
+    pub(super) running: Vec<(LaneKey, LaneWork)>,
+    /// Readings under way; one that sheds has the positions.
+    pub(super) readings: Vec<(LaneReading, Gather, Option<Vec<i64>>)>,
+    pub(super) plan: Option<CommitPlan<Handled>>,
+    /// The tenant that is paused.
+    paused: Option<TenantId>,
 }
 
 impl Host {
-    pub(super) fn start(database: &Database, bounds: Bounds) -> Self {
+    pub(super) fn start(database: &Database, bounds: InFlightBounds) -> Self {
         Host {
             in_flight: InFlight::new(
                 database.cursor.clone(),
@@ -150,11 +152,11 @@ impl Host {
             running: Vec::new(),
             readings: Vec::new(),
             plan: None,
-            told: None,
+            paused: None,
         }
     }
 
-    /// Tells the lane of a tenant to wait, and no other.
+    /// Pauses one tenant, or none.
     pub(super) fn pause(&mut self, tenant: Option<TenantId>) {
         let pause = |tenant: &TenantId| Pause {
             tenant: Some(tenant.as_shared()),
@@ -162,11 +164,11 @@ impl Host {
             reason: Reason::new("paused", "by a test"),
         };
         self.in_flight.pause(tenant.iter().map(pause).collect());
-        self.told = tenant;
+        self.paused = tenant;
     }
 
-    pub(super) fn begin(&mut self, (lane, work): (LaneKey, Work)) {
-        assert_ne!(self.told.as_ref(), Some(&lane.tenant), "it was told to wait, and begins");
+    pub(super) fn begin(&mut self, (lane, work): (LaneKey, LaneWork)) {
+        assert_ne!(self.paused.as_ref(), Some(&lane.tenant), "a paused lane begins");
         self.running.push((lane, work));
     }
 
@@ -178,7 +180,7 @@ impl Host {
         self.in_flight.finish(&key, work, handled, results, ending, now);
     }
 
-    /// One step of a lane's own reading; true when it came to its end.
+    /// Takes one step of a lane's reading. Returns whether the reading has ended.
     pub(super) fn read(&mut self, index: usize, log: &Log) -> bool {
         let (reading, gather, shed) = &mut self.readings[index];
         if let Some((difference, limit)) = gather.next() {
@@ -193,7 +195,7 @@ impl Host {
         }
         let (reading, gather, shed) = self.readings.swap_remove(index);
         let results = shed.map(|positions| Handled { positions, shed: true });
-        self.in_flight.found(&reading, gather.finish(), results);
+        self.in_flight.finish_reading(&reading, gather.finish(), results);
         true
     }
 }
@@ -204,9 +206,9 @@ pub(super) struct World {
     pub(super) host: Host,
     pub(super) poison: BTreeSet<i64>,
     pub(super) now: SystemTime,
-    pub(super) bounds: Bounds,
-    /// Whether lanes are said to ask for too much, besides now and then.
-    pub(super) over: bool,
+    pub(super) bounds: InFlightBounds,
+    /// Whether every lane exceeds its share. Otherwise lanes do so from time to time.
+    pub(super) exceeds_share: bool,
 }
 
 impl World {
@@ -214,7 +216,7 @@ impl World {
         World::bounded(BOUNDS)
     }
 
-    pub(super) fn bounded(bounds: Bounds) -> Self {
+    pub(super) fn bounded(bounds: InFlightBounds) -> Self {
         let database = Database {
             cursor: Progress::at(Snapshot::nothing()),
             rows: BTreeMap::new(),
@@ -224,7 +226,15 @@ impl World {
         };
         let host = Host::start(&database, bounds);
         let log = Log { next_xid: 3, ..Log::default() };
-        World { log, database, host, poison: BTreeSet::new(), now: SystemTime::UNIX_EPOCH, bounds, over: false }
+        World {
+            log,
+            database,
+            host,
+            poison: BTreeSet::new(),
+            now: SystemTime::UNIX_EPOCH,
+            bounds,
+            exceeds_share: false,
+        }
     }
 
     pub(super) fn dispatch(&mut self, limit: usize) {
@@ -240,23 +250,23 @@ impl World {
                 None => lanes.push((key, vec![event.clone()])),
             }
         }
-        // Whoever is said to ask for too much reads for itself from then on.
-        let over = self.over || self.log.next_position % 5 == 0;
-        self.host.in_flight.dispatch(&page, lanes, |_| over);
+        // A lane that exceeds its share is detached if it is behind.
+        let exceeds_share = self.exceeds_share || self.log.next_position % 5 == 0;
+        self.host.in_flight.dispatch(&page, lanes, |_| exceeds_share);
     }
 
-    /// Whether a lane is to skip what it would read, and so whether it is a processor that sheds.
+    /// Whether the processor sheds.
     pub(super) fn is_shedding(&self) -> bool {
         self.bounds.lane_events < usize::MAX
     }
 
-    pub(super) fn begin_reading(&mut self, reading: Reading, sheds: bool) {
-        assert_ne!(self.host.told.as_ref(), Some(&reading.lane.tenant), "it was told to wait, and reads");
+    pub(super) fn begin_reading(&mut self, reading: LaneReading, sheds: bool) {
+        assert_ne!(self.host.paused.as_ref(), Some(&reading.lane.tenant), "a paused lane reads");
         let gather = if sheds { reading.gather_all() } else { reading.gather() };
         self.host.readings.push((reading, gather, sheds.then(Vec::new)));
     }
 
-    /// Goes on at the head of the log.
+    /// Jumps to the head of the log.
     pub(super) fn jump(&mut self, limit: usize) {
         let mut at = self.host.in_flight.tail().clone();
         let head = self.log.snapshot();
@@ -277,11 +287,11 @@ impl World {
         self.plan_while(0, patience, store);
     }
 
-    /// The same while so many of the lanes that run wait for a commit.
-    pub(super) fn plan_while(&mut self, waiting: usize, patience: Duration, store: bool) {
+    /// The same while some of the running lanes wait for a commit.
+    pub(super) fn plan_while(&mut self, runs_waiting: usize, patience: Duration, store: bool) {
         if self.host.plan.is_none() {
             let patience = Patience { first: patience, last: patience };
-            self.host.plan = self.host.in_flight.plan(self.now, patience, store, waiting);
+            self.host.plan = self.host.in_flight.plan(self.now, patience, store, runs_waiting);
         }
     }
 
@@ -302,16 +312,16 @@ impl World {
         let pick = |n: usize| random as usize % n;
         self.now += Duration::from_millis(1);
         match op % 32 {
-            0..=4 => self.log.begin(random),
+            0..=4 => self.log.begin_random(random),
             5..=8 => self.log.end(random, true),
             9 => self.log.end(random, false),
             10..=12 => self.dispatch(pick(6) + 1),
             13..=15 => {
-                // Now and then a lane's tenant has used up what it may use in a second.
+                // From time to time the lane's tenant is throttled.
                 let until = self.now + Duration::from_millis(2);
-                let held =
+                let throttle =
                     |_: &LaneKey| random.is_multiple_of(4).then(|| (until, Reason::new("throttled", "by a test")));
-                if let Some(started) = self.host.in_flight.start(held) {
+                if let Some(started) = self.host.in_flight.start(throttle) {
                     self.host.begin(started);
                 }
             }
@@ -350,13 +360,13 @@ impl World {
             }
             30 if self.is_shedding() && random.is_multiple_of(4) => self.jump(pick(3) + 1),
             30 if random.is_multiple_of(3) => {
-                // A person tells a lane to wait, or lifts that again.
+                // A person pauses a lane, or lifts the pause.
                 self.host.pause((random & 8 == 0).then(|| tenant(pick(LANES))));
             }
             30 => {
                 let rows: Vec<LaneKey> = self.host.in_flight.rows().map(|(key, _)| key.clone()).collect();
                 if let Some(key) = rows.get(pick(LANES)) {
-                    // A person lets it go on: first in the database, then the host learns of it.
+                    // A person resumes it, first in the database, then in the host.
                     if let Some(row) = self.database.rows.get_mut(key) {
                         row.state = LaneState::CatchingUp;
                     }
@@ -364,7 +374,7 @@ impl World {
                 }
             }
             31 if random.is_multiple_of(4) => {
-                // The host dies; the commit under way may have reached the database or not.
+                // The host crashes; the commit under way may have reached the database or not.
                 if random & 64 == 0
                     && let Some(plan) = self.host.plan.take()
                 {
@@ -381,19 +391,25 @@ impl World {
         }
     }
 
-    /// Commits events, which follow from a number: see [`Log::begin`].
-    pub(super) fn append(&mut self, random: u32) {
-        self.log.begin(random);
+    /// Commits events for one lane.
+    pub(super) fn append(&mut self, lane: usize, events: usize) {
+        self.log.begin(vec![(lane, 0); events], 0);
         self.log.end(0, true);
     }
 
-    /// Starts the next lane, which there is.
+    /// Commits an event for one lane that weighs a third of what its queue may hold.
+    pub(super) fn append_large(&mut self, lane: usize) {
+        self.log.begin([(lane, 0)], 49);
+        self.log.end(0, true);
+    }
+
+    /// Starts the next lane; there must be one.
     pub(super) fn start(&mut self) {
         let started = self.host.in_flight.start(|_| None).unwrap();
         self.host.begin(started);
     }
 
-    /// Runs every lane that can be started, to its end.
+    /// Starts every lane that can start, and finishes its work.
     pub(super) fn run(&mut self) {
         while let Some(started) = self.host.in_flight.start(|_| None) {
             self.host.begin(started);
@@ -403,7 +419,7 @@ impl World {
         }
     }
 
-    /// Lets everything come to its end: no more failures but those in the data.
+    /// Runs until nothing is left to do; only poisoned events still fail.
     pub(super) fn settle(&mut self) {
         self.host.pause(None);
         while self.log.transactions.iter().any(|t| t.running) {
@@ -433,7 +449,7 @@ impl World {
                     (key.clone(), reason.is_some_and(|reason| reason.class == "refused-commit"))
                 })
                 .collect();
-            // Lanes that the handler blocked are let go; those with poison stay.
+            // Lanes that the handler blocked are resumed; lanes at a poisoned event stay.
             for (key, poisoned) in &blocked {
                 if !poisoned {
                     self.database.rows.get_mut(key).unwrap().state = LaneState::CatchingUp;
@@ -441,15 +457,15 @@ impl World {
                     read = true;
                 }
             }
-            let level = self.host.in_flight.tail().seen().covers(&self.log.snapshot());
-            if level && !committed && !read && !self.host.in_flight.is_busy() {
+            let at_head = self.host.in_flight.tail().seen().covers(&self.log.snapshot());
+            if at_head && !committed && !read && !self.host.in_flight.is_busy() {
                 return self.check_end();
             }
         }
-        panic!("it does not come to an end; rows {:?}", self.database.rows);
+        panic!("work never ends; rows {:?}", self.database.rows);
     }
 
-    /// The database refuses nothing any more, and a person lets all lanes go on.
+    /// Stops refusing events, and resumes all lanes.
     pub(super) fn cure(&mut self) {
         self.poison.clear();
         for (key, row) in &mut self.database.rows {
@@ -460,15 +476,11 @@ impl World {
 
     pub(super) fn check_end(&self) {
         self.database.check(&self.log);
-        assert_eq!(
-            self.host.in_flight.ready(self.now),
-            None,
-            "whoever has work and waits for nothing would have moved"
-        );
+        assert_eq!(self.host.in_flight.ready(self.now), None, "a lane with work stands still");
         let everything = self.log.snapshot();
         assert!(self.host.in_flight.settled().seen().covers(&everything), "the tail has seen everything");
         for (key, row) in &self.database.rows {
-            // Whoever is still behind stands right before an event that the database refuses.
+            // A lane that is still behind is right before a poisoned event.
             let next = self.log.committed().into_iter().map(|(_, e)| e.position);
             let covered = self.log.covered(key, &row.progress);
             let waiting: Vec<i64> = next
@@ -477,7 +489,7 @@ impl World {
                 .collect();
             assert!(
                 waiting.iter().any(|p| self.poison.contains(p)),
-                "{key} is behind at {row:?} without poison; waiting {waiting:?}"
+                "{key} is behind at {row:?} without a poisoned event; unhandled {waiting:?}"
             );
             assert!(row.event_position.is_some_and(|p| self.poison.contains(&p)), "{key} names its culprit: {row:?}");
         }

@@ -9,7 +9,7 @@ async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() 
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 3, &["limits.cpu-ms=5000"]).await;
     put(folder.path(), "T000002");
-    let why = "a dry run on the last 3 events failed where the version that runs does not: tenant acme, the event at position 1 (Scripted): trap";
+    let why = "a dry run on the last 3 events failed, unlike the running version: tenant acme, the event at position 1 (Scripted): trap";
     until_error(folder.path(), "scripted", Some(why)).await;
     // The sessions that it borrowed end, and the next one reads all the same.
     let session = database.db.connect("test").await.unwrap();
@@ -17,8 +17,7 @@ async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() 
                and application_name ~ '^sandmill (dry run|read|documents)'";
     assert!(session.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) >= 2);
     put(folder.path(), "S000003");
-    let why =
-        "failed where the version that runs does not: not one of 3 events was handled in 2 s, and that one handles 3";
+    let why = "failed, unlike the running version: none of 3 events was handled in 2 s; the running version handles 3";
     until_error(folder.path(), "scripted", Some(why)).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 4)]).await;

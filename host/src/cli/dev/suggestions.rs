@@ -22,7 +22,7 @@ use super::program;
 use crate::{
     db::{Db, Error, Session},
     model::text,
-    processor::status::{self, Running},
+    processor::status::{self, RunningProcessor},
 };
 
 /// Time between two looks at the running plugins.
@@ -65,7 +65,7 @@ impl Suggestions {
                     continue;
                 }
                 if let Some(command) = self.command(&processor) {
-                    let Running { id, .. } = &processor;
+                    let RunningProcessor { id, .. } = &processor;
                     text.push_str(&format!("`{id}` is running. Append an event that it handles:\n  {command}\n"));
                 }
                 self.known.insert(processor.id, processor.event_types);
@@ -76,7 +76,7 @@ impl Suggestions {
         }
     }
 
-    async fn running(&mut self) -> Result<Vec<Running>, Error> {
+    async fn running(&mut self) -> Result<Vec<RunningProcessor>, Error> {
         let session = match self.session.take() {
             Some(session) => session,
             None => self.db.connect("dev").await?,
@@ -84,7 +84,7 @@ impl Suggestions {
         status::running(self.session.insert(session)).await
     }
 
-    fn command(&self, processor: &Running) -> Option<String> {
+    fn command(&self, processor: &RunningProcessor) -> Option<String> {
         let sampled = self.samples.iter().find_map(|path| {
             let file = File::open(path).ok()?.take(SAMPLES_BYTES);
             BufReader::new(file).lines().map_while(Result::ok).find_map(|line| sampled(&line, processor))
@@ -107,7 +107,7 @@ struct Sample<'a> {
 
 /// The command for an event of a file; none if the processor does not handle it or it cannot be
 /// copied.
-fn sampled(line: &str, processor: &Running) -> Option<String> {
+fn sampled(line: &str, processor: &RunningProcessor) -> Option<String> {
     let Sample { tenant, stream, event_type, data } = serde_json::from_str(line).ok()?;
     let handles = processor.event_types.as_ref().is_none_or(|types| types.contains(&event_type));
     let tenant = processor.tenant.clone().or(tenant);
@@ -115,7 +115,7 @@ fn sampled(line: &str, processor: &Running) -> Option<String> {
 }
 
 /// The command for an event without data.
-fn made_up(processor: &Running) -> Option<String> {
+fn made_up(processor: &RunningProcessor) -> Option<String> {
     let stream = format!("{}-1", processor.family);
     let append = |event_type: &String| append(processor.tenant.as_deref(), &stream, event_type, "{}");
     match &processor.event_types {
@@ -150,9 +150,9 @@ fn quoted(word: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn processor(tenant: Option<&str>, types: Option<&[&str]>) -> Running {
+    fn processor(tenant: Option<&str>, types: Option<&[&str]>) -> RunningProcessor {
         let event_types = types.map(|types| types.iter().map(|name| (*name).to_owned()).collect());
-        Running { id: "carts".into(), family: "carts".into(), tenant: tenant.map(Into::into), event_types }
+        RunningProcessor { id: "carts".into(), family: "carts".into(), tenant: tenant.map(Into::into), event_types }
     }
 
     #[test]
@@ -160,7 +160,7 @@ mod tests {
         let line = |tenant: &str, event_type: &str, data: &str| {
             format!(r#"{{"tenant":"{tenant}","stream":"cart 1","type":"{event_type}","id":"x","data":{data}}}"#)
         };
-        let some = |line: &str, processor: &Running| sampled(line, processor).unwrap_or_default();
+        let some = |line: &str, processor: &RunningProcessor| sampled(line, processor).unwrap_or_default();
         let carts = processor(None, Some(&["ItemAdded", "CartLost"]));
         let mug = line("acme", "ItemAdded", r#"{"sku": "Ann's mug"}"#);
         let expected = r#"append --tenant acme --stream 'cart 1' --type ItemAdded --data '{"sku": "Ann'\''s mug"}'"#;

@@ -9,13 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Engine, Results};
+use super::{Engine, WorkResults};
 use crate::{
     failpoint,
     model::ids::LaneKey,
     processor::{
         commit::{Commit, CommitError},
-        in_flight::Plan,
+        in_flight::CommitPlan,
         lane::TermEnded,
         lane_checkpoints::LaneState,
     },
@@ -25,24 +25,24 @@ use crate::{
 };
 
 /// A commit that has ended, with its plan.
-pub(super) struct Committed {
-    plan: Plan<Results>,
+pub(super) struct CommitResult {
+    plan: CommitPlan<WorkResults>,
     marks: HashMap<LaneKey, u64>,
     /// Events that it handled and its report does not count.
-    untold: usize,
+    unreported: usize,
     took: Duration,
     result: Result<Writes, CommitFailure>,
 }
 
 enum CommitFailure {
     /// A lane wrote a document of another lane.
-    NotYours(LaneKey, String),
+    ForeignDocument(LaneKey, String),
     Commit(CommitError),
 }
 
 impl Engine<'_> {
     /// Charges tenants for a commit, in proportion to the bytes that each wrote.
-    fn charge(&self, results: &[(LaneKey, Results)], took: Duration) {
+    fn charge(&self, results: &[(LaneKey, WorkResults)], took: Duration) {
         let bytes: usize = results.iter().map(|(_, results)| results.weight).sum();
         for (lane, results) in results.iter().filter(|(_, results)| results.weight > 0) {
             let part = took.mul_f64(results.weight as f64 / bytes as f64);
@@ -50,12 +50,12 @@ impl Engine<'_> {
         }
     }
 
-    pub(super) fn start_commit(&mut self, mut plan: Plan<Results>) {
+    pub(super) fn start_commit(&mut self, mut plan: CommitPlan<WorkResults>) {
         failpoint::hit("lanes.run");
         let handled: usize = plan.results.iter().map(|(_, results)| results.handled).sum();
-        let report = self.report.take(handled);
+        let report = self.report.take_if_due(handled);
         let report = report.or_else(|| self.draining.is_some().then(|| self.report.flush(handled)));
-        let untold = if report.is_some() { 0 } else { handled };
+        let unreported = if report.is_some() { 0 } else { handled };
         let mut marks = HashMap::new();
         let mut dead_letters = Vec::new();
         let mut sheds = Vec::new();
@@ -70,7 +70,7 @@ impl Engine<'_> {
         self.commit = Some(Box::pin(async move {
             let began = Instant::now();
             let result = match documents.prepare(&changes).await {
-                Err(PrepareError::NotYours(lane, why)) => Err(CommitFailure::NotYours(lane, why)),
+                Err(PrepareError::NotYours(lane, why)) => Err(CommitFailure::ForeignDocument(lane, why)),
                 Err(error) => Err(CommitFailure::Commit(CommitError::Lost(error.to_string()))),
                 Ok(writes) => {
                     let commit = Commit {
@@ -88,13 +88,13 @@ impl Engine<'_> {
                     committer.commit(commit).await.map(|()| writes).map_err(CommitFailure::Commit)
                 }
             };
-            Committed { plan, marks, untold, took: began.elapsed(), result }
+            CommitResult { plan, marks, unreported, took: began.elapsed(), result }
         }));
     }
 
     /// Reports what was handled since the last report, when no commit follows that could.
     pub(super) async fn last_report(&mut self) -> Result<(), CommitError> {
-        if !self.report.is_due_at_last() {
+        if !self.report.has_unreported() {
             return Ok(());
         }
         let stored = self.in_flight.stored();
@@ -113,28 +113,28 @@ impl Engine<'_> {
         self.committer.commit(commit).await
     }
 
-    pub(super) fn committed(&mut self, committed: Committed) -> Result<(), TermEnded> {
-        (self.untold, self.search) = (true, true);
-        let Committed { plan, marks, untold, took, result } = committed;
+    pub(super) fn committed(&mut self, committed: CommitResult) -> Result<(), TermEnded> {
+        (self.state_changed, self.search) = (true, true);
+        let CommitResult { plan, marks, unreported, took, result } = committed;
         // A refused commit is charged too: it kept the database as busy.
         self.charge(&plan.results, took);
         match result {
             Ok(writes) => {
-                *self.moved = true;
-                self.report.count(untold);
+                *self.has_committed = true;
+                self.report.count(unreported);
                 let handled = plan.results.iter().map(|(_, results)| results.handled).sum();
                 self.report.committed(took, handled);
                 self.documents.settle(writes, &marks);
                 let moved = plan.moved.iter().map(|(lane, _, checkpoint)| (lane, checkpoint));
                 for (lane, checkpoint) in plan.left.iter().map(|(lane, checkpoint)| (lane, checkpoint)).chain(moved) {
-                    self.say(lane, checkpoint);
+                    self.report_lane(lane, checkpoint);
                 }
                 self.report_dead_letters(&plan.results);
-                self.say_sheds(&plan.results);
+                self.report_sheds(&plan.results);
                 self.count(&plan);
                 self.in_flight.committed(plan);
             }
-            Err(CommitFailure::NotYours(lane, why)) => {
+            Err(CommitFailure::ForeignDocument(lane, why)) => {
                 self.documents.unstage(&lane);
                 self.runner.code.current().handler.forget(&lane.tenant);
                 self.in_flight.refused(plan, Some(lane), "malformed-output", &why);
@@ -144,7 +144,7 @@ impl Engine<'_> {
                     return Err(anyhow::anyhow!("the database refused a commit without results: {why}").into());
                 }
                 if let Some(culprit) = self.in_flight.refused(plan, None, "refused-commit", &why) {
-                    tracing::warn!(processor = %self.id, lane = %culprit, why, "the database refused what a lane wrote; others go on");
+                    tracing::warn!(processor = %self.id, lane = %culprit, why, "the database refused the results of a lane; other lanes continue");
                     self.documents.unstage(&culprit);
                     self.runner.code.current().handler.forget(&culprit.tenant);
                 }
@@ -156,7 +156,7 @@ impl Engine<'_> {
     }
 
     /// Counts what a commit means for lanes and tenants.
-    fn count(&mut self, plan: &Plan<Results>) {
+    fn count(&mut self, plan: &CommitPlan<WorkResults>) {
         for (lane, results) in &plan.results {
             let (documents, bytes) = (results.changes.len() as u64, results.weight as u64);
             let spent = Spent { documents, bytes, ..Spent::default() };

@@ -16,14 +16,14 @@ use crate::{
         event::{Event, Page},
     },
     processor::{
-        gather::Found,
-        in_flight::Reading,
+        gather::GatherResult,
+        in_flight::LaneReading,
         shed::{self, Shed, ShedRange},
     },
 };
 
 /// What follows the tail.
-pub(super) enum Ahead {
+pub(super) enum ReadAhead {
     /// Events to handle.
     Page(Arc<Page>),
     /// Events to shed.
@@ -31,7 +31,7 @@ pub(super) enum Ahead {
 }
 
 /// The result of a lane's reading, with the reader.
-pub(super) type ReadingResult = (Reader, Reading, Result<(Found, Option<Shed>), SourceError>);
+pub(super) type ReadingResult = (Reader, LaneReading, Result<(GatherResult, Option<Shed>), SourceError>);
 
 /// Reads what follows a progress: one page, or past everything if more events follow than the
 /// bound.
@@ -41,26 +41,26 @@ pub(super) async fn ahead(
     scale: PageScale,
     router: &Router,
     shed_after: Option<usize>,
-) -> Result<Ahead, SourceError> {
+) -> Result<ReadAhead, SourceError> {
     if let Some(bound) = shed_after
-        && shed::too_far(reader, None, after, bound).await?
+        && shed::exceeds_bound(reader, None, after, bound).await?
     {
-        return Ok(Ahead::Shed(shed::to_head(reader, after, router).await?));
+        return Ok(ReadAhead::Shed(shed::to_head(reader, after, router).await?));
     }
     let page = reader.page(after, scale).await?;
     reader.route_deferred(router, &page.events).await?;
-    Ok(Ahead::Page(page))
+    Ok(ReadAhead::Page(page))
 }
 
 /// Reads the log for one lane, or past everything if more events follow than the bound.
 pub(super) async fn lane(
     mut reader: Reader,
-    reading: Reading,
+    reading: LaneReading,
     router: Router,
     shed_after: Option<usize>,
 ) -> ReadingResult {
     if let Some(bound) = shed_after {
-        match shed::too_far(&mut reader, Some(&reading.lane.tenant), &reading.from, bound).await {
+        match shed::exceeds_bound(&mut reader, Some(&reading.lane.tenant), &reading.from, bound).await {
             Ok(false) => {}
             Ok(true) => {
                 let shed = shed::lane_to_tail(&mut reader, &reading, &router).await;
@@ -86,7 +86,7 @@ pub(super) async fn lane(
 /// A page of the events of a lane's tenant, ready to be routed, and whether more follow.
 async fn of_tenant(
     reader: &mut Reader,
-    reading: &Reading,
+    reading: &LaneReading,
     difference: &Difference,
     limit: usize,
     router: &Router,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Engine, Results, TELL_OF_SKIPS};
+use super::{DEAD_LETTER_LOG_INTERVAL, Engine, WorkResults};
 use crate::{
     model::{
         handler::{LogRoom, Reason},
@@ -20,32 +20,32 @@ const LINE: usize = 150;
 
 impl Engine<'_> {
     /// Logs the state of a lane once it is committed.
-    pub(super) fn say(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint) {
+    pub(super) fn report_lane(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint) {
         let (processor, position) = (self.id, checkpoint.event_position);
         if let LaneState::Blocked(reason) | LaneState::Retrying { reason, .. } = &checkpoint.state
-            && !self.may_say(lane, checkpoint, reason)
+            && !self.may_log(lane, checkpoint, reason)
         {
             return;
         }
         match &checkpoint.state {
             LaneState::Blocked(reason) => {
-                tracing::warn!(%processor, %lane, position, %reason, "the lane is blocked; others go on. `sandmill resume {processor}` lets it try again");
+                tracing::warn!(%processor, %lane, position, %reason, "the lane is blocked; other lanes continue. To retry it: `sandmill resume {processor}`");
             }
             LaneState::Retrying { reason, .. } => {
-                tracing::info!(%processor, %lane, position, %reason, attempts = checkpoint.attempts, "the lane will try again");
+                tracing::info!(%processor, %lane, position, %reason, attempts = checkpoint.attempts, "the lane will retry");
             }
             // The reconciler has logged it once for the tenant.
             LaneState::Paused(reason) if reason.class == REPLACED => {
-                tracing::debug!(%processor, %lane, %reason, "the lane waits");
+                tracing::debug!(%processor, %lane, %reason, "the lane is paused");
             }
-            LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane waits as it was told to"),
+            LaneState::Paused(reason) => tracing::info!(%processor, %lane, %reason, "the lane is paused"),
             LaneState::CatchingUp => tracing::debug!(%processor, %lane, "the lane is behind the cursor"),
         }
     }
 
     /// Whether a stop may be logged. Lines about a tenant's lanes count against its log volume.
     /// Lines that do not fit are counted, and a warning reports the count from time to time.
-    fn may_say(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint, reason: &Reason) -> bool {
+    fn may_log(&self, lane: &LaneKey, checkpoint: &LaneCheckpoint, reason: &Reason) -> bool {
         let shown = match checkpoint.state {
             LaneState::Blocked(_) => tracing::enabled!(tracing::Level::WARN),
             _ => tracing::enabled!(tracing::Level::INFO),
@@ -60,7 +60,7 @@ impl Engine<'_> {
                     let (processor, tenant) = (self.id, &lane.tenant);
                     tracing::warn!(
                         %processor, %tenant, dropped,
-                        "log lines over tenant-limits.log-kib-per-second were dropped, among them lanes that stopped; `sandmill status` counts those"
+                        "log lines over tenant-limits.log-kib-per-second were dropped, perhaps some about lanes that stopped; `sandmill status` shows those lanes"
                     );
                 }
                 false
@@ -70,25 +70,25 @@ impl Engine<'_> {
 
     /// Logs dead letters, at most one line a second: their lanes continue, so nothing else would
     /// show them.
-    pub(super) fn report_dead_letters(&mut self, results: &[(LaneKey, Results)]) {
+    pub(super) fn report_dead_letters(&mut self, results: &[(LaneKey, WorkResults)]) {
         let letters = results.iter().flat_map(|(_, results)| &results.dead_letters);
-        let (untold, told) = &mut self.dead_letter_lines;
-        *untold += letters.clone().count();
+        let (pending, last) = &mut self.dead_letter_lines;
+        *pending += letters.clone().count();
         let Some(DeadLetter { lane, position, reason, .. }) = letters.last() else { return };
-        if told.is_none_or(|told| told.elapsed() >= TELL_OF_SKIPS) {
-            *told = Some(Instant::now());
-            let (processor, events) = (self.id, std::mem::take(untold));
-            tracing::warn!(%processor, %lane, position, %reason, events, "set events aside as dead letters; their lanes went on");
+        if last.is_none_or(|last| last.elapsed() >= DEAD_LETTER_LOG_INTERVAL) {
+            *last = Some(Instant::now());
+            let (processor, events) = (self.id, std::mem::take(pending));
+            tracing::warn!(%processor, %lane, position, %reason, events, "set events aside as dead letters; their lanes continue");
         }
     }
 
     /// Logs what a commit shed: the total, and the lane with the most events.
-    pub(super) fn say_sheds(&self, results: &[(LaneKey, Results)]) {
+    pub(super) fn report_sheds(&self, results: &[(LaneKey, WorkResults)]) {
         let sheds = || results.iter().filter_map(|(lane, results)| Some((lane, results.shed.as_ref()?.events)));
         let Some((lane, most)) = sheds().max_by_key(|(_, events)| *events).filter(|(_, events)| *events > 0) else {
             return;
         };
         let (processor, events, lanes) = (self.id, sheds().map(|(_, events)| events).sum::<usize>(), sheds().count());
-        tracing::warn!(%processor, events, lanes, %lane, most, "skipped events to go on at the head of the log, as they were too many (back-pressure shed)");
+        tracing::warn!(%processor, events, lanes, %lane, most, "shed events and jumped to the head of the log, because too many were pending (back-pressure shed)");
     }
 }

@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 
-use super::{PageNumber, Plan, Work};
+use super::{CommitPlan, LaneWork, PageNumber};
 use crate::{
     model::{cursor::Progress, ids::LaneKey},
     processor::lane_checkpoints::{LaneCheckpoint, LaneRow, LaneState},
@@ -15,7 +15,7 @@ use crate::{
 
 /// A finished piece of work that waits for its commit.
 #[derive(Clone, Debug)]
-pub(super) struct Done<T> {
+pub(super) struct FinishedWork<T> {
     pub(super) page: PageNumber,
     /// The lane's progress after it.
     pub(super) end: Progress,
@@ -26,17 +26,17 @@ pub(super) struct Done<T> {
     pub(super) results: T,
 }
 
-impl<T> Done<T> {
+impl<T> FinishedWork<T> {
     /// Replaces the results, and returns the former ones.
-    pub(super) fn exchange<U>(self, results: U) -> (Done<U>, T) {
-        let Done { page, end, first, events, results: had } = self;
-        (Done { page, end, first, events, results }, had)
+    pub(super) fn exchange<U>(self, results: U) -> (FinishedWork<U>, T) {
+        let FinishedWork { page, end, first, events, results: had } = self;
+        (FinishedWork { page, end, first, events, results }, had)
     }
 }
 
 /// Why a lane stopped, and before which event. Its progress follows from what is committed by then.
 #[derive(Clone, Debug)]
-pub(super) struct Stop {
+pub(super) struct LaneStop {
     pub(super) page: PageNumber,
     pub(super) state: LaneState,
     pub(super) attempts: u32,
@@ -59,14 +59,14 @@ pub(super) struct Lane<T> {
     /// Its checkpoint row, as the database has it.
     pub(super) row: Option<LaneRow>,
     pub(super) feed: Feed,
-    pub(super) queue: VecDeque<Work>,
+    pub(super) queue: VecDeque<LaneWork>,
     pub(super) queued_bytes: usize,
     pub(super) running: Option<PageNumber>,
-    pub(super) done: VecDeque<Done<T>>,
+    pub(super) done: VecDeque<FinishedWork<T>>,
     /// The state that its row must have once everything in `done` is committed.
-    pub(super) stop: Option<Stop>,
+    pub(super) stop: Option<LaneStop>,
     /// Maximum number of events that it reads at once, after a commit of more was refused.
-    pub(super) careful: Option<usize>,
+    pub(super) max_events: Option<usize>,
     /// It is reading the log.
     pub(super) reading: bool,
     /// The commit under way includes it.
@@ -86,7 +86,7 @@ impl<T> Lane<T> {
             running: None,
             done: VecDeque::new(),
             stop: None,
-            careful: None,
+            max_events: None,
             reading: false,
             in_commit: false,
             stale: false,
@@ -94,14 +94,14 @@ impl<T> Lane<T> {
     }
 
     /// Whether the cursor alone describes it.
-    pub(super) fn is_plain(&self) -> bool {
+    pub(super) fn is_redundant(&self) -> bool {
         let nothing_known = self.row.is_none() && self.stop.is_none() && !self.detached() && !self.in_commit;
         nothing_known && self.idle() && self.done.is_empty()
     }
 
     /// Whether it is behind, with nothing under way or uncommitted. It waits for a person, a time
     /// or its turn to read.
-    pub(super) fn has_nothing_to_do(&self) -> bool {
+    pub(super) fn is_parkable(&self) -> bool {
         let quiet = self.stop.is_none() && !self.reading && !self.in_commit && !self.stale;
         self.row.is_some() && self.detached() && quiet && self.idle() && self.done.is_empty()
     }
@@ -114,7 +114,7 @@ impl<T> Lane<T> {
         matches!(self.feed, Feed::Detached)
     }
 
-    pub(super) fn push(&mut self, work: Work) {
+    pub(super) fn push(&mut self, work: LaneWork) {
         self.queued_bytes += work.weight();
         self.queue.push_back(work);
     }
@@ -131,7 +131,7 @@ impl<T> Lane<T> {
 
     /// Why it stopped, once nothing of it runs and a commit up to `page` takes all its results.
     /// Results that came later would move a row that says that it waits.
-    fn stopped(&self, page: PageNumber) -> Option<&Stop> {
+    fn stopped(&self, page: PageNumber) -> Option<&LaneStop> {
         let complete = self.running.is_none() && self.done.back().is_none_or(|done| done.page <= page);
         self.stop.as_ref().filter(|stop| complete && stop.page <= page)
     }
@@ -159,7 +159,7 @@ pub(super) fn lane_changes<T>(lane: &Lane<T>, page: PageNumber, included: bool) 
 }
 
 /// Adds a lane's part to a plan.
-pub(super) fn commit_lane<T>(plan: &mut Plan<T>, key: &LaneKey, lane: &mut Lane<T>, included: bool) {
+pub(super) fn commit_lane<T>(plan: &mut CommitPlan<T>, key: &LaneKey, lane: &mut Lane<T>, included: bool) {
     let mut progress = None;
     if included {
         while lane.done.front().is_some_and(|done| done.page <= plan.page) {

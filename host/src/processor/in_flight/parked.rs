@@ -39,7 +39,7 @@ pub(super) struct ParkedLane {
     /// Its row, as the database has it.
     pub(super) row: LaneRow,
     /// Maximum number of events that it reads at once, after a commit of more was refused.
-    pub(super) careful: Option<usize>,
+    pub(super) max_events: Option<usize>,
 }
 
 /// Lanes of a tenant that are due.
@@ -116,13 +116,13 @@ impl Parked {
         }
     }
 
-    /// The due lane whose turn it is to read. Tenants that are `held` are passed over.
-    pub(super) fn next(&mut self, now: SystemTime, mut held: impl FnMut(&TenantId) -> bool) -> Option<LaneKey> {
+    /// The due lane whose turn it is to read. Tenants that are throttled are passed over.
+    pub(super) fn next(&mut self, now: SystemTime, mut is_throttled: impl FnMut(&TenantId) -> bool) -> Option<LaneKey> {
         while let Some((_, key)) = self.later.first().filter(|(at, _)| *at <= now).cloned() {
             self.later.pop_first();
             self.is_due(&key);
         }
-        let mut free = |tenant: &&TenantId| !held(tenant);
+        let mut free = |tenant: &&TenantId| !is_throttled(tenant);
         let after = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let later = self.due.range::<TenantId, _>((after, Bound::Unbounded)).map(|(tenant, _)| tenant).find(&mut free);
         let tenant = later.or_else(|| self.due.keys().find(&mut free))?.clone();
@@ -162,19 +162,19 @@ mod tests {
 
     fn parked(state: RowState) -> ParkedLane {
         let progress = Progress::at(Snapshot::nothing());
-        ParkedLane { row: LaneRow { progress, state, attempts: 0 }, careful: None }
+        ParkedLane { row: LaneRow { progress, state, attempts: 0 }, max_events: None }
     }
 
     /// Simulates a reading: the lane is removed, and inserted again when its reading ends.
-    fn turn(lanes: &mut Parked, held: &str) -> Option<String> {
-        let key = lanes.next(SystemTime::UNIX_EPOCH, |tenant| tenant.as_str() == held)?;
+    fn turn(lanes: &mut Parked, throttled: &str) -> Option<String> {
+        let key = lanes.next(SystemTime::UNIX_EPOCH, |tenant| tenant.as_str() == throttled)?;
         let lane = lanes.remove(&key).unwrap();
         lanes.insert(key.clone(), lane);
         Some(format!("{}/{}", key.tenant, key.key))
     }
 
     #[test]
-    fn tenants_take_turns_and_so_do_their_lanes() {
+    fn tenants_take_turns_and_so_do_lanes_of_a_tenant() {
         let mut lanes = Parked::default();
         for key in 0..1_000 {
             lanes.insert(lane("many", &format!("{key:04}")), parked(RowState::CatchingUp));
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_is_due_when_its_time_has_come_or_a_person_says_so() {
+    fn a_lane_is_due_at_its_time_or_when_it_is_resumed() {
         let start = SystemTime::UNIX_EPOCH;
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut lanes = Parked::default();
@@ -206,6 +206,6 @@ mod tests {
         lanes.remove(&lane("t", "later"));
         lanes.remove(&lane("t", "paused"));
         assert_eq!((lanes.len(), lanes.needing_person(), lanes.next_due(), lanes.any_due(at(9))), (0, 0, None, None));
-        assert!(lanes.due.is_empty() && lanes.later.is_empty(), "nothing is left of lanes that are gone");
+        assert!(lanes.due.is_empty() && lanes.later.is_empty(), "removed lanes leave nothing behind");
     }
 }

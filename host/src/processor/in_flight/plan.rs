@@ -1,7 +1,7 @@
 //! Commit plans, and how the tracker applies their outcome: pure.
 //!
 //! A plan takes every finished piece of work up to a page, and inserts, moves or deletes the row of
-//! each lane concerned. If not everything fits, or a lane must commit alone, lanes take turns. If
+//! each lane affected. If not everything fits, or a lane must commit alone, lanes take turns. If
 //! the database refuses the data, the lanes concerned are bisected until the culprit is known.
 
 use std::{
@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    InFlight, OpenPage, PageNumber, Results,
-    lane::{Done, Feed, Lane, Stop, commit_lane, lane_changes},
+    InFlight, OpenPage, PageNumber, Weighted,
+    lane::{Feed, FinishedWork, Lane, LaneStop, commit_lane, lane_changes},
 };
 use crate::{
     model::{cursor::Progress, handler::Reason, ids::LaneKey},
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// Events that a lane reads at once after a commit of its results was refused.
-const CAREFUL: usize = 128;
+const RESTRICTED_EVENTS: usize = 128;
 
 /// How long a commit waits for lanes that have not finished.
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +39,7 @@ impl Patience {
 
 /// A commit, ready to be carried out.
 #[derive(Debug)]
-pub struct Plan<T> {
+pub struct CommitPlan<T> {
     /// The cursor's progress before the commit.
     pub from: Progress,
     /// The cursor's progress after it.
@@ -54,30 +54,40 @@ pub struct Plan<T> {
     pub results: Vec<(LaneKey, T)>,
     pub(super) page: PageNumber,
     /// The finished work that `results` belong to, in the same order.
-    pub(super) taken: Vec<Done<()>>,
+    pub(super) taken: Vec<FinishedWork<()>>,
     /// Lanes whose stop is in their row after the commit.
     pub(super) stopped: Vec<LaneKey>,
     /// Whether it takes only the results of one group of suspects.
     pub(super) suspects: bool,
 }
 
-impl<T: Results> InFlight<T> {
+impl<T: Weighted> InFlight<T> {
     /// The commit to make now, if any. It takes everything that is finished, once all lanes have
     /// finished or patience has ended. With `store` it also stores progress past events that
-    /// concern no lane, which alone do not justify a commit. `waiting` is the number of running
+    /// concern no lane, which alone do not justify a commit. `runs_waiting` is the number of running
     /// lanes that wait for a commit themselves.
-    pub fn plan(&mut self, now: SystemTime, patience: Patience, store: bool, waiting: usize) -> Option<Plan<T>> {
+    pub fn plan(
+        &mut self,
+        now: SystemTime,
+        patience: Patience,
+        store: bool,
+        runs_waiting: usize,
+    ) -> Option<CommitPlan<T>> {
         if self.committing {
             return None;
         }
-        debug_assert!(self.lanes.values().all(|lane| !lane.has_nothing_to_do()), "a lane that does nothing is parked");
-        let page = self.page_to_commit(now, patience, waiting);
-        let moves_cursor = self.pages_up_to(page).any(|dispatched| dispatched.worth || store && dispatched.events);
+        debug_assert!(
+            self.lanes.values().all(|lane| !lane.is_parkable()),
+            "an idle lane that is behind must be parked"
+        );
+        let page = self.page_to_commit(now, patience, runs_waiting);
+        let moves_cursor =
+            self.pages_up_to(page).any(|dispatched| dispatched.has_work || store && dispatched.has_events);
         let suspects = self.suspects.last().cloned();
         let of_suspects = suspects.is_some();
         let only = suspects.or_else(|| self.choose(page));
         let included = |key: &LaneKey| only.as_ref().is_none_or(|group| group.contains(key));
-        let mut plan = Plan {
+        let mut plan = CommitPlan {
             from: self.stored.clone(),
             to: self.end_of(page).clone(),
             left: Vec::new(),
@@ -107,28 +117,28 @@ impl<T: Results> InFlight<T> {
             weights.reduce(|sum, weight| sum + weight)
         };
         let ready: Vec<(&LaneKey, bool, usize)> =
-            self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.careful.is_some(), weight(lane)?))).collect();
+            self.lanes.iter().filter_map(|(key, lane)| Some((key, lane.max_events.is_some(), weight(lane)?))).collect();
         let bytes: usize = ready.iter().map(|(.., bytes)| bytes).sum();
-        let alone = ready.iter().any(|(_, careful, _)| *careful);
+        let alone = ready.iter().any(|(_, restricted, _)| *restricted);
         if ready.len() < 2 || bytes <= self.bounds.commit_bytes && !alone {
             return None;
         }
-        let first = self.next_committed.take();
+        let first = self.first_of_next_commit.take();
         let first = ready.iter().position(|(key, ..)| Some(*key) >= first.as_ref()).unwrap_or(0);
         let mut chosen = BTreeSet::new();
         let (mut left, mut beyond) = (self.bounds.commit_bytes, None);
         let mut shared = true;
-        for (key, careful, bytes) in ready[first..].iter().chain(&ready[..first]) {
-            let fits = chosen.is_empty() || shared && !careful && *bytes <= left;
+        for (key, restricted, bytes) in ready[first..].iter().chain(&ready[..first]) {
+            let fits = chosen.is_empty() || shared && !restricted && *bytes <= left;
             if fits {
                 chosen.insert((*key).clone());
                 left = left.saturating_sub(*bytes);
-                shared &= !careful;
+                shared &= !restricted;
             } else {
                 beyond.get_or_insert_with(|| (*key).clone());
             }
         }
-        self.next_committed = beyond;
+        self.first_of_next_commit = beyond;
         Some(chosen)
     }
 
@@ -141,7 +151,7 @@ impl<T: Results> InFlight<T> {
     }
 
     /// The last page that a commit may move the cursor past.
-    fn page_to_commit(&self, now: SystemTime, patience: Patience, waiting: usize) -> PageNumber {
+    fn page_to_commit(&self, now: SystemTime, patience: Patience, runs_waiting: usize) -> PageNumber {
         // A lane holds the cursor before the first page it still works on, unless it has a row or
         // needs one anyway.
         let holds = |lane: &Lane<T>| match lane.running.or(lane.queue.front().map(|work| work.page)) {
@@ -150,14 +160,15 @@ impl<T: Results> InFlight<T> {
         };
         let last = self.last_page();
         let complete = self.lanes.values().map(holds).min().map_or(last, |first| (first - 1).min(last));
-        if self.pages_up_to(complete).any(|page| page.worth) {
+        if self.pages_up_to(complete).any(|page| page.has_work) {
             return complete;
         }
-        let Some(index) = self.open_pages.iter().position(|page| page.worth) else { return complete };
+        let Some(index) = self.open_pages.iter().position(|page| page.has_work) else { return complete };
         // A commit does not wait for lanes that cannot start or continue before it. Otherwise
         // neither would ever happen.
         let running = self.lanes.values().filter(|lane| lane.running.is_some()).count();
-        let stuck = if running == 0 { self.waits_for_commit() } else { waiting >= running && self.waiting > 0 };
+        let stuck =
+            if running == 0 { self.waits_for_commit() } else { runs_waiting >= running && self.uncommitted_bytes > 0 };
         if !stuck && self.patience_ends(patience).is_none_or(|end| now < end) {
             return complete;
         }
@@ -180,12 +191,12 @@ impl<T: Results> InFlight<T> {
     }
 
     /// Records that a plan was committed.
-    pub fn committed(&mut self, plan: Plan<T>) {
+    pub fn committed(&mut self, plan: CommitPlan<T>) {
         self.committing = false;
         self.open_pages.drain(..(plan.page - self.cursor) as usize);
         self.cursor = plan.page;
         self.stored = plan.to;
-        self.waiting -= plan.results.iter().map(|(_, results)| results.weight()).sum::<usize>();
+        self.uncommitted_bytes -= plan.results.iter().map(|(_, results)| results.weight()).sum::<usize>();
         if plan.suspects {
             self.suspects.pop();
         }
@@ -199,7 +210,7 @@ impl<T: Results> InFlight<T> {
         for (key, _) in plan.rejoined {
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.row = None;
-                lane.careful = None;
+                lane.max_events = None;
             }
         }
         for key in plan.stopped {
@@ -209,10 +220,10 @@ impl<T: Results> InFlight<T> {
         }
         self.lanes.retain(|_, lane| {
             lane.in_commit = false;
-            !lane.is_plain()
+            !lane.is_redundant()
         });
         for key in &written {
-            self.settle(key);
+            self.park_or_remove(key);
         }
     }
 
@@ -221,19 +232,25 @@ impl<T: Results> InFlight<T> {
     /// `culprit` names the lane if it is known from the start. That lane then reads fewer events at
     /// a time from its row on. It blocks, with `why` as its reason, when it is refused with a
     /// single event. Returns the culprit once it is known.
-    pub fn refused(&mut self, plan: Plan<T>, culprit: Option<LaneKey>, class: &str, why: &str) -> Option<LaneKey> {
+    pub fn refused(
+        &mut self,
+        plan: CommitPlan<T>,
+        culprit: Option<LaneKey>,
+        class: &str,
+        why: &str,
+    ) -> Option<LaneKey> {
         self.committing = false;
         if plan.suspects {
             self.suspects.pop();
         }
-        let mut concerned: Vec<LaneKey> = plan.results.iter().map(|(key, _)| key.clone()).collect();
-        concerned.dedup();
+        let mut affected: Vec<LaneKey> = plan.results.iter().map(|(key, _)| key.clone()).collect();
+        affected.dedup();
         if let Some(culprit) = culprit {
-            concerned = vec![culprit];
+            affected = vec![culprit];
         }
         let mut events = 0;
         for ((key, results), taken) in plan.results.into_iter().zip(plan.taken).rev() {
-            events += if concerned.first() == Some(&key) { taken.events } else { 0 };
+            events += if affected.first() == Some(&key) { taken.events } else { 0 };
             if let Some(lane) = self.lanes.get_mut(&key) {
                 lane.done.push_front(taken.exchange(results).0);
             }
@@ -243,10 +260,10 @@ impl<T: Results> InFlight<T> {
             lane.in_commit = false;
             refused.push(key.clone());
         }
-        let culprit = match &concerned[..] {
+        let culprit = match &affected[..] {
             [] => None,
             [culprit] => {
-                self.distrust(culprit, events, class, why);
+                self.restrict(culprit, events, class, why);
                 Some(culprit.clone())
             }
             several => {
@@ -257,31 +274,31 @@ impl<T: Results> InFlight<T> {
             }
         };
         for key in refused.iter().chain(&culprit) {
-            self.settle(key);
+            self.park_or_remove(key);
         }
         culprit
     }
 
     /// Makes a lane read again, fewer at a time, after a commit of this many of its events was
     /// refused.
-    fn distrust(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
+    fn restrict(&mut self, key: &LaneKey, events: usize, class: &str, why: &str) {
         let Some(lane) = self.lanes.get_mut(key) else { return };
         let first = lane.done.iter().find_map(|done| done.first);
-        self.waiting -= lane.done.drain(..).map(|done| done.results.weight()).sum::<usize>();
+        self.uncommitted_bytes -= lane.done.drain(..).map(|done| done.results.weight()).sum::<usize>();
         lane.stop = None;
         lane.drop_queue();
         lane.feed = Feed::Detached;
         lane.stale = lane.running.is_some();
-        match lane.careful {
+        match lane.max_events {
             // A restricted lane may have rejoined the tail already, and so handle more than it
             // would read.
             Some(1) if events <= 1 => {
                 let attempts = lane.row.as_ref().map_or(0, |row| row.attempts).saturating_add(1);
                 let state = LaneState::Blocked(Reason::new(class, why));
-                lane.stop = Some(Stop { page: self.cursor, state, attempts, event_position: first });
+                lane.stop = Some(LaneStop { page: self.cursor, state, attempts, event_position: first });
             }
-            Some(n) => lane.careful = Some((n / 2).max(1)),
-            None => lane.careful = Some(CAREFUL),
+            Some(n) => lane.max_events = Some((n / 2).max(1)),
+            None => lane.max_events = Some(RESTRICTED_EVENTS),
         }
     }
 }

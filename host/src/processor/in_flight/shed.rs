@@ -4,10 +4,10 @@
 //! the cursor or the lane's row passes them. So after a crash at any step, an event is either still
 //! to be handled, or shed and counted. Running work is not interrupted.
 
-use super::{InFlight, Lane, OpenPage, Results, lane::Done};
+use super::{InFlight, Lane, OpenPage, Weighted, lane::FinishedWork};
 use crate::model::{cursor::Progress, ids::LaneKey};
 
-impl<T: Results> InFlight<T> {
+impl<T: Weighted> InFlight<T> {
     /// Dispatches everything up to `end` as one page that no lane handles; `shed` has each lane's
     /// count. Lanes that still work on earlier pages are detached instead: they read the log
     /// themselves, and each of them sheds or handles it then. Returns the number of lanes that
@@ -15,7 +15,7 @@ impl<T: Results> InFlight<T> {
     pub fn shed_to(&mut self, end: Progress, shed: Vec<(LaneKey, T)>) -> usize {
         self.detach(|lane| !lane.detached() && (!lane.idle() || lane.reading));
         for (key, _) in &shed {
-            self.hold_if_paused(key);
+            self.apply_pause(key);
         }
         let (cursor, page) = (self.cursor, self.last_page() + 1);
         let mut jumped = 0;
@@ -27,11 +27,11 @@ impl<T: Results> InFlight<T> {
             if lane.detached() {
                 continue;
             }
-            self.waiting += results.weight();
-            lane.done.push_back(Done { page, end: end.clone(), first: None, events: 0, results });
+            self.uncommitted_bytes += results.weight();
+            lane.done.push_back(FinishedWork { page, end: end.clone(), first: None, events: 0, results });
             jumped += 1;
         }
-        self.open_pages.push_back(OpenPage { end, worth: jumped > 0, events: true, finished: None });
+        self.open_pages.push_back(OpenPage { end, has_work: jumped > 0, has_events: true, finished: None });
         jumped
     }
 }

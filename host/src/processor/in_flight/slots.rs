@@ -23,11 +23,11 @@ pub(super) struct Slots {
     free: usize,
     /// Tenants with a running lane. A tenant with waiting lanes always has a running one, whose end
     /// admits the next.
-    tenants: HashMap<TenantId, Crowd, RandomState>,
+    tenants: HashMap<TenantId, TenantSlots, RandomState>,
 }
 
 #[derive(Clone, Debug, Default)]
-struct Crowd {
+struct TenantSlots {
     running: usize,
     waiting: VecDeque<LaneKey>,
 }
@@ -46,8 +46,8 @@ impl Slots {
     /// tenant [ends](Self::end).
     pub(super) fn admit(&mut self, lane: &LaneKey) -> bool {
         match self.tenants.get_mut(&lane.tenant) {
-            Some(crowd) if crowd.running >= SHARE * self.free => {
-                crowd.waiting.push_back(lane.clone());
+            Some(held) if held.running >= SHARE * self.free => {
+                held.waiting.push_back(lane.clone());
                 false
             }
             _ => true,
@@ -63,8 +63,8 @@ impl Slots {
     /// Records that a lane has ended. Returns the lanes of its tenant that may start instead.
     pub(super) fn end(&mut self, lane: &LaneKey) -> Vec<LaneKey> {
         self.free += 1;
-        if let Some(crowd) = self.tenants.get_mut(&lane.tenant) {
-            crowd.running -= 1;
+        if let Some(held) = self.tenants.get_mut(&lane.tenant) {
+            held.running -= 1;
         }
         self.next(&lane.tenant)
     }
@@ -73,12 +73,12 @@ impl Slots {
     /// caller asks again when one of them has nothing to do after all.
     pub(super) fn next(&mut self, tenant: &TenantId) -> Vec<LaneKey> {
         let mut next = Vec::new();
-        let Some(crowd) = self.tenants.get_mut(tenant) else { return next };
-        while next.len() < self.free && crowd.running + next.len() < SHARE * (self.free - next.len()) {
-            let Some(lane) = crowd.waiting.pop_front() else { break };
+        let Some(held) = self.tenants.get_mut(tenant) else { return next };
+        while next.len() < self.free && held.running + next.len() < SHARE * (self.free - next.len()) {
+            let Some(lane) = held.waiting.pop_front() else { break };
             next.push(lane);
         }
-        if crowd.running == 0 && crowd.waiting.is_empty() {
+        if held.running == 0 && held.waiting.is_empty() {
             self.tenants.remove(tenant);
         }
         next
@@ -86,9 +86,9 @@ impl Slots {
 
     /// Forgets the lanes that wait.
     pub(super) fn forget_waiting(&mut self) {
-        self.tenants.retain(|_, crowd| {
-            crowd.waiting.clear();
-            crowd.running > 0
+        self.tenants.retain(|_, held| {
+            held.waiting.clear();
+            held.running > 0
         });
     }
 }
@@ -102,15 +102,15 @@ mod tests {
     }
 
     /// The slots with the start queue, as the tracker has it.
-    struct Queue {
+    struct TestQueue {
         slots: Slots,
         startable: VecDeque<LaneKey>,
         running: Vec<LaneKey>,
     }
 
-    impl Queue {
+    impl TestQueue {
         fn new(slots: usize) -> Self {
-            Queue { slots: Slots::new(slots), startable: VecDeque::new(), running: Vec::new() }
+            TestQueue { slots: Slots::new(slots), startable: VecDeque::new(), running: Vec::new() }
         }
 
         /// Adds lanes of a tenant that have work. Returns the number of its lanes that run then.
@@ -145,38 +145,38 @@ mod tests {
     }
 
     #[test]
-    fn alone_a_tenant_gets_most_and_others_find_room() {
-        let mut queue = Queue::new(64);
-        assert_eq!(queue.add("hog", 1_000), 43);
+    fn a_single_tenant_gets_most_slots_and_leaves_some_to_others() {
+        let mut queue = TestQueue::new(64);
+        assert_eq!(queue.add("busy", 1_000), 43);
         for number in 0..10 {
             assert_eq!(queue.add(&format!("quiet{number}"), 1), 1);
         }
         // The busy tenant gives back its slots as its lanes end, until it is within its share.
         for ended in 1..=20 {
             queue.end();
-            assert_eq!(queue.running_of("hog"), 43 - ended.min(7), "after {ended}");
+            assert_eq!(queue.running_of("busy"), 43 - ended.min(7), "after {ended}");
         }
     }
 
     #[test]
-    fn many_hogs_leave_room_for_one_more() {
-        let mut queue = Queue::new(64);
-        let hogs: Vec<String> = (0..10).map(|number| format!("hog{number}")).collect();
-        for hog in &hogs {
-            queue.add(hog, 1_000);
+    fn many_busy_tenants_leave_slots_to_another() {
+        let mut queue = TestQueue::new(64);
+        let busy: Vec<String> = (0..10).map(|number| format!("busy{number}")).collect();
+        for tenant in &busy {
+            queue.add(tenant, 1_000);
         }
         // Tenants that came first hold more slots at first.
         for _ in 0..2_000 {
             queue.end();
         }
-        let held: Vec<usize> = hogs.iter().map(|hog| queue.running_of(hog)).collect();
-        assert!(held.iter().all(|held| (5..=7).contains(held)), "{held:?}");
+        let running: Vec<usize> = busy.iter().map(|tenant| queue.running_of(tenant)).collect();
+        assert!(running.iter().all(|slots| (5..=7).contains(slots)), "{running:?}");
         assert_eq!(queue.add("quiet", 1), 1);
     }
 
     #[test]
-    fn all_of_them_run_and_each_tenants_in_order() {
-        let mut queue = Queue::new(5);
+    fn all_lanes_run_in_the_order_of_their_tenant() {
+        let mut queue = TestQueue::new(5);
         for (tenant, lanes) in [("a", 50), ("b", 3), ("a", 0), ("c", 20)] {
             queue.add(tenant, lanes);
         }
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn when_the_first_has_nothing_to_do_the_next_may_start() {
+    fn the_next_lane_starts_if_the_first_has_nothing_to_do() {
         let mut slots = Slots::new(3);
         for number in 0..2 {
             assert!(slots.admit(&lane("t", number)));
