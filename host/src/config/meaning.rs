@@ -12,7 +12,7 @@ const SOURCES: [(&str, &str, &str); 11] = [
     ("metrics", "Config", include_str!("../admin.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
     ("processors", "Settings", include_str!("../processor/pressure.rs")),
-    ("scheduler", "Config", include_str!("../scheduler.rs")),
+    ("scheduler", "Config", include_str!("../scheduler/config.rs")),
     ("limits", "Limits", include_str!("../sandbox/limits.rs")),
     ("tenant-limits", "Limits", include_str!("../tenants/settings.rs")),
     ("tenants", "Settings", include_str!("../tenants/settings.rs")),

@@ -53,7 +53,7 @@ use crate::{
         ids::{LaneKey, ProcessorId, TenantId},
     },
     projections::documents::{Changes, Documents, ReadError},
-    scheduler::{Class, Counted},
+    scheduler::{Class, UncommittedBytes},
     supervisor::Stop,
     tenants::{Tenants, rates::Spent, replacements::Replacements},
 };
@@ -112,7 +112,7 @@ pub(super) struct WorkResults {
     /// Bytes of its documents and dead letters.
     weight: usize,
     /// Counts these bytes against the tenant's bound.
-    _counted: Option<Counted>,
+    _counted: Option<UncommittedBytes>,
 }
 
 impl in_flight::Weighted for WorkResults {
@@ -342,7 +342,7 @@ impl<'a> Engine<'a> {
                     self.serving_slow = None;
                     served?;
                 }
-                () = waiters.more(), if self.commit.is_none() => {}
+                () = waiters.joined(), if self.commit.is_none() => {}
                 () = wakeups.next(), if !self.more_to_read => self.more_to_read = true,
                 () = decisions.about(self.id), if !self.decisions_changed => self.decisions_changed = true,
                 () = tokio::time::sleep(timer.unwrap_or(Duration::MAX)), if timer.is_some() => {}

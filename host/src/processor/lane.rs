@@ -26,7 +26,7 @@ use crate::{
         commit::DeadLetter,
     },
     projections::documents::{self, Changes, DocumentKey},
-    scheduler::{Class, Meter, Scheduler, Waiters},
+    scheduler::{Class, CommitWaiters, Scheduler, TaskMeter},
 };
 
 /// Target wall-clock time of one call. Long enough that the overhead of a call is negligible, short
@@ -54,7 +54,7 @@ pub struct Runner {
     /// Whether it handles events again and discards the results.
     pub replaying: bool,
     /// The runs that wait for results of their tenants to be committed before their next call.
-    pub waiters: Arc<Waiters>,
+    pub waiters: Arc<CommitWaiters>,
 }
 
 /// The result of a run.
@@ -71,7 +71,7 @@ pub struct Outcome {
     /// Wall-clock time per event, smoothed; none if nothing is known of it.
     pub cost: Option<Duration>,
     /// CPU time of all calls, and their time in the queue for guest threads.
-    pub meter: Arc<Meter>,
+    pub meter: Arc<TaskMeter>,
 }
 
 /// Why a lane stopped.
@@ -149,7 +149,7 @@ impl Runner {
             let next = &events[run.handled..run.handled + next.len()];
             // While it waits here it holds nothing that another run needs: no data, no permit, no
             // instance.
-            self.scheduler.uncommitted().room(&lane.tenant, &self.waiters).await;
+            self.scheduler.uncommitted().wait_for_room(&lane.tenant, &self.waiters).await;
             let loaded = self.load(lane, class, next).await?;
             let next = loaded.as_ref().map_or(next, |loaded| &loaded.events);
             if next.is_empty() {
@@ -160,7 +160,7 @@ impl Runner {
             // The wait for a permit does not count as time of the call. The version may be swapped
             // meanwhile.
             let permit = self.code.current().handler.permit(&lane.tenant).await;
-            if self.scheduler.uncommitted().is_over(&lane.tenant) {
+            if self.scheduler.uncommitted().exceeds_bound(&lane.tenant) {
                 continue;
             }
             let version = self.code.current();
@@ -218,7 +218,7 @@ impl Runner {
         &self,
         version: &CodeVersion,
         class: Class,
-        meter: &Arc<Meter>,
+        meter: &Arc<TaskMeter>,
         batch: Arc<Batch>,
         view: Arc<LaneView>,
     ) -> Result<Effects, Failure> {

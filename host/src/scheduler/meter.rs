@@ -1,4 +1,4 @@
-//! What running a guest has cost, counted poll by poll, for whoever wants to know it at the end.
+//! The cost of running tasks: CPU time and waiting time, counted poll by poll.
 
 use std::{
     sync::{
@@ -8,51 +8,51 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// From when on times are counted.
-static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// Origin of the times in a meter.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Counts what futures that run on it cost. One may be shared by several.
+/// A meter of CPU time and waiting time. Several tasks may share one.
 #[derive(Debug, Default)]
-pub struct Meter {
+pub struct TaskMeter {
     cpu: AtomicU64,
     waited: AtomicU64,
-    /// Since when the one that waits now does, nanoseconds since [`BEGAN`] and never 0; 0 where none does.
-    waits_since: AtomicU64,
+    /// When the waiting task became ready, in nanoseconds since [`ORIGIN`]; 0 where none waits.
+    ready_since: AtomicU64,
 }
 
-impl Meter {
-    /// CPU time of their polls so far, with what the host did inside them.
+impl TaskMeter {
+    /// CPU time of the polls so far, with the host's work inside them.
     pub fn cpu(&self) -> Duration {
         Duration::from_nanos(self.cpu.load(Relaxed))
     }
 
-    /// Time in which they could have been polled and others were, added up over them, with that which lasts.
+    /// Time for which tasks were ready while other tasks were polled, with the present wait.
     pub fn waited(&self) -> Duration {
-        let lasting = match self.waits_since.load(Relaxed) {
+        let present = match self.ready_since.load(Relaxed) {
             0 => 0,
             since => nanos_now().saturating_sub(since),
         };
-        Duration::from_nanos(self.waited.load(Relaxed) + lasting)
+        Duration::from_nanos(self.waited.load(Relaxed) + present)
     }
 
-    /// One of them could be polled from now on.
-    pub(super) fn waits(&self) {
-        self.waits_since.store(nanos_now().max(1), Relaxed);
+    /// Records that a task is ready from now on.
+    pub(super) fn ready(&self) {
+        self.ready_since.store(nanos_now().max(1), Relaxed);
     }
 
-    /// It is polled, after so long.
-    pub(super) fn goes_on(&self, waited: Duration) {
+    /// Records that a task is polled, after it has waited this long.
+    pub(super) fn polled(&self, waited: Duration) {
         self.waited.fetch_add(waited.as_nanos() as u64, Relaxed);
-        self.waits_since.store(0, Relaxed);
+        self.ready_since.store(0, Relaxed);
     }
 
-    /// A poll has ended.
-    pub(super) fn add(&self, cpu: Duration) {
-        // Sums for people: 584 years fit, and nothing is ordered by them.
+    /// Adds the cost of a poll that has ended.
+    pub(super) fn charge(&self, cpu: Duration) {
+        // 584 years fit.
         self.cpu.fetch_add(cpu.as_nanos() as u64, Relaxed);
     }
 }
 
 fn nanos_now() -> u64 {
-    BEGAN.elapsed().as_nanos() as u64
+    ORIGIN.elapsed().as_nanos() as u64
 }

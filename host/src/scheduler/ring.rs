@@ -1,14 +1,19 @@
-//! Who computes next: deficit round robin in CPU time over tenants, then over what each of them has to do. Pure.
+//! Deficit round robin in CPU time: over tenants, and over the classes of work of each. Pure.
 //!
-//! A tenant that has something to do in a class has a seat in the ring. Each turn of the ring pays every seat a quantum of CPU time, by
-//! weight and class; whoever has credit is served, first come, first served, a slice at a time, and the ring turns when nobody is left. A
-//! slice is taken from the credit when it begins and set right by what it has really cost, so a tenant may overdraw and then sits
-//! out as many turns as that is worth. Debt outlives an empty queue and credit does not: a seat without work is given up at its next visit,
-//! unless there is debt. So a tenant that comes back without debt is served before all who have used up theirs, yet nobody can
-//! have more than a quantum for each turn by coming and going. Every step is O(1) amortised over the time that is shared out.
+//! The ring holds a *flow* for each tenant and class that has work. Each round pays every flow a
+//! quantum of CPU time, by weight and class. Flows with credit are served first come, first served,
+//! a slice at a time; the next round begins when no flow has both credit and work. A slice is
+//! debited when it begins and corrected by its measured cost when it ends. So a tenant may
+//! overdraw, and then sits out as many rounds as it owes.
 //!
-//! A task that goes on after a whole slice is *long*, and only so many long ones compute at once: the other threads are for first slices, so whoever
-//! comes finds one, and so does whatever else the machine's cores are for.
+//! Debt outlives an empty queue, credit does not: a flow without work leaves the ring at its next
+//! visit unless it is in debt. So a tenant that returns without debt is served before all tenants
+//! that have used up their credit, yet nobody gains more than a quantum per round by coming and
+//! going. Every step is O(1), amortised over the time that is shared out.
+//!
+//! A task that continues after a whole slice is *long*. Only a bounded number of long tasks compute
+//! at once; the other threads are for first slices. So a new task finds a thread, and cores are
+//! left for the rest of the machine's work.
 
 #[cfg(test)]
 mod simulation;
@@ -22,19 +27,20 @@ use foldhash::fast::RandomState;
 
 use crate::model::ids::TenantId;
 
-/// How long a task computes at once, about: the epoch's period. It is what weight 1 is paid for live work in each turn, nanoseconds.
+/// About how long a task computes at once: the epoch's period. Also the quantum of live work with
+/// weight 1. Nanoseconds.
 const SLICE: i64 = 1_000_000;
-/// No debt is more than so many turns: whatever a tenant has cost, others go before it for a bounded time.
-const LONGEST_DEBT: i64 = 256;
+/// The largest debt, in rounds, so that every tenant is served again within a bounded time.
+const MAX_DEBT: i64 = 256;
 
-/// What a task is for, and so what part of its tenant's weight it has.
+/// The kind of work that a task belongs to, which decides its part of its tenant's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Somebody waits for the events.
+    /// Events at the log's head, which somebody waits for.
     Live,
-    /// The events have waited already: what is behind the log's head, or reads the log for itself.
+    /// Events behind the log's head, and lanes that read the log for themselves.
     CatchUp,
-    /// A second set of documents, which nobody reads yet.
+    /// A second set of documents that nobody reads yet.
     Rebuild,
 }
 
@@ -42,32 +48,32 @@ impl Class {
     const ALL: [Class; 3] = [Class::Live, Class::CatchUp, Class::Rebuild];
 }
 
-/// Tasks of tenants, and whose turn it is.
+/// The tasks of all tenants, and the order in which they are served.
 #[derive(Debug)]
 pub(super) struct Ring<T> {
     weights: BTreeMap<TenantId, u32>,
-    /// What weight 1 is paid in each turn, by [`Class`], nanoseconds.
+    /// The quantum of weight 1, by [`Class`], nanoseconds.
     quanta: [i64; 3],
     /// Tasks of one tenant that may compute at once.
-    at_once: usize,
-    /// Long tasks that may compute at once, and those that do.
-    long_at_once: usize,
+    tenant_threads: usize,
+    /// Long tasks that may compute at once.
+    long_threads: usize,
     long_running: usize,
-    tenants: Vec<Option<Tenant<T>>>,
-    /// Free places in `tenants`.
+    tenants: Vec<Option<TenantFlows<T>>>,
+    /// Free indices of `tenants`.
     free: Vec<usize>,
     index: HashMap<TenantId, usize, RandomState>,
-    /// Every seat once, the next to be paid first.
-    ring: VecDeque<Seat>,
-    /// Those with credit and something to do.
-    ready: VecDeque<Seat>,
-    /// Those that were ready, with long tasks only, when no more of these could compute.
-    parked: Vec<Seat>,
-    /// Tasks of tenants that may have one more thread, by [`Length`].
-    waiting: [usize; 2],
+    /// Every flow in the ring once, the next to be paid first.
+    ring: VecDeque<FlowKey>,
+    /// Flows with credit and work.
+    ready: VecDeque<FlowKey>,
+    /// Flows that had only long tasks while no more of these could compute.
+    parked: Vec<FlowKey>,
+    /// Queued tasks of tenants that may use one more thread, by [`Length`].
+    servable: [usize; 2],
 }
 
-/// Whether a task has had a whole slice without waiting for anything.
+/// Whether a task has already computed for a whole slice without waiting for anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Length {
     Short,
@@ -75,25 +81,25 @@ pub(super) enum Length {
 }
 
 #[derive(Debug)]
-struct Tenant<T> {
+struct TenantFlows<T> {
     id: TenantId,
     weight: i64,
-    /// By [`Length`].
+    /// Tasks of all classes, by [`Length`].
     queued: [usize; 2],
     running: usize,
     /// By [`Class`].
     flows: [Flow<T>; 3],
 }
 
-/// What a tenant does in a class.
+/// A tenant's work in one class.
 #[derive(Debug)]
 struct Flow<T> {
     /// By [`Length`].
     tasks: [VecDeque<T>; 2],
     running: usize,
-    /// Nanoseconds it may still compute before it waits for the ring's next turn; debt if negative.
+    /// Nanoseconds that it may still compute in this round; debt if negative.
     credit: i64,
-    seated: bool,
+    in_ring: bool,
     ready: bool,
     parked: bool,
 }
@@ -104,7 +110,7 @@ impl<T> Flow<T> {
             tasks: [VecDeque::new(), VecDeque::new()],
             running: 0,
             credit: 0,
-            seated: false,
+            in_ring: false,
             ready: false,
             parked: false,
         }
@@ -116,37 +122,35 @@ impl<T> Flow<T> {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Seat {
+struct FlowKey {
     tenant: usize,
     class: Class,
 }
 
-/// A task's right to compute, to be given back with what it has used.
+/// Permission for a task to compute once, returned with the time that it used.
 #[derive(Debug)]
-pub(super) struct Turn(Seat, Length);
+pub(super) struct Grant(FlowKey, Length);
 
-impl Turn {
-    /// Whether the task had a whole slice already.
+impl Grant {
     pub(super) fn is_long(&self) -> bool {
         self.1 == Length::Long
     }
 }
 
 impl<T> Ring<T> {
-    /// A ring in which tenants have these weights or 1, classes these parts of them, each tenant may have so many tasks computing at once, and so
-    /// many of all may be long.
+    /// An empty ring. A tenant without a weight has weight 1; both bounds are at least 1.
     pub(super) fn new(
         weights: BTreeMap<TenantId, u32>,
         classes: [u32; 3],
-        at_once: usize,
-        long_at_once: usize,
+        tenant_threads: usize,
+        long_threads: usize,
     ) -> Self {
         let live = i64::from(classes[Class::Live as usize].max(1));
         Ring {
             weights,
             quanta: classes.map(|class| (SLICE * i64::from(class) / live).max(1)),
-            at_once: at_once.max(1),
-            long_at_once: long_at_once.max(1),
+            tenant_threads: tenant_threads.max(1),
+            long_threads: long_threads.max(1),
             long_running: 0,
             tenants: Vec::new(),
             free: Vec::new(),
@@ -154,168 +158,168 @@ impl<T> Ring<T> {
             ring: VecDeque::new(),
             ready: VecDeque::new(),
             parked: Vec::new(),
-            waiting: [0; 2],
+            servable: [0; 2],
         }
     }
 
-    /// A tenant has something to compute.
+    /// Queues a task of a tenant.
     pub(super) fn push(&mut self, tenant: &TenantId, class: Class, length: Length, task: T) {
-        let (seat, at_once) = (self.seat(tenant, class), self.at_once);
-        let Some((tenant, flow)) = self.at(seat) else { return };
+        let (key, tenant_threads) = (self.enter(tenant, class), self.tenant_threads);
+        let Some((tenant, flow)) = self.flow(key) else { return };
         flow.tasks[length as usize].push_back(task);
         tenant.queued[length as usize] += 1;
-        if *tenant.running < at_once {
-            self.waiting[length as usize] += 1;
-            self.serve(seat);
+        if *tenant.running < tenant_threads {
+            self.servable[length as usize] += 1;
+            self.mark_ready(key);
         }
     }
 
-    /// The next task to compute; none if there is none, or only of tenants that have all the threads they may.
-    pub(super) fn next(&mut self) -> Option<(Turn, T)> {
-        if self.waiting() == 0 {
-            self.give_up_seats();
+    /// The next task to compute. None if none is queued, or the bounds on threads exclude them all.
+    pub(super) fn next(&mut self) -> Option<(Grant, T)> {
+        if self.servable() == 0 {
+            self.drop_idle_flows();
             return None;
         }
         loop {
-            while let Some(seat) = self.ready.pop_front() {
-                if let Some((length, task)) = self.take(seat) {
-                    return Some((Turn(seat, length), task));
+            while let Some(key) = self.ready.pop_front() {
+                if let Some((length, task)) = self.take(key) {
+                    return Some((Grant(key, length), task));
                 }
             }
-            // Whoever waits has a seat, and is paid until there is credit.
-            self.pay_next()?;
+            // A queued task has its flow in the ring, which is paid until it has credit.
+            self.pay_next_flow()?;
         }
     }
 
-    /// A task has computed for so long, and ended or will be pushed again.
-    pub(super) fn ran(&mut self, Turn(seat, length): Turn, cpu: Duration) {
-        let at_once = self.at_once;
-        let Some((tenant, flow)) = self.at(seat) else { return };
+    /// Takes back the grant of a task that has computed. If it has more to do, it is pushed again.
+    pub(super) fn finish(&mut self, Grant(key, length): Grant, cpu: Duration) {
+        let tenant_threads = self.tenant_threads;
+        let Some((tenant, flow)) = self.flow(key) else { return };
         flow.running -= 1;
         flow.credit += SLICE;
-        let freed = if *tenant.running == at_once { *tenant.queued } else { [0; 2] };
+        let freed = if *tenant.running == tenant_threads { *tenant.queued } else { [0; 2] };
         *tenant.running -= 1;
-        self.waiting = [self.waiting[0] + freed[0], self.waiting[1] + freed[1]];
-        self.cost(seat, cpu);
+        self.servable = [self.servable[0] + freed[0], self.servable[1] + freed[1]];
+        self.debit(key, cpu);
         if length == Length::Long {
             self.long_running -= 1;
-            for parked in std::mem::take(&mut self.parked) {
-                if let Some((_, flow)) = self.at(parked) {
+            for key in std::mem::take(&mut self.parked) {
+                if let Some((_, flow)) = self.flow(key) {
                     flow.parked = false;
                 }
-                self.serve(parked);
+                self.mark_ready(key);
             }
         }
         for class in Class::ALL {
-            self.serve(Seat { class, ..seat });
+            self.mark_ready(FlowKey { class, ..key });
         }
     }
 
-    /// A tenant has cost time elsewhere.
+    /// Debits a tenant for time spent on its behalf elsewhere.
     pub(super) fn charge(&mut self, tenant: &TenantId, class: Class, time: Duration) {
-        let seat = self.seat(tenant, class);
-        self.cost(seat, time);
+        let key = self.enter(tenant, class);
+        self.debit(key, time);
     }
 
-    /// Tasks that may be served now.
-    pub(super) fn waiting(&self) -> usize {
-        let [short, long] = self.waiting;
-        short + if self.may_be_long() { long } else { 0 }
+    /// Number of tasks that the bounds on threads allow to be served now.
+    pub(super) fn servable(&self) -> usize {
+        let [short, long] = self.servable;
+        short + if self.long_allowed() { long } else { 0 }
     }
 
-    fn may_be_long(&self) -> bool {
-        self.long_running < self.long_at_once
+    fn long_allowed(&self) -> bool {
+        self.long_running < self.long_threads
     }
 
-    /// What a tenant owes in a class, in turns of the ring.
+    /// Debt of a tenant in a class, in rounds.
     pub(super) fn debt(&self, tenant: &TenantId, class: Class) -> u32 {
-        let known = self.index.get(tenant).and_then(|&place| self.tenants.get(place)?.as_ref());
-        let turns = known.map_or(0, |tenant| {
+        let known = self.index.get(tenant).and_then(|&slot| self.tenants.get(slot)?.as_ref());
+        let rounds = known.map_or(0, |tenant| {
             let owed = -tenant.flows[class as usize].credit;
             owed / (self.quanta[class as usize] * tenant.weight)
         });
-        turns.try_into().unwrap_or(0)
+        rounds.try_into().unwrap_or(0)
     }
 
-    /// Takes a tenant's debt in a class away.
+    /// Cancels a tenant's debt in a class.
     pub(super) fn forgive(&mut self, tenant: &TenantId, class: Class) {
         if let Some(&tenant) = self.index.get(tenant)
-            && let Some((_, flow)) = self.at(Seat { tenant, class })
+            && let Some((_, flow)) = self.flow(FlowKey { tenant, class })
         {
             flow.credit = flow.credit.max(0);
-            self.serve(Seat { tenant, class });
+            self.mark_ready(FlowKey { tenant, class });
         }
     }
 
-    /// Tenants of which anything is known.
+    /// Number of tenants with a flow in the ring.
     #[cfg(test)]
-    fn known(&self) -> usize {
+    fn tenants(&self) -> usize {
         self.index.len()
     }
 
-    /// A flow, and what its tenant has in all classes.
-    fn at(&mut self, seat: Seat) -> Option<(Counts<'_>, &mut Flow<T>)> {
-        let Tenant { weight, queued, running, flows, .. } = self.tenants.get_mut(seat.tenant)?.as_mut()?;
-        let quantum = self.quanta[seat.class as usize] * *weight;
-        Some((Counts { queued, running, quantum }, &mut flows[seat.class as usize]))
+    /// A flow, and the counts of its tenant.
+    fn flow(&mut self, key: FlowKey) -> Option<(Counts<'_>, &mut Flow<T>)> {
+        let TenantFlows { weight, queued, running, flows, .. } = self.tenants.get_mut(key.tenant)?.as_mut()?;
+        let quantum = self.quanta[key.class as usize] * *weight;
+        Some((Counts { queued, running, quantum }, &mut flows[key.class as usize]))
     }
 
-    /// The tenant's seat, which it is given with a quantum if it has none.
-    fn seat(&mut self, id: &TenantId, class: Class) -> Seat {
+    /// The key of a tenant's flow. The flow enters the ring with one quantum if it is not there.
+    fn enter(&mut self, id: &TenantId, class: Class) -> FlowKey {
         let tenant = match self.index.get(id) {
             Some(&known) => known,
             None => {
                 let weight = self.weights.get(id).copied().unwrap_or(1).max(1).into();
                 let flows = Class::ALL.map(|_| Flow::new());
-                let tenant = Some(Tenant { id: id.clone(), weight, queued: [0; 2], running: 0, flows });
-                let place = self.free.pop().unwrap_or_else(|| {
+                let tenant = Some(TenantFlows { id: id.clone(), weight, queued: [0; 2], running: 0, flows });
+                let slot = self.free.pop().unwrap_or_else(|| {
                     self.tenants.push(None);
                     self.tenants.len() - 1
                 });
-                self.tenants[place] = tenant;
-                self.index.insert(id.clone(), place);
-                place
+                self.tenants[slot] = tenant;
+                self.index.insert(id.clone(), slot);
+                slot
             }
         };
-        let seat = Seat { tenant, class };
-        if let Some((tenant, flow)) = self.at(seat)
-            && !flow.seated
+        let key = FlowKey { tenant, class };
+        if let Some((tenant, flow)) = self.flow(key)
+            && !flow.in_ring
         {
-            flow.seated = true;
+            flow.in_ring = true;
             flow.credit = tenant.quantum;
-            self.ring.push_back(seat);
+            self.ring.push_back(key);
         }
-        seat
+        key
     }
 
-    /// Lets a flow be served if it has something to do, credit, and a thread left.
-    fn serve(&mut self, seat: Seat) {
-        let at_once = self.at_once;
-        let Some((tenant, flow)) = self.at(seat) else { return };
-        let something = !flow.tasks[0].is_empty() || !flow.parked && !flow.tasks[1].is_empty();
-        if !flow.ready && something && flow.credit > 0 && *tenant.running < at_once {
+    /// Marks a flow as ready if it has work, credit and a thread left.
+    fn mark_ready(&mut self, key: FlowKey) {
+        let tenant_threads = self.tenant_threads;
+        let Some((tenant, flow)) = self.flow(key) else { return };
+        let has_work = !flow.tasks[0].is_empty() || !flow.parked && !flow.tasks[1].is_empty();
+        if !flow.ready && has_work && flow.credit > 0 && *tenant.running < tenant_threads {
             flow.ready = true;
-            self.ready.push_back(seat);
+            self.ready.push_back(key);
         }
     }
 
-    /// Takes a task of a flow that was ready, if it still is: a short one if there is one.
-    fn take(&mut self, seat: Seat) -> Option<(Length, T)> {
-        let (at_once, may_be_long) = (self.at_once, self.may_be_long());
-        let (tenant, flow) = self.at(seat)?;
+    /// Takes a task of a flow that was ready, if it still is. Short tasks go first.
+    fn take(&mut self, key: FlowKey) -> Option<(Length, T)> {
+        let (tenant_threads, long_allowed) = (self.tenant_threads, self.long_allowed());
+        let (tenant, flow) = self.flow(key)?;
         flow.ready = false;
-        if flow.credit <= 0 || *tenant.running >= at_once {
+        if flow.credit <= 0 || *tenant.running >= tenant_threads {
             return None;
         }
         let [short, long] = &mut flow.tasks;
         let (length, task) = match short.pop_front() {
             Some(task) => (Length::Short, task),
-            None if may_be_long => (Length::Long, long.pop_front()?),
+            None if long_allowed => (Length::Long, long.pop_front()?),
             None if long.is_empty() => return None,
             None => {
-                // Until one of the long ones ends its turn; a short task that comes meanwhile is served.
+                // Parked until a long task finishes; a short task pushed meanwhile is served.
                 flow.parked = true;
-                self.parked.push(seat);
+                self.parked.push(key);
                 return None;
             }
         };
@@ -323,65 +327,66 @@ impl<T> Ring<T> {
         flow.credit -= SLICE;
         tenant.queued[length as usize] -= 1;
         *tenant.running += 1;
-        let held = if *tenant.running == at_once { *tenant.queued } else { [0; 2] };
-        self.waiting[length as usize] -= 1;
-        self.waiting = [self.waiting[0] - held[0], self.waiting[1] - held[1]];
+        let blocked = if *tenant.running == tenant_threads { *tenant.queued } else { [0; 2] };
+        self.servable[length as usize] -= 1;
+        self.servable = [self.servable[0] - blocked[0], self.servable[1] - blocked[1]];
         self.long_running += usize::from(length == Length::Long);
-        self.serve(seat);
+        self.mark_ready(key);
         Some((length, task))
     }
 
-    fn cost(&mut self, seat: Seat, time: Duration) {
-        let Some((tenant, flow)) = self.at(seat) else { return };
+    fn debit(&mut self, key: FlowKey, time: Duration) {
+        let Some((tenant, flow)) = self.flow(key) else { return };
         let nanos = i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-        flow.credit = flow.credit.saturating_sub(nanos).max(-LONGEST_DEBT * tenant.quantum);
+        flow.credit = flow.credit.saturating_sub(nanos).max(-MAX_DEBT * tenant.quantum);
     }
 
-    /// Pays the next seat its quantum for this turn, or takes it away from who has neither work nor debt.
-    fn pay_next(&mut self) -> Option<()> {
-        let seat = self.ring.pop_front()?;
-        let (tenant, flow) = self.at(seat)?;
+    /// Pays the next flow its quantum for this round, or drops it if it has neither work nor debt.
+    fn pay_next_flow(&mut self) -> Option<()> {
+        let key = self.ring.pop_front()?;
+        let (tenant, flow) = self.flow(key)?;
         let idle = flow.is_empty() && flow.running == 0;
         if idle && flow.credit >= 0 {
-            flow.seated = false;
-            self.forget(seat.tenant);
+            flow.in_ring = false;
+            self.drop_tenant(key.tenant);
         } else {
-            // What is not spent is not saved.
+            // Unspent credit is not saved up.
             flow.credit = (flow.credit + tenant.quantum).min(tenant.quantum.max(flow.credit));
-            self.ring.push_back(seat);
-            self.serve(seat);
+            self.ring.push_back(key);
+            self.mark_ready(key);
         }
         Some(())
     }
 
-    /// While nobody waits nobody is passed over, so who has no work and no debt need not wait for a turn to be forgotten.
-    fn give_up_seats(&mut self) {
-        while let Some(&seat) = self.ring.front()
-            && let Some((_, flow)) = self.at(seat)
+    /// Drops flows at the front that have neither work nor debt. While no task waits, nobody is
+    /// passed over by that.
+    fn drop_idle_flows(&mut self) {
+        while let Some(&key) = self.ring.front()
+            && let Some((_, flow)) = self.flow(key)
             && flow.is_empty()
             && flow.running == 0
             && flow.credit >= 0
         {
-            flow.seated = false;
+            flow.in_ring = false;
             self.ring.pop_front();
-            self.forget(seat.tenant);
+            self.drop_tenant(key.tenant);
         }
     }
 
-    /// Drops what is known of a tenant that has no seat.
-    fn forget(&mut self, place: usize) {
-        let seated = |tenant: &Tenant<T>| tenant.flows.iter().any(|flow| flow.seated);
-        if let Some(tenant) = self.tenants[place].take_if(|tenant| !seated(tenant)) {
+    /// Drops a tenant that has no flow in the ring.
+    fn drop_tenant(&mut self, slot: usize) {
+        let in_ring = |tenant: &TenantFlows<T>| tenant.flows.iter().any(|flow| flow.in_ring);
+        if let Some(tenant) = self.tenants[slot].take_if(|tenant| !in_ring(tenant)) {
             self.index.remove(&tenant.id);
-            self.free.push(place);
+            self.free.push(slot);
         }
     }
 }
 
-/// What a tenant has in all classes together, beside one of its flows.
+/// A tenant's counts over all classes, with the quantum of one of its flows.
 struct Counts<'a> {
     queued: &'a mut [usize; 2],
     running: &'a mut usize,
-    /// What the flow is paid each turn.
+    /// The flow's pay per round.
     quantum: i64,
 }

@@ -1,9 +1,9 @@
-//! What tenants' results take up until they are committed, and runs that wait for that.
+//! A bound on each tenant's uncommitted results.
 //!
-//! A call leads to megabytes at the utmost, and very many lanes of a tenant may call at once. So a
-//! run begins no call while its tenant's finished results are over a bound. Only calls that have
-//! begun by then go beyond it, and those are bounded by what the tenant's instances may hold.
-//! Finished results never wait for a run: a commit leaves those behind that wait here.
+//! A call returns megabytes at most, but a tenant may have very many lanes that call at once. So a
+//! run begins no call while its tenant's finished results exceed a bound. Only calls that are
+//! already under way can add to them, and those are bounded by the memory of the tenant's
+//! instances. Finished results never wait for a run: a commit leaves out the runs that wait here.
 
 use std::{
     collections::HashMap,
@@ -18,109 +18,110 @@ use tokio::sync::Notify;
 
 use crate::model::ids::TenantId;
 
-/// Bytes of one tenant's results, above which its runs wait for commits. Default 64 MiB: some
-/// commits' worth.
-const MOST: usize = 64 << 20;
+/// Bytes of one tenant's results above which its runs wait for commits: 64 MiB, enough for several
+/// commits.
+const TENANT_BYTES: usize = 64 << 20;
 
 /// The results of all tenants that are not committed. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Uncommitted(Arc<Mutex<HashMap<TenantId, OfTenant>>>);
+pub struct Uncommitted(Arc<Mutex<HashMap<TenantId, TenantResults>>>);
 
 #[derive(Default)]
-struct OfTenant {
+struct TenantResults {
     bytes: usize,
+    /// Notified when the bytes fall to the bound.
     room: Arc<Notify>,
 }
 
-/// How many runs of a processor wait for commits.
+/// The runs of one processor that wait for commits.
 #[derive(Debug, Default)]
-pub struct Waiters {
+pub struct CommitWaiters {
     runs: AtomicUsize,
-    more: Notify,
+    joined: Notify,
 }
 
-impl Waiters {
-    /// How many runs wait now.
+impl CommitWaiters {
+    /// Runs that wait now.
     pub fn runs(&self) -> usize {
         self.runs.load(Relaxed)
     }
 
-    /// Waits until one more run does. Cancel safe.
-    pub async fn more(&self) {
-        self.more.notified().await;
+    /// Waits until another run starts to wait. Cancel safe.
+    pub async fn joined(&self) {
+        self.joined.notified().await;
     }
 
-    fn enter(&self) -> Waiter<'_> {
+    fn join(&self) -> CommitWaiter<'_> {
         self.runs.fetch_add(1, Relaxed);
-        self.more.notify_one();
-        Waiter(self)
+        self.joined.notify_one();
+        CommitWaiter(self)
     }
 }
 
-struct Waiter<'a>(&'a Waiters);
+struct CommitWaiter<'a>(&'a CommitWaiters);
 
-impl Drop for Waiter<'_> {
+impl Drop for CommitWaiter<'_> {
     fn drop(&mut self) {
         self.0.runs.fetch_sub(1, Relaxed);
     }
 }
 
 impl Uncommitted {
-    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, OfTenant>> {
+    fn tenants(&self) -> MutexGuard<'_, HashMap<TenantId, TenantResults>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts results of a tenant for as long as what this returns is kept with them; nothing where
-    /// they have no bytes.
-    pub fn count(&self, tenant: &TenantId, bytes: usize) -> Option<Counted> {
+    /// Counts results of a tenant until the returned guard is dropped. None where they are empty.
+    pub fn count(&self, tenant: &TenantId, bytes: usize) -> Option<UncommittedBytes> {
         if bytes == 0 {
             return None;
         }
         self.tenants().entry(tenant.clone()).or_default().bytes += bytes;
-        Some(Counted { all: self.clone(), tenant: tenant.clone(), bytes })
+        Some(UncommittedBytes { all: self.clone(), tenant: tenant.clone(), bytes })
     }
 
-    /// Whether a tenant's results are over the bound.
-    pub fn is_over(&self, tenant: &TenantId) -> bool {
-        self.tenants().get(tenant).is_some_and(|of_tenant| of_tenant.bytes > MOST)
+    /// Whether a tenant's results exceed the bound.
+    pub fn exceeds_bound(&self, tenant: &TenantId) -> bool {
+        self.tenants().get(tenant).is_some_and(|results| results.bytes > TENANT_BYTES)
     }
 
-    /// Waits until a tenant's results are within the bound, as one of these waiters. Cancel safe.
-    pub async fn room(&self, tenant: &TenantId, waiters: &Waiters) {
+    /// Waits until a tenant's results are within the bound, counted among `waiters` meanwhile.
+    /// Cancel safe.
+    pub async fn wait_for_room(&self, tenant: &TenantId, waiters: &CommitWaiters) {
         let mut waiter = None;
         loop {
             let room = match self.tenants().get(tenant) {
-                Some(of_tenant) if of_tenant.bytes > MOST => of_tenant.room.clone(),
+                Some(results) if results.bytes > TENANT_BYTES => results.room.clone(),
                 _ => return,
             };
             let mut notified = pin!(room.notified());
             notified.as_mut().enable();
-            // Between the two looks there may have come room, and others have taken it.
-            let is_same = |of_tenant: &OfTenant| of_tenant.bytes > MOST && Arc::ptr_eq(&of_tenant.room, &room);
-            if !self.tenants().get(tenant).is_some_and(is_same) {
+            // Room may have come between the two looks, and another run may have taken it.
+            let unchanged = |results: &TenantResults| results.bytes > TENANT_BYTES && Arc::ptr_eq(&results.room, &room);
+            if !self.tenants().get(tenant).is_some_and(unchanged) {
                 continue;
             }
-            waiter.get_or_insert_with(|| waiters.enter());
+            waiter.get_or_insert_with(|| waiters.join());
             notified.await;
         }
     }
 }
 
-/// Results that are counted.
-pub struct Counted {
+/// A tenant's share in the count, given up on drop.
+pub struct UncommittedBytes {
     all: Uncommitted,
     tenant: TenantId,
     bytes: usize,
 }
 
-impl Drop for Counted {
+impl Drop for UncommittedBytes {
     fn drop(&mut self) {
         let mut tenants = self.all.tenants();
-        let Some(of_tenant) = tenants.get_mut(&self.tenant) else { return };
-        let was_over = of_tenant.bytes > MOST;
-        of_tenant.bytes -= self.bytes;
-        let room = (was_over && of_tenant.bytes <= MOST).then(|| of_tenant.room.clone());
-        if of_tenant.bytes == 0 {
+        let Some(results) = tenants.get_mut(&self.tenant) else { return };
+        let exceeded = results.bytes > TENANT_BYTES;
+        results.bytes -= self.bytes;
+        let room = (exceeded && results.bytes <= TENANT_BYTES).then(|| results.room.clone());
+        if results.bytes == 0 {
             tenants.remove(&self.tenant);
         }
         drop(tenants);
@@ -130,7 +131,7 @@ impl Drop for Counted {
     }
 }
 
-impl std::fmt::Debug for Counted {
+impl std::fmt::Debug for UncommittedBytes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} bytes of {}", self.bytes, self.tenant)
     }
@@ -141,21 +142,21 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn runs_of_a_tenant_over_the_bound_wait_for_its_commits_and_others_do_not() {
+    async fn only_runs_of_a_tenant_over_the_bound_wait_for_its_commits() {
         let tenant = |name| TenantId::parse(name).unwrap();
-        let (all, waiters) = (Uncommitted::default(), Arc::new(Waiters::default()));
-        let (first, second) = (all.count(&tenant("hog"), MOST), all.count(&tenant("hog"), 1));
-        assert!(all.is_over(&tenant("hog")) && !all.is_over(&tenant("quiet")));
-        all.room(&tenant("quiet"), &waiters).await;
+        let (all, waiters) = (Uncommitted::default(), Arc::new(CommitWaiters::default()));
+        let (first, second) = (all.count(&tenant("hog"), TENANT_BYTES), all.count(&tenant("hog"), 1));
+        assert!(all.exceeds_bound(&tenant("hog")) && !all.exceeds_bound(&tenant("quiet")));
+        all.wait_for_room(&tenant("quiet"), &waiters).await;
         assert_eq!(waiters.runs(), 0);
 
         let run = |all: &Uncommitted| {
             let (all, waiters) = (all.clone(), waiters.clone());
-            tokio::spawn(async move { all.room(&tenant("hog"), &waiters).await })
+            tokio::spawn(async move { all.wait_for_room(&tenant("hog"), &waiters).await })
         };
         let (waits, dropped) = (run(&all), run(&all));
         while waiters.runs() < 2 {
-            waiters.more().await;
+            waiters.joined().await;
         }
         dropped.abort();
         assert!(dropped.await.unwrap_err().is_cancelled());
