@@ -35,7 +35,7 @@ use crate::{
     db::{Db, Session, describe},
     model::ids::TenantId,
     processor::status,
-    sandbox::{Sandbox, Usage},
+    sandbox::{Sandbox, SandboxUsage},
     telemetry::{
         self,
         metrics::{Gauges, Metrics, ProcessorGauges, SandboxGauges, TenantGauges},
@@ -227,7 +227,7 @@ fn of_tenant(TenantSums { tenant, events, cpu_seconds, refusals, lanes }: Tenant
     TenantGauges { tenant, events, cpu_seconds, refusals, lanes: lanes.into() }
 }
 
-fn of_sandbox(usage: Usage) -> SandboxGauges {
+fn of_sandbox(usage: SandboxUsage) -> SandboxGauges {
     let (compiled, took) = usage.compiled;
     SandboxGauges {
         in_call: usage.live.saturating_sub(usage.idle),

@@ -39,7 +39,7 @@ use crate::{
         lane_checkpoints,
         report::Instances,
     },
-    sandbox::{OfTenant, Sandbox},
+    sandbox::{Sandbox, TenantLimits},
     scheduler::Scheduler,
     source::{self, OpenSource, native::Native},
     store::anchor,
@@ -163,7 +163,7 @@ pub async fn run_watched(
     watched.plugins_run_in(sandbox.clone());
     let guests = Guests {
         metrics: watched.metrics.clone(),
-        most_lanes: sandbox.usage().most_live,
+        most_lanes: sandbox.usage().max_live,
         instances: Arc::new({
             let sandbox = sandbox.clone();
             move || sandbox.usage().live
@@ -179,7 +179,7 @@ pub async fn run_watched(
     let ended = Box::pin(run).await;
     drop(compilers);
     // Only what was cut off is still running.
-    let _ = timeout(CUT_OFF, sandbox.compiled()).await;
+    let _ = timeout(CUT_OFF, sandbox.wait_for_compilers()).await;
     ended
 }
 
@@ -201,8 +201,8 @@ enum Origin {
 }
 
 /// What a tenant may have in the sandbox.
-fn of_tenant(limits: &tenants::Limits) -> OfTenant {
-    OfTenant {
+fn of_tenant(limits: &tenants::Limits) -> TenantLimits {
+    TenantLimits {
         memory_bytes: (limits.memory_mib as usize) << 20,
         calls: limits.calls as usize,
         log_bytes_per_second: u64::from(limits.log_kib_per_second) << 10,

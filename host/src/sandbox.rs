@@ -1,10 +1,13 @@
-//! The sandbox: component bytes in, a [`Handler`](crate::model::handler::Handler) out. The only door to wasmtime.
+//! The sandbox: turns the bytes of a component into a [`Handler`](crate::model::handler::Handler).
+//! The only room that uses wasmtime.
 //!
-//! A [`Sandbox`] is one engine with one set of limits. [`Sandbox::load`] reads the names in a file, refuses by name what this host does
-//! not offer, compiles it and asks it what it is; the [`Plugin`] that comes back handles batches, each call in an instance that sees
-//! one tenant only, kept warm for that tenant's next call while all goes well. A guest can compute and return data; it reaches nothing but the
-//! documents of its lane's tenant, its log and its settings. What it may use up is in [`limits`], what all of them hold and were refused in
-//! [`Usage`]. There is no SQL here.
+//! A [`Sandbox`] is one engine with one set of limits. [`Sandbox::load`] reads the names in a file,
+//! rejects imports that this host does not offer, compiles the file and calls its `describe`. The
+//! resulting [`Plugin`] handles batches. Each call runs in an instance that sees one tenant only
+//! and, after a good call, is kept warm for that tenant's next one. A guest can compute and return
+//! data; it reaches nothing but the documents of its lane's tenant, its log and its settings. Its
+//! bounds are in [`limits`]; what all guests use and were refused is in [`SandboxUsage`]. There is
+//! no SQL here.
 
 mod answer;
 mod bindings;
@@ -37,75 +40,76 @@ use std::{
 };
 
 use compile::{CompileError, Compiler, Effort};
-use examine::Examined;
-pub use inspect::{Outline, Refused};
+use examine::Examination;
+pub use inspect::{FileRejection, Outline};
 use instance::Guest;
-pub use limits::{Limits, OfTenant};
+pub use limits::{Limits, TenantLimits};
 pub use plugin::Plugin;
-use tenants::Tenants;
+use tenants::TenantAccounts;
 use tokio::sync::Semaphore;
-use usage::Refusals;
-pub use usage::Usage;
-use warm::Warm;
+use usage::RefusalCounts;
+pub use usage::SandboxUsage;
+use warm::StorePool;
 use wasmtime::{Engine, component::Linker};
 
 use crate::model::{handler::Reason, ids::TenantId, settings::PluginSettings};
 
-/// One engine, one linker, one set of limits, and the stores of all its plugins. Cheap to clone.
+/// An engine, a linker, a set of limits, and the stores of all plugins. Cheap to clone.
 #[derive(Clone)]
 pub struct Sandbox {
     engine: Engine,
-    linker: Arc<Linker<instance::State>>,
+    linker: Arc<Linker<instance::GuestState>>,
     limits: Arc<Limits>,
-    /// What the plugins that it loads can ask for.
+    /// Settings of the plugins that it loads.
     settings: PluginSettings,
-    /// The tenant whose own the plugins are that it loads; none where they are everybody's.
+    /// The tenant that owns the plugins that it loads; none where all tenants share them.
     owner: Option<TenantId>,
-    warm: Arc<Warm<Guest>>,
+    warm: Arc<StorePool<Guest>>,
     compiler: Arc<Compiler>,
-    /// What compiling one of its plugins may take.
+    /// Bounds on compiling one of its plugins.
     effort: Effort,
     /// Linear memory of all live stores, bytes.
     memory: Arc<AtomicUsize>,
-    refusals: Arc<Refusals>,
-    tenants: Arc<Tenants>,
+    refusals: Arc<RefusalCounts>,
+    tenants: Arc<TenantAccounts>,
     /// One permit for each instance that can be lent.
     calls: Arc<Semaphore>,
-    /// How many plugins were loaded, which is the number of the next one.
+    /// Plugins loaded so far: the number of the next one.
     loaded: Arc<AtomicU64>,
+    /// Held during `describe`, for which the engine has room for one instance.
+    /// Held during `describe`, for which the engine has room for one instance.
     describing: Arc<Mutex<()>>,
 }
 
-/// Why a file cannot run here.
+/// Why a file cannot run on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// It cannot be read.
-    #[error("it cannot be read: {0}\nName a component's file; `sandmill plugin build DIR` makes one of a crate.")]
+    /// The file cannot be read.
+    #[error("it cannot be read: {0}\nName a component file; `sandmill plugin build DIR` builds one from a crate.")]
     Unreadable(io::Error),
-    /// It is no file.
+    /// The path is a directory.
     #[error(
-        "a directory and not a component's file\nName a file in it, or make one with `sandmill plugin build DIR` if it is a crate."
+        "a directory, not a component file\n\
+         Name a file in it; if it is a crate, build one with `sandmill plugin build DIR`."
     )]
     Directory,
-    /// Its names already tell: no component, another contract, an import that is not offered.
+    /// The outline rules it out: no component, another contract, or an import that is not offered.
     #[error(transparent)]
-    Refused(#[from] Refused),
-    /// Whoever was asked does not accept it.
+    Rejected(#[from] FileRejection),
+    /// The caller's check did not accept it.
     #[error("{0}")]
     NotAccepted(String),
-    /// The bytes do not compile, or not within limits.
+    /// It does not compile, or not within limits.
     #[error(transparent)]
     Compile(#[from] CompileError),
     /// `describe` failed.
-    #[error(
-        "`describe` failed: {0}\nIt only says what the plugin is: let it answer with constants, within a tenth of limits.cpu-ms."
-    )]
+    #[error("`describe` failed: {0}\nLet it return constants only; it may use a tenth of limits.cpu-ms.")]
     Describe(String),
-    /// `describe` was not called, as every instance was in a call: that says nothing of the file.
+    /// `describe` was not called, because every instance was in a call. The file may be good.
     #[error("`describe` was not called: {0}")]
     NoInstance(String),
-    /// `describe` answered against the contract.
-    #[error("`describe` {0}\nCorrect what it answers, and build the plugin again.")]
+    /// The answer of `describe` breaks the contract.
+    #[error("`describe` {0}\nCorrect its answer and rebuild the plugin.")]
     Descriptor(String),
 }
 
@@ -113,28 +117,29 @@ impl LoadError {
     fn class(&self) -> &'static str {
         match self {
             LoadError::Compile(error) => error.class(),
-            LoadError::Refused(Refused::TooLarge { .. }) => "component-limit",
-            LoadError::Refused(Refused::Memory { .. }) => "memory-limit",
-            LoadError::Refused(Refused::Table { .. }) => "table-limit",
+            LoadError::Rejected(FileRejection::TooLarge { .. }) => "component-limit",
+            LoadError::Rejected(FileRejection::Memory { .. }) => "memory-limit",
+            LoadError::Rejected(FileRejection::Table { .. }) => "table-limit",
             LoadError::NotAccepted(_) => "not-accepted",
             LoadError::NoInstance(_) => "instance-shortage",
-            LoadError::Refused(_) | LoadError::Describe(_) | LoadError::Descriptor(_) => "refused-file",
+            LoadError::Rejected(_) | LoadError::Describe(_) | LoadError::Descriptor(_) => "refused-file",
             LoadError::Unreadable(_) | LoadError::Directory => "unreadable-file",
         }
     }
 }
 
 impl Sandbox {
-    /// Starts an engine and the thread that advances its clock. Fails only where the machine cannot run wasmtime at all.
+    /// Starts an engine and the thread that advances its epoch. Fails only where the machine cannot
+    /// run wasmtime at all.
     pub fn new(limits: Limits, compile: compile::Config) -> anyhow::Result<Self> {
-        Self::with_tenants(limits, compile, |_| OfTenant::default())
+        Self::with_tenants(limits, compile, |_| TenantLimits::default())
     }
 
-    /// The same where tenants may have what `of_tenant` says.
+    /// The same, with the limits of each tenant given by `of_tenant`.
     pub fn with_tenants(
         limits: Limits,
         compile: compile::Config,
-        of_tenant: impl Fn(&TenantId) -> OfTenant + Send + Sync + 'static,
+        of_tenant: impl Fn(&TenantId) -> TenantLimits + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         let (engine, instances) = engine::start(&limits)?;
         let (mut linker, limits) = (Linker::new(&engine), Arc::new(limits));
@@ -144,9 +149,9 @@ impl Sandbox {
             effort: Effort::default(),
             engine,
             linker: Arc::new(linker),
-            warm: Warm::new(instances, limits.warm_instances),
+            warm: StorePool::new(instances, limits.warm_instances),
             calls: Arc::new(Semaphore::new(instances as usize)),
-            tenants: Arc::new(Tenants::new(Arc::new(of_tenant))),
+            tenants: Arc::new(TenantAccounts::new(Arc::new(of_tenant))),
             limits,
             settings: PluginSettings::default(),
             owner: None,
@@ -157,69 +162,73 @@ impl Sandbox {
         })
     }
 
-    /// The same sandbox for a plugin that has limits and settings of its own, and is perhaps one
-    /// tenant's. Of memory and tables there is as much for an instance as was set aside at start:
-    /// it may have less, and never more.
+    /// The same sandbox for a plugin with its own limits and settings, and perhaps an owner. Memory
+    /// and tables of an instance were set aside at start, so the plugin's limits on them may be
+    /// lower, never higher.
     pub fn for_plugin(&self, limits: Limits, settings: PluginSettings, owner: Option<&TenantId>) -> Self {
         Sandbox { limits: Arc::new(limits), settings, owner: owner.cloned(), ..self.clone() }
     }
 
-    /// The same sandbox where compiling may take so much.
+    /// The same sandbox with other bounds on compiling.
     pub fn with_effort(&self, effort: Effort) -> Self {
         Sandbox { effort, ..self.clone() }
     }
 
-    /// Kills the compilers that run, and lets no further one begin: the host ends.
+    /// Kills all running compilers and starts no more. For a host that is about to end.
     pub fn stop_compiling(&self) {
         self.compiler.stop();
     }
 
-    /// Waits until no component is being compiled, and no code is being written down.
-    pub async fn compiled(&self) {
+    /// Waits until no component is being compiled and no code is being written to the cache.
+    pub async fn wait_for_compilers(&self) {
         self.compiler.idle().await;
     }
 
-    /// What its plugins may use up.
+    /// The limits of its plugins.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// What is held now, and what was refused so far.
-    pub fn usage(&self) -> Usage {
+    /// Present use, and refusals so far.
+    pub fn usage(&self) -> SandboxUsage {
         let (live, idle) = self.warm.count();
-        let most_live = self.warm.most_live();
+        let max_live = self.warm.max_live();
         let (memory_bytes, refusals) = (self.memory.load(Relaxed), self.refusals.counts());
-        Usage { live, most_live, idle, memory_bytes, refusals, compiled: self.compiler.compiled() }
+        SandboxUsage { live, max_live, idle, memory_bytes, refusals, compiled: self.compiler.compiled() }
     }
 
-    /// What each tenant was refused since this was asked last, and why the last time. Only so many tenants are told apart between two times.
+    /// Refusals of each tenant since the last call: their number and the last reason. The number of
+    /// tenants is bounded; refusals of further ones are counted by class only.
     pub fn refusals_by_tenant(&self) -> Vec<(TenantId, u64, Reason)> {
         let tenants = self.refusals.take_by_tenant().into_iter();
         tenants.map(|(tenant, refused)| (tenant, refused.times, refused.last)).collect()
     }
 
-    /// Makes a plugin of a component's file, and says what else is known of it. Compiling takes seconds for large components, and waits for other
-    /// components': call it where blocking is allowed.
-    pub fn examine(&self, file: &Path) -> Examined {
+    /// Loads a plugin from a component file and reports what else is known of the file. Blocks:
+    /// compiling a large component takes seconds, and waits for other compilations.
+    pub fn examine(&self, file: &Path) -> Examination {
         self.counted(examine::file(self, file))
     }
 
-    /// The same of a file that is open, whose bytes are used only if `accept` takes them; otherwise its error is why the file is refused.
-    pub fn examine_opened(&self, file: File, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examined {
+    /// The same for an open file. Its bytes are used only if `accept` returns no error; otherwise
+    /// that error becomes the reason of the refusal.
+    pub fn examine_opened(&self, file: File, accept: impl Fn(&[u8]) -> Result<(), String>) -> Examination {
         self.counted(examine::opened(self, file, accept))
     }
 
-    /// Makes a plugin of a component file's bytes, and takes as long.
+    /// Loads a plugin from the bytes of a component file. Blocks as long as
+    /// [`examine`](Self::examine).
     pub fn load(&self, bytes: &[u8]) -> Result<Plugin, LoadError> {
         self.counted(examine::bytes(self, bytes)).loaded
     }
 
-    /// The plugin whose file had this SHA-256, in hexadecimal, if its code is still kept from an earlier time. Takes as long as asking it what it is.
+    /// The plugin whose file had this SHA-256 (hexadecimal), if its code is still cached. Takes as
+    /// long as its `describe`.
     pub fn recall(&self, digest: &str) -> Option<Plugin> {
         plugin::recall(self, digest)
     }
 
-    fn counted(&self, examined: Examined) -> Examined {
+    fn counted(&self, examined: Examination) -> Examination {
         if let Err(error) = &examined.loaded
             && !matches!(error, LoadError::Compile(CompileError::Unfinished | CompileError::Stopped))
         {

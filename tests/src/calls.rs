@@ -9,7 +9,7 @@ use sandmill::{
         handler::{BoxFuture, Documents, Failure, Handler},
         ids::{CollectionName, LaneKey, TenantId},
     },
-    sandbox::{Limits, OfTenant, Plugin, Sandbox},
+    sandbox::{Limits, Plugin, Sandbox, TenantLimits},
 };
 use serde_json::Value;
 use tokio::sync::Notify;
@@ -28,7 +28,7 @@ pub fn sandbox(limits: Limits) -> Sandbox {
 }
 
 /// The same where every tenant may have so much.
-pub fn sandbox_for(limits: Limits, of_tenant: OfTenant) -> Sandbox {
+pub fn sandbox_for(limits: Limits, of_tenant: TenantLimits) -> Sandbox {
     Sandbox::with_tenants(limits, compile(), move |_| of_tenant).expect("start a sandbox")
 }
 

@@ -22,7 +22,7 @@ use crate::{
         lane::Runner,
     },
     rehearsal::{Rehearsal, Report, lines},
-    sandbox::{Sandbox, examine::Examined},
+    sandbox::{Sandbox, examine::Examination},
     scheduler::Scheduler,
     store::import::{Input, events::Events},
 };
@@ -33,7 +33,7 @@ pub async fn check(
     config: &Config,
     file: &Path,
     interrupted: impl Future<Output = ()>,
-) -> anyhow::Result<Option<Examined>> {
+) -> anyhow::Result<Option<Examination>> {
     let (sandbox, _) = sandbox(config, file)?;
     examine(&sandbox, file, interrupted).await
 }
@@ -57,7 +57,7 @@ async fn examine(
     sandbox: &Sandbox,
     file: &Path,
     interrupted: impl Future<Output = ()>,
-) -> anyhow::Result<Option<Examined>> {
+) -> anyhow::Result<Option<Examination>> {
     let compilers = StopCompiling(sandbox.clone());
     let examined = spawn_blocking({
         let (sandbox, file) = (sandbox.clone(), file.to_path_buf());
@@ -68,7 +68,7 @@ async fn examine(
         () = interrupted => None,
     };
     drop(compilers);
-    let _ = timeout(CUT_OFF, sandbox.compiled()).await;
+    let _ = timeout(CUT_OFF, sandbox.wait_for_compilers()).await;
     Ok(examined)
 }
 
@@ -119,7 +119,7 @@ pub async fn test(
         descriptor: &descriptor,
         runner: &runner,
         page_events: config.processor.page_events,
-        tenants_at_once: config.processor.lanes_at_once.min(sandbox.usage().most_live),
+        tenants_at_once: config.processor.lanes_at_once.min(sandbox.usage().max_live),
     };
     let ran = tokio::select! {
         ran = rehearsal.run(&events, expected.as_ref()) => ran,

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::output;
-use crate::sandbox::compile::worker::{self, Bounds};
+use crate::sandbox::compile::worker::{self, CompilerBounds};
 
 /// Compiles the component on standard input, within these limits, to standard output.
 #[derive(Debug, clap::Args)]
@@ -17,7 +17,7 @@ pub(super) struct CompileComponentArgs {
 }
 
 pub(super) fn run(args: &CompileComponentArgs) -> ExitCode {
-    match worker::run(Bounds { memory_mib: args.memory_mib, seconds: args.seconds }) {
+    match worker::run(CompilerBounds { memory_mib: args.memory_mib, seconds: args.seconds }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // The host that started it makes a sentence of this.

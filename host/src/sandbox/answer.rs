@@ -1,4 +1,5 @@
-//! Guest output, checked once and turned into effects. Behind this nobody doubts it again.
+//! Checks of a guest's answer to a batch, which turn it into [`Effects`]. Downstream code may trust
+//! these.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,10 +15,10 @@ use crate::model::{
     json::{self, Invalid},
 };
 
-/// A guest's words for people are cut to this many bytes.
+/// Length of a guest's message for people, bytes. The rest is cut off.
 const MESSAGE_BYTES: usize = 2_000;
 
-/// Accepts an answer to a batch of `events` events.
+/// Checks the answer to a batch of `events` events.
 pub(super) fn check(
     answer: Projection,
     events: usize,
@@ -25,11 +26,8 @@ pub(super) fn check(
     limits: &Limits,
 ) -> Result<Effects, Reason> {
     if answer.changes.len() > limits.changes {
-        let message = format!(
-            "answered with {} changes where {} are allowed (limits.changes)",
-            answer.changes.len(),
-            limits.changes
-        );
+        let message =
+            format!("answered with {} changes; {} are allowed (limits.changes)", answer.changes.len(), limits.changes);
         return Err(Reason::new("changes-limit", message));
     }
     let halted = match answer.halted {
@@ -52,7 +50,7 @@ pub(super) fn check(
     for skip in answer.skipped {
         let index = skip.index as usize;
         if index >= end {
-            return Err(malformed(format!("skipped index {index}, but handled only the {end} events before that")));
+            return Err(malformed(format!("skipped index {index}, but handled only {end} events")));
         }
         if skipped.last().is_some_and(|last| last.index >= index) {
             return Err(malformed(format!("skipped index {index} out of order; indexes must rise strictly")));
@@ -70,7 +68,7 @@ fn check_change(change: WitChange, descriptor: &Descriptor, limits: &Limits) -> 
             let id = document_id(document.id, &collection)?;
             let too_large = |bytes: usize, how: &str| {
                 let message = format!(
-                    "document `{id}` of `{collection}` has {} KiB{how} where {} are allowed (limits.document-kib)",
+                    "document `{id}` of `{collection}` has {} KiB{how}; {} are allowed (limits.document-kib)",
                     bytes.div_ceil(1024),
                     limits.document_kib
                 );
@@ -127,7 +125,7 @@ fn short(text: &str) -> String {
     text.chars().take(80).collect()
 }
 
-/// A text that a database column and a terminal line can hold.
+/// A text without NUL, which a database column cannot hold, and of bounded length.
 fn clean(text: String) -> String {
     let mut end = MESSAGE_BYTES.min(text.len());
     while !text.is_char_boundary(end) {

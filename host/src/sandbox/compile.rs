@@ -1,11 +1,13 @@
-//! From a component's bytes to code that runs, without ever compiling in this process.
+//! Compilation of components to machine code, never in this process.
 //!
-//! A compiler is a large program fed with a stranger's bytes: it may take minutes or gigabytes, or crash. So it runs as a process of
-//! its own, one at a time (`queue`), at the lowest priority and under limits, and what it leaves
-//! behind is machine code. That is kept under
-//! the component's digest and the engine's, so that a file is compiled once and not at every start. Code is loaded only if this host's
-//! compiler gave it to this host just now, or if it carries this host's own seal; both are checked in memory, over the very bytes that are loaded.
-//! A component is trusted with nothing by that: its code runs inside the sandbox, whoever compiled it.
+//! A compiler is a large program that reads a stranger's bytes. It may take minutes or gigabytes,
+//! or crash. So it runs in its own process, at the lowest priority and under limits (`worker`); how
+//! many run at once is decided in `queue`. Its output, machine code, is cached under the digests of
+//! the component and the engine, so a file is compiled once and not at every start.
+//!
+//! Code is loaded only if this host's compiler has just produced it, or if it carries this host's
+//! seal. Both are checked in memory, over the very bytes that are loaded. The component is trusted
+//! with nothing by that: its code runs inside the sandbox, no matter who compiled it.
 
 mod cache;
 mod key;
@@ -21,9 +23,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use cache::Cache;
+use cache::CodeCache;
+use queue::CompilerQueue;
 pub use queue::Effort;
-use queue::Queue;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
@@ -32,18 +34,22 @@ use wasmtime::{Engine, component::Component};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// The folder that keeps compiled code; nobody but this host's user may write there. Empty: keep none, and compile at every start.
-    /// Default `sandmill` in the user's cache folder, or a private one among temporary files where there is no such.
+    /// Folder for compiled code; only this host's user may write there. Empty: no cache, and every
+    /// start compiles again. Default: `sandmill` in the user's cache folder, or a private folder
+    /// among the temporary files where there is none.
     pub cache: PathBuf,
-    /// What the cache may hold, MiB; the code that was used least recently is removed. Default 1024: some thirty plugins in JavaScript or
-    /// Python, or two thousand in Rust.
+    /// Size of the cache, MiB. The least recently used code is removed. Default 1024: about thirty
+    /// plugins in JavaScript or Python, or two thousand in Rust.
     pub cache_mib: u64,
-    /// Memory of one compiler, MiB. Default 2048: a guest with a whole JavaScript or Python runtime takes some 1000.
+    /// Memory of one compiler, MiB. Default 2048: a guest with a whole JavaScript or Python runtime
+    /// takes about 1000.
     pub memory_mib: u64,
-    /// CPU time of one compiler, seconds, on all its threads together; by the clock on the wall it may take four times as long, as it gives way
-    /// to everything else. Default 120: four times what the largest runtimes take.
+    /// CPU time of one compiler over all its threads, seconds. Its wall-clock time may be four
+    /// times as long, since it has the lowest priority. Default 120: four times what the largest
+    /// runtimes take.
     pub seconds: u64,
-    /// The program that compiles: a `sandmill` of this host's very version. Empty, the default: this program itself.
+    /// Program that compiles: a `sandmill` of exactly this host's version. Empty, the default: this
+    /// program itself.
     pub worker: PathBuf,
 }
 
@@ -65,7 +71,7 @@ fn folder(cache_home: Option<OsString>, home: Option<OsString>) -> PathBuf {
 }
 
 impl Config {
-    /// Says which setting has a value that cannot work, with the values that can.
+    /// Refuses values out of range; the error names the setting and its range.
     pub fn check(&self) -> Result<(), String> {
         let ranges = [
             ("cache-mib", self.cache_mib, 1, 1 << 20),
@@ -81,67 +87,70 @@ impl Config {
     }
 }
 
-/// Why there is no code to run.
+/// Why a component has no code that runs here.
 #[derive(Debug, thiserror::Error)]
 pub enum CompileError {
-    /// The bytes are no component, or of a kind that this host does not compile.
-    #[error(
-        "the component does not compile: {0}\nBuild it again with `sandmill plugin build`, or with tools of this year."
-    )]
+    /// The bytes are not a component, or use features that this host does not compile.
+    #[error("the component does not compile: {0}\nRebuild it with `sandmill plugin build`, or with up-to-date tools.")]
     Invalid(String),
-    /// The compiler reached its bound on memory.
+    /// The compiler exceeded its memory.
     #[error(
-        "compiling it takes more than {mib} MiB of memory (compile.memory-mib)\nVery large functions cost most; make the component smaller, or raise the setting if it is trusted."
+        "compiling it takes more than {mib} MiB of memory (compile.memory-mib)\n\
+         Very large functions cost most; make the component smaller, or raise the setting if it is trusted."
     )]
     Memory {
         /// The setting.
         mib: u64,
     },
-    /// The compiler reached its bound on CPU time.
+    /// The compiler exceeded its CPU time.
     #[error(
-        "compiling it takes more than {seconds} s of CPU time (compile.seconds)\nMake the component smaller, or raise the setting if it is trusted."
+        "compiling it takes more than {seconds} s of CPU time (compile.seconds)\n\
+         Make the component smaller, or raise the setting if it is trusted."
     )]
     Time {
         /// The setting.
         seconds: u64,
     },
-    /// The compiler was not done long after its CPU time should have been enough.
+    /// The compiler exceeded its wall-clock time.
     #[error(
-        "compiling it was not done after {waited} s, four times compile.seconds\nThe machine leaves the compiler no time, since that gives way to everything else; try again when it has less to do, or raise the setting."
+        "compiling it was not done after {waited} s, four times compile.seconds\n\
+         The compiler has the lowest priority, and the machine leaves it no time. Try again when the machine \
+         is less busy, or raise the setting."
     )]
     Starved {
-        /// What was waited.
+        /// Time waited, seconds.
         waited: u64,
     },
-    /// The system ended the compiler.
+    /// The system killed the compiler.
     #[error(
-        "the system killed its compiler (SIGKILL), as it does where memory is short\nGive the host more memory, or make the component smaller."
+        "the system killed its compiler (SIGKILL), probably for lack of memory\n\
+         Give the host more memory, or make the component smaller."
     )]
     Killed,
-    /// The system has no room for a compiler's process now.
+    /// The system cannot start a compiler's process now.
     #[error("its compiler could not be started now: {0}\nGive the host more memory, processes or open files.")]
     Scarce(String),
-    /// It takes more than a quick compiler may.
-    #[error("compiling it takes longer than that of a small component does")]
+    /// It takes more than a quick compiler has.
+    #[error("compiling it takes longer than a small component may take")]
     Unfinished,
-    /// All compilers were stopped, since the host ends.
-    #[error("it was not compiled, as the host ends")]
+    /// All compilers were stopped, because the host ends.
+    #[error("it was not compiled, because the host ends")]
     Stopped,
-    /// The compiler could not be run, or ended as it never should.
+    /// The compiler could not be started, or failed in an unexpected way.
     #[error("the compiler failed: {0}")]
     Worker(String),
-    /// The code is good, but cannot be run within this host's limits.
+    /// The code is good, but cannot run within this host's limits.
     #[error("it cannot run here: {0}")]
     Unfit(String),
 }
 
 impl CompileError {
-    /// Whether it says something of the machine now, and nothing of the component.
+    /// Whether the machine's present state is the cause, and not the component.
     pub fn is_shortage(&self) -> bool {
         matches!(self, CompileError::Killed | CompileError::Scarce(_) | CompileError::Starved { .. })
     }
 
-    /// A stable name for counters.
+    /// A stable name for metrics.
     pub(super) fn class(&self) -> &'static str {
         match self {
             CompileError::Killed | CompileError::Scarce(_) => "compile-shortage",
@@ -156,91 +165,98 @@ impl CompileError {
     }
 }
 
-/// Machine code that a compiler of this host wrote. Only this module and the ones below it make one.
-struct Code {
+/// Machine code that a compiler of this host wrote. Only this module and its children make one.
+struct MachineCode {
     bytes: Vec<u8>,
-    /// Where it begins, behind whatever it is kept with.
+    /// Where the code begins, behind its seal.
     from: usize,
 }
 
-/// How much longer than the CPU time that it may take a compiler may run by the clock on the wall. It runs at the
-/// lowest priority, so on a busy machine a small component waits as long as a large one.
-const PATIENCE: u64 = 4;
+/// Wall-clock time of a compiler, as a multiple of its full CPU time. It has the lowest priority,
+/// so on a busy machine a small component waits as long as a large one.
+const WALL_FACTOR: u64 = 4;
 
-/// From this size on a component takes seconds to compile, and so whoever waits is told, bytes: a runtime of JavaScript or Python is larger, a
-/// Rust guest is not.
+/// Size of a component, bytes, from which compiling takes seconds and is announced in the log. A
+/// component with a JavaScript or Python runtime is larger, a Rust guest is not.
 pub const LARGE: usize = 1 << 20;
 
 /// Compiles components for one engine.
 pub(super) struct Compiler {
     engine: Engine,
     config: Config,
-    cache: Option<Cache>,
-    queue: Queue,
-    /// Components compiled, and nanoseconds that it took.
+    cache: Option<CodeCache>,
+    queue: CompilerQueue,
+    /// Components compiled, and the nanoseconds that this took.
     compiled: (AtomicU64, AtomicU64),
 }
 
 impl Compiler {
-    /// Opens the cache, or says why there is none and goes on without.
+    /// Opens the cache. If that fails, logs why and works without one.
     pub(super) fn new(engine: &Engine, config: Config) -> Self {
         let cache = if config.cache.as_os_str().is_empty() {
             None
         } else {
-            let opened = Cache::open(&config.cache, config.cache_mib << 20, fingerprint(engine));
+            let opened = CodeCache::open(&config.cache, config.cache_mib << 20, fingerprint(engine));
             opened
                 .inspect_err(|problem| {
-                    tracing::warn!("compiled code is not kept, so each start compiles again: {problem}")
+                    tracing::warn!("compiled code is not cached, so each start compiles again: {problem}")
                 })
                 .ok()
         };
-        Compiler { engine: engine.clone(), config, cache, queue: Queue::default(), compiled: Default::default() }
+        Compiler {
+            engine: engine.clone(),
+            config,
+            cache,
+            queue: CompilerQueue::default(),
+            compiled: Default::default(),
+        }
     }
 
     /// The component of these bytes, whose SHA-256 is `digest`.
     pub(super) fn component(&self, bytes: &[u8], digest: &[u8; 32], effort: Effort) -> Result<Component, CompileError> {
-        let kept = || self.cache.as_ref().and_then(|cache| cache.get(digest));
-        if let Some(code) = kept() {
+        let cached = || self.cache.as_ref().and_then(|cache| cache.get(digest));
+        if let Some(code) = cached() {
             return self.load(&code);
         }
-        let _busy = self.queue.busy();
-        let place = self.queue.enter(effort)?;
-        // Whoever compiled just now may have compiled this.
-        if let Some(code) = kept() {
+        let _work = self.queue.begin_work();
+        let slot = self.queue.enter(effort)?;
+        // The compiler that ran meanwhile may have compiled this component.
+        if let Some(code) = cached() {
             return self.load(&code);
         }
         let began = Instant::now();
         if bytes.len() >= LARGE {
             let then = if self.cache.is_some() {
-                "the next start takes it from the cache"
+                "the next start reads it from the cache"
             } else {
-                "each start does it again"
+                "each start compiles it again, as there is no cache"
             };
             tracing::info!(
                 component_kib = bytes.len() >> 10,
-                "compiling a large component in a process of its own, at the lowest priority; this takes a while, and {then}"
+                "compiling a large component in a separate process, at the lowest priority; this takes a \
+                 while; {then}"
             );
         }
         let code = self.compile(bytes, effort)?;
-        drop(place);
+        drop(slot);
         let took = began.elapsed();
         self.compiled.0.fetch_add(1, Relaxed);
         self.compiled.1.fetch_add(took.as_nanos() as u64, Relaxed);
         let (kib, ms) = (code.bytes.len() >> 10, took.as_millis());
         tracing::info!(component_kib = bytes.len() >> 10, code_kib = kib, ms, "compiled a component");
         let component = self.load(&code)?;
-        // A host that ends leaves nothing half written.
+        // A host that ends must not leave a half-written file.
         if let Some(cache) = self.cache.as_ref().filter(|_| !self.queue.is_stopped()) {
             cache.put(digest, &code);
         }
         Ok(component)
     }
 
-    fn compile(&self, bytes: &[u8], effort: Effort) -> Result<Code, CompileError> {
+    fn compile(&self, bytes: &[u8], effort: Effort) -> Result<MachineCode, CompileError> {
         let (bounds, full) = (effort.bounds(&self.config), Effort::Full.bounds(&self.config));
-        let wait = full.seconds * PATIENCE;
-        process::compile(&self.config.worker, bounds, wait, &self.queue, bytes).map_err(|error| match error {
-            // With more of everything it may be done.
+        let wall_seconds = full.seconds * WALL_FACTOR;
+        process::compile(&self.config.worker, bounds, wall_seconds, &self.queue, bytes).map_err(|error| match error {
+            // Full bounds may be enough.
             CompileError::Memory { .. }
             | CompileError::Time { .. }
             | CompileError::Starved { .. }
@@ -253,40 +269,42 @@ impl Compiler {
         })
     }
 
-    /// How many components were compiled, and the time that it took.
+    /// Number of components compiled, and the time that this took.
     pub(super) fn compiled(&self) -> (u64, Duration) {
         (self.compiled.0.load(Relaxed), Duration::from_nanos(self.compiled.1.load(Relaxed)))
     }
 
-    /// Kills the compilers that run, and lets no further one begin.
+    /// Kills all running compilers and starts no more.
     pub(super) fn stop(&self) {
         self.queue.stop();
     }
 
-    /// Waits until no component is worked on.
+    /// Waits until no component is being compiled or cached.
     pub(super) async fn idle(&self) {
         self.queue.idle().await;
     }
 
-    /// The component whose bytes had this digest, if its code is kept.
-    pub(super) fn kept(&self, digest: &[u8; 32]) -> Option<Component> {
+    /// The component whose bytes had this digest, if its code is cached.
+    pub(super) fn cached(&self, digest: &[u8; 32]) -> Option<Component> {
         self.load(&self.cache.as_ref()?.get(digest)?).ok()
     }
 
-    /// Loads code as it stands in memory.
+    /// Loads code from memory.
     #[allow(unsafe_code, reason = "loading our own authenticated compiled code")]
-    fn load(&self, code: &Code) -> Result<Component, CompileError> {
-        // SAFETY: whoever can choose these bytes can choose what this process executes. They come from the compiler that this host ran just now,
-        // or carry its seal over all of them (see `cache`); and they were checked here in memory, where no file can change them any more.
+    fn load(&self, code: &MachineCode) -> Result<Component, CompileError> {
+        // SAFETY: these bytes decide what this process executes. They come from the compiler that
+        // this host has just run, or carry the host's seal over all of them (see `cache`). The seal
+        // was checked in memory, so a later change of the file has no effect.
         let component = unsafe { Component::deserialize(&self.engine, &code.bytes[code.from..]) };
         component.map_err(|e| CompileError::Unfit(format!("{e:#}")))
     }
 }
 
-/// What code depends on besides its component: the compiler's version and settings, and the processor's features.
+/// Digest of what code depends on besides its component: the version and settings of the compiler,
+/// and the features of the CPU.
 fn fingerprint(engine: &Engine) -> [u8; 32] {
-    struct Collect(Sha256);
-    impl Hasher for Collect {
+    struct HashInput(Sha256);
+    impl Hasher for HashInput {
         fn write(&mut self, bytes: &[u8]) {
             self.0.update(bytes);
         }
@@ -294,9 +312,9 @@ fn fingerprint(engine: &Engine) -> [u8; 32] {
             0
         }
     }
-    let mut collect = Collect(Sha256::new());
-    engine.precompile_compatibility_hash().hash(&mut collect);
-    collect.0.finalize().into()
+    let mut input = HashInput(Sha256::new());
+    engine.precompile_compatibility_hash().hash(&mut input);
+    input.0.finalize().into()
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
@@ -308,9 +326,10 @@ mod tests {
     use super::*;
     use crate::sandbox::{Limits, engine};
 
-    /// Instances come from a pool here and from nowhere in the compiler's process; the code must not depend on it, nor on any limit.
+    /// The host's engine has a pool of instances and the compiler's has none. Code must not depend
+    /// on that, nor on any limit.
     #[test]
-    fn the_compilers_engine_makes_code_for_this_one() {
+    fn the_compilers_engine_produces_code_for_the_hosts_engine() {
         let limits = Limits { instances: 2, stack_kib: 1_024, memory_mib: 7, ..Limits::default() };
         let (pooled, _) = engine::start(&limits).unwrap();
         assert_eq!(fingerprint(&pooled), fingerprint(&engine::for_compiling().unwrap()));

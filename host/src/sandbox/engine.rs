@@ -1,8 +1,10 @@
-//! The one engine configuration, and the thread that advances its clock.
+//! The engine's configuration, and the thread that advances its epoch.
 //!
-//! Instances come from a pool: address space set aside once, memory mapped copy-on-write, dirty pages found by the kernel when a slot is
-//! freed. Where the machine refuses so much address space the pool is tried smaller, and at last done without; slower,
-//! and nothing else changes. Component concurrency is off, which makes a call four times cheaper; guests are synchronous.
+//! Instances come from a pool: address space is set aside once, memory is mapped copy-on-write, and
+//! the kernel finds dirty pages when a slot is freed. Where the machine refuses that much address
+//! space, a smaller pool is tried, and at last none: instances are then slower to make, and nothing
+//! else changes. Component concurrency is off, which makes a call four times cheaper; guests are
+//! synchronous.
 
 use std::time::Duration;
 
@@ -14,8 +16,9 @@ use wasmtime::{
 
 use super::{limits::Limits, mappings};
 
-/// How often the epoch advances, and so how long a guest runs before it gives way. A register-only loop does not feel it, a parser
-/// does not either; longer slices are other guests' latency.
+/// Period of the epoch, and so the time for which a guest runs before it yields. Neither a
+/// register-only loop nor a parser is measurably slower for it; longer slices would add to the
+/// latency of other guests.
 const SLICE: Duration = Duration::from_millis(1);
 
 /// Core instances of one component: Python's runtime has 38, and packages in C bring one each.
@@ -25,7 +28,8 @@ const MEMORIES: u32 = 4;
 /// Tables of one component.
 const TABLES: u32 = 32;
 
-/// Starts an engine under these limits, and its clock. Says how many instances it has room for.
+/// Starts an engine under these limits, and its epoch thread. Also returns the number of instances
+/// that it has room for.
 pub(super) fn start(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
     let (engine, instances) = probe(limits)?;
     let weak = engine.weak();
@@ -55,7 +59,8 @@ fn probe(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
                     tracing::warn!(
                         instances,
                         wanted,
-                        "the machine has address space for fewer pooled instances than limits.instances; going on with these"
+                        "the machine has address space for fewer pooled instances than limits.instances; \
+                         using these"
                     );
                 }
                 return Ok((engine, instances));
@@ -65,7 +70,7 @@ fn probe(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
         if instances <= 16 {
             tracing::warn!(
                 reason = format!("{refused:#}"),
-                "no address space for pooled instances; each one is mapped when needed, which is slower"
+                "no address space for pooled instances; each instance is mapped when needed, which is slower"
             );
             let engine = Engine::new(&self::config(limits)).map_err(|e| anyhow::anyhow!("start the engine: {e:#}"))?;
             return Ok((engine, wanted));
@@ -74,12 +79,12 @@ fn probe(limits: &Limits) -> anyhow::Result<(Engine, u32)> {
     }
 }
 
-/// An engine that compiles for the others and runs nothing: in a compiler's own process, where address space is scarce.
+/// An engine that only compiles, for a compiler's own process, where address space is scarce.
 pub(super) fn for_compiling() -> anyhow::Result<Engine> {
     Engine::new(&common()).map_err(|e| anyhow::anyhow!("start the engine: {e:#}"))
 }
 
-/// What code depends on, and so what compiling it and running it must agree on.
+/// The settings that machine code depends on. Compiling it and running it must agree on them.
 fn common() -> Config {
     let mut config = Config::new();
     config.cranelift_opt_level(OptLevel::Speed);
@@ -91,7 +96,7 @@ fn common() -> Config {
 fn config(limits: &Limits) -> Config {
     let mut config = common();
     config.max_wasm_stack(limits.stack_kib << 10);
-    // What is left of a fiber's stack above the guest's is for the host's own frames in host calls.
+    // The fiber's stack has room beyond the guest's for the host's own frames in host calls.
     config.async_stack_size((limits.stack_kib << 10) + (512 << 10));
     config.wasm_backtrace_details(WasmBacktraceDetails::Disable);
     config
@@ -99,11 +104,12 @@ fn config(limits: &Limits) -> Config {
 
 fn pool(limits: &Limits, instances: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::default();
-    // One more than may be lent: a file that is loaded is asked what it is, whatever else goes on.
+    // One more than can be lent, so that `describe` of a new file finds room.
     let instances = instances + 1;
-    // A component is up to three core modules from Rust, and from Python some forty. Their number is only counted, so it bounds nothing that
-    // matters; memories and tables have places set aside. There is a memory for each instance and no more, since memories are what takes mappings:
-    // a JavaScript guest has three, so fewer such guests are alive at once, and idle ones give way.
+    // A component from Rust has up to three core modules, one from Python about forty. Core
+    // instances are only counted, while memories and tables take address space. There is one memory
+    // per instance, because memories take mappings: a JavaScript guest has three, so fewer such
+    // guests are alive at once, and idle ones are evicted.
     pool.total_component_instances(instances)
         .total_core_instances(instances * CORE_INSTANCES)
         .total_memories(instances + MEMORIES)

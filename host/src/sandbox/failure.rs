@@ -1,20 +1,25 @@
-//! Names what ended a call early: what the host refused, a limit, a trap of the guest's own making, an answer that cannot be read.
+//! The failure of a call, named from the error that ended it: a refusal of the host, a limit, a
+//! trap, or an answer that cannot be read.
 
 use wasmtime::{PoolConcurrencyLimitError, Trap};
 
-use super::{instance::State, memory::Denied, meter::CpuLimitReached};
-use crate::model::handler::{Failure, Reason};
+use super::{instance::GuestState, memory::DeniedGrowth, meter::CpuLimitExceeded};
+use crate::model::{
+    handler::{Failure, REASON_BYTES, Reason},
+    text,
+};
 
 /// The class of a failure because every instance was in use.
 pub(super) const NO_INSTANCE: &str = "instances";
 
-/// Says what ended a call. The order matters: what the host knows for certain comes before what the trap looks like.
-pub(super) fn name(error: &wasmtime::Error, state: &mut State) -> Failure {
+/// The failure that an error of the engine stands for. What the host knows for certain is examined
+/// first, since the trap that follows may look like something else.
+pub(super) fn from_error(error: &wasmtime::Error, state: &mut GuestState) -> Failure {
     if let Some(failure) = state.call.refused.take() {
         return failure;
     }
     let text = format!("{error:#}");
-    if let Some(CpuLimitReached(limit)) = error.downcast_ref() {
+    if let Some(CpuLimitExceeded(limit)) = error.downcast_ref() {
         return block(
             "cpu-limit",
             format!("computed for more than {} ms in one call (limits.cpu-ms)", limit.as_millis()),
@@ -26,76 +31,121 @@ pub(super) fn name(error: &wasmtime::Error, state: &mut State) -> Failure {
     if error.downcast_ref::<PoolConcurrencyLimitError>().is_some() {
         return no_instance();
     }
-    let last_words = match state.call.log.last_words() {
-        Some(words) => format!("; the guest said: {words}"),
-        None => String::new(),
-    };
+    let last_words = state.call.log.last_words();
     if let Some(denied) = state.growth.take_denied() {
-        return out_of(denied, &last_words);
+        return growth_denied(denied, last_words.as_deref());
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => {
             block("trap", "used up its stack (limits.stack-kib): a recursion without end, or a very deep one".into())
         }
-        // A guest whose own stack, in its memory, runs over touches what lies before the memory.
-        Some(trap @ Trap::MemoryOutOfBounds) => {
-            block("trap", format!("{trap} (a wild pointer, or a recursion that used up the guest's stack){last_words}"))
-        }
-        Some(trap) => block("trap", format!("{trap}{last_words}")),
-        None => block("malformed-output", format!("gave the host data that cannot be read: {text}{last_words}")),
+        Some(trap) => block("trap", trap_message(last_words.as_deref(), &trap_name(trap))),
+        None => block(
+            "malformed-output",
+            format!("gave the host data that cannot be read: {text}{}", after(last_words.as_deref())),
+        ),
     }
 }
 
-/// What a guest was denied, in words; with what it said last.
-pub(super) fn out_of(denied: Denied, last_words: &str) -> Failure {
+/// The message of a trap: the guest's last words where there are any, then what ended it.
+pub(super) fn trap_message(last_words: Option<&str>, ending: &str) -> String {
+    let Some(words) = last_words else { return ending.to_owned() };
+    let ending = format!(" ({ending})");
+    // A reason is cut at its end, and the ending must survive that.
+    let words = text::within(words, REASON_BYTES.saturating_sub(ending.len()));
+    format!("{words}{ending}")
+}
+
+fn trap_name(trap: &Trap) -> String {
+    let name = trap.to_string();
+    let name = name.strip_prefix("wasm trap: ").unwrap_or(&name);
+    match trap {
+        // A guest whose own stack, which is in its memory, overflows accesses what lies before it.
+        Trap::MemoryOutOfBounds => format!("{name}: a wild pointer, or a recursion that used up the guest's stack"),
+        _ => name.to_owned(),
+    }
+}
+
+/// The guest's last words behind a message of the host's.
+fn after(last_words: Option<&str>) -> String {
+    last_words.map(|words| format!("; the guest's last output: {words}")).unwrap_or_default()
+}
+
+/// The failure of a guest whose memory or table may not grow.
+pub(super) fn growth_denied(denied: DeniedGrowth, last_words: Option<&str>) -> Failure {
     let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+    let after = after(last_words);
     match denied {
-        Denied::Memory(bytes) => block(
+        DeniedGrowth::Memory(bytes) => block(
             "memory-limit",
             format!(
-                "asked for {} MiB of memory, more than an instance may have (limits.memory-mib){last_words}",
+                "asked for {} MiB of memory, more than an instance may have (limits.memory-mib){after}",
                 mib(bytes)
             ),
         ),
-        // Others hold it for now.
-        Denied::PluginMemory(bytes) => Failure::Retry(Reason::new(
+        // Both pass when the other calls end.
+        DeniedGrowth::PluginMemory(bytes) => Failure::Retry(Reason::new(
             "plugin-memory-limit",
             format!(
-                "asked for {} MiB while other calls of the plugin hold what all together may have (limits.plugin-memory-mib){last_words}",
+                "asked for {} MiB while other calls of the plugin hold the rest of limits.plugin-memory-mib{after}",
                 mib(bytes)
             ),
         )),
-        Denied::TenantMemory(bytes) => Failure::Retry(Reason::new(
+        DeniedGrowth::TenantMemory(bytes) => Failure::Retry(Reason::new(
             "tenant-memory-limit",
             format!(
-                "asked for {} MiB while other calls of the tenant hold what all together may have (tenant-limits.memory-mib){last_words}",
+                "asked for {} MiB while other calls of the tenant hold the rest of tenant-limits.memory-mib{after}",
                 mib(bytes)
             ),
         )),
-        Denied::TenantMemoryAlone(bytes) => block(
+        DeniedGrowth::TenantMemoryAlone(bytes) => block(
             "tenant-memory-limit",
             format!(
-                "asked for {} MiB, more than all instances of the tenant may have (tenant-limits.memory-mib){last_words}",
+                "asked for {} MiB, more than all instances of the tenant may have (tenant-limits.memory-mib){after}",
                 mib(bytes)
             ),
         ),
-        Denied::Table(elements) => block(
+        DeniedGrowth::Table(elements) => block(
             "table-limit",
-            format!(
-                "asked for a table of {elements} elements, more than it may have (limits.table-elements){last_words}"
-            ),
+            format!("asked for a table of {elements} elements, more than it may have (limits.table-elements){after}"),
         ),
     }
 }
 
-/// Every instance is in a call.
+/// The failure of a call that found every instance in use.
 pub(super) fn no_instance() -> Failure {
     Failure::Retry(Reason::new(
         NO_INSTANCE,
-        "every instance was in use; try fewer calls at once, or raise limits.instances",
+        "every instance was in use; allow fewer calls at once, or raise limits.instances",
     ))
 }
 
 fn block(class: &str, message: String) -> Failure {
     Failure::Block(Reason::new(class, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_traps_message_begins_with_the_guests_last_words() {
+        let unreachable = trap_name(&Trap::UnreachableCodeReached);
+        assert_eq!(trap_message(None, &unreachable), "wasm `unreachable` instruction executed");
+        assert_eq!(
+            trap_message(Some("panicked at lib.rs:1:2:\nno such seat"), &unreachable),
+            "panicked at lib.rs:1:2:\nno such seat (wasm `unreachable` instruction executed)"
+        );
+    }
+
+    #[test]
+    fn long_last_words_leave_room_for_the_trap() {
+        let ending = trap_name(&Trap::MemoryOutOfBounds);
+        let message = trap_message(Some(&"x".repeat(16 << 10)), &ending);
+        assert_eq!(message.len(), REASON_BYTES);
+        assert!(message.ends_with(&format!("x… ({ending})")), "{message}");
+        // Printed errors are kept to a length that is never cut.
+        let errors = "x".repeat(super::super::log::ERRORS_BYTES);
+        assert_eq!(trap_message(Some(&errors), &ending), format!("{errors} ({ending})"));
+    }
 }

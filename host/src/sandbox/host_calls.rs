@@ -1,22 +1,24 @@
-//! What a guest can call: its documents, its log, its settings.
+//! The host's functions that a guest can call: documents, log and settings.
 //!
-//! Documents are read through [`Documents`](crate::model::handler::Documents), so nothing here knows where they are kept. A call that
-//! the contract forbids ends the guest, and the reason is kept for whoever made the call.
+//! Documents are read through [`Documents`](crate::model::handler::Documents), so nothing here
+//! knows where they are stored. A call that the contract forbids ends the guest; the reason is kept
+//! for the failure of the whole call.
 
 use super::{
     bindings::v0_1::{documents, logging, settings},
     failure,
-    instance::State,
+    instance::GuestState,
 };
 use crate::model::{
     handler::{Failure, Reason},
     ids::CollectionName,
 };
 
-/// The most bytes of ids that one read may name. 2 MiB: as many ids as `limits.reads` allows, of a hundred bytes each.
+/// Bytes of ids that one `get-many` may name. 2 MiB: the default of `limits.reads` with a hundred
+/// bytes each.
 const IDS_BYTES: usize = 2 << 20;
 
-impl logging::Host for State {
+impl logging::Host for GuestState {
     fn log(&mut self, level: logging::Level, context: String, message: String) -> wasmtime::Result<()> {
         let (identity, call) = (self.identity.clone(), &mut self.call);
         call.log.line(identity.name(), level, &context, &message);
@@ -24,7 +26,7 @@ impl logging::Host for State {
     }
 }
 
-impl documents::Host for State {
+impl documents::Host for GuestState {
     async fn get_many(&mut self, collection: String, ids: Vec<String>) -> wasmtime::Result<Vec<Option<String>>> {
         match self.read(&collection, &ids).await {
             Ok(found) => Ok(found),
@@ -36,11 +38,11 @@ impl documents::Host for State {
     }
 }
 
-impl State {
+impl GuestState {
     async fn read(&mut self, collection: &str, ids: &[String]) -> Result<Vec<Option<String>>, Failure> {
         let refuse = |message: String| Failure::Block(Reason::new("refused-call", message));
         let Some(documents) = &self.call.documents else {
-            return Err(refuse("`describe` may call nothing but `logging`".into()));
+            return Err(refuse("`describe` may call only `logging`".into()));
         };
         let Some(name) = self.identity.collection(collection) else {
             return Err(refuse(format!(
@@ -59,7 +61,8 @@ impl State {
         let bytes = ids.iter().map(String::len).sum::<usize>();
         if bytes > IDS_BYTES {
             let message = format!(
-                "asked for documents whose ids have {bytes} bytes together; one call may name {} KiB of them, so ask in parts",
+                "asked for documents whose ids have {bytes} bytes together; one call may name {} KiB of ids, \
+                 so split the call",
                 IDS_BYTES >> 10
             );
             return Err(Failure::Block(Reason::new("reads-limit", message)));
@@ -71,27 +74,29 @@ impl State {
             )));
         }
         let found = documents.get_many(name, ids).await?;
-        // Asked for often enough, one document fills any memory; the guest's own could not hold it either.
+        // One document named often enough would fill any memory. The guest's own could not hold the
+        // result either.
         let (bytes, most) = (found.iter().flatten().map(|text| text.len()).sum::<usize>(), self.growth.memory_bytes());
         if bytes > most {
             let message = format!(
-                "read {} MiB of documents in one call, more than the {} MiB of its memory (limits.memory-mib)",
+                "read {} MiB of documents in one call, more than the {} MiB of its memory \
+                 (limits.memory-mib)",
                 bytes.div_ceil(1 << 20),
                 most >> 20
             );
             return Err(Failure::Block(Reason::new("memory-limit", message)));
         }
-        self.growth.hold_read(bytes).map_err(|denied| failure::out_of(denied, ""))?;
+        self.growth.hold_read(bytes).map_err(|denied| failure::growth_denied(denied, None))?;
         Ok(found.into_iter().map(|data| data.map(|text| text.to_string())).collect())
     }
 }
 
-/// Whether a text can name a document.
+/// Whether a text is a valid document id.
 pub(super) fn is_document_id(id: &str) -> bool {
     (1..=512).contains(&id.len()) && !id.contains('\0')
 }
 
-impl settings::Host for State {
+impl settings::Host for GuestState {
     fn get(&mut self, key: String) -> wasmtime::Result<Option<String>> {
         let found = self.settings.iter().find(|(known, _)| *known == key);
         Ok(found.map(|(_, value)| value.clone()))
@@ -102,9 +107,9 @@ impl settings::Host for State {
     }
 }
 
-impl super::bindings::v0_1::types::Host for State {}
+impl super::bindings::v0_1::types::Host for GuestState {}
 
-impl super::plugin::Identity {
+impl super::plugin::GuestIdentity {
     fn collection(&self, name: &str) -> Option<&CollectionName> {
         self.collections().iter().find(|c| c.as_str() == name)
     }

@@ -1,122 +1,140 @@
-//! What a file is, told from its outline alone, before anything of it is compiled.
+//! The outline of a component file: its imports, exports and initial sizes, read before anything is
+//! compiled.
 //!
-//! The version of the contract stands in the names of a component's exports, what it wants from the host in those of its imports, and what
-//! it cannot do without in its modules' memories and tables. So a file of another kind, version or need is refused by name and at once.
-//! What an outline says is kept apart from whether this host takes it, so that a refused file can still be described.
+//! The names of a component's exports carry the version of the contract. The names of its imports
+//! show what it wants from the host, and its modules declare the memories and tables that they
+//! begin with. So a file of another kind, version or need is rejected at once, with the name of
+//! what is wrong. Reading an outline is separate from checking it, so that a rejected file can
+//! still be described.
 
 use wasmparser::{Encoding, Parser, Payload};
 
 use super::{limits::Limits, wasi};
 
-/// The contract's package, as its names begin.
+/// Prefix of the contract's names.
 const PACKAGE: &str = "sandmill:processor/";
-/// The version of it that this host runs.
+/// The version of the contract that this host runs.
 const VERSION: &str = "0.1.0";
-/// What a projector must export.
+/// Interfaces that a projector must export.
 const EXPORTS: [&str; 2] = ["description", "projector"];
-/// What this host offers.
+/// Interfaces that this host offers.
 const OFFERED: [&str; 4] = ["types", "documents", "logging", "settings"];
 
-/// Why a file cannot be a plugin here.
+/// Why a file cannot be a plugin on this host.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Refused {
-    /// No WebAssembly at all.
-    #[error("not a WebAssembly component: {0}\nMake one with `sandmill plugin build DIR`.")]
+pub enum FileRejection {
+    /// It is not WebAssembly.
+    #[error("not a WebAssembly component: {0}\nBuild one with `sandmill plugin build DIR`.")]
     NotWasm(String),
-    /// WebAssembly of the older kind.
+    /// It is a core module, WebAssembly of the older kind.
     #[error(
-        "a core module, not a component\n`sandmill plugin build DIR` turns a crate into a component; `wasm-tools component new` turns this file into one."
+        "a core module, not a component\n\
+         Build a component from a crate with `sandmill plugin build DIR`, or from this file with `wasm-tools \
+         component new`."
     )]
     CoreModule,
-    /// A component that is not whole.
+    /// It is a damaged component.
     #[error(
-        "a damaged component: {0}\nIt was cut short or altered after it was made; copy it again, or make it again with `sandmill plugin build DIR`."
+        "a damaged component: {0}\n\
+         It was cut short or altered after it was built; copy it again, or rebuild it with `sandmill plugin \
+         build DIR`."
     )]
     Damaged(String),
-    /// Larger than allowed.
+    /// The file is too large.
     #[error(
-        "{mib} MiB large, more than the {limit} MiB of limits.component-mib\nMake the component smaller (a release build, stripped of debug information), or raise the setting."
+        "{mib} MiB large, more than the {limit} MiB of limits.component-mib\n\
+         Make the component smaller (a release build, stripped of debug information), or raise the setting."
     )]
     TooLarge {
         /// Its size.
         mib: u64,
-        /// What is allowed.
+        /// The setting.
         limit: usize,
     },
-    /// It begins with more memory than an instance may have.
+    /// Its initial memory exceeds an instance's limit.
     #[error(
-        "begins with {mib} MiB of memory, more than the {limit} MiB of limits.memory-mib\nMake its static data smaller, or raise the setting."
+        "begins with {mib} MiB of memory, more than the {limit} MiB of limits.memory-mib\n\
+         Make its static data smaller, or raise the setting."
     )]
     Memory {
-        /// What its modules declare together.
+        /// Memory that its modules declare together.
         mib: u64,
-        /// What is allowed.
+        /// The setting.
         limit: usize,
     },
-    /// It begins with a longer table than an instance may have.
+    /// Its initial table exceeds an instance's limit.
     #[error(
-        "begins with a table of {elements} elements, more than the {limit} of limits.table-elements\nLink fewer functions whose addresses are taken, or raise the setting."
+        "begins with a table of {elements} elements, more than the {limit} of limits.table-elements\n\
+         Link fewer functions whose addresses are taken, or raise the setting."
     )]
     Table {
-        /// What a module declares.
+        /// The table that a module declares.
         elements: u64,
-        /// What is allowed.
+        /// The setting.
         limit: usize,
     },
-    /// A component, but not a plugin.
+    /// It is a component, but not a plugin.
     #[error(
-        "does not export `{PACKAGE}{missing}@{VERSION}`{instead}\nA plugin exports `description` and `projector` of that package; in Rust \
-         `sandmill_guest::export_projector!(MyProjector);` does."
+        "does not export `{PACKAGE}{missing}@{VERSION}`{instead}\n\
+         A plugin exports `description` and `projector` of that package; in Rust, write \
+         `sandmill_guest::export_projector!(MyProjector);`."
     )]
     NoExport {
-        /// What is missing.
+        /// The missing interface.
         missing: &'static str,
-        /// What is there of the kind, if anything.
+        /// A clause on what it exports instead; may be empty.
         instead: String,
     },
-    /// It wants what this host does not offer.
-    #[error("imports {}, which this host does not offer\nA plugin may import `documents`, `logging` and `settings` of `sandmill:processor@{VERSION}`, and of WASI 0.2 `cli`, `clocks`, `filesystem`, `io`, `random` \
-         and `sockets`, which reach nothing here. Leave out what needs more; there is no HTTP.", crate::model::text::some_of(.0, ", "))]
+    /// It imports what this host does not offer.
+    #[error(
+        "imports {}, which this host does not offer\nA plugin may import `documents`, `logging` and `settings` of \
+         `sandmill:processor@{VERSION}`, and `cli`, `clocks`, `filesystem`, `io`, `random` and \
+         `sockets` of WASI 0.2, which reach nothing outside the sandbox. Remove the other imports; \
+         there is no HTTP.",
+        crate::model::text::some_of(.0, ", ")
+    )]
     Imports(Vec<String>),
 }
 
-/// What a file says about itself, as far as it can be read.
+/// The outline of a file, as far as it can be read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outline {
     /// The component's own imports, not those of the modules in it.
     pub imports: Vec<String>,
     /// The component's own exports.
     pub exports: Vec<String>,
-    /// What the modules in it begin with, all together.
+    /// Initial memory of all its modules together, bytes.
     pub memory_bytes: u64,
-    /// The longest table that one of them begins with.
+    /// The longest initial table of a module, elements.
     pub table_elements: u64,
 }
 
 impl Outline {
-    /// The contract that it says it keeps: `sandmill:processor@0.1.0`, this host's version or not. None where it is no plugin at all.
+    /// The contract that its exports name, such as `sandmill:processor@0.1.0`, in this host's
+    /// version or another. None where it is not a plugin.
     pub fn contract(&self) -> Option<String> {
         let (interface, version) = self.exports.iter().find_map(|name| name.strip_prefix(PACKAGE)?.split_once('@'))?;
         EXPORTS.contains(&interface).then(|| format!("{}@{version}", PACKAGE.trim_end_matches('/')))
     }
 
-    /// Reads what can be read of these bytes, and says what kept it from reading the rest.
-    pub(super) fn of(bytes: &[u8]) -> (Outline, Result<(), Refused>) {
+    /// Reads as much of the outline as these bytes allow, and returns why it could not read the
+    /// rest.
+    pub(super) fn of(bytes: &[u8]) -> (Outline, Result<(), FileRejection>) {
         let mut outline = Outline::default();
         let read = outline.read(bytes);
         (outline, read)
     }
 
-    /// Accepts the outline of a plugin that this host can run, within its limits.
-    pub(super) fn check(&self, limits: &Limits) -> Result<(), Refused> {
+    /// Checks that the outline is that of a plugin which this host can run within its limits.
+    pub(super) fn check(&self, limits: &Limits) -> Result<(), FileRejection> {
         let Outline { imports, exports, memory_bytes, table_elements } = self;
         for missing in EXPORTS {
             if !exports.contains(&format!("{PACKAGE}{missing}@{VERSION}")) {
                 let instead = match exports.iter().find(|name| name.starts_with(&format!("{PACKAGE}{missing}"))) {
-                    Some(other) => format!(" but `{other}`, a version that this host does not speak"),
-                    None => what_else(exports),
+                    Some(other) => format!(" but `{other}`, a version that this host does not support"),
+                    None => other_exports(exports),
                 };
-                return Err(Refused::NoExport { missing, instead });
+                return Err(FileRejection::NoExport { missing, instead });
             }
         }
         let offered =
@@ -124,33 +142,35 @@ impl Outline {
         let refused: Vec<String> =
             imports.iter().filter(|name| !offered(name)).map(|name| format!("`{name}`")).collect();
         if !refused.is_empty() {
-            return Err(Refused::Imports(refused));
+            return Err(FileRejection::Imports(refused));
         }
         if *memory_bytes > limits.memory_bytes() as u64 {
-            return Err(Refused::Memory { mib: memory_bytes.div_ceil(1 << 20), limit: limits.memory_mib });
+            return Err(FileRejection::Memory { mib: memory_bytes.div_ceil(1 << 20), limit: limits.memory_mib });
         }
         if *table_elements > limits.table_elements as u64 {
-            return Err(Refused::Table { elements: *table_elements, limit: limits.table_elements });
+            return Err(FileRejection::Table { elements: *table_elements, limit: limits.table_elements });
         }
         Ok(())
     }
 
-    fn read(&mut self, bytes: &[u8]) -> Result<(), Refused> {
+    fn read(&mut self, bytes: &[u8]) -> Result<(), FileRejection> {
         if bytes.is_empty() {
-            return Err(Refused::NotWasm("the file is empty".into()));
+            return Err(FileRejection::NotWasm("the file is empty".into()));
         }
         let mut depth = 0;
         for payload in Parser::new(0).parse_all(bytes) {
-            // What has no header is something else; what has one was a component once.
+            // Without a header it is no component; with one it is a damaged component.
             let broken = |error: wasmparser::BinaryReaderError| match depth {
-                // What follows lists bytes, one a line.
-                0 => Refused::NotWasm(error.message().split(" - expected").next().unwrap_or_default().to_string()),
-                _ => Refused::Damaged(format!("{} at byte {}", error.message(), error.offset())),
+                // The rest of the message lists bytes, one per line.
+                0 => {
+                    FileRejection::NotWasm(error.message().split(" - expected").next().unwrap_or_default().to_string())
+                }
+                _ => FileRejection::Damaged(format!("{} at byte {}", error.message(), error.offset())),
             };
             match payload.map_err(broken)? {
                 Payload::Version { encoding, .. } => {
                     if depth == 0 && encoding == Encoding::Module {
-                        return Err(Refused::CoreModule);
+                        return Err(FileRejection::CoreModule);
                     }
                     depth += 1;
                 }
@@ -184,20 +204,20 @@ impl Outline {
     }
 }
 
-/// Names what a component of another world exports; a few will do.
-fn what_else(exports: &[String]) -> String {
-    const ENOUGH: usize = 3;
-    let mut names: Vec<String> = exports.iter().take(ENOUGH).map(|name| format!("`{name}`")).collect();
-    if exports.len() > ENOUGH {
-        names.push(format!("{} more", exports.len() - ENOUGH));
+/// A clause that names some exports of a component that is not a plugin.
+fn other_exports(exports: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let mut names: Vec<String> = exports.iter().take(SHOWN).map(|name| format!("`{name}`")).collect();
+    if exports.len() > SHOWN {
+        names.push(format!("{} more", exports.len() - SHOWN));
     }
     if names.is_empty() { String::new() } else { format!(", only {}", names.join(", ")) }
 }
 
-/// Refuses a file for its size alone.
-pub(super) fn check_size(bytes: u64, limits: &Limits) -> Result<(), Refused> {
+/// Rejects a file for its size alone.
+pub(super) fn check_size(bytes: u64, limits: &Limits) -> Result<(), FileRejection> {
     if bytes > (limits.component_mib as u64) << 20 {
-        return Err(Refused::TooLarge { mib: bytes.div_ceil(1 << 20), limit: limits.component_mib });
+        return Err(FileRejection::TooLarge { mib: bytes.div_ceil(1 << 20), limit: limits.component_mib });
     }
     Ok(())
 }
@@ -206,35 +226,35 @@ pub(super) fn check_size(bytes: u64, limits: &Limits) -> Result<(), Refused> {
 mod tests {
     use super::*;
 
-    fn inspect(bytes: &[u8], limits: &Limits) -> Result<(), Refused> {
+    fn inspect(bytes: &[u8], limits: &Limits) -> Result<(), FileRejection> {
         let (outline, read) = Outline::of(bytes);
         read.and_then(|()| outline.check(limits))
     }
 
     #[test]
-    fn what_is_no_plugin_is_told_apart() {
+    fn a_file_that_is_no_plugin_is_rejected_by_its_kind() {
         let limits = Limits { component_mib: 1, ..Limits::default() };
         let refused = |bytes: &[u8]| inspect(bytes, &limits).unwrap_err();
-        assert_eq!(refused(b""), Refused::NotWasm("the file is empty".into()));
-        assert!(matches!(refused(b"#!/bin/sh\necho"), Refused::NotWasm(_)));
-        assert_eq!(refused(b"\0asm\x01\0\0\0"), Refused::CoreModule);
-        assert_eq!(check_size((1 << 20) + 1, &limits), Err(Refused::TooLarge { mib: 2, limit: 1 }));
+        assert_eq!(refused(b""), FileRejection::NotWasm("the file is empty".into()));
+        assert!(matches!(refused(b"#!/bin/sh\necho"), FileRejection::NotWasm(_)));
+        assert_eq!(refused(b"\0asm\x01\0\0\0"), FileRejection::CoreModule);
+        assert_eq!(check_size((1 << 20) + 1, &limits), Err(FileRejection::TooLarge { mib: 2, limit: 1 }));
         assert_eq!(check_size(1 << 20, &limits), Ok(()));
         // An empty component.
         let error = refused(b"\0asm\x0d\0\x01\0").to_string();
         assert!(error.starts_with("does not export `sandmill:processor/description@0.1.0`\n"), "{error}");
-        // One whose first section says that it is longer than the file.
+        // A component whose first section declares more bytes than the file has.
         let error = refused(b"\0asm\x0d\0\x01\0\x0a\x7f").to_string();
         assert!(error.starts_with("a damaged component: ") && error.contains("cut short"), "{error}");
     }
 
     #[test]
-    fn the_contract_is_told_from_the_exports() {
+    fn the_contract_is_read_from_the_exports() {
         let of = |exports: &[&str]| {
             Outline { exports: exports.iter().map(|name| name.to_string()).collect(), ..Outline::default() }.contract()
         };
         assert_eq!(of(&["sandmill:processor/projector@0.9.0"]).as_deref(), Some("sandmill:processor@0.9.0"));
         assert_eq!(of(&["wasi:cli/run@0.2.0", "sandmill:processor/types@0.1.0"]), None);
-        assert_eq!(what_else(&["a", "b", "c", "d", "e"].map(String::from)), ", only `a`, `b`, `c`, 2 more");
+        assert_eq!(other_exports(&["a", "b", "c", "d", "e"].map(String::from)), ", only `a`, `b`, `c`, 2 more");
     }
 }

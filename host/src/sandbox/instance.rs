@@ -1,8 +1,9 @@
-//! One store with one instance in it, and the calls it runs.
+//! A store with one instance in it, and the calls that it runs.
 //!
-//! A store belongs to one plugin and one tenant for as long as it lives. What belongs to a call (its documents, its log, its CPU time) is set when
-//! the call begins and taken away when it ends, so an idle store can reach nothing. A call that is dropped on its way leaves its store
-//! in the middle of something; whoever owns it must drop it too.
+//! A store belongs to one plugin and one tenant for its whole life. The parts of a call (its
+//! documents, its log, its CPU time) are set when the call begins and removed when it ends, so an
+//! idle store can reach nothing. A call that is dropped leaves its store in an unknown state; the
+//! owner must drop the store too.
 
 use std::{future::Future, sync::Arc};
 
@@ -13,86 +14,96 @@ use super::{
     bindings::v0_1::ProjectorPlugin,
     failure,
     limits::Limits,
-    log::Log,
-    memory::{Account, Growth, Owed},
-    meter::{GiveWay, Meter},
-    plugin::Identity,
-    tenants::Tenant,
-    usage::Refusals,
-    wasi::Ambient,
+    log::CallLog,
+    memory::{PluginMemory, StoreLimiter, TenantMemory},
+    meter::{CpuMeter, YieldOnce},
+    plugin::GuestIdentity,
+    tenants::TenantAccount,
+    usage::RefusalCounts,
+    wasi::WasiHandles,
 };
 use crate::model::{
     handler::{Documents, Failure},
     settings::Values,
 };
 
-/// What the host keeps beside a guest.
-pub(in crate::sandbox) struct State {
-    pub(super) identity: Arc<Identity>,
-    /// The settings for the tenant of this instance.
+/// The host's data of one store.
+pub(in crate::sandbox) struct GuestState {
+    pub(super) identity: Arc<GuestIdentity>,
+    /// The plugin's settings for the store's tenant.
     pub(super) settings: Values,
     pub(super) call: Call,
-    pub(super) growth: Growth,
-    pub(super) ambient: Ambient,
-    refusals: Arc<Refusals>,
+    pub(super) growth: StoreLimiter,
+    pub(super) wasi: WasiHandles,
+    refusals: Arc<RefusalCounts>,
 }
 
-/// What belongs to one call.
+/// The parts of a store that belong to one call.
 pub(super) struct Call {
-    /// None in `describe` and between calls, when nothing may be read.
+    /// None in `describe` and between calls, when no document may be read.
     pub(super) documents: Option<Arc<dyn Documents>>,
-    pub(super) log: Log,
-    /// Documents that one `get-many` may name.
+    pub(super) log: CallLog,
+    /// Documents that one `get-many` may name (limits.reads).
     pub(super) reads: usize,
-    /// Why a host call ended the guest, set before the guest is told.
+    /// Why a host call ended the guest; set before the call returns its error.
     pub(super) refused: Option<Failure>,
-    meter: Arc<Meter>,
+    meter: Arc<CpuMeter>,
 }
 
 impl Call {
     /// A call on behalf of a tenant.
-    pub(super) fn of(tenant: Arc<Tenant>, documents: Arc<dyn Documents>, replaying: bool, limits: &Limits) -> Self {
-        let log = Log::new(Some(tenant), replaying, limits);
+    pub(super) fn of(
+        tenant: Arc<TenantAccount>,
+        documents: Arc<dyn Documents>,
+        replaying: bool,
+        limits: &Limits,
+    ) -> Self {
+        let log = CallLog::new(Some(tenant), replaying, limits);
         Call { documents: Some(documents), log, ..Call::describe(None, limits) }.within(limits.cpu())
     }
 
-    /// A call on behalf of nobody.
-    pub(super) fn describe(owner: Option<Arc<Tenant>>, limits: &Limits) -> Self {
-        let meter = Meter::new(limits.describe_cpu());
-        Call { documents: None, log: Log::new(owner, false, limits), reads: limits.reads, refused: None, meter }
+    /// A call of `describe`, which no tenant makes. Its log counts toward the owner's volume.
+    pub(super) fn describe(owner: Option<Arc<TenantAccount>>, limits: &Limits) -> Self {
+        let meter = CpuMeter::new(limits.describe_cpu());
+        Call { documents: None, log: CallLog::new(owner, false, limits), reads: limits.reads, refused: None, meter }
     }
 
     fn within(mut self, cpu: std::time::Duration) -> Self {
-        self.meter = Meter::new(cpu);
+        self.meter = CpuMeter::new(cpu);
         self
     }
 }
 
-/// A store, and the instance in it once there is one.
+/// A store, and its instance once there is one.
 pub(super) struct Guest {
-    pub(super) store: Store<State>,
+    pub(super) store: Store<GuestState>,
     pub(super) exports: Option<ProjectorPlugin>,
 }
 
 impl Guest {
-    /// An empty store; of a tenant's, except in `describe`.
-    pub(super) fn new(sandbox: &Sandbox, identity: Arc<Identity>, account: Arc<Account>, tenant: Option<Owed>) -> Self {
+    /// An empty store. None for the tenant in `describe`.
+    pub(super) fn new(
+        sandbox: &Sandbox,
+        identity: Arc<GuestIdentity>,
+        memory: Arc<PluginMemory>,
+        tenant: Option<TenantMemory>,
+    ) -> Self {
         let limits = &sandbox.limits;
-        let settings = tenant.as_ref().map(|owed| identity.settings(owed.tenant.id())).unwrap_or_default();
-        let (call, growth) = (Call::describe(None, limits), Growth::new(account, tenant, limits));
-        let (ambient, refusals) = (Ambient::default(), sandbox.refusals.clone());
-        let state = State { identity, settings, call, growth, ambient, refusals };
+        let settings = tenant.as_ref().map(|tenant| identity.settings(tenant.account.id())).unwrap_or_default();
+        let (call, growth) = (Call::describe(None, limits), StoreLimiter::new(memory, tenant, limits));
+        let (wasi, refusals) = (WasiHandles::default(), sandbox.refusals.clone());
+        let state = GuestState { identity, settings, call, growth, wasi, refusals };
         let mut store = Store::new(&sandbox.engine, state);
         store.limiter(|state| &mut state.growth);
         store.set_hostcall_fuel(limits.output_bytes());
         store.epoch_deadline_callback(|store| {
             store.data().call.meter.end_of_slice()?;
-            Ok(UpdateDeadline::YieldCustom(1, Box::pin(GiveWay(false))))
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(YieldOnce::default())))
         });
         Guest { store, exports: None }
     }
 
-    /// Runs one call, charged, and names what ended it if it failed.
+    /// Runs one call and meters its CPU time.
     pub(super) async fn run<T>(
         &mut self,
         call: Call,
@@ -103,20 +114,20 @@ impl Guest {
         self.store.set_epoch_deadline(1);
         let result = meter.measure(body(self)).await;
         let state = self.store.data_mut();
-        // What the guest printed last ends before its end is named, as that may quote it.
+        // The log ends first, since the failure may quote its last lines.
         state.end_of_log();
-        let result = result.map_err(|error| failure::name(&error, state));
+        let result = result.map_err(|error| failure::from_error(&error, state));
         state.end();
         result
     }
 }
 
-impl State {
+impl GuestState {
     fn end_of_log(&mut self) {
         self.call.log.end(self.identity.name(), &self.refusals);
     }
 
-    /// Leaves nothing of a call behind.
+    /// Removes the parts of the call.
     fn end(&mut self) {
         self.call.documents = None;
         self.growth.drop_read();
@@ -124,12 +135,12 @@ impl State {
     }
 }
 
-/// Runs a future that needs no runtime to its end on this thread: `describe` at load, which waits for nothing.
+/// Runs a future to its end on this thread. Only for `describe`, which waits for nothing.
 pub(super) fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     loop {
-        // It is only ever pending because its slice ended.
+        // It is only pending because its slice ended.
         if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return output;
         }

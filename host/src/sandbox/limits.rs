@@ -1,4 +1,4 @@
-//! What a guest may use up. Each limit has a name, a unit, a default and a reason.
+//! Limits of guests. Each has a name, a unit, a default and a reason.
 
 use std::time::Duration;
 
@@ -7,58 +7,67 @@ use serde::{Deserialize, Serialize};
 use crate::model::json;
 
 const MIB: usize = 1 << 20;
-/// What `describe` may compute however little a call may. Making an instance takes a millisecond or
-/// several, and a file is refused for good where a busy machine counts ten.
-const DESCRIBE_LEAST: Duration = Duration::from_millis(100);
+/// Least CPU time of `describe`, no matter how little a call may have. Making an instance takes a
+/// few milliseconds, more on a busy machine, and a file that exceeds the limit is refused for good.
+const DESCRIBE_MIN: Duration = Duration::from_millis(100);
 
 /// The limits of every plugin on this host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Limits {
-    /// Linear memory of one instance, MiB. Default 64: a Rust or JavaScript guest needs 1 to 5, Python 13, a page of
-    /// events some more.
+    /// Linear memory of one instance, MiB. Default 64: a Rust or JavaScript guest needs 1 to 5, a
+    /// Python guest 13, and a page of events somewhat more.
     pub memory_mib: usize,
-    /// Linear memory of all instances of one plugin, MiB, idle ones included; those give way first. Default 512: eight calls at the utmost of
-    /// `memory-mib` at once, or some 250 instances of an ordinary guest in Rust or JavaScript, 40 in Python. Counted is what a guest can touch, though
-    /// pages that it only reads are shared with the file's other instances: a half is resident of a Python guest's, and any of it may become so.
+    /// Linear memory of all instances of one plugin, MiB, with idle instances, which are evicted
+    /// first. Default 512: eight concurrent calls that each use all of `memory-mib`, or about 250
+    /// instances of an ordinary guest in Rust or JavaScript, or 40 in Python. All memory that a
+    /// guest can touch is counted, though pages that it only reads are shared with other instances
+    /// of the file. About half of a Python guest's memory is resident, and all of it may become so.
     pub plugin_memory_mib: usize,
-    /// Guest CPU time of one call, milliseconds. Time that the guest waits for the host is not counted, nor is time that its thread waits
-    /// for a core. Default 1000: over a hundred times what a full batch costs the example plugins.
+    /// Guest CPU time of one call, milliseconds. Waiting for the host is not counted, nor is the
+    /// time that the guest's thread waits for a core. Default 1000: over a hundred times the cost
+    /// of a full batch of the example plugins.
     pub cpu_ms: u64,
-    /// Wall-clock time of one call, milliseconds, with everything in it. Default 10000: a call beyond it waits for something that
-    /// does not come.
+    /// Wall-clock time of one call, milliseconds, with everything in it. Default 10000: a longer
+    /// call waits for something that never happens.
     pub wall_ms: u64,
-    /// What one call may return or pass to the host, MiB as the host holds it. Default 16: it is held in memory until it is committed.
+    /// Data that one call may return or pass to the host, MiB as the host stores it. Default 16: it
+    /// stays in memory until it is committed.
     pub output_mib: usize,
-    /// Changes to documents in one call's answer. Default 20000: a full page of events that touch several documents each; what is more
-    /// passes in several calls.
+    /// Changes to documents in the answer to one call. Default 20000: a full page of events that
+    /// each touch several documents. A batch with more is split into several calls.
     pub changes: usize,
-    /// Documents that one `get-many` may name. Default 20000, as many as a call may change: each name is held until it is answered.
+    /// Documents that one `get-many` may name. Default 20000, as many as a call may change: each
+    /// name stays in memory until the call is answered.
     pub reads: usize,
-    /// One document, KiB of JSON text, both as the plugin writes it and as PostgreSQL prints it: with a space after each comma and
-    /// colon, and numbers without exponents. Default 1024: larger ones make every page that touches them slow for all.
+    /// Size of one document, KiB of JSON text, both as the plugin writes it and as PostgreSQL
+    /// prints it: with a space after each comma and colon, and numbers without exponents. Default
+    /// 1024: larger documents slow down every page that touches them, for all tenants.
     pub document_kib: usize,
-    /// How deep arrays and objects of a document may nest. Default 128, and never more: readers of documents take as much and no more.
+    /// Nesting depth of arrays and objects in a document. Default 128, which is also the maximum:
+    /// readers of documents accept no more.
     pub json_depth: usize,
     /// Collections that one plugin may list. Default 32: a commit that writes all of them locks
-    /// each table and its index, 64 relations, which is what PostgreSQL has room for with each
-    /// connection (its max_locks_per_transaction; raise it with this).
+    /// each table and its index, 64 relations, which is what PostgreSQL has room for per connection
+    /// (max_locks_per_transaction; raise it together with this).
     pub collections: usize,
-    /// Elements of one table. Default 20000: the runtimes of JavaScript and Python need some 8000.
+    /// Elements of one table. Default 20000: the runtimes of JavaScript and Python need about 8000.
     pub table_elements: usize,
     /// The guest's stack, KiB. Default 512.
     pub stack_kib: usize,
-    /// Log lines of one call; more are counted and dropped. Default 100.
+    /// Log lines of one call. Further lines are counted and dropped. Default 100.
     pub log_lines: u32,
-    /// One log line, bytes; the rest is cut off. Default 1024, at most the 16 KiB that the host's
-    /// log shows of a field.
+    /// Length of one log line, bytes. The rest is cut off. Default 1024; at most 16384, which is
+    /// what the host's log shows of a field.
     pub log_line_bytes: usize,
-    /// A component file, MiB. Default 64: a Python guest with packages has some 40.
+    /// Size of a component file, MiB. Default 64: a Python guest with packages has about 40.
     pub component_mib: usize,
-    /// Instances alive at once, for which address space is set aside at start. Default 256: one is needed for each call under way.
+    /// Instances alive at once, for which address space is set aside at start. Default 256: each
+    /// concurrent call needs one.
     pub instances: u32,
-    /// Of these, at most so many kept warm between calls. Default 128: each saves its tenant's next call the making of an instance, and
-    /// holds its 1 to 13 MiB meanwhile; a guest in Python takes milliseconds to begin, and lives from being kept. 0 keeps none.
+    /// Instances kept warm between calls, at most. Default 128: each spares its tenant's next call
+    /// the making of an instance, which takes milliseconds for a guest in Python, and holds 1 to 13
+    /// MiB meanwhile. 0 keeps none.
     pub warm_instances: u32,
 }
 
@@ -86,21 +95,21 @@ impl Default for Limits {
     }
 }
 
-/// What one tenant may have over all plugins.
+/// Limits of one tenant over all plugins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OfTenant {
+pub struct TenantLimits {
     /// Linear memory of all its instances, bytes.
     pub memory_bytes: usize,
-    /// Calls at once.
+    /// Concurrent calls.
     pub calls: usize,
     /// Log volume, bytes a second.
     pub log_bytes_per_second: u64,
 }
 
-/// What a tenant has where nobody said anything else.
-impl Default for OfTenant {
+/// The defaults of the operator's settings.
+impl Default for TenantLimits {
     fn default() -> Self {
-        OfTenant { memory_bytes: 256 * MIB, calls: 64, log_bytes_per_second: 32 << 10 }
+        TenantLimits { memory_bytes: 256 * MIB, calls: 64, log_bytes_per_second: 32 << 10 }
     }
 }
 
@@ -110,7 +119,7 @@ impl Limits {
         self.memory_mib * MIB
     }
 
-    /// A component's file, bytes.
+    /// Size of a component file, bytes.
     pub fn component_bytes(&self) -> u64 {
         (self.component_mib * MIB) as u64
     }
@@ -130,23 +139,23 @@ impl Limits {
         Duration::from_millis(self.wall_ms)
     }
 
-    /// What one call may return, bytes.
+    /// Data that one call may return, bytes.
     pub fn output_bytes(&self) -> usize {
         self.output_mib * MIB
     }
 
-    /// One document, bytes.
+    /// Size of one document, bytes.
     pub fn document_bytes(&self) -> usize {
         self.document_kib << 10
     }
 
-    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute, but no less
-    /// than [`DESCRIBE_LEAST`].
+    /// Guest CPU time of `describe`: a tenth of a call's, as it has nothing to compute, but at
+    /// least [`DESCRIBE_MIN`].
     pub fn describe_cpu(&self) -> Duration {
-        (self.cpu() / 10).max(DESCRIBE_LEAST)
+        (self.cpu() / 10).max(DESCRIBE_MIN)
     }
 
-    /// Says which limit has a value that cannot work, with the value that can.
+    /// Refuses values out of range; the error names the limit and its range.
     pub fn check(&self) -> Result<(), String> {
         let ranges = [
             ("memory-mib", self.memory_mib, 1, 4095),

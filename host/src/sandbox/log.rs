@@ -1,55 +1,57 @@
-//! A guest's log lines: where they go, and how many there may be.
+//! The log lines of guests: their destination and their bounds.
 //!
-//! Lines come from the contract's `logging` and from what a guest prints. Those of one call are bounded in number and length, those of one tenant in
-//! volume over time, of what is written and not filtered out; more are counted and dropped, and now and then one line of the host says how many. What a guest says last is kept,
-//! because a reason for its end should quote it.
+//! Lines come from the contract's `logging` and from what a guest prints. The lines of one call are
+//! bounded in number and length. The lines of one tenant are bounded in volume over time, counting
+//! only lines that the log filter lets through. Lines over a bound are counted and dropped, and the
+//! host reports their number once per interval. The last words of a guest are kept, since the
+//! reason of a failure quotes them.
 
 use std::{borrow::Cow, collections::VecDeque, sync::Arc, time::Instant};
 
-use super::{bindings::v0_1::logging, limits::Limits, tenants::Tenant, usage::Refusals};
+use super::{bindings::v0_1::logging, limits::Limits, tenants::TenantAccount, usage::RefusalCounts};
 use crate::model::{handler::Reason, ids::TenantId};
 
 pub(super) use logging::Level;
 
 /// Bytes of printed errors that a reason can quote. 900: a reason is cut at 1,000 bytes.
-const ERRORS_BYTES: usize = 900;
-/// A hint that Rust's runtime prints after each panic; it is useless, as a guest has no
+pub(super) const ERRORS_BYTES: usize = 900;
+/// A hint that Rust's runtime prints after each panic. It is useless, as a guest has no
 /// environment. The runtimes of JavaScript and Python print it too, since they are written in Rust.
-const NOT_AN_ERROR: &str = "note: run with `RUST_BACKTRACE=1`";
+const BACKTRACE_HINT: &str = "note: run with `RUST_BACKTRACE=1`";
 
-/// The guest's log lines of one call, within their limits.
-pub(super) struct Log {
+/// The log of one call, within its limits.
+pub(super) struct CallLog {
     /// None in `describe`.
-    tenant: Option<Arc<Tenant>>,
-    /// Said of each line where the events were handled before.
+    tenant: Option<Arc<TenantAccount>>,
+    /// A field of each line where the events were handled before.
     replaying: Option<bool>,
     lines_left: u32,
     line_bytes: usize,
     dropped: u32,
     /// Lines over the tenant's volume.
-    flooded: u32,
-    /// Lines that were longer than they may be.
-    cut: u32,
-    /// The last line at `critical`, which a guest logs on purpose before it traps.
+    over_volume: u32,
+    /// Lines that were longer than allowed.
+    shortened: u32,
+    /// The last line at `critical`, which a guest logs before it traps on purpose.
     critical: Option<String>,
     /// The last lines on standard error, where a language's runtime prints an exception and its
     /// stack.
     errors: VecDeque<String>,
     errors_bytes: usize,
-    /// What was printed since the last whole line, to standard output and as errors.
+    /// Unfinished lines on standard output and standard error.
     printed: [Vec<u8>; 2],
 }
 
-impl Log {
-    pub(super) fn new(tenant: Option<Arc<Tenant>>, replaying: bool, limits: &Limits) -> Self {
-        Log {
+impl CallLog {
+    pub(super) fn new(tenant: Option<Arc<TenantAccount>>, replaying: bool, limits: &Limits) -> Self {
+        CallLog {
             tenant,
             replaying: replaying.then_some(true),
             lines_left: limits.log_lines,
             line_bytes: limits.log_line_bytes,
             dropped: 0,
-            flooded: 0,
-            cut: 0,
+            over_volume: 0,
+            shortened: 0,
             critical: None,
             errors: VecDeque::new(),
             errors_bytes: 0,
@@ -61,13 +63,13 @@ impl Log {
     /// error.
     pub(super) fn last_words(&self) -> Option<Cow<'_, str>> {
         match &self.critical {
-            Some(said) => Some(said.into()),
+            Some(line) => Some(line.into()),
             None if self.errors.is_empty() => None,
             None => Some(self.errors.iter().map(String::as_str).collect::<Vec<_>>().join("\n").into()),
         }
     }
 
-    /// One line.
+    /// Logs a line.
     pub(super) fn line(&mut self, processor: &str, level: Level, context: &str, message: &str) {
         if let Level::Critical = level {
             self.critical = Some(self.cut(message).to_string());
@@ -77,13 +79,13 @@ impl Log {
             return;
         }
         self.lines_left -= 1;
-        self.cut += u32::from(message.len() > self.line_bytes);
+        self.shortened += u32::from(message.len() > self.line_bytes);
         let (context, message) = (self.cut(context), self.cut(message));
         let account = self.tenant.as_deref();
         let admitted =
             || account.is_none_or(|tenant| tenant.log().admits(context.len() + message.len(), Instant::now()));
         let (tenant, replaying) = (account.map(|tenant| tenant.id().as_str()), self.replaying);
-        macro_rules! say {
+        macro_rules! emit {
             ($level:ident, $name:ident) => {
                 if !tracing::enabled!(target: "sandmill::guest", tracing::Level::$name) {
                     true
@@ -96,16 +98,17 @@ impl Log {
             };
         }
         let passed = match level {
-            Level::Trace => say!(trace, TRACE),
-            Level::Debug => say!(debug, DEBUG),
-            Level::Info => say!(info, INFO),
-            Level::Warn => say!(warn, WARN),
-            Level::Error | Level::Critical => say!(error, ERROR),
+            Level::Trace => emit!(trace, TRACE),
+            Level::Debug => emit!(debug, DEBUG),
+            Level::Info => emit!(info, INFO),
+            Level::Warn => emit!(warn, WARN),
+            Level::Error | Level::Critical => emit!(error, ERROR),
         };
-        self.flooded += u32::from(!passed);
+        self.over_volume += u32::from(!passed);
     }
 
-    /// What a guest prints, at `info` or, of its errors, `warn`. No more of a line is kept than may be logged, and one byte to tell that it was longer.
+    /// Logs what a guest prints, standard output at `info` and standard error at `warn`. Of a line,
+    /// only as much is kept as may be logged, and one byte more as a sign that it was longer.
     pub(super) fn print(&mut self, processor: &str, level: Level, bytes: &[u8]) {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -116,32 +119,36 @@ impl Log {
         self.keep(level, rest);
     }
 
-    /// Ends the lines that a guest began to print.
+    /// Ends the lines that the guest began to print.
     pub(super) fn end_lines(&mut self, processor: &str) {
         self.end_line(processor, Level::Info);
         self.end_line(processor, Level::Warn);
     }
 
-    /// Ends the lines that a guest began to print, counts what was refused, and says now and then how many lines were dropped.
-    pub(super) fn end(&mut self, processor: &str, refusals: &Refusals) {
+    /// Ends the log of a call: ends unfinished lines, counts refusals, and reports dropped lines
+    /// when a report is due.
+    pub(super) fn end(&mut self, processor: &str, refusals: &RefusalCounts) {
         self.end_lines(processor);
-        let (dropped, flooded, cut) =
-            (std::mem::take(&mut self.dropped), std::mem::take(&mut self.flooded), std::mem::take(&mut self.cut));
+        let (dropped, over_volume, shortened) = (
+            std::mem::take(&mut self.dropped),
+            std::mem::take(&mut self.over_volume),
+            std::mem::take(&mut self.shortened),
+        );
         let tenant = self.tenant.as_deref();
-        let id = tenant.map(Tenant::id);
+        let id = tenant.map(TenantAccount::id);
         for (class, lines, message) in [
-            ("log-lines", dropped, "logged more lines in one call than it may (limits.log-lines)"),
-            ("log-line-bytes", cut, "logged longer lines than it may (limits.log-line-bytes)"),
-            ("log-volume", flooded, "logged more over time than it may (tenant-limits.log-kib-per-second)"),
+            ("log-lines", dropped, "logged more lines in one call than allowed (limits.log-lines)"),
+            ("log-line-bytes", shortened, "logged longer lines than allowed (limits.log-line-bytes)"),
+            ("log-volume", over_volume, "logged more per second than allowed (tenant-limits.log-kib-per-second)"),
         ] {
             refusals.add_for(id, u64::from(lines), || Reason::new(class, message));
         }
-        let lines = u64::from(dropped) + u64::from(flooded);
-        let told = match tenant {
-            Some(tenant) => tenant.log().dropped(lines, Instant::now()),
+        let lines = u64::from(dropped) + u64::from(over_volume);
+        let due = match tenant {
+            Some(tenant) => tenant.log().count_dropped(lines, Instant::now()),
             None => Some(lines).filter(|lines| *lines > 0),
         };
-        if let Some(dropped) = told {
+        if let Some(dropped) = due {
             tracing::warn!(
                 target: "sandmill::guest",
                 processor,
@@ -171,10 +178,10 @@ impl Log {
         self.line(processor, level, if error { "stderr" } else { "stdout" }, &text);
     }
 
-    /// Keeps the last errors that a reason can quote. A longer line is cut at its end, since the
-    /// message is at its beginning.
+    /// Keeps the last errors that a reason can quote. A line over the bound is cut at its end,
+    /// since its message is at the beginning.
     fn keep_error(&mut self, text: &str) {
-        if text.starts_with(NOT_AN_ERROR) {
+        if text.starts_with(BACKTRACE_HINT) {
             return;
         }
         let line = &text[..text.floor_char_boundary(ERRORS_BYTES.min(self.line_bytes))];
@@ -197,14 +204,14 @@ mod tests {
     use super::*;
 
     fn printed(bytes: &str) -> Option<String> {
-        let mut log = Log::new(None, false, &Limits::default());
+        let mut log = CallLog::new(None, false, &Limits::default());
         log.print("p", Level::Warn, bytes.as_bytes());
         log.end_lines("p");
         log.last_words().map(Cow::into_owned)
     }
 
     #[test]
-    fn the_last_errors_are_kept_with_their_stack() {
+    fn the_last_printed_errors_are_kept_with_their_stack() {
         let python =
             "Traceback (most recent call last):\n  File \"/0/plugin.py\", line 10, in project\nKeyError: 'nothing'";
         assert_eq!(printed(python).as_deref(), Some(python));
@@ -215,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_errors_kept_are_bounded() {
+    fn kept_errors_are_bounded() {
         let lines: Vec<String> = (0..500).map(|number| format!("line {number}")).collect();
         let kept = printed(&lines.join("\n")).unwrap();
         assert!(kept.len() <= ERRORS_BYTES && kept.len() > ERRORS_BYTES - 20, "{kept}");
@@ -225,8 +232,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_logged_as_critical_is_quoted_before_what_is_printed() {
-        let mut log = Log::new(None, false, &Limits::default());
+    fn a_critical_line_takes_precedence_over_printed_errors() {
+        let mut log = CallLog::new(None, false, &Limits::default());
         log.line("p", Level::Critical, "exception", "KeyError: 'seat'");
         log.print("p", Level::Warn, b"panicked\n");
         assert_eq!(log.last_words().as_deref(), Some("KeyError: 'seat'"));

@@ -1,8 +1,9 @@
-//! Guest CPU time: measured, sliced and ended.
+//! CPU time of guests: its measurement, its slices and its limit.
 //!
-//! A guest's future is polled on some guest thread; the CPU time that thread spends inside the poll is the guest's. It is the thread's own
-//! CPU clock, so neither a loaded machine nor a wait for the host counts. Once a millisecond the engine's epoch advances, and
-//! the running guest asks here what now: give way to others, or end.
+//! A guest's future is polled on a guest thread. The CPU time that the thread spends inside the
+//! poll is the guest's. It is read from the thread's own CPU clock, so neither a loaded machine nor
+//! a wait for the host counts. Once a millisecond the engine's epoch advances and the running guest
+//! calls [`CpuMeter::end_of_slice`], which lets it yield or ends it.
 
 use std::{
     future::Future,
@@ -17,46 +18,46 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// A guest computed longer than it may.
+/// A guest's CPU time exceeded its limit.
 #[derive(Debug, thiserror::Error)]
 #[error("guest CPU time over {0:?}")]
-pub(super) struct CpuLimitReached(pub(super) Duration);
+pub(super) struct CpuLimitExceeded(pub(super) Duration);
 
-/// The account of one call.
+/// The CPU time of one call.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(super) struct CpuMeter {
     limit: Duration,
     /// Nanoseconds of finished polls.
     spent: AtomicU64,
-    /// The thread's CPU clock when the poll under way began.
+    /// The thread's CPU clock at the start of the current poll, nanoseconds.
     poll_began: AtomicU64,
 }
 
-impl Meter {
+impl CpuMeter {
     pub(super) fn new(limit: Duration) -> Arc<Self> {
-        Arc::new(Meter { limit, spent: AtomicU64::new(0), poll_began: AtomicU64::new(0) })
+        Arc::new(CpuMeter { limit, spent: AtomicU64::new(0), poll_began: AtomicU64::new(0) })
     }
 
-    /// What the call has cost so far, asked from within its poll.
+    /// CPU time of the call so far. For use within its poll.
     fn spent_now(&self) -> Duration {
-        let under_way = thread_cpu_nanos().saturating_sub(self.poll_began.load(Relaxed));
-        Duration::from_nanos(self.spent.load(Relaxed) + under_way)
+        let current = thread_cpu_nanos().saturating_sub(self.poll_began.load(Relaxed));
+        Duration::from_nanos(self.spent.load(Relaxed) + current)
     }
 
-    /// What the running guest must do at the end of a slice: go on later, or end.
-    pub(super) fn end_of_slice(&self) -> Result<(), CpuLimitReached> {
-        if self.spent_now() > self.limit { Err(CpuLimitReached(self.limit)) } else { Ok(()) }
+    /// Ends the guest at the end of a slice if it is over its limit.
+    pub(super) fn end_of_slice(&self) -> Result<(), CpuLimitExceeded> {
+        if self.spent_now() > self.limit { Err(CpuLimitExceeded(self.limit)) } else { Ok(()) }
     }
 
-    /// Charges every poll of a future to this account.
+    /// Counts every poll of a future in this meter.
     pub(super) fn measure<F: Future>(self: &Arc<Self>, future: F) -> Metered<F> {
         Metered { meter: self.clone(), future: Box::pin(future) }
     }
 }
 
-/// A future whose polls are charged.
+/// A future whose polls are counted.
 pub(super) struct Metered<F> {
-    meter: Arc<Meter>,
+    meter: Arc<CpuMeter>,
     future: Pin<Box<F>>,
 }
 
@@ -77,14 +78,17 @@ fn thread_cpu_nanos() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Gives way once: wakes at once, but behind everyone who waits already.
-pub(super) struct GiveWay(pub(super) bool);
+/// A future that yields once. It wakes itself, so it is polled again after the tasks that wait now.
+#[derive(Default)]
+pub(super) struct YieldOnce {
+    yielded: bool,
+}
 
-impl Future for GiveWay {
+impl Future for YieldOnce {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.0, true) {
+        if std::mem::replace(&mut self.yielded, true) {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -97,20 +101,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn waiting_is_free_and_computing_is_not() {
-        let meter = Meter::new(Duration::from_millis(20));
-        let account = meter.clone();
+    async fn waiting_costs_no_cpu_time_and_computing_does() {
+        let meter = CpuMeter::new(Duration::from_millis(20));
+        let inner = meter.clone();
         let outcome = meter
             .measure(async move {
-                // Waits for longer than the limit, on the same thread.
+                // Waits on the same thread, for longer than the limit.
                 tokio::time::sleep(Duration::from_millis(60)).await;
-                let after_waiting = account.end_of_slice();
+                let after_waiting = inner.end_of_slice();
                 loop {
-                    if let Err(over) = account.end_of_slice() {
+                    if let Err(over) = inner.end_of_slice() {
                         return (after_waiting, over);
                     }
                     std::hint::black_box((0..1000u64).sum::<u64>());
-                    GiveWay(false).await;
+                    YieldOnce::default().await;
                 }
             })
             .await;

@@ -1,4 +1,4 @@
-//! A loaded plugin: compiled, asked what it is, ready to handle batches.
+//! A loaded plugin: its compiled code, its descriptor, and the handling of batches.
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
@@ -12,10 +12,10 @@ use super::{
     bindings::v0_1::{self, Batch as WitBatch, Event as WitEvent, ProjectorPluginPre},
     compile::CompileError,
     failure,
-    instance::{Call, Guest, State, block_on},
-    memory::{Account, Owed},
-    tenants::Tenant,
-    warm::{AllLent, Owner},
+    instance::{Call, Guest, GuestState, block_on},
+    memory::{PluginMemory, TenantMemory},
+    tenants::TenantAccount,
+    warm::{AllStoresLent, StoreOwner},
     wasi,
 };
 use crate::model::{
@@ -29,23 +29,24 @@ use crate::model::{
 /// A plugin that can handle batches.
 pub struct Plugin {
     sandbox: Sandbox,
-    pre: ProjectorPluginPre<State>,
-    identity: Arc<Identity>,
-    account: Arc<Account>,
-    /// Whose warm stores are its own.
+    pre: ProjectorPluginPre<GuestState>,
+    identity: Arc<GuestIdentity>,
+    memory: Arc<PluginMemory>,
+    /// Identifies its warm stores.
     number: u64,
     descriptor: Descriptor,
     digest: String,
 }
 
-/// Who a guest is to the host: what its calls are checked against and logged under.
-pub(super) struct Identity {
+/// What the host knows of a guest: the name it is logged under, and what its calls are checked
+/// against.
+pub(super) struct GuestIdentity {
     name: String,
     collections: Vec<CollectionName>,
     settings: PluginSettings,
 }
 
-impl Identity {
+impl GuestIdentity {
     pub(super) fn name(&self) -> &str {
         &self.name
     }
@@ -54,7 +55,7 @@ impl Identity {
         &self.collections
     }
 
-    /// Its settings for a tenant.
+    /// Its settings for calls of a tenant.
     pub(super) fn settings(&self, tenant: &TenantId) -> Values {
         self.settings.of(tenant)
     }
@@ -63,19 +64,19 @@ impl Identity {
 impl Plugin {
     fn new(
         sandbox: Sandbox,
-        pre: ProjectorPluginPre<State>,
-        identity: Arc<Identity>,
+        pre: ProjectorPluginPre<GuestState>,
+        identity: Arc<GuestIdentity>,
         descriptor: Descriptor,
         digest: String,
     ) -> Self {
         let number = sandbox.loaded.fetch_add(1, Relaxed);
         let warm = Arc::downgrade(&sandbox.warm);
-        let make_room = move || warm.upgrade().is_some_and(|warm| warm.shed(|owner| owner.plugin == number));
-        let account = Account::new(sandbox.limits.plugin_memory_bytes(), sandbox.memory.clone(), make_room);
-        Plugin { sandbox, pre, identity, account, number, descriptor, digest }
+        let evict_idle = move || warm.upgrade().is_some_and(|warm| warm.evict(|owner| owner.plugin == number));
+        let memory = PluginMemory::new(sandbox.limits.plugin_memory_bytes(), sandbox.memory.clone(), evict_idle);
+        Plugin { sandbox, pre, identity, memory, number, descriptor, digest }
     }
 
-    /// What it says it is.
+    /// Its descriptor, checked.
     pub fn descriptor(&self) -> &Descriptor {
         &self.descriptor
     }
@@ -87,11 +88,11 @@ impl Plugin {
 
     /// Linear memory of its largest instance so far, bytes.
     pub fn largest_instance_bytes(&self) -> usize {
-        self.account.largest()
+        self.memory.largest()
     }
 
-    fn owner(&self, tenant: &TenantId) -> Owner {
-        Owner { plugin: self.number, tenant: tenant.clone() }
+    fn owner(&self, tenant: &TenantId) -> StoreOwner {
+        StoreOwner { plugin: self.number, tenant: tenant.clone() }
     }
 
     async fn project(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
@@ -101,13 +102,13 @@ impl Plugin {
         result
     }
 
-    /// One call in a store of the batch's tenant, which is kept if all went well. An event that
-    /// fails alone in a store with a past gets a second call in a fresh one: memory that leaks over
-    /// calls, or a guest that broke its own state, is no reason to block the lane at that event. A
-    /// larger batch needs none, since it is halved and tried again anyway.
+    /// Runs one call in a store of the batch's tenant, and keeps the store if the call succeeds. A
+    /// single event that fails in a warm store gets a second call in a fresh one: memory that leaks
+    /// over calls, or a guest that has corrupted its state, must not block the lane at that event.
+    /// A larger batch needs no second call, since it is halved and retried anyway.
     async fn lend_and_call(&self, batch: &Batch, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
         let (warm, tenant) = (&self.sandbox.warm, self.sandbox.tenants.of(&batch.lane.tenant));
-        let mut loan = warm.lend(self.owner(&batch.lane.tenant)).map_err(|AllLent| failure::no_instance())?;
+        let mut loan = warm.lend(self.owner(&batch.lane.tenant)).map_err(|AllStoresLent| failure::no_instance())?;
         let effects = loop {
             let is_last_chance = !loan.is_warm() || batch.events.len() > 1;
             let guest = loan.get_or_make(|| self.guest(tenant.clone()));
@@ -116,33 +117,41 @@ impl Plugin {
                     .map_err(Failure::Block)
             });
             match answer {
-                // There was room for a store but not for all of its parts: some components have many.
-                Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && warm.shed(|_| true) => {
+                // The pool had room for a store but not for all of its parts; some components
+                // have many.
+                Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && warm.evict(|_| true) => {
                     loan.discard()
                 }
                 Err(Failure::Block(_)) if !is_last_chance => loan.discard(),
                 answer => break answer,
             }
         }?;
-        // A guest that halts stopped in the middle of a batch; what it remembers may be of events that it will see again.
+        // A guest that halts stopped within a batch, so its memory may reflect events that it will
+        // see again.
         if effects.halted.is_none() {
             loan.keep();
         }
         Ok(effects)
     }
 
-    /// A store for a tenant, whose idle ones give way where it reaches its bound on memory.
-    fn guest(&self, tenant: Arc<Tenant>) -> Guest {
+    /// A store for a tenant. Idle stores of the tenant are evicted when it reaches its bound on
+    /// memory.
+    fn guest(&self, tenant: Arc<TenantAccount>) -> Guest {
         let (warm, id) = (Arc::downgrade(&self.sandbox.warm), tenant.id().clone());
-        let make_room = Box::new(move || warm.upgrade().is_some_and(|warm| warm.shed(|owner| owner.tenant == id)));
-        Guest::new(&self.sandbox, self.identity.clone(), self.account.clone(), Some(Owed { tenant, make_room }))
+        let evict_idle = Box::new(move || warm.upgrade().is_some_and(|warm| warm.evict(|owner| owner.tenant == id)));
+        Guest::new(
+            &self.sandbox,
+            self.identity.clone(),
+            self.memory.clone(),
+            Some(TenantMemory { account: tenant, evict_idle }),
+        )
     }
 
     async fn call(
         &self,
         guest: &mut Guest,
         batch: &Batch,
-        tenant: Arc<Tenant>,
+        tenant: Arc<TenantAccount>,
         documents: Arc<dyn Documents>,
     ) -> Result<v0_1::Projection, Failure> {
         let call = Call::of(tenant, documents, batch.replaying, &self.sandbox.limits);
@@ -214,25 +223,26 @@ impl Handler for Plugin {
     }
 }
 
-/// Nobody can call it any more, so nobody would use what is kept for it.
+/// Drops its idle stores, which no call can use any more.
 impl Drop for Plugin {
     fn drop(&mut self) {
         self.forget_all();
     }
 }
 
-/// Makes a plugin of a file's bytes, whose outline is good and whose SHA-256 is `digest`: compiling, `describe`.
+/// Loads a plugin: compiles a file's bytes and calls `describe`. Their outline has been checked,
+/// and `digest` is their SHA-256.
 pub(super) fn load(sandbox: &Sandbox, bytes: &[u8], digest: &[u8; 32]) -> Result<Plugin, LoadError> {
     describe(sandbox, sandbox.compiler.component(bytes, digest, sandbox.effort)?, digest)
 }
 
-/// The same of code that was compiled for this very host at an earlier time, when its outline was good.
+/// Loads a plugin from cached code, whose outline was checked before it was compiled.
 pub(super) fn recall(sandbox: &Sandbox, digest: &str) -> Option<Plugin> {
     let mut bytes = [0; 32];
     for (byte, pair) in bytes.iter_mut().zip(digest.as_bytes().chunks(2)) {
         *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
     }
-    describe(sandbox, sandbox.compiler.kept(&bytes)?, &bytes).ok().filter(|plugin| plugin.digest == digest)
+    describe(sandbox, sandbox.compiler.cached(&bytes)?, &bytes).ok().filter(|plugin| plugin.digest == digest)
 }
 
 fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Result<Plugin, LoadError> {
@@ -243,27 +253,27 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
     let pre = ProjectorPluginPre::new(pre).map_err(unfit)?;
 
     let settings = PluginSettings::default();
-    let nobody = Arc::new(Identity { name: "describe".into(), collections: Vec::new(), settings });
-    let account = Account::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
-    // One at a time: the engine has room for one instance besides those that are lent.
+    let anonymous = Arc::new(GuestIdentity { name: "describe".into(), collections: Vec::new(), settings });
+    let memory = PluginMemory::new(sandbox.limits.memory_bytes(), sandbox.memory.clone(), || false);
+    // One at a time: the engine has room for one instance beyond those that can be lent.
     let describing = sandbox.describing.lock().unwrap_or_else(PoisonError::into_inner);
-    let asked = loop {
-        let mut guest = Guest::new(sandbox, nobody.clone(), account.clone(), None);
-        // What it logs is on the account of the tenant whose plugin it is.
+    let answer = loop {
+        let mut guest = Guest::new(sandbox, anonymous.clone(), memory.clone(), None);
+        // Its log lines count toward the volume of the tenant that owns the plugin.
         let owner = sandbox.owner.as_ref().map(|owner| sandbox.tenants.of(owner));
-        let asked = block_on(guest.run(Call::describe(owner, &sandbox.limits), async |guest| {
+        let answer = block_on(guest.run(Call::describe(owner, &sandbox.limits), async |guest| {
             let exports = pre.instantiate_async(&mut guest.store).await?;
             exports.sandmill_processor_description().call_describe(&mut guest.store).await
         }));
         drop(guest);
-        match asked {
-            // Room for one is not room for all the memories that some components have, unless idle ones give way.
-            Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && sandbox.warm.shed(|_| true) => {}
-            asked => break asked,
+        match answer {
+            // Some components have more memories than the one instance that is reserved.
+            Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE && sandbox.warm.evict(|_| true) => {}
+            answer => break answer,
         }
     };
     drop(describing);
-    let descriptor = match asked {
+    let descriptor = match answer {
         Ok(descriptor) => check_descriptor(descriptor, sandbox.limits.collections).map_err(LoadError::Descriptor)?,
         Err(Failure::Retry(reason)) if reason.class == failure::NO_INSTANCE => {
             return Err(LoadError::NoInstance(reason.message));
@@ -271,10 +281,10 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
         Err(Failure::Block(reason) | Failure::Retry(reason)) => return Err(LoadError::Describe(reason.to_string())),
         Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(why)),
     };
-    // What it says is logged under the id that it runs as.
+    // Its lines are logged under the id that it runs as.
     let id = sandbox.owner.as_ref().map_or_else(|| descriptor.id.clone(), |owner| descriptor.id.owned_by(owner));
     let (name, settings) = (id.to_string(), sandbox.settings.clone());
-    let identity = Arc::new(Identity { name, collections: descriptor.collections.clone(), settings });
+    let identity = Arc::new(GuestIdentity { name, collections: descriptor.collections.clone(), settings });
     let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Plugin::new(sandbox.clone(), pre, identity, descriptor, digest))
 }
@@ -282,22 +292,21 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
 /// Event types that a descriptor may list: far more than a plugin has handlers for. Each is
 /// compared with every event, stored with the processor and shown.
 const EVENT_TYPES: usize = 1_000;
-/// The longest pointer to a property, bytes.
-const POINTER: usize = 512;
+/// Length of a pointer to a property, bytes.
+const POINTER_BYTES: usize = 512;
 
-/// Accepts a descriptor that keeps the contract's rules, and that this host can honour: with at
-/// most so many collections.
-fn check_descriptor(given: v0_1::Descriptor, most_collections: usize) -> Result<Descriptor, String> {
-    let wrong = |problem: String| format!("answered against the contract: {problem}");
-    // Before anything is made of them, or said about one.
-    if given.collections.len() > most_collections {
+/// Accepts a descriptor that follows the contract's rules and this host's bounds.
+fn check_descriptor(given: v0_1::Descriptor, max_collections: usize) -> Result<Descriptor, String> {
+    let wrong = |problem: String| format!("broke the contract: {problem}");
+    // Bounds first, before the host copies the lists or quotes an entry.
+    if given.collections.len() > max_collections {
         let listed = given.collections.len();
-        return Err(format!("lists {listed} collections, and limits.collections allows {most_collections}"));
+        return Err(format!("lists {listed} collections; limits.collections allows {max_collections}"));
     }
     if let Some(types) = given.event_types.as_ref().filter(|types| types.len() > EVENT_TYPES) {
         let listed = types.len();
         return Err(format!(
-            "lists {listed} event types, and {EVENT_TYPES} are allowed; leave the list out to handle every type"
+            "lists {listed} event types; {EVENT_TYPES} are allowed; omit the list to handle every type"
         ));
     }
     let id = FamilyId::parse(&given.id).map_err(|e| wrong(e.to_string()))?.into();
@@ -311,30 +320,31 @@ fn check_descriptor(given: v0_1::Descriptor, most_collections: usize) -> Result<
     }
     if let Some(types) = &given.event_types {
         if types.is_empty() {
-            return Err(wrong(
-                "an empty list of event types handles nothing; leave it out to handle every type".into(),
-            ));
+            return Err(wrong("an empty list of event types handles nothing; omit it to handle every type".into()));
         }
         if let Some(bad) = types.iter().find(|t| t.is_empty() || t.len() > 200 || t.contains('\0')) {
-            return Err(wrong(format!("`{}` is no event type; 1 to 200 bytes are allowed", quoted(bad))));
+            return Err(wrong(format!(
+                "`{}` is not an event type; a type has 1 to 200 bytes without U+0000",
+                quoted(bad)
+            )));
         }
     }
     if given.max_batch_size == Some(0) {
-        return Err(wrong("max-batch-size is 0; leave it out to let the host choose".into()));
+        return Err(wrong("max-batch-size is 0; omit it to let the host choose".into()));
     }
     let partition_by = match given.partition_by {
-        v0_1::PartitionBy::Tenant => PartitionBy::Tenant,
+        v0_1::PartitionBy::TenantAccount => PartitionBy::TenantAccount,
         v0_1::PartitionBy::EventStream => PartitionBy::EventStream,
-        v0_1::PartitionBy::DataProperty(pointer) if pointer.len() > POINTER => {
+        v0_1::PartitionBy::DataProperty(pointer) if pointer.len() > POINTER_BYTES => {
             let bytes = pointer.len();
             return Err(wrong(format!(
-                "partitions by data-property with a pointer of {bytes} bytes; up to {POINTER} are allowed"
+                "partitions by data-property with a pointer of {bytes} bytes; up to {POINTER_BYTES} are allowed"
             )));
         }
         v0_1::PartitionBy::DataProperty(pointer) if !is_json_pointer(&pointer) => {
             return Err(wrong(format!(
-                "partitions by data-property `{}`, which is no JSON pointer (RFC 6901); write `/customer` or `/customer/id`, with `~0` for `~` and \
-                 `~1` for `/` in a name",
+                "partitions by data-property `{}`, which is not a JSON pointer (RFC 6901); write `/customer` or \
+                 `/customer/id`, with `~0` for `~` and `~1` for `/` in a name",
                 quoted(&pointer)
             )));
         }
@@ -367,7 +377,8 @@ fn quoted(text: &str) -> String {
     shown
 }
 
-/// Whether a text names a place in JSON (RFC 6901): empty, or names that each follow a `/`, with `~` only as `~0` or `~1`.
+/// Whether a text is a JSON pointer (RFC 6901): empty, or names that each follow a `/`, with `~`
+/// only as `~0` or `~1`.
 fn is_json_pointer(text: &str) -> bool {
     let escaped = |rest: &str| rest.starts_with(['0', '1']);
     (text.is_empty() || text.starts_with('/')) && text.split('~').skip(1).all(escaped)
@@ -378,7 +389,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pointers_keep_to_their_rfc() {
+    fn json_pointers_follow_their_rfc() {
         for good in ["", "/", "/a", "/a/b", "/a~0b/~1", "/ä b/0"] {
             assert!(is_json_pointer(good), "{good}");
         }
@@ -401,28 +412,30 @@ mod tests {
     }
 
     #[test]
-    fn lanes_by_a_property_need_a_pointer() {
+    fn a_partition_property_must_be_a_json_pointer() {
         let accepted = check_descriptor(by_property("/customer"), 32).unwrap();
         assert_eq!(accepted.partition_by, PartitionBy::DataProperty("/customer".into()));
         let refused = check_descriptor(by_property("customer"), 32).unwrap_err();
-        assert!(refused.contains("`customer`, which is no JSON pointer (RFC 6901); write `/customer`"), "{refused}");
+        assert!(refused.contains("`customer`, which is not a JSON pointer (RFC 6901); write `/customer`"), "{refused}");
     }
+
     #[test]
-    fn lists_and_texts_of_a_descriptor_have_bounds() {
+    fn lists_and_texts_of_a_descriptor_are_bounded() {
         let names = |count: usize| (0..count).map(|number| format!("c{number}")).collect::<Vec<_>>();
         let collections = |count| v0_1::Descriptor { collections: names(count), ..by_property("/a") };
         assert_eq!(check_descriptor(collections(32), 32).unwrap().collections.len(), 32);
         let refused = |given| check_descriptor(given, 32).unwrap_err();
-        assert_eq!(refused(collections(33)), "lists 33 collections, and limits.collections allows 32");
+        assert_eq!(refused(collections(33)), "lists 33 collections; limits.collections allows 32");
         let types = |types| v0_1::Descriptor { event_types: Some(types), ..by_property("/a") };
         assert_eq!(
             check_descriptor(types(names(1_000)), 32).unwrap().event_types.map(|types| types.len()),
             Some(1_000)
         );
-        let many = "lists 1001 event types, and 1000 are allowed; leave the list out to handle every type";
+        let many = "lists 1001 event types; 1000 are allowed; omit the list to handle every type";
         assert_eq!(refused(types(names(1_001))), many);
         let long = refused(types(vec!["x".repeat(1 << 20)]));
-        assert!(long.ends_with("xxx…` is no event type; 1 to 200 bytes are allowed") && long.len() < 200, "{long}");
+        assert!(long.ends_with("xxx…` is not an event type; a type has 1 to 200 bytes without U+0000"), "{long}");
+        assert!(long.len() < 200, "{long}");
         assert!(check_descriptor(by_property(&format!("/{}", "x".repeat(511))), 32).is_ok());
         let pointer = refused(by_property(&format!("/{}", "x".repeat(512))));
         assert!(pointer.ends_with("with a pointer of 513 bytes; up to 512 are allowed"), "{pointer}");

@@ -1,8 +1,11 @@
-//! What one tenant takes of the whole sandbox, whichever plugins and lanes it comes by: memory, calls at once, log volume, and what it was refused.
+//! The use that each tenant makes of the whole sandbox, over all plugins and lanes: memory,
+//! concurrent calls and log volume.
 //!
-//! A [`Tenant`] is shared by all stores and calls of its tenant. A call over the bound on calls waits for a permit before its clock starts, first
-//! come first served; memory over the bound is refused, and tried again where other calls of the tenant hold it; log lines over the volume are dropped. Tenants that are idle
-//! are forgotten, so what is kept is bounded by those that did something within the last seconds.
+//! All stores and calls of a tenant share its [`TenantAccount`]. At the bound on calls, a call
+//! waits for a permit before its clock starts, first come first served. Memory over the bound is
+//! refused; where other calls of the tenant hold it, the call is retried. Log lines over the volume
+//! are dropped. Idle accounts are forgotten, so their number is bounded by the tenants that were
+//! active within the last seconds.
 
 use std::{
     collections::HashMap,
@@ -15,70 +18,70 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::limits::OfTenant;
+use super::limits::TenantLimits;
 use crate::model::{handler::LogRoom, ids::TenantId};
 
-/// Tenants that are kept before anybody looks which of them are idle.
-const FIRST_SWEEP: usize = 1_024;
-/// For how long a tenant that was quiet may log at once what it may log over time.
+/// Number of accounts from which idle ones are looked for.
+const MIN_SWEEP: usize = 1_024;
+/// Size of the log bucket, as time: a tenant that was quiet may log this much at once.
 const BURST: Duration = Duration::from_secs(10);
-/// How often the host says that a tenant's lines are dropped.
-const SAY_AGAIN: Duration = Duration::from_secs(10);
+/// Interval between two reports that a tenant's lines were dropped.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Says what a tenant may have.
-pub(super) type Of = Arc<dyn Fn(&TenantId) -> OfTenant + Send + Sync>;
+/// The limits of each tenant.
+pub(super) type LimitsOf = Arc<dyn Fn(&TenantId) -> TenantLimits + Send + Sync>;
 
-/// All tenants that did something lately.
-pub(super) struct Tenants {
-    limits: Of,
-    known: Mutex<Known>,
+/// The accounts of all tenants that were active lately.
+pub(super) struct TenantAccounts {
+    limits: LimitsOf,
+    accounts: Mutex<AccountMap>,
 }
 
-struct Known {
-    tenants: HashMap<TenantId, Arc<Tenant>>,
+struct AccountMap {
+    tenants: HashMap<TenantId, Arc<TenantAccount>>,
     sweep_at: usize,
 }
 
-impl Tenants {
-    pub(super) fn new(limits: Of) -> Self {
-        Tenants { limits, known: Mutex::new(Known { tenants: HashMap::new(), sweep_at: FIRST_SWEEP }) }
+impl TenantAccounts {
+    pub(super) fn new(limits: LimitsOf) -> Self {
+        TenantAccounts { limits, accounts: Mutex::new(AccountMap { tenants: HashMap::new(), sweep_at: MIN_SWEEP }) }
     }
 
     /// The account of one tenant.
-    pub(super) fn of(&self, id: &TenantId) -> Arc<Tenant> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(tenant) = known.tenants.get(id) {
+    pub(super) fn of(&self, id: &TenantId) -> Arc<TenantAccount> {
+        let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(tenant) = accounts.tenants.get(id) {
             return tenant.clone();
         }
-        if known.tenants.len() >= known.sweep_at {
+        if accounts.tenants.len() >= accounts.sweep_at {
             let now = Instant::now();
-            known.tenants.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.log().is_at_rest(now));
-            // Whoever is left is busy: looking again pays when there are twice as many.
-            known.sweep_at = FIRST_SWEEP.max(known.tenants.len() * 2);
+            accounts.tenants.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.log().is_at_rest(now));
+            // The rest is busy: another sweep pays once there are twice as many.
+            accounts.sweep_at = MIN_SWEEP.max(accounts.tenants.len() * 2);
         }
-        let tenant = Arc::new(Tenant::new(id.clone(), (self.limits)(id)));
-        known.tenants.insert(id.clone(), tenant.clone());
+        let tenant = Arc::new(TenantAccount::new(id.clone(), (self.limits)(id)));
+        accounts.tenants.insert(id.clone(), tenant.clone());
         tenant
     }
 }
 
-/// One tenant's account.
-pub(super) struct Tenant {
+/// The account of one tenant.
+pub(super) struct TenantAccount {
     id: TenantId,
     memory: AtomicUsize,
     memory_limit: usize,
     calls: Arc<Semaphore>,
-    log: Mutex<Flow>,
+    log: Mutex<LogBudget>,
 }
 
-impl Tenant {
-    fn new(id: TenantId, limits: OfTenant) -> Self {
-        Tenant {
+impl TenantAccount {
+    fn new(id: TenantId, limits: TenantLimits) -> Self {
+        TenantAccount {
             id,
             memory: AtomicUsize::new(0),
             memory_limit: limits.memory_bytes,
             calls: Arc::new(Semaphore::new(limits.calls)),
-            log: Mutex::new(Flow::new(limits.log_bytes_per_second)),
+            log: Mutex::new(LogBudget::new(limits.log_bytes_per_second)),
         }
     }
 
@@ -86,61 +89,64 @@ impl Tenant {
         &self.id
     }
 
-    /// What all its instances may hold together, bytes.
+    /// Bound on the memory of all its instances together, bytes.
     pub(super) fn memory_limit(&self) -> usize {
         self.memory_limit
     }
 
-    /// Takes memory, if there is as much left.
-    pub(super) fn take(&self, bytes: usize) -> bool {
+    /// Reserves memory. False if not as much is left.
+    pub(super) fn reserve(&self, bytes: usize) -> bool {
         let within = |held: usize| held.checked_add(bytes).filter(|held| *held <= self.memory_limit);
         self.memory.fetch_update(Relaxed, Relaxed, within).is_ok()
     }
 
-    pub(super) fn give_back(&self, bytes: usize) {
+    pub(super) fn release(&self, bytes: usize) {
         self.memory.fetch_sub(bytes, Relaxed);
     }
 
-    /// Waits until one more call may run, and until one of all `instances` is free for it. Nobody closes a semaphore here, so there always is a permit.
-    pub(super) async fn permit(self: Arc<Self>, instances: Arc<Semaphore>) -> Option<Permit> {
+    /// Waits until the tenant may make one more call and one of all `instances` is free for it. The
+    /// semaphores are never closed, so there always is a permit.
+    pub(super) async fn permit(self: Arc<Self>, instances: Arc<Semaphore>) -> Option<TenantPermit> {
         let call = self.calls.clone().acquire_owned().await.ok()?;
         let instance = instances.acquire_owned().await.ok()?;
-        Some(Permit { _permits: [call, instance], _tenant: self })
+        Some(TenantPermit { _permits: [call, instance], _tenant: self })
     }
 
-    /// Takes a line of the host's about this tenant out of its log volume.
+    /// Charges a line that the host logs about this tenant to its log volume.
     pub(super) fn log_room(&self, bytes: usize) -> LogRoom {
         let (mut log, now) = (self.log(), Instant::now());
-        if log.admits(bytes, now) { LogRoom::Room } else { LogRoom::Full { dropped: log.dropped(1, now) } }
+        if log.admits(bytes, now) { LogRoom::Room } else { LogRoom::Full { dropped: log.count_dropped(1, now) } }
     }
 
-    pub(super) fn log(&self) -> MutexGuard<'_, Flow> {
+    pub(super) fn log(&self) -> MutexGuard<'_, LogBudget> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Leave to run one call. While there is one its tenant is not forgotten, or a new one of the same name would give leave to as many again.
-pub(super) struct Permit {
+/// Permission to run one call. It keeps the tenant's account alive, since a fresh account would
+/// permit the full number of calls again.
+pub(super) struct TenantPermit {
     _permits: [OwnedSemaphorePermit; 2],
-    _tenant: Arc<Tenant>,
+    _tenant: Arc<TenantAccount>,
 }
 
-/// Log volume over time: a bucket that fills with the seconds and is emptied by lines. Tells no time of its own.
-pub(super) struct Flow {
+/// A token bucket for log volume, filled over time and emptied by lines. It has no clock of its
+/// own.
+pub(super) struct LogBudget {
     per_second: u64,
-    /// What may be logged now, bytes.
+    /// Volume that may be logged now, bytes.
     room: u64,
     filled: Option<Instant>,
     dropped: u64,
-    said: Option<Instant>,
+    reported: Option<Instant>,
 }
 
-impl Flow {
+impl LogBudget {
     pub(super) fn new(per_second: u64) -> Self {
-        Flow { per_second, room: per_second * BURST.as_secs(), filled: None, dropped: 0, said: None }
+        LogBudget { per_second, room: per_second * BURST.as_secs(), filled: None, dropped: 0, reported: None }
     }
 
-    /// Whether a line of so many bytes may pass.
+    /// Whether a line of this many bytes may pass. If so, it is charged.
     pub(super) fn admits(&mut self, bytes: usize, now: Instant) -> bool {
         self.fill(now);
         match self.room.checked_sub(bytes as u64) {
@@ -152,31 +158,32 @@ impl Flow {
         }
     }
 
-    /// Counts lines that were dropped, for this bound or another one. Says how many there are to tell of, now and then.
-    pub(super) fn dropped(&mut self, lines: u64, now: Instant) -> Option<u64> {
+    /// Counts dropped lines, for this bound or another. Once per interval, returns the number to
+    /// report.
+    pub(super) fn count_dropped(&mut self, lines: u64, now: Instant) -> Option<u64> {
         self.dropped += lines;
-        let due = self.said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN);
+        let due = self.reported.is_none_or(|at| now.saturating_duration_since(at) >= REPORT_INTERVAL);
         if self.dropped == 0 || !due {
             return None;
         }
-        self.said = Some(now);
+        self.reported = Some(now);
         Some(std::mem::take(&mut self.dropped))
     }
 
     fn fill(&mut self, now: Instant) {
         let passed = now.saturating_duration_since(self.filled.unwrap_or(now));
         let more = u128::from(self.per_second) * passed.as_micros() / 1_000_000;
-        // What is less than a byte waits for the next time.
+        // A fraction of a byte is left to accumulate.
         if more > 0 || self.filled.is_none() {
             self.filled = Some(now);
             self.room = (u128::from(self.room) + more).min(u128::from(self.per_second * BURST.as_secs())) as u64;
         }
     }
 
-    /// Whether a new one would be no different.
+    /// Whether it is no different from a new bucket.
     fn is_at_rest(&mut self, now: Instant) -> bool {
         self.fill(now);
-        let silent = self.said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN);
+        let silent = self.reported.is_none_or(|at| now.saturating_duration_since(at) >= REPORT_INTERVAL);
         silent && self.room == self.per_second * BURST.as_secs()
     }
 }
@@ -186,44 +193,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_logged_over_time_is_bounded_and_told_now_and_then() {
+    fn log_volume_is_bounded_and_drops_are_reported_once_per_interval() {
         let start = Instant::now();
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let mut flow = Flow::new(100);
-        assert!(flow.admits(600, at(0)) && flow.admits(400, at(0)) && !flow.admits(1, at(0)));
-        assert_eq!((flow.dropped(1, at(0)), flow.dropped(1, at(1))), (Some(1), None));
-        assert!(!flow.admits(10, at(5)), "half a byte");
-        assert!(flow.admits(100, at(1_005)) && !flow.admits(1, at(1_005)));
+        let mut budget = LogBudget::new(100);
+        assert!(budget.admits(600, at(0)) && budget.admits(400, at(0)) && !budget.admits(1, at(0)));
+        assert_eq!((budget.count_dropped(1, at(0)), budget.count_dropped(1, at(1))), (Some(1), None));
+        assert!(!budget.admits(10, at(5)), "half a byte");
+        assert!(budget.admits(100, at(1_005)) && !budget.admits(1, at(1_005)));
         assert_eq!(
-            (flow.dropped(2, at(9_999)), flow.dropped(0, at(10_000)), flow.dropped(0, at(20_000))),
+            (
+                budget.count_dropped(2, at(9_999)),
+                budget.count_dropped(0, at(10_000)),
+                budget.count_dropped(0, at(20_000))
+            ),
             (None, Some(3), None)
         );
-        assert!(!flow.is_at_rest(at(5_000)) && flow.is_at_rest(at(60_000)));
-        assert!(flow.admits(1_000, at(60_000)) && !flow.admits(1, at(60_000)), "no more is saved up");
-        // A clock that goes back gives nothing and takes nothing.
-        assert!(!flow.admits(1, at(0)));
+        assert!(!budget.is_at_rest(at(5_000)) && budget.is_at_rest(at(60_000)));
+        assert!(
+            budget.admits(1_000, at(60_000)) && !budget.admits(1, at(60_000)),
+            "volume is saved up to the size of the bucket"
+        );
+        // A clock that goes back changes nothing.
+        assert!(!budget.admits(1, at(0)));
     }
 
     #[test]
-    fn tenants_that_rest_are_forgotten() {
-        let tenants = Tenants::new(Arc::new(|_| OfTenant::default()));
+    fn idle_accounts_are_forgotten() {
+        let tenants = TenantAccounts::new(Arc::new(|_| TenantLimits::default()));
         let id = |number: usize| TenantId::parse(&format!("t{number}")).unwrap();
         let held = tenants.of(&id(0));
-        assert!(held.take(7));
-        for number in 1..10 * FIRST_SWEEP {
+        assert!(held.reserve(7));
+        for number in 1..10 * MIN_SWEEP {
             tenants.of(&id(number));
         }
-        assert!(tenants.known.lock().unwrap().tenants.len() <= FIRST_SWEEP);
+        assert!(tenants.accounts.lock().unwrap().tenants.len() <= MIN_SWEEP);
         assert!(Arc::ptr_eq(&held, &tenants.of(&id(0))));
     }
 
     #[tokio::test]
-    async fn who_has_a_call_under_way_is_not_forgotten() {
-        let limits = OfTenant { calls: 1, ..OfTenant::default() };
-        let tenants = Tenants::new(Arc::new(move |_| limits));
+    async fn a_tenant_with_a_call_under_way_is_not_forgotten() {
+        let limits = TenantLimits { calls: 1, ..TenantLimits::default() };
+        let tenants = TenantAccounts::new(Arc::new(move |_| limits));
         let id = |number: usize| TenantId::parse(&format!("t{number}")).unwrap();
         let permit = tenants.of(&id(0)).permit(Arc::new(Semaphore::new(1))).await;
-        for number in 1..10 * FIRST_SWEEP {
+        for number in 1..10 * MIN_SWEEP {
             tenants.of(&id(number));
         }
         assert!(tenants.of(&id(0)).calls.try_acquire().is_err());

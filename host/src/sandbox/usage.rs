@@ -1,4 +1,4 @@
-//! What a sandbox holds and what it refused, counted for whoever watches.
+//! The use of a sandbox and its refusals, counted for metrics and reports.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,48 +11,51 @@ use crate::model::{
     ids::TenantId,
 };
 
-/// Tenants whose refusals are kept apart until somebody asks for them; those of further ones are counted by class only.
+/// Tenants whose refusals are kept apart between two reports. Those of further tenants are counted
+/// by class only.
 const TENANTS: usize = 10_000;
 
-/// What a sandbox holds now, and what it refused since it was made.
+/// Present use of a sandbox, and its refusals since it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Usage {
+pub struct SandboxUsage {
     /// Stores alive: in a call or idle.
     pub live: usize,
-    /// As many as there may be, and so as many as there can be calls at once: `limits.instances`, or what the machine has room for.
-    pub most_live: usize,
-    /// Of the live ones, those that wait for their tenant's next call.
+    /// Bound on live stores and so on concurrent calls: `limits.instances`, or fewer where the
+    /// machine has no room for them.
+    pub max_live: usize,
+    /// Live stores that wait for their tenant's next call.
     pub idle: usize,
-    /// Linear memory of all live stores.
+    /// Linear memory of all live stores, bytes.
     pub memory_bytes: usize,
-    /// How often a guest or a file was refused something, by the class of the reason. Guests' own failures are not among them.
+    /// Refusals of guests' calls and of files, by the class of the reason. Failures that a guest
+    /// reports itself are not counted.
     pub refusals: BTreeMap<String, u64>,
-    /// Components compiled, and the time that it took.
+    /// Components compiled, and the time that this took.
     pub compiled: (u64, Duration),
 }
 
-/// What one tenant was refused since that was asked for last.
+/// Refusals of one tenant since the last report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refused {
-    /// How often.
+pub(super) struct TenantRefusals {
+    /// Their number.
     pub(super) times: u64,
-    /// Why the last time.
+    /// The reason of the last one.
     pub(super) last: Reason,
 }
 
-/// The counters. Their names are the classes that this module gives, so there are only so many.
+/// Counters of refusals. Their names are the host's own classes, so their number is bounded.
 #[derive(Default)]
-pub(super) struct Refusals {
+pub(super) struct RefusalCounts {
     classes: Mutex<BTreeMap<String, u64>>,
-    tenants: Mutex<HashMap<TenantId, Refused>>,
+    tenants: Mutex<HashMap<TenantId, TenantRefusals>>,
 }
 
-impl Refusals {
+impl RefusalCounts {
     pub(super) fn add(&self, class: &str, times: u64) {
         if times == 0 {
             return;
         }
-        // A counter is whole after each call here, whatever became of another thread.
+        // The counts are consistent after every call, even if another thread panicked.
         let mut counts = self.classes.lock().unwrap_or_else(PoisonError::into_inner);
         match counts.get_mut(class) {
             Some(count) => *count += times,
@@ -62,7 +65,7 @@ impl Refusals {
         }
     }
 
-    /// The same on behalf of a tenant, if there is one.
+    /// The same, also counted for a tenant if there is one.
     pub(super) fn add_for(&self, tenant: Option<&TenantId>, times: u64, why: impl FnOnce() -> Reason) {
         if times == 0 {
             return;
@@ -72,14 +75,14 @@ impl Refusals {
         let Some(tenant) = tenant else { return };
         let mut tenants = self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(refused) = tenants.get_mut(tenant) {
-            *refused = Refused { times: refused.times + times, last };
+            *refused = TenantRefusals { times: refused.times + times, last };
         } else if tenants.len() < TENANTS {
-            tenants.insert(tenant.clone(), Refused { times, last });
+            tenants.insert(tenant.clone(), TenantRefusals { times, last });
         }
     }
 
-    /// What each tenant was refused since this was asked last.
-    pub(super) fn take_by_tenant(&self) -> HashMap<TenantId, Refused> {
+    /// Refusals of each tenant since the last call.
+    pub(super) fn take_by_tenant(&self) -> HashMap<TenantId, TenantRefusals> {
         std::mem::take(&mut *self.tenants.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -87,21 +90,21 @@ impl Refusals {
         self.classes.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Watches one call: what ends it badly is counted, and so is that nobody waited for its end.
-    pub(super) fn watch(&self, tenant: TenantId) -> Watch<'_> {
-        Watch { refusals: self, tenant, ended: false }
+    /// Watches one call: counts its failure, or that it was dropped before it ended.
+    pub(super) fn watch(&self, tenant: TenantId) -> CallWatch<'_> {
+        CallWatch { refusals: self, tenant, ended: false }
     }
 }
 
-/// A call under way.
-pub(super) struct Watch<'a> {
-    refusals: &'a Refusals,
+/// The watch over a call under way.
+pub(super) struct CallWatch<'a> {
+    refusals: &'a RefusalCounts,
     tenant: TenantId,
     ended: bool,
 }
 
-impl Watch<'_> {
-    /// The call came to an end of its own.
+impl CallWatch<'_> {
+    /// Records that the call ended.
     pub(super) fn end<T>(mut self, result: &Result<T, Failure>) {
         self.ended = true;
         if let Err(Failure::Block(reason) | Failure::Retry(reason)) = result {
@@ -110,11 +113,15 @@ impl Watch<'_> {
     }
 }
 
-impl Drop for Watch<'_> {
+impl Drop for CallWatch<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            let why =
-                || Reason::new("dropped-call", "was in a call that nobody waited for any longer (limits.wall-ms)");
+            let why = || {
+                Reason::new(
+                    "dropped-call",
+                    "a call was dropped before it ended (over limits.wall-ms, or its term ended)",
+                )
+            };
             self.refusals.add_for(Some(&self.tenant), 1, why);
         }
     }

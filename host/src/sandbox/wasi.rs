@@ -1,9 +1,14 @@
-//! WASI 0.2 for guests whose language brings a runtime: all of it is linked, and none of it reaches the outside.
+//! WASI 0.2, without HTTP, for guests whose language brings a runtime. All of it is linked, and
+//! none of it reaches anything outside the sandbox.
 //!
-//! JavaScript and Python import clocks, random numbers, files and sockets whether a plugin uses them or not, so a component that does is not refused. But an
-//! outcome may depend on events alone. So clocks stand still and random numbers are constant; a wait is over at once, because time that stands would never
-//! bring its end; there is no folder and no network to open, and what is asked for nevertheless is denied. What a guest prints are log lines. Interfaces are linked
-//! under the very names that a component imports, so every minor of 0.2 will do. What a guest holds of all this is counted, as the engine remembers each handle.
+//! The runtimes of JavaScript and Python import clocks, random numbers, files and sockets whether
+//! or not a plugin uses them, so a component that imports these is accepted. But the result of a
+//! call may depend on events alone. So clocks stand still and random numbers are constant. A wait
+//! ends at once, since a clock that stands still would never reach its end. There is no folder and
+//! no network; opening one is denied. What a guest prints becomes log lines.
+//!
+//! Interfaces are linked under the very names that a component imports, so every minor version of
+//! 0.2 works. The handles of a guest are counted, as the engine remembers each of them.
 
 mod streams;
 
@@ -17,30 +22,32 @@ use wasmtime::{
     },
 };
 
-use super::{instance::State, log::Level};
+use super::{failure, instance::GuestState, log::Level};
 use crate::model::handler::{Failure, Reason};
 
-/// The packages of WASI that plugins may import, whatever they want of them.
+/// The packages of WASI that plugins may import.
 const PACKAGES: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
-/// What the monotonic clock shows. Not zero: some runtimes subtract from it at their start.
-const STANDING: u64 = 24 * 3_600 * 1_000_000_000;
-/// Random numbers of one call, bytes: far more than any seed.
+/// The time of the monotonic clock, nanoseconds. Not zero: some runtimes subtract from it at their
+/// start.
+const MONOTONIC_NOW: u64 = 24 * 3_600 * 1_000_000_000;
+/// Random bytes that one call may ask for: far more than any seed.
 const RANDOM_BYTES: u64 = 1 << 20;
-/// Handles that one instance may hold. A runtime holds some ten; a program that gives none back holds any number.
+/// Handles that one instance may hold. A runtime holds about ten; a program that never releases one
+/// would hold any number.
 const HANDLES: u32 = 10_000;
 
-/// Something that is ready: the only kind of wait there is.
+/// A wait, which is always over.
 pub(super) struct Pollable;
-/// Files, sockets, terminals: what a guest can name and never gets.
-struct Nothing;
+/// A file, socket or terminal: resources that a guest can name and never gets.
+struct Unavailable;
 
-/// What an instance holds of WASI, over all its calls.
+/// The WASI handles of an instance, over all its calls.
 #[derive(Default)]
-pub(super) struct Ambient {
+pub(super) struct WasiHandles {
     handles: u32,
 }
 
-/// Whether an import is WASI's and offered. Told from its name, `wasi:PACKAGE/INTERFACE@0.2.MINOR`.
+/// Whether an import, named `wasi:PACKAGE/INTERFACE@0.2.MINOR`, is part of WASI and offered.
 pub(super) fn offers(import: &str) -> bool {
     interface(import).is_some()
 }
@@ -52,8 +59,8 @@ fn interface(import: &str) -> Option<&str> {
     (known && !minor.is_empty() && minor.bytes().all(|b| b.is_ascii_digit())).then_some(interface)
 }
 
-/// Links what a component imports of WASI, if it does.
-pub(super) fn link(linker: &mut Linker<State>, component: &Component) -> wasmtime::Result<()> {
+/// Links the parts of WASI that a component imports.
+pub(super) fn link(linker: &mut Linker<GuestState>, component: &Component) -> wasmtime::Result<()> {
     let engine = linker.engine().clone();
     for (name, import) in component.component_type().imports(&engine) {
         let (Some(interface), ComponentItem::ComponentInstance(items)) = (interface(name), import.ty) else { continue };
@@ -62,7 +69,7 @@ pub(super) fn link(linker: &mut Linker<State>, component: &Component) -> wasmtim
             match export.ty {
                 ComponentItem::ComponentFunc(_) => function(&mut instance, interface, item)?,
                 ComponentItem::Resource(_) => instance.resource(item, resource(item), |mut store, _| {
-                    store.data_mut().ambient.handles -= 1;
+                    store.data_mut().wasi.handles -= 1;
                     Ok(())
                 })?,
                 _ => {}
@@ -75,28 +82,28 @@ pub(super) fn link(linker: &mut Linker<State>, component: &Component) -> wasmtim
 fn resource(name: &str) -> ResourceType {
     match name {
         "pollable" => ResourceType::host::<Pollable>(),
-        "error" => ResourceType::host::<streams::Broken>(),
-        "input-stream" => ResourceType::host::<streams::Input>(),
-        "output-stream" => ResourceType::host::<streams::Output>(),
-        _ => ResourceType::host::<Nothing>(),
+        "error" => ResourceType::host::<streams::StreamFailure>(),
+        "input-stream" => ResourceType::host::<streams::EmptyInput>(),
+        "output-stream" => ResourceType::host::<streams::LogOutput>(),
+        _ => ResourceType::host::<Unavailable>(),
     }
 }
 
-fn function(linker: &mut LinkerInstance<'_, State>, interface: &str, name: &str) -> wasmtime::Result<()> {
-    type Store<'a> = StoreContextMut<'a, State>;
-    type Texts = Vec<(String, String)>;
+fn function(linker: &mut LinkerInstance<'_, GuestState>, interface: &str, name: &str) -> wasmtime::Result<()> {
+    type Caller<'a> = StoreContextMut<'a, GuestState>;
+    type StringPairs = Vec<(String, String)>;
     match (interface, name) {
-        ("cli/environment", "get-environment") => linker.func_wrap(name, |_, ()| Ok((Texts::new(),))),
+        ("cli/environment", "get-environment") => linker.func_wrap(name, |_, ()| Ok((StringPairs::new(),))),
         ("cli/environment", "get-arguments") => linker.func_wrap(name, |_, ()| Ok((Vec::<String>::new(),))),
         ("cli/environment", "initial-cwd") => linker.func_wrap(name, |_, ()| Ok((None::<String>,))),
         ("cli/exit", _) => linker.func_new(name, |mut store, _, _, _| Err(store.data_mut().exited())),
         ("cli/terminal-stdin" | "cli/terminal-stdout" | "cli/terminal-stderr", _) => {
-            linker.func_wrap(name, |_, ()| Ok((None::<Resource<Nothing>>,)))
+            linker.func_wrap(name, |_, ()| Ok((None::<Resource<Unavailable>>,)))
         }
-        ("clocks/monotonic-clock", "now") => linker.func_wrap(name, |_, ()| Ok((STANDING,))),
+        ("clocks/monotonic-clock", "now") => linker.func_wrap(name, |_, ()| Ok((MONOTONIC_NOW,))),
         ("clocks/monotonic-clock", "resolution") => linker.func_wrap(name, |_, ()| Ok((1_u64,))),
         ("clocks/monotonic-clock", "subscribe-duration" | "subscribe-instant") => {
-            linker.func_wrap(name, |mut store: Store<'_>, (_,): (u64,)| Ok((store.data_mut().pollable()?,)))
+            linker.func_wrap(name, |mut store: Caller<'_>, (_,): (u64,)| Ok((store.data_mut().pollable()?,)))
         }
         ("clocks/wall-clock", "now") => linker.func_wrap(name, |_, ()| Ok((Datetime { seconds: 0, nanoseconds: 0 },))),
         ("clocks/wall-clock", "resolution") => {
@@ -105,13 +112,13 @@ fn function(linker: &mut LinkerInstance<'_, State>, interface: &str, name: &str)
         ("io/poll", "[method]pollable.ready") => linker.func_wrap(name, |_, (_,): (Resource<Pollable>,)| Ok((true,))),
         ("io/poll", "[method]pollable.block") => linker.func_wrap(name, |_, (_,): (Resource<Pollable>,)| Ok(())),
         ("io/poll", "poll") => {
-            linker.func_wrap(name, |mut store: Store<'_>, (all,): (Vec<Resource<Pollable>>,)| match all.len() as u32 {
-                0 => Err(store.data_mut().refuse("refused-call", "polled nothing, which would never end".into())),
+            linker.func_wrap(name, |mut store: Caller<'_>, (all,): (Vec<Resource<Pollable>>,)| match all.len() as u32 {
+                0 => Err(store.data_mut().refuse("refused-call", "polled an empty list, which would never end".into())),
                 count => Ok(((0..count).collect::<Vec<u32>>(),)),
             })
         }
         ("random/random", "get-random-bytes") | ("random/insecure", "get-insecure-random-bytes") => {
-            linker.func_wrap(name, |mut store: Store<'_>, (count,): (u64,)| match count {
+            linker.func_wrap(name, |mut store: Caller<'_>, (count,): (u64,)| match count {
                 0..=RANDOM_BYTES => Ok(((0..count).map(random_byte).collect::<Vec<u8>>(),)),
                 _ => {
                     let message = format!("asked for {count} random bytes in one call; {RANDOM_BYTES} are allowed");
@@ -126,49 +133,49 @@ fn function(linker: &mut LinkerInstance<'_, State>, interface: &str, name: &str)
             linker.func_wrap(name, |_, ()| Ok(((random_number(0), random_number(1)),)))
         }
         ("filesystem/preopens", "get-directories") => {
-            linker.func_wrap(name, |_, ()| Ok((Vec::<(Resource<Nothing>, String)>::new(),)))
+            linker.func_wrap(name, |_, ()| Ok((Vec::<(Resource<Unavailable>, String)>::new(),)))
         }
-        ("sockets/instance-network", "instance-network") => linker.func_wrap(name, |mut store: Store<'_>, ()| {
+        ("sockets/instance-network", "instance-network") => linker.func_wrap(name, |mut store: Caller<'_>, ()| {
             store.data_mut().hold()?;
-            Ok((Resource::<Nothing>::new_own(0),))
+            Ok((Resource::<Unavailable>::new_own(0),))
         }),
         _ if streams::has(interface, name) => streams::function(linker, interface, name),
         _ => {
-            let whole: Arc<str> = format!("wasi:{interface}#{name}").into();
+            let full_name: Arc<str> = format!("wasi:{interface}#{name}").into();
             linker.func_new_async(name, move |store, ty, given, answer| {
-                let name = whole.clone();
+                let name = full_name.clone();
                 Box::new(async move { deny(store, &name, &ty, given, answer).await })
             })
         }
     }
 }
 
-/// Answers that it is not permitted, where the function has a word for that, and ends the guest where it has none.
+/// Returns the function's error for a denied access. Ends the guest where the function has none.
 async fn deny(
-    mut store: StoreContextMut<'_, State>,
+    mut store: StoreContextMut<'_, GuestState>,
     name: &str,
     ty: &ComponentFunc,
     given: &[Val],
     answer: &mut [Val],
 ) -> wasmtime::Result<()> {
     for value in given {
-        // A handle that was lent must be given back before the call ends.
+        // A borrowed handle must be returned before the call ends.
         if let Val::Resource(handle) = value {
             handle.resource_drop_async(store.as_context_mut()).await?;
         }
     }
-    let words = |ty: &Type| match ty {
+    let denial = |ty: &Type| match ty {
         Type::Result(result) => match result.err() {
-            Some(Type::Enum(words)) => {
-                words.names().find(|word| matches!(*word, "access" | "access-denied")).map(str::to_string)
+            Some(Type::Enum(errors)) => {
+                errors.names().find(|error| matches!(*error, "access" | "access-denied")).map(str::to_string)
             }
             _ => None,
         },
         _ => None,
     };
-    match (ty.results().next().as_ref().and_then(words), answer) {
-        (Some(word), [answer]) => {
-            *answer = Val::Result(Err(Some(Box::new(Val::Enum(word)))));
+    match (ty.results().next().as_ref().and_then(denial), answer) {
+        (Some(error), [answer]) => {
+            *answer = Val::Result(Err(Some(Box::new(Val::Enum(error)))));
             Ok(())
         }
         _ => Err(store
@@ -184,7 +191,8 @@ struct Datetime {
     nanoseconds: u32,
 }
 
-/// The same for every call: SplitMix64 from a fixed seed. An outcome that hung on more would differ from one batching to the next.
+/// A number of the constant sequence that every call sees: SplitMix64 from a fixed seed. With a
+/// sequence that continued over calls, results would depend on how events are batched.
 fn random_number(index: u64) -> u64 {
     let mut z = (index + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -196,15 +204,14 @@ fn random_byte(index: u64) -> u8 {
     random_number(index / 8).to_le_bytes()[(index % 8) as usize]
 }
 
-impl State {
+impl GuestState {
     /// Counts one more handle.
     fn hold(&mut self) -> wasmtime::Result<()> {
-        if self.ambient.handles == HANDLES {
-            let message =
-                format!("held {HANDLES} handles of WASI, as many as one instance may; give back what is done with");
+        if self.wasi.handles == HANDLES {
+            let message = format!("held {HANDLES} WASI handles, the most for one instance; release handles after use");
             return Err(self.refuse("handle-limit", message));
         }
-        self.ambient.handles += 1;
+        self.wasi.handles += 1;
         Ok(())
     }
 
@@ -213,20 +220,21 @@ impl State {
         Ok(Resource::new_own(0))
     }
 
-    /// A guest's runtime ends its program: what it printed last says why.
+    /// The error of a guest that ends its own program. Its last words say why.
     fn exited(&mut self) -> wasmtime::Error {
         self.call.log.end_lines(self.identity.name());
-        let printed = self.call.log.last_words().map(|words| format!("; the guest said: {words}")).unwrap_or_default();
-        self.refuse("trap", format!("ended its own program (wasi:cli/exit){printed}"))
+        let last_words = self.call.log.last_words();
+        let message = failure::trap_message(last_words.as_deref(), "the guest ended its own program: wasi:cli/exit");
+        self.refuse("trap", message)
     }
 
-    /// Keeps the reason for whoever made the call; the error ends the guest.
+    /// Records why the host ends the guest, and returns the error that ends it.
     pub(super) fn refuse(&mut self, class: &str, message: String) -> wasmtime::Error {
         self.call.refused = Some(Failure::Block(Reason::new(class, message)));
         wasmtime::Error::msg("the host call was refused")
     }
 
-    /// What a guest prints: whole lines are logged, and the rest waits for its end.
+    /// Logs what a guest prints. An unfinished line is kept until it ends.
     fn print(&mut self, error: bool, bytes: &[u8]) {
         let level = if error { Level::Warn } else { Level::Info };
         let (identity, call) = (self.identity.clone(), &mut self.call);
@@ -239,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_minor_of_the_packages_is_offered_and_nothing_else() {
+    fn every_minor_version_of_the_listed_packages_is_offered_and_nothing_else() {
         for good in ["wasi:cli/environment@0.2.0", "wasi:io/poll@0.2.12", "wasi:sockets/tcp@0.2.3"] {
             assert!(offers(good), "{good}");
         }
@@ -257,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn random_numbers_are_constant_and_not_all_alike() {
+    fn random_numbers_are_constant_and_distinct() {
         let bytes: Vec<u8> = (0..16).map(random_byte).collect();
         assert_eq!(bytes[..8], random_number(0).to_le_bytes());
         assert_eq!(bytes[8..], random_number(1).to_le_bytes());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use sandmill::{
     model::handler::{Failure, Handler},
-    sandbox::{Limits, OfTenant},
+    sandbox::{Limits, TenantLimits},
 };
 use sandmill_tests::calls::{HeldDocuments, batch, call, load, refused, sandbox, sandbox_for, tenant, unhurried};
 use serde_json::json;
@@ -13,7 +13,7 @@ use serde_json::json;
 #[tokio::test]
 async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
     let limits = Limits { memory_mib: 16, instances: 8, ..unhurried() };
-    let sandbox = sandbox_for(limits, OfTenant { memory_bytes: 16 << 20, ..OfTenant::default() });
+    let sandbox = sandbox_for(limits, TenantLimits { memory_bytes: 16 << 20, ..TenantLimits::default() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
     for tenant in ["a", "b"] {
         call(&plugin, tenant, "lane", json!({})).await.unwrap();
@@ -41,7 +41,8 @@ async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
 
 #[tokio::test]
 async fn a_call_over_the_bound_waits_for_its_turn() {
-    let sandbox = sandbox_for(Limits { instances: 8, ..unhurried() }, OfTenant { calls: 2, ..OfTenant::default() });
+    let sandbox =
+        sandbox_for(Limits { instances: 8, ..unhurried() }, TenantLimits { calls: 2, ..TenantLimits::default() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
     let (a, b) = (tenant("a"), tenant("b"));
     let first = plugin.permit(&a).await;

@@ -204,7 +204,7 @@ async fn idle_instances_give_way_to_one_of_many_memories() {
         call(&plugin, tenant, "lane", json!({})).await.expect("an idle one gave way");
         assert_eq!(sandbox.usage().live, 1);
     }
-    assert_eq!(sandbox.usage().most_live, 2);
+    assert_eq!(sandbox.usage().max_live, 2);
 }
 
 #[tokio::test]

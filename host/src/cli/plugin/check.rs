@@ -22,7 +22,7 @@ use crate::{
         handler::{Descriptor, Start},
         text,
     },
-    sandbox::examine::Examined,
+    sandbox::examine::Examination,
 };
 
 #[derive(Debug, clap::Args)]
@@ -91,8 +91,8 @@ struct Plugin<'a> {
 }
 
 impl<'a> Found<'a> {
-    fn of(file: &Path, examined: &'a Examined) -> Self {
-        let Examined { bytes, digest, outline, loaded } = examined;
+    fn of(file: &Path, examined: &'a Examination) -> Self {
+        let Examination { bytes, digest, outline, loaded } = examined;
         Found {
             file: file.display().to_string(),
             runs: loaded.is_ok(),

@@ -1,4 +1,4 @@
-//! `sandmill:processor@0.1.0`: generated bindings, and what turns their types into ours.
+//! Generated bindings of `sandmill:processor@0.1.0`.
 
 #[allow(missing_docs, reason = "generated; the contract itself documents every item")]
 mod generated {
@@ -10,7 +10,7 @@ mod generated {
             default: trappable,
         },
         exports: { default: async },
-        // A batch is lowered from borrowed texts; only what comes back is owned.
+        // A batch is lowered from borrowed texts; only results are owned.
         ownership: Borrowing { duplicate_if_necessary: true },
     });
 }

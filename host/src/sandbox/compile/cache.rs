@@ -1,9 +1,11 @@
-//! Compiled code, kept from one start to the next.
+//! The cache of compiled code, kept from one start to the next.
 //!
-//! A file's name says what it is for: the component's digest and the engine's. Its first bytes are a seal, made with the host's [`Key`] over
-//! that name and the code, so one that was cut short, altered, renamed or put there by somebody else is told apart and never loaded; it
-//! is removed, and made anew. Files appear whole, by being renamed. The folder is bounded: what was used least recently goes first. Losing any of it costs time only,
-//! so nothing here fails aloud: what cannot be kept is logged.
+//! A file is named after the digests of its component and of the engine. It begins with a seal made
+//! with the host's [`SealKey`] over these and the code. A file that was truncated, altered, renamed
+//! or written by somebody else fails the check; it is never loaded but removed, and the component
+//! is compiled again. Files appear complete, by renaming. The folder is bounded; the least recently
+//! used files are removed first. Losing a file only costs time, so errors are logged and not
+//! returned.
 
 use std::{
     fs, io,
@@ -15,48 +17,52 @@ use std::{
 
 use hmac::Mac;
 
-use super::{Code, hexadecimal, key::Key};
+use super::{MachineCode, hexadecimal, key::SealKey};
 
-/// What names of unfinished files begin with.
+/// Prefix of the names of unfinished files.
 pub(super) const PART: &str = ".part-";
 const SUFFIX: &str = ".cwasm";
-/// After so long an unfinished file belongs to a host that is gone.
+/// Age from which an unfinished file must belong to a host that is gone.
 const ABANDONED: Duration = Duration::from_secs(3_600);
 /// Bytes of a seal.
 const SEAL: usize = 32;
-/// What a seal is over besides the code; another layout takes another word.
+/// Prefix of the sealed bytes; another layout of them takes another prefix.
 const LAYOUT: &[u8] = b"sandmill compiled component 1";
 
 /// A folder of compiled code for one engine.
-pub(super) struct Cache {
+pub(super) struct CodeCache {
     folder: PathBuf,
-    key: Key,
+    key: SealKey,
     engine: [u8; 32],
-    most_bytes: u64,
+    max_bytes: u64,
 }
 
-impl Cache {
-    /// Makes the folder if it is not there. Refuses one that others may write to.
-    pub(super) fn open(folder: &Path, most_bytes: u64, engine: [u8; 32]) -> Result<Cache, String> {
+impl CodeCache {
+    /// Opens the folder, after making it if it is not there. Refuses one that other users may write
+    /// to.
+    pub(super) fn open(folder: &Path, max_bytes: u64, engine: [u8; 32]) -> Result<CodeCache, String> {
         let failed = |e: io::Error| {
-            format!("{}: {e}; set compile.cache to a folder that this host may write, or to nothing", folder.display())
+            format!(
+                "{}: {e}; set compile.cache to a folder that this host may write, or leave it empty",
+                folder.display()
+            )
         };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
         let found = fs::metadata(folder).map_err(failed)?;
         if found.uid() != rustix::process::geteuid().as_raw() || found.mode() & 0o022 != 0 {
-            return Err(failed(io::Error::other("belongs to, or can be written by others than this host's user")));
+            return Err(failed(io::Error::other("another user owns it or can write to it")));
         }
-        Ok(Cache { folder: folder.into(), key: Key::open(folder)?, engine, most_bytes })
+        Ok(CodeCache { folder: folder.into(), key: SealKey::open(folder)?, engine, max_bytes })
     }
 
-    /// The code of a component, if it is there and sealed by this host.
-    pub(super) fn get(&self, component: &[u8; 32]) -> Option<Code> {
+    /// The code of a component, if it is cached with this host's seal.
+    pub(super) fn get(&self, component: &[u8; 32]) -> Option<MachineCode> {
         let path = self.path(component);
         let bytes = match self.read(&path) {
             Ok(bytes) => bytes,
             Err(e) => {
                 if e.kind() != io::ErrorKind::NotFound {
-                    tracing::warn!(file = %path.display(), "cannot read compiled code: {e}");
+                    tracing::warn!(file = %path.display(), "cannot read cached code: {e}");
                 }
                 return None;
             }
@@ -68,20 +74,22 @@ impl Cache {
         if sealed.is_none() {
             tracing::warn!(
                 file = %path.display(),
-                "compiled code is not as this host wrote it (cut short, altered or foreign); removed, it is compiled again"
+                "cached code is not as this host wrote it (truncated, altered or foreign); removed it, \
+                 compiling again"
             );
             let _ = fs::remove_file(&path);
             return None;
         }
-        // Its time is when it was used last. Where that cannot be noted it goes earlier than it might.
+        // The file's time is that of its last use. Where it cannot be set, the file is removed
+        // earlier than it might be.
         let _ = fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
-        Some(Code { bytes, from: SEAL })
+        Some(MachineCode { bytes, from: SEAL })
     }
 
-    /// Keeps code for the next start.
-    pub(super) fn put(&self, component: &[u8; 32], code: &Code) {
+    /// Stores code for the next start.
+    pub(super) fn put(&self, component: &[u8; 32], code: &MachineCode) {
         if let Err(e) = self.write(component, &code.bytes[code.from..]).and_then(|()| self.trim()) {
-            tracing::warn!(folder = %self.folder.display(), "cannot keep compiled code: {e}");
+            tracing::warn!(folder = %self.folder.display(), "cannot cache compiled code: {e}");
         }
     }
 
@@ -91,8 +99,8 @@ impl Cache {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let found = fs::symlink_metadata(path)?;
-        if !found.is_file() || found.len() > self.most_bytes {
-            // Nothing of ours; an empty one is removed like any that is not sealed.
+        if !found.is_file() || found.len() > self.max_bytes {
+            // Not a file of ours. Empty bytes have no seal, so it is removed.
             return Ok(Vec::new());
         }
         fs::read(path)
@@ -103,19 +111,20 @@ impl Cache {
         let mut file = tempfile::NamedTempFile::with_prefix_in(PART, &self.folder)?;
         file.write_all(&seal)?;
         file.write_all(code)?;
-        // Not flushed to the disk: what a power cut takes is told apart by its seal.
+        // Not flushed to the disk: the seal reveals what a power failure loses.
         file.persist(self.path(component)).map_err(|refused| refused.error)?;
         Ok(())
     }
 
-    /// Removes what was used least recently, until the rest is within bounds, and what others left unfinished.
+    /// Removes the least recently used code until the rest is within the bound, and abandoned
+    /// files.
     fn trim(&self) -> io::Result<()> {
         let now = SystemTime::now();
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let entry = entry?;
             let (name, path) = (entry.file_name(), entry.path());
-            // Another host may remove it meanwhile.
+            // Another host may have removed it.
             let Ok(found) = entry.metadata() else { continue };
             let used = found.modified()?;
             let name = name.to_string_lossy();
@@ -126,13 +135,13 @@ impl Cache {
             }
         }
         files.sort();
-        let mut held: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
+        let mut total: u64 = files.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in files {
-            if held <= self.most_bytes {
+            if total <= self.max_bytes {
                 break;
             }
             let _ = fs::remove_file(path);
-            held -= bytes;
+            total -= bytes;
         }
         Ok(())
     }
@@ -143,18 +152,18 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    fn code(text: &str) -> Code {
-        Code { bytes: text.into(), from: 0 }
+    fn code(text: &str) -> MachineCode {
+        MachineCode { bytes: text.into(), from: 0 }
     }
 
-    fn text(code: Option<Code>) -> Option<String> {
+    fn text(code: Option<MachineCode>) -> Option<String> {
         code.map(|code| String::from_utf8(code.bytes[code.from..].to_vec()).unwrap())
     }
 
     #[test]
-    fn what_is_put_is_got_by_the_same_host_for_the_same_engine() {
+    fn code_is_read_back_only_for_its_component_and_engine() {
         let folder = tempfile::tempdir().unwrap();
-        let open = |engine: u8| Cache::open(folder.path(), 1 << 20, [engine; 32]).unwrap();
+        let open = |engine: u8| CodeCache::open(folder.path(), 1 << 20, [engine; 32]).unwrap();
         let cache = open(1);
         assert_eq!(text(cache.get(&[7; 32])), None);
         cache.put(&[7; 32], &code("seven"));
@@ -164,14 +173,14 @@ mod tests {
     }
 
     #[test]
-    fn whatever_was_not_sealed_for_its_name_is_removed() {
+    fn a_file_without_the_seal_for_its_name_is_removed() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), 1 << 20, [1; 32]).unwrap();
+        let cache = CodeCache::open(folder.path(), 1 << 20, [1; 32]).unwrap();
         let (good, path) = ([7; 32], cache.path(&[7; 32]));
         cache.put(&good, &code("seven"));
         let sealed = fs::read(&path).unwrap();
         let elsewhere = tempfile::tempdir().unwrap();
-        let foreign = Cache::open(elsewhere.path(), 1 << 20, [1; 32]).unwrap();
+        let foreign = CodeCache::open(elsewhere.path(), 1 << 20, [1; 32]).unwrap();
         foreign.put(&good, &code("seven"));
         cache.put(&[8; 32], &code("eight"));
         let mut damaged: Vec<Vec<u8>> = (0..sealed.len()).map(|length| sealed[..length].to_vec()).collect();
@@ -192,13 +201,13 @@ mod tests {
         assert_eq!(text(cache.get(&good)).as_deref(), Some("seven"));
         fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink(cache.path(&[8; 32]), &path).unwrap();
-        assert_eq!(text(cache.get(&good)), None, "a link is no file of ours");
+        assert_eq!(text(cache.get(&good)), None, "a link is not a file of the cache");
     }
 
     #[test]
-    fn the_least_recently_used_go_first() {
+    fn the_least_recently_used_code_is_removed_first() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::open(folder.path(), 300, [1; 32]).unwrap();
+        let cache = CodeCache::open(folder.path(), 300, [1; 32]).unwrap();
         let hundred = |number: u8| cache.put(&[number; 32], &code(&"x".repeat(100 - SEAL)));
         let age = |number: u8, seconds: u64| {
             let time = SystemTime::now() - Duration::from_secs(seconds);
@@ -219,14 +228,14 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_others_may_write_to_is_refused() {
+    fn a_folder_that_other_users_may_write_to_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
-        let refused = Cache::open(folder.path(), 1, [1; 32]).err().unwrap();
-        assert!(refused.contains("can be written by others than this host's user; set compile.cache"), "{refused}");
+        let refused = CodeCache::open(folder.path(), 1, [1; 32]).err().unwrap();
+        assert!(refused.contains("another user owns it or can write to it; set compile.cache"), "{refused}");
         let made = folder.path().join("a/b");
-        Cache::open(&made, 1, [1; 32]).unwrap();
+        CodeCache::open(&made, 1, [1; 32]).unwrap();
         assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
-        assert!(Cache::open(Path::new("/proc/nowhere"), 1, [1; 32]).is_err());
+        assert!(CodeCache::open(Path::new("/proc/nowhere"), 1, [1; 32]).is_err());
     }
 }

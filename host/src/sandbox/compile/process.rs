@@ -1,4 +1,5 @@
-//! The host's side of a compiler's process: start it, feed it, wait for it no longer than said, and say how it ended.
+//! The host's side of a compiler's process: starts it, feeds it, bounds its wall-clock time, and
+//! turns its end into a result.
 
 use std::{
     io::{self, Read, Write},
@@ -13,22 +14,22 @@ use std::{
 use rustix::{io::Errno, process::Signal};
 
 use super::{
-    Code, CompileError,
-    queue::Queue,
-    worker::{BAD_COMPONENT, Bounds},
+    CompileError, MachineCode,
+    queue::CompilerQueue,
+    worker::{BAD_COMPONENT, CompilerBounds},
 };
 
-/// What is read of a compiler's last words.
-const SAID_BYTES: u64 = 16 << 10;
+/// Length of a compiler's error output that is read, bytes.
+const ERROR_BYTES: u64 = 16 << 10;
 
-/// Compiles a component in a process of its own, which may take so many seconds by the clock on the wall.
+/// Compiles a component in a separate process, within `wall_seconds` of wall-clock time.
 pub(super) fn compile(
     worker: &Path,
-    bounds: Bounds,
-    patience: u64,
-    queue: &Queue,
+    bounds: CompilerBounds,
+    wall_seconds: u64,
+    queue: &CompilerQueue,
     component: &[u8],
-) -> Result<Code, CompileError> {
+) -> Result<MachineCode, CompileError> {
     let program = program(worker);
     let mut command = Command::new(&program);
     command
@@ -36,30 +37,30 @@ pub(super) fn compile(
         .arg("compile-component")
         .args(["--memory-mib", &bounds.memory_mib.to_string()])
         .args(["--seconds", &bounds.seconds.to_string()])
-        // Nothing of this host's surroundings is a stranger's business; the database's password least of all.
+        // The process handles a stranger's bytes, so it must not see this host's environment, least
+        // of all the database's password.
         .env_clear()
         .env("RAYON_NUM_THREADS", threads().to_string())
         .current_dir("/")
-        // Killed together with whatever it starts.
+        // A group, so that it is killed together with the processes that it starts.
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let mut child = command.spawn().map_err(|error| not_started(&program, &error))?;
     queue.started(&child);
-    let ended = attend(&mut child, bounds, patience, queue, component);
+    let ended = attend(&mut child, bounds, wall_seconds, queue, component);
     if ended.is_err() {
-        // Whatever went wrong on this side, no compiler stays behind.
+        // An error on this side must leave no compiler behind.
         queue.kill(&child);
         let _ = wait(&mut child, queue);
     }
-    judge(ended.map_err(|e| CompileError::Worker(e.to_string()))?, bounds, patience, queue)
+    result_of(ended.map_err(|e| CompileError::Worker(e.to_string()))?, bounds, wall_seconds, queue)
 }
 
-/// Why there is no process: for lack of what the system has too little of now, or for another
-/// reason.
+/// The error of a process that could not be started, for lack of some resource or otherwise.
 fn not_started(program: &Path, error: &io::Error) -> CompileError {
-    // The last one: somebody is just writing the program.
+    // TXTBSY: the program's file is just being written.
     const SCARCE: [Errno; 5] = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::TXTBSY];
     let scarce = Errno::from_io_error(error).is_some_and(|errno| SCARCE.contains(&errno));
     if scarce {
@@ -68,8 +69,8 @@ fn not_started(program: &Path, error: &io::Error) -> CompileError {
     CompileError::Worker(format!("start {}: {error}; see compile.worker", program.display()))
 }
 
-/// Waits for a compiler that ends by itself, or was killed.
-fn wait(child: &mut Child, queue: &Queue) -> io::Result<ExitStatus> {
+/// Waits for a compiler that is about to end.
+fn wait(child: &mut Child, queue: &CompilerQueue) -> io::Result<ExitStatus> {
     loop {
         match queue.reap(child)? {
             Some(status) => return Ok(status),
@@ -78,49 +79,57 @@ fn wait(child: &mut Child, queue: &Queue) -> io::Result<ExitStatus> {
     }
 }
 
-/// The program that compiles. Our own is the one that runs, also when its file was replaced by a newer version meanwhile.
+/// The program that compiles. By default it is the running program, even if its file has been
+/// replaced by a newer version.
 fn program(worker: &Path) -> PathBuf {
-    let ourselves = Path::new("/proc/self/exe");
+    let own = Path::new("/proc/self/exe");
     if !worker.as_os_str().is_empty() {
         worker.into()
-    } else if ourselves.exists() {
-        ourselves.into()
+    } else if own.exists() {
+        own.into()
     } else {
         std::env::current_exe().unwrap_or_else(|_| "sandmill".into())
     }
 }
 
-/// Few enough to leave the other cores alone even where the scheduler pays no heed to priorities.
+/// Threads of a compiler: few enough to leave cores free even where the kernel ignores priorities.
 fn threads() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get() / 2).clamp(1, 4)
 }
 
-/// How a compiler ended.
-struct Ended {
+/// The end of a compiler's process, with its output.
+struct CompilerExit {
     status: ExitStatus,
     code: Vec<u8>,
-    said: String,
-    /// It had its time and was killed.
+    errors: String,
+    /// Whether it was killed for its wall-clock time.
     overdue: bool,
 }
 
-fn attend(child: &mut Child, bounds: Bounds, patience: u64, queue: &Queue, component: &[u8]) -> io::Result<Ended> {
-    let deadline = Instant::now() + Duration::from_secs(patience);
+fn attend(
+    child: &mut Child,
+    bounds: CompilerBounds,
+    wall_seconds: u64,
+    queue: &CompilerQueue,
+    component: &[u8],
+) -> io::Result<CompilerExit> {
+    let deadline = Instant::now() + Duration::from_secs(wall_seconds);
     let (Some(mut input), Some(output), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
     else {
         return Err(io::Error::other("no pipes to it"));
     };
     thread::scope(|scope| {
         let (done, when_done) = mpsc::channel::<()>();
-        // A compiler that stops reading says why on its other pipes.
+        // A failure to write is no error of its own: the compiler reports on its other pipes why it
+        // stopped reading.
         spawn(scope, move || drop(input.write_all(component)))?;
-        // Code is held in memory here as it was there, so the same bound will do.
+        // The code has to fit into memory here as it did there, so it has the same bound.
         let code = spawn(scope, move || {
             let code = read(output, bounds.memory_mib << 20);
             drop(done);
             code
         })?;
-        let said = spawn(scope, move || read(errors, SAID_BYTES))?;
+        let errors = spawn(scope, move || read(errors, ERROR_BYTES))?;
         let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
         let mut overdue = when_done.recv_timeout(left(deadline)) == Err(RecvTimeoutError::Timeout);
         let status = loop {
@@ -128,7 +137,7 @@ fn attend(child: &mut Child, bounds: Bounds, patience: u64, queue: &Queue, compo
                 queue.kill(child);
                 break wait(child, queue)?;
             }
-            // Its pipe is closed, so it ends now; unless it is up to something.
+            // Its pipe is closed, so it should end now; a hostile one may not.
             match queue.reap(child)? {
                 Some(status) => break status,
                 None => thread::sleep(Duration::from_millis(1)),
@@ -136,7 +145,12 @@ fn attend(child: &mut Child, bounds: Bounds, patience: u64, queue: &Queue, compo
             overdue = left(deadline).is_zero();
         };
         let joined = |reader: ScopedJoinHandle<'_, Vec<u8>>| reader.join().unwrap_or_default();
-        Ok(Ended { status, code: joined(code), said: String::from_utf8_lossy(&joined(said)).into_owned(), overdue })
+        Ok(CompilerExit {
+            status,
+            code: joined(code),
+            errors: String::from_utf8_lossy(&joined(errors)).into_owned(),
+            overdue,
+        })
     })
 }
 
@@ -147,42 +161,48 @@ fn spawn<'scope, T: Send + 'scope>(
     thread::Builder::new().name("compiler".into()).spawn_scoped(scope, work)
 }
 
-/// What comes out of a pipe, up to one byte more than allowed; then the pipe is closed.
-fn read(pipe: impl Read, most: u64) -> Vec<u8> {
+/// Reads a pipe up to one byte over the maximum, then closes it.
+fn read(pipe: impl Read, max: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A pipe that breaks has given what it had; how the process ended tells the rest.
-    let _ = pipe.take(most + 1).read_to_end(&mut bytes);
+    // What was read before an error is kept; the exit status shows what went wrong.
+    let _ = pipe.take(max + 1).read_to_end(&mut bytes);
     bytes
 }
 
-fn judge(ended: Ended, bounds: Bounds, patience: u64, queue: &Queue) -> Result<Code, CompileError> {
-    let Ended { status, code, said, overdue } = ended;
+fn result_of(
+    ended: CompilerExit,
+    bounds: CompilerBounds,
+    wall_seconds: u64,
+    queue: &CompilerQueue,
+) -> Result<MachineCode, CompileError> {
+    let CompilerExit { status, code, errors, overdue } = ended;
     let (memory, time) =
         (CompileError::Memory { mib: bounds.memory_mib }, CompileError::Time { seconds: bounds.seconds });
     if overdue {
-        return Err(CompileError::Starved { waited: patience });
+        return Err(CompileError::Starved { waited: wall_seconds });
     }
     if code.len() as u64 > bounds.memory_mib << 20 {
         return Err(memory);
     }
     if status.success() {
-        return Ok(Code { bytes: code, from: 0 });
+        return Ok(MachineCode { bytes: code, from: 0 });
     }
     if status.signal() == Some(Signal::XCPU.as_raw()) {
         return Err(time);
     }
-    // Not by this side: the system takes a process so, and this one first (see `worker`).
+    // Not killed by this side: the system kills a process so when memory is short, and a compiler
+    // first (see `worker`).
     if status.signal() == Some(Signal::KILL.as_raw()) {
         return Err(if queue.is_stopped() { CompileError::Stopped } else { CompileError::Killed });
     }
-    // An allocation that fails ends a Rust program with these words, or comes back as the kernel's or the compiler's error.
+    // Messages of a failed allocation: of Rust's runtime, the kernel and the compiler.
     let out_of_memory = ["memory allocation of", "Cannot allocate memory", "out of memory", "failed to allocate"];
-    if out_of_memory.iter().any(|words| said.contains(words)) {
+    if out_of_memory.iter().any(|words| errors.contains(words)) {
         return Err(memory);
     }
-    let said = said.trim();
+    let errors = errors.trim();
     Err(match status.code() {
-        Some(code) if code == i32::from(BAD_COMPONENT) && !said.is_empty() => CompileError::Invalid(said.into()),
-        _ => CompileError::Worker(format!("it ended with {status}: {said}")),
+        Some(code) if code == i32::from(BAD_COMPONENT) && !errors.is_empty() => CompileError::Invalid(errors.into()),
+        _ => CompileError::Worker(format!("it ended with {status}: {errors}")),
     })
 }

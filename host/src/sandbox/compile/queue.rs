@@ -1,11 +1,10 @@
 //! The queue for compilers: which may run at once, and the end of all of them.
 //!
-//! One compiler has all the memory that the settings allow, so no second one of its kind runs
-//! beside it. Small components need a fraction of that and are done in a second: one of them
-//! compiles beside a large one, within bounds of its own, so that nobody waits for a whole language
-//! runtime. [`stop`] kills the compilers that run and turns away those that wait.
-//!
-//! [`stop`]: Queue::stop
+//! A full compiler has all the memory that the settings allow, so only one of its kind runs at a
+//! time. Small components need a fraction of that and take a second. So one *quick* compiler with
+//! tighter bounds may run beside a full one, and a small component need not wait for a whole
+//! language runtime. [`CompilerQueue::stop`] kills the compilers that run and rejects those that
+//! wait.
 
 use std::{
     collections::HashSet,
@@ -17,178 +16,178 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::sync::watch;
 
-use super::{CompileError, Config, worker::Bounds};
+use super::{CompileError, Config, worker::CompilerBounds};
 
-/// What compiling one component may take.
+/// Bounds on compiling a component, and on compilers beside it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Effort {
-    /// A few seconds and a part of the memory, beside one that takes all of it. What is not done
-    /// then is [`CompileError::Unfinished`].
+    /// A few seconds and a part of the memory, beside a full compiler. Exceeding them is
+    /// [`CompileError::Unfinished`].
     Quick,
-    /// What the settings say.
+    /// The bounds of the settings.
     #[default]
     Full,
-    /// The same while no other compiler runs.
+    /// The bounds of the settings, while no other compiler runs.
     Alone,
 }
 
-/// CPU time of a quick compiler, seconds. Default 5: ten times what a Rust guest takes.
+/// CPU time of a quick compiler, seconds. 5: ten times what a Rust guest takes.
 const QUICK_SECONDS: u64 = 5;
-/// The part of the memory that a quick compiler may take, and the least that is of use, MiB.
-const QUICK_MEMORY: (u64, u64) = (4, 512);
+/// Memory of a quick compiler: this fraction of the setting, but at least as much, MiB.
+const QUICK_MEMORY_DIVISOR: u64 = 4;
+const QUICK_MEMORY_MIN_MIB: u64 = 512;
 
 impl Effort {
-    /// What a compiler may take under these settings.
-    pub(super) fn bounds(self, config: &Config) -> Bounds {
+    /// The bounds of a compiler under these settings.
+    pub(super) fn bounds(self, config: &Config) -> CompilerBounds {
         let Config { memory_mib, seconds, .. } = *config;
         match self {
-            Effort::Quick => {
-                let (part, least) = QUICK_MEMORY;
-                Bounds {
-                    memory_mib: (memory_mib / part).max(least).min(memory_mib),
-                    seconds: QUICK_SECONDS.min(seconds),
-                }
-            }
-            Effort::Full | Effort::Alone => Bounds { memory_mib, seconds },
+            Effort::Quick => CompilerBounds {
+                memory_mib: (memory_mib / QUICK_MEMORY_DIVISOR).max(QUICK_MEMORY_MIN_MIB).min(memory_mib),
+                seconds: QUICK_SECONDS.min(seconds),
+            },
+            Effort::Full | Effort::Alone => CompilerBounds { memory_mib, seconds },
         }
     }
 }
 
 /// The compilers of one host.
-pub(super) struct Queue {
-    state: Mutex<State>,
+pub(super) struct CompilerQueue {
+    slots: Mutex<QueueSlots>,
     changed: Condvar,
-    busy: watch::Sender<usize>,
+    /// Components that are being compiled or cached.
+    work: watch::Sender<usize>,
 }
 
 #[derive(Default)]
-struct State {
-    /// Whether a quick compiler runs, and one with all the memory.
+struct QueueSlots {
+    /// Whether a quick compiler runs.
     quick: bool,
+    /// Whether a full compiler runs.
     full: bool,
     stopped: bool,
-    /// Processes that run and are not reaped, each the leader of its group.
+    /// Processes that are not reaped, each the leader of its group.
     running: HashSet<Pid>,
 }
 
-impl Default for Queue {
+impl Default for CompilerQueue {
     fn default() -> Self {
-        Queue { state: Mutex::default(), changed: Condvar::new(), busy: watch::Sender::new(0) }
+        CompilerQueue { slots: Mutex::default(), changed: Condvar::new(), work: watch::Sender::new(0) }
     }
 }
 
-/// A place among the compilers that run. Dropping it lets the next one begin.
-pub(super) struct Place<'a> {
-    queue: &'a Queue,
+/// The right to run a compiler. Dropping it lets the next one begin.
+pub(super) struct CompilerSlot<'a> {
+    queue: &'a CompilerQueue,
     effort: Effort,
 }
 
-/// Work on a component, from before its compiler runs until its code is kept or lost.
-pub(super) struct Busy<'a>(&'a Queue);
+/// Work on a component, from before its compiler runs until its code is cached or lost.
+pub(super) struct ComponentWork<'a>(&'a CompilerQueue);
 
-impl Queue {
-    /// Counts a component as worked on.
-    pub(super) fn busy(&self) -> Busy<'_> {
-        self.busy.send_modify(|busy| *busy += 1);
-        Busy(self)
+impl CompilerQueue {
+    /// Counts a component as being worked on, until the result is dropped.
+    pub(super) fn begin_work(&self) -> ComponentWork<'_> {
+        self.work.send_modify(|components| *components += 1);
+        ComponentWork(self)
     }
 
-    /// Waits for a place. Fails where all compilers are stopped.
-    pub(super) fn enter(&self, effort: Effort) -> Result<Place<'_>, CompileError> {
-        let mut state = self.lock();
+    /// Waits for a slot. Fails once all compilers are stopped.
+    pub(super) fn enter(&self, effort: Effort) -> Result<CompilerSlot<'_>, CompileError> {
+        let mut slots = self.lock();
         loop {
-            if state.stopped {
+            if slots.stopped {
                 return Err(CompileError::Stopped);
             }
             let free = match effort {
-                Effort::Quick => !state.quick,
-                Effort::Full => !state.full,
-                Effort::Alone => !state.full && !state.quick,
+                Effort::Quick => !slots.quick,
+                Effort::Full => !slots.full,
+                Effort::Alone => !slots.full && !slots.quick,
             };
             if free {
-                state.quick |= effort != Effort::Full;
-                state.full |= effort != Effort::Quick;
-                return Ok(Place { queue: self, effort });
+                slots.quick |= effort != Effort::Full;
+                slots.full |= effort != Effort::Quick;
+                return Ok(CompilerSlot { queue: self, effort });
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            slots = self.changed.wait(slots).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Kills the compilers that run, and lets no further one begin.
+    /// Kills all running compilers and starts no more.
     pub(super) fn stop(&self) {
-        let mut state = self.lock();
-        state.stopped = true;
-        state.running.iter().for_each(|leader| kill(*leader));
-        drop(state);
+        let mut slots = self.lock();
+        slots.stopped = true;
+        slots.running.iter().for_each(|leader| kill(*leader));
+        drop(slots);
         self.changed.notify_all();
     }
 
-    /// Whether all compilers are stopped.
+    /// Whether compilers have been stopped.
     pub(super) fn is_stopped(&self) -> bool {
         self.lock().stopped
     }
 
-    /// Waits until no component is worked on.
+    /// Waits until no component is being worked on.
     pub(super) async fn idle(&self) {
-        // The sender is this one.
-        let _ = self.busy.subscribe().wait_for(|busy| *busy == 0).await;
+        // It cannot fail, since the sender lives as long as `self`.
+        let _ = self.work.subscribe().wait_for(|components| *components == 0).await;
     }
 
-    /// Takes charge of a compiler's process, which leads a group of its own.
+    /// Registers a compiler's process, the leader of its own group.
     pub(super) fn started(&self, child: &Child) {
-        let (leader, mut state) = (Pid::from_child(child), self.lock());
-        state.running.insert(leader);
-        if state.stopped {
+        let (leader, mut slots) = (Pid::from_child(child), self.lock());
+        slots.running.insert(leader);
+        if slots.stopped {
             kill(leader);
         }
     }
 
-    /// Kills one compiler and what it has started.
+    /// Kills a compiler and the processes that it has started.
     pub(super) fn kill(&self, child: &Child) {
-        let (leader, state) = (Pid::from_child(child), self.lock());
-        // Reaped, its number may be another process's by now.
-        if state.running.contains(&leader) {
+        let (leader, slots) = (Pid::from_child(child), self.lock());
+        // Once it is reaped, its number may belong to another process.
+        if slots.running.contains(&leader) {
             kill(leader);
         }
     }
 
-    /// How a compiler ended, if it has.
+    /// The exit status of a compiler that has ended.
     pub(super) fn reap(&self, child: &mut Child) -> io::Result<Option<ExitStatus>> {
-        let mut state = self.lock();
+        let mut slots = self.lock();
         let ended = child.try_wait()?;
         if ended.is_some() {
-            state.running.remove(&Pid::from_child(child));
+            slots.running.remove(&Pid::from_child(child));
         }
         Ok(ended)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, QueueSlots> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn kill(leader: Pid) {
-    // One that has just ended is as good as killed.
+    // It fails only for a process that has just ended.
     let _ = kill_process_group(leader, Signal::KILL);
 }
 
-impl Drop for Place<'_> {
+impl Drop for CompilerSlot<'_> {
     fn drop(&mut self) {
-        let mut state = self.queue.lock();
+        let mut slots = self.queue.lock();
         if self.effort != Effort::Full {
-            state.quick = false;
+            slots.quick = false;
         }
         if self.effort != Effort::Quick {
-            state.full = false;
+            slots.full = false;
         }
-        drop(state);
+        drop(slots);
         self.queue.changed.notify_all();
     }
 }
 
-impl Drop for Busy<'_> {
+impl Drop for ComponentWork<'_> {
     fn drop(&mut self) {
-        self.0.busy.send_modify(|busy| *busy -= 1);
+        self.0.work.send_modify(|components| *components -= 1);
     }
 }
 
@@ -197,8 +196,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_small_component_compiles_beside_a_large_one_and_alone_means_alone() {
-        let queue = Queue::default();
+    fn a_quick_compiler_runs_beside_a_full_one_and_alone_waits_for_both() {
+        let queue = CompilerQueue::default();
         let (quick, full) = (queue.enter(Effort::Quick).unwrap(), queue.enter(Effort::Full).unwrap());
         std::thread::scope(|scope| {
             let alone = scope.spawn(|| queue.enter(Effort::Alone).map(drop).is_ok());
@@ -216,10 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn a_quick_compiler_has_a_part_of_the_memory_and_never_more_than_the_settings() {
+    fn a_quick_compiler_has_part_of_the_memory_and_never_more_than_the_settings() {
         let bounds = |memory_mib, seconds| {
             let config = Config { memory_mib, seconds, ..Config::default() };
-            let Bounds { memory_mib, seconds } = Effort::Quick.bounds(&config);
+            let CompilerBounds { memory_mib, seconds } = Effort::Quick.bounds(&config);
             (memory_mib, seconds)
         };
         assert_eq!(bounds(2_048, 120), (512, 5));
