@@ -21,7 +21,7 @@ use crate::{
         code::{CodeVersion, SwappableCode},
         lane::Runner,
     },
-    rehearsal::{Rehearsal, Report, lines},
+    rehearsal::{PluginTest, TestReport, lines},
     sandbox::{Sandbox, examine::Examination},
     scheduler::Scheduler,
     store::import::{Input, events::Events},
@@ -87,10 +87,10 @@ pub struct TestRequest {
 
 /// What became of it.
 pub struct TestResult {
-    /// What the plugin says it is.
+    /// The plugin's descriptor.
     pub descriptor: Descriptor,
-    /// What its events led to.
-    pub report: Report,
+    /// The result of the test.
+    pub report: TestReport,
     /// Lines of the events that an import would skip, as an earlier one has their id.
     pub repeated: u64,
     /// Linear memory of its largest instance, bytes.
@@ -115,14 +115,14 @@ pub async fn test(
     let code = SwappableCode::new(CodeVersion::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
     let runner = Runner::new(&descriptor, Arc::new(code), scheduler);
-    let rehearsal = Rehearsal {
+    let test = PluginTest {
         descriptor: &descriptor,
         runner: &runner,
         page_events: config.processor.page_events,
         tenants_at_once: config.processor.lanes_at_once.min(sandbox.usage().max_live),
     };
     let ran = tokio::select! {
-        ran = rehearsal.run(&events, expected.as_ref()) => ran,
+        ran = test.run(&events, expected.as_ref()) => ran,
         () = interrupted => return Ok(None),
     };
     let (report, documents) = ran.map_err(|lost| anyhow::anyhow!("{}", lost.0))?;
@@ -139,7 +139,7 @@ fn events(path: &Path) -> anyhow::Result<Events> {
     Events::read(Input::open(path).with_context(name)?).with_context(name)
 }
 
-fn expected(path: &Path) -> anyhow::Result<lines::Documents> {
+fn expected(path: &Path) -> anyhow::Result<lines::NamedDocuments> {
     let name = || path.display().to_string();
     lines::read(BufReader::new(File::open(path).with_context(name)?)).with_context(name)
 }

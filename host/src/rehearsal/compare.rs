@@ -1,36 +1,37 @@
-//! Documents compared by what they say and not by how they are written: pure.
+//! Comparison of documents by their values, not their spelling. Pure.
 //!
-//! Numbers are equal by value, to the last digit, however they are spelt; the order of keys and the space between them say nothing. Where two
-//! documents differ, the first place in the order of their keys is named as a JSON pointer (RFC 6901).
+//! Numbers are equal by value, to the last digit, in any notation. The order of keys and whitespace
+//! do not matter. Where two documents differ, the first difference in the order of their keys is
+//! given with a JSON pointer (RFC 6901).
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Documents, Name};
+use super::{DocumentName, NamedDocuments};
 
-/// How many of each kind are listed.
+/// Items of each kind that are listed.
 pub(super) const LISTED: usize = 10;
-/// How much of a value is shown, characters.
+/// Length of a value that is shown, characters.
 const SHOWN: usize = 200;
 
-/// The first of many, and how many there are.
+/// The first items of a list, and the number of all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Listed<T> {
-    /// How many.
+pub struct Excerpt<T> {
+    /// Number of items.
     pub total: usize,
-    /// The first of them.
+    /// The first items.
     pub first: Vec<T>,
 }
 
-impl<T> Default for Listed<T> {
+impl<T> Default for Excerpt<T> {
     fn default() -> Self {
-        Listed { total: 0, first: Vec::new() }
+        Excerpt { total: 0, first: Vec::new() }
     }
 }
 
-impl<T> Extend<T> for Listed<T> {
+impl<T> Extend<T> for Excerpt<T> {
     fn extend<I: IntoIterator<Item = T>>(&mut self, items: I) {
         for item in items {
             self.total += 1;
@@ -41,23 +42,23 @@ impl<T> Extend<T> for Listed<T> {
     }
 }
 
-impl<T> FromIterator<T> for Listed<T> {
+impl<T> FromIterator<T> for Excerpt<T> {
     fn from_iter<I: IntoIterator<Item = T>>(items: I) -> Self {
-        let mut listed = Listed::default();
-        listed.extend(items);
-        listed
+        let mut excerpt = Excerpt::default();
+        excerpt.extend(items);
+        excerpt
     }
 }
 
-/// How documents differ from others.
+/// The differences between expected documents and those found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Comparison {
-    /// Expected and not there.
-    pub missing: Listed<Name>,
-    /// There and not expected.
-    pub unexpected: Listed<Name>,
-    /// There, but otherwise.
-    pub differing: Listed<Differing>,
+    /// Expected and not found.
+    pub missing: Excerpt<DocumentName>,
+    /// Found and not expected.
+    pub unexpected: Excerpt<DocumentName>,
+    /// Found with other data than expected.
+    pub differing: Excerpt<DifferingDocument>,
 }
 
 impl Comparison {
@@ -67,37 +68,37 @@ impl Comparison {
     }
 }
 
-/// A document that is not as expected.
+/// A document whose data is not as expected.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Differing {
-    /// Which.
+pub struct DifferingDocument {
+    /// Its name.
     #[serde(flatten)]
-    pub name: Name,
-    /// Where first.
+    pub name: DocumentName,
+    /// The first difference.
     #[serde(flatten)]
-    pub place: Place,
+    pub difference: Difference,
 }
 
-/// The first place where two documents differ.
+/// The first difference between two documents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Place {
+pub struct Difference {
     /// A JSON pointer; empty for the whole document.
     pub path: String,
-    /// What is expected there, as JSON; none where nothing is.
+    /// The expected value, as JSON; none where no value is expected.
     pub expected: Option<String>,
-    /// What is there.
+    /// The value found; none where there is none.
     pub found: Option<String>,
 }
 
 /// Compares all documents.
-pub(super) fn documents(expected: &Documents, found: &Documents) -> Comparison {
-    let without = |some: &Documents, others: &Documents| -> Listed<Name> {
+pub(super) fn documents(expected: &NamedDocuments, found: &NamedDocuments) -> Comparison {
+    let without = |some: &NamedDocuments, others: &NamedDocuments| -> Excerpt<DocumentName> {
         some.keys().filter(|name| !others.contains_key(*name)).cloned().collect()
     };
     let both = expected.iter().filter_map(|(name, expected)| Some((name, expected, found.get(name)?)));
     let differing = both.filter_map(|(name, expected, found)| {
-        let place = first_difference(expected, found)?;
-        Some(Differing { name: name.clone(), place })
+        let difference = first_difference(expected, found)?;
+        Some(DifferingDocument { name: name.clone(), difference })
     });
     Comparison {
         differing: differing.collect(),
@@ -106,94 +107,104 @@ pub(super) fn documents(expected: &Documents, found: &Documents) -> Comparison {
     }
 }
 
-/// Where two JSON texts first differ; none where they say the same.
-fn first_difference(expected: &str, found: &str) -> Option<Place> {
+/// The first difference between two JSON texts; none where their values are equal.
+fn first_difference(expected: &str, found: &str) -> Option<Difference> {
     if expected == found { None } else { difference(expected, found, &mut String::new()) }
 }
 
-fn difference(expected: &str, found: &str, path: &mut String) -> Option<Place> {
-    // Its depth is that of the shallower text, and a document is not deep.
-    match (Node::of(expected), Node::of(found)) {
-        (Some(Node::Object(expected)), Some(Node::Object(found))) => {
+fn difference(expected: &str, found: &str, path: &mut String) -> Option<Difference> {
+    // It recurses as deep as the shallower text, and documents are limited in depth.
+    match (JsonNode::of(expected), JsonNode::of(found)) {
+        (Some(JsonNode::Object(expected)), Some(JsonNode::Object(found))) => {
             let keys: BTreeMap<&String, ()> = expected.keys().chain(found.keys()).map(|key| (key, ())).collect();
             keys.keys().find_map(|key| {
                 let step = key.replace('~', "~0").replace('/', "~1");
                 step_into(path, &step, expected.get(*key).copied(), found.get(*key).copied())
             })
         }
-        (Some(Node::Array(expected)), Some(Node::Array(found))) => (0..expected.len().max(found.len()))
+        (Some(JsonNode::Array(expected)), Some(JsonNode::Array(found))) => (0..expected.len().max(found.len()))
             .find_map(|at| step_into(path, &at.to_string(), expected.get(at).copied(), found.get(at).copied())),
-        (Some(Node::String(expected)), Some(Node::String(found))) if expected == found => None,
-        (Some(Node::Number(expected)), Some(Node::Number(found))) if expected == found => None,
-        (Some(Node::Word(expected)), Some(Node::Word(found))) if expected == found => None,
-        _ => Some(place(path, Some(expected), Some(found))),
+        (Some(JsonNode::String(expected)), Some(JsonNode::String(found))) if expected == found => None,
+        (Some(JsonNode::Number(expected)), Some(JsonNode::Number(found))) if expected == found => None,
+        (Some(JsonNode::Word(expected)), Some(JsonNode::Word(found))) if expected == found => None,
+        _ => Some(difference_at(path, Some(expected), Some(found))),
     }
 }
 
-fn step_into(path: &mut String, step: &str, expected: Option<&RawValue>, found: Option<&RawValue>) -> Option<Place> {
+fn step_into(
+    path: &mut String,
+    step: &str,
+    expected: Option<&RawValue>,
+    found: Option<&RawValue>,
+) -> Option<Difference> {
     let length = path.len();
     path.push('/');
     path.push_str(step);
     let found = match (expected, found) {
         (Some(expected), Some(found)) => difference(expected.get(), found.get(), path),
-        (expected, found) => Some(place(path, expected.map(RawValue::get), found.map(RawValue::get))),
+        (expected, found) => Some(difference_at(path, expected.map(RawValue::get), found.map(RawValue::get))),
     };
     path.truncate(length);
     found
 }
 
-fn place(path: &str, expected: Option<&str>, found: Option<&str>) -> Place {
+fn difference_at(path: &str, expected: Option<&str>, found: Option<&str>) -> Difference {
     let show = |text: &str| match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_string(),
     };
-    Place { path: path.into(), expected: expected.map(show), found: found.map(show) }
+    Difference { path: path.into(), expected: expected.map(show), found: found.map(show) }
 }
 
-/// A JSON text taken apart by one level.
-enum Node<'a> {
+/// A JSON text parsed by one level.
+enum JsonNode<'a> {
     Object(BTreeMap<String, &'a RawValue>),
     Array(Vec<&'a RawValue>),
     String(String),
-    Number(Number),
+    Number(DecimalNumber),
     /// `true`, `false` or `null`.
     Word(&'a str),
 }
 
-/// A decimal number in the one form that each value has: 0.`digits` times ten to the `exponent`, with no zero at either end of the digits.
+/// A decimal number in normal form: 0.`digits` times ten to the `exponent`, with no zero at either
+/// end of the digits.
 #[derive(PartialEq)]
-struct Number {
+struct DecimalNumber {
     negative: bool,
     digits: String,
     exponent: i128,
 }
 
-impl<'a> Node<'a> {
-    fn of(text: &'a str) -> Option<Node<'a>> {
+impl<'a> JsonNode<'a> {
+    fn of(text: &'a str) -> Option<JsonNode<'a>> {
         let text = text.trim_ascii();
         match text.as_bytes().first()? {
-            b'{' => serde_json::from_str(text).ok().map(Node::Object),
-            b'[' => serde_json::from_str(text).ok().map(Node::Array),
-            b'"' => serde_json::from_str(text).ok().map(Node::String),
-            b't' | b'f' | b'n' => Some(Node::Word(text)),
-            _ => Number::of(text).map(Node::Number),
+            b'{' => serde_json::from_str(text).ok().map(JsonNode::Object),
+            b'[' => serde_json::from_str(text).ok().map(JsonNode::Array),
+            b'"' => serde_json::from_str(text).ok().map(JsonNode::String),
+            b't' | b'f' | b'n' => Some(JsonNode::Word(text)),
+            _ => DecimalNumber::of(text).map(JsonNode::Number),
         }
     }
 }
 
-impl Number {
-    fn of(text: &str) -> Option<Number> {
+impl DecimalNumber {
+    fn of(text: &str) -> Option<DecimalNumber> {
         let (negative, amount) = text.strip_prefix('-').map_or((false, text), |amount| (true, amount));
         let (mantissa, exponent) = amount.split_once(['e', 'E']).unwrap_or((amount, "0"));
-        let (whole, part) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        let (integer, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let exponent: i64 = exponent.parse().ok()?;
-        let digits = [whole, part].concat();
+        let digits = [integer, fraction].concat();
         let leading = digits.len() - digits.trim_start_matches('0').len();
         let digits = digits.trim_matches('0').to_string();
         if digits.is_empty() {
-            return Some(Number { negative: false, digits, exponent: 0 });
+            return Some(DecimalNumber { negative: false, digits, exponent: 0 });
         }
-        Some(Number { negative, digits, exponent: i128::from(exponent) + whole.len() as i128 - leading as i128 })
+        Some(DecimalNumber {
+            negative,
+            digits,
+            exponent: i128::from(exponent) + integer.len() as i128 - leading as i128,
+        })
     }
 }
 
@@ -202,11 +213,11 @@ mod tests {
     use super::*;
 
     fn differs(expected: &str, found: &str) -> Option<(String, Option<String>, Option<String>)> {
-        first_difference(expected, found).map(|Place { path, expected, found }| (path, expected, found))
+        first_difference(expected, found).map(|Difference { path, expected, found }| (path, expected, found))
     }
 
     #[test]
-    fn spelling_says_nothing() {
+    fn spelling_and_order_do_not_matter() {
         for (one, other) in [
             (r#"{"a":1,"b":[true,null]}"#, "{ \"b\": [ true,null ],\n\"a\":1.0 }"),
             (r#"{"n":100}"#, r#"{"n":1e2}"#),
@@ -220,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_place_is_named() {
+    fn the_first_difference_is_given_with_its_pointer() {
         let some = |text: &str| Some(text.to_string());
         for (one, other, path, expected, found) in [
             (r#"{"a":{"b":[1,2,3]}}"#, r#"{"a":{"b":[1,5]}}"#, "/a/b/1", some("2"), some("5")),
@@ -244,23 +255,24 @@ mod tests {
     }
 
     #[test]
-    fn all_are_counted_and_some_are_listed() {
-        let documents = |ids: std::ops::Range<u32>, data: &str| -> Documents {
-            let name = |id: u32| Name { collection: "c".into(), tenant: "t".into(), id: format!("{id:03}").into() };
+    fn all_differences_are_counted_and_the_first_are_listed() {
+        let documents = |ids: std::ops::Range<u32>, data: &str| -> NamedDocuments {
+            let name =
+                |id: u32| DocumentName { collection: "c".into(), tenant: "t".into(), id: format!("{id:03}").into() };
             ids.map(|id| (name(id), data.into())).collect()
         };
         let found = super::documents(&documents(0..50, r#"{"a":1}"#), &documents(20..90, r#"{"a":2}"#));
         assert_eq!((found.missing.total, found.unexpected.total, found.differing.total), (20, 40, 30));
         assert_eq!((found.missing.first.len(), &*found.missing.first[9].id), (10, "009"));
-        assert_eq!((&*found.differing.first[0].name.id, &*found.differing.first[0].place.path), ("020", "/a"));
+        assert_eq!((&*found.differing.first[0].name.id, &*found.differing.first[0].difference.path), ("020", "/a"));
         assert!(!found.is_same());
         assert!(super::documents(&documents(0..9, "{}"), &documents(0..9, "{ }")).is_same());
     }
 
     #[test]
-    fn long_values_are_cut() {
+    fn long_values_are_shortened() {
         let long = format!("{{\"a\":\"{}\"}}", "ü".repeat(900));
-        let place = first_difference(&long, r#"{"a":""}"#).unwrap();
-        assert_eq!(place.expected.map(|text| text.chars().count()), Some(SHOWN + 1));
+        let difference = first_difference(&long, r#"{"a":""}"#).unwrap();
+        assert_eq!(difference.expected.map(|text| text.chars().count()), Some(SHOWN + 1));
     }
 }

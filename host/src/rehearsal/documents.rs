@@ -1,4 +1,4 @@
-//! One tenant's documents, in memory, under the rules that the database's are kept by.
+//! The documents of one tenant, in memory, under the rules of the database.
 
 use std::{
     collections::BTreeMap,
@@ -13,30 +13,30 @@ use crate::{
     projections::documents::{Changes, PrepareError},
 };
 
-/// What a tenant's lanes have written.
-pub(super) struct Kept {
+/// The documents that a tenant's lanes have written.
+pub(super) struct MemoryDocuments {
     /// Whether each document belongs to one of the tenant's lanes.
     owned: bool,
-    documents: Mutex<BTreeMap<(CollectionName, Arc<str>), Document>>,
+    documents: Mutex<BTreeMap<(CollectionName, Arc<str>), StoredDocument>>,
 }
 
-struct Document {
+struct StoredDocument {
     data: Arc<str>,
     /// The key of the lane that wrote it first.
     owner: Arc<str>,
 }
 
-impl Kept {
+impl MemoryDocuments {
     pub(super) fn new(owned: bool) -> Self {
-        Kept { owned, documents: Mutex::default() }
+        MemoryDocuments { owned, documents: Mutex::default() }
     }
 
-    /// Writes all of a lane's changes, or none if one is to another lane's document.
+    /// Writes all changes of a lane, or none if one of them is to another lane's document.
     pub(super) fn write(&self, changes: Changes) -> Result<(), PrepareError> {
         let mut documents = self.lock();
         for key in changes.keys() {
-            let place = (key.collection.clone(), key.id.clone());
-            if let Some(document) = documents.get(&place)
+            let name = (key.collection.clone(), key.id.clone());
+            if let Some(document) = documents.get(&name)
                 && self.owned
                 && document.owner != key.lane.key
             {
@@ -44,28 +44,28 @@ impl Kept {
             }
         }
         for (key, data) in changes {
-            let place = (key.collection, key.id);
+            let name = (key.collection, key.id);
             match data {
-                Some(data) => drop(documents.insert(place, Document { data, owner: key.lane.key })),
-                None => drop(documents.remove(&place)),
+                Some(data) => drop(documents.insert(name, StoredDocument { data, owner: key.lane.key })),
+                None => drop(documents.remove(&name)),
             }
         }
         Ok(())
     }
 
-    /// All of them, by collection and id.
+    /// All documents, by collection and id.
     pub(super) fn all(&self) -> Vec<(CollectionName, Arc<str>, Arc<str>)> {
         let documents = self.lock();
         documents.iter().map(|((collection, id), d)| (collection.clone(), id.clone(), d.data.clone())).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<(CollectionName, Arc<str>), Document>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(CollectionName, Arc<str>), StoredDocument>> {
         // Nothing panics while holding it.
         self.documents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Documents for Kept {
+impl Documents for MemoryDocuments {
     fn get_many<'a>(
         &'a self,
         collection: &'a CollectionName,
@@ -86,7 +86,7 @@ mod tests {
         projections::documents::DocumentKey,
     };
 
-    fn write(kept: &Kept, lane: &str, changes: &[(&str, Option<&str>)]) -> Result<(), String> {
+    fn write(kept: &MemoryDocuments, lane: &str, changes: &[(&str, Option<&str>)]) -> Result<(), String> {
         let change = |(id, data): &(&str, Option<&str>)| {
             let lane = LaneKey { tenant: TenantId::parse("t").unwrap(), key: lane.into() };
             let collection = CollectionName::parse("c").unwrap();
@@ -95,22 +95,22 @@ mod tests {
         kept.write(changes.iter().map(change).collect()).map_err(|error| error.to_string())
     }
 
-    fn ids(kept: &Kept) -> Vec<String> {
+    fn ids(kept: &MemoryDocuments) -> Vec<String> {
         kept.all().into_iter().map(|(_, id, data)| format!("{id}={data}")).collect()
     }
 
     #[test]
     fn a_document_belongs_to_its_first_lane_until_it_is_removed() {
-        let kept = Kept::new(true);
+        let kept = MemoryDocuments::new(true);
         write(&kept, "one", &[("a", Some("1"))]).unwrap();
         let refused = write(&kept, "two", &[("b", Some("2")), ("a", None)]).unwrap_err();
         assert!(refused.contains("belongs to the lane `one`"), "{refused}");
-        assert_eq!(ids(&kept), ["a=1"], "all or nothing");
+        assert_eq!(ids(&kept), ["a=1"], "no change is written");
         write(&kept, "one", &[("a", None)]).unwrap();
         write(&kept, "two", &[("a", Some("3"))]).unwrap();
         assert_eq!(ids(&kept), ["a=3"]);
 
-        let shared = Kept::new(false);
+        let shared = MemoryDocuments::new(false);
         write(&shared, "one", &[("a", Some("1"))]).unwrap();
         write(&shared, "two", &[("a", Some("2"))]).unwrap();
         assert_eq!(ids(&shared), ["a=2"]);

@@ -1,7 +1,8 @@
-//! Documents as lines of JSON: what a test expects, and what a plugin made.
+//! Documents as lines of JSON: the expected documents of a test, and those that a plugin made.
 //!
-//! A line is `{"collection":"…","tenant":"…","id":"…","data":{…}}`. They are written in the order of collection, tenant and id, each on one line
-//! whatever spacing the plugin wrote, so that two files can be compared by eye. Read, they may stand in any order, and each document once.
+//! A line is `{"collection":"…","tenant":"…","id":"…","data":{…}}`. Written lines are in the order
+//! of collection, tenant and id, each document on one line without the plugin's spacing, so that
+//! two files can be compared by eye. Lines to be read may be in any order, each document once.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -12,16 +13,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// Names one document.
+/// The name of a document.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub struct Name {
-    /// Where.
+pub struct DocumentName {
+    /// Its collection.
     #[serde(serialize_with = "as_text")]
     pub collection: Arc<str>,
-    /// Whose.
+    /// Its tenant.
     #[serde(serialize_with = "as_text")]
     pub tenant: Arc<str>,
-    /// Which.
+    /// Its id.
     #[serde(serialize_with = "as_text")]
     pub id: Arc<str>,
 }
@@ -30,30 +31,30 @@ fn as_text<S: serde::Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok
     serializer.serialize_str(text)
 }
 
-/// Documents by name, as JSON texts.
-pub type Documents = BTreeMap<Name, Arc<str>>;
+/// The JSON texts of documents, by name.
+pub type NamedDocuments = BTreeMap<DocumentName, Arc<str>>;
 
-/// Why there are no expected documents.
+/// Why expected documents cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LinesError {
-    /// A line that is no document.
+    /// A line is not a document.
     #[error(
         "line {line}: {message}\nA line is {{\"collection\":\"…\",\"tenant\":\"…\",\"id\":\"…\",\"data\":{{…}}}}, as `sandmill plugin test --write` writes it."
     )]
     BadLine {
-        /// Its number, from 1.
+        /// Its number, counted from 1.
         line: usize,
         /// What is wrong with it.
         message: String,
     },
-    /// The input failed.
+    /// The input cannot be read.
     #[error("cannot be read: {0}")]
     Unreadable(#[from] io::Error),
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Line<'a> {
+struct DocumentLine<'a> {
     collection: String,
     tenant: String,
     id: String,
@@ -61,9 +62,9 @@ struct Line<'a> {
     data: &'a RawValue,
 }
 
-/// Reads documents; blank lines are none.
-pub fn read(mut input: impl BufRead) -> Result<Documents, LinesError> {
-    let (mut documents, mut lines) = (Documents::new(), HashMap::new());
+/// Reads documents. Blank lines are ignored.
+pub fn read(mut input: impl BufRead) -> Result<NamedDocuments, LinesError> {
+    let (mut documents, mut lines) = (NamedDocuments::new(), HashMap::new());
     let mut text = Vec::new();
     for line in 1.. {
         text.clear();
@@ -75,11 +76,11 @@ pub fn read(mut input: impl BufRead) -> Result<Documents, LinesError> {
             continue;
         }
         let bad = |message: String| LinesError::BadLine { line, message };
-        let Line { collection, tenant, id, data } = serde_json::from_slice(text).map_err(|error| {
+        let DocumentLine { collection, tenant, id, data } = serde_json::from_slice(text).map_err(|error| {
             let (text, column) = (error.to_string(), error.column());
             bad(text.rsplit_once(" at line ").map_or(text.clone(), |(what, _)| format!("{what} (column {column})")))
         })?;
-        let name = Name { collection: collection.into(), tenant: tenant.into(), id: id.into() };
+        let name = DocumentName { collection: collection.into(), tenant: tenant.into(), id: id.into() };
         if let Some(before) = lines.insert(name.clone(), line) {
             return Err(bad(format!("names the same document as line {before}")));
         }
@@ -89,8 +90,8 @@ pub fn read(mut input: impl BufRead) -> Result<Documents, LinesError> {
 }
 
 /// Writes documents.
-pub fn write(documents: &Documents, mut output: impl Write) -> io::Result<()> {
-    for (Name { collection, tenant, id }, data) in documents {
+pub fn write(documents: &NamedDocuments, mut output: impl Write) -> io::Result<()> {
+    for (DocumentName { collection, tenant, id }, data) in documents {
         let text = |text: &str| serde_json::Value::from(text);
         let (collection, tenant, id) = (text(collection), text(tenant), text(id));
         writeln!(output, r#"{{"collection":{collection},"tenant":{tenant},"id":{id},"data":{}}}"#, on_one_line(data))?;
@@ -98,7 +99,7 @@ pub fn write(documents: &Documents, mut output: impl Write) -> io::Result<()> {
     output.flush()
 }
 
-/// A JSON text without the space between its parts.
+/// A JSON text without the whitespace between its tokens.
 fn on_one_line(text: &str) -> String {
     let (mut inside, mut escaped) = (false, false);
     let keep = |c: &char| {
@@ -117,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_documents_can_be_read_again() {
         let text = r#"{"collection":"b","tenant":"t","id":"\"1","data":{ "x" : 1.0, "y":"a \" b\\" }}
 
             {"collection":"a","tenant":"t","id":"2","data":{}}"#;
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_document_is_named_by_its_line() {
+    fn an_invalid_line_is_reported_by_its_number() {
         let refused = |text: &str| read(text.as_bytes()).unwrap_err().to_string();
         let good = r#"{"collection":"c","tenant":"t","id":"1","data":{}}"#;
         assert!(refused(&format!("{good}\n{good}")).starts_with("line 2: names the same document as line 1\n"));

@@ -1,7 +1,7 @@
-//! The events handled once, in one way of cutting them.
+//! One pass over the events, with one batching.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -9,10 +9,10 @@ use std::{
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    ATTEMPTS, Documents, Name, Rehearsal,
-    cut::Cut,
-    documents::Kept,
-    report::{SkippedEvent, Stop},
+    ATTEMPTS, DocumentName, NamedDocuments, PluginTest,
+    batching::Batching,
+    documents::MemoryDocuments,
+    report::{SkippedEvent, StoppedLane},
 };
 use crate::{
     consumer::router::Router,
@@ -25,54 +25,55 @@ use crate::{
     scheduler::Class,
 };
 
-/// What came of it.
+/// A finished pass.
 pub(super) struct Pass {
-    pub(super) cut: Cut,
+    pub(super) batching: Batching,
     pub(super) took: Duration,
-    pub(super) did: Did,
-    pub(super) documents: Documents,
+    pub(super) result: PassResult,
+    pub(super) documents: NamedDocuments,
 }
 
-/// What was done, besides documents. In the log's order, however tenants ran.
+/// The result of a pass besides documents, in the log's order.
 #[derive(Default)]
-pub(super) struct Did {
+pub(super) struct PassResult {
     pub(super) batches: u64,
-    /// Events handled, skipped ones among them.
+    /// Events handled, including skipped ones.
     pub(super) handled: u64,
-    /// Events that stand behind a stop, the one that it stands at included.
+    /// Events not handled because their lane stopped, including the event that it stopped at.
     pub(super) waiting: u64,
-    /// By their lines.
+    /// Skipped events, by line.
     pub(super) skipped: BTreeMap<i64, SkippedEvent>,
-    /// By the line of the event that each stands at.
-    pub(super) stopped: BTreeMap<i64, Stop>,
+    /// Stopped lanes, by the line of the event that each stopped at.
+    pub(super) stopped: BTreeMap<i64, StoppedLane>,
 }
 
-/// Handles the events, all of which the plugin takes.
+/// Runs a pass over the events, all of which the plugin subscribes to.
 pub(super) async fn run(
-    rehearsal: &Rehearsal<'_>,
+    test: &PluginTest<'_>,
     router: &Router,
-    cut: Cut,
+    batching: Batching,
     events: &[Arc<Event>],
 ) -> Result<Pass, TermEnded> {
-    rehearsal.runner.code.current().handler.forget_all();
+    test.runner.code.current().handler.forget_all();
     let began = Instant::now();
-    let owned = rehearsal.descriptor.partition_by != PartitionBy::Tenant;
-    let works = by_tenant(events).into_iter().enumerate().map(|(number, (tenant, events))| {
-        let kept = Arc::new(Kept::new(owned));
-        let work = Work { rehearsal, router, cut: &cut, kept, did: Did::default(), stopped: HashMap::new() };
-        work.run(number, tenant, events)
+    let owned = test.descriptor.partition_by != PartitionBy::Tenant;
+    let passes = by_tenant(events).into_iter().enumerate().map(|(number, (tenant, events))| {
+        let documents = Arc::new(MemoryDocuments::new(owned));
+        let (result, stopped) = (PassResult::default(), HashSet::new());
+        let pass = TenantPass { test, router, batching: &batching, documents, result, stopped };
+        pass.run(number, tenant, events)
     });
-    let mut ended = stream::iter(works).buffer_unordered(rehearsal.tenants_at_once.max(1));
-    let (mut did, mut documents) = (Did::default(), Documents::new());
-    while let Some((tenant, one, kept)) = ended.try_next().await? {
-        did.add(one);
-        let named = kept.all().into_iter().map(|(collection, id, data)| {
-            (Name { collection: collection.as_shared(), tenant: tenant.as_shared(), id }, data)
+    let mut ended = stream::iter(passes).buffer_unordered(test.tenants_at_once.max(1));
+    let (mut result, mut documents) = (PassResult::default(), NamedDocuments::new());
+    while let Some((tenant, tenant_result, tenant_documents)) = ended.try_next().await? {
+        result.add(tenant_result);
+        let named = tenant_documents.all().into_iter().map(|(collection, id, data)| {
+            (DocumentName { collection: collection.as_shared(), tenant: tenant.as_shared(), id }, data)
         });
         documents.extend(named);
     }
     drop(ended);
-    Ok(Pass { took: began.elapsed(), did, documents, cut })
+    Ok(Pass { took: began.elapsed(), result, documents, batching })
 }
 
 /// Each tenant's events in the log's order, tenants in the order of their first event.
@@ -89,8 +90,8 @@ fn by_tenant(events: &[Arc<Event>]) -> Vec<(TenantId, Vec<Arc<Event>>)> {
     tenants
 }
 
-impl Did {
-    fn add(&mut self, other: Did) {
+impl PassResult {
+    fn add(&mut self, other: PassResult) {
         self.batches += other.batches;
         self.handled += other.handled;
         self.waiting += other.waiting;
@@ -99,71 +100,70 @@ impl Did {
     }
 }
 
-/// One tenant at work.
-struct Work<'a> {
-    rehearsal: &'a Rehearsal<'a>,
+/// A pass over the events of one tenant.
+struct TenantPass<'a> {
+    test: &'a PluginTest<'a>,
     router: &'a Router,
-    cut: &'a Cut,
-    kept: Arc<Kept>,
-    did: Did,
-    /// Lanes that stopped, with the line of the event they stand at.
-    stopped: HashMap<LaneKey, i64>,
+    batching: &'a Batching,
+    documents: Arc<MemoryDocuments>,
+    result: PassResult,
+    stopped: HashSet<LaneKey>,
 }
 
-impl Work<'_> {
+impl TenantPass<'_> {
     async fn run(
         mut self,
         number: usize,
         tenant: TenantId,
         events: Vec<Arc<Event>>,
-    ) -> Result<(TenantId, Did, Arc<Kept>), TermEnded> {
-        let mut size = self.cut.sizes(number);
-        for page in self.cut.pages(&events) {
+    ) -> Result<(TenantId, PassResult, Arc<MemoryDocuments>), TermEnded> {
+        let mut size = self.batching.sizes(number);
+        for page in self.batching.pages(&events) {
             for (lane, events) in self.router.route(page) {
                 let mut rest = &events[..];
-                while !rest.is_empty() && !self.stopped.contains_key(&lane) {
+                while !rest.is_empty() && !self.stopped.contains(&lane) {
                     let (batch, later) = rest.split_at(size().min(rest.len()));
                     rest = later;
                     self.batch(&lane, batch).await?;
                 }
-                self.did.waiting += rest.len() as u64;
+                self.result.waiting += rest.len() as u64;
             }
         }
-        Ok((tenant, self.did, self.kept))
+        Ok((tenant, self.result, self.documents))
     }
 
-    /// Handles a batch to its end, or to the event where its lane stops.
+    /// Handles a batch completely, or up to the event at which its lane stops.
     async fn batch(&mut self, lane: &LaneKey, mut batch: &[Arc<Event>]) -> Result<(), TermEnded> {
-        let runner = self.rehearsal.runner;
-        let (mut most, mut attempts) = (batch.len(), 0);
+        let runner = self.test.runner;
+        let (mut size, mut attempts) = (batch.len(), 0);
         while let Some(first) = batch.first() {
-            let part = &batch[..most.min(batch.len())];
-            let outcome = runner.run_over(lane, Class::Live, part, attempts, None, self.kept.clone()).await?;
-            self.did.batches += 1;
+            let part = &batch[..size.min(batch.len())];
+            let outcome = runner.run_over(lane, Class::Live, part, attempts, None, self.documents.clone()).await?;
+            self.result.batches += 1;
             let Outcome { handled, changes, dead_letters, stop, .. } = outcome;
-            if let Err(refused) = self.kept.write(changes) {
-                // As on a host: nothing of it counts, and fewer events at a time find the one that is refused.
+            if let Err(refused) = self.documents.write(changes) {
+                // As on a host, nothing of the batch counts, and smaller batches find the event.
                 runner.code.current().handler.forget(&lane.tenant);
                 if part.len() == 1 {
                     let reason = Reason::new("malformed-output", refused.to_string());
                     self.stop(lane, batch, first, reason, None);
                     return Ok(());
                 }
-                most = part.len() / 2;
+                size = part.len() / 2;
                 continue;
             }
-            if self.cut.is_fresh() {
+            if self.batching.is_fresh() {
                 runner.code.current().handler.forget(&lane.tenant);
             }
-            self.did.handled += handled as u64;
-            self.did.skipped.extend(dead_letters.into_iter().map(|letter| {
+            self.result.handled += handled as u64;
+            self.result.skipped.extend(dead_letters.into_iter().map(|letter| {
                 let (tenant, Reason { class, message }) = (letter.lane.tenant.to_string(), letter.reason);
                 let event = letter.event_id.to_string();
                 (letter.position, SkippedEvent { line: letter.position, tenant, event, class, message })
             }));
             batch = &batch[handled..];
             let Some(event) = batch.first() else { return Ok(()) };
-            let (reason, tried) = match stop {
+            let (reason, stopped_after) = match stop {
                 None => {
                     attempts = 0;
                     continue;
@@ -177,16 +177,16 @@ impl Work<'_> {
                     (reason, Some(attempts))
                 }
             };
-            self.stop(lane, batch, event, reason, tried);
+            self.stop(lane, batch, event, reason, stopped_after);
             return Ok(());
         }
         Ok(())
     }
 
     fn stop(&mut self, lane: &LaneKey, rest: &[Arc<Event>], at: &Event, reason: Reason, attempts: Option<u32>) {
-        self.did.waiting += rest.len() as u64;
-        self.stopped.insert(lane.clone(), at.position);
-        let stop = Stop {
+        self.result.waiting += rest.len() as u64;
+        self.stopped.insert(lane.clone());
+        let stop = StoppedLane {
             line: at.position,
             tenant: lane.tenant.to_string(),
             lane: lane.key.to_string(),
@@ -196,6 +196,6 @@ impl Work<'_> {
             message: reason.message,
             attempts,
         };
-        self.did.stopped.insert(at.position, stop);
+        self.result.stopped.insert(at.position, stop);
     }
 }

@@ -1,62 +1,62 @@
-//! What a rehearsal found, as data for whoever shows it.
+//! The report of a plugin test, as data for the command line.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::{
-    compare::{self, Comparison, Listed},
-    pass::{Did, Pass},
+    compare::{self, Comparison, Excerpt},
+    pass::{Pass, PassResult},
 };
 
-/// What was found.
+/// The result of a test.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
-    /// Events given.
+pub struct TestReport {
+    /// Events in the file.
     pub events: usize,
-    /// Of these, those of a type that the plugin does not take.
+    /// Events of types that the plugin does not subscribe to.
     pub other_types: usize,
-    /// Handled the first time, skipped ones among them.
+    /// Events handled in the first pass, including skipped ones.
     pub handled: u64,
-    /// Not handled, as their lane had stopped.
+    /// Events not handled in the first pass, because their lane had stopped.
     pub waiting: u64,
-    /// Types that the plugin takes and no event has.
+    /// Types that the plugin subscribes to and no event has.
     pub absent_types: Vec<String>,
-    /// Events set aside, which become dead letters.
-    pub skipped: Listed<SkippedEvent>,
+    /// Events that the plugin skipped, which would become dead letters.
+    pub skipped: Excerpt<SkippedEvent>,
     /// Lanes that stopped.
-    pub stopped: Listed<Stop>,
-    /// How many documents there are, by collection.
+    pub stopped: Excerpt<StoppedLane>,
+    /// Number of documents, by collection.
     pub documents: BTreeMap<String, usize>,
-    /// Every time that the events were handled. The others are compared with the first.
+    /// All passes. The later ones are compared with the first.
     pub passes: Vec<PassReport>,
-    /// How the documents differ from what was expected, if something was.
+    /// Differences from the expected documents, if any were given.
     pub expectation: Option<Comparison>,
 }
 
-/// An event that the plugin set aside.
+/// An event that the plugin skipped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct SkippedEvent {
-    /// The line it stands in.
+    /// Its line.
     pub line: i64,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant: String,
     /// Its id.
     pub event: String,
-    /// The plugin's code, behind `plugin:`.
+    /// The plugin's code, prefixed with `plugin:`.
     pub class: String,
-    /// The plugin's words.
+    /// The plugin's message.
     pub message: String,
 }
 
-/// Where a lane stopped, and why.
+/// A lane that stopped, where and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Stop {
-    /// The line of the event that it stopped before.
+pub struct StoppedLane {
+    /// The line of the event at which it stopped.
     pub line: i64,
-    /// Whose lane it is.
+    /// The lane's tenant.
     pub tenant: String,
     /// The lane's key.
     pub lane: String,
@@ -68,58 +68,58 @@ pub struct Stop {
     pub class: String,
     /// What happened.
     pub message: String,
-    /// How often it was tried, where the plugin asked for another try; none where it was stopped at once.
+    /// Number of attempts, where the plugin asked for a retry; none where the lane stopped at once.
     pub attempts: Option<u32>,
 }
 
-/// The events handled once.
+/// One pass over the events.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PassReport {
-    /// How they were cut.
+    /// Its batching, in words.
     pub batching: String,
-    /// Into how many batches.
+    /// Number of batches.
     pub batches: u64,
-    /// How long it took.
+    /// Its duration, seconds.
     pub seconds: f64,
-    /// Events handled in a second.
+    /// Events handled per second.
     pub events_per_second: f64,
-    /// How the documents differ from those of the first time.
+    /// Differences of the documents from those of the first pass.
     pub documents: Comparison,
-    /// How the fate of events does.
-    pub fates: Listed<EventDifference>,
+    /// Events whose fate differs from that in the first pass.
+    pub fates: Excerpt<EventDifference>,
 }
 
-/// An event that went otherwise than the first time.
+/// An event with different fates in two passes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EventDifference {
     /// Its line.
     pub line: i64,
-    /// What became of it the first time.
+    /// Its fate in the first pass.
     pub first: String,
-    /// What became of it this time.
+    /// Its fate in this pass.
     pub here: String,
 }
 
-impl Report {
-    pub(super) fn of(events: usize, mine: usize, passes: &[Pass]) -> Self {
-        let mut report = Report {
+impl TestReport {
+    pub(super) fn of(events: usize, taken: usize, passes: &[Pass]) -> Self {
+        let mut report = TestReport {
             events,
-            other_types: events - mine,
+            other_types: events - taken,
             handled: 0,
             waiting: 0,
             absent_types: Vec::new(),
-            skipped: Listed::default(),
-            stopped: Listed::default(),
+            skipped: Excerpt::default(),
+            stopped: Excerpt::default(),
             documents: BTreeMap::new(),
             passes: Vec::new(),
             expectation: None,
         };
         let Some(first) = passes.first() else { return report };
-        report.handled = first.did.handled;
-        report.waiting = first.did.waiting;
-        report.skipped.extend(first.did.skipped.values().cloned());
-        report.stopped.extend(first.did.stopped.values().cloned());
+        report.handled = first.result.handled;
+        report.waiting = first.result.waiting;
+        report.skipped.extend(first.result.skipped.values().cloned());
+        report.stopped.extend(first.result.stopped.values().cloned());
         for name in first.documents.keys() {
             *report.documents.entry(name.collection.to_string()).or_default() += 1;
         }
@@ -127,13 +127,13 @@ impl Report {
         report
     }
 
-    /// Whether all ways of cutting led to the same.
+    /// Whether all passes had the same results.
     pub fn is_same_every_time(&self) -> bool {
         self.passes.iter().all(PassReport::is_same)
     }
 
-    /// Whether everything is as it should be: something was handled, no lane stopped, all ways of cutting led to the same, and that is what was
-    /// expected.
+    /// Whether the test passed: events were handled, no lane stopped, and all passes had the same
+    /// results, which are the expected ones.
     pub fn is_good(&self) -> bool {
         let expected = self.expectation.as_ref().is_none_or(Comparison::is_same);
         self.handled > 0 && self.stopped.total == 0 && self.is_same_every_time() && expected
@@ -144,31 +144,31 @@ impl PassReport {
     fn of(pass: &Pass, first: &Pass) -> Self {
         let seconds = pass.took.as_secs_f64();
         PassReport {
-            batching: pass.cut.to_string(),
-            batches: pass.did.batches,
+            batching: pass.batching.to_string(),
+            batches: pass.result.batches,
             seconds,
-            events_per_second: pass.did.handled as f64 / seconds.max(1e-6),
+            events_per_second: pass.result.handled as f64 / seconds.max(1e-6),
             documents: compare::documents(&first.documents, &pass.documents),
-            fates: differing_fates(&first.did, &pass.did),
+            fates: differing_fates(&first.result, &pass.result),
         }
     }
 
-    /// Whether it led to the same as the first time.
+    /// Whether it had the same results as the first pass.
     pub fn is_same(&self) -> bool {
         self.documents.is_same() && self.fates.total == 0
     }
 }
 
-/// Events that were skipped or stopped a lane in one of two passes, or in both but otherwise. What a stop says may tell of its batch, so only
-/// its kind counts.
-fn differing_fates(first: &Did, here: &Did) -> Listed<EventDifference> {
-    let fate = |did: &Did, line: i64| match (did.skipped.get(&line), did.stopped.get(&line)) {
+/// The events whose fate differs between two passes. Only the class of a skip or stop is compared,
+/// since its message may mention the batch.
+fn differing_fates(first: &PassResult, here: &PassResult) -> Excerpt<EventDifference> {
+    let fate = |pass: &PassResult, line: i64| match (pass.skipped.get(&line), pass.stopped.get(&line)) {
         (_, Some(stop)) => format!("stopped its lane as {}", stop.class),
         (Some(skipped), None) => format!("was skipped as {}", skipped.class),
-        (None, None) => "was handled, or stood behind a stop".into(),
+        (None, None) => "was handled, or its lane had stopped before it".into(),
     };
     let mut lines: Vec<i64> =
-        [first, here].iter().flat_map(|d| d.skipped.keys().chain(d.stopped.keys())).copied().collect();
+        [first, here].iter().flat_map(|pass| pass.skipped.keys().chain(pass.stopped.keys())).copied().collect();
     lines.sort_unstable();
     lines.dedup();
     let differing = lines.into_iter().filter_map(|line| {
@@ -183,7 +183,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_became_of_an_event_is_compared_by_its_kind() {
+    fn fates_of_events_are_compared_by_class_and_not_by_message() {
         let skipped = |line: i64, class: &str, message: &str| {
             let event = SkippedEvent {
                 line,
@@ -194,17 +194,20 @@ mod tests {
             };
             (line, event)
         };
-        let did = |skipped: Vec<(i64, SkippedEvent)>| Did { skipped: skipped.into_iter().collect(), ..Did::default() };
-        let first = did(vec![skipped(1, "plugin:odd", "in a batch of 7"), skipped(2, "plugin:odd", "")]);
-        let here = did(vec![skipped(1, "plugin:odd", "in a batch of 1"), skipped(3, "plugin:even", "")]);
-        let told: Vec<String> = differing_fates(&first, &here)
+        let pass = |skipped: Vec<(i64, SkippedEvent)>| PassResult {
+            skipped: skipped.into_iter().collect(),
+            ..PassResult::default()
+        };
+        let first = pass(vec![skipped(1, "plugin:odd", "in a batch of 7"), skipped(2, "plugin:odd", "")]);
+        let here = pass(vec![skipped(1, "plugin:odd", "in a batch of 1"), skipped(3, "plugin:even", "")]);
+        let fates: Vec<String> = differing_fates(&first, &here)
             .first
             .iter()
             .map(|fate| format!("{}: {} / {}", fate.line, fate.first, fate.here))
             .collect();
-        let otherwise = "was handled, or stood behind a stop";
+        let otherwise = "was handled, or its lane had stopped before it";
         assert_eq!(
-            told,
+            fates,
             [
                 format!("2: was skipped as plugin:odd / {otherwise}"),
                 format!("3: {otherwise} / was skipped as plugin:even")

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     app::{self, TestRequest, TestResult},
     config::Config,
-    rehearsal::{Comparison, Listed, PassReport, Report, Stop},
+    rehearsal::{Comparison, Excerpt, PassReport, StoppedLane, TestReport},
 };
 
 #[derive(Debug, clap::Args)]
@@ -83,7 +83,7 @@ struct ForMachines<'a> {
     repeated: u64,
     largest_instance_bytes: usize,
     #[serde(flatten)]
-    report: &'a Report,
+    report: &'a TestReport,
 }
 
 impl<'a> ForMachines<'a> {
@@ -175,8 +175,8 @@ fn row(pass: &PassReport) -> Vec<String> {
     ]
 }
 
-fn stop(stop: &Stop) -> String {
-    let Stop { line, tenant, lane, event_type, class, message, attempts, .. } = stop;
+fn stop(stop: &StoppedLane) -> String {
+    let StoppedLane { line, tenant, lane, event_type, class, message, attempts, .. } = stop;
     let lane = if lane == tenant { String::new() } else { format!(", lane {lane}") };
     let tries = attempts.map(|tries| format!(" (tried {tries} times)")).unwrap_or_default();
     format!("line {line}, tenant {tenant}{lane}, type {event_type}: {class}: {message}{tries}")
@@ -185,15 +185,21 @@ fn stop(stop: &Stop) -> String {
 /// What differs between documents: of each kind the first few.
 fn compared(say: &mut impl FnMut(String), comparison: &Comparison, [one, other]: [&str; 2]) {
     let Comparison { missing, unexpected, differing } = comparison;
-    let name = |name: &crate::rehearsal::Name| format!("{} tenant {} id {}", name.collection, name.tenant, name.id);
+    let name =
+        |name: &crate::rehearsal::DocumentName| format!("{} tenant {} id {}", name.collection, name.tenant, name.id);
     let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".into());
     let places = differing.first.iter().map(|document| {
-        let place = &document.place;
-        let at = if place.path.is_empty() { String::new() } else { format!(" at {}", place.path) };
-        format!("{}{at}: {one} {}, {other} {}", name(&document.name), shown(&place.expected), shown(&place.found))
+        let difference = &document.difference;
+        let at = if difference.path.is_empty() { String::new() } else { format!(" at {}", difference.path) };
+        format!(
+            "{}{at}: {one} {}, {other} {}",
+            name(&document.name),
+            shown(&difference.expected),
+            shown(&difference.found)
+        )
     });
     list(say, "differing", differing.total, places);
-    for (what, Listed { total, first }) in [("missing", missing), ("unexpected", unexpected)] {
+    for (what, Excerpt { total, first }) in [("missing", missing), ("unexpected", unexpected)] {
         list(say, what, *total, first.iter().map(name));
     }
 }
@@ -208,7 +214,7 @@ fn list(say: &mut impl FnMut(String), what: &str, total: usize, lines: impl Exac
     lines.for_each(|line| say(format!("  {}", line.replace('\n', "\n    "))));
 }
 
-fn last_word(report: &Report) -> String {
+fn last_word(report: &TestReport) -> String {
     let mut problems = Vec::new();
     if report.handled == 0 && report.stopped.total == 0 {
         problems.push("no event was handled; see whether the file holds events of the types that the plugin takes");
