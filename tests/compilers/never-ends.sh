@@ -1,3 +1,3 @@
 #!/bin/sh
-# Stands in for a compiler that waits for something for ever.
+# Stands in for a compiler that never ends.
 exec /bin/sleep 3600

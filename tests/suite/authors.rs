@@ -1,20 +1,20 @@
-// What a plugin's author is told without a database: whether a component runs, and what it makes of events.
+// The commands for plugin authors that need no database: `plugin check` and `plugin test`.
 
 mod check;
-mod rehearsal;
+mod plugin_test;
 
 use std::process::Output;
 
 use sandmill_tests::host::{sandmill, stderr, stdout};
 
-/// Runs `sandmill plugin` where there is no database.
+/// Runs `sandmill plugin` without a database.
 fn plugin(arguments: &[&str]) -> Output {
     let mut command = sandmill("");
     command.env_remove("DATABASE_URL").env("SANDMILL_LOG", "off").arg("plugin").args(arguments);
     command.output().expect("run the command")
 }
 
-/// What it prints for machines, and how it ends.
+/// The exit code and the JSON report of `sandmill plugin`.
 fn report(arguments: &[&str]) -> (i32, serde_json::Value) {
     let output = plugin(&[arguments, &["--json"]].concat());
     let report = serde_json::from_str(&stdout(&output)).unwrap_or_else(|e| panic!("{e}: {}", stderr(&output)));

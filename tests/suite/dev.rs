@@ -137,7 +137,7 @@ async fn commands_in_its_folder_find_it_and_its_data_stay() {
     place.plug("route-performance");
     place.logs("plugins: start route-performance").await;
     fs::write(place.path("plugins/broken.wasm"), "this is no component").unwrap();
-    place.logs("bad magic number. Make one with").await;
+    place.logs("bad magic number. Build one with").await;
     let flight = r#"{"origin":"JFK","destination":"LAX","distance":2475,"departureDelay":4,"arrivalDelay":-6}"#;
     place.append("plane-1", "FlightFlown", flight).await;
     place.shows("route_performance", r#""distance": 2475"#).await;

@@ -181,7 +181,7 @@ async fn what_cannot_start_says_why_and_keeps_nobody_else_from_running() {
         "twin.wasm",
         "claims the processor id scripted, which",
         "public.plane_log exists and is not a view of Sandmill's",
-        "`describe` answered against the contract",
+        "`describe` broke the contract",
         "the file is empty",
         "200 MiB large, more than the 64 MiB of limits.component-mib",
         "caught up, but 5 of the plugins were refused",

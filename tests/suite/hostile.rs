@@ -1,4 +1,5 @@
-// The hostile kit: whatever a guest tries, it hurts its own tenant and nobody else. One host runs all of it at once, beside quiet tenants.
+// The hostile kit: no matter what a guest tries, it harms only its own tenant. One host runs all
+// hostile guests at once, beside quiet tenants.
 
 mod components;
 mod deeds;
@@ -18,17 +19,18 @@ const TIGHT: [&str; 7] = [
     "limits.cpu-ms=200",
     "limits.output-mib=4",
     "limits.wall-ms=60000",
-    // One tenant turns on the host in ten plugins at once.
+    // One tenant is hostile in ten plugins at once.
     "tenant-limits.memory-mib=1024",
     "tenant-limits.log-kib-per-second=1",
     "limits.log-line-bytes=256",
     "processor.page-events=100",
 ];
-/// What the host may have had at its peak, MiB: far below what they ask for, which is several GiB, and above what it takes by itself.
+/// The host's peak memory, MiB: above what it needs itself, and far below the several GiB that the
+/// guests ask for.
 const PEAK_MIB: u64 = 512;
 
-/// The lanes that are blocked now, by processor and tenant, and why; while others are on their way,
-/// how all of them stand.
+/// The blocked lanes by processor and tenant, with their reasons. While other lanes are still busy,
+/// an error with the state of all.
 async fn blocked(database: &Database, processors: &[&str]) -> Result<BTreeMap<(String, String), String>, String> {
     let mut blocked = BTreeMap::new();
     for processor in processors {
@@ -53,7 +55,7 @@ async fn append_quietly(database: &Database) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_guest_tries_it_hurts_its_own_tenant_and_nobody_else() {
+async fn a_hostile_guest_harms_only_its_own_tenant() {
     let database = database().await;
     let folder = plugins(&["scripted", "hostile"]);
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(format!("{name}.wasm")), bytes).unwrap();
@@ -79,36 +81,36 @@ async fn whatever_a_guest_tries_it_hurts_its_own_tenant_and_nobody_else() {
 
     let host = Process::start(&database, folder.path(), &TIGHT);
     let processors: Vec<&str> = made.iter().map(|component| component.id).chain(["scripted", "hostile"]).collect();
-    let found = eventually_or("the hostile settle", async || blocked(&database, &processors).await).await;
-    let (who, meant): (Vec<_>, Vec<_>) = (found.keys().collect(), expected.keys().collect());
-    assert_eq!(who, meant, "the hostile are blocked and all else is handled\n{found:#?}");
+    let found = eventually_or("the hostile lanes settle", async || blocked(&database, &processors).await).await;
+    let (found_lanes, expected_lanes): (Vec<_>, Vec<_>) = (found.keys().collect(), expected.keys().collect());
+    assert_eq!(found_lanes, expected_lanes, "hostile lanes are blocked and all others are caught up\n{found:#?}");
     for (lane, reason) in &expected {
         assert!(found[lane].starts_with(reason), "{lane:?}:\n  expected {reason}…\n  found    {}", found[lane]);
     }
-    // Beside all of them, others go on.
+    // The quiet tenants continue beside the blocked lanes.
     append_quietly(&database).await;
-    eventually_or("the quiet ones go on", async || blocked(&database, &processors).await).await;
+    eventually_or("the quiet lanes catch up", async || blocked(&database, &processors).await).await;
     let (peak, log) = (host.peak_mib(), host.log());
     drop(host);
     assert!(peak < PEAK_MIB, "{peak} MiB");
     for (name, _, problem) in &refused {
-        let said = log.lines().any(|line| line.contains(&format!("{name}.wasm")) && line.contains(problem));
-        assert!(said, "{name}: {problem}\n{log}");
+        let logged = log.lines().any(|line| line.contains(&format!("{name}.wasm")) && line.contains(problem));
+        assert!(logged, "{name}: {problem}\n{log}");
     }
-    assert_quiet_ones_are_exact(&database).await;
+    assert_quiet_documents_are_exact(&database).await;
     assert_ids_belong_to_their_tenant(&database).await;
-    assert_wasi_told_nothing(&database).await;
+    assert_wasi_reveals_nothing(&database).await;
     assert_secrets_are_kept(&database, &log, deeds.iter().map(|deed| deed.tenant).chain([components::TENANT])).await;
     assert_floods_are_dropped(&log);
 }
 
-async fn assert_quiet_ones_are_exact(database: &Database) {
+async fn assert_quiet_documents_are_exact(database: &Database) {
     let expected = chains(database, "e.tenant like 'quiet%' or e.tenant = 'traps-later'").await;
     let documents = documents(database, "scripted_log").await;
-    let is_meant = |tenant: &str| tenant.starts_with("quiet") || tenant == "traps-later";
+    let is_quiet = |tenant: &str| tenant.starts_with("quiet") || tenant == "traps-later";
     let found: BTreeMap<_, _> = documents
         .into_iter()
-        .filter(|((tenant, _), _)| is_meant(tenant))
+        .filter(|((tenant, _), _)| is_quiet(tenant))
         .inspect(|((tenant, _), data)| {
             let saw = data["saw"].as_str().unwrap_or_default();
             assert!(saw.is_empty() || saw == tenant, "{tenant} saw {saw}");
@@ -124,27 +126,27 @@ async fn assert_quiet_ones_are_exact(database: &Database) {
 async fn assert_ids_belong_to_their_tenant(database: &Database) {
     let documents = documents(database, "scripted_log").await;
     for (tenant, id) in [("poses", "quiet-1"), ("poses-again", "quiet-1/s0")] {
-        assert_eq!(documents[&(tenant.into(), id.into())], json!({}), "written twice in one batch, the last one wins");
+        assert_eq!(documents[&(tenant.into(), id.into())], json!({}), "the last of two writes in one batch wins");
         let owners: Vec<_> = documents.keys().filter(|(_, named)| named == id).collect();
         assert_eq!(owners.len(), 1, "{owners:?}");
     }
 }
 
-async fn assert_wasi_told_nothing(database: &Database) {
+async fn assert_wasi_reveals_nothing(database: &Database) {
     let documents = documents(database, "hostile_log").await;
     let found = |tenant: &str| &documents[&(tenant.to_string(), tenant.to_string())];
-    let standing = json!({
+    let constants = json!({
         "seconds": 0, "nanoseconds": 86_400_000_000_000_u64, "variables": 0, "folders": 0, "input": 0, "refusals": [],
         "random": 16_294_208_416_658_607_535_u64, "seed": [16_294_208_416_658_607_535_u64, 7_960_286_522_194_355_700_u64],
     });
-    assert_eq!(found("looks"), &standing);
+    assert_eq!(found("looks"), &constants);
     let refusals = found("escapes")["refusals"].as_array().unwrap().clone();
     assert_eq!(refusals.len(), 2);
     assert!(refusals.iter().all(|refusal| refusal.as_str().unwrap().contains("access-denied")), "{refusals:?}");
     assert_eq!(found("sleeps")["seconds"], json!(0));
 }
 
-/// A secret appears in its tenant's own rows and lines, and nowhere else.
+/// Checks that a secret appears only in its tenant's own rows and log lines.
 async fn assert_secrets_are_kept(database: &Database, log: &str, tenants: impl Iterator<Item = &'static str>) {
     let session = database.db.connect("test").await.unwrap();
     let rows = "select tenant, class || reason from sandmill.lane_checkpoints
@@ -156,12 +158,12 @@ async fn assert_secrets_are_kept(database: &Database, log: &str, tenants: impl I
     for tenant in tenants {
         let secret = secret(tenant);
         for row in &rows {
-            let (whose, text): (&str, &str) = (row.get(0), row.get(1));
-            assert!(whose == tenant || !text.contains(&secret), "{whose} has {secret}: {text}");
+            let (owner, text): (&str, &str) = (row.get(0), row.get(1));
+            assert!(owner == tenant || !text.contains(&secret), "{owner} has {secret}: {text}");
             seen += u32::from(text.contains(&secret));
         }
         for entry in log.lines().filter(|entry| entry.contains(&secret)) {
-            // A guest's own line, and the host's about a lane that is blocked.
+            // Either a guest's own line or the host's about a blocked lane.
             let owned = [format!(" tenant=\"{tenant}\" "), format!(" lane=\"tenant {tenant}\" ")];
             assert!(owned.iter().any(|owned| entry.contains(owned)), "{entry}");
             seen += 1;
@@ -173,15 +175,16 @@ async fn assert_secrets_are_kept(database: &Database, log: &str, tenants: impl I
     for line in &forged {
         assert!(line.contains(" processor=\"scripted\" tenant=\"forges\" ") && line.ends_with(escaped), "{line}");
     }
-    assert!(seen > 10, "they were told at all: {seen}");
+    assert!(seen > 10, "secrets seen: {seen}");
 }
 
-/// What a tenant logs is bounded over time, and what is dropped is told once and not at every call.
+/// Checks that a tenant's log volume is bounded, and that drops are reported now and then, not at
+/// every call.
 fn assert_floods_are_dropped(log: &str) {
     for tenant in ["floods", "logs-forever"] {
         let lines = |text: &str| {
-            let whose = format!("tenant=\"{tenant}\"");
-            log.lines().filter(|line| line.contains(&whose) && line.contains(text)).count()
+            let field = format!("tenant=\"{tenant}\"");
+            log.lines().filter(|line| line.contains(&field) && line.contains(text)).count()
         };
         assert!((1..2_000).contains(&lines(&secret(tenant))), "{tenant}: {}", lines(&secret(tenant)));
         assert!((1..5).contains(&lines("were dropped")), "{tenant}: {}", lines("were dropped"));

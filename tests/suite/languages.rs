@@ -1,5 +1,6 @@
-// Plugins in three languages: each makes the same documents of the same events. The components of JavaScript and Python are built by
-// `make test-all`; where they were not, a test says that it is skipped, and fails only if TEST_ALL asks for all.
+// Plugins in Rust, JavaScript and Python make the same documents from the same events. `make
+// test-all` builds the components of JavaScript and Python. Where they are missing, a test prints
+// that it is skipped, or fails if TEST_ALL is set.
 
 use std::{
     fmt::Write,
@@ -14,15 +15,15 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// A plugin that is written in every language.
+/// An example plugin that exists in every language.
 struct Example {
     name: &'static str,
     /// Its events, `NAME.ndjson`, and documents, `NAME.expected.ndjson`, in `example-plugins/data`.
     data: &'static str,
-    /// How many of the events it skips.
+    /// Number of events that it skips.
     skipped: u64,
     collection: &'static str,
-    /// Ids of documents, such as those with odd characters.
+    /// Ids of some documents, one with unusual characters.
     documents: [&'static str; 2],
 }
 
@@ -43,28 +44,28 @@ const EXAMPLES: [Example; 2] = [
     },
 ];
 
-/// What the name of a component in a language ends with, and what builds it.
+/// Suffix of the component's name in each language, and the make target that builds it.
 const LANGUAGES: [(&str, &str); 3] = [("", "plugins"), ("-js", "plugins-js"), ("-py", "plugins-py")];
 
-/// Whether a test must not be skipped.
-fn all_is_asked_for() -> bool {
+/// Whether no test may be skipped.
+fn test_all() -> bool {
     std::env::var_os("TEST_ALL").is_some()
 }
 
 impl Example {
-    /// The components that were built. It names those that were not.
+    /// The components that are built. Prints those that are not.
     fn components(&self) -> Vec<PathBuf> {
-        let mut there = Vec::new();
+        let mut built = Vec::new();
         for (language, target) in LANGUAGES {
             let path = root().join(format!("target/plugins/{}{language}.wasm", self.name));
             if path.is_file() {
-                there.push(path);
+                built.push(path);
             } else {
-                assert!(!all_is_asked_for(), "{} is not there; `make {target}` builds it", path.display());
-                println!("skipped for {}{language}, which was not built: `make {target}` does", self.name);
+                assert!(!test_all(), "{} is missing; `make {target}` builds it", path.display());
+                println!("skipped for {}{language}, which is not built; `make {target}` builds it", self.name);
             }
         }
-        there
+        built
     }
 
     fn file(&self, extension: &str) -> PathBuf {
@@ -78,10 +79,11 @@ fn run(arguments: &[&str], dir: &Path) -> Output {
     command.output().unwrap()
 }
 
-/// What a component makes of events: the indexes of what it skips, after its documents were compared with the expected ones.
-fn test(component: &Path, events: &Path, expected: &Path, how: &str) -> Value {
+/// Runs `plugin test` with `option`, --expect or --write, for the documents. Returns the numbers of
+/// events handled and skipped, and the lines of the first skipped ones.
+fn test(component: &Path, events: &Path, expected: &Path, option: &str) -> Value {
     let [component, events, expected] = [component, events, expected].map(|path| path.to_str().unwrap());
-    let output = run(&["test", component, "--events", events, how, expected, "--json"], &root());
+    let output = run(&["test", component, "--events", events, option, expected, "--json"], &root());
     assert!(output.status.success(), "{component}: {}{}", stdout(&output), stderr(&output));
     let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
     let first = report["skipped"]["first"].as_array().unwrap();
@@ -90,7 +92,7 @@ fn test(component: &Path, events: &Path, expected: &Path, how: &str) -> Value {
 }
 
 #[test]
-fn the_cases_of_each_example_hold_in_every_language() {
+fn every_example_produces_the_expected_documents_in_every_language() {
     for example in EXAMPLES {
         let (events, expected) = (example.file("ndjson"), example.file("expected.ndjson"));
         let components = example.components();
@@ -101,8 +103,8 @@ fn the_cases_of_each_example_hold_in_every_language() {
     }
 }
 
-/// Events of all kinds, some of them wrong.
-fn some_carts(random: &mut Random, events: usize) -> String {
+/// Random events of the cart plugin, some of them invalid.
+fn random_carts(random: &mut Random, events: usize) -> String {
     let mut text = String::new();
     for _ in 0..events {
         let (tenant, cart) = (["acme", "umbrella"][random.below(2)], random.below(40));
@@ -120,8 +122,8 @@ fn some_carts(random: &mut Random, events: usize) -> String {
     text
 }
 
-/// Bookings that get into each other's way, most of them soon moved or cancelled.
-fn some_bookings(random: &mut Random, events: usize) -> String {
+/// Random bookings that conflict with each other; most are soon moved or cancelled.
+fn random_bookings(random: &mut Random, events: usize) -> String {
     let mut text = String::new();
     for _ in 0..events {
         let (tenant, booking) = (["acme", "umbrella"][random.below(2)], random.below(60));
@@ -141,11 +143,11 @@ fn some_bookings(random: &mut Random, events: usize) -> String {
 }
 
 #[test]
-fn every_language_makes_the_same_documents() {
+fn all_languages_make_the_same_documents_from_random_events() {
     let folder = tempfile::tempdir().unwrap();
     let (events, expected) = (folder.path().join("events.ndjson"), folder.path().join("expected.ndjson"));
-    for (example, some_events) in EXAMPLES.iter().zip([some_carts, some_bookings]) {
-        std::fs::write(&events, some_events(&mut Random::seeded(), 1_500)).unwrap();
+    for (example, random_events) in EXAMPLES.iter().zip([random_carts, random_bookings]) {
+        std::fs::write(&events, random_events(&mut Random::seeded(), 1_500)).unwrap();
         let components = example.components();
         let first = test(&components[0], &events, &expected, "--write");
         for component in &components[1..] {
@@ -156,7 +158,7 @@ fn every_language_makes_the_same_documents() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_runs_every_language_with_the_settings_it_begins_with() {
+async fn a_host_runs_plugins_of_every_language_with_default_settings() {
     for example in EXAMPLES {
         for component in example.components() {
             let database = empty_database().await;
@@ -187,7 +189,7 @@ async fn a_host_runs_every_language_with_the_settings_it_begins_with() {
     }
 }
 
-/// The SDKs' own tests, in the languages that they are for.
+/// Runs the SDKs' own tests with node and python3.
 #[test]
 fn the_tests_of_the_sdks_pass() {
     let tests = [
@@ -198,14 +200,14 @@ fn the_tests_of_the_sdks_pass() {
         match std::process::Command::new(program).args(arguments).current_dir(root()).output() {
             Ok(ran) => assert!(ran.status.success(), "{program}: {}{}", stdout(&ran), stderr(&ran)),
             Err(error) => {
-                assert!(!all_is_asked_for(), "{program}: {error}");
-                println!("skipped: {program} is not there");
+                assert!(!test_all(), "{program}: {error}");
+                println!("skipped: {program} is not installed");
             }
         }
     }
 }
 
-/// A plugin of the probe's events in each language, and the name of its file.
+/// A plugin in each language for events that are hard to represent: language, file name, source.
 const PROBES: [(&str, &str, &str); 2] = [
     (
         "js",
@@ -281,10 +283,11 @@ Description, Projector = probe.exports()
     ),
 ];
 
-/// All that a store accepts is read within a component's stack, and no text that a language can make traps without words.
+/// Every event that the store accepts can be read within a component's stack, and text that is not
+/// valid Unicode ends with a message.
 #[test]
-fn what_a_language_cannot_hold_ends_in_words() {
-    if !all_is_asked_for() {
+fn data_that_a_language_cannot_represent_is_reported_with_a_message() {
+    if !test_all() {
         println!("skipped: `make test-all` builds a plugin in JavaScript and in Python");
         return;
     }
@@ -299,7 +302,7 @@ fn what_a_language_cannot_hold_ends_in_words() {
             .collect();
         std::fs::write(folder.path().join(file), lines.join("\n")).unwrap();
     };
-    // More than this is refused by the store, and by whatever reads events for a plugin.
+    // The store and the readers of events refuse deeper nesting and longer numbers.
     let (deepest, number) = (nested(512), format!(r#"{{"x":{}}}"#, "9".repeat(1_000)));
     let text = r#"{"text":"ab😀x"}"#;
     let readable = [("Counted", &*deepest), ("Counted", &number), ("Shown", &deepest)];
@@ -325,21 +328,21 @@ fn what_a_language_cannot_hold_ends_in_words() {
         ] {
             events("half.ndjson", &[("Counted", "{}"), (event_type, text)]);
             let tested = run(&["test", "probe.wasm", "--events", "../half.ndjson"], &dir);
-            let said = stdout(&tested);
-            assert!(!tested.status.success() && said.contains(expected), "{language}, {event_type}: {said}");
-            assert!(said.contains("2 events, 1 handled, 1 behind a stop"), "{language}, {event_type}: {said}");
+            let printed = stdout(&tested);
+            assert!(!tested.status.success() && printed.contains(expected), "{language}, {event_type}: {printed}");
+            assert!(printed.contains("2 events, 1 handled, 1 behind a stop"), "{language}, {event_type}: {printed}");
         }
     }
 }
 
-/// Takes node and python3, and a network the first time: only where all is asked for.
+/// Needs node, python3 and, the first time, a network, so it runs only with TEST_ALL.
 #[test]
-fn a_script_that_was_begun_does_what_it_says() {
-    if !all_is_asked_for() {
+fn a_new_plugin_builds_passes_its_test_and_reports_mistakes() {
+    if !test_all() {
         println!("skipped: `make test-all` begins and builds a plugin in JavaScript and in Python");
         return;
     }
-    // Below the checkout, whose tools they share.
+    // Below the checkout, to share its tools.
     let folder = tempfile::tempdir_in(root().join("target/tmp")).unwrap();
     for language in ["js", "python"] {
         let succeeds = |arguments: &[&str], dir: &Path| {
@@ -357,7 +360,7 @@ fn a_script_that_was_begun_does_what_it_says() {
         let component = format!("target/plugins/{language}.wasm");
         succeeds(&["test", &component, "--events", "events.ndjson", "--expect", "expected.ndjson"], &dir);
 
-        // A mistake is told in the language's own words, and so is what goes wrong in a call.
+        // Syntax errors and exceptions are reported in the language's own words.
         let (entry, broken) = if language == "js" { ("plugin.js", "const = 1;") } else { ("plugin.py", "def f(:") };
         let text = std::fs::read_to_string(dir.join(entry)).unwrap();
         std::fs::write(dir.join(entry), format!("{text}\n{broken}\n")).unwrap();
@@ -371,7 +374,8 @@ fn a_script_that_was_begun_does_what_it_says() {
     }
 }
 
-/// Plugins without the SDK, which export the contract's functions by themselves, and what they say of a mistake.
+/// Plugins that implement the contract without the SDK and throw an exception: language, file name,
+/// source, and parts of the expected message.
 const RAW: [(&str, &str, &str, [&str; 3]); 2] = [
     (
         "js",
@@ -421,7 +425,7 @@ class Projector:
 
 #[test]
 fn an_exception_of_a_plugin_without_the_sdk_is_reported_with_its_stack() {
-    if !all_is_asked_for() {
+    if !test_all() {
         println!("skipped: `make test-all` builds a plugin in JavaScript and in Python");
         return;
     }
@@ -435,8 +439,8 @@ fn an_exception_of_a_plugin_without_the_sdk_is_reported_with_its_stack() {
         let built = run(&["build", "-o", "raw.wasm"], &dir);
         assert!(built.status.success(), "{language}: {}", stderr(&built));
         let tested = stdout(&run(&["test", "raw.wasm", "--events", "../events.ndjson"], &dir));
-        for words in reported {
-            assert!(tested.contains(words), "{language}, {words}: {tested}");
+        for part in reported {
+            assert!(tested.contains(part), "{language}, {part}: {tested}");
         }
         assert!(!tested.contains("sandmill_exports"), "{language}: {tested}");
     }

@@ -1,4 +1,5 @@
-// A bad plugin hurts itself: whatever a guest does, only its tenant's lane stops, and says why.
+// The sandbox under a host: no matter what a guest does, it stops only its own tenant's lane, and
+// the reason names the limit or the fault. The submodules test the parts of the sandbox.
 
 mod compile;
 mod limits;
@@ -18,7 +19,8 @@ use serde_json::json;
 /// Limits that are reached quickly.
 const TIGHT: [&str; 4] = ["limits.cpu-ms=200", "limits.memory-mib=16", "limits.output-mib=4", "limits.document-kib=64"];
 
-/// Runs a deed in the tenant `bad` between two good events, beside a good tenant, and says what became of it.
+/// Runs a deed in the tenant `bad` between two good events, beside a good tenant. Returns the
+/// reason for which the lane is blocked.
 async fn reason_of(deed: serde_json::Value, settings: &[&str]) -> String {
     let database = database().await;
     database.append("good", "g", &[json!({}), json!({})]).await;
@@ -29,7 +31,7 @@ async fn reason_of(deed: serde_json::Value, settings: &[&str]) -> String {
     assert_eq!(lanes.len(), 1, "{deed}: {lanes:?}");
     let lane = lanes.iter().next().and_then(|lane| lane.lane.as_ref());
     assert_eq!(lane.map(|lane| lane.tenant.as_str()), Some("bad"));
-    // Everybody else went on, and what came before the deed is kept.
+    // The good tenant continued, and the event before the deed is committed.
     assert_scripted_log(&database, "e.tenant = 'good' or e.version = 1").await;
     let status = database.status("scripted").await.unwrap();
     assert_eq!((status.unread_events, status.lanes_behind.len()), (0, 1), "{deed}");
@@ -39,19 +41,19 @@ async fn reason_of(deed: serde_json::Value, settings: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_bad_deed_blocks_its_own_lane_and_says_why() {
+async fn each_bad_deed_blocks_only_its_own_lane_with_a_reason() {
     let deeds = [
-        (json!({"do": "trap"}), "trap: wasm trap: wasm `unreachable` instruction executed; the guest said: "),
+        (json!({"do": "trap"}), "trap: panicked at "),
         (json!({"do": "spin"}), "cpu-limit: computed for more than 200 ms in one call (limits.cpu-ms)"),
         (json!({"do": "bomb"}), "memory-limit: asked for "),
-        (json!({"do": "recurse"}), "trap: wasm trap: out of bounds memory access (a wild pointer, or a recursion"),
+        (json!({"do": "recurse"}), "trap: out of bounds memory access: a wild pointer, or a recursion"),
         (
             json!({"do": "giant", "mib": 6}),
             "output-limit: passed more data to the host than one call may (limits.output-mib)",
         ),
         (
             json!({"do": "giant", "mib": 1}),
-            "document-limit: document `x` of `scripted_log` has 1025 KiB where 64 are allowed",
+            "document-limit: document `x` of `scripted_log` has 1025 KiB; 64 are allowed",
         ),
         (json!({"do": "malformed-json"}), "malformed-output: document `x` of `scripted_log`: not JSON at byte "),
         (json!({"do": "not-object"}), "malformed-output: document `x` of `scripted_log`: not a JSON object"),
@@ -73,7 +75,7 @@ async fn each_bad_deed_blocks_its_own_lane_and_says_why() {
         (json!({"do": "read-foreign"}), "refused-call: read collection `"),
         (json!({"do": "stop", "code": "closed", "message": "wait for me"}), "plugin:closed: wait for me"),
     ];
-    // A few at a time: each has a database and a host of its own.
+    // Four at a time, since each has its own database and host.
     for deeds in deeds.chunks(4) {
         let checks = deeds.iter().map(async |(deed, expected)| {
             let reason = reason_of(deed.clone(), &TIGHT).await;
@@ -83,31 +85,28 @@ async fn each_bad_deed_blocks_its_own_lane_and_says_why() {
     }
 }
 
-/// Time by the clock on the wall ends what CPU time does not.
+/// CPU time does not end this call, wall-clock time does.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_call_that_does_not_end_blocks_its_own_lane() {
+async fn a_call_over_its_wall_time_blocks_only_its_own_lane() {
     let reason = reason_of(json!({"do": "spin"}), &["limits.cpu-ms=3600000", "limits.wall-ms=300"]).await;
     assert_eq!(reason, "wall-time-limit: took more than 300 ms for one call (limits.wall-ms)");
 }
 
-/// A batch that is too much for one call passes in parts.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_that_is_too_much_for_one_call_is_halved_until_it_passes() {
+async fn a_batch_over_the_output_limit_is_halved_until_it_passes() {
     let database = database().await;
-    // Each document has some 100 KiB, all of them more than one answer may have.
-    for stream in 0..30 {
-        database
-            .append("acme", &format!("s{stream}"), &[json!({"do": "log", "lines": 3, "pad": "x".repeat(100)})])
-            .await;
+    for stream in (0..30).map(|number| format!("s{number}")) {
+        // Each event puts a document of 1 MiB, and then the stream's ordinary one in its place.
+        database.append("acme", &stream, &[json!({"do": "giant", "mib": 1, "id": stream})]).await;
     }
-    let ended = catch_up(&database, &["scripted"], &["limits.output-mib=1", "limits.log-lines=2"]).await;
+    let ended = catch_up(&database, &["scripted"], &["limits.output-mib=4", "limits.document-kib=2048"]).await;
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
     assert_scripted_log(&database, "true").await;
 }
 
-/// What a guest remembers of one tenant, no other tenant's call can see; also not where instances are so few that they change hands at every call.
+/// The second settings leave so few instances that most calls need a new one.
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_remembered_from_one_tenant_to_another() {
+async fn a_guest_remembers_nothing_of_another_tenant() {
     let database = database().await;
     for settings in [&[][..], &["limits.instances=4", "limits.warm-instances=1"]] {
         let host = Host::start(&database, &["scripted"], settings);
@@ -127,10 +126,10 @@ async fn nothing_is_remembered_from_one_tenant_to_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_that_are_no_plugin_of_ours_are_refused_by_name() {
+async fn a_file_that_is_no_plugin_is_rejected_with_its_defect() {
     let sandbox = sandbox(Limits { instances: 4, ..unhurried() });
     let guests = sandmill_tests::host::root().join("tests/guests");
-    let refused = |bytes: &[u8]| sandbox.load(bytes).err().expect("it is refused").to_string();
+    let refused = |bytes: &[u8]| sandbox.load(bytes).err().expect("it is rejected").to_string();
     let wat = |name: &str| wat::parse_file(guests.join(name)).unwrap();
     assert!(refused(&wat("core_module.wat")).starts_with("a core module, not a component\n"));
     let foreign = refused(&wat("foreign_import.wat"));
@@ -138,5 +137,5 @@ async fn files_that_are_no_plugin_of_ours_are_refused_by_name() {
     assert!(refused(b"hello").starts_with("not a WebAssembly component: "));
     assert!(refused(b"").starts_with("not a WebAssembly component: the file is empty\n"));
     let bad = refused(&std::fs::read(component("bad-descriptor")).unwrap());
-    assert!(bad.starts_with("`describe` answered against the contract: "), "{bad}");
+    assert!(bad.starts_with("`describe` broke the contract: "), "{bad}");
 }

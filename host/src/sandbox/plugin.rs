@@ -333,7 +333,7 @@ fn check_descriptor(given: v0_1::Descriptor, max_collections: usize) -> Result<D
         return Err(wrong("max-batch-size is 0; omit it to let the host choose".into()));
     }
     let partition_by = match given.partition_by {
-        v0_1::PartitionBy::TenantAccount => PartitionBy::TenantAccount,
+        v0_1::PartitionBy::Tenant => PartitionBy::Tenant,
         v0_1::PartitionBy::EventStream => PartitionBy::EventStream,
         v0_1::PartitionBy::DataProperty(pointer) if pointer.len() > POINTER_BYTES => {
             let bytes = pointer.len();

@@ -1,4 +1,5 @@
-// `sandmill plugin check`: each kind of file that is no plugin is told apart, with the way to mend it.
+// `sandmill plugin check`: the description of a good plugin, and the defect and remedy of each kind
+// of bad file.
 
 use std::{fs, path::Path};
 
@@ -14,7 +15,7 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A component that exports what a plugin does, by name only, and imports an interface.
+/// A component with a plugin's exports, in name only, and one import.
 fn importing(interface: &str) -> Vec<u8> {
     let text = format!(
         r#"(component
@@ -31,11 +32,11 @@ fn exporting(interface: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_plugin_is_described() {
+fn a_good_plugin_is_described() {
     let file = component("route-performance");
     let output = plugin(&["check", text(&file)]);
-    let said = stdout(&output);
-    assert!(output.status.success(), "{said}");
+    let printed = stdout(&output);
+    assert!(output.status.success(), "{printed}");
     for expected in [
         "  id              route-performance\n",
         "  event types     FlightFlown FlightCancelled\n",
@@ -45,7 +46,7 @@ fn a_plugin_is_described() {
         "sandmill:processor/documents@0.1.0",
         "\nThis host would run it.\n",
     ] {
-        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
     let (code, found) = report(&["check", text(&component("scripted-by-property"))]);
     assert_eq!((code, &found["runs"], &found["refused"]), (0, &json!(true), &json!(null)));
@@ -59,7 +60,7 @@ fn a_plugin_is_described() {
 }
 
 #[test]
-fn each_file_that_would_not_run_says_why_and_what_to_do() {
+fn each_kind_of_bad_file_is_reported_with_its_defect_and_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let guests = root().join("tests/guests");
     let scripted = fs::read(component("scripted")).unwrap();
@@ -68,7 +69,7 @@ fn each_file_that_would_not_run_says_why_and_what_to_do() {
             "core",
             wat::parse_file(guests.join("core_module.wat")).unwrap(),
             "a core module, not a component",
-            "turns a crate into",
+            "wasm-tools component new",
         ),
         (
             "text",
@@ -86,28 +87,33 @@ fn each_file_that_would_not_run_says_why_and_what_to_do() {
         (
             "version",
             exporting("sandmill:processor/description@0.9.0"),
-            "but `sandmill:processor/description@0.9.0`, a version that this host does not speak",
+            "but `sandmill:processor/description@0.9.0`, a version that this host does not support",
             "A plugin exports",
         ),
         (
             "http",
             importing("wasi:http/outgoing-handler@0.2.0"),
             "imports `wasi:http/outgoing-handler@0.2.0`, which this host does not offer",
-            "Leave out what needs more; there is no HTTP",
+            "Remove the other imports; there is no HTTP",
         ),
-        ("telepathy", importing("acme:telepathy/mind@1.0.0"), "imports `acme:telepathy/mind@1.0.0`", "Leave out"),
+        (
+            "telepathy",
+            importing("acme:telepathy/mind@1.0.0"),
+            "imports `acme:telepathy/mind@1.0.0`",
+            "Remove the other",
+        ),
         ("half", scripted[..scripted.len() / 2].into(), "a damaged component: unexpected end", "copy it again"),
         (
             "bad",
             fs::read(component("bad-descriptor")).unwrap(),
-            "`describe` answered against the contract: `Not an id!` is not a valid processor id: a small letter, then",
-            "Correct what it answers",
+            "`describe` broke the contract: `Not an id!` is not a valid processor id: a small letter, then",
+            "Correct its answer",
         ),
         (
             "traps",
             handmade::plugin("(func $describe unreachable)"),
-            "`describe` failed: trap: wasm trap: wasm `unreachable` instruction executed",
-            "let it answer with constants",
+            "`describe` failed: trap: wasm `unreachable` instruction executed",
+            "Let it return constants only",
         ),
         (
             "loops",
@@ -130,14 +136,13 @@ fn each_file_that_would_not_run_says_why_and_what_to_do() {
         assert!(code == 1 && found["runs"] == json!(false), "{name}: {found}");
         assert!(refused.contains(problem) && refused.contains(remedy), "{name}: {refused}");
         assert_eq!((&found["bytes"], &found["plugin"]), (&json!(bytes.len()), &json!(null)), "{name}");
-        let said = stdout(&plugin(&["check", text(&file)]));
-        assert!(said.contains("This host would not run it: ") && said.contains(problem), "{name}: {said}");
+        let printed = stdout(&plugin(&["check", text(&file)]));
+        assert!(printed.contains("This host would not run it: ") && printed.contains(problem), "{name}: {printed}");
     }
 }
 
-/// A refused file is described as far as it was read.
 #[test]
-fn what_is_known_of_a_refused_file_is_said_too() {
+fn a_rejected_file_is_described_as_far_as_it_was_read() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("http.wasm");
     fs::write(&file, importing("wasi:http/types@0.2.0")).unwrap();
@@ -147,9 +152,9 @@ fn what_is_known_of_a_refused_file_is_said_too() {
     assert_eq!(found["digest"].as_str().map(str::len), Some(64));
 }
 
-/// The size is looked at first: of a file that is too large there is no digest, as nobody read it.
+/// The size is checked first: a file that is too large has no digest, because it was not read.
 #[test]
-fn what_cannot_be_a_plugin_is_not_even_read() {
+fn a_file_that_is_too_large_or_missing_or_a_directory_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let large = folder.path().join("large.wasm");
     fs::File::create(&large).unwrap().set_len(200 << 20).unwrap();
@@ -160,8 +165,8 @@ fn what_cannot_be_a_plugin_is_not_even_read() {
     assert_eq!((code, &found["bytes"], &found["digest"]), (1, &json!(200 << 20), &json!(null)));
 
     for (path, problem, remedy) in [
-        (folder.path().join("nowhere.wasm"), "it cannot be read: No such file", "Name a component's file"),
-        (folder.path().into(), "a directory and not a component's file", "sandmill plugin build DIR"),
+        (folder.path().join("nowhere.wasm"), "it cannot be read: No such file", "Name a component file"),
+        (folder.path().into(), "a directory, not a component file", "sandmill plugin build DIR"),
     ] {
         let (code, found) = report(&["check", text(&path)]);
         let refused = found["refused"].as_str().unwrap();
@@ -170,13 +175,12 @@ fn what_cannot_be_a_plugin_is_not_even_read() {
     }
 }
 
-/// The settings are those of `run`.
 #[test]
-fn the_hosts_limits_hold() {
+fn the_limits_of_run_apply_and_can_be_set() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("padded.wasm");
     let mut bytes = fs::read(component("scripted")).unwrap();
-    // A custom section that nobody reads: its number, its length in LEB128, its name's length, and nothing in it.
+    // An ignored custom section of 1 MiB: its number, its length in LEB128, an empty name.
     bytes.extend([0, 0x81, 0x80, 0x40, 0]);
     bytes.resize(bytes.len() + (1 << 20), 0);
     fs::write(&file, &bytes).unwrap();

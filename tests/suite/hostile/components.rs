@@ -1,27 +1,32 @@
-//! Components that no compiler would make. Each turns on the tenant whose name has three letters, and is a good plugin to all others.
+//! Hand-made components that no compiler would produce. Each is hostile for the tenant [`TENANT`],
+//! the only one with a name of three letters, and harmless for all others.
 
 use sandmill_tests::handmade;
 
-/// The tenant that they turn on.
+/// The tenant for which they are hostile.
 pub(super) const TENANT: &str = "bad";
+/// Length of its name, by which the components recognise it.
+const TENANT_LENGTH: usize = TENANT.len();
 
-/// A component's id, its bytes, and the reason for which it blocks [`TENANT`], if it does.
 pub(super) struct Component {
     pub(super) id: &'static str,
     pub(super) bytes: Vec<u8>,
+    /// The beginning of the reason for which the lane of [`TENANT`] is blocked, if it is.
     pub(super) reason: Option<&'static str>,
 }
 
-/// All of them that load.
+/// All components that load.
 pub(super) fn all() -> Vec<Component> {
     let small = r#"(memory (export "memory") 1)"#;
-    // Others would pay for what is there from the start.
+    // Grown only for the hostile tenant, as initial memory would burden all tenants.
     let grow = "(drop (memory.grow (i32.const 959)))";
-    // The answer's list of changes lies at 64 KiB: so many entries of 28 bytes, of which zeros are puts of three empty texts.
+    // An answer with `count` changes. The list is at 64 KiB, each entry has 28 bytes, and an entry
+    // of zeros is a put of three empty texts.
     let answer = |count: u32| {
         format!("(i32.store (i32.const 4096) (i32.const 65536)) (i32.store (i32.const 4100) (i32.const {count}))")
     };
-    // The length of a document's text stands at 24 in its entry; all of them are the same mebibyte.
+    // 1024 documents that are all the same mebibyte. A text's pointer and length are at 20 and 24
+    // of its entry.
     let gibibyte = format!(
         "(local $at i32) {grow} (local.set $at (i32.const 65560))
          (loop (i32.store (local.get $at) (i32.const 1048576))
@@ -71,7 +76,8 @@ pub(super) fn all() -> Vec<Component> {
             &format!("{grow} (loop {fill} (br 0))"),
             Some("cpu-limit: computed for more than 200 ms"),
         ),
-        // Without a loop the end is only noticed because each such instruction looks at the clock as well.
+        // There is no loop here: the limit holds because every bulk instruction checks the clock
+        // too.
         of(
             "fills-in-a-line",
             small,
@@ -93,7 +99,7 @@ pub(super) fn all() -> Vec<Component> {
             &format!("(loop {tables} (br 0))"),
             Some("cpu-limit: computed for more than 200 ms"),
         ),
-        // `max-batch-size` stands at 56 and 60 in the descriptor, which lies at 1024.
+        // The descriptor is at 1024, with `max-batch-size` at 56 and 60 of it.
         of(
             "huge-batches",
             small,
@@ -104,7 +110,7 @@ pub(super) fn all() -> Vec<Component> {
     ]
 }
 
-/// Files that are refused, and what the host says of each.
+/// Files that are rejected: name, bytes, and part of the host's message.
 pub(super) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
     let describing = |body: &str| handmade::plugin(&format!("(func $describe {body})"));
     vec![
@@ -118,7 +124,7 @@ pub(super) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
             "`describe` failed: cpu-limit: ",
         ),
         ("empty-batches", describing("(i32.store8 (i32.const 1080) (i32.const 1))"), "max-batch-size is 0"),
-        // It comes after the one whose name it takes, as files do in the order of their names.
+        // It claims the id of a file before it in the order of names.
         ("zz-liar", handmade::named("scripted", ""), "claims the processor id scripted, which "),
         (
             "calls-out",
@@ -134,7 +140,7 @@ pub(super) fn refused() -> Vec<(&'static str, Vec<u8>, &'static str)> {
 }
 
 fn of(id: &'static str, memory: &str, fields: &str, body: &str, reason: Option<&'static str>) -> Component {
-    let spare = "(if (i32.ne (local.get $name) (i32.const 3)) (then return))";
+    let spare = format!("(if (i32.ne (local.get $name) (i32.const {TENANT_LENGTH})) (then return))");
     let (locals, body) = match body.strip_prefix("(local $at i32)") {
         Some(rest) => ("(local $at i32)", rest),
         None => ("", body),

@@ -1,4 +1,5 @@
-// Compiling apart: what a component can do to its compiler, and what is kept of one that was compiled.
+// Compiling in a separate process: hostile components, stand-in compilers, and the cache of
+// compiled code.
 
 use std::{
     fs,
@@ -25,11 +26,12 @@ fn small(compile: Config) -> Sandbox {
     Sandbox::new(Limits { instances: 2, ..unhurried() }, compile).expect("start a sandbox")
 }
 
+/// A configuration whose compiler cannot start, so only cached code loads.
 fn nowhere(cache: &Path) -> Config {
     Config { cache: cache.into(), worker: "/nowhere/sandmill".into(), ..Config::default() }
 }
 
-/// A compiler that is none, with a second's time.
+/// A configuration with a script in place of the compiler, and one second of CPU time.
 fn stand_in(name: &str) -> Config {
     let worker = root().join("tests/compilers").join(format!("{name}.sh"));
     Config { cache: PathBuf::new(), worker, seconds: 1, ..Config::default() }
@@ -43,7 +45,8 @@ fn compile_error(result: Result<sandmill::sandbox::Plugin, LoadError>) -> Compil
     }
 }
 
-/// A small component that takes the compiler minutes: loops within loops, each changing a value that all the others may change too.
+/// A small component that takes minutes to compile: nested loops, each of which changes a value
+/// that the others may change too.
 fn long_to_compile() -> Vec<u8> {
     let (locals, depth) = (2_000, 5_000);
     let mut body = format!("(func $body (local {})\n", "i64 ".repeat(locals));
@@ -60,7 +63,8 @@ fn long_to_compile() -> Vec<u8> {
     handmade::plugin(&body)
 }
 
-/// A function that takes the compiler much memory: hundreds of values that all live to its end, and thousands of places where they meet.
+/// A component that takes much memory to compile: a function with hundreds of values that live to
+/// its end, and thousands of branches where they merge.
 fn large_to_compile() -> Vec<u8> {
     let locals = 500;
     let mut body = format!("(func $body (local {})\n", "i64 ".repeat(locals));
@@ -78,11 +82,11 @@ fn large_to_compile() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_second_start_needs_no_compiler_and_what_is_not_ours_is_compiled_again() {
+async fn sealed_code_is_loaded_from_the_cache_and_any_other_is_compiled_again() {
     let cache = tempfile::tempdir().unwrap();
     let bytes = fs::read(component("scripted")).unwrap();
     let ours = || Config { cache: cache.path().into(), ..compile() };
-    let kept = || -> Vec<PathBuf> {
+    let cached = || -> Vec<PathBuf> {
         let files = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().path());
         files.filter(|path| path.extension().is_some_and(|extension| extension == "cwasm")).collect()
     };
@@ -90,7 +94,7 @@ async fn a_second_start_needs_no_compiler_and_what_is_not_ours_is_compiled_again
     let error = compile_error(small(nowhere(cache.path())).load(&bytes));
     assert!(error.to_string().starts_with("the compiler failed: start /nowhere/sandmill: "), "{error}");
     small(ours()).load(&bytes).expect("compile it");
-    let [file] = &kept()[..] else { panic!("{:?}", kept()) };
+    let [file] = &cached()[..] else { panic!("{:?}", cached()) };
     let sealed = fs::read(file).unwrap();
 
     let plugin = Arc::new(small(nowhere(cache.path())).load(&bytes).expect("no compiler is needed"));
@@ -107,11 +111,11 @@ async fn a_second_start_needs_no_compiler_and_what_is_not_ours_is_compiled_again
         compile_error(small(nowhere(cache.path())).load(&bytes));
         fs::write(file, &damaged).unwrap();
         small(ours()).load(&bytes).expect("compile it again");
-        assert_ne!(fs::read(file).unwrap(), damaged, "it is replaced");
-        small(nowhere(cache.path())).load(&bytes).expect("and good again");
+        assert_ne!(fs::read(file).unwrap(), damaged, "the file is replaced");
+        small(nowhere(cache.path())).load(&bytes).expect("load the new code");
     }
 
-    // Without a cache, or with one that others know the key of, everything goes on, with a compiler.
+    // Without a cache, or with a key that other users can read, every start needs a compiler.
     for cache in ["".into(), PathBuf::from("/proc/nowhere")] {
         compile_error(small(nowhere(&cache)).load(&bytes));
         small(Config { cache, ..compile() }).load(&bytes).expect("compile it");
@@ -122,7 +126,7 @@ async fn a_second_start_needs_no_compiler_and_what_is_not_ours_is_compiled_again
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_component_that_would_compile_for_minutes_is_refused_while_others_run() {
+async fn a_component_that_compiles_for_too_long_is_rejected_while_others_run() {
     let running = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&running, "scripted");
     let cache = tempfile::tempdir().unwrap();
@@ -138,23 +142,23 @@ async fn a_component_that_would_compile_for_minutes_is_refused_while_others_run(
         }
     });
     while !refused.load(SeqCst) {
-        call(&plugin, "t", "lane", json!({})).await.expect("a plugin that runs is not held up");
+        call(&plugin, "t", "lane", json!({})).await.expect("a running plugin is not delayed");
         calls.fetch_add(1, SeqCst);
         tokio::task::yield_now().await;
     }
     let (error, refusals) = compiling.await.unwrap();
-    // The compiler gives way to everything else, so on a busy machine it does not even get its second.
+    // The compiler has the lowest priority, so on a busy machine it may not get its second at all.
     let ends =
         ["compiling it takes more than 1 s of CPU time (compile.seconds)", "compiling it was not done after 4 s"];
     assert!(ends.iter().any(|end| error.to_string().starts_with(end)), "{error}");
     assert_eq!(refusals["compile-time-limit"], 1);
     assert!(calls.load(SeqCst) > 100, "{calls:?} calls meanwhile");
-    let kept = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
-    assert_eq!(kept, ["key"], "nothing of it is kept");
+    let files = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>();
+    assert_eq!(files, ["key"], "no code of it is cached");
 }
 
 #[test]
-fn a_component_that_takes_too_much_memory_to_compile_is_refused() {
+fn a_component_that_takes_too_much_memory_to_compile_is_rejected() {
     let cache = tempfile::tempdir().unwrap();
     let sandbox = small(Config { cache: cache.path().into(), memory_mib: 128, ..compile() });
     let error = compile_error(sandbox.load(&large_to_compile()));
@@ -166,7 +170,7 @@ fn a_component_that_takes_too_much_memory_to_compile_is_refused() {
 }
 
 #[test]
-fn what_is_no_component_and_what_is_no_compiler_are_told_apart() {
+fn an_invalid_component_and_a_broken_compiler_have_different_errors() {
     let cache = tempfile::tempdir().unwrap();
     let mut broken = handmade::plugin("");
     let with = |worker: &str| Config { cache: cache.path().into(), worker: worker.into(), ..compile() };
@@ -174,30 +178,32 @@ fn what_is_no_component_and_what_is_no_compiler_are_told_apart() {
     assert_eq!(error.to_string(), "the compiler failed: it ended with exit status: 1: ");
     let error = compile_error(small(with("/bin/true")).load(&broken));
     assert!(error.to_string().starts_with("it cannot run here: "), "{error}");
-    // Its names are in order, and the code in the module is not.
+    // A component with a valid outline and invalid code.
     let code = broken.windows(4).position(|bytes| bytes == [0x41, 0x80, 0x08, 0x0b]).expect("i32.const 1024, end");
     broken[code] = 0xff;
     let error = compile_error(small(Config { cache: cache.path().into(), ..compile() }).load(&broken));
     assert!(error.to_string().starts_with("the component does not compile: "), "{error}");
-    small(Config { cache: cache.path().into(), ..compile() }).load(&handmade::plugin("")).expect("it was good before");
+    small(Config { cache: cache.path().into(), ..compile() })
+        .load(&handmade::plugin(""))
+        .expect("the unaltered component loads");
 }
 
 #[test]
-fn a_compiler_is_given_nothing_of_the_hosts_surroundings() {
-    let error = compile_error(small(stand_in("says-its-surroundings")).load(&handmade::plugin(""))).to_string();
+fn a_compiler_sees_nothing_of_the_hosts_environment() {
+    let error = compile_error(small(stand_in("reports-its-environment")).load(&handmade::plugin(""))).to_string();
     let expected = "arguments: compile-component --memory-mib 2048 --seconds 1\nfolder: /\n";
     assert!(error.starts_with(&format!("the compiler failed: it ended with exit status: 2: {expected}")), "{error}");
-    // What a shell sets for itself, and how many threads to use.
+    // Variables that a shell sets itself, and the number of threads.
     let names = error.lines().skip(2).filter_map(|line| line.split_once('=')).map(|(name, _)| name);
     assert!(names.clone().all(|name| ["PWD", "OLDPWD", "SHLVL", "_", "RAYON_NUM_THREADS"].contains(&name)), "{error}");
     assert!(names.clone().any(|name| name == "RAYON_NUM_THREADS"), "{error}");
 }
 
-/// The wait is what is tested: four times the one second.
+/// Takes four seconds: four times the CPU time.
 #[test]
-fn a_compiler_that_does_not_end_is_ended() {
+fn a_compiler_that_does_not_end_is_killed() {
     std::thread::scope(|scope| {
-        for name in ["never-ends", "hides-and-stays"] {
+        for name in ["never-ends", "closes-its-pipes"] {
             scope.spawn(move || {
                 let error = compile_error(small(stand_in(name)).load(&handmade::plugin("")));
                 let expected = "compiling it was not done after 4 s, four times compile.seconds\n";
@@ -207,9 +213,8 @@ fn a_compiler_that_does_not_end_is_ended() {
     });
 }
 
-/// A host of its own, which has its own program to compile with.
 #[tokio::test]
-async fn a_host_compiles_with_itself() {
+async fn a_host_compiles_with_its_own_program_by_default() {
     let (database, folder, cache) = (database().await, plugins(&["scripted"]), tempfile::tempdir().unwrap());
     database.append("t", "s", &[json!({})]).await;
     let output = sandmill(&database.address)
@@ -219,13 +224,12 @@ async fn a_host_compiles_with_itself() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 2, "a key and the code");
+    assert_eq!(fs::read_dir(cache.path()).unwrap().count(), 2, "the key and the code");
     assert_scripted_log(&database, "true").await;
 }
 
-/// The command is no secret, though it is not listed.
 #[test]
-fn the_compilers_command_refuses_to_work_without_limits() {
+fn the_compilers_command_is_hidden_and_requires_limits() {
     let output = sandmill("").arg("compile-component").output().unwrap();
     assert!(!output.status.success() && stderr(&output).contains("--memory-mib"), "{}", stderr(&output));
     let help = sandmill("").arg("--help").output().unwrap();

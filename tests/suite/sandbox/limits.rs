@@ -1,4 +1,4 @@
-// Each limit, reached: what is refused, under which name, and that it is counted.
+// Each limit of the sandbox, reached: the refusal, its class, and its count.
 
 use std::{
     sync::{
@@ -27,7 +27,7 @@ async fn call_with(plugin: &Arc<Plugin>, data: &[Value]) -> Result<Effects, Fail
     plugin.clone().handle(batch("t", "lane", data), Arc::new(NoDocuments)).await
 }
 
-/// Why a call was refused, in full.
+/// The full reason of a failed call.
 fn reason(answer: Result<Effects, Failure>) -> String {
     match answer {
         Err(Failure::Block(reason) | Failure::Retry(reason)) => reason.to_string(),
@@ -40,7 +40,7 @@ fn counted(sandbox: &Sandbox, class: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn what_a_guest_asks_for_beyond_its_limits_is_refused_by_name_and_counted() {
+async fn a_call_over_a_limit_is_refused_with_its_class_and_counted() {
     let limits = Limits {
         memory_mib: 16,
         cpu_ms: 200,
@@ -68,12 +68,12 @@ async fn what_a_guest_asks_for_beyond_its_limits_is_refused_by_name_and_counted(
     let streams = |count: u32| (0..count).map(|stream| json!({"stream": stream.to_string()})).collect::<Vec<_>>();
     assert_eq!(call_with(&plugin, &streams(20)).await.unwrap().changes.len(), 20);
     let too_many = reason(call_with(&plugin, &streams(21)).await);
-    assert_eq!(too_many, "changes-limit: answered with 21 changes where 20 are allowed (limits.changes)");
+    assert_eq!(too_many, "changes-limit: answered with 21 changes; 20 are allowed (limits.changes)");
     assert_eq!(counted(&sandbox, "changes-limit"), 1);
 }
 
 #[tokio::test]
-async fn a_document_may_nest_as_deep_as_it_is_told() {
+async fn a_document_nested_deeper_than_the_limit_is_refused() {
     let sandbox = sandbox(Limits { json_depth: 1, instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     assert!(call(&plugin, "t", "lane", json!({})).await.is_ok());
@@ -84,7 +84,7 @@ async fn a_document_may_nest_as_deep_as_it_is_told() {
 }
 
 #[tokio::test]
-async fn log_lines_are_dropped_and_cut_and_nothing_else_happens() {
+async fn log_lines_over_their_limits_are_dropped_or_cut_and_the_call_succeeds() {
     let sandbox = sandbox(Limits { log_lines: 3, log_line_bytes: 16, instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     for calls in 1..=2 {
@@ -100,7 +100,7 @@ async fn log_lines_are_dropped_and_cut_and_nothing_else_happens() {
 }
 
 #[tokio::test]
-async fn a_plugins_instances_share_its_memory_and_idle_ones_give_way() {
+async fn a_plugins_instances_share_its_memory_and_idle_ones_are_evicted() {
     let sandbox = sandbox(Limits { memory_mib: 16, plugin_memory_mib: 16, instances: 8, ..unhurried() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
     for tenant in ["a", "b", "c"] {
@@ -108,9 +108,9 @@ async fn a_plugins_instances_share_its_memory_and_idle_ones_give_way() {
         call(&other, tenant, "lane", json!({})).await.unwrap();
     }
     assert_eq!(sandbox.usage().idle, 6);
-    // Alone it may have all of it, and the idle ones of the same plugin make room.
+    // A single call may use all of it: idle instances of the same plugin are evicted.
     assert_eq!(refused(&plugin, "d", json!({"do": "bomb"})).await, "memory-limit");
-    assert_eq!(sandbox.usage().idle, 3, "the other plugin's are left alone");
+    assert_eq!(sandbox.usage().idle, 3, "the other plugin's instances stay");
 
     let documents = Arc::new(HeldDocuments::default());
     let mut held = plugin.clone().handle(batch("e", "lane", &[json!({})]), documents.clone());
@@ -118,12 +118,12 @@ async fn a_plugins_instances_share_its_memory_and_idle_ones_give_way() {
         answer = &mut held => panic!("{answer:?}"),
         () = documents.asked.notified() => {}
     }
-    // What another call holds it will not hold for ever, so this one is tried again.
+    // Memory that another call holds is released later, so this one is retried.
     match call(&plugin, "d", "lane", json!({"do": "bomb"})).await {
         Err(Failure::Retry(reason)) => assert_eq!(reason.class, "plugin-memory-limit"),
         other => panic!("{other:?}"),
     }
-    assert!(call(&plugin, "d", "lane", json!({})).await.is_ok(), "there is room for an ordinary one");
+    assert!(call(&plugin, "d", "lane", json!({})).await.is_ok(), "there is room for an ordinary call");
     documents.answer.notify_one();
     assert!(held.await.is_ok());
     plugin.forget_all();
@@ -134,7 +134,7 @@ async fn a_plugins_instances_share_its_memory_and_idle_ones_give_way() {
 }
 
 #[tokio::test]
-async fn a_component_of_many_parts_has_room_and_takes_no_others() {
+async fn a_component_of_many_parts_fits_and_takes_no_room_from_others() {
     let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     // As many core instances as Python's runtime has, and as many memories as JavaScript's.
     let plugin = Arc::new(sandbox.load(&handmade::with_instances(38, 2)).expect("it fits"));
@@ -142,17 +142,16 @@ async fn a_component_of_many_parts_has_room_and_takes_no_others() {
         assert!(call(&plugin, tenant, "lane", json!({})).await.is_ok(), "{tenant}");
     }
     assert_eq!(sandbox.usage().idle, 2);
-    // Two of them leave no room for another's three memories: one gives way, so that a file can be asked what it is.
-    sandbox.load(&handmade::with_instances(37, 2)).expect("there is room for one that is loaded");
+    // Two idle instances leave no room for three more memories, so one is evicted for `describe`.
+    sandbox.load(&handmade::with_instances(37, 2)).expect("there is room to load another");
     assert_eq!(sandbox.usage().idle, 1);
     let error = sandbox.load(&handmade::with_instances(38, 4)).err().expect("it has five memories").to_string();
     assert!(error.contains("5 Wasm linear memories"), "{error}");
 }
 
-/// Calls may hold so many memories that a file cannot be asked what it is. That says nothing of the
-/// file, which may be another tenant's.
+/// Calls may hold so many memories that there is no room for `describe` of another file.
 #[tokio::test]
-async fn a_file_is_not_at_fault_while_calls_hold_the_memories_that_it_needs() {
+async fn a_file_is_not_blamed_while_calls_hold_the_memories_that_it_needs() {
     let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let scripted = std::fs::read(component("scripted")).expect("read a component");
     let plugin = Arc::new(sandbox.load(&handmade::grown(scripted, 3, 3)).expect("it fits"));
@@ -167,13 +166,13 @@ async fn a_file_is_not_at_fault_while_calls_hold_the_memories_that_it_needs() {
     assert!(matches!(refused, Some(LoadError::NoInstance(_))), "{refused:?}");
     documents.answer.notify_one();
     assert!(held.await.is_ok());
-    sandbox.load(&file).expect("idle ones give way");
+    sandbox.load(&file).expect("idle instances are evicted");
 }
 
 #[tokio::test]
-async fn tables_and_memories_are_bounded_from_the_start() {
+async fn initial_and_grown_tables_and_memories_are_bounded() {
     let sandbox = sandbox(Limits { memory_mib: 2, table_elements: 100, instances: 2, ..unhurried() });
-    let refused = |fields: &str| sandbox.load(&handmade::plugin(fields)).err().expect("it is refused").to_string();
+    let refused = |fields: &str| sandbox.load(&handmade::plugin(fields)).err().expect("it is rejected").to_string();
     assert_eq!(
         refused("(table 101 funcref)"),
         "begins with a table of 101 elements, more than the 100 of limits.table-elements\n\
@@ -198,22 +197,22 @@ async fn tables_and_memories_are_bounded_from_the_start() {
 }
 
 #[test]
-fn a_component_may_only_be_so_large() {
+fn a_component_file_over_its_size_limit_is_rejected() {
     let sandbox = sandbox(Limits { component_mib: 1, instances: 2, ..unhurried() });
     let mut large = handmade::plugin("");
-    // A custom section that nobody reads: its number, its length in LEB128, its name's length, and nothing in it.
+    // An ignored custom section of 1 MiB: its number, its length in LEB128, an empty name.
     large.extend([0, 0x81, 0x80, 0x40, 0]);
     large.resize(large.len() + (1 << 20), 0);
-    let error = sandbox.load(&large).err().expect("it is refused").to_string();
+    let error = sandbox.load(&large).err().expect("it is rejected").to_string();
     assert!(error.starts_with("2 MiB large, more than the 1 MiB of limits.component-mib\nMake "), "{error}");
     assert_eq!(counted(&sandbox, "component-limit"), 1);
     let larger = Sandbox::new(Limits { component_mib: 2, ..unhurried() }, sandmill_tests::host::compile()).unwrap();
-    larger.load(&large).expect("it is a component all the same");
+    larger.load(&large).expect("load it with a higher limit");
 }
 
-/// A guest that reads one document many times asks for more memory than there is; the host must not be the one that runs out of it.
+/// A guest that reads one document many times must not exhaust the host's memory.
 #[tokio::test]
-async fn documents_are_read_within_the_guests_memory() {
+async fn a_read_over_the_guests_memory_limit_is_refused() {
     use sandmill::model::{
         handler::{BoxFuture, Documents},
         ids::CollectionName,
@@ -238,9 +237,9 @@ async fn documents_are_read_within_the_guests_memory() {
     assert_eq!(reason(answer), expected);
 }
 
-/// Names are held until they are answered, so there may be only so many.
+/// The host keeps the ids in memory until it answers.
 #[tokio::test]
-async fn documents_are_asked_for_in_bounded_numbers() {
+async fn a_read_of_too_many_documents_is_refused() {
     let sandbox = sandbox(Limits { reads: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let streams = |count: usize| -> Vec<Value> { (0..count).map(|n| json!({"stream": n.to_string()})).collect() };
@@ -248,9 +247,9 @@ async fn documents_are_asked_for_in_bounded_numbers() {
     assert_eq!(reason(answer), "reads-limit: asked for 3 documents in one call, more than the 2 of limits.reads");
 }
 
-/// Waiting is free, computing is not, and on a loaded machine both stay so: it is the guest thread's own CPU clock that counts.
+/// The limit is on the guest thread's own CPU clock, so a wait or a loaded machine does not matter.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_computing_counts_against_the_cpu_limit() {
+async fn waiting_does_not_count_against_the_cpu_limit() {
     let sandbox = sandbox(Limits { cpu_ms: 200, instances: 8, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let cores = std::thread::available_parallelism().unwrap().get();

@@ -1,4 +1,4 @@
-//! What one tenant may take over all plugins: memory, calls at once, and what it was refused is told by tenant.
+//! Limits of one tenant over all plugins (memory, concurrent calls), and refusals by tenant.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use sandmill_tests::calls::{HeldDocuments, batch, call, load, refused, sandbox, 
 use serde_json::json;
 
 #[tokio::test]
-async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
+async fn a_tenants_instances_of_all_plugins_share_its_memory() {
     let limits = Limits { memory_mib: 16, instances: 8, ..unhurried() };
     let sandbox = sandbox_for(limits, TenantLimits { memory_bytes: 16 << 20, ..TenantLimits::default() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
@@ -19,7 +19,7 @@ async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
         call(&plugin, tenant, "lane", json!({})).await.unwrap();
         call(&other, tenant, "lane", json!({})).await.unwrap();
     }
-    // Alone it may have all of it: its idle instances make room, those of others stay.
+    // A single call may use all of it: the tenant's idle instances are evicted, no others.
     assert_eq!(refused(&plugin, "a", json!({"do": "bomb"})).await, "memory-limit");
     assert_eq!(sandbox.usage().idle, 2);
 
@@ -29,7 +29,8 @@ async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
         answer = &mut held => panic!("{answer:?}"),
         () = documents.asked.notified() => {}
     }
-    // What another call of the tenant holds it will not hold for ever; other tenants have theirs.
+    // Memory that another call of the tenant holds is released later, so this call is retried.
+    // Other tenants have their own bound.
     match call(&plugin, "a", "lane", json!({"do": "bomb"})).await {
         Err(Failure::Retry(reason)) => assert_eq!(reason.class, "tenant-memory-limit"),
         other => panic!("{other:?}"),
@@ -40,7 +41,7 @@ async fn a_tenants_instances_share_its_memory_whatever_plugins_they_are_of() {
 }
 
 #[tokio::test]
-async fn a_call_over_the_bound_waits_for_its_turn() {
+async fn a_call_over_the_tenants_bound_waits_for_a_permit() {
     let sandbox =
         sandbox_for(Limits { instances: 8, ..unhurried() }, TenantLimits { calls: 2, ..TenantLimits::default() });
     let (plugin, other) = (load(&sandbox, "scripted"), load(&sandbox, "scripted"));
@@ -48,31 +49,30 @@ async fn a_call_over_the_bound_waits_for_its_turn() {
     let first = plugin.permit(&a).await;
     let _second = other.permit(&a).await;
     let mut third = plugin.permit(&a);
-    assert!(third.as_mut().now_or_never().is_none(), "whichever plugin it is of");
-    assert!(plugin.permit(&b).now_or_never().is_some(), "other tenants have permits of their own");
+    assert!(third.as_mut().now_or_never().is_none(), "permits are shared over plugins");
+    assert!(plugin.permit(&b).now_or_never().is_some(), "other tenants have their own permits");
     drop(first);
     third.await;
 }
 
 #[tokio::test]
-async fn what_a_tenant_was_refused_is_told_once_with_the_last_reason() {
+async fn refusals_of_a_tenant_are_reported_once_with_the_last_reason() {
     let sandbox = sandbox(Limits { instances: 4, log_lines: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     refused(&plugin, "a", json!({"do": "nul"})).await;
     refused(&plugin, "a", json!({"do": "trap"})).await;
     call(&plugin, "b", "lane", json!({"do": "log", "lines": 5})).await.unwrap();
     call(&plugin, "c", "lane", json!({})).await.unwrap();
-    let mut told = sandbox.refusals_by_tenant();
-    told.sort_by(|(a, ..), (b, ..)| a.as_str().cmp(b.as_str()));
-    let told: Vec<_> = told.iter().map(|(id, times, why)| (id.as_str(), *times, why.class.as_str())).collect();
-    assert_eq!(told, [("a", 2, "trap"), ("b", 3, "log-lines")]);
+    let mut reported = sandbox.refusals_by_tenant();
+    reported.sort_by(|(a, ..), (b, ..)| a.as_str().cmp(b.as_str()));
+    let reported: Vec<_> = reported.iter().map(|(id, times, why)| (id.as_str(), *times, why.class.as_str())).collect();
+    assert_eq!(reported, [("a", 2, "trap"), ("b", 3, "log-lines")]);
     assert_eq!(sandbox.refusals_by_tenant(), []);
 }
 
-/// A guest that goes bad after long is bad once: the event is handled by the next one, which begins
-/// from nothing.
+/// A fresh instance handles the event on which a long-lived one traps.
 #[tokio::test]
-async fn an_instance_that_traps_after_a_thousand_events_gives_way_to_a_fresh_one() {
+async fn an_instance_that_traps_after_a_thousand_events_is_replaced_by_a_fresh_one() {
     let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let later = || json!({"do": "trap-later", "n": 1000, "stream": "s"});
@@ -82,10 +82,10 @@ async fn an_instance_that_traps_after_a_thousand_events_gives_way_to_a_fresh_one
         plugin.clone().handle(batch("a", "lane", &events(count)), documents).await
     };
     assert!(handle(999).await.is_ok());
-    assert!(handle(1).await.is_ok(), "it is the thousandth for that instance, and the first for the next");
+    assert!(handle(1).await.is_ok(), "the thousandth event of the instance is the first of the next one");
     assert_eq!((sandbox.usage().live, sandbox.refusals_by_tenant()), (1, Vec::new()));
-    assert!(handle(998).await.is_ok(), "the next one has seen one event before");
-    // A batch is halved and tried again by the caller, where each half would have the same chance.
+    assert!(handle(998).await.is_ok(), "the next instance has seen one event before");
+    // A batch of several events gets no second call here, since the caller halves it.
     assert!(matches!(handle(2).await, Err(Failure::Block(_))));
     assert_eq!(sandbox.usage().live, 0);
 }

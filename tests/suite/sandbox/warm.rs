@@ -1,4 +1,4 @@
-// Instances between calls: kept for their own tenant, dropped when anything went wrong, and never more than may be.
+// Warm instances: kept for their own tenant, dropped after a failure, and bounded in number.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// Which tenant the instance remembered that this call had: `""` for a fresh one.
+/// The tenant that this call's instance remembered: `""` for a fresh one.
 async fn saw(plugin: &Arc<Plugin>, tenant: &str) -> String {
     let effects = call(plugin, tenant, "lane", json!({"do": "remember"})).await.expect("remember");
     document(&effects)["saw"].as_str().expect("what it saw").to_string()
@@ -25,20 +25,20 @@ async fn an_instance_is_kept_for_its_tenant_and_for_no_other() {
     assert_eq!(saw(&plugin, "a").await, "");
     assert_eq!(saw(&plugin, "a").await, "a");
     assert_eq!(saw(&plugin, "b").await, "");
-    assert_eq!(saw(&other, "a").await, "", "another plugin's instance, though of the same file");
+    assert_eq!(saw(&other, "a").await, "", "another plugin has its own instance, though of the same file");
     assert_eq!(saw(&plugin, "a").await, "a");
     let usage = sandbox.usage();
     assert_eq!((usage.live, usage.idle), (3, 3));
     assert!(usage.memory_bytes >= 3 << 16, "{usage:?}");
     drop(plugin);
-    assert_eq!(sandbox.usage().live, 1, "nobody can call it any more");
+    assert_eq!(sandbox.usage().live, 1, "instances of a dropped plugin are dropped");
     drop(other);
     assert_eq!((sandbox.usage().live, sandbox.usage().memory_bytes), (0, 0));
 }
 
-/// Many lanes of several tenants at once, with hardly any room: every call meets a fresh instance or one of its own tenant.
+/// Many lanes of several tenants call concurrently with few instances.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_tenant_ever_meets_what_another_left() {
+async fn no_tenant_meets_another_tenants_instance() {
     let sandbox = sandbox(Limits { instances: 4, warm_instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let lanes = (0..9).map(|lane| {
@@ -46,7 +46,7 @@ async fn no_tenant_ever_meets_what_another_left() {
         tokio::spawn(async move {
             let (mut warm, mut asked) = (0, 0);
             while asked < 200 {
-                // Every lane visits every tenant, each in another order.
+                // Every lane calls for every tenant, each in its own order.
                 let tenant = format!("tenant-{}", (lane * 7 + asked * (lane % 3 + 1)) % 5);
                 match call(&plugin, &tenant, &format!("lane-{lane}"), json!({"do": "remember"})).await {
                     Ok(effects) => {
@@ -72,21 +72,21 @@ async fn no_tenant_ever_meets_what_another_left() {
 }
 
 #[tokio::test]
-async fn what_is_apart_shares_no_memory() {
+async fn an_isolated_clone_shares_no_instances() {
     let sandbox = sandbox(Limits { instances: 8, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     assert_eq!(saw(&plugin, "c").await, "");
     let isolated = plugin.clone().isolated_clone();
     let remember = batch("c", "c", &[json!({"do": "remember"})]);
     let effects = isolated.clone().handle(remember, Arc::new(NoDocuments)).await.unwrap();
-    assert_eq!(document(&effects)["saw"], "", "what is isolated knows nothing");
-    assert_eq!(saw(&plugin, "c").await, "c", "and takes nothing away");
+    assert_eq!(document(&effects)["saw"], "", "the clone has a fresh instance");
+    assert_eq!(saw(&plugin, "c").await, "c", "the original keeps its instance");
     drop(isolated);
-    assert_eq!(sandbox.usage().live, 1, "what it had goes with it");
+    assert_eq!(sandbox.usage().live, 1, "the clone's instance is dropped with it");
 }
 
 #[tokio::test]
-async fn nothing_is_kept_when_anything_went_wrong() {
+async fn an_instance_is_dropped_after_a_failure_or_a_halt() {
     let limits = Limits { cpu_ms: 200, memory_mib: 16, instances: 8, output_mib: 4, ..unhurried() };
     let sandbox = sandbox(limits);
     let plugin = load(&sandbox, "scripted");
@@ -109,7 +109,7 @@ async fn nothing_is_kept_when_anything_went_wrong() {
         assert!(answer.is_ok_and(|effects| effects.halted.is_some()), "{deed}");
         assert_eq!(live, 0, "{deed}");
     }
-    // An event that is skipped is handled: the instance is as good as before.
+    // A skipped event is handled, so the instance is kept.
     let (answer, live) = after(json!({"do": "skip"})).await;
     assert!(answer.is_ok() && live == 1, "{answer:?}");
 
@@ -120,10 +120,9 @@ async fn nothing_is_kept_when_anything_went_wrong() {
     assert_eq!((saw(&plugin, "t").await, saw(&plugin, "other").await), (String::new(), String::new()));
 }
 
-/// Batches of one event are what a lane handles live: none of them is lost to what an instance has
-/// become in earlier calls.
+/// Live batches often have one event, which must not fail for the state that earlier calls left.
 #[tokio::test]
-async fn an_event_that_fails_in_a_warm_instance_alone_is_handled_by_a_fresh_one() {
+async fn an_event_that_fails_only_in_a_warm_instance_is_handled_by_a_fresh_one() {
     let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     for _ in 0..3 {
@@ -131,19 +130,19 @@ async fn an_event_that_fails_in_a_warm_instance_alone_is_handled_by_a_fresh_one(
         assert_eq!(answer.expect("a fresh instance handles it").changes.len(), 1);
     }
     assert!(sandbox.usage().refusals.is_empty(), "{:?}", sandbox.usage().refusals);
-    // One that is to blame itself fails both times, and that counts once.
+    // An event that also fails in the fresh instance counts as one failure.
     assert_eq!(refused(&plugin, "t", json!({"do": "trap"})).await, "trap");
     assert_eq!((sandbox.usage().refusals["trap"], sandbox.usage().live), (1, 0));
 }
 
 #[tokio::test]
-async fn an_instance_in_a_call_is_dropped_with_it_and_after_it_was_forgotten() {
+async fn an_instance_is_dropped_with_its_call_or_after_it_if_forgotten_meanwhile() {
     let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let documents = Arc::new(HeldDocuments::default());
     let held = || plugin.clone().handle(batch("t", "lane", &[json!({"do": "remember"})]), documents.clone());
 
-    // Dropped where it waits.
+    // The call is dropped while it waits.
     let mut call = held();
     tokio::select! {
         answer = &mut call => panic!("{answer:?}"),
@@ -153,27 +152,27 @@ async fn an_instance_in_a_call_is_dropped_with_it_and_after_it_was_forgotten() {
     assert_eq!((sandbox.usage().live, sandbox.usage().memory_bytes), (0, 0));
     assert_eq!(sandbox.usage().refusals["dropped-call"], 1);
 
-    // Forgotten where it waits: effects that did not commit may be those of a call that this one runs beside.
+    // The tenant is forgotten while the call waits, as after effects that could not be committed.
     let mut call = held();
     tokio::select! {
         answer = &mut call => panic!("{answer:?}"),
         () = documents.asked.notified() => plugin.forget(&tenant("t")),
     }
-    assert_eq!(sandbox.usage().live, 1, "it is in the middle of its call");
+    assert_eq!(sandbox.usage().live, 1, "the call is under way");
     documents.answer.notify_one();
     assert!(call.await.is_ok());
     assert_eq!(sandbox.usage().live, 0);
 }
 
 #[tokio::test]
-async fn idle_instances_give_way_and_calls_do_not() {
+async fn idle_instances_are_evicted_and_calls_are_not() {
     let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     for tenant in ["a", "b", "c", "d"] {
         assert_eq!(saw(&plugin, tenant).await, "");
         assert!(sandbox.usage().live <= 2);
     }
-    assert_eq!(saw(&plugin, "d").await, "d", "the last one is still warm");
+    assert_eq!(saw(&plugin, "d").await, "d", "the last instance is still warm");
     let documents = [Arc::new(HeldDocuments::default()), Arc::new(HeldDocuments::default())];
     let mut calls =
         documents.clone().map(|documents| plugin.clone().handle(batch("e", "lane", &[json!({})]), documents));
@@ -184,31 +183,34 @@ async fn idle_instances_give_way_and_calls_do_not() {
         }
     }
     assert_eq!(refused(&plugin, "a", json!({})).await, "instances");
-    // Loading asks the file what it is, whatever else goes on.
+    // `describe` has an instance in reserve.
     load(&sandbox, "scripted");
     drop(calls);
     assert_eq!(saw(&plugin, "a").await, "");
 }
 
-/// Where an instance takes more of the engine's pool than most do, idle ones give way before their number alone asks for it. Memories are what is scarce there.
+/// An instance with many memories needs more of the engine's pool than others, so idle instances
+/// are evicted before the bound on their number is reached.
 #[tokio::test]
-async fn idle_instances_give_way_to_one_of_many_memories() {
+async fn idle_instances_are_evicted_for_one_with_many_memories() {
     let sandbox = sandbox(Limits { instances: 2, ..unhurried() });
     let mut bytes = handmade::plugin("");
-    // A second module, a memory of one page, and three instances of it: the sections' numbers and lengths, then what is in them.
+    // A second module with a memory of one page, and three instances of it: each section has its
+    // number, its length and its content.
     bytes.extend([1, 13, 0, b'a', b's', b'm', 1, 0, 0, 0, 5, 3, 1, 0, 1]);
     bytes.extend([2, 10, 3].into_iter().chain([0, 1, 0].repeat(3)));
     let plugin = Arc::new(sandbox.load(&bytes).expect("load it"));
-    // There is room for a memory each of two instances and the one that loading asks, and for one instance's four: for one of four, not for two.
+    // The pool has a memory for each of the two instances and the one for `describe`, and four
+    // more: enough for one instance of four memories, not for two.
     for tenant in ["a", "b", "c", "b"] {
-        call(&plugin, tenant, "lane", json!({})).await.expect("an idle one gave way");
+        call(&plugin, tenant, "lane", json!({})).await.expect("an idle instance is evicted");
         assert_eq!(sandbox.usage().live, 1);
     }
     assert_eq!(sandbox.usage().max_live, 2);
 }
 
 #[tokio::test]
-async fn an_instance_retires() {
+async fn an_instance_retires_after_50_to_200_calls() {
     let sandbox = sandbox(Limits { instances: 1, ..unhurried() });
     let plugin = load(&sandbox, "scripted");
     let mut fresh = Vec::new();

@@ -314,7 +314,7 @@ fn a_charge_becomes_debt_and_debt_is_bounded() {
     assert_eq!(slices(&mut ring, 7), [1, 1, 1, 1, 1, 1, 0]);
 
     ring.charge(&name(0), Class::Live, Duration::from_secs(3_600));
-    let served = slices(&mut ring, LONGEST_DEBT as usize + 2);
+    let served = slices(&mut ring, MAX_DEBT as usize + 2);
     assert_eq!(served.iter().filter(|tenant| **tenant == 0).count(), 1);
     // A tenant whose debt is forgiven is served like any other.
     let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);

@@ -1,5 +1,5 @@
-//! A plugin that describes itself against the contract: its id is no id and its list of event types is empty. A host refuses it
-//! by name and never hands it a batch.
+//! A plugin whose descriptor breaks the contract: its id is invalid and its list of event types is
+//! empty. A host refuses it and never gives it a batch.
 
 use sandmill_guest::prelude::*;
 

@@ -1,7 +1,8 @@
-//! A projector that asks of WASI what its events say, as the runtimes of other languages may.
+//! A projector that calls WASI as its events ask for, in place of another language's runtime.
 //!
-//! Events with a key `wasi` are its own, all others it passes over. What it found goes into a document named after the event's stream, so
-//! that a test can look at it; what breaks the guest goes nowhere. It sees the world `hostile` of `../wasi.wit`.
+//! It handles events with a key `wasi` in their data and ignores all others. Its findings go into a
+//! document named after the event's stream, for a test to check. Its world is `hostile` of
+//! `../wasi.wit`.
 
 #[allow(unsafe_code, missing_docs, reason = "generated")]
 mod bindings {
@@ -25,28 +26,28 @@ const HOUR: u64 = 3_600_000_000_000;
 #[derive(Deserialize)]
 struct Script {
     wasi: Option<Deed>,
-    /// What it prints.
+    /// `print`, `exit`: the text to print.
     #[serde(default)]
     text: String,
 }
 
-/// What an event asks for.
+/// The action that an event asks for.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Deed {
-    /// Sleeps for an hour, a thousand times, in each way there is.
+    /// Sleeps for an hour, a thousand times, in every way that WASI offers.
     Sleep,
-    /// Sleeps until the clock has moved on.
+    /// Sleeps until the clock advances.
     SleepUntil,
-    /// Polls nothing.
+    /// Polls an empty list.
     PollNothing,
-    /// Subscribes to clocks without end and gives nothing back.
+    /// Subscribes to clocks without end and releases no handle.
     Hoard,
-    /// Asks for more random bytes than there is memory.
+    /// Asks for more random bytes than fit into memory.
     RandomBytes,
-    /// Looks at all that might differ from one run to the next.
+    /// Reads everything that might differ from one run to the next.
     Look,
-    /// Tries files and the network.
+    /// Tries to use the network.
     Escape,
     /// Prints `text` to both streams, without ending its line.
     Print,
@@ -54,7 +55,7 @@ enum Deed {
     Exit,
 }
 
-/// What it found.
+/// Its findings.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Found {
@@ -78,7 +79,7 @@ impl Projector for Hostile {
     fn project(batch: &Batch) -> Result<Projection, Halt> {
         let mut projection = Projection::new();
         for event in batch.events() {
-            // Scripts of other guests are no scripts of this one.
+            // Events with the scripts of other guests.
             let Ok(Script { wasi: Some(deed), text }) = event.data() else { continue };
             projection.put(COLLECTION, event.stream_id(), &carry_out(&deed, &text))?;
         }

@@ -1,4 +1,4 @@
-//! Answers that break the contract. Each is well-formed as far as types go, so it reaches the host whole.
+//! Answers that break the contract. Their types are correct, so they reach the host.
 
 use sandmill_guest::raw::{Change, Document, Halt, HaltAction, Projection, SkippedEvent};
 
@@ -9,12 +9,13 @@ pub(crate) fn nothing() -> Projection {
     Projection { changes: Vec::new(), skipped: Vec::new(), halted: None }
 }
 
-/// A document as it stands.
+/// Puts a document without any check.
 pub(crate) fn put(answer: &mut Projection, collection: &str, id: &str, data: &str) {
     push(answer, collection, id, data.to_owned());
 }
 
-/// A document of so many MiB, allocated once. Where the memory limit is lower, growing fails and the guest traps instead.
+/// Puts a document of `mib` MiB, allocated once. Where the memory limit is lower, growing fails and
+/// the guest traps.
 pub(crate) fn giant(answer: &mut Projection, id: &str, mib: usize) {
     let size = mib << 20;
     let mut data = String::with_capacity(size + 8);
@@ -24,24 +25,24 @@ pub(crate) fn giant(answer: &mut Projection, id: &str, mib: usize) {
     push(answer, COLLECTION, id, data);
 }
 
-/// A short document that a database prints with 8,003 bytes for each number.
+/// Puts a short document that a database prints with 8,003 bytes for each number.
 pub(crate) fn long_numbers(answer: &mut Projection, count: usize) {
     push(answer, COLLECTION, "x", format!(r#"{{"a":[{}]}}"#, vec!["1e8000"; count].join(",")));
 }
 
-/// Deeper than any parser that recurses should go.
+/// Puts a document nested deeper than any recursive parser should go.
 pub(crate) fn deep(answer: &mut Projection) {
     let depth = 10_000;
     push(answer, COLLECTION, "x", [r#"{"a":"#, &"[".repeat(depth), &"]".repeat(depth), "}"].concat());
 }
 
-/// A halt well behind the last event.
+/// Halts well behind the last event.
 pub(crate) fn halt_out_of_range(answer: &mut Projection, events: usize) {
     let index = events as u32 + 5;
     answer.halted = Some(Halt { index, action: HaltAction::Retry, code: String::new(), message: String::new() });
 }
 
-/// One index twice.
+/// Skips one index twice.
 pub(crate) fn skip_out_of_order(answer: &mut Projection, index: u32) {
     for _ in 0..2 {
         answer.skipped.push(SkippedEvent { index, code: String::new(), message: String::new() });

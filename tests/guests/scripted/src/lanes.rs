@@ -1,9 +1,9 @@
-//! How the lanes of this guest are cut. `scripted` has one for each tenant; `scripted-by-stream` and `scripted-by-property` are crates of
-//! their own that name this source, each with the feature that tells them apart here.
+//! The partitioning of this guest. `scripted` has one lane for each tenant. The crates
+//! `scripted-by-stream` and `scripted-by-property` share this source and set a feature.
 
 use sandmill_guest::{Descriptor, descriptor};
 
-/// The one collection: it belongs to one processor alone, so each guest has its own.
+/// The guest's collection. A collection belongs to one processor, so each guest has its own.
 pub(crate) const COLLECTION: &str = if cfg!(feature = "by-stream") {
     "scripted_stream_log"
 } else if cfg!(feature = "by-property") {
@@ -12,8 +12,8 @@ pub(crate) const COLLECTION: &str = if cfg!(feature = "by-stream") {
     "scripted_log"
 };
 
-/// What the guest is. By property its lanes follow `/lane` in an event's data, of which a stream's events must have one value, since their
-/// document belongs to one lane.
+/// The guest's descriptor. By property, lanes follow `/lane` in the event's data. It must be the
+/// same for all events of a stream, since their document belongs to one lane.
 pub(crate) fn descriptor() -> Descriptor {
     let descriptor = descriptor!(env!("CARGO_PKG_NAME")).collection(COLLECTION);
     if cfg!(feature = "by-stream") {

@@ -1,13 +1,15 @@
-//! A projector that does what the events say: tests write their script into the events' data.
+//! A projector that does what the events ask for: tests write their script into the events' data.
 //!
-//! It handles every event type. Its collection has one document for each stream, with the stream's id:
-//! `{"count", "lastVersion", "chain"}`, where `chain` runs over the ids of the folded events as the example plugin `plane-log`
-//! documents it: 64 zeros, then the lower-case hex of SHA-256 over the chain's ASCII bytes and the event's id.
+//! It handles every event type. Its collection has one document for each stream, with the stream's
+//! id: `{"count", "lastVersion", "chain"}`. `chain` runs over the ids of the folded events as
+//! documented by the example plugin `plane-log`: 64 zeros, then the lower-case hex of SHA-256 over
+//! the chain's ASCII bytes and the event's id.
 //!
-//! An event's data may be an object with a key `do`; without one it is folded. [`Deed`] lists what can be asked for. What breaks
-//! the contract in an answer is in [`hostile`], what breaks the guest itself in [`ruin`].
+//! An event's data may be an object with a key `do`, a [`Deed`]; without one the event is folded.
+//! Answers that break the contract are in [`hostile`], deeds that break the guest itself in
+//! [`ruin`].
 //!
-//! Three guests are made of this source, which differ in how their lanes are cut, and so in name and collection: see [`lanes`].
+//! Three guests share this source. They differ in partitioning, name and collection: see [`lanes`].
 
 mod hostile;
 mod lanes;
@@ -37,27 +39,28 @@ struct Script {
     /// `skip`, `retry`, `retry-after`, `retry-until-attempt`, `stop`: the failure's code.
     #[serde(default)]
     code: String,
-    /// The same: the failure's message. `shout`, `trap`: what it says.
+    /// The same: the failure's message. `shout`, `trap`: the text to log.
     #[serde(default)]
     message: String,
     /// `retry-after`: the pause in milliseconds.
     #[serde(default)]
     ms: u64,
-    /// `retry-until-attempt`: the first attempt that succeeds. `trap-later`: how many such events pass before one traps. `work`: thousands of turns.
-    /// `read`: documents. `trap`, `spin`, `bomb`: the first attempt that only folds, if there is to be one.
+    /// `retry-until-attempt`: the first attempt that succeeds. `trap-later`: the number of the
+    /// first such event that traps. `work`: thousands of turns. `read`: number of documents.
+    /// `trap`, `spin`, `bomb`: the first attempt that only folds; 0 for none.
     #[serde(default)]
     n: u32,
-    /// `log`, `shout`: how many lines.
+    /// `log`, `shout`: number of lines.
     #[serde(default)]
     lines: u32,
-    /// `giant`: how many MiB the document has. Default 200.
+    /// `giant`: size of the document, MiB. Default 200.
     mib: Option<usize>,
-    /// `write-to` and `giant`: the document's id. A giant's is `x` where none is given.
+    /// `write-to`, `giant`: the document's id. Default for `giant`: `x`.
     #[serde(default)]
     id: String,
 }
 
-/// What an event asks for.
+/// The action that an event asks for.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum Deed {
@@ -66,42 +69,43 @@ enum Deed {
     Ok,
     /// Removes the stream's document.
     Remove,
-    /// Folds, and keeps in the document as `saw` which tenant this instance remembered from before: `""` for none.
+    /// Folds, and stores in the document as `saw` the tenant that this instance remembered: `""`
+    /// for none.
     Remember,
-    /// Folds, and keeps in the document as `batch` how many events its batch has.
+    /// Folds, and stores in the document as `batch` the number of events in the batch.
     CountBatch,
-    /// Folds, and keeps in the document as `setting` what an operator has set under the key `word`.
+    /// Folds, and stores in the document as `setting` the operator's setting `word`.
     Setting,
     /// Folds, after logging `lines` lines at level `info`.
     Log,
-    /// Folds, after logging `lines` times `message`.
+    /// Folds, after logging `message` `lines` times.
     Shout,
     /// Folds, after `n` thousand turns of a loop.
     Work,
-    /// Folds, after reading `n` documents that are not there, and that no other event asks for.
+    /// Folds, after reading `n` documents that do not exist and that no other event reads.
     Read,
-    /// Folds, and puts an empty document with the id `id`, which may be another lane's.
+    /// Folds, and puts an empty document `id`, which may be another lane's.
     WriteTo,
     /// Folds, after reading a document of a collection that the descriptor does not list.
     ReadForeign,
     /// Skips the event.
     Skip,
-    /// Halts before it.
+    /// Halts before it with a retry.
     Retry,
-    /// Halts before it for `ms`.
+    /// Halts before it with a retry after `ms`.
     RetryAfter,
     /// Halts before it while the batch's attempt is below `n`; then folds it.
     RetryUntilAttempt,
-    /// Halts before it until a person comes.
+    /// Halts before it until a person resumes the lane.
     Stop,
 
-    /// Panics, saying `message` if there is one.
+    /// Panics with `message`.
     Trap,
-    /// Folds, and from the `n`th such event on that this instance sees it panics.
+    /// Folds, and panics from the `n`th such event on that this instance sees.
     TrapLater,
-    /// Reads a document, and again, without end.
+    /// Reads a document over and over, without end.
     ReadForever,
-    /// Logs `message`, and again, without end.
+    /// Logs `message` over and over, without end.
     LogForever,
     /// Never returns.
     Spin,
@@ -112,9 +116,10 @@ enum Deed {
 
     /// Answers with a document of `mib` MiB.
     Giant,
-    /// Answers with a document that is no JSON.
+    /// Answers with a document that is not JSON.
     MalformedJson,
-    /// Answers with a document `x` of `n` numbers that are short as they are written and long as they are stored: `1e8000`.
+    /// Answers with a document `x` of `n` numbers `1e8000`, which are short as written and long as
+    /// stored.
     LongNumbers,
     /// Answers with a document that is a JSON array.
     NotObject,
@@ -134,7 +139,7 @@ enum Deed {
     Surrogate,
     /// Answers with a document of 10,000 nested arrays.
     Deep,
-    /// Halts before an event that lies behind the batch's end.
+    /// Halts before an event behind the batch's end.
     HaltOutOfRange,
     /// Skips this event twice, so that the skipped indexes do not rise.
     SkipOutOfOrder,
@@ -152,7 +157,8 @@ struct Log {
     batch: Option<usize>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     setting: Option<String>,
-    /// The versions that have handled its events, one after the other, with how many each: only of versions that have a [mark].
+    /// The versions that have handled its events in turn, with the number of events of each. Only
+    /// versions with a [mark] are listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     versions: Vec<(String, u64)>,
 }
@@ -171,10 +177,11 @@ impl Default for Log {
     }
 }
 
-/// The tenant of the last event that asked for `remember`: what a host must not let through from one tenant to another.
+/// The tenant of the last event that asked for `remember`. A host must not let another tenant see
+/// it.
 static REMEMBERED: Mutex<String> = Mutex::new(String::new());
 
-/// How many events asked for `trap-later`.
+/// Number of events that asked for `trap-later`.
 static SEEN: AtomicU32 = AtomicU32::new(0);
 
 struct Scripted;
@@ -199,11 +206,11 @@ impl Projector for Scripted {
 
 export_projector!(Scripted);
 
-/// A batch while it is handled.
+/// The handling of a batch.
 struct Run<'b> {
     batch: &'b Batch,
     logs: BTreeMap<&'b str, Option<Log>>,
-    /// What is answered besides the documents of `logs`. Raw, because much of it is what the SDK does not let be said.
+    /// The answer besides the documents of `logs`. Raw, because the SDK does not allow much of it.
     answer: raw::Projection,
     touched: Vec<&'b str>,
 }
@@ -290,7 +297,7 @@ impl<'b> Run<'b> {
         Ok(())
     }
 
-    /// The document of an event's stream, to be changed.
+    /// The document of an event's stream, marked as changed.
     fn log(&mut self, event: Event<'b>) -> &mut Log {
         self.touched.push(event.stream_id());
         self.logs.entry(event.stream_id()).or_default().get_or_insert_default()
@@ -346,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_answered_as_asked() {
+    fn skips_and_halts_are_answered_as_scripted() {
         let mut lane = Lane::<Scripted>::new("acme");
         let answer = lane.handle([
             event("A", "{}").id("a").stream("s"),
@@ -363,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn a_document_can_be_removed_and_begun_again() {
+    fn a_document_can_be_removed_and_created_again() {
         let mut lane = Lane::<Scripted>::new("acme");
         lane.handle([event("A", "{}"), event("A", r#"{"do":"remove"}"#)]);
         assert_eq!(lane.texts(COLLECTION), []);
@@ -372,14 +379,14 @@ mod tests {
     }
 
     #[test]
-    fn the_skipped_indexes_can_be_made_not_to_rise() {
+    fn skip_out_of_order_skips_one_index_twice() {
         let answer = Lane::<Scripted>::new("acme").handle([event("A", r#"{"do":"skip-out-of-order"}"#)]);
         let indexes: Vec<_> = answer.skipped.iter().map(|skipped| skipped.index).collect();
         assert_eq!(indexes, [0, 0]);
     }
 
     #[test]
-    fn nesting_is_as_deep_as_promised() {
+    fn deep_nests_ten_thousand_arrays() {
         let answer = Lane::<Scripted>::new("acme").handle([event("A", r#"{"do":"deep"}"#)]);
         let raw::Change::Put(document) = &answer.changes[0] else { panic!("{answer:?}") };
         assert_eq!(document.data.matches('[').count(), 10_000);

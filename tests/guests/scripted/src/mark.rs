@@ -1,7 +1,9 @@
-//! Which version of the guest this is: a text in the component's data that tests write over, so that one build gives as many versions as they want.
+//! The version of the guest: a text in the component's data that tests overwrite, so that one build
+//! serves for any number of versions.
 //!
-//! `scripted-mark-` is followed by seven bytes. As built they are zeros, and nothing follows from them. Otherwise they are a version's name, which the guest
-//! keeps in its documents; where it begins with `T`, every event traps, where it begins with `S`, it spins.
+//! Seven bytes follow `scripted-mark-`. As built they are zeros and have no effect. Otherwise they
+//! are the name of a version, which the guest records in its documents. A version whose name begins
+//! with `T` traps on every event; one whose name begins with `S` spins.
 
 use std::hint::black_box;
 
@@ -9,14 +11,15 @@ use crate::{Log, ruin};
 
 static MARK: [u8; 21] = *b"scripted-mark-0000000";
 
-/// What follows the mark's name; none as built.
+/// The version's name; none as built.
 fn version() -> Option<&'static str> {
-    // Not what it was when this was compiled, perhaps.
+    // The bytes may have changed since this was compiled.
     let (_, version) = black_box(&MARK).split_at(14);
     std::str::from_utf8(version).ok().filter(|version| *version != "0000000")
 }
 
-/// Takes note in a document of the version that has handled one more event of it; or traps, if that is what the version does.
+/// Records in a document that this version has handled one more of its events. Traps or spins if
+/// the version's name asks for it.
 pub(crate) fn leave(log: &mut Log, event_id: &str) {
     let Some(version) = version() else { return };
     if version.starts_with('T') {

@@ -1,4 +1,5 @@
-// `sandmill plugin test`: events in, documents compared, however the events are cut into batches.
+// `sandmill plugin test`: a plugin handles events from a file with several batchings, and its
+// documents are compared with each other and with the expected ones.
 
 use std::{fs, path::PathBuf};
 
@@ -8,12 +9,12 @@ use serde_json::{Value, json};
 use super::{plugin, report};
 use crate::flights::slice;
 
-/// A folder with what a test is made of.
-struct Desk(tempfile::TempDir);
+/// A temporary folder for the files of a test.
+struct TestFolder(tempfile::TempDir);
 
-impl Desk {
+impl TestFolder {
     fn new() -> Self {
-        Desk(tempfile::tempdir().unwrap())
+        TestFolder(tempfile::tempdir().unwrap())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -53,9 +54,9 @@ fn flights() -> Vec<Value> {
 }
 
 #[test]
-fn flights_lead_to_the_known_documents_however_they_are_batched() {
-    let (desk, known) = (Desk::new(), flights());
-    let (expected, written) = (desk.lines("expected.ndjson", &known), desk.text("written.ndjson"));
+fn flights_produce_the_known_documents_with_every_batching() {
+    let (folder, known) = (TestFolder::new(), flights());
+    let (expected, written) = (folder.lines("expected.ndjson", &known), folder.text("written.ndjson"));
     let (wasm, slice) = (wasm("route-performance"), slice());
     let test = ["test", &wasm, "--events", slice.to_str().unwrap()];
     let (code, found) = report(&[&test[..], &["--expect", &expected, "--write", &written]].concat());
@@ -65,19 +66,19 @@ fn flights_lead_to_the_known_documents_however_they_are_batched() {
         found["passes"].as_array().unwrap().iter().map(|p| p["batches"].as_u64().unwrap()).collect();
     assert!(batches[1] == 20_000 && batches[2] > 10 * batches[0], "{batches:?}");
     assert!(found["largestInstanceBytes"].as_u64().unwrap() > 1 << 20);
-    // What is written can be expected.
+    // The written documents can be used with --expect.
     let lines = fs::read_to_string(&written).unwrap();
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines, known);
 
-    // And what is not so is listed.
+    // Differences from the expected documents are listed.
     let mut wrong = known.clone();
     wrong[3]["data"]["flown"] = json!(-1);
     wrong[4]["id"] = json!("NO-WHERE");
-    let wrong = desk.lines("wrong.ndjson", &wrong);
+    let wrong = folder.lines("wrong.ndjson", &wrong);
     let output = plugin(&[&test[..], &["--expect", &wrong]].concat());
-    let said = stdout(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let printed = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
     let id = |at: usize| known[at]["id"].as_str().unwrap();
     for expected in [
         format!("differing: 1:\n  route_performance tenant 9E id {} at /flown: expected -1, found 18\n", id(3)),
@@ -85,83 +86,83 @@ fn flights_lead_to_the_known_documents_however_they_are_batched() {
         format!("unexpected: 1:\n  route_performance tenant 9E id {}\n", id(4)),
         "failed: documents are not as expected\n".into(),
     ] {
-        assert!(said.contains(&expected), "{expected}: {said}");
+        assert!(printed.contains(&expected), "{expected}: {printed}");
     }
 }
 
-/// Lines of the report on the ways of batching that led to something else.
+/// A line for each document that differs from that of the first batching.
 fn differing(passes: &Value) -> Vec<String> {
     let mut lines = Vec::new();
     for pass in passes.as_array().unwrap() {
         for document in pass["documents"]["differing"]["first"].as_array().unwrap() {
             let text = |key: &str| document[key].as_str().unwrap_or("nothing").to_string();
             let batching = pass["batching"].as_str().unwrap();
-            let place = ["collection", "tenant", "id", "path", "expected", "found"].map(text).join(" ");
-            lines.push(format!("{batching}: {place}"));
+            let difference = ["collection", "tenant", "id", "path", "expected", "found"].map(text).join(" ");
+            lines.push(format!("{batching}: {difference}"));
         }
     }
     lines
 }
 
 #[test]
-fn a_plugin_whose_outcome_depends_on_batches_is_told_where() {
-    let desk = Desk::new();
+fn a_result_that_depends_on_batches_is_reported_with_its_place() {
+    let folder = TestFolder::new();
     let mut events = vec![event("acme", "quiet", json!({})); 30];
     events.push(event("acme", "loud", json!({"do": "count-batch"})));
-    let events = desk.lines("events.ndjson", &events);
+    let events = folder.lines("events.ndjson", &events);
     let (code, found) = report(&["test", &wasm("scripted"), "--events", &events]);
     assert_eq!((code, &found["good"]), (1, &json!(false)));
-    let told = differing(&found["passes"]);
-    assert_eq!(told[0], "batches of 1: scripted_log acme loud /batch 31 1");
-    assert!(told[1].starts_with("random batches of 1 to 20: scripted_log acme loud /batch 31 "), "{told:?}");
-    assert_eq!(told[2], "batches of 1, each in a fresh instance: scripted_log acme loud /batch 31 1");
-    assert_eq!(told.len(), 3, "the quiet stream's document is the same");
-    let said = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events]));
+    let reported = differing(&found["passes"]);
+    assert_eq!(reported[0], "batches of 1: scripted_log acme loud /batch 31 1");
+    assert!(reported[1].starts_with("random batches of 1 to 20: scripted_log acme loud /batch 31 "), "{reported:?}");
+    assert_eq!(reported[2], "batches of 1, each in a fresh instance: scripted_log acme loud /batch 31 1");
+    assert_eq!(reported.len(), 3, "the quiet stream's document is the same");
+    let printed = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events]));
     for expected in [
         "it depends on where a batch ends: batches of 1 lead to another outcome than batches of up to 500\n",
         "  scripted_log tenant acme id loud at /batch: first 31, here 1\n",
         "failed: the outcome depends on batches; ",
     ] {
-        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
-    // Twice the same command, twice the same report.
-    assert_eq!(differing(&report(&["test", &wasm("scripted"), "--events", &events]).1["passes"]), told);
+    // The report is repeatable.
+    assert_eq!(differing(&report(&["test", &wasm("scripted"), "--events", &events]).1["passes"]), reported);
 }
 
 #[test]
-fn what_an_instance_remembers_is_told_from_what_it_was_given() {
-    let desk = Desk::new();
-    let events = desk.lines("events.ndjson", &vec![event("acme", "s", json!({"do": "remember"})); 2]);
+fn a_result_that_depends_on_an_instances_memory_is_reported() {
+    let folder = TestFolder::new();
+    let events = folder.lines("events.ndjson", &vec![event("acme", "s", json!({"do": "remember"})); 2]);
     let (code, found) = report(&["test", &wasm("scripted"), "--events", &events]);
     assert_eq!(code, 1);
-    let told = differing(&found["passes"]);
-    assert_eq!(told, [r#"batches of 1, each in a fresh instance: scripted_log acme s /saw "acme" """#]);
+    let reported = differing(&found["passes"]);
+    assert_eq!(reported, [r#"batches of 1, each in a fresh instance: scripted_log acme s /saw "acme" """#]);
 }
 
 #[test]
-fn skipped_events_are_reported_and_no_failure() {
-    let desk = Desk::new();
+fn skipped_events_are_reported_and_do_not_fail_the_test() {
+    let folder = TestFolder::new();
     let skip = json!({"do": "skip", "code": "odd", "message": "not for me"});
     let mut events = vec![event("acme", "s", skip); 12];
     events.insert(0, event("acme", "s", json!({"do": "retry-until-attempt", "n": 3})));
-    let events = desk.lines("events.ndjson", &events);
+    let events = folder.lines("events.ndjson", &events);
     let output = plugin(&["test", &wasm("scripted"), "--events", &events]);
-    let said = stdout(&output);
-    assert!(output.status.success(), "{said}");
+    let printed = stdout(&output);
+    assert!(output.status.success(), "{printed}");
     for expected in [
         "  13 events, 13 handled, 12 of them skipped\n",
         "skipped: 12, the first 10:\n  line 2, tenant acme: plugin:odd: not for me\n",
         "ok: the outcome is the same",
     ] {
-        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
 }
 
 #[test]
-fn a_lane_that_stops_fails_the_test_and_no_other_lane() {
-    let desk = Desk::new();
+fn a_lane_that_stops_fails_the_test_and_leaves_other_lanes_running() {
+    let folder = TestFolder::new();
     let retry = json!({"do": "retry", "code": "wait", "message": "for somebody"});
-    let events = desk.lines(
+    let events = folder.lines(
         "events.ndjson",
         &[
             event("traps", "s", json!({})),
@@ -188,22 +189,22 @@ fn a_lane_that_stops_fails_the_test_and_no_other_lane() {
         r#"7 "stops" "plugin:closed" null"#,
     ];
     assert_eq!(stops, expected);
-    // The event before the trap counts, and so does everything of the good tenant.
+    // The event before the trap is handled, and so are all events of the good tenant.
     assert_eq!((code, &found["handled"], &found["waiting"]), (1, &json!(3), &json!(5)), "{found}");
     assert_eq!(differing(&found["passes"]), [""; 0], "a lane stops at the same event every time");
-    let said = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=200"]));
+    let printed = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=200"]));
     assert!(
-        said.contains("line 6, tenant retries, type Scripted: plugin:wait: for somebody (tried 3 times)\n"),
-        "{said}"
+        printed.contains("line 6, tenant retries, type Scripted: plugin:wait: for somebody (tried 3 times)\n"),
+        "{printed}"
     );
-    assert!(said.contains("failed: lanes stopped; "), "{said}");
+    assert!(printed.contains("failed: lanes stopped; "), "{printed}");
 }
 
-/// Lanes are those of the host: finer than tenants where the plugin says so, and each document belongs to one.
+/// With lanes finer than a tenant, each document belongs to one lane, as on a host.
 #[test]
-fn a_lane_may_not_write_what_is_anothers() {
-    let desk = Desk::new();
-    let events = desk.lines(
+fn a_lane_that_writes_another_lanes_document_stops() {
+    let folder = TestFolder::new();
+    let events = folder.lines(
         "events.ndjson",
         &[
             event("acme", "one", json!({})),
@@ -221,73 +222,73 @@ fn a_lane_may_not_write_what_is_anothers() {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_named_with_their_line() {
-    let desk = Desk::new();
-    let events = desk.lines("events.ndjson", &[event("acme", "s", json!({})), json!({"stream": "s"})]);
-    let said = |arguments: &[&str]| {
+fn a_bad_input_file_is_reported_with_its_name_and_line() {
+    let folder = TestFolder::new();
+    let events = folder.lines("events.ndjson", &[event("acme", "s", json!({})), json!({"stream": "s"})]);
+    let printed = |arguments: &[&str]| {
         let output = plugin(&[&["test"], arguments].concat());
         assert_eq!(output.status.code(), Some(1));
         stderr(&output)
     };
-    let (scripted, good) = (wasm("scripted"), desk.lines("good.ndjson", &[event("acme", "s", json!({}))]));
+    let (scripted, good) = (wasm("scripted"), folder.lines("good.ndjson", &[event("acme", "s", json!({}))]));
     let expected = format!("error: {events}: line 2: missing field `type` (column 14)\n");
-    assert_eq!(said(&[&scripted, "--events", &events]), expected);
+    assert_eq!(printed(&[&scripted, "--events", &events]), expected);
     let document = json!({"collection": "scripted_log", "tenant": "acme", "id": "s", "data": {}});
-    let twice = desk.lines("twice.ndjson", &[document.clone(), document]);
-    let refused = said(&[&scripted, "--events", &good, "--expect", &twice]);
+    let twice = folder.lines("twice.ndjson", &[document.clone(), document]);
+    let refused = printed(&[&scripted, "--events", &good, "--expect", &twice]);
     assert!(refused.starts_with(&format!("error: {twice}: line 2: names the same document as line 1")), "{refused}");
-    let refused = said(&[&wasm("bad-descriptor"), "--events", &good]);
-    assert!(refused.contains("bad-descriptor.wasm does not run here: `describe` answered against"), "{refused}");
-    let refused = said(&[&scripted, "--events", &desk.text("nowhere")]);
+    let refused = printed(&[&wasm("bad-descriptor"), "--events", &good]);
+    assert!(refused.contains("bad-descriptor.wasm does not run here: `describe` broke the contract"), "{refused}");
+    let refused = printed(&[&scripted, "--events", &folder.text("nowhere")]);
     assert!(refused.contains("nowhere: No such file"), "{refused}");
 }
 
 #[test]
-fn events_that_are_none_of_the_plugins_fail_the_test() {
-    let desk = Desk::new();
-    let events = desk.lines("events.ndjson", &[event("acme", "s", json!({}))]);
+fn a_file_without_events_for_the_plugin_fails_the_test() {
+    let folder = TestFolder::new();
+    let events = folder.lines("events.ndjson", &[event("acme", "s", json!({}))]);
     let output = plugin(&["test", &wasm("route-performance"), "--events", &events]);
-    let said = stdout(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let printed = stdout(&output);
+    assert_eq!(output.status.code(), Some(1), "{printed}");
     for expected in [
         "  1 event, 0 handled, 1 of types it does not take\n",
         "note: no event has the type FlightFlown or FlightCancelled\n",
         "failed: no event was handled; ",
     ] {
-        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(printed.contains(expected), "{expected}: {printed}");
     }
 }
 
-/// What an operator says beside the file counts as it does in a host.
+/// Settings, tenant settings and limits are read as by a host.
 #[test]
-fn the_manifest_beside_the_file_counts() {
-    let desk = Desk::new();
-    let copy = desk.path("scripted.wasm");
+fn the_manifest_beside_the_file_applies() {
+    let folder = TestFolder::new();
+    let copy = folder.path("scripted.wasm");
     fs::copy(component("scripted"), &copy).unwrap();
     let copy = copy.to_str().unwrap().to_string();
-    let events = desk.lines("events.ndjson", &[event("acme", "s", json!({"do": "setting"}))]);
-    let written = desk.text("written.ndjson");
+    let events = folder.lines("events.ndjson", &[event("acme", "s", json!({"do": "setting"}))]);
+    let written = folder.text("written.ndjson");
     let test = ["test", &copy, "--events", &events, "--write", &written];
-    fs::write(desk.path("scripted.toml"), "[settings]\nword = 'mug'").unwrap();
+    fs::write(folder.path("scripted.toml"), "[settings]\nword = 'mug'").unwrap();
     let (code, found) = report(&test);
     assert_eq!((code, &found["good"]), (0, &json!(true)), "{found}");
     assert!(fs::read_to_string(&written).unwrap().contains(r#""setting":"mug""#));
 
-    fs::write(desk.path("scripted.toml"), "[settings]\nword = 'mug'\n[tenants.acme.settings]\nword = 'cup'").unwrap();
+    fs::write(folder.path("scripted.toml"), "[settings]\nword = 'mug'\n[tenants.acme.settings]\nword = 'cup'").unwrap();
     assert_eq!(report(&test).0, 0);
     assert!(fs::read_to_string(&written).unwrap().contains(r#""setting":"cup""#));
-    fs::write(desk.path("scripted.toml"), "[tenants.acme.setings]\nword = 'cup'").unwrap();
+    fs::write(folder.path("scripted.toml"), "[tenants.acme.setings]\nword = 'cup'").unwrap();
     let typo = plugin(&["check", &copy]);
     assert!(stderr(&typo).contains("The nearest key is settings."), "{}", stderr(&typo));
 
-    fs::write(desk.path("scripted.toml"), "[limits]\nmemory-mib = 1").unwrap();
+    fs::write(folder.path("scripted.toml"), "[limits]\nmemory-mib = 1").unwrap();
     let little = plugin(&["check", &copy]);
     assert!(stdout(&little).contains("limits.memory-mib"), "{}", stdout(&little));
-    fs::write(desk.path("scripted.toml"), "[limit]").unwrap();
+    fs::write(folder.path("scripted.toml"), "[limit]").unwrap();
     for command in [&test[..], &["check", &copy]] {
         let output = plugin(command);
-        let said = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("scripted.toml: ") && said.contains("The nearest key is limits."), "{said}");
+        let printed = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{printed}");
+        assert!(printed.contains("scripted.toml: ") && printed.contains("The nearest key is limits."), "{printed}");
     }
 }
