@@ -38,7 +38,7 @@ pub(super) struct AllStoresLent;
 
 /// The stores of one sandbox.
 pub(super) struct StorePool<T> {
-    stores: Mutex<PoolState<T>>,
+    state: Mutex<PoolState<T>>,
     max_live: usize,
     max_idle: usize,
 }
@@ -77,7 +77,7 @@ impl<T> StorePool<T> {
     /// An empty pool with bounds on all stores and on idle ones.
     pub(super) fn new(max_live: u32, max_idle: u32) -> Arc<Self> {
         let stores = PoolState { owners: HashMap::new(), idle_order: BTreeMap::new(), clock: 0, live: 0 };
-        Arc::new(StorePool { stores: Mutex::new(stores), max_live: max_live as usize, max_idle: max_idle as usize })
+        Arc::new(StorePool { state: Mutex::new(stores), max_live: max_live as usize, max_idle: max_idle as usize })
     }
 
     /// An idle store of this owner, or the right to make one.
@@ -144,7 +144,7 @@ impl<T> StorePool<T> {
 
     fn lock(&self) -> MutexGuard<'_, PoolState<T>> {
         // Nothing panics while holding it: stores are made, run and dropped outside.
-        self.stores.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Drops stores that the state no longer holds but that still count.
