@@ -1,4 +1,4 @@
-//! Calls of a plugin without processors or a database: batches in, effects out.
+//! Calls of a plugin without processors or a database: a test gives a batch and gets effects.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,8 +16,8 @@ use tokio::sync::Notify;
 
 use crate::host::{compile, component};
 
-/// Limits under which no ordinary call ends early, however busy the machine is: a test sets those
-/// that it is about.
+/// Limits under which no ordinary call ends early, even on a busy machine. A test lowers those that
+/// it is about.
 pub fn unhurried() -> Limits {
     Limits { cpu_ms: 10_000, wall_ms: 600_000, ..Limits::default() }
 }
@@ -27,23 +27,23 @@ pub fn sandbox(limits: Limits) -> Sandbox {
     Sandbox::new(limits, compile()).expect("start a sandbox")
 }
 
-/// The same where every tenant may have so much.
-pub fn sandbox_for(limits: Limits, of_tenant: TenantLimits) -> Sandbox {
-    Sandbox::with_tenants(limits, compile(), move |_| of_tenant).expect("start a sandbox")
+/// A sandbox with these limits, and the same limits for every tenant.
+pub fn sandbox_for(limits: Limits, tenant: TenantLimits) -> Sandbox {
+    Sandbox::with_tenants(limits, compile(), move |_| tenant).expect("start a sandbox")
 }
 
-/// One of the components that `make plugins` built, loaded.
+/// Loads a component that `make plugins` or `make guests` has built.
 pub fn load(sandbox: &Sandbox, name: &str) -> Arc<Plugin> {
     let bytes = std::fs::read(component(name)).expect("read a component");
     Arc::new(sandbox.load(&bytes).expect("load a component"))
 }
 
-/// A tenant.
 pub fn tenant(name: &str) -> TenantId {
     TenantId::parse(name).expect("a tenant's name")
 }
 
-/// A batch of one lane, one event for each of these data, of the stream that the data name or one named after the lane.
+/// A batch of one lane with one event for each item of data. The event's stream is the item's
+/// `stream`, or else is named after the lane.
 pub fn batch(tenant_name: &str, lane: &str, data: &[Value]) -> Arc<Batch> {
     let tenant = tenant(tenant_name);
     let event = |(index, data): (usize, &Value)| {
@@ -73,7 +73,7 @@ pub async fn call(plugin: &Arc<Plugin>, tenant: &str, lane: &str, data: Value) -
     plugin.clone().handle(batch(tenant, lane, &[data]), Arc::new(NoDocuments)).await
 }
 
-/// The class of the failure that one call with one event ends with.
+/// The failure class of one call with one event, which must fail.
 pub async fn refused(plugin: &Arc<Plugin>, tenant: &str, data: Value) -> String {
     match call(plugin, tenant, "lane", data.clone()).await {
         Err(Failure::Block(reason) | Failure::Retry(reason)) => reason.class,
@@ -89,7 +89,7 @@ pub fn document(effects: &Effects) -> Value {
     }
 }
 
-/// There are none.
+/// Documents of which none exists.
 pub struct NoDocuments;
 
 impl Documents for NoDocuments {
@@ -103,7 +103,7 @@ impl Documents for NoDocuments {
     }
 }
 
-/// There are none, and it takes a while to find out.
+/// Documents of which none exists, with a delay before each answer.
 pub struct SlowDocuments(pub Duration);
 
 impl Documents for SlowDocuments {
@@ -121,12 +121,13 @@ impl Documents for SlowDocuments {
     }
 }
 
-/// Says that it was asked, and answers when it is told to: there are none.
+/// Documents of which none exists. They report that they were asked, and wait for a permission to
+/// answer.
 #[derive(Default)]
 pub struct HeldDocuments {
-    /// It was asked.
+    /// Notified when a guest asks.
     pub asked: Notify,
-    /// It may answer.
+    /// To be notified for the answer.
     pub answer: Notify,
 }
 

@@ -1,6 +1,7 @@
-//! Components made by hand from WebAssembly text: what no compiler of guests would make.
+//! Components made by hand from WebAssembly text, which no compiler of guests would produce.
 //!
-//! The text is a core module's fields. Around them stands what makes them a plugin that handles every event and answers with nothing.
+//! The text has the fields of a core module. The rest makes it a plugin that handles every event
+//! and answers without effects.
 
 use std::path::Path;
 
@@ -9,14 +10,16 @@ use wit_parser::{ManglingAndAbi, Resolve};
 
 use crate::host::root;
 
-/// A plugin whose core module has these fields besides, with one memory if they define none. `project` runs the function `$body` if they define it, with the length of the tenant's name if they
-/// give it a parameter, and `describe` the function `$describe`.
+/// A plugin whose core module has additional fields, and one memory if they define none. `project`
+/// runs the function `$body` if it is defined, with the length of the tenant's name if it has a
+/// parameter. `describe` runs the function `$describe` if it is defined.
 pub fn plugin(fields: &str) -> Vec<u8> {
     named("handmade", fields)
 }
 
-/// The same with another id than `handmade`. What `describe` answers lies at 1024: this id, no version, every event type, no collections, lanes by
-/// tenant, from the beginning; what `project` answers lies at 4096.
+/// The same with an id instead of `handmade`. The answer of `describe` is at 1024: this id, no
+/// version, every event type, no collections, lanes by tenant, from the beginning. The answer of
+/// `project` is at 4096.
 pub fn named(id: &str, fields: &str) -> Vec<u8> {
     let descriptor = format!(r"\00\08\00\00\{:02x}\00\00\00", id.len());
     let body = match fields {
@@ -44,7 +47,7 @@ pub fn named(id: &str, fields: &str) -> Vec<u8> {
     component(&wat::parse_str(&module).expect("a module's text"))
 }
 
-/// A plugin with this id whose descriptor lists these collections, and which answers with nothing.
+/// A plugin with an id whose descriptor lists collections, and which answers without effects.
 pub fn listing(id: &str, collections: &[impl AsRef<str>]) -> Vec<u8> {
     const AT: usize = 65_536;
     let names = AT + 8 * collections.len();
@@ -55,7 +58,7 @@ pub fn listing(id: &str, collections: &[impl AsRef<str>]) -> Vec<u8> {
     }
     let list: String = list.iter().flat_map(|word| word.to_le_bytes()).map(|byte| format!("\\{byte:02x}")).collect();
     let pages = 2 + (names + text.len()) / AT;
-    // Where the descriptor's list stands, and how long it is.
+    // The pointer and length of the descriptor's list.
     let describe = format!(
         "(i32.store (i32.const 1052) (i32.const {AT})) (i32.store (i32.const 1056) (i32.const {}))",
         collections.len()
@@ -78,19 +81,21 @@ fn component(module: &[u8]) -> Vec<u8> {
     ComponentEncoder::default().module(&module).expect("read the module").encode().expect("make a component")
 }
 
-/// A plugin with so many core instances more, at most 40, some of which have a memory: as runtimes of languages have.
+/// A plugin with additional core instances, at most 40, the first of them with a memory, as the
+/// runtimes of other languages have.
 pub fn with_instances(instances: u8, with_memory: u8) -> Vec<u8> {
     grown(plugin(""), instances, with_memory)
 }
 
-/// The same of another component.
+/// Another component with additional core instances.
 pub fn grown(mut component: Vec<u8>, instances: u8, with_memory: u8) -> Vec<u8> {
     let first = core_modules(&component);
     let mut append = |id: u8, content: &[u8]| {
         component.extend([id, u8::try_from(content.len()).expect("a length of one byte")]);
         component.extend(content);
     };
-    // A section with a module, twice; then one that instantiates them: zero, the module's index, no arguments.
+    // Two sections with a module each, then one with the instances: zero, the module's index, no
+    // arguments.
     append(1, &wat::parse_str("(module (memory 1))").expect("a module's text"));
     append(1, &wat::parse_str("(module)").expect("a module's text"));
     let instances = (0..instances).flat_map(|n| [0, if n < with_memory { first } else { first + 1 }, 0]);
@@ -99,7 +104,8 @@ pub fn grown(mut component: Vec<u8>, instances: u8, with_memory: u8) -> Vec<u8> 
     component
 }
 
-/// How many core modules a component has itself: sections of the id 1, each an id, a length in LEB128 and so many bytes.
+/// The number of core modules directly in a component: its sections of id 1. A section is an id, a
+/// length in LEB128, and its bytes.
 fn core_modules(component: &[u8]) -> u8 {
     let (mut modules, mut rest) = (0, &component[8..]);
     while let [id, tail @ ..] = rest {
@@ -111,7 +117,7 @@ fn core_modules(component: &[u8]) -> u8 {
     modules
 }
 
-/// A plugin that imports all of WASI at this version, and traps whenever it is called.
+/// A plugin that imports all of WASI in a version, and traps at every call.
 pub fn importing_wasi(version: &str) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let (contract, _) = resolve.push_dir(wit()).expect("read the contract");

@@ -208,7 +208,7 @@ async fn a_bad_entry_is_reported_once_and_stops_nobody() {
         ("acme/deeper", "folders in a tenant's folder are not read"),
         ("bad.wasm.error", "a folder where the host writes why bad.wasm does not run"),
         ("lonely.toml", "a manifest without its component, lonely.wasm"),
-        ("no tenant", "no tenant can have this name"),
+        ("no tenant", "no tenant can have its name"),
         ("r\\xe9d.wasm", "its name is not printable UTF-8"),
     ];
     until_not_run(&database, &problems).await;
