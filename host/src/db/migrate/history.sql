@@ -1,5 +1,7 @@
--- Makes the schema and the record of what was applied to it. No binds. The schema may have been prepared by somebody with more
--- rights, and to create one "if not exists" needs those rights even where it exists.
+-- Creates the schema `sandmill` and the table of applied migrations. No binds.
+--
+-- A role with more rights may have created the schema already. `create schema if not exists` would
+-- need the right to create schemas even then.
 do $$
 begin
   if not exists (select from pg_namespace where nspname = 'sandmill') then
@@ -7,10 +9,14 @@ begin
   end if;
 end
 $$;
+-- The migrations that were applied to this database.
 create table if not exists sandmill.migrations (
+  -- The migration's number, counted from 1.
   version int primary key check (version > 0),
+  -- The file's name without `.sql`.
   name text not null,
-  -- SHA-256 of the file's text, in hexadecimal.
+  -- SHA-256 of the statements without comments, in hexadecimal; of the whole file, if an older
+  -- version of Sandmill applied it.
   checksum text not null,
   applied_at timestamptz not null default now()
 );
