@@ -1,83 +1,113 @@
--- The event store: streams, their events, and the one function through which applications append.
+-- The event store: streams, their events, and `sandmill.append`, the only way for applications to
+-- append events.
 --
--- What must be true of it, because the tail relies on it:
---   * an event's position is drawn after its stream's row is locked, so that positions grow within a stream in the order in
---     which its versions were given out;
---   * an event carries the xid of the transaction that appended it, so that a reader can ask "visible in that snapshot and not
---     visible in this one" instead of trusting that positions become visible in order (they do not);
---   * rows are never changed or deleted while any cursor needs them.
--- `data` and `metadata` are json, not jsonb: kept as written, and read two to three times faster.
--- Identifiers are compared by bytes (collation "C"): cheaper, and the same on every machine.
+-- Readers of the log rely on three rules:
+--
+-- * An event's position is drawn after its stream's row is locked. So positions grow within a
+--   stream in the order of its versions.
+-- * An event carries the id of the transaction that appended it (`xid`). So a reader can select
+--   what is visible in one snapshot and not in another. Positions alone are not enough: they become
+--   visible out of order.
+-- * A row of `events` is never changed or deleted while a cursor needs it.
+--
+-- `data` and `metadata` are json instead of jsonb: the text is kept as written, and reading is two
+-- to three times faster. Identifiers are compared by bytes (collation "C"), which is cheaper and
+-- gives the same order on every machine.
 
+-- Settings of the event store. Always one row.
 create table sandmill.store (
+  -- Allows one row only.
   singleton boolean primary key default true check (singleton),
-  -- 'stream': appends of one stream are serialised. 'tenant': appends of one tenant are, so that position order, commit order
-  -- and delivery order are one within a tenant. Changed by `sandmill migrate --ordering`.
+  -- The scope within which events are ordered, changed by `sandmill migrate --ordering`:
+  -- * stream: appends to one stream are serialized.
+  -- * tenant: appends of one tenant are serialized. So positions, commits and deliveries of a
+  --   tenant have one order.
   ordering text not null default 'stream' check (ordering in ('stream', 'tenant')),
-  -- The cluster that handed out the xids in `events`. A dump restored elsewhere carries foreign xids, which the host must notice.
+  -- The database cluster that assigned the transaction ids in `events`. A dump that is restored
+  -- into another cluster brings foreign ids, and the host must detect that.
   system_identifier bigint not null
 );
 insert into sandmill.store (system_identifier) select system_identifier from pg_control_system();
 
+-- The streams, each with its version.
 create table sandmill.streams (
+  -- The tenant that owns the stream.
   tenant text collate "C" not null check (tenant ~ '^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$'),
+  -- The stream's name, unique within the tenant.
   stream text collate "C" not null check (octet_length(stream) between 1 and 512),
-  -- The version of the last event; the first event has 1.
+  -- The version of the last event. The first event has version 1.
   version bigint not null check (version > 0),
   primary key (tenant, stream)
 ) with (fillfactor = 80);
 
+-- Positions of events. Gaps are normal: a transaction that rolls back keeps its numbers.
 create sequence sandmill.event_position as bigint cache 1;
 
+-- The log of events.
 create table sandmill.events (
+  -- Number within the log.
   position bigint not null default nextval('sandmill.event_position'),
+  -- The transaction that appended the event.
   xid xid8 not null default pg_current_xact_id(),
+  -- The tenant that owns the stream.
   tenant text collate "C" not null,
+  -- The stream's name.
   stream text collate "C" not null,
+  -- Number within the stream, counted from 1.
   version bigint not null check (version > 0),
+  -- The event's type, such as `ItemAdded`.
   type text collate "C" not null check (octet_length(type) between 1 and 200),
+  -- The event's id. A random UUID if the application gave none.
   id text collate "C" not null default gen_random_uuid()::text check (octet_length(id) between 1 and 200),
+  -- When the event was recorded. Default: now; an application or an import may give another time.
   recorded_at timestamptz not null default now() check (isfinite(recorded_at)),
+  -- The event's content, any JSON value.
   data json not null,
+  -- A JSON object about the event, such as its trace.
   metadata json not null default '{}' check (json_typeof(metadata) = 'object'),
   constraint events_pkey primary key (position),
   constraint events_stream_version_key unique (tenant, stream, version),
   constraint events_id_key unique (id),
-  -- json lets U+0000 and lone surrogates pass as escapes, which no jsonb document can hold. Only a text with an escape
-  -- pays for the cast, whose own error names the culprit.
+  -- json accepts U+0000 and lone surrogates as escapes, which jsonb and so documents cannot hold.
+  -- Only a text with an escape pays for the cast to jsonb; the cast's error names the offending
+  -- escape.
   constraint events_data_check check (strpos(data::text, '\u') = 0 or data::jsonb is not null),
   constraint events_metadata_text_check check (strpos(metadata::text, '\u') = 0 or metadata::jsonb is not null)
 );
--- The tail: what committed between two snapshots, and where it begins.
+-- For the tail of the log: the events that committed between two snapshots, and the first of them.
 create index events_xid_position on sandmill.events (xid, position);
--- A lane that reads for itself: where its difference begins, and paging through it.
+-- For a lane that reads the log itself: its tenant's first event of a difference, then its pages.
 create index events_tenant_xid on sandmill.events (tenant, xid, position);
 create index events_tenant_position on sandmill.events (tenant, position);
 
--- Takes what makes appends of one tenant follow each other, where the store is ordered by tenant.
+-- Serializes appends of one tenant, if the store is ordered by tenant. The lock lasts until the
+-- transaction ends.
 create function sandmill.lock_tenant_order(p_tenant text) returns void
 language plpgsql as $$
 declare
   v_ordering text := (select s.ordering from sandmill.store s);
 begin
   if v_ordering = 'tenant' then
-    -- 5 is this lock's class among Sandmill's two-number advisory locks. Two tenants of one hash merely wait for each other.
+    -- 5 is the class of this lock among Sandmill's two-number advisory locks. Two tenants with the
+    -- same hash only wait for each other.
     perform pg_advisory_xact_lock(5, hashtext(p_tenant));
   elsif v_ordering is null then
-    -- A change of the order refills its table by truncating, so that a snapshot taken before it, which a transaction at
-    -- repeatable read keeps, finds no order rather than the old one.
+    -- A change of the ordering truncates and refills its table. A repeatable-read transaction with
+    -- an older snapshot then finds no row, instead of the old ordering.
     raise exception 'the order of the store was changed while this transaction ran'
       using errcode = 'serialization_failure', hint = 'Repeat the transaction.';
   end if;
 end
 $$;
 
--- Appends events to a stream in the caller's transaction and returns one row for each, in order.
+-- Appends events to a stream in the caller's transaction. Returns one row per event, in order.
 --
---   select * from sandmill.append('acme', 'cart-1', array['ItemAdded'], array['{"sku":"x"}']::json[]);
+--   select * from sandmill.append(
+--     'acme', 'cart-1', array['ItemAdded'], array['{"sku":"x"}']::json[]);
 --
--- p_expected_version: null = any, 0 = the stream must not exist, n = its last event must have version n. Anything else than what
--- is there raises SQLSTATE SM409 and appends nothing. An id that exists already raises unique_violation on events_id_key.
+-- p_expected_version: null = any version, 0 = the stream must not exist, n = its last event must
+-- have version n. Another version raises SQLSTATE SM409 and appends nothing. An existing id raises
+-- unique_violation on events_id_key.
 create function sandmill.append(
   p_tenant text,
   p_stream text,

@@ -1,101 +1,153 @@
--- Processors: what follows the log, how far each has come, what it left behind, and the documents it keeps.
+-- Processors: followers of the log, with their cursors, lane checkpoints, pauses, dead letters, and
+-- documents.
 --
--- Progress is a triple (A, B, last position), written `A||` between two differences and `A|B|last` inside one. It is compared and
--- set as a whole: A alone is the same for every page of one difference. It moves only in a transaction that shows the fence, a
--- random token that every new ownership of a bucket writes anew.
+-- Progress is a triple of snapshot A, snapshot B and last position. All events visible in A are
+-- handled, and those visible in B up to the last position. The text is `A||` between two
+-- differences and `A|B|last` inside one. Progress is compared and set as a whole, because A alone
+-- is equal for all pages of a difference. It moves only in a transaction that presents the fencing
+-- token of the current term.
 
+-- A progress as text: `A||` or `A|B|last`, where A and B are snapshots (pg_snapshot).
 create domain sandmill.progress as text check (
   value ~ '^[0-9]+:[0-9]+:[0-9,]*\|([0-9]+:[0-9]+:[0-9,]*\|-?[0-9]+|\|)$'
 );
 
+-- The processors, one per plugin.
 create table sandmill.processors (
+  -- The name that the plugin gives itself in its descriptor.
   id text collate "C" primary key check (id ~ '^[a-z][a-z0-9-]{0,62}$'),
-  -- The plugin that last ran it: file name, SHA-256 of the file, the author's version.
+  -- The file name of the plugin that last ran it.
   plugin text not null,
+  -- SHA-256 of that file, in hexadecimal.
   digest text not null,
+  -- The author's version of the plugin.
   version text not null,
-  -- What its documents were built by: a change of these asks for a rebuild, not for a silent mixture.
+  -- How its documents were built: event types, partitioning and read-model version. A change of
+  -- these needs a rebuild, as documents built by both would be mixed. Null: all event types.
   event_types text[],
+  -- What its lanes are keyed by.
   partition_by text not null,
+  -- The version of its read model, as the descriptor gives it.
   read_model_version integer not null,
+  -- When it was last started.
   started_at timestamptz not null default now(),
-  -- For people, written with a commit at most once a second: events handled so far and how many a second lately.
+  -- Number of events handled. For people: written with a commit, at most once a second.
   handled bigint not null default 0,
+  -- Recent events per second. For people, written with `handled`.
   rate double precision not null default 0,
-  -- What the host measured since the report before: averages in milliseconds and its memory in MiB, as a JSON object.
+  -- What the host measured since the report before, as a JSON object: averages in milliseconds, its
+  -- memory in MiB.
   measures json not null default '{}',
+  -- When `handled`, `rate` and `measures` were last written.
   reported_at timestamptz not null default now()
 );
 
+-- The cursors of processors, one per bucket. A bucket is a fixed share of a processor's lanes.
 create table sandmill.cursors (
+  -- The processor.
   processor text collate "C" not null references sandmill.processors on delete cascade,
+  -- The bucket, from the hash of a lane's key.
   bucket smallint not null check (bucket between 0 and 15),
+  -- The progress of all lanes of the bucket that have no row in `exceptions`.
   progress sandmill.progress not null,
-  -- Empty until somebody owns the bucket.
+  -- Fencing token: a random text per term. Empty before the first term.
   fence text not null default '',
   primary key (processor, bucket)
 ) with (fillfactor = 50);
 
--- Lanes behind their bucket's cursor. Each reads the log for itself from its own progress on; the cursor's commits leave it out.
+-- Lane checkpoints: the lanes that are behind their bucket's cursor. Each reads the log itself from
+-- its own progress on; commits of the cursor leave it out.
 create table sandmill.exceptions (
+  -- The processor.
   processor text collate "C" not null,
+  -- The lane's bucket.
   bucket smallint not null,
+  -- The lane's tenant.
   tenant text collate "C" not null,
+  -- The lane's partition key: the tenant again, or what the processor partitions by.
   lane_key text collate "C" not null,
+  -- How far the lane has handled the log.
   progress sandmill.progress not null,
+  -- The lane's state:
+  -- * catching-up: reads the log itself.
+  -- * retrying: waits for its next attempt.
+  -- * blocked: failed, and waits for a person.
+  -- * paused: an operator paused it.
   state text not null check (state in ('catching-up', 'retrying', 'blocked', 'paused')),
-  -- How often the event it stands before has been tried.
+  -- How often the next event has been tried.
   attempts integer not null default 0 check (attempts >= 0),
+  -- When it is tried next. Set in the state `retrying` only.
   next_at timestamptz,
-  -- Why it does not move, or why it last did not: kind and words.
+  -- Kind of the reason why the lane does not move, or last did not.
   class text not null default '',
+  -- The reason, for people.
   reason text not null default '',
-  -- The event it stands before, where that is known.
+  -- Position of the event that the lane waits before, if known.
   event_position bigint,
+  -- Since when the lane is in this state for this reason.
   since timestamptz not null default now(),
   primary key (processor, tenant, lane_key),
   foreign key (processor, bucket) references sandmill.cursors on delete cascade,
   check ((state = 'retrying') = (next_at is not null)),
-  -- No lane stands still without saying why.
+  -- A lane that does not move has a reason.
   check (state = 'catching-up' or reason <> '')
 );
 
--- What people told to wait: a whole processor, one tenant of it, or one lane. The host takes a change up within a second.
+-- Pauses that operators asked for: a processor, one tenant of it, or one lane. The host applies a
+-- change within a second.
 create table sandmill.pauses (
+  -- The processor.
   processor text collate "C" not null references sandmill.processors on delete cascade,
-  -- Empty: all of them.
+  -- The tenant. Empty: all tenants.
   tenant text collate "C" not null default '',
+  -- The lane. Empty: all lanes.
   lane_key text collate "C" not null default '',
+  -- When the pause was asked for.
   since timestamptz not null default now(),
+  -- The database role that asked for it.
   paused_by text not null default session_user,
   primary key (processor, tenant, lane_key),
   check (lane_key = '' or tenant <> '')
 );
 
--- Events set aside so that their lane could go on.
+-- Dead letters: events that were set aside so that their lane could continue.
 create table sandmill.dead_letters (
+  -- The processor that did not handle the event.
   processor text collate "C" not null references sandmill.processors on delete cascade,
+  -- The event's tenant.
   tenant text collate "C" not null,
+  -- The event's lane.
   lane_key text collate "C" not null,
+  -- Position of the event in the log.
   position bigint not null,
+  -- The event's id.
   event_id text collate "C" not null,
+  -- Kind of failure.
   class text not null,
+  -- What went wrong, for people.
   message text not null,
+  -- SHA-256 of the plugin's file, in hexadecimal.
   digest text not null,
+  -- How often the event was tried.
   attempts integer not null,
+  -- When it was set aside.
   dead_since timestamptz not null default now(),
   primary key (processor, position)
 );
 
--- Which processor a collection belongs to, and which of its generations serves.
+-- The collections of documents, each owned by one processor.
 create table sandmill.collections (
+  -- The collection's name.
   name text collate "C" primary key check (name ~ '^[a-z][a-z0-9_]{0,47}$'),
+  -- The processor that writes it.
   processor text collate "C" not null references sandmill.processors,
+  -- The generation that readers see. A rebuild writes the next one.
   generation integer not null default 1 check (generation > 0)
 );
 
--- Documents live in a schema of their own, one table a collection and generation; views without suffix stand in `public`.
--- It may be there already: whoever may not create schemas lets somebody else prepare both.
+-- The schema of the documents: one table per collection and generation. A view per collection,
+-- without the generation, lies in `public`. The schema may exist already, created for a role that
+-- cannot create schemas.
 do $$
 begin
   if to_regnamespace('sandmill_documents') is null then
@@ -104,8 +156,9 @@ begin
 end
 $$;
 
--- Makes sure that a collection belongs to the processor and that its table and view are there.
--- The table has the layout that Pongo reads, with the tenant in `_partition` and in the key.
+-- Assigns a collection to a processor and creates its table and view where missing. The table has
+-- the layout that Pongo reads, with the tenant in `_partition` and in the key. Raises SM423 if
+-- another processor owns the collection or another relation has the view's name.
 create function sandmill.ensure_collection(p_name text, p_processor text) returns void
 language plpgsql as $$
 declare
@@ -144,8 +197,9 @@ begin
 end
 $$;
 
--- Fails the transaction it stands in unless as many rows changed as must have: the check of a fence, a progress or a document's
--- version, made by the statement itself so that a whole commit travels in one round trip.
+-- Fails the transaction unless the expected number of rows changed. This is the check of a fence, a
+-- progress or a document's version. The statement that changes the rows makes the check, so a whole
+-- commit travels in one round trip.
 create function sandmill.must_change(p_what text, p_expected bigint, p_changed bigint) returns void
 language plpgsql as $$
 begin

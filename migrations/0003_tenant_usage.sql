@@ -1,31 +1,47 @@
--- What each tenant has used, so that people can see who costs what, and why somebody waits.
+-- Usage per tenant: what each tenant costs, and why it waits.
 --
--- Hosts add to the sums every two seconds, for the tenants that used something since. They are for people: a host that is killed
--- takes up to two seconds of them along, and nothing the host decides depends on them.
+-- Hosts add to the sums every two seconds, for tenants that used something since. The sums are for
+-- people: a killed host loses up to two seconds of them, and no decision of a host depends on them.
 
+-- Sums of usage, one row per tenant.
 create table sandmill.tenant_usage (
+  -- The tenant.
   tenant text collate "C" primary key,
+  -- CPU time of its plugins' calls.
   cpu_seconds double precision not null default 0,
-  -- In which a guest could have computed and others did; in which it was held back by its rates.
+  -- Time in which its plugins were ready to run and others ran instead.
   waited_seconds double precision not null default 0,
+  -- Time for which its rate limits delayed it.
   throttled_seconds double precision not null default 0,
-  -- Handled, by each processor that did.
+  -- Events handled, counted once per processor.
   events bigint not null default 0,
+  -- Documents written.
   documents bigint not null default 0,
+  -- Bytes of documents and dead letters written.
   bytes bigint not null default 0,
+  -- How often one of its lanes stopped.
   failures bigint not null default 0,
-  -- The last failure.
+  -- The processor of the last failure.
   error_processor text,
+  -- The reason of the last failure.
   error text,
+  -- When the last failure happened.
   error_at timestamptz,
-  -- What its guests were refused, whether they failed of it or not: how often, and what last.
+  -- How often the sandbox refused its plugins something, whether the call failed or not.
   refusals bigint not null default 0,
+  -- What was refused last.
   refused text,
-  -- Per second between the last two additions: worth nothing once `updated_at` is some seconds old.
+  -- Recent CPU seconds per second. All four `lately` columns are averages between the last two
+  -- additions, and stale once `updated_at` is some seconds old.
   lately_cpu double precision not null default 0,
+  -- Recent seconds of waiting per second.
   lately_waited double precision not null default 0,
+  -- Recent seconds of throttling per second.
   lately_throttled double precision not null default 0,
+  -- Recent events per second.
   lately_events double precision not null default 0,
+  -- When the sums began.
   since timestamptz not null default now(),
+  -- When they were last added to.
   updated_at timestamptz not null default now()
 ) with (fillfactor = 70);

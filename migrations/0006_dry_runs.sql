@@ -1,15 +1,16 @@
--- What is known of a version before and after it took over, and what a start falls back to.
+-- Results of dry runs and swaps, and the signatures of plugins.
 
 alter table sandmill.plugin_versions
-  -- The public key that the file is signed with, if one was asked for.
+  -- The public key that verified the file's signature. Empty if no signature was required.
   add column signed_by text not null default '',
-  -- Of a version that was tried on events which were handled already, before it took over or instead of it: what came of it.
+  -- Result of the dry run: the version was tested on events that were handled already.
   add column dry_run jsonb,
-  -- Of a swap, while another one has not followed and for some seconds: the lanes that have come over, and the longest that one of them waited for its first answer
-  -- from this version, from when its events were ready.
+  -- Of a swap, until the next one, for some seconds: number of lanes that moved to this version.
   add column lanes bigint,
+  -- The longest time that one of them waited for its first answer, in milliseconds from when its
+  -- events were ready.
   add column longest_ms double precision;
 
 alter table sandmill.plugins
-  -- The public key that the file which runs is signed with, if one was asked for.
+  -- The public key that verified the signature of the running file. Empty if none was required.
   add column signed_by text not null default '';

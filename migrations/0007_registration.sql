@@ -1,8 +1,14 @@
--- Registers a processor in one statement, so that a start with many of them is one round trip and not many for each.
+-- Registration of a processor as one function call, so that a start with many processors is one
+-- round trip.
 
--- Makes sure that a processor has its row, its cursors and its collections; false, and nothing of it, where its documents were built by other means than the plugin's.
--- With p_adopt those may be other event types or another read-model version, never another partitioning. p_tenant is whose it is, empty for everybody's: such a
--- processor shares the collections of its family. It begins at p_progress, or now where that is null.
+-- Registers a processor: creates or updates its row, its cursors and its collections. Returns false
+-- and changes nothing if its documents were built in another way than the plugin's.
+--
+-- * p_adopt: true also accepts documents of other event types or another read-model version, but
+--   never of another partitioning.
+-- * p_tenant: the tenant that owns the processor; empty = shared by all. A tenant's processor
+--   shares the collections of its family.
+-- * p_progress: where it begins; null = now.
 create function sandmill.register(
   p_id text, p_plugin text, p_digest text, p_version text, p_event_types text[], p_partition_by text, p_read_model_version integer, p_adopt boolean,
   p_family text, p_tenant text, p_progress text, p_buckets integer, p_collections text[]

@@ -1,16 +1,19 @@
--- Ids that no two processors share. A tenant's own processor is `TENANT/ID`, and neither part holds
--- a `/`. Before, it was `ID--TENANT` with other characters replaced and long names cut, so that two
--- tenants could come by one id, and one's processor began where the other's cursor stood.
+-- Unique ids of processors. The id of a tenant's own processor is `TENANT/ID`, and neither part can
+-- contain `/`.
+--
+-- Before, it was `ID--TENANT`, with other characters replaced and long names cut. Two tenants could
+-- get the same id, and one's processor then continued at the other's cursor.
 
 alter table sandmill.processors
-  -- What it is. Ids of all kinds have one form, and one id is one processor.
+  -- The kind of processor. Ids of all kinds share one form and one namespace.
   add column kind text collate "C" not null default 'projector' check (kind in ('projector')),
-  -- The database session that commits for it, since its last term began. A session's
-  -- application_name is cut at 63 bytes, and says nothing for sure.
+  -- The process id of the database session that commits for it, set when its last term began. A
+  -- session's application_name cannot identify it: PostgreSQL cuts the name at 63 bytes.
   add column session integer,
+  -- When that session began. A process id alone may be reused.
   add column session_since timestamptz;
 
--- What the owners of an id have in common is renamed everywhere it stands.
+-- Foreign keys are dropped while ids are renamed in every table that has them.
 alter table sandmill.exceptions drop constraint exceptions_processor_bucket_fkey;
 alter table sandmill.cursors drop constraint cursors_processor_fkey;
 alter table sandmill.pauses drop constraint pauses_processor_fkey;
@@ -19,11 +22,12 @@ alter table sandmill.sheds drop constraint sheds_processor_fkey;
 alter table sandmill.collections drop constraint collections_processor_fkey;
 alter table sandmill.processors drop constraint processors_id_check;
 
+-- The renamed processors. Dropped below.
 create table sandmill.renamed as
 select id as old, tenant || '/' || family as new, tenant from sandmill.processors where tenant <> '';
 
--- Lanes of other tenants, which came there by an id that two processors shared: nobody handles them
--- under it, and their own processor reads the log for itself.
+-- Lanes of other tenants, left by two processors that shared an id. No processor handles them under
+-- this id; their tenant's own processor reads the log itself.
 delete from sandmill.exceptions e using sandmill.renamed r where e.processor = r.old and e.tenant <> r.tenant;
 delete from sandmill.pauses p using sandmill.renamed r where p.processor = r.old and p.tenant not in ('', r.tenant);
 
@@ -54,12 +58,16 @@ alter table sandmill.collections add foreign key (processor) references sandmill
 
 drop function sandmill.register(text, text, text, text, text[], text, integer, boolean, text, text, text, integer, text[]);
 
--- Makes sure that a processor has its row, its cursors and its collections; false, and nothing of
--- it, where its documents were built by other means than the plugin's. With p_adopt those may be
--- other event types or another read-model version, never another partitioning. p_tenant is whose it
--- is, empty for everybody's: such a processor shares the collections of its family. It begins at
--- p_progress, or now where that is null. A row of another tenant, family or kind is never taken
--- over.
+-- Registers a processor: creates or updates its row, its cursors and its collections. Returns false
+-- and changes nothing if its documents were built in another way than the plugin's.
+--
+-- * p_adopt: true also accepts documents of other event types or another read-model version, but
+--   never of another partitioning.
+-- * p_tenant: the tenant that owns the processor; empty = shared by all. A tenant's processor
+--   shares the collections of its family.
+-- * p_progress: where it begins; null = now.
+--
+-- A row of another tenant, family or kind is never taken over: that raises SM423.
 create function sandmill.register(
   p_id text, p_kind text, p_plugin text, p_digest text, p_version text, p_event_types text[], p_partition_by text, p_read_model_version integer, p_adopt boolean,
   p_family text, p_tenant text, p_progress text, p_buckets integer, p_collections text[]

@@ -1,30 +1,33 @@
--- Guards of `sandmill.append`: a size limit for events, bounds that keep JSON readable in every plugin language, and a refusal on a
--- cluster that is not the store's.
+-- Guards of `sandmill.append`: a size limit, bounds that keep JSON readable in every plugin
+-- language, and a check of the cluster.
 --
--- Size. An event's data and metadata together have at most `store.max_event_bytes` bytes, as text. Default 4 MiB; change it with
--- `sandmill migrate --max-event-bytes N`. The upper bound keeps an event below what a host and a plugin can hold several times.
+-- * Size: data and metadata of an event together have at most `store.max_event_bytes` bytes as
+--   text. Default 4 MiB, changed by `sandmill migrate --max-event-bytes N`. Its upper bound of 32
+--   MiB keeps an event below what a host and a plugin can hold several times.
+-- * Readability: JSON is nested at most 512 levels, and a number has at most 1,000 characters.
+--   CPython's parser fails near 1,000 levels and rejects integers over 4,300 digits; QuickJS fails
+--   near 3,000 levels. Both would trap before a plugin's own code runs.
+-- * Cluster: events carry transaction ids, which mean nothing in another cluster. An event that is
+--   appended to a restored store before `sandmill migrate --reanchor` could look handled to every
+--   processor, so `append` refuses it.
 --
--- Readability. JSON is nested 512 levels at most, and a number has 1,000 characters at most. CPython's parser ends near 1,000 levels
--- and refuses integers over 4,300 digits, QuickJS ends near 3,000 levels; both would trap before a plugin's own code runs.
---
--- Cluster. Events carry transaction ids, which mean nothing in another cluster. An event that is appended to a restored store before
--- `sandmill migrate --reanchor` may look handled to every processor, so `append` refuses there.
---
--- The functions run with their caller's search_path: pinning it costs a few per cent of an append. Instead every function is called
--- by its schema, and every operator fits its operands exactly, so that nothing in another schema takes part.
+-- The functions use the caller's search_path, because pinning it costs a few per cent of an append.
+-- Instead, each function is called by its schema and each operator fits its operand types exactly,
+-- so no object of another schema can take part.
 
 alter table sandmill.store
+  -- The most bytes that data and metadata of an event may have together, as text.
   add column max_event_bytes integer not null default 4194304 check (max_event_bytes between 1024 and 33554432);
 
--- Returns the identifier of the cluster that this session is connected to. With the owner's rights: a role that may append need not
--- be allowed to call pg_control_system.
+-- The system identifier of this database cluster. Runs with its owner's rights, so that a role that
+-- appends needs no right to call pg_control_system.
 create function sandmill.this_cluster() returns bigint
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select system_identifier from pg_control_system()
 $$;
 
--- Opens an append of a tenant: refuses a foreign cluster, takes the tenant's order where the store is ordered by tenant, and returns
--- the size limit of an event.
+-- Begins an append: checks the cluster, locks the tenant if the store is ordered by tenant, and
+-- returns the size limit of an event in bytes.
 create function sandmill.begin_append(p_tenant text) returns integer
 language plpgsql as $$
 declare
@@ -33,13 +36,13 @@ declare
 begin
   select s.ordering, s.max_event_bytes, s.system_identifier::text as cluster into v_store from sandmill.store s;
   if not found then
-    -- A change of the order refills its table by truncating, so that a snapshot taken before it, which a transaction at
-    -- repeatable read keeps, finds no order rather than the old one.
+    -- A change of the ordering truncates and refills its table. A repeatable-read transaction with
+    -- an older snapshot then finds no row, instead of the old ordering.
     raise exception 'the order of the store was changed while this transaction ran'
       using errcode = 'serialization_failure', hint = 'Repeat the transaction.';
   end if;
-  -- Reading the control file takes 10 µs, so a session asks once and keeps the answer. A session never moves between clusters. A role
-  -- that sets this by hand deceives only itself.
+  -- Reading the control file takes 10 µs, so a session asks once and keeps the answer. A session
+  -- never moves to another cluster. A role that sets this by hand deceives only itself.
   if pg_catalog.current_setting('sandmill.cluster', true) is distinct from v_store.cluster then
     v_cluster := sandmill.this_cluster()::text;
     if v_cluster <> v_store.cluster then
@@ -51,22 +54,24 @@ begin
     perform pg_catalog.set_config('sandmill.cluster', v_cluster, false);
   end if;
   if v_store.ordering = 'tenant' then
-    -- 5 is this lock's class among Sandmill's two-number advisory locks. Two tenants of one hash merely wait for each other.
+    -- 5 is the class of this lock among Sandmill's two-number advisory locks. Two tenants with the
+    -- same hash only wait for each other.
     perform pg_catalog.pg_advisory_xact_lock(5, pg_catalog.hashtext(p_tenant));
   end if;
   return v_store.max_event_bytes;
 end
 $$;
 
--- Returns why a JSON text is unreadable for some plugin language, or null. Linear in the length of the text. Texts of at most 1,000
--- bytes are always readable. Two scans for brackets and a look at every 1,000th byte find almost all others readable; only what these
--- suspect is looked at exactly.
+-- The reason why a JSON text is unreadable in some plugin language, or null. Takes time linear in
+-- the text's length. A text of at most 1,000 bytes is always readable. Two searches for brackets
+-- and a look at every 1,000th byte clear nearly all others; only the remaining ones are examined
+-- exactly.
 create function sandmill.unreadable_json(p_json text) returns text
 language plpgsql immutable strict as $$
 declare
-  -- + - . 0 to 9 E e
+  -- The bytes of a number: + - . 0 to 9 E e
   c_number constant int[] := array[43, 45, 46, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 69, 101];
-  -- What is neither a bracket nor a part of a number, strings included, as one regular expression each.
+  -- Text, including strings, that has no bracket, or no part of a number, as regular expressions.
   c_no_brackets constant text := '(?:"(?:[^"\\]|\\.)*"|[^][{}"]+)+';
   c_no_numbers constant text := '(?:"(?:[^"\\]|\\.)*"|[^-+.0-9Ee"]+)+';
   v_deep boolean;
@@ -86,10 +91,11 @@ begin
     begin
       v_deep := pg_catalog.jsonb_path_exists(p_json::jsonb, 'strict $.**{512}.type() ? (@ == "array" || @ == "object")');
     exception when others then
-      -- jsonb holds no text with such a number, or is too deep itself: brackets are counted, which takes several times as long.
+      -- jsonb cannot hold a number of this text, or is itself too deep. Counting brackets takes
+      -- several times as long.
       v_brackets := pg_catalog.translate(pg_catalog.regexp_replace(p_json, c_no_brackets, '', 'g'), '{}', '[]');
       v_deep := false;
-      -- Runs of brackets go up and down again.
+      -- Each run of brackets first goes up, then down.
       foreach v_run in array pg_catalog.string_to_array(pg_catalog.replace(v_brackets, '][', '] ['), ' ') loop
         v_depth := v_depth + pg_catalog.octet_length(pg_catalog.rtrim(v_run, ']'));
         v_deep := v_deep or v_depth > 512;
@@ -100,10 +106,11 @@ begin
       return 'is nested deeper than 512 levels';
     end if;
   end if;
-  -- A plain copy, but where it would convert the text for the client.
+  -- A plain copy, except where the text would be converted for the client.
   v_bytes := case pg_catalog.pg_client_encoding() when 'UTF8' then pg_catalog.textsend(p_json) else pg_catalog.convert_to(p_json, 'UTF8') end;
   v_last := pg_catalog.octet_length(v_bytes) - 1;
-  -- A number of more than 1,000 characters covers a place of these, and 500 characters before or after it.
+  -- A number of more than 1,000 characters covers one of these places, and 500 characters before or
+  -- after it.
   for v_place in 1000..v_last by 1000 loop
     if pg_catalog.get_byte(v_bytes, v_place) = any (c_number)
        and (pg_catalog.get_byte(v_bytes, v_place - 50) = any (c_number)
@@ -130,17 +137,19 @@ begin
 end
 $$;
 
--- Appends events to a stream in the caller's transaction and returns one row for each, in order.
+-- Appends events to a stream in the caller's transaction. Returns one row per event, in order.
 --
---   select * from sandmill.append('acme', 'cart-1', array['ItemAdded'], array['{"sku":"x"}']::json[]);
+--   select * from sandmill.append(
+--     'acme', 'cart-1', array['ItemAdded'], array['{"sku":"x"}']::json[]);
 --
--- p_expected_version: null = any, 0 = the stream must not exist, n = its last event must have version n. What it raises, and appends
--- nothing then:
+-- p_expected_version: null = any version, 0 = the stream must not exist, n = its last event must
+-- have version n. Errors, after which nothing is appended:
+--
 --   SM409             the stream has another version
---   SM413             an event is larger than the store takes
---   SM421             the store was restored from a dump or moved, and is not yet re-anchored
+--   SM413             an event is larger than the store's limit
+--   SM421             the store was restored from a dump or moved, and is not re-anchored yet
 --   SM422             an event is nested too deeply, or has too long a number
---   unique_violation  an event of this tenant has the id already
+--   unique_violation  the tenant already has an event with this id
 create or replace function sandmill.append(
   p_tenant text,
   p_stream text,
@@ -174,9 +183,10 @@ begin
   end if;
 
   v_limit := sandmill.begin_append(p_tenant);
-  -- Below 1,000 bytes in all there is nothing to find: no limit is lower.
+  -- Up to 1,000 bytes in total no check can fail: no limit is lower.
   if pg_catalog.pg_column_size(p_data) + coalesce(pg_catalog.pg_column_size(p_metadata), 0) > 1000 then
-    -- What is not numbered from 1 in one dimension is numbered anew, so that no event passes unseen.
+    -- Arrays with other bounds or more dimensions become plain ones, so that the loop sees every
+    -- event.
     if pg_catalog.array_ndims(p_data) <> 1 or pg_catalog.array_lower(p_data, 1) <> 1 then
       p_data := array(select e from unnest(p_data) as e);
     end if;
@@ -184,7 +194,7 @@ begin
       p_metadata := array(select e from unnest(p_metadata) as e);
     end if;
     if v_count > 1 then
-      -- For many small events this is cheaper than the loop.
+      -- Cheaper than the loop for many small events.
       select pg_catalog.max(pg_catalog.octet_length(n.data::text) + coalesce(pg_catalog.octet_length(n.metadata::text), 0))
       into v_largest from unnest(p_data, p_metadata) as n (data, metadata);
     end if;
@@ -229,8 +239,8 @@ $$;
 
 drop function sandmill.lock_tenant_order(text);
 
--- The same rules as before, cheaper: most texts have no backslash at all, and one byte is found faster than two. Rows that are there
--- passed the same test, so that there is nothing to validate.
+-- The same rules, cheaper: most texts contain no backslash, and one byte is found faster than two.
+-- Existing rows passed the same check, so they need no validation.
 alter table sandmill.events
   drop constraint events_data_check,
   drop constraint events_metadata_text_check,

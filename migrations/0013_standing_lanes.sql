@@ -1,6 +1,7 @@
--- Lanes that stand may be very many, and cost their host nothing: it learns of those that people resume, and of no others.
+-- A mark for resumed lanes. Blocked and paused lanes may be very many and must cost their host
+-- nothing, so the host reads only the lanes that people resumed.
 
 alter table sandmill.exceptions
-  -- Whether somebody let it go on since its host last took note.
+  -- Whether the lane was resumed and its host has not noticed yet.
   add column resumed boolean not null default false;
 create index exceptions_resumed on sandmill.exceptions (processor) where resumed;

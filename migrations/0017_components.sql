@@ -1,29 +1,33 @@
--- The bytes of plugins' versions, so that a start or a rollback can go back to a version whose file
--- is gone, on a machine that has never compiled it.
+-- The bytes of plugins' versions. So a start or a rollback can run a version whose file is gone, on
+-- a machine that never compiled it.
 
--- A component, once for all plugins that are it. Rows that no retained version refers to are
--- removed by the host.
+-- Components (Wasm files), each stored once for all plugins. The host removes rows that no retained
+-- version refers to.
 create table sandmill.components (
-  -- SHA-256 of the bytes, lower-case hexadecimal. Hosts compute it again before they use them.
+  -- SHA-256 of the bytes, in lower-case hexadecimal. A host computes it again before it uses them.
   digest text collate "C" primary key check (digest ~ '^[0-9a-f]{64}$'),
+  -- The component.
   bytes bytea not null,
+  -- When it was stored.
   stored_at timestamptz not null default now()
 );
--- A component is up to some tens of MiB of machine-like code: compressing it again and again costs
--- seconds of CPU and saves little.
+-- A component has up to some tens of MiB of machine-like code. Compressing it costs seconds of CPU
+-- at every write and saves little.
 alter table sandmill.components alter column bytes set storage external;
 
--- The versions that a plugin can go back to: the one that runs, and those that ran before it,
--- `rollout.retained-versions` in all. Bytes are found through these rows alone, so no plugin
--- reaches what only another one has run. They go with their plugin.
+-- The versions that a plugin can go back to: the running one and those before it,
+-- `rollout.retained-versions` in total. Bytes are found through these rows only, so a plugin cannot
+-- reach a version that only another plugin has run. Rows are deleted with their plugin.
 create table sandmill.retained_versions (
+  -- The plugin, as in `plugins`.
   plugin text collate "C" not null references sandmill.plugins on delete cascade,
+  -- The version's component.
   digest text collate "C" not null references sandmill.components,
-  -- The signature that the file had, in hexadecimal, and the public key that it is of; empty where
-  -- none was asked for. Hosts check it again.
+  -- The file's signature, in hexadecimal, and the public key that it belongs to. Empty if no
+  -- signature was required. A host verifies it again.
   signature text not null default '',
   signed_by text not null default '',
-  -- When it began to run the last time.
+  -- When it last began to run.
   ran_at timestamptz not null default clock_timestamp(),
   primary key (plugin, digest)
 );

@@ -1,7 +1,6 @@
--- A plugin whose file is gone is kept for a while with the versions that it can go back to: its
--- file may lie on a volume that is not mounted, and comes back with it.
+-- Plugins whose file is gone. A plugin is kept for a while with the versions that it can go back
+-- to: its file may be on a volume that is not mounted at the moment.
 
 alter table sandmill.plugins
-  -- Since when there is no file of this name; null while there is one. Until then everything else
-  -- stays what it was.
+  -- When its file was found missing. Null: the file exists. The row keeps what ran last.
   add column gone_since timestamptz;

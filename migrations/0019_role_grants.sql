@@ -1,19 +1,21 @@
--- Rights of other roles: those that `sandmill migrate --grant-append` lets append and read streams,
--- and those that `--grant-read` lets read all documents.
+-- Rights of other roles: `sandmill migrate --grant-append` lets a role append and read streams,
+-- `--grant-read` lets it read all documents.
 --
--- `sandmill.append` runs with its owner's rights, so a role that may append needs no right to write
--- a table and cannot write events past the function. (That a session may pretend to be on another
--- cluster deceives itself alone.) Its search_path is pinned: otherwise a caller's own operators
--- could run with the owner's rights. Both cost a few microseconds, less than an append's commit
--- varies by.
+-- `sandmill.append` runs with its owner's rights. So a role that may append needs no right to write
+-- a table, and cannot write events in another way. A session that pretends to be on another cluster
+-- deceives only itself. The search_path is pinned, as otherwise a caller's own operators could run
+-- with the owner's rights. Both cost a few microseconds, less than the commit time of an append
+-- varies.
 
--- The grants in force. A later migration that replaces what they are about repeats them, and so
+-- The grants in force. A later migration that replaces the granted objects repeats them, and so
 -- does a collection's new view.
 create table sandmill.role_grants (
-  -- By name, as a dump carries it into another cluster. A role that no longer exists is passed
-  -- over.
+  -- The role's name, as a dump carries it into another cluster. A role that no longer exists is
+  -- ignored.
   role text collate "C" not null,
+  -- append: append events and read streams. read: read all documents.
   permission text not null check (permission in ('append', 'read')),
+  -- When it was granted.
   granted_at timestamptz not null default now(),
   primary key (role, permission)
 );
@@ -21,8 +23,8 @@ create table sandmill.role_grants (
 alter function sandmill.append(text, text, text[], json[], bigint, json[], text[], timestamptz[])
   security definer set search_path = pg_catalog, pg_temp;
 
--- Before, everybody could execute it, and rights on the tables decided who may append. Roles that
--- had them may still append.
+-- Before, every role could execute it, and rights on the tables decided who may append. Roles that
+-- had these rights may still append.
 revoke execute on function sandmill.append(text, text, text[], json[], bigint, json[], text[], timestamptz[]) from public;
 do $$
 declare
@@ -44,14 +46,14 @@ begin
 end
 $$;
 
--- Lets the roles that may read all documents read a view that was just made.
+-- Grants a new view to the roles that may read all documents.
 create function sandmill.grant_documents_view(p_view text) returns void
 language plpgsql as $$
 declare
   v_role text;
 begin
-  -- A grant that is under way misses this view, which is not committed yet: either waits for the
-  -- other.
+  -- A grant in progress misses this view, which is not committed yet. So one of the two waits for
+  -- the other.
   lock table sandmill.role_grants in share mode;
   for v_role in
     select g.role from sandmill.role_grants g join pg_roles r on r.rolname = g.role where g.permission = 'read'
@@ -61,8 +63,8 @@ begin
 end
 $$;
 
--- Makes a collection's view, unless it is there, and lets the roles read it that may read all
--- documents.
+-- Creates a collection's view, if missing, and grants it to the roles that may read all documents.
+-- Raises SM423 if another relation has its name.
 create or replace function sandmill.make_documents_view(p_view text, p_number integer, p_generation integer) returns void
 language plpgsql as $$
 declare

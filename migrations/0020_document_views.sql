@@ -1,34 +1,38 @@
--- Views of documents: the schema in which they lie is a setting of the store, and each has a twin
--- that shows the documents of one tenant.
+-- Views of documents: their schema becomes a setting of the store, and each gets a counterpart that
+-- shows the documents of one tenant.
 --
--- Setting. The views of all tenants' documents lie in `store.views_schema`, `public` by default.
--- `sandmill migrate --views-schema NAME` moves them.
+-- The views of all tenants' documents lie in `store.views_schema`, by default `public`. `sandmill
+-- migrate --views-schema NAME` moves them.
 --
--- One tenant. `sandmill_tenant.orders` has the rows of `public.orders` that belong to the session's
--- tenant: the one tenant that its role may read, or of several the one in the setting
--- `sandmill.tenant`. A session that may read several and has chosen none gets an error, not an
--- empty answer. A role that was granted one tenant with `--grant-read ROLE --tenant NAME` can read
--- these views alone, so it cannot reach another tenant's rows.
+-- `sandmill_tenant.orders` has the rows of `public.orders` that belong to the session's tenant.
+-- That is the tenant that its role may read or, if the role may read several, the one in the
+-- setting `sandmill.tenant`. Without that setting such a session gets an error, not an empty
+-- answer. A role with `--grant-read ROLE --tenant NAME` can read these views only, so it cannot
+-- reach another tenant's rows.
 --
--- A condition in a view, not row security: the views' owner reads the table for everybody, so a
--- policy would have to know who asks, the host's own statements would have to pass it, and
--- PostgreSQL 14 knows no view that reads with its reader's rights. The tenant is found once a
--- query, so that it is a key of the table's index like any other value. The views are security
--- barriers: no function of a query sees a row of another tenant.
+-- The restriction is a condition in the view instead of row security, for three reasons. The views'
+-- owner reads the table for every role, so a policy would need to know the reader. The host's own
+-- statements would have to pass the policy. PostgreSQL 14 has no views that read with the reader's
+-- rights.
+--
+-- The tenant is computed once per query, so it is looked up in the table's index like any constant.
+-- The views are security barriers: no function in a query sees a row of another tenant.
 
 alter table sandmill.store
+  -- The schema of the views of all tenants' documents.
   add column views_schema text not null default 'public' check (
     octet_length(views_schema) between 1 and 63 and views_schema !~ '^pg_'
     and views_schema not in ('information_schema', 'sandmill', 'sandmill_documents', 'sandmill_tenant')
   );
 
 alter table sandmill.role_grants
-  -- Whose documents the role may read; empty: everybody's.
+  -- The tenant whose documents the role may read. Empty: all tenants.
   add column tenant text collate "C" not null default '' check (tenant ~ '^([A-Za-z0-9][A-Za-z0-9._-]{0,63})?$'),
   add check (permission = 'read' or tenant = ''),
   drop constraint role_grants_pkey,
   add primary key (role, permission, tenant);
 
+-- The schema of the views of one tenant's documents. A role with more rights may have created it.
 do $$
 begin
   if not exists (select from pg_namespace where nspname = 'sandmill_tenant') then
@@ -37,12 +41,13 @@ begin
 end
 $$;
 
--- The tenant whose documents a role reads in this session. What it may read is granted to it or to
--- a role that it is a member of; a grant without a tenant stands for all, and the tables' owner and
--- superusers need none.
+-- The tenant whose documents a role reads in this session. What a role may read is granted to it,
+-- or to a role that it is a member of. A grant without a tenant covers all tenants; the tables'
+-- owner and superusers need no grant. Raises 55000 if the role may read several and has chosen
+-- none, and 42501 if it may not read the tenant.
 --
--- With the owner's rights, because readers may not see the grants. The role is an argument, as here
--- the current one would be the owner.
+-- It runs with its owner's rights, because readers may not see the grants. So the role is an
+-- argument: here the current role is the owner.
 create function sandmill.tenant_of(p_role name) returns text
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -51,7 +56,7 @@ declare
     select g.tenant from sandmill.role_grants g
     where g.permission = 'read' and pg_has_role(p_role, to_regrole(quote_ident(g.role))::oid, 'usage')
   );
-  -- Within this function the current user is its owner.
+  -- In this function the current user is its owner.
   v_is_owner boolean := pg_has_role(p_role, current_user, 'usage');
 begin
   if v_chosen is null then
@@ -70,7 +75,7 @@ end
 $$;
 grant execute on function sandmill.tenant_of(name) to public;
 
--- Whether a view is there and reads this table.
+-- Whether a view exists and reads this table.
 create function sandmill.reads_documents(p_view text, p_table text) returns boolean
 language sql stable as $$
   select exists (
@@ -80,8 +85,8 @@ language sql stable as $$
   )
 $$;
 
--- Lets roles read the views of a collection that were just made: those of all tenants' documents
--- and those of one tenant, as each was granted.
+-- Grants the new views of a collection, of all tenants and of one tenant, to the roles that may
+-- read them.
 create function sandmill.grant_documents_views(p_number integer) returns void
 language plpgsql as $$
 declare
@@ -104,8 +109,9 @@ begin
 end
 $$;
 
--- Points both views of a collection at the table of a generation, which may be a later one, and
--- lets the roles read them that may. Where they are already there nothing is changed or locked.
+-- Points both views of a collection to the table of a generation, creating them where missing, and
+-- grants them to the roles that may read them. Changes and locks nothing if they already read that
+-- table. Raises SM423 if another relation has the name.
 create or replace function sandmill.make_documents_view(p_view text, p_number integer, p_generation integer) returns void
 language plpgsql as $$
 declare
@@ -116,8 +122,8 @@ begin
   if sandmill.reads_documents(v_all, v_table) and sandmill.reads_documents(v_one, v_table) then
     return;
   end if;
-  -- A grant, or a move of the views, that is under way misses these views, which are not committed
-  -- yet: either waits for the other.
+  -- A grant or a move of the views that is in progress misses these views, which are not committed
+  -- yet. So one of the two waits for the other.
   lock table sandmill.role_grants in share mode;
   v_all := (select format('%I.%I', s.views_schema, p_view) from sandmill.store s);
   if not sandmill.reads_documents(v_all, v_table) then
@@ -141,9 +147,9 @@ end
 $$;
 drop function sandmill.grant_documents_view(text);
 
--- Moves the views of all tenants' documents to another schema, which is made unless it is there,
--- and returns the former one. Rights on the views move with them; roles that may read all documents
--- may use the schema from then on.
+-- Moves the views of all tenants' documents to another schema, which is created if missing. Returns
+-- the former schema. Rights on the views move with them, and roles that may read all documents may
+-- use the new schema. Raises SM423 if a relation in the new schema has the name of a view.
 create function sandmill.move_documents_views(p_schema text) returns text
 language plpgsql as $$
 declare
@@ -156,7 +162,7 @@ begin
   if p_schema = v_before then
     return v_before;
   end if;
-  -- Its bounds are those of the table, which is asked before anything is made.
+  -- First, because the table checks whether the schema is allowed.
   update sandmill.store set views_schema = p_schema;
   if to_regnamespace(quote_ident(p_schema)) is null then
     execute format('create schema %I', p_schema);
@@ -180,7 +186,8 @@ begin
 end
 $$;
 
--- The twins of the views that are there. Roles that may read all documents may read these too.
+-- Creates the counterparts of the existing views. Roles that may read all documents may read these
+-- too.
 do $$
 declare
   v_role text;

@@ -1,11 +1,9 @@
--- Refusals of `sandmill.append` name the stream, its tenant, the event by its place among those
--- given and by its id, the rule with its limit, and the remedy. SQLSTATEs and constraint names
--- stay.
+-- Messages of `sandmill.append`: each refusal names the stream, its tenant, the event by its place
+-- and id, the broken rule with its limit, and the remedy. SQLSTATEs and names of constraints stay.
 --
--- An append that succeeds pays nothing for that: the rules of a single event are part of the
--- expressions that make its row, and what a refusal says is put together only when there is one. An
--- id that is taken makes no row, instead of an error of the unique index, which would end the
--- function before it could say more.
+-- A successful append pays nothing for that. The rules of a single event are part of the
+-- expressions that make its row, and a message is built only for a refusal. An existing id makes no
+-- row: an error of the unique index would end the function before it could name the event.
 
 -- Names an event in a refusal: `event 2 of 3 (id e-7) for stream cart-1 of tenant acme`.
 create function sandmill.event_in_words(p_tenant text, p_stream text, p_ordinal bigint, p_count integer, p_id text) returns text
@@ -13,7 +11,7 @@ language sql immutable set search_path = pg_catalog, pg_temp as $$
   select format('event %s of %s%s for stream %s of tenant %s', p_ordinal, p_count, ' (id ' || left(p_id, 200) || ')', p_stream, p_tenant)
 $$;
 
--- Refuses an event for a part of it that no row may have. It never returns.
+-- Refuses an event because one of its parts breaks a rule of the table. Never returns.
 create function sandmill.refuse_event(
   p_tenant text, p_stream text, p_ordinal bigint, p_count integer, p_id text, p_part text, p_value text
 ) returns text
@@ -48,8 +46,8 @@ begin
 end
 $$;
 
--- Whether documents can hold a JSON text. Where they cannot, it raises why, with the SQLSTATE that
--- the cast to jsonb has. Called for texts with an escape alone.
+-- Whether documents can hold a JSON text. If not, raises the reason with the SQLSTATE of the cast
+-- to jsonb. Called only for texts with an escape.
 create function sandmill.fits_jsonb(p_json json, p_part text, p_tenant text, p_stream text, p_version bigint, p_id text) returns boolean
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -66,7 +64,7 @@ exception when others then
 end
 $$;
 
--- The same rules as before; only what they raise is said in other words.
+-- The same rules with better messages.
 alter table sandmill.events
   drop constraint events_data_check,
   drop constraint events_metadata_text_check,
@@ -75,9 +73,9 @@ alter table sandmill.events
   add constraint events_metadata_text_check
     check (strpos(metadata::text, '\') = 0 or strpos(metadata::text, '\u') = 0 or sandmill.fits_jsonb(metadata, 'metadata', tenant, stream, version, id)) not valid;
 
--- Opens an append of a tenant: refuses a foreign cluster, takes the tenant's order where the store
--- is ordered by tenant, and returns the size limit of an event. The stream is for words alone; an
--- import of many has none.
+-- Begins an append: checks the cluster, locks the tenant if the store is ordered by tenant, and
+-- returns the size limit of an event in bytes. p_stream is used in messages only; an import of
+-- several streams passes null.
 drop function sandmill.begin_append(text);
 create function sandmill.begin_append(p_tenant text, p_stream text default null) returns integer
 language plpgsql as $$
@@ -88,13 +86,13 @@ declare
 begin
   select s.ordering, s.max_event_bytes, s.system_identifier::text as cluster into v_store from sandmill.store s;
   if not found then
-    -- A change of the order refills its table by truncating, so that a snapshot taken before it,
-    -- which a transaction at repeatable read keeps, finds no order rather than the old one.
+    -- A change of the ordering truncates and refills its table. A repeatable-read transaction with
+    -- an older snapshot then finds no row, instead of the old ordering.
     raise exception 'nothing was appended to %tenant %: the order of the store was changed while this transaction ran', v_what, p_tenant
       using errcode = 'serialization_failure', hint = 'Repeat the transaction.';
   end if;
   -- Reading the control file takes 10 µs, so a session asks once and keeps the answer. A session
-  -- never moves between clusters. A role that sets this by hand deceives only itself.
+  -- never moves to another cluster. A role that sets this by hand deceives only itself.
   if pg_catalog.current_setting('sandmill.cluster', true) is distinct from v_store.cluster then
     v_cluster := sandmill.this_cluster()::text;
     if v_cluster <> v_store.cluster then
@@ -107,14 +105,15 @@ begin
     perform pg_catalog.set_config('sandmill.cluster', v_cluster, false);
   end if;
   if v_store.ordering = 'tenant' then
-    -- 5 is this lock's class among Sandmill's two-number advisory locks. Two tenants of one hash merely wait for each other.
+    -- 5 is the class of this lock among Sandmill's two-number advisory locks. Two tenants with the
+    -- same hash only wait for each other.
     perform pg_catalog.pg_advisory_xact_lock(5, pg_catalog.hashtext(p_tenant));
   end if;
   return v_store.max_event_bytes;
 end
 $$;
 
--- Refuses the name of a tenant or a stream, unless both are allowed.
+-- Refuses a tenant's or a stream's name that is not allowed; returns if both are.
 create function sandmill.refuse_names(p_tenant text, p_stream text) returns void
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
@@ -137,8 +136,8 @@ begin
 end
 $$;
 
--- Names the id that was taken when fewer rows were made than events were given: one that the tenant
--- has from before, or one that is given twice. It never returns.
+-- Refuses the event whose id is taken, when fewer rows were made than events were given. The tenant
+-- has the id already, or it was given twice. Never returns.
 create function sandmill.refuse_ids(
   p_tenant text, p_stream text, p_before bigint, p_types text[], p_data json[], p_metadata json[], p_ids text[]
 ) returns void
@@ -146,7 +145,7 @@ language plpgsql stable set search_path = pg_catalog, pg_temp as $$
 declare
   v record;
 begin
-  -- An event of this call has the version of its place; any other is a former one or a twin.
+  -- An event of this call has the version of its place. Any other is an earlier event or a twin.
   select given.id, given.place, e.stream, e.version,
     e.stream = p_stream and e.version > p_before as is_twin,
     e.stream = p_stream and e.type = given.type and e.data::text = given.data::text
@@ -169,21 +168,23 @@ begin
 end
 $$;
 
--- Appends events to a stream in the caller's transaction and returns one row for each, in order.
+-- Appends events to a stream in the caller's transaction. Returns one row per event, in order.
 --
---   select * from sandmill.append('acme', 'cart-1', array['ItemAdded'], array['{"sku":"x"}']::json[]);
+--   select * from sandmill.append(
+--     'acme', 'cart-1', array['ItemAdded'], array['{"sku":"x"}']::json[]);
 --
--- p_expected_version: null = any, 0 = the stream must not exist, n = its last event must have version n. What it raises, and appends
--- nothing then:
---   SM409                    the stream has another version, which is the error's detail
---   23505 unique_violation   an event of this tenant has the id already
---   SM413                    an event is larger than the store takes
---   SM422                    an event is nested too deeply, or has too long a number
---   22P05, 22P02             an event holds what no document can: U+0000 or a lone surrogate
---   23514, 23502             a name, type, id, time or metadata is not allowed, or null
---   22023                    no events, or arrays of different lengths
---   SM421                    the store was restored from a dump or moved, and is not yet re-anchored
---   40001                    the order of the store was changed meanwhile: repeat the transaction
+-- p_expected_version: null = any version, 0 = the stream must not exist, n = its last event must
+-- have version n. Errors, after which nothing is appended:
+--
+--   SM409                   the stream has another version, which is the error's detail
+--   23505 unique_violation  the tenant already has an event with this id
+--   SM413                   an event is larger than the store's limit
+--   SM422                   an event is nested too deeply, or has too long a number
+--   22P05, 22P02            an event contains what no document can: U+0000 or a lone surrogate
+--   23514, 23502            a name, type, id, time or metadata is not allowed, or null
+--   22023                   no events, or arrays of different lengths
+--   SM421                   the store was restored from a dump or moved, and is not re-anchored yet
+--   40001                   the ordering was changed meanwhile: repeat the transaction
 create or replace function sandmill.append(
   p_tenant text,
   p_stream text,
@@ -194,8 +195,8 @@ create or replace function sandmill.append(
   p_ids text[] default null,
   p_recorded_at timestamptz[] default null
 ) returns table (event_id text, stream_version bigint, log_position bigint)
--- With one plan for all parameters. Left to itself, PostgreSQL plans the insert with ids again for
--- each call, which takes 130 µs and finds the same plan.
+-- With one plan for all parameters. By default PostgreSQL plans the insert with ids again for each
+-- call, which takes 130 µs and finds the same plan.
 language plpgsql security definer set search_path = pg_catalog, pg_temp set plan_cache_mode = force_generic_plan as $$
 declare
   v_count int := coalesce(cardinality(p_types), 0);
@@ -224,9 +225,9 @@ begin
   end if;
 
   v_limit := sandmill.begin_append(p_tenant, p_stream);
-  -- Below 1,000 bytes in all there is nothing to find: no limit is lower.
+  -- Up to 1,000 bytes in total no check can fail: no limit is lower.
   if pg_column_size(p_data) + coalesce(pg_column_size(p_metadata), 0) > 1000 then
-    -- Arrays with other bounds or more dimensions become plain ones, so that the loop sees each
+    -- Arrays with other bounds or more dimensions become plain ones, so that the loop sees every
     -- event.
     if array_ndims(p_data) <> 1 or array_lower(p_data, 1) <> 1 then
       p_data := array(select e from unnest(p_data) as e);
@@ -235,7 +236,7 @@ begin
       p_metadata := array(select e from unnest(p_metadata) as e);
     end if;
     if v_count > 1 then
-      -- For many small events this is cheaper than the loop.
+      -- Cheaper than the loop for many small events.
       select max(octet_length(n.data::text) + coalesce(octet_length(n.metadata::text), 0))
       into v_largest from unnest(p_data, p_metadata) as n (data, metadata);
     end if;
@@ -287,7 +288,7 @@ begin
     return;
   end if;
 
-  -- An id that is taken makes no row, also where another transaction takes it at the same time.
+  -- An existing id makes no row, also if another transaction inserts it at the same time.
   return query
     insert into sandmill.events as e (tenant, stream, version, type, id, recorded_at, data, metadata)
     select p_tenant, p_stream, v_before + n.ordinal,

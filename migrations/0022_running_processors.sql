@@ -1,5 +1,6 @@
--- Processors share their sessions, so the session that a processor names is the one that holds the
--- host lock, as long as that host runs it.
+-- The processors that hosts run, each with the process id of a session of its host. Processors
+-- share their sessions, so this is the session that holds the host lock, for as long as that host
+-- runs the processor.
 create or replace view sandmill.running_processors as
 select p.id, a.pid
 from sandmill.processors p
