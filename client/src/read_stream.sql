@@ -1,5 +1,9 @@
--- The events of one stream in order.
--- $1 tenant text   $2 stream text   $3 first version bigint   $4 at most so many bigint
+-- Reads the events of a stream, in order.
+--
+-- $1 text    tenant
+-- $2 text    stream
+-- $3 bigint  first version
+-- $4 bigint  most events
 select position, version, type, id, recorded_at, data::text, metadata::text
 from sandmill.events
 where tenant = $1::text and stream = $2::text and version >= $3::bigint

@@ -1,9 +1,9 @@
--- The most connections that this role may have to this database, all of its clients together.
+-- Reads the most connections that this role may have to this database, over all clients. No binds.
 select least(
   current_setting('max_connections')::int - case
     when r.rolsuper then 0
     else current_setting('superuser_reserved_connections')::int
-      -- Since PostgreSQL 16.
+      -- Added in PostgreSQL 16.
       + coalesce(current_setting('reserved_connections', true)::int, 0)
   end,
   case when not r.rolsuper and r.rolconnlimit >= 0 then r.rolconnlimit end,

@@ -1,7 +1,12 @@
--- Events behind a position that pass a filter, by position. One whose data or metadata is too large comes without both, with its size as
--- it is stored.
--- $1 position bigint   $2 tenant text, null = any   $3 stream text, null = any   $4 type text, null = any   $5 at most so many bigint
--- $6 bytes of data or metadata at most bigint
+-- Reads a page of the log, by position, with optional filters. An event whose data or metadata
+-- exceeds the limit is returned without both, with its stored size.
+--
+-- $1 bigint  position above which the page begins
+-- $2 text    tenant; null = all
+-- $3 text    stream; null = all
+-- $4 text    type; null = all
+-- $5 bigint  most events
+-- $6 bigint  most bytes of data or metadata
 select position, tenant, stream, version, type, id, recorded_at,
   case when fits then data end,
   case when fits then metadata end,
@@ -9,7 +14,8 @@ select position, tenant, stream, version, type, id, recorded_at,
 from (
   select *,
     pg_column_size(data) <= $6::bigint and pg_column_size(metadata) <= $6::bigint
-    -- Compressed data is unfolded only where it may be too large: no method packs more than 256 bytes into one.
+    -- Decompresses data only if it may be too large: no method compresses more than 256 bytes into
+    -- one.
     and (pg_column_size(data) * 256::bigint <= $6::bigint or octet_length(data::text) <= $6::bigint)
     and (pg_column_size(metadata) * 256::bigint <= $6::bigint or octet_length(metadata::text) <= $6::bigint) as fits
   from sandmill.events

@@ -1,5 +1,7 @@
--- Records which host runs a processor from now on: the one whose session holds the host lock.
--- $1 processor text · $2 pid of that session integer
+-- Records the host that runs a processor: the session that holds the host lock.
+--
+-- $1 text     processor
+-- $2 integer  process id of that session
 update sandmill.processors
 set (session, session_since) = (select pid, backend_start from pg_stat_activity where pid = $2)
 where id = $1

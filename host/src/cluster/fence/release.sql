@@ -1,4 +1,6 @@
--- Records that no host runs a processor any more.
--- $1 processor text · $2 fence of its last term text
+-- Records that no host runs a processor any more, unless a later term began.
+--
+-- $1 text  processor
+-- $2 text  fencing token of its last term
 update sandmill.processors p set session = null, session_since = null
 where p.id = $1 and exists (select from sandmill.cursors c where c.processor = p.id and c.fence = $2)

@@ -1,10 +1,12 @@
--- Finds the session that holds a two-number advisory lock of this database: its pid, its start, its
--- address, its role, and whether it is a host's. Any role may take such a lock, but only a host's
--- role may update the processors.
--- $1 first number int · $2 second number int
+-- Finds the session that holds a two-number advisory lock of this database: its process id, its
+-- start, its address, its role, and whether it is a host's. Any role may take such a lock, but only
+-- a host's role may update the processors.
+--
+-- $1 integer  first number of the lock
+-- $2 integer  second number of the lock
 select a.pid, to_char(a.backend_start, 'YYYY-MM-DD HH24:MI:SS TZ'), host(a.client_addr), a.usename::text,
        a.application_name = 'sandmill host'
-         -- A role that may not use the schema finds the table here too.
+         -- A role that may not use the schema `sandmill` also finds the table here.
          and has_table_privilege(a.usesysid, (
            select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
            where n.nspname = 'sandmill' and c.relname = 'processors'

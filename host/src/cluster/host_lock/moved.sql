@@ -1,5 +1,6 @@
--- Lets the processors of a host whose lock was lost name the session that holds it now, which is this one.
--- $1 pid of the session that held it integer
+-- Assigns the processors of a lost session to this session, which holds the host lock now.
+--
+-- $1 integer  process id of the session that held the lock before
 update sandmill.processors
 set (session, session_since) = (select pid, backend_start from pg_stat_activity where pid = pg_backend_pid())
 where session = $1

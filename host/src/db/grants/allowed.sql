@@ -1,5 +1,8 @@
--- Whether a role may do what a permission is about, no matter why.
--- $1 role text · $2 permission text, append or read · $3 whose documents text, empty for everybody's
+-- Reads whether a role may do what a permission covers, by this or any other grant.
+--
+-- $1 text  role
+-- $2 text  permission: append or read
+-- $3 text  tenant whose documents may be read; empty = all tenants
 with relations as (
   select case when $3::text = '' then format('%I.%I', s.views_schema, c.view) else format('sandmill_tenant.%I', c.view) end as view
   from sandmill.collections c cross join sandmill.store s

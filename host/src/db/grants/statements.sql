@@ -1,8 +1,13 @@
--- The statements that grant a role what a permission consists of, or revoke it. Connecting to the
--- database and finding the views, which every role may by default, is granted only to a role that
--- may not, and never revoked. Rights that another grant of the role needs are not revoked either.
--- $1 role text · $2 permission text, append or read · $3 grant rather than revoke bool · $4 whose
--- documents text, empty for everybody's
+-- Builds the statements that grant a permission to a role, or revoke it.
+--
+-- Every role may connect to the database and use the views' schema by default. So these rights are
+-- granted only to a role that lacks them, and never revoked. Rights that another grant of the role
+-- needs are not revoked either.
+--
+-- $1 text  role
+-- $2 text  permission: append or read
+-- $3 bool  true = grant, false = revoke
+-- $4 text  tenant whose documents may be read; empty = all tenants
 with words as (
   select case when $3::bool then 'grant' else 'revoke' end as verb, case when $3 then 'to' else 'from' end as preposition
 ),
@@ -20,7 +25,7 @@ parts as (
   union all
   select 2, 'execute on function sandmill.append(text, text, text[], json[], bigint, json[], text[], timestamptz[])' where $2 = 'append'
   union all
-  -- What a stream's reader selects, and looks for.
+  -- The columns that a reader of a stream selects or filters by.
   select 3, 'select (position, tenant, stream, version, type, id, recorded_at, data, metadata) on sandmill.events' where $2 = 'append'
   union all
   select 4, format('select on %I.%I', v.schema, v.view) from views v

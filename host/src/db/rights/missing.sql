@@ -1,7 +1,10 @@
--- The statements that give this session's role what it lacks for migrating and for running a host,
--- in the order in which they can be run. Reads the catalogs alone, which every role may.
--- $1 bool: migrations are pending, so tables and functions must belong to the role · $2 text: the
--- schema of the views · $3 bool: that schema is made if it is missing.
+-- Builds the statements that grant this session's role the rights it lacks for migrating and for
+-- running a host, in an order in which they can be run. Reads only the catalogs, which every role
+-- may.
+--
+-- $1 bool  whether migrations are pending: tables and functions must then belong to the role
+-- $2 text  schema of the views
+-- $3 bool  whether that schema is created if it is missing
 with me as (
   select quote_ident(current_user) as role
 ),
@@ -43,7 +46,8 @@ lacking as (
     end as privileges
   from relations r
   where not r.owned and (
-    -- Collections are numbered by a sequence; what other tables number is numbered for every role.
+    -- Collections are numbered by an explicit call of their sequence. Identity columns of other
+    -- tables need no right to theirs.
     r.relkind = 'S' and r.relname = 'collections_number_seq' and not has_sequence_privilege(r.oid, 'usage')
     or r.relkind <> 'S' and not has_table_privilege(r.oid, 'select')
     or r.relkind = 'r' and not (r.nspname = 'sandmill' and r.relname in (select name from only_read))
@@ -80,7 +84,7 @@ select statement from (
   select 51, format('grant execute on function %s to %s', string_agg(routine, ', ' order by routine), role)
   from me, routines where not $1 and not owned and not executable and proname <> 'append' group by role
   union all
-  -- They may be very many.
+  -- One statement for all tables, as there may be very many.
   select 52, format('grant select, insert, update, delete on all tables in schema sandmill_documents to %s', role)
   from me where exists (select from lacking where nspname = 'sandmill_documents')
   union all

@@ -1,6 +1,8 @@
--- Finds who blocks a session of a host: the session's purpose, the processor that it commits for or
--- null, how long it has waited in seconds, and the blocker's pid, name and age. PostgreSQL cuts a
--- session's name at 63 bytes; a name that may be that of several processors is nobody's.
+-- Finds the sessions that block a session of a host. Of each: the purpose of the host's session,
+-- the processor that it commits for or null, its waiting time in seconds, and the blocking
+-- session's process id, name and age in seconds. No binds.
+--
+-- PostgreSQL cuts a session's name at 63 bytes. A name that fits several processors counts as none.
 select substr(ours.application_name, length('sandmill ') + 1),
        (select min(r.id) from sandmill.running_processors r
         where left('sandmill commit ' || r.id, 63) = ours.application_name having count(*) = 1),

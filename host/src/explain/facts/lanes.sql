@@ -1,7 +1,8 @@
 -- Reads the lanes behind their cursors, grouped by processor, state and kind of reason: the number
--- of lanes in each group, and the one that has waited longest. If there are very many kinds, only
--- the most frequent ones. Lanes that a tenant's own processor replaces are left out.
--- $1 tenant text, or null for all
+-- of lanes in each group, and the lane that has waited longest. Returns at most 200 groups, the
+-- largest first. Lanes that a tenant's own processor replaces are left out.
+--
+-- $1 text  tenant; null = all
 with alike as (
   select distinct on (processor, state, class) processor, tenant, lane_key, since,
          count(*) over (partition by processor, state, class) as lanes

@@ -1,4 +1,5 @@
--- Finds transactions of others that have written something and began over a second ago: pid, name, age in seconds.
+-- Finds transactions of other programs that have written something and are older than a second:
+-- process id, name, and age in seconds. No binds.
 select pid, coalesce(nullif(application_name, ''), 'no application name') || ', user ' || coalesce(usename, 'unknown'),
        extract(epoch from clock_timestamp() - xact_start)::double precision
 from pg_stat_activity

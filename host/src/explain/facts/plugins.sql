@@ -1,3 +1,3 @@
--- Reads what the host has recorded of each file in its plugins folder: the processor that it runs,
--- empty if none, and the reason if it was refused.
+-- Reads the files of the plugins folder: the processor that runs for each (empty = none), and why a
+-- file was rejected (empty = it was not). No binds.
 select plugin, processor, refused from sandmill.plugins where gone_since is null order by plugin

@@ -1,6 +1,8 @@
--- Takes note of which files are there: others are gone since now, unless they lie in the folder of
--- a tenant that cannot be read. Nothing is kept of those that never ran.
--- $1 plugins that are there text[] · $2 tenants with unread folders text[]
+-- Marks the plugins without a file as gone, except those in a tenant's folder that cannot be read.
+-- Deletes those of them that never ran.
+--
+-- $1 text[]  plugins that have a file
+-- $2 text[]  tenants whose folder cannot be read
 with missing as (
   select p.plugin, p.digest <> '' or exists (select from sandmill.retained_versions r where r.plugin = p.plugin) as ran
   from sandmill.plugins p

@@ -1,8 +1,9 @@
--- Finds the version that ran last under a file's name, of those that may run again. Only those
--- count that ran as the same processor as the version which runs now: another one has other
--- documents.
--- $1 plugin text · $2 the digest of the version that runs now text · $3 digests that may not run
--- text[]
+-- Finds the version that last ran under a file's name and may run again. Only versions that ran as
+-- the same processor as the current one count, because another processor has other documents.
+--
+-- $1 text    plugin
+-- $2 text    digest of the version that runs now
+-- $3 text[]  digests that may not run
 with now as (
   select processor from sandmill.plugin_versions
   where plugin = $1 and digest = $2 and event in ('started', 'swapped', 'restarted', 'rolled-back', 'renamed')

@@ -1,5 +1,6 @@
--- Takes note that there is no file of this name any more. Nothing is kept of one that never ran.
--- $1 plugin text
+-- Marks a plugin as gone, because its file is missing. Deletes it if it never ran.
+--
+-- $1 text  plugin
 with found as (
   select p.plugin, p.digest <> '' or exists (select from sandmill.retained_versions r where r.plugin = p.plugin) as ran
   from sandmill.plugins p

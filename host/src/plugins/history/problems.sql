@@ -1,5 +1,10 @@
--- Makes what is known of the plugins folder's other entries what was found now.
--- $1 paths text[] · $2 what is wrong text[] · $3 what to do text[]
+-- Replaces the recorded problems of the plugins folder with those found now. A problem in the same
+-- words keeps its time.
+--
+-- Arrays of one length:
+-- $1 text[]  paths
+-- $2 text[]  problems
+-- $3 text[]  remedies
 with gone as (delete from sandmill.folder_problems where path <> all ($1::text[]))
 insert into sandmill.folder_problems as f (path, problem, remedy)
 select distinct on (path) path, problem, remedy

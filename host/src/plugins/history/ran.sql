@@ -1,8 +1,21 @@
--- Takes note of what runs under files' names, and how that came: one row for each place of the lists. Gives the notes' numbers, in that order.
--- A version that begins with its processor replaced the one that ran last as that processor, if
+-- Records the versions that began to run, and adds an entry to the history of each. Returns the
+-- numbers of the entries, in order.
+--
+-- A version that starts with its processor replaced the version that ran last as that processor, if
 -- that was another one.
--- $1 plugins text[] · $2 processors text[] · $3 digests text[] · $4 versions text[] · $5 contracts text[] · $6 public keys that they are signed with text[], empty without ·
--- $7 events text[] · $8 reasons text[] · $9 what they replaced text[] · $10 the last events of that bigint[] · $11 what came of trying them on earlier events text[], JSON or null
+--
+-- Arrays of one length:
+-- $1  text[]    plugins
+-- $2  text[]    processors
+-- $3  text[]    digests
+-- $4  text[]    versions
+-- $5  text[]    contracts
+-- $6  text[]    public keys of their signatures; empty = none
+-- $7  text[]    events: what happened
+-- $8  text[]    reasons
+-- $9  text[]    digests of the replaced versions; empty = none
+-- $10 bigint[]  positions of the last events that these handled, or null
+-- $11 text[]    results of their dry runs, as JSON, or null
 with ran as (
   select * from unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[], $11::text[])
     with ordinality as ran (plugin, processor, digest, version, contract, signed_by, event, reason, replaced, replaced_last, dry_run, place)

@@ -1,3 +1,8 @@
--- Adds to the note of a swap what is known since its first event was handled.
--- $1 id bigint · $2 its first event bigint · $3 gap double precision, milliseconds · $4 lanes that have come over bigint · $5 the longest wait of one double precision, milliseconds
+-- Adds to the entry of a swap what is known since its version handled its first event.
+--
+-- $1 bigint            number of the entry
+-- $2 bigint            position of the first event
+-- $3 double precision  milliseconds between the swap and the call that handled it
+-- $4 bigint            lanes that moved to the version
+-- $5 double precision  longest wait of such a lane, milliseconds
 update sandmill.plugin_versions set first = $2, gap_ms = $3, lanes = $4, longest_ms = $5 where id = $1

@@ -1,3 +1,5 @@
--- Says for people why a processor reads nothing, or with an empty text that it does.
--- $1 processor text · $2 reason text
+-- Records why a processor reads nothing, for people.
+--
+-- $1 text  processor
+-- $2 text  reason; empty = it reads
 update sandmill.processors set held = $2, held_since = now() where id = $1

@@ -1,6 +1,12 @@
--- Checks that the cursor of every bucket stands where it should and the fence is ours, and keeps it so until the transaction ends; fails it
--- otherwise. What lanes behind it have handled is counted in the first bucket's row.
--- $1 processor text · $2 fence text · $3 progress text · $4 buckets bigint · $5 events handled bigint
+-- Checks the progress and the fence of the cursor of every bucket, and locks them until the
+-- transaction ends. Adds what lanes behind the cursor have handled to the row of bucket 0. Fails
+-- the transaction if another term has the fence or the cursor has moved.
+--
+-- $1 text    processor
+-- $2 text    fencing token
+-- $3 text    expected progress
+-- $4 bigint  number of buckets
+-- $5 bigint  number of events handled
 with held as (
   select 1 from sandmill.cursors where processor = $1 and fence = $2 and progress::text = $3::text and bucket <> 0 for share
 ),

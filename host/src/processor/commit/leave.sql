@@ -1,7 +1,19 @@
--- Leaves lanes behind: from here on the cursor passes them, and this row says where each stands.
--- $1 processor text · arrays of one length: $2 buckets smallint[] · $3 tenants text[] · $4 keys text[] · $5 progress text[] ·
--- $6 states text[] · $7 attempts int[] · $8 next attempt timestamptz[] · $9 classes text[] · $10 reasons text[] · $11 event positions bigint[]
-insert into sandmill.lane_checkpoints
+-- Creates lane checkpoints: from here on the cursor's commits leave these lanes out, and each row
+-- has the progress of its lane.
+--
+-- $1  text           processor
+-- Arrays of one length:
+-- $2  smallint[]     buckets
+-- $3  text[]         tenants
+-- $4  text[]         lane keys
+-- $5  text[]         progress
+-- $6  text[]         states
+-- $7  integer[]      attempts
+-- $8  timestamptz[]  next attempts, or null
+-- $9  text[]         classes
+-- $10 text[]         reasons
+-- $11 bigint[]       positions of the events that the lanes wait before, or null
+insert into sandmill.exceptions
   (processor, bucket, tenant, lane_key, progress, state, attempts, next_at, class, reason, event_position)
 select $1, * from unnest(
   $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::text[], $10::text[], $11::bigint[])

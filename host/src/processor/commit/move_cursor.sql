@@ -1,6 +1,12 @@
--- Moves the cursor of every bucket from one progress to the next, if it stands there and the fence is ours; fails the transaction otherwise. What is handled is counted
--- in the first bucket's row.
--- $1 processor text · $2 fence text · $3 progress before text · $4 progress after text · $5 buckets bigint · $6 events handled bigint
+-- Moves the cursor of every bucket to the next progress, and adds the events handled to the row of
+-- bucket 0. Fails the transaction if another term has the fence or the cursor has moved.
+--
+-- $1 text    processor
+-- $2 text    fencing token
+-- $3 text    progress before
+-- $4 text    progress after
+-- $5 bigint  number of buckets
+-- $6 bigint  number of events handled
 with moved as (
   update sandmill.cursors set progress = $4::text, handled = case when bucket = 0 then handled + $6 else handled end
   where processor = $1 and fence = $2 and progress::text = $3::text

@@ -1,7 +1,18 @@
--- Moves lanes behind the cursor, each if it stands where it was read; fails the transaction otherwise. Whoever sends it shows the fence in the
--- same transaction.
--- $1 processor text · arrays of one length: $2 tenants text[] · $3 keys text[] · $4 progress before text[] · $5 progress after text[] ·
--- $6 states text[] · $7 attempts int[] · $8 next attempt timestamptz[] · $9 classes text[] · $10 reasons text[] · $11 event positions bigint[]
+-- Updates lane checkpoints. Fails the transaction if one of them has moved. The caller checks the
+-- fence in the same transaction.
+--
+-- $1  text           processor
+-- Arrays of one length:
+-- $2  text[]         tenants
+-- $3  text[]         lane keys
+-- $4  text[]         progress before
+-- $5  text[]         progress after
+-- $6  text[]         states
+-- $7  integer[]      attempts
+-- $8  timestamptz[]  next attempts, or null
+-- $9  text[]         classes
+-- $10 text[]         reasons
+-- $11 bigint[]       positions of the events that the lanes wait before, or null
 with given as (
   select * from unnest(
     $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::text[], $10::text[], $11::bigint[])

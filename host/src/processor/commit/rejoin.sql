@@ -1,6 +1,12 @@
--- Lets lanes join the tail again: their lane checkpoints go, each if it stands where it was read; fails the transaction otherwise. Whoever sends it
--- moves or checks the cursor, under the fence, in the same transaction.
--- $1 processor text · arrays of one length: $2 tenants text[] · $3 keys text[] · $4 progress before text[]
+-- Deletes the checkpoints of lanes that have reached the cursor, so that its commits include them
+-- again. Fails the transaction if one of them has moved. The caller moves or checks the cursor,
+-- under the fence, in the same transaction.
+--
+-- $1 text    processor
+-- Arrays of one length:
+-- $2 text[]  tenants
+-- $3 text[]  lane keys
+-- $4 text[]  progress before
 with gone as (
   delete from sandmill.lane_checkpoints e
   using unnest($2::text[], $3::text[], $4::text[]) as given (tenant, lane_key, before)

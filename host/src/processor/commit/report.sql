@@ -1,3 +1,6 @@
--- Says for people how fast a processor goes.
--- $1 processor text · $2 events a second double precision · $3 measures json as text
+-- Records how fast a processor runs, for people.
+--
+-- $1 text              processor
+-- $2 double precision  events per second
+-- $3 text              measures, as JSON
 update sandmill.processors set rate = $2, measures = $3::text::json, reported_at = now() where id = $1

@@ -1,7 +1,13 @@
--- Counts what lanes skipped, beside the progress that passes it, and adds it to their processor's sum. Whoever sends it shows the fence in the
--- same transaction.
--- $1 processor text · arrays of one length: $2 tenants text[] · $3 keys text[] · $4 progress before text[] · $5 progress after text[] ·
--- $6 events bigint[]
+-- Counts the events that lanes shed, and adds them to their processor's sum. The caller checks the
+-- fence and commits the progress that passes these events in the same transaction.
+--
+-- $1 text      processor
+-- Arrays of one length:
+-- $2 text[]    tenants
+-- $3 text[]    lane keys
+-- $4 text[]    progress before
+-- $5 text[]    progress after
+-- $6 bigint[]  number of events shed
 with counted as (
   insert into sandmill.sheds (processor, tenant, lane_key, from_progress, to_progress, events)
   select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[])

@@ -1,6 +1,7 @@
--- Reads a mark for each processor: a text that changes with operators' decisions about it.
--- Processors without any are left out.
--- $1 text: the part of the mark for lanes that were resumed and have not been noticed yet
+-- Reads a mark for each processor: a text that changes when an operator decides something about it.
+-- Processors without a decision are left out.
+--
+-- $1 text  part of the mark for resumed lanes that their host has not noticed yet
 select processor, string_agg(mark, ' ' order by mark)
 from (
   select processor, format('%s %s %s %s', tenant, lane_key, paused_by, since) from sandmill.pauses

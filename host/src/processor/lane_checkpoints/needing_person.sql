@@ -1,6 +1,8 @@
--- Reads the first lanes of a processor that wait for a person, with how many there are. Lanes that a
--- tenant's own processor replaces wait for nobody.
--- $1 processor text · $2 at most so many bigint
+-- Reads the first lanes of a processor that need a person, with the number of all of them. Lanes
+-- that a tenant's own processor replaces are left out.
+--
+-- $1 text    processor
+-- $2 bigint  most lanes
 select tenant, lane_key, class, reason, count(*) over ()
 from sandmill.lane_checkpoints
 where processor = $1 and (state = 'blocked' or state = 'paused' and class <> 'replaced')

@@ -1,5 +1,9 @@
--- Reads the lanes that a processor left behind, those that follow a lane in the table's order.
--- $1 processor text · $2 tenant text · $3 lane key text · $4 at most so many bigint
+-- Reads lane checkpoints of a processor, a page at a time, in the order of tenant and lane key.
+--
+-- $1 text    processor
+-- $2 text    tenant of the last lane of the page before
+-- $3 text    lane key of the last lane of the page before
+-- $4 bigint  most lanes
 select tenant, lane_key, progress::text, state, attempts, next_at
 from sandmill.lane_checkpoints
 where processor = $1 and (tenant, lane_key) > ($2, $3)

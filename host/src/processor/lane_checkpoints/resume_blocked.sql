@@ -1,5 +1,8 @@
--- Lets blocked lanes of a processor go on now, and their host know of it.
--- $1 processor text · $2 at most so many bigint
+-- Resumes blocked lanes of a processor, and marks them for their host. Returns their tenants and
+-- lane keys.
+--
+-- $1 text    processor
+-- $2 bigint  most lanes
 with these as (
   select processor, tenant, lane_key from sandmill.lane_checkpoints where processor = $1 and state = 'blocked' limit $2 for update skip locked
 )

@@ -1,5 +1,7 @@
 -- Resumes the blocked lanes of one tenant, and marks them for their host. The tenant's own
 -- processor replaces this one, so they wait for that processor to end instead of for a person.
--- $1 processor text · $2 tenant text
-update sandmill.lane_checkpoints set state = 'catching-up', since = now(), resumed = true
+--
+-- $1 text  processor
+-- $2 text  tenant
+update sandmill.exceptions set state = 'catching-up', since = now(), resumed = true
 where processor = $1 and tenant = $2 and state = 'blocked'

@@ -1,5 +1,7 @@
--- Takes note of lanes that were resumed: each is returned once. Writes nothing where there are none.
--- $1 processor text · $2 at most so many bigint
+-- Takes the lanes that were resumed: each is returned once. Writes nothing if there are none.
+--
+-- $1 text    processor
+-- $2 bigint  most lanes
 with these as (
   select processor, tenant, lane_key from sandmill.lane_checkpoints where processor = $1 and resumed limit $2 for update skip locked
 )

@@ -1,3 +1,6 @@
--- Tells a processor, a tenant of it or a lane to wait.
--- $1 processor text · $2 tenant text, empty for all · $3 lane key text, empty for all
+-- Pauses a processor, one tenant of it, or one lane. Changes nothing if it is paused already.
+--
+-- $1 text  processor
+-- $2 text  tenant; empty = all
+-- $3 text  lane key; empty = all
 insert into sandmill.pauses (processor, tenant, lane_key) values ($1, $2, $3) on conflict do nothing

@@ -1,10 +1,20 @@
--- Registers a processor, or says that it runs again; false where its documents were built by other
--- means than the plugin's. Fails where the id belongs to another tenant, family or kind, or a
--- collection to another processor, and where its tenant has too many.
--- $1 id text · $2 kind text · $3 plugin text · $4 digest text · $5 version text
--- $6 event types text[] or null · $7 partition by text · $8 read-model version int
--- $9 whether it goes on with documents of other event types or another such version boolean
--- $10 the id that the plugin gives itself text · $11 whose it is text, empty for everybody's
--- $12 where it begins text, null for now · $13 buckets int · $14 collections text[]
--- $15 how many collections its tenant may have int
+-- Registers a processor. Returns false if its documents were built in another way than the
+-- plugin's. Fails if the id belongs to another tenant, family or kind, if a collection belongs to
+-- another processor, or if the tenant has too many collections.
+--
+-- $1  text     processor
+-- $2  text     kind
+-- $3  text     plugin
+-- $4  text     digest
+-- $5  text     version
+-- $6  text[]   event types; null = all
+-- $7  text     partitioning
+-- $8  integer  read-model version
+-- $9  boolean  whether documents of other event types or another read-model version are accepted
+-- $10 text     family: the id that the plugin gives itself
+-- $11 text     tenant that owns it; empty = shared
+-- $12 text     progress to begin at; null = now
+-- $13 integer  number of buckets
+-- $14 text[]   collections
+-- $15 integer  most collections of the tenant
 select sandmill.register($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)

@@ -1,3 +1,4 @@
--- Ends a processor's hold on its collections; their documents stay.
--- $1 processor text
+-- Separates the collections of a processor from it. Their documents are kept.
+--
+-- $1 text  processor
 update sandmill.collections set processor = null, kept_from = $1 where processor = $1

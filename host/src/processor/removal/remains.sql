@@ -1,6 +1,7 @@
--- Counts what is kept of a processor beside its documents: whether it has a row, dead letters,
--- lanes behind, pauses, and notes of skipped events.
--- $1 processor text
+-- Counts what the database keeps of a processor besides its documents: whether it has a row, and
+-- the numbers of dead letters, lane checkpoints, pauses and records of shed events.
+--
+-- $1 text  processor
 select exists (select from sandmill.processors where id = $1),
        (select count(*) from sandmill.dead_letters where processor = $1),
        (select count(*) from sandmill.lane_checkpoints where processor = $1),

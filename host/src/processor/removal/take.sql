@@ -1,6 +1,8 @@
--- Takes some of the collections that were kept of a processor out of the list, and says what is to
--- be dropped for them: views, and tables of all generations.
--- $1 processor text · $2 at most so many bigint
+-- Deletes the rows of collections that were kept of a removed processor. Returns what is to be
+-- dropped for each: its views, and its tables of all generations.
+--
+-- $1 text    processor
+-- $2 bigint  most collections
 with taken as (
   delete from sandmill.collections
   where number in (select number from sandmill.collections where kept_from = $1 order by number limit $2)

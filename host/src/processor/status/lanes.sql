@@ -1,10 +1,11 @@
--- Reads the first lanes of each processor that are behind its cursor: those that need a person first, then by name.
--- Lanes that a tenant's own processor replaces are left out.
--- $1 at most so many of each processor bigint
+-- Reads the first lanes of each processor that are behind its cursor: blocked, retrying and paused
+-- ones, then all others, each by name. Lanes that a tenant's own processor replaces are left out.
+--
+-- $1 bigint  most lanes per processor
 select p.id, l.tenant, l.lane_key, l.state, l.class, l.reason, l.attempts, l.event_position, to_char(l.since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 from sandmill.processors p
 cross join lateral (
-  -- Words last: only those that are shown are read.
+  -- Joined last, so that reasons are read only for the lanes that are shown.
   select x.*, first.place
   from (
     select f.tenant, f.lane_key, array_position(array['blocked', 'retrying', 'paused'], f.state) as place

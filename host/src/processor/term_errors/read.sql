@@ -1,4 +1,5 @@
--- Reads since when a processor's terms have ended with errors, null if they have not, and how many
--- have.
--- $1 processor text
+-- Reads when the first of a processor's consecutive failed terms ended (null = the last term did
+-- not fail), and the number of these terms.
+--
+-- $1 text  processor
 select term_error_since, term_errors from sandmill.processors where id = $1

@@ -1,10 +1,18 @@
--- Reads documents of any tenants, without the keys that belong to the host, and with the lane that wrote each first where lanes are
--- finer than tenants. One that PostgreSQL prints with more than $3 bytes comes as null; its length, or that of its numbers alone, is
--- said in any case.
--- A number of a few bytes may be printed with very many digits, and the text of one document then takes seconds and gigabytes. So the
--- digits of a large document's numbers are counted first: `numeric_send` says how many groups of four stand before the point, and how
--- many digits behind it. "offset 0" keeps what was computed from being computed twice.
--- {table} of one collection · $1 tenants text[] · $2 ids text[], in pairs · $3 bytes bigint
+-- Reads documents of any tenants, without the host's own keys, each with the lane that first wrote
+-- it if lanes are finer than tenants. A document that PostgreSQL prints with more bytes than
+-- allowed is null. Its length is returned in any case, or that of its numbers alone.
+--
+-- A number of a few bytes can print as very many digits, so that printing one document takes
+-- seconds and gigabytes. Therefore the digits of a large document's numbers are counted first:
+-- `numeric_send` has the number of groups of four digits before the point, and the number of digits
+-- behind it. "offset 0" keeps PostgreSQL from computing a value twice.
+--
+-- {table}    table of the collection
+-- Arrays of one length:
+-- $1 text[]  tenants
+-- $2 text[]  ids
+-- Single value:
+-- $3 bigint  most bytes of a document
 select tenant, id, version, case when octet_length(text) <= $3::bigint then text end, owner,
   coalesce(octet_length(text), digits)
 from (

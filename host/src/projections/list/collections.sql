@@ -1,5 +1,5 @@
--- Lists all collections with their owners, everybody's first.
--- The number of documents is what the database last estimated; null where it never did.
+-- Lists all collections with their owners, shared ones first. The number of documents is the
+-- database's last estimate, or null if there is none yet. No binds.
 select c.tenant, c.name, c.view, coalesce(c.processor, ''), c.kept_from,
        (select nullif(t.reltuples, -1)::bigint from pg_class t
         where t.oid = to_regclass(format('sandmill_documents.%I', format('c%s_%s', c.number, c.generation)))),

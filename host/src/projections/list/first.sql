@@ -1,5 +1,10 @@
--- Names the first document by tenant and id, without reading it.
--- {view} of one collection · $1 tenant text or null · $2 id text or null · behind a tenant $3 text and an id $4 text, or null
+-- Finds the first document by tenant and id, without reading its data.
+--
+-- {view}   view of the collection
+-- $1 text  tenant; null = all
+-- $2 text  id; null = all
+-- $3 text  tenant of the document before, or null
+-- $4 text  id of the document before, or null
 select _partition, _id, _version
 from {view}
 where ($1::text is null or _partition = $1) and ($2::text is null or _id = $2)

@@ -1,2 +1,2 @@
--- Finds where the log begins: the lowest position visible now, or null.
+-- Finds the beginning of the log: the lowest position visible now, or null. No binds.
 select min(position) from sandmill.events

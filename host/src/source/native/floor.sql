@@ -1,7 +1,10 @@
--- Finds where a difference begins: the lowest position visible in the snapshot $2 and not visible in $1; null where it is empty.
--- Answered from the index (xid, position) alone. "offset 0" keeps the minimum from becoming a walk along the primary key, from the
--- beginning of the log to the first event that is in the difference.
--- $1 snapshot text · $2 snapshot text
+-- Finds the beginning of a difference: the lowest position visible in snapshot B and not in A, or
+-- null if the difference is empty. Reads only the index (xid, position). "offset 0" keeps
+-- PostgreSQL from walking the primary key from the beginning of the log to the first event of the
+-- difference.
+--
+-- $1 text  snapshot A
+-- $2 text  snapshot B
 select min(position)
 from (
   select position from sandmill.events

@@ -1,6 +1,12 @@
--- Reads the last events up to a position, backwards along the primary key: of some types, among so many of all types.
--- Data and metadata larger than $5 bytes stay where they are and are null here: what arrives is bounded by the two limits.
--- $1 position bigint · $2 types text[] or null for all · $3 events looked at bigint · $4 limit bigint · $5 bytes integer
+-- Reads the last events up to a position that have certain types, backwards along the primary key.
+-- Data and metadata above the limit are not read and are null: this limit and the number of rows
+-- bound what arrives.
+--
+-- $1 bigint   position
+-- $2 text[]   types; null = all
+-- $3 bigint   most events examined, of all types
+-- $4 bigint   most events returned
+-- $5 integer  most bytes of data or metadata
 select position, id, tenant, type, stream, version, recorded_at,
   case when pg_column_size(data) <= $5 and (pg_column_compression(data) is null or octet_length(data::text) <= $5) then data end,
   case when pg_column_size(metadata) <= 32 or pg_column_size(metadata) <= $5 and octet_length(metadata::text) <= $5 then metadata end

@@ -1,10 +1,14 @@
--- Reads the data of single events: in the order given, as many as fit into $2 bytes, at least the first. One that is larger than
--- the limit comes without its data, and is the last.
--- Sizes are found one by one, so that nothing beyond what fits is fetched. Data stored as it is says its size itself; compressed
--- data must be unfolded, unless even the compressed form is too large.
--- $1 positions bigint[] · $2 bytes bigint · $3 limit of one event in bytes bigint, or null for the store's own
+-- Reads the data of single events, in the given order: as many as fit into the total size, and at
+-- least the first. An event above its own limit is returned without data, and is the last.
+--
+-- Sizes are found one by one, so nothing is fetched beyond what fits. Uncompressed data has its
+-- size at hand. Compressed data must be decompressed, unless even its compressed form is too large.
+--
+-- $1 bigint[]  positions
+-- $2 bigint    most bytes in total
+-- $3 bigint    most bytes of an event; null = the limit of the store
 with recursive allowed (most) as materialized (
-  -- Sizes of stored values have a few bytes of their own.
+  -- The size of a stored value includes a few bytes of its own.
   select 8 + coalesce($3::bigint, (select max_event_bytes from sandmill.store))
 ), measured (number, position, bytes, total) as (
   select 0, 0::bigint, 0::bigint, 0::bigint

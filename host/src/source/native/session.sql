@@ -1,6 +1,9 @@
--- Readies a session for reading. It may not write. And as each of its statements has one index that is right for it whatever the log
--- holds, the planner is left no other way: statistics of a log that grows are always behind, and differ from the parameters of the
--- moment. So no scan of the table, no sort, and one plan for all parameters, which also saves planning at every look.
+-- Configures a session for reading the log. No binds.
+--
+-- It is read-only. Each of its statements has one index that is right for any content of the log,
+-- so the planner is left no other way: no table scan, no sort, and one plan for all parameters.
+-- Statistics of a growing log are always outdated and do not fit the parameters. A fixed plan also
+-- saves the planning of each read.
 select set_config(name, value, false)
 from (values
   ('default_transaction_read_only', 'on'),

@@ -1,6 +1,10 @@
--- Finds where one tenant's part of a difference begins: as floor.sql, from the index (tenant, xid, position) alone. Bounds and order
--- name its columns one by one, as a tenant that statistics do not know would otherwise be looked up by any index that begins with it.
--- $1 snapshot text · $2 snapshot text · $3 tenant text
+-- Finds the beginning of one tenant's part of a difference, like floor.sql, with the index (tenant,
+-- xid, position) only. Bounds and order name its columns one by one: PostgreSQL would otherwise
+-- look up a tenant that statistics do not know in any index that begins with the tenant.
+--
+-- $1 text  snapshot A
+-- $2 text  snapshot B
+-- $3 text  tenant
 select min(position)
 from (
   (

@@ -1,8 +1,14 @@
--- Reads one tenant's last events up to a position, backwards along the index (tenant, position): as last.sql. Bounds and order name both columns, as in
--- tenant_page.sql; the lower bound is the smallest position there can be.
--- Data and metadata larger than $6 bytes stay where they are and are null here: what arrives is bounded by the two limits.
--- $1 position bigint · $2 types text[] or null for all · $3 events looked at bigint · $4 limit bigint · $5 tenant text
--- $6 bytes integer
+-- Reads one tenant's last events up to a position, like last.sql, backwards along the index
+-- (tenant, position). Bounds and order name both columns, as in tenant_page.sql. The lower bound is
+-- the smallest possible position. Data and metadata above the limit are not read and are null: this
+-- limit and the number of rows bound what arrives.
+--
+-- $1 bigint   position
+-- $2 text[]   types; null = all
+-- $3 bigint   most events examined, of all types
+-- $4 bigint   most events returned
+-- $5 text     tenant
+-- $6 integer  most bytes of data or metadata
 select position, id, tenant, type, stream, version, recorded_at,
   case when pg_column_size(data) <= $6 and (pg_column_compression(data) is null or octet_length(data::text) <= $6) then data end,
   case when pg_column_size(metadata) <= 32 or pg_column_size(metadata) <= $6 and octet_length(metadata::text) <= $6 then metadata end

@@ -1,8 +1,15 @@
--- Reads a page of one tenant's part of a difference along the index (tenant, position), from its floor on. Bounds and order name both
--- columns, so that a walk along the primary key, past all other tenants' events, is no way to answer it.
--- Data and metadata larger than $7 bytes stay where they are and are null here: what arrives is bounded by the two limits.
--- $1 snapshot text · $2 snapshot text · $3 tenant text · $4 position above which bigint · $5 position up to which bigint · $6 limit bigint
--- $7 bytes integer
+-- Reads a page of one tenant's part of a difference along the index (tenant, position), from its
+-- floor on. Bounds and order name both columns, so that PostgreSQL cannot walk the primary key past
+-- the events of all other tenants. Data and metadata above the limit are not read and are null:
+-- this limit and the number of rows bound what arrives.
+--
+-- $1 text     snapshot A
+-- $2 text     snapshot B
+-- $3 text     tenant
+-- $4 bigint   position above which the page begins
+-- $5 bigint   position up to which it is read
+-- $6 bigint   most events
+-- $7 integer  most bytes of data or metadata
 select position, id, tenant, type, stream, version, recorded_at,
   case when pg_column_size(data) <= $7 and (pg_column_compression(data) is null or octet_length(data::text) <= $7) then data end,
   case when pg_column_size(metadata) <= 32 or pg_column_size(metadata) <= $7 and octet_length(metadata::text) <= $7 then metadata end

@@ -1,8 +1,14 @@
--- Reads a page of a large difference along the primary key: events above position $3 visible in the snapshot $2 and not in $1.
--- From the difference's floor on, nearly every row it passes belongs to it, so a page costs what it holds. Never call it with a
--- position below that floor.
--- Data and metadata larger than $5 bytes stay where they are and are null here: what arrives is bounded by the two limits.
--- $1 snapshot text · $2 snapshot text · $3 position bigint · $4 limit bigint · $5 bytes integer
+-- Reads a page of a large difference along the primary key: events above a position that are
+-- visible in snapshot B and not in A. From the difference's floor on, nearly every row belongs to
+-- the difference, so a page costs about what it returns. The position must not be below that floor.
+-- Data and metadata above the limit are not read and are null: this limit and the number of rows
+-- bound what arrives.
+--
+-- $1 text     snapshot A
+-- $2 text     snapshot B
+-- $3 bigint   position above which the page begins
+-- $4 bigint   most events
+-- $5 integer  most bytes of data or metadata
 select position, id, tenant, type, stream, version, recorded_at,
   case when pg_column_size(data) <= $5 and (pg_column_compression(data) is null or octet_length(data::text) <= $5) then data end,
   case when pg_column_size(metadata) <= 32 or pg_column_size(metadata) <= $5 and octet_length(metadata::text) <= $5 then metadata end

@@ -1,5 +1,6 @@
--- Reads what tells whether the store's xids are this cluster's: the identifier of the cluster that they are known to come from and of this
--- one, the next xid, some progress that is ahead of it with its processor, and the event with the highest xid if that is.
+-- Reads whether the store's transaction ids belong to this cluster: the recorded system identifier
+-- and this cluster's, the next transaction id, a progress ahead of it with its processor, and the
+-- event with the highest transaction id if that is ahead. No binds.
 with now as materialized (
   select pg_snapshot_xmax(pg_current_snapshot()) as next_xid
 ),

@@ -1,7 +1,13 @@
--- Sorts events by who has handled them: one row for each combination that occurs, as a text with a 1 or 0 for each place, and how many
--- events it has. Nothing but numbers is compared, so it does not matter whose they are.
--- Arrays of one length: $1 handled snapshots text[] · $2 snapshots read towards text[], null between two differences · $3 last positions bigint[]
--- $4 the position from which on nobody has handled anything bigint, null = none
+-- Groups events by which cursors and lanes have handled them. Each class is a text with one digit
+-- per place, 1 = handled, and comes with its number of events. Transaction ids are only compared
+-- with each other, so any cluster's will do.
+--
+-- Arrays of one length, one entry per place:
+-- $1 text[]    snapshot A
+-- $2 text[]    snapshot B; null between two differences
+-- $3 bigint[]  last positions
+-- Single value:
+-- $4 bigint    position from which on no place has handled anything; null = none
 with place as materialized (
   select ordinal, seen::pg_snapshot, target::pg_snapshot, last
   from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as given (seen, target, last, ordinal)

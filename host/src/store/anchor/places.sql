@@ -1,4 +1,4 @@
--- Reads every progress that some cursor or lane stands at, each once, but for those that have handled nothing.
+-- Reads every distinct progress of the cursors and lanes that have handled something. No binds.
 select distinct progress
 from (
   select progress::text from sandmill.cursors

@@ -1,7 +1,14 @@
--- Gives every event the xid of its class (see classes.sql, which sorts them in the same way).
--- Arrays of one length: $1 handled snapshots text[] · $2 snapshots read towards text[], null between two differences · $3 last positions bigint[]
--- Arrays of one length: $4 classes text[] · $5 their xids text[]
--- $6 the position from which on nobody has handled anything bigint, null = none
+-- Gives every event the transaction id of its class. Classes are those of classes.sql.
+--
+-- Arrays of one length, one entry per place:
+-- $1 text[]    snapshot A
+-- $2 text[]    snapshot B; null between two differences
+-- $3 bigint[]  last positions
+-- Arrays of one length, one entry per class:
+-- $4 text[]    classes
+-- $5 text[]    transaction ids
+-- Single value:
+-- $6 bigint    position from which on no place has handled anything; null = none
 with place as materialized (
   select ordinal, seen::pg_snapshot, target::pg_snapshot, last
   from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as given (seen, target, last, ordinal)

@@ -1,12 +1,19 @@
--- Finds events that were appended in this cluster after all cursors were written, by the transactions that wrote their rows. Rows that a
--- dump brought have foreign transaction ids and, mostly, one writer. Two results: the first position of an event that certainly was
--- appended here, and how many events before it may have been, with the first and last of these.
+-- Finds events that were appended in this cluster after all cursors were written, by the
+-- transactions that wrote their rows. Returns the first position of an event that was certainly
+-- appended here. Also returns the number of earlier events that may have been, and the first and
+-- last of these. No binds.
 --
--- A row says by xmin which transaction wrote it here. An append writes its own transaction into the column xid; in a subtransaction it
--- writes its parent's, which is older; that could be chance only where a dump was restored row by row, each with a writer of its own, as
--- the cursors of one processor show. There the stream's row must have the same writer. No cursor can have handled what was written after it, however
--- its snapshot reads. So this is true as well where rows came here physically, by pg_upgrade: nothing is found then that the
--- snapshots do not say too.
+-- xmin has the transaction that wrote a row in this cluster. An append writes its own transaction
+-- id into the column `xid`, too. In a subtransaction it writes the id of the parent, which is
+-- older. In a restored dump, rows have foreign ids in `xid` and mostly one writer.
+--
+-- An older id could be chance only where a dump was restored row by row, each row with a writer of
+-- its own, which the cursors of a processor show. There, the stream's row must have the same
+-- writer.
+--
+-- No cursor can have handled what was written after it, no matter what its snapshot has. So the
+-- result is also right where rows came here physically, by pg_upgrade: nothing is found then that
+-- the snapshots do not show, too.
 with cursor as materialized (
   select min(age) as age, coalesce(bool_or(has_many_writers), false) as came_row_by_row
   from (

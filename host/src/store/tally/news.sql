@@ -1,6 +1,8 @@
--- Counts by tenant the events that this statement sees and a snapshot did not; each row begins with the snapshot that this statement sees. Without
--- any such event there is one row, whose tenant and number are null.
--- $1 snapshot text
+-- Counts by tenant the events that this statement sees and the snapshot does not. Each row begins
+-- with this statement's own snapshot. If there are no such events, one row with tenant and number
+-- null is returned.
+--
+-- $1 text  snapshot
 select pg_current_snapshot()::text, news.tenant, news.events
 from (values (true)) as always (there)
 left join (

@@ -1,6 +1,7 @@
--- Reads the usage of tenants so far, and their lanes behind by state, without those that a tenant's
--- own processor replaces. A tenant without usage has zeros.
--- $1 tenants text[]
+-- Reads the usage of tenants, and the number of their lanes behind the cursors by state, without
+-- those that a tenant's own processor replaces. A tenant without usage has zeros.
+--
+-- $1 text[]  tenants
 select given.tenant, coalesce(u.events, 0), coalesce(u.cpu_seconds, 0), coalesce(u.refusals, 0),
        lanes.blocked, lanes.retrying, lanes.paused, lanes.catching_up
 from unnest($1::text[]) as given (tenant)
@@ -9,7 +10,7 @@ cross join lateral (
   select coalesce(sum(of_one.blocked), 0)::bigint as blocked, coalesce(sum(of_one.retrying), 0)::bigint as retrying,
          coalesce(sum(of_one.paused), 0)::bigint as paused, coalesce(sum(of_one.catching_up), 0)::bigint as catching_up
   from sandmill.processors p
-  -- One count for each processor, so that the key of the lane checkpoints is used.
+  -- Counted per processor, so that the key of `exceptions` is used.
   cross join lateral (
     select count(*) filter (where x.state = 'blocked') as blocked, count(*) filter (where x.state = 'retrying') as retrying,
            count(*) filter (where x.state = 'paused' and x.class <> 'replaced') as paused,

@@ -1,7 +1,20 @@
 -- Adds what tenants used to their sums.
--- $1 seconds in which they did: float8; $2 tenants: text[]; $3 CPU, $4 waiting, $5 throttled, seconds: float8[];
--- $6 events, $7 documents, $8 bytes, $9 failures: int8[]; $10 processor, $11 reason: text[], $12 time of the last failure: timestamptz[];
--- $13 refusals: int8[]; $14 what was refused last: text[].
+--
+-- $1  float8         seconds in which they used it
+-- Arrays of one length:
+-- $2  text[]         tenants
+-- $3  float8[]       CPU time, seconds
+-- $4  float8[]       waiting time, seconds
+-- $5  float8[]       throttled time, seconds
+-- $6  int8[]         events
+-- $7  int8[]         documents
+-- $8  int8[]         bytes
+-- $9  int8[]         failures
+-- $10 text[]         processor of the last failure, or null
+-- $11 text[]         reason of the last failure, or null
+-- $12 timestamptz[]  time of the last failure, or null
+-- $13 int8[]         refusals
+-- $14 text[]         last refusal, or null
 insert into sandmill.tenant_usage as sums (
   tenant, cpu_seconds, waited_seconds, throttled_seconds, events, documents, bytes, failures,
   error_processor, error, error_at, refusals, refused, lately_cpu, lately_waited, lately_throttled, lately_events

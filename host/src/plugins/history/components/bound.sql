@@ -1,6 +1,8 @@
--- Forgets, of each tenant's own plugins whose files are gone, the versions beyond so many bytes:
--- first those that ran before others, then those of plugins that have been gone for longest.
--- $1 bytes bigint
+-- Limits the bytes that each tenant's own plugins keep while their files are gone, by deleting
+-- versions. Deletes versions that ran earlier before those that ran last, and then those of the
+-- plugins that have been gone for longest.
+--
+-- $1 bigint  most bytes per tenant
 delete from sandmill.retained_versions r
 using (
   select v.plugin, v.digest, sum(octet_length(c.bytes)) over (

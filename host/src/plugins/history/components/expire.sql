@@ -1,3 +1,5 @@
--- Forgets plugins whose files have been gone for so long, with all that they could go back to.
--- $1 days integer
+-- Deletes plugins whose files have been gone for too long, with the versions that they could go
+-- back to.
+--
+-- $1 integer  days
 delete from sandmill.plugins where gone_since < now() - make_interval(days => $1)

@@ -1,6 +1,7 @@
--- Forgets, of each plugin, the versions beyond the number that is retained: first those that were
--- taken back, then those that ran longest ago, never the one that runs.
--- $1 versions of a plugin bigint
+-- Limits the retained versions of each plugin, by deleting the others. Deletes versions that were
+-- rolled back first, then those that ran longest ago, and never the one that runs.
+--
+-- $1 bigint  most versions of a plugin
 delete from sandmill.retained_versions r
 using (
   select v.plugin, v.digest, row_number() over (

@@ -1,3 +1,5 @@
--- Stores the bytes of a component, unless they are there already.
--- $1 digest text · $2 bytes bytea
+-- Stores the bytes of a component, unless they are stored already.
+--
+-- $1 text   digest
+-- $2 bytea  bytes
 insert into sandmill.components (digest, bytes) values ($1, $2) on conflict do nothing

@@ -1,8 +1,12 @@
--- Records that plugins can go back to versions which just began to run: one row for each place of
--- the lists. A version whose bytes are not stored is left out, and so is a plugin that is gone.
--- Gives the places that were recorded, from 1.
--- $1 plugins text[] · $2 digests text[] · $3 signatures text[] · $4 public keys that these are of
--- text[]
+-- Records versions that plugins can go back to, because they just began to run. Returns the
+-- recorded array positions, counted from 1. A version without stored bytes and a plugin that is
+-- gone are left out.
+--
+-- Arrays of one length:
+-- $1 text[]  plugins
+-- $2 text[]  digests
+-- $3 text[]  signatures
+-- $4 text[]  public keys of the signatures
 with ran as (
   select * from unnest($1::text[], $2::text[], $3::text[], $4::text[]) with ordinality as ran (plugin, digest, signature, signed_by, place)
 ), recorded as (
