@@ -1,52 +1,72 @@
-//! The rules for names, with messages for people. The database holds the same rules; these say sooner and better what is wrong.
+//! Rules for names and JSON, with messages for people. The database enforces the same rules; a
+//! check here saves a round trip and a failed transaction.
 
-/// The most bytes a stream's name may have. It is part of an index, and an index entry must stay far below a page.
+/// Longest name of a stream, bytes. It is part of an index, and an index entry must stay far below
+/// a page.
 pub const LONGEST_STREAM: usize = 512;
-/// The most bytes an event's type may have.
+/// Longest type of an event, bytes.
 pub const LONGEST_TYPE: usize = 200;
-/// The most bytes an event's id may have.
+/// Longest id of an event, bytes.
 pub const LONGEST_ID: usize = 200;
-/// The most characters a tenant's name may have: it becomes a directory's name and a label of metrics.
+/// Longest name of a tenant, characters. It becomes a folder's name and a label of metrics.
 pub const LONGEST_TENANT: usize = 64;
 
-/// Whether this can name a tenant, or why it cannot.
+/// Checks a tenant's name.
+///
+/// # Errors
+///
+/// The broken rule, for people.
 pub fn tenant(name: &str) -> Result<(), String> {
     let mut characters = name.chars();
-    let begins_well = characters.next().is_some_and(|c| c.is_ascii_alphanumeric());
-    let goes_on_well = characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-    if begins_well && goes_on_well && name.len() <= LONGEST_TENANT {
+    let first_is_valid = characters.next().is_some_and(|c| c.is_ascii_alphanumeric());
+    let rest_is_valid = characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    if first_is_valid && rest_is_valid && name.len() <= LONGEST_TENANT {
         return Ok(());
     }
     Err(format!(
-        "{name:?} cannot be a tenant: a tenant is 1 to {LONGEST_TENANT} ASCII letters, digits, dots, underscores and dashes, \
-         and begins with a letter or digit"
+        "{name:?} cannot be a tenant: use 1 to {LONGEST_TENANT} ASCII letters, digits, dots, underscores and hyphens, \
+         beginning with a letter or digit"
     ))
 }
 
-/// Whether this can name a stream, or why it cannot.
+/// Checks a stream's name.
+///
+/// # Errors
+///
+/// The broken rule, for people.
 pub fn stream(name: &str) -> Result<(), String> {
     text("a stream", name, LONGEST_STREAM)
 }
 
-/// Whether this can be an event's type, or why it cannot.
+/// Checks an event's type.
+///
+/// # Errors
+///
+/// The broken rule, for people.
 pub fn event_type(name: &str) -> Result<(), String> {
     text("an event's type", name, LONGEST_TYPE)
 }
 
-/// Whether this can be an event's id, or why it cannot.
+/// Checks an event's id.
+///
+/// # Errors
+///
+/// The broken rule, for people.
 pub fn id(id: &str) -> Result<(), String> {
     text("an event's id", id, LONGEST_ID)
 }
 
-/// The deepest nesting that JSON may have: CPython's parser gives up near 1,000 levels, QuickJS's
-/// near 3,000.
+/// Deepest nesting of JSON, levels. CPython's parser fails near 1,000 levels, QuickJS's near 3,000.
 pub const DEEPEST_JSON: usize = 512;
-/// The longest number that JSON may have, in characters: CPython refuses integers of more than
-/// 4,300 digits.
+/// Longest number in JSON, characters. CPython refuses integers of more than 4,300 digits.
 pub const LONGEST_NUMBER: usize = 1_000;
 
-/// Whether plugins in every language can read this JSON, or why not. The text is scanned once and
-/// not validated otherwise.
+/// Checks that plugins in every language can read a JSON text. The text is scanned once and not
+/// validated otherwise.
+///
+/// # Errors
+///
+/// The broken bound, in words that fit after "its data".
 pub fn readable_json(json: &str) -> Result<(), &'static str> {
     let (mut depth, mut number, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
     for byte in json.bytes() {
@@ -74,10 +94,10 @@ pub fn readable_json(json: &str) -> Result<(), &'static str> {
 
 fn text(what: &str, text: &str, longest: usize) -> Result<(), String> {
     if text.is_empty() {
-        return Err(format!("{what} must not be empty"));
+        return Err(format!("{what} must not be empty; use 1 to {longest} bytes"));
     }
     if text.len() > longest {
-        return Err(format!("{what} may have {longest} bytes at most; this one has {}", text.len()));
+        return Err(format!("{what} must not have more than {longest} bytes; this one has {}", text.len()));
     }
     if text.contains('\0') {
         return Err(format!("{what} must not contain U+0000; this one is {text:?}"));
@@ -90,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_are_plain_names() {
+    fn tenants_have_ascii_names_of_64_characters_at_most() {
         for good in ["default", "UA", "9E", "a", "acme.eu-west_1", &"x".repeat(64)] {
             assert_eq!(tenant(good), Ok(()));
         }
@@ -100,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn json_is_readable_up_to_its_bounds() {
+    fn json_beyond_the_bounds_of_nesting_and_numbers_is_refused() {
         let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
         let mixed = |levels: usize| format!("{}1{}", r#"[{"a":"]]}\"}","b":"#.repeat(levels), "}]".repeat(levels));
         for good in
@@ -120,11 +140,14 @@ mod tests {
     }
 
     #[test]
-    fn other_names_are_any_text_within_bounds() {
+    fn other_names_are_any_text_within_their_bounds() {
         assert_eq!(stream("Ware/ü 1"), Ok(()));
         assert_eq!(stream(&"ü".repeat(256)), Ok(()));
-        assert_eq!(stream(&"ü".repeat(257)).unwrap_err(), "a stream may have 512 bytes at most; this one has 514");
-        assert_eq!(event_type("").unwrap_err(), "an event's type must not be empty");
+        assert_eq!(
+            stream(&"ü".repeat(257)).unwrap_err(),
+            "a stream must not have more than 512 bytes; this one has 514"
+        );
+        assert_eq!(event_type("").unwrap_err(), "an event's type must not be empty; use 1 to 200 bytes");
         assert_eq!(id("a\0").unwrap_err(), "an event's id must not contain U+0000; this one is \"a\\0\"");
     }
 }

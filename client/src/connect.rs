@@ -1,8 +1,9 @@
-//! Connecting as libpq does: the same addresses, environment variables and password file, and TLS.
+//! Connections to PostgreSQL like libpq's: the same addresses, environment variables and password
+//! file, and TLS.
 //!
-//! An [`Address`] is read once, from a text and from the environment for what the text leaves out.
-//! It then opens as many connections as are wanted. Certificates are read again when their files
-//! change, so that renewed ones are used without a restart.
+//! An [`Address`] is parsed once, from a text, with the environment for what the text leaves out.
+//! It then opens any number of connections. Certificates are read again when their files change, so
+//! renewed ones are used without a restart.
 //!
 //! ```no_run
 //! # async fn connect() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,20 +19,19 @@
 //! # }
 //! ```
 //!
-//! Where this differs from libpq:
+//! Differences from libpq:
 //!
-//! - `sslmode=verify-ca` and `verify-full` without `sslrootcert` and without
-//!   `~/.postgresql/root.crt` trust the authorities of the operating system.
-//! - `sslmode=prefer` does not try again without TLS where the server offers TLS and the handshake
-//!   fails.
-//! - `sslmode=allow`, services, GSSAPI, lists of revoked certificates and encrypted private keys
-//!   are not supported; each is an error that says so.
+//! - `sslmode=verify-ca` and `verify-full` trust the operating system's certificate authorities if
+//!   there is neither `sslrootcert` nor `~/.postgresql/root.crt`.
+//! - `sslmode=prefer` does not retry without TLS if the server offers TLS and the handshake fails.
+//! - `sslmode=allow`, services, GSSAPI, certificate revocation lists and encrypted private keys are
+//!   not supported. Each is an error that names the parameter.
 
 mod address;
+mod error_kind;
 mod parameters;
 mod password_file;
 mod tls;
-mod trouble;
 
-pub use address::{Address, Connecting, InvalidAddress, Security};
-pub use trouble::Trouble;
+pub use address::{Address, Connection, InvalidAddress, Security};
+pub use error_kind::ConnectErrorKind;

@@ -1,51 +1,62 @@
-//! Why events were not appended, named by what the caller does next.
+//! Errors of an append, by what the caller does next.
 
 use tokio_postgres::error::{DbError, SqlState};
 
 use crate::{Append, ExpectedVersion};
 
-/// What the database raises when a stream is not at the expected version.
+/// SQLSTATE: the stream is not at the expected version.
 const CONFLICT: &str = "SM409";
-/// What it raises for an event over the store's size limit.
+/// SQLSTATE: an event exceeds the store's size limit.
 const TOO_LARGE: &str = "SM413";
-/// What it raises when the store was restored into another cluster.
+/// SQLSTATE: the store was restored into another cluster.
 const OTHER_CLUSTER: &str = "SM421";
-/// What it raises for JSON that plugins could not read.
+/// SQLSTATE: plugins could not read the JSON.
 const UNREADABLE: &str = "SM422";
-/// The constraint that keeps ids unique within a tenant.
+/// The constraint that event ids are unique within a tenant.
 const UNIQUE_ID: &str = "events_tenant_id_key";
 
-/// Why events were not appended. None of them was.
+/// The reason why an append failed. No event was appended, except perhaps if the reason is
+/// [`Database`](AppendError::Database).
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The stream is at another version: read it again and repeat the decision.
-    #[error("stream {stream} of tenant {tenant} is at version {actual}, expected {expected}")]
+    /// The stream is at another version than expected. Read it again and repeat the decision.
+    #[error(
+        "stream {stream} of tenant {tenant} is at version {actual}, expected {expected}; read it again and repeat the \
+         decision"
+    )]
     Conflict {
-        /// Whose stream it is.
+        /// The tenant that owns the stream.
         tenant: String,
         /// The stream.
         stream: String,
-        /// What was asked for.
+        /// The expected version.
         expected: ExpectedVersion,
-        /// The version of its last event; 0 when there is no such stream.
+        /// The version of the stream's last event; 0 if there is no such stream.
         actual: u64,
     },
-    /// An event with this id is there already: most likely this one, from an earlier attempt.
-    #[error("tenant {tenant} already has an event with the id {id}")]
+    /// The tenant already has an event with this id: most likely this event, from an earlier
+    /// attempt that succeeded. Or the append has two events with this id.
+    #[error(
+        "tenant {tenant} already has an event with the id {id}; if this repeats an append, the first attempt succeeded, \
+         otherwise give each event an id of its own"
+    )]
     DuplicateId {
-        /// The tenant that has it.
+        /// The tenant.
         tenant: String,
-        /// The id. Where the database does not tell which of several it was, all that were given, with commas.
+        /// The id. If the database does not name it, all ids of the append, separated by commas.
         id: String,
     },
-    /// The store cannot hold this: it would fail every time.
+    /// The store refuses the content, and would refuse it again. The text names the part and the
+    /// rule.
     #[error("{0}")]
     Invalid(String),
-    /// The store was restored from a dump or moved; it must be re-anchored before anything can be
-    /// appended.
+    /// The store was restored from a dump or moved. Nothing can be appended before
+    /// `sandmill migrate --reanchor` has run.
     #[error("{0}")]
     OtherCluster(String),
-    /// The database did not answer as hoped.
+    /// Any other error of the driver or the database, such as a lost connection. After a lost
+    /// connection the events may have been appended. With [ids](crate::NewEvent::id) of the
+    /// application's own, the append can be repeated safely.
     #[error("the database could not append the events")]
     Database(#[source] tokio_postgres::Error),
 }
@@ -72,8 +83,8 @@ impl AppendError {
     }
 }
 
-/// Finds which of the given ids the database's detail is about:
-/// `Key (tenant, id)=(…, …) already exists.`, in any language.
+/// The id that the database's detail names: `Key (tenant, id)=(…, …) already exists.`, in any
+/// language.
 fn duplicate(append: &Append, detail: &str) -> String {
     let ids: Vec<&str> = append.events.iter().filter_map(|event| event.id.as_deref()).collect();
     match ids.iter().find(|id| detail.contains(&format!("=({}, {id})", append.tenant))) {
@@ -82,8 +93,9 @@ fn duplicate(append: &Append, detail: &str) -> String {
     }
 }
 
-/// Whether it is the content that was refused: a value that no column can hold, or one that a rule of the store forbids. A unique
-/// key and a snapshot that is too old are not among them: those may pass another time.
+/// Whether the database refused the content: a value that no column can hold, or that breaks a rule
+/// of the store. A unique key and an outdated snapshot do not count, because a later attempt may
+/// succeed.
 fn is_refused_content(refusal: &DbError) -> bool {
     let class = refusal.code().code().get(..2).unwrap_or_default();
     class == "22"
@@ -108,7 +120,7 @@ mod tests {
     use crate::NewEvent;
 
     #[test]
-    fn the_duplicate_is_found_by_its_value_in_any_language() {
+    fn a_duplicate_id_is_found_in_a_detail_of_any_language() {
         let event = |id: &str| NewEvent::new("T", "1").id(id);
         let append = Append::to("t", "s").event(event("a")).event(NewEvent::new("T", "2")).event(event("ab"));
         assert_eq!(duplicate(&append, "Schlüssel »(tenant, id)=(t, ab)« existiert bereits."), "ab");
@@ -116,18 +128,17 @@ mod tests {
     }
 
     #[test]
-    fn messages_say_what_was_expected() {
-        let conflict = |expected| {
+    fn a_conflict_names_the_actual_and_the_expected_version() {
+        for (expected, words) in
+            [(ExpectedVersion::Exactly(2), "version 2"), (ExpectedVersion::NoStream, "no such stream")]
+        {
             let (tenant, stream) = ("acme".to_owned(), "cart-1".to_owned());
-            AppendError::Conflict { tenant, stream, expected, actual: 3 }.to_string()
-        };
-        assert_eq!(
-            conflict(ExpectedVersion::Exactly(2)),
-            "stream cart-1 of tenant acme is at version 3, expected version 2"
-        );
-        assert_eq!(
-            conflict(ExpectedVersion::NoStream),
-            "stream cart-1 of tenant acme is at version 3, expected no such stream"
-        );
+            assert_eq!(
+                AppendError::Conflict { tenant, stream, expected, actual: 3 }.to_string(),
+                format!(
+                    "stream cart-1 of tenant acme is at version 3, expected {words}; read it again and repeat the decision"
+                )
+            );
+        }
     }
 }

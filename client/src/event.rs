@@ -1,50 +1,50 @@
-//! What goes into the store and what comes out of it.
+//! Events to append, and events as the store returns them.
 
 use std::time::SystemTime;
 
 use crate::check;
 
-/// Events for one stream, to be appended together.
+/// Events to append to one stream together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Append {
-    /// Whose stream it is.
+    /// The tenant that owns the stream.
     pub tenant: String,
     /// The stream's name, unique within the tenant.
     pub stream: String,
-    /// What must be true of the stream.
+    /// The condition on the stream's version.
     pub expected: ExpectedVersion,
-    /// The events, in order; at least one.
+    /// The events, in order. At least one.
     pub events: Vec<NewEvent>,
 }
 
 impl Append {
-    /// Begins an append to a stream, whatever its version.
+    /// An append to a stream at any version, without events so far.
     pub fn to(tenant: impl Into<String>, stream: impl Into<String>) -> Self {
         Append { tenant: tenant.into(), stream: stream.into(), expected: ExpectedVersion::Any, events: Vec::new() }
     }
 
-    /// Appends only if the stream is at this version.
+    /// Sets the condition on the stream's version.
     #[must_use]
     pub fn expecting(mut self, expected: ExpectedVersion) -> Self {
         self.expected = expected;
         self
     }
 
-    /// Adds one event.
+    /// Adds an event.
     #[must_use]
     pub fn event(mut self, event: NewEvent) -> Self {
         self.events.push(event);
         self
     }
 
-    /// Adds many events.
+    /// Adds events.
     #[must_use]
     pub fn events(mut self, events: impl IntoIterator<Item = NewEvent>) -> Self {
         self.events.extend(events);
         self
     }
 
-    /// Finds what the database would refuse, where that can be told better here.
+    /// Checks what the database would refuse, to save the round trip and a failed transaction.
     pub(crate) fn check(&self) -> Result<(), String> {
         check::tenant(&self.tenant)?;
         check::stream(&self.stream)?;
@@ -52,32 +52,22 @@ impl Append {
             return Err("there are no events to append; add at least one".into());
         }
         for (index, event) in self.events.iter().enumerate() {
-            check::event_type(&event.event_type)?;
-            if let Some(id) = &event.id {
-                check::id(id)?;
-            }
-            for (part, json) in [("data", Some(&event.data)), ("metadata", event.metadata.as_ref())] {
-                check::readable_json(json.map_or("", String::as_str)).map_err(|problem| {
-                    let (number, count) = (index + 1, self.events.len());
-                    format!(
-                        "event {number} of {count} for stream {} of tenant {}: its {part} {problem}; plugins could not read it. Flatten it, \
-                         or write the number as a string.",
-                        self.stream, self.tenant
-                    )
-                })?;
-            }
+            event.check().map_err(|problem| {
+                let (number, count) = (index + 1, self.events.len());
+                format!("event {number} of {count} for stream {} of tenant {}: {problem}", self.stream, self.tenant)
+            })?;
         }
         Ok(())
     }
 }
 
-/// What must be true of a stream for an append to it.
+/// A condition on a stream's version, checked by an append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum ExpectedVersion {
-    /// Nothing: append in any case.
+    /// No condition.
     #[default]
     Any,
-    /// There must be no such stream.
+    /// The stream must not exist.
     NoStream,
     /// The stream's last event must have this version.
     Exactly(u64),
@@ -88,13 +78,13 @@ impl ExpectedVersion {
         match self {
             ExpectedVersion::Any => None,
             ExpectedVersion::NoStream => Some(0),
-            // No stream can have a version beyond, so that the conflict is certain either way.
+            // No stream has a larger version, so the append conflicts in either case.
             ExpectedVersion::Exactly(version) => Some(i64::try_from(version).unwrap_or(i64::MAX)),
         }
     }
 }
 
-/// In words that fit behind "expected".
+/// Words that fit after "expected".
 impl std::fmt::Display for ExpectedVersion {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -105,7 +95,7 @@ impl std::fmt::Display for ExpectedVersion {
     }
 }
 
-/// One event to append.
+/// An event to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEvent {
     pub(crate) event_type: String,
@@ -116,61 +106,77 @@ pub struct NewEvent {
 }
 
 impl NewEvent {
-    /// An event of a type with its data: any JSON, stored as it is written here.
+    /// An event with its type and its data. The data is any JSON value, and is stored as written.
     pub fn new(event_type: impl Into<String>, data: impl Into<String>) -> Self {
         NewEvent { event_type: event_type.into(), data: data.into(), metadata: None, id: None, recorded_at: None }
     }
 
-    /// What is known about the event beside its data, as a JSON object.
+    /// Sets the metadata: a JSON object about the event, such as its user or trace. Default: `{}`.
     #[must_use]
     pub fn metadata(mut self, metadata: impl Into<String>) -> Self {
         self.metadata = Some(metadata.into());
         self
     }
 
-    /// The event's id, unique among its tenant's events; a random UUID by default. An application
-    /// that chooses the ids may repeat an append when it does not know whether the first attempt
-    /// arrived.
+    /// Sets the event's id, unique within the tenant, 1 to 200 bytes. Default: a random UUID.
+    ///
+    /// With ids of its own, an application can safely repeat an append whose result it does not
+    /// know: a repeated event fails with
+    /// [`AppendError::DuplicateId`](crate::AppendError::DuplicateId).
     #[must_use]
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
     }
 
-    /// When it happened; the beginning of the transaction that appends it when not given.
+    /// Sets when the event happened. Default: the start of the transaction that appends it.
     #[must_use]
     pub fn recorded_at(mut self, time: SystemTime) -> Self {
         self.recorded_at = Some(time);
         self
     }
+
+    fn check(&self) -> Result<(), String> {
+        check::event_type(&self.event_type)?;
+        if let Some(id) = &self.id {
+            check::id(id)?;
+        }
+        for (part, json) in [("data", Some(&self.data)), ("metadata", self.metadata.as_ref())] {
+            check::readable_json(json.map_or("", String::as_str)).map_err(|problem| {
+                format!("its {part} {problem}; plugins could not read it. Flatten it, or write the number as a string.")
+            })?;
+        }
+        Ok(())
+    }
 }
 
-/// Where an event went.
+/// An event that was appended, with its place in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Appended {
-    /// Its id.
+    /// The event's id.
     pub id: String,
-    /// Its version: its number within the stream, from 1.
+    /// The event's number within the stream, counted from 1.
     pub version: u64,
-    /// Its number in the whole store. Positions grow within a stream; across streams they become visible in any order.
+    /// The event's number within the store's log. Positions grow within a stream; across streams
+    /// they become visible in any order.
     pub position: u64,
 }
 
-/// An event as it was stored.
+/// An event as the store has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedEvent {
-    /// Its number in the whole store.
+    /// The event's number within the store's log.
     pub position: u64,
-    /// Its number within the stream, from 1.
+    /// The event's number within the stream, counted from 1.
     pub version: u64,
-    /// Its type.
+    /// The event's type.
     pub event_type: String,
-    /// Its id.
+    /// The event's id.
     pub id: String,
-    /// When it happened.
+    /// When the event happened.
     pub recorded_at: SystemTime,
-    /// Its data: the JSON text that was appended.
+    /// The event's data: the JSON text that was appended.
     pub data: String,
-    /// What is known about it beside its data: the text of a JSON object.
+    /// The event's metadata: the text of a JSON object.
     pub metadata: String,
 }

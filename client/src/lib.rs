@@ -1,9 +1,9 @@
-//! Appends events to a Sandmill event store and reads them back.
+//! A client of a Sandmill event store: appends events to streams and reads streams.
 //!
-//! An application links this crate beside its own `tokio-postgres` client; the host that processes the events is not needed for
-//! that. Both functions work on a client or inside the caller's transaction, so that an event can be stored together with
-//! whatever else the application writes. All rules are the database's: this crate is a typed way to say
-//! `select * from sandmill.append(…)`, and what it appends follows every other application's appends.
+//! An application uses it with its own `tokio-postgres` client; no Sandmill host needs to run. Both
+//! functions accept a client or a transaction, so an event can be stored together with the
+//! application's own rows. The database enforces all rules: [`append`] is a typed form of
+//! `select * from sandmill.append(…)`.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,7 +13,7 @@
 //!     tokio_postgres::connect("postgresql://localhost/shop", tokio_postgres::NoTls).await?;
 //! tokio::spawn(connection);
 //!
-//! // What is decided from the events so far must not be stored when somebody else was quicker.
+//! // The append below depends on these events. It fails if another one was appended meanwhile.
 //! let so_far = read_stream(&client, "acme", "cart-1", 1, 1000).await?;
 //! let expected = so_far.last().map_or(ExpectedVersion::NoStream, |last| ExpectedVersion::Exactly(last.version));
 //!
@@ -33,7 +33,7 @@
 //! # }
 //! ```
 //!
-//! With the feature `connect`, the module `connect` opens connections as libpq does, with TLS.
+//! With the feature `connect`, the module `connect` opens connections like libpq, with TLS.
 #![warn(missing_docs)]
 
 pub mod check;
@@ -48,13 +48,17 @@ pub use error::AppendError;
 pub use event::{Append, Appended, ExpectedVersion, NewEvent, RecordedEvent};
 use tokio_postgres::{GenericClient, types::Type};
 
-/// The tenant of an application that knows no tenants.
+/// The tenant for applications without tenants.
 pub const DEFAULT_TENANT: &str = "default";
 
-/// Appends the events to the end of their stream, all of them or none, and returns one entry for each.
+/// Appends events to the end of a stream, all or none, and returns one entry per event, in order.
 ///
-/// Inside a transaction of the caller's, an error makes that transaction unusable, as any failed statement does, and the events
-/// are there for others once it commits.
+/// In a transaction, the events become visible to other sessions when it commits.
+///
+/// # Errors
+///
+/// [`AppendError`], by what the caller does next. A transaction in which a statement failed must be
+/// rolled back, as always in PostgreSQL.
 pub async fn append(client: &impl GenericClient, append: &Append) -> Result<Vec<Appended>, AppendError> {
     append.check().map_err(AppendError::Invalid)?;
     let types: Vec<&str> = append.events.iter().map(|event| event.event_type.as_str()).collect();
@@ -88,13 +92,19 @@ pub async fn append(client: &impl GenericClient, append: &Append) -> Result<Vec<
         .collect())
 }
 
-/// What each event has of something optional; nothing when none has it, so that the database's default costs nothing.
+/// The values of an optional part, one per event; `None` if no event has it, so that the database
+/// uses its default.
 fn given<'a, T>(events: &'a [NewEvent], of: impl Fn(&'a NewEvent) -> Option<T>) -> Option<Vec<Option<T>>> {
     let all: Vec<Option<T>> = events.iter().map(of).collect();
     all.iter().any(Option::is_some).then_some(all)
 }
 
-/// Reads the events of a stream in order, from a version on (the first is 1), `limit` at most.
+/// Reads at most `limit` events of a stream, in order, from a version on. The first event has
+/// version 1. A stream that does not exist has no events.
+///
+/// # Errors
+///
+/// The errors of the driver.
 pub async fn read_stream(
     client: &impl GenericClient,
     tenant: &str,

@@ -17,7 +17,7 @@ use sandmill::db::{
     embedded::{Embedded, Options},
     migrate,
 };
-use sandmill_client::connect::{Address, Trouble};
+use sandmill_client::connect::{Address, ConnectErrorKind};
 use sandmill_tests::{
     Database,
     host::{eventually, plugins, root, sandmill, stderr, stdout},
@@ -110,9 +110,9 @@ impl Server {
     }
 
     /// How a connection is encrypted, or what keeps it from being opened.
-    async fn try_it(&self, rest: &str) -> Result<bool, Trouble> {
+    async fn try_it(&self, rest: &str) -> Result<bool, ConnectErrorKind> {
         let address = Address::parse(&self.address(rest), &|_| None).unwrap();
-        let (client, connection) = address.connect().await.map_err(|error| Trouble::of(&error))?;
+        let (client, connection) = address.connect().await.map_err(|error| ConnectErrorKind::of(&error))?;
         tokio::spawn(connection);
         let sql = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
         Ok(client.query_one(sql, &[]).await.unwrap().get(0))
@@ -127,34 +127,42 @@ fn trusting(name: &str, mode: &str) -> String {
 async fn each_mode_checks_as_much_as_it_says() {
     let server = Server::start().await;
     for mode in ["prefer", "disable"] {
-        assert_eq!(server.try_it(&format!("sslmode={mode}")).await, Err(Trouble::User), "without TLS nobody gets in");
+        assert_eq!(
+            server.try_it(&format!("sslmode={mode}")).await,
+            Err(ConnectErrorKind::User),
+            "without TLS nobody gets in"
+        );
     }
-    assert_eq!(server.try_it("sslmode=require").await, Err(Trouble::NoTls));
+    assert_eq!(server.try_it("sslmode=require").await, Err(ConnectErrorKind::NoTls));
     let ours = |mode| trusting("authority.crt", mode);
 
     server.show("server").await;
-    assert_eq!(server.try_it("sslmode=disable").await, Err(Trouble::User));
+    assert_eq!(server.try_it("sslmode=disable").await, Err(ConnectErrorKind::User));
     for mode in ["prefer", "require"] {
         assert_eq!(server.try_it(&format!("sslmode={mode}")).await, Ok(true), "{mode}");
     }
     for mode in ["verify-ca", "verify-full"] {
         assert_eq!(server.try_it(&ours(mode)).await, Ok(true), "{mode}");
-        assert_eq!(server.try_it(&trusting("alone.crt", mode)).await, Err(Trouble::Untrusted), "{mode}");
+        assert_eq!(server.try_it(&trusting("alone.crt", mode)).await, Err(ConnectErrorKind::Untrusted), "{mode}");
     }
     let by_number = format!("{} host=127.0.0.1", ours("verify-full"));
     assert_eq!(server.try_it(&by_number).await, Ok(true), "its certificate has the address, too");
-    assert_eq!(server.try_it(&trusting("alone.crt", "require")).await, Err(Trouble::Untrusted), "as libpq has it");
+    assert_eq!(
+        server.try_it(&trusting("alone.crt", "require")).await,
+        Err(ConnectErrorKind::Untrusted),
+        "as libpq has it"
+    );
 
     server.show("other").await;
     assert_eq!(server.try_it(&ours("verify-ca")).await, Ok(true));
-    assert_eq!(server.try_it(&ours("verify-full")).await, Err(Trouble::OtherHost));
+    assert_eq!(server.try_it(&ours("verify-full")).await, Err(ConnectErrorKind::OtherHost));
     server.show("expired").await;
     assert_eq!(server.try_it("sslmode=require").await, Ok(true));
-    assert_eq!(server.try_it(&ours("verify-ca")).await, Err(Trouble::Expired));
+    assert_eq!(server.try_it(&ours("verify-ca")).await, Err(ConnectErrorKind::Expired));
     // One that signs itself is trusted where it is named, and nowhere else.
     server.show("alone").await;
     assert_eq!(server.try_it(&trusting("alone.crt", "verify-full")).await, Ok(true));
-    assert_eq!(server.try_it(&ours("verify-ca")).await, Err(Trouble::Untrusted));
+    assert_eq!(server.try_it(&ours("verify-ca")).await, Err(ConnectErrorKind::Untrusted));
     // A certificate in the old form cannot be verified, and encrypts as well as others.
     server.show("v1").await;
     assert_eq!(server.try_it("sslmode=require").await, Ok(true));
@@ -169,29 +177,29 @@ async fn passwords_and_certificates_open_what_they_are_for() {
     let own = format!("sslcert={} sslkey={}", certificate("client.crt").display(), certificate("client.key").display());
     let certified = async |with: &str| server.try_it(&format!("{full} dbname=certified {with}")).await;
     assert_eq!(certified(&own).await, Ok(true));
-    assert!(certified("").await.is_err_and(|trouble| trouble != Trouble::Unreachable));
+    assert!(certified("").await.is_err_and(|trouble| trouble != ConnectErrorKind::Unreachable));
 
     let keeper = async |with: &str| server.try_it(&format!("{full} user=keeper {with}")).await;
     assert_eq!(keeper("password=its:secret").await, Ok(true));
     assert_eq!(keeper("password=its:secret channel_binding=require").await, Ok(true));
-    assert_eq!(keeper("password=wrong").await, Err(Trouble::Password));
+    assert_eq!(keeper("password=wrong").await, Err(ConnectErrorKind::Password));
     let file = server.folder.path().join("pgpass");
     let with_file = format!("passfile={}", file.display());
-    assert_eq!(keeper(&with_file).await, Err(Trouble::NoPassword));
+    assert_eq!(keeper(&with_file).await, Err(ConnectErrorKind::NoPassword));
     fs::write(&file, "other:*:*:*:wrong\nlocalhost:*:*:keeper:its\\:secret\n").unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(keeper(&with_file).await, Ok(true));
 
     for (rest, trouble) in [
-        ("user=nobody_of_that_name", Trouble::User),
-        ("dbname=none_of_that_name", Trouble::Database),
-        ("port=1", Trouble::Unreachable),
+        ("user=nobody_of_that_name", ConnectErrorKind::User),
+        ("dbname=none_of_that_name", ConnectErrorKind::Database),
+        ("port=1", ConnectErrorKind::Unreachable),
     ] {
         assert_eq!(server.try_it(&format!("{full} {rest}")).await, Err(trouble), "{rest}");
     }
     let unknown = Address::parse("host=unknown.invalid user=u dbname=d", &|_| None).unwrap();
     let error = unknown.connect().await.err().expect("there is no such host");
-    assert_eq!(Trouble::of(&error), Trouble::Host, "{error:?}");
+    assert_eq!(ConnectErrorKind::of(&error), ConnectErrorKind::Host, "{error:?}");
 }
 
 /// A certificate that is renewed is used by the next connection; while its file is not whole, the
@@ -204,8 +212,8 @@ async fn renewed_certificates_are_read_again() {
     fs::copy(certificate("alone.crt"), &file).unwrap();
     let address = server.address(&format!("sslmode=verify-full sslrootcert={}", file.display()));
     let address = Address::parse(&address, &|_| None).unwrap();
-    let connect = async || address.connect().await.map(drop).map_err(|error| Trouble::of(&error));
-    assert_eq!(connect().await, Err(Trouble::Untrusted));
+    let connect = async || address.connect().await.map(drop).map_err(|error| ConnectErrorKind::of(&error));
+    assert_eq!(connect().await, Err(ConnectErrorKind::Untrusted));
     let rewrite = |bytes: &[u8]| {
         // So that the time of the change is another one, however coarse the clock is.
         let before = fs::metadata(&file).unwrap().modified().unwrap();

@@ -1,9 +1,9 @@
-//! An address with what the environment adds to it, and connections to it.
+//! The address of a database, completed from the environment, and connections to it.
 
 use std::path::{Path, PathBuf};
 
 use tokio_postgres::{
-    Client, Config, Connection, Error, Socket,
+    Client, Config, Error, Socket,
     config::{Host, SslMode},
     tls::MakeTlsConnect,
 };
@@ -15,38 +15,42 @@ use super::{
     tls::Tls,
 };
 
-/// What drives a [`Client`]: to be spawned as a task, or nothing is sent or received.
-pub type Connecting = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+/// The connection behind a [`Client`], a future. Spawn it as a task: without it nothing is sent or
+/// received.
+pub type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
-/// An address that cannot be used, and why; never with a part of it that may be of a password.
+/// The reason why an address cannot be used. Contains no part of the address that could belong to a
+/// password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct InvalidAddress(String);
 
-/// How far a connection over a network is protected, as libpq's `sslmode` names it. Sockets of the
-/// same machine are never encrypted.
+/// The protection of a connection over a network: libpq's `sslmode`. Connections over a Unix socket
+/// are never encrypted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Security {
-    /// `disable`: not at all.
+    /// `disable`: not encrypted.
     Disable,
-    /// `prefer`: encrypted if the server offers TLS; its identity is not verified. The default.
+    /// `prefer`: encrypted if the server offers TLS. The server's certificate is not verified. The
+    /// default.
     Prefer,
-    /// `require`: encrypted; the server's identity is not verified unless `sslrootcert` is given.
+    /// `require`: encrypted. The server's certificate is not verified unless `sslrootcert` is
+    /// given.
     Require,
-    /// `verify-ca`: encrypted, with a server whose certificate comes from a trusted authority.
+    /// `verify-ca`: encrypted. A trusted authority must have issued the server's certificate.
     VerifyCa,
-    /// `verify-full`: encrypted, with the very server that is named.
+    /// `verify-full`: like `verify-ca`, and the certificate must belong to the named host.
     VerifyFull,
 }
 
-/// Where a database is, and how to get in.
+/// The address of a database: its servers, the user and its credentials, and the protection.
 #[derive(Clone, Debug)]
 pub struct Address {
     config: Config,
     tls: Tls,
 }
 
-/// Environment variables that stand for a parameter which the address leaves out.
+/// Environment variables, each with the parameter that it replaces if the address leaves it out.
 const VARIABLES: [(&str, &str); 16] = [
     ("PGHOST", "host"),
     ("PGHOSTADDR", "hostaddr"),
@@ -66,7 +70,7 @@ const VARIABLES: [(&str, &str); 16] = [
     ("PGCHANNELBINDING", "channel_binding"),
 ];
 
-/// Parameters that the driver reads.
+/// Parameters that the driver handles.
 const DRIVERS: [&str; 18] = [
     "host",
     "hostaddr",
@@ -87,9 +91,9 @@ const DRIVERS: [&str; 18] = [
     "channel_binding",
     "sslnegotiation",
 ];
-/// Parameters that are read here.
+/// Parameters that this module handles.
 const OURS: [&str; 6] = ["passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword"];
-/// Parameters of libpq's that change nothing here where they have one of these values.
+/// Parameters of libpq that have no effect here, with the values that are accepted for them.
 const WITHOUT_EFFECT: [(&str, &[&str]); 6] = [
     ("client_encoding", &["utf8", "UTF8", "auto"]),
     ("gssencmode", &["disable", "prefer"]),
@@ -99,17 +103,19 @@ const WITHOUT_EFFECT: [(&str, &[&str]); 6] = [
     ("ssl_min_protocol_version", &["TLSv1.2"]),
 ];
 
-/// Folders where a server of this machine puts its socket by default.
+/// Folders in which a server on this machine has its socket by default.
 const SOCKET_FOLDERS: [&str; 3] = ["/var/run/postgresql", "/run/postgresql", "/tmp"];
 
 impl Address {
-    /// Reads an address in either of libpq's two forms. What it leaves out comes from libpq's
-    /// environment variables, then from the password file, then from libpq's defaults; so an empty
-    /// text is an address, too. `environment` gives the value of a variable.
+    /// Parses an address in either of libpq's two forms: a URI, or a list of `NAME=VALUE`. Omitted
+    /// parameters come from libpq's environment variables, then from the password file, then from
+    /// libpq's defaults. So an empty text is a valid address. `environment` returns the value of a
+    /// variable.
     ///
     /// # Errors
     ///
-    /// Names the parameter that is wrong and what to write instead.
+    /// Names the invalid parameter and what to write instead. An unreadable password file or
+    /// certificate is an error, too.
     pub fn parse(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidAddress> {
         let mut given = parameters::parse(text).map_err(InvalidAddress)?;
         check(&given)?;
@@ -122,7 +128,7 @@ impl Address {
         }
         if !given.contains_key("host") {
             let port = given.get("port").map_or("5432", String::as_str);
-            // What a certificate is for is a name, or the address where there is none.
+            // A certificate is for a name or, if there is none, for the address.
             let host = given.get("hostaddr").cloned().unwrap_or_else(|| default_host(port));
             given.insert("host".into(), host);
         }
@@ -134,29 +140,29 @@ impl Address {
         }
         let tls = Tls::of(&given, home.as_deref()).map_err(InvalidAddress)?;
         let mut config = driver_config(&given)?;
-        // A socket of this machine is never encrypted.
+        // As in libpq: a Unix socket is never encrypted.
         let is_local = config.get_hosts().iter().all(|host| matches!(host, Host::Unix(_)));
         config.ssl_mode(if is_local { SslMode::Disable } else { tls.mode() });
         Ok(Address { config, tls })
     }
 
-    /// What the driver makes of it.
+    /// The configuration of the driver.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The same, to be changed: time-outs, keepalives, the application's name.
+    /// The configuration of the driver, to change timeouts, keepalives, or the application's name.
     pub fn config_mut(&mut self) -> &mut Config {
         &mut self.config
     }
 
-    /// How far connections over a network are protected.
+    /// The protection of connections over a network.
     pub fn security(&self) -> Security {
         self.tls.security()
     }
 
-    /// Where it is, for people: without the password, and with libpq's defaults for what is left
-    /// out.
+    /// The address for people: `DATABASE at HOST:PORT as USER`, without the password and with
+    /// libpq's defaults for omitted parameters.
     pub fn place(&self) -> String {
         let ports = self.config.get_ports();
         let hosts = self.config.get_hosts().iter().enumerate().map(|(number, host)| {
@@ -172,34 +178,35 @@ impl Address {
         format!("{name} at {hosts} as {user}")
     }
 
-    /// Opens a connection. The second part is to be spawned.
+    /// Opens a connection. Spawn the second part as a task.
     ///
     /// # Errors
     ///
-    /// Those of the driver: [`Trouble`](super::Trouble) tells them apart.
-    pub async fn connect(&self) -> Result<(Client, Connecting), Error> {
-        // What TLS needs for a handshake would be a part of every future that connects.
+    /// Errors of the driver. [`ConnectErrorKind`](super::ConnectErrorKind) classifies them.
+    pub async fn connect(&self) -> Result<(Client, Connection), Error> {
+        // Boxed, as the state of a TLS handshake would enlarge every future that connects.
         Box::pin(self.config.connect(self.tls.connector())).await
     }
 
-    /// The same, under another application's name.
+    /// Opens a connection with an `application_name` of its own.
     ///
     /// # Errors
     ///
-    /// As of [`connect`](Self::connect).
-    pub async fn connect_as(&self, application: &str) -> Result<(Client, Connecting), Error> {
+    /// As for [`connect`](Self::connect).
+    pub async fn connect_as(&self, application: &str) -> Result<(Client, Connection), Error> {
         let mut config = self.config.clone();
         config.application_name(application);
         Box::pin(config.connect(self.tls.connector())).await
     }
 
-    /// What encrypts a further connection to the same server, as cancelling a statement needs.
+    /// The TLS connector for a further connection to the same server, which cancelling a statement
+    /// needs.
     pub fn tls(&self) -> MakeRustlsConnect {
         self.tls.connector()
     }
 }
 
-/// Refuses parameters that are unknown, or known and without effect here.
+/// Refuses parameters that are unknown, and values that cannot be honoured.
 fn check(given: &Parameters) -> Result<(), InvalidAddress> {
     for (name, value) in given {
         if DRIVERS.contains(&&**name) || OURS.contains(&&**name) {
@@ -208,19 +215,19 @@ fn check(given: &Parameters) -> Result<(), InvalidAddress> {
         let why = match WITHOUT_EFFECT.iter().find(|(known, _)| known == name) {
             Some((_, values)) if values.contains(&&**value) => continue,
             Some((_, values)) => format!("{name} may only be {} here; leave it out", values.join(" or ")),
-            None => format!("there is no parameter `{}`, or none that is supported", cut(name)),
+            None => format!("the parameter `{}` is unknown or not supported; correct it or leave it out", cut(name)),
         };
         return Err(InvalidAddress(why));
     }
     Ok(())
 }
 
-/// A name in an error: short, and on one line.
+/// A name for an error message: at most 40 characters, on one line.
 fn cut(name: &str) -> String {
     name.chars().filter(|character| !character.is_control()).take(40).collect()
 }
 
-/// Where a server of this machine listens, if one may: libpq's folder for sockets, or Debian's.
+/// The socket folder of a server on this machine, libpq's or Debian's, or else `localhost`.
 fn default_host(port: &str) -> String {
     let listens = |folder: &&&str| Path::new(folder).join(format!(".s.PGSQL.{port}")).exists();
     SOCKET_FOLDERS.iter().find(listens).map_or("localhost", |folder| *folder).into()
@@ -237,7 +244,7 @@ fn of_file(
     let user = first("user").map(String::from).or_else(|| environment("USER")).unwrap_or_default();
     let host = first("host").or(first("hostaddr")).unwrap_or("localhost");
     let target = Target {
-        // A socket in the usual folder goes by that name.
+        // The file names a socket in the usual folder `localhost`.
         host: if SOCKET_FOLDERS.contains(&host) { "localhost" } else { host },
         port: first("port").unwrap_or("5432"),
         database: first("dbname").unwrap_or(&user),
@@ -246,24 +253,25 @@ fn of_file(
     password_file::find(&path, given.contains_key("passfile"), &target).map_err(InvalidAddress)
 }
 
-/// The driver's part. Its own errors may quote a value, so each parameter is tried alone.
+/// The configuration of the driver. The driver's errors may quote a value, so each parameter is
+/// first parsed alone and named in an error of ours.
 fn driver_config(given: &Parameters) -> Result<Config, InvalidAddress> {
     let mut all = String::new();
     for name in DRIVERS {
         let Some(value) = given.get(name) else { continue };
         let pair = format!("{name}='{}' ", value.replace('\\', "\\\\").replace('\'', "\\'"));
         if pair.parse::<Config>().is_err() {
-            return Err(InvalidAddress(format!("{name} has a value that it cannot have")));
+            return Err(InvalidAddress(format!("{name} has an invalid value")));
         }
         all.push_str(&pair);
     }
-    let config: Config = all.parse().map_err(|_| InvalidAddress("its parameters contradict each other".into()))?;
+    let config: Config = all.parse().map_err(|_| InvalidAddress("the parameters contradict each other".into()))?;
     let (hosts, addresses, ports) = (config.get_hosts().len(), config.get_hostaddrs().len(), config.get_ports().len());
     if hosts > 0 && addresses > 0 && hosts != addresses {
-        return Err(InvalidAddress("hostaddr has to name an address for each host, or be left out".into()));
+        return Err(InvalidAddress("hostaddr must have one address per host; correct it or leave it out".into()));
     }
     if ports > 1 && ports != hosts.max(addresses) {
-        return Err(InvalidAddress("port has to name one for all hosts, or one for each".into()));
+        return Err(InvalidAddress("port must have one number for all hosts, or one per host".into()));
     }
     Ok(config)
 }
@@ -279,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_stands_for_what_is_left_out() {
+    fn omitted_parameters_come_from_the_environment() {
         let environment = [
             ("PGHOST", "env"),
             ("PGPORT", "7"),
@@ -303,18 +311,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_no_password_is() {
+    fn errors_name_the_parameter_and_no_password() {
         let cases = [
             ("postgres://u:my@secret@h/d", "more than one `@`"),
             ("host=h sslmode=allow", "sslmode"),
             ("host=h sslmode=secret", "sslmode may be"),
-            ("host=h port=secret", "port has a value"),
-            ("host=h sslmod=require", "no parameter `sslmod`"),
-            ("host=h service=x", "no parameter `service`"),
+            ("host=h port=secret", "port has an invalid value"),
+            ("host=h sslmod=require", "the parameter `sslmod` is unknown"),
+            ("host=h service=x", "the parameter `service` is unknown"),
             ("host=h gssencmode=require", "gssencmode may only be disable or prefer"),
-            ("host=a,b,c port=1,2", "one for all hosts, or one for each"),
-            ("host=a,b hostaddr=::1", "an address for each host"),
-            ("host=h password=secret channel_binding=x", "channel_binding has a value"),
+            ("host=a,b,c port=1,2", "one number for all hosts, or one per host"),
+            ("host=a,b hostaddr=::1", "one address per host"),
+            ("host=h password=secret channel_binding=x", "channel_binding has an invalid value"),
         ];
         for (text, why) in cases {
             let error = address(text, &[]).unwrap_err();
@@ -324,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_the_same_for_the_driver() {
+    fn the_driver_gets_a_quoted_value_unchanged() {
         let odd = r"it's \ ' odd";
         let text = format!("host=h password='{}'", odd.replace('\\', "\\\\").replace('\'', "\\'"));
         assert_eq!(address(&text, &[]).unwrap().config().get_password(), Some(odd.as_bytes()));

@@ -1,18 +1,18 @@
-//! Addresses as texts, in libpq's two forms: pure.
+//! A parser of addresses in libpq's two forms.
 //!
-//! No error quotes a value: any part of an address that is not well-formed may be of a password.
+//! No error quotes a value: any part of a malformed address may belong to a password.
 
 use std::collections::BTreeMap;
 
-/// The parameters of an address by name, each with its value.
+/// The parameters of an address: values by name.
 pub(super) type Parameters = BTreeMap<String, String>;
 
-/// Reads a URI, or a list of `NAME=VALUE`.
+/// Parses a URI, or a list of `NAME=VALUE`.
 pub(super) fn parse(text: &str) -> Result<Parameters, String> {
     let text = text.trim();
     match text.strip_prefix("postgresql://").or_else(|| text.strip_prefix("postgres://")) {
         Some(rest) => uri(rest),
-        None if text.contains("://") => Err("it begins like a URI and not with postgresql://".into()),
+        None if text.contains("://") => Err("it looks like a URI, but does not begin with postgresql://".into()),
         None => list(text),
     }
 }
@@ -28,7 +28,7 @@ fn uri(rest: &str) -> Result<Parameters, String> {
     };
     if hosts.contains('@') || database.contains('@') {
         return Err(
-            "there is more than one `@`, or one behind a `/`; in a user or a password write it as %40, and `/` as %2F"
+            "there is more than one `@`, or one after a `/`; in a user or a password write `@` as %40 and `/` as %2F"
                 .into(),
         );
     }
@@ -68,18 +68,18 @@ fn put(found: &mut Parameters, name: &str, value: String) {
 /// `NAME`, `NAME:PORT` or `[IPv6]:PORT`.
 fn host_and_port(host: &str) -> Result<(&str, &str), String> {
     if let Some(rest) = host.strip_prefix('[') {
-        let (name, port) = rest.split_once(']').ok_or("a host begins with `[` and has no `]`")?;
+        let (name, port) = rest.split_once(']').ok_or("a host begins with `[` but has no `]`")?;
         return match port.strip_prefix(':') {
             Some(port) => Ok((name, port)),
             None if port.is_empty() => Ok((name, "")),
-            None => Err("after a host in brackets comes neither a port nor its end".into()),
+            None => Err("a host in brackets is followed by something other than `:PORT`".into()),
         };
     }
     match host.split_once(':') {
         None => Ok((host, "")),
-        // What a user without `@` behind it looks like, too.
+        // A user and password without `@` look like this, too.
         Some((_, port)) if !port.bytes().all(|byte| byte.is_ascii_digit()) => {
-            Err("the port is not a number; a password stands before an `@`".into())
+            Err("the port is not a number; if it is a password, add `@` and the host after it".into())
         }
         Some(parts) => Ok(parts),
     }
@@ -102,16 +102,15 @@ fn unescaped(text: &str, what: &str) -> Result<String, String> {
     String::from_utf8(bytes).map_err(|_| format!("{what} is not UTF-8"))
 }
 
-/// `NAME = VALUE …`; a value may stand in single quotes, with `\` before what is to be taken as it
-/// is.
+/// `NAME = VALUE …`. A value may be in single quotes. `\` takes the next character literally.
 fn list(text: &str) -> Result<Parameters, String> {
     let mut found = Parameters::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {
-        let (name, after) = rest.split_once('=').ok_or("a word has no `=` after it")?;
+        let (name, after) = rest.split_once('=').ok_or("a word has no `=` after it; write NAME=VALUE")?;
         let name = name.trim_end();
         if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
-            return Err("before a `=` stands no parameter's name".into());
+            return Err("the text before a `=` is no parameter's name".into());
         }
         let (value, after) = value(after.trim_start())?;
         found.insert(name.into(), value);
@@ -132,7 +131,7 @@ fn value(text: &str) -> Result<(String, &str), String> {
             _ => value.push(character),
         }
     }
-    if quoted { Err("a `'` has no second one".into()) } else { Ok((value, "")) }
+    if quoted { Err("a value begins with `'` but has no closing `'`".into()) } else { Ok((value, "")) }
 }
 
 #[cfg(test)]
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_are_read() {
+    fn both_forms_are_parsed() {
         assert_eq!(shown(""), Vec::<String>::new());
         assert_eq!(shown("postgres://"), Vec::<String>::new());
         assert_eq!(
@@ -159,20 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_well_formed_is_told_without_any_of_it() {
+    fn errors_of_a_malformed_address_quote_nothing_of_it() {
         let cases = [
             ("postgres://u:my@secret@h/d", "more than one `@`"),
-            ("postgres://u:my/secret@h/d", "or one behind a `/`"),
+            ("postgres://u:my/secret@h/d", "or one after a `/`"),
             ("postgres://u:secret", "not a number"),
             ("postgres://u:secr%zzet@h/d", "the password has a `%`"),
             ("postgres://u:secret%00@h/d", "the password has a `%`"),
             ("postgres://u:%ff@h/d", "the password is not UTF-8"),
             ("postgres://u@[::1/d", "no `]`"),
             ("postgres://u@h/d?secret", "no `=`"),
-            ("mysql://u:secret@h/d", "not with postgresql://"),
+            ("mysql://u:secret@h/d", "not begin with postgresql://"),
             ("host=h secret", "no `=`"),
             ("my secret=h", "no parameter's name"),
-            ("password='secret", "no second one"),
+            ("password='secret", "no closing"),
         ];
         for (text, why) in cases {
             let error = parse(text).unwrap_err();

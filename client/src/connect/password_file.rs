@@ -1,11 +1,11 @@
-//! The password file, `~/.pgpass`: which of its lines is for a connection.
+//! The password file, `~/.pgpass`, in libpq's format: lines of `HOST:PORT:DATABASE:USER:PASSWORD`.
 //!
-//! The format is libpq's: `HOST:PORT:DATABASE:USER:PASSWORD`, where `*` stands for anything and `\`
-//! before `:` or `\` takes it as it is. A file that others may read is not used.
+//! `*` matches any value, and `\` escapes `:` and `\`. The first matching line counts. A file that
+//! other users may read is refused.
 
 use std::{io, path::Path};
 
-/// What a connection is to, as the file names it.
+/// The target of a connection, in the terms of the file.
 pub(super) struct Target<'a> {
     pub(super) host: &'a str,
     pub(super) port: &'a str,
@@ -13,15 +13,15 @@ pub(super) struct Target<'a> {
     pub(super) user: &'a str,
 }
 
-/// The password for a connection; none where the file has none, or is not there. Fails where others
-/// may read it, or where it is named and cannot be read.
+/// Finds the password for a connection. `None` if the file has none or does not exist. Fails if
+/// others may read the file, or if the address names it and it cannot be read.
 pub(super) fn find(path: &Path, is_named: bool, target: &Target<'_>) -> Result<Option<String>, String> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             return Ok(None);
         }
-        // The home directory of another user, mostly.
+        // Usually another user's home folder.
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied && !is_named => return Ok(None),
         Err(error) => return Err(format!("the password file {} cannot be read: {error}", path.display())),
     };
@@ -40,7 +40,7 @@ fn is_private(path: &Path) -> Result<(), String> {
         return Ok(());
     }
     let path = path.display();
-    Err(format!("the password file {path} can be read by others; take their rights away with `chmod 600 {path}`"))
+    Err(format!("other users may read the password file {path}; run `chmod 600 {path}`"))
 }
 
 #[cfg(not(unix))]
@@ -71,7 +71,7 @@ mod tests {
     const TARGET: Target<'static> = Target { host: "h", port: "5432", database: "d", user: "a:b" };
 
     #[test]
-    fn the_first_line_that_fits_counts() {
+    fn the_first_matching_line_counts() {
         let text = "# h:5432:d:a\\:b:comment\nh:5433:d:a\\:b:port\nshort:line\nh:*:d:a\\:b:it\\:s:\\\\\n*:*:*:*:any\n";
         assert_eq!(password(text, &TARGET).as_deref(), Some("it:s:\\"));
         assert_eq!(password(text, &Target { user: "c", ..TARGET }).as_deref(), Some("any"));
@@ -80,7 +80,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_that_others_may_read_is_refused_where_it_counts() {
+    fn a_file_that_others_may_read_is_refused_if_it_has_the_password() {
         use std::os::unix::fs::PermissionsExt;
         let folder = std::env::temp_dir().join(format!("sandmill-pgpass-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();

@@ -1,4 +1,4 @@
-//! TLS as libpq's parameters ask for it, with rustls.
+//! TLS by libpq's parameters, with rustls.
 
 use std::{
     path::{Path, PathBuf},
@@ -22,7 +22,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{address::Security, parameters::Parameters};
 
-/// What encrypts connections.
+/// The TLS settings of an address, and the connector that implements them.
 #[derive(Clone, Debug)]
 pub(super) struct Tls(Arc<Inner>);
 
@@ -31,7 +31,7 @@ struct Inner {
     current: Mutex<Current>,
 }
 
-/// What was made of the files, and of which state of them.
+/// A connector, with the modification times of the files that it was made from.
 struct Current {
     files: Vec<Option<SystemTime>>,
     connector: MakeRustlsConnect,
@@ -40,10 +40,11 @@ struct Current {
 #[derive(Clone, Debug)]
 struct Settings {
     security: Security,
-    /// The file with the authorities; none for those of the operating system.
+    /// The file of trusted authorities. `None`: those of the operating system.
     roots: Option<PathBuf>,
-    /// The files with the client's own certificate and its key.
+    /// The files of the client's certificate and its key.
     own: Option<(PathBuf, PathBuf)>,
+    /// Whether TLS begins without PostgreSQL's request for it: `sslnegotiation=direct`.
     direct: bool,
 }
 
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Tls {
-    /// Reads the parameters, and the files that they name.
+    /// Reads the parameters and the files that they name.
     pub(super) fn of(given: &Parameters, home: Option<&Path>) -> Result<Self, String> {
         let settings = Settings::of(given, home)?;
         let current = Mutex::new(settings.load()?);
@@ -65,7 +66,7 @@ impl Tls {
         self.0.settings.security
     }
 
-    /// The driver's mode: whether to ask for TLS. What is verified is in [`Settings`].
+    /// The driver's mode: whether to request TLS. Verification follows [`Settings`].
     pub(super) fn mode(&self) -> SslMode {
         match self.security() {
             Security::Disable => SslMode::Disable,
@@ -74,8 +75,8 @@ impl Tls {
         }
     }
 
-    /// What encrypts the next connection. Files that have changed are read again; while they cannot
-    /// be read, as someone writes them, what was there before is used.
+    /// The connector for the next connection. Changed files are read again. While that fails, for
+    /// example because they are being written, the former contents are used.
     pub(super) fn connector(&self) -> MakeRustlsConnect {
         let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.files != self.0.settings.states()
@@ -99,32 +100,32 @@ impl Settings {
             Some("require") => Security::Require,
             Some("verify-ca") => Security::VerifyCa,
             Some("verify-full") => Security::VerifyFull,
-            Some("allow") => return Err("sslmode=allow is not supported; write prefer, or disable".into()),
+            Some("allow") => return Err("sslmode=allow is not supported; use prefer or disable".into()),
             Some(_) => return Err("sslmode may be disable, prefer, require, verify-ca or verify-full".into()),
         };
         if root == Some("system") && security < Security::VerifyFull {
-            return Err("sslrootcert=system needs sslmode=verify-full: anyone can have a certificate of those".into());
+            return Err("sslrootcert=system needs sslmode=verify-full, because anyone can get a certificate from those authorities".into());
         }
         if value("sslpassword").is_some() {
-            return Err("sslpassword is not supported; store the key unencrypted, readable by this user alone".into());
+            return Err("sslpassword is not supported; store the key unencrypted, readable only by this user".into());
         }
         let roots = match root {
             Some("system") => None,
             Some(path) => Some(path.into()),
             None => in_home("root.crt"),
         };
-        // As in libpq: an authorities' file turns `require` into `verify-ca`.
+        // As in libpq: a file of authorities turns `require` into `verify-ca`.
         let security = if security == Security::Require && roots.is_some() { Security::VerifyCa } else { security };
         let own = match (value("sslcert"), value("sslkey")) {
             (Some(cert), Some(key)) => Some((cert.into(), key.into())),
             (None, None) => in_home("postgresql.crt").zip(in_home("postgresql.key")),
-            (Some(_), None) => return Err("sslcert needs sslkey, the file with the certificate's key".into()),
-            (None, Some(_)) => return Err("sslkey needs sslcert, the file with the key's certificate".into()),
+            (Some(_), None) => return Err("sslcert needs sslkey, the file of the certificate's key".into()),
+            (None, Some(_)) => return Err("sslkey needs sslcert, the file of the key's certificate".into()),
         };
         Ok(Settings { security, roots, own, direct: value("sslnegotiation") == Some("direct") })
     }
 
-    /// When each of the files was changed last.
+    /// The modification time of each file.
     fn states(&self) -> Vec<Option<SystemTime>> {
         let own = self.own.iter().flat_map(|(cert, key)| [cert, key]);
         let files = self.roots.iter().chain(own);
@@ -132,7 +133,7 @@ impl Settings {
     }
 
     fn load(&self) -> Result<Current, String> {
-        // What changes while it is read is found changed the next time.
+        // Before reading, so that a change during the read is detected the next time.
         let files = self.states();
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
@@ -148,7 +149,9 @@ impl Settings {
                 let key = PrivateKeyDer::from_pem_file(key)
                     .map_err(|error| format!("sslkey: no private key can be read from {at}: {error}"))?;
                 let client = builder.with_client_auth_cert(chain, key);
-                client.map_err(|error| format!("sslkey: {at} does not go with {}: {error}", cert.display()))?
+                client.map_err(|error| {
+                    format!("sslkey: the key in {at} does not match the certificate in {}: {error}", cert.display())
+                })?
             }
         };
         if self.direct {
@@ -171,7 +174,7 @@ impl Settings {
         if usable == 0 {
             let whose =
                 self.roots.as_ref().map_or("of the operating system".into(), |path| format!("in {}", path.display()));
-            return Err(format!("sslrootcert: there are no certificates of authorities {whose}"));
+            return Err(format!("sslrootcert: there are no usable certificates of authorities {whose}"));
         }
         let chain = WebPkiServerVerifier::builder_with_provider(roots.into(), verifier.provider.clone()).build();
         verifier.chain = Some(chain.map_err(|error| format!("sslrootcert: {error}"))?);
@@ -181,34 +184,34 @@ impl Settings {
     }
 }
 
-/// The authorities that the operating system trusts; read once, as there are many.
+/// The authorities that the operating system trusts. Read once, as there are many.
 static SYSTEM: LazyLock<Vec<CertificateDer<'static>>> =
     LazyLock::new(|| rustls_native_certs::load_native_certs().certs);
 
 fn certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let found = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match found {
-        Ok(found) if found.is_empty() => Err(format!("{parameter}: {} holds no certificate", path.display())),
+        Ok(found) if found.is_empty() => Err(format!("{parameter}: {} contains no certificate", path.display())),
         Ok(found) => Ok(found),
         Err(error) => Err(format!("{parameter}: {} cannot be read: {error}", path.display())),
     }
 }
 
-/// Verifies as much of a server's certificate as is wanted.
+/// A verifier of the server's certificate, as strict as the settings.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
-    /// Where it comes from; nothing where that does not matter.
+    /// Verifies the issuer. `None`: any certificate is accepted.
     chain: Option<Arc<WebPkiServerVerifier>>,
-    /// Certificates that the authorities' file holds: one may be the server's own.
+    /// The certificates of the file of authorities. One may be the server's own.
     anchors: Vec<CertificateDer<'static>>,
-    /// Whether it must be of the server that was named.
+    /// Whether the certificate must belong to the named host.
     name: bool,
 }
 
 impl Verifier {
-    /// Verifies a handshake's signature, unless any certificate will do: then it proves nothing, and
-    /// X.509 v1 certificates, which rustls cannot parse, have to pass.
+    /// Verifies the signature of a handshake, unless any certificate is accepted. In that case the
+    /// signature proves nothing, and X.509 v1 certificates, which rustls cannot parse, must pass.
     fn verify_signature(
         &self,
         verify: impl FnOnce(&WebPkiSupportedAlgorithms) -> Result<HandshakeSignatureValid, Error>,
@@ -231,12 +234,12 @@ impl ServerCertVerifier for Verifier {
     ) -> Result<ServerCertVerified, Error> {
         let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
         match chain.verify_server_cert(certificate, intermediates, server, ocsp, now) {
-            // Where it comes from is verified before its names.
+            // The issuer is verified before the names.
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.name => Ok(ServerCertVerified::assertion()),
-            // A server's own certificate that signs itself is an authority's, too, which is
-            // unfit for a server in all other ways. It is found out after its dates are.
+            // A self-signed server certificate is also an authority's, which webpki refuses for a
+            // server. It reports that after it has checked the dates.
             Err(Error::InvalidCertificate(CertificateError::Other(_))) if self.anchors.contains(certificate) => {
                 if self.name {
                     verify_server_name(&ParsedCertificate::try_from(certificate)?, server)?;

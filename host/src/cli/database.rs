@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::anyhow;
-use sandmill_client::connect::Trouble;
+use sandmill_client::connect::ConnectErrorKind;
 
 use crate::db::{Db, Error, Session, SqlState, describe, migrate};
 
@@ -52,7 +52,13 @@ pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
             Ok(is_pooled) => return refuse_pooler(db, is_pooled),
             Err(error) => error,
         };
-        if !matches!(Trouble::of(&error), Trouble::Host | Trouble::Unreachable | Trouble::Starting | Trouble::Full) {
+        if !matches!(
+            ConnectErrorKind::of(&error),
+            ConnectErrorKind::Host
+                | ConnectErrorKind::Unreachable
+                | ConnectErrorKind::Starting
+                | ConnectErrorKind::Full
+        ) {
             return Err(unconnected(db, &error));
         }
         if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
@@ -65,32 +71,36 @@ pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
 
 /// What a person does about a connection that fails.
 fn remedy(error: &Error) -> &'static str {
-    match Trouble::of(error) {
-        Trouble::Host => "No host of that name is known here: see whether it is spelled right.",
-        Trouble::Unreachable => {
+    match ConnectErrorKind::of(error) {
+        ConnectErrorKind::Host => "No host of that name is known here: see whether it is spelled right.",
+        ConnectErrorKind::Unreachable => {
             "See whether the host and the port are right, and whether the server runs and listens there."
         }
-        Trouble::NoTls => {
+        ConnectErrorKind::NoTls => {
             "The server has TLS switched off. Switch it on there, or, in a network that you trust, connect with sslmode=disable."
         }
-        Trouble::Untrusted => {
+        ConnectErrorKind::Untrusted => {
             "The server's certificate comes from an authority that is not trusted here: name the file with that authority's certificate as sslrootcert."
         }
-        Trouble::OtherHost => {
+        ConnectErrorKind::OtherHost => {
             "The server's certificate is for another host name. Connect by a name that it has, or check the authority alone with sslmode=verify-ca."
         }
-        Trouble::Expired => "The server's certificate has expired, or is not valid yet: renew it, or set the clocks.",
-        Trouble::Tls => {
+        ConnectErrorKind::Expired => {
+            "The server's certificate has expired, or is not valid yet: renew it, or set the clocks."
+        }
+        ConnectErrorKind::Tls => {
             "The connection cannot be encrypted. See what the server's log says, and whether it asks for a client certificate (sslcert, sslkey)."
         }
-        Trouble::NoPassword => "The server wants a password: give it in the address, as PGPASSWORD, or in ~/.pgpass.",
-        Trouble::Password => "The password is wrong, or the user has none.",
-        Trouble::User => {
+        ConnectErrorKind::NoPassword => {
+            "The server wants a password: give it in the address, as PGPASSWORD, or in ~/.pgpass."
+        }
+        ConnectErrorKind::Password => "The password is wrong, or the user has none.",
+        ConnectErrorKind::User => {
             "There is no such user, or the server's pg_hba.conf does not let it in from here, or only with TLS (sslmode=require)."
         }
-        Trouble::Database => "Make that database, for instance with `createdb`, or name another.",
-        Trouble::Full => "Close other connections, or raise the server's max_connections.",
-        Trouble::Starting => "The server is starting or stopping; try again in a moment.",
+        ConnectErrorKind::Database => "Make that database, for instance with `createdb`, or name another.",
+        ConnectErrorKind::Full => "Close other connections, or raise the server's max_connections.",
+        ConnectErrorKind::Starting => "The server is starting or stopping; try again in a moment.",
         _ => "See what the server's log says.",
     }
 }
