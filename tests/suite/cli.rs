@@ -320,7 +320,7 @@ async fn mistakes_end_with_the_documented_code_and_the_way_out() {
         (&here, &["documents", "carts"], 1, "there is no collection `carts`"),
         (&here, &[&append[..], &["{"]].concat(), 2, "--data is not valid JSON"),
         (&here, &[&append[..], &["{}", "--metadata", "1"]].concat(), 2, "--metadata must be a JSON object"),
-        (&here, &conflict, 5, "is at version 0, expected version 7. Nothing was appended."),
+        (&here, &conflict, 5, "expected version 7; read it again and repeat the decision. Nothing was appended."),
         (&here, &["import", "/nowhere.ndjson"], 1, "cannot open /nowhere.ndjson"),
         (&here, &["run"], 2, "give --plugins DIR"),
         (&bare, &["status"], 1, "Run `sandmill migrate` first."),

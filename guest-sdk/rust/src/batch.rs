@@ -1,5 +1,5 @@
-//! What a projector is given: a [`Batch`] of one lane and its [`Event`]s. Both borrow what the host handed over; an event is two
-//! words and copied freely, and what is parsed from its data may borrow from it for as long as the batch lives.
+//! The input of a projector: a [`Batch`] of one lane, and its [`Event`]s. An event is a reference
+//! and an index, so it is cheap to copy. What is parsed from its data may borrow from the batch.
 
 use serde::Deserialize;
 
@@ -16,40 +16,40 @@ impl Batch {
         Batch { raw }
     }
 
-    /// The tenant whose events these are.
+    /// The tenant that owns the events.
     pub fn tenant(&self) -> &str {
         &self.raw.tenant
     }
 
-    /// What the lane is keyed by: the tenant again, or what the descriptor partitions by.
+    /// The lane's key: the tenant again, or the value that the descriptor partitions by.
     pub fn partition_key(&self) -> &str {
         &self.raw.partition_key
     }
 
-    /// 1 the first time the batch's first event is handled, then counting up.
+    /// The number of the attempt to handle the batch's first event, counted from 1.
     pub fn attempt(&self) -> u32 {
         self.raw.attempt
     }
 
-    /// Whether history is being handled again, in a rebuild or a replay.
+    /// Whether history is handled again, in a rebuild or a replay.
     pub fn is_replaying(&self) -> bool {
         self.raw.replaying
     }
 
-    /// How many events there are.
+    /// The number of events, at least 1.
     #[allow(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {
         self.raw.events.len()
     }
 
-    /// The events in order.
+    /// The events, in order.
     pub fn events(&self) -> impl ExactSizeIterator<Item = Event<'_>> {
-        // A list of the contract counts its elements in 32 bits.
+        // Lists of the contract have a 32-bit length.
         self.raw.events.iter().enumerate().map(|(index, raw)| Event { raw, index: index as u32 })
     }
 }
 
-/// One committed event.
+/// A committed event.
 #[derive(Clone, Copy, Debug)]
 pub struct Event<'b> {
     raw: &'b types::Event,
@@ -57,51 +57,62 @@ pub struct Event<'b> {
 }
 
 impl<'b> Event<'b> {
-    /// Its place in the batch, which is how an answer refers to it.
+    /// The event's index in the batch, counted from 0. A [`Projection`](crate::Projection) refers
+    /// to events by it.
     pub fn index(&self) -> u32 {
         self.index
     }
 
-    /// Its id, unique within the store.
+    /// The event's id, unique within the tenant.
     pub fn id(&self) -> &'b str {
         &self.raw.id
     }
 
-    /// Its type.
+    /// The event's type.
     pub fn event_type(&self) -> &'b str {
         &self.raw.event_type
     }
 
-    /// The stream it was appended to, unique within the tenant.
+    /// The event's stream, unique within the tenant.
     pub fn stream_id(&self) -> &'b str {
         &self.raw.stream_id
     }
 
-    /// Its number within the stream; the first event has 1.
+    /// The event's number within the stream, counted from 1.
     pub fn stream_version(&self) -> u64 {
         self.raw.stream_version
     }
 
-    /// Its number within the store's log. Has gaps; grows within a stream, but not always along the batch.
+    /// The event's number within the store's log. Numbers have gaps. They grow within a stream, but
+    /// not always along the batch.
     pub fn position(&self) -> u64 {
         self.raw.position
     }
 
-    /// When it was recorded, in milliseconds since 1970-01-01T00:00:00Z; negative before.
+    /// When the event was recorded, in milliseconds since 1970-01-01T00:00:00Z. Negative before
+    /// that.
     pub fn recorded_at(&self) -> i64 {
         self.raw.recorded_at
     }
 
-    /// Parses its data. `T` may borrow text from the event (`&str`, or `Cow<str>` with `#[serde(borrow)]` where the text may hold
-    /// JSON escapes), which is what makes parsing cheap. Data of another shape is a [`Failure`] that skips the event with the
-    /// code `invalid-data`; map the error to a [`Halt`](crate::Halt) where that is wrong.
+    /// Parses the event's data. `T` may borrow text from the event, which makes parsing cheap: as
+    /// `&str`, or as `Cow<str>` with `#[serde(borrow)]` if the text may contain JSON escapes.
+    ///
+    /// # Errors
+    ///
+    /// Data that is not a `T` skips the event with the code `invalid-data`. Map the error to a
+    /// [`Halt`](crate::Halt) if the lane must stop instead.
     pub fn data<T: Deserialize<'b>>(&self) -> Result<T, Failure> {
         parse(&self.raw.data, "invalid-data")
     }
 
-    /// Reads it into an enum with a variant for each event type: the variant that is named like the event's type takes the event's
-    /// data. `None` for a type without a variant; data that does not fit is a [`Failure`] that skips the event with the code
-    /// `invalid-data`.
+    /// Parses the event into an enum with a variant per event type. The variant with the name of
+    /// the event's type takes the event's data. `None` if the type has no variant.
+    ///
+    /// # Errors
+    ///
+    /// Data that does not fit the variant skips the event with the code `invalid-data`. A type that
+    /// is not such an enum stops the lane with the code `not-an-enum`.
     ///
     /// ```
     /// # use sandmill_guest::prelude::*;
@@ -127,17 +138,21 @@ impl<'b> Event<'b> {
         typed::read(&self.raw.event_type, &self.raw.data)
     }
 
-    /// Its data as JSON text.
+    /// The event's data, as the JSON text that was appended.
     pub fn data_text(&self) -> &'b str {
         &self.raw.data
     }
 
-    /// Parses its metadata, as [`data`](Event::data) does with the code `invalid-metadata`.
+    /// Parses the event's metadata.
+    ///
+    /// # Errors
+    ///
+    /// As for [`data`](Event::data), with the code `invalid-metadata`.
     pub fn metadata<T: Deserialize<'b>>(&self) -> Result<T, Failure> {
         parse(&self.raw.metadata, "invalid-metadata")
     }
 
-    /// Its metadata as JSON text, `{}` when there is none.
+    /// The event's metadata, as JSON text. `{}` if there is none.
     pub fn metadata_text(&self) -> &'b str {
         &self.raw.metadata
     }

@@ -1,6 +1,7 @@
-//! What `wit-bindgen` generates from the contract in `wit/`. Not for direct use: the rest of the crate says the same in plainer Rust, and
-//! hands the records out as they are in [`raw`](crate::raw). It is public (and hidden) because
-//! [`export_projector!`](crate::export_projector) expands its export macro in the plugin's crate.
+//! Bindings that `wit-bindgen` generates from the contract in `wit/`. Not for direct use: the rest
+//! of the crate wraps them, and [`raw`](crate::raw) has the types. The module is public but hidden,
+//! because [`export_projector!`](crate::export_projector) expands its export macro in the plugin's
+//! crate.
 #![allow(missing_docs, unreachable_pub, reason = "generated code, documented in the contract")]
 #![allow(clippy::all, reason = "generated code is not ours to style")]
 

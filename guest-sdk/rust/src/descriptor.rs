@@ -1,6 +1,6 @@
-//! What a plugin says about itself, with defaults that suit most projectors: every event type, all of history, one lane for each
-//! tenant, read model version 1, batches as large as the host likes. The host checks names and refuses what is against the
-//! contract, so nothing is checked here.
+//! The plugin's descriptor, with defaults for most projectors: every event type, all of history,
+//! one lane per tenant, read-model version 1, and batches of the host's size. The host checks names
+//! and refuses violations of the contract, so nothing is checked here.
 
 use serde::Deserialize;
 
@@ -9,12 +9,13 @@ use crate::{
     typed::{self, Known},
 };
 
-/// What the plugin is. Begin one with [`descriptor!`](crate::descriptor!).
+/// The description of a plugin. Create it with [`descriptor!`](crate::descriptor!).
 #[derive(Debug)]
 pub struct Descriptor(types::Descriptor);
 
 impl Descriptor {
-    /// `id` is the processor's name, `[a-z][a-z0-9-]{0,62}`: its progress and documents belong to it. `version` is for people.
+    /// A descriptor with defaults. `id` is the processor's name, `[a-z][a-z0-9-]{0,62}`, which owns
+    /// its progress and documents. `version` is for people.
     pub fn new(id: impl Into<String>, version: impl Into<String>) -> Self {
         Descriptor(types::Descriptor {
             id: id.into(),
@@ -28,14 +29,18 @@ impl Descriptor {
         })
     }
 
-    /// Handles these event types only. The default is every type.
+    /// Handles only these event types. Default: every type.
     pub fn event_types<T: Into<String>>(mut self, types: impl IntoIterator<Item = T>) -> Self {
         self.0.event_types = Some(types.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Handles the event types that an enum has variants for, as [`Event::typed`](crate::Event::typed) reads them; every type if one
-    /// of them is marked with `#[serde(other)]`. Panics if `E` is no such enum.
+    /// Handles the event types for which an enum has variants, as for
+    /// [`Event::typed`](crate::Event::typed). A variant with `#[serde(other)]` means every type.
+    ///
+    /// # Panics
+    ///
+    /// If `E` is not such an enum.
     pub fn event_types_of<'de, E: Deserialize<'de>>(mut self) -> Self {
         self.0.event_types = match typed::known::<E>().expect(typed::NOT_AN_ENUM) {
             Known::Named(types) => Some(types.iter().map(|name| (*name).to_owned()).collect()),
@@ -44,47 +49,51 @@ impl Descriptor {
         self
     }
 
-    /// Adds a collection that it reads or writes, `[a-z][a-z0-9_]{0,47}`. A collection belongs to one processor alone.
+    /// Adds a collection that the plugin reads or writes, `[a-z][a-z0-9_]{0,47}`. A collection
+    /// belongs to one processor.
     pub fn collection(mut self, name: impl Into<String>) -> Self {
         self.0.collections.push(name.into());
         self
     }
 
-    /// Adds a collection unless it is there.
+    /// Adds a collection unless it is listed already.
     pub(crate) fn or_collection(self, name: &str) -> Self {
         if self.0.collections.iter().any(|other| other == name) { self } else { self.collection(name) }
     }
 
-    /// Handles the types of an enum unless others have been named.
+    /// Handles the types of an enum, unless types have been named already.
     pub(crate) fn or_event_types_of<'de, E: Deserialize<'de>>(self) -> Self {
         if self.0.event_types.is_some() { self } else { self.event_types_of::<E>() }
     }
 
-    /// One lane for each stream instead of one for each tenant. A document then belongs to the stream that first wrote it.
+    /// One lane per stream instead of one per tenant. A document then belongs to the stream that
+    /// first wrote it.
     pub fn partition_by_stream(mut self) -> Self {
         self.0.partition_by = PartitionBy::EventStream;
         self
     }
 
-    /// One lane for each value of a property: a JSON pointer into the event's data, such as `/customer`.
+    /// One lane per value of a property, named by a JSON pointer into the event's data, such as
+    /// `/customer`.
     pub fn partition_by_property(mut self, pointer: impl Into<String>) -> Self {
         self.0.partition_by = PartitionBy::DataProperty(pointer.into());
         self
     }
 
-    /// Leaves history alone and handles what is committed after the processor's first start.
+    /// Handles only events committed after the processor's first start. Default: all of history.
     pub fn start_now(mut self) -> Self {
         self.0.start = StartPosition::Now;
         self
     }
 
-    /// Raise it when documents that earlier code wrote must be built again. The default is 1.
+    /// The version of the documents' shape. Raise it when documents of earlier code must be
+    /// rebuilt. Default: 1.
     pub fn read_model_version(mut self, version: u32) -> Self {
         self.0.read_model_version = version;
         self
     }
 
-    /// At most so many events in one batch. The default leaves it to the host.
+    /// The most events in a batch. Default: the host's choice.
     pub fn max_batch_size(mut self, events: u32) -> Self {
         self.0.max_batch_size = Some(events);
         self
@@ -108,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_suit_most_projectors() {
+    fn defaults_are_all_events_and_one_lane_per_tenant() {
         let raw: types::Descriptor = crate::descriptor!("customers").collection("customers").into();
         assert_eq!((raw.id.as_str(), raw.version.as_str()), ("customers", env!("CARGO_PKG_VERSION")));
         assert_eq!(raw.collections, ["customers"]);

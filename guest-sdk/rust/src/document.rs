@@ -1,5 +1,6 @@
-//! Single-document projections: each event belongs to one document and changes it. An author says which one, and how; reading, writing
-//! and batches are the SDK's affair. It stands on [`fold_entries`], so a batch costs one read, and one write for each changed document.
+//! Single-document projections: each event changes one document. The author names the document and
+//! the change; the SDK reads, writes and handles batches. Built on [`fold_entries`], so a batch
+//! costs one read, and one write per changed document.
 
 use std::borrow::Cow;
 
@@ -7,10 +8,10 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Batch, Descriptor, Event, Failure, Halt, Projection, Projector, fold_entries};
 
-/// A document that events evolve, one document an event. Whoever implements it is a [`Projector`].
+/// A document that events change, one document per event. Every `Document` is a [`Projector`].
 ///
-/// The initial state is [`Default`]; a document comes into being with its first event. Everything here is a pure function of what it
-/// is given: no clock, no randomness, nothing kept between calls.
+/// The initial state is [`Default`]. A document is created by its first event. All functions must
+/// be pure: no clock, no randomness, no state kept between calls.
 ///
 /// ```
 /// use sandmill_guest::prelude::*;
@@ -76,58 +77,67 @@ use crate::{Batch, Descriptor, Event, Failure, Halt, Projection, Projector, fold
 /// .then_skipped([(2, "overdrawn")]);
 /// ```
 pub trait Document: Default + Serialize + DeserializeOwned {
-    /// Where the documents are, `[a-z][a-z0-9_]{0,47}`. It need not be named in the descriptor too.
+    /// The collection of the documents, `[a-z][a-z0-9_]{0,47}`. The descriptor need not name it.
     const COLLECTION: &'static str;
 
-    /// What happens to events of a type that [`Event`](Document::Event) does not know.
+    /// The treatment of events whose type has no variant in [`Event`](Document::Event).
     const UNKNOWN_TYPES: UnknownTypes = UnknownTypes::Ignore;
 
-    /// An enum with a variant for each event type, named like it (`#[serde(rename)]` and `alias` count); what a variant holds is read
-    /// from the event's data. See [`Event::typed`].
+    /// An enum with a variant per event type, of the same name. `#[serde(rename)]` and `alias`
+    /// count. A variant's fields are read from the event's data. See [`Event::typed`].
     ///
-    /// These are the types that the plugin is given, unless the descriptor names others. An enum with a variant `#[serde(other)]`
-    /// is given every type.
+    /// The plugin receives events of these types, unless the descriptor names others. With a
+    /// variant `#[serde(other)]` it receives every type.
     type Event<'e>: Deserialize<'e>;
 
-    /// What the plugin is: `descriptor!("my-processor")`, which is all that most documents need.
+    /// Describes the plugin. `descriptor!("my-processor")` is enough for most documents.
     fn descriptor() -> Descriptor;
 
-    /// The id of the document that an event belongs to. By default it is the stream's id: a document for each stream.
+    /// The id of the document that an event changes. Default: the stream's id, one document per
+    /// stream.
     fn id<'e>(event: &Self::Event<'e>, recorded: Event<'e>) -> Cow<'e, str> {
         let _ = event;
         Cow::Borrowed(recorded.stream_id())
     }
 
-    /// Refuses an event, before it has changed anything. The document is the initial state where there is none yet.
+    /// Checks an event before it changes the document. A document that does not exist yet is in its
+    /// initial state.
+    ///
+    /// # Errors
+    ///
+    /// The reason to skip the event or to stop the lane. Default: none.
     fn check(&self, event: &Self::Event<'_>, recorded: Event<'_>) -> Result<(), Failure> {
         let _ = (event, recorded);
         Ok(())
     }
 
-    /// What an event does to the document. `recorded` tells its id, stream, time and metadata.
+    /// Applies an event to the document. `recorded` has its id, stream, time and metadata.
     fn evolve(&mut self, event: Self::Event<'_>, recorded: Event<'_>);
 
-    /// Whether the document is to be removed. An event that comes later finds the initial state.
+    /// Whether to remove the document, asked after each event. A later event finds the initial
+    /// state. Default: no.
     fn is_gone(&self) -> bool {
         false
     }
 }
 
-/// What happens to an event of a type that is not known. With `Skip` and `Stop` a plugin is given every type, so that none goes by
-/// unnoticed.
+/// The treatment of events whose type the plugin does not know. With `Skip` and `Stop` a plugin
+/// receives every type, unless its descriptor names some.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnknownTypes {
-    /// Nothing: it concerns others.
+    /// The event is acknowledged without effect.
     Ignore,
-    /// It is set aside as a dead letter with the code `unknown-event-type`.
+    /// The event becomes a dead letter with the code `unknown-event-type`.
     Skip,
-    /// The lane stops before it, with the code `unknown-event-type`, until a person resumes it.
+    /// The lane stops before the event, with the code `unknown-event-type`, until a person resumes
+    /// it.
     Stop,
 }
 
 impl UnknownTypes {
     fn meet(self, event: Event<'_>) -> Result<(), Failure> {
-        let message = || format!("the plugin knows no events of the type {}", event.event_type());
+        let message =
+            || format!("the plugin does not handle events of the type {}; add a variant for it", event.event_type());
         match self {
             UnknownTypes::Ignore => Ok(()),
             UnknownTypes::Skip => Err(Failure::skip("unknown-event-type", message())),
@@ -247,21 +257,21 @@ mod tests {
     }
 
     #[test]
-    fn documents_evolve_go_and_come_again() {
+    fn a_removed_document_is_created_again_by_a_later_event() {
         given::<Door<0>>([passed("a", 2), passed("b", 1), removed("a"), passed("b", 3), passed("a", 5), removed("c")])
             .then("doors", [("a", json!({"people": 5, "last": 5})), ("b", json!({"people": 4, "last": 4}))]);
         given::<Door<0>>([passed("a", 2), removed("a")]).then_empty("doors");
     }
 
     #[test]
-    fn a_refused_event_leaves_no_trace() {
+    fn a_skipped_event_changes_no_document() {
         given::<Door<0>>([passed("a", -1), passed("b", 1), passed("b", -2), event("DoorPassed", "{}")])
             .then("doors", [("b", json!({"people": 1, "last": 2}))])
             .then_skipped([(0, "too-few"), (2, "too-few"), (3, "invalid-data")]);
     }
 
     #[test]
-    fn what_the_plugin_is_follows_from_its_types() {
+    fn the_descriptor_is_derived_from_the_documents_types() {
         let door = described::<Door<0>>();
         assert_eq!(door.collections, ["other", "doors"]);
         assert_eq!(door.event_types, Some(vec!["DoorPassed".into(), "DoorRemoved".into()]));
@@ -269,9 +279,9 @@ mod tests {
     }
 
     #[test]
-    fn unknown_types_are_ignored_or_refused_by_choice() {
+    fn unknown_types_are_ignored_skipped_or_stop_the_lane() {
         let events = || [passed("a", 1), event("DoorPainted", "{}"), passed("a", 1)];
-        // As if a manifest had asked for more types than the plugin knows.
+        // As with a manifest that names more types than the plugin knows.
         let answer = Lane::<Door<0>>::new("acme").handle(events());
         assert!(answer.skipped.is_empty() && answer.halted.is_none() && answer.changes.len() == 1);
         given::<Door<1>>(events())

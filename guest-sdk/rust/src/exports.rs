@@ -1,5 +1,5 @@
-//! Between the contract's exports and a [`Projector`]. Each entry first sees to it that a panic is logged: a panic becomes a trap,
-//! which tells the host nothing but that it happened, so the message has to leave before it.
+//! The contract's exports, implemented by a [`Projector`]. Each export first installs a panic hook
+//! that logs the message: a panic becomes a trap, and a trap carries no message to the host.
 
 use std::{marker::PhantomData, sync::Once};
 
@@ -12,7 +12,7 @@ use crate::{
     log,
 };
 
-/// Implements the contract's exports for a projector.
+/// The exports of a projector.
 #[derive(Debug)]
 pub struct Exports<P>(PhantomData<P>);
 

@@ -1,28 +1,28 @@
-//! How handling an event can fail, named by what happens next: a [`Skip`] sets the event aside as a dead letter and its lane
-//! goes on; a [`Halt`] stops the lane before the event. Both carry a short code, which an operator's policy can refer to, and a
-//! message for people.
+//! Failures of an event, by what happens next. A [`Skip`] sets the event aside as a dead letter,
+//! and the lane continues. A [`Halt`] stops the lane before the event. Both have a short code, to
+//! which an operator's policy can refer, and a message for people.
 
 use std::time::Duration;
 
 use crate::bindings::sandmill::processor::types::HaltAction;
 
-/// Why an event was not handled.
+/// The reason why an event was not handled.
 #[derive(Clone, Debug)]
 pub enum Failure {
-    /// The event is set aside, the lane goes on.
+    /// The event is set aside, and the lane continues.
     Skip(Skip),
     /// The lane stops before the event.
     Halt(Halt),
 }
 
-/// An event is set aside as a dead letter.
+/// The decision to set an event aside as a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skip {
     pub(crate) code: String,
     pub(crate) message: String,
 }
 
-/// A lane stops: for a while, or until a person resumes it.
+/// The decision to stop a lane: for a time, or until a person resumes it.
 #[derive(Clone, Debug)]
 pub struct Halt {
     pub(crate) action: HaltAction,
@@ -31,7 +31,7 @@ pub struct Halt {
 }
 
 impl Failure {
-    /// Sets the event aside as a dead letter; the lane goes on.
+    /// Short for [`Skip::new`].
     pub fn skip(code: impl Into<String>, message: impl Into<String>) -> Self {
         Skip::new(code, message).into()
     }
@@ -48,19 +48,19 @@ impl Failure {
 }
 
 impl Skip {
-    /// A skip with its code and message.
+    /// Sets the event aside as a dead letter. The lane continues.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
         Skip { code: code.into(), message: message.into() }
     }
 }
 
 impl Halt {
-    /// Tries again after the back-off that the operator's policy asks for.
+    /// Retries after the back-off of the operator's policy.
     pub fn retry(code: impl Into<String>, message: impl Into<String>) -> Self {
         Halt { action: HaltAction::Retry, code: code.into(), message: message.into() }
     }
 
-    /// Tries again not before `pause` has passed; pauses are counted in milliseconds up to 49 days.
+    /// Retries when `pause` has passed, or later. Counted in milliseconds, at most 49 days.
     pub fn retry_after(pause: Duration, code: impl Into<String>, message: impl Into<String>) -> Self {
         let pause = u32::try_from(pause.as_millis()).unwrap_or(u32::MAX);
         Halt { action: HaltAction::RetryAfter(pause), code: code.into(), message: message.into() }

@@ -1,8 +1,9 @@
-//! The commonest projection: each event belongs to one document and changes it.
+//! Folds: projections in which each event changes one document.
 //!
-//! A batch is handled in three steps: find each event's document id, read all documents at once, apply the events in order. Each
-//! changed document is written once, in the order of first touch, so the answer depends on the events alone. A failure concerns
-//! its own event: a skipped one leaves no trace, a halt keeps what the events before it did.
+//! A batch is handled in three steps: find the document id of each event, read all documents at
+//! once, apply the events in order. Each changed document is written once, in the order of first
+//! use, so the result depends on the events only. A skipped event has no effects. A halt keeps the
+//! effects of the events before it.
 
 use std::{collections::HashMap, hash::Hash};
 
@@ -10,10 +11,11 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{Batch, Event, Failure, Halt, Projection, documents};
 
-/// Folds the batch's events into documents that begin as `D::default()`.
+/// Folds the events of a batch into documents that begin as `D::default()`.
 ///
-/// `locate` says for one event the id of its document and what to remember of it, usually its parsed data; `apply` changes the
-/// document. An `apply` that fails must not have changed the document yet: check first, then change.
+/// `locate` returns the id of an event's document and a value to keep, usually the parsed data.
+/// `apply` changes the document. If `apply` fails, it must not have changed the document: check
+/// first, then change.
 pub fn fold<'b, D, K, F>(
     batch: &'b Batch,
     collection: &str,
@@ -32,8 +34,9 @@ where
     )
 }
 
-/// As [`fold()`], for documents that come and go: `locate` may answer `None` for an event that concerns no document, and `apply`
-/// sees `None` where there is no document and leaves `None` to remove it.
+/// Like [`fold()`], for documents that can be removed. `locate` may return `None` for an event
+/// without a document. `apply` gets `None` if the document does not exist, and leaves `None` to
+/// remove it.
 pub fn fold_entries<'b, D, K, F>(
     batch: &'b Batch,
     collection: &str,
@@ -77,7 +80,7 @@ where
         let outcome = entry.read(collection, ids[number]).map_err(Failure::from).and_then(|document| {
             let before = document.is_some();
             let outcome = apply(document, event, fact);
-            // A document that `apply` was only given to look at does not come into being by failing.
+            // A failing `apply` must not create the document that it may have inserted.
             if outcome.is_err() && !before {
                 *document = None;
             }
@@ -101,9 +104,10 @@ where
     projection
 }
 
-/// One document while a batch is folded into it.
+/// A document while a batch is folded into it.
 struct Entry<D> {
-    /// What the host has, parsed at the first touch, so that an unreadable document concerns only the events that need it.
+    /// The host's text, parsed at first use, so that an unreadable document fails only the events
+    /// that need it.
     text: Option<String>,
     existed: bool,
     document: Option<D>,
@@ -155,7 +159,7 @@ mod tests {
         sum: i64,
     }
 
-    /// Adds up; skips what would fall below zero, waits at 99, and a sum of zero is no document.
+    /// Sums that skip an event below zero, retry at 99, and remove a document at zero.
     struct Sums;
 
     impl Projector for Sums {
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn events_meet_their_documents_once() {
+    fn a_batch_writes_each_changed_document_once() {
         let mut lane = Lane::<Sums>::new("acme");
         let answer = lane.handle([step("b", 1), step("a", 2), step("b", 3), step("c", 0)]);
         assert_eq!(answer.changes.len(), 2);
@@ -219,18 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn a_document_can_go() {
+    fn a_document_that_becomes_none_is_removed() {
         let mut lane = Lane::<Sums>::new("acme");
         lane.handle([step("a", 2)]);
         let answer = lane.handle([step("a", -2)]);
         assert!(matches!(answer.changes[..], [crate::raw::Change::Remove(_)]));
         assert_eq!(lane.texts("sums"), []);
         let answer = lane.handle([step("a", 2), step("a", -2)]);
-        assert!(answer.changes.is_empty(), "it came and went within the batch");
+        assert!(answer.changes.is_empty(), "the document was created and removed within the batch");
     }
 
     #[test]
-    fn a_skipped_event_leaves_no_trace() {
+    fn a_skipped_event_changes_no_document() {
         let mut lane = Lane::<Sums>::new("acme");
         let answer = lane.handle([step("a", -2), event("Step", "[]"), step("b", 1)]);
         let codes: Vec<_> = answer.skipped.iter().map(|skipped| (skipped.index, skipped.code.as_str())).collect();
@@ -239,16 +243,16 @@ mod tests {
     }
 
     #[test]
-    fn a_halt_keeps_what_came_before_it() {
+    fn a_halt_keeps_the_effects_of_earlier_events() {
         let mut lane = Lane::<Sums>::new("acme");
         let answer = lane.handle([step("a", 1), step("b", 99), step("a", 5), event("Step", "[]")]);
         assert_eq!(answer.halted.map(|halt| (halt.index, halt.code)), Some((1, "not-yet".to_owned())));
-        assert!(answer.skipped.is_empty(), "what lies behind the halt is not skipped either");
+        assert!(answer.skipped.is_empty(), "events after the halt are not skipped");
         assert_eq!(lane.texts("sums"), [("a", r#"{"sum":1}"#)]);
     }
 
     #[test]
-    fn an_unreadable_document_concerns_only_its_events() {
+    fn an_unreadable_document_stops_only_before_an_event_that_needs_it() {
         let mut lane = Lane::<Sums>::new("acme");
         lane.store("sums", "b", "{}");
         let answer = lane.handle([step("a", 1), step("b", 1), step("a", 1)]);

@@ -1,14 +1,15 @@
-//! Write Sandmill plugins in Rust.
+//! The SDK for Sandmill plugins in Rust.
 //!
-//! A plugin is a type that is named in [`export_projector!`]: a [`Document`] that events evolve, or in general a [`Projector`], which is
-//! given batches of events and answers with changes to documents, as data. The host commits those changes and the plugin's progress
-//! together. What a plugin keeps in memory between batches is a cache that the host may drop at any time.
+//! A plugin is a type that [`export_projector!`] names. It is a [`Document`] that events change or,
+//! in general, a [`Projector`], which receives batches of events and returns changes to documents
+//! as data. The host commits the changes together with the plugin's progress. What a plugin keeps
+//! in memory between batches is a cache that the host may drop at any time.
 //!
 //! ```
 //! use sandmill_guest::prelude::*;
 //! use serde::{Deserialize, Serialize};
 //!
-//! /// What order events say; only the fields that matter here are read.
+//! /// The order events, with the fields that matter here.
 //! #[derive(Deserialize)]
 //! enum OrderEvent<'e> {
 //!     OrderPlaced {
@@ -51,11 +52,16 @@
 //! # given::<Customer>([placed(1200), placed(300)]).then("customers", [("ann", json!({"orders": 2, "cents": 1500}))]);
 //! ```
 //!
-//! The code map, in reading order: [`Document`], the commonest projection; [`Projector`] and its [`Descriptor`]; the [`Batch`] of
-//! [`Event`]s that it is given; the [`Projection`] that it answers, or the [`Failure`] of an event; [`fold()`], which [`Document`]
-//! stands on; [`view()`], for events that change several documents; [`documents`], [`log`](mod@log)
-//! and [`settings`], which are all that the host offers; [`testing`], which runs a projector without a
-//! host; [`raw`], the types of the contract.
+//! In reading order:
+//!
+//! - [`Document`]: the most common projection, one document per event.
+//! - [`view()`]: for events that change several documents.
+//! - [`Projector`] and its [`Descriptor`]: the general form.
+//! - [`Batch`] and [`Event`]: the input. [`Projection`] and [`Failure`]: the output.
+//! - [`fold()`]: the function that [`Document`] is built on.
+//! - [`documents`], [`log`](mod@log) and [`settings`]: all that the host offers to a plugin.
+//! - [`testing`]: runs a projector without a host.
+//! - [`raw`]: the types of the contract.
 
 mod batch;
 #[doc(hidden)]
@@ -84,27 +90,32 @@ pub use fold::{fold, fold_entries};
 pub use projection::Projection;
 pub use view::{ReadAhead, View, view};
 
-/// Turns events into documents. Whatever implements [`Document`] is one.
+/// A projector: turns events into documents. Every [`Document`] is one.
 ///
-/// It must be deterministic: the same events lead to the same documents, however they are cut into batches. There is no clock
-/// and no randomness; time and ids come from the events.
+/// It must be deterministic: equal events produce equal documents, however they are divided into
+/// batches. There is no clock and no randomness; time and ids come from the events.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no projector",
+    message = "`{Self}` is not a projector",
     label = "implements neither `Document` nor `Projector`",
-    note = "implement `sandmill_guest::Document` for the type of your documents if each event changes one of them, or \
-            `sandmill_guest::Projector` for anything else"
+    note = "implement `sandmill_guest::Document` for the type of your documents if each event changes one document, or \
+            `sandmill_guest::Projector` otherwise"
 )]
 pub trait Projector {
-    /// What the plugin is. Called without a tenant, once for each plugin file; only logging works here.
+    /// Describes the plugin. Called without a tenant, once per plugin file. Of the host's
+    /// functions, only logging works here.
     fn describe() -> Descriptor;
 
-    /// Handles one batch of one lane. A [`Halt`] as an error stops before the first event and so has no effects; to keep the
+    /// Handles a batch of one lane.
+    ///
+    /// # Errors
+    ///
+    /// A [`Halt`] stops the lane before the first event, so the batch has no effects. To keep the
     /// effects of the events before a failing one, use [`Projection::halt`].
     fn project(batch: &Batch) -> Result<Projection, Halt>;
 }
 
-/// The types of the contract as they are generated from it, for what the rest of this crate does not offer. [`Descriptor`] and
-/// [`Projection`] are made from their counterparts here with `From`, unchecked.
+/// The generated types of the contract, for cases that the rest of this crate does not cover.
+/// [`Descriptor`] and [`Projection`] convert from and to their counterparts with `From`, unchecked.
 pub mod raw {
     pub use crate::bindings::{
         exports::sandmill::processor::projector::Projection,
@@ -114,7 +125,7 @@ pub mod raw {
     };
 }
 
-/// Everything that a plugin usually names.
+/// The names that most plugins use.
 pub mod prelude {
     pub use std::borrow::Cow;
 
@@ -124,9 +135,10 @@ pub mod prelude {
     };
 }
 
-/// Makes a [`Projector`] the plugin of its crate: `export_projector!(MyProjector);`, once.
+/// Exports a [`Projector`] as the plugin of its crate: `export_projector!(MyProjector);`, once.
 ///
-/// Elsewhere than on WebAssembly it only checks the type, so that a plugin's tests run on any machine.
+/// On other targets than WebAssembly it only checks the type, so a plugin's tests run on any
+/// machine.
 #[macro_export]
 macro_rules! export_projector {
     ($projector:ty) => {
@@ -143,7 +155,7 @@ macro_rules! export_projector {
     };
 }
 
-/// Begins a [`Descriptor`] with the version of the crate that it is written in: `descriptor!("my-processor")`.
+/// Creates a [`Descriptor`] with the version of the current crate: `descriptor!("my-processor")`.
 #[macro_export]
 macro_rules! descriptor {
     ($id:expr) => {
@@ -151,7 +163,7 @@ macro_rules! descriptor {
     };
 }
 
-/// Keeps the examples of the README compiling and true.
+/// Compiles and runs the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

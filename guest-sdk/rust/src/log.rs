@@ -1,5 +1,6 @@
-//! Log lines, one macro a level: `log::info!("{count} orders")`. The line's context is the module that wrote it. The host counts
-//! and drops lines over the plugin's volume limit. Without a host, in a plugin's own tests, lines go to stderr.
+//! Log lines, one macro per level: `log::info!("{count} orders")`. A line's context is the module
+//! that wrote it. The host drops and counts lines beyond the plugin's volume limit. In a plugin's
+//! own tests, lines go to standard error.
 //!
 //! ```
 //! use sandmill_guest::prelude::*;
@@ -18,7 +19,7 @@ pub use crate::{
     __log_warn as warn,
 };
 
-/// Writes one line; what the macros stand on.
+/// Writes a line. The macros call this.
 pub fn write(level: Level, context: &str, message: fmt::Arguments<'_>) {
     #[cfg(target_arch = "wasm32")]
     match message.as_str() {
@@ -29,7 +30,7 @@ pub fn write(level: Level, context: &str, message: fmt::Arguments<'_>) {
     eprintln!("{level:?} {context}: {message}");
 }
 
-/// Writes a line of a level.
+/// Writes a line at a level.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __log {
@@ -42,32 +43,32 @@ macro_rules! __log {
     };
 }
 
-/// Finer than `debug`.
+/// Details finer than `debug`.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_trace { ($($message:tt)+) => { $crate::__log!(Trace, $($message)+) }; }
 
-/// What helps to find a mistake in the plugin.
+/// Details that help to debug the plugin.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_debug { ($($message:tt)+) => { $crate::__log!(Debug, $($message)+) }; }
 
-/// What an operator may want to know.
+/// Information for operators.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_info { ($($message:tt)+) => { $crate::__log!(Info, $($message)+) }; }
 
-/// What an operator should look at some day.
+/// A condition that an operator should look at eventually.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_warn { ($($message:tt)+) => { $crate::__log!(Warn, $($message)+) }; }
 
-/// What went wrong.
+/// A failure.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_error { ($($message:tt)+) => { $crate::__log!(Error, $($message)+) }; }
 
-/// What ends the plugin's work; panics are logged with it.
+/// A failure that ends the plugin's call. Panics are logged at this level.
 #[macro_export]
 #[doc(hidden)]
 macro_rules! __log_critical { ($($message:tt)+) => { $crate::__log!(Critical, $($message)+) }; }

@@ -1,6 +1,7 @@
-//! What a projector answers: changes to documents, events that it set aside, and the event it stopped before. Changes apply in
-//! the order they were made; of several for one document the last one wins. Whatever the host would refuse for its shape alone
-//! (skipped events out of order, or behind a halt) cannot be said here.
+//! The output of a projector: changes to documents, events that were set aside, and the event
+//! before which the lane stopped. Changes apply in the order in which they were made; of several to
+//! one document the last one wins. Skipped events are kept in order, and a halt drops those behind
+//! it, as the host requires.
 
 use std::ops::ControlFlow;
 
@@ -13,14 +14,18 @@ use crate::{Event, Failure, Halt, Skip, documents, raw};
 pub struct Projection(raw::Projection);
 
 impl Projection {
-    /// No effects yet: every event is acknowledged.
+    /// A projection without effects: every event is acknowledged.
     pub fn new() -> Self {
         Projection(raw::Projection { changes: Vec::new(), skipped: Vec::new(), halted: None })
     }
 
-    /// Creates or replaces a document. `document` must become a JSON object without the keys `_id` and `_version`, which belong
-    /// to the host. One that cannot be written as JSON at all (a map whose keys are not text) stops the lane with the code
-    /// `unwritable-document`.
+    /// Creates or replaces a document. `document` must become a JSON object without the keys `_id`
+    /// and `_version`, which belong to the host.
+    ///
+    /// # Errors
+    ///
+    /// A document that cannot be written as JSON, such as a map whose keys are not text, stops the
+    /// lane with the code `unwritable-document`.
     pub fn put<T: Serialize>(&mut self, collection: &str, id: impl Into<String>, document: &T) -> Result<(), Halt> {
         let id = id.into();
         let data = documents::text_of(collection, &id, document)?;
@@ -32,14 +37,14 @@ impl Projection {
         self.0.changes.push(raw::Change::Put(raw::Document { collection: collection.into(), id, data }));
     }
 
-    /// Removes a document; no error when there is none.
+    /// Removes a document. No error if it does not exist.
     pub fn remove(&mut self, collection: &str, id: impl Into<String>) {
         let key = raw::DocumentKey { collection: collection.into(), id: id.into() };
         self.0.changes.push(raw::Change::Remove(key));
     }
 
-    /// Sets an event aside as a dead letter. The lane goes on; the event must have left no effects. Events may be skipped in any
-    /// order, and the first reason for one counts.
+    /// Sets an event aside as a dead letter. The lane continues. The event must have no effects.
+    /// Events may be skipped in any order; the first reason for an event counts.
     pub fn skip(&mut self, event: Event<'_>, skip: Skip) {
         let skipped = &mut self.0.skipped;
         if let Err(place) = skipped.binary_search_by_key(&event.index(), |other| other.index) {
@@ -48,12 +53,14 @@ impl Projection {
         }
     }
 
-    /// Stops before `event`. Neither it nor any event after it may have left effects; those of the events before are kept.
+    /// Stops the lane before `event`. Effects of earlier events are kept. `event` and later ones
+    /// must have no effects.
     pub fn halt(&mut self, event: Event<'_>, halt: Halt) {
         self.halt_at(event.index(), halt);
     }
 
-    /// Does what a failure asks for and says whether to go on to the next event:
+    /// Skips the event or stops before it, as the failure demands. Returns whether to continue with
+    /// the next event:
     ///
     /// ```
     /// # use sandmill_guest::prelude::*;
@@ -83,7 +90,7 @@ impl Projection {
         }
     }
 
-    /// The answer of a batch that stopped before its first event.
+    /// The projection of a batch that stopped before its first event.
     pub(crate) fn halted_at_once(halt: Halt) -> Self {
         let mut projection = Projection::new();
         projection.halt_at(0, halt);

@@ -1,11 +1,17 @@
-//! What operators set for this plugin, with the tenant's own values laid over it. The same during a whole batch.
+//! The plugin's settings, as operators set them. A tenant's own values override the common ones.
+//! Settings do not change during a batch.
 
 use std::{fmt::Display, str::FromStr};
 
 use crate::Halt;
 
-/// One setting, read as a number, a `bool` or whatever else is made of text; `None` where it is not set. One that does not fit stops
-/// the lane with the code `invalid-setting`, so that a person corrects it:
+/// Parses a setting as a number, a `bool` or any other type with [`FromStr`]. `None` if it is not
+/// set.
+///
+/// # Errors
+///
+/// A value that does not parse stops the lane with the code `invalid-setting`, so that a person
+/// corrects it.
 ///
 /// ```
 /// # use sandmill_guest::prelude::*;
@@ -18,7 +24,7 @@ pub fn parse<T: FromStr<Err: Display>>(key: &str) -> Result<Option<T>, Halt> {
     text.parse().map(Some).map_err(|error| Halt::stop("invalid-setting", format!("{key} = {text:?}: {error}")))
 }
 
-/// One setting, as it was written.
+/// A setting as text. `None` if it is not set.
 pub fn get(key: &str) -> Option<String> {
     #[cfg(target_arch = "wasm32")]
     return crate::bindings::sandmill::processor::settings::get(key);
@@ -26,7 +32,7 @@ pub fn get(key: &str) -> Option<String> {
     crate::testing::setting(key)
 }
 
-/// All settings.
+/// All settings, as keys and values.
 pub fn get_all() -> Vec<(String, String)> {
     #[cfg(target_arch = "wasm32")]
     return crate::bindings::sandmill::processor::settings::get_all();

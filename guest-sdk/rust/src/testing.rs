@@ -1,5 +1,6 @@
-//! Runs a projector without a host, for a plugin's own tests. [`given`] tells a test in three words; a [`Lane`] hands over batches one by
-//! one and shows each answer. Documents are kept in memory; of the host's limits none is checked. Not there on WebAssembly.
+//! A test kit that runs a projector without a host. [`given`] states events and asserts documents.
+//! A [`Lane`] runs batches one at a time and returns each answer. Documents are kept in memory, and
+//! the host's limits are not checked. Not available on WebAssembly.
 //!
 //! ```
 //! use sandmill_guest::{prelude::*, testing::{event, given, json}};
@@ -28,7 +29,7 @@ pub use given::{Given, given};
 #[doc(no_inline)]
 pub use serde_json::json;
 
-/// One lane of a tenant: its documents, and its events' numbers.
+/// A lane of a tenant, with its documents and the numbers of its events.
 #[derive(Debug)]
 pub struct Lane<P> {
     tenant: String,
@@ -38,7 +39,7 @@ pub struct Lane<P> {
     projector: PhantomData<P>,
 }
 
-/// An event to be handled; see [`event`].
+/// An event for a test, made by [`event`].
 #[derive(Clone, Debug)]
 pub struct NewEvent {
     id: Option<String>,
@@ -49,7 +50,8 @@ pub struct NewEvent {
     recorded_at: i64,
 }
 
-/// An event of a type with its data: JSON text, or [`json!`]. It goes to the stream `stream-1` and is named after its position unless told.
+/// An event with its type and its data, as JSON text or [`json!`]. Defaults: stream `stream-1`, id
+/// `event-N` after its position, no metadata, recorded at 0.
 pub fn event(event_type: impl Into<String>, data: impl ToString) -> NewEvent {
     NewEvent {
         id: None,
@@ -62,25 +64,25 @@ pub fn event(event_type: impl Into<String>, data: impl ToString) -> NewEvent {
 }
 
 impl NewEvent {
-    /// Names the event.
+    /// Sets the event's id.
     pub fn id(mut self, id: impl Into<String>) -> Self {
         self.id = Some(id.into());
         self
     }
 
-    /// Appends it to this stream.
+    /// Sets the event's stream.
     pub fn stream(mut self, stream: impl Into<String>) -> Self {
         self.stream = stream.into();
         self
     }
 
-    /// Gives it metadata, a JSON object.
+    /// Sets the event's metadata: a JSON object, as text or [`json!`].
     pub fn metadata(mut self, metadata: impl ToString) -> Self {
         self.metadata = metadata.to_string();
         self
     }
 
-    /// Says when it was recorded, in milliseconds from 1970; at 0 unless told.
+    /// Sets when the event was recorded, in milliseconds since 1970-01-01T00:00:00Z. Default: 0.
     pub fn recorded_at(mut self, milliseconds: i64) -> Self {
         self.recorded_at = milliseconds;
         self
@@ -99,18 +101,18 @@ impl<P: Projector> Lane<P> {
         }
     }
 
-    /// Sets what [`settings::get`](crate::settings::get) answers.
+    /// Sets a setting of the plugin.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<String>) {
         self.store.settings.insert(key.into(), value.into());
     }
 
-    /// Puts a document there, JSON text.
+    /// Stores a document, given as JSON text.
     pub fn store(&mut self, collection: impl Into<String>, id: impl Into<String>, text: impl Into<String>) {
         self.store.documents.insert((collection.into(), id.into()), text.into());
     }
 
-    /// Appends the events, has them handled as one batch, at the first attempt, and applies the changes. A panic of the
-    /// projector is the test's panic.
+    /// Appends the events, runs the projector on them as one batch at its first attempt, applies
+    /// the changes, and returns the answer. A panic of the projector fails the test.
     pub fn handle(&mut self, events: impl IntoIterator<Item = NewEvent>) -> raw::Projection {
         let events = events.into_iter().map(|event| self.append(event)).collect();
         self.hand_over(events)
@@ -133,12 +135,12 @@ impl<P: Projector> Lane<P> {
         answer
     }
 
-    /// A document's JSON text.
+    /// A document's JSON text. `None` if it does not exist.
     pub fn text(&self, collection: &str, id: &str) -> Option<&str> {
         self.store.documents.get(&(collection.to_owned(), id.to_owned())).map(String::as_str)
     }
 
-    /// All documents of a collection, by id.
+    /// All documents of a collection, as ids and JSON texts, sorted by id.
     pub fn texts(&self, collection: &str) -> Vec<(&str, &str)> {
         let all = self.store.documents.iter().filter(|((of, _), _)| of == collection);
         all.map(|((_, id), text)| (id.as_str(), text.as_str())).collect()
@@ -162,7 +164,7 @@ impl<P: Projector> Lane<P> {
     }
 }
 
-/// What a host would answer from, while a batch is handled on this thread.
+/// The host's state, while a batch is handled on this thread.
 #[derive(Debug, Default)]
 struct Store {
     documents: BTreeMap<(String, String), String>,
@@ -175,7 +177,7 @@ thread_local! {
     static READS: RefCell<Vec<(String, usize)>> = RefCell::default();
 }
 
-/// Takes the record of reads on this thread: the collection and the number of documents of each.
+/// Takes the recorded reads of this thread: the collection and the number of documents of each.
 #[cfg(test)]
 pub(crate) fn take_reads() -> Vec<(String, usize)> {
     READS.take()

@@ -1,9 +1,10 @@
-//! Events as a serde enum: a variant's name is the type of an event, its content the event's data.
+//! A serde deserializer for events: the event's type selects an enum's variant, and its data fills
+//! it.
 //!
-//! What serde calls an externally tagged enum is read here from two texts instead of one, the event's type and its data, straight from
-//! JSON into the variant's fields and without a value in between; text may be borrowed from the event. An unknown type is told apart
-//! from data that does not fit by where reading fails: while the variant is looked for, or behind it. A variant without fields takes
-//! any data, unread.
+//! It reads an externally tagged enum from two texts instead of one. JSON is parsed directly into
+//! the variant's fields, which may borrow text from the event. An unknown type and data that does
+//! not fit are distinguished by where reading fails: while the variant is looked up, or after that.
+//! A variant without fields accepts any data, unread.
 
 use std::fmt;
 
@@ -16,7 +17,7 @@ use serde_json::de::StrRead;
 
 use crate::Failure;
 
-/// Reads an event into the variant that its type names; `None` where there is no such variant.
+/// Parses an event into the variant that its type names. `None` if there is no such variant.
 pub(crate) fn read<'de, E: Deserialize<'de>>(event_type: &'de str, data: &'de str) -> Result<Option<E>, Failure> {
     match E::deserialize(Tagged { event_type, data, asked: None }) {
         Ok(event) => Ok(Some(event)),
@@ -26,27 +27,28 @@ pub(crate) fn read<'de, E: Deserialize<'de>>(event_type: &'de str, data: &'de st
     }
 }
 
-pub(crate) const NOT_AN_ENUM: &str = "events are read into an enum with a variant for each event type, tagged as serde does by default; \
-     this type is another. Take an enum, without `#[serde(tag)]` and `#[serde(untagged)]`, or `Event::data` for a type of any shape.";
+pub(crate) const NOT_AN_ENUM: &str = "the type of events is not an enum with a variant per event type. Use an enum without \
+     `#[serde(tag)]` and `#[serde(untagged)]`, or `Event::data` for a type of any shape.";
 
-/// The event types that an enum knows.
+/// The event types for which an enum has variants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// The names of its variants, other spellings (`#[serde(alias)]`) among them.
+    /// The names of its variants, including aliases (`#[serde(alias)]`).
     Named(&'static [&'static str]),
-    /// Every type: one of its variants is marked with `#[serde(other)]`.
+    /// Every type: a variant has `#[serde(other)]`.
     Every,
 }
 
-/// Asks a type for the event types that it knows. `None` for one that is no enum tagged by its variants' names.
+/// The event types that an enum knows. `None` if `E` is not an externally tagged enum.
 pub(crate) fn known<'de, E: Deserialize<'de>>() -> Option<Known> {
     let mut known = None;
-    // No event has an empty type, so whoever takes one takes any. It always ends with an error, as nothing is read.
+    // No event has an empty type, so an enum that accepts it accepts any. The result is always an
+    // error, as there is no data.
     let _ = E::deserialize(Tagged { event_type: "", data: "", asked: Some(&mut known) });
     known
 }
 
-/// An event as what serde reads from; or no event, where the types that an enum knows are asked for.
+/// An event as a serde deserializer. Or no event, to ask for the types that an enum knows.
 struct Tagged<'de, 'a> {
     event_type: &'de str,
     data: &'de str,
@@ -129,7 +131,7 @@ impl<'de> Tagged<'de, '_> {
     }
 }
 
-/// Why an event could not be read.
+/// The reason why an event could not be parsed.
 #[derive(Debug)]
 enum Error {
     UnknownType,
@@ -155,7 +157,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// The only way in which looking for a variant fails. It costs nothing, whatever a derived implementation has to say about it.
+/// The only error of looking up a variant. It drops the derived implementation's message, so it
+/// costs nothing.
 #[derive(Debug)]
 struct NoVariant;
 
@@ -229,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_names_its_variant_and_the_data_is_its_content() {
+    fn the_type_selects_the_variant_and_the_data_fills_it() {
         let added = ok("ItemAdded", r#" {"note":[{}],"quantity":2,"sku":"a"} "#);
         let Some(Cart::ItemAdded { sku: Cow::Borrowed("a"), quantity: 2 }) = added else { panic!("{added:?}") };
         let escaped = ok("ItemAdded", r#"{"quantity":1,"sku":"\"a\""}"#);
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_type_is_not_malformed_data() {
+    fn an_unknown_type_is_none_and_data_that_does_not_fit_is_skipped() {
         for event_type in ["ItemLost", "itemAdded", "Internal", ""] {
             assert_eq!(ok(event_type, "{}"), None);
         }
@@ -262,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn data_too_deep_to_be_read_is_invalid_and_data_passed_over_may_have_any_depth() {
+    fn data_that_is_read_has_a_depth_limit_and_ignored_data_has_none() {
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
         let passed_over = format!(r#"{{"sku":"a","note":{},"reading":1e400,"quantity":2}}"#, nested(5_000));
         assert_eq!(ok("ItemAdded", &passed_over), Some(Cart::ItemAdded { sku: "a".into(), quantity: 2 }));
@@ -279,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn an_enum_knows_its_types() {
+    fn known_types_are_variants_aliases_or_every_type() {
         assert_eq!(
             known::<Cart<'_>>(),
             Some(Known::Named(&["ItemAdded", "Noted", "cart.noted", "Moved", "CheckedOut"]))

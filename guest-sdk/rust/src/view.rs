@@ -1,9 +1,10 @@
-//! A view of a batch, through which each event reads and writes several documents of any
-//! collection.
+//! Multi-document projections: each event reads and writes any number of documents through a
+//! [`View`].
 //!
-//! A batch is handled in three steps: read each event's data, read the documents that the events need (once for each collection), handle
-//! the events in order. A [`View`] shows an event what earlier ones wrote, and drops the writes of an event that fails. It keeps documents
-//! as JSON text, so an event finds the same document whether it was written in this batch or in an earlier one.
+//! A batch is handled in three steps: parse each event's data, read the documents that the events
+//! need (once per collection), handle the events in order. An event sees what earlier events wrote,
+//! and the writes of a failing event are dropped. Documents are kept as JSON text, so an event
+//! finds the same document whether it was written in this batch or in an earlier one.
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -11,11 +12,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{Batch, Event, Failure, Halt, Projection, documents};
 
-/// Documents that one read names: half of what a host allows by default (`limits.reads`).
+/// Most documents in one read: half of what a host allows by default (`limits.reads`).
 const READ_AT_ONCE: usize = 10_000;
 
-/// Begins to handle a batch whose events change several documents each. `E` is an enum as [`Event::typed`] reads it; events of other types
-/// are ignored, and data that does not fit is skipped with the code `invalid-data`.
+/// Parses the events of a batch in which an event may change several documents. `E` is an enum as
+/// for [`Event::typed`]. Events of other types are ignored. Data that does not fit skips its event
+/// with the code `invalid-data`.
 ///
 /// ```
 /// use sandmill_guest::prelude::*;
@@ -78,7 +80,7 @@ pub fn view<'b, E: Deserialize<'b>>(batch: &'b Batch) -> ReadAhead<'b, E> {
     ReadAhead { projection, events, view: View::default() }
 }
 
-/// A batch whose documents are being read; made by [`view()`].
+/// A parsed batch whose documents are yet to be read, made by [`view()`].
 #[derive(Debug)]
 #[must_use = "handle the events: `.handle(…)`"]
 pub struct ReadAhead<'b, E> {
@@ -88,11 +90,13 @@ pub struct ReadAhead<'b, E> {
 }
 
 impl<'b, E> ReadAhead<'b, E> {
-    /// Reads the documents of a collection that the events need, all at once. `ids` names those of one event. The view that it is given
-    /// shows the documents as they were before the batch: those of collections that were read before this one name further documents.
+    /// Reads the documents of a collection that the events need, all at once. `ids` returns the ids
+    /// that one event needs. Its view has the documents as they were before the batch. So documents
+    /// of a collection that was read earlier can name documents of this one.
     ///
-    /// This is for speed alone and changes no outcome. A document that is not named is read when an event asks for it, which may be a
-    /// trip to the database for each. Where `ids` fails, nothing is named; the event itself may fail when it is handled.
+    /// This only saves time. A document that is not named here is read when an event asks for it,
+    /// possibly with a round trip to the database for each. If `ids` fails, it names nothing; the
+    /// event may still fail when it is handled.
     pub fn reads<I: IntoIterator<Item: Into<String>>>(
         self,
         collection: &str,
@@ -104,7 +108,8 @@ impl<'b, E> ReadAhead<'b, E> {
         self
     }
 
-    /// Handles the events in order and answers with the documents that they changed. The writes of an event that fails are dropped.
+    /// Handles the events in order and returns the changed documents. The writes of a failing event
+    /// are dropped.
     pub fn handle(self, mut handle: impl FnMut(&mut View, E, Event<'b>) -> Result<(), Failure>) -> Projection {
         let ReadAhead { mut projection, events, mut view } = self;
         for (recorded, event) in events {
@@ -123,13 +128,13 @@ impl<'b, E> ReadAhead<'b, E> {
     }
 }
 
-/// Whether a host accepts it as a document's id. An event that asks for another one fails with the
+/// Whether a host accepts a document's id. An event that asks for an invalid one fails with the
 /// host's reason.
 fn is_id(id: &str) -> bool {
     (1..=512).contains(&id.len()) && !id.contains('\0')
 }
 
-/// The tenant's documents, as the events before and the current one have left them.
+/// The tenant's documents, with the changes of earlier events and of the current one.
 #[derive(Debug, Default)]
 pub struct View {
     /// The documents read or written so far, by collection and id.
@@ -139,17 +144,21 @@ pub struct View {
     undo: Vec<(String, String, Option<Entry>)>,
 }
 
-/// One document.
+/// A document.
 #[derive(Debug, Default)]
 struct Entry {
     text: Option<String>,
-    /// The host is known to have no such document.
+    /// Whether the host has no such document. False if unknown.
     absent: bool,
     changed: bool,
 }
 
 impl View {
-    /// A document, or `None` where there is none. One that is not a `T` stops the lane with the code `unreadable-document`.
+    /// Reads a document. `None` if it does not exist.
+    ///
+    /// # Errors
+    ///
+    /// A document that is not a `T` stops the lane with the code `unreadable-document`.
     pub fn get<T: DeserializeOwned>(&self, collection: &str, id: &str) -> Result<Option<T>, Halt> {
         if !self.knows(collection, id) {
             self.read(collection, vec![id.to_owned()]);
@@ -159,7 +168,11 @@ impl View {
         text.map(|text| documents::parse(collection, id, text)).transpose()
     }
 
-    /// Creates or replaces a document, as [`Projection::put`] does.
+    /// Creates or replaces a document.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Projection::put`].
     pub fn put<T: Serialize>(&mut self, collection: &str, id: impl Into<String>, document: &T) -> Result<(), Halt> {
         let id = id.into();
         let text = documents::text_of(collection, &id, document)?;
@@ -167,7 +180,7 @@ impl View {
         Ok(())
     }
 
-    /// Removes a document; no error when there is none.
+    /// Removes a document. No error if it does not exist.
     pub fn remove(&mut self, collection: &str, id: impl Into<String>) {
         self.replace(collection, id.into(), None);
     }
@@ -176,7 +189,7 @@ impl View {
         self.collections.borrow().get(collection).is_some_and(|entries| entries.contains_key(id))
     }
 
-    /// Reads those documents that are not known yet.
+    /// Reads the documents that are not known yet.
     fn read(&self, collection: &str, mut ids: Vec<String>) {
         ids.retain(|id| !self.knows(collection, id));
         ids.sort_unstable();
@@ -202,7 +215,7 @@ impl View {
         self.undo.push((collection.to_owned(), id, former));
     }
 
-    /// Drops what the current event wrote.
+    /// Drops the writes of the current event.
     fn roll_back(&mut self) {
         let collections = self.collections.get_mut();
         while let Some((collection, id, former)) = self.undo.pop() {
@@ -235,13 +248,13 @@ mod tests {
         testing::{Lane, NewEvent, event, given, json},
     };
 
-    /// An event's work: it adds to documents one after the other, and then may fail.
+    /// An event that adds to documents in order, and then may fail.
     #[derive(Deserialize)]
     enum Step {
         Step { deeds: Vec<(String, String, i64)>, fail: Option<String> },
     }
 
-    /// Adds to documents of two collections. A sum of zero is no document. Only `named` is read ahead.
+    /// Sums in two collections, removed at zero. Reads documents ahead if `READ_AHEAD`.
     struct Sums<const READ_AHEAD: bool>;
 
     impl<const READ_AHEAD: bool> Projector for Sums<READ_AHEAD> {
@@ -296,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_event_leaves_no_trace() {
+    fn the_writes_of_a_failing_event_are_dropped() {
         fn holds<P: Projector>() {
             given::<P>([
                 step(&[("a", "x", 2)]),
@@ -317,10 +330,10 @@ mod tests {
     }
 
     #[test]
-    fn documents_go_and_come_again() {
+    fn a_removed_document_can_be_created_again() {
         let mut lane = Lane::<Sums<true>>::new("acme");
         let answer = lane.handle([step(&[("a", "x", 2)]), step(&[("a", "x", -2)])]);
-        assert!(answer.changes.is_empty(), "it came and went within the batch");
+        assert!(answer.changes.is_empty(), "the document was created and removed within the batch");
         lane.handle([step(&[("a", "x", 2)])]);
         let answer = lane.handle([step(&[("a", "x", -2)])]);
         assert!(matches!(answer.changes[..], [raw::Change::Remove(_)]));
@@ -329,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn each_collection_is_read_once_for_a_batch() {
+    fn reading_ahead_reads_each_collection_once_per_batch() {
         let reads = |read_ahead: bool| {
             let events = [step(&[("a", "x", 1), ("b", "x", 1)]), step(&[("a", "y", 1), ("b", "x", 1), ("a", "x", 1)])];
             if read_ahead {
@@ -344,7 +357,7 @@ mod tests {
         assert_eq!(reads(false), [("a".to_owned(), 1), ("b".to_owned(), 1), ("a".to_owned(), 1)]);
     }
 
-    /// Reads ahead invalid ids, and fails to read ahead; handles every event alike.
+    /// Names invalid ids to read ahead, and fails to name ids. Handles every event alike.
     struct Careless;
 
     impl Projector for Careless {
@@ -372,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unreadable_document_concerns_only_its_events() {
+    fn an_unreadable_document_stops_only_before_an_event_that_needs_it() {
         let mut lane = Lane::<Sums<true>>::new("acme");
         lane.store("a", "bad", "[]");
         let answer = lane.handle([step(&[("a", "x", 1)]), step(&[("a", "bad", 1)]), step(&[("a", "x", 1)])]);

@@ -121,9 +121,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
             output::say(Tone::Bad, "conflict:", &format!("{conflict}. Nothing was appended."));
             Ok(ExitCode::from(CONFLICT))
         }
-        Err(error @ AppendError::DuplicateId { .. }) => {
-            Err(anyhow::anyhow!("{error}. Nothing was appended; with another --id it would be another event."))
-        }
+        Err(error @ AppendError::DuplicateId { .. }) => Err(anyhow::anyhow!("{error}. Nothing was appended.")),
         Err(AppendError::Database(error)) => Err(explain(&error)),
         Err(error) => Err(error.into()),
     }

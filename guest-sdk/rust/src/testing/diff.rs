@@ -1,10 +1,11 @@
-//! How documents differ from the expected ones, a line for each place: the document's id, a JSON pointer into it, and both values.
+//! Differences between documents, one line each: the document's id, a JSON pointer into it, and
+//! both values.
 
 use std::{collections::BTreeMap, fmt::Write};
 
 use serde_json::Value;
 
-/// Empty where nothing differs.
+/// The differences between expected documents and found ones. Empty if there are none.
 pub(super) fn documents(expected: &BTreeMap<String, Value>, found: &BTreeMap<String, Value>) -> String {
     let mut lines = String::new();
     for (id, expected) in expected {
@@ -58,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_difference_has_its_line() {
+    fn each_difference_has_a_line_with_its_pointer() {
         let texts = |pairs: &[(&str, Value)]| pairs.iter().map(|(id, value)| (id.to_string(), value.clone())).collect();
         let expected = texts(&[
             ("a", json!({"n": 1, "in": {"x": [1, 2]}, "gone": true})),

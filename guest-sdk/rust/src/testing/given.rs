@@ -1,6 +1,6 @@
-//! Tests in three words: given these events, then these documents. The events are handled several times, cut into batches in several
-//! ways, since the outcome must not depend on that; and they are dealt as a host deals them: types that the descriptor does not name
-//! are left out, and behind a halt nothing is handled.
+//! Given-then tests: given these events, then these documents. The events are handled several
+//! times, in batches of different sizes, because the outcome must not depend on that. As with a
+//! host, types that the descriptor does not name are left out, and nothing is handled after a halt.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData, panic::Location};
 
@@ -9,25 +9,26 @@ use serde_json::Value;
 use super::{Lane, NewEvent, diff};
 use crate::{Projector, bindings::sandmill::processor::types, raw};
 
-/// Sizes of batches to try beside all events at once.
+/// Batch sizes to test besides all events at once.
 const CUTS: [usize; 2] = [1, 2];
 
-/// Events whose outcome is to be told. Skipped and halted events must be told too, or the test fails.
+/// A test with its events. Skipped events and a halt must be asserted too, or the test fails when
+/// this is dropped.
 #[derive(Debug)]
 pub struct Given<P: Projector> {
     events: Vec<NewEvent>,
     settings: Vec<(String, String)>,
     documents: Vec<(String, String, String)>,
-    /// Once somebody has asked for it.
+    /// Set by the first assertion.
     outcome: Option<Outcome>,
-    skips_told: bool,
-    halt_told: bool,
+    skips_asserted: bool,
+    halt_asserted: bool,
     place: &'static Location<'static>,
     projector: PhantomData<P>,
 }
 
-/// Begins a test with these events, handled by `P` in one lane that has no documents yet.
-#[must_use = "say what comes of the events: `.then(collection, documents)`"]
+/// Starts a test with events that `P` handles in one lane. The lane has no documents yet.
+#[must_use = "assert the outcome: `.then(collection, documents)`"]
 #[track_caller]
 pub fn given<P: Projector>(events: impl IntoIterator<Item = NewEvent>) -> Given<P> {
     Given {
@@ -35,29 +36,30 @@ pub fn given<P: Projector>(events: impl IntoIterator<Item = NewEvent>) -> Given<
         settings: Vec::new(),
         documents: Vec::new(),
         outcome: None,
-        skips_told: false,
-        halt_told: false,
+        skips_asserted: false,
+        halt_asserted: false,
         place: Location::caller(),
         projector: PhantomData,
     }
 }
 
 impl<P: Projector> Given<P> {
-    /// With a setting.
-    #[must_use = "say what comes of the events: `.then(collection, documents)`"]
+    /// Adds a setting.
+    #[must_use = "assert the outcome: `.then(collection, documents)`"]
     pub fn setting(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((key.into(), value.into()));
         self
     }
 
-    /// With a document that is there already: JSON text, or [`json!`](super::json).
-    #[must_use = "say what comes of the events: `.then(collection, documents)`"]
+    /// Adds a document that exists before the events, as JSON text or [`json!`](super::json).
+    #[must_use = "assert the outcome: `.then(collection, documents)`"]
     pub fn document(mut self, collection: impl Into<String>, id: impl Into<String>, data: impl ToString) -> Self {
         self.documents.push((collection.into(), id.into(), data.to_string()));
         self
     }
 
-    /// Asserts that the collection has these documents and no others: each an id and JSON, as text or as [`json!`](super::json).
+    /// Asserts that the collection has exactly these documents: ids and JSON, as text or
+    /// [`json!`](super::json).
     #[track_caller]
     pub fn then<I: Into<String>, J: ToString>(
         mut self,
@@ -87,10 +89,11 @@ impl<P: Projector> Given<P> {
         self.then::<&str, &str>(collection, [])
     }
 
-    /// Asserts that these events were set aside and no others: each its place among the given ones, counted from 0, and its code.
+    /// Asserts that exactly these events were skipped: the index among the given events, counted
+    /// from 0, and the code.
     #[track_caller]
     pub fn then_skipped<'a>(mut self, skipped: impl IntoIterator<Item = (usize, &'a str)>) -> Self {
-        self.skips_told = true;
+        self.skips_asserted = true;
         let expected: Vec<(usize, &str)> = skipped.into_iter().collect();
         let outcome = self.outcome();
         let found: Vec<(usize, &str)> = outcome.skipped.iter().map(Failed::place_and_code).collect();
@@ -98,10 +101,11 @@ impl<P: Projector> Given<P> {
         self
     }
 
-    /// Asserts that the lane stopped before this event, given by its place counted from 0, with this code.
+    /// Asserts that the lane stopped before this event: the index among the given events, counted
+    /// from 0, and the code.
     #[track_caller]
     pub fn then_halted(mut self, place: usize, code: &str) -> Self {
-        self.halt_told = true;
+        self.halt_asserted = true;
         let outcome = self.outcome();
         let found = outcome.halted.as_ref().map(Failed::place_and_code);
         assert_eq!(Some((place, code)), found, "the lane did not stop as expected (left).\n{outcome}");
@@ -117,7 +121,7 @@ impl<P: Projector> Given<P> {
                 let differences = whole.differences(&cut);
                 assert!(
                     differences.is_empty(),
-                    "the outcome depends on how the events are cut into batches; expected is what comes of all at once, found what comes \
+                    "the outcome depends on the size of batches; expected is the outcome of all events at once, found that \
                      of {size} at a time:\n{differences}"
                 );
             }
@@ -126,7 +130,7 @@ impl<P: Projector> Given<P> {
         self.outcome.get_or_insert_default()
     }
 
-    /// Handles the events so many at a time.
+    /// Handles the events in batches of a size.
     #[track_caller]
     fn run(&self, size: usize) -> Outcome {
         let descriptor: raw::Descriptor = P::describe().into();
@@ -159,7 +163,8 @@ impl<P: Projector> Given<P> {
         for ((collection, id), text) in &lane.store.documents {
             assert!(
                 descriptor.collections.contains(collection),
-                "{id} was put into the collection {collection}, which the descriptor does not name; a host refuses that"
+                "the document {id} was put into the collection {collection}, which the descriptor does not list; a host \
+                 would refuse that. Add `.collection({collection:?})` to the descriptor"
             );
             outcome.documents.entry(collection.clone()).or_default().insert(id.clone(), parse(id, text));
         }
@@ -175,17 +180,17 @@ impl<P: Projector> Drop for Given<P> {
         }
         let place = self.place;
         assert!(
-            self.skips_told || outcome.skipped.is_empty(),
-            "{place}: events were skipped, and the test does not say so. Add `.then_skipped(…)`, or correct the events.\n{outcome}"
+            self.skips_asserted || outcome.skipped.is_empty(),
+            "{place}: events were skipped without an assertion. Add `.then_skipped(…)`, or correct the events.\n{outcome}"
         );
         assert!(
-            self.halt_told || outcome.halted.is_none(),
-            "{place}: the lane stopped, and the test does not say so. Add `.then_halted(…)`, or correct the events.\n{outcome}"
+            self.halt_asserted || outcome.halted.is_none(),
+            "{place}: the lane stopped without an assertion. Add `.then_halted(…)`, or correct the events.\n{outcome}"
         );
     }
 }
 
-/// What came of the events.
+/// The result of handling the events.
 #[derive(Debug, Default)]
 struct Outcome {
     documents: BTreeMap<String, BTreeMap<String, Value>>,
@@ -222,18 +227,18 @@ impl Outcome {
         for collection in collections {
             differences += &of(other, collection);
         }
-        let told = |outcome: &Outcome| {
+        let failed = |outcome: &Outcome| {
             let skipped: Vec<_> = outcome.skipped.iter().map(|failed| (failed.place, failed.code.clone())).collect();
             (skipped, outcome.halted.as_ref().map(|failed| (failed.place, failed.code.clone())))
         };
-        if told(self) != told(other) {
+        if failed(self) != failed(other) {
             differences += &format!("  expected\n{self}  found\n{other}");
         }
         differences
     }
 }
 
-/// The events that failed, a line each.
+/// The events that failed, one line each.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let verbs = self.skipped.iter().map(|failed| ("skipped", failed));
@@ -251,7 +256,7 @@ impl fmt::Display for Outcome {
 fn parse(id: &str, text: &str) -> Value {
     match serde_json::from_str(text) {
         Ok(value) => value,
-        Err(error) => panic!("the document {id} is no JSON: {error}: {text}"),
+        Err(error) => panic!("the document {id} is not JSON: {error}: {text}"),
     }
 }
 
@@ -265,7 +270,8 @@ mod tests {
         testing::{event, json},
     };
 
-    /// Adds up what is neither odd (skipped) nor 100 (waits), and multiplies by the size of the batch when told to be wrong.
+    /// Sums numbers. Skips odd ones and retries at 100. With the setting `wrong`, it multiplies by
+    /// the size of the batch, which is a bug.
     struct Sums;
 
     impl Projector for Sums {
@@ -303,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_is_so() {
+    fn correct_assertions_pass() {
         given::<Sums>([added(2), event("Removed", 7), added(3), added(4), added(6).stream("other")])
             .document("sums", "stream-1", json!({"sum": 10}))
             .then("sums", [("stream-1", r#"{"version": 4, "sum": 16}"#), ("other", r#"{"sum":6,"version":1}"#)])
@@ -317,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_said_is_told() {
+    fn wrong_and_missing_assertions_fail_with_the_difference() {
         let message =
             failure(|| drop(given::<Sums>([added(2), added(3)]).then("sums", [("stream-1", json!({"sum": 3}))])));
         let expected = "the documents of sums are not the expected ones:\n  stream-1 /sum: expected 3, found 2\n  \
@@ -333,14 +339,14 @@ mod tests {
     }
 
     #[test]
-    fn an_outcome_that_depends_on_batches_is_found() {
+    fn an_outcome_that_depends_on_batch_sizes_fails() {
         let message = failure(|| drop(given::<Sums>([added(2), added(4)]).setting("wrong", "true").then_empty("sums")));
-        assert!(message.starts_with("the outcome depends on how the events are cut into batches"), "{message}");
+        assert!(message.starts_with("the outcome depends on the size of batches"), "{message}");
         assert!(message.ends_with("1 at a time:\n  stream-1 /sum: expected 12, found 6\n"), "{message}");
     }
 
     #[test]
-    fn a_setting_that_does_not_fit_stops_the_lane() {
+    fn a_setting_that_does_not_parse_stops_the_lane() {
         given::<Sums>([added(2)]).setting("wrong", "maybe").then_empty("sums").then_halted(0, "invalid-setting");
     }
 }
