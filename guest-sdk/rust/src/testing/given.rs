@@ -2,7 +2,12 @@
 //! times, in batches of different sizes, because the outcome must not depend on that. As with a
 //! host, types that the descriptor does not name are left out, and nothing is handled after a halt.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData, panic::Location};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    marker::PhantomData,
+    panic::Location,
+};
 
 use serde_json::Value;
 
@@ -222,8 +227,7 @@ impl Outcome {
                 outcome.documents.get(collection).unwrap_or(&none),
             )
         };
-        let mut collections: Vec<&String> = self.documents.keys().chain(other.documents.keys()).collect();
-        collections.dedup();
+        let collections: BTreeSet<&String> = self.documents.keys().chain(other.documents.keys()).collect();
         for collection in collections {
             differences += &of(other, collection);
         }
@@ -343,6 +347,18 @@ mod tests {
         let message = failure(|| drop(given::<Sums>([added(2), added(4)]).setting("wrong", "true").then_empty("sums")));
         assert!(message.starts_with("the outcome depends on the size of batches"), "{message}");
         assert!(message.ends_with("1 at a time:\n  stream-1 /sum: expected 12, found 6\n"), "{message}");
+    }
+
+    #[test]
+    fn each_collections_differences_are_reported_once() {
+        let outcome = |number: u64| Outcome {
+            documents: ["a", "b"]
+                .map(|name| (name.into(), BTreeMap::from([("x".into(), json!({"n": number}))])))
+                .into(),
+            ..Outcome::default()
+        };
+        let differences = outcome(1).differences(&outcome(2));
+        assert_eq!(differences, "  x /n: expected 1, found 2\n".repeat(2));
     }
 
     #[test]
