@@ -1,40 +1,46 @@
-// Sandmill plugins in JavaScript: `documents`, where an event changes one document, and `view`, where it changes several.
+// The SDK for Sandmill plugins in JavaScript: `documents` if an event changes one document, `view`
+// if it changes several.
 //
-// An author describes the plugin and writes a function for each event type; batches, reading and writing are done here. A batch costs one read
-// of each collection, and one write for each changed document. An event that fails leaves no trace. There is no clock and no randomness, and
-// asking for either says so: time and ids come from the event, or the same events would not lead to the same documents.
+// An author describes the plugin and writes a function per event type. The SDK handles batches,
+// reads and writes: one read per collection and batch, and one write per changed document. A
+// failing event has no effects. There is no clock and no randomness, and using them is an error:
+// time and ids come from the event, so that equal events produce equal documents.
 
 import { getMany } from 'sandmill:processor/documents@0.1.0';
 import { log as writeLine } from 'sandmill:processor/logging@0.1.0';
 import { get } from 'sandmill:processor/settings@0.1.0';
 
-/** Levels of arrays and objects that an event's data may have: all that a store accepts. Much deeper data would use up the guest's stack. */
+/**
+ * Deepest nesting of an event's data, levels: the limit of a store. Much deeper data would exhaust
+ * the guest's stack.
+ */
 const LEVELS = 512;
-/** Documents that one read names: half of what a host allows by default (`limits.reads`). */
+/** Most documents in one read: half of what a host allows by default (`limits.reads`). */
 const READ_AT_ONCE = 10_000;
 
-// With the flag `u` a pair of surrogates is one character, so this matches halves alone.
+// With the flag `u` a surrogate pair is one character, so this matches only lone surrogates.
 const HALF = /[\ud800-\udfff]/u;
 const HALVES = new RegExp(HALF, 'gu');
 
-/** A text for people, with U+FFFD in place of half characters, which no text of the contract can hold. */
+/** A text for people. U+FFFD replaces lone surrogates, which the contract's strings cannot have. */
 const readable = (text) => String(text ?? '').replace(HALVES, '\ufffd');
 
-/** A text that has to stay as it is. */
+/** A string that must not be changed. Throws if it is none, or contains a lone surrogate. */
 function exact(what, text) {
-  if (typeof text !== 'string') throw new TypeError(`${what} is not a text: ${shown(text)}`);
+  if (typeof text !== 'string') throw new TypeError(`${what} is not a string: ${shown(text)}`);
   if (HALF.test(text)) {
-    throw new TypeError(`${what} holds half a character: ${JSON.stringify(text)}. Cut texts between characters, as [...text].slice(0, 3).join('') does`);
+    const cut = "Cut strings between characters, as [...text].slice(0, 3).join('') does";
+    throw new TypeError(`${what} contains half a character (a lone surrogate): ${JSON.stringify(text)}. ${cut}`);
   }
   return text;
 }
 
 const write = (level, context, message) => writeLine(level, context, readable(message));
 
-/** What an operator set under a key; undefined where nothing is set. */
+/** The value of a setting; undefined if it is not set. */
 export const setting = (key) => get(exact('the key of a setting', key)) ?? undefined;
 
-/** What a plugin throws when an event cannot be handled. Made by `skip`, `retry` and `stop`. */
+/** The error that a plugin throws to fail an event. Made by `skip`, `retry` and `stop`. */
 export class Failure extends Error {
   constructor(action, code, message) {
     super(readable(message));
@@ -42,47 +48,47 @@ export class Failure extends Error {
   }
 }
 
-/** Sets the event aside as a dead letter; the lane goes on. `throw skip('too-few', '…')`. */
+/** Sets the event aside as a dead letter; the lane continues. `throw skip('too-few', '…')`. */
 export const skip = (code, message = '') => new Failure({ tag: 'skip' }, code, message);
-/** Tries the event again later: when the policy says so, or not before so many milliseconds. */
+/** Retries the event after the policy's back-off, or after `after` milliseconds or later. */
 export const retry = (code, message = '', after) =>
   new Failure(after === undefined ? { tag: 'retry' } : { tag: 'retry-after', val: after }, code, message);
-/** Stops the lane until a person resumes it. */
+/** Stops the lane before the event until a person resumes it. */
 export const stop = (code, message = '') => new Failure({ tag: 'stop' }, code, message);
 
-/** A whole number, not negative, of an event's data. An event without it is set aside with the code `invalid-data`. */
+/** A non-negative whole number in an event's data. Otherwise skips with the code `invalid-data`. */
 export function natural(data, name) {
   const value = data?.[name];
-  if (!Number.isSafeInteger(value) || value < 0) throw invalid(name, 'a whole number that is not negative', value);
+  if (!Number.isSafeInteger(value) || value < 0) throw invalid(name, 'a non-negative whole number', value);
   return value;
 }
 
-/** A text of an event's data. An event without it is set aside with the code `invalid-data`. */
+/** A string in an event's data. Otherwise skips with the code `invalid-data`. */
 export function text(data, name) {
   const value = data?.[name];
-  if (typeof value !== 'string') throw invalid(name, 'a text', value);
+  if (typeof value !== 'string') throw invalid(name, 'a string', value);
   return value;
 }
 
 const invalid = (name, expected, value) => skip('invalid-data', `\`${name}\` is not ${expected}: ${shown(value)}`);
 
-/** A value for a message. Arrays and objects may be as large and as deep as an event. */
+/** A value for a message. Arrays and objects are not shown, as they may be as large as an event. */
 function shown(value) {
   if (value !== null && typeof value === 'object') return Array.isArray(value) ? 'an array' : 'an object';
   return typeof value === 'string' ? JSON.stringify(value.slice(0, 200)) : String(value);
 }
 
-/** An event's data. What cannot be read is set aside with the code `invalid-data`. */
+/** An event's data, parsed. Unreadable data skips the event with the code `invalid-data`. */
 function parse(data) {
-  if (isTooDeep(data)) throw skip('invalid-data', `the data nests deeper than ${LEVELS} levels`);
+  if (isTooDeep(data)) throw skip('invalid-data', `the data is nested deeper than ${LEVELS} levels`);
   try {
     return JSON.parse(data);
   } catch (error) {
-    throw skip('invalid-data', `the data cannot be read: ${error.message}`);
+    throw skip('invalid-data', `the data is not readable JSON: ${error.message}`);
   }
 }
 
-/** Whether a text nests deeper than can be read. Most texts are too short for that, or hold too few brackets. */
+/** Whether a text is nested too deep. Most texts are too short, or have too few brackets. */
 function isTooDeep(text) {
   if (text.length <= 2 * LEVELS || occurs(text, '[') + occurs(text, '{') <= LEVELS) return false;
   let level = 0;
@@ -104,14 +110,14 @@ function isTooDeep(text) {
   return false;
 }
 
-/** How often a sign occurs; counted no further than it matters. */
-function occurs(text, sign) {
+/** How often a character occurs, counted up to the limit of levels. */
+function occurs(text, character) {
   let count = 0;
-  for (let at = text.indexOf(sign); at >= 0 && count <= LEVELS; at = text.indexOf(sign, at + 1)) count++;
+  for (let at = text.indexOf(character); at >= 0 && count <= LEVELS; at = text.indexOf(character, at + 1)) count++;
   return count;
 }
 
-/** Where the quote stands that ends the string whose first quote is here. */
+/** The index of the quote that ends the string whose first quote is at `from`. */
 function endOfString(text, from) {
   for (let at = text.indexOf('"', from + 1); at >= 0; at = text.indexOf('"', at + 1)) {
     let before = at - 1;
@@ -121,7 +127,7 @@ function endOfString(text, from) {
   return text.length;
 }
 
-/** A document as JSON. `JSON.stringify` escapes half characters, and no database holds them. */
+/** A document as JSON. `JSON.stringify` escapes lone surrogates, which no database can store. */
 function stringify(collection, id, document) {
   const data = JSON.stringify(document);
   if (data.includes('\\ud')) {
@@ -135,13 +141,15 @@ function stringify(collection, id, document) {
 }
 
 /**
- * Makes a plugin of events that evolve documents. Export what it gives:
+ * Creates a plugin in which an event changes one document. Export the result:
  *
  *     export const { description, projector } = documents({ id, version, collection, initial, events });
  *
- * `events` has a function for each event type, `(document, data, event) => document`; it gives `null` for a document that goes.
- * `documentId`, `(data, event) => id`, finds the document by something else than the event's stream. `partitionBy`, `start`,
- * `readModelVersion` and `maxBatchSize` are those of the contract.
+ * - `events`: a function per event type, `(document, data, event) => document`. `null` removes the
+ *   document.
+ * - `initial`: the document before its first event.
+ * - `documentId`: `(data, event) => id`. Default: the event's stream.
+ * - `partitionBy`, `start`, `readModelVersion`, `maxBatchSize`: as in the contract.
  */
 export function documents(plugin) {
   const { collection, events, documentId = (_, event) => event.streamId } = plugin;
@@ -178,16 +186,19 @@ export function documents(plugin) {
 }
 
 /**
- * Makes a plugin whose events change several documents each. Export its result:
+ * Creates a plugin in which an event changes several documents. Export the result:
  *
  *     export const { description, projector } = view({ id, version, reads, events });
  *
- * `events` has a function for each event type, `(view, data, event)`, which calls `view.get(collection, id)`, `view.put(collection, id,
- * document)` and `view.remove(collection, id)`. It sees the writes of earlier events and its own; the writes of one that throws are discarded.
+ * `events` has a function per event type, `(view, data, event)`. It calls `view.get(collection,
+ * id)`, `view.put(collection, id, document)` and `view.remove(collection, id)`. It sees the writes
+ * of earlier events and its own. If it throws, its writes are dropped.
  *
- * `reads` has an entry for each of the plugin's collections: a function `(data, event, view)` that names the ids of the documents that an event
- * needs. Collections are read in this order, each once for a batch, so `view.get` there shows documents of the ones before, as they were before
- * the batch. It is for speed alone and changes no outcome: a document that is not named is read when an event asks for it.
+ * `reads` has a function per collection of the plugin, `(data, event, view)`, which returns the ids
+ * of the documents that an event needs. Collections are read in this order, each once per batch. So
+ * `view.get` in such a function shows documents of earlier collections, as they were before the
+ * batch. Reading ahead only saves time: a document that is not named is read when an event asks for
+ * it.
  */
 export function view(plugin) {
   const { reads, events } = plugin;
@@ -203,14 +214,16 @@ export function view(plugin) {
           for (const id of ids(data, event, documents.before)) if (isId(id)) named.push(id);
         } catch (error) {
           if (error instanceof Failure) continue;
-          write('warn', '', `\`reads\` of \`${collection}\` failed for the event ${event.id}, whose documents are read one by one: ${error}`);
+          const what = `\`reads\` of \`${collection}\` failed for the event ${event.id}`;
+          write('warn', '', `${what}; its documents are read one at a time, which is slower: ${error}`);
         }
       }
       documents.read(collection, named);
     }
     const failures = handleEach(steps, ({ event, data }) => documents.keepIfDone(() => {
       if (events[event.eventType](documents.view, data, event) !== undefined) {
-        throw new TypeError(`\`${event.eventType}\` returned a value; return nothing, change documents with view.put and view.remove, and do not make it async`);
+        const remedy = 'return nothing, change documents with view.put and view.remove, and do not make it async';
+        throw new TypeError(`the function of \`${event.eventType}\` returned a value; ${remedy}`);
       }
     }));
     return { changes: documents.changes(), ...failures };
@@ -220,8 +233,8 @@ export function view(plugin) {
 }
 
 /**
- * The documents of a batch: `view` for events, `before` for `reads`. They are kept as JSON, so an
- * event finds the same document whether it was written in this batch or in an earlier one.
+ * The documents of a batch: `view` for events, `before` for `reads`. They are kept as JSON text, so
+ * an event finds the same document whether it was written in this batch or in an earlier one.
  */
 function viewOf(names) {
   const collections = new Map(names.map((name) => [name, new Map()]));
@@ -267,14 +280,14 @@ function viewOf(names) {
     get,
     put(collection, id, document) {
       if (document === null || typeof document !== 'object' || Array.isArray(document)) {
-        throw new TypeError(`the document ${shown(id)} of \`${collection}\` is no object: ${shown(document)}`);
+        throw new TypeError(`the document ${shown(id)} of \`${collection}\` is not an object: ${shown(document)}`);
       }
       write(collection, id, stringify(collection, id, document));
     },
     remove: (collection, id) => write(collection, id, null),
   };
 
-  /** Handles an event, and discards its writes if it fails. */
+  /** Handles an event, and drops its writes if it throws. */
   function keepIfDone(handle) {
     replaced = [];
     try {
@@ -296,7 +309,7 @@ function viewOf(names) {
   return { view: Object.freeze(view), before: Object.freeze({ get }), read, keepIfDone, changes };
 }
 
-/** Whether a value can be a document's id: a text of 1 to 512 bytes. */
+/** Whether a value can be a document's id: a string of 1 to 512 bytes. */
 const isId = (id) =>
   typeof id === 'string' && id !== '' && !id.includes('\0') && !HALF.test(id) && (id.length <= 128 || unescape(encodeURIComponent(id)).length <= 512);
 
@@ -318,10 +331,10 @@ function exported(plugin, collections, project) {
     };
   }
 
-  return { description: { describe: aloud(describe) }, projector: { project: aloud(project) } };
+  return { description: { describe: reporting(describe) }, projector: { project: reporting(project) } };
 }
 
-/** Handles events in order, up to one that stops the lane. A step is an event, or its failure. */
+/** Handles events in order, until one stops the lane. A step is an event, or its failure. */
 function handleEach(steps, handle) {
   const failures = { skipped: [], halted: null };
   for (const [index, step] of steps.entries()) {
@@ -357,13 +370,13 @@ function evolve(events, { event, data, entry }, initial) {
   if (entry.unreadable) throw entry.unreadable;
   const evolved = events[event.eventType](entry.document ?? initial, data, event);
   if (evolved === undefined || typeof evolved !== 'object' || Array.isArray(evolved)) {
-    throw new TypeError(`\`${event.eventType}\` gave no document back; it returns an object, or null for a document that goes`);
+    throw new TypeError(`the function of \`${event.eventType}\` returned no document; return an object, or null to remove the document`);
   }
   entry.document = evolved;
   entry.changed = true;
 }
 
-/** The failure that was thrown, or else what was returned. Other errors are mistakes of the plugin and end the call. */
+/** The failure that was thrown, or else the result. Other errors are bugs, and end the call. */
 function attempt(body) {
   try {
     return body();
@@ -376,8 +389,8 @@ function attempt(body) {
 // The last error that was reported. The wrapper of `sandmill plugin build` does not repeat it.
 const REPORTED = Symbol.for('sandmill.reported');
 
-/** Says what ended a call before the sandbox sees nothing but a trap. */
-function aloud(body) {
+/** Logs the error that ends a call: the host only sees a trap. */
+function reporting(body) {
   return (...given) => {
     try {
       return body(...given);
@@ -392,12 +405,12 @@ function aloud(body) {
 const line = (level) => (...parts) =>
   write(level, '', parts.map((part) => (typeof part === 'string' ? part : JSON.stringify(part) ?? String(part))).join(' '));
 
-/** Log lines, at the levels of the contract. `console` goes the same way. */
+/** Log lines, at the levels of the contract. `console` writes the same lines. */
 export const log = Object.fromEntries(['trace', 'debug', 'info', 'warn', 'error', 'critical'].map((level) => [level, line(level)]));
 globalThis.console = { ...log, log: log.info };
 
 const none = (what) => () => {
-  throw new Error(`a plugin has no ${what}: take what you need from the event, so that the same events lead to the same documents`);
+  throw new Error(`a plugin has no ${what}; use the event's time and id, so that equal events produce equal documents`);
 };
 Math.random = none('randomness');
 Date.now = none('clock');

@@ -1,9 +1,13 @@
-"""Sandmill plugins in Python: `Documents`, where an event changes one document, and `View`, where it changes several.
+"""The SDK for Sandmill plugins in Python.
 
-An author describes the plugin and writes a function for each event type; batches, reading and writing are done here. A batch costs one read of
-each collection, and one write for each changed document. An event that fails leaves no trace. What is printed becomes log lines, and so does an
-exception, with where it came from. There is no clock and no randomness worth the name: time and ids come from the event, or the same events
-would not lead to the same documents.
+Use `Documents` if an event changes one document, `View` if it changes several.
+
+An author describes the plugin and writes a function per event type. The SDK handles batches, reads
+and writes: one read per collection and batch, and one write per changed document. A failing event
+has no effects. Printed text becomes log lines, and so does an exception with its traceback.
+
+A plugin has no clock and no randomness, and the usual functions for them raise. Time and ids come
+from the event, so that equal events produce equal documents.
 """
 
 import io
@@ -33,50 +37,51 @@ from wit_world.imports.types import (
     StartPosition,
 )
 
-# Levels of arrays and objects that an event's data may have: all that a store accepts. Much deeper data would use up the guest's stack.
+# Deepest nesting of an event's data, levels: the limit of a store. Much deeper data would exhaust
+# the guest's stack.
 _LEVELS = 512
-# Documents that one read names: half of what a host allows by default (`limits.reads`).
+# Most documents in one read: half of what a host allows by default (`limits.reads`).
 _READ_AT_ONCE = 10_000
-# Digits of a whole number: as many as a document may hold, where Python by itself reads 4,300.
+# Most digits of a whole number: as many as a document may have. Python's default is 4,300.
 sys.set_int_max_str_digits(8_000)
 
 _HALF = re.compile("[\ud800-\udfff]")
 _STRINGS = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NO_BRACKETS = re.compile(r"[^][{}]+")
 
-# How many calls of functions are told of where an exception came from.
-_PLACES_SAID = 10
+# Most lines of an exception's traceback in the log.
+_TRACEBACK_LINES = 10
 
 
 def _readable(words):
-    """A text for people, with U+FFFD in place of half characters, which no text of the contract can hold."""
+    """A text for people. U+FFFD replaces lone surrogates, which a contract's string cannot have."""
     words = str(words)
     return words if words.isascii() else _HALF.sub("\ufffd", words)
 
 
 def _exact(what, words):
-    """A text that has to stay as it is."""
+    """A string that must not be changed. Raises if it is none, or contains a lone surrogate."""
     if not isinstance(words, str):
-        raise TypeError(f"{what} is not a text: {_shown(words)}")
+        raise TypeError(f"{what} is not a string: {_shown(words)}")
     if not words.isascii() and _HALF.search(words):
-        raise ValueError(f"{what} holds half a character (a surrogate): {ascii(words)}")
+        raise ValueError(f"{what} contains half a character (a lone surrogate): {ascii(words)}")
     return words
 
 
 def _shown(value):
-    """A value for a message. Lists and dicts may be as large and as deep as an event."""
+    """A value for a message. Lists and dicts are not shown, as they may be as large as an event."""
     if isinstance(value, (dict, list)):
         return "a list" if isinstance(value, list) else "a dict"
     return repr(value[:200] if isinstance(value, str) else value)
 
 
 def setting(key):
-    """What an operator set under a key; None where nothing is set."""
+    """The value of a setting, or None if it is not set."""
     return _settings.get(_exact("the key of a setting", key))
 
 
 class Failure(Exception):
-    """An event that cannot be handled. Raise one of its kinds."""
+    """The failure of an event. Raise a subclass: `Skip`, `Retry` or `Stop`."""
 
     action = None
 
@@ -86,11 +91,11 @@ class Failure(Exception):
 
 
 class Skip(Failure):
-    """Sets the event aside as a dead letter; the lane goes on."""
+    """Sets the event aside as a dead letter. The lane continues."""
 
 
 class Retry(Failure):
-    """Tries the event again later: when the policy says so, or not before so many milliseconds."""
+    """Retries the event after the policy's back-off, or after `after` milliseconds or later."""
 
     def __init__(self, code, message="", after=None):
         super().__init__(code, message)
@@ -98,39 +103,39 @@ class Retry(Failure):
 
 
 class Stop(Failure):
-    """Stops the lane until a person resumes it."""
+    """Stops the lane before the event until a person resumes it."""
 
     action = HaltAction_Stop()
 
 
 def natural(data, name):
-    """A whole number, not negative, of an event's data. An event without it is set aside with the code `invalid-data`."""
+    """A non-negative whole number in an event's data. Otherwise skips with `invalid-data`."""
     value = data.get(name) if isinstance(data, dict) else None
     if type(value) is not int or value < 0:
-        raise Skip("invalid-data", f"`{name}` is not a whole number that is not negative: {_shown(value)}")
+        raise Skip("invalid-data", f"`{name}` is not a non-negative whole number: {_shown(value)}")
     return value
 
 
 def text(data, name):
-    """A text of an event's data. An event without it is set aside with the code `invalid-data`."""
+    """A string in an event's data. Otherwise skips with `invalid-data`."""
     value = data.get(name) if isinstance(data, dict) else None
     if type(value) is not str:
-        raise Skip("invalid-data", f"`{name}` is not a text: {_shown(value)}")
+        raise Skip("invalid-data", f"`{name}` is not a string: {_shown(value)}")
     return value
 
 
 def _parse(data):
-    """An event's data. What cannot be read is set aside with the code `invalid-data`."""
+    """An event's data, parsed. Unreadable data skips the event with the code `invalid-data`."""
     if _is_too_deep(data):
-        raise Skip("invalid-data", f"the data nests deeper than {_LEVELS} levels")
+        raise Skip("invalid-data", f"the data is nested deeper than {_LEVELS} levels")
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise Skip("invalid-data", f"the data cannot be read: {error}") from None
+        raise Skip("invalid-data", f"the data is not readable JSON: {error}") from None
 
 
 def _is_too_deep(data):
-    """Whether a text nests deeper than can be read. Most texts are too short for that, or hold too few brackets."""
+    """Whether a text is nested too deep. Most texts are too short, or have too few brackets."""
     if len(data) <= 2 * _LEVELS or data.count("[") + data.count("{") <= _LEVELS:
         return False
     level = 0
@@ -142,7 +147,7 @@ def _is_too_deep(data):
 
 
 class _Plugin:
-    """The common part of all plugins: description, functions for event types, and exports."""
+    """The common base of plugins: description, functions for event types, and exports."""
 
     def __init__(
         self,
@@ -168,7 +173,7 @@ class _Plugin:
         )
 
     def on(self, event_type):
-        """Marks the function for an event type."""
+        """Marks the function that handles an event type."""
 
         def mark(function):
             self._handlers[event_type] = _with_parameters(function, 3)
@@ -177,7 +182,7 @@ class _Plugin:
         return mark
 
     def exports(self):
-        """What the plugin's module exports: the classes `Description` and `Projector`."""
+        """The classes `Description` and `Projector`, which the plugin's module must export."""
         plugin = self
 
         class Description:
@@ -185,7 +190,7 @@ class _Plugin:
                 try:
                     return plugin._described()
                 except Exception as error:
-                    _say_what_ended(error)
+                    _report(error)
                     raise
 
         class Projector:
@@ -193,25 +198,28 @@ class _Plugin:
                 try:
                     return plugin._project(batch)
                 except Exception as error:
-                    _say_what_ended(error)
+                    _report(error)
                     raise
 
         return Description, Projector
 
 
 def _with_parameters(function, count):
-    """Adapts a function to `count` arguments, without the last ones if it has fewer parameters."""
+    """Adapts a function to `count` arguments. Drops the last ones if it has fewer parameters."""
     takes = function.__code__.co_argcount
     return function if takes >= count else lambda *given: function(*given[:takes])
 
 
 class Documents(_Plugin):
-    """A plugin of events that evolve documents, an event one document.
+    """A plugin in which an event changes one document.
 
-    `@plugin.on("ItemAdded")` marks a function for an event type, which takes the document, the event's data and, if it has a third parameter
-    to it, the event, and gives the new document back, or None for a document that goes. It leaves the old one as it was. `document_id`, a function
-    of data and event, finds the document by something else than the event's stream. `plugin.exports()` is what the module must name
-    `Description, Projector`. `partition_by`, `start`, `read_model_version` and `max_batch_size` are those of the contract.
+    `@plugin.on("ItemAdded")` marks the function for an event type. It receives the document, the
+    event's data and, if it has a third parameter, the event. It returns the new document, or None to
+    remove it, and must not change the old one.
+
+    `initial` is the document before its first event. `document_id` is a function of data and event;
+    default: the event's stream. `partition_by`, `start`, `read_model_version` and `max_batch_size`
+    are as in the contract. The module must export `Description, Projector = plugin.exports()`.
     """
 
     def __init__(self, id, *, collection, initial, document_id=None, **descriptor):
@@ -246,16 +254,21 @@ class Documents(_Plugin):
 
 
 class View(_Plugin):
-    """A plugin of events that change several documents each.
+    """A plugin in which an event changes several documents.
 
-    `@plugin.on("ItemAdded")` marks a function for an event type, which takes a view of the documents, the event's data and, if it has a third
-    parameter to it, the event. It calls `view.get(collection, id)`, `view.put(collection, id, document)` and `view.remove(collection, id)`, and sees
-    what earlier events and it itself wrote; of one that raises an exception, nothing is kept.
+    `@plugin.on("ItemAdded")` marks the function for an event type. It receives a view of the
+    documents, the event's data and, if it has a third parameter, the event. It calls
+    `view.get(collection, id)`, `view.put(collection, id, document)` and
+    `view.remove(collection, id)`. It sees the writes of earlier events and its own. If it raises, its
+    writes are dropped.
 
-    `@plugin.reads("items")` marks a function for each of the plugin's collections, which takes the event's data and, if it has parameters to
-    them, the event and a view, and names the ids of the documents that an event needs. Collections are read in this order, each once for a batch, so
-    the view shows documents of the ones before, as they were before the batch. It is for speed alone and changes no outcome: a document that is
-    not named is read when an event asks for it. `exports` and the contract's parts are as in `Documents`.
+    `@plugin.reads("items")` marks a function per collection of the plugin. It receives the event's
+    data and, if it has the parameters, the event and a view. It returns the ids of the documents that
+    an event needs. Collections are read in this order, each once per batch, so the view shows
+    documents of earlier collections, as they were before the batch. Reading ahead only saves time: a
+    document that is not named is read when an event asks for it.
+
+    `exports` and the other parameters are as in `Documents`.
     """
 
     def __init__(self, id, **descriptor):
@@ -263,7 +276,7 @@ class View(_Plugin):
         super().__init__(id, self._reads, **descriptor)
 
     def reads(self, collection):
-        """Marks the function that names the ids of the documents of a collection which an event needs."""
+        """Marks the function that returns the ids of the documents that an event needs."""
 
         def mark(function):
             self._reads[collection] = _with_parameters(function, 3)
@@ -291,8 +304,8 @@ class View(_Plugin):
                         _logging.Level.WARN,
                         "",
                         _readable(
-                            f"`reads` of `{collection}` failed for the event {event.id}, whose documents are read one by one: "
-                            f"{type(error).__name__}: {error}"
+                            f"`reads` of `{collection}` failed for the event {event.id}; "
+                            f"its documents are read one at a time, which is slower: {type(error).__name__}: {error}"
                         ),
                     )
             view._read(collection, named)
@@ -300,14 +313,17 @@ class View(_Plugin):
         def handle(event, data):
             with view:
                 if self._handlers[event.event_type](view, data, event) is not None:
-                    raise TypeError(f"{event.event_type} returned a value; return nothing, and change documents with view.put and view.remove")
+                    raise TypeError(
+                        f"the function of `{event.event_type}` returned a value; "
+                        "return nothing, and change documents with view.put and view.remove"
+                    )
 
         failures = _handle_each(steps, handle)
         return Projection(view._changes(), *failures)
 
 
 def _handle_each(steps, handle):
-    """Handles events in order, up to one that stops the lane. A step may be a failure already."""
+    """Handles events in order, until one stops the lane. A step is an event, or its failure."""
     skipped = []
     for index, step in enumerate(steps):
         try:
@@ -325,8 +341,8 @@ def _handle_each(steps, handle):
 _reported = None
 
 
-def _say_what_ended(error):
-    """Says what ends a call, and where, before the sandbox sees nothing but a trap."""
+def _report(error):
+    """Logs the exception that ends a call, and where: the host only sees a trap."""
     global _reported
     _reported = error
     places, place = [], error.__traceback__
@@ -334,13 +350,13 @@ def _say_what_ended(error):
         code = place.tb_frame.f_code
         places.append(f"    at {code.co_name} ({code.co_filename.rpartition('/')[2]}:{place.tb_lineno})")
         place = place.tb_next
-    # The innermost first, as whoever reads only the beginning wants that; a recursion has more than anybody reads.
-    said = [f"{type(error).__name__}: {error}", *places[:-_PLACES_SAID - 1:-1]]
-    _logging.log(_logging.Level.CRITICAL, "exception", _readable("\n".join(said)))
+    # The innermost call first, and not all, as a recursion can have very many.
+    lines = [f"{type(error).__name__}: {error}", *places[:-_TRACEBACK_LINES - 1:-1]]
+    _logging.log(_logging.Level.CRITICAL, "exception", _readable("\n".join(lines)))
 
 
 class _Entry:
-    """A document of the batch."""
+    """A document while a batch is handled."""
 
     __slots__ = ("id", "document", "existed", "changed", "unreadable")
 
@@ -359,7 +375,9 @@ class _Entry:
             raise self.unreadable
         evolved = handler(initial if self.document is None else self.document, data, event)
         if evolved is not None and not isinstance(evolved, dict):
-            raise TypeError(f"{event.event_type} must give back a dict, or None for a document that goes")
+            raise TypeError(
+                f"the function of `{event.event_type}` returned no document; return a dict, or None to remove the document"
+            )
         self.document, self.changed = evolved, True
 
     def change(self, collection):
@@ -369,7 +387,7 @@ class _Entry:
 
 
 def _is_id(id):
-    """Whether a value can be a document's id: a text of 1 to 512 bytes."""
+    """Whether a value can be a document's id: a string of 1 to 512 bytes."""
     return isinstance(id, str) and "\0" not in id and not _HALF.search(id) and 1 <= len(id.encode()) <= 512
 
 
@@ -379,24 +397,24 @@ def _dump(collection, id, document):
     half = None if data.isascii() else _HALF.search(data)
     if half is not None:
         near = ascii(data[max(half.start() - 40, 0) : half.end() + 40])
-        raise ValueError(f"the document {id!r} of `{collection}` holds half a character (a surrogate): … {near} …")
+        raise ValueError(f"the document {id!r} of `{collection}` contains half a character (a lone surrogate): … {near} …")
     return data
 
 
 class _View:
-    """The documents of a batch. As a context, it discards the writes of an event that fails.
+    """The documents of a batch. As a context manager, it drops the writes of a failing event.
 
-    They are kept as JSON, so an event finds the same document whether it was written in this batch or
-    in an earlier one.
+    Documents are kept as JSON text, so an event finds the same document whether it was written in
+    this batch or in an earlier one.
     """
 
     def __init__(self, collections):
-        # For each document: its text, whether the host has none, and whether it was changed.
+        # Per document: its text, whether the host has none, and whether it was changed.
         self._collections = {collection: {} for collection in collections}
         self._replaced = []
 
     def get(self, collection, id):
-        """A document, or None where there is none."""
+        """A document, or None if it does not exist."""
         entries = self._of(collection)
         if id not in entries:
             self._read(collection, [_exact(f"the id of a document of `{collection}`", id)])
@@ -409,16 +427,16 @@ class _View:
     def put(self, collection, id, document):
         """Creates or replaces a document."""
         if not isinstance(document, dict):
-            raise TypeError(f"the document {_shown(id)} of `{collection}` is no dict: {_shown(document)}")
+            raise TypeError(f"the document {_shown(id)} of `{collection}` is not a dict: {_shown(document)}")
         self._write(collection, id, _dump(collection, id, document))
 
     def remove(self, collection, id):
-        """Removes a document; no error when there is none."""
+        """Removes a document. No error if it does not exist."""
         self._write(collection, id, None)
 
     def _of(self, collection):
         if collection not in self._collections:
-            raise TypeError(f"there is no function for the collection {_shown(collection)}; mark one with `reads`")
+            raise TypeError(f"the collection {_shown(collection)} has no function for `reads`; mark one with `@plugin.reads`")
         return self._collections[collection]
 
     def _read(self, collection, ids):
@@ -477,7 +495,7 @@ log = _Log()
 
 
 class _Lines(io.TextIOBase):
-    """What is printed, line by line."""
+    """A text stream that writes each printed line to the log."""
 
     def __init__(self, context, level):
         self._context, self._level, self._rest = context, level, ""
@@ -494,7 +512,7 @@ class _Lines(io.TextIOBase):
 
 def _none(what):
     def refuse(*_, **__):
-        raise RuntimeError(f"a plugin has no {what}: take what you need from the event, so that the same events lead to the same documents")
+        raise RuntimeError(f"a plugin has no {what}; use the event's time and id, so that equal events produce equal documents")
 
     return refuse
 

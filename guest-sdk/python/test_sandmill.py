@@ -1,4 +1,4 @@
-"""Tests of the SDK in plain Python, where the host's part is played by what stands here: `python3 -m unittest discover guest-sdk/python`."""
+"""Tests of the SDK in plain Python, with a fake host: `python3 -m unittest discover guest-sdk/python`."""
 
 import contextlib
 import json
@@ -56,7 +56,7 @@ _module(
     StartPosition=types.SimpleNamespace(BEGINNING=0),
     **{name: namedtuple(name, fields) for name, fields in _types.items()},
 )
-# The SDK takes a plugin's clock and standard output away; the tests need both.
+# The SDK removes a plugin's clock and standard output; the tests need both.
 _kept = {name: getattr(time, name) for name in dir(time)}
 _out, _err = sys.stdout, sys.stderr
 sys.path.insert(0, str(Path(__file__).parent))
@@ -73,7 +73,7 @@ Event = namedtuple("Event", "data event_type stream_id id", defaults=["e"])
 
 
 def answer(handler, data, **more):
-    """What a plugin answers to events of the type E with these data."""
+    """The answer of a plugin to events of the type E with these data."""
     lines.clear()
     plugin = sandmill.Documents("p", collection="c", initial={"n": 0}, **more)
     plugin.on("E")(handler)
@@ -94,7 +94,7 @@ def raises(error):
 
 
 def sums(named=True):
-    """Adds to documents of the collections `a` and `b`, as the data's deeds say; a sum of zero is no document."""
+    """Sums in the collections `a` and `b`, by the data's deeds. A document with the sum zero is removed."""
     plugin = sandmill.View("sums")
     for of in ("a", "b"):
         plugin.reads(of)(lambda data, event, view, of=of: [id for other, id, _ in data["deeds"] if named and other == of])
@@ -114,7 +114,7 @@ def sums(named=True):
 
 
 def outcome(plugin, data, size):
-    """What a plugin answers to events of the type E in batches of a size, each after the changes of the ones before: documents and failures."""
+    """The documents and failures after events of the type E, handled in batches of a size."""
     lines.clear(), stored.clear(), reads.clear()
     projector, failed = plugin.exports()[1](), []
     for at in range(0, len(data), size):
@@ -139,7 +139,7 @@ def nested(levels, inner=""):
 
 
 class Sdk(unittest.TestCase):
-    def test_half_a_character_in_words_for_people_becomes_u_fffd(self):
+    def test_a_lone_surrogate_in_a_text_for_people_becomes_u_fffd(self):
         skipped = answer(raises(sandmill.Skip(HALF, HALF)), ["{}"]).skipped
         self.assertEqual(skipped, [(0, REPLACED, REPLACED)])
         halted = answer(raises(sandmill.Stop("code", HALF)), ["{}"]).halted
@@ -150,59 +150,59 @@ class Sdk(unittest.TestCase):
             print(HALF)
         self.assertEqual(lines, [("INFO", REPLACED), ("INFO", REPLACED)])
 
-    def test_half_a_character_in_an_exception_does_not_hide_the_exception(self):
+    def test_a_lone_surrogate_in_an_exception_does_not_hide_the_exception(self):
         with self.assertRaises(RuntimeError):
             answer(raises(RuntimeError(HALF)), ["{}"])
         self.assertTrue(lines[0][1].startswith(f"RuntimeError: {REPLACED}\n"), lines)
 
-    def test_half_a_character_that_would_change_data_is_refused_with_words(self):
+    def test_a_lone_surrogate_that_would_change_data_is_refused(self):
         def refused(handler, **more):
             with self.assertRaises((ValueError, TypeError)):
                 answer(handler, ["{}"], **more)
             return lines[0][1].splitlines()[0]
 
-        said = "holds half a character (a surrogate):"
+        message = "contains half a character (a lone surrogate):"
         by_half = refused(counts, document_id=lambda data, event: HALF)
-        self.assertEqual(by_half, f"ValueError: the id of a document of `c` {said} 'ab\\ud83d'")
+        self.assertEqual(by_half, f"ValueError: the id of a document of `c` {message} 'ab\\ud83d'")
         for document in ({"a": [{"b": HALF}]}, {HALF: 1}):
             found = refused(lambda *_: document)
-            self.assertTrue(found.startswith(f"ValueError: the document 's0' of `c` {said} … ") and "ab\\ud83d" in found, found)
+            self.assertTrue(found.startswith(f"ValueError: the document 's0' of `c` {message} … ") and "ab\\ud83d" in found, found)
         by_number = refused(counts, document_id=lambda data, event: 7)
-        self.assertEqual(by_number, "TypeError: the id of a document of `c` is not a text: 7")
+        self.assertEqual(by_number, "TypeError: the id of a document of `c` is not a string: 7")
         with self.assertRaises(ValueError):
             sandmill.setting(HALF)
         self.assertEqual((sandmill.setting("limit"), sandmill.setting("none")), ("7", None))
 
-    def test_data_that_cannot_be_read_is_set_aside_and_all_that_a_store_accepts_can_be_read(self):
+    def test_unreadable_data_is_skipped_and_all_data_that_a_store_accepts_is_readable(self):
         wide = "[" + '{"a":[]},' * 2_000 + '"' + '[\\"' * 2_000 + '"]'
         data = [
             nested(512), nested(513), nested(100_000), wide, "9" * 5_000, '{"x":1e400}', "", "[1", nested(512, '"\\\\"'),
             nested(513, '"]"'), "9" * 8_001,
         ]
         answered = answer(counts, data)
-        deep = "the data nests deeper than 512 levels"
+        deep = "the data is nested deeper than 512 levels"
         found = [(skipped.index, skipped.code, skipped.message == deep) for skipped in answered.skipped]
         expected = [(1, True), (2, True), (6, False), (7, False), (9, True), (10, False)]
         self.assertEqual(found, [(index, "invalid-data", is_deep) for index, is_deep in expected])
-        self.assertTrue(answered.skipped[2].message.startswith("the data cannot be read: Expecting value"))
+        self.assertTrue(answered.skipped[2].message.startswith("the data is not readable JSON: Expecting value"))
         self.assertEqual([change.value.id for change in answered.changes], ["s0", "s3", "s4", "s5", "s8"])
 
-    def test_a_document_that_cannot_be_read_stops_the_events_that_need_it(self):
+    def test_an_unreadable_document_stops_the_lane_before_an_event_that_needs_it(self):
         stored.update({"s0": '{"n":4}', "s1": "{"})
         answered = answer(counts, ["{}", "{}", "{}"])
         stored.clear()
         self.assertEqual([(change.value.id, change.value.data) for change in answered.changes], [("s0", '{"n":5}')])
         self.assertEqual((answered.halted.index, answered.halted.code), (1, "unreadable-document"))
 
-    def test_a_message_shows_a_wrong_value_and_of_a_large_one_only_what_it_is(self):
+    def test_a_message_shows_a_wrong_value_but_only_the_kind_of_a_list(self):
         def message(read, value):
             return answer(lambda document, data: read(data, "x"), ['{"x":%s}' % value]).skipped[0].message
 
-        self.assertEqual(message(sandmill.natural, "-1"), "`x` is not a whole number that is not negative: -1")
-        self.assertEqual(message(sandmill.natural, "1e400"), "`x` is not a whole number that is not negative: inf")
-        self.assertEqual(message(sandmill.text, "null"), "`x` is not a text: None")
-        self.assertEqual(message(sandmill.text, "[" * 500 + "]" * 500), "`x` is not a text: a list")
-        self.assertEqual(len(message(sandmill.natural, json.dumps("y" * 5_000))), 250)
+        self.assertEqual(message(sandmill.natural, "-1"), "`x` is not a non-negative whole number: -1")
+        self.assertEqual(message(sandmill.natural, "1e400"), "`x` is not a non-negative whole number: inf")
+        self.assertEqual(message(sandmill.text, "null"), "`x` is not a string: None")
+        self.assertEqual(message(sandmill.text, "[" * 500 + "]" * 500), "`x` is not a string: a list")
+        self.assertEqual(len(message(sandmill.natural, json.dumps("y" * 5_000))), 242)
 
     def test_whole_numbers_keep_every_digit_and_an_infinite_one_is_refused(self):
         changes = answer(lambda document, data: data, ['{"x":%s}' % ("9" * 5_000)]).changes
@@ -212,7 +212,7 @@ class Sdk(unittest.TestCase):
         changes = answer(lambda document, data: data, ['{"x":-0,"y":-0.0}']).changes
         self.assertEqual(changes[0].value.data, '{"x":0,"y":-0.0}')
 
-    def test_an_event_changes_several_documents_and_one_that_fails_none_however_events_are_cut_into_batches(self):
+    def test_an_event_changes_several_documents_and_a_failing_one_none_with_any_size_of_batches(self):
         data = [
             {"deeds": [("a", "x", 2), ("b", "x", 3)]},
             {"deeds": [("a", "x", 5), ("a", "y", 1), ("a", "x", -7), ("b", "z", 1)], "fail": "skip"},
@@ -227,14 +227,14 @@ class Sdk(unittest.TestCase):
             for named in (True, False):
                 self.assertEqual(outcome(sums(named), data, size), expected, (size, named))
 
-    def test_each_collection_is_read_once_for_a_batch_and_what_is_not_named_is_read_when_it_is_asked_for(self):
+    def test_each_collection_is_read_once_per_batch_and_an_unnamed_document_when_an_event_asks_for_it(self):
         data = [{"deeds": [("a", "x", 1), ("b", "x", 1)]}, {"deeds": [("a", "y", 1), ("b", "x", 1), ("a", "x", 1)]}]
         outcome(sums(), data, 2)
         self.assertEqual(reads, [("a", ["x", "y"]), ("b", ["x"])])
         outcome(sums(False), data, 2)
         self.assertEqual(reads, [("a", ["x"]), ("b", ["x"]), ("a", ["y"])])
 
-    def test_documents_of_one_collection_name_those_of_the_next_as_they_were_before_the_batch(self):
+    def test_documents_of_one_collection_can_name_those_of_the_next_as_they_were_before_the_batch(self):
         plugin = sandmill.View("p")
         plugin.reads("a")(lambda data: ["x"])
         plugin.reads("b")(lambda data, event, view: (view.get("a", "x") or {"of": []})["of"])
@@ -251,7 +251,7 @@ class Sdk(unittest.TestCase):
         self.assertEqual(list(documents), ["a/x", "b/4"])
         self.assertEqual(reads[-2:], [("a", ["x"]), ("b", ["2", "3"])])
 
-    def test_a_document_is_a_copy_written_as_it_is_put(self):
+    def test_a_document_is_a_copy_stored_as_it_was_when_it_was_put(self):
         plugin = sandmill.View("p")
         plugin.reads("a")(lambda data: ["x"])
 
@@ -266,7 +266,7 @@ class Sdk(unittest.TestCase):
 
         self.assertEqual(outcome(plugin, [{}, {}], 2)[0], {"a/x": '{"list":[1,1],"1":2}'})
 
-    def test_mistakes_with_a_view_end_the_call_with_words(self):
+    def test_mistakes_with_a_view_end_the_call_with_a_remedy(self):
         def ended(handler):
             plugin = sandmill.View("p")
             plugin.reads("a")(lambda data: [])
@@ -275,15 +275,15 @@ class Sdk(unittest.TestCase):
                 outcome(plugin, [{}], 1)
             return lines[0][1].splitlines()[0]
 
-        unlisted = "TypeError: there is no function for the collection 'b'; mark one with `reads`"
+        unlisted = "TypeError: the collection 'b' has no function for `reads`; mark one with `@plugin.reads`"
         self.assertEqual(ended(lambda view, data: view.get("b", "x")), unlisted)
-        no_dict = "TypeError: the document 'x' of `a` is no dict: a list"
+        no_dict = "TypeError: the document 'x' of `a` is not a dict: a list"
         self.assertEqual(ended(lambda view, data: view.put("a", "x", [])), no_dict)
-        no_text = "TypeError: the id of a document of `a` is not a text: 7"
-        self.assertEqual(ended(lambda view, data: view.put("a", 7, {})), no_text)
-        self.assertIn("E returned a value", ended(lambda view, data: {}))
+        no_string = "TypeError: the id of a document of `a` is not a string: 7"
+        self.assertEqual(ended(lambda view, data: view.put("a", 7, {})), no_string)
+        self.assertIn("the function of `E` returned a value", ended(lambda view, data: {}))
 
-    def test_what_reads_documents_ahead_changes_no_outcome(self):
+    def test_reading_documents_ahead_changes_no_outcome(self):
         def plugin(ids):
             plugin = sandmill.View("p")
             plugin.reads("a")(ids)
@@ -298,8 +298,8 @@ class Sdk(unittest.TestCase):
         ):
             self.assertEqual(outcome(plugin(ids), [{}, {}], 2), ({"a/x": "{}", "a/y": "{}"}, []))
             self.assertEqual(reads, [("a", ["x"])])
-        said = "`reads` of `a` failed for the event e, whose documents are read one by one: KeyError: 'missing'"
-        self.assertEqual(lines[0], ("WARN", said))
+        warning = "`reads` of `a` failed for the event e; its documents are read one at a time, which is slower: KeyError: 'missing'"
+        self.assertEqual(lines[0], ("WARN", warning))
         outcome(plugin(lambda data: ["é" * 256]), [{}], 1)
         self.assertEqual(reads[0], ("a", ["é" * 256]))
 

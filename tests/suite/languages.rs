@@ -319,12 +319,12 @@ fn data_that_a_language_cannot_represent_is_reported_with_a_message() {
         let report: Value = serde_json::from_str(&stdout(&tested)).unwrap();
         let skipped = report["skipped"].to_string();
         assert_eq!((&report["handled"], &report["skipped"]["total"]), (&json!(5), &json!(2)), "{language}: {report}");
-        assert!(skipped.contains("`x` is not a text") && skipped.contains("ab\u{fffd}"), "{language}: {skipped}");
+        assert!(skipped.contains("`x` is not a string") && skipped.contains("ab\u{fffd}"), "{language}: {skipped}");
 
         for (event_type, expected) in [
-            ("Named", "the id of a document of `probe` holds half a character"),
+            ("Named", "the id of a document of `probe` contains half a character"),
             ("Thrown", "Error: ab\u{fffd}"),
-            ("Written", "holds half a character"),
+            ("Written", "contains half a character"),
         ] {
             events("half.ndjson", &[("Counted", "{}"), (event_type, text)]);
             let tested = run(&["test", "probe.wasm", "--events", "../half.ndjson"], &dir);
