@@ -1,7 +1,9 @@
-// What is in each cart, and how it ended: the plugin `cart-summary` in JavaScript, with the same documents as the one in Rust.
+// A summary of each shopping cart: the plugin `cart-summary` in JavaScript. Its documents equal
+// those of the one in Rust.
 //
-// A stream is a cart. The collection `cart_summary` has one document for each, under the stream's id: `items`, the number of items in it,
-// `total`, their price in cents, and `status`, which is `open`, `checked-out` or `abandoned`.
+// A stream is a cart. The collection `cart_summary` has one document per cart, with the stream's
+// id: `items` (number), `total` (price in cents) and `status` (`open`, `checked-out` or
+// `abandoned`).
 
 import { documents, natural } from 'sandmill';
 
@@ -15,7 +17,7 @@ export const { description, projector } = documents({
       const [quantity, price] = [natural(data, 'quantity'), natural(data, 'price')];
       return { ...cart, items: cart.items + quantity, total: cart.total + quantity * price };
     },
-    // A cart never holds less than nothing, whatever is taken out of it.
+    // No negative numbers, even if more is removed than was added.
     ItemRemoved(cart, data) {
       const [quantity, price] = [natural(data, 'quantity'), natural(data, 'price')];
       return { ...cart, items: Math.max(0, cart.items - quantity), total: Math.max(0, cart.total - quantity * price) };

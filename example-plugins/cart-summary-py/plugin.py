@@ -1,7 +1,8 @@
-"""What is in each cart, and how it ended: the plugin `cart-summary` in Python, with the same documents as the one in Rust.
+"""A summary of each shopping cart: the plugin `cart-summary` in Python.
 
-A stream is a cart. The collection `cart_summary` has one document for each, under the stream's id: `items`, the number of items in it,
-`total`, their price in cents, and `status`, which is `open`, `checked-out` or `abandoned`.
+Its documents equal those of the one in Rust. A stream is a cart. The collection `cart_summary` has
+one document per cart, with the stream's id: `items` (number), `total` (price in cents) and `status`
+(`open`, `checked-out` or `abandoned`).
 """
 
 from sandmill import Documents, natural
@@ -19,7 +20,7 @@ def added(cart, data):
 
 @carts.on("ItemRemoved")
 def removed(cart, data):
-    # A cart never holds less than nothing, whatever is taken out of it.
+    # No negative numbers, even if more is removed than was added.
     quantity, price = natural(data, "quantity"), natural(data, "price")
     return {**cart, "items": max(0, cart["items"] - quantity), "total": max(0, cart["total"] - quantity * price)}
 

@@ -1,8 +1,10 @@
-"""Which rooms are taken on which days: the plugin `room-occupancy` in Python, with the same documents as the one in Rust.
+"""The occupancy of rooms: the plugin `room-occupancy` in Python.
 
-A stream is a booking. The collection `room_occupancy` has a document for each room and day that is taken, under the id `ROOM/DAY`: `room`, `day`
-and `booking`, the stream's id. The collection `bookings` has one for each booking, `room` and `nights`, by which a later event knows what
-to give back. A booking for a night that is taken is set aside as a dead letter with the code `occupied`, and takes no other night either.
+Its documents equal those of the one in Rust. A stream is a booking. The collection `room_occupancy`
+has a document per occupied room and day, with the id `ROOM/DAY`: `room`, `day`, and `booking`, which
+is the stream's id. The collection `bookings` has a document per booking, `room` and `nights`, so that
+a later event can free them. A booking of an occupied night becomes a dead letter with the code
+`occupied`, and occupies no night.
 """
 
 from sandmill import Skip, View, text
@@ -17,7 +19,7 @@ def booking_of(data, event):
 
 @rooms.reads("room_occupancy")
 def nights_of(data, event, view):
-    # What the booking may give back, and what the event takes.
+    # The nights that the booking may free, and those that the event occupies.
     stays = [view.get("bookings", event.stream_id), event.event_type != "BookingCancelled" and stay_of(data)]
     return [id for stay in stays if stay for id in ids(stay)]
 
@@ -40,10 +42,10 @@ def cancelled(view, data, event):
 
 
 def stay_of(data):
-    """What a booking takes; also its document."""
+    """The room and nights of a booking. Also its document."""
     room, nights = text(data, "room"), data.get("nights")
     if not isinstance(nights, list):
-        raise Skip("invalid-data", "`nights` is no list")
+        raise Skip("invalid-data", "`nights` is not a list")
     return {"room": room, "nights": [text({"nights": day}, "nights") for day in nights]}
 
 
@@ -53,11 +55,11 @@ def ids(stay):
 
 def take(view, booking, stay):
     if view.get("bookings", booking) is not None:
-        raise Skip("already-made", "it can be moved or cancelled")
+        raise Skip("already-made", "this booking was made before; move it or cancel it")
     for id, day in zip(ids(stay), stay["nights"]):
         taken = view.get("room_occupancy", id)
         if taken is not None:
-            raise Skip("occupied", f"{id} is taken by {taken['booking']}")
+            raise Skip("occupied", f"{id} is occupied by the booking {taken['booking']}")
         view.put("room_occupancy", id, {"room": stay["room"], "day": day, "booking": booking})
     view.put("bookings", booking, stay)
 
@@ -65,7 +67,7 @@ def take(view, booking, stay):
 def give_back(view, booking):
     stay = view.get("bookings", booking)
     if stay is None:
-        raise Skip("unknown-booking", "it was never made, or is cancelled")
+        raise Skip("unknown-booking", "this booking was never made, or was cancelled")
     for id in ids(stay):
         view.remove("room_occupancy", id)
     view.remove("bookings", booking)

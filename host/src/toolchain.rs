@@ -22,7 +22,7 @@ use std::{
 
 pub use children::{Children, EndOnDrop};
 pub use language::Language;
-pub use new::{Begun, NewError, NewRequest, Sdk, new};
+pub use new::{NewError, NewPlugin, NewRequest, Sdk, new};
 pub use way::{Target, Way};
 
 use package::Package;
@@ -162,7 +162,7 @@ pub enum BuildError {
         source: io::Error,
     },
     /// A file could not be read or written.
-    #[error("cannot {verb} {}: {source}. See whether the place exists, has room and is yours.", .path.display())]
+    #[error("cannot {verb} {}: {source}. Check that the folder exists, is yours, and has free space.", .path.display())]
     File {
         /// What was tried.
         verb: &'static str,

@@ -78,8 +78,11 @@ fn what_cannot_be_begun_is_refused_with_the_remedy() {
         &["Door"],
         "`Door` is not a valid processor id: a small letter, then up to 62 small letters, digits or hyphens",
     );
-    refused(&["match"], "`match` cannot be the name of a crate: it is a keyword of Rust. Take another");
-    refused(&["door", "--sdk", "."], ". holds no crate `sandmill-guest`. Name the folder guest-sdk/rust of a checkout");
+    refused(&["match"], "`match` cannot be the name of a crate: it is a keyword of Rust. Use another one");
+    refused(
+        &["door", "--sdk", "."],
+        ". does not contain the crate `sandmill-guest`. Name the folder guest-sdk/rust of a checkout",
+    );
     std::fs::write(folder.path().join("mine"), "").unwrap();
     refused(&["door", "--dir", "."], ". is not empty. Name another folder with --dir.");
     refused(&["mine"], "mine is not a folder.");

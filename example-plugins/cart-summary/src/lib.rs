@@ -1,13 +1,18 @@
-//! What is in each cart, and how it ended.
+//! A summary of each shopping cart: its items, their total price, and its status.
 //!
-//! A stream is a cart. The collection `cart_summary` has one document for each, under the stream's id: `items`, the number of items in
-//! it, `total`, their price in cents, and `status`, which is `open`, `checked-out` or `abandoned`. An item is removed at the price
-//! that the event tells, so that the document need not remember one for each product.
+//! A stream is a cart. The collection `cart_summary` has one document per cart, with the stream's
+//! id:
+//!
+//! - `items`: number of items
+//! - `total`: their price, cents
+//! - `status`: `open`, `checked-out` or `abandoned`
+//!
+//! An item is removed at the price in the event, so the document needs no price per product.
 
 use sandmill_guest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// The events, named as they are in the store, with as much of their data as matters here.
+/// The events, by their types, with the fields that matter here.
 #[derive(Deserialize)]
 enum CartEvent {
     ItemAdded { quantity: u64, price: u64 },
@@ -50,7 +55,7 @@ impl Document for Cart {
                 self.items += quantity;
                 self.total += quantity * price;
             }
-            // A cart never holds less than nothing, whatever is taken out of it.
+            // No underflow, even if more is removed than was added.
             CartEvent::ItemRemoved { quantity, price } => {
                 self.items = self.items.saturating_sub(quantity);
                 self.total = self.total.saturating_sub(quantity * price);
@@ -78,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn items_come_and_go() {
+    fn each_cart_sums_its_items() {
         given::<Cart>([
             added("mug", 2, 499).stream("cart-1"),
             added("cup", 1, 1250).stream("cart-2"),
@@ -110,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn more_cannot_be_removed_than_is_there() {
+    fn removing_more_than_the_cart_has_leaves_zero() {
         given::<Cart>([added("mug", 1, 499), removed("mug", 3, 499)])
             .then("cart_summary", [("stream-1", json!({"items": 0, "total": 0, "status": "open"}))]);
     }
 
     #[test]
-    fn an_item_without_a_price_is_set_aside_and_other_events_are_none_of_ours() {
+    fn an_item_without_a_price_is_skipped_and_unknown_events_are_ignored() {
         given::<Cart>([event("ItemAdded", json!({"sku": "mug", "quantity": 1})), event("CartRenamed", "{}")])
             .then_empty("cart_summary")
             .then_skipped([(0, "invalid-data")]);

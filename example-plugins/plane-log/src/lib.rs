@@ -1,16 +1,20 @@
-//! What each plane did, with a hash chain that shows any loss, repetition or reordering.
+//! A log of each plane, with a hash chain that reveals a lost, repeated or reordered event.
 //!
-//! The collection `plane_log` has one document for each plane. Its id is the stream's id without the prefix `plane-`, or the
-//! whole id of a stream that is not named so. `flown` and `cancelled` count the plane's events, `lastEvent` is the id and
-//! `lastVersion` the stream version of the last one, and `chain` runs over the ids of all of them in order:
+//! The collection `plane_log` has one document per plane. Its id is the stream's id without the
+//! prefix `plane-`, if it has that.
+//!
+//! - `flown`, `cancelled`: numbers of events
+//! - `lastEvent`, `lastVersion`: id and stream version of the last event
+//! - `chain`: a hash over the ids of all events, in order
 //!
 //! ```text
 //! chain(0) = 64 times the digit 0
 //! chain(n) = lower-case hex of SHA-256( ASCII bytes of chain(n-1), then UTF-8 bytes of the n-th event's id )
 //! ```
 //!
-//! Whoever has the events can compute it again. In SQL it is an aggregate over
-//! `encode(sha256(convert_to(chain || event_id, 'UTF8')), 'hex')`, in the order of the stream's versions.
+//! The chain can be computed from the events again. In SQL it is an aggregate over
+//! `encode(sha256(convert_to(chain || event_id, 'UTF8')), 'hex')`, in the order of the stream's
+//! versions.
 
 use sandmill_guest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -68,12 +72,12 @@ fn apply(log: &mut Log, event: Event<'_>, (): ()) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Replaces a chain by the next one.
+/// Extends a chain by an event.
 fn extend(chain: &mut String, event_id: &str) {
     let hash = Sha256::new().chain_update(&*chain).chain_update(event_id).finalize();
     chain.clear();
     for byte in hash {
-        // By table: formatting would cost more than hashing.
+        // From a table, because formatting would cost more than hashing.
         chain.push(char::from(HEX[usize::from(byte >> 4)]));
         chain.push(char::from(HEX[usize::from(byte & 15)]));
     }
@@ -86,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_plane_has_its_log() {
+    fn each_plane_has_a_log() {
         let mut lane = Lane::<PlaneLog>::new("UA");
         lane.handle([
             event("FlightFlown", "{}").stream("plane-N1").id("a"),
@@ -108,9 +112,9 @@ mod tests {
         assert_eq!(lane.text(COLLECTION, "glider"), Some(log(0, 1, "b", 1, &["b"]).as_str()));
     }
 
-    /// `printf '%064d' 0 | cat - <(printf a) | sha256sum`, and again.
+    /// Expected values by `printf '%064d' 0 | cat - <(printf a) | sha256sum`, then again with `é`.
     #[test]
-    fn the_chain_is_as_documented() {
+    fn the_chain_matches_its_documentation() {
         let mut chain = Log::default().chain;
         extend(&mut chain, "a");
         assert_eq!(chain, "798681f5061511d34f32f43ab175a3ee7007fecfdc844295e054315b0af2d23d");
@@ -119,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_without_the_prefix_is_a_plane_by_itself() {
+    fn a_stream_without_the_prefix_is_a_plane_of_that_name() {
         assert_eq!([plane("plane-N1"), plane("N1"), plane("plane-")], ["N1", "N1", "plane-"]);
     }
 }

@@ -1,8 +1,14 @@
-//! Which rooms are taken on which days: an event changes a document for each night of a booking.
+//! The occupancy of rooms: an event changes one document per night of a booking.
 //!
-//! A stream is a booking. The collection `room_occupancy` has a document for each room and day that is taken, under the id `ROOM/DAY`: `room`, `day`
-//! and `booking`, the stream's id. The collection `bookings` has one for each booking, `room` and `nights`, by which a later event knows what
-//! to give back. A booking for a night that is taken is set aside as a dead letter with the code `occupied`, and takes no other night either.
+//! A stream is a booking.
+//!
+//! - `room_occupancy` has a document per occupied room and day, with the id `ROOM/DAY`: `room`, `day`,
+//!   and `booking`, which is the stream's id.
+//! - `bookings` has a document per booking, `room` and `nights`, so that a later event can free
+//!   them.
+//!
+//! A booking of an occupied night becomes a dead letter with the code `occupied`, and occupies no
+//! night.
 
 use sandmill_guest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -20,7 +26,7 @@ enum Booking {
     Cancelled,
 }
 
-/// What a booking takes; also its document.
+/// The room and nights of a booking. Also its document.
 #[derive(Default, Serialize, Deserialize)]
 struct Stay {
     room: String,
@@ -44,7 +50,7 @@ impl Projector for RoomOccupancy {
     fn project(batch: &Batch) -> Result<Projection, Halt> {
         Ok(view(batch)
             .reads(BOOKINGS, |_, recorded, _| Ok([recorded.stream_id()]))
-            // What the booking may give back, and what the event takes.
+            // The nights that the booking may free, and those that the event occupies.
             .reads(OCCUPANCY, |event, recorded, view| {
                 let mut ids = view.get::<Stay>(BOOKINGS, recorded.stream_id())?.unwrap_or_default().ids();
                 if let Booking::Made(stay) | Booking::Moved(stay) = event {
@@ -69,11 +75,11 @@ fn handle(view: &mut View, event: Booking, recorded: Event<'_>) -> Result<(), Fa
 
 fn take(view: &mut View, booking: &str, stay: &Stay) -> Result<(), Failure> {
     if view.get::<Stay>(BOOKINGS, booking)?.is_some() {
-        return Err(Failure::skip("already-made", "it can be moved or cancelled"));
+        return Err(Failure::skip("already-made", "this booking was made before; move it or cancel it"));
     }
     for (id, day) in stay.ids().into_iter().zip(&stay.nights) {
         if let Some(Taken { booking, .. }) = view.get(OCCUPANCY, &id)? {
-            return Err(Failure::skip("occupied", format!("{id} is taken by {booking}")));
+            return Err(Failure::skip("occupied", format!("{id} is occupied by the booking {booking}")));
         }
         view.put(OCCUPANCY, id, &Taken { room: stay.room.clone(), day: day.clone(), booking: booking.into() })?;
     }
@@ -82,7 +88,7 @@ fn take(view: &mut View, booking: &str, stay: &Stay) -> Result<(), Failure> {
 
 fn give_back(view: &mut View, booking: &str) -> Result<(), Failure> {
     let stay: Option<Stay> = view.get(BOOKINGS, booking)?;
-    let stay = stay.ok_or_else(|| Failure::skip("unknown-booking", "it was never made, or is cancelled"))?;
+    let stay = stay.ok_or_else(|| Failure::skip("unknown-booking", "this booking was never made, or was cancelled"))?;
     stay.ids().into_iter().for_each(|id| view.remove(OCCUPANCY, id));
     view.remove(BOOKINGS, booking);
     Ok(())
@@ -108,13 +114,13 @@ mod tests {
         event("BookingCancelled", "{}").stream(stream)
     }
 
-    /// The document of a room's night that is taken.
+    /// The document of an occupied night.
     fn taken(room: &str, day: &str, booking: &str) -> (String, String) {
         (format!("{room}/{day}"), json!({"room": room, "day": day, "booking": booking}).to_string())
     }
 
     #[test]
-    fn a_booking_takes_each_of_its_nights_and_a_cancelled_one_none() {
+    fn a_booking_occupies_each_of_its_nights_and_a_cancelled_one_none() {
         given::<RoomOccupancy>([
             booking("BookingMade", "ann", "12", &["05-01", "05-02"]),
             booking("BookingMade", "bob", "14", &["05-02"]),
@@ -125,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moved_booking_gives_its_former_nights_back() {
+    fn a_moved_booking_frees_its_former_nights() {
         given::<RoomOccupancy>([
             booking("BookingMade", "ann", "12", &["05-01", "05-02"]),
             booking("BookingMoved", "ann", "12", &["05-02", "05-03"]),
@@ -139,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_night_that_is_taken_sets_the_whole_event_aside() {
+    fn an_occupied_night_skips_the_whole_event() {
         given::<RoomOccupancy>([
             booking("BookingMade", "ann", "12", &["05-02"]),
             booking("BookingMade", "bob", "12", &["05-01", "05-02", "05-03"]),
@@ -151,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn events_that_do_not_fit_are_set_aside() {
+    fn events_that_do_not_fit_the_booking_are_skipped() {
         given::<RoomOccupancy>([
             cancelled("ann"),
             booking("BookingMoved", "ann", "12", &["05-01"]),

@@ -1,9 +1,12 @@
-//! How punctual each route of a carrier is.
+//! The punctuality of each route of a carrier. A tenant is a carrier.
 //!
-//! Carriers are tenants, so a carrier's routes are its own. The collection `route_performance` has one document for each route,
-//! with the id `ORIGIN-DESTINATION` and exactly these sums: `flown`, `cancelled`, `departureDelay`, `arrivalDelay` (both in
-//! minutes, early ones negative; a flight that was diverted has no arrival delay and counts 0) and `distance` in miles.
-//! Cancelled flights add no distance.
+//! The collection `route_performance` has one document per route, with the id `ORIGIN-DESTINATION`
+//! and these sums:
+//!
+//! - `flown`, `cancelled`: numbers of flights
+//! - `departureDelay`, `arrivalDelay`: minutes, negative if early. A diverted flight has no arrival
+//!   delay and adds 0.
+//! - `distance`: miles. Cancelled flights add none.
 
 use std::borrow::Cow;
 
@@ -12,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 const COLLECTION: &str = "route_performance";
 
-/// What a `FlightFlown` says, as far as it matters here. `Cow` borrows a name from the event and yet allows for one that is
-/// written with JSON escapes.
+/// The data of a `FlightFlown`, with the fields that matter here. `Cow` borrows a name from the
+/// event, unless it contains JSON escapes.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Flown<'e> {
@@ -26,7 +29,7 @@ struct Flown<'e> {
     arrival_delay: Option<i64>,
 }
 
-/// What a `FlightCancelled` says.
+/// The data of a `FlightCancelled`.
 #[derive(Deserialize)]
 struct Cancelled<'e> {
     #[serde(borrow)]
@@ -35,7 +38,7 @@ struct Cancelled<'e> {
     destination: Cow<'e, str>,
 }
 
-/// What remains of an event once its route is known.
+/// An event without its route.
 enum Flight {
     Flown { distance: u64, departure_delay: i64, arrival_delay: i64 },
     Cancelled,
@@ -121,6 +124,6 @@ mod tests {
                 ("LGA-IAH", r#"{"flown":0,"cancelled":1,"departureDelay":0,"arrivalDelay":0,"distance":0}"#),
             ]
         );
-        assert_eq!(answer.skipped.len(), 1, "an event without destination is set aside");
+        assert_eq!(answer.skipped.len(), 1, "an event without destination is skipped");
     }
 }

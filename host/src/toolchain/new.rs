@@ -1,8 +1,10 @@
-//! Beginning a plugin: a folder with a crate that compiles, or a script, a test that passes and events to try it on.
+//! The template of a new plugin: a folder with a crate or a script, a test that passes, and events.
 //!
-//! The files are the templates in `new/`, with the plugin's name, its collection and the place of the guest SDK filled in. A folder that
-//! holds anything already is left alone. A script's SDK comes with the host that builds it; a crate's is taken from the first place where it is: the one that was named, a checkout around
-//! the folder, the checkout that this host was built from, and else the repository, by the tag of this host's version.
+//! The files are those in `new/`, with the plugin's name, its collection and the guest SDK's
+//! location filled in. A folder that is not empty is refused. A script's SDK comes with the host
+//! that builds it. A crate's SDK is the first one found: the named one, the one in a checkout
+//! around the folder, the one in the checkout that built this host, or else the repository at the
+//! tag of this host's version.
 
 use std::{
     fs, io, iter,
@@ -12,94 +14,98 @@ use std::{
 use super::Language;
 use crate::model::ids::FamilyId;
 
-/// What is to be begun.
+/// A request for a new plugin.
 #[derive(Clone, Debug)]
 pub struct NewRequest {
-    /// The name of the plugin and of its processor.
+    /// The name of the plugin and its processor.
     pub name: FamilyId,
-    /// What it is to be written in.
+    /// The plugin's language.
     pub language: Language,
-    /// Its folder. Without it a folder of that name, here.
+    /// The plugin's folder. Default: a folder with the plugin's name in the current one.
     pub dir: Option<PathBuf>,
-    /// Where the guest SDK for Rust is.
+    /// The folder of the guest SDK for Rust. Default: found as the module describes.
     pub sdk: Option<PathBuf>,
 }
 
-/// What was begun.
+/// A new plugin.
 #[derive(Debug)]
-pub struct Begun {
-    /// The plugin's folder, as it was asked for.
+pub struct NewPlugin {
+    /// The plugin's folder, as requested.
     pub dir: PathBuf,
-    /// The files in it.
+    /// The files in the folder.
     pub files: Vec<&'static str>,
-    /// What it is written in.
+    /// The plugin's language.
     pub language: Language,
-    /// Where the guest SDK is taken from; none for a script, which is built with the host's own.
+    /// The location of the guest SDK. None for a script, which is built with the host's own SDK.
     pub sdk: Option<Sdk>,
 }
 
-/// Where the guest SDK is.
+/// The location of the guest SDK.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sdk {
-    /// In a folder, as the manifest names it.
+    /// A folder, as the manifest names it.
     Path(PathBuf),
-    /// In the repository, at the tag of this version.
+    /// The repository, at the tag of this version.
     Repository,
 }
 
-/// Why nothing was begun.
+/// The reason why no plugin was created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NewError {
-    /// Cargo or Rust would stumble over a crate of this name.
-    #[error("`{name}` cannot be the name of a crate: {why}. Take another, for instance {name}-view.")]
+    /// Cargo or Rust does not accept a crate of this name.
+    #[error("`{name}` cannot be the name of a crate: {why}. Use another one, for example {name}-view.")]
     Name {
         /// The name.
         name: FamilyId,
-        /// Why.
+        /// The reason.
         why: &'static str,
     },
-    /// There is something already.
+    /// The folder is not empty, or is not a folder.
     #[error("{} {what}. Name another folder with --dir.", .dir.display())]
     Taken {
         /// The folder.
         dir: PathBuf,
-        /// What is there.
+        /// What is wrong with it.
         what: &'static str,
     },
-    /// A script's SDK is not named.
+    /// The SDK of a script cannot be chosen.
     #[error(
-        "a plugin in {language} is built with the guest SDK of the host that builds it. Leave --sdk out; to use another, put it beside the plugin."
+        "a plugin in {language} is built with the guest SDK of the host that builds it. Leave --sdk out; to use another SDK, \
+         put it beside the plugin."
     )]
     SdkOfScript {
         /// The language.
         language: Language,
     },
-    /// The folder that was named for it is not the guest SDK.
-    #[error("{} holds no crate `sandmill-guest`. Name the folder guest-sdk/rust of a checkout of Sandmill.", .path.display())]
+    /// The named folder is not the guest SDK.
+    #[error(
+        "{} does not contain the crate `sandmill-guest`. Name the folder guest-sdk/rust of a checkout of Sandmill.",
+        .path.display()
+    )]
     NoSdk {
         /// The folder.
         path: PathBuf,
     },
-    /// A path that a manifest cannot name.
-    #[error("{} is not UTF-8, which a Cargo.toml must be. Put it where its path is.", .path.display())]
+    /// The SDK's path cannot be written in a manifest.
+    #[error("the path {} is not UTF-8, which a Cargo.toml must be. Move the guest SDK to another folder.", .path.display())]
     NotUtf8 {
         /// The path.
         path: PathBuf,
     },
     /// A file could not be read or written.
-    #[error("cannot {verb} {}: {source}. See whether the place exists, has room and is yours.", .path.display())]
+    #[error("cannot {verb} {}: {source}. Check that the folder exists, is yours, and has free space.", .path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// The templates and where they go.
+/// The files of a plugin, each with its template.
 fn files(language: Language) -> &'static [(&'static str, &'static str)] {
     const EVENTS: (&str, &str) = ("events.ndjson", include_str!("new/events.ndjson"));
     const EXPECTED: (&str, &str) = ("expected.ndjson", include_str!("new/expected.ndjson"));
@@ -120,32 +126,32 @@ fn files(language: Language) -> &'static [(&'static str, &'static str)] {
     }
 }
 
-/// Where the guest SDK lies in a checkout.
+/// The folder of the guest SDK in a checkout.
 const SDK: &str = "guest-sdk/rust";
 
-/// The guest SDK of the checkout that this host was built from, which may be gone or on another machine.
+/// The guest SDK of the checkout that built this host. It may be gone, or on another machine.
 const BUILT_BESIDE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-sdk/rust");
 
-/// The longest name of a collection.
+/// Longest name of a collection, bytes.
 const LONGEST_COLLECTION: usize = 48;
 
-/// Begins a plugin.
-pub fn new(request: &NewRequest) -> Result<Begun, NewError> {
+/// Creates a plugin.
+pub fn new(request: &NewRequest) -> Result<NewPlugin, NewError> {
     let NewRequest { name, language, .. } = request;
     let dir = request.dir.clone().unwrap_or_else(|| name.as_str().into());
     let (sdk, dependency) = match language {
         Language::Rust => {
-            if let Some(why) = unfit(name.as_str()) {
+            if let Some(why) = refused_name(name.as_str()) {
                 return Err(NewError::Name { name: name.clone(), why });
             }
-            free(&dir)?;
+            check_is_free(&dir)?;
             let sdk = find_sdk(request.sdk.as_deref(), &dir)?;
             let dependency = sdk.dependency()?;
             (Some(sdk), dependency)
         }
         _ if request.sdk.is_some() => return Err(NewError::SdkOfScript { language: *language }),
         _ => {
-            free(&dir)?;
+            check_is_free(&dir)?;
             (None, String::new())
         }
     };
@@ -157,21 +163,21 @@ pub fn new(request: &NewRequest) -> Result<Begun, NewError> {
         write(&dir.join(file), &text)?;
     }
     let files = files(*language).iter().map(|(file, _)| *file).collect();
-    Ok(Begun { dir, files, language: *language, sdk })
+    Ok(NewPlugin { dir, files, language: *language, sdk })
 }
 
 fn find_sdk(named_one: Option<&Path>, dir: &Path) -> Result<Sdk, NewError> {
     if let Some(path) = named_one {
         return named(path);
     }
-    // Made first, since the way from it to what lies around it is known only then.
+    // Created first, because only an existing folder has a canonical path.
     let made = fs::create_dir_all(dir).and_then(|()| dir.canonicalize());
-    let full = made.map_err(|source| NewError::File { verb: "make", path: dir.to_owned(), source })?;
+    let full = made.map_err(|source| NewError::File { verb: "create", path: dir.to_owned(), source })?;
     Ok(nearest(&full, Path::new(BUILT_BESIDE)))
 }
 
-/// Why a processor's name is none for a crate.
-fn unfit(name: &str) -> Option<&'static str> {
+/// The reason why a processor's name cannot be a crate's name.
+fn refused_name(name: &str) -> Option<&'static str> {
     const KEYWORDS: &[&str] = &[
         "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
         "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro",
@@ -179,20 +185,20 @@ fn unfit(name: &str) -> Option<&'static str> {
         "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
     ];
     match name {
-        "alloc" | "core" | "proc-macro" | "std" | "test" => Some("a crate of Rust itself has it"),
-        "sandmill-guest" | "serde" => Some("a crate that every plugin depends on has it"),
+        "alloc" | "core" | "proc-macro" | "std" | "test" => Some("a crate of Rust itself has this name"),
+        "sandmill-guest" | "serde" => Some("a crate that every plugin depends on has this name"),
         _ if KEYWORDS.contains(&name) => Some("it is a keyword of Rust"),
         _ => None,
     }
 }
 
-/// The collection of a plugin: its name with what collections may be named with.
+/// The collection of a plugin: its name, with the characters that a collection may have.
 fn collection(name: &str) -> String {
     name.chars().map(|c| if c == '-' { '_' } else { c }).take(LONGEST_COLLECTION).collect()
 }
 
-/// Makes sure that nothing is there that could be overwritten.
-fn free(dir: &Path) -> Result<(), NewError> {
+/// Fails unless the folder is missing or empty, so that nothing is overwritten.
+fn check_is_free(dir: &Path) -> Result<(), NewError> {
     let taken = |what| Err(NewError::Taken { dir: dir.to_owned(), what });
     match fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
         Ok(true) => Ok(()),
@@ -214,9 +220,9 @@ fn named(path: &Path) -> Result<Sdk, NewError> {
     full.map(Sdk::Path).ok_or_else(|| NewError::NoSdk { path: path.to_owned() })
 }
 
-/// Where to take the SDK from, for a crate in the folder `dir`, a canonical path.
+/// The SDK for a crate in the folder `dir`, a canonical path.
 fn nearest(dir: &Path, built_beside: &Path) -> Sdk {
-    // What lies above the folder is named by the way there, so that both can move together.
+    // A relative path, so that a checkout can move with the plugins in it.
     for (up, ancestor) in dir.ancestors().enumerate().skip(1) {
         if is_sdk(&ancestor.join(SDK)) {
             return Sdk::Path(iter::repeat_n("..", up).chain([SDK]).collect());
@@ -234,12 +240,12 @@ fn is_sdk(path: &Path) -> bool {
 }
 
 impl Sdk {
-    /// The dependency as the manifest says it.
+    /// The value of the dependency in the manifest.
     fn dependency(&self) -> Result<String, NewError> {
         match self {
             Sdk::Path(path) => {
                 let text = path.to_str().ok_or_else(|| NewError::NotUtf8 { path: path.clone() })?;
-                // A path with a quote or a backslash in it is escaped as JSON does, which TOML's basic strings read.
+                // JSON's escapes of quotes and backslashes are valid in TOML's basic strings.
                 Ok(format!("{{ path = {} }}", serde_json::Value::from(text)))
             }
             Sdk::Repository => {
@@ -267,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn every_file_is_filled_in() {
+    fn every_placeholder_is_filled_in() {
         let here = tempfile::tempdir().unwrap();
         let cases = [
             (Language::Rust, "src/lib.rs", "descriptor!(\"door-watch\")", "= \"door_watch\""),
@@ -276,8 +282,8 @@ mod tests {
         ];
         for (language, entry, id, collection) in cases {
             let dir = here.path().join(language.to_string());
-            let begun = new(&NewRequest { language, ..request("door-watch", &dir) }).unwrap();
-            for file in begun.files {
+            let plugin = new(&NewRequest { language, ..request("door-watch", &dir) }).unwrap();
+            for file in plugin.files {
                 let text = fs::read_to_string(dir.join(file)).unwrap();
                 assert!(!text.contains("{{"), "{file}: {text}");
             }
@@ -287,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scripts_sdk_is_not_named() {
+    fn a_request_that_names_the_sdk_of_a_script_is_refused() {
         let here = tempfile::tempdir().unwrap();
         let with_sdk = NewRequest { sdk: Some("x".into()), ..request("a", &here.path().join("a")) };
         let error = new(&NewRequest { language: Language::Python, ..with_sdk }).unwrap_err().to_string();
@@ -296,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_holds_something_is_left_alone() {
+    fn a_folder_that_is_not_empty_is_refused() {
         let here = tempfile::tempdir().unwrap();
         new(&request("a", here.path())).expect("an empty folder is free");
         let error = new(&request("a", here.path())).unwrap_err().to_string();
@@ -306,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_rust_would_stumble_over_are_refused() {
+    fn names_that_are_no_crate_names_are_refused() {
         let here = tempfile::tempdir().unwrap();
         for name in ["match", "std", "serde", "test"] {
             let error = new(&request(name, &here.path().join(name))).unwrap_err().to_string();
@@ -316,14 +322,14 @@ mod tests {
     }
 
     #[test]
-    fn a_collection_keeps_its_rule_whatever_the_plugin_is_called() {
+    fn every_plugin_name_makes_a_valid_collection() {
         for name in ["a", "door-watch-2", "a--", &"x-".repeat(31)] {
             assert!(CollectionName::parse(&collection(name)).is_ok(), "{name}");
         }
     }
 
     #[test]
-    fn the_nearest_sdk_is_taken() {
+    fn the_nearest_sdk_is_found() {
         let here = tempfile::tempdir().unwrap();
         let here = here.path().canonicalize().unwrap();
         let (dir, nowhere) = (here.join("repo/plugins/mine"), here.join("nowhere"));
@@ -334,11 +340,11 @@ mod tests {
         assert_eq!(nearest(&dir, &beside), Sdk::Path("../../guest-sdk/rust".into()));
         assert_eq!(named(&beside).unwrap(), Sdk::Path(beside));
         let error = named(&nowhere).unwrap_err().to_string();
-        assert!(error.contains("nowhere holds no crate `sandmill-guest`"), "{error}");
+        assert!(error.contains("nowhere does not contain the crate `sandmill-guest`"), "{error}");
     }
 
     #[test]
-    fn a_dependency_is_as_cargo_reads_it() {
+    fn a_dependency_is_valid_toml() {
         let path = Sdk::Path("C:\\my \"sdk\"".into()).dependency().unwrap();
         assert_eq!(path, r#"{ path = "C:\\my \"sdk\"" }"#);
         let repository = Sdk::Repository.dependency().unwrap();

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::super::output;
 use crate::{
     model::ids::FamilyId,
-    toolchain::{self, Begun, Language, NewRequest, Sdk},
+    toolchain::{self, Language, NewPlugin, NewRequest, Sdk},
 };
 
 #[derive(Debug, clap::Args)]
@@ -39,7 +39,7 @@ pub(super) fn run(args: NewArgs) -> Result<(), anyhow::Error> {
     let NewArgs { name, lang: language, dir, sdk, json } = args;
     let begun = toolchain::new(&NewRequest { name: name.clone(), language, dir, sdk })?;
     if json {
-        let Begun { dir, files, sdk, .. } = &begun;
+        let NewPlugin { dir, files, sdk, .. } = &begun;
         output::print_json(&json!({ "dir": dir, "files": files, "sdk": sdk.as_ref().map(source) }))?;
     } else {
         output::print_plain(&told(&name, &begun))?;
@@ -55,8 +55,8 @@ fn source(sdk: &Sdk) -> String {
     }
 }
 
-fn told(name: &FamilyId, begun: &Begun) -> String {
-    let Begun { dir, files, language, sdk } = begun;
+fn told(name: &FamilyId, begun: &NewPlugin) -> String {
+    let NewPlugin { dir, files, language, sdk } = begun;
     let made = sdk.as_ref().map_or_else(|| language.to_string(), |sdk| format!("sandmill-guest from {}", source(sdk)));
     let mut text = format!("Made {} ({made}):\n", dir.display());
     for file in files {
@@ -93,14 +93,14 @@ mod tests {
     fn what_was_made_and_what_comes_next_is_told() {
         let begun = |dir: &str, sdk| {
             let files = vec!["Cargo.toml", "src/lib.rs"];
-            Begun { dir: dir.into(), files, language: Language::Rust, sdk: Some(sdk) }
+            NewPlugin { dir: dir.into(), files, language: Language::Rust, sdk: Some(sdk) }
         };
         let name = FamilyId::parse("door-watch").unwrap();
         let text = told(&name, &begun("my/door-watch", Sdk::Path("../../guest-sdk/rust".into())));
         let expected = "Made my/door-watch (sandmill-guest from ../../guest-sdk/rust):\n  Cargo.toml\n  src/lib.rs\n\nNext:\n  cd my/door-watch\n";
         assert!(text.starts_with(expected), "{text}");
         assert!(!told(&name, &begun(".", Sdk::Repository)).contains("cd ."));
-        let script = Begun { language: Language::Python, sdk: None, files: vec!["plugin.py"], dir: "a".into() };
+        let script = NewPlugin { language: Language::Python, sdk: None, files: vec!["plugin.py"], dir: "a".into() };
         let text = told(&name, &script);
         assert!(
             text.starts_with("Made a (Python):\n  plugin.py\n") && text.contains("--expect expected.ndjson"),

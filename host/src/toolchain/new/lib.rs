@@ -1,16 +1,16 @@
-//! What is on each account: one document for each stream.
+//! The balance of each account: one document per stream.
 
 use sandmill_guest::prelude::*;
 use serde::{Deserialize, Serialize};
 
-/// The types of the events, and what is read of their data.
+/// The event types, with the fields of their data.
 #[derive(Deserialize)]
 enum AccountEvent {
     Deposited { cents: u64 },
     Withdrawn { cents: u64 },
 }
 
-/// The document. It begins as its `Default`.
+/// The document. Its initial state is `Default`.
 #[derive(Default, Serialize, Deserialize)]
 struct Account {
     balance: i64,
@@ -25,12 +25,12 @@ impl Document for Account {
         descriptor!("{{name}}")
     }
 
-    /// Which document does an event belong to?
+    /// The id of the document that an event changes.
     fn id<'e>(_: &AccountEvent, recorded: Event<'e>) -> Cow<'e, str> {
         recorded.stream_id().into()
     }
 
-    /// What does it do to that document?
+    /// Applies an event to its document.
     fn evolve(&mut self, event: AccountEvent, _: Event<'_>) {
         self.bookings += 1;
         match event {
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bookings_add_up() {
+    fn deposits_and_withdrawals_change_the_balance() {
         given::<Account>([
             event("Deposited", json!({"cents": 500})).stream("account-1"),
             event("Withdrawn", json!({"cents": 120})).stream("account-1"),

@@ -1,4 +1,4 @@
-// What is on each account: one document for each stream.
+// The balance of each account: one document per stream.
 
 import { documents, natural } from 'sandmill';
 
@@ -6,14 +6,14 @@ export const { description, projector } = documents({
   id: '{{name}}',
   version: '0.1.0',
   collection: '{{collection}}',
-  // A document begins as this.
+  // The initial state of a document.
   initial: { balance: 0, bookings: 0 },
-  // What does an event of each type do to its document? A new one is given back, the old one stays as it was.
+  // One function per event type. It returns a new document and must not change the old one.
   events: {
     Deposited: (account, data) => booked(account, natural(data, 'cents')),
     Withdrawn: (account, data) => booked(account, -natural(data, 'cents')),
   },
-  // Which document does an event belong to?
+  // The id of the document that an event changes.
   documentId: (data, event) => event.streamId,
 });
 

@@ -1,4 +1,4 @@
-"""What is on each account: one document for each stream."""
+"""The balance of each account: one document per stream."""
 
 from sandmill import Documents, natural
 
@@ -6,14 +6,14 @@ accounts = Documents(
     "{{name}}",
     version="0.1.0",
     collection="{{collection}}",
-    # A document begins as this.
+    # The initial state of a document.
     initial={"balance": 0, "bookings": 0},
-    # Which document does an event belong to?
+    # The id of the document that an event changes.
     document_id=lambda data, event: event.stream_id,
 )
 
 
-# What does an event of each type do to its document? A new one is given back, the old one stays as it was.
+# One function per event type. It returns a new document and must not change the old one.
 @accounts.on("Deposited")
 def deposited(account, data):
     return booked(account, natural(data, "cents"))
