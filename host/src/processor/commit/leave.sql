@@ -13,7 +13,7 @@
 -- $9  text[]         classes
 -- $10 text[]         reasons
 -- $11 bigint[]       positions of the events that the lanes wait before, or null
-insert into sandmill.exceptions
+insert into sandmill.lane_checkpoints
   (processor, bucket, tenant, lane_key, progress, state, attempts, next_at, class, reason, event_position)
 select $1, * from unnest(
   $2::smallint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int[], $8::timestamptz[], $9::text[], $10::text[], $11::bigint[])

@@ -4,6 +4,6 @@
 -- $1 text  processor
 -- $2 text  tenant; null = all
 -- $3 text  lane key; null = all
-update sandmill.exceptions
+update sandmill.lane_checkpoints
 set state = 'catching-up', next_at = null, since = now(), resumed = true
 where processor = $1 and ($2::text is null or tenant = $2) and ($3::text is null or lane_key = $3) and state <> 'catching-up'

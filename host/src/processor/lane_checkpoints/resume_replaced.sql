@@ -3,5 +3,5 @@
 --
 -- $1 text  processor
 -- $2 text  tenant
-update sandmill.exceptions set state = 'catching-up', since = now(), resumed = true
+update sandmill.lane_checkpoints set state = 'catching-up', since = now(), resumed = true
 where processor = $1 and tenant = $2 and state = 'blocked'

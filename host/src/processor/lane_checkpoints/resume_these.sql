@@ -5,7 +5,7 @@
 -- Arrays of one length:
 -- $2 text[]  tenants
 -- $3 text[]  lane keys
-update sandmill.exceptions e set state = 'catching-up', since = now(), resumed = true
+update sandmill.lane_checkpoints e set state = 'catching-up', since = now(), resumed = true
 from unnest($2::text[], $3::text[]) as given (tenant, lane_key)
 where e.processor = $1 and e.tenant = given.tenant and e.lane_key = given.lane_key and e.state = 'blocked'
 returning e.tenant, e.lane_key

@@ -1,11 +1,14 @@
--- Counts the events that follow a progress, in any transaction, up to a limit: enough to know that
--- there are many.
+-- Counts the events that follow each of some progresses, in any transaction, up to a limit, and
+-- finds the lowest position counted. One row for each progress: its number from 1, the count, the
+-- position or null.
 --
--- $1 text    snapshot A
--- $2 text    snapshot B; equal to A between two differences
--- $3 bigint  last position
--- $4 bigint  most events counted
-select count(*)
+-- "offset 0" keeps the casts out of the filter, so they are computed once for each progress.
+--
+-- $1 text[]    snapshots A
+-- $2 text[]    snapshots B; equal to A between two differences
+-- $3 bigint[]  last positions
+-- $4 bigint    most events counted for each
+select given.number, counted.events, counted.first
 from (
   select number, a::pg_snapshot, b::pg_snapshot, last
   from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as progress (a, b, last, number)

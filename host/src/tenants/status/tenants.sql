@@ -1,12 +1,11 @@
--- Reads tenants, their usage, and how far they are behind in the processor where that is most.
--- Recent rates count as 0 after 5 s. Tenants are found in the key of the streams, by one lookup
--- each. Lanes that a tenant's own processor replaces are left out.
+-- Reads tenants, their usage, their lanes behind, and the progresses of those lanes. What was
+-- reported of a tenant's last seconds counts as 0 after 5 s. Tenants are found in the key of the
+-- streams, by one lookup each. Lanes that a tenant's own processor replaces are left out.
 --
 -- $1 text[]  tenants; null = all
 -- $2 text    order: cpu, waited, error or name
 -- $3 bigint  most tenants
--- $4 bigint  most events counted as behind
--- $5 bigint  most lanes examined per processor, where lanes are finer than tenants
+-- $4 bigint  most lanes examined per processor, where lanes are finer than tenants
 with recursive walked as (
   (select tenant from sandmill.streams where $1::text[] is null order by tenant limit 1)
   union all
@@ -52,7 +51,7 @@ select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 
        )
 from chosen
 cross join lateral (
-  -- By key, one count per processor, which may have very many lanes of other tenants.
+  -- By their key: a count for each processor, which may have very many lanes of other tenants.
   select coalesce(sum(counted.lanes), 0)::bigint as lanes, coalesce(max(counted.lanes), 0) as most
   from sandmill.processors p
   cross join lateral (
@@ -60,42 +59,6 @@ cross join lateral (
       and not (x.state = 'paused' and x.class = 'replaced')
   ) counted
 ) behind
-left join lateral (
-  select counted.behind, counted.first
-  from (
-    -- The progress of the tenant in each processor: that of its lane checkpoints, or else of the
-    -- cursor.
-    select split_part(progress, '|', 1)::pg_snapshot as a,
-           coalesce(nullif(split_part(progress, '|', 2), ''), split_part(progress, '|', 1))::pg_snapshot as b,
-           coalesce(nullif(split_part(progress, '|', 3), '')::bigint, -9223372036854775808) as last
-    from (
-      select first.progress
-      from sandmill.processors p
-      cross join lateral (
-        select x.progress::text from sandmill.exceptions x where x.processor = p.id and x.tenant = chosen.tenant
-          and not (x.state = 'paused' and x.class = 'replaced') order by x.lane_key limit $5
-      ) first
-      union
-      select c.progress::text from sandmill.cursors c where c.bucket = 0
-    ) places (progress)
-  ) stands
-  cross join lateral (
-    select count(*) as behind, min(above.position) as first
-    from (
-      select e.position
-      from (
-        select position, xid from sandmill.events where (tenant, xid) >= (chosen.tenant, pg_snapshot_xmax(stands.a)) and tenant = chosen.tenant
-        union all
-        select position, xid from sandmill.events
-        where tenant = chosen.tenant and xid = any (array(select pg_snapshot_xip(stands.a)))
-      ) e
-      where not (e.position <= stands.last and pg_visible_in_snapshot(e.xid, stands.b))
-      limit $4
-    ) above
-  ) counted
-  order by counted.behind desc
-  limit 1
-) lag on true
 order by
   case when $2 = 'cpu' and fresh then lately_cpu end desc nulls last,
   case when $2 = 'cpu' then cpu_seconds when $2 = 'waited' then waited_seconds + throttled_seconds end desc nulls last,
