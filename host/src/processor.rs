@@ -1,11 +1,11 @@
 //! A processor: one named follower of the log.
 //!
 //! It reads pages, dispatches them to lanes, runs the lanes through the handler, and commits their
-//! results together with its progress. All of this is concurrent, and no lane waits for a slow one.
-//! A lane that is slow, fails or holds too much is left behind with a lane checkpoint, written by
-//! the commit that passes it. A processor works within a [`term::Term`]. A lost connection, a
-//! refused fence or an unknown commit outcome ends the term, and the next one starts from the state
-//! of the database.
+//! results together with its progress. All of this is concurrent, and by default no lane waits for
+//! a slow one. A lane that is slow, fails or holds too much is left behind with a lane checkpoint,
+//! written by the commit that passes it. A processor works within a [`term::Term`]. A lost
+//! connection, a refused fence or an unknown commit outcome ends the term, and the next one starts
+//! from the state of the database.
 //!
 //! - [`in_flight`] decides, and [`engine`] carries out its decisions.
 //! - [`lane`] runs the handler, whose [`code`] may be swapped meanwhile.

@@ -11,7 +11,7 @@ const SOURCES: [(&str, &str, &str); 11] = [
     ("log", "Config", include_str!("../telemetry.rs")),
     ("metrics", "Config", include_str!("../admin.rs")),
     ("processor", "Config", include_str!("../processor.rs")),
-    ("processors", "Settings", include_str!("../processor/pressure.rs")),
+    ("processors", "PressureSettings", include_str!("../processor/pressure.rs")),
     ("scheduler", "Config", include_str!("../scheduler/config.rs")),
     ("limits", "Limits", include_str!("../sandbox/limits.rs")),
     ("tenant-limits", "Limits", include_str!("../tenants/settings.rs")),

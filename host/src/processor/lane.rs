@@ -138,14 +138,14 @@ impl Runner {
         let mut run = Outcome { cost, ..Outcome::default() };
         let unreadable = self.router.unreadable(lane, events);
         let events = &events[..unreadable.as_ref().map_or(events.len(), |(index, _)| *index)];
-        let mut most = usize::MAX;
+        let mut limit = usize::MAX;
         let (began, mut bytes) = (Instant::now(), 0);
         let may_continue = |bytes| began.elapsed() < RUN && bytes < RUN_BYTES;
         while run.stop.is_none() && run.handled < events.len() && (run.handled == 0 || may_continue(bytes)) {
             let affordable = run.cost.map_or(FIRST_BATCH, |cost| {
                 (CALL.as_nanos() / cost.as_nanos().max(1)).clamp(1, usize::MAX as u128) as usize
             });
-            let next = events[run.handled..].iter().take(most.min(affordable).min(self.code.current().batch_events));
+            let next = events[run.handled..].iter().take(limit.min(affordable).min(self.code.current().batch_events));
             let next = &events[run.handled..run.handled + next.len()];
             // While it waits here it holds nothing that another run needs: no data, no permit, no
             // instance.
@@ -177,15 +177,15 @@ impl Runner {
                 Ok(effects) => {
                     bytes += effects.changes.iter().map(Change::bytes).sum::<usize>();
                     let per_event = called.elapsed() / count as u32;
-                    // Half of the known cost, so that one slow call is soon forgotten.
+                    // The known cost counts half, so that one slow call is soon forgotten.
                     run.cost = Some(run.cost.map_or(per_event, |known| (known + per_event) / 2));
                     run.take(&batch, &version.digest, effects, &mut view.earlier());
                     version.handled(&batch, run.handled - before);
                 }
-                Err(Failure::Block(_)) if count > 1 => most = count / 2,
+                Err(Failure::Block(_)) if count > 1 => limit = count / 2,
                 Err(Failure::Block(reason)) => run.stop = Some(RunStop::Block(reason)),
                 Err(Failure::Retry(reason)) => run.stop = Some(RunStop::Retry { after: None, reason }),
-                Err(Failure::EndTerm(why)) => return Err(TermEnded(anyhow::anyhow!(why))),
+                Err(Failure::EndTerm(cause)) => return Err(TermEnded(anyhow::anyhow!(cause))),
             }
             if let Some(RunStop::Block(reason)) = &run.stop {
                 version.failed(lane, reason);
@@ -208,7 +208,7 @@ impl Runner {
         else {
             return Ok(None);
         };
-        let loaded = source.load(&lane.tenant, events).await.map_err(|why| anyhow::anyhow!(why))?;
+        let loaded = source.load(&lane.tenant, events).await.map_err(|cause| anyhow::anyhow!(cause))?;
         self.scheduler.charge(&lane.tenant, class, loaded.took);
         Ok(Some(loaded))
     }

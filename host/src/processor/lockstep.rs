@@ -1,7 +1,7 @@
 //! A barrier for processors in lockstep: none reads a page before all have committed the previous
 //! one.
 //!
-//! [`Barrier`] decides and is pure; the processors of a host share it through [`Lockstep`]. Each
+//! [`Barrier`] decides; the processors of a host share it through [`Lockstep`]. Each
 //! member reports its progress when nothing that it read is uncommitted. It may read unless another
 //! member is behind it. Progress within one log is ordered, so some member may always read. A
 //! member that is behind reads exactly up to the progress of the others, in pages, and from there

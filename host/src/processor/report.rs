@@ -1,4 +1,4 @@
-//! The rate and measures of a processor, which are committed once a second for `status`.
+//! The rate and measures of a processor, committed at most once a second for `status`.
 
 use std::{
     sync::Arc,

@@ -17,19 +17,19 @@ const FLOOR: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(300);
 /// The longest pause that a handler may ask for. Default 50 days: the contract's `retry-after`
 /// cannot name a longer one, and the time still fits into every clock and column.
-const LONGEST_WISH: Duration = Duration::from_secs(50 * 24 * 60 * 60);
+const LONGEST_REQUEST: Duration = Duration::from_secs(50 * 24 * 60 * 60);
 
 /// The pause of a lane after `attempts` failures (at least 1) at one event. It doubles from
 /// [`FIRST`] to [`LONGEST`], with a jitter of a quarter to either side, so that lanes that failed
-/// together do not retry together. A longer `wished` pause takes precedence. `spread` is any number
+/// together do not retry together. A longer `requested` pause takes precedence. `spread` is any number
 /// that differs between lanes.
-pub(super) fn pause(attempts: u32, wished: Option<Duration>, spread: u64) -> Duration {
+pub(super) fn pause(attempts: u32, requested: Option<Duration>, spread: u64) -> Duration {
     let doubled = FIRST.saturating_mul(1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX)).min(LONGEST);
     // The mixing step of SplitMix64 (Steele, Lea, Flood 2014).
     let mut mixed = spread.wrapping_add(u64::from(attempts)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let factor = 0.75 + (mixed >> 40) as f64 / (1u64 << 24) as f64 / 2.0;
-    doubled.mul_f64(factor).max(wished.unwrap_or_default().min(LONGEST_WISH)).max(FLOOR)
+    doubled.mul_f64(factor).max(requested.unwrap_or_default().min(LONGEST_REQUEST)).max(FLOOR)
 }
 
 #[cfg(test)]
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_can_lengthen_a_pause_but_not_shorten_it() {
+    fn a_request_can_lengthen_a_pause_but_not_shorten_it() {
         for attempts in [1, 2, 9, 32, 33, u32::MAX] {
             let without = pause(attempts, None, 7);
             assert_eq!(pause(attempts, Some(Duration::ZERO), 7), without);
@@ -59,10 +59,10 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_wish_fits_into_every_clock() {
-        for wished in [Duration::from_millis(u64::MAX), Duration::MAX] {
-            assert_eq!(pause(1, Some(wished), 0), LONGEST_WISH);
+    fn the_longest_requested_pause_fits_into_every_clock() {
+        for requested in [Duration::from_millis(u64::MAX), Duration::MAX] {
+            assert_eq!(pause(1, Some(requested), 0), LONGEST_REQUEST);
         }
-        assert!(Duration::from_millis(u32::MAX.into()) < LONGEST_WISH, "the longest wish of the contract is granted");
+        assert!(Duration::from_millis(u32::MAX.into()) < LONGEST_REQUEST, "the contract can name a longer pause");
     }
 }

@@ -60,7 +60,7 @@ pub struct DryRunReport {
     pub handled: usize,
     /// Events that it skipped.
     pub skipped: usize,
-    /// Lanes that it stopped itself, or in which it asked to retry.
+    /// Lanes that it stopped itself, or that were to be retried.
     pub stopped: usize,
     /// Lanes in which it failed.
     pub failed: usize,
@@ -478,35 +478,40 @@ mod tests {
 
     #[tokio::test]
     async fn a_candidate_is_rejected_only_for_events_that_the_running_version_handles() {
-        let both = dry_run(&[("b", Behaviour::Trap)], &[("b", Behaviour::Trap)], &["a b a", "a"]).await;
+        let both = dry_run(&[("bad", Behaviour::Trap)], &[("bad", Behaviour::Trap)], &["fine bad fine", "fine"]).await;
         assert_eq!((both.events, both.lanes, both.handled, both.failed), (4, 2, 2, 1));
         assert_eq!((both.worse.as_deref(), both.verdict()), (None, Ok(())));
-        let why = "tenant t0, the event at position 2 (b): trap: unreachable";
+        let why = "tenant t0, the event at position 2 (bad): trap: unreachable";
         assert_eq!(both.why.as_deref(), Some(why));
-        let new = dry_run(&[("b", Behaviour::Trap)], &[], &["a", "a b a"]).await;
-        let why = "tenant t1, the event at position 3 (b): trap: unreachable";
+        let new = dry_run(&[("bad", Behaviour::Trap)], &[], &["fine", "fine bad fine"]).await;
+        let why = "tenant t1, the event at position 3 (bad): trap: unreachable";
         assert_eq!((new.failed, new.worse.as_deref()), (1, Some(why)));
         assert!(new.verdict().unwrap_err().contains("a dry run on the last 4 events failed"));
         // The running version may fail after the event at which the candidate fails.
-        let later = dry_run(&[("b", Behaviour::Trap)], &[("c", Behaviour::Trap)], &["b c"]).await;
+        let later = dry_run(&[("bad", Behaviour::Trap)], &[("other", Behaviour::Trap)], &["bad other"]).await;
         assert!(later.worse.is_some(), "{later:?}");
-        let sooner = dry_run(&[("c", Behaviour::Trap)], &[("b", Behaviour::Trap)], &["b c"]).await;
+        let sooner = dry_run(&[("other", Behaviour::Trap)], &[("bad", Behaviour::Trap)], &["bad other"]).await;
         assert_eq!((sooner.handled, sooner.worse), (1, None));
     }
 
     #[tokio::test]
     async fn skips_stops_and_shortages_of_the_host_are_counted_but_reject_nothing() {
-        let own = dry_run(&[("b", Behaviour::Stop), ("c", Behaviour::Skip)], &[], &["a b a", "c a", "a"]).await;
+        let own = dry_run(
+            &[("bad", Behaviour::Stop), ("other", Behaviour::Skip)],
+            &[],
+            &["fine bad fine", "other fine", "fine"],
+        )
+        .await;
         assert_eq!((own.handled, own.skipped, own.stopped, own.failed, own.worse), (4, 1, 1, 0, None));
-        assert!(own.why.is_some_and(|why| why.contains("position 2 (b): plugin: ")));
-        let shortage = dry_run(&[("b", Behaviour::Shortage)], &[], &["b", "b a", "a"]).await;
+        assert!(own.why.is_some_and(|why| why.contains("position 2 (bad): plugin: ")));
+        let shortage = dry_run(&[("bad", Behaviour::Shortage)], &[], &["bad", "bad fine", "fine"]).await;
         assert_eq!((shortage.handled, shortage.stopped, shortage.failed, shortage.worse), (1, 2, 0, None));
     }
 
     /// Two documents of some 1,000 bytes fit. A lane without room ends, and no further lane begins.
     #[tokio::test]
     async fn the_bytes_that_a_dry_run_writes_are_bounded() {
-        let report = dry_run(&[("w", Behaviour::Write)], &[], &["w"; 100]).await;
+        let report = dry_run(&[("large", Behaviour::Write)], &[], &["large"; 100]).await;
         assert!((3..=LANES_AT_ONCE + 2).contains(&report.handled), "{report:?}");
         assert_eq!((report.failed, report.worse), (0, None));
     }

@@ -307,6 +307,7 @@ impl World {
         true
     }
 
+    /// Takes one step. The low five bits of `op` choose its kind, the rest its details.
     pub(super) fn step(&mut self, op: u32) {
         let random = op >> 5;
         let pick = |n: usize| random as usize % n;
