@@ -250,8 +250,10 @@ impl Processor {
         // On failure the row becomes right when the host ends, because its session ends.
         match timeout(RELEASE, release).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::debug!(processor = %id, "could not record that it ended: {}", describe(&error)),
-            Err(_) => tracing::debug!(processor = %id, "could not record in time that it ended"),
+            Ok(Err(error)) => {
+                tracing::debug!(processor = %id, "cannot record that the processor ended: {}", describe(&error))
+            }
+            Err(_) => tracing::debug!(processor = %id, "cannot record in time that the processor ended"),
         }
     }
 

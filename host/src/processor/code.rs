@@ -1,12 +1,12 @@
 //! The code of a processor, which can be swapped while its lanes run.
 //!
-//! Each call uses the [`current`](SwappableCode::current) version at its beginning, so each lane changes to
-//! the new version after its own batch. No lane waits for another, nothing under way is lost, and
-//! each event is handled by exactly one version. Effects are committed as before, no matter which
-//! version returned them.
+//! Each call uses the [`current`](SwappableCode::current) version at its beginning, so each lane
+//! changes to the new version after its own batch. No lane waits for another, nothing under way is
+//! lost, and each event is handled by exactly one version. Effects are committed as before, no
+//! matter which version returned them.
 //!
-//! A [`CodeVersion`] counts what it does. The record of a swap and the probation of a new version are
-//! based on these counts.
+//! A [`CodeVersion`] counts what it does. The record of a swap and the probation of a new version
+//! are based on these counts.
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -317,7 +317,8 @@ impl<T: Weighted> InFlight<T> {
     }
 
     /// Dispatches a page: queues each lane's events in it. A lane with a row and several queued
-    /// pages is detached if it holds too much, or if `exceeds_share` reports that it exceeds its share.
+    /// pages is detached if it holds too much, or if `exceeds_share` reports that it exceeds its
+    /// share.
     pub fn dispatch(
         &mut self,
         page: &crate::model::event::Page,
@@ -380,8 +381,8 @@ impl<T: Weighted> InFlight<T> {
 
     /// The next lane to start, with its work. At most one piece of a lane's work is under way, and
     /// none starts while too many results wait for their commit. Lanes start in the order of their
-    /// pages, but a tenant with many lanes takes only its share of the slots. If `throttle` returns a
-    /// time and a reason, the lane is left behind until then like one that failed.
+    /// pages, but a tenant with many lanes takes only its share of the slots. If `throttle` returns
+    /// a time and a reason, the lane is left behind until then like one that failed.
     pub fn start(
         &mut self,
         mut throttle: impl FnMut(&LaneKey) -> Option<(SystemTime, Reason)>,

@@ -21,8 +21,8 @@ const LONGEST_REQUEST: Duration = Duration::from_secs(50 * 24 * 60 * 60);
 
 /// The pause of a lane after `attempts` failures (at least 1) at one event. It doubles from
 /// [`FIRST`] to [`LONGEST`], with a jitter of a quarter to either side, so that lanes that failed
-/// together do not retry together. A longer `requested` pause takes precedence. `spread` is any number
-/// that differs between lanes.
+/// together do not retry together. A longer `requested` pause takes precedence. `spread` is any
+/// number that differs between lanes.
 pub(super) fn pause(attempts: u32, requested: Option<Duration>, spread: u64) -> Duration {
     let doubled = FIRST.saturating_mul(1u32.checked_shl(attempts.saturating_sub(1)).unwrap_or(u32::MAX)).min(LONGEST);
     // The mixing step of SplitMix64 (Steele, Lea, Flood 2014).

@@ -84,9 +84,9 @@ impl TermErrors {
         match tokio::time::timeout(PATIENCE, self.try_store(sessions, id)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::debug!(processor = %id, "could not record why a term ended: {}", describe(&error));
+                tracing::debug!(processor = %id, "cannot record why a term ended: {}", describe(&error));
             }
-            Err(_) => tracing::debug!(processor = %id, "could not record in time why a term ended"),
+            Err(_) => tracing::debug!(processor = %id, "cannot record in time why a term ended"),
         }
     }
 

@@ -43,7 +43,8 @@ use crate::{
 };
 
 /// Maximum time for the candidate, and again for the running version where the candidate failed.
-/// What they did within it counts. Default 2 s.
+/// What they did within it counts. A candidate that handled nothing gets it a second time. Default
+/// 2 s.
 const TIME: Duration = Duration::from_secs(2);
 /// Lanes that run concurrently: enough that their reads of documents share a query.
 const LANES_AT_ONCE: usize = 16;

@@ -64,8 +64,8 @@ pub struct CommitPlan<T> {
 impl<T: Weighted> InFlight<T> {
     /// The commit to make now, if any. It takes everything that is finished, once all lanes have
     /// finished or patience has ended. With `store` it also stores progress past events that
-    /// concern no lane, which alone do not justify a commit. `runs_waiting` is the number of running
-    /// lanes that wait for a commit themselves.
+    /// concern no lane, which alone do not justify a commit. `runs_waiting` is the number of
+    /// running lanes that wait for a commit themselves.
     pub fn plan(
         &mut self,
         now: SystemTime,
