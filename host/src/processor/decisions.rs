@@ -4,6 +4,10 @@
 //! own rows several times a second, that would cost more than their work. So one task reads a mark
 //! for each processor that has such rows, and a processor reads its rows only when its mark has
 //! changed.
+//!
+//! A pause may come and go between two reads of the marks, and a processor may have read its rows
+//! in between. So a processor also compares the pauses it has read with its mark, and reads again
+//! until the two agree.
 
 use std::{
     collections::HashMap,
@@ -13,11 +17,11 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::connections::CommitSession;
+use super::{connections::CommitSession, pauses::Pause};
 use crate::{
     consumer::wake::Wakeups,
     db::{
-        Error, describe,
+        Error, Row, describe,
         pool::{Borrower, Pool},
     },
     model::ids::ProcessorId,
@@ -29,14 +33,24 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(250);
 
 /// The marks of processors, by id.
-type Marks = HashMap<Box<str>, Box<str>>;
+type Marks = HashMap<Box<str>, Mark>;
+
+/// What operators have decided about one processor; the default where they have decided nothing.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Mark {
+    /// Its pauses, a line each, in the order of their bytes.
+    pauses: String,
+    /// The number of the read that found resumed lanes, if any. It makes the mark differ each time,
+    /// as more lanes may be resumed while a processor reads the first.
+    resumed: Option<u64>,
+}
 
 /// A subscription to operators' decisions.
 #[derive(Clone)]
 pub struct Decisions {
     marks: watch::Receiver<Marks>,
     /// The mark at the last notice.
-    known: Option<Box<str>>,
+    known: Mark,
 }
 
 impl Decisions {
@@ -47,12 +61,20 @@ impl Decisions {
                 // The watcher has ended, which happens only while the host stops.
                 std::future::pending::<()>().await;
             }
-            let mark = self.marks.borrow_and_update().get(processor.as_str()).cloned();
+            let mark = self.marks.borrow_and_update().get(processor.as_str()).cloned().unwrap_or_default();
             if mark != self.known {
                 self.known = mark;
                 return;
             }
         }
+    }
+
+    /// Whether the pauses that a processor has read are those of its mark.
+    pub fn agree(&self, processor: &ProcessorId, pauses: &[Pause]) -> bool {
+        let mut lines: Vec<String> = pauses.iter().map(Pause::line).collect();
+        lines.sort_unstable();
+        let marks = self.marks.borrow();
+        marks.get(processor.as_str()).map_or("", |mark| &mark.pauses) == lines.join("\n")
     }
 }
 
@@ -66,7 +88,7 @@ impl DecisionWatcher {
     /// A watcher, and a subscription to clone for each processor.
     pub fn new(sessions: Arc<Pool<CommitSession>>) -> (Self, Decisions) {
         let (sender, marks) = watch::channel(Marks::new());
-        (DecisionWatcher { sessions, marks: sender }, Decisions { marks, known: None })
+        (DecisionWatcher { sessions, marks: sender }, Decisions { marks, known: Mark::default() })
     }
 
     /// Reads the marks after each change of the database, until it is asked to stop.
@@ -103,11 +125,10 @@ impl DecisionWatcher {
     async fn read(&self, number: u64) -> Result<Marks, Error> {
         let session = self.sessions.lend(&Borrower::host("decisions")).await?;
         let statement = session.prepared(include_str!("decisions/marks.sql")).await?;
-        // With the number, the mark also changes if lanes are resumed while a processor reads
-        // others.
-        let rows = session.query(&statement, &[&format!("resumed {number}")]).await?;
+        let rows = session.query(&statement, &[]).await?;
         session.give_back();
-        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+        let mark = |row: &Row| Mark { pauses: row.get(1), resumed: row.get::<_, bool>(2).then_some(number) };
+        Ok(rows.iter().map(|row| (row.get(0), mark(row))).collect())
     }
 }
 
@@ -116,22 +137,46 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::model::handler::Reason;
+
+    fn mark(id: &str, pauses: &str, resumed: Option<u64>) -> (Box<str>, Mark) {
+        (id.into(), Mark { pauses: pauses.into(), resumed })
+    }
 
     #[test]
     fn a_processor_is_notified_once_when_its_own_mark_changes() {
         let (sender, marks) = watch::channel(Marks::new());
-        let mut decisions = Decisions { marks, known: None };
-        let (mine, mark) = (ProcessorId::parse("mine").unwrap(), |id: &str, mark: &str| (id.into(), mark.into()));
-        let mut heard = |marks: Vec<(Box<str>, Box<str>)>| {
+        let mut decisions = Decisions { marks, known: Mark::default() };
+        let mine = ProcessorId::parse("mine").unwrap();
+        let mut notifies = |marks: Vec<(Box<str>, Mark)>| {
             sender.send_replace(marks.into_iter().collect());
             decisions.about(&mine).now_or_never().is_some()
         };
-        assert!(!heard(vec![mark("other", "paused")]));
-        assert!(heard(vec![mark("other", "paused"), mark("mine", "paused")]));
-        assert!(!heard(vec![mark("mine", "paused")]));
-        assert!(heard(vec![mark("mine", "resumed 1")]));
-        assert!(heard(vec![mark("mine", "resumed 2")]));
-        assert!(heard(vec![]));
-        assert!(!heard(vec![]));
+        assert!(!notifies(vec![mark("other", "paused", None)]));
+        assert!(notifies(vec![mark("other", "paused", None), mark("mine", "paused", None)]));
+        assert!(!notifies(vec![mark("mine", "paused", None)]));
+        assert!(notifies(vec![mark("mine", "", Some(1))]));
+        assert!(notifies(vec![mark("mine", "", Some(2))]));
+        assert!(notifies(vec![]));
+        assert!(!notifies(vec![]));
+    }
+
+    #[test]
+    fn a_pause_that_was_lifted_before_the_next_mark_disagrees_with_it() {
+        let (sender, marks) = watch::channel(Marks::new());
+        let decisions = Decisions { marks, known: Mark::default() };
+        let mine = ProcessorId::parse("mine").unwrap();
+        let pause = |tenant: &str, by: &str| Pause {
+            tenant: Some(tenant.into()),
+            key: None,
+            reason: Reason::new("paused", format!("by {by} since 2026-01-02T03:04:05Z")),
+        };
+        assert!(decisions.agree(&mine, &[]));
+        assert!(!decisions.agree(&mine, &[pause("b", "ada")]), "the mark shows that nothing is paused");
+        let both = "a  by eve since 2026-01-02T03:04:05Z\nb  by ada since 2026-01-02T03:04:05Z";
+        sender.send_replace([mark("mine", both, None)].into_iter().collect());
+        assert!(decisions.agree(&mine, &[pause("b", "ada"), pause("a", "eve")]));
+        assert!(!decisions.agree(&mine, &[pause("b", "ada")]));
+        assert!(!decisions.agree(&mine, &[]));
     }
 }

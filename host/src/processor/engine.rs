@@ -281,7 +281,7 @@ impl<'a> Engine<'a> {
         stop: &mut Stop,
         publish: impl Fn(ProcessorState),
     ) -> Result<(), TermEnded> {
-        self.read_decisions().await?;
+        self.read_decisions(decisions).await?;
         loop {
             self.apply_replacements();
             self.start();
@@ -377,7 +377,7 @@ impl<'a> Engine<'a> {
             }
             if self.decisions_changed && self.decisions_read_at.elapsed() >= DECISIONS_INTERVAL && self.commit.is_none()
             {
-                self.read_decisions().await?;
+                self.read_decisions(decisions).await?;
             }
         }
     }
@@ -675,7 +675,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Reads operators' decisions: pauses, and lanes that were resumed.
-    async fn read_decisions(&mut self) -> Result<(), TermEnded> {
+    async fn read_decisions(&mut self, decisions: &Decisions) -> Result<(), TermEnded> {
         self.decisions_read_at = Instant::now();
         self.decisions_changed = false;
         (self.state_changed, self.search) = (true, true);
@@ -693,7 +693,7 @@ impl<'a> Engine<'a> {
         for lane in &resumed {
             self.in_flight.resume(lane);
         }
-        self.decisions_changed = more;
+        self.decisions_changed = more || !decisions.agree(self.id, &self.pauses);
         if let Some(member) = self.member.as_ref().filter(|_| self.in_flight.paused().is_some()) {
             member.leave();
         }

@@ -32,6 +32,12 @@ impl Pause {
         tenant && self.key.as_deref().is_none_or(|key| *key == *lane.key)
     }
 
+    /// The pause as one line, as `decisions/marks.sql` writes it.
+    pub(super) fn line(&self) -> String {
+        let (tenant, key) = (self.tenant.as_deref().unwrap_or(""), self.key.as_deref().unwrap_or(""));
+        format!("{tenant} {key} {}", self.reason.message)
+    }
+
     /// Whether it covers the whole processor.
     pub fn covers_processor(&self) -> bool {
         self.tenant.is_none()

@@ -1,12 +1,15 @@
--- Reads a mark for each processor: a text that changes when an operator decides something about it.
--- Processors without a decision are left out.
---
--- $1 text  part of the mark for resumed lanes that their host has not noticed yet
-select processor, string_agg(mark, ' ' order by mark)
+-- Reads what operators have decided, for each processor about which there is a decision: its pauses
+-- as one text, a line each as pauses/read.sql reads them, in the order of their bytes; and whether
+-- lanes were resumed that the host has not noticed yet. No binds.
+select processor, coalesce(string_agg(pause, E'\n' order by pause collate "C"), ''), bool_or(resumed)
 from (
-  select processor, format('%s %s %s %s', tenant, lane_key, paused_by, since) from sandmill.pauses
+  select processor,
+         format('%s %s by %s since %s', tenant, lane_key, paused_by, to_char(since at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')),
+         false
+  from sandmill.pauses
   union all
-  select id, $1 from sandmill.processors p
+  select id, null, true
+  from sandmill.processors p
   where exists (select from sandmill.lane_checkpoints e where e.processor = p.id and e.resumed)
-) as decided (processor, mark)
+) as decided (processor, pause, resumed)
 group by processor
