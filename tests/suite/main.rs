@@ -50,7 +50,7 @@ mod outages;
 mod numbers;
 // Lanes finer than a tenant.
 mod partitions;
-// The README's commands, run as they stand there.
+// The README's plugin and commands, and the commands of the page on plugins.
 mod readme;
 // What database roles may do: the host's, and those of applications.
 mod rights;
