@@ -23,7 +23,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use sandmill::db::{Db, SimpleQueryMessage};
 use sandmill_tests::{
     empty_database,
-    host::{root, sandmill, stderr, stdout},
+    host::{eventually_or, root, sandmill, stderr, stdout},
     until,
 };
 
@@ -195,9 +195,10 @@ impl Place {
                 until("the command in the background is found", async || self.output(&look).await.0).await;
             }
             Way::UntilShown => {
-                until(&format!("{page}:{line} shows its output:\n{commands}"), async || {
-                    let (is_success, printed) = self.output(example).await;
-                    is_success && not_shown(example, &printed).is_none()
+                let what = format!("{page}:{line} shows its output:\n{commands}");
+                eventually_or(&what, async || match self.output(example).await {
+                    (true, printed) if not_shown(example, &printed).is_none() => Ok(()),
+                    (_, printed) => Err(printed),
                 })
                 .await;
             }
