@@ -1,22 +1,40 @@
-//! Plugins on disk and the processors that they become: what is in the folder is what runs.
+//! Plugins: the files of the plugins folder and the processors that run them.
 //!
-//! [`folder`] says which files there are, which have changed and what else lies there, [`manifest`] what is said about one, `check` whether it can run, `dry_runs` whether it does on the last events what the one that runs does, [`plan`] what has to be done about it, [`rollout`](crate::rollout) whether a version that has just come does what it
-//! should; they decide and do nothing. The [`reconciler`] is the loop that carries it out on the [`registry`] of processors, and [`history`] is what it writes down, from `notes`; `error_files` say beside a plugin why
-//! it does not run, and `reports` what is wrong with the folder's other entries. `archive` keeps
-//! the bytes of versions that ran, so that a start or a rollback can go back to them.
+//! ```text
+//! folder ──▶ checks ──▶ plan ──▶ reconciler ──▶ registry
+//!                                  │
+//!                                  └──▶ journal · refusals · archive
+//! ```
+//!
+//! The [`reconciler`] is the loop that makes the running processors match the folder:
+//!
+//! - It reads files from the [`folder`], each with its [`manifest`] and [`signature`];
+//!   `watched_folder` notices changes.
+//! - `checks` check each file and dry-run it (`check`, `dry_runs`); the [`plan`] compares all of
+//!   them with what runs.
+//! - The [`registry`] starts, swaps and ends processors. `startup` orders a start, and
+//!   [`rollout`](crate::rollout) decides on trials and rollbacks.
+//! - `journal` and `refusals` report the outcome: in the [`history`], and in error files beside the
+//!   plugins. `archive` stores the bytes of versions that ran, for later rollbacks.
 
 mod archive;
 mod check;
+mod checks;
 pub mod config;
 mod dry_runs;
 mod error_files;
 pub mod folder;
 mod hints;
 pub mod history;
+mod journal;
 pub mod manifest;
-mod notes;
 pub mod plan;
 pub mod reconciler;
+mod refusals;
 pub mod registry;
 mod reports;
+mod retries;
 pub mod signature;
+mod startup;
+mod version;
+mod watched_folder;

@@ -1,8 +1,8 @@
 //! The archive of plugin versions: stores the bytes of every version that has begun to run.
 //!
-//! It works in the background on a session of its own; no start, swap or event waits for it. It reads
-//! a version's file again and stores the bytes only if they are the ones that run. If the database
-//! does not answer, it keeps its pending versions and tries again.
+//! It works in the background on a session of its own; no start, swap or event waits for it. It
+//! reads a version's file again and stores the bytes only if they are the ones that run. If the
+//! database does not answer, it keeps its pending versions and tries again.
 //!
 //! A file that is replaced before it was read again is not stored, which is logged. A rollback to
 //! that version then needs its compiled code.
@@ -26,11 +26,11 @@ use crate::{
 /// database has more urgent work.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How long the versions of a removed plugin are kept, days. Default 30: a volume that was not mounted
-/// by mistake is noticed sooner. Checked at each start and when plugins change.
+/// How long the versions of a removed plugin are kept, days. Default 30: a volume that was not
+/// mounted by mistake is noticed sooner. Checked at each start and when plugins change.
 const GONE_DAYS: i32 = 30;
-/// Bytes kept of one tenant's removed plugins. Default 256 MiB: dozens of plugins of 2 MiB each, and
-/// no tenant can fill the database by adding and removing files.
+/// Bytes kept of one tenant's removed plugins. Default 256 MiB: dozens of plugins of 2 MiB each,
+/// and no tenant can fill the database by adding and removing files.
 const GONE_TENANT_BYTES: i64 = 256 << 20;
 
 /// Versions to be stored, with their files.
@@ -61,8 +61,8 @@ impl Archive {
         Archive { db, versions, max_bytes, pending, work: None, failed_at: None, needs_sweep: true }
     }
 
-    /// Adds a version that has begun to run. Call it only after the history has recorded the version.
-    /// `file` has its bytes unless it was replaced since.
+    /// Adds a version that has begun to run. Call it only after the history has recorded the
+    /// version. `file` has its bytes unless it was replaced since.
     pub(super) fn add(&mut self, version: RetainedVersion, file: PluginFile) {
         self.pending.insert(version, file);
     }

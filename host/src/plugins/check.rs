@@ -11,8 +11,8 @@ use super::{
     folder::{PluginFile, beneath::Refusal},
     history::components::StoredComponent,
     manifest::Manifest,
-    registry::{Provenance, RunnableVersion},
     signature::{self, PublicKey},
+    version::{Provenance, RunnableVersion},
 };
 use crate::{
     rollout::dry_run::DryRunReport,
@@ -189,8 +189,8 @@ impl<E: Into<String>> From<E> for RecallError {
 /// Loads a former version in place of a file, from its stored bytes.
 ///
 /// A database row is trusted no more than a file: the digest is computed and the signature verified
-/// again. If nothing is stored and no signature is required, cached compiled code suffices. Blocks as
-/// long as a check.
+/// again. If nothing is stored and no signature is required, cached compiled code suffices. Blocks
+/// as long as a check.
 pub(super) fn recall(
     sandbox: &Sandbox,
     keys: &[PublicKey],

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{manifest::Manifest, registry::RunnableVersion};
+use super::{manifest::Manifest, version::RunnableVersion};
 use crate::{
     db::describe,
     model::{handler::Descriptor, ids::ProcessorId},
@@ -44,8 +44,8 @@ impl DryRuns {
         DryRuns(Arc::new(context))
     }
 
-    /// Runs a candidate on recent events, if it would replace another version. Fails if the database
-    /// does not answer.
+    /// Runs a candidate on recent events, if it would replace another version. Fails if the
+    /// database does not answer.
     pub(super) async fn run(&self, candidate: &RunnableVersion) -> Result<Option<DryRunReport>, String> {
         let DryRunContext { shared, scheduler, session, running, files, events } = &*self.0;
         let RunnableVersion { descriptor, digest, handler, manifest, plugin, .. } = candidate;

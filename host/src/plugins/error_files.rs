@@ -1,8 +1,8 @@
 //! Error files: `NAME.wasm.error` beside a plugin holds the reason why it does not run.
 //!
-//! An error file is written into the folder that the plugin was read from, by the same rules: a link
-//! in its place is replaced or removed, never followed. If the folder is not writable, only the file
-//! is missing: the log has the reason once, and `sandmill plugins` shows it.
+//! An error file is written into the folder that the plugin was read from, by the same rules: a
+//! link in its place is replaced or removed, never followed. If the folder is not writable, only
+//! the file is missing: the log has the reason once, and `sandmill plugins` shows it.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,9 @@
 //! The plugins folder: its plugins, and the entries that look like misplaced or misnamed plugins.
 //!
-//! `NAME.wasm` is a plugin for all tenants, `TENANT/NAME.wasm` one for that tenant alone. Beside it,
-//! `NAME.toml` is its manifest and `NAME.wasm.sig` its signature; the host writes `NAME.wasm.error`.
-//! Names that begin with a dot are ignored: editors and copying tools keep unfinished files there.
+//! `NAME.wasm` is a plugin for all tenants, `TENANT/NAME.wasm` one for that tenant alone. Beside
+//! it, `NAME.toml` is its manifest and `NAME.wasm.sig` its signature; the host writes
+//! `NAME.wasm.error`. Names that begin with a dot are ignored: editors and copying tools keep
+//! unfinished files there.
 //!
 //! **Links.** The plugins folder itself may be a link or a mount. Below it:
 //!
@@ -11,14 +12,14 @@
 //!   with a dot, so never into a tenant's folder.
 //! - A tenant's folder may be a link through such dot folders to a folder of the same name.
 //!
-//! Kubernetes lays out volumes like this (`a.wasm -> ..data/a.wasm`, `acme -> ..data/acme`). Each step
-//! is checked on open descriptors ([`beneath`]), so replacing a link between the check and the read
-//! gains nothing. *A hard link cannot be told from the file itself.* Tenants must not be able to make
-//! hard links to each other's files: give each a volume, or set `fs.protected_hardlinks`.
+//! Kubernetes lays out volumes like this (`a.wasm -> ..data/a.wasm`, `acme -> ..data/acme`). Each
+//! step is checked on open descriptors ([`beneath`]), so replacing a link between the check and the
+//! read gains nothing. *A hard link cannot be told from the file itself.* Tenants must not be able
+//! to make hard links to each other's files: give each a volume, or set `fs.protected_hardlinks`.
 //!
-//! **Faults.** An unusable entry is reported with its path ([`Problem`]) and does not affect others. If
-//! a tenant's folder cannot be read, its plugins stay as they are ([`Listing::unread`]). If the host
-//! is short of file descriptors, the scan fails and all plugins stay as they are.
+//! **Faults.** An unusable entry is reported with its path ([`Problem`]) and does not affect
+//! others. If a tenant's folder cannot be read, its plugins stay as they are ([`Listing::unread`]).
+//! If the host is short of file descriptors, the scan fails and all plugins stay as they are.
 
 pub(super) mod beneath;
 mod entry;
@@ -310,8 +311,8 @@ impl FolderReader<'_> {
         Ok(Some(PluginFile { name, tenant, root: self.root.into(), stamp, manifest, signature, path }))
     }
 
-    /// A file's stamp, or the reason why it cannot be used; none if it was removed. Fails if the host
-    /// is short of file descriptors or memory.
+    /// A file's stamp, or the reason why it cannot be used; none if it was removed. Fails if the
+    /// host is short of file descriptors or memory.
     fn stamp(&self, name: &str) -> Result<Option<Result<Stamp, String>>, Refusal> {
         match self.folder.stat(OsStr::new(name)) {
             Ok(found) => Ok(Some(Ok(Stamp::of(&found)))),
@@ -395,8 +396,8 @@ impl PluginFile {
     }
 }
 
-/// A name with escapes for everything that is not UTF-8, could control a terminal or looks like other
-/// characters.
+/// A name with escapes for everything that is not UTF-8, could control a terminal or looks like
+/// other characters.
 pub(super) fn shown(name: &OsStr) -> String {
     let mut shown = String::new();
     for chunk in name.as_bytes().utf8_chunks() {

@@ -1,5 +1,5 @@
-//! The plugins' rows in the database: what runs, which files are refused, the history of each plugin,
-//! and which versions are held back.
+//! The plugins' rows in the database: what runs, which files are refused, the history of each
+//! plugin, and which versions are held back.
 //!
 //! The reconciler writes them and commands read them. The rows hold names and digests; only
 //! [`components`] holds code.
@@ -80,7 +80,7 @@ impl HistoryNote<'_> {
 /// Writes an entry that does not change which version runs.
 pub async fn record(session: &Session, note: &HistoryNote<'_>) -> Result<(), Error> {
     let (replaced, last) = note.replaced.unwrap_or(("", None));
-    let sql = include_str!("history/happened.sql");
+    let sql = include_str!("history/record.sql");
     let (event, dry_run) = (note.event.name(), note.dry_run());
     let HistoryNote { plugin, processor, digest, version, reason, .. } = note;
     let params: [&(dyn ToSql + Sync); 9] =
@@ -107,7 +107,7 @@ pub async fn record_runs(session: &Session, runs: &[RunNote<'_>]) -> Result<Vec<
     let replaced_last = |run: &RunNote<'_>| run.note.replaced.unwrap_or(("", None)).1;
     let rows = session
         .query(
-            include_str!("history/ran.sql"),
+            include_str!("history/record_runs.sql"),
             &[
                 &column(runs, |run| run.note.plugin),
                 &column(runs, |run| run.note.processor),
@@ -126,25 +126,29 @@ pub async fn record_runs(session: &Session, runs: &[RunNote<'_>]) -> Result<Vec<
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Completes the entry of a swap with what the version has done since, once it has handled an event:
-/// the first event, how long after the swap its call began, and how many lanes use the version.
+/// Completes the entry of a swap with what the version has done since, once it has handled an
+/// event: the first event, how long after the swap its call began, and how many lanes use the
+/// version.
 pub async fn complete_swap(
     session: &Session,
     entry: i64,
     swapped_at: Instant,
-    done: &VersionStats,
+    stats: &VersionStats,
 ) -> Result<(), Error> {
-    let (Some((first, _)), Some(began)) = (done.positions, done.began) else { return Ok(()) };
+    let (Some((first, _)), Some(began)) = (stats.positions, stats.began) else { return Ok(()) };
     let gap_ms = began.saturating_duration_since(swapped_at).as_secs_f64() * 1e3;
-    let (lanes, longest_ms) = (done.lanes as i64, done.longest_wait.as_secs_f64() * 1e3);
-    session.execute(include_str!("history/since.sql"), &[&entry, &first, &gap_ms, &lanes, &longest_ms]).await.map(drop)
+    let (lanes, longest_ms) = (stats.lanes as i64, stats.longest_wait.as_secs_f64() * 1e3);
+    session
+        .execute(include_str!("history/complete_swap.sql"), &[&entry, &first, &gap_ms, &lanes, &longest_ms])
+        .await
+        .map(drop)
 }
 
-/// Records that a file is refused; what the plugin runs does not change. Returns whether the refusal is
-/// new.
+/// Records that a file is refused; what the plugin runs does not change. Returns whether the
+/// refusal is new.
 pub async fn record_refusal(session: &Session, plugin: &str, digest: &str, reason: &str) -> Result<bool, Error> {
-    session.execute(include_str!("history/another.sql"), &[&plugin, &digest]).await?;
-    Ok(session.execute(include_str!("history/refused.sql"), &[&plugin, &digest, &reason]).await? > 0)
+    session.execute(include_str!("history/forget_replaced.sql"), &[&plugin, &digest]).await?;
+    Ok(session.execute(include_str!("history/record_refusal.sql"), &[&plugin, &digest, &reason]).await? > 0)
 }
 
 /// Clears the refusal of a file. That of a removed file is kept.
@@ -157,7 +161,7 @@ pub async fn clear_refusal(session: &Session, plugin: &str) -> Result<(), Error>
 /// Records that a plugin's file was removed and nothing runs. Its last version is kept for a while,
 /// because the file may come back.
 pub async fn record_removal(session: &Session, plugin: &str) -> Result<(), Error> {
-    session.execute(include_str!("history/gone.sql"), &[&plugin]).await.map(drop)
+    session.execute(include_str!("history/record_removal.sql"), &[&plugin]).await.map(drop)
 }
 
 /// Deletes a plugin whose processor runs under another name, or whose file is another plugin now.
@@ -168,7 +172,7 @@ pub async fn delete(session: &Session, plugin: &str) -> Result<(), Error> {
 /// Records which plugins have a file, before any of them runs. All others count as removed, except
 /// those of tenants whose folders cannot be read.
 pub async fn record_files(session: &Session, files: &[&str], unread: &[&str]) -> Result<(), Error> {
-    session.execute(include_str!("history/begin.sql"), &[&files, &unread]).await.map(drop)
+    session.execute(include_str!("history/record_files.sql"), &[&files, &unread]).await.map(drop)
 }
 
 /// Replaces the list of problems in the plugins folder.
@@ -178,7 +182,7 @@ pub async fn store_problems(session: &Session, problems: &[Problem]) -> Result<(
     }
     let paths = column(problems, |problem| &problem.path);
     let (wrong, remedies) = (column(problems, |problem| &problem.problem), column(problems, |problem| &problem.remedy));
-    session.execute(include_str!("history/problems.sql"), &[&paths, &wrong, &remedies]).await.map(drop)
+    session.execute(include_str!("history/store_problems.sql"), &[&paths, &wrong, &remedies]).await.map(drop)
 }
 
 /// The problems in the plugins folder, each with the time when it was found.
@@ -202,8 +206,8 @@ pub async fn record_lanes(session: &Session, plugin: &str, lanes: i64) -> Result
     session.execute(sql, &[&plugin, &lanes]).await.map(drop)
 }
 
-/// The latest version of a plugin that is not held back: the one that runs or ran last (`digest`), or
-/// one before it. It does not matter whether a version began with a swap or with a start.
+/// The latest version of a plugin that is not held back: the one that runs or ran last (`digest`),
+/// or one before it. It does not matter whether a version began with a swap or with a start.
 pub async fn latest_allowed(
     session: &Session,
     plugin: &str,
@@ -215,7 +219,7 @@ pub async fn latest_allowed(
     if !held.contains(&digest) {
         return Ok(Some(digest.into()));
     }
-    let row = session.query_opt(include_str!("history/former.sql"), &[&plugin, &digest, &held]).await?;
+    let row = session.query_opt(include_str!("history/latest_allowed.sql"), &[&plugin, &digest, &held]).await?;
     Ok(row.map(|row| row.get(0)))
 }
 
@@ -330,7 +334,8 @@ pub struct HistoryEntry {
     pub digest: String,
     /// The author's version.
     pub version: String,
-    /// The kind of event: `started`, `swapped`, `restarted`, `rolled-back`, `renamed`, `stopped` or `refused`.
+    /// The kind of event: `started`, `swapped`, `restarted`, `rolled-back`, `renamed`, `stopped` or
+    /// `refused`.
     pub event: String,
     /// The reason.
     pub reason: String,
@@ -355,7 +360,7 @@ pub struct HistoryEntry {
 
 /// A plugin's history, newest first, at most `limit` entries.
 pub async fn entries(session: &Session, plugin: &str, limit: i64) -> Result<Vec<HistoryEntry>, Error> {
-    let rows = session.query(include_str!("history/past.sql"), &[&plugin, &limit]).await?;
+    let rows = session.query(include_str!("history/entries.sql"), &[&plugin, &limit]).await?;
     let entry = |row: &crate::db::Row| HistoryEntry {
         id: row.get(0),
         processor: row.get(1),

@@ -20,9 +20,9 @@
 //! In a file without `[tenants.NAME.settings]`, the list may also be written under `tenants`. TOML
 //! allows that key only once.
 //!
-//! Everything is optional. An unknown key is an error that names its line and the nearest known key.
-//! A changed manifest is reloaded like a changed plugin. Added tenants begin at the processor's
-//! cursor, not at the start of the log.
+//! Everything is optional. An unknown key is an error that names its line and the nearest known
+//! key. A changed manifest is reloaded like a changed plugin. Added tenants begin at the
+//! processor's cursor, not at the start of the log.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -226,9 +226,9 @@ impl Manifest {
 
     /// The host's limits, overridden by the manifest's.
     ///
-    /// The memory of instances is allocated when the host starts, so `memory-mib` may not exceed the
-    /// host's. A tenant's own plugin (`owner`) may not exceed any of them, because the tenant may
-    /// write the manifest.
+    /// The memory of instances is allocated when the host starts, so `memory-mib` may not exceed
+    /// the host's. A tenant's own plugin (`owner`) may not exceed any of them, because the tenant
+    /// may write the manifest.
     pub fn limits(&self, host: &Limits, owner: Option<&TenantId>) -> Result<Limits, String> {
         let mut limits = host.clone();
         for (name, value) in &self.limits {

@@ -1,9 +1,9 @@
 //! The steps from the running plugins to the desired ones: pure.
 //!
-//! A plan compares all running versions with all checked files. So it finds what no check of a single
-//! file can: two files that claim one processor, a file that was only renamed, a version that would
-//! continue documents which it did not build. The [reconciler](super::reconciler) carries the steps
-//! out in order. A file that is missing in `desired` was removed.
+//! A plan compares all running versions with all checked files. So it finds what no check of a
+//! single file can: two files that claim one processor, a file that was only renamed, a version
+//! that would continue documents which it did not build. The [reconciler](super::reconciler)
+//! carries the steps out in order. A file that is missing in `desired` was removed.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -117,7 +117,8 @@ impl ReconcilePlan {
                 Some(Desired::Keep) => {}
                 Some(Desired::Run(new)) if new.descriptor.id != now.descriptor.id => {
                     let wins = claims.get(&new.descriptor.id) == Some(&plugin.as_str());
-                    // A plugin that loses the claim ends too, if another file now has its processor.
+                    // A plugin that loses the claim ends too, if another file now has its
+                    // processor.
                     if wins || claims.contains_key(&now.descriptor.id) {
                         stops.push(Step::Stop { plugin: plugin.clone() });
                     }
@@ -143,8 +144,8 @@ impl ReconcilePlan {
     }
 }
 
-/// The owner of each processor: the file that runs it, or else the first by rank and name. All other
-/// claimants are refused.
+/// The owner of each processor: the file that runs it, or else the first by rank and name. All
+/// other claimants are refused.
 fn claims<'a>(
     running: &'a BTreeMap<String, VersionSpec>,
     desired: &'a BTreeMap<String, Desired>,

@@ -1,120 +1,42 @@
-//! The processors that run on this host: begun, given other code, ended, each apart from the others.
+//! The running processors of this host.
 //!
-//! It decides nothing: the [reconciler](super::reconciler) says what is to run, or whoever has code of its own. A processor ends by draining; only one that begins
-//! again under the same id waits for that.
+//! The registry starts processors, replaces their code and ends them, each independently of the
+//! others. The [reconciler](super::reconciler) decides what runs. A processor ends by draining;
+//! only a processor that begins again under the same id waits for that.
+
+mod blocked;
+mod member;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+pub use member::Member;
+use member::MemberVersion;
 
-use super::{
-    dry_runs::{DryRunContext, DryRuns, RunningVersion},
-    manifest::Manifest,
-};
+use super::dry_runs::{DryRunContext, DryRuns, RunningVersion};
+pub use super::version::{Provenance, RunnableVersion};
 use crate::{
-    db::{Error, Session, describe},
+    db::Session,
     model::{
-        handler::{Descriptor, Handler},
-        ids::{LaneKey, ProcessorId, TenantId},
+        ids::{ProcessorId, TenantId},
         text,
     },
     processor::{
-        Processor, ProcessorState, Shared,
-        code::{CodeVersion, SwappableCode, VersionStats},
+        Processor, Shared,
+        code::{SwappableCode, VersionStats},
         lane::Runner,
         lane_checkpoints, pressure,
         registration::{self, Registration, RegistrationError},
     },
-    rollout::dry_run::DryRunSession,
+    rollout::{dry_run::DryRunSession, state::RolloutEvent},
     scheduler::Scheduler,
     supervisor::{Group, Stop},
     tenants::replacements::Replacements,
 };
 
-/// A handler that is to follow the log.
-pub struct RunnableVersion {
-    /// What it is.
-    pub descriptor: Descriptor,
-    /// Where it comes from, for people: a plugin's file without its ending, or `native`.
-    pub plugin: String,
-    /// The version of its code.
-    pub digest: String,
-    /// Its code.
-    pub handler: Arc<dyn Handler>,
-    /// What an operator says about it; nothing for code of this process's own.
-    pub manifest: Manifest,
-    /// What else is known of its file.
-    pub provenance: Provenance,
-}
-
-/// What is known of a plugin's file besides what it says it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Provenance {
-    /// The contract that it keeps; empty where that is not known.
-    pub contract: String,
-    /// The public key that it is signed with; empty where none was asked for.
-    pub signed_by: String,
-    /// That signature, in hexadecimal.
-    pub signature: String,
-}
-
-impl RunnableVersion {
-    /// Code of this process's own.
-    pub fn native(descriptor: Descriptor, handler: Arc<dyn Handler>) -> Self {
-        let native = || "native".to_string();
-        let (manifest, provenance) = (Manifest::default(), Provenance::default());
-        RunnableVersion { descriptor, plugin: native(), digest: native(), handler, manifest, provenance }
-    }
-
-    fn registration(&self) -> Registration<'_> {
-        let RunnableVersion { descriptor, plugin, digest, manifest, .. } = self;
-        Registration { descriptor, plugin, digest, adopts: manifest.adopts() }
-    }
-
-    fn version(&self) -> CodeVersion {
-        CodeVersion::new(&*self.digest, self.handler.clone(), self.descriptor.max_batch_size)
-    }
-}
-
-/// A processor that runs.
-pub struct Member {
-    /// The plugin's name.
-    pub plugin: String,
-    /// What its code says it is, with what its manifest says about it.
-    pub descriptor: Descriptor,
-    /// Its manifest.
-    pub manifest: Manifest,
-    /// What else is known of its file.
-    pub provenance: Provenance,
-    /// How it stands.
-    pub state: watch::Receiver<ProcessorState>,
-    code: Arc<SwappableCode>,
-    /// The version that can take its place back.
-    before: Option<Before>,
-    /// Versions that were replaced, which may still be under way in some lanes, or whose failures are not committed yet; and since when they are idle.
-    retired: Vec<(Arc<CodeVersion>, Option<Instant>)>,
-}
-
-/// For how long a version that was replaced is watched after its last call: until then what it led to is committed.
-const RETIRES: Duration = Duration::from_secs(10);
-
-/// The version that another one has replaced.
-#[derive(Clone)]
-struct Before {
-    version: Arc<CodeVersion>,
-    descriptor: Descriptor,
-    manifest: Manifest,
-    provenance: Provenance,
-    since: Instant,
-    /// Whether the version that replaced it has passed its trial.
-    trusted: bool,
-}
-
-/// The processors that run.
+/// The running processors.
 pub struct Registry {
     shared: Shared,
     scheduler: Scheduler,
@@ -124,17 +46,18 @@ pub struct Registry {
     dry_run_session: Arc<Mutex<Option<DryRunSession>>>,
 }
 
-/// What another version of a processor's code found when it took over.
+/// The version that a swap replaced.
 #[derive(Clone, Debug)]
 pub struct SwapReport {
-    /// The version that it replaced.
+    /// SHA-256 of the replaced version.
     pub replaced: Arc<str>,
-    /// What that had done.
-    pub done: VersionStats,
+    /// The activity of the replaced version.
+    pub stats: VersionStats,
 }
 
 impl Registry {
-    /// Nobody yet. `pressures` are how single processors treat lanes that cannot keep up.
+    /// An empty registry. `pressures` are the settings of single processors for lanes that cannot
+    /// keep up.
     pub fn new(shared: Shared, scheduler: Scheduler, pressures: BTreeMap<String, pressure::PressureSettings>) -> Self {
         Registry {
             shared,
@@ -146,12 +69,12 @@ impl Registry {
         }
     }
 
-    /// Those who run, by their ids.
+    /// The running processors, by id.
     pub fn members(&self) -> &BTreeMap<ProcessorId, Member> {
         &self.members
     }
 
-    /// Settings for processors that do not run here.
+    /// Ids that have settings, but no running processor.
     pub fn idle_settings(&self) -> impl Iterator<Item = &str> {
         self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
     }
@@ -166,12 +89,12 @@ impl Registry {
         }
         let now = replacements.borrow();
         for processor in self.members.keys() {
-            let is_news =
-                |(tenant, _): &(&TenantId, _), in_: &Replacements| in_.of(processor).all(|(other, _)| other != *tenant);
-            for (tenant, own) in now.of(processor).filter(|of| is_news(of, &before)) {
+            let is_new =
+                |(tenant, _): &(&TenantId, _), to: &Replacements| to.of(processor).all(|(other, _)| other != *tenant);
+            for (tenant, own) in now.of(processor).filter(|of| is_new(of, &before)) {
                 tracing::info!(%processor, %tenant, "{own} handles the tenant's events instead");
             }
-            for (tenant, own) in before.of(processor).filter(|of| is_news(of, &now)) {
+            for (tenant, own) in before.of(processor).filter(|of| is_new(of, &now)) {
                 tracing::info!(%processor, %tenant, "handles the tenant's events again, as {own} has ended");
             }
         }
@@ -183,66 +106,67 @@ impl Registry {
         let Some(tenant) = own.owner() else { return };
         let family = ProcessorId::from(own.family().clone());
         if self.members.contains_key(&family) {
-            said(&family, lane_checkpoints::resume_replaced(session, &family, tenant).await);
+            blocked::log_outcome(&family, lane_checkpoints::resume_replaced(session, &family, tenant).await);
         }
     }
 
-    /// Whether a processor of this id keeps in step with others.
+    /// Whether the settings keep the processor of this id in lockstep with others.
     pub fn is_lockstep(&self, id: &str) -> bool {
         self.pressures.get(id).is_some_and(|settings| settings.back_pressure == pressure::Strategy::Lockstep)
     }
 
-    /// What is needed to try others in the places of those that run, each on so many events. `there` are the files that there are.
+    /// Dry runs of candidates against the running versions, on `events` events each. `files` are
+    /// the plugins that have a file.
     pub fn dry_runs(&self, files: BTreeSet<String>, events: usize) -> DryRuns {
-        let runs = |(id, member): (&ProcessorId, &Member)| {
+        let running = |(id, member): (&ProcessorId, &Member)| {
             let (version, descriptor, manifest) =
                 (member.code.current(), member.descriptor.clone(), member.manifest.clone());
             (id.clone(), RunningVersion { plugin: member.plugin.clone(), version, descriptor, manifest })
         };
-        let known = DryRunContext {
+        let context = DryRunContext {
             shared: self.shared.clone(),
             scheduler: self.scheduler.clone(),
             session: self.dry_run_session.clone(),
-            running: self.members.iter().map(runs).collect(),
+            running: self.members.iter().map(running).collect(),
             files,
             events,
         };
-        DryRuns::new(known)
+        DryRuns::new(context)
     }
 
-    /// Registers processors, and then begins them: whoever waits for others must know all of them. Gives back those that cannot run.
+    /// Registers processors, then starts them: those in lockstep must know all others at their
+    /// start. Returns those that cannot run.
     pub async fn start(
         &mut self,
         session: &Session,
-        followers: Vec<RunnableVersion>,
+        versions: Vec<RunnableVersion>,
     ) -> Vec<(RunnableVersion, RegistrationError)> {
-        for follower in &followers {
-            // Whoever begins takes the place of whoever runs under its id, if somebody still does.
-            self.stop(&follower.descriptor.id);
-            self.tasks.ended(follower.descriptor.id.as_str()).await;
+        for version in &versions {
+            // A processor that still runs under the id ends first.
+            self.stop(&version.descriptor.id);
+            self.tasks.ended(version.descriptor.id.as_str()).await;
         }
-        let registrations: Vec<Registration<'_>> = followers.iter().map(RunnableVersion::registration).collect();
+        let registrations: Vec<Registration<'_>> = versions.iter().map(RunnableVersion::registration).collect();
         let registered = registration::register_all(session, &self.shared.tenants, &registrations).await;
         let mut refused = Vec::new();
         let mut processors = Vec::new();
-        for (follower, registered) in followers.into_iter().zip(registered) {
+        for (version, registered) in versions.into_iter().zip(registered) {
             if let Err(error) = registered {
-                refused.push((follower, error));
+                refused.push((version, error));
                 continue;
             }
-            announce(&follower);
-            let id = follower.descriptor.id.clone();
-            let code = Arc::new(SwappableCode::new(follower.version()));
+            announce(&version);
+            let id = version.descriptor.id.clone();
+            let code = Arc::new(SwappableCode::new(version.version()));
             let runner = Runner {
                 deferred: Some(self.shared.pages.deferred()),
-                ..Runner::new(&follower.descriptor, code.clone(), self.scheduler.clone())
+                ..Runner::new(&version.descriptor, code.clone(), self.scheduler.clone())
             };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
-            let RunnableVersion { descriptor, plugin, manifest, provenance, .. } = follower;
+            let RunnableVersion { descriptor, plugin, manifest, provenance, .. } = version;
             let (processor, state) = Processor::new(descriptor.clone(), runner, self.shared.clone(), pressure);
             processors.push((id.clone(), processor));
-            let member =
-                Member { plugin, descriptor, manifest, provenance, state, code, before: None, retired: Vec::new() };
+            let member = Member::new(plugin, descriptor, (manifest, provenance), state, code);
             self.members.insert(id, member);
             self.shared.metrics.plugin_changed("started");
         }
@@ -252,147 +176,108 @@ impl Registry {
         refused
     }
 
-    /// Lets a processor go on with other code, each lane at the end of its batch, and lanes that are blocked try again with it.
+    /// Replaces the code of a running processor, each lane at the end of its batch, and retries its
+    /// blocked lanes. None if the processor does not run.
     pub async fn swap(
         &mut self,
         session: &Session,
-        follower: RunnableVersion,
+        next: RunnableVersion,
     ) -> Result<Option<SwapReport>, RegistrationError> {
-        if !self.members.contains_key(&follower.descriptor.id) {
+        if !self.members.contains_key(&next.descriptor.id) {
             return Ok(None);
         }
-        registration::register(session, &self.shared.tenants, follower.registration()).await?;
-        announce(&follower);
-        let version = Arc::new(follower.version());
-        let RunnableVersion { descriptor, manifest, provenance, .. } = follower;
-        Ok(self.exchange(session, version, descriptor, manifest, provenance).await)
+        registration::register(session, &self.shared.tenants, next.registration()).await?;
+        announce(&next);
+        Ok(self.exchange(session, next.into()).await)
     }
 
-    /// Brings the version back that ran before the one that runs now, if it is known.
+    /// Restores the previous version of a processor from memory. None if there is none.
     pub async fn roll_back(
         &mut self,
         session: &Session,
         id: &ProcessorId,
     ) -> Result<Option<SwapReport>, RegistrationError> {
         let Some(member) = self.members.get(id) else { return Ok(None) };
-        let Some(Before { version, descriptor, manifest, provenance, .. }) = member.before.clone() else {
-            return Ok(None);
-        };
-        // It has built documents here before.
-        let (plugin, digest) = (&*member.plugin, &*version.digest);
-        registration::register(
-            session,
-            &self.shared.tenants,
-            Registration { descriptor: &descriptor, plugin, digest, adopts: true },
-        )
-        .await?;
-        let swapped = self.exchange(session, version, descriptor, manifest, provenance).await;
-        if let Some(member) = self.members.get_mut(id) {
-            // It would only fail again.
-            member.before = None;
-        }
-        Ok(swapped)
+        let Some(previous) = member.rollout.previous().cloned() else { return Ok(None) };
+        let plugin = member.plugin.clone();
+        self.restore(session, &plugin, previous).await
     }
 
-    /// Brings a version back that ran before the one that runs now, from where it was kept. Nothing
-    /// where the processor does not run.
+    /// Restores a former version of a processor that was loaded again. None if the processor does
+    /// not run.
     pub async fn swap_back(
         &mut self,
         session: &Session,
         former: RunnableVersion,
     ) -> Result<Option<SwapReport>, RegistrationError> {
-        let id = former.descriptor.id.clone();
-        if !self.members.contains_key(&id) {
+        if !self.members.contains_key(&former.descriptor.id) {
             return Ok(None);
         }
-        // It has built documents here before.
-        let registration = Registration { adopts: true, ..former.registration() };
-        registration::register(session, &self.shared.tenants, registration).await?;
-        let version = Arc::new(former.version());
-        let RunnableVersion { descriptor, manifest, provenance, .. } = former;
-        let swapped = self.exchange(session, version, descriptor, manifest, provenance).await;
-        if let Some(member) = self.members.get_mut(&id) {
-            // The version that was taken back would only fail again.
-            member.before = None;
-        }
-        Ok(swapped)
+        let plugin = former.plugin.clone();
+        self.restore(session, &plugin, former.into()).await
     }
 
-    async fn exchange(
+    async fn restore(
         &mut self,
         session: &Session,
-        version: Arc<CodeVersion>,
-        descriptor: Descriptor,
-        manifest: Manifest,
-        provenance: Provenance,
-    ) -> Option<SwapReport> {
-        let member = self.members.get_mut(&descriptor.id)?;
-        self.shared.metrics.plugin_changed("swapped");
-        let replaced = member.code.swap(version);
-        let swapped = SwapReport { replaced: replaced.digest.clone(), done: replaced.stats() };
-        let descriptor = std::mem::replace(&mut member.descriptor, descriptor);
-        let manifest = std::mem::replace(&mut member.manifest, manifest);
-        let provenance = std::mem::replace(&mut member.provenance, provenance);
-        let current = member.code.current();
-        member.before = match member.before.take() {
-            // One that never passed its trial is nothing to go back to.
-            Some(before) if !before.trusted && before.version.digest != current.digest => {
-                Some(Before { since: Instant::now(), ..before })
-            }
-            // The same code with another manifest is no version that could be taken back: then the manifest is changed back.
-            _ if replaced.digest == current.digest => None,
-            _ => {
-                let version = replaced.clone();
-                Some(Before { version, descriptor, manifest, provenance, since: Instant::now(), trusted: false })
-            }
-        };
-        member.retired.retain(|(version, _)| !Arc::ptr_eq(version, &current));
-        member.retired.push((replaced, None));
-        try_again(session, &member.descriptor.id, Some(&current)).await;
-        Some(swapped)
+        plugin: &str,
+        former: MemberVersion,
+    ) -> Result<Option<SwapReport>, RegistrationError> {
+        let id = former.descriptor.id.clone();
+        let MemberVersion { version, descriptor, .. } = &former;
+        // A version that built documents here before may always continue them.
+        let registration = Registration { descriptor, plugin, digest: &version.digest, adopts: true };
+        registration::register(session, &self.shared.tenants, registration).await?;
+        let report = self.exchange(session, former).await;
+        if let Some(member) = self.members.get_mut(&id) {
+            member.advance(RolloutEvent::RolledBack);
+        }
+        Ok(report)
     }
 
-    /// Lanes that are blocked try again, though nothing but somebody's wish has changed.
-    pub async fn try_again(&mut self, session: &Session, id: &ProcessorId) {
+    async fn exchange(&mut self, session: &Session, next: MemberVersion) -> Option<SwapReport> {
+        let member = self.members.get_mut(&next.descriptor.id)?;
+        self.shared.metrics.plugin_changed("swapped");
+        let report = member.exchange(next);
+        blocked::retry_all(session, &member.descriptor.id, Some(&member.code.current())).await;
+        Some(report)
+    }
+
+    /// Retries the blocked lanes of a processor because a person asked for it.
+    pub async fn retry_blocked(&self, session: &Session, id: &ProcessorId) {
         if self.members.contains_key(id) {
-            try_again(session, id, None).await;
+            blocked::retry_all(session, id, None).await;
         }
     }
 
-    /// Lanes that a version blocked although another one has its place, being under way in them or not committed yet: they try again as well. To be asked now and
-    /// then.
-    pub async fn tidy(&mut self, session: &Session) {
+    /// Retries lanes that a retired version blocked after its replacement, from a call or a commit
+    /// that was still under way. To be called every now and then.
+    pub async fn retry_blocked_by_retired(&mut self, session: &Session) {
         for (id, member) in &mut self.members {
             let current = member.code.current();
-            for (version, idle_since) in &mut member.retired {
-                let lanes = version.blocked_unlike(&current);
+            for retired in member.retired() {
+                let lanes = retired.blocked_unlike(&current);
                 if !lanes.is_empty() {
-                    let resumed = try_these_again(session, id, &lanes, &current);
-                    said(id, within_a_transaction(session, resumed).await);
-                }
-                if version.stats().calls > 0 {
-                    *idle_since = None;
-                } else {
-                    idle_since.get_or_insert_with(Instant::now);
+                    blocked::retry(session, id, &lanes, &current).await;
                 }
             }
-            member.retired.retain(|(_, idle_since)| idle_since.is_none_or(|since| since.elapsed() < RETIRES));
+            member.drop_idle();
         }
     }
 
-    /// The version that runs has passed its trial.
+    /// Ends the trial of the current version, which has passed.
     pub fn trust(&mut self, id: &ProcessorId) {
-        if let Some(before) = self.members.get_mut(id).and_then(|member| member.before.as_mut()) {
-            before.trusted = true;
+        if let Some(member) = self.members.get_mut(id) {
+            member.advance(RolloutEvent::Passed);
         }
     }
 
-    /// Registers a processor that does not begin yet, to see whether it could.
-    pub async fn could_start(&self, session: &Session, follower: &RunnableVersion) -> Result<(), RegistrationError> {
-        registration::register(session, &self.shared.tenants, follower.registration()).await
+    /// Registers a version that does not start yet. Fails if it could not.
+    pub async fn could_start(&self, session: &Session, version: &RunnableVersion) -> Result<(), RegistrationError> {
+        registration::register(session, &self.shared.tenants, version.registration()).await
     }
 
-    /// A processor goes by another file's name from now on.
+    /// Gives a processor the name of another file.
     pub async fn rename(&mut self, session: &Session, id: &ProcessorId, plugin: &str) -> Result<(), RegistrationError> {
         let Some(member) = self.members.get_mut(id) else { return Ok(()) };
         let (digest, adopts) = (member.code.current().digest.clone(), member.manifest.adopts());
@@ -407,100 +292,32 @@ impl Registry {
         Ok(())
     }
 
-    /// Ends a processor, and does not wait for it.
+    /// Ends a processor without waiting for it.
     pub fn stop(&mut self, id: &ProcessorId) {
         if self.members.remove(id).is_some() {
             self.tasks.drain(id.as_str());
         }
     }
 
-    /// Waits until a processor has failed, which none does that could go on. Cancel safe.
+    /// Waits until a processor fails. It fails only if it cannot continue. Cancel safe.
     pub async fn failed(&mut self) -> anyhow::Error {
         self.tasks.failed().await
     }
 
-    /// Ends all of them and waits for that.
+    /// Ends all processors and waits for them.
     pub async fn end(self) -> anyhow::Result<()> {
         self.tasks.end().await
     }
 
-    /// Lets them run until told to stop, or one fails.
+    /// Runs the processors until the host stops or one fails.
     pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
         tokio::select! {
             () = stop.drain() => self.end().await,
             error = self.tasks.failed() => {
-                // The others end in order, and what they say of it is less than this.
+                // The others still end in order; their errors matter less than this one.
                 let _ = self.end().await;
                 Err(error)
             }
-        }
-    }
-}
-
-impl Member {
-    /// SHA-256 of the file that it runs.
-    pub fn digest(&self) -> Arc<str> {
-        self.code.current().digest.clone()
-    }
-
-    /// What the version that it runs has done.
-    pub fn done(&self) -> VersionStats {
-        self.code.current().stats()
-    }
-
-    /// For how long that version has been on trial, if another one ran before it and could again.
-    pub fn on_trial_for(&self) -> Option<Duration> {
-        self.before.as_ref().filter(|before| !before.trusted).map(|before| before.since.elapsed())
-    }
-
-    /// Whether another version could take its place back.
-    pub fn can_go_back(&self) -> bool {
-        self.before.is_some()
-    }
-}
-
-/// Lanes that were blocked go on, as a person would let them. Where it is for another version, it is excused from what they do: before they can begin, as they begin
-/// when this is committed.
-async fn try_again(session: &Session, id: &ProcessorId, excused: Option<&CodeVersion>) {
-    let resumed = lane_checkpoints::resume_blocked(session, id.as_str(), |lane| {
-        if let Some(version) = excused {
-            version.excuse([lane]);
-        }
-    });
-    said(id, within_a_transaction(session, resumed).await);
-}
-
-/// The same for those of these lanes that are blocked.
-async fn try_these_again(
-    session: &Session,
-    id: &ProcessorId,
-    lanes: &[LaneKey],
-    excused: &CodeVersion,
-) -> Result<u64, Error> {
-    let resumed = lane_checkpoints::resume_these(session, id, lanes).await?;
-    let lanes = resumed.len() as u64;
-    excused.excuse(resumed);
-    Ok(lanes)
-}
-
-async fn within_a_transaction<T>(session: &Session, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    session.batch_execute("begin").await?;
-    match work.await {
-        Ok(done) => session.batch_execute("commit").await.map(|()| done),
-        Err(error) => {
-            // Without a connection there is nothing left to roll back.
-            let _ = session.batch_execute("rollback").await;
-            Err(error)
-        }
-    }
-}
-
-fn said(id: &ProcessorId, resumed: Result<u64, Error>) {
-    match resumed {
-        Ok(0) => {}
-        Ok(lanes) => tracing::info!(processor = %id, lanes, "blocked lanes try again"),
-        Err(error) => {
-            tracing::warn!(processor = %id, "could not let blocked lanes try again: {}", describe(&error));
         }
     }
 }

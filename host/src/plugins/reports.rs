@@ -17,8 +17,8 @@ use crate::db::{Error, Session};
 /// How long a problem that has disappeared is remembered. Default one minute: a problem that flaps
 /// is one problem, one that recurs the next day is another.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Lines that the problems of one folder may add to the log within [`REMEMBERED`]. Default 40: twice
-/// what one scan lists.
+/// Lines that the problems of one folder may add to the log within [`REMEMBERED`]. Default 40:
+/// twice what one scan lists.
 const MOST_LINES: usize = 40;
 
 /// The problems of a plugins folder.

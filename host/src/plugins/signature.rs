@@ -1,5 +1,5 @@
-//! Detached signatures of plugins: Ed25519 (RFC 8032) over the bytes of `NAME.wasm`, stored beside it
-//! as `NAME.wasm.sig`.
+//! Detached signatures of plugins: Ed25519 (RFC 8032) over the bytes of `NAME.wasm`, stored beside
+//! it as `NAME.wasm.sig`.
 //!
 //! Keys and signatures are written in hexadecimal; a secret key is the 32-byte seed of RFC 8032. If
 //! `rollout.public-keys` names keys, a plugin runs only if any one of them has signed exactly these
@@ -55,8 +55,8 @@ impl SecretKey {
 /// What to do about a missing or wrong signature.
 const REMEDY: &str = "Sign the file as it is now: sandmill plugin sign NAME.wasm --key SECRET-KEY-FILE.";
 
-/// Verifies the bytes of a plugin and returns the key that has signed them. `signature` is the text of
-/// `NAME.wasm.sig`, if there is one.
+/// Verifies the bytes of a plugin and returns the key that has signed them. `signature` is the text
+/// of `NAME.wasm.sig`, if there is one.
 pub fn check<'a>(content: &[u8], signature: Option<&str>, keys: &'a [PublicKey]) -> Result<&'a PublicKey, String> {
     let Some(signature) = signature else {
         return Err(format!("it has no signature, and rollout.public-keys requires one\n{REMEDY}"));

@@ -111,8 +111,8 @@ impl Folder {
         Ok(Folder { fd, links: Links::Shared })
     }
 
-    /// Opens a tenant's folder: a folder of that name, or a link through dot folders to one of the same
-    /// name.
+    /// Opens a tenant's folder: a folder of that name, or a link through dot folders to one of the
+    /// same name.
     pub(in crate::plugins) fn tenant(&self, tenant: &OsStr) -> Result<Folder, Refusal> {
         let target = self.resolve(tenant)?;
         if target.kind() != FileType::Directory {
@@ -212,7 +212,8 @@ impl Folder {
         Ok(text)
     }
 
-    /// Replaces an entry by a file. A link is replaced, not followed. Readers see all of it or none.
+    /// Replaces an entry by a file. A link is replaced, not followed. Readers see all of it or
+    /// none.
     pub(in crate::plugins) fn replace(&self, name: &str, content: &[u8]) -> Result<(), Refusal> {
         let unfinished = format!(".{name}.unfinished");
         self.remove(&unfinished);

@@ -1,7 +1,8 @@
 //! Changes of the plugins folder from scan to scan: pure.
 //!
-//! A change counts once the file has not changed again for 40 ms, so that no file is loaded while it is
-//! being written. Each file settles on its own. A file that could not be read counts as unchanged.
+//! A change counts once the file has not changed again for 40 ms, so that no file is loaded while
+//! it is being written. Each file settles on its own. A file that could not be read counts as
+//! unchanged.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,15 +12,16 @@ use std::{
 use super::PluginFile;
 use crate::model::ids::TenantId;
 
-/// How long a file must be unchanged. Default 40 ms: longer than a writer's pauses, and too short to
-/// notice.
+/// How long a file must be unchanged. Default 40 ms: longer than a writer's pauses, and too short
+/// to notice.
 const SETTLES: Duration = Duration::from_millis(40);
 
 /// The known files, and changes that have not settled.
 #[derive(Debug, Default)]
 pub struct Settling {
     known: BTreeMap<String, PluginFile>,
-    /// The new state of files that differ from `known`, and since when they have it; none if removed.
+    /// The new state of files that differ from `known`, and since when they have it; none if
+    /// removed.
     moving: BTreeMap<String, (Option<PluginFile>, Instant)>,
 }
 

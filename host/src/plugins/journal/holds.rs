@@ -1,0 +1,55 @@
+//! The versions that are held back, including those whose hold the database does not have yet.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    db::{Error, Session, describe},
+    plugins::history::{self, VersionHold},
+};
+
+/// The versions that are held back.
+#[derive(Default)]
+pub(in crate::plugins) struct Holds {
+    /// As of the last read, and those of `unwritten`.
+    current: BTreeSet<VersionHold>,
+    /// Holds to be written.
+    unwritten: BTreeSet<VersionHold>,
+}
+
+impl Holds {
+    /// All holds.
+    pub(in crate::plugins) fn all(&self) -> &BTreeSet<VersionHold> {
+        &self.current
+    }
+
+    /// The hold on a plugin's version, if there is one.
+    pub(in crate::plugins) fn of(&self, plugin: &str, digest: &str) -> Option<&VersionHold> {
+        self.current.iter().find(|hold| hold.plugin == plugin && hold.digest == digest)
+    }
+
+    /// Holds a version back, at once on this host and as soon as possible in the database.
+    pub(in crate::plugins) async fn add(&mut self, session: &Session, hold: VersionHold) {
+        if history::add_hold(session, &hold).await.is_err() {
+            self.unwritten.insert(hold.clone());
+        }
+        self.current.insert(hold);
+    }
+
+    /// Writes the unwritten holds and reads all of them. On an error of the read they stay as they
+    /// are.
+    pub(in crate::plugins) async fn refresh(&mut self, session: &Session) -> Result<(), Error> {
+        for hold in std::mem::take(&mut self.unwritten) {
+            if history::add_hold(session, &hold).await.is_err() {
+                self.unwritten.insert(hold);
+            }
+        }
+        match history::holds(session).await {
+            Ok(holds) => self.current = holds.into_iter().chain(self.unwritten.iter().cloned()).collect(),
+            Err(error) => {
+                tracing::debug!("cannot read which versions are held back: {}", describe(&error));
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+}

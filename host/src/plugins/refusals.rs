@@ -1,0 +1,127 @@
+//! The refused files: reported in the log, in the history and in error files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use super::{
+    check::CheckedFile,
+    error_files::ErrorFiles,
+    history::{self, HistoryNote, PluginEvent},
+    journal::log_failure,
+};
+use crate::{
+    db::{Error, Session},
+    model::text,
+};
+
+/// The longest reason, bytes. Default 16 KiB: a plugin's own message may be long, and nobody reads
+/// more of it.
+const REASON_BYTES: usize = 16 << 10;
+
+/// The refused files.
+pub(super) struct Refusals {
+    errors: ErrorFiles,
+    /// The reported reason of each refused file.
+    reasons: BTreeMap<String, String>,
+    /// Plugins whose file was removed, to be reported.
+    removed: BTreeSet<String>,
+}
+
+impl Refusals {
+    /// No refusals, with the error files of a folder.
+    pub(super) fn new(folder: &Path) -> Self {
+        Refusals { errors: ErrorFiles::new(folder), reasons: BTreeMap::new(), removed: BTreeSet::new() }
+    }
+
+    /// Adds plugins whose file was removed.
+    pub(super) fn add_removed(&mut self, plugins: impl IntoIterator<Item = String>) {
+        self.removed.extend(plugins);
+    }
+
+    /// The number of refused files.
+    pub(super) fn len(&self) -> usize {
+        self.reasons.len()
+    }
+
+    /// The refused files.
+    pub(super) fn plugins(&self) -> impl Iterator<Item = &String> {
+        self.reasons.keys()
+    }
+
+    /// The reported reason why a file is refused.
+    pub(super) fn reason(&self, plugin: &str) -> Option<&String> {
+        self.reasons.get(plugin)
+    }
+
+    /// Writes an error file for a file that waits for memory.
+    pub(super) fn report_shortage(&mut self, plugin: &str, reason: &str) {
+        self.errors.write(plugin, &format!("waiting, and compiled again automatically: {reason}"));
+    }
+
+    /// Removes the error file of a plugin.
+    pub(super) fn remove_error(&mut self, plugin: &str) {
+        self.errors.remove(plugin);
+    }
+
+    /// Reports all refused files, then removed files, and clears the reports of files that are
+    /// refused no longer. `results` are those of the checks, and `runs` tells whether a plugin
+    /// runs. Returns whether a removal was recorded.
+    ///
+    /// Removals are recorded before refusals are cleared: the refusal of a removed file stays
+    /// known, so that the file is recognized when it returns.
+    pub(super) async fn report(
+        &mut self,
+        session: &Session,
+        folder: &Path,
+        refused: BTreeMap<String, String>,
+        results: &BTreeMap<String, CheckedFile>,
+        runs: impl Fn(&str) -> bool,
+    ) -> bool {
+        for (plugin, reason) in &refused {
+            let shown = &*text::cut(reason, REASON_BYTES);
+            log_failure(record(session, plugin, shown, results.get(plugin)).await);
+            if self.reasons.get(plugin) != Some(reason) {
+                let file = folder.join(format!("{plugin}.wasm"));
+                // The remedy has a line of its own; a log entry has only one line.
+                tracing::error!(plugin = %file.display(), "refused: {}", shown.replace('\n', ". "));
+            }
+            self.errors.write(plugin, shown);
+        }
+        let mut any_removed = false;
+        for plugin in std::mem::take(&mut self.removed) {
+            self.errors.remove(&plugin);
+            if !runs(&plugin) {
+                log_failure(history::record_removal(session, &plugin).await);
+                any_removed = true;
+            }
+        }
+        let before = std::mem::replace(&mut self.reasons, refused);
+        let cleared: Vec<String> = before.into_keys().filter(|plugin| !self.reasons.contains_key(plugin)).collect();
+        for plugin in cleared {
+            self.errors.remove(&plugin);
+            log_failure(history::clear_refusal(session, &plugin).await);
+        }
+        any_removed
+    }
+}
+
+/// Writes a refusal to the history, if it is new.
+async fn record(session: &Session, plugin: &str, reason: &str, checked: Option<&CheckedFile>) -> Result<(), Error> {
+    let digest = checked.map_or("", |checked| &checked.digest);
+    if history::record_refusal(session, plugin, digest, reason).await? {
+        let note = HistoryNote {
+            plugin,
+            processor: "",
+            digest,
+            version: "",
+            event: PluginEvent::Refused,
+            reason,
+            replaced: None,
+            dry_run: checked.and_then(|checked| checked.dry_run.as_ref()),
+        };
+        history::record(session, &note).await?;
+    }
+    Ok(())
+}

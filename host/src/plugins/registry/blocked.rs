@@ -1,0 +1,52 @@
+//! Retries of blocked lanes after a swap, or because a person asked for them.
+
+use crate::{
+    db::{Error, Session, describe},
+    model::ids::{LaneKey, ProcessorId},
+    processor::{code::CodeVersion, lane_checkpoints},
+};
+
+/// Retries all blocked lanes. With a version it also excuses that version for what they do.
+///
+/// The excuse is recorded before the lanes can begin, because they begin when the transaction
+/// commits.
+pub(super) async fn retry_all(session: &Session, id: &ProcessorId, excused: Option<&CodeVersion>) {
+    let resumed = lane_checkpoints::resume_blocked(session, id.as_str(), |lane| {
+        if let Some(version) = excused {
+            version.excuse([lane]);
+        }
+    });
+    log_outcome(id, in_transaction(session, resumed).await);
+}
+
+/// Retries those of these lanes that are blocked, and excuses the version for what they do.
+pub(super) async fn retry(session: &Session, id: &ProcessorId, lanes: &[LaneKey], excused: &CodeVersion) {
+    let resumed = async {
+        let resumed = lane_checkpoints::resume_these(session, id, lanes).await?;
+        let lanes = resumed.len() as u64;
+        excused.excuse(resumed);
+        Ok(lanes)
+    };
+    log_outcome(id, in_transaction(session, resumed).await);
+}
+
+async fn in_transaction<T>(session: &Session, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    session.batch_execute("begin").await?;
+    match work.await {
+        Ok(done) => session.batch_execute("commit").await.map(|()| done),
+        Err(error) => {
+            // Without a connection there is nothing left to roll back.
+            let _ = session.batch_execute("rollback").await;
+            Err(error)
+        }
+    }
+}
+
+/// Logs how many lanes were resumed, if there were any.
+pub(super) fn log_outcome(id: &ProcessorId, resumed: Result<u64, Error>) {
+    match resumed {
+        Ok(0) => {}
+        Ok(lanes) => tracing::info!(processor = %id, lanes, "blocked lanes try again"),
+        Err(error) => tracing::warn!(processor = %id, "cannot retry blocked lanes: {}", describe(&error)),
+    }
+}

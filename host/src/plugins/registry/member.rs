@@ -1,0 +1,141 @@
+//! A running processor with its current, previous and retired versions.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use super::{Provenance, RunnableVersion, SwapReport};
+use crate::{
+    model::handler::Descriptor,
+    plugins::manifest::Manifest,
+    processor::{
+        ProcessorState,
+        code::{CodeVersion, SwappableCode, VersionStats},
+    },
+    rollout::state::{HasDigest, RolloutEvent, RolloutState},
+};
+
+/// How long a replaced version is watched after its last call: by then its results are committed.
+const RETIRES: Duration = Duration::from_secs(10);
+
+/// A running processor.
+pub struct Member {
+    /// The plugin's name.
+    pub plugin: String,
+    /// The plugin's descriptor with its manifest applied.
+    pub descriptor: Descriptor,
+    /// The plugin's manifest.
+    pub manifest: Manifest,
+    /// The contract and signature of its file.
+    pub provenance: Provenance,
+    /// The processor's state.
+    pub state: watch::Receiver<ProcessorState>,
+    pub(super) code: Arc<SwappableCode>,
+    pub(super) rollout: RolloutState<MemberVersion>,
+    retired: Vec<RetiredVersion>,
+}
+
+/// A version with all that a swap or a rollback puts in place.
+#[derive(Clone)]
+pub(super) struct MemberVersion {
+    pub(super) version: Arc<CodeVersion>,
+    pub(super) descriptor: Descriptor,
+    pub(super) manifest: Manifest,
+    pub(super) provenance: Provenance,
+}
+
+impl From<RunnableVersion> for MemberVersion {
+    fn from(runnable: RunnableVersion) -> Self {
+        let version = Arc::new(runnable.version());
+        let RunnableVersion { descriptor, manifest, provenance, .. } = runnable;
+        MemberVersion { version, descriptor, manifest, provenance }
+    }
+}
+
+impl HasDigest for MemberVersion {
+    fn digest(&self) -> &str {
+        &self.version.digest
+    }
+}
+
+/// A replaced version. Lanes may still be in a call of it, or its failures may not be committed.
+struct RetiredVersion {
+    version: Arc<CodeVersion>,
+    idle_since: Option<Instant>,
+}
+
+impl Member {
+    pub(super) fn new(
+        plugin: String,
+        descriptor: Descriptor,
+        (manifest, provenance): (Manifest, Provenance),
+        state: watch::Receiver<ProcessorState>,
+        code: Arc<SwappableCode>,
+    ) -> Self {
+        let (rollout, retired) = (RolloutState::Settled, Vec::new());
+        Member { plugin, descriptor, manifest, provenance, state, code, rollout, retired }
+    }
+
+    /// SHA-256 of the file of the current version.
+    pub fn digest(&self) -> Arc<str> {
+        self.code.current().digest.clone()
+    }
+
+    /// The activity of the current version.
+    pub fn stats(&self) -> VersionStats {
+        self.code.current().stats()
+    }
+
+    /// How long the current version has been on trial; none if it is not.
+    pub fn trial_time(&self) -> Option<Duration> {
+        self.rollout.trial_time(Instant::now())
+    }
+
+    /// Whether a rollback can restore the previous version from memory.
+    pub fn can_roll_back(&self) -> bool {
+        self.rollout.previous().is_some()
+    }
+
+    /// Replaces the current version.
+    pub(super) fn exchange(&mut self, next: MemberVersion) -> SwapReport {
+        let MemberVersion { version, descriptor, manifest, provenance } = next;
+        let replaced = self.code.swap(version);
+        let report = SwapReport { replaced: replaced.digest.clone(), stats: replaced.stats() };
+        let previous = MemberVersion {
+            version: replaced.clone(),
+            descriptor: std::mem::replace(&mut self.descriptor, descriptor),
+            manifest: std::mem::replace(&mut self.manifest, manifest),
+            provenance: std::mem::replace(&mut self.provenance, provenance),
+        };
+        let current = self.code.current();
+        self.advance(RolloutEvent::Swapped { replaced: previous, current: &current.digest });
+        self.retired.retain(|retired| !Arc::ptr_eq(&retired.version, &current));
+        self.retired.push(RetiredVersion { version: replaced, idle_since: None });
+        report
+    }
+
+    /// Moves the rollout state on.
+    pub(super) fn advance(&mut self, event: RolloutEvent<'_, MemberVersion>) {
+        self.rollout = std::mem::take(&mut self.rollout).after(event, Instant::now());
+    }
+
+    /// Replaced versions that may still have calls or failures under way.
+    pub(super) fn retired(&self) -> impl Iterator<Item = &CodeVersion> {
+        self.retired.iter().map(|retired| &*retired.version)
+    }
+
+    /// Drops retired versions that have been idle long enough.
+    pub(super) fn drop_idle(&mut self) {
+        for RetiredVersion { version, idle_since } in &mut self.retired {
+            if version.stats().calls > 0 {
+                *idle_since = None;
+            } else {
+                idle_since.get_or_insert_with(Instant::now);
+            }
+        }
+        self.retired.retain(|retired| retired.idle_since.is_none_or(|since| since.elapsed() < RETIRES));
+    }
+}

@@ -1,0 +1,54 @@
+//! A version of a processor's code that is ready to run.
+
+use std::sync::Arc;
+
+use super::manifest::Manifest;
+use crate::{
+    model::handler::{Descriptor, Handler},
+    processor::{code::CodeVersion, registration::Registration},
+};
+
+/// A version of a processor's code that is ready to run.
+pub struct RunnableVersion {
+    /// The plugin's descriptor with its manifest applied.
+    pub descriptor: Descriptor,
+    /// The plugin's name, or `native`; for people.
+    pub plugin: String,
+    /// SHA-256 of its file, or `native`.
+    pub digest: String,
+    /// The code.
+    pub handler: Arc<dyn Handler>,
+    /// The plugin's manifest; the default for native code.
+    pub manifest: Manifest,
+    /// The contract and signature of its file.
+    pub provenance: Provenance,
+}
+
+/// The contract and signature of a plugin's file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Provenance {
+    /// The version of its contract; empty if unknown.
+    pub contract: String,
+    /// The public key that verifies it; empty if no signature was required.
+    pub signed_by: String,
+    /// The signature in hexadecimal.
+    pub signature: String,
+}
+
+impl RunnableVersion {
+    /// A version whose code is part of this process.
+    pub fn native(descriptor: Descriptor, handler: Arc<dyn Handler>) -> Self {
+        let native = || "native".to_string();
+        let (manifest, provenance) = (Manifest::default(), Provenance::default());
+        RunnableVersion { descriptor, plugin: native(), digest: native(), handler, manifest, provenance }
+    }
+
+    pub(super) fn registration(&self) -> Registration<'_> {
+        let RunnableVersion { descriptor, plugin, digest, manifest, .. } = self;
+        Registration { descriptor, plugin, digest, adopts: manifest.adopts() }
+    }
+
+    pub(super) fn version(&self) -> CodeVersion {
+        CodeVersion::new(&*self.digest, self.handler.clone(), self.descriptor.max_batch_size)
+    }
+}
