@@ -1,5 +1,5 @@
-// The plugins folder as others leave it: links across tenants, entries that nobody can use, folders that cannot be read. Each is
-// reported once and with its own path, and keeps nobody else from running.
+// Bad entries of the plugins folder: links across tenants, unusable files, unreadable folders. Each
+// is reported once with its path, and all other plugins run.
 
 use std::{
     fs,
@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 async fn listed(database: &Database) -> Vec<PluginStatus> {
     let session = database.db.connect("test").await.unwrap();
-    // Until a host has begun there are no such tables.
+    // The tables do not exist before a host has started.
     history::list(&session).await.unwrap_or_default()
 }
 
@@ -41,7 +41,7 @@ async fn until_run(database: &Database, wanted: &[&str]) {
     .await;
 }
 
-/// The digest that runs under a name.
+/// The digest of the version that a plugin runs.
 async fn digest(database: &Database, plugin: &str) -> Option<String> {
     listed(database).await.into_iter().find(|listed| listed.plugin == plugin && listed.runs()).map(|it| it.digest)
 }
@@ -57,29 +57,32 @@ async fn until_another(database: &Database, plugin: &str, than: &str) -> String 
 async fn until_refused(database: &Database, plugin: &str, wanted: &str) {
     eventually(&format!("{plugin} is refused: {wanted}"), async || {
         let listed = listed(database).await.into_iter().find(|listed| listed.plugin == plugin)?;
-        listed.refused.filter(|(_, why, _)| why.contains(wanted)).map(drop)
+        listed.refused.filter(|(_, reason, _)| reason.contains(wanted)).map(drop)
     })
     .await;
 }
 
-/// What `sandmill plugins --json` says of entries that are no plugins: each path with what is wrong.
+/// The problems that `sandmill plugins --json` lists, each with its path.
 async fn not_run(database: &Database) -> Vec<(String, String)> {
     let mut command = sandmill(&database.address);
     command.args(["plugins", "--json"]);
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let shown: Value = serde_json::from_str(&stdout(&output)).unwrap();
     let text = |entry: &Value, key: &str| entry[key].as_str().unwrap().to_string();
-    let entries = told["notRun"].as_array().unwrap();
-    assert!(entries.iter().all(|entry| !text(entry, "remedy").is_empty()), "{told}");
+    let entries = shown["notRun"].as_array().unwrap();
+    assert!(entries.iter().all(|entry| !text(entry, "remedy").is_empty()), "{shown}");
     entries.iter().map(|entry| (text(entry, "path"), text(entry, "problem"))).collect()
 }
 
 async fn until_not_run(database: &Database, wanted: &[(&str, &str)]) {
-    eventually(&format!("what is not run is {wanted:?}"), async || {
+    eventually(&format!("the listed problems are {wanted:?}"), async || {
         let found = not_run(database).await;
         let same = found.len() == wanted.len()
-            && found.iter().zip(wanted).all(|((path, why), (at, begins))| path == at && why.starts_with(begins));
+            && found
+                .iter()
+                .zip(wanted)
+                .all(|((path, problem), (at, begins))| path == at && problem.starts_with(begins));
         same.then_some(())
     })
     .await;
@@ -91,7 +94,7 @@ fn tenant(folder: &Path, name: &str) -> std::path::PathBuf {
     path
 }
 
-/// Lines of a log that have all of some words.
+/// The lines of a log that contain all of some texts.
 fn lines<'a>(log: &'a str, words: &[&str]) -> Vec<&'a str> {
     log.lines().filter(|line| words.iter().all(|word| line.contains(word))).collect()
 }
@@ -106,13 +109,14 @@ async fn another_tenants_code_and_settings_are_not_read_through_links() {
     place(&mallory, "own.wasm", &fs::read(component("scripted-by-stream")).unwrap());
     symlink("../acme/pay.wasm", mallory.join("stolen.wasm")).unwrap();
     symlink("../acme/pay.toml", mallory.join("own.toml")).unwrap();
-    // Where the host is going to say why, something leads to a file of the operator's.
+    // Links in the places of error files lead to a file of the operator's.
     let precious = outside.path().join("precious");
     fs::write(&precious, "precious").unwrap();
     for name in ["stolen.wasm.error", ".stolen.wasm.error.unfinished", ".mallory-stolen.error"] {
         symlink(&precious, mallory.join(name)).unwrap();
     }
-    // Neither all of it, nor another tenant's folder, is a tenant; nor is a tenant's code everybody's.
+    // Links to the whole folder, to another tenant's folder, and from the shared plugins to a
+    // tenant's code.
     symlink(".", folder.path().join("selfdir")).unwrap();
     symlink("acme", folder.path().join("eve")).unwrap();
     symlink("acme/pay.wasm", folder.path().join("shared.wasm")).unwrap();
@@ -125,26 +129,27 @@ async fn another_tenants_code_and_settings_are_not_read_through_links() {
     until_run(&database, &["acme/pay"]).await;
     let not = "not read as a tenant's folder: a link to a folder";
     until_not_run(&database, &[("eve", not), ("selfdir", not)]).await;
-    // Said where it was asked for, in a file of its own, with nothing of the other tenant.
+    // The link was replaced by an error file, which shows nothing of the other tenant.
     let error = mallory.join("stolen.wasm.error");
-    let said = eventually("the reason is beside the link", async || {
+    let reason = eventually("the reason is beside the link", async || {
         fs::symlink_metadata(&error).unwrap().is_file().then(|| fs::read_to_string(&error).unwrap())
     })
     .await;
-    assert!(said.starts_with(out) && !said.contains("acme"), "{said}");
+    assert!(reason.starts_with(out) && !reason.contains("acme"), "{reason}");
 
-    // With a manifest of its own, and without the stolen component, mallory has what is mallory's.
+    // Without the links, mallory's own plugin runs.
     fs::remove_file(mallory.join("stolen.wasm")).unwrap();
     fs::remove_file(mallory.join("own.toml")).unwrap();
     until_run(&database, &["acme/pay", "mallory/own"]).await;
-    eventually("nothing is said any more", async || (!error.exists()).then_some(())).await;
+    eventually("the error file is removed", async || (!error.exists()).then_some(())).await;
     host.stop().await;
     assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
 }
 
-/// As the kubelet mounts a volume, for all tenants and for one: what is visible are links, and a change exchanges `..data`.
+/// The layout of a volume of the kubelet, shared and of one tenant: visible names are links, and an
+/// update replaces `..data`.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_exchange_of_a_kubernetes_volume_is_a_swap() {
+async fn an_updated_kubernetes_volume_swaps_its_plugins() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let acme = tenant(folder.path(), "acme");
@@ -169,27 +174,28 @@ async fn the_exchange_of_a_kubernetes_volume_is_a_swap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_entry_is_reported_once_and_stops_nobody() {
+async fn a_bad_entry_is_reported_once_and_the_others_run() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let acme = tenant(folder.path(), "acme");
     place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
-    // One that is no component, and beside which nobody can write why; ones that are no files; settings that are none.
+    // A file that is no component, with a folder in the place of its error file; a pipe; a folder;
+    // a folder in the place of a manifest.
     place(folder.path(), "bad.wasm", b"no component");
     fs::create_dir_all(path("bad.wasm.error/x")).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(path("pipe.wasm")).status().unwrap().success());
     fs::create_dir(path("folder.wasm")).unwrap();
     place(folder.path(), "red.wasm", &fs::read(component("plane-log")).unwrap());
     fs::create_dir(path("red.toml")).unwrap();
-    // What somebody may have meant otherwise.
+    // Misnamed and misplaced files.
     place(folder.path(), "X.WASM", b"");
     place(folder.path(), "lonely.toml", b"");
     fs::create_dir_all(path("no tenant")).unwrap();
     place(&path("no tenant"), "a.wasm", b"");
     fs::write(folder.path().join(std::ffi::OsStr::from_bytes(b"r\xe9d.wasm")), "").unwrap();
     place(&tenant(&acme, "deeper"), "a.wasm", b"");
-    // A tenant would have the host watch all that there is.
+    // A link by which a tenant could make the host watch the whole file system.
     symlink("/usr", acme.join("everything")).unwrap();
 
     let host = Process::start(&database, folder.path(), &[]);
@@ -200,49 +206,49 @@ async fn a_bad_entry_is_reported_once_and_stops_nobody() {
         ("pipe", "a pipe, socket or device"),
         ("red", "its manifest red.toml: a directory"),
     ];
-    for (plugin, why) in refused {
-        until_refused(&database, plugin, why).await;
+    for (plugin, reason) in refused {
+        until_refused(&database, plugin, reason).await;
     }
     let problems = [
         ("X.WASM", "its extension is not in lower case"),
         ("acme/deeper", "folders in a tenant's folder are not read"),
         ("bad.wasm.error", "a folder where the host writes why bad.wasm does not run"),
         ("lonely.toml", "a manifest without its component, lonely.wasm"),
-        ("no tenant", "no tenant can have its name"),
+        ("no tenant", "this folder is not read, because no tenant can have its name"),
         ("r\\xe9d.wasm", "its name is not printable UTF-8"),
     ];
     until_not_run(&database, &problems).await;
     let mut command = sandmill(&database.address);
-    let told = tokio::task::spawn_blocking(move || command.arg("plugins").output()).await.unwrap().unwrap();
+    let shown = tokio::task::spawn_blocking(move || command.arg("plugins").output()).await.unwrap().unwrap();
     let line = "not run: X.WASM: its extension is not in lower case; rename it to X.wasm\n";
-    assert!(stdout(&told).contains(line), "{}", stdout(&told));
+    assert!(stdout(&shown).contains(line), "{}", stdout(&shown));
 
-    // Every change makes the host look at all of it again, and say what it does not run.
+    // Each change causes another scan, which finds the same problems.
     let mut running = digest(&database, "scripted").await.unwrap();
     for change in 2..=5 {
         place(folder.path(), "scripted.wasm", &version("scripted", &format!("V{change:06}")));
         running = until_another(&database, "scripted", &running).await;
     }
     let log = host.log();
-    for (plugin, why) in refused {
-        let said = lines(&log, &[&format!("{plugin}.wasm"), "refused", why]);
-        assert_eq!(said.len(), 1, "{plugin}: {said:?}");
+    for (plugin, reason) in refused {
+        let logged = lines(&log, &[&format!("{plugin}.wasm"), "refused", reason]);
+        assert_eq!(logged.len(), 1, "{plugin}: {logged:?}");
     }
-    for (path, why) in problems {
-        // A log line has a backslash escaped.
-        let said = lines(&log, &[&path.replace('\\', "\\\\"), why]);
-        assert_eq!(said.len(), 1, "{path}: {said:?}");
+    for (path, problem) in problems {
+        // The log escapes backslashes.
+        let logged = lines(&log, &[&path.replace('\\', "\\\\"), problem]);
+        assert_eq!(logged.len(), 1, "{path}: {logged:?}");
     }
-    assert_eq!(host.watches(), 2, "the folder and that of acme are watched, and nothing below them");
+    assert_eq!(host.watches(), 2, "the plugins folder and that of acme are watched, without subfolders");
 
-    // What is mended is not told any more.
+    // Fixed entries are no longer listed.
     fs::rename(path("X.WASM"), path("x.wasm")).unwrap();
     fs::remove_dir_all(path("no tenant")).unwrap();
     fs::remove_file(path("lonely.toml")).unwrap();
     until_not_run(&database, &[problems[1], problems[2], problems[5]]).await;
 }
 
-/// A database on a server of its own, which also a host may use that is short of its user's rights.
+/// A database on a server of its own, whose socket any user may use.
 async fn open_database() -> (Embedded, Database) {
     let server = Embedded::start(Options::default()).await.unwrap();
     let address = server.address();
@@ -256,9 +262,9 @@ async fn open_database() -> (Embedded, Database) {
     (server, database)
 }
 
-/// Root reads everything, so where it runs the tests the host does without that right; it stays root otherwise.
+/// Root can read everything, so if root runs the tests, the host runs without that capability.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_cannot_be_read_keeps_what_runs_and_stops_nobody() {
+async fn an_unreadable_folder_keeps_its_plugins_running_and_affects_no_other() {
     let under: &[&str] = match geteuid().is_root() {
         true => &["setpriv", "--bounding-set", "-dac_override,-dac_read_search"],
         false => &[],
@@ -292,7 +298,7 @@ async fn a_folder_that_cannot_be_read_keeps_what_runs_and_stops_nobody() {
     assert_eq!(lines(&log, &["acme", "cannot be read"]).len(), 1, "{log}");
     drop(host);
 
-    // A start runs the others, and keeps in mind what ran there.
+    // A start runs the readable plugins and keeps the records of the others.
     let host = Process::start_under(under, &database, folder.path(), &[]);
     place(folder.path(), "scripted.wasm", &version("scripted", "V000005"));
     until_another(&database, "scripted", &running).await;
@@ -301,23 +307,23 @@ async fn a_folder_that_cannot_be_read_keeps_what_runs_and_stops_nobody() {
     mode(0o755);
     until_run(&database, &["acme/own", "scripted"]).await;
     until_not_run(&database, &[]).await;
-    // A file that cannot be read is not one that is gone either.
+    // A file that cannot be read does not count as removed either.
     let file = acme.join("own.wasm");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
     until_refused(&database, "acme/own", "it cannot be read: Permission denied").await;
     until_run(&database, &["acme/own", "scripted"]).await;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    eventually("nothing is wrong any more", async || {
+    eventually("nothing is refused", async || {
         listed(&database).await.iter().all(|listed| listed.refused.is_none()).then_some(())
     })
     .await;
     drop(host);
 }
 
-/// The files of a folder that cannot be read may still be there. So the shared processor leaves
-/// alone the events of a tenant whose own processor last ran from that folder.
+/// The files of an unreadable folder may still exist. So the shared processor does not handle the
+/// events of a tenant whose own processor last ran from there.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_folder_that_cannot_be_read_at_a_start_keeps_its_tenants_events() {
+async fn a_folder_that_is_unreadable_at_a_start_keeps_its_tenants_events() {
     let under: &[&str] = match geteuid().is_root() {
         true => &["setpriv", "--bounding-set", "-dac_override,-dac_read_search"],
         false => &[],
@@ -343,7 +349,7 @@ async fn a_folder_that_cannot_be_read_at_a_start_keeps_its_tenants_events() {
     assert_eq!(database.status("acme/scripted").await.unwrap().handled, 2);
     assert_eq!(database.status("scripted").await.unwrap().handled, 1);
     fs::remove_file(acme.join("own.wasm")).unwrap();
-    eventually("the shared one handles acme's events as well", async || {
+    eventually("the shared processor handles acme's events", async || {
         (database.status("scripted").await?.handled == 3).then_some(())
     })
     .await;
@@ -351,21 +357,21 @@ async fn a_folder_that_cannot_be_read_at_a_start_keeps_its_tenants_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_short_of_file_descriptors_keeps_what_runs_and_takes_changes_later() {
+async fn a_host_short_of_file_descriptors_keeps_its_plugins_running_and_reloads_later() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
     let host = Process::start(&database, folder.path(), &["rollout.poll-ms=1"]);
     until_run(&database, &["scripted"]).await;
     let running = digest(&database, "scripted").await.unwrap();
-    // Those that are open stay open, and there is no further one.
+    // Open descriptors stay open, and no new one can be opened.
     let pid = Pid::from_raw(host.id() as i32);
     let before = getrlimit(Resource::Nofile);
     prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), ..before }).unwrap();
     place(folder.path(), "scripted.wasm", &version("scripted", "V000002"));
     let words = ["cannot be read", "Too many open files"];
     eventually("the shortage is reported", async || (!lines(&host.log(), &words).is_empty()).then_some(())).await;
-    // The host looks again and again meanwhile.
+    // The host keeps scanning meanwhile.
     for _ in 0..200 {
         assert_eq!(digest(&database, "scripted").await.as_ref(), Some(&running));
     }

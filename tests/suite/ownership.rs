@@ -1,4 +1,4 @@
-//! Ids and collections: whose they are, and that nobody else comes by them.
+//! Ownership of processor ids and collections: no tenant gets those of another.
 
 mod collections;
 mod ids;
@@ -21,19 +21,19 @@ fn give(folder: &Path, tenant: &str, name: &str, bytes: &[u8]) {
     place(&own, &format!("{name}.wasm"), bytes);
 }
 
-/// What a statement finds, a line for each row.
+/// The rows of a query as text.
 async fn rows(database: &Database, sql: &str) -> Vec<String> {
     let session = database.db.connect("test").await.unwrap();
     let sql = format!("select found::text from ({sql}) found");
     session.query(&sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// What a command prints as JSON.
+/// The JSON output of a command.
 async fn json(database: &Database, arguments: &[&str]) -> Value {
     serde_json::from_str(&run(database, arguments).await.unwrap()).unwrap()
 }
 
-/// What a command prints, or what it says on the side where it fails.
+/// The output of a command, or its error output if it fails.
 async fn run(database: &Database, arguments: &[&str]) -> Result<String, String> {
     let mut command = sandmill(&database.address);
     command.args(arguments);
@@ -41,14 +41,13 @@ async fn run(database: &Database, arguments: &[&str]) -> Result<String, String> 
     if output.status.success() { Ok(stdout(&output)) } else { Err(stderr(&output)) }
 }
 
-/// How many events a tenant's documents count, in the collections of this name.
+/// The number of events that a tenant's documents count, in all collections of this name.
 async fn counted(database: &Database, collection: &str, tenant: &str) -> Option<i64> {
     let lines = run(database, &["documents", collection, "--tenant", tenant, "--json"]).await.ok()?;
     lines.lines().map(|line| serde_json::from_str::<Value>(line).ok()?["data"]["count"].as_i64()).sum()
 }
 
-/// Waits until a tenant's documents count so many events, and its processor has passed all that are
-/// there.
+/// Waits until a tenant's documents count this many events, and its processor has caught up.
 async fn until_counted(database: &Database, collection: &str, processor: &str, events: i64) {
     let (tenant, _) = processor.split_once('/').unwrap();
     eventually(&format!("{processor} has handled {events} events"), async || {
@@ -58,10 +57,10 @@ async fn until_counted(database: &Database, collection: &str, processor: &str, e
     .await;
 }
 
-/// Waits until the error beside a plugin's file says this.
+/// Waits until a plugin's error file contains a text.
 async fn until_error(folder: &Path, plugin: &str, wanted: &str) -> String {
     let path = folder.join(format!("{plugin}.wasm.error"));
-    eventually(&format!("{} says {wanted}", path.display()), async || {
+    eventually(&format!("{} contains {wanted}", path.display()), async || {
         fs::read_to_string(&path).ok().filter(|error| error.contains(wanted))
     })
     .await

@@ -1,4 +1,8 @@
-// What is in the plugins folder is what runs: files that come, change, break, go and come back, while events are handled.
+// Changes of the plugins folder while events are handled: a new version takes over, a bad one is
+// refused or rolled back, and no event is lost or handled twice.
+//
+// The mark of a `scripted` component says what it does: versions V… handle events, T… trap, S… are
+// slow.
 
 mod away;
 mod dry_runs;
@@ -26,9 +30,9 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// How many events of a stream which versions have handled, one after the other.
+/// The versions that have handled a stream's events, in order, each with its number of events.
 async fn versions(database: &Database, stream: &str) -> Vec<(String, i64)> {
-    // Until a plugin has begun there is no such view.
+    // The view does not exist before the plugin has started.
     let session = database.db.connect("test").await.unwrap();
     let sql = "select (data->'versions')::text from public.scripted_log where _partition = 'acme' and _id = $1";
     let Ok(Some(row)) = session.query_opt(sql, &[&stream]).await else { return Vec::new() };
@@ -56,17 +60,17 @@ async fn listed(database: &Database, plugin: &str) -> Option<PluginStatus> {
     history::list(&session).await.ok()?.into_iter().find(|listed| listed.plugin == plugin)
 }
 
-/// What happened to a plugin, in order.
-async fn past(database: &Database, plugin: &str) -> Vec<HistoryEntry> {
+/// A plugin's history, oldest first.
+async fn entries(database: &Database, plugin: &str) -> Vec<HistoryEntry> {
     let session = database.db.connect("test").await.unwrap();
-    // Until a host has begun there are no such tables.
-    let mut past = history::entries(&session, plugin, 100).await.unwrap_or_default();
-    past.reverse();
-    past
+    // The tables do not exist before a host has started.
+    let mut entries = history::entries(&session, plugin, 100).await.unwrap_or_default();
+    entries.reverse();
+    entries
 }
 
 async fn events(database: &Database, plugin: &str) -> Vec<String> {
-    past(database, plugin).await.into_iter().map(|past| past.event).collect()
+    entries(database, plugin).await.into_iter().map(|entry| entry.event).collect()
 }
 
 async fn until_event(database: &Database, plugin: &str, wanted: &str, times: usize) {
@@ -94,7 +98,7 @@ async fn until_error(folder: &Path, plugin: &str, wanted: Option<&str>) {
     .await;
 }
 
-/// A host whose first version has handled so many events.
+/// A host whose first version has handled this many events.
 async fn first_version(database: &Database, folder: &Path, events: usize) -> Host {
     first_version_with(database, folder, events, &[]).await
 }
@@ -108,7 +112,7 @@ async fn first_version_with(database: &Database, folder: &Path, events: usize, s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_version_takes_over_where_the_former_one_ended() {
+async fn a_new_version_continues_where_the_previous_one_stopped() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 3).await;
@@ -116,21 +120,21 @@ async fn another_version_takes_over_where_the_former_one_ended() {
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 2).await;
     until_versions(&database, "s", &[("V000001", 3), ("V000002", 2)]).await;
-    // What was known then is completed when the first event has come.
-    let swap = eventually("the swap's first event is known", async || {
-        past(&database, "scripted").await.pop().filter(|past| past.first.is_some())
+    // The entry is completed after the first event.
+    let swap = eventually("the swap's first event is recorded", async || {
+        entries(&database, "scripted").await.pop().filter(|entry| entry.first.is_some())
     })
     .await;
     assert_eq!((swap.replaced_last, swap.first), (Some(3), Some(4)));
     assert!(swap.gap_ms.is_some_and(|gap| gap >= 0.0));
-    let started = &past(&database, "scripted").await[0];
+    let started = &entries(&database, "scripted").await[0];
     assert_eq!((started.event.as_str(), &started.digest), ("started", &swap.replaced));
     let listed = listed(&database, "scripted").await.unwrap();
     assert_eq!((listed.digest, listed.processor.as_str(), listed.refused), (swap.digest, "scripted", None));
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 
-    // The next start runs what is there, from where it stands.
+    // The next start runs the file from its cursor.
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[("V000001", 3), ("V000002", 3)]).await;
@@ -138,30 +142,31 @@ async fn another_version_takes_over_where_the_former_one_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_run_says_why_and_leaves_the_former_one_running() {
+async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_keeps_running() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
 
-    // Half a file, as a copy under way leaves it, and then the rest.
-    let whole = version("scripted", "V000002");
-    fs::write(folder.path().join("scripted.wasm"), &whole[..whole.len() / 2]).unwrap();
+    // Half a file, as an unfinished copy leaves it, then the rest.
+    let complete = version("scripted", "V000002");
+    fs::write(folder.path().join("scripted.wasm"), &complete[..complete.len() / 2]).unwrap();
     until_error(folder.path(), "scripted", Some("a damaged component")).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2)]).await;
     let refused = listed(&database, "scripted").await.unwrap().refused.unwrap();
     assert!(refused.1.contains("a damaged component"), "{refused:?}");
-    fs::write(folder.path().join("scripted.wasm"), &whole).unwrap();
+    fs::write(folder.path().join("scripted.wasm"), &complete).unwrap();
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2), ("V000002", 1)]).await;
     assert_eq!(events(&database, "scripted").await, ["started", "refused", "swapped"]);
     assert_eq!(listed(&database, "scripted").await.unwrap().refused, None);
 
-    // What runs is put there once more after something that cannot: nothing is wrong any more, and nothing has changed.
+    // A bad file is replaced by the running version: the refusal is cleared, and nothing is
+    // swapped.
     place(folder.path(), "scripted.wasm", b"no component");
     until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
-    place(folder.path(), "scripted.wasm", &whole);
+    place(folder.path(), "scripted.wasm", &complete);
     until_error(folder.path(), "scripted", None).await;
     eventually("nothing is refused", async || {
         listed(&database, "scripted").await.unwrap().refused.is_none().then_some(())
@@ -169,7 +174,7 @@ async fn what_cannot_run_says_why_and_leaves_the_former_one_running() {
     .await;
     assert_eq!(events(&database, "scripted").await, ["started", "refused", "swapped", "refused"]);
 
-    // None of these is one, and none of them is in the way.
+    // Each bad entry is refused, and none affects the running plugin.
     fs::create_dir(folder.path().join("folder.wasm")).unwrap();
     std::os::unix::fs::symlink(component("plane-log"), folder.path().join("outside.wasm")).unwrap();
     fs::write(folder.path().join(".swp.wasm"), "x").unwrap();
@@ -182,7 +187,7 @@ async fn what_cannot_run_says_why_and_leaves_the_former_one_running() {
     assert_eq!(error(folder.path(), ".swp"), None);
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2), ("V000002", 2)]).await;
-    // What is gone is nobody's mistake any more.
+    // The error file of a removed plugin is removed too.
     for name in ["twin", "text"] {
         fs::remove_file(folder.path().join(format!("{name}.wasm"))).unwrap();
         until_error(folder.path(), name, None).await;
@@ -192,7 +197,7 @@ async fn what_cannot_run_says_why_and_leaves_the_former_one_running() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mended_plugin_gets_a_blocked_lane_going() {
+async fn a_fixed_plugin_resumes_a_blocked_lane() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "T000001");
@@ -203,7 +208,7 @@ async fn a_mended_plugin_gets_a_blocked_lane_going() {
         status.lanes_behind.iter().any(|lane| lane.state == "blocked").then_some(())
     })
     .await;
-    // One that fails as well is no reason to go back: the lane was blocked before.
+    // A second bad version is not rolled back: the lane was blocked before.
     put(folder.path(), "T000002");
     until_event(&database, "scripted", "swapped", 1).await;
     put(folder.path(), "V000003");
@@ -213,9 +218,9 @@ async fn a_mended_plugin_gets_a_blocked_lane_going() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// A new version lets blocked lanes try again, but not past a pause: what somebody told to wait is not handled until they say so.
+/// A swap retries blocked lanes, but not paused ones: those wait until a person lifts the pause.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_mended_plugin_leaves_a_paused_lane_waiting() {
+async fn a_fixed_plugin_leaves_a_paused_lane_waiting() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "T000001");
@@ -242,22 +247,22 @@ async fn a_mended_plugin_leaves_a_paused_lane_waiting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
+async fn a_version_that_fails_right_after_its_swap_is_rolled_back() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 2, &["rollout.dry-run-events=0"]).await;
     put(folder.path(), "T000002");
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 2).await;
-    // Taken back, and what it failed at is handled by the one before.
+    // The version before it handles the events on which it failed.
     until_versions(&database, "s", &[("V000001", 4)]).await;
-    until_error(folder.path(), "scripted", Some("this version was taken back: blocked a lane and handled nothing"))
+    until_error(folder.path(), "scripted", Some("this version was rolled back: blocked a lane and handled nothing"))
         .await;
-    let back = past(&database, "scripted").await.into_iter().find(|past| past.event == "rolled-back").unwrap();
+    let back = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "rolled-back").unwrap();
     assert!(back.reason.contains("trap"), "{back:?}");
-    assert_eq!((back.first, back.lanes), (None, None), "it came over long ago");
+    assert_eq!((back.first, back.lanes), (None, None), "no figures for a version that ran before");
     assert_eq!(listed(&database, "scripted").await.unwrap().digest, back.digest);
-    // Another file is taken again.
+    // Another file is swapped in.
     put(folder.path(), "V000003");
     append(&database, "s", 1).await;
     until_error(folder.path(), "scripted", None).await;
@@ -271,9 +276,9 @@ async fn a_version_that_fails_right_after_its_swap_is_taken_back() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// A version that fails while the one before it is still on trial leads back to the last that has proved itself.
+/// A version that fails while the one before it is on trial is rolled back to the last trusted one.
 #[tokio::test(flavor = "multi_thread")]
-async fn two_bad_versions_lead_back_to_the_good_one() {
+async fn two_bad_versions_are_rolled_back_to_the_good_one() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 2, &["rollout.dry-run-events=0"]).await;
@@ -287,13 +292,13 @@ async fn two_bad_versions_lead_back_to_the_good_one() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// What cannot begin instead of what runs ends nothing: another id whose collection is not free, and more collections than are.
+/// A file with another processor id, whose collection belongs to a third processor.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_begin_anew_leaves_the_former_one_running() {
+async fn a_replacement_that_cannot_start_leaves_the_running_processor_alone() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
-    // Another host's processor owns the documents that this one wants.
+    // Another processor owns the collection that the file lists.
     let session = database.db.connect("test").await.unwrap();
     let other = "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version) values ('other', 'other', '', '', '', 'tenant', 1)";
     session.batch_execute(other).await.unwrap();
@@ -305,7 +310,7 @@ async fn what_cannot_begin_anew_leaves_the_former_one_running() {
     until_error(folder.path(), "scripted", Some("belongs to processor other")).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2)]).await;
-    // It is asked again: nothing in the folder has to change for that.
+    // The start is retried, though nothing in the folder changes.
     session.batch_execute("delete from sandmill.collections where processor = 'other'").await.unwrap();
     until_counted(&database, &["scripted_stream_log"]).await;
     until_error(folder.path(), "scripted", None).await;
@@ -323,7 +328,7 @@ async fn command(database: &Database, arguments: &[&str]) -> Result<String, Stri
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn people_take_a_version_back_and_let_it_run_again() {
+async fn a_person_rolls_a_version_back_and_retries_it() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -338,7 +343,7 @@ async fn people_take_a_version_back_and_let_it_run_again() {
     until_event(&database, "scripted", "rolled-back", 1).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;
-    until_error(folder.path(), "scripted", Some("this version was taken back: prices are wrong")).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: prices are wrong")).await;
     let json: Value = serde_json::from_str(&command(&database, &["--json"]).await.unwrap()).unwrap();
     let why = json["plugins"][0]["refused"]["why"].as_str().unwrap();
     assert!(why.contains("sandmill plugins retry scripted"), "{why}");
@@ -355,28 +360,28 @@ async fn people_take_a_version_back_and_let_it_run_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn files_come_go_and_change_their_names() {
+async fn added_removed_and_renamed_files_start_stop_and_keep_processors() {
     let database = database().await;
     let above = tempfile::tempdir().unwrap();
     let folder = above.path().join("plugins");
-    // There is none yet, and then an empty one.
+    // An empty folder.
     fs::create_dir(&folder).unwrap();
     let host = Host::start_in(&database, &folder, &[]);
     append(&database, "s", 1).await;
     put(&folder, "V000001");
     until_versions(&database, "s", &[("V000001", 1)]).await;
-    // Another name is no other processor.
+    // A renamed file keeps its processor.
     fs::rename(folder.join("scripted.wasm"), folder.join("renamed.wasm")).unwrap();
     until_event(&database, "renamed", "renamed", 1).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2)]).await;
-    // The folder goes, with all that is in it, and comes back.
+    // The whole folder disappears and returns.
     fs::rename(&folder, above.path().join("aside")).unwrap();
     until_event(&database, "renamed", "stopped", 1).await;
     append(&database, "s", 1).await;
     fs::rename(above.path().join("aside"), &folder).unwrap();
     until_versions(&database, "s", &[("V000001", 3)]).await;
-    // Another folder takes its place.
+    // Another folder replaces it.
     let other = above.path().join("other");
     fs::create_dir(&other).unwrap();
     place(&other, "renamed.wasm", &version("scripted", "V000002"));
@@ -385,7 +390,7 @@ async fn files_come_go_and_change_their_names() {
     until_event(&database, "renamed", "swapped", 1).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 3), ("V000002", 1)]).await;
-    // A second plugin, beside it, and the first one goes.
+    // A second plugin is added, and the first one removed.
     place(&folder, "by-stream.wasm", &fs::read(component("scripted-by-stream")).unwrap());
     until_counted(&database, &["scripted_stream_log"]).await;
     fs::remove_file(folder.join("renamed.wasm")).unwrap();
@@ -397,9 +402,9 @@ async fn files_come_go_and_change_their_names() {
     assert_log(&database, "scripted_stream_log", "true").await;
 }
 
-/// What an operator says beside the file: taken without the file being touched, and said where it is wrong.
+/// A changed manifest takes effect though the component is unchanged, and a wrong one is refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_manifest_is_taken_like_a_change_of_the_file() {
+async fn a_changed_manifest_is_reloaded_like_a_changed_file() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "V000001");
@@ -414,8 +419,8 @@ async fn a_manifest_is_taken_like_a_change_of_the_file() {
         let row = session.query_one(sql, &[]).await.ok()?;
         Some((row.get::<_, i64>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)))
     };
-    // The other tenant's events are none of its business. A call gets no more events than it may, and
-    // fewer where they cost much: on a busy machine they do now and then.
+    // A call gets at most `max-batch-size` events, and fewer on a busy machine, where they take
+    // long.
     let handled = async |events: i64| {
         let found =
             eventually("all events are handled", async || batch().await.filter(|found| found.0 == events)).await;
@@ -423,7 +428,7 @@ async fn a_manifest_is_taken_like_a_change_of_the_file() {
         found.1
     };
     assert!(handled(5).await <= 2);
-    // A mistake leaves it as it was.
+    // A wrong manifest changes nothing.
     place(folder.path(), "scripted.toml", b"max-batch-size = 2\n[limit]\ncpu-ms = 5");
     until_error(folder.path(), "scripted", Some("The nearest key is limits.")).await;
     place(folder.path(), "scripted.toml", b"max-batch-size = 4\ntenants = ['acme']\n[settings]\nword = 'mug'");
@@ -437,32 +442,32 @@ async fn a_manifest_is_taken_like_a_change_of_the_file() {
     });
     assert!(larger.await <= 4);
     database.append("acme", "set", &[json!({"do": "setting"})]).await;
-    eventually("the plugin is told what was set for it", async || {
+    eventually("the plugin reads its setting", async || {
         let documents = documents(&database, "scripted_log").await;
         let set = documents.get(&("acme".to_string(), "set".to_string()))?;
         (set["setting"] == "mug").then_some(())
     })
     .await;
-    // Whoever comes begins where the processor stands.
+    // An added tenant begins at the processor's cursor.
     fs::remove_file(folder.path().join("scripted.toml")).unwrap();
     until_event(&database, "scripted", "restarted", 1).await;
     database.append("other", "later", &vec![json!({}); 3]).await;
-    eventually("everybody's events are handled", async || (batch().await?.2 == 3).then_some(())).await;
+    eventually("all tenants' events are handled", async || (batch().await?.2 == 3).then_some(())).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "e.tenant = 'acme' or e.stream = 'later'").await;
 }
 
-/// One tenant's values reach that tenant alone, and no message shows one.
+/// A tenant's settings reach that tenant only, and no message shows them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_has_settings_of_its_own_over_those_of_all() {
+async fn a_tenants_settings_override_those_for_all_tenants() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let place = |manifest: &str| place(folder.path(), "scripted.toml", manifest.as_bytes());
     let host = first_version(&database, folder.path(), 1).await;
-    let until_told = async |stream: &str, wanted: [(&str, Value); 2]| {
+    let until_read = async |stream: &str, wanted: [(&str, Value); 2]| {
         for (tenant, word) in wanted {
             database.append(tenant, stream, &[json!({"do": "setting"})]).await;
-            eventually(&format!("{tenant} is told {word}"), async || {
+            eventually(&format!("the plugin reads {word} for {tenant}"), async || {
                 let documents = documents(&database, "scripted_log").await;
                 (documents.get(&(tenant.to_string(), stream.to_string()))?["setting"] == word).then_some(())
             })
@@ -472,33 +477,34 @@ async fn a_tenant_has_settings_of_its_own_over_those_of_all() {
     let manifest = "[settings]\nword = 'mug'\n[tenants.globex.settings]\nword = 'GLOBEX-SECRET'";
     place(manifest);
     until_event(&database, "scripted", "swapped", 1).await;
-    until_told("one", [("acme", json!("mug")), ("globex", json!("GLOBEX-SECRET"))]).await;
-    // A changed manifest is taken like a changed plugin, and a mistake leaves all as it was.
+    until_read("one", [("acme", json!("mug")), ("globex", json!("GLOBEX-SECRET"))]).await;
+    // A wrong manifest changes nothing.
     place("[tenants.globex.settings]\nword = 'OTHER-SECRET'");
     until_event(&database, "scripted", "swapped", 2).await;
     place(&manifest.replace("SECRET'", "SECRET"));
     until_error(folder.path(), "scripted", Some("line 4: ")).await;
-    until_told("two", [("acme", Value::Null), ("globex", json!("OTHER-SECRET"))]).await;
+    until_read("two", [("acme", Value::Null), ("globex", json!("OTHER-SECRET"))]).await;
     place(&format!("only-tenants = ['acme']\n{manifest}"));
     until_error(folder.path(), "scripted", Some("tenants.globex: only-tenants does not list globex")).await;
-    // In a tenant's folder there is nobody else.
+    // In a tenant's folder, settings of single tenants are refused.
     fs::create_dir(folder.path().join("acme")).unwrap();
     host::place(&folder.path().join("acme"), "x.toml", manifest.as_bytes());
     host::place(&folder.path().join("acme"), "x.wasm", &version("scripted-by-stream", "V000001"));
     until_error(folder.path(), "acme/x", Some("put its settings under [settings]")).await;
     host.stop().await;
-    let told = format!(
+    let shown = format!(
         "{:?} {:?} {:?}",
-        past(&database, "scripted").await,
-        past(&database, "acme/x").await,
+        entries(&database, "scripted").await,
+        entries(&database, "acme/x").await,
         error(folder.path(), "scripted")
     );
-    assert!(told.contains("line 4") && !told.contains("SECRET"), "{told}");
+    assert!(shown.contains("line 4") && !shown.contains("SECRET"), "{shown}");
 }
 
-/// What lies in a tenant's folder is that tenant's alone, and two tenants may have versions of their own of one plugin.
+/// A plugin in a tenant's folder handles that tenant's events only. Two tenants may have different
+/// versions of one plugin.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_folder_is_its_own() {
+async fn a_plugin_in_a_tenants_folder_handles_that_tenants_events_only() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
@@ -522,7 +528,7 @@ async fn a_tenants_folder_is_its_own() {
     };
     until("scripted_log@acme", "acme", r#"[["V000001", 2]]"#).await;
     until("scripted_log@Globex.eu", "Globex.eu", r#"[["V000002", 2]]"#).await;
-    // Everybody's handles the events of tenants that have none of their own.
+    // The shared plugin handles the events of tenants without a plugin of their own.
     put(folder.path(), "V000003");
     until("scripted_log", "other", r#"[["V000003", 2]]"#).await;
     place(&folder.path().join("acme"), "scripted.toml", b"tenants = ['other']");
@@ -537,9 +543,9 @@ async fn a_tenants_folder_is_its_own() {
     assert_log(&database, "\"scripted_log@Globex.eu\"", "e.tenant = 'Globex.eu'").await;
 }
 
-/// Where the settings name keys, only files run that one of them has signed as they are.
+/// If the settings name public keys, a file runs only with a valid signature of one of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn only_signed_plugins_run_where_that_is_asked_for() {
+async fn only_signed_plugins_run_if_the_settings_require_it() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let theirs = SecretKey::of(&[2; 32]);
@@ -551,7 +557,7 @@ async fn only_signed_plugins_run_where_that_is_asked_for() {
         stdout(&output).trim().to_string()
     };
     let ours = plugin(&["key", "secret"]).await;
-    assert_eq!(plugin(&["key", "secret"]).await, ours, "a key that is there is kept");
+    assert_eq!(plugin(&["key", "secret"]).await, ours, "an existing key is kept");
     assert_eq!(fs::metadata(folder.path().join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
     put(folder.path(), "V000001");
     let keys = format!("rollout.public-keys={ours}");
@@ -564,13 +570,13 @@ async fn only_signed_plugins_run_where_that_is_asked_for() {
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 1)]).await;
-    // Another file needs another signature, and until it has one the former goes on.
+    // Another file needs another signature. Until then the version before it keeps running.
     put(folder.path(), "V000002");
     until_error(folder.path(), "scripted", Some("no key in rollout.public-keys has signed these bytes")).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 2)]).await;
     host.stop().await;
-    // So it does after a start, but not without its key.
+    // After a restart it still runs, but not without its key.
     append(&database, "s", 1).await;
     let other = format!("rollout.public-keys={}", theirs.public());
     let host = Host::start_in(&database, folder.path(), &[&other]);
@@ -583,7 +589,8 @@ async fn only_signed_plugins_run_where_that_is_asked_for() {
     host.stop().await;
 }
 
-/// Many swaps and broken files while many tenants write: nothing is lost, repeated or reordered, and each stream's versions change once a swap at most.
+/// Many swaps and broken files while many tenants append: no event is lost, repeated or reordered,
+/// and each stream changes its version at most once per swap.
 #[tokio::test(flavor = "multi_thread")]
 async fn swaps_under_load_lose_and_repeat_nothing() {
     const SWAPS: usize = 12;
@@ -628,6 +635,6 @@ async fn swaps_under_load_lose_and_repeat_nothing() {
         assert_eq!(versions.iter().map(|(_, events)| events).sum::<i64>(), 20 * rounds, "{lane:?}");
     }
     let seen: BTreeMap<String, ()> =
-        past(&database, "scripted").await.into_iter().map(|past| (past.digest, ())).collect();
+        entries(&database, "scripted").await.into_iter().map(|entry| (entry.digest, ())).collect();
     assert!(seen.len() > SWAPS, "{}", seen.len());
 }

@@ -1,5 +1,5 @@
-// A collection is its tenant's: names that others have too, how many there may be, and what a view
-// is called.
+// Collections belong to their tenant: equal names of several tenants, bounds on their number, and
+// the names of views.
 
 use std::collections::BTreeMap;
 
@@ -21,12 +21,12 @@ use serde_json::json;
 
 use super::*;
 
-/// The views of all collections, with whose they are and which processor writes them.
+/// The views of all collections, each with its tenant and the processor that writes it.
 async fn owners(database: &Database) -> Vec<String> {
     rows(database, "select view, tenant, processor from sandmill.collections order by view").await
 }
 
-/// The tables of documents that there are.
+/// The existing document tables.
 async fn tables(database: &Database) -> Vec<String> {
     let sql = "select relname from pg_class where relnamespace = 'sandmill_documents'::regnamespace and relkind = 'r' order by 1";
     rows(database, sql).await
@@ -43,10 +43,10 @@ async fn documents(database: &Database, arguments: &[&str]) -> Vec<(String, Stri
     run(database, &all).await.unwrap().lines().map(document).collect()
 }
 
-/// Mallory names the collections of others first, in a plugin that does nothing; nobody is kept
-/// from anything by it, and no file tells mallory of the others.
+/// Mallory's plugin lists the collection names of others first. That affects no other plugin, and
+/// no error file shows mallory anything about them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_one_tenant_has_taken_is_free_for_all_others() {
+async fn a_collection_name_that_one_tenant_uses_is_free_for_all_others() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     for (tenant, events) in [("acme", 2), ("globex", 3), ("other", 4)] {
@@ -57,7 +57,7 @@ async fn a_name_that_one_tenant_has_taken_is_free_for_all_others() {
     let host = Host::start_in(&database, folder.path(), &[]);
     eventually("mallory's plugin runs", async || database.status("mallory/first").await.map(drop)).await;
 
-    // The shared one handles everybody's events, until tenants have their own.
+    // The shared plugin handles all tenants' events, until tenants have their own plugins.
     let bytes = fs::read(component("scripted")).unwrap();
     place(folder.path(), "orders.wasm", &bytes);
     sandmill_tests::ledger::until_counted(&database, &["scripted_log"]).await;
@@ -76,23 +76,22 @@ async fn a_name_that_one_tenant_has_taken_is_free_for_all_others() {
         ]
     );
     let named: Vec<String> = (1..=5).map(|number| format!("(c{number}_1)")).collect();
-    assert_eq!(tables(&database).await, named, "no table is named by a tenant or a plugin");
+    assert_eq!(tables(&database).await, named, "no table name comes from a tenant or a plugin");
 
-    // Whoever asks for a name gets everybody's documents and the tenants' own; a tenant narrows
-    // that, and a view is one collection.
+    // A collection name selects the shared documents and those of all tenants, `--tenant` restricts
+    // them, and a view name selects one collection.
     let line = |view: &str, tenant: &str, count: i64| (view.to_string(), tenant.to_string(), count);
-    let everybodys =
-        [line("scripted_log", "acme", 2), line("scripted_log", "globex", 3), line("scripted_log", "other", 4)];
+    let shared = [line("scripted_log", "acme", 2), line("scripted_log", "globex", 3), line("scripted_log", "other", 4)];
     let own = [line("scripted_log@acme", "acme", 2), line("scripted_log@globex", "globex", 3)];
-    assert_eq!(documents(&database, &["scripted_log"]).await, [&everybodys[..], &own].concat());
+    assert_eq!(documents(&database, &["scripted_log"]).await, [&shared[..], &own].concat());
     let of_acme = documents(&database, &["scripted_log", "--tenant", "acme"]).await;
-    assert_eq!(of_acme, [everybodys[0].clone(), own[0].clone()]);
+    assert_eq!(of_acme, [shared[0].clone(), own[0].clone()]);
     assert_eq!(documents(&database, &["scripted_log@globex"]).await, [own[1].clone()]);
     assert_eq!(documents(&database, &["scripted_log", "--limit", "4"]).await.len(), 4);
     let none = run(&database, &["documents", "orders"]).await.unwrap_err();
     assert!(none.contains("there is no collection `orders`; there are: scripted_log, scripted_log@acme, "), "{none}");
 
-    // Mallory's files that want each other's hear of mallory's alone.
+    // Conflicts between mallory's own files are reported by mallory's names.
     give(folder.path(), "mallory", "second", &listing("first", &names[..1]));
     give(folder.path(), "mallory", "third", &listing("third", &names[..1]));
     let second = until_error(folder.path(), "mallory/second", "claims the processor id").await;
@@ -105,8 +104,7 @@ async fn a_name_that_one_tenant_has_taken_is_free_for_all_others() {
     host.stop().await;
 }
 
-/// Only refused after it was made, such a plugin would leave thousands of tables and fill the lock
-/// table that all transactions share.
+/// Its tables would fill the lock table that all transactions share.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_lists_thousands_of_collections_is_refused_before_any_is_made() {
     let database = database().await;
@@ -116,10 +114,9 @@ async fn a_plugin_that_lists_thousands_of_collections_is_refused_before_any_is_m
     place(folder.path(), "hoard.wasm", &listing("hoard", &names(2_500)));
     place(folder.path(), "modest.wasm", &listing("modest", &names(32)));
     let host = Host::start_in(&database, folder.path(), &[]);
-    let said =
-        "`describe` lists 2500 collections; limits.collections allows 32\nCorrect its answer and rebuild the plugin.\n";
+    let reason = "`describe` lists 2500 collections, and limits.collections allows 32\nCorrect what it answers, and build the plugin again.\n";
     for plugin in ["mallory/hoard", "hoard"] {
-        assert_eq!(until_error(folder.path(), plugin, "2500").await, said);
+        assert_eq!(until_error(folder.path(), plugin, "2500").await, reason);
     }
     eventually("the modest one runs", async || database.status("modest").await.map(drop)).await;
     assert_eq!(tables(&database).await.len(), 32);
@@ -127,7 +124,7 @@ async fn a_plugin_that_lists_thousands_of_collections_is_refused_before_any_is_m
     host.stop().await;
 }
 
-/// What each plugin may list, a tenant might have any number of times.
+/// The bound on each plugin's collections would not bound a tenant with many plugins.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenants_collections_are_bounded_over_all_its_plugins() {
     let database = database().await;
@@ -152,16 +149,15 @@ async fn a_tenants_collections_are_bounded_over_all_its_plugins() {
     assert_eq!(
         rows(&database, sql).await,
         ["(acme,3)", "(globex,3)", "(rich,6)"],
-        "of a refused plugin nothing is there"
+        "a refused plugin leaves nothing behind"
     );
     assert_eq!(tables(&database).await.len(), 12);
     host.stop().await;
 }
 
-/// Plugins that begin at once do not pass the bound together, whatever the database's own isolation
-/// is.
+/// This holds also with another default isolation level of the database.
 #[tokio::test(flavor = "multi_thread")]
-async fn plugins_that_begin_at_once_do_not_pass_their_tenants_bound_together() {
+async fn concurrent_registrations_do_not_exceed_their_tenants_bound() {
     let database = database().await;
     let name = database.db.connect("test").await.unwrap();
     let name: String = name.query_one("select current_database()::text", &[]).await.unwrap().get(0);
@@ -171,25 +167,24 @@ async fn plugins_that_begin_at_once_do_not_pass_their_tenants_bound_together() {
     let acme = TenantId::parse("acme").unwrap();
     let registrations = (0..12).map(async |number| {
         let session = database.db.connect("test").await.unwrap();
-        // They wait for each other, for however long.
+        // They wait for each other without a timeout.
         session.batch_execute("set lock_timeout = 0").await.unwrap();
         let id = ProcessorId::parse(&format!("p{number}")).unwrap().owned_by(&acme);
         let descriptor = Descriptor::projector(id, vec![CollectionName::parse(&format!("c{number}")).unwrap()]);
         let registration = Registration { descriptor: &descriptor, plugin: "p", digest: "d", adopts: false };
         register(&session, &tenants, registration).await.map_err(|error| error.to_string())
     });
-    let came = join_all(registrations).await;
-    let refused: Vec<&String> = came.iter().filter_map(|came| came.as_ref().err()).collect();
+    let outcomes = join_all(registrations).await;
+    let refused: Vec<&String> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
     assert_eq!(refused.len(), 7, "{refused:?}");
-    assert!(refused.iter().all(|why| why.contains("and would have more")), "{refused:?}");
+    assert!(refused.iter().all(|reason| reason.contains("and would have more")), "{refused:?}");
     assert_eq!(rows(&database, "select count(*) from sandmill.collections").await, ["(5)"]);
     assert_eq!(tables(&database).await.len(), 5);
 }
 
-/// An identifier has 63 bytes, and PostgreSQL cuts longer ones without a word: then two tenants
-/// would share a view.
+/// PostgreSQL silently cuts identifiers after 63 bytes, so two tenants could share a view.
 #[tokio::test(flavor = "multi_thread")]
-async fn names_that_do_not_fit_into_an_identifier_have_views_by_number() {
+async fn views_whose_names_are_too_long_for_an_identifier_are_named_by_number() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let long = |last: char| format!("{}{last}", "x".repeat(63));
@@ -199,7 +194,7 @@ async fn names_that_do_not_fit_into_an_identifier_have_views_by_number() {
         give(folder.path(), tenant, "scripted", &fs::read(component("scripted")).unwrap());
         give(folder.path(), tenant, "long", &listing("long", &[&name]));
     }
-    // 48, 1 and 14 bytes are 63; with one more they are not.
+    // 48 + 1 + 14 bytes are 63, the longest identifier.
     let (fits, does_not) = ("t".repeat(14), "u".repeat(15));
     give(folder.path(), &fits, "long", &listing("long", &[&name]));
     give(folder.path(), &does_not, "long", &listing("long", &[&name]));

@@ -1,5 +1,5 @@
-// One id is one processor's: ids that would once have been written alike, rows of somebody else,
-// and what only shows a cut name.
+// An id belongs to one processor: ids that were once spelled alike, rows of another owner, and
+// names that PostgreSQL cuts.
 
 use sandmill_tests::{
     database,
@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::*;
 
-/// The id that tenant `globex` gives its plugin ends with the first part of another tenant's name:
-/// joined with hyphens, both were one id.
+/// Tenant `globex` gives its plugin an id that ends with the first part of another tenant's name.
+/// Joined with hyphens, as ids once were, both would be the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own() {
     let database = database().await;
@@ -24,7 +24,7 @@ async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own()
     fs::remove_dir_all(folder.path().join(globex)).unwrap();
     until_ended(&database, &format!("{globex}/x")).await;
 
-    // It begins where nobody has been for it: the ten events that are there are its own to handle.
+    // The other tenant's processor starts at the beginning of the log, with ten events to handle.
     give(folder.path(), other, "orders", &fs::read(component("scripted")).unwrap());
     until_counted(&database, "scripted_log", "acme-inc--globex/scripted", 10).await;
     assert_eq!(
@@ -36,11 +36,11 @@ async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own()
     );
     assert_eq!(json(&database, &["explain", "--json"]).await, json!({ "findings": [] }));
 
-    // Whose plugin is gone is behind with its own events, and with nobody else's.
+    // The processor without a plugin is behind with its own tenant's events only.
     database.append(globex, "g", &vec![json!({}); 2]).await;
-    let found = eventually("what has no plugin is told to be behind", async || {
-        let told = json(&database, &["explain", "--json"]).await;
-        told["findings"].as_array().unwrap().iter().find(|finding| finding["gravity"] == "stuck").cloned()
+    let found = eventually("the processor without a plugin is reported", async || {
+        let shown = json(&database, &["explain", "--json"]).await;
+        shown["findings"].as_array().unwrap().iter().find(|finding| finding["gravity"] == "stuck").cloned()
     })
     .await;
     assert_eq!(
@@ -52,7 +52,7 @@ async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own()
     );
     database.settles("acme-inc--globex/scripted", &[]).await;
     assert_eq!(json(&database, &["explain", "acme-inc--globex/scripted", "--json"]).await, json!({ "findings": [] }));
-    // Commands take such an id as they take any other.
+    // Commands accept such an id.
     let paused = json(&database, &["pause", "acme-inc--globex/scripted", "--json"]).await;
     assert_eq!(paused["processor"], "acme-inc--globex/scripted");
     let resumed = json(&database, &["resume", "acme-inc--globex/scripted", "--json"]).await;
@@ -60,8 +60,7 @@ async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own()
     host.stop().await;
 }
 
-/// Names that differ behind their 63rd byte, or only in capitals, and fill what a tenant's name may
-/// have.
+/// Names of the greatest length that differ in their 64th byte, and names that differ only in case.
 #[tokio::test(flavor = "multi_thread")]
 async fn names_that_differ_in_their_last_byte_or_in_capitals_are_different_tenants() {
     let database = database().await;
@@ -76,8 +75,8 @@ async fn names_that_differ_in_their_last_byte_or_in_capitals_are_different_tenan
     for (number, tenant) in tenants.iter().enumerate() {
         until_counted(&database, "scripted_log", &format!("{tenant}/scripted"), number as i64 + 1).await;
     }
-    // The sessions of the long ones have the same name, as far as the database keeps it; each is
-    // known to run all the same.
+    // The database cuts the session names of the two long tenants to the same text. Both processors
+    // are still known to run.
     let names = "select distinct application_name from pg_stat_activity
                  where datname = current_database() and application_name like 'sandmill commit xx%'";
     assert_eq!(rows(&database, names).await.len(), 1);
@@ -86,27 +85,28 @@ async fn names_that_differ_in_their_last_byte_or_in_capitals_are_different_tenan
     database.append(&tenants[0], "s", &[json!({})]).await;
     database.append(&tenants[1], "s", &[json!({})]).await;
     until_counted(&database, "scripted_log", &format!("{}/scripted", tenants[0]), 2).await;
-    let found = eventually("what has no plugin any more is told to be behind", async || {
-        let told = json(&database, &["explain", "--json"]).await;
-        let stuck = told["findings"].as_array().unwrap().iter().filter(|finding| finding["gravity"] == "stuck");
+    let found = eventually("the processor without a plugin is reported", async || {
+        let shown = json(&database, &["explain", "--json"]).await;
+        let stuck = shown["findings"].as_array().unwrap().iter().filter(|finding| finding["gravity"] == "stuck");
         Some(stuck.cloned().collect::<Vec<Value>>()).filter(|stuck| !stuck.is_empty())
     })
     .await;
-    let told: Vec<_> = found.iter().map(|finding| (finding["processor"].clone(), finding["what"].clone())).collect();
+    let reported: Vec<_> =
+        found.iter().map(|finding| (finding["processor"].clone(), finding["what"].clone())).collect();
     let gone = format!(
         "the host has recorded no file {}/scripted.wasm in its plugins folder, which was this processor last",
         tenants[1]
     );
-    assert_eq!(told, [(json!(format!("{}/scripted", tenants[1])), json!(gone))]);
+    assert_eq!(reported, [(json!(format!("{}/scripted", tenants[1])), json!(gone))]);
     host.stop().await;
 }
 
-/// A row of another tenant, of another family or of another kind is no processor to go on with.
+/// A processor does not continue a row of another tenant or of another kind.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_of_somebody_else_is_refused_and_stays_as_it_is() {
+async fn an_id_with_a_row_of_another_owner_is_refused_and_the_row_is_unchanged() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    // As a later version of the host may write them, or somebody's hand.
+    // Rows that a later host or a person may write.
     let row = "alter table sandmill.processors drop constraint processors_parts_check, drop constraint processors_kind_check;
                insert into sandmill.processors (id, kind, family, tenant, plugin, digest, version, partition_by, read_model_version)
                values ('acme/scripted', 'projector', 'scripted', 'mallory-the-tenant', 'p', 'd', 'v', 'tenant', 1),
@@ -127,8 +127,7 @@ async fn a_row_of_somebody_else_is_refused_and_stays_as_it_is() {
     assert_eq!(rows(&database, "select from sandmill.cursors").await, Vec::<String>::new());
 }
 
-/// Waits until a plugin whose file was taken away has ended: until then it may handle what is
-/// appended.
+/// Waits until a plugin whose file was removed has ended. Until then it may handle appended events.
 async fn until_ended(database: &Database, plugin: &str) {
     let ended = format!("select from sandmill.plugin_versions where plugin = '{plugin}' and event = 'stopped'");
     eventually(&format!("{plugin} has ended"), async || (rows(database, &ended).await.len() == 1).then_some(())).await;

@@ -1,4 +1,4 @@
-// A database from before: ids that were joined with hyphens, and collections that a family shared.
+// Migration of an old database, with ids joined by hyphens and collections shared by a family.
 
 use sandmill::{
     db::migrate::{MIGRATIONS, migrate},
@@ -13,8 +13,8 @@ use sandmill_tests::{empty_database, host::root};
 
 use super::*;
 
-/// What hosts of that time wrote. `globex`'s plugin `p--acme` had the id that `acme--globex`'s `p`
-/// wanted too, and was there first; `acme--globex` handled one event under it.
+/// Rows of old hosts. The plugin `p--acme` of `globex` and the plugin `p` of `acme--globex` claimed
+/// the same id. `globex` had it first, and `acme--globex` handled one event under it.
 const BEFORE: &str = r#"
 insert into sandmill.processors (id, plugin, digest, version, partition_by, read_model_version, family, tenant, handled) values
   ('carts', 'carts', 'd0', '1', 'tenant', 1, 'carts', '', 9),
@@ -47,7 +47,7 @@ insert into sandmill_documents.orders_1 (_partition, _id, data, metadata, _versi
 insert into sandmill_documents.solo_1 (_partition, _id, data) values ('acme', 'a', '{"n":8}');
 "#;
 
-/// A database as the first seven migrations made it.
+/// A database with the first seven migrations.
 async fn old_database() -> Database {
     let database = empty_database().await;
     let session = database.db.connect("test").await.unwrap();
@@ -91,7 +91,7 @@ async fn old_ids_and_shared_collections_become_each_tenants_own() {
             "(globex/p--acme,\"token of p--acme--globex\",16)",
         ]
     );
-    // The lane of another tenant is nobody's under this id.
+    // The lane of the other tenant has no processor under this id.
     assert_eq!(
         find("select processor, tenant from sandmill.lane_checkpoints order by 1").await,
         ["(carts,acme)", "(globex/p--acme,globex)"]
@@ -114,8 +114,8 @@ async fn old_ids_and_shared_collections_become_each_tenants_own() {
         ["(globex/x,globex/p--acme)", "(acme--globex/y,\"\")", "(carts,carts)"]
     );
 
-    // In the order of their names and tenants; documents of a tenant without such a processor are
-    // kept.
+    // Numbered in order of their names and tenants. Documents of a tenant without such a processor
+    // are kept.
     assert_eq!(
         find("select number, tenant, name, processor, kept_from, view from sandmill.collections order by number").await,
         [
@@ -145,7 +145,7 @@ async fn old_ids_and_shared_collections_become_each_tenants_own() {
     let whole = "select metadata, _archived, _created at time zone 'UTC' from sandmill_documents.c2_1 where _id = 'a'";
     assert_eq!(find(whole).await, [r#"("{""lane"": ""s""}",t,"2020-01-02 03:04:05")"#]);
 
-    // What a host does next finds everything as it is, and makes nothing.
+    // A host's next registrations change nothing.
     let tenants = Tenants::new(&Default::default(), &Limits::default());
     for (id, collections) in
         [("carts", &["carts"][..]), ("acme/orders", &["orders", "solo"]), ("globex/p--acme", &["prices"])]

@@ -1,4 +1,4 @@
-// Removing a processor: what goes, what stays, and who may have it then.
+// Removal of a processor: what is deleted, what is kept, and who may own it afterwards.
 
 use sandmill_tests::{
     database,
@@ -12,7 +12,7 @@ use super::*;
 
 const OWN: &str = "scripted_log@acme";
 
-/// Waits until what a host makes of a processor is this.
+/// Waits until a processor is in a state.
 async fn until_state(database: &Database, processor: &str, wanted: &str) -> Value {
     eventually(&format!("{processor} is {wanted}"), async || {
         let listed = json(database, &["processors", "list", "--json"]).await;
@@ -22,7 +22,7 @@ async fn until_state(database: &Database, processor: &str, wanted: &str) -> Valu
     .await
 }
 
-/// How many rows name a processor, table by table.
+/// The number of a processor's rows in each table.
 async fn rows_of(database: &Database, processor: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (table, column) in [
@@ -38,8 +38,8 @@ async fn rows_of(database: &Database, processor: &str) -> Vec<String> {
     found
 }
 
-/// A host with `acme/scripted` and everybody's `scripted`, of which acme's has set two events aside
-/// and stands at a third.
+/// A host with `acme/scripted` and the shared `scripted`. Acme's has two dead letters and a blocked
+/// lane.
 async fn begun(database: &Database, folder: &Path) -> Host {
     let skip = json!({"do": "skip", "code": "odd"});
     database.append("acme", "s", &[json!({}), skip.clone(), skip, json!({})]).await;
@@ -52,13 +52,13 @@ async fn begun(database: &Database, folder: &Path) -> Host {
     database.settles("scripted", &[]).await;
     database.append("acme", "late", &[json!({"do": "trap"})]).await;
     database.settles("acme/scripted", &["acme blocked trap"]).await;
-    // While acme has its own, everybody's leaves acme's events to it.
+    // Acme's own processor replaces the shared one for acme's events.
     database.settles("scripted", &[]).await;
     host
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes_them_unasked() {
+async fn kept_documents_of_a_removed_processor_are_not_written_without_permission() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = begun(&database, folder.path()).await;
@@ -68,7 +68,7 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
     assert!(refused.contains("a host runs acme/scripted; nothing was removed"), "{refused}");
     assert!(refused.contains("Take its plugin's file out of the plugins folder, or stop the host"), "{refused}");
 
-    // The host goes on with all others.
+    // The host keeps running the others.
     let file = folder.path().join("acme/orders.wasm");
     let bytes = fs::read(&file).unwrap();
     fs::remove_file(&file).unwrap();
@@ -105,7 +105,7 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
     let again = run(&database, &keep).await.unwrap_err();
     assert!(again.contains("was already removed and its documents kept; use --drop-documents to drop them"), "{again}");
 
-    // Its own file would mix them with what it builds from the beginning, and so would another one.
+    // No plugin may mix them with documents that it builds from the start of the log.
     place(&folder.path().join("acme"), "orders.wasm", &bytes);
     give(folder.path(), "acme", "heir", &listing("heir", &["scripted_log"]));
     for plugin in ["acme/orders", "acme/heir"] {
@@ -117,7 +117,7 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
         assert!(error.contains("`sandmill processors remove acme/scripted --drop-documents` drops them"), "{error}");
     }
     until_state(&database, "scripted", "running").await;
-    // One that is told to takes them over.
+    // A manifest may allow a plugin to continue them.
     place(&folder.path().join("acme"), "heir.toml", b"on-change = 'continue'");
     until_state(&database, "acme/heir", "running").await;
     let owner = "select processor, kept_from from sandmill.collections where tenant = 'acme'";
@@ -130,28 +130,28 @@ async fn a_removed_processors_documents_stay_if_that_is_wanted_and_nobody_writes
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_processor_that_is_removed_with_its_documents_begins_anew() {
+async fn a_processor_that_was_removed_with_its_documents_starts_from_the_beginning_of_the_log() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = begun(&database, folder.path()).await;
     fs::remove_dir_all(folder.path().join("acme")).unwrap();
     until_state(&database, "acme/scripted", "absent").await;
-    // First without its documents, and then these.
+    // The documents are kept first, then dropped.
     run(&database, &["processors", "remove", "acme/scripted", "--keep-documents", "--yes"]).await.unwrap();
     let drop = ["processors", "remove", "acme/scripted", "--drop-documents"];
     let unsure = run(&database, &drop).await.unwrap_err();
     assert!(unsure.contains("removing acme/scripted loses 1 document; add --yes"), "{unsure}");
-    let told = run(&database, &[&drop[..], &["--yes"]].concat()).await.unwrap();
-    assert_eq!(told, format!("dropped 1 document with the view public.\"{OWN}\"\n"));
+    let shown = run(&database, &[&drop[..], &["--yes"]].concat()).await.unwrap();
+    assert_eq!(shown, format!("dropped 1 document with the view public.\"{OWN}\"\n"));
     let views = "select viewname from pg_views where schemaname = 'public' order by 1";
-    assert_eq!(rows(&database, views).await, ["(scripted_log)"], "everybody's documents are another collection");
+    assert_eq!(rows(&database, views).await, ["(scripted_log)"], "the shared documents are another collection");
     let unknown = run(&database, &drop).await.unwrap_err();
     assert!(
         unknown.contains("there is no processor `acme/scripted`") && unknown.contains("there are: scripted"),
         "{unknown}"
     );
 
-    // It handles all of the log once more, and its documents are exact.
+    // It handles the whole log again, and its documents are exact.
     give(folder.path(), "acme", "orders", &fs::read(component("scripted")).unwrap());
     database.settles("acme/scripted", &["acme blocked trap"]).await;
     host.stop().await;
@@ -159,8 +159,8 @@ async fn a_processor_that_is_removed_with_its_documents_begins_anew() {
     assert_log(&database, &format!("\"{OWN}\""), folded).await;
 }
 
-/// As many tables as would fill the lock table in one transaction go some at a time, and a removal
-/// that ended between two is completed.
+/// Dropping all tables in one transaction would fill the lock table. A removal that stopped halfway
+/// can be completed.
 #[tokio::test(flavor = "multi_thread")]
 async fn many_collections_are_dropped_in_several_transactions() {
     let database = database().await;
@@ -172,7 +172,7 @@ async fn many_collections_are_dropped_in_several_transactions() {
     until_state(&database, "hoard", "running").await;
     until_state(&database, "neighbor", "running").await;
     host.stop().await;
-    // Somebody's own view stands in the way of one of them.
+    // Another view depends on one of them.
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute("create view public.mine as select * from public.hoard_30").await.unwrap();
     let drop = ["processors", "remove", "hoard", "--drop-documents"];

@@ -1,10 +1,10 @@
-// A plugins folder on a volume that is away for a while: everything comes back with it.
+// A plugins folder on a volume that is unmounted for a while: its plugins return as they were.
 
 use std::path::PathBuf;
 
 use super::{retained::until_retained, *};
 
-/// A folder on a volume, and where it is while it is away.
+/// A plugins folder on a volume that can be unmounted.
 struct Volume {
     above: tempfile::TempDir,
 }
@@ -31,7 +31,7 @@ impl Volume {
     }
 }
 
-/// A host whose second version was taken back, so that the first one runs instead of the file.
+/// A host whose second version was rolled back, so that the first one runs instead of the file.
 async fn rolled_back(database: &Database, folder: &Path) -> Host {
     let host = first_version(database, folder, 1).await;
     until_retained(database, "scripted", 1).await;
@@ -40,12 +40,12 @@ async fn rolled_back(database: &Database, folder: &Path) -> Host {
     until_retained(database, "scripted", 2).await;
     command(database, &["rollback", "scripted"]).await.unwrap();
     until_event(database, "scripted", "rolled-back", 1).await;
-    until_error(folder, "scripted", Some("this version was taken back: by a person")).await;
+    until_error(folder, "scripted", Some("this version was rolled back: by a person")).await;
     host
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_on_an_empty_folder_leaves_what_a_later_start_needs() {
+async fn a_start_on_an_empty_folder_keeps_what_a_later_start_needs() {
     let (database, volume) = (database().await, Volume::new());
     rolled_back(&database, &volume.folder()).await.stop().await;
     volume.unmount();
@@ -58,13 +58,13 @@ async fn a_start_on_an_empty_folder_leaves_what_a_later_start_needs() {
     let cache = format!("compile.cache={}", cache.path().display());
     let host = Host::start_in(&database, &volume.folder(), &[&cache]);
     until_versions(&database, "s", &[("V000001", 2)]).await;
-    until_error(&volume.folder(), "scripted", Some("this version was taken back: by a person")).await;
+    until_error(&volume.folder(), "scripted", Some("this version was rolled back: by a person")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_is_away_while_the_host_runs_comes_back_with_what_ran() {
+async fn a_volume_that_returns_while_the_host_runs_restores_what_ran() {
     let (database, volume) = (database().await, Volume::new());
     let host = rolled_back(&database, &volume.folder()).await;
     volume.unmount();
@@ -73,8 +73,8 @@ async fn a_volume_that_is_away_while_the_host_runs_comes_back_with_what_ran() {
     eventually("the plugin is gone", async || listed(&database, "scripted").await.is_none().then_some(())).await;
     volume.mount();
     until_versions(&database, "s", &[("V000001", 2)]).await;
-    until_error(&volume.folder(), "scripted", Some("this version was taken back: by a person")).await;
-    // It can be let run again, and be taken back again.
+    until_error(&volume.folder(), "scripted", Some("this version was rolled back: by a person")).await;
+    // The version can be retried and rolled back again.
     command(&database, &["retry", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "swapped", 2).await;
     command(&database, &["rollback", "scripted"]).await.unwrap();
@@ -83,9 +83,9 @@ async fn a_volume_that_is_away_while_the_host_runs_comes_back_with_what_ran() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// Who removes a plugin's file and puts another one there gets that one or none.
+/// A removed plugin does not return when another file takes its name.
 #[tokio::test(flavor = "multi_thread")]
-async fn another_file_brings_back_nothing_that_was_removed() {
+async fn another_file_of_the_same_name_does_not_restore_a_removed_plugin() {
     let (database, volume) = (database().await, Volume::new());
     let host = first_version(&database, &volume.folder(), 1).await;
     until_retained(&database, "scripted", 1).await;
@@ -99,7 +99,7 @@ async fn another_file_brings_back_nothing_that_was_removed() {
     let none = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap_err();
     assert!(none.to_string().contains("can run"), "{none}");
     assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
-    // With the next one it can still go back to what ran before.
+    // The next version can still be rolled back to what ran before.
     put(&volume.folder(), "V000002");
     let host = Host::start_in(&database, &volume.folder(), &[]);
     until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
@@ -109,9 +109,8 @@ async fn another_file_brings_back_nothing_that_was_removed() {
     host.stop().await;
 }
 
-/// A processor that is removed for good takes along what its plugin could go back to.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_removed_processor_leaves_no_bytes() {
+async fn a_removed_processor_leaves_no_stored_versions() {
     let (database, volume) = (database().await, Volume::new());
     let host = first_version(&database, &volume.folder(), 1).await;
     until_retained(&database, "scripted", 1).await;

@@ -1,17 +1,18 @@
-// A version tried on what is handled already, before it takes over.
+// Dry runs of new versions on events that were handled before.
 
 use super::*;
 
-/// What only a new version fails at, of what is handled already, keeps it from taking over, unless its manifest says otherwise.
+/// A dry run that fails only with the new version prevents the swap, unless the manifest has
+/// `dry-run = false`.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() {
+async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 3, &["limits.cpu-ms=5000"]).await;
     put(folder.path(), "T000002");
     let why = "a dry run on the last 3 events failed, unlike the running version: tenant acme, the event at position 1 (Scripted): trap";
     until_error(folder.path(), "scripted", Some(why)).await;
-    // The sessions that it borrowed end, and the next one reads all the same.
+    // The sessions of the dry run are closed; the next dry run opens new ones.
     let session = database.db.connect("test").await.unwrap();
     let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database()
                and application_name ~ '^sandmill (dry run|read|documents)'";
@@ -21,13 +22,13 @@ async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() 
     until_error(folder.path(), "scripted", Some(why)).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 4)]).await;
-    let refused = past(&database, "scripted").await.into_iter().find(|past| past.event == "refused").unwrap();
+    let refused = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "refused").unwrap();
     let tried = refused.dry_run.unwrap();
     assert_eq!((tried.events, tried.lanes, tried.handled, tried.failed), (3, 1, 0, 1));
 
     put(folder.path(), "T000004");
     until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
-    // A start changes nothing about that.
+    // The version is refused at a start too.
     host.stop().await;
     append(&database, "s", 1).await;
     fs::remove_file(folder.path().join("scripted.wasm.error")).unwrap();
@@ -46,15 +47,16 @@ async fn a_version_that_fails_where_the_running_one_does_not_never_takes_over() 
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// What a version says in a dry run of its own accord is counted and shown, and goes no further: neither into documents nor among what was set aside.
+/// A dry run's skips and stops are counted and shown. They change neither documents nor dead
+/// letters.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_comes_of_a_dry_run_is_shown_and_thrown_away() {
+async fn the_results_of_a_dry_run_are_reported_and_discarded() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 2).await;
     let skip = json!({"do": "skip", "code": "odd", "message": "it is"});
     database.append("acme", "s", &[skip, json!({})]).await;
-    // It stops a lane of its own, which both versions do.
+    // Both versions stop this lane.
     database.append("globex", "s", &[json!({}), json!({"do": "stop"}), json!({})]).await;
     until_versions(&database, "s", &[("V000001", 3)]).await;
     eventually("the lane is blocked", async || {
@@ -65,9 +67,9 @@ async fn what_comes_of_a_dry_run_is_shown_and_thrown_away() {
     let before = documents(&database, "scripted_log").await;
     put(folder.path(), "V000002");
     until_event(&database, "scripted", "swapped", 1).await;
-    let swap = past(&database, "scripted").await.pop().unwrap();
+    let swap = entries(&database, "scripted").await.pop().unwrap();
     let tried = swap.dry_run.unwrap();
-    // Of the blocked lane, what stands before the last position that was handled.
+    // Of the blocked lane, the events before the last handled position.
     assert_eq!((tried.lanes, tried.skipped, tried.failed), (2, 1, 0), "{tried:?}");
     let why = tried.why.clone().unwrap();
     assert!(why.contains("plugin"), "{why}");
@@ -80,8 +82,8 @@ async fn what_comes_of_a_dry_run_is_shown_and_thrown_away() {
     assert_eq!(json["history"][0]["dryRun"]["skipped"], 1, "{json}");
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 3), ("V000002", 1)]).await;
-    let swap = eventually("its lanes have come over", async || {
-        past(&database, "scripted").await.pop().filter(|past| past.lanes.is_some())
+    let swap = eventually("its lanes are counted", async || {
+        entries(&database, "scripted").await.pop().filter(|entry| entry.lanes.is_some())
     })
     .await;
     assert!(swap.lanes >= Some(1) && swap.longest_ms > Some(0.0), "{swap:?}");

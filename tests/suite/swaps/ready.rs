@@ -1,4 +1,4 @@
-// A start in which files are ready at different times, and compilers that the system kills.
+// Starts whose files are ready at different times, and compilers that the system kills.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use sandmill_tests::host::binary;
 
 use super::{retained::until_retained, *};
 
-/// A compiler that does first what a script says, with a cache of its own that is empty.
+/// A compiler that runs a script first, with an empty cache.
 struct Compiler(tempfile::TempDir);
 
 impl Compiler {
-    /// `$here` is its folder, and `$size` the size of the component.
+    /// In the script, `$here` is the compiler's folder and `$size` the size of the component.
     fn that(does: &str) -> Compiler {
         let here = tempfile::tempdir().unwrap();
         let (path, sandmill) = (here.path().display().to_string(), binary().display().to_string());
@@ -22,13 +22,13 @@ impl Compiler {
         Compiler(here)
     }
 
-    /// One that keeps large components until it is told to go on.
-    fn that_keeps_large_ones() -> Compiler {
+    /// A compiler that delays large components until there is a file `go`.
+    fn that_delays_large_components() -> Compiler {
         Self::that("if [ $size -gt 1048576 ]; then while [ ! -e $here/go ]; do /bin/sleep 0.02; done; fi")
     }
 
-    /// One that is killed at each version of `scripted`, until its file `short` is gone.
-    fn that_is_short_of_versions() -> Compiler {
+    /// A compiler that is killed at each version of `scripted` until its file `short` is removed.
+    fn that_is_killed_at_versions() -> Compiler {
         let killed = "if [ -e $here/short ] && /bin/grep -q scripted-mark-V $input; then echo killed >> $here/killed; kill -9 $$; fi";
         let compiler = Self::that(killed);
         fs::write(compiler.file("short"), "").unwrap();
@@ -45,7 +45,7 @@ impl Compiler {
     }
 }
 
-/// A component with a custom section that makes it as large as one with a language's runtime.
+/// The component with a custom section of 2 MiB, as large as one with a language runtime.
 fn large(mut component: Vec<u8>) -> Vec<u8> {
     let content = [&[3][..], b"pad", &vec![0; 2 << 20]].concat();
     component.push(0);
@@ -64,16 +64,16 @@ fn by_stream() -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_begins_while_another_one_is_compiled() {
+async fn a_plugin_starts_while_another_one_is_compiled() {
     let database = database().await;
-    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_keeps_large_ones());
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_delays_large_components());
     place(folder.path(), "a-large.wasm", &large(by_stream()));
     put(folder.path(), "V000001");
     append(&database, "s", 1).await;
     let [worker, cache] = compiler.settings();
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
     until_versions(&database, "s", &[("V000001", 1)]).await;
-    // A version that comes meanwhile does not wait either.
+    // A version that is added meanwhile does not wait either.
     put(folder.path(), "V000002");
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 1).await;
@@ -86,9 +86,9 @@ async fn a_plugin_begins_while_another_one_is_compiled() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_until_caught_up_waits_for_what_is_compiled() {
+async fn a_run_until_caught_up_waits_for_plugins_under_compilation() {
     let database = database().await;
-    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_keeps_large_ones());
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_delays_large_components());
     place(folder.path(), "a-large.wasm", &large(by_stream()));
     put(folder.path(), "V000001");
     append(&database, "s", 1).await;
@@ -104,11 +104,11 @@ async fn a_run_until_caught_up_waits_for_what_is_compiled() {
     assert_log(&database, "scripted_stream_log", "true").await;
 }
 
-/// Of files that claim one processor, the same one gets it no matter which is ready first.
+/// Of two files that claim one processor, the same one always gets it.
 #[tokio::test(flavor = "multi_thread")]
 async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
     let database = database().await;
-    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_keeps_large_ones());
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_delays_large_components());
     place(folder.path(), "a-large.wasm", &large(version("scripted", "V000002")));
     place(folder.path(), "b.wasm", &version("scripted", "V000001"));
     append(&database, "s", 1).await;
@@ -119,7 +119,7 @@ async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
     let why = "claims the processor id scripted, which b.wasm already has";
     until_error(folder.path(), "a-large", Some(why)).await;
     host.stop().await;
-    // Both are ready at once, with all code at hand; and where it never ran before as well.
+    // With cached code both are ready at once; also in a database where neither ran before.
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
     until_versions(&database, "s", &[("V000001", 2)]).await;
@@ -132,10 +132,9 @@ async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
     host.stop().await;
 }
 
-/// A file that cannot be compiled now, since its compiler is killed or gets no time, waits and is
-/// compiled later; nobody says that it is refused.
+/// A file whose compiler is killed or times out waits and is compiled later.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_compiler_that_the_system_ends_is_no_reason_to_refuse_a_file() {
+async fn a_file_is_not_refused_because_its_compiler_was_killed() {
     for (ends, seconds, why) in [
         ("kill -9 $$", 120, "the system killed its compiler (SIGKILL)"),
         ("exec /bin/sleep 3600", 3, "was not done after 12 s"),
@@ -149,13 +148,13 @@ async fn a_compiler_that_the_system_ends_is_no_reason_to_refuse_a_file() {
         let [worker, cache] = compiler.settings();
         let limit = format!("compile.seconds={seconds}");
         let host = Host::start_in(&database, folder.path(), &[&worker, &cache, &limit]);
-        until_error(folder.path(), "scripted", Some("waits, and is compiled again by itself: ")).await;
+        until_error(folder.path(), "scripted", Some("waiting, and compiled again automatically: ")).await;
         until_error(folder.path(), "scripted", Some(why)).await;
         assert!(listed(&database, "scripted").await.is_none());
         fs::remove_file(compiler.file("short")).unwrap();
         let host = match seconds {
             120 => host,
-            // On a busy machine the compiler may not be done in such a time.
+            // On a busy machine 3 s may be too short for the real compiler.
             _ => {
                 host.stop().await;
                 Host::start_in(&database, folder.path(), &[&worker, &cache])
@@ -168,12 +167,12 @@ async fn a_compiler_that_the_system_ends_is_no_reason_to_refuse_a_file() {
     }
 }
 
-/// A machine that is too short of memory for a new version and for the one that ran last: no other
-/// file waits for them, and the new one runs as soon as it can be compiled.
+/// The machine lacks memory for a new version and for the former one. Other files do not wait for
+/// them, and the new version runs as soon as it can be compiled.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_file_waits_for_one_that_the_machine_cannot_compile_now() {
     let database = database().await;
-    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_is_short_of_versions());
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_is_killed_at_versions());
     put(folder.path(), "V000001");
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
@@ -185,16 +184,16 @@ async fn no_file_waits_for_one_that_the_machine_cannot_compile_now() {
     append(&database, "s", 1).await;
     let [worker, cache] = compiler.settings();
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
-    until_error(folder.path(), "scripted", Some("waits, and is compiled again by itself: ")).await;
+    until_error(folder.path(), "scripted", Some("waiting, and compiled again automatically: ")).await;
     until_event(&database, "z-later", "started", 1).await;
     assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
     fs::remove_file(compiler.file("short")).unwrap();
     until_event(&database, "scripted", "started", 2).await;
-    // Either of the two was ready first.
+    // Either version may have been ready first.
     until_error(folder.path(), "scripted", None).await;
     eventually("the new version runs", async || {
         let now = listed(&database, "scripted").await?;
-        (now.digest == past(&database, "scripted").await.last()?.digest && now.refused.is_none()).then_some(())
+        (now.digest == entries(&database, "scripted").await.last()?.digest && now.refused.is_none()).then_some(())
     })
     .await;
     append(&database, "s", 1).await;
@@ -204,11 +203,10 @@ async fn no_file_waits_for_one_that_the_machine_cannot_compile_now() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// The compiler of a version that ran last is killed, and it is compiled again later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_version_whose_compiler_was_killed_runs_later() {
     let database = database().await;
-    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_is_short_of_versions());
+    let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_is_killed_at_versions());
     let host = first_version(&database, folder.path(), 1).await;
     until_retained(&database, "scripted", 1).await;
     host.stop().await;

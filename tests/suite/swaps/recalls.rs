@@ -1,29 +1,28 @@
-// Searches for former versions: how many there are at once, and what happens where one fails.
+// Recalls of former versions: how many run at once, and what happens if one fails.
 
 use sandmill::db::Session;
 use sandmill_tests::handmade::listing;
 
 use super::{retained::until_retained, *};
 
-/// Sessions that look for a former version now.
-async fn searches(database: &Database) -> i64 {
+/// The number of recalls under way.
+async fn recalls(database: &Database) -> i64 {
     let session = database.db.connect("test").await.unwrap();
     let sql = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'sandmill former version'";
     session.query_one(sql, &[]).await.unwrap().get(0)
 }
 
-/// A session that lets nobody read any bytes until it commits.
-async fn no_bytes(database: &Database) -> Session {
+/// A session that blocks all reads of stored components until it commits.
+async fn components_locked(database: &Database) -> Session {
     let session = database.db.connect("test").await.unwrap();
     let lock = "begin; set local idle_in_transaction_session_timeout = 0; lock table sandmill.components";
     session.batch_execute(lock).await.unwrap();
     session
 }
 
-/// A folder of broken files: each former version needs a session and the bytes of a component, and
-/// only two are looked for at once.
+/// Each recall needs a session and the bytes of a component, so only two run at once.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_with_many_broken_files_looks_for_few_former_versions_at_once() {
+async fn a_start_with_many_broken_files_recalls_two_versions_at_once() {
     const FILES: [&str; 6] = ["one", "two", "three", "four", "five", "six"];
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
@@ -40,11 +39,11 @@ async fn a_start_with_many_broken_files_looks_for_few_former_versions_at_once() 
     }
     place(folder.path(), "a-first.wasm", &version("scripted", "V000001"));
     append(&database, "s", 1).await;
-    let session = no_bytes(&database).await;
+    let session = components_locked(&database).await;
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[("V000001", 1)]).await;
-    eventually("two are looked for", async || (searches(&database).await >= 2).then_some(())).await;
-    assert!(searches(&database).await <= 2);
+    eventually("two recalls are under way", async || (recalls(&database).await >= 2).then_some(())).await;
+    assert!(recalls(&database).await <= 2);
     session.batch_execute("commit").await.unwrap();
     for name in FILES {
         until_event(&database, name, "started", 2).await;
@@ -52,10 +51,9 @@ async fn a_start_with_many_broken_files_looks_for_few_former_versions_at_once() 
     host.stop().await;
 }
 
-/// A former version that the database does not give holds no other file back, and runs when it
-/// does.
+/// The former version runs once the database returns it.
 #[tokio::test(flavor = "multi_thread")]
-async fn no_file_waits_for_a_former_version_that_the_database_does_not_give() {
+async fn no_file_waits_for_a_former_version_that_the_database_does_not_return() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     place(folder.path(), "broken.wasm", &listing("shop", &["carts"]));
@@ -65,7 +63,7 @@ async fn no_file_waits_for_a_former_version_that_the_database_does_not_give() {
     fs::write(folder.path().join("broken.wasm"), "broken").unwrap();
     put(folder.path(), "V000001");
     append(&database, "s", 1).await;
-    let session = no_bytes(&database).await;
+    let session = components_locked(&database).await;
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[("V000001", 1)]).await;
     until_error(folder.path(), "broken", Some("not a WebAssembly component")).await;

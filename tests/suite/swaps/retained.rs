@@ -1,19 +1,17 @@
-// The bytes of versions that ran, in the database: a host that has never compiled them goes back to
-// them.
+// Stored versions: a host that has never compiled a version can return to it.
 
 use sandmill::plugins::history::components;
 
 use super::*;
 
-/// A cache of its own that is empty: as in a new container.
+/// An empty compilation cache, as in a new container.
 fn empty_cache() -> (tempfile::TempDir, String) {
     let cache = tempfile::tempdir().unwrap();
     let setting = format!("compile.cache={}", cache.path().display());
     (cache, setting)
 }
 
-/// Waits until the bytes of so many versions of a plugin are stored; their digests, the newest
-/// first.
+/// Waits until this many versions of a plugin are stored; returns their digests, newest first.
 pub(super) async fn until_retained(database: &Database, plugin: &str, versions: usize) -> Vec<String> {
     eventually(&format!("{versions} versions of {plugin} are stored"), async || {
         let session = database.db.connect("test").await.unwrap();
@@ -38,9 +36,9 @@ fn digest(bytes: &[u8]) -> String {
     sandmill::sandbox::examine::digest(bytes)
 }
 
-/// A version that was taken back before a new container begins, where nothing is compiled.
+/// A version was rolled back before a new container starts, where nothing is compiled.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ran_before_a_rollback_runs_in_a_new_container() {
+async fn a_rolled_back_plugin_runs_its_previous_version_in_a_new_container() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -49,14 +47,14 @@ async fn what_ran_before_a_rollback_runs_in_a_new_container() {
     until_event(&database, "scripted", "swapped", 1).await;
     until_retained(&database, "scripted", 2).await;
     host.stop().await;
-    let told = command(&database, &["rollback", "scripted"]).await.unwrap();
-    assert!(told.contains("its bytes are in the database"), "{told}");
+    let shown = command(&database, &["rollback", "scripted"]).await.unwrap();
+    assert!(shown.contains("its bytes are in the database"), "{shown}");
     append(&database, "s", 1).await;
     let (_cache, cache) = empty_cache();
     let host = Host::start_in(&database, folder.path(), &[&cache]);
     until_versions(&database, "s", &[("V000001", 2)]).await;
     host.stop().await;
-    // The next file is broken, in one more container.
+    // A broken file in another new container.
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     append(&database, "s", 1).await;
     let (_cache, cache) = empty_cache();
@@ -67,10 +65,9 @@ async fn what_ran_before_a_rollback_runs_in_a_new_container() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// A rollback of a version that a new container has begun with: no former one is in its memory, nor
-/// compiled.
+/// A new container has neither the previous version in memory nor its compiled code.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_version_is_rolled_back_in_a_host_that_never_ran_the_former_one() {
+async fn a_version_is_rolled_back_on_a_host_that_never_ran_the_previous_one() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -86,14 +83,13 @@ async fn a_version_is_rolled_back_in_a_host_that_never_ran_the_former_one() {
     until_event(&database, "scripted", "rolled-back", 1).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;
-    until_error(folder.path(), "scripted", Some("this version was taken back: by a person")).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// Bytes that somebody has changed in the database are not run, and the file's error says so.
 #[tokio::test(flavor = "multi_thread")]
-async fn altered_bytes_do_not_run() {
+async fn stored_bytes_that_were_altered_are_refused() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -103,7 +99,7 @@ async fn altered_bytes_do_not_run() {
     let other = version("scripted", "V000009");
     session.execute("update sandmill.components set bytes = $1", &[&other]).await.unwrap();
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
-    // Not even where the code of the true bytes is at hand.
+    // They are refused even though the compiled code of the true bytes is cached.
     let host = Host::start_in(&database, folder.path(), &[]);
     let why = "cannot run either: its stored bytes were altered";
     until_error(folder.path(), "scripted", Some(why)).await;
@@ -112,9 +108,9 @@ async fn altered_bytes_do_not_run() {
     assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
 }
 
-/// Somebody who can write to the database, and has no key, makes nothing run by it.
+/// Write access to the database does not suffice to run code without a key.
 #[tokio::test(flavor = "multi_thread")]
-async fn stored_bytes_need_a_signature_of_a_key_that_is_still_named() {
+async fn stored_bytes_need_a_signature_of_a_current_key() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let (ours, theirs) = (SecretKey::of(&[1; 32]), SecretKey::of(&[2; 32]));
@@ -128,13 +124,13 @@ async fn stored_bytes_need_a_signature_of_a_key_that_is_still_named() {
     until_retained(&database, "scripted", 1).await;
     host.stop().await;
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
-    // Its key is no longer named.
+    // The settings no longer name its key.
     let host = Host::start_in(&database, folder.path(), &[&keys(&theirs)]);
     let why = "cannot run either: no key in rollout.public-keys has signed these bytes";
     until_error(folder.path(), "scripted", Some(why)).await;
     eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     host.stop().await;
-    // Other bytes, whose row claims all that a row can claim.
+    // Forged bytes with rows that claim everything a row can claim.
     let session = database.db.connect("test").await.unwrap();
     let other = version("scripted", "V000009");
     let forged = "with c as (insert into sandmill.components (digest, bytes) values ($1, $2) returning digest),
@@ -147,9 +143,10 @@ async fn stored_bytes_need_a_signature_of_a_key_that_is_still_named() {
     assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
 }
 
-/// What is stored is bounded for each plugin, and goes a while after it.
+/// The number of stored versions is bounded, and those of a removed plugin are deleted after 30
+/// days.
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_no_version_needs_any_more_are_removed() {
+async fn versions_beyond_the_limit_and_of_removed_plugins_are_deleted() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 1, &["rollout.retained-versions=2"]).await;
@@ -158,7 +155,7 @@ async fn bytes_that_no_version_needs_any_more_are_removed() {
         put(folder.path(), mark);
         until_event(&database, "scripted", "swapped", number + 1).await;
         let newest = digest(&version("scripted", mark));
-        eventually("the newest is stored", async || {
+        eventually("the newest version is stored", async || {
             let session = database.db.connect("test").await.unwrap();
             components::is_retained(&session, "scripted", &newest).await.unwrap().then_some(())
         })
@@ -167,10 +164,10 @@ async fn bytes_that_no_version_needs_any_more_are_removed() {
     let expected = ["V000003", "V000002"].map(|mark| digest(&version("scripted", mark)));
     assert_eq!(until_retained(&database, "scripted", 2).await, expected);
     until_components(&database, 2).await;
-    // Two plugins that are one file share its bytes, and each finds them through itself alone.
+    // Plugins share stored bytes, but each finds only versions that it ran itself.
     let session = database.db.connect("test").await.unwrap();
     let found = components::find(&session, "acme/scripted", &expected[0], 1 << 30).await.unwrap();
-    assert!(found.is_none(), "what only another plugin has run");
+    assert!(found.is_none(), "only another plugin has run it");
     fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
     until_event(&database, "scripted", "stopped", 1).await;
     host.stop().await;
@@ -187,9 +184,9 @@ async fn bytes_that_no_version_needs_any_more_are_removed() {
     }
 }
 
-/// A tenant that puts plugins there and removes them leaves few bytes behind, its newest versions.
+/// A tenant that adds and removes plugins leaves a bounded number of bytes: its newest versions.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenants_plugins_that_are_gone_leave_bounded_bytes() {
+async fn the_stored_bytes_of_a_tenants_removed_plugins_are_bounded() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -217,9 +214,9 @@ async fn a_tenants_plugins_that_are_gone_leave_bounded_bytes() {
     assert_eq!(kept, ["acme/1", "acme/2", "globex/4", "scripted"]);
 }
 
-/// A run that ends when all is handled leaves what a later start needs, like one that goes on.
+/// Such a run stores what a later start needs, like any other.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_until_caught_up_leaves_the_bytes_of_what_ran() {
+async fn a_run_until_caught_up_stores_the_versions_that_ran() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), "V000001");

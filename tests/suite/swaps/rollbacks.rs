@@ -1,12 +1,10 @@
-// Rollbacks of versions that began with their processor: with a start of the host, or because more
-// than the code differs.
+// Rollbacks of versions that began with a start of the host, or with a restart of their processor.
 
 use sandmill_tests::handmade::listing;
 
 use super::{retained::until_retained, *};
 
-/// A host that was stopped for an upgrade: its second version has begun with the start, and has
-/// handled an event.
+/// A host whose second version began with a start and has handled an event.
 async fn upgraded_by_a_start(database: &Database, folder: &Path) -> Host {
     let host = first_version(database, folder, 1).await;
     until_retained(database, "scripted", 1).await;
@@ -19,44 +17,44 @@ async fn upgraded_by_a_start(database: &Database, folder: &Path) -> Host {
     host
 }
 
-async fn runs_again(database: &Database) {
+async fn until_first_version_handles_an_event(database: &Database) {
     append(database, "s", 1).await;
     until_versions(database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_that_came_with_a_start_is_rolled_back_while_the_host_runs() {
+async fn an_upgrade_by_a_start_is_rolled_back_while_the_host_runs() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = upgraded_by_a_start(&database, folder.path()).await;
-    let started = past(&database, "scripted").await;
-    assert_eq!(started[1].replaced, started[0].digest, "what a start replaced is known");
+    let started = entries(&database, "scripted").await;
+    assert_eq!(started[1].replaced, started[0].digest, "the start recorded the replaced version");
     command(&database, &["rollback", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "rolled-back", 1).await;
-    runs_again(&database).await;
+    until_first_version_handles_an_event(&database).await;
     let nothing = command(&database, &["rollback", "scripted"]).await.unwrap_err();
-    assert!(nothing.contains("has run no other version"), "a version that was taken back is none: {nothing}");
+    assert!(nothing.contains("has run no other version"), "a rolled-back version does not count: {nothing}");
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_that_came_with_a_start_is_rolled_back_before_the_next_start() {
+async fn an_upgrade_by_a_start_is_rolled_back_before_the_next_start() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = upgraded_by_a_start(&database, folder.path()).await;
     host.stop().await;
     command(&database, &["rollback", "scripted"]).await.unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
-    runs_again(&database).await;
-    until_error(folder.path(), "scripted", Some("this version was taken back: by a person")).await;
+    until_first_version_handles_an_event(&database).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// Two rollbacks in a row lead past versions that were taken back, no matter what came by a start.
+/// It does not matter which of the versions began with a start.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_version_before_two_that_were_taken_back_runs_again() {
+async fn two_rollbacks_in_a_row_restore_the_version_before_both() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = upgraded_by_a_start(&database, folder.path()).await;
@@ -75,7 +73,8 @@ async fn the_version_before_two_that_were_taken_back_runs_again() {
     host.stop().await;
 }
 
-/// A version with another collection takes over by a restart, and so does the one before it.
+/// A version with another collection replaces its predecessor by a restart, and so does the
+/// rollback.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_with_other_collections_is_rolled_back_by_a_restart() {
     let database = database().await;
@@ -88,24 +87,23 @@ async fn a_version_with_other_collections_is_rolled_back_by_a_restart() {
     until_retained(&database, "shop", 2).await;
     command(&database, &["rollback", "shop"]).await.unwrap();
     until_event(&database, "shop", "rolled-back", 1).await;
-    let past = past(&database, "shop").await;
-    let last = past.iter().rfind(|past| past.event == "rolled-back").unwrap();
-    assert_eq!((&last.digest, &last.replaced), (&past[0].digest, &past[1].digest));
+    let history = entries(&database, "shop").await;
+    let last = history.iter().rfind(|entry| entry.event == "rolled-back").unwrap();
+    assert_eq!((&last.digest, &last.replaced), (&history[0].digest, &history[1].digest));
     append(&database, "s", 1).await;
-    eventually("it handles events", async || {
+    eventually("the restored version handles events", async || {
         let status = database.status("shop").await?;
         (status.unread_events == 0).then_some(())
     })
     .await;
-    until_error(folder.path(), "shop", Some("this version was taken back: by a person")).await;
-    assert_eq!(listed(&database, "shop").await.unwrap().digest, past[0].digest);
+    until_error(folder.path(), "shop", Some("this version was rolled back: by a person")).await;
+    assert_eq!(listed(&database, "shop").await.unwrap().digest, history[0].digest);
     host.stop().await;
 }
 
-/// A version that does not fit the documents any more cannot take its place back at a start, and
-/// the file's error says so.
+/// The previous version no longer fits the documents.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_says_why_the_version_before_cannot_begin() {
+async fn a_start_reports_why_the_previous_version_cannot_start() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = upgraded_by_a_start(&database, folder.path()).await;
@@ -115,11 +113,11 @@ async fn a_start_says_why_the_version_before_cannot_begin() {
     let rebuilt = "update sandmill.processors set read_model_version = 7 where id = 'scripted'";
     session.batch_execute(rebuilt).await.unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_error(folder.path(), "scripted", Some("this version was taken back: by a person")).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
     until_error(
         folder.path(),
         "scripted",
-        Some("cannot begin: processor scripted was built with read-model version 7"),
+        Some("cannot start: processor scripted was built with read-model version 7"),
     )
     .await;
     host.stop().await;

@@ -1,10 +1,10 @@
-// A host's start, in the middle of what was going on with its plugins when the last one ended.
+// Starts of a host after refusals, rollbacks and crashes.
 
 use super::*;
 
-/// Where a file does not run at a start, what ran last does: one that was taken back, and one that is broken.
+/// At a start, the version that ran last replaces a file that was rolled back or is broken.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_ran_last_goes_on_after_a_start() {
+async fn the_version_that_ran_last_runs_if_the_file_is_refused_at_a_start() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -13,26 +13,26 @@ async fn what_ran_last_goes_on_after_a_start() {
     command(&database, &["rollback", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "rolled-back", 1).await;
     host.stop().await;
-    let first = past(&database, "scripted").await.remove(0).digest;
+    let first = entries(&database, "scripted").await.remove(0).digest;
 
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[("V000001", 2)]).await;
-    let now = eventually("what runs is told", async || {
+    let now = eventually("the refusal is recorded", async || {
         listed(&database, "scripted").await.filter(|now| now.refused.is_some())
     })
     .await;
     assert_eq!(now.digest, first);
-    until_error(folder.path(), "scripted", Some("this version was taken back: by a person")).await;
+    until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
     host.stop().await;
 
-    // The next file is broken, while nobody looks.
+    // The file is broken while no host runs.
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[("V000001", 3)]).await;
     until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
-    // A good one takes over, and once it is gone nothing of the former is left to go on.
+    // A good file takes over. Once it is removed, no former version runs in its place.
     put(folder.path(), "V000003");
     append(&database, "s", 1).await;
     until_event(&database, "scripted", "swapped", 2).await;
@@ -42,15 +42,14 @@ async fn what_ran_last_goes_on_after_a_start() {
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
     until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
-    // The file was gone in between.
     eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// A version that is taken back while no host runs, and one that cannot begin with the documents there are: a start goes on with the one before.
+/// A version was rolled back while no host ran, and another does not fit the documents.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_goes_back_as_a_running_host_does() {
+async fn a_start_restores_the_previous_version_as_a_running_host_does() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
@@ -62,7 +61,7 @@ async fn a_start_goes_back_as_a_running_host_does() {
     let host = Host::start_in(&database, folder.path(), &[]);
     until_versions(&database, "s", &[("V000001", 2)]).await;
     host.stop().await;
-    // Without one, what is there cannot begin either: its lanes would be cut otherwise.
+    // With another partitioning neither the file nor a former version can start.
     let sql = "update sandmill.processors set partition_by = 'event-stream' where id = 'scripted'";
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute(sql).await.unwrap();
@@ -70,9 +69,9 @@ async fn a_start_goes_back_as_a_running_host_does() {
     let host = Host::start_in(&database, folder.path(), &[]);
     until_error(folder.path(), "scripted", Some("partitioning by event-stream")).await;
     let last = eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
-    assert_eq!(last.digest, past(&database, "scripted").await[0].digest, "what ran last stays known");
+    assert_eq!(last.digest, entries(&database, "scripted").await[0].digest, "the version that ran last is kept");
     host.stop().await;
-    // As it was again, what ran last begins, and the file takes over as it would have.
+    // With the old partitioning the former version starts, and the file is swapped in.
     session.batch_execute(&sql.replace("event-stream", "tenant")).await.unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
     until_event(&database, "scripted", "swapped", 2).await;
@@ -82,7 +81,7 @@ async fn a_start_goes_back_as_a_running_host_does() {
     assert_log(&database, "scripted_log", "true").await;
 }
 
-/// A host that is killed somewhere in a swap: the next one runs what the folder says, from where each lane stands.
+/// The next host runs the file in the folder, and each lane continues where it stopped.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_killed_during_a_swap_loses_nothing() {
     const ROUNDS: usize = 6;
@@ -97,7 +96,7 @@ async fn a_host_killed_during_a_swap_loses_nothing() {
             append(&database, stream, 30).await;
         }
         put(folder.path(), &format!("V{:06}", round + 1));
-        // The swap may not have begun, be under way, or be over and at work.
+        // Kill the host before, during or after the swap.
         match random.below(4) {
             0 => {}
             1 => append(&database, "a", 5).await,
