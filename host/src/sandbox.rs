@@ -77,7 +77,6 @@ pub struct Sandbox {
     /// Plugins loaded so far: the number of the next one.
     loaded: Arc<AtomicU64>,
     /// Held during `describe`, for which the engine has room for one instance.
-    /// Held during `describe`, for which the engine has room for one instance.
     describing: Arc<Mutex<()>>,
 }
 

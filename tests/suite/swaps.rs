@@ -1,8 +1,8 @@
 // Changes of the plugins folder while events are handled: a new version takes over, a bad one is
 // refused or rolled back, and no event is lost or handled twice.
 //
-// The mark of a `scripted` component says what it does: versions V… handle events, T… trap, S… are
-// slow.
+// The mark of a `scripted` component selects what it does: versions V… handle events, T… trap, S…
+// are slow.
 
 mod away;
 mod dry_runs;
@@ -338,8 +338,8 @@ async fn a_person_rolls_a_version_back_and_retries_it() {
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
-    let told = command(&database, &["rollback", "scripted", "--reason", "prices are wrong"]).await.unwrap();
-    assert!(told.contains("is taken back"), "{told}");
+    let shown = command(&database, &["rollback", "scripted", "--reason", "prices are wrong"]).await.unwrap();
+    assert!(shown.contains("is taken back"), "{shown}");
     until_event(&database, "scripted", "rolled-back", 1).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;

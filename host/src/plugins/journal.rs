@@ -31,7 +31,7 @@ pub(super) struct Journal {
     swaps: SwapRecords,
 }
 
-/// How a running version came to run.
+/// A history entry about the version that a plugin runs.
 #[derive(Clone)]
 pub(super) struct RunEntry {
     pub(super) event: PluginEvent,
@@ -93,7 +93,8 @@ impl Journal {
         is_written
     }
 
-    /// Writes how a version came to run. Returns whether that succeeded; otherwise it is retried.
+    /// Writes an entry about the version that a plugin runs. Returns whether that succeeded;
+    /// otherwise it is retried.
     pub(super) async fn record_run(
         &mut self,
         session: &Session,

@@ -110,7 +110,7 @@ impl Reconciler {
             tokio::select! {
                 ended = &mut turn => if let Err(error) = ended { break Some(error) },
                 () = stop.drain() => {
-                    // Nobody needs the results of compilers any more.
+                    // The results of compilers are not needed any more.
                     sandbox.stop_compiling();
                     let _ = timeout(LAST_STEP, turn).await;
                     break None;

@@ -114,7 +114,8 @@ async fn a_plugin_that_lists_thousands_of_collections_is_refused_before_any_is_m
     place(folder.path(), "hoard.wasm", &listing("hoard", &names(2_500)));
     place(folder.path(), "modest.wasm", &listing("modest", &names(32)));
     let host = Host::start_in(&database, folder.path(), &[]);
-    let reason = "`describe` lists 2500 collections, and limits.collections allows 32\nCorrect what it answers, and build the plugin again.\n";
+    let reason =
+        "`describe` lists 2500 collections; limits.collections allows 32\nCorrect its answer and rebuild the plugin.\n";
     for plugin in ["mallory/hoard", "hoard"] {
         assert_eq!(until_error(folder.path(), plugin, "2500").await, reason);
     }

@@ -23,8 +23,8 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[("V000001", 4)]).await;
     let refused = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "refused").unwrap();
-    let tried = refused.dry_run.unwrap();
-    assert_eq!((tried.events, tried.lanes, tried.handled, tried.failed), (3, 1, 0, 1));
+    let report = refused.dry_run.unwrap();
+    assert_eq!((report.events, report.lanes, report.handled, report.failed), (3, 1, 0, 1));
 
     put(folder.path(), "T000004");
     until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
@@ -68,12 +68,12 @@ async fn the_results_of_a_dry_run_are_reported_and_discarded() {
     put(folder.path(), "V000002");
     until_event(&database, "scripted", "swapped", 1).await;
     let swap = entries(&database, "scripted").await.pop().unwrap();
-    let tried = swap.dry_run.unwrap();
+    let report = swap.dry_run.unwrap();
     // Of the blocked lane, the events before the last handled position.
-    assert_eq!((tried.lanes, tried.skipped, tried.failed), (2, 1, 0), "{tried:?}");
-    let why = tried.why.clone().unwrap();
+    assert_eq!((report.lanes, report.skipped, report.failed), (2, 1, 0), "{report:?}");
+    let why = report.why.clone().unwrap();
     assert!(why.contains("plugin"), "{why}");
-    assert!(tried.to_string().contains(", 1 skipped"), "{tried}");
+    assert!(report.to_string().contains(", 1 skipped"), "{report}");
     assert_eq!(documents(&database, "scripted_log").await, before);
     let shown = command(&database, &["history", "scripted"]).await.unwrap();
     assert!(shown.contains("dry run: "), "{shown}");

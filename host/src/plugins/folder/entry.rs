@@ -1,4 +1,4 @@
-//! The kinds of entries in the plugins folder, told from their names: pure.
+//! The kinds of entries in the plugins folder, recognized by their names: pure.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 

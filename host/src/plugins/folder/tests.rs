@@ -138,7 +138,7 @@ fn links_do_not_cross_tenants() {
     tree.link("mallory/up.wasm", "../mallory/own.wasm");
     tree.link("mallory/folder", "../acme");
     tree.link("mallory/through.wasm", "folder/pay.wasm");
-    tree.link("mallory/everybodys.wasm", "../shared.wasm");
+    tree.link("mallory/for-all.wasm", "../shared.wasm");
     tree.link("mallory/inside.wasm", "sub/deep.wasm");
     tree.link("mallory/inside-again.wasm", "sub/../sub/./deep.wasm");
     // Links from the shared plugins to a tenant's code, directly and through a dot folder.
@@ -153,7 +153,7 @@ fn links_do_not_cross_tenants() {
         pairs(&[
             ("acme/pay", "acme/pay.wasm"),
             ("hidden", into),
-            ("mallory/everybodys", out),
+            ("mallory/for-all", out),
             ("mallory/inside", "mallory/sub/deep.wasm"),
             ("mallory/inside-again", "mallory/sub/deep.wasm"),
             ("mallory/own", "its manifest own.toml: a link that leads out of its tenant's folder"),

@@ -30,7 +30,7 @@ impl RunningPlugin {
         }
     }
 
-    /// The history entry about how it came to run.
+    /// The history entry about its start, swap, restart, rollback or new name.
     pub(super) fn note<'a>(
         &'a self,
         event: PluginEvent,

@@ -202,7 +202,7 @@ impl Reconciler {
         self.record_run(session, to, RunEntry::new(PluginEvent::Renamed, from, None)).await;
     }
 
-    /// Records how the running version of a plugin came to run.
+    /// Records the version that a plugin runs, and stores its bytes.
     pub(super) async fn record_run(&mut self, session: &Session, plugin: &str, entry: RunEntry) {
         let Some(running) = self.running_plugin(plugin) else { return };
         let dry_run = self.checks.result(plugin).and_then(|checked| checked.dry_run.as_ref());
