@@ -1,8 +1,9 @@
-//! Who owns what.
+//! Ownership of a database and of its processors.
 //!
-//! One host works on a database at a time; [`host_lock`] sees to it, for order rather than for safety. Safety is the [`fence`]: a
-//! random token, written anew into a processor's cursor rows by whoever begins to own them, and shown by every commit. A host that lost
-//! the lock without noticing, or wakes up after an hour, shows an old token and changes nothing.
+//! The [`host_lock`] lets one host work on a database at a time. It is for order, not for safety.
+//! The [`fence`] is for safety: a random token, which each new owner writes into a processor's
+//! cursor rows and which every commit must present. A host that lost the lock without noticing, or
+//! was suspended for an hour, presents an old token and changes nothing.
 
 pub mod fence;
 pub mod host_lock;

@@ -1,4 +1,5 @@
-//! Read models: documents in PostgreSQL, one table a collection and generation, in the layout that Pongo reads.
+//! Read models: documents in PostgreSQL, one table for each generation of a collection, in the
+//! layout that Pongo reads.
 
 pub mod documents;
 pub mod list;

@@ -1,10 +1,10 @@
 //! Event stores as read-only logs, one module for each table layout.
 //!
 //! A source answers two questions: which transactions are visible now, and which events lie between
-//! two snapshots. A follower keeps its own [`Progress`] and asks for the events after it; the source
-//! keeps nothing. In every layout, a committed event is in exactly one page of a follower's chain, the
-//! events of a stream come in order, and an open transaction does not delay the events of other
-//! transactions. `tests/src/conformance.rs` tests a layout for all of that.
+//! two snapshots. A follower keeps its own [`Progress`] and asks for the events after it; the
+//! source keeps nothing. In every layout, a committed event is in exactly one page of a follower's
+//! chain, the events of a stream come in order, and an open transaction does not delay the events
+//! of other transactions. `tests/src/conformance.rs` tests a layout for all of that.
 
 pub mod native;
 
@@ -63,8 +63,8 @@ impl SourceError {
 pub struct Limit {
     /// Most events.
     pub events: usize,
-    /// Bytes that they should occupy. A read ends early once it holds more than twice as many, but has
-    /// at least one event.
+    /// Bytes that they should occupy. A read ends early once it holds more than twice as many, but
+    /// has at least one event.
     pub bytes: usize,
 }
 
@@ -74,8 +74,9 @@ impl Limit {
         Limit { events, bytes: usize::MAX }
     }
 
-    /// Largest data and metadata that arrive with their event, in bytes; larger ones are deferred. It
-    /// is twice an event's share of the bytes, so events of one size all arrive, within 2 to 64 KiB.
+    /// Largest data and metadata that arrive with their event, in bytes; larger ones are deferred.
+    /// It is twice an event's share of the bytes, so events of one size all arrive, within 2 to 64
+    /// KiB.
     pub fn inline_bytes(self) -> usize {
         (self.bytes.saturating_mul(2) / self.events.max(1)).clamp(INLINE_LEAST, INLINE_MOST)
     }
@@ -86,11 +87,11 @@ impl Limit {
     }
 }
 
-/// Lower bound of [`Limit::inline_bytes`]. Default 2 KiB: PostgreSQL stores larger values outside the
-/// row.
+/// Lower bound of [`Limit::inline_bytes`]. Default 2 KiB: PostgreSQL stores larger values outside
+/// the row.
 const INLINE_LEAST: usize = 2 << 10;
-/// Upper bound of [`Limit::inline_bytes`]. Default 64 KiB: larger values would delay every reader of
-/// the page.
+/// Upper bound of [`Limit::inline_bytes`]. Default 64 KiB: larger values would delay every reader
+/// of the page.
 pub const INLINE_MOST: usize = 64 << 10;
 
 /// A page of one tenant's events in a difference.
@@ -107,8 +108,8 @@ pub struct TenantPage {
 pub struct Body {
     /// The event's position.
     pub position: i64,
-    /// Bytes of its data and metadata. If even the compressed data exceeds the limit, its compressed
-    /// size.
+    /// Bytes of its data and metadata. If even the compressed data exceeds the limit, its
+    /// compressed size.
     pub bytes: u64,
     /// The limit for one event, in bytes.
     pub most: u64,
@@ -130,9 +131,9 @@ pub trait EventSource: Send + Sync {
     /// The transactions that are visible now.
     fn head(&mut self) -> BoxFuture<'_, Result<Snapshot, SourceError>>;
 
-    /// The page after `after`: at most `limit` events, by position, but at least one if there is any. A
-    /// page without events still moves its `to`, as far as the snapshot moved. Large data is deferred,
-    /// here and in the other reads.
+    /// The page after `after`: at most `limit` events, by position, but at least one if there is
+    /// any. A page without events still moves its `to`, as far as the snapshot moved. Large data is
+    /// deferred, here and in the other reads.
     fn page<'a>(&'a mut self, after: &'a Progress, limit: Limit) -> BoxFuture<'a, Result<Page, SourceError>>;
 
     /// One tenant's events in a difference: at most `limit`, by position.
@@ -143,9 +144,9 @@ pub trait EventSource: Send + Sync {
         limit: Limit,
     ) -> BoxFuture<'a, Result<TenantPage, SourceError>>;
 
-    /// The last events up to a position, in the log's order: of one tenant or of all, of these types
-    /// or of all, at most `limit`. It examines only the last [`LOOKED_AT`] events of that tenant or of
-    /// all, so rare types do not cost a scan of the log.
+    /// The last events up to a position, in the log's order: of one tenant or of all, of these
+    /// types or of all, at most `limit`. It examines only the last [`LOOKED_AT`] events of that
+    /// tenant or of all, so rare types do not cost a scan of the log.
     fn last<'a>(
         &'a mut self,
         tenant: Option<&'a TenantId>,
@@ -154,9 +155,9 @@ pub trait EventSource: Send + Sync {
         limit: Limit,
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>>;
 
-    /// The data of deferred events in the order given: of as many as fit into `bytes`, but at least of
-    /// the first. An event larger than `most`, or if that is none than the store's limit, has no texts
-    /// and is the last.
+    /// The data of deferred events in the order given: of as many as fit into `bytes`, but at least
+    /// of the first. An event larger than `most`, or if that is none than the store's limit, has no
+    /// texts and is the last.
     fn load<'a>(
         &'a mut self,
         positions: &'a [i64],

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     db::Db,
-    projections::list::{self, Collection, Listed, Selection},
+    projections::list::{self, Collection, ListedDocument, Selection},
 };
 
 /// Lists the documents of a collection
@@ -92,7 +92,7 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
         let mut documents = std::pin::pin!(documents);
         while let Some(document) = documents.try_next().await.map_err(|error| explain(&error))? {
             found += 1;
-            let (view, Listed { tenant, id, version, data }) = (&collection.view, document);
+            let (view, ListedDocument { tenant, id, version, data }) = (&collection.view, document);
             let data = match data {
                 Ok(data) => data,
                 Err(why) => {

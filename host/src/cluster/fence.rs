@@ -1,4 +1,4 @@
-//! The fence: proof of one uninterrupted ownership.
+//! The fencing token of a term: proof of uninterrupted ownership of a processor.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::{
     model::{cursor::Progress, ids::ProcessorId},
 };
 
-/// A random token that every commit of a term must show.
+/// A random token that every commit of a term must present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fence(String);
 
@@ -24,9 +24,10 @@ impl fmt::Display for Fence {
     }
 }
 
-/// Begins a term on all buckets of a processor: from here on every earlier token is refused. Durable before it returns, since a token that
-/// a crash took back could let an older owner's commit pass. `host` is the pid of the session that holds the host lock.
-/// Returns the buckets' progress.
+/// Begins a term on all buckets of a processor, after which every earlier token is rejected. The
+/// token is durable before this returns: if a crash could undo it, an older owner's commit might
+/// pass. `host` is the pid of the session that holds the host lock. Returns the progress of the
+/// buckets.
 pub async fn take(
     session: &mut Session,
     processor: &ProcessorId,
@@ -35,14 +36,14 @@ pub async fn take(
     let fence = Fence(uuid::Uuid::new_v4().simple().to_string());
     let transaction = session.client_mut().transaction().await?;
     transaction.batch_execute("set local synchronous_commit = on").await?;
-    // In the order in which commits lock these rows.
+    // This is the order in which commits lock these rows.
     transaction.execute(include_str!("fence/own.sql"), &[&processor.as_str(), &host]).await?;
     let rows = transaction.query(include_str!("fence/take.sql"), &[&processor.as_str(), &fence.as_str()]).await?;
     transaction.commit().await?;
     let mut cursors = Vec::with_capacity(rows.len());
     for row in rows {
         let text: &str = row.try_get(1)?;
-        // The column's domain keeps the form; what passes it parses.
+        // The column's domain checks the form, so every value parses.
         if let Ok(progress) = text.parse() {
             cursors.push((row.get(0), progress));
         }
@@ -50,7 +51,7 @@ pub async fn take(
     Ok((fence, cursors))
 }
 
-/// Records that no host runs a processor any more, unless another term has begun since.
+/// Records that no host runs a processor any longer, unless another term has begun.
 pub async fn release(session: &Session, processor: &ProcessorId, fence: &Fence) -> Result<(), Error> {
     session.execute(include_str!("fence/release.sql"), &[&processor.as_str(), &fence.as_str()]).await.map(drop)
 }

@@ -1,9 +1,9 @@
-//! One host for each database: a session-level advisory lock, held as long as its connection lives.
-//! A second host waits a while and leaves, or [stands by](HostLock::stand_by) until the first is
-//! gone.
+//! The host lock: a session-level advisory lock that lets one host work on a database at a time.
 //!
-//! It keeps two hosts from taking each other's terms away all day. It is not what protects the documents (a half-open connection can hold
-//! it for minutes after its host died, and a host can lose it without noticing); that is the fence.
+//! It is held as long as its connection lives. A second host waits a while and exits, or [stands
+//! by](HostLock::stand_by) until the first one ends. The lock prevents two hosts from ending each
+//! other's terms all day. It does not protect the documents: a half-open connection can hold it for
+//! minutes after its host died, and a host can lose it without noticing. The fence protects them.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -13,37 +13,39 @@ use crate::db::{Db, Error, GenericClient, Session, Transaction, describe};
 
 /// The lock's two numbers: "Sand" in ASCII, and 1 for the host.
 const LOCK: (i32, i32) = (0x5361_6e64, 1);
-/// How long a host waits for another one to end.
+/// Time that a host waits for another one to end.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// Between two attempts.
+/// Time between two attempts to take the lock.
 const RETRY: Duration = Duration::from_millis(200);
-/// The same while a host stands by. Default 500 ms: nobody notices the difference, and the database
-/// is asked twice a second for months. A statement that waits for the lock would not be asked
-/// again, but its snapshot would keep VACUUM from removing rows all that time.
+/// The same while a host stands by, possibly for months. Default 500 ms: a takeover is not
+/// noticeably later. A single statement that waits for the lock would need no repetition, but its
+/// snapshot would keep VACUUM from removing rows all that time.
 const RETRY_STANDING_BY: Duration = Duration::from_millis(500);
-/// Between two lines that say that a host that stands by cannot reach the database.
-const TELL_AGAIN: Duration = Duration::from_secs(30);
-/// Between two looks whether the lock is still held. Default 1 s: until it is held again, commands
-/// report that no host runs.
-const LOOK: Duration = Duration::from_secs(1);
-/// Makes the server notice within some 25 s that the machine of a host is gone, and with it the
-/// lock. The usual settings of the kernel take two hours.
+/// Time between two log lines of a standby host about an unreachable database.
+const REPORT_AGAIN: Duration = Duration::from_secs(30);
+/// Time between two checks that the lock is still held. Default 1 s: until it is held again,
+/// commands report that no host runs.
+const CHECK: Duration = Duration::from_secs(1);
+/// Settings with which the server notices within some 25 s that a host's machine is gone, and
+/// releases the lock. With the kernel's defaults it takes two hours.
 const KEEP_ALIVE: &str = "set tcp_keepalives_idle = 10; set tcp_keepalives_interval = 5; set tcp_keepalives_count = 3";
 
-/// Why there is no lock.
+/// Why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another host has it.
+    /// Another host holds it.
     #[error(
-        "another host works on this database{holder}; nothing was changed\nStop it first: one host runs a database's processors at a time."
+        "another host works on this database{holder}; nothing was changed\n\
+         Stop it first: one host runs a database's processors at a time."
     )]
     Held {
-        /// Who, as far as the database tells.
+        /// The host's session, as far as the database shows it.
         holder: String,
     },
-    /// A session that is no host's has it.
+    /// A session that is not a host's holds it.
     #[error(
-        "session {pid} of the role {role} holds the lock that a host needs, and is no host; nothing was changed\nEnd it: select pg_terminate_backend({pid})"
+        "session {pid} of the role {role} holds the lock that a host needs, but is not a host; nothing was changed\n\
+         End it: select pg_terminate_backend({pid})"
     )]
     Taken {
         /// The session.
@@ -51,7 +53,7 @@ pub enum LockError {
         /// Its role.
         role: String,
     },
-    /// What the database said.
+    /// A database error.
     #[error("take the host lock: {}", describe(.0))]
     Database(#[from] Error),
 }
@@ -59,75 +61,75 @@ pub enum LockError {
 /// The right to be this database's host.
 pub struct HostLock {
     db: Db,
-    held: Mutex<Held>,
+    session: Mutex<LockSession>,
 }
 
 /// The session that holds the lock.
-struct Held {
+struct LockSession {
     session: Session,
     pid: i32,
     since: Instant,
 }
 
-impl Held {
-    async fn by(session: Session) -> Result<Self, Error> {
+impl LockSession {
+    async fn of(session: Session) -> Result<Self, Error> {
         let since = Instant::now();
         let pid = session.query_one("select pg_backend_pid()", &[]).await?.get(0);
-        Ok(Held { session, pid, since })
+        Ok(LockSession { session, pid, since })
     }
 }
 
 impl HostLock {
-    /// Takes the lock, waiting up to `patience` for whoever has it.
+    /// Takes the lock, waiting up to `patience` for its holder.
     pub async fn acquire(db: &Db, patience: Duration) -> Result<Self, LockError> {
-        let held = Mutex::new(Held::by(acquire(db, patience).await?).await?);
-        Ok(HostLock { db: db.clone(), held })
+        let session = LockSession::of(acquire(db, patience).await?).await?;
+        Ok(HostLock { db: db.clone(), session: Mutex::new(session) })
     }
 
-    /// Takes the lock as soon as no other host has it. Changes nothing until then, and keeps
-    /// waiting while the database is away.
+    /// Takes the lock as soon as no other host holds it. Changes nothing until then, and keeps
+    /// waiting while the database is unreachable.
     pub async fn stand_by(db: &Db) -> Self {
-        let mut told = Told::default();
+        let mut reports = StandbyReports::default();
         loop {
-            let held = async { Held::by(stand_by(db, &mut told).await?).await };
-            match held.await {
-                Ok(held) => return HostLock { db: db.clone(), held: Mutex::new(held) },
-                Err(error) => told.away(db, &error),
+            let session = async { LockSession::of(stand_by(db, &mut reports).await?).await };
+            match session.await {
+                Ok(session) => return HostLock { db: db.clone(), session: Mutex::new(session) },
+                Err(error) => reports.unreachable(db, &error),
             }
             tokio::time::sleep(RETRY_STANDING_BY).await;
         }
     }
 
-    /// Makes sure that the lock is still ours, taking it again if its connection was lost and nobody else took it meanwhile.
-    /// Returns the pid of the session that holds it.
+    /// Ensures that this host holds the lock: takes it again if its connection was lost. Fails if
+    /// another session has taken it meanwhile. Returns the pid of the session that holds it.
     pub async fn ensure(&self) -> Result<i32, LockError> {
-        let mut held = self.held.lock().await;
-        if held.session.batch_execute("").await.is_err() {
-            let new = Held::by(acquire(&self.db, PATIENCE).await?).await?;
-            // Until this has gone well the lock counts as lost, so it is tried again.
-            new.session.execute(include_str!("host_lock/moved.sql"), &[&held.pid]).await?;
-            *held = new;
+        let mut current = self.session.lock().await;
+        if current.session.batch_execute("").await.is_err() {
+            let new = LockSession::of(acquire(&self.db, PATIENCE).await?).await?;
+            // If this fails, the lock still counts as lost and the next call retries.
+            new.session.execute(include_str!("host_lock/moved.sql"), &[&current.pid]).await?;
+            *current = new;
         }
-        Ok(held.pid)
+        Ok(current.pid)
     }
 
     /// Takes the lock again whenever its connection was lost, until dropped. If another host has
-    /// taken it meanwhile, that one's fences end the terms of this one.
+    /// taken it meanwhile, the fences of that host end this one's terms.
     pub async fn keep(&self) -> Infallible {
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK).await;
             if let Err(error) = self.ensure().await {
                 tracing::debug!(%error, "does not hold the host lock");
             }
         }
     }
 
-    /// The time since which one session has held the lock, if it still does. The database has not
-    /// crashed between then and this call.
+    /// The time since which the same session has held the lock, if it still does. The database has
+    /// not crashed between then and this call.
     pub async fn unbroken_since(&self) -> Option<std::time::Instant> {
-        let held = self.held.lock().await;
-        held.session.batch_execute("").await.ok()?;
-        Some(held.since.into_std())
+        let current = self.session.lock().await;
+        current.session.batch_execute("").await.ok()?;
+        Some(current.since.into_std())
     }
 }
 
@@ -136,68 +138,69 @@ pub async fn is_held(client: &impl GenericClient) -> Result<bool, Error> {
     Ok(holder(client).await?.is_some_and(|holder| holder.is_host))
 }
 
-/// Holds the lock until a transaction ends, so that no host works while it changes what hosts rely on. Does not wait for one that does.
+/// Takes the lock until a transaction ends, so that no host works during a change of data that
+/// hosts rely on. Fails at once if a host works.
 pub async fn hold_within(transaction: &Transaction<'_>) -> Result<(), LockError> {
     let taken = transaction.query_one("select pg_try_advisory_xact_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;
-    if taken.get(0) { Ok(()) } else { Err(held(holder(transaction).await?)) }
+    if taken.get(0) { Ok(()) } else { Err(held_by(holder(transaction).await?)) }
 }
 
-/// A session that holds the lock once it has it.
+/// A session to take the lock with.
 async fn open(db: &Db) -> Result<Session, Error> {
     let session = db.connect("host").await?;
     session.batch_execute(KEEP_ALIVE).await?;
     Ok(session)
 }
 
-/// Tries to take the lock, and does not wait for it.
+/// Takes the lock if it is free.
 async fn take(session: &Session) -> Result<bool, Error> {
     let taken = session.query_one("select pg_try_advisory_lock($1, $2)", &[&LOCK.0, &LOCK.1]).await?;
     Ok(taken.get(0))
 }
 
-/// What a host that stands by has said.
+/// The log lines that a standby host has written.
 #[derive(Default)]
-struct Told {
-    /// That another host works.
+struct StandbyReports {
+    /// Whether it has reported that another host works.
     other_host: bool,
-    /// That the database is away, and when last.
-    away: Option<Instant>,
+    /// When it last reported that the database is unreachable, if it has not been reachable since.
+    unreachable: Option<Instant>,
 }
 
-impl Told {
-    fn away(&mut self, db: &Db, error: &Error) {
-        if self.away.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
-            self.away = Some(Instant::now());
-            tracing::warn!(database = db.place(), "standing by, and the database is away: {}", describe(error));
+impl StandbyReports {
+    fn unreachable(&mut self, db: &Db, error: &Error) {
+        if self.unreachable.is_none_or(|reported| reported.elapsed() >= REPORT_AGAIN) {
+            self.unreachable = Some(Instant::now());
+            tracing::warn!(database = db.place(), "standing by: cannot reach the database: {}", describe(error));
         }
     }
 }
 
-/// Stands by in one session, and returns it with the lock.
-async fn stand_by(db: &Db, told: &mut Told) -> Result<Session, Error> {
+/// Stands by on one session, and returns it when it holds the lock.
+async fn stand_by(db: &Db, reports: &mut StandbyReports) -> Result<Session, Error> {
     let session = open(db).await?;
-    if told.other_host {
-        // What cut off this host has probably cut off the other one too, which takes the lock again
-        // if it can. Patience spares both of them a change of places.
+    if reports.other_host {
+        // An outage has probably cut off the other host too, which takes the lock again if it can.
+        // Waiting avoids an unnecessary takeover.
         tokio::time::sleep(PATIENCE).await;
     }
     loop {
         if take(&session).await? {
-            if told.other_host {
+            if reports.other_host {
                 tracing::info!("the other host is gone; taking over");
             }
             return Ok(session);
         }
-        if !told.other_host {
+        if !reports.other_host {
             let holder = holder(&*session).await?;
-            told.other_host = true;
+            reports.other_host = true;
             match holder {
-                Some(holder) if !holder.is_host => tracing::warn!("standing by: {}", held(Some(holder))),
+                Some(holder) if !holder.is_host => tracing::warn!("standing by: {}", held_by(Some(holder))),
                 holder => tracing::info!("standing by: another host works on this database{}", place(&holder)),
             }
         }
-        if told.away.take().is_some() {
-            tracing::info!("standing by: the database is back, and another host works on it");
+        if reports.unreachable.take().is_some() {
+            tracing::info!("standing by: the database is reachable again, and another host works on it");
         }
         tokio::time::sleep(RETRY_STANDING_BY).await;
     }
@@ -206,17 +209,17 @@ async fn stand_by(db: &Db, told: &mut Told) -> Result<Session, Error> {
 async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
     let until = Instant::now() + patience;
     let session = open(db).await?;
-    let mut said = false;
+    let mut reported = false;
     loop {
         if take(&session).await? {
             return Ok(session);
         }
         let holder = holder(&*session).await?;
         if Instant::now() >= until {
-            return Err(held(holder));
+            return Err(held_by(holder));
         }
-        if !said {
-            said = true;
+        if !reported {
+            reported = true;
             tracing::info!(
                 "another host works on this database{}; waiting up to {} s for it to end",
                 place(&holder),
@@ -243,19 +246,19 @@ async fn holder(client: &impl GenericClient) -> Result<Option<Holder>, Error> {
         since: row.get(1),
         address: row.get(2),
         role: row.get(3),
-        // Of sessions that this role may not see, only the lock is known.
+        // A role without the right to see the session sees only the lock.
         is_host: row.get::<_, Option<bool>>(4).unwrap_or(true),
     }))
 }
 
-fn held(holder: Option<Holder>) -> LockError {
+fn held_by(holder: Option<Holder>) -> LockError {
     match holder {
         Some(Holder { pid, role: Some(role), is_host: false, .. }) => LockError::Taken { pid, role },
         holder => LockError::Held { holder: place(&holder) },
     }
 }
 
-/// Where the holder is, for people.
+/// The holder's session, for people.
 fn place(holder: &Option<Holder>) -> String {
     let Some(Holder { pid, since, address, .. }) = holder else { return String::new() };
     let from = address.as_ref().map_or_else(|| " on this machine".to_string(), |address| format!(" from {address}"));

@@ -30,7 +30,7 @@ const EXPECTING_MAX: Duration = Duration::from_millis(10);
 /// Time between two attempts to connect.
 const RECONNECT: Duration = Duration::from_millis(250);
 
-/// The time before the next poll: pure.
+/// The time before the next poll.
 fn pause(silence: Duration, previous: Duration, transactions_running: bool) -> Duration {
     if silence < SILENCE {
         return BUSY;

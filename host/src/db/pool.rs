@@ -95,7 +95,7 @@ struct PoolState<T: PooledConnection> {
     slots: Vec<Slot<T>>,
     /// The number of slots that each group holds.
     group_slots: HashMap<Arc<str>, usize>,
-    waiting: VecDeque<Waiter<T>>,
+    waiting: VecDeque<PoolWaiter<T>>,
     /// The time of the last refusal by the server.
     refused_at: Option<Instant>,
 }
@@ -109,7 +109,7 @@ enum Slot<T> {
 }
 
 /// A borrower that waits for a lease.
-struct Waiter<T: PooledConnection> {
+struct PoolWaiter<T: PooledConnection> {
     borrower: Borrower,
     since: Instant,
     lease: oneshot::Sender<Lease<T>>,
@@ -187,7 +187,7 @@ impl<T: PooledConnection> Pool<T> {
     pub fn waits(&self, least: Duration) -> Vec<ConnectionWait> {
         let state = self.state();
         let waiting = state.waiting.iter().filter(|waiter| !waiter.lease.is_closed());
-        let wait = |waiter: &Waiter<T>| {
+        let wait = |waiter: &PoolWaiter<T>| {
             let processor = waiter.borrower.processor.clone()?;
             Some(ConnectionWait { processor, waited: waiter.since.elapsed() })
         };
@@ -213,7 +213,7 @@ impl<T: PooledConnection> PoolState<T> {
         }
         let (lease, wait) = oneshot::channel();
         self.waiting.retain(|waiter| !waiter.lease.is_closed());
-        self.waiting.push_back(Waiter { borrower: borrower.clone(), since: now, lease });
+        self.waiting.push_back(PoolWaiter { borrower: borrower.clone(), since: now, lease });
         Err(wait)
     }
 
@@ -282,7 +282,7 @@ impl<T: PooledConnection> PoolState<T> {
     fn serve(&mut self, pool: &Arc<Pool<T>>, now: Instant) {
         self.waiting.retain(|waiter| !waiter.lease.is_closed());
         loop {
-            let held = |waiter: &Waiter<T>| {
+            let held = |waiter: &PoolWaiter<T>| {
                 let group = waiter.borrower.groups.first();
                 group.and_then(|group| self.group_slots.get(group)).copied().unwrap_or(0)
             };
@@ -293,7 +293,7 @@ impl<T: PooledConnection> PoolState<T> {
                 Some((index, self.slot_for(&borrower, now)?))
             });
             let Some((index, number)) = next else { return };
-            let Some(Waiter { borrower, lease, .. }) = self.waiting.remove(index) else { return };
+            let Some(PoolWaiter { borrower, lease, .. }) = self.waiting.remove(index) else { return };
             let granted = self.grant(pool, number, &borrower);
             if let Err(mut unwanted) = lease.send(granted) {
                 self.reclaim(&mut unwanted, true);

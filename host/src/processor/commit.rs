@@ -29,7 +29,7 @@ use crate::{
         handler::Reason,
         ids::{BUCKETS, CollectionName, LaneKey, ProcessorId},
     },
-    projections::documents::{PreparedWrites, WriteError, Writer, Writes},
+    projections::documents::{DocumentWriter, PreparedWrites, WriteError, Writes},
 };
 
 /// Why a commit failed, named by the consequence.
@@ -122,7 +122,7 @@ pub struct Committer {
     began: Instant,
     processor: ProcessorId,
     fence: Fence,
-    documents: Writer,
+    documents: DocumentWriter,
 }
 
 struct CommitStatements {
@@ -179,7 +179,7 @@ impl Committer {
         let (fence, cursors) = fence::take(&mut session.session, processor, host).await?;
         // The fence comes first, so the rows include everything that an earlier owner committed.
         let checkpoints = lane_checkpoints::read(&session, processor).await?;
-        let documents = Writer::open(&session, processor.owner(), collections).await?;
+        let documents = DocumentWriter::open(&session, processor.owner(), collections).await?;
         session.give_back();
         let (sessions, processor) = (sessions.clone(), processor.clone());
         let committer = Committer { sessions, borrower, began, processor, fence, documents };

@@ -52,7 +52,7 @@ use crate::{
         handler::BoxFuture,
         ids::{LaneKey, ProcessorId, TenantId},
     },
-    projections::documents::{Changes, Documents, ReadError},
+    projections::documents::{Changes, ReadError, TermDocuments},
     scheduler::{Class, UncommittedBytes},
     supervisor::Stop,
     tenants::{Tenants, rates::Spent, replacements::Replacements},
@@ -152,7 +152,7 @@ pub(super) struct Engine<'a> {
     has_committed: &'a mut bool,
     /// When the term began.
     began: Instant,
-    documents: Arc<Documents>,
+    documents: Arc<TermDocuments>,
     committer: Arc<Committer>,
     in_flight: InFlight<WorkResults>,
     costs: LruCache<LaneKey, Duration>,
@@ -334,9 +334,9 @@ impl<'a> Engine<'a> {
                     self.serving = None;
                     served?;
                 }
-                () = documents.apart().due(running), if self.serving_slow.is_none() => {
+                () = documents.slow_loader().due(running), if self.serving_slow.is_none() => {
                     let documents = self.documents.clone();
-                    self.serving_slow = Some(Box::pin(async move { documents.apart().serve().await }));
+                    self.serving_slow = Some(Box::pin(async move { documents.slow_loader().serve().await }));
                 }
                 Some(served) = OptionFuture::from(self.serving_slow.as_mut()) => {
                     self.serving_slow = None;

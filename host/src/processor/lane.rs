@@ -116,7 +116,7 @@ impl Runner {
         events: &[Arc<Event>],
         attempts: u32,
         cost: Option<Duration>,
-        documents: Arc<documents::Documents>,
+        documents: Arc<documents::TermDocuments>,
     ) -> Result<Outcome, TermEnded> {
         let documents =
             Arc::new(LaneDocuments { lane: lane.clone(), class, scheduler: self.scheduler.clone(), documents });
@@ -301,7 +301,7 @@ impl LaneView {
 
     async fn read(&self, collection: &CollectionName, ids: &[String]) -> Result<Vec<Option<Arc<str>>>, Failure> {
         let mut found = self.documents.get_many(collection, ids).await?;
-        documents::over(&self.earlier(), &self.lane, collection, ids, &mut found);
+        documents::overlay(&self.earlier(), &self.lane, collection, ids, &mut found);
         Ok(found)
     }
 }
@@ -321,7 +321,7 @@ struct LaneDocuments {
     lane: LaneKey,
     class: Class,
     scheduler: Scheduler,
-    documents: Arc<documents::Documents>,
+    documents: Arc<documents::TermDocuments>,
 }
 
 impl Documents for LaneDocuments {

@@ -20,7 +20,7 @@ use crate::{
         handler::Descriptor,
         ids::{BUCKETS, LaneKey},
     },
-    projections::documents::Documents,
+    projections::documents::TermDocuments,
 };
 
 /// The state that a term begins with.
@@ -32,7 +32,7 @@ pub struct Term {
     /// The reader of the log for lanes behind.
     pub lanes: Reader,
     /// The reader of documents.
-    pub documents: Arc<Documents>,
+    pub documents: Arc<TermDocuments>,
     /// The progress in the cursor rows.
     pub stored: Progress,
     /// Lanes behind them.
@@ -55,7 +55,7 @@ impl Term {
         let pages = shared.pages.reader(Borrower::of(id, "read"));
         let lanes = shared.pages.reader(Borrower::of(id, "lanes"));
         let (cache_bytes, read_bytes) = (shared.config.document_cache_mib << 20, shared.config.read_mib << 20);
-        let documents = Documents::new(&sessions.documents, descriptor, cache_bytes, read_bytes);
+        let documents = TermDocuments::new(&sessions.documents, descriptor, cache_bytes, read_bytes);
         Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, checkpoints })
     }
 }

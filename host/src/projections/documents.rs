@@ -1,10 +1,11 @@
-//! The documents of one processor during one term: read through a cache, written with the version they were read with.
+//! The documents of one processor during one term.
 //!
-//! As long as the term lasts its owner is the only writer, so what was read or written stays true and is kept, up to a number of
-//! bytes; when the term ends, the cache ends with it. What lanes wrote and nobody has committed yet is *staged*: the lane that wrote it
-//! reads it, no other does. Reads of all lanes meet in [`loader`] and travel together, so the number of statements does not grow with the
-//! lanes. Inside a stored document stand `_id` and `_version`, which Pongo expects there; they are added and removed here, and no
-//! handler sees them.
+//! They are read through a cache, and written with the version that they were read with. During a
+//! term its owner is the only writer, so the cache stays valid; it is bounded in bytes and ends
+//! with the term. Documents that a lane wrote and no commit contains yet are *staged*: only that
+//! lane reads them. [`loader`] batches the reads of all lanes, so the number of statements does not
+//! grow with the number of lanes. A stored document contains `_id` and `_version`, which Pongo
+//! expects. They are added and removed here; handlers never see them.
 
 mod cache;
 mod committed;
@@ -19,13 +20,13 @@ use std::{
     time::Duration,
 };
 
-use cache::Cache;
-pub use committed::Committed;
+use cache::DocumentCache;
+pub use committed::CommittedReader;
 use foldhash::fast::RandomState;
 pub use loader::sessions;
-use loader::{Loader, Request};
-use slow::Slow;
-pub use write::{PreparedWrites, WriteError, Writer, Writes};
+use loader::{Loader, ReadRequest};
+use slow::SlowTenants;
+pub use write::{DocumentWriter, PreparedWrites, WriteError, Writes};
 
 use crate::{
     db::{
@@ -38,18 +39,18 @@ use crate::{
     },
 };
 
-/// Names one document, and the lane it belongs to.
+/// The name of one document, and the lane that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DocumentKey {
-    /// Which.
+    /// Its id.
     pub id: Arc<str>,
-    /// Whose.
+    /// Its lane, with its tenant.
     pub lane: LaneKey,
-    /// Where.
+    /// Its collection.
     pub collection: CollectionName,
 }
 
-/// Tenant and id tell nearly all documents apart; the rest of a key is left to its comparison.
+/// Tenant and id distinguish nearly all documents; the comparison of keys does the rest.
 impl Hash for DocumentKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.id.hash(state);
@@ -58,27 +59,28 @@ impl Hash for DocumentKey {
 }
 
 /// The purpose of sessions for slow reads, and the group that bounds their number.
-const APART: &str = "documents apart";
+const SLOW_READS: &str = "slow documents";
 
-/// What is kept by document. Guests choose the ids, so the hash is seeded; a page asks it some ten thousand times, so it is a quick one.
+/// A map by document. Guests choose the ids, so the hash is seeded; a page does some ten thousand
+/// lookups, so the hash is fast.
 type ByDocument<T> = HashMap<DocumentKey, T, RandomState>;
 type ByDocumentRef<'a, T> = HashMap<&'a DocumentKey, T, RandomState>;
 
-/// Documents to write, the last word on each: its new text, or none to delete it.
+/// Documents to write: the new text of each, or none to delete it.
 pub type Changes = ByDocument<Option<Arc<str>>>;
 
-/// Puts what a lane wrote itself over what it has read of a collection: one entry for each id.
-pub fn over(
+/// Replaces documents that a lane has read by those that it wrote itself: one entry for each id.
+pub fn overlay(
     written: &Changes,
     lane: &LaneKey,
     collection: &CollectionName,
     ids: &[String],
-    found: &mut [Option<Arc<str>>],
+    documents: &mut [Option<Arc<str>>],
 ) {
     if written.is_empty() {
         return;
     }
-    for (id, data) in ids.iter().zip(found) {
+    for (id, data) in ids.iter().zip(documents) {
         let key = DocumentKey { lane: lane.clone(), collection: collection.clone(), id: id.as_str().into() };
         if let Some(last) = written.get(&key) {
             data.clone_from(last);
@@ -89,28 +91,28 @@ pub fn over(
 /// Why documents could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The ground under the processor went away; how.
+    /// The connection or the term was lost; the cause.
     #[error("read documents: {0}")]
     Lost(String),
-    /// One call asked for more than so many bytes.
+    /// One call asked for more than this many bytes.
     #[error("read more than {} MiB of documents in one call (processor.read-mib)", .0 >> 20)]
     TooMuch(usize),
-    /// PostgreSQL cannot return a document, or what it would return is too large.
+    /// PostgreSQL cannot return a document, or its text is too large.
     #[error(
         "document `{id}` of `{collection}` cannot be read: {why}; replace or delete it without reading it, then resume the lane with \
          `sandmill resume`"
     )]
     Document {
-        /// Where.
+        /// Its collection.
         collection: CollectionName,
-        /// Which.
+        /// Its id.
         id: String,
-        /// What is wrong with it.
+        /// The reason.
         why: String,
     },
 }
 
-/// What it means to the call that reads.
+/// The consequence for the call that reads.
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
@@ -121,73 +123,77 @@ impl From<ReadError> for Failure {
     }
 }
 
-/// Why changes cannot be written.
+/// Why documents cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// A lane writes what belongs to another one.
+    /// A lane writes a document of another lane.
     #[error("{1}")]
-    NotYours(LaneKey, String),
-    /// What the database said.
+    ForeignDocument(LaneKey, String),
+    /// A database error.
     #[error("read versions of documents: {}", describe(.0))]
     Database(#[from] Error),
 }
 
 impl PrepareError {
-    /// The lane of `key` writes a document that belongs to the lane `owner`.
-    pub fn not_yours(key: &DocumentKey, owner: &str) -> Self {
+    /// The error of the lane in `key`, which writes a document of the lane `owner`.
+    pub fn foreign_document(key: &DocumentKey, owner: &str) -> Self {
         let message = format!(
-            "wrote document `{}` of `{}`, which belongs to the lane `{owner}` that wrote it first; partition by tenant if lanes share documents",
+            "wrote document `{}` of `{}`, which belongs to the lane `{owner}` that wrote it first; partition by tenant if \
+             lanes share documents",
             key.id, key.collection
         );
-        PrepareError::NotYours(key.lane.clone(), message)
+        PrepareError::ForeignDocument(key.lane.clone(), message)
     }
 }
 
-/// The documents of one processor.
-pub struct Documents {
+/// The documents of one processor during one term.
+pub struct TermDocuments {
     loader: Loader,
-    /// For tenants that make others wait.
-    apart: Loader,
-    slow: Mutex<Slow>,
+    /// The loader of tenants whose reads are slow.
+    slow_loader: Loader,
+    slow: Mutex<SlowTenants>,
     /// Whether each document belongs to one of a tenant's lanes.
     owned: bool,
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
 }
 
-struct State {
-    cache: Cache,
-    /// Counts stagings, so that a commit knows whether something newer is staged by now.
+struct CacheState {
+    cache: DocumentCache,
+    /// The serial number of the last staging, so that a commit can see whether newer documents are
+    /// staged.
     serial: u64,
 }
 
-impl Documents {
-    /// A processor's collections, which exist already. `cache_bytes` bounds what is kept in memory beside
-    /// what waits for its commit, `read_bytes` what one call is answered with from the database.
+impl TermDocuments {
+    /// The documents in a processor's collections, which exist already. `cache_bytes` bounds the
+    /// cached documents, besides staged ones; `read_bytes` bounds what one call may read from the
+    /// database.
     pub fn new(sessions: &Arc<Pool<Session>>, descriptor: &Descriptor, cache_bytes: usize, read_bytes: usize) -> Self {
         let owner = descriptor.id.owner();
         let loader = |purpose: &str, together: bool| {
             let mut borrower = Borrower::of(&descriptor.id, purpose);
             // Slow reads leave some of the sessions to quick ones.
-            borrower.groups.extend((!together).then(|| Arc::from(APART)));
+            borrower.groups.extend((!together).then(|| Arc::from(SLOW_READS)));
             Loader::new(sessions.clone(), borrower, owner.cloned(), read_bytes, together)
         };
-        let (loader, apart) = (loader("documents", true), loader(APART, false));
+        let (loader, slow_loader) = (loader("documents", true), loader(SLOW_READS, false));
         let owned = descriptor.partition_by != PartitionBy::Tenant;
-        let state = State { cache: Cache::new(cache_bytes), serial: 0 };
-        Documents { loader, apart, slow: Mutex::default(), owned, state: Mutex::new(state) }
+        let state = CacheState { cache: DocumentCache::new(cache_bytes), serial: 0 };
+        TermDocuments { loader, slow_loader, slow: Mutex::default(), owned, state: Mutex::new(state) }
     }
 
-    /// What brings documents from the database; somebody must let it work (see [`Loader::serve`]).
+    /// The loader of documents from the database. Its owner must drive it with [`Loader::serve`].
     pub fn loader(&self) -> &Loader {
         &self.loader
     }
 
-    /// The same for tenants that make others wait.
-    pub fn apart(&self) -> &Loader {
-        &self.apart
+    /// The loader of tenants whose reads are slow. Its owner must drive it too.
+    pub fn slow_loader(&self) -> &Loader {
+        &self.slow_loader
     }
 
-    /// Reads documents of a lane: one entry for each id, in order, and the time of the database that it took. The collection is one of those opened.
+    /// Reads documents of a lane in one of the processor's collections: one entry for each id, in
+    /// order. Also returns the database's time for it.
     pub async fn read(
         &self,
         lane: &LaneKey,
@@ -196,37 +202,38 @@ impl Documents {
     ) -> Result<(Vec<Option<Arc<str>>>, Duration), ReadError> {
         let key = |id: &str| DocumentKey { lane: lane.clone(), collection: collection.clone(), id: id.into() };
         let keys: Vec<DocumentKey> = ids.iter().map(|id| key(id)).collect();
-        let mut found: Vec<Option<Option<Arc<str>>>> = {
+        let mut cached: Vec<Option<Option<Arc<str>>>> = {
             let mut state = self.state();
             keys.iter().map(|key| state.cache.find(key)).collect()
         };
         let missing: Vec<DocumentKey> =
-            keys.iter().zip(&found).filter(|(_, known)| known.is_none()).map(|(key, _)| key.clone()).collect();
+            keys.iter().zip(&cached).filter(|(_, cached)| cached.is_none()).map(|(key, _)| key.clone()).collect();
         let mut took = Duration::ZERO;
         if !missing.is_empty() {
             let count = missing.len();
             let rank = self.slow().rank(&lane.tenant, count);
-            let loader = if rank.is_some() { &self.apart } else { &self.loader };
-            let request = Request::new(collection.clone(), missing);
+            let loader = if rank.is_some() { &self.slow_loader } else { &self.loader };
+            let request = ReadRequest::new(collection.clone(), missing);
             let (read, time) = loader.load(request, rank.unwrap_or_default()).await?;
-            self.slow().read(&lane.tenant, count, time.all);
+            self.slow().record(&lane.tenant, count, time.all);
             took = time.part;
             let mut state = self.state();
             let mut read = read.into_iter();
-            for known in found.iter_mut().filter(|known| known.is_none()) {
+            for entry in cached.iter_mut().filter(|cached| cached.is_none()) {
                 let Some((key, document)) = read.next() else { break };
-                *known = Some(document.data.clone());
+                *entry = Some(document.data.clone());
                 state.cache.put(&key, document);
             }
         }
-        Ok((found.into_iter().map(Option::flatten).collect(), took))
+        Ok((cached.into_iter().map(Option::flatten).collect(), took))
     }
 
-    fn slow(&self) -> MutexGuard<'_, Slow> {
+    fn slow(&self) -> MutexGuard<'_, SlowTenants> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what a lane wrote until it is committed. Returns its mark, for [`Documents::settle`].
+    /// Stages documents that a lane wrote until they are committed. Returns the staging's mark for
+    /// [`TermDocuments::settle`].
     pub fn stage(&self, changes: &Changes) -> u64 {
         let mut state = self.state();
         state.serial += 1;
@@ -237,13 +244,13 @@ impl Documents {
         serial
     }
 
-    /// Forgets what a lane wrote, as it will not be committed.
+    /// Drops a lane's staged documents, which will not be committed.
     pub fn unstage(&self, lane: &LaneKey) {
         self.state().cache.unstage(lane);
     }
 
-    /// Makes of changes what a transaction writes: with the version that each document has now. A lane's changes stand together, and later
-    /// ones replace earlier ones.
+    /// Prepares changes for a transaction, with the current version of each document. The changes
+    /// of a lane are adjacent in `changes`, and later ones replace earlier ones.
     pub async fn prepare(&self, changes: &[(LaneKey, Arc<Changes>)]) -> Result<Writes, PrepareError> {
         let mut folded: Vec<(&DocumentKey, &Option<Arc<str>>)> = Vec::new();
         for of_lane in changes.chunk_by(|(one, _), (other, _)| one == other) {
@@ -261,7 +268,7 @@ impl Documents {
             let mut state = self.state();
             for &(key, data) in &folded {
                 match state.cache.get(key) {
-                    Some(known) => writes.add(key, data, known)?,
+                    Some(committed) => writes.add(key, data, committed)?,
                     None => unknown.entry(key.collection.clone()).or_default().push(key.clone()),
                 }
             }
@@ -269,9 +276,9 @@ impl Documents {
         if !unknown.is_empty() {
             let folded: ByDocumentRef<_> = folded.into_iter().collect();
             for (collection, keys) in unknown {
-                for (key, known) in self.loader.versions(&collection, keys).await? {
+                for (key, committed) in self.loader.versions(&collection, keys).await? {
                     let data = folded.get(&key).copied().unwrap_or(&None);
-                    writes.add(&key, data, &known)?;
+                    writes.add(&key, data, &committed)?;
                 }
             }
         }
@@ -279,29 +286,30 @@ impl Documents {
         Ok(writes)
     }
 
-    /// Remembers what a transaction wrote, after it committed; `marks` are each lane's last staging that was part of it.
+    /// Caches the documents of a committed transaction. `marks` has the last staging of each lane
+    /// that was part of it.
     pub fn settle(&self, writes: Writes, marks: &HashMap<LaneKey, u64>) {
         let mut state = self.state();
-        for (key, known) in writes.into_known() {
+        for (key, committed) in writes.into_committed() {
             let mark = marks.get(&key.lane).copied().unwrap_or(0);
-            state.cache.settle(&key, known, mark);
+            state.cache.settle(&key, committed, mark);
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The table of a collection's serving generation, which is made of numbers. A tenant's own
-/// processor has collections of its own.
+/// The table of a collection's serving generation; its name consists of numbers. The collections of
+/// a tenant's own processor are found by their `owner`.
 async fn table(session: &Session, owner: Option<&TenantId>, collection: &CollectionName) -> Result<String, Error> {
     let owner = owner.map_or("", TenantId::as_str);
     let row = session.query_one(include_str!("documents/table.sql"), &[&owner, &collection.as_str()]).await?;
     Ok(format!("sandmill_documents.c{}_{}", row.get::<_, i32>(0), row.get::<_, i32>(1)))
 }
 
-/// A statement on a table.
+/// A statement with the table's name filled in.
 fn on(table: &str, sql: &str) -> String {
     sql.replace("{table}", table)
 }

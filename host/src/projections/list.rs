@@ -1,4 +1,4 @@
-//! Listing documents for people and scripts.
+//! Listings of collections and documents, for people and scripts.
 
 use std::pin::Pin;
 
@@ -6,54 +6,55 @@ use futures_util::{Stream, TryStreamExt, stream};
 
 use crate::db::{Error, Row, RowStream, Session, describe, is_about_a_row, types::ToSql};
 
-/// One document, as it is listed.
-pub struct Listed {
-    /// Whose.
+/// A document in a listing.
+pub struct ListedDocument {
+    /// Its tenant.
     pub tenant: String,
-    /// Which.
+    /// Its id.
     pub id: String,
-    /// How many commits touched it.
+    /// The number of commits that wrote it.
     pub version: i64,
     /// JSON text without the host's keys, or why it cannot be shown.
     pub data: Result<String, String>,
 }
 
-/// The largest document that is listed, bytes as PostgreSQL prints it. Default 64 MiB: no plugin may write as much.
+/// The largest document that is listed, in bytes of its text. Default 64 MiB: no plugin may write
+/// one as large.
 const LARGEST: i64 = 64 << 20;
 
-/// Which documents to list.
+/// The documents to list; by default all.
 #[derive(Default)]
 pub struct Selection {
-    /// Of one tenant only.
+    /// Only of this tenant.
     pub tenant: Option<String>,
-    /// With this id only.
+    /// Only with this id.
     pub id: Option<String>,
-    /// At most so many.
+    /// Most documents.
     pub limit: Option<i64>,
-    /// Behind this tenant and id only.
+    /// Only after this tenant and id.
     pub after: Option<(String, String)>,
 }
 
-/// A collection, as it is listed.
+/// A collection in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Collection {
-    /// Whose it is; none where it is everybody's.
+    /// The tenant that owns it; none if it is shared.
     pub tenant: Option<String>,
-    /// The name that its plugin knows.
+    /// Its name in the plugin.
     pub name: String,
-    /// Its view's name, which no other collection has.
+    /// The unique name of its view.
     pub view: String,
-    /// The view as SQL names it: with its schema, quoted where needed.
+    /// The view in SQL: with its schema, quoted if needed.
     pub relation: String,
-    /// The processor that writes it; none where that was removed.
+    /// The processor that writes it; none if that was removed.
     pub processor: Option<String>,
-    /// The processor that was removed and whose documents were kept.
+    /// The removed processor whose documents were kept.
     pub kept_from: Option<String>,
-    /// About how many documents it has, where the database knows.
+    /// The estimated number of documents, if the database has statistics.
     pub documents: Option<i64>,
 }
 
-/// All collections: everybody's, and then the tenants' own.
+/// All collections: shared ones, then the tenants' own.
 pub async fn collections(session: &Session) -> Result<Vec<Collection>, Error> {
     let rows = session.query(include_str!("list/collections.sql"), &[]).await?;
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
@@ -69,68 +70,73 @@ pub async fn collections(session: &Session) -> Result<Vec<Collection>, Error> {
     Ok(rows.iter().map(listed).collect())
 }
 
-/// Of all collections those that a person means by a name, which may be a view's: `orders` is
-/// everybody's and every tenant's own, `orders@acme` is tenant acme's. With a tenant they are
-/// everybody's and that tenant's.
+/// The collections with a name or a view's name: `orders` is the shared one and every tenant's own,
+/// `orders@acme` is that of tenant acme. With a `tenant`, only the shared one and that tenant's.
 pub fn named<'a>(all: &'a [Collection], name: &str, tenant: Option<&str>) -> Vec<&'a Collection> {
-    let is_meant = |of: &&Collection| {
-        let may_have = of.tenant.is_none() || tenant.is_none() || of.tenant.as_deref() == tenant;
-        (of.name == name || of.view == name) && may_have
+    let matches = |collection: &&Collection| {
+        let Collection { tenant: owner, name: own_name, view, .. } = collection;
+        let of_tenant = owner.is_none() || tenant.is_none() || owner.as_deref() == tenant;
+        (own_name == name || view == name) && of_tenant
     };
-    all.iter().filter(is_meant).collect()
+    all.iter().filter(matches).collect()
 }
 
-/// The documents of a collection that exists, by tenant and id, without holding all of them in memory. One that the database cannot return is
-/// listed with what is wrong, and those behind it follow.
+/// The documents of an existing collection, by tenant and id, as a stream. A document that the
+/// database cannot return is listed with the error, and the listing continues after it.
 pub fn documents<'a>(
     session: &'a Session,
     collection: &Collection,
     selection: Selection,
-) -> impl Stream<Item = Result<Listed, Error>> + use<'a> {
-    let listing = Listing { session, view: collection.relation.clone(), selection, rows: None };
-    stream::try_unfold(listing, async |mut listing| Ok(listing.next().await?.map(|listed| (listed, listing))))
+) -> impl Stream<Item = Result<ListedDocument, Error>> + use<'a> {
+    let listing = DocumentListing { session, view: collection.relation.clone(), selection, rows: None };
+    stream::try_unfold(listing, async |mut listing| Ok(listing.next().await?.map(|document| (document, listing))))
 }
 
 /// A listing under way.
-struct Listing<'a> {
+struct DocumentListing<'a> {
     session: &'a Session,
     view: String,
     selection: Selection,
     rows: Option<Pin<Box<RowStream>>>,
 }
 
-impl Listing<'_> {
-    async fn next(&mut self) -> Result<Option<Listed>, Error> {
+impl DocumentListing<'_> {
+    async fn next(&mut self) -> Result<Option<ListedDocument>, Error> {
         let rows = match self.rows.take() {
             Some(rows) => self.rows.insert(rows),
             None => self.rows.insert(Box::pin(self.open().await?)),
         };
         match rows.try_next().await {
             Ok(row) => Ok(row.map(|row| {
-                let too_large = || {
-                    format!("PostgreSQL prints it with {} bytes, more than {} MiB", row.get::<_, i32>(4), LARGEST >> 20)
-                };
+                let too_large =
+                    || format!("its text has {} bytes, more than {} MiB", row.get::<_, i32>(4), LARGEST >> 20);
                 let data = row.get::<_, Option<String>>(3).ok_or_else(too_large);
-                self.passed(Listed { tenant: row.get(0), id: row.get(1), version: row.get(2), data })
+                self.passed(ListedDocument { tenant: row.get(0), id: row.get(1), version: row.get(2), data })
             })),
             Err(error) if is_about_a_row(&error) => {
-                // Rows arrive in order, so the one that could not be sent follows the last that was.
+                // Rows arrive in order, so the one with the error follows the last one that
+                // arrived.
                 self.rows = None;
                 let row = self.first().await?;
                 let data = || Err(describe(&error));
                 Ok(row.map(|row| {
-                    self.passed(Listed { tenant: row.get(0), id: row.get(1), version: row.get(2), data: data() })
+                    self.passed(ListedDocument {
+                        tenant: row.get(0),
+                        id: row.get(1),
+                        version: row.get(2),
+                        data: data(),
+                    })
                 }))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// What is opened next begins behind this document.
-    fn passed(&mut self, listed: Listed) -> Listed {
-        self.selection.after = Some((listed.tenant.clone(), listed.id.clone()));
+    /// Moves the selection past a document, and returns it.
+    fn passed(&mut self, document: ListedDocument) -> ListedDocument {
+        self.selection.after = Some((document.tenant.clone(), document.id.clone()));
         self.selection.limit = self.selection.limit.map(|limit| limit - 1);
-        listed
+        document
     }
 
     async fn open(&self) -> Result<RowStream, Error> {
@@ -140,7 +146,7 @@ impl Listing<'_> {
         self.session.query_raw(&include_str!("list/documents.sql").replace("{view}", &self.view), params).await
     }
 
-    /// The first document that is left, without its data.
+    /// The first document of the remaining selection, without its data.
     async fn first(&self) -> Result<Option<Row>, Error> {
         let Selection { tenant, id, after, .. } = &self.selection;
         let (after_tenant, after_id) = after.as_ref().map(|(tenant, id)| (tenant, id)).unzip();
@@ -154,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_means_everybodys_collection_and_the_tenants_own() {
+    fn a_name_selects_the_shared_collection_and_the_tenants_own() {
         let collection = |tenant: &str, name: &str, view: &str| Collection {
             tenant: Some(tenant.to_string()).filter(|tenant| !tenant.is_empty()),
             name: name.into(),
@@ -171,7 +177,7 @@ mod tests {
             collection("globex", "other", "other@globex"),
         ];
         let views = |name: &str, tenant: Option<&str>| {
-            named(&all, name, tenant).iter().map(|of| of.view.as_str()).collect::<Vec<_>>()
+            named(&all, name, tenant).iter().map(|collection| collection.view.as_str()).collect::<Vec<_>>()
         };
         assert_eq!(views("orders", None), ["orders", "orders@acme", "orders@#3"]);
         assert_eq!(views("orders", Some("globex")), ["orders", "orders@#3"]);

@@ -40,7 +40,7 @@ impl MemoryDocuments {
                 && self.owned
                 && document.owner != key.lane.key
             {
-                return Err(PrepareError::not_yours(key, &document.owner));
+                return Err(PrepareError::foreign_document(key, &document.owner));
             }
         }
         for (key, data) in changes {

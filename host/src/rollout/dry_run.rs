@@ -38,7 +38,7 @@ use crate::{
         code::{CodeVersion, SwappableCode},
         lane::{RunStop, Runner, TermEnded},
     },
-    projections::documents::{self, Changes, Committed, DocumentKey},
+    projections::documents::{self, Changes, CommittedReader, DocumentKey},
     scheduler::{Class, Scheduler},
 };
 
@@ -77,7 +77,7 @@ pub struct DryRunSession {
     deferred: Arc<dyn LoadEvents>,
     sessions: Arc<Pool<Session>>,
     read_bytes: usize,
-    committed: Arc<Committed>,
+    committed: Arc<CommittedReader>,
     /// Bytes of documents that one version may write in a dry run.
     written_bytes: usize,
 }
@@ -86,7 +86,7 @@ impl DryRunSession {
     /// A session that has read nothing yet.
     pub fn new(shared: &Shared) -> Self {
         let (sessions, read_bytes) = (shared.connections.documents.clone(), shared.config.read_mib << 20);
-        let committed = Arc::new(Committed::new(sessions.clone(), None, read_bytes));
+        let committed = Arc::new(CommittedReader::new(sessions.clone(), None, read_bytes));
         let written_bytes = shared.config.commit_mib << 20;
         let (reader, deferred) = (shared.pages.reader(Borrower::host("dry run")), shared.pages.deferred());
         DryRunSession { reader, deferred, sessions, read_bytes, committed, written_bytes }
@@ -95,7 +95,7 @@ impl DryRunSession {
     /// Selects the documents of one tenant's processors, or those of shared processors.
     fn read_for(&mut self, owner: Option<&TenantId>) {
         if self.committed.owner() != owner {
-            self.committed = Arc::new(Committed::new(self.sessions.clone(), owner.cloned(), self.read_bytes));
+            self.committed = Arc::new(CommittedReader::new(self.sessions.clone(), owner.cloned(), self.read_bytes));
         }
     }
 }
@@ -227,7 +227,7 @@ fn describe(lane: &LaneKey, event: Option<&Arc<Event>>, reason: &Reason) -> Stri
 /// A version with everything it needs to run.
 struct Candidate {
     runner: Runner,
-    committed: Arc<Committed>,
+    committed: Arc<CommittedReader>,
     /// The collections that both versions have.
     collections: Arc<[CollectionName]>,
     /// Bytes that it may still write, over all lanes.
@@ -301,7 +301,7 @@ impl Candidate {
 /// The documents of one lane: the committed ones, with its own discarded writes on top.
 struct Overlay {
     lane: LaneKey,
-    committed: Arc<Committed>,
+    committed: Arc<CommittedReader>,
     collections: Arc<[CollectionName]>,
     written: Mutex<Changes>,
 }
@@ -316,7 +316,7 @@ impl Overlay {
             true => self.committed.read(&self.lane, collection, ids).await?,
             false => vec![None; ids.len()],
         };
-        documents::over(&self.written(), &self.lane, collection, ids, &mut found);
+        documents::overlay(&self.written(), &self.lane, collection, ids, &mut found);
         Ok(found)
     }
 }
@@ -437,7 +437,7 @@ mod tests {
     ) -> DryRunReport {
         // Nothing is read, so the address is never used.
         let nowhere = documents::sessions(&Db::parse("host=nowhere").unwrap(), 1);
-        let committed = Arc::new(Committed::new(nowhere, None, 1));
+        let committed = Arc::new(CommittedReader::new(nowhere, None, 1));
         let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
         let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let [new, old] = [new, old].map(|behaviours| Candidate {

@@ -2,17 +2,18 @@
 //!
 //! A difference is read in one of two forms:
 //!
-//! - The **narrow** form looks its transactions up by xid and reads all of it. It serves live tailing,
-//!   where a difference is a handful of events among millions.
+//! - The **narrow** form looks its transactions up by xid and reads all of it. It serves live
+//!   tailing, where a difference is a handful of events among millions.
 //! - The **wide** form begins at the lowest position of the difference and pages along the primary
 //!   key. It serves imports and catching up, and differences that overflow the narrow form.
 //!
 //! Each statement runs on a primary, in a read-only transaction without an xid: the snapshot of a
-//! standby leaves out running transactions, and a transaction with an xid counts itself as finished.
+//! standby leaves out running transactions, and a transaction with an xid counts itself as
+//! finished.
 //!
-//! A page ends as soon as it holds its bytes. Rows that still arrive then are dropped unread. They are
-//! bounded too, because the statements leave large data behind. Such data is loaded by position when a
-//! lane needs it.
+//! A page ends as soon as it holds its bytes. Rows that still arrive then are dropped unread. They
+//! are bounded too, because the statements leave large data behind. Such data is loaded by position
+//! when a lane needs it.
 
 pub mod lag;
 
@@ -138,7 +139,8 @@ impl NativeSession {
             return self.enter(after, to, first, limit).await;
         }
         let (to, EventsRead { mut events, cut }) = self.narrow(after.seen(), limit).await?;
-        // These events have no order, so a part of them is no page: they are read again by position.
+        // These events have no order, so a part of them is no page: they are read again by
+        // position.
         if cut || events.len() > limit.events {
             drop(events);
             let floor = self.floor(after.seen(), &to).await?;
@@ -174,9 +176,10 @@ impl NativeSession {
         Ok(usize::try_from(count).unwrap_or(0))
     }
 
-    /// The current snapshot, and the events that it sees and `from` does not, at most one more than the
-    /// limit; in one round trip. Every statement must be prepared already. Preparing it here would take
-    /// a second round trip, after the commit, and it would see more than the transaction did.
+    /// The current snapshot, and the events that it sees and `from` does not, at most one more than
+    /// the limit; in one round trip. Every statement must be prepared already. Preparing it here
+    /// would take a second round trip, after the commit, and it would see more than the transaction
+    /// did.
     async fn narrow(&mut self, from: &Snapshot, limit: Limit) -> Result<(Snapshot, EventsRead), SourceError> {
         let (from, rows, inline) = (from.to_string(), limit.events as i64 + 1, limit.inline_bytes() as i32);
         let (session, texts) = (&self.session, &mut self.texts);
@@ -314,8 +317,8 @@ fn body(row: &Row) -> Result<Body, Error> {
 
 impl TextCache {
     /// Makes events from rows as they arrive, until they hold twice the requested bytes. That much
-    /// slack is worth its memory: the number of rows was estimated from the recent weight of events,
-    /// and rows that are left out must be sent again.
+    /// slack is worth its memory: the number of rows was estimated from the recent weight of
+    /// events, and rows that are left out must be sent again.
     async fn read(&mut self, rows: RowStream, limit: Limit) -> Result<EventsRead, SourceError> {
         let mut rows = std::pin::pin!(rows);
         let (mut events, mut held) = (Vec::new(), 0);

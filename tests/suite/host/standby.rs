@@ -1,5 +1,5 @@
-// A second host that stands by: it changes nothing while another one works, and takes over when
-// that one is gone, no matter how.
+// A standby host: it changes nothing while another host works, and takes over when that one is
+// gone, no matter how.
 
 use sandmill::{
     cluster::host_lock::{self, HostLock},
@@ -21,16 +21,16 @@ use serde_json::json;
 use super::footprint;
 
 const STANDS_BY: &str = "standing by: another host works on this database (database session ";
-const IS_AWAY: &str = "standing by, and the database is away: ";
+const IS_UNREACHABLE: &str = "standing by: cannot reach the database: ";
 
 /// Waits until a host has logged this.
 async fn logged(host: &Process, what: &str) {
-    let told = async || if host.log().contains(what) { Ok(()) } else { Err(host.log()) };
-    eventually_or(&format!("the host logs: {what}"), told).await;
+    let logged = async || if host.log().contains(what) { Ok(()) } else { Err(host.log()) };
+    eventually_or(&format!("the host logs: {what}"), logged).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_stands_by_takes_over_from_one_that_is_killed() {
+async fn a_standby_host_takes_over_from_one_that_is_killed() {
     let database = database().await;
     let folder = plugins(&["scripted"]);
     database.append("acme", "s", &vec![json!({}); 5]).await;
@@ -38,7 +38,7 @@ async fn a_host_that_stands_by_takes_over_from_one_that_is_killed() {
     database.scripted_settles(&[]).await;
     let second = Process::stand_by(&database, folder.path());
     logged(&second, STANDS_BY).await;
-    // Dropping it kills it.
+    // Dropping the host kills it.
     drop(first);
     database.append("acme", "s", &vec![json!({}); 5]).await;
     database.append("globex", "t", &[json!({})]).await;
@@ -51,17 +51,17 @@ async fn a_host_that_stands_by_takes_over_from_one_that_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_stands_by_changes_nothing_says_so_once_and_ends_when_told() {
+async fn a_standby_host_changes_nothing_reports_once_and_ends_on_a_signal() {
     let database = empty_database().await;
     let holder = HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
     let folder = plugins(&["scripted"]);
     let host = Process::stand_by(&database, folder.path());
     logged(&host, STANDS_BY).await;
-    // It asks for the lock again and again, in one session beside the holder's.
+    // It retries on one session; the other one is the holder's.
     let session = database.db.connect("test").await.unwrap();
     let sql = "select max(query_start)::text from pg_stat_activity where datname = current_database() and application_name = 'sandmill host'";
     let mut asked = std::collections::BTreeSet::new();
-    until("it has asked several times", async || {
+    until("it has retried several times", async || {
         asked.extend(session.query_one(sql, &[]).await.unwrap().get::<_, Option<String>>(0));
         asked.len() > 3
     })
@@ -78,10 +78,9 @@ async fn a_host_that_stands_by_changes_nothing_says_so_once_and_ends_when_told()
     assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
 }
 
-/// An outage of the database ends no host that stands by, and such a host ends during one when
-/// told.
+/// A standby host survives an outage of the database, and can be ended during one.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_stands_by_while_the_database_is_away() {
+async fn a_host_stands_by_while_the_database_is_unreachable() {
     let server = Embedded::start(Options::default()).await.unwrap();
     let address = server.address();
     let db = Db::parse(&address).unwrap();
@@ -93,10 +92,10 @@ async fn a_host_stands_by_while_the_database_is_away() {
     logged(&stays, STANDS_BY).await;
     logged(&ends, STANDS_BY).await;
     server.crash().await.unwrap();
-    logged(&stays, IS_AWAY).await;
-    logged(&ends, IS_AWAY).await;
+    logged(&stays, IS_UNREACHABLE).await;
+    logged(&ends, IS_UNREACHABLE).await;
     assert_eq!(ends.end().await, Some(0));
-    // The holder's session is lost, and it does not ask for the lock again.
+    // The holder has lost its session and does not take the lock again.
     server.start_again().await.unwrap();
     database.append("acme", "s", &[json!({}), json!({})]).await;
     database.scripted_settles(&[]).await;
@@ -105,9 +104,9 @@ async fn a_host_stands_by_while_the_database_is_away() {
     drop(holder);
 }
 
-/// Nothing else has to be lost for that.
+/// Losing only the lock's session is enough.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_lock_whose_session_was_lost_is_taken_again_for_the_same_processors() {
+async fn a_host_that_lost_its_lock_takes_it_again_for_the_same_processors() {
     let database = database().await;
     let host = NativeHost::start(&database, Folding::after(|_| {}), &[]).await;
     database.append("acme", "s", &[json!({})]).await;
@@ -123,12 +122,12 @@ async fn a_host_lock_whose_session_was_lost_is_taken_again_for_the_same_processo
     .await;
     assert!(host_lock::is_held(&*session).await.unwrap());
     host.stop().await;
-    assert!(session.query_opt(running, &[]).await.unwrap().is_none(), "it does not run any more");
+    assert!(session.query_opt(running, &[]).await.unwrap().is_none(), "it no longer runs");
 }
 
 /// PostgreSQL lets any role take any advisory lock.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_that_is_no_hosts_is_named_where_it_holds_the_lock() {
+async fn another_session_that_holds_the_lock_is_named_with_the_remedy() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute("drop role if exists squatter; create role squatter login").await.unwrap();
@@ -138,7 +137,7 @@ async fn a_session_that_is_no_hosts_is_named_where_it_holds_the_lock() {
     squatter.batch_execute("select pg_advisory_lock(1398894180, 1)").await.unwrap();
     assert!(!host_lock::is_held(&*session).await.unwrap());
     let error = HostLock::acquire(&database.db, std::time::Duration::ZERO).await.err().unwrap().to_string();
-    let expected = format!("session {pid} of the role squatter holds the lock that a host needs, and is no host");
+    let expected = format!("session {pid} of the role squatter holds the lock that a host needs, but is not a host");
     assert!(error.starts_with(&expected) && error.ends_with(&format!("pg_terminate_backend({pid})")), "{error}");
     drop(squatter);
     eventually("the lock is free", async || HostLock::acquire(&database.db, std::time::Duration::ZERO).await.ok())
@@ -146,9 +145,9 @@ async fn a_session_that_is_no_hosts_is_named_where_it_holds_the_lock() {
     session.batch_execute("drop role squatter").await.unwrap();
 }
 
-/// It learns that before its rights are looked at.
+/// The lock is checked before the rights.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_without_rights_is_told_of_the_other_host() {
+async fn a_role_without_rights_gets_the_error_about_the_other_host() {
     let database = database().await;
     let holder = HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
     let session = database.db.connect("test").await.unwrap();

@@ -70,7 +70,7 @@ impl Engine<'_> {
         self.commit = Some(Box::pin(async move {
             let began = Instant::now();
             let result = match documents.prepare(&changes).await {
-                Err(PrepareError::NotYours(lane, why)) => Err(CommitFailure::ForeignDocument(lane, why)),
+                Err(PrepareError::ForeignDocument(lane, why)) => Err(CommitFailure::ForeignDocument(lane, why)),
                 Err(error) => Err(CommitFailure::Commit(CommitError::Lost(error.to_string()))),
                 Ok(writes) => {
                     let commit = Commit {

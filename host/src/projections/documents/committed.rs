@@ -1,10 +1,10 @@
-//! Documents as they are committed, for whoever only looks at them.
+//! A reader of committed documents, for code that does not write them.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use super::{
     DocumentKey, ReadError,
-    loader::{Loader, Request},
+    loader::{Loader, ReadRequest},
 };
 use crate::{
     db::{
@@ -14,22 +14,23 @@ use crate::{
     model::ids::{CollectionName, LaneKey, TenantId},
 };
 
-/// Documents of everybody's processors or of one tenant's own, read anew each time.
-pub struct Committed(Loader);
+/// A reader of the documents of shared processors, or of a tenant's own. It caches nothing.
+pub struct CommittedReader(Loader);
 
-impl Committed {
-    /// Borrows a session when it has something to read. `owner` is whose the collections are, none
-    /// for everybody's; `read_bytes` bounds what one call is answered with.
+impl CommittedReader {
+    /// A reader that borrows a session for each read. `owner` is the tenant that owns the
+    /// collections; none for shared ones. `read_bytes` bounds the documents that one call reads.
     pub fn new(sessions: Arc<Pool<Session>>, owner: Option<TenantId>, read_bytes: usize) -> Self {
-        Committed(Loader::new(sessions, Borrower::host("documents as they are"), owner, read_bytes, true))
+        CommittedReader(Loader::new(sessions, Borrower::host("committed documents"), owner, read_bytes, true))
     }
 
-    /// Whose collections it reads; none for everybody's.
+    /// The tenant that owns the collections; none for shared ones.
     pub fn owner(&self) -> Option<&TenantId> {
         self.0.owner()
     }
 
-    /// Reads documents of a lane, of a collection that exists: one entry for each id, in order. Waits for [`Committed::serve`].
+    /// Reads documents of a lane from an existing collection: one entry for each id, in order. It
+    /// waits for [`CommittedReader::serve`].
     pub async fn read(
         &self,
         lane: &LaneKey,
@@ -38,12 +39,12 @@ impl Committed {
     ) -> Result<Vec<Option<Arc<str>>>, ReadError> {
         let key =
             |id: &String| DocumentKey { lane: lane.clone(), collection: collection.clone(), id: id.as_str().into() };
-        let request = Request::new(collection.clone(), ids.iter().map(key).collect());
-        let (found, _) = self.0.load(request, Duration::ZERO).await?;
-        Ok(found.into_iter().map(|(_, known)| known.data).collect())
+        let request = ReadRequest::new(collection.clone(), ids.iter().map(key).collect());
+        let (documents, _) = self.0.load(request, Duration::ZERO).await?;
+        Ok(documents.into_iter().map(|(_, committed)| committed.data).collect())
     }
 
-    /// Answers whoever reads, until that fails.
+    /// Answers all reads, until one fails.
     pub async fn serve(&self) -> Result<Infallible, ReadError> {
         loop {
             self.0.due(0).await;

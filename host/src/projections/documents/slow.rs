@@ -1,7 +1,8 @@
-//! Whose reads make others wait: pure.
+//! Tenants whose reads delay other tenants: pure.
 //!
-//! Reads of all tenants travel together, so one that takes long holds all of them. Whoever was part of a slow one reads apart from then on, alone, where it is
-//! seen whose fault it was: who is quick there is with the others again. What asks for very many documents at once reads apart anyway.
+//! Reads of all tenants are batched, so a slow one delays all of them. Every tenant of a slow batch
+//! reads alone from then on, which shows whose reads are slow: a tenant that is quick alone joins
+//! the batch again. A read of very many documents is never part of the batch.
 
 use std::{num::NonZeroUsize, time::Duration};
 
@@ -10,32 +11,33 @@ use lru::LruCache;
 
 use crate::model::ids::TenantId;
 
-/// A read that takes so long is felt by whoever waits with it. A few of the usual ones, which take 1 to 5 ms.
+/// The time from which on a read counts as slow. Default 20 ms: several times the usual 1 to 5 ms.
 const SLOW: Duration = Duration::from_millis(20);
-/// So many documents take about as long.
+/// The number of documents whose read takes about as long.
 const MANY: usize = 1_000;
-/// Tenants that are remembered, the last ones.
+/// Most slow tenants that are kept, the most recent ones.
 const TENANTS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
-/// Tenants whose last read was slow, and how slow.
-pub(super) struct Slow(LruCache<TenantId, Duration, RandomState>);
+/// The tenants whose last read was slow, with its duration.
+pub(super) struct SlowTenants(LruCache<TenantId, Duration, RandomState>);
 
-impl Default for Slow {
+impl Default for SlowTenants {
     fn default() -> Self {
-        // Grown as it fills, which it seldom does.
-        Slow(LruCache::unbounded_with_hasher(RandomState::default()))
+        // Not allocated for its bound, which it rarely reaches.
+        SlowTenants(LruCache::unbounded_with_hasher(RandomState::default()))
     }
 }
 
-impl Slow {
-    /// How slow a read of so many documents will be for a tenant, if it should be apart.
+impl SlowTenants {
+    /// The expected duration of a tenant's read of this many documents, if it must not join the
+    /// batch.
     pub(super) fn rank(&self, tenant: &TenantId, documents: usize) -> Option<Duration> {
-        let known = self.0.peek(tenant).copied();
-        if documents >= MANY { known.or(Some(SLOW)) } else { known }
+        let last = self.0.peek(tenant).copied();
+        if documents >= MANY { last.or(Some(SLOW)) } else { last }
     }
 
-    /// A read of so many documents, alone or with others, has taken so long.
-    pub(super) fn read(&mut self, tenant: &TenantId, documents: usize, took: Duration) {
+    /// Records the duration of a read, alone or in a batch.
+    pub(super) fn record(&mut self, tenant: &TenantId, documents: usize, took: Duration) {
         if took < SLOW {
             if documents < MANY {
                 self.0.pop(tenant);
@@ -54,26 +56,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_was_slow_reads_apart_until_it_is_quick() {
+    fn a_slow_tenant_reads_alone_until_it_is_quick() {
         let (hog, quiet) = (TenantId::parse("hog").unwrap(), TenantId::parse("quiet").unwrap());
-        let mut slow = Slow::default();
+        let mut slow = SlowTenants::default();
         assert_eq!(slow.rank(&quiet, 1), None);
         for tenant in [&hog, &quiet] {
-            slow.read(tenant, 1, Duration::from_millis(50));
+            slow.record(tenant, 1, Duration::from_millis(50));
         }
         assert_eq!(slow.rank(&quiet, 1), Some(Duration::from_millis(50)));
-        // Apart it shows whose fault it was.
-        slow.read(&quiet, 1, Duration::from_millis(2));
-        slow.read(&hog, 1, Duration::from_millis(60));
+        // Reading alone shows whose reads are slow.
+        slow.record(&quiet, 1, Duration::from_millis(2));
+        slow.record(&hog, 1, Duration::from_millis(60));
         assert_eq!((slow.rank(&quiet, 1), slow.rank(&hog, 1)), (None, Some(Duration::from_millis(60))));
-        assert_eq!(slow.rank(&quiet, MANY), Some(SLOW), "many at once are apart anyway");
+        assert_eq!(slow.rank(&quiet, MANY), Some(SLOW), "a read of many documents never joins the batch");
     }
 
     #[test]
-    fn only_the_last_are_remembered() {
-        let mut slow = Slow::default();
+    fn only_the_most_recent_slow_tenants_are_kept() {
+        let mut slow = SlowTenants::default();
         for number in 0..2 * TENANTS.get() {
-            slow.read(&TenantId::parse(&format!("t{number}")).unwrap(), 1, SLOW);
+            slow.record(&TenantId::parse(&format!("t{number}")).unwrap(), 1, SLOW);
         }
         assert_eq!(slow.0.len(), TENANTS.get());
     }

@@ -1,4 +1,7 @@
-//! Documents as a transaction writes them: with the version each must have, one statement a collection for those that stay and one for those that go.
+//! Writes of documents in a transaction, with the version that each document must have.
+//!
+//! Each collection takes at most two statements: one for documents that are stored, and one for
+//! documents that are deleted.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,27 +11,28 @@ use std::{
 
 use futures_util::future::try_join_all;
 
-use super::{DocumentKey, PrepareError, cache::Known, on, table};
+use super::{DocumentKey, PrepareError, cache::CommittedDocument, on, table};
 use crate::{
     db::{Error, Session, Statement, describe},
     model::ids::{CollectionName, TenantId},
 };
 
-/// Documents as a transaction writes them.
+/// The documents that a transaction writes.
 #[derive(Default)]
 pub struct Writes {
-    /// Whether lanes are finer than tenants, so that each document belongs to one of a tenant's lanes.
+    /// Whether lanes are finer than tenants, so that each document belongs to one of a tenant's
+    /// lanes.
     owned: bool,
     by_collection: BTreeMap<CollectionName, Vec<Write>>,
-    /// Documents to delete that are not there: nothing to write, and known to be absent.
+    /// Documents to delete that do not exist: nothing to write, but worth caching.
     absent: Vec<DocumentKey>,
-    /// Which lane writes what, where that matters.
+    /// The lane that writes each document, if documents belong to lanes.
     writers: HashMap<(CollectionName, Arc<str>, Arc<str>), Arc<str>>,
 }
 
 struct Write {
     key: DocumentKey,
-    /// The version it must have now, 0 where it must not be there.
+    /// The version that it must have now; 0 if it must not exist.
     version: i64,
     data: Option<Arc<str>>,
 }
@@ -38,21 +42,21 @@ impl Writes {
         Writes { owned, ..Writes::default() }
     }
 
-    /// Adds a document, each at most once, with what is known of it.
+    /// Adds a document, at most once, with its state in the database.
     pub(super) fn add(
         &mut self,
         key: &DocumentKey,
         data: &Option<Arc<str>>,
-        known: &Known,
+        committed: &CommittedDocument,
     ) -> Result<(), PrepareError> {
-        let Known { version, owner, .. } = known;
+        let CommittedDocument { version, owner, .. } = committed;
         if self.owned {
             if *version > 0 && owner.as_deref() != Some(&*key.lane.key) {
-                return Err(PrepareError::not_yours(key, owner.as_deref().unwrap_or("another lane")));
+                return Err(PrepareError::foreign_document(key, owner.as_deref().unwrap_or("another lane")));
             }
-            let place = (key.collection.clone(), key.lane.tenant.as_shared(), key.id.clone());
-            if let Some(other) = self.writers.insert(place, key.lane.key.clone()) {
-                return Err(PrepareError::not_yours(key, &other));
+            let row = (key.collection.clone(), key.lane.tenant.as_shared(), key.id.clone());
+            if let Some(other) = self.writers.insert(row, key.lane.key.clone()) {
+                return Err(PrepareError::foreign_document(key, &other));
             }
         }
         if data.is_none() && *version == 0 {
@@ -67,14 +71,14 @@ impl Writes {
         Ok(())
     }
 
-    /// Brings documents into the order of their table's key, in which an index is written fastest.
+    /// Sorts documents by their table's key: an index is written fastest in its order.
     pub(super) fn sort(&mut self) {
         for writes in self.by_collection.values_mut() {
             writes.sort_unstable_by(|a, b| (&a.key.lane.tenant, &a.key.id).cmp(&(&b.key.lane.tenant, &b.key.id)));
         }
     }
 
-    /// How many documents it writes or deletes.
+    /// The number of documents that it writes or deletes.
     pub fn len(&self) -> usize {
         self.by_collection.values().map(Vec::len).sum()
     }
@@ -84,14 +88,14 @@ impl Writes {
         self.by_collection.is_empty()
     }
 
-    /// What is known of the documents once this is committed.
-    pub(super) fn into_known(self) -> impl Iterator<Item = (DocumentKey, Known)> {
-        let absent = self.absent.into_iter().map(|key| (key, Known::absent()));
+    /// The documents as the database has them after the commit.
+    pub(super) fn into_committed(self) -> impl Iterator<Item = (DocumentKey, CommittedDocument)> {
+        let absent = self.absent.into_iter().map(|key| (key, CommittedDocument::absent()));
         let owned = self.owned;
         let written = self.by_collection.into_values().flatten().map(move |write| {
             let owner = owned.then(|| write.key.lane.key.clone());
             let version = if write.data.is_some() { write.version + 1 } else { 0 };
-            (write.key, Known { version, data: write.data, owner })
+            (write.key, CommittedDocument { version, data: write.data, owner })
         });
         written.chain(absent)
     }
@@ -100,21 +104,24 @@ impl Writes {
 /// Why documents could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// Some have not the version that they were read with: somebody else wrote them.
-    #[error("{missed} documents of {collection} were changed by somebody else; only the host may write them")]
+    /// Some documents do not have the version that they were read with: another session wrote them.
+    #[error(
+        "documents of {collection} were changed by another session ({missed} of them); only the host may write to the \
+         collection's table"
+    )]
     Missed {
-        /// Where.
+        /// The collection.
         collection: CollectionName,
-        /// How many.
+        /// The number of such documents.
         missed: u64,
     },
-    /// What the database said.
+    /// A database error.
     #[error("write documents: {}", describe(.0))]
     Database(#[from] Error),
 }
 
 /// The statements that write a processor's collections.
-pub struct Writer {
+pub struct DocumentWriter {
     sql: HashMap<CollectionName, WriteSql>,
 }
 
@@ -124,14 +131,15 @@ struct WriteSql {
     remove: String,
 }
 
-/// The statements that some documents need, prepared on the session of their transaction.
+/// The statements for some documents, prepared on the session of their transaction.
 pub struct PreparedWrites<'a> {
     owned: bool,
     parts: Vec<(&'a [Write], Statement, Statement)>,
 }
 
-impl Writer {
-    /// Looks up the tables of collections, which exist already and are a tenant's own or shared.
+impl DocumentWriter {
+    /// A writer for existing collections of a tenant, or shared ones without an `owner`. It looks
+    /// up their tables.
     pub async fn open(
         session: &Session,
         owner: Option<&TenantId>,
@@ -143,11 +151,10 @@ impl Writer {
             let (put, remove) = (on(&table, include_str!("put.sql")), on(&table, include_str!("remove.sql")));
             sql.insert(collection.clone(), WriteSql { put, remove });
         }
-        Ok(Writer { sql })
+        Ok(DocumentWriter { sql })
     }
 
-    /// Prepares the statements that some documents need, unless the session has prepared them
-    /// already.
+    /// Prepares the statements for some documents, unless the session has them prepared already.
     pub async fn prepare<'a>(&self, session: &Session, writes: &'a Writes) -> Result<PreparedWrites<'a>, Error> {
         let mut parts = Vec::with_capacity(writes.by_collection.len());
         for (collection, writes) in &writes.by_collection {
@@ -160,8 +167,8 @@ impl Writer {
 }
 
 impl PreparedWrites<'_> {
-    /// Writes the documents in the session's transaction, at most two statements a collection, all sent at its first poll. After an error
-    /// the transaction must not be committed.
+    /// Writes the documents in the session's transaction. All statements are sent at the first poll
+    /// of the future. After an error the transaction must not be committed.
     pub async fn write(&self, session: &Session) -> Result<(), WriteError> {
         let tables = self.parts.iter().map(|(writes, put, remove)| {
             let (puts, removes): (Vec<&Write>, Vec<&Write>) = writes.iter().partition(|write| write.data.is_some());
@@ -180,7 +187,7 @@ async fn write_puts(session: &Session, put: &Statement, writes: &[&Write], owned
     }
     let (tenants, ids, versions) = columns(writes);
     let data: Vec<String> = writes.iter().map(|write| stored(write)).collect();
-    // Where tenants are lanes there is none to remember.
+    // If a lane is a tenant, documents have no owner.
     let lanes: Vec<&str> = writes.iter().filter(|_| owned).map(|write| &*write.key.lane.key).collect();
     let written = session.execute(put, &[&tenants, &ids, &data, &versions, &lanes]).await?;
     all_of(writes, written)
@@ -211,13 +218,14 @@ fn columns<'a>(writes: &[&'a Write]) -> (Vec<&'a str>, Vec<&'a str>, Vec<i64>) {
     (tenants, ids, writes.iter().map(|w| w.version).collect())
 }
 
-/// A document's text as it is stored: with its id and version inside, the version as a string, before what the handler wrote.
+/// The stored text of a document: its id and version (as a string), then the members that the
+/// handler wrote.
 fn stored(write: &Write) -> String {
     let data = write.data.as_deref().unwrap_or("{}").trim_start();
     let (id, rest) = (&*write.key.id, data[1..].trim_start());
     let comma = if rest.starts_with('}') { "" } else { "," };
     let mut text = String::with_capacity(rest.len() + id.len() + 48);
-    // Writing to a text does not fail. Most ids are written as they are.
+    // Writing to a string does not fail. Most ids need no escapes.
     let plain = id.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\');
     let _ = match plain {
         true => write!(text, r#"{{"_id":"{id}""#),
@@ -241,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn stored_documents_hold_id_and_version() {
+    fn stored_documents_begin_with_id_and_version() {
         let stored =
             |id: &str, data: &str| super::stored(&Write { key: key("t", id), version: 4, data: Some(data.into()) });
         assert_eq!(stored("a\"b", r#"{"x":1}"#), r#"{"_id":"a\"b","_version":"5","x":1}"#);
@@ -250,21 +258,21 @@ mod tests {
 
     #[test]
     fn a_document_belongs_to_the_lane_that_wrote_it_first() {
-        let known = |owner: &str| Known { version: 3, data: None, owner: Some(owner.into()) };
-        let write = |writes: &mut Writes, lane: &str, known: &Known| {
-            writes.add(&key(lane, "d"), &Some("{}".into()), known).map_err(|error| error.to_string())
+        let owned_by = |owner: &str| CommittedDocument { version: 3, data: None, owner: Some(owner.into()) };
+        let write = |writes: &mut Writes, lane: &str, committed: &CommittedDocument| {
+            writes.add(&key(lane, "d"), &Some("{}".into()), committed).map_err(|error| error.to_string())
         };
         let mut writes = Writes::new(true);
-        write(&mut writes, "s1", &known("s1")).unwrap();
+        write(&mut writes, "s1", &owned_by("s1")).unwrap();
         assert_eq!(writes.len(), 1);
-        let refused = write(&mut Writes::new(true), "s1", &known("s2")).unwrap_err();
-        assert!(refused.contains("belongs to the lane `s2`"), "{refused}");
-        // Two lanes that create one document in one commit.
+        let error = write(&mut Writes::new(true), "s1", &owned_by("s2")).unwrap_err();
+        assert!(error.contains("belongs to the lane `s2`"), "{error}");
+        // Two lanes create one document in one commit.
         let mut writes = Writes::new(true);
-        write(&mut writes, "s1", &Known::absent()).unwrap();
-        let both = write(&mut writes, "s2", &Known::absent()).unwrap_err();
-        assert!(both.contains("belongs to the lane `s1`"), "{both}");
-        // A stream may be named like its tenant, and is a lane like any other.
-        write(&mut Writes::new(true), "t", &known("s1")).unwrap_err();
+        write(&mut writes, "s1", &CommittedDocument::absent()).unwrap();
+        let error = write(&mut writes, "s2", &CommittedDocument::absent()).unwrap_err();
+        assert!(error.contains("belongs to the lane `s1`"), "{error}");
+        // A stream that is named like its tenant is a lane like any other.
+        write(&mut Writes::new(true), "t", &owned_by("s1")).unwrap_err();
     }
 }

@@ -12,7 +12,8 @@ use crate::{
 };
 
 /// The begin of a transaction on a session that is not a reader's, with the planner's part of
-/// session.sql: each statement has one right index, and statistics of a growing log are always late.
+/// session.sql: each statement has one right index, and statistics of a growing log are always
+/// late.
 const PLANNER: &str = "begin read only; \
     set local enable_seqscan = off; set local enable_bitmapscan = off; \
     set local enable_sort = off; set local enable_incremental_sort = off";
