@@ -1,8 +1,10 @@
-//! Our own event store: importing into it, listing it, the order it keeps, its size limit for events, the schema of the documents' views, and the cluster that its numbers belong to.
+//! The event store for the command line and the host: import, listing, ordering, size limit, the
+//! schema of the documents' views, and the cluster that its xids belong to.
 //!
-//! Applications append with the client crate or with `sandmill.append` in SQL; what is here serves the command line and the
-//! host. Nothing here takes a lock that makes a reader wait. Reading here is listing, by position: an event may become visible
-//! behind one that was listed before it, so whoever must not miss any follows the tail instead.
+//! Applications append with the client crate or with `sandmill.append` in SQL. Import, listing and
+//! re-anchoring take no lock that delays a reader; changes of the ordering and of the views' schema
+//! do, until they commit. A listing is by position, and an event may become visible before a
+//! position that was listed already. A reader that must not miss events follows the log instead.
 
 pub mod anchor;
 pub mod import;
@@ -19,18 +21,20 @@ pub use tally::Tally;
 
 use crate::db::{Error, Session};
 
-/// How long a change of the order waits for appends in flight. Default 60 s: an append's transaction is its application's, and
-/// may take a while; everybody who appends waits behind the change meanwhile.
+/// Time that a change of the ordering waits for appends under way. Default 60 s: applications own
+/// the transactions of their appends, which may take a while, and new appends wait behind the
+/// change.
 const PATIENCE_FOR_APPENDS: &str = "60s";
 
-/// Between which appends the order is kept.
+/// The scope in which appends follow each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Ordering {
-    /// Appends of one stream follow each other; those of different streams run side by side and may become visible in any order.
+    /// Appends to one stream follow each other. Those to different streams run concurrently and may
+    /// become visible in any order.
     #[default]
     Stream,
-    /// Appends of one tenant follow each other: position order, commit order and delivery order are one, at the price of one
-    /// commit at a time for each tenant.
+    /// Appends of one tenant follow each other: the orders of positions, commits and delivery are
+    /// the same, at the price of one commit at a time for each tenant.
     Tenant,
 }
 
@@ -55,7 +59,7 @@ impl FromStr for Ordering {
     }
 }
 
-/// The order that the store keeps.
+/// The ordering of the store.
 pub async fn ordering(session: &Session) -> Result<Ordering, Error> {
     let row = session.query_one("select ordering = 'tenant' from sandmill.store", &[]).await?;
     Ok(if row.get(0) { Ordering::Tenant } else { Ordering::Stream })
@@ -63,12 +67,12 @@ pub async fn ordering(session: &Session) -> Result<Ordering, Error> {
 
 /// Whether a tenant has events.
 pub async fn knows_tenant(session: &Session, tenant: &str) -> Result<bool, Error> {
-    let known = "select exists (select from sandmill.streams where tenant = $1)";
-    Ok(session.query_one(known, &[&tenant]).await?.get(0))
+    let sql = "select exists (select from sandmill.streams where tenant = $1)";
+    Ok(session.query_one(sql, &[&tenant]).await?.get(0))
 }
 
-/// Changes the order that the store keeps, and returns the one it kept so far. It waits until every append in flight has ended,
-/// so that from then on all appends follow the new order.
+/// Changes the ordering of the store and returns the former one. It waits until every append under
+/// way has ended, so from then on all appends follow the new ordering.
 pub async fn set_ordering(session: &mut Session, ordering: Ordering) -> Result<Ordering, Error> {
     let transaction = session.client_mut().transaction().await?;
     // Every append reads this table and keeps its lock until its transaction ends.
@@ -80,8 +84,9 @@ pub async fn set_ordering(session: &mut Session, ordering: Ordering) -> Result<O
     let by_tenant: bool = transaction.query_one("select ordering = 'tenant' from sandmill.store", &[]).await?.get(0);
     let before = if by_tenant { Ordering::Tenant } else { Ordering::Stream };
     if before != ordering {
-        // The row is replaced, not only updated: an append at repeatable read with an older snapshot would go on to see the old
-        // order. Truncating is not bound to snapshots, so that it finds none and gives up.
+        // The row is replaced and not only updated. An append at repeatable read with an older
+        // snapshot would still see the old ordering; after a truncate, which ignores snapshots, it
+        // finds no row and fails.
         transaction.batch_execute("create temporary table refill on commit drop as table sandmill.store").await?;
         transaction.batch_execute("truncate sandmill.store; insert into sandmill.store select * from refill").await?;
         transaction.execute("update sandmill.store set ordering = $1", &[&ordering.to_string()]).await?;

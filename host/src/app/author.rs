@@ -24,7 +24,7 @@ use crate::{
     rehearsal::{PluginTest, TestReport, lines},
     sandbox::{Sandbox, examine::Examination},
     scheduler::Scheduler,
-    store::import::{Input, events::Events},
+    store::import::{ImportInput, events::FileEvents},
 };
 
 /// Loads a component as a host with these settings does, and reports what is known of it. Gives
@@ -107,7 +107,7 @@ pub async fn test(
     let mut interrupted = pin!(interrupted);
     // Whatever is wrong with the files is said before anything runs.
     let expected = request.expect.as_deref().map(expected).transpose()?;
-    let Events { events, repeated } = tokio::task::block_in_place(|| events(&request.events))?;
+    let FileEvents { events, repeated } = tokio::task::block_in_place(|| events(&request.events))?;
     let (sandbox, manifest) = sandbox(config, &request.file)?;
     let Some(examined) = examine(&sandbox, &request.file, &mut interrupted).await? else { return Ok(None) };
     let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", request.file.display()))?);
@@ -134,9 +134,9 @@ pub async fn test(
     Ok(Some(TestResult { report, repeated, largest_instance_bytes, descriptor }))
 }
 
-fn events(path: &Path) -> anyhow::Result<Events> {
+fn events(path: &Path) -> anyhow::Result<FileEvents> {
     let name = || path.display().to_string();
-    Events::read(Input::open(path).with_context(name)?).with_context(name)
+    FileEvents::read(ImportInput::open(path).with_context(name)?).with_context(name)
 }
 
 fn expected(path: &Path) -> anyhow::Result<lines::NamedDocuments> {

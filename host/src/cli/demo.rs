@@ -36,8 +36,8 @@ use crate::{
     model::text,
     plugins::{folder, history},
     processor::status::{self, Status},
-    projections::list::{self, Collection, Listed, Selection},
-    store::import::{Input, import},
+    projections::list::{self, Collection, ListedDocument, Selection},
+    store::import::{ImportInput, import},
     telemetry::Logs,
 };
 
@@ -152,7 +152,7 @@ async fn prepare(args: &DemoArgs) -> anyhow::Result<(Embedded, Db, Session, u64)
 }
 
 async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
-    let input = Input::open(file).with_context(|| format!("open {}", file.display()))?;
+    let input = ImportInput::open(file).with_context(|| format!("open {}", file.display()))?;
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
     let name = Path::new(file.file_name().unwrap_or_default()).display();
     output::tell(&format!(
@@ -252,7 +252,7 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
         if shown.is_empty() {
             output::tell("  none: there were no events for it")?;
         }
-        for Listed { tenant, id, data, .. } in &shown {
+        for ListedDocument { tenant, id, data, .. } in &shown {
             let data = data.as_ref().unwrap_or_else(|why| why);
             output::tell(&fitted(&text::one_line(&format!("  {tenant:<9}  {id:<9}  {data}"))))?;
         }
@@ -260,7 +260,11 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
     Ok(())
 }
 
-async fn some(session: &Session, collection: &Collection, tenant: Option<String>) -> anyhow::Result<Vec<Listed>> {
+async fn some(
+    session: &Session,
+    collection: &Collection,
+    tenant: Option<String>,
+) -> anyhow::Result<Vec<ListedDocument>> {
     let selection = Selection { tenant, id: None, limit: Some(SHOWN), after: None };
     Ok(list::documents(session, collection, selection).try_collect().await?)
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     db::{Db, migrate::is_schema_missing},
-    store::import::{ImportError, Input, Progress, import},
+    store::import::{ImportError, ImportInput, ImportProgress, import},
 };
 
 const EXAMPLES: &str = "\
@@ -41,7 +41,7 @@ pub(super) struct ImportArgs {
 
 /// Runs the command.
 pub(super) async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
-    let input = Input::open(&args.file).with_context(|| format!("cannot open {}", args.file.display()))?;
+    let input = ImportInput::open(&args.file).with_context(|| format!("cannot open {}", args.file.display()))?;
     let mut session = connect(db, "import").await?;
     let bar = bar(input.bytes());
     let result = import(&mut session, input, |progress| show(&bar, progress)).await;
@@ -81,7 +81,7 @@ fn bar(bytes: Option<u64>) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn show(bar: &ProgressBar, progress: Progress) {
+fn show(bar: &ProgressBar, progress: ImportProgress) {
     bar.set_position(progress.bytes_read);
     bar.set_message(match progress.repeated {
         0 => format!("{} events", progress.imported),

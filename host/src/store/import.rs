@@ -1,13 +1,18 @@
-//! Imports events from lines of JSON.
+//! Import of events from lines of JSON.
 //!
-//! Lines are stored in their order, a few thousand to a commit, so that positions follow lines and an import that is broken off
-//! leaves a beginning of its input. A line that repeats an event, by its tenant, id and content, is skipped and takes no version: an
-//! input with ids can be imported again at any time. A line that has the id of another event is a bad line. The first bad line
-//! ends the import; everything before it is stored. A commit's locks are those of its appends, taken in an order that all imports share. An import that meets an
-//! application's lock gives way, and readers never wait.
+//! Lines are stored in their order, a few thousand in a commit. So positions follow lines, and an
+//! interrupted import has stored a beginning of its input.
 //!
-//! The versions are given out here and not by `sandmill.append`, whose work is one stream's: a commit moves all of its streams
-//! forward in one statement, which locks them, and then copies its events straight into their table.
+//! - **Repeated lines.** A line that repeats an event, by tenant, id and content, is left out and
+//!   takes no version. An input with ids can be imported again at any time.
+//! - **Bad lines.** A line with the id of a different event is a bad line. The first bad line ends
+//!   the import; all lines before it are stored.
+//! - **Locks.** A commit takes the locks of its appends, in an order that all imports share. An
+//!   import yields to an application's lock, and readers never wait.
+//!
+//! Versions are assigned here and not by `sandmill.append`, which serves one stream. A commit
+//! advances all of its streams in one statement, which locks them, and then copies its events into
+//! their table.
 
 mod copy;
 pub mod events;
@@ -22,54 +27,54 @@ use std::{
 };
 
 use futures_util::SinkExt;
-pub use input::Input;
-use input::{Chunk, End};
-use line::Line;
-use same::Content;
+pub use input::ImportInput;
+use input::{Chunk, InputEnd};
+use line::EventLine;
+use same::EventContent;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use self::copy::Rows;
+use self::copy::CopyRows;
 use super::size_limit;
 use crate::db::{Error, Row, Session, SqlState, Transaction, describe};
 
-/// How long a commit waits for a lock before it lets go of its own and begins again. Default 500 ms: less than PostgreSQL waits
-/// before it breaks a deadlock, so that in one with an application the import gives way.
+/// Time that a commit waits for a lock before it releases its own and retries. Default 500 ms: less
+/// than PostgreSQL's deadlock timeout, so in a deadlock with an application the import yields.
 const LOCK_TIMEOUT: &str = "500ms";
-/// How long a commit that collides with others begins again. Default 60 s: an import has time, but a forgotten transaction must
-/// not hold it for ever without a word.
+/// Time for which a commit retries after collisions. Default 60 s: an import has time, but a
+/// forgotten transaction must not block it forever without an error.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const COPY: &str = "copy sandmill.events (tenant, stream, version, type, id, recorded_at, data, metadata) \
                     from stdin (format binary)";
 
-/// How far an import is.
+/// The progress of an import.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Progress {
-    /// Bytes of the input as it is on disk, compressed or not, that were read.
+pub struct ImportProgress {
+    /// Bytes of the input on disk, compressed or not, that were read.
     pub bytes_read: u64,
     /// Events stored.
     pub imported: u64,
-    /// Lines whose id was there already.
+    /// Lines that repeat a stored event.
     pub repeated: u64,
 }
 
-/// What an import did.
+/// The report of an import.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Report {
+pub struct ImportReport {
     /// Events stored.
     pub imported: u64,
-    /// Lines whose id was there already.
+    /// Lines that repeat a stored event.
     pub repeated: u64,
-    /// Lines that held an event: the sum of the two.
+    /// Lines with an event: the sum of the two.
     pub lines: u64,
-    /// How long it took.
+    /// Duration in seconds.
     pub seconds: f64,
 }
 
-/// Why an import ended early. All lines up to `stored_through` are stored or were there already, and no later one is, except where
-/// the connection was lost in the middle of a commit.
+/// Why an import ended early. All lines up to `stored_through` are in the store and no later one
+/// is, unless the connection was lost during a commit.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
     /// A line that cannot be stored.
@@ -77,12 +82,12 @@ pub enum ImportError {
     BadLine {
         /// Its number, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The reason.
         message: String,
-        /// The last line that is in the store; 0 when none is.
+        /// The last line that is in the store; 0 if none is.
         stored_through: u64,
-        /// What was done.
-        report: Report,
+        /// The report up to that line.
+        report: ImportReport,
     },
     /// The input could not be read at all.
     #[error("read the input: {0}")]
@@ -90,22 +95,22 @@ pub enum ImportError {
     /// The database failed.
     #[error("store lines: {}{}\n{}{}", describe(source), held(source), stored(*.stored_through, .report), unsure(*.in_doubt))]
     Database {
-        /// How.
+        /// Its error.
         source: Error,
-        /// The last line that is known to be in the store; 0 when none is.
+        /// The last line that is known to be in the store; 0 if none is.
         stored_through: u64,
-        /// Whether the connection was lost in a commit, so that the lines after that one may be stored as well.
+        /// Whether the connection was lost during a commit, so that later lines may be stored too.
         in_doubt: bool,
-        /// What was done.
-        report: Report,
+        /// The report up to that line.
+        report: ImportReport,
     },
 }
 
-fn stored(through: u64, report: &Report) -> String {
-    let Report { imported, repeated, .. } = report;
+fn stored(through: u64, report: &ImportReport) -> String {
+    let ImportReport { imported, repeated, .. } = report;
     match through {
         0 => "Nothing was stored.".into(),
-        through => format!("Everything up to line {through} is stored: {imported} imported, {repeated} stored before."),
+        through => format!("Lines up to {through} are stored: {imported} imported now, {repeated} stored before."),
     }
 }
 
@@ -120,18 +125,19 @@ fn held(source: &Error) -> &'static str {
 
 fn unsure(in_doubt: bool) -> &'static str {
     if in_doubt {
-        "\nThe connection was lost in a commit: some thousand lines after that may be stored as well. `sandmill events` shows the last ones."
+        "\nThe connection was lost during a commit, so up to some thousand lines after that may be stored too. `sandmill \
+         events` shows the last events."
     } else {
         ""
     }
 }
 
-/// Imports all lines of the input. `progress` is called after each commit.
+/// Imports all lines of the input. Calls `progress` after each commit.
 pub async fn import(
     session: &mut Session,
-    input: Input,
-    mut progress: impl FnMut(Progress),
-) -> Result<Report, ImportError> {
+    input: ImportInput,
+    mut progress: impl FnMut(ImportProgress),
+) -> Result<ImportReport, ImportError> {
     let begun = Instant::now();
     let max_event_bytes = match size_limit::max_event_bytes(session).await {
         Ok(bytes) => bytes,
@@ -140,14 +146,14 @@ pub async fn import(
                 source,
                 stored_through: 0,
                 in_doubt: false,
-                report: Report::default(),
+                report: ImportReport::default(),
             });
         }
     };
     let mut chunks = input.chunks(max_event_bytes);
-    let mut done = Progress::default();
+    let mut done = ImportProgress::default();
     let mut stored_through = 0;
-    let report = |done: Progress| Report {
+    let report = |done: ImportProgress| ImportReport {
         imported: done.imported,
         repeated: done.repeated,
         lines: done.imported + done.repeated,
@@ -165,20 +171,21 @@ pub async fn import(
                     stored_through = part.last().map_or(stored_through, |line| line.number);
                     rest = later;
                 }
-                // The database refused a line, but not in words that tell which: halves find it, and store what precedes it.
-                Err(Failure::Refused(_)) if part.len() > 1 => size = part.len() / 2,
-                Err(Failure::Refused(source)) => {
+                // The database rejected a line without naming it. Halving finds it, and stores the
+                // lines before it.
+                Err(StoreFailure::Rejected(_)) if part.len() > 1 => size = part.len() / 2,
+                Err(StoreFailure::Rejected(source)) => {
                     let line = part.first().map_or(0, |line| line.number);
                     let (message, report) = (describe(&source), report(done));
                     return Err(ImportError::BadLine { line, message, stored_through, report });
                 }
-                // What precedes it is stored first.
-                Err(Failure::OtherEvent { index, .. }) if index > 0 => size = index,
-                Err(Failure::OtherEvent { message, .. }) => {
+                // The lines before it are stored first.
+                Err(StoreFailure::OtherEvent { index, .. }) if index > 0 => size = index,
+                Err(StoreFailure::OtherEvent { message, .. }) => {
                     let line = part.first().map_or(0, |line| line.number);
                     return Err(ImportError::BadLine { line, message, stored_through, report: report(done) });
                 }
-                Err(Failure::Database { source, in_doubt }) => {
+                Err(StoreFailure::Database { source, in_doubt }) => {
                     return Err(ImportError::Database { source, stored_through, in_doubt, report: report(done) });
                 }
             }
@@ -187,40 +194,42 @@ pub async fn import(
         }
         match end {
             None => {}
-            Some(End::Complete) => return Ok(report(done)),
-            Some(End::Unreadable(message)) => return Err(ImportError::Unreadable(message)),
-            Some(End::BadLine { number: line, message }) => {
+            Some(InputEnd::Complete) => return Ok(report(done)),
+            Some(InputEnd::Unreadable(message)) => return Err(ImportError::Unreadable(message)),
+            Some(InputEnd::BadLine { number: line, message }) => {
                 return Err(ImportError::BadLine { line, message, stored_through, report: report(done) });
             }
         }
     }
-    // The reader sends an end unless its thread is gone with the runtime.
-    Err(ImportError::Unreadable("it ended without being read to its end".into()))
+    // The reader always sends an end, unless its thread ended with the runtime.
+    Err(ImportError::Unreadable("the reader stopped before the end of the input".into()))
 }
 
 /// Why some lines were not stored.
-enum Failure {
-    /// One of them can never be.
-    Refused(Error),
-    /// One of them has the id of another event.
+enum StoreFailure {
+    /// The database rejects one of them for good.
+    Rejected(Error),
+    /// One of them has the id of a different event.
     OtherEvent { index: usize, message: String },
-    /// Something else.
+    /// Another database error.
     Database { source: Error, in_doubt: bool },
 }
 
-impl From<Error> for Failure {
+impl From<Error> for StoreFailure {
     fn from(source: Error) -> Self {
-        let refused = source.code().is_some_and(|code| {
-            // What no column can hold, what is too much for the parser, and what a rule of the store forbids.
+        let rejected = source.code().is_some_and(|code| {
+            // Invalid values, limits of the parser, and violated checks of the store.
             matches!(code.code().get(..2), Some("22" | "54")) || *code == SqlState::CHECK_VIOLATION
         });
-        if refused { Failure::Refused(source) } else { Failure::Database { source, in_doubt: false } }
+        if rejected { StoreFailure::Rejected(source) } else { StoreFailure::Database { source, in_doubt: false } }
     }
 }
 
-/// Stores lines in one transaction, begun again if it collided with others; the number of events stored.
-async fn store(session: &mut Session, lines: &[Line]) -> Result<u64, Failure> {
-    // An id that somebody else stored between our look and our insert is skipped by the next look.
+/// Stores lines in one transaction, which it retries after collisions. Returns the number of events
+/// stored.
+async fn store(session: &mut Session, lines: &[EventLine]) -> Result<u64, StoreFailure> {
+    // If another session stores the id of a line between the lookup and the insert, the retry sees
+    // it.
     const COLLISIONS: [SqlState; 4] = [
         SqlState::LOCK_NOT_AVAILABLE,
         SqlState::UNIQUE_VIOLATION,
@@ -230,17 +239,17 @@ async fn store(session: &mut Session, lines: &[Line]) -> Result<u64, Failure> {
     let begun = Instant::now();
     loop {
         match store_once(session, lines).await {
-            Err(Failure::Database { source, in_doubt: false })
+            Err(StoreFailure::Database { source, in_doubt: false })
                 if begun.elapsed() < PATIENCE && source.code().is_some_and(|code| COLLISIONS.contains(code)) => {}
             result => return result,
         }
     }
 }
 
-async fn store_once(session: &mut Session, lines: &[Line]) -> Result<u64, Failure> {
+async fn store_once(session: &mut Session, lines: &[EventLine]) -> Result<u64, StoreFailure> {
     let transaction = session.client_mut().transaction().await?;
     transaction.batch_execute(&format!("set local lock_timeout = '{LOCK_TIMEOUT}'")).await?;
-    let fresh = without_known(&transaction, lines).await?;
+    let fresh = without_repeated(&transaction, lines).await?;
     if fresh.is_empty() {
         return Ok(0);
     }
@@ -251,7 +260,7 @@ async fn store_once(session: &mut Session, lines: &[Line]) -> Result<u64, Failur
     let now: SystemTime = transaction.query_one("select now()", &[]).await?.get(0);
     let now = micros_since_1970(now);
 
-    let mut rows = Rows::with_fields(8);
+    let mut rows = CopyRows::with_fields(8);
     for line in &fresh {
         let version = versions.entry(stream_of(line)).or_default();
         *version += 1;
@@ -273,27 +282,31 @@ async fn store_once(session: &mut Session, lines: &[Line]) -> Result<u64, Failur
     copy.finish().await?;
     transaction.commit().await.map_err(|source| {
         let in_doubt = source.as_db_error().is_none();
-        Failure::Database { source, in_doubt }
+        StoreFailure::Database { source, in_doubt }
     })?;
     Ok(fresh.len() as u64)
 }
 
-type Stream<'a> = (&'a str, &'a str);
+/// A stream: its tenant and its name.
+type StreamKey<'a> = (&'a str, &'a str);
 
-fn stream_of(line: &Line) -> Stream<'_> {
+fn stream_of(line: &EventLine) -> StreamKey<'_> {
     (&line.tenant, &line.stream)
 }
 
 /// The event that has an id already.
-enum Known<'a> {
+enum KnownEvent<'a> {
     /// In the store.
     Stored(Row),
     /// On an earlier line.
-    Line(&'a Line),
+    Line(&'a EventLine),
 }
 
 /// The lines that repeat neither an event of the store nor an earlier line.
-async fn without_known<'a>(transaction: &Transaction<'_>, lines: &'a [Line]) -> Result<Vec<&'a Line>, Failure> {
+async fn without_repeated<'a>(
+    transaction: &Transaction<'_>,
+    lines: &'a [EventLine],
+) -> Result<Vec<&'a EventLine>, StoreFailure> {
     let mut known = stored_ids(transaction, lines).await?;
     let mut fresh = Vec::with_capacity(lines.len());
     for (index, line) in lines.iter().enumerate() {
@@ -302,28 +315,28 @@ async fn without_known<'a>(transaction: &Transaction<'_>, lines: &'a [Line]) -> 
             continue;
         };
         let difference = match known.entry((line.tenant.as_str(), id)) {
-            Entry::Vacant(place) => {
-                place.insert(Known::Line(line));
+            Entry::Vacant(entry) => {
+                entry.insert(KnownEvent::Line(line));
                 fresh.push(line);
                 None
             }
             Entry::Occupied(known) => match known.get() {
-                Known::Line(earlier) => Content::of(earlier).difference(line),
-                Known::Stored(row) => difference_from_stored(transaction, row, line).await?,
+                KnownEvent::Line(earlier) => EventContent::of(earlier).difference(line),
+                KnownEvent::Stored(row) => difference_from_stored(transaction, row, line).await?,
             },
         };
         if let Some(message) = difference {
-            return Err(Failure::OtherEvent { index, message });
+            return Err(StoreFailure::OtherEvent { index, message });
         }
     }
     Ok(fresh)
 }
 
-/// The events of the store that have ids of these lines, by tenant and id.
+/// The events of the store with the ids of these lines, by tenant and id.
 async fn stored_ids<'a>(
     transaction: &Transaction<'_>,
-    lines: &'a [Line],
-) -> Result<HashMap<(&'a str, &'a str), Known<'a>>, Error> {
+    lines: &'a [EventLine],
+) -> Result<HashMap<(&'a str, &'a str), KnownEvent<'a>>, Error> {
     let ids: BTreeSet<(&str, &str)> =
         lines.iter().filter_map(|line| Some((line.tenant.as_str(), line.id.as_deref()?))).collect();
     if ids.is_empty() {
@@ -334,21 +347,22 @@ async fn stored_ids<'a>(
     let rows = transaction.query(include_str!("import/known_ids.sql"), &[&tenants, &names]).await?;
     let mut known = HashMap::with_capacity(lines.len());
     for row in rows {
-        let place = row.get::<_, i64>(0) as usize - 1;
-        known.extend(ids.get(place).map(|key| (*key, Known::Stored(row))));
+        let index = row.get::<_, i64>(0) as usize - 1;
+        known.extend(ids.get(index).map(|key| (*key, KnownEvent::Stored(row))));
     }
     Ok(known)
 }
 
-/// How a line differs from the event of the store that has its id. JSON is compared by digests, so that an import that is repeated
-/// sends little; only where they differ the texts are fetched, one event at a time.
+/// The difference between a line and the stored event with its id. JSON is compared by digests, so
+/// a repeated import transfers little. The texts are fetched only if the digests differ, one event
+/// at a time.
 async fn difference_from_stored(
     transaction: &Transaction<'_>,
     row: &Row,
-    line: &Line,
+    line: &EventLine,
 ) -> Result<Option<String>, Error> {
     let recorded_at: SystemTime = row.get(3);
-    let there = Content {
+    let stored = EventContent {
         stream: row.get(1),
         event_type: row.get(2),
         recorded_at: Some(micros_since_1970(recorded_at)),
@@ -356,12 +370,12 @@ async fn difference_from_stored(
     };
     let is = |column: usize, text: &str| row.get::<_, &[u8]>(column) == Sha256::digest(text).as_slice();
     if is(4, line.data.get()) && is(5, line.metadata()) {
-        return Ok(there.difference(line));
+        return Ok(stored.difference(line));
     }
     let most = i64::from(*size_limit::RANGE.end());
     let json = transaction.query_opt(include_str!("import/known_json.sql"), &[&line.tenant, &line.id, &most]).await?;
     Ok(match &json {
-        Some(json) => Content { json: Some((json.get(0), json.get(1))), ..there }.difference(line),
+        Some(json) => EventContent { json: Some((json.get(0), json.get(1))), ..stored }.difference(line),
         None => Some(same::message(line, "its data is not the same")),
     })
 }
@@ -373,19 +387,19 @@ fn micros_since_1970(time: SystemTime) -> i64 {
     }
 }
 
-/// Locks the streams of these lines and moves them forward; the version that each had before.
+/// Locks the streams of these lines and advances them. Returns the version that each had before.
 async fn advance_streams<'a>(
     transaction: &Transaction<'_>,
-    lines: &[&'a Line],
-) -> Result<BTreeMap<Stream<'a>, i64>, Error> {
-    let mut streams: BTreeMap<Stream<'a>, i64> = BTreeMap::new();
+    lines: &[&'a EventLine],
+) -> Result<BTreeMap<StreamKey<'a>, i64>, Error> {
+    let mut streams: BTreeMap<StreamKey<'a>, i64> = BTreeMap::new();
     for line in lines {
         *streams.entry(stream_of(line)).or_default() += 1;
     }
     let added: Vec<i64> = streams.values().copied().collect();
     let (tenants, names): (Vec<&str>, Vec<&str>) = streams.keys().copied().unzip();
     let rows = transaction.query(include_str!("import/advance_streams.sql"), &[&tenants, &names, &added]).await?;
-    let after: BTreeMap<Stream<'_>, i64> = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
+    let after: BTreeMap<StreamKey<'_>, i64> = rows.iter().map(|row| ((row.get(0), row.get(1)), row.get(2))).collect();
     for (stream, version) in &mut streams {
         *version = after.get(stream).copied().unwrap_or_default() - *version;
     }

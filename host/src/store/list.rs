@@ -1,4 +1,4 @@
-//! Listing events in the order of their positions, for people and for scripts.
+//! Listings of events by position, for people and for scripts.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,48 +12,49 @@ use crate::{
     model::event::Event,
 };
 
-/// Which events are wanted; nothing means all.
+/// The events to list; by default all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Of this tenant only.
+    /// Only of this tenant.
     pub tenant: Option<String>,
-    /// Of streams of this name only.
+    /// Only of streams with this name.
     pub stream: Option<String>,
-    /// Of this type only.
+    /// Only of this type.
     pub event_type: Option<String>,
 }
 
-/// An event as people and scripts see it.
+/// An event in a listing.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StoredEvent {
-    /// Its number in the store.
+    /// Its position in the store.
     pub position: i64,
-    /// Whose it is.
+    /// Its tenant.
     pub tenant: String,
     /// Its stream.
     pub stream: String,
-    /// Its number in the stream, from 1.
+    /// Its version in the stream, from 1.
     pub version: i64,
     /// Its type.
     #[serde(rename = "type")]
     pub event_type: String,
     /// Its id.
     pub id: String,
-    /// When it happened.
+    /// The time when it was recorded.
     #[serde(serialize_with = "rfc3339")]
     pub recorded_at: SystemTime,
     /// Its data, on one line.
     pub data: Box<RawValue>,
-    /// What is known about it beside its data, on one line.
+    /// Its metadata, on one line.
     pub metadata: Box<RawValue>,
-    /// Set where it is larger than [`LARGEST_LISTED`], and data and metadata were not read: its size, as far as that is known.
+    /// Its size if that exceeds [`LARGEST_LISTED`], as far as it is known. Its data and metadata
+    /// were not read then.
     #[serde(skip)]
     pub unread_bytes: Option<u64>,
 }
 
-/// Data and metadata that a listing reads, bytes of each. Default 64 MiB: no event is meant to be that large, and one that is would be
-/// in memory several times.
+/// The largest data, and the largest metadata, that a listing reads, in bytes. Default 64 MiB:
+/// twice the highest size limit, and a larger event would be in memory several times.
 pub const LARGEST_LISTED: u64 = 64 << 20;
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -99,23 +100,25 @@ fn null() -> Box<RawValue> {
     RawValue::NULL.to_owned()
 }
 
-/// The same JSON without line ends, so that an event is a line wherever it is printed. JSON has them between its tokens only: in a
-/// string they are escaped.
+/// JSON without line ends, so that an event is always printed on one line. JSON has line ends only
+/// between tokens; in strings they are escaped.
 fn on_one_line(json: &str) -> Box<RawValue> {
     let text = json.replace(['\n', '\r'], " ");
-    // The column's type vouches for it; what serde nevertheless does not take is shown as null rather than hiding the event.
+    // The column's type guarantees valid JSON. If serde rejects it nevertheless, it is shown as
+    // null, so that the event is listed.
     RawValue::from_string(text).unwrap_or_else(|_| null())
 }
 
-/// The first `limit` events behind a position that pass the filter, by position. They arrive one by one, so that a page is never in
-/// memory as a whole.
+/// The first `limit` events after a position that match the filter, by position. It is a stream, so
+/// a page is never in memory as a whole.
 pub async fn page(
     session: &Session,
     filter: &Filter,
     after: i64,
     limit: i64,
 ) -> Result<impl Stream<Item = Result<StoredEvent, Error>> + use<>, Error> {
-    // Sent with its types, the statement is planned for these very values: a filter that is not given costs nothing.
+    // A statement that is sent with its types is planned for these values, so an absent filter
+    // costs nothing.
     let most = LARGEST_LISTED as i64;
     let parameters: [(&(dyn crate::db::types::ToSql + Sync), Type); 6] = [
         (&after, Type::INT8),
@@ -134,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_one_line_of_camel_case() {
+    fn an_event_is_serialized_as_one_line_in_camel_case() {
         let event = StoredEvent {
             position: 7,
             tenant: "acme".into(),

@@ -1,14 +1,16 @@
 //! Points in time as RFC 3339 text.
 //!
-//! PostgreSQL's own reader takes far more than that (`yesterday`, `infinity`, dates of several countries), so what users write is
-//! read here, exactly. Years are 0000 to 9999, as the standard has them; digits beyond microseconds are cut off.
+//! PostgreSQL's parser accepts far more than that (`yesterday`, `infinity`, dates of several
+//! countries), so users' input is parsed here, strictly. Years are 0000 to 9999, as in the
+//! standard; digits after the microseconds are cut off.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const DAY: i64 = 86_400;
 const MICROS: i64 = 1_000_000;
 
-/// Reads `2013-01-01T05:00:00Z` with an optional fraction and any offset; microseconds since 1970.
+/// Parses `2013-01-01T05:00:00Z`, with an optional fraction and any offset, to microseconds since
+/// 1970.
 pub fn parse(text: &str) -> Result<i64, String> {
     parse_parts(text.as_bytes())
         .ok_or_else(|| format!("{text:?} is not a time in the form of RFC 3339, such as 2013-01-01T05:00:00Z"))
@@ -29,7 +31,7 @@ fn parse_parts(text: &[u8]) -> Option<i64> {
         2 => 28,
         _ => 31,
     };
-    // A leap second is the first second of the next minute, as PostgreSQL has it.
+    // As in PostgreSQL, a leap second is the first second of the next minute.
     if !(1..=12).contains(&month) || !(1..=last_day).contains(&day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
@@ -65,7 +67,8 @@ fn number(digits: &[u8]) -> Option<i64> {
     digits.iter().try_fold(0, |sum, digit| digit.is_ascii_digit().then(|| sum * 10 + i64::from(digit - b'0')))
 }
 
-/// Writes a time in UTC with milliseconds, `2013-01-01T05:00:00.000Z`. A year of more than four digits is written with all of them.
+/// Formats a time in UTC with milliseconds, `2013-01-01T05:00:00.000Z`. A year may have more than
+/// four digits.
 pub fn format(time: SystemTime) -> String {
     let millis = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
@@ -78,7 +81,7 @@ pub fn format(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// Writes a time in UTC as [`format`] does, with microseconds where milliseconds would cut some off.
+/// Formats a time in UTC like [`format`], but with microseconds if milliseconds are not exact.
 pub fn format_exactly(time: SystemTime) -> String {
     let micros = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.subsec_micros() % 1_000,
@@ -91,16 +94,16 @@ pub fn format_exactly(time: SystemTime) -> String {
     text
 }
 
-/// The time so many microseconds from 1970.
+/// The time at these microseconds since 1970.
 pub fn from_micros(micros: i64) -> SystemTime {
     let distance = Duration::from_micros(micros.unsigned_abs());
     if micros < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
 }
 
-// Years are counted from March here, so that the leap day is the last of its year, and in eras of 400 years, which all have the
-// same number of days.
+// Years are counted from March, so that the leap day is the last day of its year, and in eras of
+// 400 years, which all have the same number of days.
 const DAYS_OF_ERA: i64 = 146_097;
-/// From the first of March of the year 0 to 1970.
+/// Days from the first of March of the year 0 to 1970.
 const DAYS_BEFORE_1970: i64 = 719_468;
 
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
@@ -127,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn well_known_times() {
+    fn known_times_are_parsed() {
         for (text, seconds) in [
             ("1970-01-01T00:00:00Z", 0),
             ("2013-01-01T05:00:00Z", 1_357_016_400),
@@ -145,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_else_is_refused() {
+    fn other_texts_are_rejected() {
         for text in [
             "",
             "now",
@@ -171,8 +174,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_back() {
-        // Every 40,009,999.997 seconds from the year 0 to 9999: all months and weekdays, leap years and centuries.
+    fn formatted_times_are_parsed_back() {
+        // Every 40,009,999.997 seconds from the year 0 to 9999 cover all months, leap years and
+        // centuries.
         let (first, last) = (parse("0000-01-01T00:00:00Z").unwrap(), parse("9999-12-31T00:00:00Z").unwrap());
         for micros in (first..last).step_by(40_009_999_997_000) {
             assert_eq!(parse(&format(from_micros(micros))), Ok(micros));

@@ -1,30 +1,31 @@
 //! The schema of the views that show all tenants' documents, a setting of the store.
 //!
-//! One transaction moves the views and the rights on them. It waits for queries that read them, and
-//! for plugins that make views of their own.
+//! One transaction moves the views and the rights on them. It waits for queries that read the
+//! views, and for plugins that create views.
 
 use crate::db::{Error, Session};
 
-/// Schemas that cannot hold the views, besides those that begin with `pg_`. `sandmill.store` has
-/// the same check.
+/// Schemas that cannot contain the views, besides those that begin with `pg_`. The table
+/// `sandmill.store` has the same check.
 const TAKEN: [&str; 4] = ["information_schema", "sandmill", "sandmill_documents", "sandmill_tenant"];
-/// How long a move waits for readers. Default 60 s: later readers wait behind it for as long.
+/// Time that a move waits for readers. Default 60 s: later readers wait behind it meanwhile.
 const PATIENCE_FOR_READERS: &str = "60s";
 
 /// Checks the name of a schema as an argument.
 pub fn parse(name: &str) -> Result<String, String> {
     match name {
         _ if name.is_empty() || name.len() > 63 || name.contains('\0') => {
-            Err("the name of a schema has 1 to 63 bytes; use another one".into())
+            Err("a schema's name must have 1 to 63 bytes".into())
         }
         _ if name.starts_with("pg_") || TAKEN.contains(&name) => {
-            Err("PostgreSQL's schemas and Sandmill's own cannot hold the views; name another, such as app".into())
+            Err("the schemas of PostgreSQL and of Sandmill cannot contain the views; name another one, such as app"
+                .into())
         }
         _ => Ok(name.into()),
     }
 }
 
-/// Moves the views to a schema, which is made if it is missing, and returns the former one.
+/// Moves the views to a schema, which is created if it is missing, and returns the former one.
 pub async fn set_views_schema(session: &mut Session, schema: &str) -> Result<String, Error> {
     let transaction = session.client_mut().transaction().await?;
     transaction.batch_execute(&format!("set local lock_timeout = '{PATIENCE_FOR_READERS}'")).await?;
@@ -38,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemas_of_others_are_refused_before_the_database_is_asked() {
+    fn reserved_schemas_are_rejected_without_asking_the_database() {
         for name in ["public", "app", "My schema", "sandmill_views"] {
             assert_eq!(parse(name).unwrap(), name);
         }

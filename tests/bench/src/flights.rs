@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::Context;
-use sandmill::store::import::{Input, import};
+use sandmill::store::import::{ImportInput, import};
 
 use crate::{
     host,
@@ -33,7 +33,7 @@ async fn load(world: &World) -> anyhow::Result<Database> {
     let mut database = world.database("flights").await?;
     let file = world.flights.as_deref().unwrap_or(Path::new(REPOSITORY));
     eprintln!("importing {}", file.display());
-    let input = Input::open(file).with_context(|| format!("open {}", file.display()))?;
+    let input = ImportInput::open(file).with_context(|| format!("open {}", file.display()))?;
     import(&mut database.session, input, |_| {}).await?;
     if world.flights.is_none() {
         database.session.batch_execute(AGAIN).await?;

@@ -1,4 +1,4 @@
-//! Appending: versions, expectations, ids, and what is refused.
+//! Appends with the client: versions, expected versions, ids, and rejected events.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -23,7 +23,7 @@ async fn count(session: &Session) -> i64 {
 }
 
 #[tokio::test]
-async fn versions_count_from_one_and_positions_grow() {
+async fn versions_count_from_one_and_positions_increase() {
     let session = session().await;
     let request = one("s", ExpectedVersion::NoStream).event(NewEvent::new("T", "2"));
     let first = append(&*session, &request).await.unwrap();
@@ -34,13 +34,13 @@ async fn versions_count_from_one_and_positions_grow() {
     assert!(first[1].position < second[0].position);
     let third = append(&*session, &one("s", ExpectedVersion::Any)).await.unwrap();
     assert_eq!(versions(&third), [4]);
-    // The same name is another stream in another tenant.
+    // In another tenant the same name is another stream.
     let other = Append::to("other", "s").event(NewEvent::new("T", "{}"));
     assert_eq!(versions(&append(&*session, &other).await.unwrap()), [1]);
 }
 
 #[tokio::test]
-async fn a_conflict_tells_the_version_and_leaves_nothing() {
+async fn a_version_conflict_names_the_actual_version_and_stores_nothing() {
     let session = session().await;
     let conflict = |error: AppendError| match error {
         AppendError::Conflict { tenant, stream, expected, actual } => (tenant, stream, expected, actual),
@@ -60,7 +60,7 @@ async fn a_conflict_tells_the_version_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn of_concurrent_appends_with_one_expectation_one_wins() {
+async fn only_one_of_concurrent_appends_with_the_same_expected_version_succeeds() {
     let database = database().await;
     let mut sessions = Vec::new();
     for _ in 0..8 {
@@ -99,7 +99,7 @@ async fn an_event_is_read_back_as_it_was_written() {
 }
 
 #[tokio::test]
-async fn an_id_is_taken_once() {
+async fn an_id_is_accepted_once() {
     let session = session().await;
     let with = |ids: &[&str]| Append::to("acme", "s").events(ids.iter().map(|id| NewEvent::new("T", "{}").id(*id)));
     append(&*session, &with(&["a"])).await.unwrap();
@@ -111,7 +111,7 @@ async fn an_id_is_taken_once() {
 }
 
 #[tokio::test]
-async fn what_no_document_could_hold_is_refused() {
+async fn events_that_no_document_can_hold_are_rejected() {
     let session = session().await;
     let with = |event: NewEvent| Append::to("acme", "s").event(event);
     for (request, message) in [
@@ -133,7 +133,7 @@ async fn what_no_document_could_hold_is_refused() {
 }
 
 #[tokio::test]
-async fn the_database_holds_the_rules_that_the_client_tells() {
+async fn the_database_enforces_the_same_rules_as_the_client() {
     let session = session().await;
     let long = "x".repeat(513);
     for (tenant, stream, event_type, id) in [
@@ -157,7 +157,7 @@ async fn the_database_holds_the_rules_that_the_client_tells() {
 }
 
 #[tokio::test]
-async fn appending_goes_with_the_callers_transaction() {
+async fn an_append_is_part_of_the_callers_transaction() {
     let mut session = session().await;
     let transaction = session.client_mut().transaction().await.unwrap();
     append(&transaction, &one("s", ExpectedVersion::NoStream)).await.unwrap();
@@ -170,7 +170,7 @@ async fn appending_goes_with_the_callers_transaction() {
 }
 
 #[tokio::test]
-async fn a_role_needs_few_rights_to_append() {
+async fn a_role_with_four_grants_can_append_and_read_but_not_change() {
     let database = database().await;
     let owner = database.db.connect("test").await.unwrap();
     owner

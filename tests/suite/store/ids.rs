@@ -1,4 +1,4 @@
-//! Event ids: unique within their tenant, and no business of another's.
+//! Event ids: unique within a tenant, and invisible to other tenants.
 
 use std::{io::Cursor, time::Duration};
 
@@ -7,7 +7,7 @@ use sandmill::{
     db::Session,
     store::{
         Filter, StoredEvent,
-        import::{ImportError, Input, Report, import},
+        import::{ImportError, ImportInput, ImportReport, import},
         page,
     },
 };
@@ -18,8 +18,8 @@ async fn session() -> Session {
     database().await.db.connect("test").await.unwrap()
 }
 
-async fn import_text(session: &mut Session, text: &str) -> Result<Report, ImportError> {
-    import(session, Input::from_reader(Cursor::new(text.to_owned())), |_| {}).await
+async fn import_text(session: &mut Session, text: &str) -> Result<ImportReport, ImportError> {
+    import(session, ImportInput::from_reader(Cursor::new(text.to_owned())), |_| {}).await
 }
 
 async fn stored(session: &Session) -> Vec<StoredEvent> {
@@ -30,12 +30,12 @@ fn line(tenant: &str, stream: &str, id: &str, rest: &str) -> String {
     format!("{{\"tenant\":\"{tenant}\",\"stream\":\"{stream}\",\"type\":\"T\",\"id\":\"{id}\",{rest}}}\n")
 }
 
-fn counts(report: &Report) -> (u64, u64) {
+fn counts(report: &ImportReport) -> (u64, u64) {
     (report.imported, report.repeated)
 }
 
 #[tokio::test]
-async fn two_tenants_may_use_one_id() {
+async fn two_tenants_may_use_the_same_id() {
     let mut session = session().await;
     let text = line("acme", "s", "1", r#""data":"of acme""#) + &line("globex", "s", "1", r#""data":"of globex""#);
     assert_eq!(counts(&import_text(&mut session, &text).await.unwrap()), (2, 0));
@@ -43,13 +43,13 @@ async fn two_tenants_may_use_one_id() {
     let third = Append::to("initech", "s").event(NewEvent::new("T", "\"of initech\"").id("1"));
     append(&*session, &third).await.unwrap();
     let events = stored(&session).await;
-    let told: Vec<(&str, &str)> = events.iter().map(|event| (event.tenant.as_str(), event.data.get())).collect();
-    assert_eq!(told, [("acme", "\"of acme\""), ("globex", "\"of globex\""), ("initech", "\"of initech\"")]);
+    let listed: Vec<(&str, &str)> = events.iter().map(|event| (event.tenant.as_str(), event.data.get())).collect();
+    assert_eq!(listed, [("acme", "\"of acme\""), ("globex", "\"of globex\""), ("initech", "\"of initech\"")]);
     assert!(events.iter().all(|event| event.id == "1" && event.version == 1));
 }
 
 #[tokio::test]
-async fn a_refused_id_names_its_own_tenant_and_never_another() {
+async fn a_rejected_id_names_its_own_tenant_and_no_other() {
     let session = session().await;
     let with = |tenant: &str, id: &str| Append::to(tenant, "s").event(NewEvent::new("T", "{}").id(id));
     append(&*session, &with("secretive", "shared")).await.unwrap();
@@ -65,7 +65,7 @@ async fn a_refused_id_names_its_own_tenant_and_never_another() {
 }
 
 #[tokio::test]
-async fn another_event_with_a_known_id_is_an_error_with_its_line_and_the_difference() {
+async fn a_different_event_with_a_known_id_is_rejected_with_its_line_and_the_difference() {
     let first =
         line("acme", "s", "a", r#""data":{"n":1},"metadata":{"by":"ann"},"recordedAt":"2013-01-01T05:00:00.123456Z""#);
     let fresh = |id: &str| line("acme", "s", id, r#""data":0"#);
@@ -85,19 +85,19 @@ async fn another_event_with_a_known_id_is_an_error_with_its_line_and_the_differe
                 import_text(&mut session, &text).await.unwrap();
                 text = fresh("c") + &fresh("d");
             }
-            // What precedes the line is stored, and it names its own number.
+            // The lines before it are stored, and the error names its number.
             let text = text + &other + &fresh("e");
             let error = import_text(&mut session, &text).await.unwrap_err();
             assert!(matches!(error, ImportError::BadLine { line: 3, stored_through: 2, .. }), "{error}");
-            let words = format!("line 3: tenant acme has another event with the id \"a\": {difference}");
-            assert!(error.to_string().starts_with(&words), "{error}");
+            let message = format!("line 3: tenant acme has another event with the id \"a\": {difference}");
+            assert!(error.to_string().starts_with(&message), "{error}");
             assert_eq!(stored(&session).await.len(), if is_in_the_store { 4 } else { 2 });
         }
     }
 }
 
 #[tokio::test]
-async fn the_same_event_in_another_form_is_there_already() {
+async fn the_same_event_in_another_form_is_a_repetition() {
     let mut session = session().await;
     let first = line(
         "acme",
@@ -120,9 +120,9 @@ async fn the_same_event_in_another_form_is_there_already() {
     }
 }
 
-/// Two imports of one file at once, and an application that appends one of its ids in between with other content.
+/// An application appends an id with other content while an import with the same id waits for it.
 #[tokio::test]
-async fn an_id_that_an_application_takes_meanwhile_is_compared_as_well() {
+async fn an_id_that_an_application_appends_during_an_import_is_compared_too() {
     let database = database().await;
     let (mut importer, mut application) =
         (database.db.connect("import").await.unwrap(), database.db.connect("test").await.unwrap());

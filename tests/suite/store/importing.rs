@@ -1,4 +1,4 @@
-//! Importing lines: what is stored, what is skipped, and where an import ends.
+//! Imports of lines: stored and repeated lines, bad lines, and concurrent appends.
 
 use std::{
     collections::BTreeSet,
@@ -12,7 +12,7 @@ use sandmill::{
     db::Session,
     store::{
         Filter, Ordering, StoredEvent,
-        import::{ImportError, Input, Progress, Report, import},
+        import::{ImportError, ImportInput, ImportProgress, ImportReport, import},
         page, set_ordering, time,
     },
 };
@@ -23,15 +23,15 @@ async fn session() -> Session {
     database().await.db.connect("test").await.unwrap()
 }
 
-async fn import_text(session: &mut Session, text: &str) -> Result<Report, ImportError> {
-    import(session, Input::from_reader(Cursor::new(text.to_owned())), |_| {}).await
+async fn import_text(session: &mut Session, text: &str) -> Result<ImportReport, ImportError> {
+    import(session, ImportInput::from_reader(Cursor::new(text.to_owned())), |_| {}).await
 }
 
 async fn stored(session: &Session) -> Vec<StoredEvent> {
     page(session, &Filter::default(), 0, i64::MAX).await.unwrap().try_collect().await.unwrap()
 }
 
-/// A line whose data is its own number.
+/// A line whose data is its number.
 fn line(number: usize) -> String {
     let (tenant, stream) = (number % 3, number % 7);
     format!(
@@ -43,11 +43,12 @@ fn lines(numbers: std::ops::Range<usize>) -> String {
     numbers.map(line).collect()
 }
 
-fn counts(report: &Report) -> (u64, u64, u64) {
+fn counts(report: &ImportReport) -> (u64, u64, u64) {
     (report.imported, report.repeated, report.lines)
 }
 
-/// Every stream counts from 1 without gaps, in the order of positions, and its row knows the last version.
+/// Asserts that the versions of every stream count from 1 without gaps in the order of positions,
+/// and that the stream's row has the last version.
 async fn assert_sound(session: &Session) {
     let sql = "select count(*) from (
                  select e.version, row_number() over (partition by tenant, stream order by position) as nth,
@@ -59,32 +60,32 @@ async fn assert_sound(session: &Session) {
 }
 
 #[tokio::test]
-async fn positions_follow_lines_across_commits_in_both_orders() {
+async fn positions_follow_lines_across_commits_in_both_orderings() {
     for order in [Ordering::Stream, Ordering::Tenant] {
         let mut session = session().await;
         set_ordering(&mut session, order).await.unwrap();
-        let mut seen = Vec::new();
-        let input = Input::from_reader(Cursor::new(lines(0..12_000)));
-        let report = import(&mut session, input, |progress| seen.push(progress)).await.unwrap();
+        let mut reports = Vec::new();
+        let input = ImportInput::from_reader(Cursor::new(lines(0..12_000)));
+        let report = import(&mut session, input, |progress| reports.push(progress)).await.unwrap();
         assert_eq!(counts(&report), (12_000, 0, 12_000));
         let data: Vec<String> = stored(&session).await.iter().map(|event| event.data.get().to_owned()).collect();
         assert_eq!(data, (0..12_000).map(|number| number.to_string()).collect::<Vec<_>>());
         assert_sound(&session).await;
-        assert_eq!(seen.iter().map(|p| p.imported).collect::<Vec<_>>(), [5_000, 10_000, 12_000]);
+        assert_eq!(reports.iter().map(|p| p.imported).collect::<Vec<_>>(), [5_000, 10_000, 12_000]);
         assert_eq!(
-            seen.last().unwrap(),
-            &Progress { bytes_read: lines(0..12_000).len() as u64, imported: 12_000, repeated: 0 }
+            reports.last().unwrap(),
+            &ImportProgress { bytes_read: lines(0..12_000).len() as u64, imported: 12_000, repeated: 0 }
         );
     }
 }
 
 #[tokio::test]
-async fn a_compressed_file_is_told_by_its_bytes() {
+async fn a_compressed_file_is_detected_by_its_bytes() {
     let mut session = session().await;
     let mut encoder = GzEncoder::new(tempfile::NamedTempFile::new().unwrap(), Compression::fast());
     encoder.write_all(lines(0..10).as_bytes()).unwrap();
     let file = encoder.finish().unwrap();
-    let input = Input::open(file.path()).unwrap();
+    let input = ImportInput::open(file.path()).unwrap();
     assert_eq!(input.bytes(), Some(file.path().metadata().unwrap().len()));
     assert_eq!(counts(&import(&mut session, input, |_| {}).await.unwrap()), (10, 0, 10));
     assert_eq!(stored(&session).await.len(), 10);
@@ -95,7 +96,7 @@ async fn a_repeated_import_is_harmless_and_takes_no_versions() {
     let mut session = session().await;
     import_text(&mut session, &lines(0..6_000)).await.unwrap();
     assert_eq!(counts(&import_text(&mut session, &lines(0..6_000)).await.unwrap()), (0, 6_000, 6_000));
-    // Known, repeated and fresh ones, and ones without an id, side by side.
+    // Stored, repeated and new lines, and lines without an id.
     let without = "{\"stream\":\"x\",\"type\":\"T\",\"data\":1}\n";
     let mixed = lines(5_999..6_002) + &lines(6_001..6_003) + without + without;
     assert_eq!(counts(&import_text(&mut session, &mixed).await.unwrap()), (5, 2, 7));
@@ -103,7 +104,7 @@ async fn a_repeated_import_is_harmless_and_takes_no_versions() {
 }
 
 #[tokio::test]
-async fn an_event_is_stored_as_its_line_says() {
+async fn a_line_is_stored_with_all_its_values() {
     let mut session = session().await;
     let text = "{\"stream\":\"s\",\"type\":\"Ä\",\"id\":\"e1\",\"recordedAt\":\"2013-01-01T07:00:00.123456+02:00\",\
                 \"metadata\":{\"user\" : \"ann\"},\"data\": {\"b\" :1.10,\"a\":[1e2,\"\\u00e9\\n\"]} }\n\
@@ -121,7 +122,7 @@ async fn an_event_is_stored_as_its_line_says() {
 }
 
 #[tokio::test]
-async fn times_are_read_as_the_database_reads_them() {
+async fn times_are_parsed_and_formatted_as_by_the_database() {
     let session = session().await;
     for text in [
         "0001-01-01T00:00:00Z",
@@ -141,8 +142,8 @@ async fn times_are_read_as_the_database_reads_them() {
 }
 
 #[tokio::test]
-async fn the_first_bad_line_ends_it_and_what_precedes_is_stored() {
-    // What the parser finds, and what only the database finds.
+async fn the_first_bad_line_ends_an_import_and_the_lines_before_it_are_stored() {
+    // Errors that the parser finds, and errors that only the database finds.
     for (bad, message) in [
         ("{\"stream\":\"s\",\"type\":\"T\",\"data\":{}", "EOF while parsing an object (column 34)"),
         ("{\"stream\":\"s\",\"type\":\"T\",\"data\":\"\\u0000\"}", "unsupported Unicode escape sequence"),
@@ -151,27 +152,27 @@ async fn the_first_bad_line_ends_it_and_what_precedes_is_stored() {
         let mut session = session().await;
         let text = lines(0..7_321) + bad + "\n" + &lines(7_321..9_000);
         let error = import_text(&mut session, &text).await.unwrap_err();
-        let ImportError::BadLine { line, message: said, stored_through, report } = &error else { panic!("{error}") };
+        let ImportError::BadLine { line, message: reason, stored_through, report } = &error else { panic!("{error}") };
         assert_eq!((*line, *stored_through), (7_322, 7_321));
         assert_eq!(counts(report), (7_321, 0, 7_321));
-        assert!(said.contains(message), "{said}");
-        assert!(error.to_string().contains("Everything up to line 7321 is stored"), "{error}");
+        assert!(reason.contains(message), "{reason}");
+        assert!(error.to_string().contains("Lines up to 7321 are stored"), "{error}");
         assert_eq!(stored(&session).await.len(), 7_321);
         assert_sound(&session).await;
 
-        // Once it is mended, all can be imported as if nothing had been.
+        // Once the line is fixed, the whole input can be imported again.
         assert_eq!(counts(&import_text(&mut session, &lines(0..9_000)).await.unwrap()), (1_679, 7_321, 9_000));
     }
     let error = import_text(&mut session().await, "nonsense").await.unwrap_err();
     assert!(
-        error.to_string().starts_with("line 1: the line is no JSON object; an event is an object such as {"),
+        error.to_string().starts_with("line 1: the line is not a JSON object; an event is an object such as {"),
         "{error}"
     );
     assert!(error.to_string().ends_with("Nothing was stored."), "{error}");
 }
 
 #[tokio::test]
-async fn imports_and_appends_meet_without_losing_or_repeating() {
+async fn concurrent_imports_and_appends_store_each_event_once() {
     for order in [Ordering::Stream, Ordering::Tenant] {
         let database = database().await;
         let mut sessions = Vec::new();
@@ -180,7 +181,7 @@ async fn imports_and_appends_meet_without_losing_or_repeating() {
         }
         set_ordering(&mut sessions[0], order).await.unwrap();
         let [one, two, three, appender] = &mut sessions[..] else { unreachable!() };
-        // The same ids from three sides, in different order within a commit, onto the same streams.
+        // Three imports of the same ids into the same streams, in different orders within a commit.
         let backwards: String = (0..6_000).rev().map(line).collect();
         let appends = async {
             for number in 0..200 {
@@ -204,7 +205,7 @@ async fn imports_and_appends_meet_without_losing_or_repeating() {
 }
 
 #[tokio::test]
-async fn an_import_gives_way_to_an_application_and_goes_on_after_it() {
+async fn an_import_yields_to_an_applications_lock_and_continues_after_it() {
     let database = database().await;
     let (mut importer, mut application) =
         (database.db.connect("import").await.unwrap(), database.db.connect("test").await.unwrap());
@@ -214,7 +215,7 @@ async fn an_import_gives_way_to_an_application_and_goes_on_after_it() {
     let text = lines(0..100);
     let release = async {
         let mut attempts = BTreeSet::new();
-        until("the import has begun again", async || {
+        until("the import retries", async || {
             let sql = "select xact_start from pg_stat_activity where datname = current_database() \
                        and application_name = 'sandmill import' and wait_event_type = 'Lock'";
             attempts.extend(watcher.query_opt(sql, &[]).await.unwrap().map(|row| row.get::<_, SystemTime>(0)));

@@ -1,4 +1,5 @@
-//! Events from one store to another, and inputs that are no lines of events.
+//! Events moved from one store to another with `events` and `import`, and inputs that are not lines
+//! of events.
 
 use std::{
     io::Write,
@@ -17,12 +18,12 @@ fn run(database: &Database, arguments: &[&str], input: &[u8]) -> Output {
     let mut command = sandmill(&database.address);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
-    // A command that refuses its input early need not read all of it.
+    // A command that rejects its input early does not read all of it.
     let _ = child.stdin.take().unwrap().write_all(input);
     child.wait_with_output().unwrap()
 }
 
-/// Everything about all events but the numbers that a store gives.
+/// All events in order, without the positions that a store assigns.
 async fn contents(session: &Session) -> Vec<String> {
     let sql = "select concat_ws('|', tenant, stream, version, type, id, extract(epoch from recorded_at), data::text, metadata::text)
                from sandmill.events order by position";
@@ -57,17 +58,20 @@ async fn a_listing_can_be_imported_into_another_store_and_into_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_array_is_no_event_and_a_byte_order_mark_is_no_mistake() {
+async fn invalid_inputs_are_rejected_with_the_reason_and_a_byte_order_mark_is_accepted() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
     let good = r#"{"tenant":"t","stream":"s","type":"T","data":1}"#;
-    // Read by position, this was the event of stream "s" in tenant "t".
+    // A parser that reads fields by position would take this for an event.
     let array = r#"["t","s","T",null,null,{},null]"#;
-    for (input, said) in [
-        (format!("{good}\n{array}\n").into_bytes(), "line 2: the line is a JSON array; write one object a line"),
-        (format!("[\n{good},\n{good}\n]").into_bytes(), "line 1: the line is a JSON array; write one object a line"),
+    for (input, message) in [
+        (format!("{good}\n{array}\n").into_bytes(), "line 2: the line is a JSON array; write one object on each line"),
+        (
+            format!("[\n{good},\n{good}\n]").into_bytes(),
+            "line 1: the line is a JSON array; write one object on each line",
+        ),
         (format!("{good},\n{good}\n").into_bytes(), "line 1: a comma follows the event (column 48)"),
-        (format!("{good} {good}\n").into_bytes(), "line 1: something follows the event (column 49)"),
+        (format!("{good} {good}\n").into_bytes(), "line 1: more text follows the event (column 49)"),
         (format!("{good}\n{}", &good[..20]).into_bytes(), "the input ends in the middle of this line"),
         (format!("{good}\n\0\0\n").into_bytes(), "line 2: the line contains U+0000"),
         (good.replace("stream", "Stream").into_bytes(), "line 1: unknown key `Stream`; did you mean `stream`?"),
@@ -78,8 +82,8 @@ async fn an_array_is_no_event_and_a_byte_order_mark_is_no_mistake() {
         ),
     ] {
         let output = run(&database, &["import", "-"], &input);
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(stderr(&output).contains(said), "{said}: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(1), "{message}");
+        assert!(stderr(&output).contains(message), "{message}: {}", stderr(&output));
     }
     let before = contents(&session).await.len();
     let output = run(&database, &["import", "-"], format!("\u{feff}{good}\r\n\r\n{good}\r\n").as_bytes());

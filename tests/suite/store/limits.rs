@@ -1,10 +1,11 @@
-//! What an event may be: its size, its nesting and its numbers, whichever way it comes into the store.
+//! Limits of an event: its size, its nesting and its numbers, for the client, the SQL function and
+//! the import.
 
 use std::io::Cursor;
 
 use sandmill::{
     db::{Session, SqlState, describe},
-    store::import::{ImportError, Input, Report, import},
+    store::import::{ImportError, ImportInput, ImportReport, import},
 };
 use sandmill_client::{Append, AppendError, NewEvent, append};
 use sandmill_tests::{
@@ -24,7 +25,7 @@ fn nested(levels: usize) -> String {
     format!("{}1{}", "[".repeat(levels), "]".repeat(levels))
 }
 
-/// A JSON string of so many bytes.
+/// A JSON string of this many bytes.
 fn text(bytes: usize) -> String {
     format!("\"{}\"", "x".repeat(bytes - 2))
 }
@@ -33,15 +34,15 @@ fn line(data: &str) -> String {
     format!("{{\"tenant\":\"acme\",\"stream\":\"s\",\"type\":\"T\",\"data\":{data}}}\n")
 }
 
-async fn import_text(session: &mut Session, text: String) -> Result<Report, ImportError> {
-    import(session, Input::from_reader(Cursor::new(text)), |_| {}).await
+async fn import_text(session: &mut Session, text: String) -> Result<ImportReport, ImportError> {
+    import(session, ImportInput::from_reader(Cursor::new(text)), |_| {}).await
 }
 
 async fn count(session: &Session) -> i64 {
     session.query_one("select count(*) from sandmill.events", &[]).await.unwrap().get(0)
 }
 
-/// Appends with the SQL function alone; the SQLSTATE and the words of its refusal.
+/// Appends with the SQL function, which must fail. Returns its SQLSTATE and its message.
 async fn refusal(session: &Session, data: &[&str], metadata: Option<&[&str]>) -> (String, String) {
     let types = vec!["T"; data.len()];
     let sql = "select sandmill.append('acme', 's', $1, $2::text[]::json[], null, $3::text[]::json[])";
@@ -50,7 +51,7 @@ async fn refusal(session: &Session, data: &[&str], metadata: Option<&[&str]>) ->
 }
 
 #[tokio::test]
-async fn an_event_of_4_mib_is_stored_and_one_byte_more_is_refused() {
+async fn an_event_of_4_mib_is_stored_and_one_byte_more_is_rejected() {
     let mut session = session().await;
     const LIMIT: usize = 4 << 20;
     append(&*session, &event(text(LIMIT - 2))).await.unwrap();
@@ -62,8 +63,8 @@ async fn an_event_of_4_mib_is_stored_and_one_byte_more_is_refused() {
     let request = event("1").event(NewEvent::new("T", text(LIMIT - 8)).metadata(r#"{"k":"v"}"#));
     let error = append(&*session, &request).await.unwrap_err();
     assert!(matches!(error, AppendError::Invalid(_)), "{error:?}");
-    let words = "event 2 of 2 for stream s of tenant acme has 4194305 bytes of data and metadata; this store takes 4194304 at most";
-    assert!(error.to_string().starts_with(words) && error.to_string().contains("--max-event-bytes"), "{error}");
+    let message = "event 2 of 2 for stream s of tenant acme has 4194305 bytes of data and metadata; this store takes 4194304 at most";
+    assert!(error.to_string().starts_with(message) && error.to_string().contains("--max-event-bytes"), "{error}");
     let (code, _) = refusal(&session, &[&text(LIMIT + 1)], None).await;
     assert_eq!(code, "SM413");
 
@@ -71,14 +72,16 @@ async fn an_event_of_4_mib_is_stored_and_one_byte_more_is_refused() {
     let error = import_text(&mut session, lines).await.unwrap_err();
     assert!(matches!(error, ImportError::BadLine { line: 2, stored_through: 1, .. }), "{error}");
     assert!(
-        error.to_string().starts_with("line 2: the event has 4194305 bytes of data and metadata; this store"),
+        error
+            .to_string()
+            .starts_with("line 2: the event has 4194305 bytes of data and metadata, more than this store's limit"),
         "{error}"
     );
     assert_eq!(count(&session).await, 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_size_limit_is_a_setting_and_leaves_larger_events_alone() {
+async fn lowering_the_size_limit_rejects_new_events_and_keeps_stored_ones() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
     let run = |arguments: &[&str]| sandmill(&database.address).args(arguments).output().unwrap();
@@ -100,40 +103,42 @@ async fn the_size_limit_is_a_setting_and_leaves_larger_events_alone() {
         let refused = run(&["migrate", &format!("--max-event-bytes={wrong}")]);
         assert_eq!(refused.status.code(), Some(2), "{wrong}");
     }
-    // The table holds the same bounds.
+    // The table has the same bounds.
     let beyond = session.execute("update sandmill.store set max_event_bytes = 33554433", &[]).await.unwrap_err();
     assert_eq!(beyond.code(), Some(&SqlState::CHECK_VIOLATION));
 }
 
 #[tokio::test]
-async fn json_that_some_plugin_language_cannot_read_is_refused() {
+async fn json_that_a_plugin_language_cannot_parse_is_rejected() {
     let mut session = session().await;
     let objects =
         |levels: usize| format!("{}1{}", r#"{"a":[{"b":"]]}\"}","c":"#.repeat(levels / 3), "}]}".repeat(levels / 3));
     let deep = "is nested deeper than 512 levels";
     let long = "has a number of more than 1,000 characters";
     for (data, problem) in [
-        // What trapped inside the SDKs for Python and JavaScript.
+        // These would trap in the SDKs for Python and JavaScript.
         (nested(1_200), deep),
         (nested(3_000), deep),
         ("7".repeat(4_301), long),
-        // Siblings: at the bounds, mixed with strings that hold brackets, beside a number that jsonb cannot hold.
+        // Variants: at the bounds, with brackets in strings, and with a number that jsonb cannot
+        // hold.
         (nested(513), deep),
         (objects(513), deep),
         (format!("[1e400000,{}]", nested(512)), deep),
         ("1".repeat(1_001), long),
         (format!("[{},-0.{}e-7]", "1,".repeat(700) + "1", "3".repeat(995)), long),
     ] {
-        let (code, words) = refusal(&session, &["1", &data], None).await;
-        assert_eq!(code, "SM422", "{words}");
-        assert!(words.contains(&format!("event 2 of 2 for stream s of tenant acme: its data {problem}")), "{words}");
+        let (code, message) = refusal(&session, &["1", &data], None).await;
+        assert_eq!(code, "SM422", "{message}");
+        let expected = format!("event 2 of 2 for stream s of tenant acme: its data {problem}");
+        assert!(message.contains(&expected), "{message}");
         let error = append(&*session, &event(&*data)).await.unwrap_err();
-        assert!(matches!(&error, AppendError::Invalid(words) if words.contains(problem)), "{error:?}");
+        assert!(matches!(&error, AppendError::Invalid(message) if message.contains(problem)), "{error:?}");
         let error = import_text(&mut session, line(&data)).await.unwrap_err();
         assert!(error.to_string().starts_with(&format!("line 1: data {problem}")), "{error}");
         let metadata = format!("{{\"a\":{data}}}");
-        let (code, words) = refusal(&session, &["1"], Some(&[&metadata])).await;
-        assert!(code == "SM422" && words.contains(&format!("its metadata {problem}")), "{code} {words}");
+        let (code, message) = refusal(&session, &["1"], Some(&[&metadata])).await;
+        assert!(code == "SM422" && message.contains(&format!("its metadata {problem}")), "{code} {message}");
     }
     assert_eq!(count(&session).await, 0);
     for data in [
@@ -142,7 +147,7 @@ async fn json_that_some_plugin_language_cannot_read_is_refused() {
         format!("[1e400000,{}]", nested(511)),
         "1".repeat(1_000),
         format!("[{}1]", "-1.5e+9,".repeat(2_000)),
-        // Neither brackets nor digits within strings count.
+        // Brackets and digits in strings do not count.
         format!("\"{}\"", "[{".repeat(2_000)),
         format!("\"{}\"", "1234567890".repeat(500)),
         format!("[{}1]", r#"{"a":[[]]},"#.repeat(3_000)),
@@ -166,9 +171,9 @@ async fn no_form_of_array_hides_an_event_from_the_checks() {
     assert_eq!(session.query(sql, &[]).await.unwrap().len(), 2);
 }
 
-/// The check itself must be no way to keep a database busy: it is given the largest texts of the worst kinds.
+/// The check must not keep a database busy, even for the largest texts of the worst kinds.
 #[tokio::test]
-async fn the_exact_check_copes_with_a_million_brackets() {
+async fn the_exact_check_handles_a_million_brackets() {
     let session = session().await;
     let check = async |json: String| {
         let sql = "select sandmill.unreadable_json($1)";
@@ -180,9 +185,10 @@ async fn the_exact_check_copes_with_a_million_brackets() {
     assert_eq!(check(format!("[\"{}\"]", "\\\"[".repeat(1_000_000))).await, None);
 }
 
-/// Functions in other schemas that fit an append's arguments better than the built-in ones do, as another role could make them.
+/// Another role could create functions that match an append's arguments better than the built-in
+/// ones.
 #[tokio::test]
-async fn functions_of_other_schemas_take_no_part_in_an_append() {
+async fn an_append_calls_no_function_of_another_schema() {
     let session = session().await;
     session.batch_execute("create schema hostile").await.unwrap();
     for function in [

@@ -1,4 +1,4 @@
-//! Listing events by position.
+//! Listings of events by position: filters and pages.
 
 use futures_util::TryStreamExt;
 use sandmill::{
@@ -13,7 +13,7 @@ async fn list(session: &Session, filter: &Filter, after: i64, limit: i64) -> Vec
 }
 
 #[tokio::test]
-async fn filters_narrow_and_pages_go_on_behind_a_position() {
+async fn filters_select_events_and_pages_continue_after_a_position() {
     let session = database().await.db.connect("test").await.unwrap();
     for (tenant, stream, event_type) in
         [("a", "s", "T"), ("b", "s", "T"), ("a", "t", "T"), ("a", "s", "U"), ("b", "t", "U"), ("a", "s", "T")]

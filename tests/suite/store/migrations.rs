@@ -1,4 +1,5 @@
-//! A database is migrated once, by whoever comes first, and never against its history.
+//! Migrations on a real server: concurrent starts, foreign histories, roles, encodings and
+//! standbys.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -18,7 +19,7 @@ fn all() -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn an_empty_database_gets_all_and_a_migrated_one_nothing() {
+async fn an_empty_database_gets_all_migrations_and_a_migrated_one_none() {
     let database = empty_database().await;
     let mut session = session(&database).await;
     assert_eq!(pending(&session).await.unwrap(), all());
@@ -28,7 +29,7 @@ async fn an_empty_database_gets_all_and_a_migrated_one_nothing() {
 }
 
 #[tokio::test]
-async fn of_two_that_start_at_once_each_migration_is_done_by_one() {
+async fn each_migration_is_applied_by_one_of_two_concurrent_starts() {
     let database = empty_database().await;
     let (mut one, mut two) = (session(&database).await, session(&database).await);
     let (by_one, by_two) = tokio::join!(migrate(&mut one), migrate(&mut two));
@@ -38,7 +39,7 @@ async fn of_two_that_start_at_once_each_migration_is_done_by_one() {
 }
 
 #[tokio::test]
-async fn a_foreign_or_newer_history_is_refused_with_the_remedy() {
+async fn an_altered_or_newer_history_is_rejected_with_the_remedy() {
     let database = database().await;
     let mut session = session(&database).await;
     session
@@ -62,20 +63,20 @@ async fn a_foreign_or_newer_history_is_refused_with_the_remedy() {
 }
 
 #[tokio::test]
-async fn a_role_that_owns_only_the_schemas_and_makes_views_can_migrate_and_another_is_told_how() {
+async fn a_role_that_owns_the_schemas_can_migrate_and_another_gets_the_statements_it_needs() {
     let database = empty_database().await;
     let superuser = session(&database).await;
     superuser.batch_execute("create role owns_nothing login; create role owns_schema login").await.unwrap();
     let login = |role: &str| Db::parse(&database.address.replace("user=sandmill", &format!("user={role}"))).unwrap();
 
     let mut session = login("owns_nothing").connect("test").await.unwrap();
-    let refused = migrate(&mut session).await.unwrap_err();
-    assert!(refused.to_string().contains("create schema sandmill authorization"), "{refused}");
+    let error = migrate(&mut session).await.unwrap_err();
+    assert!(error.to_string().contains("create schema sandmill authorization"), "{error}");
 
     let prepare = ["sandmill", "sandmill_documents", "sandmill_tenant"]
         .map(|schema| format!("create schema {schema} authorization owns_schema;"))
         .join(" ");
-    assert!(refused.to_string().contains(&prepare.replace("owns_schema", "owns_nothing")), "{refused}");
+    assert!(error.to_string().contains(&prepare.replace("owns_schema", "owns_nothing")), "{error}");
     superuser.batch_execute(&prepare).await.unwrap();
     superuser.batch_execute("grant create on schema public to owns_schema").await.unwrap();
     let mut session = login("owns_schema").connect("test").await.unwrap();
@@ -83,24 +84,24 @@ async fn a_role_that_owns_only_the_schemas_and_makes_views_can_migrate_and_anoth
 }
 
 #[tokio::test]
-async fn another_encoding_is_refused() {
+async fn another_encoding_than_utf8_is_rejected() {
     let server = server().await;
     let session = Db::parse(&server.address()).unwrap().connect("test").await.unwrap();
     session.batch_execute("create database latin encoding 'LATIN1' template template0").await.unwrap();
     let mut session = Db::parse(&server.address_of("latin")).unwrap().connect("test").await.unwrap();
-    let refused = migrate(&mut session).await.unwrap_err();
-    assert!(matches!(&refused, MigrateError::Encoding(name) if name == "LATIN1"), "{refused}");
+    let error = migrate(&mut session).await.unwrap_err();
+    assert!(matches!(&error, MigrateError::Encoding(name) if name == "LATIN1"), "{error}");
 }
 
 #[tokio::test]
-async fn a_standby_is_refused() {
+async fn a_standby_is_rejected() {
     let server = Embedded::start(Options::default()).await.unwrap();
     let signal = server.log().with_file_name("data/standby.signal");
     std::fs::write(&signal, "").unwrap();
-    // The server insists on flushing this file, and may run as another user than the test.
+    // The server must be able to flush this file, and may run as another user than the test.
     std::fs::set_permissions(&signal, std::fs::Permissions::from_mode(0o666)).unwrap();
     server.restart().await.unwrap();
     let mut session = Db::parse(&server.address()).unwrap().connect("test").await.unwrap();
-    let refused = migrate(&mut session).await.unwrap_err();
-    assert!(matches!(refused, MigrateError::Standby), "{refused}");
+    let error = migrate(&mut session).await.unwrap_err();
+    assert!(matches!(error, MigrateError::Standby), "{error}");
 }

@@ -1,4 +1,4 @@
-//! The two orders a store can keep, and the change from one to the other while applications append.
+//! The two orderings of a store, and a change of the ordering while applications append.
 
 use sandmill::{
     db::{Session, SqlState, Transaction},
@@ -30,25 +30,25 @@ async fn until_waiting(watcher: &Session, pid: i32) {
 
 async fn begin(session: &mut Session) -> Transaction<'_> {
     let transaction = session.client_mut().transaction().await.unwrap();
-    // The test decides who waits for how long.
+    // No statement may time out; the test ends each wait.
     transaction.batch_execute("set local lock_timeout = 0").await.unwrap();
     transaction
 }
 
 #[tokio::test]
-async fn by_stream_appends_to_different_streams_run_side_by_side() {
+async fn ordered_by_stream_appends_to_different_streams_run_concurrently() {
     let database = database().await;
     let (mut one, two) = (session(&database).await, session(&database).await);
     assert_eq!(ordering(&two).await.unwrap(), Ordering::Stream);
     let open = begin(&mut one).await;
     append(&open, &to("acme", "a")).await.unwrap();
-    // The session gives up after its lock timeout if this waits.
+    // If this waited, it would fail after the session's lock timeout.
     append(&*two, &to("acme", "b")).await.unwrap();
     open.commit().await.unwrap();
 }
 
 #[tokio::test]
-async fn by_tenant_appends_of_one_tenant_follow_each_other() {
+async fn ordered_by_tenant_appends_of_one_tenant_follow_each_other() {
     let database = database().await;
     let (mut one, mut two, mut watcher) =
         (session(&database).await, session(&database).await, session(&database).await);
@@ -75,7 +75,7 @@ async fn by_tenant_appends_of_one_tenant_follow_each_other() {
 }
 
 #[tokio::test]
-async fn a_change_waits_for_appends_in_flight_and_binds_all_that_follow() {
+async fn a_change_of_the_ordering_waits_for_open_appends_and_applies_to_later_ones() {
     let database = database().await;
     let (mut before, mut after, mut changer) =
         (session(&database).await, session(&database).await, session(&database).await);
@@ -100,18 +100,18 @@ async fn a_change_waits_for_appends_in_flight_and_binds_all_that_follow() {
     };
     let (changed, locks, ()) = tokio::join!(change, follow, release);
     assert_eq!(changed.unwrap(), Ordering::Stream);
-    assert_eq!(locks, 1, "the append that waited for the change follows the new order");
+    assert_eq!(locks, 1, "the append that waited for the change must use the new ordering");
     assert_eq!(set_ordering(&mut changer, Ordering::Tenant).await.unwrap(), Ordering::Tenant);
 }
 
 #[tokio::test]
-async fn a_snapshot_from_before_a_change_cannot_append_in_the_old_order() {
+async fn a_snapshot_from_before_the_change_cannot_append_in_the_old_ordering() {
     let database = database().await;
     let (old, mut changer) = (session(&database).await, session(&database).await);
     old.batch_execute("begin isolation level repeatable read; select 1").await.unwrap();
     set_ordering(&mut changer, Ordering::Tenant).await.unwrap();
-    let refused = append(&*old, &to("acme", "a")).await.unwrap_err();
-    let AppendError::Database(error) = refused else { panic!("{refused}") };
+    let error = append(&*old, &to("acme", "a")).await.unwrap_err();
+    let AppendError::Database(error) = error else { panic!("{error}") };
     assert_eq!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE));
     old.batch_execute("rollback").await.unwrap();
     append(&*old, &to("acme", "a")).await.unwrap();

@@ -1,10 +1,10 @@
-//! Refusals of `sandmill.append`, which name the tenant, the stream, the event, the rule and the
+//! Errors of `sandmill.append`, which name the tenant, the stream, the event, the rule and the
 //! remedy.
 
 use sandmill::db::{Session, SqlState};
 use sandmill_tests::database;
 
-/// The refusal of a statement: SQLSTATE, message, constraint and hint.
+/// The error of a statement: SQLSTATE, message, constraint and hint.
 async fn refusal(session: &Session, sql: &str) -> (String, String, String, String) {
     let error = session.simple_query(sql).await.expect_err(sql);
     let error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
@@ -13,7 +13,7 @@ async fn refusal(session: &Session, sql: &str) -> (String, String, String, Strin
 }
 
 #[tokio::test]
-async fn every_refusal_names_tenant_stream_event_rule_and_remedy() {
+async fn every_error_names_tenant_stream_event_rule_and_remedy() {
     let session = database().await.db.connect("test").await.unwrap();
     session
         .batch_execute(
@@ -162,7 +162,7 @@ async fn every_refusal_names_tenant_stream_event_rule_and_remedy() {
         assert_eq!((refused.0.as_str(), refused.1.as_str(), refused.2.as_str()), (code, message, constraint), "{sql}");
         assert!(refused.3.contains(hint), "{sql}: {}", refused.3);
     }
-    // An id of another tenant is not taken.
+    // An id of another tenant is free in this one.
     session.batch_execute("select sandmill.append('acme', 's', '{T}', '{2}', null, null, '{e-9}')").await.unwrap();
 
     session.batch_execute("update sandmill.store set system_identifier = 1; set sandmill.cluster = ''").await.unwrap();
@@ -175,7 +175,7 @@ async fn every_refusal_names_tenant_stream_event_rule_and_remedy() {
 }
 
 #[tokio::test]
-async fn an_id_that_two_transactions_append_at_once_is_refused_with_the_same_message() {
+async fn a_concurrent_append_of_the_same_id_fails_with_the_same_message() {
     let database = database().await;
     let mut first = database.db.connect("test").await.unwrap();
     let second = database.db.connect("test").await.unwrap();

@@ -66,7 +66,7 @@ impl Observer {
             None => self.db.connect("live view").await?,
         };
         let session = self.session.insert(session);
-        let news = self.tally.news(session).await?;
+        let news = self.tally.new_events(session).await?;
         let status = status::read(session, LANES as i64).await?;
         self.rates.add(now, news);
         // Each processor reports for the whole host, and those that are idle reported long ago.

@@ -1,27 +1,27 @@
-//! Rows for `COPY … FROM STDIN (FORMAT binary)`: nothing has to be escaped, and JSON is taken over as it is.
+//! Rows for `COPY … FROM STDIN (FORMAT binary)`, which needs no escapes and stores JSON unchanged.
 
-/// Microseconds from 1970 to 2000, where PostgreSQL's clock begins.
+/// Microseconds from 1970 to 2000, the epoch of PostgreSQL.
 const EPOCH: i64 = 946_684_800_000_000;
 
-/// Rows under way. PostgreSQL's binary format is a signature, flags and the length of an extension, both none, then for each row
-/// the number of its fields and for each field its length and bytes.
-pub(super) struct Rows {
+/// Rows in PostgreSQL's binary format: a signature, flags (none), the length of an extension
+/// (none), then for each row the number of its fields, and for each field its length and bytes.
+pub(super) struct CopyRows {
     bytes: Vec<u8>,
     fields: i16,
 }
 
-impl Rows {
+impl CopyRows {
     pub(super) fn with_fields(fields: i16) -> Self {
-        Rows { bytes: b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec(), fields }
+        CopyRows { bytes: b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec(), fields }
     }
 
     pub(super) fn begin_row(&mut self) {
         self.bytes.extend_from_slice(&self.fields.to_be_bytes());
     }
 
-    /// A field of type `text`, or of type `json`, which has the same form.
+    /// A field of type `text` or `json`, which have the same form.
     pub(super) fn text(&mut self, text: &str) {
-        // No line of an import comes near the 2 GiB that a length can say.
+        // A length can be up to 2 GiB; no line of an import comes near that.
         self.bytes.extend_from_slice(&(text.len() as i32).to_be_bytes());
         self.bytes.extend_from_slice(text.as_bytes());
     }
@@ -47,8 +47,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_row_has_the_form_that_the_manual_gives() {
-        let mut rows = Rows::with_fields(2);
+    fn a_row_has_the_binary_format_of_the_manual() {
+        let mut rows = CopyRows::with_fields(2);
         rows.begin_row();
         rows.text("é");
         rows.time(EPOCH + 1);

@@ -1,9 +1,10 @@
-//! The events that an import into an empty store would make, without a store.
+//! The events that an import into an empty store would create, without a store.
 //!
-//! Who tries a plugin out wants the events that it will be given, from the file that will be imported. What a store would make up is derived
-//! from the line instead of drawn, so that the same file is the same events at every reading: a line's number is its event's position, its
-//! id where the file has none, and its milliseconds from 1970 where the file does not say when it was recorded. All events are
-//! held in memory. An event may be as large as the largest that any store can be set to take.
+//! They serve a plugin test, which needs the events of the file that will be imported. Values that
+//! a store would assign are derived from the line, so a file gives the same events at every read:
+//! the line's number is the event's position, is part of its id if the file has none, and is its
+//! time in milliseconds since 1970 if the file has none. All events are held in memory. An event
+//! may have the highest size that a store can allow.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,10 +12,10 @@ use std::{
 };
 
 use super::{
-    Input,
-    input::{End, Lines},
-    line::Line,
-    same::Content,
+    ImportInput,
+    input::{InputEnd, LineReader},
+    line::EventLine,
+    same::EventContent,
 };
 use crate::{
     model::{event::Event, ids::TenantId},
@@ -23,22 +24,22 @@ use crate::{
 
 /// The events of a file.
 #[derive(Debug, Default)]
-pub struct Events {
-    /// In the order of their lines; each one's position is its line's number.
+pub struct FileEvents {
+    /// In the order of their lines. The position of each is its line's number.
     pub events: Vec<Arc<Event>>,
-    /// Lines that repeat an earlier one, by tenant, id and content, which an import skips.
+    /// Lines that repeat an earlier one, by tenant, id and content, which an import leaves out.
     pub repeated: u64,
 }
 
-/// Why there are no events.
+/// Why a file has no usable events.
 #[derive(Debug, thiserror::Error)]
-pub enum EventsError {
-    /// A line that cannot be an event.
+pub enum FileEventsError {
+    /// A line that is not an event.
     #[error("line {line}: {message}")]
     BadLine {
         /// Its number, from 1.
         line: u64,
-        /// What is wrong with it.
+        /// The reason.
         message: String,
     },
     /// The input could not be read at all.
@@ -46,37 +47,39 @@ pub enum EventsError {
     Unreadable(String),
 }
 
-impl Events {
-    /// Reads all of an input; call it where blocking is allowed.
-    pub fn read(input: Input) -> Result<Events, EventsError> {
-        let mut lines = Lines::new(input.into_reader(), *size_limit::RANGE.end())
-            .map_err(|error| EventsError::Unreadable(error.to_string()))?;
-        let mut reading = Reading::default();
+impl FileEvents {
+    /// Reads all of an input. It blocks.
+    pub fn read(input: ImportInput) -> Result<FileEvents, FileEventsError> {
+        let bad_line = |(line, message)| FileEventsError::BadLine { line, message };
+        let mut lines = LineReader::new(input.into_reader(), *size_limit::RANGE.end())
+            .map_err(|error| FileEventsError::Unreadable(error.to_string()))?;
+        let mut collector = EventCollector::default();
         loop {
             match lines.next_line() {
-                Ok(line) => reading.take(line).map_err(|(line, message)| EventsError::BadLine { line, message })?,
-                Err(End::Complete) => return Ok(reading.read),
-                Err(End::BadLine { number: line, message }) => return Err(EventsError::BadLine { line, message }),
-                Err(End::Unreadable(message)) => return Err(EventsError::Unreadable(message)),
+                Ok(line) => collector.add(line).map_err(bad_line)?,
+                Err(InputEnd::Complete) => return Ok(collector.collected),
+                Err(InputEnd::BadLine { number, message }) => return Err(bad_line((number, message))),
+                Err(InputEnd::Unreadable(message)) => return Err(FileEventsError::Unreadable(message)),
             }
         }
     }
 }
 
+/// The events collected so far.
 #[derive(Default)]
-struct Reading {
-    read: Events,
-    /// Which event has an id, by its place among those read.
+struct EventCollector {
+    collected: FileEvents,
+    /// The index of the event with each id.
     ids: HashMap<(TenantId, Box<str>), usize>,
     versions: HashMap<(TenantId, Box<str>), i64>,
     tenants: HashMap<String, TenantId>,
 }
 
-impl Reading {
-    fn take(&mut self, line: Line) -> Result<(), (u64, String)> {
+impl EventCollector {
+    fn add(&mut self, line: EventLine) -> Result<(), (u64, String)> {
         let id: Box<str> = match &line.id {
             Some(id) => id.as_str().into(),
-            // In the form of those that a store draws.
+            // In the form of the ids that a store assigns.
             None => format!("00000000-0000-4000-8000-{:012x}", line.number).into(),
         };
         let tenant = match self.tenants.get(&line.tenant) {
@@ -88,23 +91,23 @@ impl Reading {
             }
         };
         match self.ids.entry((tenant.clone(), id.clone())) {
-            Entry::Vacant(place) => {
-                place.insert(self.read.events.len());
+            Entry::Vacant(entry) => {
+                entry.insert(self.collected.events.len());
             }
-            Entry::Occupied(place) => {
-                let earlier = self.read.events.get(*place.get());
+            Entry::Occupied(entry) => {
+                let earlier = self.collected.events.get(*entry.get());
                 let difference = earlier.and_then(|event| content(event).difference(&line));
                 if let Some(message) = difference {
                     return Err((line.number, message));
                 }
-                self.read.repeated += 1;
+                self.collected.repeated += 1;
                 return Ok(());
             }
         }
         let stream: Box<str> = line.stream.into();
         let version = self.versions.entry((tenant.clone(), stream.clone())).or_default();
         *version += 1;
-        self.read.events.push(Arc::new(Event {
+        self.collected.events.push(Arc::new(Event {
             position: line.number as i64,
             id,
             tenant,
@@ -120,9 +123,9 @@ impl Reading {
     }
 }
 
-/// What an event that was read is, for a line with its id.
-fn content(event: &Event) -> Content<'_> {
-    Content {
+/// The content of a collected event, for the comparison with a line.
+fn content(event: &Event) -> EventContent<'_> {
+    EventContent {
         stream: &event.stream,
         event_type: &event.event_type,
         recorded_at: Some(event.recorded_at * 1_000),
@@ -134,20 +137,20 @@ fn content(event: &Event) -> Content<'_> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Events, EventsError> {
-        Events::read(Input::from_reader(std::io::Cursor::new(text.to_owned())))
+    fn read(text: &str) -> Result<FileEvents, FileEventsError> {
+        FileEvents::read(ImportInput::from_reader(std::io::Cursor::new(text.to_owned())))
     }
 
     #[test]
-    fn lines_become_the_events_that_an_import_would_make() {
+    fn lines_become_the_events_that_an_import_would_create() {
         let text = r#"{"stream":"s","type":"A","data":{"b" :1.10}}
 
 {"tenant":"UA","stream":"s","type":"B","id":"x","data":1,"recordedAt":"1970-01-01T00:00:01Z","metadata":{"k":1}}
 {"tenant":"UA","stream":"s","type":"B","id":"x","data":1.0,"recordedAt":"1970-01-01T00:00:01Z","metadata":{"k" : 1}}
 {"stream":"s","type":"C","id":"x","data":2}
 {"stream":"s","type":"D","data":3}"#;
-        let Events { events, repeated } = read(text).unwrap();
-        let told: Vec<String> = events
+        let FileEvents { events, repeated } = read(text).unwrap();
+        let shown: Vec<String> = events
             .iter()
             .map(|e| {
                 format!(
@@ -157,16 +160,16 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            told,
+            shown,
             [r#"1 default/s#1 A {"b" :1.10} 1"#, "3 UA/s#1 B 1 1000", "5 default/s#2 C 2 5", "6 default/s#3 D 3 6"],
-            "a line that repeats another takes no version, and an id is its tenant's"
+            "a repeated line takes no version, and ids are unique only within a tenant"
         );
         assert_eq!((repeated, &*events[0].id), (1, "00000000-0000-4000-8000-000000000001"));
         assert_eq!((&*events[0].metadata, &*events[1].metadata, &*events[1].id), ("{}", r#"{"k":1}"#, "x"));
     }
 
     #[test]
-    fn another_event_with_the_same_id_is_a_bad_line() {
+    fn a_different_event_with_the_same_id_is_a_bad_line() {
         let line = |data| format!("{{\"stream\":\"s\",\"type\":\"A\",\"id\":\"x\",\"data\":{data}}}\n");
         let error = read(&(line(1) + &line(1) + &line(2))).unwrap_err().to_string();
         assert!(

@@ -1,7 +1,8 @@
-//! Where the lines of an import come from: a file or a pipe, plain or compressed with gzip.
+//! The input of an import: a file or a pipe, plain or compressed with gzip.
 //!
-//! Compression is told by the first bytes and not by a name. Lines are read and parsed on a blocking thread, a few chunks ahead of
-//! the database. What bounds memory is the size of a chunk and the number of chunks under way.
+//! Compression is detected by the first bytes, not by a name. Lines are read and parsed on a
+//! blocking thread, a few chunks ahead of the database. Memory is bounded by the size of a chunk
+//! and the number of chunks under way.
 
 use std::{
     fs::File,
@@ -16,64 +17,67 @@ use std::{
 use flate2::read::MultiGzDecoder;
 use tokio::sync::mpsc;
 
-use super::line::{BYTE_ORDER_MARK, Line};
+use super::line::{BYTE_ORDER_MARK, EventLine};
 
-/// Events per commit. Default 5,000: the cost of a commit is spread thin, and its locks are still held for a moment only.
+/// Events in one commit. Default 5,000: the cost of a commit is shared by many events, and its
+/// locks are still held only for a moment.
 const CHUNK_LINES: usize = 5_000;
-/// Bytes of events per commit. Default 16 MiB: what bounds memory when events are large.
+/// Bytes of events in one commit. Default 16 MiB: a bound on memory if events are large.
 const CHUNK_BYTES: usize = 16 << 20;
-/// What a line may have beside its event's data and metadata. 64 KiB: the other keys have a few kibibytes at most, however they are
-/// escaped; the rest is for white space. A file that is no NDJSON may be one long line, which must not be held as a whole.
-const BESIDE_EVENT: u64 = 64 << 10;
-/// Chunks that are read before the database wants them. Default 2: enough that neither side waits for the other.
+/// Bytes of a line in addition to its event's data and metadata. 64 KiB: the other keys need a few
+/// KiB at most, in any escaped form; the rest is for white space. A file that is not NDJSON may be
+/// one long line, which must not be held as a whole.
+const LINE_OVERHEAD: u64 = 64 << 10;
+/// Chunks that are read ahead of the database. Default 2: enough that neither side waits for the
+/// other.
 const CHUNKS_AHEAD: usize = 2;
 
-/// What is imported.
-pub struct Input {
+/// The input of an import.
+pub struct ImportInput {
     reader: Box<dyn Read + Send>,
     bytes: Option<u64>,
 }
 
-impl Input {
-    /// A file, or standard input where the path is `-`.
+impl ImportInput {
+    /// A file, or standard input if the path is `-`.
     pub fn open(path: &Path) -> io::Result<Self> {
         if path == Path::new("-") {
-            return Ok(Input::from_reader(io::stdin()));
+            return Ok(ImportInput::from_reader(io::stdin()));
         }
         let file = File::open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             return Err(io::ErrorKind::IsADirectory.into());
         }
-        // A pipe that has a name does not know how much will come.
-        Ok(Input { bytes: metadata.is_file().then_some(metadata.len()), reader: Box::new(file) })
+        // The size of a named pipe says nothing about its content.
+        Ok(ImportInput { bytes: metadata.is_file().then_some(metadata.len()), reader: Box::new(file) })
     }
 
-    /// Whatever can be read.
+    /// The content of a reader.
     pub fn from_reader(reader: impl Read + Send + 'static) -> Self {
-        Input { reader: Box::new(reader), bytes: None }
+        ImportInput { reader: Box::new(reader), bytes: None }
     }
 
-    /// How many bytes there are, as far as that is known beforehand.
+    /// The number of bytes, if it is known beforehand.
     pub fn bytes(&self) -> Option<u64> {
         self.bytes
     }
 
-    /// The bytes themselves.
+    /// The reader of its bytes.
     pub(super) fn into_reader(self) -> Box<dyn Read + Send> {
         self.reader
     }
 
-    /// Begins to read on a thread of its own, which ends when the receiver is gone.
+    /// Reads chunks on a thread, which ends when the receiver is dropped.
     pub(super) fn chunks(self, max_event_bytes: u32) -> mpsc::Receiver<Chunk> {
         let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
         tokio::task::spawn_blocking(move || {
             let bytes_read = Arc::new(AtomicU64::new(0));
-            let counted = Counted { inner: self.reader, bytes_read: bytes_read.clone() };
-            let mut lines = match Lines::new(counted, max_event_bytes) {
+            let counting = CountingReader { inner: self.reader, bytes_read: bytes_read.clone() };
+            let mut lines = match LineReader::new(counting, max_event_bytes) {
                 Ok(lines) => lines,
                 Err(error) => {
-                    let end = Some(End::Unreadable(error.to_string()));
+                    let end = Some(InputEnd::Unreadable(error.to_string()));
                     let _ = sender.blocking_send(Chunk { end, ..Chunk::default() });
                     return;
                 }
@@ -94,31 +98,31 @@ impl Input {
 /// Lines that are stored together.
 #[derive(Debug, Default)]
 pub(super) struct Chunk {
-    pub(super) lines: Vec<Line>,
-    /// Bytes of the input, as it is on disk, that were read so far.
+    pub(super) lines: Vec<EventLine>,
+    /// Bytes of the input on disk that were read so far.
     pub(super) bytes_read: u64,
-    /// Why no chunk follows this one, if none does.
-    pub(super) end: Option<End>,
+    /// The reason if this is the last chunk.
+    pub(super) end: Option<InputEnd>,
 }
 
 /// Why there are no more lines.
 #[derive(Debug)]
-pub(super) enum End {
-    /// They were all read.
+pub(super) enum InputEnd {
+    /// All lines were read.
     Complete,
-    /// This line cannot be an event.
+    /// This line is not an event.
     BadLine { number: u64, message: String },
-    /// The input failed.
+    /// The input cannot be read.
     Unreadable(String),
 }
 
-/// Counts the bytes that pass.
-struct Counted {
+/// A reader that counts its bytes.
+struct CountingReader {
     inner: Box<dyn Read + Send>,
     bytes_read: Arc<AtomicU64>,
 }
 
-impl Read for Counted {
+impl Read for CountingReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.inner.read(buffer)?;
         self.bytes_read.fetch_add(count as u64, Relaxed);
@@ -126,15 +130,15 @@ impl Read for Counted {
     }
 }
 
-/// The lines of an input, compressed or not.
-pub(super) struct Lines {
+/// A reader of the lines of an input, compressed or not.
+pub(super) struct LineReader {
     reader: Box<dyn BufRead>,
     number: u64,
     buffer: Vec<u8>,
     max_event_bytes: u32,
 }
 
-impl Lines {
+impl LineReader {
     pub(super) fn new(mut reader: impl Read + 'static, max_event_bytes: u32) -> io::Result<Self> {
         let mut head = Vec::with_capacity(2);
         reader.by_ref().take(2).read_to_end(&mut head)?;
@@ -145,7 +149,7 @@ impl Lines {
         } else {
             Box::new(BufReader::with_capacity(64 << 10, whole))
         };
-        Ok(Lines { reader, number: 0, buffer: Vec::new(), max_event_bytes })
+        Ok(LineReader { reader, number: 0, buffer: Vec::new(), max_event_bytes })
     }
 
     fn next_chunk(&mut self) -> Chunk {
@@ -167,33 +171,35 @@ impl Lines {
     }
 
     /// The next line that is not blank.
-    pub(super) fn next_line(&mut self) -> Result<Line, End> {
+    pub(super) fn next_line(&mut self) -> Result<EventLine, InputEnd> {
         loop {
             self.buffer.clear();
             let number = self.number + 1;
-            let longest = u64::from(self.max_event_bytes) + BESIDE_EVENT;
+            let longest = u64::from(self.max_event_bytes) + LINE_OVERHEAD;
             match self.reader.by_ref().take(longest + 1).read_until(b'\n', &mut self.buffer) {
-                Ok(0) => return Err(End::Complete),
+                Ok(0) => return Err(InputEnd::Complete),
                 Ok(_) => {}
-                Err(error) => return Err(End::BadLine { number, message: format!("cannot be read: {error}") }),
+                Err(error) => {
+                    return Err(InputEnd::BadLine { number, message: format!("cannot be read: {error}") });
+                }
             }
             self.number = number;
             if self.buffer.len() as u64 > longest {
                 let limit = self.max_event_bytes;
                 let message = format!(
-                    "is longer than {longest} bytes, so its event has more than the {limit} that this store takes; put one event on each line, or \
-                     raise the limit: sandmill migrate --max-event-bytes N"
+                    "is longer than {longest} bytes, so its event exceeds this store's limit of {limit} bytes; put one event on \
+                     each line, or raise the limit: sandmill migrate --max-event-bytes N"
                 );
-                return Err(End::BadLine { number, message });
+                return Err(InputEnd::BadLine { number, message });
             }
             let is_ended = self.buffer.ends_with(b"\n");
             let line = self.buffer.trim_ascii_end();
             if !line.is_empty() && line != BYTE_ORDER_MARK {
-                return Line::parse(number, line, self.max_event_bytes).map_err(|mut message| {
+                return EventLine::parse(number, line, self.max_event_bytes).map_err(|mut message| {
                     if !is_ended && message.starts_with("EOF ") {
                         message.push_str("; the input ends in the middle of this line");
                     }
-                    End::BadLine { number, message }
+                    InputEnd::BadLine { number, message }
                 });
             }
         }
@@ -213,7 +219,7 @@ mod tests {
     }
 
     fn read(bytes: Vec<u8>) -> Chunk {
-        Lines::new(io::Cursor::new(bytes), 1_000_000).unwrap().next_chunk()
+        LineReader::new(io::Cursor::new(bytes), 1_000_000).unwrap().next_chunk()
     }
 
     fn gzip(text: &str) -> Vec<u8> {
@@ -227,64 +233,67 @@ mod tests {
     }
 
     #[test]
-    fn blank_lines_count_but_are_no_events_and_the_last_line_needs_no_end() {
+    fn blank_lines_are_counted_but_not_events_and_the_last_line_needs_no_line_end() {
         let text = format!("{}\r\n  \n{}", line("a"), line("b").trim_end());
         let chunk = read(text.into_bytes());
         assert_eq!(streams(&chunk), [(1, "a"), (4, "b")]);
-        assert!(matches!(chunk.end, Some(End::Complete)));
-        assert!(matches!(read(Vec::new()).end, Some(End::Complete)));
+        assert!(matches!(chunk.end, Some(InputEnd::Complete)));
+        assert!(matches!(read(Vec::new()).end, Some(InputEnd::Complete)));
     }
 
     #[test]
-    fn gzip_is_told_by_its_bytes_and_may_have_several_members() {
+    fn gzip_is_detected_by_its_bytes_and_may_have_several_members() {
         let chunk = read([gzip(&line("a")), gzip(&line("b"))].concat());
         assert_eq!(streams(&chunk), [(1, "a"), (2, "b")]);
-        assert!(matches!(chunk.end, Some(End::Complete)));
+        assert!(matches!(chunk.end, Some(InputEnd::Complete)));
     }
 
     #[test]
-    fn a_torn_file_gives_what_is_whole() {
+    fn a_truncated_file_gives_its_complete_lines() {
         let mut whole = gzip(&(line("a") + &line("b")));
         whole.truncate(whole.len() - 4);
         let chunk = read(whole);
         assert_eq!(streams(&chunk), [(1, "a"), (2, "b")]);
         assert!(
-            matches!(&chunk.end, Some(End::BadLine { number: 3, message }) if message.starts_with("cannot be read"))
+            matches!(&chunk.end, Some(InputEnd::BadLine { number: 3, message }) if message.starts_with("cannot be read"))
         );
     }
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_a_line_plain_or_compressed() {
+    fn a_byte_order_mark_is_skipped_plain_or_compressed() {
         for bytes in [format!("\u{feff}{}", line("a")).into_bytes(), gzip(&format!("\u{feff}\r\n{}", line("a")))] {
             let chunk = read(bytes);
             assert_eq!(chunk.lines.iter().map(|line| line.stream.as_str()).collect::<Vec<_>>(), ["a"]);
-            assert!(matches!(chunk.end, Some(End::Complete)));
+            assert!(matches!(chunk.end, Some(InputEnd::Complete)));
         }
     }
 
     #[test]
-    fn an_input_that_ends_in_the_middle_of_a_line_says_so() {
+    fn an_input_that_ends_in_the_middle_of_a_line_is_reported_as_such() {
         let chunk = read((line("a") + r#"{"stream":"b","ty"#).into_bytes());
-        let Some(End::BadLine { number: 2, message }) = &chunk.end else { panic!("{:?}", chunk.end) };
+        let Some(InputEnd::BadLine { number: 2, message }) = &chunk.end else { panic!("{:?}", chunk.end) };
         assert_eq!(message, "EOF while parsing a string (column 17); the input ends in the middle of this line");
     }
 
     #[test]
-    fn a_line_without_end_is_read_no_further_than_an_event_can_be_long() {
-        let mut lines = Lines::new(io::repeat(b'['), 1_000).unwrap();
-        let Err(End::BadLine { number: 1, message }) = lines.next_line() else { panic!("a line was read") };
-        assert!(message.starts_with("is longer than 66536 bytes, so its event has more than the 1000"), "{message}");
+    fn an_endless_line_is_read_only_up_to_the_longest_possible_event() {
+        let mut lines = LineReader::new(io::repeat(b'['), 1_000).unwrap();
+        let Err(InputEnd::BadLine { number: 1, message }) = lines.next_line() else { panic!("a line was read") };
+        assert!(
+            message.starts_with("is longer than 66536 bytes, so its event exceeds this store's limit of 1000 bytes"),
+            "{message}"
+        );
         assert!(lines.buffer.capacity() < 256 << 10, "{}", lines.buffer.capacity());
     }
 
     #[test]
-    fn chunks_are_bounded_and_go_on_where_the_last_one_ended() {
+    fn chunks_are_bounded_and_continue_where_the_last_one_ended() {
         let text: String = (0..CHUNK_LINES + 1).map(|n| line(&n.to_string())).collect();
-        let mut lines = Lines::new(io::Cursor::new(text.into_bytes()), 1_000_000).unwrap();
+        let mut lines = LineReader::new(io::Cursor::new(text.into_bytes()), 1_000_000).unwrap();
         let first = lines.next_chunk();
         assert!(first.lines.len() == CHUNK_LINES && first.end.is_none());
         let second = lines.next_chunk();
         assert_eq!(streams(&second), [(CHUNK_LINES as u64 + 1, CHUNK_LINES.to_string().as_str())]);
-        assert!(matches!(second.end, Some(End::Complete)));
+        assert!(matches!(second.end, Some(InputEnd::Complete)));
     }
 }

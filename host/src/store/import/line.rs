@@ -1,4 +1,4 @@
-//! One line of an import: an event as JSON, checked as far as that can be done without the database.
+//! One line of an import: an event as JSON, with all checks that need no database.
 
 use sandmill_client::check;
 use serde::{Deserialize, de::IgnoredAny};
@@ -6,26 +6,26 @@ use serde_json::value::RawValue;
 
 use crate::{model::nearest::nearest, store::time};
 
-/// An event that wants to be stored, and where it stood.
+/// An event of an import, and the number of its line.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct EventLine {
     /// Its number in the input, from 1.
     pub(super) number: u64,
     pub(super) tenant: String,
     pub(super) stream: String,
     pub(super) event_type: String,
     pub(super) id: Option<String>,
-    /// Microseconds from 1970.
+    /// Microseconds since 1970.
     pub(super) recorded_at: Option<i64>,
-    /// The text as it was written.
+    /// The JSON text, unchanged.
     pub(super) data: Box<RawValue>,
     pub(super) metadata: Option<Box<RawValue>>,
 }
 
-/// The keys, as users write them: those that an import takes, and those that only a listing has.
+/// The keys of a line: those that an import reads, and those that only a listing has.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct Keys {
+struct LineKeys {
     #[serde(default)]
     tenant: Option<String>,
     stream: String,
@@ -37,27 +37,29 @@ struct Keys {
     data: Box<RawValue>,
     #[serde(default)]
     metadata: Option<Box<RawValue>>,
-    // A listing has these. They are this store's to give, so that `sandmill events --json` can be imported elsewhere.
+    // A listing has these, and an import ignores them because the store assigns its own. So the
+    // output of `sandmill events --json` can be imported into another store.
     #[serde(default, rename = "position")]
     _position: IgnoredAny,
     #[serde(default, rename = "version")]
     _version: IgnoredAny,
 }
 
-/// The names of the keys, for one that is misspelt.
+/// The names of the keys, to suggest one for a misspelt key.
 const KEYS: [&str; 9] = ["tenant", "stream", "type", "id", "recordedAt", "data", "metadata", "position", "version"];
-/// A line as it should be.
+/// A valid line, for messages.
 const EXAMPLE: &str = r#"{"stream":"cart-1","type":"ItemAdded","data":{"sku":"x"}}"#;
 
-impl Line {
-    /// Reads a line, without its end. `max_event_bytes` is the store's limit for data and metadata together.
+impl EventLine {
+    /// Parses a line without its line end. `max_event_bytes` is the store's limit for data and
+    /// metadata together.
     pub(super) fn parse(number: u64, text: &[u8], max_event_bytes: u32) -> Result<Self, String> {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
         let text = std::str::from_utf8(text).map_err(|error| not_utf8(text, error.valid_up_to()))?;
         if !text.trim_start().starts_with('{') {
             return Err(not_an_object(text.trim_start()));
         }
-        let keys: Keys = serde_json::from_str(text).map_err(|error| in_words(&error, text))?;
+        let keys: LineKeys = serde_json::from_str(text).map_err(|error| in_words(&error, text))?;
         let tenant = keys.tenant.unwrap_or_else(|| sandmill_client::DEFAULT_TENANT.to_owned());
         check::tenant(&tenant)?;
         check::stream(&keys.stream)?;
@@ -71,8 +73,8 @@ impl Line {
         let bytes = keys.data.get().len() + metadata.map_or(0, str::len);
         if bytes > max_event_bytes as usize {
             return Err(format!(
-                "the event has {bytes} bytes of data and metadata; this store takes {max_event_bytes} at most. Keep large content elsewhere and \
-                 import a reference to it, or raise the limit: sandmill migrate --max-event-bytes N"
+                "the event has {bytes} bytes of data and metadata, more than this store's limit of {max_event_bytes}. Store large \
+                 content elsewhere and import a reference to it, or raise the limit: sandmill migrate --max-event-bytes N"
             ));
         }
         for (part, json) in [("data", keys.data.get()), ("metadata", metadata.unwrap_or_default())] {
@@ -80,7 +82,7 @@ impl Line {
                 format!("{part} {problem}; plugins could not read it. Flatten it, or write the number as a string.")
             })?;
         }
-        Ok(Line {
+        Ok(EventLine {
             number,
             tenant,
             stream: keys.stream,
@@ -92,12 +94,12 @@ impl Line {
         })
     }
 
-    /// The text of its metadata, as it is stored.
+    /// The text of its metadata in the store.
     pub(super) fn metadata(&self) -> &str {
         self.metadata.as_ref().map_or("{}", |metadata| metadata.get())
     }
 
-    /// What it weighs in memory, near enough to bound how many are held at once.
+    /// Its approximate size in memory, to bound the number of lines held at once.
     pub(super) fn weight(&self) -> usize {
         let texts =
             self.tenant.len() + self.stream.len() + self.event_type.len() + self.id.as_ref().map_or(0, String::len);
@@ -106,10 +108,10 @@ impl Line {
     }
 }
 
-/// Which of the first bytes of a text are no part of it: some programs mark UTF-8 by these.
+/// The bytes with which some programs mark a UTF-8 text at its beginning.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What bytes that are no UTF-8 may be instead.
+/// The message about bytes that are not UTF-8, with a guess at their format.
 fn not_utf8(text: &[u8], valid: usize) -> String {
     let other = match text {
         [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
@@ -126,24 +128,24 @@ fn not_utf8(text: &[u8], valid: usize) -> String {
     }
 }
 
-/// Why a line that does not begin with a brace is no event.
+/// The message about a line that does not begin with a brace.
 fn not_an_object(text: &str) -> String {
     if text.contains('\0') {
-        return "the line contains U+0000: the input may be UTF-16, or be no text; write it as UTF-8".into();
+        return "the line contains U+0000: the input may be UTF-16, or not be text; convert it to UTF-8".into();
     }
     let what = match text.as_bytes().first() {
-        Some(b'[') => "a JSON array; write one object a line, for instance with `jq -c '.[]'`",
+        Some(b'[') => "a JSON array; write one object on each line, for instance with `jq -c '.[]'`",
         Some(b'"') => "a JSON string",
         Some(b'0'..=b'9' | b'-') => "a number",
-        _ => "no JSON object",
+        _ => "not a JSON object",
     };
     format!("the line is {what}; an event is an object such as {EXAMPLE}")
 }
 
-/// The parser's words, which count lines within the one that it saw.
+/// The parser's message without its line number, which counts within this one line.
 fn in_words(error: &serde_json::Error, text: &str) -> String {
-    let words = error.to_string();
-    let what = words.rsplit_once(" at line ").map_or(words.as_str(), |(what, _)| what);
+    let message = error.to_string();
+    let what = message.rsplit_once(" at line ").map_or(message.as_str(), |(what, _)| what);
     let column = error.column();
     if let Some(key) = what.strip_prefix("unknown field `").and_then(|rest| rest.rsplit_once("`, expected ")) {
         let nearest = nearest(key.0, KEYS.iter().map(|key| (*key).to_string()));
@@ -152,9 +154,9 @@ fn in_words(error: &serde_json::Error, text: &str) -> String {
     if what == "trailing characters" {
         return match text.as_bytes().get(column.saturating_sub(1)) {
             Some(b',') => format!(
-                "a comma follows the event (column {column}); write one object a line, with nothing between them"
+                "a comma follows the event (column {column}); write one object on each line, with nothing between them"
             ),
-            _ => format!("something follows the event (column {column}); write one object a line"),
+            _ => format!("more text follows the event (column {column}); write one object on each line"),
         };
     }
     format!("{what} (column {column})")
@@ -164,12 +166,12 @@ fn in_words(error: &serde_json::Error, text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Line, String> {
-        Line::parse(1, text.as_bytes(), 1_000_000)
+    fn parse(text: &str) -> Result<EventLine, String> {
+        EventLine::parse(1, text.as_bytes(), 1_000_000)
     }
 
     #[test]
-    fn data_stays_as_it_was_written() {
+    fn data_keeps_its_text() {
         let line = parse(r#" {"stream":"s\u00fc","type":"T","data": {"b" :1.10,"a":[1e2, "\u00e9"]} } "#).unwrap();
         assert_eq!(line.data.get(), r#"{"b" :1.10,"a":[1e2, "\u00e9"]}"#);
         assert_eq!((line.tenant.as_str(), line.stream.as_str()), ("default", "sü"));
@@ -177,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn optional_keys_are_taken_and_null_is_absent() {
+    fn optional_keys_are_read_and_null_means_absent() {
         let line = parse(
             r#"{"tenant":"UA","stream":"s","type":"T","id":"e1","recordedAt":"1970-01-01T00:00:01Z","metadata":{},"data":null}"#,
         )
@@ -189,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_with_its_column() {
+    fn errors_are_reported_with_their_column() {
         for (text, message) in [
             (r#"{"stream":"s","type":"T""#, "EOF while parsing an object (column 24)"),
             (r#"{"stream":"s","type":"T"}"#, "missing field `data` (column 25)"),
@@ -199,13 +201,13 @@ mod tests {
                 "unknown key `recorded_at`; did you mean `recordedAt`? (column 38)",
             ),
             (r#"{"stream":"s","type":"T","data":{},"data":{}}"#, "duplicate field `data` (column 41)"),
-            (r#"{"stream":"s","type":"T","data":{}} {}"#, "something follows the event (column 37)"),
+            (r#"{"stream":"s","type":"T","data":{}} {}"#, "more text follows the event (column 37)"),
             (r#"{"stream":"s","type":"T","data":{}},"#, "a comma follows the event (column 36)"),
-            (r#"["s","T",{}]"#, "the line is a JSON array; write one object a line"),
-            (r#"[{"stream":"s","type":"T","data":{}}]"#, "the line is a JSON array; write one object a line"),
+            (r#"["s","T",{}]"#, "the line is a JSON array; write one object on each line"),
+            (r#"[{"stream":"s","type":"T","data":{}}]"#, "the line is a JSON array; write one object on each line"),
             (" \"text\"", "the line is a JSON string; an event is an object such as {"),
             ("17", "the line is a number; "),
-            ("stream,type", "the line is no JSON object; "),
+            ("stream,type", "the line is not a JSON object; "),
             (r#"{"stream":null,"type":"T","data":1}"#, "invalid type: null, expected a string (column 14)"),
             ("{\0\"\0s\0", "key must be a string"),
             (r#"{"stream":"","type":"T","data":{}}"#, "a stream must not be empty"),
@@ -216,14 +218,14 @@ mod tests {
             let error = parse(text).unwrap_err();
             assert!(error.starts_with(message), "{text}: {error}");
         }
-        let error = |bytes: &[u8]| Line::parse(1, bytes, 1_000).unwrap_err();
+        let error = |bytes: &[u8]| EventLine::parse(1, bytes, 1_000).unwrap_err();
         assert_eq!(error(b"{\"stream\":\"\xff\"}"), "byte 12 is not UTF-8");
         assert!(error(b"\xff\xfe{\0").starts_with("the input is UTF-16; convert it first"));
         assert!(error(b"(\xb5/\xfd\x04").starts_with("the input is compressed with zstd"));
     }
 
     #[test]
-    fn a_byte_order_mark_and_the_keys_of_a_listing_are_passed_over() {
+    fn a_byte_order_mark_and_the_keys_of_a_listing_are_ignored() {
         let listed = r#"{"position":7,"tenant":"a","stream":"s","version":2,"type":"T","id":"e","recordedAt":"2013-01-01T05:00:00.123456Z","data":1,"metadata":{}}"#;
         for text in [listed.to_owned(), format!("\u{feff}{listed}")] {
             let line = parse(&text).unwrap();
@@ -232,16 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_bounded_in_bytes_levels_and_digits() {
+    fn the_bytes_levels_and_digits_of_an_event_are_bounded() {
         let line = |data: &str, metadata: &str| {
             let text = format!(r#"{{"stream":"s","type":"T","data":{data},"metadata":{metadata}}}"#);
-            Line::parse(1, text.as_bytes(), 2_000).map(|line| line.data.get().len())
+            EventLine::parse(1, text.as_bytes(), 2_000).map(|line| line.data.get().len())
         };
         let text = |length: usize| format!("\"{}\"", "x".repeat(length - 2));
         assert_eq!(line(&text(1_998), "{}"), Ok(1_998));
         let error = line(&text(1_999), "{}").unwrap_err();
         assert!(
-            error.starts_with("the event has 2001 bytes of data and metadata; this store takes 2000 at most."),
+            error.starts_with("the event has 2001 bytes of data and metadata, more than this store's limit of 2000."),
             "{error}"
         );
         let error = line(&("[".repeat(513) + &"]".repeat(513)), "{}").unwrap_err();

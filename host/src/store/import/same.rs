@@ -1,27 +1,28 @@
-//! Whether a line repeats an event whose id it has, or is another event.
+//! Comparison of a line with the event that has its id: a repetition, or a different event.
 //!
-//! JSON is compared by its tokens: white space, the form of escapes and the form of numbers do not matter, the order of keys does.
-//! A line without a time repeats an event of any time. A listing may have cut a time to milliseconds, so such a time is compared by those.
+//! JSON is compared by its tokens. White space and the form of escapes and numbers do not matter;
+//! the order of keys does. A line without a time repeats an event of any time. A listing may have
+//! cut a time to milliseconds, so a time in milliseconds is compared by them.
 
 use std::{borrow::Cow, iter};
 
-use super::line::Line;
+use super::line::EventLine;
 
-/// What an event is, beside its id.
+/// The content of an event, without its id.
 #[derive(Debug)]
-pub(super) struct Content<'a> {
+pub(super) struct EventContent<'a> {
     pub(super) stream: &'a str,
     pub(super) event_type: &'a str,
-    /// Microseconds from 1970; none where the line leaves it to the store.
+    /// Microseconds since 1970; none if the line has no time.
     pub(super) recorded_at: Option<i64>,
-    /// Data and metadata, where they are to be compared as well.
+    /// Data and metadata; none if they are known to be equal.
     pub(super) json: Option<(&'a str, &'a str)>,
 }
 
-impl<'a> Content<'a> {
-    /// What a line says.
-    pub(super) fn of(line: &'a Line) -> Self {
-        Content {
+impl<'a> EventContent<'a> {
+    /// The content of a line.
+    pub(super) fn of(line: &'a EventLine) -> Self {
+        EventContent {
             stream: &line.stream,
             event_type: &line.event_type,
             recorded_at: line.recorded_at,
@@ -29,8 +30,9 @@ impl<'a> Content<'a> {
         }
     }
 
-    /// How `line` differs from this event with the same id; nothing when it repeats it.
-    pub(super) fn difference(&self, line: &Line) -> Option<String> {
+    /// A message about the differences of `line` from this event with the same id; none if it
+    /// repeats the event.
+    pub(super) fn difference(&self, line: &EventLine) -> Option<String> {
         let mut differences = Vec::new();
         for (what, there, here) in
             [("stream", self.stream, line.stream.as_str()), ("type", self.event_type, line.event_type.as_str())]
@@ -55,16 +57,16 @@ impl<'a> Content<'a> {
     }
 }
 
-/// What people are told of a line that has the id of another event.
-pub(super) fn message(line: &Line, difference: &str) -> String {
+/// The message about a line with the id of a different event.
+pub(super) fn message(line: &EventLine, difference: &str) -> String {
     let id = line.id.as_deref().unwrap_or_default();
     format!(
-        "tenant {} has another event with the id {id:?}: {difference}. Give this line an id of its own, or leave the line out",
+        "tenant {} has another event with the id {id:?}: {difference}. Give this line a unique id, or remove the line",
         line.tenant
     )
 }
 
-/// Whether two times in microseconds are one, or one of them was cut to milliseconds.
+/// Whether two times in microseconds are equal, or equal in milliseconds if one of them was cut.
 fn same_time(one: i64, other: i64) -> bool {
     let is_cut = one % 1_000 == 0 || other % 1_000 == 0;
     one == other || is_cut && one.div_euclid(1_000) == other.div_euclid(1_000)
@@ -76,28 +78,29 @@ fn same_json(one: &str, other: &str) -> bool {
 }
 
 #[derive(Debug, PartialEq)]
-enum Token<'a> {
+enum JsonToken<'a> {
     /// A bracket, brace, colon or comma.
     Mark(u8),
     Text(Cow<'a, str>),
-    Number(Number<'a>),
+    Number(JsonNumber<'a>),
     /// true, false or null.
     Word(&'a str),
 }
 
-/// A number as digits without zeros at either end, and the power of ten of the last one. -0 is not 0.
+/// A number as digits without leading and trailing zeros, and the power of ten of the last digit.
+/// -0 differs from 0.
 #[derive(Debug, PartialEq)]
-enum Number<'a> {
+enum JsonNumber<'a> {
     Value {
         negative: bool,
         digits: String,
         exponent: i64,
     },
-    /// One whose exponent is beyond all measure, as it is written.
+    /// A number whose exponent is out of range, as it is written.
     Huge(&'a str),
 }
 
-fn tokens(json: &str) -> impl Iterator<Item = Token<'_>> {
+fn tokens(json: &str) -> impl Iterator<Item = JsonToken<'_>> {
     let mut rest = json;
     iter::from_fn(move || {
         rest = rest.trim_start();
@@ -112,15 +115,15 @@ fn tokens(json: &str) -> impl Iterator<Item = Token<'_>> {
         let (token, after) = rest.split_at(length);
         rest = after;
         Some(match first {
-            b'"' => Token::Text(serde_json::from_str(token).map_or(Cow::Borrowed(token), Cow::Owned)),
-            b'-' | b'0'..=b'9' => Token::Number(number(token)),
-            b'a'..=b'z' => Token::Word(token),
-            mark => Token::Mark(mark),
+            b'"' => JsonToken::Text(serde_json::from_str(token).map_or(Cow::Borrowed(token), Cow::Owned)),
+            b'-' | b'0'..=b'9' => JsonToken::Number(number(token)),
+            b'a'..=b'z' => JsonToken::Word(token),
+            mark => JsonToken::Mark(mark),
         })
     })
 }
 
-/// The length of the string that a text begins with, with its quotes.
+/// The length of the string at the beginning of a text, including its quotes.
 fn text_length(text: &str) -> usize {
     let mut escaped = false;
     for (index, byte) in text.bytes().enumerate().skip(1) {
@@ -134,9 +137,9 @@ fn text_length(text: &str) -> usize {
     text.len()
 }
 
-fn number(text: &str) -> Number<'_> {
+fn number(text: &str) -> JsonNumber<'_> {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let Ok(exponent) = exponent.parse::<i32>() else { return Number::Huge(text) };
+    let Ok(exponent) = exponent.parse::<i32>() else { return JsonNumber::Huge(text) };
     let (negative, mantissa) = mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let all = format!("{whole}{fraction}");
@@ -144,7 +147,7 @@ fn number(text: &str) -> Number<'_> {
     let zeros = (all.len() - digits.len()) as i64;
     let digits = digits.trim_start_matches('0').to_owned();
     let exponent = if digits.is_empty() { 0 } else { i64::from(exponent) - fraction.len() as i64 + zeros };
-    Number::Value { negative, digits, exponent }
+    JsonNumber::Value { negative, digits, exponent }
 }
 
 #[cfg(test)]
@@ -152,7 +155,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_the_same_in_another_form() {
+    fn json_in_another_form_is_equal() {
         for (one, other) in [
             (r#"{"a":[1,2]}"#, "{ \"a\" :\n[1 , 2]}"),
             (r#""\u00e9\n\/""#, "\"é\\u000a/\""),
@@ -165,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn json_differs_in_content() {
+    fn json_with_other_content_differs() {
         for (one, other) in [
             ("1", "2"),
             ("-0", "0"),
@@ -187,21 +190,22 @@ mod tests {
     fn a_repeated_line_may_leave_its_time_out_or_have_it_in_milliseconds() {
         let line = |time: &str| {
             let text = format!(r#"{{"stream":"s","type":"T","id":"e","data":1{time}}}"#);
-            Line::parse(1, text.as_bytes(), 1_000).unwrap()
+            EventLine::parse(1, text.as_bytes(), 1_000).unwrap()
         };
-        let there = Content { stream: "s", event_type: "T", recorded_at: Some(1_234_567), json: Some(("1.0", "{}")) };
+        let event =
+            EventContent { stream: "s", event_type: "T", recorded_at: Some(1_234_567), json: Some(("1.0", "{}")) };
         for same in
             ["", r#","recordedAt":"1970-01-01T00:00:01.234Z""#, r#","recordedAt":"1970-01-01T00:00:01.234567Z""#]
         {
-            assert_eq!(there.difference(&line(same)), None, "{same}");
+            assert_eq!(event.difference(&line(same)), None, "{same}");
         }
-        let other = there.difference(&line(r#","recordedAt":"1970-01-01T00:00:01.234568Z""#)).unwrap();
+        let other = event.difference(&line(r#","recordedAt":"1970-01-01T00:00:01.234568Z""#)).unwrap();
         assert!(other.contains("it was recorded at another time"), "{other}");
-        let there = Content { stream: "t", event_type: "U", json: Some(("2", "{\"a\":1}")), ..there };
+        let event = EventContent { stream: "t", event_type: "U", json: Some(("2", "{\"a\":1}")), ..event };
         assert_eq!(
-            there.difference(&line("")).unwrap(),
+            event.difference(&line("")).unwrap(),
             "tenant default has another event with the id \"e\": its stream is \"t\", here \"s\", its type is \"U\", here \"T\", \
-             its data is not the same, its metadata is not the same. Give this line an id of its own, or leave the line out"
+             its data is not the same, its metadata is not the same. Give this line a unique id, or remove the line"
         );
     }
 }
