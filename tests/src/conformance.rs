@@ -1,11 +1,13 @@
-//! What any source must do, whatever tables it reads: a suite that a layout is put through.
+//! The conformance suite of a source, for any layout of tables.
 //!
-//! A layout says with [`Layout`] how events are appended to it; everything else here is plain SQL that says `begin` and `commit`. Each case gets
-//! a store of its own. `conformance!(layout)` makes a test of every case; a new layout joins with one line.
+//! A layout implements [`Layout`] to append events; all other statements are plain SQL. Each case
+//! gets a new store. `conformance!(layout)` makes a test of every case, so a new layout needs one
+//! line.
 //!
-//! The cases are those in which followers of a log lose, repeat or reorder events: transactions that end in another order than
-//! they began, that end between two pages, or never; savepoints; prepared transactions. Snapshots are those of the whole server, on which
-//! other tests run at the same time, so a case never says what a snapshot is, only what it sees.
+//! The cases are those in which followers of a log may lose, repeat or reorder events: transactions
+//! that end in another order than they began, that end between two pages, or never; savepoints;
+//! prepared transactions. Other tests run on the same server, and its snapshots contain their
+//! transactions too. So a case never asserts the value of a snapshot, only which events it sees.
 
 use std::{
     collections::BTreeMap,
@@ -29,41 +31,41 @@ use crate::{
     random::Random,
 };
 
-/// How events get into a store of some layout.
+/// A layout of tables: its store, its source, and its way to append events.
 pub trait Layout: Send + Sync {
-    /// Where the store is; empty at first.
+    /// The database of the store, which is empty at first.
     fn db(&self) -> &Db;
 
     /// The source under test.
     fn source(&self) -> &dyn OpenSource;
 
-    /// Appends events to a stream in the transaction that the session is in, and returns their ids.
+    /// Appends events to a stream in the session's transaction, and returns their ids.
     fn append(&self, session: &Session, append: &Append) -> impl Future<Output = Vec<String>> + Send;
 
-    /// Whether JSON comes out as the very text that went in.
+    /// Whether JSON keeps its exact text.
     fn keeps_text(&self) -> bool {
         true
     }
 }
 
-/// Makes a test of every case, each on a store of its own that the expression makes.
+/// Makes a test of every case. The expression makes a new store for each.
 #[macro_export]
 macro_rules! conformance {
     ($layout:expr) => {
         $crate::conformance!($layout =>
-            an_empty_store_has_no_events_and_moves,
-            everything_comes_in_order_from_the_beginning,
-            pages_of_every_size_say_the_same,
-            a_transaction_open_across_pages_comes_once,
-            what_was_rolled_back_never_comes,
-            a_prepared_transaction_comes_when_it_is_committed,
+            progress_moves_in_a_store_without_events,
+            events_are_read_in_order_from_the_beginning,
+            pages_of_every_size_have_the_same_events,
+            a_transaction_that_is_open_across_pages_is_read_once,
+            events_that_were_rolled_back_are_never_read,
+            a_prepared_transaction_is_read_after_its_commit,
             an_older_transactions_commit_changes_the_head,
-            an_unrelated_transaction_stalls_nothing,
-            what_commits_during_a_look_comes_with_the_next,
+            an_open_transaction_delays_no_other_events,
+            events_that_commit_during_a_read_come_with_the_next,
             a_large_difference_begins_at_its_lowest_event,
-            a_tenants_part_is_exactly_its_part,
+            a_tenants_events_in_a_difference_are_exactly_its_own,
             the_last_events_are_those_before_a_position,
-            contents_come_as_they_were_written,
+            contents_are_read_as_they_were_written,
         );
     };
     ($layout:expr => $($case:ident),+ $(,)?) => {
@@ -78,27 +80,27 @@ async fn session(layout: &impl Layout) -> Session {
     layout.db().connect("test").await.expect("connect")
 }
 
-async fn tell(session: &Session, sql: &str) {
+async fn execute(session: &Session, sql: &str) {
     session.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {}", sandmill::db::describe(&error)));
 }
 
-/// Appends so many plain events to a stream of the tenant `acme`.
+/// Appends plain events to a stream of the tenant `acme`, and returns their ids.
 async fn append(layout: &impl Layout, session: &Session, stream: &str, count: usize) -> Vec<String> {
     let events = (0..count).map(|n| NewEvent::new("Happened", format!(r#"{{"n":{n}}}"#)));
     layout.append(session, &Append::to("acme", stream).events(events)).await
 }
 
-/// Nothing there: no events, and progress that follows the head all the same.
-pub async fn an_empty_store_has_no_events_and_moves(layout: &impl Layout) {
+/// There are no events, but progress follows the head.
+pub async fn progress_moves_in_a_store_without_events(layout: &impl Layout) {
     let writer = session(layout).await;
     let mut follower = Follower::from_the_beginning(layout.source()).await;
     assert!(follower.page(10).await.is_empty());
     assert!(follower.progress().is_boundary());
-    // Something unrelated commits and something is taken back; neither is an event, and both are passed.
-    tell(&writer, "begin; select pg_current_xact_id(); commit").await;
-    tell(&writer, "begin").await;
+    // Progress passes a commit without events, and an append that was rolled back.
+    execute(&writer, "begin; select pg_current_xact_id(); commit").await;
+    execute(&writer, "begin").await;
     append(layout, &writer, "a", 1).await;
-    tell(&writer, "rollback").await;
+    execute(&writer, "rollback").await;
     let head = follower.head().await;
     assert!(follower.page(10).await.is_empty());
     assert!(follower.progress().seen().covers(&head), "a page without events moves as far as the snapshot did");
@@ -111,8 +113,8 @@ pub async fn an_empty_store_has_no_events_and_moves(layout: &impl Layout) {
     }
 }
 
-/// One writer after another: their order is the log's.
-pub async fn everything_comes_in_order_from_the_beginning(layout: &impl Layout) {
+/// Two writers append in turns.
+pub async fn events_are_read_in_order_from_the_beginning(layout: &impl Layout) {
     let writers = [session(layout).await, session(layout).await];
     let mut expected = Vec::new();
     for round in 0..6 {
@@ -125,8 +127,8 @@ pub async fn everything_comes_in_order_from_the_beginning(layout: &impl Layout) 
     assert_eq!(versions, (1..=versions.len() as i64).collect::<Vec<_>>(), "versions count from 1 without gaps");
 }
 
-/// From the beginning, and from within history, where a difference is read in another way.
-pub async fn pages_of_every_size_say_the_same(layout: &impl Layout) {
+/// From the beginning, and from a later snapshot, where a difference is read in another form.
+pub async fn pages_of_every_size_have_the_same_events(layout: &impl Layout) {
     let writer = session(layout).await;
     let first = append(layout, &writer, "a", 3).await;
     let now = Follower::from_now(layout.source()).await.progress();
@@ -143,22 +145,23 @@ pub async fn pages_of_every_size_say_the_same(layout: &impl Layout) {
     }
 }
 
-/// It takes low positions, stays open while others commit and are read, and commits between two pages of one difference.
-pub async fn a_transaction_open_across_pages_comes_once(layout: &impl Layout) {
+/// A transaction takes low positions, stays open while other events are committed and read, and
+/// commits between two pages of one difference.
+pub async fn a_transaction_that_is_open_across_pages_is_read_once(layout: &impl Layout) {
     let (slow, quick) = (session(layout).await, session(layout).await);
     for from_the_beginning in [true, false] {
         let mut follower = match from_the_beginning {
             true => Follower::from_the_beginning(layout.source()).await,
             false => Follower::from_now(layout.source()).await,
         };
-        tell(&slow, "begin").await;
+        execute(&slow, "begin").await;
         let mut late = append(layout, &slow, "slow", 2).await;
         let mut expected = if from_the_beginning { Vec::new() } else { append(layout, &quick, "quick", 1).await };
         expected.extend(append(layout, &quick, "quick", 5).await);
         let mut read = follower.page(2).await;
         late.extend(append(layout, &slow, "slow", 1).await);
         assert!(!follower.progress().is_boundary(), "the difference has more");
-        tell(&slow, "commit").await;
+        execute(&slow, "commit").await;
         read.extend(follower.page(2).await);
         expected.extend(append(layout, &quick, "quick", 1).await);
         read.extend(follower.rest(2).await);
@@ -168,76 +171,77 @@ pub async fn a_transaction_open_across_pages_comes_once(layout: &impl Layout) {
     }
 }
 
-/// Whole transactions, and parts of them; more subtransactions than a session's cache in shared memory holds (64).
-pub async fn what_was_rolled_back_never_comes(layout: &impl Layout) {
+/// Whole transactions and savepoints are rolled back. There are more subtransactions than the 64
+/// that PostgreSQL caches for a session.
+pub async fn events_that_were_rolled_back_are_never_read(layout: &impl Layout) {
     let (writer, other) = (session(layout).await, session(layout).await);
     let mut follower = Follower::from_now(layout.source()).await;
-    tell(&writer, "begin").await;
+    execute(&writer, "begin").await;
     append(layout, &writer, "a", 2).await;
-    tell(&writer, "rollback; begin").await;
+    execute(&writer, "rollback; begin").await;
     let mut expected = append(layout, &writer, "a", 1).await;
-    tell(&writer, "savepoint one").await;
+    execute(&writer, "savepoint one").await;
     append(layout, &writer, "a", 2).await;
-    tell(&writer, "rollback to one").await;
+    execute(&writer, "rollback to one").await;
     let mut read = Vec::new();
     for n in 0..80 {
-        tell(&writer, &format!("savepoint s{n}")).await;
+        execute(&writer, &format!("savepoint s{n}")).await;
         let appended = append(layout, &writer, "a", 1).await;
         if n % 5 == 4 {
-            tell(&writer, &format!("rollback to s{n}")).await;
+            execute(&writer, &format!("rollback to s{n}")).await;
         } else {
             expected.extend(appended);
         }
         if n % 20 == 10 {
-            // A snapshot taken while there are too many subtransactions to list.
+            // This snapshot is taken while there are too many subtransactions to list.
             append(layout, &other, "b", 1).await;
             read.extend(follower.rest(3).await);
         }
     }
-    assert!(read.iter().all(|event| &*event.stream == "b"), "nothing of an open transaction");
-    tell(&writer, "commit").await;
+    assert!(read.iter().all(|event| &*event.stream == "b"), "events of an open transaction are not visible");
+    execute(&writer, "commit").await;
     read.extend(follower.rest(7).await);
     assert_streams_in_order(&read);
     read.retain(|event| &*event.stream == "a");
     assert_eq!(ids(&read), expected);
 }
 
-/// Its session is free again, its events are not there yet.
-pub async fn a_prepared_transaction_comes_when_it_is_committed(layout: &impl Layout) {
+/// After `prepare transaction` the session is free, but the events are not visible yet.
+pub async fn a_prepared_transaction_is_read_after_its_commit(layout: &impl Layout) {
     let writer = session(layout).await;
     let most: String = writer.query_one("show max_prepared_transactions", &[]).await.expect("a setting").get(0);
     if most == "0" {
-        eprintln!("SKIPPED: a_prepared_transaction_comes_when_it_is_committed: max_prepared_transactions is 0");
+        eprintln!("SKIPPED: a_prepared_transaction_is_read_after_its_commit: max_prepared_transactions is 0");
         return;
     }
-    // The name is the server's, which other tests use at the same time.
+    // The name must be unique on the server, which other tests use too.
     let name: String = writer.query_one("select current_database() || ' prepared'", &[]).await.expect("a name").get(0);
     let mut follower = Follower::from_the_beginning(layout.source()).await;
-    tell(&writer, "begin").await;
+    execute(&writer, "begin").await;
     let prepared = append(layout, &writer, "a", 2).await;
-    tell(&writer, &format!("prepare transaction '{name}'")).await;
+    execute(&writer, &format!("prepare transaction '{name}'")).await;
     let others = append(layout, &writer, "b", 2).await;
     assert_eq!(ids(&follower.rest(1).await), others);
-    tell(&writer, &format!("commit prepared '{name}'")).await;
+    execute(&writer, &format!("commit prepared '{name}'")).await;
     assert_eq!(ids(&follower.rest(1).await), prepared);
-    tell(&writer, "begin").await;
+    execute(&writer, "begin").await;
     append(layout, &writer, "a", 1).await;
-    tell(&writer, &format!("prepare transaction '{name}'")).await;
-    tell(&writer, &format!("rollback prepared '{name}'")).await;
+    execute(&writer, &format!("prepare transaction '{name}'")).await;
+    execute(&writer, &format!("rollback prepared '{name}'")).await;
     assert!(follower.rest(1).await.is_empty());
 }
 
-/// The bounds of a snapshot need not move when its list does, so looking at the bounds alone would miss a commit.
+/// A commit may change only the list of a snapshot and not its bounds, so both must be compared.
 pub async fn an_older_transactions_commit_changes_the_head(layout: &impl Layout) {
     let (older, younger) = (session(layout).await, session(layout).await);
     let mut follower = Follower::from_the_beginning(layout.source()).await;
-    // Other tests move the bounds now and then; in some round they stand still.
+    // Other tests move the bounds too; repeat until they have not moved in a round.
     for _ in 0..1_000 {
-        tell(&older, "begin").await;
+        execute(&older, "begin").await;
         append(layout, &older, "a", 1).await;
         append(layout, &younger, "b", 1).await;
         let before = follower.head().await;
-        tell(&older, "commit").await;
+        execute(&older, "commit").await;
         let after = follower.head().await;
         assert_ne!(before, after);
         assert!(after.covers(&before) && !before.covers(&after), "{before} {after}");
@@ -245,24 +249,25 @@ pub async fn an_older_transactions_commit_changes_the_head(layout: &impl Layout)
             return;
         }
     }
-    panic!("the bounds never stood still");
+    panic!("the bounds moved in every round");
 }
 
-/// A transaction that holds an xid from before the first append and goes on holding it, as a backup or a forgotten session does.
-pub async fn an_unrelated_transaction_stalls_nothing(layout: &impl Layout) {
+/// A transaction holds an xid from before the first append, like a backup or a forgotten session.
+pub async fn an_open_transaction_delays_no_other_events(layout: &impl Layout) {
     let (unrelated, writer) = (session(layout).await, session(layout).await);
-    tell(&unrelated, "begin; select pg_current_xact_id(); set local idle_in_transaction_session_timeout = 0").await;
+    execute(&unrelated, "begin; select pg_current_xact_id(); set local idle_in_transaction_session_timeout = 0").await;
     let mut follower = Follower::from_the_beginning(layout.source()).await;
     for round in 0..5 {
         let expected = append(layout, &writer, "a", 1 + round).await;
         assert_eq!(ids(&follower.rest(2).await), expected);
     }
-    tell(&unrelated, "rollback").await;
+    execute(&unrelated, "rollback").await;
     assert!(follower.rest(2).await.is_empty());
 }
 
-/// Events and the snapshot they belong to are read as one, while commits arrive between any two statements.
-pub async fn what_commits_during_a_look_comes_with_the_next(layout: &impl Layout) {
+/// Events and their snapshot are read atomically, while other transactions commit between any two
+/// statements.
+pub async fn events_that_commit_during_a_read_come_with_the_next(layout: &impl Layout) {
     let (one, two) = (session(layout).await, session(layout).await);
     let mut follower = Follower::from_now(layout.source()).await;
     let ended = AtomicUsize::new(0);
@@ -287,25 +292,24 @@ pub async fn what_commits_during_a_look_comes_with_the_next(layout: &impl Layout
     assert_streams_in_order(&read);
 }
 
-/// More than a page lies between two snapshots, and its lowest event below others that were handled long ago.
+/// A difference of several pages begins below events that were handled before.
 pub async fn a_large_difference_begins_at_its_lowest_event(layout: &impl Layout) {
     let (slow, quick) = (session(layout).await, session(layout).await);
     let mut follower = Follower::from_now(layout.source()).await;
-    tell(&slow, "begin").await;
+    execute(&slow, "begin").await;
     let late = append(layout, &slow, "slow", 2).await;
     let handled = append(layout, &quick, "quick", 9).await;
     assert_eq!(ids(&follower.rest(100).await), handled);
-    tell(&slow, "commit").await;
+    execute(&slow, "commit").await;
     let later = append(layout, &quick, "quick", 9).await;
     let first = follower.page(4).await;
     assert_eq!(ids(&first), [&late[..], &later[..2]].concat());
-    // What commits now belongs to the next difference.
+    // Events that commit now belong to the next difference.
     let last = append(layout, &quick, "quick", 3).await;
     assert_eq!(ids(&follower.rest(4).await), [&later[2..], &last[..]].concat());
 }
 
-/// Random transactions, random pages: between any two places that a follower came by, a tenant's part read by itself is what the follower
-/// read of that tenant between them.
+/// Random tenants, types, positions and limits.
 pub async fn the_last_events_are_those_before_a_position(layout: &impl Layout) {
     let session = session(layout).await;
     let mut random = Random::seeded();
@@ -337,7 +341,9 @@ pub async fn the_last_events_are_those_before_a_position(layout: &impl Layout) {
     }
 }
 
-pub async fn a_tenants_part_is_exactly_its_part(layout: &impl Layout) {
+/// Random transactions and random pages. Between any two progresses of a follower, a tenant's
+/// events that are read alone are those that the follower read.
+pub async fn a_tenants_events_in_a_difference_are_exactly_its_own(layout: &impl Layout) {
     let mut random = Random::seeded();
     let tenants = ["acme", "globex", "initech"];
     let mut writers = Vec::new();
@@ -346,36 +352,36 @@ pub async fn a_tenants_part_is_exactly_its_part(layout: &impl Layout) {
     }
     let mut follower = Follower::from_the_beginning(layout.source()).await;
     let mut read: Vec<Arc<Event>> = Vec::new();
-    let mut places = vec![(follower.progress(), 0)];
+    let mut progresses = vec![(follower.progress(), 0)];
     for step in 0..240 {
         let writer = random.below(writers.len());
         let (session, open) = &mut writers[writer];
         match random.below(10) {
             0..5 => {
                 if !*open {
-                    tell(session, "begin").await;
+                    execute(session, "begin").await;
                     *open = true;
                 }
-                // Streams of its own, so that no writer waits for another one.
+                // Each writer has its own streams, so none waits for another.
                 let stream = format!("{writer}-{}", random.below(2));
                 let events = (0..1 + random.below(4)).map(|_| NewEvent::new("Happened", "{}"));
                 let append = Append::to(tenants[random.below(tenants.len())], stream).events(events);
                 layout.append(session, &append).await;
             }
             5..7 if *open => {
-                tell(session, if random.percent(80) { "commit" } else { "rollback" }).await;
+                execute(session, if random.percent(80) { "commit" } else { "rollback" }).await;
                 *open = false;
             }
             _ => {
                 read.extend(follower.page(1 + random.below(if step % 2 == 0 { 3 } else { 30 })).await);
-                places.push((follower.progress(), read.len()));
+                progresses.push((follower.progress(), read.len()));
             }
         }
     }
     let mut reader = Follower::from_the_beginning(layout.source()).await;
     for _ in 0..60 {
-        let (one, two) = (random.below(places.len()), random.below(places.len()));
-        let (from, to) = (&places[one.min(two)], &places[one.max(two)]);
+        let (one, two) = (random.below(progresses.len()), random.below(progresses.len()));
+        let (from, to) = (&progresses[one.min(two)], &progresses[one.max(two)]);
         for tenant in tenants {
             let tenant = TenantId::parse(tenant).expect("a tenant");
             let expected: Vec<Arc<Event>> =
@@ -388,8 +394,8 @@ pub async fn a_tenants_part_is_exactly_its_part(layout: &impl Layout) {
     }
 }
 
-/// Times before 1970, all of Unicode, and JSON to the letter.
-pub async fn contents_come_as_they_were_written(layout: &impl Layout) {
+/// Times before 1970, any Unicode, and the exact text of JSON.
+pub async fn contents_are_read_as_they_were_written(layout: &impl Layout) {
     let writer = session(layout).await;
     let data = [
         r#"{}"#,

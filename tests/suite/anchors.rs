@@ -1,4 +1,5 @@
-//! A store that comes into another cluster: it is refused there until it was re-anchored, and then everybody goes on exactly where they were.
+//! A store that was restored in another cluster: hosts reject it until it is re-anchored, and then
+//! every processor and lane continues exactly where it was.
 
 mod appended_since;
 
@@ -41,7 +42,7 @@ async fn use_up_xids(database: &Database, xids: u32) {
     session.batch_execute(&sql).await.unwrap();
 }
 
-/// Takes a dump of a database and restores it on another server, with the tools that belong to the servers.
+/// Dumps a database and restores it on another server, with the tools of the server's installation.
 async fn restore(from: &Database, server: &Embedded) -> Database {
     let session = from.db.connect("test").await.unwrap();
     let sql = "select setting from pg_config where name = 'BINDIR'";
@@ -65,16 +66,16 @@ async fn append_to(session: &Session, tenant: &str, stream: &str, count: usize) 
     appended.into_iter().map(|event| event.id).collect()
 }
 
-/// A store with processors named after where they stand, and lanes behind one of them.
+/// A store with processors that are named after their progress, and lanes behind one of them.
 struct Store {
     database: Database,
-    /// What is still to come for each processor.
+    /// The unhandled events of each processor.
     rest: BTreeMap<String, Vec<String>>,
-    /// What is still to come for each lane before it meets its cursor.
+    /// The unhandled events of each lane up to its processor's cursor.
     lanes: BTreeMap<String, Vec<String>>,
 }
 
-/// The processor that lanes are behind, and the places of those lanes.
+/// The processor with lanes behind its cursor, and the progress of those lanes.
 const AHEAD: &str = "at-a-boundary";
 const BEHIND: [(&str, &str); 2] = [("acme", "inside-a-difference"), ("globex", "beside-an-open-transaction")];
 
@@ -115,7 +116,7 @@ impl Store {
                                   values ($1, $1, '', '', '', 'tenant', 1) returning id)
                        insert into sandmill.cursors (processor, bucket, progress, fence)
                        select id, bucket, $2::text, 'a token' from p, generate_series(0, 15) bucket";
-            // The foreign key looks for the processor when the statement ends.
+            // The foreign key is checked when the statement ends.
             writer.execute(sql, &[name, &progress.to_string()]).await.unwrap();
         }
         for (tenant, place) in BEHIND {
@@ -124,13 +125,13 @@ impl Store {
                        values ($1, 3, $2, $2, $3::text, 'blocked', 'for a test')";
             writer.execute(sql, &[&AHEAD, &tenant, &places[place].to_string()]).await.unwrap();
         }
-        (store.rest, store.lanes) = store.still_to_come().await;
+        (store.rest, store.lanes) = store.unhandled().await;
         assert_eq!(store.lanes.values().map(Vec::len).collect::<Vec<_>>(), [4, 6]);
         store
     }
 
-    /// What is still to come, by the rows as they are.
-    async fn still_to_come(&self) -> (BTreeMap<String, Vec<String>>, BTreeMap<String, Vec<String>>) {
+    /// The unhandled events according to the rows in the database.
+    async fn unhandled(&self) -> (BTreeMap<String, Vec<String>>, BTreeMap<String, Vec<String>>) {
         let source = Native::new(self.database.db.clone());
         let session = self.database.db.connect("test").await.unwrap();
         let (mut rest, mut lanes) = (BTreeMap::new(), BTreeMap::new());
@@ -154,9 +155,9 @@ impl Store {
         (rest, lanes)
     }
 
-    /// Asserts that it is as it was, but for events appended since.
+    /// Asserts that the unhandled events are those of `original` and the events appended `since`.
     async fn assert_same(&self, original: &Store, since: &[String]) {
-        let (rest, lanes) = self.still_to_come().await;
+        let (rest, lanes) = self.unhandled().await;
         let expected = |ids: &Vec<String>| sorted([ids, since].concat());
         assert_eq!(rest, original.rest.iter().map(|(name, ids)| (name.clone(), expected(ids))).collect());
         assert_eq!(lanes, original.lanes);
@@ -168,8 +169,8 @@ fn sorted(mut ids: Vec<String>) -> Vec<String> {
     ids
 }
 
-/// Before and after the dump, each cluster has used up so many xids.
-async fn everybody_goes_on_where_they_were(old: u32, new: u32) {
+/// Restores a store of a cluster that has used up `old` xids in one that has used up `new` xids.
+async fn every_progress_survives(old: u32, new: u32) {
     let (one, two) =
         (Embedded::start(Options::default()).await.unwrap(), Embedded::start(Options::default()).await.unwrap());
     let origin = migrated(&one).await;
@@ -182,11 +183,11 @@ async fn everybody_goes_on_where_they_were(old: u32, new: u32) {
     let db = &store.database.db;
     let mut session = db.connect("test").await.unwrap();
 
-    let refused = check(&session).await.unwrap_err();
-    assert!(matches!(refused, AnchorError::OtherCluster { .. }), "{refused}");
-    assert!(refused.to_string().contains("sandmill migrate --reanchor"), "{refused}");
+    let error = check(&session).await.unwrap_err();
+    assert!(matches!(error, AnchorError::OtherCluster { .. }), "{error}");
+    assert!(error.to_string().contains("sandmill migrate --reanchor"), "{error}");
 
-    // A transaction that was there before, and appends afterwards.
+    // A transaction that begins before the re-anchoring and appends after it.
     let unrelated = db.connect("test").await.unwrap();
     unrelated.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
     let done = reanchor(&mut session, None).await.unwrap();
@@ -207,7 +208,7 @@ async fn everybody_goes_on_where_they_were(old: u32, new: u32) {
     assert_each_once(&[before, after].concat(), &expected);
     store.assert_same(&original, &since).await;
 
-    // Once more changes nothing, wherever everybody stands by now.
+    // A second re-anchoring changes nothing.
     reanchor(&mut session, None).await.unwrap();
     store.assert_same(&original, &since).await;
 }
@@ -218,18 +219,18 @@ async fn session_progress(session: &Session, processor: &str) -> Progress {
 }
 
 #[tokio::test]
-async fn a_cluster_whose_xids_are_behind_takes_a_store_over() {
-    everybody_goes_on_where_they_were(5_000, 0).await;
+async fn a_store_can_be_reanchored_in_a_cluster_with_lower_xids() {
+    every_progress_survives(5_000, 0).await;
 }
 
 #[tokio::test]
-async fn a_cluster_whose_xids_are_ahead_takes_a_store_over() {
-    everybody_goes_on_where_they_were(0, 5_000).await;
+async fn a_store_can_be_reanchored_in_a_cluster_with_higher_xids() {
+    every_progress_survives(0, 5_000).await;
 }
 
-/// The same with everything real: hosts, documents, a blocked lane, and the command line.
+/// The same with hosts, documents, a blocked lane, and the command line.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_goes_on_in_another_cluster() {
+async fn a_host_continues_in_another_cluster() {
     let (one, two) =
         (Embedded::start(Options::default()).await.unwrap(), Embedded::start(Options::default()).await.unwrap());
     let origin = migrated(&one).await;
@@ -250,9 +251,9 @@ async fn a_host_goes_on_in_another_cluster() {
     let folder = plugins(&["scripted"]);
     let run = |arguments: &[&str]| sandmill(&restored.address).args(arguments).output().unwrap();
     let folder = folder.path().to_str().unwrap();
-    let refused = run(&["run", "--until-caught-up", "--plugins", folder]);
-    assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("sandmill migrate --reanchor"), "{}", stderr(&refused));
+    let output = run(&["run", "--until-caught-up", "--plugins", folder]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("sandmill migrate --reanchor"), "{}", stderr(&output));
     let done = run(&["migrate", "--reanchor"]);
     assert!(stdout(&done).contains("re-anchored 121 events"), "{}{}", stdout(&done), stderr(&done));
     assert!(stdout(&run(&["migrate", "--reanchor"])).contains("nothing to re-anchor"));
@@ -265,7 +266,7 @@ async fn a_host_goes_on_in_another_cluster() {
 }
 
 #[tokio::test]
-async fn numbers_from_the_future_are_refused_and_a_working_host_is_left_alone() {
+async fn future_xids_are_rejected_and_a_working_host_prevents_reanchoring() {
     let database = database().await;
     let store = Store::make(database.clone()).await;
     let mut session = database.db.connect("test").await.unwrap();
@@ -273,8 +274,8 @@ async fn numbers_from_the_future_are_refused_and_a_working_host_is_left_alone() 
 
     session.batch_execute("update sandmill.store set system_identifier = 1").await.unwrap();
     let lock = sandmill::cluster::host_lock::HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
-    let refused = reanchor(&mut session, None).await.unwrap_err();
-    assert!(matches!(refused, ReanchorError::Lock(_)), "{refused}");
+    let error = reanchor(&mut session, None).await.unwrap_err();
+    assert!(matches!(error, ReanchorError::Lock(_)), "{error}");
     drop(lock);
     until("the lock's session has ended", async || {
         let held = "select count(*) from pg_locks where locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())";
@@ -291,18 +292,18 @@ async fn numbers_from_the_future_are_refused_and_a_working_host_is_left_alone() 
     let future = "9000000000000000000";
     let sql = format!("update sandmill.cursors set progress = '1:1:|{future}:{future}:|5' where processor = '{AHEAD}'");
     session.batch_execute(&sql).await.unwrap();
-    let refused = check(&session).await.unwrap_err();
-    assert!(matches!(&refused, AnchorError::ProgressAhead { processor, .. } if processor == AHEAD), "{refused}");
+    let error = check(&session).await.unwrap_err();
+    assert!(matches!(&error, AnchorError::ProgressAhead { processor, .. } if processor == AHEAD), "{error}");
     session.batch_execute(&format!("delete from sandmill.processors where id = '{AHEAD}'")).await.unwrap();
     check(&session).await.unwrap();
 
     let sql = format!("update sandmill.events set xid = '{future}' where position = 3");
     session.batch_execute(&sql).await.unwrap();
-    let refused = check(&session).await.unwrap_err();
-    assert!(matches!(refused, AnchorError::EventAhead { position: 3, .. }), "{refused}");
-    // By these numbers nobody has handled that event.
+    let error = check(&session).await.unwrap_err();
+    assert!(matches!(error, AnchorError::EventAhead { position: 3, .. }), "{error}");
+    // With this xid no processor has handled that event.
     reanchor(&mut session, None).await.unwrap();
     check(&session).await.unwrap();
-    let (rest, _) = store.still_to_come().await;
+    let (rest, _) = store.unhandled().await;
     assert_eq!(rest["inside-a-difference"].len(), store.rest["inside-a-difference"].len() + 1);
 }

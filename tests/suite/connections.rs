@@ -1,5 +1,5 @@
-// Connections to a server over a network: how they are encrypted, who gets in, and what is told
-// where one cannot be opened.
+// Connections to a server over a network: encryption, authentication, errors, transaction poolers,
+// and unusual defaults of a database.
 
 use std::{
     fs,
@@ -24,8 +24,8 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// Who gets in over the network: with TLS alone, into one database with a certificate alone, and
-/// one role with a password.
+/// Authentication over the network: only with TLS; into one database only with a certificate; for
+/// one role only with a password.
 const HBA: &str = "local   all       all      trust
 hostssl certified all      127.0.0.1/32 cert
 hostssl all       keeper   127.0.0.1/32 scram-sha-256
@@ -49,10 +49,10 @@ fn free_port() -> u16 {
 }
 
 impl Server {
-    /// Without TLS at first.
+    /// Starts it without TLS.
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Its account is another one than this process's, where that is root.
+        // If this process is root, the server runs as another user.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let hba = folder.path().join("pg_hba.conf");
         fs::write(&hba, HBA).unwrap();
@@ -73,8 +73,8 @@ impl Server {
         Server { embedded, port, folder, admin }
     }
 
-    /// Shows this certificate to whoever connects from now on.
-    async fn show(&self, name: &str) {
+    /// Makes the server present this certificate from now on.
+    async fn present(&self, name: &str) {
         let owner = fs::metadata(self.embedded.log()).unwrap();
         let file = |suffix: &str| {
             let path = self.folder.path().join(format!("{name}.{suffix}"));
@@ -95,7 +95,7 @@ impl Server {
         ] {
             self.admin.batch_execute(&sql).await.unwrap();
         }
-        eventually("the server shows it", async || {
+        eventually("the server presents it", async || {
             let socket = format!("{} port={}", self.embedded.address(), self.port);
             let session = Db::parse(&socket).unwrap().connect("test").await.ok()?;
             let sql = "select current_setting('ssl') = 'on' and current_setting('ssl_cert_file') = $1";
@@ -104,13 +104,13 @@ impl Server {
         .await;
     }
 
-    /// Its address over the network, without anything of this machine's environment.
+    /// Its address over the network, without this machine's environment.
     fn address(&self, rest: &str) -> String {
         format!("host=localhost hostaddr=127.0.0.1 port={} user=sandmill dbname=postgres {rest}", self.port)
     }
 
-    /// How a connection is encrypted, or what keeps it from being opened.
-    async fn try_it(&self, rest: &str) -> Result<bool, ConnectErrorKind> {
+    /// Opens a connection. Returns whether it is encrypted, or the kind of the error.
+    async fn connect(&self, rest: &str) -> Result<bool, ConnectErrorKind> {
         let address = Address::parse(&self.address(rest), &|_| None).unwrap();
         let (client, connection) = address.connect().await.map_err(|error| ConnectErrorKind::of(&error))?;
         tokio::spawn(connection);
@@ -124,62 +124,62 @@ fn trusting(name: &str, mode: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_mode_checks_as_much_as_it_says() {
+async fn each_sslmode_verifies_what_it_promises() {
     let server = Server::start().await;
     for mode in ["prefer", "disable"] {
         assert_eq!(
-            server.try_it(&format!("sslmode={mode}")).await,
+            server.connect(&format!("sslmode={mode}")).await,
             Err(ConnectErrorKind::User),
-            "without TLS nobody gets in"
+            "the server accepts no connection without TLS"
         );
     }
-    assert_eq!(server.try_it("sslmode=require").await, Err(ConnectErrorKind::NoTls));
+    assert_eq!(server.connect("sslmode=require").await, Err(ConnectErrorKind::NoTls));
     let ours = |mode| trusting("authority.crt", mode);
 
-    server.show("server").await;
-    assert_eq!(server.try_it("sslmode=disable").await, Err(ConnectErrorKind::User));
+    server.present("server").await;
+    assert_eq!(server.connect("sslmode=disable").await, Err(ConnectErrorKind::User));
     for mode in ["prefer", "require"] {
-        assert_eq!(server.try_it(&format!("sslmode={mode}")).await, Ok(true), "{mode}");
+        assert_eq!(server.connect(&format!("sslmode={mode}")).await, Ok(true), "{mode}");
     }
     for mode in ["verify-ca", "verify-full"] {
-        assert_eq!(server.try_it(&ours(mode)).await, Ok(true), "{mode}");
-        assert_eq!(server.try_it(&trusting("alone.crt", mode)).await, Err(ConnectErrorKind::Untrusted), "{mode}");
+        assert_eq!(server.connect(&ours(mode)).await, Ok(true), "{mode}");
+        assert_eq!(server.connect(&trusting("alone.crt", mode)).await, Err(ConnectErrorKind::Untrusted), "{mode}");
     }
     let by_number = format!("{} host=127.0.0.1", ours("verify-full"));
-    assert_eq!(server.try_it(&by_number).await, Ok(true), "its certificate has the address, too");
+    assert_eq!(server.connect(&by_number).await, Ok(true), "its certificate has the address too");
     assert_eq!(
-        server.try_it(&trusting("alone.crt", "require")).await,
+        server.connect(&trusting("alone.crt", "require")).await,
         Err(ConnectErrorKind::Untrusted),
-        "as libpq has it"
+        "require verifies if a root certificate is given, as in libpq"
     );
 
-    server.show("other").await;
-    assert_eq!(server.try_it(&ours("verify-ca")).await, Ok(true));
-    assert_eq!(server.try_it(&ours("verify-full")).await, Err(ConnectErrorKind::OtherHost));
-    server.show("expired").await;
-    assert_eq!(server.try_it("sslmode=require").await, Ok(true));
-    assert_eq!(server.try_it(&ours("verify-ca")).await, Err(ConnectErrorKind::Expired));
-    // One that signs itself is trusted where it is named, and nowhere else.
-    server.show("alone").await;
-    assert_eq!(server.try_it(&trusting("alone.crt", "verify-full")).await, Ok(true));
-    assert_eq!(server.try_it(&ours("verify-ca")).await, Err(ConnectErrorKind::Untrusted));
-    // A certificate in the old form cannot be verified, and encrypts as well as others.
-    server.show("v1").await;
-    assert_eq!(server.try_it("sslmode=require").await, Ok(true));
-    assert!(server.try_it(&ours("verify-ca")).await.is_err());
+    server.present("other").await;
+    assert_eq!(server.connect(&ours("verify-ca")).await, Ok(true));
+    assert_eq!(server.connect(&ours("verify-full")).await, Err(ConnectErrorKind::OtherHost));
+    server.present("expired").await;
+    assert_eq!(server.connect("sslmode=require").await, Ok(true));
+    assert_eq!(server.connect(&ours("verify-ca")).await, Err(ConnectErrorKind::Expired));
+    // A self-signed certificate is trusted only if it is named.
+    server.present("alone").await;
+    assert_eq!(server.connect(&trusting("alone.crt", "verify-full")).await, Ok(true));
+    assert_eq!(server.connect(&ours("verify-ca")).await, Err(ConnectErrorKind::Untrusted));
+    // A certificate of version 1 cannot be verified, but it can encrypt.
+    server.present("v1").await;
+    assert_eq!(server.connect("sslmode=require").await, Ok(true));
+    assert!(server.connect(&ours("verify-ca")).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn passwords_and_certificates_open_what_they_are_for() {
+async fn passwords_and_client_certificates_authenticate() {
     let server = Server::start().await;
-    server.show("server").await;
+    server.present("server").await;
     let full = trusting("authority.crt", "verify-full");
     let own = format!("sslcert={} sslkey={}", certificate("client.crt").display(), certificate("client.key").display());
-    let certified = async |with: &str| server.try_it(&format!("{full} dbname=certified {with}")).await;
+    let certified = async |with: &str| server.connect(&format!("{full} dbname=certified {with}")).await;
     assert_eq!(certified(&own).await, Ok(true));
-    assert!(certified("").await.is_err_and(|trouble| trouble != ConnectErrorKind::Unreachable));
+    assert!(certified("").await.is_err_and(|kind| kind != ConnectErrorKind::Unreachable));
 
-    let keeper = async |with: &str| server.try_it(&format!("{full} user=keeper {with}")).await;
+    let keeper = async |with: &str| server.connect(&format!("{full} user=keeper {with}")).await;
     assert_eq!(keeper("password=its:secret").await, Ok(true));
     assert_eq!(keeper("password=its:secret channel_binding=require").await, Ok(true));
     assert_eq!(keeper("password=wrong").await, Err(ConnectErrorKind::Password));
@@ -190,24 +190,24 @@ async fn passwords_and_certificates_open_what_they_are_for() {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(keeper(&with_file).await, Ok(true));
 
-    for (rest, trouble) in [
+    for (rest, kind) in [
         ("user=nobody_of_that_name", ConnectErrorKind::User),
         ("dbname=none_of_that_name", ConnectErrorKind::Database),
         ("port=1", ConnectErrorKind::Unreachable),
     ] {
-        assert_eq!(server.try_it(&format!("{full} {rest}")).await, Err(trouble), "{rest}");
+        assert_eq!(server.connect(&format!("{full} {rest}")).await, Err(kind), "{rest}");
     }
     let unknown = Address::parse("host=unknown.invalid user=u dbname=d", &|_| None).unwrap();
     let error = unknown.connect().await.err().expect("there is no such host");
     assert_eq!(ConnectErrorKind::of(&error), ConnectErrorKind::Host, "{error:?}");
 }
 
-/// A certificate that is renewed is used by the next connection; while its file is not whole, the
-/// one before is.
+/// The next connection uses a renewed certificate. While its file is incomplete, the former one is
+/// used.
 #[tokio::test(flavor = "multi_thread")]
 async fn renewed_certificates_are_read_again() {
     let server = Server::start().await;
-    server.show("server").await;
+    server.present("server").await;
     let file = server.folder.path().join("trusted.crt");
     fs::copy(certificate("alone.crt"), &file).unwrap();
     let address = server.address(&format!("sslmode=verify-full sslrootcert={}", file.display()));
@@ -215,7 +215,7 @@ async fn renewed_certificates_are_read_again() {
     let connect = async || address.connect().await.map(drop).map_err(|error| ConnectErrorKind::of(&error));
     assert_eq!(connect().await, Err(ConnectErrorKind::Untrusted));
     let rewrite = |bytes: &[u8]| {
-        // So that the time of the change is another one, however coarse the clock is.
+        // The time of the change must differ, even with a coarse clock.
         let before = fs::metadata(&file).unwrap().modified().unwrap();
         while fs::metadata(&file).unwrap().modified().unwrap() == before {
             fs::write(&file, bytes).unwrap();
@@ -242,29 +242,29 @@ fn with_variables(server: &Server, arguments: &[&str], variables: &[(&str, &str)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_say_what_keeps_a_connection_from_being_opened() {
+async fn commands_report_why_a_connection_failed_with_the_remedy() {
     let server = Server::start().await;
-    let said = async |variables: &[(&str, &str)]| {
+    let errors = async |variables: &[(&str, &str)]| {
         let ended = output(with_variables(&server, &["status"], variables)).await;
         assert_eq!(ended.status.code(), Some(1));
         stderr(&ended)
     };
     let authority = certificate("authority.crt").display().to_string();
     let full = [("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", &*authority)];
-    assert!(said(&full).await.contains("TLS switched off"));
-    server.show("other").await;
-    let other = said(&full).await;
+    assert!(errors(&full).await.contains("TLS switched off"));
+    server.present("other").await;
+    let other = errors(&full).await;
     assert!(other.contains("for another host name") && other.contains("verify-ca"), "{other}");
-    server.show("expired").await;
-    assert!(said(&full).await.contains("has expired"));
-    server.show("alone").await;
-    assert!(said(&full).await.contains("not trusted here"));
-    server.show("server").await;
+    server.present("expired").await;
+    assert!(errors(&full).await.contains("has expired"));
+    server.present("alone").await;
+    assert!(errors(&full).await.contains("not trusted here"));
+    server.present("server").await;
     let keeper = [full[0], full[1], ("PGUSER", "keeper")];
-    assert!(said(&keeper).await.contains("PGPASSWORD, or in ~/.pgpass"));
-    let wrong = said(&[full[0], full[1], ("PGUSER", "keeper"), ("PGPASSWORD", "wrong-secret")]).await;
+    assert!(errors(&keeper).await.contains("PGPASSWORD, or in ~/.pgpass"));
+    let wrong = errors(&[full[0], full[1], ("PGUSER", "keeper"), ("PGPASSWORD", "wrong-secret")]).await;
     assert!(wrong.contains("The password is wrong") && !wrong.contains("wrong-secret"), "{wrong}");
-    assert!(said(&[("PGSSLMODE", "disable")]).await.contains("sslmode=require"));
+    assert!(errors(&[("PGSSLMODE", "disable")]).await.contains("sslmode=require"));
     let mut broken = sandmill("postgres://u:my@secret@h/d");
     broken.arg("status");
     let broken = output(broken).await;
@@ -273,11 +273,11 @@ async fn commands_say_what_keeps_a_connection_from_being_opened() {
     assert!(broken.contains("more than one `@`") && !broken.contains("secret"), "{broken}");
 }
 
-/// Everything that a host does goes over encrypted connections, and it says so.
+/// All connections of a host are encrypted, and the log and the status show it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_works_over_encrypted_connections() {
     let server = Server::start().await;
-    server.show("server").await;
+    server.present("server").await;
     let address = server.address(&trusting("authority.crt", "verify-full"));
     let db = Db::parse(&address).unwrap();
     migrate::migrate(&mut db.connect("test").await.unwrap()).await.unwrap();
@@ -294,7 +294,7 @@ async fn a_host_works_over_encrypted_connections() {
     let status: Value = serde_json::from_str(&stdout(&output(command).await)).unwrap();
     assert_eq!(status["connection"], json!({"encrypted": true, "protocol": "TLSv1.3"}));
     assert_eq!(status["processors"][0]["handled"], 20);
-    // Cancelling takes a connection of its own.
+    // A cancellation uses another connection.
     let session = database.db.connect("test").await.unwrap();
     let canceller = session.canceller();
     let (slept, ()) = tokio::join!(session.batch_execute("select pg_sleep(3600)"), async {
@@ -308,7 +308,7 @@ async fn a_host_works_over_encrypted_connections() {
     assert!(slept.is_err());
 }
 
-/// pgbouncer before a server, gone with this.
+/// A pgbouncer in front of a server. Dropping it ends the process.
 struct Pooler {
     child: Child,
     address: String,
@@ -322,8 +322,8 @@ impl Drop for Pooler {
     }
 }
 
-/// Starts pgbouncer; none where this machine has none.
-async fn pooler(server: &Server, mode: &str, in_turn: u8) -> Option<Pooler> {
+/// Starts pgbouncer; none if it is not installed.
+async fn pooler(server: &Server, mode: &str, round_robin: u8) -> Option<Pooler> {
     let path = std::env::var_os("PATH")?;
     let places = std::env::split_paths(&path).chain(["/usr/sbin".into()]);
     let program = places.map(|place| place.join("pgbouncer")).find(|program| program.is_file())?;
@@ -333,14 +333,14 @@ async fn pooler(server: &Server, mode: &str, in_turn: u8) -> Option<Pooler> {
     let settings = format!(
         "[databases]\n* = host={socket} port={} user=sandmill\n\
          [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\n\
-         pool_mode = {mode}\nserver_round_robin = {in_turn}\n",
+         pool_mode = {mode}\nserver_round_robin = {round_robin}\n",
         server.port
     );
     let file = folder.path().join("pgbouncer.ini");
     fs::write(&file, settings).unwrap();
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let mut command = Command::new(program);
-    // It refuses to run as root, as the server does.
+    // Like the server, it refuses to run as root.
     if rustix::process::geteuid().is_root() {
         command.uid(owner.uid()).gid(owner.gid());
     }
@@ -355,14 +355,15 @@ async fn pooler(server: &Server, mode: &str, in_turn: u8) -> Option<Pooler> {
     Some(pooler)
 }
 
-/// What keeps locks and settings on its connections cannot work where they are lent to others.
+/// A host keeps locks and settings on its connections, which a transaction pooler lends to other
+/// clients.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_pooler_is_refused_and_a_session_pooler_is_not() {
+async fn a_transaction_pooler_is_rejected_and_a_session_pooler_is_accepted() {
     let server = Server::start().await;
     let folder = plugins(&["scripted"]);
-    for in_turn in [0, 1] {
-        let Some(transactions) = pooler(&server, "transaction", in_turn).await else {
-            eprintln!("skipped: there is no pgbouncer on this machine");
+    for round_robin in [0, 1] {
+        let Some(transactions) = pooler(&server, "transaction", round_robin).await else {
+            eprintln!("SKIPPED: a_transaction_pooler_is_rejected_and_a_session_pooler_is_accepted: no pgbouncer");
             return;
         };
         assert_refused(&transactions, folder.path()).await;
@@ -370,7 +371,7 @@ async fn a_transaction_pooler_is_refused_and_a_session_pooler_is_not() {
     let schemas = "select count(*) from pg_namespace where nspname like 'sandmill%'";
     assert_eq!(server.admin.query_one(schemas, &[]).await.unwrap().get::<_, i64>(0), 0);
 
-    let sessions = pooler(&server, "session", 0).await.expect("it was there a moment ago");
+    let sessions = pooler(&server, "session", 0).await.expect("pgbouncer is installed");
     for arguments in [&["migrate"][..], &["append", "--tenant", "acme", "--stream", "s", "--type", "T", "--data", "{}"]]
     {
         let mut command = sandmill(&sessions.address);
@@ -386,16 +387,17 @@ async fn a_transaction_pooler_is_refused_and_a_session_pooler_is_not() {
     assert_eq!(server.admin.query(sql, &[]).await.unwrap().len(), 1);
 }
 
-/// Commands that keep something on their connections refuse a pooler, whose connections stay as
-/// they were.
+/// Asserts that commands that keep state on their connections reject a pooler and leave its
+/// connections unchanged.
 async fn assert_refused(pooler: &Pooler, folder: &Path) {
     for arguments in [&["migrate"][..], &["run", "--plugins", &folder.display().to_string()]] {
         let mut command = sandmill(&pooler.address);
         command.args(arguments);
         let ended = output(command).await;
         assert_eq!(ended.status.code(), Some(1), "{arguments:?}");
-        let said = stderr(&ended);
-        assert!(said.contains("is a transaction pooler") && said.contains("\nName the server itself"), "{said}");
+        let errors = stderr(&ended);
+        let remedy = "\nName the server itself";
+        assert!(errors.contains("is a transaction pooler") && errors.contains(remedy), "{errors}");
     }
     let address = Address::parse(&pooler.address, &|_| None).unwrap();
     let mut clients = Vec::new();
@@ -413,16 +415,16 @@ async fn assert_refused(pooler: &Pooler, folder: &Path) {
     }
 }
 
-/// What a database has as its defaults is its operator's business, and changes nothing of what is
-/// stored, handled or shown.
+/// The defaults of a database do not affect what is stored, handled or shown.
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_defaults_of_a_database_change_nothing() {
+async fn unusual_defaults_of_a_database_change_nothing() {
     let database = sandmill_tests::empty_database().await;
     let defaults = [
         "default_transaction_isolation = 'serializable'",
         "default_transaction_read_only = on",
         "default_transaction_deferrable = on",
-        // Short for a migration, and long for what a session says first, also on a busy machine.
+        // Too short for a migration, but long enough for the first statement of a session, even on
+        // a busy machine.
         "statement_timeout = '200ms'",
         "lock_timeout = '1ms'",
         "standard_conforming_strings = off",
@@ -460,28 +462,28 @@ async fn odd_defaults_of_a_database_change_nothing() {
         let ended = output(command).await;
         assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {}", stderr(&ended));
     }
-    let told = async |arguments: &[&str]| {
+    let printed = async |arguments: &[&str]| {
         let mut command = sandmill(&database.address);
         command.args(arguments);
         let ended = output(command).await;
         assert_eq!(ended.status.code(), Some(0), "{arguments:?}: {}", stderr(&ended));
         stdout(&ended)
     };
-    let status: Value = serde_json::from_str(&told(&["status", "--json"]).await).unwrap();
+    let status: Value = serde_json::from_str(&printed(&["status", "--json"]).await).unwrap();
     assert_eq!((&status["processors"][0]["handled"], &status["processors"][0]["lagEvents"]), (&json!(2), &json!(0)));
-    let events = told(&["events", "--json"]).await;
+    let events = printed(&["events", "--json"]).await;
     let first: Value = serde_json::from_str(events.lines().next().unwrap()).unwrap();
     assert_eq!(first["data"], serde_json::from_str::<Value>(data).unwrap());
-    assert!(told(&["documents", "scripted_log"]).await.contains("acme"));
-    told(&["explain"]).await;
-    told(&["plugins"]).await;
-    told(&["processors", "list"]).await;
-    told(&["tenants"]).await;
+    assert!(printed(&["documents", "scripted_log"]).await.contains("acme"));
+    printed(&["explain"]).await;
+    printed(&["plugins"]).await;
+    printed(&["processors", "list"]).await;
+    printed(&["tenants"]).await;
 }
 
-/// Applications append with their own settings.
+/// Applications have their own session settings.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_appends_whatever_its_session_is_set_to() {
+async fn an_application_can_append_with_any_session_settings() {
     let database = sandmill_tests::database().await;
     let address = Address::parse(&database.address, &|_| None).unwrap();
     let (client, connection) = address.connect().await.unwrap();
@@ -495,7 +497,7 @@ async fn an_application_appends_whatever_its_session_is_set_to() {
     sandmill_client::append(&client, &items).await.unwrap();
     let found = sandmill_client::read_stream(&client, "acme", "s", 1, 10).await.unwrap();
     assert_eq!(found.len(), 1);
-    // What the store cannot take it still refuses.
+    // Invalid events are still rejected.
     let bad = sandmill_client::NewEvent::new("T", format!("[{}]", "9".repeat(2_000)));
     let refused = sandmill_client::append(&client, &sandmill_client::Append::to("acme", "s").event(bad)).await;
     assert!(refused.is_err_and(|error| matches!(error, sandmill_client::AppendError::Invalid(_))));

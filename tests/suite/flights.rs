@@ -1,4 +1,4 @@
-// Real input: flights that happened, and the read model that they must lead to.
+// Real data: flights of 2013, and the read model that they must produce.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub(crate) fn slice() -> std::path::PathBuf {
     root().join("example-plugins/data/flights-20000.ndjson.gz")
 }
 
-/// Imports a file by the command line, as a user would.
+/// Imports a file with the command line.
 pub(crate) async fn import(database: &Database, file: &Path) -> String {
     let mut command = sandmill(&database.address);
     command.arg("import").arg(file);
@@ -23,7 +23,7 @@ pub(crate) async fn import(database: &Database, file: &Path) -> String {
     stdout(&output)
 }
 
-/// Asserts that `route_performance` is what an expectation file says.
+/// Asserts that `route_performance` has the documents of an expectation file.
 pub(crate) async fn assert_routes(database: &Database, expectation: &Path) {
     let text = std::fs::read_to_string(expectation).unwrap();
     let expected: Vec<Value> = serde_json::from_str(&text).unwrap();
@@ -37,7 +37,7 @@ pub(crate) async fn assert_routes(database: &Database, expectation: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slice_of_flights_leads_to_the_known_read_model() {
+async fn twenty_thousand_flights_produce_the_known_read_model() {
     let database = database().await;
     import(&database, &slice()).await;
     let ended = catch_up(&database, &["route-performance", "plane-log"], &[]).await;
@@ -46,9 +46,9 @@ async fn a_slice_of_flights_leads_to_the_known_read_model() {
     assert_plane_log(&database).await;
 }
 
-/// The outcome does not depend on where one page or batch ends and the next begins.
+/// The outcome does not depend on the bounds of pages and batches.
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_of_any_size_lead_to_the_same_read_model() {
+async fn small_pages_produce_the_same_read_model() {
     let database = database().await;
     import(&database, &slice()).await;
     catch_up(&database, &["route-performance", "plane-log"], &["processor.page-events=337"]).await;
@@ -56,12 +56,12 @@ async fn pages_of_any_size_lead_to_the_same_read_model() {
     assert_plane_log(&database).await;
 }
 
-/// All flights of 2013. The file lies beside the repository; where it is absent the slice has to do.
+/// All flights of 2013. The file lies outside the repository; the test is skipped without it.
 #[tokio::test(flavor = "multi_thread")]
-async fn all_flights_lead_to_the_known_read_model() {
+async fn all_flights_produce_the_known_read_model() {
     let data = root().parent().unwrap().join("shared/data");
     if !data.join("flights.ndjson.gz").is_file() {
-        eprintln!("SKIPPED: all_flights_lead_to_the_known_read_model: {} is not there", data.display());
+        eprintln!("SKIPPED: all_flights_produce_the_known_read_model: {} does not exist", data.display());
         return;
     }
     let database = database().await;

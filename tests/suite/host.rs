@@ -1,4 +1,4 @@
-// The host as a process: who may run, how it ends, what it refuses to start.
+// The host as a process: the host lock, signals, fences, plugins that do not start, and settings.
 
 mod standby;
 
@@ -21,7 +21,7 @@ async fn output(mut command: std::process::Command) -> Output {
     tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap()
 }
 
-/// Everything a host could have changed, as one text.
+/// The counts of all changes to all tables, as one text.
 async fn footprint(database: &Database) -> String {
     let session = database.db.connect("test").await.unwrap();
     let sql = "select coalesce(string_agg(schemaname || '.' || relname || ':' || n_tup_ins + n_tup_upd + n_tup_del, ' ' order by 1), '')
@@ -30,7 +30,7 @@ async fn footprint(database: &Database) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_host_waits_then_leaves_having_changed_nothing() {
+async fn a_second_host_waits_then_exits_without_a_change() {
     let database = sandmill_tests::empty_database().await;
     let holder =
         sandmill::cluster::host_lock::HostLock::acquire(&database.db, std::time::Duration::ZERO).await.unwrap();
@@ -39,9 +39,9 @@ async fn a_second_host_waits_then_leaves_having_changed_nothing() {
     command.args(["run", "--plugins"]).arg(folder.path());
     let second = output(command).await;
     assert_eq!(second.status.code(), Some(3), "{}", stderr(&second));
-    let said = stderr(&second);
-    assert!(said.starts_with("error: another host works on this database (database session "), "{said}");
-    assert!(said.contains("nothing was changed"), "{said}");
+    let errors = stderr(&second);
+    assert!(errors.starts_with("error: another host works on this database (database session "), "{errors}");
+    assert!(errors.contains("nothing was changed"), "{errors}");
     // Not even a schema.
     assert_eq!(footprint(&database).await, "");
     holder.ensure().await.unwrap();
@@ -49,9 +49,9 @@ async fn a_second_host_waits_then_leaves_having_changed_nothing() {
     catch_up(&database, &["scripted"], &[]).await;
 }
 
-/// SIGTERM finishes what is under way and stores it; a second one does not wait.
+/// SIGTERM finishes and stores the work under way; a second one does not wait for it.
 #[tokio::test(flavor = "multi_thread")]
-async fn signals_drain_and_abort() {
+async fn sigterm_drains_and_a_second_one_aborts() {
     let database = database().await;
     database.append("acme", "s", &vec![json!({}); 50]).await;
     let folder = plugins(&["scripted"]);
@@ -66,40 +66,40 @@ async fn signals_drain_and_abort() {
     assert_scripted_log(&database, "true").await;
     assert_eq!(database.status("scripted").await.unwrap().handled, 50);
 
-    // A guest that never returns, and limits that let it: draining waits for it, until told not to.
+    // A guest that never returns, with limits that allow it: draining waits for it until the second
+    // signal.
     database.append("acme", "s", &[json!({"do": "log", "lines": 1}), json!({"do": "spin"})]).await;
     let (mut child, _log) = spinning(&database, folder.path()).await;
     let pid = Pid::from_child(&child);
     kill_process(pid, Signal::TERM).unwrap();
-    // The second one may come before the first is noticed, and then counts as the first: send until it is gone.
+    // A second signal that arrives before the first is noticed counts as the first, so send more.
     let ended = eventually("the host is gone", async || {
         let _ = kill_process(pid, Signal::TERM);
         child.try_wait().unwrap()
     })
     .await;
-    assert_eq!(ended.code(), Some(143), "what shells call the end by SIGTERM");
+    assert_eq!(ended.code(), Some(143), "the exit code of shells for an end by SIGTERM");
 }
 
-/// A host of its own whose guest logs a line and then computes for as long as it likes, once it has
-/// begun to.
+/// Starts a host whose guest logs a line and then computes without end. Returns after the line.
 async fn spinning(database: &Database, folder: &Path) -> (Child, BufReader<ChildStderr>) {
     let mut command = sandmill(&database.address);
     command.env("SANDMILL_LOG", "sandmill::guest=info");
     command.args(["run", "--set", "limits.cpu-ms=3600000", "--set", "limits.wall-ms=3600000", "--plugins"]);
     let mut child = command.arg(folder).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());
-    let spoke = tokio::task::spawn_blocking(move || {
+    let reading = tokio::task::spawn_blocking(move || {
         let mut line = String::new();
         log.read_line(&mut line).unwrap();
         (line, log)
     });
-    let (line, log) = spoke.await.unwrap();
+    let (line, log) = reading.await.unwrap();
     assert!(line.contains("scripted"), "the guest has begun: {line}");
     (child, log)
 }
 
-/// One signal is enough where a call does not end: it is dropped after a while, nothing of it is
-/// kept, and the next host handles its events.
+/// One signal is enough if a call does not end: the call is dropped after a while without effects,
+/// and the next host handles its events.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_does_not_end_is_dropped_and_its_events_are_handled_again() {
     let database = database().await;
@@ -118,9 +118,10 @@ async fn a_call_that_does_not_end_is_dropped_and_its_events_are_handled_again() 
     assert_eq!(database.status("scripted").await.unwrap().handled, 1);
 }
 
-/// Whoever shows an old fence changes nothing, and starts over from what is committed.
+/// A commit with an old fence changes nothing, and the next term starts from the committed
+/// progress.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_refused_fence_ends_the_term_and_nothing_more() {
+async fn a_rejected_fence_ends_only_the_term() {
     let database = database().await;
     let host = Host::start(&database, &["scripted"], &[]);
     let session = database.db.connect("test").await.unwrap();
@@ -134,19 +135,21 @@ async fn a_refused_fence_ends_the_term_and_nothing_more() {
                 .unwrap();
         }
     }
-    // It may have handled everything before the last fence was changed, and finds that out with its next commit.
+    // If all events were handled before the last change of a fence, only the next commit notices
+    // it.
     database.append("acme", "s", &[json!({})]).await;
     database.scripted_settles(&[]).await;
     host.stop().await;
     assert_scripted_log(&database, "true").await;
     let fences = session.query("select distinct fence from sandmill.cursors", &[]).await.unwrap();
-    assert_eq!(fences.len(), 1, "one owner has all buckets");
+    assert_eq!(fences.len(), 1, "all buckets have one owner");
     assert_ne!(fences[0].get::<_, &str>(0), "somebody else");
 }
 
-/// A document that somebody else wrote is not overwritten: the commit is refused, and the next term builds on what is there.
+/// A document that another session wrote is not overwritten: the commit is rejected, and the next
+/// term reads it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_changed_under_the_host_is_read_again() {
+async fn a_document_that_another_session_changed_is_read_again() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     let host = Host::start(&database, &["scripted"], &[]);
@@ -162,7 +165,7 @@ async fn a_document_that_changed_under_the_host_is_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_start_says_why_and_keeps_nobody_else_from_running() {
+async fn plugins_that_cannot_start_are_reported_and_the_others_run() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     let folder = plugins(&["scripted", "plane-log", "bad-descriptor"]);
@@ -174,8 +177,8 @@ async fn what_cannot_start_says_why_and_keeps_nobody_else_from_running() {
     let mut command = sandmill(&database.address);
     command.env("SANDMILL_LOG", "error").args(["run", "--until-caught-up", "--plugins"]).arg(folder.path());
     let run = output(command).await;
-    let said = stderr(&run);
-    assert_eq!(run.status.code(), Some(1), "{said}");
+    let errors = stderr(&run);
+    assert_eq!(run.status.code(), Some(1), "{errors}");
     assert_scripted_log(&database, "true").await;
     for expected in [
         "twin.wasm",
@@ -186,12 +189,12 @@ async fn what_cannot_start_says_why_and_keeps_nobody_else_from_running() {
         "200 MiB large, more than the 64 MiB of limits.component-mib",
         "caught up, but 5 of the plugins were refused",
     ] {
-        assert!(said.contains(expected), "{expected}: {said}");
+        assert!(errors.contains(expected), "{expected}: {errors}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_that_would_mix_read_models_is_refused() {
+async fn a_plugin_with_other_event_types_than_its_documents_is_refused() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     let ended = catch_up(&database, &["scripted"], &[]).await;
@@ -211,27 +214,29 @@ async fn a_plugin_that_would_mix_read_models_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_settings_end_with_2_and_the_way_out() {
+async fn misuse_exits_with_2_and_the_remedy() {
     let database = database().await;
-    let said = async |arguments: &[&str], code: i32| {
+    let errors = async |arguments: &[&str], code: i32| {
         let mut command = sandmill(&database.address);
         command.args(arguments);
         let output = output(command).await;
         assert_eq!(output.status.code(), Some(code), "{}{}", stdout(&output), stderr(&output));
         stderr(&output)
     };
-    let unknown = said(&["status", "--set", "limits.cpu=1"], 2).await;
+    let unknown = errors(&["status", "--set", "limits.cpu=1"], 2).await;
     assert_eq!(unknown, "error: --set limits.cpu=1: no such setting `limits.cpu`; the nearest is limits.cpu-ms\n");
-    assert!(said(&["run", "--plugins", "/nowhere"], 1).await.contains("read the plugins folder /nowhere"));
+    assert!(errors(&["run", "--plugins", "/nowhere"], 1).await.contains("read the plugins folder /nowhere"));
     assert!(
-        said(&["status", "--database-url", "nonsense nonsense"], 2).await.contains("the database address is not valid")
+        errors(&["status", "--database-url", "nonsense nonsense"], 2)
+            .await
+            .contains("the database address is not valid")
     );
-    assert!(said(&["stat"], 2).await.contains("unrecognized subcommand"));
+    assert!(errors(&["stat"], 2).await.contains("unrecognized subcommand"));
 }
 
-/// Following shows what is committed, in whatever order transactions end.
+/// Followed events appear when their transactions commit, in any order.
 #[tokio::test(flavor = "multi_thread")]
-async fn events_are_followed_by_commit_and_not_by_position() {
+async fn events_are_followed_in_the_order_of_commits_not_of_positions() {
     let database = database().await;
     database.append("acme", "before", &[json!(1)]).await;
     let mut slow = database.db.connect("slow").await.unwrap();

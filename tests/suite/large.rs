@@ -1,4 +1,4 @@
-// Large events and documents: they cost their own lane, and nobody's memory.
+// Large events and documents: they delay only their own lane, within the host's bounds of memory.
 
 use sandmill::{
     model::{
@@ -15,10 +15,11 @@ use sandmill_tests::{
 };
 use serde_json::json;
 
-/// What a host may have at most in these tests, MiB.
+/// Bound on a host's peak memory in these tests, MiB.
 const PEAK_MIB: u64 = 256;
 
-/// Appends events for `Scripted` plugins with so many bytes of padding each, which compress well.
+/// Appends events for the scripted plugins, each with this many bytes of padding, which compress
+/// well.
 async fn append_padded(database: &Database, tenant: &str, events: i32, bytes: i32) {
     let session = database.db.connect("test").await.unwrap();
     let sql = "select count(*) from generate_series(1, $2) number
@@ -27,7 +28,8 @@ async fn append_padded(database: &Database, tenant: &str, events: i32, bytes: i3
     session.query_one(sql, &[&tenant, &events, &bytes]).await.unwrap();
 }
 
-/// Puts one event into the log as an older version of `sandmill.append` would, whatever its size; its position.
+/// Inserts one event of any size, as an older version of `sandmill.append` did. Returns its
+/// position.
 async fn insert(database: &Database, tenant: &str, stream: &str, data: &str, metadata: &str) -> i64 {
     let session = database.db.connect("test").await.unwrap();
     let sql = "with moved as (
@@ -43,7 +45,7 @@ fn padded(property: &str, bytes: usize) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_large_events_behind_small_ones_are_handled_in_little_memory() {
+async fn a_thousand_large_events_are_handled_in_bounded_memory() {
     let database = database().await;
     database.append("quiet", "s", &vec![json!({}); 300]).await;
     append_padded(&database, "hog", 1_000, 1_000_000).await;
@@ -52,7 +54,7 @@ async fn a_thousand_large_events_behind_small_ones_are_handled_in_little_memory(
     let host = Process::start(&database, folder.path(), &[]);
     database.scripted_settles(&[]).await;
     assert!(host.peak_mib() <= PEAK_MIB, "{} MiB", host.peak_mib());
-    // They come while it runs, and it dies in the middle of them.
+    // More arrive while it runs, and it is killed in the middle of them.
     append_padded(&database, "hog", 200, 1_000_000).await;
     drop(host);
     append_padded(&database, "hog", 200, 1_000_000).await;
@@ -65,7 +67,7 @@ async fn a_thousand_large_events_behind_small_ones_are_handled_in_little_memory(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_over_the_limit_blocks_its_own_lane_unread_and_says_why() {
+async fn an_event_over_the_limit_blocks_only_its_lane_with_the_reason() {
     let database = database().await;
     database.append("big", "s", &[json!({})]).await;
     let position = insert(&database, "big", "s", &padded("x", 5 << 20), "{}").await;
@@ -74,14 +76,14 @@ async fn an_event_over_the_limit_blocks_its_own_lane_unread_and_says_why() {
     let host = Host::start(&database, &["scripted"], &[]);
     database.scripted_settles(&["big blocked event-too-large"]).await;
     let lane = database.status("scripted").await.unwrap().lanes_behind.remove(0);
-    // The data is compressed, and nobody unfolds it to say how much too large it is.
+    // The data is compressed, and the database does not decompress it only to report its size.
     for part in
         [format!("at position {position} has "), "more than the limit of 4194304".into(), "sandmill resume".into()]
     {
         assert!(lane.reason.contains(&part), "{}", lane.reason);
     }
     assert_scripted_log(&database, "e.tenant = 'small' or e.tenant = 'big' and e.version = 1").await;
-    // Somebody makes it smaller.
+    // An operator makes it smaller.
     let session = database.db.connect("test").await.unwrap();
     session.execute("update sandmill.events set data = '{}' where position = $1", &[&position]).await.unwrap();
     assert_eq!(database.resume(Some("big")).await, 1);
@@ -91,7 +93,7 @@ async fn an_event_over_the_limit_blocks_its_own_lane_unread_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_metadata_is_bounded_as_data_is() {
+async fn large_metadata_is_bounded_like_data() {
     let database = database().await;
     insert(&database, "a", "s", "{}", &padded("x", 300_000)).await;
     insert(&database, "a", "s", &padded("x", 300_000), &padded("x", 300_000)).await;
@@ -103,7 +105,7 @@ async fn large_metadata_is_bounded_as_data_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn large_events_go_to_the_lanes_that_their_property_names() {
+async fn large_events_are_routed_by_their_property() {
     let database = database().await;
     for lane in ["north", "south"] {
         database.append("a", lane, &[json!({"lane": lane})]).await;
@@ -115,7 +117,8 @@ async fn large_events_go_to_the_lanes_that_their_property_names() {
     database.append("a", "south", &[json!({"lane": "south"})]).await;
     database.append("a", "nowhere", &[json!({})]).await;
     let host = Host::start(&database, &["scripted-by-property", "scripted-by-stream"], &["processor.page-events=3"]);
-    // Its lane is known whether the event is too large to be handled or not, up to the most that a store may allow.
+    // The lane of an event that is too large to handle is known, up to the highest limit of a
+    // store.
     let by_property = ["a/(unreadable) blocked unreadable-data", "a/south blocked event-too-large"];
     database.settles("scripted-by-property", &by_property).await;
     let by_stream = ["a/south blocked event-too-large", "a/west blocked event-too-large"];
@@ -131,7 +134,7 @@ async fn large_events_go_to_the_lanes_that_their_property_names() {
 }
 
 #[tokio::test]
-async fn a_page_ends_where_it_holds_its_bytes_and_nothing_is_lost_between_two() {
+async fn a_page_ends_at_its_limit_of_bytes_and_the_next_one_continues_there() {
     let database = database().await;
     database.append("a", "s", &[json!({})]).await;
     let mut source = Native::new(database.db.clone()).session("test").await.unwrap();
@@ -141,7 +144,8 @@ async fn a_page_ends_where_it_holds_its_bytes_and_nothing_is_lost_between_two() 
         database.append("a", "s", part).await;
     }
     append_padded(&database, "a", 2, 100_000).await;
-    // By transaction, which must give way to the other form, and from the beginning.
+    // From a recent snapshot, where the narrow form overflows into the wide one, and from the
+    // beginning.
     let limit = Limit { events: 100, bytes: 10_000 };
     for (mut progress, expected) in [(live, 62), (Progress::at(Snapshot::nothing()), 63)] {
         let (mut positions, mut deferred) = (Vec::new(), 0);
@@ -161,7 +165,7 @@ async fn a_page_ends_where_it_holds_its_bytes_and_nothing_is_lost_between_two() 
     }
     let last = source.last(None, None, i64::MAX, limit).await.unwrap();
     assert!((2..30).contains(&last.len()) && last.last().unwrap().position == 63, "{}", last.len());
-    // As many as fit, and at least one.
+    // As many as fit, but at least one.
     let bodies = source.load(&[62, 63], 150_000, Some(1 << 20)).await.unwrap();
     assert_eq!(bodies.iter().map(|body| (body.position, body.texts.is_some())).collect::<Vec<_>>(), [(62, true)]);
     let bodies = source.load(&[62, 63], 250_000, Some(1 << 20)).await.unwrap();
@@ -171,7 +175,7 @@ async fn a_page_ends_where_it_holds_its_bytes_and_nothing_is_lost_between_two() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_postgresql_prints_too_long_is_refused_when_it_is_written() {
+async fn a_document_whose_text_in_postgresql_is_too_long_is_rejected_when_written() {
     let database = database().await;
     database.append("a", "s", &[json!({}), json!({"do": "long-numbers", "n": 120_000}), json!({})]).await;
     database.append("b", "s", &[json!({"do": "long-numbers", "n": 120}), json!({})]).await;
@@ -188,9 +192,9 @@ async fn a_document_that_postgresql_prints_too_long_is_refused_when_it_is_writte
     assert!(host.peak_mib() <= PEAK_MIB, "{} MiB", host.peak_mib());
 }
 
-/// Documents that an older version wrote, or a person.
+/// An older version or a person may have written such documents.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_that_cannot_be_read_blocks_the_lane_that_reads_it_and_is_named() {
+async fn an_unreadable_document_blocks_the_lane_that_reads_it_and_is_named() {
     let database = database().await;
     for tenant in ["long", "longest", "quiet"] {
         database.append(tenant, "s", &[json!({})]).await;
@@ -203,7 +207,7 @@ async fn a_document_that_cannot_be_read_blocks_the_lane_that_reads_it_and_is_nam
     let session = database.db.connect("test").await.unwrap();
     let spoil = "update public.scripted_log set data = data || jsonb_build_object('a',
                    (select jsonb_agg('1e8000'::jsonb) from generate_series(1, $2))) where _partition = $1";
-    // 8 MB, and more than a text can have.
+    // 8 MB, and more than the longest text in PostgreSQL.
     session.execute(spoil, &[&"long", &1_000]).await.unwrap();
     session.execute(spoil, &[&"longest", &140_000]).await.unwrap();
     for tenant in ["long", "longest", "quiet"] {
@@ -219,7 +223,7 @@ async fn a_document_that_cannot_be_read_blocks_the_lane_that_reads_it_and_is_nam
     assert!(!host.log().contains("a term ended"), "{}", host.log());
     assert!(host.peak_mib() <= PEAK_MIB, "{} MiB", host.peak_mib());
 
-    // A listing shows the others.
+    // A listing shows the other documents.
     let mut list = sandmill(&database.address);
     list.args(["documents", "scripted_log", "--json"]);
     let listed = tokio::task::spawn_blocking(move || list.output()).await.unwrap().unwrap();
@@ -239,7 +243,7 @@ async fn a_document_that_cannot_be_read_blocks_the_lane_that_reads_it_and_is_nam
 }
 
 #[tokio::test]
-async fn the_printed_length_of_a_document_is_what_postgresql_says() {
+async fn the_computed_length_of_a_document_is_that_of_its_text_in_postgresql() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
     let mut random = Random::seeded();
@@ -254,7 +258,7 @@ async fn the_printed_length_of_a_document_is_what_postgresql_says() {
     }
 }
 
-/// An object whose keys differ, with all that JSON has.
+/// An object with distinct keys and all kinds of JSON values.
 fn object(random: &mut Random, depth: usize) -> String {
     let entries: Vec<String> = (0..random.below(5))
         .map(|number| format!("{}:{}", string(random, &number.to_string()), value(random, depth)))

@@ -1,15 +1,17 @@
-//! The plans of the statements that read the log: which index each walks, and that it reads about as much as it returns.
+//! Plans of the statements that read the log: each uses its index and reads about as many rows as
+//! it returns.
 //!
-//! A bad plan is no wrong answer, so no other test notices one; it is a host that reads its whole log at every look. The store here has a
-//! history of large transactions and a present of small ones. Every statement is looked at before the table was ever analysed, after,
-//! and for a tenant that the statistics do not know; with a plan for its parameters and with one for all.
+//! A bad plan gives right results, so no other test notices it; but with one, a host reads its
+//! whole log at every poll. The store here has old large transactions and recent small ones. Every
+//! statement is checked before the table was analysed, after that, and for a tenant that is missing
+//! in the statistics, each time with custom and generic plans.
 
 use sandmill::db::Session;
 use sandmill_tests::database;
 use serde_json::Value;
 
 const HISTORY: i64 = 150_000;
-/// Events of one transaction in history, and now.
+/// Events in one old transaction, and in one recent transaction.
 const LARGE: i64 = 5_000;
 const SMALL: i64 = 5;
 const EVENTS: i64 = 200_000;
@@ -21,14 +23,14 @@ macro_rules! statement {
     };
 }
 
-/// One execution of a statement, and what it may cost.
+/// One execution of a statement, with its bounds.
 struct Case {
     name: &'static str,
     sql: &'static str,
     types: &'static str,
     params: String,
     index: &'static str,
-    /// Rows it may read.
+    /// Most rows of the log that it may read.
     reads: i64,
 }
 
@@ -107,20 +109,20 @@ impl Case {
         let mut cost = Cost::default();
         cost.add(root, self.index);
         let blocks = number(root, "Shared Hit Blocks") + number(root, "Shared Read Blocks");
-        let told = format!("{} ({}), {circumstances}: {cost:?}, {blocks} blocks\n{plan:#}", self.name, self.params);
-        assert!(cost.elsewhere.is_empty(), "another way than {}: {told}", self.index);
-        assert!(cost.read <= self.reads, "reads more than {}: {told}", self.reads);
-        // Each row may lie in a block of its own; a few more lead to the first.
-        assert!(blocks <= 40 + self.reads * 3 / 2, "looks at too many blocks: {told}");
+        let report = format!("{} ({}), {circumstances}: {cost:?}, {blocks} blocks\n{plan:#}", self.name, self.params);
+        assert!(cost.elsewhere.is_empty(), "does not use only {}: {report}", self.index);
+        assert!(cost.read <= self.reads, "reads more than {} rows: {report}", self.reads);
+        // Each row may lie in a different block, and a few more are needed to find the first.
+        assert!(blocks <= 40 + self.reads * 3 / 2, "reads too many blocks: {report}");
     }
 }
 
-/// What a plan did.
+/// The work of a plan.
 #[derive(Debug, Default)]
 struct Cost {
-    /// Rows of the log that it looked at.
+    /// Rows of the log that it read.
     read: i64,
-    /// What it did other than to walk the index it should.
+    /// Scans other than of the expected index, and sorts.
     elsewhere: Vec<String>,
 }
 
@@ -150,7 +152,7 @@ fn number(node: &Value, key: &str) -> i64 {
     node[key].as_f64().unwrap_or(0.0) as i64
 }
 
-/// Uses up so many xids and returns the first.
+/// Uses up this many xids and returns the first.
 async fn use_up(writer: &Session, xids: i64) -> i64 {
     let sql = "select pg_snapshot_xmax(pg_current_snapshot())::text::bigint";
     let first = writer.query_one(sql, &[]).await.unwrap().get(0);
@@ -160,10 +162,10 @@ async fn use_up(writer: &Session, xids: i64) -> i64 {
 }
 
 #[tokio::test]
-async fn every_statement_walks_its_index_and_reads_what_it_returns() {
+async fn every_statement_uses_its_index_and_reads_only_what_it_returns() {
     let database = database().await;
     let writer = database.db.connect("test").await.unwrap();
-    // What is analysed, and when, is the test's to say.
+    // The test decides when the table is analysed.
     let sql = "alter table sandmill.events set (autovacuum_enabled = off); set synchronous_commit = off";
     writer.batch_execute(sql).await.unwrap();
     let large = HISTORY / LARGE;
@@ -178,7 +180,8 @@ async fn every_statement_walks_its_index_and_reads_what_it_returns() {
 
     let end = first + large + small;
     let to = format!("{end}:{end}:");
-    // 100 small transactions ago; the same with two that were running then; half of history ago.
+    // 100 small transactions ago; the same with two that were running then; half of the old ones
+    // ago.
     let lately = format!("{0}:{0}:", end - 100);
     let running = format!("{0}:{1}:{0},{2}", first + 20, end - 100, end - 1_000);
     let long_ago = format!("{0}:{0}:", first + large / 2);
@@ -221,7 +224,7 @@ async fn every_statement_walks_its_index_and_reads_what_it_returns() {
     writer.batch_execute("analyze sandmill.events").await.unwrap();
     check_all(&database, &cases, "analysed").await;
 
-    // Somebody imports a new tenant, and statistics are as they were.
+    // A new tenant is imported after the table was analysed.
     let import = use_up(&writer, 2).await;
     let sql = "insert into sandmill.events (tenant, stream, version, type, data, xid)
                select 'new', 'stream', g, 'Happened', '{}', $1::bigint::text::xid8 from generate_series(1, 20000) g";
@@ -236,7 +239,7 @@ async fn every_statement_walks_its_index_and_reads_what_it_returns() {
         Case::tenant_page(&before, &after, "tenant-7", EVENTS, 100, 0),
         Case::floor(&before, &after, 20_000),
     ];
-    check_all(&database, &cases, "a tenant that statistics do not know").await;
+    check_all(&database, &cases, "a tenant that is missing in the statistics").await;
 }
 
 async fn check_all(database: &sandmill_tests::Database, cases: &[Case], circumstances: &str) {

@@ -1,5 +1,5 @@
-// What database roles may do: the role of the host, and those of applications that append or read.
-// Roles belong to the whole server, so each test has roles of its own.
+// Rights of database roles: of the host's role, and of roles that append events or read documents.
+// Roles belong to the whole server, so each test has its own roles.
 
 // Readers of one tenant's documents.
 mod tenants;
@@ -24,8 +24,8 @@ async fn execute(database: &Database, sql: &str) {
     session.batch_execute(sql).await.unwrap_or_else(|error| panic!("{}\n{sql}", describe(&error)));
 }
 
-/// The address for another role, which is made first. It may do no more in `public` than PostgreSQL
-/// 15 and newer grant to all roles.
+/// Creates a role and returns the address for it. In `public` the role has the rights that
+/// PostgreSQL 15 and newer grant to all roles.
 async fn with_role(database: &Database, role: &str) -> String {
     execute(database, &format!("create role {} login; revoke create on schema public from public", quoted(role))).await;
     database.address.replace("user=sandmill", &format!("user='{role}'"))
@@ -39,7 +39,7 @@ async fn session(address: &str) -> Session {
     Db::parse(address).unwrap().connect("test").await.unwrap()
 }
 
-/// A command's exit code, and what it printed on both sides.
+/// A command's exit code, its standard output and its standard error.
 async fn run(address: &str, arguments: &[&str]) -> (Option<i32>, String, String) {
     let mut command = sandmill(address);
     command.args(arguments);
@@ -47,20 +47,20 @@ async fn run(address: &str, arguments: &[&str]) -> (Option<i32>, String, String)
     (output.status.code(), stdout(&output), stderr(&output))
 }
 
-/// Runs a command that succeeds, and returns the object it prints.
+/// Runs a command that succeeds, and returns the JSON object that it prints.
 async fn object(address: &str, arguments: &[&str]) -> Value {
-    let (code, printed, said) = run(address, arguments).await;
-    assert_eq!(code, Some(0), "{arguments:?}: {said}");
+    let (code, printed, errors) = run(address, arguments).await;
+    assert_eq!(code, Some(0), "{arguments:?}: {errors}");
     serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{error}: {printed}"))
 }
 
-/// Runs a command that is refused for missing rights, and returns the statements it asks for.
+/// Runs a command that fails for missing rights, and returns the statements that it prints.
 async fn statements(address: &str, arguments: &[&str]) -> Vec<String> {
-    let (code, printed, said) = run(address, arguments).await;
-    assert_eq!((code, printed.as_str()), (Some(1), ""), "{said}");
-    assert!(said.contains("lacks rights") && said.contains("nothing was changed"), "{said}");
+    let (code, printed, errors) = run(address, arguments).await;
+    assert_eq!((code, printed.as_str()), (Some(1), ""), "{errors}");
+    assert!(errors.contains("lacks rights") && errors.contains("nothing was changed"), "{errors}");
     let is_statement = |line: &&str| line.ends_with(';') && !line.starts_with("--");
-    said.lines().filter(is_statement).map(String::from).collect()
+    errors.lines().filter(is_statement).map(String::from).collect()
 }
 
 /// Asserts that a role is denied each of these statements.
@@ -81,17 +81,17 @@ fn before(name: &str) -> &'static [Migration] {
     &MIGRATIONS[..at]
 }
 
-/// The migrations before the one that made `sandmill.append` run with its owner's rights.
+/// The migrations before the one since which `sandmill.append` runs with its owner's rights.
 fn before_grants() -> &'static [Migration] {
     before("0019_role_grants")
 }
 
-/// A database that only those were applied to.
-async fn not_quite_migrated() -> Database {
+/// A database to which only those migrations were applied.
+async fn migrated_before_grants() -> Database {
     migrated_by(before_grants()).await
 }
 
-/// A database that only these migrations were applied to.
+/// A database to which only these migrations were applied.
 async fn migrated_by(migrations: &[Migration]) -> Database {
     let database = empty_database().await;
     let session = session(&database.address).await;
@@ -99,14 +99,14 @@ async fn migrated_by(migrations: &[Migration]) -> Database {
     session.batch_execute(&history).await.unwrap();
     for migration in migrations {
         session.batch_execute(migration.sql).await.unwrap();
-        let note = "insert into sandmill.migrations (version, name, checksum) values ($1, $2, $3)";
-        session.execute(note, &[&migration.version(), &migration.name, &migration.checksum()]).await.unwrap();
+        let record = "insert into sandmill.migrations (version, name, checksum) values ($1, $2, $3)";
+        session.execute(record, &[&migration.version(), &migration.name, &migration.checksum()]).await.unwrap();
     }
     database
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_without_rights_is_told_all_that_an_empty_database_takes_and_that_suffices() {
+async fn a_role_without_rights_gets_all_the_statements_that_an_empty_database_needs() {
     let database = empty_database().await;
     let address = with_role(&database, r#"Odd "host" ü"#).await;
     let needed = statements(&address, &["migrate"]).await;
@@ -120,28 +120,28 @@ async fn a_role_without_rights_is_told_all_that_an_empty_database_takes_and_that
     );
     let admin = session(&database.address).await;
     let found = admin.query_one("select to_regnamespace('sandmill') is null", &[]).await.unwrap();
-    assert!(found.get::<_, bool>(0), "nothing was made");
+    assert!(found.get::<_, bool>(0), "nothing was created");
     execute(&database, &needed.concat()).await;
     let migrated = object(&address, &["migrate", "--json"]).await;
     assert_eq!(migrated["applied"].as_array().unwrap().len(), MIGRATIONS.len());
-    // The schemas are there, so that nobody needs to create any.
+    // The schemas exist now, so the right to create schemas is no longer needed.
     execute(&database, &needed[0].replace("grant", "revoke").replace(" to ", " from ")).await;
     assert_eq!(object(&address, &["migrate", "--json"]).await["applied"], json!([]));
     database.append("acme", "s", &[json!({})]).await;
     let folder = plugins(&["scripted"]);
-    let (code, _, said) =
+    let (code, _, errors) =
         run(&address, &["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()]).await;
-    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(code, Some(0), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_runs_what_others_migrated_needs_no_ownership_but_of_the_views() {
+async fn a_role_that_runs_a_migrated_store_must_own_only_the_views() {
     let database = database().await;
     let folder = plugins(&["scripted"]);
     let arguments = ["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()];
     database.append("acme", "s", &[json!({})]).await;
-    let (code, _, said) = run(&database.address, &arguments).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, _, errors) = run(&database.address, &arguments).await;
+    assert_eq!(code, Some(0), "{errors}");
 
     let address = with_role(&database, "runs_only").await;
     let needed = statements(&address, &arguments).await;
@@ -151,17 +151,17 @@ async fn a_role_that_runs_what_others_migrated_needs_no_ownership_but_of_the_vie
     assert_eq!(owner, [&views[0], &views[1]], "{needed:#?}");
     assert_eq!(statements(&address, &["migrate"]).await, needed);
     execute(&database, &needed.concat()).await;
-    let (code, _, said) = run(&address, &["migrate"]).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, _, errors) = run(&address, &["migrate"]).await;
+    assert_eq!(code, Some(0), "{errors}");
 
-    // It runs the plugin that there was, and one that makes tables and views.
+    // It runs the existing plugin, and a new one that creates tables and views.
     let own = folder.path().join("acme");
     std::fs::create_dir(&own).unwrap();
     place(&own, "scripted.wasm", &std::fs::read(component("scripted")).unwrap());
     database.append("acme", "s", &[json!({})]).await;
     database.append("globex", "s", &[json!({})]).await;
-    let (code, _, said) = run(&address, &arguments).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, _, errors) = run(&address, &arguments).await;
+    assert_eq!(code, Some(0), "{errors}");
     let admin = session(&database.address).await;
     for (view, tenant, events) in [("scripted_log", "globex", 1), (r#""scripted_log@acme""#, "acme", 2)] {
         let count = format!("select (data->>'count')::int from public.{view} where _partition = '{tenant}'");
@@ -174,8 +174,8 @@ async fn a_role_that_runs_what_others_migrated_needs_no_ownership_but_of_the_vie
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_does_not_own_the_tables_is_told_so_while_migrations_are_pending() {
-    let database = not_quite_migrated().await;
+async fn a_role_must_own_the_tables_while_migrations_are_pending() {
+    let database = migrated_before_grants().await;
     let address = with_role(&database, "owns_no_table").await;
     execute(
         &database,
@@ -204,7 +204,7 @@ async fn a_role_that_does_not_own_the_tables_is_told_so_while_migrations_are_pen
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_application_appends_and_reads_streams_and_does_nothing_else() {
+async fn a_role_that_may_append_can_append_and_read_streams_and_nothing_else() {
     let database = database().await;
     let shop = with_role(&database, "Shop").await;
     let app = session(&shop).await;
@@ -229,7 +229,7 @@ async fn an_application_appends_and_reads_streams_and_does_nothing_else() {
     let read = read_stream(&*app, "acme", "s", 1, 10).await.unwrap();
     assert_eq!(read.iter().map(|event| event.version).collect::<Vec<_>>(), [1, 2]);
 
-    // Events come in through the function alone, so that none passes its guards.
+    // Events are inserted only by the function, so no event bypasses its checks.
     assert_denied(
         &app,
         &[
@@ -251,8 +251,8 @@ async fn an_application_appends_and_reads_streams_and_does_nothing_else() {
         ],
     )
     .await;
-    let (code, _, said) = run(&shop, &["migrate", "--grant-read", "Shop"]).await;
-    assert_eq!(code, Some(1), "{said}");
+    let (code, _, errors) = run(&shop, &["migrate", "--grant-read", "Shop"]).await;
+    assert_eq!(code, Some(1), "{errors}");
 
     let revoked = object(&database.address, &["migrate", "--revoke-append", "Shop", "--json"]).await;
     let one = &revoked["revoked"][0];
@@ -269,7 +269,7 @@ async fn an_application_appends_and_reads_streams_and_does_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_applications_own_operators_do_not_run_with_the_owners_rights() {
+async fn operators_of_an_application_do_not_run_with_the_owners_rights() {
     let database = database().await;
     let address = with_role(&database, "operates").await;
     execute(&database, "create schema own authorization operates").await;
@@ -284,13 +284,13 @@ async fn an_applications_own_operators_do_not_run_with_the_owners_rights() {
     )
     .await
     .unwrap();
-    // They are in force, and the function ignores them.
+    // They are in effect for the role, and the function ignores them.
     assert!(describe(&app.batch_execute("select 1 = 1").await.unwrap_err()).contains("taken over as operates"));
     append(&*app, &event("acme", "s")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_reads_the_documents_of_all_collections_later_ones_included_and_nothing_else() {
+async fn a_role_that_may_read_reads_all_collections_later_ones_included_and_nothing_else() {
     let database = database().await;
     let (by_admin, reader) = (session(&database.address).await, with_role(&database, "reports").await);
     let reader = session(&reader).await;
@@ -308,7 +308,7 @@ async fn a_reader_reads_the_documents_of_all_collections_later_ones_included_and
     assert!(statements.contains(&json!("grant select on public.scripted_log to reports")), "{granted}");
     assert_eq!(count("scripted_log").await, Some(1));
 
-    // A collection that comes later.
+    // A later collection.
     let own = folder.path().join("acme");
     std::fs::create_dir(&own).unwrap();
     place(&own, "scripted.wasm", &std::fs::read(component("scripted")).unwrap());
@@ -316,7 +316,7 @@ async fn a_reader_reads_the_documents_of_all_collections_later_ones_included_and
     until("the later collection is read", async || count(r#""scripted_log@acme""#).await == Some(1)).await;
     host.stop().await;
 
-    // A generation that comes later, in both ways in which a view can be led to it.
+    // A later generation: the view is replaced, or dropped and created again.
     for (generation, replace) in [(2, "select"), (3, "drop view public.scripted_log")] {
         by_admin
             .batch_execute(&format!(
@@ -352,7 +352,7 @@ async fn a_reader_reads_the_documents_of_all_collections_later_ones_included_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_view_that_is_made_while_a_reader_is_granted_is_granted_too() {
+async fn a_view_that_is_created_during_a_grant_is_granted_too() {
     let database = database().await;
     let reader = session(&with_role(&database, "meanwhile").await).await;
     let mut maker = session(&database.address).await;
@@ -375,7 +375,7 @@ async fn a_view_that_is_made_while_a_reader_is_granted_is_granted_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn several_roles_are_granted_together_or_not_at_all() {
+async fn the_grants_of_one_command_are_made_together_or_not_at_all() {
     let database = database().await;
     for role in ["one", "Two words", "group_of_one"] {
         with_role(&database, role).await;
@@ -387,14 +387,17 @@ async fn several_roles_are_granted_together_or_not_at_all() {
     };
     let address = &database.address;
     let typo = ["migrate", "--grant-append", "one", "--grant-read", "tow"];
-    let (code, _, said) = run(address, &typo).await;
-    assert!(code == Some(1) && said.contains(r#"there is no role "tow""#) && said.contains("create role"), "{said}");
+    let (code, _, errors) = run(address, &typo).await;
+    assert!(
+        code == Some(1) && errors.contains(r#"there is no role "tow""#) && errors.contains("create role"),
+        "{errors}"
+    );
     for name in ["", "public", "one;", &"x".repeat(70)] {
-        let (code, _, said) = run(address, &["migrate", "--grant-append", name]).await;
-        assert!(code == Some(1) && said.contains("there is no role"), "{name}: {said}");
+        let (code, _, errors) = run(address, &["migrate", "--grant-append", name]).await;
+        assert!(code == Some(1) && errors.contains("there is no role"), "{name}: {errors}");
     }
-    let (code, _, said) = run(address, &["migrate", "--grant-read", "one", "--revoke-read", "one"]).await;
-    assert!(code == Some(2) && said.contains("both name the role one"), "{said}");
+    let (code, _, errors) = run(address, &["migrate", "--grant-read", "one", "--revoke-read", "one"]).await;
+    assert!(code == Some(2) && errors.contains("both name the role one"), "{errors}");
     assert!(stored().await.is_empty());
 
     let arguments = [
@@ -408,12 +411,12 @@ async fn several_roles_are_granted_together_or_not_at_all() {
         "--grant-read",
         "group_of_one",
     ];
-    let (code, printed, said) = run(address, &arguments).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, printed, errors) = run(address, &arguments).await;
+    assert_eq!(code, Some(0), "{errors}");
     assert!(printed.contains("the role Two words may now append events and read streams\n"), "{printed}");
     assert_eq!(stored().await, ["append Two words", "append one", "read group_of_one", "read one"]);
 
-    // What one has through another role is not taken back with one's own.
+    // A right that a role has through another role survives the revocation of its own grant.
     session.batch_execute("grant \"Two words\" to one").await.unwrap();
     let revoked = object(address, &["migrate", "--revoke-append", "one", "--json"]).await;
     assert_eq!(revoked["revoked"][0]["stillAllowed"], json!(true), "{revoked}");
@@ -421,7 +424,7 @@ async fn several_roles_are_granted_together_or_not_at_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_is_gone_keeps_no_collection_from_being_made() {
+async fn a_dropped_role_does_not_prevent_new_collections() {
     let database = database().await;
     with_role(&database, "leaver").await;
     object(&database.address, &["migrate", "--grant-read", "leaver", "--json"]).await;
@@ -429,23 +432,23 @@ async fn a_role_that_is_gone_keeps_no_collection_from_being_made() {
     database.append("acme", "s", &[json!({})]).await;
     let folder = plugins(&["scripted"]);
     let arguments = ["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()];
-    let (code, _, said) = run(&database.address, &arguments).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, _, errors) = run(&database.address, &arguments).await;
+    assert_eq!(code, Some(0), "{errors}");
     let revoked = object(&database.address, &["migrate", "--revoke-read", "leaver", "--json"]).await;
     assert_eq!(revoked["revoked"][0]["before"], json!(true), "{revoked}");
-    let (code, _, said) = run(&database.address, &["migrate", "--revoke-read", "leaver"]).await;
-    assert!(code == Some(1) && said.contains("there is no role"), "{said}");
+    let (code, _, errors) = run(&database.address, &["migrate", "--revoke-read", "leaver"]).await;
+    assert!(code == Some(1) && errors.contains("there is no role"), "{errors}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_owns_nothing_cannot_grant_and_says_who_can() {
+async fn a_role_that_owns_nothing_cannot_grant_and_gets_the_remedy() {
     let database = database().await;
     let address = with_role(&database, "grants_nothing").await;
     execute(&database, &statements(&address, &["migrate"]).await.concat()).await;
     with_role(&database, "never_granted").await;
     for option in ["--grant-append", "--revoke-append"] {
-        let (code, _, said) = run(&address, &["migrate", option, "never_granted"]).await;
-        assert!(code == Some(1) && said.contains("may not grant or revoke this"), "{said}");
+        let (code, _, errors) = run(&address, &["migrate", option, "never_granted"]).await;
+        assert!(code == Some(1) && errors.contains("may not grant or revoke this"), "{errors}");
     }
     let session = session(&database.address).await;
     let stored = session.query_one("select count(*) from sandmill.role_grants", &[]).await.unwrap();
@@ -453,8 +456,8 @@ async fn a_role_that_owns_nothing_cannot_grant_and_says_who_can() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn roles_that_were_granted_the_tables_by_hand_may_still_append() {
-    let database = not_quite_migrated().await;
+async fn roles_with_rights_on_the_tables_may_still_append_after_a_migration() {
+    let database = migrated_before_grants().await;
     let by_table = with_role(&database, "by_table").await;
     let by_column = with_role(&database, "by_column").await;
     let watcher = with_role(&database, "watcher").await;

@@ -1,4 +1,4 @@
-//! The connections that processors share: their bound, and the report of processors that wait.
+//! Connections shared by processors: their bound, and the report of processors that wait for one.
 
 use std::sync::{
     Arc,
@@ -16,7 +16,7 @@ use sandmill_tests::{
 };
 use serde_json::json;
 
-/// How many connections a host has to a test's database.
+/// The number of a host's connections to a test's database.
 async fn connections(session: &Session) -> i64 {
     let sql = "select count(*) from pg_stat_activity
                where datname = current_database()
@@ -28,8 +28,8 @@ fn foldings(count: usize) -> Vec<Folding> {
     (0..count).map(|number| Folding::after(|_| {}).named(&format!("p{number}"))).collect()
 }
 
-/// Waits until each of so many processors has counted so many events. Returns the most connections
-/// of the host that were seen.
+/// Waits until each of the processors has counted this many events. Returns the highest number of
+/// the host's connections meanwhile.
 async fn until_all_counted(session: &Session, processors: usize, events: i64) -> i64 {
     let table = |number| format!("select coalesce(sum((data ->> 'count')::bigint), 0) as n from public.p{number}_log");
     let tables: Vec<String> = (0..processors).map(table).collect();
@@ -46,7 +46,7 @@ async fn until_all_counted(session: &Session, processors: usize, events: i64) ->
     .await
 }
 
-/// Lets so many processors catch up and follow the log. Returns the most connections that they had.
+/// Lets processors catch up and follow the log. Returns the highest number of their connections.
 async fn connections_of(processors: usize) -> i64 {
     let database = database().await;
     for stream in 0..20 {
@@ -74,7 +74,7 @@ async fn three_hundred_processors_share_forty_connections() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_few_connections_serves_all_plugins() {
-    // Three of them are kept for superusers, as always.
+    // PostgreSQL reserves three of them for superusers.
     let settings = vec![("max_connections".to_string(), "17".to_string())];
     let server = Embedded::start(Options { settings, ..Options::default() }).await.unwrap();
     server.create_database("few", None).await.unwrap();
@@ -92,12 +92,12 @@ async fn a_server_with_few_connections_serves_all_plugins() {
         database.append("acme", &format!("s{stream}"), &[json!({}), json!({})]).await;
     }
     let most = until_all_counted(&admin, 6, 20).await;
-    assert!(most <= 12, "{most} connections: the role has 14, and two of them are left to others");
+    assert!(most <= 12, "{most} connections; the role has 14 and the host must leave two of them");
     host.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_that_may_not_have_as_many_connections_as_a_host_needs_is_refused() {
+async fn a_role_with_too_few_connections_for_a_host_is_rejected() {
     let database = empty_database().await;
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute("drop role if exists limited; create role limited login connection limit 5").await.unwrap();
@@ -105,14 +105,14 @@ async fn a_role_that_may_not_have_as_many_connections_as_a_host_needs_is_refused
     let run =
         sandmill(&format!("{} user=limited", database.address)).args(["run", "--plugins"]).arg(folder.path()).output();
     let run = run.unwrap();
-    let said = stderr(&run);
+    let errors = stderr(&run);
     let expected = "the server allows this role 5 connections at once, and a host needs 9; nothing was changed";
-    assert!(!run.status.success() && said.contains(expected), "{said}");
+    assert!(!run.status.success() && errors.contains(expected), "{errors}");
     session.batch_execute("drop role limited").await.unwrap();
 }
 
-/// With one connection for commits, one that waits for a lock keeps the other processor from
-/// committing.
+/// There is one connection for commits. A commit that waits for a lock keeps it from the other
+/// processor.
 #[tokio::test(flavor = "multi_thread")]
 async fn status_shows_a_processor_that_waits_for_a_connection_until_it_continues() {
     let database = database().await;
@@ -124,7 +124,7 @@ async fn status_shows_a_processor_that_waits_for_a_connection_until_it_continues
     let table = database.table("p0_log").await;
     holder.batch_execute(&format!("begin; lock table {table} in exclusive mode")).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
-    // There is always something to commit.
+    // So there is always something to commit.
     let events = tokio::spawn({
         let (database, done) = (database.clone(), done.clone());
         async move {
@@ -137,7 +137,7 @@ async fn status_shows_a_processor_that_waits_for_a_connection_until_it_continues
         }
     });
     let waiting = "p1 is waiting for a connection to the database; all that `connections` allows are busy since ";
-    eventually("status says that one waits", async || {
+    eventually("status reports the waiting processor", async || {
         let status = sandmill(&database.address).arg("status").output().unwrap();
         stdout(&status).contains(waiting).then_some(())
     })
@@ -146,7 +146,7 @@ async fn status_shows_a_processor_that_waits_for_a_connection_until_it_continues
     done.store(true, Relaxed);
     let events = events.await.unwrap();
     until_all_counted(&session, 2, events).await;
-    eventually("nobody waits any more", async || {
+    eventually("no processor waits any longer", async || {
         let status = sandmill(&database.address).arg("status").output().unwrap();
         (!stdout(&status).contains("waiting for a connection")).then_some(())
     })

@@ -1,4 +1,4 @@
-//! Sources: every layout through the conformance suite.
+//! The conformance suite for every layout of an event store.
 
 /// Sandmill's own event store.
 mod native {

@@ -1,4 +1,5 @@
-//! Every statement that lies in a file of its own is one that the schema knows, and says what it does and what it binds.
+//! Checks of all `.sql` files: each can be prepared on a migrated database, and its header names
+//! its binds.
 
 use std::{
     collections::BTreeSet,
@@ -7,9 +8,9 @@ use std::{
 
 use sandmill_tests::{database, host::root};
 
-/// Files that cannot be prepared, and why.
+/// Files that cannot be prepared, with the reason.
 const SCRIPTS: [(&str, &str); 1] =
-    [("host/src/db/migrate/history.sql", "a script of several statements, which makes what the others need")];
+    [("host/src/db/migrate/history.sql", "a script of several statements, which creates the schema")];
 
 /// All `.sql` files below a folder.
 fn below(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -23,7 +24,7 @@ fn below(folder: &Path, into: &mut Vec<PathBuf>) {
     }
 }
 
-/// Every file's path within the repository, and its text.
+/// The path of every file within the repository, and its text.
 fn files() -> Vec<(String, String)> {
     let mut paths = Vec::new();
     for folder in ["host/src", "client/src"] {
@@ -35,14 +36,14 @@ fn files() -> Vec<(String, String)> {
     paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
 }
 
-/// The numbers behind `$` in a text.
+/// The numbers after `$` in a text.
 fn binds(text: &str) -> BTreeSet<u32> {
     let digits = |rest: &str| rest.chars().take_while(char::is_ascii_digit).collect::<String>();
     text.split('$').skip(1).filter_map(|rest| digits(rest).parse().ok()).collect()
 }
 
 #[tokio::test]
-async fn every_file_prepares_on_a_migrated_database() {
+async fn every_file_can_be_prepared_on_a_migrated_database() {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
     let sql = "insert into sandmill.processors (id, family, plugin, digest, version, partition_by, read_model_version)
@@ -51,7 +52,7 @@ async fn every_file_prepares_on_a_migrated_database() {
     session.batch_execute(sql).await.unwrap();
     let files = files();
     for (name, _) in SCRIPTS {
-        assert!(files.iter().any(|(file, _)| file == name), "{name} is an exception, and is not there");
+        assert!(files.iter().any(|(file, _)| file == name), "{name} is listed as an exception, but does not exist");
     }
     for (name, text) in files {
         if SCRIPTS.iter().any(|(script, _)| *script == name) {
@@ -65,16 +66,16 @@ async fn every_file_prepares_on_a_migrated_database() {
 }
 
 #[test]
-fn every_file_says_what_it_does_and_what_it_binds() {
+fn every_file_has_a_header_that_names_its_binds() {
     for (name, text) in files() {
         let is_comment = |line: &&str| line.starts_with("--");
         let opening: Vec<&str> = text.lines().take_while(is_comment).collect();
         let statement: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with("--")).collect();
-        assert!(!opening.is_empty(), "{name} opens with no comment");
+        assert!(!opening.is_empty(), "{name} has no header comment");
         assert_eq!(
             binds(&opening.join("\n")),
             binds(&statement.join("\n")),
-            "{name} explains what it binds, and no more"
+            "{name}: the header must name exactly the binds of the statement"
         );
         for placeholder in ["{table}", "{view}"] {
             let explained = opening.iter().any(|line| line.contains(placeholder));

@@ -1,4 +1,4 @@
-//! The event store on a real server: migrations, appending, importing and listing.
+//! The event store on a real server: migrations, appends, imports and listings.
 
 mod appending;
 mod ids;

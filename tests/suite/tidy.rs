@@ -1,5 +1,6 @@
-//! The repository's habits, held by reading its files: borders between the host's rooms, sizes, opening words, and what must not
-//! be left lying about. Each failure names the place, the rule and the remedy.
+//! The repository's habits, held by reading its files: borders between the host's rooms, sizes,
+//! opening words, and what must not be left lying about. Each failure names the place, the rule and
+//! the remedy.
 
 mod borders;
 mod checker;

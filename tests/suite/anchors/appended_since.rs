@@ -1,11 +1,13 @@
-//! Events that come between a restore and `sandmill migrate --reanchor`: refused at the doors, and handled if they came in beside them.
+//! Events that are written between a restore and `sandmill migrate --reanchor`: `sandmill.append`
+//! and the import reject them, and events that a plain INSERT wrote are handled.
 
 use sandmill_client::AppendError;
 use serde_json::Value;
 
 use super::*;
 
-/// An event as a plain INSERT writes it, with its stream: what an older `sandmill.append` did, or an operator's script.
+/// A plain INSERT of an event and its stream, as by an older `sandmill.append` or an operator's
+/// script.
 fn insert(tenant: &str, stream: &str, event_type: &str) -> String {
     format!(
         "with s as (insert into sandmill.streams as s (tenant, stream, version) values ('{tenant}', '{stream}', 1)
@@ -15,16 +17,16 @@ fn insert(tenant: &str, stream: &str, event_type: &str) -> String {
     )
 }
 
-async fn foreign(session: &Session) {
+async fn make_foreign(session: &Session) {
     session.batch_execute("update sandmill.store set system_identifier = 1").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_came_in_between_a_restore_and_the_reanchoring_is_handled() {
+async fn events_that_were_inserted_between_a_restore_and_reanchoring_are_handled() {
     let (one, two) =
         (Embedded::start(Options::default()).await.unwrap(), Embedded::start(Options::default()).await.unwrap());
     let origin = migrated(&one).await;
-    // The numbers that the old cursors have seen reach far beyond those that the new cluster gives out next.
+    // The old cursors have seen xids far beyond the next ones of the new cluster.
     use_up_xids(&origin, 3_000).await;
     let writer = origin.db.connect("test").await.unwrap();
     let flight = |tenant: &str| Append::to(tenant, "plane-1").event(NewEvent::new("FlightFlown", "{}"));
@@ -37,24 +39,25 @@ async fn what_came_in_between_a_restore_and_the_reanchoring_is_handled() {
     let run = |arguments: &[&str]| sandmill(&restored.address).args(arguments).output().unwrap();
     let session = restored.db.connect("test").await.unwrap();
     for _ in 0..2 {
-        let refused = append(&*session, &flight("acme")).await.unwrap_err();
-        assert!(matches!(refused, AppendError::OtherCluster(_)), "{refused:?}");
-        assert!(refused.to_string().contains("Run `sandmill migrate --reanchor`"), "{refused}");
+        let error = append(&*session, &flight("acme")).await.unwrap_err();
+        assert!(matches!(error, AppendError::OtherCluster(_)), "{error:?}");
+        assert!(error.to_string().contains("Run `sandmill migrate --reanchor`"), "{error}");
     }
     let sql = "select sandmill.append('acme', 'plane-1', '{FlightFlown}', '{1}')";
     assert_eq!(session.query(sql, &[]).await.unwrap_err().code().unwrap().code(), "SM421");
     let lines = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(lines.path(), r#"{"stream":"s","type":"T","data":1}"#).unwrap();
-    for refused in [
+    for output in [
         run(&["append", "--stream", "s", "--type", "T", "--data", "1"]),
         run(&["import", lines.path().to_str().unwrap()]),
     ] {
-        assert_eq!(refused.status.code(), Some(1));
-        assert!(stderr(&refused).contains("sandmill migrate --reanchor"), "{}", stderr(&refused));
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains("sandmill migrate --reanchor"), "{}", stderr(&output));
     }
 
     session.batch_execute(&insert("acme", "plane-1", "FlightFlown")).await.unwrap();
-    // In a subtransaction, and again on the same stream, so that nothing but the rows' writers tells.
+    // In a subtransaction and twice on the same stream, so only the rows' writers show that they
+    // are new.
     for _ in 0..2 {
         let nested = format!("begin; savepoint s; {}; release s; commit", insert("globex", "plane-1", "FlightFlown"));
         session.batch_execute(&nested).await.unwrap();
@@ -73,15 +76,15 @@ async fn what_came_in_between_a_restore_and_the_reanchoring_is_handled() {
     append(&*session, &flight("acme")).await.unwrap();
 }
 
-/// pg_upgrade moves rows and numbers as they are and changes the identifier alone.
+/// pg_upgrade keeps rows and xids, and changes only the system identifier.
 #[tokio::test]
-async fn a_cluster_with_another_identifier_hands_out_nothing_twice() {
+async fn reanchoring_after_pg_upgrade_repeats_no_event() {
     let database = database().await;
     let store = Store::make(database.clone()).await;
     let mut session = database.db.connect("test").await.unwrap();
     let since = append_to(&session, "acme", "a", 2).await;
-    foreign(&session).await;
-    // The session has appended before, and is refused all the same.
+    make_foreign(&session).await;
+    // The session has appended before, and is rejected nevertheless.
     let request = Append::to("acme", "a").event(NewEvent::new("T", "1"));
     assert!(matches!(append(&*session, &request).await, Err(AppendError::OtherCluster(_))));
     let done = reanchor(&mut session, None).await.unwrap();
@@ -101,14 +104,15 @@ async fn a_role_that_may_not_read_the_control_file_can_append() {
     let plain =
         Db::parse(&database.address.replace("user=sandmill", "user=plain")).unwrap().connect("test").await.unwrap();
     append_to(&plain, "acme", "a", 1).await;
-    // What a session says of itself is no reason to refuse or to accept another's.
+    // A value that the session set itself does not count.
     plain.batch_execute("set sandmill.cluster = 'nonsense'").await.unwrap();
     append_to(&plain, "acme", "a", 1).await;
 }
 
-/// Rows that were restored one by one have a writer each, as rows of appends do, so that the rows do not tell.
+/// Cursors that were restored one by one have different writers, like rows of appends, so the rows
+/// do not show which events are new.
 #[tokio::test]
-async fn where_rows_do_not_tell_the_operator_does() {
+async fn the_operator_names_the_first_new_event_if_the_rows_do_not_show_it() {
     let database = database().await;
     let store = Store::make(database.clone()).await;
     let mut session = database.db.connect("test").await.unwrap();
@@ -119,10 +123,10 @@ async fn where_rows_do_not_tell_the_operator_does() {
         let nested = format!("begin; savepoint s; {}; release s; commit", insert("acme", "z", "Happened"));
         session.batch_execute(&nested).await.unwrap();
     }
-    foreign(&session).await;
-    let refused = reanchor(&mut session, None).await.unwrap_err();
-    assert!(matches!(refused, ReanchorError::Undecided { events: 1, first: 34, last: 34 }), "{refused:?}");
-    assert!(refused.to_string().contains("sandmill migrate --reanchor --appended-from POSITION"), "{refused}");
+    make_foreign(&session).await;
+    let error = reanchor(&mut session, None).await.unwrap_err();
+    assert!(matches!(error, ReanchorError::Undecided { events: 1, first: 34, last: 34 }), "{error:?}");
+    assert!(error.to_string().contains("sandmill migrate --reanchor --appended-from POSITION"), "{error}");
     assert!(matches!(check(&session).await, Err(AnchorError::OtherCluster { .. })), "nothing was changed");
 
     let done = reanchor(&mut session, Some(34)).await.unwrap();

@@ -1,5 +1,5 @@
-// Readers of one tenant's documents: the views in `sandmill_tenant`, and what grants and the
-// setting `sandmill.tenant` let a role see there.
+// Roles that read one tenant's documents: the views in `sandmill_tenant`, and the documents that
+// grants and the setting `sandmill.tenant` make visible there.
 
 use super::*;
 
@@ -30,13 +30,13 @@ async fn two_tenants() -> (Database, tempfile::TempDir) {
     }
     let folder = plugins(&["scripted"]);
     let arguments = ["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()];
-    let (code, _, said) = run(&database.address, &arguments).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, _, errors) = run(&database.address, &arguments).await;
+    assert_eq!(code, Some(0), "{errors}");
     (database, folder)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_role_reads_the_tenant_that_it_was_granted_through_later_collections_and_generations() {
+async fn a_role_reads_only_its_tenant_in_later_collections_and_generations_too() {
     let (database, folder) = two_tenants().await;
     let reader = session(&with_role(&database, "acme_portal").await).await;
     let admin = session(&database.address).await;
@@ -46,19 +46,19 @@ async fn a_role_reads_the_tenant_that_it_was_granted_through_later_collections_a
     assert_eq!((&one["tenant"], &one["before"]), (&json!("acme"), &json!(false)), "{granted}");
     assert_eq!(reads(&reader, "scripted_log").await, only("acme", 1));
 
-    // A collection that comes later, and one of another tenant's own.
+    // A later collection of the tenant, and one of another tenant.
     for tenant in ["acme", "globex"] {
         let own = folder.path().join(tenant);
         std::fs::create_dir(&own).unwrap();
         place(&own, "scripted.wasm", &std::fs::read(component("scripted")).unwrap());
     }
     let arguments = ["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()];
-    let (code, _, said) = run(&database.address, &arguments).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, _, errors) = run(&database.address, &arguments).await;
+    assert_eq!(code, Some(0), "{errors}");
     assert_eq!(reads(&reader, r#""scripted_log@acme""#).await, only("acme", 1));
     assert!(reads(&reader, r#""scripted_log@globex""#).await.unwrap_err().contains("permission denied"));
 
-    // A generation that comes later.
+    // A later generation.
     admin
         .batch_execute(
             "select sandmill.make_documents_table(1, 2);
@@ -123,11 +123,11 @@ async fn a_role_that_may_read_several_tenants_chooses_one() {
     choose(&app, "initech").await;
     assert!(reads(&app, "scripted_log").await.unwrap_err().contains("may not read documents of tenant initech"));
 
-    // What one grant needs stays when another ends.
+    // Revoking one grant keeps the rights that another one needs.
     migrate(&database, &["--revoke-read", "many_portals", "--tenant", "globex"]).await;
     choose(&app, "").await;
     assert_eq!(reads(&app, "scripted_log").await, only("acme", 1));
-    // All at once.
+    // A grant for all tenants, and its revocation with all grants for single ones.
     migrate(&database, &["--grant-read", "many_portals"]).await;
     choose(&app, "initech").await;
     assert_eq!(reads(&app, "scripted_log").await, Ok(vec![]), "a role that reads all documents may choose any tenant");
@@ -149,7 +149,7 @@ async fn a_member_of_a_role_reads_what_the_role_reads() {
     let revoked = migrate(&database, &["--revoke-read", "member", "--tenant", "acme"]).await;
     let one = &revoked["revoked"][0];
     assert_eq!((&one["before"], &one["stillAllowed"]), (&json!(false), &json!(true)), "{revoked}");
-    // The tables' owner chooses, as it may read all.
+    // The owner of the tables may read all tenants, so it must choose one.
     let admin = session(&database.address).await;
     assert!(reads(&admin, "scripted_log").await.unwrap_err().contains("no tenant is chosen"));
     choose(&admin, "globex").await;
@@ -157,14 +157,13 @@ async fn a_member_of_a_role_reads_what_the_role_reads() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_readers_own_functions_and_operators_see_no_other_tenants_rows() {
+async fn functions_and_operators_of_a_reader_see_no_rows_of_other_tenants() {
     let (database, _folder) = two_tenants().await;
     let address = with_role(&database, "curious").await;
     execute(&database, "create schema curious authorization curious").await;
     migrate(&database, &["--grant-read", "curious", "--tenant", "acme"]).await;
     let reader = session(&address).await;
-    // A function so cheap that the planner would call it first, and an operator in the place of
-    // `=`.
+    // A function so cheap that the planner would call it first, and an operator that replaces `=`.
     reader
         .batch_execute(
             "create function curious.leak(tenant text) returns boolean language plpgsql cost 0.0001 as $$
@@ -186,7 +185,7 @@ async fn a_readers_own_functions_and_operators_see_no_other_tenants_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_document_is_found_by_its_id_through_the_tables_key() {
+async fn a_document_is_looked_up_by_id_with_the_tables_key() {
     let (database, _folder) = two_tenants().await;
     let reader = session(&with_role(&database, "looks_up").await).await;
     migrate(&database, &["--grant-read", "looks_up", "--tenant", "acme"]).await;
@@ -206,7 +205,7 @@ async fn a_document_is_found_by_its_id_through_the_tables_key() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_without_a_role_that_reads_is_a_misuse() {
+async fn the_option_tenant_requires_a_grant_or_revocation_to_read() {
     let database = database().await;
     with_role(&database, "no_tenant").await;
     for (arguments, message) in [
@@ -214,13 +213,13 @@ async fn a_tenant_without_a_role_that_reads_is_a_misuse() {
         (&["migrate", "--grant-append", "no_tenant", "--tenant", "acme"], "--tenant needs --grant-read"),
         (&["migrate", "--grant-read", "no_tenant", "--tenant", "a b"], "a b"),
     ] {
-        let (code, _, said) = run(&database.address, arguments).await;
-        assert!(code == Some(2) && said.contains(message), "{arguments:?}: {said}");
+        let (code, _, errors) = run(&database.address, arguments).await;
+        assert!(code == Some(2) && errors.contains(message), "{arguments:?}: {errors}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_stores_readers_read_by_tenant_once_it_is_migrated() {
+async fn readers_of_an_older_store_read_by_tenant_after_a_migration() {
     let database = migrated_by(before("0020_document_views")).await;
     let reader = session(&with_role(&database, "old_reader").await).await;
     execute(

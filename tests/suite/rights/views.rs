@@ -1,10 +1,10 @@
-// The schema of the collections' views is a setting of the store: views move with the rights on
-// them, and later ones are made there.
+// The schema of the collections' views, a setting of the store: views move with the rights on them,
+// and later views are created there.
 
 use super::*;
 
-/// The folder of a plugin that ran on an event, and the arguments that run it.
-async fn ran(database: &Database) -> (tempfile::TempDir, Vec<String>) {
+/// Runs a plugin on one event. Returns its folder, and the arguments to run it again.
+async fn run_plugin(database: &Database) -> (tempfile::TempDir, Vec<String>) {
     database.append("acme", "s", &[json!({})]).await;
     let folder = plugins(&["scripted"]);
     let arguments = ["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()].map(String::from);
@@ -14,8 +14,8 @@ async fn ran(database: &Database) -> (tempfile::TempDir, Vec<String>) {
 
 async fn catch_up(address: &str, arguments: &[String]) {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (code, _, said) = run(address, &arguments).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, _, errors) = run(address, &arguments).await;
+    assert_eq!(code, Some(0), "{errors}");
 }
 
 fn place_for_acme(folder: &tempfile::TempDir) {
@@ -33,18 +33,18 @@ async fn views(database: &Database) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn views_move_with_the_rights_on_them_and_later_ones_follow() {
+async fn views_move_with_the_rights_on_them_and_later_views_are_created_there() {
     let database = database().await;
     let reader = session(&with_role(&database, "moved_reader").await).await;
-    let (folder, arguments) = ran(&database).await;
+    let (folder, arguments) = run_plugin(&database).await;
     object(&database.address, &["migrate", "--grant-read", "moved_reader", "--json"]).await;
     reader.batch_execute("select * from public.scripted_log").await.unwrap();
 
     for (before, json) in [("public", true), ("My views", true), ("My views", false)] {
         let mut arguments = vec!["migrate", "--views-schema", "My views"];
         arguments.extend(json.then_some("--json"));
-        let (code, printed, said) = run(&database.address, &arguments).await;
-        assert_eq!(code, Some(0), "{said}");
+        let (code, printed, errors) = run(&database.address, &arguments).await;
+        assert_eq!(code, Some(0), "{errors}");
         if json {
             let moved: Value = serde_json::from_str(&printed).unwrap();
             assert_eq!(moved["viewsSchema"], json!({"before": before, "now": "My views"}));
@@ -60,13 +60,16 @@ async fn views_move_with_the_rights_on_them_and_later_ones_follow() {
     assert_eq!(views(&database).await, [r#""My views"."scripted_log@acme""#, r#""My views".scripted_log"#]);
     reader.batch_execute(r#"select * from "My views"."scripted_log@acme""#).await.unwrap();
 
-    // Commands read there, and say where.
-    let (_, printed, said) = run(&database.address, &["documents", "scripted_log@acme"]).await;
-    assert!(printed.contains("acme"), "{printed}{said}");
+    // Commands read the views in their schema, and name it.
+    let (_, printed, errors) = run(&database.address, &["documents", "scripted_log@acme"]).await;
+    assert!(printed.contains("acme"), "{printed}{errors}");
     std::fs::remove_dir_all(folder.path().join("acme")).unwrap();
     let removal = ["processors", "remove", "acme/scripted", "--drop-documents", "--yes"];
-    let (_, printed, said) = run(&database.address, &removal).await;
-    assert!(printed.contains(r#"dropped 1 document with the view "My views"."scripted_log@acme""#), "{printed}{said}");
+    let (_, printed, errors) = run(&database.address, &removal).await;
+    assert!(
+        printed.contains(r#"dropped 1 document with the view "My views"."scripted_log@acme""#),
+        "{printed}{errors}"
+    );
 
     object(&database.address, &["migrate", "--views-schema", "public", "--json"]).await;
     assert_eq!(views(&database).await, ["public.scripted_log"]);
@@ -76,7 +79,7 @@ async fn views_move_with_the_rights_on_them_and_later_ones_follow() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rights_are_checked_in_the_schema_that_holds_or_will_hold_the_views() {
+async fn rights_are_checked_in_the_schema_that_contains_or_will_contain_the_views() {
     let database = empty_database().await;
     let address = with_role(&database, "views_maker").await;
     execute(&database, "create schema app").await;
@@ -85,15 +88,15 @@ async fn rights_are_checked_in_the_schema_that_holds_or_will_hold_the_views() {
     let move_to = |schema: &'static str| ["migrate", "--views-schema", schema];
     let needed = statements(&address, &move_to("app")).await;
     assert_eq!(needed, [&on_database, "grant usage, create on schema app to views_maker;"]);
-    // A role that may make schemas may make this one.
+    // A role that may create schemas needs no right on a missing one.
     assert_eq!(statements(&address, &move_to("missing")).await, [on_database.as_str()]);
     execute(&database, &needed.concat()).await;
-    let (code, printed, said) = run(&address, &move_to("app")).await;
-    assert_eq!(code, Some(0), "{said}");
+    let (code, printed, errors) = run(&address, &move_to("app")).await;
+    assert_eq!(code, Some(0), "{errors}");
     assert!(printed.contains("the collections' views now lie in the schema app instead of public"), "{printed}");
 
-    // From now on nothing is needed in `public`.
-    let (_folder, _) = ran(&Database { address: address.clone(), ..database.clone() }).await;
+    // From now on the role needs no rights in `public`.
+    let (_folder, _) = run_plugin(&Database { address: address.clone(), ..database.clone() }).await;
     assert_eq!(views(&database).await, ["app.scripted_log"]);
     execute(&database, "revoke create on schema app from views_maker").await;
     assert_eq!(statements(&address, &["migrate"]).await, ["grant usage, create on schema app to views_maker;"]);
@@ -102,14 +105,14 @@ async fn rights_are_checked_in_the_schema_that_holds_or_will_hold_the_views() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_move_onto_another_relation_changes_nothing() {
     let database = database().await;
-    let (_folder, _) = ran(&database).await;
+    let (_folder, _) = run_plugin(&database).await;
     execute(&database, "create schema app; create table app.scripted_log (mine int)").await;
-    let (code, _, said) = run(&database.address, &["migrate", "--views-schema", "app"]).await;
-    assert!(code == Some(1) && said.contains("app.scripted_log exists and is in the way"), "{said}");
+    let (code, _, errors) = run(&database.address, &["migrate", "--views-schema", "app"]).await;
+    assert!(code == Some(1) && errors.contains("app.scripted_log exists and is in the way"), "{errors}");
     assert_eq!(views(&database).await, ["public.scripted_log"]);
     for name in ["sandmill", "sandmill_tenant", "pg_catalog", ""] {
-        let (code, _, said) = run(&database.address, &["migrate", "--views-schema", name]).await;
-        assert_eq!(code, Some(2), "{name}: {said}");
+        let (code, _, errors) = run(&database.address, &["migrate", "--views-schema", name]).await;
+        assert_eq!(code, Some(2), "{name}: {errors}");
     }
     // The table has the same bounds.
     let session = session(&database.address).await;
@@ -119,7 +122,7 @@ async fn a_move_onto_another_relation_changes_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_view_that_is_made_during_a_move_moves_too() {
+async fn a_view_that_is_created_during_a_move_moves_too() {
     let database = database().await;
     let mut maker = session(&database.address).await;
     let transaction = maker.client_mut().transaction().await.unwrap();
