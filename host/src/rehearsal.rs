@@ -20,7 +20,8 @@ use batching::Batching;
 pub use compare::{Comparison, Excerpt};
 pub use lines::{DocumentName, NamedDocuments};
 use pass::Pass;
-pub use report::{EventDifference, PassReport, SkippedEvent, StoppedLane, TestReport};
+pub use pass::{SkippedEvent, StoppedLane};
+pub use report::{EventDifference, PassReport, TestReport};
 
 use crate::{
     consumer::router::Router,

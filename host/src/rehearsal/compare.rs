@@ -76,12 +76,12 @@ pub struct DifferingDocument {
     pub name: DocumentName,
     /// The first difference.
     #[serde(flatten)]
-    pub difference: Difference,
+    pub difference: ValueDifference,
 }
 
 /// The first difference between two documents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Difference {
+pub struct ValueDifference {
     /// A JSON pointer; empty for the whole document.
     pub path: String,
     /// The expected value, as JSON; none where no value is expected.
@@ -108,11 +108,11 @@ pub(super) fn documents(expected: &NamedDocuments, found: &NamedDocuments) -> Co
 }
 
 /// The first difference between two JSON texts; none where their values are equal.
-fn first_difference(expected: &str, found: &str) -> Option<Difference> {
+fn first_difference(expected: &str, found: &str) -> Option<ValueDifference> {
     if expected == found { None } else { difference(expected, found, &mut String::new()) }
 }
 
-fn difference(expected: &str, found: &str, path: &mut String) -> Option<Difference> {
+fn difference(expected: &str, found: &str, path: &mut String) -> Option<ValueDifference> {
     // It recurses as deep as the shallower text, and documents are limited in depth.
     match (JsonNode::of(expected), JsonNode::of(found)) {
         (Some(JsonNode::Object(expected)), Some(JsonNode::Object(found))) => {
@@ -136,7 +136,7 @@ fn step_into(
     step: &str,
     expected: Option<&RawValue>,
     found: Option<&RawValue>,
-) -> Option<Difference> {
+) -> Option<ValueDifference> {
     let length = path.len();
     path.push('/');
     path.push_str(step);
@@ -148,12 +148,12 @@ fn step_into(
     found
 }
 
-fn difference_at(path: &str, expected: Option<&str>, found: Option<&str>) -> Difference {
+fn difference_at(path: &str, expected: Option<&str>, found: Option<&str>) -> ValueDifference {
     let show = |text: &str| match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_string(),
     };
-    Difference { path: path.into(), expected: expected.map(show), found: found.map(show) }
+    ValueDifference { path: path.into(), expected: expected.map(show), found: found.map(show) }
 }
 
 /// A JSON text parsed by one level.
@@ -213,7 +213,7 @@ mod tests {
     use super::*;
 
     fn differs(expected: &str, found: &str) -> Option<(String, Option<String>, Option<String>)> {
-        first_difference(expected, found).map(|Difference { path, expected, found }| (path, expected, found))
+        first_difference(expected, found).map(|ValueDifference { path, expected, found }| (path, expected, found))
     }
 
     #[test]

@@ -7,13 +7,9 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
+use serde::Serialize;
 
-use super::{
-    ATTEMPTS, DocumentName, NamedDocuments, PluginTest,
-    batching::Batching,
-    documents::MemoryDocuments,
-    report::{SkippedEvent, StoppedLane},
-};
+use super::{ATTEMPTS, DocumentName, NamedDocuments, PluginTest, batching::Batching, documents::MemoryDocuments};
 use crate::{
     consumer::router::Router,
     model::{
@@ -45,6 +41,43 @@ pub(super) struct PassResult {
     pub(super) skipped: BTreeMap<i64, SkippedEvent>,
     /// Stopped lanes, by the line of the event that each stopped at.
     pub(super) stopped: BTreeMap<i64, StoppedLane>,
+}
+
+/// An event that the plugin skipped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SkippedEvent {
+    /// Its line.
+    pub line: i64,
+    /// Its tenant.
+    pub tenant: String,
+    /// Its id.
+    pub event: String,
+    /// The plugin's code, prefixed with `plugin:`.
+    pub class: String,
+    /// The plugin's message.
+    pub message: String,
+}
+
+/// A lane that stopped, where and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoppedLane {
+    /// The line of the event at which it stopped.
+    pub line: i64,
+    /// The lane's tenant.
+    pub tenant: String,
+    /// The lane's key.
+    pub lane: String,
+    /// The event's id.
+    pub event: String,
+    /// The event's type.
+    pub event_type: String,
+    /// The kind of failure.
+    pub class: String,
+    /// What happened.
+    pub message: String,
+    /// Number of attempts, where the plugin asked for a retry; none where the lane stopped at once.
+    pub attempts: Option<u32>,
 }
 
 /// Runs a pass over the events, all of which the plugin subscribes to.

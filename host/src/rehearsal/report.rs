@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     compare::{self, Comparison, Excerpt},
-    pass::{Pass, PassResult},
+    pass::{Pass, PassResult, SkippedEvent, StoppedLane},
 };
 
 /// The result of a test.
@@ -33,43 +33,6 @@ pub struct TestReport {
     pub passes: Vec<PassReport>,
     /// Differences from the expected documents, if any were given.
     pub expectation: Option<Comparison>,
-}
-
-/// An event that the plugin skipped.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SkippedEvent {
-    /// Its line.
-    pub line: i64,
-    /// Its tenant.
-    pub tenant: String,
-    /// Its id.
-    pub event: String,
-    /// The plugin's code, prefixed with `plugin:`.
-    pub class: String,
-    /// The plugin's message.
-    pub message: String,
-}
-
-/// A lane that stopped, where and why.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct StoppedLane {
-    /// The line of the event at which it stopped.
-    pub line: i64,
-    /// The lane's tenant.
-    pub tenant: String,
-    /// The lane's key.
-    pub lane: String,
-    /// The event's id.
-    pub event: String,
-    /// The event's type.
-    pub event_type: String,
-    /// The kind of failure.
-    pub class: String,
-    /// What happened.
-    pub message: String,
-    /// Number of attempts, where the plugin asked for a retry; none where the lane stopped at once.
-    pub attempts: Option<u32>,
 }
 
 /// One pass over the events.

@@ -172,6 +172,9 @@ struct MachineCode {
     from: usize,
 }
 
+/// Prefix of the names of unfinished files in the cache's folder.
+const PART: &str = ".part-";
+
 /// Wall-clock time of a compiler, as a multiple of its full CPU time. It has the lowest priority,
 /// so on a busy machine a small component waits as long as a large one.
 const WALL_FACTOR: u64 = 4;

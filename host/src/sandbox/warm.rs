@@ -38,12 +38,12 @@ pub(super) struct AllStoresLent;
 
 /// The stores of one sandbox.
 pub(super) struct StorePool<T> {
-    state: Mutex<PoolState<T>>,
+    state: Mutex<StorePoolState<T>>,
     max_live: usize,
     max_idle: usize,
 }
 
-struct PoolState<T> {
+struct StorePoolState<T> {
     owners: HashMap<StoreOwner, OwnerStores<T>>,
     /// Owners of idle stores, by the time of return.
     idle_order: BTreeMap<u64, StoreOwner>,
@@ -76,7 +76,7 @@ struct IdleStore<T> {
 impl<T> StorePool<T> {
     /// An empty pool with bounds on all stores and on idle ones.
     pub(super) fn new(max_live: u32, max_idle: u32) -> Arc<Self> {
-        let stores = PoolState { owners: HashMap::new(), idle_order: BTreeMap::new(), clock: 0, live: 0 };
+        let stores = StorePoolState { owners: HashMap::new(), idle_order: BTreeMap::new(), clock: 0, live: 0 };
         Arc::new(StorePool { state: Mutex::new(stores), max_live: max_live as usize, max_idle: max_idle as usize })
     }
 
@@ -142,7 +142,7 @@ impl<T> StorePool<T> {
         (stores.live, stores.idle_order.len())
     }
 
-    fn lock(&self) -> MutexGuard<'_, PoolState<T>> {
+    fn lock(&self) -> MutexGuard<'_, StorePoolState<T>> {
         // Nothing panics while holding it: stores are made, run and dropped outside.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,7 +157,7 @@ impl<T> StorePool<T> {
     }
 }
 
-impl<T> PoolState<T> {
+impl<T> StorePoolState<T> {
     fn newest_of(&mut self, owner: &StoreOwner) -> Option<IdleStore<T>> {
         let idle = self.owners.get_mut(owner)?.idle.pop_back()?;
         self.idle_order.remove(&idle.since);

@@ -36,6 +36,9 @@ const RANDOM_BYTES: u64 = 1 << 20;
 /// would hold any number.
 const HANDLES: u32 = 10_000;
 
+/// The store of the guest that calls.
+type Caller<'a> = StoreContextMut<'a, GuestState>;
+
 /// A wait, which is always over.
 pub(super) struct Pollable;
 /// A file, socket or terminal: resources that a guest can name and never gets.
@@ -90,7 +93,6 @@ fn resource(name: &str) -> ResourceType {
 }
 
 fn function(linker: &mut LinkerInstance<'_, GuestState>, interface: &str, name: &str) -> wasmtime::Result<()> {
-    type Caller<'a> = StoreContextMut<'a, GuestState>;
     type StringPairs = Vec<(String, String)>;
     match (interface, name) {
         ("cli/environment", "get-environment") => linker.func_wrap(name, |_, ()| Ok((StringPairs::new(),))),

@@ -17,10 +17,8 @@ use std::{
 
 use hmac::Mac;
 
-use super::{MachineCode, hexadecimal, key::SealKey};
+use super::{MachineCode, PART, hexadecimal, key::SealKey};
 
-/// Prefix of the names of unfinished files.
-pub(super) const PART: &str = ".part-";
 const SUFFIX: &str = ".cwasm";
 /// Age from which an unfinished file must belong to a host that is gone.
 const ABANDONED: Duration = Duration::from_secs(3_600);

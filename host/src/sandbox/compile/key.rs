@@ -74,7 +74,7 @@ fn make(folder: &Path) -> io::Result<()> {
     let mut bytes = [0; LENGTH];
     getrandom::fill(&mut bytes).map_err(|e| io::Error::other(format!("no random bytes: {e}")))?;
     // Only the owner can read a temporary file, and its permissions stay when it is renamed.
-    let mut file = tempfile::NamedTempFile::with_prefix_in(super::cache::PART, folder)?;
+    let mut file = tempfile::NamedTempFile::with_prefix_in(super::PART, folder)?;
     file.write_all(&bytes)?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(folder.join(NAME)) {

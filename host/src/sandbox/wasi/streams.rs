@@ -3,12 +3,9 @@
 //! A stream has no state here. Input is at its end from the start. Output accepts what it is given,
 //! within the volume that one call may pass to the host.
 
-use wasmtime::{
-    StoreContextMut,
-    component::{ComponentType, LinkerInstance, Lower, Resource},
-};
+use wasmtime::component::{ComponentType, LinkerInstance, Lower, Resource};
 
-use super::Pollable;
+use super::{Caller, Pollable};
 use crate::sandbox::instance::GuestState;
 
 /// Bytes that an output reports to accept at once.
@@ -36,7 +33,6 @@ enum StreamError {
 }
 
 type StreamResult<T> = Result<T, StreamError>;
-type Caller<'a> = StoreContextMut<'a, GuestState>;
 type In = Resource<EmptyInput>;
 type Out = Resource<LogOutput>;
 

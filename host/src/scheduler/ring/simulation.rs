@@ -46,7 +46,7 @@ const QUIET: Workload =
 
 /// What a tenant got in a simulation: nanoseconds of CPU time and of waits.
 #[derive(Debug, Default)]
-struct Tally {
+struct SimulatedUse {
     cpu: u64,
     waits: Vec<u64>,
     most_at_once: usize,
@@ -58,13 +58,13 @@ fn name(tenant: usize) -> TenantId {
 
 /// A step of the simulation: a task of a tenant wakes, or ends its poll on a thread.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Step {
+enum SimulationStep {
     Wakes(usize),
     Ends { number: u64, tenant: usize, began: u64 },
 }
 
 /// Runs tenants on `threads` up to the time `until`, each on at most `tenant_threads`.
-fn simulate(seed: u64, tenants: &[Workload], threads: usize, tenant_threads: usize, until: u64) -> Vec<Tally> {
+fn simulate(seed: u64, tenants: &[Workload], threads: usize, tenant_threads: usize, until: u64) -> Vec<SimulatedUse> {
     simulate_long(seed, tenants, [threads, tenant_threads, threads], until)
 }
 
@@ -74,17 +74,17 @@ fn simulate_long(
     tenants: &[Workload],
     [threads, tenant_threads, long_threads]: [usize; 3],
     until: u64,
-) -> Vec<Tally> {
+) -> Vec<SimulatedUse> {
     let mut random = SplitMix(seed);
     let weights = tenants.iter().enumerate().map(|(number, tenant)| (name(number), tenant.weight)).collect();
     let mut ring = Ring::new(weights, CLASSES, tenant_threads, long_threads);
-    let mut tallies: Vec<Tally> = tenants.iter().map(|_| Tally::default()).collect();
+    let mut usages: Vec<SimulatedUse> = tenants.iter().map(|_| SimulatedUse::default()).collect();
     let mut computing = vec![0; tenants.len()];
     let mut agenda = BinaryHeap::new();
     let mut grants = HashMap::new();
     for (number, tenant) in tenants.iter().enumerate() {
         for _ in 0..tenant.tasks {
-            agenda.push(Reverse((random.within(0, tenant.waits.1.max(MS)), Step::Wakes(number))));
+            agenda.push(Reverse((random.within(0, tenant.waits.1.max(MS)), SimulationStep::Wakes(number))));
         }
     }
     let (mut free, mut polls) = (threads, 0);
@@ -92,20 +92,20 @@ fn simulate_long(
         && now < until
     {
         match step {
-            Step::Wakes(tenant) => {
+            SimulationStep::Wakes(tenant) => {
                 ring.push(&name(tenant), tenants[tenant].class, Length::Short, (tenant, now));
             }
-            Step::Ends { number, tenant, began } => {
+            SimulationStep::Ends { number, tenant, began } => {
                 let (low, high) = tenants[tenant].waits;
                 let wait = random.within(low, high);
                 // As on a thread: a task that yields is pushed before its poll is charged.
                 if wait == 0 {
                     ring.push(&name(tenant), tenants[tenant].class, Length::Long, (tenant, now));
                 } else {
-                    agenda.push(Reverse((now + wait, Step::Wakes(tenant))));
+                    agenda.push(Reverse((now + wait, SimulationStep::Wakes(tenant))));
                 }
                 ring.finish(grants.remove(&number).unwrap(), Duration::from_nanos(now - began));
-                tallies[tenant].cpu += now - began;
+                usages[tenant].cpu += now - began;
                 computing[tenant] -= 1;
                 free += 1;
             }
@@ -113,28 +113,31 @@ fn simulate_long(
         while free > 0
             && let Some((grant, (tenant, since))) = ring.next()
         {
-            let tally = &mut tallies[tenant];
-            tally.waits.push(now - since);
+            let usage = &mut usages[tenant];
+            usage.waits.push(now - since);
             computing[tenant] += 1;
-            tally.most_at_once = tally.most_at_once.max(computing[tenant]);
+            usage.most_at_once = usage.most_at_once.max(computing[tenant]);
             let (low, high) = tenants[tenant].polls;
             polls += 1;
             grants.insert(polls, grant);
-            agenda.push(Reverse((now + random.within(low, high), Step::Ends { number: polls, tenant, began: now })));
+            agenda.push(Reverse((
+                now + random.within(low, high),
+                SimulationStep::Ends { number: polls, tenant, began: now },
+            )));
             free -= 1;
         }
         assert!(free == 0 || ring.servable() == 0, "a thread is idle while a task could compute");
     }
-    tallies
+    usages
 }
 
 /// Checks that each tenant has its share of the CPU time of all, within a relative tolerance.
-fn assert_shares(tallies: &[Tally], shares: &[u64], tolerance: f64, what: &str) {
-    let (cpu, all): (u64, u64) = (tallies.iter().map(|tally| tally.cpu).sum(), shares.iter().sum());
-    for (tally, share) in tallies.iter().zip(shares) {
+fn assert_shares(usages: &[SimulatedUse], shares: &[u64], tolerance: f64, what: &str) {
+    let (cpu, all): (u64, u64) = (usages.iter().map(|usage| usage.cpu).sum(), shares.iter().sum());
+    for (usage, share) in usages.iter().zip(shares) {
         let due = cpu as f64 * *share as f64 / all as f64;
-        let off = (tally.cpu as f64 - due).abs() / due;
-        assert!(off <= tolerance, "{what}: {} ms of CPU instead of {:.0}", tally.cpu / MS, due / MS as f64);
+        let off = (usage.cpu as f64 - due).abs() / due;
+        assert!(off <= tolerance, "{what}: {} ms of CPU instead of {:.0}", usage.cpu / MS, due / MS as f64);
     }
 }
 
@@ -153,8 +156,8 @@ fn tenants_of_equal_weight_get_equal_time_for_any_length_and_number_of_tasks() {
                 }
             })
             .collect();
-        let tallies = simulate(seed, &hogs, threads, threads, 8_000 * MS);
-        assert_shares(&tallies, &vec![1; hogs.len()], 0.1, &format!("seed {seed}, {threads} threads, {hogs:?}"));
+        let usages = simulate(seed, &hogs, threads, threads, 8_000 * MS);
+        assert_shares(&usages, &vec![1; hogs.len()], 0.1, &format!("seed {seed}, {threads} threads, {hogs:?}"));
     }
 }
 
@@ -165,8 +168,8 @@ fn weight_three_gets_three_times_as_much() {
         let mut tenants = vec![HOG; 4 + 3 * threads];
         tenants[0] = Workload { weight: 3, tasks: 1 + seed as usize % 2, ..HOG };
         let shares: Vec<u64> = tenants.iter().map(|tenant| tenant.weight.into()).collect();
-        let tallies = simulate(seed, &tenants, threads, threads, 8_000 * MS);
-        assert_shares(&tallies, &shares, 0.15, &format!("seed {seed}, {threads} threads"));
+        let usages = simulate(seed, &tenants, threads, threads, 8_000 * MS);
+        assert_shares(&usages, &shares, 0.15, &format!("seed {seed}, {threads} threads"));
     }
 }
 
@@ -177,8 +180,8 @@ fn a_quiet_tenant_waits_at_most_for_one_slice_of_each_hog() {
         let hogs = 1 + seed as usize % 12;
         let mut tenants = vec![Workload { tasks: 1 + seed as usize % 30, ..HOG }; hogs];
         tenants.extend(vec![QUIET; 50]);
-        let tallies = simulate(seed, &tenants, threads, threads, 5_000 * MS);
-        let mut waits: Vec<u64> = tallies[hogs..].iter().flat_map(|tally| tally.waits.clone()).collect();
+        let usages = simulate(seed, &tenants, threads, threads, 5_000 * MS);
+        let mut waits: Vec<u64> = usages[hogs..].iter().flat_map(|usage| usage.waits.clone()).collect();
         waits.sort_unstable();
         let what = format!("seed {seed}, {threads} threads, {hogs} hogs");
         let longest = waits.last().unwrap();
@@ -198,8 +201,8 @@ fn coming_and_going_gains_no_time() {
         for threads in 1..=2 {
             let intermittent = Workload { tasks: 8, polls: (MS / 5, MS * 9 / 10), waits: (rest, 2 * rest), ..HOG };
             let tenants = [intermittent, HOG, HOG, HOG, HOG];
-            let tallies = simulate(seed as u64, &tenants, threads, threads, 4_000 * MS);
-            assert_shares(&tallies, &[1; 5], 0.1, &format!("rest {rest}, {threads} threads"));
+            let usages = simulate(seed as u64, &tenants, threads, threads, 4_000 * MS);
+            assert_shares(&usages, &[1; 5], 0.1, &format!("rest {rest}, {threads} threads"));
         }
     }
 }
@@ -209,8 +212,8 @@ fn classes_share_a_tenants_time_by_weight() {
     let of = |class| Workload { class, tasks: 3, ..HOG };
     for threads in 1..=2 {
         let tenants = [of(Class::Live), of(Class::CatchUp), of(Class::Rebuild)];
-        let tallies = simulate(7, &tenants, threads, threads, 8_000 * MS);
-        assert_shares(&tallies, &[8, 2, 1], 0.1, &format!("{threads} threads"));
+        let usages = simulate(7, &tenants, threads, threads, 8_000 * MS);
+        assert_shares(&usages, &[8, 2, 1], 0.1, &format!("{threads} threads"));
     }
 
     let mut ring = Ring::new(BTreeMap::new(), CLASSES, 1, 1);
@@ -231,11 +234,11 @@ fn classes_share_a_tenants_time_by_weight() {
 fn a_tenant_uses_all_the_threads_that_it_may_and_no_more() {
     for seed in 0..10 {
         let tenants = [Workload { tasks: 50, ..HOG }, Workload { tasks: 50, ..HOG }, QUIET];
-        let tallies = simulate(seed, &tenants, 4, 2, 500 * MS);
-        assert_eq!(tallies.iter().map(|tally| tally.most_at_once).collect::<Vec<_>>(), [2, 2, 1]);
+        let usages = simulate(seed, &tenants, 4, 2, 500 * MS);
+        assert_eq!(usages.iter().map(|usage| usage.most_at_once).collect::<Vec<_>>(), [2, 2, 1]);
         // A tenant that is alone leaves a thread free, for others that may come.
-        let tallies = simulate(seed, &tenants[..1], 4, 3, 500 * MS);
-        assert_eq!(tallies[0].most_at_once, 3);
+        let usages = simulate(seed, &tenants[..1], 4, 3, 500 * MS);
+        assert_eq!(usages[0].most_at_once, 3);
         // The bound is over all classes of the tenant together.
         let mut ring = Ring::new(BTreeMap::new(), CLASSES, 2, 2);
         for class in Class::ALL {
@@ -255,15 +258,15 @@ fn a_new_task_finds_a_thread_that_is_free_of_long_tasks() {
         // get equal shares.
         let hogs = 10;
         let tenants: Vec<Workload> = (0..60).map(|number| if number < hogs { HOG } else { QUIET }).collect();
-        let tallies = simulate_long(seed, &tenants, [3, 2, 2], 2_000 * MS);
-        let waits: Vec<u64> = tallies[hogs..].iter().flat_map(|tally| tally.waits.iter().copied()).collect();
+        let usages = simulate_long(seed, &tenants, [3, 2, 2], 2_000 * MS);
+        let waits: Vec<u64> = usages[hogs..].iter().flat_map(|usage| usage.waits.iter().copied()).collect();
         // 50 tasks of about 0.3 ms every 200 ms use less than a tenth of the third thread.
         let late = waits.iter().filter(|wait| **wait > MS / 2).count();
         assert!(late * 50 < waits.len(), "{late} of {} waited", waits.len());
-        assert_shares(&tallies[..hogs], &[1; 10], 0.1, "hogs");
+        assert_shares(&usages[..hogs], &[1; 10], 0.1, "hogs");
         // Without the bound they wait for slices to end.
-        let tallies = simulate_long(seed, &tenants, [3, 2, 3], 2_000 * MS);
-        let waits = tallies[hogs..].iter().flat_map(|tally| tally.waits.iter());
+        let usages = simulate_long(seed, &tenants, [3, 2, 3], 2_000 * MS);
+        let waits = usages[hogs..].iter().flat_map(|usage| usage.waits.iter());
         assert!(waits.filter(|wait| **wait > MS / 2).count() > 10 * late);
     }
 }
