@@ -1,5 +1,5 @@
-//! The composition root: builds the parts, wires them, and hands their tasks to the supervisor. The only file that sees all of them,
-//! and one without decisions of its own.
+//! The composition root: it builds the parts, wires them, and hands their tasks to the supervisor.
+//! It is the only room that sees all parts, and it makes no decisions about events.
 
 mod author;
 
@@ -48,22 +48,22 @@ use crate::{
     tenants::{self, Tenants, replacements::Replacements, usage},
 };
 
-/// How a run ended, when it ended in order.
+/// The outcome of a run that ended in order.
 #[derive(Debug)]
 pub enum Ended {
-    /// It was told to stop, and has stored what was under way.
+    /// The run was asked to stop, and has stored the work under way.
     Drained,
-    /// All that was there is handled.
+    /// All events that were visible at the start are handled.
     CaughtUp {
-        /// Files that are no plugins, and so handled nothing.
+        /// Rejected plugin files, which handled nothing.
         refused: usize,
     },
-    /// All that was there is handled but what these lanes wait with.
+    /// All events that were visible at the start are handled, except those of these lanes.
     Blocked(BlockedLanes),
 }
 
-/// Lanes of each processor whose reasons are shown when a run ends. Default 20: as many as a person
-/// reads, no matter how many there are.
+/// The most lanes per processor whose reasons are listed when a run ends. Default 20: as many as a
+/// person reads.
 const BLOCKED_LANES: i64 = 20;
 
 /// Lanes, or whole processors, that need a person.
@@ -74,7 +74,7 @@ pub struct BlockedLanes {
 }
 
 impl BlockedLanes {
-    /// How many there are.
+    /// The number of all of them.
     pub fn len(&self) -> usize {
         self.all
     }
@@ -84,51 +84,52 @@ impl BlockedLanes {
         self.all == 0
     }
 
-    /// The first of each processor.
+    /// The first lanes of each processor, at most 20.
     pub fn iter(&self) -> std::slice::Iter<'_, BlockedLane> {
         self.first.iter()
     }
 }
 
-/// A lane, or a whole processor, that waits for a person.
+/// A lane, or a whole processor, that needs a person.
 #[derive(Debug)]
 pub struct BlockedLane {
-    /// Of which processor.
+    /// The processor.
     pub processor: ProcessorId,
-    /// Which; none for the whole processor.
+    /// The lane; none for the whole processor.
     pub lane: Option<LaneKey>,
-    /// Why.
+    /// Why it is blocked or paused.
     pub reason: Reason,
 }
 
-/// When a run ends by itself.
+/// The condition on which a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Never.
-    Told,
-    /// When everything that was visible at the start is handled, or waits for a person.
+    /// It ends only when it is asked to stop.
+    Stopped,
+    /// It ends when all events that were visible at the start are handled, or need a person.
     CaughtUp,
 }
 
-/// What a start does about another host that works on the database.
+/// What a host does at its start if another host runs on the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OtherHost {
-    /// Waits a moment, then gives up.
+    /// It waits a moment, then fails.
     GiveUp,
-    /// Waits as long as it takes.
+    /// It waits until the other host ends.
     StandBy,
 }
 
-/// There is no plugin that can run. Why each was refused has been logged.
+/// The error of a run without any plugin that can run. The log has the reason of each rejection.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NothingRuns(String);
 
-/// The longest wait for what a cut-off start left under way: the database ends a statement, and
-/// compilers are killed and reaped. Default 500 ms, of the second in which a host ends.
+/// The longest wait for the remains of an interrupted run: the database cancels a statement, and
+/// compilers are killed and reaped. Default 500 ms, half of the second in which a host should end.
 const CUT_OFF: Duration = Duration::from_millis(500);
 
-/// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached; `abort` ends it wherever it is.
+/// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached.
+/// Resolving `abort` ends the run at once.
 pub async fn run(
     config: &Config,
     db: &Db,
@@ -139,7 +140,8 @@ pub async fn run(
     run_watched(config, db, until, OtherHost::GiveUp, drain, abort, &Watched::new(db.clone(), &config.metrics)).await
 }
 
-/// The same with a monitoring endpoint, and a choice of what to do about another host.
+/// Runs plugins as [`run`] does, with a monitoring endpoint and a choice of what to do if another
+/// host runs.
 pub async fn run_watched(
     config: &Config,
     db: &Db,
@@ -174,16 +176,16 @@ pub async fn run_watched(
         }),
     };
     let compilers = StopCompiling(sandbox.clone());
-    let run = ready.run(Origin::Folder(sandbox.clone()), tenants, guests, until, drain, abort);
+    let run = ready.run(CodeSource::Folder(sandbox.clone()), tenants, guests, until, drain, abort);
     // Too large for the stacks of its callers.
     let ended = Box::pin(run).await;
     drop(compilers);
-    // Only what was cut off is still running.
+    // Only interrupted compilers can still be running.
     let _ = timeout(CUT_OFF, sandbox.wait_for_compilers()).await;
     ended
 }
 
-/// Kills the compilers of a run when it ends, no matter how.
+/// A guard that kills the compilers of a run when the run ends, in whichever way.
 struct StopCompiling(Sandbox);
 
 impl Drop for StopCompiling {
@@ -192,15 +194,15 @@ impl Drop for StopCompiling {
     }
 }
 
-/// Where processors' code comes from.
-enum Origin {
-    /// From the plugins folder, and again when something changes there.
+/// The source of the processors' code.
+enum CodeSource {
+    /// The plugins folder, whose changes are followed.
     Folder(Sandbox),
-    /// From this process's own code.
-    Here(Vec<RunnableVersion>),
+    /// Handlers compiled into this process.
+    Native(Vec<RunnableVersion>),
 }
 
-/// What a tenant may have in the sandbox.
+/// A tenant's limits in the sandbox.
 fn of_tenant(limits: &tenants::Limits) -> TenantLimits {
     TenantLimits {
         memory_bytes: (limits.memory_mib as usize) << 20,
@@ -209,15 +211,15 @@ fn of_tenant(limits: &tenants::Limits) -> TenantLimits {
     }
 }
 
-/// What the sandbox says of all guests; nothing where there is none.
+/// Measurements and bounds of all guests. Native handlers have none.
 struct Guests {
     metrics: Metrics,
     most_lanes: usize,
     instances: Instances,
-    refusals: usage::Refusals,
+    refusals: usage::TakeRefusals,
 }
 
-/// Runs handlers of this process's own code on a database, as [`run`] does with plugins.
+/// Runs native handlers on a database, as [`run`] does with plugins.
 pub async fn run_handlers(
     config: &Config,
     db: &Db,
@@ -232,10 +234,10 @@ pub async fn run_handlers(
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
     let ready = Ready::unless(config, db, OtherHost::GiveUp, &mut drain, &mut abort).await?;
     let Some(ready) = ready else { return Ok(Ended::Drained) };
-    Box::pin(ready.run(Origin::Here(handlers), tenants, guests, until, drain, abort)).await
+    Box::pin(ready.run(CodeSource::Native(handlers), tenants, guests, until, drain, abort)).await
 }
 
-/// A database that is ours to work on, and fit for it.
+/// A prepared database: locked by this host, migrated and checked.
 struct Ready<'a> {
     config: &'a Config,
     db: &'a Db,
@@ -247,7 +249,7 @@ struct Ready<'a> {
 }
 
 impl<'a> Ready<'a> {
-    /// Prepares the database. Gives nothing if the run is asked to end first.
+    /// Prepares the database. Returns none if the run is asked to end first.
     async fn unless(
         config: &'a Config,
         db: &'a Db,
@@ -261,7 +263,7 @@ impl<'a> Ready<'a> {
             () = drain => false,
             () = abort => true,
         };
-        // A migration that waits for a lock would keep waiting, and everybody else would queue
+        // A migration that waits for a lock would keep waiting, with all other sessions queued
         // behind it.
         if let Some(canceller) = under_way.get().filter(|_| !aborted) {
             let _ = timeout(CUT_OFF, canceller.cancel()).await;
@@ -275,7 +277,7 @@ impl<'a> Ready<'a> {
         other_host: OtherHost,
         under_way: &OnceLock<Canceller>,
     ) -> anyhow::Result<Self> {
-        // The lock comes first: a second host must change nothing, not even the schema.
+        // The lock comes first, because a second host must change nothing, not even the schema.
         let host_lock = Arc::new(match other_host {
             OtherHost::GiveUp => HostLock::acquire(db, host_lock::PATIENCE).await?,
             OtherHost::StandBy => HostLock::stand_by(db).await,
@@ -295,7 +297,7 @@ impl<'a> Ready<'a> {
 
     async fn run(
         self,
-        origin: Origin,
+        code: CodeSource,
         tenants: Tenants,
         guests: Guests,
         until: Until,
@@ -316,8 +318,8 @@ impl<'a> Ready<'a> {
         let lockstep = Arc::default();
         let mut supervisor = Supervisor::default();
         supervisor.spawn(
-            "tell what tenants use",
-            usage::tell(tenants.clone(), refusals.clone(), db.clone(), supervisor.stop()),
+            "report tenants' usage",
+            usage::report(tenants.clone(), refusals.clone(), db.clone(), supervisor.stop()),
         );
         let shared = Shared {
             db: db.clone(),
@@ -347,20 +349,20 @@ impl<'a> Ready<'a> {
         supervisor.spawn("report waits", connections.report_waits(pages, db.clone(), supervisor.stop()));
         let registry = Registry::new(shared, scheduler, self.config.processors.clone());
         let (begin, has_begun) = oneshot::channel();
-        match origin {
-            Origin::Here(handlers) => {
+        match code {
+            CodeSource::Native(handlers) => {
                 let mut registry = registry;
                 let refused = registry.start(&self.session, handlers).await;
                 for (follower, error) in &refused {
-                    tracing::error!(plugin = follower.plugin, "refused: {error}");
+                    tracing::error!(plugin = follower.plugin, "rejected: {error}");
                 }
                 let begun =
                     StartReport { states: states(&registry), refused: refused.len(), idle_settings: Vec::new() };
-                // Its receiver is this function's.
+                // The receiver lives in this function.
                 let _ = begin.send(begun);
                 supervisor.spawn("processors", registry.run(supervisor.stop()));
             }
-            Origin::Folder(sandbox) => {
+            CodeSource::Folder(sandbox) => {
                 let folder = &self.config.plugins;
                 let mut reconciler = Reconciler::new(folder, sandbox, db.clone(), registry, &self.config.rollout);
                 reconciler.open().with_context(|| {
@@ -369,7 +371,7 @@ impl<'a> Ready<'a> {
                         folder.display()
                     )
                 })?;
-                // Later files are nothing to whoever handles what is there now.
+                // A run that ends when it has caught up ignores files that are added later.
                 let reconciler = if until == Until::CaughtUp { reconciler.of_one_start() } else { reconciler };
                 supervisor.spawn("plugins", reconciler.run(supervisor.stop(), begin));
             }
@@ -384,7 +386,7 @@ impl<'a> Ready<'a> {
             };
             let idle = announce(&begun, self.config, until);
             match (until, idle) {
-                (Until::Told, _) => std::future::pending().await,
+                (Until::Stopped, _) => std::future::pending().await,
                 (Until::CaughtUp, Some(nothing)) => Err(nothing.into()),
                 (Until::CaughtUp, None) => {
                     caught_up(&begun.states, &self.there_at_start, tenants.replacements()).await;
@@ -403,13 +405,13 @@ impl<'a> Ready<'a> {
         };
         supervisor.run(drain, abort).await?;
         let ended = ended?;
-        usage::tell_last(&tenants, &refusals, &db).await;
+        usage::report_last(&tenants, &refusals, &db).await;
         Ok(ended)
     }
 }
 
-/// The most connections that the host holds: as many as the settings and the server allow. Two of
-/// the server's are left to commands such as `sandmill status`.
+/// The most connections of the host: as many as the settings and the server allow. Two of the
+/// server's are left for commands such as `sandmill status`.
 fn connections(config: &Config, allowed: usize) -> anyhow::Result<usize> {
     anyhow::ensure!(
         allowed >= connections::LEAST,
@@ -430,23 +432,25 @@ fn connections(config: &Config, allowed: usize) -> anyhow::Result<usize> {
     Ok(most)
 }
 
-/// Warns about anything odd in what has begun. Returns `NothingRuns` if nothing has.
+/// Warns about settings without effect. Returns `NothingRuns` if no plugin runs.
 fn announce(begun: &StartReport, config: &Config, until: Until) -> Option<NothingRuns> {
     for name in &begun.idle_settings {
-        tracing::warn!("[processors.{name}] has no effect: no plugin that runs here claims the processor id {name}");
+        tracing::warn!("[processors.{name}] has no effect: no running plugin has the processor id {name}");
     }
     if !begun.states.is_empty() {
         return None;
     }
     let folder = config.plugins.display();
-    let told = format!("no plugin in {folder} can run; put NAME.wasm files there (`sandmill plugin build` makes them)");
-    if until == Until::Told {
-        tracing::warn!("{told}; a file added there is loaded at once");
+    let message =
+        format!("no plugin in {folder} can run; put NAME.wasm files there (`sandmill plugin build` makes them)");
+    if until == Until::Stopped {
+        tracing::warn!("{message}; a file added there is loaded at once");
     }
-    Some(NothingRuns(told))
+    Some(NothingRuns(message))
 }
 
-/// Waits until every processor has handled what `head` sees, except for lanes that need a person.
+/// Waits until every processor has handled all events visible in `head`, except those of lanes that
+/// need a person.
 async fn caught_up(
     states: &[(ProcessorId, watch::Receiver<ProcessorState>)],
     head: &Snapshot,
@@ -454,8 +458,7 @@ async fn caught_up(
 ) {
     for (_, state) in states {
         let mut state = state.clone();
-        // Until a processor has applied these changes, lanes whose replacement never began look
-        // idle.
+        // Until a processor has applied these changes, lanes that are no longer replaced look idle.
         let replaced = replacements.borrow().changes();
         let level = |now: &ProcessorState| {
             now.replaced >= replaced && now.lanes_moving == 0 && now.seen.as_ref().is_some_and(|seen| seen.covers(head))
@@ -494,7 +497,7 @@ async fn blocked(states: &[(ProcessorId, watch::Receiver<ProcessorState>)], db: 
     Ok(blocked)
 }
 
-/// How those who run stand.
+/// The states of all running processors.
 fn states(registry: &Registry) -> Vec<(ProcessorId, watch::Receiver<ProcessorState>)> {
     registry.members().iter().map(|(id, member)| (id.clone(), member.state.clone())).collect()
 }

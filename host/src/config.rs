@@ -1,9 +1,11 @@
-//! The settings: the sum of the modules' own, from a file, the environment and flags, in rising order.
+//! All settings, collected from the modules' own. Sources in rising order of precedence: a file,
+//! the environment, flags.
 //!
-//! Every key has a place in the file (`limits.cpu-ms`), a variable (`SANDMILL_LIMITS_CPU_MS`) and a flag (`--set limits.cpu-ms=500`).
-//! `DATABASE_URL` stands for `database-url`. Unknown keys are errors wherever they come from, with the nearest known one; so are
-//! values out of range. Without a file named, `sandmill.toml` in the current folder is read if it is there. [`Config::resolve`] also
-//! remembers which source each value came from.
+//! Every key has a place in the file (`limits.cpu-ms`), a variable (`SANDMILL_LIMITS_CPU_MS`) and a
+//! flag (`--set limits.cpu-ms=500`). `DATABASE_URL` is another name of `database-url`. Unknown keys
+//! and values out of range are errors in every source; the error suggests the nearest known key. If
+//! no file is named, `sandmill.toml` in the current folder is read if it exists.
+//! [`Config::resolve`] also records the source of each value.
 
 mod meaning;
 mod named;
@@ -27,44 +29,45 @@ use crate::{
     scheduler, telemetry, tenants,
 };
 
-/// Everything an operator can set.
+/// All settings of a host.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// The database, in either of libpq's forms. No default.
+    /// Address of the database, in either of libpq's forms. No default.
     pub database_url: String,
-    /// Connections to the database that the host holds at most. Plugins share them, so that hundreds
-    /// of plugins do with these; `sandmill status` shows a processor that waits for one. Default 40:
-    /// well within PostgreSQL's default of 100, and enough for as many commits at once as PostgreSQL
-    /// does well on a machine of eight cores.
+    /// Maximum number of database connections of the host. Plugins share them, so hundreds of
+    /// plugins need no more; `sandmill status` shows a processor that waits for one. Default 40:
+    /// well below PostgreSQL's default of 100, and enough for the concurrent commits that
+    /// PostgreSQL handles well on a machine of eight cores.
     pub connections: usize,
     /// Address and port of the monitoring endpoint, for instance `127.0.0.1:9464`: `/livez`,
     /// `/readyz` and, for Prometheus, `/metrics`. Default: none. Clients see ids of processors,
     /// numbers, and the names of tenants that `metrics.tenants` lists.
     pub listen: String,
-    /// What `/metrics` shows.
+    /// Contents of `/metrics`.
     pub metrics: admin::Config,
-    /// The folder with the plugins. No default; `run` takes it as a flag too.
+    /// Folder with the plugins. No default; `run` also takes it as a flag.
     pub plugins: PathBuf,
-    /// How the host logs.
+    /// Logging.
     pub log: telemetry::Config,
-    /// How processors read and keep.
+    /// Reading, batching and memory of processors.
     pub processor: processor::Config,
     /// Settings of single processors, by id. `[processors.orders]` is for the processor with
-    /// exactly that id. A tenant's own is named in full, as in `[processors."acme/orders"]`, so
-    /// that no tenant gets a setting that was meant for another processor of that name.
+    /// exactly that id. A tenant's own processor is named in full, as in
+    /// `[processors."acme/orders"]`, so that no tenant gets a setting meant for another processor.
     pub processors: BTreeMap<String, pressure::PressureSettings>,
-    /// How guests are run.
+    /// Guest threads and how they are shared.
     pub scheduler: scheduler::Config,
-    /// What guests may use up.
+    /// Limits of guests.
     pub limits: Limits,
-    /// How components are compiled, and where the code is kept.
+    /// Compilation of components, and the cache of compiled code.
     pub compile: compile::Config,
-    /// When a version of a plugin that has just come is taken back.
+    /// Checks of a new version of a plugin, and when it is rolled back.
     pub rollout: plugins::config::Config,
-    /// What every tenant may use.
+    /// Limits of every tenant.
     pub tenant_limits: tenants::Limits,
-    /// What differs for some tenants, as in `[tenants.acme]` with `weight = 3`: a weight, limits, threads of their own, processors, a pause. Default: nothing.
+    /// Settings of single tenants, as in `[tenants.acme]` with `weight = 3`: a weight, limits,
+    /// dedicated threads, processors, a pause. Default: none.
     pub tenants: BTreeMap<String, tenants::Settings>,
 }
 
@@ -89,7 +92,7 @@ impl Default for Config {
     }
 }
 
-/// Settings that cannot be used: where they came from, what is wrong, and how to mend it.
+/// Invalid settings: their source, the problem, and how to fix it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{origin}: {problem}")]
 pub struct ConfigError {
@@ -98,15 +101,15 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// A setting that is missing or does not fit, found where it is used.
+    /// An error of a missing or unsuitable setting, found by its user.
     pub fn new(origin: impl Into<String>, problem: impl Into<String>) -> Self {
         ConfigError { origin: origin.into(), problem: problem.into() }
     }
 }
 
-/// Where settings come from.
+/// The sources of settings.
 pub struct Sources<'a> {
-    /// A file that must be there.
+    /// A file that must exist; without it, the default file is optional.
     pub file: Option<&'a Path>,
     /// The environment.
     pub environment: Vec<(String, String)>,
@@ -114,18 +117,18 @@ pub struct Sources<'a> {
     pub flags: Vec<String>,
 }
 
-/// The file that is read when none is named.
+/// The optional file that is read when none is named.
 const DEFAULT_FILE: &str = "sandmill.toml";
-/// Variables of ours that are no settings.
+/// Environment variables of Sandmill that are not settings.
 const NOT_SETTINGS: [&str; 4] = ["SANDMILL_CONFIG", "SANDMILL_LOG", "SANDMILL_PG_BIN", "SANDMILL_FAILPOINT"];
 
 impl Config {
-    /// Reads all sources and checks what they say.
+    /// Reads and checks all sources.
     pub fn load(sources: &Sources<'_>) -> Result<Config, ConfigError> {
         Ok(Self::resolve(sources)?.config)
     }
 
-    /// Reads all sources as [`load`](Self::load) does, and remembers where each setting came from.
+    /// Reads and checks all sources, and records the source of each setting.
     pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, ConfigError> {
         let mut layers = Layers::default();
         match sources.file {
@@ -166,12 +169,14 @@ impl Config {
 
     fn check(&self) -> Result<(), String> {
         if !(connections::LEAST..=10_000).contains(&self.connections) {
-            return Err(format!("connections takes {} to 10000", connections::LEAST));
+            let (given, least) = (self.connections, connections::LEAST);
+            return Err(format!("connections = {given} is out of range; it takes {least} to 10000"));
         }
         self.limits.check()?;
         self.compile.check()?;
         if !(1..=100_000).contains(&self.processor.page_events) {
-            return Err("processor.page-events takes 1 to 100000".into());
+            let given = self.processor.page_events;
+            return Err(format!("processor.page-events = {given} is out of range; it takes 1 to 100000"));
         }
         let ranges = [
             ("page-kib", self.processor.page_kib, 1, 1 << 20),
@@ -201,9 +206,11 @@ impl Config {
 
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     let error = |problem| ConfigError { origin: path.display().to_string(), problem };
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| error(format!("the settings file cannot be read: {e}; --config or SANDMILL_CONFIG names it")))?;
-    // Reading it as the settings themselves gives errors with their line; the table is what the other sources lie over.
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        error(format!("the settings file cannot be read: {e}; check the path in --config or SANDMILL_CONFIG"))
+    })?;
+    // Parsing it as `Config` gives errors with their line. The table is what other sources
+    // override.
     toml::from_str::<Config>(&text).map_err(|e| error(format!("\n{e}")))?;
     toml::from_str(&text).map_err(|e| error(format!("\n{e}")))
 }
@@ -225,7 +232,7 @@ fn leaves(settings: &impl Serialize) -> Vec<(String, toml::Value)> {
         }
     }
     let mut leaves = Vec::new();
-    // Settings hold numbers, texts and tables only, which all have a form in TOML.
+    // Settings hold only numbers, texts and tables, which TOML can represent.
     if let Ok(table) = toml::Table::try_from(settings) {
         walk("", &table, &mut leaves);
     }
@@ -236,7 +243,7 @@ fn variable(key: &str) -> String {
     format!("SANDMILL_{}", key.to_uppercase().replace(['.', '-'], "_"))
 }
 
-/// The sources laid over each other, and for each key the last that gave it a value.
+/// The merged sources, and for each key the last source that set it.
 #[derive(Default)]
 struct Layers {
     table: toml::Table,
@@ -258,7 +265,7 @@ impl Layers {
     }
 }
 
-/// Lays one value over the table, read as the kind its default has.
+/// Sets one value in the table, parsed as the type of its default.
 fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
     let known: Vec<_> =
         keys().into_iter().chain(named::keys(named::parts(key).map_or("NAME", |[_, name, _]| name))).collect();
@@ -370,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_the_way_out() {
+    fn mistakes_are_named_with_a_remedy() {
         let error = |file, environment: &[(&str, &str)], flags: &[&str]| {
             load(file, environment, flags).unwrap_err().to_string()
         };

@@ -1,15 +1,23 @@
-//! Dying at a named step, for tests of what survives it.
+//! Failpoints: crashes at named steps, for tests of recovery.
 //!
-//! Compiled in only with the feature `failpoints`, which no release has. `SANDMILL_FAILPOINT=NAME:N` in the environment ends the process
-//! with SIGKILL when the step NAME is reached for the N-th time. The names: `page.read`, `shed.read` (a part of what will be skipped), `lanes.run`, `commit.begin`, `commit.written` (all
-//! statements answered, COMMIT not sent), `commit.sent` (COMMIT on its way), `commit.answered`.
+//! They are compiled in only with the feature `failpoints`, which no release has.
+//! `SANDMILL_FAILPOINT=NAME:N` in the environment kills the process with SIGKILL when the step NAME
+//! is reached for the N-th time. The names:
+//!
+//! - `page.read`: a page was read;
+//! - `shed.read`: a part of the events to shed was read;
+//! - `lanes.run`: lanes have run, and nothing is committed;
+//! - `commit.begin`: a commit begins;
+//! - `commit.written`: all statements are answered, COMMIT is not sent;
+//! - `commit.sent`: COMMIT is sent;
+//! - `commit.answered`: COMMIT is answered.
 
-/// Reaches a step.
+/// Crashes here if this step is armed.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn hit(_name: &str) {}
 
-/// Reaches a step.
+/// Crashes here if this step is armed.
 #[cfg(feature = "failpoints")]
 pub fn hit(name: &str) {
     use std::sync::{
@@ -26,7 +34,7 @@ pub fn hit(name: &str) {
         && left.fetch_sub(1, SeqCst) == 1
     {
         let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
-        // The signal may take a moment to arrive; nothing may happen after this step.
+        // The signal may take a moment to arrive, and nothing may run after this step.
         loop {
             std::thread::park();
         }

@@ -1,4 +1,4 @@
-//! Arguments → command → exit code.
+//! The binary `sandmill`, a wrapper around the library's command line.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! The vocabulary: what every other module speaks of. No tokio, SQL, wasmtime or HTTP in any of it.
+//! The domain types that all other rooms share. None of them knows tokio, SQL, wasmtime or HTTP.
 
 pub mod cursor;
 pub mod effects;

@@ -1,7 +1,9 @@
-//! Owns every long-lived task: its name, and that its failure ends the process in order. Knows no domain word.
+//! The owner of all long-lived tasks. It names them, and ends the process in order when one fails.
+//! It knows nothing of events or plugins.
 //!
-//! Stopping is told in two words. *Drain*: take nothing new, finish what is under way, store it, end. *Abort*: end now. A task gets a
-//! [`Stop`] and listens to it; one that fails, or panics, drains the others, and its error is the supervisor's.
+//! There are two ways to stop. *Drain*: begin nothing, finish and store the work under way, end.
+//! *Abort*: end now. A task listens to a [`Stop`]. If a task fails or panics, all others drain, and
+//! its error becomes the supervisor's.
 
 use std::{collections::HashMap, future::Future};
 
@@ -12,54 +14,54 @@ use tokio::{
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Phase {
+enum StopPhase {
     Running,
     Draining,
 }
 
-/// The tasks were aborted, wherever they were.
+/// The error of tasks that were aborted.
 #[derive(Debug, thiserror::Error)]
 #[error("aborted")]
 pub struct Aborted;
 
-/// How a task learns that it should end. Cheap to clone.
+/// A task's signal to stop. Cheap to clone.
 #[derive(Clone)]
 pub struct Stop {
-    phase: watch::Receiver<Phase>,
+    phase: watch::Receiver<StopPhase>,
 }
 
 impl Stop {
-    /// Waits until draining begins; at once when it has begun. Cancel safe.
+    /// Waits until draining begins. Returns at once if it has begun. Cancel safe.
     pub async fn drain(&mut self) {
-        // An error means that the supervisor is gone, and with it every reason to go on.
-        let _ = self.phase.wait_for(|phase| *phase >= Phase::Draining).await;
+        // An error means that the supervisor is gone, so the task must end as well.
+        let _ = self.phase.wait_for(|phase| *phase >= StopPhase::Draining).await;
     }
 
     /// Whether draining has begun.
     pub fn is_draining(&self) -> bool {
-        *self.phase.borrow() >= Phase::Draining
+        *self.phase.borrow() >= StopPhase::Draining
     }
 }
 
-/// A set of tasks that live and end together.
+/// A set of tasks that end together.
 pub struct Supervisor {
     tasks: JoinSet<anyhow::Result<()>>,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<StopPhase>,
 }
 
 impl Default for Supervisor {
     fn default() -> Self {
-        Supervisor { tasks: JoinSet::new(), phase: watch::Sender::new(Phase::Running) }
+        Supervisor { tasks: JoinSet::new(), phase: watch::Sender::new(StopPhase::Running) }
     }
 }
 
 impl Supervisor {
-    /// What a task listens to.
+    /// The signal for a task.
     pub fn stop(&self) -> Stop {
         Stop { phase: self.phase.subscribe() }
     }
 
-    /// Starts a task. When it fails everything drains.
+    /// Starts a task. If it fails, all tasks drain.
     pub fn spawn<F>(&mut self, name: impl Into<String>, task: F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
@@ -68,13 +70,13 @@ impl Supervisor {
         self.tasks.spawn(async move { task.await.with_context(|| name) });
     }
 
-    /// Tells every task to drain.
+    /// Begins to drain all tasks.
     pub fn drain(&self) {
-        self.phase.send_replace(Phase::Draining);
+        self.phase.send_replace(StopPhase::Draining);
     }
 
-    /// Runs until every task has ended: after `drain` resolved, or a task failed. `abort` ends it at once, wherever the tasks are.
-    /// Returns the first failure.
+    /// Runs until all tasks have ended. They drain when `drain` resolves or a task fails, and are
+    /// aborted when `abort` resolves. Returns the first failure.
     pub async fn run(mut self, drain: impl Future<Output = ()>, abort: impl Future<Output = ()>) -> anyhow::Result<()> {
         let (mut drain, mut abort) = (std::pin::pin!(drain), std::pin::pin!(abort));
         let mut failure = None;
@@ -103,40 +105,40 @@ impl Supervisor {
     }
 }
 
-/// Tasks that come and go, each of which can be told to end alone.
+/// A set of tasks of which each can be drained separately.
 #[derive(Default)]
 pub struct Group {
     tasks: JoinSet<anyhow::Result<()>>,
     names: HashMap<Id, String>,
-    phases: HashMap<String, watch::Sender<Phase>>,
+    phases: HashMap<String, watch::Sender<StopPhase>>,
     failure: Option<anyhow::Error>,
 }
 
 impl Group {
-    /// Starts a task under a name that no other one has.
+    /// Starts a task under a unique name.
     pub fn spawn<F>(&mut self, name: &str, task: impl FnOnce(Stop) -> F)
     where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
-        let (phase, watcher) = watch::channel(Phase::Running);
+        let (phase, watcher) = watch::channel(StopPhase::Running);
         self.phases.insert(name.into(), phase);
         let task = self.tasks.spawn(task(Stop { phase: watcher }));
         self.names.insert(task.id(), name.into());
     }
 
-    /// Tells one task to drain, and does not wait for it.
+    /// Begins to drain one task, and does not wait for it.
     pub fn drain(&self, name: &str) {
         if let Some(phase) = self.phases.get(name) {
-            phase.send_replace(Phase::Draining);
+            phase.send_replace(StopPhase::Draining);
         }
     }
 
-    /// Waits until a task has ended that was told to drain. Cancel safe.
+    /// Waits until a draining task has ended. Cancel safe.
     pub async fn ended(&mut self, name: &str) {
         while self.phases.contains_key(name) && self.next().await {}
     }
 
-    /// Waits until a task has failed; says so once. Cancel safe.
+    /// Waits until a task has failed. Reports each failure once. Cancel safe.
     pub async fn failed(&mut self) -> anyhow::Error {
         loop {
             if let Some(failure) = self.failure.take() {
@@ -148,16 +150,16 @@ impl Group {
         }
     }
 
-    /// Tells all of them to drain, and waits for them. Returns the first failure.
+    /// Drains all tasks and waits for them. Returns the first failure.
     pub async fn end(mut self) -> anyhow::Result<()> {
         for phase in self.phases.values() {
-            phase.send_replace(Phase::Draining);
+            phase.send_replace(StopPhase::Draining);
         }
         while self.next().await {}
         self.failure.map_or(Ok(()), Err)
     }
 
-    /// Takes note of one that has ended; whether there was one.
+    /// Waits for the next task to end and records its result. Returns whether there was a task.
     async fn next(&mut self) -> bool {
         let Some(ended) = self.tasks.join_next_with_id().await else { return false };
         let (id, result) = match ended {
@@ -179,7 +181,7 @@ mod tests {
     use std::future::{pending, ready};
 
     #[tokio::test]
-    async fn a_failing_task_drains_the_others_and_is_named() {
+    async fn a_failing_task_drains_the_others_and_is_named_in_the_error() {
         let mut supervisor = Supervisor::default();
         let mut stop = supervisor.stop();
         supervisor.spawn("patient", async move {
@@ -192,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn drains_when_told_and_aborts_those_who_do_not_listen() {
+    async fn tasks_drain_and_tasks_that_ignore_it_are_aborted() {
         let mut supervisor = Supervisor::default();
         let mut stop = supervisor.stop();
         supervisor.spawn("patient", async move {
@@ -208,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn in_a_group_each_ends_alone_and_a_failure_is_told() {
+    async fn tasks_of_a_group_end_separately_and_failures_are_reported() {
         let patient = |mut stop: Stop| async move {
             stop.drain().await;
             Ok(())

@@ -1,17 +1,18 @@
-//! Log lines: to standard error, as text, coloured only on a terminal, or as JSON. They carry words
-//! of plugins and applications, so a [`line`] shows what is the host's own, and nothing in it can
-//! steer a terminal.
+//! Logging to standard error, as text or JSON, and [`metrics`].
 //!
-//! What is logged comes from the environment and is known from the start. How it is written comes
-//! from the settings ([`Config`]): until they are read, and where they are wrong, it is text.
+//! Log lines quote plugins and applications. So in a [`line`] the host's own fields cannot be
+//! forged, and no character can control a terminal. Text is coloured only on a terminal.
 //!
-//! Logging never stops the work: lines go through a bounded queue ([`Outlet`]), and where nobody
-//! reads them they are lost and counted. Whatever else the process says on standard error goes the
-//! same way ([`say`]), and [`flush`] waits at the end of the process for what can still be written.
+//! The environment selects what is logged, from the start. The settings ([`Config`]) select the
+//! format; until they are read, and if they are invalid, it is text.
 //!
-//! A command that draws on the terminal holds log lines back meanwhile ([`Logs::hold`]) and shows
-//! the last ones where it wants. What was held and never shown is written when it lets go, so
-//! nothing that explains an end is lost.
+//! Logging never blocks work: lines go through a bounded queue ([`Outlet`]), and are dropped and
+//! counted if nobody reads them. All other messages on standard error go through the same queue
+//! ([`emit`]). At the end of the process, [`flush`] waits for the lines that can still be written.
+//!
+//! A command that draws on the terminal holds log lines back ([`Logs::hold`]) and displays the last
+//! ones itself. Held lines that were never displayed are written when the guard is dropped, so no
+//! explanation of an end is lost.
 
 mod filter;
 mod line;
@@ -41,38 +42,38 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// The variable that says what is logged.
+/// The environment variable that selects what is logged.
 const VARIABLE: &str = "SANDMILL_LOG";
-/// Lines that are held. Default 100: more than any terminal shows of them.
+/// The most lines that are held. Default 100: more than any command displays.
 const HELD: usize = 100;
 
-/// Standard error, once the process logs.
+/// Standard error, once logging has started.
 static STDERR: OnceLock<Outlet> = OnceLock::new();
-/// Whether what is written there is JSON.
+/// Whether lines on standard error are JSON.
 static IS_JSON: AtomicBool = AtomicBool::new(false);
 
-/// What an operator can set.
+/// Settings of the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// How lines on standard error are written: `text`, or `json` for one object a line. Default
-    /// text, for people. An object has a `timestamp`, a `level`, a `target`, a `message` and
-    /// `fields`. What is logged is chosen by SANDMILL_LOG.
+    /// Format of lines on standard error: `text`, or `json` for one object per line. Default text,
+    /// for people. An object has a `timestamp`, a `level`, a `target`, a `message` and `fields`.
+    /// The environment variable SANDMILL_LOG selects what is logged.
     pub format: Format,
 }
 
-/// How lines on standard error are written.
+/// The format of lines on standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// `TIME LEVEL key=value message`, for people.
     #[default]
     Text,
-    /// One JSON object a line, for collectors of logs.
+    /// One JSON object per line, for log collectors.
     Json,
 }
 
-/// Where log lines go. Cheap to clone.
+/// The log of this process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Logs {
     shared: Arc<LogsInner>,
@@ -81,26 +82,27 @@ pub struct Logs {
 #[derive(Debug, Default)]
 struct LogsInner {
     warnings_only: AtomicBool,
-    held: Mutex<Option<Lines>>,
+    held: Mutex<Option<HeldLines>>,
 }
 
 #[derive(Debug, Default)]
-struct Lines {
+struct HeldLines {
     last: VecDeque<String>,
-    /// How many of them, from the end, nobody was shown.
+    /// Number of lines, from the end, that were not displayed yet.
     unseen: usize,
 }
 
-/// Starts logging, as text until [`use_format`]. `SANDMILL_LOG` takes what `tracing-subscriber`
-/// calls directives (`debug`, `sandmill::guest=warn`); default `info`.
+/// Starts logging, as text until [`use_format`]. `SANDMILL_LOG` takes directives of
+/// `tracing-subscriber` (`debug`, `sandmill::guest=warn`); default `info`.
 pub fn start() -> anyhow::Result<Logs> {
-    let directives = match asked() {
+    let directives = match requested() {
         None => "info".into(),
-        Some(asked) => asked.into_string().map_err(|_| InvalidFilter("the value is not UTF-8".into()))?,
+        Some(requested) => requested.into_string().map_err(|_| InvalidFilter("the value is not UTF-8".into()))?,
     };
     let directives = filter::check(&directives)?;
     let filter = EnvFilter::try_new(directives).map_err(|error| InvalidFilter(error.to_string()))?;
-    let outlet = Outlet::to(io::stderr(), lost).map_err(|e| anyhow::anyhow!("start the thread that logs: {e}"))?;
+    let outlet =
+        Outlet::to(io::stderr(), lost).map_err(|e| anyhow::anyhow!("start the thread that writes the log: {e}"))?;
     STDERR.get_or_init(|| outlet);
     let logs = Logs::default();
     tracing_subscriber::fmt()
@@ -111,17 +113,17 @@ pub fn start() -> anyhow::Result<Logs> {
         .with_target(false)
         .log_internal_errors(false)
         .fmt_fields(line::Fields)
-        .map_event_format(|text| Written { text, logs: logs.clone() })
+        .map_event_format(|text| EventFormat { text, logs: logs.clone() })
         .init();
     Ok(logs)
 }
 
-/// What the environment says of what to log; nothing if the variable is not set, or to nothing.
-fn asked() -> Option<std::ffi::OsString> {
+/// The directives in the environment; none if the variable is unset or empty.
+fn requested() -> Option<std::ffi::OsString> {
     std::env::var_os(VARIABLE).filter(|value| !value.is_empty())
 }
 
-/// Writes all that follows in this format.
+/// Sets the format of all further lines.
 pub fn use_format(format: Format) {
     IS_JSON.store(format == Format::Json, Relaxed);
 }
@@ -131,71 +133,75 @@ pub fn is_json() -> bool {
     IS_JSON.load(Relaxed)
 }
 
-/// The time, as it stands in a line.
+/// The current time, as lines display it.
 fn now() -> String {
     let mut time = String::new();
-    // A string takes whatever is written to it.
+    // Writing to a string cannot fail.
     let _ = SystemTime.format_time(&mut format::Writer::new(&mut time));
     time
 }
 
-/// What the log says where lines are missing.
+/// The log line in place of dropped lines.
 fn lost(lines: u64) -> String {
     let were = if lines == 1 { "1 log line was".into() } else { format!("{lines} log lines were") };
     let text = format!("{were} lost, because standard error did not take them in time");
-    if is_json() { line::said(&now(), Level::WARN, module_path!(), &text) } else { format!("{}  WARN {text}\n", now()) }
+    if is_json() {
+        line::plain_object(&now(), Level::WARN, module_path!(), &text)
+    } else {
+        format!("{}  WARN {text}\n", now())
+    }
 }
 
-/// Says something on standard error, in whole lines. Never waits and never fails.
-pub fn say(level: Level, text: &str) {
+/// Writes a message to standard error, in whole lines. Never waits and never fails.
+pub fn emit(level: Level, text: &str) {
     match STDERR.get() {
-        Some(outlet) if is_json() => outlet.push(&line::said(&now(), level, "sandmill", text)),
+        Some(outlet) if is_json() => outlet.push(&line::plain_object(&now(), level, "sandmill", text)),
         Some(outlet) => outlet.push(&format!("{text}\n")),
-        // Before the process logs there is nothing that a write could hold up.
+        // Before logging starts, no work runs that a write could block.
         None => _ = writeln!(io::stderr(), "{text}"),
     }
 }
 
-/// Lines that standard error did not take so far.
+/// Number of lines dropped so far, because standard error did not take them.
 pub fn lines_lost() -> u64 {
     STDERR.get().map_or(0, Outlet::lost)
 }
 
-/// Waits until everything is written that can be, and not for a reader that stalls.
+/// Waits until all queued lines are written, but not for a reader that stalls.
 pub fn flush() {
     STDERR.get().map(Outlet::flush);
 }
 
-/// Whether the environment leaves us our colours: `NO_COLOR` is not set, or to nothing.
+/// Whether the environment allows colours: `NO_COLOR` is unset or empty.
 pub fn is_colour_wanted() -> bool {
     std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
 impl Logs {
-    /// Drops what is below a warning from now on, unless the environment says what to log.
+    /// Drops lines below the level of warnings from now on, unless the environment selects levels.
     pub fn prefer_warnings(&self) {
-        self.shared.warnings_only.store(asked().is_none(), Relaxed);
+        self.shared.warnings_only.store(requested().is_none(), Relaxed);
     }
 
     /// Holds lines back until the guard is dropped.
-    pub fn hold(&self) -> Held {
-        *self.lock() = Some(Lines::default());
-        Held { logs: self.clone() }
+    pub fn hold(&self) -> HoldGuard {
+        *self.lock() = Some(HeldLines::default());
+        HoldGuard { logs: self.clone() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Lines>> {
+    fn lock(&self) -> MutexGuard<'_, Option<HeldLines>> {
         self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Log lines are held back as long as this lives.
+/// A guard that holds log lines back until it is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct HoldGuard {
     logs: Logs,
 }
 
-impl Held {
-    /// The last lines, oldest first, which count as shown from now on.
+impl HoldGuard {
+    /// The last lines, oldest first. They count as displayed from now on.
     pub fn last(&self, most: usize) -> Vec<String> {
         let mut held = self.logs.lock();
         let Some(lines) = held.as_mut() else { return Vec::new() };
@@ -204,21 +210,21 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for HoldGuard {
     fn drop(&mut self) {
         let Some(lines) = self.logs.lock().take() else { return };
         let shown = lines.last.len().saturating_sub(lines.unseen);
-        lines.last.iter().skip(shown).for_each(|line| say(Level::INFO, line));
+        lines.last.iter().skip(shown).for_each(|line| emit(Level::INFO, line));
     }
 }
 
-/// Writes one event in the format that is set.
-struct Written<T> {
+/// The formatter of log events, which follows the current format.
+struct EventFormat<T> {
     text: format::Format<format::Full, T>,
     logs: Logs,
 }
 
-impl<S, N, T> FormatEvent<S, N> for Written<T>
+impl<S, N, T> FormatEvent<S, N> for EventFormat<T>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -230,7 +236,7 @@ where
         mut writer: format::Writer<'_>,
         event: &Event<'_>,
     ) -> std::fmt::Result {
-        // Held lines are for a person's eyes.
+        // Held lines are displayed to a person, so they are text in either format.
         if is_json() && self.logs.lock().is_none() {
             writer.write_str(&line::object(&now(), event))
         } else {
@@ -239,7 +245,7 @@ where
     }
 }
 
-/// Takes one event's text to where it goes.
+/// The writer of one event's text: to standard error, or to the held lines.
 #[derive(Debug)]
 pub struct Writer {
     logs: Logs,
@@ -260,7 +266,7 @@ impl<'a> MakeWriter<'a> for Logs {
 }
 
 impl FormatTime for Logs {
-    /// Held lines do without: they are shown while they are new, and where room is short.
+    /// Writes no time into held lines: they are displayed while they are new, in little space.
     fn format_time(&self, into: &mut format::Writer<'_>) -> std::fmt::Result {
         if self.lock().is_some() { Ok(()) } else { SystemTime.format_time(into) }
     }
@@ -279,7 +285,7 @@ impl Write for Writer {
             }
             return Ok(text.len());
         };
-        // An event's text arrives whole; a message may have several lines, and is held as one.
+        // An event's text arrives in one call. A message of several lines is held as one line.
         lines.last.push_back(String::from_utf8_lossy(text).trim_end().replace('\n', " "));
         lines.unseen += 1;
         let excess = lines.last.len().saturating_sub(HELD);
@@ -297,7 +303,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_held_in_order_and_the_last_are_shown() {
+    fn lines_are_held_in_order_and_the_last_are_returned() {
         let logs = Logs::default();
         let held = logs.hold();
         for number in 0..HELD + 7 {

@@ -1,10 +1,11 @@
-//! Tenants as their operator sees them: what each is allowed, and what each has used.
+//! Tenants: their limits, their usage, and their own processors.
 //!
-//! Tenants are discovered from events; nobody has to list one. Settings name those that differ from the others, and [`Tenants`] answers for all.
-//! [`replacements`] are their own processors that replace shared ones. [`rates`] bounds what a
-//! tenant may write and compute in a second. [`usage`] counts what each has cost, and a table keeps
-//! the sums, so that they can be asked for whether or not a host runs. The scheduler shares the
-//! time of the guest threads, and the sandbox bounds a call.
+//! Tenants are discovered from events and need no declaration. Settings name only tenants that
+//! differ from the rest, and [`Tenants`] answers for all. [`replacements`] are tenants' own
+//! processors that replace shared ones. [`rates`] bounds how much a tenant writes and computes per
+//! second. [`usage`] counts what each tenant costs, and adds it to sums in a table, which can be
+//! read without a running host. The time of guest threads is shared by the scheduler, and a call is
+//! bounded by the sandbox.
 
 pub mod rates;
 pub mod replacements;
@@ -25,9 +26,9 @@ use crate::model::{
     handler::Reason,
     ids::{ProcessorId, TenantId},
 };
-use rates::{Rates, Spent};
+use rates::{RateLimiter, Spent};
 use replacements::Replacements;
-use usage::{Usage, Used};
+use usage::{PendingUsage, Used};
 
 /// Every tenant of a host. Cheap to clone.
 #[derive(Clone)]
@@ -36,49 +37,49 @@ pub struct Tenants(Arc<TenantsInner>);
 struct TenantsInner {
     settings: BTreeMap<TenantId, Settings>,
     limits: Limits,
-    rates: Mutex<Rates>,
-    usage: Usage,
+    rates: Mutex<RateLimiter>,
+    usage: PendingUsage,
     replacements: watch::Sender<Replacements>,
 }
 
 impl Tenants {
-    /// Tenants that have used nothing yet. Settings were checked; a name that is none names nobody.
+    /// Tenants without usage. Settings are expected to be checked; invalid names are ignored.
     pub fn new(settings: &BTreeMap<String, Settings>, limits: &Limits) -> Self {
         let named = settings.iter().filter_map(|(name, tenant)| Some((TenantId::parse(name).ok()?, tenant.clone())));
         Tenants(Arc::new(TenantsInner {
             settings: named.collect(),
             limits: *limits,
             rates: Mutex::default(),
-            usage: Usage::default(),
+            usage: PendingUsage::default(),
             replacements: watch::Sender::default(),
         }))
     }
 
-    /// What a tenant may use: what its settings say, and for the rest what is said for all.
+    /// A tenant's limits: its own where its settings set them, and otherwise those of all tenants.
     pub fn limits(&self, tenant: &TenantId) -> Limits {
         let own = self.0.settings.get(tenant);
         own.map_or(self.0.limits, |own| own.limits(&self.0.limits))
     }
 
-    /// Parts of the guest threads' time, of those that have another than 1.
+    /// Weights of the tenants named in the settings; all others have weight 1.
     pub fn weights(&self) -> BTreeMap<TenantId, u32> {
         self.named().map(|(tenant, settings)| (tenant.clone(), settings.weight)).collect()
     }
 
-    /// Guest threads of tenants that have some of their own.
+    /// Numbers of guest threads of the tenants with threads of their own.
     pub fn threads(&self) -> BTreeMap<TenantId, usize> {
         let own = self.named().filter(|(_, settings)| settings.threads > 0);
         own.map(|(tenant, settings)| (tenant.clone(), settings.threads)).collect()
     }
 
-    /// Tenants that wait in a processor because of the settings, or because their own processor
-    /// replaces it, each with the reason.
+    /// Tenants held back in a processor, each with the reason: the settings, or their own processor
+    /// that replaces it.
     pub fn held(&self, processor: &ProcessorId) -> Vec<(TenantId, Reason)> {
         let by_settings =
             self.named().filter_map(|(tenant, settings)| Some((tenant.clone(), settings.holds(tenant, processor)?)));
         let mut held: Vec<(TenantId, Reason)> = by_settings.collect();
         let replacements = self.0.replacements.borrow();
-        // A processor that the settings keep from the tenant's events replaces nothing.
+        // An own processor that the settings do not allow replaces nothing.
         let may = |own: &ProcessorId, tenant| self.0.settings.get(tenant).is_none_or(|settings| settings.allows(own));
         let replaced = replacements.of(processor).filter(|(tenant, own)| may(own, tenant));
         let replaced: Vec<_> = replaced.filter(|(tenant, _)| held.iter().all(|(other, _)| other != *tenant)).collect();
@@ -92,12 +93,13 @@ impl Tenants {
         self.0.replacements.send_if_modified(|now| now.replace(own))
     }
 
-    /// The tenants' own processors, and notice of their changes.
+    /// A watch on the tenants' own processors.
     pub fn replacements(&self) -> watch::Receiver<Replacements> {
         self.0.replacements.subscribe()
     }
 
-    /// A tenant has computed or written. Counts it, with what else there is to count, and holds it to its rates.
+    /// Counts what a tenant has computed and written, charges it to the tenant's rates, and lets
+    /// `also` count more.
     pub fn spent(&self, tenant: &TenantId, spent: Spent, also: impl FnOnce(&mut Used)) {
         self.rates().spend(tenant, &self.limits(tenant), spent, Instant::now());
         self.0.usage.add(tenant, |used| {
@@ -108,20 +110,21 @@ impl Tenants {
         });
     }
 
-    /// Counts something else of a tenant.
+    /// Counts usage that no rate bounds.
     pub fn count(&self, tenant: &TenantId, add: impl FnOnce(&mut Used)) {
         self.0.usage.add(tenant, add);
     }
 
-    /// For how long a tenant must not begin anything, and by which of its rates; counted as time that it was held.
+    /// How long a tenant must wait before it begins new work, with the rate that demands it. Counts
+    /// the wait as throttled time.
     pub fn wait(&self, tenant: &TenantId) -> Option<(Duration, Reason)> {
         let wait = self.rates().wait(tenant, &self.limits(tenant), Instant::now())?;
         self.0.usage.add(tenant, |used| used.throttled += wait.new);
         Some((wait.lasts, wait.reason))
     }
 
-    /// What all of them have used and nobody has told.
-    pub fn usage(&self) -> &Usage {
+    /// Usage that is not yet added to the sums in the database.
+    pub fn usage(&self) -> &PendingUsage {
         &self.0.usage
     }
 
@@ -129,8 +132,8 @@ impl Tenants {
         self.0.settings.iter()
     }
 
-    fn rates(&self) -> MutexGuard<'_, Rates> {
-        // Whole between any two calls.
+    fn rates(&self) -> MutexGuard<'_, RateLimiter> {
+        // Consistent between any two calls, so a panic of another thread does no harm.
         self.0.rates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

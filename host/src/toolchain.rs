@@ -1,9 +1,13 @@
-//! Making guests: from a name to a plugin's folder, and from that folder to a component that the host takes.
+//! The build tools of plugins: from a name to a plugin's folder, and from the folder to a
+//! component.
 //!
-//! [`new()`] begins one. [`build`] sees which language it is written in and finds a way to compile that on this machine: cargo for a crate, a program that puts
-//! the language's runtime and the plugin together for [a script](script). The component is put where it is wanted by a rename, so that a host that
-//! watches the folder never sees half a file. It blocks, and may take a minute the first time. Two things may surprise: where rustup can, the target
-//! that is missing is added to the toolchain; and a script's tool is installed for the project. Both are said.
+//! [`new()`] creates a folder. [`build`] detects the plugin's language and finds a way to compile
+//! it on this machine: cargo for a crate, and for [a script](script) a tool that combines it with
+//! the language's runtime. The component is moved to its destination by a rename, so a host that
+//! watches the folder never sees half a file. A build blocks, and may take a minute the first time.
+//!
+//! Two side effects may surprise, and both are reported: a missing target is added to rustup's
+//! toolchain, and a script's tool is installed for the project.
 
 mod cargo;
 mod children;
@@ -28,17 +32,18 @@ pub use way::{Target, Way};
 use package::Package;
 use script::Tool;
 
-/// What is to be built.
+/// A request to build a plugin.
 #[derive(Clone, Debug)]
 pub struct BuildRequest {
     /// The directory of the plugin: of its crate, or with its `plugin.js` or `plugin.py`.
     pub dir: PathBuf,
-    /// Where the component goes: a file, or a directory for `NAME.wasm`. Without it `plugins/NAME.wasm` in cargo's target
-    /// directory, or in `target` beside a script, which is no litter and which `sandmill run --plugins` can be pointed at.
+    /// The destination: a file, or a directory for `NAME.wasm`. Default: `plugins/NAME.wasm` in
+    /// cargo's target directory, or in `target` beside a script. Both are build directories that
+    /// `sandmill run --plugins` can use.
     pub output: Option<PathBuf>,
 }
 
-/// What was built.
+/// The result of a build.
 #[derive(Debug)]
 pub struct Built {
     /// The component's file.
@@ -49,17 +54,17 @@ pub struct Built {
     pub package: String,
     /// How it was compiled, for people.
     pub way: String,
-    /// How long all of it took.
+    /// The time of the whole build.
     pub elapsed: Duration,
 }
 
-/// Why nothing was built.
+/// The reason why nothing was built.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
     /// The directory holds no plugin.
     #[error(
-        "{} has no Cargo.toml, plugin.js or plugin.py. Name the directory of a plugin, or begin one with `sandmill plugin new NAME`.",
+        "{} has no Cargo.toml, plugin.js or plugin.py. Name the directory of a plugin, or create one with `sandmill plugin new NAME`.",
         .dir.display()
     )]
     NoManifest {
@@ -74,7 +79,7 @@ pub enum BuildError {
         /// The directories of its packages.
         members: Vec<String>,
     },
-    /// The package has no library that becomes a file of its own.
+    /// The package has no library of the type `cdylib`.
     #[error(
         "the package {package} does not become a WebAssembly file. Add to its Cargo.toml:\n\n    [lib]\n    crate-type = [\"cdylib\"]"
     )]
@@ -83,11 +88,11 @@ pub enum BuildError {
         package: String,
     },
     /// Cargo cannot read the manifest.
-    #[error("cargo cannot read {}. Correct what it says:\n{message}", .manifest.display())]
+    #[error("cargo cannot read {}. Fix the error that it reports:\n{message}", .manifest.display())]
     Manifest {
         /// The manifest.
         manifest: PathBuf,
-        /// What cargo says.
+        /// Cargo's error message.
         message: String,
     },
     /// There is no way to compile for WebAssembly here.
@@ -98,44 +103,42 @@ pub enum BuildError {
         .missing.as_deref().map(|missing| format!(" ({missing})")).unwrap_or_default()
     )]
     NoWay {
-        /// What was looked for last and not found.
+        /// The missing part of the way that was tried last.
         missing: Option<String>,
     },
     /// There is no tool for a script's language here, and none could be installed.
-    #[error("this machine cannot make components of {language} yet ({why}). In the plugin's folder:\n\n    {remedy}")]
+    #[error("this machine cannot build {language} plugins yet ({why}). Run in the plugin's folder:\n\n    {remedy}")]
     NoTool {
         /// The language.
         language: Language,
-        /// What was tried and failed.
+        /// Why the installation failed.
         why: String,
         /// The commands to run.
         remedy: String,
     },
     /// A script does not become a component.
-    #[error("{package} does not become a component. Correct what its language says of it:\n{message}")]
+    #[error("{package} does not become a component. Fix the error in its code:\n{message}")]
     Script {
         /// The plugin's name.
         package: String,
-        /// What the tool says.
+        /// The tool's error message.
         message: String,
     },
     /// The crate does not compile.
-    #[error("cargo could not build {package}. Correct what it says above.")]
+    #[error("cargo could not build {package}. Fix the errors above.")]
     Compile {
         /// The package's name.
         package: String,
     },
-    /// Cargo was content and yet there is no file.
-    #[error(
-        "cargo built {package} but reported no .wasm file of it. See whether its library is switched off for {target}."
-    )]
+    /// Cargo succeeded without producing a `.wasm` file.
+    #[error("cargo built {package} but reported no .wasm file. Check that its library is enabled for {target}.")]
     NoArtifact {
         /// The package's name.
         package: String,
         /// The target it was built for.
         target: Target,
     },
-    /// The file is WebAssembly and no plugin.
+    /// The file is WebAssembly, but not a plugin.
     #[error(
         "{package} exports no plugin. Implement a projector and name it in `sandmill_guest::export_projector!(MyProjector);`."
     )]
@@ -150,68 +153,73 @@ pub enum BuildError {
     Component {
         /// The package's name.
         package: String,
-        /// Why.
+        /// The error.
         message: String,
     },
     /// A program could not be started.
-    #[error("cannot run {program}: {source}. See whether it is installed and on PATH.")]
+    #[error("cannot run {program}: {source}. Check that it is installed and on PATH.")]
     Run {
         /// The program.
         program: String,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
     /// A file could not be read or written.
     #[error("cannot {verb} {}: {source}. Check that the folder exists, is yours, and has free space.", .path.display())]
     File {
-        /// What was tried.
+        /// The operation.
         verb: &'static str,
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error.
         source: io::Error,
     },
 }
 
-/// Builds a plugin, by programs that are among `children`. `say` is told, a line at a time, what
-/// takes long or may surprise.
-pub fn build(request: &BuildRequest, children: &Children, say: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
+/// Builds a plugin. The programs that it runs are registered in `children`. Slow steps and side
+/// effects are passed to `report`, one line each.
+pub fn build(request: &BuildRequest, children: &Children, report: &mut dyn FnMut(&str)) -> Result<Built, BuildError> {
     let start = Instant::now();
     let nothing = || BuildError::NoManifest { dir: request.dir.clone() };
     let dir = request.dir.canonicalize().map_err(|_| nothing())?;
     let Made { component, package, target, way } = match Language::of(&dir).ok_or_else(nothing)? {
-        Language::Rust => compile(&dir, children, say)?,
-        script => combine(script, &dir, children, say)?,
+        Language::Rust => compile(&dir, children, report)?,
+        script => combine(script, &dir, children, report)?,
     };
     let path = destination(request.output.as_deref(), &package, &target);
     component::place(&component, &path)?;
     Ok(Built { path, bytes: component.len() as u64, package, way, elapsed: start.elapsed() })
 }
 
-/// A component, and what it was made of.
+/// A component in memory, before it is written to its file.
 struct Made {
     component: Vec<u8>,
     package: String,
-    /// Where what is built of it belongs.
+    /// The plugin's build directory.
     target: PathBuf,
     way: String,
 }
 
-fn compile(dir: &Path, children: &Children, say: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
-    // The package first: what is no plugin should not lead to a change of anybody's toolchain.
+fn compile(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
+    // The package is checked first, so that a crate that is not a plugin changes no toolchain.
     let package = Package::of(&dir.join(Language::Rust.entry()), children)?;
-    let way = Way::find(dir, children, say)?;
-    say(&format!("Compiling with {way}"));
+    let way = Way::find(dir, children, report)?;
+    report(&format!("Compiling with {way}"));
     let module = cargo::build(&package, dir, &way, children)?;
     let module = std::fs::read(&module).map_err(|source| BuildError::File { verb: "read", path: module, source })?;
     let component = component::from_module(module, &package.name)?;
     Ok(Made { component, package: package.name, target: package.target_directory, way: way.to_string() })
 }
 
-fn combine(language: Language, dir: &Path, children: &Children, say: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
+fn combine(
+    language: Language,
+    dir: &Path,
+    children: &Children,
+    report: &mut dyn FnMut(&str),
+) -> Result<Made, BuildError> {
     let package = script::name(language, dir);
-    let tool = Tool::find(language, dir, children, say)?;
-    say(&format!("Putting {language} and {} together with {tool}", language.entry()));
+    let tool = Tool::find(language, dir, children, report)?;
+    report(&format!("Combining {} with the {language} runtime, using {tool}", language.entry()));
     let component = component::from_module(script::build(language, &tool, dir, &package, children)?, &package)?;
     Ok(Made { component, package, target: dir.join("target"), way: tool.to_string() })
 }
@@ -231,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_component_goes_where_it_is_wanted() {
+    fn the_destination_is_the_requested_file_or_directory() {
         let goes = |output| destination(output, "door-watch", Path::new("/p/target"));
         let here = tempfile::tempdir().unwrap();
         assert_eq!(goes(None), Path::new("/p/target/plugins/door-watch.wasm"));
@@ -252,7 +260,8 @@ mod tests {
     fn the_last_error_names_the_commands_to_run() {
         let script =
             BuildError::NoTool { language: Language::Python, why: "offline".into(), remedy: "pip install x".into() };
-        assert!(script.to_string().ends_with("of Python yet (offline). In the plugin's folder:\n\n    pip install x"));
+        let script = script.to_string();
+        assert!(script.ends_with("Python plugins yet (offline). Run in the plugin's folder:\n\n    pip install x"));
         let message = BuildError::NoWay { missing: Some("no wasm-ld".into()) }.to_string();
         for part in ["(no wasm-ld)", "rustup target add wasm32-unknown-unknown", "apt-get install", "lld-19"] {
             assert!(message.contains(part), "{message}");

@@ -171,7 +171,7 @@ impl Host {
             let drain = async {
                 let _ = told.await;
             };
-            app::run(&config, &db, Until::Told, drain, std::future::pending()).await
+            app::run(&config, &db, Until::Stopped, drain, std::future::pending()).await
         });
         Host { task, drain, _folder: None }
     }

@@ -49,7 +49,7 @@ impl NativeHost {
         let drained = async {
             let _ = told.await;
         };
-        let run = async move { app::run_handlers(&config, &db, handlers, Until::Told, drained, pending()).await };
+        let run = async move { app::run_handlers(&config, &db, handlers, Until::Stopped, drained, pending()).await };
         let host = NativeHost { task: tokio::spawn(run), drain };
         let session = database.db.connect("test").await.expect("connect");
         let sql = "select 1 from sandmill.processors where id = any ($1) having count(*) = cardinality($1)";

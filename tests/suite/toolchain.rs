@@ -76,7 +76,7 @@ fn what_cannot_be_begun_is_refused_with_the_remedy() {
     };
     refused(
         &["Door"],
-        "`Door` is not a valid processor id: a small letter, then up to 62 small letters, digits or hyphens",
+        "`Door` is not a valid processor id: 1 to 63 lowercase ASCII letters, digits or hyphens, beginning with a letter",
     );
     refused(&["match"], "`match` cannot be the name of a crate: it is a keyword of Rust. Use another one");
     refused(

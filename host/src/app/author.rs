@@ -1,4 +1,5 @@
-//! What a plugin's author is served with: a host's sandbox without a host, and no database.
+//! Checks and tests for authors of plugins: a host's sandbox, without a host and without a
+//! database.
 
 use std::{
     fs::File,
@@ -27,8 +28,8 @@ use crate::{
     store::import::{ImportInput, events::FileEvents},
 };
 
-/// Loads a component as a host with these settings does, and reports what is known of it. Gives
-/// nothing if `interrupted` resolves first.
+/// Loads a component as a host with these settings does, and reports what it finds. Returns none
+/// if `interrupted` resolves first.
 pub async fn check(
     config: &Config,
     file: &Path,
@@ -38,8 +39,8 @@ pub async fn check(
     examine(&sandbox, file, interrupted).await
 }
 
-/// A sandbox under the limits and with the settings that a host gives this file: those of the
-/// manifest beside it count as well.
+/// A sandbox with the limits and the settings that a host gives this file, including those of the
+/// manifest beside it.
 fn sandbox(config: &Config, file: &Path) -> anyhow::Result<(Sandbox, Manifest)> {
     let path = file.with_extension("toml");
     let manifest = match std::fs::read_to_string(&path) {
@@ -72,40 +73,40 @@ async fn examine(
     Ok(examined)
 }
 
-/// What a plugin is tested with.
+/// The input of a plugin test.
 #[derive(Debug)]
 pub struct TestRequest {
     /// The component.
     pub file: PathBuf,
-    /// Events, in the form of an import.
+    /// Events, in the format of an import.
     pub events: PathBuf,
-    /// The documents that they should lead to.
+    /// The expected documents, if they are to be compared.
     pub expect: Option<PathBuf>,
-    /// Where to write the documents that they lead to.
+    /// The file to write the resulting documents to, if any.
     pub write: Option<PathBuf>,
 }
 
-/// What became of it.
+/// The outcome of a plugin test.
 pub struct TestResult {
-    /// The plugin's descriptor.
+    /// The plugin's description of itself, with its manifest applied.
     pub descriptor: Descriptor,
-    /// The result of the test.
+    /// The findings of the test.
     pub report: TestReport,
-    /// Lines of the events that an import would skip, as an earlier one has their id.
+    /// Lines of events that an import would leave out, because an earlier line has the same id.
     pub repeated: u64,
     /// Linear memory of its largest instance, bytes.
     pub largest_instance_bytes: usize,
 }
 
 /// Runs a plugin on the events of a file, in a host's sandbox and on its guest threads, with
-/// documents in memory. Gives nothing if `interrupted` resolves first.
+/// documents in memory. Returns none if `interrupted` resolves first.
 pub async fn test(
     config: &Config,
     request: &TestRequest,
     interrupted: impl Future<Output = ()>,
 ) -> anyhow::Result<Option<TestResult>> {
     let mut interrupted = pin!(interrupted);
-    // Whatever is wrong with the files is said before anything runs.
+    // Errors in the files are reported before anything runs.
     let expected = request.expect.as_deref().map(expected).transpose()?;
     let FileEvents { events, repeated } = tokio::task::block_in_place(|| events(&request.events))?;
     let (sandbox, manifest) = sandbox(config, &request.file)?;

@@ -110,7 +110,7 @@ pub(super) async fn run(
     let ended = async {
         let _ = ended.await;
     };
-    let host = app::run(&config, &db, Until::Told, ended, signals.second());
+    let host = app::run(&config, &db, Until::Stopped, ended, signals.second());
     let show = async {
         let shown = tokio::select! {
             begun = until_begun(&session, &args.plugins) => {

@@ -111,7 +111,7 @@ pub(super) async fn run(
     }
     let builds = args.watch_src.iter().map(|folder| Box::pin(sources::build_on_save(folder, &config.plugins)));
     let mut builds: FuturesUnordered<_> = builds.collect();
-    let host = app::run(&config, &db, Until::Told, signals.first(), signals.second());
+    let host = app::run(&config, &db, Until::Stopped, signals.first(), signals.second());
     let mut work = Box::pin(async move {
         tokio::select! {
             ended = host => ended,

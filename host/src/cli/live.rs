@@ -25,7 +25,7 @@ pub(super) use render::grouped;
 use super::output;
 use crate::{
     db::Db,
-    telemetry::{self, Held, Logs},
+    telemetry::{self, HoldGuard, Logs},
 };
 
 /// Between two looks. Default 250 ms: quick enough to seem alive, slow enough to be read.
@@ -60,7 +60,7 @@ pub(super) struct Live {
 
 enum Surface {
     /// Dropped in this order: the terminal is itself again before the log lines go on.
-    Screen(Screen, Held),
+    Screen(Screen, HoldGuard),
     /// When the last one was written.
     Lines(Instant),
 }

@@ -112,12 +112,12 @@ pub(super) fn json_line(value: &impl Serialize) -> io::Result<String> {
 
 /// Says something on standard error, after a word in its tone. Does not wait for a reader.
 pub(super) fn say(tone: Tone, word: &str, what: &str) {
-    telemetry::say(tone.level(), &format!("{} {}", Screen::stderr().paint(Some(tone), word), text::printable(what)));
+    telemetry::emit(tone.level(), &format!("{} {}", Screen::stderr().paint(Some(tone), word), text::printable(what)));
 }
 
 /// Notes something on standard error.
 pub(super) fn note(what: &str) {
-    telemetry::say(Level::INFO, &text::printable(what));
+    telemetry::emit(Level::INFO, &text::printable(what));
 }
 
 static STDOUT: OnceLock<Outlet> = OnceLock::new();

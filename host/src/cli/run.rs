@@ -91,8 +91,8 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
     };
     let (until, other_host) = match (args.until_caught_up, args.standby) {
         (true, _) => (Until::CaughtUp, OtherHost::GiveUp),
-        (false, true) => (Until::Told, OtherHost::StandBy),
-        (false, false) => (Until::Told, OtherHost::GiveUp),
+        (false, true) => (Until::Stopped, OtherHost::StandBy),
+        (false, false) => (Until::Stopped, OtherHost::GiveUp),
     };
     let ended = app::run_watched(&config, db, until, other_host, drain, signals.second(), &watched).await?;
     drop(listener);

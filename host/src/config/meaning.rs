@@ -1,7 +1,8 @@
-//! What each setting is, in one line: the first sentence of its field's own documentation.
+//! One-line descriptions of settings: the first sentence of each field's doc comment.
 //!
-//! The doc comments are the one place where a setting is described, so they are read from the sources that the program was built from. A
-//! new group of settings needs a line in [`SOURCES`]; a test holds that no setting is without its sentence.
+//! Doc comments are the only place where a setting is described, so they are read from the sources
+//! that the program was built from. A new group of settings needs a line in [`SOURCES`]. A test
+//! checks that every setting has a sentence.
 
 use super::named;
 
@@ -20,7 +21,7 @@ const SOURCES: [(&str, &str, &str); 11] = [
     ("rollout", "Config", include_str!("../plugins/config.rs")),
 ];
 
-/// What a setting is, without the full stop; empty where nothing is known of it.
+/// The description of a setting, without the full stop; empty if there is none.
 pub(super) fn meaning(key: &str) -> String {
     let of_named = named::parts(key).map(|[group, _, name]| (group, name));
     let (group, name) = of_named.or(key.rsplit_once('.')).unwrap_or(("", key));

@@ -1,5 +1,5 @@
-//! The settings with where each came from, for whoever asks why a host does what it does. Secrets are masked here, so that nothing
-//! that prints a [`Setting`] can show one.
+//! The settings with the source of each, for `sandmill config print`. Secrets are masked here, so
+//! that no code that prints a [`Setting`] can reveal one.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Config, keys, leaves, meaning::meaning, named, secret};
 
-/// The settings, and where those that are not defaults came from.
+/// The settings, and the source of each that is not a default.
 #[derive(Clone, Debug)]
 pub struct Resolved {
     /// The settings.
@@ -15,17 +15,17 @@ pub struct Resolved {
     pub(super) origins: BTreeMap<String, Origin>,
 }
 
-/// Where a setting came from.
+/// The source of a setting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "kind", content = "name", rename_all = "lowercase")]
 pub enum Origin {
-    /// Nobody set it.
+    /// No source set it.
     Default,
-    /// This file.
+    /// A file.
     File(PathBuf),
-    /// This variable.
+    /// An environment variable.
     Environment(String),
-    /// This flag.
+    /// A flag.
     Flag(String),
 }
 
@@ -40,35 +40,35 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One setting, fit to be shown.
+/// One setting, ready to display.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Setting {
     /// Its key, as files and `--set` name it.
     pub key: String,
-    /// Its value; what is secret in it is masked.
+    /// Its value, with secrets masked.
     pub value: serde_json::Value,
-    /// What it would be if nobody had set it.
+    /// Its default value.
     pub default: serde_json::Value,
-    /// Where the value came from.
+    /// The source of the value.
     pub origin: Origin,
-    /// What it sets, with its unit.
+    /// Its description, with the unit.
     pub meaning: String,
 }
 
 impl Resolved {
-    /// Puts another database in the place of the one that the sources name, if they name one.
+    /// Replaces the address of the database.
     pub fn with_database(mut self, address: &str, origin: Origin) -> Self {
         self.config.database_url = address.into();
         self.origins.insert("database-url".into(), origin);
         self
     }
 
-    /// Every setting there is: those of no group first, then group by group.
+    /// All settings: those without a group first, then group by group.
     pub fn settings(&self) -> Vec<Setting> {
         let mut defaults: BTreeMap<_, _> = keys().into_iter().collect();
         let named = self.config.processors.keys().chain(self.config.tenants.keys());
         defaults.extend(named.flat_map(|name| named::keys(name)));
-        // What TOML holds as text or number has a form in JSON.
+        // Texts and numbers in TOML can be represented in JSON.
         let json = |value: Option<&toml::Value>| serde_json::to_value(value).unwrap_or_default();
         let mut settings: Vec<Setting> = leaves(&self.config)
             .into_iter()

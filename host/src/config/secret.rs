@@ -1,5 +1,5 @@
-//! Masking the password of a database's address. It would rather mask too much than too little: an address that is not well formed
-//! must not show its password either.
+//! Masking of the password in a database's address. It masks too much rather than too little: even
+//! a malformed address must not reveal its password.
 
 const MASK: &str = "***";
 
@@ -12,7 +12,7 @@ pub(super) fn mask(address: &str) -> String {
 }
 
 fn mask_url(rest: &str) -> String {
-    // A password with an @ in it should have been written otherwise, so the last one counts.
+    // A password may contain an unescaped @, so the last one counts.
     let (user, place) = match rest.rsplit_once('@') {
         Some((user, place)) => (Some(user), place),
         None => (None, rest),
@@ -32,7 +32,7 @@ fn mask_url(rest: &str) -> String {
     user.unwrap_or_default() + place + &query.unwrap_or_default()
 }
 
-/// `key=value` words, where a value may be quoted and spaces may stand around the `=`.
+/// Masks `key=value` words. A value may be quoted, and spaces may surround the `=`.
 fn mask_words(address: &str) -> String {
     let (mut masked, mut rest) = (String::new(), address);
     while let Some((before, value)) = rest.split_once('=') {
@@ -47,7 +47,8 @@ fn mask_words(address: &str) -> String {
     masked + rest
 }
 
-/// Where a value ends: at a space, or if it is quoted behind the closing quote; a backslash takes the next character's meaning away.
+/// The end of a value: at a space, or after the closing quote of a quoted one. A backslash escapes
+/// the next character.
 fn end_of_word(text: &str) -> usize {
     let quoted = text.starts_with('\'');
     let mut characters = text.char_indices().skip(usize::from(quoted));

@@ -1,40 +1,42 @@
-//! Where a follower of the log stands.
+//! The cursor of a follower of the log.
 //!
-//! A [`Snapshot`] is PostgreSQL's `pg_snapshot`: exactly the transactions whose events are visible. It is the only safe cursor,
-//! because positions become visible out of order. What lies between two snapshots is a [`Difference`]; it is read by position,
-//! in pages, so a follower inside one is described by [`Progress`]: `(A, B, last position)`, always compared and stored as a
-//! whole. All of it is arithmetic on xids: no clock, no database.
+//! A [`Snapshot`] is PostgreSQL's `pg_snapshot`: exactly the transactions whose events are visible.
+//! It is the only safe cursor, because positions become visible out of order. The events between
+//! two snapshots are a [`Difference`], which is read by position, in pages. So a follower inside a
+//! difference is described by its [`Progress`]: `(A, B, last position)`, always compared and stored
+//! as a whole. All of it is arithmetic on xids: no clock, no database.
 //!
-//! The method is that of PgQ (`pgq.batch_event_sql`): an event is handled at B and not at A when its transaction is visible in B
-//! and not visible in A.
+//! The method is that of PgQ (`pgq.batch_event_sql`): an event lies between A and B if its
+//! transaction is visible in B and not visible in A.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// A transaction number that never wraps (`xid8`).
 pub type Xid = u64;
 
-/// Which transactions are visible: all below `xmin`, none from `xmax` on, and between them all but those in progress.
+/// A set of visible transactions: all below `xmin`, none from `xmax` on, and between them all but
+/// those in progress.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Snapshot {
     xmin: Xid,
     xmax: Xid,
-    /// In progress when the snapshot was taken; rising, each within `xmin..xmax`.
-    /// Shared, as very many lanes may stand at one snapshot.
+    /// Transactions in progress when the snapshot was taken; rising, each within `xmin..xmax`.
+    /// Shared, because very many lanes may be at one snapshot.
     in_progress: Arc<[Xid]>,
 }
 
 impl Snapshot {
-    /// Sees nothing: where a follower of all history begins.
+    /// The empty snapshot, where a follower of all history begins.
     pub fn nothing() -> Self {
         Snapshot { xmin: 1, xmax: 1, in_progress: Arc::default() }
     }
 
-    /// Whether what transaction `xid` committed is visible.
+    /// Whether transaction `xid` is visible.
     pub fn sees(&self, xid: Xid) -> bool {
         xid < self.xmin || (xid < self.xmax && self.in_progress.binary_search(&xid).is_err())
     }
 
-    /// Whether everything visible in `other` is visible here too.
+    /// Whether everything visible in `other` is also visible in this snapshot.
     pub fn covers(&self, other: &Snapshot) -> bool {
         if self.xmax < other.xmax && other.sees_any_from(self.xmax) {
             return false;
@@ -49,7 +51,7 @@ impl Snapshot {
         xid < self.xmin || self.xmax.saturating_sub(from) > hidden
     }
 
-    /// The same, but for some transactions below `xmax`, which it does not see.
+    /// This snapshot without some transactions. Those from `xmax` on are invisible anyway.
     pub fn without(&self, hidden: impl IntoIterator<Item = Xid>) -> Snapshot {
         let mut in_progress: Vec<Xid> = self.in_progress.iter().copied().chain(hidden).collect();
         in_progress.retain(|xid| *xid < self.xmax);
@@ -59,28 +61,29 @@ impl Snapshot {
         Snapshot { xmin, xmax: self.xmax, in_progress: in_progress.into() }
     }
 
-    /// Whether it sees nothing at all.
+    /// Whether nothing is visible. Xids below 3 are reserved by PostgreSQL.
     pub fn is_nothing(&self) -> bool {
         self.xmax <= 3
     }
 
-    /// The first number that is not certainly in view: all transactions below have ended.
+    /// The lowest xid that may be invisible: all transactions below it have ended.
     pub fn xmin(&self) -> Xid {
         self.xmin
     }
 
-    /// The first number that no transaction in view has.
+    /// The lowest xid from which on nothing is visible.
     pub fn xmax(&self) -> Xid {
         self.xmax
     }
 
-    /// Whether transactions were running when it was taken: what they append comes out in a later difference.
+    /// Whether transactions were running when the snapshot was taken. Their events appear in a
+    /// later difference.
     pub fn has_in_progress(&self) -> bool {
         !self.in_progress.is_empty()
     }
 }
 
-/// A text that is no snapshot or progress.
+/// A text that is not a snapshot or a progress.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{text}` is not {what}")]
 pub struct ParseError {
@@ -124,11 +127,12 @@ impl fmt::Display for Snapshot {
     }
 }
 
-/// What a follower has handled: everything visible in `seen`, and of what lies between `seen` and the snapshot it is reading
-/// towards, everything up to a position.
+/// The progress of a follower: everything visible in `seen` is handled, and inside a difference
+/// also everything up to a position.
 ///
-/// Its text is `A||` between two differences and `A|B|last` inside one. `A||` with the same A is the same progress whoever
-/// writes it, and every page changes the text, so a commit that compares the whole text is applied at most once.
+/// Its text is `A||` between two differences and `A|B|last` inside one. Equal progress has equal
+/// text, and every page changes the text. So a commit that compares the whole text is applied at
+/// most once.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
     seen: Snapshot,
@@ -141,37 +145,37 @@ struct Reading {
     last: i64,
 }
 
-/// Below every position.
+/// A position below every event's.
 const BEFORE_ALL: i64 = i64::MIN;
 
 impl Progress {
-    /// Everything visible in `seen` is handled and nothing else.
+    /// The progress between two differences: everything visible in `seen` is handled, nothing else.
     pub fn at(seen: Snapshot) -> Self {
         Progress { seen, reading: None }
     }
 
-    /// Inside the difference from `seen` to `to`, up to and including position `last`.
+    /// The progress inside the difference from `seen` to `to`, at position `last` inclusive.
     pub fn inside(seen: Snapshot, to: Snapshot, last: i64) -> Self {
         Progress { seen, reading: Some(Reading { to, last }) }
     }
 
-    /// Everything visible in `seen` is handled, and what is read next goes no further than `to`. It says the same as [`at`](Self::at) of what is
-    /// handled, and is for readers: nobody stores it.
+    /// The progress at the beginning of the difference from `seen` to `to`. The handled events are
+    /// those of [`at`](Self::at). It bounds what is read next by `to`, and is never stored.
     pub fn entering(seen: Snapshot, to: Snapshot) -> Self {
         Progress::inside(seen, to, BEFORE_ALL)
     }
 
-    /// The snapshot of which everything is handled.
+    /// The snapshot whose visible events are all handled.
     pub fn seen(&self) -> &Snapshot {
         &self.seen
     }
 
-    /// The snapshot that it reads towards, where it is inside a difference.
+    /// The end of the difference that it is inside of, if any.
     pub fn target(&self) -> Option<&Snapshot> {
         self.reading.as_ref().map(|reading| &reading.to)
     }
 
-    /// The difference it is inside of, if it is: what remains of it.
+    /// The rest of the difference that it is inside of, if any.
     pub fn remainder(&self) -> Option<Difference> {
         let reading = self.reading.as_ref()?;
         Some(Difference {
@@ -183,12 +187,12 @@ impl Progress {
         })
     }
 
-    /// Whether it lies between two differences, so that it is a snapshot and no more.
+    /// Whether it lies between two differences, and so consists of one snapshot.
     pub fn is_boundary(&self) -> bool {
         self.reading.is_none()
     }
 
-    /// The same, in memory that it shares with another wherever they have snapshots in common.
+    /// This progress, sharing the memory of snapshots that it has in common with `other`.
     pub fn sharing(mut self, other: &Progress) -> Progress {
         let target = self.reading.as_mut().map(|reading| &mut reading.to);
         for snapshot in [Some(&mut self.seen), target].into_iter().flatten() {
@@ -200,9 +204,11 @@ impl Progress {
         self
     }
 
-    /// What a follower at `self` must read, in this order, to stand at `target`; empty when it stands there already.
+    /// The differences that a follower at `self` must read, in this order, to reach `target`. Empty
+    /// if it is there already.
     ///
-    /// `target` is ahead of `self` on the same chain of snapshots: what the tail passed after it left `self` behind.
+    /// `target` must be ahead of `self` on the same chain of snapshots, as the tail is ahead of a
+    /// lane that it left behind.
     pub fn hops_to(&self, target: &Progress) -> Vec<Difference> {
         if self == target {
             return Vec::new();
@@ -266,16 +272,17 @@ impl fmt::Display for Progress {
     }
 }
 
-/// Events visible in `to` and not in `from`, by position, within bounds.
+/// The events that are visible in `to` and not in `from`, by position, within bounds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// Everything visible here is left out.
+    /// The snapshot whose visible events are excluded.
     pub from: Snapshot,
-    /// Everything not visible here is left out.
+    /// The snapshot whose visible events are included.
     pub to: Snapshot,
-    /// Only positions above this one; none where the difference is entered, and its lowest position is not known yet.
+    /// The position above which reading begins; none at the beginning of a difference, whose lowest
+    /// position is not known yet.
     pub after: Option<i64>,
-    /// Only positions up to this one.
+    /// The last position to read; none for all.
     pub up_to: Option<i64>,
     /// The progress of a follower that has handled all of it.
     pub then: Progress,
@@ -311,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_with_its_text() {
+    fn invalid_texts_are_rejected_and_quoted() {
         for text in ["", "1", "1:1", "5:4:", "1:9:9", "1:9:5,4", "0:1:", "1:2::", "1:1:||3x", "1:1:|", "a:1:", "1:1:x"]
         {
             assert!(text.parse::<Snapshot>().is_err(), "{text}");
@@ -324,13 +331,13 @@ mod tests {
     }
 
     #[test]
-    fn visibility_is_postgresqls() {
+    fn visibility_follows_postgresqls_rules() {
         let s = snapshot("10:20:10,12");
         assert!(s.sees(9) && !s.sees(10) && s.sees(11) && !s.sees(12) && s.sees(19) && !s.sees(20));
         assert!(!Snapshot::nothing().sees(3));
     }
 
-    /// `covers` against its definition, over every small snapshot.
+    /// Compares `covers` with its definition, over every pair of small snapshots.
     #[test]
     fn covers_means_sees_all_that_the_other_sees() {
         let mut all = Vec::new();
@@ -351,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn without_hides_what_it_is_told_and_nothing_else() {
+    fn without_hides_exactly_the_given_transactions() {
         let without = |s: &str, hidden: &[Xid]| snapshot(s).without(hidden.iter().copied()).to_string();
         assert_eq!(without("740:745:742", &[]), "740:745:742");
         assert_eq!(without("740:745:742", &[3, 742, 5, 745]), "3:745:3,5,742");

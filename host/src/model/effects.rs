@@ -1,4 +1,4 @@
-//! What a handler wants done, as data.
+//! The result of a handler's call, as data: document changes, dead letters, and where it halted.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,26 +7,26 @@ use super::ids::CollectionName;
 /// A change to one document of the lane's tenant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Creates or replaces it.
+    /// Creates or replaces a document.
     Put {
-        /// Where.
+        /// The document's collection.
         collection: CollectionName,
-        /// Which.
+        /// The document's id, unique within the collection and the tenant.
         id: Arc<str>,
         /// The whole document: JSON that [`super::json::check_document`] accepts.
         data: Arc<str>,
     },
-    /// Deletes it, if it is there.
+    /// Deletes a document if it exists.
     Remove {
-        /// Where.
+        /// The document's collection.
         collection: CollectionName,
-        /// Which.
+        /// The document's id.
         id: Arc<str>,
     },
 }
 
 impl Change {
-    /// Bytes that it holds: those of its id and its document.
+    /// Bytes of the id and the document.
     pub fn bytes(&self) -> usize {
         match self {
             Change::Put { id, data, .. } => id.len() + data.len(),
@@ -35,49 +35,49 @@ impl Change {
     }
 }
 
-/// An event that is set aside as a dead letter while its lane goes on.
+/// An event that becomes a dead letter. Its lane continues after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Skipped {
     /// Index into the batch.
     pub index: usize,
     /// The author's name for the kind of failure; may be empty.
     pub code: String,
-    /// For people.
+    /// The author's explanation, for people.
     pub message: String,
 }
 
-/// What becomes of a lane at the event that its handler stopped before.
+/// What happens to a lane at the event before which its handler halted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HaltAction {
-    /// Try again after the host's back-off, or not before so long has passed.
+    /// Retries after the host's back-off.
     Retry {
-        /// As the handler wishes it.
+        /// The shortest delay that the handler asks for, if any.
         after: Option<Duration>,
     },
-    /// Wait for a person.
+    /// Blocks the lane until a person resumes it.
     Stop,
 }
 
-/// The lane handled what stands before `index` and nothing from there on.
+/// A handler's early stop: it handled the events before `index`, and none from there on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Halt {
     /// Index into the batch.
     pub index: usize,
-    /// What next.
+    /// What happens to the lane.
     pub action: HaltAction,
     /// The author's name for the kind of failure; may be empty.
     pub code: String,
-    /// For people.
+    /// The author's explanation, for people.
     pub message: String,
 }
 
-/// What one call led to. Changes come from events before the halt, in the order given.
+/// The result of one call. Changes come only from events before the halt.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
-    /// Documents to write.
+    /// Changes to documents, to be applied in this order.
     pub changes: Vec<Change>,
-    /// Events set aside, by rising index, all below the halt.
+    /// Events that become dead letters, by rising index, all below the halt.
     pub skipped: Vec<Skipped>,
-    /// Where the lane stopped, if it did.
+    /// Where the handler stopped early, if it did.
     pub halted: Option<Halt>,
 }

@@ -1,4 +1,5 @@
-//! An event as the host sees it: parsed from a row once, then shared.
+//! Events, and the pages and batches that carry them. An event is parsed from its row once, then
+//! shared.
 
 use std::{
     collections::BTreeMap,
@@ -10,57 +11,56 @@ use super::{
     ids::{LaneKey, TenantId},
 };
 
-/// One recorded fact. `data` and `metadata` stay the JSON text they were written as.
+/// One recorded fact. `data` and `metadata` are JSON texts, kept as they were written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Number within the log. Has gaps; never a cursor by itself.
     pub position: i64,
     /// Unique within the store.
     pub id: Box<str>,
-    /// Whose it is.
+    /// The tenant it belongs to.
     pub tenant: TenantId,
-    /// What happened. Few types make many events, so they share their texts.
+    /// Its type. Few types make many events, so they share their texts.
     pub event_type: Arc<str>,
     /// The stream it was appended to, unique within the tenant.
     pub stream: Box<str>,
     /// Number within the stream, from 1.
     pub version: i64,
-    /// When it was recorded, milliseconds since 1970-01-01T00:00:00Z.
+    /// The time it was recorded, milliseconds since 1970-01-01T00:00:00Z.
     pub recorded_at: i64,
     /// JSON text.
     pub data: Box<str>,
-    /// JSON text of an object; shared where it says nothing.
+    /// JSON text of an object. Events without metadata share one text.
     pub metadata: Arc<str>,
     /// Set if data and metadata stayed in the store because one of them is large. Both are empty
-    /// here then, and are read when the event is handled.
+    /// here in that case, and are read when the event is handled.
     pub deferred: Option<Deferred>,
 }
 
 /// A partition key, or why it cannot be read.
 type Key = Result<Arc<str>, Arc<str>>;
 
-/// Marks an event whose large data is read only when it is needed.
+/// A mark of an event whose large data is read only when it is needed.
 #[derive(Clone, Debug)]
 pub struct Deferred {
     /// Data or metadata has more bytes than this.
     pub larger_than: usize,
-    /// Keys of its lanes, by the JSON pointer that leads to them: all that was read of its data to
-    /// route it.
+    /// Partition keys by JSON pointer: the only part of its data that was read, to route it.
     keys: Arc<Mutex<BTreeMap<Box<str>, Key>>>,
 }
 
 impl Deferred {
-    /// Nothing was read of its data yet.
+    /// A mark without any key yet.
     pub fn new(larger_than: usize) -> Self {
         Deferred { larger_than, keys: Arc::default() }
     }
 
-    /// The key that a pointer leads to, or why there is none; nothing if that was not read.
+    /// The key that a pointer selects, or why it cannot be read; none if that was not read yet.
     pub fn key(&self, pointer: &str) -> Option<Key> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(pointer).cloned()
     }
 
-    /// Remembers the key that a pointer leads to.
+    /// Remembers the key that a pointer selects.
     pub fn set_key(&self, pointer: &str, key: Key) {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(pointer.into(), key);
     }
@@ -76,25 +76,25 @@ impl PartialEq for Deferred {
 impl Eq for Deferred {}
 
 impl Event {
-    /// Bytes it occupies, for bounds on memory: its texts and a flat sum for the rest.
+    /// Bytes that the event occupies, for memory bounds: its texts, and a flat sum for the rest.
     pub fn weight(&self) -> usize {
         self.id.len() + self.event_type.len() + self.stream.len() + self.data.len() + self.metadata.len() + 160
     }
 }
 
-/// A bounded, ordered part of the log: what a follower at `from` reads next, and where that takes it.
+/// A bounded, ordered part of the log, which takes a follower from one progress to the next.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The progress before it.
     pub from: Progress,
-    /// The progress after it. Differs from `from` also when there are no events, as the snapshot moved on.
+    /// The progress after it. Differs from `from` even without events, as the snapshot moved on.
     pub to: Progress,
-    /// By position.
+    /// The events, by position.
     pub events: Vec<Arc<Event>>,
 }
 
 impl Page {
-    /// The difference that this page is a part of.
+    /// The difference that the page is a part of.
     pub fn difference(&self) -> Difference {
         let target = [&self.from, &self.to].into_iter().find_map(Progress::target).unwrap_or(self.to.seen());
         Difference {
@@ -106,22 +106,22 @@ impl Page {
         }
     }
 
-    /// Bytes its events occupy.
+    /// Bytes that its events occupy.
     pub fn weight(&self) -> usize {
         self.events.iter().map(|e| e.weight()).sum()
     }
 }
 
-/// Consecutive events of one lane, at least one, and how often the first was tried.
+/// Consecutive events of one lane, at least one, for one call of a handler.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The lane.
     pub lane: LaneKey,
-    /// 1 the first time the first event is handled, then counting up.
+    /// The attempt at the first event, counted from 1.
     pub attempt: u32,
-    /// Whether the events were handled before, and nothing that this leads to is kept.
+    /// Whether this is a dry run: the events were handled before, and the effects are discarded.
     pub replaying: bool,
-    /// By position.
+    /// The events, by position.
     pub events: Vec<Arc<Event>>,
 }
 
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_left_inside_a_page_stands_in_the_pages_own_difference() {
+    fn progress_inside_a_page_lies_in_the_pages_own_difference() {
         for (from, to) in [
             ("5:5:||", "9:9:||"),
             ("5:5:||", "5:5:|9:9:|70"),

@@ -1,7 +1,7 @@
-//! The seam between the loop that follows the log and the code that handles events.
+//! The interface between the loop that follows the log and the code that handles events.
 //!
-//! A [`Handler`] gets a batch and returns [`Effects`] or a [`Failure`]; it commits nothing and knows no cursor. Plugins are handlers,
-//! and so is whatever a test or a benchmark writes natively.
+//! A [`Handler`] gets a batch and returns [`Effects`] or a [`Failure`]. It commits nothing and
+//! knows no cursor. Plugins are handlers; tests and benchmarks bring native ones.
 
 use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -36,19 +36,19 @@ impl fmt::Display for PartitionBy {
     }
 }
 
-/// Where a processor begins at its first start.
+/// The point in the log where a processor begins at its first start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// All of history, then live.
+    /// The beginning of the log: all of history, then live events.
     Beginning,
-    /// Only what is committed after its first start.
+    /// The head of the log: only events committed after the first start.
     Now,
 }
 
-/// What a plugin says it is, checked.
+/// A plugin's checked description of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The processor's name.
+    /// The processor's id.
     pub id: ProcessorId,
     /// The author's version, for people.
     pub version: String,
@@ -58,13 +58,14 @@ pub struct Descriptor {
     pub collections: Vec<CollectionName>,
     /// How its events are dispatched to lanes.
     pub partition_by: PartitionBy,
-    /// Where it begins.
+    /// Where it begins at its first start.
     pub start: Start,
-    /// Raised when documents written by earlier code must be built again.
+    /// Version of its documents. Authors raise it when documents written by earlier code must be
+    /// rebuilt.
     pub read_model_version: u32,
-    /// At most so many events in one call.
+    /// The most events in one call; none leaves it to the host.
     pub max_batch_size: Option<u32>,
-    /// Whose events it handles; none means everybody's. Operators say so, and no plugin of itself.
+    /// The tenants whose events it handles; none means all. Set by operators, never by a plugin.
     pub tenants: Option<Vec<TenantId>>,
 }
 
@@ -84,55 +85,62 @@ impl Descriptor {
         }
     }
 
-    /// The same as a tenant's own, for that tenant's events alone.
+    /// This descriptor for a tenant's own processor, which handles only that tenant's events.
     pub fn owned_by(&self, tenant: &TenantId) -> Self {
         Descriptor { id: self.id.owned_by(tenant), tenants: Some(vec![tenant.clone()]), ..self.clone() }
     }
 }
 
-/// Why an attempt ended badly, named by what happens next.
+/// The failure of an attempt, named by what happens next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The same events would fail again: the batch is halved down to the culprit, whose lane blocks.
+    /// The same events would fail again. The batch is halved until the failing event is found, and
+    /// that event's lane blocks.
     Block(Reason),
-    /// Something around the handler failed: the lane tries again later.
+    /// Something around the handler failed. The lane retries later.
     Retry(Reason),
-    /// The ground under the whole processor went away (its database connection, say): nothing of this term may be kept.
+    /// The term ends and nothing of it may be kept, because a resource of the whole processor is
+    /// gone, such as its database connection.
     EndTerm(String),
 }
 
-/// The kinds of failure an operator can tell apart, and what happened in words.
+/// Why something failed or waits: a class for machines and a message for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reason {
-    /// A stable name: `trap`, `malformed-output`, `refused-call`, `refused-commit`, `instances`, the name of a limit (`cpu-limit`,
-    /// `wall-time-limit`, `reads-limit`, `read-limit`, `memory-limit`, `plugin-memory-limit`, `tenant-memory-limit`, `table-limit`, `output-limit`, `changes-limit`, `document-limit`,
-    /// `json-depth-limit`, `handle-limit`), `document-unreadable`, `event-too-large` or `event-unreadable` for what was not read, or the
-    /// plugin's own code behind `plugin:`.
+    /// A stable name of the kind of failure:
+    ///
+    /// - of a call: `trap`, `malformed-output`, `refused-call`, `refused-commit`, `instances`;
+    /// - the name of a limit: `cpu-limit`, `wall-time-limit`, `reads-limit`, `read-limit`,
+    ///   `memory-limit`, `plugin-memory-limit`, `tenant-memory-limit`, `table-limit`,
+    ///   `output-limit`, `changes-limit`, `document-limit`, `json-depth-limit`, `handle-limit`;
+    /// - of data that cannot be read: `document-unreadable`, `event-too-large`,
+    ///   `event-unreadable`, `unreadable-data`;
+    /// - the plugin's own code after `plugin:`.
     pub class: String,
-    /// For people; ends with the remedy where there is one.
+    /// An explanation for people. Ends with the remedy where there is one.
     pub message: String,
 }
 
-/// Bytes of a reason's message. Default 1,000: some lines for a person, and a bound for very many
-/// lanes that stop.
+/// Bytes of a reason's message. Default 1,000: some lines for a person, and a memory bound when
+/// very many lanes stop.
 pub const REASON_BYTES: usize = 1_000;
 /// Bytes of a reason's class. Default 100: it is a name.
 const CLASS_BYTES: usize = 100;
 
 impl Reason {
-    /// A reason. It is stored with the lane that it stops, so it is bounded and free of NUL, which
-    /// no text column can hold.
+    /// A reason, bounded and without NUL: it is stored with the lane that it stops, and no text
+    /// column can hold NUL.
     pub fn new(class: &str, message: impl Into<String>) -> Self {
         // U+FFFD has more bytes than the NUL it replaces.
-        let stored = |words: &str, bytes| {
-            text::within(&text::within(words, bytes).replace('\0', "\u{fffd}"), bytes).into_owned()
+        let stored = |given: &str, bytes| {
+            text::within(&text::within(given, bytes).replace('\0', "\u{fffd}"), bytes).into_owned()
         };
         Reason { class: stored(class, CLASS_BYTES), message: stored(&message.into(), REASON_BYTES) }
     }
 }
 
 impl Reason {
-    /// Whether it is the plugin's own word, and no failure of it.
+    /// Whether the plugin itself gave this reason, so that its code has not failed.
     pub fn is_plugins_own(&self) -> bool {
         self.class == "plugin" || self.class.starts_with("plugin:")
     }
@@ -149,10 +157,10 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The documents that a handler may read while it works: those of its lane's tenant, with the effects of all earlier batches of the
-/// lane and none of the current one.
+/// The documents that a handler may read during a call: those of its lane's tenant, with the
+/// effects of all earlier batches of the lane and none of the current one.
 pub trait Documents: Send + Sync {
-    /// One entry for each id, in order; none where there is no such document.
+    /// One entry per id, in the order of the ids; none where the document does not exist.
     fn get_many<'a>(
         &'a self,
         collection: &'a CollectionName,
@@ -166,31 +174,31 @@ pub struct CallPermit {
 }
 
 impl CallPermit {
-    /// A permit that releases `held` when it is dropped.
+    /// A permit that drops `held` when it is dropped itself.
     pub fn new(held: impl Any + Send) -> Self {
         CallPermit { _held: Some(Box::new(held)) }
     }
 
-    /// A permit of a handler that bounds no calls.
+    /// The permit of a handler that does not limit calls.
     pub fn unlimited() -> Self {
         CallPermit { _held: None }
     }
 }
 
-/// Whether a line about a tenant may be logged.
+/// Whether a tenant's log volume has room for a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogRoom {
-    /// It may.
+    /// There is room: the line may be logged.
     Room,
-    /// The tenant's log volume is used up, and the line is counted. Now and then the number of such
-    /// lines is reported.
+    /// The volume is used up: the line is dropped and counted. The count is reported from time to
+    /// time.
     Full {
-        /// The number to report now, if any.
+        /// The number of dropped lines to report now, if any.
         dropped: Option<u64>,
     },
 }
 
-/// Code that handles batches.
+/// Code that handles batches of events.
 pub trait Handler: Send + Sync {
     /// Handles one batch of one lane. Batches of a lane come in order and never overlap.
     fn handle(
@@ -199,33 +207,33 @@ pub trait Handler: Send + Sync {
         documents: Arc<dyn Documents>,
     ) -> BoxFuture<'static, Result<Effects, Failure>>;
 
-    /// Waits for the right to make one more call for a tenant. Callers hold the permit until the call
-    /// has ended.
+    /// Waits for a permit to make one more call for a tenant. Callers hold it until the call has
+    /// ended.
     fn permit<'a>(&'a self, tenant: &TenantId) -> BoxFuture<'a, CallPermit> {
         let _ = tenant;
         Box::pin(std::future::ready(CallPermit::unlimited()))
     }
 
-    /// How long one call may take by the clock on the wall, with everything in it.
+    /// The most wall-clock time of one call, with everything in it.
     fn wall_time(&self) -> Duration;
 
     /// Charges a line of this many bytes, which the host logs about a tenant, to the tenant's log
-    /// volume, if that is bounded.
+    /// volume. Handlers without such a bound always have room.
     fn log_room(&self, tenant: &TenantId, bytes: usize) -> LogRoom {
         let _ = (tenant, bytes);
         LogRoom::Room
     }
 
-    /// A clone that shares code but no instances: neither sees what the other is called with.
+    /// A clone that shares code but no instances: neither sees the calls of the other.
     fn isolated_clone(self: Arc<Self>) -> Arc<dyn Handler>;
 
-    /// Effects of this tenant were not committed: what the handler remembers of the calls that led to them must not be used again. Calls
-    /// under way count among them.
+    /// Discards all memory of calls for a tenant, including calls under way, because their effects
+    /// were not committed.
     fn forget(&self, tenant: &TenantId) {
         let _ = tenant;
     }
 
-    /// The same for every tenant.
+    /// Discards all memory of calls for every tenant.
     fn forget_all(&self) {}
 }
 

@@ -1,8 +1,8 @@
-//! Names, parsed once at the edge: behind it nobody checks them again.
+//! Names and ids, parsed once at the edge. Downstream code may trust them.
 
 use std::{fmt, sync::Arc};
 
-/// A name that breaks its rule, said with the rule.
+/// A name that breaks its rule. Displayed with the rule.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{given}` is not a valid {what}: {rule}")]
 pub struct InvalidName {
@@ -18,7 +18,7 @@ macro_rules! name {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// The name, if it keeps its rule.
+            /// Parses a name, or returns the rule that it breaks.
             pub fn parse(text: &str) -> Result<Self, InvalidName> {
                 let valid: fn(&[u8]) -> bool = $valid;
                 if valid(text.as_bytes()) {
@@ -56,42 +56,43 @@ macro_rules! name {
 }
 
 name!(
-    /// The customer an event belongs to: the unit of isolation and fairness.
+    /// A tenant's name. A tenant is the customer that an event belongs to: the unit of isolation
+    /// and fairness.
     TenantId,
     "tenant name",
-    "a letter or digit, then up to 63 letters, digits, dots, underscores or hyphens",
+    "1 to 64 ASCII letters, digits, dots, underscores or hyphens, beginning with a letter or digit",
     |name| (1..=64).contains(&name.len())
         && name[0].is_ascii_alphanumeric()
         && name.iter().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(c))
 );
 
 name!(
-    /// The id that a plugin gives itself. The processors that one plugin becomes for several
-    /// tenants are a family, and share it.
+    /// The id that a plugin gives itself. The processors of one plugin for several tenants are a
+    /// family and share this id.
     FamilyId,
     "processor id",
-    "a small letter, then up to 62 small letters, digits or hyphens",
+    "1 to 63 lowercase ASCII letters, digits or hyphens, beginning with a letter",
     |name| (1..=63).contains(&name.len())
         && name[0].is_ascii_lowercase()
         && name.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
 );
 
 name!(
-    /// A collection of documents. Safe to write into SQL as it is, which is the point of its rule.
+    /// The name of a collection of documents. Its rule makes it safe to insert into SQL unquoted.
     CollectionName,
     "collection name",
-    "a small letter, then up to 47 small letters, digits or underscores",
+    "1 to 48 lowercase ASCII letters, digits or underscores, beginning with a letter",
     |name| (1..=48).contains(&name.len())
         && name[0].is_ascii_lowercase()
         && name.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'_')
 );
 
-/// A processor's id; its cursor and its documents belong to it. `orders` is shared by all tenants,
-/// `acme/orders` is tenant acme's own.
+/// A processor's id, which its cursor and its documents refer to. `orders` is shared by all
+/// tenants, `acme/orders` is tenant acme's own.
 ///
 /// Neither part holds a `/`, so no two processors share an id. An id has up to 128 bytes, but
-/// PostgreSQL cuts identifiers and application names at 63 without an error: nothing in a database
-/// may be named after an id, or be recognised by such a name.
+/// PostgreSQL cuts identifiers and application names at 63 without an error. So nothing in a
+/// database may be named after an id, or be recognized by such a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ProcessorId {
     text: Arc<str>,
@@ -100,7 +101,7 @@ pub struct ProcessorId {
 }
 
 impl ProcessorId {
-    /// Parses an id, or says which rule it breaks.
+    /// Parses an id, or returns the rule that it breaks.
     pub fn parse(text: &str) -> Result<Self, InvalidName> {
         match text.split_once('/') {
             None => Ok(FamilyId::parse(text)?.into()),
@@ -110,13 +111,13 @@ impl ProcessorId {
         }
     }
 
-    /// The same plugin's processor for one tenant alone.
+    /// The id of the same plugin's processor for one tenant alone.
     pub fn owned_by(&self, tenant: &TenantId) -> Self {
         let text = format!("{tenant}/{}", self.family).into();
         ProcessorId { text, owner: Some(tenant.clone()), family: self.family.clone() }
     }
 
-    /// The id as it is stored and shown.
+    /// The id as it is stored and displayed.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -151,23 +152,25 @@ impl std::str::FromStr for ProcessorId {
     }
 }
 
-/// One processor's ordered work for one partition key of one tenant.
+/// The key of a lane: one processor's ordered work for one partition key of one tenant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LaneKey {
-    /// Whose events these are.
+    /// The tenant of the lane's events.
     pub tenant: TenantId,
-    /// The tenant's name again, or what the processor's partitioning selects.
+    /// The partition key: the tenant's name again, or what the processor's partitioning selects.
     pub key: Arc<str>,
 }
 
-/// How many buckets a processor's lanes are spread over: the unit of ownership between hosts.
+/// Number of buckets that a processor's lanes are spread over. A bucket is the unit of ownership
+/// between hosts.
 pub const BUCKETS: u8 = 16;
 
 impl LaneKey {
     /// The lane's bucket, `0..BUCKETS`. Part of the stored layout: it must never change.
     ///
-    /// FNV-1a with 64 bits (Fowler, Noll, Vo; parameters of draft-eastlake-fnv), folded to the bucket count by its upper bits, whose
-    /// mixing is better than that of the lower ones. A zero byte stands between tenant and key.
+    /// FNV-1a with 64 bits (Fowler, Noll, Vo; parameters of draft-eastlake-fnv). The upper bits are
+    /// folded in, because they mix better than the lower ones. A zero byte separates tenant and
+    /// key.
     pub fn bucket(&self) -> u8 {
         let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
         let bytes = self.tenant.as_str().bytes().chain([0]).chain(self.key.bytes());
@@ -193,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_keep_their_rules() {
+    fn names_are_checked_against_their_rules() {
         for good in ["a", "A9", "acme.co_1-x", &"x".repeat(64)] {
             assert!(TenantId::parse(good).is_ok(), "{good}");
         }
@@ -206,12 +209,13 @@ mod tests {
         assert!(CollectionName::parse("a\"; drop").is_err() && CollectionName::parse(&"a".repeat(49)).is_err());
         assert_eq!(
             TenantId::parse("-").unwrap_err().to_string(),
-            "`-` is not a valid tenant name: a letter or digit, then up to 63 letters, digits, dots, underscores or hyphens"
+            "`-` is not a valid tenant name: 1 to 64 ASCII letters, digits, dots, underscores or hyphens, \
+             beginning with a letter or digit"
         );
     }
 
     #[test]
-    fn a_tenants_own_processor_has_an_id_that_no_other_has() {
+    fn the_id_of_a_tenants_own_processor_is_unique() {
         let owned = |tenant: &str, family: &str| {
             ProcessorId::parse(family).unwrap().owned_by(&TenantId::parse(tenant).unwrap())
         };
@@ -219,8 +223,8 @@ mod tests {
         assert_eq!((acme.as_str(), acme.family().as_str()), ("acme/cart-summary", "cart-summary"));
         assert_eq!(acme.owner().map(TenantId::as_str), Some("acme"));
         assert_eq!(ProcessorId::parse("cart-summary").unwrap().owner(), None);
-        // Names that were written as one once: with a hyphen between, in small letters, with a
-        // number of 32 bits, or cut.
+        // Pairs that collide if the parts are joined by hyphens, lowercased, hashed to 32 bits or
+        // cut.
         let long = |last: char| format!("{}{last}", "x".repeat(63));
         let pairs = [
             (owned("globex", "p--acme"), owned("acme--globex", "p")),
@@ -243,7 +247,7 @@ mod tests {
         LaneKey { tenant: TenantId::parse(tenant).unwrap(), key: key.into() }
     }
 
-    /// Stored layout: these numbers were written down when the first release was made.
+    /// These numbers are part of the stored layout.
     #[test]
     fn buckets_never_change() {
         let buckets: Vec<u8> = ["UA", "AA", "B6", "DL"].iter().map(|t| lane(t, t).bucket()).collect();

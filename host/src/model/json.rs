@@ -1,73 +1,81 @@
-//! Whether a JSON text can become a document.
+//! The check of a JSON text that is to become a document.
 //!
-//! A guest's documents are checked before they are committed, because one that the database refuses would fail the whole
-//! page's transaction for everybody. The check accepts exactly the JSON texts (RFC 8259) that are an object, nest no deeper than
-//! told and at most [`MAX_DEPTH`], leave the host's own keys alone and hold nothing that PostgreSQL's `jsonb` refuses: no U+0000, no unpaired
-//! surrogate, no number outside `numeric`. It reads the text once and allocates one bit a level.
+//! A guest's documents are checked before they are committed, because one that the database rejects
+//! would fail the transaction of a whole page. The check accepts exactly the JSON texts (RFC 8259)
+//! that:
+//!
+//! - are an object and nest no deeper than a given depth, at most [`MAX_DEPTH`];
+//! - do not use the host's own keys at the top level;
+//! - hold nothing that PostgreSQL's `jsonb` rejects: no U+0000, no unpaired surrogate, no number
+//!   outside `numeric`.
+//!
+//! It reads the text once and keeps one flag per level.
 //!
 //! It also computes the length of the text that PostgreSQL returns for the document. `jsonb` keeps
-//! values, not texts: `1e8000` takes a few bytes there and comes back as 8,001 digits, so the
-//! length of what was written does not bound what is read.
+//! values, not texts: `1e8000` takes a few bytes there and is returned as 8,001 digits. So the
+//! length of the written text does not bound that of the text read back.
 
-/// How deep arrays and objects may nest. 128 is what serde_json reads by default, so a reader of documents can take them all.
+/// The deepest nesting of arrays and objects. 128 is serde_json's own limit, so any reader of
+/// documents can parse them all.
 pub const MAX_DEPTH: usize = 128;
 
-/// Digits before the point, digits behind it and the exponent's amount may each be at most this: `numeric` holds 131,072 digits
-/// before the point and 16,383 behind it, and the sum of two of them stays inside both.
+/// The most digits before the point, digits after it, and magnitude of the exponent. `numeric`
+/// holds 131,072 digits before the point and 16,383 after it; the sum of two of these stays within
+/// both.
 const MAX_DIGITS: usize = 8_000;
 
-/// Keys of a document that belong to the host.
+/// Top-level keys of a document that belong to the host.
 const RESERVED: [&str; 2] = ["_id", "_version"];
 
 /// Why a text cannot be a document. Positions are bytes from 0.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Invalid {
-    /// Not JSON at all.
+    /// The text is not JSON.
     #[error("not JSON at byte {at}: expected {expected}")]
     Syntax {
-        /// Where.
+        /// Where the text is wrong.
         at: usize,
-        /// What should have stood there.
+        /// What is expected there.
         expected: &'static str,
     },
-    /// JSON, but an array, string, number, boolean or null.
+    /// The text is an array, string, number, boolean or null.
     #[error("not a JSON object")]
     NotAnObject,
-    /// Too many arrays and objects inside each other.
+    /// Arrays and objects are nested too deeply.
     #[error("nested deeper than {most} levels at byte {at}")]
     TooDeep {
-        /// The levels there may be.
+        /// The most levels.
         most: usize,
-        /// Where the level too many begins.
+        /// Where the first excess level begins.
         at: usize,
     },
-    /// The character U+0000, or half of a surrogate pair.
+    /// A string holds U+0000 or half of a surrogate pair.
     #[error("a string holds {what} at byte {at}, which a document cannot")]
     Unstorable {
-        /// Which.
+        /// The offending character.
         what: &'static str,
-        /// Where.
+        /// Where it begins.
         at: usize,
     },
-    /// A number whose size or precision is out of all reason.
+    /// A number's size or precision exceeds the bounds.
     #[error("a number with more than {MAX_DIGITS} digits or a larger exponent at byte {at}")]
     Number {
         /// Where it begins.
         at: usize,
     },
-    /// A top-level key that the host adds itself.
+    /// The document uses a top-level key that the host adds itself.
     #[error("the key `{0}` belongs to the host; leave it out")]
     ReservedKey(&'static str),
 }
 
-/// Accepts a text that can be stored as a document and nests no deeper than `depth` levels, the document itself being the first.
-/// Returns the length in bytes of the document as PostgreSQL prints it, or a little more if a key
-/// is repeated.
+/// Checks that a text can be stored as a document and nests no deeper than `depth` levels, of which
+/// the document itself is the first. Returns the length in bytes of the document as PostgreSQL
+/// prints it, or a little more if a key is repeated.
 pub fn check_document(text: &str, depth: usize) -> Result<usize, Invalid> {
     let mut scan = Scan { text, bytes: text.as_bytes(), at: 0, depth: depth.min(MAX_DEPTH), printed: 0 };
     scan.space();
     if scan.peek() != Some(b'{') {
-        // Say what is wrong with the text itself first: an empty answer is no "not an object".
+        // Syntax errors come first: an empty text is not JSON, rather than "not an object".
         scan.value()?;
         return Err(scan.end().err().unwrap_or(Invalid::NotAnObject));
     }
@@ -81,7 +89,7 @@ struct Scan<'a> {
     bytes: &'a [u8],
     at: usize,
     depth: usize,
-    /// Length of what was read so far as `jsonb` prints it: `{"a": [1, 2]}`.
+    /// Length of the text read so far, as `jsonb` prints it: `{"a": [1, 2]}`.
     printed: usize,
 }
 
@@ -105,7 +113,8 @@ impl Scan<'_> {
         if self.at == self.bytes.len() { Ok(()) } else { self.expected("the end of the text") }
     }
 
-    /// One value with everything inside it. A stack of one bit a level stands in for recursion: set for an object.
+    /// Reads one value with everything inside it. A stack of one flag per level, set for an object,
+    /// replaces recursion.
     fn value(&mut self) -> Result<(), Invalid> {
         let mut levels: Vec<bool> = Vec::new();
         loop {
@@ -146,7 +155,7 @@ impl Scan<'_> {
             if opened {
                 continue;
             }
-            // A value ended: close levels until one goes on.
+            // A value ended: close levels until one continues.
             loop {
                 let Some(&object) = levels.last() else { return Ok(()) };
                 self.space();
@@ -259,7 +268,7 @@ impl Scan<'_> {
         }
     }
 
-    /// `uXXXX`, standing on the u.
+    /// Reads `uXXXX`, beginning at the `u`.
     fn unit(&mut self) -> Result<u32, Invalid> {
         self.at += 1;
         let mut unit = 0;
@@ -331,8 +340,8 @@ fn printed_unit(unit: u32) -> usize {
     }
 }
 
-/// Bytes of a number as `numeric` prints it: all digits, those after the point as they were given,
-/// no exponent, no sign at zero. `digits` are `whole` digits, perhaps a point, and `fraction`
+/// Bytes of a number as `numeric` prints it: all digits, with trailing zeros after the point kept,
+/// no exponent, and no sign at zero. `digits` are `whole` digits, an optional point, and `fraction`
 /// digits.
 fn printed_number(negative: bool, digits: &[u8], whole: usize, fraction: usize, exponent: isize) -> usize {
     let behind = (fraction as isize - exponent).max(0) as usize;
@@ -347,7 +356,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_length_is_that_of_the_text_that_postgresql_returns() {
+    fn the_computed_length_is_that_of_postgresqls_text() {
         for (text, printed) in [
             ("{}", "{}"),
             (r#"{"a":[],"b":{"c":[1,true,null]}}"#, r#"{"a": [], "b": {"c": [1, true, null]}}"#),
@@ -367,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn documents_pass() {
+    fn valid_documents_are_accepted() {
         for text in [
             "{}",
             " { } ",
@@ -383,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_names_its_reason() {
+    fn each_rejection_names_its_reason() {
         let refused = |text: &str| check_document(text, MAX_DEPTH).unwrap_err().to_string();
         assert_eq!(refused(""), "not JSON at byte 0: expected a value");
         assert_eq!(refused("[1]"), "not a JSON object");
@@ -406,7 +415,8 @@ mod tests {
         assert_eq!(check_document(r#"{"a":{}}"#, 1), Err(Invalid::TooDeep { most: 1, at: 5 }));
     }
 
-    /// On every short text over an alphabet that reaches all branches, the scan agrees with serde_json about what is JSON.
+    /// On every short text over an alphabet that reaches all branches, the check and serde_json
+    /// agree about what is JSON.
     #[test]
     fn agrees_with_serde_json_on_syntax() {
         let alphabet = [b'{', b'}', b'[', b']', b'"', b':', b',', b'1', b'-', b'.', b'e', b' ', b'\\', b'n'];

@@ -1,7 +1,8 @@
-//! The seam between lanes and the store for events with deferred data.
+//! The interface between lanes and the store for events with deferred data.
 //!
 //! A page carries small events whole and large ones without their data, so that no lane waits for
-//! another's data. A lane loads it just before the call that needs it, and drops it afterwards.
+//! another lane's data. A lane loads the data just before the call that needs it, and drops it
+//! afterwards.
 
 use std::{any::Any, sync::Arc, time::Duration};
 
@@ -11,26 +12,26 @@ use super::{
     ids::TenantId,
 };
 
-/// Reads deferred data.
+/// A reader of deferred data.
 pub trait LoadEvents: Send + Sync {
-    /// Loads the first of a lane's events with their data, as many as there is room for; none only
-    /// if the first cannot be read. Waits for room. An error ends the term.
+    /// Loads the first of a lane's events with their data, as many as fit into the memory bound.
+    /// Waits for room; loads none only if the first event cannot be read. An error ends the term.
     fn load<'a>(&'a self, tenant: &'a TenantId, events: &'a [Arc<Event>]) -> BoxFuture<'a, Result<Loaded, String>>;
 }
 
-/// Events ready for a call. Dropping this gives their room back.
+/// Events ready for a call. Dropping this releases their memory budget.
 pub struct Loaded {
     /// The events, none of them deferred.
     pub events: Vec<Arc<Event>>,
-    /// Why the event after them cannot be handled, if that is why they end there.
+    /// Why the event after them cannot be read, if that is why they end there.
     pub unread: Option<Reason>,
-    /// How long it took the database.
+    /// The time that the database took.
     pub took: Duration,
     _room: Box<dyn Any + Send>,
 }
 
 impl Loaded {
-    /// Events, with the room that they take.
+    /// Loaded events, and the memory budget that they hold.
     pub fn new(events: Vec<Arc<Event>>, unread: Option<Reason>, took: Duration, room: impl Any + Send) -> Self {
         Loaded { events, unread, took, _room: Box::new(room) }
     }

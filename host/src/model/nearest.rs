@@ -1,6 +1,7 @@
-//! What somebody may have meant who wrote a name that there is not.
+//! Spelling suggestions for unknown names.
 
-/// The known name with the fewest edits (Levenshtein) from what was given; empty where none is known.
+/// The known name at the smallest edit distance (Levenshtein) from the given one. Empty if there
+/// are no known names.
 pub fn nearest(given: &str, known: impl Iterator<Item = String>) -> String {
     let distance = |a: &str, b: &str| {
         let b: Vec<char> = b.chars().collect();

@@ -1,11 +1,11 @@
-//! The partition key of an event: the value that a JSON pointer names in its data, as a text.
+//! The partition key of an event: the value that a JSON pointer selects in its data, as a text.
 //!
-//! The key depends on that value alone. The rest of the data is skipped unread, so a number outside
-//! every range, deep nesting or a repeated name elsewhere cannot move an event to another lane.
-//! Reading takes one pass over the text, and allocates nothing for a plain string or number.
+//! The key depends on that value alone. The rest of the data is skipped without being interpreted,
+//! so a huge number, deep nesting or a repeated name elsewhere cannot move an event to another
+//! lane. Reading takes one pass over the text, and allocates nothing for a plain string or number.
 //!
-//! Two values have the same key exactly if PostgreSQL's `jsonb` considers them equal, with three
-//! exceptions:
+//! Two values have the same key if and only if PostgreSQL's `jsonb` considers them equal, with
+//! three exceptions:
 //!   * a string has the same key as the number or word that is spelled like it: `"7"` and `7`;
 //!   * null, the empty string and an absent value share the empty key;
 //!   * objects and arrays nested deeper than [`LEVELS`], and exponents of more than 18 digits, are
@@ -20,12 +20,12 @@ use std::{
 use sha2::{Digest, Sha256};
 
 /// The longest key that is kept whole, bytes: as long as a stream's name may be. A longer one is
-/// cut to this and followed by `…` and the SHA-256 of the whole in hexadecimal. So it fits every
-/// index, and being longer than any whole key it equals none.
+/// cut to this length, followed by `…` and the SHA-256 of the whole key in hexadecimal. The result
+/// fits every index and is longer than any whole key, so it equals none.
 pub const KEY_BYTES: usize = 512;
 
 /// Levels of an object or array that are compared by value: enough for any sensible key, and few
-/// enough to recurse.
+/// enough for recursion.
 const LEVELS: usize = 64;
 
 /// Zeros that are written out before or after the digits of a number. A number with more gets an
@@ -45,7 +45,7 @@ struct Step {
     index: Option<usize>,
 }
 
-/// Why data has no key that can be trusted: it is not JSON that an event store holds.
+/// Data without a reliable key, because it is not JSON that an event store holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected} at byte {at}")]
 pub struct Unreadable {
@@ -54,7 +54,7 @@ pub struct Unreadable {
 }
 
 impl Pointer {
-    /// The pointer that a checked descriptor names.
+    /// Parses the pointer of a checked descriptor.
     pub fn parse(text: &str) -> Self {
         let step = |token: &str| {
             let digits = !token.is_empty() && token.bytes().all(|c| c.is_ascii_digit());
@@ -67,7 +67,7 @@ impl Pointer {
         Pointer(text.split('/').skip(1).map(step).collect())
     }
 
-    /// The key of an event with this data; empty if the pointer leads nowhere.
+    /// The key of an event with this data; empty if the pointer selects nothing.
     pub fn key<'d>(&self, data: &'d str) -> Result<Cow<'d, str>, Unreadable> {
         let mut walk = Walk { text: data, at: 0 };
         walk.space();
@@ -108,7 +108,7 @@ impl Pointer {
     }
 }
 
-/// A key that every index can hold.
+/// The key, shortened if it is too long for an index.
 fn bounded(key: Cow<'_, str>) -> Cow<'_, str> {
     if key.len() <= KEY_BYTES {
         return key;
@@ -126,7 +126,7 @@ fn push(text: &mut String, what: fmt::Arguments<'_>) {
     let _ = text.write_fmt(what);
 }
 
-/// A place in a JSON text. What it skips is checked only as far as needed to find its end.
+/// A reader of a JSON text. Skipped values are checked only as far as needed to find their end.
 struct Walk<'d> {
     text: &'d str,
     at: usize,
@@ -147,7 +147,7 @@ impl<'d> Walk<'d> {
         Err(Unreadable { at: self.at, expected })
     }
 
-    /// Steps into the object or array that begins here. Returns whether it holds anything.
+    /// Enters the object or array that begins here. Returns whether it holds anything.
     fn enter(&mut self, end: u8) -> bool {
         self.at += 1;
         self.space();
@@ -169,7 +169,7 @@ impl<'d> Walk<'d> {
         Ok(found == Some(b','))
     }
 
-    /// The name of a member, with its colon.
+    /// Reads the name of a member and its colon.
     fn name(&mut self) -> Result<Quoted<'d>, Unreadable> {
         if self.peek() != Some(b'"') {
             return self.expected("a name");
@@ -184,8 +184,8 @@ impl<'d> Walk<'d> {
         Ok(name)
     }
 
-    /// Where the member of that name begins, in the object that begins here. If there are several,
-    /// the last one counts, as in `jsonb`.
+    /// Finds the beginning of the member with this name, in the object that begins here. If the
+    /// name is repeated, the last member counts, as in `jsonb`.
     fn member(&mut self, wanted: &str) -> Result<Option<usize>, Unreadable> {
         let mut found = None;
         let mut more = self.enter(b'}');
@@ -199,7 +199,7 @@ impl<'d> Walk<'d> {
         Ok(found)
     }
 
-    /// Where that element begins, in the array that begins here.
+    /// Finds the beginning of the element with this index, in the array that begins here.
     fn element(&mut self, wanted: Option<usize>) -> Result<Option<usize>, Unreadable> {
         let (mut found, mut index) = (None, 0);
         let mut more = self.enter(b']');
@@ -263,7 +263,7 @@ impl<'d> Walk<'d> {
         }
     }
 
-    /// A number by its value, or a word.
+    /// Reads a number by its value, or a word.
     fn scalar(&mut self) -> Result<Cow<'d, str>, Unreadable> {
         let from = self.at;
         self.word();
@@ -274,8 +274,8 @@ impl<'d> Walk<'d> {
         number(spelled).ok_or(Unreadable { at: from, expected: "a value" })
     }
 
-    /// Writes a value so that equal ones are written alike: no spaces, members sorted by name,
-    /// numbers and strings by value.
+    /// Writes a value in its canonical form, in which equal values are identical: no spaces,
+    /// members sorted by name, numbers and strings by value.
     fn canonical(&mut self, out: &mut String, levels: usize) -> Result<(), Unreadable> {
         match self.peek() {
             Some(b'{' | b'[') if levels == 0 => self.spelled(out)?,
@@ -351,14 +351,13 @@ impl<'d> Quoted<'d> {
     }
 
     fn is(&self, wanted: &str) -> bool {
-        // An escape is longer than what it stands for. A name that cannot be decoded matches no
-        // pointer.
+        // An escape is longer than its character. A name that cannot be decoded matches no pointer.
         self.raw() == wanted || self.raw().len() > wanted.len() && self.text().is_ok_and(|name| name == wanted)
     }
 }
 
-/// A number's text by its value: `1`, `1.0` and `10e-1` are `1`; `-0` is `0`. None if this is no
-/// number.
+/// A number's canonical text: `1`, `1.0` and `10e-1` are `1`; `-0` is `0`. None if the text is not
+/// a number.
 fn number(spelled: &str) -> Option<Cow<'_, str>> {
     let (sign, magnitude) = match spelled.strip_prefix('-') {
         Some(rest) => ("-", rest),

@@ -1,7 +1,7 @@
 //! The settings of one plugin: texts by key, common to all tenants or for one tenant.
 //!
-//! Values may be secrets. They are shown nowhere, and a tenant's own values reach only instances of
-//! that tenant.
+//! Values may be secrets. They are never displayed, and a tenant's own values reach only instances
+//! of that tenant.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -17,19 +17,19 @@ pub struct PluginSettings(Arc<ByTenant>);
 #[derive(Default, PartialEq, Eq)]
 struct ByTenant {
     all: Values,
-    /// For each tenant with values of its own: those, and the common ones of the other keys.
+    /// For each tenant with values of its own: those, and the common values of all other keys.
     tenants: BTreeMap<TenantId, Values>,
 }
 
 impl PluginSettings {
-    /// Common settings, and tenants' own, which override them key by key.
+    /// Common settings, and settings of single tenants, which override them key by key.
     pub fn new(all: BTreeMap<String, String>, tenants: BTreeMap<TenantId, BTreeMap<String, String>>) -> Self {
-        let over = |own: BTreeMap<String, String>| {
+        let merged = |own: BTreeMap<String, String>| {
             let mut values = all.clone();
             values.extend(own);
             values.into_iter().collect()
         };
-        let tenants = tenants.into_iter().map(|(tenant, own)| (tenant, over(own))).collect();
+        let tenants = tenants.into_iter().map(|(tenant, own)| (tenant, merged(own))).collect();
         PluginSettings(Arc::new(ByTenant { all: all.into_iter().collect(), tenants }))
     }
 
@@ -38,12 +38,13 @@ impl PluginSettings {
         !self.0.tenants.is_empty()
     }
 
-    /// What the plugin can read for a tenant.
+    /// The values that the plugin can read for a tenant.
     pub fn of(&self, tenant: &TenantId) -> Values {
         self.0.tenants.get(tenant).unwrap_or(&self.0.all).clone()
     }
 }
 
+/// Keys and tenants only, because values may be secrets.
 impl fmt::Debug for PluginSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = self.0.all.iter().map(|(key, _)| key);

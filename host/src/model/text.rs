@@ -5,11 +5,11 @@
 //! in another order. [`printable`] and [`one_line`] replace them for a terminal, a table or an
 //! error file, [`quoted`] escapes them for a field of a log line, [`json`] and [`json_string`]
 //! escape them for machines without losing any. All are for the edge where text leaves the host;
-//! what is stored stays as it came.
+//! stored text stays unchanged.
 
 use std::{borrow::Cow, fmt::Write};
 
-/// Items of a list that are shown. Default 50: more than a hand-written descriptor has.
+/// Items of a list that are displayed. Default 50: more than a hand-written descriptor has.
 const LISTED: usize = 50;
 
 /// Whether a character could control a terminal or make a line read differently.
@@ -20,12 +20,12 @@ pub fn is_unsafe(c: char) -> bool {
             '\u{061c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{206f}'
             // Separators of lines and paragraphs.
             | '\u{2028}' | '\u{2029}'
-            // Annotations: text that is there and not shown.
+            // Annotations: text that is present but not displayed.
             | '\u{fff9}'..='\u{fffb}'
         )
 }
 
-/// Whether it is ASCII without controls, as most texts are. Checked many bytes at a time.
+/// Whether a text is ASCII without controls, as most texts are. Checked many bytes at a time.
 fn is_plain(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~'))
 }
@@ -44,7 +44,7 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown.collect())
 }
 
-/// The same on one line: line breaks become spaces as well.
+/// The text on one line, made printable: line breaks become spaces as well.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     match printable(text) {
         shown if shown.contains('\n') => Cow::Owned(shown.replace('\n', " ")),
@@ -53,12 +53,12 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
 }
 
 /// The text in double quotes, with `"`, `\` and unsafe characters escaped, so that its end cannot
-/// be forged. After about `most` bytes it is cut, and says how many are left out.
+/// be forged. It is cut after about `most` bytes, with a note of how many are left out.
 pub fn quoted(text: &str, most: usize) -> String {
     quoted_with(text, most, |quoted, c| _ = write!(quoted, "\\u{{{:x}}}", u32::from(c)))
 }
 
-/// The text as a JSON string with unsafe characters escaped, cut in the same way.
+/// The text as a JSON string with unsafe characters escaped. It is cut like [`quoted`] text.
 pub fn json_string(text: &str, most: usize) -> String {
     // All unsafe characters have at most four hexadecimal digits.
     quoted_with(text, most, |quoted, c| _ = write!(quoted, "\\u{:04x}", u32::from(c)))
@@ -102,7 +102,7 @@ pub fn json(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// The beginning of a text, at most `most` bytes, and how many bytes are left out.
+/// The beginning of a text, at most `most` bytes, with a note of how many are left out.
 pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return Cow::Borrowed(text);
@@ -122,7 +122,7 @@ pub fn within(text: &str, bytes: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{}{ELLIPSIS}", &text[..end]))
 }
 
-/// The first items of a list, as many as a person reads, and how many are left out.
+/// The first items of a list, with a note of how many are left out.
 pub fn some_of<T: AsRef<str>>(items: &[T], separator: &str) -> String {
     let shown: Vec<&str> = items.iter().take(LISTED).map(AsRef::as_ref).collect();
     match items.len().saturating_sub(LISTED) {
@@ -142,7 +142,7 @@ mod tests {
             printable("\0\u{202e}gnp\u{2066}\u{2028}\u{200f}\t."),
             "\u{fffd}\u{fffd}gnp\u{fffd}\u{fffd}\u{fffd} ."
         );
-        // Words of other scripts, and what joins emoji, are words.
+        // Other scripts, and the joiner inside emoji, are kept.
         for kept in ["Grüße, 世界", "سلام", "a\u{200d}b", "two\nlines"] {
             assert!(matches!(printable(kept), Cow::Borrowed(same) if same == kept), "{kept}");
         }
@@ -150,13 +150,13 @@ mod tests {
     }
 
     #[test]
-    fn quoted_text_ends_where_it_seems_to_end() {
+    fn quoted_text_cannot_forge_its_end() {
         assert_eq!(quoted("x\" tenant=\"quiet", 100), r#""x\" tenant=\"quiet""#);
         assert_eq!(quoted("a\\\n\t\u{1b}\u{85}\u{202e}é", 100), r#""a\\\n\t\u{1b}\u{85}\u{202e}é""#);
     }
 
     #[test]
-    fn json_keeps_its_value_and_loses_what_steers() {
+    fn escaped_json_keeps_its_value_and_has_no_unsafe_character() {
         let value = serde_json::json!({"a\u{9b}": ["\u{202e}", "\x1b\u{2028}\u{7f}\n", "é"]});
         let text = serde_json::to_string_pretty(&value).unwrap();
         let escaped = json(&text);
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_says_how_much_is_left_out() {
+    fn a_text_that_is_cut_names_how_much_is_left_out() {
         assert_eq!(cut("short", 5), "short");
         assert_eq!(quoted("\"\"\"\"", 4), r#""\"\"… (2 bytes more)""#);
         assert_eq!(cut("aé", 2), "a… (2 bytes more)");

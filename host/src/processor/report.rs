@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::status::Measures;
-use crate::telemetry::{self, metrics::OfProcessor};
+use crate::telemetry::{self, metrics::ProcessorCounters};
 
 /// Time between two reports.
 const EVERY: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ pub type Instances = Arc<dyn Fn() -> usize + Send + Sync>;
 pub struct Reporter {
     instances: Instances,
     /// The same numbers as metrics.
-    counters: OfProcessor,
+    counters: ProcessorCounters,
     since: Instant,
     handled: usize,
     reads: Average,
@@ -54,7 +54,7 @@ impl Average {
 
 impl Reporter {
     /// A reporter whose first interval begins now.
-    pub fn new(instances: Instances, counters: OfProcessor) -> Self {
+    pub fn new(instances: Instances, counters: ProcessorCounters) -> Self {
         Reporter {
             instances,
             counters,

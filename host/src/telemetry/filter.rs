@@ -1,19 +1,18 @@
-//! What `SANDMILL_LOG` asks for, checked: a level that nobody knows, or a part that the host does
-//! not have, would otherwise silence the log.
+//! The check of `SANDMILL_LOG`. Without it, an unknown level or module would silence the log.
 //!
 //! Directives are separated by commas: a level for everything, or `PART=LEVEL`. Parts are targets
-//! of `tracing`: `sandmill`, a module of it, or `sandmill::guest` for what plugins log. Pure.
+//! of `tracing`: `sandmill`, a module of it, or `sandmill::guest` for the lines of plugins. Pure.
 
 use tracing::level_filters::LevelFilter;
 
 use super::VARIABLE;
 use crate::model::nearest::nearest;
 
-/// The levels, as a person writes them.
+/// The names of the levels.
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-/// Where everything of the host is logged.
+/// The target of the whole host.
 const ROOT: &str = "sandmill";
-/// The part that is no module: what plugins log.
+/// The target of plugins' lines, which is not a module.
 const GUEST: &str = "guest";
 
 /// A value of `SANDMILL_LOG` that cannot be used.
@@ -38,7 +37,7 @@ fn check_directive(directive: &str) -> Result<(), InvalidFilter> {
             check_part(part)?;
             level
         }
-        // A part alone stands for all that it logs.
+        // A part alone selects all levels of that part.
         None if directive.contains("::") || directive == ROOT => return check_part(directive),
         None => directive,
     };
@@ -49,7 +48,7 @@ fn check_directive(directive: &str) -> Result<(), InvalidFilter> {
     }
 }
 
-/// Checks the first two segments of a part: a module's own modules are nobody's business but its.
+/// Checks the first two segments of a part. Inner modules are not checked, as they may change.
 fn check_part(part: &str) -> Result<(), InvalidFilter> {
     let mut segments = part.splitn(3, "::");
     let (root, module) = (segments.next(), segments.next());
@@ -61,7 +60,7 @@ fn check_part(part: &str) -> Result<(), InvalidFilter> {
     Err(InvalidFilter(format!("`{part}` is not a part of the host; the nearest is {}", nearest(part, parts))))
 }
 
-/// The host's modules, as they are declared, and what plugins log.
+/// The host's modules, as `lib.rs` declares them, and the target of plugins' lines.
 fn modules() -> impl Iterator<Item = &'static str> {
     let declared = include_str!("../lib.rs").lines();
     declared.filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).chain([GUEST])
@@ -72,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_and_parts_are_known() {
+    fn known_levels_and_parts_are_accepted() {
         for directives in ["info", "WARN", "off", "5", "sandmill::guest=debug", "sandmill::guest", "sandmill"] {
             assert_eq!(check(directives), Ok(directives.into()), "{directives}");
         }
@@ -81,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_what_is_allowed() {
+    fn mistakes_are_named_with_the_allowed_values() {
         for (directives, problem) in [
             ("verbose", "`verbose` is not a level"),
             (" , ", "a level is missing"),

@@ -1,12 +1,12 @@
-//! The text of one log entry: one line, whose fields cannot be forged and whose length is bounded.
+//! The text of one log entry: one line of bounded length, whose fields cannot be forged.
 //!
 //! `LEVEL key=value key="any text" message`: the host's fields come first and the message last, so
-//! that whatever a message holds, the first `tenant=` of a line is the true one. Texts are in
-//! quotes with quotes and control characters escaped; a message in quotes is a plugin's own words.
+//! the first `tenant=` of a line is always the true one. Texts are in quotes, with quotes and
+//! control characters escaped. A message in quotes is a plugin's own text.
 //!
 //! As JSON an entry is one [`object`]: `{"timestamp", "level", "target", "message", "fields":
-//! {…}}`. What plugins say has the target `sandmill::guest`. Control characters are escaped, so
-//! values stay what they were, up to the same length. Pure.
+//! {…}}`. Messages of plugins have the target `sandmill::guest`. Control characters are escaped, so
+//! values survive unchanged, up to the same length. Pure.
 
 use std::fmt::{self, Write};
 
@@ -21,11 +21,11 @@ use tracing_subscriber::{
 
 use crate::model::text;
 
-/// A field or a message, bytes. Default 16 KiB: as much as a guest's log line may have, and more
-/// than anybody reads. An entry has a few of them.
+/// The most bytes of a field or a message. Default 16 KiB: as much as a guest's log line may have,
+/// and more than anybody reads. An entry has a few of them.
 const FIELD_BYTES: usize = 16 << 10;
 
-/// Writes an entry's fields and its message.
+/// The formatter of an entry's fields and its message.
 pub(super) struct Fields;
 
 impl<'w> FormatFields<'w> for Fields {
@@ -47,7 +47,7 @@ impl Line {
         if !self.fields.is_empty() {
             self.fields.push(' ');
         }
-        // A string takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _ = write!(self.fields, "{name}={value}");
     }
 
@@ -85,7 +85,7 @@ pub(super) fn object(timestamp: &str, event: &Event<'_>) -> String {
 }
 
 /// A message without fields as one line of JSON.
-pub(super) fn said(timestamp: &str, level: Level, target: &str, message: &str) -> String {
+pub(super) fn plain_object(timestamp: &str, level: Level, target: &str, message: &str) -> String {
     let object = Object { message: text::json_string(message, FIELD_BYTES), ..Object::default() };
     object.finish(timestamp, level, target)
 }
@@ -106,7 +106,7 @@ impl Object {
         if !self.fields.is_empty() {
             self.fields.push(',');
         }
-        // A string takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _ = write!(self.fields, "{}:{value}", text::json_string(field.name(), FIELD_BYTES));
     }
 
@@ -147,7 +147,7 @@ impl Visit for Object {
     }
 }
 
-/// Whether a value ends where it seems to end without quotes.
+/// Whether a value needs no quotes to show where it ends.
 fn is_bare(value: &str) -> bool {
     (1..FIELD_BYTES).contains(&value.len())
         && value.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.,:/@+%#()[]".contains(&byte))
@@ -187,7 +187,7 @@ mod tests {
         }
     }
 
-    /// What these entries become.
+    /// The text of these entries.
     fn logged(log: impl FnOnce()) -> String {
         let written = Written::default();
         let subscriber = tracing_subscriber::fmt().with_writer(written.clone()).without_time().with_target(false);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_bounded_whatever_its_fields_hold() {
+    fn a_line_is_bounded_even_with_huge_fields() {
         let long = "\u{9b}".repeat(1 << 20);
         let text = logged(|| tracing::warn!(a = %long, b = long.as_str(), c = long.as_str(), d = 1, "{long}"));
         assert!(text.len() < 5 * FIELD_BYTES, "{}", text.len());
@@ -246,7 +246,7 @@ mod tests {
         }
     }
 
-    /// What these entries become as JSON.
+    /// These entries as JSON.
     fn logged_as_json(log: impl FnOnce()) -> String {
         let written = Written::default();
         let subscriber = tracing_subscriber::fmt().with_writer(written.clone()).fmt_fields(Fields);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_keeps_every_value_and_is_one_harmless_line() {
+    fn an_object_keeps_every_value_and_is_one_safe_line() {
         let words = "x\",\"tenant\":\"quiet\"}\n{\u{1b}[2J\u{9b}\u{202e}\u{2028}\\";
         let (tenant, events, ratio) = (words, 7_u64, 0.5);
         let text = logged_as_json(|| {
@@ -275,13 +275,13 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_bounded_whatever_its_fields_hold() {
+    fn an_object_is_bounded_even_with_huge_fields() {
         let long = "\u{9b}".repeat(1 << 20);
         let text = logged_as_json(|| tracing::warn!(a = %long, b = long.as_str(), "{long}"));
         assert!(text.len() < 4 * FIELD_BYTES, "{}", text.len());
         let value: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert!(value["message"].as_str().unwrap().ends_with(" bytes more)"), "{:.200}", text);
-        let said = said("t", Level::ERROR, "sandmill", &long);
-        assert!(said.len() < 2 * FIELD_BYTES && said.ends_with(" bytes more)\",\"fields\":{}}\n"), "{:.200}", said);
+        let plain = plain_object("t", Level::ERROR, "sandmill", &long);
+        assert!(plain.len() < 2 * FIELD_BYTES && plain.ends_with(" bytes more)\",\"fields\":{}}\n"), "{:.200}", plain);
     }
 }

@@ -1,11 +1,11 @@
-//! Metrics for Prometheus: what they are called, and the numbers behind them.
+//! Metrics for Prometheus: their names and their values.
 //!
-//! Counters and histograms are added to where something happens; what is known only by asking (how
-//! far processors are behind, how many instances live) is asked for when they are read
-//! ([`Gauges`]). Names begin with `sandmill_`, units are seconds and bytes. Labels are ids of
-//! processors, names from short fixed lists, and the tenants that an operator has listed
-//! (`metrics.tenants`), never a lane's or an event's words. So the number of series is bounded by
-//! what an operator has installed and listed.
+//! Counters and histograms are updated where something happens. Values that must be measured, such
+//! as lag and live instances, are passed in when the metrics are read ([`Gauges`]). Names begin
+//! with `sandmill_`; units are seconds and bytes. Labels are ids of processors, names from short
+//! fixed lists, and the tenants that an operator has listed (`metrics.tenants`), never text of a
+//! lane or an event. So the number of series is bounded by the installed plugins and the listed
+//! tenants.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,12 +20,12 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-/// Upper bounds of what commits and reads take, seconds: from a local database's best to what makes
-/// a lane wait noticeably.
+/// Upper bounds of the buckets of commit and read times, seconds: from the best time of a local
+/// database to one that delays a lane noticeably.
 const TIMES: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
-type One = [(&'static str, String); 1];
-type Two = [(&'static str, String); 2];
+type OneLabel = [(&'static str, String); 1];
+type TwoLabels = [(&'static str, String); 2];
 
 /// All metrics of a host. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -34,93 +34,93 @@ pub struct Metrics(Arc<Families>);
 #[derive(Debug)]
 struct Families {
     registry: Registry,
-    handled: Family<One, Counter>,
-    commits: Family<One, Histogram, fn() -> Histogram>,
-    reads: Family<One, Histogram, fn() -> Histogram>,
-    cpu: Family<One, Counter<f64, AtomicU64>>,
-    terms: Family<Two, Counter>,
-    /// What `terms` has by processor.
+    handled: Family<OneLabel, Counter>,
+    commits: Family<OneLabel, Histogram, fn() -> Histogram>,
+    reads: Family<OneLabel, Histogram, fn() -> Histogram>,
+    cpu: Family<OneLabel, Counter<f64, AtomicU64>>,
+    terms: Family<TwoLabels, Counter>,
+    /// The reasons in `terms`, by processor.
     codes: Mutex<BTreeMap<String, BTreeSet<String>>>,
-    plugins: Family<One, Counter>,
-    asked: Asked,
+    plugins: Family<OneLabel, Counter>,
+    gauges: GaugeCollector,
 }
 
-/// What was asked for last.
+/// A collector of the gauges that were passed in last.
 #[derive(Clone, Debug, Default)]
-struct Asked(Arc<Mutex<Gauges>>);
+struct GaugeCollector(Arc<Mutex<Gauges>>);
 
-/// Values that are read when the metrics are.
+/// Values that are measured when the metrics are read.
 #[derive(Clone, Debug, Default)]
 pub struct Gauges {
-    /// Whether the host works or stands by.
+    /// Whether the host works or is on standby.
     pub ready: bool,
     /// Whether the database answers.
     pub database_up: bool,
-    /// Log lines that nothing took since the host's start.
+    /// Log lines dropped since the host's start.
     pub log_lines_lost: u64,
-    /// What the sandbox holds and has done; none before there is one.
+    /// Values of the sandbox; none before it exists.
     pub sandbox: Option<SandboxGauges>,
-    /// How processors stand; none while that could not be asked in time.
+    /// Values of the processors; none if they could not be read in time.
     pub processors: Option<Vec<ProcessorGauges>>,
     /// The usage of the tenants that an operator has listed.
     pub tenants: Vec<TenantGauges>,
 }
 
-/// One tenant's usage, summed over all hosts so far, and its lanes by state.
+/// Usage of one tenant, summed over all hosts so far, and its lanes by state.
 #[derive(Clone, Debug, Default)]
 pub struct TenantGauges {
     /// Its name.
     pub tenant: String,
-    /// Events handled, by each processor that did.
+    /// Events handled, counted once per processor that handled them.
     pub events: u64,
     /// CPU time of its guests, seconds.
     pub cpu_seconds: f64,
-    /// How often its guests were refused something.
+    /// Number of refused calls of its guests.
     pub refusals: u64,
     /// Lanes behind, by state.
     pub lanes: Vec<(&'static str, i64)>,
 }
 
-/// What a sandbox holds and has done.
+/// Values of a sandbox.
 #[derive(Clone, Debug, Default)]
 pub struct SandboxGauges {
     /// Plugin instances that are in a call.
     pub in_call: usize,
-    /// Plugin instances that wait for their next call.
+    /// Plugin instances that are kept for a next call.
     pub idle: usize,
     /// Linear memory of all of them, bytes.
     pub memory_bytes: usize,
-    /// How often guests and files were refused something since the start, by class.
+    /// Number of refused calls and rejected files since the start, by reason class.
     pub refusals: Vec<(String, u64)>,
     /// Components compiled since the start, and the seconds that it took.
     pub compiled: (u64, f64),
 }
 
-/// How one processor stands.
+/// Values of one processor.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessorGauges {
     /// Its id.
     pub id: String,
-    /// Events that it has not handled.
+    /// Pending events.
     pub lag_events: i64,
-    /// How long ago the first of them was recorded.
+    /// Age of the first pending event, seconds.
     pub lag_seconds: f64,
     /// Lanes behind, by state.
     pub lanes: Vec<(&'static str, i64)>,
-    /// Events that were set aside.
+    /// Dead letters.
     pub dead_letters: i64,
-    /// Whether a person told it to wait.
+    /// Whether a person has paused it.
     pub paused: bool,
 }
 
-/// What one processor adds to. Cheap to clone.
+/// The counters and histograms of one processor. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct OfProcessor {
+pub struct ProcessorCounters {
     /// Events handled and committed.
     pub handled: Counter,
-    /// What commits take, seconds.
+    /// Times of commits, seconds.
     pub commits: Histogram,
-    /// What reading a page takes, seconds.
+    /// Times of reading a page, seconds.
     pub reads: Histogram,
     /// CPU time of its guests, seconds.
     pub cpu: Counter<f64, AtomicU64>,
@@ -138,7 +138,7 @@ impl Default for Metrics {
             terms: Family::default(),
             codes: Mutex::default(),
             plugins: Family::default(),
-            asked: Asked::default(),
+            gauges: GaugeCollector::default(),
         };
         let registry = &mut families.registry;
         registry.register("events_handled", "Events handled, by processor", families.handled.clone());
@@ -151,16 +151,16 @@ impl Default for Metrics {
         let help = "Terms that ended with an error, by processor and SQLSTATE (other if there is none)";
         registry.register("terms_ended", help, families.terms.clone());
         registry.register("plugin_changes", "Changes of the plugins that run, by event", families.plugins.clone());
-        registry.register_collector(Box::new(families.asked.clone()));
+        registry.register_collector(Box::new(families.gauges.clone()));
         Metrics(Arc::new(families))
     }
 }
 
 impl Metrics {
-    /// What a processor adds to.
-    pub fn of_processor(&self, id: &str) -> OfProcessor {
+    /// The counters of a processor.
+    pub fn of_processor(&self, id: &str) -> ProcessorCounters {
         let labels = of(id);
-        OfProcessor {
+        ProcessorCounters {
             handled: self.0.handled.get_or_create_owned(&labels),
             commits: self.0.commits.get_or_create_owned(&labels),
             reads: self.0.reads.get_or_create_owned(&labels),
@@ -168,15 +168,15 @@ impl Metrics {
         }
     }
 
-    /// A term of a processor ended with an error, with this SQLSTATE if the database had one.
+    /// Counts a term that ended with an error, and its SQLSTATE if it is the database's.
     pub fn term_ended(&self, id: &str, sqlstate: Option<&str>) {
         let code = sqlstate.unwrap_or("other").to_string();
         self.0.terms.get_or_create(&of_term(id, &code)).inc();
         self.codes().entry(id.to_string()).or_default().insert(code);
     }
 
-    /// A processor runs no more: its series are dropped, so that plugins that come and go leave
-    /// nothing behind. One that begins again counts from zero.
+    /// Drops the series of a processor that no longer runs, so that removed plugins leave nothing
+    /// behind. A processor that starts again counts from zero.
     pub fn processor_ended(&self, id: &str) {
         let labels = of(id);
         self.0.handled.remove(&labels);
@@ -193,29 +193,29 @@ impl Metrics {
         self.0.codes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What runs has changed in this way, such as `swapped`.
+    /// Counts a change of the running plugins, such as `swapped`.
     pub fn plugin_changed(&self, event: &str) {
         self.0.plugins.get_or_create(&[("event", event.to_string())]).inc();
     }
 
     /// All metrics in the text format, with these gauges.
     pub fn show(&self, now: &Gauges) -> String {
-        self.0.asked.lock().clone_from(now);
+        self.0.gauges.lock().clone_from(now);
         let mut text = String::new();
-        // Writing into a text does not fail.
+        // Writing to a string cannot fail.
         _ = encode(&mut text, &self.0.registry);
         text
     }
 }
 
-impl Asked {
+impl GaugeCollector {
     fn lock(&self) -> MutexGuard<'_, Gauges> {
-        // What it holds is replaced as a whole.
+        // The gauges are replaced as a whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Metrics that are read from what was asked for.
+/// A writer of metrics in the text format.
 struct Encoder<'a>(DescriptorEncoder<'a>);
 
 impl Encoder<'_> {
@@ -236,7 +236,7 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    /// A counter with a series for each of some tenants.
+    /// A counter with one series per tenant.
     fn counters<'v, V: EncodeCounterValue>(
         &mut self,
         (name, help): (&str, &str),
@@ -251,49 +251,49 @@ impl Encoder<'_> {
     }
 }
 
-/// Every number that is shown fits.
+/// A number for the text format, saturated; real values fit.
 fn number(value: impl TryInto<i64>) -> i64 {
     value.try_into().unwrap_or(i64::MAX)
 }
 
-impl Collector for Asked {
+impl Collector for GaugeCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let asked = self.lock();
+        let gauges = self.lock();
         let mut to = Encoder(encoder);
-        to.gauge("ready", "1 while the host works or stands by", &i64::from(asked.ready))?;
-        to.gauge("database_up", "1 while the database answers", &i64::from(asked.database_up))?;
-        let help = "Log lines that nothing took since the start";
+        to.gauge("ready", "1 while the host works or is on standby", &i64::from(gauges.ready))?;
+        to.gauge("database_up", "1 while the database answers", &i64::from(gauges.database_up))?;
+        let help = "Log lines dropped since the start, because standard error did not take them";
         let mut metric = to.0.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
-        metric.encode_counter::<NoLabelSet, _, u64>(&asked.log_lines_lost, None)?;
-        if let Some(sandbox) = &asked.sandbox {
+        metric.encode_counter::<NoLabelSet, _, u64>(&gauges.log_lines_lost, None)?;
+        if let Some(sandbox) = &gauges.sandbox {
             sandbox.encode(&mut to)?;
         }
-        let all = || asked.processors.iter().flatten();
-        let lag = ("lag_events", "Events not handled, by processor; at most a million are counted");
+        let all = || gauges.processors.iter().flatten();
+        let lag = ("lag_events", "Pending events, by processor; at most a million are counted");
         to.gauges(lag, None, all().map(|p| (vec![("processor", &*p.id)], p.lag_events)))?;
-        let lag = ("lag", "Age of the first event not handled, by processor");
+        let lag = ("lag", "Age of the first pending event, by processor");
         to.gauges(lag, Some(Unit::Seconds), all().map(|p| (vec![("processor", &*p.id)], p.lag_seconds)))?;
         let lanes = all().flat_map(|p| {
             p.lanes.iter().map(|(state, lanes)| (vec![("processor", &*p.id), ("state", *state)], *lanes))
         });
         to.gauges(("lanes_behind", "Lanes behind, by processor and state"), None, lanes)?;
-        let letters = ("dead_letters", "Events set aside, by processor; at most 10000 are counted");
+        let letters = ("dead_letters", "Dead letters, by processor; at most 10000 are counted");
         to.gauges(letters, None, all().map(|p| (vec![("processor", &*p.id)], p.dead_letters)))?;
         let paused = ("paused", "1 while a person has paused the processor");
         to.gauges(paused, None, all().map(|p| (vec![("processor", &*p.id)], i64::from(p.paused))))?;
         // Without tenants, these metrics would be listed without any sample.
-        if asked.tenants.is_empty() { Ok(()) } else { TenantGauges::encode(&asked.tenants, &mut to) }
+        if gauges.tenants.is_empty() { Ok(()) } else { TenantGauges::encode(&gauges.tenants, &mut to) }
     }
 }
 
 impl TenantGauges {
     fn encode(all: &[TenantGauges], to: &mut Encoder<'_>) -> fmt::Result {
-        let help = "Events handled of listed tenants, by each processor that did";
+        let help = "Events handled of listed tenants, counted once per processor";
         to.counters(("tenant_events_handled", help), None, all.iter().map(|t| (&*t.tenant, t.events)))?;
         let help = "CPU time of the guests of listed tenants";
         let cpu = all.iter().map(|t| (&*t.tenant, t.cpu_seconds));
         to.counters(("tenant_guest_cpu", help), Some(Unit::Seconds), cpu)?;
-        let help = "How often guests of listed tenants were refused something";
+        let help = "Refused calls of guests of listed tenants";
         to.counters(("tenant_refusals", help), None, all.iter().map(|t| (&*t.tenant, t.refusals)))?;
         let lanes = all.iter().flat_map(|t| {
             t.lanes.iter().map(|(state, lanes)| (vec![("tenant", &*t.tenant), ("state", *state)], *lanes))
@@ -310,7 +310,7 @@ impl SandboxGauges {
         let help = "Linear memory of live plugin instances";
         let memory = std::iter::once((Vec::new(), number(self.memory_bytes)));
         to.gauges(("instance_memory", help), Some(Unit::Bytes), memory)?;
-        let help = "How often guests and files were refused something since the start, by reason";
+        let help = "Refused calls and rejected files since the start, by reason";
         let mut metric = to.0.encode_descriptor("refusals", help, None, MetricType::Counter)?;
         for (reason, times) in &self.refusals {
             let labels = [("reason", reason.as_str())];
@@ -320,17 +320,17 @@ impl SandboxGauges {
         let help = "Components compiled since the start";
         let mut metric = to.0.encode_descriptor("components_compiled", help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(compiled, None)?;
-        let help = "Time that compiling took since the start";
+        let help = "Time spent compiling since the start";
         let mut metric = to.0.encode_descriptor("compile", help, Some(&Unit::Seconds), MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(seconds, None)
     }
 }
 
-fn of(id: &str) -> One {
+fn of(id: &str) -> OneLabel {
     [("processor", id.to_string())]
 }
 
-fn of_term(id: &str, code: &str) -> Two {
+fn of_term(id: &str, code: &str) -> TwoLabels {
     [("processor", id.to_string()), ("reason", code.to_string())]
 }
 
@@ -338,7 +338,7 @@ fn of_term(id: &str, code: &str) -> Two {
 mod tests {
     use super::*;
 
-    /// Every metric, with a sample of each.
+    /// The text of all metrics, with a sample of each.
     fn all() -> String {
         let metrics = Metrics::default();
         let carts = metrics.of_processor("carts");
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_are_named_only_where_they_are_listed() {
+    fn tenants_appear_only_if_they_are_listed() {
         let text = all();
         for line in [
             "sandmill_tenant_events_handled_total{tenant=\"acme\"} 0",
@@ -388,7 +388,6 @@ mod tests {
         assert!(!Metrics::default().show(&Gauges::default()).contains("tenant"));
     }
 
-    /// Every metric that the dashboard and the alerts query exists under that name.
     #[test]
     fn the_dashboard_and_the_alerts_query_metrics_that_exist() {
         let text = all();
@@ -409,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_counted_is_shown_and_what_is_gone_is_not() {
+    fn counters_persist_and_gauges_follow_the_last_values() {
         let metrics = Metrics::default();
         let carts = metrics.of_processor("acme/carts");
         carts.handled.inc_by(7);

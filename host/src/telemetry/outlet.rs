@@ -1,9 +1,8 @@
-//! A bounded queue of text before a file descriptor: whoever writes to it never waits, and never
-//! fails.
+//! A bounded queue of text in front of a file descriptor. Writers never wait and never fail.
 //!
-//! A thread of its own writes what is queued. While a pipe's reader stalls, a terminal is stopped
-//! or a disk is full, text gathers up to a bound in bytes; more is dropped and counted, and once
-//! writing works again a note says how many lines were lost. Nothing else follows from an error.
+//! A dedicated thread writes the queue. While a pipe's reader stalls, a terminal is stopped or a
+//! disk is full, text is queued up to a bound in bytes. More is dropped and counted, and once
+//! writing works again, a note states how many lines were lost. Errors have no other effect.
 //! The descriptor is written directly, because the standard library would hold a lock while a write
 //! blocks. The thread ends with the process.
 
@@ -14,57 +13,59 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Text that may wait, bytes. Default 1 MiB: some seconds of a host that logs as much as its
-/// tenants may, and nothing to its memory.
-const WAITING_BYTES: usize = 1 << 20;
-/// After this time in one write the reader counts as stalled, and the end of the process does not
-/// wait for it.
+/// The most queued text, bytes. Default 1 MiB: some seconds of a host that logs as much as its
+/// tenants may, and little of its memory.
+const QUEUE_BYTES: usize = 1 << 20;
+/// The time in one write after which the reader counts as stalled, so that the end of the process
+/// does not wait for it. Default 500 ms.
 const STALLED: Duration = Duration::from_millis(500);
-/// The end of the process waits no longer than this, even for a reader that reads. Default 5 s: the
+/// The longest wait at the end of the process, even for a reader that reads. Default 5 s: the
 /// thread may have to wait for a core.
-const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Before a write is tried again where somebody has made the descriptor non-blocking.
-const AGAIN: Duration = Duration::from_millis(20);
+const LONGEST_FLUSH: Duration = Duration::from_secs(5);
+/// Delay before a write is retried, if another process has made the descriptor non-blocking.
+/// Default 20 ms.
+const RETRY_DELAY: Duration = Duration::from_millis(20);
 
-/// Where text goes. Cheap to clone.
+/// A bounded queue in front of a file descriptor. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Outlet(Arc<OutletInner>);
 
 #[derive(Debug)]
 struct OutletInner {
     most: usize,
-    /// What the output says of so many lost lines.
+    /// The note in the output for a number of lost lines.
     note: fn(u64) -> String,
-    state: Mutex<State>,
-    /// Something was queued, or written.
+    state: Mutex<QueueState>,
+    /// Signals that text was queued or written.
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    waiting: Vec<Piece>,
-    /// Bytes of text that wait or are being written.
+struct QueueState {
+    queued: Vec<Piece>,
+    /// Bytes of text that are queued or being written.
     bytes: usize,
-    /// Since when the thread writes what it took.
+    /// The beginning of the thread's current write.
     since: Option<Instant>,
-    /// Lines lost of which the output does not tell yet, and all of them.
-    untold: u64,
+    /// Lost lines that no note in the output covers yet.
+    unreported: u64,
+    /// All lost lines.
     lost: u64,
-    /// What the last write failed with.
+    /// The error of the last write, if it failed.
     failed: Option<io::ErrorKind>,
 }
 
 #[derive(Debug)]
 enum Piece {
     Text(String),
-    /// So many lines are missing here.
+    /// A number of lines is missing here.
     Gap(u64),
 }
 
 impl Outlet {
-    /// Text to a descriptor, with a note where lines were lost.
+    /// A queue for a descriptor, with a note in place of lost lines.
     pub fn to(file: impl AsFd, note: fn(u64) -> String) -> io::Result<Self> {
-        Outlet::within(WAITING_BYTES, file, note)
+        Outlet::within(QUEUE_BYTES, file, note)
     }
 
     fn within(most: usize, file: impl AsFd, note: fn(u64) -> String) -> io::Result<Self> {
@@ -75,25 +76,25 @@ impl Outlet {
         Ok(Outlet(shared))
     }
 
-    /// Queues a text of whole lines, or drops it where there is no room.
+    /// Queues a text of whole lines, or drops it if the queue is full.
     pub fn push(&self, text: &str) {
         let mut state = self.0.lock();
         if state.bytes + text.len() > self.0.most {
             state.lose(text.as_bytes());
             return;
         }
-        if state.untold > 0 {
-            let gap = Piece::Gap(std::mem::take(&mut state.untold));
-            state.waiting.push(gap);
+        if state.unreported > 0 {
+            let gap = Piece::Gap(std::mem::take(&mut state.unreported));
+            state.queued.push(gap);
         }
-        match state.waiting.last_mut() {
+        match state.queued.last_mut() {
             Some(Piece::Text(last)) => last.push_str(text),
-            _ => state.waiting.push(Piece::Text(text.into())),
+            _ => state.queued.push(Piece::Text(text.into())),
         }
         state.bytes += text.len();
-        let is_resting = state.since.is_none();
+        let is_idle = state.since.is_none();
         drop(state);
-        if is_resting {
+        if is_idle {
             self.0.changed.notify_all();
         }
     }
@@ -103,22 +104,23 @@ impl Outlet {
         self.0.lock().is_idle()
     }
 
-    /// Lines that were dropped so far.
+    /// Number of lines dropped so far.
     pub fn lost(&self) -> u64 {
         self.0.lock().lost
     }
 
-    /// What the last write failed with; nothing if it succeeded.
+    /// The error of the last write; none if it succeeded.
     pub fn failed(&self) -> Option<io::ErrorKind> {
         self.0.lock().failed
     }
 
-    /// Waits until everything is written, but not for a reader that stalls. Whether it is.
+    /// Waits until everything is written, but not for a reader that stalls. Returns whether
+    /// everything is written.
     pub fn flush(&self) -> bool {
         let (mut state, began) = (self.0.lock(), Instant::now());
         while !state.is_idle() {
             let stalled = state.since.map_or(STALLED, |since| STALLED.saturating_sub(since.elapsed()));
-            let wait = stalled.min(LAST_WORDS.saturating_sub(began.elapsed()));
+            let wait = stalled.min(LONGEST_FLUSH.saturating_sub(began.elapsed()));
             if wait.is_zero() {
                 return false;
             }
@@ -129,26 +131,26 @@ impl Outlet {
     }
 }
 
-impl State {
+impl QueueState {
     fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.since.is_none()
+        self.queued.is_empty() && self.since.is_none()
     }
 
     fn lose(&mut self, text: &[u8]) {
         let lines = text.iter().filter(|byte| **byte == b'\n').count() as u64;
-        self.untold += lines;
+        self.unreported += lines;
         self.lost += lines;
     }
 }
 
 impl OutletInner {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while holding it, and the queue is whole between any two of its calls.
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        // Nothing panics while holding it, and the queue is consistent between any two calls.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn work(&self, file: &OwnedFd) {
-        // Whether the last thing written was a part of a line.
+        // Whether the output ends within a line.
         let mut is_torn = false;
         loop {
             let pieces = self.take();
@@ -175,7 +177,7 @@ impl OutletInner {
             for (piece, written) in lost {
                 match piece {
                     Piece::Text(text) => state.lose(text.as_bytes().get(written..).unwrap_or_default()),
-                    Piece::Gap(lines) => state.untold += lines,
+                    Piece::Gap(lines) => state.unreported += lines,
                 }
             }
             let texts = pieces.iter().map(|piece| if let Piece::Text(text) = piece { text.len() } else { 0 });
@@ -186,14 +188,14 @@ impl OutletInner {
         }
     }
 
-    /// Waits for something to write and takes all of it.
+    /// Waits for queued text, and takes all of it.
     fn take(&self) -> Vec<Piece> {
         let mut state = self.lock();
         loop {
-            let mut pieces = std::mem::take(&mut state.waiting);
-            // What was lost last is told even if nothing follows, unless that would fail as well.
-            if pieces.is_empty() && state.untold > 0 && state.failed.is_none() {
-                pieces.push(Piece::Gap(std::mem::take(&mut state.untold)));
+            let mut pieces = std::mem::take(&mut state.queued);
+            // The last lost lines are reported even if no text follows, unless writing fails.
+            if pieces.is_empty() && state.unreported > 0 && state.failed.is_none() {
+                pieces.push(Piece::Gap(std::mem::take(&mut state.unreported)));
             }
             if !pieces.is_empty() {
                 state.since = Some(Instant::now());
@@ -204,7 +206,7 @@ impl OutletInner {
     }
 }
 
-/// Writes all of it, or as much as goes, and says how much that was.
+/// Writes all bytes, or as many as possible. Returns their number, and the error that ended it.
 fn write(file: &OwnedFd, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -212,7 +214,7 @@ fn write(file: &OwnedFd, bytes: &[u8]) -> (usize, io::Result<()>) {
             Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
             Ok(bytes) => written += bytes,
             Err(rustix::io::Errno::INTR) => {}
-            Err(rustix::io::Errno::AGAIN) => std::thread::sleep(AGAIN),
+            Err(rustix::io::Errno::AGAIN) => std::thread::sleep(RETRY_DELAY),
             Err(error) => return (written, Err(error.into())),
         }
     }
@@ -230,9 +232,9 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_stalls_holds_nobody_up_and_learns_what_it_missed() {
+    fn a_stalled_reader_blocks_no_writer_and_sees_how_much_it_missed() {
         let (mut reader, writer) = io::pipe().unwrap();
-        // More than a pipe takes, so that the thread hangs in its write.
+        // More than a pipe holds, so that the thread blocks in its write.
         let line = format!("{}\n", "x".repeat(1 << 10));
         let outlet = Outlet::within(200 * line.len(), &writer, note).unwrap();
         for _ in 0..1_000 {
@@ -243,7 +245,7 @@ mod tests {
         assert!(!outlet.flush(), "nobody reads");
         let mut text = vec![0; (1_000 - lost as usize) * line.len()];
         reader.read_exact(&mut text).unwrap();
-        assert!(text.chunks(line.len()).all(|found| found == line.as_bytes()), "what was queued comes whole");
+        assert!(text.chunks(line.len()).all(|found| found == line.as_bytes()), "queued text arrives whole");
         let missed = format!("{lost} lost\n");
         let mut rest = vec![0; missed.len()];
         reader.read_exact(&mut rest).unwrap();
@@ -253,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_costs_the_lines_and_nothing_else() {
+    fn a_write_error_loses_the_lines_and_has_no_other_effect() {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let outlet = Outlet::to(&full, note).unwrap();
         outlet.push("one\ntwo\n");

@@ -1,9 +1,10 @@
-//! How fast a tenant may compute and write: token buckets, pure.
+//! Rate limits on what a tenant computes and writes: token buckets. Pure.
 //!
-//! A bucket holds one second's worth and fills at the tenant's rate. What was spent is taken out afterwards, when it is known, so a bucket may fall
-//! below empty; whoever has one below empty begins nothing until it has filled again. Over any time a tenant thus gets its rate, one second's worth
-//! and the one piece of work that emptied the bucket. Only tenants that have a rate and spent something lately have buckets: one that is full
-//! says nothing, and is dropped.
+//! A bucket holds one second's worth of a rate and fills at that rate. Work is charged afterwards,
+//! when its cost is known, so a bucket may fall below empty. Its tenant then begins nothing until
+//! the bucket is above empty again. So over any time a tenant gets its rate, one second's worth,
+//! and the one piece of work that emptied the bucket. Only tenants with a rate and recent work have
+//! buckets; a full bucket carries no information and is dropped.
 
 use std::{
     collections::HashMap,
@@ -15,7 +16,7 @@ use foldhash::fast::RandomState;
 use super::Limits;
 use crate::model::{handler::Reason, ids::TenantId};
 
-/// What a tenant has spent.
+/// The cost of a piece of a tenant's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Spent {
     /// CPU time of its guests.
@@ -26,34 +27,35 @@ pub struct Spent {
     pub bytes: u64,
 }
 
-/// A tenant has used up what it may.
+/// The wait of a tenant that has used up a rate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wait {
-    /// How long it has to wait.
+    /// Its length from now on.
     pub(super) lasts: Duration,
-    /// How much of that nobody was told before.
+    /// The part of it that no earlier answer has counted.
     pub(super) new: Duration,
-    /// By what.
+    /// The rate that is used up.
     pub(super) reason: Reason,
 }
 
-/// As long as one can be made to wait: then it is looked again.
+/// The longest wait, after which the bucket is checked again. A bound on arithmetic: 24 h.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
-/// The buckets of all tenants that have some.
+/// The buckets of all tenants with a rate and recent work.
 #[derive(Debug, Default)]
-pub(super) struct Rates {
+pub(super) struct RateLimiter {
     buckets: HashMap<TenantId, Buckets, RandomState>,
-    /// With so many, full ones are looked for.
+    /// Number of tenants at which full buckets are dropped.
     sweep_at: usize,
 }
 
-/// What is missing in each bucket, in seconds of its rate: 0 is full, 1 is empty, more is below.
+/// The three buckets of a tenant.
 #[derive(Debug)]
 struct Buckets {
     at: Instant,
+    /// What is missing in each, in seconds of its rate: 0 is full, 1 is empty, more is below empty.
     missing: [f64; 3],
-    /// Until when it was said that the tenant must wait.
+    /// The end of the last wait that was reported.
     waits_until: Instant,
 }
 
@@ -65,7 +67,8 @@ impl Buckets {
     }
 }
 
-/// The rates of a tenant, in the buckets' order: per second, with the name and the unit.
+/// The rates of a tenant, in the buckets' order: the rate per second, the name of its setting, and
+/// the setting's value.
 fn rates(limits: &Limits) -> [(f64, &'static str, u32); 3] {
     [
         (f64::from(limits.cpu_percent) / 100.0, "cpu-percent", limits.cpu_percent),
@@ -74,8 +77,8 @@ fn rates(limits: &Limits) -> [(f64, &'static str, u32); 3] {
     ]
 }
 
-impl Rates {
-    /// Takes out of a tenant's buckets what it has spent.
+impl RateLimiter {
+    /// Charges a piece of work to a tenant's buckets.
     pub(super) fn spend(&mut self, tenant: &TenantId, limits: &Limits, spent: Spent, now: Instant) {
         let rates = rates(limits);
         if rates.iter().all(|(rate, ..)| *rate == 0.0) {
@@ -93,7 +96,7 @@ impl Rates {
         self.sweep(now);
     }
 
-    /// For how long a tenant must not begin anything, and why.
+    /// The wait before a tenant may begin new work, if any of its buckets is empty.
     pub(super) fn wait(&mut self, tenant: &TenantId, limits: &Limits, now: Instant) -> Option<Wait> {
         let buckets = self.buckets.get_mut(tenant)?;
         buckets.fill(now);
@@ -114,7 +117,7 @@ impl Rates {
         Some(Wait { lasts, new, reason: Reason::new(THROTTLED, reason) })
     }
 
-    /// Drops what is full, whenever there are twice as many as were left the last time.
+    /// Drops full buckets, when their number has doubled since the last sweep.
     fn sweep(&mut self, now: Instant) {
         if self.buckets.len() < self.sweep_at.max(64) {
             return;
@@ -127,7 +130,7 @@ impl Rates {
     }
 }
 
-/// The class of the reason why a tenant over its rates waits.
+/// The reason class of a tenant that waits because of its rates.
 pub const THROTTLED: &str = "throttled";
 
 #[cfg(test)]
@@ -139,9 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn over_any_time_a_tenant_gets_its_rate_a_second_and_one_piece_of_work() {
+    fn a_tenant_gets_its_rate_plus_one_second_plus_one_piece_of_work() {
         let limits = Limits { cpu_percent: 25, documents_per_second: 100, ..Limits::default() };
-        let (mut rates, start) = (Rates::default(), Instant::now());
+        let (mut rates, start) = (RateLimiter::default(), Instant::now());
         let mut random = 7_u64;
         let (mut now, mut documents, mut cpu) = (start, 0, Duration::ZERO);
         while now < start + Duration::from_secs(100) {
@@ -149,7 +152,7 @@ mod tests {
             if let Some(wait) = rates.wait(&tenant(1), &limits, now) {
                 assert!(wait.reason.message.starts_with("has used up its "), "{}", wait.reason);
                 now += wait.lasts;
-                assert_eq!(rates.wait(&tenant(1), &limits, now + Duration::from_micros(1)), None, "told exactly");
+                assert_eq!(rates.wait(&tenant(1), &limits, now + Duration::from_micros(1)), None, "the wait is exact");
             }
             let spent =
                 Spent { cpu: Duration::from_millis(random >> 58), documents: (random >> 40) % 50, bytes: u64::MAX };
@@ -162,31 +165,31 @@ mod tests {
         }
         let seconds = (now - start).as_secs_f64();
         let shares = [documents as f64 / 100.0 / seconds, cpu.as_secs_f64() / 0.25 / seconds];
-        assert!(shares.iter().any(|share| *share > 0.99), "one of them was used up: {shares:?}");
+        assert!(shares.iter().any(|share| *share > 0.99), "one of the rates was used up: {shares:?}");
     }
 
     #[test]
-    fn however_many_lanes_ask_a_wait_counts_once() {
+    fn a_wait_counts_once_for_any_number_of_lanes() {
         let limits = Limits { documents_per_second: 10, ..Limits::default() };
-        let (mut rates, start) = (Rates::default(), Instant::now());
+        let (mut rates, start) = (RateLimiter::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         let ms = Duration::from_millis;
         let spent = |documents| Spent { documents, ..Spent::default() };
         rates.spend(&tenant(1), &limits, spent(20), start);
-        let mut told = |now, more| {
+        let mut wait = |now, more| {
             rates.spend(&tenant(1), &limits, spent(more), now);
             let wait = rates.wait(&tenant(1), &limits, now).unwrap();
             (wait.lasts.as_millis(), wait.new.as_millis())
         };
-        assert_eq!([told(at(0), 0), told(at(0), 0), told(at(400), 0)], [(1000, 1000), (1000, 0), (600, 0)]);
-        assert_eq!(told(at(500), 10), (1500, 1000), "what was spent meanwhile");
+        assert_eq!([wait(at(0), 0), wait(at(0), 0), wait(at(400), 0)], [(1000, 1000), (1000, 0), (600, 0)]);
+        assert_eq!(wait(at(500), 10), (1500, 1000), "work in the meantime extends the wait");
         assert_eq!(rates.wait(&tenant(1), &limits, at(2000) + ms(1)), None);
     }
 
     #[test]
-    fn only_who_spent_lately_is_remembered() {
+    fn only_tenants_with_recent_work_have_buckets() {
         let limits = Limits { documents_per_second: 10, ..Limits::default() };
-        let (mut rates, start) = (Rates::default(), Instant::now());
+        let (mut rates, start) = (RateLimiter::default(), Instant::now());
         for n in 0..10_000 {
             let now = start + Duration::from_millis(n as u64);
             rates.spend(&tenant(n), &limits, Spent { documents: 1, ..Spent::default() }, now);

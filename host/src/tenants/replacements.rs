@@ -12,8 +12,8 @@ use crate::model::{
     ids::{ProcessorId, TenantId},
 };
 
-/// The class of the reason of lanes that wait because their tenant's own processor replaces the
-/// shared one. Queries that count waiting lanes leave it out.
+/// The reason class of lanes that wait because their tenant's own processor replaces the shared
+/// one. Queries that count waiting lanes leave it out.
 pub const REPLACED: &str = "replaced";
 
 /// The tenants' own processors of a host.
@@ -24,18 +24,18 @@ pub struct Replacements {
 }
 
 impl Replacements {
-    /// The number of changes so far, by which a reader shows which set it has applied.
+    /// Number of changes so far. Readers report it to show which set they have applied.
     pub fn changes(&self) -> u64 {
         self.changes
     }
 
-    /// The tenants for which a processor is replaced, each with its own one.
+    /// The tenants for which a processor is replaced, each with its own processor.
     pub fn of<'a>(&'a self, processor: &'a ProcessorId) -> impl Iterator<Item = (&'a TenantId, &'a ProcessorId)> {
         let own = self.own.iter().filter(move |own| processor.owner().is_none() && own.family() == processor.family());
         own.filter_map(|own| Some((own.owner()?, own)))
     }
 
-    /// Replaces the set. Returns whether that changed it.
+    /// Sets the tenants' own processors. Returns whether the set changed.
     pub(super) fn replace(&mut self, own: BTreeSet<ProcessorId>) -> bool {
         if self.own == own {
             return false;

@@ -1,4 +1,4 @@
-//! What an operator can say of tenants: of all in `[tenant-limits]`, of one in `[tenants.NAME]`, which wins.
+//! Settings of tenants: `[tenant-limits]` for all, `[tenants.NAME]` for one, which wins.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,28 +7,32 @@ use crate::model::{
     ids::{ProcessorId, TenantId},
 };
 
-/// What every tenant may use, in all its instances and processors together.
+/// Limits of every tenant, over all its instances and processors together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Limits {
-    /// Linear memory of all instances of one tenant, of whatever plugins, MiB; idle ones give way first. Default 256: half of what a plugin may have, so that
-    /// no tenant takes all of a plugin's from the others.
+    /// Linear memory of all instances of one tenant, over all plugins, MiB. Idle instances are
+    /// dropped first. Default 256: half of a plugin's memory, so that no tenant takes all of it.
     pub memory_mib: u32,
-    /// Calls of one tenant at once; one more waits for its turn, and its time starts when it has it. Default 64: a quarter of `limits.instances`.
+    /// Concurrent calls of one tenant. Further calls wait, and their time limits start when they
+    /// begin. Default 64: a quarter of `limits.instances`.
     pub calls: u32,
-    /// What one tenant's guests may log over time, KiB a second; after a quiet time it may be as much as that for ten seconds at once. More is counted and
-    /// dropped. Default 32: some 300 lines a second. 0 drops all.
+    /// Log volume of one tenant's guests, KiB a second. After a quiet time a burst of ten seconds'
+    /// volume is allowed; more is dropped and counted. Default 32: some 300 lines a second. 0 drops
+    /// all lines.
     pub log_kib_per_second: u32,
-    /// CPU time of a tenant's guests, percent of one core. Default 0, no bound: where time is scarce it is shared by weight, and where it is not, nobody
-    /// gains by letting it pass.
+    /// CPU time of one tenant's guests, percent of one core. Default 0, no limit: scarce time is
+    /// shared by weight, and a limit on plentiful time would only waste it.
     pub cpu_percent: u32,
-    /// Documents of a tenant that may be written in a second. Default 0, no bound: what a commit costs is charged to its tenants' shares already.
+    /// Documents that one tenant may write in a second. Default 0, no limit: the cost of commits is
+    /// already charged to the tenants' shares.
     pub documents_per_second: u32,
-    /// Documents and dead letters of a tenant that may be written in a second, KiB. Default 0, no bound, as above.
+    /// Documents and dead letters that one tenant may write in a second, KiB. Default 0, no limit:
+    /// the cost of commits is already charged to the tenants' shares.
     pub written_kib_per_second: u32,
-    /// Collections of all of a tenant's own plugins together; a plugin that wants more is refused.
-    /// Default 100: some ten plugins' worth. Each is a table with its indexes, which the database
-    /// holds whether or not anybody writes it.
+    /// Collections of all of one tenant's own plugins together. A plugin that needs more is
+    /// rejected. Default 100, enough for some ten plugins: each collection is a table with indexes,
+    /// which the database keeps even if it is never written.
     pub collections: u32,
 }
 
@@ -46,19 +50,21 @@ impl Default for Limits {
     }
 }
 
-/// What differs for one tenant.
+/// Settings of one tenant that differ from the rest.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Settings {
-    /// Parts of the guest threads' time where there is not enough for all, 1 to 100. Default 1, as everybody has: a tenant of weight 3 gets three times
-    /// what one of weight 1 gets.
+    /// Weight of the tenant when guest threads are scarce, 1 to 100. Default 1, like all tenants: a
+    /// tenant of weight 3 gets three times the time of one of weight 1.
     pub weight: u32,
-    /// Guest threads for this tenant alone, 0 to 64; it then uses no others. Default 0: it shares all of them.
+    /// Guest threads for this tenant alone, 0 to 64. It uses no other threads then. Default 0: it
+    /// shares the common threads.
     pub threads: usize,
-    /// Whether all of its lanes wait. Default false. What they wait with is kept in the log, and handled when this is taken back.
+    /// Whether all lanes of the tenant are paused. Default false. Its events stay in the log, and
+    /// are handled after the pause.
     pub paused: bool,
-    /// The ids of the processors that may handle its events, its own ones (`acme/orders`) among
-    /// them; in all others its lanes wait as if they were paused. Default: all of them.
+    /// Ids of the processors that may handle its events, including its own such as `acme/orders`.
+    /// In all other processors its lanes are paused. Default: all processors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processors: Option<Vec<String>>,
     /// Instead of `tenant-limits.memory-mib`.
@@ -103,7 +109,7 @@ impl Default for Settings {
 }
 
 impl Limits {
-    /// Refuses what cannot be meant.
+    /// Checks that every value is in its range.
     pub fn check(&self) -> Result<(), String> {
         self.check_as("tenant-limits")
     }
@@ -131,7 +137,7 @@ impl Limits {
         for (name, value, most) in ranges {
             if value > most {
                 return Err(format!(
-                    "{place}.{name} = {value} is out of range; it takes 1 to {most}, or 0 for no bound"
+                    "{place}.{name} = {value} is out of range; it takes 1 to {most}, or 0 for no limit"
                 ));
             }
         }
@@ -140,7 +146,7 @@ impl Limits {
 }
 
 impl Settings {
-    /// Settings in which nothing is left out, to know what there is.
+    /// Settings without an omitted field, from which all keys are derived.
     pub fn every() -> Self {
         Settings {
             processors: Some(Vec::new()),
@@ -155,13 +161,13 @@ impl Settings {
         }
     }
 
-    /// Refuses what cannot be meant of the tenant with this name.
+    /// Checks the tenant's name, and that every value is in its range.
     pub fn check(&self, name: &str) -> Result<(), String> {
         let place = format!("tenants.{name}");
         TenantId::parse(name).map_err(|e| format!("tenants: {e}"))?;
         if !(1..=100).contains(&self.weight) {
             return Err(format!(
-                "{place}.weight = {} is out of range; it takes 1 to 100. To hold a tenant back, give others more or set its cpu-percent",
+                "{place}.weight = {} is out of range; it takes 1 to 100. To slow a tenant down, raise the weights of the others or set its cpu-percent",
                 self.weight
             ));
         }
@@ -172,7 +178,7 @@ impl Settings {
             let id = ProcessorId::parse(processor).map_err(|e| format!("{place}.processors: {e}"))?;
             if let Some(owner) = id.owner().filter(|owner| owner.as_str() != name) {
                 return Err(format!(
-                    "{place}.processors: {id} is tenant {owner}'s own, and handles no event of {name}; leave it out"
+                    "{place}.processors: {id} belongs to tenant {owner} and handles no event of {name}; remove it"
                 ));
             }
         }
@@ -196,7 +202,7 @@ impl Settings {
         self.processors.as_ref().is_none_or(|ids| ids.iter().any(|id| id == processor.as_str()))
     }
 
-    /// Why the tenant's lanes wait in a processor, if they do.
+    /// Why the settings make the tenant's lanes wait in a processor, if they do.
     pub(super) fn holds(&self, tenant: &TenantId, processor: &ProcessorId) -> Option<Reason> {
         if self.paused {
             return Some(Reason::new("paused", format!("by the settings: tenants.{tenant}.paused")));
@@ -212,14 +218,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_of_one_wins_and_the_rest_is_as_for_all() {
+    fn a_tenants_own_limit_wins_and_the_rest_are_those_of_all() {
         let all = Limits { cpu_percent: 50, documents_per_second: 10, ..Limits::default() };
         let one = Settings { documents_per_second: Some(0), ..Settings::default() };
         assert_eq!(one.limits(&all), Limits { documents_per_second: 0, ..all });
     }
 
     #[test]
-    fn lanes_wait_where_the_settings_say_so_and_say_why() {
+    fn settings_that_pause_lanes_give_the_reason() {
         let (tenant, carts) = (TenantId::parse("acme").unwrap(), ProcessorId::parse("carts").unwrap());
         let held = |settings: Settings| settings.holds(&tenant, &carts).map(|reason| reason.to_string());
         assert_eq!(held(Settings::default()), None);
@@ -232,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_the_way_out() {
+    fn values_out_of_range_are_rejected_with_a_remedy() {
         let refused = |name: &str, settings: Settings| settings.check(name).unwrap_err();
         let heavy = refused("acme", Settings { weight: 0, ..Settings::default() });
         assert!(heavy.starts_with("tenants.acme.weight = 0 is out of range; it takes 1 to 100."), "{heavy}");
@@ -240,13 +246,13 @@ mod tests {
         let named = Settings { processors: Some(vec!["Carts".into()]), ..Settings::default() };
         assert!(refused("a", named).starts_with("tenants.a.processors: `Carts` is not a valid processor id: "));
         let foreign = Settings { processors: Some(vec!["b/carts".into()]), ..Settings::default() };
-        let told = "tenants.a.processors: b/carts is tenant b's own, and handles no event of a; leave it out";
-        assert_eq!(refused("a", foreign), told);
+        let message = "tenants.a.processors: b/carts belongs to tenant b and handles no event of a; remove it";
+        assert_eq!(refused("a", foreign), message);
         let own = Settings { processors: Some(vec!["a/carts".into()]), ..Settings::default() };
         assert_eq!(own.check("a"), Ok(()));
         let much = Settings { cpu_percent: Some(30_000), ..Settings::default() };
-        let told = "tenants.a.cpu-percent = 30000 is out of range; it takes 1 to 25600, or 0 for no bound";
-        assert_eq!(refused("a", much), told);
+        let message = "tenants.a.cpu-percent = 30000 is out of range; it takes 1 to 25600, or 0 for no limit";
+        assert_eq!(refused("a", much), message);
         assert_eq!(Settings { threads: 64, ..Settings::default() }.check("acme.eu"), Ok(()));
     }
 }

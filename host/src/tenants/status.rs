@@ -1,4 +1,5 @@
-//! What every tenant has used and how it stands, told from the database alone, so that it can be asked whether or not a host runs.
+//! The usage and the state of tenants, read from the database alone, so that no running host is
+//! needed.
 
 use serde::Serialize;
 
@@ -8,13 +9,14 @@ use crate::{
     source::native::lag::{self, TenantProgresses},
 };
 
-/// Events of a tenant's lag that are counted in each processor; there may be more.
+/// The most events of a tenant's lag that are counted per processor. Default 10,000.
 pub const LAG_COUNTED: i64 = 10_000;
 
-/// Lanes of a tenant that are looked at for that, in each processor, where lanes are finer than tenants. Default 16: each costs a count.
+/// The most lanes of a tenant that are examined for its lag per processor, where lanes are finer
+/// than tenants. Default 16: each costs a count.
 const LANES_COUNTED: i64 = 16;
 
-/// One tenant.
+/// The usage and the state of one tenant.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TenantStatus {
@@ -22,50 +24,53 @@ pub struct TenantStatus {
     pub tenant: String,
     /// CPU time of its guests so far.
     pub cpu_seconds: f64,
-    /// Cores that they kept busy in the last two seconds in which there was something to tell; 0 when nothing was told for 5 s.
+    /// Cores that its guests used during the last report, some two seconds; 0 without a report for
+    /// 5 s.
     pub cpu_now: f64,
-    /// Events handled a second, in the same seconds.
+    /// Events handled a second, during the last report.
     pub rate: f64,
-    /// Time in which guests of it could have computed and others did, added up over them.
+    /// Time that its guests waited for a guest thread, summed over the guests.
     pub waited_seconds: f64,
-    /// The same for each of the last seconds.
+    /// Waiting time per second, during the last report.
     pub waited_now: f64,
-    /// Time for which it was held back by its rates.
+    /// Time that its rates held it back.
     pub throttled_seconds: f64,
-    /// Events handled, by each processor that did.
+    /// Events handled, counted once per processor that handled them.
     pub events: i64,
     /// Documents written.
     pub documents: i64,
     /// Bytes of documents and dead letters written.
     pub bytes: i64,
-    /// Events that some processor has not handled yet, of whatever type, in the processor that has most of them; at most ten thousand are counted.
+    /// Pending events of any type in the processor that has most of them. At most 10,000 are
+    /// counted.
     pub lag_events: i64,
-    /// Whether there may be more: more than are counted, or lanes that were not looked at.
+    /// Whether there may be more pending events: more than are counted, or in lanes that were not
+    /// examined.
     pub lag_events_at_least: bool,
-    /// How long ago the first of them was recorded.
+    /// Age of the first pending event, seconds.
     pub lag_seconds: f64,
     /// Its lanes that are behind their processors' cursors.
     pub lanes_behind: i64,
-    /// Times that one of its lanes stopped: it failed, or asked to.
+    /// Number of times that one of its lanes stopped, after a failure or on request of its handler.
     pub failures: i64,
-    /// Times that its guests were refused something, whether they failed of it or not.
+    /// Number of refused calls of its guests, whether or not they caused a failure.
     pub refusals: i64,
-    /// What they were refused last.
+    /// The last refusal.
     pub last_refusal: Option<String>,
-    /// What went wrong last, with its processor.
+    /// The last failure, with its processor.
     pub last_error: Option<String>,
-    /// When, RFC 3339.
+    /// The time of the last failure, RFC 3339.
     pub last_error_at: Option<String>,
 }
 
-/// What tenants are ordered by.
+/// The order in which tenants are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Who computes most now, then who did so far.
+    /// Most CPU time now first, then most so far.
     Cpu,
-    /// Who was held back most.
+    /// Most time waited or throttled first.
     Waited,
-    /// Who failed last.
+    /// Latest failure first.
     Error,
     /// By name.
     Name,
@@ -87,11 +92,11 @@ impl Order {
 pub struct TenantSums {
     /// Its name.
     pub tenant: String,
-    /// Events handled, by each processor that did.
+    /// Events handled, counted once per processor that handled them.
     pub events: i64,
     /// CPU time of its guests.
     pub cpu_seconds: f64,
-    /// How often its guests were refused something.
+    /// Number of refused calls of its guests.
     pub refusals: i64,
     /// Its lanes behind, by state.
     pub lanes: [(&'static str, i64); 4],
@@ -110,7 +115,8 @@ pub async fn sums(session: &Session, tenants: &[String]) -> Result<Vec<TenantSum
     Ok(rows.iter().map(of_row).collect())
 }
 
-/// Reads the first so many tenants, or of those with these names the ones that the store knows.
+/// Reads tenants in this order, at most `limit`: all, or only those with these names that exist in
+/// the store.
 pub async fn read(
     session: &Session,
     only: Option<&[&str]>,
@@ -147,7 +153,7 @@ pub async fn read(
     Ok(tenants)
 }
 
-/// Adds the events that each tenant waits for, in the processor where these are most: after the
+/// Adds each tenant's lag, that of the processor with most pending events: the events after the
 /// progress of one of its lanes, or after a cursor.
 async fn add_lags(
     session: &Session,
@@ -167,7 +173,7 @@ async fn add_lags(
     Ok(())
 }
 
-/// Progresses from their texts in the database.
+/// Parses progresses from their texts in the database.
 fn parsed(texts: Vec<&str>) -> Vec<Progress> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }

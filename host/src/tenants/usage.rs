@@ -1,7 +1,9 @@
-//! What each tenant has used: counted in memory, and every two seconds added to the sums in the database, one statement for all.
+//! Usage accounting: each tenant's usage is counted in memory, and added to sums in the database
+//! every two seconds.
 //!
-//! Only tenants that used something since are held and written, so idle ones cost nothing. The sums are for people and bills by the rule of thumb:
-//! a host that is killed takes up to two seconds of them along. No decision of the host follows from them.
+//! Only tenants with usage since the last report are kept in memory and written, so idle tenants
+//! cost nothing. The sums are for people and approximate bills: a host that is killed loses up to
+//! two seconds of usage. The host decides nothing by them.
 
 use std::{
     collections::HashMap,
@@ -21,56 +23,57 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Between two additions to the sums.
+/// Interval between two reports. Default 2 s.
 const EVERY: Duration = Duration::from_secs(2);
-/// How long a host that ends waits for the last addition. Default 5 s; only a database that does
+/// The longest wait of a host that ends for its last report. Default 5 s; only a database that does
 /// not answer takes longer than some milliseconds.
 const LAST: Duration = Duration::from_secs(5);
-/// The same for one that is under way then. Default 300 ms: the last one follows.
+/// The longest wait of a host that ends for a report under way. Default 300 ms: the last report
+/// includes what that one could not add.
 const CUT_OFF: Duration = Duration::from_millis(300);
-/// Tenants that are held at most, at some 200 bytes each, while the database cannot be told.
+/// The most tenants with pending usage, at some 200 bytes each, while the database is unavailable.
 const TENANTS: usize = 50_000;
-/// Tenants in one statement.
+/// Tenants in one statement. Default 5,000.
 const AT_ONCE: usize = 5_000;
 
-/// What one tenant has used.
+/// The usage of one tenant.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Used {
-    /// CPU time of its guests, with what the host did inside their calls.
+    /// CPU time of its guests, including the host's work inside their calls.
     pub cpu: Duration,
-    /// Time in which a guest of it could have computed and others did, added up over its guests.
+    /// Time that its guests waited for a guest thread, summed over the guests.
     pub waited: Duration,
-    /// Time for which it was held back by its rates.
+    /// Time that its rates held it back.
     pub throttled: Duration,
-    /// Events handled, by each processor that did.
+    /// Events handled, counted once per processor that handled them.
     pub events: u64,
     /// Documents written.
     pub documents: u64,
     /// Bytes of documents and dead letters written.
     pub bytes: u64,
-    /// Times that one of its lanes stopped: it failed, or asked to.
+    /// Number of times that one of its lanes stopped, after a failure or on request of its handler.
     pub failures: u64,
-    /// Times that its guests were refused something, whether they failed of it or not.
+    /// Number of refused calls of its guests, whether or not they caused a failure.
     pub refusals: u64,
-    /// What they were refused last.
+    /// The last refusal.
     pub last_refusal: Option<Reason>,
     /// The last failure.
     pub last_error: Option<LastError>,
 }
 
-/// What went wrong last.
+/// A tenant's last failure.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LastError {
-    /// In which processor.
+    /// The processor that failed.
     pub processor: ProcessorId,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// When.
+    /// The time.
     pub at: SystemTime,
 }
 
 impl Used {
-    /// Something of a tenant went wrong in a processor.
+    /// Counts a failure of a processor's lane.
     pub fn failed(&mut self, processor: &ProcessorId, reason: &Reason) {
         self.failures += 1;
         let (processor, reason, at) = (processor.clone(), reason.clone(), SystemTime::now());
@@ -91,19 +94,19 @@ impl Used {
     }
 }
 
-/// What tenants have used and the database does not know yet.
+/// Usage that is not yet added to the sums in the database.
 #[derive(Default)]
-pub struct Usage {
-    untold: Mutex<HashMap<TenantId, Used, RandomState>>,
+pub struct PendingUsage {
+    by_tenant: Mutex<HashMap<TenantId, Used, RandomState>>,
 }
 
-impl Usage {
+impl PendingUsage {
     pub(super) fn add(&self, tenant: &TenantId, add: impl FnOnce(&mut Used)) {
-        let mut untold = self.lock();
-        if let Some(used) = untold.get_mut(tenant) {
+        let mut pending = self.lock();
+        if let Some(used) = pending.get_mut(tenant) {
             add(used);
-        } else if untold.len() < TENANTS {
-            add(untold.entry(tenant.clone()).or_default());
+        } else if pending.len() < TENANTS {
+            add(pending.entry(tenant.clone()).or_default());
         }
     }
 
@@ -111,69 +114,71 @@ impl Usage {
         self.lock().is_empty()
     }
 
-    /// What has been used since this was last asked.
+    /// Takes all pending usage, and leaves none.
     pub fn take(&self) -> HashMap<TenantId, Used, RandomState> {
         std::mem::take(&mut self.lock())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Used, RandomState>> {
-        // Sums are whole after each addition.
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+        // Sums are consistent after each addition.
+        self.by_tenant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What guests were refused since this was asked last: by tenant how often, and the last reason.
-pub type Refusals = Arc<dyn Fn() -> Vec<(TenantId, u64, Reason)> + Send + Sync>;
+/// A function that takes the refusals since its last call: per tenant the number and the last
+/// reason.
+pub type TakeRefusals = Arc<dyn Fn() -> Vec<(TenantId, u64, Reason)> + Send + Sync>;
 
-/// Adds to the sums until told to stop. A database that cannot be told is told later.
-pub async fn tell(tenants: super::Tenants, refusals: Refusals, db: Db, mut stop: Stop) -> anyhow::Result<()> {
+/// Reports usage to the database every two seconds, until it drains. Usage that cannot be reported
+/// stays pending.
+pub async fn report(tenants: super::Tenants, refusals: TakeRefusals, db: Db, mut stop: Stop) -> anyhow::Result<()> {
     let (mut session, mut since) = (None, Instant::now());
     loop {
         tokio::select! {
             () = tokio::time::sleep(EVERY) => {}
             () = stop.drain() => return Ok(()),
         }
-        let mut telling = std::pin::pin!(async {
+        let mut reporting = std::pin::pin!(async {
             if session.as_ref().is_none_or(|session: &Session| session.is_closed()) {
                 session = db.connect("tenants").await.ok();
             }
             let Some(session) = &session else { return };
-            match tell_once(&tenants, &refusals, session, since.elapsed()).await {
+            match report_once(&tenants, &refusals, session, since.elapsed()).await {
                 Ok(()) => since = Instant::now(),
-                Err(error) => tracing::debug!(error = describe(&error), "what tenants used will be told later"),
+                Err(error) => tracing::debug!(error = describe(&error), "tenants' usage stays pending"),
             }
         });
         tokio::select! {
-            () = &mut telling => {}
+            () = &mut reporting => {}
             () = stop.drain() => {
-                // A database that does not answer keeps nobody from ending.
-                let _ = timeout(CUT_OFF, telling).await;
+                // A database that does not answer must not delay the end of the host.
+                let _ = timeout(CUT_OFF, reporting).await;
                 return Ok(());
             }
         }
     }
 }
 
-/// Adds what is left when a host ends. If the database cannot be told now, it never will.
-pub async fn tell_last(tenants: &super::Tenants, refusals: &Refusals, db: &Db) {
+/// Reports the remaining usage when a host ends. Usage that cannot be reported now is lost.
+pub async fn report_last(tenants: &super::Tenants, refusals: &TakeRefusals, db: &Db) {
     let last = refusals();
     if last.is_empty() && tenants.usage().is_empty() {
         return;
     }
-    let last: Refusals = Arc::new(move || last.clone());
-    let told = async { tell_once(tenants, &last, &db.connect("tenants").await?, EVERY).await };
-    let lost = match timeout(LAST, told).await {
+    let last: TakeRefusals = Arc::new(move || last.clone());
+    let reported = async { report_once(tenants, &last, &db.connect("tenants").await?, EVERY).await };
+    let error = match timeout(LAST, reported).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => describe(&error),
         Err(_) => "the database does not answer".into(),
     };
-    tracing::warn!(error = lost, "what tenants used last is lost: their sums could not be added to");
+    tracing::warn!(error, "the last seconds of tenants' usage are lost: the database did not take them");
 }
 
-/// Adds what was used in the time that has passed to the sums.
-async fn tell_once(
+/// Adds the usage of the time that has passed to the sums.
+async fn report_once(
     tenants: &super::Tenants,
-    refusals: &Refusals,
+    refusals: &TakeRefusals,
     session: &Session,
     passed: Duration,
 ) -> Result<(), Error> {
@@ -183,10 +188,10 @@ async fn tell_once(
             used.last_refusal = Some(last);
         });
     }
-    let untold: Vec<(TenantId, Used)> = tenants.usage().take().into_iter().collect();
-    for (index, chunk) in untold.chunks(AT_ONCE).enumerate() {
+    let pending: Vec<(TenantId, Used)> = tenants.usage().take().into_iter().collect();
+    for (index, chunk) in pending.chunks(AT_ONCE).enumerate() {
         if let Err(error) = add(session, chunk, passed).await {
-            for (tenant, used) in &untold[index * AT_ONCE..] {
+            for (tenant, used) in &pending[index * AT_ONCE..] {
                 tenants.count(tenant, |later| later.add_earlier(used.clone()));
             }
             return Err(error);
@@ -238,9 +243,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_not_be_told_is_told_with_what_came_later() {
+    fn usage_that_could_not_be_reported_is_added_to_later_usage() {
         let (acme, carts) = (TenantId::parse("acme").unwrap(), ProcessorId::parse("carts").unwrap());
-        let usage = Usage::default();
+        let usage = PendingUsage::default();
         usage.add(&acme, |used| {
             used.events += 3;
             used.failed(&carts, &Reason::new("trap", "early"));
@@ -259,8 +264,8 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_is_gone_for_long_does_not_fill_the_memory() {
-        let usage = Usage::default();
+    fn pending_usage_is_bounded_while_the_database_is_unavailable() {
+        let usage = PendingUsage::default();
         for n in 0..TENANTS + 10 {
             usage.add(&TenantId::parse(&format!("t{n}")).unwrap(), |used| used.events += 1);
         }

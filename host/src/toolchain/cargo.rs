@@ -1,5 +1,5 @@
-//! Running `cargo build` and finding the file that it made. Errors and progress go to the terminal from cargo itself; only its
-//! machine-readable account of what was built is read here.
+//! The run of `cargo build`, and the search for the file that it produced. Cargo itself writes
+//! errors and progress to the terminal. Only its JSON messages about built files are read here.
 
 use std::{
     path::{Path, PathBuf},
@@ -13,7 +13,7 @@ use super::{
     package::{BuildTarget, Package},
 };
 
-/// Builds the package and gives the path of its `.wasm` file.
+/// Builds the package and returns the path of its `.wasm` file.
 pub(super) fn build(package: &Package, dir: &Path, way: &Way, children: &Children) -> Result<PathBuf, BuildError> {
     let mut cargo = way.cargo(dir);
     cargo.args(["build", "--release", "--lib", "--message-format=json-render-diagnostics"]);
@@ -27,7 +27,7 @@ pub(super) fn build(package: &Package, dir: &Path, way: &Way, children: &Childre
         .ok_or_else(|| BuildError::NoArtifact { package: package.name.clone(), target: way.target() })
 }
 
-/// The `.wasm` file of a package among cargo's messages, one JSON object a line.
+/// The `.wasm` file of a package, found in cargo's messages: one JSON object per line.
 fn artifact(messages: &str, package: &str) -> Option<PathBuf> {
     let artifacts = messages.lines().filter_map(|line| serde_json::from_str::<Artifact>(line).ok());
     artifacts
@@ -37,7 +37,7 @@ fn artifact(messages: &str, package: &str) -> Option<PathBuf> {
         .find(|file| file.extension().is_some_and(|extension| extension == "wasm"))
 }
 
-/// What we read of a message about something built. Other messages lack these fields and are passed over.
+/// The fields read from a message about a built file. Other messages lack them and are ignored.
 #[derive(Deserialize)]
 struct Artifact {
     reason: String,

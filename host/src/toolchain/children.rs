@@ -1,7 +1,7 @@
-//! The programs that a build runs, so that it can be ended with all of them.
+//! The child processes of a build, which end together with it.
 //!
-//! Each leads a process group of its own: what it starts ends with it, and a terminal's Ctrl-C
-//! reaches this process alone, which ends them. Once ended, nothing more is started.
+//! Each program leads its own process group, so its children end with it. A terminal's Ctrl-C
+//! reaches only this process, which ends the programs. After that no program is started.
 
 use std::{
     collections::HashSet,
@@ -14,18 +14,18 @@ use std::{
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
-/// Programs that run for one build. Cheap to clone.
+/// The programs of one build. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Children(Arc<Mutex<State>>);
+pub struct Children(Arc<Mutex<ChildrenState>>);
 
 #[derive(Default)]
-struct State {
+struct ChildrenState {
     ended: bool,
-    /// Those that are not reaped, each the leader of its group.
+    /// The programs that are not reaped, each the leader of its group.
     running: HashSet<Pid>,
 }
 
-/// Ends programs when it is dropped.
+/// A guard that ends programs when it is dropped.
 pub struct EndOnDrop(pub Children);
 
 impl Drop for EndOnDrop {
@@ -35,17 +35,17 @@ impl Drop for EndOnDrop {
 }
 
 impl Children {
-    /// Kills the programs that run, and lets no further one begin.
+    /// Kills the running programs, and prevents further ones from starting.
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
         for leader in &state.running {
-            // One that has just ended is as good as killed.
+            // A program that has just ended needs no signal.
             let _ = kill_process_group(*leader, Signal::KILL);
         }
     }
 
-    /// Runs a program to its end, and gives what it wrote to those of its outputs that are pipes.
+    /// Runs a program to its end, and returns the contents of its piped outputs.
     pub(super) fn output(&self, command: &mut Command) -> io::Result<Output> {
         let mut child = self.start(command)?;
         let (out, errors) = (child.stdout.take(), child.stderr.take());
@@ -58,7 +58,7 @@ impl Children {
     }
 
     fn start(&self, command: &mut Command) -> io::Result<Child> {
-        // Held while it begins, so that none begins unseen.
+        // Locked during the start, so that `end` misses no program.
         let mut state = self.lock();
         if state.ended {
             return Err(io::Error::new(io::ErrorKind::Interrupted, "the build was ended"));
@@ -70,7 +70,8 @@ impl Children {
 
     fn reap(&self, child: &mut Child) -> io::Result<std::process::ExitStatus> {
         let leader = Pid::from_child(child);
-        // It stays unreaped, so that its number is no other process's while it may be killed.
+        // The program stays unreaped until the lock is held, so that `end` never signals another
+        // process that reuses its number.
         let ended = waitid(WaitId::Pid(leader), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
         let mut state = self.lock();
         state.running.remove(&leader);
@@ -78,15 +79,15 @@ impl Children {
         child.wait()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, ChildrenState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What comes out of a pipe.
+/// Reads a pipe to its end.
 fn read(mut pipe: impl Read) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // A pipe that breaks has given what it had.
+    // After an error, the bytes read so far are kept.
     let _ = pipe.read_to_end(&mut bytes);
     bytes
 }
@@ -104,14 +105,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_program_writes_and_how_it_ends_is_given_back() {
+    fn the_outputs_and_the_exit_code_of_a_program_are_returned() {
         let output = Children::default().output(&mut shell("echo one; echo two >&2; exit 3")).unwrap();
         assert_eq!((output.status.code(), &*output.stdout, &*output.stderr), (Some(3), &b"one\n"[..], &b"two\n"[..]));
     }
 
-    /// The shell waits for a program that holds its pipe and never ends.
+    /// The shell waits for a child that holds its pipe and never ends.
     #[test]
-    fn a_program_is_ended_with_what_it_has_started_and_no_further_one_begins() {
+    fn a_program_ends_with_its_children_and_no_further_program_starts() {
         let children = Children::default();
         thread::scope(|scope| {
             let runs = scope.spawn(|| children.output(&mut shell("sleep 3600 & wait")));

@@ -1,5 +1,6 @@
-//! From a core module to a component, and from bytes to a file in its place. The interface types that the module needs travel in
-//! a section of it that the guest SDK's bindings leave there. A target that makes components by itself has left nothing to do.
+//! The conversion of a core module to a component, and its move to the destination. The module
+//! carries its interface types in a custom section, which the guest SDK's bindings put there. A
+//! target that produces components needs no conversion.
 
 use std::{
     fs::Permissions,
@@ -13,10 +14,10 @@ use wit_component::ComponentEncoder;
 
 use super::BuildError;
 
-/// What the names of a plugin's exports begin with.
+/// Prefix of the names of a plugin's exports.
 const CONTRACT: &str = "sandmill:processor/";
 
-/// Turns a module into a component; a component stays as it is. Either way it must be a plugin.
+/// Converts a module to a component, and keeps a component unchanged. The result must be a plugin.
 pub(super) fn from_module(module: Vec<u8>, package: &str) -> Result<Vec<u8>, BuildError> {
     let component = if Parser::is_component(&module) {
         module
@@ -33,12 +34,12 @@ pub(super) fn from_module(module: Vec<u8>, package: &str) -> Result<Vec<u8>, Bui
     }
 }
 
-/// Writes a file so that it appears whole: under another name first, one that no host takes for a plugin.
+/// Writes a file atomically: first under a temporary name that no host reads as a plugin.
 pub(super) fn place(bytes: &[u8], path: &Path) -> Result<(), BuildError> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
         std::fs::create_dir_all(dir)?;
-        // What others may do with it is the umask's affair, as for every file that a build makes.
+        // The umask decides the final permissions, as for every other build output.
         let mut temporary = tempfile::Builder::new();
         temporary.prefix(".plugin-").suffix(".tmp").permissions(Permissions::from_mode(0o666));
         let mut file = temporary.tempfile_in(dir)?;
@@ -55,7 +56,7 @@ fn exports(component: &[u8]) -> Result<Vec<String>, wasmparser::BinaryReaderErro
     let mut depth = 0_u32;
     for payload in Parser::new(0).parse_all(component) {
         match payload? {
-            // Components hold modules and further components, whose exports are wired up within.
+            // Exports of nested modules and components are internal.
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentExportSection(section) if depth == 0 => {
@@ -77,7 +78,7 @@ mod tests {
     const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
     #[test]
-    fn what_exports_no_plugin_is_refused() {
+    fn a_file_without_a_plugins_exports_is_rejected() {
         for file in [EMPTY_MODULE, EMPTY_COMPONENT] {
             let error = from_module(file.to_vec(), "door-watch").unwrap_err();
             assert!(matches!(error, BuildError::NoPlugin { .. }), "{error}");
@@ -85,13 +86,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_webassembly_is_refused() {
+    fn a_file_that_is_not_webassembly_is_rejected() {
         let error = from_module(b"#!/bin/sh".to_vec(), "door-watch").unwrap_err();
         assert!(matches!(error, BuildError::Component { .. }), "{error}");
     }
 
     #[test]
-    fn a_file_appears_whole_and_leaves_nothing_else() {
+    fn a_file_is_replaced_and_no_temporary_file_remains() {
         let here = tempfile::tempdir().unwrap();
         let path = here.path().join("plugins/door-watch.wasm");
         place(b"one", &path).unwrap();

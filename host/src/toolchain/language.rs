@@ -1,16 +1,17 @@
-//! Which language a plugin is written in, told from the files in its folder. A crate is Rust whatever else lies beside it; the others are named by
-//! the one file that they begin with, so that a package.json or a pyproject.toml may be there or not.
+//! The language of a plugin, detected from the files in its folder. A folder with a crate is Rust,
+//! no matter what else it holds. Scripts are recognized by their entry file, so a package.json or a
+//! pyproject.toml is optional.
 
 use std::{fmt, path::Path, str::FromStr};
 
-/// A language that plugins are built of here.
+/// A language of plugins that can be built here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Language {
     /// A crate, compiled for WebAssembly.
     Rust,
-    /// `plugin.js`, together with QuickJS.
+    /// `plugin.js`, combined with QuickJS.
     JavaScript,
-    /// `plugin.py`, together with CPython.
+    /// `plugin.py`, combined with CPython.
     Python,
 }
 
@@ -22,7 +23,7 @@ impl Language {
         Language::ALL.into_iter().find(|language| dir.join(language.entry()).is_file())
     }
 
-    /// The file that a plugin's folder has.
+    /// The file that marks a plugin's folder.
     pub(super) fn entry(self) -> &'static str {
         match self {
             Language::Rust => "Cargo.toml",
@@ -60,14 +61,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_tells_its_language() {
+    fn the_language_is_detected_from_the_entry_file() {
         let here = tempfile::tempdir().unwrap();
         assert_eq!(Language::of(here.path()), None);
         for (file, language) in
             [("plugin.py", Language::Python), ("plugin.js", Language::JavaScript), ("Cargo.toml", Language::Rust)]
         {
             std::fs::write(here.path().join(file), "").unwrap();
-            assert_eq!(Language::of(here.path()), Some(language), "{file} goes before the others");
+            assert_eq!(Language::of(here.path()), Some(language), "{file} takes precedence");
         }
     }
 }

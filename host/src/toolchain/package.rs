@@ -1,5 +1,6 @@
-//! Which package a directory holds, asked of cargo before anything is compiled, so that what is no plugin is refused in a moment
-//! and by name. Needs no network: dependencies are not looked at.
+//! The package in a directory, as cargo reports it. It is read before anything is compiled, so that
+//! a package that is not a plugin is rejected quickly and by name. Dependencies are ignored, so no
+//! network is needed.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +11,15 @@ use super::{BuildError, Children, way};
 /// The package to build.
 #[derive(Debug, PartialEq)]
 pub(super) struct Package {
-    /// Cargo's id of it, exact where a name might not be.
+    /// Cargo's id of the package, which is unique where a name might not be.
     pub(super) id: String,
     pub(super) name: String,
-    /// Where cargo builds it, which its workspace decides.
+    /// Cargo's target directory, which the workspace determines.
     pub(super) target_directory: PathBuf,
 }
 
 impl Package {
-    /// The package of a manifest, given by its canonical path.
+    /// Reads the package of a manifest, given by its canonical path.
     pub(super) fn of(manifest: &Path, children: &Children) -> Result<Self, BuildError> {
         let mut cargo = way::command("cargo", manifest.parent().unwrap_or(manifest));
         cargo.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(manifest);
@@ -34,7 +35,7 @@ impl Package {
 
     fn among(metadata: Metadata, manifest: &Path) -> Result<Self, BuildError> {
         let Metadata { packages, target_directory } = metadata;
-        // Cargo gives the path as it found it, which need not be canonical.
+        // Cargo prints the path as it found it, which need not be canonical.
         let same = |path: &Path| path == manifest || path.canonicalize().is_ok_and(|path| path == manifest);
         let Some(package) = packages.iter().find(|package| same(&package.manifest_path)) else {
             let dir = manifest.parent().unwrap_or(manifest).to_owned();
@@ -50,7 +51,7 @@ impl Package {
     }
 }
 
-/// What we read of `cargo metadata`.
+/// The fields read from `cargo metadata`.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<MetadataPackage>,
@@ -81,7 +82,7 @@ impl BuildTarget {
 mod tests {
     use super::*;
 
-    /// A workspace with a plugin, and a library that is none.
+    /// A workspace with a plugin and a plain library.
     fn among(manifest: &str) -> Result<Package, BuildError> {
         let package = |name: &str, kind: &str| {
             format!(
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn the_manifests_own_package_is_meant() {
+    fn the_package_is_the_one_of_the_manifest() {
         let expected = Package {
             id: "path+file:///w/door-watch#1.0.0".into(),
             name: "door-watch".into(),
@@ -108,13 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_is_no_file_is_refused_with_the_lines_to_add() {
+    fn a_library_without_a_file_is_rejected_with_the_lines_to_add() {
         let message = among("/w/common/Cargo.toml").unwrap_err().to_string();
         assert!(message.contains("common") && message.contains("crate-type = [\"cdylib\"]"), "{message}");
     }
 
     #[test]
-    fn a_workspace_is_refused_with_the_packages_in_it() {
+    fn a_workspace_is_rejected_with_the_packages_in_it() {
         let message = among("/w/Cargo.toml").unwrap_err().to_string();
         assert!(message.contains("/w/door-watch, /w/common"), "{message}");
     }

@@ -1,11 +1,12 @@
-//! Plugins in JavaScript and Python: a file of theirs and the language's runtime become one component.
+//! The build of plugins in JavaScript and Python, whose script and language runtime become one
+//! component.
 //!
-//! The plugin's folder is copied aside, without hidden and built files, and the guest SDK of this host is put beside it, unless the plugin brings its
-//! own; so nothing is written into the folder, and nothing else of the machine gets into the
-//! component. The component is built from a wrapper module of ours, which exports the plugin's
-//! functions and logs an exception that ends one of them. The build stubs the runtime's imports of
-//! an operating system (`--stub-wasi`), so a component imports the contract and nothing more, like
-//! one made of Rust.
+//! The plugin's folder is copied to a temporary one, without hidden and built files. The guest SDK
+//! of this host is added, unless the plugin brings its own. So nothing is written into the folder,
+//! and nothing else of the machine gets into the component. The component is built from a wrapper
+//! module, which exports the plugin's functions and logs uncaught exceptions. The build stubs the
+//! runtime's imports of an operating system (`--stub-wasi`), so a component imports nothing but the
+//! contract, like one built from Rust.
 
 mod stage;
 mod tool;
@@ -18,12 +19,12 @@ use super::{BuildError, Children, Language, way};
 
 pub(super) use tool::Tool;
 
-/// The contract, as the plugin's own bindings are made from it.
+/// The contract, from which the tool generates the plugin's bindings.
 const CONTRACT: &str = include_str!("../../../wit/processor.wit");
-/// The world of it that a plugin is.
+/// The contract's world of plugins.
 const WORLD: &str = "projector-plugin";
 
-/// The guest SDK and where a plugin's imports look for it.
+/// The guest SDK: the path at which a plugin imports it, and its text.
 fn sdk(language: Language) -> (&'static str, &'static str) {
     match language {
         Language::Python => ("sandmill.py", include_str!("../../../guest-sdk/python/sandmill.py")),
@@ -39,23 +40,23 @@ fn exports(language: Language) -> (&'static str, &'static str) {
     }
 }
 
-/// The plugin's name: what its package.json says, and else its folder's.
+/// The plugin's name: that of its package.json, or else that of its folder.
 pub(super) fn name(language: Language, dir: &Path) -> String {
-    let said = (language == Language::JavaScript).then(|| std::fs::read(dir.join("package.json")).ok()).flatten();
-    let said = said.and_then(|text| serde_json::from_slice(&text).ok()).map(|Named { name }| name);
-    // What is no name of a file is no name for us.
-    let said = said.filter(|name| !name.is_empty() && !name.contains(['/', '\\']));
+    let named = (language == Language::JavaScript).then(|| std::fs::read(dir.join("package.json")).ok()).flatten();
+    let named = named.and_then(|text| serde_json::from_slice(&text).ok()).map(|PackageJson { name }| name);
+    // The name becomes a file name, so it must not be a path.
+    let named = named.filter(|name| !name.is_empty() && !name.contains(['/', '\\']));
     let folder = || dir.file_name().map(|name| name.to_string_lossy().into_owned());
-    said.or_else(folder).unwrap_or_else(|| "plugin".into())
+    named.or_else(folder).unwrap_or_else(|| "plugin".into())
 }
 
-/// What we read of a package.json.
+/// The fields read from a package.json.
 #[derive(Deserialize)]
-struct Named {
+struct PackageJson {
     name: String,
 }
 
-/// Makes a component of the plugin in `dir`.
+/// Builds a component of the plugin in `dir`.
 pub(super) fn build(
     language: Language,
     tool: &Tool,
@@ -76,13 +77,14 @@ pub(super) fn build(
 
     let component = stage.path().join("plugin.wasm");
     let mut command = way::command(&tool.program.to_string_lossy(), &plugin);
-    // What the tool has to say of a plugin is in its message, not in its own stack.
+    // Errors in a plugin are explained by the tool's message, not by its own stack.
     command.env("RUST_BACKTRACE", "0");
     match language {
         Language::Python => {
             command.arg("--wit-path").arg(&contract).args(["--world", WORLD, "componentize", "--stub-wasi"]);
             command.arg("--output").arg(&component).args(["--python-path", ".", "sandmill_exports"]);
-            // Packages come from the plugin's own environment or from none, never from what else the machine's Python has.
+            // Packages come from the plugin's own environment or from an empty one, never from the
+            // machine's Python.
             let own = dir.join(".venv");
             let none = stage.path().join("environment/lib/python3/site-packages");
             std::fs::create_dir_all(&none).map_err(file("make", none.clone()))?;
@@ -96,16 +98,17 @@ pub(super) fn build(
     let ran = children.output(&mut command);
     let ran = ran.map_err(|source| BuildError::Run { program: tool.program.display().to_string(), source })?;
     if !ran.status.success() {
-        let message = words(&String::from_utf8_lossy(&ran.stderr));
+        let message = message_of(&String::from_utf8_lossy(&ran.stderr));
         return Err(BuildError::Script { package: package.to_owned(), message });
     }
     std::fs::read(&component).map_err(file("read", component.clone()))
 }
 
-/// What a tool said about the plugin, without its own stacks: componentize-py's comes as the text of an error in its own Python.
-fn words(said: &str) -> String {
-    let said = said.split("Stack backtrace:").next().unwrap_or(said);
-    said.split_once("AssertionError:").map_or(said, |(_, theirs)| theirs).trim().to_owned()
+/// A tool's message about the plugin, without the tool's own stacks. componentize-py prints it as
+/// the text of an error in its own Python.
+fn message_of(stderr: &str) -> String {
+    let message = stderr.split("Stack backtrace:").next().unwrap_or(stderr);
+    message.split_once("AssertionError:").map_or(message, |(_, inner)| inner).trim().to_owned()
 }
 
 #[cfg(test)]
@@ -124,13 +127,13 @@ mod tests {
         assert_eq!(name(Language::JavaScript, &dir), "doors");
         assert_eq!(name(Language::Python, &dir), "door-watch");
         std::fs::write(dir.join("package.json"), r#"{"name": "@shop/doors"}"#).unwrap();
-        assert_eq!(name(Language::JavaScript, &dir), "door-watch", "a name with a slash is no file's");
+        assert_eq!(name(Language::JavaScript, &dir), "door-watch", "a name with a slash cannot be a file name");
     }
 
     #[test]
     fn a_tools_own_stack_is_left_out() {
-        let said = "Traceback:\n  sys.exit(script())\nAssertionError:   SyntaxError: invalid syntax\n\nStack backtrace:\n 0: x";
-        assert_eq!(words(said), "SyntaxError: invalid syntax");
-        assert_eq!(words("Error: unexpected token\n"), "Error: unexpected token");
+        let stderr = "Traceback:\n  sys.exit(script())\nAssertionError:   SyntaxError: invalid syntax\n\nStack backtrace:\n 0: x";
+        assert_eq!(message_of(stderr), "SyntaxError: invalid syntax");
+        assert_eq!(message_of("Error: unexpected token\n"), "Error: unexpected token");
     }
 }

@@ -1,6 +1,9 @@
-//! How a machine can compile Rust for WebAssembly: with a target that is installed, with one that rustup adds, or with a
-//! distribution's Rust that builds the standard library from its sources. They are tried in that order. Finding one costs a few short
-//! processes; only adding a target uses the network, once, and without a network it fails within moments and in silence.
+//! The ways to compile Rust for WebAssembly on this machine, in the order in which they are tried:
+//! an installed target, a target that rustup adds, and a Linux distribution's Rust that builds the
+//! standard library from its sources.
+//!
+//! Finding a way costs a few short processes. Only adding a target uses the network, once; without
+//! a network it fails quickly and silently.
 
 use std::{
     fmt,
@@ -10,15 +13,16 @@ use std::{
 
 use super::{BuildError, Children};
 
-/// The oldest Rust whose cargo and standard library build for WebAssembly as we ask: the first with edition 2024.
+/// The oldest distribution's Rust that can build the standard library and the SDK: the first with
+/// edition 2024.
 const OLDEST_SYSTEM_RUST: (u32, u32) = (1, 85);
 
-/// What is compiled for.
+/// A compilation target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Imports nothing by itself; its modules are turned into components here.
+    /// `wasm32-unknown-unknown`, whose modules import nothing and are turned into components here.
     Unknown,
-    /// Makes components by itself, which import WASI.
+    /// `wasm32-wasip2`, which produces components that import WASI.
     Wasip2,
 }
 
@@ -29,7 +33,7 @@ pub enum Way {
     Installed(Target),
     /// Rustup has just added the target.
     Added,
-    /// The Rust of a Linux distribution in `/usr/bin`, with the standard library's sources and this linker.
+    /// The Rust of a Linux distribution in `/usr/bin`, with the sources of the standard library.
     System {
         /// An LLVM linker for WebAssembly.
         linker: PathBuf,
@@ -38,17 +42,17 @@ pub enum Way {
 
 impl Way {
     /// Finds a way for the crate in `dir`, whose `rust-toolchain.toml` counts.
-    pub(super) fn find(dir: &Path, children: &Children, say: &mut dyn FnMut(&str)) -> Result<Way, BuildError> {
+    pub(super) fn find(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Result<Way, BuildError> {
         if let Some(target) = installed(dir, children) {
             return Ok(Way::Installed(target));
         }
-        if add_target(dir, children, say) {
+        if add_target(dir, children, report) {
             return Ok(Way::Added);
         }
-        System::look(children).way().map_err(|missing| BuildError::NoWay { missing: Some(missing) })
+        SystemRust::find(children).way().map_err(|missing| BuildError::NoWay { missing: Some(missing) })
     }
 
-    /// What is compiled for.
+    /// The target to compile for.
     pub fn target(&self) -> Target {
         match self {
             Way::Installed(target) => *target,
@@ -60,17 +64,18 @@ impl Way {
     pub(super) fn cargo(&self, dir: &Path) -> Command {
         let Way::System { linker } = self else { return command("cargo", dir) };
         let mut cargo = command("/usr/bin/cargo", dir);
-        // Rustup's shims come first on most paths and must be stepped around, and so must the libraries and the choice of
-        // toolchain that an outer cargo passes on.
+        // Rustup's shims come first on most paths and must be avoided. So must the libraries and
+        // the choice of toolchain that an outer cargo passes on.
         cargo.env("PATH", "/usr/bin:/bin").env("RUSTC", "/usr/bin/rustc");
         cargo.env_remove("RUSTUP_TOOLCHAIN").env_remove("LD_LIBRARY_PATH");
         cargo.env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", linker);
-        // Building the standard library is reserved for nightly compilers; this one's own sources are made for it.
+        // Building the standard library is reserved for nightly compilers. Here the sources are
+        // those of this very compiler, so it is safe.
         cargo.env("RUSTC_BOOTSTRAP", "1");
         cargo
     }
 
-    /// What `cargo build` needs to be told beyond the target.
+    /// Arguments of `cargo build` besides the target.
     pub(super) fn build_args(&self) -> &'static [&'static str] {
         match self {
             Way::Installed(_) | Way::Added => &[],
@@ -98,8 +103,8 @@ impl fmt::Display for Target {
     }
 }
 
-/// A program in `dir`, without what an outer `cargo run` or `cargo test` sets for its own children: its compiler is not ours, and
-/// the crate in `dir` chooses its toolchain for itself.
+/// A program to be run in `dir`, without the variables that an outer `cargo run` or `cargo test`
+/// sets for its children: the crate in `dir` chooses its toolchain itself.
 pub(super) fn command(program: &str, dir: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -111,7 +116,7 @@ pub(super) fn command(program: &str, dir: &Path) -> Command {
     command
 }
 
-/// The output of a program that ended well.
+/// The output of a program, if it succeeded.
 fn output(children: &Children, command: &mut Command) -> Option<String> {
     let Output { status, stdout, .. } = children.output(command).ok()?;
     status.success().then(|| String::from_utf8_lossy(&stdout).trim().to_owned())
@@ -125,35 +130,35 @@ fn installed(dir: &Path, children: &Children) -> Option<Target> {
     })
 }
 
-/// Has rustup add the target, where there is a rustup and a network.
-fn add_target(dir: &Path, children: &Children, say: &mut dyn FnMut(&str)) -> bool {
+/// Adds the target with rustup, if there is a rustup and a network.
+fn add_target(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> bool {
     if output(children, command("rustup", dir).args(["show", "active-toolchain"])).is_none() {
         return false;
     }
-    say(&format!("Rust has no WebAssembly target yet; asking rustup to add {}", Target::Unknown));
+    report(&format!("Rust has no WebAssembly target yet; adding {} with rustup", Target::Unknown));
     let mut rustup = command("rustup", dir);
     rustup.args(["target", "add", &Target::Unknown.to_string()]).env("RUSTUP_MAX_RETRIES", "0");
-    // The compiler on PATH need not be rustup's, so what counts is what it finds afterwards.
+    // The compiler on PATH need not be rustup's, so it is asked again afterwards.
     output(children, &mut rustup).is_some() && installed(dir, children) == Some(Target::Unknown)
 }
 
-/// What there is of a distribution's Rust.
+/// The installed parts of a distribution's Rust.
 #[derive(Debug)]
-struct System {
+struct SystemRust {
     version: Option<(u32, u32)>,
     cargo: bool,
     sources: bool,
     linker: Option<PathBuf>,
 }
 
-impl System {
-    fn look(children: &Children) -> Self {
+impl SystemRust {
+    fn find(children: &Children) -> Self {
         let bin = Path::new("/usr/bin");
         let rustc =
             |args: &[&str]| output(children, command("/usr/bin/rustc", bin).env_remove("LD_LIBRARY_PATH").args(args));
         let names = std::fs::read_dir(bin).into_iter().flatten().flatten();
         let linker = newest_linker(names.filter_map(|entry| entry.file_name().into_string().ok()));
-        System {
+        SystemRust {
             version: rustc(&["--version"]).and_then(|text| version(&text)),
             cargo: bin.join("cargo").exists(),
             sources: rustc(&["--print", "sysroot"])
@@ -162,29 +167,29 @@ impl System {
         }
     }
 
-    /// The way, or what is missing for it.
+    /// The way to compile, or the missing part.
     fn way(self) -> Result<Way, String> {
         let (major, minor) = OLDEST_SYSTEM_RUST;
         match self {
-            System { version: None, .. } => Err("there is no /usr/bin/rustc".into()),
-            System { version: Some(version), .. } if version < OLDEST_SYSTEM_RUST => {
+            SystemRust { version: None, .. } => Err("there is no /usr/bin/rustc".into()),
+            SystemRust { version: Some(version), .. } if version < OLDEST_SYSTEM_RUST => {
                 Err(format!("/usr/bin/rustc is {}.{}, older than {major}.{minor}", version.0, version.1))
             }
-            System { cargo: false, .. } => Err("there is no /usr/bin/cargo".into()),
-            System { sources: false, .. } => Err("/usr/bin/rustc has no sources of the standard library".into()),
-            System { linker: None, .. } => Err("there is no /usr/bin/wasm-ld".into()),
-            System { linker: Some(linker), .. } => Ok(Way::System { linker }),
+            SystemRust { cargo: false, .. } => Err("there is no /usr/bin/cargo".into()),
+            SystemRust { sources: false, .. } => Err("/usr/bin/rustc has no sources of the standard library".into()),
+            SystemRust { linker: None, .. } => Err("there is no /usr/bin/wasm-ld".into()),
+            SystemRust { linker: Some(linker), .. } => Ok(Way::System { linker }),
         }
     }
 }
 
-/// `rustc 1.96.0 (…)` → 1.96.
+/// Parses the version of rustc: `rustc 1.96.0 (…)` is 1.96.
 fn version(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text.strip_prefix("rustc ")?.split(['.', '-', ' ']).map(str::parse);
     Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }
 
-/// Of the linkers among these file names the newest: `wasm-ld-19` before `wasm-ld-9` before `wasm-ld`.
+/// The newest linker among these file names: `wasm-ld-19` before `wasm-ld-9` before `wasm-ld`.
 fn newest_linker(names: impl Iterator<Item = String>) -> Option<String> {
     let rated = names.filter_map(|name| {
         let release = match name.strip_prefix("wasm-ld")? {
@@ -200,19 +205,20 @@ fn newest_linker(names: impl Iterator<Item = String>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn complete() -> System {
-        System { version: Some((1, 96)), cargo: true, sources: true, linker: Some("/usr/bin/wasm-ld-19".into()) }
+    fn complete() -> SystemRust {
+        SystemRust { version: Some((1, 96)), cargo: true, sources: true, linker: Some("/usr/bin/wasm-ld-19".into()) }
     }
 
     #[test]
     fn a_systems_rust_needs_all_its_parts() {
         assert_eq!(complete().way(), Ok(Way::System { linker: "/usr/bin/wasm-ld-19".into() }));
-        let missing = |system: System| system.way().unwrap_err();
-        assert_eq!(missing(System { version: None, ..complete() }), "there is no /usr/bin/rustc");
-        assert_eq!(missing(System { version: Some((1, 63)), ..complete() }), "/usr/bin/rustc is 1.63, older than 1.85");
-        assert_eq!(missing(System { cargo: false, ..complete() }), "there is no /usr/bin/cargo");
-        assert!(missing(System { sources: false, ..complete() }).contains("sources"));
-        assert!(missing(System { linker: None, ..complete() }).contains("wasm-ld"));
+        let missing = |system: SystemRust| system.way().unwrap_err();
+        let old = SystemRust { version: Some((1, 63)), ..complete() };
+        assert_eq!(missing(SystemRust { version: None, ..complete() }), "there is no /usr/bin/rustc");
+        assert_eq!(missing(old), "/usr/bin/rustc is 1.63, older than 1.85");
+        assert_eq!(missing(SystemRust { cargo: false, ..complete() }), "there is no /usr/bin/cargo");
+        assert!(missing(SystemRust { sources: false, ..complete() }).contains("sources"));
+        assert!(missing(SystemRust { linker: None, ..complete() }).contains("wasm-ld"));
     }
 
     #[test]
@@ -232,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn the_systems_cargo_steps_around_rustup() {
+    fn the_systems_cargo_avoids_rustup() {
         let way = Way::System { linker: "/usr/bin/wasm-ld-19".into() };
         let cargo = way.cargo(Path::new("/"));
         let set = |name: &str| cargo.get_envs().find(|(key, _)| *key == name).map(|(_, value)| value);

@@ -61,7 +61,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
         let drained = async {
             let _ = told.await;
         };
-        app::run_handlers(&config, &db, vec![version], Until::Told, drained, std::future::pending()).await
+        app::run_handlers(&config, &db, vec![version], Until::Stopped, drained, std::future::pending()).await
     });
     until("the collection is there", async || {
         let sql = "select to_regclass($1) is not null";

@@ -1,5 +1,5 @@
-//! Which values have which key: every rule of RFC 6901 and of equality, and texts that only look
-//! like a match.
+//! Tests of partition keys: every rule of RFC 6901 and of equality, and texts that only look like a
+//! match.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ fn key(pointer: &str, data: &str) -> String {
 }
 
 #[test]
-fn the_key_does_not_depend_on_what_else_the_data_holds() {
+fn the_key_does_not_depend_on_other_data() {
     let (deep, long) = (format!("{}{}", "[".repeat(6_000), "]".repeat(6_000)), "9".repeat(5_000));
     for other in ["1", "1e400", "-1e-99999999999999999999", &long, &deep, r#""\\\"}""#, r#"{"door":"south"}"#] {
         for data in [
@@ -25,7 +25,7 @@ fn the_key_does_not_depend_on_what_else_the_data_holds() {
 }
 
 #[test]
-fn a_pointer_finds_what_its_rfc_says() {
+fn a_pointer_follows_rfc_6901() {
     let data = r#"{"foo":["bar","baz"],"":0,"a/b":1,"c%d":2,"i\\j":5,"k\"l":6," ":7,"m~n":8,"0":9,"\u00fc":10,"a":{"b":[[],[11]]}}"#;
     let found = [
         ("/foo/0", "bar"),
@@ -59,14 +59,14 @@ fn a_pointer_finds_what_its_rfc_says() {
 }
 
 #[test]
-fn of_a_repeated_name_the_last_value_counts() {
+fn the_last_value_of_a_repeated_name_counts() {
     assert_eq!(key("/a", r#"{"a":1,"\u0061":2}"#), "2");
     assert_eq!(key("/a/b", r#"{"a":{"b":1},"a":{"c":2}}"#), "");
     assert_eq!(key("/a", r#"{"a":{"b":1,"b":[2],"a":3}}"#), r#"{"a":3,"b":[2]}"#);
 }
 
 #[test]
-fn values_have_the_same_key_exactly_if_they_are_equal() {
+fn values_have_the_same_key_if_and_only_if_they_are_equal() {
     let hundred_zeros = format!("1{}", "0".repeat(100));
     let equal: [&[&str]; 15] = [
         &["1", "1.0", "1.000", "1e0", "10e-1", "0.1E+1", "100e-2", "1e00000000000000000000000", r#""1""#],
@@ -93,27 +93,27 @@ fn values_have_the_same_key_exactly_if_they_are_equal() {
     }
     assert_eq!(keys.iter().collect::<BTreeSet<_>>().len(), equal.len(), "{keys:?}");
     let texts = ["1", "0", "-5", "12345678901234567890123", "12345678901234567890124", "0.1"];
-    assert_eq!(keys[..6], texts, "numbers are spelled as people do");
-    assert_eq!(keys[7..10], ["1e100", "1e1000000000", "1.5e-1000000000"], "no exponent is written out");
+    assert_eq!(keys[..6], texts, "short numbers have no exponent");
+    assert_eq!(keys[7..10], ["1e100", "1e1000000000", "1.5e-1000000000"], "large exponents stay exponents");
 }
 
 #[test]
-fn exponents_without_bound_are_compared_as_they_are_spelled() {
+fn huge_exponents_are_compared_as_they_are_spelled() {
     for spelled in ["1e9999999999999999999", "1E-9999999999999999999"] {
         assert_eq!(key("", spelled), spelled);
     }
 }
 
 #[test]
-fn a_long_value_has_a_short_key_of_its_own() {
+fn a_long_value_has_a_short_and_unique_key() {
     let long = |last: &str| key("/0", &format!(r#"["{}{last}"]"#, "ü".repeat(5_000)));
-    assert_ne!(long("x"), long("y"), "although they begin alike");
+    assert_ne!(long("x"), long("y"), "they begin alike and must differ");
     assert!(long("x").starts_with(&"ü".repeat(256)) && long("x").len() == 512 + 3 + 64, "{}", long("x"));
     // Cut before the character that would not fit whole.
     assert_eq!(key("/0", &format!(r#"["x{}"]"#, "😀".repeat(200))).len(), 509 + 3 + 64);
     let whole = "k".repeat(KEY_BYTES);
     assert_eq!(key("/0", &format!(r#"["{whole}"]"#)), whole);
-    // A value that is spelled like a short key is itself too long to be kept whole.
+    // A value that imitates a shortened key is itself too long to be kept whole.
     let imitation = long("x");
     assert_ne!(key("/0", &format!(r#"["{imitation}"]"#)), imitation);
     let number = |last: u8| key("/0", &format!("[{}{last}]", "1".repeat(600)));
@@ -121,7 +121,7 @@ fn a_long_value_has_a_short_key_of_its_own() {
 }
 
 #[test]
-fn values_nested_too_deep_are_compared_as_they_are_spelled() {
+fn deeply_nested_values_are_compared_as_they_are_spelled() {
     let at = |levels: usize, inner: &str| key("", &format!("{}{inner}{}", "[ ".repeat(levels), " ]".repeat(levels)));
     assert_eq!(at(6_000, "1"), at(6_000, "1"));
     assert_ne!(at(6_000, "1"), at(6_000, "2"));
@@ -131,7 +131,7 @@ fn values_nested_too_deep_are_compared_as_they_are_spelled() {
 }
 
 #[test]
-fn data_that_cannot_be_read_has_no_key() {
+fn unreadable_data_has_no_key() {
     let refused = |data: &str| Pointer::parse("/a").key(data).unwrap_err().to_string();
     assert_eq!(refused(""), "expected a value at byte 0");
     assert_eq!(refused(r#"{"a":"b""#), "expected `,` or `}` at byte 8");
@@ -148,7 +148,7 @@ fn data_that_cannot_be_read_has_no_key() {
     }
 }
 
-/// On every short text that serde_json reads, the walk finds the value that serde_json finds.
+/// On every short text that serde_json parses, the pointer finds the same value as in serde_json.
 #[test]
 fn agrees_with_serde_json_on_short_texts() {
     fn grow(text: &mut Vec<u8>, alphabet: &[u8], pointers: &[(&str, Pointer)], left: usize) {

@@ -1,11 +1,11 @@
-//! Laying a plugin's files out for a tool: a copy of what belongs to the plugin, and what is put beside it.
+//! The staging of a plugin's files for a tool: a copy of the plugin's sources, and added files.
 
 use std::{fs, io, path::Path};
 
-/// Built or fetched for the build itself, and large: nothing that a plugin is made of.
+/// Folders of build outputs and of the tool itself, which are large and not part of a plugin.
 const LEFT_OUT: [&str; 5] = ["target", "__pycache__", "componentize-qjs", "@andreiltd", "dist"];
 
-/// Copies a folder's files, all but what is hidden, built or a link.
+/// Copies a folder's files, except hidden files, built files and links.
 pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -24,7 +24,7 @@ pub(super) fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes a file, and makes the folders that lead to it.
+/// Writes a file, and creates its parent folders.
 pub(super) fn lay(path: &Path, text: &str) -> io::Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent)?;
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_plugin_is_made_of_is_copied() {
+    fn only_a_plugins_own_sources_are_copied() {
         let here = tempfile::tempdir().unwrap();
         let (from, to) = (here.path().join("from"), here.path().join("to"));
         for file in ["plugin.js", "lib/sums.js", ".env", "target/x", "node_modules/componentize-qjs/cli.mjs", "a.wasm"]

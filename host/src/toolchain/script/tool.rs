@@ -1,7 +1,9 @@
-//! The program that makes a component of a script: the plugin's own, one on PATH, or one that is installed now, for this project alone.
+//! The tool that builds a component from a script: the plugin's own, one on PATH, or one that is
+//! installed for this project alone.
 //!
-//! What is installed goes to `target/toolchains` of the checkout around the plugin, or of its own folder where there is none: never to the system. It takes
-//! the network once, and the language's own installer, which must be there. An installation that broke off is begun again.
+//! The installation goes to `target/toolchains` in the checkout around the plugin, or in the
+//! plugin's folder if there is no checkout, and never to the system. It uses the network once, and
+//! needs the language's own installer. An interrupted installation is repeated.
 
 use std::{
     fmt,
@@ -11,25 +13,25 @@ use std::{
 
 use super::super::{BuildError, Children, Language, way};
 
-/// What is installed: the version that the examples are tested with.
+/// The packages to install, in the versions that the examples are tested with.
 const QJS: (&str, &str) = ("componentize-qjs", "0.4.5");
 const PY: (&str, &str) = ("componentize-py", "0.25.1");
 
-/// A program that makes components.
+/// A program that builds components from scripts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::toolchain) struct Tool {
-    /// What to run.
+    /// Path of the program.
     pub(super) program: PathBuf,
-    found: Found,
+    origin: ToolOrigin,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Found {
+enum ToolOrigin {
     /// Among the plugin's own packages.
     Own,
     OnPath,
     /// Installed for the project.
-    Kept,
+    Project,
 }
 
 impl Tool {
@@ -38,34 +40,33 @@ impl Tool {
         language: Language,
         dir: &Path,
         children: &Children,
-        say: &mut dyn FnMut(&str),
+        report: &mut dyn FnMut(&str),
     ) -> Result<Tool, BuildError> {
         let (name, version) = package(language);
-        let kept_in = toolchains(dir).join(format!("{name}-{version}"));
-        let found = |program: PathBuf, found| Tool { program, found };
+        let project = toolchains(dir).join(format!("{name}-{version}"));
         if let Some(program) = existing(dir.join(own(language)).join(name)) {
-            return Ok(found(program, Found::Own));
+            return Ok(Tool { program, origin: ToolOrigin::Own });
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
-        // A path that is not absolute would mean another place in the folder where the tool runs.
+        // The tool runs in another folder, where a relative path would mean another place.
         let on_path =
             std::env::split_paths(&path).filter(|folder| folder.is_absolute()).map(|folder| folder.join(name));
         if let Some(program) = on_path.into_iter().find_map(existing) {
-            return Ok(found(program, Found::OnPath));
+            return Ok(Tool { program, origin: ToolOrigin::OnPath });
         }
-        let kept = kept_in.join(bin(language)).join(name);
-        if existing(kept.clone()).is_none() {
-            say(&format!("There is no {name} here yet; installing {version} into {}", kept_in.display()));
-            install(language, &kept_in, children).map_err(|why| BuildError::NoTool {
+        let installed = project.join(bin(language)).join(name);
+        if existing(installed.clone()).is_none() {
+            report(&format!("{name} is not installed; installing {version} into {}", project.display()));
+            install(language, &project, children).map_err(|why| BuildError::NoTool {
                 language,
                 why,
                 remedy: remedy(language),
             })?;
         }
-        match existing(kept.clone()) {
-            Some(program) => Ok(found(program, Found::Kept)),
+        match existing(installed.clone()) {
+            Some(program) => Ok(Tool { program, origin: ToolOrigin::Project }),
             None => {
-                let why = format!("{} is not there after its installation", kept.display());
+                let why = format!("{} is missing after the installation", installed.display());
                 Err(BuildError::NoTool { language, why, remedy: remedy(language) })
             }
         }
@@ -75,10 +76,10 @@ impl Tool {
 impl fmt::Display for Tool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.program.file_name().unwrap_or_default().to_string_lossy();
-        match self.found {
-            Found::Own => write!(f, "the plugin's own {name}"),
-            Found::OnPath => write!(f, "{name} on PATH"),
-            Found::Kept => write!(f, "the project's {name}"),
+        match self.origin {
+            ToolOrigin::Own => write!(f, "the plugin's own {name}"),
+            ToolOrigin::OnPath => write!(f, "{name} on PATH"),
+            ToolOrigin::Project => write!(f, "the project's {name}"),
         }
     }
 }
@@ -87,12 +88,12 @@ fn package(language: Language) -> (&'static str, &'static str) {
     if language == Language::Python { PY } else { QJS }
 }
 
-/// Where a plugin's own packages put programs.
+/// Folder of programs of a plugin's own packages.
 fn own(language: Language) -> &'static str {
     if language == Language::Python { ".venv/bin" } else { "node_modules/.bin" }
 }
 
-/// Where an installation of ours has them.
+/// Folder of programs in a project's installation.
 fn bin(language: Language) -> &'static str {
     if language == Language::Python { "bin" } else { "node_modules/.bin" }
 }
@@ -101,13 +102,13 @@ fn existing(path: PathBuf) -> Option<PathBuf> {
     path.is_file().then_some(path)
 }
 
-/// The project's folder for tools: one for all plugins of a checkout.
+/// The project's folder for tools, shared by all plugins of a checkout.
 fn toolchains(dir: &Path) -> PathBuf {
     let checkout = dir.ancestors().find(|ancestor| ancestor.join(".git").exists());
     checkout.unwrap_or(dir).join("target/toolchains")
 }
 
-/// The commands that a person can run instead, in the plugin's folder.
+/// The commands that a person can run in the plugin's folder instead.
 fn remedy(language: Language) -> String {
     let (name, version) = package(language);
     match language {
@@ -119,7 +120,7 @@ fn remedy(language: Language) -> String {
 }
 
 fn install(language: Language, into: &Path, children: &Children) -> Result<(), String> {
-    std::fs::create_dir_all(into).map_err(|e| format!("cannot make {}: {e}", into.display()))?;
+    std::fs::create_dir_all(into).map_err(|e| format!("cannot create {}: {e}", into.display()))?;
     let (name, version) = package(language);
     match language {
         Language::Python => {
@@ -139,7 +140,7 @@ fn install(language: Language, into: &Path, children: &Children) -> Result<(), S
     }
 }
 
-/// Runs an installer, and says in a line what it failed of.
+/// Runs an installer. Returns its last line if it fails.
 fn ran(children: &Children, command: &mut Command) -> Result<(), String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -147,8 +148,8 @@ fn ran(children: &Children, command: &mut Command) -> Result<(), String> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let last = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("without any message");
     Err(format!("{program} failed: {}", last.trim()))
 }
 
@@ -157,13 +158,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_plugins_own_tool_goes_first() {
+    fn the_plugins_own_tool_takes_precedence() {
         let here = tempfile::tempdir().unwrap();
         let bin = here.path().join("node_modules/.bin");
         std::fs::create_dir_all(&bin).unwrap();
         std::fs::write(bin.join(QJS.0), "").unwrap();
         let tool = Tool::find(Language::JavaScript, here.path(), &Children::default(), &mut |_| {}).unwrap();
-        assert_eq!((tool.found, tool.to_string()), (Found::Own, "the plugin's own componentize-qjs".into()));
+        assert_eq!((tool.origin, tool.to_string()), (ToolOrigin::Own, "the plugin's own componentize-qjs".into()));
     }
 
     #[test]
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn an_installer_that_fails_says_why() {
+    fn the_error_of_a_failed_installer_is_its_last_line() {
         let children = Children::default();
         let failed =
             ran(&children, Command::new("sh").args(["-c", "echo one >&2; echo no network >&2; echo >&2; exit 3"]));
