@@ -57,8 +57,17 @@ pub fn component(name: &str) -> PathBuf {
     path
 }
 
-/// A version of the guest `scripted`, or of one made of it: the name has seven bytes, and the guest keeps it in its documents. One that begins with `T` traps
-/// on every event, one that begins with `S` spins.
+/// Marks of versions that handle every event.
+pub const GOOD: [&str; 10] =
+    ["V000000", "V000001", "V000002", "V000003", "V000004", "V000005", "V000006", "V000007", "V000008", "V000009"];
+/// Marks of versions that trap on every event.
+pub const TRAPPING: [&str; 5] = ["T000000", "T000001", "T000002", "T000003", "T000004"];
+/// Marks of versions that never return from an event.
+pub const SPINNING: [&str; 4] = ["S000000", "S000001", "S000002", "S000003"];
+
+/// A version of the guest `scripted`, or of one built from it. The mark has seven bytes; the guest
+/// writes it to its documents. Its first letter selects what the version does: `T` traps on every
+/// event, `S` spins, and any other letter handles events.
 pub fn version(name: &str, mark: &str) -> Vec<u8> {
     const AS_BUILT: &[u8] = b"scripted-mark-0000000";
     let mut bytes = std::fs::read(component(name)).expect("read a component");

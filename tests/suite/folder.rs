@@ -21,7 +21,7 @@ use sandmill::{
 };
 use sandmill_tests::{
     Database, database,
-    host::{Host, Process, component, eventually, place, sandmill, stderr, stdout, version},
+    host::{GOOD, Host, Process, component, eventually, place, sandmill, stderr, stdout, version},
 };
 use serde_json::{Value, json};
 
@@ -104,7 +104,7 @@ async fn another_tenants_code_and_settings_are_not_read_through_links() {
     let database = database().await;
     let (folder, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let (acme, mallory) = (tenant(folder.path(), "acme"), tenant(folder.path(), "mallory"));
-    place(&acme, "pay.wasm", &version("scripted", "V000001"));
+    place(&acme, "pay.wasm", &version("scripted", GOOD[1]));
     place(&acme, "pay.toml", b"[settings]\nsecret = 'acme only'");
     place(&mallory, "own.wasm", &fs::read(component("scripted-by-stream")).unwrap());
     symlink("../acme/pay.wasm", mallory.join("stolen.wasm")).unwrap();
@@ -158,16 +158,16 @@ async fn an_updated_kubernetes_volume_swaps_its_plugins() {
         symlink(day, folder.join("..data_tmp")).unwrap();
         fs::rename(folder.join("..data_tmp"), folder.join("..data")).unwrap();
     };
-    exchange(folder.path(), "scripted.wasm", "..2026_11_28", &version("scripted", "V000001"));
-    exchange(&acme, "own.wasm", "..2026_11_28", &version("scripted-by-stream", "V000001"));
+    exchange(folder.path(), "scripted.wasm", "..2026_11_28", &version("scripted", GOOD[1]));
+    exchange(&acme, "own.wasm", "..2026_11_28", &version("scripted-by-stream", GOOD[1]));
     symlink("..data/scripted.wasm", folder.path().join("scripted.wasm")).unwrap();
     symlink("..data/own.wasm", acme.join("own.wasm")).unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
     until_run(&database, &["acme/own", "scripted"]).await;
     let first = (digest(&database, "scripted").await.unwrap(), digest(&database, "acme/own").await.unwrap());
-    exchange(folder.path(), "scripted.wasm", "..2026_11_29", &version("scripted", "V000002"));
+    exchange(folder.path(), "scripted.wasm", "..2026_11_29", &version("scripted", GOOD[2]));
     until_another(&database, "scripted", &first.0).await;
-    exchange(&acme, "own.wasm", "..2026_11_29", &version("scripted-by-stream", "V000002"));
+    exchange(&acme, "own.wasm", "..2026_11_29", &version("scripted-by-stream", GOOD[2]));
     until_another(&database, "acme/own", &first.1).await;
     until_run(&database, &["acme/own", "scripted"]).await;
     host.stop().await;
@@ -179,7 +179,7 @@ async fn a_bad_entry_is_reported_once_and_the_others_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
     let acme = tenant(folder.path(), "acme");
-    place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[1]));
     // A file that is no component, with a folder in the place of its error file; a pipe; a folder;
     // a folder in the place of a manifest.
     place(folder.path(), "bad.wasm", b"no component");
@@ -272,8 +272,8 @@ async fn an_unreadable_folder_keeps_its_plugins_running_and_affects_no_other() {
     let (_server, database) = open_database().await;
     let folder = tempfile::tempdir().unwrap();
     let acme = tenant(folder.path(), "acme");
-    place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
-    place(&acme, "own.wasm", &version("scripted-by-stream", "V000001"));
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[1]));
+    place(&acme, "own.wasm", &version("scripted-by-stream", GOOD[1]));
     let mode = |mode: u32| fs::set_permissions(&acme, fs::Permissions::from_mode(mode)).unwrap();
     let host = Process::start_under(under, &database, folder.path(), &[]);
     until_run(&database, &["acme/own", "scripted"]).await;
@@ -300,7 +300,7 @@ async fn an_unreadable_folder_keeps_its_plugins_running_and_affects_no_other() {
 
     // A start runs the readable plugins and keeps the records of the others.
     let host = Process::start_under(under, &database, folder.path(), &[]);
-    place(folder.path(), "scripted.wasm", &version("scripted", "V000005"));
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[5]));
     until_another(&database, "scripted", &running).await;
     until_not_run(&database, &unread).await;
     assert!(listed(&database).await.iter().any(|listed| listed.plugin == "acme/own" && listed.digest == own));
@@ -331,13 +331,13 @@ async fn a_folder_that_is_unreadable_at_a_start_keeps_its_tenants_events() {
     let (_server, database) = open_database().await;
     let folder = tempfile::tempdir().unwrap();
     let acme = tenant(folder.path(), "acme");
-    place(&acme, "own.wasm", &version("scripted", "V000001"));
+    place(&acme, "own.wasm", &version("scripted", GOOD[1]));
     let host = Process::start_under(under, &database, folder.path(), &[]);
     until_run(&database, &["acme/own"]).await;
     database.append("acme", "s", &[json!({})]).await;
     database.settles("acme/scripted", &[]).await;
     drop(host);
-    place(folder.path(), "scripted.wasm", &version("scripted", "V000002"));
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[2]));
     fs::set_permissions(&acme, fs::Permissions::from_mode(0o000)).unwrap();
     let host = Process::start_under(under, &database, folder.path(), &[]);
     database.append("acme", "s", &[json!({})]).await;
@@ -360,7 +360,7 @@ async fn a_folder_that_is_unreadable_at_a_start_keeps_its_tenants_events() {
 async fn a_host_short_of_file_descriptors_keeps_its_plugins_running_and_reloads_later() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[1]));
     let host = Process::start(&database, folder.path(), &["rollout.poll-ms=1"]);
     until_run(&database, &["scripted"]).await;
     let running = digest(&database, "scripted").await.unwrap();
@@ -368,7 +368,7 @@ async fn a_host_short_of_file_descriptors_keeps_its_plugins_running_and_reloads_
     let pid = Pid::from_raw(host.id() as i32);
     let before = getrlimit(Resource::Nofile);
     prlimit(pid, Resource::Nofile, Rlimit { current: Some(3), ..before }).unwrap();
-    place(folder.path(), "scripted.wasm", &version("scripted", "V000002"));
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[2]));
     let words = ["cannot be read", "Too many open files"];
     eventually("the shortage is reported", async || (!lines(&host.log(), &words).is_empty()).then_some(())).await;
     // The host keeps scanning meanwhile.

@@ -1,8 +1,5 @@
 // Changes of the plugins folder while events are handled: a new version takes over, a bad one is
 // refused or rolled back, and no event is lost or handled twice.
-//
-// The mark of a `scripted` component selects what it does: versions V… handle events, T… trap, S…
-// are slow.
 
 mod away;
 mod dry_runs;
@@ -24,7 +21,9 @@ use sandmill::{
 };
 use sandmill_tests::{
     Database, database,
-    host::{self, Host, Process, component, eventually, place, sandmill, stderr, stdout, version},
+    host::{
+        self, GOOD, Host, Process, SPINNING, TRAPPING, component, eventually, place, sandmill, stderr, stdout, version,
+    },
     ledger::{assert_log, documents, until_counted},
     random::Random,
 };
@@ -104,10 +103,10 @@ async fn first_version(database: &Database, folder: &Path, events: usize) -> Hos
 }
 
 async fn first_version_with(database: &Database, folder: &Path, events: usize, settings: &[&str]) -> Host {
-    put(folder, "V000001");
+    put(folder, GOOD[1]);
     let host = Host::start_in(database, folder, settings);
     append(database, "s", events).await;
-    until_versions(database, "s", &[("V000001", events as i64)]).await;
+    until_versions(database, "s", &[(GOOD[1], events as i64)]).await;
     host
 }
 
@@ -116,10 +115,10 @@ async fn a_new_version_continues_where_the_previous_one_stopped() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 3).await;
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 2).await;
-    until_versions(&database, "s", &[("V000001", 3), ("V000002", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3), (GOOD[2], 2)]).await;
     // The entry is completed after the first event.
     let swap = eventually("the swap's first event is recorded", async || {
         entries(&database, "scripted").await.pop().filter(|entry| entry.first.is_some())
@@ -137,7 +136,7 @@ async fn a_new_version_continues_where_the_previous_one_stopped() {
     // The next start runs the file from its cursor.
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_versions(&database, "s", &[("V000001", 3), ("V000002", 3)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3), (GOOD[2], 3)]).await;
     host.stop().await;
 }
 
@@ -148,17 +147,17 @@ async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_
     let host = first_version(&database, folder.path(), 1).await;
 
     // Half a file, as an unfinished copy leaves it, then the rest.
-    let complete = version("scripted", "V000002");
+    let complete = version("scripted", GOOD[2]);
     fs::write(folder.path().join("scripted.wasm"), &complete[..complete.len() / 2]).unwrap();
     until_error(folder.path(), "scripted", Some("a damaged component")).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     let refused = listed(&database, "scripted").await.unwrap().refused.unwrap();
     assert!(refused.1.contains("a damaged component"), "{refused:?}");
     fs::write(folder.path().join("scripted.wasm"), &complete).unwrap();
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 2), ("V000002", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2), (GOOD[2], 1)]).await;
     assert_eq!(events(&database, "scripted").await, ["started", "refused", "swapped"]);
     assert_eq!(listed(&database, "scripted").await.unwrap().refused, None);
 
@@ -178,7 +177,7 @@ async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_
     fs::create_dir(folder.path().join("folder.wasm")).unwrap();
     std::os::unix::fs::symlink(component("plane-log"), folder.path().join("outside.wasm")).unwrap();
     fs::write(folder.path().join(".swp.wasm"), "x").unwrap();
-    place(folder.path(), "twin.wasm", &version("scripted", "V000003"));
+    place(folder.path(), "twin.wasm", &version("scripted", GOOD[3]));
     place(folder.path(), "text.wasm", b"no component");
     until_error(folder.path(), "folder", Some("a directory")).await;
     until_error(folder.path(), "outside", Some("leads out of the plugins folder")).await;
@@ -186,7 +185,7 @@ async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_
     until_error(folder.path(), "text", Some("not a WebAssembly component")).await;
     assert_eq!(error(folder.path(), ".swp"), None);
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 2), ("V000002", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2), (GOOD[2], 2)]).await;
     // The error file of a removed plugin is removed too.
     for name in ["twin", "text"] {
         fs::remove_file(folder.path().join(format!("{name}.wasm"))).unwrap();
@@ -200,7 +199,7 @@ async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_
 async fn a_fixed_plugin_resumes_a_blocked_lane() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "T000001");
+    put(folder.path(), TRAPPING[1]);
     let host = Host::start_in(&database, folder.path(), &[]);
     append(&database, "s", 3).await;
     eventually("the lane is blocked", async || {
@@ -209,10 +208,10 @@ async fn a_fixed_plugin_resumes_a_blocked_lane() {
     })
     .await;
     // A second bad version is not rolled back: the lane was blocked before.
-    put(folder.path(), "T000002");
+    put(folder.path(), TRAPPING[2]);
     until_event(&database, "scripted", "swapped", 1).await;
-    put(folder.path(), "V000003");
-    until_versions(&database, "s", &[("V000003", 3)]).await;
+    put(folder.path(), GOOD[3]);
+    until_versions(&database, "s", &[(GOOD[3], 3)]).await;
     host.stop().await;
     assert_eq!(events(&database, "scripted").await, ["started", "swapped", "swapped"]);
     assert_log(&database, "scripted_log", "true").await;
@@ -223,7 +222,7 @@ async fn a_fixed_plugin_resumes_a_blocked_lane() {
 async fn a_fixed_plugin_leaves_a_paused_lane_waiting() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "T000001");
+    put(folder.path(), TRAPPING[1]);
     let host = Host::start_in(&database, folder.path(), &[]);
     append(&database, "s", 3).await;
     let until_state = async |wanted: &str| {
@@ -236,12 +235,12 @@ async fn a_fixed_plugin_leaves_a_paused_lane_waiting() {
     until_state("blocked").await;
     let session = database.db.connect("test").await.unwrap();
     assert!(pauses::pause(&session, "scripted", Some("acme"), None).await.unwrap());
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     until_state("paused").await;
     assert_eq!(versions(&database, "s").await, []);
     assert_eq!(pauses::lift(&session, "scripted", Some("acme"), None).await.unwrap(), 1);
-    until_versions(&database, "s", &[("V000002", 3)]).await;
+    until_versions(&database, "s", &[(GOOD[2], 3)]).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
@@ -251,11 +250,11 @@ async fn a_version_that_fails_right_after_its_swap_is_rolled_back() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 2, &["rollout.dry-run-events=0"]).await;
-    put(folder.path(), "T000002");
+    put(folder.path(), TRAPPING[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 2).await;
     // The version before it handles the events on which it failed.
-    until_versions(&database, "s", &[("V000001", 4)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 4)]).await;
     until_error(folder.path(), "scripted", Some("this version was rolled back: blocked a lane and handled nothing"))
         .await;
     let back = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "rolled-back").unwrap();
@@ -263,13 +262,13 @@ async fn a_version_that_fails_right_after_its_swap_is_rolled_back() {
     assert_eq!((back.first, back.lanes), (None, None), "no figures for a version that ran before");
     assert_eq!(listed(&database, "scripted").await.unwrap().digest, back.digest);
     // Another file is swapped in.
-    put(folder.path(), "V000003");
+    put(folder.path(), GOOD[3]);
     append(&database, "s", 1).await;
     until_error(folder.path(), "scripted", None).await;
     until_event(&database, "scripted", "swapped", 2).await;
     append(&database, "s", 1).await;
     eventually("the third version handles events", async || {
-        versions(&database, "s").await.last().filter(|(version, _)| version == "V000003").map(drop)
+        versions(&database, "s").await.last().filter(|(version, _)| version == GOOD[3]).map(drop)
     })
     .await;
     host.stop().await;
@@ -282,12 +281,12 @@ async fn two_bad_versions_are_rolled_back_to_the_good_one() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 2, &["rollout.dry-run-events=0"]).await;
-    for (number, bad) in [(1, "T000002"), (2, "T000003")] {
+    for (number, bad) in [(1, TRAPPING[2]), (2, TRAPPING[3])] {
         put(folder.path(), bad);
         until_event(&database, "scripted", "swapped", number).await;
     }
     append(&database, "s", 2).await;
-    until_versions(&database, "s", &[("V000001", 4)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 4)]).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
@@ -309,14 +308,14 @@ async fn a_replacement_that_cannot_start_leaves_the_running_processor_alone() {
     place(folder.path(), "scripted.wasm", &fs::read(component("scripted-by-stream")).unwrap());
     until_error(folder.path(), "scripted", Some("belongs to processor other")).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     // The start is retried, though nothing in the folder changes.
     session.batch_execute("delete from sandmill.collections where processor = 'other'").await.unwrap();
     until_counted(&database, &["scripted_stream_log"]).await;
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
     until_counted(&database, &["scripted_stream_log"]).await;
-    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 2)]));
+    assert_eq!(versions(&database, "s").await, owned(&[(GOOD[1], 2)]));
     host.stop().await;
 }
 
@@ -334,15 +333,15 @@ async fn a_person_rolls_a_version_back_and_retries_it() {
     let host = first_version(&database, folder.path(), 1).await;
     let nothing = command(&database, &["rollback", "scripted"]).await.unwrap_err();
     assert!(nothing.contains("has run no other version"), "{nothing}");
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1)]).await;
     let shown = command(&database, &["rollback", "scripted", "--reason", "prices are wrong"]).await.unwrap();
     assert!(shown.contains("is taken back"), "{shown}");
     until_event(&database, "scripted", "rolled-back", 1).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1), (GOOD[1], 1)]).await;
     until_error(folder.path(), "scripted", Some("this version was rolled back: prices are wrong")).await;
     let json: Value = serde_json::from_str(&command(&database, &["--json"]).await.unwrap()).unwrap();
     let why = json["plugins"][0]["refused"]["why"].as_str().unwrap();
@@ -353,7 +352,7 @@ async fn a_person_rolls_a_version_back_and_retries_it() {
     command(&database, &["retry", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "swapped", 2).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1), ("V000002", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1), (GOOD[1], 1), (GOOD[2], 1)]).await;
     let unknown = command(&database, &["rollback", "nobody"]).await.unwrap_err();
     assert!(unknown.contains("there is no plugin nobody; there are: scripted"), "{unknown}");
     host.stop().await;
@@ -368,28 +367,28 @@ async fn added_removed_and_renamed_files_start_stop_and_keep_processors() {
     fs::create_dir(&folder).unwrap();
     let host = Host::start_in(&database, &folder, &[]);
     append(&database, "s", 1).await;
-    put(&folder, "V000001");
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    put(&folder, GOOD[1]);
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     // A renamed file keeps its processor.
     fs::rename(folder.join("scripted.wasm"), folder.join("renamed.wasm")).unwrap();
     until_event(&database, "renamed", "renamed", 1).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     // The whole folder disappears and returns.
     fs::rename(&folder, above.path().join("aside")).unwrap();
     until_event(&database, "renamed", "stopped", 1).await;
     append(&database, "s", 1).await;
     fs::rename(above.path().join("aside"), &folder).unwrap();
-    until_versions(&database, "s", &[("V000001", 3)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3)]).await;
     // Another folder replaces it.
     let other = above.path().join("other");
     fs::create_dir(&other).unwrap();
-    place(&other, "renamed.wasm", &version("scripted", "V000002"));
+    place(&other, "renamed.wasm", &version("scripted", GOOD[2]));
     fs::rename(&folder, above.path().join("old")).unwrap();
     fs::rename(&other, &folder).unwrap();
     until_event(&database, "renamed", "swapped", 1).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 3), ("V000002", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3), (GOOD[2], 1)]).await;
     // A second plugin is added, and the first one removed.
     place(&folder, "by-stream.wasm", &fs::read(component("scripted-by-stream")).unwrap());
     until_counted(&database, &["scripted_stream_log"]).await;
@@ -397,7 +396,7 @@ async fn added_removed_and_renamed_files_start_stop_and_keep_processors() {
     until_event(&database, "renamed", "stopped", 2).await;
     append(&database, "s", 1).await;
     until_counted(&database, &["scripted_stream_log"]).await;
-    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 3), ("V000002", 1)]));
+    assert_eq!(versions(&database, "s").await, owned(&[(GOOD[1], 3), (GOOD[2], 1)]));
     host.stop().await;
     assert_log(&database, "scripted_stream_log", "true").await;
 }
@@ -407,7 +406,7 @@ async fn added_removed_and_renamed_files_start_stop_and_keep_processors() {
 async fn a_changed_manifest_is_reloaded_like_a_changed_file() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000001");
+    put(folder.path(), GOOD[1]);
     place(folder.path(), "scripted.toml", b"max-batch-size = 2\ntenants = ['acme']");
     let host = Host::start_in(&database, folder.path(), &[]);
     let counting = vec![json!({"do": "count-batch"}); 5];
@@ -489,7 +488,7 @@ async fn a_tenants_settings_override_those_for_all_tenants() {
     // In a tenant's folder, settings of single tenants are refused.
     fs::create_dir(folder.path().join("acme")).unwrap();
     host::place(&folder.path().join("acme"), "x.toml", manifest.as_bytes());
-    host::place(&folder.path().join("acme"), "x.wasm", &version("scripted-by-stream", "V000001"));
+    host::place(&folder.path().join("acme"), "x.wasm", &version("scripted-by-stream", GOOD[1]));
     until_error(folder.path(), "acme/x", Some("put its settings under [settings]")).await;
     host.stop().await;
     let shown = format!(
@@ -508,7 +507,7 @@ async fn a_plugin_in_a_tenants_folder_handles_that_tenants_events_only() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
-    for (tenant, mark) in [("acme", "V000001"), ("Globex.eu", "V000002")] {
+    for (tenant, mark) in [("acme", GOOD[1]), ("Globex.eu", GOOD[2])] {
         fs::create_dir(folder.path().join(tenant)).unwrap();
         place(&folder.path().join(tenant), "scripted.wasm", &version("scripted", mark));
     }
@@ -529,7 +528,7 @@ async fn a_plugin_in_a_tenants_folder_handles_that_tenants_events_only() {
     until("scripted_log@acme", "acme", r#"[["V000001", 2]]"#).await;
     until("scripted_log@Globex.eu", "Globex.eu", r#"[["V000002", 2]]"#).await;
     // The shared plugin handles the events of tenants without a plugin of their own.
-    put(folder.path(), "V000003");
+    put(folder.path(), GOOD[3]);
     until("scripted_log", "other", r#"[["V000003", 2]]"#).await;
     place(&folder.path().join("acme"), "scripted.toml", b"tenants = ['other']");
     until_error(folder.path(), "acme/scripted", Some("a plugin in the folder acme is that tenant's alone")).await;
@@ -559,22 +558,22 @@ async fn only_signed_plugins_run_if_the_settings_require_it() {
     let ours = plugin(&["key", "secret"]).await;
     assert_eq!(plugin(&["key", "secret"]).await, ours, "an existing key is kept");
     assert_eq!(fs::metadata(folder.path().join("secret")).unwrap().permissions().mode() & 0o777, 0o600);
-    put(folder.path(), "V000001");
+    put(folder.path(), GOOD[1]);
     let keys = format!("rollout.public-keys={ours}");
     let host = Host::start_in(&database, folder.path(), &[&keys]);
     until_error(folder.path(), "scripted", Some("it has no signature")).await;
-    let bytes = version("scripted", "V000001");
+    let bytes = version("scripted", GOOD[1]);
     place(folder.path(), "scripted.wasm.sig", theirs.sign(&bytes).as_bytes());
     until_error(folder.path(), "scripted", Some("no key in rollout.public-keys has signed these bytes")).await;
     assert_eq!(plugin(&["sign", "scripted.wasm", "--key", "secret"]).await, "scripted.wasm.sig");
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     // Another file needs another signature. Until then the version before it keeps running.
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_error(folder.path(), "scripted", Some("no key in rollout.public-keys has signed these bytes")).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     host.stop().await;
     // After a restart it still runs, but not without its key.
     append(&database, "s", 1).await;
@@ -583,9 +582,9 @@ async fn only_signed_plugins_run_if_the_settings_require_it() {
     until_error(folder.path(), "scripted", Some("no key in rollout.public-keys has signed these bytes")).await;
     eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     host.stop().await;
-    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 2)]));
+    assert_eq!(versions(&database, "s").await, owned(&[(GOOD[1], 2)]));
     let host = Host::start_in(&database, folder.path(), &[&keys]);
-    until_versions(&database, "s", &[("V000001", 3)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3)]).await;
     host.stop().await;
 }
 
@@ -597,7 +596,7 @@ async fn swaps_under_load_lose_and_repeat_nothing() {
     const TENANTS: usize = 10;
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000000");
+    put(folder.path(), GOOD[0]);
     let host = Host::start_in(&database, folder.path(), &[]);
     until_event(&database, "scripted", "started", 1).await;
     let writing = async {

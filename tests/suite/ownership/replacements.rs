@@ -3,7 +3,7 @@
 
 use sandmill_tests::{
     database,
-    host::{Host, Process, eventually_or, version},
+    host::{GOOD, Host, Process, TRAPPING, eventually_or, version},
     ledger::{self, assert_log},
     random::Random,
 };
@@ -48,7 +48,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
     let folder = tempfile::tempdir().unwrap();
     let append = async |tenant: &str, events: usize| database.append(tenant, "s", &vec![json!({}); events]).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[1]));
     append("acme", 2).await;
     append("globex", 2).await;
     until_counts(&database, 2, 0).await;
@@ -61,7 +61,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
 
     // It starts at the beginning of the log, like any new processor. The shared one handles none of
     // acme's events that are appended from now on.
-    give(folder.path(), "acme", "x", &version("scripted", "V000002"));
+    give(folder.path(), "acme", "x", &version("scripted", GOOD[2]));
     until_event(&database, "started", 1).await;
     append("acme", 2).await;
     append("globex", 1).await;
@@ -97,7 +97,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
     run(&database, &["resume", "scripted", "--tenant", "acme"]).await.unwrap();
 
     // It stays in place after a swap and after a refused file.
-    give(folder.path(), "acme", "x", &version("scripted", "V000003"));
+    give(folder.path(), "acme", "x", &version("scripted", GOOD[3]));
     until_event(&database, "swapped", 1).await;
     give(folder.path(), "acme", "x", b"no component");
     until_error(folder.path(), "acme/x", "").await;
@@ -112,7 +112,7 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
     assert_log(&database, "scripted_log", "true").await;
 
     // Acme's own processor continues where it stopped too.
-    give(folder.path(), "acme", "x", &version("scripted", "V000002"));
+    give(folder.path(), "acme", "x", &version("scripted", GOOD[2]));
     until_event(&database, "started", 2).await;
     append("acme", 1).await;
     until_counts(&database, 7, 8).await;
@@ -127,12 +127,12 @@ async fn a_tenants_own_processor_replaces_the_shared_one_until_it_is_removed() {
 async fn blocked_lanes_of_the_shared_processor_wait_for_the_tenants_own_one() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    place(folder.path(), "scripted.wasm", &version("scripted", "T000001"));
+    place(folder.path(), "scripted.wasm", &version("scripted", TRAPPING[1]));
     let host = Host::start_in(&database, folder.path(), &["rollout.trial-seconds=0"]);
     database.append("acme", "s", &[json!({})]).await;
     database.append("globex", "s", &[json!({})]).await;
     database.settles("scripted", &["acme blocked trap", "globex blocked trap"]).await;
-    give(folder.path(), "acme", "x", &version("scripted", "V000001"));
+    give(folder.path(), "acme", "x", &version("scripted", GOOD[1]));
     database.settles("acme/scripted", &[]).await;
     database.settles("scripted", &["globex blocked trap"]).await;
     fs::remove_file(folder.path().join("acme/x.wasm")).unwrap();
@@ -154,8 +154,8 @@ async fn a_restart_leaves_the_tenants_own_processor_in_place() {
         format!("compile.cache={}", cache.path().display())
     };
     append().await;
-    place(folder.path(), "scripted.wasm", &version("scripted", "V000001"));
-    give(folder.path(), "acme", "x", &version("scripted", "V000002"));
+    place(folder.path(), "scripted.wasm", &version("scripted", GOOD[1]));
+    give(folder.path(), "acme", "x", &version("scripted", GOOD[2]));
     let host = Host::start_in(&database, folder.path(), &[]);
     until_event(&database, "started", 1).await;
     append().await;
@@ -185,7 +185,7 @@ async fn a_restart_leaves_the_tenants_own_processor_in_place() {
     run(&database, &[&caught_up[..], &[&plugins]].concat()).await.unwrap();
     assert_eq!(counts(&database).await, (4, 4));
     // A run until caught up does not wait for replaced lanes.
-    give(folder.path(), "acme", "x", &version("scripted", "V000002"));
+    give(folder.path(), "acme", "x", &version("scripted", GOOD[2]));
     append().await;
     run(&database, &[&caught_up[..], &[&plugins]].concat()).await.unwrap();
     assert_eq!(counts(&database).await.1, 5);
@@ -205,7 +205,7 @@ async fn kills_while_the_own_plugin_is_added_and_removed_lose_and_repeat_nothing
         true => fs::remove_file(&file).unwrap(),
         false => own(random.below(3)),
     };
-    place(folder.path(), "by-stream.wasm", &version("scripted-by-stream", "V000000"));
+    place(folder.path(), "by-stream.wasm", &version("scripted-by-stream", GOOD[0]));
     let handled = async || {
         let session = database.db.connect("test").await.unwrap();
         let sql = "select coalesce(sum(handled), 0)::bigint from sandmill.cursors";

@@ -35,7 +35,7 @@ impl Volume {
 async fn rolled_back(database: &Database, folder: &Path) -> Host {
     let host = first_version(database, folder, 1).await;
     until_retained(database, "scripted", 1).await;
-    put(folder, "V000002");
+    put(folder, GOOD[2]);
     until_event(database, "scripted", "swapped", 1).await;
     until_retained(database, "scripted", 2).await;
     command(database, &["rollback", "scripted"]).await.unwrap();
@@ -57,7 +57,7 @@ async fn a_start_on_an_empty_folder_keeps_what_a_later_start_needs() {
     let cache = tempfile::tempdir().unwrap();
     let cache = format!("compile.cache={}", cache.path().display());
     let host = Host::start_in(&database, &volume.folder(), &[&cache]);
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     until_error(&volume.folder(), "scripted", Some("this version was rolled back: by a person")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
@@ -72,7 +72,7 @@ async fn a_volume_that_returns_while_the_host_runs_restores_what_ran() {
     append(&database, "s", 1).await;
     eventually("the plugin is gone", async || listed(&database, "scripted").await.is_none().then_some(())).await;
     volume.mount();
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     until_error(&volume.folder(), "scripted", Some("this version was rolled back: by a person")).await;
     // The version can be retried and rolled back again.
     command(&database, &["retry", "scripted"]).await.unwrap();
@@ -98,11 +98,11 @@ async fn another_file_of_the_same_name_does_not_restore_a_removed_plugin() {
     let (config, never) = (host::config(&volume.folder(), &[]), std::future::pending);
     let none = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap_err();
     assert!(none.to_string().contains("can run"), "{none}");
-    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
+    assert_eq!(versions(&database, "s").await, owned(&[(GOOD[1], 1)]));
     // The next version can still be rolled back to what ran before.
-    put(&volume.folder(), "V000002");
+    put(&volume.folder(), GOOD[2]);
     let host = Host::start_in(&database, &volume.folder(), &[]);
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1)]).await;
     until_retained(&database, "scripted", 2).await;
     command(&database, &["rollback", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "rolled-back", 1).await;

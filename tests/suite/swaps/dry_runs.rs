@@ -9,7 +9,7 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 3, &["limits.cpu-ms=5000"]).await;
-    put(folder.path(), "T000002");
+    put(folder.path(), TRAPPING[2]);
     let why = "a dry run on the last 3 events failed, unlike the running version: tenant acme, the event at position 1 (Scripted): trap";
     until_error(folder.path(), "scripted", Some(why)).await;
     // The sessions of the dry run are closed; the next dry run opens new ones.
@@ -17,16 +17,16 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     let sql = "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = current_database()
                and application_name ~ '^sandmill (dry run|read|documents)'";
     assert!(session.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) >= 2);
-    put(folder.path(), "S000003");
+    put(folder.path(), SPINNING[3]);
     let why = "failed, unlike the running version: none of 3 events was handled in 2 s; the running version handles 3";
     until_error(folder.path(), "scripted", Some(why)).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 4)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 4)]).await;
     let refused = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "refused").unwrap();
     let report = refused.dry_run.unwrap();
     assert_eq!((report.events, report.lanes, report.handled, report.failed), (3, 1, 0, 1));
 
-    put(folder.path(), "T000004");
+    put(folder.path(), TRAPPING[4]);
     until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
     // The version is refused at a start too.
     host.stop().await;
@@ -35,10 +35,10 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     let (config, never) = (host::config(folder.path(), &[]), std::future::pending);
     let ended = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap();
     assert!(matches!(ended, Ended::CaughtUp { refused: 1 }), "{ended:?}");
-    until_versions(&database, "s", &[("V000001", 5)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 5)]).await;
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_versions(&database, "s", &[("V000001", 6)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 6)]).await;
     until_error(folder.path(), "scripted", Some("position 1 (Scripted): trap")).await;
     fs::write(folder.path().join("scripted.toml"), "dry-run = false").unwrap();
     until_event(&database, "scripted", "swapped", 1).await;
@@ -58,14 +58,14 @@ async fn the_results_of_a_dry_run_are_reported_and_discarded() {
     database.append("acme", "s", &[skip, json!({})]).await;
     // Both versions stop this lane.
     database.append("globex", "s", &[json!({}), json!({"do": "stop"}), json!({})]).await;
-    until_versions(&database, "s", &[("V000001", 3)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3)]).await;
     eventually("the lane is blocked", async || {
         let status = database.status("scripted").await?;
         status.lanes_behind.iter().any(|lane| lane.state == "blocked").then_some(())
     })
     .await;
     let before = documents(&database, "scripted_log").await;
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     let swap = entries(&database, "scripted").await.pop().unwrap();
     let report = swap.dry_run.unwrap();
@@ -81,7 +81,7 @@ async fn the_results_of_a_dry_run_are_reported_and_discarded() {
         serde_json::from_str(&command(&database, &["history", "scripted", "--json"]).await.unwrap()).unwrap();
     assert_eq!(json["history"][0]["dryRun"]["skipped"], 1, "{json}");
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 3), ("V000002", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3), (GOOD[2], 1)]).await;
     let swap = eventually("its lanes are counted", async || {
         entries(&database, "scripted").await.pop().filter(|entry| entry.lanes.is_some())
     })

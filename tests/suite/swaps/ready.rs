@@ -68,16 +68,16 @@ async fn a_plugin_starts_while_another_one_is_compiled() {
     let database = database().await;
     let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_delays_large_components());
     place(folder.path(), "a-large.wasm", &large(by_stream()));
-    put(folder.path(), "V000001");
+    put(folder.path(), GOOD[1]);
     append(&database, "s", 1).await;
     let [worker, cache] = compiler.settings();
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     // A version that is added meanwhile does not wait either.
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1)]).await;
     assert_eq!(events(&database, "a-large").await, Vec::<String>::new());
     fs::write(compiler.file("go"), "").unwrap();
     until_counted(&database, &["scripted_stream_log"]).await;
@@ -90,13 +90,13 @@ async fn a_run_until_caught_up_waits_for_plugins_under_compilation() {
     let database = database().await;
     let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_delays_large_components());
     place(folder.path(), "a-large.wasm", &large(by_stream()));
-    put(folder.path(), "V000001");
+    put(folder.path(), GOOD[1]);
     append(&database, "s", 1).await;
     let [worker, cache] = compiler.settings();
     let (config, db) = (host::config(folder.path(), &[&worker, &cache]), database.db.clone());
     let never = std::future::pending;
     let run = tokio::spawn(async move { app::run(&config, &db, Until::CaughtUp, never(), never()).await });
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     assert!(!run.is_finished());
     fs::write(compiler.file("go"), "").unwrap();
     let ended = run.await.unwrap().unwrap();
@@ -109,12 +109,12 @@ async fn a_run_until_caught_up_waits_for_plugins_under_compilation() {
 async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
     let database = database().await;
     let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_delays_large_components());
-    place(folder.path(), "a-large.wasm", &large(version("scripted", "V000002")));
-    place(folder.path(), "b.wasm", &version("scripted", "V000001"));
+    place(folder.path(), "a-large.wasm", &large(version("scripted", GOOD[2])));
+    place(folder.path(), "b.wasm", &version("scripted", GOOD[1]));
     append(&database, "s", 1).await;
     let [worker, cache] = compiler.settings();
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     fs::write(compiler.file("go"), "").unwrap();
     let why = "claims the processor id scripted, which b.wasm already has";
     until_error(folder.path(), "a-large", Some(why)).await;
@@ -122,12 +122,12 @@ async fn which_file_gets_a_processor_does_not_depend_on_which_is_ready_first() {
     // With cached code both are ready at once; also in a database where neither ran before.
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     host.stop().await;
     let other = sandmill_tests::database().await;
     append(&other, "s", 1).await;
     let host = Host::start_in(&other, folder.path(), &[&worker, &cache]);
-    until_versions(&other, "s", &[("V000001", 1)]).await;
+    until_versions(&other, "s", &[(GOOD[1], 1)]).await;
     until_error(folder.path(), "a-large", Some(why)).await;
     host.stop().await;
 }
@@ -143,7 +143,7 @@ async fn a_file_is_not_refused_because_its_compiler_was_killed() {
         let folder = tempfile::tempdir().unwrap();
         let compiler = Compiler::that(&format!("if [ -e $here/short ]; then {ends}; fi"));
         fs::write(compiler.file("short"), "").unwrap();
-        put(folder.path(), "V000001");
+        put(folder.path(), GOOD[1]);
         append(&database, "s", 1).await;
         let [worker, cache] = compiler.settings();
         let limit = format!("compile.seconds={seconds}");
@@ -160,7 +160,7 @@ async fn a_file_is_not_refused_because_its_compiler_was_killed() {
                 Host::start_in(&database, folder.path(), &[&worker, &cache])
             }
         };
-        until_versions(&database, "s", &[("V000001", 1)]).await;
+        until_versions(&database, "s", &[(GOOD[1], 1)]).await;
         until_error(folder.path(), "scripted", None).await;
         assert_eq!(events(&database, "scripted").await, ["started"]);
         host.stop().await;
@@ -173,20 +173,20 @@ async fn a_file_is_not_refused_because_its_compiler_was_killed() {
 async fn no_file_waits_for_one_that_the_machine_cannot_compile_now() {
     let database = database().await;
     let (folder, compiler) = (tempfile::tempdir().unwrap(), Compiler::that_is_killed_at_versions());
-    put(folder.path(), "V000001");
+    put(folder.path(), GOOD[1]);
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     until_retained(&database, "scripted", 1).await;
     host.stop().await;
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     place(folder.path(), "z-later.wasm", &large(by_stream()));
     append(&database, "s", 1).await;
     let [worker, cache] = compiler.settings();
     let host = Host::start_in(&database, folder.path(), &[&worker, &cache]);
     until_error(folder.path(), "scripted", Some("waiting, and compiled again automatically: ")).await;
     until_event(&database, "z-later", "started", 1).await;
-    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
+    assert_eq!(versions(&database, "s").await, owned(&[(GOOD[1], 1)]));
     fs::remove_file(compiler.file("short")).unwrap();
     until_event(&database, "scripted", "started", 2).await;
     // Either version may have been ready first.
@@ -198,7 +198,7 @@ async fn no_file_waits_for_one_that_the_machine_cannot_compile_now() {
     .await;
     append(&database, "s", 1).await;
     until_counted(&database, &["scripted_log", "scripted_stream_log"]).await;
-    assert_eq!(versions(&database, "s").await.last().unwrap().0, "V000002");
+    assert_eq!(versions(&database, "s").await.last().unwrap().0, GOOD[2]);
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
@@ -219,6 +219,6 @@ async fn a_former_version_whose_compiler_was_killed_runs_later() {
     })
     .await;
     fs::remove_file(compiler.file("short")).unwrap();
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     host.stop().await;
 }

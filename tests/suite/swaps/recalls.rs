@@ -37,11 +37,11 @@ async fn a_start_with_many_broken_files_recalls_two_versions_at_once() {
     for name in FILES {
         fs::write(folder.path().join(format!("{name}.wasm")), "broken").unwrap();
     }
-    place(folder.path(), "a-first.wasm", &version("scripted", "V000001"));
+    place(folder.path(), "a-first.wasm", &version("scripted", GOOD[1]));
     append(&database, "s", 1).await;
     let session = components_locked(&database).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     eventually("two recalls are under way", async || (recalls(&database).await >= 2).then_some(())).await;
     assert!(recalls(&database).await <= 2);
     session.batch_execute("commit").await.unwrap();
@@ -61,11 +61,11 @@ async fn no_file_waits_for_a_former_version_that_the_database_does_not_return() 
     until_retained(&database, "broken", 1).await;
     host.stop().await;
     fs::write(folder.path().join("broken.wasm"), "broken").unwrap();
-    put(folder.path(), "V000001");
+    put(folder.path(), GOOD[1]);
     append(&database, "s", 1).await;
     let session = components_locked(&database).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     until_error(folder.path(), "broken", Some("not a WebAssembly component")).await;
     session.batch_execute("commit").await.unwrap();
     until_event(&database, "broken", "started", 2).await;

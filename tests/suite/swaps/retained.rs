@@ -43,7 +43,7 @@ async fn a_rolled_back_plugin_runs_its_previous_version_in_a_new_container() {
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
     until_retained(&database, "scripted", 1).await;
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     until_retained(&database, "scripted", 2).await;
     host.stop().await;
@@ -52,14 +52,14 @@ async fn a_rolled_back_plugin_runs_its_previous_version_in_a_new_container() {
     append(&database, "s", 1).await;
     let (_cache, cache) = empty_cache();
     let host = Host::start_in(&database, folder.path(), &[&cache]);
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     host.stop().await;
     // A broken file in another new container.
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     append(&database, "s", 1).await;
     let (_cache, cache) = empty_cache();
     let host = Host::start_in(&database, folder.path(), &[&cache]);
-    until_versions(&database, "s", &[("V000001", 3)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3)]).await;
     until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
@@ -72,17 +72,17 @@ async fn a_version_is_rolled_back_on_a_host_that_never_ran_the_previous_one() {
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
     until_retained(&database, "scripted", 1).await;
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     host.stop().await;
     append(&database, "s", 1).await;
     let (_cache, cache) = empty_cache();
     let host = Host::start_in(&database, folder.path(), &[&cache]);
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1)]).await;
     command(&database, &["rollback", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "rolled-back", 1).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1), (GOOD[1], 1)]).await;
     until_error(folder.path(), "scripted", Some("this version was rolled back: by a person")).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
@@ -96,7 +96,7 @@ async fn stored_bytes_that_were_altered_are_refused() {
     until_retained(&database, "scripted", 1).await;
     host.stop().await;
     let session = database.db.connect("test").await.unwrap();
-    let other = version("scripted", "V000009");
+    let other = version("scripted", GOOD[9]);
     session.execute("update sandmill.components set bytes = $1", &[&other]).await.unwrap();
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     // They are refused even though the compiled code of the true bytes is cached.
@@ -105,7 +105,7 @@ async fn stored_bytes_that_were_altered_are_refused() {
     until_error(folder.path(), "scripted", Some(why)).await;
     eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
     host.stop().await;
-    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
+    assert_eq!(versions(&database, "s").await, owned(&[(GOOD[1], 1)]));
 }
 
 /// Write access to the database does not suffice to run code without a key.
@@ -115,12 +115,12 @@ async fn stored_bytes_need_a_signature_of_a_current_key() {
     let folder = tempfile::tempdir().unwrap();
     let (ours, theirs) = (SecretKey::of(&[1; 32]), SecretKey::of(&[2; 32]));
     let keys = |key: &SecretKey| format!("rollout.public-keys={}", key.public());
-    let bytes = version("scripted", "V000001");
-    put(folder.path(), "V000001");
+    let bytes = version("scripted", GOOD[1]);
+    put(folder.path(), GOOD[1]);
     place(folder.path(), "scripted.wasm.sig", ours.sign(&bytes).as_bytes());
     let host = Host::start_in(&database, folder.path(), &[&keys(&ours)]);
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1)]).await;
     until_retained(&database, "scripted", 1).await;
     host.stop().await;
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
@@ -132,7 +132,7 @@ async fn stored_bytes_need_a_signature_of_a_current_key() {
     host.stop().await;
     // Forged bytes with rows that claim everything a row can claim.
     let session = database.db.connect("test").await.unwrap();
-    let other = version("scripted", "V000009");
+    let other = version("scripted", GOOD[9]);
     let forged = "with c as (insert into sandmill.components (digest, bytes) values ($1, $2) returning digest),
                   r as (update sandmill.retained_versions set digest = (select digest from c) returning 1)
                   update sandmill.plugins set digest = (select digest from c) where (select count(*) from r) = 1";
@@ -140,7 +140,7 @@ async fn stored_bytes_need_a_signature_of_a_current_key() {
     let host = Host::start_in(&database, folder.path(), &[&keys(&ours)]);
     until_error(folder.path(), "scripted", Some(why)).await;
     host.stop().await;
-    assert_eq!(versions(&database, "s").await, owned(&[("V000001", 1)]));
+    assert_eq!(versions(&database, "s").await, owned(&[(GOOD[1], 1)]));
 }
 
 /// The number of stored versions is bounded, and those of a removed plugin are deleted after 30
@@ -151,7 +151,7 @@ async fn versions_beyond_the_limit_and_of_removed_plugins_are_deleted() {
     let folder = tempfile::tempdir().unwrap();
     let host = first_version_with(&database, folder.path(), 1, &["rollout.retained-versions=2"]).await;
     until_retained(&database, "scripted", 1).await;
-    for (number, mark) in ["V000002", "V000003"].into_iter().enumerate() {
+    for (number, mark) in [GOOD[2], GOOD[3]].into_iter().enumerate() {
         put(folder.path(), mark);
         until_event(&database, "scripted", "swapped", number + 1).await;
         let newest = digest(&version("scripted", mark));
@@ -161,7 +161,7 @@ async fn versions_beyond_the_limit_and_of_removed_plugins_are_deleted() {
         })
         .await;
     }
-    let expected = ["V000003", "V000002"].map(|mark| digest(&version("scripted", mark)));
+    let expected = [GOOD[3], GOOD[2]].map(|mark| digest(&version("scripted", mark)));
     assert_eq!(until_retained(&database, "scripted", 2).await, expected);
     until_components(&database, 2).await;
     // Plugins share stored bytes, but each finds only versions that it ran itself.
@@ -219,11 +219,11 @@ async fn the_stored_bytes_of_a_tenants_removed_plugins_are_bounded() {
 async fn a_run_until_caught_up_stores_the_versions_that_ran() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000001");
+    put(folder.path(), GOOD[1]);
     append(&database, "s", 1).await;
     let (config, never) = (host::config(folder.path(), &[]), std::future::pending);
     let ended = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap();
     assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
     let retained = until_retained(&database, "scripted", 1).await;
-    assert_eq!(retained, [digest(&version("scripted", "V000001"))]);
+    assert_eq!(retained, [digest(&version("scripted", GOOD[1]))]);
 }

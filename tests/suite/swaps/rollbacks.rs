@@ -9,17 +9,17 @@ async fn upgraded_by_a_start(database: &Database, folder: &Path) -> Host {
     let host = first_version(database, folder, 1).await;
     until_retained(database, "scripted", 1).await;
     host.stop().await;
-    put(folder, "V000002");
+    put(folder, GOOD[2]);
     let host = Host::start_in(database, folder, &[]);
     append(database, "s", 1).await;
-    until_versions(database, "s", &[("V000001", 1), ("V000002", 1)]).await;
+    until_versions(database, "s", &[(GOOD[1], 1), (GOOD[2], 1)]).await;
     until_retained(database, "scripted", 2).await;
     host
 }
 
 async fn until_first_version_handles_an_event(database: &Database) {
     append(database, "s", 1).await;
-    until_versions(database, "s", &[("V000001", 1), ("V000002", 1), ("V000001", 1)]).await;
+    until_versions(database, "s", &[(GOOD[1], 1), (GOOD[2], 1), (GOOD[1], 1)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,18 +58,18 @@ async fn two_rollbacks_in_a_row_restore_the_version_before_both() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = upgraded_by_a_start(&database, folder.path()).await;
-    put(folder.path(), "V000003");
+    put(folder.path(), GOOD[3]);
     until_event(&database, "scripted", "swapped", 1).await;
     until_retained(&database, "scripted", 3).await;
     host.stop().await;
     command(&database, &["rollback", "scripted"]).await.unwrap();
     let host = Host::start_in(&database, folder.path(), &[]);
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 2)]).await;
     command(&database, &["rollback", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "rolled-back", 1).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 1), ("V000002", 2), ("V000001", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 2), (GOOD[1], 1)]).await;
     host.stop().await;
 }
 

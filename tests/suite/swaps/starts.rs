@@ -8,7 +8,7 @@ async fn the_version_that_ran_last_runs_if_the_file_is_refused_at_a_start() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     command(&database, &["rollback", "scripted"]).await.unwrap();
     until_event(&database, "scripted", "rolled-back", 1).await;
@@ -17,7 +17,7 @@ async fn the_version_that_ran_last_runs_if_the_file_is_refused_at_a_start() {
 
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     let now = eventually("the refusal is recorded", async || {
         listed(&database, "scripted").await.filter(|now| now.refused.is_some())
     })
@@ -30,10 +30,10 @@ async fn the_version_that_ran_last_runs_if_the_file_is_refused_at_a_start() {
     fs::write(folder.path().join("scripted.wasm"), "broken").unwrap();
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_versions(&database, "s", &[("V000001", 3)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 3)]).await;
     until_error(folder.path(), "scripted", Some("not a WebAssembly component")).await;
     // A good file takes over. Once it is removed, no former version runs in its place.
-    put(folder.path(), "V000003");
+    put(folder.path(), GOOD[3]);
     append(&database, "s", 1).await;
     until_event(&database, "scripted", "swapped", 2).await;
     fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
@@ -53,19 +53,19 @@ async fn a_start_restores_the_previous_version_as_a_running_host_does() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     let host = first_version(&database, folder.path(), 1).await;
-    put(folder.path(), "V000002");
+    put(folder.path(), GOOD[2]);
     until_event(&database, "scripted", "swapped", 1).await;
     host.stop().await;
     command(&database, &["rollback", "scripted"]).await.unwrap();
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);
-    until_versions(&database, "s", &[("V000001", 2)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2)]).await;
     host.stop().await;
     // With another partitioning neither the file nor a former version can start.
     let sql = "update sandmill.processors set partition_by = 'event-stream' where id = 'scripted'";
     let session = database.db.connect("test").await.unwrap();
     session.batch_execute(sql).await.unwrap();
-    put(folder.path(), "V000003");
+    put(folder.path(), GOOD[3]);
     let host = Host::start_in(&database, folder.path(), &[]);
     until_error(folder.path(), "scripted", Some("partitioning by event-stream")).await;
     let last = eventually("nothing runs", async || listed(&database, "scripted").await.filter(|now| !now.runs())).await;
@@ -76,7 +76,7 @@ async fn a_start_restores_the_previous_version_as_a_running_host_does() {
     let host = Host::start_in(&database, folder.path(), &[]);
     until_event(&database, "scripted", "swapped", 2).await;
     append(&database, "s", 1).await;
-    until_versions(&database, "s", &[("V000001", 2), ("V000003", 1)]).await;
+    until_versions(&database, "s", &[(GOOD[1], 2), (GOOD[3], 1)]).await;
     host.stop().await;
     assert_log(&database, "scripted_log", "true").await;
 }
@@ -88,7 +88,7 @@ async fn a_host_killed_during_a_swap_loses_nothing() {
     let mut random = Random::seeded();
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
-    put(folder.path(), "V000000");
+    put(folder.path(), GOOD[0]);
     for round in 0..ROUNDS {
         let process = Process::start(&database, folder.path(), &[]);
         until_event(&database, "scripted", "started", round + 1).await;
