@@ -10,4 +10,5 @@ pub mod loading;
 pub mod nearest;
 pub mod partition_key;
 pub mod settings;
+pub mod spec;
 pub mod text;

@@ -51,10 +51,7 @@ use crate::{
     },
     consumer::{pages::Pages, router::Router, wake::Wakeups},
     db::{Db, Error, describe, pool::Borrower, sqlstate},
-    model::{
-        cursor::Snapshot,
-        handler::{Descriptor, Reason},
-    },
+    model::{cursor::Snapshot, handler::Reason, spec::ProcessorSpec},
     supervisor::Stop,
     telemetry::metrics::Metrics,
     tenants::Tenants,
@@ -174,7 +171,7 @@ pub struct ProcessorState {
 
 /// One processor.
 pub struct Processor {
-    descriptor: Descriptor,
+    spec: ProcessorSpec,
     router: Router,
     runner: Runner,
     shared: Shared,
@@ -203,18 +200,18 @@ impl Processor {
     /// A registered processor, and a watch on its state. All processors of a host are made before
     /// the first of them runs, because lockstep waits for all of its members.
     pub fn new(
-        descriptor: Descriptor,
+        spec: ProcessorSpec,
         runner: Runner,
         shared: Shared,
         pressure: pressure::PressureSettings,
     ) -> (Self, watch::Receiver<ProcessorState>) {
         let (state, watcher) = watch::channel(ProcessorState::default());
-        let router = Router::new(&descriptor);
-        let counters = shared.metrics.of_processor(descriptor.id.as_str());
+        let router = Router::new(&spec);
+        let counters = shared.metrics.of_processor(spec.id.as_str());
         let report = Reporter::new(shared.instances.clone(), counters);
-        let member = (pressure.back_pressure == Strategy::Lockstep).then(|| shared.lockstep.join(&descriptor.id));
+        let member = (pressure.back_pressure == Strategy::Lockstep).then(|| shared.lockstep.join(&spec.id));
         let processor = Processor {
-            descriptor,
+            spec,
             router,
             runner,
             shared,
@@ -233,13 +230,13 @@ impl Processor {
     pub async fn run(mut self, mut stop: Stop) -> anyhow::Result<()> {
         let ended = self.follow(&mut stop).await;
         self.release().await;
-        self.shared.metrics.processor_ended(self.descriptor.id.as_str());
+        self.shared.metrics.processor_ended(self.spec.id.as_str());
         ended
     }
 
     /// Records that the processor no longer runs.
     async fn release(&self) {
-        let (id, commits) = (&self.descriptor.id, &self.shared.connections.commits);
+        let (id, commits) = (&self.spec.id, &self.shared.connections.commits);
         let Some(fence) = &self.fence else { return };
         let release = async {
             let session = commits.lend(&Borrower::of(id, "release")).await?;
@@ -265,11 +262,11 @@ impl Processor {
             // Guests may remember results of this term that were never committed.
             self.runner.code.current().handler.forget_all();
             if let Some(held @ (LockError::Held { .. } | LockError::Taken { .. })) = error.downcast_ref() {
-                tracing::error!(processor = %self.descriptor.id, "{held}");
+                tracing::error!(processor = %self.spec.id, "{held}");
                 return Err(error);
             }
             let error = term_errors::message(&error);
-            let processor = &self.descriptor.id;
+            let processor = &self.spec.id;
             match sqlstate(&error) {
                 None => tracing::warn!(%processor, error, "lost the database connection; reconnecting"),
                 Some(_) => {
@@ -277,10 +274,10 @@ impl Processor {
                 }
             }
             self.errors.ended(&error, SystemTime::now());
-            self.shared.metrics.term_ended(self.descriptor.id.as_str(), sqlstate(&error));
+            self.shared.metrics.term_ended(self.spec.id.as_str(), sqlstate(&error));
             tokio::select! {
                 () = stop.drain() => return Ok(()),
-                () = self.errors.store(&self.shared.connections.commits, &self.descriptor.id) => {}
+                () = self.errors.store(&self.shared.connections.commits, &self.spec.id) => {}
             }
             pause = next_term(pause, began.elapsed(), std::mem::take(&mut self.has_committed));
             tokio::select! {
@@ -294,7 +291,7 @@ impl Processor {
     async fn term(&mut self, stop: &mut Stop) -> Result<(), TermEnded> {
         let begin = async {
             let host = self.shared.host_lock.ensure().await?;
-            Ok::<_, TermEnded>(Term::begin(&self.shared, &self.descriptor, host).await.context("begin a term")?)
+            Ok::<_, TermEnded>(Term::begin(&self.shared, &self.spec, host).await.context("begin a term")?)
         };
         let term = tokio::select! {
             // A database that does not answer must not delay the stop.
@@ -304,7 +301,7 @@ impl Processor {
         self.fence = Some(term.committer.fence().clone());
         let shared = self.shared.clone();
         let parts = Parts {
-            id: &self.descriptor.id,
+            id: &self.spec.id,
             router: &self.router,
             runner: &self.runner,
             config: &shared.config,

@@ -25,7 +25,7 @@ pub use report::{EventDifference, PassReport, TestReport};
 
 use crate::{
     consumer::router::Router,
-    model::{event::Event, handler::Descriptor},
+    model::{event::Event, spec::ProcessorSpec},
     processor::lane::{FIRST_BATCH, Runner, TermEnded},
 };
 
@@ -35,8 +35,8 @@ pub const ATTEMPTS: u32 = 3;
 
 /// A test of one plugin.
 pub struct PluginTest<'a> {
-    /// The plugin's descriptor.
-    pub descriptor: &'a Descriptor,
+    /// The plugin's spec.
+    pub spec: &'a ProcessorSpec,
     /// Its code and guest threads.
     pub runner: &'a Runner,
     /// Events that are dispatched to lanes at once.
@@ -53,7 +53,7 @@ impl PluginTest<'_> {
         events: &[Arc<Event>],
         expected: Option<&NamedDocuments>,
     ) -> Result<(TestReport, NamedDocuments), TermEnded> {
-        let router = Router::new(self.descriptor);
+        let router = Router::new(self.spec);
         let taken: Vec<Arc<Event>> = events.iter().filter(|event| router.takes(event)).cloned().collect();
         let largest_batch = self.runner.code.current().batch_events.min(FIRST_BATCH).min(self.page_events).max(1);
         let mut passes: Vec<Pass> = Vec::new();
@@ -71,7 +71,7 @@ impl PluginTest<'_> {
     /// misspelling.
     fn absent_types(&self, events: &[Arc<Event>]) -> Vec<String> {
         let present: BTreeSet<&str> = events.iter().map(|event| &*event.event_type).collect();
-        let wanted = self.descriptor.event_types.iter().flatten();
+        let wanted = self.spec.event_types.iter().flatten();
         wanted.filter(|wanted| !present.contains(wanted.as_str())).cloned().collect()
     }
 }

@@ -12,8 +12,9 @@ use sandmill::{
     model::{
         effects::{Change, Effects},
         event::{Batch, Event},
-        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, PartitionBy},
+        handler::{BoxFuture, Documents, Failure, Handler},
         ids::{CollectionName, ProcessorId},
+        spec::{PartitionBy, ProcessorSpec},
     },
     plugins::registry::RunnableVersion,
 };
@@ -42,8 +43,7 @@ impl NativeHost {
     pub async fn start_all(database: &Database, foldings: Vec<Folding>, settings: &[&str]) -> NativeHost {
         let (db, config) = (database.db.clone(), config("".as_ref(), settings));
         let ids: Vec<String> = foldings.iter().map(|folding| folding.id.to_string()).collect();
-        let handlers =
-            foldings.into_iter().map(|folding| RunnableVersion::native(folding.descriptor(), Arc::new(folding)));
+        let handlers = foldings.into_iter().map(|folding| RunnableVersion::native(folding.spec(), Arc::new(folding)));
         let handlers = handlers.collect();
         let (drain, told) = oneshot::channel();
         let drained = async {
@@ -93,9 +93,9 @@ impl Folding {
         Folding { partition_by: PartitionBy::EventStream, ..self }
     }
 
-    fn descriptor(&self) -> Descriptor {
+    fn spec(&self) -> ProcessorSpec {
         let partition_by = self.partition_by.clone();
-        Descriptor { partition_by, ..Descriptor::projector(self.id.clone(), vec![self.collection.clone()]) }
+        ProcessorSpec { partition_by, ..ProcessorSpec::projector(self.id.clone(), vec![self.collection.clone()]) }
     }
 
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {

@@ -16,7 +16,7 @@ use super::{CUT_OFF, StopCompiling};
 
 use crate::{
     config::Config,
-    model::handler::Descriptor,
+    model::spec::ProcessorSpec,
     plugins::manifest::Manifest,
     processor::{
         code::{CodeVersion, SwappableCode},
@@ -88,8 +88,8 @@ pub struct TestRequest {
 
 /// The outcome of a plugin test.
 pub struct TestResult {
-    /// The plugin's description of itself, with its manifest applied.
-    pub descriptor: Descriptor,
+    /// The plugin's spec: its descriptor with its manifest applied.
+    pub spec: ProcessorSpec,
     /// The findings of the test.
     pub report: TestReport,
     /// Lines of events that an import would leave out, because an earlier line has the same id.
@@ -112,12 +112,12 @@ pub async fn test(
     let (sandbox, manifest) = sandbox(config, &request.file)?;
     let Some(examined) = examine(&sandbox, &request.file, &mut interrupted).await? else { return Ok(None) };
     let plugin = Arc::new(examined.loaded.with_context(|| format!("{} does not run here", request.file.display()))?);
-    let descriptor = manifest.apply_to(plugin.descriptor(), None);
-    let code = SwappableCode::new(CodeVersion::new(plugin.digest(), plugin.clone(), descriptor.max_batch_size));
+    let spec = manifest.apply_to(plugin.descriptor(), None);
+    let code = SwappableCode::new(CodeVersion::new(plugin.digest(), plugin.clone(), spec.max_batch_size));
     let scheduler = Scheduler::start(&config.scheduler).context("start the guest threads")?;
-    let runner = Runner::new(&descriptor, Arc::new(code), scheduler);
+    let runner = Runner::new(&spec, Arc::new(code), scheduler);
     let test = PluginTest {
-        descriptor: &descriptor,
+        spec: &spec,
         runner: &runner,
         page_events: config.processor.page_events,
         tenants_at_once: config.processor.lanes_at_once.min(sandbox.usage().max_live),
@@ -132,7 +132,7 @@ pub async fn test(
         written.with_context(|| format!("write the documents to {}", path.display()))?;
     }
     let largest_instance_bytes = plugin.largest_instance_bytes();
-    Ok(Some(TestResult { report, repeated, largest_instance_bytes, descriptor }))
+    Ok(Some(TestResult { report, repeated, largest_instance_bytes, spec }))
 }
 
 fn events(path: &Path) -> anyhow::Result<FileEvents> {

@@ -4,9 +4,10 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::model::{
     event::Event,
-    handler::{Descriptor, PartitionBy, Reason},
+    handler::Reason,
     ids::{LaneKey, TenantId},
     partition_key::Pointer,
+    spec::{PartitionBy, ProcessorSpec},
 };
 
 /// The lane of a tenant's events whose partition key cannot be read. It stops at the first of them
@@ -32,21 +33,21 @@ enum Partitioning {
 }
 
 impl Router {
-    /// A router for the subscription in a descriptor.
-    pub fn new(descriptor: &Descriptor) -> Self {
+    /// A router for the subscription in a spec.
+    pub fn new(spec: &ProcessorSpec) -> Self {
         let mut event_types: Option<Vec<Box<str>>> =
-            descriptor.event_types.as_ref().map(|types| types.iter().map(|t| t.as_str().into()).collect());
+            spec.event_types.as_ref().map(|types| types.iter().map(|t| t.as_str().into()).collect());
         if let Some(types) = &mut event_types {
             types.sort();
         }
-        let mut tenants = descriptor.tenants.clone();
+        let mut tenants = spec.tenants.clone();
         if let Some(tenants) = &mut tenants {
             tenants.sort();
         }
         Router {
             event_types: event_types.map(Into::into),
             tenants: tenants.map(Into::into),
-            partitioning: match &descriptor.partition_by {
+            partitioning: match &spec.partition_by {
                 PartitionBy::Tenant => Partitioning::Tenant,
                 PartitionBy::EventStream => Partitioning::Stream,
                 PartitionBy::DataProperty(pointer) => {
@@ -171,11 +172,11 @@ mod tests {
     }
 
     fn router(event_types: Option<&[&str]>, partition_by: PartitionBy) -> Router {
-        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
-        Router::new(&Descriptor {
+        let spec = ProcessorSpec::projector(ProcessorId::parse("p").unwrap(), Vec::new());
+        Router::new(&ProcessorSpec {
             event_types: event_types.map(|types| types.iter().map(|t| t.to_string()).collect()),
             partition_by,
-            ..descriptor
+            ..spec
         })
     }
 
@@ -244,9 +245,9 @@ mod tests {
 
     #[test]
     fn events_of_other_tenants_are_not_taken() {
-        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
+        let spec = ProcessorSpec::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let tenants = ["globex", "acme"].map(|name| TenantId::parse(name).unwrap());
-        let router = Router::new(&Descriptor { tenants: Some(tenants.into()), ..descriptor });
+        let router = Router::new(&ProcessorSpec { tenants: Some(tenants.into()), ..spec });
         let events = ["acme", "globex", "other"].map(|tenant| event(1, tenant, "s", "T", "{}"));
         let taken: Vec<bool> = events.iter().map(|event| router.takes(event)).collect();
         assert_eq!(taken, [true, true, false]);

@@ -8,88 +8,12 @@ use std::{any::Any, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use super::{
     effects::Effects,
     event::Batch,
-    ids::{CollectionName, ProcessorId, TenantId},
+    ids::{CollectionName, TenantId},
     text,
 };
 
 /// A future that can be sent to a guest thread.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
-
-/// How events are dispatched to lanes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PartitionBy {
-    /// One lane for each tenant.
-    Tenant,
-    /// One lane for each stream of a tenant.
-    EventStream,
-    /// One lane for each value of a property: a JSON pointer (RFC 6901) into the event's data.
-    DataProperty(String),
-}
-
-impl fmt::Display for PartitionBy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            PartitionBy::Tenant => f.write_str("tenant"),
-            PartitionBy::EventStream => f.write_str("event-stream"),
-            PartitionBy::DataProperty(pointer) => write!(f, "data-property({pointer})"),
-        }
-    }
-}
-
-/// The point in the log where a processor begins at its first start.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// The beginning of the log: all of history, then live events.
-    Beginning,
-    /// The head of the log: only events committed after the first start.
-    Now,
-}
-
-/// A plugin's checked description of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Descriptor {
-    /// The processor's id.
-    pub id: ProcessorId,
-    /// The author's version, for people.
-    pub version: String,
-    /// The event types it handles; none means all.
-    pub event_types: Option<Vec<String>>,
-    /// Every collection it reads or writes.
-    pub collections: Vec<CollectionName>,
-    /// How its events are dispatched to lanes.
-    pub partition_by: PartitionBy,
-    /// Where it begins at its first start.
-    pub start: Start,
-    /// Version of its documents. Authors raise it when documents written by earlier code must be
-    /// rebuilt.
-    pub read_model_version: u32,
-    /// The most events in one call; none leaves it to the host.
-    pub max_batch_size: Option<u32>,
-    /// The tenants whose events it handles; none means all. Set by operators, never by a plugin.
-    pub tenants: Option<Vec<TenantId>>,
-}
-
-impl Descriptor {
-    /// A projector of all event types from the beginning, whose lanes are tenants.
-    pub fn projector(id: ProcessorId, collections: Vec<CollectionName>) -> Self {
-        Descriptor {
-            id,
-            version: String::new(),
-            event_types: None,
-            collections,
-            partition_by: PartitionBy::Tenant,
-            start: Start::Beginning,
-            read_model_version: 1,
-            max_batch_size: None,
-            tenants: None,
-        }
-    }
-
-    /// This descriptor for a tenant's own processor, which handles only that tenant's events.
-    pub fn owned_by(&self, tenant: &TenantId) -> Self {
-        Descriptor { id: self.id.owned_by(tenant), tenants: Some(vec![tenant.clone()]), ..self.clone() }
-    }
-}
 
 /// The failure of an attempt, named by what happens next.
 #[derive(Clone, Debug, PartialEq, Eq)]

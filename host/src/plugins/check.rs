@@ -75,7 +75,7 @@ impl CheckedFile {
     pub(super) fn runnable(&self) -> Option<RunnableVersion> {
         let (plugin, manifest) = self.outcome.as_ref().ok()?;
         Some(RunnableVersion {
-            descriptor: manifest.apply_to(plugin.descriptor(), self.file.tenant.as_ref()),
+            spec: manifest.apply_to(plugin.descriptor(), self.file.tenant.as_ref()),
             plugin: self.file.name.clone(),
             digest: self.digest.clone(),
             handler: plugin.clone(),

@@ -8,7 +8,7 @@ use std::{
 use super::{manifest::Manifest, version::RunnableVersion};
 use crate::{
     db::describe,
-    model::{handler::Descriptor, ids::ProcessorId},
+    model::{ids::ProcessorId, spec::ProcessorSpec},
     processor::{Shared, code::CodeVersion, registration},
     rollout::dry_run::{DryRun, DryRunReport, DryRunSession},
     scheduler::Scheduler,
@@ -35,7 +35,7 @@ pub(super) struct DryRunContext {
 pub(super) struct RunningVersion {
     pub(super) plugin: String,
     pub(super) version: Arc<CodeVersion>,
-    pub(super) descriptor: Descriptor,
+    pub(super) spec: ProcessorSpec,
     pub(super) manifest: Manifest,
 }
 
@@ -48,17 +48,17 @@ impl DryRuns {
     /// database does not answer.
     pub(super) async fn run(&self, candidate: &RunnableVersion) -> Result<Option<DryRunReport>, String> {
         let DryRunContext { shared, scheduler, session, running, files, events } = &*self.0;
-        let RunnableVersion { descriptor, digest, handler, manifest, plugin, .. } = candidate;
-        let Some(current) = running.get(&descriptor.id) else { return Ok(None) };
+        let RunnableVersion { spec, digest, handler, manifest, plugin, .. } = candidate;
+        let Some(current) = running.get(&spec.id) else { return Ok(None) };
         let same = *current.version.digest == **digest && current.manifest == *manifest;
         // The plan refuses it: the processor belongs to another file, or has other documents.
         let refused = current.plugin != *plugin && files.contains(&current.plugin)
-            || registration::difference(&current.descriptor, descriptor, manifest.adopts()).is_some();
+            || registration::difference(&current.spec, spec, manifest.adopts()).is_some();
         if *events == 0 || same || refused {
             return Ok(None);
         }
-        let (running, runs_as) = (&current.version, &current.descriptor);
-        let dry_run = DryRun { scheduler, descriptor, handler, running, runs_as, events: *events };
+        let (running, runs_as) = (&current.version, &current.spec);
+        let dry_run = DryRun { scheduler, spec, handler, running, runs_as, events: *events };
         let kept = || session.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = kept().take();
         let was_used = taken.is_some();
@@ -72,7 +72,7 @@ impl DryRuns {
         let report = result.map_err(|error| error.downcast_ref().map_or_else(|| format!("{error:#}"), describe))?;
         kept().replace(session);
         if let Some(report) = &report {
-            tracing::info!(processor = %descriptor.id, digest = digest.get(..12), "{report}");
+            tracing::info!(processor = %spec.id, digest = digest.get(..12), "{report}");
         }
         Ok(report)
     }

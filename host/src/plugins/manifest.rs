@@ -32,7 +32,13 @@ use serde::{
 };
 
 use crate::{
-    model::{handler::Descriptor, ids::TenantId, nearest::nearest, settings::PluginSettings, text},
+    model::{
+        ids::TenantId,
+        nearest::nearest,
+        settings::PluginSettings,
+        spec::{Descriptor, ProcessorSpec},
+        text,
+    },
     sandbox::Limits,
 };
 
@@ -270,16 +276,16 @@ impl Manifest {
         self.on_change == OnChange::Continue
     }
 
-    /// The plugin's descriptor with the manifest applied. With an `owner` it is that tenant's own.
-    pub fn apply_to(&self, descriptor: &Descriptor, owner: Option<&TenantId>) -> Descriptor {
-        let mut descriptor = owner.map_or_else(|| descriptor.clone(), |owner| descriptor.owned_by(owner));
+    /// The spec of a plugin under this manifest. With an `owner` it is that tenant's own.
+    pub fn apply_to(&self, descriptor: &Descriptor, owner: Option<&TenantId>) -> ProcessorSpec {
+        let mut spec = ProcessorSpec::new(descriptor.clone(), owner);
         if self.tenants.is_some() {
-            descriptor.tenants.clone_from(&self.tenants);
+            spec.tenants.clone_from(&self.tenants);
         }
         if self.max_batch_size.is_some() {
-            descriptor.max_batch_size = self.max_batch_size;
+            spec.max_batch_size = self.max_batch_size;
         }
-        descriptor
+        spec
     }
 }
 
@@ -329,7 +335,7 @@ fn host_limit(host: &Limits, name: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::ProcessorId;
+    use crate::model::ids::FamilyId;
 
     #[test]
     fn a_tenants_own_plugin_may_lower_limits_but_not_raise_them() {
@@ -364,12 +370,15 @@ mod tests {
         assert_eq!(manifest.limits(&host, None).unwrap(), Limits { cpu_ms: 50, memory_mib: 8, ..host.clone() });
         let settings = [("currency", "EUR"), ("fast", "true"), ("rate", "1.5")];
         assert_eq!(settings_of(&manifest, "acme"), settings.map(|(key, value)| format!("{key} {value}")));
-        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
+        let descriptor = Descriptor::projector(FamilyId::parse("p").unwrap(), Vec::new());
         let applied = manifest.apply_to(&descriptor, None);
         assert_eq!((applied.max_batch_size, applied.tenants.unwrap()[0].as_str()), (Some(5), "acme"));
         assert_eq!(manifest.on_change, OnChange::Continue);
         let nothing = Manifest::parse("").unwrap();
-        assert_eq!((&nothing, nothing.apply_to(&descriptor, None)), (&Manifest::default(), descriptor));
+        assert_eq!(
+            (&nothing, nothing.apply_to(&descriptor, None)),
+            (&Manifest::default(), ProcessorSpec::new(descriptor, None))
+        );
         assert_eq!(nothing.limits(&host, None).unwrap(), host);
     }
 

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, fmt};
 
 use super::manifest::Manifest;
 use crate::{
-    model::{handler::Descriptor, ids::ProcessorId},
+    model::{ids::ProcessorId, spec::ProcessorSpec},
     processor::registration,
 };
 
@@ -18,8 +18,8 @@ use crate::{
 pub struct VersionSpec {
     /// SHA-256 of the file.
     pub digest: String,
-    /// The plugin's descriptor with its manifest applied.
-    pub descriptor: Descriptor,
+    /// The plugin's spec with its manifest applied.
+    pub spec: ProcessorSpec,
     /// Its manifest.
     pub manifest: Manifest,
 }
@@ -105,7 +105,7 @@ impl ReconcilePlan {
         let (mut stops, mut renames, mut swaps, mut starts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         // The new name of a plugin whose file was renamed.
         let renamed_to = |plugin: &str, of: &VersionSpec| {
-            let taken = claims.get(&of.descriptor.id).filter(|to| **to != plugin);
+            let taken = claims.get(&of.spec.id).filter(|to| **to != plugin);
             taken.filter(|to| !running.contains_key(**to) && !desired.contains_key(plugin)).copied()
         };
         for (plugin, now) in running {
@@ -115,11 +115,11 @@ impl ReconcilePlan {
                     None => stops.push(Step::Stop { plugin: plugin.clone() }),
                 },
                 Some(Desired::Keep) => {}
-                Some(Desired::Run(new)) if new.descriptor.id != now.descriptor.id => {
-                    let wins = claims.get(&new.descriptor.id) == Some(&plugin.as_str());
+                Some(Desired::Run(new)) if new.spec.id != now.spec.id => {
+                    let wins = claims.get(&new.spec.id) == Some(&plugin.as_str());
                     // A plugin that loses the claim ends too, if another file now has its
                     // processor.
-                    if wins || claims.contains_key(&now.descriptor.id) {
+                    if wins || claims.contains_key(&now.spec.id) {
                         stops.push(Step::Stop { plugin: plugin.clone() });
                     }
                     if wins {
@@ -131,7 +131,7 @@ impl ReconcilePlan {
         }
         for (plugin, wanted) in desired {
             let Desired::Run(new) = wanted else { continue };
-            if running.contains_key(plugin) || claims.get(&new.descriptor.id) != Some(&plugin.as_str()) {
+            if running.contains_key(plugin) || claims.get(&new.spec.id) != Some(&plugin.as_str()) {
                 continue;
             }
             let before = running.iter().find(|(name, now)| renamed_to(name, now) == Some(plugin));
@@ -156,22 +156,22 @@ fn claims<'a>(
     // A running plugin keeps its processor while its file claims it or cannot run.
     for (plugin, now) in running {
         let keeps = match desired.get(plugin) {
-            Some(Desired::Run(new)) => new.descriptor.id == now.descriptor.id,
+            Some(Desired::Run(new)) => new.spec.id == now.spec.id,
             Some(Desired::Keep) => true,
             None => false,
         };
         if keeps {
-            claims.insert(&now.descriptor.id, plugin);
+            claims.insert(&now.spec.id, plugin);
         }
     }
     let mut claimants: Vec<(Rank, &String, &VersionSpec)> = Vec::new();
     for (plugin, state) in desired {
         let Desired::Run(new) = state else { continue };
-        claimants.push((rank(plugin, &new.descriptor.id), plugin, new));
+        claimants.push((rank(plugin, &new.spec.id), plugin, new));
     }
     claimants.sort_by_key(|(rank, plugin, _)| (*rank, *plugin));
     for (_, plugin, new) in claimants {
-        let id = &new.descriptor.id;
+        let id = &new.spec.id;
         let owner = claims.entry(id).or_insert(plugin);
         if *owner != plugin {
             let reason = format!(
@@ -189,12 +189,12 @@ pub(super) fn change(plugin: &str, now: &VersionSpec, new: &VersionSpec) -> Opti
     if now == new {
         return None;
     }
-    if let Some(changed) = registration::difference(&now.descriptor, &new.descriptor, new.manifest.adopts()) {
+    if let Some(changed) = registration::difference(&now.spec, &new.spec, new.manifest.adopts()) {
         return Some(Step::Refuse { plugin, reason: changed.to_string() });
     }
     // Document readers and writers are built for the collections, routers for the subscription.
     let fixed = |version: &VersionSpec| {
-        let Descriptor { mut collections, event_types, tenants, .. } = version.descriptor.clone();
+        let ProcessorSpec { mut collections, event_types, tenants, .. } = version.spec.clone();
         collections.sort();
         (collections, event_types, tenants)
     };
@@ -229,12 +229,12 @@ impl fmt::Display for Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ids::CollectionName;
+    use crate::model::{ids::CollectionName, spec::Descriptor};
 
     fn version(id: &str, digest: &str) -> VersionSpec {
         let collections = vec![CollectionName::parse("carts").unwrap()];
-        let descriptor = Descriptor::projector(ProcessorId::parse(id).unwrap(), collections);
-        VersionSpec { digest: digest.into(), descriptor, manifest: Manifest::default() }
+        let spec = ProcessorSpec::projector(ProcessorId::parse(id).unwrap(), collections);
+        VersionSpec { digest: digest.into(), spec, manifest: Manifest::default() }
     }
 
     /// Files as `NAME=ID:DIGEST`, or `NAME` alone for one that cannot run.
@@ -318,8 +318,12 @@ mod tests {
     fn plugins_of_two_tenants_are_two_processors() {
         let of = |name: &str| {
             let (tenant, version) = (crate::model::ids::TenantId::parse(name).unwrap(), version("x", "1"));
-            let descriptor = version.descriptor.owned_by(&tenant);
-            (format!("{name}/a"), Desired::Run(Box::new(VersionSpec { descriptor, ..version })))
+            let id = version.spec.id.owned_by(&tenant);
+            let spec = ProcessorSpec { id, tenants: Some(vec![tenant]), ..version.spec };
+            (
+                format!("{name}/a"),
+                Desired::Run(Box::new(VersionSpec { spec, digest: version.digest, manifest: version.manifest })),
+            )
         };
         let files = BTreeMap::from([of("acme"), of("globex")]);
         assert_eq!(ReconcilePlan::between(&BTreeMap::new(), &files).to_string(), "start acme/a; start globex/a");
@@ -328,9 +332,9 @@ mod tests {
     #[test]
     fn a_version_that_did_not_build_the_documents_is_refused() {
         let now = version("a", "1");
-        let with = |change: &dyn Fn(&mut Descriptor)| {
+        let with = |change: &dyn Fn(&mut ProcessorSpec)| {
             let mut new = version("a", "2");
-            change(&mut new.descriptor);
+            change(&mut new.spec);
             let files = BTreeMap::from([("a".to_string(), Desired::Run(Box::new(new)))]);
             ReconcilePlan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()
         };
@@ -349,22 +353,23 @@ mod tests {
     #[test]
     fn a_changed_manifest_swaps_restarts_or_refuses() {
         let now = version("a", "1");
-        let with = |manifest: &str, change: &dyn Fn(&mut Descriptor)| {
+        let with = |manifest: &str, change: &dyn Fn(&mut ProcessorSpec)| {
             let manifest = Manifest::parse(manifest).unwrap();
-            let mut new = VersionSpec { descriptor: manifest.apply_to(&now.descriptor, None), manifest, ..now.clone() };
-            change(&mut new.descriptor);
+            let descriptor = Descriptor::projector(now.spec.id.family().clone(), now.spec.collections.clone());
+            let mut new = VersionSpec { spec: manifest.apply_to(&descriptor, None), manifest, ..now.clone() };
+            change(&mut new.spec);
             let files = BTreeMap::from([("a".to_string(), Desired::Run(Box::new(new)))]);
             ReconcilePlan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()
         };
-        let nothing = |_: &mut Descriptor| {};
+        let nothing = |_: &mut ProcessorSpec| {};
         assert_eq!(with("", &nothing), "nothing to do");
         assert_eq!(with("[limits]\ncpu-ms = 5", &nothing), "swap a");
         assert_eq!(with("max-batch-size = 5", &nothing), "swap a");
         assert_eq!(with("tenants = ['acme']", &nothing), "restart a");
-        let other_types = |new: &mut Descriptor| new.event_types = Some(vec!["T".into()]);
+        let other_types = |new: &mut ProcessorSpec| new.event_types = Some(vec!["T".into()]);
         assert_eq!(with("on-change = 'continue'", &other_types), "restart a");
         assert!(with("", &other_types).starts_with("refuse a: "));
-        let by_stream = |new: &mut Descriptor| new.partition_by = crate::model::handler::PartitionBy::EventStream;
+        let by_stream = |new: &mut ProcessorSpec| new.partition_by = crate::model::spec::PartitionBy::EventStream;
         assert!(with("on-change = 'continue'", &by_stream).starts_with("refuse a: "));
     }
 }

@@ -119,9 +119,8 @@ impl Registry {
     /// the plugins that have a file.
     pub fn dry_runs(&self, files: BTreeSet<String>, events: usize) -> DryRuns {
         let running = |(id, member): (&ProcessorId, &Member)| {
-            let (version, descriptor, manifest) =
-                (member.code.current(), member.descriptor.clone(), member.manifest.clone());
-            (id.clone(), RunningVersion { plugin: member.plugin.clone(), version, descriptor, manifest })
+            let (version, spec, manifest) = (member.code.current(), member.spec.clone(), member.manifest.clone());
+            (id.clone(), RunningVersion { plugin: member.plugin.clone(), version, spec, manifest })
         };
         let context = DryRunContext {
             shared: self.shared.clone(),
@@ -143,8 +142,8 @@ impl Registry {
     ) -> Vec<(RunnableVersion, RegistrationError)> {
         for version in &versions {
             // A processor that still runs under the id ends first.
-            self.stop(&version.descriptor.id);
-            self.tasks.ended(version.descriptor.id.as_str()).await;
+            self.stop(&version.spec.id);
+            self.tasks.ended(version.spec.id.as_str()).await;
         }
         let registrations: Vec<Registration<'_>> = versions.iter().map(RunnableVersion::registration).collect();
         let registered = registration::register_all(session, &self.shared.tenants, &registrations).await;
@@ -156,17 +155,17 @@ impl Registry {
                 continue;
             }
             announce(&version);
-            let id = version.descriptor.id.clone();
+            let id = version.spec.id.clone();
             let code = Arc::new(SwappableCode::new(version.version()));
             let runner = Runner {
                 deferred: Some(self.shared.pages.deferred()),
-                ..Runner::new(&version.descriptor, code.clone(), self.scheduler.clone())
+                ..Runner::new(&version.spec, code.clone(), self.scheduler.clone())
             };
             let pressure = self.pressures.get(id.as_str()).cloned().unwrap_or_default();
-            let RunnableVersion { descriptor, plugin, manifest, provenance, .. } = version;
-            let (processor, state) = Processor::new(descriptor.clone(), runner, self.shared.clone(), pressure);
+            let RunnableVersion { spec, plugin, manifest, provenance, .. } = version;
+            let (processor, state) = Processor::new(spec.clone(), runner, self.shared.clone(), pressure);
             processors.push((id.clone(), processor));
-            let member = Member::new(plugin, descriptor, (manifest, provenance), state, code);
+            let member = Member::new(plugin, spec, (manifest, provenance), state, code);
             self.members.insert(id, member);
             self.shared.metrics.plugin_changed("started");
         }
@@ -183,7 +182,7 @@ impl Registry {
         session: &Session,
         next: RunnableVersion,
     ) -> Result<Option<SwapReport>, RegistrationError> {
-        if !self.members.contains_key(&next.descriptor.id) {
+        if !self.members.contains_key(&next.spec.id) {
             return Ok(None);
         }
         registration::register(session, &self.shared.tenants, next.registration()).await?;
@@ -210,7 +209,7 @@ impl Registry {
         session: &Session,
         former: RunnableVersion,
     ) -> Result<Option<SwapReport>, RegistrationError> {
-        if !self.members.contains_key(&former.descriptor.id) {
+        if !self.members.contains_key(&former.spec.id) {
             return Ok(None);
         }
         let plugin = former.plugin.clone();
@@ -223,10 +222,10 @@ impl Registry {
         plugin: &str,
         former: MemberVersion,
     ) -> Result<Option<SwapReport>, RegistrationError> {
-        let id = former.descriptor.id.clone();
-        let MemberVersion { version, descriptor, .. } = &former;
+        let id = former.spec.id.clone();
+        let MemberVersion { version, spec, .. } = &former;
         // A version that built documents here before may always continue them.
-        let registration = Registration { descriptor, plugin, digest: &version.digest, adopts: true };
+        let registration = Registration { spec, plugin, digest: &version.digest, adopts: true };
         registration::register(session, &self.shared.tenants, registration).await?;
         let report = self.exchange(session, former).await;
         if let Some(member) = self.members.get_mut(&id) {
@@ -236,10 +235,10 @@ impl Registry {
     }
 
     async fn exchange(&mut self, session: &Session, next: MemberVersion) -> Option<SwapReport> {
-        let member = self.members.get_mut(&next.descriptor.id)?;
+        let member = self.members.get_mut(&next.spec.id)?;
         self.shared.metrics.plugin_changed("swapped");
         let report = member.exchange(next);
-        blocked::retry_all(session, &member.descriptor.id, Some(&member.code.current())).await;
+        blocked::retry_all(session, &member.spec.id, Some(&member.code.current())).await;
         Some(report)
     }
 
@@ -281,13 +280,9 @@ impl Registry {
     pub async fn rename(&mut self, session: &Session, id: &ProcessorId, plugin: &str) -> Result<(), RegistrationError> {
         let Some(member) = self.members.get_mut(id) else { return Ok(()) };
         let (digest, adopts) = (member.code.current().digest.clone(), member.manifest.adopts());
-        let descriptor = &member.descriptor;
-        registration::register(
-            session,
-            &self.shared.tenants,
-            Registration { descriptor, plugin, digest: &digest, adopts },
-        )
-        .await?;
+        let spec = &member.spec;
+        registration::register(session, &self.shared.tenants, Registration { spec, plugin, digest: &digest, adopts })
+            .await?;
         member.plugin = plugin.into();
         Ok(())
     }
@@ -322,13 +317,13 @@ impl Registry {
     }
 }
 
-fn announce(RunnableVersion { descriptor, plugin, digest, .. }: &RunnableVersion) {
+fn announce(RunnableVersion { spec, plugin, digest, .. }: &RunnableVersion) {
     tracing::info!(
-        processor = %descriptor.id,
-        version = descriptor.version,
+        processor = %spec.id,
+        version = spec.version,
         plugin,
         digest = digest.get(..12),
-        event_types = descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| text::some_of(types, " ")),
+        event_types = spec.event_types.as_ref().map_or_else(|| "all".into(), |types| text::some_of(types, " ")),
         "running"
     );
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::manifest::Manifest;
 use crate::{
-    model::handler::{Descriptor, Handler},
+    model::{handler::Handler, spec::ProcessorSpec},
     processor::{code::CodeVersion, registration::Registration},
 };
 
 /// A version of a processor's code that is ready to run.
 pub struct RunnableVersion {
-    /// The plugin's descriptor with its manifest applied.
-    pub descriptor: Descriptor,
+    /// The plugin's spec with its manifest applied.
+    pub spec: ProcessorSpec,
     /// The plugin's name, or `native`; for people.
     pub plugin: String,
     /// SHA-256 of its file, or `native`.
@@ -37,18 +37,18 @@ pub struct Provenance {
 
 impl RunnableVersion {
     /// A version whose code is part of this process.
-    pub fn native(descriptor: Descriptor, handler: Arc<dyn Handler>) -> Self {
+    pub fn native(spec: ProcessorSpec, handler: Arc<dyn Handler>) -> Self {
         let native = || "native".to_string();
         let (manifest, provenance) = (Manifest::default(), Provenance::default());
-        RunnableVersion { descriptor, plugin: native(), digest: native(), handler, manifest, provenance }
+        RunnableVersion { spec, plugin: native(), digest: native(), handler, manifest, provenance }
     }
 
     pub(super) fn registration(&self) -> Registration<'_> {
-        let RunnableVersion { descriptor, plugin, digest, manifest, .. } = self;
-        Registration { descriptor, plugin, digest, adopts: manifest.adopts() }
+        let RunnableVersion { spec, plugin, digest, manifest, .. } = self;
+        Registration { spec, plugin, digest, adopts: manifest.adopts() }
     }
 
     pub(super) fn version(&self) -> CodeVersion {
-        CodeVersion::new(&*self.digest, self.handler.clone(), self.descriptor.max_batch_size)
+        CodeVersion::new(&*self.digest, self.handler.clone(), self.spec.max_batch_size)
     }
 }

@@ -17,9 +17,10 @@ use crate::{
     model::{
         effects::{Change, Effects, HaltAction},
         event::{Batch, Event},
-        handler::{BoxFuture, Descriptor, Documents, Failure, Reason},
+        handler::{BoxFuture, Documents, Failure, Reason},
         ids::{CollectionName, LaneKey},
         loading::{LoadEvents, Loaded},
+        spec::ProcessorSpec,
     },
     processor::{
         code::{CodeVersion, SwappableCode},
@@ -100,9 +101,9 @@ impl<E: Into<anyhow::Error>> From<E> for TermEnded {
 }
 
 impl Runner {
-    /// A runner for the subscription of a descriptor, which keeps its results.
-    pub fn new(descriptor: &Descriptor, code: Arc<SwappableCode>, scheduler: Scheduler) -> Self {
-        let (router, waiters) = (Router::new(descriptor), Arc::default());
+    /// A runner for the subscription of a spec, which keeps its results.
+    pub fn new(spec: &ProcessorSpec, code: Arc<SwappableCode>, scheduler: Scheduler) -> Self {
+        let (router, waiters) = (Router::new(spec), Arc::default());
         Runner { code, scheduler, deferred: None, router, replaying: false, waiters }
     }
 

@@ -11,8 +11,8 @@ use crate::{
     db::{Error, Session, Statement, describe},
     model::{
         cursor::{Progress, Snapshot},
-        handler::{Descriptor, Start},
         ids::{BUCKETS, CollectionName, TenantId},
+        spec::{ProcessorSpec, Start},
         text,
     },
     tenants::Tenants,
@@ -57,8 +57,8 @@ const KIND: &str = "projector";
 /// A processor to register.
 #[derive(Clone, Copy)]
 pub struct Registration<'a> {
-    /// The plugin's descriptor.
-    pub descriptor: &'a Descriptor,
+    /// The plugin's spec.
+    pub spec: &'a ProcessorSpec,
     /// The plugin's name.
     pub plugin: &'a str,
     /// SHA-256 of the file.
@@ -92,7 +92,7 @@ pub async fn register_all(
         Err(_) if registrations.is_empty() => return Vec::new(),
         Err(error) => {
             let failed = |of: &Registration<'_>| RegistrationError::Unprepared {
-                id: of.descriptor.id.to_string(),
+                id: of.spec.id.to_string(),
                 why: describe(error),
             };
             return registrations.iter().map(|of| Err(failed(of))).collect();
@@ -104,17 +104,17 @@ pub async fn register_all(
 
 impl Registration<'_> {
     async fn put(&self, session: &Session, tenants: &Tenants, statement: &Statement) -> Result<(), RegistrationError> {
-        let Registration { descriptor, plugin, digest, adopts } = self;
-        let most_collections = descriptor.id.owner().map_or(0, |owner| tenants.limits(owner).collections);
+        let Registration { spec, plugin, digest, adopts } = self;
+        let most_collections = spec.id.owner().map_or(0, |owner| tenants.limits(owner).collections);
         let most_collections = i32::try_from(most_collections).unwrap_or(i32::MAX);
-        let id = descriptor.id.as_str();
+        let id = spec.id.as_str();
         let database = |error| RegistrationError::Database { id: id.to_string(), error };
-        let now = Basis::of(descriptor);
-        let start = match descriptor.start {
+        let now = Basis::of(spec);
+        let start = match spec.start {
             Start::Beginning => Some(Progress::at(Snapshot::nothing()).to_string()),
             Start::Now => None,
         };
-        let collections: Vec<&str> = descriptor.collections.iter().map(CollectionName::as_str).collect();
+        let collections: Vec<&str> = spec.collections.iter().map(CollectionName::as_str).collect();
         let row = session
             .query_one(
                 statement,
@@ -123,13 +123,13 @@ impl Registration<'_> {
                     &KIND,
                     plugin,
                     digest,
-                    &descriptor.version,
+                    &spec.version,
                     &now.event_types,
                     &now.partition_by,
                     &now.read_model_version,
                     adopts,
-                    &descriptor.id.family().as_str(),
-                    &descriptor.id.owner().map_or("", TenantId::as_str),
+                    &spec.id.family().as_str(),
+                    &spec.id.owner().map_or("", TenantId::as_str),
                     &start,
                     &i32::from(BUCKETS),
                     &collections,
@@ -157,22 +157,22 @@ struct Basis {
 
 /// Why a version cannot continue the documents of another; none if it can. With `adopt` only the
 /// partitioning must be equal.
-pub fn difference(before: &Descriptor, now: &Descriptor, adopt: bool) -> Option<RegistrationError> {
+pub fn difference(before: &ProcessorSpec, now: &ProcessorSpec, adopt: bool) -> Option<RegistrationError> {
     let (before, basis) = (Basis::of(before), Basis::of(now));
     let differs = if adopt { before.partition_by != basis.partition_by } else { before != basis };
     differs.then(|| before.changed(&basis, now.id.as_str()))
 }
 
 impl Basis {
-    fn of(descriptor: &Descriptor) -> Self {
+    fn of(spec: &ProcessorSpec) -> Self {
         let sorted = |mut types: Vec<String>| {
             types.sort();
             types
         };
         Basis {
-            event_types: descriptor.event_types.clone().map(sorted),
-            partition_by: descriptor.partition_by.to_string(),
-            read_model_version: descriptor.read_model_version as i32,
+            event_types: spec.event_types.clone().map(sorted),
+            partition_by: spec.partition_by.to_string(),
+            read_model_version: spec.read_model_version as i32,
         }
     }
 

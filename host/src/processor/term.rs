@@ -17,8 +17,8 @@ use crate::{
     db::pool::Borrower,
     model::{
         cursor::Progress,
-        handler::Descriptor,
         ids::{BUCKETS, LaneKey},
+        spec::ProcessorSpec,
     },
     projections::documents::TermDocuments,
 };
@@ -42,10 +42,10 @@ pub struct Term {
 impl Term {
     /// Takes a new fence, and reads the progress under it. `host` is the pid of the session that
     /// holds the host lock.
-    pub async fn begin(shared: &Shared, descriptor: &Descriptor, host: i32) -> anyhow::Result<Term> {
-        let (sessions, id) = (&shared.connections, &descriptor.id);
+    pub async fn begin(shared: &Shared, spec: &ProcessorSpec, host: i32) -> anyhow::Result<Term> {
+        let (sessions, id) = (&shared.connections, &spec.id);
         let TermStart { committer, cursors, checkpoints } =
-            Committer::begin(&sessions.commits, id, &descriptor.collections, host).await?;
+            Committer::begin(&sessions.commits, id, &spec.collections, host).await?;
         let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
         anyhow::ensure!(
             cursors.len() == usize::from(BUCKETS) && cursors.iter().all(|(_, progress)| *progress == stored),
@@ -55,7 +55,7 @@ impl Term {
         let pages = shared.pages.reader(Borrower::of(id, "read"));
         let lanes = shared.pages.reader(Borrower::of(id, "lanes"));
         let (cache_bytes, read_bytes) = (shared.config.document_cache_mib << 20, shared.config.read_mib << 20);
-        let documents = TermDocuments::new(&sessions.documents, descriptor, cache_bytes, read_bytes);
+        let documents = TermDocuments::new(&sessions.documents, spec, cache_bytes, read_bytes);
         Ok(Term { committer: Arc::new(committer), pages, lanes, documents: Arc::new(documents), stored, checkpoints })
     }
 }

@@ -34,8 +34,9 @@ use crate::{
         pool::{Borrower, Pool},
     },
     model::{
-        handler::{Descriptor, Failure, PartitionBy, Reason},
+        handler::{Failure, Reason},
         ids::{CollectionName, LaneKey, TenantId},
+        spec::{PartitionBy, ProcessorSpec},
     },
 };
 
@@ -168,16 +169,16 @@ impl TermDocuments {
     /// The documents in a processor's collections, which exist already. `cache_bytes` bounds the
     /// cached documents, besides staged ones; `read_bytes` bounds what one call may read from the
     /// database.
-    pub fn new(sessions: &Arc<Pool<Session>>, descriptor: &Descriptor, cache_bytes: usize, read_bytes: usize) -> Self {
-        let owner = descriptor.id.owner();
+    pub fn new(sessions: &Arc<Pool<Session>>, spec: &ProcessorSpec, cache_bytes: usize, read_bytes: usize) -> Self {
+        let owner = spec.id.owner();
         let loader = |purpose: &str, together: bool| {
-            let mut borrower = Borrower::of(&descriptor.id, purpose);
+            let mut borrower = Borrower::of(&spec.id, purpose);
             // Slow reads leave some of the sessions to quick ones.
             borrower.groups.extend((!together).then(|| Arc::from(SLOW_READS)));
             Loader::new(sessions.clone(), borrower, owner.cloned(), read_bytes, together)
         };
         let (loader, slow_loader) = (loader("documents", true), loader(SLOW_READS, false));
-        let owned = descriptor.partition_by != PartitionBy::Tenant;
+        let owned = spec.partition_by != PartitionBy::Tenant;
         let state = CacheState { cache: DocumentCache::new(cache_bytes), serial: 0 };
         TermDocuments { loader, slow_loader, slow: Mutex::default(), owned, state: Mutex::new(state) }
     }

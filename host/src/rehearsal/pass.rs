@@ -14,8 +14,9 @@ use crate::{
     consumer::router::Router,
     model::{
         event::Event,
-        handler::{PartitionBy, Reason},
+        handler::Reason,
         ids::{LaneKey, TenantId},
+        spec::PartitionBy,
     },
     processor::lane::{Outcome, RunStop, TermEnded},
     scheduler::Class,
@@ -89,7 +90,7 @@ pub(super) async fn run(
 ) -> Result<Pass, TermEnded> {
     test.runner.code.current().handler.forget_all();
     let began = Instant::now();
-    let owned = test.descriptor.partition_by != PartitionBy::Tenant;
+    let owned = test.spec.partition_by != PartitionBy::Tenant;
     let passes = by_tenant(events).into_iter().enumerate().map(|(number, (tenant, events))| {
         let documents = Arc::new(MemoryDocuments::new(owned));
         let (result, stopped) = (PassResult::default(), HashSet::new());

@@ -29,9 +29,10 @@ use crate::{
     },
     model::{
         event::Event,
-        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason, Start},
+        handler::{BoxFuture, Documents, Failure, Handler, Reason},
         ids::{CollectionName, LaneKey, TenantId},
         loading::LoadEvents,
+        spec::{ProcessorSpec, Start},
     },
     processor::{
         Shared,
@@ -104,14 +105,14 @@ impl DryRunSession {
 pub struct DryRun<'a> {
     /// The scheduler of the guest threads.
     pub scheduler: &'a Scheduler,
-    /// The candidate's descriptor.
-    pub descriptor: &'a Descriptor,
+    /// The candidate's spec.
+    pub spec: &'a ProcessorSpec,
     /// The candidate's code.
     pub handler: &'a Arc<dyn Handler>,
     /// The running version.
     pub running: &'a CodeVersion,
-    /// Its descriptor.
-    pub runs_as: &'a Descriptor,
+    /// Its spec.
+    pub runs_as: &'a ProcessorSpec,
     /// Maximum number of events.
     pub events: usize,
 }
@@ -121,13 +122,13 @@ impl DryRun<'_> {
     /// used again.
     pub async fn run(&self, session: &mut DryRunSession) -> anyhow::Result<Option<DryRunReport>> {
         let Some((from, up_to)) = self.handled_positions() else { return Ok(None) };
-        let Descriptor { tenants, event_types, .. } = self.descriptor;
+        let ProcessorSpec { tenants, event_types, .. } = self.spec;
         let mut last = session.reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
         // The candidate must not see events that the running version never handled, and they allow
         // no comparison.
         let running = Router::new(self.runs_as);
         last.retain(|event| event.position >= from && running.takes(event));
-        let router = Router::new(self.descriptor);
+        let router = Router::new(self.spec);
         session.reader.route_deferred(&router, &last).await?;
         let lanes = router.route(&last);
         if lanes.is_empty() {
@@ -135,15 +136,15 @@ impl DryRun<'_> {
         }
         // Collections that only the candidate has are empty, or belong to another processor.
         let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
-        let collections: Arc<[CollectionName]> = self.descriptor.collections.iter().filter(known).cloned().collect();
+        let collections: Arc<[CollectionName]> = self.spec.collections.iter().filter(known).cloned().collect();
         session.read_for(self.runs_as.id.owner());
-        let new = CodeVersion::new("", self.handler.clone().isolated_clone(), self.descriptor.max_batch_size);
+        let new = CodeVersion::new("", self.handler.clone().isolated_clone(), self.spec.max_batch_size);
         let old = CodeVersion::new("", self.running.handler.clone().isolated_clone(), self.runs_as.max_batch_size);
         let [new, old] = [new, old].map(|version| Candidate {
             runner: Runner {
                 replaying: true,
                 deferred: Some(session.deferred.clone()),
-                ..Runner::new(self.descriptor, Arc::new(SwappableCode::new(version)), self.scheduler.clone())
+                ..Runner::new(self.spec, Arc::new(SwappableCode::new(version)), self.scheduler.clone())
             },
             committed: session.committed.clone(),
             collections: collections.clone(),
@@ -439,12 +440,12 @@ mod tests {
         let nowhere = documents::sessions(&Db::parse("host=nowhere").unwrap(), 1);
         let committed = Arc::new(CommittedReader::new(nowhere, None, 1));
         let scheduler = Scheduler::start(&scheduler::Config::default()).unwrap();
-        let descriptor = Descriptor::projector(ProcessorId::parse("p").unwrap(), Vec::new());
+        let spec = ProcessorSpec::projector(ProcessorId::parse("p").unwrap(), Vec::new());
         let [new, old] = [new, old].map(|behaviours| Candidate {
             runner: Runner {
                 replaying: true,
                 ..Runner::new(
-                    &descriptor,
+                    &spec,
                     Arc::new(SwappableCode::new(CodeVersion::new("", Arc::new(Scripted(behaviours)), Some(1)))),
                     scheduler.clone(),
                 )

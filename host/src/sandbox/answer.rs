@@ -10,9 +10,10 @@ use super::{
 };
 use crate::model::{
     effects::{Change, Effects, Halt, HaltAction, Skipped},
-    handler::{Descriptor, Reason},
+    handler::Reason,
     ids::CollectionName,
     json::{self, Invalid},
+    spec::Descriptor,
 };
 
 /// Length of a guest's message for people, bytes. The rest is cut off.

@@ -21,9 +21,10 @@ use super::{
 use crate::model::{
     effects::Effects,
     event::Batch,
-    handler::{BoxFuture, CallPermit, Descriptor, Documents, Failure, Handler, LogRoom, PartitionBy, Start},
-    ids::{CollectionName, FamilyId, TenantId},
+    handler::{BoxFuture, CallPermit, Documents, Failure, Handler, LogRoom},
+    ids::{CollectionName, FamilyId, ProcessorId, TenantId},
     settings::{PluginSettings, Values},
+    spec::{Descriptor, PartitionBy, Start},
 };
 
 /// A plugin that can handle batches.
@@ -282,7 +283,8 @@ fn describe(sandbox: &Sandbox, component: Component, digest: &[u8; 32]) -> Resul
         Err(Failure::EndTerm(why)) => return Err(LoadError::Describe(why)),
     };
     // Its lines are logged under the id that it runs as.
-    let id = sandbox.owner.as_ref().map_or_else(|| descriptor.id.clone(), |owner| descriptor.id.owned_by(owner));
+    let id = ProcessorId::from(descriptor.id.clone());
+    let id = sandbox.owner.as_ref().map_or_else(|| id.clone(), |owner| id.owned_by(owner));
     let (name, settings) = (id.to_string(), sandbox.settings.clone());
     let identity = Arc::new(GuestIdentity { name, collections: descriptor.collections.clone(), settings });
     let digest = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -309,7 +311,7 @@ fn check_descriptor(given: v0_1::Descriptor, max_collections: usize) -> Result<D
             "lists {listed} event types; {EVENT_TYPES} are allowed; omit the list to handle every type"
         ));
     }
-    let id = FamilyId::parse(&given.id).map_err(|e| wrong(e.to_string()))?.into();
+    let id = FamilyId::parse(&given.id).map_err(|e| wrong(e.to_string()))?;
     let mut collections = Vec::new();
     for name in &given.collections {
         let name = CollectionName::parse(name).map_err(|e| wrong(e.to_string()))?;
@@ -363,7 +365,6 @@ fn check_descriptor(given: v0_1::Descriptor, max_collections: usize) -> Result<D
         start,
         read_model_version: given.read_model_version,
         max_batch_size: given.max_batch_size,
-        tenants: None,
     })
 }
 

@@ -19,8 +19,9 @@ use sandmill::{
     model::{
         effects::{Change, Effects},
         event::Batch,
-        handler::{BoxFuture, Descriptor, Documents, Failure, Handler, Reason},
+        handler::{BoxFuture, Documents, Failure, Handler, Reason},
         ids::{CollectionName, ProcessorId},
+        spec::ProcessorSpec,
     },
     plugins::registry::RunnableVersion,
     processor::status,
@@ -53,7 +54,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("detach").await?;
     let slow = Arc::new(AtomicBool::new(true));
     let ledger = Ledger { slow: slow.clone(), collection: CollectionName::parse(COLLECTION)? };
-    let version = RunnableVersion::native(ledger.descriptor()?, Arc::new(ledger));
+    let version = RunnableVersion::native(ledger.spec()?, Arc::new(ledger));
     let config = world.config("".as_ref())?;
     let (drain, told) = tokio::sync::oneshot::channel::<()>();
     let db = database.db.clone();
@@ -199,8 +200,8 @@ struct Ledger {
 }
 
 impl Ledger {
-    fn descriptor(&self) -> anyhow::Result<Descriptor> {
-        Ok(Descriptor::projector(ProcessorId::parse("ledger")?, vec![self.collection.clone()]))
+    fn spec(&self) -> anyhow::Result<ProcessorSpec> {
+        Ok(ProcessorSpec::projector(ProcessorId::parse("ledger")?, vec![self.collection.clone()]))
     }
 
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {

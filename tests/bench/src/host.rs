@@ -33,10 +33,10 @@ pub fn plugin(world: &World, name: &str) -> anyhow::Result<RunnableVersion> {
     let sandbox = Sandbox::new(config.limits, config.compile)?;
     let bytes = std::fs::read(&file).with_context(|| format!("read {}", file.display()))?;
     let plugin = tokio::task::block_in_place(|| sandbox.load(&bytes))?;
-    let (descriptor, digest) = (plugin.descriptor().clone(), plugin.digest().to_string());
+    let (spec, digest) = (ProcessorSpec::new(plugin.descriptor().clone(), None), plugin.digest().to_string());
     let manifest = Manifest::default();
     Ok(RunnableVersion {
-        descriptor,
+        spec,
         plugin: name.into(),
         digest,
         handler: Arc::new(plugin),
@@ -47,7 +47,7 @@ pub fn plugin(world: &World, name: &str) -> anyhow::Result<RunnableVersion> {
 
 /// The same with another handler in the plugin's place.
 pub fn instead(version: &RunnableVersion, handler: Arc<dyn Handler>) -> RunnableVersion {
-    RunnableVersion::native(version.descriptor.clone(), handler)
+    RunnableVersion::native(version.spec.clone(), handler)
 }
 
 /// Lets a version handle everything that is there, and says how many seconds it took, from its first session to its last.

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use sandmill::{
     model::{
-        handler::Descriptor,
         ids::{CollectionName, ProcessorId, TenantId},
+        spec::ProcessorSpec,
     },
     processor::registration::{Registration, register},
     tenants::{Limits, Tenants},
@@ -171,8 +171,8 @@ async fn concurrent_registrations_do_not_exceed_their_tenants_bound() {
         // They wait for each other without a timeout.
         session.batch_execute("set lock_timeout = 0").await.unwrap();
         let id = ProcessorId::parse(&format!("p{number}")).unwrap().owned_by(&acme);
-        let descriptor = Descriptor::projector(id, vec![CollectionName::parse(&format!("c{number}")).unwrap()]);
-        let registration = Registration { descriptor: &descriptor, plugin: "p", digest: "d", adopts: false };
+        let spec = ProcessorSpec::projector(id, vec![CollectionName::parse(&format!("c{number}")).unwrap()]);
+        let registration = Registration { spec: &spec, plugin: "p", digest: "d", adopts: false };
         register(&session, &tenants, registration).await.map_err(|error| error.to_string())
     });
     let outcomes = join_all(registrations).await;

@@ -3,8 +3,8 @@
 use sandmill::{
     db::migrate::{MIGRATIONS, migrate},
     model::{
-        handler::Descriptor,
         ids::{CollectionName, ProcessorId},
+        spec::ProcessorSpec,
     },
     processor::registration::{Registration, register},
     tenants::{Limits, Tenants},
@@ -151,8 +151,8 @@ async fn old_ids_and_shared_collections_become_each_tenants_own() {
         [("carts", &["carts"][..]), ("acme/orders", &["orders", "solo"]), ("globex/p--acme", &["prices"])]
     {
         let collections = collections.iter().map(|name| CollectionName::parse(name).unwrap()).collect();
-        let descriptor = Descriptor::projector(ProcessorId::parse(id).unwrap(), collections);
-        let registration = Registration { descriptor: &descriptor, plugin: "p", digest: "d", adopts: false };
+        let spec = ProcessorSpec::projector(ProcessorId::parse(id).unwrap(), collections);
+        let registration = Registration { spec: &spec, plugin: "p", digest: "d", adopts: false };
         register(&session, &tenants, registration).await.unwrap();
     }
     assert_eq!(find("select from sandmill.collections").await.len(), 6);

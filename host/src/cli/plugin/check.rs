@@ -19,7 +19,7 @@ use crate::{
     app,
     config::Config,
     model::{
-        handler::{Descriptor, Start},
+        spec::{Descriptor, Start},
         text,
     },
     sandbox::examine::Examination,

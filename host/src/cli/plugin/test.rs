@@ -90,8 +90,8 @@ impl<'a> ForMachines<'a> {
     fn of(result: &'a TestResult) -> Self {
         ForMachines {
             good: result.report.is_good(),
-            id: result.descriptor.id.as_str(),
-            version: &result.descriptor.version,
+            id: result.spec.id.as_str(),
+            version: &result.spec.version,
             repeated: result.repeated,
             largest_instance_bytes: result.largest_instance_bytes,
             report: &result.report,
@@ -100,13 +100,13 @@ impl<'a> ForMachines<'a> {
 }
 
 fn for_people(request: &TestRequest, result: &TestResult, memory_mib: usize) -> String {
-    let TestResult { descriptor, report, repeated, largest_instance_bytes } = result;
+    let TestResult { spec, report, repeated, largest_instance_bytes } = result;
     let mut text = String::new();
     let mut say = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
-    say(format!("{} {} on {}", descriptor.id, descriptor.version, request.events.display()));
+    say(format!("{} {} on {}", spec.id, spec.version, request.events.display()));
 
     let mut counts = format!("  {}, {} handled", count(report.events as u64, "event"), report.handled);
     for (number, what) in [

@@ -18,7 +18,7 @@ impl Reconciler {
         let members = self.registry.members().values();
         let version = |member: &Member| VersionSpec {
             digest: member.digest().to_string(),
-            descriptor: member.descriptor.clone(),
+            spec: member.spec.clone(),
             manifest: member.manifest.clone(),
         };
         members.map(|member| (member.plugin.clone(), version(member))).collect()
@@ -28,8 +28,8 @@ impl Reconciler {
     /// being checked.
     pub(super) fn desired(&self) -> BTreeMap<String, Desired> {
         let desired = |plugin: &String| match self.version_to_run(plugin).filter(|version| !self.must_wait(version)) {
-            Some(RunnableVersion { descriptor, manifest, digest, .. }) => {
-                Desired::Run(Box::new(VersionSpec { digest, descriptor, manifest }))
+            Some(RunnableVersion { spec, manifest, digest, .. }) => {
+                Desired::Run(Box::new(VersionSpec { digest, spec, manifest }))
             }
             None => Desired::Keep,
         };
@@ -49,9 +49,9 @@ impl Reconciler {
     }
 
     /// Whether a version that could run waits for other files of the same start.
-    fn must_wait(&self, RunnableVersion { plugin, descriptor, digest, .. }: &RunnableVersion) -> bool {
+    fn must_wait(&self, RunnableVersion { plugin, spec, digest, .. }: &RunnableVersion) -> bool {
         let (Some(start), Some(file)) = (&self.start, self.folder.file(plugin)) else { return false };
-        let id = &descriptor.id;
+        let id = &spec.id;
         let in_lockstep = self.registry.is_lockstep(id.as_str())
             && start.must_wait_in_lockstep(plugin, |other| self.registry.is_lockstep(other));
         self.running_id(plugin).is_none()

@@ -40,7 +40,7 @@ impl Reconciler {
         if self.folder.is_settled() && self.start.as_ref().is_none_or(Startup::is_known) {
             self.unreadable.retain_owned_by(self.folder.unreadable());
         }
-        let running = self.registry.members().keys().chain(beginning.iter().map(|version| &version.descriptor.id));
+        let running = self.registry.members().keys().chain(beginning.iter().map(|version| &version.spec.id));
         let undecided = self.start.iter().flat_map(Startup::undecided_own);
         let own: BTreeSet<ProcessorId> = running.chain(&self.unreadable.0).cloned().chain(undecided).collect();
         self.registry.replace(own.into_iter().filter(|id| id.owner().is_some()).collect());

@@ -146,17 +146,14 @@ impl Reconciler {
         };
         let restored = VersionSpec {
             digest: former.digest.clone(),
-            descriptor: version.descriptor.clone(),
+            spec: version.spec.clone(),
             manifest: version.manifest.clone(),
         };
-        let now = VersionSpec {
-            digest: hold.digest.clone(),
-            descriptor: member.descriptor.clone(),
-            manifest: member.manifest.clone(),
-        };
+        let now =
+            VersionSpec { digest: hold.digest.clone(), spec: member.spec.clone(), manifest: member.manifest.clone() };
         let stats = member.stats();
         let restarts = match plan::change(&hold.plugin, &now, &restored) {
-            _ if version.descriptor.id != id => Err(format!("it is another processor, {}", version.descriptor.id)),
+            _ if version.spec.id != id => Err(format!("it is another processor, {}", version.spec.id)),
             Some(Step::Refuse { reason, .. }) => Err(reason),
             step => Ok(!matches!(step, Some(Step::Swap { .. }))),
         };

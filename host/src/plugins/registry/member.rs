@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::{Provenance, RunnableVersion, SwapReport};
 use crate::{
-    model::handler::Descriptor,
+    model::spec::ProcessorSpec,
     plugins::manifest::Manifest,
     processor::{
         ProcessorState,
@@ -25,8 +25,8 @@ const RETIRES: Duration = Duration::from_secs(10);
 pub struct Member {
     /// The plugin's name.
     pub plugin: String,
-    /// The plugin's descriptor with its manifest applied.
-    pub descriptor: Descriptor,
+    /// The plugin's spec with its manifest applied.
+    pub spec: ProcessorSpec,
     /// The plugin's manifest.
     pub manifest: Manifest,
     /// The contract and signature of its file.
@@ -42,7 +42,7 @@ pub struct Member {
 #[derive(Clone)]
 pub(super) struct MemberVersion {
     pub(super) version: Arc<CodeVersion>,
-    pub(super) descriptor: Descriptor,
+    pub(super) spec: ProcessorSpec,
     pub(super) manifest: Manifest,
     pub(super) provenance: Provenance,
 }
@@ -50,8 +50,8 @@ pub(super) struct MemberVersion {
 impl From<RunnableVersion> for MemberVersion {
     fn from(runnable: RunnableVersion) -> Self {
         let version = Arc::new(runnable.version());
-        let RunnableVersion { descriptor, manifest, provenance, .. } = runnable;
-        MemberVersion { version, descriptor, manifest, provenance }
+        let RunnableVersion { spec, manifest, provenance, .. } = runnable;
+        MemberVersion { version, spec, manifest, provenance }
     }
 }
 
@@ -70,13 +70,13 @@ struct RetiredVersion {
 impl Member {
     pub(super) fn new(
         plugin: String,
-        descriptor: Descriptor,
+        spec: ProcessorSpec,
         (manifest, provenance): (Manifest, Provenance),
         state: watch::Receiver<ProcessorState>,
         code: Arc<SwappableCode>,
     ) -> Self {
         let (rollout, retired) = (RolloutState::Settled, Vec::new());
-        Member { plugin, descriptor, manifest, provenance, state, code, rollout, retired }
+        Member { plugin, spec, manifest, provenance, state, code, rollout, retired }
     }
 
     /// SHA-256 of the file of the current version.
@@ -101,12 +101,12 @@ impl Member {
 
     /// Replaces the current version.
     pub(super) fn exchange(&mut self, next: MemberVersion) -> SwapReport {
-        let MemberVersion { version, descriptor, manifest, provenance } = next;
+        let MemberVersion { version, spec, manifest, provenance } = next;
         let replaced = self.code.swap(version);
         let report = SwapReport { replaced: replaced.digest.clone(), stats: replaced.stats() };
         let previous = MemberVersion {
             version: replaced.clone(),
-            descriptor: std::mem::replace(&mut self.descriptor, descriptor),
+            spec: std::mem::replace(&mut self.spec, spec),
             manifest: std::mem::replace(&mut self.manifest, manifest),
             provenance: std::mem::replace(&mut self.provenance, provenance),
         };
