@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-blocked bench-swaps soak plugins plugins-js plugins-py drivers guests
+.PHONY: help setup demo test test-fast test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py drivers guests
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -33,6 +33,14 @@ demo: setup-postgres $(demo_plugins) ## runs three plugins on a private PostgreS
 	@echo "Running the demo on a private PostgreSQL"
 	@$(host)
 	@$(sandmill) demo --plugins target/demo/plugins --events example-plugins/data/flights-20000.ndjson.gz
+
+# The unit tests, and the parts of the suite that need no plugins: 76 s on two cores that were busy with
+# other work. What is left out needs components, or takes longer.
+fast_tests := tidy:: bookkeeping:: sql:: plans:: store:: sources:: docs::names docs::service docs::each
+test-fast: setup-cc setup-postgres ## runs the tests that need no plugins; under two minutes after a build
+	@echo "Running unit tests and quick parts of the suite"
+	@cargo test --workspace --lib --no-fail-fast
+	@cargo test --workspace --test suite -- $(fast_tests)
 
 test: setup-postgres plugins guests ## runs all tests, those of the example plugins first
 	@echo "Running all tests"
