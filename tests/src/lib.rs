@@ -6,6 +6,7 @@
 
 pub mod calls;
 pub mod conformance;
+pub mod examples;
 pub mod follower;
 pub mod handmade;
 pub mod host;
