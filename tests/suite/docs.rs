@@ -9,6 +9,11 @@
 // Drivers are installed by `make drivers`. Without them their programs are skipped, and fail only
 // if TEST_ALL asks for all.
 
+// Names in prose: commands, options, settings, make targets, tests.
+mod names;
+// The systemd unit and the container image.
+mod service;
+
 use std::{
     os::unix::fs::symlink,
     path::PathBuf,
