@@ -110,9 +110,13 @@ pub fn matches(shown: &str, printed: &str) -> bool {
     printed.ends_with(last)
 }
 
-/// The first line that a page shows and that a command did not print, on either output.
-pub fn missing<'s>(shown: Option<&'s str>, output: &Output) -> Option<&'s str> {
-    let printed = stdout(output) + &stderr(output);
+/// All that a command printed, on either output.
+pub fn printed(output: &Output) -> String {
+    stdout(output) + &stderr(output)
+}
+
+/// The first line that a page shows and that was not printed.
+pub fn missing<'s>(shown: Option<&'s str>, printed: &str) -> Option<&'s str> {
     let is_printed = |shown: &str| printed.lines().any(|printed| matches(shown.trim_end(), printed.trim_end()));
     shown.into_iter().flat_map(str::lines).find(|shown| !is_printed(shown))
 }

@@ -26,7 +26,7 @@ use sandmill::db::{
 };
 use sandmill_tests::{
     Database,
-    examples::{Background, Block, Mark, Reader, blocks, matches, missing, output},
+    examples::{Background, Block, Mark, Reader, blocks, matches, missing, output, printed},
     host::{code_cache, component, plugins, root, sandmill, stderr, stdout},
     until,
 };
@@ -106,7 +106,7 @@ impl Page {
             "until it shows" => {
                 until(&format!("{} prints its output", self.place(block)), async || {
                     let output = output(self.with_database(self.reader.shell(&text), &self.way(""))).await;
-                    output.status.success() && missing(block.shown.as_deref(), &output).is_none()
+                    output.status.success() && missing(block.shown.as_deref(), &printed(&output)).is_none()
                 })
                 .await;
             }
@@ -146,7 +146,7 @@ impl Page {
             "sh" => {
                 let output = output(self.with_database(self.reader.shell(text), way)).await;
                 assert!(output.status.success(), "{place}: {}", stderr(&output));
-                assert_eq!(missing(block.shown.as_deref(), &output), None, "{place}: {output:?}");
+                assert_eq!(missing(block.shown.as_deref(), &printed(&output)), None, "{place}: {output:?}");
                 return;
             }
             "js" => match drivers("node") {

@@ -1,15 +1,20 @@
-//! The README's commands, run one after another in one folder, with `sandmill` on the path.
+//! The commands in README.md and docs/plugins.md, run in the order in which a reader would.
 //!
-//! Each tested block must succeed, and each line of its output must be among the printed ones. A
-//! mark may say more (`MARKS`): a block runs in the background of those after it, is repeated until
-//! it prints its output, or gets the address of a database of its own.
+//! All tested blocks of both pages run one after another in one folder, with `sandmill` on the path:
+//! `sh` blocks by a shell, `sql` blocks on the private database. Each must succeed, and each line of
+//! its output must be among the printed ones. A mark may say more (`MARKS`): a block runs in the
+//! background of those after it, is repeated until it prints its output, or gets the address of a
+//! database of its own.
+//!
+//! The README's plugin must be the one that `sandmill plugin new` creates, which the tour builds.
 
-use std::process::{Command, Output};
+use std::process::Command;
 
+use sandmill::db::{Db, SimpleQueryMessage};
 use sandmill_tests::{
     empty_database,
-    examples::{Background, Block, Reader, blocks, missing, output},
-    host::{root, stderr},
+    examples::{Background, Block, Reader, blocks, missing, output, printed},
+    host::{eventually_or, root},
     until,
 };
 
@@ -29,12 +34,12 @@ enum Way {
     OnDatabase,
 }
 
-/// The reader of the README.
+/// The reader of both pages.
 struct Place {
     /// The first to be dropped, before its folder.
     background: Option<Background>,
     reader: Reader,
-    /// Of the database for the blocks that get one.
+    /// The address of the database for blocks marked `on a database`.
     address: String,
 }
 
@@ -45,7 +50,7 @@ impl Place {
 
     fn shell(&self, commands: &str, way: Way) -> Command {
         let mut shell = self.reader.shell(commands);
-        // Plugins that are built here share their dependencies with those of other tests.
+        // Share compiled dependencies with the plugins that other tests build.
         shell.env("CARGO_TARGET_DIR", root().join("target/tmp/begun")).env("CARGO_NET_OFFLINE", "true");
         if way == Way::OnDatabase {
             shell.env("DATABASE_URL", &self.address);
@@ -53,44 +58,95 @@ impl Place {
         shell
     }
 
-    async fn output(&self, commands: &str, way: Way) -> Output {
-        output(self.shell(commands, way)).await
+    /// Runs a block and returns whether it succeeded, with all that it printed.
+    async fn output(&self, block: &Block, way: Way) -> (bool, String) {
+        match &*block.language {
+            "sql" => self.rows(&block.text).await.map_or_else(|e| (false, e.to_string()), |rows| (true, rows)),
+            _ => {
+                let output = output(self.shell(&block.text, way)).await;
+                (output.status.success(), printed(&output))
+            }
+        }
     }
 
-    async fn run(&mut self, Block { line, text, shown, .. }: &Block, way: Way) {
+    /// Runs SQL on the private database and returns its rows, one a line.
+    async fn rows(&self, sql: &str) -> Result<String, sandmill::db::Error> {
+        let address = std::fs::read_to_string(self.reader.folder().join(".sandmill/address")).unwrap();
+        let messages = Db::parse(address.trim()).unwrap().connect("page").await?.simple_query(sql).await?;
+        let mut rows = String::new();
+        for message in &messages {
+            if let SimpleQueryMessage::Row(row) = message {
+                let cells: Vec<&str> = (0..row.len()).map(|column| row.get(column).unwrap_or("")).collect();
+                rows += &format!("{}\n", cells.join("|"));
+            }
+        }
+        Ok(rows)
+    }
+
+    async fn run(&mut self, page: &str, block: &Block, way: Way) {
+        let Block { line, text, shown, .. } = block;
         match way {
             Way::Background => {
                 self.background = Some(self.reader.start(self.shell(text, way)));
-                let is_found = async || self.output("sandmill status", Way::Once).await.status.success();
-                until("the command in the background is found", is_found).await;
+                let look = async || output(self.shell("sandmill status", Way::Once)).await.status.success();
+                until("the command in the background is found", look).await;
             }
             Way::UntilShown => {
-                until(&format!("README.md:{line} prints its output:\n{text}"), async || {
-                    let output = self.output(text, way).await;
-                    output.status.success() && missing(shown.as_deref(), &output).is_none()
+                let what = format!("{page}:{line} shows its output:\n{text}");
+                eventually_or(&what, async || match self.output(block, way).await {
+                    (true, printed) if missing(shown.as_deref(), &printed).is_none() => Ok(()),
+                    (_, printed) => Err(printed),
                 })
                 .await;
             }
             Way::Once | Way::OnDatabase => {
-                let output = self.output(text, way).await;
-                assert!(output.status.success(), "README.md:{line}: {}:\n{text}\n{}", output.status, stderr(&output));
-                let missing = missing(shown.as_deref(), &output);
-                assert_eq!(missing, None, "README.md:{line}: the output is another one:\n{output:?}");
+                let (is_success, printed) = self.output(block, way).await;
+                assert!(is_success, "{page}:{line} failed:\n{text}\n{printed}");
+                let missing = missing(shown.as_deref(), &printed);
+                assert_eq!(missing, None, "{page}:{line} prints other output than the page shows:\n{printed}");
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tour_works_as_it_is_written() {
-    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
-    let blocks: Vec<Block> = blocks(&readme).into_iter().filter(|block| block.way().is_some()).collect();
-    assert!(blocks.len() > 3, "README.md marks {} blocks as tested", blocks.len());
+async fn the_tour_and_the_page_on_plugins_work_as_printed() {
     let mut place = Place::new().await;
-    for block in &blocks {
-        assert_eq!(block.language, "sh", "README.md:{}: only shells are run", block.line);
-        let way = MARKS.iter().find(|(mark, _)| block.way() == Some(mark));
-        let (_, way) = way.unwrap_or_else(|| panic!("README.md:{}: an unknown mark", block.line));
-        place.run(block, *way).await;
+    for page in ["README.md", "docs/plugins.md"] {
+        let text = std::fs::read_to_string(root().join(page)).unwrap();
+        let tested: Vec<Block> = blocks(&text).into_iter().filter(|block| block.way().is_some()).collect();
+        assert!(tested.len() > 3, "{page} marks {} blocks as tested", tested.len());
+        for block in &tested {
+            let Block { line, language, .. } = block;
+            assert!(matches!(&**language, "sh" | "sql"), "{page}:{line}: only shells and SQL are run");
+            let way = MARKS.iter().find(|(mark, _)| block.way() == Some(mark));
+            let (_, way) = way.unwrap_or_else(|| panic!("{page}:{line}: an unknown mark"));
+            place.run(page, block, *way).await;
+        }
     }
+}
+
+/// The code of a plugin without comments, tests, line breaks and spaces, so that two layouts of the
+/// same code are equal.
+fn code(source: &str) -> String {
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let lines = source.lines().filter(|line| !line.trim_start().starts_with("//"));
+    let code: String = lines.flat_map(|line| line.chars().filter(|c| !c.is_whitespace())).collect();
+    code.replace(",}", "}")
+}
+
+#[test]
+fn the_plugin_in_the_readme_is_the_one_that_plugin_new_creates() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, plugin) = readme.split_once("```rust\n").expect("the README shows a plugin");
+    let (plugin, _) = plugin.split_once("```").unwrap();
+    let template = std::fs::read_to_string(root().join("host/src/toolchain/new/lib.rs")).unwrap();
+    let template = code(&template.replace("{{name}}", "accounts").replace("{{collection}}", "accounts"));
+    // The template also writes out the default for a document's id.
+    let (before, id) = template.split_once("fnid<").unwrap();
+    let (_, after) = id.split_once("recorded.stream_id().into()}").unwrap();
+    assert_eq!(code(plugin), format!("{before}{after}"), "README.md and host/src/toolchain/new/lib.rs differ");
+    // The tour prints the document that the text above it promises.
+    let document = r#"{"balance": 380, "bookings": 2}"#;
+    assert_eq!(readme.matches(document).count(), 2, "README.md names {document} at the plugin and in the tour");
 }

@@ -193,3 +193,30 @@ fn each_invariant_names_tests_that_exist() {
     }
     assert!(offences.is_empty(), "{}", offences.join("\n"));
 }
+
+#[test]
+fn each_module_that_the_architecture_names_exists() {
+    let text = std::fs::read_to_string(root().join("host/ARCHITECTURE.md")).unwrap();
+    let (before, rest) = text.split_once("\n## Invariants\n").unwrap();
+    let after = rest.split_once("\n## ").unwrap().1;
+    let rooms: BTreeSet<String> = std::fs::read_dir(root().join("host/src"))
+        .unwrap()
+        .map(|file| file.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    let mut offences = Vec::new();
+    for (_, span) in spans(before).into_iter().chain(spans(after)) {
+        let span = span.trim_end_matches("::");
+        if span.split_once("::").is_some_and(|(room, _)| rooms.contains(room)) && !is_in("host/src", span) {
+            offences.push(span.to_owned());
+        }
+    }
+    // The tables of a room's modules.
+    for room in ["processor", "plugins"] {
+        let (_, table) = before.split_once(&format!("\n| `{room}::` |")).unwrap();
+        for row in table.split("\n\n").next().unwrap().lines().skip(2) {
+            let names = row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2);
+            offences.extend(names.map(|name| format!("{room}::{name}")).filter(|path| !is_in("host/src", path)));
+        }
+    }
+    assert!(offences.is_empty(), "host/ARCHITECTURE.md names: {}", offences.join(", "));
+}
