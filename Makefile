@@ -36,7 +36,7 @@ demo: setup-postgres $(demo_plugins) ## runs three plugins on a private PostgreS
 
 # The unit tests, and the parts of the suite that need no plugins: 76 s on two cores that were busy with
 # other work. What is left out needs components, or takes longer.
-fast_tests := tidy:: bookkeeping:: sql:: plans:: store:: sources:: docs::names docs::service docs::each
+fast_tests := tidy:: in_flight:: sql:: plans:: store:: sources:: docs::names docs::service docs::each
 test-fast: setup-cc setup-postgres ## runs the tests that need no plugins; under two minutes after a build
 	@echo "Running unit tests and quick parts of the suite"
 	@cargo test --workspace --lib --no-fail-fast

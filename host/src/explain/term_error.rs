@@ -1,10 +1,10 @@
 //! Remedies for errors that end terms: pure.
 
-use crate::{db::sqlstate, processor::status::TermError};
+use crate::processor::status::TermError;
 
 /// The remedy for an error of a processor. The host retries by itself in any case.
 pub(super) fn remedy(processor: &str, error: &TermError) -> String {
-    let state = sqlstate(&error.error).unwrap_or_default();
+    let state = error.sqlstate().unwrap_or_default();
     if ["42P01", "42703", "3F000"].contains(&state) {
         return format!(
             "a table of Sandmill's is missing or incomplete: restore it from a backup. If it holds documents (sandmill_documents.c…), a restart of the host only creates it empty, but the processor can rebuild it: take its file out of the plugins folder, run `sandmill processors remove {processor} --drop-documents`, and put the file back"

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    db::{Error, JsonText, Session},
+    db::{Error, JsonText, Session, sqlstate},
     model::cursor::{Progress, Snapshot},
     source::native::lag,
 };
@@ -145,6 +145,13 @@ pub struct TermError {
     pub at: String,
     /// The number of consecutive terms that ended so.
     pub times: i64,
+}
+
+impl TermError {
+    /// The SQLSTATE of the error, if it came from the database.
+    pub fn sqlstate(&self) -> Option<&str> {
+        sqlstate(&self.error)
+    }
 }
 
 /// Measures of a host while a processor runs: averages since the last report.
