@@ -22,7 +22,7 @@
 //! **Plugins**
 //!
 //! - [`sandbox`]: component bytes in, a handler out.
-//! - [`plugins`]: the plugins folder reconciled with what runs. [`rollout`]: dry run and trial of a
+//! - [`plugins`]: the plugins folder reconciled with what runs. [`rollout`]: dry run and probation of a
 //!   new version.
 //! - [`rehearsal`]: a plugin tested without a database. [`toolchain`]: a plugin's crate or script
 //!   created and built.

@@ -247,21 +247,21 @@ where
 
 /// The writer of one event's text: to standard error, or to the held lines.
 #[derive(Debug)]
-pub struct Writer {
+pub struct LineWriter {
     logs: Logs,
     dropped: bool,
 }
 
 impl<'a> MakeWriter<'a> for Logs {
-    type Writer = Writer;
+    type Writer = LineWriter;
 
-    fn make_writer(&'a self) -> Writer {
-        Writer { logs: self.clone(), dropped: false }
+    fn make_writer(&'a self) -> LineWriter {
+        LineWriter { logs: self.clone(), dropped: false }
     }
 
-    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Writer {
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> LineWriter {
         let dropped = self.shared.warnings_only.load(Relaxed) && *event.level() > Level::WARN;
-        Writer { logs: self.clone(), dropped }
+        LineWriter { logs: self.clone(), dropped }
     }
 }
 
@@ -272,7 +272,7 @@ impl FormatTime for Logs {
     }
 }
 
-impl Write for Writer {
+impl Write for LineWriter {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         if self.dropped {
             return Ok(text.len());

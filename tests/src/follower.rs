@@ -1,7 +1,8 @@
-//! The smallest follower of a log: it keeps progress as text, as the cursor tables do, and reads page after page.
+//! A minimal follower of a log. It keeps its progress as text, like the cursor tables, and reads
+//! page after page.
 //!
-//! With every page it checks what a source promises of each: that it follows the progress asked for, keeps to the limit, and is in
-//! order of position. What was read is the caller's to judge.
+//! It checks the contract of each page: it continues the requested progress, respects the limit,
+//! and is ordered by position. The caller checks the events.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,7 +15,7 @@ use sandmill::{
     source::{EventSource, Limit, OpenSource, TenantPage},
 };
 
-/// Somebody who follows a log.
+/// A follower of a log.
 pub struct Follower {
     source: Box<dyn EventSource>,
     progress: String,
@@ -26,7 +27,7 @@ impl Follower {
         Self::at(source, &Progress::at(Snapshot::nothing())).await
     }
 
-    /// A follower of what commits from now on.
+    /// A follower of events that are committed from now on.
     pub async fn from_now(source: &dyn OpenSource) -> Self {
         let mut follower = Self::from_the_beginning(source).await;
         let head = follower.head().await;
@@ -34,32 +35,32 @@ impl Follower {
         follower
     }
 
-    /// A follower that has come so far already.
+    /// A follower with this progress.
     pub async fn at(source: &dyn OpenSource, progress: &Progress) -> Self {
         Follower { source: source.open("follower").await.expect("open a source"), progress: progress.to_string() }
     }
 
-    /// How far it has come.
+    /// Its progress.
     pub fn progress(&self) -> Progress {
         self.progress.parse().expect("progress survives its text")
     }
 
-    /// What is visible now.
+    /// The snapshot of what is visible now.
     pub async fn head(&mut self) -> Snapshot {
         self.source.head().await.expect("read the head")
     }
 
-    /// Its session.
+    /// Its open source.
     pub fn source(&mut self) -> &mut dyn EventSource {
         &mut *self.source
     }
 
-    /// Reads what comes next, at most so many events.
+    /// Reads the next page, at most `limit` events.
     pub async fn page(&mut self, limit: usize) -> Vec<Arc<Event>> {
         let progress = self.progress();
         let page = self.source.page(&progress, Limit::events(limit)).await.expect("read a page");
         assert_eq!(page.from, progress, "a page follows the progress it was asked for");
-        assert!(page.events.len() <= limit, "{} events where {limit} were asked for", page.events.len());
+        assert!(page.events.len() <= limit, "{} events with a limit of {limit}", page.events.len());
         assert!(
             page.events.windows(2).all(|pair| pair[0].position < pair[1].position),
             "a page is in order of position"
@@ -73,7 +74,8 @@ impl Follower {
     pub async fn rest(&mut self, limit: usize) -> Vec<Arc<Event>> {
         let mut read = Vec::new();
         loop {
-            // A difference may end with an empty page; only one that begins at a boundary says that nothing is there.
+            // A difference may end with an empty page. Only an empty page that begins at a boundary
+            // means that nothing is left.
             let at_boundary = self.progress().is_boundary();
             let page = self.page(limit).await;
             if page.is_empty() && at_boundary {
@@ -83,7 +85,8 @@ impl Follower {
         }
     }
 
-    /// What lies between two places for one tenant, as a lane that is behind reads it; its own place stays.
+    /// Reads one tenant's events between two progresses, as a lane that is behind does. The
+    /// follower's own progress does not change.
     pub async fn tenants_part(
         &mut self,
         tenant: &TenantId,
@@ -97,7 +100,7 @@ impl Follower {
             loop {
                 let TenantPage { events, more } =
                     self.source.tenant_page(tenant, &hop, Limit::events(limit)).await.expect("read a tenant's page");
-                assert!(events.len() <= limit, "{} events where {limit} were asked for", events.len());
+                assert!(events.len() <= limit, "{} events with a limit of {limit}", events.len());
                 assert!(
                     events.windows(2).all(|pair| pair[0].position < pair[1].position),
                     "a page is in order of position"
@@ -113,7 +116,7 @@ impl Follower {
             }
             at = hop.then;
         }
-        assert_eq!(at, *to, "the hops lead there");
+        assert_eq!(at, *to, "the hops end at the target");
         found
     }
 }
@@ -123,7 +126,7 @@ pub fn ids(events: &[Arc<Event>]) -> Vec<String> {
     events.iter().map(|event| event.id.to_string()).collect()
 }
 
-/// Asserts that exactly these events were read, each once, in whatever order.
+/// Asserts that exactly these events were read, each once, in any order.
 pub fn assert_each_once(read: &[Arc<Event>], expected: &[String]) {
     let mut times: HashMap<&str, i32> = HashMap::new();
     for id in expected {
@@ -145,14 +148,14 @@ pub fn assert_each_once(read: &[Arc<Event>], expected: &[String]) {
     );
 }
 
-/// Asserts that each stream's events come in order.
+/// Asserts that each stream's events are in order.
 pub fn assert_streams_in_order(events: &[Arc<Event>]) {
     let mut versions = HashMap::new();
     for event in events {
         let before = versions.insert((event.tenant.clone(), event.stream.clone()), event.version);
         assert!(
             before.is_none_or(|before| before < event.version),
-            "version {} of {}/{} came after {before:?}",
+            "version {} of {}/{} follows version {before:?}",
             event.version,
             event.tenant,
             event.stream

@@ -1,4 +1,5 @@
-//! Hosts under test: one in this process, where a test wants to look on, or one of its own, where a test wants to kill it.
+//! Hosts under test: in this process, for tests that observe it, or in a process of its own, for
+//! tests that kill it.
 
 use std::{
     io::Write,
@@ -20,20 +21,19 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::Database;
 
-/// How long a test waits for what must happen before it gives up: many times what it takes on a
-/// machine that is busy with other work.
+/// The longest wait of a test for an event that must happen: many times what it takes on a busy
+/// machine.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// What a call may use where a test is not about that. The host's own defaults are for a machine
-/// that has time for guests; a test's may have none.
+/// Generous time limits of calls, for tests that are not about them. The host's defaults assume a
+/// machine with free cores, which a test may not have.
 const UNHURRIED: [&str; 2] = ["limits.cpu-ms=10000", "limits.wall-ms=120000"];
 
-/// Waits until a question has an answer.
+/// Polls until there is an answer.
 pub async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     eventually_or(what, async || ask().await.ok_or_else(String::new)).await
 }
 
-/// Waits until a question has an answer. A wait in vain ends with the last state that was found
-/// instead.
+/// Polls until there is an answer. A timeout fails with the last state that was found instead.
 pub async fn eventually_or<T>(what: &str, mut ask: impl AsyncFnMut() -> Result<T, String>) -> T {
     let began = Instant::now();
     loop {
@@ -53,7 +53,7 @@ pub fn root() -> PathBuf {
 /// A component that `make plugins` built.
 pub fn component(name: &str) -> PathBuf {
     let path = root().join("target/plugins").join(format!("{name}.wasm"));
-    assert!(path.is_file(), "{} is not there; `make plugins` builds it", path.display());
+    assert!(path.is_file(), "{} is missing; `make plugins` builds it", path.display());
     path
 }
 
@@ -77,7 +77,7 @@ pub fn version(name: &str, mark: &str) -> Vec<u8> {
     bytes
 }
 
-/// A component whose plugin gives itself another id, of as many bytes.
+/// A component whose plugin gives itself another id of the same length.
 pub fn with_id(name: &str, id: &str) -> Vec<u8> {
     assert_eq!(name.len(), id.len(), "only bytes are replaced");
     let mut bytes = std::fs::read(component(name)).expect("read a component");
@@ -92,15 +92,15 @@ pub fn with_id(name: &str, id: &str) -> Vec<u8> {
     bytes
 }
 
-/// Puts a file into a folder the way tools should: written beside it, and renamed into place.
+/// Puts a file into a folder as tools should: written under another name, and renamed into place.
 pub fn place(folder: &Path, name: &str, bytes: &[u8]) {
     let unfinished = folder.join(format!(".{name}.unfinished"));
     std::fs::write(&unfinished, bytes).expect("write a file");
     std::fs::rename(unfinished, folder.join(name)).expect("rename it into place");
 }
 
-/// Writes a program that is a shell's script. Another process writes it: a file that this one has
-/// open cannot be run, and what other tests start inherits it for a moment.
+/// Writes an executable shell script. Another process writes it: a file that this process has open
+/// cannot be executed, and programs that other tests start inherit the descriptor for a moment.
 pub fn script(path: &Path, text: &str) {
     let mut shell = Command::new("sh");
     shell.args(["-c", "cat > \"$0\" && chmod 755 \"$0\""]).arg(path).stdin(Stdio::piped());
@@ -109,7 +109,7 @@ pub fn script(path: &Path, text: &str) {
     assert!(child.wait().expect("wait for a shell").success());
 }
 
-/// A plugins folder with some of the components that `make plugins` built.
+/// A plugins folder with these components, which `make plugins` built.
 pub fn plugins(names: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("make a plugins folder");
     for name in names {
@@ -124,17 +124,17 @@ pub fn binary() -> PathBuf {
     suite.parent().and_then(Path::parent).expect("in target/PROFILE/deps").join("sandmill-under-test")
 }
 
-/// Where tests keep compiled code, so that each component is compiled once for all of them.
+/// The cache of compiled code, which all tests share, so that each component is compiled once.
 pub fn code_cache() -> PathBuf {
     root().join("target/tmp/compiled")
 }
 
-/// How hosts in this process compile: this process is no `sandmill`, so another one does it.
+/// The compile settings of hosts in this process. It is not `sandmill`, so another binary compiles.
 pub fn compile() -> sandmill::sandbox::compile::Config {
     sandmill::sandbox::compile::Config { worker: binary(), cache: code_cache(), ..Default::default() }
 }
 
-/// Settings for a test: a folder, and whatever else it wants.
+/// The settings of a test: a plugins folder, and further settings in the form `KEY=VALUE`.
 pub fn config(folder: &Path, settings: &[&str]) -> Config {
     let ours = [
         format!("plugins={}", folder.display()),
@@ -147,7 +147,7 @@ pub fn config(folder: &Path, settings: &[&str]) -> Config {
     Config::load(&sources).expect("a test's settings")
 }
 
-/// Runs plugins in this process until everything that is there is handled.
+/// Runs plugins in this process until all present events are handled.
 pub async fn catch_up(database: &Database, names: &[&str], settings: &[&str]) -> Ended {
     let folder = plugins(names);
     let config = config(folder.path(), settings);
@@ -171,27 +171,27 @@ impl Host {
         Host { _folder: Some(folder), ..host }
     }
 
-    /// Starts what is in a folder on a database.
+    /// Starts the plugins in a folder on a database.
     pub fn start_in(database: &Database, folder: &Path, settings: &[&str]) -> Host {
         let config = config(folder, settings);
-        let (drain, told) = oneshot::channel();
+        let (drain, requested) = oneshot::channel();
         let db = database.db.clone();
         let task = tokio::spawn(async move {
             let drain = async {
-                let _ = told.await;
+                let _ = requested.await;
             };
             app::run(&config, &db, Until::Stopped, drain, std::future::pending()).await
         });
         Host { task, drain, _folder: None }
     }
 
-    /// Tells it to finish, and waits until it has.
+    /// Drains the host and waits for its end.
     pub async fn stop(self) {
         let _ = self.drain.send(());
         self.task.await.expect("the host ends in order").expect("the host ends well");
     }
 
-    /// Drops it wherever it is.
+    /// Aborts the host at once.
     pub async fn abort(self) {
         self.task.abort();
         let _ = self.task.await;
@@ -205,16 +205,16 @@ pub fn sandmill(address: &str) -> Command {
     command
 }
 
-/// Lets a command work on a database.
+/// Sets the environment of a command that works on a database.
 fn on(command: &mut Command, address: &str) {
     command.env("SANDMILL_COMPILE_CACHE", code_cache());
     command.env("DATABASE_URL", address).env("SANDMILL_LOG", "warn").env_remove("SANDMILL_CONFIG").stdin(Stdio::null());
 }
 
-/// A host in a process of its own, which says at `info` what it does; dropping it kills it.
+/// A host in a process of its own, which logs at `info`. Dropping it kills it.
 pub struct Process {
     child: Child,
-    said: tempfile::NamedTempFile,
+    log: tempfile::NamedTempFile,
 }
 
 impl Process {
@@ -223,18 +223,19 @@ impl Process {
         Process::start_under(&[], database, folder, settings)
     }
 
-    /// Starts a host that stands by while another one works.
+    /// Starts a host that is on standby while another host runs.
     pub fn stand_by(database: &Database, folder: &Path) -> Process {
         Process::spawn(&[], &["--standby"], database, folder, &[])
     }
 
-    /// Starts them by another program, which becomes the host: its name and arguments, or nothing.
+    /// Starts the plugins through another program, which executes the host: its name and arguments,
+    /// or nothing.
     pub fn start_under(program: &[&str], database: &Database, folder: &Path, settings: &[&str]) -> Process {
         Process::spawn(program, &[], database, folder, settings)
     }
 
     fn spawn(program: &[&str], arguments: &[&str], database: &Database, folder: &Path, settings: &[&str]) -> Process {
-        let said = tempfile::NamedTempFile::new().expect("make a file for a host's log");
+        let log = tempfile::NamedTempFile::new().expect("create a file for a host's log");
         let mut command = match program {
             [] => Command::new(binary()),
             [program, arguments @ ..] => {
@@ -254,17 +255,17 @@ impl Process {
         for setting in UNHURRIED.iter().chain(settings) {
             command.args(["--set", setting]);
         }
-        let child = command.stderr(said.reopen().expect("open a host's log")).spawn().expect("start a host");
-        Process { child, said }
+        let child = command.stderr(log.reopen().expect("open a host's log")).spawn().expect("start a host");
+        Process { child, log }
     }
 
-    /// What it has logged so far.
+    /// Its log so far.
     pub fn log(&self) -> String {
-        let said = std::fs::read(self.said.path()).expect("read a host's log");
-        String::from_utf8_lossy(&said).into_owned()
+        let log = std::fs::read(self.log.path()).expect("read a host's log");
+        String::from_utf8_lossy(&log).into_owned()
     }
 
-    /// Ends it in order, and returns its exit code.
+    /// Asks the host to stop, and returns its exit code.
     pub async fn end(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.child), Signal::TERM).expect("the host runs");
         eventually("the host ends in order", async || self.child.try_wait().expect("wait for a host")).await.code()
@@ -275,14 +276,14 @@ impl Process {
         self.child.id()
     }
 
-    /// How many folders and files it has the kernel watch.
+    /// The number of folders and files that it watches with inotify.
     pub fn watches(&self) -> usize {
         let of = |fd: std::fs::DirEntry| std::fs::read_to_string(fd.path()).unwrap_or_default();
         let open = std::fs::read_dir(format!("/proc/{}/fdinfo", self.child.id())).expect("the host runs");
         open.flatten().map(|fd| of(fd).lines().filter(|line| line.starts_with("inotify ")).count()).sum()
     }
 
-    /// The most memory that it ever had, MiB.
+    /// Its peak memory, MiB.
     pub fn peak_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the host runs");
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel counts it");
@@ -297,12 +298,12 @@ impl Drop for Process {
     }
 }
 
-/// What a finished command printed.
+/// The standard output of a finished command.
 pub fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).expect("output is UTF-8")
 }
 
-/// What a finished command said on the side.
+/// The standard error of a finished command.
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
@@ -314,7 +315,7 @@ impl Database {
         self.append_texts(tenant, stream, &data).await;
     }
 
-    /// The same, with the data as JSON texts.
+    /// Appends events of type `Scripted` to one stream, with the data as JSON texts.
     pub async fn append_texts(&self, tenant: &str, stream: &str, data: &[String]) {
         let session = self.db.connect("test").await.expect("connect");
         let types = vec!["Scripted"; data.len()];
@@ -324,14 +325,15 @@ impl Database {
             .expect("append");
     }
 
-    /// How a processor stands, as `sandmill status` tells it.
+    /// The status of a processor, as `sandmill status` reads it.
     pub async fn status(&self, processor: &str) -> Option<ProcessorStatus> {
         let session = self.db.connect("test").await.expect("connect");
         let status = status::read(&session, 1_000).await.ok()?;
         status.processors.into_iter().find(|p| p.id == processor)
     }
 
-    /// The lanes behind of a processor, as `tenant state class`, or `tenant/key state class` where lanes are finer than tenants.
+    /// The lanes behind of a processor, as `tenant state class`, or as `tenant/key state class` if
+    /// lanes are finer than tenants.
     pub async fn lanes_behind(&self, processor: &str) -> Vec<String> {
         let status = self.status(processor).await;
         let mut lanes = status.map(|status| status.lanes_behind).unwrap_or_default();
@@ -346,29 +348,32 @@ impl Database {
             .collect()
     }
 
-    /// Waits until `scripted` has passed every event that is there now, and its lanes behind are these.
+    /// Waits until `scripted` has read all present events, and its lanes behind are these.
     pub async fn scripted_settles(&self, lanes_behind: &[&str]) {
         self.settles("scripted", lanes_behind).await;
     }
 
-    /// Waits until a processor has passed every event that is there now, and its lanes behind are these.
+    /// Waits until a processor has read all present events, and its lanes behind are these.
     pub async fn settles(&self, processor: &str, lanes_behind: &[&str]) {
-        eventually_or(&format!("{processor} has passed everything and left behind {lanes_behind:?}"), async || {
-            let status = self.status(processor).await.ok_or("it has not begun")?;
-            if status.unread_events == 0 && self.lanes_behind(processor).await == lanes_behind {
-                return Ok(());
-            }
-            Err(self.standing().await)
-        })
+        eventually_or(
+            &format!("{processor} has read all events and its lanes behind are {lanes_behind:?}"),
+            async || {
+                let status = self.status(processor).await.ok_or("the processor has not begun")?;
+                if status.unread_events == 0 && self.lanes_behind(processor).await == lanes_behind {
+                    return Ok(());
+                }
+                Err(self.standing().await)
+            },
+        )
         .await;
     }
 
-    /// How every processor, every lane behind and every refused file stands, for a test that waits
-    /// in vain.
+    /// The state of every processor, every lane behind and every rejected file, for the message of
+    /// a timeout.
     pub async fn standing(&self) -> String {
         let session = match self.db.connect("test").await {
             Ok(session) => session,
-            Err(error) => return format!("the database is away: {error}"),
+            Err(error) => return format!("the database is unavailable: {error}"),
         };
         let mut lines = Vec::new();
         match status::read(&session, 0).await {
@@ -392,12 +397,12 @@ impl Database {
         lines.join("\n")
     }
 
-    /// Lets lanes of `scripted` try again, as `sandmill resume` does.
+    /// Resumes lanes of `scripted`, as `sandmill resume` does.
     pub async fn resume(&self, tenant: Option<&str>) -> u64 {
         self.resume_lanes("scripted", tenant).await
     }
 
-    /// Lets lanes of a processor try again, as `sandmill resume` does.
+    /// Resumes lanes of a processor, as `sandmill resume` does.
     pub async fn resume_lanes(&self, processor: &str, tenant: Option<&str>) -> u64 {
         let session = self.db.connect("test").await.expect("connect");
         lane_checkpoints::resume(&session, processor, tenant, None).await.expect("resume")

@@ -1,8 +1,9 @@
-//! What the log says, held against what processors made of it.
+//! The comparison of documents with the log.
 //!
-//! `plane-log` and `scripted` keep a hash chain over the ids of a stream's events: `chain_0` is 64 zeros, `chain_n` the lower-case hexadecimal
-//! SHA-256 of `chain_(n-1)` followed by the event's id. Computed here from the tables alone, it differs as soon as one event was
-//! lost, repeated or reordered on its way.
+//! `plane-log` and `scripted` keep a hash chain over the ids of a stream's events: `chain_0` is 64
+//! zeros, `chain_n` the lower-case hexadecimal SHA-256 of `chain_(n-1)` followed by the event's id.
+//! The expected chain is computed here from the event table alone. The two differ if any event was
+//! lost, repeated or reordered.
 
 use std::collections::BTreeMap;
 
@@ -11,24 +12,24 @@ use sha2::{Digest, Sha256};
 
 use crate::{Database, host::eventually};
 
-/// Of one stream: how many events, and their chain.
+/// The hash chain of one stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Chain {
-    /// Events.
+    /// The number of events.
     pub events: i64,
-    /// The chain over their ids.
+    /// The chain over the events' ids.
     pub chain: String,
 }
 
 impl Default for Chain {
-    /// Before the first event.
+    /// The chain before the first event.
     fn default() -> Self {
         Chain { events: 0, chain: "0".repeat(64) }
     }
 }
 
 impl Chain {
-    /// One more event.
+    /// Adds an event.
     pub fn push(&mut self, id: &str) {
         self.events += 1;
         let mut hash = Sha256::new();
@@ -38,7 +39,7 @@ impl Chain {
     }
 }
 
-/// The chain of every stream, by tenant and stream, over the events that a condition on `e` keeps.
+/// The chain of every stream, by tenant and stream, over the events that meet a condition on `e`.
 pub async fn chains(database: &Database, condition: &str) -> BTreeMap<(String, String), Chain> {
     let session = database.db.connect("ledger").await.expect("connect");
     let sql = format!(
@@ -52,7 +53,7 @@ pub async fn chains(database: &Database, condition: &str) -> BTreeMap<(String, S
     chains
 }
 
-/// All documents of a collection by tenant and id, without the host's keys.
+/// All documents of a collection, by tenant and id, without the host's keys.
 pub async fn documents(database: &Database, collection: &str) -> BTreeMap<(String, String), Value> {
     let session = database.db.connect("ledger").await.expect("connect");
     let sql = format!("select _partition, _id, (data - '_id' - '_version')::text from public.{collection}");
@@ -62,21 +63,23 @@ pub async fn documents(database: &Database, collection: &str) -> BTreeMap<(Strin
         .collect()
 }
 
-/// Waits until `scripted` and `plane-log` count as many events in their documents as the log has for them.
+/// Waits until the documents of `scripted` and `plane-log` count as many events as the log has for
+/// them.
 pub async fn until_folded(database: &Database) {
     let session = database.db.connect("ledger").await.expect("connect");
     let sql = "select (select sum((data->>'count')::bigint) from public.scripted_log) is not distinct from
                       (select nullif(count(*), 0) from sandmill.events)
                   and (select sum((data->>'flown')::bigint + (data->>'cancelled')::bigint) from public.plane_log) is not distinct from
                       (select nullif(count(*), 0) from sandmill.events where type in ('FlightFlown', 'FlightCancelled'))";
-    // Until the host has started for the first time there are no such views.
+    // The views do not exist before the first start of the host.
     eventually("every event is folded", async || {
         session.query_one(sql, &[]).await.ok()?.get::<_, bool>(0).then_some(())
     })
     .await;
 }
 
-/// Waits until each of these collections, of guests made of `scripted`, counts as many events as the log has.
+/// Waits until each of these collections, of guests derived from `scripted`, counts as many events
+/// as the log has.
 pub async fn until_counted(database: &Database, collections: &[&str]) {
     let session = database.db.connect("ledger").await.expect("connect");
     for collection in collections {
@@ -90,7 +93,7 @@ pub async fn until_counted(database: &Database, collections: &[&str]) {
     }
 }
 
-/// Asserts that `plane_log` is exactly what the log says.
+/// Asserts that `plane_log` agrees exactly with the log.
 pub async fn assert_plane_log(database: &Database) {
     let expected: BTreeMap<(String, String), Chain> = chains(database, "e.type in ('FlightFlown', 'FlightCancelled')")
         .await
@@ -111,12 +114,13 @@ pub async fn assert_plane_log(database: &Database) {
     assert_same(&expected, &found);
 }
 
-/// Asserts that `scripted_log` is exactly what the log says, over the streams that a condition on `e` keeps.
+/// Asserts that `scripted_log` agrees exactly with the events that meet a condition on `e`.
 pub async fn assert_scripted_log(database: &Database, condition: &str) {
     assert_log(database, "scripted_log", condition).await;
 }
 
-/// The same of the collection of any guest made of `scripted`.
+/// Asserts that the collection of a guest derived from `scripted` agrees exactly with the events
+/// that meet a condition on `e`.
 pub async fn assert_log(database: &Database, collection: &str, condition: &str) {
     let expected = chains(database, condition).await;
     let found = documents(database, collection).await;
@@ -136,7 +140,7 @@ fn assert_same(expected: &BTreeMap<(String, String), Chain>, found: &BTreeMap<(S
         .chain(found.keys())
         .filter(|&key| expected.get(key) != found.get(key))
         .take(5)
-        .map(|key| format!("{key:?}: the log says {:?}, the document {:?}", expected.get(key), found.get(key)))
+        .map(|key| format!("{key:?}: the log has {:?}, the document {:?}", expected.get(key), found.get(key)))
         .collect();
     assert!(differing.is_empty(), "documents differ from the log:\n{}", differing.join("\n"));
 }

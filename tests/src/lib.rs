@@ -1,8 +1,10 @@
-//! The harness: one private PostgreSQL server a test process, one migrated database a test.
+//! The test harness: one private PostgreSQL server per test process, one migrated database per
+//! test.
 //!
-//! A test that asks for a [`database`] has it to itself, so tests run side by side and none cleans up. Databases are copies of one
-//! that was migrated once, which costs some ten milliseconds each. The server is gone with the test process, however that ends.
-//! A test that stops or crashes the server starts one of its own with [`Embedded::start`].
+//! A test has its [`database`] to itself, so tests run concurrently and need no cleanup. Databases
+//! are copies of a template that is migrated once, which costs some ten milliseconds each. The
+//! server ends with the test process, even if that is killed. A test that stops or crashes the
+//! server starts its own with [`Embedded::start`].
 
 pub mod calls;
 pub mod conformance;
@@ -25,7 +27,7 @@ use sandmill::db::{
 };
 use tokio::sync::OnceCell;
 
-/// The migrated database that all others are copies of.
+/// The migrated database that is the template of all others.
 const TEMPLATE: &str = "migrated";
 
 /// The server of this test process, started by the first test that needs it.
@@ -33,7 +35,7 @@ pub async fn server() -> &'static Embedded {
     static SERVER: OnceCell<Embedded> = OnceCell::const_new();
     SERVER
         .get_or_init(async || {
-            // Off unless told otherwise, and sources are tested with prepared transactions too.
+            // Prepared transactions are off by default, and sources are tested with them.
             let settings = vec![("max_prepared_transactions".into(), "16".into())];
             let options = Options { settings, ..Options::default() };
             Embedded::start(options).await.expect("start the tests' server")
@@ -41,12 +43,12 @@ pub async fn server() -> &'static Embedded {
         .await
 }
 
-/// A database of a test's own.
+/// A test's own database.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// Where it is, for code of ours.
+    /// Its parsed address, for this process.
     pub db: Db,
-    /// Where it is, for other processes.
+    /// Its address as text, for other processes.
     pub address: String,
 }
 
@@ -80,7 +82,7 @@ async fn migrate_template() -> anyhow::Result<()> {
 }
 
 impl Database {
-    /// The table of one of everybody's collections.
+    /// The table of a shared collection.
     pub async fn table(&self, collection: &str) -> String {
         let session = self.db.connect("test").await.expect("connect");
         let sql = "select format('sandmill_documents.c%s_%s', number, generation) from sandmill.collections where tenant = '' and name = $1";
@@ -88,7 +90,7 @@ impl Database {
     }
 }
 
-/// Waits until a condition holds, looking again and again.
+/// Waits until a condition holds, by polling.
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     host::eventually(what, async || condition().await.then_some(())).await;
 }

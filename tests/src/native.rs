@@ -1,4 +1,4 @@
-//! A host in this process whose one processor is native code: for tests that want to look into the handler, or to hold it up.
+//! A host in this process with native handlers, for tests that observe or delay the handler.
 
 use std::{
     collections::BTreeMap,
@@ -34,39 +34,41 @@ pub struct NativeHost {
 }
 
 impl NativeHost {
-    /// Starts it, with settings as the command line takes them, and waits until its processor has its tables.
+    /// Starts a host with settings in the form `KEY=VALUE`, and waits until its processor is
+    /// registered.
     pub async fn start(database: &Database, folding: Folding, settings: &[&str]) -> NativeHost {
         NativeHost::start_all(database, vec![folding], settings).await
     }
 
-    /// The same with several processors.
+    /// Starts a host with several processors.
     pub async fn start_all(database: &Database, foldings: Vec<Folding>, settings: &[&str]) -> NativeHost {
         let (db, config) = (database.db.clone(), config("".as_ref(), settings));
         let ids: Vec<String> = foldings.iter().map(|folding| folding.id.to_string()).collect();
         let handlers = foldings.into_iter().map(|folding| RunnableVersion::native(folding.spec(), Arc::new(folding)));
         let handlers = handlers.collect();
-        let (drain, told) = oneshot::channel();
+        let (drain, requested) = oneshot::channel();
         let drained = async {
-            let _ = told.await;
+            let _ = requested.await;
         };
         let run = async move { app::run_handlers(&config, &db, handlers, Until::Stopped, drained, pending()).await };
         let host = NativeHost { task: tokio::spawn(run), drain };
         let session = database.db.connect("test").await.expect("connect");
         let sql = "select 1 from sandmill.processors where id = any ($1) having count(*) = cardinality($1)";
-        // Until the host has migrated the database there is no such table.
+        // The table does not exist before the host has migrated the database.
         let registered = async || session.query_opt(sql, &[&ids]).await.ok()?;
         eventually(&format!("{ids:?} are registered"), registered).await;
         host
     }
 
-    /// Tells it to finish, and waits until it has.
+    /// Drains the host and waits for its end.
     pub async fn stop(self) {
         let _ = self.drain.send(());
         self.task.await.expect("the host ends in order").expect("the host ends well");
     }
 }
 
-/// Folds as the guest `scripted` does, under its names, and does something before each event. Between two events it lets others have its thread.
+/// A native handler that folds like the guest `scripted`, under the same names. It calls a function
+/// before each event, and yields its thread between events.
 pub struct Folding {
     before: Box<dyn Fn(&Event) + Send + Sync>,
     id: ProcessorId,
@@ -75,20 +77,20 @@ pub struct Folding {
 }
 
 impl Folding {
-    /// Does this before each event.
+    /// A handler that calls `before` before each event.
     pub fn after(before: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         let collection = CollectionName::parse("scripted_log").expect("a name");
         let id = ProcessorId::parse("scripted").expect("a name");
         Folding { before: Box::new(before), id, collection, partition_by: PartitionBy::Tenant }
     }
 
-    /// The same under another name, with the collection `NAME_log`.
+    /// This handler under another name, with the collection `NAME_log`.
     pub fn named(self, name: &str) -> Self {
         let collection = CollectionName::parse(&format!("{name}_log")).expect("a name");
         Folding { id: ProcessorId::parse(name).expect("a name"), collection, ..self }
     }
 
-    /// The same with a lane for each stream.
+    /// This handler with one lane per stream.
     pub fn by_stream(self) -> Self {
         Folding { partition_by: PartitionBy::EventStream, ..self }
     }
@@ -108,7 +110,7 @@ impl Folding {
             streams.iter().map(String::as_str).zip(found.into_iter().map(known)).collect();
         for event in &batch.events {
             (self.before)(event);
-            // To the end of the queue of those who want the thread, as a guest goes at the end of its slice.
+            // Yields to other calls, as a guest does at the end of its time slice.
             tokio::task::yield_now().await;
             if let Some(chain) = chains.get_mut(&*event.stream) {
                 chain.push(&event.id);
@@ -141,18 +143,18 @@ impl Handler for Folding {
     }
 }
 
-/// Holds up whoever comes through it while it is closed.
+/// A gate that blocks calls while it is closed.
 #[derive(Clone, Default)]
 pub struct Gate(Arc<(Mutex<bool>, Condvar)>);
 
 impl Gate {
-    /// Lets everybody through from now on.
+    /// Opens the gate for good.
     pub fn open(&self) {
         *self.0.0.lock().expect("not poisoned") = true;
         self.0.1.notify_all();
     }
 
-    /// Before the events of one tenant.
+    /// A handler that waits at the gate before each event of one tenant.
     pub fn before(&self, tenant: &'static str) -> Folding {
         let gate = self.0.clone();
         Folding::after(move |event| {
@@ -163,7 +165,7 @@ impl Gate {
     }
 }
 
-/// A document of ours as the chain it holds.
+/// The chain in a document.
 fn chain(text: &str) -> Chain {
     let data: Value = serde_json::from_str(text).expect("a document is JSON");
     Chain { events: data["count"].as_i64().unwrap_or(0), chain: data["chain"].as_str().unwrap_or("").into() }

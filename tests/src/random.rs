@@ -1,7 +1,7 @@
-//! Chance that can be repeated: a small generator whose seed is printed.
+//! Reproducible randomness: a small generator whose seed is printed.
 //!
-//! A test's output shows only when it fails, so the seed stands where it is needed. `TEST_SEED` sets it, to see a failure again; what the
-//! database and the scheduler do in between stays theirs.
+//! The output of a test is displayed only if it fails, together with the seed. `TEST_SEED` sets the
+//! seed to reproduce a failure. The timing of the database and the scheduler is not reproduced.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub struct Random(u64);
 
 impl Random {
-    /// A generator with the seed of `TEST_SEED`, or with one of its own; says which.
+    /// A generator with the seed in `TEST_SEED`, or else from the clock. Prints the seed.
     pub fn seeded() -> Self {
         let given = std::env::var("TEST_SEED").ok().map(|text| text.parse().expect("TEST_SEED is a number"));
         let clock = || SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock past 1970").as_nanos() as u64;
@@ -19,7 +19,7 @@ impl Random {
         Random(seed)
     }
 
-    /// Another generator that goes its own way: one for each task, so that their order does not matter.
+    /// An independent generator, one for each task, so that the order of tasks does not matter.
     pub fn fork(&mut self) -> Self {
         Random(self.next())
     }
@@ -32,12 +32,12 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end as u64) as usize
     }
 
-    /// True in so many cases of a hundred.
+    /// True with a chance in percent.
     pub fn percent(&mut self, chance: usize) -> bool {
         self.below(100) < chance
     }

@@ -1,4 +1,4 @@
-//! The host, with failpoints.
+//! The binary `sandmill` with failpoints.
 
 fn main() -> std::process::ExitCode {
     sandmill::cli::main()

@@ -1,9 +1,10 @@
-//! Applications that append all at once, each in the way that is worst for those who follow.
+//! Concurrent writers, whose transactions are as hard as possible for followers of the log.
 //!
-//! Their transactions are of random length, write several streams of several tenants, take their xid early or late, roll savepoints or
-//! everything back, and sleep in between, so that positions become visible in another order than they were drawn. Streams are
-//! locked in one order, so that no two writers wait for each other in a circle. The events suit `plane-log` and `scripted`, by
-//! property too: a stream's events all say the same `lane`, and streams of a tenant share some.
+//! The transactions have a random length and write several streams of several tenants. They take
+//! their xid early or late, roll back savepoints or everything, and sleep in between. So positions
+//! become visible in another order than they were assigned. Streams are locked in one order, so
+//! that writers do not deadlock. The events suit `plane-log` and `scripted`, also by property: a
+//! stream's events have the same `lane`, and streams of a tenant share lanes.
 
 use std::{
     sync::{
@@ -21,19 +22,19 @@ use crate::random::Random;
 
 const STREAMS: usize = 24;
 const TENANTS: usize = 5;
-/// So many streams, one after another, say the same lane.
+/// Number of consecutive streams with the same lane.
 const STREAMS_A_LANE: usize = 9;
-/// The longest sleep inside a transaction: many times what a follower takes for a look.
+/// The longest sleep inside a transaction: many times what a follower needs for a page.
 const SLEEP_MS: usize = 8;
 
-/// Several writers at work.
+/// A set of running writers.
 pub struct Writers {
     tasks: Vec<JoinHandle<anyhow::Result<Vec<String>>>>,
     stop: Arc<AtomicBool>,
 }
 
 impl Writers {
-    /// Starts writers of so many transactions each. An error ends them.
+    /// Starts `count` writers of `transactions` each. An error ends a writer.
     pub fn start(db: &Db, random: &mut Random, count: usize, transactions: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let tasks = (0..count).map(|_| {
@@ -50,7 +51,8 @@ impl Writers {
         Writers { tasks: tasks.collect(), stop }
     }
 
-    /// Starts writers that go on until they are told to stop, and connect again when their server went away.
+    /// Starts writers that write until [`stop`](Self::stop), and reconnect after a loss of the
+    /// server.
     pub fn start_stubborn(db: &Db, random: &mut Random, count: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let tasks = (0..count).map(|_| {
@@ -87,7 +89,7 @@ impl Writers {
         committed
     }
 
-    /// Tells them to stop, and waits until they have.
+    /// Stops the writers and waits for their end. Returns the ids of all committed events.
     pub async fn stop(self) -> Vec<String> {
         self.stop.store(true, Ordering::Relaxed);
         self.join().await
@@ -96,7 +98,7 @@ impl Writers {
 
 async fn connect(db: &Db) -> anyhow::Result<Session> {
     let session = db.connect("writer").await?;
-    // A stream may be waited for as long as the others' transactions take on a busy machine.
+    // On a busy machine, the transactions of other writers may hold a stream for long.
     session.batch_execute("set lock_timeout = 0").await?;
     Ok(session)
 }

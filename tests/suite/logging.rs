@@ -1,6 +1,5 @@
-// Logging never stops the work, and words of others stay words: a standard error that is full,
-// closed or on a full disk costs lines and nothing else, and no text of a tenant or a plugin steers
-// a terminal, forges a field or floods an operator.
+//! Logging: a standard error that is full, closed or on a full disk loses lines but never stops
+//! work. No text of a tenant or a plugin controls a terminal, forges a field or floods an operator.
 
 mod json;
 mod words;
@@ -18,7 +17,7 @@ use sandmill_tests::{
 };
 use serde_json::json;
 
-/// Log lines that are more than a pipe and the host's queue hold: 4 MB.
+/// Appends events that log 4 MB: more than a pipe and the host's queue hold.
 async fn append_loud_events(database: &Database) {
     for _ in 0..4 {
         let loud = json!({"do": "shout", "message": "x".repeat(1_000), "lines": 100});
@@ -27,7 +26,7 @@ async fn append_loud_events(database: &Database) {
     database.append("quiet", "s", &[json!({}), json!({})]).await;
 }
 
-/// `sandmill run` with a tenant that may log as much as it likes.
+/// `sandmill run` with high limits on logging.
 fn run(database: &Database, folder: &std::path::Path) -> Command {
     let mut command = sandmill(&database.address);
     command.args(["run", "--plugins"]).arg(folder).env("SANDMILL_LOG", "info").stdout(Stdio::null());
@@ -37,7 +36,7 @@ fn run(database: &Database, folder: &std::path::Path) -> Command {
     command
 }
 
-/// A host that is gone with its test, however that ends.
+/// A host that is killed at the end of its test.
 struct Running(Child);
 
 impl Running {
@@ -45,7 +44,7 @@ impl Running {
         Running(command.spawn().unwrap())
     }
 
-    /// Ends it in order, and returns its exit code.
+    /// Asks the host to stop, and returns its exit code.
     async fn end(mut self) -> Option<i32> {
         kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
         eventually("the host ends in order", async || self.0.try_wait().unwrap()).await.code()
@@ -64,7 +63,7 @@ fn pipe() -> (PipeReader, PipeWriter) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_whose_log_nobody_reads_works_and_ends_when_told() {
+async fn a_host_whose_log_nobody_reads_works_and_stops_in_order() {
     let database = database().await;
     append_loud_events(&database).await;
     let folder = plugins(&["scripted"]);
@@ -75,10 +74,13 @@ async fn a_host_whose_log_nobody_reads_works_and_ends_when_told() {
     assert_scripted_log(&database, "true").await;
     let mut log = String::new();
     reader.read_to_string(&mut log).unwrap();
-    assert!(log.lines().next().is_some_and(|line| line.contains(" INFO ")), "what the pipe took is there: {log:.200}");
+    assert!(
+        log.lines().next().is_some_and(|line| line.contains(" INFO ")),
+        "the pipe holds the first lines: {log:.200}"
+    );
 }
 
-/// How many lines a line says are lost.
+/// The number of lost lines that a line of the log reports.
 fn lost_as_text(line: &str) -> Option<usize> {
     line.contains(" lost, because standard error did not ").then_some(())?;
     line.split("WARN ").nth(1)?.split(' ').next()?.parse().ok()
@@ -92,30 +94,30 @@ fn lost_as_json(line: &str) -> Option<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_that_is_read_again_says_how_many_lines_it_lost() {
+async fn a_log_that_is_read_again_reports_how_many_lines_are_lost() {
     lines_are_lost_and_counted("text", lost_as_text).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_as_json_that_is_read_again_says_how_many_lines_it_lost() {
+async fn a_json_log_that_is_read_again_reports_how_many_lines_are_lost() {
     lines_are_lost_and_counted("json", lost_as_json).await;
 }
 
-async fn lines_are_lost_and_counted(format: &str, told_lost: fn(&str) -> Option<usize>) {
+async fn lines_are_lost_and_counted(format: &str, reported_lost: fn(&str) -> Option<usize>) {
     let database = database().await;
     append_loud_events(&database).await;
     let folder = plugins(&["scripted"]);
     let (mut reader, writer) = pipe();
     let mut command = run(&database, folder.path());
     let host = Running::start(command.env("SANDMILL_LOG_FORMAT", format).stderr(writer));
-    // It holds an end of the pipe.
+    // The command holds an end of the pipe.
     drop(command);
     database.scripted_settles(&[]).await;
     let log = tokio::task::spawn_blocking(move || {
         let mut log = String::new();
         reader.read_to_string(&mut log).map(|_| log)
     });
-    // What is logged after that is read as well.
+    // Later lines are read as well.
     database.append("last", "s", &[json!({"do": "shout", "message": "the last words", "lines": 1})]).await;
     let lost = eventually("the host reports what it lost", async || {
         let measures = database.status("scripted").await?.measures;
@@ -123,19 +125,19 @@ async fn lines_are_lost_and_counted(format: &str, told_lost: fn(&str) -> Option<
     })
     .await;
     let status = sandmill(&database.address).arg("status").output().unwrap();
-    let told = format!("the host has lost {lost} log lines, because its standard error did not take them in time\n");
-    assert!(stdout(&status).contains(&told), "{}", stdout(&status));
+    let note = format!("the host has lost {lost} log lines, because its standard error did not take them in time\n");
+    assert!(stdout(&status).contains(&note), "{}", stdout(&status));
     assert_eq!(host.end().await, Some(0));
     let log = log.await.unwrap().unwrap();
-    let lost: usize = log.lines().filter_map(told_lost).sum();
+    let lost: usize = log.lines().filter_map(reported_lost).sum();
     let shouted = log.lines().filter(|line| line.contains("xxxxxxxx")).count();
-    // A few lines of the host's own may be among those that were lost.
-    assert!((4_000..4_020).contains(&(shouted + lost)), "each line is there or counted: {shouted} and {lost}");
+    // A few of the lost lines may be the host's own.
+    assert!((4_000..4_020).contains(&(shouted + lost)), "each line is present or counted: {shouted} and {lost}");
     assert!(lost > 2_000 && log.contains("the last words"), "{lost}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_whose_standard_error_fails_works_and_ends_when_told() {
+async fn a_host_whose_standard_error_fails_works_and_stops_in_order() {
     let folder = plugins(&["scripted"]);
     for broken in ["no reader", "full disk", "closed"] {
         let database = database().await;
@@ -164,10 +166,10 @@ async fn a_host_whose_standard_error_fails_works_and_ends_when_told() {
     }
 }
 
-/// A command whose reader has gone away ends quietly, and one that cannot complain ends as it would
-/// have.
+/// A command whose reader is gone ends quietly. One that cannot print its error keeps its exit
+/// code.
 #[tokio::test(flavor = "multi_thread")]
-async fn commands_survive_readers_that_go_away() {
+async fn commands_keep_their_exit_codes_when_the_reader_is_gone() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     let scripted = component("scripted");

@@ -1,83 +1,86 @@
-//! Everything that needs a database or a whole host, by theme.
+//! Tests that need a database or a whole host, by theme.
 
-// A store that comes into another cluster.
+// Databases that are restored into another cluster.
 mod anchors;
-// The command line as people, scripts and shells meet it.
-mod cli;
-// What a plugin's author is told without a database.
+// Checks and tests of plugins without a database, for authors.
 mod authors;
-// Many writers at once: nothing is lost where a naive follower loses events.
+// Very many lanes that need a person.
+mod blocked_lanes;
+// The command line, as people, scripts and shells use it.
+mod cli;
+// Connections over a network: encryption, admission, and errors.
 mod connections;
+// Many concurrent writers: no event is lost where a naive follower loses some.
 mod contention;
-// A database that dies under a living host.
+// A database that crashes under a running host.
 mod crashes;
-// The tracker of pages and lane checkpoints against a model.
-mod in_flight;
-// The demo, as whoever tries Sandmill first meets it.
+// The demo, as a first user meets it.
 mod demo;
-// A lane that is too slow for what it gets, while others go on.
+// A lane that is too slow for its events, while all others continue.
 mod detach;
-// A folder in which somebody works on plugins, and commands that are started there.
+// `sandmill dev`: a folder in which somebody works on plugins.
 mod dev;
-// The pages on appending and reading, run as they stand there.
+// The pages on appending and reading, whose commands are run.
 mod docs;
-// Why something is behind, as a person is told.
+// Explanations of delays, as a person reads them.
 mod explain;
-// The plugins folder as others leave it.
-mod folder;
-// Real input: flights that happened, and the read model that they must lead to.
+// Real data: recorded flights, and the read model that they must produce.
 mod flights;
-// The host as a process: who may run, how it ends, what it refuses to start.
+// Changes of the plugins folder by people and tools.
+mod folder;
+// The host as a process: who may run it, how it ends, what it refuses to start.
 mod host;
-// The hostile kit: whatever a guest tries, it hurts its own tenant and nobody else.
+// Hostile guests, each of which harms only its own tenant.
 mod hostile;
-// A host that dies: killed from outside and at every step of a commit.
+// The tracker of pages and lane checkpoints, compared with a model.
+mod in_flight;
+// A host that is killed: from outside, and at every step of a commit.
 mod kills;
-// Ids and collections: whose they are, and that nobody else comes by them.
-mod ownership;
+// Lanes behind the cursor: blocked, retrying, resumed, and merged again.
+mod lanes;
 // One plugin in three languages.
 mod languages;
-// Output that nobody reads, and words that want to be more than words.
-mod listen;
-mod logging;
-// Lanes behind the tail: blocked, waiting, resumed, and one with it again.
-mod lanes;
-// Large events and documents: they cost their own lane, and nobody's memory.
+// Large events and documents, which cost only their own lane.
 mod large;
-// A database that fails without dying: time-outs, no room, refused data.
-mod outages;
-// Numbers that operators see.
+// The monitoring endpoint.
+mod listen;
+// Logs that nobody reads, and hostile text in output.
+mod logging;
+// Measurements for operators.
 mod numbers;
+// Database failures short of a crash: time-outs, a full disk, rejected data.
+mod outages;
+// Owners of ids and collections, which no other tenant can take over.
+mod ownership;
 // Lanes finer than a tenant.
 mod partitions;
-// The README's plugin and commands, and the commands of the page on plugins.
-mod readme;
-// What database roles may do: the host's, and those of applications.
-mod rights;
-// What a guest can do wrong, and that only its own lane stops.
-mod sandbox;
 // The plans of the statements that read the log.
 mod plans;
 // Strategies of back-pressure.
 mod pressure;
+// The README's commands, which are run.
+mod readme;
+// Database roles: the host's, and those of applications.
+mod rights;
+// Errors of guests, which stop only their own lane.
+mod sandbox;
 // Connections that processors share.
 mod sharing;
-// Signals that end a command, and what it leaves.
+// Signals that end a command.
 mod signals;
-// Sources: what every layout of an event store must do.
+// Sources: the contract of every layout of an event store.
 mod sources;
-// Statements that lie in files of their own.
+// Statements in files of their own.
 mod sql;
-// Very many lanes that wait for a person.
-mod blocked_lanes;
-// The event store: appending, importing, reading, and the migrations that make it.
+// The event store: appending, importing, reading, and its migrations.
 mod store;
+// Swaps and rollbacks of plugin versions.
 mod swaps;
-// Terms that keep ending, and why.
-mod term_errors;
-// What tenants may use, what they have used, and who waits because the settings say so.
+// Limits, usage and pauses of tenants.
 mod tenants;
-// The repository's own habits: borders, sizes, loose ends.
+// Terms that keep ending, and the reasons.
+mod term_errors;
+// House rules: borders, sizes, leftovers.
 mod tidy;
-// Making plugins.
+// New plugins.
 mod toolchain;

@@ -1,4 +1,5 @@
-//! What tenants may use, what they have used, and who waits because the settings say so.
+//! Tenants: usage is summed over hosts, rates hold a tenant back with a reason, and lanes that the
+//! settings pause continue where they stopped.
 
 use sandmill::{app::Ended, tenants::rates::THROTTLED};
 use sandmill_tests::{
@@ -8,32 +9,32 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// What `sandmill tenants --json` says of some or all.
+/// The tenants in the output of `sandmill tenants --json`.
 fn tenants(database: &Database, arguments: &[&str]) -> Vec<Value> {
     let output = sandmill(&database.address).args(["tenants", "--json"]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
-    told["tenants"].as_array().unwrap().clone()
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    report["tenants"].as_array().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_tenants_used_is_told_and_added_up_over_hosts() {
+async fn usage_of_tenants_is_reported_and_summed_over_hosts() {
     let database = database().await;
-    // What nobody has handled yet is a lag.
     for stream in ["s", "t"] {
         database.append("acme", stream, &vec![json!({}); 10]).await;
     }
     database.append("globex", "s", &[json!({}), json!({"do": "trap"}), json!({})]).await;
-    let names = |told: &[Value]| told.iter().map(|t| t["tenant"].as_str().unwrap().to_string()).collect::<Vec<_>>();
+    let names =
+        |tenants: &[Value]| tenants.iter().map(|t| t["tenant"].as_str().unwrap().to_string()).collect::<Vec<_>>();
     let output = sandmill(&database.address).arg("tenants").output().unwrap();
     assert!(stdout(&output).contains("acme"), "tenants are found by their events: {}", stdout(&output));
 
     assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::Blocked(_)));
     database.append("acme", "s", &[json!({})]).await;
     assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::Blocked(_)));
-    let told = tenants(&database, &["--by", "name"]);
-    assert_eq!(names(&told), ["acme", "globex"]);
-    let [acme, globex] = &told[..] else { unreachable!() };
+    let listed = tenants(&database, &["--by", "name"]);
+    assert_eq!(names(&listed), ["acme", "globex"]);
+    let [acme, globex] = &listed[..] else { unreachable!() };
     assert_eq!((acme["events"].as_i64(), acme["documents"].as_i64()), (Some(21), Some(3)), "{acme}");
     assert!(acme["cpuSeconds"].as_f64().unwrap() > 0.0 && acme["bytes"].as_i64().unwrap() > 0, "{acme}");
     assert_eq!((&acme["lagEvents"], &acme["failures"], &acme["lastError"]), (&json!(0), &json!(0), &Value::Null));
@@ -45,15 +46,15 @@ async fn what_tenants_used_is_told_and_added_up_over_hosts() {
     assert_eq!(names(&tenants(&database, &["acme"])), ["acme"]);
     let nobody = sandmill(&database.address).args(["tenants", "nobody"]).output().unwrap();
     assert_eq!(nobody.status.code(), Some(1));
-    let told = stderr(&nobody);
-    assert!(told.contains("no event of tenant nobody is in the store") && told.contains("--by name"), "{told}");
+    let error = stderr(&nobody);
+    assert!(error.contains("no event of tenant nobody is in the store") && error.contains("--by name"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
+async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_no_event() {
     let database = database().await;
-    // A document for each stream. All of a round come at once, so that the next one finds the
-    // tenant over its rate, however slow the machine is.
+    // One document per stream. All events of a round arrive at once, so that the next round finds
+    // the tenant over its rate even on a slow machine.
     let host = Host::start(&database, &["scripted"], &["tenants.slow.documents-per-second=1"]);
     let session = database.db.connect("test").await.unwrap();
     let append = "select sandmill.append($1, $2 || '-' || stream, array['Scripted'], array['{}']::json[])
@@ -76,7 +77,7 @@ async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     })
     .await;
     let rounds: i64 = append().await;
-    eventually("the other one has all of its documents", async || {
+    eventually("the quick tenant has all of its documents", async || {
         let session = database.db.connect("test").await.ok()?;
         let count = "select count(*) from public.scripted_log where _partition = 'quick'";
         (session.query_one(count, &[]).await.ok()?.get::<_, i64>(0) == rounds).then_some(())
@@ -85,7 +86,7 @@ async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
     host.stop().await;
     let throttled = tenants(&database, &["slow"])[0]["throttledSeconds"].as_f64().unwrap();
     assert!(throttled > 0.0);
-    // Whoever has waited for a time told by a rate need not wait for it once there is none.
+    // Without a rate, the wait that it demanded is void. The test need not wait for its end.
     session
         .execute("update sandmill.lane_checkpoints set next_at = now() where state = 'retrying'", &[])
         .await
@@ -96,7 +97,7 @@ async fn a_tenant_over_its_rate_waits_with_a_reason_and_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whom_the_settings_make_wait_goes_on_from_where_it_stood() {
+async fn a_lane_paused_by_the_settings_continues_where_it_stopped() {
     let database = database().await;
     let append = async || {
         for tenant in ["paused", "elsewhere", "free"] {
@@ -108,18 +109,18 @@ async fn whom_the_settings_make_wait_goes_on_from_where_it_stood() {
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
     append().await;
     let settings = ["tenants.paused.paused=true", "tenants.elsewhere.processors=other"];
-    let Ended::Blocked(lanes) = catch_up(&database, &["scripted"], &settings).await else { panic!("nobody waits") };
-    let mut told: Vec<_> = lanes.iter().map(|lane| lane.reason.to_string()).collect();
-    told.sort();
+    let Ended::Blocked(lanes) = catch_up(&database, &["scripted"], &settings).await else { panic!("no lane waits") };
+    let mut reasons: Vec<_> = lanes.iter().map(|lane| lane.reason.to_string()).collect();
+    reasons.sort();
     assert_eq!(
-        told,
+        reasons,
         [
             "not-allowed: tenants.elsewhere.processors in the settings does not list scripted",
             "paused: by the settings: tenants.paused.paused"
         ]
     );
     assert_scripted_log(&database, "e.tenant = 'free' or e.version <= 2").await;
-    // What the settings hold is let go by the settings: nobody has to resume it.
+    // A change of the settings is enough: no person has to resume the lanes.
     let ended = catch_up(&database, &["scripted"], &[]).await;
     assert!(matches!(ended, Ended::CaughtUp { .. }), "{ended:?}");
     assert_scripted_log(&database, "true").await;

@@ -1,6 +1,5 @@
-//! The repository's habits, held by reading its files: borders between the host's rooms, sizes,
-//! opening words, and what must not be left lying about. Each failure names the place, the rule and
-//! the remedy.
+//! House rules, checked by reading the repository's files: borders between the host's rooms, sizes
+//! of files, headers, and leftovers. Each failure names the place, the rule and the remedy.
 
 mod borders;
 mod checker;
@@ -20,16 +19,16 @@ const LONGEST: usize = 800;
 /// The widest comment, in characters.
 const WIDEST: usize = 100;
 
-/// Circles of modules that are known, by one of their modules, with the reason.
+/// Accepted circles of modules, each named by one of its modules, with the reason.
 const CIRCLES: &[(&str, &str)] =
-    &[("sandbox::instance", "a guest's store, its calls and the host functions they reach know each other")];
+    &[("sandbox::instance", "a guest's store, its calls and the host functions that they call depend on each other")];
 
-/// Tests that wait for a time to pass rather than for something to happen, and why they must.
+/// Tests that wait for time to pass rather than for an event, and the reason.
 const SLEEPERS: &[(&str, &str)] = &[
-    ("tests/src/host.rs", "between two looks of `eventually`, which ends with what it waits for"),
-    ("tests/src/writers.rs", "writers whose transactions take a while, and who come back to a server that is down"),
+    ("tests/src/host.rs", "the polls of `eventually`, which ends with the awaited event"),
+    ("tests/src/writers.rs", "writers with long transactions, which reconnect to a server that is down"),
     ("tests/src/calls.rs", "a host call that takes longer than the limit on computing"),
-    ("tests/suite/detach.rs", "a handler that takes its time for each event, and events that arrive now and then"),
+    ("tests/suite/detach.rs", "a slow handler, and events that arrive at intervals"),
 ];
 
 fn assert_none(offences: Vec<String>) {
@@ -41,7 +40,7 @@ fn rust_files(files: &[File]) -> impl Iterator<Item = &File> {
 }
 
 #[test]
-fn rooms_keep_to_their_borders() {
+fn rooms_respect_their_borders() {
     let (files, mut used, mut offences) = (files(), BTreeSet::new(), Vec::new());
     for file in rust_files(&files) {
         let Some(path) = file.path.strip_prefix("host/src/") else { continue };
@@ -50,14 +49,17 @@ fn rooms_keep_to_their_borders() {
         }
     }
     let allowed = borders::ROOMS.iter().flat_map(|(room, allowed)| allowed.iter().map(move |rule| (*room, *rule)));
-    offences.extend(allowed.filter(|(room, rule)| !used.contains(&((*room).into(), (*rule).into()))).map(|(room, rule)| {
-        format!("tests/suite/tidy/borders.rs: ROOMS lets `{room}` name `{rule}`, which it no longer does. Take the line out.")
+    offences
+        .extend(allowed.filter(|(room, rule)| !used.contains(&((*room).into(), (*rule).into()))).map(|(room, rule)| {
+        format!(
+            "tests/suite/tidy/borders.rs: ROOMS lets `{room}` name `{rule}`, which it no longer does. Remove the line."
+        )
     }));
     assert_none(offences);
 }
 
 #[test]
-fn modules_name_each_other_in_one_direction() {
+fn modules_have_no_circular_dependencies() {
     let files = files();
     let found = circles::circles(&circles::edges(rust_files(&files)));
     let names = |circle: &BTreeSet<Vec<String>>| circle.iter().map(|module| module.join("::")).collect::<Vec<_>>();
@@ -68,19 +70,19 @@ fn modules_name_each_other_in_one_direction() {
         .filter(|names| !CIRCLES.iter().any(|(known, _)| is_known(names, known)))
         .map(|names| {
             format!(
-                "{} name each other. Move what both need into a module of its own, or let the caller hand it in.",
+                "{} depend on each other. Move what both need to a third module, or let the caller pass it in.",
                 names.join(", ")
             )
         })
         .collect();
     for (known, _) in CIRCLES.iter().filter(|(known, _)| !found.iter().any(|circle| is_known(&names(circle), known))) {
-        offences.push(format!("tests/suite/tidy.rs: {known} is in no circle any more. Take it out of CIRCLES."));
+        offences.push(format!("tests/suite/tidy.rs: {known} is no longer in a circle. Remove it from CIRCLES."));
     }
     assert_none(offences);
 }
 
 #[test]
-fn modules_that_say_pure_are_checked() {
+fn modules_that_claim_to_be_pure_are_checked() {
     let files = files();
     let mut offences = Vec::new();
     for file in rust_files(&files) {
@@ -89,12 +91,12 @@ fn modules_that_say_pure_are_checked() {
         for (number, line) in file.lines().filter(|(_, line)| line.trim_start().starts_with("//") && says_pure(line)) {
             if !line.starts_with("//!") {
                 offences.push(format!(
-                    "{}:{number}: only a whole module may claim to be pure, in its header. Move the code, or drop the word.",
+                    "{}:{number}: only a whole module may claim to be pure, in its header. Move the code, or remove the word.",
                     file.path
                 ));
             } else if !borders::PURE.iter().any(|pure| module == *pure || module.starts_with(&format!("{pure}::"))) {
                 offences.push(format!(
-                    "{}:{number}: says that it is pure, and nothing checks it. Add `{module}` to PURE in tests/suite/tidy/borders.rs.",
+                    "{}:{number}: claims to be pure without a check. Add `{module}` to PURE in tests/suite/tidy/borders.rs.",
                     file.path
                 ));
             }
@@ -123,7 +125,7 @@ fn comments_are_at_most_100_columns_wide() {
 }
 
 #[test]
-fn the_code_map_knows_every_room() {
+fn the_code_map_lists_every_room() {
     let files = files();
     let find = |path: &str| files.iter().find(|file| file.path == path).unwrap_or_else(|| panic!("{path} is missing"));
     let map = &find("host/ARCHITECTURE.md").text;
@@ -137,24 +139,24 @@ fn the_code_map_knows_every_room() {
         }
         if !map.contains(&format!("`{room}`")) {
             offences.push(format!(
-                "host/ARCHITECTURE.md: `{room}` of host/src/lib.rs is not on the code map. Add its line."
+                "host/ARCHITECTURE.md: `{room}` of host/src/lib.rs is not on the code map. Add a line for it."
             ));
         }
     }
     for room in rooms.difference(&declared.iter().copied().chain(["main", "lib"]).collect()) {
-        offences.push(format!("tests/suite/tidy/borders.rs: there is no room `{room}`. Take its line out of ROOMS."));
+        offences.push(format!("tests/suite/tidy/borders.rs: there is no room `{room}`. Remove it from ROOMS."));
     }
     assert_none(offences);
 }
 
 #[test]
-fn files_are_short_and_say_what_they_are_for() {
+fn files_are_short_and_have_a_header() {
     let mut offences = Vec::new();
     for file in rust_files(&files()) {
         let (path, lines) = (&file.path, file.text.lines().count());
         if lines > LONGEST {
             offences.push(format!(
-                "{path}:{LONGEST}: {lines} lines, and {LONGEST} is the most. Give its second noun a file."
+                "{path}:{LONGEST}: {lines} lines, and at most {LONGEST} are allowed. Move its second noun to a file."
             ));
         }
         if path.ends_with("/mod.rs") {
@@ -163,7 +165,7 @@ fn files_are_short_and_say_what_they_are_for() {
         let opening = if file.within(&["tests/suite"]) { "//" } else { "//!" };
         if !file.text.starts_with(opening) {
             offences.push(format!(
-                "{path}:1: opens without `{opening}`. Say what it is for, what it promises, what may surprise."
+                "{path}:1: no header with `{opening}`. State its purpose, what it guarantees, and what may surprise."
             ));
         }
     }
@@ -176,13 +178,16 @@ fn nothing_is_left_unfinished() {
     for file in &files() {
         let found = if file.is(".rs") { unfinished_code(&file.text) } else { unfinished_prose(file) };
         offences.extend(found.into_iter().map(|(line, what)| {
-            format!("{}:{line}: `{what}` is not for others to find. Finish it, or say in a whole sentence what is absent and why.", file.path)
+            format!(
+                "{}:{line}: `{what}` is unfinished. Finish it, or state in a whole sentence what is absent and why.",
+                file.path
+            )
         }));
     }
     assert_none(offences);
 }
 
-/// Words that say "later".
+/// Words that mark unfinished work.
 const LATER: [&str; 3] = ["FIXME", "XXX", "TODO"];
 
 fn later(text: &str) -> Option<&'static str> {
@@ -214,22 +219,22 @@ fn unfinished_prose(file: &File) -> Vec<(usize, String)> {
 }
 
 #[test]
-fn tests_wait_for_events_and_not_for_time() {
+fn tests_wait_for_events_rather_than_for_time() {
     let (mut offences, mut asleep) = (Vec::new(), BTreeSet::new());
     for file in rust_files(&files()).filter(|file| file.within(&["tests/src", "tests/suite"])) {
         for line in sleeps(&file.text) {
             asleep.insert(file.path.clone());
             if !SLEEPERS.iter().any(|(path, _)| *path == file.path) {
                 offences.push(format!(
-                    "{}:{line}: a test that sleeps is slow or fails now and then. Wait with `eventually` or `until`; where time itself \
-                     is what is tested, add the file to SLEEPERS in tests/suite/tidy.rs with the reason.",
+                    "{}:{line}: a test that sleeps is slow or flaky. Wait with `eventually` or `until`; if time itself \
+                     is tested, add the file to SLEEPERS in tests/suite/tidy.rs with the reason.",
                     file.path
                 ));
             }
         }
     }
     for (path, _) in SLEEPERS.iter().filter(|(path, _)| !asleep.contains(*path)) {
-        offences.push(format!("tests/suite/tidy.rs: {path} sleeps no longer. Take it out of SLEEPERS."));
+        offences.push(format!("tests/suite/tidy.rs: {path} no longer sleeps. Remove it from SLEEPERS."));
     }
     assert_none(offences);
 }
@@ -241,7 +246,7 @@ fn sleeps(source: &str) -> Vec<usize> {
 }
 
 #[test]
-fn every_migration_is_applied() {
+fn every_migration_is_in_the_list() {
     let files = files();
     let here: Vec<&str> =
         files.iter().filter_map(|f| f.path.strip_prefix("migrations/")?.strip_suffix(".sql")).collect();
@@ -276,7 +281,7 @@ fn every_statement_has_one_user() {
     assert_none(offences.collect());
 }
 
-/// Folders of the host whose SQL may name the event table, and why.
+/// Folders of the host whose SQL may name the event table, and the reason.
 const EVENT_TABLE: &[(&str, &str)] = &[
     ("host/src/source", "the log as it is read"),
     ("host/src/store", "the event store for the command line"),
@@ -315,7 +320,7 @@ fn only_source_and_store_read_the_event_table() {
     assert_none(offences);
 }
 
-/// The files that a source includes as text, by the path that it gives.
+/// The files that a source includes as text, by relative path.
 fn included(source: &str) -> Vec<(usize, String)> {
     let tokens = rust::tokens(source);
     let including = tokens.windows(4).filter(|w| w[0].word() == Some("include_str") && w[1].is('!') && w[2].is('('));
@@ -327,7 +332,7 @@ fn included(source: &str) -> Vec<(usize, String)> {
         .collect()
 }
 
-/// A path that a file gives, as a path from the root.
+/// The path from the root for a path that is relative to a file.
 fn beside(file: &str, path: &str) -> String {
     let mut segments: Vec<&str> = file.split('/').collect();
     segments.pop();
@@ -342,7 +347,7 @@ fn beside(file: &str, path: &str) -> String {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_have_a_target() {
     let root = sandmill_tests::host::root();
     let mut offences = Vec::new();
     for file in files().iter().filter(|file| file.is(".md")) {
@@ -350,7 +355,7 @@ fn links_lead_somewhere() {
             for link in line.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
                 if !link.is_empty() && !link.contains("://") && !root.join(beside(&file.path, link)).exists() {
                     offences
-                        .push(format!("{}:{number}: the link {link} leads nowhere. Correct or remove it.", file.path));
+                        .push(format!("{}:{number}: the link {link} has no target. Correct or remove it.", file.path));
                 }
             }
         }
@@ -359,7 +364,7 @@ fn links_lead_somewhere() {
 }
 
 #[test]
-fn nothing_depends_on_one_machine() {
+fn no_file_depends_on_one_machine() {
     let mut offences = Vec::new();
     for file in &files() {
         for (number, line) in file.lines() {
@@ -371,7 +376,7 @@ fn nothing_depends_on_one_machine() {
             }
             if let Some(registry) = registry_address(line) {
                 offences.push(format!(
-                    "{}:{number}: `{registry}` names a package registry. Leave the choice to whoever builds.",
+                    "{}:{number}: `{registry}` names a package registry. Leave the choice to the person who builds.",
                     file.path
                 ));
             }
@@ -380,7 +385,7 @@ fn nothing_depends_on_one_machine() {
     assert_none(offences);
 }
 
-/// A path below a directory that only machines of ours have.
+/// A path below a directory of one machine.
 fn machine_path(line: &str) -> Option<String> {
     for directory in ["work", "root", "home"] {
         let path = format!("/{directory}");
@@ -396,10 +401,10 @@ fn machine_path(line: &str) -> Option<String> {
     None
 }
 
-/// What cargo itself writes into lock files for the registry that everybody has.
+/// The text that cargo writes into lock files for the default registry.
 const USUAL_REGISTRY: &str = concat!("registry", "+https://github.com/rust-lang/crates", ".io-index");
 
-/// The address of a package registry, or a setting that puts another in its place.
+/// The address of a package registry, or a setting that replaces the default one.
 fn registry_address(line: &str) -> Option<&str> {
     if line.contains(USUAL_REGISTRY) {
         return None;

@@ -1,4 +1,5 @@
-// Making plugins: a crate that was begun compiles, passes its test, becomes a component, and handles its own events.
+//! New plugins: a created crate compiles, passes its test, becomes a component, and handles its own
+//! events.
 
 use std::{
     path::Path,
@@ -10,12 +11,12 @@ use sandmill_tests::{
     host::{root, sandmill, stderr, stdout},
 };
 
-/// Cargo or `sandmill` on a crate that was begun. All of them share a target directory, so only the first test ever waits for serde, and
-/// nothing is asked of a network that the workspace has not needed already.
-fn at_work(command: &mut Command, dir: &Path) -> Output {
+/// Runs cargo or `sandmill` on a created crate. All runs share a target directory, so only the
+/// first one compiles serde. The network is not used: the workspace has fetched all dependencies.
+fn succeed(command: &mut Command, dir: &Path) -> Output {
     let target = root().join("target/tmp/begun");
     command.current_dir(dir).env("CARGO_TARGET_DIR", target).env("CARGO_NET_OFFLINE", "true");
-    // What the cargo that runs this test sets for its own packages is not for another crate.
+    // The variables of the cargo that runs this test are not for another crate.
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_")) {
         command.env_remove(name);
     }
@@ -24,38 +25,38 @@ fn at_work(command: &mut Command, dir: &Path) -> Output {
     output
 }
 
-fn begin(dir: &Path, arguments: &[&str]) -> Output {
+fn create(dir: &Path, arguments: &[&str]) -> Output {
     sandmill("").args(["plugin", "new"]).args(arguments).current_dir(dir).output().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_plugin_that_was_begun_does_what_it_says() {
+async fn a_new_plugin_compiles_and_handles_its_events() {
     let address = empty_database().await.address;
     let life = move || {
         let folder = tempfile::tempdir().unwrap();
-        let begun = begin(folder.path(), &["door-watch"]);
-        assert!(begun.status.success(), "{}", stderr(&begun));
-        let told = stdout(&begun);
+        let created = create(folder.path(), &["door-watch"]);
+        assert!(created.status.success(), "{}", stderr(&created));
+        let printed = stdout(&created);
         assert!(
-            told.starts_with("Made door-watch (sandmill-guest from ") && told.contains("\n  cd door-watch\n"),
-            "{told}"
+            printed.starts_with("Made door-watch (sandmill-guest from ") && printed.contains("\n  cd door-watch\n"),
+            "{printed}"
         );
 
         let dir = folder.path().join("door-watch");
-        let tested = stdout(&at_work(Command::new("cargo").arg("test"), &dir));
+        let tested = stdout(&succeed(Command::new("cargo").arg("test"), &dir));
         assert!(tested.contains("test result: ok. 1 passed"), "{tested}");
         let formatted = Command::new("cargo").args(["fmt", "--check"]).current_dir(&dir).output().unwrap();
         assert!(formatted.status.success(), "{}", stdout(&formatted));
 
         let plugins = folder.path().join("plugins");
         std::fs::create_dir(&plugins).unwrap();
-        let built = stdout(&at_work(sandmill("").args(["plugin", "build", "-o", "../plugins"]), &dir));
+        let built = stdout(&succeed(sandmill("").args(["plugin", "build", "-o", "../plugins"]), &dir));
         assert!(built.starts_with("../plugins/door-watch.wasm  ") && built.contains(" KiB  ("), "{built}");
 
-        at_work(sandmill(&address).arg("migrate"), &dir);
-        at_work(sandmill(&address).args(["import", "events.ndjson"]), &dir);
-        at_work(sandmill(&address).args(["run", "--until-caught-up", "--plugins", "../plugins"]), &dir);
-        let documents = stdout(&at_work(sandmill(&address).args(["documents", "door_watch"]), &dir));
+        succeed(sandmill(&address).arg("migrate"), &dir);
+        succeed(sandmill(&address).args(["import", "events.ndjson"]), &dir);
+        succeed(sandmill(&address).args(["run", "--until-caught-up", "--plugins", "../plugins"]), &dir);
+        let documents = stdout(&succeed(sandmill(&address).args(["documents", "door_watch"]), &dir));
         let documents: Vec<&str> = documents.lines().collect();
         let expected = [
             r#"acme      account-1  v1  {"balance": 380, "bookings": 2}"#,
@@ -68,10 +69,10 @@ async fn a_plugin_that_was_begun_does_what_it_says() {
 }
 
 #[test]
-fn what_cannot_be_begun_is_refused_with_the_remedy() {
+fn an_invalid_new_plugin_is_rejected_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |arguments: &[&str], message: &str| {
-        let output = begin(folder.path(), arguments);
+        let output = create(folder.path(), arguments);
         assert!(!output.status.success() && stderr(&output).contains(message), "{}", stderr(&output));
     };
     refused(

@@ -136,11 +136,11 @@ impl fmt::Display for Snapshot {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Progress {
     seen: Snapshot,
-    reading: Option<Reading>,
+    reading: Option<PartialRead>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Reading {
+struct PartialRead {
     to: Snapshot,
     last: i64,
 }
@@ -156,7 +156,7 @@ impl Progress {
 
     /// The progress inside the difference from `seen` to `to`, at position `last` inclusive.
     pub fn inside(seen: Snapshot, to: Snapshot, last: i64) -> Self {
-        Progress { seen, reading: Some(Reading { to, last }) }
+        Progress { seen, reading: Some(PartialRead { to, last }) }
     }
 
     /// The progress at the beginning of the difference from `seen` to `to`. The handled events are

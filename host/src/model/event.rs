@@ -38,7 +38,7 @@ pub struct Event {
 }
 
 /// A partition key, or why it cannot be read.
-type Key = Result<Arc<str>, Arc<str>>;
+type PartitionKey = Result<Arc<str>, Arc<str>>;
 
 /// A mark of an event whose large data is read only when it is needed.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ pub struct Deferred {
     /// Data or metadata has more bytes than this.
     pub larger_than: usize,
     /// Partition keys by JSON pointer: the only part of its data that was read, to route it.
-    keys: Arc<Mutex<BTreeMap<Box<str>, Key>>>,
+    keys: Arc<Mutex<BTreeMap<Box<str>, PartitionKey>>>,
 }
 
 impl Deferred {
@@ -56,12 +56,12 @@ impl Deferred {
     }
 
     /// The key that a pointer selects, or why it cannot be read; none if that was not read yet.
-    pub fn key(&self, pointer: &str) -> Option<Key> {
+    pub fn key(&self, pointer: &str) -> Option<PartitionKey> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).get(pointer).cloned()
     }
 
     /// Remembers the key that a pointer selects.
-    pub fn set_key(&self, pointer: &str, key: Key) {
+    pub fn set_key(&self, pointer: &str, key: PartitionKey) {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner).insert(pointer.into(), key);
     }
 }

@@ -34,11 +34,11 @@ const MOST_ZEROS: i64 = 64;
 
 /// A parsed JSON pointer (RFC 6901).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pointer(Box<[Step]>);
+pub struct Pointer(Box<[ReferenceToken]>);
 
 /// One reference token of a pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Step {
+struct ReferenceToken {
     /// The name of an object's member.
     name: Box<str>,
     /// The index of an array's element, if the token is one: digits without a leading zero.
@@ -59,7 +59,7 @@ impl Pointer {
         let step = |token: &str| {
             let digits = !token.is_empty() && token.bytes().all(|c| c.is_ascii_digit());
             let index = digits && (token == "0" || !token.starts_with('0'));
-            Step {
+            ReferenceToken {
                 name: token.replace("~1", "/").replace("~0", "~").into(),
                 index: index.then(|| token.parse().ok()).flatten(),
             }

@@ -30,19 +30,19 @@ pub(super) struct Fields;
 
 impl<'w> FormatFields<'w> for Fields {
     fn format_fields<R: RecordFields>(&self, mut writer: format::Writer<'w>, fields: R) -> fmt::Result {
-        let mut line = Line::default();
+        let mut line = TextEntry::default();
         fields.record(&mut line);
         writer.write_str(&line.finish())
     }
 }
 
 #[derive(Default)]
-struct Line {
+struct TextEntry {
     fields: String,
     message: String,
 }
 
-impl Line {
+impl TextEntry {
     fn field(&mut self, name: &str, value: &str) {
         if !self.fields.is_empty() {
             self.fields.push(' ');
@@ -52,13 +52,13 @@ impl Line {
     }
 
     fn finish(self) -> String {
-        let Line { fields, message } = self;
+        let TextEntry { fields, message } = self;
         let gap = if fields.is_empty() || message.is_empty() { "" } else { " " };
         format!("{fields}{gap}{message}")
     }
 }
 
-impl Visit for Line {
+impl Visit for TextEntry {
     fn record_str(&mut self, field: &Field, value: &str) {
         let value = text::quoted(value, FIELD_BYTES);
         match field.name() {
@@ -79,24 +79,24 @@ impl Visit for Line {
 
 /// An event as one line of JSON.
 pub(super) fn object(timestamp: &str, event: &Event<'_>) -> String {
-    let (metadata, mut object) = (event.metadata(), Object::default());
+    let (metadata, mut object) = (event.metadata(), JsonEntry::default());
     event.record(&mut object);
     object.finish(timestamp, *metadata.level(), metadata.target())
 }
 
 /// A message without fields as one line of JSON.
 pub(super) fn plain_object(timestamp: &str, level: Level, target: &str, message: &str) -> String {
-    let object = Object { message: text::json_string(message, FIELD_BYTES), ..Object::default() };
+    let object = JsonEntry { message: text::json_string(message, FIELD_BYTES), ..JsonEntry::default() };
     object.finish(timestamp, level, target)
 }
 
 #[derive(Default)]
-struct Object {
+struct JsonEntry {
     fields: String,
     message: String,
 }
 
-impl Object {
+impl JsonEntry {
     /// Adds a field whose value is JSON.
     fn field(&mut self, field: &Field, value: String) {
         if field.name() == "message" {
@@ -111,7 +111,7 @@ impl Object {
     }
 
     fn finish(self, timestamp: &str, level: Level, target: &str) -> String {
-        let Object { fields, message } = self;
+        let JsonEntry { fields, message } = self;
         let message = if message.is_empty() { "\"\"" } else { &message };
         let [timestamp, target] = [timestamp, target].map(|text| text::json_string(text, FIELD_BYTES));
         format!(
@@ -120,7 +120,7 @@ impl Object {
     }
 }
 
-impl Visit for Object {
+impl Visit for JsonEntry {
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.field(field, value.to_string());
     }

@@ -75,7 +75,7 @@ pub struct TenantGauges {
     pub events: u64,
     /// CPU time of its guests, seconds.
     pub cpu_seconds: f64,
-    /// Number of refused calls of its guests.
+    /// Number of refusals of its guests.
     pub refusals: u64,
     /// Lanes behind, by state.
     pub lanes: Vec<(&'static str, i64)>,
@@ -90,7 +90,7 @@ pub struct SandboxGauges {
     pub idle: usize,
     /// Linear memory of all of them, bytes.
     pub memory_bytes: usize,
-    /// Number of refused calls and rejected files since the start, by reason class.
+    /// Number of refusals of guests and of files since the start, by reason class.
     pub refusals: Vec<(String, u64)>,
     /// Components compiled since the start, and the seconds that it took.
     pub compiled: (u64, f64),
@@ -293,7 +293,7 @@ impl TenantGauges {
         let help = "CPU time of the guests of listed tenants";
         let cpu = all.iter().map(|t| (&*t.tenant, t.cpu_seconds));
         to.counters(("tenant_guest_cpu", help), Some(Unit::Seconds), cpu)?;
-        let help = "Refused calls of guests of listed tenants";
+        let help = "Refusals of guests of listed tenants";
         to.counters(("tenant_refusals", help), None, all.iter().map(|t| (&*t.tenant, t.refusals)))?;
         let lanes = all.iter().flat_map(|t| {
             t.lanes.iter().map(|(state, lanes)| (vec![("tenant", &*t.tenant), ("state", *state)], *lanes))
@@ -310,7 +310,7 @@ impl SandboxGauges {
         let help = "Linear memory of live plugin instances";
         let memory = std::iter::once((Vec::new(), number(self.memory_bytes)));
         to.gauges(("instance_memory", help), Some(Unit::Bytes), memory)?;
-        let help = "Refused calls and rejected files since the start, by reason";
+        let help = "Refusals of guests and of files since the start, by reason";
         let mut metric = to.0.encode_descriptor("refusals", help, None, MetricType::Counter)?;
         for (reason, times) in &self.refusals {
             let labels = [("reason", reason.as_str())];

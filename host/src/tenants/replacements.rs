@@ -1,9 +1,9 @@
 //! A tenant's own processors that replace shared ones.
 //!
 //! `acme/orders` replaces the shared `orders` for acme. While it runs, acme's lanes in `orders`
-//! wait as if they were paused, with [`REPLACED`] as their reason. Their rows say where they
-//! stopped, so `orders` continues from there when `acme/orders` is gone, and loses nothing.
-//! Each of the two has documents of its own, which its own progress covers.
+//! wait as if they were paused, with [`REPLACED`] as their reason. Their checkpoints keep their
+//! progress, so `orders` continues from there when `acme/orders` is removed, and loses nothing.
+//! Each of the two processors has its own documents, which its own progress covers.
 
 use std::collections::BTreeSet;
 

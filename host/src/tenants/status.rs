@@ -53,7 +53,8 @@ pub struct TenantStatus {
     pub lanes_behind: i64,
     /// Number of times that one of its lanes stopped, after a failure or on request of its handler.
     pub failures: i64,
-    /// Number of refused calls of its guests, whether or not they caused a failure.
+    /// Refusals of its guests, such as refused calls and dropped log lines, whether or not they
+    /// caused a failure.
     pub refusals: i64,
     /// The last refusal.
     pub last_refusal: Option<String>,
@@ -96,7 +97,7 @@ pub struct TenantSums {
     pub events: i64,
     /// CPU time of its guests.
     pub cpu_seconds: f64,
-    /// Number of refused calls of its guests.
+    /// Number of refusals of its guests.
     pub refusals: i64,
     /// Its lanes behind, by state.
     pub lanes: [(&'static str, i64); 4],

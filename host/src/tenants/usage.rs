@@ -29,7 +29,7 @@ const EVERY: Duration = Duration::from_secs(2);
 /// not answer takes longer than some milliseconds.
 const LAST: Duration = Duration::from_secs(5);
 /// The longest wait of a host that ends for a report under way. Default 300 ms: the last report
-/// includes what that one could not add.
+/// is still to follow.
 const CUT_OFF: Duration = Duration::from_millis(300);
 /// The most tenants with pending usage, at some 200 bytes each, while the database is unavailable.
 const TENANTS: usize = 50_000;
@@ -53,7 +53,8 @@ pub struct Used {
     pub bytes: u64,
     /// Number of times that one of its lanes stopped, after a failure or on request of its handler.
     pub failures: u64,
-    /// Number of refused calls of its guests, whether or not they caused a failure.
+    /// Refusals of its guests, such as refused calls and dropped log lines, whether or not they
+    /// caused a failure.
     pub refusals: u64,
     /// The last refusal.
     pub last_refusal: Option<Reason>,

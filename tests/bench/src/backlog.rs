@@ -1,4 +1,4 @@
-//! Much to do at once, for one tenant.
+//! Backlogs: many events of one tenant, appended at once.
 
 use anyhow::Context;
 use sandmill::db::Session;
@@ -8,7 +8,8 @@ const CHUNK: usize = 500;
 /// Bytes of one append, unless one event has more.
 const CHUNK_BYTES: usize = 8 << 20;
 
-/// Appends so many events with the same data, to some streams in turn, a few hundred at a time.
+/// Appends `count` events with the same data, to `streams` streams in turn, a few hundred at a
+/// time.
 pub async fn append(session: &Session, tenant: &str, streams: usize, data: &str, count: usize) -> anyhow::Result<()> {
     let chunk = (CHUNK_BYTES / data.len().max(1)).clamp(1, CHUNK);
     for (number, begin) in (0..count).step_by(chunk).enumerate() {
@@ -18,7 +19,7 @@ pub async fn append(session: &Session, tenant: &str, streams: usize, data: &str,
     Ok(())
 }
 
-/// Appends so many events with the same data to one stream, at once.
+/// Appends `count` events with the same data to one stream, at once.
 pub async fn append_to(session: &Session, tenant: &str, stream: &str, data: &str, count: usize) -> anyhow::Result<()> {
     let (types, data) = (vec!["Worked"; count], vec![data; count]);
     let sql = "select count(*) from sandmill.append($1, $2, $3, $4::text[]::json[])";

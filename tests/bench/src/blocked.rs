@@ -1,7 +1,9 @@
-//! What very many blocked lanes cost: a host whose plugin has stopped on 60,000 streams of one tenant, beside one that has stopped on none.
+//! The cost of very many blocked lanes: a host whose plugin has stopped on 60,000 streams of one
+//! tenant, compared with a host without blocked lanes.
 //!
-//! Both hosts are started anew, so that what stopping so many lanes at once takes is told apart from what they cost while they stand. Then each is left alone for some
-//! seconds, measured beside quiet tenants that append, and asked how it stands.
+//! Both hosts are restarted, so that the cost of blocking the lanes is separate from the cost of
+//! having them. Each host is measured while it is idle, then beside quiet tenants that append, and
+//! its status is read.
 
 use std::{
     path::Path,
@@ -23,19 +25,19 @@ const PART: &str = "blocked";
 const PLUGIN: &str = "scripted-by-stream";
 const COLLECTION: &str = "scripted_stream_log";
 const LANES: i64 = 60_000;
-/// Bytes of the message that each lane stops with: about as much as is kept of it.
+/// Bytes of the message that each lane stops with: about as much as the host stores.
 const MESSAGE: usize = 900;
-/// How long a host is left alone.
+/// Length of the measurement of the idle host.
 const ALONE: Duration = Duration::from_secs(10);
-/// How long quiet tenants are measured, and how often they append.
+/// Length of the measurement beside quiet tenants, and their appends a second.
 const MEASURED: Duration = Duration::from_secs(15);
 const RATE: u32 = 50;
 
-/// What one host told.
-struct Told {
-    /// Of one core, while nothing happened.
+/// The measurements of one host.
+struct Measurements {
+    /// CPU time of the idle host, percent of one core.
     idle_percent: f64,
-    /// The same, while quiet tenants appended.
+    /// CPU time beside quiet tenants, percent of one core.
     busy_percent: f64,
     mib: f64,
     p50: f64,
@@ -44,7 +46,7 @@ struct Told {
     status_kib: f64,
 }
 
-/// Measures both.
+/// Measures both hosts.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let folder = world.folder(PLUGIN)?;
     let none = world.database("blocked_none").await?;
@@ -61,31 +63,31 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     report.add(PART, "peak memory meanwhile", "MiB", vec![host.peak_memory()]);
     host.end().await?;
 
-    let mut told = Vec::new();
+    let mut measured = Vec::new();
     for database in [&none, &many] {
-        told.push(stand(binary, database, &folder).await?);
+        measured.push(measure_host(binary, database, &folder).await?);
     }
-    anyhow::ensure!(blocked(&many).await? == LANES, "lanes went on that nobody resumed");
-    for (which, told) in ["none", "all"].iter().zip(&told) {
+    anyhow::ensure!(blocked(&many).await? == LANES, "lanes continued that nobody resumed");
+    for (which, one) in ["none", "all"].iter().zip(&measured) {
         let what = |what: &str| format!("{what}, {which} of {LANES} lanes blocked");
-        report.add(PART, what("CPU of the idle host"), "%", vec![told.idle_percent]);
-        report.add(PART, what("CPU of the host beside quiet tenants"), "%", vec![told.busy_percent]);
-        report.add(PART, what("memory after a start"), "MiB", vec![told.mib]);
-        report.add(PART, what("a quiet tenant's document, median"), "ms", vec![told.p50]);
-        report.add(PART, what("a quiet tenant's document, p99"), "ms", vec![told.p99]);
-        report.add(PART, what("`status --json`"), "ms", vec![told.status_ms]);
-        report.add(PART, what("`status --json`"), "KiB", vec![told.status_kib]);
+        report.add(PART, what("CPU of the idle host"), "%", vec![one.idle_percent]);
+        report.add(PART, what("CPU of the host beside quiet tenants"), "%", vec![one.busy_percent]);
+        report.add(PART, what("memory after a start"), "MiB", vec![one.mib]);
+        report.add(PART, what("a quiet tenant's document, median"), "ms", vec![one.p50]);
+        report.add(PART, what("a quiet tenant's document, p99"), "ms", vec![one.p99]);
+        report.add(PART, what("`status --json`"), "ms", vec![one.status_ms]);
+        report.add(PART, what("`status --json`"), "KiB", vec![one.status_kib]);
     }
-    let [none, many] = &told[..] else { anyhow::bail!("two hosts were measured") };
+    let [none, many] = &measured[..] else { anyhow::bail!("two hosts were measured") };
     report.add(PART, "CPU for blocked lanes (aim: at most 2)", "%", vec![many.idle_percent - none.idle_percent]);
     report.add(PART, "the same beside quiet tenants", "%", vec![many.busy_percent - none.busy_percent]);
     report.add(PART, "memory for blocked lanes (aim: at most 32)", "MiB", vec![many.mib - none.mib]);
     Ok(())
 }
 
-async fn stand(binary: &Path, database: &Database, folder: &Path) -> anyhow::Result<Told> {
+async fn measure_host(binary: &Path, database: &Database, folder: &Path) -> anyhow::Result<Measurements> {
     let host = Process::start(binary, database, folder, &[])?;
-    // The collection is there once the plugin has begun.
+    // The collection exists once the plugin has begun.
     until("the plugin runs", async || {
         let sql = "select to_regclass('public.scripted_stream_log') is not null";
         Ok(database.session.query_one(sql, &[]).await?.get(0))
@@ -93,20 +95,20 @@ async fn stand(binary: &Path, database: &Database, folder: &Path) -> anyhow::Res
     .await?;
     let quiet = OpenLoop::new(database, COLLECTION, 8).await?;
     quiet.run(RATE, Duration::from_secs(3)).await?;
-    let cpu = || machine::cpu_seconds(host.id()).context("read what the host has computed");
+    let cpu = || machine::cpu_seconds(host.id()).context("read the host's CPU time");
     let (before, began) = (cpu()?, Instant::now());
     tokio::time::sleep(ALONE).await;
     let idle_percent = (cpu()? - before) / began.elapsed().as_secs_f64() * 100.0;
     let (before, began) = (cpu()?, Instant::now());
     let samples = quiet.run(RATE, MEASURED).await?;
     let busy_percent = (cpu()? - before) / began.elapsed().as_secs_f64() * 100.0;
-    let mib = machine::memory_now(host.id()).context("read what the host holds")?;
+    let mib = machine::memory_now(host.id()).context("read the host's memory")?;
     let began = Instant::now();
     let status = Command::new(binary).args(["status", "--json"]).env("DATABASE_URL", &database.address).output()?;
     anyhow::ensure!(status.status.success(), "status: {}", String::from_utf8_lossy(&status.stderr));
     let status_ms = began.elapsed().as_secs_f64() * 1e3;
     host.end().await?;
-    Ok(Told {
+    Ok(Measurements {
         idle_percent,
         busy_percent,
         mib,

@@ -1,5 +1,6 @@
-//! One call of a plugin, without a database: what a new instance costs, and what batches of different sizes do, beside native code that does the same.
-//! Each call folds events of one cart tenant with a hundred carts, on a guest thread, as a host makes it.
+//! Calls of a plugin without a database: the cost of a new instance, and of batches of different
+//! sizes, compared with equivalent native code. Each call folds events of a tenant with a hundred
+//! carts, on a guest thread as in a host.
 
 use std::{path::Path, sync::Arc, time::Instant};
 
@@ -18,10 +19,10 @@ use crate::{carts::COLLECTION, documents::InMemory, folding::Carts, host, report
 
 const PART: &str = "calls";
 const CARTS: usize = 100;
-/// Calls of which one sample is the mean.
+/// Number of calls whose mean is one sample.
 const CALLS: usize = 200;
 
-/// Measures microseconds a call.
+/// Measures the microseconds of a call.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let scheduler = Scheduler::start(&world.config(Path::new(""))?.scheduler)?;
     let plugin = host::plugin(world, "cart-summary")?.handler;
@@ -66,7 +67,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is added to a cart.
+/// The data of an event that adds an item to a cart.
 pub fn item() -> String {
     json!({"sku": "product-12", "quantity": 2, "price": 499, "note": "x".repeat(120)}).to_string()
 }

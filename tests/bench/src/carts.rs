@@ -1,6 +1,8 @@
-//! 200,000 events of 10,000 carts and 100 tenants, each event of any cart: nearly every event of a page changes another document, which is the
-//! worst for whoever writes. The plugin `cart-summary`, the same fold as native code in its place, a loop that somebody wrote by hand for
-//! nothing else, and reading alone take turns. What they made must be the same, document by document.
+//! 200,000 mixed events of 10,000 carts and 100 tenants. Nearly every event of a page changes
+//! another document, which is the worst case for writing.
+//!
+//! The plugin `cart-summary`, the same fold as native code, a hand-written loop, and reading alone
+//! take turns. Their documents must be equal.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,14 +18,14 @@ const PART: &str = "carts";
 pub const COLLECTION: &str = "cart_summary";
 const TENANTS: usize = 100;
 
-/// Measures events a second of each, and how they compare.
+/// Measures the events a second of each candidate, and their ratios.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = load(world, "carts").await?;
     let events = database.events().await?;
     let config = world.config(Path::new(""))?;
     let plugin = host::plugin(world, "cart-summary")?;
     let native = host::instead(&plugin, Arc::new(Carts::new(COLLECTION)?));
-    // Makes the tables, and everything warm.
+    // Creates the tables, and warms everything up.
     host::catch_up(&config, &database, &plugin).await?;
 
     let [mut wasm_rates, mut native_rates, mut small_rates, mut large_rates, mut read_rates] =
@@ -31,7 +33,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let [small, large] = floor::BATCHES;
     for round in 0..world.rounds {
         let mut order = [0, 1, 2, 3];
-        // Whoever comes first meets what the one before left behind.
+        // The order rotates, because each run is affected by the state that the previous one left.
         order.rotate_left(round % 4);
         let mut made = Vec::new();
         for turn in order {
@@ -58,7 +60,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     host::compare_binaries(world, &database, "cart-summary", (PART, "sandmill run"), report).await
 }
 
-/// A database with the events.
+/// Creates a database with the events.
 pub async fn load(world: &World, name: &str) -> anyhow::Result<Database> {
     let database = world.database(name).await?;
     eprintln!("making 200,000 events of carts");
@@ -67,7 +69,8 @@ pub async fn load(world: &World, name: &str) -> anyhow::Result<Database> {
     Ok(database)
 }
 
-/// Makes the events, mixed by a hash of their number, of carts that so many tenants share; versions follow each other in every stream.
+/// The statement that inserts the events, mixed by a hash of their number, of carts that `tenants`
+/// tenants share. Versions are consecutive in every stream.
 pub fn events(tenants: usize) -> String {
     format!(
         "insert into sandmill.events (tenant, stream, version, type, data)

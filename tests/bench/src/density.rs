@@ -1,7 +1,9 @@
-//! What many tenants cost: the same 200,000 events of the same 10,000 carts, which belong to one, a hundred, a thousand or ten thousand tenants.
+//! The cost of many tenants: the same 200,000 events of the same 10,000 carts, which belong to one,
+//! a hundred, a thousand or ten thousand tenants.
 //!
-//! Each case has a database of its own, made before anything is measured; the host is the process that users start, with room for more warm instances, and handles
-//! everything. What a start takes with nothing to do is measured as well, and taken off where an event's cost is told.
+//! Each case has its own database, prepared before the measurements. The host is the process that
+//! users start, with room for more warm instances, and handles all events. A start without events
+//! is measured as well, and subtracted from the cost of an event.
 
 use std::time::Instant;
 
@@ -18,11 +20,11 @@ const TENANTS: [usize; 4] = [1, 100, 1_000, 10_000];
 const SETTINGS: [&str; 6] =
     ["--set", "limits.warm-instances=2000", "--set", "limits.instances=4000", "--set", "limits.plugin-memory-mib=8192"];
 
-/// What one case told, round by round.
+/// The measurements of one case, round by round.
 #[derive(Default)]
 struct Case {
     rates: Vec<f64>,
-    /// Microseconds an event, without the start.
+    /// Microseconds per event, without the start.
     costs: Vec<f64>,
     peaks: Vec<f64>,
     starts: Vec<f64>,
@@ -36,14 +38,15 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
         databases.push(load(world, tenants).await?);
     }
     let mut cases: Vec<Case> = TENANTS.iter().map(|_| Case::default()).collect();
-    // The first run compiles, and is not counted.
+    // The first run compiles, and is not measured.
     Process::start(&world.binaries[0], &databases[0], &folder, &[&SETTINGS[..], &["--until-caught-up"]].concat())?
         .wait()
         .await?;
     for round in 0..world.rounds {
         let mut made = Vec::new();
         for turn in 0..TENANTS.len() {
-            // Whoever comes first meets what the one before left behind.
+            // The order rotates, because each run is affected by the state that the previous one
+            // left.
             let which = (turn + round) % TENANTS.len();
             let (database, case) = (&databases[which], &mut cases[which]);
             database.reset().await?;
@@ -82,7 +85,7 @@ async fn run(world: &World, database: &Database, folder: &std::path::Path) -> an
     Ok((began.elapsed().as_secs_f64(), peak))
 }
 
-/// The events of [`carts`](crate::carts), each cart with another tenant as long as there are any.
+/// Creates a database with the events of [`carts`](crate::carts), spread over `tenants` tenants.
 async fn load(world: &World, tenants: usize) -> anyhow::Result<Database> {
     let database = world.database(&format!("{PART}_{tenants}")).await?;
     eprintln!("making 200,000 events of {tenants} tenants");
@@ -91,7 +94,7 @@ async fn load(world: &World, tenants: usize) -> anyhow::Result<Database> {
     Ok(database)
 }
 
-/// What all carts hold together.
+/// The sums over all carts.
 async fn carts(database: &Database) -> anyhow::Result<(i64, f64, f64)> {
     let sql = format!(
         "select count(*), sum((data->>'items')::float8), sum((data->>'total')::float8) from {}",

@@ -1,8 +1,9 @@
-//! A tenant far too slow for what it gets, and its neighbours.
+//! A tenant that is far too slow for its events, and its neighbours.
 //!
-//! Each event of the tenant `slow` computes for 5 ms. It has 20,000 of them to do at once and gets 50 more every second, while eight others get 50
-//! a second together. First the others are measured without it, then beside it, then after it: it becomes quick, catches up and is one with the
-//! tail again although events still come. In the end every document must hold exactly its stream's events, in order.
+//! Each event of the tenant `slow` computes for 5 ms. It has a backlog of 20,000 events and gets 50
+//! more every second, while eight others get 50 a second together. The others are measured without
+//! it, beside it, and after it: it becomes quick, catches up and rejoins the tail while events
+//! still arrive. At the end every document must hold exactly its stream's events, in order.
 
 use std::{
     collections::BTreeMap,
@@ -38,29 +39,29 @@ use crate::{
 const PART: &str = "detach";
 const COLLECTION: &str = "ledger";
 const SLOW: &str = "slow";
-/// Streams of its events.
+/// Streams of the slow tenant.
 const STREAMS: usize = 7;
 const BACKLOG: usize = 20_000;
 const SLOW_EVENT: Duration = Duration::from_millis(5);
-/// Between two events of the slow tenant, once it has its backlog.
+/// Interval between two events of the slow tenant, after its backlog.
 const GROWTH: Duration = Duration::from_millis(20);
 /// Appends a second of the others.
 const OTHERS: u32 = 50;
-/// How long the others are measured each time.
+/// Length of each measurement of the others.
 const MEASURED: Duration = Duration::from_secs(30);
 
-/// Measures the others' latency before, beside and after, the way back, and memory meanwhile.
+/// Measures the others' latency before, beside and after it, the time to catch up, and memory.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("detach").await?;
     let slow = Arc::new(AtomicBool::new(true));
     let ledger = Ledger { slow: slow.clone(), collection: CollectionName::parse(COLLECTION)? };
     let version = RunnableVersion::native(ledger.spec()?, Arc::new(ledger));
     let config = world.config("".as_ref())?;
-    let (drain, told) = tokio::sync::oneshot::channel::<()>();
+    let (drain, requested) = tokio::sync::oneshot::channel::<()>();
     let db = database.db.clone();
     let host = tokio::spawn(async move {
         let drained = async {
-            let _ = told.await;
+            let _ = requested.await;
         };
         app::run_handlers(&config, &db, vec![version], Until::Stopped, drained, std::future::pending()).await
     });
@@ -144,7 +145,7 @@ async fn lanes_behind(database: &Database) -> anyhow::Result<Vec<String>> {
     Ok(lanes.map(|lane| format!("{} {}", lane.tenant, lane.state)).collect())
 }
 
-/// Events that show in no document yet.
+/// Events that no document contains yet.
 async fn waiting(database: &Database) -> anyhow::Result<i64> {
     let sql = format!(
         "select (select count(*) from sandmill.events) - (select coalesce(sum((data->>'count')::bigint), 0)::bigint from {})",
@@ -153,7 +154,7 @@ async fn waiting(database: &Database) -> anyhow::Result<i64> {
     Ok(database.session.query_one(&sql, &[]).await?.get(0))
 }
 
-/// Compares every document with its stream's events, and says how many events that were.
+/// Compares every document with its stream's events. Returns the number of events.
 async fn verify(database: &Database) -> anyhow::Result<usize> {
     let mut expected: BTreeMap<(String, String), Entry> = BTreeMap::new();
     let sql = "select tenant, stream, id from sandmill.events order by tenant, stream, version";
@@ -176,7 +177,7 @@ async fn verify(database: &Database) -> anyhow::Result<usize> {
     Ok(events.len())
 }
 
-/// What a stream's document holds: how many events, and a hash over their ids in order.
+/// A stream's document: the number of events, and a hash over their ids in order.
 #[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
 struct Entry {
     count: u64,
@@ -184,7 +185,7 @@ struct Entry {
 }
 
 impl Entry {
-    /// FNV-1a, going on from the event before.
+    /// Adds an event, by FNV-1a that continues from the previous event.
     fn push(&mut self, id: &str) {
         self.count += 1;
         for byte in id.bytes() {
@@ -193,7 +194,7 @@ impl Entry {
     }
 }
 
-/// Keeps the entries, and computes before each event of the slow tenant.
+/// A handler that keeps the entries, and computes before each event of the slow tenant.
 struct Ledger {
     slow: Arc<AtomicBool>,
     collection: CollectionName,
@@ -249,7 +250,7 @@ impl Handler for Ledger {
     }
 }
 
-/// Keeps its thread busy for so long, and gives it to others every millisecond, as a guest must.
+/// Keeps its thread busy for a time, and yields it every millisecond, as a guest must.
 async fn compute(lasting: Duration) {
     let began = Instant::now();
     let mut slice = began;

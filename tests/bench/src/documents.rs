@@ -1,4 +1,4 @@
-//! Documents in memory, where no database is wanted.
+//! Documents in memory, for benchmarks without a database.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -7,7 +7,7 @@ use sandmill::model::{
     ids::CollectionName,
 };
 
-/// Documents of one tenant and collection, by id; never written.
+/// Documents of one tenant and collection, by id. They are never written.
 pub struct InMemory(pub HashMap<String, Arc<str>>);
 
 impl Documents for InMemory {

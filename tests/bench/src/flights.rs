@@ -1,5 +1,5 @@
-//! Real flights through two plugins: `route-performance`, a few hundred documents that change all the time, and `plane-log`, some thousand
-//! documents and two hashes an event.
+//! Real flights through two plugins: `route-performance`, with a few hundred documents that change
+//! often, and `plane-log`, with some thousand documents and two hashes per event.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use crate::{
 
 const PART: &str = "flights";
 const REPOSITORY: &str = "example-plugins/data/flights-20000.ndjson.gz";
-/// Appends every event once more for each of so many years, in the streams it is in.
+/// Appends every event again for each of 15 years, in its own stream.
 const AGAIN: &str = "insert into sandmill.events (tenant, stream, version, type, data, metadata)
   select e.tenant, e.stream, e.version + year * s.version, e.type, e.data, e.metadata
   from generate_series(1, 15) year, sandmill.events e join sandmill.streams s using (tenant, stream)
   order by year, e.position";
 
-/// Measures events a second of each plugin, the host's memory, and statements.
+/// Measures the events a second of each plugin, the host's memory, and statements.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = load(world).await?;
     for name in ["route-performance", "plane-log"] {

@@ -1,6 +1,9 @@
-//! The loop that somebody would write by hand for one projection and nothing else: a reader, a fold with everything in memory, and a writer that
-//! upserts a batch's documents and its checkpoint in one transaction, the three of them at once. No fence, no lanes, no versions compared,
-//! no sandbox, and it loses events under concurrent writers. It is what the host is measured against, on the same tables.
+//! A hand-written loop for one projection, the lower bound that the host is compared with.
+//!
+//! A reader, a fold with everything in memory, and a writer run concurrently. The writer upserts a
+//! batch's documents and its checkpoint in one transaction. The loop has no fence, no lanes, no
+//! version checks and no sandbox, and it loses events under concurrent writers. It uses the same
+//! tables as the host.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,7 +20,8 @@ use crate::{
     world::{Database, view},
 };
 
-/// Events of one batch: an ordinary one, and one as large as the host's pages while it is behind. The larger it is, the less often a document is written.
+/// Events of one batch: an ordinary batch, and one as large as the host's pages while it catches
+/// up. With larger batches, each document is written less often.
 pub const BATCHES: [i64; 2] = [5_000, 20_000];
 
 struct Read {
@@ -28,7 +32,7 @@ struct Read {
     data: String,
 }
 
-/// Reads everything batch by batch and says how many seconds it took.
+/// Reads the log batch by batch. Returns the seconds that it took.
 pub async fn read(database: &Database, batch: i64) -> anyhow::Result<f64> {
     let reader = database.db.connect("floor reader").await?;
     let began = Instant::now();
@@ -43,7 +47,7 @@ pub async fn read(database: &Database, batch: i64) -> anyhow::Result<f64> {
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Runs the loop over everything and says how many seconds it took.
+/// Runs the loop over the whole log. Returns the seconds that it took.
 pub async fn run(database: &Database, batch: i64) -> anyhow::Result<f64> {
     database.reset().await?;
     let checkpoint = "create table if not exists public.floor_checkpoint (position bigint not null);
@@ -134,7 +138,7 @@ async fn write_all(session: Session, mut folded: mpsc::Receiver<Documents>) -> a
         session.prepare("update public.floor_checkpoint set position = $1")
     )?;
     while let Some(Documents { position, tenants, ids, data }) = folded.recv().await {
-        // All four travel at once.
+        // The four statements are pipelined.
         tokio::try_join!(biased;
             session.batch_execute("begin"),
             async { session.execute(&upsert, &[&tenants, &ids, &data]).await.map(|_| ()) },

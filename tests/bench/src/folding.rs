@@ -1,4 +1,5 @@
-//! What the plugin `cart-summary` does, as native code: the handler that takes its place, and the fold that the hand-written loop uses too.
+//! The plugin `cart-summary` as native code: a handler that replaces it, and the fold that the
+//! hand-written loop uses too.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -10,7 +11,7 @@ use sandmill::model::{
 };
 use serde::{Deserialize, Serialize};
 
-/// A cart, field by field as the plugin writes it.
+/// A cart, with the fields of the plugin's document.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Cart {
     items: u64,
@@ -27,7 +28,7 @@ enum Status {
     Abandoned,
 }
 
-/// What happens to one.
+/// An event of a cart.
 pub enum CartEvent {
     Added(Item),
     Removed(Item),
@@ -42,7 +43,7 @@ pub struct Item {
 }
 
 impl CartEvent {
-    /// An event from its type and data, if it concerns carts.
+    /// Parses an event, if it concerns carts.
     pub fn parse(event_type: &str, data: &str) -> serde_json::Result<Option<Self>> {
         Ok(Some(match event_type {
             "ItemAdded" => CartEvent::Added(serde_json::from_str(data)?),
@@ -55,7 +56,7 @@ impl CartEvent {
 }
 
 impl Cart {
-    /// The fold.
+    /// Applies an event.
     pub fn evolve(&mut self, event: CartEvent) {
         match event {
             CartEvent::Added(Item { quantity, price }) => {
@@ -72,7 +73,7 @@ impl Cart {
     }
 }
 
-/// The plugin's place, taken by native code.
+/// The native handler that replaces the plugin.
 pub struct Carts {
     collection: CollectionName,
 }

@@ -1,4 +1,4 @@
-//! The host under measurement: as handlers in this process, or as the process that users start.
+//! The host under measurement: with handlers in this process, or as the process that users start.
 
 use std::{
     future::pending,
@@ -12,7 +12,7 @@ use anyhow::Context;
 use sandmill::{
     app::{self, Ended, Until},
     config::Config,
-    model::handler::Handler,
+    model::{handler::Handler, spec::ProcessorSpec},
     plugins::{
         manifest::Manifest,
         registry::{Provenance, RunnableVersion},
@@ -26,7 +26,7 @@ use crate::{
     world::{Database, World},
 };
 
-/// A plugin as a version in this process. The sandbox ends with it.
+/// A plugin as a version in this process. It owns its sandbox.
 pub fn plugin(world: &World, name: &str) -> anyhow::Result<RunnableVersion> {
     let file = world.plugin(name)?;
     let config = world.config(Path::new(""))?;
@@ -45,12 +45,12 @@ pub fn plugin(world: &World, name: &str) -> anyhow::Result<RunnableVersion> {
     })
 }
 
-/// The same with another handler in the plugin's place.
+/// A version of the same processor with another handler.
 pub fn instead(version: &RunnableVersion, handler: Arc<dyn Handler>) -> RunnableVersion {
     RunnableVersion::native(version.spec.clone(), handler)
 }
 
-/// Lets a version handle everything that is there, and says how many seconds it took, from its first session to its last.
+/// Lets a version handle all events. Returns the seconds from its first session to its last.
 pub async fn catch_up(config: &Config, database: &Database, version: &RunnableVersion) -> anyhow::Result<f64> {
     database.reset().await?;
     let version = instead(version, version.handler.clone());
@@ -60,7 +60,7 @@ pub async fn catch_up(config: &Config, database: &Database, version: &RunnableVe
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// What the runs of one binary told, round by round.
+/// The measurements of one binary, round by round.
 #[derive(Clone, Default)]
 struct Runs {
     rates: Vec<f64>,
@@ -68,7 +68,8 @@ struct Runs {
     statements: Vec<f64>,
 }
 
-/// Measures a plugin as users run it, with everything a start costs: events a second, the host's memory, and statements. Binaries take turns.
+/// Measures a plugin as users run it, including the start: events a second, the host's memory, and
+/// statements. Binaries take turns.
 pub async fn compare_binaries(
     world: &World,
     database: &Database,
@@ -78,10 +79,11 @@ pub async fn compare_binaries(
 ) -> anyhow::Result<()> {
     let (folder, events) = (world.folder(plugin)?, database.events().await?);
     let mut runs = vec![Runs::default(); world.binaries.len()];
-    // The first run of a binary compiles, and is not counted.
+    // The first run of a binary compiles, and is not measured.
     for round in 0..=world.rounds {
         for turn in 0..world.binaries.len() {
-            // Whoever comes first meets what the one before left behind.
+            // The order rotates, because each run is affected by the state that the previous one
+            // left.
             let which = (turn + round) % world.binaries.len();
             database.reset().await?;
             let began = Instant::now();
@@ -104,16 +106,17 @@ pub async fn compare_binaries(
     Ok(())
 }
 
-/// A process of the host's own, which ends with this.
+/// A host in its own process, which is killed when this is dropped.
 pub struct Process(Child);
 
 impl Process {
-    /// Starts it on a folder of plugins.
+    /// Starts a host on a folder of plugins.
     pub fn start(binary: &Path, database: &Database, folder: &Path, arguments: &[&str]) -> anyhow::Result<Self> {
         Self::spawn(Self::command(binary, &database.address, folder, arguments).env("SANDMILL_LOG", "warn"))
     }
 
-    /// The same with another address, and a log that tells what it tells users, to a file: whoever writes much to it pays for it.
+    /// Starts a host with another address, and with the default log level to a file, so that the
+    /// cost of logging is included.
     pub fn start_talking(
         binary: &Path,
         address: &str,
@@ -141,20 +144,20 @@ impl Process {
         Ok(Process(started.with_context(|| format!("start {}", command.get_program().display()))?))
     }
 
-    /// Waits until it has ended as it does when asked to, with what is under way committed.
+    /// Asks the host to stop in order, and waits for its end.
     pub async fn end(self) -> anyhow::Result<()> {
-        // There is no signal in the standard library but the one that kills.
+        // The standard library can send only SIGKILL.
         let asked = Command::new("kill").arg(self.0.id().to_string()).status().context("ask the host to end")?;
         anyhow::ensure!(asked.success(), "the host could not be asked to end: {asked}");
         self.wait().await.map(drop)
     }
 
-    /// Its id, to look at it from outside.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Waits until it ends well, and says the most memory it held, MiB.
+    /// Waits until the host ends successfully. Returns its peak memory, MiB.
     pub async fn wait(mut self) -> anyhow::Result<f64> {
         let mut peak = 0.0;
         loop {
@@ -167,7 +170,7 @@ impl Process {
         }
     }
 
-    /// The most memory it held, MiB.
+    /// Its peak memory, MiB.
     pub fn peak_memory(&self) -> f64 {
         machine::peak_memory(self.0.id()).unwrap_or(f64::NAN)
     }

@@ -1,5 +1,6 @@
-//! The same plugin in each language, without a database: what its component weighs, what compiling it takes, what a new instance costs, what batches of
-//! different sizes do, and the memory of one instance. A language whose component was not built is left out, and said to be.
+//! The same plugin in each language, without a database: the size of its component, the times of
+//! compiling, of a new instance and of batches of different sizes, and the memory of one instance.
+//! A language whose component was not built is left out, with a note.
 
 use std::{path::Path, sync::Arc, time::Instant};
 
@@ -18,19 +19,19 @@ use crate::{calls, documents::InMemory, machine, report::Report, world::World};
 const PART: &str = "languages";
 const LANGUAGES: [(&str, &str); 3] =
     [("Rust", "cart-summary"), ("JavaScript", "cart-summary-js"), ("Python", "cart-summary-py")];
-/// Calls of which one sample is the mean.
+/// Number of calls whose mean is one sample.
 const CALLS: usize = 100;
-/// Tenants whose warm instances are weighed together.
+/// Number of tenants whose warm instances are measured together.
 const TENANTS: usize = 30;
 
-/// Measures every language that is there.
+/// Measures every language whose component was built.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let config = world.config(Path::new(""))?;
     let scheduler = Scheduler::start(&config.scheduler)?;
     let documents: Arc<dyn Documents> = Arc::new(InMemory(Default::default()));
     for (language, name) in LANGUAGES {
         let Ok(file) = world.plugin(name) else {
-            eprintln!("{name} was not built, so there is nothing to say of {language}");
+            eprintln!("{name} was not built; {language} is left out");
             continue;
         };
         let bytes = std::fs::read(file)?;
@@ -89,7 +90,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A plugin, and how many seconds it took to load.
+/// Loads a plugin, and measures the seconds that it took.
 fn load(sandbox: &Sandbox, bytes: &[u8]) -> anyhow::Result<(Arc<Plugin>, f64)> {
     let began = Instant::now();
     let plugin = tokio::task::block_in_place(|| sandbox.load(bytes))?;

@@ -1,5 +1,6 @@
-//! From an append to the document that shows it: a host of its own process, appends in an open loop, a poller every millisecond. Alone, and beside a
-//! transaction that holds an xid all the time, as a forgotten one or a backup does.
+//! The latency from an append to its visible document, with a host in its own process and an
+//! open-loop load. It is measured alone, and beside an open transaction that holds an xid, as a
+//! forgotten session or a backup does.
 
 use std::time::Duration;
 
@@ -12,14 +13,15 @@ use crate::{
 };
 
 const PART: &str = "latency";
-/// Appends a second, and for how long each round.
+/// Appends a second, and the length of each round.
 const LOADS: [(u32, Duration); 2] = [(20, Duration::from_secs(10)), (500, Duration::from_secs(5))];
 
-/// Measures milliseconds from the moment an append was due until a poller has seen its document.
+/// Measures the milliseconds from the moment when an append was due until a poller has seen its
+/// document.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("latency").await?;
     let folder = world.folder("cart-summary")?;
-    // Makes the tables.
+    // Creates the tables.
     host::Process::start(&world.binaries[0], &database, &folder, &["--until-caught-up"])?.wait().await?;
     let process = host::Process::start(&world.binaries[0], &database, &folder, &[])?;
     let appends = OpenLoop::new(&database, COLLECTION, 8).await?;

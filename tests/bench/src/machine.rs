@@ -1,43 +1,44 @@
-//! What the machine says of itself and of its processes, as Linux tells it. Elsewhere the figures are missing.
+//! Measurements of the machine and its processes, read from Linux. On other systems they are
+//! missing.
 
 use std::fs;
 
-/// The load of the last minute.
+/// The load average of the last minute.
 pub fn load() -> Option<f64> {
     fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
 }
 
-/// How many cores there are.
+/// The number of cores.
 pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, |cores| cores.get())
 }
 
-/// The most memory that a process has held so far, MiB.
+/// The peak memory of a process so far, MiB.
 pub fn peak_memory(process: u32) -> Option<f64> {
     memory(process, "VmHWM:")
 }
 
-/// The memory that a process holds, MiB.
+/// The current memory of a process, MiB.
 pub fn memory_now(process: u32) -> Option<f64> {
     memory(process, "VmRSS:")
 }
 
-/// Seconds that a process has computed so far, on all cores together.
+/// CPU time of a process so far, seconds.
 pub fn cpu_seconds(process: u32) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // The name before it may hold anything, blanks and brackets too.
+    // The process's name comes first, and may contain blanks and brackets.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
     ticks([fields.get(11)?, fields.get(12)?])
 }
 
-/// Seconds that all cores together have computed so far, for whomever.
+/// CPU time of all processes so far, seconds.
 pub fn busy_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let fields: Vec<&str> = stat.lines().next()?.split_whitespace().collect();
     ticks([fields.get(1)?, fields.get(2)?, fields.get(3)?, fields.get(6)?, fields.get(7)?])
 }
 
-/// What Linux counts in hundredths of a second.
+/// The sum of fields that Linux counts in hundredths of a second, in seconds.
 fn ticks<const N: usize>(fields: [&&str; N]) -> Option<f64> {
     let ticks: Option<Vec<f64>> = fields.iter().map(|field| field.parse().ok()).collect();
     Some(ticks?.iter().sum::<f64>() / 100.0)

@@ -1,8 +1,9 @@
-//! What Sandmill costs, beside what it could cost at best.
+//! Benchmarks: the costs of Sandmill, compared with lower bounds.
 //!
-//! Every part compares in one run: what is compared takes turns, round after round, and medians are told, since machines are noisy and noise
-//! comes in stretches. The server is a private one that flushes to disk as a real one does. The table goes to stdout, the same as
-//! JSON to a file; what happens meanwhile to stderr. Nothing here decides whether a figure is good.
+//! Every part compares within one run: the candidates take turns, round after round, and the median
+//! is reported, because machines are noisy and noise comes in bursts. A private server flushes to
+//! disk as a real one does. A table goes to stdout, the same figures as JSON to a file, and
+//! progress to stderr. The benchmarks do not judge the figures.
 
 mod backlog;
 mod blocked;
@@ -40,13 +41,14 @@ struct Arguments {
     /// What to measure [default: flights, carts, latency and calls]
     #[arg(value_enum)]
     parts: Vec<Part>,
-    /// How often everything takes its turn
+    /// Rounds, in each of which every candidate takes a turn
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// The binary to measure as a process, and to compile with [default: `sandmill` beside this one]
+    /// The binary to measure as a process, and to compile with [default: `sandmill` beside this
+    /// one]
     #[arg(long, value_name = "FILE")]
     sandmill: Option<PathBuf>,
-    /// Another binary of it, that takes turns with the first
+    /// Another binary of the host, which takes turns with the first
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
     /// The folder with the example plugins
@@ -55,12 +57,12 @@ struct Arguments {
     /// Flights to import [default: the 20,000 of the repository, sixteen times over]
     #[arg(long, value_name = "FILE")]
     flights: Option<PathBuf>,
-    /// Where the figures go as JSON
+    /// The file for the figures as JSON
     #[arg(long, value_name = "FILE", default_value = "target/bench.json")]
     json: PathBuf,
     #[command(flatten)]
     neighbours: neighbours::Options,
-    /// soak: how long
+    /// soak: its length in minutes
     #[arg(long, default_value_t = 30, value_name = "N")]
     minutes: u64,
 }
@@ -69,27 +71,28 @@ struct Arguments {
 enum Part {
     /// Real flights through two plugins
     Flights,
-    /// Mixed events of many carts: a plugin, native code in its place, a hand-written loop, reading alone
+    /// Mixed events of many carts: a plugin, native code in its place, a hand-written loop, reading
+    /// alone
     Carts,
-    /// From an append to the document that shows it
+    /// From an append to the document that contains it
     Latency,
     /// One call of a plugin
     Calls,
     /// The same plugin in Rust, JavaScript and Python
     Languages,
-    /// A tenant far too slow for what it gets, and its neighbours
+    /// A tenant that is far too slow for its events, and its neighbours
     Detach,
     /// Quiet tenants beside hogs of all kinds
     Neighbours,
-    /// What hogs get of the guest threads' time, by their weights
+    /// The hogs' shares of the guest threads' time, by their weights
     Shares,
     /// The same events and carts in one, a hundred, a thousand and ten thousand tenants
     Density,
-    /// Hogs that come and go for half an hour, and what remains of it
+    /// Quiet tenants and changing hogs for half an hour, with a check of all documents
     Soak,
-    /// Very many lanes that are blocked, and what they cost while they stand
+    /// The cost of very many blocked lanes
     Blocked,
-    /// Versions of a plugin that take each other's place under load
+    /// Swaps of plugin versions under load
     Swaps,
     /// The start of a host with a hundred plugins
     Hundred,

@@ -1,8 +1,10 @@
-//! Quiet tenants beside noisy ones: fifty of them with five events a second each, and none, one, three or ten hogs of each kind.
+//! Quiet tenants beside hogs: fifty tenants with five events a second each, and none, one, three or
+//! ten hogs of each kind.
 //!
-//! Every case has a host and a database of its own, the host is the process that users start with settings that nobody changed, and a sample counts from the
-//! moment at which an append was due until a poller has seen its document. The quiet ones alone are measured first and last, by the same
-//! means. Everything runs on one machine: the server, the appends of quiet tenants and hogs, and the poller take their part of the cores too.
+//! Every case has its own host and database. The host is the process that users start, with default
+//! settings. A sample is the time from the moment when an append was due until a poller has seen
+//! its document. The quiet tenants alone are measured first and last. Everything shares one
+//! machine: the server, the appends of quiet tenants and hogs, and the poller use the cores too.
 
 pub mod hogs;
 pub mod shares;
@@ -32,26 +34,26 @@ const PART: &str = "neighbours";
 pub const PLUGIN: &str = "scripted";
 /// See [`PLUGIN`].
 pub const COLLECTION: &str = "scripted_log";
-/// Quiet tenants, and what all of them append a second.
+/// Number of quiet tenants, and the appends a second of all of them.
 const TENANTS: u64 = 50;
 const RATE: u32 = 250;
-/// How many hogs.
+/// Numbers of hogs.
 const HOGS: [usize; 3] = [1, 3, 10];
 /// The aims for p99 in milliseconds: beside one or three hogs, and beside ten.
 const AIMS: [f64; 2] = [25.0, 50.0];
-/// How long the quiet ones run before anything is measured, and how long hogs do.
+/// Warm-up of the quiet tenants, and then of the hogs, before the measurement.
 const WARM: Duration = Duration::from_secs(2);
 
-/// What to measure of it.
+/// Options of this benchmark.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Options {
     /// neighbours: seconds of each case
     #[arg(long, default_value_t = 12, value_name = "N")]
     pub seconds: u64,
-    /// neighbours: hogs of this kind alone
+    /// neighbours: only hogs of this kind
     #[arg(long, value_enum, value_name = "KIND")]
     pub only: Vec<Kind>,
-    /// neighbours, soak: where the plot goes [default: beside the JSON]
+    /// neighbours, soak: the file for the plot [default: beside the JSON]
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 }
@@ -63,13 +65,13 @@ struct Cell {
     p99: f64,
     worst: f64,
     samples: usize,
-    /// How many cores the host took, and everything else but this process: the server, mostly.
+    /// Cores used by the host, and by everything else except this process: mostly the server.
     host: f64,
     rest: f64,
     memory: f64,
 }
 
-/// Measures all cases, and draws them.
+/// Measures all cases, and plots them.
 pub async fn measure(world: &World, options: &Options, svg: &Path, report: &mut Report) -> anyhow::Result<()> {
     let a_thousand = pace(world).await?;
     report.add(PART, "a million turns of the guest's loop", "ms", vec![a_thousand.as_secs_f64() * 1e6]);
@@ -102,7 +104,8 @@ pub async fn measure(world: &World, options: &Options, svg: &Path, report: &mut 
     Ok(())
 }
 
-/// What a thousand turns of the guest's loop take: the best of a few calls, since others may compute beside it.
+/// The time of a thousand iterations of the guest's loop: the best of several calls, because other
+/// processes may use the cores.
 pub async fn pace(world: &World) -> anyhow::Result<Duration> {
     let scheduler = Scheduler::start(&world.config(Path::new(""))?.scheduler)?;
     let handler = host::plugin(world, PLUGIN)?.handler;
@@ -141,7 +144,8 @@ async fn cell(
         Some((kind, hogs)) => Some(Herd::start(kind, hogs, &database, PLUGIN, a_thousand).await?),
         None => None,
     };
-    // A flood begins with the measurement, whose first second is its worst; of the others it is told how they are while they last.
+    // A flood begins with the measurement, because its first second is its worst. The other hogs
+    // begin before, because their steady state is measured.
     if !matches!(beside, Some((Kind::Flood, _))) {
         quiet.run(RATE, WARM).await?;
     }
@@ -175,7 +179,7 @@ async fn cell(
     Ok(cell)
 }
 
-/// The host as users start it, on a database that has its tables.
+/// Starts the host as users do, on a database with the plugin's tables.
 pub async fn start(
     world: &World,
     database: &Database,
@@ -183,7 +187,7 @@ pub async fn start(
     arguments: &[&str],
 ) -> anyhow::Result<host::Process> {
     let folder = world.folder(PLUGIN)?;
-    // Makes the tables.
+    // Creates the tables.
     host::Process::start(&world.binaries[0], database, &folder, &["--until-caught-up"])?.wait().await?;
     let log = world.scratch("logs")?.join("host.log");
     host::Process::start_talking(&world.binaries[0], address, &folder, arguments, &log)

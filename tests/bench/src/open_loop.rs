@@ -1,7 +1,9 @@
-//! Appends at a steady rate, whatever becomes of them, and a poller that looks every millisecond which of them show in a document.
+//! An open-loop load generator: appends at a steady rate, and a poller that checks every
+//! millisecond which of them are in a document.
 //!
-//! The loop is open: a sample counts from the moment at which its append was due, so a host or a database that is late is late for everything
-//! that was due meanwhile. Each append makes a stream of its own, whose document did not exist before.
+//! A sample counts from the moment when its append was due, so a delay of the host or the database
+//! counts for everything that was due in the meantime. Each append has its own stream, whose
+//! document did not exist before.
 
 use std::{
     collections::HashMap,
@@ -20,34 +22,36 @@ use crate::world::{Database, view};
 
 /// Connections that appends are spread over.
 const CONNECTIONS: usize = 8;
-/// How long the last ones are waited for.
+/// The longest wait for the last documents.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A source of appends and what watches them.
+/// A load generator with its poller.
 pub struct OpenLoop {
     appenders: Vec<Arc<Session>>,
     poller: Session,
     look: tokio_postgres::Statement,
     streams: AtomicU64,
-    /// What its streams' names begin with: loops on one database must not meet in their documents.
+    /// Prefix of its streams' names, so that loops on one database have different documents.
     prefix: String,
     tenants: u64,
 }
 
-/// When an append was due, and after how many milliseconds its document showed.
+/// The moment when an append was due, and the milliseconds until its document was visible.
 pub type Shown = (Instant, f64);
 
 type Waiting = Arc<Mutex<HashMap<String, (String, Instant)>>>;
 
 impl OpenLoop {
-    /// One for a collection whose documents have their stream's name, of so many tenants who take turns. The collection exists.
+    /// A load generator for a collection whose documents are named like their streams, with
+    /// `tenants` tenants that take turns. The collection must exist.
     pub async fn new(database: &Database, collection: &str, tenants: u64) -> anyhow::Result<Self> {
         let mut appenders = Vec::new();
         for _ in 0..CONNECTIONS {
             appenders.push(Arc::new(database.db.connect("bench appender").await?));
         }
         let poller = database.db.connect("bench poller").await?;
-        // By the key, whatever the planner thinks of a table that was empty a moment ago: or each look would cost more the longer this runs.
+        // Forces the lookup by key. For a table that was just empty, the planner might choose a
+        // plan whose cost grows with the table.
         poller
             .batch_execute("set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set plan_cache_mode = force_generic_plan")
             .await?;
@@ -60,14 +64,15 @@ impl OpenLoop {
         Ok(OpenLoop { appenders, poller, look, streams: AtomicU64::new(0), prefix: collection.into(), tenants })
     }
 
-    /// Appends `rate` events a second for so long, and says for each after how many milliseconds it showed, and those it took to append.
+    /// Appends `rate` events a second for a time. Returns for each the milliseconds until it was
+    /// visible, and the milliseconds of its append.
     pub async fn run_both(&self, rate: u32, lasting: Duration) -> anyhow::Result<(Vec<f64>, Vec<f64>)> {
-        let (shown, appends) = self.run_told(rate, lasting).await?;
+        let (shown, appends) = self.run_timed(rate, lasting).await?;
         Ok((shown.into_iter().map(|(_, took)| took).collect(), appends))
     }
 
-    /// The same, with the moment at which each was due.
-    pub async fn run_told(&self, rate: u32, lasting: Duration) -> anyhow::Result<(Vec<Shown>, Vec<f64>)> {
+    /// Appends as [`run_both`](Self::run_both) does, and also returns when each append was due.
+    pub async fn run_timed(&self, rate: u32, lasting: Duration) -> anyhow::Result<(Vec<Shown>, Vec<f64>)> {
         let waiting = Waiting::default();
         let count = (lasting.as_secs_f64() * f64::from(rate)) as u32;
         let append = self.append_all(count, Duration::from_secs(1) / rate, waiting.clone());
@@ -76,7 +81,7 @@ impl OpenLoop {
         Ok((samples, appends))
     }
 
-    /// The same, of what showed alone.
+    /// Appends as [`run_both`](Self::run_both) does, and returns only the times until visible.
     pub async fn run(&self, rate: u32, lasting: Duration) -> anyhow::Result<Vec<f64>> {
         Ok(self.run_both(rate, lasting).await?.0)
     }
@@ -128,7 +133,8 @@ impl OpenLoop {
     }
 }
 
-/// Sleeps on a thread: the runtime's own timer is up to a millisecond late, which is a fifth of what is measured.
+/// Sleeps on a thread. The runtime's timer is up to a millisecond late, a fifth of the measured
+/// times.
 async fn sleep_until(due: Instant) -> anyhow::Result<()> {
     let sleep = move || std::thread::sleep(due.saturating_duration_since(Instant::now()));
     Ok(tokio::task::spawn_blocking(sleep).await?)

@@ -1,5 +1,6 @@
-//! Plots as SVG, written by hand: one for cases on a logarithmic axis, one for what goes on in time. They stand by themselves, follow the
-//! reader's choice of light or dark, and tell their series by shape and place as well as by colour.
+//! Plots as SVG: cases on a logarithmic axis, and values over time. The files need no other files,
+//! follow the reader's choice of light or dark, and distinguish series by shape and place as well
+//! as by colour.
 
 use std::fmt::Write;
 
@@ -9,44 +10,44 @@ const RIGHT: f64 = 930.0;
 const TOP: f64 = 96.0;
 const STYLE: &str = "
     .paper { fill: #ffffff } .grid { stroke: #e2e8f0 } .aim { stroke: #b45309 }
-    text { fill: #0f172a } .small { fill: #475569 } .told { fill: #b45309 }
+    text { fill: #0f172a } .small { fill: #475569 } .label { fill: #b45309 }
     .s0 { fill: #475569; stroke: #475569 } .s1 { fill: #0284c7; stroke: #0284c7 } .s2 { fill: #7c3aed; stroke: #7c3aed } .s3 { fill: #db2777; stroke: #db2777 }
     @media (prefers-color-scheme: dark) {
       .paper { fill: #0f172a } .grid { stroke: #334155 } .aim { stroke: #fbbf24 }
-      text { fill: #f1f5f9 } .small { fill: #a8b5c7 } .told { fill: #fbbf24 }
+      text { fill: #f1f5f9 } .small { fill: #a8b5c7 } .label { fill: #fbbf24 }
       .s0 { fill: #cbd5e1; stroke: #cbd5e1 } .s1 { fill: #38bdf8; stroke: #38bdf8 } .s2 { fill: #a78bfa; stroke: #a78bfa } .s3 { fill: #f472b6; stroke: #f472b6 }
     }
-    .small, .told { font-size: 12px } .name { font-weight: 600; font-size: 16px } .aim { stroke-dasharray: 5 4; stroke-width: 1.5 }
+    .small, .label { font-size: 12px } .name { font-weight: 600; font-size: 16px } .aim { stroke-dasharray: 5 4; stroke-width: 1.5 }
     .way { stroke-width: 1.6; stroke-linejoin: round } .reach { stroke-width: 2; opacity: 0.55 }";
 
-/// From one value to another, in one of the series.
+/// A range of values in one of the series.
 pub struct Mark {
-    /// Which.
+    /// The number of the series.
     pub series: usize,
-    /// The tick.
+    /// The lower value, drawn as a tick.
     pub low: f64,
-    /// The dot.
+    /// The upper value, drawn as a dot.
     pub high: f64,
 }
 
-/// Cases below each other, with their marks on a logarithmic axis.
+/// A plot of cases, one per row, with their marks on a logarithmic axis.
 pub struct Dots {
-    /// What it shows.
+    /// The title.
     pub title: String,
-    /// Of whom, and how.
+    /// The subtitle: what was measured, and how.
     pub subtitle: String,
-    /// What the axis tells.
+    /// The label of the axis.
     pub axis: String,
     /// The names of the series.
     pub series: Vec<String>,
-    /// Values that everything is held against, with their names.
+    /// Values for comparison, with their names.
     pub lines: Vec<(f64, String)>,
     /// The cases.
     pub rows: Vec<(String, Vec<Mark>)>,
 }
 
 impl Dots {
-    /// The whole plot.
+    /// The plot as SVG.
     pub fn svg(&self) -> String {
         const STEP: f64 = 15.0;
         let marks = || self.rows.iter().flat_map(|(_, marks)| marks);
@@ -71,8 +72,8 @@ impl Dots {
         for (number, (value, name)) in self.lines.iter().enumerate() {
             let x = place(*value);
             line(&mut svg, "aim", (x, TOP - 4.0), (x, bottom));
-            // Neighbours are written on two heights, so that they do not run into each other.
-            text(&mut svg, "told", (x, TOP - 8.0 - 12.0 * (number % 2) as f64), "middle", name);
+            // Labels alternate between two heights, so that neighbours do not overlap.
+            text(&mut svg, "label", (x, TOP - 8.0 - 12.0 * (number % 2) as f64), "middle", name);
         }
         let mut top = TOP;
         for (row, marks) in &self.rows {
@@ -91,28 +92,28 @@ impl Dots {
     }
 }
 
-/// Things that go on in time, below each other, each with an axis of its own that begins at nothing.
+/// A plot of values over time, in panels whose axes begin at zero.
 pub struct Courses {
-    /// What it shows.
+    /// The title.
     pub title: String,
-    /// Of whom, and how.
+    /// The subtitle: what was measured, and how.
     pub subtitle: String,
-    /// What time is told in.
+    /// The label of the time axis.
     pub axis: String,
-    /// Each with the name of its axis.
+    /// The panels, each with the label of its axis.
     pub panels: Vec<(String, Vec<Course>)>,
 }
 
-/// One of them: its name and its points.
+/// A value over time.
 pub struct Course {
-    /// What the legend calls it.
+    /// Its name in the legend.
     pub name: String,
     /// Time and value.
     pub points: Vec<(f64, f64)>,
 }
 
 impl Courses {
-    /// The whole plot.
+    /// The plot as SVG.
     pub fn svg(&self) -> String {
         const HEIGHT: f64 = 180.0;
         const APART: f64 = 34.0;
@@ -157,7 +158,7 @@ impl Courses {
     }
 }
 
-/// A step of 1, 2 or 5 with which an axis to this value has four to ten of them.
+/// A step of 1, 2 or 5 times a power of ten, for four to ten steps up to this value.
 fn round_step(most: f64) -> f64 {
     let rough = (most / 5.0).max(1e-9);
     let decade = 10f64.powf(rough.log10().floor());
@@ -190,7 +191,7 @@ fn begin(title: &str, subtitle: &str, height: f64) -> String {
 fn legend(svg: &mut String, names: &[String]) {
     let mut right = RIGHT;
     for (series, name) in names.iter().enumerate().rev() {
-        // Nobody knows here how wide a letter is; this is wide enough.
+        // The width of letters is unknown; this estimate is wide enough.
         let width = name.chars().count() as f64 * 7.0 + 30.0;
         right -= width;
         dot(svg, series, (right + 8.0, 28.0));
@@ -198,7 +199,7 @@ fn legend(svg: &mut String, names: &[String]) {
     }
 }
 
-/// Series differ in shape, for those who do not see their colours.
+/// Draws a dot. Series differ in shape, for readers who cannot distinguish the colours.
 fn dot(svg: &mut String, series: usize, (x, y): (f64, f64)) {
     let _ = match series {
         0 => writeln!(svg, r#"  <circle class="s0" cx="{x:.1}" cy="{y:.1}" r="4.5"/>"#),

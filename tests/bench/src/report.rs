@@ -1,4 +1,5 @@
-//! Figures as they come in, and as they are told at the end: a table for people, JSON for whoever compares.
+//! The report of all figures: each one when it is measured, and at the end a table for people and
+//! JSON for comparisons.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -14,7 +15,7 @@ pub struct Report {
     tables: Vec<Table>,
 }
 
-/// Cases with the same figures of each.
+/// A table of cases, each with the same kinds of figures.
 struct Table {
     part: &'static str,
     cases: String,
@@ -26,12 +27,12 @@ struct Row {
     part: &'static str,
     what: String,
     unit: &'static str,
-    /// As measured, in order.
+    /// The samples, in the order of measurement.
     samples: Vec<f64>,
 }
 
 impl Report {
-    /// A report on this machine, as loaded as it is now.
+    /// An empty report with a description of this machine and its current load.
     pub fn new(world: &World) -> Self {
         let machine = json!({
             "cores": machine::cores(), "loadAtStart": machine::load(), "postgres": world.postgres(), "rounds": world.rounds,
@@ -39,19 +40,19 @@ impl Report {
         Report { machine, rows: Vec::new(), tables: Vec::new() }
     }
 
-    /// Takes the measurements of one thing, one or one a round; their median is told.
+    /// Adds the samples of one figure, usually one per round. Their median is reported.
     pub fn add(&mut self, part: &'static str, what: impl Into<String>, unit: &'static str, samples: Vec<f64>) {
         let row = Row { part, what: what.into(), unit, samples };
         eprintln!("{}", row.line(0, 0));
         self.rows.push(row);
     }
 
-    /// Takes the ratio of two things that took turns, round by round.
+    /// Adds the ratio of two figures, round by round.
     pub fn add_ratio(&mut self, part: &'static str, what: impl Into<String>, above: &[f64], below: &[f64]) {
         self.add(part, what, "×", above.iter().zip(below).map(|(above, below)| above / below).collect());
     }
 
-    /// Takes cases that have the same figures each: what the cases are, what the figures are, and both.
+    /// Adds a table: the heading of the cases, the headings of the figures, and the rows.
     pub fn add_table(&mut self, part: &'static str, cases: &str, heads: &[&str], rows: Vec<(String, Vec<f64>)>) {
         let heads = heads.iter().map(|head| head.to_string()).collect();
         self.tables.push(Table { part, cases: cases.into(), heads, rows });
@@ -109,12 +110,12 @@ impl Row {
     }
 }
 
-/// The middle one, or the mean of the middle two.
+/// The median: the middle sample, or the mean of the middle two.
 pub fn median(samples: &[f64]) -> f64 {
     quantile(samples, 0.5)
 }
 
-/// The sample below which this part of all samples lies, between two of them where it falls there.
+/// The quantile of samples, interpolated between two neighbours.
 pub fn quantile(samples: &[f64], part: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -124,7 +125,7 @@ pub fn quantile(samples: &[f64], part: f64) -> f64 {
     low + (high - low) * place.fract()
 }
 
-/// Three digits that count, and thousands apart.
+/// A number with three significant digits, and with `k` for thousands.
 fn number(value: f64) -> String {
     match value {
         v if v.abs() >= 100_000.0 => format!("{:.0} k", v / 1000.0),

@@ -1,9 +1,11 @@
-//! Half an hour of everything at once: quiet tenants, and hogs that come and go.
+//! A soak test: half an hour of quiet tenants and changing hogs.
 //!
-//! Each of ten hogs has bouts of one kind after another, spinning, slow, flooding, trapping and hungry for memory, with rests between them. What stops it is resumed, and what
-//! was a spin, a trap or a bomb is an ordinary event at the third attempt, so that in the end everything is handled and every document can be held against the log:
-//! by a hash chain over the ids of its stream's events. The host's memory is looked at each second, and the rows of lanes left behind twenty times a second:
-//! one that comes and goes in between is not counted.
+//! Each of ten hogs has bouts of one kind after another (spinning, slow, flooding, trapping, and
+//! allocating), with rests in between. Blocked lanes are resumed, and an event that spins, traps or
+//! allocates is ordinary at its third attempt. So at the end all events are handled, and every
+//! document is compared with the log by a hash chain over the ids of its stream's events. The
+//! host's memory is sampled every second, and the lane checkpoints twenty times a second; a
+//! checkpoint that exists only between two samples is not counted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,18 +28,18 @@ use crate::{
 };
 
 const PART: &str = "soak";
-/// Quiet tenants, and what all of them append a second.
+/// Number of quiet tenants, and the appends a second of all of them.
 const TENANTS: u64 = 50;
 const RATE: u32 = 100;
 const HOGS: usize = 10;
 /// Streams of a hog.
 const STREAMS: usize = 20;
-/// How long the quiet ones' samples are taken together for a point of the plot.
+/// Seconds whose samples are combined to a point of the plot.
 const POINT: f64 = 10.0;
-/// How long the last events are waited for.
+/// The longest wait for the last events.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// What was seen of the host meanwhile, with the seconds since the beginning.
+/// Observations of the host; memory with the seconds since the beginning.
 #[derive(Default)]
 struct Seen {
     memory: Vec<(f64, f64)>,
@@ -45,7 +47,7 @@ struct Seen {
     rejoined: usize,
 }
 
-/// Lets all of it run for so long, compares the ledger, and draws what was seen.
+/// Runs the soak test for a time, compares all documents with the log, and plots the observations.
 pub async fn measure(world: &World, lasting: Duration, svg: &Path, report: &mut Report) -> anyhow::Result<()> {
     let a_thousand = neighbours::pace(world).await?;
     let database = world.database(PART).await?;
@@ -62,7 +64,7 @@ pub async fn measure(world: &World, lasting: Duration, svg: &Path, report: &mut 
         bouts
     };
     let quietly = async {
-        let shown = quiet.run_told(RATE, lasting).await;
+        let shown = quiet.run_timed(RATE, lasting).await;
         ending.store(true, Relaxed);
         shown
     };
@@ -82,7 +84,7 @@ pub async fn measure(world: &World, lasting: Duration, svg: &Path, report: &mut 
     report.add(PART, "lanes that were one with the tail again, at least", "", vec![seen.rejoined as f64]);
     report.add(PART, "events whose order and number were compared", "", vec![events as f64]);
     report.add(PART, "peak memory", "MiB", vec![peak]);
-    // Of each quarter the median: what grows all the time differs there, whatever the hogs just did.
+    // The median of each quarter reveals steady growth, regardless of what the hogs just do.
     let quarter = seen.memory.len().div_ceil(4).max(1);
     let memory = seen.memory.chunks(quarter).map(|part| {
         let held: Vec<f64> = part.iter().map(|(_, held)| *held).collect();
@@ -94,7 +96,7 @@ pub async fn measure(world: &World, lasting: Duration, svg: &Path, report: &mut 
     Ok(())
 }
 
-/// One hog's bouts, each until everything of it is handled, and how many they were.
+/// Runs one hog's bouts, each until all of its events are handled. Returns the number of bouts.
 async fn roam(database: &Database, hog: usize, a_thousand: Duration, ending: &AtomicBool) -> anyhow::Result<usize> {
     let (session, tenant) = (database.db.connect("bench hog").await?, hogs::name(hog));
     let sql = format!(
@@ -122,7 +124,7 @@ async fn roam(database: &Database, hog: usize, a_thousand: Duration, ending: &At
             anyhow::ensure!(began.elapsed() < PATIENCE, "{tenant} was never done with {data}");
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        // Rests differ, so that hogs meet in ever other company.
+        // Rests have different lengths, so that the combination of hogs changes.
         let rest = 300 + (hog * 7 + bout * 13) % 10 * 200;
         tokio::time::sleep(Duration::from_millis(rest as u64)).await;
     }
@@ -147,7 +149,7 @@ async fn watch(database: &Database, process: u32, began: Instant, watched: &Atom
     Ok(seen)
 }
 
-/// Compares every document with its stream's events, and says how many events that were.
+/// Compares every document with its stream's events. Returns the number of events.
 pub async fn verify(database: &Database) -> anyhow::Result<usize> {
     let mut expected: BTreeMap<(String, String), (i64, String)> = BTreeMap::new();
     let sql = "select tenant, stream, id from sandmill.events order by tenant, stream, version";

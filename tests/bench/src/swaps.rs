@@ -1,8 +1,11 @@
-//! Versions of a plugin that take each other's place while 50 tenants append 5,000 events a second, and broken files in between.
+//! Swaps of plugin versions while 50 tenants append 5,000 events a second, with broken files in
+//! between; and the start of a host with a hundred plugins.
 //!
-//! Measured from the moment at which the file has its name: how long until a call of the new version begins that handles an event, for versions that
-//! were compiled before and for those that were not; and what whoever waits for documents notices of it, of this processor and of another one beside it. At the end every stream is
-//! held against the log, and against the number of swaps that its events can have seen. Apart from that, the start of a host with a hundred plugins.
+//! A gap is the time from the moment when the file has its name until the new version begins a call
+//! that handles an event. It is measured for versions that were compiled before and for new ones.
+//! The latency of documents is measured as well, for this processor and for another one beside it.
+//! At the end every stream is compared with the log, and its number of versions with the number of
+//! swaps.
 
 use std::{
     path::Path,
@@ -27,23 +30,24 @@ use crate::{
 const PART: &str = "swaps";
 const PLUGIN: &str = "scripted";
 const COLLECTION: &str = "scripted_log";
-/// The processor beside it, which nothing happens to.
+/// The plugin of the other processor, which is never swapped.
 const OTHER: &str = "scripted-by-stream";
 const OTHERS_COLLECTION: &str = "scripted_stream_log";
 const TENANTS: u64 = 50;
-/// Of 5,000 events a second, those that somebody waits for in the documents of each of the two, and all others.
+/// Of 5,000 events a second, those whose documents are measured, for each of the two processors,
+/// and all others.
 const WAITED_FOR: u32 = 250;
 const IN_BULK: usize = 4_500;
-/// Of what comes in bulk, how often.
+/// Interval between two appends in bulk.
 const TICK: Duration = Duration::from_millis(20);
-/// With swaps, and as long without.
+/// Length of the phase with swaps, and of the one without.
 const PHASE: Duration = Duration::from_secs(60);
-/// Versions that were never compiled, in each phase with some.
+/// Number of new versions in each series of them.
 const COLD: usize = 8;
-/// In the folder of the last part.
+/// Plugins in the folder of the last part.
 const HUNDRED: usize = 100;
 
-/// Measures it.
+/// Measures swaps.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("swaps").await?;
     let folder = world.scratch("swaps")?;
@@ -59,13 +63,13 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     );
     let mut swaps = Swaps { session, folder: folder.clone(), as_built, done: 0 };
 
-    // Nothing but a few events, so that there is one to handle.
+    // The host is idle except for a few events, which the new version needs to handle one.
     let (cold, _) = tokio::try_join!(swaps.cold("I"), own.run(50, Duration::from_secs(12)))?;
     gaps(report, "a version never seen, idle", "600", &cold);
 
     let load = tokio::spawn(bulk(database.db.connect("bench bulk").await?));
     own.run(WAITED_FOR, Duration::from_secs(3)).await?;
-    // Half of it before and half of it behind, as tables and their upkeep grow meanwhile.
+    // Half before the swaps and half after them, because tables and their maintenance grow.
     let quiet = async || tokio::try_join!(own.run(WAITED_FOR, PHASE / 2), other.run(WAITED_FOR, PHASE / 2));
     let (mut without, mut others_without) = quiet().await?;
     let before = swaps.last().await?.map_or(0, |past| past.id);
@@ -112,7 +116,7 @@ fn gaps(report: &mut Report, what: &str, aim: &str, gaps: &[f64]) {
     }
 }
 
-/// One after another.
+/// A series of swaps.
 struct Swaps {
     session: Session,
     folder: std::path::PathBuf,
@@ -121,7 +125,7 @@ struct Swaps {
 }
 
 impl Swaps {
-    /// Two versions in turns, one a second, and now and then a file that is broken.
+    /// Swaps between two versions once a second, with a broken file every five seconds.
     async fn cached(&mut self, lasting: Duration) -> anyhow::Result<Vec<f64>> {
         let versions = [version(&self.as_built, "A")?, version(&self.as_built, "B")?];
         let mut gaps = Vec::new();
@@ -140,7 +144,7 @@ impl Swaps {
                 until("the broken file is refused", refused).await?;
             }
             let gap = self.swap(version).await?;
-            // The first ones compile.
+            // The first swap to each version compiles it.
             if number >= 2 {
                 gaps.push(gap);
             }
@@ -148,7 +152,7 @@ impl Swaps {
         Ok(gaps)
     }
 
-    /// Versions that were never there before.
+    /// Swaps to new versions.
     async fn cold(&mut self, series: &str) -> anyhow::Result<Vec<f64>> {
         let mut gaps = Vec::new();
         for number in 0..COLD {
@@ -158,7 +162,8 @@ impl Swaps {
         Ok(gaps)
     }
 
-    /// Puts a version there, and waits until it has handled an event. How many milliseconds after the file had its name the call that did so began.
+    /// Places a version, and waits until it has handled an event. Returns the milliseconds from the
+    /// moment when the file had its name until that call began.
     async fn swap(&mut self, version: &[u8]) -> anyhow::Result<f64> {
         let before = self.last().await?.map_or(0, |past| past.id);
         place(&self.folder, version)?;
@@ -175,25 +180,26 @@ impl Swaps {
         Ok(at.duration_since(placed).unwrap_or_default().as_secs_f64() * 1e3 + gap)
     }
 
-    /// Of each swap after a note, the longest that one of its lanes waited for its first answer, milliseconds.
+    /// For each swap after an entry of the history, the longest wait of a lane for its first
+    /// answer, milliseconds.
     async fn waits(&self, after: i64) -> anyhow::Result<Vec<f64>> {
         let past = history::entries(&self.session, PLUGIN, 1_000).await?;
         Ok(past.iter().filter(|past| past.id > after).filter_map(|past| past.longest_ms).collect())
     }
 
-    /// What happened last.
+    /// The last entry of the history.
     async fn last(&self) -> anyhow::Result<Option<HistoryEntry>> {
         Ok(history::entries(&self.session, PLUGIN, 1).await?.pop())
     }
 }
 
-/// A version's name that no earlier run had, or its code would be found compiled.
+/// A new version's name, which no earlier run used, so that its code is not in the cache.
 fn unseen(series: &str, number: usize) -> anyhow::Result<String> {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_micros();
     Ok(format!("{series}{number:02}{:04x}", now & 0xffff))
 }
 
-/// The guest with a name of its version, which it keeps in its documents.
+/// The guest with a version's name, which it keeps in its documents.
 fn version(as_built: &[u8], name: &str) -> anyhow::Result<Vec<u8>> {
     const MARK: &[u8] = b"scripted-mark-0000000";
     let at = as_built.windows(MARK.len()).position(|window| window == MARK).context("the guest has its mark")?;
@@ -203,14 +209,14 @@ fn version(as_built: &[u8], name: &str) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Written beside it, and renamed into place.
+/// Writes the plugin's file under another name, and renames it into place.
 fn place(folder: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let unfinished = folder.join(".unfinished");
     std::fs::write(&unfinished, bytes)?;
     Ok(std::fs::rename(unfinished, folder.join(format!("{PLUGIN}.wasm")))?)
 }
 
-/// Appends what nobody waits for, in small batches, to each tenant in turn, as long as it is let.
+/// Appends events in small batches to each tenant in turn, until it is aborted.
 async fn bulk(session: Session) -> anyhow::Result<()> {
     let events = (IN_BULK as f64 * TICK.as_secs_f64()) as usize;
     let began = Instant::now();
@@ -222,28 +228,28 @@ async fn bulk(session: Session) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How often the version changed in the stream that saw most of it.
+/// The most changes of the version in one stream.
 async fn changes(database: &Database) -> anyhow::Result<usize> {
     let sql =
         format!("select coalesce(max(json_array_length(data::json->'versions')), 1) - 1 from {}", view(COLLECTION));
     Ok(usize::try_from(database.session.query_one(&sql, &[]).await?.get::<_, i32>(0))?)
 }
 
-/// How long a host needs to start with a hundred plugins, compiled before or not: from its first breath until all of them are registered, and until each has handled an event that
-/// waited for it.
+/// Measures the start of a host with a hundred plugins, compiled before or not: from the start of
+/// the process until all plugins are registered, and until each has handled a waiting event.
 pub async fn hundred(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let database = world.database("hundred").await?;
     let folder = world.scratch("hundred")?;
     let as_built = std::fs::read(world.plugin(PLUGIN)?)?;
     for number in 0..HUNDRED {
-        // Each the own of a tenant, and so a processor of its own.
+        // Each plugin is a tenant's own, so it becomes a processor of its own.
         let own = folder.join(format!("t{number:03}"));
         std::fs::create_dir(&own)?;
         std::fs::write(own.join(format!("{PLUGIN}.wasm")), version(&as_built, &unseen("H", number)?)?)?;
     }
     let (mut cold, mut cached, mut handled) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..world.rounds.max(2) {
-        // The first host makes the tables.
+        // The first host creates the tables.
         if round > 0 {
             for number in 0..HUNDRED {
                 backlog::append_to(&database.session, &format!("t{number:03}"), "waits", "{}", 1).await?;
@@ -252,7 +258,7 @@ pub async fn hundred(world: &World, report: &mut Report) -> anyhow::Result<()> {
         let began = Instant::now();
         let process = Process::start(&world.binaries[0], &database, &folder, &[])?;
         let sql = "select count(*) from sandmill.plugins where digest <> ''";
-        // Until a host has begun for the first time there is no such table.
+        // The table does not exist before the first start of a host.
         let running = async || database.session.query_one(sql, &[]).await.map_or(0, |row| row.get::<_, i64>(0));
         until("a hundred plugins run", async || Ok(running().await >= HUNDRED as i64)).await?;
         (if round == 0 { &mut cold } else { &mut cached }).push(began.elapsed().as_secs_f64() * 1e3);

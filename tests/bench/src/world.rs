@@ -1,4 +1,5 @@
-//! What all parts share: the private server, the plugins, the binary, and how databases are made ready for one run after another.
+//! The surroundings of all benchmarks: the private server, the plugins, the binaries, and the
+//! databases.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +18,8 @@ use sandmill::{
 
 use crate::Arguments;
 
-/// As a server for this is set: enough memory for everything here, and a log that does not force checkpoints into a run.
+/// The server's settings: enough memory for all benchmarks, and a write-ahead log that forces no
+/// checkpoint during a run.
 const SETTINGS: [(&str, &str); 5] = [
     ("max_connections", "1000"),
     ("shared_buffers", "1GB"),
@@ -26,7 +28,7 @@ const SETTINGS: [(&str, &str); 5] = [
     ("shared_preload_libraries", "pg_stat_statements"),
 ];
 
-/// What a server's socket is called in its folder.
+/// File name of the server's socket.
 pub const SOCKET: &str = ".s.PGSQL.5432";
 
 /// The surroundings of all measurements.
@@ -35,9 +37,9 @@ pub struct World {
     plugins: PathBuf,
     /// Binaries of the host: the one to measure, and one to compare it with.
     pub binaries: Vec<PathBuf>,
-    /// How often everything takes its turn.
+    /// Rounds, in each of which every candidate takes a turn.
     pub rounds: usize,
-    /// Flights to import, if not those of the repository.
+    /// Flights to import instead of those of the repository.
     pub flights: Option<PathBuf>,
     scratch: tempfile::TempDir,
 }
@@ -69,7 +71,7 @@ impl World {
         self.server.version()
     }
 
-    /// Makes a migrated database.
+    /// Creates a migrated database.
     pub async fn database(&self, name: &str) -> anyhow::Result<Database> {
         self.server.create_database(name, None).await?;
         let address = self.server.address_of(name);
@@ -80,7 +82,7 @@ impl World {
         Ok(Database { db, address, session })
     }
 
-    /// Takes a database away, whoever is connected to it.
+    /// Drops a database, and ends all sessions on it.
     pub async fn discard(&self, name: &str) -> anyhow::Result<()> {
         let session = Db::parse(&self.server.address())?.connect("bench").await?;
         session.batch_execute(&format!("drop database {name} with (force)")).await.context("drop a database")
@@ -95,7 +97,7 @@ impl World {
         }
     }
 
-    /// A folder that is gone with the measurements.
+    /// A temporary folder for the duration of the benchmarks.
     pub fn scratch(&self, name: &str) -> anyhow::Result<PathBuf> {
         let folder = self.scratch.path().join(name);
         std::fs::create_dir_all(&folder)?;
@@ -117,12 +119,12 @@ impl World {
         Ok(folder)
     }
 
-    /// Where compiled code is kept.
+    /// The cache of compiled code.
     pub fn code_cache(&self) -> PathBuf {
         self.scratch.path().join("compiled")
     }
 
-    /// Settings as they are unless changed, for a host in this process: another one compiles for it.
+    /// Default settings for a host in this process. Another binary compiles for it.
     pub fn config(&self, plugins: &Path) -> anyhow::Result<Config> {
         let flags = vec![
             format!("plugins={}", plugins.display()),
@@ -133,23 +135,23 @@ impl World {
     }
 }
 
-/// One database.
+/// A database of a benchmark.
 pub struct Database {
-    /// Where it is, for code of ours.
+    /// Its parsed address, for this process.
     pub db: Db,
-    /// Where it is, for other processes.
+    /// Its address as text, for other processes.
     pub address: String,
-    /// A session on it, for what is not measured.
+    /// A session for work that is not measured.
     pub session: Session,
 }
 
 impl Database {
-    /// How many events there are.
+    /// The number of events.
     pub async fn events(&self) -> anyhow::Result<f64> {
         Ok(self.session.query_one("select count(*) from sandmill.events", &[]).await?.get::<_, i64>(0) as f64)
     }
 
-    /// Takes back everything that processors did, and lets the server write what it has put off.
+    /// Undoes all work of processors, and makes the server write all dirty pages.
     pub async fn reset(&self) -> anyhow::Result<()> {
         let collections = self
             .session
@@ -164,7 +166,7 @@ impl Database {
         Ok(())
     }
 
-    /// What a collection holds, as one number that differs when anything does.
+    /// A hash over the contents of a collection.
     pub async fn fingerprint(&self, collection: &str) -> anyhow::Result<String> {
         let sql = format!(
             "select count(*) || ' documents, ' || coalesce(sum(hashtextextended(_partition || ' ' || _id || ' ' || (data - '_version')::text, 0)::numeric), 0)
@@ -174,8 +176,9 @@ impl Database {
         Ok(self.session.query_one(&sql, &[]).await?.get(0))
     }
 
-    /// How many statements were run since the reset, and how many pages of a backlog were read. Not counted are those that begin and end
-    /// transactions or set a session up, and looks at the snapshot, which go by the clock.
+    /// The number of statements since the reset, and the number of pages read from a backlog.
+    /// Excluded are statements that begin and end transactions or configure a session, and polls of
+    /// the snapshot, whose number depends on time.
     pub async fn statements(&self) -> anyhow::Result<(f64, f64)> {
         let sql = "select coalesce(sum(calls), 0)::float8,
                      coalesce(sum(calls) filter (where query like '%Reads a page of a large difference along%'), 0)::float8
@@ -186,15 +189,15 @@ impl Database {
     }
 }
 
-/// The view of one of everybody's collections, which reads its table and costs nothing.
+/// The view of a shared collection.
 pub fn view(collection: &str) -> String {
     format!("public.{collection}")
 }
 
-/// How long anything is waited for. Sooner or later all of it has happened, on machines however slow.
+/// The longest wait for anything, long enough for slow machines.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Waits until something holds, and fails if it does not for long.
+/// Polls until a condition holds. Fails after a long wait.
 pub async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
     let began = Instant::now();
     while !holds().await? {

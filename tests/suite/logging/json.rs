@@ -1,4 +1,4 @@
-// The log as JSON: one object a line, whatever the words in it, and whoever says them.
+//! The log as JSON: one object per line, even with hostile text of plugins and applications.
 
 use std::process::Output;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::words::{FORGED, WORDS, assert_harmless, with_words_everywhere};
 
-/// What a command logs, line by line.
+/// The log of a command, line by line.
 fn entries(output: &Output) -> Vec<Value> {
     let log = stderr(output);
     assert_harmless("the log", &log);
@@ -25,7 +25,7 @@ fn entries(output: &Output) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_log_as_json_is_one_object_a_line_and_keeps_every_word() {
+async fn a_json_log_is_one_object_per_line_and_keeps_every_text() {
     let (database, folder) = with_words_everywhere().await;
     let mut command = sandmill(&database.address);
     command.args(["run", "--until-caught-up", "--plugins"]).arg(folder.path());
@@ -36,20 +36,20 @@ async fn a_log_as_json_is_one_object_a_line_and_keeps_every_word() {
     let connected = entries.iter().find(|entry| entry["message"] == "connected").unwrap();
     assert_eq!((&connected["level"], &connected["target"]), (&json!("INFO"), &json!("sandmill::app")));
     assert!(connected["fields"]["database"].is_string(), "{connected}");
-    // A plugin's words are a message, and nothing else.
-    let said = format!("{WORDS}{FORGED}");
+    // A plugin's text is a message, and nothing else.
+    let message = format!("{WORDS}{FORGED}");
     let of_guest = entries.iter().find(|entry| entry["target"] == "sandmill::guest").unwrap();
-    assert_eq!((&of_guest["message"], &of_guest["fields"]["tenant"]), (&json!(said), &json!("acme")));
-    // The last words of the command stand in the same format.
+    assert_eq!((&of_guest["message"], &of_guest["fields"]["tenant"]), (&json!(message), &json!("acme")));
+    // The last line of the command has the same format.
     let last = |entry: &&Value| entry["message"].as_str().unwrap().starts_with("blocked: processor scripted");
     let last = entries.iter().find(last).unwrap();
     assert_eq!((&last["level"], &last["target"]), (&json!("ERROR"), &json!("sandmill")));
     assert!(stdout(&ended).is_empty());
 }
 
-/// Of commands that end with an error too, once the settings are read.
+/// Errors of commands are objects too, once the settings are read.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_error_is_an_object_as_well() {
+async fn an_error_of_a_command_is_an_object() {
     let database = sandmill_tests::database().await;
     catch_up(&database, &["scripted"], &[]).await;
     let run = |arguments: &[&str]| {
@@ -62,9 +62,9 @@ async fn an_error_is_an_object_as_well() {
     assert!(entries[0]["message"].as_str().unwrap().starts_with("error: there is no collection `nothing`"));
     let output = run(&["status"]);
     assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""));
-    // A wrong format leaves none.
+    // With an invalid format, the error is text.
     let output = run(&["status", "--set", "log.format=yaml"]);
-    let said = stderr(&output);
+    let error = stderr(&output);
     assert_eq!(output.status.code(), Some(2));
-    assert!(said.starts_with("error: settings: unknown variant `yaml`") && said.contains("`text`"), "{said}");
+    assert!(error.starts_with("error: settings: unknown variant `yaml`") && error.contains("`text`"), "{error}");
 }

@@ -1,5 +1,5 @@
-// Words of tenants and plugins, on every way out: nothing that steers a terminal or ends a line
-// leaves the host, and no list floods a person.
+//! Hostile text of tenants and plugins, in every output: no character that controls a terminal or
+//! ends a line leaves the host, and no list floods a person.
 
 use std::{path::Path, process::Output};
 
@@ -10,11 +10,10 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// Characters that do something to a terminal, a line or the order of words, beside some that do
-/// nothing.
+/// Characters that control a terminal, end a line or reorder text, beside harmless ones.
 pub(super) const WORDS: &str =
     "é \u{1b}[2J\u{1b}]0;owned\u{7} \u{9b}31m\u{85} \u{202e}gnp\u{2066}\u{200f} \u{2028}\u{2029}\r\u{7f}x";
-/// What a message may hold besides: a line and fields that look like the host's.
+/// A line and fields that imitate the host's, for messages.
 pub(super) const FORGED: &str = "said\n2026-01-01T00:00:00Z  INFO processor=\"red\" tenant=\"quiet\" forged";
 
 async fn run(database: &Database, arguments: &[&str]) -> Output {
@@ -28,18 +27,18 @@ pub(super) fn assert_harmless(what: &str, text: &str) {
     assert!(found.is_empty(), "{what} has {found:?}:\n{}", text.escape_debug());
 }
 
-/// A database in which every name and message that others may choose holds [`WORDS`], and the
-/// plugins that made it so.
+/// A database in which every name and message that an application may choose holds [`WORDS`], and
+/// plugins that repeat them.
 pub(super) async fn with_words_everywhere() -> (Database, tempfile::TempDir) {
     let database = database().await;
     let session = database.db.connect("test").await.unwrap();
-    let said = format!("{WORDS}{FORGED}");
+    let message = format!("{WORDS}{FORGED}");
     let deeds = [
-        json!({"do": "shout", "message": said, "lines": 1}),
-        json!({"do": "skip", "code": WORDS, "message": said}),
+        json!({"do": "shout", "message": message, "lines": 1}),
+        json!({"do": "skip", "code": WORDS, "message": message}),
         json!({"pad": WORDS}),
     ];
-    let stop = json!({"do": "stop", "code": WORDS, "message": said});
+    let stop = json!({"do": "stop", "code": WORDS, "message": message});
     for (stream, data) in [(format!("fine {WORDS}"), &deeds[..]), (format!("blocked {WORDS}"), &[stop])] {
         for (number, data) in data.iter().enumerate() {
             let metadata = json!({ "by": WORDS });
@@ -53,7 +52,7 @@ pub(super) async fn with_words_everywhere() -> (Database, tempfile::TempDir) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn words_of_others_steer_no_terminal_on_any_way_out() {
+async fn hostile_text_controls_no_terminal_in_any_output() {
     let (database, folder) = with_words_everywhere().await;
     let dir = folder.path().to_str().unwrap();
     let ended = run(&database, &["run", "--until-caught-up", "--plugins", dir]).await;
@@ -61,8 +60,8 @@ async fn words_of_others_steer_no_terminal_on_any_way_out() {
     assert_eq!(ended.status.code(), Some(4), "{log}");
     assert_harmless("the log", &log);
     assert!(log.lines().any(|line| line.contains("blocked: processor scripted-by-stream")), "{log}");
-    // Forged fields stand within quotes, behind the true ones; in the last word on a lane they
-    // stand in a line that names it.
+    // Forged fields are inside quotes, after the true ones. In the last line about a lane they
+    // follow the lane's true name.
     let last_word = |line: &str| line.starts_with("blocked: processor scripted") && line.contains(", tenant acme");
     for line in log.lines().filter(|line| line.contains("forged") && !last_word(line)) {
         let truth = line.contains(r#" tenant="acme" "#)
@@ -103,15 +102,15 @@ async fn words_of_others_steer_no_terminal_on_any_way_out() {
     ];
     for arguments in commands {
         let output = run(&database, &arguments).await;
-        let (printed, said) = (stdout(&output), stderr(&output));
-        assert!(!printed.is_empty() || !said.is_empty(), "{arguments:?}");
+        let (printed, errors) = (stdout(&output), stderr(&output));
+        assert!(!printed.is_empty() || !errors.is_empty(), "{arguments:?}");
         assert_harmless(&format!("{arguments:?}"), &printed);
-        assert_harmless(&format!("{arguments:?}"), &said);
+        assert_harmless(&format!("{arguments:?}"), &errors);
         if arguments.contains(&"--json") {
             printed.lines().for_each(|line| _ = serde_json::from_str::<Value>(line).unwrap());
         }
     }
-    // Machines get what was written.
+    // JSON output keeps the text unchanged.
     let events = stdout(&run(&database, &["events", "--json", "--from", "3", "--limit", "1"]).await);
     let event: Value = serde_json::from_str(&events).unwrap();
     assert_eq!((&event["data"]["pad"], &event["metadata"]["by"]), (&json!(WORDS), &json!(WORDS)));
@@ -122,10 +121,9 @@ fn bytes(text: &str) -> String {
     text.bytes().map(|byte| format!("\\{byte:02x}")).collect()
 }
 
-/// A plugin `wordy` that handles so many event types, each of which is the same text of at most 200
-/// bytes.
+/// A plugin `wordy` that handles a number of event types with the same name of at most 200 bytes.
 fn wordy(types: u32, name: &str) -> Vec<u8> {
-    // The list begins at 64 KiB, and its option, pointer and length stand at 16, 20 and 24 in the
+    // The list begins at 64 KiB. Its option, pointer and length are at 16, 20 and 24 in the
     // descriptor.
     let pages = 2 + types * 8 / 65_536;
     let (length, end) = (name.len(), 65_536 + types * 8);
@@ -149,25 +147,25 @@ fn put(folder: &Path, bytes: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_list_of_a_plugin_floods_neither_the_log_nor_its_error_file() {
+async fn a_plugins_long_list_floods_neither_the_log_nor_its_error_file() {
     let database = database().await;
     let folder = tempfile::tempdir().unwrap();
     put(folder.path(), &wordy(1, "One"));
     let host = Process::start(&database, folder.path(), &["limits.memory-mib=64"]);
     eventually("the first version runs", async || database.status("wordy").await).await;
     let error = folder.path().join("wordy.wasm.error");
-    let told = async |what: &str| {
+    let until_error = async |what: &str| {
         eventually(what, async || std::fs::read_to_string(&error).ok().filter(|text| text.contains(what))).await
     };
-    // What it would handle from now on is refused, with some of what differs or with its number.
+    // The rejection lists some of the new types, or only their number.
     put(folder.path(), &wordy(1_000, &"long name ".repeat(10)));
-    let refused = told(" and 950 more").await;
+    let refused = until_error(" and 950 more").await;
     assert!(refused.len() < 17 << 10, "{} bytes: {refused:.200}", refused.len());
     put(folder.path(), &wordy(100_000, &"long name ".repeat(10)));
-    let refused = told("lists 100000 event types").await;
+    let refused = until_error("lists 100000 event types").await;
     assert!(refused.len() < 17 << 10, "{} bytes: {refused:.200}", refused.len());
     put(folder.path(), &wordy(3, &format!("Type {WORDS}")));
-    let refused = told("Type ").await;
+    let refused = until_error("Type ").await;
     assert_harmless("the error file", &refused);
     let log = host.log();
     assert_harmless("the log", &log);

@@ -1,11 +1,12 @@
-//! The borders of the host as data: which room may name what of the others, where a dependency may be used, who may start
-//! things. A line more in one of these tables is a change of architecture; `host/ARCHITECTURE.md` says what the rooms are for.
+//! The borders of the host as data: which rooms a room may name, where a dependency may be used,
+//! and who may start tasks and threads. Another line in one of these tables is a change of
+//! architecture. `host/ARCHITECTURE.md` describes the rooms.
 
 use std::collections::BTreeSet;
 
 use super::rust::{self, Named};
 
-/// A room and what it may name of `crate::…`: a room, or one thing in it.
+/// A room, and what it may name of `crate::…`: other rooms, or single items in them.
 pub(super) const ROOMS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
     ("admin", &["db", "model::ids", "processor::status", "sandbox", "telemetry", "tenants::status"]),
@@ -13,35 +14,35 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            // Where a host tells how it does, from before it works.
+            // The monitoring endpoint answers before the host works.
             "admin",
             "app",
-            // What the host's end means to the shell.
+            // The error decides the exit code.
             "cluster::host_lock::LockError",
-            // Whether a host works here, for what is said of processors that nothing runs.
+            // Messages about processors that do not run depend on whether a host runs.
             "cluster::host_lock::is_held",
             "config",
             "db",
             "explain",
             "model",
-            // `dev` says what to do about a folder without plugins.
+            // `dev` explains what to do with a folder without plugins.
             "plugins::folder",
             "plugins::history",
-            // What a plugin's author signs it with.
+            // `plugin sign` signs a plugin.
             "plugins::signature",
-            // What is shown or changed of a running host, through the database.
+            // The state of a running host is displayed and changed through the database.
             "processor::lane_checkpoints",
             "processor::pauses",
             "processor::removal",
             "processor::roster",
             "processor::status",
             "projections::list",
-            // What a plugin's author is shown of it.
+            // `plugin test` and `plugin check` print their results.
             "rehearsal",
             "sandbox::examine",
-            // The hidden command that is the compiler's own process.
+            // A hidden command is the compiler's own process.
             "sandbox::compile::worker",
-            // Following events on a terminal is following the log.
+            // `events --follow` follows the log.
             "source",
             "store",
             "telemetry",
@@ -64,9 +65,9 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "sandbox",
             "scheduler",
             "source",
-            // A start is refused where the xids are another cluster's.
+            // A host refuses to start on a database whose xids are another cluster's.
             "store::anchor",
-            // A rehearsal's events come in the form of an import.
+            // The events of a plugin test have the format of an import.
             "store::import",
             "supervisor",
             "telemetry::metrics",
@@ -80,7 +81,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "model::nearest",
             "plugins::config",
             "processor::Config",
-            // The least number of connections that a host needs.
+            // The settings check the least number of connections that a host needs.
             "processor::connections",
             "processor::pressure",
             "sandbox::Limits",
@@ -96,7 +97,7 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
         &[
             "db",
             "model",
-            // What runs is processors, whose code is exchanged, and whose lanes try again.
+            // The reconciler starts processors, swaps their code, and resumes their lanes.
             "processor",
             "rollout",
             "sandbox",
@@ -113,102 +114,105 @@ pub(super) const ROOMS: &[(&str, &[&str])] = &[
             "cluster::fence",
             // A term begins only while this host may work on the database.
             "cluster::host_lock",
-            // A processor reads the log for itself; it is the consumer's user, not its servant.
+            // A processor reads the log itself, through the consumer.
             "consumer",
             "db",
             "failpoint",
             "model",
             "projections::documents",
             "scheduler",
-            // How far processors are behind is counted by the room that owns the event table.
+            // The room that owns the event table counts the lag of processors.
             "source::native::lag",
             "supervisor::Stop",
-            // Lost log lines are reported with what else is measured of the host.
+            // Lost log lines are reported with the other measurements of the host.
             "telemetry::lines_lost",
             "telemetry::metrics",
-            // Lanes are held to their tenant's rates, and what they use is counted.
+            // Lanes respect their tenant's rates, and their usage is counted.
             "tenants",
         ],
     ),
     // A candidate runs beside a processor's own version, over the same events and documents.
     ("rollout", &["consumer", "db", "model", "processor", "projections::documents", "scheduler"]),
     ("sandbox", &["model"]),
-    // How far tenants are behind is counted by the room that owns the event table; what they use is
-    // added to its table by a task of its own.
+    // The room that owns the event table counts the lag of tenants. A task of this room adds their
+    // usage to its table.
     ("tenants", &["db", "model", "source::native::lag", "supervisor::Stop"]),
-    // All that may hold something back is told from the database by those whose it is.
+    // The reasons for a delay are read from the database, through the rooms that own them.
     (
         "explain",
         &["cluster::host_lock", "db", "processor::roster", "processor::status", "tenants::rates", "tenants::status"],
     ),
-    // Time is shared out among tenants.
+    // The time of guest threads is shared among tenants.
     ("scheduler", &["model::ids"]),
-    // A plugin's work without a database: the host's own routing, lanes and rules of documents, over a map.
+    // A plugin test uses the host's routing, lanes and rules of documents, over a map in memory.
     ("rehearsal", &["consumer::router", "model", "processor::lane", "projections::documents", "scheduler::Class"]),
     ("projections", &["db", "model"]),
     ("source", &["db", "model"]),
     // Re-anchoring holds the host lock in its own transaction.
     ("store", &["cluster::host_lock", "db", "model"]),
     ("cluster", &["db", "model"]),
-    // A plugin is begun by the name that its processor will have.
+    // A new plugin is named like its processor.
     ("toolchain", &["model::ids"]),
     // A pool shares connections among processors and tenants.
     ("db", &["model"]),
     ("model", &[]),
     ("supervisor", &[]),
-    // Words of plugins are made safe to show by the vocabulary.
+    // Text of plugins is made safe to display by the model.
     ("telemetry", &["model::nearest", "model::text"]),
     ("failpoint", &[]),
 ];
 
-/// A dependency, the only rooms that may name it, and why.
+/// A dependency, the rooms that may name it, and the reason.
 pub(super) const CRATES: &[(&str, &[&str], &str)] = &[
     ("wasmtime", &["sandbox"], "only the sandbox knows how guests run"),
-    ("wasmparser", &["sandbox", "toolchain"], "what is inside a component concerns who loads and who builds it"),
-    ("wit_component", &["toolchain"], "components are made by the toolchain"),
-    ("tokio_postgres", &["db"], "the client library has one door; `crate::db` re-exports what SQL's owners need"),
+    ("wasmparser", &["sandbox", "toolchain"], "only the rooms that load and build components look inside them"),
+    ("wit_component", &["toolchain"], "only the toolchain builds components"),
+    ("tokio_postgres", &["db"], "`crate::db` re-exports what the owners of SQL need"),
     ("axum", &[], "three pages need no framework"),
-    ("hyper", &["admin"], "what is told over HTTP is told in one place"),
-    ("hyper_util", &["admin"], "what is told over HTTP is told in one place"),
+    ("hyper", &["admin"], "only one room speaks HTTP"),
+    ("hyper_util", &["admin"], "only one room speaks HTTP"),
     ("prometheus_client", &["telemetry"], "there is one table of metrics"),
-    ("clap", &["cli"], "arguments are the command line's"),
-    ("clap_complete", &["cli"], "arguments are the command line's"),
-    ("console", &["cli"], "what a terminal can show is the command line's"),
-    ("indicatif", &["cli"], "progress bars are the command line's"),
+    ("clap", &["cli"], "only the command line parses arguments"),
+    ("clap_complete", &["cli"], "only the command line parses arguments"),
+    ("console", &["cli"], "only the command line knows the terminal"),
+    ("indicatif", &["cli"], "only the command line draws progress bars"),
     ("toml", &["config", "plugins"], "settings and manifests are parsed once, at the edge"),
     ("notify", &["plugins"], "only the plugins folder is watched"),
     ("ed25519_dalek", &["plugins"], "only plugins are signed"),
-    ("tracing_subscriber", &["telemetry"], "where log lines go is decided in one place"),
+    ("tracing_subscriber", &["telemetry"], "one room decides where log lines go"),
 ];
 
-/// A thing that only some rooms may use outside tests, and why.
+/// A function that only some rooms may use outside tests, and the reason.
 pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
     (
         "tokio::spawn",
         &["supervisor", "db", "admin"],
-        "every long-lived task has an owner, the supervisor; a connection has its session, and whoever watches is \
-         answered from before the first task to after the last",
+        "the supervisor owns every long-lived task; a connection belongs to its session, and the monitoring endpoint \
+         answers from before the first task to after the last",
     ),
-    ("tokio::task::spawn", &["supervisor", "db"], "every long-lived task has an owner, the supervisor"),
-    ("tokio::task::spawn_local", &[], "every long-lived task has an owner, the supervisor"),
-    ("tokio::task::JoinSet", &["supervisor"], "every long-lived task has an owner, the supervisor"),
-    ("std::thread::spawn", &["scheduler"], "threads are the scheduler's and the engine's ticker"),
+    ("tokio::task::spawn", &["supervisor", "db"], "the supervisor owns every long-lived task"),
+    ("tokio::task::spawn_local", &[], "the supervisor owns every long-lived task"),
+    ("tokio::task::JoinSet", &["supervisor"], "the supervisor owns every long-lived task"),
+    ("std::thread::spawn", &["scheduler"], "only the scheduler and the engine's ticker have threads"),
     (
         "std::thread::Builder",
         &["scheduler", "sandbox", "telemetry", "cli"],
-        "threads are the scheduler's, the engine's ticker, the writers of output, and the one that a command runs on \
-         beside its signals",
+        "only the scheduler, the engine's ticker, the writers of output, and a command beside its signals have threads",
     ),
     (
         "std::process::exit",
         &["main"],
-        "a process that exits in its middle drops nothing; return an error or an exit code",
+        "an exit in the middle of a process runs no destructors; return an error or an exit code",
     ),
-    ("std::process::abort", &[], "a process that ends in its middle drops nothing; return an error or an exit code"),
+    (
+        "std::process::abort",
+        &[],
+        "an abort in the middle of a process runs no destructors; return an error or an exit code",
+    ),
 ];
 
-/// Modules whose headers claim that they are pure: they decide in values, and name nothing that
-/// waits, reads or tells the time. Instants are passed in.
+/// Modules whose headers claim that they are pure: they compute values, and name nothing that
+/// waits, performs I/O or reads a clock. Instants are passed in.
 pub(super) const PURE: &[&str] = &[
     "consumer::router",
     "explain::finding",
@@ -235,7 +239,7 @@ pub(super) const PURE: &[&str] = &[
     "tenants::rates",
 ];
 
-/// What a pure module may not name.
+/// Paths that a pure module may not name.
 const IMPURE: &[&str] = &[
     "tokio",
     "tokio_postgres",
@@ -251,7 +255,7 @@ const IMPURE: &[&str] = &[
     "std::time::SystemTime::now",
 ];
 
-/// Where a file of the host stands: `["crate", "db", "embedded"]` for `db/embedded.rs`.
+/// The module of a file of the host: `["crate", "db", "embedded"]` for `db/embedded.rs`.
 pub(super) fn module_of(path: &str) -> Vec<String> {
     let path = path.trim_end_matches(".rs");
     let segments = path.split('/').filter(|&segment| !matches!(segment, "lib" | "main"));
@@ -262,18 +266,19 @@ fn room_of(path: &str) -> &str {
     path.split('/').next().unwrap_or(path).trim_end_matches(".rs")
 }
 
-/// Whether `path` is `rule` or lies below it.
+/// Whether `path` is `rule` or is inside it.
 fn below(path: &[String], rule: &str) -> bool {
     let mut segments = path.iter();
     rule.split("::").all(|wanted| segments.next().is_some_and(|segment| segment == wanted))
 }
 
-/// Whether something of what `rule` names lies below `path`.
+/// Whether `rule` names an item inside `path`.
 fn above(path: &[String], rule: &str) -> bool {
     rule.split("::").zip(path).all(|(wanted, segment)| wanted == segment) && rule.split("::").count() > path.len()
 }
 
-/// What is against the borders in one file, given by its path below `host/src`. Lines of [`ROOMS`] that it needs are added to `used`.
+/// The offences against the borders in one file, given by its path below `host/src`. Lines of
+/// [`ROOMS`] that the file needs are added to `used`.
 pub(super) fn offences(path: &str, source: &str, used: &mut BTreeSet<(String, String)>) -> Vec<(usize, String)> {
     let (room, module) = (room_of(path), module_of(path));
     let mut named = rust::paths(&rust::tokens(source), &module);
@@ -298,19 +303,18 @@ fn border(room: &str, named: &Named, used: &mut BTreeSet<(String, String)>) -> O
         return None;
     }
     let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
-        return Some(format!(
-            "the room `{room}` is not known. Give it a line in ROOMS, and one in host/ARCHITECTURE.md"
-        ));
+        return Some(format!("the room `{room}` is not known. Add it to ROOMS, and to host/ARCHITECTURE.md"));
     };
-    // A room may be imported by name for the sake of one thing in it; what is then taken from it is seen where it is used.
+    // A room may be imported by name for one allowed item. The items used are checked where they
+    // are used.
     let fits = |rule: &&&str| below(path, rule) || named.import && !named.glob && above(path, rule);
     if let Some(rule) = allowed.iter().find(fits) {
         used.insert((room.to_owned(), (*rule).to_owned()));
         return None;
     }
     Some(format!(
-        "`{room}` may not name `{}`. Let the caller hand in what is needed, or move it to where both may see it; \
-         otherwise add the line to ROOMS in tests/suite/tidy/borders.rs and say why in host/ARCHITECTURE.md",
+        "`{room}` may not name `{}`. Let the caller pass in what is needed, or move it to a room that both may name; \
+         otherwise add a line to ROOMS in tests/suite/tidy/borders.rs and give the reason in host/ARCHITECTURE.md",
         named.path.join("::")
     ))
 }
@@ -318,7 +322,7 @@ fn border(room: &str, named: &Named, used: &mut BTreeSet<(String, String)>) -> O
 fn dependency(room: &str, named: &Named) -> Option<String> {
     let (name, rooms, why) = CRATES.iter().find(|(name, _, _)| named.path[0] == *name)?;
     (!rooms.contains(&room)).then(|| {
-        format!("`{room}` may not name the crate `{name}`: {why}. Move the code there, or hand its result in as a type of `model`")
+        format!("`{room}` may not name the crate `{name}`: {why}. Move the code there, or pass its result in as a type of `model`")
     })
 }
 
@@ -331,9 +335,6 @@ fn deed(room: &str, named: &Named) -> Option<String> {
 fn impurity(module: &[String], named: &Named) -> Option<String> {
     let pure = PURE.iter().find(|pure| below(module, pure))?;
     let what = IMPURE.iter().find(|impure| below(&named.path, impure))?;
-    (!named.test).then(|| {
-        format!(
-            "`{pure}` decides in values and may not name `{what}`. Let the caller read or wait, and pass the result in"
-        )
-    })
+    (!named.test)
+        .then(|| format!("`{pure}` is pure and may not name `{what}`. Let the caller do this, and pass the result in"))
 }

@@ -1,7 +1,7 @@
-//! Circles among the modules of the host: modules that name each other can only be read together.
+//! Circular dependencies among the modules of the host.
 //!
-//! Modules are compared with their siblings: what is named below a module counts as the module's
-//! own. A module and those below it may name each other.
+//! Modules are compared with their siblings: paths that a child module names count as its parent's.
+//! A module and its children may name each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,7 +10,8 @@ use super::{borders, rust, tree::File};
 /// A module's path, without `crate`.
 type Module = Vec<String>;
 
-/// Which modules each module names, both as siblings in the deepest module that holds the two.
+/// The modules that each module names. Both are given as siblings in the deepest module that holds
+/// the two.
 pub(super) fn edges<'a>(files: impl Iterator<Item = &'a File>) -> BTreeMap<Module, BTreeSet<Module>> {
     let sources: BTreeMap<Module, &str> = files
         .filter_map(|file| {
@@ -37,7 +38,7 @@ pub(super) fn edges<'a>(files: impl Iterator<Item = &'a File>) -> BTreeMap<Modul
     edges
 }
 
-/// The modules of each circle, without those that only lead to one.
+/// The modules of each circle, without modules that only depend on one.
 pub(super) fn circles(edges: &BTreeMap<Module, BTreeSet<Module>>) -> Vec<BTreeSet<Module>> {
     let reachable = |from: &Module| {
         let (mut seen, mut next) = (BTreeSet::new(), vec![from.clone()]);

@@ -1,12 +1,12 @@
-//! Enough of Rust's grammar to tell which paths a source names.
+//! A small parser of Rust, which finds the paths that a source names.
 //!
-//! Comments and literals are set apart first, so nothing in them is mistaken for code. Then `use` trees are taken apart, `super`
-//! and `self` are resolved by the module that they stand in, and a path that begins with an imported name is written out in full. What
-//! macros make of their arguments is not seen.
+//! Comments and literals are separated first, so nothing in them is mistaken for code. Then `use`
+//! trees are flattened, `super` and `self` are resolved by their module, and paths that begin with
+//! an imported name are completed. Paths that macros generate are not found.
 
 use std::collections::HashMap;
 
-/// A word of the language, a literal or a mark.
+/// The kind of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Word(String),
@@ -37,7 +37,7 @@ impl Token {
     }
 }
 
-/// Splits a source into tokens, comments among them.
+/// Splits a source into tokens, including comments.
 pub(super) fn tokens(source: &str) -> Vec<Token> {
     let chars: Vec<char> = source.chars().collect();
     let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
@@ -144,21 +144,22 @@ fn text(chars: &[char], i: &mut usize) -> Kind {
     Kind::Text(chars[begin.min(end)..end].iter().collect())
 }
 
-/// A path that a source names, written out from the crate's root (`crate::…`) or from another crate's name.
+/// A path that a source names, complete from the crate's root (`crate::…`) or from another crate's
+/// name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Named {
     pub(super) line: usize,
     pub(super) path: Vec<String>,
-    /// In a `use`, rather than in code.
+    /// Whether it is in a `use`, rather than in code.
     pub(super) import: bool,
-    /// With everything below it.
+    /// Whether it ends with `::*`.
     pub(super) glob: bool,
-    /// In what only tests compile.
+    /// Whether only tests compile it.
     pub(super) test: bool,
 }
 
-/// All paths of at least two segments that a source names, and all its imports. `module` is where it stands, `["crate", "db"]` for
-/// instance.
+/// All paths of at least two segments that a source names, and all its imports. `module` is the
+/// source's own path, for instance `["crate", "db"]`.
 pub(super) fn paths(tokens: &[Token], module: &[String]) -> Vec<Named> {
     let code: Vec<&Token> = tokens.iter().filter(|t| !matches!(t.kind, Kind::Comment(_))).collect();
     let mut walk = Walk { code: &code, imports: HashMap::new(), named: Vec::new() };
@@ -179,7 +180,7 @@ struct Walk<'t> {
     named: Vec<Named>,
 }
 
-/// What a brace opened.
+/// The scope that a brace opened.
 struct Scope {
     module: bool,
     test: bool,
@@ -242,7 +243,7 @@ impl Walk<'_> {
         })
     }
 
-    /// A path in code; returns the index of its last token.
+    /// Reads a path in code. Returns the index of its last token.
     fn path(&mut self, mut i: usize, module: &[String], test: bool) -> usize {
         let field = i > 0 && self.mark(i - 1, '.') && !(i > 1 && self.mark(i - 2, '.'));
         let (begin, mut path) = (i, Vec::new());
@@ -262,7 +263,7 @@ impl Walk<'_> {
         i
     }
 
-    /// One branch of a `use` tree, from where its first segment stands; returns the index behind it.
+    /// Reads one branch of a `use` tree, from its first segment. Returns the index after it.
     fn tree(&mut self, mut i: usize, stem: &[String], module: &[String], test: bool) -> usize {
         let mut path = stem.to_vec();
         let line = self.code.get(i).map_or(0, |token| token.line);
@@ -309,7 +310,7 @@ impl Walk<'_> {
     }
 }
 
-/// Writes out what `self` and `super` stand for.
+/// Resolves `self` and `super`.
 fn resolve(path: &[String], module: &[String]) -> Vec<String> {
     let mut base = module.to_vec();
     let mut rest = path;

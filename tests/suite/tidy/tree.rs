@@ -9,7 +9,7 @@ pub(super) struct File {
 }
 
 impl File {
-    /// Its lines with their numbers.
+    /// Its lines, numbered from 1.
     pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.text.lines().enumerate().map(|(index, line)| (index + 1, line))
     }
@@ -24,7 +24,8 @@ impl File {
     }
 }
 
-/// All of them but what git keeps, what cargo builds and what `sandmill dev` leaves, in the order of their paths.
+/// All text files in the order of their paths, except those of git, cargo's build directory and
+/// `sandmill dev`.
 pub(super) fn files() -> Vec<File> {
     let root = sandmill_tests::host::root();
     let mut files = Vec::new();
@@ -38,7 +39,7 @@ fn walk(root: &Path, directory: &Path, files: &mut Vec<File>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap_or_default();
-        // In a work tree `.git` is a file.
+        // `.git` may also be a file, in a linked work tree.
         if name == ".git" || name == "target" || name == ".sandmill" {
             continue;
         }

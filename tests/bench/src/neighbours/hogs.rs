@@ -1,8 +1,9 @@
-//! Neighbours from hell: what each kind of hog does, and how it is kept doing it.
+//! Hogs: tenants that misuse the host in different ways.
 //!
-//! All of them use the plugin `scripted`, which does what an event's data say, as the quiet tenants do: one processor, one ring, one cache. Whatever
-//! stops a hog for good (a limit, a trap) blocks its lane; a task here looks every 20 ms for such lanes and resumes them, as an impatient
-//! operator with a script would. The host takes that up within a quarter of a second, so those hogs rest that long between two attempts.
+//! Hogs and quiet tenants use the same plugin `scripted`, which does what an event's data request:
+//! one processor, one ring, one cache. A limit or a trap blocks a hog's lane. A task polls for such
+//! lanes every 20 ms and resumes them, like an impatient operator with a script. The host notices
+//! that within a quarter of a second, so those hogs rest that long between two attempts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,22 +14,23 @@ use tokio::sync::Notify;
 
 use crate::{backlog, world::Database};
 
-/// What a hog does.
+/// The behaviour of a hog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Kind {
-    /// One event that never ends: it computes until its CPU limit, blocks, is resumed
+    /// One event that never ends: it computes up to its CPU limit, blocks, is resumed
     Spin,
     /// 30,000 cheap events at once when the measurement begins, then 3,000 a second, over all hogs
     Flood,
     /// A backlog of events that compute 25 ms each
     Work,
-    /// One event that allocates until its memory limit, blocks, is resumed
+    /// One event that allocates up to its memory limit, blocks, is resumed
     Memory,
     /// A backlog of events that log 20,000 lines each, of which the host drops all but 100 a call
     Log,
     /// A backlog of events that trap: each batch is halved down to one event, blocks, is resumed
     Trap,
-    /// 20 events a second and hog, whose documents are read over a connection that answers 50 ms late when a hog's are asked for
+    /// 20 events a second per hog, whose documents are read over a connection that delays answers
+    /// about hogs by 50 ms
     SlowReads,
     /// A backlog of events that read 2,000 documents each
     ManyReads,
@@ -36,12 +38,12 @@ pub enum Kind {
     Large,
 }
 
-/// Events of the flood's burst, and a second after it.
+/// Events of the flood's burst, and events a second after it.
 const BURST: usize = 30_000;
 const FLOOD: usize = 3_000;
-/// Between two appends of a flood or of slow reads.
+/// Interval between two appends of a flood or of slow reads.
 const TICK: Duration = Duration::from_millis(50);
-/// What an event of `work` computes.
+/// Computing time of an event of `work`.
 pub const WORK: Duration = Duration::from_millis(25);
 /// Bytes of a large event.
 const LARGE: usize = 1_000_000;
@@ -49,7 +51,7 @@ const LARGE: usize = 1_000_000;
 const STREAMS: usize = 50;
 
 impl Kind {
-    /// For tables.
+    /// Its name in tables.
     pub fn words(self) -> &'static str {
         match self {
             Kind::Spin => "spin",
@@ -70,20 +72,21 @@ pub fn name(number: usize) -> String {
     format!("hog-{number}")
 }
 
-/// An event that computes so long, by what a thousand turns of the guest's loop take.
+/// An event that computes for a time, given the time of a thousand iterations of the guest's loop.
 pub fn work(lasting: Duration, a_thousand: Duration) -> String {
     let thousands = (lasting.as_secs_f64() / a_thousand.as_secs_f64()).ceil();
     json!({"do": "work", "n": thousands as u32}).to_string()
 }
 
-/// Hogs at work, until this is dropped.
+/// A set of active hogs, which end when it is dropped.
 pub struct Herd {
     tasks: Vec<tokio::task::JoinHandle<()>>,
     burst: Arc<Notify>,
 }
 
 impl Herd {
-    /// Lets so many of a kind loose. What they have to do at first is there when this returns, but for a flood's burst.
+    /// Starts hogs of one kind. Their backlog is complete when this returns, except for the burst
+    /// of a flood.
     pub async fn start(
         kind: Kind,
         hogs: usize,
@@ -107,14 +110,14 @@ impl Herd {
         }
         let burst = Arc::new(Notify::new());
         let task = match kind {
-            Kind::Flood => tokio::spawn(tell(flood(session, hogs, burst.clone()))),
-            Kind::SlowReads => tokio::spawn(tell(trickle(session, hogs))),
-            _ => tokio::spawn(tell(insist(session, processor))),
+            Kind::Flood => tokio::spawn(report_error(flood(session, hogs, burst.clone()))),
+            Kind::SlowReads => tokio::spawn(report_error(trickle(session, hogs))),
+            _ => tokio::spawn(report_error(insist(session, processor))),
         };
         Ok(Herd { tasks: vec![task], burst })
     }
 
-    /// The measurement begins.
+    /// Signals that the measurement begins.
     pub fn now(&self) {
         self.burst.notify_one();
     }
@@ -126,7 +129,7 @@ impl Drop for Herd {
     }
 }
 
-async fn tell(hog: impl Future<Output = anyhow::Result<()>>) {
+async fn report_error(hog: impl Future<Output = anyhow::Result<()>>) {
     if let Err(error) = hog.await {
         eprintln!("the hogs have ended: {error:#}");
     }
@@ -147,7 +150,7 @@ async fn flood(session: Session, hogs: usize, burst: Arc<Notify>) -> anyhow::Res
     Ok(())
 }
 
-/// Each event has a stream of its own, so its document is in no cache.
+/// Appends events at a low rate. Each event has its own stream, so its document is in no cache.
 async fn trickle(session: Session, hogs: usize) -> anyhow::Result<()> {
     let mut ticks = tokio::time::interval(TICK / hogs as u32);
     for tick in 0_usize.. {
@@ -157,7 +160,7 @@ async fn trickle(session: Session, hogs: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Resumes what stops a hog, as long as this is polled.
+/// Resumes the lanes of hogs that stop, as long as this is polled.
 pub async fn insist(session: Session, processor: &str) -> anyhow::Result<()> {
     let stopped = "select tenant from sandmill.lane_checkpoints where processor = $1 and tenant ^@ 'hog-' and state <> 'catching-up'";
     let stopped = session.prepare(stopped).await?;

@@ -1,4 +1,5 @@
-//! What hogs get of the guest threads' time: as each event costs the same, by how many of them were handled.
+//! The hogs' shares of the guest threads' time. Each event costs the same, so the number of handled
+//! events measures the time.
 
 use std::time::Duration;
 
@@ -10,16 +11,16 @@ use crate::{
 };
 
 const PART: &str = "shares";
-/// So many that none of them meets the limit of threads for one tenant, which is another thing.
+/// Number of hogs: enough that none of them reaches the limit of threads per tenant.
 const HOGS: usize = 6;
-/// What an event computes: little beside a run, so that counting events is counting time.
+/// Computing time of an event: short compared with a run, so that events measure time.
 const EVENT: Duration = Duration::from_millis(2);
-/// Events of each: more than one hog could have done meanwhile.
+/// Events of each hog: more than it can handle during the measurement.
 const BACKLOG: usize = 15_000;
-/// How long they are counted.
+/// Length of the measurement.
 const COUNTED: Duration = Duration::from_secs(12);
 
-/// Measures what each of six gets when all have the same weight, and when one has three times as much.
+/// Measures the share of each of six hogs, with equal weights, and with one of weight 3.
 pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let a_thousand = neighbours::pace(world).await?;
     let (mut spreads, mut threefold) = (Vec::new(), Vec::new());
@@ -37,7 +38,7 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How many events of each hog were handled.
+/// The number of events that each hog handled.
 async fn handled(world: &World, a_thousand: Duration, arguments: &[&str]) -> anyhow::Result<Vec<f64>> {
     let database = world.database(PART).await?;
     let process = neighbours::start(world, &database, &database.address, arguments).await?;
@@ -45,7 +46,8 @@ async fn handled(world: &World, a_thousand: Duration, arguments: &[&str]) -> any
     for hog in 0..HOGS {
         backlog::append(&database.session, &hogs::name(hog), 1, &event, BACKLOG).await?;
     }
-    // All of them are at work, and none is ahead because it came first.
+    // The measurement begins when all hogs are active, so that no hog is ahead by its earlier
+    // start.
     until("every hog is at work", async || Ok(counts(&database).await?.iter().all(|count| *count >= 500.0))).await?;
     let before = counts(&database).await?;
     tokio::time::sleep(COUNTED).await;

@@ -1,7 +1,8 @@
-//! Between the host and the server: a socket that passes everything on, and is late with some answers.
+//! A proxy socket between the host and the server, which delays some answers.
 //!
-//! Late are answers on the sessions with which the host reads documents, and there only those to questions in which a hog's name stands: as if the
-//! documents of these tenants were hard to find. What such a question asks for others as well waits with it, as it would at the server.
+//! It delays answers on the host's sessions that read documents, and only answers to queries that
+//! contain a hog's name, as if the documents of these tenants were slow to find. Such a query may
+//! also ask for documents of other tenants; they wait with it, as they would at the server.
 
 use std::{
     io,
@@ -18,21 +19,21 @@ use tokio::{
 
 use crate::world::{SOCKET, World};
 
-/// How late.
+/// The delay of an answer.
 const DELAY: Duration = Duration::from_millis(50);
-/// How the host's reading sessions call themselves.
+/// The application name of the host's sessions that read documents.
 const READING: &[u8] = b"sandmill documents";
-/// What a slow question has in it.
+/// The text that marks a slow query.
 const SLOW: &[u8] = b"hog-";
 
-/// The socket, until this is dropped.
+/// The proxy socket, which is closed when this is dropped.
 pub struct SlowWire {
     folder: PathBuf,
     accepting: tokio::task::JoinHandle<()>,
 }
 
 impl SlowWire {
-    /// One before the server.
+    /// Opens a proxy socket for the server.
     pub fn lay(world: &World) -> anyhow::Result<Self> {
         let (folder, server) = (world.scratch("wire")?, world.socket()?);
         let path = folder.join(SOCKET);
@@ -42,7 +43,7 @@ impl SlowWire {
         let listener = UnixListener::bind(&path).with_context(|| format!("listen at {}", path.display()))?;
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                // A session that breaks is its client's to tell.
+                // The client reports a broken session.
                 let server = server.clone();
                 tokio::spawn(async move { pass(client, &server).await });
             }
@@ -50,7 +51,7 @@ impl SlowWire {
         Ok(SlowWire { folder, accepting })
     }
 
-    /// An address as it is this way.
+    /// The address of a database through the proxy.
     pub fn address(&self, database: &str) -> String {
         format!("host='{}' user=sandmill dbname={database}", self.folder.display())
     }
@@ -72,7 +73,7 @@ async fn pass(client: UnixStream, server: &Path) -> io::Result<()> {
         return tokio::io::copy_bidirectional(&mut questions, &mut ask).await.map(drop);
     }
     let late: Arc<Mutex<Option<Instant>>> = Arc::default();
-    let (mut questions, mut tell) = questions.into_split();
+    let (mut questions, mut client) = questions.into_split();
     let (mut answers, mut ask) = ask.into_split();
     let asking = async {
         let mut buffer = vec![0; 1 << 16];
@@ -92,13 +93,13 @@ async fn pass(client: UnixStream, server: &Path) -> io::Result<()> {
         loop {
             let length = answers.read(&mut buffer).await?;
             if length == 0 {
-                return tell.shutdown().await;
+                return client.shutdown().await;
             }
             let until = late.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(until) = until {
                 tokio::time::sleep_until(until).await;
             }
-            tell.write_all(&buffer[..length]).await?;
+            client.write_all(&buffer[..length]).await?;
         }
     };
     tokio::try_join!(asking, answering).map(drop)
