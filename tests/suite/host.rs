@@ -214,6 +214,22 @@ async fn a_plugin_with_other_event_types_than_its_documents_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_order_of_event_types_is_stored_and_does_not_matter() {
+    let database = database().await;
+    let session = database.db.connect("test").await.unwrap();
+    let stored = async || -> Vec<String> {
+        session.query_one("select event_types from sandmill.processors", &[]).await.unwrap().get(0)
+    };
+    let ended = catch_up(&database, &["route-performance"], &[]).await;
+    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert_eq!(stored().await, ["FlightFlown", "FlightCancelled"], "the order of the descriptor");
+    let sorted = "update sandmill.processors set event_types = array['FlightCancelled', 'FlightFlown']";
+    session.batch_execute(sorted).await.unwrap();
+    let ended = catch_up(&database, &["route-performance"], &[]).await;
+    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn misuse_exits_with_2_and_the_remedy() {
     let database = database().await;
     let errors = async |arguments: &[&str], code: i32| {

@@ -115,34 +115,42 @@ impl Registration<'_> {
             Start::Now => None,
         };
         let collections: Vec<&str> = spec.collections.iter().map(CollectionName::as_str).collect();
-        let row = session
-            .query_one(
-                statement,
-                &[
-                    &id,
-                    &KIND,
-                    plugin,
-                    digest,
-                    &spec.version,
-                    &now.event_types,
-                    &now.partition_by,
-                    &now.read_model_version,
-                    adopts,
-                    &spec.id.family().as_str(),
-                    &spec.id.owner().map_or("", TenantId::as_str),
-                    &start,
-                    &i32::from(BUCKETS),
-                    &collections,
-                    &most_collections,
-                ],
-            )
-            .await
-            .map_err(database)?;
-        if row.get(0) {
+        let register = async |event_types: &Option<Vec<String>>| -> Result<bool, RegistrationError> {
+            let row = session
+                .query_one(
+                    statement,
+                    &[
+                        &id,
+                        &KIND,
+                        plugin,
+                        digest,
+                        &spec.version,
+                        event_types,
+                        &now.partition_by,
+                        &now.read_model_version,
+                        adopts,
+                        &spec.id.family().as_str(),
+                        &spec.id.owner().map_or("", TenantId::as_str),
+                        &start,
+                        &i32::from(BUCKETS),
+                        &collections,
+                        &most_collections,
+                    ],
+                )
+                .await
+                .map_err(database)?;
+            Ok(row.get(0))
+        };
+        if register(&spec.event_types).await? {
             return Ok(());
         }
         let row = session.query_one(include_str!("registration/known.sql"), &[&id]).await.map_err(database)?;
-        let before = Basis { event_types: row.get(0), partition_by: row.get(1), read_model_version: row.get(2) };
+        let stored: Option<Vec<String>> = row.get(0);
+        let before = Basis::new(stored.clone(), row.get(1), row.get(2));
+        // The statement compares event types in order, and the order does not matter.
+        if before == now && register(&stored).await? {
+            return Ok(());
+        }
         Err(before.changed(&now, id))
     }
 }
@@ -150,6 +158,7 @@ impl Registration<'_> {
 /// The properties that documents depend on.
 #[derive(PartialEq)]
 struct Basis {
+    /// Sorted: their order does not matter.
     event_types: Option<Vec<String>>,
     partition_by: String,
     read_model_version: i32,
@@ -165,15 +174,15 @@ pub fn difference(before: &ProcessorSpec, now: &ProcessorSpec, adopt: bool) -> O
 
 impl Basis {
     fn of(spec: &ProcessorSpec) -> Self {
-        let sorted = |mut types: Vec<String>| {
+        let ProcessorSpec { event_types, partition_by, read_model_version, .. } = spec;
+        Basis::new(event_types.clone(), partition_by.to_string(), *read_model_version as i32)
+    }
+
+    fn new(mut event_types: Option<Vec<String>>, partition_by: String, read_model_version: i32) -> Self {
+        if let Some(types) = &mut event_types {
             types.sort();
-            types
-        };
-        Basis {
-            event_types: spec.event_types.clone().map(sorted),
-            partition_by: spec.partition_by.to_string(),
-            read_model_version: spec.read_model_version as i32,
         }
+        Basis { event_types, partition_by, read_model_version }
     }
 
     fn changed(&self, now: &Basis, id: &str) -> RegistrationError {
