@@ -1,9 +1,10 @@
-//! An HTTP endpoint for monitoring: `/livez`, `/readyz` and `/metrics`.
+//! The HTTP endpoint for monitoring: `/livez`, `/readyz` and `/metrics`.
 //!
-//! It answers from the start of the process to its end, also while the host waits for its database.
-//! The number of connections and the time of each are bounded, so clients cannot slow the host.
-//! Responses contain numbers and ids of processors, which name the tenants of tenants' own; no events,
-//! and no other tenants than an operator has listed. A service manager is notified of the same phases ([`systemd`]).
+//! It answers during the whole life of the process, even while the host waits for its database. The
+//! number of connections and the duration of each are bounded, so clients cannot slow the host.
+//! Responses contain numbers and processor ids, which include the names of tenants with processors
+//! of their own. They contain no events, and no other tenants than those that the operator has
+//! listed. The same phases are reported to a service manager ([`systemd`]).
 
 mod systemd;
 
@@ -44,37 +45,38 @@ use crate::{
 };
 use systemd::ServiceManager;
 
-/// Connections at once. Default 64: some who watch, each with one or two, and room for those that
-/// say nothing.
+/// The most connections at once. Default 64: a few monitors with one or two each, and room for
+/// silent ones.
 const CONNECTIONS: usize = 64;
-/// How long a connection may take to say what it wants. Default 2 s.
-const LISTEN: Duration = Duration::from_secs(2);
-/// How long the database may compute for the metrics, which it does again at the next reading.
+/// The time within which a client must send its request. Default 2 s.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+/// Limits the time that the database computes metrics, which every request repeats.
 const STATEMENT: &str = "set statement_timeout = '4s'";
-/// How long the database may take to answer. Default 5 s.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The text format of OpenMetrics, which Prometheus reads.
+/// The longest wait for the database. Default 5 s.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The OpenMetrics text format, which Prometheus reads.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Tenants with metrics of their own, at most. Default 100: each has seven series.
+/// The most tenants with metrics. Default 100: each has seven series.
 const TENANTS: usize = 100;
 
-/// What an operator can set.
+/// The settings of metrics.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
-    /// Tenants with series of their own on `/metrics`: events, guests' CPU time, refusals, lanes by
-    /// state. Default: none, since readers of the metrics learn their names. At most 100.
+    /// Tenants with their own series on `/metrics`: handled events, guest CPU time, refusals, and
+    /// lanes behind by state. Default: none, because readers of the metrics learn the names. At
+    /// most 100.
     pub tenants: Vec<String>,
 }
 
 impl Config {
-    /// Refuses what cannot be meant.
+    /// Checks the number and the names of the tenants.
     pub fn check(&self) -> Result<(), String> {
         if self.tenants.len() > TENANTS {
             let listed = self.tenants.len();
             return Err(format!(
-                "metrics.tenants lists {listed} tenants; list at most {TENANTS}. `sandmill tenants` shows all of them"
+                "metrics.tenants lists {listed} tenants; list at most {TENANTS}. `sandmill tenants` shows all tenants"
             ));
         }
         self.tenants.iter().try_for_each(|name| match TenantId::parse(name) {
@@ -84,50 +86,50 @@ impl Config {
     }
 }
 
-/// What a host does.
+/// The phase of a host's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
+pub enum HostPhase {
     /// It waits for its database, or prepares it.
     Starting,
-    /// Another host works; this one takes over when that is gone.
+    /// It waits to take over from another host.
     StandingBy,
-    /// It works.
-    Working,
+    /// It runs processors.
+    Running,
 }
 
-impl Phase {
-    fn words(self) -> &'static str {
+impl HostPhase {
+    fn text(self) -> &'static str {
         match self {
-            Phase::Starting => "waits for its database",
-            Phase::StandingBy => "stands by",
-            Phase::Working => "works",
+            HostPhase::Starting => "waiting for the database",
+            HostPhase::StandingBy => "standing by",
+            HostPhase::Running => "running",
         }
     }
 }
 
-/// The state behind the endpoint. Without an address it is kept too, and nothing serves it.
-pub struct Watched {
-    /// What the host counts.
+/// The state of a host for monitoring. Kept even if no address serves it.
+pub struct HostMonitor {
+    /// The host's counters.
     pub metrics: Metrics,
-    phase: watch::Sender<Phase>,
+    phase: watch::Sender<HostPhase>,
     sandbox: OnceLock<Sandbox>,
     session: Mutex<Option<Session>>,
     db: Db,
-    /// Those with metrics of their own.
+    /// The tenants with their own metrics.
     tenants: Vec<String>,
     manager: ServiceManager,
 }
 
-impl Watched {
-    /// A host that begins.
+impl HostMonitor {
+    /// The monitor of a host that starts.
     pub fn new(db: Db, config: &Config) -> Arc<Self> {
-        let (phase, _) = watch::channel(Phase::Starting);
+        let (phase, _) = watch::channel(HostPhase::Starting);
         let mut tenants = config.tenants.clone();
         tenants.sort();
         tenants.dedup();
         let manager = ServiceManager::of_environment();
-        manager.notify(&format!("STATUS={}", Phase::Starting.words()));
-        Arc::new(Watched {
+        manager.notify(&format!("STATUS={}", HostPhase::Starting.text()));
+        Arc::new(HostMonitor {
             metrics: Metrics::default(),
             phase,
             sandbox: OnceLock::new(),
@@ -138,41 +140,41 @@ impl Watched {
         })
     }
 
-    /// What the host does from now on.
-    pub fn enter(&self, phase: Phase) {
+    /// Enters a phase, and reports it.
+    pub fn enter(&self, phase: HostPhase) {
         self.phase.send_replace(phase);
-        self.manager.notify(&format!("READY=1\nSTATUS={}", phase.words()));
+        self.manager.notify(&format!("READY=1\nSTATUS={}", phase.text()));
     }
 
-    /// The host is about to end, once what is under way is finished.
+    /// Reports that the host finishes the work in progress and then ends.
     pub fn stop(&self) {
-        self.manager.notify("STOPPING=1\nSTATUS=finishes what is under way");
+        self.manager.notify("STOPPING=1\nSTATUS=finishing the work in progress");
     }
 
-    /// Where plugins run.
-    pub fn plugins_run_in(&self, sandbox: Sandbox) {
+    /// Sets the sandbox whose usage the metrics show.
+    pub fn set_sandbox(&self, sandbox: Sandbox) {
         self.sandbox.get_or_init(|| sandbox);
     }
 
-    fn phase(&self) -> Phase {
+    fn phase(&self) -> HostPhase {
         *self.phase.borrow()
     }
 
-    /// The current gauges; none while another request reads them.
+    /// The current gauges; none if another request is reading them.
     async fn gauges(&self) -> Option<Gauges> {
         let mut session = self.session.try_lock().ok()?;
         let mut database_up = false;
-        let asked = timeout(PATIENCE, self.ask(&mut session, &mut database_up)).await;
-        let (processors, tenants) = match asked {
+        let read = timeout(DATABASE_TIMEOUT, self.read_database(&mut session, &mut database_up)).await;
+        let (processors, tenants) = match read {
             Ok(Ok((processors, tenants))) => (Some(processors), tenants),
             Ok(Err(error)) => {
-                tracing::debug!(error, "could not ask the database for metrics");
+                tracing::debug!(error, "could not read metrics from the database");
                 (None, Vec::new())
             }
             Err(_) => (None, Vec::new()),
         };
         Some(Gauges {
-            ready: self.phase() != Phase::Starting,
+            ready: self.phase() != HostPhase::Starting,
             log_lines_lost: telemetry::lines_lost(),
             sandbox: self.sandbox.get().map(|sandbox| of_sandbox(sandbox.usage())),
             database_up,
@@ -181,8 +183,8 @@ impl Watched {
         })
     }
 
-    async fn ask(&self, kept: &mut Option<Session>, up: &mut bool) -> Result<Answer, String> {
-        // One that failed, or was given up, is not used again.
+    async fn read_database(&self, kept: &mut Option<Session>, up: &mut bool) -> Result<DatabaseGauges, String> {
+        // A session that failed, or whose request timed out, is not reused.
         let session = match kept.take().filter(|session| !session.is_closed()) {
             Some(session) => session,
             None => self.db.connect("metrics").await.map_err(|error| describe(&error))?,
@@ -199,28 +201,28 @@ impl Watched {
         Ok((processors, tenants.into_iter().map(of_tenant).collect()))
     }
 
-    async fn answer(&self, method: &Method, path: &str) -> Response<String> {
+    async fn respond(&self, method: &Method, path: &str) -> Response<String> {
         let text = |status: StatusCode, text: &str| with(status, "text/plain; charset=utf-8", format!("{text}\n"));
         if method != Method::GET && method != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is understood");
+            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are supported");
         }
         match path {
             "/livez" => text(StatusCode::OK, "alive"),
             "/readyz" => match self.phase() {
-                phase @ Phase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, phase.words()),
-                phase @ (Phase::StandingBy | Phase::Working) => text(StatusCode::OK, phase.words()),
+                phase @ HostPhase::Starting => text(StatusCode::SERVICE_UNAVAILABLE, phase.text()),
+                phase @ (HostPhase::StandingBy | HostPhase::Running) => text(StatusCode::OK, phase.text()),
             },
             "/metrics" => match self.gauges().await {
                 Some(gauges) => with(StatusCode::OK, METRICS, self.metrics.show(&gauges)),
                 None => text(StatusCode::SERVICE_UNAVAILABLE, "another request is reading the metrics; try again"),
             },
-            _ => text(StatusCode::NOT_FOUND, "there are /livez, /readyz and /metrics"),
+            _ => text(StatusCode::NOT_FOUND, "not found; this server has /livez, /readyz and /metrics"),
         }
     }
 }
 
-/// The database's answer: its processors, and the listed tenants.
-type Answer = (Vec<ProcessorGauges>, Vec<TenantGauges>);
+/// The gauges of processors and listed tenants.
+type DatabaseGauges = (Vec<ProcessorGauges>, Vec<TenantGauges>);
 
 fn of_tenant(TenantSums { tenant, events, cpu_seconds, refusals, lanes }: TenantSums) -> TenantGauges {
     let [events, refusals] = [events, refusals].map(|sum| u64::try_from(sum).unwrap_or(0));
@@ -264,46 +266,48 @@ fn with(status: StatusCode, kind: &'static str, body: String) -> Response<String
     response
 }
 
-/// A server that ends when this is dropped.
-pub struct Listener {
+/// The HTTP server. Dropping it ends it.
+pub struct MonitoringServer {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl Listener {
-    /// Begins to listen at an address, such as `127.0.0.1:9464`; port 0 is any that is free.
-    pub async fn start(address: &str, watched: Arc<Watched>) -> anyhow::Result<Self> {
+impl MonitoringServer {
+    /// Starts the server at an address such as `127.0.0.1:9464`; port 0 chooses a free port.
+    pub async fn start(address: &str, monitor: Arc<HostMonitor>) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("cannot listen at {address}; name another address and port with --listen, or with `listen` in the settings")
+            format!(
+                "cannot listen at {address}; choose another address with --listen, or with `listen` in the settings"
+            )
         })?;
         let address = listener.local_addr()?;
-        Ok(Listener { address, task: tokio::spawn(listen(listener, watched)) })
+        Ok(MonitoringServer { address, task: tokio::spawn(listen(listener, monitor)) })
     }
 
-    /// Where it listens.
+    /// The address at which it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-impl Drop for Listener {
+impl Drop for MonitoringServer {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-async fn listen(listener: TcpListener, watched: Arc<Watched>) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+async fn listen(listener: TcpListener, monitor: Arc<HostMonitor>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
         // The semaphore is never closed.
-        let Ok(place) = room.clone().acquire_owned().await else { return };
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let watched = watched.clone();
+                let monitor = monitor.clone();
                 tokio::spawn(async move {
                     // A client that disconnects or sends nothing is not an error.
-                    let _ = serve(stream, watched).await;
-                    drop(place);
+                    let _ = serve(stream, monitor).await;
+                    drop(permit);
                 });
             }
             Err(error) => {
@@ -314,16 +318,16 @@ async fn listen(listener: TcpListener, watched: Arc<Watched>) {
     }
 }
 
-async fn serve(stream: TcpStream, watched: Arc<Watched>) -> io::Result<()> {
-    let answer = service_fn(|request: Request<hyper::body::Incoming>| {
-        let watched = watched.clone();
-        async move { Ok::<_, Infallible>(watched.answer(request.method(), request.uri().path()).await) }
+async fn serve(stream: TcpStream, monitor: Arc<HostMonitor>) -> io::Result<()> {
+    let service = service_fn(|request: Request<hyper::body::Incoming>| {
+        let monitor = monitor.clone();
+        async move { Ok::<_, Infallible>(monitor.respond(request.method(), request.uri().path()).await) }
     });
     let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(LISTEN).keep_alive(false);
-    let connection = server.serve_connection(TokioIo::new(stream), answer);
-    // Also bounds a client that does not read its response.
-    timeout(PATIENCE * 3, connection).await.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)
+    server.timer(TokioTimer::new()).header_read_timeout(REQUEST_TIMEOUT).keep_alive(false);
+    let connection = server.serve_connection(TokioIo::new(stream), service);
+    // Also limits a client that does not read its response.
+    timeout(DATABASE_TIMEOUT * 3, connection).await.map_err(|_| io::ErrorKind::TimedOut)?.map_err(io::Error::other)
 }
 
 #[cfg(test)]
@@ -331,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_with_metrics_of_their_own_are_bounded_and_have_valid_names() {
+    fn too_many_or_invalid_tenants_are_rejected() {
         let check = |tenants: &[String]| Config { tenants: tenants.into() }.check();
         let many: Vec<String> = (0..=TENANTS).map(|number| format!("t{number}")).collect();
         assert_eq!(check(&many[1..]), Ok(()));

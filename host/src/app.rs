@@ -18,7 +18,7 @@ use tokio::{
 
 pub use crate::supervisor::Aborted;
 use crate::{
-    admin::{Phase, Watched},
+    admin::{HostMonitor, HostPhase},
     cluster::host_lock::{self, HostLock},
     config::Config,
     consumer::{pages::Pages, wake::Wake},
@@ -137,7 +137,8 @@ pub async fn run(
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> anyhow::Result<Ended> {
-    run_watched(config, db, until, OtherHost::GiveUp, drain, abort, &Watched::new(db.clone(), &config.metrics)).await
+    run_watched(config, db, until, OtherHost::GiveUp, drain, abort, &HostMonitor::new(db.clone(), &config.metrics))
+        .await
 }
 
 /// Runs plugins as [`run`] does, with a monitoring endpoint and a choice of what to do if another
@@ -149,22 +150,22 @@ pub async fn run_watched(
     other_host: OtherHost,
     drain: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
-    watched: &Watched,
+    monitor: &HostMonitor,
 ) -> anyhow::Result<Ended> {
     let (mut drain, mut abort) = (pin!(drain), pin!(abort));
     if other_host == OtherHost::StandBy {
-        watched.enter(Phase::StandingBy);
+        monitor.enter(HostPhase::StandingBy);
     }
     let ready = Ready::unless(config, db, other_host, &mut drain, &mut abort).await?;
     let Some(ready) = ready else { return Ok(Ended::Drained) };
-    watched.enter(Phase::Working);
+    monitor.enter(HostPhase::Running);
     let tenants = Tenants::new(&config.tenants, &config.tenant_limits);
     let limits = tenants.clone();
     let of_tenant = move |tenant: &TenantId| of_tenant(&limits.limits(tenant));
     let sandbox = Sandbox::with_tenants(config.limits.clone(), config.compile.clone(), of_tenant)?;
-    watched.plugins_run_in(sandbox.clone());
+    monitor.set_sandbox(sandbox.clone());
     let guests = Guests {
-        metrics: watched.metrics.clone(),
+        metrics: monitor.metrics.clone(),
         most_lanes: sandbox.usage().max_live,
         instances: Arc::new({
             let sandbox = sandbox.clone();

@@ -1,11 +1,10 @@
-//! The command line: arguments → settings → one command → exit code. One file a command.
+//! The command line: parses arguments and settings, runs one command, and maps its result to an
+//! exit code. Each command has a file of its own.
 //!
-//! What a command finds out goes to standard output, everything said about the work to standard error. With `--json` a single result is one
-//! JSON object, and a list one object a line.
+//! Results go to standard output; messages about the work go to standard error. With `--json`, a
+//! command prints one JSON object, or one object per line for a list.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong arguments or settings, 3 another host works on this database, 4 a lane is blocked
-//! (`run --until-caught-up`), 5 a version conflict (`append`), 6 something needs a person
-//! (`status --check`, `explain --check`), 130 and 143 ended by SIGINT or SIGTERM (`signals`).
+//! `AFTER_HELP` documents the exit codes.
 
 mod append;
 mod compile_component;
@@ -45,45 +44,54 @@ use crate::{
     telemetry::{self, InvalidFilter, Logs},
 };
 
-const EXIT_SETTINGS: u8 = 2;
+const EXIT_INVALID_USAGE: u8 = 2;
 const EXIT_ANOTHER_HOST: u8 = 3;
 const EXIT_BLOCKED: u8 = 4;
-const EXIT_NEEDS_A_PERSON: u8 = 6;
+const EXIT_NEEDS_ATTENTION: u8 = 6;
 
-/// Runs sandboxed WebAssembly event processors over a PostgreSQL event store.
-#[derive(Debug, Parser)]
-#[command(name = "sandmill", version, max_term_width = 100)]
-#[command(after_help = "Start with:
-  sandmill plugin new my-plugin                 begins a plugin
-  sandmill plugin build my-plugin -o plugins/   makes a component of it
-  sandmill dev --plugins plugins                runs it on a private PostgreSQL
-or, on a database of yours, named by DATABASE_URL:
-  sandmill migrate                              makes the tables
-  sandmill run --plugins plugins                runs the plugins
-  sandmill status                               shows how they stand
-  sandmill tenants                              shows what each tenant uses
-  sandmill explain                              says what holds back whatever is behind
+/// The examples at the top of `sandmill --help`.
+const START: &str = "\
+Write a plugin and run it on a private PostgreSQL:
+  sandmill plugin new my-plugin                 create a plugin
+  sandmill plugin build my-plugin -o plugins/   build plugins/my-plugin.wasm
+  sandmill dev --plugins plugins                run it; reload it when it is rebuilt
 
-`sandmill COMMAND --help` shows examples of a command.
+Run plugins on your own database, named by DATABASE_URL:
+  sandmill migrate                              create the tables
+  sandmill run --plugins plugins                run the plugins
+  sandmill status                               show each processor's state and lag
+  sandmill explain                              show why something is behind";
+
+const AFTER_HELP: &str = "\
+`sandmill COMMAND --help` shows examples and details of a command.
 
 Exit codes:
   0  done
   1  failed; standard error says why and what to do
-  2  wrong arguments or settings
-  3  another host works on this database (run; with --standby it waits)
+  2  invalid arguments or settings
+  3  another host is running on this database (run)
   4  a lane is blocked (run --until-caught-up)
-  5  a stream is not at the expected version (append)
-  6  something needs a person (status --check, explain --check)
-  130, 143  ended by Ctrl-C or SIGTERM before it was done; told to stop, run, dev and demo finish what is under way, and a second signal ends them at once
+  5  the stream is not at the expected version (append)
+  6  something needs attention (status --check, explain --check)
+  130, 143  ended by Ctrl-C or SIGTERM before it was done
+
+On Ctrl-C or SIGTERM, run, dev and demo first finish the work in progress. A second signal ends
+them at once.
 
 Environment:
-  DATABASE_URL     the database
-  PG...            what its address leaves out, as for psql: PGHOST, PGPORT, PGUSER, PGPASSWORD, PGPASSFILE, PGDATABASE, PGSSLMODE, PGSSLROOTCERT
+  DATABASE_URL     the address of the database
+  PG...            connection options that the address omits, as for psql: PGHOST, PGPORT, PGUSER,
+                   PGPASSWORD, PGPASSFILE, PGDATABASE, PGSSLMODE, PGSSLROOTCERT
   SANDMILL_CONFIG  the settings file
-  SANDMILL_...     any setting: SANDMILL_LIMITS_CPU_MS is limits.cpu-ms (`sandmill config print`)
-  SANDMILL_LOG     what is logged: off, error, warn, info (default), debug, trace, or PART=LEVEL as in warn,sandmill::guest=debug
-                   (how: the setting log.format, text or json)
-  NO_COLOR         no colours, as when the output is no terminal")]
+  SANDMILL_...     any setting: SANDMILL_LIMITS_CPU_MS sets limits.cpu-ms; `sandmill config print`
+                   lists all settings
+  SANDMILL_LOG     the log level: off, error, warn, info (default), debug or trace; PART=LEVEL for
+                   one part, as in warn,sandmill::guest=debug
+  NO_COLOR         disables colours; they are off anyway when the output is not a terminal";
+
+/// Runs sandboxed WebAssembly event processors over a PostgreSQL event store.
+#[derive(Debug, Parser)]
+#[command(name = "sandmill", version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -91,106 +99,88 @@ struct Arguments {
     command: Command,
 }
 
-/// What every command takes.
+/// Options that every command accepts.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Settings")]
+#[command(next_help_heading = "Global options")]
 struct Global {
-    /// Settings file [default: sandmill.toml, if it is there]
+    /// Read settings from this file [default: sandmill.toml, if it exists]
     #[arg(long, global = true, value_name = "FILE", env = "SANDMILL_CONFIG")]
     config: Option<PathBuf>,
-    /// The database: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=... dbname=...
-    /// sslmode=... [default: DATABASE_URL; what is left out comes from PGHOST and so on]
+    /// Use this database: postgresql://USER:PASSWORD@HOST:PORT/DATABASE, or host=... user=...
+    /// dbname=... sslmode=... [default: DATABASE_URL; libpq's PGHOST etc. fill in what is omitted]
     #[arg(long, global = true, value_name = "ADDRESS")]
     database_url: Option<String>,
-    /// A setting, for instance limits.cpu-ms=500; may be given several times
+    /// Override a setting, for example limits.cpu-ms=500; may be repeated
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs the plugins in a folder
     Run(run::RunArgs),
-    /// Shows how every processor stands
     Status(status::StatusArgs),
-    /// Says why a tenant, a processor or anything at all is behind
     Explain(explain::ExplainArgs),
-    /// Shows what each tenant uses, and how far it is behind
     Tenants(tenants::TenantsArgs),
     Plugins(plugins::PluginsArgs),
     Processors(processors::ProcessorsArgs),
-    /// Lists the documents of a collection
     Documents(documents::DocumentsArgs),
-    /// Makes a processor, a tenant of it or a lane wait
     Pause(resume::PauseArgs),
-    /// Lets blocked or paused lanes go on
     Resume(resume::ResumeArgs),
-    /// Appends an event to a stream
     Append(append::AppendArgs),
-    /// Imports events from a file
     Import(import::ImportArgs),
-    /// Lists events, or follows them
     Events(events::EventsArgs),
-    /// Makes or updates the tables
     Migrate(migrate::MigrateArgs),
-    /// Makes, checks and tests plugins
     Plugin(plugin::PluginArgs),
-    /// Runs the plugins in a folder while you work on them, on a private database if none is named
     Dev(dev::DevArgs),
-    /// Shows a shop's events become documents, live, on a private database
     Demo(demo::DemoArgs),
-    /// Shows settings and where they come from
     Config(config::ConfigArgs),
-    /// Prints a script that completes commands in a shell
     Completions(completions::CompletionsArgs),
-    /// Compiles a component for the host that started this
     #[command(hide = true)]
     CompileComponent(compile_component::CompileComponentArgs),
 }
 
-/// Parses the process's arguments, runs the command and says how it ended.
+/// Parses the process's arguments, runs the command and returns its exit code.
 pub fn main() -> ExitCode {
-    let matches = help::grouped(Arguments::command()).get_matches();
+    let matches = help::laid_out(Arguments::command()).get_matches();
     let arguments = Arguments::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if let Command::CompileComponent(args) = &arguments.command {
-        // The host that started it ends it.
+        // No signal handling: the host that started this process ends it.
         return compile_component::run(args);
     }
-    let ends_in_order = matches!(arguments.command, Command::Run(_) | Command::Dev(_) | Command::Demo(_));
-    signals::attend(ends_in_order, |signals| perform(arguments, &signals))
+    let is_graceful = matches!(arguments.command, Command::Run(_) | Command::Dev(_) | Command::Demo(_));
+    signals::attend(is_graceful, |signals| perform(arguments, &signals))
 }
 
-/// Runs the command and says how it ended.
 fn perform(arguments: Arguments, signals: &Signals) -> ExitCode {
     let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs, signals));
     let result = result.and_then(|code| Ok(output::finish().map(|()| code)?));
     let code = result.unwrap_or_else(|error| {
         if is_broken_pipe(&error) {
-            // The reader of our output has seen enough.
+            // The reader, such as `head`, wants no more output.
             return ExitCode::SUCCESS;
         }
         if error.is::<Aborted>() {
             output::note("stopped at once; events whose results were not stored are handled again at the next start");
             return signals.exit_code();
         }
-        output::say(Tone::Bad, "error:", &in_words(&error));
+        output::message(Tone::Bad, "error:", &error_text(&error));
         exit_code(&error)
     });
     telemetry::flush();
     code
 }
 
-/// The error and its causes, each said once: some errors say already what caused them.
-fn in_words(error: &anyhow::Error) -> String {
+/// An error with its causes. Leaves out causes whose text an outer error already includes.
+fn error_text(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {
         let database = cause.downcast_ref::<db::Error>();
-        let said = database.map_or_else(|| cause.to_string(), db::describe);
-        if !text.contains(&said) {
+        let part = database.map_or_else(|| cause.to_string(), db::describe);
+        if !text.contains(&part) {
             text.push_str(if text.is_empty() { "" } else { ": " });
-            text.push_str(&said);
+            text.push_str(&part);
         }
-        // Its own causes are in its description.
+        // `db::describe` includes the causes of a database error.
         if database.is_some() {
             break;
         }
@@ -198,23 +188,23 @@ fn in_words(error: &anyhow::Error) -> String {
     text
 }
 
-/// Arguments that the parser lets pass and that are wrong all the same.
+/// A usage error that the argument parser does not detect.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct Misuse(String);
+struct UsageError(String);
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let held = error
+    let is_another_host = error
         .chain()
         .any(|cause| matches!(cause.downcast_ref(), Some(LockError::Held { .. } | LockError::Taken { .. })));
-    if held {
+    if is_another_host {
         ExitCode::from(EXIT_ANOTHER_HOST)
     } else if error.is::<ConfigError>()
         || error.is::<InvalidAddress>()
         || error.is::<InvalidFilter>()
-        || error.is::<Misuse>()
+        || error.is::<UsageError>()
     {
-        ExitCode::from(EXIT_SETTINGS)
+        ExitCode::from(EXIT_INVALID_USAGE)
     } else {
         ExitCode::FAILURE
     }
@@ -227,7 +217,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Result<ExitCode> {
     let Arguments { global, command } = arguments;
-    // Neither of these needs a database, and what each needs of settings and a runtime it asks for itself.
+    // These commands use no database. Each reads settings and starts a runtime only as needed.
     match command {
         Command::Plugin(args) => return plugin::run(args, &global, signals),
         Command::Config(args) => return config::run(args, &global),
@@ -273,20 +263,19 @@ fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Res
         };
         tokio::select! {
             done = done => done,
-            // The database rolls back what was not committed.
+            // The database rolls back uncommitted work.
             () = signals.first() => Ok(signals.exit_code()),
         }
     })
 }
 
 impl Global {
-    /// The settings, from all of their sources.
+    /// The settings, merged from all sources.
     fn settings(&self) -> Result<Config, ConfigError> {
         Ok(self.resolve()?.config)
     }
 
-    /// The settings, and where each comes from. Whatever is said from here on has the format that
-    /// they name.
+    /// The settings, each with its source. Also applies the log format that they name.
     fn resolve(&self) -> Result<Resolved, ConfigError> {
         let resolved = Config::resolve(&Sources {
             file: self.config.as_deref(),
@@ -303,7 +292,8 @@ impl Global {
     }
 }
 
-/// Runs a command's future. Does not wait for what it leaves running.
+/// Runs a command's future on a new runtime, without waiting for tasks that the command leaves
+/// behind.
 fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(command);
@@ -311,8 +301,8 @@ fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Re
     result
 }
 
-/// The database: named by an address or by libpq's variables, or else the private one of
-/// `sandmill dev` in this folder or above it.
+/// The database of a command: the configured address, libpq's variables, or else the private one of
+/// a `sandmill dev` that runs in this folder or above it.
 fn database(named: &str) -> anyhow::Result<Db> {
     let by_variables = ["PGHOST", "PGHOSTADDR", "PGDATABASE"]
         .iter()
@@ -320,14 +310,14 @@ fn database(named: &str) -> anyhow::Result<Db> {
     if !named.is_empty() || by_variables {
         return Ok(Db::parse(named)?);
     }
-    let found = dev::place::find(&std::env::current_dir()?)?.ok_or_else(|| {
-        let remedy = "set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, give --database-url, set PGHOST or PGDATABASE as for psql, or start `sandmill dev` in this folder";
-        ConfigError::new("no database named", remedy)
+    let address = dev::workspace::find(&std::env::current_dir()?)?.ok_or_else(|| {
+        let remedy = "set DATABASE_URL=postgresql://USER:PASSWORD@HOST:PORT/DATABASE, pass --database-url, set PGHOST or PGDATABASE as for psql, or start `sandmill dev` in this folder";
+        ConfigError::new("no database is configured", remedy)
     })?;
-    Ok(Db::parse(&found)?)
+    Ok(Db::parse(&address)?)
 }
 
-/// This program as it was called, for commands to try next.
+/// This program's name as it was called, for commands in messages.
 fn program() -> String {
     std::env::args_os().next().map_or_else(|| "sandmill".into(), |name| name.to_string_lossy().into_owned())
 }

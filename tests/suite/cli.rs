@@ -1,5 +1,5 @@
-// The command line as people, scripts and shells meet it: help, colours, JSON, settings and exit codes. The exit codes of a second host
-// (3) and of blocked lanes (4) are held by `host` and `lanes`.
+// The command line's interface: help, colours, JSON, settings and exit codes. The exit codes of a
+// second host (3) and of blocked lanes (4) are tested in `host` and `lanes`.
 
 mod monitoring;
 
@@ -22,21 +22,21 @@ async fn run(address: &str, arguments: &[&str]) -> Output {
     output(command).await
 }
 
-/// What a command prints for machines, line by line.
+/// The JSON lines that a command prints.
 async fn lines(address: &str, arguments: &[&str]) -> Vec<Value> {
     let output = run(address, arguments).await;
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", stderr(&output));
     stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
 }
 
-/// The one object that a command prints for machines.
+/// The single JSON object that a command prints.
 async fn object(address: &str, arguments: &[&str]) -> Value {
     let mut lines = lines(address, arguments).await;
     assert_eq!(lines.len(), 1, "{arguments:?}: {lines:?}");
     lines.remove(0)
 }
 
-/// That an object has these keys and no others.
+/// Asserts that an object has exactly these keys.
 fn assert_keys(value: &Value, keys: &[&str]) {
     let mut expected = keys.to_vec();
     expected.sort_unstable();
@@ -44,7 +44,7 @@ fn assert_keys(value: &Value, keys: &[&str]) {
     assert_eq!(found, expected, "{value}");
 }
 
-/// A database with a document of tenant `good`, and a lane of tenant `bad` that is blocked.
+/// A database with a document of tenant `good` and a blocked lane of tenant `bad`.
 async fn with_a_blocked_lane() -> Database {
     let database = database().await;
     database.append("bad", "s", &[json!({"do": "stop", "code": "closed", "message": "call \u{1b}[31mAnn"})]).await;
@@ -58,15 +58,15 @@ async fn with_a_blocked_lane() -> Database {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_printed_for_machines_has_the_documented_keys() {
+async fn json_of_commands_on_the_store_has_the_documented_keys() {
     let address = &empty_database().await.address;
     let migrated = object(address, &["migrate", "--ordering", "tenant", "--json"]).await;
     let keys = ["applied", "reanchored", "ordering", "maxEventBytes", "viewsSchema", "granted", "revoked"];
     assert_keys(&migrated, &keys);
     assert_eq!((&migrated["ordering"]["now"], &migrated["reanchored"]), (&json!("tenant"), &Value::Null));
-    let again = object(address, &["migrate", "--json"]).await;
-    let nothing = keys.map(|key| (key.to_string(), if key == "applied" { json!([]) } else { Value::Null }));
-    assert_eq!(again, Value::Object(nothing.into_iter().collect()));
+    let repeated = object(address, &["migrate", "--json"]).await;
+    let unchanged = keys.map(|key| (key.to_string(), if key == "applied" { json!([]) } else { Value::Null }));
+    assert_eq!(repeated, Value::Object(unchanged.into_iter().collect()));
     let append = ["append", "--stream", "s", "--type", "T", "--data", "{}", "--id", "x", "--json"];
     assert_eq!(object(address, &append).await, json!({ "id": "x", "version": 1, "position": 1 }));
     let from_file = tempfile::NamedTempFile::new().unwrap();
@@ -86,7 +86,7 @@ async fn what_is_printed_for_machines_has_the_documented_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
+async fn json_of_commands_on_processors_has_the_documented_keys() {
     let database = with_a_blocked_lane().await;
     let address = &database.address;
     let status = object(address, &["status", "--json"]).await;
@@ -141,11 +141,11 @@ async fn what_is_printed_of_processors_for_machines_has_the_documented_keys() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_becomes_of_a_plugin_is_told_to_machines_as_well() {
+async fn json_of_plugin_commands_has_the_documented_keys() {
     let folder = tempfile::tempdir().unwrap();
-    let begun = folder.path().join("door-watch");
-    let begun = object("", &["plugin", "new", "door-watch", "--json", "--dir", begun.to_str().unwrap()]).await;
-    assert_keys(&begun, &["dir", "files", "sdk"]);
+    let dir = folder.path().join("door-watch");
+    let created = object("", &["plugin", "new", "door-watch", "--json", "--dir", dir.to_str().unwrap()]).await;
+    assert_keys(&created, &["dir", "files", "sdk"]);
     let (krate, out) = (root().join("example-plugins/route-performance"), folder.path().join("it.wasm"));
     let arguments = ["plugin", "build", krate.to_str().unwrap(), "--json", "-o", out.to_str().unwrap()];
     let built = object("", &arguments).await;
@@ -155,7 +155,7 @@ async fn what_becomes_of_a_plugin_is_told_to_machines_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_setting_names_its_source_and_no_password_is_shown() {
+async fn config_print_shows_each_source_and_no_password() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("our.toml");
     std::fs::write(&file, "[limits]\ncpu-ms = 1\nwall-ms = 2222\n[processor]\npage-kib = 77\n").unwrap();
@@ -195,8 +195,8 @@ async fn each_setting_names_its_source_and_no_password_is_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_that_a_run_would_refuse_are_refused_before() {
-    for wrong in [
+async fn config_print_rejects_what_run_rejects_with_the_same_message() {
+    for invalid in [
         &["--set", "limits.memory-mib=0"][..],
         &["--set", "limits.cpu=1"],
         &["--set", "log.format=yaml"],
@@ -204,42 +204,42 @@ async fn settings_that_a_run_would_refuse_are_refused_before() {
         &["--database-url", "mysql://h/d"],
     ] {
         let (printed, ran) =
-            (run("", &[&["config", "print"], wrong].concat()).await, run("", &[&["run"], wrong].concat()).await);
-        assert_eq!((printed.status.code(), ran.status.code()), (Some(2), Some(2)), "{wrong:?}: {}", stderr(&ran));
+            (run("", &[&["config", "print"], invalid].concat()).await, run("", &[&["run"], invalid].concat()).await);
+        assert_eq!((printed.status.code(), ran.status.code()), (Some(2), Some(2)), "{invalid:?}: {}", stderr(&ran));
         assert_eq!(stderr(&printed), stderr(&ran));
     }
 }
 
-/// What is logged is chosen by a variable. A typo in it must not silence the log.
+/// A typo in `SANDMILL_LOG` must not silence the log.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_choice_of_what_is_logged_is_refused() {
-    let config = |what: &std::ffi::OsStr| {
+async fn an_invalid_log_filter_is_rejected() {
+    let config = |filter: &std::ffi::OsStr| {
         let mut command = sandmill("");
-        command.env("SANDMILL_LOG", what).args(["config", "print"]);
+        command.env("SANDMILL_LOG", filter).args(["config", "print"]);
         output(command)
     };
-    for (what, problem) in [
+    for (filter, problem) in [
         ("verbose", "`verbose` is not a level"),
         ("warn,sandmill::guest=loud", "`loud` is not a level"),
         ("sandmill::gest=debug", "`sandmill::gest` is not a part of the host; the nearest is sandmill::guest"),
         ("\u{1b}[2J", "`\u{fffd}[2J` is not a level"),
     ] {
-        let output = config(what.as_ref()).await;
-        let said = stderr(&output);
-        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""), "{what}: {said}");
+        let output = config(filter.as_ref()).await;
+        let errors = stderr(&output);
+        assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), ""), "{filter}: {errors}");
         let allowed = "\nIt takes a level (off, error, warn, info, debug, trace), PART=LEVEL for one part of the host";
-        assert!(said.starts_with(&format!("error: variable SANDMILL_LOG: {problem}{allowed}")), "{said}");
+        assert!(errors.starts_with(&format!("error: variable SANDMILL_LOG: {problem}{allowed}")), "{errors}");
     }
     let bytes = std::os::unix::ffi::OsStrExt::from_bytes(b"inf\xff");
     assert_eq!(config(bytes).await.status.code(), Some(2));
-    for what in ["", "off", "Debug", "warn, sandmill::guest=info", "sandmill::plugins::reconciler=trace"] {
-        let output = config(what.as_ref()).await;
-        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""), "{what}");
+    for filter in ["", "off", "Debug", "warn, sandmill::guest=info", "sandmill::plugins::reconciler=trace"] {
+        let output = config(filter.as_ref()).await;
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""), "{filter}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn shells_complete_what_people_see() {
+async fn completions_offer_visible_commands_and_flags() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = run("", &["completions", shell]).await;
         let script = stdout(&output);
@@ -250,42 +250,47 @@ async fn shells_complete_what_people_see() {
     }
 }
 
+/// The names of the commands on a help page, from the descriptions of a list of commands.
+fn listed_commands(help: &str) -> Vec<String> {
+    let lines = help.lines().filter_map(|line| line.strip_prefix("  "));
+    let names = lines.filter_map(|line| line.split_once("  ")).map(|(name, _)| name);
+    let is_name = |name: &&str| !name.is_empty() && name.bytes().all(|c| c.is_ascii_lowercase() || c == b'-');
+    names.filter(is_name).map(ToString::to_string).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn every_commands_help_shows_how_it_is_used() {
+async fn every_help_page_begins_with_an_example_and_fits_100_columns() {
     let help = stdout(&run("", &["--help"]).await);
     for expected in ["Exit codes:\n  0  done", "Events:\n", "Set up:\n", "\n  completions  "] {
         assert!(help.contains(expected), "{expected}: {help}");
     }
-    for command in [
-        "run",
-        "status",
-        "pause",
-        "resume",
-        "documents",
-        "append",
-        "import",
-        "events",
-        "migrate",
-        "config print",
-        "plugin",
-        "plugin new",
-        "dev",
-        "plugin build",
-        "plugin check",
-        "plugin test",
-        "completions",
-    ] {
-        let arguments: Vec<&str> = command.split(' ').chain(["--help"]).collect();
+    let mut pages = vec![String::new()];
+    for command in listed_commands(&help).into_iter().filter(|name| name != "help") {
+        pages.push(command.clone());
+        let help = stdout(&run("", &[&*command, "--help"]).await);
+        let subcommands = help.split("\nCommands:\n").nth(1).and_then(|list| list.split("\n\n").next());
+        let subcommands = listed_commands(subcommands.unwrap_or_default());
+        pages.extend(subcommands.iter().filter(|name| *name != "help").map(|name| format!("{command} {name}")));
+    }
+    for expected in ["run", "explain", "plugins rollback", "processors remove", "config print", "plugin test"] {
+        assert!(pages.iter().any(|page| page == expected), "{expected} is missing: {pages:?}");
+    }
+    for page in pages {
+        let arguments: Vec<&str> = page.split_whitespace().chain(["--help"]).collect();
         let help = stdout(&run("", &arguments).await);
-        assert!(
-            help.contains(&format!("  sandmill {command} ")) || help.contains(&format!("  sandmill {command}\n")),
-            "{command}: {help}"
-        );
+        let (opening, _) = help.split_once("\nUsage: ").unwrap_or_else(|| panic!("{page}: {help}"));
+        let example = format!("sandmill {page}");
+        assert!(opening.lines().skip(1).any(|line| line.contains(example.trim_end())), "{page}: {help}");
+        assert!(page.is_empty() || help.contains("\nGlobal options:\n"), "{page}: {help}");
+        // clap does not wrap the usage line.
+        for line in help.lines().filter(|line| !line.starts_with("Usage: ")) {
+            assert!(line.chars().count() <= 100, "{page}: over 100 columns: {line}");
+        }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pipe_gets_no_colours_and_nobodys_escape_codes() {
+async fn a_pipe_gets_no_colours_and_no_escape_codes_of_plugins() {
     let database = with_a_blocked_lane().await;
     for arguments in [
         &["status"][..],
@@ -307,13 +312,13 @@ async fn a_pipe_gets_no_colours_and_nobodys_escape_codes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn mistakes_end_with_the_documented_code_and_the_way_out() {
+async fn errors_have_the_documented_exit_code_and_a_remedy() {
     let (here, bare) = (database().await.address, empty_database().await.address);
     let nowhere = "postgresql://ada:s3cret@127.0.0.1:1/flights";
     let missing = bare.replace("dbname=", "dbname=no_such_");
     let append = ["append", "--stream", "s", "--type", "T", "--data"];
     let conflict = ["append", "--stream", "s", "--type", "T", "--data", "{}", "--expected-version", "7"];
-    for (address, arguments, code, said) in [
+    for (address, arguments, code, expected) in [
         (&*here, &["pause", "nobody"][..], 1, "none has run on this database yet; start one with `sandmill run"),
         (&here, &["pause", "No Body"], 2, "is not a valid processor id"),
         (&here, &["resume", "x", "--tenant", "a/b"], 2, "cannot be a tenant"),
@@ -322,7 +327,7 @@ async fn mistakes_end_with_the_documented_code_and_the_way_out() {
         (&here, &[&append[..], &["{}", "--metadata", "1"]].concat(), 2, "--metadata must be a JSON object"),
         (&here, &conflict, 5, "expected version 7; read it again and repeat the decision. Nothing was appended."),
         (&here, &["import", "/nowhere.ndjson"], 1, "cannot open /nowhere.ndjson"),
-        (&here, &["run"], 2, "give --plugins DIR"),
+        (&here, &["run"], 2, "pass --plugins DIR"),
         (&bare, &["status"], 1, "Run `sandmill migrate` first."),
         (&bare, &["events", "--follow"], 1, "Run `sandmill migrate` first."),
         (nowhere, &["status"], 1, "cannot connect to the database flights at 127.0.0.1:1 as ada: "),
@@ -332,46 +337,48 @@ async fn mistakes_end_with_the_documented_code_and_the_way_out() {
             1,
             "cannot connect to the database flights at 127.0.0.1:1 as ada: ",
         ),
-        (nowhere, &["status"], 1, "whether the server runs and listens there. `sandmill config print` shows"),
-        (&missing, &["status"], 1, "Make that database, for instance with `createdb`"),
+        (nowhere, &["status"], 1, "that the server is running and listens there. `sandmill config print` shows"),
+        (&missing, &["status"], 1, "Create the database, for example with `createdb`"),
         ("", &["status"], 2, "set DATABASE_URL="),
     ] {
         let output = run(address, arguments).await;
         let (errors, printed) = (stderr(&output), stdout(&output));
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {errors}");
-        assert!(errors.contains(said), "{arguments:?}: {errors}");
+        assert!(errors.contains(expected), "{arguments:?}: {errors}");
         assert!(printed.is_empty() && !errors.contains("s3cret"), "{printed}{errors}");
     }
 }
 
-/// An error of the database is said once, with what to do about it.
 #[tokio::test(flavor = "multi_thread")]
-async fn missing_rights_are_named_once_and_with_the_way_out() {
+async fn a_missing_privilege_is_reported_once_with_a_remedy() {
     let Database { db, address } = database().await;
     let session = db.connect("test").await.unwrap();
     let guest = "do $$ begin create role guest login; exception when duplicate_object then null; end $$";
     let rights = "grant usage on schema sandmill to guest; revoke create on schema public from public";
     session.batch_execute(&format!("{guest}; {rights}")).await.unwrap();
-    for (command, said, remedy) in [
-        ("status", "permission denied", "Let the tables' owner grant it"),
+    for (command, problem, remedy) in [
+        ("status", "permission denied", "Ask the owner of the tables to grant it"),
         ("migrate", "the role guest lacks rights", "grant usage, create on schema public to guest;"),
     ] {
         let output = run(&address.replace("user=sandmill", "user=guest"), &[command]).await;
         let errors = stderr(&output);
-        assert_eq!((output.status.code(), errors.matches(said).count()), (Some(1), 1), "{errors}");
+        assert_eq!((output.status.code(), errors.matches(problem).count()), (Some(1), 1), "{errors}");
         assert!(errors.contains(remedy), "{errors}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_empty_answer_says_so_beside_the_output() {
+async fn an_empty_result_is_noted_on_standard_error() {
     let database = with_a_blocked_lane().await;
-    for (arguments, said) in [
-        (&["events", "--tenant", "nobody"][..], "no event matches\n"),
-        (&["documents", "scripted_log", "--tenant", "nobody", "--json"], "no document of scripted_log matches\n"),
-        (&["pause", "scripted", "--tenant", "typo", "--json"], "note: tenant typo has no events yet; check the name\n"),
+    for (arguments, expected) in [
+        (&["events", "--tenant", "nobody"][..], "no matching events\n"),
+        (&["documents", "scripted_log", "--tenant", "nobody", "--json"], "no matching documents in scripted_log\n"),
+        (
+            &["pause", "scripted", "--tenant", "typo", "--json"],
+            "note: tenant typo has no events yet; check the spelling\n",
+        ),
     ] {
         let output = run(&database.address, arguments).await;
-        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), said));
+        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), expected));
     }
 }

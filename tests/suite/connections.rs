@@ -251,7 +251,7 @@ async fn commands_report_why_a_connection_failed_with_the_remedy() {
     };
     let authority = certificate("authority.crt").display().to_string();
     let full = [("PGSSLMODE", "verify-full"), ("PGSSLROOTCERT", &*authority)];
-    assert!(errors(&full).await.contains("TLS switched off"));
+    assert!(errors(&full).await.contains("does not offer TLS"));
     server.present("other").await;
     let other = errors(&full).await;
     assert!(other.contains("for another host name") && other.contains("verify-ca"), "{other}");
@@ -261,7 +261,7 @@ async fn commands_report_why_a_connection_failed_with_the_remedy() {
     assert!(errors(&full).await.contains("not trusted here"));
     server.present("server").await;
     let keeper = [full[0], full[1], ("PGUSER", "keeper")];
-    assert!(errors(&keeper).await.contains("PGPASSWORD, or in ~/.pgpass"));
+    assert!(errors(&keeper).await.contains("PGPASSWORD or in ~/.pgpass"));
     let wrong = errors(&[full[0], full[1], ("PGUSER", "keeper"), ("PGPASSWORD", "wrong-secret")]).await;
     assert!(wrong.contains("The password is wrong") && !wrong.contains("wrong-secret"), "{wrong}");
     assert!(errors(&[("PGSSLMODE", "disable")]).await.contains("sslmode=require"));
@@ -396,7 +396,7 @@ async fn assert_refused(pooler: &Pooler, folder: &Path) {
         let ended = output(command).await;
         assert_eq!(ended.status.code(), Some(1), "{arguments:?}");
         let errors = stderr(&ended);
-        let remedy = "\nName the server itself";
+        let remedy = "\nConnect to the server itself";
         assert!(errors.contains("is a transaction pooler") && errors.contains(remedy), "{errors}");
     }
     let address = Address::parse(&pooler.address, &|_| None).unwrap();

@@ -1,4 +1,4 @@
-//! Why something is behind, as a person is told: whatever holds a lane back has a sentence, and what moves has none to fear.
+// `sandmill explain`: each cause of a lag is named with its remedy.
 
 use sandmill_tests::{
     Database, database,
@@ -7,41 +7,41 @@ use sandmill_tests::{
 };
 use serde_json::{Value, json};
 
-/// What `sandmill explain --json` finds.
+/// The findings of `sandmill explain --json`.
 fn explain(database: &Database, arguments: &[&str]) -> Vec<Value> {
     let output = sandmill(&database.address).args(["explain", "--json"]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let told: Value = serde_json::from_str(&stdout(&output)).unwrap();
-    told["findings"].as_array().unwrap().clone()
+    let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    report["findings"].as_array().unwrap().clone()
 }
 
-/// Waits until a finding says this, and returns it.
-async fn told(database: &Database, arguments: &[&str], what: &str) -> Value {
-    eventually(&format!("it is explained by: {what}"), async || {
+/// Waits for a finding that contains a text, and returns it.
+async fn until_found(database: &Database, arguments: &[&str], what: &str) -> Value {
+    eventually(&format!("a finding contains: {what}"), async || {
         explain(database, arguments).into_iter().find(|finding| finding["what"].as_str().unwrap().contains(what))
     })
     .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_holds_something_back_is_named() {
+async fn each_cause_of_a_lag_is_named() {
     let database = database().await;
     database.append("acme", "s", &[json!({}), json!({"do": "trap"})]).await;
     database.append("later", "s", &[json!({"do": "retry-after", "ms": 1_000_000, "code": "busy"})]).await;
     database.append("fine", "s", &[json!({})]).await;
-    assert!(explain(&database, &[]).is_empty(), "nobody has ever run here");
+    assert!(explain(&database, &[]).is_empty(), "no processor has ever run here");
 
     let host = Host::start(&database, &["scripted"], &["tenants.held.paused=true"]);
     database.scripted_settles(&["acme blocked trap", "later retrying plugin:busy"]).await;
-    let blocked = told(&database, &["acme"], "lane acme is blocked").await;
+    let blocked = until_found(&database, &["acme"], "lane acme is blocked").await;
     assert_eq!((&blocked["gravity"], &blocked["processor"]), (&json!("stuck"), &json!("scripted")));
     assert!(blocked["remedy"].as_str().unwrap().ends_with("sandmill resume scripted --tenant acme"), "{blocked}");
-    told(&database, &["scripted"], "lane later tries again by itself").await;
-    assert!(explain(&database, &["fine"]).is_empty(), "nothing of it is behind");
+    until_found(&database, &["scripted"], "lane later is retried automatically").await;
+    assert!(explain(&database, &["fine"]).is_empty(), "nothing of this tenant is behind");
     database.append("held", "s", &[json!({})]).await;
-    told(&database, &["held"], "by the settings: tenants.held.paused").await;
+    until_found(&database, &["held"], "by the settings: tenants.held.paused").await;
 
-    // A person's pause.
+    // A manual pause.
     let pause = sandmill(&database.address).args(["pause", "scripted", "--tenant", "fine"]).output().unwrap();
     assert!(pause.status.success(), "{}", stderr(&pause));
     let paused = eventually("the host has taken up the pause", async || {
@@ -52,16 +52,16 @@ async fn whatever_holds_something_back_is_named() {
     .await;
     assert_eq!(paused["remedy"], json!("sandmill resume scripted --tenant fine"));
 
-    // Somebody's transaction that has locked the cursors, and another that has appended.
+    // Another program's transaction that has locked the cursors and written.
     let mut other = database.db.connect("test").await.unwrap();
     other.batch_execute("set application_name = 'batch job'").await.unwrap();
     let held = other.client_mut().transaction().await.unwrap();
     held.batch_execute("select from sandmill.cursors for update; select pg_current_xact_id()").await.unwrap();
     database.append("fresh", "s", &[json!({})]).await;
-    let waits = told(&database, &["scripted"], "for a lock of session").await;
+    let waits = until_found(&database, &["scripted"], "for a lock held by session").await;
     assert!(waits["what"].as_str().unwrap().contains("(batch job, user "), "{waits}");
     assert!(waits["remedy"].as_str().unwrap().contains("pg_terminate_backend("), "{waits}");
-    told(&database, &[], "what it appended is handled once it commits").await;
+    until_found(&database, &[], "events that it appended are handled once it commits").await;
     held.rollback().await.unwrap();
     database
         .scripted_settles(&[
@@ -73,27 +73,32 @@ async fn whatever_holds_something_back_is_named() {
         .await;
     host.stop().await;
 
-    // Without a host, and with one that has another plugin.
-    told(&database, &[], "no host runs on this database").await;
+    // No host, then a host with another plugin.
+    until_found(&database, &[], "no host is running on this database").await;
     let host = Host::start(&database, &["scripted-by-stream"], &[]);
-    told(&database, &["scripted"], "the host has recorded no file scripted.wasm in its plugins folder").await;
+    until_found(
+        &database,
+        &["scripted"],
+        "none of its plugins provides this processor, which last ran from scripted.wasm",
+    )
+    .await;
     host.stop().await;
 
-    let nobody = sandmill(&database.address).args(["explain", "nobody"]).output().unwrap();
-    assert_eq!(nobody.status.code(), Some(1));
+    let unknown = sandmill(&database.address).args(["explain", "nobody"]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(1));
     assert!(
-        stderr(&nobody).contains("neither a processor nor a tenant with events called nobody"),
+        stderr(&unknown).contains("there is no processor `nobody` and no tenant `nobody` with events"),
         "{}",
-        stderr(&nobody)
+        stderr(&unknown)
     );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_behind_is_said_as_such() {
+async fn nothing_behind_is_reported_as_such() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     catch_up(&database, &["scripted"], &[]).await;
     let output = sandmill(&database.address).args(["explain", "acme"]).output().unwrap();
-    assert_eq!(stdout(&output), "nothing of acme is behind\n");
+    assert_eq!(stdout(&output), "acme: nothing is behind\n");
     assert_scripted_log(&database, "true").await;
 }

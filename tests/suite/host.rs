@@ -187,7 +187,7 @@ async fn plugins_that_cannot_start_are_reported_and_the_others_run() {
         "`describe` broke the contract",
         "the file is empty",
         "200 MiB large, more than the 64 MiB of limits.component-mib",
-        "caught up, but 5 of the plugins were refused",
+        "caught up, but 5 plugins were refused",
     ] {
         assert!(errors.contains(expected), "{expected}: {errors}");
     }

@@ -184,9 +184,9 @@ async fn the_command_line_names_blocked_lanes_and_resumes_them() {
     let lane = &processor["lanesBehind"][0];
     assert_eq!((&lane["tenant"], &lane["key"], &lane["state"]), (&json!("acme"), &json!("acme"), &json!("blocked")));
     assert_eq!(stdout(first), "resumed 1 lane of scripted\n");
-    assert_eq!(stdout(second), "no lane of scripted was waiting\n");
-    assert_eq!(stderr(nobody), "error: there is no processor `nobody`; there are: scripted\n");
-    assert_eq!(stderr(nothing), "error: there is no collection `nothing`; there are: scripted_log\n");
+    assert_eq!(stdout(second), "no lane of scripted was blocked or paused\n");
+    assert_eq!(stderr(nobody), "error: there is no processor `nobody`; known processors: scripted\n");
+    assert_eq!(stderr(nothing), "error: there is no collection `nothing`; existing collections: scripted_log\n");
 }
 
 /// A pause survives restarts, other lanes continue, and paused lanes catch up after a resume.
@@ -204,7 +204,7 @@ async fn paused_tenants_and_processors_wait_until_they_are_resumed() {
         stdout(&output)
     };
     assert_eq!(cli(&["pause", "scripted", "--tenant", "a"]).await, "paused tenant a of scripted\n");
-    assert_eq!(cli(&["pause", "scripted", "--tenant", "a"]).await, "was paused already: tenant a of scripted\n");
+    assert_eq!(cli(&["pause", "scripted", "--tenant", "a"]).await, "already paused: tenant a of scripted\n");
     // Until the host has noticed the pause, events of the tenant may still be handled.
     eventually("the tenant waits", async || {
         database.append("a", "s", &[json!({})]).await;
@@ -227,7 +227,7 @@ async fn paused_tenants_and_processors_wait_until_they_are_resumed() {
     assert_eq!(count().await, handled);
 
     // The whole processor, in addition to the tenant.
-    assert_eq!(cli(&["pause", "scripted"]).await, "paused all of scripted\n");
+    assert_eq!(cli(&["pause", "scripted"]).await, "paused scripted\n");
     database.append("b", "s", &[json!({})]).await;
     let ended = catch_up(&database, &["scripted"], &[]).await;
     assert!(matches!(&ended, Ended::Blocked(lanes) if lanes.iter().any(|lane| lane.lane.is_none())), "{ended:?}");

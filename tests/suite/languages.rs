@@ -330,7 +330,10 @@ fn data_that_a_language_cannot_represent_is_reported_with_a_message() {
             let tested = run(&["test", "probe.wasm", "--events", "../half.ndjson"], &dir);
             let printed = stdout(&tested);
             assert!(!tested.status.success() && printed.contains(expected), "{language}, {event_type}: {printed}");
-            assert!(printed.contains("2 events, 1 handled, 1 behind a stop"), "{language}, {event_type}: {printed}");
+            assert!(
+                printed.contains("2 events, 1 handled, 1 not handled because their lane stopped"),
+                "{language}, {event_type}: {printed}"
+            );
         }
     }
 }

@@ -1,4 +1,4 @@
-// What a host tells over HTTP to whoever watches it.
+// The HTTP endpoint for monitoring (`run --listen`), and notifications to a service manager.
 
 use std::{
     io::{Read, Write},
@@ -17,13 +17,13 @@ use sandmill_tests::{
 };
 use serde_json::json;
 
-/// A host in a process of its own, killed when it is dropped.
-struct Watched {
+/// A host in its own process, killed when it is dropped.
+struct MonitoredHost {
     child: Child,
     address: SocketAddr,
 }
 
-impl Drop for Watched {
+impl Drop for MonitoredHost {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -34,9 +34,9 @@ fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-impl Watched {
+impl MonitoredHost {
     fn start(database: &str, folder: &std::path::Path) -> Self {
-        Watched::start_with(database, folder, &[])
+        MonitoredHost::start_with(database, folder, &[])
     }
 
     fn start_with(database: &str, folder: &std::path::Path, settings: &[&str]) -> Self {
@@ -44,20 +44,20 @@ impl Watched {
         let mut command = sandmill(database);
         command.args(["run", "--listen", &address.to_string(), "--plugins"]).arg(folder).stderr(Stdio::null());
         settings.iter().for_each(|setting| _ = command.args(["--set", setting]));
-        Watched { child: command.spawn().unwrap(), address }
+        MonitoredHost { child: command.spawn().unwrap(), address }
     }
 
-    /// The status and the body of an answer; none while nothing listens.
+    /// The status and the body of a response; none if nothing listens.
     fn get(&self, path: &str) -> Option<(u16, String)> {
-        self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
+        self.request(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
     }
 
-    fn ask(&self, request: &str) -> Option<(u16, String)> {
+    fn request(&self, request: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.address).ok()?;
         stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        let (head, body) = answer.split_once("\r\n\r\n")?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).ok()?;
+        let (head, body) = response.split_once("\r\n\r\n")?;
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_string()))
     }
 
@@ -68,17 +68,17 @@ impl Watched {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_tells_how_it_does() {
+async fn a_host_serves_probes_and_metrics() {
     let database = database().await;
     database.append("acme", "s", &vec![json!({}); 5]).await;
     database.append("bad", "s", &[json!({"do": "trap"})]).await;
     let folder = plugins(&["scripted"]);
-    let host = Watched::start(&database.address, folder.path());
-    host.until("it is ready", "/readyz", |status, body| status == 200 && body == "works\n").await;
+    let host = MonitoredHost::start(&database.address, folder.path());
+    host.until("it is ready", "/readyz", |status, body| status == 200 && body == "running\n").await;
     assert_eq!(host.get("/livez"), Some((200, "alive\n".into())));
     let handled = "sandmill_events_handled_total{processor=\"scripted\"} 5";
     let blocked = "sandmill_lanes_behind{processor=\"scripted\",state=\"blocked\"} 1";
-    // Lag and lanes are not of one moment.
+    // Lag and lanes are not read at the same moment.
     let lag = "sandmill_lag_events{processor=\"scripted\"} 1";
     let all = |_: u16, body: &str| [handled, blocked, lag].iter().all(|line| body.contains(line));
     let text = host.until("it has counted everything", "/metrics", all).await;
@@ -95,29 +95,29 @@ async fn a_host_tells_how_it_does() {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
-    assert!(!text.contains("acme"), "no tenant is named: {text}");
+    assert!(!text.contains("acme"), "the metrics name a tenant: {text}");
 
-    // What is not understood gets an answer, and whoever says nothing keeps nobody waiting.
+    // Invalid requests get a response, and silent clients block nobody.
     assert_eq!(host.get("/").map(|(status, _)| status), Some(404));
     assert_eq!(
-        host.ask("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").map(|(status, _)| status),
+        host.request("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n").map(|(status, _)| status),
         Some(405)
     );
     let silent: Vec<TcpStream> = (0..100).map(|_| TcpStream::connect(host.address).unwrap()).collect();
-    host.until("silent ones are given up", "/livez", |status, _| status == 200).await;
+    host.until("silent clients time out", "/livez", |status, _| status == 200).await;
     drop(silent);
 }
 
 /// Metrics name only the tenants that an operator has listed.
 #[tokio::test(flavor = "multi_thread")]
-async fn listed_tenants_have_metrics_of_their_own() {
+async fn only_listed_tenants_have_metrics() {
     let database = database().await;
     database.append("acme", "s", &vec![json!({}); 5]).await;
     database.append("bad", "s", &[json!({"do": "trap"})]).await;
     database.append("other", "s", &[json!({})]).await;
     let folder = plugins(&["scripted"]);
     let settings = ["metrics.tenants=acme,bad,nobody", "limits.cpu-ms=10000", "limits.wall-ms=120000"];
-    let host = Watched::start_with(&database.address, folder.path(), &settings);
+    let host = MonitoredHost::start_with(&database.address, folder.path(), &settings);
     let wanted = [
         "sandmill_tenant_events_handled_total{tenant=\"acme\"} 5\n",
         "sandmill_tenant_events_handled_total{tenant=\"nobody\"} 0\n",
@@ -126,7 +126,7 @@ async fn listed_tenants_have_metrics_of_their_own() {
         "sandmill_tenant_refusals_total{tenant=\"bad\"} ",
         "sandmill_tenant_guest_cpu_seconds_total{tenant=\"acme\"} 0.",
     ];
-    // The usage of tenants is stored now and then.
+    // The usage of tenants is stored periodically.
     let all = |_: u16, body: &str| wanted.iter().all(|line| body.contains(line));
     let text = host.until("the tenants' numbers are there", "/metrics", all).await;
     assert!(!text.contains("other"), "{text}");
@@ -135,7 +135,7 @@ async fn listed_tenants_have_metrics_of_their_own() {
 
 /// The notifications of a service manager such as systemd, over the socket that it names.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_manager_learns_when_the_host_works_and_when_it_stops() {
+async fn a_service_manager_is_notified_of_each_phase() {
     let database = database().await;
     let folder = plugins(&["scripted"]);
     let place = tempfile::tempdir().unwrap();
@@ -151,7 +151,7 @@ async fn a_service_manager_learns_when_the_host_works_and_when_it_stops() {
             command.env("NOTIFY_SOCKET", &address).arg("run").args(arguments).arg("--plugins").arg(folder.path());
             command.stderr(Stdio::null()).spawn().unwrap()
         };
-        let told = async || {
+        let next_message = async || {
             let socket = socket.try_clone().unwrap();
             let receive = move || {
                 let mut buffer = [0; 1_000];
@@ -162,21 +162,21 @@ async fn a_service_manager_learns_when_the_host_works_and_when_it_stops() {
         };
         let until_stopped = async |mut child: Child| {
             kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-            assert_eq!(told().await, "STOPPING=1\nSTATUS=finishes what is under way");
+            assert_eq!(next_message().await, "STOPPING=1\nSTATUS=finishing the work in progress");
             let ended = eventually("it has ended", async || child.try_wait().unwrap()).await;
             assert_eq!(ended.code(), Some(0));
         };
         let host = started(&[]);
-        assert_eq!(told().await, "STATUS=waits for its database");
-        assert_eq!(told().await, "READY=1\nSTATUS=works");
+        assert_eq!(next_message().await, "STATUS=waiting for the database");
+        assert_eq!(next_message().await, "READY=1\nSTATUS=running");
         let other = started(&["--standby"]);
-        assert_eq!(told().await, "STATUS=waits for its database");
-        assert_eq!(told().await, "READY=1\nSTATUS=stands by");
+        assert_eq!(next_message().await, "STATUS=waiting for the database");
+        assert_eq!(next_message().await, "READY=1\nSTATUS=standing by");
         until_stopped(host).await;
-        assert_eq!(told().await, "READY=1\nSTATUS=works");
+        assert_eq!(next_message().await, "READY=1\nSTATUS=running");
         until_stopped(other).await;
     }
-    // Without a listener on the socket, the host runs nevertheless.
+    // A host runs even if nothing listens on the socket.
     let mut command = sandmill(&database.address);
     command.env("NOTIFY_SOCKET", place.path().join("nobody")).args(["run", "--until-caught-up", "--plugins"]);
     command.arg(folder.path());
@@ -184,23 +184,22 @@ async fn a_service_manager_learns_when_the_host_works_and_when_it_stops() {
     assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
 }
 
-/// It says that it lives while it waits for its database, and that it is not ready.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_that_waits_for_its_database_lives_and_is_not_ready() {
+async fn a_host_that_waits_for_its_database_is_alive_but_not_ready() {
     let folder = plugins(&["scripted"]);
     let away = format!("host=127.0.0.1 port={} user=u dbname=d", free_address().port());
-    let mut host = Watched::start(&away, folder.path());
-    host.until("it lives", "/livez", |status, _| status == 200).await;
-    assert_eq!(host.get("/readyz"), Some((503, "waits for its database\n".into())));
+    let mut host = MonitoredHost::start(&away, folder.path());
+    host.until("it is alive", "/livez", |status, _| status == 200).await;
+    assert_eq!(host.get("/readyz"), Some((503, "waiting for the database\n".into())));
     let text = host.get("/metrics").unwrap().1;
     assert!(text.contains("sandmill_database_up 0") && text.contains("sandmill_ready 0"), "{text}");
     kill_process(Pid::from_child(&host.child), Signal::TERM).unwrap();
     let ended = eventually("it has ended", async || host.child.try_wait().unwrap()).await;
-    assert_eq!(ended.code(), Some(143), "as any command that a signal ends while it waits");
+    assert_eq!(ended.code(), Some(143), "like any command that a signal ends while it waits");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_address_that_is_taken_is_named() {
+async fn an_address_in_use_is_reported() {
     let database = database().await;
     let folder = plugins(&["scripted"]);
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -208,6 +207,6 @@ async fn an_address_that_is_taken_is_named() {
     command.args(["run", "--listen", &taken.local_addr().unwrap().to_string(), "--plugins"]).arg(folder.path());
     let ended = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     assert_eq!(ended.status.code(), Some(1));
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert!(said.contains("cannot listen at 127.0.0.1:") && said.contains("--listen"), "{said}");
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert!(errors.contains("cannot listen at 127.0.0.1:") && errors.contains("--listen"), "{errors}");
 }

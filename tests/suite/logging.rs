@@ -125,7 +125,7 @@ async fn lines_are_lost_and_counted(format: &str, reported_lost: fn(&str) -> Opt
     })
     .await;
     let status = sandmill(&database.address).arg("status").output().unwrap();
-    let note = format!("the host has lost {lost} log lines, because its standard error did not take them in time\n");
+    let note = format!("the host has dropped {lost} log lines, because its standard error was not read in time\n");
     assert!(stdout(&status).contains(&note), "{}", stdout(&status));
     assert_eq!(host.end().await, Some(0));
     let log = log.await.unwrap().unwrap();

@@ -100,8 +100,8 @@ async fn a_bounded_count_of_dead_letters_says_that_there_are_more() {
     };
     let (letters, at_least, text) = shown(9_999).await;
     assert_eq!((letters, at_least), (json!(10_000), json!(false)));
-    assert!(text.contains("scripted set 10000 events aside"), "{text}");
+    assert!(text.contains("scripted has 10000 dead letters"), "{text}");
     let (letters, at_least, text) = shown(1).await;
     assert_eq!((letters, at_least), (json!(10_000), json!(true)));
-    assert!(text.contains("scripted set more than 10000 events aside"), "{text}");
+    assert!(text.contains("scripted has more than 10000 dead letters"), "{text}");
 }

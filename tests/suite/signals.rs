@@ -1,4 +1,4 @@
-// Signals that end a command, whatever it is at: that it ends, how, and what it leaves.
+// Signals end every command, no matter what it is doing, and nothing that it started stays behind.
 
 use std::{
     fs,
@@ -13,20 +13,20 @@ use sandmill_tests::{
     host::{self, component, eventually, plugins, sandmill},
 };
 
-/// The code of a command that SIGTERM has kept from being done.
+/// The exit code of a command that SIGTERM ended before it was done.
 const TERMINATED: Option<i32> = Some(143);
 
-/// A program that never ends, and says in a file which process it is.
-fn endless(folder: &Path, name: &str) -> String {
+/// A program that never ends and writes its process id to a file.
+fn endless_program(folder: &Path, name: &str) -> String {
     let (path, pid) = (folder.join(name), folder.join("pid"));
-    // A program of its own that holds its pipes, as compilers have.
+    // A child that keeps the pipes open, as compilers have.
     let script = format!("#!/bin/sh\n/bin/sleep 3600 &\necho $$ > {0}.new\n/bin/mv {0}.new {0}\nwait\n", pid.display());
     host::script(&path, &script);
     path.display().to_string()
 }
 
 /// Waits until that program runs.
-async fn until_it_runs(folder: &Path) -> Pid {
+async fn until_running(folder: &Path) -> Pid {
     eventually("the program runs", async || {
         let pid = fs::read_to_string(folder.join("pid")).ok()?;
         Pid::from_raw(pid.trim().parse().ok()?)
@@ -34,7 +34,7 @@ async fn until_it_runs(folder: &Path) -> Pid {
     .await
 }
 
-async fn until_it_is_gone(pid: Pid) {
+async fn until_gone(pid: Pid) {
     eventually("the program is gone", async || test_kill_process(pid).is_err().then_some(())).await;
 }
 
@@ -56,58 +56,57 @@ fn run(database: &Database, folder: &Path, settings: &[String]) -> Command {
     command
 }
 
-/// A compiler that never ends: its host ends all the same, kills it, and leaves nothing of it.
+/// The host kills a compiler that never ends, and leaves none of its files.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_ends_while_it_compiles() {
+async fn a_signal_ends_a_host_that_compiles() {
     let database = database().await;
     for (arguments, code) in [(&[][..], Some(0)), (&["--until-caught-up"], TERMINATED)] {
         let (folder, work, cache) =
             (plugins(&["scripted"]), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let settings = [
-            format!("compile.worker={}", endless(work.path(), "compiler")),
+            format!("compile.worker={}", endless_program(work.path(), "compiler")),
             format!("compile.cache={}", cache.path().display()),
         ];
         let mut host = run(&database, folder.path(), &settings).args(arguments).spawn().unwrap();
-        let compiler = until_it_runs(work.path()).await;
+        let compiler = until_running(work.path()).await;
         assert_eq!(terminated(&mut host).await, code, "{arguments:?}");
-        until_it_is_gone(compiler).await;
+        until_gone(compiler).await;
         let names = |folder: &Path| -> Vec<String> {
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
         };
-        assert_eq!(names(cache.path()), ["key"], "no code, whole or in part");
-        assert_eq!(names(folder.path()), ["scripted.wasm"], "no error beside it");
+        assert_eq!(names(cache.path()), ["key"], "no compiled code, not even a part");
+        assert_eq!(names(folder.path()), ["scripted.wasm"], "no error file beside it");
         eventually("the lock is free", async || HostLock::acquire(&database.db, Default::default()).await.ok()).await;
     }
 }
 
-/// The second signal ends a host at once, also while it compiles.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_signal_ends_a_host_that_compiles() {
+async fn two_signals_end_a_host_that_compiles() {
     let (database, work) = (database().await, tempfile::tempdir().unwrap());
     let folder = plugins(&["scripted"]);
     let settings = [
-        format!("compile.worker={}", endless(work.path(), "compiler")),
+        format!("compile.worker={}", endless_program(work.path(), "compiler")),
         format!("compile.cache={}", work.path().join("cache").display()),
     ];
     let mut host = run(&database, folder.path(), &settings).spawn().unwrap();
-    let compiler = until_it_runs(work.path()).await;
+    let compiler = until_running(work.path()).await;
     let pid = Pid::from_child(&host);
     for _ in 0..2 {
         let _ = kill_process(pid, Signal::TERM);
     }
-    // Both may come as one, or after it has ended in order.
+    // The signals may arrive as one, or after the host has ended in order.
     assert!([Some(0), TERMINATED].contains(&ended(&mut host).await.code()));
-    until_it_is_gone(compiler).await;
+    until_gone(compiler).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_ends_while_it_waits_for_another_one() {
+async fn a_signal_ends_a_host_that_waits_for_another_host() {
     let database = database().await;
     let holder = HostLock::acquire(&database.db, Default::default()).await.unwrap();
     let folder = plugins(&["scripted"]);
     let mut host = run(&database, folder.path(), &[]).spawn().unwrap();
     let session = database.db.connect("test").await.unwrap();
-    // Its own session for the lock is there: it asks again and again.
+    // Its session for the lock exists, so it polls the lock.
     let sql = "select count(*) from pg_stat_activity where datname = current_database() and application_name = 'sandmill host'";
     eventually("it waits for the lock", async || {
         (session.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 2).then_some(())
@@ -117,13 +116,12 @@ async fn a_host_ends_while_it_waits_for_another_one() {
     holder.ensure().await.unwrap();
 }
 
-/// A migration that waits for a lock, of a host and of the command: nothing waits in the database
-/// afterwards.
+/// A migration of a host or of `sandmill migrate`. Nothing waits in the database afterwards.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_migration_that_waits_is_ended_in_the_database_too() {
+async fn a_signal_cancels_a_migration_that_waits_for_a_lock() {
     let database = empty_database().await;
     let session = database.db.connect("test").await.unwrap();
-    // The one that migrations take, in ASCII.
+    // The lock of migrations; its key is ASCII text.
     session.execute("select pg_advisory_lock(x'73616e646d696c6c'::bigint)", &[]).await.unwrap();
     let waits = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     let waiting = async |wanted: i64| {
@@ -143,9 +141,9 @@ async fn a_migration_that_waits_is_ended_in_the_database_too() {
     }
 }
 
-/// A server that takes connections and never answers.
+/// The server accepts connections and never answers.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_ends_while_it_waits_for_the_database() {
+async fn a_signal_ends_a_command_that_waits_for_the_database() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("postgresql://ada@{}/flights?sslmode=disable", listener.local_addr().unwrap());
     let folder = plugins(&["scripted"]);
@@ -157,9 +155,8 @@ async fn a_command_ends_while_it_waits_for_the_database() {
     }
 }
 
-/// A command that waits for input, in the middle of a read.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_ends_while_it_waits_for_lines() {
+async fn a_signal_ends_an_import_that_waits_for_input() {
     let database = database().await;
     let mut import = sandmill(&database.address).args(["import", "-"]).stdin(Stdio::piped()).spawn().unwrap();
     let session = database.db.connect("test").await.unwrap();
@@ -171,9 +168,8 @@ async fn an_import_ends_while_it_waits_for_lines() {
     assert_eq!(terminated(&mut import).await, TERMINATED);
 }
 
-/// Programs that authors' commands run are gone with them.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_command_for_authors_has_started_is_gone_with_it() {
+async fn a_signal_ends_the_programs_that_plugin_commands_started() {
     let krate = tempfile::tempdir().unwrap();
     fs::write(krate.path().join("Cargo.toml"), "[package]\nname = \"p\"\nversion = \"0.1.0\"\n").unwrap();
     let (scripted, events) = (component("scripted"), krate.path().join("events.ndjson"));
@@ -185,7 +181,7 @@ async fn what_a_command_for_authors_has_started_is_gone_with_it() {
         (&["test", scripted, "--events", events], "compiler"),
     ] {
         let work = tempfile::tempdir().unwrap();
-        let program = endless(work.path(), name);
+        let program = endless_program(work.path(), name);
         let path = std::env::join_paths([work.path(), Path::new("/usr/bin"), Path::new("/bin")]).unwrap();
         let mut command = sandmill("");
         command.arg("plugin").args(arguments).env("PATH", path).stderr(Stdio::null());
@@ -195,23 +191,23 @@ async fn what_a_command_for_authors_has_started_is_gone_with_it() {
             command.args(["--set", &format!("compile.cache={}", cache.display())]);
         }
         let mut child = command.spawn().unwrap();
-        let pid = until_it_runs(work.path()).await;
+        let pid = until_running(work.path()).await;
         assert_eq!(terminated(&mut child).await, TERMINATED, "{arguments:?}");
-        until_it_is_gone(pid).await;
+        until_gone(pid).await;
     }
 }
 
-/// The private server of a demo goes, though the demo never came to its plugins.
+/// The private server also ends, although the demo has not started its plugins yet.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_demo_ends_while_it_compiles() {
+async fn a_signal_ends_a_demo_that_compiles() {
     let (folder, work) = (plugins(&["scripted"]), tempfile::tempdir().unwrap());
     let mut command = sandmill("");
     command.args(["demo", "--seconds", "0", "--plugins"]).arg(folder.path());
-    command.args(["--set", &format!("compile.worker={}", endless(work.path(), "compiler"))]);
+    command.args(["--set", &format!("compile.worker={}", endless_program(work.path(), "compiler"))]);
     command.args(["--set", &format!("compile.cache={}", work.path().join("cache").display())]);
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut demo = command.spawn().unwrap();
-    let compiler = until_it_runs(work.path()).await;
+    let compiler = until_running(work.path()).await;
     assert_eq!(terminated(&mut demo).await, TERMINATED);
-    until_it_is_gone(compiler).await;
+    until_gone(compiler).await;
 }

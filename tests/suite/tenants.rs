@@ -47,7 +47,7 @@ async fn usage_of_tenants_is_reported_and_summed_over_hosts() {
     let nobody = sandmill(&database.address).args(["tenants", "nobody"]).output().unwrap();
     assert_eq!(nobody.status.code(), Some(1));
     let error = stderr(&nobody);
-    assert!(error.contains("no event of tenant nobody is in the store") && error.contains("--by name"), "{error}");
+    assert!(error.contains("tenant nobody has no events") && error.contains("--by name"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

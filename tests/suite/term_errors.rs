@@ -97,7 +97,7 @@ async fn a_revoked_right_is_reported_until_it_is_granted_again() {
     let error = failed(&database, 2).await;
     assert!(error.since <= error.at && error.error.contains("(SQLSTATE 42501)"), "{error:?}");
     let (row, below) = status(&database);
-    assert!(below.contains("scripted fails, ") && row.contains("  failing  "), "{row}\n{below}");
+    assert!(below.contains("scripted is failing, ") && row.contains("  failing  "), "{row}\n{below}");
 
     execute(&database, &format!("grant all on sandmill_documents.c1_1 to {role}")).await;
     database.scripted_settles(&[]).await;
@@ -161,9 +161,10 @@ async fn a_term_error_hides_neither_a_missing_file_nor_a_missing_host() {
          set term_error_at = term_error_at - interval '1 h', term_error_since = term_error_since - interval '1 h'",
     )
     .await;
-    let absent = explained(&database, "the host has recorded no file scripted.wasm").await;
+    let absent =
+        explained(&database, "none of its plugins provides this processor, which last ran from scripted.wasm").await;
     host.stop().await;
-    let without_host = explained(&database, "no host runs on this database").await;
+    let without_host = explained(&database, "no host is running on this database").await;
     for found in [absent, without_host] {
         assert_eq!((&found[0]["gravity"], found.len()), (&json!("stuck"), 2), "{found:#?}");
         let error = found[1]["what"].as_str().unwrap();
@@ -171,7 +172,7 @@ async fn a_term_error_hides_neither_a_missing_file_nor_a_missing_host() {
         assert_eq!(found[1]["gravity"], json!("note"), "{found:#?}");
     }
     let (row, below) = status(&database);
-    assert!(row.contains("  no host  ") && below.contains("scripted does not run; its last term"), "{row}\n{below}");
+    assert!(row.contains("  no host  ") && below.contains("scripted is not running; its last term"), "{row}\n{below}");
     let host = Host::start(&database, &["scripted-by-stream"], &[]);
     eventually("status shows that the file is absent", async || {
         status(&database).0.contains("  absent  ").then_some(())

@@ -38,7 +38,7 @@ async fn a_new_plugin_compiles_and_handles_its_events() {
         assert!(created.status.success(), "{}", stderr(&created));
         let printed = stdout(&created);
         assert!(
-            printed.starts_with("Made door-watch (sandmill-guest from ") && printed.contains("\n  cd door-watch\n"),
+            printed.starts_with("Created door-watch (sandmill-guest from ") && printed.contains("\n  cd door-watch\n"),
             "{printed}"
         );
 

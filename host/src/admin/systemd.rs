@@ -1,7 +1,7 @@
-//! The notification socket of a service manager such as systemd (`sd_notify`, `Type=notify`).
+//! Notifications to a service manager such as systemd (`sd_notify`, `Type=notify`).
 //!
-//! The manager names the socket in `NOTIFY_SOCKET`; without that variable nothing is sent. A message
-//! that cannot be sent at once is lost, so a host never waits for its manager.
+//! The manager names its socket in `NOTIFY_SOCKET`; without that variable nothing is sent. Messages
+//! that cannot be sent at once are dropped, so the host never waits for the manager.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,19 +9,19 @@ use std::{
     os::unix::net::UnixDatagram,
 };
 
-/// The variable that names the socket: a path, or `@` and an abstract name.
+/// The environment variable with the socket: a path, or `@` and an abstract name.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 
-/// A service manager, if one started this process.
+/// The service manager that started this process, if any.
 pub(super) struct ServiceManager(Option<OsString>);
 
 impl ServiceManager {
-    /// The one that the environment names.
+    /// The service manager named in the environment.
     pub(super) fn of_environment() -> Self {
         ServiceManager(std::env::var_os(VARIABLE).filter(|name| !name.is_empty()))
     }
 
-    /// Sends assignments such as `READY=1`, one a line.
+    /// Sends assignments such as `READY=1`, one per line.
     pub(super) fn notify(&self, state: &str) {
         let Some(name) = &self.0 else { return };
         if let Err(error) = send(name, state) {
@@ -46,7 +46,7 @@ fn send(name: &OsStr, state: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// The name of an abstract socket, which is not a file.
+/// The name of an abstract socket; none for a socket that is a file.
 fn abstract_name(name: &OsStr) -> Option<&[u8]> {
     name.as_encoded_bytes().strip_prefix(b"@")
 }

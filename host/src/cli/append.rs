@@ -1,4 +1,4 @@
-//! `sandmill append`: one event, from the shell.
+//! `sandmill append`: appends one event to a stream.
 
 use std::process::ExitCode;
 
@@ -9,58 +9,68 @@ use tokio::{
 };
 
 use super::{
-    Misuse,
+    UsageError,
     database::{connect, explain},
     output::{self, Tone},
 };
 use crate::db::Db;
 
-/// Bytes that are read of an argument: one more than the largest event that a store may allow has.
+/// The most bytes to read of an argument. Default 32 MiB and one byte: one byte more than the
+/// largest event that a store can allow.
 const MOST_BYTES: u64 = (32 << 20) + 1;
 
-/// What the command exits with when the stream is not at the expected version.
+/// The exit code if the stream is not at the expected version.
 pub(super) const CONFLICT: u8 = 5;
 
 const EXAMPLES: &str = "\
 Examples:
-  sandmill append --tenant acme --stream cart-1 --type ItemAdded --data '{\"sku\":\"x\",\"quantity\":2}'
+  sandmill append --stream cart-1 --type ItemAdded --data '{\"sku\":\"x\",\"quantity\":2}'
   sandmill append --tenant acme --stream cart-1 --type CheckedOut --data '{}' --expected-version 1
-  jq '.order' order.json | sandmill append --stream orders --type OrderPlaced --data -
+  jq '.order' order.json | sandmill append --stream orders --type OrderPlaced --data -";
 
-The exit code is 5 when the stream is not at the expected version, and 2 when --data is no JSON; nothing is appended then.
-Data and metadata have 4 MiB at most together (`sandmill migrate --max-event-bytes`), 512 levels, and numbers of 1,000 characters.";
+const DETAILS: &str = "\
+With --json it prints one object: {\"id\", \"version\", \"position\"}
+
+Limits: data and metadata together 4 MiB (`sandmill migrate --max-event-bytes` changes it), 512
+levels of nesting, numbers of 1,000 characters.
+
+Exit codes:
+  0  appended
+  2  invalid arguments, for example --data that is not JSON; nothing was appended
+  5  the stream is not at the expected version; nothing was appended";
 
 /// Appends an event to a stream
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct AppendArgs {
-    /// Whose event it is
+    /// The tenant that the event belongs to
     #[arg(long, default_value = DEFAULT_TENANT, value_parser = tenant)]
     tenant: String,
-    /// The stream it is appended to
+    /// The stream to append to
     #[arg(long, value_parser = stream)]
     stream: String,
     /// The event's type
     #[arg(long = "type", value_name = "TYPE", value_parser = event_type)]
     event_type: String,
-    /// The event's data, as JSON; `@FILE` reads it from a file, `-` from standard input
+    /// The event's data as JSON; `@FILE` reads it from a file, `-` from standard input
     #[arg(long, value_name = "JSON")]
     data: String,
-    /// What is known beside its data, as a JSON object or `@FILE`
+    /// The event's metadata: a JSON object, or `@FILE`
     #[arg(long, value_name = "JSON")]
     metadata: Option<String>,
-    /// The event's id, unique within the tenant; random when not given
+    /// The event's id, unique within the tenant [default: a random id]
     #[arg(long, value_parser = id)]
     id: Option<String>,
-    /// Append only if the stream's last event has this version; 0 means that there must be no such stream
+    /// Append only if the stream is at this version, that of its last event; 0 if the stream must
+    /// not exist yet
     #[arg(long, value_name = "VERSION")]
     expected_version: Option<u64>,
-    /// Print one JSON object: {"id", "version", "position"}
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Reads a tenant's name.
+/// Parses a tenant's name.
 pub(super) fn tenant(text: &str) -> Result<String, String> {
     check::tenant(text).map(|()| text.to_owned())
 }
@@ -79,19 +89,20 @@ fn id(text: &str) -> Result<String, String> {
 
 /// Runs the command.
 pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
-    let data = given("--data", &args.data).await?;
+    let data = read_argument("--data", &args.data).await?;
     check_json("--data", &data)?;
     let mut event = NewEvent::new(&args.event_type, data);
     if let Some(metadata) = &args.metadata {
         if metadata == "-" {
-            return Err(
-                Misuse("only --data is read from standard input; name a file with --metadata @FILE".into()).into()
-            );
+            return Err(UsageError(
+                "only --data can be read from standard input; pass --metadata @FILE instead".into(),
+            )
+            .into());
         }
-        let metadata = given("--metadata", metadata).await?;
+        let metadata = read_argument("--metadata", metadata).await?;
         check_json("--metadata", &metadata)?;
         if !metadata.trim_start().starts_with('{') {
-            return Err(Misuse("--metadata must be a JSON object, such as {\"user\":\"ann\"}".into()).into());
+            return Err(UsageError("--metadata must be a JSON object, such as {\"user\":\"ann\"}".into()).into());
         }
         event = event.metadata(metadata);
     }
@@ -118,7 +129,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Err(conflict @ AppendError::Conflict { .. }) => {
-            output::say(Tone::Bad, "conflict:", &format!("{conflict}. Nothing was appended."));
+            output::message(Tone::Bad, "conflict:", &format!("{conflict}. Nothing was appended."));
             Ok(ExitCode::from(CONFLICT))
         }
         Err(error @ AppendError::DuplicateId { .. }) => Err(anyhow::anyhow!("{error}. Nothing was appended.")),
@@ -135,61 +146,67 @@ fn as_text(event: &Appended, args: &AppendArgs) -> String {
     )
 }
 
-/// The text that an argument gives: itself, or what is in the file or comes on standard input.
-async fn given(argument: &str, text: &str) -> anyhow::Result<String> {
-    let mut found = String::new();
+/// The value of an argument: the text itself, or the contents of `@FILE` or of standard input
+/// (`-`).
+async fn read_argument(argument: &str, text: &str) -> anyhow::Result<String> {
+    let mut content = String::new();
     let read = match text.strip_prefix('@') {
         Some(path) => match File::open(path).await {
-            Ok(file) => file.take(MOST_BYTES).read_to_string(&mut found).await,
+            Ok(file) => file.take(MOST_BYTES).read_to_string(&mut content).await,
             Err(error) => Err(error),
         },
-        None if text == "-" => stdin().take(MOST_BYTES).read_to_string(&mut found).await,
+        None if text == "-" => stdin().take(MOST_BYTES).read_to_string(&mut content).await,
         None => return Ok(text.into()),
     };
     let from = text.strip_prefix('@').unwrap_or("standard input");
-    read.map_err(|error| Misuse(format!("{argument} cannot be read from {from}: {error}")))?;
-    if found.len() as u64 == MOST_BYTES {
-        return Err(Misuse(format!(
-            "{argument} is larger than an event can be: {from} has {MOST_BYTES} bytes or more"
+    read.map_err(|error| UsageError(format!("{argument} cannot be read from {from}: {error}")))?;
+    if content.len() as u64 == MOST_BYTES {
+        return Err(UsageError(format!(
+            "{argument} is too large: {from} has {MOST_BYTES} bytes or more, and an event has at most 32 MiB"
         ))
         .into());
     }
-    Ok(found)
+    Ok(content)
 }
 
-/// Whether an argument is JSON; if not, the message points at the place.
-fn check_json(argument: &str, text: &str) -> Result<(), Misuse> {
+/// Checks that an argument is JSON. The error shows the line with a mark below the mistake.
+fn check_json(argument: &str, text: &str) -> Result<(), UsageError> {
     let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(text) else { return Ok(()) };
-    let said = error.to_string();
-    let what = said.rsplit_once(" at line ").map_or(said.as_str(), |(what, _)| what);
-    let place = Place::of(text, error.line(), error.column());
-    let Place { line, column, before, after } = &place;
+    let message = error.to_string();
+    let problem = message.rsplit_once(" at line ").map_or(message.as_str(), |(problem, _)| problem);
+    let location = ErrorLocation::of(text, error.line(), error.column());
+    let ErrorLocation { line, column, before, after } = &location;
     let pointer = format!("{}^", " ".repeat(before.chars().count()));
-    Err(Misuse(format!(
-        "{argument} is not valid JSON: {what}, in line {line}, column {column}\n  {before}{after}\n  {pointer}"
+    Err(UsageError(format!(
+        "{argument} is not valid JSON: {problem}, in line {line}, column {column}\n  {before}{after}\n  {pointer}"
     )))
 }
 
-/// A place in a text, counted from 1 and in characters, and what stands around it on its line, no more than fits on a terminal's.
-struct Place {
+/// A location in a text, with the text around it on its line.
+struct ErrorLocation {
+    /// Counted from 1.
     line: usize,
+    /// Counted in characters, from 1.
     column: usize,
+    /// At most 36 characters, so that the line fits a terminal.
     before: String,
+    /// At most 36 characters.
     after: String,
 }
 
-impl Place {
-    /// The place that a parser means by this line and column: it counts bytes, and has column 0 for a line's end before it.
+impl ErrorLocation {
+    /// Converts serde_json's line and column, which counts bytes and is 0 for the end of the line
+    /// before.
     fn of(text: &str, line: usize, column: usize) -> Self {
-        const NEAR: usize = 36;
+        const SHOWN: usize = 36;
         let begin_of_line: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
         let offset = text.floor_char_boundary((begin_of_line + column).saturating_sub(1));
         let (before, after) = text.split_at(offset);
         let line = before.matches('\n').count() + 1;
         let before: Vec<char> = before.rsplit('\n').next().unwrap_or_default().chars().collect();
-        let after = after.split('\n').next().unwrap_or_default().chars().take(NEAR).collect();
-        let near = before[before.len().saturating_sub(NEAR)..].iter().collect();
-        Place { line, column: before.len() + 1, before: near, after }
+        let after = after.split('\n').next().unwrap_or_default().chars().take(SHOWN).collect();
+        let shown = before[before.len().saturating_sub(SHOWN)..].iter().collect();
+        ErrorLocation { line, column: before.len() + 1, before: shown, after }
     }
 }
 
@@ -198,7 +215,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mistake_in_json_is_pointed_at() {
+    fn invalid_json_is_reported_with_its_location() {
         assert!(check_json("--data", r#" {"a": [1, null]} "#).is_ok());
         let message = |text| check_json("--data", text).unwrap_err().to_string();
         assert_eq!(

@@ -1,17 +1,18 @@
-//! `sandmill compile-component`: the compiler's process. Hosts start it; people have no use for it.
+//! `sandmill compile-component`: the entry point of the compiler process. Only the host starts it.
 
 use std::process::ExitCode;
 
 use super::output;
 use crate::sandbox::compile::worker::{self, CompilerBounds};
 
-/// Compiles the component on standard input, within these limits, to standard output.
+/// Compiles a component from standard input to standard output, within limits (internal: the host
+/// runs this)
 #[derive(Debug, clap::Args)]
 pub(super) struct CompileComponentArgs {
-    /// Memory it may take, MiB
+    /// Memory limit in MiB
     #[arg(long, value_name = "N")]
     memory_mib: u64,
-    /// CPU time it may take, seconds
+    /// CPU-time limit in seconds
     #[arg(long, value_name = "N")]
     seconds: u64,
 }
@@ -20,7 +21,7 @@ pub(super) fn run(args: &CompileComponentArgs) -> ExitCode {
     match worker::run(CompilerBounds { memory_mib: args.memory_mib, seconds: args.seconds }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // The host that started it makes a sentence of this.
+            // The host includes this text in its own error message.
             output::note(&error.to_string());
             ExitCode::from(error.exit_code())
         }

@@ -1,4 +1,4 @@
-//! `sandmill config`: which settings a host would run with, and why it has them.
+//! `sandmill config`: shows the settings that a host would run with, and their sources.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{
     Global, dev,
-    output::{self, Screen, Tone},
+    output::{self, OutputStyle, Tone},
     table::{Cell, Column, Table},
 };
 use crate::{
@@ -14,8 +14,9 @@ use crate::{
     db::Db,
 };
 
-/// Shows settings and where they come from
+/// Shows the settings and where each comes from
 #[derive(Debug, clap::Args)]
+#[command(before_help = "Example:\n  sandmill config print --changed")]
 pub(super) struct ConfigArgs {
     #[command(subcommand)]
     command: ConfigCommand,
@@ -23,28 +24,35 @@ pub(super) struct ConfigArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum ConfigCommand {
-    /// Prints every setting, its value, where it came from, and what it is
     Print(PrintArgs),
 }
 
+/// Prints every setting with its value, source and meaning
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Sources, later ones win: defaults, the file (--config, or sandmill.toml in this folder), the environment, flags. The setting \
-         `limits.cpu-ms` is `cpu-ms` below [limits] in the file, SANDMILL_LIMITS_CPU_MS in the environment, and --set limits.cpu-ms=500.
-
-Settings that `sandmill run` would refuse are refused here with the same words and exit code 2. Passwords are shown as ***.
-
+    before_help = "\
 Examples:
   sandmill config print --changed
   sandmill config print --config production.toml
-  sandmill config print --json | jq -r '.settings[] | select(.origin.kind == \"environment\") | .key'"
+  sandmill config print --json | jq -r '.settings[] | select(.origin.kind == \"environment\") | .key'",
+    after_help = "\
+Sources, in increasing precedence: defaults, the file (--config, or sandmill.toml in this
+folder), the environment, flags. For example, to set `limits.cpu-ms`:
+  file         cpu-ms = 500 below [limits]
+  environment  SANDMILL_LIMITS_CPU_MS=500
+  flag         --set limits.cpu-ms=500
+
+Invalid settings fail with the same message as in `sandmill run`, and exit code 2. Passwords
+are shown as ***.
+
+With --json it prints one object. \"kind\" is default, file, environment or flag:
+  {\"settings\": [{\"key\", \"value\", \"default\", \"origin\": {\"kind\", \"name\"}, \"meaning\"}]}"
 )]
 struct PrintArgs {
-    /// Only what is not a default
+    /// Only settings from a file, the environment or a flag
     #[arg(long)]
     changed: bool,
-    /// Print one JSON object: {"settings": [{"key", "value", "default", "origin": {"kind", "name"}, "meaning"}]}; kind is default, file,
-    /// environment or flag
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -54,9 +62,9 @@ pub(super) fn run(args: ConfigArgs, global: &Global) -> anyhow::Result<ExitCode>
     let ConfigCommand::Print(PrintArgs { changed, json }) = args.command;
     let mut resolved = global.resolve()?;
     if resolved.config.database_url.is_empty()
-        && let Some(found) = dev::place::find(&std::env::current_dir()?)?
+        && let Some(address) = dev::workspace::find(&std::env::current_dir()?)?
     {
-        resolved = resolved.with_database(&found, Origin::File(".sandmill/address".into()));
+        resolved = resolved.with_database(&address, Origin::File(".sandmill/address".into()));
     }
     if !resolved.config.database_url.is_empty() {
         Db::parse(&resolved.config.database_url)?;
@@ -66,14 +74,14 @@ pub(super) fn run(args: ConfigArgs, global: &Global) -> anyhow::Result<ExitCode>
     if json {
         output::print_json(&json!({ "settings": settings }))?;
     } else {
-        output::print(&show(&settings, Screen::stdout()))?;
+        output::print(&show(&settings, OutputStyle::stdout()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(settings: &[Setting], screen: Screen) -> String {
+fn show(settings: &[Setting], style: OutputStyle) -> String {
     if settings.is_empty() {
-        return "every setting has its default\n".into();
+        return "all settings have their defaults\n".into();
     }
     let columns = [Column::Text("SETTING"), Column::Text("VALUE"), Column::Text("FROM"), Column::Text("MEANING")];
     let mut table = Table::new(columns);
@@ -91,5 +99,5 @@ fn show(settings: &[Setting], screen: Screen) -> String {
             Cell::new(meaning).tone(Some(Tone::Quiet)),
         ]);
     }
-    table.show(screen)
+    table.show(style)
 }

@@ -1,4 +1,4 @@
-//! What all commands say about the database.
+//! Connecting to the database, with error messages that name the remedy. Used by all commands.
 
 use std::time::{Duration, Instant};
 
@@ -7,18 +7,18 @@ use sandmill_client::connect::ConnectErrorKind;
 
 use crate::db::{Db, Error, Session, SqlState, describe, migrate};
 
-/// Between two attempts to reach a server that is not up yet.
-const TRY_AGAIN: Duration = Duration::from_millis(500);
-/// Between two lines that say so.
-const TELL_AGAIN: Duration = Duration::from_secs(30);
+/// Time between two attempts to reach a server that is not up yet.
+const RETRY: Duration = Duration::from_millis(500);
+/// Time between two log lines about it.
+const LOG_AGAIN: Duration = Duration::from_secs(30);
 
-/// Opens the session a command works with.
+/// Opens a command's session.
 pub(super) async fn connect(db: &Db, command: &str) -> anyhow::Result<Session> {
     db.connect(command).await.map_err(|error| unconnected(db, &error))
 }
 
-/// The same for a command that keeps locks and settings on its connections: refuses a transaction
-/// pooler before anything is changed on one of them.
+/// Opens the session of a command that needs locks and settings to stay on its connection. Refuses
+/// a transaction pooler before anything is changed.
 pub(super) async fn connect_directly(db: &Db, command: &str) -> anyhow::Result<Session> {
     refuse_pooler(db, db.is_pooled().await.map_err(|error| unconnected(db, &error))?)?;
     connect(db, command).await
@@ -30,23 +30,23 @@ fn refuse_pooler(db: &Db, is_pooled: bool) -> anyhow::Result<()> {
     }
     let place = db.place();
     Err(anyhow!(
-        "{place} is a transaction pooler: it gives each transaction another connection, and Sandmill needs locks and settings that stay; nothing was changed\n\
-         Name the server itself, or let the pooler keep a connection for each client (pgbouncer: pool_mode = session)."
+        "{place} is a transaction pooler: it gives each transaction another connection, but Sandmill needs locks and settings that stay; nothing was changed\n\
+         Connect to the server itself, or set the pooler to session mode (pgbouncer: pool_mode = session)."
     ))
 }
 
-/// A connection that could not be opened, for people.
+/// The error of a connection that could not be opened, with the remedy.
 fn unconnected(db: &Db, error: &Error) -> anyhow::Error {
-    let (place, why, remedy) = (db.place(), describe(error), remedy(error));
+    let (place, reason, remedy) = (db.place(), describe(error), remedy(error));
     anyhow!(
-        "cannot connect to the database {place}: {why}\n{remedy} `sandmill config print` shows where its address comes from."
+        "cannot connect to the database {place}: {reason}\n{remedy} `sandmill config print` shows where its address comes from."
     )
 }
 
-/// Waits until the server answers, since it may start at the same time as its host, and refuses a
-/// transaction pooler. Logs the reason for waiting every 30 s. Fails if waiting cannot help.
+/// Waits until the server answers: it may start at the same time as the host. Refuses a transaction
+/// pooler. Logs the reason for waiting every 30 s. Fails if waiting cannot help.
 pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
-    let mut told: Option<Instant> = None;
+    let mut logged: Option<Instant> = None;
     loop {
         let error = match db.is_pooled().await {
             Ok(is_pooled) => return refuse_pooler(db, is_pooled),
@@ -61,51 +61,52 @@ pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
         ) {
             return Err(unconnected(db, &error));
         }
-        if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
-            told = Some(Instant::now());
+        if logged.is_none_or(|logged| logged.elapsed() >= LOG_AGAIN) {
+            logged = Some(Instant::now());
             tracing::warn!(database = db.place(), "waiting for the database: {}. {}", describe(&error), remedy(&error));
         }
-        tokio::time::sleep(TRY_AGAIN).await;
+        tokio::time::sleep(RETRY).await;
     }
 }
 
-/// What a person does about a connection that fails.
+/// What to do about a connection that fails.
 fn remedy(error: &Error) -> &'static str {
     match ConnectErrorKind::of(error) {
-        ConnectErrorKind::Host => "No host of that name is known here: see whether it is spelled right.",
+        ConnectErrorKind::Host => "This host name cannot be resolved here: check the spelling.",
         ConnectErrorKind::Unreachable => {
-            "See whether the host and the port are right, and whether the server runs and listens there."
+            "Check the host and the port, and that the server is running and listens there."
         }
         ConnectErrorKind::NoTls => {
-            "The server has TLS switched off. Switch it on there, or, in a network that you trust, connect with sslmode=disable."
+            "The server does not offer TLS. Enable TLS on the server or, in a network that you trust, connect with sslmode=disable."
         }
         ConnectErrorKind::Untrusted => {
-            "The server's certificate comes from an authority that is not trusted here: name the file with that authority's certificate as sslrootcert."
+            "The server's certificate is from an authority that is not trusted here: set sslrootcert to the file with that authority's certificate."
         }
         ConnectErrorKind::OtherHost => {
-            "The server's certificate is for another host name. Connect by a name that it has, or check the authority alone with sslmode=verify-ca."
+            "The server's certificate is for another host name. Connect by a name in the certificate, or check only the authority with sslmode=verify-ca."
         }
         ConnectErrorKind::Expired => {
-            "The server's certificate has expired, or is not valid yet: renew it, or set the clocks."
+            "The server's certificate has expired or is not valid yet: renew it, or correct the clocks."
         }
         ConnectErrorKind::Tls => {
-            "The connection cannot be encrypted. See what the server's log says, and whether it asks for a client certificate (sslcert, sslkey)."
+            "The TLS handshake failed. Check the server's log, and whether the server requires a client certificate (sslcert, sslkey)."
         }
         ConnectErrorKind::NoPassword => {
-            "The server wants a password: give it in the address, as PGPASSWORD, or in ~/.pgpass."
+            "The server requires a password: put it in the address, in PGPASSWORD or in ~/.pgpass."
         }
-        ConnectErrorKind::Password => "The password is wrong, or the user has none.",
+        ConnectErrorKind::Password => "The password is wrong, or the user has no password on the server.",
         ConnectErrorKind::User => {
-            "There is no such user, or the server's pg_hba.conf does not let it in from here, or only with TLS (sslmode=require)."
+            "The user does not exist, or the server's pg_hba.conf does not allow it to connect from here, or only with TLS (sslmode=require)."
         }
-        ConnectErrorKind::Database => "Make that database, for instance with `createdb`, or name another.",
+        ConnectErrorKind::Database => "Create the database, for example with `createdb`, or connect to another one.",
         ConnectErrorKind::Full => "Close other connections, or raise the server's max_connections.",
-        ConnectErrorKind::Starting => "The server is starting or stopping; try again in a moment.",
-        _ => "See what the server's log says.",
+        ConnectErrorKind::Starting => "The server is starting up or shutting down; try again in a moment.",
+        _ => "Check the server's log.",
     }
 }
 
-/// An error for people, with what to do about it: the command that makes missing tables, or who grants a right.
+/// A database error with its remedy: the command that creates missing tables, or who can grant a
+/// missing privilege.
 pub(super) fn explain(error: &Error) -> anyhow::Error {
     if migrate::is_schema_missing(error) {
         return anyhow!(
@@ -114,7 +115,10 @@ pub(super) fn explain(error: &Error) -> anyhow::Error {
         );
     }
     if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) {
-        return anyhow!("{}\nLet the tables' owner grant it to this user, or connect as their owner.", describe(error));
+        return anyhow!(
+            "{}\nAsk the owner of the tables to grant it to this user, or connect as the owner.",
+            describe(error)
+        );
     }
     anyhow!("{}", describe(error))
 }

@@ -1,7 +1,8 @@
-//! `sandmill demo`: the main job on a private database, live: a shop whose tenants are of very different size, and flights that were there before.
+//! `sandmill demo`: a live demonstration on a private database.
 //!
-//! The flights are imported first, so that their processors catch up while the shop's is level with what is appended. What is shown is counted
-//! by the database, and the demo fails unless everything that it appended was handled.
+//! A shop whose tenants differ much in size appends events, while the processors of the imported
+//! events catch up. All numbers shown are counted by the database. The demo fails unless every
+//! event that it appended is handled.
 
 mod shop;
 
@@ -41,42 +42,48 @@ use crate::{
     telemetry::Logs,
 };
 
-/// Shows a shop's events become documents, live, on a private database.
+/// Runs a live demo on a private database
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Nothing of it stays: the server and its files are gone when the command ends, however it ends.
-
-Examples, with the example plugins of a checkout built:
+#[command(
+    before_help = "\
+Examples, with the example plugins of a checkout (`make demo` builds them):
   sandmill demo --plugins target/demo/plugins
-  sandmill demo --plugins target/demo/plugins --keep --rate 2000")]
+  sandmill demo --plugins target/demo/plugins --keep --rate 2000",
+    after_help = "\
+The demo appends the events of a shop with 45 tenants, and shows live how the plugins handle
+them. The private server and its files are removed when the command ends."
+)]
 pub(super) struct DemoArgs {
     /// The folder with the plugins
     #[arg(long, value_name = "DIR")]
     plugins: PathBuf,
-    /// Events that are there before the shop opens, as `sandmill import` takes them
+    /// Import events from this file first, in the format of `sandmill import`
     #[arg(long, value_name = "FILE")]
     events: Option<PathBuf>,
-    /// How long the shop is open; with 0 it stays closed, and the demo is about the events that are there
+    /// Keep the shop open for this many seconds; with 0 it stays closed, and only the imported
+    /// events are handled
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     seconds: u32,
     /// Keep the shop open until Ctrl-C
     #[arg(long, conflicts_with = "seconds")]
     keep: bool,
-    /// Events that the shop appends a second
+    /// Append this many events per second
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=20_000))]
     rate: u32,
 }
 
-/// Documents of each collection that are shown of a tenant, or of nobody in particular.
+/// Documents to show per collection and tenant.
 const SHOWN: i64 = 2;
-/// How long the processors may take to begin. Default 300 s: their plugins are compiled, on a
-/// machine that may be busy.
-const PATIENCE_TO_BEGIN: Duration = Duration::from_secs(300);
-/// How long they may take to handle the rest after the shop has closed. Default 300 s; reached only
-/// on a failure.
-const PATIENCE_TO_END: Duration = Duration::from_secs(300);
-/// Between two looks for that.
-const LOOK: Duration = Duration::from_millis(100);
+/// The longest wait until the processors start. Default 300 s: their plugins are compiled first, on
+/// a machine that may be busy.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
+/// The longest wait until all events are handled after the shop has closed. Default 300 s; reached
+/// only on a failure.
+const END_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time between two checks for either.
+const INTERVAL: Duration = Duration::from_millis(100);
 
+/// Runs the command.
 pub(super) async fn run(
     args: DemoArgs,
     mut config: Config,
@@ -92,14 +99,14 @@ pub(super) async fn run(
     let (server, db, session, imported) = prepared;
     if args.keep || args.seconds > 0 {
         let open = if args.keep { "until Ctrl-C".into() } else { format!("for {} s", args.seconds) };
-        output::tell(&format!(
-            "A shop with {} tenants, one of them with 60 % of all events, opens {open}.",
+        output::print_line(&format!(
+            "A shop with {} tenants, one of which has 60 % of all events, opens {open}.",
             shop::TENANTS
         ))?;
-        output::tell("Each tenant has a sandbox and a lane of its own, so that none waits for another.")?;
+        output::print_line("Each tenant has its own sandbox and lane, so none waits for another.")?;
     }
     if args.keep {
-        output::tell(&format!(
+        output::print_line(&format!(
             "In another terminal: {} status --watch --database-url '{}'",
             program(),
             server.address()
@@ -113,7 +120,7 @@ pub(super) async fn run(
     let host = app::run(&config, &db, Until::Stopped, ended, signals.second());
     let show = async {
         let shown = tokio::select! {
-            begun = until_begun(&session, &args.plugins) => {
+            begun = until_started(&session, &args.plugins) => {
                 begun?;
                 Some(show(&args, &db, &session, signals.first(), logs).await?)
             }
@@ -127,20 +134,20 @@ pub(super) async fn run(
     let tenants = live.tenants();
     live.finish().await?;
 
-    output::tell(&format!(
-        "\nThe shop appended {} events, {} were there before: all are handled.",
+    output::print_line(&format!(
+        "\nThe shop appended {} events, and {} were imported before: all are handled.",
         grouped(appended),
         grouped(imported)
     ))?;
     documents(&session, &tenants).await?;
-    what_next(&args.plugins)?;
+    next_steps(&args.plugins)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A server with the tables, and the events that exist before the shop opens.
+/// A server with the tables and the imported events.
 async fn prepare(args: &DemoArgs) -> anyhow::Result<(Embedded, Db, Session, u64)> {
     let server = Embedded::start(Options::default()).await?;
-    output::tell(&format!("A private PostgreSQL {} is running, and is removed at the end.", server.version()))?;
+    output::print_line(&format!("A private PostgreSQL {} is running. It is removed at the end.", server.version()))?;
     let db = Db::parse(&server.address())?;
     let mut session = db.connect("demo").await?;
     migrate::migrate(&mut session).await?;
@@ -155,35 +162,35 @@ async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     let input = ImportInput::open(file).with_context(|| format!("open {}", file.display()))?;
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
     let name = Path::new(file.file_name().unwrap_or_default()).display();
-    output::tell(&format!(
-        "{} events were imported from {name} in {:.1} s.",
+    output::print_line(&format!(
+        "Imported {} events from {name} in {:.1} s.",
         grouped(report.imported),
         report.seconds
     ))?;
     Ok(report.imported)
 }
 
-/// Waits until every plugin runs or was refused, and one of them runs.
-async fn until_begun(session: &Session, plugins: &Path) -> anyhow::Result<()> {
+/// Waits until every plugin runs or was refused, and at least one runs.
+async fn until_started(session: &Session, plugins: &Path) -> anyhow::Result<()> {
     let (began, files) = (Instant::now(), folder::scan(plugins)?.files.len());
     loop {
         let known = history::list(session).await?;
         if known.len() >= files && known.iter().any(history::PluginStatus::runs) {
             return Ok(());
         }
-        if began.elapsed() > PATIENCE_TO_BEGIN {
-            bail!("not every plugin has begun within {} s", PATIENCE_TO_BEGIN.as_secs());
+        if began.elapsed() > START_TIMEOUT {
+            bail!("not every plugin has started within {} s", START_TIMEOUT.as_secs());
         }
-        sleep(LOOK).await;
+        sleep(INTERVAL).await;
     }
 }
 
-/// Opens the shop, shows what happens, and returns when everything that was appended is handled.
+/// Opens the shop, shows the live view, and returns when all appended events are handled.
 async fn show(
     args: &DemoArgs,
     db: &Db,
     session: &Session,
-    told: impl Future<Output = ()>,
+    stop: impl Future<Output = ()>,
     logs: &Logs,
 ) -> anyhow::Result<(Live, u64)> {
     let lasting = (!args.keep).then(|| Duration::from_secs(args.seconds.into()));
@@ -193,7 +200,7 @@ async fn show(
         let mut shop = pin!(shop::open(db, args.rate, lasting, &closed));
         let appended = tokio::select! {
             appended = &mut shop => appended?,
-            () = told => {
+            () = stop => {
                 close.send_replace(true);
                 shop.await?
             }
@@ -219,48 +226,49 @@ async fn until_handled(session: &Session) -> anyhow::Result<()> {
         if status.processors.iter().all(|p| p.unread_events == 0 && p.lanes_counted.all == 0) {
             return Ok(());
         }
-        if began.elapsed() > PATIENCE_TO_END {
-            bail!("not everything was handled within {} s: {}", PATIENCE_TO_END.as_secs(), left(&status));
+        if began.elapsed() > END_TIMEOUT {
+            bail!("not all events were handled within {} s: {}", END_TIMEOUT.as_secs(), pending(&status));
         }
-        sleep(LOOK).await;
+        sleep(INTERVAL).await;
     }
 }
 
-/// What is left to handle, for people.
-fn left(status: &Status) -> String {
+/// The pending work, as text.
+fn pending(status: &Status) -> String {
     let processors = status.processors.iter().map(|p| {
         let lane = p.lanes_behind.first().map_or_else(String::new, |lane| {
             let (lanes, tenant, state) = (p.lanes_counted.all, &lane.tenant, &lane.state);
-            format!(", and {lanes} lanes; the first is {state} at tenant {tenant}: {}", lane.reason)
+            format!(" with {lanes} lanes behind; the first, of tenant {tenant}, is {state}: {}", lane.reason)
         });
         format!("{} is {} events behind{lane}", p.id, p.unread_events)
     });
     processors.collect::<Vec<_>>().join("; ")
 }
 
-/// Shows a few documents of each collection: of the largest and the smallest tenant of the shop, or of anybody.
+/// Shows a few documents of each collection: those of the shop's largest and smallest tenants, or
+/// of any tenant if these have none.
 async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> {
     for collection in list::collections(session).await? {
-        output::tell(&format!("\nDocuments in the view {}:", collection.relation))?;
+        output::print_line(&format!("\nDocuments in the view {}:", collection.relation))?;
         let mut shown = Vec::new();
         for tenant in [tenants.first(), tenants.last()].into_iter().flatten() {
-            shown.extend(some(session, &collection, Some(tenant.clone())).await?);
+            shown.extend(documents_of(session, &collection, Some(tenant.clone())).await?);
         }
         if shown.is_empty() {
-            shown = some(session, &collection, None).await?;
+            shown = documents_of(session, &collection, None).await?;
         }
         if shown.is_empty() {
-            output::tell("  none: there were no events for it")?;
+            output::print_line("  none: there were no events for it")?;
         }
         for ListedDocument { tenant, id, data, .. } in &shown {
-            let data = data.as_ref().unwrap_or_else(|why| why);
-            output::tell(&fitted(&text::one_line(&format!("  {tenant:<9}  {id:<9}  {data}"))))?;
+            let data = data.as_ref().unwrap_or_else(|reason| reason);
+            output::print_line(&fitted(&text::one_line(&format!("  {tenant:<9}  {id:<9}  {data}"))))?;
         }
     }
     Ok(())
 }
 
-async fn some(
+async fn documents_of(
     session: &Session,
     collection: &Collection,
     tenant: Option<String>,
@@ -269,19 +277,19 @@ async fn some(
     Ok(list::documents(session, collection, selection).try_collect().await?)
 }
 
-fn what_next(plugins: &Path) -> io::Result<()> {
+fn next_steps(plugins: &Path) -> io::Result<()> {
     let (program, plugins) = (program(), plugins.display());
-    output::tell(&format!(
+    output::print_line(&format!(
         "
-What next, with a PostgreSQL that keeps its data in .sandmill:
+Next, with a PostgreSQL that keeps its data in .sandmill:
   {program} dev --plugins {plugins}
 
-and in another terminal, in the same folder:
+In another terminal, in the same folder:
   {program} append --tenant acme --stream cart-1 --type ItemAdded --data '{{\"sku\":\"mug\",\"quantity\":2,\"price\":499}}'
   {program} documents cart_summary --tenant acme
   {program} status
 
-A plugin of your own:
+To write your own plugin:
   {program} plugin new my-plugin
   {program} plugin build my-plugin -o {plugins}/"
     ))

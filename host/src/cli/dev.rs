@@ -1,12 +1,13 @@
-//! `sandmill dev`: plugins at work while somebody writes them.
+//! `sandmill dev`: runs plugins while somebody develops them.
 //!
-//! Without a database named it starts a private PostgreSQL whose data stay in `.sandmill`, and other commands started in that folder find it. It
-//! runs what is in the plugins folder as `run` does, makes that folder where there is none yet, and lets lanes try again that were blocked when it ended. On a
-//! terminal it shows the live view, elsewhere the log.
+//! Without a configured database it starts a private PostgreSQL with its data in `.sandmill`. Other
+//! commands started in that folder find it. `dev` runs the plugins folder as `run` does, creates
+//! the folder if it is missing, and at its start retries lanes that were blocked when it last
+//! ended. It shows the live view on a terminal, and the log otherwise.
 
-pub(super) mod place;
 mod sources;
 mod suggestions;
+pub(super) mod workspace;
 
 use std::{
     io,
@@ -39,37 +40,44 @@ use crate::{
     telemetry::Logs,
 };
 
-/// Where plugins are if nobody says otherwise.
+/// The default plugins folder.
 const PLUGINS: &str = "plugins";
 
-/// Runs the plugins in a folder while you work on them.
+/// Runs plugins while you develop them, on a private database by default
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "While it runs, other commands started in this folder or below it use its database if they name none. The data of a private \
-         database stay in .sandmill until you remove that folder.
-
-For each plugin that starts, it prints a command that appends an event which the plugin handles: one of events.ndjson beside the plugin, \
-if that has one.
-
-A plugin that is built again resumes where it was, and lanes that it had blocked try again. Documents that it has made stay; to \
-make all of them again, end this, remove .sandmill, and append or import the events again.
-
+    before_help = "\
 Examples:
   sandmill dev --plugins plugins
-  sandmill dev --watch-src my-plugin"
+  sandmill dev --watch-src my-plugin       build the plugin at each save
+  sandmill dev --database-url postgresql://me@localhost/shop",
+    after_help = "\
+Database: without a configured one, `dev` starts a private PostgreSQL. Its data stay in
+.sandmill until you remove that folder. While `dev` runs, other commands started in this folder
+or below use its database by default.
+
+Events: for each plugin that starts, `dev` prints a command that appends an event which the
+plugin handles. The event is taken from events.ndjson in a --watch-src folder, the plugins
+folder or this folder, if one of them has a suitable event.
+
+Rebuilding: a rebuilt plugin resumes where it was, and its blocked lanes are retried. Documents
+stay. To build all documents again, stop `dev`, remove .sandmill, and append or import the
+events again."
 )]
 pub(super) struct DevArgs {
     /// The folder with the plugins [default: the setting `plugins`, or else plugins]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
-    /// A plugin's folder to build into the plugins folder, at once and whenever something in it is saved
+    /// Build this plugin's folder into the plugins folder, now and whenever a file in it is saved;
+    /// may be repeated
     #[arg(long, value_name = "DIR")]
     watch_src: Vec<PathBuf>,
-    /// Where the private database keeps its data [default: .sandmill/data]
+    /// Keep the private database's data in this folder [default: .sandmill/data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }
 
+/// Runs the command.
 pub(super) async fn run(
     args: DevArgs,
     mut config: Config,
@@ -79,7 +87,7 @@ pub(super) async fn run(
 ) -> anyhow::Result<ExitCode> {
     ensure!(
         named.is_empty() || args.data.is_none(),
-        "--data is for a private database, and another one is named by --database-url, DATABASE_URL or the settings; leave one of the two out"
+        "--data is for a private database, but --database-url, DATABASE_URL or the settings name another one; remove one of the two"
     );
     if let Some(folder) = args.plugins {
         config.plugins = folder;
@@ -88,11 +96,11 @@ pub(super) async fn run(
     }
     ensure!(
         !config.plugins.is_file(),
-        "{} is a file; name the folder that it lies in with --plugins",
+        "{} is a file; pass the folder that contains it with --plugins",
         config.plugins.display()
     );
     for folder in &args.watch_src {
-        ensure!(folder.is_dir(), "{} is no folder; name a plugin's with --watch-src", folder.display());
+        ensure!(folder.is_dir(), "{} is not a folder; pass a plugin's folder with --watch-src", folder.display());
     }
     let prepared = tokio::select! {
         prepared = prepare(args.data, named) => prepared?,
@@ -102,12 +110,12 @@ pub(super) async fn run(
     introduce(&config.plugins, private.as_ref())?;
 
     std::fs::create_dir_all(&config.plugins)
-        .with_context(|| format!("make the plugins folder {}", config.plugins.display()))?;
+        .with_context(|| format!("create the plugins folder {}", config.plugins.display()))?;
     if folder::scan(&config.plugins)?.files.is_empty() {
-        output::tell(&nothing_there(&config.plugins))?;
+        output::print_line(&first_steps(&config.plugins))?;
     }
     if let Some(private) = &private {
-        private.claim.publish(&private.server.address())?;
+        private.lock.publish(&private.server.address())?;
     }
     let builds = args.watch_src.iter().map(|folder| Box::pin(sources::build_on_save(folder, &config.plugins)));
     let mut builds: FuturesUnordered<_> = builds.collect();
@@ -115,7 +123,7 @@ pub(super) async fn run(
     let mut work = Box::pin(async move {
         tokio::select! {
             ended = host => ended,
-            // None of them ends; without any there is nothing to wait for.
+            // Builds never end. Without any, this branch is disabled.
             Some(never) = builds.next() => match never {},
         }
     });
@@ -139,23 +147,23 @@ pub(super) async fn run(
         loop {
             tokio::select! {
                 ended = &mut work => break ended,
-                // A closed standard output does not end the work.
-                suggestion = suggestions.next() => drop(output::tell(&suggestion)),
+                // A closed standard output does not end the host.
+                suggestion = suggestions.next() => drop(output::print_line(&suggestion)),
             }
         }
     };
     drop((work, suggestions));
-    if let Some(Private { claim, server }) = private {
-        // Nobody should find a server that is about to end.
-        drop(claim);
+    if let Some(PrivateDatabase { lock, server }) = private {
+        // Other commands must not find a server that is about to end.
+        drop(lock);
         server.stop(Shutdown::Fast).await?;
     }
     ended.map(|_| ExitCode::SUCCESS)
 }
 
-/// Opens the database, or a private one if none is named, and migrates it.
-async fn prepare(data: Option<PathBuf>, named: &str) -> anyhow::Result<(Option<Private>, Db)> {
-    let private = if named.is_empty() { Some(Private::start(data).await?) } else { None };
+/// Opens the configured database or a private one, and migrates it.
+async fn prepare(data: Option<PathBuf>, named: &str) -> anyhow::Result<(Option<PrivateDatabase>, Db)> {
+    let private = if named.is_empty() { Some(PrivateDatabase::start(data).await?) } else { None };
     let db = match &private {
         Some(private) => Db::parse(&private.server.address())?,
         None => Db::parse(named)?,
@@ -164,77 +172,73 @@ async fn prepare(data: Option<PathBuf>, named: &str) -> anyhow::Result<(Option<P
     migrate::migrate(&mut session).await?;
     drop(session);
     if private.is_some() {
-        // No other host uses this database, so all lanes in it are this host's.
-        try_again(&db).await?;
+        // No other host uses a private database, so all its lanes are this host's.
+        retry_blocked(&db).await?;
     }
     Ok((private, db))
 }
 
-/// A server of our own, and the folder that says so.
-struct Private {
-    claim: place::Claim,
+/// A private server, and the lock of the folder in which other commands find it.
+struct PrivateDatabase {
+    lock: workspace::FolderLock,
     server: Embedded,
 }
 
-impl Private {
-    async fn start(data: Option<PathBuf>) -> anyhow::Result<Private> {
-        let claim = place::Claim::take(Path::new(""))?;
-        let data = data.unwrap_or_else(|| claim.data());
+impl PrivateDatabase {
+    async fn start(data: Option<PathBuf>) -> anyhow::Result<PrivateDatabase> {
+        let lock = workspace::FolderLock::take(Path::new(""))?;
+        let data = data.unwrap_or_else(|| lock.data());
         let options = Options { data: Some(data.clone()), durable: true, ..Options::default() };
         let server = Embedded::start(options).await.with_context(|| {
-            // Started by root, the server is another user, to whom a home folder is closed.
+            // If root starts it, the server runs as another user, who cannot enter a home folder.
             let data = data.display();
             format!(
-                "keep a private database in {data}; if its server may not enter there, name another folder with --data"
+                "keep a private database in {data}; if its server cannot access that folder, pass another one with --data"
             )
         })?;
-        output::tell(&format!(
-            "A private PostgreSQL {} is running. Its data is kept in {}.",
+        output::print_line(&format!(
+            "A private PostgreSQL {} is running, with its data in {}.",
             server.version(),
             data.display()
         ))?;
-        Ok(Private { claim, server })
+        Ok(PrivateDatabase { lock, server })
     }
 }
 
-/// Says what runs, and what to type in another terminal.
-fn introduce(plugins: &Path, private: Option<&Private>) -> io::Result<()> {
+/// Prints what runs, and commands to try in another terminal.
+fn introduce(plugins: &Path, private: Option<&PrivateDatabase>) -> io::Result<()> {
     let program = program();
-    output::tell(&format!(
-        "Plugins are loaded from {}, and reloaded when something changes there.",
-        plugins.display()
-    ))?;
+    output::print_line(&format!("Plugins are loaded from {}, and reloaded when they change.", plugins.display()))?;
     match private {
         Some(private) => {
-            output::tell("\nIn another terminal, in this folder or below it:")?;
-            output::tell(&format!("  psql \"{}\"", private.server.address()))?;
+            output::print_line("\nIn another terminal, in this folder or below:")?;
+            output::print_line(&format!("  psql \"{}\"", private.server.address()))?;
         }
-        None => output::tell("\nIn another terminal, with the same database address:")?,
+        None => output::print_line("\nIn another terminal, with the same database address:")?,
     }
-    output::tell(&format!(
+    output::print_line(&format!(
         "  {program} documents COLLECTION\n  \
            {program} status\n"
     ))
 }
 
-/// What to do about a folder without plugins.
-fn nothing_there(plugins: &Path) -> String {
+/// The commands that put a first plugin into an empty folder.
+fn first_steps(plugins: &Path) -> String {
     let (program, plugins) = (program(), plugins.display());
     format!(
-        "There is no plugin in {plugins} yet; one that you put there is loaded at once:\n  \
+        "There is no plugin in {plugins} yet. To create one, which is loaded at once:\n  \
            {program} plugin new my-plugin\n  \
            {program} plugin build my-plugin -o {plugins}/\n"
     )
 }
 
-/// Lets blocked lanes try again: a rebuilt plugin was probably fixed, and one that was not blocks
-/// them again.
-async fn try_again(db: &Db) -> anyhow::Result<()> {
+/// Retries blocked lanes: a rebuilt plugin was probably fixed. If not, the lanes block again.
+async fn retry_blocked(db: &Db) -> anyhow::Result<()> {
     let session = super::database::connect(db, "dev").await?;
     for ProcessorStatus { id, lanes_counted, .. } in status::read(&session, 0).await?.processors {
         if lanes_counted.blocked > 0 {
             let lanes = lane_checkpoints::resume_blocked(&session, &id, |_| {}).await?;
-            tracing::info!(processor = id, lanes, "lanes that were blocked before this start try again");
+            tracing::info!(processor = id, lanes, "retrying lanes that were blocked before this start");
         }
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! `sandmill documents`: what a processor has made of its events.
+//! `sandmill documents`: lists the documents in a collection.
 
 use std::{
     io::{BufWriter, Write, stdout},
@@ -12,48 +12,56 @@ use serde_json::value::RawValue;
 use super::{
     database::{connect, explain},
     output,
-    table::{Column, Listing},
+    table::{Column, StreamingTable},
 };
 use crate::{
     db::Db,
     projections::list::{self, Collection, ListedDocument, Selection},
 };
 
-/// Lists the documents of a collection
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Each line has tenant, id, version and data, preceded by the collection's view if there are several. A terminal shows it up to its edge; --wide and a pipe show all of it.
-A shared collection comes before tenants' own collections of the same name.
-
+const EXAMPLES: &str = "\
 Examples:
+  sandmill documents route_performance
   sandmill documents route_performance --tenant UA --id EWR-IAH
   sandmill documents orders@acme
-  sandmill documents route_performance --json > documents.ndjson"
-)]
+  sandmill documents route_performance --json > documents.ndjson";
+
+const DETAILS: &str = "\
+Each line shows tenant, id, version and data, after the view's name if the name selects several
+views. On a terminal, lines are cut at the edge unless --wide is given. The shared collection
+comes before the tenants' own collections of the same name.
+
+With --json, each line is an object; view is the view's name without its schema:
+  {\"view\", \"tenant\", \"id\", \"version\", \"data\"}
+
+Exit codes: 0 all matching documents were printed; 1 failed, or a document could not be printed.";
+
+/// Lists the documents in a collection
+#[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct DocumentsArgs {
-    /// The collection's name, which selects the shared one and the tenants' own; or the view of one
-    /// of them, as in orders@acme
+    /// The collection's name, for the shared collection and tenants' own; or one view, as in
+    /// orders@acme
     collection: String,
-    /// Only this tenant's documents, in the shared collection and in its own
+    /// Only documents of this tenant, from the shared collection and its own
     #[arg(long, value_parser = super::append::tenant)]
     tenant: Option<String>,
-    /// With this id only
+    /// Only documents with this id
     #[arg(long)]
     id: Option<String>,
-    /// At most so many [default: all]
+    /// Print at most this many documents [default: all]
     #[arg(long)]
     limit: Option<u32>,
-    /// Print one JSON object a line: {"view", "tenant", "id", "version", "data"}; view is the
-    /// name of the collection's view, without its schema
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Cut no line, also on a terminal
+    /// Do not cut lines at the terminal's edge
     #[arg(long)]
     wide: bool,
 }
 
 #[derive(Serialize)]
-struct Line<'a> {
+struct DocumentJson<'a> {
     view: &'a str,
     tenant: &'a str,
     id: &'a str,
@@ -61,28 +69,29 @@ struct Line<'a> {
     data: &'a RawValue,
 }
 
-/// Collections named in the message if none matches. Default 50: as many as a person reads.
+/// The most collections that an error message lists. Default 50: more would not be read.
 const NAMED: usize = 50;
 
+/// Runs the command.
 pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let DocumentsArgs { collection: name, tenant, id, limit, json, wide } = args;
     let session = connect(db, "documents").await?;
     let known = list::collections(&session).await.map_err(|error| explain(&error))?;
-    let meant = list::named(&known, &name, tenant.as_deref());
+    let matching = list::named(&known, &name, tenant.as_deref());
     anyhow::ensure!(
-        !meant.is_empty(),
+        !matching.is_empty(),
         "there is no collection `{name}`{}; {}",
-        of(tenant.as_deref()),
-        there_are(&known)
+        with_documents_of(tenant.as_deref()),
+        existing(&known)
     );
     let mut lines = BufWriter::new(stdout());
     let mut columns = vec![Column::Text("tenant"), Column::Text("id"), Column::Text("version"), Column::Text("data")];
-    if meant.len() > 1 {
+    if matching.len() > 1 {
         columns.insert(0, Column::Text("view"));
     }
-    let mut listing = Listing::new(columns, wide);
+    let mut table = StreamingTable::new(columns, wide);
     let (mut found, mut complete) = (0, true);
-    for collection in &meant {
+    for collection in &matching {
         let left = limit.map(|limit| i64::from(limit) - found);
         if left.is_some_and(|left| left <= 0) {
             break;
@@ -95,41 +104,41 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
             let (view, ListedDocument { tenant, id, version, data }) = (&collection.view, document);
             let data = match data {
                 Ok(data) => data,
-                Err(why) => {
+                Err(reason) => {
                     complete = false;
                     output::note(&format!(
-                        "document {id:?} of tenant {tenant}, version {version}, is not shown: {why}"
+                        "document {id:?} of tenant {tenant}, version {version}, is not shown: {reason}"
                     ));
                     continue;
                 }
             };
             if json {
                 let data: &RawValue = serde_json::from_str(&data)?;
-                let line = Line { view, tenant: &tenant, id: &id, version, data };
+                let line = DocumentJson { view, tenant: &tenant, id: &id, version, data };
                 lines.write_all(output::json_line(&line)?.as_bytes())?;
             } else {
                 let mut row = vec![tenant, id, format!("v{version}"), data];
-                if meant.len() > 1 {
+                if matching.len() > 1 {
                     row.insert(0, view.clone());
                 }
-                listing.row(row)?;
+                table.row(row)?;
             }
         }
     }
     lines.flush()?;
-    listing.flush()?;
+    table.flush()?;
     if found == 0 {
-        output::note(&format!("no document of {name} matches"));
+        output::note(&format!("no matching documents in {name}"));
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn of(tenant: Option<&str>) -> String {
-    tenant.map_or_else(String::new, |tenant| format!(" that tenant {tenant} has documents in"))
+fn with_documents_of(tenant: Option<&str>) -> String {
+    tenant.map_or_else(String::new, |tenant| format!(" with documents of tenant {tenant}"))
 }
 
-/// Which collections there are, by their views.
-fn there_are(known: &[Collection]) -> String {
+/// The existing collections, by their views.
+fn existing(known: &[Collection]) -> String {
     if known.is_empty() {
         return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`".into();
     }
@@ -138,5 +147,5 @@ fn there_are(known: &[Collection]) -> String {
         0 => String::new(),
         more => format!(", and {more} more (`sandmill processors list`)"),
     };
-    format!("there are: {}{more}", named.join(", "))
+    format!("existing collections: {}{more}", named.join(", "))
 }

@@ -1,7 +1,8 @@
-//! `sandmill events`: what is in the store, by position; with `--follow` also what comes, as soon as it is committed.
+//! `sandmill events`: lists stored events by position. With `--follow`, also prints new ones as
+//! soon as they are committed.
 //!
-//! Following goes by snapshots like any processor, so an event whose transaction took longer than its neighbours' is shown late
-//! rather than never, after higher positions.
+//! Following uses snapshots like any processor. An event whose transaction committed late is
+//! printed late, after events with higher positions, but never missed.
 
 use std::{
     io::{self, BufWriter, Stdout, Write},
@@ -16,7 +17,7 @@ use futures_util::TryStreamExt;
 use super::{
     database::{connect, explain},
     output,
-    table::{Column, Listing},
+    table::{Column, StreamingTable},
 };
 use crate::{
     db::Db,
@@ -28,60 +29,68 @@ use crate::{
     store::{Filter, LARGEST_LISTED, StoredEvent, page, time},
 };
 
-/// Events a query. Default 1,000: no transaction is held open while somebody reads the output page by page.
+/// Events per query. Default 1,000: no transaction stays open while a person reads the output page
+/// by page.
 const PAGE: i64 = 1_000;
 
 const EXAMPLES: &str = "\
-A line is: position, time, tenant, stream@version, type, data. On a terminal it is cut at the edge; --wide shows all of it, and so does a pipe.
-
 Examples:
   sandmill events --tenant acme --limit 20
   sandmill events --type ItemAdded --json | jq .data.sku
-  sandmill events --follow                 only what is committed from now on
-  sandmill events --follow --from 1        everything, then what comes";
+  sandmill events --follow                 only events committed from now on
+  sandmill events --follow --from 1        all events, then new ones";
 
-/// Lists events by position, or follows them
+const DETAILS: &str = "\
+Each line shows position, time, tenant, stream@version, type and data. On a terminal, lines are
+cut at the edge unless --wide is given.
+
+With --json, each line is an object:
+  {\"position\", \"tenant\", \"stream\", \"version\", \"type\", \"id\", \"recordedAt\", \"data\", \"metadata\"}
+
+Exit codes: 0 all matching events were printed; 1 failed, or an event was too large to print.";
+
+/// Lists events, or follows new ones
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct EventsArgs {
-    /// Only this tenant's
+    /// Only events of this tenant
     #[arg(long, value_parser = super::append::tenant)]
     tenant: Option<String>,
-    /// Only those of streams with this name
+    /// Only events of this stream
     #[arg(long)]
     stream: Option<String>,
-    /// Only those of this type
+    /// Only events of this type
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<String>,
-    /// From this position on [default: the first; with --follow, what is committed from now on]
+    /// Start at this position [default: the first; with --follow, events committed from now on]
     #[arg(long, value_name = "POSITION", value_parser = clap::value_parser!(i64).range(0..))]
     from: Option<i64>,
-    /// So many at most
+    /// Print at most this many events
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(i64).range(0..))]
     limit: Option<i64>,
-    /// Go on with what is committed next, until interrupted
+    /// Keep printing new events until interrupted
     #[arg(long)]
     follow: bool,
-    /// Print one JSON object a line: {"position", "tenant", "stream", "version", "type", "id", "recordedAt", "data", "metadata"}
+    /// Print one JSON object per line
     #[arg(long)]
     json: bool,
-    /// Cut no line, also on a terminal
+    /// Do not cut lines at the terminal's edge
     #[arg(long)]
     wide: bool,
 }
 
-/// Bytes of a page while following. Default 4 MiB: what arrives is printed at once.
+/// Bytes per page while following. Default 4 MiB: each page is printed at once.
 const PAGE_BYTES: usize = 4 << 20;
-/// Between two looks for news while following.
-const LOOK: Duration = Duration::from_millis(50);
+/// Time between two checks for new events while following.
+const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Runs the command.
 pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "events").await?;
     let filter = Filter { tenant: args.tenant, stream: args.stream, event_type: args.event_type };
-    let mut output = Output::new(args.json, args.wide);
+    let mut output = EventPrinter::new(args.json, args.wide);
     if args.follow {
-        // Before it follows: a database without tables is told in the words of all commands.
+        // Reports a database without tables with the same message as all commands.
         let _ = page(&session, &filter, 0, 0).await.map_err(|error| explain(&error))?;
         drop(session);
         return follow(args.from, args.limit, filter, output, db).await;
@@ -108,16 +117,16 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     }
     output.flush()?;
     if after == from && left > 0 {
-        output::note("no event matches");
+        output::note("no matching events");
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Notes that an event is left out of a listing, which is then incomplete.
+/// Reports an event that is too large to print, and marks the listing as incomplete.
 fn too_large(complete: &mut bool, position: i64, id: &str, bytes: u64) {
     *complete = false;
     let most = LARGEST_LISTED >> 20;
-    let note = format!("event {id:?} at position {position} is not shown: it has {bytes} bytes, more than {most} MiB");
+    let note = format!("event {id:?} at position {position} is not shown: its {bytes} bytes exceed {most} MiB");
     output::note(&note);
 }
 
@@ -125,7 +134,7 @@ async fn follow(
     from: Option<i64>,
     limit: Option<i64>,
     filter: Filter,
-    mut output: Output,
+    mut output: EventPrinter,
     db: &Db,
 ) -> anyhow::Result<ExitCode> {
     let mut source = Native::new(db.clone()).session("events").await?;
@@ -139,14 +148,14 @@ async fn follow(
     while left > 0 {
         let page = source.page(&progress, Limit { events: PAGE as usize, bytes: PAGE_BYTES }).await?;
         progress = page.to;
-        let wanted = |one: &Option<String>, is: &str| one.as_ref().is_none_or(|one| one == is);
+        let matches = |filter: &Option<String>, value: &str| filter.as_ref().is_none_or(|filter| filter == value);
         for event in &page.events {
-            let kept = wanted(&filter.tenant, event.tenant.as_str())
-                && wanted(&filter.stream, &event.stream)
-                && wanted(&filter.event_type, &event.event_type);
+            let kept = matches(&filter.tenant, event.tenant.as_str())
+                && matches(&filter.stream, &event.stream)
+                && matches(&filter.event_type, &event.event_type);
             if kept && left > 0 {
                 left -= 1;
-                match whole(&mut source, event).await? {
+                match with_data(&mut source, event).await? {
                     Ok(event) => output.print(&StoredEvent::from(&*event))?,
                     Err(bytes) => too_large(&mut complete, event.position, &event.id, bytes),
                 }
@@ -154,14 +163,14 @@ async fn follow(
         }
         output.flush()?;
         if page.events.is_empty() {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(INTERVAL).await;
         }
     }
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Reads an event with its data, or the size of data that is too large to show.
-async fn whole(source: &mut impl EventSource, event: &Arc<Event>) -> Result<Result<Arc<Event>, u64>, SourceError> {
+/// An event with its data, or the size in bytes of data that is too large to print.
+async fn with_data(source: &mut impl EventSource, event: &Arc<Event>) -> Result<Result<Arc<Event>, u64>, SourceError> {
     if event.deferred.is_none() {
         return Ok(Ok(event.clone()));
     }
@@ -171,27 +180,30 @@ async fn whole(source: &mut impl EventSource, event: &Arc<Event>) -> Result<Resu
     Ok(Ok(Arc::new(Event { data, metadata, deferred: None, ..Event::clone(event) })))
 }
 
-/// Events on their way to whoever reads them. That the reader has gone away is an error, which ends the command in order.
-enum Output {
+/// A printer of events. A closed output is an error, which ends the command in order.
+enum EventPrinter {
     Json(BufWriter<Stdout>),
-    Lines(Listing),
+    Lines(StreamingTable),
 }
 
-impl Output {
+impl EventPrinter {
     fn new(json: bool, wide: bool) -> Self {
         if json {
-            return Output::Json(BufWriter::new(io::stdout()));
+            return EventPrinter::Json(BufWriter::new(io::stdout()));
         }
         let [time, tenant, stream, event_type, data] = ["time", "tenant", "stream", "type", "data"].map(Column::Text);
-        Output::Lines(Listing::new([Column::Number("position"), time, tenant, stream, event_type, data], wide))
+        EventPrinter::Lines(StreamingTable::new(
+            [Column::Number("position"), time, tenant, stream, event_type, data],
+            wide,
+        ))
     }
 
     fn print(&mut self, event: &StoredEvent) -> io::Result<()> {
         match self {
-            Output::Json(out) => out.write_all(output::json_line(event)?.as_bytes()),
-            Output::Lines(listing) => {
+            EventPrinter::Json(out) => out.write_all(output::json_line(event)?.as_bytes()),
+            EventPrinter::Lines(table) => {
                 let StoredEvent { position, tenant, stream, version, event_type, data, .. } = event;
-                listing.row(vec![
+                table.row(vec![
                     position.to_string(),
                     time::format(event.recorded_at),
                     tenant.clone(),
@@ -205,8 +217,8 @@ impl Output {
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Output::Json(out) => out.flush(),
-            Output::Lines(listing) => listing.flush(),
+            EventPrinter::Json(out) => out.flush(),
+            EventPrinter::Lines(table) => table.flush(),
         }
     }
 }

@@ -1,112 +1,122 @@
-//! `sandmill explain`: why something is behind, as the database tells.
+//! `sandmill explain`: the reasons why something is behind, read from the database.
 
 use std::process::ExitCode;
 
 use serde::Serialize;
 
 use super::{
-    EXIT_NEEDS_A_PERSON,
+    EXIT_NEEDS_ATTENTION,
     database::{connect, explain},
-    output::{self, Screen, Tone},
+    output::{self, OutputStyle, Tone},
 };
 use crate::{
     db::Db,
-    explain::{About, Facts, Finding, Gravity, findings},
+    explain::{Facts, Finding, Scope, Severity, findings},
     model::{
         ids::{InvalidName, ProcessorId, TenantId},
         text,
     },
 };
 
-/// Says why a tenant, a processor or anything at all is behind
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "It names what holds it: an error, a pause, a rate, a share of CPU time that is used up, a transaction of somebody else, a plugin or host that is not there. \
-         What moves by itself is told with its pace.
-
-Exit codes: 0 explained; 1 failed, as when the database is away; with --check also 6 if a finding is `stuck`, which needs a person.
-
+const EXAMPLES: &str = "\
 Examples:
   sandmill explain
-  sandmill explain --check
   sandmill explain acme
   sandmill explain acme/cart-summary
-  sandmill explain route-performance --json"
-)]
+  sandmill explain --check                 exit code 6 if a finding needs attention
+  sandmill explain route-performance --json";
+
+const DETAILS: &str = "\
+Findings name the cause and, if there is one, the remedy. Causes are errors, pauses, rate
+limits, a used-up share of CPU time, locks of other sessions, and missing plugins or hosts.
+
+Each finding is marked as:
+  stuck   does not proceed without a person
+  behind  proceeds, or will do so automatically; its pace is shown
+  note    nothing is behind because of it
+
+With --json it prints one object:
+  {\"findings\": [{\"gravity\", \"processor\", \"tenant\", \"lanes\", \"what\", \"remedy\"}]}
+  gravity is \"stuck\", \"behind\" or \"note\"
+
+Exit codes: 0 explained; 1 failed, for example because the database is unreachable; 6 a finding
+is `stuck` (--check).";
+
+/// Explains why a processor or tenant is behind
+#[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct ExplainArgs {
-    /// A processor or a tenant; a name that is both means both
+    /// A processor or a tenant; a name of both selects both [default: everything]
     #[arg(value_name = "PROCESSOR|TENANT", value_parser = processor_or_tenant)]
-    what: Option<String>,
-    /// Print one JSON object: {"findings": [{"gravity", "processor", "tenant", "lanes", "what", "remedy"}]}; gravity is `stuck`, `behind` or `note`
+    name: Option<String>,
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
-    /// Exit with code 6 if a finding is `stuck`, for monitoring; what is printed stays the same
+    /// Exit with code 6 if a finding is `stuck`, for monitoring; the output stays the same
     #[arg(long)]
     check: bool,
 }
 
-/// Parses a name that may be a processor's or a tenant's.
+/// Checks that a name is valid for a processor or a tenant.
 fn processor_or_tenant(text: &str) -> Result<String, InvalidName> {
     if text.contains('/') { ProcessorId::parse(text).map(drop) } else { TenantId::parse(text).map(drop) }?;
     Ok(text.into())
 }
 
 #[derive(Serialize)]
-struct Findings {
+struct FindingsJson {
     findings: Vec<Finding>,
 }
 
 /// Runs the command.
 pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "explain").await?;
-    let what = args.what.as_deref();
-    let facts = Facts::read(&session, what).await.map_err(|error| explain(&error))?;
+    let name = args.name.as_deref();
+    let facts = Facts::read(&session, name).await.map_err(|error| explain(&error))?;
     let is_processor = |name: &str| facts.status.processors.iter().any(|p| p.id == name);
-    let about = About {
-        processor: what.filter(|name| is_processor(name)),
-        tenant: what.filter(|name| facts.tenants.contains_key(*name)),
+    let scope = Scope {
+        processor: name.filter(|name| is_processor(name)),
+        tenant: name.filter(|name| facts.tenants.contains_key(*name)),
     };
-    if let (Some(name), None, None) = (what, about.processor, about.tenant) {
+    if let (Some(name), None, None) = (name, scope.processor, scope.tenant) {
         anyhow::bail!(
-            "there is neither a processor nor a tenant with events called {name}; `sandmill status` and `sandmill tenants` list them"
+            "there is no processor `{name}` and no tenant `{name}` with events; `sandmill status` and `sandmill tenants` list them"
         );
     }
-    // A name that is both a processor's and a tenant's asks for either.
-    let mut found = match about {
-        About { processor: Some(_), tenant: Some(_) } => {
-            let mut found = findings(&facts, About { tenant: None, ..about });
-            let others = findings(&facts, About { processor: None, ..about });
-            found.extend(others.into_iter().filter(|finding| finding.processor.as_deref() != about.processor));
+    // A name of both a processor and a tenant selects the findings of either.
+    let mut found = match scope {
+        Scope { processor: Some(_), tenant: Some(_) } => {
+            let mut found = findings(&facts, Scope { tenant: None, ..scope });
+            let of_tenant = findings(&facts, Scope { processor: None, ..scope });
+            found.extend(of_tenant.into_iter().filter(|finding| finding.processor.as_deref() != scope.processor));
             found
         }
-        about => findings(&facts, about),
+        scope => findings(&facts, scope),
     };
-    found.sort_by_key(|finding| finding.gravity);
-    let alarm = args.check && found.iter().any(|finding| finding.gravity == Gravity::Stuck);
+    found.sort_by_key(|finding| finding.severity);
+    let needs_attention = args.check && found.iter().any(|finding| finding.severity == Severity::Stuck);
     if args.json {
-        output::print_json(&Findings { findings: found })?;
+        output::print_json(&FindingsJson { findings: found })?;
     } else {
-        output::print(&show(&found, what, Screen::stdout()))?;
+        output::print(&show(&found, name, OutputStyle::stdout()))?;
     }
-    Ok(if alarm { ExitCode::from(EXIT_NEEDS_A_PERSON) } else { ExitCode::SUCCESS })
+    Ok(if needs_attention { ExitCode::from(EXIT_NEEDS_ATTENTION) } else { ExitCode::SUCCESS })
 }
 
-fn show(found: &[Finding], what: Option<&str>, screen: Screen) -> String {
+fn show(found: &[Finding], name: Option<&str>, style: OutputStyle) -> String {
     let mut text = String::new();
-    if found.iter().all(|finding| finding.gravity == Gravity::Note) {
-        text.push_str(&format!(
-            "{} is behind\n",
-            what.map_or_else(|| "nothing".into(), |name| format!("nothing of {name}"))
-        ));
+    if found.iter().all(|finding| finding.severity == Severity::Note) {
+        let prefix = name.map_or_else(String::new, |name| format!("{name}: "));
+        text.push_str(&format!("{prefix}nothing is behind\n"));
     }
-    for Finding { gravity, processor, what, remedy, .. } in found {
-        let (mark, tone) = match gravity {
-            Gravity::Stuck => ("stuck ", Tone::Bad),
-            Gravity::Behind => ("behind", Tone::Warning),
-            Gravity::Note => ("note  ", Tone::Good),
+    for Finding { severity, processor, what, remedy, .. } in found {
+        let (mark, tone) = match severity {
+            Severity::Stuck => ("stuck ", Tone::Bad),
+            Severity::Behind => ("behind", Tone::Warning),
+            Severity::Note => ("note  ", Tone::Good),
         };
         let processor = processor.as_ref().map_or_else(String::new, |id| format!("{id}: "));
-        text.push_str(&format!("{}  {processor}{}\n", screen.paint(Some(tone), mark), text::one_line(what)));
+        text.push_str(&format!("{}  {processor}{}\n", style.paint(Some(tone), mark), text::one_line(what)));
         if let Some(remedy) = remedy {
             text.push_str(&format!("        -> {}\n", text::printable(remedy)));
         }
@@ -119,9 +129,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_finding_stands_with_its_remedy() {
+    fn each_finding_is_shown_with_its_remedy() {
         let finding = Finding {
-            gravity: Gravity::Stuck,
+            severity: Severity::Stuck,
             processor: Some("carts".into()),
             tenant: Some("acme".into()),
             lanes: 1,
@@ -129,9 +139,9 @@ mod tests {
             remedy: Some("sandmill resume carts --tenant acme".into()),
         };
         assert_eq!(
-            show(&[finding], None, Screen::PLAIN),
+            show(&[finding], None, OutputStyle::PLAIN),
             "stuck   carts: lane acme is blocked: trap: unreachable\n        -> sandmill resume carts --tenant acme\n"
         );
-        assert_eq!(show(&[], Some("acme"), Screen::PLAIN), "nothing of acme is behind\n");
+        assert_eq!(show(&[], Some("acme"), OutputStyle::PLAIN), "acme: nothing is behind\n");
     }
 }

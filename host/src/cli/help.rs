@@ -1,24 +1,39 @@
-//! The first page of help: commands in groups by what a person is about to do, made from the commands themselves.
+//! The layout of help pages: description, examples (`before_help`), usage, options, details
+//! (`after_help`).
 //!
-//! A command that no group names stands in the last one, so that none can be missing.
+//! The first page lists the commands grouped by task. Names and descriptions come from the commands
+//! themselves. A command that is in no group is listed under "More", so none can be missing.
 
 use std::fmt::Write;
 
 use clap::Command;
 
-/// What people are about to do, and the commands for it.
+use super::START;
+
+/// The commands of each group, by the group's title.
 const GROUPS: [(&str, &[&str]); 4] = [
     (
-        "Run and look after processors",
+        "Run and monitor processors",
         &["run", "status", "explain", "tenants", "plugins", "processors", "pause", "resume", "documents"],
     ),
     ("Events", &["append", "import", "events"]),
-    ("Write plugins", &["plugin", "dev", "demo"]),
+    ("Develop plugins", &["plugin", "dev", "demo"]),
     ("Set up", &["migrate", "config", "completions"]),
 ];
 
-/// Gives the command its first page.
-pub(super) fn grouped(command: Command) -> Command {
+/// The layout of a command's page. Unlike clap's own, it puts the examples after the description.
+const PAGE: &str = "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
+
+/// Sets the layout of all pages.
+pub(super) fn laid_out(command: Command) -> Command {
+    first_page(command.mut_subcommands(page))
+}
+
+fn page(command: Command) -> Command {
+    command.help_template(PAGE).mut_subcommands(page)
+}
+
+fn first_page(command: Command) -> Command {
     let shown: Vec<(String, String)> = command
         .get_subcommands()
         .filter(|sub| !sub.is_hide_set())
@@ -26,11 +41,11 @@ pub(super) fn grouped(command: Command) -> Command {
         .collect();
     let width = shown.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
     let is_grouped = |name: &str| GROUPS.iter().any(|(_, names)| names.contains(&name));
-    let others: Vec<&str> = shown.iter().map(|(name, _)| name.as_str()).filter(|name| !is_grouped(name)).collect();
+    let ungrouped: Vec<&str> = shown.iter().map(|(name, _)| name.as_str()).filter(|name| !is_grouped(name)).collect();
     let style = *command.get_styles().get_header();
     let literal = *command.get_styles().get_literal();
-    let mut page = String::from("{about-with-newline}\n{usage-heading} {usage}\n");
-    for (title, names) in GROUPS.iter().copied().chain([("More", &others[..])]) {
+    let mut page = format!("{{about-with-newline}}\n{START}\n\n{{usage-heading}} {{usage}}\n");
+    for (title, names) in GROUPS.iter().copied().chain([("More", &ungrouped[..])]) {
         let lines: Vec<_> = names.iter().filter_map(|name| shown.iter().find(|(known, _)| known == name)).collect();
         if !lines.is_empty() {
             // Writing to a string does not fail.

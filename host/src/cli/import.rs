@@ -1,4 +1,4 @@
-//! `sandmill import`: events from a file, with a progress bar where somebody watches.
+//! `sandmill import`: imports events from a file, with a progress bar on a terminal.
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
@@ -18,23 +18,33 @@ const EXAMPLES: &str = "\
 Examples:
   sandmill import flights.ndjson.gz
   zcat old/*.gz | sandmill import -
-  sandmill events --json --database-url OLD | sandmill import - --database-url NEW
+  sandmill events --json --database-url OLD | sandmill import - --database-url NEW";
 
-Each line is an event:
+const DETAILS: &str = "\
+Each line of the file is one event:
   {\"tenant\":\"acme\",\"stream\":\"cart-1\",\"type\":\"ItemAdded\",\"data\":{\"sku\":\"x\"}}
-Optional keys: id, metadata (an object), recordedAt (RFC 3339), and tenant (`default`). The keys position and version are ignored, so
-the output of `sandmill events --json` can be imported. A line that repeats a stored event is skipped; a line with the id of a different
-event of its tenant is an error. Data and metadata together may have 4 MiB (`sandmill migrate --max-event-bytes`), 512 levels of nesting,
-and numbers of 1,000 characters. Lines are stored in order, 5,000 to a commit. The first bad line ends the import; everything before
-it is stored.";
+Optional keys: tenant (default: `default`), id, metadata (an object), recordedAt (RFC 3339).
+Ignored keys: position and version, so that the output of `sandmill events --json` can be
+imported.
 
-/// Imports events from a file of JSON lines, plain or compressed with gzip
+Repeated import: a line that equals a stored event is skipped. A line with the id of a
+different event of the same tenant is an error.
+
+Errors: events are stored in the file's order, 5,000 per commit. The first invalid line ends
+the import; the lines before it are stored.
+
+Limits: data and metadata together 4 MiB (`sandmill migrate --max-event-bytes` changes it), 512
+levels of nesting, numbers of 1,000 characters.
+
+With --json it prints one object: {\"imported\", \"repeated\", \"lines\", \"seconds\"}";
+
+/// Imports events from a file of JSON lines, optionally compressed with gzip
 #[derive(Debug, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct ImportArgs {
     /// The file; `-` for standard input
     file: PathBuf,
-    /// Print one JSON object: {"imported", "repeated", "lines", "seconds"}
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -49,7 +59,7 @@ pub(super) async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
     match result {
         Ok(report) if args.json => output::print_json(&report)?,
         Ok(report) => output::print(&format!(
-            "imported {} in {:.1} s ({:.0} a second), {} were stored before\n",
+            "imported {} in {:.1} s ({:.0} per second); {} were stored already\n",
             count(report.imported, "event"),
             report.seconds,
             report.lines as f64 / report.seconds.max(1e-3),
@@ -57,9 +67,9 @@ pub(super) async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
         ))?,
         Err(ImportError::Database { source, .. }) if is_schema_missing(&source) => return Err(explain(&source)),
         Err(error @ ImportError::BadLine { line, .. }) => {
-            // Lines without an id would be stored again.
+            // A repeated import would store lines without an id twice.
             anyhow::bail!(
-                "import {}: {error}\nCorrect line {line} and import from there on; if every line has an id, import all of it again.",
+                "import {}: {error}\nCorrect line {line}, then import from that line on. If every line has an id, you can import the whole file again.",
                 args.file.display()
             )
         }
@@ -68,7 +78,8 @@ pub(super) async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A bar on a terminal, of bytes, because nobody knows how many events there will be; nothing elsewhere.
+/// A progress bar in bytes, since the number of events is unknown; hidden if standard error is no
+/// terminal.
 fn bar(bytes: Option<u64>) -> ProgressBar {
     if !std::io::stderr().is_terminal() {
         return ProgressBar::with_draw_target(bytes, ProgressDrawTarget::hidden());
@@ -77,7 +88,7 @@ fn bar(bytes: Option<u64>) -> ProgressBar {
         Some(_) => (ProgressBar::new(bytes.unwrap_or_default()), "{bar:40} {percent:>3} %  {msg}, {eta} left"),
         None => (ProgressBar::new_spinner(), "{spinner} {msg}, {elapsed}"),
     };
-    // The templates are constants; with a mistake in one the bar has its usual look.
+    // The templates are constants. An invalid one falls back to the default style.
     bar.with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
@@ -85,6 +96,6 @@ fn show(bar: &ProgressBar, progress: ImportProgress) {
     bar.set_position(progress.bytes_read);
     bar.set_message(match progress.repeated {
         0 => format!("{} events", progress.imported),
-        repeated => format!("{} events, {repeated} stored before", progress.imported),
+        repeated => format!("{} events, {repeated} stored already", progress.imported),
     });
 }

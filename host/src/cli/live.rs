@@ -1,8 +1,10 @@
-//! The live view: how the log, the processors and the tenants move, drawn again four times a second where somebody watches.
+//! The live view: the progress of the log, the processors and the tenants, refreshed four times a
+//! second.
 //!
-//! On a terminal it stands still and its numbers change; log lines are shown beneath it instead of tearing it. Elsewhere it is one plain line
-//! every few seconds, without escape codes. Everything shown is told from the database, on a session of the view's own, so what is seen is what
-//! is committed; while the database does not answer, the view says so and asks again.
+//! On a terminal it redraws in place, with the latest log lines below. Elsewhere it prints one
+//! plain line every few seconds. All data is read from the database on a separate session, so the
+//! view shows what is committed. If the database does not answer, the view shows the error and
+//! retries.
 
 mod observer;
 mod rates;
@@ -16,7 +18,7 @@ use std::{
 };
 
 use observer::Observer;
-use render::Look;
+use render::Canvas;
 use screen::Screen;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -28,29 +30,29 @@ use crate::{
     telemetry::{self, HoldGuard, Logs},
 };
 
-/// Between two looks. Default 250 ms: quick enough to seem alive, slow enough to be read.
-const LOOK: Duration = Duration::from_millis(250);
-/// Between two plain lines.
-const LINE: Duration = Duration::from_secs(3);
+/// Time between two frames. Default 250 ms: fast enough to look live, slow enough to be read.
+const FRAME_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two plain lines.
+const LINE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// A line as long as the terminal is wide; all of it where there is none.
+/// A line cut to the terminal's width; unchanged if there is no terminal.
 pub(super) fn fitted(line: &str) -> String {
     match screen::is_possible().then(screen::measure) {
-        Some((width, height)) => render::cut(line, &Look { width, height, is_coloured: false }),
+        Some((width, height)) => render::cut(line, &Canvas { width, height, is_coloured: false }),
         None => line.to_owned(),
     }
 }
 
-/// What the view says besides what it finds.
+/// The heading of the view.
 #[derive(Clone, Debug)]
 pub(super) struct Title {
-    /// The command.
+    /// The command's name.
     pub(super) command: &'static str,
-    /// How long it goes on, where that is known.
+    /// The duration, if it is limited.
     pub(super) lasting: Option<Duration>,
 }
 
-/// A view of one database.
+/// A live view of one database.
 pub(super) struct Live {
     title: Title,
     began: Instant,
@@ -59,14 +61,14 @@ pub(super) struct Live {
 }
 
 enum Surface {
-    /// Dropped in this order: the terminal is itself again before the log lines go on.
+    /// Dropped in this order: the terminal is restored before held log lines are written.
     Screen(Screen, HoldGuard),
-    /// When the last one was written.
+    /// When the last line was written.
     Lines(Instant),
 }
 
 impl Live {
-    /// A view on standard output, whatever that is, that counts from now on.
+    /// A view on standard output that counts events from now on.
     pub(super) async fn start(title: Title, db: &Db, logs: &Logs) -> anyhow::Result<Live> {
         let observer = Observer::from_now(db).await?;
         let surface = match Screen::open()? {
@@ -76,14 +78,14 @@ impl Live {
         Ok(Live { title, began: Instant::now(), observer, surface })
     }
 
-    /// Whether standard output is a terminal to draw on.
+    /// Whether standard output is a terminal that can be drawn on.
     pub(super) fn is_possible() -> bool {
         screen::is_possible()
     }
 
-    /// Looks and draws until it is dropped. Cancel safe.
+    /// Draws until it is dropped. Cancel safe.
     pub(super) async fn run(&mut self) -> io::Result<Infallible> {
-        let mut ticks = interval(LOOK);
+        let mut ticks = interval(FRAME_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -91,40 +93,40 @@ impl Live {
         }
     }
 
-    /// Shows how everything stands at the end, and leaves it there.
+    /// Draws the final frame, which stays on the terminal.
     pub(super) async fn finish(mut self) -> io::Result<()> {
-        // The previous picture must be written first, or this one would be left out.
+        // A frame is skipped while the previous one is unwritten, so that one is flushed first.
         output::stdout()?.flush();
         self.show(true).await
     }
 
-    /// Prints a text that stays, above the drawn lines.
+    /// Prints a text above the drawn lines, where it stays.
     pub(super) fn print_above(&mut self, text: &str) {
         if let Surface::Screen(screen, _) = &mut self.surface {
             screen.print_above(text);
         }
     }
 
-    /// Tenants that appended while it looked, the one with the most events first.
+    /// The tenants that appended during the view, most events first.
     pub(super) fn tenants(&self) -> Vec<String> {
         self.observer.tenants()
     }
 
     async fn show(&mut self, is_last: bool) -> io::Result<()> {
-        if !is_last && matches!(&self.surface, Surface::Lines(last) if last.elapsed() < LINE) {
+        if !is_last && matches!(&self.surface, Surface::Lines(last) if last.elapsed() < LINE_INTERVAL) {
             return Ok(());
         }
-        let mut scene = self.observer.look(&self.title, self.began.elapsed()).await;
+        let mut scene = self.observer.scene(&self.title, self.began.elapsed()).await;
         match &mut self.surface {
             Surface::Screen(screen, held) => {
                 scene.log = held.last(render::LOG_LINES);
                 let (width, height) = screen.size();
-                let look = Look { width, height, is_coloured: telemetry::is_colour_wanted() };
-                screen.draw(&render::frame(&scene, &look))
+                let canvas = Canvas { width, height, is_coloured: telemetry::is_colour_wanted() };
+                screen.draw(&render::frame(&scene, &canvas))
             }
             Surface::Lines(last) => {
                 *last = Instant::now();
-                output::tell(&render::line(&scene))
+                output::print_line(&render::line(&scene))
             }
         }
     }

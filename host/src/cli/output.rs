@@ -1,9 +1,8 @@
-//! What is at the other end of standard output, and how to speak to it: a terminal gets its width and colours, a pipe neither.
+//! Output to terminals and pipes: plain text, colours and JSON lines.
 //!
-//! Colours mark what a person should see first, and only on a terminal, without `NO_COLOR` in the
-//! environment, and unless `TERM` is `dumb`. Machines read one JSON object a line. Text from
-//! plugins and applications passes [`model::text`](crate::model::text) before it is shown, so that
-//! no error message can control an operator's terminal.
+//! A terminal gets lines of its width and colours; a pipe gets neither. `NO_COLOR` and `TERM=dumb`
+//! disable colours. Text from plugins and applications passes [`model::text`](crate::model::text)
+//! before it is shown, so no error message can control an operator's terminal.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -17,21 +16,21 @@ use crate::{
     telemetry::{self, Level, Outlet},
 };
 
-/// What a text is to the reader.
+/// The importance of a text, shown as a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
-    /// It does not go on by itself.
+    /// An error, or work that does not proceed without help.
     Bad,
-    /// It may need somebody soon.
+    /// A condition that may need attention soon.
     Warning,
-    /// It is as it should be.
+    /// A normal condition.
     Good,
-    /// It is there for those who look for it.
+    /// A detail.
     Quiet,
 }
 
 impl Tone {
-    /// How grave it is, for collectors of logs.
+    /// The level in the log.
     fn level(self) -> Level {
         match self {
             Tone::Bad => Level::ERROR,
@@ -50,37 +49,37 @@ impl Tone {
     }
 }
 
-/// Where a command's output goes.
+/// The width and colours of an output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Screen {
-    /// Characters to a line of a terminal; none elsewhere.
+pub(super) struct OutputStyle {
+    /// Characters per line of a terminal; none if it is not a terminal.
     pub(super) width: Option<usize>,
-    /// Whether it takes colours.
+    /// Whether colours are on.
     pub(super) colours: bool,
 }
 
-impl Screen {
-    /// No terminal: every line as long as it is, and no colours.
-    pub(super) const PLAIN: Screen = Screen { width: None, colours: false };
+impl OutputStyle {
+    /// The style of a pipe or file: lines of any length, no colours.
+    pub(super) const PLAIN: OutputStyle = OutputStyle { width: None, colours: false };
 
-    /// What standard output is.
+    /// The style of standard output.
     pub(super) fn stdout() -> Self {
         let stdout = io::stdout();
         if !stdout.is_terminal() {
-            return Screen::PLAIN;
+            return OutputStyle::PLAIN;
         }
         let columns = rustix::termios::tcgetwinsize(&stdout).map_or(0, |size| usize::from(size.ws_col));
-        // A terminal that does not know its size, such as a serial line.
+        // Some terminals, such as serial lines, report no size.
         let width = if columns == 0 { 80 } else { columns };
-        Screen { width: Some(width), colours: colours_wanted() }
+        OutputStyle { width: Some(width), colours: colours_wanted() }
     }
 
-    /// What standard error is; its lines are never cut.
+    /// The style of standard error, whose lines are never cut.
     pub(super) fn stderr() -> Self {
-        Screen { width: None, colours: io::stderr().is_terminal() && colours_wanted() && !telemetry::is_json() }
+        OutputStyle { width: None, colours: io::stderr().is_terminal() && colours_wanted() && !telemetry::is_json() }
     }
 
-    /// The text in its tone, where there are colours.
+    /// The text in the colour of its tone, if colours are on.
     pub(super) fn paint(self, tone: Option<Tone>, text: &str) -> String {
         match tone {
             Some(tone) if self.colours && !text.is_empty() => format!("\x1b[{}m{text}\x1b[0m", tone.code()),
@@ -93,36 +92,36 @@ fn colours_wanted() -> bool {
     telemetry::is_colour_wanted() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
 
-/// A number and what it counts: `1 lane`, `2 lanes`.
+/// A number with its noun: `1 lane`, `2 lanes`.
 pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Prints one JSON object on a line of its own.
+/// Prints one JSON object on one line.
 pub(super) fn print_json(value: &impl Serialize) -> io::Result<()> {
     print(&json_line(value)?)
 }
 
-/// One JSON object with its line break. Keeps every character, and escapes those that could control
-/// a terminal.
+/// One JSON object with a line break. Escapes characters that could control a terminal.
 pub(super) fn json_line(value: &impl Serialize) -> io::Result<String> {
     let json = serde_json::to_string(value)?;
     Ok(text::json(&json).into_owned() + "\n")
 }
 
-/// Says something on standard error, after a word in its tone. Does not wait for a reader.
-pub(super) fn say(tone: Tone, word: &str, what: &str) {
-    telemetry::emit(tone.level(), &format!("{} {}", Screen::stderr().paint(Some(tone), word), text::printable(what)));
+/// Writes a message to standard error after a coloured label. Does not wait for the reader.
+pub(super) fn message(tone: Tone, label: &str, message: &str) {
+    let label = OutputStyle::stderr().paint(Some(tone), label);
+    telemetry::emit(tone.level(), &format!("{label} {}", text::printable(message)));
 }
 
-/// Notes something on standard error.
-pub(super) fn note(what: &str) {
-    telemetry::emit(Level::INFO, &text::printable(what));
+/// Writes a message to standard error. Does not wait for the reader.
+pub(super) fn note(message: &str) {
+    telemetry::emit(Level::INFO, &text::printable(message));
 }
 
 static STDOUT: OnceLock<Outlet> = OnceLock::new();
 
-/// Standard output of a command that keeps working and must not wait for its reader.
+/// Standard output that never blocks, for commands that must keep working if the reader stalls.
 pub(super) fn stdout() -> io::Result<Outlet> {
     if let Some(outlet) = STDOUT.get() {
         return Ok(outlet.clone());
@@ -131,28 +130,28 @@ pub(super) fn stdout() -> io::Result<Outlet> {
     Ok(STDOUT.get_or_init(|| outlet).clone())
 }
 
-/// Writes whole lines to standard output without waiting. A reader that has gone away is an error,
-/// which ends the command in order.
-pub(super) fn tell(what: &str) -> io::Result<()> {
+/// Prints a line without waiting for the reader. A closed output is an error, so the command can
+/// end in order.
+pub(super) fn print_line(line: &str) -> io::Result<()> {
     let outlet = stdout()?;
-    outlet.push(&format!("{}\n", text::printable(what)));
+    outlet.push(&format!("{}\n", text::printable(line)));
     outlet.failed().map_or(Ok(()), |failed| Err(failed.into()))
 }
 
-/// Prints uncoloured text, with anything replaced that could control a terminal.
+/// Prints uncoloured text. Replaces characters that could control a terminal.
 pub(super) fn print_plain(text: &str) -> io::Result<()> {
     print(&text::printable(text))
 }
 
-/// Waits until the reader has taken everything, unless it stalls.
+/// Waits until the reader has taken all non-blocking output, unless the reader stalls.
 pub(super) fn finish() -> io::Result<()> {
     let Some(outlet) = STDOUT.get() else { return Ok(()) };
     outlet.flush();
     outlet.failed().map_or(Ok(()), |failed| Err(failed.into()))
 }
 
-/// Prints text as it is, and waits for its reader. A reader that has gone away is an error here,
-/// where `print!` would panic.
+/// Prints text unchanged, and waits for the reader. Returns an error if the output is closed, where
+/// `print!` would panic.
 pub(super) fn print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes())?;
@@ -164,10 +163,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_terminal_is_painted() {
-        let terminal = Screen { width: Some(80), colours: true };
+    fn text_is_coloured_only_on_a_terminal() {
+        let terminal = OutputStyle { width: Some(80), colours: true };
         assert_eq!(terminal.paint(Some(Tone::Bad), "blocked"), "\x1b[1;31mblocked\x1b[0m");
         assert_eq!((terminal.paint(Some(Tone::Bad), ""), terminal.paint(None, "x")), (String::new(), "x".into()));
-        assert_eq!(Screen::PLAIN.paint(Some(Tone::Bad), "blocked"), "blocked");
+        assert_eq!(OutputStyle::PLAIN.paint(Some(Tone::Bad), "blocked"), "blocked");
     }
 }

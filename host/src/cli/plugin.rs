@@ -1,5 +1,6 @@
-//! `sandmill plugin`: what a plugin's author does. `new` begins a plugin; `build` makes a component of one: its last line, on stdout, says
-//! what came out, everything before it goes to stderr. `check` and `test` take a component as the host takes it, and need no database.
+//! `sandmill plugin`: commands for plugin authors. They need no database.
+//!
+//! `build` prints the result as one line on standard output and everything else on standard error.
 
 mod check;
 mod new;
@@ -13,9 +14,10 @@ use serde_json::json;
 use super::{Global, on_runtime, output, signals::Signals};
 use crate::toolchain::{self, BuildRequest, Built, Children};
 
-/// Makes, checks and tests plugins.
+/// Creates, builds, checks, tests and signs plugins
 #[derive(Debug, clap::Args)]
-#[command(after_help = "None of these commands needs a database. From nothing to a running plugin:
+#[command(before_help = "\
+From nothing to a running plugin; only the last step uses a database, a private one:
   sandmill plugin new my-plugin
   sandmill plugin build my-plugin -o plugins/
   sandmill plugin check plugins/my-plugin.wasm
@@ -28,40 +30,41 @@ pub(super) struct PluginArgs {
 
 #[derive(Debug, clap::Subcommand)]
 enum PluginCommand {
-    /// Begins a plugin, in Rust, JavaScript or Python: with a test that passes and events to try it on
     New(new::NewArgs),
-    /// Builds a plugin's folder into a component
     Build(BuildArgs),
-    /// Says what a component is, and whether this host runs it
     Check(check::CheckArgs),
-    /// Runs a component on events from a file, and compares what it makes of them
     Test(test::TestArgs),
-    /// Signs a component, for hosts that run signed ones alone
     Sign(sign::SignArgs),
-    /// Makes a key to sign with, and prints the public one that hosts are told
     Key(sign::KeyArgs),
 }
 
+/// Builds a plugin's folder into a component
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A folder with a Cargo.toml is a crate. What cargo says goes to standard error. Where rustup can, it adds the WebAssembly target that is missing,
-and says so.
-
-A folder with a plugin.js or a plugin.py is put together with the language's runtime by componentize-qjs or componentize-py: the plugin's own (node_modules, .venv), one
-on PATH, or one that npm or pip installs into target/toolchains of the checkout around the plugin. `import 'sandmill'` finds the host's own guest SDK.
-
+    before_help = "\
 Examples:
   sandmill plugin build my-plugin -o plugins/
-  sandmill plugin build --json my-plugin | jq -r .file"
+  sandmill plugin build --json my-plugin | jq -r .file",
+    after_help = "\
+Rust: a folder with a Cargo.toml is built with cargo, whose output goes to standard error. A
+missing WebAssembly target is installed with rustup, if possible.
+
+JavaScript and Python: a folder with a plugin.js or plugin.py is bundled with the language's
+runtime by componentize-qjs or componentize-py. The tool is taken from the plugin
+(node_modules, .venv), from PATH, or installed with npm or pip into target/toolchains of the
+surrounding checkout. The `sandmill` module that a plugin imports comes with this host.
+
+With --json it prints one object: {\"file\", \"package\", \"bytes\", \"seconds\", \"way\"}"
 )]
 struct BuildArgs {
-    /// The plugin's directory
+    /// The plugin's folder
     #[arg(default_value = ".")]
     dir: PathBuf,
-    /// Where the component goes: a file, or a directory for NAME.wasm [default: plugins/NAME.wasm in its target directory]
+    /// Write the component to this file, or as NAME.wasm into this folder [default:
+    /// plugins/NAME.wasm in the plugin's target folder]
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
-    /// Print one JSON object: {"file", "package", "bytes", "seconds", "way"}
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -103,12 +106,12 @@ fn summary(built: &Built) -> String {
     format!("{}  {}  ({:.1} s, {way})", path.display(), size(*bytes), elapsed.as_secs_f64())
 }
 
-/// The last word: whether it is as it should be.
-fn verdict(good: bool) -> ExitCode {
-    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+/// The exit code of a check or test.
+fn verdict(is_good: bool) -> ExitCode {
+    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Bytes for people: KiB below one MiB, MiB from there.
+/// A size in KiB, or from one MiB on in MiB.
 fn size(bytes: u64) -> String {
     match bytes.div_ceil(1024) {
         kib @ 0..1024 => format!("{kib} KiB"),
@@ -123,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_line_says_what_came_out() {
+    fn the_summary_of_a_build_has_file_size_and_time() {
         let built = Built {
             path: "plugins/door-watch.wasm".into(),
             bytes: 46_500,
@@ -138,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_for_people() {
+    fn sizes_are_in_kib_or_mib() {
         assert_eq!([size(1), size(1_047_552), size(18 << 20)], ["1 KiB", "1023 KiB", "18.0 MiB"]);
     }
 }

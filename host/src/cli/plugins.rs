@@ -1,4 +1,5 @@
-//! `sandmill plugins`: which plugins run, which files were refused and why, and what happened to each; and taking a version back.
+//! `sandmill plugins`: lists running plugins and refused files with the reasons, shows a plugin's
+//! history, and rolls a version back.
 
 use std::{process::ExitCode, time::SystemTime};
 
@@ -7,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     database::{connect, explain},
-    output::{self, Screen, Tone},
+    output::{self, OutputStyle, Tone},
     status::age,
     table::{Cell, Column, Table},
 };
@@ -21,67 +22,99 @@ use crate::{
     store::time,
 };
 
-/// Shows which plugins run and what became of their files
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "A version is the first digits of its file's SHA-256. The file in the plugins folder runs as soon as it is checked; a file that is \
-         refused leaves the former version running, and the reason is shown here and in NAME.wasm.error beside it. Other entries of the folder that look as if \
-         they should run are listed with a remedy.
-
+const EXAMPLES: &str = "\
 Examples:
   sandmill plugins
+  sandmill plugins show cart-summary
   sandmill plugins history cart-summary
-  sandmill plugins rollback cart-summary"
-)]
+  sandmill plugins rollback cart-summary";
+
+const DETAILS: &str = "\
+Each NAME.wasm in the plugins folder runs as soon as it is checked. If a new file is refused,
+the former version keeps running; the reason is shown here and in NAME.wasm.error beside the
+file. Other entries of the folder that look like plugins are listed with a remedy.
+
+FILE is the beginning of the file's SHA-256, which identifies a version.
+
+With --json it prints one object. \"replaces\" is the shared processor that a tenant's own
+processor replaces, or null:
+  {\"plugins\": [{\"plugin\", \"processor\", \"digest\", \"version\", \"contract\", \"since\", \"calls\",
+    \"replaces\", \"refused\": {\"digest\", \"why\", \"at\"}}],
+   \"notRun\": [{\"path\", \"problem\", \"remedy\", \"since\"}]}";
+
+/// Lists plugins and their versions, and rolls versions back
+#[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct PluginsArgs {
     #[command(subcommand)]
     command: Option<PluginsCommand>,
-    /// Print one JSON object: {"plugins": [{"plugin", "processor", "digest", "version", "contract", "since", "calls", "replaces", "refused": {"digest", "why", "at"}}],
-    /// "notRun": [{"path", "problem", "remedy", "since"}]}; replaces is the shared processor that a tenant's own one replaces, or null
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum PluginsCommand {
-    /// Shows what happened to a plugin, the last first
     History(HistoryArgs),
-    /// Shows one plugin with its last changes
     Show(ShowArgs),
-    /// Takes the running version back: the one before it runs again, and stays until there is another file
     Rollback(RollbackArgs),
-    /// Runs versions again that were taken back
     Retry(RetryArgs),
 }
 
+/// Shows the changes of a plugin, newest first
 #[derive(Debug, clap::Args)]
+#[command(
+    before_help = "Example:\n  sandmill plugins history cart-summary --limit 5",
+    after_help = "\
+LAST is the position of the last event that the replaced version handled, FIRST that of the
+first event that this version handled. GAP is the time from the swap to this version's first
+call.
+
+A dry run repeats recent events, most of which the plugin has handled before. If the plugin
+skips repeated events, skips are expected there.
+
+With --json it prints one object:
+  {\"history\": [{\"id\", \"event\", \"at\", \"digest\", \"version\", \"processor\", \"reason\", \"replaced\",
+    \"replacedLast\", \"first\", \"gapMs\", \"lanes\", \"longestMs\", \"dryRun\"}]}"
+)]
 struct HistoryArgs {
     /// The plugin: its file's name without .wasm
     plugin: String,
-    /// At most so many changes
+    /// Show at most this many changes
     #[arg(long, default_value_t = 20)]
     limit: u32,
-    /// Print one JSON object: {"history": [{"id", "event", "at", "digest", "version", "processor", "reason", "replaced", "replacedLast", "first", "gapMs", "lanes", "longestMs", "dryRun"}]}
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
+/// Shows one plugin with its latest changes
 #[derive(Debug, clap::Args)]
+#[command(before_help = "Example:\n  sandmill plugins show cart-summary")]
 struct ShowArgs {
     /// The plugin: its file's name without .wasm
     plugin: String,
 }
 
+/// Rolls back to the version that ran before the current one
 #[derive(Debug, clap::Args)]
+#[command(
+    before_help = "Example:\n  sandmill plugins rollback cart-summary --reason 'wrong totals'",
+    after_help = "\
+The former version runs until the file in the plugins folder changes. `sandmill plugins retry`
+undoes the rollback."
+)]
 struct RollbackArgs {
     /// The plugin: its file's name without .wasm
     plugin: String,
-    /// Why, for whoever reads the history
+    /// The reason, for the plugin's history
     #[arg(long, default_value = "by a person")]
     reason: String,
 }
 
+/// Lets versions that were rolled back run again
 #[derive(Debug, clap::Args)]
+#[command(before_help = "Example:\n  sandmill plugins retry cart-summary")]
 struct RetryArgs {
     /// The plugin: its file's name without .wasm
     plugin: String,
@@ -101,7 +134,7 @@ struct PluginJson<'a> {
     refused: Option<RefusedJson<'a>>,
 }
 
-/// An entry of the plugins folder that is not a plugin, but looks as if it was meant to be one.
+/// An entry of the plugins folder that looks like a plugin but is not run.
 #[derive(Serialize)]
 struct NotRunJson<'a> {
     path: &'a str,
@@ -150,7 +183,7 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
                 let not_run: Vec<NotRunJson<'_>> = problems.iter().map(not_run_json).collect();
                 output::print_json(&serde_json::json!({ "plugins": plugins, "notRun": not_run }))?;
             } else {
-                let table = show(&plugins, Screen::stdout(), SystemTime::now());
+                let table = show(&plugins, OutputStyle::stdout(), SystemTime::now());
                 let replaced = history::replacements(&plugins);
                 output::print(&format!("{table}{}{}", show_replaced(&replaced), show_problems(&problems)))?;
             }
@@ -161,20 +194,20 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
                 let past: Vec<HistoryJson<'_>> = past.iter().map(past_json).collect();
                 output::print_json(&serde_json::json!({ "history": past }))?;
             } else {
-                output::print(&show_past(&past, Screen::stdout()))?;
+                output::print(&show_past(&past, OutputStyle::stdout()))?;
             }
         }
         Some(PluginsCommand::Show(args)) => {
             let listed = one(&session, &args.plugin).await?;
             let past = past(&session, &args.plugin, 5).await?;
-            let screen = Screen::stdout();
-            output::print(&format!("{}\n{}", show(&[listed], screen, SystemTime::now()), show_past(&past, screen)))?;
+            let style = OutputStyle::stdout();
+            output::print(&format!("{}\n{}", show(&[listed], style, SystemTime::now()), show_past(&past, style)))?;
         }
         Some(PluginsCommand::Rollback(args)) => roll_back(&session, args).await?,
         Some(PluginsCommand::Retry(args)) => {
             let released = history::release_holds(&session, &args.plugin).await.map_err(|error| explain(&error))?;
             if released == 0 {
-                bail!("no version of {} was taken back", args.plugin);
+                bail!("no version of {} is rolled back; there is nothing to retry", args.plugin);
             }
             output::print(&format!("{} of {} may run again\n", output::count(released, "version"), args.plugin))?;
         }
@@ -186,47 +219,46 @@ async fn one(session: &Session, plugin: &str) -> anyhow::Result<PluginStatus> {
     let plugins = history::list(session).await.map_err(|error| explain(&error))?;
     let names: Vec<String> = plugins.iter().map(|listed| listed.plugin.clone()).collect();
     let found = plugins.into_iter().find(|listed| listed.plugin == plugin);
-    found.with_context(|| format!("there is no plugin {plugin}; there are: {}", names.join(", ")))
+    found.with_context(|| format!("there is no plugin {plugin}; known plugins: {}", names.join(", ")))
 }
 
 async fn past(session: &Session, plugin: &str, most: i64) -> anyhow::Result<Vec<HistoryEntry>> {
     let past = history::entries(session, plugin, most).await.map_err(|error| explain(&error))?;
     if past.is_empty() {
-        // Says which there are.
+        // Fails if the plugin is unknown, and lists the known ones.
         one(session, plugin).await?;
     }
     Ok(past)
 }
 
-/// Takes the running version back, if there is one that ran before it.
+/// Rolls back to the version before the running one, if there is one.
 async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> {
     let running = one(session, &args.plugin).await?;
     if !running.runs() {
-        bail!("{} does not run; there is nothing to take back", args.plugin);
+        bail!("{} is not running, so it cannot be rolled back", args.plugin);
     }
     let past = history::entries(session, &args.plugin, 100).await.map_err(|error| explain(&error))?;
-    // Files that were refused since have changed nothing.
+    // A refused file changed nothing.
     let last = past.iter().find(|past| past.event != "refused");
     let swap = last.filter(|last| last.event == "swapped" && last.digest == running.digest);
     if swap.is_some_and(|swap| swap.replaced == swap.digest) {
-        bail!("only the manifest of {} has changed since the version before; change it back", args.plugin);
+        bail!("the last change of {} was to its manifest only; restore the former manifest instead", args.plugin);
     }
     let hold = VersionHold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
     let before = before(session, &hold, swap).await.map_err(|error| explain(&error))?;
     let Some((before, is_stored)) = before else {
-        bail!(
-            "{} has run no other version that is still available; put the version to run into the plugins folder",
-            args.plugin
-        );
+        bail!("no earlier version of {} is available; put the version to run into the plugins folder", args.plugin);
     };
     history::add_hold(session, &hold).await.map_err(|error| explain(&error))?;
     let after = if is_stored {
-        "its bytes are in the database, so a restart runs it too"
+        "its bytes are in the database, so it also runs after a restart"
     } else {
-        "its bytes are not in the database yet, so a restart would need its compiled code (compile.cache)"
+        "its bytes are not in the database yet, so a restart needs its compiled code (compile.cache)"
     };
     output::print(&format!(
-        "{0}: {1} is taken back, and {2} runs again: in a host that runs now, or at the next start\nIt stays until there is another file in the plugins folder; {after}. If {2} cannot run, {0}.wasm.error says why. `sandmill plugins retry {0}` lets the other one run again.\n",
+        "rolled back {0} from {1} to {2}; a running host switches now, otherwise at its next start\n\
+         {2} runs until the file in the plugins folder changes; {after}. If it cannot run, {0}.wasm.error says why. \
+         To run {1} again: sandmill plugins retry {0}\n",
         args.plugin,
         short(&running.digest),
         short(&before)
@@ -234,20 +266,20 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The version before the one that is taken back, and whether its bytes are stored; none if the
-/// host could not go back to it. A version that was swapped out since the processor began is still
-/// in the host's memory; any other one is found as a host finds it.
+/// The version to roll back to, and whether its bytes are stored; none if the host cannot run it. A
+/// version that was swapped out since the processor started is still in the host's memory. Any
+/// other one is found in the same way as by the host.
 async fn before(
     session: &Session,
-    taken_back: &VersionHold,
+    rolled_back: &VersionHold,
     swap: Option<&HistoryEntry>,
 ) -> Result<Option<(String, bool)>, crate::db::Error> {
-    let VersionHold { plugin, digest, .. } = taken_back;
+    let VersionHold { plugin, digest, .. } = rolled_back;
     let before = match swap {
         Some(swap) => Some(swap.replaced.clone()),
         None => {
             let mut held = history::holds(session).await?;
-            held.push(taken_back.clone());
+            held.push(rolled_back.clone());
             history::latest_allowed(session, plugin, digest, &held).await?
         }
     };
@@ -266,7 +298,7 @@ fn when(at: SystemTime) -> String {
 
 fn listed_json<'a>(listed: &'a PluginStatus, replaced: &[(&'a str, ProcessorId)]) -> PluginJson<'a> {
     let refused = listed.refused.as_ref();
-    // Of what does not run only the file's name is news.
+    // If the plugin does not run, only its name is current.
     let of = |text| if listed.runs() { text } else { "" };
     PluginJson {
         plugin: &listed.plugin,
@@ -305,9 +337,9 @@ fn past_json(past: &HistoryEntry) -> HistoryJson<'_> {
     }
 }
 
-fn show(plugins: &[PluginStatus], screen: Screen, now: SystemTime) -> String {
+fn show(plugins: &[PluginStatus], style: OutputStyle, now: SystemTime) -> String {
     if plugins.is_empty() {
-        return "no host has run a plugin here yet\n".into();
+        return "no plugin has run on this database yet\n".into();
     }
     use Column::{Number, Text};
     let columns = [
@@ -324,7 +356,7 @@ fn show(plugins: &[PluginStatus], screen: Screen, now: SystemTime) -> String {
         let runs = listed.runs();
         let since = now.duration_since(listed.since).unwrap_or_default().as_secs_f64();
         let tone = listed.refused.as_ref().map(|_| if runs { Tone::Warning } else { Tone::Bad });
-        let note = if listed.refused.is_some() { "another file is refused" } else { "" };
+        let note = if listed.refused.is_some() { "a newer file was refused" } else { "" };
         table.row(vec![
             Cell::new(&listed.plugin),
             Cell::new(if runs { &listed.processor } else { "-" }),
@@ -335,10 +367,10 @@ fn show(plugins: &[PluginStatus], screen: Screen, now: SystemTime) -> String {
             Cell::new(if runs { note } else { "refused" }).tone(tone),
         ]);
     }
-    let mut text = table.show(screen);
+    let mut text = table.show(style);
     for listed in plugins {
         if let Some((digest, why, _)) = &listed.refused {
-            // A plugin's words may span several lines.
+            // A plugin's message may span several lines.
             let why = text::printable(why).trim_end().replace('\n', "\n    ");
             text.push_str(&format!(
                 "{}.wasm ({}): {why}\n",
@@ -350,7 +382,7 @@ fn show(plugins: &[PluginStatus], screen: Screen, now: SystemTime) -> String {
     text
 }
 
-/// Lists the shared processors that tenants' own ones replace, one a line.
+/// Lists the shared processors that tenants' own processors replace, one per line.
 fn show_replaced(replaced: &[(&str, ProcessorId)]) -> String {
     let line = |(shared, own): &(&str, ProcessorId)| {
         let tenant = own.owner().map(|owner| owner.as_str()).unwrap_or_default();
@@ -359,7 +391,7 @@ fn show_replaced(replaced: &[(&str, ProcessorId)]) -> String {
     replaced.iter().map(line).collect()
 }
 
-/// Lists the entries of the plugins folder that are not run, one a line.
+/// Lists the entries of the plugins folder that are not run, one per line.
 fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
     let line = |(found, _): &(Problem, SystemTime)| {
         let [path, problem, remedy] = [&found.path, &found.problem, &found.remedy].map(|shown| text::one_line(shown));
@@ -368,19 +400,19 @@ fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
     problems.iter().map(line).collect()
 }
 
-/// Why, what came of trying it before, and how its lanes came over.
+/// The reason for a change, the result of its dry run, and how long its lanes waited.
 fn why(past: &HistoryEntry) -> String {
     let reason = Some(past.reason.clone()).filter(|reason| !reason.is_empty());
-    // Of what was refused it is the reason.
+    // The reason of a refusal includes the dry run.
     let dry_run = past.dry_run.as_ref().filter(|_| past.event != "refused").map(DryRunReport::to_string);
-    let came = past.lanes.zip(past.longest_ms).map(|(lanes, ms)| {
+    let lanes = past.lanes.zip(past.longest_ms).map(|(lanes, ms)| {
         let lanes = output::count(lanes as u64, "lane");
-        format!("{lanes} came over, the longest wait for a first answer {ms:.1} ms")
+        format!("{lanes} switched, longest wait for a first result {ms:.1} ms")
     });
-    [reason, dry_run, came].into_iter().flatten().collect::<Vec<_>>().join("; ")
+    [reason, dry_run, lanes].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-fn show_past(past: &[HistoryEntry], screen: Screen) -> String {
+fn show_past(past: &[HistoryEntry], style: OutputStyle) -> String {
     use Column::{Number, Text};
     let columns = [
         Text("AT"),
@@ -407,5 +439,5 @@ fn show_past(past: &[HistoryEntry], screen: Screen) -> String {
             Cell::new(why(past)),
         ]);
     }
-    table.show(screen)
+    table.show(style)
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     database::{connect, explain},
-    output::{self, Screen, Tone, count},
+    output::{self, OutputStyle, Tone, count},
     table::{Cell, Column, Table},
 };
 use crate::{
@@ -23,9 +23,9 @@ use crate::{
     projections::list::{self, Collection},
 };
 
-/// Lists processors and their collections, and removes them
+/// Lists processors with their collections, and removes processors
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(before_help = "Examples:
   sandmill processors list
   sandmill processors remove acme/cart-summary --keep-documents
   sandmill processors remove cart-summary --drop-documents --yes")]
@@ -43,53 +43,73 @@ enum ProcessorsCommand {
 /// Lists processors with their collections
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "STATE is `running`; `refused` if the plugin's file does not run (`sandmill plugins` says why); `absent` if a host is running without such a file; or `no host`. \
-         DOCUMENTS is the database's last estimate. Collections kept from removed processors are listed below."
+    before_help = "Example:\n  sandmill processors list",
+    after_help = "\
+STATE is one of:
+  running  a host runs the processor
+  refused  the host refused the plugin's file; `sandmill plugins` shows the reason
+  absent   a host is running, but none of its plugins provides this processor
+  no host  no host is running on this database
+
+DOCUMENTS is PostgreSQL's estimate. Collections kept from removed processors are listed last.
+
+With --json it prints one object. \"tenant\" is null for a shared processor, \"documents\" if there
+is no estimate:
+  {\"processors\": [{\"id\", \"kind\", \"tenant\", \"plugin\", \"state\",
+    \"collections\": [{\"name\", \"view\", \"documents\"}]}],
+   \"kept\": [{\"name\", \"view\", \"documents\", \"keptFrom\"}]}"
 )]
 struct ListArgs {
-    /// Print one JSON object: {"processors": [{"id", "kind", "tenant", "plugin", "state",
-    /// "collections": [{"name", "view", "documents"}]}], "kept": [{"name", "view", "documents",
-    /// "keptFrom"}]}; tenant is null for a shared one, documents if the database has no estimate
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Removes a processor: its place in the log, its lanes, pauses and dead letters, and, with
-/// --drop-documents, its documents
+/// Removes a processor that no host runs
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "No host may be running it: take its plugin's file out of the plugins folder first. If the file comes back, the processor starts from scratch.
-
-Kept documents stay in their view, and no plugin writes them. A plugin that lists the collection is refused, unless it takes the documents over with \
-on-change = \"continue\" in its manifest. The same command with --drop-documents drops what was kept.
-
+    before_help = "\
 Examples:
   sandmill processors remove acme/cart-summary --keep-documents
-  sandmill processors remove acme/cart-summary --drop-documents --yes"
+  sandmill processors remove acme/cart-summary --drop-documents --yes",
+    after_help = "\
+Removes the processor's position in the log, its lanes, pauses and dead letters, and with
+--drop-documents its documents.
+
+First take the plugin's file out of the plugins folder: no host may be running the processor.
+If the file comes back later, the processor starts from scratch.
+
+Kept documents stay in their view, but no plugin updates them. A plugin that declares the
+collection is refused unless its manifest says on-change = \"continue\", which takes the
+documents over. To drop kept documents later, run the same command with --drop-documents.
+
+With --json it prints one object. The first \"documents\" is \"kept\" or \"dropped\"; the second is
+null if a collection's table is missing:
+  {\"processor\", \"deadLetters\", \"lanes\", \"pauses\", \"sheds\", \"documents\",
+   \"collections\": [{\"view\", \"documents\"}]}"
 )]
 struct RemoveArgs {
-    /// The processor, as `sandmill processors list` names it; a tenant's own is TENANT/ID
+    /// The processor's id, as `sandmill processors list` shows it; TENANT/ID for a tenant's own
+    /// processor
     processor: ProcessorId,
     #[command(flatten)]
-    documents: Documents,
-    /// Remove it even if dead letters or documents are lost
+    documents: KeepOrDrop,
+    /// Confirm that dead letters or documents may be lost
     #[arg(long)]
     yes: bool,
-    /// Print one JSON object: {"processor", "deadLetters", "lanes", "pauses", "sheds", "documents":
-    /// "kept" or "dropped", "collections": [{"view", "documents"}]}; documents is null if a
-    /// collection's table is missing
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// What happens to the documents.
+/// The choice of what happens to the documents.
 #[derive(Debug, clap::Args)]
 #[group(required = true, multiple = false)]
-struct Documents {
-    /// Leave its documents where they are
+struct KeepOrDrop {
+    /// Keep the documents in their views
     #[arg(long)]
     keep_documents: bool,
-    /// Drop its documents, with their tables and views
+    /// Drop the documents with their tables and views
     #[arg(long)]
     drop_documents: bool,
 }
@@ -114,7 +134,7 @@ struct ProcessorJson<'a> {
     kind: &'a str,
     tenant: Option<&'a str>,
     plugin: &'a str,
-    state: State,
+    state: RunState,
     collections: Vec<CollectionJson<'a>>,
 }
 
@@ -135,52 +155,51 @@ impl<'a> CollectionJson<'a> {
     }
 }
 
-/// Whether a host runs a processor, and if not, why.
+/// Whether a host runs a processor; if not, why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum State {
+pub(super) enum RunState {
     Running,
     Refused,
     Absent,
     NoHost,
 }
 
-impl State {
-    fn of(entry: &RosterEntry, plugins: &[PluginStatus], host: bool) -> State {
+impl RunState {
+    fn of(entry: &RosterEntry, plugins: &[PluginStatus], host: bool) -> RunState {
         let plugin = plugins.iter().find(|listed| listed.plugin == entry.plugin);
         match plugin {
-            _ if entry.runs => State::Running,
-            _ if !host => State::NoHost,
-            // Between two terms it has no session. The error that ended the last one is a sign of
-            // life too, in case the host could not record its plugins.
-            _ if entry.failed_lately => State::Running,
-            // A program's own handlers run in no file.
-            _ if entry.plugin == "native" => State::Running,
-            Some(plugin) if plugin.processor == entry.id => State::Running,
-            Some(plugin) if plugin.refused.is_some() => State::Refused,
-            _ => State::Absent,
+            _ if entry.runs => RunState::Running,
+            _ if !host => RunState::NoHost,
+            // A processor has no session between two terms. A recent term error also shows that it
+            // runs, even if the host could not record its plugins.
+            _ if entry.failed_lately => RunState::Running,
+            // Native handlers are part of a program; they have no plugin file.
+            _ if entry.plugin == "native" => RunState::Running,
+            Some(plugin) if plugin.processor == entry.id => RunState::Running,
+            Some(plugin) if plugin.refused.is_some() => RunState::Refused,
+            _ => RunState::Absent,
         }
     }
 
     pub(super) fn words(self) -> (&'static str, Tone) {
         match self {
-            State::Running => ("running", Tone::Good),
-            State::Refused => ("refused", Tone::Bad),
-            State::Absent => ("absent", Tone::Warning),
-            State::NoHost => ("no host", Tone::Warning),
+            RunState::Running => ("running", Tone::Good),
+            RunState::Refused => ("refused", Tone::Bad),
+            RunState::Absent => ("absent", Tone::Warning),
+            RunState::NoHost => ("no host", Tone::Warning),
         }
     }
 }
 
-/// Reads all processors with their states: of the files that a host has recorded, if one works
-/// here.
+/// Reads all processors with their states, derived from the files that the host has recorded.
 pub(super) async fn states(
     session: &Session,
     plugins: &[PluginStatus],
     host: bool,
-) -> Result<Vec<(RosterEntry, State)>, Error> {
+) -> Result<Vec<(RosterEntry, RunState)>, Error> {
     let state = |entry: RosterEntry| {
-        let state = State::of(&entry, plugins, host);
+        let state = RunState::of(&entry, plugins, host);
         (entry, state)
     };
     Ok(roster::read(session).await?.into_iter().map(state).collect())
@@ -193,7 +212,7 @@ async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
         Ok((states(&session, &plugins, host).await?, list::collections(&session).await?))
     };
     let (entries, collections) = read.await.map_err(|error| explain(&error))?;
-    let listed: Vec<(&RosterEntry, State, Vec<&Collection>)> = entries
+    let listed: Vec<(&RosterEntry, RunState, Vec<&Collection>)> = entries
         .iter()
         .map(|(entry, state)| {
             let own = collections.iter().filter(|of| of.processor.as_ref() == Some(&entry.id)).collect();
@@ -213,17 +232,17 @@ async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
         let kept = kept.iter().map(|of| CollectionJson::of(of)).collect();
         output::print_json(&ListJson { processors: processors.collect(), kept })?;
     } else {
-        output::print(&show(&listed, &kept, Screen::stdout()))?;
+        output::print(&show(&listed, &kept, OutputStyle::stdout()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(listed: &[(&RosterEntry, State, Vec<&Collection>)], kept: &[&Collection], screen: Screen) -> String {
+fn show(listed: &[(&RosterEntry, RunState, Vec<&Collection>)], kept: &[&Collection], style: OutputStyle) -> String {
     use Column::{Number, Text};
     if listed.is_empty() && kept.is_empty() {
-        return "no processor has run on this database yet; start one with `sandmill run --plugins DIR`\n".into();
+        return "no processor has run on this database yet; start a host with `sandmill run --plugins DIR`\n".into();
     }
-    let about = |of: &Collection| of.documents.map_or_else(|| "?".into(), |documents| format!("~{documents}"));
+    let estimate = |of: &Collection| of.documents.map_or_else(|| "?".into(), |documents| format!("~{documents}"));
     let mut table = Table::new([
         Text("PROCESSOR"),
         Text("KIND"),
@@ -249,17 +268,17 @@ fn show(listed: &[(&RosterEntry, State, Vec<&Collection>)], kept: &[&Collection]
         if own.is_empty() {
             table.row(cells("-".into(), "-"));
         }
-        own.iter().for_each(|of| table.row(cells(about(of), &of.view)));
+        own.iter().for_each(|of| table.row(cells(estimate(of), &of.view)));
     }
-    let mut text = if listed.is_empty() { String::new() } else { table.show(screen) };
+    let mut text = if listed.is_empty() { String::new() } else { table.show(style) };
     if !kept.is_empty() {
         let mut table = Table::new([Text("KEPT FROM"), Number("DOCUMENTS"), Text("VIEW")]);
         for of in kept {
             let from = of.kept_from.as_deref().unwrap_or_default();
-            table.row([Cell::new(from), Cell::new(about(of)), Cell::new(&of.view)]);
+            table.row([Cell::new(from), Cell::new(estimate(of)), Cell::new(&of.view)]);
         }
         text.push_str(if listed.is_empty() { "" } else { "\n" });
-        text.push_str(&table.show(screen));
+        text.push_str(&table.show(style));
     }
     text
 }
@@ -291,22 +310,26 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
         let known: Vec<String> =
             roster::read(&session).await.map_err(|error| explain(&error))?.into_iter().map(|entry| entry.id).collect();
         bail!(
-            "there is no processor `{id}`, and no documents were kept of one; {}",
-            if known.is_empty() { "none is known here".into() } else { format!("there are: {}", known.join(", ")) }
+            "there is no processor `{id}`, and no documents were kept from one; {}",
+            if known.is_empty() {
+                "this database has no processors".into()
+            } else {
+                format!("known processors: {}", known.join(", "))
+            }
         );
     };
     if !held.known && !drops {
-        bail!("{id} was already removed and its documents kept; use --drop-documents to drop them");
+        bail!("{id} is already removed and its documents are kept; to drop them, pass --drop-documents");
     }
     let lost = lost(&held, drops);
     if !lost.is_empty() && !yes {
-        bail!("removing {id} loses {}; add --yes to confirm", lost.join(" and "));
+        bail!("removing {id} loses {}; to confirm, add --yes", lost.join(" and "));
     }
     removal::release(&mut session, &id).await?;
     if drops {
         removal::drop_kept(&mut session, &id).await.map_err(|error| {
             anyhow::anyhow!(
-                "{}\nThe processor is removed, but not all of its documents are dropped yet; run the same command again.",
+                "{}\nThe processor is removed, but some of its documents are not dropped yet; run the same command again.",
                 explain(&error)
             )
         })?;
@@ -325,12 +348,12 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
                 .collect(),
         })?;
     } else {
-        output::print_plain(&told(&id, &held, drops))?;
+        output::print_plain(&summary(&id, &held, drops))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// What is lost for good, or takes another pass over the log to restore.
+/// What is lost for good, or can be restored only by handling all events again.
 fn lost(held: &ProcessorRemains, drops: bool) -> Vec<String> {
     let documents: i64 = if drops { held.collections.iter().filter_map(|of| of.documents).sum() } else { 0 };
     let lost = [(held.dead_letters, "dead letter"), (documents, "document")];
@@ -341,7 +364,7 @@ fn counted(number: i64, what: &str) -> String {
     count(u64::try_from(number).unwrap_or_default(), what)
 }
 
-fn told(id: &ProcessorId, held: &ProcessorRemains, drops: bool) -> String {
+fn summary(id: &ProcessorId, held: &ProcessorRemains, drops: bool) -> String {
     let mut text = String::new();
     if held.known {
         let ProcessorRemains { dead_letters, lanes, pauses, sheds, .. } = held;
@@ -354,7 +377,7 @@ fn told(id: &ProcessorId, held: &ProcessorRemains, drops: bool) -> String {
         let rows: Vec<String> =
             rows.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect();
         let with = if rows.is_empty() { String::new() } else { format!(", {}", rows.join(", ")) };
-        text.push_str(&format!("removed {id}: its place in the log{with}\n"));
+        text.push_str(&format!("removed {id}: its position in the log{with}\n"));
     }
     for of in &held.collections {
         let RemainingCollection { relation, documents, .. } = of;
@@ -362,11 +385,13 @@ fn told(id: &ProcessorId, held: &ProcessorRemains, drops: bool) -> String {
         text.push_str(&match (documents, drops) {
             (Some(documents), true) => format!("dropped {documents} with the view {relation}\n"),
             (Some(documents), false) => {
-                format!("kept {documents} in the view {relation}; no plugin writes there any more\n")
+                format!("kept {documents} in the view {relation}; no plugin updates them any more\n")
             }
             (None, true) => format!("dropped the collection of {relation}, whose table was missing\n"),
             (None, false) => {
-                format!("kept the collection of {relation}, whose table is missing; use --drop-documents to drop it\n")
+                format!(
+                    "kept the collection of {relation}, whose table is missing; to drop it, pass --drop-documents\n"
+                )
             }
         });
     }
@@ -378,7 +403,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_lost_and_what_was_removed_is_said_in_numbers() {
+    fn losses_and_removals_are_counted() {
         let id = ProcessorId::parse("acme/carts").unwrap();
         let (view, relation) = ("carts@acme".to_string(), r#"app."carts@acme""#.to_string());
         let collection = RemainingCollection { view, relation, documents: Some(12) };
@@ -393,21 +418,21 @@ mod tests {
         assert_eq!(lost(&held, true), ["3 dead letters", "12 documents"]);
         assert_eq!(lost(&ProcessorRemains::default(), true), Vec::<String>::new());
         assert_eq!(
-            told(&id, &held, false),
-            "removed acme/carts: its place in the log, 3 dead letters, 1 lane behind\n\
-             kept 12 documents in the view app.\"carts@acme\"; no plugin writes there any more\n"
+            summary(&id, &held, false),
+            "removed acme/carts: its position in the log, 3 dead letters, 1 lane behind\n\
+             kept 12 documents in the view app.\"carts@acme\"; no plugin updates them any more\n"
         );
         let missing = RemainingCollection { view: "gone".into(), relation: "public.gone".into(), documents: None };
         let missing = ProcessorRemains { collections: vec![missing], ..ProcessorRemains::default() };
         assert_eq!(lost(&missing, true), Vec::<String>::new());
-        assert_eq!(told(&id, &missing, true), "dropped the collection of public.gone, whose table was missing\n");
-        assert!(told(&id, &missing, false).starts_with("kept the collection of public.gone, whose table is"));
+        assert_eq!(summary(&id, &missing, true), "dropped the collection of public.gone, whose table was missing\n");
+        assert!(summary(&id, &missing, false).starts_with("kept the collection of public.gone, whose table is"));
         let kept = ProcessorRemains { known: false, dead_letters: 0, lanes: 0, ..held };
-        assert_eq!(told(&id, &kept, true), "dropped 12 documents with the view app.\"carts@acme\"\n");
+        assert_eq!(summary(&id, &kept, true), "dropped 12 documents with the view app.\"carts@acme\"\n");
     }
 
     #[test]
-    fn a_processor_is_listed_with_what_its_host_makes_of_it() {
+    fn the_state_of_a_processor_follows_from_the_recorded_files() {
         let entry = |runs| RosterEntry {
             id: "acme/carts".into(),
             kind: "projector".into(),
@@ -428,14 +453,14 @@ mod tests {
             refused: refused.then(|| (String::new(), "broken".into(), std::time::SystemTime::UNIX_EPOCH)),
             is_removed: false,
         };
-        assert_eq!(State::of(&entry(true), &[], true), State::Running);
-        assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], true), State::Running);
-        assert_eq!(State::of(&entry(false), &[listed("", true)], true), State::Refused);
-        assert_eq!(State::of(&entry(false), &[listed("acme/other", false)], true), State::Absent);
-        assert_eq!(State::of(&entry(false), &[listed("acme/carts", true)], false), State::NoHost);
+        assert_eq!(RunState::of(&entry(true), &[], true), RunState::Running);
+        assert_eq!(RunState::of(&entry(false), &[listed("acme/carts", true)], true), RunState::Running);
+        assert_eq!(RunState::of(&entry(false), &[listed("", true)], true), RunState::Refused);
+        assert_eq!(RunState::of(&entry(false), &[listed("acme/other", false)], true), RunState::Absent);
+        assert_eq!(RunState::of(&entry(false), &[listed("acme/carts", true)], false), RunState::NoHost);
         let failing = RosterEntry { failed_lately: true, ..entry(false) };
-        assert_eq!(State::of(&failing, &[], true), State::Running);
-        assert_eq!(State::of(&failing, &[], false), State::NoHost);
+        assert_eq!(RunState::of(&failing, &[], true), RunState::Running);
+        assert_eq!(RunState::of(&failing, &[], false), RunState::NoHost);
         let collection = Collection {
             tenant: Some("acme".into()),
             name: "carts".into(),
@@ -446,7 +471,7 @@ mod tests {
             documents: Some(7),
         };
         assert_eq!(
-            show(&[(&entry(true), State::Running, Vec::new())], &[&collection], Screen::PLAIN),
+            show(&[(&entry(true), RunState::Running, Vec::new())], &[&collection], OutputStyle::PLAIN),
             "PROCESSOR   KIND       TENANT  STATE    PLUGIN       DOCUMENTS  VIEW\n\
              acme/carts  projector  acme    running  acme/orders          -  -\n\
              \n\

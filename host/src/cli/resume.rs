@@ -1,4 +1,4 @@
-//! `sandmill pause` and `sandmill resume`: a person decides what waits.
+//! `sandmill pause` and `sandmill resume`: pause processing, and resume blocked or paused lanes.
 
 use std::process::ExitCode;
 
@@ -15,54 +15,65 @@ use crate::{
     store,
 };
 
-/// Lets blocked or paused lanes go on
+/// Resumes blocked or paused lanes
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "A running host takes it up within a second; without one, the next to start does. Pauses are lifted as well.
-
+    before_help = "\
 Examples:
   sandmill resume route-performance
   sandmill resume route-performance --tenant UA
-  sandmill resume seats --tenant UA --key flight-1545"
+  sandmill resume seats --tenant UA --key flight-1545",
+    after_help = "\
+A running host acts on it within a second; otherwise the next host does when it starts. Pauses
+in the same scope are lifted, and blocked lanes are retried.
+
+With --json it prints one object. \"stillPaused\" says who paused the whole processor, or is null:
+  {\"processor\", \"tenant\", \"key\", \"pausesLifted\", \"lanesResumed\", \"stillPaused\"}"
 )]
 pub(super) struct ResumeArgs {
     #[command(flatten)]
-    what: What,
-    /// Print one JSON object: {"processor", "tenant", "key", "pausesLifted", "lanesResumed", "stillPaused"}; the last says who paused the whole
-    /// processor, or null
+    scope: PauseScope,
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
-/// Makes a processor, a tenant of it or a lane wait
+/// Pauses a processor, a tenant or a lane
 #[derive(Debug, clap::Args)]
-#[command(after_help = "What is under way ends as it would; nothing is lost, and `sandmill resume` lets it catch up.
-
+#[command(
+    before_help = "\
 Examples:
   sandmill pause route-performance
   sandmill pause route-performance --tenant UA
-  sandmill pause seats --tenant UA --key flight-1545")]
+  sandmill pause seats --tenant UA --key flight-1545",
+    after_help = "\
+Calls in progress finish. No event is lost: after `sandmill resume`, handling continues where
+it stopped.
+
+With --json it prints one object. \"changed\" is false if the scope was paused already:
+  {\"processor\", \"tenant\", \"key\", \"changed\"}"
+)]
 pub(super) struct PauseArgs {
     #[command(flatten)]
-    what: What,
-    /// Print one JSON object: {"processor", "tenant", "key", "changed"}; changed is false if it was paused already
+    scope: PauseScope,
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, clap::Args)]
-struct What {
-    /// The processor, as `sandmill status` names it; a tenant's own is TENANT/ID
+struct PauseScope {
+    /// The processor's id, as `sandmill status` shows it; TENANT/ID for a tenant's own processor
     processor: ProcessorId,
-    /// Only lanes of this tenant
+    /// Only this tenant's lanes
     #[arg(long, value_parser = super::append::tenant)]
     tenant: Option<String>,
-    /// Only the lane with this key, where lanes are finer than tenants
+    /// Only the lane with this partition key, if the processor is not partitioned by tenant
     #[arg(long, requires = "tenant")]
     key: Option<String>,
 }
 
-impl What {
+impl PauseScope {
     fn tenant(&self) -> Option<&str> {
         self.tenant.as_deref()
     }
@@ -73,48 +84,48 @@ impl What {
 }
 
 /// Runs `sandmill resume`.
-pub(super) async fn run(ResumeArgs { what, json }: ResumeArgs, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(ResumeArgs { scope, json }: ResumeArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "resume").await?;
-    check_known(&session, &what.processor).await?;
-    let processor = &what.processor;
-    let lifted = pauses::lift(&session, processor.as_str(), what.tenant(), what.key()).await;
+    check_known(&session, &scope.processor).await?;
+    let processor = &scope.processor;
+    let lifted = pauses::lift(&session, processor.as_str(), scope.tenant(), scope.key()).await;
     let lifted = lifted.map_err(|error| explain(&error))?;
-    let resumed = lane_checkpoints::resume(&session, processor.as_str(), what.tenant(), what.key()).await;
+    let resumed = lane_checkpoints::resume(&session, processor.as_str(), scope.tenant(), scope.key()).await;
     let resumed = resumed.map_err(|error| explain(&error))?;
     let left = pauses::read(&session, processor).await.map_err(|error| explain(&error))?;
-    let whole = left.into_iter().find(|pause| pause.covers_processor()).map(|pause| pause.reason.message);
+    let still_paused = left.into_iter().find(|pause| pause.covers_processor()).map(|pause| pause.reason.message);
     if json {
-        let What { processor, tenant, key } = &what;
+        let PauseScope { processor, tenant, key } = &scope;
         output::print_json(&json!({
             "processor": processor.as_str(), "tenant": tenant, "key": key,
-            "pausesLifted": lifted, "lanesResumed": resumed, "stillPaused": whole.as_deref(),
+            "pausesLifted": lifted, "lanesResumed": resumed, "stillPaused": still_paused.as_deref(),
         }))?;
         return Ok(ExitCode::SUCCESS);
     }
     let lanes = count(resumed, "lane");
     output::print_plain(&match (lifted, resumed) {
-        (0, 0) => format!("no lane of {processor} was waiting\n"),
+        (0, 0) => format!("no lane of {processor} was blocked or paused\n"),
         (0, _) => format!("resumed {lanes} of {processor}\n"),
         (pauses, _) => format!("lifted {} and resumed {lanes} of {processor}\n", count(pauses, "pause")),
     })?;
-    if let Some(whole) = whole {
-        let how = format!("`sandmill resume {processor}` lifts that");
-        output::print(&format!("the whole of {processor} is still paused ({}); {how}\n", text::one_line(&whole)))?;
+    if let Some(paused) = still_paused {
+        let remedy = format!("resume it with `sandmill resume {processor}`");
+        output::print(&format!("{processor} itself is still paused ({}); {remedy}\n", text::one_line(&paused)))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs `sandmill pause`.
-pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyhow::Result<ExitCode> {
+pub(super) async fn pause(PauseArgs { scope, json }: PauseArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "pause").await?;
-    check_known(&session, &what.processor).await?;
-    let changed = pauses::pause(&session, what.processor.as_str(), what.tenant(), what.key()).await;
+    check_known(&session, &scope.processor).await?;
+    let changed = pauses::pause(&session, scope.processor.as_str(), scope.tenant(), scope.key()).await;
     let changed = changed.map_err(|error| explain(&error))?;
-    let What { processor, tenant, key } = &what;
+    let PauseScope { processor, tenant, key } = &scope;
     if let Some(tenant) = tenant
         && !store::knows_tenant(&session, tenant).await.map_err(|error| explain(&error))?
     {
-        output::note(&format!("note: tenant {tenant} has no events yet; check the name"));
+        output::note(&format!("note: tenant {tenant} has no events yet; check the spelling"));
     }
     if json {
         output::print_json(
@@ -122,16 +133,16 @@ pub(super) async fn pause(PauseArgs { what, json }: PauseArgs, db: &Db) -> anyho
         )?;
         return Ok(ExitCode::SUCCESS);
     }
-    let told = if changed { "paused" } else { "was paused already:" };
+    let prefix = if changed { "paused" } else { "already paused:" };
     output::print_plain(&match (tenant, key) {
-        (None, _) => format!("{told} all of {processor}\n"),
-        (Some(tenant), None) => format!("{told} tenant {tenant} of {processor}\n"),
-        (Some(tenant), Some(key)) => format!("{told} lane {key} of tenant {tenant} of {processor}\n"),
+        (None, _) => format!("{prefix} {processor}\n"),
+        (Some(tenant), None) => format!("{prefix} tenant {tenant} of {processor}\n"),
+        (Some(tenant), Some(key)) => format!("{prefix} lane {key} of tenant {tenant} of {processor}\n"),
     })?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Refuses a processor that there is not.
+/// Fails if the processor is unknown, and lists the known ones.
 async fn check_known(session: &Session, processor: &ProcessorId) -> anyhow::Result<()> {
     let status = status::read(session, 0).await.map_err(|error| explain(&error))?;
     let known: Vec<&str> = status.processors.iter().map(|p| p.id.as_str()).collect();
@@ -141,7 +152,7 @@ async fn check_known(session: &Session, processor: &ProcessorId) -> anyhow::Resu
         if known.is_empty() {
             "none has run on this database yet; start one with `sandmill run --plugins DIR`".into()
         } else {
-            format!("there are: {}", known.join(", "))
+            format!("known processors: {}", known.join(", "))
         }
     );
     Ok(())

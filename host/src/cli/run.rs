@@ -1,4 +1,4 @@
-//! `sandmill run`: the host itself.
+//! `sandmill run`: the host.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -9,50 +9,70 @@ use super::{
     signals::Signals,
 };
 use crate::{
-    admin::{Listener, Watched},
+    admin::{HostMonitor, MonitoringServer},
     app::{self, Ended, OtherHost, Until},
     config::{Config, ConfigError},
     db::Db,
     model::text,
 };
 
-/// Runs the plugins in a folder
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "The folder's NAME.wasm files run for all tenants. SIGTERM or ctrl-c finishes what is under way; a second one ends it at once.
-What it logs goes to standard error, and lines that nothing takes are lost and counted; SANDMILL_LOG=warn logs less, and --set log.format=json (SANDMILL_LOG_FORMAT=json) writes one JSON object a line: {\"timestamp\", \"level\", \"target\", \"message\", \"fields\"}. `sandmill status` shows how it goes, from anywhere.
-
-Under a service manager (NOTIFY_SOCKET, systemd's Type=notify) it reports when it works or stands by, and when it stops.
-
-One host at a time works on a database. A second one waits 10 s and exits with code 3; with --standby it waits until the first is gone, then takes over. A host whose \
-         place another one has taken, as after an outage of the database, exits with code 3: have it restarted with --standby.
-
-Exit codes: 0 told to stop, or caught up; 1 failed, or a plugin was refused; 3 another host works on this database; 4 a lane is blocked \
-         (--until-caught-up); 130 or 143 ended by ctrl-c or SIGTERM before it was caught up (--until-caught-up), or at once by a second one.
-
+const EXAMPLES: &str = "\
 Examples:
   sandmill run --plugins plugins
+  sandmill run --plugins plugins --listen 127.0.0.1:9464
   sandmill run --plugins plugins --set limits.cpu-ms=500
   sandmill run --plugins plugins --standby
-  sandmill run --plugins plugins --until-caught-up && sandmill documents route_performance --limit 5"
-)]
+  sandmill run --plugins plugins --until-caught-up && sandmill documents route_performance";
+
+const DETAILS: &str = "\
+Plugins: NAME.wasm in the folder runs for all tenants, TENANT/NAME.wasm for that tenant only. A
+new or changed file is checked, then loaded while the host runs. `sandmill plugins` shows the
+result.
+
+Stopping: SIGTERM or Ctrl-C finishes the work in progress. A second signal ends the host at
+once.
+
+Logs go to standard error; SANDMILL_LOG=warn logs less. If nothing reads them, lines are
+dropped and counted. --set log.format=json (SANDMILL_LOG_FORMAT=json) writes one JSON object
+per line:
+  {\"timestamp\", \"level\", \"target\", \"message\", \"fields\"}
+
+One host at a time runs on a database. A second one waits 10 s, then exits with code 3. With
+--standby it waits until the first one is gone, then takes over. A host that loses its database
+to another host, for example after an outage, exits with code 3: let your service manager
+restart it with --standby.
+
+Under systemd (Type=notify), the host reports when it works, stands by and stops.
+
+Exit codes:
+  0  stopped by a signal, or caught up
+  1  failed; with --until-caught-up also if a plugin was refused
+  3  another host is running on this database
+  4  a lane is blocked (--until-caught-up)
+  130, 143  ended by Ctrl-C or SIGTERM: before it caught up (--until-caught-up), or by a second one";
+
+/// Runs the plugins in a folder
+#[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct RunArgs {
     /// The folder with the plugins [default: the setting `plugins`]
     #[arg(long, value_name = "DIR")]
     plugins: Option<PathBuf>,
-    /// Serve /livez, /readyz and, for Prometheus, /metrics at this address [default: the setting
-    /// `listen`, which is empty]
+    /// Serve /livez, /readyz and /metrics (for Prometheus) at this address [default: the setting
+    /// `listen`; if that is empty, serve nothing]
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<String>,
-    /// End when everything that was there at the start is handled: 0 if so, 4 if a lane is blocked
+    /// Exit when all events that existed at the start are handled: code 0, or 4 if a lane is
+    /// blocked
     #[arg(long)]
     until_caught_up: bool,
-    /// Stand by while another host works on the database, and take over when it is gone. Until then
-    /// nothing is changed there
+    /// Stand by while another host runs on the database, and take over when it is gone. Until then
+    /// the database is not changed
     #[arg(long, conflicts_with = "until_caught_up")]
     standby: bool,
 }
 
+/// Runs the command.
 pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Signals) -> anyhow::Result<ExitCode> {
     if let Some(folder) = args.plugins {
         config.plugins = folder;
@@ -61,18 +81,17 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
         config.listen = address;
     }
     if config.plugins.as_os_str().is_empty() {
-        let remedy = "give --plugins DIR, or set `plugins` in the settings or SANDMILL_PLUGINS";
-        return Err(ConfigError::new("no plugins folder named", remedy).into());
+        let remedy = "pass --plugins DIR, or set `plugins` in the settings or SANDMILL_PLUGINS";
+        return Err(ConfigError::new("no plugins folder is configured", remedy).into());
     }
-    let watched = Watched::new(db.clone(), &config.metrics);
-    let listener = match config.listen.as_str() {
+    let monitor = HostMonitor::new(db.clone(), &config.metrics);
+    let server = match config.listen.as_str() {
         "" => None,
-        address => Some(Listener::start(address, watched.clone()).await?),
+        address => Some(MonitoringServer::start(address, monitor.clone()).await?),
     };
-    if let Some(listener) = &listener {
-        tracing::info!(address = %listener.address(), "serving /livez, /readyz and /metrics");
+    if let Some(server) = &server {
+        tracing::info!(address = %server.address(), "serving /livez, /readyz and /metrics");
     }
-    // A database that is out of reach is told in the words of all commands.
     let reach = async {
         match args.until_caught_up {
             true => connect_directly(db, "start").await.map(drop),
@@ -81,44 +100,45 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
     };
     tokio::select! {
         reached = reach => reached?,
-        // To wait is what it was started for.
+        // A standby host that is stopped while it waits has done its job.
         () = signals.first() => return Ok(if args.standby { ExitCode::SUCCESS } else { signals.exit_code() }),
     }
     let drain = async {
         signals.first().await;
-        watched.stop();
-        tracing::info!("finishing what is under way; a second signal ends it at once");
+        monitor.stop();
+        tracing::info!("finishing the work in progress; a second signal ends the host at once");
     };
     let (until, other_host) = match (args.until_caught_up, args.standby) {
         (true, _) => (Until::CaughtUp, OtherHost::GiveUp),
         (false, true) => (Until::Stopped, OtherHost::StandBy),
         (false, false) => (Until::Stopped, OtherHost::GiveUp),
     };
-    let ended = app::run_watched(&config, db, until, other_host, drain, signals.second(), &watched).await?;
-    drop(listener);
+    let ended = app::run_watched(&config, db, until, other_host, drain, signals.second(), &monitor).await?;
+    drop(server);
     Ok(match ended {
         Ended::Drained if args.until_caught_up => {
-            output::note("ended by a signal before everything was handled");
+            output::note("ended by a signal before it caught up");
             signals.exit_code()
         }
         Ended::Drained | Ended::CaughtUp { refused: 0 } => ExitCode::SUCCESS,
         Ended::CaughtUp { refused } => {
-            output::note(&format!("caught up, but {refused} of the plugins were refused; see above"));
+            let (plugins, were) = (count(refused as u64, "plugin"), if refused == 1 { "was" } else { "were" });
+            output::note(&format!("caught up, but {plugins} {were} refused; the log above says why"));
             ExitCode::FAILURE
         }
         Ended::Blocked(lanes) => {
             for blocked in lanes.iter() {
-                let lane = blocked.lane.as_ref().map_or_else(|| "all of it".into(), |lane| lane.to_string());
-                let what = format!("processor {}, {lane}: {}", blocked.processor, blocked.reason);
-                output::say(Tone::Bad, "blocked:", &text::one_line(&what));
+                let lane = blocked.lane.as_ref().map_or_else(|| "all lanes".into(), |lane| lane.to_string());
+                let blocked = format!("processor {}, {lane}: {}", blocked.processor, blocked.reason);
+                output::message(Tone::Bad, "blocked:", &text::one_line(&blocked));
             }
             let more = lanes.len().saturating_sub(lanes.iter().len());
             if more > 0 {
-                output::note(&format!("and {more} more; `sandmill status` counts them by processor"));
+                output::note(&format!("and {more} more; `sandmill status` counts them per processor"));
             }
             let (lanes, them) =
                 (count(lanes.len() as u64, "blocked lane"), if lanes.len() == 1 { "it" } else { "them" });
-            output::note(&format!("caught up except for {lanes}; `sandmill resume PROCESSOR` lets {them} try again"));
+            output::note(&format!("caught up except for {lanes}; retry {them} with `sandmill resume PROCESSOR`"));
             ExitCode::from(EXIT_BLOCKED)
         }
     })

@@ -1,11 +1,11 @@
-//! Signals that end a command: SIGTERM, and SIGINT as Ctrl-C sends it.
+//! Handling of SIGTERM and SIGINT (Ctrl-C).
 //!
-//! A command runs on a thread of its own. The main thread waits for it and for signals, and the
-//! process ends when the main thread does, so nothing that a command waits for keeps the process
-//! alive. At the first signal, `run`, `dev` and `demo` finish what is under way; any other command
-//! ends, and the database rolls back what was not committed. A second signal ends all of them.
-//! Every command listens, because the first process of a container has no default handlers for
-//! signals.
+//! A command runs on its own thread; the main thread waits for it and for signals. The process ends
+//! with the main thread, so a command that waits for something cannot keep the process alive.
+//!
+//! At the first signal, `run`, `dev` and `demo` finish the work in progress. Any other command
+//! ends, and the database rolls back uncommitted work. A second signal ends every command. All
+//! commands listen, because the first process of a container has no default signal handlers.
 
 use std::{io, process::ExitCode, thread, time::Duration};
 
@@ -19,30 +19,30 @@ use tokio::{
 
 use super::output::{self, Tone};
 
-/// How long a command that must end at once may take to end what it has started. Default 400 ms: it
-/// takes milliseconds, unless the machine is busy.
+/// The longest wait for a command that must end at once to end what it has started. Default 400 ms:
+/// it takes milliseconds unless the machine is busy.
 const AT_ONCE: Duration = Duration::from_millis(400);
-/// What shells add to a signal's number for an exit code.
+/// The number that shells add to a signal's number for an exit code.
 const BY_SIGNAL: u8 = 128;
 
-/// The signals that have come.
+/// The signals received so far.
 #[derive(Clone)]
-pub(super) struct Signals(watch::Receiver<Received>);
+pub(super) struct Signals(watch::Receiver<ReceivedSignals>);
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Received {
+struct ReceivedSignals {
     times: u32,
-    /// The number of the last one.
+    /// The number of the latest one.
     last: u8,
 }
 
 impl Signals {
-    /// Waits for the first one.
+    /// Waits for the first signal.
     pub(super) async fn first(&self) {
         self.nth(1).await;
     }
 
-    /// Waits for the second one.
+    /// Waits for the second signal.
     pub(super) async fn second(&self) {
         self.nth(2).await;
     }
@@ -50,7 +50,7 @@ impl Signals {
     async fn nth(&self, number: u32) {
         let mut received = self.0.clone();
         if received.wait_for(|received| received.times >= number).await.is_err() {
-            // Nobody listens any more, as the process ends.
+            // The listener ends only with the process.
             std::future::pending().await
         }
     }
@@ -60,8 +60,8 @@ impl Signals {
         ExitCode::from(BY_SIGNAL + self.0.borrow().last)
     }
 
-    /// Runs blocking work until it is done or a signal comes. At a signal, `end` ends what the work
-    /// waits for, and nothing is returned.
+    /// Runs blocking work until it is done or a signal arrives. At a signal, calls `end` to end
+    /// what the work waits for, and returns nothing.
     pub(super) async fn unless_ended<T: Send + 'static>(
         &self,
         end: impl FnOnce(),
@@ -72,7 +72,7 @@ impl Signals {
             done = &mut work => Ok(Some(done?)),
             () = self.first() => {
                 end();
-                // The process may end without it.
+                // The process may end before the work does.
                 let _ = timeout(AT_ONCE / 2, work).await;
                 Ok(None)
             }
@@ -80,29 +80,29 @@ impl Signals {
     }
 }
 
-/// Runs a command, and returns its exit code: when it has ended, or when its time to do so is
-/// up.
-pub(super) fn attend(ends_in_order: bool, command: impl FnOnce(Signals) -> ExitCode + Send + 'static) -> ExitCode {
+/// Runs a command while listening for signals. Returns its exit code, or that of the signal if the
+/// command does not end in time.
+pub(super) fn attend(is_graceful: bool, command: impl FnOnce(Signals) -> ExitCode + Send + 'static) -> ExitCode {
     let (runtime, mut listener) = match listen() {
         Ok(listening) => listening,
         Err(error) => {
-            output::say(Tone::Bad, "error:", &format!("cannot listen to signals: {error}"));
+            output::message(Tone::Bad, "error:", &format!("cannot listen for signals: {error}"));
             return ExitCode::FAILURE;
         }
     };
-    let (tell, received) = watch::channel(Received::default());
+    let (sender, received) = watch::channel(ReceivedSignals::default());
     let (done, mut ended) = oneshot::channel();
-    // As large a stack as the main thread has.
+    // The stack size of the main thread.
     let thread = thread::Builder::new().name("command".into()).stack_size(8 << 20);
     let spawned = thread.spawn(move || {
         // Sending fails only after the main thread has ended.
         let _ = done.send(command(Signals(received)));
     });
     if let Err(error) = spawned {
-        output::say(Tone::Bad, "error:", &format!("cannot start a thread: {error}"));
+        output::message(Tone::Bad, "error:", &format!("cannot start a thread: {error}"));
         return ExitCode::FAILURE;
     }
-    // A thread that panicked has said so.
+    // The panic itself was reported by the thread.
     let panicked = ExitCode::from(101);
     runtime.block_on(async {
         loop {
@@ -110,8 +110,8 @@ pub(super) fn attend(ends_in_order: bool, command: impl FnOnce(Signals) -> ExitC
                 ended = &mut ended => return ended.unwrap_or(panicked),
                 signal = listener.next() => signal,
             };
-            tell.send_modify(|received| *received = Received { times: received.times + 1, last: signal });
-            if !ends_in_order || tell.borrow().times > 1 {
+            sender.send_modify(|received| *received = ReceivedSignals { times: received.times + 1, last: signal });
+            if !is_graceful || sender.borrow().times > 1 {
                 let ended = timeout(AT_ONCE, &mut ended).await;
                 return ended.map_or(ExitCode::from(BY_SIGNAL + signal), |ended| ended.unwrap_or(panicked));
             }
@@ -119,13 +119,13 @@ pub(super) fn attend(ends_in_order: bool, command: impl FnOnce(Signals) -> ExitC
     })
 }
 
-/// Listens for both signals.
-struct Listener {
+/// A listener for both signals.
+struct SignalListener {
     terminate: Signal,
     interrupt: Signal,
 }
 
-impl Listener {
+impl SignalListener {
     /// The number of the next signal.
     async fn next(&mut self) -> u8 {
         let kind = tokio::select! {
@@ -136,11 +136,11 @@ impl Listener {
     }
 }
 
-fn listen() -> io::Result<(Runtime, Listener)> {
+fn listen() -> io::Result<(Runtime, SignalListener)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let listener = {
         let _within = runtime.enter();
-        Listener { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? }
+        SignalListener { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? }
     };
     Ok((runtime, listener))
 }

@@ -1,4 +1,4 @@
-//! `sandmill status`: how every processor stands, as the database tells.
+//! `sandmill status`: the state and lag of each processor, read from the database.
 
 use std::{
     collections::BTreeMap,
@@ -10,10 +10,10 @@ use std::{
 use serde::Serialize;
 
 use super::{
-    EXIT_NEEDS_A_PERSON,
+    EXIT_NEEDS_ATTENTION,
     database::{connect, explain},
-    output::{self, Screen, Tone},
-    processors::{self as roster, State},
+    output::{self, OutputStyle, Tone},
+    processors::{self as roster, RunState},
     table::{Cell, Column, Table},
 };
 use crate::{
@@ -25,75 +25,110 @@ use crate::{
     store::time,
 };
 
-/// Shows how every processor stands
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "STATE is `paused`; or `failing` while its terms end with errors; or the worst state of its lanes (blocked, retrying, paused, catching-up); or `waiting` while it reads nothing because others are slow; \
-         `behind` while events are waiting; `up to date`. A processor that nothing runs is `refused`, `absent` or `no host` (see `sandmill processors list --help`) instead of failing, waiting or behind. LAG counts unhandled events, AGE is how long ago the first of them was recorded, RATE is how many were handled per second lately. \
-         `≥` marks a number that may be too low: of each lane behind, only the first event is counted. \
-         Lines below name errors that end terms, and events that were set aside as dead letters. Plugin files that the host does not run are named with the reason, and shared processors that a tenant's own one replaces are named with it. A second table shows the first lanes of each processor that are behind, and why; --lanes shows more.
-
-Exit codes: 0 shown; 1 failed, as when the database is away; with --check also 6 if something needs a person: no host runs, a processor is `failing`, `refused` \
-         or `absent` (but for a tenant's own one whose events the shared one handles again), a lane is `blocked`, or a plugin file is refused. What a person paused, and what is behind or retries by itself, is well.
-
+const EXAMPLES: &str = "\
 Examples:
   sandmill status
   sandmill status --watch
-  sandmill status --check
+  sandmill status --check                  exit code 6 if something needs attention
   sandmill status --lanes 1000
-  sandmill status --json | jq '.processors[] | {id, lagEvents}'"
-)]
+  sandmill status --json | jq '.processors[] | {id, lagEvents}'";
+
+const DETAILS: &str = "\
+Columns:
+  STATE         see below
+  LAG           events not handled yet; `≥` marks a lower bound: of each lane behind, only the
+                first event is counted
+  AGE           time since the oldest of them was recorded
+  RATE          events handled per second, lately
+  HANDLED       events handled in all
+  LANES BEHIND  lanes that are behind the processor's cursor
+
+States:
+  up to date    nothing is pending
+  behind        events are pending
+  waiting       reads no events at the moment; a line below the table shows why
+  catching-up, paused, retrying, blocked
+                the worst state of its lanes; paused also if the whole processor is
+  failing       an error ends its work again and again; `sandmill explain` shows the remedy
+  refused, absent, no host
+                nothing runs it; see `sandmill processors list --help`
+
+Below the table: refused plugin files, tenants' own processors that replace shared ones,
+errors, dead letters and shed events. A second table lists the first lanes behind, with
+reasons; --lanes lists more.
+
+--check: something needs attention if
+  - no host is running
+  - a processor is failing, refused or absent (a tenant's own processor may be absent while the
+    shared one runs)
+  - a lane is blocked
+  - a plugin file is refused
+Pauses, lag and automatic retries are normal.
+
+Exit codes: 0 shown; 1 failed, for example because the database is unreachable; 6 something
+needs attention (--check).
+
+With --json it prints one object:
+  {\"host\", \"refusedFiles\": [{\"plugin\", \"reason\"}], \"replaced\": [{\"processor\", \"tenant\", \"by\"}],
+   \"connection\": {\"encrypted\", \"protocol\"},
+   \"processors\": [{\"id\", \"plugin\", \"lagEvents\", \"lagEventsAtLeast\", \"lagSeconds\", \"unreadEvents\",
+     \"rate\", \"handled\", \"paused\",
+     \"measures\": {\"readMs\", \"commitMs\", \"commits\", \"hostMib\", \"instances\", \"logLinesLost\"},
+     \"deadLetters\", \"deadLettersAtLeast\", \"lastDeadLetter\": {\"tenant\", \"position\", \"reason\"},
+     \"shed\", \"lastShed\": {\"tenant\", \"key\", \"events\", \"at\"}, \"held\",
+     \"termError\": {\"error\", \"since\", \"at\", \"times\"},
+     \"lanesCounted\": {\"all\", \"blocked\", \"retrying\", \"paused\", \"catchingUp\"},
+     \"lanesBehind\": [{\"tenant\", \"key\", \"state\", \"reason\", \"attempts\", \"eventPosition\",
+       \"since\"}]}]}
+  host              true while a host is running on this database
+  refusedFiles      \"plugin\" is the file's name without .wasm, or the path of another entry
+  unreadEvents      events that the cursor has not passed
+  ...AtLeast        true if the number may be too low
+  lanesBehind       the first --lanes lanes of those that lanesCounted counts";
+
+/// Shows each processor's state and lag
+#[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct StatusArgs {
-    /// Print one JSON object: {"host", "refusedFiles": [{"plugin", "reason"}], "replaced":
-    /// [{"processor", "tenant", "by"}], "connection": {"encrypted", "protocol"}, "processors": [{"id", "plugin", "lagEvents", "lagEventsAtLeast",
-    /// "lagSeconds", "unreadEvents", "rate", "handled", "paused", "measures": {"readMs",
-    /// "commitMs", "commits", "hostMib", "instances", "logLinesLost"}, "deadLetters",
-    /// "deadLettersAtLeast", "lastDeadLetter": {"tenant", "position", "reason"}, "shed",
-    /// "lastShed": {"tenant", "key", "events", "at"}, "held", "termError": {"error", "since", "at",
-    /// "times"}, "lanesCounted": {"all", "blocked", "retrying", "paused", "catchingUp"},
-    /// "lanesBehind": [{"tenant", "key", "state", "reason", "attempts", "eventPosition",
-    /// "since"}]}]}; host is true while a host runs on this database, a refused file's plugin is
-    /// its name without .wasm or the path of another entry of the plugins folder, unreadEvents
-    /// counts events that the cursor has not passed, lanesBehind has the first --lanes of those
-    /// that lanesCounted counts, and a number whose AtLeast is true may be too low
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
     /// Show at most this many lanes of each processor, blocked ones first
     #[arg(long, value_name = "N", default_value_t = 20)]
     lanes: u32,
-    /// Exit with code 6 if something needs a person, for monitoring; what is printed stays the same
+    /// Exit with code 6 if something needs attention, for monitoring; the output stays the same
     #[arg(long, conflicts_with = "watch")]
     check: bool,
-    /// Also show plugins, and what their host measures
+    /// Also show each processor's plugin and the host's measurements
     #[arg(long)]
     wide: bool,
-    /// Again every second, until interrupted; with --json an object a line
+    /// Repeat every second until interrupted; with --json, one object per line
     #[arg(long)]
     watch: bool,
 }
 
-/// Between two looks of --watch.
+/// Time between two updates of --watch.
 const WATCH: Duration = Duration::from_secs(1);
-/// Refused files that are shown. Default 20: as many as a person reads.
+/// The most refused files to show. Default 20: more would not be read.
 const REFUSED: usize = 20;
 
-/// All that is shown.
+/// Everything that is shown; serialized with `--json`.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Seen {
-    /// Whether a host works on this database.
+struct StatusReport {
+    /// Whether a host is running on this database.
     host: bool,
     refused_files: Vec<RefusedFile>,
     #[serde(flatten)]
     status: Status,
-    /// Shared processors that a tenant's own one replaces.
+    /// Shared processors that tenants' own processors replace.
     replaced: Vec<Replaced>,
-    /// The processors that nothing runs, by id, with the reason.
+    /// The processors that no host runs, by id, with the reason.
     #[serde(skip)]
-    idle: BTreeMap<String, State>,
+    idle: BTreeMap<String, RunState>,
 }
 
-/// A shared processor that a tenant's own one replaces.
+/// A shared processor that a tenant's own processor replaces for that tenant.
 #[derive(Serialize)]
 struct Replaced {
     processor: String,
@@ -118,30 +153,30 @@ struct RefusedFile {
 pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "status").await?;
     loop {
-        let seen = Seen::read(&session, args.lanes.into()).await.map_err(|error| explain(&error))?;
+        let report = StatusReport::read(&session, args.lanes.into()).await.map_err(|error| explain(&error))?;
         if args.json {
-            output::print_json(&seen)?;
+            output::print_json(&report)?;
         } else {
-            // Home, and everything below cleared: the table stands still while its numbers change.
+            // Moves to the top and clears the rest, so that the table is redrawn in place.
             let home = if args.watch && stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
-            output::print(&format!("{home}{}", show(&seen, args.wide, Screen::stdout(), SystemTime::now())))?;
+            output::print(&format!("{home}{}", show(&report, args.wide, OutputStyle::stdout(), SystemTime::now())))?;
         }
         if !args.watch {
-            let alarm = args.check && seen.needs_a_person();
-            return Ok(if alarm { ExitCode::from(EXIT_NEEDS_A_PERSON) } else { ExitCode::SUCCESS });
+            let needs_attention = args.check && report.needs_attention();
+            return Ok(if needs_attention { ExitCode::from(EXIT_NEEDS_ATTENTION) } else { ExitCode::SUCCESS });
         }
         tokio::time::sleep(WATCH).await;
     }
 }
 
-impl Seen {
-    /// Reads it, with at most so many lanes of each processor.
-    async fn read(session: &Session, lanes: i64) -> Result<Seen, Error> {
+impl StatusReport {
+    /// Reads the report, with at most `lanes` lanes of each processor.
+    async fn read(session: &Session, lanes: i64) -> Result<StatusReport, Error> {
         let status = status::read(session, lanes).await?;
         let host = host_lock::is_held(&**session).await?;
         let plugins = history::list(session).await?;
         let states = roster::states(session, &plugins, host).await?.into_iter();
-        let idle = states.filter(|(_, state)| *state != State::Running).map(|(entry, state)| (entry.id, state));
+        let idle = states.filter(|(_, state)| *state != RunState::Running).map(|(entry, state)| (entry.id, state));
         let refused = plugins.iter().filter_map(|listed| {
             let (_, reason, _) = listed.refused.as_ref()?;
             Some(RefusedFile { plugin: listed.plugin.clone(), reason: reason.clone() })
@@ -152,100 +187,99 @@ impl Seen {
         });
         let refused_files = refused.chain(problems).collect();
         let replaced = history::replacements(&plugins).into_iter().filter(|_| host).filter_map(Replaced::of);
-        Ok(Seen { host, refused_files, replaced: replaced.collect(), idle: idle.collect(), status })
+        Ok(StatusReport { host, refused_files, replaced: replaced.collect(), idle: idle.collect(), status })
     }
 
-    /// Whether something does not move, and will not by itself.
-    fn needs_a_person(&self) -> bool {
-        let is_ill = |p: &&ProcessorStatus| {
+    /// Whether something will not proceed without a person.
+    fn needs_attention(&self) -> bool {
+        let is_stuck = |p: &&ProcessorStatus| {
             p.lanes_counted.blocked > 0 || p.term_error.is_some() || self.idle.contains_key(&p.id)
         };
-        let mut ill = self.status.processors.iter().filter(is_ill);
-        !self.host || !self.refused_files.is_empty() || ill.any(|p| !self.is_superseded(p))
+        let mut stuck = self.status.processors.iter().filter(is_stuck);
+        !self.host || !self.refused_files.is_empty() || stuck.any(|p| !self.is_superseded(p))
     }
 
-    /// Whether the file of a tenant's own processor is gone while the shared one that it replaced runs,
-    /// and so handles the tenant's events.
+    /// Whether the file of a tenant's own processor is gone, and the shared processor that it
+    /// replaced runs. That one then handles the tenant's events.
     fn is_superseded(&self, p: &ProcessorStatus) -> bool {
         let shared = p.id.split_once('/').map_or("", |(_, shared)| shared);
         let runs = |other: &ProcessorStatus| other.id == shared && !self.idle.contains_key(&other.id);
-        self.idle.get(&p.id) == Some(&State::Absent) && self.status.processors.iter().any(runs)
+        self.idle.get(&p.id) == Some(&RunState::Absent) && self.status.processors.iter().any(runs)
     }
 }
 
-fn show(seen: &Seen, wide: bool, screen: Screen, now: SystemTime) -> String {
-    let Seen { status, idle, .. } = seen;
+fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) -> String {
+    let StatusReport { status, idle, .. } = report;
     let mut text = if status.processors.is_empty() {
         "no processor has run on this database yet\n".into()
     } else {
-        processors(status, idle, wide).show(screen)
+        processors(status, idle, wide).show(style)
     };
-    if !seen.host {
-        text.push_str("no host runs on this database; start one with `sandmill run --plugins DIR`\n");
+    if !report.host {
+        text.push_str("no host is running on this database; start one with `sandmill run --plugins DIR`\n");
     }
-    text.push_str(&refused(&seen.refused_files));
-    for Replaced { processor, tenant, by } in &seen.replaced {
+    text.push_str(&refused(&report.refused_files));
+    for Replaced { processor, tenant, by } in &report.replaced {
         text.push_str(&format!("{by} handles the events of tenant {tenant} instead of {processor}\n"));
     }
     for p in &status.processors {
         if let Some(paused) = &p.paused {
             let paused = text::one_line(paused);
-            text.push_str(&format!("{} is paused {paused}; `sandmill resume {}` lets it go on\n", p.id, p.id));
+            text.push_str(&format!("{} is paused {paused}; resume it with `sandmill resume {}`\n", p.id, p.id));
         }
     }
     text.extend(status.processors.iter().filter_map(|p| failing(p, idle.contains_key(&p.id))));
     text.extend(status.processors.iter().filter_map(held));
-    text.extend(status.processors.iter().filter_map(set_aside));
+    text.extend(status.processors.iter().filter_map(dead_letters));
     text.extend(status.processors.iter().filter_map(shed));
     text.extend(lost(status));
     let lanes = lanes(status, wide, now);
     if !lanes.is_empty() {
         text.push('\n');
-        text.push_str(&lanes.show(screen));
+        text.push_str(&lanes.show(style));
     }
     text.extend(status.processors.iter().filter_map(more_lanes));
     text
 }
 
-/// Notes on the files that the host does not run, each with the first line of the reason.
+/// One line for each refused file, with the first line of the reason.
 fn refused(files: &[RefusedFile]) -> String {
     let line = |RefusedFile { plugin, reason }: &RefusedFile| {
         let [plugin, reason] = [plugin, reason.lines().next().unwrap_or_default()].map(text::one_line);
-        format!("a file is refused: {plugin}: {reason}\n")
+        format!("refused plugin file {plugin}: {reason}\n")
     };
     let mut text: String = files.iter().take(REFUSED).map(line).collect();
     if let Some(more) = files.len().checked_sub(REFUSED).filter(|more| *more > 0) {
-        text.push_str(&format!("{} refused; `sandmill plugins` shows all\n", output::count(more as u64, "more file")));
+        text.push_str(&format!("{}; `sandmill plugins` shows all\n", output::count(more as u64, "more refused file")));
     }
     text
 }
 
-/// A note on the lanes that the table leaves out.
+/// The number of lanes that the table leaves out.
 fn more_lanes(p: &ProcessorStatus) -> Option<String> {
     let (all, shown) = (p.lanes_counted.all, p.lanes_behind.len());
     let more = u64::try_from(all).unwrap_or(0).checked_sub(shown as u64).filter(|more| *more > 0)?;
     let more = output::count(more, if shown == 0 { "lane" } else { "more lane" });
-    Some(format!("{} has {more} behind; `sandmill status --lanes {all}` shows all of them\n", p.id))
+    Some(format!("{} has {more} behind; `sandmill status --lanes {all}` shows all\n", p.id))
 }
 
-/// A number, marked if it may be too low.
+/// A number, marked if it is a lower bound.
 fn at_least(number: i64, more: bool) -> String {
     if more { format!("≥ {number}") } else { number.to_string() }
 }
 
-/// A note on the error that keeps ending a processor's terms, or that ended its last one before it
-/// became `idle`.
+/// The error that keeps ending a processor's terms, or that ended its last term if it is `idle`.
 fn failing(p: &ProcessorStatus, idle: bool) -> Option<String> {
     let TermError { error, since, at, times } = p.term_error.as_ref()?;
-    let (id, terms) = (&p.id, output::count(u64::try_from(*times).unwrap_or(0), "term"));
+    let (id, terms) = (&p.id, output::count(u64::try_from(*times).unwrap_or(0), "failed term"));
     let error = text::one_line(error);
     if idle {
-        return Some(format!("{id} does not run; its last term ended at {at} with an error: {error}\n"));
+        return Some(format!("{id} is not running; its last term ended at {at} with an error: {error}\n"));
     }
-    Some(format!("{id} fails, {terms} since {since}: {error}; `sandmill explain` says what to do\n"))
+    Some(format!("{id} is failing, {terms} since {since}: {error}; `sandmill explain {id}` shows the remedy\n"))
 }
 
-fn processors(status: &Status, idle: &BTreeMap<String, State>, wide: bool) -> Table {
+fn processors(status: &Status, idle: &BTreeMap<String, RunState>, wide: bool) -> Table {
     use Column::{Number, Text};
     let mut columns =
         vec![Text("PROCESSOR"), Text("STATE"), Number("LAG"), Number("AGE"), Number("RATE"), Number("HANDLED")];
@@ -284,38 +318,40 @@ fn processors(status: &Status, idle: &BTreeMap<String, State>, wide: bool) -> Ta
     table
 }
 
-/// What a processor set aside: its lanes went on, so that no other line tells of it.
-fn set_aside(p: &ProcessorStatus) -> Option<String> {
+/// The dead letters of a processor.
+fn dead_letters(p: &ProcessorStatus) -> Option<String> {
     let LastDeadLetter { tenant, position, reason } = p.last_dead_letter.as_ref()?;
-    let (id, events) = (&p.id, output::count(u64::try_from(p.dead_letters).unwrap_or(0), "event"));
-    let events = if p.dead_letters_at_least { format!("more than {events}") } else { events };
+    let (id, letters) = (&p.id, output::count(u64::try_from(p.dead_letters).unwrap_or(0), "dead letter"));
+    let letters = if p.dead_letters_at_least { format!("more than {letters}") } else { letters };
     let reason = text::one_line(reason);
     Some(format!(
-        "{id} set {events} aside (table sandmill.dead_letters); the last, at position {position} of tenant {tenant}: {reason}\n"
+        "{id} has {letters} (table sandmill.dead_letters); the latest, of tenant {tenant} at position {position}: {reason}\n"
     ))
 }
 
-/// Why a processor reads nothing although there may be more.
+/// The reason why a processor reads no events at the moment.
 fn held(p: &ProcessorStatus) -> Option<String> {
     let held = p.held.as_ref().filter(|_| p.paused.is_none())?;
     Some(format!("{} is {}\n", p.id, text::one_line(held)))
 }
 
-/// The events that a processor shed: no document and no dead letter shows them.
+/// The events that a processor shed. Neither documents nor dead letters show them.
 fn shed(p: &ProcessorStatus) -> Option<String> {
     let LastShed { tenant, events, at, .. } = p.last_shed.as_ref()?;
     let (id, all) = (&p.id, output::count(u64::try_from(p.shed).unwrap_or(0), "event"));
-    Some(format!("{id} shed {all} to keep up (table sandmill.sheds); the last, {events} of tenant {tenant}, at {at}\n"))
+    Some(format!(
+        "{id} has shed {all} to keep up (table sandmill.sheds); the latest, {events} of tenant {tenant}, at {at}\n"
+    ))
 }
 
-/// A note on lost log lines. Each processor reports for the whole host.
+/// The number of dropped log lines. Each processor reports it for the whole host.
 fn lost(status: &Status) -> Option<String> {
     let lines = status.processors.iter().map(|p| p.measures.log_lines_lost).max().filter(|lines| *lines > 0)?;
     let lines = output::count(lines, "log line");
-    Some(format!("the host has lost {lines}, because its standard error did not take them in time\n"))
+    Some(format!("the host has dropped {lines}, because its standard error was not read in time\n"))
 }
 
-/// The lanes behind; keys stand there only where lanes are finer than tenants.
+/// The lanes behind. Has a column of keys only if lanes are finer than tenants.
 fn lanes(status: &Status, wide: bool, now: SystemTime) -> Table {
     use Column::{Number, Text};
     let behind = || status.processors.iter().flat_map(|p| p.lanes_behind.iter().map(move |lane| (p, lane)));
@@ -339,8 +375,8 @@ fn lanes(status: &Status, wide: bool, now: SystemTime) -> Table {
     table
 }
 
-/// The state of a processor, which is `idle` for a reason if nothing runs it.
-fn state(p: &ProcessorStatus, idle: Option<State>) -> (&str, Tone) {
+/// The state of a processor; `idle` is the reason if no host runs it.
+fn state(p: &ProcessorStatus, idle: Option<RunState>) -> (&str, Tone) {
     if p.paused.is_some() {
         return ("paused", Tone::Warning);
     }
@@ -367,7 +403,7 @@ fn since(lane: &LaneBehind, now: SystemTime) -> String {
     age(now.duration_since(since).unwrap_or_default().as_secs_f64())
 }
 
-/// Seconds for people: in the largest unit of which there are two.
+/// A duration in the largest unit of which there are at least two.
 pub(super) fn age(seconds: f64) -> String {
     let units = [("d", 86_400.0), ("h", 3_600.0), ("min", 60.0)];
     match units.into_iter().find(|(_, unit)| seconds >= 2.0 * unit) {
@@ -380,7 +416,7 @@ pub(super) fn age(seconds: f64) -> String {
 mod tests {
     use super::*;
 
-    fn blocked() -> Seen {
+    fn blocked() -> StatusReport {
         let lane = LaneBehind {
             tenant: "acme".into(),
             key: "acme".into(),
@@ -412,13 +448,13 @@ mod tests {
             lanes_behind: vec![lane],
         };
         let status = Status { processors: vec![processor], ..Status::default() };
-        Seen { host: true, refused_files: Vec::new(), replaced: Vec::new(), status, idle: BTreeMap::new() }
+        StatusReport { host: true, refused_files: Vec::new(), replaced: Vec::new(), status, idle: BTreeMap::new() }
     }
 
     #[test]
     fn it_fits_a_terminal_of_80_columns() {
         let now = time::from_micros(time::parse("2026-01-02T05:10:00Z").unwrap());
-        let text = show(&blocked(), false, Screen { width: Some(80), colours: false }, now);
+        let text = show(&blocked(), false, OutputStyle { width: Some(80), colours: false }, now);
         assert_eq!(
             text,
             "PROCESSOR   STATE        LAG   AGE    RATE  HANDLED  LANES BEHIND\n\
@@ -429,28 +465,28 @@ mod tests {
              \u{20}                                          executed, at door_watch::apply\n\
              \u{20}                                          (src/lib.rs:41)\n"
         );
-        let wide = show(&blocked(), true, Screen::PLAIN, now);
+        let wide = show(&blocked(), true, OutputStyle::PLAIN, now);
         assert!(wide.contains("INSTANCES") && wide.contains("0123456789ab") && wide.contains("KEY"), "{wide}");
     }
 
     #[test]
-    fn what_was_set_aside_is_told() {
-        let mut seen = blocked();
+    fn dead_letters_are_reported_with_the_latest_reason() {
+        let mut report = blocked();
         let letter = LastDeadLetter {
             tenant: "acme".into(),
             position: 9,
             reason: "plugin:invalid-data: missing \u{1b}[31m".into(),
         };
-        (seen.status.processors[0].dead_letters, seen.status.processors[0].last_dead_letter) = (2, Some(letter));
-        let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
-        let wanted = "door-watch set 2 events aside (table sandmill.dead_letters); the last, at position 9 of tenant acme: plugin:invalid-data";
+        (report.status.processors[0].dead_letters, report.status.processors[0].last_dead_letter) = (2, Some(letter));
+        let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
+        let wanted = "door-watch has 2 dead letters (table sandmill.dead_letters); the latest, of tenant acme at position 9: plugin:invalid-data";
         assert!(text.contains(wanted) && !text.contains('\u{1b}'), "{text}");
     }
 
     #[test]
-    fn what_is_left_out_is_counted_and_what_ends_terms_is_told() {
-        let mut seen = blocked();
-        let p = &mut seen.status.processors[0];
+    fn omitted_lanes_are_counted_and_term_errors_are_reported() {
+        let mut report = blocked();
+        let p = &mut report.status.processors[0];
         p.lanes_counted = status::LaneCounts { all: 60_000, blocked: 59_999, retrying: 1, ..Default::default() };
         (p.dead_letters, p.dead_letters_at_least) = (10_000, true);
         p.last_dead_letter = Some(LastDeadLetter { tenant: "acme".into(), position: 9, reason: "plugin: odd".into() });
@@ -460,58 +496,58 @@ mod tests {
             at: "2026-01-02T03:05:05Z".into(),
             times: 7,
         });
-        let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
-        for told in [
-            "door-watch set more than 10000 events aside",
-            "door-watch fails, 7 terms since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain`",
-            "door-watch has 59999 more lanes behind; `sandmill status --lanes 60000` shows all of them\n",
+        let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
+        for line in [
+            "door-watch has more than 10000 dead letters",
+            "door-watch is failing, 7 failed terms since 2026-01-02T03:04:05Z: permission denied for table x (SQLSTATE 42501); `sandmill explain door-watch`",
+            "door-watch has 59999 more lanes behind; `sandmill status --lanes 60000` shows all\n",
         ] {
-            assert!(text.contains(told), "{told}: {text}");
+            assert!(text.contains(line), "{line}: {text}");
         }
         let row = text.lines().nth(1).unwrap();
         assert!(row.contains("  failing  ") && row.ends_with(" 60000"), "{text}");
     }
 
     #[test]
-    fn a_processor_that_nothing_runs_is_not_failing() {
-        let mut seen = blocked();
-        let p = &mut seen.status.processors[0];
+    fn a_processor_that_no_host_runs_is_not_failing() {
+        let mut report = blocked();
+        let p = &mut report.status.processors[0];
         (p.lanes_counted, p.lanes_behind) = (Default::default(), Vec::new());
-        let shown = |seen: &mut Seen, state: Option<State>| {
-            seen.idle = state.map(|state| ("door-watch".to_string(), state)).into_iter().collect();
-            (show(seen, false, Screen::PLAIN, SystemTime::now()), seen.needs_a_person())
+        let shown = |report: &mut StatusReport, state: Option<RunState>| {
+            report.idle = state.map(|state| ("door-watch".to_string(), state)).into_iter().collect();
+            (show(report, false, OutputStyle::PLAIN, SystemTime::now()), report.needs_attention())
         };
-        let (text, alarm) = shown(&mut seen, None);
-        assert!(text.contains("  behind  ") && !alarm, "{text}");
-        let (text, alarm) = shown(&mut seen, Some(State::Absent));
-        assert!(text.contains("  absent  ") && alarm, "{text}");
-        seen.status.processors[0].term_error = Some(TermError {
+        let (text, needs_attention) = shown(&mut report, None);
+        assert!(text.contains("  behind  ") && !needs_attention, "{text}");
+        let (text, needs_attention) = shown(&mut report, Some(RunState::Absent));
+        assert!(text.contains("  absent  ") && needs_attention, "{text}");
+        report.status.processors[0].term_error = Some(TermError {
             error: "the database is away".into(),
             since: "2026-01-02T03:04:05Z".into(),
             at: "2026-01-02T03:05:05Z".into(),
             times: 7,
         });
-        let (text, alarm) = shown(&mut seen, None);
-        assert!(text.contains("  failing  ") && alarm, "{text}");
-        let (text, _) = shown(&mut seen, Some(State::NoHost));
-        let note = "door-watch does not run; its last term ended at 2026-01-02T03:05:05Z with an error: the database is away\n";
+        let (text, needs_attention) = shown(&mut report, None);
+        assert!(text.contains("  failing  ") && needs_attention, "{text}");
+        let (text, _) = shown(&mut report, Some(RunState::NoHost));
+        let note = "door-watch is not running; its last term ended at 2026-01-02T03:05:05Z with an error: the database is away\n";
         assert!(text.contains("  no host  ") && text.contains(note) && !text.contains("fail"), "{text}");
     }
 
     #[test]
-    fn what_was_skipped_and_what_holds_a_processor_is_told() {
-        let mut seen = blocked();
-        let p = &mut seen.status.processors[0];
+    fn shed_events_and_back_pressure_are_reported() {
+        let mut report = blocked();
+        let p = &mut report.status.processors[0];
         let last = LastShed { tenant: "acme".into(), key: "acme".into(), events: 7, at: "2026-01-02T03:04:05Z".into() };
         (p.shed, p.last_shed) = (12, Some(last));
         p.held = Some("waiting for slow (back-pressure lockstep) since 2026-01-02T03:04:05Z".into());
         p.lanes_behind.clear();
         p.lanes_counted = Default::default();
-        let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
+        let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
         assert!(text.contains("door-watch is waiting for slow (back-pressure lockstep) since 2026"), "{text}");
         assert!(
             text.contains(
-                "door-watch shed 12 events to keep up (table sandmill.sheds); the last, 7 of tenant acme, at 2026"
+                "door-watch has shed 12 events to keep up (table sandmill.sheds); the latest, 7 of tenant acme, at 2026"
             ),
             "{text}"
         );
@@ -519,53 +555,53 @@ mod tests {
     }
 
     #[test]
-    fn only_what_does_not_move_by_itself_needs_a_person() {
-        let mut seen = blocked();
-        assert!(seen.needs_a_person(), "a lane is blocked");
-        let p = &mut seen.status.processors[0];
+    fn only_what_cannot_proceed_alone_needs_attention() {
+        let mut report = blocked();
+        assert!(report.needs_attention(), "a lane is blocked");
+        let p = &mut report.status.processors[0];
         p.lanes_counted =
             status::LaneCounts { all: 3, retrying: 1, paused: 1, catching_up: 1, ..status::LaneCounts::default() };
         (p.paused, p.held) = (Some("by ada since 2026".into()), Some("waiting for slow".into()));
-        assert!(!seen.needs_a_person());
-        seen.host = false;
-        assert!(seen.needs_a_person());
-        (seen.host, seen.refused_files) = (true, vec![RefusedFile { plugin: "x".into(), reason: "y".into() }]);
-        assert!(seen.needs_a_person());
+        assert!(!report.needs_attention());
+        report.host = false;
+        assert!(report.needs_attention());
+        (report.host, report.refused_files) = (true, vec![RefusedFile { plugin: "x".into(), reason: "y".into() }]);
+        assert!(report.needs_attention());
     }
 
     #[test]
-    fn a_tenants_own_processor_whose_file_is_gone_needs_nobody_while_the_shared_one_runs() {
-        let mut seen = blocked();
-        let id = seen.status.processors[0].id.clone();
-        seen.status.processors[0].lanes_counted = Default::default();
+    fn a_tenants_absent_processor_needs_no_attention_while_the_shared_one_runs() {
+        let mut report = blocked();
+        let id = report.status.processors[0].id.clone();
+        report.status.processors[0].lanes_counted = Default::default();
         let own = blocked().status.processors.remove(0);
-        seen.status.processors.push(ProcessorStatus { id: format!("acme/{id}"), ..own });
-        let absent = |id: &str| (id.to_string(), State::Absent);
-        seen.idle = [absent(&format!("acme/{id}"))].into();
-        assert!(!seen.needs_a_person());
-        seen.idle.extend([absent(&id)]);
-        assert!(seen.needs_a_person(), "nobody handles the events");
+        report.status.processors.push(ProcessorStatus { id: format!("acme/{id}"), ..own });
+        let absent = |id: &str| (id.to_string(), RunState::Absent);
+        report.idle = [absent(&format!("acme/{id}"))].into();
+        assert!(!report.needs_attention());
+        report.idle.extend([absent(&id)]);
+        assert!(report.needs_attention(), "no processor handles the events");
     }
 
     #[test]
-    fn a_missing_host_and_refused_files_have_their_lines() {
+    fn a_missing_host_and_refused_files_are_reported() {
         let file = |number| RefusedFile { plugin: format!("p{number}"), reason: "bad \u{1b}[31m:\n  more".into() };
         let refused_files = (0..REFUSED + 2).map(file).collect();
         let (replaced, status, idle) = (Vec::new(), Status::default(), BTreeMap::new());
-        let seen = Seen { host: false, refused_files, replaced, status, idle };
-        let text = show(&seen, false, Screen::PLAIN, SystemTime::now());
+        let report = StatusReport { host: false, refused_files, replaced, status, idle };
+        let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
         let begin = "no processor has run on this database yet\n\
-                     no host runs on this database; start one with `sandmill run --plugins DIR`\n\
-                     a file is refused: p0: bad \u{fffd}[31m:\n";
+                     no host is running on this database; start one with `sandmill run --plugins DIR`\n\
+                     refused plugin file p0: bad \u{fffd}[31m:\n";
         assert!(text.starts_with(begin), "{text}");
         assert!(
-            text.ends_with("p19: bad \u{fffd}[31m:\n2 more files refused; `sandmill plugins` shows all\n"),
+            text.ends_with("p19: bad \u{fffd}[31m:\n2 more refused files; `sandmill plugins` shows all\n"),
             "{text}"
         );
     }
 
     #[test]
-    fn ages_are_in_the_unit_that_says_most() {
+    fn ages_use_the_largest_unit_of_which_there_are_two() {
         assert_eq!([0.4, 119.0, 120.0, 7_300.0, 864_000.0].map(age), ["0 s", "119 s", "2 min", "2 h", "10 d"]);
     }
 }

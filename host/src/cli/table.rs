@@ -1,36 +1,38 @@
-//! Tables for people: columns aligned, numbers to the right, and never broken by a narrow terminal.
+//! Text tables for terminals and pipes, with aligned columns.
 //!
-//! A [`Table`] is known as a whole. Its last column takes the words: on a terminal it is wrapped within its column, or below its row where
-//! the column would be too narrow to read; in a pipe every row is one line. A [`Listing`] is printed as its rows come, however many there are: its columns are as
-//! wide as in the rows seen so far, and on a terminal its lines are cut at the edge unless everything is wanted.
+//! A [`Table`] is printed when all rows are known. On a terminal its last column is wrapped, or
+//! moved below the row if it would be too narrow to read; in a pipe every row is one line. A
+//! [`StreamingTable`] prints rows as they arrive, with columns as wide as in the rows seen so far.
+//! On a terminal it cuts lines at the edge unless told not to.
 
 use std::io::{self, BufWriter, Stdout, Write};
 
-use super::output::{Screen, Tone};
+use super::output::{OutputStyle, Tone};
 use crate::model::text;
 
-/// Between two columns.
+/// The gap between two columns.
 const GAP: &str = "  ";
-/// The narrowest column that words are wrapped in.
+/// The minimal width of a wrapped column.
 const READABLE: usize = 24;
-/// Before words that stand below their row.
+/// The indentation of text below its row.
 const INDENT: usize = 4;
-/// Rows of a listing that are held back to measure them, and their bytes: a screenful or two.
-const HELD: (usize, usize) = (100, 1 << 16);
+/// The rows, and their bytes, that a streaming table buffers to measure its columns. Default 100
+/// rows or 64 KiB: a screenful or two.
+const BUFFERED: (usize, usize) = (100, 1 << 16);
 
-/// A column: its head, and which way it is aligned.
+/// A column with its heading and alignment.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Column {
-    /// To the left.
+    /// Left-aligned.
     Text(&'static str),
-    /// To the right.
+    /// Right-aligned.
     Number(&'static str),
 }
 
 impl Column {
-    fn head(self) -> &'static str {
+    fn heading(self) -> &'static str {
         match self {
-            Column::Text(head) | Column::Number(head) => head,
+            Column::Text(heading) | Column::Number(heading) => heading,
         }
     }
 
@@ -42,7 +44,7 @@ impl Column {
     }
 }
 
-/// What stands in a column of a row.
+/// A cell: printable text with an optional colour.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
     text: String,
@@ -63,7 +65,7 @@ impl Cell {
     }
 }
 
-/// A table that is known as a whole.
+/// A table whose rows are all known before it is printed.
 pub(super) struct Table {
     columns: Vec<Column>,
     rows: Vec<Vec<Cell>>,
@@ -83,26 +85,27 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The table as text, head first.
-    pub(super) fn show(&self, screen: Screen) -> String {
+    /// The table as text, headings first.
+    pub(super) fn show(&self, style: OutputStyle) -> String {
         let head: Vec<Cell> =
-            self.columns.iter().map(|column| Cell::new(column.head()).tone(Some(Tone::Quiet))).collect();
+            self.columns.iter().map(|column| Cell::new(column.heading()).tone(Some(Tone::Quiet))).collect();
         let rows: Vec<&Vec<Cell>> = std::iter::once(&head).chain(&self.rows).collect();
         let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(Cell::width).max().unwrap_or(0);
         let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
         let last = self.columns.len().saturating_sub(1);
         let left: usize = widths[..last].iter().map(|width| width + GAP.len()).sum();
         let words = matches!(self.columns.last(), Some(Column::Text(_)));
-        // Where too little room is left for words they stand below their rows, and need no head.
-        let below = words && screen.width.is_some_and(|width| width.saturating_sub(left) < READABLE.min(widths[last]));
+        // If the last column has too little room, its text is printed below the row, without a
+        // heading.
+        let below = words && style.width.is_some_and(|width| width.saturating_sub(left) < READABLE.min(widths[last]));
         let indent = if below { INDENT } else { left };
-        let room = screen.width.map(|width| width.saturating_sub(indent).max(READABLE));
+        let room = style.width.map(|width| width.saturating_sub(indent).max(READABLE));
         let break_line = format!("\n{}", " ".repeat(indent));
         let mut text = String::new();
         for (number, row) in rows.into_iter().enumerate() {
             let mut cells: Vec<String> = Vec::new();
             for ((cell, column), width) in row.iter().zip(&self.columns).zip(&widths).take(last) {
-                cells.push(screen.paint(cell.tone, &column.align(&cell.text, *width)));
+                cells.push(style.paint(cell.tone, &column.align(&cell.text, *width)));
             }
             if let Some(cell) = row.get(last).filter(|_| !below || number > 0) {
                 let lines = match room {
@@ -110,7 +113,7 @@ impl Table {
                     _ if words => vec![cell.text.replace('\n', " ")],
                     _ => vec![format!("{:>1$}", cell.text, widths[last])],
                 };
-                let lines: Vec<String> = lines.iter().map(|line| screen.paint(cell.tone, line)).collect();
+                let lines: Vec<String> = lines.iter().map(|line| style.paint(cell.tone, line)).collect();
                 let lines = lines.join(&break_line);
                 match cells.last_mut() {
                     Some(before) if below => before.push_str(&format!("{break_line}{lines}")),
@@ -124,7 +127,7 @@ impl Table {
     }
 }
 
-/// Breaks a text at spaces into lines of so many characters, and where a word is longer within it.
+/// Wraps a text at spaces to `width` characters. Breaks longer words.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.lines() {
@@ -147,7 +150,7 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// Columns of text without a head, each as wide as its widest cell.
+/// Left-aligned columns without headings, each as wide as its widest cell.
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let mut widths = vec![0; columns];
@@ -166,46 +169,48 @@ fn line(row: &[String], columns: &[Column], widths: &[usize]) -> String {
     cells.collect::<Vec<_>>().join(GAP).trim_end().into()
 }
 
-/// Rows that are printed as they come, without a head.
-pub(super) struct Listing {
+/// A table without headings, printed row by row.
+pub(super) struct StreamingTable {
     out: BufWriter<Stdout>,
     columns: Vec<Column>,
     widths: Vec<usize>,
-    /// Lines are cut there.
+    /// The width at which lines are cut, if they are.
     edge: Option<usize>,
-    /// What is held back until enough is known; none once it was printed.
-    held: Option<Vec<Vec<String>>>,
-    held_bytes: usize,
+    /// Rows buffered to measure the columns; none once they are printed.
+    buffered: Option<Vec<Vec<String>>>,
+    buffered_bytes: usize,
 }
 
-impl Listing {
-    /// A listing on standard output; `wide` cuts no line.
+impl StreamingTable {
+    /// A table on standard output; `wide` turns cutting off.
     pub(super) fn new(columns: impl Into<Vec<Column>>, wide: bool) -> Self {
         let columns = columns.into();
-        let edge = Screen::stdout().width.filter(|_| !wide);
-        // The last column is as wide as it is.
+        let edge = OutputStyle::stdout().width.filter(|_| !wide);
+        // The last column is not padded.
         let widths = vec![0; columns.len().saturating_sub(1)];
-        Listing { out: BufWriter::new(io::stdout()), columns, widths, edge, held: Some(Vec::new()), held_bytes: 0 }
+        let out = BufWriter::new(io::stdout());
+        StreamingTable { out, columns, widths, edge, buffered: Some(Vec::new()), buffered_bytes: 0 }
     }
 
     /// Adds a row with a cell for each column.
     pub(super) fn row(&mut self, cells: Vec<String>) -> io::Result<()> {
         let cells: Vec<String> = cells.iter().map(|cell| text::one_line(cell).into_owned()).collect();
         widen(&mut self.widths, &cells);
-        let Some(held) = &mut self.held else { return self.print(&cells) };
-        self.held_bytes += cells.iter().map(String::len).sum::<usize>();
-        held.push(cells);
-        if held.len() >= HELD.0 || self.held_bytes >= HELD.1 { self.release() } else { Ok(()) }
+        let Some(buffered) = &mut self.buffered else { return self.print(&cells) };
+        self.buffered_bytes += cells.iter().map(String::len).sum::<usize>();
+        buffered.push(cells);
+        let is_full = buffered.len() >= BUFFERED.0 || self.buffered_bytes >= BUFFERED.1;
+        if is_full { self.print_buffered() } else { Ok(()) }
     }
 
-    /// Prints whatever is held back, here or on its way.
+    /// Prints all buffered rows.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        self.release()?;
+        self.print_buffered()?;
         self.out.flush()
     }
 
-    fn release(&mut self) -> io::Result<()> {
-        self.held.take().unwrap_or_default().iter().try_for_each(|row| self.print(row))
+    fn print_buffered(&mut self) -> io::Result<()> {
+        self.buffered.take().unwrap_or_default().iter().try_for_each(|row| self.print(row))
     }
 
     fn print(&mut self, row: &[String]) -> io::Result<()> {
@@ -233,40 +238,40 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_gets_a_line_a_row_and_no_colours() {
+    fn a_pipe_gets_one_line_per_row_and_no_colours() {
         let text = "TENANT  EVENT  REASON\n\
                     acme        7  trap: it divided by zero\n\
                     globex   1234  retry: the other side has not answered in time\n";
-        assert_eq!(reasons().show(Screen::PLAIN), text);
+        assert_eq!(reasons().show(OutputStyle::PLAIN), text);
     }
 
     #[test]
-    fn a_terminal_gets_words_within_its_width() {
+    fn a_terminal_gets_the_last_column_wrapped_to_its_width() {
         let text = "TENANT  EVENT  REASON\n\
                     acme        7  trap: it divided\n               by zero\n\
                     globex   1234  retry: the other side has\n               not answered in time\n";
-        assert_eq!(reasons().show(Screen { width: Some(41), colours: false }), text);
+        assert_eq!(reasons().show(OutputStyle { width: Some(41), colours: false }), text);
         let text = "TENANT  EVENT\n\
                     acme        7\n    trap: it divided\n    by zero\n\
                     globex   1234\n    retry: the other side has not\n    answered in time\n";
-        assert_eq!(reasons().show(Screen { width: Some(35), colours: false }), text);
+        assert_eq!(reasons().show(OutputStyle { width: Some(35), colours: false }), text);
     }
 
     #[test]
     fn colours_do_not_move_columns() {
-        let text = reasons().show(Screen { width: Some(100), colours: true });
+        let text = reasons().show(OutputStyle { width: Some(100), colours: true });
         let row = text.lines().nth(1).unwrap();
         assert_eq!(row, "\x1b[1;31macme  \x1b[0m      7  trap: it divided");
     }
 
     #[test]
-    fn long_words_are_broken_where_the_line_ends() {
+    fn long_words_are_broken_at_the_end_of_the_line() {
         assert_eq!(wrap("ab abcdefgh i", 4), ["ab", "abcd", "efgh", "i"]);
         assert_eq!(wrap("a\n\nb", 4), ["a", "", "b"]);
     }
 
     #[test]
-    fn rows_without_a_head_are_aligned_as_well() {
+    fn rows_without_headings_are_aligned() {
         let rows = [vec!["a".to_string(), "1".into(), String::new()], vec!["bcd".into(), "22".into(), "x".into()]];
         assert_eq!(table(&rows), "a    1\nbcd  22  x\n");
     }

@@ -1,4 +1,4 @@
-//! `sandmill tenants`: what each tenant uses and how it stands, as the database tells.
+//! `sandmill tenants`: resource use and lag per tenant, read from the database.
 
 use std::{process::ExitCode, time::SystemTime};
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     database::{connect, explain},
-    output::{self, Screen, Tone},
+    output::{self, OutputStyle, Tone},
     status::age,
     table::{Cell, Column, Table},
 };
@@ -17,50 +17,62 @@ use crate::{
     tenants::status::{self, Order, TenantStatus},
 };
 
-/// Shows what each tenant uses, and how far it is behind
-#[derive(Debug, clap::Args)]
-#[command(
-    after_help = "CPU is what the tenant's guests have computed, NOW how many cores they keep busy at the moment. HELD is the time in which they could have gone on and \
-         others did, or their rates held them back. EVENTS counts each once for every processor that handled it. LAG counts events that some processor \
-         has not handled yet (`≥` where there may be more), AGE is how long ago the first of them was recorded.
-
+const EXAMPLES: &str = "\
 Examples:
   sandmill tenants
   sandmill tenants acme
   sandmill tenants --by held --limit 5
-  sandmill tenants --json --limit 0 | jq '.tenants[] | {tenant, cpuSeconds}'"
-)]
+  sandmill tenants --json --limit 0 | jq '.tenants[] | {tenant, cpuSeconds}'";
+
+const DETAILS: &str = "\
+Columns:
+  CPU        CPU time that the tenant's plugin calls have used
+  NOW        CPU cores that they use at the moment
+  HELD       time in which its ready calls waited for CPU time or for a rate limit
+  EVENTS     handled events; an event counts once for each processor that handled it
+  DOCUMENTS  documents written
+  WRITTEN    size of the documents and dead letters written
+  LAG        events that are not handled yet, in the processor that is furthest behind; `≥` marks
+             a lower bound
+  AGE        time since the oldest of them was recorded
+  FAILURES   times that a lane stopped on a failure
+
+With --json it prints one object:
+  {\"tenants\": [{\"tenant\", \"cpuSeconds\", \"cpuNow\", \"rate\", \"waitedSeconds\", \"waitedNow\",
+    \"throttledSeconds\", \"events\", \"documents\", \"bytes\", \"lagEvents\", \"lagEventsAtLeast\",
+    \"lagSeconds\", \"lanesBehind\", \"failures\", \"lastError\", \"lastErrorAt\", \"refusals\",
+    \"lastRefusal\"}]}";
+
+/// Shows resource use and lag per tenant
+#[derive(Debug, clap::Args)]
+#[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct TenantsArgs {
     /// Only this tenant
     #[arg(value_parser = TenantId::parse)]
     tenant: Option<TenantId>,
-    /// What they are ordered by
+    /// Sort by CPU use now and then CPU time so far, longest held, latest failure, or name
     #[arg(long, value_enum, default_value_t)]
-    by: By,
-    /// At most so many; 0 for all of them
+    by: TenantOrder,
+    /// Show at most this many tenants; 0 for all
     #[arg(long, default_value_t = 20)]
     limit: u32,
-    /// Print one JSON object: {"tenants": [{"tenant", "cpuSeconds", "cpuNow", "rate", "waitedSeconds", "waitedNow", "throttledSeconds", "events", "documents", "bytes",
-    /// "lagEvents", "lagEventsAtLeast", "lagSeconds", "lanesBehind", "failures", "lastError", "lastErrorAt", "refusals", "lastRefusal"}]}
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
+// Without doc comments, which would make clap print the help of all options in its long form.
 #[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum By {
-    /// Who computes most now, then who did so far
+enum TenantOrder {
     #[default]
     Cpu,
-    /// Who was held back longest
     Held,
-    /// Who failed last
     Error,
-    /// Their names
     Name,
 }
 
 #[derive(Serialize)]
-struct Tenants {
+struct TenantsJson {
     tenants: Vec<TenantStatus>,
 }
 
@@ -68,35 +80,33 @@ struct Tenants {
 pub(super) async fn run(args: TenantsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "tenants").await?;
     let order = match args.by {
-        By::Cpu => Order::Cpu,
-        By::Held => Order::Waited,
-        By::Error => Order::Error,
-        By::Name => Order::Name,
+        TenantOrder::Cpu => Order::Cpu,
+        TenantOrder::Held => Order::Waited,
+        TenantOrder::Error => Order::Error,
+        TenantOrder::Name => Order::Name,
     };
     let limit = if args.limit == 0 { i64::MAX } else { args.limit.into() };
-    // One more than is shown, to know whether there are more.
+    // Reads one more than is shown, to know whether there are more.
     let tenant = args.tenant.as_ref().map(TenantId::as_str);
     let only = tenant.as_ref().map(std::slice::from_ref);
     let found = status::read(&session, only, order, limit.saturating_add(1)).await;
     let mut tenants = found.map_err(|error| explain(&error))?;
     if let (Some(tenant), true) = (tenant, tenants.is_empty()) {
-        anyhow::bail!(
-            "no event of tenant {tenant} is in the store; `sandmill tenants --by name --limit 0` lists those that have some"
-        );
+        anyhow::bail!("tenant {tenant} has no events; `sandmill tenants --by name --limit 0` lists all tenants");
     }
     let more = tenants.len() as i64 > limit;
     tenants.truncate(usize::try_from(limit).unwrap_or(usize::MAX));
     if args.json {
-        output::print_json(&Tenants { tenants })?;
+        output::print_json(&TenantsJson { tenants })?;
     } else {
-        output::print(&show(&tenants, more, Screen::stdout(), SystemTime::now()))?;
+        output::print(&show(&tenants, more, OutputStyle::stdout(), SystemTime::now()))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn show(tenants: &[TenantStatus], more: bool, screen: Screen, now: SystemTime) -> String {
+fn show(tenants: &[TenantStatus], more: bool, style: OutputStyle, now: SystemTime) -> String {
     if tenants.is_empty() {
-        return "the store has no events, and so no tenants\n".into();
+        return "there are no tenants: the store has no events\n".into();
     }
     use Column::{Number, Text};
     let mut table = Table::new(vec![
@@ -127,28 +137,24 @@ fn show(tenants: &[TenantStatus], more: bool, screen: Screen, now: SystemTime) -
             Cell::new(tenant.failures).tone((tenant.failures > 0).then_some(Tone::Bad)),
         ]);
     }
-    let mut text = table.show(screen);
+    let mut text = table.show(style);
     if more {
-        text.push_str("there are more; --limit 0 shows all of them\n");
+        text.push_str("there are more tenants; --limit 0 shows all\n");
     }
     for tenant in tenants {
         if let Some(refusal) = &tenant.last_refusal {
-            let times = output::count(u64::try_from(tenant.refusals).unwrap_or(0), "time");
-            text.push_str(&format!(
-                "{} was refused something {times}, last: {}\n",
-                tenant.tenant,
-                text::one_line(refusal)
-            ));
+            let calls = output::count(u64::try_from(tenant.refusals).unwrap_or(0), "failed or refused call");
+            text.push_str(&format!("{calls} for {}; the latest: {}\n", tenant.tenant, text::one_line(refusal)));
         }
         let Some(error) = &tenant.last_error else { continue };
         let at = tenant.last_error_at.as_deref().and_then(|at| time::parse(at).ok()).map(time::from_micros);
         let ago = at.map_or(0.0, |at| now.duration_since(at).unwrap_or_default().as_secs_f64());
-        text.push_str(&format!("{}, {} ago: {}\n", tenant.tenant, age(ago), text::one_line(error)));
+        text.push_str(&format!("latest failure of {}, {} ago: {}\n", tenant.tenant, age(ago), text::one_line(error)));
     }
     text
 }
 
-/// Bytes for people.
+/// A size in the largest unit of which there are at least two.
 fn size(bytes: i64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.into_iter().find(|(_, shift)| bytes >= 2 << shift) {
@@ -162,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_fits_a_terminal_and_says_what_went_wrong() {
+    fn the_table_fits_a_terminal_and_failures_follow_it() {
         let acme = TenantStatus {
             tenant: "acme".into(),
             cpu_seconds: 1234.56,
@@ -185,19 +191,19 @@ mod tests {
             last_error_at: Some("2026-01-02T03:04:05Z".into()),
         };
         let now = time::from_micros(time::parse("2026-01-02T03:06:15Z").unwrap());
-        let text = show(&[acme], true, Screen { width: Some(96), colours: false }, now);
+        let text = show(&[acme], true, OutputStyle { width: Some(96), colours: false }, now);
         assert_eq!(
             text,
             "TENANT       CPU   NOW   HELD   EVENTS  DOCUMENTS  WRITTEN      LAG    AGE  FAILURES\n\
              acme    1234.6 s  0.99  2 min  1200000     300000    3 GiB  ≥ 10000  2 min         2\n\
-             there are more; --limit 0 shows all of them\n\
-             acme was refused something 7 times, last: log-lines: more than 100 in one call\n\
-             acme, 2 min ago: door-watch: trap: out of bounds\u{fffd}[31m\n"
+             there are more tenants; --limit 0 shows all\n\
+             7 failed or refused calls for acme; the latest: log-lines: more than 100 in one call\n\
+             latest failure of acme, 2 min ago: door-watch: trap: out of bounds\u{fffd}[31m\n"
         );
     }
 
     #[test]
-    fn sizes_are_in_the_unit_that_says_most() {
+    fn sizes_use_the_largest_unit_of_which_there_are_two() {
         assert_eq!([0, 2047, 2048, 5 << 20, 2 << 30].map(size), ["0 B", "2047 B", "2 KiB", "5 MiB", "2 GiB"]);
     }
 }

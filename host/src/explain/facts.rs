@@ -1,4 +1,4 @@
-//! What the database tells about what may hold something back.
+//! The facts behind an explanation, read from the database.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,78 +12,80 @@ use crate::{
     tenants::status::{self as usage, Order, TenantStatus},
 };
 
-/// All that is known.
+/// The state of hosts, processors, lanes, tenants and transactions.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// How every processor stands, without its single lanes.
+    /// The status of each processor, without single lanes.
     pub status: Status,
-    /// Lanes behind.
-    pub lanes: Vec<LanesAlike>,
-    /// Those of the tenant that was asked for.
-    pub lanes_of_tenant: Vec<LanesAlike>,
-    /// Whether a host works on this database.
+    /// The lanes behind, grouped by cause.
+    pub lanes: Vec<LaneGroup>,
+    /// The same for the requested tenant only.
+    pub lanes_of_tenant: Vec<LaneGroup>,
+    /// Whether a host is running on this database.
     pub host: bool,
-    /// Processors that run as far as sessions and recent errors show, whether or not a host has
-    /// recorded their plugins.
+    /// Processors that are running according to sessions and recent errors, even if the host could
+    /// not record their plugins.
     pub running: BTreeSet<String>,
-    /// What it has recorded of its plugins.
-    pub plugins: Vec<PluginFile>,
-    /// What the tenants use whose lanes are named, and the one asked for.
+    /// The plugin files as recorded by the host.
+    pub plugins: Vec<RecordedPlugin>,
+    /// The usage of the requested tenant, and of the tenants in `lanes`.
     pub tenants: BTreeMap<String, TenantStatus>,
-    /// Transactions that one of our sessions waits for.
+    /// Transactions that hold locks which sessions of the host wait for.
     pub blockers: Vec<Blocker>,
-    /// Transactions that have written something and go on for long: what they appended is not visible yet.
+    /// Long-running transactions of other programs that have written; events they appended are not
+    /// visible yet.
     pub open: Vec<OpenTransaction>,
 }
 
-/// Lanes of a processor that are behind in the same state for the same kind of reason.
+/// Lanes of a processor that are behind in the same state and for the same class of reason.
 #[derive(Clone, Debug)]
-pub struct LanesAlike {
+pub struct LaneGroup {
     /// The processor.
     pub processor: String,
-    /// How many there are.
+    /// The number of lanes.
     pub lanes: usize,
-    /// The one that has waited longest.
+    /// The lane that has waited longest.
     pub first: LaneBehind,
 }
 
-/// What a host has recorded of a file in its plugins folder.
+/// A file in the plugins folder, as recorded by the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PluginFile {
-    /// The file's name without its ending.
+pub struct RecordedPlugin {
+    /// The file's name without its extension.
     pub plugin: String,
-    /// The processor that it runs; empty if it runs none.
+    /// The processor that it provides; empty if it does not run.
     pub processor: String,
-    /// Why it is not run, if it was refused.
+    /// The reason if it was refused, else empty.
     pub refused: String,
 }
 
-/// A transaction of somebody else.
+/// A transaction of another program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenTransaction {
-    /// Its database session.
+    /// The process id of its session.
     pub pid: i32,
-    /// `application_name` of it, and who it is.
+    /// The session's `application_name` and user.
     pub application: String,
     /// Seconds since it began.
     pub age: f64,
 }
 
-/// A transaction that one of our sessions waits for.
+/// A transaction that holds a lock which a session of the host waits for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Blocker {
-    /// What our session is for, as in `commit route-performance`; cut if it is long.
+    /// The purpose of the waiting session, such as `commit route-performance`. PostgreSQL cuts long
+    /// names.
     pub session: String,
-    /// The processor that it works for, if that is certain.
+    /// The processor that the session works for, if the purpose is unambiguous.
     pub processor: Option<String>,
-    /// Seconds that it has waited.
+    /// Seconds that the session has waited.
     pub waited: f64,
-    /// For whom.
+    /// The transaction that holds the lock.
     pub transaction: OpenTransaction,
 }
 
 impl Facts {
-    /// Reads them. `tenant` is one to know of even if no lane of it is behind.
+    /// Reads all facts. `tenant` is included even if none of its lanes is behind.
     pub async fn read(session: &Session, tenant: Option<&str>) -> Result<Self, Error> {
         let status = status::read(session, 0).await?;
         let lanes = lanes(session, None).await?;
@@ -91,11 +93,11 @@ impl Facts {
             Some(_) => self::lanes(session, tenant).await?,
             None => Vec::new(),
         };
-        let named = lanes.iter().chain(&lanes_of_tenant).map(|alike| alike.first.tenant.as_str());
-        let mut concerned: Vec<&str> = named.chain(tenant).collect();
-        concerned.sort_unstable();
-        concerned.dedup();
-        let used = usage::read(session, Some(&concerned), Order::Name, i64::MAX).await?;
+        let named = lanes.iter().chain(&lanes_of_tenant).map(|group| group.first.tenant.as_str());
+        let mut tenants: Vec<&str> = named.chain(tenant).collect();
+        tenants.sort_unstable();
+        tenants.dedup();
+        let used = usage::read(session, Some(&tenants), Order::Name, i64::MAX).await?;
         let transaction = |row: &Row, first: usize| OpenTransaction {
             pid: row.get(first),
             application: row.get(first + 1),
@@ -109,7 +111,7 @@ impl Facts {
             Blocker { session, processor, waited: row.get(2), transaction: transaction(row, 3) }
         };
         let plugins = session.query(include_str!("facts/plugins.sql"), &[]).await?;
-        let plugin = |row: &Row| PluginFile { plugin: row.get(0), processor: row.get(1), refused: row.get(2) };
+        let plugin = |row: &Row| RecordedPlugin { plugin: row.get(0), processor: row.get(1), refused: row.get(2) };
         let roster = roster::read(session).await?.into_iter();
         let running = roster.filter(|entry| entry.runs || entry.failed_lately).map(|entry| entry.id);
         Ok(Facts {
@@ -126,11 +128,11 @@ impl Facts {
     }
 }
 
-async fn lanes(session: &Session, tenant: Option<&str>) -> Result<Vec<LanesAlike>, Error> {
+async fn lanes(session: &Session, tenant: Option<&str>) -> Result<Vec<LaneGroup>, Error> {
     let rows = session.query(include_str!("facts/lanes.sql"), &[&tenant]).await?;
-    let alike = |row: &Row| {
+    let group = |row: &Row| {
         let (class, reason): (&str, &str) = (row.get(5), row.get(6));
-        LanesAlike {
+        LaneGroup {
             processor: row.get(0),
             lanes: row.get::<_, i64>(1) as usize,
             first: LaneBehind {
@@ -144,20 +146,20 @@ async fn lanes(session: &Session, tenant: Option<&str>) -> Result<Vec<LanesAlike
             },
         }
     };
-    Ok(rows.iter().map(alike).collect())
+    Ok(rows.iter().map(group).collect())
 }
 
-/// The processor that a session's purpose names, as in `read route-performance`. PostgreSQL cuts a
-/// session's name at 63 bytes, so a long one may stand for several processors; then it is none.
+/// The processor in a session's purpose, such as `read route-performance`. PostgreSQL cuts a
+/// session's name at 63 bytes, so a long one may match several processors; then the result is none.
 fn works_for(session: &str, status: &Status) -> Option<String> {
     const KEPT: usize = 63 - "sandmill ".len();
     let (work, id) = session.split_once(' ')?;
-    let is_meant = |whole: &str| {
-        if session.len() < KEPT { whole == id } else { format!("{work} {whole}").get(..KEPT) == Some(session) }
+    let is_match = |processor: &str| {
+        if session.len() < KEPT { processor == id } else { format!("{work} {processor}").get(..KEPT) == Some(session) }
     };
-    let mut meant = status.processors.iter().filter(|p| is_meant(&p.id));
-    let first = meant.next()?;
-    meant.next().is_none().then(|| first.id.clone())
+    let mut matches = status.processors.iter().filter(|p| is_match(&p.id));
+    let first = matches.next()?;
+    matches.next().is_none().then(|| first.id.clone())
 }
 
 #[cfg(test)]
@@ -166,7 +168,7 @@ mod tests {
     use crate::processor::status::ProcessorStatus;
 
     #[test]
-    fn a_session_whose_name_was_cut_works_for_nobody_if_several_are_meant() {
+    fn a_cut_session_name_that_matches_several_processors_matches_none() {
         let (long, other) = (format!("{}/orders", "x".repeat(64)), format!("{}y/orders", "x".repeat(63)));
         let processor = |id: &str| ProcessorStatus { id: id.into(), ..ProcessorStatus::default() };
         let status =
@@ -174,7 +176,7 @@ mod tests {
         let both = status(&["orders", "orders-2", &long, &other]);
         assert_eq!(works_for("read orders", &both).as_deref(), Some("orders"));
         assert_eq!(works_for("lanes orders-2", &both).as_deref(), Some("orders-2"));
-        // As the database shows it: 63 bytes with what stands before.
+        // As PostgreSQL shows it: 63 bytes including the prefix.
         let cut = &format!("read {long}")[..63 - "sandmill ".len()];
         assert_eq!(works_for(cut, &both), None);
         assert_eq!(works_for(cut, &status(&["orders", &long])).as_deref(), Some(&*long));

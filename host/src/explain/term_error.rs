@@ -1,38 +1,38 @@
-//! Remedies for errors that end terms: pure.
+//! Remedies for database errors that end terms. Pure.
 
 use crate::processor::status::TermError;
 
-/// The remedy for an error of a processor. The host retries by itself in any case.
+/// The remedy for an error of a processor. The host also retries automatically.
 pub(super) fn remedy(processor: &str, error: &TermError) -> String {
     let state = error.sqlstate().unwrap_or_default();
     if ["42P01", "42703", "3F000"].contains(&state) {
         return format!(
-            "a table of Sandmill's is missing or incomplete: restore it from a backup. If it holds documents (sandmill_documents.c…), a restart of the host only creates it empty, but the processor can rebuild it: take its file out of the plugins folder, run `sandmill processors remove {processor} --drop-documents`, and put the file back"
+            "one of Sandmill's tables is missing or incomplete: restore it from a backup. A table of documents (sandmill_documents.c…) can be rebuilt instead: take the plugin's file out of the plugins folder, run `sandmill processors remove {processor} --drop-documents`, and put the file back. A restart of the host alone would only create it empty"
         );
     }
-    of_state(state).into()
+    by_sqlstate(state).into()
 }
 
-fn of_state(state: &str) -> &'static str {
+fn by_sqlstate(state: &str) -> &'static str {
     match state {
         "42501" => {
             "grant the host's role the missing privilege: it must own, or have all privileges on, everything in the schemas sandmill and sandmill_documents"
         }
         "55P03" => {
-            "another session holds a lock that the processor needs: `sandmill explain` names the sessions that it waits for; end their transactions"
+            "another session holds a lock that the processor needs: end the transactions that `sandmill explain` names"
         }
-        "57014" => "its statements are cancelled by pg_cancel_backend: find the program or person that calls it",
+        "57014" => "its statements are cancelled with pg_cancel_backend: find the program or person that calls it",
         "40001" | "40P01" => {
-            "another session writes Sandmill's tables, which only the host and sandmill.append may: find and stop it"
+            "another session writes to Sandmill's tables, which only the host and sandmill.append may do: find and stop it"
         }
-        "25006" => "the database is read-only, as a standby is: name the primary in the host's database address",
+        "25006" => "the database is read-only, probably a standby: use the primary in the host's database address",
         "53100" => "the database's disk is full: free some space",
         "53200" => {
-            "the database is out of memory, or of space in its lock table: give it more (shared_buffers, max_locks_per_transaction)"
+            "the database is out of memory or of space in its lock table: raise shared_buffers or max_locks_per_transaction"
         }
-        "53300" => "the database has no connection left: raise max_connections, or let fewer programs connect",
+        "53300" => "the database has no free connection: raise max_connections, or let fewer programs connect",
         "SM412" => {
-            "another program writes this processor's rows or documents: stop it; only one host may run a database's processors at a time"
+            "another program writes this processor's rows or documents: stop it; only one host at a time may run the processors of a database"
         }
         state if ["08", "57"].iter().any(|class| state.starts_with(class)) => CONNECTION,
         "" => CONNECTION,

@@ -90,7 +90,7 @@ pub struct RunningProcessor {
     pub family: String,
     /// Its tenant; none for a shared one.
     pub tenant: Option<String>,
-    /// The event types that it handles; none means every type.
+    /// The event types that it handles, in the order of its descriptor; none means every type.
     pub event_types: Option<Vec<String>>,
 }
 

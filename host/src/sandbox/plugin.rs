@@ -442,6 +442,6 @@ mod tests {
         assert!(pointer.ends_with("with a pointer of 513 bytes; up to 512 are allowed"), "{pointer}");
         assert!(refused(by_property(&"x".repeat(512))).len() < 400);
         let id = v0_1::Descriptor { id: "acme/p".into(), ..by_property("/a") };
-        assert!(refused(id).contains("`acme/p` is not a valid processor id: a small letter"));
+        assert!(refused(id).contains("`acme/p` is not a valid processor id: 1 to 63 lowercase ASCII letters"));
     }
 }

@@ -106,7 +106,7 @@ fn each_kind_of_bad_file_is_reported_with_its_defect_and_remedy() {
         (
             "bad",
             fs::read(component("bad-descriptor")).unwrap(),
-            "`describe` broke the contract: `Not an id!` is not a valid processor id: a small letter, then",
+            "`describe` broke the contract: `Not an id!` is not a valid processor id: 1 to 63 lowercase",
             "Correct its answer",
         ),
         (

@@ -84,7 +84,7 @@ fn flights_produce_the_known_documents_with_every_batching() {
         format!("differing: 1:\n  route_performance tenant 9E id {} at /flown: expected -1, found 18\n", id(3)),
         "missing: 1:\n  route_performance tenant 9E id NO-WHERE\n".into(),
         format!("unexpected: 1:\n  route_performance tenant 9E id {}\n", id(4)),
-        "failed: documents are not as expected\n".into(),
+        "failed: the documents are not as expected\n".into(),
     ] {
         assert!(printed.contains(&expected), "{expected}: {printed}");
     }
@@ -119,9 +119,9 @@ fn a_result_that_depends_on_batches_is_reported_with_its_place() {
     assert_eq!(reported.len(), 3, "the quiet stream's document is the same");
     let printed = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events]));
     for expected in [
-        "it depends on where a batch ends: batches of 1 lead to another outcome than batches of up to 500\n",
+        "the result depends on batching: batches of 1 gave another result than batches of up to 500\n",
         "  scripted_log tenant acme id loud at /batch: first 31, here 1\n",
-        "failed: the outcome depends on batches; ",
+        "failed: the result depends on batching; ",
     ] {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
@@ -152,7 +152,7 @@ fn skipped_events_are_reported_and_do_not_fail_the_test() {
     for expected in [
         "  13 events, 13 handled, 12 of them skipped\n",
         "skipped: 12, the first 10:\n  line 2, tenant acme: plugin:odd: not for me\n",
-        "ok: the outcome is the same",
+        "ok: the result does not depend on how events are batched",
     ] {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
@@ -194,7 +194,7 @@ fn a_lane_that_stops_fails_the_test_and_leaves_other_lanes_running() {
     assert_eq!(differing(&found["passes"]), [""; 0], "a lane stops at the same event every time");
     let printed = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events, "--set", "limits.cpu-ms=200"]));
     assert!(
-        printed.contains("line 6, tenant retries, type Scripted: plugin:wait: for somebody (tried 3 times)\n"),
+        printed.contains("line 6, tenant retries, type Scripted: plugin:wait: for somebody (after 3 attempts)\n"),
         "{printed}"
     );
     assert!(printed.contains("failed: lanes stopped; "), "{printed}");
@@ -251,7 +251,7 @@ fn a_file_without_events_for_the_plugin_fails_the_test() {
     let printed = stdout(&output);
     assert_eq!(output.status.code(), Some(1), "{printed}");
     for expected in [
-        "  1 event, 0 handled, 1 of types it does not take\n",
+        "  1 event, 0 handled, 1 of other types\n",
         "note: no event has the type FlightFlown or FlightCancelled\n",
         "failed: no event was handled; ",
     ] {

@@ -1,4 +1,4 @@
-// What a monitor asks: whether something needs a person, told by an exit code alone.
+// `status --check` and `explain --check`: exit codes for monitoring.
 
 use sandmill_tests::{
     Database, database,
@@ -8,31 +8,31 @@ use serde_json::{Value, json};
 
 use super::{object, run};
 
-/// The code of `status --check` and `explain --check` if something needs a person.
-const ALARM: Option<i32> = Some(6);
-const WELL: Option<i32> = Some(0);
+/// The exit code if something needs attention.
+const NEEDS_ATTENTION: Option<i32> = Some(6);
+const OK: Option<i32> = Some(0);
 
-/// Waits until the checks of `status` and `explain` end with these codes.
-async fn checked(database: &Database, what: &str, status: Option<i32>, explain: Option<i32>) {
+/// Waits until `status --check` and `explain --check` exit with these codes.
+async fn until_checks_exit(database: &Database, what: &str, status: Option<i32>, explain: Option<i32>) {
     eventually_or(what, async || {
-        let asked = [
+        let outputs = [
             run(&database.address, &["status", "--check"]).await,
             run(&database.address, &["explain", "--check"]).await,
         ];
-        let said: Vec<String> = asked.iter().map(|output| stdout(output) + &stderr(output)).collect();
-        let codes = [asked[0].status.code(), asked[1].status.code()];
-        if codes == [status, explain] { Ok(()) } else { Err(format!("{codes:?}\n{}", said.join("\n"))) }
+        let printed: Vec<String> = outputs.iter().map(|output| stdout(output) + &stderr(output)).collect();
+        let codes = [outputs[0].status.code(), outputs[1].status.code()];
+        if codes == [status, explain] { Ok(()) } else { Err(format!("{codes:?}\n{}", printed.join("\n"))) }
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_needs_a_person_ends_a_check_with_6() {
+async fn a_check_exits_with_6_if_something_needs_attention() {
     let database = database().await;
     let address = &database.address;
-    let none = "no host runs on this database; start one with `sandmill run --plugins DIR`\n";
-    // Nothing is behind, but nothing would move.
-    checked(&database, "no host runs", ALARM, WELL).await;
+    let none = "no host is running on this database; start one with `sandmill run --plugins DIR`\n";
+    // Nothing is behind, but new events would not be handled.
+    until_checks_exit(&database, "no host is running", NEEDS_ATTENTION, OK).await;
     let status = run(address, &["status"]).await;
     assert_eq!(stdout(&status), format!("no processor has run on this database yet\n{none}"));
     let status = object(address, &["status", "--json"]).await;
@@ -42,69 +42,68 @@ async fn what_needs_a_person_ends_a_check_with_6() {
     database.append("fine", "s", &[json!({})]).await;
     let host = Host::start_in(&database, folder.path(), &[]);
     database.scripted_settles(&[]).await;
-    checked(&database, "all is well", WELL, WELL).await;
+    until_checks_exit(&database, "all is well", OK, OK).await;
     assert_eq!(object(address, &["status", "--json"]).await["host"], json!(true));
     let status = stdout(&run(address, &["status"]).await);
     assert!(!status.contains("no host") && !status.contains("refused"), "{status}");
 
-    // What moves by itself, if later, is well.
+    // An automatic retry needs no attention.
     let later = json!({"do": "retry-after", "ms": 1_000_000, "code": "busy"});
     database.append("later", "s", &[later]).await;
     database.scripted_settles(&["later retrying plugin:busy"]).await;
-    checked(&database, "a lane retries", WELL, WELL).await;
+    until_checks_exit(&database, "a lane retries", OK, OK).await;
 
-    // A file that the host does not run.
+    // A file that the host refuses.
     place(folder.path(), "empty.wasm", b"");
-    checked(&database, "a file is refused", ALARM, WELL).await;
+    until_checks_exit(&database, "a file is refused", NEEDS_ATTENTION, OK).await;
     let status = stdout(&run(address, &["status"]).await);
-    let told = |line: &str| line.starts_with("a file is refused: empty: ") && line.contains("the file is empty");
-    assert!(status.lines().any(told), "{status}");
+    let names_it = |line: &str| line.starts_with("refused plugin file empty: ") && line.contains("the file is empty");
+    assert!(status.lines().any(names_it), "{status}");
     let status = run(address, &["status", "--json", "--check"]).await;
-    assert_eq!(status.status.code(), ALARM);
+    assert_eq!(status.status.code(), NEEDS_ATTENTION);
     let status: Value = serde_json::from_str(&stdout(&status)).unwrap();
     assert_eq!(status["refusedFiles"][0]["plugin"], json!("empty"));
     assert!(status["refusedFiles"][0]["reason"].as_str().unwrap().contains("the file is empty"), "{status}");
     std::fs::remove_file(folder.path().join("empty.wasm")).unwrap();
-    checked(&database, "the file is gone", WELL, WELL).await;
+    until_checks_exit(&database, "the file is gone", OK, OK).await;
 
-    // An entry that looks like a plugin.
+    // An entry that looks like a plugin but is not one.
     place(folder.path(), "LOUD.WASM", b"");
-    checked(&database, "an entry is not run", ALARM, WELL).await;
+    until_checks_exit(&database, "an entry is not run", NEEDS_ATTENTION, OK).await;
     let status = stdout(&run(address, &["status"]).await);
-    assert!(status.contains("a file is refused: LOUD.WASM: "), "{status}");
+    assert!(status.contains("refused plugin file LOUD.WASM: "), "{status}");
     std::fs::remove_file(folder.path().join("LOUD.WASM")).unwrap();
-    checked(&database, "the entry is gone", WELL, WELL).await;
+    until_checks_exit(&database, "the entry is gone", OK, OK).await;
 
     database.append("acme", "s", &[json!({"do": "trap"})]).await;
     database.scripted_settles(&["acme blocked trap", "later retrying plugin:busy"]).await;
-    checked(&database, "a lane is blocked", ALARM, ALARM).await;
-    // Of what is asked for alone.
+    until_checks_exit(&database, "a lane is blocked", NEEDS_ATTENTION, NEEDS_ATTENTION).await;
+    // The check covers only the requested tenant.
     let fine = run(address, &["explain", "fine", "--check"]).await;
-    assert_eq!(fine.status.code(), WELL, "{}", stdout(&fine));
-    // Without the question there is no alarm.
+    assert_eq!(fine.status.code(), OK, "{}", stdout(&fine));
+    // Without --check the exit code is 0.
     for command in ["status", "explain"] {
-        assert_eq!(run(address, &[command]).await.status.code(), WELL);
+        assert_eq!(run(address, &[command]).await.status.code(), OK);
     }
     host.stop().await;
     let status = stdout(&run(address, &["status"]).await);
     assert!(status.lines().any(|line| format!("{line}\n") == none), "{status}");
-    checked(&database, "no host runs any more", ALARM, ALARM).await;
+    until_checks_exit(&database, "no host is running any more", NEEDS_ATTENTION, NEEDS_ATTENTION).await;
     assert_eq!(run(address, &["status", "--check", "--watch"]).await.status.code(), Some(2));
 }
 
-/// A processor whose plugin is gone, while its host runs.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_processor_without_its_plugin_needs_a_person() {
+async fn a_processor_without_its_plugin_needs_attention() {
     let database = database().await;
     let folder = plugins(&["scripted", "scripted-by-stream"]);
     database.append("acme", "s", &[json!({})]).await;
     let host = Host::start_in(&database, folder.path(), &[]);
     database.settles("scripted", &[]).await;
     database.settles("scripted-by-stream", &[]).await;
-    checked(&database, "both run", WELL, WELL).await;
+    until_checks_exit(&database, "both run", OK, OK).await;
     std::fs::remove_file(folder.path().join("scripted.wasm")).unwrap();
-    checked(&database, "one is absent", ALARM, WELL).await;
+    until_checks_exit(&database, "one is absent", NEEDS_ATTENTION, OK).await;
     database.append("acme", "s", &[json!({})]).await;
-    checked(&database, "it is behind as well", ALARM, ALARM).await;
+    until_checks_exit(&database, "it is behind as well", NEEDS_ATTENTION, NEEDS_ATTENTION).await;
     host.stop().await;
 }

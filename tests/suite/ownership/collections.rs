@@ -89,7 +89,10 @@ async fn a_collection_name_that_one_tenant_uses_is_free_for_all_others() {
     assert_eq!(documents(&database, &["scripted_log@globex"]).await, [own[1].clone()]);
     assert_eq!(documents(&database, &["scripted_log", "--limit", "4"]).await.len(), 4);
     let none = run(&database, &["documents", "orders"]).await.unwrap_err();
-    assert!(none.contains("there is no collection `orders`; there are: scripted_log, scripted_log@acme, "), "{none}");
+    assert!(
+        none.contains("there is no collection `orders`; existing collections: scripted_log, scripted_log@acme, "),
+        "{none}"
+    );
 
     // Conflicts between mallory's own files are reported by mallory's names.
     give(folder.path(), "mallory", "second", &listing("first", &names[..1]));

@@ -47,7 +47,9 @@ async fn tenants_whose_names_would_join_to_one_id_have_processors_of_their_own()
         (found["processor"].as_str(), found["what"].as_str()),
         (
             Some("globex/scripted--acme-inc"),
-            Some("the host has recorded no file globex/x.wasm in its plugins folder, which was this processor last")
+            Some(
+                "a host is running, but none of its plugins provides this processor, which last ran from globex/x.wasm"
+            )
         )
     );
     database.settles("acme-inc--globex/scripted", &[]).await;
@@ -94,7 +96,7 @@ async fn names_that_differ_in_their_last_byte_or_in_capitals_are_different_tenan
     let reported: Vec<_> =
         found.iter().map(|finding| (finding["processor"].clone(), finding["what"].clone())).collect();
     let gone = format!(
-        "the host has recorded no file {}/scripted.wasm in its plugins folder, which was this processor last",
+        "a host is running, but none of its plugins provides this processor, which last ran from {}/scripted.wasm",
         tenants[1]
     );
     assert_eq!(reported, [(json!(format!("{}/scripted", tenants[1])), json!(gone))]);

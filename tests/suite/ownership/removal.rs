@@ -79,7 +79,7 @@ async fn kept_documents_of_a_removed_processor_are_not_written_without_permissio
     );
     until_state(&database, "scripted", "running").await;
     let unsure = run(&database, &keep[..4]).await.unwrap_err();
-    assert!(unsure.contains("removing acme/scripted loses 2 dead letters; add --yes to confirm"), "{unsure}");
+    assert!(unsure.contains("removing acme/scripted loses 2 dead letters; to confirm, add --yes"), "{unsure}");
     let undecided = run(&database, &["processors", "remove", "acme/scripted"]).await.unwrap_err();
     assert!(undecided.contains("--keep-documents") && undecided.contains("--drop-documents"), "{undecided}");
     let before = rows_of(&database, "acme/scripted").await;
@@ -103,7 +103,10 @@ async fn kept_documents_of_a_removed_processor_are_not_written_without_permissio
     );
     assert_eq!((&listed["kept"][0]["view"], &listed["kept"][0]["keptFrom"]), (&json!(OWN), &json!("acme/scripted")));
     let again = run(&database, &keep).await.unwrap_err();
-    assert!(again.contains("was already removed and its documents kept; use --drop-documents to drop them"), "{again}");
+    assert!(
+        again.contains("is already removed and its documents are kept; to drop them, pass --drop-documents"),
+        "{again}"
+    );
 
     // No plugin may mix them with documents that it builds from the start of the log.
     place(&folder.path().join("acme"), "orders.wasm", &bytes);
@@ -140,14 +143,14 @@ async fn a_processor_that_was_removed_with_its_documents_starts_from_the_beginni
     run(&database, &["processors", "remove", "acme/scripted", "--keep-documents", "--yes"]).await.unwrap();
     let drop = ["processors", "remove", "acme/scripted", "--drop-documents"];
     let unsure = run(&database, &drop).await.unwrap_err();
-    assert!(unsure.contains("removing acme/scripted loses 1 document; add --yes"), "{unsure}");
+    assert!(unsure.contains("removing acme/scripted loses 1 document; to confirm, add --yes"), "{unsure}");
     let shown = run(&database, &[&drop[..], &["--yes"]].concat()).await.unwrap();
     assert_eq!(shown, format!("dropped 1 document with the view public.\"{OWN}\"\n"));
     let views = "select viewname from pg_views where schemaname = 'public' order by 1";
     assert_eq!(rows(&database, views).await, ["(scripted_log)"], "the shared documents are another collection");
     let unknown = run(&database, &drop).await.unwrap_err();
     assert!(
-        unknown.contains("there is no processor `acme/scripted`") && unknown.contains("there are: scripted"),
+        unknown.contains("there is no processor `acme/scripted`") && unknown.contains("known processors: scripted"),
         "{unknown}"
     );
 

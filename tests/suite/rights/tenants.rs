@@ -209,8 +209,8 @@ async fn the_option_tenant_requires_a_grant_or_revocation_to_read() {
     let database = database().await;
     with_role(&database, "no_tenant").await;
     for (arguments, message) in [
-        (&["migrate", "--tenant", "acme"][..], "--tenant needs --grant-read or --revoke-read"),
-        (&["migrate", "--grant-append", "no_tenant", "--tenant", "acme"], "--tenant needs --grant-read"),
+        (&["migrate", "--tenant", "acme"][..], "--tenant requires --grant-read or --revoke-read"),
+        (&["migrate", "--grant-append", "no_tenant", "--tenant", "acme"], "--tenant requires --grant-read"),
         (&["migrate", "--grant-read", "no_tenant", "--tenant", "a b"], "a b"),
     ] {
         let (code, _, errors) = run(&database.address, arguments).await;

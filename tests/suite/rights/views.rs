@@ -49,7 +49,7 @@ async fn views_move_with_the_rights_on_them_and_later_views_are_created_there() 
             let moved: Value = serde_json::from_str(&printed).unwrap();
             assert_eq!(moved["viewsSchema"], json!({"before": before, "now": "My views"}));
         } else {
-            assert!(printed.contains("the collections' views lie in the schema My views already"), "{printed}");
+            assert!(printed.contains("the collections' views are already in the schema My views"), "{printed}");
         }
     }
     assert_eq!(views(&database).await, [r#""My views".scripted_log"#]);
@@ -93,7 +93,7 @@ async fn rights_are_checked_in_the_schema_that_contains_or_will_contain_the_view
     execute(&database, &needed.concat()).await;
     let (code, printed, errors) = run(&address, &move_to("app")).await;
     assert_eq!(code, Some(0), "{errors}");
-    assert!(printed.contains("the collections' views now lie in the schema app instead of public"), "{printed}");
+    assert!(printed.contains("the collections' views are now in the schema app; before, in public"), "{printed}");
 
     // From now on the role needs no rights in `public`.
     let (_folder, _) = run_plugin(&Database { address: address.clone(), ..database.clone() }).await;

@@ -214,6 +214,8 @@ pub(super) const DEEDS: &[(&str, &[&str], &str)] = &[
 /// Modules whose headers claim that they are pure: they compute values, and name nothing that
 /// waits, performs I/O or reads a clock. Instants are passed in.
 pub(super) const PURE: &[&str] = &[
+    "cli::live::rates",
+    "cli::live::render",
     "consumer::router",
     "explain::finding",
     "explain::term_error",

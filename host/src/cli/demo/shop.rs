@@ -1,8 +1,9 @@
-//! A shop with tenants of very different size: one with most of the traffic, four in the middle, forty small ones.
+//! A load generator: a shop whose tenants differ much in size, one with most of the traffic, four
+//! of medium size, forty small ones.
 //!
-//! Customers stand at a few tills, each with a connection of its own. A till is a plain value that says what happens next, always the same for
-//! its number; a cart belongs to one till, so that its events come in order. The loop is open: an event is appended when it is due, however
-//! long those before it took.
+//! Each till appends on its own connection. A till is a plain value that produces the same events
+//! for the same number. A cart belongs to one till, so its events are in order. The load is
+//! open-loop: each event has a due time, no matter how long earlier appends took.
 
 use std::time::Duration;
 
@@ -16,24 +17,26 @@ use tokio::{
 
 use crate::db::Db;
 
-/// Connections that append. Default 4: the work of a few cashiers, and room for a few thousand events a second.
+/// Connections that append. Default 4: enough for a few thousand events per second.
 const TILLS: u32 = 4;
-/// Open carts of one tenant at one till. Default 3: carts end, so that documents come to an end as well.
+/// Open carts per tenant and till. Default 3: few, so that carts are checked out and documents
+/// completed.
 const OPEN_CARTS: usize = 3;
 
-/// The large and the middle ones, with their parts of a thousand events.
+/// The large and the medium tenants, with their shares of a thousand events.
 const LARGE: [(&str, u32); 5] =
     [("megamart", 600), ("bookworm", 80), ("gearshed", 60), ("teahouse", 50), ("vinylbar", 40)];
-/// The small ones share what is left.
+/// The number of small tenants, which share the rest.
 const SMALL: u32 = 40;
-/// What is sold, and for how many cents.
+/// The products, with prices in cents.
 const PRODUCTS: [(&str, u32); 6] =
     [("mug", 499), ("teapot", 2_450), ("notebook", 320), ("lamp", 3_990), ("scarf", 1_875), ("puzzle", 1_290)];
 
-/// Tenants of the shop.
+/// The number of tenants.
 pub(super) const TENANTS: usize = LARGE.len() + SMALL as usize;
 
-/// Appends `rate` events a second, until so much time has passed or it is closed, and says how many it appended.
+/// Appends `rate` events per second until `lasting` has passed or the shop is closed. Returns the
+/// number of appended events.
 pub(super) async fn open(
     db: &Db,
     rate: u32,
@@ -52,13 +55,13 @@ pub(super) async fn open(
 
 struct Schedule {
     began: Instant,
-    /// Events a second, of all tills.
+    /// Events per second, of all tills together.
     rate: u32,
     lasting: Option<Duration>,
 }
 
 impl Schedule {
-    /// When a till's nth event is due, if it is still open then.
+    /// The due time of a till's nth event; none if the shop is closed by then.
     fn due(&self, till: u32, nth: u64) -> Option<Instant> {
         let before = nth * u64::from(TILLS) + u64::from(till);
         let after = Duration::from_secs_f64(before as f64 / f64::from(self.rate));
@@ -83,7 +86,7 @@ async fn work(mut till: Till, schedule: Schedule, db: &Db, closed: &mut watch::R
     Ok(appended)
 }
 
-/// One thing that happens at a till.
+/// One event of a till.
 #[derive(Debug, PartialEq)]
 struct Sale {
     tenant: String,
@@ -92,12 +95,12 @@ struct Sale {
     data: String,
 }
 
-/// What has happened at one till.
+/// The state of one till.
 struct Till {
     number: u32,
-    random: Random,
+    random: SplitMix64,
     carts_so_far: u32,
-    /// Open ones, by tenant.
+    /// Open carts, by tenant.
     carts: Vec<Vec<Cart>>,
 }
 
@@ -110,7 +113,7 @@ struct Cart {
 impl Till {
     fn new(number: u32) -> Self {
         let carts = (0..TENANTS).map(|_| Vec::new()).collect();
-        Till { number, random: Random(u64::from(number) + 1), carts_so_far: 0, carts }
+        Till { number, random: SplitMix64(u64::from(number) + 1), carts_so_far: 0, carts }
     }
 
     fn next(&mut self) -> Sale {
@@ -151,7 +154,7 @@ impl Till {
         }
     }
 
-    /// Whose event it is: one of the large by its part, or any of the small.
+    /// Chooses a tenant: a large or medium one by its share, or else any small one.
     fn tenant(&mut self) -> (usize, String) {
         let mut ticket = self.random.below(1_000);
         for (index, (name, part)) in LARGE.iter().enumerate() {
@@ -165,10 +168,10 @@ impl Till {
     }
 }
 
-/// Numbers that look random and are the same in every demo (SplitMix64).
-struct Random(u64);
+/// A pseudo-random generator, so that every demo has the same events (SplitMix64).
+struct SplitMix64(u64);
 
-impl Random {
+impl SplitMix64 {
     fn below(&mut self, end: u32) -> u32 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn tenants_are_of_very_different_size() {
+    fn tenants_have_their_shares_of_events() {
         let mut events: BTreeMap<String, u32> = BTreeMap::new();
         for sale in (0..TILLS).flat_map(|till| sales(till, 5_000)) {
             *events.entry(sale.tenant).or_default() += 1;
@@ -202,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn carts_begin_with_an_item_and_end_with_the_check_out() {
+    fn a_cart_begins_with_an_item_and_ends_with_the_check_out() {
         let mut carts: BTreeMap<(u32, String), Vec<&str>> = BTreeMap::new();
         for till in 0..TILLS {
             for sale in sales(till, 5_000) {
@@ -220,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn events_are_due_one_after_another_until_the_end() {
+    fn events_are_due_at_equal_intervals_until_closing_time() {
         let began = Instant::now();
         let schedule = Schedule { began, rate: 100, lasting: Some(Duration::from_millis(100)) };
         let mut due: Vec<u128> = (0..TILLS)

@@ -1,6 +1,7 @@
-//! A plugin's sources, built whenever something in them is saved.
+//! Rebuilding of a plugin's sources at each save.
 //!
-//! They are looked at a few times a second, which finds whatever an editor does to them. What building leaves behind is not looked at.
+//! The folder is polled a few times a second, which detects every way in which editors save.
+//! Outputs of builds are ignored.
 
 use std::{
     convert::Infallible,
@@ -10,27 +11,26 @@ use std::{
 
 use crate::toolchain::{self, BuildRequest, Children, EndOnDrop};
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_millis(200);
-/// Folders of tools, in which nobody saves anything.
+/// Time between two polls.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// Folders that tools write to, which have no sources.
 const NOT_SOURCES: [&str; 3] = ["target", "node_modules", "__pycache__"];
 
-/// How many files there are, and when the last of them was saved.
-type Look = (usize, Option<SystemTime>);
+/// The state of a folder: the number of files, and the latest time at which one was saved.
+type SourceState = (usize, Option<SystemTime>);
 
-/// Builds a plugin's folder into the plugins folder, at once and whenever something in it was saved. What is wrong with it is said, and tried again when it is
-/// saved again.
+/// Builds a plugin's folder into the plugins folder, now and after each save. Logs errors.
 pub(super) async fn build_on_save(folder: &Path, plugins: &Path) -> Infallible {
     let (mut built, children) = (None, Children::default());
-    // If the build is abandoned, its programs must not go on.
+    // An abandoned build must not leave its programs running.
     let _end = EndOnDrop(children.clone());
     loop {
-        let now = look(folder, plugins);
+        let now = scan(folder, plugins);
         if built != Some(now) {
             built = Some(now);
             build(folder.into(), plugins.into(), children.clone()).await;
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
@@ -39,26 +39,26 @@ async fn build(folder: PathBuf, plugins: PathBuf, children: Children) {
     tracing::info!("building {name}");
     let request = BuildRequest { dir: folder, output: Some(plugins) };
     let built = tokio::task::spawn_blocking(move || {
-        let mut said = Vec::new();
-        let built = toolchain::build(&request, &children, &mut |line| said.push(line.to_string()));
-        (built, said)
+        let mut output = Vec::new();
+        let built = toolchain::build(&request, &children, &mut |line| output.push(line.to_string()));
+        (built, output)
     });
     match built.await {
         Ok((Ok(built), _)) => {
             tracing::info!("built {name} in {:.1} s: {}", built.elapsed.as_secs_f64(), built.path.display())
         }
-        Ok((Err(error), said)) => {
-            // What the compiler said comes before what became of it.
-            said.iter().for_each(|line| tracing::warn!("{line}"));
-            tracing::error!("{name} was not built: {error:#}");
+        Ok((Err(error), output)) => {
+            // The compiler's output explains the error below it.
+            output.iter().for_each(|line| tracing::warn!("{line}"));
+            tracing::error!("could not build {name}: {error:#}");
         }
-        Err(error) => tracing::error!("{name} was not built: {error}"),
+        Err(error) => tracing::error!("could not build {name}: {error}"),
     }
 }
 
-fn look(folder: &Path, plugins: &Path) -> Look {
+fn scan(folder: &Path, plugins: &Path) -> SourceState {
     let plugins = plugins.canonicalize().ok();
-    let mut look: Look = (0, None);
+    let mut sources: SourceState = (0, None);
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -68,15 +68,15 @@ fn look(folder: &Path, plugins: &Path) -> Look {
                 continue;
             }
             match found {
-                // What is built comes there.
+                // Builds write there.
                 Ok(found) if found.is_dir() && entry.path().canonicalize().ok() == plugins => {}
                 Ok(found) if found.is_dir() => folders.push(entry.path()),
-                Ok(found) => look = (look.0 + 1, look.1.max(found.modified().ok())),
+                Ok(found) => sources = (sources.0 + 1, sources.1.max(found.modified().ok())),
                 Err(_) => {}
             }
         }
     }
-    look
+    sources
 }
 
 #[cfg(test)]
@@ -84,24 +84,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_saved_shows_and_what_tools_leave_does_not() {
+    fn saved_sources_are_noticed_and_outputs_of_tools_are_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::create_dir_all(path("src")).unwrap();
         std::fs::create_dir_all(path("target/debug")).unwrap();
         std::fs::write(path("src/lib.rs"), "one").unwrap();
         std::fs::create_dir(path("plugins")).unwrap();
-        let look = |folder: &Path| super::look(folder, &path("plugins"));
-        let before = look(folder.path());
+        let scan = |folder: &Path| super::scan(folder, &path("plugins"));
+        let before = scan(folder.path());
         assert_eq!(before.0, 1);
         for name in ["target/debug/out", ".swp", "plugins/own.wasm"] {
             std::fs::write(path(name), "x").unwrap();
         }
-        assert_eq!(look(folder.path()), before);
+        assert_eq!(scan(folder.path()), before);
         let later = before.1.unwrap() + Duration::from_secs(1);
         std::fs::File::options().write(true).open(path("src/lib.rs")).unwrap().set_modified(later).unwrap();
-        assert_ne!(look(folder.path()), before);
+        assert_ne!(scan(folder.path()), before);
         std::fs::write(path("Cargo.toml"), "").unwrap();
-        assert_eq!(look(folder.path()).0, 2);
+        assert_eq!(scan(folder.path()).0, 2);
     }
 }

@@ -1,10 +1,10 @@
-//! Suggested events: for each running plugin a command, ready to copy, that appends an event it
-//! handles. It is printed when the plugin starts, and again when its event types change.
+//! Suggested commands: for each running plugin, an `append` of an event that it handles.
 //!
-//! The event comes from a file beside the plugin, `events.ndjson` as `sandmill plugin new` makes
-//! it, or else has the plugin's first event type and no data. The running plugins are read from the
-//! database, as in the live view. Event types come from plugins, so they are quoted for a shell;
-//! odd ones are left out.
+//! A suggestion is printed when a plugin starts, and again when its event types change. The event
+//! comes from a file `events.ndjson`, such as `sandmill plugin new` creates. Otherwise it has the
+//! first event type of the plugin's descriptor and no data. The running plugins are read from the
+//! database, as in the live view. Event types come from plugins, so they are quoted for a shell,
+//! and those that cannot be copied safely are left out.
 
 use std::{
     collections::HashMap,
@@ -25,36 +25,36 @@ use crate::{
     processor::status::{self, RunningProcessor},
 };
 
-/// Time between two looks at the running plugins.
-const EVERY: Duration = Duration::from_millis(250);
-/// A file of events beside a plugin.
+/// Time between two checks for newly running plugins.
+const INTERVAL: Duration = Duration::from_millis(250);
+/// The name of a file with sample events.
 const SAMPLES: &str = "events.ndjson";
-/// The most bytes that are read of a file. Default 1 MiB: the first events suffice.
+/// The most bytes read of a file. Default 1 MiB: the first events suffice.
 const SAMPLES_BYTES: u64 = 1 << 20;
-/// The most bytes of data in a suggestion; more are awkward to copy.
+/// The most bytes of data in a suggestion. Default 500: more is awkward to copy.
 const DATA_BYTES: usize = 500;
 
-/// Events for the plugins that run.
+/// The suggestions for running plugins.
 pub(super) struct Suggestions {
     db: Db,
     session: Option<Session>,
     samples: Vec<PathBuf>,
-    /// The processors that have a suggestion, each with its event types at the time.
+    /// The processors that have a suggestion, with their event types at that time.
     known: HashMap<String, Option<Vec<String>>>,
 }
 
 impl Suggestions {
-    /// Suggestions from samples in these folders; the first folder with a suitable one wins.
+    /// Suggestions with samples from these folders. The first folder with a suitable sample wins.
     pub(super) fn new<'a>(db: &Db, folders: impl IntoIterator<Item = &'a Path>) -> Self {
         let samples = folders.into_iter().map(|folder| folder.join(SAMPLES)).collect();
         Suggestions { db: db.clone(), session: None, samples, known: HashMap::new() }
     }
 
-    /// Waits until some plugin needs a suggestion, and returns the text. While the database does
-    /// not answer, it asks again.
+    /// Waits until a plugin needs a suggestion, and returns the text. Retries while the database
+    /// does not answer.
     pub(super) async fn next(&mut self) -> String {
         loop {
-            tokio::time::sleep(EVERY).await;
+            tokio::time::sleep(INTERVAL).await;
             let Ok(running) = self.running().await else {
                 self.session = None;
                 continue;
@@ -89,7 +89,7 @@ impl Suggestions {
             let file = File::open(path).ok()?.take(SAMPLES_BYTES);
             BufReader::new(file).lines().map_while(Result::ok).find_map(|line| sampled(&line, processor))
         });
-        let command = sampled.or_else(|| made_up(processor))?;
+        let command = sampled.or_else(|| without_data(processor))?;
         Some(format!("{} {command}", program()))
     }
 }
@@ -105,8 +105,8 @@ struct Sample<'a> {
     data: &'a RawValue,
 }
 
-/// The command for an event of a file; none if the processor does not handle it or it cannot be
-/// copied.
+/// The command for an event of a file; none if the processor does not handle the event, or if it
+/// cannot be copied safely.
 fn sampled(line: &str, processor: &RunningProcessor) -> Option<String> {
     let Sample { tenant, stream, event_type, data } = serde_json::from_str(line).ok()?;
     let handles = processor.event_types.as_ref().is_none_or(|types| types.contains(&event_type));
@@ -115,7 +115,7 @@ fn sampled(line: &str, processor: &RunningProcessor) -> Option<String> {
 }
 
 /// The command for an event without data.
-fn made_up(processor: &RunningProcessor) -> Option<String> {
+fn without_data(processor: &RunningProcessor) -> Option<String> {
     let stream = format!("{}-1", processor.family);
     let append = |event_type: &String| append(processor.tenant.as_deref(), &stream, event_type, "{}");
     match &processor.event_types {
@@ -124,7 +124,7 @@ fn made_up(processor: &RunningProcessor) -> Option<String> {
     }
 }
 
-/// The arguments that append an event; none where one of them is odd.
+/// The arguments that append an event; none if one of them cannot be quoted.
 fn append(tenant: Option<&str>, stream: &str, event_type: &str, data: &str) -> Option<String> {
     let mut command = "append".to_owned();
     let tenant = tenant.filter(|tenant| *tenant != DEFAULT_TENANT).map(|tenant| ("--tenant", tenant));
@@ -134,7 +134,7 @@ fn append(tenant: Option<&str>, stream: &str, event_type: &str, data: &str) -> O
     Some(command)
 }
 
-/// A word quoted for a shell; none if it cannot be copied from a terminal or would be read as an
+/// A word quoted for a shell; none if it cannot be copied from a terminal or would be parsed as an
 /// option.
 fn quoted(word: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@".contains(c);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_is_taken_if_the_plugin_handles_it() {
+    fn a_sample_is_suggested_if_the_plugin_handles_it() {
         let line = |tenant: &str, event_type: &str, data: &str| {
             format!(r#"{{"tenant":"{tenant}","stream":"cart 1","type":"{event_type}","id":"x","data":{data}}}"#)
         };
@@ -176,13 +176,13 @@ mod tests {
     }
 
     #[test]
-    fn without_a_sample_the_event_type_is_enough() {
-        let made_up = |types: Option<&[&str]>| made_up(&processor(None, types)).unwrap_or_default();
-        assert_eq!(made_up(Some(&["ItemAdded", "CartLost"])), "append --stream carts-1 --type ItemAdded --data '{}'");
+    fn without_a_sample_the_first_event_type_is_suggested() {
+        let suggested = |types: Option<&[&str]>| without_data(&processor(None, types)).unwrap_or_default();
+        assert_eq!(suggested(Some(&["ItemAdded", "CartLost"])), "append --stream carts-1 --type ItemAdded --data '{}'");
         let odd = ["--help", "a\u{1b}[2J", "a\nb", "a\\';id;#", "$(reboot) `it's`"];
         let quoted = r"append --stream carts-1 --type '$(reboot) `it'\''s`' --data '{}'";
-        assert_eq!(made_up(Some(&odd)), quoted);
-        assert_eq!(made_up(Some(&odd[..4])), "");
-        assert_eq!(made_up(None), "append --stream carts-1 --type Anything --data '{}'");
+        assert_eq!(suggested(Some(&odd)), quoted);
+        assert_eq!(suggested(Some(&odd[..4])), "");
+        assert_eq!(suggested(None), "append --stream carts-1 --type Anything --data '{}'");
     }
 }

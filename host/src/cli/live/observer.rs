@@ -1,4 +1,5 @@
-//! What the view knows of the database: a tally of new events, and how every processor stands.
+//! The data of the live view, read from the database: a tally of new events, and the state of each
+//! processor.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -6,8 +7,8 @@ use anyhow::Context;
 
 use super::{
     Title,
-    rates::Rates,
-    render::{LANES, Lane, Processor, Scene, Standing},
+    rates::AppendRates,
+    render::{LANES, LagState, LaneLine, ProcessorLine, Scene},
 };
 use crate::{
     db::{Db, Error, Session, describe},
@@ -15,52 +16,53 @@ use crate::{
     store::Tally,
 };
 
-/// How long a processor that handled nothing more is said to have a rate. Default 2.5 s: it reports once a second.
-const STILL: Duration = Duration::from_millis(2_500);
-/// How far behind a processor may seem that handled nothing for as long. Default 1.5 s: events that are none of its own move its cursor in
-/// memory, and that is stored once a second.
+/// Time for which a processor keeps its last reported rate. Default 2.5 s: it reports once a
+/// second.
+const RATE_LIFETIME: Duration = Duration::from_millis(2_500);
+/// The lag up to which a processor that handles nothing counts as up to date. Default 1.5 s: events
+/// of other types move its cursor only in memory, and that is stored once a second.
 const IDLE: Duration = Duration::from_millis(1_500);
 
-/// Looks at a database again and again.
+/// A reader of one database's state.
 pub(super) struct Observer {
     db: Db,
     session: Option<Session>,
     tally: Tally,
-    rates: Rates,
-    /// What each processor had handled when that last changed, and when.
+    rates: AppendRates,
+    /// Each processor's number of handled events, and when it last changed.
     handled: HashMap<String, (i64, Duration)>,
+    /// The last scene that could be read.
     scene: Scene,
 }
 
 impl Observer {
-    /// Counts what is appended from now on.
+    /// An observer that counts events appended from now on.
     pub(super) async fn from_now(db: &Db) -> anyhow::Result<Self> {
         let session = db.connect("live view").await.context("connect for the live view")?;
-        let tally = Tally::from_now(&session).await.context("look at the log")?;
-        let mut rates = Rates::default();
+        let tally = Tally::from_now(&session).await.context("read the head of the log")?;
+        let mut rates = AppendRates::default();
         rates.add(Duration::ZERO, Vec::new());
         let (db, handled) = (db.clone(), HashMap::new());
         Ok(Observer { db, session: Some(session), tally, rates, handled, scene: Scene::default() })
     }
 
-    /// Tenants that appended, the one with the most events first.
+    /// The tenants that appended, most events first.
     pub(super) fn tenants(&self) -> Vec<String> {
         let mut tenants = self.rates.busiest();
         tenants.sort_by_key(|tenant| std::cmp::Reverse(tenant.events));
         tenants.into_iter().map(|tenant| tenant.tenant).collect()
     }
 
-    /// How everything stands; if the database does not tell, how it stood, and why that is not known better.
-    pub(super) async fn look(&mut self, title: &Title, now: Duration) -> Scene {
-        let found = self.ask(now).await;
-        if let Err(error) = &found {
+    /// The current state; if the database does not answer, the last known state with the error.
+    pub(super) async fn scene(&mut self, title: &Title, now: Duration) -> Scene {
+        if let Err(error) = self.refresh(now).await {
             self.session = None;
-            self.scene.problem = Some(describe(error));
+            self.scene.problem = Some(describe(&error));
         }
         Scene { command: title.command, elapsed: now, lasting: title.lasting, ..self.scene.clone() }
     }
 
-    async fn ask(&mut self, now: Duration) -> Result<(), Error> {
+    async fn refresh(&mut self, now: Duration) -> Result<(), Error> {
         let session = match self.session.take() {
             Some(session) => session,
             None => self.db.connect("live view").await?,
@@ -69,7 +71,7 @@ impl Observer {
         let news = self.tally.new_events(session).await?;
         let status = status::read(session, LANES as i64).await?;
         self.rates.add(now, news);
-        // Each processor reports for the whole host, and those that are idle reported long ago.
+        // Each processor reports for the whole host. The busiest one reported most recently.
         let busiest = status.processors.iter().max_by(|a, b| a.rate.total_cmp(&b.rate)).map(|p| &p.measures);
         let (host_mib, instances) = busiest.map_or((0.0, 0), |measures| (measures.host_mib, measures.instances));
         let processors = status.processors.into_iter().map(|status| self.processor(status, now)).collect();
@@ -77,26 +79,26 @@ impl Observer {
         Ok(())
     }
 
-    fn processor(&mut self, status: ProcessorStatus, now: Duration) -> Processor {
+    fn processor(&mut self, status: ProcessorStatus, now: Duration) -> ProcessorLine {
         let seen = self.handled.entry(status.id.clone()).or_insert((status.handled, now));
         if seen.0 != status.handled {
             *seen = (status.handled, now);
         }
-        let still = now.saturating_sub(seen.1);
-        let rate = if still < STILL { status.rate } else { 0.0 };
-        let is_idle = still >= IDLE && status.lag_seconds < IDLE.as_secs_f64();
-        let standing = match (status.paused, status.unread_events) {
-            (Some(by), _) => Standing::Paused(by),
-            (None, 0) => Standing::UpToDate,
-            (None, _) if is_idle => Standing::UpToDate,
-            (None, events) => Standing::Behind { events: events.unsigned_abs(), seconds: status.lag_seconds },
+        let unchanged = now.saturating_sub(seen.1);
+        let rate = if unchanged < RATE_LIFETIME { status.rate } else { 0.0 };
+        let is_idle = unchanged >= IDLE && status.lag_seconds < IDLE.as_secs_f64();
+        let lag = match (status.paused, status.unread_events) {
+            (Some(by), _) => LagState::Paused(by),
+            (None, 0) => LagState::UpToDate,
+            (None, _) if is_idle => LagState::UpToDate,
+            (None, events) => LagState::Behind { events: events.unsigned_abs(), seconds: status.lag_seconds },
         };
-        let lanes = status.lanes_behind.into_iter().map(|lane| Lane {
+        let lanes = status.lanes_behind.into_iter().map(|lane| LaneLine {
             name: if lane.key == lane.tenant { lane.tenant } else { format!("{}/{}", lane.tenant, lane.key) },
             state: lane.state,
             reason: lane.reason,
         });
         let (lanes, lanes_behind) = (lanes.collect(), status.lanes_counted.all.unsigned_abs() as usize);
-        Processor { id: status.id, handled: status.handled.unsigned_abs(), rate, standing, lanes, lanes_behind }
+        ProcessorLine { id: status.id, handled: status.handled.unsigned_abs(), rate, lag, lanes, lanes_behind }
     }
 }

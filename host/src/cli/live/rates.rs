@@ -1,31 +1,34 @@
-//! How fast tenants append, over the last few seconds. Pure: it is told the time.
+//! Append rates per tenant over the last few seconds. Pure: the caller passes the time.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
-/// What a rate is taken over. Default 4 s: long enough that a tenant with an event a second does not flicker.
+/// The time over which a rate is averaged. Default 4 s: long enough that the rate of a tenant with
+/// one event per second does not flicker.
 const WINDOW: Duration = Duration::from_secs(4);
 
-/// What was appended, in all and lately. It holds one number for each tenant that appended since it began.
+/// Appended events per tenant, in total and within the window. Keeps one total for each tenant that
+/// appended since the start.
 #[derive(Debug, Default)]
-pub(super) struct Rates {
+pub(super) struct AppendRates {
     totals: BTreeMap<String, u64>,
-    /// What came until when, oldest first. The first is there for its time alone: what followed came after it.
+    /// Counts with the times at which they were read, oldest first. Only the time of the first
+    /// entry is used: it is the beginning of the window.
     recent: VecDeque<(Duration, Vec<(String, u64)>)>,
 }
 
-/// How much a tenant appended.
+/// The appended events of a tenant, and its rate in events per second.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Appended {
+pub(super) struct TenantRate {
     pub(super) tenant: String,
     pub(super) events: u64,
     pub(super) rate: f64,
 }
 
-impl Rates {
-    /// Adds what came between the time before and this one.
+impl AppendRates {
+    /// Adds the events that were appended between the previous time and this one.
     pub(super) fn add(&mut self, at: Duration, news: Vec<(String, u64)>) {
         for (tenant, events) in &news {
             *self.totals.entry(tenant.clone()).or_default() += events;
@@ -36,26 +39,26 @@ impl Rates {
         }
     }
 
-    /// Every tenant that appended, the fastest of late first, and of those that are equal the one with most in all.
-    pub(super) fn busiest(&self) -> Vec<Appended> {
+    /// All tenants that appended: highest rate first, then most events, then by name.
+    pub(super) fn busiest(&self) -> Vec<TenantRate> {
         let span = match (self.recent.front(), self.recent.back()) {
             (Some((from, _)), Some((to, _))) => to.saturating_sub(*from).as_secs_f64(),
             _ => 0.0,
         };
-        let mut lately: BTreeMap<&str, u64> = BTreeMap::new();
+        let mut in_window: BTreeMap<&str, u64> = BTreeMap::new();
         for (tenant, events) in self.recent.iter().skip(1).flat_map(|(_, news)| news) {
-            *lately.entry(tenant).or_default() += events;
+            *in_window.entry(tenant).or_default() += events;
         }
-        let rate = |tenant: &str| match lately.get(tenant) {
+        let rate = |tenant: &str| match in_window.get(tenant) {
             Some(events) if span > 0.0 => *events as f64 / span,
             _ => 0.0,
         };
-        let appended = |(tenant, events): (&String, &u64)| Appended {
+        let appended = |(tenant, events): (&String, &u64)| TenantRate {
             tenant: tenant.clone(),
             events: *events,
             rate: rate(tenant),
         };
-        let mut all: Vec<Appended> = self.totals.iter().map(appended).collect();
+        let mut all: Vec<TenantRate> = self.totals.iter().map(appended).collect();
         all.sort_by(|a, b| b.rate.total_cmp(&a.rate).then(b.events.cmp(&a.events)).then(a.tenant.cmp(&b.tenant)));
         all
     }
@@ -69,15 +72,15 @@ mod tests {
         of.iter().map(|(tenant, events)| ((*tenant).to_owned(), *events)).collect()
     }
 
-    fn shown(rates: &Rates) -> Vec<String> {
+    fn shown(rates: &AppendRates) -> Vec<String> {
         rates.busiest().iter().map(|a| format!("{} {} {:.1}", a.tenant, a.events, a.rate)).collect()
     }
 
     #[test]
-    fn rates_are_of_late_and_totals_of_all() {
-        let mut rates = Rates::default();
+    fn rates_cover_the_window_and_totals_cover_everything() {
+        let mut rates = AppendRates::default();
         assert!(rates.busiest().is_empty());
-        // Nobody knows how long what is there at the first look took to come.
+        // The time over which the first events were appended is unknown, so there is no rate yet.
         rates.add(Duration::from_secs(1), news(&[("a", 8)]));
         assert_eq!(shown(&rates), ["a 8 0.0"]);
         rates.add(Duration::from_secs(2), news(&[("a", 1), ("b", 3), ("c", 1)]));

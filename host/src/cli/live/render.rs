@@ -1,24 +1,25 @@
-//! From what is known to what is shown: the lines of a frame, or one plain line. Pure: no clock, no terminal, no database.
+//! Rendering of the live view: the lines of a frame, or one plain line. Pure: no clock, no
+//! terminal, no database.
 
 use std::time::Duration;
 
 use console::{measure_text_width, strip_ansi_codes, truncate_str};
 
-use super::rates::Appended;
+use super::rates::TenantRate;
 use crate::model::text;
 
-/// Log lines under a frame.
+/// The number of log lines below a frame.
 pub(super) const LOG_LINES: usize = 4;
-/// Rows that one log line may take.
+/// The most rows that one log line takes.
 const LOG_ROWS: usize = 3;
-/// Tenants with a line of their own; the others share one.
+/// The number of tenants with a line each; the rest share one line.
 const TENANTS: usize = 6;
-/// Lanes behind with a line of their own.
+/// The number of lanes behind with a line each.
 pub(super) const LANES: usize = 4;
-/// The longest bar of a tenant.
+/// The length of the longest bar, in columns.
 const BAR: usize = 30;
 
-/// Everything that is shown.
+/// The data of one frame.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Scene {
     pub(super) command: &'static str,
@@ -26,55 +27,58 @@ pub(super) struct Scene {
     pub(super) lasting: Option<Duration>,
     pub(super) host_mib: f64,
     pub(super) instances: usize,
-    pub(super) processors: Vec<Processor>,
+    pub(super) processors: Vec<ProcessorLine>,
     /// The busiest first.
-    pub(super) tenants: Vec<Appended>,
-    /// Why all this is not known any better.
+    pub(super) tenants: Vec<TenantRate>,
+    /// The error, if the data is outdated.
     pub(super) problem: Option<String>,
     /// The last log lines, oldest first.
     pub(super) log: Vec<String>,
 }
 
-/// How one processor stands.
+/// A processor.
 #[derive(Clone, Debug)]
-pub(super) struct Processor {
+pub(super) struct ProcessorLine {
     pub(super) id: String,
     pub(super) handled: u64,
     pub(super) rate: f64,
-    pub(super) standing: Standing,
-    /// The first of them.
-    pub(super) lanes: Vec<Lane>,
+    pub(super) lag: LagState,
+    /// The first lanes behind.
+    pub(super) lanes: Vec<LaneLine>,
+    /// The number of all lanes behind.
     pub(super) lanes_behind: usize,
 }
 
-/// Where a processor stands, seen from the end of the log.
+/// The distance of a processor from the end of the log.
 #[derive(Clone, Debug)]
-pub(super) enum Standing {
-    /// At the end.
+pub(super) enum LagState {
     UpToDate,
-    /// Before so many events, the first of which came so long ago.
-    Behind { events: u64, seconds: f64 },
-    /// Where a person made it wait, and who.
+    /// Pending events, and the age of the oldest.
+    Behind {
+        events: u64,
+        seconds: f64,
+    },
+    /// Paused, with who paused it and since when.
     Paused(String),
 }
 
 /// A lane behind its processor.
 #[derive(Clone, Debug)]
-pub(super) struct Lane {
+pub(super) struct LaneLine {
     pub(super) name: String,
     pub(super) state: String,
     pub(super) reason: String,
 }
 
-/// What a frame is drawn on.
+/// The size and colours of the area to draw on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Look {
+pub(super) struct Canvas {
     pub(super) width: usize,
     pub(super) height: usize,
     pub(super) is_coloured: bool,
 }
 
-/// How a part of a line stands out.
+/// The emphasis of a part of a line.
 #[derive(Clone, Copy)]
 enum Ink {
     Strong,
@@ -83,7 +87,7 @@ enum Ink {
     Bad,
 }
 
-impl Look {
+impl Canvas {
     fn ink(&self, ink: Ink, text: &str) -> String {
         let code = match ink {
             Ink::Strong => "1",
@@ -99,62 +103,62 @@ impl Look {
     }
 }
 
-/// A frame: no more lines than there are, none longer than they are.
-pub(super) fn frame(scene: &Scene, look: &Look) -> Vec<String> {
-    let mut lines = vec![String::new(), headline(scene, look), String::new()];
-    lines.extend(flow(scene, look));
+/// The lines of a frame, cut to the canvas.
+pub(super) fn frame(scene: &Scene, canvas: &Canvas) -> Vec<String> {
+    let mut lines = vec![String::new(), headline(scene, canvas), String::new()];
+    lines.extend(flow(scene, canvas));
     lines.push(String::new());
-    lines.extend(processors(scene, look));
-    lines.extend(lanes(scene, look));
+    lines.extend(processors(scene, canvas));
+    lines.extend(lanes(scene, canvas));
     if !scene.tenants.is_empty() {
         lines.push(String::new());
-        lines.extend(tenants(&scene.tenants, look));
+        lines.extend(tenants(&scene.tenants, canvas));
     }
-    let mut log: Vec<String> = scene.log.iter().flat_map(|line| logged(line, look)).collect();
+    let mut log: Vec<String> = scene.log.iter().flat_map(|line| logged(line, canvas)).collect();
     if let Some(problem) = &scene.problem {
         let problem = text::one_line(problem);
-        log.push(look.ink(Ink::Bad, &format!("the database does not answer, and is asked again: {problem}")));
+        log.push(canvas.ink(Ink::Bad, &format!("the database does not answer; retrying: {problem}")));
     }
     if !log.is_empty() {
         lines.push(String::new());
     }
-    // What went wrong is shown even where the rest has no room.
-    lines.truncate(look.height.saturating_sub(log.len()));
+    // The log and the error are shown even if there is no room for the rest.
+    lines.truncate(canvas.height.saturating_sub(log.len()));
     lines.extend(log);
-    lines.truncate(look.height);
-    lines.iter().map(|line| cut(line, look)).collect()
+    lines.truncate(canvas.height);
+    lines.iter().map(|line| cut(line, canvas)).collect()
 }
 
-/// A log line as rows; its own colours give way to ours, so that it can be broken anywhere.
-fn logged(line: &str, look: &Look) -> Vec<String> {
+/// A log line as rows. Replaces the line's own colours, so that it can be broken anywhere.
+fn logged(line: &str, canvas: &Canvas) -> Vec<String> {
     let text = strip_ansi_codes(line);
     let text = text::one_line(text.trim());
-    let width = look.width.max(1);
+    let width = canvas.width.max(1);
     let ink = if text.starts_with("WARN") || text.starts_with("ERROR") { Ink::Bad } else { Ink::Faint };
     let characters: Vec<char> = text.chars().collect();
     let rows = characters.chunks(width).take(LOG_ROWS);
-    rows.map(|row| look.ink(ink, &row.iter().collect::<String>())).collect()
+    rows.map(|row| canvas.ink(ink, &row.iter().collect::<String>())).collect()
 }
 
-/// The frame's gist, for a pipe or a file.
+/// A summary in one plain line, for a pipe or a file.
 pub(super) fn line(scene: &Scene) -> String {
     let all: u64 = scene.tenants.iter().map(|tenant| tenant.events).sum();
     let rate: f64 = scene.tenants.iter().map(|tenant| tenant.rate).sum();
     let mut parts = vec![format!("{} s: {} appended, {}/s", scene.elapsed.as_secs(), grouped(all), number(rate))];
-    for Processor { id, handled, standing, lanes_behind, .. } in &scene.processors {
+    for ProcessorLine { id, handled, lag, lanes_behind, .. } in &scene.processors {
         let lanes = match *lanes_behind {
             0 => String::new(),
             n => format!(" with {} behind", count(n, "lane")),
         };
-        let behind = if matches!(standing, Standing::Behind { .. }) { " behind" } else { "" };
-        parts.push(format!("{id} has handled {} and is {}{behind}{lanes}", grouped(*handled), place(standing)));
+        let behind = if matches!(lag, LagState::Behind { .. }) { " behind" } else { "" };
+        parts.push(format!("{id} has handled {} and is {}{behind}{lanes}", grouped(*handled), lag_text(lag)));
     }
     parts.extend(scene.tenants.first().map(|busiest| format!("busiest {} {}/s", busiest.tenant, number(busiest.rate))));
     parts.extend(scene.problem.as_ref().map(|problem| format!("the database does not answer: {problem}")));
     text::one_line(&parts.join("; ")).into_owned()
 }
 
-fn headline(scene: &Scene, look: &Look) -> String {
+fn headline(scene: &Scene, canvas: &Canvas) -> String {
     let seconds = scene.elapsed.as_secs();
     let time = match scene.lasting {
         Some(all) => {
@@ -162,18 +166,18 @@ fn headline(scene: &Scene, look: &Look) -> String {
             let bar = bar(done.min(1.0), 24);
             format!("{bar:<24}  {} of {} s", seconds.min(all.as_secs()), all.as_secs())
         }
-        None => format!("{:02}:{:02}:{:02}, Ctrl-C ends it", seconds / 3600, seconds / 60 % 60, seconds % 60),
+        None => format!("{:02}:{:02}:{:02}, Ctrl-C to end", seconds / 3600, seconds / 60 % 60, seconds % 60),
     };
-    format!("{}   {time}", look.ink(Ink::Strong, scene.command))
+    format!("{}   {time}", canvas.ink(Ink::Strong, scene.command))
 }
 
-fn flow(scene: &Scene, look: &Look) -> [String; 2] {
+fn flow(scene: &Scene, canvas: &Canvas) -> [String; 2] {
     let appended: u64 = scene.tenants.iter().map(|tenant| tenant.events).sum();
     let append_rate: f64 = scene.tenants.iter().map(|tenant| tenant.rate).sum();
     let handled: u64 = scene.processors.iter().map(|processor| processor.handled).sum();
     let handle_rate: f64 = scene.processors.iter().map(|processor| processor.rate).sum();
     let line = |what: &str, rate: f64, all: u64, whose: String| {
-        let rate = look.ink(Ink::Strong, &format!("{:>7}", number(rate)));
+        let rate = canvas.ink(Ink::Strong, &format!("{:>7}", number(rate)));
         format!("{what:<9} {rate} events/s  {:>9} in all  {whose}", grouped(all))
     };
     let memory = if scene.host_mib > 0.0 {
@@ -187,32 +191,32 @@ fn flow(scene: &Scene, look: &Look) -> [String; 2] {
     ]
 }
 
-fn processors(scene: &Scene, look: &Look) -> Vec<String> {
+fn processors(scene: &Scene, canvas: &Canvas) -> Vec<String> {
     if scene.processors.is_empty() {
         return vec!["no processor has run yet".into()];
     }
     let width = scene.processors.iter().map(|p| p.id.chars().count()).max().unwrap_or(0).max(24);
     let mut lines =
-        vec![look.heading(&format!("{:<width$}   {:>9}   {:>9}   LAG", "PROCESSOR", "HANDLED", "EVENTS/S"))];
-    for Processor { id, handled, rate, standing, .. } in &scene.processors {
-        let ink = match standing {
-            Standing::UpToDate => Ink::Good,
-            Standing::Behind { seconds, .. } if *seconds < 1.0 => Ink::Good,
+        vec![canvas.heading(&format!("{:<width$}   {:>9}   {:>9}   LAG", "PROCESSOR", "HANDLED", "EVENTS/S"))];
+    for ProcessorLine { id, handled, rate, lag, .. } in &scene.processors {
+        let ink = match lag {
+            LagState::UpToDate => Ink::Good,
+            LagState::Behind { seconds, .. } if *seconds < 1.0 => Ink::Good,
             _ => Ink::Bad,
         };
-        let place = look.ink(ink, &place(standing));
+        let place = canvas.ink(ink, &lag_text(lag));
         lines.push(format!("{id:<width$}   {:>9}   {:>9}   {place}", grouped(*handled), number(*rate)));
     }
     lines
 }
 
-fn lanes(scene: &Scene, look: &Look) -> Vec<String> {
+fn lanes(scene: &Scene, canvas: &Canvas) -> Vec<String> {
     let behind = scene.processors.iter().flat_map(|p| p.lanes.iter().map(move |lane| (&p.id, lane)));
     let mut lines: Vec<String> = behind
         .take(LANES)
-        .map(|(processor, Lane { name, state, reason })| {
+        .map(|(processor, LaneLine { name, state, reason })| {
             let reason = if reason.is_empty() { String::new() } else { format!(": {}", text::one_line(reason)) };
-            format!("{processor}, lane {}: {}{reason}", text::one_line(name), look.ink(Ink::Bad, state))
+            format!("{processor}, lane {}: {}{reason}", text::one_line(name), canvas.ink(Ink::Bad, state))
         })
         .collect();
     let all: usize = scene.processors.iter().map(|p| p.lanes_behind).sum();
@@ -221,43 +225,44 @@ fn lanes(scene: &Scene, look: &Look) -> Vec<String> {
         lines.push(format!("and {more} more lanes behind"));
     }
     if !lines.is_empty() {
-        lines.splice(0..0, [String::new(), look.heading("LANES BEHIND, WHICH NOBODY WAITS FOR")]);
+        lines.splice(0..0, [String::new(), canvas.heading("LANES BEHIND (OTHER LANES CONTINUE)")]);
     }
     lines
 }
 
-fn tenants(all: &[Appended], look: &Look) -> Vec<String> {
+fn tenants(all: &[TenantRate], canvas: &Canvas) -> Vec<String> {
     let alone = if all.len() == TENANTS + 1 { TENANTS + 1 } else { TENANTS.min(all.len()) };
     let (first, others) = all.split_at(alone);
-    let rest = Appended {
+    let rest = TenantRate {
         tenant: format!("{} others", others.len()),
         events: others.iter().map(|tenant| tenant.events).sum(),
         rate: others.iter().map(|tenant| tenant.rate).sum(),
     };
     let shown = first.iter().chain((!others.is_empty()).then_some(&rest));
     let width = first.iter().map(|tenant| tenant.tenant.chars().count()).max().unwrap_or(0).max(24);
-    // Beside the name stand two columns of twelve, and a gap.
-    let columns = look.width.saturating_sub(width + 27).min(BAR);
+    // The name is followed by two columns of twelve characters and a gap.
+    let columns = canvas.width.saturating_sub(width + 27).min(BAR);
     let most = shown.clone().map(|tenant| tenant.rate).fold(0.0, f64::max);
     let mut lines =
-        vec![look.heading(&format!("{:<width$}   {:>9}   {:>9}", "BUSIEST TENANTS", "APPENDED", "EVENTS/S"))];
-    for Appended { tenant, events, rate } in shown {
+        vec![canvas.heading(&format!("{:<width$}   {:>9}   {:>9}", "BUSIEST TENANTS", "APPENDED", "EVENTS/S"))];
+    for TenantRate { tenant, events, rate } in shown {
         let bar = if most > 0.0 { bar(rate / most, columns) } else { String::new() };
-        let bar = if tenant == &rest.tenant { look.ink(Ink::Faint, &bar) } else { bar };
+        let bar = if tenant == &rest.tenant { canvas.ink(Ink::Faint, &bar) } else { bar };
         lines.push(format!("{tenant:<width$}   {:>9}   {:>9}   {bar}", grouped(*events), number(*rate)));
     }
     lines
 }
 
-fn place(standing: &Standing) -> String {
-    match standing {
-        Standing::UpToDate => "up to date".into(),
-        Standing::Behind { events, seconds } => format!("{}, {}", count(*events as usize, "event"), age(*seconds)),
-        Standing::Paused(by) => format!("paused {}", text::one_line(by)),
+fn lag_text(lag: &LagState) -> String {
+    match lag {
+        LagState::UpToDate => "up to date".into(),
+        LagState::Behind { events, seconds } => format!("{}, {}", count(*events as usize, "event"), age(*seconds)),
+        LagState::Paused(by) => format!("paused {}", text::one_line(by)),
     }
 }
 
-/// A part of a whole as a bar, to an eighth of a column; something is never nothing.
+/// A fraction as a bar with a resolution of an eighth of a column. A fraction above 0 shows at
+/// least that.
 fn bar(part: f64, columns: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (part * columns as f64 * 8.0).round() as usize;
@@ -273,7 +278,7 @@ fn age(seconds: f64) -> String {
     }
 }
 
-/// A rate for people: with a digit behind the point where that is most of it.
+/// A rate, with one decimal place below 10.
 fn number(rate: f64) -> String {
     if rate > 0.0 && rate < 9.95 { format!("{rate:.1}") } else { grouped(rate.round() as u64) }
 }
@@ -282,7 +287,7 @@ fn count(number: usize, what: &str) -> String {
     format!("{} {what}{}", grouped(number as u64), if number == 1 { "" } else { "s" })
 }
 
-/// A number with its thousands apart.
+/// A number with thousands separators.
 pub(in super::super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -295,13 +300,13 @@ pub(in super::super) fn grouped(number: u64) -> String {
     text
 }
 
-/// A line that fits, whose colours end with it.
-pub(super) fn cut(line: &str, look: &Look) -> String {
-    if measure_text_width(line) <= look.width {
+/// A line cut to the canvas. Resets the colours after a cut.
+pub(super) fn cut(line: &str, canvas: &Canvas) -> String {
+    if measure_text_width(line) <= canvas.width {
         return line.to_owned();
     }
-    let cut = truncate_str(line, look.width, "…");
-    if look.is_coloured { format!("{cut}\x1b[0m") } else { cut.into_owned() }
+    let cut = truncate_str(line, canvas.width, "…");
+    if canvas.is_coloured { format!("{cut}\x1b[0m") } else { cut.into_owned() }
 }
 
 #[cfg(test)]

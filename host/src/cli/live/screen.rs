@@ -1,9 +1,8 @@
-//! A part of the terminal that is drawn again and again in place, below what was printed before it and without a screen of its own, so that
-//! its last picture stays when it ends.
+//! A region of the terminal that is redrawn in place, below earlier output. The last frame stays.
 //!
-//! While it lives, the cursor is hidden and the terminal cuts long lines; dropping it undoes both,
-//! however the command ends. Nothing waits for a stopped terminal: pictures are left out until it
-//! takes them again.
+//! While a [`Screen`] exists, the cursor is hidden and the terminal cuts long lines. Dropping it
+//! restores both, however the command ends. A stopped terminal blocks nothing: frames are skipped
+//! until it accepts output again.
 
 use std::io::{self, IsTerminal};
 
@@ -12,28 +11,29 @@ use console::Term;
 use super::super::output;
 use crate::telemetry::Outlet;
 
-/// Cursor hidden, lines cut at the edge.
+/// Hides the cursor, and cuts lines at the edge.
 const BEGIN: &str = "\x1b[?25l\x1b[?7l";
-/// Both undone.
+/// Undoes both.
 const END: &str = "\x1b[?7h\x1b[?25h";
-/// What a terminal that does not tell its size is taken for.
-const USUAL: (u16, u16) = (24, 80);
+/// The size in lines and columns of a terminal that does not report one.
+const DEFAULT_SIZE: (u16, u16) = (24, 80);
 
 /// Whether standard output is a terminal that can be drawn on.
 pub(super) fn is_possible() -> bool {
     io::stdout().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
 }
 
-/// The drawn part.
+/// The drawn region.
 #[derive(Debug)]
 pub(super) struct Screen {
     out: Outlet,
     size: (usize, usize),
+    /// The number of lines drawn last.
     drawn: usize,
 }
 
 impl Screen {
-    /// Begins below the cursor; nothing where standard output is no terminal.
+    /// Opens a region below the cursor; none if standard output is not a terminal.
     pub(super) fn open() -> io::Result<Option<Screen>> {
         if !is_possible() {
             return Ok(None);
@@ -43,32 +43,32 @@ impl Screen {
         Ok(Some(Screen { out, size: measure(), drawn: 0 }))
     }
 
-    /// Columns and lines that may be drawn on.
+    /// The size in columns and lines.
     pub(super) fn size(&self) -> (usize, usize) {
         self.size
     }
 
-    /// Replaces the lines that were drawn before, in one write, so that no half-drawn picture is
-    /// visible. Does nothing while the terminal has not taken the previous ones.
+    /// Replaces the drawn lines in one write, so that no partial frame is visible. Does nothing
+    /// while the terminal has not accepted the previous frame.
     pub(super) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
         if let Some(failed) = self.out.failed() {
             return Err(failed.into());
         }
         if self.out.is_idle() {
-            let strokes = self.strokes(lines, measure());
-            self.out.push(&strokes);
+            let output = self.output(lines, measure());
+            self.out.push(&output);
         }
         Ok(())
     }
 
-    /// Prints a text in place of the drawn lines, which are redrawn below it. Its long lines are
-    /// wrapped, not cut, so that they can be copied.
+    /// Prints a text in place of the drawn lines; the next frame is drawn below it. Its long lines
+    /// are wrapped, not cut, so that they can be copied.
     pub(super) fn print_above(&mut self, text: &str) {
-        let strokes = self.strokes_above(text);
-        self.out.push(&strokes);
+        let output = self.output_above(text);
+        self.out.push(&output);
     }
 
-    fn strokes_above(&mut self, text: &str) -> String {
+    fn output_above(&mut self, text: &str) -> String {
         let up = match std::mem::take(&mut self.drawn) {
             0 => String::new(),
             drawn => format!("\x1b[{drawn}A"),
@@ -76,10 +76,10 @@ impl Screen {
         format!("{up}\r\x1b[J\x1b[?7h{}\r\n\x1b[?7l", text.trim_end().replace('\n', "\r\n"))
     }
 
-    fn strokes(&mut self, lines: &[String], size: (usize, usize)) -> String {
+    fn output(&mut self, lines: &[String], size: (usize, usize)) -> String {
         let mut text = String::new();
         if size != self.size {
-            // The terminal has moved what was drawn to nobody knows where.
+            // A resized terminal may have moved the drawn lines anywhere.
             text.push_str("\x1b[H\x1b[J");
             (self.size, self.drawn) = (size, 0);
         }
@@ -88,7 +88,7 @@ impl Screen {
         }
         text.push('\r');
         for line in lines {
-            // What was there goes first: at the end of a full line the cursor stands on its last character.
+            // Clears the line first: after a full line, the cursor is on its last character.
             text.push_str("\x1b[K");
             text.push_str(line);
             text.push_str("\r\n");
@@ -106,10 +106,10 @@ impl Drop for Screen {
     }
 }
 
-/// Columns and lines of the terminal that may be drawn on.
+/// The columns and lines of the terminal that can be drawn on.
 pub(super) fn measure() -> (usize, usize) {
-    let (lines, columns) = Term::stdout().size_checked().filter(|(l, c)| *l > 0 && *c > 0).unwrap_or(USUAL);
-    // The last line is where the cursor rests.
+    let (lines, columns) = Term::stdout().size_checked().filter(|(l, c)| *l > 0 && *c > 0).unwrap_or(DEFAULT_SIZE);
+    // The cursor stays on the last line.
     (columns.into(), usize::from(lines).saturating_sub(1))
 }
 
@@ -118,14 +118,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_picture_takes_the_place_of_the_one_before() {
+    fn a_frame_replaces_the_previous_one() {
         let out = Outlet::to(io::stdout(), |_| String::new()).unwrap();
         let mut screen = Screen { out, size: (80, 24), drawn: 0 };
         let lines = |count: usize| vec!["x".to_owned(); count];
-        assert_eq!(screen.strokes(&lines(2), (80, 24)), "\r\x1b[Kx\r\n\x1b[Kx\r\n\x1b[J");
-        assert_eq!(screen.strokes(&lines(1), (80, 24)), "\x1b[2A\r\x1b[Kx\r\n\x1b[J");
-        assert_eq!(screen.strokes(&lines(1), (40, 24)), "\x1b[H\x1b[J\r\x1b[Kx\r\n\x1b[J");
-        assert_eq!(screen.strokes_above("a\nb\n"), "\x1b[1A\r\x1b[J\x1b[?7ha\r\nb\r\n\x1b[?7l");
-        assert_eq!(screen.strokes(&lines(1), (40, 24)), "\r\x1b[Kx\r\n\x1b[J");
+        assert_eq!(screen.output(&lines(2), (80, 24)), "\r\x1b[Kx\r\n\x1b[Kx\r\n\x1b[J");
+        assert_eq!(screen.output(&lines(1), (80, 24)), "\x1b[2A\r\x1b[Kx\r\n\x1b[J");
+        assert_eq!(screen.output(&lines(1), (40, 24)), "\x1b[H\x1b[J\r\x1b[Kx\r\n\x1b[J");
+        assert_eq!(screen.output_above("a\nb\n"), "\x1b[1A\r\x1b[J\x1b[?7ha\r\nb\r\n\x1b[?7l");
+        assert_eq!(screen.output(&lines(1), (40, 24)), "\r\x1b[Kx\r\n\x1b[J");
     }
 }

@@ -1,4 +1,4 @@
-//! `sandmill plugin new`: a plugin to begin with, and what to type next.
+//! `sandmill plugin new`: creates a plugin from a template and prints the next steps.
 
 use std::{
     fmt::Write,
@@ -13,28 +13,37 @@ use crate::{
     toolchain::{self, Language, NewPlugin, NewRequest, Sdk},
 };
 
+/// Creates a plugin in Rust, JavaScript or Python, with a passing test and sample events
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    before_help = "\
+Examples:
   sandmill plugin new door-watch
   sandmill plugin new door-watch --lang python
-  sandmill plugin new door-watch --dir plugins/door-watch")]
+  sandmill plugin new door-watch --dir plugins/door-watch",
+    after_help = "\
+With --json it prints one object; \"sdk\" is null unless the language is Rust:
+  {\"dir\", \"files\": [name], \"sdk\"}"
+)]
 pub(super) struct NewArgs {
-    /// The plugin's name: a small letter, then small letters, digits or hyphens
+    /// The plugin's name: a lowercase letter, then lowercase letters, digits or hyphens
     name: FamilyId,
-    /// What it is to be written in: rust, js or python
+    /// The language: rust, js or python
     #[arg(long, value_name = "LANGUAGE", default_value = "rust")]
     lang: Language,
-    /// Its folder, which must be empty or not there yet [default: NAME]
+    /// The folder to create, which must be empty or missing [default: NAME]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// The folder of the guest SDK for Rust, guest-sdk/rust of a checkout [default: the nearest there is]
+    /// The folder of the guest SDK for Rust, guest-sdk/rust of a checkout [default: the nearest
+    /// one]
     #[arg(long, value_name = "DIR")]
     sdk: Option<PathBuf>,
-    /// Print one JSON object: {"dir", "files": [name], "sdk"}; sdk is null but for Rust
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
+/// Runs the command.
 pub(super) fn run(args: NewArgs) -> Result<(), anyhow::Error> {
     let NewArgs { name, lang: language, dir, sdk, json } = args;
     let begun = toolchain::new(&NewRequest { name: name.clone(), language, dir, sdk })?;
@@ -42,12 +51,12 @@ pub(super) fn run(args: NewArgs) -> Result<(), anyhow::Error> {
         let NewPlugin { dir, files, sdk, .. } = &begun;
         output::print_json(&json!({ "dir": dir, "files": files, "sdk": sdk.as_ref().map(source) }))?;
     } else {
-        output::print_plain(&told(&name, &begun))?;
+        output::print_plain(&next_steps(&name, &begun))?;
     }
     Ok(())
 }
 
-/// Where the guest SDK comes from.
+/// The path or address of the guest SDK.
 fn source(sdk: &Sdk) -> String {
     match sdk {
         Sdk::Path(path) => path.display().to_string(),
@@ -55,10 +64,11 @@ fn source(sdk: &Sdk) -> String {
     }
 }
 
-fn told(name: &FamilyId, begun: &NewPlugin) -> String {
+/// The created files, and the commands to run next.
+fn next_steps(name: &FamilyId, begun: &NewPlugin) -> String {
     let NewPlugin { dir, files, language, sdk } = begun;
     let made = sdk.as_ref().map_or_else(|| language.to_string(), |sdk| format!("sandmill-guest from {}", source(sdk)));
-    let mut text = format!("Made {} ({made}):\n", dir.display());
+    let mut text = format!("Created {} ({made}):\n", dir.display());
     for file in files {
         let _ = writeln!(text, "  {file}");
     }
@@ -70,13 +80,13 @@ fn told(name: &FamilyId, begun: &NewPlugin) -> String {
     let mut test = format!("sandmill plugin test {component} --events events.ndjson");
     let mut steps = Vec::new();
     match language {
-        Language::Rust => steps.push(("cargo test", "runs it without a host")),
+        Language::Rust => steps.push(("cargo test", "test it without a host")),
         _ => test += " --expect expected.ndjson",
     }
     steps.extend([
-        ("sandmill plugin build", "makes a component of it"),
-        (&test, "runs that in the sandbox"),
-        ("sandmill dev --plugins target/plugins", "runs it on a private PostgreSQL"),
+        ("sandmill plugin build", "build a component"),
+        (&test, "test the component in the sandbox"),
+        ("sandmill dev --plugins target/plugins", "run it on a private PostgreSQL"),
     ]);
     let width = steps.iter().map(|(command, _)| command.len()).max().unwrap_or(0);
     for (command, what) in steps {
@@ -90,20 +100,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_made_and_what_comes_next_is_told() {
+    fn created_files_and_next_steps_are_printed() {
         let begun = |dir: &str, sdk| {
             let files = vec!["Cargo.toml", "src/lib.rs"];
             NewPlugin { dir: dir.into(), files, language: Language::Rust, sdk: Some(sdk) }
         };
         let name = FamilyId::parse("door-watch").unwrap();
-        let text = told(&name, &begun("my/door-watch", Sdk::Path("../../guest-sdk/rust".into())));
-        let expected = "Made my/door-watch (sandmill-guest from ../../guest-sdk/rust):\n  Cargo.toml\n  src/lib.rs\n\nNext:\n  cd my/door-watch\n";
+        let text = next_steps(&name, &begun("my/door-watch", Sdk::Path("../../guest-sdk/rust".into())));
+        let expected = "Created my/door-watch (sandmill-guest from ../../guest-sdk/rust):\n  Cargo.toml\n  src/lib.rs\n\nNext:\n  cd my/door-watch\n";
         assert!(text.starts_with(expected), "{text}");
-        assert!(!told(&name, &begun(".", Sdk::Repository)).contains("cd ."));
+        assert!(!next_steps(&name, &begun(".", Sdk::Repository)).contains("cd ."));
         let script = NewPlugin { language: Language::Python, sdk: None, files: vec!["plugin.py"], dir: "a".into() };
-        let text = told(&name, &script);
+        let text = next_steps(&name, &script);
         assert!(
-            text.starts_with("Made a (Python):\n  plugin.py\n") && text.contains("--expect expected.ndjson"),
+            text.starts_with("Created a (Python):\n  plugin.py\n") && text.contains("--expect expected.ndjson"),
             "{text}"
         );
     }

@@ -1,4 +1,5 @@
-//! `sandmill plugin sign` and `sandmill plugin key`: what a host that asks for signatures accepts.
+//! `sandmill plugin sign` and `sandmill plugin key`: signatures for hosts that require signed
+//! plugins.
 
 use std::{
     fs,
@@ -13,11 +14,16 @@ use anyhow::{Context, ensure};
 use super::output;
 use crate::plugins::signature::SecretKey;
 
+/// Signs a component, for hosts that require signed plugins
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(
+    before_help = "\
+Examples:
   sandmill plugin key signing.key
   sandmill plugin sign plugins/my-plugin.wasm --key signing.key
-  sandmill run --plugins plugins --set rollout.public-keys=$(sandmill plugin key signing.key)")]
+  sandmill run --plugins plugins --set rollout.public-keys=$(sandmill plugin key signing.key)",
+    after_help = "Writes the signature to NAME.wasm.sig beside the component."
+)]
 pub(super) struct SignArgs {
     /// The component
     file: PathBuf,
@@ -26,13 +32,18 @@ pub(super) struct SignArgs {
     key: PathBuf,
 }
 
+/// Creates a signing key if it is missing, and prints its public key
 #[derive(Debug, clap::Args)]
+#[command(
+    before_help = "Example:\n  sandmill plugin key signing.key",
+    after_help = "Hosts list the public key in the setting rollout.public-keys."
+)]
 pub(super) struct KeyArgs {
-    /// The file with the secret key; made, for you alone to read, if there is none
+    /// The file with the secret key; if it is missing, it is created, readable only by you
     file: PathBuf,
 }
 
-/// Signs a component: the signature goes beside it.
+/// Signs a component, and writes the signature beside it.
 pub(super) fn sign(args: &SignArgs) -> anyhow::Result<ExitCode> {
     let key = read(&args.key)?;
     let content = fs::read(&args.file).with_context(|| format!("read {}", args.file.display()))?;
@@ -42,13 +53,14 @@ pub(super) fn sign(args: &SignArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes a key where there is none, and prints the public one of it.
+/// Creates a secret key if the file is missing, and prints its public key.
 pub(super) fn key(args: &KeyArgs) -> anyhow::Result<ExitCode> {
     if !args.file.exists() {
         let mut random = [0; 32];
-        getrandom::fill(&mut random).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
+        getrandom::fill(&mut random)
+            .map_err(|error| anyhow::anyhow!("cannot get random bytes from the system: {error}"))?;
         let secret: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-        // No moment in which others could read it.
+        // Created with these permissions, so other users can never read it.
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.file);
         let written = file.and_then(|mut file| file.write_all(format!("{secret}\n").as_bytes()));
         written.with_context(|| format!("write {}", args.file.display()))?;
@@ -59,8 +71,8 @@ pub(super) fn key(args: &KeyArgs) -> anyhow::Result<ExitCode> {
 
 fn read(path: &Path) -> anyhow::Result<SecretKey> {
     let text = fs::read_to_string(path)
-        .with_context(|| format!("read the key {}; `sandmill plugin key {0}` makes one", path.display()))?;
+        .with_context(|| format!("read the key {}; `sandmill plugin key {0}` creates one", path.display()))?;
     let key = SecretKey::parse(&text);
-    ensure!(key.is_ok(), "{} holds no secret key: 64 hexadecimal digits are expected", path.display());
+    ensure!(key.is_ok(), "{} does not contain a secret key, which is 64 hexadecimal digits", path.display());
     key.map_err(anyhow::Error::msg)
 }

@@ -1,4 +1,5 @@
-//! `sandmill plugin test`: a component on events from a file, and what it makes of them.
+//! `sandmill plugin test`: runs a component on events from a file and compares the resulting
+//! documents.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -18,45 +19,59 @@ use crate::{
     rehearsal::{Comparison, Excerpt, PassReport, StoppedLane, TestReport},
 };
 
+/// Tests a component on events from a file, and compares the documents it produces
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "The component runs in the host's own sandbox, under the same limits (--set) and with the settings and limits of NAME.toml beside it, with documents in memory. No database is needed. \
-         Which tenants that file names does not matter here.
-
-All events are handled four times: in batches as large as a host makes them at first, one by one (the first 50,000 events), in random small \
-         batches (always the same), and one by one in a fresh instance each (the first 5,000 events). Documents, skipped events and stops must be the same every time. \
-         What the plugin logs is shown each time.
-
-Events are lines as `sandmill import` takes them. One without an id has one made from its line number, and one without recordedAt was recorded \
-         so many milliseconds after 1970 as its line's number. An id that was there already is skipped, as an import does.
-
-A lane that the plugin stops, or that fails, stays where it is: its further events are not handled, and the test has failed. A retry is tried again \
-         at once, three times in all, and then stops the lane. An event that the plugin skips is no failure; write down what should be left with --expect.
-
-Expected documents are lines like {\"collection\":\"doors\",\"tenant\":\"acme\",\"id\":\"front\",\"data\":{\"people\":7}}, all that there should be, in any order. \
-         Data is compared as JSON and numbers by value.
-
-Exit codes: 0 all is as it should be, 1 it is not, 2 wrong arguments or settings.
-
+    before_help = "\
 Examples:
+  sandmill plugin test plugins/door-watch.wasm --events events.ndjson
   sandmill plugin test plugins/door-watch.wasm --events events.ndjson --write expected.ndjson
-  sandmill plugin test plugins/door-watch.wasm --events events.ndjson --expect expected.ndjson"
+  sandmill plugin test plugins/door-watch.wasm --events events.ndjson --expect expected.ndjson",
+    after_help = "\
+The component runs in the host's own sandbox with the same limits (--set), the settings and
+limits of NAME.toml beside it, and documents in memory. No database is needed. The tenants that
+NAME.toml names are ignored.
+
+Passes: all events are handled four times:
+  - in batches as large as in a host at first
+  - one by one (the first 50,000 events)
+  - in random small batches, the same in each test
+  - one by one, each in a fresh instance (the first 5,000 events)
+Documents, skipped events and stops must be the same each time. The plugin's logs are shown
+each time.
+
+Events: lines as for `sandmill import`. Without an id, a line gets one from its line number;
+without recordedAt, its line number in milliseconds after 1970. A line with a repeated id is
+left out, as by an import.
+
+Failures: if the plugin stops a lane or fails, the lane stays there, its later events are not
+handled, and the test fails. A retry is repeated at once, three attempts in all, and then stops
+the lane. A skipped event is no failure; use --expect to check the resulting documents.
+
+Expected documents: lines like
+  {\"collection\":\"doors\",\"tenant\":\"acme\",\"id\":\"front\",\"data\":{\"people\":7}}
+List all documents, in any order. Data is compared as JSON, and numbers by value.
+
+With --json it prints one object; \"skipped\" and \"stopped\" are {\"total\", \"first\": [...]}:
+  {\"good\", \"id\", \"version\", \"repeated\", \"largestInstanceBytes\", \"events\", \"otherTypes\",
+   \"handled\", \"waiting\", \"absentTypes\", \"skipped\", \"stopped\", \"documents\": {collection: count},
+   \"passes\": [...], \"expectation\"}
+
+Exit codes: 0 passed; 1 failed; 2 invalid arguments or settings."
 )]
 pub(super) struct TestArgs {
     /// The component
     file: PathBuf,
-    /// The events: NDJSON, plain or compressed with gzip; `-` for standard input
+    /// The events: JSON lines, optionally compressed with gzip; `-` for standard input
     #[arg(long, value_name = "FILE")]
     events: PathBuf,
-    /// The documents that there should be in the end: NDJSON
+    /// The documents expected in the end: JSON lines
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
-    /// Write the documents of the first run there, in the form that --expect takes
+    /// Write the documents of the first pass to this file, in the format of --expect
     #[arg(short = 'o', long, value_name = "FILE")]
     write: Option<PathBuf>,
-    /// Print one JSON object: {"good", "id", "version", "repeated", "largestInstanceBytes", "events", "otherTypes", "handled", "waiting",
-    /// "absentTypes", "skipped", "stopped", "documents": {collection: count}, "passes": […], "expectation"}; skipped and stopped are
-    /// {"total", "first": […]}
+    /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -67,16 +82,16 @@ pub(super) async fn run(args: TestArgs, config: Config, signals: &Signals) -> an
     let request = TestRequest { file, events, expect, write };
     let Some(result) = app::test(&config, &request, signals.first()).await? else { return Ok(signals.exit_code()) };
     if json {
-        output::print_json(&ForMachines::of(&result))?;
+        output::print_json(&TestResultJson::of(&result))?;
     } else {
-        output::print_plain(&for_people(&request, &result, config.limits.memory_mib))?;
+        output::print_plain(&report_text(&request, &result, config.limits.memory_mib))?;
     }
     Ok(verdict(result.report.is_good()))
 }
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct ForMachines<'a> {
+struct TestResultJson<'a> {
     good: bool,
     id: &'a str,
     version: &'a str,
@@ -86,9 +101,9 @@ struct ForMachines<'a> {
     report: &'a TestReport,
 }
 
-impl<'a> ForMachines<'a> {
+impl<'a> TestResultJson<'a> {
     fn of(result: &'a TestResult) -> Self {
-        ForMachines {
+        TestResultJson {
             good: result.report.is_good(),
             id: result.spec.id.as_str(),
             version: &result.spec.version,
@@ -99,68 +114,68 @@ impl<'a> ForMachines<'a> {
     }
 }
 
-fn for_people(request: &TestRequest, result: &TestResult, memory_mib: usize) -> String {
+fn report_text(request: &TestRequest, result: &TestResult, memory_mib: usize) -> String {
     let TestResult { spec, report, repeated, largest_instance_bytes } = result;
     let mut text = String::new();
-    let mut say = |line: String| {
+    let mut print = |line: String| {
         text.push_str(&line);
         text.push('\n');
     };
-    say(format!("{} {} on {}", spec.id, spec.version, request.events.display()));
+    print(format!("{} {} on {}", spec.id, spec.version, request.events.display()));
 
     let mut counts = format!("  {}, {} handled", count(report.events as u64, "event"), report.handled);
     for (number, what) in [
         (report.skipped.total as u64, "of them skipped"),
-        (report.other_types as u64, "of types it does not take"),
-        (report.waiting, "behind a stop"),
-        (*repeated, "left out as their id was there already"),
+        (report.other_types as u64, "of other types"),
+        (report.waiting, "not handled because their lane stopped"),
+        (*repeated, "left out because of a repeated id"),
     ] {
         if number > 0 {
             counts.push_str(&format!(", {number} {what}"));
         }
     }
-    say(counts);
+    print(counts);
     let documents: Vec<String> = report.documents.iter().map(|(name, count)| format!("{count} in {name}")).collect();
-    say(format!("  documents: {}", if documents.is_empty() { "none".into() } else { documents.join(", ") }));
-    say(format!("  largest instance: {} of the {memory_mib} MiB it may have", size(*largest_instance_bytes as u64)));
+    print(format!("  documents: {}", if documents.is_empty() { "none".into() } else { documents.join(", ") }));
+    print(format!("  largest instance: {} of at most {memory_mib} MiB", size(*largest_instance_bytes as u64)));
     let rows: Vec<Vec<String>> = report.passes.iter().map(row).collect();
-    say(table(&rows).trim_end().into());
+    print(table(&rows).trim_end().into());
 
     let skipped = report.skipped.first.iter().map(|skipped| {
         format!("line {}, tenant {}: {}: {}", skipped.line, skipped.tenant, skipped.class, skipped.message)
     });
-    list(&mut say, "skipped", report.skipped.total, skipped);
-    list(&mut say, "stopped", report.stopped.total, report.stopped.first.iter().map(stop));
+    list(&mut print, "skipped", report.skipped.total, skipped);
+    list(&mut print, "stopped", report.stopped.total, report.stopped.first.iter().map(stop));
     if !report.absent_types.is_empty() {
-        say(format!("\nnote: no event has the type {}", report.absent_types.join(" or ")));
+        print(format!("\nnote: no event has the type {}", report.absent_types.join(" or ")));
     }
     if let Some(first) = report.passes.first() {
         for pass in report.passes.iter().filter(|pass| !pass.is_same()) {
-            say(format!(
-                "\nit depends on where a batch ends: {} lead to another outcome than {}",
+            print(format!(
+                "\nthe result depends on batching: {} gave another result than {}",
                 pass.batching, first.batching
             ));
-            compared(&mut say, &pass.documents, ["first", "here"]);
+            compared(&mut print, &pass.documents, ["first", "here"]);
             let fates = pass
                 .fates
                 .first
                 .iter()
                 .map(|fate| format!("line {}: first it {}, here it {}", fate.line, fate.first, fate.here));
-            list(&mut say, "events that went otherwise", pass.fates.total, fates);
+            list(&mut print, "events with another result", pass.fates.total, fates);
         }
     }
     if let (Some(expectation), Some(path)) = (&report.expectation, &request.expect) {
         if expectation.is_same() {
-            say(format!("\nall documents are as {} expects them", path.display()));
+            print(format!("\nall documents match {}", path.display()));
         } else {
-            say(format!("\nthe documents are not as {} expects them", path.display()));
-            compared(&mut say, expectation, ["expected", "found"]);
+            print(format!("\nthe documents do not match {}", path.display()));
+            compared(&mut print, expectation, ["expected", "found"]);
         }
     }
     if let Some(path) = &request.write {
-        say(format!("\nthe documents are in {}", path.display()));
+        print(format!("\nthe documents were written to {}", path.display()));
     }
-    say(format!("\n{}", last_word(report)));
+    print(format!("\n{}", conclusion(report)));
     text
 }
 
@@ -178,12 +193,12 @@ fn row(pass: &PassReport) -> Vec<String> {
 fn stop(stop: &StoppedLane) -> String {
     let StoppedLane { line, tenant, lane, event_type, class, message, attempts, .. } = stop;
     let lane = if lane == tenant { String::new() } else { format!(", lane {lane}") };
-    let tries = attempts.map(|tries| format!(" (tried {tries} times)")).unwrap_or_default();
-    format!("line {line}, tenant {tenant}{lane}, type {event_type}: {class}: {message}{tries}")
+    let attempts = attempts.map(|attempts| format!(" (after {attempts} attempts)")).unwrap_or_default();
+    format!("line {line}, tenant {tenant}{lane}, type {event_type}: {class}: {message}{attempts}")
 }
 
-/// What differs between documents: of each kind the first few.
-fn compared(say: &mut impl FnMut(String), comparison: &Comparison, [one, other]: [&str; 2]) {
+/// The differences between documents, the first few of each kind.
+fn compared(print: &mut impl FnMut(String), comparison: &Comparison, [one, other]: [&str; 2]) {
     let Comparison { missing, unexpected, differing } = comparison;
     let name =
         |name: &crate::rehearsal::DocumentName| format!("{} tenant {} id {}", name.collection, name.tenant, name.id);
@@ -198,41 +213,41 @@ fn compared(say: &mut impl FnMut(String), comparison: &Comparison, [one, other]:
             shown(&difference.found)
         )
     });
-    list(say, "differing", differing.total, places);
+    list(print, "differing", differing.total, places);
     for (what, Excerpt { total, first }) in [("missing", missing), ("unexpected", unexpected)] {
-        list(say, what, *total, first.iter().map(name));
+        list(print, what, *total, first.iter().map(name));
     }
 }
 
-fn list(say: &mut impl FnMut(String), what: &str, total: usize, lines: impl ExactSizeIterator<Item = String>) {
+fn list(print: &mut impl FnMut(String), what: &str, total: usize, lines: impl ExactSizeIterator<Item = String>) {
     if total == 0 {
         return;
     }
     let shown = lines.len();
-    say(format!("\n{what}: {total}{}", if shown < total { format!(", the first {shown}:") } else { ":".into() }));
-    // Guests' words may have lines of their own.
-    lines.for_each(|line| say(format!("  {}", line.replace('\n', "\n    "))));
+    print(format!("\n{what}: {total}{}", if shown < total { format!(", the first {shown}:") } else { ":".into() }));
+    // A plugin's message may span several lines.
+    lines.for_each(|line| print(format!("  {}", line.replace('\n', "\n    "))));
 }
 
-fn last_word(report: &TestReport) -> String {
+fn conclusion(report: &TestReport) -> String {
     let mut problems = Vec::new();
     if report.handled == 0 && report.stopped.total == 0 {
-        problems.push("no event was handled; see whether the file holds events of the types that the plugin takes");
+        problems.push("no event was handled; check that the file has events of the types that the plugin handles");
     }
     if report.stopped.total > 0 {
-        problems.push("lanes stopped; make the plugin handle those events, or skip what it cannot handle");
+        problems.push("lanes stopped; make the plugin handle those events, or skip those that it cannot handle");
     }
     if !report.is_same_every_time() {
         problems.push(
-            "the outcome depends on batches; let it follow from events and documents alone, never from a batch's length or from what an \
-             instance remembers",
+            "the result depends on batching; make it depend only on events and documents, never on a batch's length or on an \
+             instance's memory",
         );
     }
     if report.expectation.as_ref().is_some_and(|expectation| !expectation.is_same()) {
-        problems.push("documents are not as expected");
+        problems.push("the documents are not as expected");
     }
     if problems.is_empty() {
-        "ok: the outcome is the same however events are batched".into()
+        "ok: the result does not depend on how events are batched".into()
     } else {
         format!("failed: {}", problems.join(". "))
     }

@@ -1,7 +1,8 @@
-//! The folder `.sandmill`: what `sandmill dev` keeps where it was started, and how other commands find the one that runs.
+//! The folder `.sandmill`: the state of `sandmill dev`, and where other commands find its database.
 //!
-//! `address` says how to reach the database and is there while `dev` runs; `lock` is held meanwhile, so that an address which somebody killed
-//! left behind is told from one that is good. `data` is the private server's. The folder ignores itself in a repository.
+//! `address` has the database's address and exists while `dev` runs. `lock` is locked meanwhile; an
+//! address without a locked `lock` was left by a killed process. `data` is the private server's
+//! data. The folder excludes itself from Git.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -16,22 +17,22 @@ use anyhow::{Context, bail};
 const FOLDER: &str = ".sandmill";
 const ADDRESS: &str = "address";
 const LOCK: &str = "lock";
-/// Another command may hold the lock for the moment in which it asks for it.
+/// Attempts to take the lock. Default 5: another command's check holds it for a moment.
 const ATTEMPTS: u32 = 5;
 const RETRY: Duration = Duration::from_millis(20);
 
-/// The right to be the only `dev` in a folder. Dropping it takes the address away.
+/// The lock that makes this the only `dev` in a folder. Dropping it removes the address.
 #[derive(Debug)]
-pub(super) struct Claim {
+pub(super) struct FolderLock {
     folder: PathBuf,
     _lock: File,
 }
 
-impl Claim {
-    /// Makes `.sandmill` below a folder where there is none, and claims it.
-    pub(super) fn take(within: &Path) -> anyhow::Result<Claim> {
+impl FolderLock {
+    /// Creates `.sandmill` in a folder if it is missing, and locks it.
+    pub(super) fn take(within: &Path) -> anyhow::Result<FolderLock> {
         let folder = within.join(FOLDER);
-        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
         fs::write(folder.join(".gitignore"), "*\n").with_context(|| format!("write to {}", folder.display()))?;
         let path = folder.join(LOCK);
         let options = File::options().create(true).truncate(false).write(true).open(&path);
@@ -41,42 +42,41 @@ impl Claim {
                 Ok(()) => break,
                 Err(TryLockError::WouldBlock) if attempt < ATTEMPTS => std::thread::sleep(RETRY),
                 Err(TryLockError::WouldBlock) => {
-                    bail!(
-                        "`sandmill dev` runs in this folder already; its database is found by all commands started here"
-                    )
+                    bail!("`sandmill dev` is already running in this folder; commands started here use its database")
                 }
                 Err(TryLockError::Error(error)) => {
                     return Err(error).with_context(|| format!("lock {}", path.display()));
                 }
             }
         }
-        Ok(Claim { folder, _lock: lock })
+        Ok(FolderLock { folder, _lock: lock })
     }
 
-    /// Where the private server's data is kept.
+    /// The default folder of the private server's data.
     pub(super) fn data(&self) -> PathBuf {
         self.folder.join("data")
     }
 
-    /// Lets other commands find the database.
+    /// Publishes the database's address to other commands.
     pub(super) fn publish(&self, address: &str) -> anyhow::Result<()> {
         let unfinished = self.folder.join(".address");
         let path = self.folder.join(ADDRESS);
-        // Whoever reads it reads all of it.
+        // Renamed when complete, so that nobody reads half of it.
         fs::write(&unfinished, format!("{address}\n"))
             .and_then(|()| fs::rename(&unfinished, &path))
             .with_context(|| format!("write {}", path.display()))
     }
 }
 
-impl Drop for Claim {
+impl Drop for FolderLock {
     fn drop(&mut self) {
-        // One that stays is found to be stale.
+        // An address that stays is detected as stale.
         let _ = fs::remove_file(self.folder.join(ADDRESS));
     }
 }
 
-/// The address of the `dev` that runs in a folder or above it, if one does. What belongs to another user is not trusted to name a database.
+/// The database address of the `dev` that runs in this folder or above, if there is one. Skips
+/// files of other users: they are not trusted to choose the database.
 pub(in super::super) fn find(from: &Path) -> anyhow::Result<Option<String>> {
     for folder in from.ancestors().map(|folder| folder.join(FOLDER)) {
         let path = folder.join(ADDRESS);
@@ -88,16 +88,16 @@ pub(in super::super) fn find(from: &Path) -> anyhow::Result<Option<String>> {
         if fs::metadata(&path)?.uid() != rustix::process::geteuid().as_raw() {
             continue;
         }
-        let is_held = match File::open(folder.join(LOCK)).map(|lock| lock.try_lock_shared()) {
+        let is_running = match File::open(folder.join(LOCK)).map(|lock| lock.try_lock_shared()) {
             Ok(Err(TryLockError::WouldBlock)) => true,
             Ok(Ok(()) | Err(TryLockError::Error(_))) | Err(_) => false,
         };
-        if is_held {
+        if is_running {
             return Ok(Some(address.trim().to_owned()));
         }
         bail!(
-            "`sandmill dev` is not running in {}: {} is left from one that was killed\nStart it there again, or name a database with \
-             DATABASE_URL or --database-url.",
+            "`sandmill dev` is not running in {}: {} was left by a killed one\nStart it there again, or \
+             choose a database with DATABASE_URL or --database-url.",
             folder.parent().unwrap_or(&folder).display(),
             path.display()
         );
@@ -114,22 +114,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_found_from_below_as_long_as_it_is_good() {
+    fn an_address_is_found_in_subfolders_while_dev_runs() {
         let root = tempfile::tempdir().unwrap();
         let below = root.path().join("a/b");
         fs::create_dir_all(&below).unwrap();
         assert_eq!(find(&below).unwrap(), None);
-        let claim = Claim::take(root.path()).unwrap();
+        let lock = FolderLock::take(root.path()).unwrap();
         assert_eq!(find(&below).unwrap(), None);
-        claim.publish("host=x").unwrap();
+        lock.publish("host=x").unwrap();
         assert_eq!(find(&below).unwrap().as_deref(), Some("host=x"));
-        assert!(Claim::take(root.path()).unwrap_err().to_string().contains("runs in this folder already"));
+        assert!(FolderLock::take(root.path()).unwrap_err().to_string().contains("is already running in this folder"));
         assert_eq!(fs::read_to_string(root.path().join(".sandmill/.gitignore")).unwrap(), "*\n");
-        drop(claim);
+        drop(lock);
         assert_eq!(find(&below).unwrap(), None);
 
         fs::write(root.path().join(".sandmill/address"), "host=gone").unwrap();
-        // A process that another test begins holds what this one has open, its lock too, until it is what it was begun for.
+        // A process that another test forks shares this one's open files, and so the lock, until it
+        // executes its program.
         let began = std::time::Instant::now();
         let stale = loop {
             match find(&below) {
@@ -138,7 +139,7 @@ mod tests {
             }
             std::thread::yield_now();
         };
-        assert!(stale.contains("`sandmill dev` is not running in") && stale.contains("name a database"), "{stale}");
-        Claim::take(root.path()).unwrap().publish("host=new").unwrap();
+        assert!(stale.contains("`sandmill dev` is not running in") && stale.contains("choose a database"), "{stale}");
+        FolderLock::take(root.path()).unwrap().publish("host=new").unwrap();
     }
 }
