@@ -2,8 +2,8 @@
 //!
 //! A stream is a booking.
 //!
-//! - `room_occupancy` has a document per occupied room and day, with the id `ROOM/DAY`: `room`, `day`,
-//!   and `booking`, which is the stream's id.
+//! - `room_occupancy` has a document per occupied room and day, with the id `ROOM/DAY`: `room`,
+//!   `day`, and `booking`, which is the stream's id.
 //! - `bookings` has a document per booking, `room` and `nights`, so that a later event can free
 //!   them.
 //!

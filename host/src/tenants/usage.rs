@@ -189,16 +189,28 @@ async fn report_once(
             used.last_refusal = Some(last);
         });
     }
-    let pending: Vec<(TenantId, Used)> = tenants.usage().take().into_iter().collect();
-    for (index, chunk) in pending.chunks(AT_ONCE).enumerate() {
-        if let Err(error) = add(session, chunk, passed).await {
-            for (tenant, used) in &pending[index * AT_ONCE..] {
-                tenants.count(tenant, |later| later.add_earlier(used.clone()));
-            }
-            return Err(error);
-        }
+    let mut unreported = Unreported { tenants, used: tenants.usage().take().into_iter().collect() };
+    while !unreported.used.is_empty() {
+        let chunk = unreported.used.len().min(AT_ONCE);
+        add(session, &unreported.used[..chunk], passed).await?;
+        unreported.used.drain(..chunk);
     }
     Ok(())
+}
+
+/// Usage that was taken and is not in the database. When this is dropped, after an error or because
+/// the report was cancelled, the usage is pending again.
+struct Unreported<'a> {
+    tenants: &'a super::Tenants,
+    used: Vec<(TenantId, Used)>,
+}
+
+impl Drop for Unreported<'_> {
+    fn drop(&mut self) {
+        for (tenant, used) in self.used.drain(..) {
+            self.tenants.count(&tenant, |later| later.add_earlier(used));
+        }
+    }
 }
 
 impl Used {
@@ -262,6 +274,17 @@ mod tests {
             used.add_earlier(earlier);
         });
         assert_eq!(usage.take().remove(&acme).unwrap().last_error.unwrap().reason.message, "late");
+    }
+
+    #[test]
+    fn usage_of_a_cancelled_report_is_pending_again() {
+        let tenants = super::super::Tenants::new(&Default::default(), &Default::default());
+        let acme = TenantId::parse("acme").unwrap();
+        tenants.count(&acme, |used| used.events += 3);
+        let unreported = Unreported { tenants: &tenants, used: tenants.usage().take().into_iter().collect() };
+        tenants.count(&acme, |used| used.events += 4);
+        drop(unreported);
+        assert_eq!(tenants.usage().take().remove(&acme).unwrap().events, 7);
     }
 
     #[test]
