@@ -2,9 +2,9 @@
 //!
 //! It answers during the whole life of the process, even while the host waits for its database. The
 //! number of connections and the duration of each are bounded, so clients cannot slow the host.
-//! Responses contain numbers and processor ids, which include the names of tenants with processors
-//! of their own. They contain no events, and no other tenants than those that the operator has
-//! listed. The same phases are reported to a service manager ([`systemd`]).
+//! Responses contain numbers, processor ids and the tenants that the operator has listed. The id of
+//! a tenant's own processor includes the tenant's name. No other tenant is named, and no event. The
+//! phases of the host are also reported to a service manager ([`systemd`]).
 
 mod systemd;
 

@@ -1,5 +1,5 @@
-//! All settings, collected from the modules' own. Sources in rising order of precedence: a file,
-//! the environment, flags.
+//! All settings of the host; each room defines its own group. Sources in rising order of
+//! precedence: a file, the environment, flags.
 //!
 //! Every key has a place in the file (`limits.cpu-ms`), a variable (`SANDMILL_LIMITS_CPU_MS`) and a
 //! flag (`--set limits.cpu-ms=500`). `DATABASE_URL` is another name of `database-url`. Unknown keys

@@ -136,8 +136,8 @@ impl Db {
         Ok(client)
     }
 
-    /// The address for people: without the password, and with libpq's defaults for the parts that
-    /// it leaves out.
+    /// The address as text for people: without the password, and with libpq's defaults for the
+    /// parts that it leaves out.
     pub fn place(&self) -> String {
         self.address.place()
     }

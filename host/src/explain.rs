@@ -3,7 +3,7 @@
 //! [`Facts`] reads the state of hosts, processors, lanes, tenants and transactions from the
 //! database. [`findings`] derives the causes from them, gravest first, each with a remedy. Lanes
 //! that wait for the same reason form one finding. Everything comes from the database, so it works
-//! without a running host and for every role that may read there.
+//! without a running host, for every role that may read these tables.
 
 mod facts;
 mod finding;

@@ -16,14 +16,14 @@
 //! - [`consumer`]: commits noticed, pages read and shared, events routed to lanes.
 //! - [`processor`]: a follower of the log: work in flight, retries, the one transaction.
 //! - [`projections`]: documents and their cache. [`scheduler`]: guest threads shared by tenants.
-//! - [`tenants`]: limits, rates, usage. [`cluster`]: the lock that keeps one host to a database,
+//! - [`tenants`]: limits, rates, usage. [`cluster`]: the lock that allows one host per database,
 //!   and the fence that protects the data.
 //!
 //! **Plugins**
 //!
 //! - [`sandbox`]: component bytes in, a handler out.
-//! - [`plugins`]: the plugins folder reconciled with what runs. [`rollout`]: dry run and probation of
-//!   a new version.
+//! - [`plugins`]: the plugins folder reconciled with what runs. [`rollout`]: dry run and probation
+//!   of a new version.
 //! - [`rehearsal`]: a plugin tested without a database. [`toolchain`]: a plugin's crate or script
 //!   created and built.
 //!

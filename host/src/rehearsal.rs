@@ -1,7 +1,7 @@
 //! The test of a plugin on a file of events (`sandmill plugin test`), with documents in memory.
 //!
-//! The events are handled several times, each time with another batching, by the lanes, runner and
-//! guest threads of a host. Documents, skipped events and stopped lanes must be the same every
+//! The events are handled several times, each time cut into different batches, by the lanes, runner
+//! and guest threads of a host. Documents, skipped events and stopped lanes must be the same every
 //! time: where a batch ends is the host's choice, and differs between live work and a rebuild.
 //! Tenants run concurrently, as they share nothing. A tenant's lanes run one after another in the
 //! log's order, so that a test is repeatable. A retry is made at once; after [`ATTEMPTS`] attempts

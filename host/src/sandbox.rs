@@ -4,10 +4,10 @@
 //! A [`Sandbox`] is one engine with one set of limits. [`Sandbox::load`] reads the names in a file,
 //! rejects imports that this host does not offer, compiles the file and calls its `describe`. The
 //! resulting [`Plugin`] handles batches. Each call runs in an instance that sees one tenant only
-//! and, after a good call, is kept warm for that tenant's next one. A guest can compute and return
-//! data; it reaches nothing but the documents of its lane's tenant, its log and its settings. Its
-//! bounds are in [`limits`]; what all guests use and were refused is in [`SandboxUsage`]. There is
-//! no SQL here.
+//! and, after a successful call, is kept warm for that tenant's next one. A guest can compute and
+//! return data; it reaches nothing but the documents of its lane's tenant, its log and its
+//! settings. Its bounds are in [`limits`]; [`SandboxUsage`] counts what all guests use and what
+//! they were refused. There is no SQL here.
 
 mod answer;
 mod bindings;

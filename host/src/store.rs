@@ -3,8 +3,9 @@
 //!
 //! Applications append with the client crate or with `sandmill.append` in SQL. Import, listing and
 //! re-anchoring take no lock that delays a reader; changes of the ordering and of the views' schema
-//! do, until they commit. A listing is by position, and an event may become visible before a
-//! position that was listed already. A reader that must not miss events follows the log instead.
+//! do, until they commit. A listing is by position, and an event may become visible later at a
+//! position lower than those already listed. A reader that must not miss events follows the log
+//! instead.
 
 pub mod anchor;
 pub mod import;

@@ -11,8 +11,8 @@
 //! ([`emit`]). At the end of the process, [`flush`] waits for the lines that can still be written.
 //!
 //! A command that draws on the terminal holds log lines back ([`Logs::hold`]) and displays the last
-//! ones itself. Held lines that were never displayed are written when the guard is dropped, so no
-//! explanation of an end is lost.
+//! ones itself. Held lines that were never displayed are written when the guard is dropped, so the
+//! messages that explain an exit are not lost.
 
 mod filter;
 mod line;

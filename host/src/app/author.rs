@@ -1,5 +1,5 @@
-//! Checks and tests for authors of plugins: a host's sandbox, without a host and without a
-//! database.
+//! The work of `sandmill plugin check` and `sandmill plugin test`: loads a component and runs it in
+//! the sandbox that a host would use, without a host or a database.
 
 use std::{
     fs::File,

@@ -9,7 +9,7 @@ use crate::db::{Db, Error, Session, SqlState, describe, migrate};
 
 /// Time between two attempts to reach a server that is not up yet.
 const RETRY: Duration = Duration::from_millis(500);
-/// Time between two log lines about it.
+/// Time between two log lines about a server that is not up yet.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
 
 /// Opens a command's session.
@@ -69,7 +69,7 @@ pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
     }
 }
 
-/// What to do about a connection that fails.
+/// The remedy for a connection that fails.
 fn remedy(error: &Error) -> &'static str {
     match ConnectErrorKind::of(error) {
         ConnectErrorKind::Host => "This host name cannot be resolved here: check the spelling.",

@@ -1,8 +1,8 @@
 //! `sandmill demo`: a live demonstration on a private database.
 //!
-//! A shop whose tenants differ much in size appends events, while the processors of the imported
-//! events catch up. All numbers shown are counted by the database. The demo fails unless every
-//! event that it appended is handled.
+//! A shop with tenants of very different sizes appends events, and the plugins handle them.
+//! Meanwhile they catch up with the events of a file, if one was imported first. All numbers shown
+//! are counted by the database. The demo fails unless every event that it appended is handled.
 
 mod shop;
 

@@ -1,4 +1,4 @@
-//! `sandmill dev`: runs plugins while somebody develops them.
+//! `sandmill dev`: runs plugins during their development.
 //!
 //! Without a configured database it starts a private PostgreSQL with its data in `.sandmill`. Other
 //! commands started in that folder find it. `dev` runs the plugins folder as `run` does, creates

@@ -1,8 +1,8 @@
 //! `sandmill events`: lists stored events by position. With `--follow`, also prints new ones as
 //! soon as they are committed.
 //!
-//! Following uses snapshots like any processor. An event whose transaction committed late is
-//! printed late, after events with higher positions, but never missed.
+//! It follows the log by snapshots, as a processor does. An event whose transaction committed late
+//! is printed late, after events with higher positions, but never missed.
 
 use std::{
     io::{self, BufWriter, Stdout, Write},

@@ -1,8 +1,9 @@
 //! Output to terminals and pipes: plain text, colours and JSON lines.
 //!
-//! A terminal gets lines of its width and colours; a pipe gets neither. `NO_COLOR` and `TERM=dumb`
-//! disable colours. Text from plugins and applications passes [`model::text`](crate::model::text)
-//! before it is shown, so no error message can control an operator's terminal.
+//! On a terminal, lines fit its width and have colours; in a pipe they have neither limit nor
+//! colours. `NO_COLOR` and `TERM=dumb` disable colours. Text from plugins and applications passes
+//! [`model::text`](crate::model::text) before it is shown, so no error message can control an
+//! operator's terminal.
 
 use std::{
     io::{self, IsTerminal, Write},

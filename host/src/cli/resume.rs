@@ -1,4 +1,5 @@
-//! `sandmill pause` and `sandmill resume`: pause processing, and resume blocked or paused lanes.
+//! `sandmill pause` and `sandmill resume`: pause a processor, a tenant or a lane, and resume lanes
+//! that are paused or blocked.
 
 use std::process::ExitCode;
 

@@ -2,8 +2,9 @@
 //!
 //! It is held as long as its connection lives. A second host waits a while and exits, or [stands
 //! by](HostLock::stand_by) until the first one ends. The lock prevents two hosts from ending each
-//! other's terms all day. It does not protect the documents: a half-open connection can hold it for
-//! minutes after its host died, and a host can lose it without noticing. The fence protects them.
+//! other's terms again and again. It does not protect the documents: a half-open connection can
+//! hold it for minutes after its host died, and a host can lose it without noticing. The fence
+//! protects them.
 
 use std::{convert::Infallible, time::Duration};
 

@@ -1,10 +1,10 @@
 //! Settings of named things: `processors.NAME.back-pressure`, `tenants.NAME.weight`, and so on.
 //!
-//! The keys of such a group are derived from a name at hand. A key consists of the group, the name
-//! and the setting; a tenant's name may contain dots. In a variable's name, `_` stands for `-`.
-//! That is unambiguous for shared processors, whose ids have no `_` and no capital letters. It is
-//! ambiguous for tenants, so variables can set neither a single tenant nor a tenant's own
-//! processor.
+//! A key consists of the group, a name and the setting, so the keys of a group cannot be listed
+//! before the names are known. A tenant's name may contain dots. In a variable's name, `_` stands
+//! for `-`. That is unambiguous for shared processors, whose ids have no `_` and no capital
+//! letters. It is ambiguous for tenants, so variables can set neither a single tenant nor a
+//! tenant's own processor.
 
 use super::{leaves, variable};
 use crate::{processor::pressure, tenants};
@@ -33,7 +33,7 @@ pub(super) fn parts(key: &str) -> Option<[&str; 3]> {
     (GROUPS.iter().any(|(known, _)| *known == group) && !name.is_empty()).then_some([group, name, setting])
 }
 
-/// The key that a variable sets, if it belongs to a group that variables can set.
+/// The key that an environment variable sets, if it belongs to a group that variables can set.
 pub(super) fn key_of(variable_name: &str) -> Option<String> {
     let groups = GROUPS.iter().filter(|(_, by_variable)| *by_variable);
     groups.flat_map(|(group, _)| keys_in(group, "")).find_map(|(key, _)| {

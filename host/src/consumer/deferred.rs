@@ -1,4 +1,5 @@
-//! Loading of the data of large events, for the lane that is about to handle them.
+//! The loader of deferred data: that of large events, which a page leaves out. It loads the data
+//! for the lane that is about to handle the events.
 //!
 //! The host reads one load at a time. The loads that lanes hold are bounded for the whole host: a
 //! few at once, one for each tenant, each of a few MiB. An event over the store's size limit is

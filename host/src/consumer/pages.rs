@@ -1,17 +1,17 @@
 //! Pages of the log, read once for all processors with the same progress.
 //!
 //! A processor asks for the page after its own progress. If another processor had the same progress
-//! a moment ago, that page is still cached and both continue at the same next progress; otherwise
-//! it is read. So processors that are level stay level and share every read, and one that is behind
-//! or ahead needs no special path. Recent pages are kept up to a number of bytes.
+//! a moment ago, the page is still cached, and both continue from the same next progress. Otherwise
+//! the page is read. So processors that are level stay level and share every read. One that is
+//! behind or ahead needs no special path. Recent pages are kept up to a number of bytes.
 //!
 //! A page is bounded in events and in bytes. After large events, fewer are read at once. Large data
 //! stays in the store, from where the module `deferred` loads it for the lane that handles it.
 //!
-//! A page expires. A crash of the database can undo events that were read already and reuse their
-//! xids, while every earlier snapshot looks unchanged. So a reader accepts only pages whose read
-//! began after the reader was created. If the database had crashed since then, the reader's session
-//! and that of its term would be dead, and nothing of the page could be committed.
+//! A reader accepts only pages whose read began after the reader was created. The reason: a crash
+//! of the database can undo events that were read already and reuse their xids, while every earlier
+//! snapshot looks unchanged. If the database had crashed since then, the reader's session and that
+//! of its term would be dead, and nothing of the page could be committed.
 
 use std::{
     collections::VecDeque,

@@ -1,4 +1,4 @@
-//! Routing of events to lanes: pure.
+//! The routing of events: which ones a processor handles, and the lane of each. Pure.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -14,12 +14,12 @@ use crate::model::{
 /// ([`Router::unreadable`]), so none is handled out of order with the events of its real key.
 const UNREADABLE: &str = "(unreadable)";
 
-/// A processor's subscription and partitioning, prepared for a quick look at each event.
+/// A processor's subscription and partitioning, prepared for fast matching of each event.
 #[derive(Clone)]
 pub struct Router {
-    /// Sorted; none means every type.
+    /// Sorted; `None` means every type.
     event_types: Option<Arc<[Box<str>]>>,
-    /// Sorted; none means all tenants.
+    /// Sorted; `None` means all tenants.
     tenants: Option<Arc<[TenantId]>>,
     partitioning: Partitioning,
 }

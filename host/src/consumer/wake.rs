@@ -1,9 +1,9 @@
-//! A poller of the database's snapshot, which wakes processors when it changed.
+//! A poller of the database's snapshot, which wakes the processors when it has changed.
 //!
 //! It polls often while the snapshot changes and rarely while it does not. It compares the whole
-//! text, because the commit of a transaction older than others does not move the snapshot's bounds.
-//! A wake-up carries no data. Some are spurious; none is missing. A lost connection is opened
-//! again, which also counts as a wake-up.
+//! text, because the commit of an old transaction may leave the snapshot's bounds as they were. A
+//! wake-up carries no data. Some are spurious; none is missing. A lost connection is opened again,
+//! which also counts as a wake-up.
 
 use std::{
     sync::Arc,

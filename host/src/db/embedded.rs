@@ -4,13 +4,13 @@
 //! private directory and on no network address, trusts everyone who can enter that directory, and
 //! never runs as root. Its data is temporary unless a directory is given.
 //!
-//! The server ends with its owner, even if the owner is killed: a small shell script, the
-//! watchdog, waits for the end of a pipe that only the owner holds, then stops the server and
-//! removes its directory. Waits for the watchdog run on blocking threads, so a server outlives the
-//! runtime that started it.
+//! The server ends with its owner, even if the owner is killed: a small shell script, the watchdog,
+//! waits for the end of a pipe that only the owner holds, then stops the server and removes its
+//! directory. Calls to the watchdog block their thread and need no runtime, so a server outlives
+//! the runtime that started it.
 //!
-//! Without `durable` nothing is flushed to disk. The server then survives its own crash, as in
-//! [`crash`] and [`start_again`], but not a crash of the machine.
+//! Unless [`Options::durable`] is set, nothing is flushed to disk. The server then survives its own
+//! crash, as in [`crash`] and [`start_again`], but not a crash of the machine.
 //!
 //! [`crash`]: Embedded::crash
 //! [`start_again`]: Embedded::start_again
@@ -35,7 +35,7 @@ use super::Db;
 /// Options of a private server.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// The data directory; none means a temporary one.
+    /// The data directory; `None` means a temporary one.
     pub data: Option<PathBuf>,
     /// Whether commits must survive a crash of the machine.
     pub durable: bool,

@@ -1,10 +1,11 @@
 //! Schema migrations: bring a database to the schema that this binary works with.
 //!
 //! Migrations are plain SQL, forward only, compiled into the binary, and recorded with a checksum
-//! in `sandmill.migrations`. Each runs in its own transaction, under a lock, after the history was
-//! read again. So two hosts that start at once apply each migration once, and a killed one leaves
-//! only complete migrations behind. All preconditions are checked before anything is changed: the
-//! history, the server's version, its encoding, its role as a primary, and the role's rights.
+//! in `sandmill.migrations`. Each runs in its own transaction, under a lock, after the history has
+//! been read again. So two hosts that start at once apply each migration once, and a killed one
+//! leaves only complete migrations behind. All preconditions are checked before anything is
+//! changed: the history, the server's version, its encoding, its role as a primary, and the role's
+//! rights.
 
 use sha2::{Digest, Sha256};
 use tokio_postgres::{GenericClient, IsolationLevel};

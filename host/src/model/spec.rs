@@ -1,4 +1,4 @@
-//! What a plugin's author declares, and what an operator makes of it.
+//! The descriptor of a plugin, and the spec of the processor that results from it.
 //!
 //! A [`Descriptor`] is the author's: the plugin returns it. A [`ProcessorSpec`] is what runs: the
 //! descriptor with the manifest applied, under the id and for the tenants that the operator chose.

@@ -4,8 +4,8 @@
 //! reads a version's file again and stores the bytes only if they are the ones that run. If the
 //! database does not answer, it keeps its pending versions and tries again.
 //!
-//! A file that is replaced before it was read again is not stored, which is logged. A rollback to
-//! that version then needs its compiled code.
+//! A file that is replaced before it has been read again is not stored; this is logged. A rollback
+//! to that version then needs its compiled code.
 
 use std::{
     collections::BTreeMap,

@@ -1,8 +1,8 @@
 //! The checks of files: which wait, which are under way, and their results.
 //!
 //! Checks run as [jobs] beside the reconciler, because each may compile. A file that cannot be
-//! compiled in the short time for small files is checked again as a slow one. A file that the
-//! machine is too short of memory to compile is checked again later.
+//! compiled in the short time for small files is checked again as a slow one. If the machine has
+//! too little memory to compile a file, the file is checked again later.
 
 pub(super) mod jobs;
 

@@ -1,7 +1,7 @@
 //! Change notifications of the file system for the plugins folders: hints to scan, nothing more.
 //!
 //! Hints get lost: on network file systems, when a folder is replaced, when too many arrive at
-//! once. So the caller also scans on a timer, and often where a folder is not watched. A hint
+//! once. So the caller also scans on a timer, more often where a folder is not watched. A hint
 //! carries no information except that it arrived.
 //!
 //! Exactly the folders that are read are watched, without their subfolders and without following

@@ -17,7 +17,7 @@
 //! currency = "USD"
 //! ```
 //!
-//! In a file without `[tenants.NAME.settings]`, the list may also be written under `tenants`. TOML
+//! In a file without `[tenants.NAME.settings]`, `only-tenants` may also be spelled `tenants`. TOML
 //! allows that key only once.
 //!
 //! Everything is optional. An unknown key is an error that names its line and the nearest known

@@ -1,6 +1,6 @@
 //! The reconciler: the loop that makes the running plugins match the plugins folder.
 //!
-//! It scans the folder, checks added and changed files in the background, makes a plan of the
+//! It scans the folder, checks added and changed files in the background, makes a plan from the
 //! results and carries it out on the [`Registry`]. It ends trials, rolls back versions that fail
 //! them or that a person rejects, and reports the outcome in the [history](super::history) and in
 //! error files.

@@ -1,14 +1,15 @@
 //! A start: the order in which files may claim processors, and the former versions in their places.
 //! Pure.
 //!
-//! A start is that of a host, or of files that were added to a running host. Each file begins as
-//! soon as it is ready, and no file waits for one that is slow to compile. Yet the outcome does not
-//! depend on which file is ready first: of the files that claim one processor, the one that ran it
-//! last gets it, or else the first by name, slow files last (see [`Rank`]). So a file begins once
-//! no file with precedence can still claim its processor. Files of other tenants never can.
+//! A start covers all files of a host that begins, or the files that were added to a running host.
+//! Each file begins as soon as it is ready, and no file waits for one that is slow to compile. Yet
+//! the outcome does not depend on which file is ready first: of the files that claim one processor,
+//! the one that ran it last gets it, or else the first by name, slow files last (see [`Rank`]). So
+//! a file begins once no file with precedence can still claim its processor. Files of other tenants
+//! never can.
 //!
 //! If a file is refused, the version that ran last continues in its place, as on a running host.
-//! This also restores the plugins of a volume that was away for a while.
+//! This also restores the plugins of a volume that was not mounted for a while.
 //!
 //! If the database or the machine prevents the recall of a former version, its file counts as slow,
 //! and after some attempts no file waits for it any more. The recall is still repeated.

@@ -1,8 +1,8 @@
 //! The plugins folder under watch: its settled files, and reports of its problems.
 //!
 //! A scan follows each hint of the file system, and a timer in case a hint was lost. If the folder
-//! does not exist, it counts as empty: it may be about to be made. If it cannot be read, all files
-//! stay as they are.
+//! does not exist, it counts as empty, because it may be created later. If it cannot be read, all
+//! files stay as they are.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

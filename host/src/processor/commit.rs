@@ -1,10 +1,11 @@
 //! The commit transaction: documents, dead letters, lane checkpoints and progress, all or nothing.
 //!
-//! The last statements of every commit check the term's fence and the progress it started from, so
-//! that no row that other sessions wait for is locked while documents are written. Each commit
-//! borrows a session (see [`super::connections`]). All statements are sent at once, and COMMIT only
-//! after every one of them has succeeded. So an error before COMMIT means that nothing happened.
-//! After an error of COMMIT itself the outcome is unknown, and the term ends.
+//! The last statements of every commit check the term's fence and the progress that the commit
+//! starts from. They come last because they lock rows that other sessions wait for, and writing
+//! documents may take long. Each commit borrows a session (see [`super::connections`]). All
+//! statements are sent at once, and COMMIT only after every one of them has succeeded. So an error
+//! before COMMIT means that nothing happened. After an error of COMMIT itself the outcome is
+//! unknown, and the term ends.
 
 use std::{
     sync::Arc,
@@ -51,8 +52,8 @@ impl From<Error> for CommitError {
         let text = describe(&error);
         match error.code() {
             Some(code) if code.code() == "SM412" => CommitError::Fenced(text),
-            // Classes 21 to 23 and 54: values, constraints, sizes. A unique violation concerns rows
-            // of the host, not the data.
+            // Classes 21 to 23 and 54: values, constraints, sizes. A unique violation concerns the
+            // host's own rows, not the plugin's data.
             Some(code)
                 if *code != SqlState::UNIQUE_VIOLATION
                     && ["21", "22", "23", "54"].iter().any(|class| code.code().starts_with(class)) =>

@@ -2,12 +2,12 @@
 //!
 //! There are three pools: for commits, for reads of documents, and for reads of the log. So commits
 //! never wait for slow reads. A task that holds a session of one pool does not wait for another
-//! pool. While a processor waits for a session to commit on, reads of its lanes may be under way;
-//! they end without it. So do commits, and nobody waits forever.
+//! pool. While a processor waits for a session to commit on, reads of its lanes may be under way.
+//! Neither these reads nor commits need a second session to finish, so there is no deadlock.
 //!
-//! **Crashes.** A crash of the database can take back events and documents that a term has read.
-//! The term must not commit afterwards what it made of them. A session of its own would prevent
-//! that, because the crash ends it; a shared session may have been opened after the crash. So each
+//! **Crashes.** A crash of the database can undo events and documents that a term has read. The
+//! term must not commit results that are based on them. A session of its own would prevent that,
+//! because the crash ends it; a shared session may have been opened after the crash. So each
 //! session for commits records a time since which the database has not crashed, and a term uses
 //! only sessions for which that time is before its beginning. A new session takes the time from the
 //! session of the host lock: if that one still answers, the database has not crashed since it was

@@ -1,4 +1,4 @@
-//! How a lane behind the cursor reads the log: pure.
+//! The order in which a lane behind the cursor reads the log: pure.
 //!
 //! It first reads towards the cursor, because what it handles up to there can be committed at any
 //! time. If it reaches the cursor with room left, it continues to the last page dispatched, and

@@ -1,11 +1,10 @@
 //! A barrier for processors in lockstep: none reads a page before all have committed the previous
 //! one.
 //!
-//! [`Barrier`] decides; the processors of a host share it through [`Lockstep`]. Each
-//! member reports its progress when nothing that it read is uncommitted. It may read unless another
-//! member is behind it. Progress within one log is ordered, so some member may always read. A
-//! member that is behind reads exactly up to the progress of the others, in pages, and from there
-//! on all read together.
+//! [`Barrier`] decides; the processors of a host share it through [`Lockstep`]. Each member reports
+//! its progress when all that it read is committed. It may read unless another member is behind it.
+//! Progress within one log is ordered, so some member may always read. A member that is behind
+//! reads exactly up to the progress of the others, in pages, and from there on all read together.
 //!
 //! A member that has not reported its progress yet holds the others, also while it restarts after a
 //! lost connection. The others report for which member they wait. A member leaves when it is paused

@@ -1,4 +1,4 @@
-//! The rate and measures of a processor, committed at most once a second for `status`.
+//! The rate and measurements of a processor, committed at most once a second for `status`.
 
 use std::{
     sync::Arc,

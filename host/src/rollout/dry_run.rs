@@ -1,10 +1,10 @@
 //! The dry run of a new version: it handles recent events again, before a swap gives it new ones.
 //!
-//! The processor's last events go through the candidate as they would live, over the committed
-//! documents. Its results are counted and discarded. Where it fails (it traps, reaches a limit,
-//! returns malformed output), the running version handles the same events in the same way. If both
-//! fail, the failure says nothing about the candidate. If only the candidate fails, it is rejected.
-//! Skips and stops are decisions of the plugin's author, and the documents may already contain the
+//! The candidate handles the processor's last events as in live work, over the committed documents.
+//! Its results are counted and discarded. Where it fails (it traps, reaches a limit, returns
+//! malformed output), the running version handles the same events in the same way. If both fail,
+//! the failure says nothing about the candidate. If only the candidate fails, it is rejected. Skips
+//! and stops are decisions of the plugin's author, and the documents may already contain the
 //! effects of these events; so skips and stops are counted and shown, but reject nothing. Both
 //! versions run in fresh instances, so that neither remembers discarded results.
 

@@ -1,13 +1,13 @@
 //! Compilation of components to machine code, never in this process.
 //!
-//! A compiler is a large program that reads a stranger's bytes. It may take minutes or gigabytes,
-//! or crash. So it runs in its own process, at the lowest priority and under limits (`worker`); how
+//! A compiler is a large program that reads untrusted bytes. It may take minutes or gigabytes, or
+//! crash. So it runs in its own process, at the lowest priority and under limits (`worker`); how
 //! many run at once is decided in `queue`. Its output, machine code, is cached under the digests of
 //! the component and the engine, so a file is compiled once and not at every start.
 //!
 //! Code is loaded only if this host's compiler has just produced it, or if it carries this host's
-//! seal. Both are checked in memory, over the very bytes that are loaded. The component is trusted
-//! with nothing by that: its code runs inside the sandbox, no matter who compiled it.
+//! seal. Both are checked in memory, over the very bytes that are loaded. This does not make the
+//! component trusted: its code runs inside the sandbox, no matter who compiled it.
 
 mod cache;
 mod key;

@@ -1,4 +1,5 @@
-//! The way of a component file from the disk to a plugin, with all that is learnt on the way.
+//! The examination of a component file: loads it as a plugin, and reports all that is learnt about
+//! it.
 //!
 //! The host loads its plugins through here, and so does `sandmill plugin check`: its report is what
 //! the host does with the file. A file's size is checked before a byte of it is read, so a file

@@ -3,9 +3,9 @@
 //!
 //! The names of a component's exports carry the version of the contract. The names of its imports
 //! show what it wants from the host, and its modules declare the memories and tables that they
-//! begin with. So a file of another kind, version or need is rejected at once, with the name of
-//! what is wrong. Reading an outline is separate from checking it, so that a rejected file can
-//! still be described.
+//! begin with. So a file of another kind, for another version, or with imports that the host lacks
+//! is rejected at once, and the error names what is wrong. Reading an outline is separate from
+//! checking it, so that a rejected file can still be described.
 
 use wasmparser::{Encoding, Parser, Payload};
 

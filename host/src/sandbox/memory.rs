@@ -3,8 +3,8 @@
 //!
 //! Memory is reserved here before it grows and released when the store is dropped, so the counts
 //! never lag behind what is held. At the bound of a plugin or a tenant, its idle instances are
-//! evicted first. So only calls that run at the same time can be in the way, and a guest that is
-//! refused for them is retried later.
+//! evicted first. So only concurrent calls can stand in the way. A guest that is refused memory
+//! because of them is retried later.
 
 use std::sync::{
     Arc,

@@ -1,5 +1,5 @@
-//! The use that each tenant makes of the whole sandbox, over all plugins and lanes: memory,
-//! concurrent calls and log volume.
+//! Each tenant's use of the whole sandbox, over all plugins and lanes: memory, concurrent calls and
+//! log volume.
 //!
 //! All stores and calls of a tenant share its [`TenantAccount`]. At the bound on calls, a call
 //! waits for a permit before its clock starts, first come first served. Memory over the bound is

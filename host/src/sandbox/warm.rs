@@ -3,8 +3,8 @@
 //!
 //! A call borrows an idle store of its own plugin and tenant, or the right to make one. A store of
 //! another plugin or tenant is never lent, so nothing that a guest keeps in memory can cross over.
-//! Dropping a [`Loan`] drops its store, no matter how far the call was; only a
-//! [kept](Loan::keep) store is lent again.
+//! Dropping a [`Loan`] drops its store, no matter how far the call got; only a [kept](Loan::keep)
+//! store is lent again.
 //!
 //! Two bounds hold: one on all stores, lent and idle, and one on idle stores. The least recently
 //! used idle store is evicted first, also to make room for a call of another owner. A store retires

@@ -8,7 +8,7 @@
 //! no network; opening one is denied. What a guest prints becomes log lines.
 //!
 //! Interfaces are linked under the very names that a component imports, so every minor version of
-//! 0.2 works. The handles of a guest are counted, as the engine remembers each of them.
+//! 0.2 works. The handles of a guest are counted, because the engine keeps a record of each.
 
 mod streams;
 

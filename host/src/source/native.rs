@@ -11,9 +11,9 @@
 //! standby leaves out running transactions, and a transaction with an xid counts itself as
 //! finished.
 //!
-//! A page ends as soon as it holds its bytes. Rows that still arrive then are dropped unread. They
-//! are bounded too, because the statements leave large data behind. Such data is loaded by position
-//! when a lane needs it.
+//! A page ends as soon as it reaches its bound in bytes. Rows that arrive after that are dropped
+//! unread. They are bounded too, because the statements leave large data behind. Such data is
+//! loaded by position when a lane needs it.
 
 pub mod lag;
 

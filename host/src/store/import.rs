@@ -1,7 +1,7 @@
 //! Import of events from lines of JSON.
 //!
 //! Lines are stored in their order, a few thousand in a commit. So positions follow lines, and an
-//! interrupted import has stored a beginning of its input.
+//! interrupted import has stored a prefix of its input.
 //!
 //! - **Repeated lines.** A line that repeats an event, by tenant, id and content, is left out and
 //!   takes no version. An input with ids can be imported again at any time.

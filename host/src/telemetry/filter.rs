@@ -1,4 +1,5 @@
-//! The check of `SANDMILL_LOG`. Without it, an unknown level or module would silence the log.
+//! The check of `SANDMILL_LOG`. Without this check, an unknown level or module would silence the
+//! log.
 //!
 //! Directives are separated by commas: a level for everything, or `PART=LEVEL`. Parts are targets
 //! of `tracing`: `sandmill`, a module of it, or `sandmill::guest` for the lines of plugins. Pure.

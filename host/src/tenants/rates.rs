@@ -2,9 +2,9 @@
 //!
 //! A bucket holds one second's worth of a rate and fills at that rate. Work is charged afterwards,
 //! when its cost is known, so a bucket may fall below empty. Its tenant begins nothing as long as
-//! the bucket is below empty. So over any time a tenant gets its rate, one second's worth, and the
-//! one piece of work that emptied the bucket. Only tenants with a rate and recent work have
-//! buckets; a full bucket carries no information and is dropped.
+//! the bucket is below empty. So in any interval a tenant gets at most its rate, one second's worth
+//! more, and the one piece of work that emptied the bucket. Only tenants with a rate and recent
+//! work have buckets; a full bucket carries no information and is dropped.
 
 use std::{
     collections::HashMap,

@@ -41,7 +41,7 @@ pub enum Way {
 }
 
 impl Way {
-    /// Finds a way for the crate in `dir`, whose `rust-toolchain.toml` counts.
+    /// Finds a way for the crate in `dir`. A `rust-toolchain.toml` there is respected.
     pub(super) fn find(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Result<Way, BuildError> {
         if let Some(target) = installed(dir, children) {
             return Ok(Way::Installed(target));
@@ -60,7 +60,7 @@ impl Way {
         }
     }
 
-    /// Cargo, to be run in `dir`.
+    /// The command that runs cargo in `dir`.
     pub(super) fn cargo(&self, dir: &Path) -> Command {
         let Way::System { linker } = self else { return command("cargo", dir) };
         let mut cargo = command("/usr/bin/cargo", dir);
@@ -138,7 +138,7 @@ fn add_target(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> 
     report(&format!("Rust has no WebAssembly target yet; adding {} with rustup", Target::Unknown));
     let mut rustup = command("rustup", dir);
     rustup.args(["target", "add", &Target::Unknown.to_string()]).env("RUSTUP_MAX_RETRIES", "0");
-    // The compiler on PATH need not be rustup's, so it is asked again afterwards.
+    // The compiler on PATH need not be rustup's, so the installed target is looked up again.
     output(children, &mut rustup).is_some() && installed(dir, children) == Some(Target::Unknown)
 }
 

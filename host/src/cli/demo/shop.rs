@@ -1,9 +1,9 @@
-//! A load generator: a shop whose tenants differ much in size, one with most of the traffic, four
-//! of medium size, forty small ones.
+//! A load generator: a shop with one large tenant, which has most of the traffic, four medium and
+//! forty small ones.
 //!
-//! Each till appends on its own connection. A till is a plain value that produces the same events
-//! for the same number. A cart belongs to one till, so its events are in order. The load is
-//! open-loop: each event has a due time, no matter how long earlier appends took.
+//! Each till appends on its own connection, and its number alone determines its events. A cart
+//! belongs to one till, so its events are in order. The load is open-loop: each event has a due
+//! time, no matter how long earlier appends took.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
-//! Rebuilding of a plugin's sources at each save.
+//! Rebuilds of a plugin each time that its sources are saved.
 //!
-//! The folder is polled a few times a second, which detects every way in which editors save.
-//! Outputs of builds are ignored.
+//! The folder is polled a few times a second, which works no matter how an editor saves. Outputs of
+//! builds are ignored.
 
 use std::{
     convert::Infallible,

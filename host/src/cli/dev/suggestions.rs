@@ -1,10 +1,10 @@
 //! Suggested commands: for each running plugin, an `append` of an event that it handles.
 //!
 //! A suggestion is printed when a plugin starts, and again when its event types change. The event
-//! comes from a file `events.ndjson`, such as `sandmill plugin new` creates. Otherwise it has the
-//! first event type of the plugin's descriptor and no data. The running plugins are read from the
-//! database, as in the live view. Event types come from plugins, so they are quoted for a shell,
-//! and those that cannot be copied safely are left out.
+//! comes from a file `events.ndjson`, like the one that `sandmill plugin new` creates. Otherwise it
+//! has the first event type of the plugin's descriptor and no data. The running plugins are read
+//! from the database, as in the live view. Event types come from plugins, so they are quoted for a
+//! shell, and those that cannot be copied safely are left out.
 
 use std::{
     collections::HashMap,
@@ -134,8 +134,8 @@ fn append(tenant: Option<&str>, stream: &str, event_type: &str, data: &str) -> O
     Some(command)
 }
 
-/// A word quoted for a shell; none if it cannot be copied from a terminal or would be parsed as an
-/// option.
+/// A word quoted for a shell; `None` if it cannot be copied from a terminal or would be parsed as
+/// an option.
 fn quoted(word: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:+@".contains(c);
     match word {

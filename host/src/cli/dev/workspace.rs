@@ -1,8 +1,8 @@
 //! The folder `.sandmill`: the state of `sandmill dev`, and where other commands find its database.
 //!
-//! `address` has the database's address and exists while `dev` runs. `lock` is locked meanwhile; an
-//! address without a locked `lock` was left by a killed process. `data` is the private server's
-//! data. The folder excludes itself from Git.
+//! `address` has the database's address and exists while `dev` runs. `lock` is locked meanwhile. If
+//! it is not, the address was left behind by a killed process. `data` is the private server's data.
+//! The folder excludes itself from Git.
 
 use std::{
     fs::{self, File, TryLockError},

@@ -1,5 +1,5 @@
 //! `sandmill plugin sign` and `sandmill plugin key`: signatures for hosts that require signed
-//! plugins.
+//! plugins, and the keys that make them.
 
 use std::{
     fs,

@@ -1,6 +1,6 @@
 //! Background jobs: checks of files and recalls of former versions. Each may compile for a minute.
 //!
-//! Small files have places of their own, so that a slow file does not delay them.
+//! Small files have slots of their own, so that a slow file does not delay them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

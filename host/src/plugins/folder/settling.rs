@@ -1,4 +1,4 @@
-//! Changes of the plugins folder from scan to scan: pure.
+//! Changes in the plugins folder from scan to scan: pure.
 //!
 //! A change counts once the file has not changed again for 40 ms, so that no file is loaded while
 //! it is being written. Each file settles on its own. A file that could not be read counts as

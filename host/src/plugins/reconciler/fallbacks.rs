@@ -1,4 +1,4 @@
-//! The former versions that run in place of files, and why others cannot.
+//! The former versions that run in place of files, and the reasons why others cannot run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

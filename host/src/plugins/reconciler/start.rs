@@ -1,7 +1,8 @@
 //! The start of a host, and of files that were added to a running host.
 //!
-//! [`Startup`] decides the order; this carries it out: it reads which versions ran last, recalls
-//! them where a file is refused, and ends the start once every file is decided.
+//! [`Startup`] decides the order, and this module carries it out. It reads which versions ran last,
+//! and recalls them where a file is refused. The start ends once each file either runs or is
+//! refused.
 
 use tokio::sync::watch;
 

@@ -2,10 +2,10 @@
 //!
 //! A file is named after the digests of its component and of the engine. It begins with a seal made
 //! with the host's [`SealKey`] over these and the code. A file that was truncated, altered, renamed
-//! or written by somebody else fails the check; it is never loaded but removed, and the component
-//! is compiled again. Files appear complete, by renaming. The folder is bounded; the least recently
-//! used files are removed first. Losing a file only costs time, so errors are logged and not
-//! returned.
+//! or written by somebody else fails the check. It is removed without being loaded, and the
+//! component is compiled again. Files appear complete, by renaming. The folder is bounded; the
+//! least recently used files are removed first. Losing a file only costs time, so errors are logged
+//! and not returned.
 
 use std::{
     fs, io,

@@ -4,7 +4,7 @@
 //! a store would assign are derived from the line, so a file gives the same events at every read:
 //! the line's number is the event's position, is part of its id if the file has none, and is its
 //! time in milliseconds since 1970 if the file has none. All events are held in memory. An event
-//! may have the highest size that a store can allow.
+//! may be as large as the highest limit that a store can have.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
