@@ -129,7 +129,7 @@ impl Db {
         Ok(first == other || first != second || first != third)
     }
 
-    /// A connection with the server's default settings.
+    /// A connection without a [`Session`]: with the server's own settings.
     async fn bare(&self, purpose: &str) -> Result<Client, Error> {
         let (client, connection) = self.address.connect_as(&format!("sandmill {purpose}")).await?;
         tokio::spawn(connection);

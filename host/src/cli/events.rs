@@ -130,6 +130,7 @@ fn too_large(complete: &mut bool, position: i64, id: &str, bytes: u64) {
     output::note(&note);
 }
 
+/// Prints events from a position, or from now on, and new ones as they are committed, up to `limit`.
 async fn follow(
     from: Option<i64>,
     limit: Option<i64>,

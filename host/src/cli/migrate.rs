@@ -131,6 +131,7 @@ impl MigrateArgs {
         let revokes =
             [of(&self.revoke_append, Permission::Append, false), of(&self.revoke_read, Permission::Read, false)];
         let (grants, revokes) = (grants.concat(), revokes.concat());
+        // Whether the same permission of the same role is also revoked.
         let opposite = |one: &&GrantChange| {
             revokes.iter().any(|other| other.role == one.role && other.permission == one.permission)
         };

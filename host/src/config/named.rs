@@ -35,6 +35,7 @@ pub(super) fn parts(key: &str) -> Option<[&str; 3]> {
 
 /// The key that an environment variable sets, if it belongs to a group that variables can set.
 pub(super) fn key_of(variable_name: &str) -> Option<String> {
+    // The keys of an empty name are templates: `processors..back-pressure`.
     let groups = GROUPS.iter().filter(|(_, by_variable)| *by_variable);
     groups.flat_map(|(group, _)| keys_in(group, "")).find_map(|(key, _)| {
         let (before, after) = key.split_once("..")?;

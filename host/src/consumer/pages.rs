@@ -237,8 +237,8 @@ impl Reader {
     }
 
     /// The last events up to a position, in the log's order: at most `limit`, and at most an
-    /// ordinary page. Of some types, or of all. With up to 16 `tenants` only theirs; with more, or
-    /// none, the events of all tenants.
+    /// ordinary page. `types` limits them to some types. `tenants` limits them to some tenants if
+    /// it lists at most 16; a longer list is ignored, so the caller must filter the events.
     pub async fn last(
         &mut self,
         tenants: Option<&[TenantId]>,
