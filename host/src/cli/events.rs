@@ -130,7 +130,8 @@ fn too_large(complete: &mut bool, position: i64, id: &str, bytes: u64) {
     output::note(&note);
 }
 
-/// Prints events from a position, or from now on, and new ones as they are committed, up to `limit`.
+/// Prints up to `limit` events: those from a position on, if one is given, then new ones as they are
+/// committed.
 async fn follow(
     from: Option<i64>,
     limit: Option<i64>,
