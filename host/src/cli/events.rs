@@ -130,8 +130,8 @@ fn too_large(complete: &mut bool, position: i64, id: &str, bytes: u64) {
     output::note(&note);
 }
 
-/// Prints up to `limit` events: those from a position on, if one is given, then new ones as they are
-/// committed.
+/// Prints up to `limit` events: those from a position on, if one is given, then each new one when
+/// it is committed.
 async fn follow(
     from: Option<i64>,
     limit: Option<i64>,
