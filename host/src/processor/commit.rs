@@ -51,7 +51,7 @@ impl From<Error> for CommitError {
     fn from(error: Error) -> Self {
         let text = describe(&error);
         match error.code() {
-            // Raised by the schema if the fence is not current, or a row is not as the term left it.
+            // The schema raises it if the fence is not current or a row is not as the term left it.
             Some(code) if code.code() == "SM412" => CommitError::Fenced(text),
             // Classes 21 to 23 and 54: values, constraints, sizes. A unique violation concerns the
             // host's own rows, not the plugin's data.
