@@ -119,7 +119,7 @@ fn attend(
         return Err(io::Error::other("no pipes to it"));
     };
     thread::scope(|scope| {
-        let (done, when_done) = mpsc::channel::<()>();
+        let (done, when_done) = mpsc::sync_channel::<()>(0);
         // A failure to write is no error of its own: the compiler reports on its other pipes why it
         // stopped reading.
         spawn(scope, move || drop(input.write_all(component)))?;
