@@ -32,6 +32,10 @@
 //! - [`config`]: all settings. [`app`]: the parts wired together. [`admin`]: probes and metrics.
 //! - [`explain`]: why something is behind. [`cli`]: commands.
 #![warn(missing_docs)]
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "its documentation is for contributors, and built with private items"
+)]
 // Printing fails where the reader has gone away and waits where it stalls; `cli::output` and
 // `telemetry` do neither.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]

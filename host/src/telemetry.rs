@@ -1,6 +1,6 @@
 //! Logging to standard error, as text or JSON, and [`metrics`].
 //!
-//! Log lines quote plugins and applications. So in a [`line`] the host's own fields cannot be
+//! Log lines quote plugins and applications. So in a [`mod@line`] the host's own fields cannot be
 //! forged, and no character can control a terminal. Text is coloured only on a terminal.
 //!
 //! The environment selects what is logged, from the start. The settings ([`Config`]) select the

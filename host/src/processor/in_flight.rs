@@ -22,7 +22,7 @@
 //!   commits. A lane whose results made a shared commit fail commits alone until it has caught up.
 //! - A detached lane rejoins the tail by reading up to the last page dispatched, while later pages
 //!   are queued for it. The commit that moves the cursor at least that far deletes its row.
-//! - A lane that is behind and idle is [parked](parked): it costs only the memory for its row, and
+//! - A lane that is behind and idle is [parked]: it costs only the memory for its row, and
 //!   no step iterates over it.
 
 mod lane;

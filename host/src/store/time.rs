@@ -81,7 +81,7 @@ pub fn format(time: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
-/// Formats a time in UTC like [`format`], but with microseconds if milliseconds are not exact.
+/// Formats a time in UTC like [`format()`], but with microseconds if milliseconds are not exact.
 pub fn format_exactly(time: SystemTime) -> String {
     let micros = match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.subsec_micros() % 1_000,
