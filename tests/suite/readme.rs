@@ -2,9 +2,9 @@
 //!
 //! All tested blocks of both pages run one after another in one folder, with `sandmill` on the
 //! path: `sh` blocks by a shell, `sql` blocks on the private database. Each must succeed, and each
-//! line of its output must be among the printed ones. A mark may say more (`MARKS`): a block runs in
-//! the background of those after it, is repeated until it prints its output, or gets the address of
-//! a database of its own.
+//! line of its output must be among the printed ones. A mark may say more (`MARKS`): a block runs
+//! in the background of those after it, is repeated until it prints its output, or gets the address
+//! of a database of its own.
 //!
 //! The README's plugin must be the one that `sandmill plugin new` creates, which the tour builds.
 

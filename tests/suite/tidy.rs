@@ -107,7 +107,7 @@ fn modules_that_claim_to_be_pure_are_checked() {
 
 /// Whether a line has the word "pure".
 fn says_pure(line: &str) -> bool {
-    line.split(|c: char| !c.is_alphanumeric()).any(|word| word == "pure")
+    line.split(|c: char| !c.is_alphanumeric()).any(|word| word.eq_ignore_ascii_case("pure"))
 }
 
 #[test]

@@ -68,9 +68,9 @@ impl Observer {
             None => self.db.connect("live view").await?,
         };
         let session = self.session.insert(session);
-        let news = self.tally.new_events(session).await?;
+        // Added at once: the tally returns each event once, and what follows may fail or be cancelled.
+        self.rates.add(now, self.tally.new_events(session).await?);
         let status = status::read(session, LANES as i64).await?;
-        self.rates.add(now, news);
         // Each processor reports for the whole host. The busiest one reported most recently.
         let busiest = status.processors.iter().max_by(|a, b| a.rate.total_cmp(&b.rate)).map(|p| &p.measures);
         let (host_mib, instances) = busiest.map_or((0.0, 0), |measures| (measures.host_mib, measures.instances));
