@@ -27,7 +27,7 @@ create table sandmill.tenant_usage (
   error text,
   -- When the last failure happened.
   error_at timestamptz,
-  -- How often the sandbox refused its plugins something, whether the call failed or not.
+  -- Number of refusals of its plugins by the sandbox, whether the call failed or not.
   refusals bigint not null default 0,
   -- What was refused last.
   refused text,

@@ -16,7 +16,7 @@ create table sandmill.plugins (
   version text not null default '',
   -- The version of the contract (WIT package) that it implements.
   contract text not null default '',
-  -- Since when this version runs.
+  -- When this version began to run.
   since timestamptz not null default now(),
   -- Number of calls in progress at the last report.
   lanes bigint not null default 0,

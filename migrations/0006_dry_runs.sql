@@ -5,7 +5,8 @@ alter table sandmill.plugin_versions
   add column signed_by text not null default '',
   -- Result of the dry run: the version was tested on events that were handled already.
   add column dry_run jsonb,
-  -- Of a swap, until the next one, for some seconds: number of lanes that moved to this version.
+  -- For a swap: number of lanes that moved to this version, counted for some seconds or until the
+  -- next swap.
   add column lanes bigint,
   -- The longest time that one of them waited for its first answer, in milliseconds from when its
   -- events were ready.

@@ -2,7 +2,7 @@
 -- own and clears it once a term works.
 
 alter table sandmill.processors
-  -- The error. Empty: the last term did not end in one.
+  -- The error. Empty: the last term did not end in an error.
   add column term_error text not null default '' check (octet_length(term_error) <= 1100),
   -- When the first of the consecutive terms that ended in errors did so.
   add column term_error_since timestamptz,

@@ -4,8 +4,8 @@
 -- `sandmill.append` runs with its owner's rights. So a role that may append needs no right to write
 -- a table, and cannot write events in another way. A session that pretends to be on another cluster
 -- deceives only itself. The search_path is pinned, as otherwise a caller's own operators could run
--- with the owner's rights. Both cost a few microseconds, less than the commit time of an append
--- varies.
+-- with the owner's rights. Both cost a few microseconds, less than the variation in the commit time
+-- of an append.
 
 -- The grants in force. A later migration that replaces the granted objects repeats them, and so
 -- does a collection's new view.

@@ -45,19 +45,19 @@ use crate::{
 };
 use systemd::ServiceManager;
 
-/// The most connections at once. Default 64: a few monitors with one or two each, and room for
-/// silent ones.
+/// Maximum number of concurrent connections. Default 64: a few monitors with one or two each, and
+/// room for idle ones.
 const CONNECTIONS: usize = 64;
 /// The time within which a client must send its request. Default 2 s.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
-/// Limits the time that the database computes metrics, which every request repeats.
+/// Bounds the database's time for computing the metrics, which every request repeats.
 const STATEMENT: &str = "set statement_timeout = '4s'";
 /// The longest wait for the database. Default 5 s.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The OpenMetrics text format, which Prometheus reads.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The most tenants with metrics. Default 100: each has seven series.
+/// Maximum number of tenants with metrics. Default 100: each has seven series.
 const TENANTS: usize = 100;
 
 /// The settings of metrics.
@@ -89,11 +89,11 @@ impl Config {
 /// The phase of a host's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostPhase {
-    /// It waits for its database, or prepares it.
+    /// The host waits for its database, or prepares it.
     Starting,
-    /// It waits to take over from another host.
+    /// The host waits to take over from another host.
     StandingBy,
-    /// It runs processors.
+    /// The host runs processors.
     Running,
 }
 
@@ -121,7 +121,7 @@ pub struct HostMonitor {
 }
 
 impl HostMonitor {
-    /// The monitor of a host that starts.
+    /// A monitor for a host that is starting.
     pub fn new(db: Db, config: &Config) -> Arc<Self> {
         let (phase, _) = watch::channel(HostPhase::Starting);
         let mut tenants = config.tenants.clone();

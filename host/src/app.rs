@@ -48,22 +48,22 @@ use crate::{
     tenants::{self, Tenants, replacements::Replacements, usage},
 };
 
-/// The outcome of a run that ended in order.
+/// The outcome of a run that ended normally.
 #[derive(Debug)]
 pub enum Ended {
     /// The run was asked to stop, and has stored the work under way.
     Drained,
     /// All events that were visible at the start are handled.
     CaughtUp {
-        /// Rejected plugin files, which handled nothing.
+        /// Number of rejected plugin files.
         refused: usize,
     },
     /// All events that were visible at the start are handled, except those of these lanes.
     Blocked(BlockedLanes),
 }
 
-/// The most lanes per processor whose reasons are listed when a run ends. Default 20: as many as a
-/// person reads.
+/// Maximum number of lanes per processor whose reasons are listed when a run ends. Default 20: as
+/// many as a person reads.
 const BLOCKED_LANES: i64 = 20;
 
 /// Lanes, or whole processors, that need a person.
@@ -74,7 +74,7 @@ pub struct BlockedLanes {
 }
 
 impl BlockedLanes {
-    /// The number of all of them.
+    /// The number of all such lanes and processors, listed or not.
     pub fn len(&self) -> usize {
         self.all
     }
@@ -119,13 +119,14 @@ pub enum OtherHost {
     StandBy,
 }
 
-/// The error of a run without any plugin that can run. The log has the reason of each rejection.
+/// The error of a run in which no plugin can run. The log has the reason of each rejection.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct NothingRuns(String);
 
 /// The longest wait for the remains of an interrupted run: the database cancels a statement, and
-/// compilers are killed and reaped. Default 500 ms, half of the second in which a host should end.
+/// compilers are killed and reaped. Default 500 ms, half of the second within which a host should
+/// end.
 const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached.
@@ -186,7 +187,7 @@ pub async fn run_watched(
     ended
 }
 
-/// A guard that kills the compilers of a run when the run ends, in whichever way.
+/// A guard that kills the compilers of a run when it is dropped at the end of the run.
 struct StopCompiling(Sandbox);
 
 impl Drop for StopCompiling {

@@ -301,8 +301,8 @@ fn on_runtime<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Re
     result
 }
 
-/// The database of a command: the configured address, libpq's variables, or else the private one of
-/// a `sandmill dev` that runs in this folder or above it.
+/// The database of a command: the configured address or libpq's variables. Without them, it is the
+/// private database of a `sandmill dev` that runs in this folder or above it.
 fn database(named: &str) -> anyhow::Result<Db> {
     let by_variables = ["PGHOST", "PGHOSTADDR", "PGDATABASE"]
         .iter()

@@ -101,7 +101,7 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    /// An error of a missing or unsuitable setting, found by its user.
+    /// An error about a missing or unsuitable setting, found by the code that uses it.
     pub fn new(origin: impl Into<String>, problem: impl Into<String>) -> Self {
         ConfigError { origin: origin.into(), problem: problem.into() }
     }

@@ -60,7 +60,7 @@ const SETTINGS: [(&str, &str); 16] = [
     ("default_transaction_read_only", "off"),
     ("default_transaction_deferrable", "off"),
 ];
-/// A further setting, which exists since PostgreSQL 17.
+/// One more setting, available since PostgreSQL 17.
 const SINCE_17: (&str, &str) = ("transaction_timeout", "0");
 
 /// Statements for these settings on a server of this version.
@@ -119,8 +119,8 @@ impl Db {
     /// nothing on any connection.
     pub async fn is_pooled(&self) -> Result<bool, Error> {
         let (one, two) = (self.bare("pooler check").await?, self.bare("pooler check").await?);
-        // A pooler either lends the connection that became free last, so both clients get the same
-        // one, or lends in rotation, so the first client gets two different ones.
+        // If a pooler lends the connection that became free last, both clients get the same one. If
+        // it lends in rotation, the first client gets two different ones.
         let (first, second) = (server_process(&one).await?, server_process(&one).await?);
         two.simple_query("begin").await?;
         let other = server_process(&two).await?;

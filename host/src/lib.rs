@@ -13,8 +13,8 @@
 //! **From the log to documents**
 //!
 //! - [`source`]: an event store as a read-only log. [`store`]: Sandmill's own store, for commands.
-//! - [`consumer`]: commits noticed, pages read and shared, events routed to lanes.
-//! - [`processor`]: a follower of the log: work in flight, retries, the one transaction.
+//! - [`consumer`]: notices commits, reads and shares pages, routes events to lanes.
+//! - [`processor`]: a follower of the log: work in flight, retries, the commit transaction.
 //! - [`projections`]: documents and their cache. [`scheduler`]: guest threads shared by tenants.
 //! - [`tenants`]: limits, rates, usage. [`cluster`]: the lock that allows one host per database,
 //!   and the fence that protects the data.
@@ -22,22 +22,22 @@
 //! **Plugins**
 //!
 //! - [`sandbox`]: component bytes in, a handler out.
-//! - [`plugins`]: the plugins folder reconciled with what runs. [`rollout`]: dry run and probation
-//!   of a new version.
-//! - [`rehearsal`]: a plugin tested without a database. [`toolchain`]: a plugin's crate or script
-//!   created and built.
+//! - [`plugins`]: reconciles the running processors with the plugins folder. [`rollout`]: dry run
+//!   and probation of a new version.
+//! - [`rehearsal`]: tests of a plugin without a database. [`toolchain`]: creates and builds a
+//!   plugin's crate or script.
 //!
 //! **The program**
 //!
-//! - [`config`]: all settings. [`app`]: the parts wired together. [`admin`]: probes and metrics.
+//! - [`config`]: all settings. [`app`]: wires the parts together. [`admin`]: probes and metrics.
 //! - [`explain`]: why something is behind. [`cli`]: commands.
 #![warn(missing_docs)]
 #![allow(
     rustdoc::private_intra_doc_links,
     reason = "its documentation is for contributors, and built with private items"
 )]
-// Printing fails where the reader has gone away and waits where it stalls; `cli::output` and
-// `telemetry` do neither.
+// Printing fails if the reader is gone, and blocks if it stalls; `cli::output` and `telemetry` do
+// neither.
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod admin;

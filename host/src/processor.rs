@@ -75,8 +75,8 @@ pub struct Config {
     /// changes often is written once for all of them.
     pub page_events: usize,
     /// Size of a page, KiB, estimated from the size of recent events; a page never holds more than
-    /// twice as much. Default 8192. Data over 64 KiB, or over twice an event's share of the page if
-    /// that is less (but at least 2 KiB), is loaded when its lane handles it.
+    /// twice as much. Default 8192. Data over twice an event's share of the page is loaded when its
+    /// lane handles it. This bound is at least 2 KiB and at most 64 KiB.
     pub page_kib: usize,
     /// Pages of a processor that are read and not yet committed. Default 4: one being read, one
     /// being handled, one being committed, and one in reserve.
@@ -122,8 +122,8 @@ const NEXT_TERM: (Duration, Duration) = (Duration::from_millis(50), Duration::fr
 /// cause may persist, and each term opens some connections to the database.
 const NEXT_TERM_COMMITTED: Duration = Duration::from_millis(500);
 
-/// Maximum time to record that a processor has ended. Default 500 ms, of the second in which a host
-/// ends.
+/// Maximum time to record that a processor has ended. Default 500 ms, half of the second within
+/// which a host should end.
 const RELEASE: Duration = Duration::from_millis(500);
 
 /// The resources that all processors of a host share.
@@ -189,7 +189,7 @@ pub struct Processor {
 
 /// The pause before the next term, given the last pause and the last term.
 fn next_term(pause: Duration, lasted: Duration, committed: bool) -> Duration {
-    // A term that lasted was no failed attempt.
+    // A long term does not count as a failed attempt.
     if lasted > NEXT_TERM.1 {
         return NEXT_TERM.0;
     }
@@ -244,7 +244,7 @@ impl Processor {
             session.give_back();
             Ok::<_, Error>(())
         };
-        // On failure the row becomes right when the host ends, because its session ends.
+        // If this fails, the row is outdated until the session of the host ends.
         match timeout(RELEASE, release).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {

@@ -2,7 +2,7 @@
 //!
 //! The events are handled several times, each time cut into different batches, by the lanes, runner
 //! and guest threads of a host. Documents, skipped events and stopped lanes must be the same every
-//! time: where a batch ends is the host's choice, and differs between live work and a rebuild.
+//! time. Where a batch ends is the host's choice, and differs between live work and a rebuild.
 //! Tenants run concurrently, as they share nothing. A tenant's lanes run one after another in the
 //! log's order, so that a test is repeatable. A retry is made at once; after [`ATTEMPTS`] attempts
 //! the lane stops. All events and documents are held in memory.

@@ -62,7 +62,7 @@ pub struct Sandbox {
     limits: Arc<Limits>,
     /// Settings of the plugins that it loads.
     settings: PluginSettings,
-    /// The tenant that owns the plugins that it loads; none where all tenants share them.
+    /// The tenant that owns the plugins that it loads; none if all tenants share them.
     owner: Option<TenantId>,
     warm: Arc<StorePool<Guest>>,
     compiler: Arc<Compiler>,
@@ -128,7 +128,7 @@ impl LoadError {
 }
 
 impl Sandbox {
-    /// Starts an engine and the thread that advances its epoch. Fails only where the machine cannot
+    /// Starts an engine and the thread that advances its epoch. Fails only if the machine cannot
     /// run wasmtime at all.
     pub fn new(limits: Limits, compile: compile::Config) -> anyhow::Result<Self> {
         Self::with_tenants(limits, compile, |_| TenantLimits::default())
@@ -188,7 +188,7 @@ impl Sandbox {
         &self.limits
     }
 
-    /// Present use, and refusals so far.
+    /// Current use, and refusals so far.
     pub fn usage(&self) -> SandboxUsage {
         let (live, idle) = self.warm.count();
         let max_live = self.warm.max_live();

@@ -3,8 +3,8 @@
 //! A source answers two questions: which transactions are visible now, and which events lie between
 //! two snapshots. A follower keeps its own [`Progress`] and asks for the events after it; the
 //! source keeps nothing. In every layout, a committed event is in exactly one page of a follower's
-//! chain, the events of a stream come in order, and an open transaction does not delay the events
-//! of other transactions. `tests/src/conformance.rs` tests a layout for all of that.
+//! chain, and the events of a stream come in order. An open transaction does not delay the events
+//! of other transactions. `tests/src/conformance.rs` tests these properties of a layout.
 
 pub mod native;
 
@@ -61,10 +61,10 @@ impl SourceError {
 /// Bounds of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// Most events.
+    /// Maximum number of events.
     pub events: usize,
-    /// Bytes that they should occupy. A read ends early once it holds more than twice as many, but
-    /// has at least one event.
+    /// Target number of bytes. A read ends early once it holds more than twice as many, but has at
+    /// least one event.
     pub bytes: usize,
 }
 
@@ -156,7 +156,7 @@ pub trait EventSource: Send + Sync {
     ) -> BoxFuture<'a, Result<Vec<Arc<Event>>, SourceError>>;
 
     /// The data of deferred events in the order given: of as many as fit into `bytes`, but at least
-    /// of the first. An event larger than `most`, or if that is none than the store's limit, has no
+    /// of the first. An event that exceeds `most` (or the store's limit, if `most` is none) has no
     /// texts and is the last.
     fn load<'a>(
         &'a mut self,

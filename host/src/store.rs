@@ -1,5 +1,5 @@
-//! The event store for the command line and the host: import, listing, ordering, size limit, the
-//! schema of the documents' views, and the cluster that its xids belong to.
+//! The event store for the command line and the host: import, listing, ordering, size limit, views
+//! schema, and the cluster that its xids belong to.
 //!
 //! Applications append with the client crate or with `sandmill.append` in SQL. Import, listing and
 //! re-anchoring take no lock that delays a reader; changes of the ordering and of the views' schema
@@ -34,8 +34,8 @@ pub enum Ordering {
     /// become visible in any order.
     #[default]
     Stream,
-    /// Appends of one tenant follow each other: the orders of positions, commits and delivery are
-    /// the same, at the price of one commit at a time for each tenant.
+    /// Appends of one tenant follow each other. Positions, commits and delivery have the same
+    /// order, at the price of one commit at a time for each tenant.
     Tenant,
 }
 
@@ -86,7 +86,7 @@ pub async fn set_ordering(session: &mut Session, ordering: Ordering) -> Result<O
     let before = if by_tenant { Ordering::Tenant } else { Ordering::Stream };
     if before != ordering {
         // The row is replaced and not only updated. An append at repeatable read with an older
-        // snapshot would still see the old ordering; after a truncate, which ignores snapshots, it
+        // snapshot would still see the old ordering. After a truncate, which ignores snapshots, it
         // finds no row and fails.
         transaction.batch_execute("create temporary table refill on commit drop as table sandmill.store").await?;
         transaction.batch_execute("truncate sandmill.store; insert into sandmill.store select * from refill").await?;

@@ -1,7 +1,7 @@
 //! Tenants: their limits, their usage, and their own processors.
 //!
 //! Tenants are discovered from events and need no declaration. Settings name only tenants that
-//! differ from the rest, and [`Tenants`] answers for all. [`replacements`] are tenants' own
+//! differ from the rest, and [`Tenants`] covers all of them. [`replacements`] are tenants' own
 //! processors that replace shared ones. [`rates`] bounds how much a tenant writes and computes per
 //! second. [`usage`] counts what each tenant costs, and adds it to sums in a table, which can be
 //! read without a running host. The time of guest threads is shared by the scheduler, and a call is

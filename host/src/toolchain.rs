@@ -2,8 +2,8 @@
 //! component.
 //!
 //! [`new()`] creates a folder. [`build`] detects the plugin's language and finds a way to compile
-//! it on this machine: cargo for a crate, and for [a script](script) a tool that combines it with
-//! the language's runtime. The component is moved to its destination by a rename, so a host that
+//! it on this machine. Cargo compiles a crate; a tool combines [a script](script) with its
+//! language's runtime. The component is moved to its destination by a rename, so a host that
 //! watches the folder never sees half a file. A build blocks, and may take a minute the first time.
 //!
 //! Two side effects may surprise, and both are reported: a missing target is added to rustup's

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::db::Db;
 
-/// The most bytes to read of an argument. Default 32 MiB and one byte: one byte more than the
-/// largest event that a store can allow.
+/// Maximum number of bytes to read from an argument. Default 32 MiB and one byte: one byte more
+/// than the largest event that a store can allow.
 const MOST_BYTES: u64 = (32 << 20) + 1;
 
 /// The exit code if the stream is not at the expected version.
@@ -195,8 +195,8 @@ struct ErrorLocation {
 }
 
 impl ErrorLocation {
-    /// Converts serde_json's line and column, which counts bytes and is 0 for the end of the line
-    /// before.
+    /// Converts serde_json's line and column. Its column counts bytes, and is 0 for the end of the
+    /// previous line.
     fn of(text: &str, line: usize, column: usize) -> Self {
         const SHOWN: usize = 36;
         let begin_of_line: usize = text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();

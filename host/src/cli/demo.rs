@@ -80,7 +80,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(300);
 /// The longest wait until all events are handled after the shop has closed. Default 300 s; reached
 /// only on a failure.
 const END_TIMEOUT: Duration = Duration::from_secs(300);
-/// Time between two checks for either.
+/// Time between two checks during these waits.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 /// Runs the command.

@@ -1,9 +1,9 @@
 //! `sandmill dev`: runs plugins during their development.
 //!
 //! Without a configured database it starts a private PostgreSQL with its data in `.sandmill`. Other
-//! commands started in that folder find it. `dev` runs the plugins folder as `run` does, creates
-//! the folder if it is missing, and at its start retries lanes that were blocked when it last
-//! ended. It shows the live view on a terminal, and the log otherwise.
+//! commands started in that folder find it. `dev` runs the plugins folder as `run` does, and
+//! creates the folder if it is missing. At its start it retries lanes that were blocked when it
+//! last ended. It shows the live view on a terminal, and the log otherwise.
 
 mod sources;
 mod suggestions;

@@ -40,8 +40,8 @@ Exit codes: 0 all matching documents were printed; 1 failed, or a document could
 #[derive(Debug, clap::Args)]
 #[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct DocumentsArgs {
-    /// The collection's name, for the shared collection and tenants' own; or one view, as in
-    /// orders@acme
+    /// A collection's name, which selects the shared collection and tenants' own; or one view, such
+    /// as orders@acme
     collection: String,
     /// Only documents of this tenant, from the shared collection and its own
     #[arg(long, value_parser = super::append::tenant)]
@@ -69,7 +69,7 @@ struct DocumentJson<'a> {
     data: &'a RawValue,
 }
 
-/// The most collections that an error message lists. Default 50: more would not be read.
+/// Maximum number of collections that an error message lists. Default 50: more would not be read.
 const NAMED: usize = 50;
 
 /// Runs the command.

@@ -95,7 +95,8 @@ impl Live {
 
     /// Draws the final frame, which stays on the terminal.
     pub(super) async fn finish(mut self) -> io::Result<()> {
-        // A frame is skipped while the previous one is unwritten, so that one is flushed first.
+        // A frame is dropped while the previous one is unwritten, so the previous one is flushed
+        // first.
         output::stdout()?.flush();
         self.show(true).await
     }

@@ -1,6 +1,6 @@
-//! `sandmill migrate`: creates or updates the tables, changes settings of the store (ordering, size
-//! limit, views schema), grants privileges to application roles, and re-anchors a store that was
-//! restored into another cluster.
+//! `sandmill migrate`: creates or updates the tables, and changes settings of the store (ordering,
+//! size limit, views schema). It also grants privileges to application roles, and re-anchors a
+//! store that was restored into another cluster.
 
 use std::{process::ExitCode, sync::OnceLock};
 
@@ -59,8 +59,8 @@ With --json it prints one object; a value is null if it was not requested or not
 #[derive(Debug, clap::Args)]
 #[command(before_help = EXAMPLES, after_help = DETAILS)]
 pub(super) struct MigrateArgs {
-    /// Set which appends are ordered: those to one `stream` (default of a new store), or all of one
-    /// `tenant`, for projections that combine streams; then a tenant's appends commit one at a time
+    /// Set the scope of ordering: `stream` (default of a new store), or `tenant` for projections
+    /// that combine streams; a tenant's appends then commit one at a time
     #[arg(long, value_name = "stream|tenant")]
     ordering: Option<Ordering>,
     /// Set the most bytes of an event's data and metadata together, from 1024 to 33554432 [a new
@@ -76,8 +76,8 @@ pub(super) struct MigrateArgs {
     /// transaction; no host may be running
     #[arg(long)]
     reanchor: bool,
-    /// With --reanchor: treat events from this position on as appended since the restore, so that
-    /// every processor still handles them; needed only if the rows do not show it
+    /// With --reanchor: the first position appended since the restore; every processor handles the
+    /// events from there on. Needed only if the command cannot find the position
     #[arg(long, value_name = "POSITION", requires = "reanchor", value_parser = clap::value_parser!(i64).range(1..))]
     appended_from: Option<i64>,
     /// Let a role append events (sandmill.append) and read streams, and nothing else; may be

@@ -268,7 +268,7 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
 
 /// The version to roll back to, and whether its bytes are stored; none if the host cannot run it. A
 /// version that was swapped out since the processor started is still in the host's memory. Any
-/// other one is found in the same way as by the host.
+/// other version is looked up as the host does.
 async fn before(
     session: &Session,
     rolled_back: &VersionHold,

@@ -19,8 +19,8 @@ use tokio::{
 
 use super::output::{self, Tone};
 
-/// The longest wait for a command that must end at once to end what it has started. Default 400 ms:
-/// it takes milliseconds unless the machine is busy.
+/// The longest wait for a command that must end at once, while it stops what it has started.
+/// Default 400 ms: stopping takes milliseconds unless the machine is busy.
 const AT_ONCE: Duration = Duration::from_millis(400);
 /// The number that shells add to a signal's number for an exit code.
 const BY_SIGNAL: u8 = 128;

@@ -109,7 +109,7 @@ pub(super) struct StatusArgs {
 
 /// Time between two updates of --watch.
 const WATCH: Duration = Duration::from_secs(1);
-/// The most refused files to show. Default 20: more would not be read.
+/// Maximum number of refused files to show. Default 20: more would not be read.
 const REFUSED: usize = 20;
 
 /// Everything that is shown; serialized with `--json`.
@@ -200,7 +200,7 @@ impl StatusReport {
     }
 
     /// Whether the file of a tenant's own processor is gone, and the shared processor that it
-    /// replaced runs. That one then handles the tenant's events.
+    /// replaced runs. The shared one then handles the tenant's events.
     fn is_superseded(&self, p: &ProcessorStatus) -> bool {
         let shared = p.id.split_once('/').map_or("", |(_, shared)| shared);
         let runs = |other: &ProcessorStatus| other.id == shared && !self.idle.contains_key(&other.id);

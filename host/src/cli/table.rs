@@ -1,9 +1,9 @@
 //! Text tables for terminals and pipes, with aligned columns.
 //!
 //! A [`Table`] is printed when all rows are known. On a terminal its last column is wrapped, or
-//! moved below the row if it would be too narrow to read; in a pipe every row is one line. A
+//! moved below the row if it would be too narrow to read. In a pipe every row is one line. A
 //! [`StreamingTable`] prints rows as they arrive, with columns as wide as in the rows seen so far.
-//! On a terminal it cuts lines at the edge unless told not to.
+//! On a terminal it cuts lines at the edge, unless cutting is turned off.
 
 use std::io::{self, BufWriter, Stdout, Write};
 

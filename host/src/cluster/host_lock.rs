@@ -2,9 +2,9 @@
 //!
 //! It is held as long as its connection lives. A second host waits a while and exits, or [stands
 //! by](HostLock::stand_by) until the first one ends. The lock prevents two hosts from ending each
-//! other's terms again and again. It does not protect the documents: a half-open connection can
-//! hold it for minutes after its host died, and a host can lose it without noticing. The fence
-//! protects them.
+//! other's terms again and again. It does not protect the documents; the fence does. A half-open
+//! connection can hold the lock for minutes after its host died, and a host can lose it without
+//! noticing.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -18,9 +18,9 @@ const LOCK: (i32, i32) = (0x5361_6e64, 1);
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// Time between two attempts to take the lock.
 const RETRY: Duration = Duration::from_millis(200);
-/// The same while a host stands by, possibly for months. Default 500 ms: a takeover is not
-/// noticeably later. A single statement that waits for the lock would need no repetition, but its
-/// snapshot would keep VACUUM from removing rows all that time.
+/// Time between two attempts of a standby host, which may wait for months. Default 500 ms: the
+/// delay of a takeover is not noticeable. A single statement that waits for the lock would need no
+/// retries, but its snapshot would keep VACUUM from removing rows all that time.
 const RETRY_STANDING_BY: Duration = Duration::from_millis(500);
 /// Time between two log lines of a standby host about an unreachable database.
 const REPORT_AGAIN: Duration = Duration::from_secs(30);
@@ -126,7 +126,7 @@ impl HostLock {
     }
 
     /// The time since which the same session has held the lock, if it still does. The database has
-    /// not crashed between then and this call.
+    /// not crashed since that time.
     pub async fn unbroken_since(&self) -> Option<std::time::Instant> {
         let current = self.session.lock().await;
         current.session.batch_execute("").await.ok()?;

@@ -10,8 +10,8 @@
 //!
 //! A reader accepts only pages whose read began after the reader was created. The reason: a crash
 //! of the database can undo events that were read already and reuse their xids, while every earlier
-//! snapshot looks unchanged. If the database had crashed since then, the reader's session and that
-//! of its term would be dead, and nothing of the page could be committed.
+//! snapshot looks unchanged. If the database has crashed since then, the sessions of the reader and
+//! of its term are dead. So nothing of the page can be committed.
 
 use std::{
     collections::VecDeque,
@@ -50,7 +50,7 @@ pub struct Pages {
     deferred: Arc<DeferredEvents>,
 }
 
-/// Most tenants whose last events are looked up one by one.
+/// Maximum number of tenants whose last events are looked up one by one.
 const SINGLE_TENANTS: usize = 16;
 
 /// The largest event whose property is read to find its lane, in bytes. 32 MiB, the highest limit
@@ -70,10 +70,11 @@ impl PageScale {
     /// For a reader that is behind. Its events are not awaited live, and the more of them are
     /// handled together, the less often their documents are written.
     pub const BEHIND: PageScale = PageScale(4);
-    /// The largest, for a reader that is behind with very many lanes: if each lane has few events
-    /// of a page, the overhead of calls exceeds the work in them.
+    /// The largest scale, for a reader that is behind with very many lanes. If each lane has few
+    /// events of a page, the overhead of calls exceeds the work in them.
     const MOST: PageScale = PageScale(32);
-    /// Target of events for each lane. Pages grow to reach it, and shrink above four times as many.
+    /// Target number of events for each lane. Pages grow to reach it, and shrink above four times
+    /// that number.
     const EVENTS_PER_LANE: usize = 16;
 
     /// The scale of the next page for a reader that is behind, after one with this many events of

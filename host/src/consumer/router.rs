@@ -10,8 +10,8 @@ use crate::model::{
     spec::{PartitionBy, ProcessorSpec},
 };
 
-/// The lane of a tenant's events whose partition key cannot be read. It stops at the first of them
-/// ([`Router::unreadable`]), so none is handled out of order with the events of its real key.
+/// The lane of a tenant's events whose partition key cannot be read. The lane stops at the first of
+/// them ([`Router::unreadable`]), so none is handled out of order with the events of its real key.
 const UNREADABLE: &str = "(unreadable)";
 
 /// A processor's subscription and partitioning, prepared for fast matching of each event.

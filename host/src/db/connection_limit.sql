@@ -1,4 +1,5 @@
--- Reads the most connections that this role may have to this database, over all clients. No binds.
+-- Reads the maximum number of connections that this role may have to this database, over all
+-- clients. No binds.
 select least(
   current_setting('max_connections')::int - case
     when r.rolsuper then 0

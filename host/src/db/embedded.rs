@@ -1,11 +1,11 @@
 //! A private PostgreSQL server, for the demo, for development and for tests.
 //!
-//! It uses the server programs that are installed on this machine. It listens on a socket in a
-//! private directory and on no network address, trusts everyone who can enter that directory, and
-//! never runs as root. Its data is temporary unless a directory is given.
+//! It uses the server programs that are installed on this machine. It listens only on a socket in a
+//! private directory, and trusts everyone who can enter that directory. It never runs as root. Its
+//! data is temporary unless a directory is given.
 //!
-//! The server ends with its owner, even if the owner is killed: a small shell script, the watchdog,
-//! waits for the end of a pipe that only the owner holds, then stops the server and removes its
+//! The server ends with its owner, even if the owner is killed. A small shell script, the watchdog,
+//! waits for the end of a pipe that only the owner holds. It then stops the server and removes its
 //! directory. Calls to the watchdog block their thread and need no runtime, so a server outlives
 //! the runtime that started it.
 //!

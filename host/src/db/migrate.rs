@@ -20,8 +20,8 @@ use super::{
 const OLDEST_SERVER: i32 = 140_000;
 /// The advisory lock that serializes migrations: the letters `sandmill`.
 const LOCK: i64 = 0x73_61_6e_64_6d_69_6c_6c;
-/// How long a migration waits for a lock. Default 60 s: longer than any statement of Sandmill's, so
-/// what still holds a lock by then is a forgotten transaction. Other sessions queue behind the
+/// How long a migration waits for a lock. Default 60 s: longer than any of Sandmill's statements,
+/// so only a forgotten transaction can still hold a lock by then. Other sessions queue behind the
 /// migration meanwhile.
 const LOCK_TIMEOUT: &str = "60s";
 
@@ -128,7 +128,7 @@ const FULL_TEXT_CHECKSUMS: [(&str, &str); 22] = [
     ("0022_running_processors", "441843b8e5e9041df109bd9fcc6963a19221da7a4b5085bae5bd260dde97ec69"),
 ];
 
-/// How often a migration is retried that PostgreSQL rolled back because of a deadlock.
+/// Maximum number of retries of a migration that PostgreSQL rolled back because of a deadlock.
 const DEADLOCKS: u32 = 10;
 
 /// The result of [`migrate`].
@@ -211,7 +211,7 @@ fn remedy(error: &Error) -> &'static str {
 }
 
 /// Whether a statement failed because a schema, table, function or column is missing, as in a
-/// database that another version of Sandmill migrated or none.
+/// database that was never migrated, or was migrated by another version of Sandmill.
 pub fn is_schema_missing(error: &Error) -> bool {
     const MISSING: [SqlState; 4] = [
         SqlState::INVALID_SCHEMA_NAME,

@@ -217,8 +217,8 @@ impl<T: PooledConnection> PoolState<T> {
         Err(wait)
     }
 
-    /// The slot that a borrower may have now: its home, or else one with an idle connection, or
-    /// else a closed one if the pool may open another connection.
+    /// The slot that a borrower may have now: its home, or else one with an idle connection. The
+    /// last choice is a closed slot, if the pool may open another connection.
     fn slot_for(&mut self, borrower: &Borrower, now: Instant) -> Option<usize> {
         for slot in &mut self.slots {
             if matches!(slot, Slot::Idle(connection, _) if connection.is_closed()) {

@@ -4,7 +4,7 @@
 //! It is the only safe cursor, because positions become visible out of order. The events between
 //! two snapshots are a [`Difference`], which is read by position, in pages. So a follower inside a
 //! difference is described by its [`Progress`]: `(A, B, last position)`, always compared and stored
-//! as a whole. All of it is arithmetic on xids: no clock, no database.
+//! as a whole. Everything here is arithmetic on xids: no clock, no database.
 //!
 //! The method is that of PgQ (`pgq.batch_event_sql`): an event lies between A and B if its
 //! transaction is visible in B and not visible in A.
@@ -83,7 +83,7 @@ impl Snapshot {
     }
 }
 
-/// A text that is not a snapshot or a progress.
+/// The error of a text that is neither a snapshot nor a progress.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("`{text}` is not {what}")]
 pub struct ParseError {

@@ -20,7 +20,7 @@ pub struct Event {
     pub id: Box<str>,
     /// The tenant it belongs to.
     pub tenant: TenantId,
-    /// Its type. Few types make many events, so they share their texts.
+    /// Its type. Many events have the same type, so they share its text.
     pub event_type: Arc<str>,
     /// The stream it was appended to, unique within the tenant.
     pub stream: Box<str>,
@@ -32,8 +32,8 @@ pub struct Event {
     pub data: Box<str>,
     /// JSON text of an object. Events without metadata share one text.
     pub metadata: Arc<str>,
-    /// Set if data and metadata stayed in the store because one of them is large. Both are empty
-    /// here in that case, and are read when the event is handled.
+    /// Set if data and metadata stayed in the store because one of them is large. Both are then
+    /// empty here, and are read when the event is handled.
     pub deferred: Option<Deferred>,
 }
 
@@ -76,7 +76,7 @@ impl PartialEq for Deferred {
 impl Eq for Deferred {}
 
 impl Event {
-    /// Bytes that the event occupies, for memory bounds: its texts, and a flat sum for the rest.
+    /// Bytes that the event occupies, for memory bounds: its texts, and a constant for the rest.
     pub fn weight(&self) -> usize {
         self.id.len() + self.event_type.len() + self.stream.len() + self.data.len() + self.metadata.len() + 160
     }

@@ -81,8 +81,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The documents that a handler may read during a call: those of its lane's tenant, with the
-/// effects of all earlier batches of the lane and none of the current one.
+/// The documents that a handler may read during a call: those of its lane's tenant. They include
+/// the effects of all earlier batches of the lane, and none of the current one.
 pub trait Documents: Send + Sync {
     /// One entry per id, in the order of the ids; none where the document does not exist.
     fn get_many<'a>(

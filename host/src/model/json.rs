@@ -13,15 +13,15 @@
 //!
 //! It also computes the length of the text that PostgreSQL returns for the document. `jsonb` keeps
 //! values, not texts: `1e8000` takes a few bytes there and is returned as 8,001 digits. So the
-//! length of the written text does not bound that of the text read back.
+//! length of the written text does not bound the length of the text read back.
 
 /// The deepest nesting of arrays and objects. 128 is serde_json's own limit, so any reader of
 /// documents can parse them all.
 pub const MAX_DEPTH: usize = 128;
 
-/// The most digits before the point, digits after it, and magnitude of the exponent. `numeric`
-/// holds 131,072 digits before the point and 16,383 after it; the sum of two of these stays within
-/// both.
+/// Bound on the digits before the point, on the digits after it, and on the magnitude of the
+/// exponent. `numeric` holds 131,072 digits before the point and 16,383 after it; the sum of two of
+/// these stays within both.
 const MAX_DIGITS: usize = 8_000;
 
 /// Top-level keys of a document that belong to the host.

@@ -1,8 +1,9 @@
 //! The partition key of an event: the value that a JSON pointer selects in its data, as a text.
 //!
-//! The key depends on that value alone. The rest of the data is skipped without being interpreted,
-//! so a huge number, deep nesting or a repeated name elsewhere cannot move an event to another
-//! lane. Reading takes one pass over the text, and allocates nothing for a plain string or number.
+//! The key depends on that value alone. The rest of the data is passed over without being
+//! interpreted. So a huge number, deep nesting or a repeated name elsewhere cannot move an event to
+//! another lane. Reading takes one pass over the text, and allocates nothing for a plain string or
+//! number.
 //!
 //! Two values have the same key if and only if PostgreSQL's `jsonb` considers them equal, with
 //! three exceptions:

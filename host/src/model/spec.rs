@@ -1,6 +1,6 @@
 //! The descriptor of a plugin, and the spec of the processor that results from it.
 //!
-//! A [`Descriptor`] is the author's: the plugin returns it. A [`ProcessorSpec`] is what runs: the
+//! A plugin returns a [`Descriptor`]. A [`ProcessorSpec`] describes a processor that runs: the
 //! descriptor with the manifest applied, under the id and for the tenants that the operator chose.
 
 use std::fmt;

@@ -26,8 +26,8 @@ use crate::{
 /// database has more urgent work.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How long the versions of a removed plugin are kept, days. Default 30: a volume that was not
-/// mounted by mistake is noticed sooner. Checked at each start and when plugins change.
+/// How long the versions of a removed plugin are kept, days. Default 30: a volume that somebody
+/// forgot to mount is noticed sooner. Checked at each start and when plugins change.
 const GONE_DAYS: i32 = 30;
 /// Bytes kept of one tenant's removed plugins. Default 256 MiB: dozens of plugins of 2 MiB each,
 /// and no tenant can fill the database by adding and removing files.

@@ -37,7 +37,8 @@ pub(super) struct CheckedFile {
     pub(super) outcome: Result<(Arc<Plugin>, Manifest), String>,
 }
 
-/// Why a check could not finish. It says nothing about the file, which is checked again.
+/// Why a check could not finish. Such a failure says nothing about the file, which is checked
+/// again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfinished {
     /// Compiling takes longer than the time for small files.

@@ -1,4 +1,4 @@
-//! The checks of files: which wait, which are under way, and their results.
+//! The checks of files: those that wait, those under way, and their results.
 //!
 //! Checks run as [jobs] beside the reconciler, because each may compile. A file that cannot be
 //! compiled in the short time for small files is checked again as a slow one. If the machine has
@@ -42,7 +42,7 @@ pub(super) struct Checks {
     shortages: Retries,
     /// Files that were put into the folder again, unchanged.
     repeated: BTreeSet<String>,
-    /// Dry runs against the running versions; none after something else began to run.
+    /// Dry runs against the running versions; none once the running versions have changed.
     dry_runs: Option<DryRuns>,
     /// Number of events of a dry run.
     dry_run_events: usize,
@@ -57,7 +57,7 @@ pub(super) enum CheckOutcome {
     Slow,
     /// It is checked again when the machine may have more memory.
     Shortage,
-    /// Its result is known. `after_shortage` tells whether its error file still reports a shortage.
+    /// Its result is known. If `after_shortage`, its error file still reports a shortage.
     Known {
         /// Whether it had been waiting for memory.
         after_shortage: bool,
@@ -115,7 +115,7 @@ impl Checks {
         file.bytes() >= compile::LARGE as u64 || self.slow.contains(&file.name) || self.shortages.contains(&file.name)
     }
 
-    /// Whether the result of a small file is about to be known.
+    /// Whether the check of a small file waits or is under way.
     pub(super) fn has_small(&self, files: &BTreeMap<String, PluginFile>) -> bool {
         let is_slow = |name: &String| files.get(name).is_some_and(|file| self.is_slow(file));
         self.jobs.is_checking_small() || self.waiting.iter().any(|name| !is_slow(name))

@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone)]
 pub struct DryRuns(Arc<DryRunContext>);
 
-/// What a dry run needs.
+/// The inputs of a dry run.
 pub(super) struct DryRunContext {
     pub(super) shared: Shared,
     pub(super) scheduler: Scheduler,

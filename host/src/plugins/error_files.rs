@@ -1,8 +1,8 @@
 //! Error files: `NAME.wasm.error` beside a plugin holds the reason why it does not run.
 //!
-//! An error file is written into the folder that the plugin was read from, by the same rules: a
-//! link in its place is replaced or removed, never followed. If the folder is not writable, only
-//! the file is missing: the log has the reason once, and `sandmill plugins` shows it.
+//! An error file is written into the folder that the plugin was read from. A link in its place is
+//! replaced or removed, never followed. If the folder is not writable, there is no error file; the
+//! log has the reason once, and `sandmill plugins` shows it.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +36,7 @@ impl ErrorFiles {
         let (tenant, name) = split(plugin);
         let written = self.folder(tenant).and_then(|folder| {
             let name = format!("{name}.wasm.error");
-            // The same text again must not wake those who watch the file.
+            // An unchanged text must not wake programs that watch the file.
             let same = folder.text(OsStr::new(&name)).is_ok_and(|text| text.strip_suffix('\n') == Some(reason));
             if same { Ok(()) } else { folder.replace(&name, format!("{reason}\n").as_bytes()) }
         });

@@ -14,8 +14,9 @@
 //!
 //! Kubernetes lays out volumes like this (`a.wasm -> ..data/a.wasm`, `acme -> ..data/acme`). Each
 //! step is checked on open descriptors ([`beneath`]), so replacing a link between the check and the
-//! read gains nothing. *A hard link cannot be told from the file itself.* Tenants must not be able
-//! to make hard links to each other's files: give each a volume, or set `fs.protected_hardlinks`.
+//! read gains nothing. *A hard link cannot be distinguished from the file itself.* Tenants must not
+//! be able to make hard links to each other's files: give each a volume, or set
+//! `fs.protected_hardlinks`.
 //!
 //! **Faults.** An unusable entry is reported with its path ([`Problem`]) and does not affect
 //! others. If a tenant's folder cannot be read, its plugins stay as they are ([`Listing::unread`]).
@@ -42,14 +43,16 @@ pub use settling::Settling;
 
 use crate::model::{ids::TenantId, text};
 
-/// Most entries of a tenant's folder: reading one must not delay the other tenants.
+/// Maximum number of entries of a tenant's folder: reading a folder must not delay the other
+/// tenants.
 const MOST_ENTRIES: usize = 10_000;
-/// Most plugins of one tenant, in order of their names. Each costs database sessions and memory, no
-/// matter what its code does.
+/// Maximum number of plugins of one tenant; the first by name run. Each costs database sessions and
+/// memory, no matter what its code does.
 const MOST_PLUGINS: usize = 100;
-/// Most problems listed of one folder, so that no tenant can flood the log.
+/// Maximum number of problems listed of one folder, so that no tenant can flood the log.
 const MOST_PROBLEMS: usize = 20;
-/// Most entries examined in a folder that is not read, in search of misplaced components.
+/// Maximum number of entries examined in a folder that is not read, in search of misplaced
+/// components.
 const GLANCE: usize = 256;
 
 /// A file `NAME.wasm` with its companions.
@@ -211,7 +214,7 @@ fn scan_tenant(
 ) -> Result<(), Refusal> {
     let name = OsStr::new(tenant.as_str());
     if kind == FileType::Symlink && within.kind(name)? != FileType::Directory {
-        // A link to a file is not ours.
+        // A link to a file is no tenant's folder.
         return Ok(());
     }
     let folder = within.tenant(name)?;
@@ -333,7 +336,8 @@ impl FolderReader<'_> {
         for (name, _) in real.take(MOST_PROBLEMS) {
             match self.folder.any_below(name, GLANCE, |name| name.as_bytes().ends_with(b".wasm")) {
                 Ok(true) => found.push(problem(self.path_of(name))),
-                // Such a folder is not read anyway.
+                // A folder that cannot be examined is not reported: the host would not read it
+                // anyway.
                 Ok(false) | Err(Refusal::Gone | Refusal::Unreadable(_) | Refusal::Refused(_)) => {}
                 Err(short @ Refusal::Short(_)) => return Err(short),
             }
@@ -396,8 +400,7 @@ impl PluginFile {
     }
 }
 
-/// A name with escapes for everything that is not UTF-8, could control a terminal or looks like
-/// other characters.
+/// A name with escapes for invalid UTF-8 and for unsafe characters (see [`text::is_unsafe`]).
 pub(super) fn shown(name: &OsStr) -> String {
     let mut shown = String::new();
     for chunk in name.as_bytes().utf8_chunks() {

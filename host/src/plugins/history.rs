@@ -126,9 +126,8 @@ pub async fn record_runs(session: &Session, runs: &[RunNote<'_>]) -> Result<Vec<
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Completes the entry of a swap with what the version has done since, once it has handled an
-/// event: the first event, how long after the swap its call began, and how many lanes use the
-/// version.
+/// Completes the entry of a swap, once the version has handled an event. Adds the first event, how
+/// long after the swap its call began, and how many lanes use the version.
 pub async fn complete_swap(
     session: &Session,
     entry: i64,
@@ -159,7 +158,7 @@ pub async fn clear_refusal(session: &Session, plugin: &str) -> Result<(), Error>
 }
 
 /// Records that a plugin's file was removed and nothing runs. Its last version is kept for a while,
-/// because the file may come back.
+/// because the file may return.
 pub async fn record_removal(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute(include_str!("history/record_removal.sql"), &[&plugin]).await.map(drop)
 }

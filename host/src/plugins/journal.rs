@@ -1,5 +1,5 @@
-//! The journal: the reconciler's database session and all that it still has to write to the
-//! history.
+//! The journal: the reconciler's database session, and the history entries and holds that are still
+//! to be written.
 //!
 //! An entry about a running version is kept and retried until it is written, and so is a hold.
 //! Other entries are written once; if that fails, only the log has them.
@@ -21,7 +21,7 @@ use crate::{
     model::ids::ProcessorId,
 };
 
-/// The reconciler's database session, and what it still has to write.
+/// The reconciler's database session, and what is still to be written.
 pub(super) struct Journal {
     db: Db,
     session: Option<Session>,

@@ -65,8 +65,8 @@ impl Refusals {
         self.errors.remove(plugin);
     }
 
-    /// Reports all refused files, then removed files, and clears the reports of files that are
-    /// refused no longer. `results` are those of the checks, and `runs` tells whether a plugin
+    /// Reports all refused files, then removed files, and clears the reports of files that are no
+    /// longer refused. `results` are the results of the checks; `runs` returns whether a plugin
     /// runs. Returns whether a removal was recorded.
     ///
     /// Removals are recorded before refusals are cleared: the refusal of a removed file stays

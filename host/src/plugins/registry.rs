@@ -250,7 +250,7 @@ impl Registry {
     }
 
     /// Retries lanes that a retired version blocked after its replacement, from a call or a commit
-    /// that was still under way. To be called every now and then.
+    /// that was still under way. Call this regularly.
     pub async fn retry_blocked_by_retired(&mut self, session: &Session) {
         for (id, member) in &mut self.members {
             let current = member.code.current();

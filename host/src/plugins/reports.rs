@@ -2,7 +2,7 @@
 //! list.
 //!
 //! A problem is new if its path is new or its text has changed. A problem that disappears is
-//! remembered for a minute, and the problems of one folder add at most 40 lines to the log in that
+//! remembered for a minute. The problems of one folder add at most 40 lines to the log in that
 //! time. So no folder can flood the log, and memory is bounded by what a scan lists.
 
 use std::{

@@ -3,16 +3,15 @@
 //!
 //! A start covers all files of a host that begins, or the files that were added to a running host.
 //! Each file begins as soon as it is ready, and no file waits for one that is slow to compile. Yet
-//! the outcome does not depend on which file is ready first: of the files that claim one processor,
-//! the one that ran it last gets it, or else the first by name, slow files last (see [`Rank`]). So
-//! a file begins once no file with precedence can still claim its processor. Files of other tenants
-//! never can.
+//! the outcome does not depend on which file is ready first. A processor goes to the file that ran
+//! it last, or else to the first file by name, slow files last (see [`Rank`]). So a file begins
+//! once no file with precedence can still claim its processor. Files of other tenants never can.
 //!
 //! If a file is refused, the version that ran last continues in its place, as on a running host.
 //! This also restores the plugins of a volume that was not mounted for a while.
 //!
-//! If the database or the machine prevents the recall of a former version, its file counts as slow,
-//! and after some attempts no file waits for it any more. The recall is still repeated.
+//! If the database or the machine prevents the recall of a former version, its file counts as slow.
+//! After some attempts no file waits for it any more, but the recall is still repeated.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +25,7 @@ pub(super) struct Startup {
     files: BTreeSet<String>,
     /// The versions that ran last, by plugin; none until the database has answered.
     last_runs: Option<BTreeMap<String, PluginStatus>>,
-    /// Files of which it is undecided what runs.
+    /// Files for which it is undecided what runs.
     open: BTreeMap<String, OpenFile>,
     /// Undecided files for which no other file waits, because many recalls of their former versions
     /// failed.
@@ -37,7 +36,7 @@ pub(super) struct Startup {
     unreadable: BTreeSet<TenantId>,
 }
 
-/// A file of which it is undecided what runs.
+/// A file for which it is undecided what runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OpenFile {
     /// Its owner; none if it is shared.
@@ -82,8 +81,8 @@ impl Startup {
         self.last_runs.as_ref()?.get(plugin)
     }
 
-    /// Takes the digest of a file. If the plugin was removed and returns with another file, it ran
-    /// nothing before: a person who removed a plugin does not get it back by adding another file.
+    /// Takes the digest of a file. Forgets what a removed plugin ran, if it returns with another
+    /// file: adding a file must not bring back a version that was removed.
     pub(super) fn file_read(&mut self, plugin: &str, digest: &str) {
         let is_another = self.last_run(plugin).is_some_and(|last| last.is_removed && last.file_digest() != digest);
         if let (true, Some(last_runs)) = (is_another, self.last_runs.as_mut()) {
@@ -107,12 +106,12 @@ impl Startup {
         self.open.contains_key(plugin) || self.overdue.contains(plugin)
     }
 
-    /// Whether a file is undecided for which others wait.
+    /// Whether there is an undecided file that others wait for.
     pub(super) fn has_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// Whether a file is undecided for which no other waits.
+    /// Whether there is an undecided file that no other waits for.
     pub(super) fn has_overdue(&self) -> bool {
         !self.overdue.is_empty()
     }

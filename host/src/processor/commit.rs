@@ -96,7 +96,7 @@ pub struct DeadLetter {
 pub struct Commit<'a> {
     /// The cursor's progress before the commit.
     pub from: &'a Progress,
-    /// The cursor's progress after it; the same where only lanes behind the cursor move.
+    /// The cursor's progress after it; equal if only lanes behind the cursor move.
     pub to: &'a Progress,
     /// Lanes that are left behind.
     pub left: &'a [(LaneKey, LaneCheckpoint)],
@@ -204,7 +204,7 @@ impl Committer {
         &self.fence
     }
 
-    /// Commits. An error says whether nothing has changed or the outcome is unknown.
+    /// Commits. An error shows whether nothing has changed or the outcome is unknown.
     pub async fn commit(&self, commit: Commit<'_>) -> Result<(), CommitError> {
         let session = self.session().await?;
         let statements = CommitStatements::on(&session).await?;

@@ -50,8 +50,8 @@ pub struct Shares {
 }
 
 impl Shares {
-    /// Divides what the host does not need for itself: half of it for commits, a quarter for each
-    /// kind of reads, and at least one for each.
+    /// Divides the connections that the host does not need for itself: half for commits and a
+    /// quarter for each kind of read, at least one each.
     pub fn of(connections: usize) -> Self {
         let shared = connections.saturating_sub(FIXED).max(3);
         let documents = shared / 4;
@@ -119,7 +119,7 @@ impl Connections {
 /// How long a processor must have waited before that is reported. Default 1 s: shorter waits are
 /// normal under load.
 const LASTING: Duration = Duration::from_secs(1);
-/// Time between two looks at the waiting processors.
+/// Time between two checks of the waiting processors.
 const LOOK: Duration = Duration::from_millis(250);
 /// Time between two log lines about them.
 const LOG_AGAIN: Duration = Duration::from_secs(30);
@@ -169,8 +169,8 @@ impl pool::PooledConnection for CommitSession {
     }
 }
 
-/// A pool of sessions for commits. They do not wait for the disk: a crash takes documents and
-/// cursor back together, and both are made again from the log.
+/// A pool of sessions for commits. Commits do not wait for the disk: a crash undoes documents and
+/// cursor together, and both are rebuilt from the log.
 fn commit_sessions(db: &Db, host_lock: &Arc<HostLock>, most: usize) -> Arc<Pool<CommitSession>> {
     let (db, host_lock) = (db.clone(), host_lock.clone());
     Pool::new(most, move |purpose| {

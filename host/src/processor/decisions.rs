@@ -35,10 +35,10 @@ const LOOK: Duration = Duration::from_millis(250);
 /// The marks of processors, by id.
 type Marks = HashMap<Box<str>, Mark>;
 
-/// What operators have decided about one processor; the default where they have decided nothing.
+/// What operators have decided about one processor; the default if they have decided nothing.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Mark {
-    /// Its pauses, a line each, in the order of their bytes.
+    /// Its pauses, one per line, in byte order.
     pauses: String,
     /// The number of the read that found resumed lanes, if any. It makes the mark differ each time,
     /// as more lanes may be resumed while a processor reads the first.

@@ -2,9 +2,9 @@
 //!
 //! A page is read, lanes run, a lane behind reads the log and a commit is under way, all
 //! concurrently. When one of these ends, the loop passes its outcome to the tracker and asks it
-//! what to start next. The loop itself decides only on timing and number: how many pages to read
-//! ahead, how many lanes to run concurrently, how long a commit waits for slow lanes. It owns
-//! everything under way, and drops it when the term ends.
+//! what to start next. The loop itself decides only timing and numbers: how many pages to read
+//! ahead, how many lanes to run at once, how long a commit waits. It owns everything under way, and
+//! drops it when the term ends.
 
 mod commits;
 mod read;
@@ -59,19 +59,19 @@ use crate::{
 };
 use read::{ReadAhead, ReadingResult};
 
-/// How long a commit waits for unfinished lanes, live. Default 3 ms: rarely, a quick lane waits
-/// this long for another; more would be noticed.
+/// How long a commit waits for unfinished lanes at the head of the log. Default 3 ms: a quick lane
+/// rarely waits this long for another, and a longer wait would be noticeable.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
-/// The same while more pages can be read at once. Nobody waits for these events, and leaving lanes
+/// The same while the processor is behind. These events are not awaited live, and leaving lanes
 /// behind has a cost. A page of thousands of lanes takes a while although none of them is slow.
 const PATIENCE_BEHIND: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
 /// The same while the term drains or is paused.
 const NO_PATIENCE: Patience = Patience { first: Duration::ZERO, last: Duration::ZERO };
-/// Maximum age of events that somebody waits for, however many there are: one tenant's burst must
-/// not delay other tenants.
+/// Maximum age of events that count as live, however many there are: one tenant's burst must not
+/// delay other tenants.
 const RECENT: Duration = Duration::from_secs(1);
-/// Maximum time before progress past events that concern no lane is stored. Longer saves writes,
-/// but a restart reads that much again.
+/// Maximum time before progress past events that concern no lane is stored. A longer time saves
+/// writes, but a restart reads more events again.
 const STORE_AFTER: Duration = Duration::from_secs(1);
 /// Time between two reads of operators' decisions: pauses, and lanes that were resumed.
 const DECISIONS_INTERVAL: Duration = Duration::from_millis(250);
@@ -80,12 +80,12 @@ const DECISIONS_INTERVAL: Duration = Duration::from_millis(250);
 const HEAD_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two log lines about dead letters. A plugin may skip every event.
 const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(1);
-/// Time without anything under way after which lanes must not have work. No step takes this long to
-/// start.
+/// If nothing is under way for this long although a lane has work, the term ends. No step takes
+/// this long to start.
 const STANDSTILL: Duration = Duration::from_secs(10);
 /// A lane that has been behind for this long exceeds its tenant's share, and is detached.
 const MAX_TIME_BEHIND: Duration = Duration::from_secs(1);
-/// So does a lane whose tenant owes this many turns of the scheduler's ring.
+/// A lane also exceeds it if its tenant owes this many rounds of the scheduler's ring.
 const MAX_DEBT: u32 = 64;
 /// The longest time between two plans.
 const PLAN_INTERVAL: Duration = Duration::from_millis(250);
@@ -173,9 +173,9 @@ pub(super) struct Engine<'a> {
 
     /// Whether the log may have events that were not read.
     more_to_read: bool,
-    /// Whether the last page was full, so that more can be read at once.
+    /// Whether the last page was full, so that more can be read immediately.
     behind: bool,
-    /// Whether the events of the last page are too old for somebody to wait for them.
+    /// Whether the events of the last page are too old to count as live.
     late: bool,
     /// The size of pages while it is behind.
     scale: PageScale,
@@ -301,7 +301,8 @@ impl<'a> Engine<'a> {
             tokio::select! {
                 Some(run) = self.runs.next(), if !self.runs.is_empty() => {
                     self.finish(run)?;
-                    // More that have ended by now, because the following steps visit every lane.
+                    // Takes all runs that have ended by now, because the following steps visit
+                    // every lane.
                     while let Some(Some(run)) = self.runs.next().now_or_never() {
                         self.finish(run)?;
                     }
@@ -539,8 +540,7 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// The scheduling class of a lane: live at the head of the log, where somebody waits for the
-    /// events.
+    /// The scheduling class of a lane: live at the head of the log, where results are awaited.
     fn class(&self, lane: &LaneKey) -> Class {
         if self.late || self.in_flight.is_detached(lane) { Class::CatchUp } else { Class::Live }
     }
@@ -620,8 +620,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// How long until this term goes well if its progress stays as it is; none if there is no error
-    /// to clear.
+    /// How long until this term counts as healthy, if its progress stays as it is; none if there is
+    /// no error to clear.
     fn well_in(&self) -> Option<Duration> {
         self.errors.well_at(|| self.progress()).map(|age| age.saturating_sub(self.began.elapsed()))
     }

@@ -147,8 +147,8 @@ pub enum QueueFull<'a> {
     Total,
 }
 
-/// The total bound, in full lanes, where lanes are not detached: memory must not grow with the
-/// number of lanes.
+/// The bound on all queues together, in full lanes, if lanes are not detached: memory must not grow
+/// with the number of lanes.
 const FULL_QUEUES: usize = 16;
 
 /// The tracker of one processor for one term. `T` is the result of a piece of work.
@@ -297,8 +297,8 @@ impl<T: Weighted> InFlight<T> {
         self.parked.contains(key) || self.lanes.get(key).is_some_and(Lane::detached)
     }
 
-    /// Why nothing more may be dispatched where lanes are not detached: the queue of one lane is
-    /// full, or the queues of all lanes together hold as much as a few full ones.
+    /// Why nothing more may be dispatched if lanes are not detached. Either the queue of one lane
+    /// is full, or all queues together hold as much as a few full ones.
     pub fn full(&self) -> Option<QueueFull<'_>> {
         if self.bounds.detaches {
             return None;

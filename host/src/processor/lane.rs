@@ -101,7 +101,7 @@ impl<E: Into<anyhow::Error>> From<E> for TermEnded {
 }
 
 impl Runner {
-    /// A runner for the subscription of a spec, which keeps its results.
+    /// A runner for the subscription of a spec, whose results are kept.
     pub fn new(spec: &ProcessorSpec, code: Arc<SwappableCode>, scheduler: Scheduler) -> Self {
         let (router, waiters) = (Router::new(spec), Arc::default());
         Runner { code, scheduler, deferred: None, router, replaying: false, waiters }

@@ -1,13 +1,13 @@
 //! Checkpoints of lanes behind their bucket's cursor.
 //!
 //! A lane checkpoint records a lane's progress, its state, and when it continues. It is inserted in
-//! the transaction in which the cursor passes the lane, updated only by comparing the progress it
-//! had, and deleted only in a transaction that also checks the cursor. So a lane is covered either
-//! by the cursor or by its checkpoint, never by both or neither.
+//! the transaction in which the cursor passes the lane. It is updated only if it still has the
+//! expected progress, and deleted only in a transaction that also checks the cursor. So a lane is
+//! covered either by the cursor or by its checkpoint, never by both or neither.
 //!
-//! There may be very many of them, for as long as nobody resumes them. Reasons are bounded
-//! ([`Reason`]) and stay in the database. The host keeps only what a lane needs to continue
-//! ([`LaneRow`]), and reads rows again only for lanes that were resumed.
+//! There may be very many of them until they are resumed. Reasons are bounded ([`Reason`]) and stay
+//! in the database. The host keeps only what a lane needs to continue ([`LaneRow`]), and reads rows
+//! again only for lanes that were resumed.
 
 use std::time::SystemTime;
 

@@ -63,7 +63,7 @@ impl Barrier {
     }
 }
 
-/// The order of two places in one log.
+/// The order of two progresses in one log.
 fn compare_progress(a: &Progress, b: &Progress) -> Ordering {
     let last = |progress: &Progress| progress.remainder().and_then(|rest| rest.after);
     compare_snapshots(a.seen(), b.seen()).then_with(|| match (a.target(), b.target()) {

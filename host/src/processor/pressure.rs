@@ -22,12 +22,12 @@ pub enum Strategy {
     /// No lane waits: a lane that holds too much reads the log itself until it rejoins the tail.
     #[default]
     Detach,
-    /// All lanes of the processor wait: no page is read while the queue of any of them is full, and
-    /// none is detached for being slow. Commits do not wait; quiet lanes see later events late.
+    /// All lanes of the processor wait: no page is read while any lane's queue is full, and no lane
+    /// is detached for being slow. Commits do not wait. Quiet lanes get later events late.
     Pause,
     /// All processors with this strategy wait for each other: none reads a page before all lanes of
     /// all of them have committed the previous one. A processor that is paused as a whole leaves
-    /// until it is resumed; one that is behind is waited for.
+    /// until it is resumed. The others wait for one that is behind.
     Lockstep,
     /// No lane waits, and recent events matter most: a lane or processor that is too many events
     /// behind jumps to the head of the log. The events that it sheds are counted in the transaction

@@ -73,7 +73,7 @@ pub struct ProcessorStatus {
     pub last_shed: Option<LastShed>,
     /// Why it reads nothing although there may be more, and since when; none while it reads.
     pub held: Option<String>,
-    /// The error that ended its last term; cleared once a term goes well.
+    /// The error that ended its last term; cleared once a term is healthy.
     pub term_error: Option<TermError>,
     /// The number of lanes behind its cursor.
     pub lanes_counted: LaneCounts,

@@ -2,8 +2,8 @@
 //!
 //! Terms that keep ending commit nothing, so they leave no other trace in the database. The error
 //! is therefore written outside any term; if that fails too, it is written with the next one. The
-//! record outlives the host: a new host continues its time and count. It is cleared once a term
-//! goes well (see [`TermErrors::well_at`]).
+//! record outlives the host: a new host continues its time and count. It is cleared once a term is
+//! healthy (see [`TermErrors::well_at`]).
 
 use std::{
     sync::Arc,
@@ -19,15 +19,15 @@ use crate::{
     model::{handler::REASON_BYTES, ids::ProcessorId, text},
 };
 
-/// Minimum age of a term that goes well because it has caught up. Default 2 s: a connection that is
-/// lost again and again while there is nothing to do must stay visible.
+/// Minimum age of a term that is healthy because it has caught up. Default 2 s: a connection that
+/// is lost again and again while there is nothing to do must stay visible.
 const STEADY: Duration = Duration::from_secs(2);
-/// Minimum age of a term that goes well because it commits, though it never catches up. Default
-/// 60 s: one lane's commit says nothing about a statement of another lane that is about to fail,
-/// so it must be older than statements run before they fail.
+/// Minimum age of a term that is healthy because it commits, though it never catches up. Default 60
+/// s: one lane's commit does not show that another lane's statement will succeed. So the term must
+/// be older than statements run before they fail.
 const LASTING: Duration = Duration::from_secs(60);
-/// Maximum time that the next term waits for an error to be written. Default 5 s: a read and a
-/// write of one row, and a database that is away takes longer to report it.
+/// Maximum time that the next term waits for an error to be written. Default 5 s: enough to read
+/// and write one row, and less than an unreachable database takes to fail.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The progress that a term has made so far.
@@ -66,8 +66,8 @@ impl TermErrors {
         self.ended = Some(EndedTerms { error: error.into(), since, at: now, times: times + 1 });
     }
 
-    /// The age at which a term goes well if its progress stays as it is; none if it does not, or if
-    /// there is no error to clear.
+    /// The age at which a term is healthy, if its progress stays as it is. None if it never is, or
+    /// if there is no error to clear.
     pub(super) fn well_at(&self, progress: impl FnOnce() -> TermProgress) -> Option<Duration> {
         if self.continued && self.ended.is_none() {
             return None;
@@ -106,7 +106,8 @@ impl TermErrors {
         Ok(())
     }
 
-    /// Adds the terms that an earlier host recorded: since when they ended, and how many did.
+    /// Adds the terms that an earlier host recorded: when the first of them ended, and their
+    /// number.
     fn continue_from(&mut self, stored: Option<(SystemTime, i64)>) {
         self.continued = true;
         if let (Some(ended), Some((since, times))) = (&mut self.ended, stored) {
@@ -115,7 +116,7 @@ impl TermErrors {
         }
     }
 
-    /// Clears the record, because a term goes well.
+    /// Clears the record, because a term is healthy.
     pub(super) async fn clear(&mut self, session: &Session, id: &ProcessorId) -> Result<(), Error> {
         session.execute(include_str!("term_errors/clear.sql"), &[&id.as_str()]).await?;
         (self.ended, self.continued) = (None, true);

@@ -1,11 +1,11 @@
 //! The documents of one processor during one term.
 //!
-//! They are read through a cache, and written with the version that they were read with. During a
-//! term its owner is the only writer, so the cache stays valid; it is bounded in bytes and ends
-//! with the term. Documents that a lane wrote and no commit contains yet are *staged*: only that
-//! lane reads them. [`loader`] batches the reads of all lanes, so the number of statements does not
-//! grow with the number of lanes. A stored document contains `_id` and `_version`, which Pongo
-//! expects. They are added and removed here; handlers never see them.
+//! They are read through a cache, and written only if they still have the version that was read.
+//! During a term its owner is the only writer, so the cache stays valid; it is bounded in bytes and
+//! ends with the term. Documents that a lane wrote and no commit contains yet are *staged*: only
+//! that lane reads them. [`loader`] batches the reads of all lanes, so the number of statements
+//! does not grow with the number of lanes. A stored document contains `_id` and `_version`, which
+//! Pongo expects. They are added and removed here; handlers never see them.
 
 mod cache;
 mod committed;

@@ -29,7 +29,7 @@ pub struct Selection {
     pub tenant: Option<String>,
     /// Only with this id.
     pub id: Option<String>,
-    /// Most documents.
+    /// Maximum number of documents.
     pub limit: Option<i64>,
     /// Only after this tenant and id.
     pub after: Option<(String, String)>,

@@ -1,7 +1,7 @@
 //! Documents as lines of JSON: the expected documents of a test, and those that a plugin made.
 //!
-//! A line is `{"collection":"…","tenant":"…","id":"…","data":{…}}`. Written lines are in the order
-//! of collection, tenant and id, each document on one line without the plugin's spacing, so that
+//! A line is `{"collection":"…","tenant":"…","id":"…","data":{…}}`. Written lines are sorted by
+//! collection, tenant and id. Each document is on one line without the plugin's spacing, so that
 //! two files can be compared by eye. Lines to be read may be in any order, each document once.
 
 use std::{

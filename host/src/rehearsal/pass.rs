@@ -77,7 +77,7 @@ pub struct StoppedLane {
     pub class: String,
     /// What happened.
     pub message: String,
-    /// Number of attempts, where the plugin asked for a retry; none where the lane stopped at once.
+    /// Number of attempts, if the plugin asked for a retry; none if the lane stopped at once.
     pub attempts: Option<u32>,
 }
 

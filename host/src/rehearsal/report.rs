@@ -49,18 +49,18 @@ pub struct PassReport {
     pub events_per_second: f64,
     /// Differences of the documents from those of the first pass.
     pub documents: Comparison,
-    /// Events whose fate differs from that in the first pass.
+    /// Events whose outcome differs from that in the first pass.
     pub fates: Excerpt<EventDifference>,
 }
 
-/// An event with different fates in two passes.
+/// An event with different outcomes in two passes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct EventDifference {
     /// Its line.
     pub line: i64,
-    /// Its fate in the first pass.
+    /// Its outcome in the first pass.
     pub first: String,
-    /// Its fate in this pass.
+    /// Its outcome in this pass.
     pub here: String,
 }
 
@@ -122,8 +122,8 @@ impl PassReport {
     }
 }
 
-/// The events whose fate differs between two passes. Only the class of a skip or stop is compared,
-/// since its message may mention the batch.
+/// The events whose outcome differs between two passes. Only the class of a skip or stop is
+/// compared, since its message may mention the batch.
 fn differing_fates(first: &PassResult, here: &PassResult) -> Excerpt<EventDifference> {
     let fate = |pass: &PassResult, line: i64| match (pass.skipped.get(&line), pass.stopped.get(&line)) {
         (_, Some(stop)) => format!("stopped its lane as {}", stop.class),

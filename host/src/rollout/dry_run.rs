@@ -1,11 +1,11 @@
 //! The dry run of a new version: it handles recent events again, before a swap gives it new ones.
 //!
 //! The candidate handles the processor's last events as in live work, over the committed documents.
-//! Its results are counted and discarded. Where it fails (it traps, reaches a limit, returns
+//! Its results are counted and discarded. If it fails (it traps, reaches a limit, or returns
 //! malformed output), the running version handles the same events in the same way. If both fail,
 //! the failure says nothing about the candidate. If only the candidate fails, it is rejected. Skips
 //! and stops are decisions of the plugin's author, and the documents may already contain the
-//! effects of these events; so skips and stops are counted and shown, but reject nothing. Both
+//! effects of these events. So skips and stops are counted and shown, but reject nothing. Both
 //! versions run in fresh instances, so that neither remembers discarded results.
 
 use std::{
@@ -44,8 +44,8 @@ use crate::{
 };
 
 /// Maximum time for the candidate, and again for the running version where the candidate failed.
-/// What they did within it counts. A candidate that handled nothing gets it a second time. Default
-/// 2 s.
+/// Only events handled within this time count. A candidate that handled nothing gets a second
+/// chance. Default 2 s.
 const TIME: Duration = Duration::from_secs(2);
 /// Lanes that run concurrently: enough that their reads of documents share a query.
 const LANES_AT_ONCE: usize = 16;

@@ -1,8 +1,8 @@
 //! The probation of a version after a swap (its *trial*): pure.
 //!
-//! A version that replaces another fails its trial by blocking lanes that were not blocked before:
-//! several of them, or every lane that it has handled so far. The reconciler then puts the previous
-//! version back, and the lanes try again with that.
+//! A version that replaces another fails its trial if it newly blocks several lanes, or every lane
+//! that it has handled so far. The reconciler then restores the previous version, which retries
+//! these lanes.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use crate::processor::code::VersionStats;
 pub struct Probation {
     /// How long the trial lasts, in seconds; 0 trusts every version.
     pub seconds: u64,
-    /// Newly blocked lanes from which the version fails. One suffices if it has handled no event.
+    /// Number of newly blocked lanes at which the version fails. One suffices if it has handled no
+    /// event.
     pub lanes: usize,
 }
 

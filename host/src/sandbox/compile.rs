@@ -30,13 +30,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wasmtime::{Engine, component::Component};
 
-/// What an operator can set.
+/// The settings of compilation.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
     /// Folder for compiled code; only this host's user may write there. Empty: no cache, and every
     /// start compiles again. Default: `sandmill` in the user's cache folder, or a private folder
-    /// among the temporary files where there is none.
+    /// among the temporary files if the user has none.
     pub cache: PathBuf,
     /// Size of the cache, MiB. The least recently used code is removed. Default 1024: about thirty
     /// plugins in JavaScript or Python, or two thousand in Rust.
@@ -145,7 +145,7 @@ pub enum CompileError {
 }
 
 impl CompileError {
-    /// Whether the machine's present state is the cause, and not the component.
+    /// Whether the cause is the machine's current state, and not the component.
     pub fn is_shortage(&self) -> bool {
         matches!(self, CompileError::Killed | CompileError::Scarce(_) | CompileError::Starved { .. })
     }

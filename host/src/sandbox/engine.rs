@@ -1,9 +1,9 @@
 //! The engine's configuration, and the thread that advances its epoch.
 //!
-//! Instances come from a pool: address space is set aside once, memory is mapped copy-on-write, and
-//! the kernel finds dirty pages when a slot is freed. Where the machine refuses that much address
-//! space, a smaller pool is tried, and at last none: instances are then slower to make, and nothing
-//! else changes. Component concurrency is off, which makes a call four times cheaper; guests are
+//! Instances come from a pool. Address space is set aside once, memory is mapped copy-on-write, and
+//! the kernel finds dirty pages when a slot is freed. If the machine refuses that much address
+//! space, smaller pools are tried. Without any pool, instances are slower to make, and nothing else
+//! changes. Component concurrency is off, which makes a call four times cheaper; guests are
 //! synchronous.
 
 use std::time::Duration;
@@ -108,7 +108,7 @@ fn pool(limits: &Limits, instances: u32) -> PoolingAllocationConfig {
     let instances = instances + 1;
     // A component from Rust has up to three core modules, one from Python about forty. Core
     // instances are only counted, while memories and tables take address space. There is one memory
-    // per instance, because memories take mappings: a JavaScript guest has three, so fewer such
+    // per instance, because memories take mappings. A JavaScript guest has three, so fewer such
     // guests are alive at once, and idle ones are evicted.
     pool.total_component_instances(instances)
         .total_core_instances(instances * CORE_INSTANCES)

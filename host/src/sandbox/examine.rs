@@ -1,10 +1,9 @@
 //! The examination of a component file: loads it as a plugin, and reports all that is learnt about
 //! it.
 //!
-//! The host loads its plugins through here, and so does `sandmill plugin check`: its report is what
-//! the host does with the file. A file's size is checked before a byte of it is read, so a file
-//! that is too large costs nothing. What was learnt before a file was refused is kept beside the
-//! refusal.
+//! The host loads its plugins through here, and so does `sandmill plugin check`: its report shows
+//! what the host does with the file. A file's size is checked before a byte of it is read, so a
+//! file that is too large costs nothing. A refusal keeps everything that was found out before it.
 
 use std::{
     fs::File,
@@ -22,11 +21,11 @@ use super::{
 
 /// The result of examining a file, complete or not.
 pub struct Examination {
-    /// Its size, bytes; none where it could not be read.
+    /// Its size, bytes; none if it could not be read.
     pub bytes: Option<u64>,
-    /// Its SHA-256, lower-case hexadecimal; none where it was not read to its end.
+    /// Its SHA-256, lower-case hexadecimal; none if it was not read to its end.
     pub digest: Option<String>,
-    /// Its outline; none where it was not read, or is not a component.
+    /// Its outline; none if it was not read, or is not a component.
     pub outline: Option<Outline>,
     /// The plugin, or why this host does not run it.
     pub loaded: Result<Plugin, LoadError>,

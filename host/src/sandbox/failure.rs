@@ -1,5 +1,5 @@
-//! The failure of a call, named from the error that ended it: a refusal of the host, a limit, a
-//! trap, or an answer that cannot be read.
+//! The failure of a call, classified by the error that ended it: a refusal by the host, a limit, a
+//! trap, or an unreadable answer.
 
 use wasmtime::{PoolConcurrencyLimitError, Trap};
 
@@ -12,8 +12,8 @@ use crate::model::{
 /// The class of a failure because every instance was in use.
 pub(super) const NO_INSTANCE: &str = "instances";
 
-/// The failure that an error of the engine stands for. What the host knows for certain is examined
-/// first, since the trap that follows may look like something else.
+/// The failure for an error of the engine. Causes that the host knows for certain come first, since
+/// the trap that follows may look like something else.
 pub(super) fn from_error(error: &wasmtime::Error, state: &mut GuestState) -> Failure {
     if let Some(failure) = state.call.refused.take() {
         return failure;
@@ -47,7 +47,7 @@ pub(super) fn from_error(error: &wasmtime::Error, state: &mut GuestState) -> Fai
     }
 }
 
-/// The message of a trap: the guest's last words where there are any, then what ended it.
+/// The message of a trap: the guest's last words if there are any, then what ended it.
 pub(super) fn trap_message(last_words: Option<&str>, ending: &str) -> String {
     let Some(words) = last_words else { return ending.to_owned() };
     let ending = format!(" ({ending})");
@@ -60,13 +60,14 @@ fn trap_name(trap: &Trap) -> String {
     let name = trap.to_string();
     let name = name.strip_prefix("wasm trap: ").unwrap_or(&name);
     match trap {
-        // A guest whose own stack, which is in its memory, overflows accesses what lies before it.
+        // A guest's own stack is in its memory. If it overflows, the guest accesses addresses
+        // before it.
         Trap::MemoryOutOfBounds => format!("{name}: a wild pointer, or a recursion that used up the guest's stack"),
         _ => name.to_owned(),
     }
 }
 
-/// The guest's last words behind a message of the host's.
+/// The guest's last words, to be appended to a message of the host.
 fn after(last_words: Option<&str>) -> String {
     last_words.map(|words| format!("; the guest's last output: {words}")).unwrap_or_default()
 }

@@ -74,8 +74,8 @@ impl GuestState {
             )));
         }
         let found = documents.get_many(name, ids).await?;
-        // One document named often enough would fill any memory. The guest's own could not hold the
-        // result either.
+        // A document that is named often enough would fill any memory. The guest's memory could not
+        // hold the result either.
         let (bytes, most) = (found.iter().flatten().map(|text| text.len()).sum::<usize>(), self.growth.memory_bytes());
         if bytes > most {
             let message = format!(

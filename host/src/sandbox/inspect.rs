@@ -111,7 +111,7 @@ pub struct Outline {
 
 impl Outline {
     /// The contract that its exports name, such as `sandmill:processor@0.1.0`, in this host's
-    /// version or another. None where it is not a plugin.
+    /// version or another. None if it is not a plugin.
     pub fn contract(&self) -> Option<String> {
         let (interface, version) = self.exports.iter().find_map(|name| name.strip_prefix(PACKAGE)?.split_once('@'))?;
         EXPORTS.contains(&interface).then(|| format!("{}@{version}", PACKAGE.trim_end_matches('/')))

@@ -1,7 +1,7 @@
 //! A store with one instance in it, and the calls that it runs.
 //!
 //! A store belongs to one plugin and one tenant for its whole life. The parts of a call (its
-//! documents, its log, its CPU time) are set when the call begins and removed when it ends, so an
+//! documents, its log, its CPU time) are set when the call begins and removed when it ends. So an
 //! idle store can reach nothing. A call that is dropped leaves its store in an unknown state; the
 //! owner must drop the store too.
 
@@ -81,7 +81,7 @@ pub(super) struct Guest {
 }
 
 impl Guest {
-    /// An empty store. None for the tenant in `describe`.
+    /// An empty store. `tenant` is none for `describe`.
     pub(super) fn new(
         sandbox: &Sandbox,
         identity: Arc<GuestIdentity>,

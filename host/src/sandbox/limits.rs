@@ -40,16 +40,17 @@ pub struct Limits {
     /// Documents that one `get-many` may name. Default 20000, as many as a call may change: each
     /// name stays in memory until the call is answered.
     pub reads: usize,
-    /// Size of one document, KiB of JSON text, both as the plugin writes it and as PostgreSQL
-    /// prints it: with a space after each comma and colon, and numbers without exponents. Default
-    /// 1024: larger documents slow down every page that touches them, for all tenants.
+    /// Size of one document, KiB of JSON text. It bounds the text that the plugin writes, and also
+    /// the text that PostgreSQL prints: with a space after each comma and colon, and numbers
+    /// without exponents. Default 1024: larger documents slow down every page that touches them,
+    /// for all tenants.
     pub document_kib: usize,
     /// Nesting depth of arrays and objects in a document. Default 128, which is also the maximum:
     /// readers of documents accept no more.
     pub json_depth: usize,
     /// Collections that one plugin may list. Default 32: a commit that writes all of them locks
-    /// each table and its index, 64 relations, which is what PostgreSQL has room for per connection
-    /// (max_locks_per_transaction; raise it together with this).
+    /// each table and its index. These are 64 relations, as many as PostgreSQL has room for per
+    /// connection (max_locks_per_transaction; raise it together with this).
     pub collections: usize,
     /// Elements of one table. Default 20000: the runtimes of JavaScript and Python need about 8000.
     pub table_elements: usize,
@@ -65,9 +66,9 @@ pub struct Limits {
     /// Instances alive at once, for which address space is set aside at start. Default 256: each
     /// concurrent call needs one.
     pub instances: u32,
-    /// Instances kept warm between calls, at most. Default 128: each spares its tenant's next call
-    /// the making of an instance, which takes milliseconds for a guest in Python, and holds 1 to 13
-    /// MiB meanwhile. 0 keeps none.
+    /// Instances kept warm between calls, at most. Default 128: with a warm instance, the tenant's
+    /// next call need not make one, which takes milliseconds for a guest in Python. Each holds 1 to
+    /// 13 MiB meanwhile. 0 keeps none.
     pub warm_instances: u32,
 }
 

@@ -23,7 +23,7 @@ const BACKTRACE_HINT: &str = "note: run with `RUST_BACKTRACE=1`";
 pub(super) struct CallLog {
     /// None in `describe`.
     tenant: Option<Arc<TenantAccount>>,
-    /// A field of each line where the events were handled before.
+    /// A field of each line if the events were handled before.
     replaying: Option<bool>,
     lines_left: u32,
     line_bytes: usize,

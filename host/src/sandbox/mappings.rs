@@ -8,13 +8,13 @@ use std::path::Path;
 
 /// The kernel's setting.
 const MAX_MAP_COUNT: &str = "/proc/sys/vm/max_map_count";
-/// Mappings of a live pooled store: four for its memory's image and its stack in use, two for its
-/// slot in the pool of stacks, which are there from the start.
+/// Mappings of a live pooled store: four for its memory's image and its stack in use. Two more, for
+/// its slot in the pool of stacks, exist from the start.
 const PER_STORE: u64 = 6;
 /// Mappings kept free for the rest of the process: code, threads, allocators, sockets.
 const MARGIN: u64 = 8_192;
 
-/// The lower of `wanted` stores and what the kernel allows. Warns where that is less.
+/// The lower of `wanted` stores and what the kernel allows. Warns if that is less.
 pub(super) fn cap(wanted: u32) -> u32 {
     let Some(allowed) = read(Path::new(MAX_MAP_COUNT)) else { return wanted };
     let capped = below(wanted, allowed);
@@ -30,12 +30,12 @@ pub(super) fn cap(wanted: u32) -> u32 {
     capped
 }
 
-/// None where there is no such file: other systems have no such bound.
+/// None if there is no such file: other systems have no such bound.
 fn read(path: &Path) -> Option<u64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
-/// Keeps at most half of the mappings free where there are few, and allows at least one store.
+/// Keeps at most half of the mappings free if there are few, and allows at least one store.
 fn below(wanted: u32, max_map_count: u64) -> u32 {
     let usable = max_map_count - MARGIN.min(max_map_count / 2);
     wanted.min(u32::try_from(usable / PER_STORE).unwrap_or(u32::MAX)).max(1)

@@ -104,7 +104,7 @@ pub(super) struct StoreLimiter {
 }
 
 impl StoreLimiter {
-    /// A limiter of an empty store. None for the tenant in `describe`.
+    /// A limiter of an empty store. `tenant` is none for `describe`.
     pub(super) fn new(plugin: Arc<PluginMemory>, tenant: Option<TenantMemory>, limits: &Limits) -> Self {
         let (memory_bytes, table_elements) = (limits.memory_bytes(), limits.table_elements);
         StoreLimiter { plugin, tenant, memory_bytes, table_elements, held: 0, read: 0, denied: None }
@@ -161,8 +161,8 @@ impl StoreLimiter {
         Ok(())
     }
 
-    /// Reserves memory of the tenant. If need be, the documents read for the guest are no longer
-    /// counted: mostly it grows to hold them.
+    /// Reserves memory of the tenant. If necessary, the documents read for the guest are no longer
+    /// counted: the guest usually grows to hold them.
     fn reserve_tenant(&mut self, bytes: usize) -> bool {
         let Some(tenant) = &self.tenant else { return true };
         if tenant.reserve(bytes) {
@@ -183,8 +183,8 @@ impl StoreLimiter {
 impl ResourceLimiter for StoreLimiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
-            // Beyond the memory's own declaration: the growth fails anyway, and is no refusal of
-            // ours.
+            // Beyond the memory's own declaration: the growth fails anyway, and does not count as a
+            // refusal by the host.
             return Ok(false);
         }
         let grown = self.grow(desired.saturating_sub(current));

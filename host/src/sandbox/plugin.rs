@@ -39,7 +39,7 @@ pub struct Plugin {
     digest: String,
 }
 
-/// What the host knows of a guest: the name it is logged under, and what its calls are checked
+/// The identity of a guest: the name it is logged under, and the data that its calls are checked
 /// against.
 pub(super) struct GuestIdentity {
     name: String,
@@ -104,8 +104,8 @@ impl Plugin {
     }
 
     /// Runs one call in a store of the batch's tenant, and keeps the store if the call succeeds. A
-    /// single event that fails in a warm store gets a second call in a fresh one: memory that leaks
-    /// over calls, or a guest that has corrupted its state, must not block the lane at that event.
+    /// single event that fails in a warm store gets a second call in a fresh one. A guest that
+    /// leaks memory over calls, or has corrupted its state, must not block the lane at that event.
     /// A larger batch needs no second call, since it is halved and retried anyway.
     async fn lend_and_call(&self, batch: &Batch, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {
         let (warm, tenant) = (&self.sandbox.warm, self.sandbox.tenants.of(&batch.lane.tenant));
@@ -127,8 +127,8 @@ impl Plugin {
                 answer => break answer,
             }
         }?;
-        // A guest that halts stopped within a batch, so its memory may reflect events that it will
-        // see again.
+        // A guest that halted has stopped within a batch, so its memory may reflect events that it
+        // will see again.
         if effects.halted.is_none() {
             loan.keep();
         }

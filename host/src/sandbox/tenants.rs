@@ -3,7 +3,7 @@
 //!
 //! All stores and calls of a tenant share its [`TenantAccount`]. At the bound on calls, a call
 //! waits for a permit before its clock starts, first come first served. Memory over the bound is
-//! refused; where other calls of the tenant hold it, the call is retried. Log lines over the volume
+//! refused; if other calls of the tenant hold it, the call is retried. Log lines over the volume
 //! are dropped. Idle accounts are forgotten, so their number is bounded by the tenants that were
 //! active within the last seconds.
 
@@ -21,7 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::limits::TenantLimits;
 use crate::model::{handler::LogRoom, ids::TenantId};
 
-/// Number of accounts from which idle ones are looked for.
+/// Minimum number of accounts at which idle ones are dropped.
 const MIN_SWEEP: usize = 1_024;
 /// Size of the log bucket, as time: a tenant that was quiet may log this much at once.
 const BURST: Duration = Duration::from_secs(10);
@@ -56,7 +56,8 @@ impl TenantAccounts {
         if accounts.tenants.len() >= accounts.sweep_at {
             let now = Instant::now();
             accounts.tenants.retain(|_, tenant| Arc::strong_count(tenant) > 1 || !tenant.log().is_at_rest(now));
-            // The rest is busy: another sweep pays once there are twice as many.
+            // The remaining accounts are busy: another sweep is worthwhile once there are twice as
+            // many.
             accounts.sweep_at = MIN_SWEEP.max(accounts.tenants.len() * 2);
         }
         let tenant = Arc::new(TenantAccount::new(id.clone(), (self.limits)(id)));
@@ -105,7 +106,7 @@ impl TenantAccount {
     }
 
     /// Waits until the tenant may make one more call and one of all `instances` is free for it. The
-    /// semaphores are never closed, so there always is a permit.
+    /// semaphores are never closed, so a permit always comes.
     pub(super) async fn permit(self: Arc<Self>, instances: Arc<Semaphore>) -> Option<TenantPermit> {
         let call = self.calls.clone().acquire_owned().await.ok()?;
         let instance = instances.acquire_owned().await.ok()?;
@@ -130,8 +131,8 @@ pub(super) struct TenantPermit {
     _tenant: Arc<TenantAccount>,
 }
 
-/// A token bucket for log volume, filled over time and emptied by lines. It has no clock of its
-/// own.
+/// A token bucket for log volume, filled over time and emptied by lines. The caller passes the
+/// time.
 pub(super) struct LogBudget {
     per_second: u64,
     /// Volume that may be logged now, bytes.

@@ -11,17 +11,17 @@ use crate::model::{
     ids::TenantId,
 };
 
-/// Tenants whose refusals are kept apart between two reports. Those of further tenants are counted
-/// by class only.
+/// Maximum number of tenants whose refusals are counted separately between two reports. Those of
+/// further tenants are counted by class only.
 const TENANTS: usize = 10_000;
 
-/// Present use of a sandbox, and its refusals since it was made.
+/// Current use of a sandbox, and its refusals since it was made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SandboxUsage {
     /// Stores alive: in a call or idle.
     pub live: usize,
-    /// Bound on live stores and so on concurrent calls: `limits.instances`, or fewer where the
-    /// machine has no room for them.
+    /// Bound on live stores and so on concurrent calls: `limits.instances`, or fewer if the machine
+    /// has no room for them.
     pub max_live: usize,
     /// Live stores that wait for their tenant's next call.
     pub idle: usize,

@@ -363,7 +363,7 @@ mod tests {
         let mut lent = warm.lend(owner(1, "a")).unwrap();
         lent.get_or_make(|| unreachable!("it is warm"));
         warm.forget(&owner(1, "a"));
-        // A loan that began after that is taken back, one from before is not.
+        // A store that was lent after that is taken back; a store that was lent before is not.
         let mut later = warm.lend(owner(1, "a")).unwrap();
         later.get_or_make(|| "later".into());
         later.keep();

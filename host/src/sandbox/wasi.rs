@@ -2,7 +2,7 @@
 //! none of it reaches anything outside the sandbox.
 //!
 //! The runtimes of JavaScript and Python import clocks, random numbers, files and sockets whether
-//! or not a plugin uses them, so a component that imports these is accepted. But the result of a
+//! or not a plugin uses them. So a component that imports these is accepted. But the result of a
 //! call may depend on events alone. So clocks stand still and random numbers are constant. A wait
 //! ends at once, since a clock that stands still would never reach its end. There is no folder and
 //! no network; opening one is denied. What a guest prints becomes log lines.
@@ -152,7 +152,7 @@ fn function(linker: &mut LinkerInstance<'_, GuestState>, interface: &str, name: 
     }
 }
 
-/// Returns the function's error for a denied access. Ends the guest where the function has none.
+/// Returns the function's error for a denied access. Ends the guest if the function has none.
 async fn deny(
     mut store: StoreContextMut<'_, GuestState>,
     name: &str,

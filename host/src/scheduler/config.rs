@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What an operator can set.
+/// The settings of the scheduler.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Config {
@@ -19,8 +19,8 @@ pub struct Config {
     /// and, on the same machine, PostgreSQL. With guests on every core all of these wait for each
     /// other, and every commit waits for them.
     pub free_threads: usize,
-    /// Weight of a tenant's live work: events at the head of the log, which somebody waits for.
-    /// 1 to 100, relative to the other two classes. Default 8.
+    /// Weight of a tenant's live work: events at the head of the log. 1 to 100, relative to the
+    /// other two classes. Default 8.
     pub live_weight: u32,
     /// Weight of a tenant's work behind the head of the log, and of lanes that read the log for
     /// themselves. 1 to 100. Default 2: it makes progress, but the tenant's own live events go

@@ -16,7 +16,7 @@ static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub struct TaskMeter {
     cpu: AtomicU64,
     waited: AtomicU64,
-    /// When the waiting task became ready, in nanoseconds since [`ORIGIN`]; 0 where none waits.
+    /// When the waiting task became ready, in nanoseconds since [`ORIGIN`]; 0 if none waits.
     ready_since: AtomicU64,
 }
 
@@ -26,7 +26,7 @@ impl TaskMeter {
         Duration::from_nanos(self.cpu.load(Relaxed))
     }
 
-    /// Time for which tasks were ready while other tasks were polled, with the present wait.
+    /// Time for which tasks were ready while other tasks were polled, including the current wait.
     pub fn waited(&self) -> Duration {
         let present = match self.ready_since.load(Relaxed) {
             0 => 0,

@@ -2,13 +2,13 @@
 //!
 //! The ring holds a *flow* for each tenant and class that has work. Each round pays every flow a
 //! quantum of CPU time, by weight and class. Flows with credit are served first come, first served,
-//! a slice at a time; the next round begins when no flow has both credit and work. A slice is
+//! a slice at a time. The next round begins when no flow has both credit and work. A slice is
 //! debited when it begins and corrected by its measured cost when it ends. So a tenant may
 //! overdraw, and then sits out as many rounds as it owes.
 //!
 //! Debt outlives an empty queue, credit does not: a flow without work leaves the ring at its next
 //! visit unless it is in debt. So a tenant that returns without debt is served before all tenants
-//! that have used up their credit, yet nobody gains more than a quantum per round by coming and
+//! that have used up their credit. Yet no tenant gains more than a quantum per round by coming and
 //! going. Every step is O(1), amortised over the time that is shared out.
 //!
 //! A task that continues after a whole slice is *long*. Only a bounded number of long tasks compute
@@ -27,8 +27,8 @@ use foldhash::fast::RandomState;
 
 use crate::model::ids::TenantId;
 
-/// About how long a task computes at once: the epoch's period. Also the quantum of live work with
-/// weight 1. Nanoseconds.
+/// Approximate time that a task computes at once, in nanoseconds: the epoch's period. Also the
+/// quantum of live work with weight 1.
 const SLICE: i64 = 1_000_000;
 /// The largest debt, in rounds, so that every tenant is served again within a bounded time.
 const MAX_DEBT: i64 = 256;
@@ -36,7 +36,7 @@ const MAX_DEBT: i64 = 256;
 /// The kind of work that a task belongs to, which decides its part of its tenant's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Events at the log's head, which somebody waits for.
+    /// Events at the log's head, whose results are awaited.
     Live,
     /// Events behind the log's head, and lanes that read the log for themselves.
     CatchUp,
@@ -358,8 +358,8 @@ impl<T> Ring<T> {
         Some(())
     }
 
-    /// Drops flows at the front that have neither work nor debt. While no task waits, nobody is
-    /// passed over by that.
+    /// Drops flows at the front that have neither work nor debt. While no task waits, this passes
+    /// over no tenant.
     fn drop_idle_flows(&mut self) {
         while let Some(&key) = self.ring.front()
             && let Some((_, flow)) = self.flow(key)

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::model::ids::TenantId;
 
-/// Pause of a thread after each slice of a long task: as short as the kernel can, some 60 µs.
+/// Pause of a thread after each slice of a long task: as short as the kernel allows, some 60 µs.
 ///
 /// The kernel moves a thread that computes without end off its core only after several
 /// milliseconds. A commit crosses several such waits: the runtime's, and those of PostgreSQL's

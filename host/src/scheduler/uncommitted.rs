@@ -96,7 +96,7 @@ impl Uncommitted {
             };
             let mut notified = pin!(room.notified());
             notified.as_mut().enable();
-            // Room may have come between the two looks, and another run may have taken it.
+            // Room may have appeared between the two checks, and another run may have taken it.
             let unchanged = |results: &TenantResults| results.bytes > TENANT_BYTES && Arc::ptr_eq(&results.room, &room);
             if !self.tenants().get(tenant).is_some_and(unchanged) {
                 continue;

@@ -7,12 +7,12 @@
 //! - The **wide** form begins at the lowest position of the difference and pages along the primary
 //!   key. It serves imports and catching up, and differences that overflow the narrow form.
 //!
-//! Each statement runs on a primary, in a read-only transaction without an xid: the snapshot of a
-//! standby leaves out running transactions, and a transaction with an xid counts itself as
-//! finished.
+//! Each statement runs on a primary, because the snapshot of a standby leaves out running
+//! transactions. Its transaction is read-only and has no xid, because a transaction with an xid
+//! counts itself as finished.
 //!
 //! A page ends as soon as it reaches its bound in bytes. Rows that arrive after that are dropped
-//! unread. They are bounded too, because the statements leave large data behind. Such data is
+//! unread. These rows are bounded too, because the statements leave out large data. That data is
 //! loaded by position when a lane needs it.
 
 pub mod lag;
@@ -167,7 +167,7 @@ impl NativeSession {
             Some(tenant) => {
                 let (tenants, numbers) = (vec![tenant.as_str()], vec![1_i64]);
                 let params: [&(dyn ToSql + Sync); 6] = [&tenants, &numbers, seen, to, last, &limit];
-                // No row where no events follow.
+                // No row if no events follow.
                 (self.session.query_opt(&self.statements.tenant_lag, &params).await?, 2)
             }
             None => (self.session.query_opt(&self.statements.lag, &[seen, to, last, &limit]).await?, 1),
@@ -317,7 +317,7 @@ fn body(row: &Row) -> Result<Body, Error> {
 
 impl TextCache {
     /// Makes events from rows as they arrive, until they hold twice the requested bytes. That much
-    /// slack is worth its memory: the number of rows was estimated from the recent weight of
+    /// slack is worth its memory. The number of rows was estimated from the recent weight of
     /// events, and rows that are left out must be sent again.
     async fn read(&mut self, rows: RowStream, limit: Limit) -> Result<EventsRead, SourceError> {
         let mut rows = std::pin::pin!(rows);

@@ -9,9 +9,9 @@
 //!
 //! Re-anchoring changes no outcome. The old xids are enough to compute what each processor and each
 //! lane has handled, in any cluster. Events that were handled by the same set of progresses form a
-//! class. Every class gets one low xid, long past in any cluster, and every progress becomes a
-//! snapshot that sees exactly its classes and no later transaction. This takes one transaction,
-//! rewrites all events, and blocks appends meanwhile.
+//! class. Every class gets one low xid, long past in any cluster. Every progress becomes a snapshot
+//! that sees exactly its classes and no later transaction. This takes one transaction, rewrites all
+//! events, and blocks appends meanwhile.
 //!
 //! `sandmill.append` and the import reject a store of another cluster, but a plain INSERT does not.
 //! An event that was inserted between the restore and re-anchoring has an xid of this cluster,
@@ -27,8 +27,8 @@ use crate::{
 
 /// The first xid that a transaction can have.
 const FIRST_XID: Xid = 3;
-/// Most classes. Default 500: some hundred lanes with different progress make as many, and a new
-/// cluster has used more xids than that before the first connection.
+/// Maximum number of classes. Default 500: some hundred lanes with different progress make as many,
+/// and a new cluster has used more xids than that before the first connection.
 const CLASSES_MAX: usize = 500;
 /// Time that re-anchoring waits for appends under way. Default 60 s: applications own the
 /// transactions of their appends, which may take a while, and new appends wait behind it.
@@ -131,7 +131,7 @@ pub enum ReanchorError {
         places: usize,
         /// The number of classes.
         classes: usize,
-        /// The most classes that are possible.
+        /// The maximum number of classes.
         room: usize,
     },
     /// Some events may be of this cluster or of the former one.

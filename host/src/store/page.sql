@@ -5,8 +5,8 @@
 -- $2 text    tenant; null = all
 -- $3 text    stream; null = all
 -- $4 text    type; null = all
--- $5 bigint  most events
--- $6 bigint  most bytes of data or metadata
+-- $5 bigint  maximum number of events
+-- $6 bigint  maximum bytes of data or metadata
 select position, tenant, stream, version, type, id, recorded_at,
   case when fits then data end,
   case when fits then metadata end,

@@ -1,8 +1,8 @@
-//! A count of the events that each tenant appended since the last look, for views of busy tenants.
+//! A count of the events that each tenant appended since the last call, for views of busy tenants.
 //!
-//! It follows snapshots: an event is counted once, when its transaction becomes visible, however
-//! late that is and whatever its position. The cost of a look is that of the new events. Nothing is
-//! written.
+//! It follows snapshots: an event is counted once, when its transaction becomes visible, no matter
+//! how late that is or what its position is. A call costs as much as counting the new events.
+//! Nothing is written.
 
 use crate::db::{Error, Session};
 

@@ -100,8 +100,8 @@ pub fn from_micros(micros: i64) -> SystemTime {
     if micros < 0 { UNIX_EPOCH - distance } else { UNIX_EPOCH + distance }
 }
 
-// Years are counted from March, so that the leap day is the last day of its year, and in eras of
-// 400 years, which all have the same number of days.
+// Years are counted from March, so that the leap day is the last day of its year. They are grouped
+// into eras of 400 years, which all have the same number of days.
 const DAYS_OF_ERA: i64 = 146_097;
 /// Days from the first of March of the year 0 to 1970.
 const DAYS_BEFORE_1970: i64 = 719_468;

@@ -3,9 +3,9 @@
 //! Counters and histograms are updated where something happens. Values that must be measured, such
 //! as lag and live instances, are passed in when the metrics are read ([`Gauges`]). Names begin
 //! with `sandmill_`; units are seconds and bytes. Labels are ids of processors, names from short
-//! fixed lists, and the tenants that an operator has listed (`metrics.tenants`), never text of a
-//! lane or an event. So the number of series is bounded by the installed plugins and the listed
-//! tenants.
+//! fixed lists, and the tenants that an operator has listed (`metrics.tenants`). They never contain
+//! text of a lane or an event. So the number of series is bounded by the installed plugins and the
+//! listed tenants.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

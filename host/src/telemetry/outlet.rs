@@ -19,7 +19,7 @@ const QUEUE_BYTES: usize = 1 << 20;
 /// The time in one write after which the reader counts as stalled, so that the end of the process
 /// does not wait for it. Default 500 ms.
 const STALLED: Duration = Duration::from_millis(500);
-/// The longest wait at the end of the process, even for a reader that reads. Default 5 s: the
+/// The longest wait at the end of the process, even if the reader keeps reading. Default 5 s: the
 /// thread may have to wait for a core.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
 /// Delay before a write is retried, if another process has made the descriptor non-blocking.

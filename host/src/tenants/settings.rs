@@ -1,4 +1,5 @@
-//! Settings of tenants: `[tenant-limits]` for all, `[tenants.NAME]` for one, which wins.
+//! Settings of tenants: `[tenant-limits]` for all, `[tenants.NAME]` for one, which takes
+//! precedence.
 
 use serde::{Deserialize, Serialize};
 
@@ -67,25 +68,25 @@ pub struct Settings {
     /// In all other processors its lanes are paused. Default: all processors.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub processors: Option<Vec<String>>,
-    /// Instead of `tenant-limits.memory-mib`.
+    /// Replaces `tenant-limits.memory-mib` for this tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_mib: Option<u32>,
-    /// Instead of `tenant-limits.calls`.
+    /// Replaces `tenant-limits.calls` for this tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub calls: Option<u32>,
-    /// Instead of `tenant-limits.log-kib-per-second`.
+    /// Replaces `tenant-limits.log-kib-per-second` for this tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_kib_per_second: Option<u32>,
-    /// Instead of `tenant-limits.cpu-percent`.
+    /// Replaces `tenant-limits.cpu-percent` for this tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_percent: Option<u32>,
-    /// Instead of `tenant-limits.documents-per-second`.
+    /// Replaces `tenant-limits.documents-per-second` for this tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub documents_per_second: Option<u32>,
-    /// Instead of `tenant-limits.written-kib-per-second`.
+    /// Replaces `tenant-limits.written-kib-per-second` for this tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub written_kib_per_second: Option<u32>,
-    /// Instead of `tenant-limits.collections`.
+    /// Replaces `tenant-limits.collections` for this tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub collections: Option<u32>,
 }

@@ -3,8 +3,8 @@
 //! The files are those in `new/`, with the plugin's name, its collection and the guest SDK's
 //! location filled in. A folder that is not empty is refused. A script's SDK comes with the host
 //! that builds it. A crate's SDK is the first one found: the named one, the one in a checkout
-//! around the folder, the one in the checkout that built this host, or else the repository at the
-//! tag of this host's version.
+//! around the folder, the one in the checkout that built this host. Otherwise it is the repository
+//! at the tag of this host's version.
 
 use std::{
     fs, io, iter,

@@ -1,6 +1,6 @@
-//! The ways to compile Rust for WebAssembly on this machine, in the order in which they are tried:
-//! an installed target, a target that rustup adds, and a Linux distribution's Rust that builds the
-//! standard library from its sources.
+//! The ways to compile Rust for WebAssembly on this machine. They are tried in this order: an
+//! installed target, a target that rustup adds, a Linux distribution's Rust. The last one builds
+//! the standard library from its sources.
 //!
 //! Finding a way costs a few short processes. Only adding a target uses the network, once; without
 //! a network it fails quickly and silently.
@@ -104,7 +104,7 @@ impl fmt::Display for Target {
 }
 
 /// A program to be run in `dir`, without the variables that an outer `cargo run` or `cargo test`
-/// sets for its children: the crate in `dir` chooses its toolchain itself.
+/// sets for its children. The crate in `dir` chooses its toolchain itself.
 pub(super) fn command(program: &str, dir: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

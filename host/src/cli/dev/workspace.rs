@@ -61,7 +61,7 @@ impl FolderLock {
     pub(super) fn publish(&self, address: &str) -> anyhow::Result<()> {
         let unfinished = self.folder.join(".address");
         let path = self.folder.join(ADDRESS);
-        // Renamed when complete, so that nobody reads half of it.
+        // Renamed when complete, so that no reader sees half of it.
         fs::write(&unfinished, format!("{address}\n"))
             .and_then(|()| fs::rename(&unfinished, &path))
             .with_context(|| format!("write {}", path.display()))
@@ -75,7 +75,7 @@ impl Drop for FolderLock {
     }
 }
 
-/// The database address of the `dev` that runs in this folder or above, if there is one. Skips
+/// The database address of the `dev` that runs in this folder or above, if there is one. Ignores
 /// files of other users: they are not trusted to choose the database.
 pub(in super::super) fn find(from: &Path) -> anyhow::Result<Option<String>> {
     for folder in from.ancestors().map(|folder| folder.join(FOLDER)) {
@@ -129,8 +129,8 @@ mod tests {
         assert_eq!(find(&below).unwrap(), None);
 
         fs::write(root.path().join(".sandmill/address"), "host=gone").unwrap();
-        // A process that another test forks shares this one's open files, and so the lock, until it
-        // executes its program.
+        // A child process of another test shares this process's open files, and so the lock, until
+        // it calls exec.
         let began = std::time::Instant::now();
         let stale = loop {
             match find(&below) {

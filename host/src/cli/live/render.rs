@@ -10,7 +10,7 @@ use crate::model::text;
 
 /// The number of log lines below a frame.
 pub(super) const LOG_LINES: usize = 4;
-/// The most rows that one log line takes.
+/// Maximum number of rows for one log line.
 const LOG_ROWS: usize = 3;
 /// The number of tenants with a line each; the rest share one line.
 const TENANTS: usize = 6;
@@ -262,7 +262,7 @@ fn lag_text(lag: &LagState) -> String {
 }
 
 /// A fraction as a bar with a resolution of an eighth of a column. A fraction above 0 shows at
-/// least that.
+/// least an eighth.
 fn bar(part: f64, columns: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (part * columns as f64 * 8.0).round() as usize;

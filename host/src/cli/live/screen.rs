@@ -1,7 +1,7 @@
 //! A region of the terminal that is redrawn in place, below earlier output. The last frame stays.
 //!
 //! While a [`Screen`] exists, the cursor is hidden and the terminal cuts long lines. Dropping it
-//! restores both, however the command ends. A stopped terminal blocks nothing: frames are skipped
+//! restores both, however the command ends. A stopped terminal blocks nothing: frames are dropped
 //! until it accepts output again.
 
 use std::io::{self, IsTerminal};

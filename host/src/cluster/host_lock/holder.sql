@@ -1,6 +1,6 @@
--- Finds the session that holds a two-number advisory lock of this database: its process id, its
--- start, its address, its role, and whether it is a host's. Any role may take such a lock, but only
--- a host's role may update the processors.
+-- Finds the session that holds a two-number advisory lock of this database. Returns its process id,
+-- start, address and role, and whether it is a host's. Any role may take such a lock, but only a
+-- host's role may update the processors.
 --
 -- $1 integer  first number of the lock
 -- $2 integer  second number of the lock

@@ -12,8 +12,8 @@ use super::{
     programs::{ProgramSearch, Programs},
 };
 
-/// Longest parent of a run directory, in bytes. Default 60: on the narrowest system the path of a
-/// socket has at most 103 bytes, and the names of the directory and the socket need 40 of them.
+/// Maximum length of the path of a run directory's parent, in bytes. Default 60: some systems limit
+/// a socket's path to 103 bytes, and the names of the directory and the socket need 40 of them.
 const LONGEST_PARENT: usize = 60;
 
 /// The account that the server runs as if its owner is root.
@@ -102,8 +102,9 @@ fn version_of_data(data: &Path) -> Option<u32> {
     fs::read_to_string(data.join("PG_VERSION")).ok()?.trim().parse().ok()
 }
 
-/// The parent of the run directory: the temporary directory, or `/tmp` if the name of that is too
-/// long for a socket, or if the server runs as another user, who may have no access to it.
+/// The parent of the run directory: the temporary directory, or else `/tmp`. It is `/tmp` if the
+/// temporary directory's name is too long for a socket. It is also `/tmp` if the server runs as
+/// another user, who may have no access to the temporary directory.
 fn run_parent(other_user: bool) -> PathBuf {
     let usual = std::env::temp_dir();
     if other_user || usual.as_os_str().len() > LONGEST_PARENT { PathBuf::from("/tmp") } else { usual }

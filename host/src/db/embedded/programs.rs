@@ -112,7 +112,7 @@ impl ProgramSearch {
         self.usable.iter().filter(|p| major.is_none_or(|m| p.version.0 == m)).max()
     }
 
-    /// The places that were searched, one a line.
+    /// The places that were searched, one per line.
     pub(super) fn places(&self) -> String {
         self.searched.iter().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
     }

@@ -120,7 +120,7 @@ async fn a_server_that_does_not_start_shows_its_log() {
     assert!(error.to_string().contains("invalid value for parameter \"shared_buffers\""), "{error}");
 }
 
-/// Not a test by itself: the process that the next test starts and kills.
+/// Not a test: the process that the next test starts and kills.
 #[tokio::test]
 async fn an_owner_that_waits_to_be_killed() {
     if std::env::var_os(OWNER).is_none() {

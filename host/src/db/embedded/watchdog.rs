@@ -2,7 +2,7 @@
 //!
 //! Orders are written to its standard input, and each is answered by the exit code of the program
 //! that carried it out. The end of standard input stops the server, so the server cannot outlive
-//! its owner, even one that was killed. All calls here block; callers on a runtime use
+//! its owner, even if the owner is killed. All calls here block; callers on a runtime use
 //! [`blocking`].
 
 use std::{

@@ -1,6 +1,6 @@
 -- Builds the statements that grant this session's role the rights it lacks for migrating and for
--- running a host, in an order in which they can be run. Reads only the catalogs, which every role
--- may.
+-- running a host. Their order is one in which they can be run. Reads only the catalogs, which every
+-- role may read.
 --
 -- $1 bool  whether migrations are pending: tables and functions must then belong to the role
 -- $2 text  schema of the views

@@ -1,6 +1,6 @@
--- Reads whether the role may read the views' schema from the store and, for a role that may not, a
--- guess of that schema: the one of an existing view, or else the default. Reads only the catalogs.
--- No binds.
+-- Reads whether the role may read the views' schema from the store. For a role that may not, also
+-- returns a guess: the schema of an existing view, or else the default. Reads only the catalogs. No
+-- binds.
 select coalesce(
     (select has_schema_privilege(c.relnamespace, 'usage') and has_column_privilege(c.oid, a.attnum, 'select')
      from pg_namespace n

@@ -1,8 +1,9 @@
--- Finds the sessions that block a session of a host. Of each: the purpose of the host's session,
--- the processor that it commits for or null, its waiting time in seconds, and the blocking
--- session's process id, name and age in seconds. No binds.
+-- Finds the sessions that block a session of a host. Returns for each the purpose of the host's
+-- session, the processor that it commits for or null, and its waiting time in seconds. Also returns
+-- the blocking session's process id, name and age in seconds. No binds.
 --
--- PostgreSQL cuts a session's name at 63 bytes. A name that fits several processors counts as none.
+-- PostgreSQL cuts a session's name at 63 bytes. If it fits several processors, the processor is
+-- null.
 select substr(ours.application_name, length('sandmill ') + 1),
        (select min(r.id) from sandmill.running_processors r
         where left('sandmill commit ' || r.id, 63) = ours.application_name having count(*) = 1),

@@ -23,8 +23,8 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Small files that are checked at once. Default 4: mostly their code is cached, and loading it and
-/// calling `describe` keeps some cores busy.
+/// Small files that are checked at once. Default 4: their code is usually cached, and loading it
+/// and calling `describe` keeps some cores busy.
 const SMALL_AT_ONCE: usize = 4;
 /// Slow files that are checked at once. Default 2: one compiles while the other is read.
 const SLOW_AT_ONCE: usize = 2;
@@ -63,7 +63,7 @@ pub(in crate::plugins) struct RecallResult {
     pub(in crate::plugins) result: Result<CheckedFile, RecallFailure>,
 }
 
-/// What a former version is recalled for.
+/// The purpose of a recall.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::plugins) enum Purpose {
     /// To run in place of a file that is refused at a start.

@@ -1,8 +1,8 @@
 //! An open folder with name resolution that no link can escape from.
 //!
-//! Check and use are one step: each part of a path is opened from the folder before it, links are
-//! followed here and never by the kernel, and content is read from the descriptor that was checked.
-//! So replacing a file, link or folder between the check and the read gains nothing. Only regular
+//! Check and use are one step. Each part of a path is opened from the folder before it. Links are
+//! followed here, never by the kernel, and content is read from the descriptor that was checked. So
+//! replacing a file, link or folder between the check and the read gains nothing. Only regular
 //! files are opened, without blocking: a pipe, device or socket cannot stall the host.
 
 use std::{
@@ -21,11 +21,13 @@ use rustix::{
     io::Errno,
 };
 
-/// Most links followed for one name, as in the kernel. Kubernetes needs two.
+/// Maximum number of links followed for one name, as in the kernel. Kubernetes needs two.
 const MOST_LINKS: usize = 40;
-/// Most path parts resolved for one name, links of links included. Kubernetes needs four.
+/// Maximum number of path parts resolved for one name, including links within links. Kubernetes
+/// needs four.
 const MOST_STEPS: usize = 128;
-/// Most folders that a link may lead down into, because each stays open until the name is resolved.
+/// Maximum depth of folders that a link may lead into. Each folder stays open until the name is
+/// resolved.
 const DEEPEST: usize = 8;
 
 /// Why an entry cannot be used.
@@ -212,8 +214,8 @@ impl Folder {
         Ok(text)
     }
 
-    /// Replaces an entry by a file. A link is replaced, not followed. Readers see all of it or
-    /// none.
+    /// Replaces an entry by a file. A link is replaced, not followed. Readers see the whole file or
+    /// none of it.
     pub(in crate::plugins) fn replace(&self, name: &str, content: &[u8]) -> Result<(), Refusal> {
         let unfinished = format!(".{name}.unfinished");
         self.remove(&unfinished);

@@ -31,7 +31,7 @@ const COMPANIONS: [(&str, &str); 3] =
     [(".toml", "a manifest"), (".wasm.sig", "a signature"), (".wasm.error", "an error file")];
 
 impl FolderEntry<'_> {
-    /// The kind of an entry. `exists` tells whether the folder has an entry of a name.
+    /// The kind of an entry. `exists` returns whether the folder has an entry of a name.
     pub(super) fn of(name: &OsStr, is_folder: bool, exists: impl Fn(&str) -> bool) -> FolderEntry<'_> {
         let bytes = name.as_bytes();
         if bytes.starts_with(b".") {

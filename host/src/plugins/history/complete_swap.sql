@@ -1,4 +1,4 @@
--- Adds to the entry of a swap what is known since its version handled its first event.
+-- Adds figures to the entry of a swap, once its version has handled its first event.
 --
 -- $1 bigint            number of the entry
 -- $2 bigint            position of the first event

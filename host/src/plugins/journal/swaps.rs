@@ -1,7 +1,7 @@
 //! Figures of recent swaps, for their history entries.
 //!
-//! An entry is completed twice: when the version has handled its first event, and some seconds
-//! later with the number of lanes that use it by then.
+//! An entry is completed in two steps: when the version has handled its first event, and some
+//! seconds later. The second step adds the number of lanes that use the version by then.
 
 use std::{
     collections::BTreeMap,
@@ -30,7 +30,7 @@ pub(in crate::plugins) struct SwapRecord {
     stage: RecordStage,
 }
 
-/// What the entry of a swap has.
+/// How far the entry of a swap is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RecordStage {
     /// Nothing but the swap.
@@ -67,7 +67,7 @@ impl SwapRecords {
         history::complete_swap(session, record.entry, record.swapped_at, &swap.stats).await
     }
 
-    /// Writes what is known of recent swaps. To be called every now and then.
+    /// Writes what is known of recent swaps. Call this regularly.
     pub(super) async fn complete(&mut self, session: &Session, registry: &Registry) -> Result<(), Error> {
         let mut written = Ok(());
         self.0.retain(|id, _| registry.members().contains_key(id));

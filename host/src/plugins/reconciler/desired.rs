@@ -70,7 +70,7 @@ impl Reconciler {
         }
     }
 
-    /// The files that are refused no matter which others there are, with the reasons.
+    /// The files that are refused regardless of other files, with the reasons.
     pub(super) fn refused(&self) -> BTreeMap<String, String> {
         let reason = |(plugin, checked): (&String, &CheckedFile)| {
             let reason = match &checked.outcome {

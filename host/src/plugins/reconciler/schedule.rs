@@ -13,7 +13,7 @@ const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The reconciler's timetable.
 pub(super) struct Schedule {
-    /// When something happened that no plan has taken into account. May lie in the future.
+    /// When the next plan was requested. May be in the future.
     plan_requested: Option<Instant>,
     /// Whether a step failed that the next retry repeats.
     needs_retry: bool,
@@ -47,8 +47,8 @@ impl Schedule {
         self.plan_requested.is_some()
     }
 
-    /// Whether a plan is to be carried out now: no small file is about to be known, or the plan has
-    /// waited long enough for one.
+    /// Whether a plan is to be carried out now: no check of a small file is expected, or the plan
+    /// has waited long enough for it.
     pub(super) fn is_plan_due(&self, now: Instant, has_small: impl Fn() -> bool) -> bool {
         self.plan_requested.is_some_and(|since| since <= now && (now - since >= TOGETHER || !has_small()))
     }

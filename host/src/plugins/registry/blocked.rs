@@ -6,7 +6,7 @@ use crate::{
     processor::{code::CodeVersion, lane_checkpoints},
 };
 
-/// Retries all blocked lanes. With a version it also excuses that version for what they do.
+/// Retries all blocked lanes. Their failures do not count against the `excused` version.
 ///
 /// The excuse is recorded before the lanes can begin, because they begin when the transaction
 /// commits.
@@ -19,7 +19,7 @@ pub(super) async fn retry_all(session: &Session, id: &ProcessorId, excused: Opti
     log_outcome(id, in_transaction(session, resumed).await);
 }
 
-/// Retries those of these lanes that are blocked, and excuses the version for what they do.
+/// Retries those of these lanes that are blocked. Their failures do not count against the version.
 pub(super) async fn retry(session: &Session, id: &ProcessorId, lanes: &[LaneKey], excused: &CodeVersion) {
     let resumed = async {
         let resumed = lane_checkpoints::resume_these(session, id, lanes).await?;

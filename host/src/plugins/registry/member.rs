@@ -38,7 +38,7 @@ pub struct Member {
     retired: Vec<RetiredVersion>,
 }
 
-/// A version with all that a swap or a rollback puts in place.
+/// A version with everything that a swap or a rollback exchanges.
 #[derive(Clone)]
 pub(super) struct MemberVersion {
     pub(super) version: Arc<CodeVersion>,

@@ -1,4 +1,4 @@
--- Records why a processor reads nothing, for people.
+-- Records for people why a processor reads nothing.
 --
 -- $1 text  processor
 -- $2 text  reason; empty = it reads

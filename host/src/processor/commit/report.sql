@@ -1,4 +1,4 @@
--- Records how fast a processor runs, for people.
+-- Records for people how fast a processor runs.
 --
 -- $1 text              processor
 -- $2 double precision  events per second

@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct CommitResult {
     plan: CommitPlan<WorkResults>,
     marks: HashMap<LaneKey, u64>,
-    /// Events that it handled and its report does not count.
+    /// Events that it handled but its report does not count.
     unreported: usize,
     took: Duration,
     result: Result<Writes, CommitFailure>,
@@ -180,7 +180,7 @@ impl Engine<'_> {
         }
         for (lane, _) in &plan.rejoined {
             self.behind_since.remove(lane);
-            // The lane has done the work that its tenant owed for.
+            // The lane has done the work that caused its tenant's debt.
             for class in [Class::Live, Class::CatchUp] {
                 self.runner.scheduler.forgive(&lane.tenant, class);
             }

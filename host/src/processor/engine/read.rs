@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// What follows the tail.
+/// The result of reading ahead of the tail.
 pub(super) enum ReadAhead {
     /// Events to handle.
     Page(Arc<Page>),

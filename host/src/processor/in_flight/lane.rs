@@ -2,7 +2,7 @@
 //!
 //! A lane has queued work, at most one piece that is running, results that wait for their commit,
 //! and perhaps a checkpoint row in the database. Two functions at the end of the file define its
-//! part of a commit: [`lane_changes`] decides whether a commit would change it, and [`commit_lane`]
+//! part of a commit. [`lane_changes`] decides whether a commit would change it, and [`commit_lane`]
 //! adds it to the plan.
 
 use std::collections::VecDeque;
@@ -130,7 +130,7 @@ impl<T> Lane<T> {
     }
 
     /// Why it stopped, once nothing of it runs and a commit up to `page` takes all its results.
-    /// Results that came later would move a row that says that it waits.
+    /// Later results would move a row that records a waiting lane.
     fn stopped(&self, page: PageNumber) -> Option<&LaneStop> {
         let complete = self.running.is_none() && self.done.back().is_none_or(|done| done.page <= page);
         self.stop.as_ref().filter(|stop| complete && stop.page <= page)

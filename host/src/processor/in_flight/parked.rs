@@ -2,9 +2,9 @@
 //!
 //! A lane is parked when it has neither work nor results, and no read under way. Only its row is
 //! kept, without the reason, and no step of the tracker iterates over parked lanes. There may be
-//! very many, for as long as nobody resumes them, so each costs some 200 bytes and no time. Lanes
-//! that need a person are found by key, lanes that wait for a time in the order of their times.
-//! Lanes that are due take turns: first their tenants, then the lanes of each tenant.
+//! very many until they are resumed, so each costs some 200 bytes and no time. Lanes that need a
+//! person are found by key, lanes that wait for a time in the order of their times. Lanes that are
+//! due take turns: first their tenants, then the lanes of each tenant.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -31,7 +31,7 @@ pub struct Patience {
 }
 
 impl Patience {
-    /// When it ends, given the times at which the first and the last lane finished.
+    /// When the wait ends, given the times at which the first and the last lane finished.
     fn ends(&self, (first, last): (SystemTime, SystemTime)) -> SystemTime {
         (first + self.first).min(last + self.last)
     }
@@ -228,7 +228,7 @@ impl<T: Weighted> InFlight<T> {
     }
 
     /// Records that the database refused a plan because of its data. Its results are put back, and
-    /// the next plans take ever smaller groups of its lanes, until one lane is refused alone;
+    /// the next plans take ever smaller groups of its lanes, until one lane is refused alone.
     /// `culprit` names the lane if it is known from the start. That lane then reads fewer events at
     /// a time from its row on. It blocks, with `why` as its reason, when it is refused with a
     /// single event. Returns the culprit once it is known.

@@ -2,7 +2,7 @@
 -- that a tenant's own processor replaces are left out.
 --
 -- $1 text    processor
--- $2 bigint  most lanes
+-- $2 bigint  maximum number of lanes
 select tenant, lane_key, class, reason, count(*) over ()
 from sandmill.lane_checkpoints
 where processor = $1 and (state = 'blocked' or state = 'paused' and class <> 'replaced')

@@ -2,7 +2,7 @@
 -- lane keys.
 --
 -- $1 text    processor
--- $2 bigint  most lanes
+-- $2 bigint  maximum number of lanes
 with these as (
   select processor, tenant, lane_key from sandmill.lane_checkpoints where processor = $1 and state = 'blocked' limit $2 for update skip locked
 )

@@ -1,7 +1,7 @@
 -- Takes the lanes that were resumed: each is returned once. Writes nothing if there are none.
 --
 -- $1 text    processor
--- $2 bigint  most lanes
+-- $2 bigint  maximum number of lanes
 with these as (
   select processor, tenant, lane_key from sandmill.lane_checkpoints where processor = $1 and resumed limit $2 for update skip locked
 )

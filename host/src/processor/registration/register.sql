@@ -16,5 +16,5 @@
 -- $12 text     progress to begin at; null = now
 -- $13 integer  number of buckets
 -- $14 text[]   collections
--- $15 integer  most collections of the tenant
+-- $15 integer  maximum number of collections of the tenant
 select sandmill.register($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)

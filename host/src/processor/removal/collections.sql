@@ -1,5 +1,5 @@
--- Lists the collections that a processor writes, or that were kept after its removal. Of each: its
--- table (null = missing), and the name of its view without and with the schema.
+-- Lists the collections that a processor writes, or that were kept after its removal. Returns for
+-- each its table (null = missing), and the name of its view without and with the schema.
 --
 -- $1 text  processor
 select to_regclass(format('sandmill_documents.%I', 'c' || number || '_' || generation))::text, view, format('%I.%I', views_schema, view)

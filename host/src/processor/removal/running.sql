@@ -1,4 +1,4 @@
--- Reads whether a host runs a processor, and whether a file of a host's plugins folder is it.
+-- Reads whether a host runs a processor, and whether a file in a host's plugins folder provides it.
 --
 -- $1 text  processor
 select exists (select from sandmill.running_processors where id = $1),

@@ -1,8 +1,8 @@
--- Deletes the rows of collections that were kept of a removed processor. Returns what is to be
+-- Deletes the rows of collections that were kept from a removed processor. Returns what is to be
 -- dropped for each: its views, and its tables of all generations.
 --
 -- $1 text    processor
--- $2 bigint  most collections
+-- $2 bigint  maximum number of collections
 with taken as (
   delete from sandmill.collections
   where number in (select number from sandmill.collections where kept_from = $1 order by number limit $2)

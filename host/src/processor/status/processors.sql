@@ -2,7 +2,7 @@
 -- rate that was not reported within 5 s is 0. The last dead letter and the last shed events are
 -- null if there are none.
 --
--- $1 bigint  most dead letters counted per processor
+-- $1 bigint  maximum number of dead letters counted per processor
 select p.id, p.plugin, p.version, p.digest,
        (select c.progress::text from sandmill.cursors c where c.processor = p.id order by c.bucket limit 1),
        case when p.reported_at > now() - interval '5 seconds' then p.rate else 0 end,

@@ -5,16 +5,16 @@
 //! enough. One statement for each collection then reads all requested documents.
 //!
 //! - **Bound of a request.** The bytes of one request are bounded. They are counted as rows arrive,
-//!   so documents over the bound are never held, and the database does not send a single document
-//!   that exceeds it. A document that the database cannot return fails only the requests that name
-//!   it.
+//!   so documents over the bound are never held. The database does not send a single document that
+//!   exceeds the bound. A document that the database cannot return fails only the requests that
+//!   name it.
 //! - **Bound of a tenant.** The bytes for one tenant in one batch are bounded too. Requests beyond
-//!   that are deferred to the next batch, except for the tenant's first, so each batch answers
-//!   some.
+//!   that are deferred to the next batch, except for the tenant's first, so each batch answers some
+//!   requests.
 //!
-//! A processor has two loaders, each of which borrows a session for each batch: one for all
-//! tenants, and one for tenants whose reads are slow (the module `slow`). The latter serves one
-//! tenant at a time, the quickest first.
+//! A processor has two loaders: one for all tenants, and one for tenants whose reads are slow (the
+//! module `slow`). The latter serves one tenant at a time, the quickest first. Each loader borrows
+//! a session for each batch.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -82,7 +82,7 @@ type ReadResult = Result<(Vec<(DocumentKey, CommittedDocument)>, ReadTime), Read
 /// The duration of a read.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReadTime {
-    /// That of the whole statement.
+    /// The duration of the whole statement.
     pub(super) all: Duration,
     /// The request's share of it, by its number of documents.
     pub(super) part: Duration,
@@ -95,7 +95,7 @@ pub struct Loader {
     /// The tenant that owns the collections; none if they are shared.
     owner: Option<TenantId>,
     statements: AsyncMutex<HashMap<CollectionName, Arc<ReadSql>>>,
-    /// Most bytes of documents for one request, and for all requests of a tenant in one batch
+    /// Maximum bytes of documents for one request, and for all requests of a tenant in one batch
     /// except its first.
     most_bytes: usize,
     /// Whether a batch contains the requests of all tenants.

@@ -3,7 +3,7 @@
 -- allowed is null. Its length is returned in any case, or that of its numbers alone.
 --
 -- A number of a few bytes can print as very many digits, so that printing one document takes
--- seconds and gigabytes. Therefore the digits of a large document's numbers are counted first:
+-- seconds and gigabytes. Therefore the digits of a large document's numbers are counted first.
 -- `numeric_send` has the number of groups of four digits before the point, and the number of digits
 -- behind it. "offset 0" keeps PostgreSQL from computing a value twice.
 --
@@ -12,7 +12,7 @@
 -- $1 text[]  tenants
 -- $2 text[]  ids
 -- Single value:
--- $3 bigint  most bytes of a document
+-- $3 bigint  maximum bytes of a document
 select tenant, id, version, case when octet_length(text) <= $3::bigint then text end, owner,
   coalesce(octet_length(text), digits)
 from (

@@ -1,7 +1,7 @@
 //! Tenants whose reads delay other tenants: pure.
 //!
-//! Reads of all tenants are batched, so a slow one delays all of them. Every tenant of a slow batch
-//! reads alone from then on, which shows whose reads are slow: a tenant that is quick alone joins
+//! Reads of all tenants are batched, so a slow one delays all of them. After a slow batch, each of
+//! its tenants reads alone, which shows whose reads are slow. A tenant that is quick alone joins
 //! the batch again. A read of very many documents is never part of the batch.
 
 use std::{num::NonZeroUsize, time::Duration};
@@ -13,9 +13,9 @@ use crate::model::ids::TenantId;
 
 /// The time from which on a read counts as slow. Default 20 ms: several times the usual 1 to 5 ms.
 const SLOW: Duration = Duration::from_millis(20);
-/// The number of documents whose read takes about as long.
+/// The number of documents whose read takes about [`SLOW`].
 const MANY: usize = 1_000;
-/// Most slow tenants that are kept, the most recent ones.
+/// Maximum number of slow tenants that are kept, the most recent ones.
 const TENANTS: NonZeroUsize = NonZeroUsize::new(1_000).unwrap();
 
 /// The tenants whose last read was slow, with its duration.

@@ -1,17 +1,17 @@
 -- Lists documents by tenant and id, without the host's own keys. A document that PostgreSQL prints
 -- with more bytes than allowed is null, with its length.
 --
--- The inner "offset 0" keeps PostgreSQL from making the texts before it sorts: a document whose
--- text cannot be made then fails behind those before it. The outer one keeps it from making a text
--- twice.
+-- The inner "offset 0" keeps PostgreSQL from making the texts before it sorts. So a document whose
+-- text cannot be made fails only after the documents before it. The outer one keeps it from making
+-- a text twice.
 --
 -- {view}     view of the collection
 -- $1 text    tenant; null = all
 -- $2 text    id; null = all
--- $3 bigint  most documents; null = all
+-- $3 bigint  maximum number of documents; null = all
 -- $4 text    tenant of the last document of the page before, or null
 -- $5 text    id of the last document of the page before, or null
--- $6 bigint  most bytes of a document
+-- $6 bigint  maximum bytes of a document
 select tenant, id, version, case when octet_length(text) <= $6::bigint then text end, octet_length(text)
 from (
   select tenant, id, version, (data - array['_id', '_version'])::text as text

@@ -36,7 +36,7 @@ pub(super) struct CodeCache {
 }
 
 impl CodeCache {
-    /// Opens the folder, after making it if it is not there. Refuses one that other users may write
+    /// Opens the folder, and creates it if it is missing. Refuses one that other users may write
     /// to.
     pub(super) fn open(folder: &Path, max_bytes: u64, engine: [u8; 32]) -> Result<CodeCache, String> {
         let failed = |e: io::Error| {
@@ -78,8 +78,8 @@ impl CodeCache {
             let _ = fs::remove_file(&path);
             return None;
         }
-        // The file's time is that of its last use. Where it cannot be set, the file is removed
-        // earlier than it might be.
+        // The file's time is that of its last use. If it cannot be set, the file may be removed too
+        // early.
         let _ = fs::File::open(&path).and_then(|file| file.set_modified(SystemTime::now()));
         Some(MachineCode { bytes, from: SEAL })
     }
@@ -98,7 +98,7 @@ impl CodeCache {
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let found = fs::symlink_metadata(path)?;
         if !found.is_file() || found.len() > self.max_bytes {
-            // Not a file of ours. Empty bytes have no seal, so it is removed.
+            // Not a file of this cache. Empty bytes have no seal, so it is removed.
             return Ok(Vec::new());
         }
         fs::read(path)

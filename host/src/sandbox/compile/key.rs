@@ -24,7 +24,7 @@ const LENGTH: usize = 32;
 pub(super) struct SealKey(Hmac<Sha256>);
 
 impl SealKey {
-    /// Reads the key of a folder, after making one if there is none.
+    /// Reads the key of a folder, and creates one if there is none.
     pub(super) fn open(folder: &Path) -> Result<SealKey, String> {
         let path = folder.join(NAME);
         let failed = |e: io::Error| format!("{}: {e}", path.display());

@@ -37,8 +37,8 @@ pub(super) fn compile(
         .arg("compile-component")
         .args(["--memory-mib", &bounds.memory_mib.to_string()])
         .args(["--seconds", &bounds.seconds.to_string()])
-        // The process handles a stranger's bytes, so it must not see this host's environment, least
-        // of all the database's password.
+        // The process handles untrusted bytes, so it must not see this host's environment, least of
+        // all the database's password.
         .env_clear()
         .env("RAYON_NUM_THREADS", threads().to_string())
         .current_dir("/")

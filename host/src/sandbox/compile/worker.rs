@@ -1,10 +1,10 @@
 //! The compiler's process: it reads a component from standard input and writes machine code to
 //! standard output.
 //!
-//! Before it reads anything it limits itself: memory, CPU time, priority, no files to write, no
-//! dump of its memory, and an end together with the host that started it. No matter what a
-//! component makes the compiler do, it costs no more than that. An error goes to standard error and
-//! the exit code, from which the host makes its message.
+//! Before it reads anything, the process limits its own memory, CPU time and priority. It may write
+//! no files, leaves no memory dump, and ends together with the host that started it. No matter what
+//! a component makes the compiler do, the cost is bounded. The host derives its error message from
+//! standard error and the exit code.
 
 use std::io::{Read, Write};
 
@@ -59,10 +59,10 @@ pub fn run(bounds: CompilerBounds) -> Result<(), WorkerError> {
 }
 
 fn restrain(bounds: CompilerBounds) -> std::io::Result<()> {
-    // Where the machine runs out of memory, the kernel should kill this process first.
+    // If the machine runs out of memory, the kernel should kill this process first.
     let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The most that every user may set; threads inherit it.
+    // The lowest priority; any user may set it, and threads inherit it.
     nice(19)?;
     // Data, not address space: it counts writable memory and leaves out the program itself.
     limit(Resource::Data, bounds.memory_mib << 20, 0)?;
@@ -73,7 +73,7 @@ fn restrain(bounds: CompilerBounds) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Sets a limit, or keeps the present one where that is lower.
+/// Sets a limit, or keeps the current one if that is lower.
 fn limit(resource: Resource, max: u64, slack: u64) -> std::io::Result<()> {
     let given = rustix::process::getrlimit(resource).maximum.unwrap_or(u64::MAX);
     let limit = Rlimit { current: Some(max.min(given)), maximum: Some((max + slack).min(given)) };

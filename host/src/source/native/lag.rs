@@ -11,9 +11,9 @@ use crate::{
     model::cursor::Progress,
 };
 
-/// The begin of a transaction on a session that is not a reader's, with the planner's part of
-/// session.sql: each statement has one right index, and statistics of a growing log are always
-/// late.
+/// Begins a transaction on a session that is not a reader's, with the planner settings of
+/// session.sql. Each statement has one right index, and statistics of a growing log are always
+/// outdated.
 const PLANNER: &str = "begin read only; \
     set local enable_seqscan = off; set local enable_bitmapscan = off; \
     set local enable_sort = off; set local enable_incremental_sort = off";

@@ -7,7 +7,7 @@
 -- $1 text[]    snapshots A
 -- $2 text[]    snapshots B; equal to A between two differences
 -- $3 bigint[]  last positions
--- $4 bigint    most events counted for each
+-- $4 bigint    maximum number of events counted for each
 select given.number, counted.events, counted.first
 from (
   select number, a::pg_snapshot, b::pg_snapshot, last

@@ -5,8 +5,8 @@
 -- size at hand. Compressed data must be decompressed, unless even its compressed form is too large.
 --
 -- $1 bigint[]  positions
--- $2 bigint    most bytes in total
--- $3 bigint    most bytes of an event; null = the limit of the store
+-- $2 bigint    maximum bytes in total
+-- $3 bigint    maximum bytes of an event; null = the limit of the store
 with recursive allowed (most) as materialized (
   -- The size of a stored value includes a few bytes of its own.
   select 8 + coalesce($3::bigint, (select max_event_bytes from sandmill.store))

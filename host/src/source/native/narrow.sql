@@ -2,18 +2,18 @@
 -- If as many rows come as the limit allows, there may be more; the caller then pages by position
 -- (wide.sql).
 --
--- Two index lookups replace a scan of everything since the oldest running transaction: transaction
--- ids from the snapshot's xmax on, and transactions that ran at the snapshot and have finished
--- since. The sub-selects are computed once. As nothing is ordered here, the planner cannot turn
--- `limit` into a walk along the primary key.
+-- Two index lookups replace a scan of everything since the oldest running transaction. One finds
+-- transaction ids from the snapshot's xmax on, the other transactions that ran at the snapshot and
+-- have finished since. The sub-selects are computed once. As nothing is ordered here, the planner
+-- cannot turn `limit` into a walk along the primary key.
 --
 -- Runs in a repeatable read transaction, so the snapshot here is the one that the caller read
 -- before. Data and metadata above the limit are not read and are null: this limit and the number of
 -- rows bound what arrives.
 --
 -- $1 text     snapshot
--- $2 bigint   most events
--- $3 integer  most bytes of data or metadata
+-- $2 bigint   maximum number of events
+-- $3 integer  maximum bytes of data or metadata
 select e.position, e.id, e.tenant, e.type, e.stream, e.version, e.recorded_at,
   case when pg_column_size(e.data) <= $3 and (pg_column_compression(e.data) is null or octet_length(e.data::text) <= $3) then e.data end,
   case when pg_column_size(e.metadata) <= 32 or pg_column_size(e.metadata) <= $3 and octet_length(e.metadata::text) <= $3 then e.metadata end

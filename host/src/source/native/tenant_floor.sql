@@ -1,6 +1,6 @@
 -- Finds the beginning of one tenant's part of a difference, like floor.sql, with the index (tenant,
--- xid, position) only. Bounds and order name its columns one by one: PostgreSQL would otherwise
--- look up a tenant that statistics do not know in any index that begins with the tenant.
+-- xid, position) only. Bounds and order name its columns one by one. Otherwise PostgreSQL would
+-- look up a tenant without statistics in any index that begins with the tenant.
 --
 -- $1 text  snapshot A
 -- $2 text  snapshot B

@@ -10,7 +10,7 @@
 -- $3 text[]    snapshots A
 -- $4 text[]    snapshots B; equal to A between two differences
 -- $5 bigint[]  last positions
--- $6 bigint    most events counted for each pair
+-- $6 bigint    maximum number of events counted for each pair
 select pair.tenant, pair.number, counted.events, counted.first
 from unnest($1::text[], $2::bigint[]) as pair (tenant, number)
 join (

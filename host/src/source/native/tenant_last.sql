@@ -5,10 +5,10 @@
 --
 -- $1 bigint   position
 -- $2 text[]   types; null = all
--- $3 bigint   most events examined, of all types
--- $4 bigint   most events returned
+-- $3 bigint   maximum number of events examined, of all types
+-- $4 bigint   maximum number of events returned
 -- $5 text     tenant
--- $6 integer  most bytes of data or metadata
+-- $6 integer  maximum bytes of data or metadata
 select position, id, tenant, type, stream, version, recorded_at,
   case when pg_column_size(data) <= $6 and (pg_column_compression(data) is null or octet_length(data::text) <= $6) then data end,
   case when pg_column_size(metadata) <= 32 or pg_column_size(metadata) <= $6 and octet_length(metadata::text) <= $6 then metadata end

@@ -8,8 +8,8 @@
 -- $3 text     tenant
 -- $4 bigint   position above which the page begins
 -- $5 bigint   position up to which it is read
--- $6 bigint   most events
--- $7 integer  most bytes of data or metadata
+-- $6 bigint   maximum number of events
+-- $7 integer  maximum bytes of data or metadata
 select position, id, tenant, type, stream, version, recorded_at,
   case when pg_column_size(data) <= $7 and (pg_column_compression(data) is null or octet_length(data::text) <= $7) then data end,
   case when pg_column_size(metadata) <= 32 or pg_column_size(metadata) <= $7 and octet_length(metadata::text) <= $7 then metadata end

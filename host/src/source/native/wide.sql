@@ -7,8 +7,8 @@
 -- $1 text     snapshot A
 -- $2 text     snapshot B
 -- $3 bigint   position above which the page begins
--- $4 bigint   most events
--- $5 integer  most bytes of data or metadata
+-- $4 bigint   maximum number of events
+-- $5 integer  maximum bytes of data or metadata
 select position, id, tenant, type, stream, version, recorded_at,
   case when pg_column_size(data) <= $5 and (pg_column_compression(data) is null or octet_length(data::text) <= $5) then data end,
   case when pg_column_size(metadata) <= 32 or pg_column_size(metadata) <= $5 and octet_length(metadata::text) <= $5 then metadata end

@@ -1,6 +1,7 @@
--- Reads whether the store's transaction ids belong to this cluster: the recorded system identifier
--- and this cluster's, the next transaction id, a progress ahead of it with its processor, and the
--- event with the highest transaction id if that is ahead. No binds.
+-- Reads whether the store's transaction ids belong to this cluster. Returns the recorded system
+-- identifier, that of this cluster, and the next transaction id. Also returns a progress ahead of
+-- that id with its processor, and the event with the highest transaction id, if that is ahead. No
+-- binds.
 with now as materialized (
   select pg_snapshot_xmax(pg_current_snapshot()) as next_xid
 ),

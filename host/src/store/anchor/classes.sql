@@ -1,13 +1,13 @@
 -- Groups events by which cursors and lanes have handled them. Each class is a text with one digit
--- per place, 1 = handled, and comes with its number of events. Transaction ids are only compared
+-- per progress, 1 = handled, and comes with its number of events. Transaction ids are only compared
 -- with each other, so any cluster's will do.
 --
--- Arrays of one length, one entry per place:
+-- Arrays of one length, one entry per progress:
 -- $1 text[]    snapshot A
 -- $2 text[]    snapshot B; null between two differences
 -- $3 bigint[]  last positions
 -- Single value:
--- $4 bigint    position from which on no place has handled anything; null = none
+-- $4 bigint    position from which on no progress covers an event; null = none
 with place as materialized (
   select ordinal, seen::pg_snapshot, target::pg_snapshot, last
   from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as given (seen, target, last, ordinal)

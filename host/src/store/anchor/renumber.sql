@@ -1,6 +1,6 @@
 -- Gives every event the transaction id of its class. Classes are those of classes.sql.
 --
--- Arrays of one length, one entry per place:
+-- Arrays of one length, one entry per progress:
 -- $1 text[]    snapshot A
 -- $2 text[]    snapshot B; null between two differences
 -- $3 bigint[]  last positions
@@ -8,7 +8,7 @@
 -- $4 text[]    classes
 -- $5 text[]    transaction ids
 -- Single value:
--- $6 bigint    position from which on no place has handled anything; null = none
+-- $6 bigint    position from which on no progress covers an event; null = none
 with place as materialized (
   select ordinal, seen::pg_snapshot, target::pg_snapshot, last
   from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as given (seen, target, last, ordinal)

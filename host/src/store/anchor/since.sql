@@ -7,13 +7,13 @@
 -- id into the column `xid`, too. In a subtransaction it writes the id of the parent, which is
 -- older. In a restored dump, rows have foreign ids in `xid` and mostly one writer.
 --
--- An older id could be chance only where a dump was restored row by row, each row with a writer of
--- its own, which the cursors of a processor show. There, the stream's row must have the same
+-- An older id could be a coincidence only if a dump was restored row by row, each row in its own
+-- transaction. The cursors of a processor show that. Then the stream's row must also have the same
 -- writer.
 --
 -- No cursor can have handled what was written after it, no matter what its snapshot has. So the
--- result is also right where rows came here physically, by pg_upgrade: nothing is found then that
--- the snapshots do not show, too.
+-- result is also right where rows came here physically, by pg_upgrade: then it finds nothing that
+-- the snapshots do not show as well.
 with cursor as materialized (
   select min(age) as age, coalesce(bool_or(has_many_writers), false) as came_row_by_row
   from (

@@ -3,8 +3,9 @@
 /// Microseconds from 1970 to 2000, the epoch of PostgreSQL.
 const EPOCH: i64 = 946_684_800_000_000;
 
-/// Rows in PostgreSQL's binary format: a signature, flags (none), the length of an extension
-/// (none), then for each row the number of its fields, and for each field its length and bytes.
+/// Rows in PostgreSQL's binary format. A signature, flags (none) and the length of an extension
+/// (none) come first. Each row is the number of its fields, followed by the length and the bytes of
+/// each field.
 pub(super) struct CopyRows {
     bytes: Vec<u8>,
     fields: i16,

@@ -1,10 +1,10 @@
 //! The events that an import into an empty store would create, without a store.
 //!
 //! They serve a plugin test, which needs the events of the file that will be imported. Values that
-//! a store would assign are derived from the line, so a file gives the same events at every read:
-//! the line's number is the event's position, is part of its id if the file has none, and is its
-//! time in milliseconds since 1970 if the file has none. All events are held in memory. An event
-//! may be as large as the highest limit that a store can have.
+//! a store would assign are derived from the line's number, so a file gives the same events at
+//! every read. The number is the event's position. If the line has no id, the number is part of the
+//! event's id. If it has no time, the number is the time in milliseconds since 1970. All events are
+//! held in memory. An event may be as large as the highest limit that a store can have.
 
 use std::{
     collections::{HashMap, hash_map::Entry},

@@ -25,7 +25,7 @@ const CHUNK_LINES: usize = 5_000;
 /// Bytes of events in one commit. Default 16 MiB: a bound on memory if events are large.
 const CHUNK_BYTES: usize = 16 << 20;
 /// Bytes of a line in addition to its event's data and metadata. 64 KiB: the other keys need a few
-/// KiB at most, in any escaped form; the rest is for white space. A file that is not NDJSON may be
+/// KiB at most, in any escaped form. The rest is for white space. A file that is not NDJSON may be
 /// one long line, which must not be held as a whole.
 const LINE_OVERHEAD: u64 = 64 << 10;
 /// Chunks that are read ahead of the database. Default 2: enough that neither side waits for the

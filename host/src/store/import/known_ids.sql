@@ -1,5 +1,5 @@
--- Finds the events that have one of these ids, with the array position of the id, counted from 1,
--- and what is needed to compare the event: stream, type, time, and digests of data and metadata.
+-- Finds the events that have one of these ids. Returns the array position of the id, counted from
+-- 1, and what is needed to compare the event: stream, type, time, and digests of data and metadata.
 -- The limit makes each id an index lookup of its own, so that an import does not slow down as the
 -- store grows.
 --

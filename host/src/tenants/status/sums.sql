@@ -10,7 +10,7 @@ cross join lateral (
   select coalesce(sum(of_one.blocked), 0)::bigint as blocked, coalesce(sum(of_one.retrying), 0)::bigint as retrying,
          coalesce(sum(of_one.paused), 0)::bigint as paused, coalesce(sum(of_one.catching_up), 0)::bigint as catching_up
   from sandmill.processors p
-  -- Counted per processor, so that the key of `exceptions` is used.
+  -- Counted per processor, so that the key of `lane_checkpoints` is used.
   cross join lateral (
     select count(*) filter (where x.state = 'blocked') as blocked, count(*) filter (where x.state = 'retrying') as retrying,
            count(*) filter (where x.state = 'paused' and x.class <> 'replaced') as paused,

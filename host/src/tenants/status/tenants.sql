@@ -4,8 +4,8 @@
 --
 -- $1 text[]  tenants; null = all
 -- $2 text    order: cpu, waited, error or name
--- $3 bigint  most tenants
--- $4 bigint  most lanes examined per processor, where lanes are finer than tenants
+-- $3 bigint  maximum number of tenants
+-- $4 bigint  maximum number of lanes examined per processor, where lanes are finer than tenants
 with recursive walked as (
   (select tenant from sandmill.streams where $1::text[] is null order by tenant limit 1)
   union all

@@ -1,9 +1,9 @@
 //! The tool that builds a component from a script: the plugin's own, one on PATH, or one that is
 //! installed for this project alone.
 //!
-//! The installation goes to `target/toolchains` in the checkout around the plugin, or in the
-//! plugin's folder if there is no checkout, and never to the system. It uses the network once, and
-//! needs the language's own installer. An interrupted installation is repeated.
+//! The installation goes to `target/toolchains` in the checkout around the plugin, or else in the
+//! plugin's folder. It never goes to the system. It uses the network once, and needs the language's
+//! own installer. An interrupted installation is repeated.
 
 use std::{
     fmt,

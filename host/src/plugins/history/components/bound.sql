@@ -2,7 +2,7 @@
 -- versions. Deletes versions that ran earlier before those that ran last, and then those of the
 -- plugins that have been gone for longest.
 --
--- $1 bigint  most bytes per tenant
+-- $1 bigint  maximum bytes per tenant
 delete from sandmill.retained_versions r
 using (
   select v.plugin, v.digest, sum(octet_length(c.bytes)) over (

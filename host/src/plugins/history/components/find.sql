@@ -3,7 +3,7 @@
 --
 -- $1 text    plugin
 -- $2 text    digest
--- $3 bigint  most bytes
+-- $3 bigint  maximum bytes
 select case when octet_length(c.bytes)::bigint <= $3 then c.bytes end, r.signature
 from sandmill.retained_versions r join sandmill.components c using (digest)
 where r.plugin = $1 and r.digest = $2

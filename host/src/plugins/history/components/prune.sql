@@ -1,7 +1,7 @@
 -- Limits the retained versions of each plugin, by deleting the others. Deletes versions that were
 -- rolled back first, then those that ran longest ago, and never the one that runs.
 --
--- $1 bigint  most versions of a plugin
+-- $1 bigint  maximum number of versions of a plugin
 delete from sandmill.retained_versions r
 using (
   select v.plugin, v.digest, row_number() over (
