@@ -6,8 +6,8 @@
 //! resulting [`Plugin`] handles batches. Each call runs in an instance that sees one tenant only
 //! and, after a successful call, is kept warm for that tenant's next one. A guest can compute and
 //! return data; it reaches nothing but the documents of its lane's tenant, its log and its
-//! settings. Its bounds are in [`limits`]; [`SandboxUsage`] counts what all guests use and what
-//! they were refused. There is no SQL here.
+//! settings. Its bounds are in [`limits`]; [`SandboxUsage`] counts the use and the refusals of all
+//! guests. There is no SQL here.
 
 mod answer;
 mod bindings;

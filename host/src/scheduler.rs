@@ -2,11 +2,12 @@
 //!
 //! The runtime drives sockets and timers, so a guest that computes must not hold one of its
 //! threads. The order of the guests is decided in [`ring`]: tenants share CPU time by weight and
-//! class. A tenant is charged for the CPU time of its polls, including the host's work inside them,
-//! by the thread's own clock. A guest's future yields after every slice (see `sandbox::meter`) and
-//! is queued again; one that waits for the host is queued when it is woken. A tenant with threads
-//! of its own also has its own ring. Dropping the future that [`Scheduler::run`] returned drops the
-//! guest's future at its next slice at the latest. The threads end with the scheduler.
+//! class. A tenant is charged for the CPU time of its polls, including the host's work inside them.
+//! The thread's own CPU clock measures it. A guest's future yields after every slice (see
+//! `sandbox::meter`) and is queued again; one that waits for the host is queued when it is woken. A
+//! tenant with threads of its own also has its own ring. Dropping the future that
+//! [`Scheduler::run`] returned drops the guest's future at its next slice at the latest. The
+//! threads end with the scheduler.
 
 mod config;
 mod meter;

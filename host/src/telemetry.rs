@@ -44,7 +44,7 @@ use tracing_subscriber::{
 
 /// The environment variable that selects what is logged.
 const VARIABLE: &str = "SANDMILL_LOG";
-/// The most lines that are held. Default 100: more than any command displays.
+/// Maximum number of lines that are held. Default 100: more than any command displays.
 const HELD: usize = 100;
 
 /// Standard error, once logging has started.

@@ -1,5 +1,5 @@
-//! The work of `sandmill plugin check` and `sandmill plugin test`: loads a component and runs it in
-//! the sandbox that a host would use, without a host or a database.
+//! Checks and tests of a component, for `sandmill plugin check` and `sandmill plugin test`. They
+//! use the sandbox that a host would use, without a host or a database.
 
 use std::{
     fs::File,

@@ -63,8 +63,8 @@ pub(super) struct MigrateArgs {
     /// that combine streams; a tenant's appends then commit one at a time
     #[arg(long, value_name = "stream|tenant")]
     ordering: Option<Ordering>,
-    /// Set the most bytes of an event's data and metadata together, from 1024 to 33554432 [a new
-    /// store: 4194304]; larger events that are already stored stay
+    /// Set the maximum bytes of an event's data and metadata together, from 1024 to 33554432 [a new
+    /// store: 4194304]; stored events that are larger stay
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(i64::from(*size_limit::RANGE.start())..=i64::from(*size_limit::RANGE.end())))]
     max_event_bytes: Option<u32>,
     /// Set the schema of the collections' views, and create it if it is missing [a new store:

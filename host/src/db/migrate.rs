@@ -210,8 +210,8 @@ fn remedy(error: &Error) -> &'static str {
     }
 }
 
-/// Whether a statement failed because a schema, table, function or column is missing, as in a
-/// database that was never migrated, or was migrated by another version of Sandmill.
+/// Whether a statement failed because a schema, table, function or column is missing. This happens
+/// in a database that was never migrated, or was migrated by another version of Sandmill.
 pub fn is_schema_missing(error: &Error) -> bool {
     const MISSING: [SqlState; 4] = [
         SqlState::INVALID_SCHEMA_NAME,

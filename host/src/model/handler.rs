@@ -41,7 +41,7 @@ pub struct Reason {
     ///   `event-unreadable`, `unreadable-data`;
     /// - the plugin's own code after `plugin:`.
     pub class: String,
-    /// An explanation for people. Ends with the remedy where there is one.
+    /// An explanation for people. Ends with the remedy if there is one.
     pub message: String,
 }
 
@@ -84,7 +84,7 @@ impl fmt::Display for Reason {
 /// The documents that a handler may read during a call: those of its lane's tenant. They include
 /// the effects of all earlier batches of the lane, and none of the current one.
 pub trait Documents: Send + Sync {
-    /// One entry per id, in the order of the ids; none where the document does not exist.
+    /// One entry per id, in the order of the ids; none if the document does not exist.
     fn get_many<'a>(
         &'a self,
         collection: &'a CollectionName,
@@ -138,7 +138,7 @@ pub trait Handler: Send + Sync {
         Box::pin(std::future::ready(CallPermit::unlimited()))
     }
 
-    /// The most wall-clock time of one call, with everything in it.
+    /// Maximum wall-clock time of one call, with everything in it.
     fn wall_time(&self) -> Duration;
 
     /// Charges a line of this many bytes, which the host logs about a tenant, to the tenant's log

@@ -44,7 +44,7 @@ pub enum Invalid {
     /// Arrays and objects are nested too deeply.
     #[error("nested deeper than {most} levels at byte {at}")]
     TooDeep {
-        /// The most levels.
+        /// The maximum number of levels.
         most: usize,
         /// Where the first excess level begins.
         at: usize,

@@ -59,7 +59,7 @@ pub enum OnChange {
 pub struct Manifest {
     /// Tenants whose events the plugin handles; none means all.
     pub tenants: Option<Vec<TenantId>>,
-    /// Most events in one call; none leaves it to the plugin.
+    /// Maximum number of events in one call; none leaves it to the plugin.
     pub max_batch_size: Option<u32>,
     /// Whether the plugin may continue documents that it did not build.
     pub on_change: OnChange,

@@ -2,8 +2,8 @@
 //!
 //! A plan compares all running versions with all checked files. So it finds what no check of a
 //! single file can: two files that claim one processor, renamed files, and versions that would
-//! continue documents which they did not build. The [reconciler](super::reconciler) carries the
-//! steps out in order. A file that is missing in `desired` was removed.
+//! continue foreign documents. The [reconciler](super::reconciler) carries the steps out in order.
+//! A file that is missing in `desired` was removed.
 
 use std::{collections::BTreeMap, fmt};
 

@@ -8,10 +8,10 @@
 //! **Crashes.** A crash of the database can undo events and documents that a term has read. The
 //! term must not commit results that are based on them. A session of its own would prevent that,
 //! because the crash ends it; a shared session may have been opened after the crash. So each
-//! session for commits records a time since which the database has not crashed, and a term uses
-//! only sessions for which that time is before its beginning. A new session takes the time from the
-//! session of the host lock: if that one still answers, the database has not crashed since it was
-//! opened.
+//! session for commits records a time since which the database has not crashed. A term uses only
+//! sessions whose time is before the term's beginning. A new session takes the time from the
+//! session of the host lock. If that session still answers, the database has not crashed since it
+//! was opened.
 
 use std::{
     collections::BTreeSet,

@@ -1,8 +1,8 @@
 //! The order in which a lane behind the cursor reads the log: pure.
 //!
-//! It first reads towards the cursor, because what it handles up to there can be committed at any
-//! time. If it reaches the cursor with room left, it continues to the last page dispatched, and
-//! rejoins the tail if it reaches that. Otherwise what it read past the cursor is discarded and
+//! The lane first reads towards the cursor, because what it handles up to there can be committed at
+//! any time. If it reaches the cursor with room left, it continues to the last page dispatched. If
+//! it reaches that too, it rejoins the tail. Otherwise the events past the cursor are discarded and
 //! read again later.
 
 use std::{collections::VecDeque, sync::Arc};

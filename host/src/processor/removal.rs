@@ -39,7 +39,7 @@ pub struct ProcessorRemains {
 pub struct RemainingCollection {
     /// Its view's name.
     pub view: String,
-    /// The view as SQL names it: with its schema, quoted where needed.
+    /// The view as SQL names it: with its schema, quoted if needed.
     pub relation: String,
     /// The number of its documents; none if its table is missing, which does not prevent the
     /// removal.

@@ -1,8 +1,8 @@
 //! Comparison of documents by their values, not their spelling. Pure.
 //!
 //! Numbers are equal by value, to the last digit, in any notation. The order of keys and whitespace
-//! do not matter. Where two documents differ, the first difference in the order of their keys is
-//! given with a JSON pointer (RFC 6901).
+//! do not matter. If two documents differ, a JSON pointer (RFC 6901) names the first difference in
+//! the order of their keys.
 
 use std::collections::BTreeMap;
 
@@ -84,9 +84,9 @@ pub struct DifferingDocument {
 pub struct ValueDifference {
     /// A JSON pointer; empty for the whole document.
     pub path: String,
-    /// The expected value, as JSON; none where no value is expected.
+    /// The expected value, as JSON; none if no value is expected.
     pub expected: Option<String>,
-    /// The value found; none where there is none.
+    /// The value found; none if there is none.
     pub found: Option<String>,
 }
 
@@ -107,7 +107,7 @@ pub(super) fn documents(expected: &NamedDocuments, found: &NamedDocuments) -> Co
     }
 }
 
-/// The first difference between two JSON texts; none where their values are equal.
+/// The first difference between two JSON texts; none if their values are equal.
 fn first_difference(expected: &str, found: &str) -> Option<ValueDifference> {
     if expected == found { None } else { difference(expected, found, &mut String::new()) }
 }

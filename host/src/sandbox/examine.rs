@@ -1,5 +1,5 @@
-//! The examination of a component file: loads it as a plugin, and reports all that is learnt about
-//! it.
+//! The examination of a component file: loads it as a plugin, and reports everything found out
+//! about it.
 //!
 //! The host loads its plugins through here, and so does `sandmill plugin check`: its report shows
 //! what the host does with the file. A file's size is checked before a byte of it is read, so a

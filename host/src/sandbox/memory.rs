@@ -3,7 +3,7 @@
 //!
 //! Memory is reserved here before it grows and released when the store is dropped, so the counts
 //! never lag behind what is held. At the bound of a plugin or a tenant, its idle instances are
-//! evicted first. So only concurrent calls can stand in the way. A guest that is refused memory
+//! evicted first. So only concurrent calls can hold the missing memory. A guest that is refused
 //! because of them is retried later.
 
 use std::sync::{

@@ -71,7 +71,7 @@ impl Uncommitted {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts results of a tenant until the returned guard is dropped. None where they are empty.
+    /// Counts results of a tenant until the returned guard is dropped. None if they are empty.
     pub fn count(&self, tenant: &TenantId, bytes: usize) -> Option<UncommittedBytes> {
         if bytes == 0 {
             return None;

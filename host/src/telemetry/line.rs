@@ -21,7 +21,7 @@ use tracing_subscriber::{
 
 use crate::model::text;
 
-/// The most bytes of a field or a message. Default 16 KiB: as much as a guest's log line may have,
+/// Maximum bytes of a field or a message. Default 16 KiB: as much as a guest's log line may have,
 /// and more than anybody reads. An entry has a few of them.
 const FIELD_BYTES: usize = 16 << 10;
 

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The most queued text, bytes. Default 1 MiB: some seconds of a host that logs as much as its
+/// Maximum bytes of queued text. Default 1 MiB: some seconds of a host that logs as much as its
 /// tenants may, and little of its memory.
 const QUEUE_BYTES: usize = 1 << 20;
 /// The time in one write after which the reader counts as stalled, so that the end of the process

@@ -9,11 +9,11 @@ use crate::{
     source::native::lag::{self, TenantProgresses},
 };
 
-/// The most events of a tenant's lag that are counted per processor. Default 10,000.
+/// Maximum number of events of a tenant's lag that are counted per processor. Default 10,000.
 pub const LAG_COUNTED: i64 = 10_000;
 
-/// The most lanes of a tenant that are examined for its lag per processor, where lanes are finer
-/// than tenants. Default 16: each costs a count.
+/// Maximum number of lanes of a tenant that are examined for its lag per processor, if lanes are
+/// finer than tenants. Default 16: each costs a count.
 const LANES_COUNTED: i64 = 16;
 
 /// The usage and the state of one tenant.

@@ -31,7 +31,8 @@ const LAST: Duration = Duration::from_secs(5);
 /// The longest wait of a host that ends for a report under way. Default 300 ms: the last report
 /// is still to follow.
 const CUT_OFF: Duration = Duration::from_millis(300);
-/// The most tenants with pending usage, at some 200 bytes each, while the database is unavailable.
+/// Maximum number of tenants with pending usage, at some 200 bytes each, while the database is
+/// unavailable.
 const TENANTS: usize = 50_000;
 /// Tenants in one statement. Default 5,000.
 const AT_ONCE: usize = 5_000;
