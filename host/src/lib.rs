@@ -5,7 +5,7 @@
 //!
 //! **Shared vocabulary**
 //!
-//! - [`model`]: ids, events, cursors, effects, the trait of code that handles events. Pure.
+//! - [`model`]: ids, events, cursors, effects, the trait of code that handles events.
 //! - [`db`]: addresses, sessions, pools, migrations, rights, the private server.
 //! - [`supervisor`]: long-lived tasks and their end. [`telemetry`]: logs and metrics.
 //!   [`failpoint`]: crashes on purpose, for tests.

@@ -1,6 +1,6 @@
-//! A test kit that runs a projector without a host. [`given()`] states events and asserts documents.
-//! A [`Lane`] runs batches one at a time and returns each answer. Documents are kept in memory, and
-//! the host's limits are not checked. Not available on WebAssembly.
+//! A test kit that runs a projector without a host. [`given()`] states events and asserts
+//! documents. A [`Lane`] runs batches one at a time and returns each answer. Documents are kept in
+//! memory, and the host's limits are not checked. Not available on WebAssembly.
 //!
 //! ```
 //! use sandmill_guest::{prelude::*, testing::{event, given, json}};

@@ -181,8 +181,8 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
                 let done = anchor::reanchor(&mut session, args.appended_from).await?;
                 let (events, places) = (done.events, done.places);
                 reanchored = json!({ "events": events, "places": places, "appendedFrom": done.appended_from });
-                let events = count(events, "event");
-                print(format!("re-anchored {events} and {places} distinct positions of processors and lanes"))?;
+                let (events, places) = (count(events, "event"), count(places as u64, "position"));
+                print(format!("re-anchored {events} and {places} of processors and lanes"))?;
                 if let Some(position) = done.appended_from {
                     print(format!(
                         "events from position {position} on were appended since the restore; every processor still handles them"

@@ -68,7 +68,7 @@ impl Observer {
             None => self.db.connect("live view").await?,
         };
         let session = self.session.insert(session);
-        // Added at once: the tally returns each event once, and what follows may fail or be cancelled.
+        // Added at once: the tally returns each event once, and the rest may fail or be cancelled.
         self.rates.add(now, self.tally.new_events(session).await?);
         let status = status::read(session, LANES as i64).await?;
         // Each processor reports for the whole host. The busiest one reported most recently.
