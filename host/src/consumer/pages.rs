@@ -2,8 +2,8 @@
 //!
 //! A processor asks for the page after its own progress. If another processor had the same progress
 //! a moment ago, the page is still cached, and both continue from the same next progress. Otherwise
-//! the page is read. So processors that are level stay level and share every read. One that is
-//! behind or ahead needs no special path. Recent pages are kept up to a number of bytes.
+//! the page is read. So processors that are level stay level and share every read. A processor that
+//! is behind or ahead needs no special path. Recent pages are kept up to a number of bytes.
 //!
 //! A page is bounded in events and in bytes. After large events, fewer are read at once. Large data
 //! stays in the store, from where the module `deferred` loads it for the lane that handles it.

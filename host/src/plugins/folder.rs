@@ -46,8 +46,8 @@ use crate::model::{ids::TenantId, text};
 /// Maximum number of entries of a tenant's folder: reading a folder must not delay the other
 /// tenants.
 const MOST_ENTRIES: usize = 10_000;
-/// Maximum number of plugins of one tenant; the first by name run. Each costs database sessions and
-/// memory, no matter what its code does.
+/// Maximum number of plugins of one tenant; only the first ones by name run. Each costs database
+/// sessions and memory, no matter what its code does.
 const MOST_PLUGINS: usize = 100;
 /// Maximum number of problems listed of one folder, so that no tenant can flood the log.
 const MOST_PROBLEMS: usize = 20;

@@ -62,7 +62,7 @@ use read::{ReadAhead, ReadingResult};
 /// How long a commit waits for unfinished lanes at the head of the log. Default 3 ms: a quick lane
 /// rarely waits this long for another, and a longer wait would be noticeable.
 const PATIENCE: Patience = Patience { first: Duration::from_millis(3), last: Duration::from_millis(3) };
-/// The same while the processor is behind. These events are not awaited live, and leaving lanes
+/// The same while the processor is behind. Users do not wait for these events, and leaving lanes
 /// behind has a cost. A page of thousands of lanes takes a while although none of them is slow.
 const PATIENCE_BEHIND: Patience = Patience { first: Duration::from_secs(5), last: Duration::from_millis(250) };
 /// The same while the term drains or is paused.
@@ -85,7 +85,8 @@ const DEAD_LETTER_LOG_INTERVAL: Duration = Duration::from_secs(1);
 const STANDSTILL: Duration = Duration::from_secs(10);
 /// A lane that has been behind for this long exceeds its tenant's share, and is detached.
 const MAX_TIME_BEHIND: Duration = Duration::from_secs(1);
-/// A lane also exceeds it if its tenant owes this many rounds of the scheduler's ring.
+/// A lane also exceeds its tenant's share if the tenant owes this many rounds of the scheduler's
+/// ring.
 const MAX_DEBT: u32 = 64;
 /// The longest time between two plans.
 const PLAN_INTERVAL: Duration = Duration::from_millis(250);
