@@ -81,7 +81,7 @@ pub enum BuildError {
     },
     /// The package has no library of the type `cdylib`.
     #[error(
-        "the package {package} does not become a WebAssembly file. Add to its Cargo.toml:\n\n    [lib]\n    crate-type = [\"cdylib\"]"
+        "the package {package} does not build a WebAssembly file. Add to its Cargo.toml:\n\n    [lib]\n    crate-type = [\"cdylib\"]"
     )]
     NotACdylib {
         /// The package's name.
@@ -117,7 +117,7 @@ pub enum BuildError {
         remedy: String,
     },
     /// A script does not become a component.
-    #[error("{package} does not become a component. Fix the error in its code:\n{message}")]
+    #[error("{package} cannot be made into a component. Fix the error in its code:\n{message}")]
     Script {
         /// The plugin's name.
         package: String,
@@ -148,7 +148,7 @@ pub enum BuildError {
     },
     /// The module does not become a component.
     #[error(
-        "{package} does not become a component: {message}\nA plugin imports only what the contract offers; look for a dependency that needs an operating system or JavaScript."
+        "{package} cannot be made into a component: {message}\nA plugin imports only what the contract offers; look for a dependency that needs an operating system or JavaScript."
     )]
     Component {
         /// The package's name.

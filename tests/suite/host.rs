@@ -40,7 +40,7 @@ async fn a_second_host_waits_then_exits_without_a_change() {
     let second = output(command).await;
     assert_eq!(second.status.code(), Some(3), "{}", stderr(&second));
     let errors = stderr(&second);
-    assert!(errors.starts_with("error: another host works on this database (database session "), "{errors}");
+    assert!(errors.starts_with("error: another host is running on this database (database session "), "{errors}");
     assert!(errors.contains("nothing was changed"), "{errors}");
     // Not even a schema.
     assert_eq!(footprint(&database).await, "");

@@ -531,7 +531,7 @@ async fn a_plugin_in_a_tenants_folder_handles_that_tenants_events_only() {
     put(folder.path(), GOOD[3]);
     until("scripted_log", "other", r#"[["V000003", 2]]"#).await;
     place(&folder.path().join("acme"), "scripted.toml", b"tenants = ['other']");
-    until_error(folder.path(), "acme/scripted", Some("a plugin in the folder acme is that tenant's alone")).await;
+    until_error(folder.path(), "acme/scripted", Some("a plugin in the folder acme belongs to that tenant alone")).await;
     fs::remove_dir_all(folder.path().join("acme")).unwrap();
     until_event(&database, "acme/scripted", "stopped", 1).await;
     until("scripted_log", "acme", r#"[["V000003", 2]]"#).await;

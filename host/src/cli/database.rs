@@ -1,4 +1,5 @@
-//! Connecting to the database, with error messages that name the remedy. Used by all commands.
+//! Connecting to the database, with error messages that name the remedy. Used by the commands that
+//! work on an existing database.
 
 use std::time::{Duration, Instant};
 

@@ -52,7 +52,7 @@ Examples:
   sandmill dev --watch-src my-plugin       build the plugin at each save
   sandmill dev --database-url postgresql://me@localhost/shop",
     after_help = "\
-Database: without a configured one, `dev` starts a private PostgreSQL. Its data stay in
+Database: without a configured one, `dev` starts a private PostgreSQL. Its data stays in
 .sandmill until you remove that folder. While `dev` runs, other commands started in this folder
 or below use its database by default.
 

@@ -77,7 +77,7 @@ Removes the processor's position in the log, its lanes, pauses and dead letters,
 --drop-documents its documents.
 
 First take the plugin's file out of the plugins folder: no host may be running the processor.
-If the file comes back later, the processor starts from scratch.
+If the file returns later, the processor starts from scratch.
 
 Kept documents stay in their view, but no plugin updates them. A plugin that declares the
 collection is refused unless its manifest says on-change = \"continue\", which takes the

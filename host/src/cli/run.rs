@@ -49,7 +49,7 @@ Exit codes:
   1  failed; with --until-caught-up also if a plugin was refused
   3  another host is running on this database
   4  a lane is blocked (--until-caught-up)
-  130, 143  ended by Ctrl-C or SIGTERM: before it caught up (--until-caught-up), or by a second one";
+  130, 143  ended by Ctrl-C or SIGTERM: before it caught up (--until-caught-up), or by a second signal";
 
 /// Runs the plugins in a folder
 #[derive(Debug, clap::Args)]

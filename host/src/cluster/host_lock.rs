@@ -36,7 +36,7 @@ const KEEP_ALIVE: &str = "set tcp_keepalives_idle = 10; set tcp_keepalives_inter
 pub enum LockError {
     /// Another host holds it.
     #[error(
-        "another host works on this database{holder}; nothing was changed\n\
+        "another host is running on this database{holder}; nothing was changed\n\
          Stop it first: one host runs a database's processors at a time."
     )]
     Held {
@@ -197,7 +197,7 @@ async fn stand_by(db: &Db, reports: &mut StandbyReports) -> Result<Session, Erro
             reports.other_host = true;
             match holder {
                 Some(holder) if !holder.is_host => tracing::warn!("standing by: {}", held_by(Some(holder))),
-                holder => tracing::info!("standing by: another host works on this database{}", place(&holder)),
+                holder => tracing::info!("standing by: another host is running on this database{}", place(&holder)),
             }
         }
         if reports.unreachable.take().is_some() {
@@ -222,7 +222,7 @@ async fn acquire(db: &Db, patience: Duration) -> Result<Session, LockError> {
         if !reported {
             reported = true;
             tracing::info!(
-                "another host works on this database{}; waiting up to {} s for it to end",
+                "another host is running on this database{}; waiting up to {} s for it to end",
                 place(&holder),
                 patience.as_secs()
             );

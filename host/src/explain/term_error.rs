@@ -7,7 +7,7 @@ pub(super) fn remedy(processor: &str, error: &TermError) -> String {
     let state = error.sqlstate().unwrap_or_default();
     if ["42P01", "42703", "3F000"].contains(&state) {
         return format!(
-            "one of Sandmill's tables is missing or incomplete: restore it from a backup. A table of documents (sandmill_documents.c…) can be rebuilt instead: take the plugin's file out of the plugins folder, run `sandmill processors remove {processor} --drop-documents`, and put the file back. A restart of the host alone would only create it empty"
+            "one of Sandmill's tables is missing or incomplete: restore it from a backup. A table of documents (sandmill_documents.c…) can be rebuilt instead: take the plugin's file out of the plugins folder, run `sandmill processors remove {processor} --drop-documents`, and put the file back. A restart of the host alone would create an empty table"
         );
     }
     by_sqlstate(state).into()

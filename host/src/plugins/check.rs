@@ -247,7 +247,7 @@ fn read_manifest(file: &PluginFile, host: &Limits) -> Result<(Manifest, Limits),
     let manifest = Manifest::parse(&text).map_err(rejection)?;
     if let (Some(tenant), true) = (&file.tenant, manifest.tenants.is_some() || manifest.settings.have_tenants()) {
         return Err(rejection(format!(
-            "tenants: a plugin in the folder {tenant} is that tenant's alone; remove `tenants` and put its settings under [settings]"
+            "tenants: a plugin in the folder {tenant} belongs to that tenant alone; remove `tenants` and put its settings under [settings]"
         )));
     }
     let limits = manifest.limits(host, file.tenant.as_ref()).map_err(rejection)?;

@@ -42,7 +42,8 @@ pub enum CommitError {
     /// Another session owns the processor, or wrote its rows. Nothing was committed; the term ends.
     #[error("{0}")]
     Fenced(String),
-    /// The connection failed, perhaps after COMMIT was sent. The outcome is unknown; the term ends.
+    /// A statement failed for another reason, or the connection did. If COMMIT had been sent, the
+    /// outcome is unknown. The term ends.
     #[error("{0}")]
     Lost(String),
 }
@@ -408,6 +409,8 @@ impl CommitTransaction<'_> {
         Ok(())
     }
 
+    /// Moves or holds the cursor of every bucket, and fails the transaction if the fence is not
+    /// current. Sent last, because it locks the rows.
     async fn move_cursor(&self, from: &Progress, to: &Progress, handled: i64) -> Result<(), Error> {
         let (processor, fence, buckets) = (self.processor.as_str(), self.fence.as_str(), i64::from(BUCKETS));
         let (from, to) = (from.to_string(), to.to_string());

@@ -371,7 +371,7 @@ impl<'a> Engine<'a> {
             if self.commit.is_none() && self.hold.due(Instant::now()).is_some_and(|due| due.is_zero()) {
                 self.report_hold().await?;
             }
-            if self.commit.is_none() && self.well_in().is_some_and(|due| due.is_zero()) {
+            if self.commit.is_none() && self.healthy_in().is_some_and(|due| due.is_zero()) {
                 let session = self.committer.session().await?;
                 let cleared = self.errors.clear(&session, self.id).await;
                 cleared.map_err(|e| anyhow::anyhow!(crate::db::describe(&e)))?;
@@ -623,8 +623,8 @@ impl<'a> Engine<'a> {
 
     /// How long until this term counts as healthy, if its progress stays as it is; none if there is
     /// no error to clear.
-    fn well_in(&self) -> Option<Duration> {
-        self.errors.well_at(|| self.progress()).map(|age| age.saturating_sub(self.began.elapsed()))
+    fn healthy_in(&self) -> Option<Duration> {
+        self.errors.healthy_at(|| self.progress()).map(|age| age.saturating_sub(self.began.elapsed()))
     }
 
     /// The progress that this term has made.
@@ -667,8 +667,8 @@ impl<'a> Engine<'a> {
         let report = self.commit.is_none().then(|| self.report.due()).flatten();
         let hold = self.commit.is_none().then(|| self.hold.due(Instant::now())).flatten();
         let still = self.still_since.map(|since| STANDSTILL.saturating_sub(since.elapsed()));
-        let well = self.commit.is_none().then(|| self.well_in()).flatten();
-        [commit, store, due, decisions, report, hold, still, well, self.drain_time_left()]
+        let healthy = self.commit.is_none().then(|| self.healthy_in()).flatten();
+        [commit, store, due, decisions, report, hold, still, healthy, self.drain_time_left()]
             .into_iter()
             .flatten()
             .min()

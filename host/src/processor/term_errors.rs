@@ -3,7 +3,7 @@
 //! Terms that keep ending commit nothing, so they leave no other trace in the database. The error
 //! is therefore written outside any term; if that fails too, it is written with the next one. The
 //! record outlives the host: a new host continues its time and count. It is cleared once a term is
-//! healthy (see [`TermErrors::well_at`]).
+//! healthy (see [`TermErrors::healthy_at`]).
 
 use std::{
     sync::Arc,
@@ -68,7 +68,7 @@ impl TermErrors {
 
     /// The age at which a term is healthy, if its progress stays as it is. None if it never is, or
     /// if there is no error to clear.
-    pub(super) fn well_at(&self, progress: impl FnOnce() -> TermProgress) -> Option<Duration> {
+    pub(super) fn healthy_at(&self, progress: impl FnOnce() -> TermProgress) -> Option<Duration> {
         if self.continued && self.ended.is_none() {
             return None;
         }
@@ -176,13 +176,17 @@ mod tests {
     #[test]
     fn a_term_goes_well_by_its_progress_and_not_by_its_age_alone() {
         let mut errors = TermErrors::default();
-        assert_eq!(errors.well_at(|| TermProgress::CaughtUp), Some(STEADY), "an earlier host may have left an error");
+        assert_eq!(
+            errors.healthy_at(|| TermProgress::CaughtUp),
+            Some(STEADY),
+            "an earlier host may have left an error"
+        );
         errors.continue_from(None);
-        assert_eq!(errors.well_at(|| unreachable!("there is nothing to clear")), None);
+        assert_eq!(errors.healthy_at(|| unreachable!("there is nothing to clear")), None);
         errors.ended("lock timeout", at(1));
-        let well_at =
-            [TermProgress::None, TermProgress::Committed, TermProgress::CaughtUp].map(|made| errors.well_at(|| made));
-        assert_eq!(well_at, [None, Some(LASTING), Some(STEADY)]);
+        let healthy_at = [TermProgress::None, TermProgress::Committed, TermProgress::CaughtUp]
+            .map(|made| errors.healthy_at(|| made));
+        assert_eq!(healthy_at, [None, Some(LASTING), Some(STEADY)]);
     }
 
     #[test]

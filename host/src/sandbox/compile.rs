@@ -133,8 +133,8 @@ pub enum CompileError {
     /// It takes more than a quick compiler has.
     #[error("compiling it takes longer than a small component may take")]
     Unfinished,
-    /// All compilers were stopped, because the host ends.
-    #[error("it was not compiled, because the host ends")]
+    /// All compilers were stopped, because the host is stopping.
+    #[error("it was not compiled, because the host is stopping")]
     Stopped,
     /// The compiler could not be started, or failed in an unexpected way.
     #[error("the compiler failed: {0}")]

@@ -226,7 +226,7 @@ impl GuestState {
     fn exited(&mut self) -> wasmtime::Error {
         self.call.log.end_lines(self.identity.name());
         let last_words = self.call.log.last_words();
-        let message = failure::trap_message(last_words.as_deref(), "the guest ended its own program: wasi:cli/exit");
+        let message = failure::trap_message(last_words.as_deref(), "the guest exited: wasi:cli/exit");
         self.refuse("trap", message)
     }
 

@@ -125,7 +125,7 @@ fn held(source: &Error) -> &'static str {
 
 fn unsure(in_doubt: bool) -> &'static str {
     if in_doubt {
-        "\nThe connection was lost during a commit, so up to some thousand lines after that may be stored too. `sandmill \
+        "\nThe connection was lost during a commit, so up to a few thousand later lines may be stored too. `sandmill \
          events` shows the last events."
     } else {
         ""
@@ -376,7 +376,7 @@ async fn difference_from_stored(
     let json = transaction.query_opt(include_str!("import/known_json.sql"), &[&line.tenant, &line.id, &most]).await?;
     Ok(match &json {
         Some(json) => EventContent { json: Some((json.get(0), json.get(1))), ..stored }.difference(line),
-        None => Some(same::message(line, "its data is not the same")),
+        None => Some(same::message(line, "its data differs")),
     })
 }
 

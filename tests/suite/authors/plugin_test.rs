@@ -119,7 +119,7 @@ fn a_result_that_depends_on_batches_is_reported_with_its_place() {
     assert_eq!(reported.len(), 3, "the quiet stream's document is the same");
     let printed = stdout(&plugin(&["test", &wasm("scripted"), "--events", &events]));
     for expected in [
-        "the result depends on batching: batches of 1 gave another result than batches of up to 500\n",
+        "the result depends on batching: batches of 1 gave a different result from batches of up to 500\n",
         "  scripted_log tenant acme id loud at /batch: first 31, here 1\n",
         "failed: the result depends on batching; ",
     ] {

@@ -20,7 +20,7 @@ use serde_json::json;
 
 use super::footprint;
 
-const STANDS_BY: &str = "standing by: another host works on this database (database session ";
+const STANDS_BY: &str = "standing by: another host is running on this database (database session ";
 const IS_UNREACHABLE: &str = "standing by: cannot reach the database: ";
 
 /// Waits until a host has logged this.
@@ -154,7 +154,7 @@ async fn a_role_without_rights_gets_the_error_about_the_other_host() {
     session.batch_execute("drop role if exists stranger; create role stranger login").await.unwrap();
     let stranger = Db::parse(&format!("{} user=stranger", database.address)).unwrap();
     let error = HostLock::acquire(&stranger, std::time::Duration::ZERO).await.err().unwrap().to_string();
-    assert!(error.starts_with("another host works on this database"), "{error}");
+    assert!(error.starts_with("another host is running on this database"), "{error}");
     holder.ensure().await.unwrap();
     session.batch_execute("drop role stranger").await.unwrap();
 }

@@ -54,11 +54,7 @@ pub(super) fn all() -> Vec<Deed> {
         wasi("polls-nothing", "poll-nothing", Blocked("refused-call: polled an empty list")),
         wasi("hoards", "hoard", Blocked("handle-limit: held 10000 WASI handles")),
         wasi("random", "random-bytes", Blocked("refused-call: asked for 1099511627776 random bytes")),
-        wasi(
-            "exits",
-            "exit",
-            Blocked("trap: Trace:\n  SECRET-exits; (the guest ended its own program: wasi:cli/exit)"),
-        ),
+        wasi("exits", "exit", Blocked("trap: Trace:\n  SECRET-exits; (the guest exited: wasi:cli/exit)")),
         wasi("looks", "look", Continues),
         wasi("escapes", "escape", Continues),
         wasi("prints", "print", Continues),

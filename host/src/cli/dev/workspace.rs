@@ -96,7 +96,7 @@ pub(in super::super) fn find(from: &Path) -> anyhow::Result<Option<String>> {
             return Ok(Some(address.trim().to_owned()));
         }
         bail!(
-            "`sandmill dev` is not running in {}: {} was left by a killed one\nStart it there again, or \
+            "`sandmill dev` is not running in {}: {} was left by a `sandmill dev` that was killed\nStart it there again, or \
              choose a database with DATABASE_URL or --database-url.",
             folder.parent().unwrap_or(&folder).display(),
             path.display()

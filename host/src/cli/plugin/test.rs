@@ -152,7 +152,7 @@ fn report_text(request: &TestRequest, result: &TestResult, memory_mib: usize) ->
     if let Some(first) = report.passes.first() {
         for pass in report.passes.iter().filter(|pass| !pass.is_same()) {
             print(format!(
-                "\nthe result depends on batching: {} gave another result than {}",
+                "\nthe result depends on batching: {} gave a different result from {}",
                 pass.batching, first.batching
             ));
             compared(&mut print, &pass.documents, ["first", "here"]);

@@ -36,7 +36,7 @@ pub enum EmbeddedError {
     },
     /// Started by root on a machine without an account for the server.
     #[error(
-        "PostgreSQL refuses to run as root, and this machine has neither a user `postgres` nor `nobody` to run it as. \
+        "PostgreSQL refuses to run as root, and this machine has neither the user `postgres` nor `nobody` to run it as. \
          Start Sandmill as another user."
     )]
     NoAccount,
@@ -57,7 +57,9 @@ pub enum EmbeddedError {
         log: String,
     },
     /// The shell script that owns the server ended early.
-    #[error("the watchdog of the private PostgreSQL server ended: {0}. The server ends with it; start again.")]
+    #[error(
+        "the watchdog of the private PostgreSQL server ended: {0}. The server has stopped; start the command again."
+    )]
     Watchdog(#[source] io::Error),
     /// The server rejected a statement.
     #[error("the private PostgreSQL server rejected a statement: {}", describe(.0))]

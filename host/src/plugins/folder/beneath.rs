@@ -258,7 +258,7 @@ impl Folder {
             let here = way.last().map_or(self.fd.as_fd(), |(fd, _)| fd.as_fd());
             let is_linked = links > 0;
             let refusal = |error| match error {
-                Errno::NOENT if is_linked => Refusal::Refused("a link to nothing; remove it".into()),
+                Errno::NOENT if is_linked => Refusal::Refused("a broken link; remove it".into()),
                 error => error.into(),
             };
             let stat = statat(here, &part, AtFlags::SYMLINK_NOFOLLOW).map_err(refusal)?;
@@ -266,7 +266,7 @@ impl Folder {
                 FileType::Symlink => {
                     links += 1;
                     if links > MOST_LINKS {
-                        return Err(Refusal::Refused("a link that leads back to itself; remove it".into()));
+                        return Err(Refusal::Refused("a circular link; remove it".into()));
                     }
                     let to = readlinkat(here, &part, Vec::new())?.into_bytes();
                     if to.starts_with(b"/") {

@@ -86,14 +86,14 @@ fn an_entry_that_cannot_be_a_plugin_is_refused_with_a_reason() {
         tree.plugins(),
         pairs(&[
             ("absolute", out),
-            ("broken", "a link to nothing"),
+            ("broken", "a broken link"),
             ("companion", "its manifest companion.toml: a link that leads out of the plugins folder"),
             ("folder", "a directory and not a file"),
             ("inside", ".data/in"),
             ("manifest", "its manifest manifest.toml: a directory and not a file"),
             ("outside", out),
             ("pipe", special),
-            ("round", "a link that leads back to itself"),
+            ("round", "a circular link"),
             ("socket", special),
         ])
     );

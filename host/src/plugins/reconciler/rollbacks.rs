@@ -153,7 +153,7 @@ impl Reconciler {
             VersionSpec { digest: hold.digest.clone(), spec: member.spec.clone(), manifest: member.manifest.clone() };
         let stats = member.stats();
         let restarts = match plan::change(&hold.plugin, &now, &restored) {
-            _ if version.spec.id != id => Err(format!("it is another processor, {}", version.spec.id)),
+            _ if version.spec.id != id => Err(format!("it provides another processor, {}", version.spec.id)),
             Some(Step::Refuse { reason, .. }) => Err(reason),
             step => Ok(!matches!(step, Some(Step::Swap { .. }))),
         };

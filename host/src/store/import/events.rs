@@ -173,7 +173,7 @@ mod tests {
         let line = |data| format!("{{\"stream\":\"s\",\"type\":\"A\",\"id\":\"x\",\"data\":{data}}}\n");
         let error = read(&(line(1) + &line(1) + &line(2))).unwrap_err().to_string();
         assert!(
-            error.starts_with("line 3: tenant default has another event with the id \"x\": its data is not the same."),
+            error.starts_with("line 3: tenant default has another event with the id \"x\": its data differs."),
             "{error}"
         );
     }

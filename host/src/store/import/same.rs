@@ -49,7 +49,7 @@ impl<'a> EventContent<'a> {
         if let Some((data, metadata)) = self.json {
             for (what, there, here) in [("data", data, line.data.get()), ("metadata", metadata, line.metadata())] {
                 if !same_json(there, here) {
-                    differences.push(format!("its {what} is not the same"));
+                    differences.push(format!("its {what} differs"));
                 }
             }
         }
@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(
             event.difference(&line("")).unwrap(),
             "tenant default has another event with the id \"e\": its stream is \"t\", here \"s\", its type is \"U\", here \"T\", \
-             its data is not the same, its metadata is not the same. Give this line a unique id, or remove the line"
+             its data differs, its metadata differs. Give this line a unique id, or remove the line"
         );
     }
 }

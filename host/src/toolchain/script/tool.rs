@@ -149,7 +149,7 @@ fn ran(children: &Children, command: &mut Command) -> Result<(), String> {
         return Ok(());
     }
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let last = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("without any message");
+    let last = stderr.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no error message");
     Err(format!("{program} failed: {}", last.trim()))
 }
 
