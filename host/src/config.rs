@@ -2,10 +2,10 @@
 //! precedence: a file, the environment, flags.
 //!
 //! A key has a place in the file (`limits.cpu-ms`), a variable (`SANDMILL_LIMITS_CPU_MS`) and a
-//! flag (`--set limits.cpu-ms=500`). Keys of a single tenant or of a tenant's own processor have no
-//! variable. `DATABASE_URL` is another name for `database-url`. Unknown keys and values out of range
-//! are errors in every source; for variables and flags, the error suggests the nearest known key.
-//! If no file is named, `sandmill.toml` in the current folder is read if it exists.
+//! flag (`--set limits.cpu-ms=500`). Keys of a single tenant or of a tenant's own processor have
+//! no variable. `DATABASE_URL` is another name for `database-url`. Unknown keys and values out of
+//! range are errors in every source; for variables and flags, the error suggests the nearest known
+//! key. If no file is named, `sandmill.toml` in the current folder is read if it exists.
 //! [`Config::resolve`] also records the source of each value.
 
 mod meaning;
