@@ -28,7 +28,6 @@
 mod lane;
 mod parked;
 mod plan;
-
 mod shed;
 mod slots;
 
