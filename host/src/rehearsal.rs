@@ -71,7 +71,7 @@ impl PluginTest<'_> {
     /// misspelling.
     fn absent_types(&self, events: &[Arc<Event>]) -> Vec<String> {
         let present: BTreeSet<&str> = events.iter().map(|event| &*event.event_type).collect();
-        let wanted = self.spec.event_types.iter().flatten();
+        let wanted = self.spec.descriptor.event_types.iter().flatten();
         wanted.filter(|wanted| !present.contains(wanted.as_str())).cloned().collect()
     }
 }

@@ -97,7 +97,9 @@ impl Folding {
 
     fn spec(&self) -> ProcessorSpec {
         let partition_by = self.partition_by.clone();
-        ProcessorSpec { partition_by, ..ProcessorSpec::projector(self.id.clone(), vec![self.collection.clone()]) }
+        let mut spec = ProcessorSpec::projector(self.id.clone(), vec![self.collection.clone()]);
+        spec.descriptor.partition_by = partition_by;
+        spec
     }
 
     async fn fold(self: Arc<Self>, batch: Arc<Batch>, documents: Arc<dyn Documents>) -> Result<Effects, Failure> {

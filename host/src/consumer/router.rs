@@ -36,7 +36,7 @@ impl Router {
     /// A router for the subscription in a spec.
     pub fn new(spec: &ProcessorSpec) -> Self {
         let mut event_types: Option<Vec<Box<str>>> =
-            spec.event_types.as_ref().map(|types| types.iter().map(|t| t.as_str().into()).collect());
+            spec.descriptor.event_types.as_ref().map(|types| types.iter().map(|t| t.as_str().into()).collect());
         if let Some(types) = &mut event_types {
             types.sort();
         }
@@ -47,7 +47,7 @@ impl Router {
         Router {
             event_types: event_types.map(Into::into),
             tenants: tenants.map(Into::into),
-            partitioning: match &spec.partition_by {
+            partitioning: match &spec.descriptor.partition_by {
                 PartitionBy::Tenant => Partitioning::Tenant,
                 PartitionBy::EventStream => Partitioning::Stream,
                 PartitionBy::DataProperty(pointer) => {
@@ -172,12 +172,10 @@ mod tests {
     }
 
     fn router(event_types: Option<&[&str]>, partition_by: PartitionBy) -> Router {
-        let spec = ProcessorSpec::projector(ProcessorId::parse("p").unwrap(), Vec::new());
-        Router::new(&ProcessorSpec {
-            event_types: event_types.map(|types| types.iter().map(|t| t.to_string()).collect()),
-            partition_by,
-            ..spec
-        })
+        let mut spec = ProcessorSpec::projector(ProcessorId::parse("p").unwrap(), Vec::new());
+        spec.descriptor.event_types = event_types.map(|types| types.iter().map(|t| t.to_string()).collect());
+        spec.descriptor.partition_by = partition_by;
+        Router::new(&spec)
     }
 
     fn routed(router: &Router, events: &[Arc<Event>]) -> Vec<String> {

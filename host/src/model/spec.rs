@@ -81,52 +81,28 @@ pub struct ProcessorSpec {
     pub id: ProcessorId,
     /// The tenants whose events it handles; none means all.
     pub tenants: Option<Vec<TenantId>>,
-    /// Maximum number of events in one call.
+    /// Maximum number of events in one call: the operator's, or else the author's.
     pub max_batch_size: Option<u32>,
-    /// The author's version, for people.
-    pub version: String,
-    /// The event types that it handles; none means all.
-    pub event_types: Option<Vec<String>>,
-    /// Every collection that it reads or writes.
-    pub collections: Vec<CollectionName>,
-    /// The key of its lanes.
-    pub partition_by: PartitionBy,
-    /// Where it begins.
-    pub start: Start,
-    /// Raised by the author when documents of earlier code must be built again.
-    pub read_model_version: u32,
+    /// The author's declaration.
+    pub descriptor: Descriptor,
 }
 
 impl ProcessorSpec {
     /// The spec of a descriptor without an operator's choices. With an `owner` it is that tenant's
     /// own, and handles that tenant's events only.
     pub fn new(descriptor: Descriptor, owner: Option<&TenantId>) -> Self {
-        let Descriptor {
-            id,
-            version,
-            event_types,
-            collections,
-            partition_by,
-            start,
-            read_model_version,
-            max_batch_size,
-        } = descriptor;
-        let id = ProcessorId::from(id);
+        let id = ProcessorId::from(descriptor.id.clone());
         ProcessorSpec {
             id: owner.map_or_else(|| id.clone(), |owner| id.owned_by(owner)),
             tenants: owner.map(|owner| vec![owner.clone()]),
-            max_batch_size,
-            version,
-            event_types,
-            collections,
-            partition_by,
-            start,
-            read_model_version,
+            max_batch_size: descriptor.max_batch_size,
+            descriptor,
         }
     }
 
     /// A projector of all tenants' events of all types, from the beginning, with a lane per tenant.
     pub fn projector(id: ProcessorId, collections: Vec<CollectionName>) -> Self {
-        ProcessorSpec { id: id.clone(), ..Self::new(Descriptor::projector(id.family().clone(), collections), None) }
+        let descriptor = Descriptor::projector(id.family().clone(), collections);
+        ProcessorSpec { id, ..Self::new(descriptor, None) }
     }
 }

@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, fmt};
 
 use super::manifest::Manifest;
 use crate::{
-    model::{ids::ProcessorId, spec::ProcessorSpec},
+    model::{
+        ids::ProcessorId,
+        spec::{Descriptor, ProcessorSpec},
+    },
     processor::registration,
 };
 
@@ -194,7 +197,8 @@ pub(super) fn change(plugin: &str, now: &VersionSpec, new: &VersionSpec) -> Opti
     }
     // Document readers and writers are built for the collections, routers for the subscription.
     let fixed = |version: &VersionSpec| {
-        let ProcessorSpec { mut collections, event_types, tenants, .. } = version.spec.clone();
+        let ProcessorSpec { tenants, descriptor: Descriptor { mut collections, event_types, .. }, .. } =
+            version.spec.clone();
         collections.sort();
         (collections, event_types, tenants)
     };
@@ -229,7 +233,7 @@ impl fmt::Display for Step {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ids::CollectionName, spec::Descriptor};
+    use crate::model::ids::CollectionName;
 
     fn version(id: &str, digest: &str) -> VersionSpec {
         let collections = vec![CollectionName::parse("carts").unwrap()];
@@ -339,9 +343,9 @@ mod tests {
             ReconcilePlan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()
         };
         let more = CollectionName::parse("more").unwrap();
-        assert_eq!(with(&|new| new.collections.insert(0, more.clone())), "restart a");
-        assert_eq!(with(&|new| new.version = "2.0".into()), "swap a");
-        let refused = with(&|new| new.read_model_version = 7);
+        assert_eq!(with(&|new| new.descriptor.collections.insert(0, more.clone())), "restart a");
+        assert_eq!(with(&|new| new.descriptor.version = "2.0".into()), "swap a");
+        let refused = with(&|new| new.descriptor.read_model_version = 7);
         assert!(
             refused.starts_with(
                 "refuse a: processor a was built with read-model version 1, and this plugin has read-model version 7"
@@ -355,8 +359,7 @@ mod tests {
         let now = version("a", "1");
         let with = |manifest: &str, change: &dyn Fn(&mut ProcessorSpec)| {
             let manifest = Manifest::parse(manifest).unwrap();
-            let descriptor = Descriptor::projector(now.spec.id.family().clone(), now.spec.collections.clone());
-            let mut new = VersionSpec { spec: manifest.apply_to(&descriptor, None), manifest, ..now.clone() };
+            let mut new = VersionSpec { spec: manifest.apply_to(&now.spec.descriptor, None), manifest, ..now.clone() };
             change(&mut new.spec);
             let files = BTreeMap::from([("a".to_string(), Desired::Run(Box::new(new)))]);
             ReconcilePlan::between(&BTreeMap::from([("a".to_string(), now.clone())]), &files).to_string()
@@ -366,10 +369,11 @@ mod tests {
         assert_eq!(with("[limits]\ncpu-ms = 5", &nothing), "swap a");
         assert_eq!(with("max-batch-size = 5", &nothing), "swap a");
         assert_eq!(with("tenants = ['acme']", &nothing), "restart a");
-        let other_types = |new: &mut ProcessorSpec| new.event_types = Some(vec!["T".into()]);
+        let other_types = |new: &mut ProcessorSpec| new.descriptor.event_types = Some(vec!["T".into()]);
         assert_eq!(with("on-change = 'continue'", &other_types), "restart a");
         assert!(with("", &other_types).starts_with("refuse a: "));
-        let by_stream = |new: &mut ProcessorSpec| new.partition_by = crate::model::spec::PartitionBy::EventStream;
+        let by_stream =
+            |new: &mut ProcessorSpec| new.descriptor.partition_by = crate::model::spec::PartitionBy::EventStream;
         assert!(with("on-change = 'continue'", &by_stream).starts_with("refuse a: "));
     }
 }

@@ -320,10 +320,10 @@ impl Registry {
 fn announce(RunnableVersion { spec, plugin, digest, .. }: &RunnableVersion) {
     tracing::info!(
         processor = %spec.id,
-        version = spec.version,
+        version = spec.descriptor.version,
         plugin,
         digest = digest.get(..12),
-        event_types = spec.event_types.as_ref().map_or_else(|| "all".into(), |types| text::some_of(types, " ")),
+        event_types = spec.descriptor.event_types.as_ref().map_or_else(|| "all".into(), |types| text::some_of(types, " ")),
         "running"
     );
 }

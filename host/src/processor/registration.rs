@@ -12,7 +12,7 @@ use crate::{
     model::{
         cursor::{Progress, Snapshot},
         ids::{BUCKETS, CollectionName, TenantId},
-        spec::{ProcessorSpec, Start},
+        spec::{Descriptor, ProcessorSpec, Start},
         text,
     },
     tenants::Tenants,
@@ -110,11 +110,11 @@ impl Registration<'_> {
         let id = spec.id.as_str();
         let database = |error| RegistrationError::Database { id: id.to_string(), error };
         let now = Basis::of(spec);
-        let start = match spec.start {
+        let start = match spec.descriptor.start {
             Start::Beginning => Some(Progress::at(Snapshot::nothing()).to_string()),
             Start::Now => None,
         };
-        let collections: Vec<&str> = spec.collections.iter().map(CollectionName::as_str).collect();
+        let collections: Vec<&str> = spec.descriptor.collections.iter().map(CollectionName::as_str).collect();
         let register = async |event_types: &Option<Vec<String>>| -> Result<bool, RegistrationError> {
             let row = session
                 .query_one(
@@ -124,7 +124,7 @@ impl Registration<'_> {
                         &KIND,
                         plugin,
                         digest,
-                        &spec.version,
+                        &spec.descriptor.version,
                         event_types,
                         &now.partition_by,
                         &now.read_model_version,
@@ -141,7 +141,7 @@ impl Registration<'_> {
                 .map_err(database)?;
             Ok(row.get(0))
         };
-        if register(&spec.event_types).await? {
+        if register(&spec.descriptor.event_types).await? {
             return Ok(());
         }
         let row = session.query_one(include_str!("registration/known.sql"), &[&id]).await.map_err(database)?;
@@ -174,7 +174,7 @@ pub fn difference(before: &ProcessorSpec, now: &ProcessorSpec, adopt: bool) -> O
 
 impl Basis {
     fn of(spec: &ProcessorSpec) -> Self {
-        let ProcessorSpec { event_types, partition_by, read_model_version, .. } = spec;
+        let Descriptor { event_types, partition_by, read_model_version, .. } = &spec.descriptor;
         Basis::new(event_types.clone(), partition_by.to_string(), *read_model_version as i32)
     }
 

@@ -45,7 +45,7 @@ impl Term {
     pub async fn begin(shared: &Shared, spec: &ProcessorSpec, host: i32) -> anyhow::Result<Term> {
         let (sessions, id) = (&shared.connections, &spec.id);
         let TermStart { committer, cursors, checkpoints } =
-            Committer::begin(&sessions.commits, id, &spec.collections, host).await?;
+            Committer::begin(&sessions.commits, id, &spec.descriptor.collections, host).await?;
         let Some((_, stored)) = cursors.first().cloned() else { anyhow::bail!("processor {id} has no cursors") };
         anyhow::ensure!(
             cursors.len() == usize::from(BUCKETS) && cursors.iter().all(|(_, progress)| *progress == stored),

@@ -178,7 +178,7 @@ impl TermDocuments {
             Loader::new(sessions.clone(), borrower, owner.cloned(), read_bytes, together)
         };
         let (loader, slow_loader) = (loader("documents", true), loader(SLOW_READS, false));
-        let owned = spec.partition_by != PartitionBy::Tenant;
+        let owned = spec.descriptor.partition_by != PartitionBy::Tenant;
         let state = CacheState { cache: DocumentCache::new(cache_bytes), serial: 0 };
         TermDocuments { loader, slow_loader, slow: Mutex::default(), owned, state: Mutex::new(state) }
     }

@@ -90,7 +90,7 @@ pub(super) async fn run(
 ) -> Result<Pass, TermEnded> {
     test.runner.code.current().handler.forget_all();
     let began = Instant::now();
-    let owned = test.spec.partition_by != PartitionBy::Tenant;
+    let owned = test.spec.descriptor.partition_by != PartitionBy::Tenant;
     let passes = by_tenant(events).into_iter().enumerate().map(|(number, (tenant, events))| {
         let documents = Arc::new(MemoryDocuments::new(owned));
         let (result, stopped) = (PassResult::default(), HashSet::new());

@@ -122,8 +122,8 @@ impl DryRun<'_> {
     /// used again.
     pub async fn run(&self, session: &mut DryRunSession) -> anyhow::Result<Option<DryRunReport>> {
         let Some((from, up_to)) = self.handled_positions() else { return Ok(None) };
-        let ProcessorSpec { tenants, event_types, .. } = self.spec;
-        let mut last = session.reader.last(tenants.as_deref(), event_types.as_deref(), up_to, self.events).await?;
+        let (tenants, event_types) = (self.spec.tenants.as_deref(), self.spec.descriptor.event_types.as_deref());
+        let mut last = session.reader.last(tenants, event_types, up_to, self.events).await?;
         // The candidate must not see events that the running version never handled, and they allow
         // no comparison.
         let running = Router::new(self.runs_as);
@@ -135,8 +135,9 @@ impl DryRun<'_> {
             return Ok(None);
         }
         // Collections that only the candidate has are empty, or belong to another processor.
-        let known = |collection: &&CollectionName| self.runs_as.collections.contains(collection);
-        let collections: Arc<[CollectionName]> = self.spec.collections.iter().filter(known).cloned().collect();
+        let known = |collection: &&CollectionName| self.runs_as.descriptor.collections.contains(collection);
+        let collections: Arc<[CollectionName]> =
+            self.spec.descriptor.collections.iter().filter(known).cloned().collect();
         session.read_for(self.runs_as.id.owner());
         let new = CodeVersion::new("", self.handler.clone().isolated_clone(), self.spec.max_batch_size);
         let old = CodeVersion::new("", self.running.handler.clone().isolated_clone(), self.runs_as.max_batch_size);
@@ -161,7 +162,7 @@ impl DryRun<'_> {
     /// conditions, so a few events that are not handled yet do no harm.
     fn handled_positions(&self) -> Option<(i64, i64)> {
         let positions = self.running.stats().positions;
-        match self.runs_as.start {
+        match self.runs_as.descriptor.start {
             Start::Beginning => Some((i64::MIN, positions.map_or(i64::MAX, |(_, last)| last))),
             Start::Now => positions,
         }

@@ -106,7 +106,7 @@ impl<'a> TestResultJson<'a> {
         TestResultJson {
             good: result.report.is_good(),
             id: result.spec.id.as_str(),
-            version: &result.spec.version,
+            version: &result.spec.descriptor.version,
             repeated: result.repeated,
             largest_instance_bytes: result.largest_instance_bytes,
             report: &result.report,
@@ -121,7 +121,7 @@ fn report_text(request: &TestRequest, result: &TestResult, memory_mib: usize) ->
         text.push_str(&line);
         text.push('\n');
     };
-    print(format!("{} {} on {}", spec.id, spec.version, request.events.display()));
+    print(format!("{} {} on {}", spec.id, spec.descriptor.version, request.events.display()));
 
     let mut counts = format!("  {}, {} handled", count(report.events as u64, "event"), report.handled);
     for (number, what) in [

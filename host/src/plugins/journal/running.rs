@@ -25,7 +25,7 @@ impl RunningPlugin {
             plugin: member.plugin.clone(),
             id: id.clone(),
             digest: member.digest(),
-            version: member.spec.version.clone(),
+            version: member.spec.descriptor.version.clone(),
             provenance: member.provenance.clone(),
         }
     }
