@@ -10,7 +10,7 @@
 #   lint      rustfmt and clippy
 #   deny      cargo-deny, built into target/tools; two minutes on two cores
 #
-# It looks where Sandmill itself will look (host/src/toolchain/way.rs, host/src/db/embedded/programs.rs). Packages are installed only
+# It looks where Sandmill itself will look (host/src/toolchain/rust.rs, host/src/db/embedded/programs.rs). Packages are installed only
 # on Debian and its kin, as root or with a sudo that asks for no password. Where that cannot be, it says what to run.
 set -eu
 

@@ -1,8 +1,8 @@
 //! The build tools of plugins: from a name to a plugin's folder, and from the folder to a
 //! component.
 //!
-//! [`new()`] creates a folder. [`build`] detects the plugin's language and finds a way to compile
-//! it on this machine. Cargo compiles a crate; a tool combines [a script](script) with its
+//! [`new()`] creates a folder. [`build`] detects the plugin's language and finds the tools to
+//! compile it on this machine. Cargo compiles a crate; a tool combines [a script](script) with its
 //! language's runtime. The component is moved to its destination by a rename, so a host that
 //! watches the folder never sees half a file. A build blocks, and may take a minute the first time.
 //!
@@ -15,8 +15,8 @@ mod component;
 mod language;
 mod new;
 mod package;
+mod rust;
 mod script;
-mod way;
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use std::{
 pub use children::{Children, EndOnDrop};
 pub use language::Language;
 pub use new::{NewError, NewPlugin, NewRequest, Sdk, new};
-pub use way::{Target, Way};
+pub use rust::{RustToolchain, Target};
 
 use package::Package;
 use script::Tool;
@@ -52,8 +52,8 @@ pub struct Built {
     pub bytes: u64,
     /// The package's name.
     pub package: String,
-    /// How it was compiled, for people.
-    pub way: String,
+    /// The tools that compiled it, for people.
+    pub toolchain: String,
     /// The time of the whole build.
     pub elapsed: Duration,
 }
@@ -95,15 +95,15 @@ pub enum BuildError {
         /// Cargo's error message.
         message: String,
     },
-    /// There is no way to compile for WebAssembly here.
+    /// No toolchain here compiles Rust for WebAssembly.
     #[error(
         "this machine cannot compile Rust for WebAssembly yet{}. With rustup:\n\n    rustup target add wasm32-unknown-unknown\n\n\
          or on Debian and Ubuntu, without rustup:\n\n    \
          apt-get install --no-install-recommends rustc-web cargo-web rust-web-src lld-19",
         .missing.as_deref().map(|missing| format!(" ({missing})")).unwrap_or_default()
     )]
-    NoWay {
-        /// The missing part of the way that was tried last.
+    NoRustTarget {
+        /// The missing part of the last toolchain that was tried.
         missing: Option<String>,
     },
     /// There is no tool for a script's language here, and none could be installed.
@@ -182,33 +182,34 @@ pub fn build(request: &BuildRequest, children: &Children, report: &mut dyn FnMut
     let start = Instant::now();
     let nothing = || BuildError::NoManifest { dir: request.dir.clone() };
     let dir = request.dir.canonicalize().map_err(|_| nothing())?;
-    let Made { component, package, target, way } = match Language::of(&dir).ok_or_else(nothing)? {
+    let BuiltComponent { component, package, target, toolchain } = match Language::of(&dir).ok_or_else(nothing)? {
         Language::Rust => compile(&dir, children, report)?,
         script => combine(script, &dir, children, report)?,
     };
     let path = destination(request.output.as_deref(), &package, &target);
-    component::place(&component, &path)?;
-    Ok(Built { path, bytes: component.len() as u64, package, way, elapsed: start.elapsed() })
+    component::write_atomically(&component, &path)?;
+    Ok(Built { path, bytes: component.len() as u64, package, toolchain, elapsed: start.elapsed() })
 }
 
 /// A component in memory, before it is written to its file.
-struct Made {
+struct BuiltComponent {
     component: Vec<u8>,
     package: String,
     /// The plugin's build directory.
     target: PathBuf,
-    way: String,
+    toolchain: String,
 }
 
-fn compile(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Result<Made, BuildError> {
+fn compile(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Result<BuiltComponent, BuildError> {
     // The package is checked first, so that a crate that is not a plugin changes no toolchain.
     let package = Package::of(&dir.join(Language::Rust.entry()), children)?;
-    let way = Way::find(dir, children, report)?;
-    report(&format!("Compiling with {way}"));
-    let module = cargo::build(&package, dir, &way, children)?;
+    let toolchain = RustToolchain::find(dir, children, report)?;
+    report(&format!("Compiling with {toolchain}"));
+    let module = cargo::build(&package, dir, &toolchain, children)?;
     let module = std::fs::read(&module).map_err(|source| BuildError::File { verb: "read", path: module, source })?;
     let component = component::from_module(module, &package.name)?;
-    Ok(Made { component, package: package.name, target: package.target_directory, way: way.to_string() })
+    let target = package.target_directory;
+    Ok(BuiltComponent { component, package: package.name, target, toolchain: toolchain.to_string() })
 }
 
 fn combine(
@@ -216,12 +217,12 @@ fn combine(
     dir: &Path,
     children: &Children,
     report: &mut dyn FnMut(&str),
-) -> Result<Made, BuildError> {
+) -> Result<BuiltComponent, BuildError> {
     let package = script::name(language, dir);
     let tool = Tool::find(language, dir, children, report)?;
     report(&format!("Combining {} with the {language} runtime, using {tool}", language.entry()));
     let component = component::from_module(script::build(language, &tool, dir, &package, children)?, &package)?;
-    Ok(Made { component, package, target: dir.join("target"), way: tool.to_string() })
+    Ok(BuiltComponent { component, package, target: dir.join("target"), toolchain: tool.to_string() })
 }
 
 fn destination(output: Option<&Path>, package: &str, target: &Path) -> PathBuf {
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_without_a_plugin_is_refused_at_once() {
+    fn a_directory_without_a_plugin_is_rejected_at_once() {
         let here = tempfile::tempdir().unwrap();
         let request = BuildRequest { dir: here.path().into(), output: None };
         let error = build(&request, &Children::default(), &mut |_| {}).unwrap_err();
@@ -262,7 +263,7 @@ mod tests {
             BuildError::NoTool { language: Language::Python, why: "offline".into(), remedy: "pip install x".into() };
         let script = script.to_string();
         assert!(script.ends_with("Python plugins yet (offline). Run in the plugin's folder:\n\n    pip install x"));
-        let message = BuildError::NoWay { missing: Some("no wasm-ld".into()) }.to_string();
+        let message = BuildError::NoRustTarget { missing: Some("no wasm-ld".into()) }.to_string();
         for part in ["(no wasm-ld)", "rustup target add wasm32-unknown-unknown", "apt-get install", "lld-19"] {
             assert!(message.contains(part), "{message}");
         }

@@ -149,7 +149,7 @@ async fn json_of_plugin_commands_has_the_documented_keys() {
     let (krate, out) = (root().join("example-plugins/route-performance"), folder.path().join("it.wasm"));
     let arguments = ["plugin", "build", krate.to_str().unwrap(), "--json", "-o", out.to_str().unwrap()];
     let built = object("", &arguments).await;
-    assert_keys(&built, &["file", "package", "bytes", "seconds", "way"]);
+    assert_keys(&built, &["file", "package", "bytes", "seconds", "toolchain"]);
     assert_eq!((&built["file"], &built["package"]), (&json!(out), &json!("route-performance")));
     assert_eq!(built["bytes"], json!(std::fs::metadata(out).unwrap().len()));
 }

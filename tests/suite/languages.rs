@@ -369,7 +369,7 @@ fn a_new_plugin_builds_passes_its_test_and_reports_mistakes() {
         std::fs::write(dir.join(entry), format!("{text}\n{broken}\n")).unwrap();
         let refused = stderr(&run(&["build"], &dir));
         assert!(refused.contains("Fix the error in its code:") && refused.contains(entry), "{refused}");
-        let wrong = text.replace("bookings + 1", "nonsense + 1").replace("[\"bookings\"] + 1", "[\"nonsense\"]");
+        let wrong = text.replace("entries + 1", "nonsense + 1").replace("[\"entries\"] + 1", "[\"nonsense\"]");
         std::fs::write(dir.join(entry), wrong).unwrap();
         succeeds(&["build"], &dir);
         let tested = run(&["test", &component, "--events", "events.ndjson"], &dir);

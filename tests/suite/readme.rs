@@ -147,6 +147,6 @@ fn the_plugin_in_the_readme_is_the_one_that_plugin_new_creates() {
     let (_, after) = id.split_once("recorded.stream_id().into()}").unwrap();
     assert_eq!(code(plugin), format!("{before}{after}"), "README.md and host/src/toolchain/new/lib.rs differ");
     // The tour prints the document that the text above it promises.
-    let document = r#"{"balance": 380, "bookings": 2}"#;
+    let document = r#"{"balance": 380, "entries": 2}"#;
     assert_eq!(readme.matches(document).count(), 2, "README.md names {document} at the plugin and in the tour");
 }

@@ -59,9 +59,9 @@ async fn a_new_plugin_compiles_and_handles_its_events() {
         let documents = stdout(&succeed(sandmill(&address).args(["documents", "door_watch"]), &dir));
         let documents: Vec<&str> = documents.lines().collect();
         let expected = [
-            r#"acme      account-1  v1  {"balance": 380, "bookings": 2}"#,
-            r#"acme      account-2  v1  {"balance": 70, "bookings": 1}"#,
-            r#"umbrella  account-1  v1  {"balance": 9900, "bookings": 1}"#,
+            r#"acme      account-1  v1  {"balance": 380, "entries": 2}"#,
+            r#"acme      account-2  v1  {"balance": 70, "entries": 1}"#,
+            r#"umbrella  account-1  v1  {"balance": 9900, "entries": 1}"#,
         ];
         assert_eq!(documents, expected);
     };

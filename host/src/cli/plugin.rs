@@ -54,7 +54,7 @@ runtime by componentize-qjs or componentize-py. The tool is taken from the plugi
 (node_modules, .venv), from PATH, or installed with npm or pip into target/toolchains of the
 surrounding checkout. The `sandmill` module that a plugin imports comes with this host.
 
-With --json it prints one object: {\"file\", \"package\", \"bytes\", \"seconds\", \"way\"}"
+With --json it prints one object: {\"file\", \"package\", \"bytes\", \"seconds\", \"toolchain\"}"
 )]
 struct BuildArgs {
     /// The plugin's folder
@@ -84,10 +84,10 @@ pub(super) fn run(args: PluginArgs, global: &Global, signals: &Signals) -> anyho
             };
             let built = built?;
             if json {
-                let Built { path, package, bytes, elapsed, way } = &built;
+                let Built { path, package, bytes, elapsed, toolchain } = &built;
                 let seconds = elapsed.as_secs_f64();
                 output::print_json(
-                    &json!({ "file": path, "package": package, "bytes": bytes, "seconds": seconds, "way": way }),
+                    &json!({ "file": path, "package": package, "bytes": bytes, "seconds": seconds, "toolchain": toolchain }),
                 )?;
             } else {
                 output::print_plain(&(summary(&built) + "\n"))?;
@@ -102,8 +102,8 @@ pub(super) fn run(args: PluginArgs, global: &Global, signals: &Signals) -> anyho
 }
 
 fn summary(built: &Built) -> String {
-    let Built { path, bytes, way, elapsed, .. } = built;
-    format!("{}  {}  ({:.1} s, {way})", path.display(), size(*bytes), elapsed.as_secs_f64())
+    let Built { path, bytes, toolchain, elapsed, .. } = built;
+    format!("{}  {}  ({:.1} s, {toolchain})", path.display(), size(*bytes), elapsed.as_secs_f64())
 }
 
 /// The exit code of a check or test.
@@ -131,7 +131,7 @@ mod tests {
             path: "plugins/door-watch.wasm".into(),
             bytes: 46_500,
             package: "door-watch".into(),
-            way: "the installed target wasm32-unknown-unknown".into(),
+            toolchain: "the installed target wasm32-unknown-unknown".into(),
             elapsed: Duration::from_millis(1234),
         };
         assert_eq!(

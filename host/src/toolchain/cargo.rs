@@ -9,22 +9,27 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    BuildError, Children, Way,
+    BuildError, Children, RustToolchain,
     package::{BuildTarget, Package},
 };
 
 /// Builds the package and returns the path of its `.wasm` file.
-pub(super) fn build(package: &Package, dir: &Path, way: &Way, children: &Children) -> Result<PathBuf, BuildError> {
-    let mut cargo = way.cargo(dir);
+pub(super) fn build(
+    package: &Package,
+    dir: &Path,
+    toolchain: &RustToolchain,
+    children: &Children,
+) -> Result<PathBuf, BuildError> {
+    let mut cargo = toolchain.cargo(dir);
     cargo.args(["build", "--release", "--lib", "--message-format=json-render-diagnostics"]);
-    cargo.args(["--package", &package.id, "--target", &way.target().to_string()]).args(way.build_args());
+    cargo.args(["--package", &package.id, "--target", &toolchain.target().to_string()]).args(toolchain.build_args());
     cargo.stderr(Stdio::inherit());
     let output = children.output(&mut cargo).map_err(|source| BuildError::Run { program: "cargo".into(), source })?;
     if !output.status.success() {
         return Err(BuildError::Compile { package: package.name.clone() });
     }
     artifact(&String::from_utf8_lossy(&output.stdout), &package.id)
-        .ok_or_else(|| BuildError::NoArtifact { package: package.name.clone(), target: way.target() })
+        .ok_or_else(|| BuildError::NoArtifact { package: package.name.clone(), target: toolchain.target() })
 }
 
 /// The `.wasm` file of a package, found in cargo's messages: one JSON object per line.

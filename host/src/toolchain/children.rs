@@ -7,7 +7,8 @@ use std::{
     collections::HashSet,
     io::{self, Read},
     os::unix::process::CommandExt,
-    process::{Child, Command, Output},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
@@ -92,10 +93,21 @@ fn read(mut pipe: impl Read) -> Vec<u8> {
     bytes
 }
 
+/// The command that runs a program in `dir`, without the variables that an outer `cargo run` or `cargo test`
+/// sets for its children. The crate in `dir` chooses its toolchain itself.
+pub(super) fn command(program: &str, dir: &Path) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    if std::env::var_os("CARGO").is_some() {
+        for inherited in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "RUSTC_WORKSPACE_WRAPPER"] {
+            command.env_remove(inherited);
+        }
+    }
+    command
+}
+
 #[cfg(test)]
 mod tests {
-    use std::process::Stdio;
-
     use super::*;
 
     fn shell(script: &str) -> Command {

@@ -35,7 +35,7 @@ pub(super) fn from_module(module: Vec<u8>, package: &str) -> Result<Vec<u8>, Bui
 }
 
 /// Writes a file atomically: first under a temporary name that no host reads as a plugin.
-pub(super) fn place(bytes: &[u8], path: &Path) -> Result<(), BuildError> {
+pub(super) fn write_atomically(bytes: &[u8], path: &Path) -> Result<(), BuildError> {
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> io::Result<()> {
         std::fs::create_dir_all(dir)?;
@@ -95,8 +95,8 @@ mod tests {
     fn a_file_is_replaced_and_no_temporary_file_remains() {
         let here = tempfile::tempdir().unwrap();
         let path = here.path().join("plugins/door-watch.wasm");
-        place(b"one", &path).unwrap();
-        place(b"two", &path).unwrap();
+        write_atomically(b"one", &path).unwrap();
+        write_atomically(b"two", &path).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(here.path().join("plugins")).unwrap().count(), 1);
     }

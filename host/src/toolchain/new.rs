@@ -1,7 +1,7 @@
 //! The template of a new plugin: a folder with a crate or a script, a test that passes, and events.
 //!
 //! The files are those in `new/`, with the plugin's name, its collection and the guest SDK's
-//! location filled in. A folder that is not empty is refused. A script's SDK comes with the host
+//! location filled in. A folder that is not empty is rejected. A script's SDK comes with the host
 //! that builds it. A crate's SDK is the first one found: the named one, the one in a checkout
 //! around the folder, the one in the checkout that built this host. Otherwise it is the repository
 //! at the tag of this host's version.
@@ -71,8 +71,8 @@ pub enum NewError {
     },
     /// The SDK of a script cannot be chosen.
     #[error(
-        "a plugin in {language} is built with the guest SDK of the host that builds it. Leave --sdk out; to use another SDK, \
-         put it beside the plugin."
+        "--sdk is for Rust only: a {language} plugin is built with the guest SDK that is part of this host. Omit --sdk; to use \
+         another SDK, put it into the plugin's folder."
     )]
     SdkOfScript {
         /// The language.
@@ -141,7 +141,7 @@ pub fn new(request: &NewRequest) -> Result<NewPlugin, NewError> {
     let dir = request.dir.clone().unwrap_or_else(|| name.as_str().into());
     let (sdk, dependency) = match language {
         Language::Rust => {
-            if let Some(why) = refused_name(name.as_str()) {
+            if let Some(why) = reserved_name(name.as_str()) {
                 return Err(NewError::Name { name: name.clone(), why });
             }
             check_is_free(&dir)?;
@@ -177,7 +177,7 @@ fn find_sdk(named_one: Option<&Path>, dir: &Path) -> Result<Sdk, NewError> {
 }
 
 /// The reason why a processor's name cannot be a crate's name.
-fn refused_name(name: &str) -> Option<&'static str> {
+fn reserved_name(name: &str) -> Option<&'static str> {
     const KEYWORDS: &[&str] = &[
         "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
         "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro",
@@ -293,16 +293,16 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_names_the_sdk_of_a_script_is_refused() {
+    fn a_request_that_names_the_sdk_of_a_script_is_rejected() {
         let here = tempfile::tempdir().unwrap();
         let with_sdk = NewRequest { sdk: Some("x".into()), ..request("a", &here.path().join("a")) };
         let error = new(&NewRequest { language: Language::Python, ..with_sdk }).unwrap_err().to_string();
-        assert!(error.contains("a plugin in Python") && error.contains("Leave --sdk out"), "{error}");
+        assert!(error.contains("a Python plugin") && error.contains("Omit --sdk"), "{error}");
         assert!(!here.path().join("a").exists());
     }
 
     #[test]
-    fn a_folder_that_is_not_empty_is_refused() {
+    fn a_folder_that_is_not_empty_is_rejected() {
         let here = tempfile::tempdir().unwrap();
         new(&request("a", here.path())).expect("an empty folder is free");
         let error = new(&request("a", here.path())).unwrap_err().to_string();
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_no_crate_names_are_refused() {
+    fn names_that_are_no_crate_names_are_rejected() {
         let here = tempfile::tempdir().unwrap();
         for name in ["match", "std", "serde", "test"] {
             let error = new(&request(name, &here.path().join(name))).unwrap_err().to_string();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{BuildError, Children, way};
+use super::{BuildError, Children, children};
 
 /// The package to build.
 #[derive(Debug, PartialEq)]
@@ -21,7 +21,7 @@ pub(super) struct Package {
 impl Package {
     /// Reads the package of a manifest, given by its canonical path.
     pub(super) fn of(manifest: &Path, children: &Children) -> Result<Self, BuildError> {
-        let mut cargo = way::command("cargo", manifest.parent().unwrap_or(manifest));
+        let mut cargo = children::command("cargo", manifest.parent().unwrap_or(manifest));
         cargo.args(["metadata", "--no-deps", "--format-version", "1", "--manifest-path"]).arg(manifest);
         let output =
             children.output(&mut cargo).map_err(|source| BuildError::Run { program: "cargo".into(), source })?;

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::{BuildError, Children, Language, way};
+use super::{BuildError, Children, Language, children};
 
 pub(super) use tool::Tool;
 
@@ -69,14 +69,14 @@ pub(super) fn build(
     let (contract, plugin) = (stage.path().join("wit"), stage.path().join("plugin"));
     stage::copy(dir, &plugin).map_err(file("copy", dir.to_owned()))?;
     let ((sdk, text), (exports, exporting)) = (sdk(language), exports(language));
-    stage::lay(&contract.join("processor.wit"), CONTRACT).map_err(file("write", contract.clone()))?;
+    stage::write(&contract.join("processor.wit"), CONTRACT).map_err(file("write", contract.clone()))?;
     if !plugin.join(sdk).exists() {
-        stage::lay(&plugin.join(sdk), text).map_err(file("write", plugin.join(sdk)))?;
+        stage::write(&plugin.join(sdk), text).map_err(file("write", plugin.join(sdk)))?;
     }
-    stage::lay(&plugin.join(exports), exporting).map_err(file("write", plugin.join(exports)))?;
+    stage::write(&plugin.join(exports), exporting).map_err(file("write", plugin.join(exports)))?;
 
     let component = stage.path().join("plugin.wasm");
-    let mut command = way::command(&tool.program.to_string_lossy(), &plugin);
+    let mut command = children::command(&tool.program.to_string_lossy(), &plugin);
     // Errors in a plugin are explained by the tool's message, not by its own stack.
     command.env("RUST_BACKTRACE", "0");
     match language {

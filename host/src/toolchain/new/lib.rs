@@ -14,7 +14,7 @@ enum AccountEvent {
 #[derive(Default, Serialize, Deserialize)]
 struct Account {
     balance: i64,
-    bookings: u64,
+    entries: u64,
 }
 
 impl Document for Account {
@@ -32,7 +32,7 @@ impl Document for Account {
 
     /// Applies an event to its document.
     fn evolve(&mut self, event: AccountEvent, _: Event<'_>) {
-        self.bookings += 1;
+        self.entries += 1;
         match event {
             AccountEvent::Deposited { cents } => self.balance += cents as i64,
             AccountEvent::Withdrawn { cents } => self.balance -= cents as i64,
@@ -58,8 +58,8 @@ mod tests {
         .then(
             "{{collection}}",
             [
-                ("account-1", json!({"balance": 380, "bookings": 2})),
-                ("account-2", json!({"balance": 70, "bookings": 1})),
+                ("account-1", json!({"balance": 380, "entries": 2})),
+                ("account-2", json!({"balance": 70, "entries": 1})),
             ],
         );
     }

@@ -5,14 +5,14 @@ import { log } from 'sandmill:processor/logging@0.1.0';
 import * as plugin from './plugin.js';
 
 const REPORTED = Symbol.for('sandmill.reported');
-const HALVES = /[\ud800-\udfff]/gu;
+const LONE_SURROGATE = /[\ud800-\udfff]/gu;
 
 function report(error) {
   // The SDK has logged an exception of its own functions already.
   if (REPORTED in globalThis && Object.is(globalThis[REPORTED], error)) return;
   const stack = String(error?.stack ?? '').split('\n').filter((line) => !line.includes('sandmill_exports.js'));
-  const said = [String(error), ...stack].join('\n').trimEnd();
-  log('critical', 'exception', said.replace(HALVES, '\ufffd'));
+  const text = [String(error), ...stack].join('\n').trimEnd();
+  log('critical', 'exception', text.replace(LONE_SURROGATE, '\ufffd'));
 }
 
 function exported(name, method) {

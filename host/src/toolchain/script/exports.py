@@ -8,8 +8,8 @@ import sys
 import plugin
 from wit_world.imports import logging
 
-# Number of stack frames in a report.
-PLACES = 10
+# Maximum number of stack frames in a report.
+MAX_FRAMES = 10
 
 
 def report(error):
@@ -17,15 +17,15 @@ def report(error):
     if getattr(sys.modules.get("sandmill"), "_reported", None) is error:
         return
     # The outermost frame is the wrapper's own.
-    places, place = [], error.__traceback__.tb_next
-    while place is not None:
-        code = place.tb_frame.f_code
-        places.append(f"    at {code.co_name} ({code.co_filename.rpartition('/')[2]}:{place.tb_lineno})")
-        place = place.tb_next
-    said = "\n".join([f"{type(error).__name__}: {error}", *places[: -PLACES - 1 : -1]])
-    # Half characters (surrogates) are no text of the contract.
-    said = "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in said)
-    logging.log(logging.Level.CRITICAL, "exception", said)
+    frames, frame = [], error.__traceback__.tb_next
+    while frame is not None:
+        code = frame.tb_frame.f_code
+        frames.append(f"    at {code.co_name} ({code.co_filename.rpartition('/')[2]}:{frame.tb_lineno})")
+        frame = frame.tb_next
+    text = "\n".join([f"{type(error).__name__}: {error}", *frames[: -MAX_FRAMES - 1 : -1]])
+    # A string of the contract cannot contain lone surrogates.
+    text = "".join("\ufffd" if "\ud800" <= character <= "\udfff" else character for character in text)
+    logging.log(logging.Level.CRITICAL, "exception", text)
 
 
 def reported(function):

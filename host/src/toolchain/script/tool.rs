@@ -11,7 +11,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::super::{BuildError, Children, Language, way};
+use super::super::{BuildError, Children, Language, children};
 
 /// The packages to install, in the versions that the examples are tested with.
 const QJS: (&str, &str) = ("componentize-qjs", "0.4.5");
@@ -124,16 +124,16 @@ fn install(language: Language, into: &Path, children: &Children) -> Result<(), S
     let (name, version) = package(language);
     match language {
         Language::Python => {
-            ran(children, way::command("python3", into).args(["-m", "venv", "."]))?;
+            ran(children, children::command("python3", into).args(["-m", "venv", "."]))?;
             let pip = into.join("bin/pip");
-            let mut pip = way::command(&pip.to_string_lossy(), into);
+            let mut pip = children::command(&pip.to_string_lossy(), into);
             ran(
                 children,
                 pip.args(["install", "--quiet", "--disable-pip-version-check", &format!("{name}=={version}")]),
             )
         }
         _ => {
-            let mut npm = way::command("npm", into);
+            let mut npm = children::command("npm", into);
             npm.args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--prefix", "."]);
             ran(children, npm.arg(format!("{name}@{version}")))
         }

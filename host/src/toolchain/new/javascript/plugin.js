@@ -7,16 +7,16 @@ export const { description, projector } = documents({
   version: '0.1.0',
   collection: '{{collection}}',
   // The initial state of a document.
-  initial: { balance: 0, bookings: 0 },
+  initial: { balance: 0, entries: 0 },
   // One function per event type. It returns a new document and must not change the old one.
   events: {
-    Deposited: (account, data) => booked(account, natural(data, 'cents')),
-    Withdrawn: (account, data) => booked(account, -natural(data, 'cents')),
+    Deposited: (account, data) => posted(account, natural(data, 'cents')),
+    Withdrawn: (account, data) => posted(account, -natural(data, 'cents')),
   },
   // The id of the document that an event changes.
   documentId: (data, event) => event.streamId,
 });
 
-function booked({ balance, bookings }, cents) {
-  return { balance: balance + cents, bookings: bookings + 1 };
+function posted({ balance, entries }, cents) {
+  return { balance: balance + cents, entries: entries + 1 };
 }

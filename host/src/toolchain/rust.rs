@@ -1,17 +1,17 @@
-//! The ways to compile Rust for WebAssembly on this machine. They are tried in this order: an
+//! The Rust toolchain for WebAssembly on this machine. Candidates are tried in this order: an
 //! installed target, a target that rustup adds, a Linux distribution's Rust. The last one builds
 //! the standard library from its sources.
 //!
-//! Finding a way costs a few short processes. Only adding a target uses the network, once; without
-//! a network it fails quickly and silently.
+//! The search runs a few short processes. Only adding a target uses the network, once; without a
+//! network it fails quickly and silently.
 
 use std::{
     fmt,
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
-use super::{BuildError, Children};
+use super::{BuildError, Children, children::command};
 
 /// The oldest distribution's Rust that can build the standard library and the SDK: the first with
 /// edition 2024.
@@ -26,9 +26,9 @@ pub enum Target {
     Wasip2,
 }
 
-/// A way to compile for WebAssembly.
+/// A Rust toolchain that compiles for WebAssembly.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum RustToolchain {
     /// The target is installed.
     Installed(Target),
     /// Rustup has just added the target.
@@ -40,29 +40,33 @@ pub enum Way {
     },
 }
 
-impl Way {
-    /// Finds a way for the crate in `dir`. A `rust-toolchain.toml` there is respected.
-    pub(super) fn find(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Result<Way, BuildError> {
+impl RustToolchain {
+    /// Finds a toolchain for the crate in `dir`. A `rust-toolchain.toml` there is respected.
+    pub(super) fn find(
+        dir: &Path,
+        children: &Children,
+        report: &mut dyn FnMut(&str),
+    ) -> Result<RustToolchain, BuildError> {
         if let Some(target) = installed(dir, children) {
-            return Ok(Way::Installed(target));
+            return Ok(RustToolchain::Installed(target));
         }
         if add_target(dir, children, report) {
-            return Ok(Way::Added);
+            return Ok(RustToolchain::Added);
         }
-        SystemRust::find(children).way().map_err(|missing| BuildError::NoWay { missing: Some(missing) })
+        SystemRust::find(children).toolchain().map_err(|missing| BuildError::NoRustTarget { missing: Some(missing) })
     }
 
     /// The target to compile for.
     pub fn target(&self) -> Target {
         match self {
-            Way::Installed(target) => *target,
-            Way::Added | Way::System { .. } => Target::Unknown,
+            RustToolchain::Installed(target) => *target,
+            RustToolchain::Added | RustToolchain::System { .. } => Target::Unknown,
         }
     }
 
     /// The command that runs cargo in `dir`.
     pub(super) fn cargo(&self, dir: &Path) -> Command {
-        let Way::System { linker } = self else { return command("cargo", dir) };
+        let RustToolchain::System { linker } = self else { return command("cargo", dir) };
         let mut cargo = command("/usr/bin/cargo", dir);
         // Rustup's shims come first on most paths and must be avoided. So must the libraries and
         // the choice of toolchain that an outer cargo passes on.
@@ -78,18 +82,20 @@ impl Way {
     /// Arguments of `cargo build` besides the target.
     pub(super) fn build_args(&self) -> &'static [&'static str] {
         match self {
-            Way::Installed(_) | Way::Added => &[],
-            Way::System { .. } => &["-Zbuild-std=std,panic_abort"],
+            RustToolchain::Installed(_) | RustToolchain::Added => &[],
+            RustToolchain::System { .. } => &["-Zbuild-std=std,panic_abort"],
         }
     }
 }
 
-impl fmt::Display for Way {
+impl fmt::Display for RustToolchain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Way::Installed(target) => write!(f, "the installed target {target}"),
-            Way::Added => write!(f, "the target {} that rustup has added", Target::Unknown),
-            Way::System { .. } => write!(f, "the system's Rust in /usr/bin and its standard library's sources"),
+            RustToolchain::Installed(target) => write!(f, "the installed target {target}"),
+            RustToolchain::Added => write!(f, "the target {} that rustup has added", Target::Unknown),
+            RustToolchain::System { .. } => {
+                write!(f, "the system's Rust in /usr/bin and its standard library's sources")
+            }
         }
     }
 }
@@ -101,19 +107,6 @@ impl fmt::Display for Target {
             Target::Wasip2 => "wasm32-wasip2",
         })
     }
-}
-
-/// A program to be run in `dir`, without the variables that an outer `cargo run` or `cargo test`
-/// sets for its children. The crate in `dir` chooses its toolchain itself.
-pub(super) fn command(program: &str, dir: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.current_dir(dir).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    if std::env::var_os("CARGO").is_some() {
-        for inherited in ["CARGO", "RUSTUP_TOOLCHAIN", "RUSTC", "RUSTDOC", "RUSTC_WORKSPACE_WRAPPER"] {
-            command.env_remove(inherited);
-        }
-    }
-    command
 }
 
 /// The output of a program, if it succeeded.
@@ -167,8 +160,8 @@ impl SystemRust {
         }
     }
 
-    /// The way to compile, or the missing part.
-    fn way(self) -> Result<Way, String> {
+    /// The toolchain, or the missing part.
+    fn toolchain(self) -> Result<RustToolchain, String> {
         let (major, minor) = OLDEST_SYSTEM_RUST;
         match self {
             SystemRust { version: None, .. } => Err("there is no /usr/bin/rustc".into()),
@@ -178,7 +171,7 @@ impl SystemRust {
             SystemRust { cargo: false, .. } => Err("there is no /usr/bin/cargo".into()),
             SystemRust { sources: false, .. } => Err("/usr/bin/rustc has no sources of the standard library".into()),
             SystemRust { linker: None, .. } => Err("there is no /usr/bin/wasm-ld".into()),
-            SystemRust { linker: Some(linker), .. } => Ok(Way::System { linker }),
+            SystemRust { linker: Some(linker), .. } => Ok(RustToolchain::System { linker }),
         }
     }
 }
@@ -211,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_systems_rust_needs_all_its_parts() {
-        assert_eq!(complete().way(), Ok(Way::System { linker: "/usr/bin/wasm-ld-19".into() }));
-        let missing = |system: SystemRust| system.way().unwrap_err();
+        assert_eq!(complete().toolchain(), Ok(RustToolchain::System { linker: "/usr/bin/wasm-ld-19".into() }));
+        let missing = |system: SystemRust| system.toolchain().unwrap_err();
         let old = SystemRust { version: Some((1, 63)), ..complete() };
         assert_eq!(missing(SystemRust { version: None, ..complete() }), "there is no /usr/bin/rustc");
         assert_eq!(missing(old), "/usr/bin/rustc is 1.63, older than 1.85");
@@ -239,8 +232,8 @@ mod tests {
 
     #[test]
     fn the_systems_cargo_avoids_rustup() {
-        let way = Way::System { linker: "/usr/bin/wasm-ld-19".into() };
-        let cargo = way.cargo(Path::new("/"));
+        let toolchain = RustToolchain::System { linker: "/usr/bin/wasm-ld-19".into() };
+        let cargo = toolchain.cargo(Path::new("/"));
         let set = |name: &str| cargo.get_envs().find(|(key, _)| *key == name).map(|(_, value)| value);
         assert_eq!(cargo.get_program(), "/usr/bin/cargo");
         assert_eq!(set("RUSTC"), Some(Some("/usr/bin/rustc".as_ref())));
