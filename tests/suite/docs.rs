@@ -16,7 +16,7 @@ mod service;
 
 use std::{
     os::unix::fs::symlink,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -86,6 +86,11 @@ impl Page {
         command.args(arguments);
         let output = output(command).await;
         assert!(output.status.success(), "{arguments:?}: {}", stderr(&output));
+    }
+
+    /// Runs the plugins in a folder until they have handled every event.
+    async fn catch_up(&self, plugins: &Path) {
+        self.sandmill(&["run", "--until-caught-up", "--plugins", plugins.to_str().unwrap()]).await;
     }
 
     fn place(&self, block: &Block) -> String {
@@ -313,9 +318,63 @@ async fn the_page_on_reading_shows_what_happens() {
         let event = ["append", "--tenant", tenant, "--stream", stream, "--type", event_type, "--data", &data];
         page.sandmill(&event).await;
     }
-    let folder = plugins(&["cart-summary"]);
-    page.sandmill(&["run", "--until-caught-up", "--plugins", folder.path().to_str().unwrap()]).await;
+    page.catch_up(plugins(&["cart-summary"]).path()).await;
     run_page(&mut page, &["sql", "sh", "js"]).await;
+}
+
+/// A host catches up before each block, so that the block sees what the one before it caused. After
+/// the page, a host handles new events of the erased tenant and of another one.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_questions_shows_what_happens() {
+    let mut page = Page::with_store("docs/questions.md").await;
+    append_to_a_cart(&page, "acme").await;
+    append_to_a_cart(&page, "globex").await;
+    // The collection of the first plugin is the first one.
+    page.catch_up(plugins(&["cart-summary"]).path()).await;
+    let both = plugins(&["cart-summary", "plane-log"]);
+    for block in blocks_of(page.name).iter().filter(|block| block.way().is_some()) {
+        page.catch_up(both.path()).await;
+        page.run(block).await;
+    }
+    append_to_a_cart(&page, "acme").await;
+    append_to_a_cart(&page, "globex").await;
+    page.catch_up(both.path()).await;
+    let session = page.database().db.connect("test").await.unwrap();
+    let read = async |sql: &str| session.query_one(sql, &[]).await.unwrap().get::<_, String>(0);
+    let items = "select string_agg(_partition || ' ' || (data->>'items'), ', ' order by _partition) from app.carts";
+    assert_eq!(read(items).await, "acme 1, globex 2");
+    // The trigger has recorded what was erased, and what was written since.
+    let changed = "select string_agg(distinct tenant, ', ' order by tenant) from app.changed_carts";
+    assert_eq!(read(changed).await, "acme, globex");
+}
+
+/// The index that the page on questions recommends serves the view of all tenants. It does not
+/// serve the view of one tenant.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_on_a_field_serves_only_the_view_of_all_tenants() {
+    let page = Page::with_store("docs/questions.md").await;
+    page.catch_up(plugins(&["cart-summary"]).path()).await;
+    let session = page.database().db.connect("test").await.unwrap();
+    let index = blocks_of(page.name).into_iter().find(|block| block.text.starts_with("create index")).unwrap();
+    session.batch_execute(&index.text).await.unwrap();
+    session
+        .batch_execute(
+            "insert into sandmill_documents.c1_1 (_partition, _id, data)
+             select 'acme', n, jsonb_build_object('status', n % 1000) from generate_series(1, 20000) n;
+             analyze sandmill_documents.c1_1;
+             set sandmill.tenant = 'acme'",
+        )
+        .await
+        .unwrap();
+    let is_served = async |query: &str| {
+        let plan = session.query(&format!("explain (costs off) select _id from {query}"), &[]).await.unwrap();
+        plan.iter().any(|row| {
+            let line: &str = row.get(0);
+            line.trim_start().starts_with("Index Cond:") && line.contains("'status'")
+        })
+    };
+    assert!(is_served("public.cart_summary where _partition = 'acme' and data->>'status' = '7'").await);
+    assert!(!is_served("sandmill_tenant.cart_summary where data->>'status' = '7'").await);
 }
 
 /// The host keeps working after each step of the page, also without the right that the page takes
@@ -333,11 +392,11 @@ async fn the_page_on_production_works_as_it_is_written() {
     let blocks = blocks_of(page.name);
     for block in &blocks {
         if block.way() == Some("in the background") {
-            append_to_a_cart(&page).await;
+            append_to_a_cart(&page, "acme").await;
         }
         page.run(block).await;
     }
-    append_to_a_cart(&page).await;
+    append_to_a_cart(&page, "acme").await;
     let count = "select coalesce(sum((data->>'items')::int), 0)::int from app.cart_summary";
     let session = page.database().db.connect("test").await.unwrap();
     let is_handled = async || session.query_one(count, &[]).await.unwrap().get::<_, i32>(0) == 2;
@@ -347,9 +406,9 @@ async fn the_page_on_production_works_as_it_is_written() {
     assert_eq!(session.query_one(count, &[]).await.unwrap().get::<_, i32>(0), 1);
 }
 
-async fn append_to_a_cart(page: &Page) {
+async fn append_to_a_cart(page: &Page, tenant: &str) {
     let data = json!({"sku": "mug", "quantity": 1, "price": 499}).to_string();
-    page.sandmill(&["append", "--tenant", "acme", "--stream", "cart-1", "--type", "ItemAdded", "--data", &data]).await;
+    page.sandmill(&["append", "--tenant", tenant, "--stream", "cart-1", "--type", "ItemAdded", "--data", &data]).await;
 }
 
 /// A block that is not run has a reason, and a shell can parse it.
