@@ -8,7 +8,7 @@
 .DELETE_ON_ERROR:
 # Cargo shares out the machine by itself, and packages are installed one at a time.
 .NOTPARALLEL:
-.PHONY: help setup demo test test-fast test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py drivers guests
+.PHONY: help setup demo test test-fast test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py drivers guests bindings
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
@@ -130,6 +130,10 @@ target/drivers/python.done: tests/drivers/requirements.txt
 	@python3 -m venv --clear $(@D)/python
 	@$(@D)/python/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
+
+# Built without optimisation: it runs once, for a second.
+bindings: setup-cc ## writes the guest SDK's bindings from the contract in wit/
+	@cargo run --quiet --config 'profile.dev.package."*".opt-level = 0' -p sandmill-bindings
 
 guests: $(call components,$(guest_crates)) ## builds the guests that misbehave for tests into target/plugins
 	@echo "Test guests in target/plugins: $(notdir $(guest_crates))"

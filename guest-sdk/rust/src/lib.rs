@@ -63,6 +63,7 @@
 //! - [`testing`]: runs a projector without a host.
 //! - [`raw`]: the types of the contract.
 
+mod abi;
 mod batch;
 #[doc(hidden)]
 pub mod bindings;
