@@ -42,7 +42,7 @@ mod tests {
         let (from, to) = (here.path().join("from"), here.path().join("to"));
         for file in ["plugin.js", "lib/sums.js", ".env", "target/x", "node_modules/componentize-qjs/cli.mjs", "a.wasm"]
         {
-            lay(&from.join(file), "x").unwrap();
+            write(&from.join(file), "x").unwrap();
         }
         std::os::unix::fs::symlink("/etc", from.join("etc")).unwrap();
         copy(&from, &to).unwrap();
