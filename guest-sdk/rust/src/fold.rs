@@ -9,7 +9,10 @@ use std::{collections::HashMap, hash::Hash};
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use crate::{Batch, Event, Failure, Halt, Projection, documents};
+use crate::{Batch, Event, Failure, Halt, Projection, documents, hash::Seeded};
+
+/// Documents of a batch for which there is room at once. A map grows by hashing everything again.
+const ROOM: usize = 256;
 
 /// Folds the events of a batch into documents that begin as `D::default()`.
 ///
@@ -48,7 +51,8 @@ where
     K: AsRef<str> + Eq + Hash,
 {
     let mut projection = Projection::new();
-    let mut numbers = HashMap::<K, usize>::new();
+    let seed = batch.events().next().map_or(0, |event| event.position());
+    let mut numbers = HashMap::<K, usize, _>::with_capacity_and_hasher(batch.len().min(ROOM), Seeded(seed));
     let mut touches = Vec::with_capacity(batch.len());
     for event in batch.events() {
         match locate(event) {

@@ -64,6 +64,8 @@
 //! - [`raw`]: the types of the contract.
 
 mod abi;
+#[cfg(any(test, all(feature = "allocator", target_arch = "wasm32", not(target_feature = "atomics"))))]
+mod allocator;
 mod batch;
 #[doc(hidden)]
 pub mod bindings;
@@ -73,6 +75,7 @@ pub mod documents;
 mod exports;
 mod failure;
 mod fold;
+mod hash;
 pub mod log;
 mod projection;
 pub mod settings;
