@@ -1,6 +1,8 @@
-//! Calls of a plugin without a database: the cost of a new instance, and of batches of different
+//! Calls of a plugin without a database, in elapsed time ([`cpu`] has their CPU time): the cost of a new instance, and of batches of different
 //! sizes, compared with equivalent native code. Each call folds events of a tenant with a hundred
 //! carts, on a guest thread as in a host.
+
+pub mod cpu;
 
 use std::{path::Path, sync::Arc, time::Instant};
 
@@ -18,7 +20,8 @@ use serde_json::json;
 use crate::{carts::COLLECTION, documents::InMemory, folding::Carts, host, report::Report, world::World};
 
 const PART: &str = "calls";
-const CARTS: usize = 100;
+/// Carts of the tenant.
+pub const CARTS: usize = 100;
 /// Number of calls whose mean is one sample.
 const CALLS: usize = 200;
 
@@ -27,13 +30,11 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
     let scheduler = Scheduler::start(&world.config(Path::new(""))?.scheduler)?;
     let plugin = host::plugin(world, "cart-summary")?.handler;
     let native: Arc<dyn Handler> = Arc::new(Carts::new(COLLECTION)?);
-    let carts = (0..CARTS)
-        .map(|cart| (format!("cart-{cart}"), json!({"items": 3, "total": 4_500, "status": "open"}).to_string().into()));
-    let documents: Arc<dyn Documents> = Arc::new(InMemory(carts.collect()));
+    let documents = carts(CARTS);
     let added = item();
     let (tenant, meter) = (TenantId::parse("acme")?, Arc::default());
     let calls = async |handler: &Arc<dyn Handler>, events: usize, fresh: bool| -> anyhow::Result<f64> {
-        let batch = Arc::new(batch(&tenant, events, &added)?);
+        let batch = Arc::new(batch(&tenant, events, CARTS, &added)?);
         let mut seconds = 0.0;
         for _ in 0..CALLS {
             if fresh {
@@ -72,16 +73,22 @@ pub fn item() -> String {
     json!({"sku": "product-12", "quantity": 2, "price": 499, "note": "x".repeat(120)}).to_string()
 }
 
-/// A batch of a tenant's events with this data.
-pub fn batch(tenant: &TenantId, events: usize, data: &str) -> anyhow::Result<Batch> {
+/// The documents of carts.
+fn carts(count: usize) -> Arc<dyn Documents> {
+    let cart = json!({"items": 3, "total": 4_500, "status": "open"}).to_string();
+    Arc::new(InMemory((0..count).map(|number| (format!("cart-{number}"), cart.as_str().into())).collect()))
+}
+
+/// A batch of a tenant's events of carts with this data.
+pub fn batch(tenant: &TenantId, events: usize, carts: usize, data: &str) -> anyhow::Result<Batch> {
     let event = |number: usize| {
         Arc::new(Event {
             position: number as i64 + 1,
             id: format!("00000000-0000-4000-8000-{number:012}").into(),
             tenant: tenant.clone(),
             event_type: "ItemAdded".into(),
-            stream: format!("cart-{}", number % CARTS).into(),
-            version: (number / CARTS) as i64 + 1,
+            stream: format!("cart-{}", number % carts).into(),
+            version: (number / carts) as i64 + 1,
             recorded_at: 0,
             data: data.into(),
             metadata: "{}".into(),

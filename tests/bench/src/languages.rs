@@ -44,7 +44,8 @@ pub async fn measure(world: &World, report: &mut Report) -> anyhow::Result<()> {
         add("load from the cache", "s", vec![loaded]);
 
         let call = async |tenant: &TenantId, events: usize| {
-            let (batch, handler) = (Arc::new(calls::batch(tenant, events, &calls::item())?), plugin.clone());
+            let (batch, handler) =
+                (Arc::new(calls::batch(tenant, events, calls::CARTS, &calls::item())?), plugin.clone());
             let began = Instant::now();
             let effects =
                 scheduler.run(tenant, Class::Live, &Arc::default(), handler.handle(batch, documents.clone())).await;

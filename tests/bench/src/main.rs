@@ -54,6 +54,9 @@ struct Arguments {
     /// The folder with the example plugins
     #[arg(long, value_name = "DIR", default_value = "target/plugins")]
     plugins: PathBuf,
+    /// cpu: more folders with the example plugins, which take turns with the first
+    #[arg(long, value_name = "DIR")]
+    against_plugins: Vec<PathBuf>,
     /// Flights to import [default: the 20,000 of the repository, sixteen times over]
     #[arg(long, value_name = "FILE")]
     flights: Option<PathBuf>,
@@ -78,6 +81,8 @@ enum Part {
     Latency,
     /// One call of a plugin
     Calls,
+    /// CPU time of calls: each folder's plugin, and native code in its place
+    Cpu,
     /// The same plugin in Rust, JavaScript and Python
     Languages,
     /// A tenant that is far too slow for its events, and its neighbours
@@ -117,7 +122,9 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
-    let world = World::new(&arguments).await?;
+    let needs_server = |part: &Part| !matches!(part, Part::Calls | Part::Cpu | Part::Languages);
+    let needs_server = arguments.parts.is_empty() || arguments.parts.iter().any(needs_server);
+    let world = World::new(&arguments, needs_server).await?;
     let mut report = Report::new(&world);
     let wanted = |part| match &arguments.parts[..] {
         [] => matches!(part, Part::Flights | Part::Carts | Part::Latency | Part::Calls),
@@ -134,6 +141,9 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     }
     if wanted(Part::Calls) {
         calls::measure(&world, &mut report).await?;
+    }
+    if wanted(Part::Cpu) {
+        calls::cpu::measure(&world, &mut report)?;
     }
     if wanted(Part::Languages) {
         languages::measure(&world, &mut report).await?;

@@ -111,7 +111,7 @@ pub async fn pace(world: &World) -> anyhow::Result<Duration> {
     let handler = host::plugin(world, PLUGIN)?.handler;
     let thousands = 20_000;
     let batch =
-        std::sync::Arc::new(calls::batch(&"acme".parse()?, 1, &json!({"do": "work", "n": thousands}).to_string())?);
+        std::sync::Arc::new(calls::batch(&"acme".parse()?, 1, 1, &json!({"do": "work", "n": thousands}).to_string())?);
     let mut best = Duration::MAX;
     for _ in 0..10 {
         let none = std::sync::Arc::new(documents::InMemory([].into()));

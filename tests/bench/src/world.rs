@@ -33,8 +33,10 @@ pub const SOCKET: &str = ".s.PGSQL.5432";
 
 /// The surroundings of all measurements.
 pub struct World {
-    server: Embedded,
+    server: Option<Embedded>,
     plugins: PathBuf,
+    /// More folders with the example plugins, to compare with.
+    pub against_plugins: Vec<PathBuf>,
     /// Binaries of the host: the one to measure, and one to compare it with.
     pub binaries: Vec<PathBuf>,
     /// Rounds, in each of which every candidate takes a turn.
@@ -45,8 +47,8 @@ pub struct World {
 }
 
 impl World {
-    /// Starts the server and finds everything else.
-    pub async fn new(arguments: &Arguments) -> anyhow::Result<World> {
+    /// Starts the server, if it is needed, and finds everything else.
+    pub async fn new(arguments: &Arguments, needs_server: bool) -> anyhow::Result<World> {
         let beside = || Ok::<_, std::io::Error>(std::env::current_exe()?.with_file_name("sandmill"));
         let binary = arguments.sandmill.clone().map_or_else(beside, Ok)?;
         let binaries: Vec<PathBuf> = std::iter::once(binary).chain(arguments.against.clone()).collect();
@@ -54,11 +56,15 @@ impl World {
             anyhow::ensure!(binary.is_file(), "there is no {}; `make bench` builds it", binary.display());
         }
         let settings = SETTINGS.map(|(name, value)| (name.to_string(), value.to_string())).into();
-        eprintln!("starting a private PostgreSQL server");
-        let server = Embedded::start(Options { durable: true, settings, ..Options::default() }).await?;
+        let mut server = None;
+        if needs_server {
+            eprintln!("starting a private PostgreSQL server");
+            server = Some(Embedded::start(Options { durable: true, settings, ..Options::default() }).await?);
+        }
         Ok(World {
             server,
             plugins: arguments.plugins.clone(),
+            against_plugins: arguments.against_plugins.clone(),
             binaries,
             rounds: arguments.rounds.max(1),
             flights: arguments.flights.clone(),
@@ -66,15 +72,19 @@ impl World {
         })
     }
 
-    /// The server's version.
-    pub fn postgres(&self) -> &str {
-        self.server.version()
+    /// The server's version. `None` if nothing needs the server.
+    pub fn postgres(&self) -> Option<&str> {
+        self.server.as_ref().map(Embedded::version)
+    }
+
+    fn server(&self) -> anyhow::Result<&Embedded> {
+        self.server.as_ref().context("the private server was not started")
     }
 
     /// Creates a migrated database.
     pub async fn database(&self, name: &str) -> anyhow::Result<Database> {
-        self.server.create_database(name, None).await?;
-        let address = self.server.address_of(name);
+        self.server()?.create_database(name, None).await?;
+        let address = self.server()?.address_of(name);
         let db = Db::parse(&address)?;
         let mut session = db.connect("bench").await?;
         migrate::migrate(&mut session).await?;
@@ -84,13 +94,13 @@ impl World {
 
     /// Drops a database, and ends all sessions on it.
     pub async fn discard(&self, name: &str) -> anyhow::Result<()> {
-        let session = Db::parse(&self.server.address())?.connect("bench").await?;
+        let session = Db::parse(&self.server()?.address())?.connect("bench").await?;
         session.batch_execute(&format!("drop database {name} with (force)")).await.context("drop a database")
     }
 
     /// The server's socket.
     pub fn socket(&self) -> anyhow::Result<PathBuf> {
-        let config: tokio_postgres::Config = self.server.address().parse()?;
+        let config: tokio_postgres::Config = self.server()?.address().parse()?;
         match config.get_hosts().first() {
             Some(tokio_postgres::config::Host::Unix(folder)) => Ok(folder.join(SOCKET)),
             other => anyhow::bail!("the private server listens on no socket: {other:?}"),
