@@ -1,9 +1,9 @@
 -- The index that makes event ids unique within their tenant. The next migration turns it into the
 -- constraint.
 --
--- Building it reads all events. Meanwhile events can be read but not appended, for about two
--- seconds per million events. If that is too long, build the index beforehand while applications
--- append; this migration then finds it:
+-- Building it reads all events. For about two seconds per million events, events can be read but
+-- not appended. If that is too long, build the index beforehand while applications append; this
+-- migration then finds it:
 --
 --   create unique index concurrently events_tenant_id_key on sandmill.events (tenant, id)
 --

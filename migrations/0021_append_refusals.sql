@@ -184,7 +184,7 @@ $$;
 --   23514, 23502            a name, type, id, time or metadata is not allowed, or null
 --   22023                   no events, or arrays of different lengths
 --   SM421                   the store was restored from a dump or moved, and is not re-anchored yet
---   40001                   the ordering was changed meanwhile: repeat the transaction
+--   40001                   the ordering changed during the transaction, which must be repeated
 create or replace function sandmill.append(
   p_tenant text,
   p_stream text,

@@ -20,9 +20,9 @@ use super::{
 const OLDEST_SERVER: i32 = 140_000;
 /// The advisory lock that serializes migrations: the letters `sandmill`.
 const LOCK: i64 = 0x73_61_6e_64_6d_69_6c_6c;
-/// How long a migration waits for a lock. Default 60 s: longer than any of Sandmill's statements,
-/// so only a forgotten transaction can still hold a lock by then. Other sessions queue behind the
-/// migration meanwhile.
+/// Maximum wait of a migration for a lock. 60 s: longer than any of Sandmill's statements, so only
+/// a forgotten transaction can still hold a lock by then. In the meantime, other sessions queue
+/// behind the migration.
 const LOCK_TIMEOUT: &str = "60s";
 
 /// A file of `/migrations`.
@@ -98,6 +98,8 @@ pub const MIGRATIONS: &[Migration] = &[
     migration!("0022_running_processors"),
     migration!("0023_lane_checkpoints"),
     migration!("0024_shed_events"),
+    migration!("0025_messages"),
+    migration!("0026_rejected_files"),
 ];
 
 /// Former checksums: SHA-256 of the full text of each migration, comments included. Databases were
@@ -128,12 +130,13 @@ const FULL_TEXT_CHECKSUMS: [(&str, &str); 22] = [
     ("0022_running_processors", "441843b8e5e9041df109bd9fcc6963a19221da7a4b5085bae5bd260dde97ec69"),
 ];
 
-/// Maximum number of retries of a migration that PostgreSQL rolled back because of a deadlock.
+/// Maximum number of retries of a migration that PostgreSQL rolled back because of a deadlock. 10:
+/// each deadlock needs another session at the same moment.
 const DEADLOCKS: u32 = 10;
 
 /// The result of [`migrate`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Applied {
+pub struct MigrationReport {
     /// Names of the migrations that were applied, in order. Empty if the database was up to date.
     pub names: Vec<&'static str>,
 }
@@ -194,6 +197,7 @@ pub enum MigrateError {
     Database(#[from] Error),
 }
 
+/// The remedy for a failed migration; empty if there is none.
 fn remedy(error: &Error) -> &'static str {
     match error.code() {
         Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
@@ -224,16 +228,19 @@ pub fn is_schema_missing(error: &Error) -> bool {
 
 /// Applies the pending migrations. First it checks that the role has all rights that migrating and
 /// running a host need.
-pub async fn migrate(session: &mut Session) -> Result<Applied, MigrateError> {
+pub async fn migrate(session: &mut Session) -> Result<MigrationReport, MigrateError> {
     migrate_for_views_in(session, None).await
 }
 
 /// Applies the pending migrations before the views are moved to another schema: the role's rights
 /// are also checked for that schema.
-pub async fn migrate_for_views_in(session: &mut Session, schema: Option<&str>) -> Result<Applied, MigrateError> {
+pub async fn migrate_for_views_in(
+    session: &mut Session,
+    schema: Option<&str>,
+) -> Result<MigrationReport, MigrateError> {
     check_server(session).await?;
     check_rights(session, schema).await?;
-    let (mut applied, mut deadlocks) = (Applied::default(), 0);
+    let (mut applied, mut deadlocks) = (MigrationReport::default(), 0);
     loop {
         match apply_next(session).await {
             Ok(None) => return Ok(applied),
@@ -292,6 +299,7 @@ async fn apply_next(session: &mut Session) -> Result<Option<&'static str>, Migra
     Ok(Some(name))
 }
 
+/// Checks the server's version and encoding, and that it is a primary.
 async fn check_server(session: &Session) -> Result<(), MigrateError> {
     let sql = "select current_setting('server_version_num')::int, current_setting('server_version'), \
                current_setting('server_encoding'), pg_is_in_recovery()";
@@ -309,6 +317,7 @@ async fn check_server(session: &Session) -> Result<(), MigrateError> {
     Ok(())
 }
 
+/// Checks the rights of the session's role.
 async fn check_rights(session: &Session, views: Option<&str>) -> Result<(), MigrateError> {
     let pending = match history(&**session).await {
         Ok(applied) => Some(!still_pending(MIGRATIONS, &applied)?.is_empty()),
@@ -320,24 +329,28 @@ async fn check_rights(session: &Session, views: Option<&str>) -> Result<(), Migr
 
 /// A row of `sandmill.migrations`.
 #[derive(Clone, Debug)]
-struct Recorded {
+struct AppliedMigration {
     version: i32,
     name: String,
     checksum: String,
 }
 
-async fn history(client: &impl GenericClient) -> Result<Vec<Recorded>, Error> {
+/// Reads the applied migrations: none before the first one.
+async fn history(client: &impl GenericClient) -> Result<Vec<AppliedMigration>, Error> {
     let exists = "select exists (select from pg_class c join pg_namespace n on n.oid = c.relnamespace \
                   where n.nspname = 'sandmill' and c.relname = 'migrations')";
     if !client.query_one(exists, &[]).await?.get::<_, bool>(0) {
         return Ok(Vec::new());
     }
     let rows = client.query("select version, name, checksum from sandmill.migrations order by version", &[]).await?;
-    Ok(rows.iter().map(|row| Recorded { version: row.get(0), name: row.get(1), checksum: row.get(2) }).collect())
+    Ok(rows
+        .iter()
+        .map(|row| AppliedMigration { version: row.get(0), name: row.get(1), checksum: row.get(2) })
+        .collect())
 }
 
 /// The migrations of `known` that follow the `applied` ones, which must be a prefix of `known`.
-fn still_pending<'a>(known: &'a [Migration], applied: &[Recorded]) -> Result<&'a [Migration], MigrateError> {
+fn still_pending<'a>(known: &'a [Migration], applied: &[AppliedMigration]) -> Result<&'a [Migration], MigrateError> {
     if let Some(newer) = applied.iter().find(|a| known.iter().all(|k| k.version() < a.version)) {
         let known = known.last().map_or("nothing", |migration| migration.name);
         return Err(MigrateError::Newer { applied: newer.name.clone(), known });
@@ -357,14 +370,20 @@ mod tests {
     const KNOWN: &[Migration] =
         &[Migration { name: "0001_one", sql: "select 1" }, Migration { name: "0002_two", sql: "select 2" }];
 
-    fn recorded(migration: &Migration) -> Recorded {
-        Recorded { version: migration.version(), name: migration.name.to_owned(), checksum: migration.checksum() }
+    fn recorded(migration: &Migration) -> AppliedMigration {
+        AppliedMigration {
+            version: migration.version(),
+            name: migration.name.to_owned(),
+            checksum: migration.checksum(),
+        }
     }
 
     /// The history of a database that was migrated with the former checksums.
-    fn with_full_text_checksums() -> Vec<Recorded> {
-        let recorded =
-            |migration: &Migration, checksum: &str| Recorded { checksum: checksum.into(), ..recorded(migration) };
+    fn with_full_text_checksums() -> Vec<AppliedMigration> {
+        let recorded = |migration: &Migration, checksum: &str| AppliedMigration {
+            checksum: checksum.into(),
+            ..recorded(migration)
+        };
         MIGRATIONS
             .iter()
             .zip(FULL_TEXT_CHECKSUMS)
@@ -389,18 +408,18 @@ mod tests {
 
     #[test]
     fn applied_migrations_must_be_a_prefix_of_the_known_ones() {
-        let names = |applied: &[Recorded]| {
+        let names = |applied: &[AppliedMigration]| {
             still_pending(KNOWN, applied).map(|left| left.iter().map(|m| m.name).collect::<Vec<_>>())
         };
         assert_eq!(names(&[]).unwrap(), ["0001_one", "0002_two"]);
         assert_eq!(names(&[recorded(&KNOWN[0])]).unwrap(), ["0002_two"]);
         assert!(names(&[recorded(&KNOWN[0]), recorded(&KNOWN[1])]).unwrap().is_empty());
 
-        let altered = Recorded { checksum: "another".into(), ..recorded(&KNOWN[0]) };
+        let altered = AppliedMigration { checksum: "another".into(), ..recorded(&KNOWN[0]) };
         assert!(matches!(names(&[altered]), Err(MigrateError::Altered { name }) if name == "0001_one"));
         assert!(matches!(names(&[recorded(&KNOWN[1])]), Err(MigrateError::Altered { .. })));
 
-        let newer = Recorded { version: 3, name: "0003_three".into(), checksum: String::new() };
+        let newer = AppliedMigration { version: 3, name: "0003_three".into(), checksum: String::new() };
         let newer = names(&[recorded(&KNOWN[0]), recorded(&KNOWN[1]), newer]).unwrap_err();
         assert!(
             matches!(&newer, MigrateError::Newer { applied, known: "0002_two" } if applied == "0003_three"),

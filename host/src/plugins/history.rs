@@ -44,7 +44,7 @@ impl PluginEvent {
             PluginEvent::RolledBack => "rolled-back",
             PluginEvent::Renamed => "renamed",
             PluginEvent::Stopped => "stopped",
-            PluginEvent::Refused => "refused",
+            PluginEvent::Refused => "rejected",
         }
     }
 }

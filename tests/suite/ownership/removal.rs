@@ -114,7 +114,7 @@ async fn kept_documents_of_a_removed_processor_are_not_written_without_permissio
     for plugin in ["acme/orders", "acme/heir"] {
         let error = until_error(folder.path(), plugin, "holds documents").await;
         assert!(
-            error.contains("collection scripted_log holds documents that processor acme/scripted left there"),
+            error.contains("collection scripted_log contains documents of the removed processor acme/scripted"),
             "{error}"
         );
         assert!(error.contains("`sandmill processors remove acme/scripted --drop-documents` drops them"), "{error}");

@@ -113,7 +113,7 @@ async fn a_role_that_may_read_several_tenants_chooses_one() {
     migrate(&database, &["--grant-read", "many_portals", "--tenant", "acme", "--tenant", "globex"]).await;
     let undecided = reads(&app, "scripted_log").await.unwrap_err();
     assert!(
-        undecided.contains("no tenant is chosen") && undecided.contains("set_config('sandmill.tenant'"),
+        undecided.contains("none is selected") && undecided.contains("set_config('sandmill.tenant'"),
         "{undecided}"
     );
     for tenant in ["acme", "globex"] {
@@ -151,7 +151,7 @@ async fn a_member_of_a_role_reads_what_the_role_reads() {
     assert_eq!((&one["before"], &one["stillAllowed"]), (&json!(false), &json!(true)), "{revoked}");
     // The owner of the tables may read all tenants, so it must choose one.
     let admin = session(&database.address).await;
-    assert!(reads(&admin, "scripted_log").await.unwrap_err().contains("no tenant is chosen"));
+    assert!(reads(&admin, "scripted_log").await.unwrap_err().contains("none is selected"));
     choose(&admin, "globex").await;
     assert_eq!(reads(&admin, "scripted_log").await, only("globex", 1));
 }

@@ -63,7 +63,7 @@ async fn an_event_of_4_mib_is_stored_and_one_byte_more_is_rejected() {
     let request = event("1").event(NewEvent::new("T", text(LIMIT - 8)).metadata(r#"{"k":"v"}"#));
     let error = append(&*session, &request).await.unwrap_err();
     assert!(matches!(error, AppendError::Invalid(_)), "{error:?}");
-    let message = "event 2 of 2 for stream s of tenant acme has 4194305 bytes of data and metadata; this store takes 4194304 at most";
+    let message = "event 2 of 2 for stream s of tenant acme has 4194305 bytes of data and metadata; this store allows at most 4194304";
     assert!(error.to_string().starts_with(message) && error.to_string().contains("--max-event-bytes"), "{error}");
     let (code, _) = refusal(&session, &[&text(LIMIT + 1)], None).await;
     assert_eq!(code, "SM413");
@@ -93,7 +93,7 @@ async fn lowering_the_size_limit_rejects_new_events_and_keeps_stored_ones() {
     let refused = run(&["append", "--tenant", "acme", "--stream", "s", "--type", "T", "--data", &data]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        stderr(&refused).contains("has 2001 bytes of data and metadata; this store takes 2000 at most"),
+        stderr(&refused).contains("has 2001 bytes of data and metadata; this store allows at most 2000"),
         "{}",
         stderr(&refused)
     );

@@ -45,14 +45,14 @@ async fn every_error_names_tenant_stream_event_rule_and_remedy() {
             "23505",
             "event 2 of 2 (id e-1) for stream s of tenant acme: its id is taken by an event with other content, version 1 of stream s",
             "events_tenant_id_key",
-            "an id of its own",
+            "a unique id",
         ),
         (
             two("'{T,T}'", "'{1,2}'", ", null, null, array['e-2', 'e-2']"),
             "23505",
             "event 2 of 2 (id e-2) for stream s of tenant acme: event 1 has the same id",
             "events_tenant_id_key",
-            "an id of its own",
+            "a unique id",
         ),
         (
             two("array['T', repeat('x', 201)]", "'{1,2}'", id_of_two),
@@ -73,7 +73,7 @@ async fn every_error_names_tenant_stream_event_rule_and_remedy() {
             "23514",
             "event 2 of 2 for stream s of tenant acme: its id has 201 bytes; 1 to 200 bytes are allowed",
             "events_id_check",
-            "the store makes one",
+            "generates one",
         ),
         (
             two("'{T,T}'", "array['1', null]::json[]", id_of_two),
@@ -94,7 +94,7 @@ async fn every_error_names_tenant_stream_event_rule_and_remedy() {
             "23514",
             "event 2 of 2 for stream s of tenant acme: its time is infinity; a time must be finite",
             "events_recorded_at_check",
-            "Leave the time out",
+            "Omit the time",
         ),
         (
             two("'{T,T}'", r#"array['1', '{"a": "\u0000"}']::json[]"#, id_of_two),
@@ -107,7 +107,7 @@ async fn every_error_names_tenant_stream_event_rule_and_remedy() {
         (
             two("'{T}'", "array[to_json(repeat('x', 4194303))]", ", null, null, '{e-4}'"),
             "SM413",
-            "event 1 of 1 (id e-4) for stream s of tenant acme has 4194305 bytes of data and metadata; this store takes 4194304 at most",
+            "event 1 of 1 (id e-4) for stream s of tenant acme has 4194305 bytes of data and metadata; this store allows at most 4194304",
             "",
             "--max-event-bytes",
         ),
@@ -123,7 +123,7 @@ async fn every_error_names_tenant_stream_event_rule_and_remedy() {
             "22023",
             "nothing was appended to stream s of tenant acme: there are 2 types, but 1 data, no metadata, no ids and no times",
             "",
-            "one entry for each event",
+            "one entry per event",
         ),
         (
             two("'{}'", "'{}'", ""),
