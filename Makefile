@@ -1,18 +1,18 @@
-# `make` alone lists what there is. Every target does the set-up that is missing and nothing else (scripts/setup.sh).
+# Targets for development; `make` alone lists them. Each target first installs missing prerequisites (scripts/setup.sh).
 #
-# Everything is built in one profile and with `--workspace`: cargo gives a dependency the features that all chosen packages ask
-# for, so a build of one package alone would compile wasmtime a second time. The host that comes out has failpoints, which do
-# nothing unless the environment names one; releases are built with `cargo build --release -p sandmill`.
+# Everything is built in one profile and with `--workspace`: cargo builds a dependency with the features that all chosen packages
+# request, so a build of one package alone would compile wasmtime a second time. The resulting host has failpoints, which do
+# nothing unless the environment names one. Releases are built with `cargo build --release -p sandmill`.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-# Cargo shares out the machine by itself, and packages are installed one at a time.
+# Cargo uses all cores by itself, and packages are installed one at a time.
 .NOTPARALLEL:
 .PHONY: help setup demo test test-fast test-all test-postgres test-newest newest-postgres lint bench bench-neighbours bench-density bench-detach bench-standing bench-swaps soak plugins plugins-js plugins-py drivers guests bindings
 
 host := cargo build --workspace --bin sandmill
 sandmill := $(or $(CARGO_TARGET_DIR),target)/debug/sandmill
-# The host as it is released; the bench measures that one.
+# The release build of the host, which the bench measures.
 release := cargo build --release -p sandmill -p sandmill-bench
 bench := $(or $(CARGO_TARGET_DIR),target)/release/sandmill-bench
 
@@ -26,36 +26,35 @@ help: ## lists the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | while IFS='	' read -r name what; do \
 	  printf 'make %-16s  %s\n' "$$name" "$$what"; done
 
-setup: setup-cc setup-wasm setup-postgres setup-lint ## installs what the other targets would find missing, and nothing else
+setup: setup-cc setup-wasm setup-postgres setup-lint ## installs the missing prerequisites of the other targets
 	@echo "Nothing is missing."
 
-demo: setup-postgres $(demo_plugins) ## runs three plugins on a private PostgreSQL for 20 s, live: a shop's events, and 20,000 flights
+demo: setup-postgres $(demo_plugins) ## runs three plugins on a private PostgreSQL for 20 s, with a live view: events of a shop and of 20,000 flights
 	@echo "Running the demo on a private PostgreSQL"
 	@$(host)
 	@$(sandmill) demo --plugins target/demo/plugins --events example-plugins/data/flights-20000.ndjson.gz
 
-# The unit tests, and the parts of the suite that need no plugins: 76 s on two cores that were busy with
-# other work. What is left out needs components, or takes longer.
+# The unit tests, and the quick parts of the suite that need no plugins: 76 s on two busy cores.
 fast_tests := tidy:: in_flight:: sql:: plans:: store:: sources:: docs::names docs::service docs::each
 test-fast: setup-cc setup-postgres ## runs the tests that need no plugins; under two minutes after a build
 	@echo "Running unit tests and quick parts of the suite"
 	@cargo test --workspace --lib --no-fail-fast
 	@cargo test --workspace --test suite -- $(fast_tests)
 
-test: setup-postgres plugins guests ## runs all tests, those of the example plugins first
+test: setup-postgres plugins guests ## runs all tests, with those of the example plugins first
 	@echo "Running all tests"
 	@cd example-plugins && cargo test --quiet
 	@cargo test --workspace --no-fail-fast
 
-# With this set, a test without its component or driver of JavaScript or Python fails instead of
+# With this variable, a test that lacks its JavaScript or Python component or driver fails instead of
 # being skipped.
 test-all: export TEST_ALL = 1
-test-all: plugins-js plugins-py drivers test ## the same with everything in JavaScript and Python, whose tools need a network the first time
+test-all: plugins-js plugins-py drivers test ## also runs the tests in JavaScript and Python, whose tools need a network the first time
 
-# The versions that are supported, and what is run on each; `make test-postgres ON=18.6.0 TESTS=store::` runs less.
+# The supported versions, and the tests to run on each: all by default. Fewer: `make test-postgres ON=18.6.0 TESTS=store::`.
 ON := 14.23.0 15.19.0 16.15.0 17.11.0 18.6.0
 TESTS :=
-test-postgres: plugins guests ## runs the suite on each supported version of PostgreSQL, which it fetches; ten minutes each
+test-postgres: plugins guests ## runs the suite on each supported version of PostgreSQL, which it downloads; ten minutes each
 	@for version in $(ON); do \
 	  programs=$$(scripts/postgres.sh $$version) || exit; \
 	  echo "Running tests on PostgreSQL $$version"; \
@@ -63,19 +62,19 @@ test-postgres: plugins guests ## runs the suite on each supported version of Pos
 	done
 
 # The tests that depend most on the server: statements and their plans, migrations, rights, cursors,
-# crashes. They take three minutes.
+# and crashes. They take three minutes.
 newest := $(lastword $(ON))
 database_tests := store:: sources:: sql:: plans:: rights:: in_flight:: anchors:: ownership:: contention:: crashes:: kills::
-test-newest: plugins guests newest-postgres ## runs the tests that depend most on the database on the newest PostgreSQL
+test-newest: plugins guests newest-postgres ## runs the database-dependent tests on the newest PostgreSQL
 	@echo "Running tests on PostgreSQL $(newest)"
 	@SANDMILL_PG_BIN=$$(scripts/postgres.sh $(newest)) cargo test --workspace --test suite -- $(database_tests)
 
-newest-postgres: ## fetches the newest supported PostgreSQL for test-newest, unless it is there
+newest-postgres: ## downloads the newest supported PostgreSQL for test-newest, if it is missing
 	@scripts/postgres.sh $(newest) >/dev/null
 
-# Where setup-deny puts cargo-deny, besides the places on the path.
+# setup-deny installs cargo-deny into this folder.
 lint: export PATH := $(PATH):$(abspath $(or $(CARGO_TARGET_DIR),target))/tools/bin
-lint: setup-cc setup-lint ## checks formatting, clippy's warnings, documentation, and (with cargo-deny) the dependencies
+lint: setup-cc setup-lint ## checks formatting, clippy warnings, documentation and, if cargo-deny is installed, the dependencies
 	@echo "Checking formatting, warnings and documentation"
 	@for workspace in . example-plugins tests/guests; do \
 	  (cd $$workspace && cargo fmt --all --check && cargo clippy --workspace --all-targets -- -D warnings) || exit; \
@@ -83,31 +82,31 @@ lint: setup-cc setup-lint ## checks formatting, clippy's warnings, documentation
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items --quiet
 	@scripts/deny.sh
 
-bench: setup-cc setup-postgres plugins ## compares Sandmill with native code, a hand-written loop and the raw database; ten minutes
+bench: setup-cc setup-postgres plugins ## compares Sandmill with native code, a hand-written loop and the bare database; ten minutes
 	@$(release)
 	@$(bench) --json target/bench.json
 
-bench-neighbours: setup-cc setup-postgres guests ## fifty quiet tenants beside hogs of all kinds, and what each hog gets; ten minutes
+bench-neighbours: setup-cc setup-postgres guests ## measures fifty quiet tenants beside each kind of greedy tenant; ten minutes
 	@$(release)
 	@$(bench) neighbours shares --rounds 2 --json target/neighbours.json
 
-bench-detach: setup-cc setup-postgres plugins ## one tenant far too slow for what it gets, and what the others notice of it; three minutes
+bench-detach: setup-cc setup-postgres plugins ## measures the effect of one overloaded tenant on the others; three minutes
 	@$(release)
 	@$(bench) detach --json target/detach.json
 
-bench-density: setup-cc setup-postgres plugins ## the same events in one to ten thousand tenants; five minutes
+bench-density: setup-cc setup-postgres plugins ## measures the same events in one to ten thousand tenants; five minutes
 	@$(release)
 	@$(bench) density --rounds 3 --json target/density.json
 
-bench-blocked: setup-cc setup-postgres guests ## sixty thousand blocked lanes of one tenant, and what they cost; two minutes
+bench-blocked: setup-cc setup-postgres guests ## measures the cost of sixty thousand blocked lanes of one tenant; two minutes
 	@$(release)
 	@$(bench) blocked --plugins target/plugins --json target/blocked.json
 
-bench-swaps: setup-cc setup-postgres guests ## versions of a plugin that take each other's place under load; five minutes
+bench-swaps: setup-cc setup-postgres guests ## measures hot swaps of a plugin under load; five minutes
 	@$(release)
 	@$(bench) swaps hundred --rounds 3 --plugins target/plugins --json target/swaps.json
 
-soak: setup-cc setup-postgres guests ## half an hour of hogs that come and go, held against the log
+soak: setup-cc setup-postgres guests ## runs changing greedy tenants for half an hour, and compares the results with the log
 	@$(release)
 	@$(bench) soak --json target/soak.json
 
@@ -117,7 +116,7 @@ plugins: $(call components,$(example_crates)) ## builds the example plugins into
 plugins-js: $(call components,$(wildcard example-plugins/*-js)) ## builds the example plugins in JavaScript; needs node and npm
 plugins-py: $(call components,$(wildcard example-plugins/*-py)) ## builds the example plugins in Python; needs python3 with venv and pip
 
-drivers: target/drivers/node.done target/drivers/python.done ## installs the drivers that the documentation's programs use; needs node, npm, python3 with venv
+drivers: target/drivers/node.done target/drivers/python.done ## installs the database drivers for the documentation's examples; needs node, npm and python3 with venv
 
 target/drivers/node.done: tests/drivers/package.json tests/drivers/package-lock.json
 	@mkdir -p $(@D)
@@ -135,13 +134,13 @@ target/drivers/python.done: tests/drivers/requirements.txt
 bindings: setup-cc ## writes the guest SDK's bindings from the contract in wit/
 	@cargo run --quiet --config 'profile.dev.package."*".opt-level = 0' -p sandmill-bindings
 
-guests: $(call components,$(guest_crates)) ## builds the guests that misbehave for tests into target/plugins
+guests: $(call components,$(guest_crates)) ## builds the test guests, many of which misbehave, into target/plugins
 	@echo "Test guests in target/plugins: $(notdir $(guest_crates))"
 
 setup-%:
 	@scripts/setup.sh $*
 
-# What every component is made from, beside its own crate and its workspace's manifest.
+# The sources of every component, in addition to its own crate and its workspace's manifest.
 contract := $(shell find wit guest-sdk/rust/src -type f) guest-sdk/rust/Cargo.toml
 contract += host/src/toolchain.rs $(wildcard host/src/toolchain/*.rs)
 
@@ -161,7 +160,7 @@ endef
 $(foreach folder,$(wildcard example-plugins/*-js),$(eval $(call script,$(folder),guest-sdk/js/sandmill.js)))
 $(foreach folder,$(wildcard example-plugins/*-py),$(eval $(call script,$(folder),guest-sdk/python/sandmill.py)))
 
-# These are made of the source of `scripted`.
+# These are built from the source of `scripted`.
 $(call components,$(wildcard tests/guests/scripted-*)): $(shell find tests/guests/scripted -type f)
 
 target/plugins/hostile.wasm: tests/guests/wasi.wit

@@ -2,9 +2,8 @@
 # Checks the dependencies with cargo-deny: licences, duplicates and sources (deny.toml), and known
 # vulnerabilities.
 #
-# Without cargo-deny it says so and succeeds, but where CI is set in the environment it fails. The
-# list of vulnerabilities is fetched; where it cannot be, that is reported, and the rest still
-# counts.
+# Without cargo-deny it prints a message and succeeds, or fails if CI is set in the environment. It
+# downloads the list of vulnerabilities. If that fails, it prints a message and checks the rest.
 set -eu
 
 if ! cargo deny --version >/dev/null 2>&1; then
@@ -27,5 +26,5 @@ done
 if log=$(cargo deny fetch db 2>&1); then
   cargo deny --workspace check advisories
 else
-  echo "Known vulnerabilities were not checked: their list could not be fetched ($(printf '%s' "$log" | tail -n 1))" >&2
+  echo "Known vulnerabilities were not checked: their list could not be downloaded ($(printf '%s' "$log" | tail -n 1))" >&2
 fi

@@ -1,17 +1,17 @@
 #!/bin/sh
-# Installs what this machine lacks, and touches nothing when nothing is missing:
+# Installs the prerequisites that this machine lacks:
 #
 #   scripts/setup.sh PART...
 #
 #   make      make
-#   cc        a C compiler, with which Rust links its programs
-#   wasm      a way to compile Rust for WebAssembly
+#   cc        a C compiler, which Rust uses as its linker
+#   wasm      a Rust toolchain for WebAssembly
 #   postgres  the server programs of PostgreSQL 14 or newer, for private servers
 #   lint      rustfmt and clippy
 #   deny      cargo-deny, built into target/tools; two minutes on two cores
 #
-# It looks where Sandmill itself will look (host/src/toolchain/rust.rs, host/src/db/embedded/programs.rs). Packages are installed only
-# on Debian and its kin, as root or with a sudo that asks for no password. Where that cannot be, it says what to run.
+# It searches the same places as Sandmill (host/src/toolchain/rust.rs, host/src/db/embedded/programs.rs). Packages are installed only
+# on Debian and its derivatives, as root or with a sudo that needs no password. Otherwise it prints the commands to run.
 set -eu
 
 say() {
@@ -23,8 +23,8 @@ fail() {
   exit 1
 }
 
-# Installs Debian packages; fails quietly where there is no apt-get or no right to use it. The lists of packages are fetched only
-# when the ones that are there do not do.
+# Installs Debian packages. Fails silently without apt-get or without the rights to use it. Updates the package lists only if the
+# present ones do not suffice.
 packages() {
   command -v apt-get >/dev/null || return 1
   as_root=
@@ -45,7 +45,7 @@ packages() {
 }
 
 need_cargo() {
-  command -v cargo >/dev/null || fail "there is no Rust here; install it as https://rustup.rs says, then try again"
+  command -v cargo >/dev/null || fail "Rust is not installed; install it from https://rustup.rs, then try again"
 }
 
 setup_make() {
@@ -88,7 +88,7 @@ setup_wasm() {
 a network, or on Debian 'apt-get install --no-install-recommends rustc-web cargo-web rust-web-src lld-19'"
 }
 
-# Whether a directory holds the server programs of a version that will do.
+# Whether a directory contains the server programs of a supported version.
 is_postgres() {
   [ -x "$1/postgres" ] && [ -x "$1/initdb" ] && [ -x "$1/pg_ctl" ] || return 1
   major=$("$1/postgres" --version 2>/dev/null | sed -n 's/^postgres (PostgreSQL) \([0-9]*\).*/\1/p')
@@ -124,7 +124,7 @@ setup_lint() {
   rustup component add rustfmt clippy
 }
 
-# The version whose results `make lint` was last checked with.
+# The version that `make lint` was last checked with.
 deny_version=0.20.2
 
 setup_deny() {
