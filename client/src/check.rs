@@ -1,14 +1,15 @@
 //! Rules for names and JSON, with messages for people. The database enforces the same rules; a
 //! check here saves a round trip and a failed transaction.
 
-/// Longest name of a stream, bytes. It is part of an index, and an index entry must stay far below
-/// a page.
+/// Maximum length of a stream's name, in bytes. It is part of an index, and an index entry must
+/// stay far below a page.
 pub const LONGEST_STREAM: usize = 512;
-/// Longest type of an event, bytes.
+/// Maximum length of an event's type, in bytes.
 pub const LONGEST_TYPE: usize = 200;
-/// Longest id of an event, bytes.
+/// Maximum length of an event's id, in bytes.
 pub const LONGEST_ID: usize = 200;
-/// Longest name of a tenant, characters. It becomes a folder's name and a label of metrics.
+/// Maximum length of a tenant's name, in characters. The name becomes a folder's name and a label
+/// of metrics.
 pub const LONGEST_TENANT: usize = 64;
 
 /// Checks a tenant's name.
@@ -56,13 +57,15 @@ pub fn id(id: &str) -> Result<(), String> {
     text("an event's id", id, LONGEST_ID)
 }
 
-/// Deepest nesting of JSON, levels. CPython's parser fails near 1,000 levels, QuickJS's near 3,000.
+/// Maximum nesting of JSON, in levels. CPython's parser fails near 1,000 levels, QuickJS's near
+/// 3,000.
 pub const DEEPEST_JSON: usize = 512;
-/// Longest number in JSON, characters. CPython refuses integers of more than 4,300 digits.
+/// Maximum length of a number in JSON, in characters. CPython rejects integers of more than 4,300
+/// digits.
 pub const LONGEST_NUMBER: usize = 1_000;
 
-/// Checks that plugins in every language can read a JSON text. The text is scanned once and not
-/// validated otherwise.
+/// Checks that plugins in every language can read JSON. It is scanned once and not validated
+/// otherwise.
 ///
 /// # Errors
 ///
@@ -92,6 +95,7 @@ pub fn readable_json(json: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
+/// Checks the length of a name, and that it has no U+0000.
 fn text(what: &str, text: &str, longest: usize) -> Result<(), String> {
     if text.is_empty() {
         return Err(format!("{what} must not be empty; use 1 to {longest} bytes"));
@@ -120,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn json_beyond_the_bounds_of_nesting_and_numbers_is_refused() {
+    fn json_beyond_the_bounds_of_nesting_and_numbers_is_rejected() {
         let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
         let mixed = |levels: usize| format!("{}1{}", r#"[{"a":"]]}\"}","b":"#.repeat(levels), "}]".repeat(levels));
         for good in

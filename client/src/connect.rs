@@ -1,9 +1,9 @@
 //! Connections to PostgreSQL like libpq's: the same addresses, environment variables and password
 //! file, and TLS.
 //!
-//! An [`Address`] is parsed once, from a text, with the environment for what the text leaves out.
-//! It then opens any number of connections. Certificates are read again when their files change, so
-//! renewed ones are used without a restart.
+//! An [`Address`] is parsed once. The environment provides what it omits. It then opens any number
+//! of connections. Certificates are read again when their files change, so renewed ones are used
+//! without a restart.
 //!
 //! ```no_run
 //! # async fn connect() -> Result<(), Box<dyn std::error::Error>> {

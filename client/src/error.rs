@@ -38,7 +38,7 @@ pub enum AppendError {
     /// attempt that succeeded. Or the append has two events with this id.
     #[error(
         "tenant {tenant} already has an event with the id {id}; if this repeats an append, the first attempt succeeded, \
-         otherwise give each event an id of its own"
+         otherwise give each event a unique id"
     )]
     DuplicateId {
         /// The tenant.
@@ -46,7 +46,7 @@ pub enum AppendError {
         /// The id. If the database does not name it, all ids of the append, separated by commas.
         id: String,
     },
-    /// The store refuses the content, and would refuse it again. The text names the part and the
+    /// The store rejects the content, and would reject it again. The message names the part and the
     /// rule.
     #[error("{0}")]
     Invalid(String),
@@ -62,10 +62,11 @@ pub enum AppendError {
 }
 
 impl AppendError {
+    /// Classifies an error of the driver for this append.
     pub(crate) fn from_database(error: tokio_postgres::Error, append: &Append) -> Self {
-        let Some(refusal) = error.as_db_error() else { return AppendError::Database(error) };
-        let detail = refusal.detail().unwrap_or_default();
-        if refusal.code().code() == CONFLICT {
+        let Some(response) = error.as_db_error() else { return AppendError::Database(error) };
+        let detail = response.detail().unwrap_or_default();
+        if response.code().code() == CONFLICT {
             return AppendError::Conflict {
                 tenant: append.tenant.clone(),
                 stream: append.stream.clone(),
@@ -73,13 +74,17 @@ impl AppendError {
                 actual: detail.parse().unwrap_or_default(),
             };
         }
-        if refusal.code() == &SqlState::UNIQUE_VIOLATION && refusal.constraint() == Some(UNIQUE_ID) {
+        if response.code() == &SqlState::UNIQUE_VIOLATION && response.constraint() == Some(UNIQUE_ID) {
             return AppendError::DuplicateId { tenant: append.tenant.clone(), id: duplicate(append, detail) };
         }
-        if refusal.code().code() == OTHER_CLUSTER {
-            return AppendError::OtherCluster(in_words(refusal));
+        if response.code().code() == OTHER_CLUSTER {
+            return AppendError::OtherCluster(in_words(response));
         }
-        if is_refused_content(refusal) { AppendError::Invalid(in_words(refusal)) } else { AppendError::Database(error) }
+        if is_rejected_content(response) {
+            AppendError::Invalid(in_words(response))
+        } else {
+            AppendError::Database(error)
+        }
     }
 }
 
@@ -93,21 +98,21 @@ fn duplicate(append: &Append, detail: &str) -> String {
     }
 }
 
-/// Whether the database refused the content: a value that no column can hold, or that breaks a rule
-/// of the store. A unique key and an outdated snapshot do not count, because a later attempt may
-/// succeed.
-fn is_refused_content(refusal: &DbError) -> bool {
-    let class = refusal.code().code().get(..2).unwrap_or_default();
+/// Whether the database rejected the content: a value that no column can hold, or that breaks a
+/// rule of the store. A unique key and an outdated snapshot do not count, because a later attempt
+/// may succeed.
+fn is_rejected_content(error: &DbError) -> bool {
+    let class = error.code().code().get(..2).unwrap_or_default();
     class == "22"
         || class == "54"
-        || matches!(refusal.code().code(), TOO_LARGE | UNREADABLE)
-        || refusal.code() == &SqlState::CHECK_VIOLATION
-        || refusal.code() == &SqlState::NOT_NULL_VIOLATION
+        || matches!(error.code().code(), TOO_LARGE | UNREADABLE)
+        || error.code() == &SqlState::CHECK_VIOLATION
+        || error.code() == &SqlState::NOT_NULL_VIOLATION
 }
 
-fn in_words(refusal: &DbError) -> String {
-    let mut words = refusal.message().to_owned();
-    for more in [refusal.detail(), refusal.hint()].into_iter().flatten() {
+fn in_words(error: &DbError) -> String {
+    let mut words = error.message().to_owned();
+    for more in [error.detail(), error.hint()].into_iter().flatten() {
         words.push_str("; ");
         words.push_str(more);
     }

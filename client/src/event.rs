@@ -44,7 +44,7 @@ impl Append {
         self
     }
 
-    /// Checks what the database would refuse, to save the round trip and a failed transaction.
+    /// Checks what the database would reject, to save the round trip and a failed transaction.
     pub(crate) fn check(&self) -> Result<(), String> {
         check::tenant(&self.tenant)?;
         check::stream(&self.stream)?;
@@ -177,6 +177,6 @@ pub struct RecordedEvent {
     pub recorded_at: SystemTime,
     /// The event's data: the JSON text that was appended.
     pub data: String,
-    /// The event's metadata: the text of a JSON object.
+    /// The event's metadata: a JSON object, as text.
     pub metadata: String,
 }

@@ -13,7 +13,7 @@
 //!     tokio_postgres::connect("postgresql://localhost/shop", tokio_postgres::NoTls).await?;
 //! tokio::spawn(connection);
 //!
-//! // The append below depends on these events. It fails if another one was appended meanwhile.
+//! // The append below depends on these events. It fails if another event was appended since.
 //! let so_far = read_stream(&client, "acme", "cart-1", 1, 1000).await?;
 //! let expected = so_far.last().map_or(ExpectedVersion::NoStream, |last| ExpectedVersion::Exactly(last.version));
 //!

@@ -161,9 +161,9 @@ impl Address {
         self.tls.security()
     }
 
-    /// The address for people: `DATABASE at HOST:PORT as USER`, without the password and with
-    /// libpq's defaults for omitted parameters.
-    pub fn place(&self) -> String {
+    /// A summary for people: `DATABASE at HOST:PORT as USER`, without the password. Omitted
+    /// parameters show libpq's defaults.
+    pub fn summary(&self) -> String {
         let ports = self.config.get_ports();
         let hosts = self.config.get_hosts().iter().enumerate().map(|(number, host)| {
             let port = ports.get(number).or(ports.first()).copied().unwrap_or(5432);
@@ -206,7 +206,7 @@ impl Address {
     }
 }
 
-/// Refuses parameters that are unknown, and values that cannot be honoured.
+/// Rejects parameters that are unknown, and values that cannot be honoured.
 fn check(given: &Parameters) -> Result<(), InvalidAddress> {
     for (name, value) in given {
         if DRIVERS.contains(&&**name) || OURS.contains(&&**name) {
@@ -233,6 +233,7 @@ fn default_host(port: &str) -> String {
     SOCKET_FOLDERS.iter().find(listens).map_or("localhost", |folder| *folder).into()
 }
 
+/// The password for these parameters, from the password file.
 fn of_file(
     given: &Parameters,
     environment: &dyn Fn(&str) -> Option<String>,
@@ -297,10 +298,10 @@ mod tests {
             ("PGSSLMODE", "require"),
         ];
         let all = address("", &environment).unwrap();
-        assert_eq!((all.place().as_str(), all.security()), ("d at env:7 as u", Security::Require));
+        assert_eq!((all.summary().as_str(), all.security()), ("d at env:7 as u", Security::Require));
         assert_eq!(all.config().get_password(), Some(&b"p"[..]));
         let some = address("postgresql://me@h/mine?sslmode=disable", &environment).unwrap();
-        assert_eq!((some.place().as_str(), some.security()), ("mine at h:7 as me", Security::Disable));
+        assert_eq!((some.summary().as_str(), some.security()), ("mine at h:7 as me", Security::Disable));
         let numbered = address("", &[("PGHOSTADDR", "10.0.0.5")]).unwrap();
         assert_eq!(numbered.config().get_hosts(), [Host::Tcp("10.0.0.5".into())]);
         let local = address("host=/run/pg sslmode=require", &[]).unwrap();

@@ -1,4 +1,4 @@
-//! Kinds of connection errors, by what a person does about them.
+//! Kinds of connection errors, by their remedy.
 
 use std::{error::Error as StdError, io};
 
@@ -21,7 +21,7 @@ pub enum ConnectErrorKind {
     OtherHost,
     /// The server's certificate has expired, or is not valid yet.
     Expired,
-    /// The TLS handshake failed for another reason. The server may have refused the client's
+    /// The TLS handshake failed for another reason. The server may have rejected the client's
     /// certificate.
     Tls,
     /// The server requires a password, and none was given.
@@ -54,6 +54,7 @@ impl ConnectErrorKind {
         }
     }
 
+    /// The kind of an error of the driver, by its causes.
     fn of_causes(error: &Error) -> ConnectErrorKind {
         let mut cause: Option<&(dyn StdError + 'static)> = Some(error);
         let mut text = String::new();
@@ -79,6 +80,7 @@ impl ConnectErrorKind {
         }
     }
 
+    /// The kind of a TLS error.
     fn of_tls(error: &rustls::Error) -> ConnectErrorKind {
         let rustls::Error::InvalidCertificate(certificate) = error else { return ConnectErrorKind::Tls };
         match certificate {

@@ -85,6 +85,7 @@ fn host_and_port(host: &str) -> Result<(&str, &str), String> {
     }
 }
 
+/// Decodes percent escapes. `what` names the part in an error.
 fn unescaped(text: &str, what: &str) -> Result<String, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();
@@ -119,6 +120,7 @@ fn list(text: &str) -> Result<Parameters, String> {
     Ok(found)
 }
 
+/// Splits a value, quoted or not, from the rest of a list.
 fn value(text: &str) -> Result<(String, &str), String> {
     let (text, quoted) = text.strip_prefix('\'').map_or((text, false), |text| (text, true));
     let mut value = String::new();

@@ -1,7 +1,7 @@
 //! The password file, `~/.pgpass`, in libpq's format: lines of `HOST:PORT:DATABASE:USER:PASSWORD`.
 //!
 //! `*` matches any value, and `\` escapes `:` and `\`. The first matching line counts. A file that
-//! other users may read is refused.
+//! other users may read is rejected.
 
 use std::{io, path::Path};
 
@@ -48,6 +48,7 @@ fn is_private(_: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// The password of the first line that matches the target.
 fn password(text: &str, target: &Target<'_>) -> Option<String> {
     let wanted = [target.host, target.port, target.database, target.user];
     text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
@@ -80,7 +81,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn a_file_that_others_may_read_is_refused_if_it_has_the_password() {
+    fn a_file_that_others_may_read_is_rejected_if_it_has_the_password() {
         use std::os::unix::fs::PermissionsExt;
         let folder = std::env::temp_dir().join(format!("sandmill-pgpass-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();

@@ -132,6 +132,7 @@ impl Settings {
         files.map(|path| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()).collect()
     }
 
+    /// Reads the files and builds a connector from them.
     fn load(&self) -> Result<Current, String> {
         // Before reading, so that a change during the read is detected the next time.
         let files = self.states();
@@ -160,6 +161,7 @@ impl Settings {
         Ok(Current { files, connector: MakeRustlsConnect::new(config) })
     }
 
+    /// The verifier of server certificates that the security requires.
     fn verifier(&self, provider: Arc<CryptoProvider>) -> Result<Verifier, String> {
         let mut verifier = Verifier { provider, chain: None, anchors: Vec::new(), name: false };
         if self.security < Security::VerifyCa {
@@ -238,7 +240,7 @@ impl ServerCertVerifier for Verifier {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) if !self.name => Ok(ServerCertVerified::assertion()),
-            // A self-signed server certificate is also an authority's, which webpki refuses for a
+            // A self-signed server certificate is also an authority's, which webpki rejects for a
             // server. It reports that after it has checked the dates.
             Err(Error::InvalidCertificate(CertificateError::Other(_))) if self.anchors.contains(certificate) => {
                 if self.name {
