@@ -45,19 +45,20 @@ use crate::{
 };
 use systemd::ServiceManager;
 
-/// Maximum number of concurrent connections. Default 64: a few monitors with one or two each, and
-/// room for idle ones.
+/// Maximum number of concurrent connections. 64: a few monitors with one or two each, and room for
+/// idle ones.
 const CONNECTIONS: usize = 64;
-/// The time within which a client must send its request. Default 2 s.
+/// Maximum time for a client to send its request. 2 s: a monitor sends it at once.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bounds the database's time for computing the metrics, which every request repeats.
 const STATEMENT: &str = "set statement_timeout = '4s'";
-/// The longest wait for the database. Default 5 s.
+/// Maximum wait for the database. 5 s: longer than the time limit of the statements, which reports
+/// the error.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The OpenMetrics text format, which Prometheus reads.
 const METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Maximum number of tenants with metrics. Default 100: each has seven series.
+/// Maximum number of tenants with metrics. 100: each has seven series.
 const TENANTS: usize = 100;
 
 /// The settings of metrics.
@@ -183,6 +184,8 @@ impl HostMonitor {
         })
     }
 
+    /// Reads the gauges of processors and listed tenants. Keeps the session for the next request if
+    /// all statements succeed, and sets `up` once the database has answered.
     async fn read_database(&self, kept: &mut Option<Session>, up: &mut bool) -> Result<DatabaseGauges, String> {
         // A session that failed, or whose request timed out, is not reused.
         let session = match kept.take().filter(|session| !session.is_closed()) {
@@ -201,6 +204,7 @@ impl HostMonitor {
         Ok((processors, tenants.into_iter().map(of_tenant).collect()))
     }
 
+    /// Answers one request.
     async fn respond(&self, method: &Method, path: &str) -> Response<String> {
         let text = |status: StatusCode, text: &str| with(status, "text/plain; charset=utf-8", format!("{text}\n"));
         if method != Method::GET && method != Method::HEAD {
@@ -240,6 +244,7 @@ fn of_sandbox(usage: SandboxUsage) -> SandboxGauges {
     }
 }
 
+/// The gauges of a processor.
 fn gauges(p: status::ProcessorStatus) -> ProcessorGauges {
     let counted = p.lanes_counted;
     let lanes = vec![
@@ -296,6 +301,7 @@ impl Drop for MonitoringServer {
     }
 }
 
+/// Accepts connections, each served by a task of its own.
 async fn listen(listener: TcpListener, monitor: Arc<HostMonitor>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
@@ -318,6 +324,7 @@ async fn listen(listener: TcpListener, monitor: Arc<HostMonitor>) {
     }
 }
 
+/// Serves one connection until it is closed or its time is over.
 async fn serve(stream: TcpStream, monitor: Arc<HostMonitor>) -> io::Result<()> {
     let service = service_fn(|request: Request<hyper::body::Incoming>| {
         let monitor = monitor.clone();

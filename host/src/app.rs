@@ -56,14 +56,14 @@ pub enum Ended {
     /// All events that were visible at the start are handled.
     CaughtUp {
         /// Number of rejected plugin files.
-        refused: usize,
+        rejected: usize,
     },
     /// All events that were visible at the start are handled, except those of these lanes.
     Blocked(BlockedLanes),
 }
 
-/// Maximum number of lanes per processor whose reasons are listed when a run ends. Default 20: as
-/// many as a person reads.
+/// Maximum number of lanes per processor whose reasons are listed when a run ends. 20: as many as a
+/// person reads.
 const BLOCKED_LANES: i64 = 20;
 
 /// Lanes, or whole processors, that need a person.
@@ -124,9 +124,8 @@ pub enum OtherHost {
 #[error("{0}")]
 pub struct NothingRuns(String);
 
-/// The longest wait for the remains of an interrupted run: the database cancels a statement, and
-/// compilers are killed and reaped. Default 500 ms, half of the second within which a host should
-/// end.
+/// Maximum wait for the remains of an interrupted run: the database cancels a statement, and
+/// compilers are killed and reaped. 500 ms: half of the second within which a host should end.
 const CUT_OFF: Duration = Duration::from_millis(500);
 
 /// Runs the plugins in a folder on a database, until `drain` resolves or `until` is reached.
@@ -273,6 +272,8 @@ impl<'a> Ready<'a> {
         if aborted { Err(Aborted.into()) } else { Ok(None) }
     }
 
+    /// Takes the host lock, migrates the database and checks that the store belongs to its cluster.
+    /// `under_way` gets a handle to cancel the migration.
     async fn prepare(
         config: &'a Config,
         db: &'a Db,
@@ -287,7 +288,7 @@ impl<'a> Ready<'a> {
         let mut session = db.connect("start").await?;
         let encryption = session.encryption().await?;
         let encryption = encryption.as_deref().unwrap_or("none");
-        tracing::info!(database = db.place(), encryption, "connected");
+        tracing::info!(database = db.summary(), encryption, "connected");
         let shares = Shares::of(connections(config, session.connection_limit().await?)?);
         under_way.get_or_init(|| session.canceller());
         migrate::migrate(&mut session).await?;
@@ -393,8 +394,8 @@ impl<'a> Ready<'a> {
                 (Until::CaughtUp, None) => {
                     caught_up(&begun.states, &self.there_at_start, tenants.replacements()).await;
                     let blocked = blocked(&begun.states, self.db).await?;
-                    let refused = begun.refused;
-                    Ok(if blocked.is_empty() { Ended::CaughtUp { refused } } else { Ended::Blocked(blocked) })
+                    let rejected = begun.refused;
+                    Ok(if blocked.is_empty() { Ended::CaughtUp { rejected } } else { Ended::Blocked(blocked) })
                 }
             }
         };
@@ -421,17 +422,17 @@ fn connections(config: &Config, allowed: usize) -> anyhow::Result<usize> {
          (alter role … connection limit …) or of the database, or max_connections",
         connections::LEAST
     );
-    let most = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
-    if most < config.connections {
+    let max = config.connections.min(allowed.saturating_sub(2).max(connections::LEAST));
+    if max < config.connections {
         tracing::warn!(
             allowed,
-            most,
+            max,
             "the server allows this role fewer connections than the setting `connections` ({}); plugins share fewer \
              and may wait. Raise max_connections, or the limit of the role or the database",
             config.connections
         );
     }
-    Ok(most)
+    Ok(max)
 }
 
 /// Warns about settings without effect. Returns `NothingRuns` if no plugin runs.

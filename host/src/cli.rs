@@ -148,9 +148,10 @@ pub fn main() -> ExitCode {
         return compile_component::run(args);
     }
     let is_graceful = matches!(arguments.command, Command::Run(_) | Command::Dev(_) | Command::Demo(_));
-    signals::attend(is_graceful, |signals| perform(arguments, &signals))
+    signals::run_interruptible(is_graceful, |signals| perform(arguments, &signals))
 }
 
+/// Runs a command, reports its error, and returns its exit code.
 fn perform(arguments: Arguments, signals: &Signals) -> ExitCode {
     let result = telemetry::start().and_then(|logs| dispatch(arguments, &logs, signals));
     let result = result.and_then(|code| Ok(output::finish().map(|()| code)?));
@@ -193,6 +194,7 @@ fn error_text(error: &anyhow::Error) -> String {
 #[error("{0}")]
 struct UsageError(String);
 
+/// The exit code of a command that failed.
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_another_host = error
         .chain()
@@ -210,11 +212,13 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
+/// Whether a command failed because the reader of its output is gone.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// Runs the command with the settings, the runtime and the database that it needs.
 fn dispatch(arguments: Arguments, logs: &Logs, signals: &Signals) -> anyhow::Result<ExitCode> {
     let Arguments { global, command } = arguments;
     // These commands use no database. Each reads settings and starts a runtime only as needed.
@@ -286,7 +290,7 @@ impl Global {
         })?;
         telemetry::use_format(resolved.config.log.format);
         Ok(match &self.database_url {
-            Some(address) => resolved.with_database(address, Origin::Flag("--database-url".into())),
+            Some(address) => resolved.with_database_url(address, Origin::Flag("--database-url".into())),
             None => resolved,
         })
     }

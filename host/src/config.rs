@@ -2,8 +2,8 @@
 //! precedence: a file, the environment, flags.
 //!
 //! A key has a place in the file (`limits.cpu-ms`), a variable (`SANDMILL_LIMITS_CPU_MS`) and a
-//! flag (`--set limits.cpu-ms=500`). Keys of a single tenant or of a tenant's own processor have
-//! no variable. `DATABASE_URL` is another name for `database-url`. Unknown keys and values out of
+//! flag (`--set limits.cpu-ms=500`). Keys of one tenant or of a tenant's own processor have no
+//! variable. `DATABASE_URL` is another name for `database-url`. Unknown keys and values out of
 //! range are errors in every source; for variables and flags, the error suggests the nearest known
 //! key. If no file is named, `sandmill.toml` in the current folder is read if it exists.
 //! [`Config::resolve`] also records the source of each value.
@@ -37,9 +37,9 @@ pub struct Config {
     /// Address of the database, in either of libpq's forms. No default.
     pub database_url: String,
     /// Maximum number of database connections of the host. Plugins share them, so hundreds of
-    /// plugins need no more; `sandmill status` shows a processor that waits for one. Default 40:
-    /// well below PostgreSQL's default of 100, and enough for the concurrent commits that
-    /// PostgreSQL handles well on a machine of eight cores.
+    /// plugins need no more. `sandmill status` shows a processor that waits for a connection.
+    /// Default 40: well below PostgreSQL's default of 100, and enough for the concurrent commits
+    /// that PostgreSQL handles well on a machine of eight cores.
     pub connections: usize,
     /// Address and port of the monitoring endpoint, for instance `127.0.0.1:9464`: `/livez`,
     /// `/readyz` and, for Prometheus, `/metrics`. Default: none. Clients see ids of processors,
@@ -53,7 +53,7 @@ pub struct Config {
     pub log: telemetry::Config,
     /// Reading, batching and memory of processors.
     pub processor: processor::Config,
-    /// Settings of single processors, by id. `[processors.orders]` is for the processor with
+    /// Settings of individual processors, by id. `[processors.orders]` is for the processor with
     /// exactly that id. A tenant's own processor is named in full, as in
     /// `[processors."acme/orders"]`, so that no tenant gets a setting meant for another processor.
     pub processors: BTreeMap<String, pressure::PressureSettings>,
@@ -67,7 +67,7 @@ pub struct Config {
     pub rollout: plugins::config::Config,
     /// Limits of every tenant.
     pub tenant_limits: tenants::Limits,
-    /// Settings of single tenants, as in `[tenants.acme]` with `weight = 3`: a weight, limits,
+    /// Settings of individual tenants, as in `[tenants.acme]` with `weight = 3`: a weight, limits,
     /// dedicated threads, processors, a pause. Default: none.
     pub tenants: BTreeMap<String, tenants::Settings>,
 }
@@ -133,15 +133,15 @@ impl Config {
     pub fn resolve(sources: &Sources<'_>) -> Result<Resolved, ConfigError> {
         let mut layers = Layers::default();
         match sources.file {
-            Some(path) => layers.lay_file(path)?,
-            None if Path::new(DEFAULT_FILE).is_file() => layers.lay_file(Path::new(DEFAULT_FILE))?,
+            Some(path) => layers.add_file(path)?,
+            None if Path::new(DEFAULT_FILE).is_file() => layers.add_file(Path::new(DEFAULT_FILE))?,
             None => {}
         }
         for (name, value) in &sources.environment {
             let error = |problem| ConfigError { origin: format!("variable {name}"), problem };
             let origin = Origin::Environment(name.clone());
             if name == "DATABASE_URL" {
-                layers.lay("database-url", value, origin).map_err(error)?;
+                layers.set("database-url", value, origin).map_err(error)?;
             } else if name.starts_with("SANDMILL_") && !NOT_SETTINGS.contains(&name.as_str()) {
                 let known = keys().into_iter().map(|(key, _)| key).find(|key| variable(key) == *name);
                 let Some(key) = known.or_else(|| named::key_of(name)) else {
@@ -149,7 +149,7 @@ impl Config {
                     let near = nearest(name, keys.map(|(key, _)| variable(&key)));
                     return Err(error(format!("no such setting; the nearest is {near}")));
                 };
-                layers.lay(&key, value, origin).map_err(error)?;
+                layers.set(&key, value, origin).map_err(error)?;
             }
         }
         for flag in &sources.flags {
@@ -157,7 +157,7 @@ impl Config {
             let Some((key, value)) = flag.split_once('=') else {
                 return Err(error("expected KEY=VALUE, for instance limits.cpu-ms=500".into()));
             };
-            layers.lay(key, value, Origin::Flag("--set".into())).map_err(error)?;
+            layers.set(key, value, Origin::Flag("--set".into())).map_err(error)?;
         }
         let Layers { table, origins } = layers;
         let config: Config = table.try_into().map_err(|e: toml::de::Error| ConfigError {
@@ -168,16 +168,17 @@ impl Config {
         Ok(Resolved { config, origins })
     }
 
+    /// Checks the range of every setting.
     fn check(&self) -> Result<(), String> {
         if !(connections::LEAST..=10_000).contains(&self.connections) {
             let (given, least) = (self.connections, connections::LEAST);
-            return Err(format!("connections = {given} is out of range; it takes {least} to 10000"));
+            return Err(format!("connections = {given} is out of range; use {least} to 10000"));
         }
         self.limits.check()?;
         self.compile.check()?;
         if !(1..=100_000).contains(&self.processor.page_events) {
             let given = self.processor.page_events;
-            return Err(format!("processor.page-events = {given} is out of range; it takes 1 to 100000"));
+            return Err(format!("processor.page-events = {given} is out of range; use 1 to 100000"));
         }
         let ranges = [
             ("page-kib", self.processor.page_kib, 1, 1 << 20),
@@ -191,7 +192,7 @@ impl Config {
         ];
         for (name, value, low, high) in ranges {
             if !(low..=high).contains(&value) {
-                return Err(format!("processor.{name} = {value} is out of range; it takes {low} to {high}"));
+                return Err(format!("processor.{name} = {value} is out of range; use {low} to {high}"));
             }
         }
         self.tenant_limits.check()?;
@@ -205,6 +206,7 @@ impl Config {
     }
 }
 
+/// Reads a settings file.
 fn read(path: &Path) -> Result<toml::Table, ConfigError> {
     let error = |problem| ConfigError { origin: path.display().to_string(), problem };
     let text = std::fs::read_to_string(path).map_err(|e| {
@@ -233,13 +235,14 @@ fn leaves(settings: &impl Serialize) -> Vec<(String, toml::Value)> {
         }
     }
     let mut leaves = Vec::new();
-    // Settings hold only numbers, texts and tables, which TOML can represent.
+    // Settings consist of numbers, strings, booleans, arrays and tables, which TOML can represent.
     if let Ok(table) = toml::Table::try_from(settings) {
         walk("", &table, &mut leaves);
     }
     leaves
 }
 
+/// The environment variable of a key.
 fn variable(key: &str) -> String {
     format!("SANDMILL_{}", key.to_uppercase().replace(['.', '-'], "_"))
 }
@@ -252,22 +255,22 @@ struct Layers {
 }
 
 impl Layers {
-    fn lay_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+    fn add_file(&mut self, path: &Path) -> Result<(), ConfigError> {
         self.table = read(path)?;
         let keys = leaves(&self.table).into_iter().map(|(key, _)| (key, Origin::File(path.to_path_buf())));
         self.origins.extend(keys);
         Ok(())
     }
 
-    fn lay(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), String> {
-        set(&mut self.table, key, text)?;
+    fn set(&mut self, key: &str, text: &str, origin: Origin) -> Result<(), String> {
+        set_value(&mut self.table, key, text)?;
         self.origins.insert(key.into(), origin);
         Ok(())
     }
 }
 
 /// Sets one value in the table, parsed as the type of its default.
-fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
+fn set_value(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
     let known: Vec<_> =
         keys().into_iter().chain(named::keys(named::parts(key).map_or("NAME", |[_, name, _]| name))).collect();
     let Some((_, default)) = known.iter().find(|(known, _)| known == key) else {
@@ -299,7 +302,7 @@ fn set(table: &mut toml::Table, key: &str, text: &str) -> Result<(), String> {
         let inner = at.entry(part).or_insert_with(|| toml::Value::Table(toml::Table::new()));
         match inner {
             toml::Value::Table(inner) => at = inner,
-            _ => return Err(format!("`{part}` is a table")),
+            _ => return Err(format!("`{part}` is not a table")),
         }
     }
     Ok(())
@@ -393,7 +396,7 @@ mod tests {
         assert_eq!(error(None, &[], &["limits.cpu-ms=fast"]), "--set limits.cpu-ms=fast: `fast` is not a whole number");
         assert_eq!(
             error(None, &[], &["limits.memory-mib=0"]),
-            "settings: limits.memory-mib = 0 is out of range; it takes 1 to 4095"
+            "settings: limits.memory-mib = 0 is out of range; use 1 to 4095"
         );
         assert_eq!(
             error(None, &[], &["tenants.acme.wieght=3"]),

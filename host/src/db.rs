@@ -28,14 +28,14 @@ pub use tokio_postgres::{
 
 use crate::model::handler::BoxFuture;
 
-/// Time that a statement waits for a lock. Default 2 s: commits touch rows that only this host
-/// writes, so a longer wait means that someone else holds them. The statement then fails, which
-/// ends the term; the next one retries.
+/// Maximum wait of a statement for a lock. 2 s: commits touch rows that only this host writes, so a
+/// longer wait means that another program holds them. The statement then fails, which ends the
+/// term; the next term retries.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Number of statements that a session keeps prepared. Default 512: more than a hundred processors
-/// need on one session, and a few megabytes in the server.
+/// Number of statements that a session keeps prepared. 512: more than a hundred processors need on
+/// one session, and a few megabytes in the server.
 const PREPARED: NonZeroUsize = NonZeroUsize::new(512).unwrap();
-/// Time that a transaction may be idle. Default 10 s: a frozen host must not hold row locks that
+/// Maximum time that a transaction may be idle. 10 s: a frozen host must not hold row locks that
 /// block a takeover.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -97,6 +97,7 @@ impl Db {
         Self::read(address, &|name| std::env::var(name).ok())
     }
 
+    /// Parses an address, with `environment` for omitted parts, and sets keepalives.
     fn read(address: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, InvalidAddress> {
         let mut address = Address::parse(address, environment).map_err(InvalidAddress)?;
         let config = address.config_mut();
@@ -118,7 +119,8 @@ impl Db {
     /// prepared statements would then stay behind on connections that other clients use. Changes
     /// nothing on any connection.
     pub async fn is_pooled(&self) -> Result<bool, Error> {
-        let (one, two) = (self.bare("pooler check").await?, self.bare("pooler check").await?);
+        let (one, two) =
+            (self.connect_unconfigured("pooler check").await?, self.connect_unconfigured("pooler check").await?);
         // If a pooler lends the connection that became free last, both clients get the same one. If
         // it lends in rotation, the first client gets two different ones.
         let (first, second) = (server_process(&one).await?, server_process(&one).await?);
@@ -129,17 +131,17 @@ impl Db {
         Ok(first == other || first != second || first != third)
     }
 
-    /// A connection without a [`Session`]: with the server's own settings.
-    async fn bare(&self, purpose: &str) -> Result<Client, Error> {
+    /// Opens a connection with the server's own settings, without those of a [`Session`].
+    async fn connect_unconfigured(&self, purpose: &str) -> Result<Client, Error> {
         let (client, connection) = self.address.connect_as(&format!("sandmill {purpose}")).await?;
         tokio::spawn(connection);
         Ok(client)
     }
 
-    /// The address as text for people: without the password, and with libpq's defaults for the
-    /// parts that it leaves out.
-    pub fn place(&self) -> String {
-        self.address.place()
+    /// A summary of the address for people, without the password. Omitted parts show libpq's
+    /// defaults.
+    pub fn summary(&self) -> String {
+        self.address.summary()
     }
 
     /// Opens a session. `purpose` is shown in `pg_stat_activity` as `sandmill PURPOSE`, which

@@ -22,9 +22,8 @@ pub use tally::Tally;
 
 use crate::db::{Error, Session};
 
-/// Time that a change of the ordering waits for appends under way. Default 60 s: applications own
-/// the transactions of their appends, which may take a while, and new appends wait behind the
-/// change.
+/// Maximum wait of a change of the ordering for appends in progress. 60 s: appends are part of
+/// transactions of applications, which may take a while, and new appends queue behind the change.
 const PATIENCE_FOR_APPENDS: &str = "60s";
 
 /// The scope in which appends follow each other.

@@ -1,18 +1,19 @@
 //! Logging to standard error, as text or JSON, and [`metrics`].
 //!
-//! Log lines quote plugins and applications. So in a [`mod@line`] the host's own fields cannot be
-//! forged, and no character can control a terminal. Text is coloured only on a terminal.
+//! Log lines contain text of plugins and applications. Each [`mod@line`] is built so that such text
+//! can neither forge the host's own fields nor control a terminal. Text is coloured only on a
+//! terminal.
 //!
-//! The environment selects what is logged, from the start. The settings ([`Config`]) select the
-//! format; until they are read, and if they are invalid, it is text.
+//! The environment selects what is logged. The settings ([`Config`]) select the format, which is
+//! text until they are read, and if they are invalid.
 //!
 //! Logging never blocks work: lines go through a bounded queue ([`Outlet`]), and are dropped and
 //! counted if nobody reads them. All other messages on standard error go through the same queue
 //! ([`emit`]). At the end of the process, [`flush`] waits for the lines that can still be written.
 //!
-//! A command that draws on the terminal holds log lines back ([`Logs::hold`]) and displays the last
-//! ones itself. Held lines that were never displayed are written when the guard is dropped, so the
-//! messages that explain an exit are not lost.
+//! A command that draws on the terminal captures log lines ([`Logs::capture`]) and displays the
+//! last ones itself. Captured lines that were never displayed are written when the guard is
+//! dropped, so the messages that explain an exit are not lost.
 
 mod filter;
 mod line;
@@ -44,8 +45,8 @@ use tracing_subscriber::{
 
 /// The environment variable that selects what is logged.
 const VARIABLE: &str = "SANDMILL_LOG";
-/// Maximum number of lines that are held. Default 100: more than any command displays.
-const HELD: usize = 100;
+/// Maximum number of captured log lines. 100: more than any command displays.
+const CAPTURED: usize = 100;
 
 /// Standard error, once logging has started.
 static STDERR: OnceLock<Outlet> = OnceLock::new();
@@ -82,11 +83,11 @@ pub struct Logs {
 #[derive(Debug, Default)]
 struct LogsInner {
     warnings_only: AtomicBool,
-    held: Mutex<Option<HeldLines>>,
+    captured: Mutex<Option<CapturedLines>>,
 }
 
 #[derive(Debug, Default)]
-struct HeldLines {
+struct CapturedLines {
     last: VecDeque<String>,
     /// Number of lines, from the end, that were not displayed yet.
     unseen: usize,
@@ -144,7 +145,7 @@ fn now() -> String {
 /// The log line in place of dropped lines.
 fn lost(lines: u64) -> String {
     let were = if lines == 1 { "1 log line was".into() } else { format!("{lines} log lines were") };
-    let text = format!("{were} lost, because standard error did not take them in time");
+    let text = format!("{were} lost, because standard error was not read in time");
     if is_json() {
         line::plain_object(&now(), Level::WARN, module_path!(), &text)
     } else {
@@ -162,7 +163,7 @@ pub fn emit(level: Level, text: &str) {
     }
 }
 
-/// Number of lines dropped so far, because standard error did not take them.
+/// Number of lines dropped so far, because standard error was not read in time.
 pub fn lines_lost() -> u64 {
     STDERR.get().map_or(0, Outlet::lost)
 }
@@ -183,34 +184,34 @@ impl Logs {
         self.shared.warnings_only.store(requested().is_none(), Relaxed);
     }
 
-    /// Holds lines back until the guard is dropped.
-    pub fn hold(&self) -> HoldGuard {
-        *self.lock() = Some(HeldLines::default());
-        HoldGuard { logs: self.clone() }
+    /// Captures lines until the guard is dropped.
+    pub fn capture(&self) -> CaptureGuard {
+        *self.lock() = Some(CapturedLines::default());
+        CaptureGuard { logs: self.clone() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<HeldLines>> {
-        self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<CapturedLines>> {
+        self.shared.captured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A guard that holds log lines back until it is dropped.
+/// A guard that captures log lines until it is dropped.
 #[derive(Debug)]
-pub struct HoldGuard {
+pub struct CaptureGuard {
     logs: Logs,
 }
 
-impl HoldGuard {
+impl CaptureGuard {
     /// The last lines, oldest first. They count as displayed from now on.
-    pub fn last(&self, most: usize) -> Vec<String> {
-        let mut held = self.logs.lock();
-        let Some(lines) = held.as_mut() else { return Vec::new() };
+    pub fn last(&self, limit: usize) -> Vec<String> {
+        let mut captured = self.logs.lock();
+        let Some(lines) = captured.as_mut() else { return Vec::new() };
         lines.unseen = 0;
-        lines.last.iter().skip(lines.last.len().saturating_sub(most)).cloned().collect()
+        lines.last.iter().skip(lines.last.len().saturating_sub(limit)).cloned().collect()
     }
 }
 
-impl Drop for HoldGuard {
+impl Drop for CaptureGuard {
     fn drop(&mut self) {
         let Some(lines) = self.logs.lock().take() else { return };
         let shown = lines.last.len().saturating_sub(lines.unseen);
@@ -236,7 +237,7 @@ where
         mut writer: format::Writer<'_>,
         event: &Event<'_>,
     ) -> std::fmt::Result {
-        // Held lines are displayed to a person, so they are text in either format.
+        // Captured lines are displayed to a person, so they are text in either format.
         if is_json() && self.logs.lock().is_none() {
             writer.write_str(&line::object(&now(), event))
         } else {
@@ -245,7 +246,7 @@ where
     }
 }
 
-/// The writer of one event's text: to standard error, or to the held lines.
+/// The writer of one event's text: to standard error, or to the captured lines.
 #[derive(Debug)]
 pub struct LineWriter {
     logs: Logs,
@@ -266,7 +267,7 @@ impl<'a> MakeWriter<'a> for Logs {
 }
 
 impl FormatTime for Logs {
-    /// Writes no time into held lines: they are displayed while they are new, in little space.
+    /// Writes no time into captured lines: they are displayed while they are new, in little space.
     fn format_time(&self, into: &mut format::Writer<'_>) -> std::fmt::Result {
         if self.lock().is_some() { Ok(()) } else { SystemTime.format_time(into) }
     }
@@ -277,18 +278,18 @@ impl Write for LineWriter {
         if self.dropped {
             return Ok(text.len());
         }
-        let mut held = self.logs.lock();
-        let Some(lines) = held.as_mut() else {
-            drop(held);
+        let mut captured = self.logs.lock();
+        let Some(lines) = captured.as_mut() else {
+            drop(captured);
             if let Some(outlet) = STDERR.get() {
                 outlet.push(&String::from_utf8_lossy(text));
             }
             return Ok(text.len());
         };
-        // An event's text arrives in one call. A message of several lines is held as one line.
+        // An event's text arrives in one call. A message of several lines is captured as one line.
         lines.last.push_back(String::from_utf8_lossy(text).trim_end().replace('\n', " "));
         lines.unseen += 1;
-        let excess = lines.last.len().saturating_sub(HELD);
+        let excess = lines.last.len().saturating_sub(CAPTURED);
         lines.last.drain(..excess);
         Ok(text.len())
     }
@@ -303,15 +304,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_are_held_in_order_and_the_last_are_returned() {
+    fn lines_are_captured_in_order_and_the_last_are_returned() {
         let logs = Logs::default();
-        let held = logs.hold();
-        for number in 0..HELD + 7 {
+        let captured = logs.capture();
+        for number in 0..CAPTURED + 7 {
             logs.make_writer().write_all(format!("line {number}\nand more\n").as_bytes()).unwrap();
         }
-        assert_eq!(held.last(2), [format!("line {} and more", HELD + 5), format!("line {} and more", HELD + 6)]);
-        assert_eq!(held.last(usize::MAX).len(), HELD);
-        drop(held);
+        assert_eq!(
+            captured.last(2),
+            [format!("line {} and more", CAPTURED + 5), format!("line {} and more", CAPTURED + 6)]
+        );
+        assert_eq!(captured.last(usize::MAX).len(), CAPTURED);
+        drop(captured);
         assert!(logs.lock().is_none());
     }
 }

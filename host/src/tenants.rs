@@ -26,9 +26,9 @@ use crate::model::{
     handler::Reason,
     ids::{ProcessorId, TenantId},
 };
-use rates::{RateLimiter, Spent};
+use rates::{Cost, RateLimiter};
 use replacements::Replacements;
-use usage::{PendingUsage, Used};
+use usage::{PendingUsage, Usage};
 
 /// Every tenant of a host. Cheap to clone.
 #[derive(Clone)]
@@ -72,19 +72,21 @@ impl Tenants {
         own.map(|(tenant, settings)| (tenant.clone(), settings.threads)).collect()
     }
 
-    /// Tenants held back in a processor, each with the reason: the settings, or their own processor
-    /// that replaces it.
-    pub fn held(&self, processor: &ProcessorId) -> Vec<(TenantId, Reason)> {
-        let by_settings =
-            self.named().filter_map(|(tenant, settings)| Some((tenant.clone(), settings.holds(tenant, processor)?)));
-        let mut held: Vec<(TenantId, Reason)> = by_settings.collect();
+    /// Tenants whose lanes are paused in a processor, each with the reason: the settings, or the
+    /// tenant's own processor that replaces it.
+    pub fn paused(&self, processor: &ProcessorId) -> Vec<(TenantId, Reason)> {
+        let by_settings = self
+            .named()
+            .filter_map(|(tenant, settings)| Some((tenant.clone(), settings.pause_reason(tenant, processor)?)));
+        let mut paused: Vec<(TenantId, Reason)> = by_settings.collect();
         let replacements = self.0.replacements.borrow();
         // An own processor that the settings do not allow replaces nothing.
         let may = |own: &ProcessorId, tenant| self.0.settings.get(tenant).is_none_or(|settings| settings.allows(own));
         let replaced = replacements.of(processor).filter(|(tenant, own)| may(own, tenant));
-        let replaced: Vec<_> = replaced.filter(|(tenant, _)| held.iter().all(|(other, _)| other != *tenant)).collect();
-        held.extend(replaced.into_iter().map(|(tenant, own)| (tenant.clone(), replacements::reason(own))));
-        held
+        let replaced: Vec<_> =
+            replaced.filter(|(tenant, _)| paused.iter().all(|(other, _)| other != *tenant)).collect();
+        paused.extend(replaced.into_iter().map(|(tenant, own)| (tenant.clone(), replacements::reason(own))));
+        paused
     }
 
     /// Sets the tenants' own processors, each of which replaces the shared one of its family.
@@ -98,25 +100,25 @@ impl Tenants {
         self.0.replacements.subscribe()
     }
 
-    /// Counts what a tenant has computed and written, charges it to the tenant's rates, and lets
-    /// `also` count more.
-    pub fn spent(&self, tenant: &TenantId, spent: Spent, also: impl FnOnce(&mut Used)) {
-        self.rates().spend(tenant, &self.limits(tenant), spent, Instant::now());
+    /// Counts the cost of a tenant's work and charges it to the tenant's rates. `also` adds further
+    /// usage.
+    pub fn charge(&self, tenant: &TenantId, cost: Cost, also: impl FnOnce(&mut Usage)) {
+        self.rates().spend(tenant, &self.limits(tenant), cost, Instant::now());
         self.0.usage.add(tenant, |used| {
-            used.cpu += spent.cpu;
-            used.documents += spent.documents;
-            used.bytes += spent.bytes;
+            used.cpu += cost.cpu;
+            used.documents += cost.documents;
+            used.bytes += cost.bytes;
             also(used);
         });
     }
 
     /// Counts usage that no rate bounds.
-    pub fn count(&self, tenant: &TenantId, add: impl FnOnce(&mut Used)) {
+    pub fn count(&self, tenant: &TenantId, add: impl FnOnce(&mut Usage)) {
         self.0.usage.add(tenant, add);
     }
 
-    /// How long a tenant must wait before it begins new work, with the rate that demands it. Counts
-    /// the wait as throttled time.
+    /// The wait before a tenant may begin new work, with the rate that is used up; none if it may
+    /// begin now. Counts the wait as throttled time.
     pub fn wait(&self, tenant: &TenantId) -> Option<(Duration, Reason)> {
         let wait = self.rates().wait(tenant, &self.limits(tenant), Instant::now())?;
         self.0.usage.add(tenant, |used| used.throttled += wait.new);

@@ -62,7 +62,7 @@ pub struct Built {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The directory holds no plugin.
+    /// The directory contains no plugin.
     #[error(
         "{} has no Cargo.toml, plugin.js or plugin.py. Name the directory of a plugin, or create one with `sandmill plugin new NAME`.",
         .dir.display()
@@ -71,7 +71,7 @@ pub enum BuildError {
         /// The directory.
         dir: PathBuf,
     },
-    /// The directory holds a workspace without a package of its own.
+    /// The directory contains a workspace without a package of its own.
     #[error("{} is a workspace. Name one of its packages: {}.", .dir.display(), .members.join(", "))]
     SeveralPackages {
         /// The directory.
@@ -107,12 +107,12 @@ pub enum BuildError {
         missing: Option<String>,
     },
     /// There is no tool for a script's language here, and none could be installed.
-    #[error("this machine cannot build {language} plugins yet ({why}). Run in the plugin's folder:\n\n    {remedy}")]
+    #[error("this machine cannot build {language} plugins yet ({reason}). Run in the plugin's folder:\n\n    {remedy}")]
     NoTool {
         /// The language.
         language: Language,
         /// Why the installation failed.
-        why: String,
+        reason: String,
         /// The commands to run.
         remedy: String,
     },
@@ -200,6 +200,7 @@ struct BuiltComponent {
     toolchain: String,
 }
 
+/// Compiles the crate in a folder.
 fn compile(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Result<BuiltComponent, BuildError> {
     // The package is checked first, so that a crate that is not a plugin changes no toolchain.
     let package = Package::of(&dir.join(Language::Rust.entry()), children)?;
@@ -212,6 +213,7 @@ fn compile(dir: &Path, children: &Children, report: &mut dyn FnMut(&str)) -> Res
     Ok(BuiltComponent { component, package: package.name, target, toolchain: toolchain.to_string() })
 }
 
+/// Combines the script in a folder with its language's runtime.
 fn combine(
     language: Language,
     dir: &Path,
@@ -225,6 +227,7 @@ fn combine(
     Ok(BuiltComponent { component, package, target: dir.join("target"), toolchain: tool.to_string() })
 }
 
+/// The file to write the component to.
 fn destination(output: Option<&Path>, package: &str, target: &Path) -> PathBuf {
     let file = format!("{package}.wasm");
     match output {
@@ -260,7 +263,7 @@ mod tests {
     #[test]
     fn the_last_error_names_the_commands_to_run() {
         let script =
-            BuildError::NoTool { language: Language::Python, why: "offline".into(), remedy: "pip install x".into() };
+            BuildError::NoTool { language: Language::Python, reason: "offline".into(), remedy: "pip install x".into() };
         let script = script.to_string();
         assert!(script.ends_with("Python plugins yet (offline). Run in the plugin's folder:\n\n    pip install x"));
         let message = BuildError::NoRustTarget { missing: Some("no wasm-ld".into()) }.to_string();

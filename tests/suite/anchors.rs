@@ -191,7 +191,7 @@ async fn every_progress_survives(old: u32, new: u32) {
     let unrelated = db.connect("test").await.unwrap();
     unrelated.batch_execute("begin; select pg_current_xact_id()").await.unwrap();
     let done = reanchor(&mut session, None).await.unwrap();
-    assert_eq!((done.events, done.places), (32, 4));
+    assert_eq!((done.events, done.checkpoints), (32, 4));
     check(&session).await.unwrap();
     store.assert_same(&original, &[]).await;
     let fences = "select count(distinct fence), count(*) filter (where fence = 'a token') from sandmill.cursors";

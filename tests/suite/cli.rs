@@ -90,7 +90,7 @@ async fn json_of_commands_on_processors_has_the_documented_keys() {
     let database = with_a_blocked_lane().await;
     let address = &database.address;
     let status = object(address, &["status", "--json"]).await;
-    assert_keys(&status, &["host", "refusedFiles", "replaced", "connection", "processors"]);
+    assert_keys(&status, &["host", "rejectedFiles", "replaced", "connection", "processors"]);
     let processor = &status["processors"][0];
     let keys = [
         "id",

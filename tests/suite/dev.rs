@@ -180,7 +180,7 @@ async fn dev_starts_in_an_empty_folder_and_waits_for_plugins() {
 
     // A folder with only a broken component is reported, and `dev` keeps waiting.
     fs::write(workspace.path("plugins/broken.wasm"), "this is no component").unwrap();
-    workspace.until_logged("refused: not a WebAssembly component").await;
+    workspace.until_logged("rejected: not a WebAssembly component").await;
     fs::remove_file(workspace.path("plugins/broken.wasm")).unwrap();
     workspace.install("cart-summary");
     workspace.until_document("cart_summary", r#""total": 998"#).await;

@@ -41,7 +41,7 @@ async fn twenty_thousand_flights_produce_the_known_read_model() {
     let database = database().await;
     import(&database, &slice()).await;
     let ended = catch_up(&database, &["route-performance", "plane-log"], &[]).await;
-    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert!(matches!(ended, Ended::CaughtUp { rejected: 0 }), "{ended:?}");
     assert_routes(&database, &root().join("example-plugins/data/flights-20000.expected.json")).await;
     assert_plane_log(&database).await;
 }

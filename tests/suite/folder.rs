@@ -231,7 +231,7 @@ async fn a_bad_entry_is_reported_once_and_the_others_run() {
     }
     let log = host.log();
     for (plugin, reason) in refused {
-        let logged = lines(&log, &[&format!("{plugin}.wasm"), "refused", reason]);
+        let logged = lines(&log, &[&format!("{plugin}.wasm"), "rejected", reason]);
         assert_eq!(logged.len(), 1, "{plugin}: {logged:?}");
     }
     for (path, problem) in problems {

@@ -183,11 +183,11 @@ async fn plugins_that_cannot_start_are_reported_and_the_others_run() {
     for expected in [
         "twin.wasm",
         "claims the processor id scripted, which",
-        "public.plane_log exists and is not a view of Sandmill's",
+        "public.plane_log already exists, and Sandmill did not create it",
         "`describe` broke the contract",
         "the file is empty",
         "200 MiB large, more than the 64 MiB of limits.component-mib",
-        "caught up, but 5 plugins were refused",
+        "caught up, but 5 plugins were rejected",
     ] {
         assert!(errors.contains(expected), "{expected}: {errors}");
     }
@@ -198,7 +198,7 @@ async fn a_plugin_with_other_event_types_than_its_documents_is_refused() {
     let database = database().await;
     database.append("acme", "s", &[json!({})]).await;
     let ended = catch_up(&database, &["scripted"], &[]).await;
-    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert!(matches!(ended, Ended::CaughtUp { rejected: 0 }), "{ended:?}");
     let session = database.db.connect("test").await.unwrap();
     session
         .batch_execute("update sandmill.processors set read_model_version = 7, event_types = array['X', 'Y']")
@@ -221,12 +221,12 @@ async fn the_order_of_event_types_is_stored_and_does_not_matter() {
         session.query_one("select event_types from sandmill.processors", &[]).await.unwrap().get(0)
     };
     let ended = catch_up(&database, &["route-performance"], &[]).await;
-    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert!(matches!(ended, Ended::CaughtUp { rejected: 0 }), "{ended:?}");
     assert_eq!(stored().await, ["FlightFlown", "FlightCancelled"], "the order of the descriptor");
     let sorted = "update sandmill.processors set event_types = array['FlightCancelled', 'FlightFlown']";
     session.batch_execute(sorted).await.unwrap();
     let ended = catch_up(&database, &["route-performance"], &[]).await;
-    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert!(matches!(ended, Ended::CaughtUp { rejected: 0 }), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

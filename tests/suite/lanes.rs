@@ -252,7 +252,7 @@ async fn a_lane_that_reads_too_much_at_once_reads_in_parts() {
             database.append(tenant, stream, &[json!({})]).await;
         }
     }
-    assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::CaughtUp { refused: 0 }));
+    assert!(matches!(catch_up(&database, &["scripted"], &[]).await, Ended::CaughtUp { rejected: 0 }));
     let session = database.db.connect("test").await.unwrap();
     let pad = "update public.scripted_log
                set data = data || jsonb_build_object('pad', repeat('x', case _partition when 'parts' then 600000 when 'huge' then 1200000 else 6 end))";
@@ -285,7 +285,7 @@ async fn large_results_of_many_lanes_are_committed_in_several_commits() {
     }
     let settings = ["processor.commit-mib=1", "processor.waiting-mib=1", "limits.document-kib=2048"];
     let ended = catch_up(&database, &["scripted"], &settings).await;
-    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert!(matches!(ended, Ended::CaughtUp { rejected: 0 }), "{ended:?}");
     let session = database.db.connect("test").await.unwrap();
     let giants =
         "with removed as (delete from public.scripted_log where _id = 'x' returning length(data->>'a') as length)

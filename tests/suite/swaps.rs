@@ -158,7 +158,7 @@ async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_
     until_error(folder.path(), "scripted", None).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[(GOOD[1], 2), (GOOD[2], 1)]).await;
-    assert_eq!(events(&database, "scripted").await, ["started", "refused", "swapped"]);
+    assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped"]);
     assert_eq!(listed(&database, "scripted").await.unwrap().refused, None);
 
     // A bad file is replaced by the running version: the refusal is cleared, and nothing is
@@ -171,7 +171,7 @@ async fn a_file_that_cannot_run_is_refused_with_a_reason_and_the_version_before_
         listed(&database, "scripted").await.unwrap().refused.is_none().then_some(())
     })
     .await;
-    assert_eq!(events(&database, "scripted").await, ["started", "refused", "swapped", "refused"]);
+    assert_eq!(events(&database, "scripted").await, ["started", "rejected", "swapped", "rejected"]);
 
     // Each bad entry is refused, and none affects the running plugin.
     fs::create_dir(folder.path().join("folder.wasm")).unwrap();
@@ -344,7 +344,7 @@ async fn a_person_rolls_a_version_back_and_retries_it() {
     until_versions(&database, "s", &[(GOOD[1], 1), (GOOD[2], 1), (GOOD[1], 1)]).await;
     until_error(folder.path(), "scripted", Some("this version was rolled back: prices are wrong")).await;
     let json: Value = serde_json::from_str(&command(&database, &["--json"]).await.unwrap()).unwrap();
-    let why = json["plugins"][0]["refused"]["why"].as_str().unwrap();
+    let why = json["plugins"][0]["rejected"]["reason"].as_str().unwrap();
     assert!(why.contains("sandmill plugins retry scripted"), "{why}");
     let shown = command(&database, &["history", "scripted"]).await.unwrap();
     assert!(shown.contains("prices are wrong") && shown.contains("rolled-back"), "{shown}");
@@ -615,7 +615,7 @@ async fn swaps_under_load_lose_and_repeat_nothing() {
         for swap in 1..=SWAPS {
             if swap % 3 == 0 {
                 fs::write(folder.path().join("scripted.wasm"), b"\0asm broken").unwrap();
-                until_event(&database, "scripted", "refused", swap / 3).await;
+                until_event(&database, "scripted", "rejected", swap / 3).await;
             }
             put(folder.path(), &format!("V{swap:06}"));
             until_event(&database, "scripted", "swapped", swap).await;

@@ -30,6 +30,7 @@ impl ServiceManager {
     }
 }
 
+/// Sends a datagram to the socket without waiting.
 fn send(name: &OsStr, state: &str) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;

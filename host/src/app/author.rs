@@ -49,11 +49,12 @@ fn sandbox(config: &Config, file: &Path) -> anyhow::Result<(Sandbox, Manifest)> 
         Err(error) => Err(error.to_string()),
     };
     let limits = manifest.and_then(|manifest| Ok((manifest.limits(&config.limits, None)?, manifest)));
-    let (limits, manifest) = limits.map_err(|why| anyhow::anyhow!("its manifest {}: {why}", path.display()))?;
+    let (limits, manifest) = limits.map_err(|problem| anyhow::anyhow!("its manifest {}: {problem}", path.display()))?;
     let sandbox = Sandbox::new(config.limits.clone(), config.compile.clone())?;
     Ok((sandbox.for_plugin(limits, manifest.settings.clone(), None), manifest))
 }
 
+/// Loads a component in the sandbox. Returns none if `interrupted` resolves first.
 async fn examine(
     sandbox: &Sandbox,
     file: &Path,

@@ -10,14 +10,14 @@ use tokio::{
 
 use super::{
     UsageError,
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output::{self, Tone},
 };
 use crate::db::Db;
 
-/// Maximum number of bytes to read from an argument. Default 32 MiB and one byte: one byte more
-/// than the largest event that a store can allow.
-const MOST_BYTES: u64 = (32 << 20) + 1;
+/// Maximum number of bytes to read from an argument. 32 MiB and one byte: one byte more than the
+/// largest event that a store can allow.
+const MAX_BYTES: u64 = (32 << 20) + 1;
 
 /// The exit code if the stream is not at the expected version.
 pub(super) const CONFLICT: u8 = 5;
@@ -133,7 +133,7 @@ pub(super) async fn run(args: AppendArgs, db: &Db) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::from(CONFLICT))
         }
         Err(error @ AppendError::DuplicateId { .. }) => Err(anyhow::anyhow!("{error}. Nothing was appended.")),
-        Err(AppendError::Database(error)) => Err(explain(&error)),
+        Err(AppendError::Database(error)) => Err(with_remedy(&error)),
         Err(error) => Err(error.into()),
     }
 }
@@ -152,17 +152,17 @@ async fn read_argument(argument: &str, text: &str) -> anyhow::Result<String> {
     let mut content = String::new();
     let read = match text.strip_prefix('@') {
         Some(path) => match File::open(path).await {
-            Ok(file) => file.take(MOST_BYTES).read_to_string(&mut content).await,
+            Ok(file) => file.take(MAX_BYTES).read_to_string(&mut content).await,
             Err(error) => Err(error),
         },
-        None if text == "-" => stdin().take(MOST_BYTES).read_to_string(&mut content).await,
+        None if text == "-" => stdin().take(MAX_BYTES).read_to_string(&mut content).await,
         None => return Ok(text.into()),
     };
     let from = text.strip_prefix('@').unwrap_or("standard input");
     read.map_err(|error| UsageError(format!("{argument} cannot be read from {from}: {error}")))?;
-    if content.len() as u64 == MOST_BYTES {
+    if content.len() as u64 == MAX_BYTES {
         return Err(UsageError(format!(
-            "{argument} is too large: {from} has {MOST_BYTES} bytes or more, and an event has at most 32 MiB"
+            "{argument} is too large: {from} has {MAX_BYTES} bytes or more, and an event has at most 32 MiB"
         ))
         .into());
     }

@@ -64,7 +64,7 @@ pub(super) fn run(args: ConfigArgs, global: &Global) -> anyhow::Result<ExitCode>
     if resolved.config.database_url.is_empty()
         && let Some(address) = dev::workspace::find(&std::env::current_dir()?)?
     {
-        resolved = resolved.with_database(&address, Origin::File(".sandmill/address".into()));
+        resolved = resolved.with_database_url(&address, Origin::File(".sandmill/address".into()));
     }
     if !resolved.config.database_url.is_empty() {
         Db::parse(&resolved.config.database_url)?;
@@ -79,6 +79,7 @@ pub(super) fn run(args: ConfigArgs, global: &Global) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
+/// The settings as a table.
 fn show(settings: &[Setting], style: OutputStyle) -> String {
     if settings.is_empty() {
         return "all settings have their defaults\n".into();

@@ -15,42 +15,42 @@ const LOG_AGAIN: Duration = Duration::from_secs(30);
 
 /// Opens a command's session.
 pub(super) async fn connect(db: &Db, command: &str) -> anyhow::Result<Session> {
-    db.connect(command).await.map_err(|error| unconnected(db, &error))
+    db.connect(command).await.map_err(|error| connect_error(db, &error))
 }
 
-/// Opens the session of a command that needs locks and settings to stay on its connection. Refuses
-/// a transaction pooler before anything is changed.
+/// Opens the session of a command that needs its locks and settings to stay on its connection.
+/// Rejects a transaction pooler before anything is changed.
 pub(super) async fn connect_directly(db: &Db, command: &str) -> anyhow::Result<Session> {
-    refuse_pooler(db, db.is_pooled().await.map_err(|error| unconnected(db, &error))?)?;
+    reject_pooler(db, db.is_pooled().await.map_err(|error| connect_error(db, &error))?)?;
     connect(db, command).await
 }
 
-fn refuse_pooler(db: &Db, is_pooled: bool) -> anyhow::Result<()> {
+fn reject_pooler(db: &Db, is_pooled: bool) -> anyhow::Result<()> {
     if !is_pooled {
         return Ok(());
     }
-    let place = db.place();
+    let database = db.summary();
     Err(anyhow!(
-        "{place} is a transaction pooler: it gives each transaction another connection, but Sandmill needs locks and settings that stay; nothing was changed\n\
+        "{database} is a transaction pooler: it may run each transaction on another connection, but Sandmill needs a connection that keeps its locks and settings; nothing was changed\n\
          Connect to the server itself, or set the pooler to session mode (pgbouncer: pool_mode = session)."
     ))
 }
 
 /// The error of a connection that could not be opened, with the remedy.
-fn unconnected(db: &Db, error: &Error) -> anyhow::Error {
-    let (place, reason, remedy) = (db.place(), describe(error), remedy(error));
+fn connect_error(db: &Db, error: &Error) -> anyhow::Error {
+    let (database, reason, remedy) = (db.summary(), describe(error), remedy(error));
     anyhow!(
-        "cannot connect to the database {place}: {reason}\n{remedy} `sandmill config print` shows where its address comes from."
+        "cannot connect to the database {database}: {reason}\n{remedy} `sandmill config print` shows where its address comes from."
     )
 }
 
-/// Waits until the server answers: it may start at the same time as the host. Refuses a transaction
-/// pooler. Logs the reason for waiting every 30 s. Fails if waiting cannot help.
+/// Waits until the server answers, since it may start at the same time as the host. Rejects a
+/// transaction pooler. Logs the reason for waiting every 30 s. Fails if waiting cannot help.
 pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
     let mut logged: Option<Instant> = None;
     loop {
         let error = match db.is_pooled().await {
-            Ok(is_pooled) => return refuse_pooler(db, is_pooled),
+            Ok(is_pooled) => return reject_pooler(db, is_pooled),
             Err(error) => error,
         };
         if !matches!(
@@ -60,11 +60,16 @@ pub(super) async fn wait_for_server(db: &Db) -> anyhow::Result<()> {
                 | ConnectErrorKind::Starting
                 | ConnectErrorKind::Full
         ) {
-            return Err(unconnected(db, &error));
+            return Err(connect_error(db, &error));
         }
         if logged.is_none_or(|logged| logged.elapsed() >= LOG_AGAIN) {
             logged = Some(Instant::now());
-            tracing::warn!(database = db.place(), "waiting for the database: {}. {}", describe(&error), remedy(&error));
+            tracing::warn!(
+                database = db.summary(),
+                "waiting for the database: {}. {}",
+                describe(&error),
+                remedy(&error)
+            );
         }
         tokio::time::sleep(RETRY).await;
     }
@@ -108,7 +113,7 @@ fn remedy(error: &Error) -> &'static str {
 
 /// A database error with its remedy: the command that creates missing tables, or who can grant a
 /// missing privilege.
-pub(super) fn explain(error: &Error) -> anyhow::Error {
+pub(super) fn with_remedy(error: &Error) -> anyhow::Error {
     if migrate::is_schema_missing(error) {
         return anyhow!(
             "this database has no event store, or one of an older version: {}\nRun `sandmill migrate` first.",

@@ -1,8 +1,8 @@
 //! `sandmill demo`: a live demonstration on a private database.
 //!
-//! A shop with tenants of very different sizes appends events, and the plugins handle them.
-//! Meanwhile they catch up with the events of a file, if one was imported first. All numbers shown
-//! are counted by the database. The demo fails unless every event that it appended is handled.
+//! A shop with tenants of very different sizes appends events, and the plugins handle them. If a
+//! file was imported first, the plugins catch up with its events at the same time. All numbers
+//! shown are counted by the database. The demo fails unless every appended event is handled.
 
 mod shop;
 
@@ -74,11 +74,11 @@ pub(super) struct DemoArgs {
 
 /// Documents to show per collection and tenant.
 const SHOWN: i64 = 2;
-/// The longest wait until the processors start. Default 300 s: their plugins are compiled first, on
-/// a machine that may be busy.
+/// Maximum wait until the processors start. 300 s: their plugins are compiled first, on a machine
+/// that may be busy.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
-/// The longest wait until all events are handled after the shop has closed. Default 300 s; reached
-/// only on a failure.
+/// Maximum wait until all events are handled after the shop has closed. 300 s: reached only on a
+/// failure.
 const END_TIMEOUT: Duration = Duration::from_secs(300);
 /// Time between two checks during these waits.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -158,6 +158,7 @@ async fn prepare(args: &DemoArgs) -> anyhow::Result<(Embedded, Db, Session, u64)
     Ok((server, db, session, imported))
 }
 
+/// Imports the events of a file, and returns their number.
 async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     let input = ImportInput::open(file).with_context(|| format!("open {}", file.display()))?;
     let report = import(session, input, |_| {}).await.with_context(|| format!("import {}", file.display()))?;
@@ -170,7 +171,7 @@ async fn import_all(session: &mut Session, file: &Path) -> anyhow::Result<u64> {
     Ok(report.imported)
 }
 
-/// Waits until every plugin runs or was refused, and at least one runs.
+/// Waits until every plugin runs or was rejected, and at least one runs.
 async fn until_started(session: &Session, plugins: &Path) -> anyhow::Result<()> {
     let (began, files) = (Instant::now(), folder::scan(plugins)?.files.len());
     loop {
@@ -268,6 +269,7 @@ async fn documents(session: &Session, tenants: &[String]) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// Reads a few documents of a collection, of one tenant or of any.
 async fn documents_of(
     session: &Session,
     collection: &Collection,
@@ -277,6 +279,7 @@ async fn documents_of(
     Ok(list::documents(session, collection, selection).try_collect().await?)
 }
 
+/// Prints the commands to try after the demo.
 fn next_steps(plugins: &Path) -> io::Result<()> {
     let (program, plugins) = (program(), plugins.display());
     output::print_line(&format!(

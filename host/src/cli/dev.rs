@@ -60,7 +60,7 @@ Events: for each plugin that starts, `dev` prints a command that appends an even
 plugin handles. The event is taken from events.ndjson in a --watch-src folder, the plugins
 folder or this folder, if one of them has a suitable event.
 
-Rebuilding: a rebuilt plugin resumes where it was, and its blocked lanes are retried. Documents
+Rebuilding: a rebuilt plugin resumes where it left off, and its blocked lanes are retried. Documents
 stay. To build all documents again, stop `dev`, remove .sandmill, and append or import the
 events again."
 )]
@@ -185,6 +185,7 @@ struct PrivateDatabase {
 }
 
 impl PrivateDatabase {
+    /// Locks the folder, starts the server and publishes its address.
     async fn start(data: Option<PathBuf>) -> anyhow::Result<PrivateDatabase> {
         let lock = workspace::FolderLock::take(Path::new(""))?;
         let data = data.unwrap_or_else(|| lock.data());

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output,
     table::{Column, StreamingTable},
 };
@@ -69,14 +69,14 @@ struct DocumentJson<'a> {
     data: &'a RawValue,
 }
 
-/// Maximum number of collections that an error message lists. Default 50: more would not be read.
+/// Maximum number of collections that an error message lists. 50: more would not be read.
 const NAMED: usize = 50;
 
 /// Runs the command.
 pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let DocumentsArgs { collection: name, tenant, id, limit, json, wide } = args;
     let session = connect(db, "documents").await?;
-    let known = list::collections(&session).await.map_err(|error| explain(&error))?;
+    let known = list::collections(&session).await.map_err(|error| with_remedy(&error))?;
     let matching = list::named(&known, &name, tenant.as_deref());
     anyhow::ensure!(
         !matching.is_empty(),
@@ -99,7 +99,7 @@ pub(super) async fn run(args: DocumentsArgs, db: &Db) -> anyhow::Result<ExitCode
         let selection = Selection { tenant: tenant.clone(), id: id.clone(), limit: left, after: None };
         let documents = list::documents(&session, collection, selection);
         let mut documents = std::pin::pin!(documents);
-        while let Some(document) = documents.try_next().await.map_err(|error| explain(&error))? {
+        while let Some(document) = documents.try_next().await.map_err(|error| with_remedy(&error))? {
             found += 1;
             let (view, ListedDocument { tenant, id, version, data }) = (&collection.view, document);
             let data = match data {

@@ -15,7 +15,7 @@ use std::{
 use futures_util::TryStreamExt;
 
 use super::{
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output,
     table::{Column, StreamingTable},
 };
@@ -29,8 +29,7 @@ use crate::{
     store::{Filter, LARGEST_LISTED, StoredEvent, page, time},
 };
 
-/// Events per query. Default 1,000: no transaction stays open while a person reads the output page
-/// by page.
+/// Events per query. 1,000: no transaction stays open while a person reads the output page by page.
 const PAGE: i64 = 1_000;
 
 const EXAMPLES: &str = "\
@@ -79,7 +78,7 @@ pub(super) struct EventsArgs {
     wide: bool,
 }
 
-/// Bytes per page while following. Default 4 MiB: each page is printed at once.
+/// Bytes per page while following. 4 MiB: each page is printed at once.
 const PAGE_BYTES: usize = 4 << 20;
 /// Time between two checks for new events while following.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -91,7 +90,7 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let mut output = EventPrinter::new(args.json, args.wide);
     if args.follow {
         // Reports a database without tables with the same message as all commands.
-        let _ = page(&session, &filter, 0, 0).await.map_err(|error| explain(&error))?;
+        let _ = page(&session, &filter, 0, 0).await.map_err(|error| with_remedy(&error))?;
         drop(session);
         return follow(args.from, args.limit, filter, output, db).await;
     }
@@ -100,9 +99,9 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let mut complete = true;
     while left > 0 {
         let wanted = left.min(PAGE);
-        let mut events = pin!(page(&session, &filter, after, wanted).await.map_err(|error| explain(&error))?);
+        let mut events = pin!(page(&session, &filter, after, wanted).await.map_err(|error| with_remedy(&error))?);
         let mut found = 0;
-        while let Some(event) = events.try_next().await.map_err(|error| explain(&error))? {
+        while let Some(event) = events.try_next().await.map_err(|error| with_remedy(&error))? {
             after = event.position;
             found += 1;
             match event.unread_bytes {
@@ -125,8 +124,8 @@ pub(super) async fn run(args: EventsArgs, db: &Db) -> anyhow::Result<ExitCode> {
 /// Reports an event that is too large to print, and marks the listing as incomplete.
 fn too_large(complete: &mut bool, position: i64, id: &str, bytes: u64) {
     *complete = false;
-    let most = LARGEST_LISTED >> 20;
-    let note = format!("event {id:?} at position {position} is not shown: its {bytes} bytes exceed {most} MiB");
+    let limit = LARGEST_LISTED >> 20;
+    let note = format!("event {id:?} at position {position} is not shown: its {bytes} bytes exceed {limit} MiB");
     output::note(&note);
 }
 
@@ -157,7 +156,7 @@ async fn follow(
                 && matches(&filter.event_type, &event.event_type);
             if kept && left > 0 {
                 left -= 1;
-                match with_data(&mut source, event).await? {
+                match load_data(&mut source, event).await? {
                     Ok(event) => output.print(&StoredEvent::from(&*event))?,
                     Err(bytes) => too_large(&mut complete, event.position, &event.id, bytes),
                 }
@@ -171,8 +170,9 @@ async fn follow(
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// An event with its data, or the size in bytes of data that is too large to print.
-async fn with_data(source: &mut impl EventSource, event: &Arc<Event>) -> Result<Result<Arc<Event>, u64>, SourceError> {
+/// Loads the data of an event whose data was deferred. Returns its size in bytes if it is too large
+/// to print.
+async fn load_data(source: &mut impl EventSource, event: &Arc<Event>) -> Result<Result<Arc<Event>, u64>, SourceError> {
     if event.deferred.is_none() {
         return Ok(Ok(event.clone()));
     }
@@ -200,6 +200,7 @@ impl EventPrinter {
         ))
     }
 
+    /// Prints one event.
     fn print(&mut self, event: &StoredEvent) -> io::Result<()> {
         match self {
             EventPrinter::Json(out) => out.write_all(output::json_line(event)?.as_bytes()),

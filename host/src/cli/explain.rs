@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{
     EXIT_NEEDS_ATTENTION,
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output::{self, OutputStyle, Tone},
 };
 use crate::{
@@ -72,7 +72,7 @@ struct FindingsJson {
 pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "explain").await?;
     let name = args.name.as_deref();
-    let facts = Facts::read(&session, name).await.map_err(|error| explain(&error))?;
+    let facts = Facts::read(&session, name).await.map_err(|error| with_remedy(&error))?;
     let is_processor = |name: &str| facts.status.processors.iter().any(|p| p.id == name);
     let scope = Scope {
         processor: name.filter(|name| is_processor(name)),
@@ -103,6 +103,7 @@ pub(super) async fn run(args: ExplainArgs, db: &Db) -> anyhow::Result<ExitCode> 
     Ok(if needs_attention { ExitCode::from(EXIT_NEEDS_ATTENTION) } else { ExitCode::SUCCESS })
 }
 
+/// The findings as text, each with its remedy.
 fn show(found: &[Finding], name: Option<&str>, style: OutputStyle) -> String {
     let mut text = String::new();
     if found.iter().all(|finding| finding.severity == Severity::Note) {

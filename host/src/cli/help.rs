@@ -29,10 +29,12 @@ pub(super) fn laid_out(command: Command) -> Command {
     first_page(command.mut_subcommands(page))
 }
 
+/// Sets the layout of a command's page and those of its subcommands.
 fn page(command: Command) -> Command {
     command.help_template(PAGE).mut_subcommands(page)
 }
 
+/// Sets the layout of the first page, which lists the commands in groups.
 fn first_page(command: Command) -> Command {
     let shown: Vec<(String, String)> = command
         .get_subcommands()

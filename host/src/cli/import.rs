@@ -6,7 +6,7 @@ use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::{
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output::{self, count},
 };
 use crate::{
@@ -65,7 +65,7 @@ pub(super) async fn run(args: ImportArgs, db: &Db) -> anyhow::Result<ExitCode> {
             report.lines as f64 / report.seconds.max(1e-3),
             report.repeated
         ))?,
-        Err(ImportError::Database { source, .. }) if is_schema_missing(&source) => return Err(explain(&source)),
+        Err(ImportError::Database { source, .. }) if is_schema_missing(&source) => return Err(with_remedy(&source)),
         Err(error @ ImportError::BadLine { line, .. }) => {
             // A repeated import would store lines without an id twice.
             anyhow::bail!(

@@ -27,10 +27,10 @@ pub(super) use render::grouped;
 use super::output;
 use crate::{
     db::Db,
-    telemetry::{self, HoldGuard, Logs},
+    telemetry::{self, CaptureGuard, Logs},
 };
 
-/// Time between two frames. Default 250 ms: fast enough to look live, slow enough to be read.
+/// Time between two frames. 250 ms: fast enough to look live, slow enough to be read.
 const FRAME_INTERVAL: Duration = Duration::from_millis(250);
 /// Time between two plain lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(3);
@@ -61,8 +61,8 @@ pub(super) struct Live {
 }
 
 enum Surface {
-    /// Dropped in this order: the terminal is restored before held log lines are written.
-    Screen(Screen, HoldGuard),
+    /// Dropped in this order: the terminal is restored before captured log lines are written.
+    Screen(Screen, CaptureGuard),
     /// When the last line was written.
     Lines(Instant),
 }
@@ -72,7 +72,7 @@ impl Live {
     pub(super) async fn start(title: Title, db: &Db, logs: &Logs) -> anyhow::Result<Live> {
         let observer = Observer::from_now(db).await?;
         let surface = match Screen::open()? {
-            Some(screen) => Surface::Screen(screen, logs.hold()),
+            Some(screen) => Surface::Screen(screen, logs.capture()),
             None => Surface::Lines(Instant::now()),
         };
         Ok(Live { title, began: Instant::now(), observer, surface })
@@ -101,7 +101,7 @@ impl Live {
         self.show(true).await
     }
 
-    /// Prints a text above the drawn lines, where it stays.
+    /// Prints text above the drawn lines, where it stays.
     pub(super) fn print_above(&mut self, text: &str) {
         if let Surface::Screen(screen, _) = &mut self.surface {
             screen.print_above(text);
@@ -113,14 +113,15 @@ impl Live {
         self.observer.tenants()
     }
 
+    /// Draws a frame, or prints a line if it is time for one.
     async fn show(&mut self, is_last: bool) -> io::Result<()> {
         if !is_last && matches!(&self.surface, Surface::Lines(last) if last.elapsed() < LINE_INTERVAL) {
             return Ok(());
         }
         let mut scene = self.observer.scene(&self.title, self.began.elapsed()).await;
         match &mut self.surface {
-            Surface::Screen(screen, held) => {
-                scene.log = held.last(render::LOG_LINES);
+            Surface::Screen(screen, captured) => {
+                scene.log = captured.last(render::LOG_LINES);
                 let (width, height) = screen.size();
                 let canvas = Canvas { width, height, is_coloured: telemetry::is_colour_wanted() };
                 screen.draw(&render::frame(&scene, &canvas))

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     UsageError,
-    database::{connect_directly, explain},
+    database::{connect_directly, with_remedy},
     output::{self, count},
     signals::Signals,
 };
@@ -49,7 +49,7 @@ Privileges: the user must be able to connect, and needs
 
 With --json it prints one object; a value is null if it was not requested or not needed:
   {\"applied\": [name],
-   \"reanchored\": {\"events\", \"places\", \"appendedFrom\"},
+   \"reanchored\": {\"events\", \"checkpoints\", \"appendedFrom\"},
    \"ordering\": {\"before\", \"now\"}, \"maxEventBytes\": {\"before\", \"now\"},
    \"viewsSchema\": {\"before\", \"now\"},
    \"granted\": [{\"role\", \"permission\", \"tenant\", \"before\", \"statements\": [sql]}],
@@ -176,16 +176,17 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
     if args.reanchor {
         match anchor::check(&session).await {
             Ok(()) => print("the store already belongs to this cluster; nothing to re-anchor".into())?,
-            Err(AnchorError::Database(error)) => return Err(explain(&error)),
+            Err(AnchorError::Database(error)) => return Err(with_remedy(&error)),
             Err(_) => {
                 let done = anchor::reanchor(&mut session, args.appended_from).await?;
-                let (events, places) = (done.events, done.places);
-                reanchored = json!({ "events": events, "places": places, "appendedFrom": done.appended_from });
-                let (events, places) = (count(events, "event"), count(places as u64, "position"));
-                print(format!("re-anchored {events} and {places} of processors and lanes"))?;
+                let (events, checkpoints) = (done.events, done.checkpoints);
+                reanchored =
+                    json!({ "events": events, "checkpoints": checkpoints, "appendedFrom": done.appended_from });
+                let (events, checkpoints) = (count(events, "event"), count(checkpoints as u64, "checkpoint"));
+                print(format!("re-anchored {events} and {checkpoints} of processors and lanes"))?;
                 if let Some(position) = done.appended_from {
                     print(format!(
-                        "events from position {position} on were appended since the restore; every processor still handles them"
+                        "events from position {position} on were appended since the restore; every processor will handle them"
                     ))?;
                 }
             }
@@ -193,7 +194,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
     }
     if let Some(ordering) = args.ordering {
         let before = set_ordering(&mut session, ordering).await.map_err(|error| {
-            explain(&error)
+            with_remedy(&error)
                 .context("change the ordering; this waits for all open transactions that have appended events")
         })?;
         ordered = json!({ "before": before.to_string(), "now": ordering.to_string() });
@@ -203,7 +204,7 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
         })?;
     }
     if let Some(bytes) = args.max_event_bytes {
-        let before = size_limit::set_max_event_bytes(&session, bytes).await.map_err(|error| explain(&error))?;
+        let before = size_limit::set_max_event_bytes(&session, bytes).await.map_err(|error| with_remedy(&error))?;
         limited = json!({ "before": before, "now": bytes });
         print(match before == bytes {
             true => format!("the store already accepts events of up to {bytes} bytes"),
@@ -212,7 +213,8 @@ async fn work(args: MigrateArgs, db: &Db, under_way: &OnceLock<Canceller>) -> an
     }
     if let Some(schema) = &args.views_schema {
         let before = views_schema::set_views_schema(&mut session, schema).await.map_err(|error| {
-            explain(&error).context("move the views; this waits for queries that read them and for plugins that start")
+            with_remedy(&error)
+                .context("move the views; this waits for queries that read them and for plugins that start")
         })?;
         moved = json!({ "before": before, "now": schema });
         print(match before == *schema {

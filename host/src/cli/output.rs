@@ -17,7 +17,7 @@ use crate::{
     telemetry::{self, Level, Outlet},
 };
 
-/// The importance of a text, shown as a colour.
+/// The importance of a message, shown as a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     /// An error, or work that does not proceed without help.

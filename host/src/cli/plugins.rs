@@ -1,4 +1,4 @@
-//! `sandmill plugins`: lists running plugins and refused files with the reasons, shows a plugin's
+//! `sandmill plugins`: lists running plugins and rejected files with the reasons, shows a plugin's
 //! history, and rolls a version back.
 
 use std::{process::ExitCode, time::SystemTime};
@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 use super::{
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output::{self, OutputStyle, Tone},
     status::age,
     table::{Cell, Column, Table},
@@ -30,7 +30,7 @@ Examples:
   sandmill plugins rollback cart-summary";
 
 const DETAILS: &str = "\
-Each NAME.wasm in the plugins folder runs as soon as it is checked. If a new file is refused,
+Each NAME.wasm in the plugins folder runs as soon as it is checked. If a new file is rejected,
 the former version keeps running; the reason is shown here and in NAME.wasm.error beside the
 file. Other entries of the folder that look like plugins are listed with a remedy.
 
@@ -39,7 +39,7 @@ FILE is the beginning of the file's SHA-256, which identifies a version.
 With --json it prints one object. \"replaces\" is the shared processor that a tenant's own
 processor replaces, or null:
   {\"plugins\": [{\"plugin\", \"processor\", \"digest\", \"version\", \"contract\", \"since\", \"calls\",
-    \"replaces\", \"refused\": {\"digest\", \"why\", \"at\"}}],
+    \"replaces\", \"rejected\": {\"digest\", \"reason\", \"at\"}}],
    \"notRun\": [{\"path\", \"problem\", \"remedy\", \"since\"}]}";
 
 /// Lists plugins and their versions, and rolls versions back
@@ -131,7 +131,7 @@ struct PluginJson<'a> {
     since: String,
     calls: i64,
     replaces: Option<&'a str>,
-    refused: Option<RefusedJson<'a>>,
+    rejected: Option<RejectedJson<'a>>,
 }
 
 /// An entry of the plugins folder that looks like a plugin but is not run.
@@ -144,9 +144,9 @@ struct NotRunJson<'a> {
 }
 
 #[derive(Serialize)]
-struct RefusedJson<'a> {
+struct RejectedJson<'a> {
     digest: &'a str,
-    why: &'a str,
+    reason: &'a str,
     at: String,
 }
 
@@ -174,8 +174,8 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     let session = connect(db, "plugins").await?;
     match args.command {
         None => {
-            let plugins = history::list(&session).await.map_err(|error| explain(&error))?;
-            let problems = history::problems(&session).await.map_err(|error| explain(&error))?;
+            let plugins = history::list(&session).await.map_err(|error| with_remedy(&error))?;
+            let problems = history::problems(&session).await.map_err(|error| with_remedy(&error))?;
             if args.json {
                 let replaced = history::replacements(&plugins);
                 let listed = plugins.iter().map(|listed| listed_json(listed, &replaced));
@@ -205,7 +205,7 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
         }
         Some(PluginsCommand::Rollback(args)) => roll_back(&session, args).await?,
         Some(PluginsCommand::Retry(args)) => {
-            let released = history::release_holds(&session, &args.plugin).await.map_err(|error| explain(&error))?;
+            let released = history::release_holds(&session, &args.plugin).await.map_err(|error| with_remedy(&error))?;
             if released == 0 {
                 bail!("no version of {} is rolled back; there is nothing to retry", args.plugin);
             }
@@ -215,15 +215,17 @@ pub(super) async fn run(args: PluginsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
+/// Finds a plugin by name. Fails if it is unknown, and lists the known ones.
 async fn one(session: &Session, plugin: &str) -> anyhow::Result<PluginStatus> {
-    let plugins = history::list(session).await.map_err(|error| explain(&error))?;
+    let plugins = history::list(session).await.map_err(|error| with_remedy(&error))?;
     let names: Vec<String> = plugins.iter().map(|listed| listed.plugin.clone()).collect();
     let found = plugins.into_iter().find(|listed| listed.plugin == plugin);
     found.with_context(|| format!("there is no plugin {plugin}; known plugins: {}", names.join(", ")))
 }
 
-async fn past(session: &Session, plugin: &str, most: i64) -> anyhow::Result<Vec<HistoryEntry>> {
-    let past = history::entries(session, plugin, most).await.map_err(|error| explain(&error))?;
+/// Reads the latest changes of a plugin.
+async fn past(session: &Session, plugin: &str, limit: i64) -> anyhow::Result<Vec<HistoryEntry>> {
+    let past = history::entries(session, plugin, limit).await.map_err(|error| with_remedy(&error))?;
     if past.is_empty() {
         // Fails if the plugin is unknown, and lists the known ones.
         one(session, plugin).await?;
@@ -237,19 +239,19 @@ async fn roll_back(session: &Session, args: RollbackArgs) -> anyhow::Result<()> 
     if !running.runs() {
         bail!("{} is not running, so it cannot be rolled back", args.plugin);
     }
-    let past = history::entries(session, &args.plugin, 100).await.map_err(|error| explain(&error))?;
-    // A refused file changed nothing.
-    let last = past.iter().find(|past| past.event != "refused");
+    let past = history::entries(session, &args.plugin, 100).await.map_err(|error| with_remedy(&error))?;
+    // A rejected file changed nothing.
+    let last = past.iter().find(|past| past.event != "rejected");
     let swap = last.filter(|last| last.event == "swapped" && last.digest == running.digest);
     if swap.is_some_and(|swap| swap.replaced == swap.digest) {
         bail!("the last change of {} was to its manifest only; restore the former manifest instead", args.plugin);
     }
     let hold = VersionHold { plugin: args.plugin.clone(), digest: running.digest.clone(), reason: args.reason };
-    let before = before(session, &hold, swap).await.map_err(|error| explain(&error))?;
+    let before = before(session, &hold, swap).await.map_err(|error| with_remedy(&error))?;
     let Some((before, is_stored)) = before else {
         bail!("no earlier version of {} is available; put the version to run into the plugins folder", args.plugin);
     };
-    history::add_hold(session, &hold).await.map_err(|error| explain(&error))?;
+    history::add_hold(session, &hold).await.map_err(|error| with_remedy(&error))?;
     let after = if is_stored {
         "its bytes are in the database, so it also runs after a restart"
     } else {
@@ -297,7 +299,7 @@ fn when(at: SystemTime) -> String {
 }
 
 fn listed_json<'a>(listed: &'a PluginStatus, replaced: &[(&'a str, ProcessorId)]) -> PluginJson<'a> {
-    let refused = listed.refused.as_ref();
+    let rejected = listed.refused.as_ref();
     // If the plugin does not run, only its name is current.
     let of = |text| if listed.runs() { text } else { "" };
     PluginJson {
@@ -309,7 +311,7 @@ fn listed_json<'a>(listed: &'a PluginStatus, replaced: &[(&'a str, ProcessorId)]
         since: when(listed.since),
         calls: listed.lanes,
         replaces: replaced.iter().find(|(_, own)| own.as_str() == listed.processor).map(|(shared, _)| *shared),
-        refused: refused.map(|(digest, why, at)| RefusedJson { digest, why, at: when(*at) }),
+        rejected: rejected.map(|(digest, reason, at)| RejectedJson { digest, reason, at: when(*at) }),
     }
 }
 
@@ -337,6 +339,7 @@ fn past_json(past: &HistoryEntry) -> HistoryJson<'_> {
     }
 }
 
+/// The table of plugins, followed by the reasons of rejections.
 fn show(plugins: &[PluginStatus], style: OutputStyle, now: SystemTime) -> String {
     if plugins.is_empty() {
         return "no plugin has run on this database yet\n".into();
@@ -356,7 +359,7 @@ fn show(plugins: &[PluginStatus], style: OutputStyle, now: SystemTime) -> String
         let runs = listed.runs();
         let since = now.duration_since(listed.since).unwrap_or_default().as_secs_f64();
         let tone = listed.refused.as_ref().map(|_| if runs { Tone::Warning } else { Tone::Bad });
-        let note = if listed.refused.is_some() { "a newer file was refused" } else { "" };
+        let note = if listed.refused.is_some() { "a newer file was rejected" } else { "" };
         table.row(vec![
             Cell::new(&listed.plugin),
             Cell::new(if runs { &listed.processor } else { "-" }),
@@ -364,16 +367,16 @@ fn show(plugins: &[PluginStatus], style: OutputStyle, now: SystemTime) -> String
             Cell::new(if runs { short(&listed.digest) } else { "-" }),
             Cell::new(if runs { age(since) } else { "-".into() }),
             Cell::new(listed.lanes),
-            Cell::new(if runs { note } else { "refused" }).tone(tone),
+            Cell::new(if runs { note } else { "rejected" }).tone(tone),
         ]);
     }
     let mut text = table.show(style);
     for listed in plugins {
-        if let Some((digest, why, _)) = &listed.refused {
+        if let Some((digest, reason, _)) = &listed.refused {
             // A plugin's message may span several lines.
-            let why = text::printable(why).trim_end().replace('\n', "\n    ");
+            let reason = text::printable(reason).trim_end().replace('\n', "\n    ");
             text.push_str(&format!(
-                "{}.wasm ({}): {why}\n",
+                "{}.wasm ({}): {reason}\n",
                 listed.plugin,
                 if digest.is_empty() { "unread" } else { short(digest) }
             ));
@@ -401,10 +404,10 @@ fn show_problems(problems: &[(Problem, SystemTime)]) -> String {
 }
 
 /// The reason for a change, the result of its dry run, and how long its lanes waited.
-fn why(past: &HistoryEntry) -> String {
+fn reason(past: &HistoryEntry) -> String {
     let reason = Some(past.reason.clone()).filter(|reason| !reason.is_empty());
-    // The reason of a refusal includes the dry run.
-    let dry_run = past.dry_run.as_ref().filter(|_| past.event != "refused").map(DryRunReport::to_string);
+    // The reason of a rejection includes the dry run.
+    let dry_run = past.dry_run.as_ref().filter(|_| past.event != "rejected").map(DryRunReport::to_string);
     let lanes = past.lanes.zip(past.longest_ms).map(|(lanes, ms)| {
         let lanes = output::count(lanes as u64, "lane");
         format!("{lanes} switched, longest wait for a first result {ms:.1} ms")
@@ -412,6 +415,7 @@ fn why(past: &HistoryEntry) -> String {
     [reason, dry_run, lanes].into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
+/// The history of a plugin as a table.
 fn show_past(past: &[HistoryEntry], style: OutputStyle) -> String {
     use Column::{Number, Text};
     let columns = [
@@ -422,12 +426,12 @@ fn show_past(past: &[HistoryEntry], style: OutputStyle) -> String {
         Number("LAST"),
         Number("FIRST"),
         Number("GAP"),
-        Text("WHY"),
+        Text("REASON"),
     ];
     let mut table = Table::new(Vec::from(columns));
     let number = |number: Option<i64>| number.map_or(String::new(), |number| number.to_string());
     for past in past {
-        let tone = matches!(past.event.as_str(), "refused" | "rolled-back").then_some(Tone::Bad);
+        let tone = matches!(past.event.as_str(), "rejected" | "rolled-back").then_some(Tone::Bad);
         table.row(vec![
             Cell::new(when(past.at)),
             Cell::new(&past.event).tone(tone),
@@ -436,7 +440,7 @@ fn show_past(past: &[HistoryEntry], style: OutputStyle) -> String {
             Cell::new(number(past.replaced_last)),
             Cell::new(number(past.first)),
             Cell::new(past.gap_ms.map_or(String::new(), |gap| format!("{gap:.1} ms"))),
-            Cell::new(why(past)),
+            Cell::new(reason(past)),
         ]);
     }
     table.show(style)

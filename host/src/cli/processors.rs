@@ -7,7 +7,7 @@ use anyhow::bail;
 use serde::Serialize;
 
 use super::{
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output::{self, OutputStyle, Tone, count},
     table::{Cell, Column, Table},
 };
@@ -46,10 +46,10 @@ enum ProcessorsCommand {
     before_help = "Example:\n  sandmill processors list",
     after_help = "\
 STATE is one of:
-  running  a host runs the processor
-  refused  the host refused the plugin's file; `sandmill plugins` shows the reason
-  absent   a host is running, but none of its plugins provides this processor
-  no host  no host is running on this database
+  running   a host runs the processor
+  rejected  the host rejected the plugin's file; `sandmill plugins` shows the reason
+  absent    a host is running, but none of its plugins provides this processor
+  no host   no host is running on this database
 
 DOCUMENTS is PostgreSQL's estimate. Collections kept from removed processors are listed last.
 
@@ -77,11 +77,12 @@ Removes the processor's position in the log, its lanes, pauses and dead letters,
 --drop-documents its documents.
 
 First take the plugin's file out of the plugins folder: no host may be running the processor.
-If the file returns later, the processor starts from scratch.
+If the file returns later, the processor starts from the first event. If its documents were
+kept, the file is rejected, because every event would be applied to them again. To allow that,
+set on-change = \"continue\" in the manifest.
 
-Kept documents stay in their view, but no plugin updates them. A plugin that declares the
-collection is refused unless its manifest says on-change = \"continue\", which takes the
-documents over. To drop kept documents later, run the same command with --drop-documents.
+Kept documents stay in their views; no plugin updates them. To drop them later, run the same
+command with --drop-documents.
 
 With --json it prints one object. The first \"documents\" is \"kept\" or \"dropped\"; the second is
 null if a collection's table is missing:
@@ -160,12 +161,14 @@ impl<'a> CollectionJson<'a> {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum RunState {
     Running,
-    Refused,
+    Rejected,
     Absent,
     NoHost,
 }
 
 impl RunState {
+    /// Derives the state of a processor from the recorded files. `host` says whether a host is
+    /// running.
     fn of(entry: &RosterEntry, plugins: &[PluginStatus], host: bool) -> RunState {
         let plugin = plugins.iter().find(|listed| listed.plugin == entry.plugin);
         match plugin {
@@ -177,7 +180,7 @@ impl RunState {
             // Native handlers are part of a program; they have no plugin file.
             _ if entry.plugin == "native" => RunState::Running,
             Some(plugin) if plugin.processor == entry.id => RunState::Running,
-            Some(plugin) if plugin.refused.is_some() => RunState::Refused,
+            Some(plugin) if plugin.refused.is_some() => RunState::Rejected,
             _ => RunState::Absent,
         }
     }
@@ -185,7 +188,7 @@ impl RunState {
     pub(super) fn words(self) -> (&'static str, Tone) {
         match self {
             RunState::Running => ("running", Tone::Good),
-            RunState::Refused => ("refused", Tone::Bad),
+            RunState::Rejected => ("rejected", Tone::Bad),
             RunState::Absent => ("absent", Tone::Warning),
             RunState::NoHost => ("no host", Tone::Warning),
         }
@@ -211,7 +214,7 @@ async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
         let (plugins, host) = (history::list(&session).await?, host_lock::is_held(&*session).await?);
         Ok((states(&session, &plugins, host).await?, list::collections(&session).await?))
     };
-    let (entries, collections) = read.await.map_err(|error| explain(&error))?;
+    let (entries, collections) = read.await.map_err(|error| with_remedy(&error))?;
     let listed: Vec<(&RosterEntry, RunState, Vec<&Collection>)> = entries
         .iter()
         .map(|(entry, state)| {
@@ -237,6 +240,7 @@ async fn list_all(args: ListArgs, db: &Db) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The processors, and the kept collections of removed ones, as tables.
 fn show(listed: &[(&RosterEntry, RunState, Vec<&Collection>)], kept: &[&Collection], style: OutputStyle) -> String {
     use Column::{Number, Text};
     if listed.is_empty() && kept.is_empty() {
@@ -305,10 +309,14 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let RemoveArgs { processor: id, documents, yes, json } = args;
     let drops = documents.drop_documents;
     let mut session = connect(db, "processors").await?;
-    let held = removal::find(&session, &id).await.map_err(|error| explain(&error))?;
-    let Some(held) = held else {
-        let known: Vec<String> =
-            roster::read(&session).await.map_err(|error| explain(&error))?.into_iter().map(|entry| entry.id).collect();
+    let remains = removal::find(&session, &id).await.map_err(|error| with_remedy(&error))?;
+    let Some(remains) = remains else {
+        let known: Vec<String> = roster::read(&session)
+            .await
+            .map_err(|error| with_remedy(&error))?
+            .into_iter()
+            .map(|entry| entry.id)
+            .collect();
         bail!(
             "there is no processor `{id}`, and no documents were kept from one; {}",
             if known.is_empty() {
@@ -318,10 +326,10 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
             }
         );
     };
-    if !held.known && !drops {
+    if !remains.known && !drops {
         bail!("{id} is already removed and its documents are kept; to drop them, pass --drop-documents");
     }
-    let lost = lost(&held, drops);
+    let lost = lost(&remains, drops);
     if !lost.is_empty() && !yes {
         bail!("removing {id} loses {}; to confirm, add --yes", lost.join(" and "));
     }
@@ -330,33 +338,33 @@ async fn remove(args: RemoveArgs, db: &Db) -> anyhow::Result<ExitCode> {
         removal::drop_kept(&mut session, &id).await.map_err(|error| {
             anyhow::anyhow!(
                 "{}\nThe processor is removed, but some of its documents are not dropped yet; run the same command again.",
-                explain(&error)
+                with_remedy(&error)
             )
         })?;
     }
     if json {
-        let collections = held.collections.iter();
+        let collections = remains.collections.iter();
         output::print_json(&RemovedJson {
             processor: id.as_str(),
-            dead_letters: held.dead_letters,
-            lanes: held.lanes,
-            pauses: held.pauses,
-            sheds: held.sheds,
+            dead_letters: remains.dead_letters,
+            lanes: remains.lanes,
+            pauses: remains.pauses,
+            sheds: remains.sheds,
             documents: if drops { "dropped" } else { "kept" },
             collections: collections
                 .map(|of| RemovedCollectionJson { view: &of.view, documents: of.documents })
                 .collect(),
         })?;
     } else {
-        output::print_plain(&summary(&id, &held, drops))?;
+        output::print_plain(&summary(&id, &remains, drops))?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// What is lost for good, or can be restored only by handling all events again.
-fn lost(held: &ProcessorRemains, drops: bool) -> Vec<String> {
-    let documents: i64 = if drops { held.collections.iter().filter_map(|of| of.documents).sum() } else { 0 };
-    let lost = [(held.dead_letters, "dead letter"), (documents, "document")];
+fn lost(remains: &ProcessorRemains, drops: bool) -> Vec<String> {
+    let documents: i64 = if drops { remains.collections.iter().filter_map(|of| of.documents).sum() } else { 0 };
+    let lost = [(remains.dead_letters, "dead letter"), (documents, "document")];
     lost.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect()
 }
 
@@ -364,28 +372,29 @@ fn counted(number: i64, what: &str) -> String {
     count(u64::try_from(number).unwrap_or_default(), what)
 }
 
-fn summary(id: &ProcessorId, held: &ProcessorRemains, drops: bool) -> String {
+/// What was removed, kept and dropped, one line each.
+fn summary(id: &ProcessorId, remains: &ProcessorRemains, drops: bool) -> String {
     let mut text = String::new();
-    if held.known {
-        let ProcessorRemains { dead_letters, lanes, pauses, sheds, .. } = held;
+    if remains.known {
+        let ProcessorRemains { dead_letters, lanes, pauses, sheds, .. } = remains;
         let rows = [
             (*dead_letters, "dead letter"),
-            (*lanes, "lane behind"),
+            (*lanes, "lagging lane"),
             (*pauses, "pause"),
-            (*sheds, "record of shed event"),
+            (*sheds, "back-pressure record"),
         ];
         let rows: Vec<String> =
             rows.into_iter().filter(|(number, _)| *number > 0).map(|(number, what)| counted(number, what)).collect();
         let with = if rows.is_empty() { String::new() } else { format!(", {}", rows.join(", ")) };
         text.push_str(&format!("removed {id}: its position in the log{with}\n"));
     }
-    for of in &held.collections {
+    for of in &remains.collections {
         let RemainingCollection { relation, documents, .. } = of;
         let documents = documents.map(|documents| counted(documents, "document"));
         text.push_str(&match (documents, drops) {
             (Some(documents), true) => format!("dropped {documents} with the view {relation}\n"),
             (Some(documents), false) => {
-                format!("kept {documents} in the view {relation}; no plugin updates them any more\n")
+                format!("kept {documents} in the view {relation}; no plugin updates them\n")
             }
             (None, true) => format!("dropped the collection of {relation}, whose table was missing\n"),
             (None, false) => {
@@ -407,27 +416,27 @@ mod tests {
         let id = ProcessorId::parse("acme/carts").unwrap();
         let (view, relation) = ("carts@acme".to_string(), r#"app."carts@acme""#.to_string());
         let collection = RemainingCollection { view, relation, documents: Some(12) };
-        let held = ProcessorRemains {
+        let remains = ProcessorRemains {
             known: true,
             dead_letters: 3,
             lanes: 1,
             collections: vec![collection],
             ..ProcessorRemains::default()
         };
-        assert_eq!(lost(&held, false), ["3 dead letters"]);
-        assert_eq!(lost(&held, true), ["3 dead letters", "12 documents"]);
+        assert_eq!(lost(&remains, false), ["3 dead letters"]);
+        assert_eq!(lost(&remains, true), ["3 dead letters", "12 documents"]);
         assert_eq!(lost(&ProcessorRemains::default(), true), Vec::<String>::new());
         assert_eq!(
-            summary(&id, &held, false),
-            "removed acme/carts: its position in the log, 3 dead letters, 1 lane behind\n\
-             kept 12 documents in the view app.\"carts@acme\"; no plugin updates them any more\n"
+            summary(&id, &remains, false),
+            "removed acme/carts: its position in the log, 3 dead letters, 1 lagging lane\n\
+             kept 12 documents in the view app.\"carts@acme\"; no plugin updates them\n"
         );
         let missing = RemainingCollection { view: "gone".into(), relation: "public.gone".into(), documents: None };
         let missing = ProcessorRemains { collections: vec![missing], ..ProcessorRemains::default() };
         assert_eq!(lost(&missing, true), Vec::<String>::new());
         assert_eq!(summary(&id, &missing, true), "dropped the collection of public.gone, whose table was missing\n");
         assert!(summary(&id, &missing, false).starts_with("kept the collection of public.gone, whose table is"));
-        let kept = ProcessorRemains { known: false, dead_letters: 0, lanes: 0, ..held };
+        let kept = ProcessorRemains { known: false, dead_letters: 0, lanes: 0, ..remains };
         assert_eq!(summary(&id, &kept, true), "dropped 12 documents with the view app.\"carts@acme\"\n");
     }
 
@@ -455,7 +464,7 @@ mod tests {
         };
         assert_eq!(RunState::of(&entry(true), &[], true), RunState::Running);
         assert_eq!(RunState::of(&entry(false), &[listed("acme/carts", true)], true), RunState::Running);
-        assert_eq!(RunState::of(&entry(false), &[listed("", true)], true), RunState::Refused);
+        assert_eq!(RunState::of(&entry(false), &[listed("", true)], true), RunState::Rejected);
         assert_eq!(RunState::of(&entry(false), &[listed("acme/other", false)], true), RunState::Absent);
         assert_eq!(RunState::of(&entry(false), &[listed("acme/carts", true)], false), RunState::NoHost);
         let failing = RosterEntry { failed_lately: true, ..entry(false) };

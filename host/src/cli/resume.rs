@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output::{self, count},
 };
 use crate::{
@@ -90,10 +90,10 @@ pub(super) async fn run(ResumeArgs { scope, json }: ResumeArgs, db: &Db) -> anyh
     check_known(&session, &scope.processor).await?;
     let processor = &scope.processor;
     let lifted = pauses::lift(&session, processor.as_str(), scope.tenant(), scope.key()).await;
-    let lifted = lifted.map_err(|error| explain(&error))?;
+    let lifted = lifted.map_err(|error| with_remedy(&error))?;
     let resumed = lane_checkpoints::resume(&session, processor.as_str(), scope.tenant(), scope.key()).await;
-    let resumed = resumed.map_err(|error| explain(&error))?;
-    let left = pauses::read(&session, processor).await.map_err(|error| explain(&error))?;
+    let resumed = resumed.map_err(|error| with_remedy(&error))?;
+    let left = pauses::read(&session, processor).await.map_err(|error| with_remedy(&error))?;
     let still_paused = left.into_iter().find(|pause| pause.covers_processor()).map(|pause| pause.reason.message);
     if json {
         let PauseScope { processor, tenant, key } = &scope;
@@ -121,10 +121,10 @@ pub(super) async fn pause(PauseArgs { scope, json }: PauseArgs, db: &Db) -> anyh
     let session = connect(db, "pause").await?;
     check_known(&session, &scope.processor).await?;
     let changed = pauses::pause(&session, scope.processor.as_str(), scope.tenant(), scope.key()).await;
-    let changed = changed.map_err(|error| explain(&error))?;
+    let changed = changed.map_err(|error| with_remedy(&error))?;
     let PauseScope { processor, tenant, key } = &scope;
     if let Some(tenant) = tenant
-        && !store::knows_tenant(&session, tenant).await.map_err(|error| explain(&error))?
+        && !store::knows_tenant(&session, tenant).await.map_err(|error| with_remedy(&error))?
     {
         output::note(&format!("note: tenant {tenant} has no events yet; check the spelling"));
     }
@@ -145,7 +145,7 @@ pub(super) async fn pause(PauseArgs { scope, json }: PauseArgs, db: &Db) -> anyh
 
 /// Fails if the processor is unknown, and lists the known ones.
 async fn check_known(session: &Session, processor: &ProcessorId) -> anyhow::Result<()> {
-    let status = status::read(session, 0).await.map_err(|error| explain(&error))?;
+    let status = status::read(session, 0).await.map_err(|error| with_remedy(&error))?;
     let known: Vec<&str> = status.processors.iter().map(|p| p.id.as_str()).collect();
     anyhow::ensure!(
         known.contains(&processor.as_str()),

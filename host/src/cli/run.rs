@@ -42,11 +42,11 @@ One host at a time runs on a database. A second one waits 10 s, then exits with 
 to another host, for example after an outage, exits with code 3: let your service manager
 restart it with --standby.
 
-Under systemd (Type=notify), the host reports when it works, stands by and stops.
+Under systemd (Type=notify), the host reports when it is ready, stands by and stops.
 
 Exit codes:
   0  stopped by a signal, or caught up
-  1  failed; with --until-caught-up also if a plugin was refused
+  1  failed; with --until-caught-up also if a plugin was rejected
   3  another host is running on this database
   4  a lane is blocked (--until-caught-up)
   130, 143  ended by Ctrl-C or SIGTERM: before it caught up (--until-caught-up), or by a second signal";
@@ -120,10 +120,10 @@ pub(super) async fn run(args: RunArgs, mut config: Config, db: &Db, signals: &Si
             output::note("ended by a signal before it caught up");
             signals.exit_code()
         }
-        Ended::Drained | Ended::CaughtUp { refused: 0 } => ExitCode::SUCCESS,
-        Ended::CaughtUp { refused } => {
-            let (plugins, were) = (count(refused as u64, "plugin"), if refused == 1 { "was" } else { "were" });
-            output::note(&format!("caught up, but {plugins} {were} refused; the log above says why"));
+        Ended::Drained | Ended::CaughtUp { rejected: 0 } => ExitCode::SUCCESS,
+        Ended::CaughtUp { rejected } => {
+            let (plugins, were) = (count(rejected as u64, "plugin"), if rejected == 1 { "was" } else { "were" });
+            output::note(&format!("caught up, but {plugins} {were} rejected; the log above says why"));
             ExitCode::FAILURE
         }
         Ended::Blocked(lanes) => {

@@ -1,11 +1,12 @@
-//! Handling of SIGTERM and SIGINT (Ctrl-C).
+//! SIGTERM and SIGINT (Ctrl-C) as commands see them.
 //!
 //! A command runs on its own thread; the main thread waits for it and for signals. The process ends
-//! with the main thread, so a command that waits for something cannot keep the process alive.
+//! when the main thread returns, so a blocked command cannot keep it alive.
 //!
-//! At the first signal, `run`, `dev` and `demo` finish the work in progress. Any other command
-//! ends, and the database rolls back uncommitted work. A second signal ends every command. All
-//! commands listen, because the first process of a container has no default signal handlers.
+//! At the first signal, `run`, `dev` and `demo` finish the work in progress. Any other command ends
+//! at once, and the database rolls back its uncommitted work. A second signal ends every command at
+//! once. All commands handle both signals, because the kernel ignores a signal for which the first
+//! process of a container has no handler.
 
 use std::{io, process::ExitCode, thread, time::Duration};
 
@@ -19,10 +20,10 @@ use tokio::{
 
 use super::output::{self, Tone};
 
-/// The longest wait for a command that must end at once, while it stops what it has started.
-/// Default 400 ms: stopping takes milliseconds unless the machine is busy.
+/// Maximum time that a command has to clean up after a signal that ends it at once. 400 ms:
+/// cleaning up takes milliseconds unless the machine is busy.
 const AT_ONCE: Duration = Duration::from_millis(400);
-/// The number that shells add to a signal's number for an exit code.
+/// Offset of the exit code after a signal, as in shells: 128 plus the number of the signal.
 const BY_SIGNAL: u8 = 128;
 
 /// The signals received so far.
@@ -55,13 +56,13 @@ impl Signals {
         }
     }
 
-    /// The exit code of a command that a signal kept from finishing.
+    /// The exit code of a command that a signal ended before it was done.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(BY_SIGNAL + self.0.borrow().last)
     }
 
-    /// Runs blocking work until it is done or a signal arrives. At a signal, calls `end` to end
-    /// what the work waits for, and returns nothing.
+    /// Runs blocking work until it is done or a signal arrives. At a signal, calls `end`, which
+    /// must end what the work waits for, and returns `None`.
     pub(super) async fn unless_ended<T: Send + 'static>(
         &self,
         end: impl FnOnce(),
@@ -80,9 +81,12 @@ impl Signals {
     }
 }
 
-/// Runs a command while listening for signals. Returns its exit code, or that of the signal if the
-/// command does not end in time.
-pub(super) fn attend(is_graceful: bool, command: impl FnOnce(Signals) -> ExitCode + Send + 'static) -> ExitCode {
+/// Runs a command and passes it the signals that arrive. Returns its exit code, or that of the
+/// signal if the command does not end in time.
+pub(super) fn run_interruptible(
+    is_graceful: bool,
+    command: impl FnOnce(Signals) -> ExitCode + Send + 'static,
+) -> ExitCode {
     let (runtime, mut listener) = match listen() {
         Ok(listening) => listening,
         Err(error) => {

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     EXIT_NEEDS_ATTENTION,
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output::{self, OutputStyle, Tone},
     processors::{self as roster, RunState},
     table::{Cell, Column, Table},
@@ -39,37 +39,37 @@ Columns:
   LAG           events not handled yet; `≥` marks a lower bound: of each lane behind, only the
                 first event is counted
   AGE           time since the oldest of them was recorded
-  RATE          events handled per second, lately
-  HANDLED       events handled in all
+  RATE          events handled per second, recently
+  HANDLED       events handled in total
   LANES BEHIND  lanes that are behind the processor's cursor
 
 States:
   up to date    nothing is pending
   behind        events are pending
-  waiting       reads no events at the moment; a line below the table shows why
+  waiting       reads no events for now; a line below the table shows why
   catching-up, paused, retrying, blocked
                 the worst state of its lanes; paused also if the whole processor is
-  failing       an error ends its work again and again; `sandmill explain` shows the remedy
-  refused, absent, no host
+  failing       an error keeps ending its work; `sandmill explain` shows the remedy
+  rejected, absent, no host
                 nothing runs it; see `sandmill processors list --help`
 
-Below the table: refused plugin files, tenants' own processors that replace shared ones,
+Below the table: rejected plugin files, tenants' own processors that replace shared ones,
 errors, dead letters and shed events. A second table lists the first lanes behind, with
 reasons; --lanes lists more.
 
 --check: something needs attention if
   - no host is running
-  - a processor is failing, refused or absent (a tenant's own processor may be absent while the
+  - a processor is failing, rejected or absent (a tenant's own processor may be absent while the
     shared one runs)
   - a lane is blocked
-  - a plugin file is refused
+  - a plugin file is rejected
 Pauses, lag and automatic retries are normal.
 
 Exit codes: 0 shown; 1 failed, for example because the database is unreachable; 6 something
 needs attention (--check).
 
 With --json it prints one object:
-  {\"host\", \"refusedFiles\": [{\"plugin\", \"reason\"}], \"replaced\": [{\"processor\", \"tenant\", \"by\"}],
+  {\"host\", \"rejectedFiles\": [{\"plugin\", \"reason\"}], \"replaced\": [{\"processor\", \"tenant\", \"by\"}],
    \"connection\": {\"encrypted\", \"protocol\"},
    \"processors\": [{\"id\", \"plugin\", \"lagEvents\", \"lagEventsAtLeast\", \"lagSeconds\", \"unreadEvents\",
      \"rate\", \"handled\", \"paused\",
@@ -81,7 +81,7 @@ With --json it prints one object:
      \"lanesBehind\": [{\"tenant\", \"key\", \"state\", \"reason\", \"attempts\", \"eventPosition\",
        \"since\"}]}]}
   host              true while a host is running on this database
-  refusedFiles      \"plugin\" is the file's name without .wasm, or the path of another entry
+  rejectedFiles      \"plugin\" is the file's name without .wasm, or the path of another entry
   unreadEvents      events that the cursor has not passed
   ...AtLeast        true if the number may be too low
   lanesBehind       the first --lanes lanes of those that lanesCounted counts";
@@ -109,8 +109,8 @@ pub(super) struct StatusArgs {
 
 /// Time between two updates of --watch.
 const WATCH: Duration = Duration::from_secs(1);
-/// Maximum number of refused files to show. Default 20: more would not be read.
-const REFUSED: usize = 20;
+/// Maximum number of rejected files to show. 20: more would not be read.
+const REJECTED: usize = 20;
 
 /// Everything that is shown; serialized with `--json`.
 #[derive(Serialize)]
@@ -118,7 +118,7 @@ const REFUSED: usize = 20;
 struct StatusReport {
     /// Whether a host is running on this database.
     host: bool,
-    refused_files: Vec<RefusedFile>,
+    rejected_files: Vec<RejectedFile>,
     #[serde(flatten)]
     status: Status,
     /// Shared processors that tenants' own processors replace.
@@ -144,7 +144,7 @@ impl Replaced {
 
 /// An entry of the plugins folder that the host does not run.
 #[derive(Serialize)]
-struct RefusedFile {
+struct RejectedFile {
     plugin: String,
     reason: String,
 }
@@ -153,7 +153,7 @@ struct RefusedFile {
 pub(super) async fn run(args: StatusArgs, db: &Db) -> anyhow::Result<ExitCode> {
     let session = connect(db, "status").await?;
     loop {
-        let report = StatusReport::read(&session, args.lanes.into()).await.map_err(|error| explain(&error))?;
+        let report = StatusReport::read(&session, args.lanes.into()).await.map_err(|error| with_remedy(&error))?;
         if args.json {
             output::print_json(&report)?;
         } else {
@@ -177,17 +177,17 @@ impl StatusReport {
         let plugins = history::list(session).await?;
         let states = roster::states(session, &plugins, host).await?.into_iter();
         let idle = states.filter(|(_, state)| *state != RunState::Running).map(|(entry, state)| (entry.id, state));
-        let refused = plugins.iter().filter_map(|listed| {
+        let rejected = plugins.iter().filter_map(|listed| {
             let (_, reason, _) = listed.refused.as_ref()?;
-            Some(RefusedFile { plugin: listed.plugin.clone(), reason: reason.clone() })
+            Some(RejectedFile { plugin: listed.plugin.clone(), reason: reason.clone() })
         });
-        let problems = history::problems(session).await?.into_iter().map(|(found, _)| RefusedFile {
+        let problems = history::problems(session).await?.into_iter().map(|(found, _)| RejectedFile {
             plugin: found.path,
             reason: format!("{}; {}", found.problem, found.remedy),
         });
-        let refused_files = refused.chain(problems).collect();
+        let rejected_files = rejected.chain(problems).collect();
         let replaced = history::replacements(&plugins).into_iter().filter(|_| host).filter_map(Replaced::of);
-        Ok(StatusReport { host, refused_files, replaced: replaced.collect(), idle: idle.collect(), status })
+        Ok(StatusReport { host, rejected_files, replaced: replaced.collect(), idle: idle.collect(), status })
     }
 
     /// Whether something will not proceed without a person.
@@ -196,7 +196,7 @@ impl StatusReport {
             p.lanes_counted.blocked > 0 || p.term_error.is_some() || self.idle.contains_key(&p.id)
         };
         let mut stuck = self.status.processors.iter().filter(is_stuck);
-        !self.host || !self.refused_files.is_empty() || stuck.any(|p| !self.is_superseded(p))
+        !self.host || !self.rejected_files.is_empty() || stuck.any(|p| !self.is_superseded(p))
     }
 
     /// Whether the file of a tenant's own processor is gone, and the shared processor that it
@@ -208,6 +208,7 @@ impl StatusReport {
     }
 }
 
+/// The report as text: the tables, and lines about what needs explanation.
 fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) -> String {
     let StatusReport { status, idle, .. } = report;
     let mut text = if status.processors.is_empty() {
@@ -218,7 +219,7 @@ fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) 
     if !report.host {
         text.push_str("no host is running on this database; start one with `sandmill run --plugins DIR`\n");
     }
-    text.push_str(&refused(&report.refused_files));
+    text.push_str(&rejected(&report.rejected_files));
     for Replaced { processor, tenant, by } in &report.replaced {
         text.push_str(&format!("{by} handles the events of tenant {tenant} instead of {processor}\n"));
     }
@@ -229,7 +230,7 @@ fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) 
         }
     }
     text.extend(status.processors.iter().filter_map(|p| failing(p, idle.contains_key(&p.id))));
-    text.extend(status.processors.iter().filter_map(held));
+    text.extend(status.processors.iter().filter_map(waiting));
     text.extend(status.processors.iter().filter_map(dead_letters));
     text.extend(status.processors.iter().filter_map(shed));
     text.extend(lost(status));
@@ -242,15 +243,15 @@ fn show(report: &StatusReport, wide: bool, style: OutputStyle, now: SystemTime) 
     text
 }
 
-/// One line for each refused file, with the first line of the reason.
-fn refused(files: &[RefusedFile]) -> String {
-    let line = |RefusedFile { plugin, reason }: &RefusedFile| {
+/// One line for each rejected file, with the first line of the reason.
+fn rejected(files: &[RejectedFile]) -> String {
+    let line = |RejectedFile { plugin, reason }: &RejectedFile| {
         let [plugin, reason] = [plugin, reason.lines().next().unwrap_or_default()].map(text::one_line);
-        format!("refused plugin file {plugin}: {reason}\n")
+        format!("rejected plugin file {plugin}: {reason}\n")
     };
-    let mut text: String = files.iter().take(REFUSED).map(line).collect();
-    if let Some(more) = files.len().checked_sub(REFUSED).filter(|more| *more > 0) {
-        text.push_str(&format!("{}; `sandmill plugins` shows all\n", output::count(more as u64, "more refused file")));
+    let mut text: String = files.iter().take(REJECTED).map(line).collect();
+    if let Some(more) = files.len().checked_sub(REJECTED).filter(|more| *more > 0) {
+        text.push_str(&format!("{}; `sandmill plugins` shows all\n", output::count(more as u64, "more rejected file")));
     }
     text
 }
@@ -279,6 +280,7 @@ fn failing(p: &ProcessorStatus, idle: bool) -> Option<String> {
     Some(format!("{id} is failing, {terms} since {since}: {error}; `sandmill explain {id}` shows the remedy\n"))
 }
 
+/// The table of processors. `idle` has those that no host runs.
 fn processors(status: &Status, idle: &BTreeMap<String, RunState>, wide: bool) -> Table {
     use Column::{Number, Text};
     let mut columns =
@@ -330,7 +332,7 @@ fn dead_letters(p: &ProcessorStatus) -> Option<String> {
 }
 
 /// The reason why a processor reads no events at the moment.
-fn held(p: &ProcessorStatus) -> Option<String> {
+fn waiting(p: &ProcessorStatus) -> Option<String> {
     let held = p.held.as_ref().filter(|_| p.paused.is_none())?;
     Some(format!("{} is {}\n", p.id, text::one_line(held)))
 }
@@ -448,7 +450,7 @@ mod tests {
             lanes_behind: vec![lane],
         };
         let status = Status { processors: vec![processor], ..Status::default() };
-        StatusReport { host: true, refused_files: Vec::new(), replaced: Vec::new(), status, idle: BTreeMap::new() }
+        StatusReport { host: true, rejected_files: Vec::new(), replaced: Vec::new(), status, idle: BTreeMap::new() }
     }
 
     #[test]
@@ -565,7 +567,7 @@ mod tests {
         assert!(!report.needs_attention());
         report.host = false;
         assert!(report.needs_attention());
-        (report.host, report.refused_files) = (true, vec![RefusedFile { plugin: "x".into(), reason: "y".into() }]);
+        (report.host, report.rejected_files) = (true, vec![RejectedFile { plugin: "x".into(), reason: "y".into() }]);
         assert!(report.needs_attention());
     }
 
@@ -584,18 +586,18 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_host_and_refused_files_are_reported() {
-        let file = |number| RefusedFile { plugin: format!("p{number}"), reason: "bad \u{1b}[31m:\n  more".into() };
-        let refused_files = (0..REFUSED + 2).map(file).collect();
+    fn a_missing_host_and_rejected_files_are_reported() {
+        let file = |number| RejectedFile { plugin: format!("p{number}"), reason: "bad \u{1b}[31m:\n  more".into() };
+        let rejected_files = (0..REJECTED + 2).map(file).collect();
         let (replaced, status, idle) = (Vec::new(), Status::default(), BTreeMap::new());
-        let report = StatusReport { host: false, refused_files, replaced, status, idle };
+        let report = StatusReport { host: false, rejected_files, replaced, status, idle };
         let text = show(&report, false, OutputStyle::PLAIN, SystemTime::now());
         let begin = "no processor has run on this database yet\n\
                      no host is running on this database; start one with `sandmill run --plugins DIR`\n\
-                     refused plugin file p0: bad \u{fffd}[31m:\n";
+                     rejected plugin file p0: bad \u{fffd}[31m:\n";
         assert!(text.starts_with(begin), "{text}");
         assert!(
-            text.ends_with("p19: bad \u{fffd}[31m:\n2 more refused files; `sandmill plugins` shows all\n"),
+            text.ends_with("p19: bad \u{fffd}[31m:\n2 more rejected files; `sandmill plugins` shows all\n"),
             "{text}"
         );
     }

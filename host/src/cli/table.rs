@@ -16,8 +16,8 @@ const GAP: &str = "  ";
 const READABLE: usize = 24;
 /// The indentation of text below its row.
 const INDENT: usize = 4;
-/// The rows, and their bytes, that a streaming table buffers to measure its columns. Default 100
-/// rows or 64 KiB: a screenful or two.
+/// The rows, and their bytes, that a streaming table buffers to measure its columns. 100 rows or 64
+/// KiB: a screenful or two.
 const BUFFERED: (usize, usize) = (100, 1 << 16);
 
 /// A column with its heading and alignment.
@@ -127,7 +127,7 @@ impl Table {
     }
 }
 
-/// Wraps a text at spaces to `width` characters. Breaks longer words.
+/// Wraps text at spaces to `width` characters. Breaks longer words.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for paragraph in text.lines() {
@@ -213,6 +213,7 @@ impl StreamingTable {
         self.buffered.take().unwrap_or_default().iter().try_for_each(|row| self.print(row))
     }
 
+    /// Prints one row, cut at the edge.
     fn print(&mut self, row: &[String]) -> io::Result<()> {
         let widths: Vec<usize> = self.widths.iter().copied().chain([0]).collect();
         let line = line(row, &self.columns, &widths);

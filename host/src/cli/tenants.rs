@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::SystemTime};
 use serde::Serialize;
 
 use super::{
-    database::{connect, explain},
+    database::{connect, with_remedy},
     output::{self, OutputStyle, Tone},
     status::age,
     table::{Cell, Column, Table},
@@ -21,19 +21,18 @@ const EXAMPLES: &str = "\
 Examples:
   sandmill tenants
   sandmill tenants acme
-  sandmill tenants --by held --limit 5
+  sandmill tenants --by waited --limit 5
   sandmill tenants --json --limit 0 | jq '.tenants[] | {tenant, cpuSeconds}'";
 
 const DETAILS: &str = "\
 Columns:
   CPU        CPU time that the tenant's plugin calls have used
-  NOW        CPU cores that they use at the moment
-  HELD       time in which its ready calls waited for CPU time or for a rate limit
-  EVENTS     handled events; an event counts once for each processor that handled it
+  NOW        CPU cores that they are using now
+  WAITED     time that its ready calls have waited for CPU time or a rate limit
+  EVENTS     events handled, counted once per processor that handled them
   DOCUMENTS  documents written
   WRITTEN    size of the documents and dead letters written
-  LAG        events that are not handled yet, in the processor that is furthest behind; `≥` marks
-             a lower bound
+  LAG        pending events in the processor that is furthest behind; `≥` marks a lower bound
   AGE        time since the oldest of them was recorded
   FAILURES   times that a lane stopped on a failure
 
@@ -50,7 +49,7 @@ pub(super) struct TenantsArgs {
     /// Only this tenant
     #[arg(value_parser = TenantId::parse)]
     tenant: Option<TenantId>,
-    /// Sort by CPU use now and then CPU time so far, longest held, latest failure, or name
+    /// Sort by CPU (cores now, then time so far), longest wait, latest failure, or name
     #[arg(long, value_enum, default_value_t)]
     by: TenantOrder,
     /// Show at most this many tenants; 0 for all
@@ -66,7 +65,7 @@ pub(super) struct TenantsArgs {
 enum TenantOrder {
     #[default]
     Cpu,
-    Held,
+    Waited,
     Error,
     Name,
 }
@@ -81,7 +80,7 @@ pub(super) async fn run(args: TenantsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     let session = connect(db, "tenants").await?;
     let order = match args.by {
         TenantOrder::Cpu => Order::Cpu,
-        TenantOrder::Held => Order::Waited,
+        TenantOrder::Waited => Order::Waited,
         TenantOrder::Error => Order::Error,
         TenantOrder::Name => Order::Name,
     };
@@ -90,7 +89,7 @@ pub(super) async fn run(args: TenantsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     let tenant = args.tenant.as_ref().map(TenantId::as_str);
     let only = tenant.as_ref().map(std::slice::from_ref);
     let found = status::read(&session, only, order, limit.saturating_add(1)).await;
-    let mut tenants = found.map_err(|error| explain(&error))?;
+    let mut tenants = found.map_err(|error| with_remedy(&error))?;
     if let (Some(tenant), true) = (tenant, tenants.is_empty()) {
         anyhow::bail!("tenant {tenant} has no events; `sandmill tenants --by name --limit 0` lists all tenants");
     }
@@ -104,6 +103,7 @@ pub(super) async fn run(args: TenantsArgs, db: &Db) -> anyhow::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
+/// The table of tenants, followed by their latest refusals and failures.
 fn show(tenants: &[TenantStatus], more: bool, style: OutputStyle, now: SystemTime) -> String {
     if tenants.is_empty() {
         return "there are no tenants: the store has no events\n".into();
@@ -113,7 +113,7 @@ fn show(tenants: &[TenantStatus], more: bool, style: OutputStyle, now: SystemTim
         Text("TENANT"),
         Number("CPU"),
         Number("NOW"),
-        Number("HELD"),
+        Number("WAITED"),
         Number("EVENTS"),
         Number("DOCUMENTS"),
         Number("WRITTEN"),
@@ -194,8 +194,8 @@ mod tests {
         let text = show(&[acme], true, OutputStyle { width: Some(96), colours: false }, now);
         assert_eq!(
             text,
-            "TENANT       CPU   NOW   HELD   EVENTS  DOCUMENTS  WRITTEN      LAG    AGE  FAILURES\n\
-             acme    1234.6 s  0.99  2 min  1200000     300000    3 GiB  ≥ 10000  2 min         2\n\
+            "TENANT       CPU   NOW  WAITED   EVENTS  DOCUMENTS  WRITTEN      LAG    AGE  FAILURES\n\
+             acme    1234.6 s  0.99   2 min  1200000     300000    3 GiB  ≥ 10000  2 min         2\n\
              there are more tenants; --limit 0 shows all\n\
              7 failed or refused calls for acme; the latest: log-lines: more than 100 in one call\n\
              latest failure of acme, 2 min ago: door-watch: trap: out of bounds\u{fffd}[31m\n"

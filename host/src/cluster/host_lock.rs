@@ -172,7 +172,7 @@ impl StandbyReports {
     fn unreachable(&mut self, db: &Db, error: &Error) {
         if self.unreachable.is_none_or(|reported| reported.elapsed() >= REPORT_AGAIN) {
             self.unreachable = Some(Instant::now());
-            tracing::warn!(database = db.place(), "standing by: cannot reach the database: {}", describe(error));
+            tracing::warn!(database = db.summary(), "standing by: cannot connect to the database: {}", describe(error));
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A key consists of the group, a name and the setting, so the keys of a group cannot be listed
 //! before the names are known. A tenant's name may contain dots. In a variable's name, `_` stands
 //! for `-`. That is unambiguous for shared processors, whose ids have no `_` and no capital
-//! letters. It is ambiguous for tenants, so variables can set neither a single tenant nor a
+//! letters. It is ambiguous for tenants, so variables can set keys of neither a tenant nor a
 //! tenant's own processor.
 
 use super::{leaves, variable};

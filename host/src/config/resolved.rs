@@ -57,7 +57,7 @@ pub struct Setting {
 
 impl Resolved {
     /// Replaces the address of the database.
-    pub fn with_database(mut self, address: &str, origin: Origin) -> Self {
+    pub fn with_database_url(mut self, address: &str, origin: Origin) -> Self {
         self.config.database_url = address.into();
         self.origins.insert("database-url".into(), origin);
         self
@@ -68,7 +68,7 @@ impl Resolved {
         let mut defaults: BTreeMap<_, _> = keys().into_iter().collect();
         let named = self.config.processors.keys().chain(self.config.tenants.keys());
         defaults.extend(named.flat_map(|name| named::keys(name)));
-        // Texts and numbers in TOML can be represented in JSON.
+        // All settings can be represented in JSON.
         let json = |value: Option<&toml::Value>| serde_json::to_value(value).unwrap_or_default();
         let mut settings: Vec<Setting> = leaves(&self.config)
             .into_iter()
@@ -116,7 +116,7 @@ mod tests {
         assert_eq!(find(&resolved, "limits.changes"), ("20000".into(), Origin::Default));
         assert_eq!(find(&resolved, "database-url"), ("\"postgresql://u:***@h/d\"".into(), Origin::File(file)));
         let (_, origin) =
-            find(&resolved.with_database("host=x", Origin::Flag("--database-url".into())), "database-url");
+            find(&resolved.with_database_url("host=x", Origin::Flag("--database-url".into())), "database-url");
         assert_eq!(origin, Origin::Flag("--database-url".into()));
     }
 }

@@ -68,6 +68,7 @@ impl Embedded {
         blocking(move || Self::start_blocking(&options)).await
     }
 
+    /// Starts a server, and waits on this thread until it accepts connections.
     fn start_blocking(options: &Options) -> Result<Self, EmbeddedError> {
         let home = ServerHome::prepare(options)?;
         let version = home.programs.version.to_string();

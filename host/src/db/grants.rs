@@ -91,7 +91,7 @@ fn quoted(name: &str) -> String {
 /// Makes all changes, or none.
 pub async fn apply(session: &mut Session, changes: &[GrantChange]) -> Result<Vec<GrantOutcome>, GrantError> {
     let transaction = session.client_mut().transaction().await?;
-    // A plugin that creates a collection's view holds a lock on the table meanwhile.
+    // A plugin that creates a collection's view locks the table until it commits.
     transaction
         .batch_execute("set local lock_timeout = '60s'; lock table sandmill.role_grants in share row exclusive mode")
         .await
@@ -111,7 +111,7 @@ pub async fn apply(session: &mut Session, changes: &[GrantChange]) -> Result<Vec
         let rows = transaction.execute(sql, &[role, &permission, &tenant]).await.map_err(denied)?;
         let before = (rows == 0) == change.grant;
         if exists.is_none() {
-            // A dropped role has lost its rights already; only its row is left.
+            // A dropped role has no rights left; only its row remains.
             if change.grant || !before {
                 return Err(GrantError::NoSuchRole(change.role.clone()));
             }

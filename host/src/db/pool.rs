@@ -26,8 +26,8 @@ use tokio::sync::oneshot;
 
 use crate::model::{handler::BoxFuture, ids::ProcessorId};
 
-/// Time after a refusal by the server in which a pool opens no connection. Default 5 s: other
-/// clients' connections rarely end sooner.
+/// Time for which a pool opens no connection after the server refused one. 5 s: other clients
+/// rarely close their connections sooner.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
 
 /// A connection of a pool.
@@ -136,12 +136,12 @@ pub struct ConnectionWait {
 }
 
 impl<T: PooledConnection> Pool<T> {
-    /// A pool of at most `most` connections, but at least one. It opens them on demand.
+    /// A pool of at most `max_connections` connections, but at least one. It opens them on demand.
     pub fn new(
-        most: usize,
+        max_connections: usize,
         open: impl Fn(Arc<str>) -> BoxFuture<'static, Result<T, T::Error>> + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let slots = (0..most.max(1)).map(|_| Slot::Closed).collect();
+        let slots = (0..max_connections.max(1)).map(|_| Slot::Closed).collect();
         let state = PoolState { slots, group_slots: HashMap::new(), waiting: VecDeque::new(), refused_at: None };
         Arc::new(Pool { open: Box::new(open), state: Mutex::new(state) })
     }
@@ -225,9 +225,9 @@ impl<T: PooledConnection> PoolState<T> {
                 *slot = Slot::Closed;
             }
         }
-        let most = self.slots.len().div_ceil(2);
+        let half = self.slots.len().div_ceil(2);
         let held = |group: &Arc<str>| self.group_slots.get(group).copied().unwrap_or(0);
-        if borrower.groups.iter().any(|group| held(group) >= most) {
+        if borrower.groups.iter().any(|group| held(group) >= half) {
             return None;
         }
         let refused = self.refused_at.is_some_and(|refused| now.duration_since(refused) < REFUSED_FOR);
@@ -246,6 +246,7 @@ impl<T: PooledConnection> PoolState<T> {
         all().find(|number| free(number, true)).or_else(|| all().find(|number| free(number, false)))
     }
 
+    /// Lends a slot to a borrower, with its connection if it has one.
     fn grant(&mut self, pool: &Arc<Pool<T>>, number: usize, borrower: &Borrower) -> Lease<T> {
         for group in &borrower.groups {
             *self.group_slots.entry(group.clone()).or_default() += 1;

@@ -26,6 +26,7 @@ pub struct MissingRights {
 }
 
 impl MissingRights {
+    /// The statements as a script for a superuser.
     fn script(&self) -> String {
         let mut script = String::new();
         for statement in &self.statements {

@@ -191,7 +191,7 @@ fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
     let (severity, what, remedy) = match facts.plugins.iter().find(|file| file.plugin == plugin) {
         Some(file) if !file.refused.is_empty() => (
             Severity::Stuck,
-            format!("the host refused its plugin {plugin}: {}", file.refused),
+            format!("the host rejected its plugin {plugin}: {}", file.refused),
             format!("fix {plugin}.wasm and put it into the plugins folder; `sandmill plugins` shows its state"),
         ),
         Some(file) if !file.processor.is_empty() => (
@@ -468,7 +468,7 @@ mod tests {
         let with = |file: RecordedPlugin| Facts { plugins: vec![file], ..facts(5, &[]) };
         assert_eq!(
             causes(&with(file("cart-summary", "", "imports wasi:sockets"))),
-            ["the host refused its plugin cart-summary: imports wasi:sockets"]
+            ["the host rejected its plugin cart-summary: imports wasi:sockets"]
         );
         assert_eq!(
             causes(&with(file("cart-summary", "baskets", ""))),

@@ -62,7 +62,7 @@ impl Config {
         ];
         for (name, value, low, high) in ranges {
             if !(low..=high).contains(&value) {
-                return Err(format!("rollout.{name} = {value} is out of range; it takes {low} to {high}"));
+                return Err(format!("rollout.{name} = {value} is out of range; use {low} to {high}"));
             }
         }
         Ok(())
@@ -83,7 +83,7 @@ mod tests {
     fn an_error_names_the_setting_and_its_range() {
         assert_eq!(Config { trial_seconds: 0, ..Config::default() }.check(), Ok(()));
         let wrong = Config { trial_lanes: 0, ..Config::default() };
-        assert_eq!(wrong.check().unwrap_err(), "rollout.trial-lanes = 0 is out of range; it takes 1 to 1000");
+        assert_eq!(wrong.check().unwrap_err(), "rollout.trial-lanes = 0 is out of range; use 1 to 1000");
         let wrong = Config { public_keys: vec!["ab".into()], ..Config::default() };
         assert!(wrong.check().unwrap_err().starts_with("rollout.public-keys: expected 64 hexadecimal digits"));
     }

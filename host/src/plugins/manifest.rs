@@ -441,6 +441,6 @@ mod tests {
         assert!(error("[settings]\na = [1]").starts_with("settings.a is not a text"));
         let limits = |text: &str| Manifest::parse(text).unwrap().limits(&Limits::default(), None).unwrap_err();
         assert!(limits("[limits]\nmemory-mib = 65").contains("raise limits.memory-mib in the host's settings"));
-        assert!(limits("[limits]\ncpu-ms = 0").contains("it takes 2 to"));
+        assert!(limits("[limits]\ncpu-ms = 0").contains("use 2 to"));
     }
 }

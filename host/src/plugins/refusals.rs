@@ -85,7 +85,7 @@ impl Refusals {
             if self.reasons.get(plugin) != Some(reason) {
                 let file = folder.join(format!("{plugin}.wasm"));
                 // The remedy has a line of its own; a log entry has only one line.
-                tracing::error!(plugin = %file.display(), "refused: {}", shown.replace('\n', ". "));
+                tracing::error!(plugin = %file.display(), "rejected: {}", shown.replace('\n', ". "));
             }
             self.errors.write(plugin, shown);
         }

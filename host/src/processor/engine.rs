@@ -55,7 +55,7 @@ use crate::{
     projections::documents::{Changes, ReadError, TermDocuments},
     scheduler::{Class, UncommittedBytes},
     supervisor::Stop,
-    tenants::{Tenants, rates::Spent, replacements::Replacements},
+    tenants::{Tenants, rates::Cost, replacements::Replacements},
 };
 use read::{ReadAhead, ReadingResult};
 
@@ -592,7 +592,7 @@ impl<'a> Engine<'a> {
         }
         let (cpu, waited) = (outcome.meter.cpu(), outcome.meter.waited());
         self.report.computed(cpu);
-        self.tenants.spent(&lane.tenant, Spent { cpu, ..Spent::default() }, |used| {
+        self.tenants.charge(&lane.tenant, Cost { cpu, ..Cost::default() }, |used| {
             used.waited += waited;
         });
         let ending = match outcome.stop {
@@ -706,7 +706,7 @@ impl<'a> Engine<'a> {
     fn pause(&mut self) {
         (self.state_changed, self.search) = (true, true);
         self.replaced = self.replacements.borrow_and_update().changes();
-        let of_tenants = self.tenants.held(self.id).into_iter();
+        let of_tenants = self.tenants.paused(self.id).into_iter();
         let of_tenants =
             of_tenants.map(|(tenant, reason)| Pause { tenant: Some(tenant.as_shared()), key: None, reason });
         self.in_flight.pause(self.pauses.iter().cloned().chain(of_tenants).collect());

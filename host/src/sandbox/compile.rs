@@ -80,7 +80,7 @@ impl Config {
         ];
         for (name, value, low, high) in ranges {
             if !(low..=high).contains(&value) {
-                return Err(format!("compile.{name} = {value} is out of range; it takes {low} to {high}"));
+                return Err(format!("compile.{name} = {value} is out of range; use {low} to {high}"));
             }
         }
         Ok(())

@@ -179,7 +179,7 @@ impl Limits {
         ];
         for (name, value, low, high) in ranges {
             if value < low || value > high {
-                return Err(format!("limits.{name} = {value} is out of range; it takes {low} to {high}"));
+                return Err(format!("limits.{name} = {value} is out of range; use {low} to {high}"));
             }
         }
         Ok(())
@@ -206,10 +206,10 @@ mod tests {
             };
             assert!(with(-1).is_err(), "{key}");
             let refused = with(u32::MAX.into()).unwrap_err();
-            assert!(refused.starts_with(&format!("limits.{key} = 4294967295 is out of range; it takes ")), "{refused}");
+            assert!(refused.starts_with(&format!("limits.{key} = 4294967295 is out of range; use ")), "{refused}");
             assert_eq!(with(default.as_i64().unwrap()), Ok(()), "{key}");
         }
         let less = Limits { plugin_memory_mib: 63, ..Limits::default() };
-        assert_eq!(less.check().unwrap_err(), "limits.plugin-memory-mib = 63 is out of range; it takes 64 to 1048576");
+        assert_eq!(less.check().unwrap_err(), "limits.plugin-memory-mib = 63 is out of range; use 64 to 1048576");
     }
 }

@@ -42,16 +42,16 @@ impl Config {
     pub fn check(&self) -> Result<(), String> {
         let threads = self.threads;
         if !(1..=256).contains(&threads) {
-            return Err(format!("scheduler.threads = {threads} is out of range; it takes 1 to 256"));
+            return Err(format!("scheduler.threads = {threads} is out of range; use 1 to 256"));
         }
         if self.free_threads > 255 {
             let given = self.free_threads;
-            return Err(format!("scheduler.free-threads = {given} is out of range; it takes 0 to 255"));
+            return Err(format!("scheduler.free-threads = {given} is out of range; use 0 to 255"));
         }
         if self.tenant_threads > 256 {
             let given = self.tenant_threads;
             return Err(format!(
-                "scheduler.tenant-threads = {given} is out of range; it takes 1 to 256, or 0 for all but one"
+                "scheduler.tenant-threads = {given} is out of range; use 1 to 256, or 0 for all but one"
             ));
         }
         let weights = [
@@ -61,7 +61,7 @@ impl Config {
         ];
         for (name, weight) in weights {
             if !(1..=100).contains(&weight) {
-                return Err(format!("scheduler.{name} = {weight} is out of range; it takes 1 to 100"));
+                return Err(format!("scheduler.{name} = {weight} is out of range; use 1 to 100"));
             }
         }
         Ok(())
@@ -82,15 +82,15 @@ mod tests {
         let refused = |config: Config| config.check().unwrap_err();
         assert_eq!(
             refused(Config { threads: 0, ..Config::default() }),
-            "scheduler.threads = 0 is out of range; it takes 1 to 256"
+            "scheduler.threads = 0 is out of range; use 1 to 256"
         );
         assert_eq!(
             refused(Config { tenant_threads: 257, ..Config::default() }),
-            "scheduler.tenant-threads = 257 is out of range; it takes 1 to 256, or 0 for all but one"
+            "scheduler.tenant-threads = 257 is out of range; use 1 to 256, or 0 for all but one"
         );
         assert_eq!(
             refused(Config { catch_up_weight: 0, ..Config::default() }),
-            "scheduler.catch-up-weight = 0 is out of range; it takes 1 to 100"
+            "scheduler.catch-up-weight = 0 is out of range; use 1 to 100"
         );
     }
 }

@@ -1,23 +1,23 @@
-//! Anchoring of the store in its cluster: whether its xids belong to this cluster, and re-anchoring
-//! if not.
+//! Re-anchoring: a check that the store's transaction ids (xids) belong to this cluster, and their
+//! replacement if they do not.
 //!
 //! A cursor is a snapshot, which consists of xids, and xids have a meaning only in the cluster that
 //! assigned them. After a restore from a dump, or any other move that copies rows, events and
-//! cursors carry xids that the new cluster assigns again. Events could then count as handled, or be
-//! handled twice. So a host runs [`check`] before it starts, and [`reanchor`] gives the store xids
-//! of this cluster.
+//! cursors have xids that the new cluster will assign again. Events could then count as handled, or
+//! be handled twice. So a host runs [`check`] before it starts, and [`reanchor`] gives the store
+//! xids of this cluster.
 //!
-//! Re-anchoring changes no outcome. The old xids are enough to compute what each processor and each
-//! lane has handled, in any cluster. Events that were handled by the same set of progresses form a
-//! class. Every class gets one low xid, long past in any cluster. Every progress becomes a snapshot
-//! that sees exactly its classes and no later transaction. This takes one transaction, rewrites all
-//! events, and blocks appends meanwhile.
+//! Re-anchoring changes no outcome. The old xids are enough to compute what each cursor and each
+//! lane checkpoint has handled, in any cluster. Events that the same checkpoints have handled form
+//! a class. Every class gets one low xid, long past in any cluster. Every checkpoint becomes a
+//! snapshot in which exactly its classes are visible, and no later transaction. This takes one
+//! transaction, rewrites all events, and blocks appends in the meantime.
 //!
 //! `sandmill.append` and the import reject a store of another cluster, but a plain INSERT does not.
 //! An event that was inserted between the restore and re-anchoring has an xid of this cluster,
-//! which the old snapshots may count as handled. The writers of the rows show which events these
-//! are (`anchor/since.sql`); they count as unhandled. If the rows do not show enough, nothing is
-//! changed, and the operator must name the first such position.
+//! which may count as handled in the old snapshots. The transactions that wrote the rows show which
+//! events these are (`anchor/since.sql`); they count as unhandled. If the rows do not show it,
+//! nothing is changed, and the operator must name the first such position.
 
 use crate::{
     cluster::host_lock::{self, LockError},
@@ -27,11 +27,11 @@ use crate::{
 
 /// The first xid that a transaction can have.
 const FIRST_XID: Xid = 3;
-/// Maximum number of classes. Default 500: some hundred lanes with different progress make as many,
-/// and a new cluster has used more xids than that before the first connection.
+/// Maximum number of classes. 500: hundreds of lanes with different progress result in as many, and
+/// a new cluster has used more xids than that before the first connection.
 const CLASSES_MAX: usize = 500;
-/// Time that re-anchoring waits for appends under way. Default 60 s: applications own the
-/// transactions of their appends, which may take a while, and new appends wait behind it.
+/// Maximum wait of re-anchoring for appends in progress. 60 s: appends are part of transactions of
+/// applications, which may take a while, and new appends queue behind re-anchoring.
 const PATIENCE_FOR_APPENDS: &str = "60s";
 
 /// Why the store's xids cannot be trusted.
@@ -39,9 +39,9 @@ const PATIENCE_FOR_APPENDS: &str = "60s";
 pub enum AnchorError {
     /// Another cluster assigned them.
     #[error(
-        "the event store was made in another database cluster (system identifier {stored}; this one has {actual}): it was \
-         restored from a dump or moved, and its cursors name transactions of that cluster, so events would be missed or \
-         handled twice{}",
+        "the event store belongs to another database cluster (system identifier {stored}; this one has {actual}), because it was \
+         restored from a dump or moved. Its cursors refer to transactions of that cluster, so events would be missed or \
+         handled twice.{}",
         REMEDY
     )]
     OtherCluster {
@@ -50,24 +50,24 @@ pub enum AnchorError {
         /// That of this cluster.
         actual: i64,
     },
-    /// A progress sees future transactions.
+    /// Future transactions are visible in a checkpoint.
     #[error(
-        "the progress of processor {processor}, {progress}, is ahead of this database, whose next transaction is {next}: \
-         the database lost transactions or was restored from an older state, and new events would count as handled{}",
+        "a checkpoint of processor {processor}, {progress}, is ahead of this database, whose next transaction is {next}. \
+         The database lost transactions or was restored from an older state, so new events would count as handled.{}",
         REMEDY
     )]
     ProgressAhead {
         /// The processor.
         processor: String,
-        /// Its progress.
+        /// Its checkpoint, as a progress.
         progress: String,
         /// The next xid of this cluster.
         next: String,
     },
     /// An event has the xid of a future transaction.
     #[error(
-        "the event at position {position} has transaction {xid}, but the next transaction of this database is {next}: it \
-         was written in another cluster, and would be handled again when that number is assigned{}",
+        "the event at position {position} has transaction {xid}, but the next transaction of this database is {next}. It \
+         was written in another cluster, and would be handled again when that number is assigned.{}",
         REMEDY
     )]
     EventAhead {
@@ -107,9 +107,9 @@ pub async fn check(session: &Session) -> Result<(), AnchorError> {
 pub struct ReanchorReport {
     /// Events rewritten.
     pub events: u64,
-    /// Distinct progresses of processors and lanes rewritten, except those that have handled
-    /// nothing.
-    pub places: usize,
+    /// Distinct checkpoints of processors and lanes rewritten, without those before the first
+    /// event.
+    pub checkpoints: usize,
     /// The first position that was appended since the restore, from which on no event is handled.
     pub appended_from: Option<i64>,
 }
@@ -117,29 +117,29 @@ pub struct ReanchorReport {
 /// Why the store was not re-anchored. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReanchorError {
-    /// A host works on the database.
+    /// A host is running on the database.
     #[error("re-anchor the event store")]
     Lock(#[from] LockError),
-    /// There are more classes than free xids.
+    /// There are more classes of events than low xids for them.
     #[error(
-        "the processors and lanes of this store have {places} different progresses, which divide its events into {classes} \
-         classes; at most {room} are possible. Nothing was changed. Remove processors that are no longer needed (sandmill \
-         processors remove), or let lanes catch up in the former cluster and dump it again."
+        "the {checkpoints} checkpoints of this store's processors and lanes divide its events into {classes} classes; at most \
+         {max} are possible. Nothing was changed. Remove processors that are no longer needed (sandmill processors remove), \
+         or let lanes catch up in the former cluster and dump it again."
     )]
     TooManyClasses {
-        /// The number of distinct progresses.
-        places: usize,
+        /// The number of distinct checkpoints.
+        checkpoints: usize,
         /// The number of classes.
         classes: usize,
         /// The maximum number of classes.
-        room: usize,
+        max: usize,
     },
     /// Some events may be of this cluster or of the former one.
     #[error(
-        "{events} at positions {first} to {last} may have been appended since the restore; their rows do not show it. \
-         Nothing was changed. Look at them with `sandmill events --from {first}`, then name the first position that was \
-         appended since the restore: sandmill migrate --reanchor --appended-from POSITION. If none was, give a position \
-         after the last event.",
+        "{events} at positions {first} to {last} may have been appended since the restore; their rows do not show \
+         whether they were. Nothing was changed. Look at them with `sandmill events --from {first}`, then name the first \
+         position that was appended since the restore: sandmill migrate --reanchor --appended-from POSITION. If none was, \
+         give a position after the last event.",
         events = if *.events == 1 { "1 event".to_string() } else { format!("{} events", .events) }
     )]
     Undecided {
@@ -150,7 +150,7 @@ pub enum ReanchorError {
         /// The highest of their positions.
         last: i64,
     },
-    /// A progress of unknown form.
+    /// A checkpoint that cannot be parsed.
     #[error("re-anchor the event store: {0}; nothing was changed")]
     Progress(#[from] ParseError),
     /// A database error.
@@ -158,9 +158,9 @@ pub enum ReanchorError {
     Database(#[from] Error),
 }
 
-/// Gives events, cursors and lanes xids of this cluster, in one transaction. Fails while a host
-/// works. `appended_from` is the first position that was appended since the restore, if the
-/// operator names it; otherwise it is found from the rows.
+/// Gives events, cursors and lane checkpoints xids of this cluster, in one transaction. Fails while
+/// a host is running. `appended_from` is the first position that was appended since the restore, if
+/// the operator names it; otherwise the rows show it.
 pub async fn reanchor(session: &mut Session, appended_from: Option<i64>) -> Result<ReanchorReport, ReanchorError> {
     // Each statement must see what was committed before the locks were granted.
     let transaction =
@@ -172,22 +172,22 @@ pub async fn reanchor(session: &mut Session, appended_from: Option<i64>) -> Resu
              lock table sandmill.events, sandmill.cursors, sandmill.lane_checkpoints in exclusive mode"
         ))
         .await?;
-    // Taken after appends are blocked. The events of transactions that are running now, and append
-    // later, are unhandled for every progress.
+    // Taken after appends are blocked. Events of transactions that are running now and append later
+    // are unhandled in every checkpoint.
     let now: Snapshot = one_text(&transaction.query_one("select pg_current_snapshot()::text", &[]).await?).parse()?;
     let appended_from = match appended_from {
         Some(position) => Some(position),
         None => appended_since(&transaction).await?,
     };
-    let progresses = DistinctProgresses::read(&transaction, appended_from).await?;
-    let classes = progresses.classes(&transaction).await?;
-    let room = CLASSES_MAX.min(now.xmin().saturating_sub(FIRST_XID) as usize);
-    if classes.len() > room {
-        let places = progresses.progress.len();
-        return Err(ReanchorError::TooManyClasses { places, classes: classes.len(), room });
+    let checkpoints = DistinctCheckpoints::read(&transaction, appended_from).await?;
+    let classes = checkpoints.classes(&transaction).await?;
+    let max = CLASSES_MAX.min(now.xmin().saturating_sub(FIRST_XID) as usize);
+    if classes.len() > max {
+        let checkpoints = checkpoints.progress.len();
+        return Err(ReanchorError::TooManyClasses { checkpoints, classes: classes.len(), max });
     }
-    let events = progresses.renumber(&transaction, &classes).await?;
-    let before: Vec<String> = progresses.progress.iter().map(Progress::to_string).collect();
+    let events = checkpoints.renumber(&transaction, &classes).await?;
+    let before: Vec<String> = checkpoints.progress.iter().map(Progress::to_string).collect();
     let after: Vec<String> =
         (0..before.len()).map(|index| EventClass::seen_by(&classes, index, &now).to_string()).collect();
     transaction.execute(include_str!("anchor/move_lanes.sql"), &[&before, &after]).await?;
@@ -196,7 +196,7 @@ pub async fn reanchor(session: &mut Session, appended_from: Option<i64>) -> Resu
         "update sandmill.store set system_identifier = control.system_identifier from pg_control_system() control";
     transaction.execute(adopt, &[]).await?;
     transaction.commit().await?;
-    Ok(ReanchorReport { events, places: before.len(), appended_from })
+    Ok(ReanchorReport { events, checkpoints: before.len(), appended_from })
 }
 
 /// The position of the first event that was appended in this cluster after all cursors were
@@ -213,8 +213,8 @@ fn one_text(row: &Row) -> &str {
     row.get(0)
 }
 
-/// The distinct progresses of processors and lanes, in old xids, as the binds of statements.
-struct DistinctProgresses {
+/// The distinct checkpoints of processors and lanes, in old xids, as binds of statements.
+struct DistinctCheckpoints {
     progress: Vec<Progress>,
     seen: Vec<String>,
     target: Vec<Option<String>>,
@@ -223,11 +223,12 @@ struct DistinctProgresses {
     appended_from: Option<i64>,
 }
 
-impl DistinctProgresses {
+impl DistinctCheckpoints {
+    /// Reads the distinct checkpoints.
     async fn read(transaction: &Transaction<'_>, appended_from: Option<i64>) -> Result<Self, ReanchorError> {
-        let rows = transaction.query(include_str!("anchor/places.sql"), &[]).await?;
+        let rows = transaction.query(include_str!("anchor/checkpoints.sql"), &[]).await?;
         let progress: Vec<Progress> = rows.iter().map(|row| one_text(row).parse()).collect::<Result<_, _>>()?;
-        Ok(DistinctProgresses {
+        Ok(DistinctCheckpoints {
             seen: progress.iter().map(|at| at.seen().to_string()).collect(),
             target: progress.iter().map(|at| at.target().map(Snapshot::to_string)).collect(),
             last: progress.iter().map(|at| at.remainder().and_then(|rest| rest.after)).collect(),
@@ -236,6 +237,7 @@ impl DistinctProgresses {
         })
     }
 
+    /// Divides the events into classes, and gives each its xid.
     async fn classes(&self, transaction: &Transaction<'_>) -> Result<Vec<EventClass>, Error> {
         let sql = include_str!("anchor/classes.sql");
         let rows = transaction.query(sql, &[&self.seen, &self.target, &self.last, &self.appended_from]).await?;
@@ -243,6 +245,7 @@ impl DistinctProgresses {
         Ok(rows.iter().zip(FIRST_XID..).map(class).collect())
     }
 
+    /// Writes the xids of their classes to all events. Returns the number of events.
     async fn renumber(&self, transaction: &Transaction<'_>, classes: &[EventClass]) -> Result<u64, Error> {
         let names: Vec<&str> = classes.iter().map(|class| class.handled.as_str()).collect();
         let xids: Vec<String> = classes.iter().map(|class| class.xid.to_string()).collect();
@@ -251,17 +254,17 @@ impl DistinctProgresses {
     }
 }
 
-/// The events that the same set of progresses has handled.
+/// The events that the same set of checkpoints has handled.
 struct EventClass {
-    /// One digit for each progress: 1 if it has handled them, 0 if not.
+    /// One digit for each checkpoint: 1 if it has handled them, 0 if not.
     handled: String,
     /// The new xid of these events.
     xid: Xid,
 }
 
 impl EventClass {
-    /// The new value of the progress with this index: the snapshot `now` without the classes that
-    /// the progress has not handled.
+    /// The new progress of the checkpoint with this index: the snapshot `now` without the classes
+    /// that the checkpoint has not handled.
     fn seen_by(classes: &[EventClass], index: usize, now: &Snapshot) -> Progress {
         let unhandled = classes.iter().filter(|class| class.handled.as_bytes().get(index) == Some(&b'0'));
         Progress::at(now.without(unhandled.map(|class| class.xid)))

@@ -14,11 +14,11 @@
 //! advances all of its streams in one statement, which locks them, and then copies its events into
 //! their table.
 
+mod compare;
 mod copy;
 pub mod events;
 mod input;
 mod line;
-mod same;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry},
@@ -26,11 +26,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use compare::EventContent;
 use futures_util::SinkExt;
 pub use input::ImportInput;
 use input::{Chunk, InputEnd};
 use line::EventLine;
-use same::EventContent;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -38,10 +38,10 @@ use self::copy::CopyRows;
 use super::size_limit;
 use crate::db::{Error, Row, Session, SqlState, Transaction, describe};
 
-/// Time that a commit waits for a lock before it releases its own and retries. Default 500 ms: less
+/// Time that a commit waits for a lock before it releases its own locks and retries. 500 ms: less
 /// than PostgreSQL's deadlock timeout, so in a deadlock with an application the import yields.
 const LOCK_TIMEOUT: &str = "500ms";
-/// Time for which a commit retries after collisions. Default 60 s: an import has time, but a
+/// Time for which a commit is retried after collisions. 60 s: an import is not urgent, but a
 /// forgotten transaction must not block it forever without an error.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -246,6 +246,7 @@ async fn store(session: &mut Session, lines: &[EventLine]) -> Result<u64, StoreF
     }
 }
 
+/// Stores lines in one transaction. Returns the number of events stored.
 async fn store_once(session: &mut Session, lines: &[EventLine]) -> Result<u64, StoreFailure> {
     let transaction = session.client_mut().transaction().await?;
     transaction.batch_execute(&format!("set local lock_timeout = '{LOCK_TIMEOUT}'")).await?;
@@ -354,8 +355,8 @@ async fn stored_ids<'a>(
 }
 
 /// The difference between a line and the stored event with its id. JSON is compared by digests, so
-/// a repeated import transfers little. The texts are fetched only if the digests differ, one event
-/// at a time.
+/// a repeated import transfers little. The JSON is fetched only if the digests differ, one event at
+/// a time.
 async fn difference_from_stored(
     transaction: &Transaction<'_>,
     row: &Row,
@@ -372,11 +373,12 @@ async fn difference_from_stored(
     if is(4, line.data.get()) && is(5, line.metadata()) {
         return Ok(stored.difference(line));
     }
-    let most = i64::from(*size_limit::RANGE.end());
-    let json = transaction.query_opt(include_str!("import/known_json.sql"), &[&line.tenant, &line.id, &most]).await?;
+    let max_bytes = i64::from(*size_limit::RANGE.end());
+    let json =
+        transaction.query_opt(include_str!("import/known_json.sql"), &[&line.tenant, &line.id, &max_bytes]).await?;
     Ok(match &json {
         Some(json) => EventContent { json: Some((json.get(0), json.get(1))), ..stored }.difference(line),
-        None => Some(same::message(line, "its data differs")),
+        None => Some(compare::message(line, "its data differs")),
     })
 }
 

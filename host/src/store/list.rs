@@ -53,8 +53,8 @@ pub struct StoredEvent {
     pub unread_bytes: Option<u64>,
 }
 
-/// The largest data, and the largest metadata, that a listing reads, in bytes. Default 64 MiB:
-/// twice the highest size limit, and a larger event would be in memory several times.
+/// Maximum size of data, and of metadata, that a listing reads, in bytes. 64 MiB: twice the highest
+/// size limit. A larger event would be in memory several times.
 pub const LARGEST_LISTED: u64 = 64 << 20;
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -62,6 +62,7 @@ fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::
 }
 
 impl StoredEvent {
+    /// The event of a row of `page.sql`.
     fn from_row(row: &Row) -> Result<Self, Error> {
         Ok(StoredEvent {
             position: row.try_get(0)?,
@@ -119,14 +120,14 @@ pub async fn page(
 ) -> Result<impl Stream<Item = Result<StoredEvent, Error>> + use<>, Error> {
     // A statement that is sent with its types is planned for these values, so an absent filter
     // costs nothing.
-    let most = LARGEST_LISTED as i64;
+    let limit_bytes = LARGEST_LISTED as i64;
     let parameters: [(&(dyn crate::db::types::ToSql + Sync), Type); 6] = [
         (&after, Type::INT8),
         (&filter.tenant, Type::TEXT),
         (&filter.stream, Type::TEXT),
         (&filter.event_type, Type::TEXT),
         (&limit, Type::INT8),
-        (&most, Type::INT8),
+        (&limit_bytes, Type::INT8),
     ];
     let rows = session.query_typed_raw(include_str!("page.sql"), parameters).await?;
     Ok(rows.and_then(|row| std::future::ready(StoredEvent::from_row(&row))))

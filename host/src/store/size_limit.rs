@@ -1,8 +1,8 @@
 //! The size limit of an event, a setting of the store.
 //!
-//! `sandmill.append` and the import reject a larger event. On its way to a plugin an event is held
-//! in memory several times: in a row, a page, the argument of a call, and the plugin. Lowering the
-//! limit does not change stored events.
+//! `sandmill.append` and the import reject a larger event. On its way to a plugin, an event is in
+//! memory several times: in a row, in a page, in the argument of a call, and in the plugin.
+//! Lowering the limit does not change stored events.
 
 use std::ops::RangeInclusive;
 

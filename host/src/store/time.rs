@@ -16,6 +16,7 @@ pub fn parse(text: &str) -> Result<i64, String> {
         .ok_or_else(|| format!("{text:?} is not a time in the form of RFC 3339, such as 2013-01-01T05:00:00Z"))
 }
 
+/// Parses a time to microseconds since 1970; none if its form is invalid.
 fn parse_parts(text: &[u8]) -> Option<i64> {
     let (date_time, rest) = text.split_at_checked(19)?;
     let [y1, y2, y3, y4, b'-', m1, m2, b'-', d1, d2, b'T' | b't' | b' ', h1, h2, b':', i1, i2, b':', s1, s2] =

@@ -5,10 +5,10 @@
 
 use crate::db::{Error, Session};
 
-/// Schemas that cannot contain the views, besides those that begin with `pg_`. The table
+/// Schemas that cannot contain the views, in addition to those that begin with `pg_`. The table
 /// `sandmill.store` has the same check.
 const TAKEN: [&str; 4] = ["information_schema", "sandmill", "sandmill_documents", "sandmill_tenant"];
-/// Time that a move waits for readers. Default 60 s: later readers wait behind it meanwhile.
+/// Maximum wait of a move for readers. 60 s: in the meantime, later readers queue behind the move.
 const PATIENCE_FOR_READERS: &str = "60s";
 
 /// Checks the name of a schema as an argument.

@@ -1,5 +1,5 @@
-//! The check of `SANDMILL_LOG`. Without this check, an unknown level or module would silence the
-//! log.
+//! The check of the log filter in `SANDMILL_LOG`. Without it, an unknown level or module would
+//! silence the log.
 //!
 //! Directives are separated by commas: a level for everything, or `PART=LEVEL`. Parts are targets
 //! of `tracing`: `sandmill`, a module of it, or `sandmill::guest` for the lines of plugins. Pure.
@@ -32,6 +32,7 @@ pub(super) fn check(directives: &str) -> Result<String, InvalidFilter> {
     if each.is_empty() { Err(InvalidFilter("a level is missing".into())) } else { Ok(each.join(",")) }
 }
 
+/// Checks one directive.
 fn check_directive(directive: &str) -> Result<(), InvalidFilter> {
     let level = match directive.split_once('=') {
         Some((part, level)) => {

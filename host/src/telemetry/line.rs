@@ -1,7 +1,7 @@
 //! The text of one log entry: one line of bounded length, whose fields cannot be forged.
 //!
 //! `LEVEL key=value key="any text" message`: the host's fields come first and the message last, so
-//! the first `tenant=` of a line is always the true one. Texts are in quotes, with quotes and
+//! the first `tenant=` of a line is always the true one. Strings are in quotes, with quotes and
 //! control characters escaped. A message in quotes is a plugin's own text.
 //!
 //! As JSON an entry is one [`object`]: `{"timestamp", "level", "target", "message", "fields":
@@ -21,8 +21,8 @@ use tracing_subscriber::{
 
 use crate::model::text;
 
-/// Maximum bytes of a field or a message. Default 16 KiB: as much as a guest's log line may have,
-/// and more than anybody reads. An entry has a few of them.
+/// Maximum bytes of a field or a message. 16 KiB: the limit of a guest's log line, and more than
+/// anyone reads. An entry has a few of them.
 const FIELD_BYTES: usize = 16 << 10;
 
 /// The formatter of an entry's fields and its message.

@@ -31,6 +31,7 @@ type TwoLabels = [(&'static str, String); 2];
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Families>);
 
+/// The families of metrics, and the registry that shows them.
 #[derive(Debug)]
 struct Families {
     registry: Registry,
@@ -75,7 +76,7 @@ pub struct TenantGauges {
     pub events: u64,
     /// CPU time of its guests, seconds.
     pub cpu_seconds: f64,
-    /// Number of refusals of its guests.
+    /// Number of calls of its guests that were refused.
     pub refusals: u64,
     /// Lanes behind, by state.
     pub lanes: Vec<(&'static str, i64)>,
@@ -90,7 +91,7 @@ pub struct SandboxGauges {
     pub idle: usize,
     /// Linear memory of all of them, bytes.
     pub memory_bytes: usize,
-    /// Number of refusals of guests and of files since the start, by reason class.
+    /// Number of refused calls and rejected files since the start, by reason class.
     pub refusals: Vec<(String, u64)>,
     /// Components compiled since the start, and the seconds that it took.
     pub compiled: (u64, f64),
@@ -262,7 +263,7 @@ impl Collector for GaugeCollector {
         let mut to = Encoder(encoder);
         to.gauge("ready", "1 while the host works or is on standby", &i64::from(gauges.ready))?;
         to.gauge("database_up", "1 while the database answers", &i64::from(gauges.database_up))?;
-        let help = "Log lines dropped since the start, because standard error did not take them";
+        let help = "Log lines dropped since the start, because standard error was not read in time";
         let mut metric = to.0.encode_descriptor("log_lines_lost", help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&gauges.log_lines_lost, None)?;
         if let Some(sandbox) = &gauges.sandbox {
@@ -293,7 +294,7 @@ impl TenantGauges {
         let help = "CPU time of the guests of listed tenants";
         let cpu = all.iter().map(|t| (&*t.tenant, t.cpu_seconds));
         to.counters(("tenant_guest_cpu", help), Some(Unit::Seconds), cpu)?;
-        let help = "Refusals of guests of listed tenants";
+        let help = "Refused calls of guests of listed tenants";
         to.counters(("tenant_refusals", help), None, all.iter().map(|t| (&*t.tenant, t.refusals)))?;
         let lanes = all.iter().flat_map(|t| {
             t.lanes.iter().map(|(state, lanes)| (vec![("tenant", &*t.tenant), ("state", *state)], *lanes))
@@ -310,7 +311,7 @@ impl SandboxGauges {
         let help = "Linear memory of live plugin instances";
         let memory = std::iter::once((Vec::new(), number(self.memory_bytes)));
         to.gauges(("instance_memory", help), Some(Unit::Bytes), memory)?;
-        let help = "Refusals of guests and of files since the start, by reason";
+        let help = "Refused calls of guests and rejected files since the start, by reason";
         let mut metric = to.0.encode_descriptor("refusals", help, None, MetricType::Counter)?;
         for (reason, times) in &self.refusals {
             let labels = [("reason", reason.as_str())];

@@ -1,9 +1,9 @@
 //! A bounded queue of text in front of a file descriptor. Writers never wait and never fail.
 //!
 //! A dedicated thread writes the queue. While a pipe's reader stalls, a terminal is stopped or a
-//! disk is full, text is queued up to a bound in bytes. More is dropped and counted, and once
-//! writing works again, a note states how many lines were lost. Errors have no other effect.
-//! The descriptor is written directly, because the standard library would hold a lock while a write
+//! disk is full, text is queued up to a bound in bytes. Further text is dropped and counted. Once
+//! writing works again, a note states how many lines were lost. Errors have no other effect. The
+//! descriptor is written directly, because the standard library would hold a lock while a write
 //! blocks. The thread ends with the process.
 
 use std::{
@@ -13,17 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Maximum bytes of queued text. Default 1 MiB: some seconds of a host that logs as much as its
-/// tenants may, and little of its memory.
+/// Maximum bytes of queued text. 1 MiB: some seconds of the largest log volume that tenants may
+/// have, and little of the host's memory.
 const QUEUE_BYTES: usize = 1 << 20;
-/// The time in one write after which the reader counts as stalled, so that the end of the process
-/// does not wait for it. Default 500 ms.
+/// Duration of one write after which the reader counts as stalled, so that the end of the process
+/// does not wait for it. 500 ms: a working reader takes milliseconds.
 const STALLED: Duration = Duration::from_millis(500);
-/// The longest wait at the end of the process, even if the reader keeps reading. Default 5 s: the
-/// thread may have to wait for a core.
+/// Maximum wait at the end of the process, even if the reader keeps reading. 5 s: the thread may
+/// have to wait for a core.
 const LONGEST_FLUSH: Duration = Duration::from_secs(5);
-/// Delay before a write is retried, if another process has made the descriptor non-blocking.
-/// Default 20 ms.
+/// Delay before a write is retried, if another process has made the descriptor non-blocking. 20 ms:
+/// short for a person, and cheap.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
 /// A bounded queue in front of a file descriptor. Cheap to clone.
@@ -32,7 +32,7 @@ pub struct Outlet(Arc<OutletInner>);
 
 #[derive(Debug)]
 struct OutletInner {
-    most: usize,
+    max_bytes: usize,
     /// The note in the output for a number of lost lines.
     note: fn(u64) -> String,
     state: Mutex<QueueState>,
@@ -40,6 +40,7 @@ struct OutletInner {
     changed: Condvar,
 }
 
+/// The queue, and the state of the thread that writes it.
 #[derive(Debug, Default)]
 struct QueueState {
     queued: Vec<Piece>,
@@ -68,18 +69,18 @@ impl Outlet {
         Outlet::within(QUEUE_BYTES, file, note)
     }
 
-    fn within(most: usize, file: impl AsFd, note: fn(u64) -> String) -> io::Result<Self> {
+    fn within(max_bytes: usize, file: impl AsFd, note: fn(u64) -> String) -> io::Result<Self> {
         let file = file.as_fd().try_clone_to_owned()?;
-        let shared = Arc::new(OutletInner { most, note, state: Mutex::default(), changed: Condvar::new() });
+        let shared = Arc::new(OutletInner { max_bytes, note, state: Mutex::default(), changed: Condvar::new() });
         let writer = shared.clone();
         std::thread::Builder::new().name("outlet".into()).spawn(move || writer.work(&file))?;
         Ok(Outlet(shared))
     }
 
-    /// Queues a text of whole lines, or drops it if the queue is full.
+    /// Queues whole lines of text, or drops them if the queue is full.
     pub fn push(&self, text: &str) {
         let mut state = self.0.lock();
-        if state.bytes + text.len() > self.0.most {
+        if state.bytes + text.len() > self.0.max_bytes {
             state.lose(text.as_bytes());
             return;
         }
@@ -149,6 +150,7 @@ impl OutletInner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes the queue until the process ends.
     fn work(&self, file: &OwnedFd) {
         // Whether the output ends within a line.
         let mut is_torn = false;

@@ -18,7 +18,7 @@ use crate::model::{handler::Reason, ids::TenantId};
 
 /// The cost of a piece of a tenant's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spent {
+pub struct Cost {
     /// CPU time of its guests.
     pub cpu: Duration,
     /// Documents written.
@@ -79,18 +79,18 @@ fn rates(limits: &Limits) -> [(f64, &'static str, u32); 3] {
 
 impl RateLimiter {
     /// Charges a piece of work to a tenant's buckets.
-    pub(super) fn spend(&mut self, tenant: &TenantId, limits: &Limits, spent: Spent, now: Instant) {
+    pub(super) fn spend(&mut self, tenant: &TenantId, limits: &Limits, cost: Cost, now: Instant) {
         let rates = rates(limits);
         if rates.iter().all(|(rate, ..)| *rate == 0.0) {
             return;
         }
-        let spent = [spent.cpu.as_secs_f64(), spent.documents as f64, spent.bytes as f64];
+        let costs = [cost.cpu.as_secs_f64(), cost.documents as f64, cost.bytes as f64];
         let buckets =
             self.buckets.entry(tenant.clone()).or_insert(Buckets { at: now, missing: [0.0; 3], waits_until: now });
         buckets.fill(now);
-        for ((missing, spent), (rate, ..)) in buckets.missing.iter_mut().zip(spent).zip(rates) {
+        for ((missing, cost), (rate, ..)) in buckets.missing.iter_mut().zip(costs).zip(rates) {
             if rate > 0.0 {
-                *missing += spent / rate;
+                *missing += cost / rate;
             }
         }
         self.sweep(now);
@@ -154,10 +154,10 @@ mod tests {
                 now += wait.lasts;
                 assert_eq!(rates.wait(&tenant(1), &limits, now + Duration::from_micros(1)), None, "the wait is exact");
             }
-            let spent =
-                Spent { cpu: Duration::from_millis(random >> 58), documents: (random >> 40) % 50, bytes: u64::MAX };
-            rates.spend(&tenant(1), &limits, spent, now);
-            (documents, cpu) = (documents + spent.documents, cpu + spent.cpu);
+            let cost =
+                Cost { cpu: Duration::from_millis(random >> 58), documents: (random >> 40) % 50, bytes: u64::MAX };
+            rates.spend(&tenant(1), &limits, cost, now);
+            (documents, cpu) = (documents + cost.documents, cpu + cost.cpu);
             let seconds = (now - start).as_secs_f64() + 1.0;
             assert!(documents as f64 <= 100.0 * seconds + 50.0);
             assert!(cpu.as_secs_f64() <= 0.25 * seconds + 0.064);
@@ -174,10 +174,10 @@ mod tests {
         let (mut rates, start) = (RateLimiter::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         let ms = Duration::from_millis;
-        let spent = |documents| Spent { documents, ..Spent::default() };
-        rates.spend(&tenant(1), &limits, spent(20), start);
+        let cost = |documents| Cost { documents, ..Cost::default() };
+        rates.spend(&tenant(1), &limits, cost(20), start);
         let mut wait = |now, more| {
-            rates.spend(&tenant(1), &limits, spent(more), now);
+            rates.spend(&tenant(1), &limits, cost(more), now);
             let wait = rates.wait(&tenant(1), &limits, now).unwrap();
             (wait.lasts.as_millis(), wait.new.as_millis())
         };
@@ -192,10 +192,10 @@ mod tests {
         let (mut rates, start) = (RateLimiter::default(), Instant::now());
         for n in 0..10_000 {
             let now = start + Duration::from_millis(n as u64);
-            rates.spend(&tenant(n), &limits, Spent { documents: 1, ..Spent::default() }, now);
+            rates.spend(&tenant(n), &limits, Cost { documents: 1, ..Cost::default() }, now);
         }
         assert!(rates.buckets.len() <= 512, "{}", rates.buckets.len());
-        rates.spend(&tenant(0), &Limits::default(), Spent { documents: 1, ..Spent::default() }, start);
+        rates.spend(&tenant(0), &Limits::default(), Cost { documents: 1, ..Cost::default() }, start);
         assert_eq!(rates.wait(&tenant(0), &Limits::default(), start), None, "no rate, no bound");
     }
 }

@@ -83,7 +83,7 @@ mod tests {
             let acme = Settings { processors, paused, ..Settings::default() };
             let tenants = Tenants::new(&[("acme".to_string(), acme)].into(), &Limits::default());
             tenants.replace([id("acme/orders")].into());
-            let held = tenants.held(&id("orders"));
+            let held = tenants.paused(&id("orders"));
             held.into_iter().map(|(tenant, reason)| format!("{tenant} {}", reason.class)).collect::<Vec<_>>()
         };
         assert_eq!(held(None, false), ["acme replaced"]);

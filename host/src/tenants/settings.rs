@@ -18,17 +18,17 @@ pub struct Limits {
     /// Concurrent calls of one tenant. Further calls wait, and their time limits start when they
     /// begin. Default 64: a quarter of `limits.instances`.
     pub calls: u32,
-    /// Log volume of one tenant's guests, KiB a second. After a quiet time a burst of ten seconds'
-    /// volume is allowed; more is dropped and counted. Default 32: some 300 lines a second. 0 drops
-    /// all lines.
+    /// Log volume of one tenant's guests, KiB per second. After a quiet time, a burst of ten
+    /// seconds' volume is allowed; more is dropped and counted. Default 32: about 300 lines per
+    /// second. 0 drops all lines.
     pub log_kib_per_second: u32,
-    /// CPU time of one tenant's guests, percent of one core. Default 0, no limit: scarce time is
-    /// shared by weight, and a limit on plentiful time would only waste it.
+    /// CPU time of one tenant's guests, percent of one core. Default 0, no limit: scarce CPU time
+    /// is shared by weight, and limiting idle CPU time would only waste it.
     pub cpu_percent: u32,
-    /// Documents that one tenant may write in a second. Default 0, no limit: the cost of commits is
+    /// Documents that one tenant may write per second. Default 0, no limit: the cost of commits is
     /// already charged to the tenants' shares.
     pub documents_per_second: u32,
-    /// Documents and dead letters that one tenant may write in a second, KiB. Default 0, no limit:
+    /// Documents and dead letters that one tenant may write per second, KiB. Default 0, no limit:
     /// the cost of commits is already charged to the tenants' shares.
     pub written_kib_per_second: u32,
     /// Collections of all of one tenant's own plugins together. A plugin that needs more is
@@ -115,6 +115,7 @@ impl Limits {
         self.check_as("tenant-limits")
     }
 
+    /// Checks the ranges. `place` names the settings' group in an error.
     fn check_as(&self, place: &str) -> Result<(), String> {
         let ranges = [
             ("memory-mib", self.memory_mib, 1, 1 << 20),
@@ -123,23 +124,21 @@ impl Limits {
         ];
         for (name, value, low, high) in ranges {
             if value < low || value > high {
-                return Err(format!("{place}.{name} = {value} is out of range; it takes {low} to {high}"));
+                return Err(format!("{place}.{name} = {value} is out of range; use {low} to {high}"));
             }
         }
         if self.log_kib_per_second > 1_000_000 {
             let given = self.log_kib_per_second;
-            return Err(format!("{place}.log-kib-per-second = {given} is out of range; it takes 0 to 1000000"));
+            return Err(format!("{place}.log-kib-per-second = {given} is out of range; use 0 to 1000000"));
         }
         let ranges = [
             ("cpu-percent", self.cpu_percent, 100 * 256),
             ("documents-per-second", self.documents_per_second, 1_000_000_000),
             ("written-kib-per-second", self.written_kib_per_second, 1_000_000_000),
         ];
-        for (name, value, most) in ranges {
-            if value > most {
-                return Err(format!(
-                    "{place}.{name} = {value} is out of range; it takes 1 to {most}, or 0 for no limit"
-                ));
+        for (name, value, max) in ranges {
+            if value > max {
+                return Err(format!("{place}.{name} = {value} is out of range; use 1 to {max}, or 0 for no limit"));
             }
         }
         Ok(())
@@ -147,7 +146,7 @@ impl Limits {
 }
 
 impl Settings {
-    /// Settings without an omitted field, from which all keys are derived.
+    /// Settings with a value for every optional field, from which all keys are derived.
     pub fn every() -> Self {
         Settings {
             processors: Some(Vec::new()),
@@ -168,12 +167,12 @@ impl Settings {
         TenantId::parse(name).map_err(|e| format!("tenants: {e}"))?;
         if !(1..=100).contains(&self.weight) {
             return Err(format!(
-                "{place}.weight = {} is out of range; it takes 1 to 100. To slow a tenant down, raise the weights of the others or set its cpu-percent",
+                "{place}.weight = {} is out of range; use 1 to 100. To slow a tenant down, raise the weights of the others or set its cpu-percent",
                 self.weight
             ));
         }
         if self.threads > 64 {
-            return Err(format!("{place}.threads = {} is out of range; it takes 0 to 64", self.threads));
+            return Err(format!("{place}.threads = {} is out of range; use 0 to 64", self.threads));
         }
         for processor in self.processors.iter().flatten() {
             let id = ProcessorId::parse(processor).map_err(|e| format!("{place}.processors: {e}"))?;
@@ -186,6 +185,7 @@ impl Settings {
         self.limits(&Limits::default()).check_as(&place)
     }
 
+    /// The tenant's limits: its own where they are set, otherwise those of `all` tenants.
     pub(super) fn limits(&self, all: &Limits) -> Limits {
         Limits {
             memory_mib: self.memory_mib.unwrap_or(all.memory_mib),
@@ -203,8 +203,8 @@ impl Settings {
         self.processors.as_ref().is_none_or(|ids| ids.iter().any(|id| id == processor.as_str()))
     }
 
-    /// Why the settings make the tenant's lanes wait in a processor, if they do.
-    pub(super) fn holds(&self, tenant: &TenantId, processor: &ProcessorId) -> Option<Reason> {
+    /// The reason why the settings pause the tenant's lanes in a processor; none if they do not.
+    pub(super) fn pause_reason(&self, tenant: &TenantId, processor: &ProcessorId) -> Option<Reason> {
         if self.paused {
             return Some(Reason::new("paused", format!("by the settings: tenants.{tenant}.paused")));
         }
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn settings_that_pause_lanes_give_the_reason() {
         let (tenant, carts) = (TenantId::parse("acme").unwrap(), ProcessorId::parse("carts").unwrap());
-        let held = |settings: Settings| settings.holds(&tenant, &carts).map(|reason| reason.to_string());
+        let held = |settings: Settings| settings.pause_reason(&tenant, &carts).map(|reason| reason.to_string());
         assert_eq!(held(Settings::default()), None);
         assert_eq!(held(Settings { processors: Some(vec!["carts".into()]), ..Settings::default() }), None);
         let other = Settings { processors: Some(vec!["cart".into()]), ..Settings::default() };
@@ -242,7 +242,7 @@ mod tests {
     fn values_out_of_range_are_rejected_with_a_remedy() {
         let refused = |name: &str, settings: Settings| settings.check(name).unwrap_err();
         let heavy = refused("acme", Settings { weight: 0, ..Settings::default() });
-        assert!(heavy.starts_with("tenants.acme.weight = 0 is out of range; it takes 1 to 100."), "{heavy}");
+        assert!(heavy.starts_with("tenants.acme.weight = 0 is out of range; use 1 to 100."), "{heavy}");
         assert!(refused("-acme", Settings::default()).starts_with("tenants: `-acme` is not a valid tenant name: "));
         let named = Settings { processors: Some(vec!["Carts".into()]), ..Settings::default() };
         assert!(refused("a", named).starts_with("tenants.a.processors: `Carts` is not a valid processor id: "));
@@ -252,7 +252,7 @@ mod tests {
         let own = Settings { processors: Some(vec!["a/carts".into()]), ..Settings::default() };
         assert_eq!(own.check("a"), Ok(()));
         let much = Settings { cpu_percent: Some(30_000), ..Settings::default() };
-        let message = "tenants.a.cpu-percent = 30000 is out of range; it takes 1 to 25600, or 0 for no limit";
+        let message = "tenants.a.cpu-percent = 30000 is out of range; use 1 to 25600, or 0 for no limit";
         assert_eq!(refused("a", much), message);
         assert_eq!(Settings { threads: 64, ..Settings::default() }.check("acme.eu"), Ok(()));
     }

@@ -9,11 +9,12 @@ use crate::{
     source::native::lag::{self, TenantProgresses},
 };
 
-/// Maximum number of events of a tenant's lag that are counted per processor. Default 10,000.
+/// Maximum number of pending events that are counted per tenant and processor. 10,000: counting
+/// reads each of them.
 pub const LAG_COUNTED: i64 = 10_000;
 
-/// Maximum number of lanes of a tenant that are examined for its lag per processor, if lanes are
-/// finer than tenants. Default 16: each costs a count.
+/// Maximum number of lanes that are examined for a tenant's lag per processor, if lanes are finer
+/// than tenants. 16: each costs a count.
 const LANES_COUNTED: i64 = 16;
 
 /// The usage and the state of one tenant.
@@ -27,13 +28,13 @@ pub struct TenantStatus {
     /// Cores that its guests used during the last report, some two seconds; 0 without a report for
     /// 5 s.
     pub cpu_now: f64,
-    /// Events handled a second, during the last report.
+    /// Events handled per second, during the last report.
     pub rate: f64,
     /// Time that its guests waited for a guest thread, summed over the guests.
     pub waited_seconds: f64,
     /// Waiting time per second, during the last report.
     pub waited_now: f64,
-    /// Time that its rates held it back.
+    /// Time that its rate limits delayed it.
     pub throttled_seconds: f64,
     /// Events handled, counted once per processor that handled them.
     pub events: i64,
@@ -53,8 +54,8 @@ pub struct TenantStatus {
     pub lanes_behind: i64,
     /// Number of times that one of its lanes stopped, after a failure or on request of its handler.
     pub failures: i64,
-    /// Refusals of its guests, such as refused calls and dropped log lines, whether or not they
-    /// caused a failure.
+    /// Number of actions of its guests that a limit refused, such as calls and log lines, whether
+    /// or not they caused a failure.
     pub refusals: i64,
     /// The last refusal.
     pub last_refusal: Option<String>,
@@ -154,8 +155,8 @@ pub async fn read(
     Ok(tenants)
 }
 
-/// Adds each tenant's lag, that of the processor with most pending events: the events after the
-/// progress of one of its lanes, or after a cursor.
+/// Adds each tenant's lag: its pending events in the processor that has most of them. They follow
+/// the progress of one of its lanes, or a cursor.
 async fn add_lags(
     session: &Session,
     tenants: &mut [TenantStatus],
@@ -174,7 +175,7 @@ async fn add_lags(
     Ok(())
 }
 
-/// Parses progresses from their texts in the database.
+/// Parses progress values from the database.
 fn parsed(texts: Vec<&str>) -> Vec<Progress> {
     texts.iter().filter_map(|text| text.parse().ok()).collect()
 }

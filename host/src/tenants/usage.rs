@@ -23,28 +23,28 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Interval between two reports. Default 2 s.
+/// Interval between two reports. 2 s: a killed host loses no more usage than that.
 const EVERY: Duration = Duration::from_secs(2);
-/// The longest wait of a host that ends for its last report. Default 5 s; only a database that does
-/// not answer takes longer than some milliseconds.
+/// Maximum wait for the last report of a host that ends. 5 s: a report takes milliseconds unless
+/// the database does not answer.
 const LAST: Duration = Duration::from_secs(5);
-/// The longest wait of a host that ends for a report under way. Default 300 ms: the last report
-/// is still to follow.
+/// Maximum wait of a host that ends for a report in progress. 300 ms: the last report is still to
+/// follow.
 const CUT_OFF: Duration = Duration::from_millis(300);
-/// Maximum number of tenants with pending usage, at some 200 bytes each, while the database is
-/// unavailable.
+/// Maximum number of tenants with pending usage while the database is unavailable. 50,000: each
+/// takes about 200 bytes.
 const TENANTS: usize = 50_000;
-/// Tenants in one statement. Default 5,000.
+/// Maximum number of tenants in one statement. 5,000: its arrays stay below a few MiB.
 const AT_ONCE: usize = 5_000;
 
 /// The usage of one tenant.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Used {
+pub struct Usage {
     /// CPU time of its guests, including the host's work inside their calls.
     pub cpu: Duration,
     /// Time that its guests waited for a guest thread, summed over the guests.
     pub waited: Duration,
-    /// Time that its rates held it back.
+    /// Time that its rate limits delayed it.
     pub throttled: Duration,
     /// Events handled, counted once per processor that handled them.
     pub events: u64,
@@ -54,8 +54,8 @@ pub struct Used {
     pub bytes: u64,
     /// Number of times that one of its lanes stopped, after a failure or on request of its handler.
     pub failures: u64,
-    /// Refusals of its guests, such as refused calls and dropped log lines, whether or not they
-    /// caused a failure.
+    /// Number of actions of its guests that a limit refused, such as calls and log lines, whether
+    /// or not they caused a failure.
     pub refusals: u64,
     /// The last refusal.
     pub last_refusal: Option<Reason>,
@@ -74,7 +74,7 @@ pub struct LastError {
     pub at: SystemTime,
 }
 
-impl Used {
+impl Usage {
     /// Counts a failure of a processor's lane.
     pub fn failed(&mut self, processor: &ProcessorId, reason: &Reason) {
         self.failures += 1;
@@ -82,7 +82,8 @@ impl Used {
         self.last_error = Some(LastError { processor, reason, at });
     }
 
-    fn add(&mut self, later: Used) {
+    /// Adds later usage to this.
+    fn add(&mut self, later: Usage) {
         self.cpu += later.cpu;
         self.waited += later.waited;
         self.throttled += later.throttled;
@@ -99,11 +100,11 @@ impl Used {
 /// Usage that is not yet added to the sums in the database.
 #[derive(Default)]
 pub struct PendingUsage {
-    by_tenant: Mutex<HashMap<TenantId, Used, RandomState>>,
+    by_tenant: Mutex<HashMap<TenantId, Usage, RandomState>>,
 }
 
 impl PendingUsage {
-    pub(super) fn add(&self, tenant: &TenantId, add: impl FnOnce(&mut Used)) {
+    pub(super) fn add(&self, tenant: &TenantId, add: impl FnOnce(&mut Usage)) {
         let mut pending = self.lock();
         if let Some(used) = pending.get_mut(tenant) {
             add(used);
@@ -117,18 +118,18 @@ impl PendingUsage {
     }
 
     /// Takes all pending usage, and leaves none.
-    pub fn take(&self) -> HashMap<TenantId, Used, RandomState> {
+    pub fn take(&self) -> HashMap<TenantId, Usage, RandomState> {
         std::mem::take(&mut self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Used, RandomState>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TenantId, Usage, RandomState>> {
         // Sums are consistent after each addition.
         self.by_tenant.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A function that takes the refusals since its last call: per tenant the number and the last
-/// reason.
+/// A function that returns the refused calls since its last call: per tenant their number and the
+/// last reason.
 pub type TakeRefusals = Arc<dyn Fn() -> Vec<(TenantId, u64, Reason)> + Send + Sync>;
 
 /// Reports usage to the database every two seconds, until it drains. Usage that cannot be reported
@@ -174,10 +175,10 @@ pub async fn report_last(tenants: &super::Tenants, refusals: &TakeRefusals, db: 
         Ok(Err(error)) => describe(&error),
         Err(_) => "the database does not answer".into(),
     };
-    tracing::warn!(error, "the last seconds of tenants' usage are lost: the database did not take them");
+    tracing::warn!(error, "the last seconds of tenants' usage could not be stored and are lost");
 }
 
-/// Adds the usage of the time that has passed to the sums.
+/// Adds the pending usage to the sums. `passed` is the time in which it was used.
 async fn report_once(
     tenants: &super::Tenants,
     refusals: &TakeRefusals,
@@ -199,11 +200,11 @@ async fn report_once(
     Ok(())
 }
 
-/// Usage that was taken and is not in the database. When this is dropped, after an error or because
-/// the report was cancelled, the usage is pending again.
+/// Usage that was taken from the pending usage and is not in the database yet. When this is
+/// dropped, after an error or because the report was cancelled, the usage is pending again.
 struct Unreported<'a> {
     tenants: &'a super::Tenants,
-    used: Vec<(TenantId, Used)>,
+    used: Vec<(TenantId, Usage)>,
 }
 
 impl Drop for Unreported<'_> {
@@ -214,17 +215,18 @@ impl Drop for Unreported<'_> {
     }
 }
 
-impl Used {
-    fn add_earlier(&mut self, mut earlier: Used) {
+impl Usage {
+    fn add_earlier(&mut self, mut earlier: Usage) {
         earlier.add(std::mem::take(self));
         *self = earlier;
     }
 }
 
-async fn add(session: &Session, used: &[(TenantId, Used)], passed: Duration) -> Result<(), Error> {
-    let column = |value: fn(&Used) -> i64| used.iter().map(|(_, used)| value(used)).collect::<Vec<_>>();
+/// Adds the usage of these tenants to their sums in the database.
+async fn add(session: &Session, used: &[(TenantId, Usage)], passed: Duration) -> Result<(), Error> {
+    let column = |value: fn(&Usage) -> i64| used.iter().map(|(_, used)| value(used)).collect::<Vec<_>>();
     let seconds =
-        |value: fn(&Used) -> Duration| used.iter().map(|(_, used)| value(used).as_secs_f64()).collect::<Vec<_>>();
+        |value: fn(&Usage) -> Duration| used.iter().map(|(_, used)| value(used).as_secs_f64()).collect::<Vec<_>>();
     let errors = || used.iter().map(|(_, used)| used.last_error.as_ref());
     let tenants: Vec<&str> = used.iter().map(|(tenant, _)| tenant.as_str()).collect();
     let processors: Vec<Option<&str>> = errors().map(|error| Some(error?.processor.as_str())).collect();

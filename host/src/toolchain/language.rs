@@ -1,6 +1,6 @@
 //! The language of a plugin, detected from the files in its folder. A folder with a crate is Rust,
-//! no matter what else it holds. Scripts are recognized by their entry file, so a package.json or a
-//! pyproject.toml is optional.
+//! no matter what else it contains. Scripts are recognized by their entry file, so a package.json
+//! or a pyproject.toml is optional.
 
 use std::{fmt, path::Path, str::FromStr};
 

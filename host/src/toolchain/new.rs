@@ -54,12 +54,12 @@ pub enum Sdk {
 #[non_exhaustive]
 pub enum NewError {
     /// Cargo or Rust does not accept a crate of this name.
-    #[error("`{name}` cannot be the name of a crate: {why}. Use another one, for example {name}-view.")]
+    #[error("`{name}` cannot be the name of a crate: {reason}. Use another one, for example {name}-view.")]
     Name {
         /// The name.
         name: FamilyId,
         /// The reason.
-        why: &'static str,
+        reason: &'static str,
     },
     /// The folder is not empty, or is not a folder.
     #[error("{} {what}. Name another folder with --dir.", .dir.display())]
@@ -141,8 +141,8 @@ pub fn new(request: &NewRequest) -> Result<NewPlugin, NewError> {
     let dir = request.dir.clone().unwrap_or_else(|| name.as_str().into());
     let (sdk, dependency) = match language {
         Language::Rust => {
-            if let Some(why) = reserved_name(name.as_str()) {
-                return Err(NewError::Name { name: name.clone(), why });
+            if let Some(reason) = reserved_name(name.as_str()) {
+                return Err(NewError::Name { name: name.clone(), reason });
             }
             check_is_free(&dir)?;
             let sdk = find_sdk(request.sdk.as_deref(), &dir)?;

@@ -33,6 +33,7 @@ impl Package {
         Self::among(metadata, manifest)
     }
 
+    /// Finds the package of a manifest in cargo's metadata.
     fn among(metadata: Metadata, manifest: &Path) -> Result<Self, BuildError> {
         let Metadata { packages, target_directory } = metadata;
         // Cargo prints the path as it found it, which need not be canonical.

@@ -115,6 +115,7 @@ fn output(children: &Children, command: &mut Command) -> Option<String> {
     status.success().then(|| String::from_utf8_lossy(&stdout).trim().to_owned())
 }
 
+/// The target that is installed for the crate in `dir`, if any.
 fn installed(dir: &Path, children: &Children) -> Option<Target> {
     [Target::Unknown, Target::Wasip2].into_iter().find(|target| {
         let mut rustc = command("rustc", dir);

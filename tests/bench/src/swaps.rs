@@ -140,8 +140,8 @@ impl Swaps {
                 let before = self.last().await?.map_or(0, |past| past.id);
                 place(&self.folder, &version[..version.len() / 2])?;
                 let refused =
-                    async || Ok(self.last().await?.is_some_and(|past| past.id > before && past.event == "refused"));
-                until("the broken file is refused", refused).await?;
+                    async || Ok(self.last().await?.is_some_and(|past| past.id > before && past.event == "rejected"));
+                until("the broken file is rejected", refused).await?;
             }
             let gap = self.swap(version).await?;
             // The first swap to each version compiles it.

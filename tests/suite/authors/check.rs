@@ -49,7 +49,7 @@ fn a_good_plugin_is_described() {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
     let (code, found) = report(&["check", text(&component("scripted-by-property"))]);
-    assert_eq!((code, &found["runs"], &found["refused"]), (0, &json!(true), &json!(null)));
+    assert_eq!((code, &found["runs"], &found["rejected"]), (0, &json!(true), &json!(null)));
     let size = fs::metadata(component("scripted-by-property")).unwrap().len();
     assert_eq!((&found["bytes"], found["digest"].as_str().unwrap().len()), (&json!(size), 64));
     let expected = json!({
@@ -132,7 +132,7 @@ fn each_kind_of_bad_file_is_reported_with_its_defect_and_remedy() {
         let file = folder.path().join(format!("{name}.wasm"));
         fs::write(&file, &bytes).unwrap();
         let (code, found) = report(&["check", text(&file)]);
-        let refused = found["refused"].as_str().unwrap_or_default();
+        let refused = found["rejected"].as_str().unwrap_or_default();
         assert!(code == 1 && found["runs"] == json!(false), "{name}: {found}");
         assert!(refused.contains(problem) && refused.contains(remedy), "{name}: {refused}");
         assert_eq!((&found["bytes"], &found["plugin"]), (&json!(bytes.len()), &json!(null)), "{name}");
@@ -159,7 +159,7 @@ fn a_file_that_is_too_large_or_missing_or_a_directory_is_not_read() {
     let large = folder.path().join("large.wasm");
     fs::File::create(&large).unwrap().set_len(200 << 20).unwrap();
     let (code, found) = report(&["check", text(&large)]);
-    let refused = found["refused"].as_str().unwrap();
+    let refused = found["rejected"].as_str().unwrap();
     assert!(refused.starts_with("200 MiB large, more than the 64 MiB of limits.component-mib\n"), "{refused}");
     assert!(refused.contains("or raise the setting"), "{refused}");
     assert_eq!((code, &found["bytes"], &found["digest"]), (1, &json!(200 << 20), &json!(null)));
@@ -169,7 +169,7 @@ fn a_file_that_is_too_large_or_missing_or_a_directory_is_not_read() {
         (folder.path().into(), "a directory, not a component file", "sandmill plugin build DIR"),
     ] {
         let (code, found) = report(&["check", text(&path)]);
-        let refused = found["refused"].as_str().unwrap();
+        let refused = found["rejected"].as_str().unwrap();
         assert!(code == 1 && refused.starts_with(problem) && refused.contains(remedy), "{refused}");
         assert_eq!(found["bytes"], json!(null));
     }
@@ -186,7 +186,7 @@ fn the_limits_of_run_apply_and_can_be_set() {
     fs::write(&file, &bytes).unwrap();
     assert_eq!(report(&["check", text(&file)]).0, 0);
     let (code, found) = report(&["check", text(&file), "--set", "limits.component-mib=1"]);
-    let refused = found["refused"].as_str().unwrap();
+    let refused = found["rejected"].as_str().unwrap();
     assert!(code == 1 && refused.starts_with("2 MiB large, more than the 1 MiB of limits.component-mib"), "{refused}");
     let output = plugin(&["check", text(&file), "--set", "limits.component=1"]);
     assert_eq!(output.status.code(), Some(2));

@@ -36,7 +36,7 @@ async fn a_check_exits_with_6_if_something_needs_attention() {
     let status = run(address, &["status"]).await;
     assert_eq!(stdout(&status), format!("no processor has run on this database yet\n{none}"));
     let status = object(address, &["status", "--json"]).await;
-    assert_eq!((&status["host"], &status["refusedFiles"]), (&json!(false), &json!([])));
+    assert_eq!((&status["host"], &status["rejectedFiles"]), (&json!(false), &json!([])));
 
     let folder = plugins(&["scripted"]);
     database.append("fine", "s", &[json!({})]).await;
@@ -45,7 +45,7 @@ async fn a_check_exits_with_6_if_something_needs_attention() {
     until_checks_exit(&database, "all is well", OK, OK).await;
     assert_eq!(object(address, &["status", "--json"]).await["host"], json!(true));
     let status = stdout(&run(address, &["status"]).await);
-    assert!(!status.contains("no host") && !status.contains("refused"), "{status}");
+    assert!(!status.contains("no host") && !status.contains("rejected"), "{status}");
 
     // An automatic retry needs no attention.
     let later = json!({"do": "retry-after", "ms": 1_000_000, "code": "busy"});
@@ -55,15 +55,15 @@ async fn a_check_exits_with_6_if_something_needs_attention() {
 
     // A file that the host refuses.
     place(folder.path(), "empty.wasm", b"");
-    until_checks_exit(&database, "a file is refused", NEEDS_ATTENTION, OK).await;
+    until_checks_exit(&database, "a file is rejected", NEEDS_ATTENTION, OK).await;
     let status = stdout(&run(address, &["status"]).await);
-    let names_it = |line: &str| line.starts_with("refused plugin file empty: ") && line.contains("the file is empty");
+    let names_it = |line: &str| line.starts_with("rejected plugin file empty: ") && line.contains("the file is empty");
     assert!(status.lines().any(names_it), "{status}");
     let status = run(address, &["status", "--json", "--check"]).await;
     assert_eq!(status.status.code(), NEEDS_ATTENTION);
     let status: Value = serde_json::from_str(&stdout(&status)).unwrap();
-    assert_eq!(status["refusedFiles"][0]["plugin"], json!("empty"));
-    assert!(status["refusedFiles"][0]["reason"].as_str().unwrap().contains("the file is empty"), "{status}");
+    assert_eq!(status["rejectedFiles"][0]["plugin"], json!("empty"));
+    assert!(status["rejectedFiles"][0]["reason"].as_str().unwrap().contains("the file is empty"), "{status}");
     std::fs::remove_file(folder.path().join("empty.wasm")).unwrap();
     until_checks_exit(&database, "the file is gone", OK, OK).await;
 
@@ -71,7 +71,7 @@ async fn a_check_exits_with_6_if_something_needs_attention() {
     place(folder.path(), "LOUD.WASM", b"");
     until_checks_exit(&database, "an entry is not run", NEEDS_ATTENTION, OK).await;
     let status = stdout(&run(address, &["status"]).await);
-    assert!(status.contains("refused plugin file LOUD.WASM: "), "{status}");
+    assert!(status.contains("rejected plugin file LOUD.WASM: "), "{status}");
     std::fs::remove_file(folder.path().join("LOUD.WASM")).unwrap();
     until_checks_exit(&database, "the entry is gone", OK, OK).await;
 

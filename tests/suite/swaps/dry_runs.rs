@@ -22,7 +22,7 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     until_error(folder.path(), "scripted", Some(why)).await;
     append(&database, "s", 1).await;
     until_versions(&database, "s", &[(GOOD[1], 4)]).await;
-    let refused = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "refused").unwrap();
+    let refused = entries(&database, "scripted").await.into_iter().find(|entry| entry.event == "rejected").unwrap();
     let report = refused.dry_run.unwrap();
     assert_eq!((report.events, report.lanes, report.handled, report.failed), (3, 1, 0, 1));
 
@@ -34,7 +34,7 @@ async fn a_version_that_fails_its_dry_run_is_not_swapped_in() {
     fs::remove_file(folder.path().join("scripted.wasm.error")).unwrap();
     let (config, never) = (host::config(folder.path(), &[]), std::future::pending);
     let ended = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap();
-    assert!(matches!(ended, Ended::CaughtUp { refused: 1 }), "{ended:?}");
+    assert!(matches!(ended, Ended::CaughtUp { rejected: 1 }), "{ended:?}");
     until_versions(&database, "s", &[(GOOD[1], 5)]).await;
     append(&database, "s", 1).await;
     let host = Host::start_in(&database, folder.path(), &[]);

@@ -100,7 +100,7 @@ async fn a_run_until_caught_up_waits_for_plugins_under_compilation() {
     assert!(!run.is_finished());
     fs::write(compiler.file("go"), "").unwrap();
     let ended = run.await.unwrap().unwrap();
-    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert!(matches!(ended, Ended::CaughtUp { rejected: 0 }), "{ended:?}");
     assert_log(&database, "scripted_stream_log", "true").await;
 }
 

@@ -223,7 +223,7 @@ async fn a_run_until_caught_up_stores_the_versions_that_ran() {
     append(&database, "s", 1).await;
     let (config, never) = (host::config(folder.path(), &[]), std::future::pending);
     let ended = app::run(&config, &database.db, Until::CaughtUp, never(), never()).await.unwrap();
-    assert!(matches!(ended, Ended::CaughtUp { refused: 0 }), "{ended:?}");
+    assert!(matches!(ended, Ended::CaughtUp { rejected: 0 }), "{ended:?}");
     let retained = until_retained(&database, "scripted", 1).await;
     assert_eq!(retained, [digest(&version("scripted", GOOD[1]))]);
 }

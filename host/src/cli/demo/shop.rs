@@ -1,9 +1,10 @@
-//! A load generator: a shop with one large tenant, which has most of the traffic, four medium and
-//! forty small ones.
+//! A load generator: a shop with one large tenant, four medium and forty small ones. The large
+//! tenant has 60 % of the events.
 //!
-//! Each till appends on its own connection, and its number alone determines its events. A cart
-//! belongs to one till, so its events are in order. The load is open-loop: each event has a due
-//! time, no matter how long earlier appends took.
+//! The events come from a few tills. Each till has its own connection, and its events depend only
+//! on its number, so every demo has the same events. A cart belongs to one till, so its events are
+//! in order. The load is open-loop: each event has a due time, no matter how long earlier appends
+//! took.
 
 use std::time::Duration;
 
@@ -17,16 +18,16 @@ use tokio::{
 
 use crate::db::Db;
 
-/// Connections that append. Default 4: enough for a few thousand events per second.
+/// Number of tills. 4: enough for a few thousand events per second.
 const TILLS: u32 = 4;
-/// Open carts per tenant and till. Default 3: few, so that carts are checked out and documents
-/// completed.
+/// Maximum number of open carts per tenant and till. 3: few, so that carts are checked out during
+/// the demo.
 const OPEN_CARTS: usize = 3;
 
-/// The large and the medium tenants, with their shares of a thousand events.
+/// The large tenant and the four medium ones, each with its share of the events, in thousandths.
 const LARGE: [(&str, u32); 5] =
     [("megamart", 600), ("bookworm", 80), ("gearshed", 60), ("teahouse", 50), ("vinylbar", 40)];
-/// The number of small tenants, which share the rest.
+/// The number of small tenants, which share the rest of the events.
 const SMALL: u32 = 40;
 /// The products, with prices in cents.
 const PRODUCTS: [(&str, u32); 6] =
@@ -53,6 +54,7 @@ pub(super) async fn open(
     Ok(appended.iter().sum())
 }
 
+/// The times at which events are due.
 struct Schedule {
     began: Instant,
     /// Events per second, of all tills together.
@@ -69,6 +71,7 @@ impl Schedule {
     }
 }
 
+/// Appends the events of one till when they are due. Returns their number.
 async fn work(mut till: Till, schedule: Schedule, db: &Db, closed: &mut watch::Receiver<bool>) -> anyhow::Result<u64> {
     let session = db.connect("shop").await.context("open the shop")?;
     let mut appended = 0;
@@ -78,7 +81,7 @@ async fn work(mut till: Till, schedule: Schedule, db: &Db, closed: &mut watch::R
             _ = closed.wait_for(|closed| *closed) => break,
             () = sleep_until(due) => {}
         }
-        let Sale { tenant, stream, event_type, data } = till.next();
+        let TillEvent { tenant, stream, event_type, data } = till.next();
         let append = Append::to(&tenant, &stream).event(NewEvent::new(event_type, &data));
         sandmill_client::append(&*session, &append).await.with_context(|| format!("append to {stream} of {tenant}"))?;
         appended += 1;
@@ -88,7 +91,7 @@ async fn work(mut till: Till, schedule: Schedule, db: &Db, closed: &mut watch::R
 
 /// One event of a till.
 #[derive(Debug, PartialEq)]
-struct Sale {
+struct TillEvent {
     tenant: String,
     stream: String,
     event_type: &'static str,
@@ -104,6 +107,7 @@ struct Till {
     carts: Vec<Vec<Cart>>,
 }
 
+/// An open cart.
 struct Cart {
     stream: String,
     /// Product and quantity.
@@ -116,7 +120,8 @@ impl Till {
         Till { number, random: SplitMix64(u64::from(number) + 1), carts_so_far: 0, carts }
     }
 
-    fn next(&mut self) -> Sale {
+    /// The next event: an item added or removed, or a check-out.
+    fn next(&mut self) -> TillEvent {
         let (index, tenant) = self.tenant();
         let carts = &mut self.carts[index];
         let taken = self.random.below(OPEN_CARTS as u32) as usize;
@@ -128,7 +133,7 @@ impl Till {
         let taken = taken.min(carts.len() - 1);
         let cart = &mut carts[taken];
         let stream = cart.stream.clone();
-        let sale = |event_type, data| Sale { tenant, stream, event_type, data };
+        let event = |event_type, data| TillEvent { tenant, stream, event_type, data };
         match self.random.below(20) {
             0..3 if !cart.items.is_empty() => {
                 let last = cart.items.len() - 1;
@@ -138,18 +143,18 @@ impl Till {
                 if *quantity == 0 {
                     cart.items.pop();
                 }
-                sale("ItemRemoved", format!(r#"{{"sku":"{sku}","quantity":1,"price":{price}}}"#))
+                event("ItemRemoved", format!(r#"{{"sku":"{sku}","quantity":1,"price":{price}}}"#))
             }
             3..8 if !cart.items.is_empty() => {
                 carts.swap_remove(taken);
-                sale("CartCheckedOut", "{}".into())
+                event("CartCheckedOut", "{}".into())
             }
             _ => {
                 let product = self.random.below(PRODUCTS.len() as u32) as usize;
                 let quantity = 1 + self.random.below(3);
                 let (sku, price) = PRODUCTS[product];
                 cart.items.push((product, quantity));
-                sale("ItemAdded", format!(r#"{{"sku":"{sku}","quantity":{quantity},"price":{price}}}"#))
+                event("ItemAdded", format!(r#"{{"sku":"{sku}","quantity":{quantity},"price":{price}}}"#))
             }
         }
     }
@@ -187,7 +192,7 @@ mod tests {
 
     use super::*;
 
-    fn sales(till: u32, count: usize) -> Vec<Sale> {
+    fn events_of(till: u32, count: usize) -> Vec<TillEvent> {
         let mut till = Till::new(till);
         (0..count).map(|_| till.next()).collect()
     }
@@ -195,8 +200,8 @@ mod tests {
     #[test]
     fn tenants_have_their_shares_of_events() {
         let mut events: BTreeMap<String, u32> = BTreeMap::new();
-        for sale in (0..TILLS).flat_map(|till| sales(till, 5_000)) {
-            *events.entry(sale.tenant).or_default() += 1;
+        for event in (0..TILLS).flat_map(|till| events_of(till, 5_000)) {
+            *events.entry(event.tenant).or_default() += 1;
         }
         assert_eq!(events.len(), TENANTS);
         assert!((11_500..12_500).contains(&events["megamart"]), "{events:?}");
@@ -208,8 +213,8 @@ mod tests {
     fn a_cart_begins_with_an_item_and_ends_with_the_check_out() {
         let mut carts: BTreeMap<(u32, String), Vec<&str>> = BTreeMap::new();
         for till in 0..TILLS {
-            for sale in sales(till, 5_000) {
-                carts.entry((till, sale.stream)).or_default().push(sale.event_type);
+            for event in events_of(till, 5_000) {
+                carts.entry((till, event.stream)).or_default().push(event.event_type);
             }
         }
         let streams: std::collections::BTreeSet<&String> = carts.keys().map(|(_, stream)| stream).collect();

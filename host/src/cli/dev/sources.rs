@@ -34,6 +34,7 @@ pub(super) async fn build_on_save(folder: &Path, plugins: &Path) -> Infallible {
     }
 }
 
+/// Builds the plugin once, and logs the result.
 async fn build(folder: PathBuf, plugins: PathBuf, children: Children) {
     let name = folder.display().to_string();
     tracing::info!("building {name}");
@@ -56,6 +57,7 @@ async fn build(folder: PathBuf, plugins: PathBuf, children: Children) {
     }
 }
 
+/// Reads the state of a folder, without outputs of builds and the plugins folder.
 fn scan(folder: &Path, plugins: &Path) -> SourceState {
     let plugins = plugins.canonicalize().ok();
     let mut sources: SourceState = (0, None);

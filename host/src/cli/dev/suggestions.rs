@@ -29,9 +29,9 @@ use crate::{
 const INTERVAL: Duration = Duration::from_millis(250);
 /// The name of a file with sample events.
 const SAMPLES: &str = "events.ndjson";
-/// Maximum bytes read from a file. Default 1 MiB: the first events suffice.
+/// Maximum bytes read from a file. 1 MiB: the first events suffice.
 const SAMPLES_BYTES: u64 = 1 << 20;
-/// Maximum bytes of data in a suggestion. Default 500: more is awkward to copy.
+/// Maximum bytes of data in a suggestion. 500: more is awkward to copy.
 const DATA_BYTES: usize = 500;
 
 /// The suggestions for running plugins.

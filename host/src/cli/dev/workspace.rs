@@ -1,8 +1,8 @@
 //! The folder `.sandmill`: the state of `sandmill dev`, and where other commands find its database.
 //!
-//! `address` has the database's address and exists while `dev` runs. `lock` is locked meanwhile. If
-//! it is not, the address was left behind by a killed process. `data` is the private server's data.
-//! The folder excludes itself from Git.
+//! While `dev` runs, `address` contains the database's address and `lock` is locked. An address
+//! without a lock was left behind by a killed process. `data` is the private server's data. The
+//! folder excludes itself from Git.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -17,7 +17,7 @@ use anyhow::{Context, bail};
 const FOLDER: &str = ".sandmill";
 const ADDRESS: &str = "address";
 const LOCK: &str = "lock";
-/// Attempts to take the lock. Default 5: another command's check holds it for a moment.
+/// Attempts to take the lock. 5: another command that checks the lock holds it for a moment.
 const ATTEMPTS: u32 = 5;
 const RETRY: Duration = Duration::from_millis(20);
 

@@ -16,11 +16,10 @@ use crate::{
     store::Tally,
 };
 
-/// Time for which a processor keeps its last reported rate. Default 2.5 s: it reports once a
-/// second.
+/// Time for which a processor keeps its last reported rate. 2.5 s: it reports once a second.
 const RATE_LIFETIME: Duration = Duration::from_millis(2_500);
-/// The lag up to which a processor that handles nothing counts as up to date. Default 1.5 s: events
-/// of other types move its cursor only in memory, and that is stored once a second.
+/// Maximum lag of a processor that counts as up to date while it handles nothing. 1.5 s: events of
+/// other types move its cursor in memory, and the cursor is stored once a second.
 const IDLE: Duration = Duration::from_millis(1_500);
 
 /// A reader of one database's state.
@@ -62,6 +61,7 @@ impl Observer {
         Scene { command: title.command, elapsed: now, lasting: title.lasting, ..self.scene.clone() }
     }
 
+    /// Reads the database and updates the scene.
     async fn refresh(&mut self, now: Duration) -> Result<(), Error> {
         let session = match self.session.take() {
             Some(session) => session,
@@ -79,6 +79,7 @@ impl Observer {
         Ok(())
     }
 
+    /// The line of a processor, with its rate and lag as of now.
     fn processor(&mut self, status: ProcessorStatus, now: Duration) -> ProcessorLine {
         let seen = self.handled.entry(status.id.clone()).or_insert((status.handled, now));
         if seen.0 != status.handled {

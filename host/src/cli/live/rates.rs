@@ -5,8 +5,8 @@ use std::{
     time::Duration,
 };
 
-/// The time over which a rate is averaged. Default 4 s: long enough that the rate of a tenant with
-/// one event per second does not flicker.
+/// The time over which a rate is averaged. 4 s: long enough that the rate of a tenant with one
+/// event per second does not flicker.
 const WINDOW: Duration = Duration::from_secs(4);
 
 /// Appended events per tenant, in total and within the window. Keeps one total for each tenant that

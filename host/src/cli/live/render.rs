@@ -158,6 +158,7 @@ pub(super) fn line(scene: &Scene) -> String {
     text::one_line(&parts.join("; ")).into_owned()
 }
 
+/// The first line: the command, and the time elapsed or left.
 fn headline(scene: &Scene, canvas: &Canvas) -> String {
     let seconds = scene.elapsed.as_secs();
     let time = match scene.lasting {
@@ -171,6 +172,7 @@ fn headline(scene: &Scene, canvas: &Canvas) -> String {
     format!("{}   {time}", canvas.ink(Ink::Strong, scene.command))
 }
 
+/// Two lines with the totals and rates of appended and handled events.
 fn flow(scene: &Scene, canvas: &Canvas) -> [String; 2] {
     let appended: u64 = scene.tenants.iter().map(|tenant| tenant.events).sum();
     let append_rate: f64 = scene.tenants.iter().map(|tenant| tenant.rate).sum();
@@ -178,7 +180,7 @@ fn flow(scene: &Scene, canvas: &Canvas) -> [String; 2] {
     let handle_rate: f64 = scene.processors.iter().map(|processor| processor.rate).sum();
     let line = |what: &str, rate: f64, all: u64, whose: String| {
         let rate = canvas.ink(Ink::Strong, &format!("{:>7}", number(rate)));
-        format!("{what:<9} {rate} events/s  {:>9} in all  {whose}", grouped(all))
+        format!("{what:<9} {rate} events/s  {:>9} in total  {whose}", grouped(all))
     };
     let memory = if scene.host_mib > 0.0 {
         format!(", {:.0} MiB, {}", scene.host_mib, count(scene.instances, "instance"))
@@ -191,6 +193,7 @@ fn flow(scene: &Scene, canvas: &Canvas) -> [String; 2] {
     ]
 }
 
+/// The table of processors.
 fn processors(scene: &Scene, canvas: &Canvas) -> Vec<String> {
     if scene.processors.is_empty() {
         return vec!["no processor has run yet".into()];
@@ -210,6 +213,7 @@ fn processors(scene: &Scene, canvas: &Canvas) -> Vec<String> {
     lines
 }
 
+/// The list of lanes behind, with reasons.
 fn lanes(scene: &Scene, canvas: &Canvas) -> Vec<String> {
     let behind = scene.processors.iter().flat_map(|p| p.lanes.iter().map(move |lane| (&p.id, lane)));
     let mut lines: Vec<String> = behind
@@ -230,6 +234,7 @@ fn lanes(scene: &Scene, canvas: &Canvas) -> Vec<String> {
     lines
 }
 
+/// The table of the busiest tenants, with a bar for each rate.
 fn tenants(all: &[TenantRate], canvas: &Canvas) -> Vec<String> {
     let alone = if all.len() == TENANTS + 1 { TENANTS + 1 } else { TENANTS.min(all.len()) };
     let (first, others) = all.split_at(alone);
@@ -242,17 +247,18 @@ fn tenants(all: &[TenantRate], canvas: &Canvas) -> Vec<String> {
     let width = first.iter().map(|tenant| tenant.tenant.chars().count()).max().unwrap_or(0).max(24);
     // The name is followed by two columns of twelve characters and a gap.
     let columns = canvas.width.saturating_sub(width + 27).min(BAR);
-    let most = shown.clone().map(|tenant| tenant.rate).fold(0.0, f64::max);
+    let highest = shown.clone().map(|tenant| tenant.rate).fold(0.0, f64::max);
     let mut lines =
         vec![canvas.heading(&format!("{:<width$}   {:>9}   {:>9}", "BUSIEST TENANTS", "APPENDED", "EVENTS/S"))];
     for TenantRate { tenant, events, rate } in shown {
-        let bar = if most > 0.0 { bar(rate / most, columns) } else { String::new() };
+        let bar = if highest > 0.0 { bar(rate / highest, columns) } else { String::new() };
         let bar = if tenant == &rest.tenant { canvas.ink(Ink::Faint, &bar) } else { bar };
         lines.push(format!("{tenant:<width$}   {:>9}   {:>9}   {bar}", grouped(*events), number(*rate)));
     }
     lines
 }
 
+/// The lag of a processor in words.
 fn lag_text(lag: &LagState) -> String {
     match lag {
         LagState::UpToDate => "up to date".into(),

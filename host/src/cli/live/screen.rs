@@ -61,7 +61,7 @@ impl Screen {
         Ok(())
     }
 
-    /// Prints a text in place of the drawn lines; the next frame is drawn below it. Its long lines
+    /// Prints text in place of the drawn lines; the next frame is drawn below it. Its long lines
     /// are wrapped, not cut, so that they can be copied.
     pub(super) fn print_above(&mut self, text: &str) {
         let output = self.output_above(text);
@@ -76,6 +76,7 @@ impl Screen {
         format!("{up}\r\x1b[J\x1b[?7h{}\r\n\x1b[?7l", text.trim_end().replace('\n', "\r\n"))
     }
 
+    /// The text that replaces the drawn lines by these.
     fn output(&mut self, lines: &[String], size: (usize, usize)) -> String {
         let mut text = String::new();
         if size != self.size {

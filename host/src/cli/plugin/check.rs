@@ -1,7 +1,7 @@
 //! `sandmill plugin check`: describes a component and checks whether this host would run it.
 //!
 //! It loads the component exactly as `run` does, with the same settings. It also prints what is
-//! known of a refused file. Checks that need a database are left out: a processor with the same id
+//! known of a rejected file. Checks that need a database are left out: a processor with the same id
 //! or collection, and a read model that other code has built.
 
 use std::{
@@ -39,7 +39,7 @@ Conflicts that only a database shows are found when the host starts: another plu
 same id or collection, or a read model that other code has built.
 
 With --json it prints one object; null for what is not known:
-  {\"file\", \"runs\", \"refused\", \"bytes\", \"digest\", \"contract\", \"imports\": [name],
+  {\"file\", \"runs\", \"rejected\", \"bytes\", \"digest\", \"contract\", \"imports\": [name],
    \"plugin\": {\"id\", \"version\", \"eventTypes\", \"collections\", \"partitionBy\", \"start\",
      \"readModelVersion\", \"maxBatchSize\"}}
 
@@ -74,7 +74,7 @@ struct CheckReport<'a> {
     /// Whether this host would run it.
     runs: bool,
     /// The reason if it would not, with the remedy.
-    refused: Option<String>,
+    rejected: Option<String>,
     bytes: Option<u64>,
     digest: Option<&'a str>,
     contract: Option<String>,
@@ -83,6 +83,7 @@ struct CheckReport<'a> {
     plugin: Option<PluginSummary<'a>>,
 }
 
+/// The descriptor of a plugin, for the report.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct PluginSummary<'a> {
@@ -106,7 +107,7 @@ impl<'a> CheckReport<'a> {
         CheckReport {
             file: file.display().to_string(),
             runs: loaded.is_ok(),
-            refused: loaded.as_ref().err().map(ToString::to_string),
+            rejected: loaded.as_ref().err().map(ToString::to_string),
             bytes: *bytes,
             digest: digest.as_deref(),
             contract: outline.as_ref().and_then(|outline| outline.contract()),
@@ -115,6 +116,7 @@ impl<'a> CheckReport<'a> {
         }
     }
 
+    /// The report as text.
     fn text(&self) -> String {
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut row = |name: &str, value: Option<String>| {
@@ -137,7 +139,7 @@ impl<'a> CheckReport<'a> {
         row("imports", self.imports.map(list));
         row("size", self.bytes.map(size));
         row("digest", self.digest.map(|digest| format!("sha256:{digest}")));
-        let verdict = match &self.refused {
+        let verdict = match &self.rejected {
             None => "This host would run it.".to_string(),
             Some(reason) => format!("This host would not run it: {reason}"),
         };

@@ -114,6 +114,7 @@ impl<'a> TestResultJson<'a> {
     }
 }
 
+/// The result of a test as text.
 fn report_text(request: &TestRequest, result: &TestResult, memory_mib: usize) -> String {
     let TestResult { spec, report, repeated, largest_instance_bytes } = result;
     let mut text = String::new();
@@ -179,6 +180,7 @@ fn report_text(request: &TestRequest, result: &TestResult, memory_mib: usize) ->
     text
 }
 
+/// The row of a pass in the table of passes.
 fn row(pass: &PassReport) -> Vec<String> {
     let PassReport { batching, batches, seconds, events_per_second, .. } = pass;
     vec![
@@ -190,6 +192,7 @@ fn row(pass: &PassReport) -> Vec<String> {
     ]
 }
 
+/// A stopped lane as a line of text.
 fn stop(stop: &StoppedLane) -> String {
     let StoppedLane { line, tenant, lane, event_type, class, message, attempts, .. } = stop;
     let lane = if lane == tenant { String::new() } else { format!(", lane {lane}") };
@@ -219,6 +222,7 @@ fn compared(print: &mut impl FnMut(String), comparison: &Comparison, [one, other
     }
 }
 
+/// Prints a counted list of lines under a heading, if it is not empty.
 fn list(print: &mut impl FnMut(String), what: &str, total: usize, lines: impl ExactSizeIterator<Item = String>) {
     if total == 0 {
         return;
@@ -229,6 +233,7 @@ fn list(print: &mut impl FnMut(String), what: &str, total: usize, lines: impl Ex
     lines.for_each(|line| print(format!("  {}", line.replace('\n', "\n    "))));
 }
 
+/// The last line of a report: passed, or what to correct.
 fn conclusion(report: &TestReport) -> String {
     let mut problems = Vec::new();
     if report.handled == 0 && report.stopped.total == 0 {

@@ -12,8 +12,8 @@ use super::{
     programs::{ProgramSearch, Programs},
 };
 
-/// Maximum length of the path of a run directory's parent, in bytes. Default 60: some systems limit
-/// a socket's path to 103 bytes, and the names of the directory and the socket need 40 of them.
+/// Maximum length of the path of a run directory's parent, in bytes. 60: some systems limit a
+/// socket's path to 103 bytes, and the names of the directory and the socket need 40 of them.
 const LONGEST_PARENT: usize = 60;
 
 /// The account that the server runs as if its owner is root.

@@ -83,6 +83,7 @@ impl ProgramSearch {
         search
     }
 
+    /// Checks a directory, and records what was found there.
     fn examine(&mut self, how: &str, directory: &Path) {
         let shown = format!("{how}: {}", directory.display());
         if self.usable.iter().any(|p| p.directory == directory) {

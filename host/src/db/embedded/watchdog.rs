@@ -105,8 +105,8 @@ impl Watchdog {
 impl Drop for Watchdog {
     fn drop(&mut self) {
         self.orders = None;
-        // The script ends once the server is stopped, and pg_ctl bounds how long that takes. Nobody
-        // is left to receive an error.
+        // The script ends once the server is stopped, and pg_ctl bounds how long that takes. An
+        // error has no receiver any longer.
         let _ = self.child.wait();
     }
 }
@@ -136,6 +136,7 @@ pub(super) fn log_file(run: &Path) -> PathBuf {
     run.join("server.log")
 }
 
+/// The last lines of the server's log.
 fn tail_of_log(run: &Path) -> String {
     match fs::read(log_file(run)) {
         Ok(log) => {

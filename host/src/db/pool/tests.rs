@@ -50,9 +50,9 @@ impl Drop for Fake {
     }
 }
 
-fn pool(most: usize, room: usize) -> (Arc<Server>, Arc<Pool<Fake>>) {
+fn pool(max: usize, room: usize) -> (Arc<Server>, Arc<Pool<Fake>>) {
     let server = Arc::new(Server { open: AtomicUsize::new(0), opened: AtomicUsize::new(0), room: room.into() });
-    let pool = Pool::new(most, {
+    let pool = Pool::new(max, {
         let server = server.clone();
         move |purpose| {
             let server = server.clone();

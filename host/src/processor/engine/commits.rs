@@ -21,7 +21,7 @@ use crate::{
     },
     projections::documents::{PrepareError, Writes},
     scheduler::Class,
-    tenants::rates::{Spent, THROTTLED},
+    tenants::rates::{Cost, THROTTLED},
 };
 
 /// A commit that has ended, with its plan.
@@ -159,8 +159,8 @@ impl Engine<'_> {
     fn count(&mut self, plan: &CommitPlan<WorkResults>) {
         for (lane, results) in &plan.results {
             let (documents, bytes) = (results.changes.len() as u64, results.weight as u64);
-            let spent = Spent { documents, bytes, ..Spent::default() };
-            self.tenants.spent(&lane.tenant, spent, |used| used.events += results.handled as u64);
+            let spent = Cost { documents, bytes, ..Cost::default() };
+            self.tenants.charge(&lane.tenant, spent, |used| used.events += results.handled as u64);
         }
         let moved = plan.moved.iter().map(|(lane, _, checkpoint)| (lane, checkpoint));
         for (lane, checkpoint) in plan.left.iter().map(|(lane, checkpoint)| (lane, checkpoint)).chain(moved) {

@@ -1,7 +1,7 @@
 -- Reads whether the store's transaction ids belong to this cluster. Returns the recorded system
--- identifier, that of this cluster, and the next transaction id. Also returns a progress ahead of
--- that id with its processor, and the event with the highest transaction id, if that is ahead. No
--- binds.
+-- identifier, that of this cluster, and the next transaction id. Also returns a checkpoint that is
+-- ahead of that id, with its processor, and the event with the highest transaction id, if it is
+-- ahead. No binds.
 with now as materialized (
   select pg_snapshot_xmax(pg_current_snapshot()) as next_xid
 ),
@@ -11,7 +11,7 @@ ahead as (
     select processor, progress::text from sandmill.cursors
     union all
     select processor, progress::text from sandmill.lane_checkpoints
-  ) place, now
+  ) stored, now
   where pg_snapshot_xmax(split_part(progress, '|', 1)::pg_snapshot) > now.next_xid
      or pg_snapshot_xmax(nullif(split_part(progress, '|', 2), '')::pg_snapshot) > now.next_xid
   order by processor, progress

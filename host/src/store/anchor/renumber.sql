@@ -1,6 +1,6 @@
 -- Gives every event the transaction id of its class. Classes are those of classes.sql.
 --
--- Arrays of one length, one entry per progress:
+-- Arrays of one length, one entry per checkpoint:
 -- $1 text[]    snapshot A
 -- $2 text[]    snapshot B; null between two differences
 -- $3 bigint[]  last positions
@@ -8,8 +8,8 @@
 -- $4 text[]    classes
 -- $5 text[]    transaction ids
 -- Single value:
--- $6 bigint    position from which on no progress covers an event; null = none
-with place as materialized (
+-- $6 bigint    position from which on no checkpoint covers an event; null = none
+with checkpoints as materialized (
   select ordinal, seen::pg_snapshot, target::pg_snapshot, last
   from unnest($1::text[], $2::text[], $3::bigint[]) with ordinality as given (seen, target, last, ordinal)
 ),
@@ -22,7 +22,7 @@ sorted as (
                  and (pg_visible_in_snapshot(e.xid, seen) or (e.position <= last and pg_visible_in_snapshot(e.xid, target)))
            then '1' else '0' end,
       '' order by ordinal) as handled
-    from place
+    from checkpoints
   ) of_event
 )
 update sandmill.events e

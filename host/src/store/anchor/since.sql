@@ -1,19 +1,19 @@
--- Finds events that were appended in this cluster after all cursors were written, by the
--- transactions that wrote their rows. Returns the first position of an event that was certainly
--- appended here. Also returns the number of earlier events that may have been, and the first and
--- last of these. No binds.
+-- Finds events that were appended in this cluster after all cursors were written. The transactions
+-- that wrote their rows show it. Returns the first position of an event that was certainly appended
+-- here. Also returns the number of earlier events that may have been, and the first and last of
+-- these. No binds.
 --
--- xmin has the transaction that wrote a row in this cluster. An append writes its own transaction
--- id into the column `xid`, too. In a subtransaction it writes the id of the parent, which is
--- older. In a restored dump, rows have foreign ids in `xid` and mostly one writer.
+-- xmin is the transaction that wrote a row in this cluster. An append writes its own transaction id
+-- into the column `xid`, too. In a subtransaction it writes the id of the parent, which is older.
+-- In a restored dump, rows have foreign ids in `xid` and mostly one writer.
 --
 -- An older id could be a coincidence only if a dump was restored row by row, each row in its own
 -- transaction. The cursors of a processor show that. Then the stream's row must also have the same
 -- writer.
 --
--- No cursor can have handled what was written after it, no matter what its snapshot has. So the
--- result is also right where rows came here physically, by pg_upgrade: then it finds nothing that
--- the snapshots do not show as well.
+-- No cursor can have handled what was written after it, no matter what its snapshot contains. So
+-- the result is also right where rows came here physically, by pg_upgrade: then it finds nothing
+-- that the snapshots do not show as well.
 with cursor as materialized (
   select min(age) as age, coalesce(bool_or(has_many_writers), false) as came_row_by_row
   from (

@@ -4,7 +4,7 @@
 //! a store would assign are derived from the line's number, so a file gives the same events at
 //! every read. The number is the event's position. If the line has no id, the number is part of the
 //! event's id. If it has no time, the number is the time in milliseconds since 1970. All events are
-//! held in memory. An event may be as large as the highest limit that a store can have.
+//! kept in memory. An event may be as large as the highest limit that a store can have.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -13,9 +13,9 @@ use std::{
 
 use super::{
     ImportInput,
+    compare::EventContent,
     input::{InputEnd, LineReader},
     line::EventLine,
-    same::EventContent,
 };
 use crate::{
     model::{event::Event, ids::TenantId},
@@ -76,6 +76,8 @@ struct EventCollector {
 }
 
 impl EventCollector {
+    /// Adds the event of a line, or counts the line as repeated. Fails with the line's number and
+    /// the reason if its id belongs to a different event.
     fn add(&mut self, line: EventLine) -> Result<(), (u64, String)> {
         let id: Box<str> = match &line.id {
             Some(id) => id.as_str().into(),

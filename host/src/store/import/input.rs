@@ -19,17 +19,16 @@ use tokio::sync::mpsc;
 
 use super::line::{BYTE_ORDER_MARK, EventLine};
 
-/// Events in one commit. Default 5,000: the cost of a commit is shared by many events, and its
-/// locks are still held only for a moment.
+/// Events in one commit. 5,000: the cost of a commit is shared by many events, and its locks are
+/// still held only for a moment.
 const CHUNK_LINES: usize = 5_000;
-/// Bytes of events in one commit. Default 16 MiB: a bound on memory if events are large.
+/// Bytes of events in one commit. 16 MiB: a bound on memory if events are large.
 const CHUNK_BYTES: usize = 16 << 20;
 /// Bytes of a line in addition to its event's data and metadata. 64 KiB: the other keys need a few
 /// KiB at most, in any escaped form. The rest is for white space. A file that is not NDJSON may be
-/// one long line, which must not be held as a whole.
+/// one long line, which must not be read as a whole.
 const LINE_OVERHEAD: u64 = 64 << 10;
-/// Chunks that are read ahead of the database. Default 2: enough that neither side waits for the
-/// other.
+/// Chunks that are read ahead of the database. 2: enough that neither side waits for the other.
 const CHUNKS_AHEAD: usize = 2;
 
 /// The input of an import.
@@ -139,6 +138,7 @@ pub(super) struct LineReader {
 }
 
 impl LineReader {
+    /// A reader of plain or compressed lines, whose events have at most `max_event_bytes`.
     pub(super) fn new(mut reader: impl Read + 'static, max_event_bytes: u32) -> io::Result<Self> {
         let mut head = Vec::with_capacity(2);
         reader.by_ref().take(2).read_to_end(&mut head)?;
@@ -152,6 +152,7 @@ impl LineReader {
         Ok(LineReader { reader, number: 0, buffer: Vec::new(), max_event_bytes })
     }
 
+    /// Reads the next chunk of lines.
     fn next_chunk(&mut self) -> Chunk {
         let mut chunk = Chunk::default();
         let mut weight = 0;

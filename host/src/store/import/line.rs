@@ -101,10 +101,10 @@ impl EventLine {
 
     /// Its approximate size in memory, to bound the number of lines held at once.
     pub(super) fn weight(&self) -> usize {
-        let texts =
+        let strings =
             self.tenant.len() + self.stream.len() + self.event_type.len() + self.id.as_ref().map_or(0, String::len);
         let json = self.data.get().len() + self.metadata.as_ref().map_or(0, |metadata| metadata.get().len());
-        size_of::<Self>() + texts + json
+        size_of::<Self>() + strings + json
     }
 }
 

@@ -1,6 +1,6 @@
--- Reads tenants, their usage, their lanes behind, and the progresses of those lanes. What was
--- reported of a tenant's last seconds counts as 0 after 5 s. Tenants are found in the key of the
--- streams, by one lookup each. Lanes that a tenant's own processor replaces are left out.
+-- Reads tenants, their usage, their lanes behind, and the progresses of those lanes. Recent usage
+-- that was reported more than 5 s ago counts as 0. Tenants are found in the key of the streams, by
+-- one lookup each. Lanes that a tenant's own processor replaces are left out.
 --
 -- $1 text[]  tenants; null = all
 -- $2 text    order: cpu, waited, error or name
@@ -51,7 +51,8 @@ select tenant, coalesce(cpu_seconds, 0), case when fresh then lately_cpu else 0 
        )
 from chosen
 cross join lateral (
-  -- By their key: a count for each processor, which may have very many lanes of other tenants.
+  -- One count per processor, by the key of `lane_checkpoints`: a processor may have very many lanes
+  -- of other tenants.
   select coalesce(sum(counted.lanes), 0)::bigint as lanes, coalesce(max(counted.lanes), 0) as most
   from sandmill.processors p
   cross join lateral (

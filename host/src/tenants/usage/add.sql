@@ -1,4 +1,4 @@
--- Adds what tenants used to their sums.
+-- Adds the usage of tenants to their sums.
 --
 -- $1  float8         seconds in which they used it
 -- Arrays of one length:

@@ -57,17 +57,17 @@ impl Tool {
         let installed = project.join(bin(language)).join(name);
         if existing(installed.clone()).is_none() {
             report(&format!("{name} is not installed; installing {version} into {}", project.display()));
-            install(language, &project, children).map_err(|why| BuildError::NoTool {
+            install(language, &project, children).map_err(|reason| BuildError::NoTool {
                 language,
-                why,
+                reason,
                 remedy: remedy(language),
             })?;
         }
         match existing(installed.clone()) {
             Some(program) => Ok(Tool { program, origin: ToolOrigin::Project }),
             None => {
-                let why = format!("{} is missing after the installation", installed.display());
-                Err(BuildError::NoTool { language, why, remedy: remedy(language) })
+                let reason = format!("{} is missing after the installation", installed.display());
+                Err(BuildError::NoTool { language, reason, remedy: remedy(language) })
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Comparison of a line with the event that has its id: a repetition, or a different event.
 //!
 //! JSON is compared by its tokens. White space and the form of escapes and numbers do not matter;
-//! the order of keys does. A line without a time repeats an event of any time. A listing may have
-//! cut a time to milliseconds, so a time in milliseconds is compared by them.
+//! the order of keys does. A line without a time equals an event with any time. A listing may have
+//! truncated a time to milliseconds, so a time in whole milliseconds is compared in milliseconds.
 
 use std::{borrow::Cow, iter};
 
@@ -72,7 +72,7 @@ fn same_time(one: i64, other: i64) -> bool {
     one == other || is_cut && one.div_euclid(1_000) == other.div_euclid(1_000)
 }
 
-/// Whether two JSON texts have the same tokens.
+/// Whether two JSON values have the same tokens.
 fn same_json(one: &str, other: &str) -> bool {
     one == other || tokens(one).eq(tokens(other))
 }
