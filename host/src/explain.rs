@@ -2,8 +2,8 @@
 //!
 //! [`Facts`] reads the state of hosts, processors, lanes, tenants and transactions from the
 //! database. [`findings`] derives the causes from them, gravest first, each with a remedy. Lanes
-//! that wait for the same reason form one finding. Everything comes from the database, so it works
-//! without a running host, for every role that may read these tables.
+//! that wait for the same reason form one finding. All facts come from the database, so an
+//! explanation works without a running host, for every role that may read these tables.
 
 mod facts;
 mod finding;

@@ -1,20 +1,20 @@
-//! Plugins: the files of the plugins folder and the processors that run them.
+//! Plugins: the files of the plugins folder, and the processors that run them.
 //!
 //! ```text
 //! folder ──▶ checks ──▶ plan ──▶ reconciler ──▶ registry
 //!                                  │
-//!                                  └──▶ journal · refusals · archive
+//!                                  └──▶ journal · rejections · archive
 //! ```
 //!
 //! The [`reconciler`] is the loop that makes the running processors match the folder:
 //!
 //! - It reads files from the [`folder`], each with its [`manifest`] and [`signature`];
-//!   `watched_folder` notices changes.
-//! - `checks` check each file and dry-run it (`check`, `dry_runs`); the [`plan`] compares all of
-//!   them with what runs.
+//!   `watched_folder` finds changes.
+//! - `checks` checks each file and dry-runs it (`check`, `dry_runs`); the [`plan`] compares all
+//!   files with the versions that run.
 //! - The [`registry`] starts, swaps and ends processors. `startup` orders a start, and
 //!   [`rollout`](crate::rollout) decides on trials and rollbacks.
-//! - `journal` and `refusals` report the outcome: in the [`history`], and in error files beside the
+//! - `journal` and `rejections` report the outcome: in the [`history`], and in error files beside the
 //!   plugins. `archive` stores the bytes of versions that ran, for later rollbacks.
 
 mod archive;
@@ -30,8 +30,8 @@ mod journal;
 pub mod manifest;
 pub mod plan;
 pub mod reconciler;
-mod refusals;
 pub mod registry;
+mod rejections;
 mod reports;
 mod retries;
 pub mod signature;

@@ -15,7 +15,7 @@ use crate::{
 /// The state of hosts, processors, lanes, tenants and transactions.
 #[derive(Debug, Default)]
 pub struct Facts {
-    /// The status of each processor, without single lanes.
+    /// The status of each processor, without its lanes.
     pub status: Status,
     /// The lanes behind, grouped by cause.
     pub lanes: Vec<LaneGroup>,
@@ -55,7 +55,7 @@ pub struct RecordedPlugin {
     pub plugin: String,
     /// The processor that it provides; empty if it does not run.
     pub processor: String,
-    /// The reason if it was refused, else empty.
+    /// The reason if it was rejected, else empty.
     pub refused: String,
 }
 
@@ -113,7 +113,7 @@ impl Facts {
         let plugins = session.query(include_str!("facts/plugins.sql"), &[]).await?;
         let plugin = |row: &Row| RecordedPlugin { plugin: row.get(0), processor: row.get(1), refused: row.get(2) };
         let roster = roster::read(session).await?.into_iter();
-        let running = roster.filter(|entry| entry.runs || entry.failed_lately).map(|entry| entry.id);
+        let running = roster.filter(|entry| entry.runs || entry.failed_recently).map(|entry| entry.id);
         Ok(Facts {
             running: running.collect(),
             host: host_lock::is_held(&**session).await?,

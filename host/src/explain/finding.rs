@@ -89,7 +89,7 @@ fn finding(severity: Severity, what: impl Into<String>) -> Finding {
     Finding { severity, processor: None, tenant: None, lanes: 0, what: what.into(), remedy: None }
 }
 
-/// The findings about a whole processor.
+/// The findings about a processor as a whole.
 fn of_processor(facts: &Facts, p: &ProcessorStatus) -> Vec<Finding> {
     let mut found = Vec::new();
     let events = p.unread_events;
@@ -173,7 +173,7 @@ fn is_behind(p: &ProcessorStatus) -> bool {
     p.lag_events > 0 || p.lanes_counted.all > 0
 }
 
-/// The name, without extension, of the file that provided this processor last.
+/// The name, without extension, of the file that last provided this processor.
 fn plugin_of(p: &ProcessorStatus) -> &str {
     p.plugin.split(' ').next().unwrap_or_default()
 }
@@ -184,8 +184,8 @@ fn is_run(facts: &Facts, p: &ProcessorStatus) -> bool {
     plugin_of(p) == "native" || facts.running.contains(&p.id) || facts.plugins.iter().any(|file| file.processor == p.id)
 }
 
-/// The reason why a host does not run a processor, from its record of the file that provided it
-/// last.
+/// The reason why a host does not run a processor, from its record of the file that last provided
+/// it.
 fn not_run(facts: &Facts, p: &ProcessorStatus) -> Finding {
     let plugin = plugin_of(p);
     let (severity, what, remedy) = match facts.plugins.iter().find(|file| file.plugin == plugin) {

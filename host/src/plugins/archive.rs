@@ -1,8 +1,8 @@
-//! The archive of plugin versions: stores the bytes of every version that has begun to run.
+//! The archive of plugin versions, which stores the bytes of every version that has begun to run.
 //!
-//! It works in the background on a session of its own; no start, swap or event waits for it. It
-//! reads a version's file again and stores the bytes only if they are the ones that run. If the
-//! database does not answer, it keeps its pending versions and tries again.
+//! It works in the background on its own session; no start, swap or event waits for it. It reads a
+//! version's file again and stores the bytes only if they are the ones that run. If the database
+//! does not answer, it keeps its pending versions and tries again.
 //!
 //! A file that is replaced before it has been read again is not stored; this is logged. A rollback
 //! to that version then needs its compiled code.
@@ -22,15 +22,15 @@ use crate::{
     sandbox::examine,
 };
 
-/// Pause after a database error. Default 5 s: nothing waits for the archive, and a recovering
-/// database has more urgent work.
+/// Pause after a database error. 5 s: nothing waits for the archive, and a recovering database has
+/// more urgent work.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// How long the versions of a removed plugin are kept, days. Default 30: a volume that somebody
-/// forgot to mount is noticed sooner. Checked at each start and when plugins change.
+/// How long the versions of a removed plugin are kept, days. 30: an operator notices within that
+/// time that a volume is not mounted. Checked at each start and when plugins change.
 const GONE_DAYS: i32 = 30;
-/// Bytes kept of one tenant's removed plugins. Default 256 MiB: dozens of plugins of 2 MiB each,
-/// and no tenant can fill the database by adding and removing files.
+/// Maximum bytes of versions kept of one tenant's removed plugins. 256 MiB: dozens of plugins of
+/// 2 MiB each, and no tenant can fill the database by adding and removing files.
 const GONE_TENANT_BYTES: i64 = 256 << 20;
 
 /// Versions to be stored, with their files.
@@ -42,7 +42,7 @@ type RoundResult = (PendingVersions, Option<Error>);
 /// The archive.
 pub(super) struct Archive {
     db: Db,
-    /// Versions kept of each plugin.
+    /// Number of versions kept of each plugin.
     versions: usize,
     /// Versions larger than this are not stored, bytes.
     max_bytes: u64,
@@ -81,7 +81,7 @@ impl Archive {
         self.pending.is_empty() && self.work.is_none() && !self.needs_sweep
     }
 
-    /// Works for one round. Waits forever while there is nothing to do. Cancel safe.
+    /// Completes one round of work. Waits forever while there is nothing to do. Cancel safe.
     pub(super) async fn work(&mut self) {
         if self.work.is_none() {
             if self.is_idle() {

@@ -1,5 +1,5 @@
-//! The check of one file: its manifest, its signature if one is required, and whether the sandbox
-//! loads it.
+//! The check of one file: of its manifest, of its signature if one is required, and of whether the
+//! sandbox can load it.
 //!
 //! Conflicts between files, such as two that claim one processor, are found by the
 //! [plan](super::plan).
@@ -25,20 +25,19 @@ pub(super) struct CheckedFile {
     pub(super) file: PluginFile,
     /// Its SHA-256; empty if it was not read.
     pub(super) digest: String,
-    /// Its contract and signature, as far as they are known.
+    /// The contract and signature of the file, as far as they are known.
     pub(super) provenance: Provenance,
     /// The report of its dry run, if there was one.
     pub(super) dry_run: Option<DryRunReport>,
     /// Whether the check must be repeated, because the database or the file system failed.
     pub(super) retry: bool,
-    /// Why the check could not finish.
+    /// Why the check could not finish, if it could not.
     pub(super) unfinished: Option<Unfinished>,
-    /// The loaded plugin with its manifest, or the reason for the refusal.
+    /// The loaded plugin with its manifest, or the reason for the rejection.
     pub(super) outcome: Result<(Arc<Plugin>, Manifest), String>,
 }
 
-/// Why a check could not finish. Such a failure says nothing about the file, which is checked
-/// again.
+/// Why a check could not finish. This does not count against the file, which is checked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfinished {
     /// Compiling takes longer than the time for small files.
@@ -59,8 +58,8 @@ impl Unfinished {
 }
 
 impl CheckedFile {
-    /// A file that is refused before it is read.
-    pub(super) fn refused(file: PluginFile, reason: String) -> Self {
+    /// A file that is rejected before it is read.
+    pub(super) fn rejected(file: PluginFile, reason: String) -> Self {
         CheckedFile {
             file,
             digest: String::new(),
@@ -72,7 +71,7 @@ impl CheckedFile {
         }
     }
 
-    /// The version to run; none if the file is refused.
+    /// The version to run; none if the file is rejected.
     pub(super) fn runnable(&self) -> Option<RunnableVersion> {
         let (plugin, manifest) = self.outcome.as_ref().ok()?;
         Some(RunnableVersion {
@@ -105,7 +104,7 @@ impl CheckedFile {
     }
 }
 
-/// Why the file, its manifest or its signature is refused.
+/// Why the file, its manifest or its signature is rejected.
 struct Rejection {
     reason: String,
     /// Whether the next check may have another outcome, though the file is unchanged.
@@ -118,7 +117,7 @@ impl Rejection {
     }
 
     fn checked(self, file: PluginFile) -> CheckedFile {
-        CheckedFile { retry: self.is_transient, ..CheckedFile::refused(file, self.reason) }
+        CheckedFile { retry: self.is_transient, ..CheckedFile::rejected(file, self.reason) }
     }
 }
 
@@ -126,7 +125,7 @@ impl Rejection {
 pub(super) fn check(sandbox: &Sandbox, keys: &[PublicKey], file: PluginFile) -> CheckedFile {
     if let Err(reason) = &file.stamp {
         let reason = reason.clone();
-        return CheckedFile::refused(file, reason);
+        return CheckedFile::rejected(file, reason);
     }
     let (manifest, limits) = match read_manifest(&file, sandbox.limits()) {
         Ok(read) => read,
@@ -176,14 +175,14 @@ pub(super) struct FormerVersion {
 /// Why a former version cannot be loaded.
 pub(super) enum RecallError {
     /// It cannot run on this host.
-    Refused(String),
+    Rejected(String),
     /// The machine is short of memory or another resource.
     Shortage(String),
 }
 
 impl<E: Into<String>> From<E> for RecallError {
     fn from(reason: E) -> Self {
-        RecallError::Refused(reason.into())
+        RecallError::Rejected(reason.into())
     }
 }
 
@@ -202,7 +201,7 @@ pub(super) fn recall(
     let read = read_manifest(&file, sandbox.limits());
     let (manifest, limits) = read.map_err(|Rejection { reason, is_transient }| match is_transient {
         true => RecallError::Shortage(reason),
-        false => RecallError::Refused(reason),
+        false => RecallError::Rejected(reason),
     })?;
     let sandbox = sandbox.for_plugin(limits, manifest.settings.clone(), file.tenant.as_ref());
     let mut provenance = Provenance { contract, ..Provenance::default() };
@@ -223,7 +222,7 @@ pub(super) fn recall(
             sandbox.load(&bytes).map_err(|error| {
                 let shortage = Unfinished::of(&error) == Some(Unfinished::Shortage);
                 let reason = format!("{:#}", anyhow::Error::from(error));
-                if shortage { RecallError::Shortage(reason) } else { RecallError::Refused(reason) }
+                if shortage { RecallError::Shortage(reason) } else { RecallError::Rejected(reason) }
             })?
         }
         None if keys.is_empty() => sandbox

@@ -1,4 +1,4 @@
-//! The checks of files: those that wait, those under way, and their results.
+//! The checks of files: waiting, under way and finished, with their results.
 //!
 //! Checks run as [jobs] beside the reconciler, because each may compile. A file that cannot be
 //! compiled in the short time for small files is checked again as a slow one. If the machine has
@@ -36,9 +36,9 @@ pub(super) struct Checks {
     results: BTreeMap<String, CheckedFile>,
     /// Files whose check has not begun.
     waiting: BTreeSet<String>,
-    /// Files that take long to compile though they are small.
+    /// Files that take long to compile although they are small.
     slow: BTreeSet<String>,
-    /// Files that the machine was too short of memory to compile.
+    /// Files that could not be compiled for lack of memory.
     shortages: Retries,
     /// Files that were put into the folder again, unchanged.
     repeated: BTreeSet<String>,
@@ -46,11 +46,12 @@ pub(super) struct Checks {
     dry_runs: Option<DryRuns>,
     /// Number of events of a dry run.
     dry_run_events: usize,
-    /// Whether shortages are retried without end. Otherwise a file is refused after [`ATTEMPTS`].
+    /// Whether shortages of memory are retried without end. Otherwise a file is rejected after
+    /// [`ATTEMPTS`].
     retries_forever: bool,
 }
 
-/// What a finished check means for its file.
+/// The consequence of a finished check for its file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CheckOutcome {
     /// It is checked again as a slow file.
@@ -80,7 +81,7 @@ impl Checks {
         }
     }
 
-    /// Refuses a file after some shortages, for a host that ends once it has caught up.
+    /// Rejects a file after some shortages, for a host that ends once it has caught up.
     pub(super) fn limit_retries(&mut self) {
         self.retries_forever = false;
     }
@@ -151,7 +152,7 @@ impl Checks {
         self.waiting.insert(plugin);
     }
 
-    /// Starts the scheduled checks for which there is a place.
+    /// Starts the scheduled checks for which a slot is free.
     pub(super) fn start(&mut self, files: &BTreeMap<String, PluginFile>, registry: &Registry) {
         self.waiting.extend(self.shortages.take_due(Instant::now()));
         let free = |name: &&String| !self.jobs.is_checking(name);
@@ -207,8 +208,8 @@ impl Checks {
         true
     }
 
-    /// Refuses a file that can run, until its next check.
-    pub(super) fn refuse_until_rechecked(&mut self, plugin: &str, reason: String) {
+    /// Rejects a file that can run, until its next check.
+    pub(super) fn reject_until_rechecked(&mut self, plugin: &str, reason: String) {
         if let Some(checked) = self.results.get_mut(plugin) {
             checked.outcome = Err(reason);
             checked.retry = true;
@@ -228,7 +229,7 @@ impl Checks {
         self.waiting.remove(plugin);
     }
 
-    /// Drops the dry runs' snapshot of the running versions, because something else runs now.
+    /// Drops the dry runs' snapshot of the running versions, because other versions run now.
     pub(super) fn forget_dry_runs(&mut self) {
         self.dry_runs = None;
     }
@@ -248,8 +249,7 @@ impl Checks {
         self.jobs.is_recalling(plugin)
     }
 
-    /// Starts the scheduled recalls for which there is a place. Versions of `holds` are not
-    /// recalled.
+    /// Starts the scheduled recalls for which a slot is free. Versions in `holds` are not recalled.
     pub(super) fn start_recalls(&mut self, holds: &BTreeSet<VersionHold>) {
         self.jobs.start_recalls(&self.tools, holds);
     }

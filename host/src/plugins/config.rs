@@ -23,7 +23,7 @@ pub struct Config {
     /// not count. Default 3; one is enough if the version has handled no event.
     pub trial_lanes: usize,
     /// Number of recent events that a new version is dry-run on; its results are discarded. It is
-    /// refused if it fails where the running version does not, unless its manifest has
+    /// rejected if it fails where the running version does not, unless its manifest has
     /// `dry-run = false`. Default 100; 0 turns dry runs off.
     pub dry_run_events: usize,
     /// Number of versions of each plugin whose bytes the database keeps, the running one included.

@@ -14,7 +14,7 @@ use crate::{
     scheduler::Scheduler,
 };
 
-/// A snapshot of the running processors, for dry runs against them. Cheap to clone.
+/// Dry runs against a snapshot of the running processors. Cheap to clone.
 #[derive(Clone)]
 pub struct DryRuns(Arc<DryRunContext>);
 
@@ -51,14 +51,14 @@ impl DryRuns {
         let RunnableVersion { spec, digest, handler, manifest, plugin, .. } = candidate;
         let Some(current) = running.get(&spec.id) else { return Ok(None) };
         let same = *current.version.digest == **digest && current.manifest == *manifest;
-        // The plan refuses it: the processor belongs to another file, or has other documents.
-        let refused = current.plugin != *plugin && files.contains(&current.plugin)
+        // The plan rejects it: the processor belongs to another file, or has other documents.
+        let rejected = current.plugin != *plugin && files.contains(&current.plugin)
             || registration::difference(&current.spec, spec, manifest.adopts()).is_some();
-        if *events == 0 || same || refused {
+        if *events == 0 || same || rejected {
             return Ok(None);
         }
-        let (running, runs_as) = (&current.version, &current.spec);
-        let dry_run = DryRun { scheduler, spec, handler, running, runs_as, events: *events };
+        let (running, running_spec) = (&current.version, &current.spec);
+        let dry_run = DryRun { scheduler, spec, handler, running, running_spec, events: *events };
         let kept = || session.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = kept().take();
         let was_used = taken.is_some();

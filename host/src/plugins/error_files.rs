@@ -17,12 +17,12 @@ use crate::model::text;
 #[derive(Debug)]
 pub(super) struct ErrorFiles {
     root: PathBuf,
-    /// The last text for each plugin, whether its file could be written or not.
+    /// The last text for each plugin, even if its file could not be written.
     written: BTreeMap<String, String>,
 }
 
 impl ErrorFiles {
-    /// The error files of a folder, in which an earlier host may have left some.
+    /// The error files of a folder. It may contain files of an earlier host.
     pub(super) fn new(root: &Path) -> Self {
         ErrorFiles { root: root.into(), written: BTreeMap::new() }
     }

@@ -1,4 +1,4 @@
-//! The plugins folder: its plugins, and the entries that look like misplaced or misnamed plugins.
+//! The plugins folder: its plugins, and entries that look like misplaced or misnamed plugins.
 //!
 //! `NAME.wasm` is a plugin for all tenants, `TENANT/NAME.wasm` one for that tenant alone. Beside
 //! it, `NAME.toml` is its manifest and `NAME.wasm.sig` its signature; the host writes
@@ -64,7 +64,7 @@ pub struct PluginFile {
     pub tenant: Option<TenantId>,
     /// The plugins folder.
     root: PathBuf,
-    /// Its path for messages only: files are opened step by step.
+    /// Its path, for messages only: files are opened step by step.
     pub path: PathBuf,
     /// The stamp of the component, or the reason why it cannot be a plugin.
     pub stamp: Result<Stamp, String>,
@@ -120,7 +120,7 @@ impl Stamp {
     }
 }
 
-/// An entry of the folder that does not run, though it was probably meant to.
+/// An entry of the folder that does not run, although it was probably meant to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// Its path in the plugins folder in printable characters; `.` is the folder itself.
@@ -149,7 +149,7 @@ pub struct Listing {
     pub files: Vec<PluginFile>,
     /// Tenants whose folders cannot be read, so that their plugins are unknown.
     pub unread: BTreeSet<TenantId>,
-    /// Entries that do not run, though they were probably meant to.
+    /// Entries that do not run, although they were probably meant to.
     pub problems: Vec<Problem>,
     /// Names of plugins of which only the error file is left.
     pub left_over: BTreeSet<String>,

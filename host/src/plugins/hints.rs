@@ -1,4 +1,4 @@
-//! Change notifications of the file system for the plugins folders: hints to scan, nothing more.
+//! Change notifications of the file system for the plugins folders, which are only hints to scan.
 //!
 //! Hints get lost: on network file systems, when a folder is replaced, when too many arrive at
 //! once. So the caller also scans on a timer, more often where a folder is not watched. A hint
@@ -27,7 +27,7 @@ impl Hints {
     pub(super) fn new(enabled: bool) -> Self {
         let changed = Arc::new(Notify::new());
         let notify = changed.clone();
-        // Reading is no change, and this host reads the files most.
+        // Reading is not a change, and this host itself reads the files often.
         let on_event = move |event: notify::Result<notify::Event>| {
             if !event.is_ok_and(|event| event.kind.is_access() && !is_written(&event)) {
                 notify.notify_one();

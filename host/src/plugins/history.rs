@@ -1,5 +1,5 @@
-//! The plugins' rows in the database: what runs, which files are refused, the history of each
-//! plugin, and which versions are held back.
+//! The plugins' rows in the database: the versions that run, the rejected files, the history of
+//! each plugin, and the versions that are held back.
 //!
 //! The reconciler writes them and commands read them. The rows hold names and digests; only
 //! [`components`] holds code.
@@ -31,7 +31,7 @@ pub enum PluginEvent {
     Renamed,
     /// Its processor ended.
     Stopped,
-    /// The file does not run.
+    /// The file was rejected.
     Refused,
 }
 
@@ -62,7 +62,7 @@ pub struct HistoryNote<'a> {
     pub version: &'a str,
     /// The kind of event.
     pub event: PluginEvent,
-    /// The reason; empty if the file alone is the reason.
+    /// The reason; empty if the change of the file is the only reason.
     pub reason: &'a str,
     /// The replaced version, and the position of the last event that it had handled.
     pub replaced: Option<(&'a str, Option<i64>)>,
@@ -143,15 +143,15 @@ pub async fn complete_swap(
         .map(drop)
 }
 
-/// Records that a file is refused; what the plugin runs does not change. Returns whether the
-/// refusal is new.
-pub async fn record_refusal(session: &Session, plugin: &str, digest: &str, reason: &str) -> Result<bool, Error> {
+/// Records that a file is rejected; what the plugin runs does not change. Returns whether the
+/// rejection is new.
+pub async fn record_rejection(session: &Session, plugin: &str, digest: &str, reason: &str) -> Result<bool, Error> {
     session.execute(include_str!("history/forget_replaced.sql"), &[&plugin, &digest]).await?;
-    Ok(session.execute(include_str!("history/record_refusal.sql"), &[&plugin, &digest, &reason]).await? > 0)
+    Ok(session.execute(include_str!("history/record_rejection.sql"), &[&plugin, &digest, &reason]).await? > 0)
 }
 
-/// Clears the refusal of a file. That of a removed file is kept.
-pub async fn clear_refusal(session: &Session, plugin: &str) -> Result<(), Error> {
+/// Clears the rejection of a file. The rejection of a removed file is kept.
+pub async fn clear_rejection(session: &Session, plugin: &str) -> Result<(), Error> {
     let sql = "update sandmill.plugins set refused_digest = '', refused = '', refused_at = null
                where plugin = $1 and gone_since is null";
     session.execute(sql, &[&plugin]).await.map(drop)
@@ -163,7 +163,8 @@ pub async fn record_removal(session: &Session, plugin: &str) -> Result<(), Error
     session.execute(include_str!("history/record_removal.sql"), &[&plugin]).await.map(drop)
 }
 
-/// Deletes a plugin whose processor runs under another name, or whose file is another plugin now.
+/// Deletes a plugin whose processor now runs under another file's name, or whose file now provides
+/// another processor.
 pub async fn delete(session: &Session, plugin: &str) -> Result<(), Error> {
     session.execute("delete from sandmill.plugins where plugin = $1", &[&plugin]).await.map(drop)
 }
@@ -267,11 +268,11 @@ pub struct PluginStatus {
     pub signed_by: String,
     /// When this version began to run.
     pub since: SystemTime,
-    /// Calls under way, up to a few seconds old.
+    /// Number of calls under way, as of a few seconds ago.
     pub lanes: i64,
-    /// The refusal of its file: SHA-256, reason and time.
+    /// The rejection of its file, if it was rejected: SHA-256, reason and time.
     pub refused: Option<(String, String, SystemTime)>,
-    /// Whether the file was removed. All other fields are as of before.
+    /// Whether the file was removed. All other fields are as they were before.
     pub is_removed: bool,
 }
 

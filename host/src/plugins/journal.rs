@@ -1,5 +1,5 @@
-//! The journal: the reconciler's database session, and the history entries and holds that are still
-//! to be written.
+//! The journal: the reconciler's database session, and the history entries and holds that are not
+//! written yet.
 //!
 //! An entry about a running version is kept and retried until it is written, and so is a hold.
 //! Other entries are written once; if that fails, only the log has them.
@@ -21,7 +21,7 @@ use crate::{
     model::ids::ProcessorId,
 };
 
-/// The reconciler's database session, and what is still to be written.
+/// The reconciler's database session, and the records that are not written yet.
 pub(super) struct Journal {
     db: Db,
     session: Option<Session>,
@@ -185,7 +185,7 @@ impl Journal {
         self.keep(session);
     }
 
-    /// Writes which plugins that ran last do not run now.
+    /// Writes which plugins ran last and do not run now.
     pub(super) async fn record_idle(&mut self, idle: &[String]) {
         let Some(session) = self.session().await else { return };
         for plugin in idle {

@@ -2,23 +2,23 @@
 //!
 //! ```toml
 //! only-tenants = ["acme", "globex"]  # tenants whose events it handles; default: all
-//! max-batch-size = 500     # most events in one call; default: the plugin's own value
+//! max-batch-size = 500     # maximum number of events in one call; default: the plugin's own value
 //! on-change = "continue"   # a version with other event types or another read-model version
 //!                          # continues the existing documents; default "refuse". A change of
-//!                          # the partitioning is always refused
+//!                          # the partitioning is always rejected
 //! dry-run = false          # a version replaces the running one even if its dry run fails;
 //!                          # default true
 //! [limits]                 # override the host's limits of the same names; in a tenant's
 //!                          # folder only lower values are allowed
 //! cpu-ms = 5000
-//! [settings]               # values that the plugin can read: texts, numbers, true and false
+//! [settings]               # values that the plugin can read: strings, numbers, true and false
 //! currency = "EUR"
 //! [tenants.acme.settings]  # override the above for one tenant; not in a tenant's folder
 //! currency = "USD"
 //! ```
 //!
-//! In a file without `[tenants.NAME.settings]`, `only-tenants` may also be spelled `tenants`. TOML
-//! allows that key only once.
+//! In a file without `[tenants.NAME.settings]`, `only-tenants` may also be written as `tenants`.
+//! TOML allows that key only once.
 //!
 //! Everything is optional. An unknown key is an error that names its line and the nearest known
 //! key. A changed manifest is reloaded like a changed plugin. Added tenants begin at the
@@ -47,7 +47,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnChange {
-    /// The version is refused.
+    /// The version is rejected.
     #[default]
     Refuse,
     /// The version continues them.
@@ -59,7 +59,7 @@ pub enum OnChange {
 pub struct Manifest {
     /// Tenants whose events the plugin handles; none means all.
     pub tenants: Option<Vec<TenantId>>,
-    /// Maximum number of events in one call; none leaves it to the plugin.
+    /// Maximum number of events in one call; none if the plugin's own value applies.
     pub max_batch_size: Option<u32>,
     /// Whether the plugin may continue documents that it did not build.
     pub on_change: OnChange,
@@ -82,7 +82,7 @@ struct ManifestToml {
     settings: BTreeMap<String, toml::Value>,
 }
 
-/// The key `tenants`: a list of tenants whose events the plugin handles, or settings of single
+/// The key `tenants`: a list of tenants whose events the plugin handles, or settings of individual
 /// tenants.
 enum TenantsToml {
     Only(Vec<String>),
@@ -208,9 +208,9 @@ impl Manifest {
                     "tenants.{tenant}: only-tenants does not list {tenant}, so its settings have no effect; list it, or remove them"
                 ));
             }
-            of_tenants.insert(tenant, texts(&format!("tenants.{name}.settings"), settings)?);
+            of_tenants.insert(tenant, strings(&format!("tenants.{name}.settings"), settings)?);
         }
-        let settings = PluginSettings::new(texts("settings", written.settings)?, of_tenants);
+        let settings = PluginSettings::new(strings("settings", written.settings)?, of_tenants);
         let of = written.limits;
         let values = [
             of.memory_mib,
@@ -289,12 +289,12 @@ impl Manifest {
     }
 }
 
-/// Settings as texts. `table` is their place in the manifest, for errors.
-fn texts(table: &str, values: BTreeMap<String, toml::Value>) -> Result<BTreeMap<String, String>, String> {
+/// Settings as strings. `table` is their place in the manifest, for error messages.
+fn strings(table: &str, values: BTreeMap<String, toml::Value>) -> Result<BTreeMap<String, String>, String> {
     let text_of = |(key, value): (String, toml::Value)| match value {
         toml::Value::String(text) => Ok((key, text)),
         toml::Value::Integer(_) | toml::Value::Float(_) | toml::Value::Boolean(_) => Ok((key, value.to_string())),
-        _ => Err(format!("{table}.{key} is not a text, a number, true or false; write it as a text")),
+        _ => Err(format!("{table}.{key} is not a string, a number, true or false; write it as a string")),
     };
     values.into_iter().map(text_of).collect()
 }
@@ -409,7 +409,7 @@ mod tests {
         let typo = error("max-batch-size = 1\n[tenants.acme.setings]\na = 'SECRET'");
         assert!(typo.contains("line 2") && typo.ends_with("The nearest key is settings."), "{typo}");
         let cases = [
-            ("[tenants.acme.settings]\na = ['SECRET']", "tenants.acme.settings.a is not a text"),
+            ("[tenants.acme.settings]\na = ['SECRET']", "tenants.acme.settings.a is not a string"),
             ("[tenants.'a b'.settings]\na = 'SECRET'", "tenants: `a b` is not a valid tenant name"),
             ("only-tenants = ['b']\n[tenants.a.settings]\nx = 'SECRET'", "tenants.a: only-tenants does not list a"),
             ("[settings]\na = 'SECRET", "line 2: "),
@@ -438,7 +438,7 @@ mod tests {
         assert!(error("tenants = []").contains("omit it"));
         assert!(error("tenants = ['a b']").starts_with("tenants: "));
         assert!(error("max-batch-size = 0").contains("1 or more"));
-        assert!(error("[settings]\na = [1]").starts_with("settings.a is not a text"));
+        assert!(error("[settings]\na = [1]").starts_with("settings.a is not a string"));
         let limits = |text: &str| Manifest::parse(text).unwrap().limits(&Limits::default(), None).unwrap_err();
         assert!(limits("[limits]\nmemory-mib = 65").contains("raise limits.memory-mib in the host's settings"));
         assert!(limits("[limits]\ncpu-ms = 0").contains("use 2 to"));

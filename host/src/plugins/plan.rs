@@ -1,9 +1,9 @@
-//! The steps from the running plugins to the desired ones: pure.
+//! Plans: the steps from the running plugins to the desired ones. Pure.
 //!
-//! A plan compares all running versions with all checked files. So it finds what no check of a
-//! single file can: two files that claim one processor, renamed files, and versions that would
-//! continue foreign documents. The [reconciler](super::reconciler) carries the steps out in order.
-//! A file that is missing in `desired` was removed.
+//! A plan compares all running versions with all checked files. So it finds what the check of one
+//! file cannot find: two files that claim one processor, renamed files, and versions that would
+//! continue documents of other code. The [reconciler](super::reconciler) carries the steps out in
+//! order. A file that is missing in `desired` counts as removed.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -51,7 +51,7 @@ pub enum Step {
         /// The new name.
         to: String,
     },
-    /// A processor continues with other code, each lane at the end of its batch.
+    /// A processor continues with other code. Each lane changes over at the end of its batch.
     Swap {
         /// The plugin's name.
         plugin: String,
@@ -67,7 +67,7 @@ pub enum Step {
         plugin: String,
     },
     /// A file does not run; the plugin stays as it is.
-    Refuse {
+    Reject {
         /// The plugin's name.
         plugin: String,
         /// The reason and the remedy.
@@ -97,14 +97,14 @@ impl ReconcilePlan {
         Self::by_rank(running, desired, |_, _| Rank::Other)
     }
 
-    /// The same, with ranks for files that claim one processor.
+    /// The same steps, with ranks for files that claim one processor.
     pub fn by_rank(
         running: &BTreeMap<String, VersionSpec>,
         desired: &BTreeMap<String, Desired>,
         rank: impl Fn(&str, &ProcessorId) -> Rank,
     ) -> ReconcilePlan {
-        let mut refused = Vec::new();
-        let claims = claims(running, desired, rank, &mut refused);
+        let mut rejected = Vec::new();
+        let claims = claims(running, desired, rank, &mut rejected);
         let (mut stops, mut renames, mut swaps, mut starts) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         // The new name of a plugin whose file was renamed.
         let renamed_to = |plugin: &str, of: &VersionSpec| {
@@ -120,8 +120,8 @@ impl ReconcilePlan {
                 Some(Desired::Keep) => {}
                 Some(Desired::Run(new)) if new.spec.id != now.spec.id => {
                     let wins = claims.get(&new.spec.id) == Some(&plugin.as_str());
-                    // A plugin that loses the claim ends too, if another file now has its
-                    // processor.
+                    // A plugin that loses the new claim ends too, if another file now claims its
+                    // former processor.
                     if wins || claims.contains_key(&now.spec.id) {
                         stops.push(Step::Stop { plugin: plugin.clone() });
                     }
@@ -143,17 +143,17 @@ impl ReconcilePlan {
                 None => starts.push(Step::Start { plugin: plugin.clone() }),
             }
         }
-        ReconcilePlan([stops, renames, swaps, starts, refused].concat())
+        ReconcilePlan([stops, renames, swaps, starts, rejected].concat())
     }
 }
 
 /// The owner of each processor: the file that runs it, or else the first by rank and name. All
-/// other claimants are refused.
+/// other claimants are rejected.
 fn claims<'a>(
     running: &'a BTreeMap<String, VersionSpec>,
     desired: &'a BTreeMap<String, Desired>,
     rank: impl Fn(&str, &ProcessorId) -> Rank,
-    refused: &mut Vec<Step>,
+    rejected: &mut Vec<Step>,
 ) -> BTreeMap<&'a ProcessorId, &'a str> {
     let mut claims: BTreeMap<&ProcessorId, &str> = BTreeMap::new();
     // A running plugin keeps its processor while its file claims it or cannot run.
@@ -180,7 +180,7 @@ fn claims<'a>(
             let reason = format!(
                 "claims the processor id {id}, which {owner}.wasm already has; remove one of the two, or give it another id"
             );
-            refused.push(Step::Refuse { plugin: plugin.clone(), reason });
+            rejected.push(Step::Reject { plugin: plugin.clone(), reason });
         }
     }
     claims
@@ -193,9 +193,10 @@ pub(super) fn change(plugin: &str, now: &VersionSpec, new: &VersionSpec) -> Opti
         return None;
     }
     if let Some(changed) = registration::difference(&now.spec, &new.spec, new.manifest.adopts()) {
-        return Some(Step::Refuse { plugin, reason: changed.to_string() });
+        return Some(Step::Reject { plugin, reason: changed.to_string() });
     }
-    // Document readers and writers are built for the collections, routers for the subscription.
+    // A running processor cannot change these: its readers and writers of documents are built for
+    // the collections, and its router for the subscription.
     let fixed = |version: &VersionSpec| {
         let ProcessorSpec { tenants, descriptor: Descriptor { mut collections, event_types, .. }, .. } =
             version.spec.clone();
@@ -225,7 +226,7 @@ impl fmt::Display for Step {
             Step::Swap { plugin } => write!(f, "swap {plugin}"),
             Step::Restart { plugin } => write!(f, "restart {plugin}"),
             Step::Start { plugin } => write!(f, "start {plugin}"),
-            Step::Refuse { plugin, reason } => write!(f, "refuse {plugin}: {reason}"),
+            Step::Reject { plugin, reason } => write!(f, "reject {plugin}: {reason}"),
         }
     }
 }
@@ -284,24 +285,24 @@ mod tests {
     }
 
     #[test]
-    fn a_second_file_that_claims_a_processor_is_refused() {
+    fn a_second_file_that_claims_a_processor_is_rejected() {
         let reason = |id: &str, owner: &str| {
             format!(
                 "claims the processor id {id}, which {owner}.wasm already has; remove one of the two, or give it another id"
             )
         };
-        assert_eq!(plan("", "a=x:1 b=x:1"), format!("start a; refuse b: {}", reason("x", "a")));
-        assert_eq!(plan("b=x:1", "a=x:2 b=x:1"), format!("refuse a: {}", reason("x", "b")));
+        assert_eq!(plan("", "a=x:1 b=x:1"), format!("start a; reject b: {}", reason("x", "a")));
+        assert_eq!(plan("b=x:1", "a=x:2 b=x:1"), format!("reject a: {}", reason("x", "b")));
         assert_eq!(
             plan("b=x:1", "a=x:2 b"),
-            format!("refuse a: {}", reason("x", "b")),
+            format!("reject a: {}", reason("x", "b")),
             "b runs, though its file is broken"
         );
-        assert_eq!(plan("a=x:1 b=y:1", "a=y:2 b=y:1"), format!("refuse a: {}", reason("y", "b")));
+        assert_eq!(plan("a=x:1 b=y:1", "a=y:2 b=y:1"), format!("reject a: {}", reason("y", "b")));
         let moved = plan("a=x:1 b=y:1", "a=y:1 b=y:1 c=x:1");
         assert_eq!(
             moved,
-            format!("stop a; start c; refuse a: {}", reason("y", "b")),
+            format!("stop a; start c; reject a: {}", reason("y", "b")),
             "c takes over the processor of a"
         );
     }
@@ -313,9 +314,9 @@ mod tests {
             let plan = ReconcilePlan::by_rank(&BTreeMap::new(), &files, |plugin, _| of(plugin));
             plan.to_string().split(':').next().unwrap().to_string()
         };
-        assert_eq!(ranked(|_| Rank::Other), "start a; refuse b");
-        assert_eq!(ranked(|name| if name == "c" { Rank::Owner } else { Rank::Other }), "start c; refuse a");
-        assert_eq!(ranked(|name| if name == "a" { Rank::Slow } else { Rank::Other }), "start b; refuse c");
+        assert_eq!(ranked(|_| Rank::Other), "start a; reject b");
+        assert_eq!(ranked(|name| if name == "c" { Rank::Owner } else { Rank::Other }), "start c; reject a");
+        assert_eq!(ranked(|name| if name == "a" { Rank::Slow } else { Rank::Other }), "start b; reject c");
     }
 
     #[test]
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_did_not_build_the_documents_is_refused() {
+    fn a_version_that_did_not_build_the_documents_is_rejected() {
         let now = version("a", "1");
         let with = |change: &dyn Fn(&mut ProcessorSpec)| {
             let mut new = version("a", "2");
@@ -345,17 +346,17 @@ mod tests {
         let more = CollectionName::parse("more").unwrap();
         assert_eq!(with(&|new| new.descriptor.collections.insert(0, more.clone())), "restart a");
         assert_eq!(with(&|new| new.descriptor.version = "2.0".into()), "swap a");
-        let refused = with(&|new| new.descriptor.read_model_version = 7);
+        let rejected = with(&|new| new.descriptor.read_model_version = 7);
         assert!(
-            refused.starts_with(
-                "refuse a: processor a was built with read-model version 1, and this plugin has read-model version 7"
+            rejected.starts_with(
+                "reject a: processor a was built with read-model version 1, and this plugin has read-model version 7"
             ),
-            "{refused}"
+            "{rejected}"
         );
     }
 
     #[test]
-    fn a_changed_manifest_swaps_restarts_or_refuses() {
+    fn a_changed_manifest_swaps_restarts_or_rejects() {
         let now = version("a", "1");
         let with = |manifest: &str, change: &dyn Fn(&mut ProcessorSpec)| {
             let manifest = Manifest::parse(manifest).unwrap();
@@ -371,9 +372,9 @@ mod tests {
         assert_eq!(with("tenants = ['acme']", &nothing), "restart a");
         let other_types = |new: &mut ProcessorSpec| new.descriptor.event_types = Some(vec!["T".into()]);
         assert_eq!(with("on-change = 'continue'", &other_types), "restart a");
-        assert!(with("", &other_types).starts_with("refuse a: "));
+        assert!(with("", &other_types).starts_with("reject a: "));
         let by_stream =
             |new: &mut ProcessorSpec| new.descriptor.partition_by = crate::model::spec::PartitionBy::EventStream;
-        assert!(with("on-change = 'continue'", &by_stream).starts_with("refuse a: "));
+        assert!(with("on-change = 'continue'", &by_stream).starts_with("reject a: "));
     }
 }

@@ -1,11 +1,11 @@
 //! The reconciler: the loop that makes the running plugins match the plugins folder.
 //!
 //! It scans the folder, checks added and changed files in the background, makes a plan from the
-//! results and carries it out on the [`Registry`]. It ends trials, rolls back versions that fail
-//! them or that a person rejects, and reports the outcome in the [history](super::history) and in
-//! error files.
+//! results and carries it out on the [`Registry`]. It ends trials, and rolls back versions that
+//! fail them or that an operator rolls back. It reports the outcome in the
+//! [history](super::history) and in error files.
 //!
-//! A start runs the files that are there, each from its processor's cursor. While the database does
+//! A start runs all files in the folder, each from its processor's cursor. While the database does
 //! not answer, running plugins continue, and steps that need it are retried.
 
 mod desired;
@@ -36,28 +36,28 @@ use super::{
     config::Config,
     folder::PluginFile,
     journal::Journal,
-    refusals::Refusals,
     registry::Registry,
+    rejections::Rejections,
     startup::{OpenFile, Startup},
     watched_folder::WatchedFolder,
 };
 use crate::{db::Db, model::ids::ProcessorId, sandbox::Sandbox, supervisor::Stop};
 
-/// How long a step may still take when the host stops. Default 300 ms: a step is a few statements,
-/// and the next start repeats what was cut off.
+/// How long a step may still take when the host stops. 300 ms: a step is a few statements, and the
+/// next start repeats an interrupted one.
 const LAST_STEP: Duration = Duration::from_millis(300);
 
 /// The plugins of a host.
 pub struct Reconciler {
     config: Config,
-    /// Whether changes of the folder are followed. Otherwise only the files of the start run.
+    /// Whether changes of the folder are followed. If not, only the files of the start run.
     follows: bool,
     folder: WatchedFolder,
     checks: Checks,
     registry: Registry,
     archive: Archive,
     journal: Journal,
-    refusals: Refusals,
+    rejections: Rejections,
     fallbacks: Fallbacks,
     schedule: Schedule,
     /// The start under way: of the host, or of files that were added later.
@@ -82,7 +82,7 @@ impl Reconciler {
             registry,
             archive,
             journal: Journal::new(db),
-            refusals: Refusals::new(folder),
+            rejections: Rejections::new(folder),
             fallbacks: Fallbacks::default(),
             schedule: Schedule::new(Instant::now()),
             start: None,
@@ -91,7 +91,8 @@ impl Reconciler {
         }
     }
 
-    /// The same for a host that ends once it has caught up: it ignores later changes of the folder.
+    /// The same reconciler for a host that ends once it has caught up: it ignores later changes of
+    /// the folder.
     pub fn of_one_start(mut self) -> Self {
         self.follows = false;
         self.checks.limit_retries();
@@ -99,8 +100,8 @@ impl Reconciler {
     }
 
     /// Runs the plugins and follows the folder until the host stops. Sends the report of the start
-    /// once every file runs or is refused. Fails if a processor fails, which it does only if it
-    /// cannot continue.
+    /// once every file runs or is rejected. Fails if a processor fails, which happens only if the
+    /// processor cannot continue.
     pub async fn run(mut self, mut stop: Stop, started: oneshot::Sender<StartReport>) -> anyhow::Result<()> {
         self.started = Some(started);
         self.checks.end_with(stop.clone());
@@ -110,7 +111,7 @@ impl Reconciler {
             tokio::select! {
                 ended = &mut turn => if let Err(error) = ended { break Some(error) },
                 () = stop.drain() => {
-                    // The results of compilers are not needed any more.
+                    // The results of compilers are no longer needed.
                     sandbox.stop_compiling();
                     let _ = timeout(LAST_STEP, turn).await;
                     break None;
@@ -118,12 +119,12 @@ impl Reconciler {
             }
         };
         sandbox.stop_compiling();
-        // Processors end in order. The error of the one that failed matters more than theirs.
+        // The processors end in order. The error of the one that failed matters more than theirs.
         let ended = self.registry.end().await;
         failed.map_or(ended, Err)
     }
 
-    /// Does what is due, then waits for the next event. Fails if a processor has failed.
+    /// Does the work that is due, then waits for the next event. Fails if a processor has failed.
     async fn turn(&mut self, stop: &mut Stop) -> anyhow::Result<()> {
         self.checks.start(self.folder.files(), &self.registry);
         let is_known = self.read_last_runs().await;
@@ -174,7 +175,7 @@ impl Reconciler {
                 start.allow_recall(plugin);
             }
             if self.checks.forget(plugin) {
-                self.refusals.remove_error(plugin);
+                self.rejections.remove_error(plugin);
             }
         }
         if !changed.is_empty() {
@@ -194,7 +195,7 @@ impl Reconciler {
         for plugin in removed {
             self.checks.remove(&plugin);
             self.close(&plugin);
-            self.refusals.add_removed([plugin]);
+            self.rejections.add_removed([plugin]);
         }
         self.checks.schedule(present);
     }
@@ -241,7 +242,7 @@ impl Reconciler {
             }
             CheckOutcome::Known { after_shortage } => {
                 if after_shortage {
-                    self.refusals.remove_error(&plugin);
+                    self.rejections.remove_error(&plugin);
                 }
                 self.close_or_recall(&plugin);
             }

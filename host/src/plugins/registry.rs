@@ -1,4 +1,4 @@
-//! The running processors of this host.
+//! The registry of the running processors of this host.
 //!
 //! The registry starts processors, replaces their code and ends them, each independently of the
 //! others. The [reconciler](super::reconciler) decides what runs. A processor ends by draining;
@@ -56,8 +56,7 @@ pub struct SwapReport {
 }
 
 impl Registry {
-    /// An empty registry. `pressures` are the settings of single processors for lanes that cannot
-    /// keep up.
+    /// An empty registry. `pressures` are the back-pressure settings of individual processors.
     pub fn new(shared: Shared, scheduler: Scheduler, pressures: BTreeMap<String, pressure::PressureSettings>) -> Self {
         Registry {
             shared,
@@ -74,7 +73,7 @@ impl Registry {
         &self.members
     }
 
-    /// Ids that have settings, but no running processor.
+    /// Ids that have settings but no running processor.
     pub fn idle_settings(&self) -> impl Iterator<Item = &str> {
         self.pressures.keys().map(String::as_str).filter(|name| !self.members.keys().any(|id| id.as_str() == *name))
     }
@@ -133,8 +132,8 @@ impl Registry {
         DryRuns::new(context)
     }
 
-    /// Registers processors, then starts them: those in lockstep must know all others at their
-    /// start. Returns those that cannot run.
+    /// Registers all processors and then starts them, because those in lockstep must know all
+    /// others when they start. Returns those that cannot run.
     pub async fn start(
         &mut self,
         session: &Session,
@@ -147,11 +146,11 @@ impl Registry {
         }
         let registrations: Vec<Registration<'_>> = versions.iter().map(RunnableVersion::registration).collect();
         let registered = registration::register_all(session, &self.shared.tenants, &registrations).await;
-        let mut refused = Vec::new();
+        let mut rejected = Vec::new();
         let mut processors = Vec::new();
         for (version, registered) in versions.into_iter().zip(registered) {
             if let Err(error) = registered {
-                refused.push((version, error));
+                rejected.push((version, error));
                 continue;
             }
             announce(&version);
@@ -172,7 +171,7 @@ impl Registry {
         for (id, processor) in processors {
             self.tasks.spawn(id.as_str(), |stop| processor.run(stop));
         }
-        refused
+        rejected
     }
 
     /// Replaces the code of a running processor, each lane at the end of its batch, and retries its
@@ -271,12 +270,12 @@ impl Registry {
         }
     }
 
-    /// Registers a version that does not start yet. Fails if it could not.
+    /// Registers a version without starting it. Fails if it could not start.
     pub async fn could_start(&self, session: &Session, version: &RunnableVersion) -> Result<(), RegistrationError> {
         registration::register(session, &self.shared.tenants, version.registration()).await
     }
 
-    /// Gives a processor the name of another file.
+    /// Records that a processor runs from a file of another name.
     pub async fn rename(&mut self, session: &Session, id: &ProcessorId, plugin: &str) -> Result<(), RegistrationError> {
         let Some(member) = self.members.get_mut(id) else { return Ok(()) };
         let (digest, adopts) = (member.code.current().digest.clone(), member.manifest.adopts());

@@ -3,7 +3,8 @@
 //!
 //! A problem is new if its path is new or its text has changed. A problem that disappears is
 //! remembered for a minute. The problems of one folder add at most 40 lines to the log in that
-//! time. So no folder can flood the log, and memory is bounded by what a scan lists.
+//! time. So no folder can flood the log, and memory is bounded by the number of problems that a
+//! scan lists.
 
 use std::{
     collections::BTreeMap,
@@ -14,12 +15,12 @@ use std::{
 use super::{folder::Problem, history};
 use crate::db::{Error, Session};
 
-/// How long a problem that has disappeared is remembered. Default one minute: a problem that flaps
-/// is one problem, one that recurs the next day is another.
+/// How long a problem that has disappeared is remembered. One minute: a problem that comes and goes
+/// is one problem, and one that recurs the next day is another.
 const REMEMBERED: Duration = Duration::from_secs(60);
-/// Lines that the problems of one folder may add to the log within [`REMEMBERED`]. Default 40:
-/// twice what one scan lists.
-const MOST_LINES: usize = 40;
+/// Lines that the problems of one folder may add to the log within [`REMEMBERED`]. 40: twice what
+/// one scan lists.
+const MAX_LINES: usize = 40;
 
 /// The problems of a plugins folder.
 #[derive(Debug, Default)]
@@ -61,7 +62,7 @@ impl ProblemReports {
                 }
             }
             let folder = folder_of(&problem.path);
-            if self.logged.keys().filter(|path| folder_of(path) == folder).count() < MOST_LINES {
+            if self.logged.keys().filter(|path| folder_of(path) == folder).count() < MAX_LINES {
                 self.logged.insert(problem.path.clone(), (problem.problem.clone(), now));
                 new.push(problem.clone());
             }
@@ -111,7 +112,7 @@ mod tests {
             assert_eq!(logged(&[("a", "x")], seconds), nothing);
         }
         assert_eq!(logged(&[("a", "y")], 200), ["a"]);
-        // A problem that flaps is the same one for a minute.
+        // A problem that comes and goes is the same one for a minute.
         assert_eq!(logged(&[], 201), nothing);
         assert_eq!(logged(&[("a", "y")], 259), nothing);
         assert_eq!(logged(&[], 320), nothing);
@@ -129,6 +130,6 @@ mod tests {
             lines += logged.iter().filter(|path| path.starts_with("mallory")).count();
             assert_eq!(logged.contains(&"acme/a.toml".into()), scan == 0, "another folder's problem is logged");
         }
-        assert_eq!(lines, MOST_LINES);
+        assert_eq!(lines, MAX_LINES);
     }
 }

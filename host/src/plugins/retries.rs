@@ -1,7 +1,7 @@
-//! Retries of work that failed for lack of memory or because the database did not answer: pure.
+//! Retries of work that failed for lack of memory, or because the database did not answer. Pure.
 //!
-//! Such a failure says nothing about the file. The work is retried after a wait that doubles from
-//! one second to two minutes.
+//! Such a failure does not count against the file. The work is retried after a wait that doubles
+//! from one second to two minutes.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 /// The longest wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(120);
-/// Attempts after which a host that ends once it has caught up refuses the file.
+/// Attempts after which a host that ends once it has caught up rejects the file.
 pub(super) const ATTEMPTS: u32 = 4;
 
 /// The plugins whose work is retried later.
@@ -59,7 +59,7 @@ impl Retries {
         self.0.iter().map(|(plugin, retry)| (plugin, retry.reason.as_str()))
     }
 
-    /// The plugins whose retry is due. Each is returned once and does not wait any more.
+    /// The plugins whose retry is due. Each is returned once, and no longer waits.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<String> {
         let due = self.0.iter_mut().filter(|(_, retry)| retry.due.is_some_and(|due| due <= now));
         due.map(|(plugin, retry)| {

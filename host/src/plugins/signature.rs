@@ -2,7 +2,7 @@
 //! it as `NAME.wasm.sig`.
 //!
 //! Keys and signatures are written in hexadecimal; a secret key is the 32-byte seed of RFC 8032. If
-//! `rollout.public-keys` names keys, a plugin runs only if any one of them has signed exactly these
+//! `rollout.public-keys` lists keys, a plugin runs only if one of them has signed exactly these
 //! bytes. Manifests are not signed: they are the operator's, like the settings.
 
 use std::fmt::Write;
@@ -52,7 +52,7 @@ impl SecretKey {
     }
 }
 
-/// What to do about a missing or wrong signature.
+/// The remedy for a missing or wrong signature.
 const REMEDY: &str = "Sign the file as it is now: sandmill plugin sign NAME.wasm --key SECRET-KEY-FILE.";
 
 /// Verifies the bytes of a plugin and returns the key that has signed them. `signature` is the text
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_other_keys_and_malformed_signatures_are_refused() {
+    fn other_bytes_other_keys_and_malformed_signatures_are_rejected() {
         let (ours, theirs) = (SecretKey::of(&[1; 32]), SecretKey::of(&[2; 32]));
         let keys = [&theirs, &ours].map(|key| PublicKey::parse(&key.public()).unwrap());
         let signature = ours.sign(b"plugin");

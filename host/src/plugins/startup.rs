@@ -1,5 +1,5 @@
-//! A start: the order in which files may claim processors, and the former versions in their places.
-//! Pure.
+//! A start: the order in which files may claim processors, and the files for which former versions
+//! run. Pure.
 //!
 //! A start covers all files of a host that begins, or the files that were added to a running host.
 //! Each file begins as soon as it is ready, and no file waits for one that is slow to compile. Yet
@@ -7,7 +7,7 @@
 //! it last, or else to the first file by name, slow files last (see [`Rank`]). So a file begins
 //! once no file with precedence can still claim its processor. Files of other tenants never can.
 //!
-//! If a file is refused, the version that ran last continues in its place, as on a running host.
+//! If a file is rejected, the version that ran last continues in its place, as on a running host.
 //! This also restores the plugins of a volume that was not mounted for a while.
 //!
 //! If the database or the machine prevents the recall of a former version, its file counts as slow.
@@ -81,8 +81,8 @@ impl Startup {
         self.last_runs.as_ref()?.get(plugin)
     }
 
-    /// Takes the digest of a file. Forgets what a removed plugin ran, if it returns with another
-    /// file: adding a file must not bring back a version that was removed.
+    /// Takes the digest of a file. If the plugin was removed and returns with another file, forgets
+    /// what it ran: adding a file must not restore a version that was removed.
     pub(super) fn file_read(&mut self, plugin: &str, digest: &str) {
         let is_another = self.last_run(plugin).is_some_and(|last| last.is_removed && last.file_digest() != digest);
         if let (true, Some(last_runs)) = (is_another, self.last_runs.as_mut()) {
@@ -90,7 +90,7 @@ impl Startup {
         }
     }
 
-    /// Decides what runs in a file's place: what runs now, and otherwise nothing.
+    /// Decides a file: its plugin keeps the version that runs now, or runs none.
     pub(super) fn close(&mut self, plugin: &str) {
         self.open.remove(plugin);
         self.overdue.remove(plugin);
@@ -178,10 +178,10 @@ impl Startup {
             .any(|(name, other)| other.tenant == file.tenant && (other.is_slow, name.as_str()) < (file.is_slow, plugin))
     }
 
-    /// Whether a file that was refused before waits for the recall of its former version.
+    /// Whether a file that was rejected before waits for the recall of its former version.
     pub(super) fn awaits_former(&self, plugin: &str, digest: &str) -> bool {
-        let refused = self.last_run(plugin).and_then(|last| last.refused.as_ref());
-        self.is_open(plugin) && refused.is_some_and(|(refused, ..)| refused == digest)
+        let rejected = self.last_run(plugin).and_then(|last| last.refused.as_ref());
+        self.is_open(plugin) && rejected.is_some_and(|(rejected, ..)| rejected == digest)
     }
 
     /// Whether a processor in lockstep waits for a file that may be in lockstep too. They begin

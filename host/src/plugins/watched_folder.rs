@@ -1,4 +1,4 @@
-//! The plugins folder under watch: its settled files, and reports of its problems.
+//! The watched plugins folder: its settled files, and the reports of its problems.
 //!
 //! A scan follows each hint of the file system, and a timer in case a hint was lost. If the folder
 //! does not exist, it counts as empty, because it may be created later. If it cannot be read, all
@@ -23,10 +23,10 @@ use crate::{
 
 /// Interval between scans while every folder is watched, in case a hint was lost.
 const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
-/// Interval between scans while a folder is not watched. A scan costs microseconds a file.
+/// Interval between scans while a folder is not watched. A scan takes microseconds per file.
 const UNWATCHED_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The plugins folder under watch.
+/// The watched plugins folder.
 pub(super) struct WatchedFolder {
     path: PathBuf,
     /// The configured interval, milliseconds; 0 leaves it to the hints.

@@ -1,12 +1,13 @@
-//! The dry run of a new version: it handles recent events again, before a swap gives it new ones.
+//! The dry run of a new version (the *candidate*): before a swap, it handles recent events again.
 //!
-//! The candidate handles the processor's last events as in live work, over the committed documents.
-//! Its results are counted and discarded. If it fails (it traps, reaches a limit, or returns
-//! malformed output), the running version handles the same events in the same way. If both fail,
-//! the failure says nothing about the candidate. If only the candidate fails, it is rejected. Skips
-//! and stops are decisions of the plugin's author, and the documents may already contain the
-//! effects of these events. So skips and stops are counted and shown, but reject nothing. Both
-//! versions run in fresh instances, so that neither remembers discarded results.
+//! The candidate handles the processor's last events as it would handle new ones, over the
+//! committed documents. Its results are counted and discarded. If it fails (it traps, reaches a
+//! limit, or returns malformed output), the running version handles the same events in the same
+//! way. If both fail, the failure says nothing about the candidate. If only the candidate fails, it
+//! is rejected. Skips and stops are decisions of the plugin's author, and the documents may already
+//! contain the effects of these events. So skips and stops are counted and shown, but are no reason
+//! to reject a candidate. Both versions run in fresh instances, so that neither remembers discarded
+//! results.
 
 use std::{
     fmt,
@@ -45,7 +46,7 @@ use crate::{
 
 /// Maximum time for the candidate, and again for the running version where the candidate failed.
 /// Only events handled within this time count. A candidate that handled nothing gets a second
-/// chance. Default 2 s.
+/// chance. 2 s: a swap may wait that long, and an ordinary plugin handles far more events in it.
 const TIME: Duration = Duration::from_secs(2);
 /// Lanes that run concurrently: enough that their reads of documents share a query.
 const LANES_AT_ONCE: usize = 16;
@@ -66,10 +67,11 @@ pub struct DryRunReport {
     pub stopped: usize,
     /// Lanes in which it failed.
     pub failed: usize,
-    /// Why it failed, stopped or skipped; the worst of these.
+    /// Why it failed, stopped or skipped: the reason of the gravest of these.
     pub why: Option<String>,
-    /// Why it is rejected: an event that it cannot handle and the running version can.
-    pub worse: Option<String>,
+    /// Why it is rejected, if it is: an event that it cannot handle and the running version can.
+    #[serde(rename = "worse")]
+    pub rejection: Option<String>,
 }
 
 /// The reader and documents of consecutive dry runs.
@@ -79,7 +81,7 @@ pub struct DryRunSession {
     sessions: Arc<Pool<Session>>,
     read_bytes: usize,
     committed: Arc<CommittedReader>,
-    /// Bytes of documents that one version may write in a dry run.
+    /// Maximum bytes of documents that one version may write in a dry run.
     written_bytes: usize,
 }
 
@@ -112,7 +114,7 @@ pub struct DryRun<'a> {
     /// The running version.
     pub running: &'a CodeVersion,
     /// Its spec.
-    pub runs_as: &'a ProcessorSpec,
+    pub running_spec: &'a ProcessorSpec,
     /// Maximum number of events.
     pub events: usize,
 }
@@ -124,10 +126,10 @@ impl DryRun<'_> {
         let Some((from, up_to)) = self.handled_positions() else { return Ok(None) };
         let (tenants, event_types) = (self.spec.tenants.as_deref(), self.spec.descriptor.event_types.as_deref());
         let mut last = session.reader.last(tenants, event_types, up_to, self.events).await?;
-        // The candidate must not see events that the running version never handled, and they allow
-        // no comparison.
-        let running = Router::new(self.runs_as);
-        last.retain(|event| event.position >= from && running.takes(event));
+        // The candidate must not see events that the running version never handles: they allow no
+        // comparison.
+        let running = Router::new(self.running_spec);
+        last.retain(|event| event.position >= from && running.handles(event));
         let router = Router::new(self.spec);
         session.reader.route_deferred(&router, &last).await?;
         let lanes = router.route(&last);
@@ -135,12 +137,12 @@ impl DryRun<'_> {
             return Ok(None);
         }
         // Collections that only the candidate has are empty, or belong to another processor.
-        let known = |collection: &&CollectionName| self.runs_as.descriptor.collections.contains(collection);
+        let known = |collection: &&CollectionName| self.running_spec.descriptor.collections.contains(collection);
         let collections: Arc<[CollectionName]> =
             self.spec.descriptor.collections.iter().filter(known).cloned().collect();
-        session.read_for(self.runs_as.id.owner());
+        session.read_for(self.running_spec.id.owner());
         let new = CodeVersion::new("", self.handler.clone().isolated_clone(), self.spec.max_batch_size);
-        let old = CodeVersion::new("", self.running.handler.clone().isolated_clone(), self.runs_as.max_batch_size);
+        let old = CodeVersion::new("", self.running.handler.clone().isolated_clone(), self.running_spec.max_batch_size);
         let [new, old] = [new, old].map(|version| Candidate {
             runner: Runner {
                 replaying: true,
@@ -162,7 +164,7 @@ impl DryRun<'_> {
     /// conditions, so a few events that are not handled yet do no harm.
     fn handled_positions(&self) -> Option<(i64, i64)> {
         let positions = self.running.stats().positions;
-        match self.runs_as.descriptor.start {
+        match self.running_spec.descriptor.start {
             Start::Beginning => Some((i64::MIN, positions.map_or(i64::MAX, |(_, last)| last))),
             Start::Now => positions,
         }
@@ -183,9 +185,9 @@ async fn compare(new: &Candidate, old: &Candidate, lanes: &LaneEvents) -> Result
         report.handled += outcome.handled;
         report.skipped += outcome.skipped;
         skip = skip.or(outcome.skip);
-        let Some((reason, excused)) = outcome.stop else { continue };
+        let Some((reason, harmless)) = outcome.stop else { continue };
         let description = describe(lane, events.get(outcome.handled), &reason);
-        if excused {
+        if harmless {
             report.stopped += 1;
             stop.get_or_insert(description);
         } else {
@@ -205,21 +207,21 @@ async fn compare(new: &Candidate, old: &Candidate, lanes: &LaneEvents) -> Result
         let seconds = TIME.as_secs();
         let reason =
             || format!("none of {events} events was handled in {seconds} s; the running version handles {handled}");
-        report.worse = (handled > 0).then(reason);
+        report.rejection = (handled > 0).then(reason);
     } else if !failures.is_empty() {
         let (lanes, descriptions): (Vec<_>, Vec<String>) = failures.into_iter().unzip();
         let outcomes = old.run_all(&lanes).await?;
         let handled_all =
             |((_, events), outcome): &(&(LaneKey, Vec<Arc<Event>>), LaneOutcome)| outcome.handled == events.len();
         let mut compared = lanes.iter().zip(outcomes).zip(&descriptions);
-        report.worse = compared.find(|(pair, _)| handled_all(pair)).map(|(_, description)| description.clone());
+        report.rejection = compared.find(|(pair, _)| handled_all(pair)).map(|(_, description)| description.clone());
         report.why = descriptions.into_iter().next();
     }
-    report.why = report.worse.clone().or(report.why).or(stop).or(skip);
+    report.why = report.rejection.clone().or(report.why).or(stop).or(skip);
     Ok(report)
 }
 
-/// A lane's failure, as text that any column can hold.
+/// A description of a lane's failure, in a form that any text column can store.
 fn describe(lane: &LaneKey, event: Option<&Arc<Event>>, reason: &Reason) -> String {
     let at = event
         .map_or(String::new(), |event| format!(", the event at position {} ({})", event.position, event.event_type));
@@ -243,8 +245,8 @@ struct LaneOutcome {
     skipped: usize,
     /// The first skip.
     skip: Option<String>,
-    /// Why it ended before the last event, unless time or room ran out. The flag is set if this is
-    /// no failure: the plugin decided it, or the host was short of something.
+    /// Why it ended before the last event, unless time or memory ran out. The flag is set if this
+    /// is no failure: the plugin decided it, or the host was short of a resource.
     stop: Option<(Reason, bool)>,
 }
 
@@ -275,7 +277,7 @@ impl Candidate {
                 key.id.len() + text.as_ref().map_or(0, |text| text.len())
             };
             let weight: usize = outcome.changes.iter().map(weight).sum();
-            // Once one lane finds too little room, no lane has any.
+            // Once one lane finds too little room, the room of all lanes is used up.
             let left = |left: usize| Some(left.saturating_sub(weight));
             let _ = self.bytes_left.fetch_update(Relaxed, Relaxed, left);
             handled += outcome.handled;
@@ -336,9 +338,9 @@ impl Documents for Overlay {
 impl DryRunReport {
     /// An error with the reason and the remedy if the candidate is rejected.
     pub fn verdict(&self) -> Result<(), String> {
-        let Some(worse) = &self.worse else { return Ok(()) };
+        let Some(rejection) = &self.rejection else { return Ok(()) };
         Err(format!(
-            "a dry run on the last {} events failed, unlike the running version: {worse}\nFix the plugin, or set `dry-run = false` in its manifest to swap without a dry run.",
+            "a dry run on the last {} events failed, unlike the running version: {rejection}\nFix the plugin, or set `dry-run = false` in its manifest to swap without a dry run.",
             self.events
         ))
     }
@@ -483,18 +485,18 @@ mod tests {
     async fn a_candidate_is_rejected_only_for_events_that_the_running_version_handles() {
         let both = dry_run(&[("bad", Behaviour::Trap)], &[("bad", Behaviour::Trap)], &["fine bad fine", "fine"]).await;
         assert_eq!((both.events, both.lanes, both.handled, both.failed), (4, 2, 2, 1));
-        assert_eq!((both.worse.as_deref(), both.verdict()), (None, Ok(())));
+        assert_eq!((both.rejection.as_deref(), both.verdict()), (None, Ok(())));
         let why = "tenant t0, the event at position 2 (bad): trap: unreachable";
         assert_eq!(both.why.as_deref(), Some(why));
         let new = dry_run(&[("bad", Behaviour::Trap)], &[], &["fine", "fine bad fine"]).await;
         let why = "tenant t1, the event at position 3 (bad): trap: unreachable";
-        assert_eq!((new.failed, new.worse.as_deref()), (1, Some(why)));
+        assert_eq!((new.failed, new.rejection.as_deref()), (1, Some(why)));
         assert!(new.verdict().unwrap_err().contains("a dry run on the last 4 events failed"));
         // The running version may fail after the event at which the candidate fails.
         let later = dry_run(&[("bad", Behaviour::Trap)], &[("other", Behaviour::Trap)], &["bad other"]).await;
-        assert!(later.worse.is_some(), "{later:?}");
+        assert!(later.rejection.is_some(), "{later:?}");
         let sooner = dry_run(&[("other", Behaviour::Trap)], &[("bad", Behaviour::Trap)], &["bad other"]).await;
-        assert_eq!((sooner.handled, sooner.worse), (1, None));
+        assert_eq!((sooner.handled, sooner.rejection), (1, None));
     }
 
     #[tokio::test]
@@ -505,10 +507,10 @@ mod tests {
             &["fine bad fine", "other fine", "fine"],
         )
         .await;
-        assert_eq!((own.handled, own.skipped, own.stopped, own.failed, own.worse), (4, 1, 1, 0, None));
+        assert_eq!((own.handled, own.skipped, own.stopped, own.failed, own.rejection), (4, 1, 1, 0, None));
         assert!(own.why.is_some_and(|why| why.contains("position 2 (bad): plugin: ")));
         let shortage = dry_run(&[("bad", Behaviour::Shortage)], &[], &["bad", "bad fine", "fine"]).await;
-        assert_eq!((shortage.handled, shortage.stopped, shortage.failed, shortage.worse), (1, 2, 0, None));
+        assert_eq!((shortage.handled, shortage.stopped, shortage.failed, shortage.rejection), (1, 2, 0, None));
     }
 
     /// Two documents of some 1,000 bytes fit. A lane without room ends, and no further lane begins.
@@ -516,6 +518,6 @@ mod tests {
     async fn the_bytes_that_a_dry_run_writes_are_bounded() {
         let report = dry_run(&[("large", Behaviour::Write)], &[], &["large"; 100]).await;
         assert!((3..=LANES_AT_ONCE + 2).contains(&report.handled), "{report:?}");
-        assert_eq!((report.failed, report.worse), (0, None));
+        assert_eq!((report.failed, report.rejection), (0, None));
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::processor::code::VersionStats;
 
-/// When a version fails its trial.
+/// The rules by which a version fails its trial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Probation {
-    /// How long the trial lasts, in seconds; 0 trusts every version.
+    /// Length of the trial, seconds; 0 trusts every version.
     pub seconds: u64,
     /// Number of newly blocked lanes at which the version fails. One suffices if it has handled no
     /// event.

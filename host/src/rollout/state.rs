@@ -16,7 +16,7 @@
 
 use std::time::{Duration, Instant};
 
-/// A version that is identified by the digest of its file.
+/// A version of a plugin, identified by the digest of its file.
 pub trait HasDigest {
     /// SHA-256 of its file.
     fn digest(&self) -> &str;

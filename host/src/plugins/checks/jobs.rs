@@ -1,6 +1,6 @@
 //! Background jobs: checks of files and recalls of former versions. Each may compile for a minute.
 //!
-//! Small files have slots of their own, so that a slow file does not delay them.
+//! Small files have their own slots, so that a slow file does not delay them.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,12 +23,12 @@ use crate::{
     supervisor::Stop,
 };
 
-/// Small files that are checked at once. Default 4: their code is usually cached, and loading it
-/// and calling `describe` keeps some cores busy.
+/// Small files that are checked at once. 4: their code is usually cached, and loading it and
+/// calling `describe` keeps some cores busy.
 const SMALL_AT_ONCE: usize = 4;
-/// Slow files that are checked at once. Default 2: one compiles while the other is read.
+/// Slow files that are checked at once. 2: one compiles while the other is read.
 const SLOW_AT_ONCE: usize = 2;
-/// Former versions that are recalled at once. Default 2: each has a database session and the bytes
+/// Former versions that are recalled at once. 2: each has a database session and the bytes
 /// of a whole component, and one compiles while the other is read.
 const RECALLS_AT_ONCE: usize = 2;
 
@@ -49,7 +49,7 @@ pub(in crate::plugins) struct Recall {
     /// SHA-256 and contract of the version with which the search begins. If it is held back, the
     /// search continues with the versions before it.
     pub(in crate::plugins) from: (String, String),
-    /// How much time and memory compiling may take.
+    /// The limits on the time and memory for compiling.
     pub(in crate::plugins) effort: Effort,
 }
 
@@ -66,7 +66,7 @@ pub(in crate::plugins) struct RecallResult {
 /// The purpose of a recall.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::plugins) enum Purpose {
-    /// To run in place of a file that is refused at a start.
+    /// To run in place of a file that is rejected at a start.
     Start,
     /// To replace the running version, which is held back.
     RollBack(VersionHold),
@@ -77,7 +77,7 @@ pub(in crate::plugins) enum RecallFailure {
     /// No former version is known that is not held back.
     Unknown,
     /// The version cannot run on this host.
-    Refused {
+    Rejected {
         /// SHA-256 of its file.
         digest: String,
         /// The reason.
@@ -127,9 +127,9 @@ impl Jobs {
         self.recalls.contains(plugin) || self.queued.iter().any(|recall| recall.file.name == plugin)
     }
 
-    /// Whether there is a place for the check of a small or slow file. A tenant's own files are
-    /// checked one after another, so that a tenant with many files leaves places for others.
-    pub(super) fn has_place(&self, plugin: &str, slow: bool) -> bool {
+    /// Whether a slot is free for the check of a small or slow file. A tenant's own files are
+    /// checked one after another, so that a tenant with many files leaves slots to others.
+    pub(super) fn has_slot(&self, plugin: &str, slow: bool) -> bool {
         let busy = || self.checks.iter().filter(|(_, other)| **other == slow).map(|(plugin, _)| plugin);
         is_only_of_tenant(plugin, busy()) && busy().count() < if slow { SLOW_AT_ONCE } else { SMALL_AT_ONCE }
     }
@@ -138,8 +138,8 @@ impl Jobs {
     pub(super) fn check(&mut self, tools: &Tools, file: PluginFile, effort: Effort, dry_runs: DryRuns) {
         self.checks.insert(file.name.clone(), effort != Effort::Quick);
         let (lost, tools) = (file.clone(), tools.clone());
-        // The dry run too runs on the blocking thread: the sessions that it borrows must not wait
-        // for the reconciler.
+        // The dry run also runs on the blocking thread: it borrows sessions, and must make progress
+        // without the reconciler.
         let runtime = Handle::current();
         let check = spawn_blocking(move || {
             let sandbox = tools.sandbox.with_effort(effort);
@@ -148,12 +148,12 @@ impl Jobs {
                 let Some(mut stop) = tools.stop else { return checked.with_dry_run(&dry_runs).await };
                 tokio::select! {
                     checked = checked.with_dry_run(&dry_runs) => checked,
-                    () = stop.drain() => CheckedFile::refused(unneeded, "the host ends".into()),
+                    () = stop.drain() => CheckedFile::rejected(unneeded, "the host ends".into()),
                 }
             })
         });
         self.under_way.push(Box::pin(async move {
-            let failed = |error| CheckedFile::refused(lost, format!("the check failed: {error}"));
+            let failed = |error| CheckedFile::rejected(lost, format!("the check failed: {error}"));
             JobResult::Check(Box::new(check.await.unwrap_or_else(failed)))
         }));
     }
@@ -168,7 +168,7 @@ impl Jobs {
         self.queued.retain(|recall| recall.file.name != plugin);
     }
 
-    /// Starts queued recalls for which there is a place. Versions of `holds` are not recalled.
+    /// Starts queued recalls for which a slot is free. Versions in `holds` are not recalled.
     pub(super) fn start_recalls(&mut self, tools: &Tools, holds: &BTreeSet<VersionHold>) {
         while let Some(Recall { file, purpose, from, effort }) = self.next_recall() {
             let (tools, holds) = (tools.clone(), holds.iter().cloned().collect());
@@ -179,8 +179,8 @@ impl Jobs {
         }
     }
 
-    /// The next recall that has a place. As with checks, there is one at a time of a tenant's own
-    /// files.
+    /// The next recall for which a slot is free. As with checks, a tenant's own files have one
+    /// recall at a time.
     fn next_recall(&mut self) -> Option<Recall> {
         if self.recalls.len() >= RECALLS_AT_ONCE {
             return None;
@@ -234,11 +234,11 @@ async fn recall(
     let recalled = spawn_blocking(move || check::recall(&sandbox, &keys, file, known)).await;
     match recalled {
         Ok(Ok(former)) => Ok(former),
-        Ok(Err(check::RecallError::Refused(reason))) => Err(RecallFailure::Refused { digest: former, reason }),
+        Ok(Err(check::RecallError::Rejected(reason))) => Err(RecallFailure::Rejected { digest: former, reason }),
         Ok(Err(check::RecallError::Shortage(reason))) => Err(RecallFailure::Shortage(reason)),
         Err(error) => {
             let reason = format!("loading it failed: {error}");
-            Err(RecallFailure::Refused { digest: former, reason })
+            Err(RecallFailure::Rejected { digest: former, reason })
         }
     }
 }
@@ -251,7 +251,7 @@ mod tests {
     fn a_tenants_own_files_are_checked_one_after_another() {
         let mut jobs = Jobs::default();
         let mut begins = |name: &str, slow| {
-            let is_free = jobs.has_place(name, slow);
+            let is_free = jobs.has_slot(name, slow);
             if is_free {
                 jobs.checks.insert(name.into(), slow);
             }
@@ -261,7 +261,7 @@ mod tests {
         assert!(begins("acme/large", true) && !begins("acme/larger", true), "and one slow file");
         assert!(begins("a", false) && begins("b", false), "shared files are not counted by tenant");
         assert!(begins("globex/a", false));
-        assert!(!begins("c", false), "all places are taken");
+        assert!(!begins("c", false), "all slots are taken");
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
         let next = |jobs: &mut Jobs| jobs.next_recall().map(|recall| recall.file.name);
         assert_eq!(next(&mut jobs).as_deref(), Some("acme/a"));
         assert_eq!(next(&mut jobs).as_deref(), Some("a"), "acme/b waits for acme/a");
-        assert_eq!(next(&mut jobs), None, "all places are taken");
+        assert_eq!(next(&mut jobs), None, "all slots are taken");
         assert!(["acme/a", "acme/b", "a", "b"].iter().all(|name| jobs.is_recalling(name)));
         jobs.recalls.remove("acme/a");
         jobs.forget_recalls("b");

@@ -1,4 +1,4 @@
-//! The kinds of entries in the plugins folder, recognized by their names: pure.
+//! The kinds of entries in the plugins folder, recognized by their names. Pure.
 
 use std::{ffi::OsStr, os::unix::ffi::OsStrExt};
 

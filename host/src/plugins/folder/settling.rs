@@ -1,7 +1,7 @@
-//! Changes in the plugins folder from scan to scan: pure.
+//! Changes in the plugins folder from one scan to the next. Pure.
 //!
 //! A change counts once the file has not changed again for 40 ms, so that no file is loaded while
-//! it is being written. Each file settles on its own. A file that could not be read counts as
+//! it is being written. Each file settles independently. A file that could not be read counts as
 //! unchanged.
 
 use std::{
@@ -12,8 +12,8 @@ use std::{
 use super::PluginFile;
 use crate::model::ids::TenantId;
 
-/// How long a file must be unchanged. Default 40 ms: longer than a writer's pauses, and too short
-/// to notice.
+/// How long a file must be unchanged. 40 ms: longer than a writer's pauses, and too short to
+/// notice.
 const SETTLES: Duration = Duration::from_millis(40);
 
 /// The known files, and changes that have not settled.

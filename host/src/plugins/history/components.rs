@@ -1,4 +1,4 @@
-//! Stored components: the bytes of versions that a plugin can return to.
+//! Stored components: the bytes of versions to which a plugin can be rolled back.
 //!
 //! Bytes are stored once for all plugins and found only through a plugin that ran them. A row is
 //! trusted no more than a file: the reader must check its digest and its signature. [`prune`],
@@ -27,7 +27,7 @@ pub struct StoredComponent {
     pub signature: String,
 }
 
-/// The stored bytes of a version that a plugin can return to, if there are any.
+/// The stored bytes of a version to which a plugin can be rolled back, if there are any.
 pub async fn find(
     session: &Session,
     plugin: &str,

@@ -1,5 +1,5 @@
--- Clears what ran under the name of a missing file, if another file has appeared under that name.
--- The versions that it can go back to stay. An unread file changes nothing.
+-- Clears the version that ran under the name of a missing file, if another file has appeared under
+-- that name. Its retained versions stay. A file that was not read changes nothing.
 --
 -- $1 text  plugin
 -- $2 text  digest of the file that exists now; empty = not read

@@ -1,8 +1,8 @@
 -- Records the versions that began to run, and adds an entry to the history of each. Returns the
 -- numbers of the entries, in order.
 --
--- A version that starts with its processor replaced the version that ran last as that processor, if
--- that was another one.
+-- A version that starts with its processor counts as the replacement of the version that last ran
+-- as that processor, if that was another one.
 --
 -- Arrays of one length:
 -- $1  text[]    plugins

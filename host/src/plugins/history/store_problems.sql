@@ -1,5 +1,5 @@
--- Replaces the recorded problems of the plugins folder with those found now. A problem in the same
--- words keeps its time.
+-- Replaces the recorded problems of the plugins folder with those found now. A problem whose text
+-- is unchanged keeps its time.
 --
 -- Arrays of one length:
 -- $1 text[]  paths

@@ -1,4 +1,4 @@
-//! The versions that are held back, including those whose hold the database does not have yet.
+//! Holds: the versions that are held back, including holds that are not in the database yet.
 
 use std::collections::BTreeSet;
 
@@ -10,9 +10,9 @@ use crate::{
 /// The versions that are held back.
 #[derive(Default)]
 pub(in crate::plugins) struct Holds {
-    /// As of the last read, and those of `unwritten`.
+    /// The holds as of the last read, and those in `unwritten`.
     current: BTreeSet<VersionHold>,
-    /// Holds to be written.
+    /// Holds that are not written yet.
     unwritten: BTreeSet<VersionHold>,
 }
 

@@ -30,7 +30,7 @@ impl RunningPlugin {
         }
     }
 
-    /// The history entry about its start, swap, restart, rollback or new name.
+    /// The history entry about its start, swap, restart, rollback or renaming.
     pub(super) fn note<'a>(
         &'a self,
         event: PluginEvent,

@@ -1,4 +1,4 @@
-//! The inputs of a plan: the running versions, the desired ones, and the files that are refused.
+//! The inputs of a plan: the running versions, the desired ones, and the files that are rejected.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ impl Reconciler {
         self.folder.files().keys().map(|plugin| (plugin.clone(), desired(plugin))).collect()
     }
 
-    /// The version that a plugin is to run: that of its file, or a former version in its place.
+    /// The version that a plugin should run: that of its file, or a former version in its place.
     pub(super) fn version_to_run(&self, plugin: &str) -> Option<RunnableVersion> {
         let former = self.fallbacks.former(plugin).filter(|_| self.running_id(plugin).is_none());
         former.or_else(|| self.candidate(plugin))?.runnable()
@@ -70,8 +70,8 @@ impl Reconciler {
         }
     }
 
-    /// The files that are refused regardless of other files, with the reasons.
-    pub(super) fn refused(&self) -> BTreeMap<String, String> {
+    /// The files that are rejected regardless of other files, with the reasons.
+    pub(super) fn rejected(&self) -> BTreeMap<String, String> {
         let reason = |(plugin, checked): (&String, &CheckedFile)| {
             let reason = match &checked.outcome {
                 Err(reason) => reason.clone(),

@@ -1,4 +1,5 @@
-//! The former versions that run in place of files, and the reasons why others cannot run.
+//! Fallbacks: the former versions that run in place of files, and the reasons why others cannot
+//! run.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,7 +11,7 @@ use crate::{
     sandbox::compile::Effort,
 };
 
-/// The former versions that run in place of files, and why others cannot.
+/// The former versions that run in place of files, and the reasons why others cannot run.
 #[derive(Default)]
 pub(super) struct Fallbacks {
     /// Former versions to be started in place of a file.
@@ -63,7 +64,7 @@ impl Fallbacks {
         self.former.remove(plugin).is_some() && (self.recheck.remove(plugin) || is_candidate)
     }
 
-    /// A file's refusal, with the reason why no former version runs instead.
+    /// A file's rejection, with the reason why no former version runs instead.
     pub(super) fn with_failure(&self, plugin: &str, reason: String) -> String {
         match self.failures.get(plugin) {
             Some(failure) => format!("{reason}\n{failure}"),
@@ -78,7 +79,7 @@ impl Fallbacks {
         self.failures.insert(plugin.into(), reason);
     }
 
-    /// Whether no recall may begin now: none can succeed, or the next waits for its time.
+    /// Whether no recall may begin now, because none can succeed or the next one is not due yet.
     pub(super) fn is_settled(&self, plugin: &str) -> bool {
         self.failures.contains_key(plugin) || self.retries.is_waiting(plugin)
     }
@@ -96,7 +97,7 @@ impl Fallbacks {
         self.retries.take_due(now)
     }
 
-    /// How much time and memory compiling a former version may take.
+    /// The limits on the time and memory for compiling a former version.
     pub(super) fn effort(&self, plugin: &str) -> Effort {
         if self.retries.contains(plugin) { Effort::Alone } else { Effort::Full }
     }
@@ -109,14 +110,14 @@ mod tests {
 
     fn with_former(plugin: &str) -> Fallbacks {
         let mut fallbacks = Fallbacks::default();
-        let former = CheckedFile::refused(PluginFile::example(plugin, 1), String::new());
+        let former = CheckedFile::rejected(PluginFile::example(plugin, 1), String::new());
         fallbacks.set_former(plugin.into(), former);
         fallbacks
     }
 
     #[test]
     fn a_started_former_version_rechecks_its_file_once_if_requested_or_if_the_file_can_run() {
-        assert!(!with_former("p").take_started("p", false), "the file is refused anyway");
+        assert!(!with_former("p").take_started("p", false), "the file is rejected anyway");
         assert!(with_former("p").take_started("p", true), "the file was never dry-run");
         let mut requested = with_former("p");
         requested.request_recheck("p".into());
@@ -124,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_appended_to_the_refusal_until_the_file_changes() {
+    fn a_failure_is_appended_to_the_rejection_until_the_file_changes() {
         let mut fallbacks = Fallbacks::default();
         fallbacks.retry_later("p", "no database", Instant::now());
         assert!(fallbacks.is_settled("p") && fallbacks.effort("p") == Effort::Alone);

@@ -2,7 +2,7 @@
 //!
 //! `plugins/acme/x.wasm` with the id of the shared processor `orders` becomes `acme/orders`. From
 //! just before it begins until it has ended, acme's lanes wait in `orders`
-//! ([`replacements`](crate::tenants::replacements)). A refused file replaces nothing, so `orders`
+//! ([`replacements`](crate::tenants::replacements)). A rejected file replaces nothing, so `orders`
 //! keeps handling acme's events.
 //!
 //! When a host starts, acme's lanes in `orders` also wait for a file that last ran as

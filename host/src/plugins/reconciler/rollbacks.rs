@@ -1,7 +1,7 @@
-//! Rollbacks to former versions: from memory, or from the bytes that the database keeps.
+//! Rollbacks to former versions, from memory or from the bytes that the database keeps.
 //!
-//! A former version runs in place of a file that is refused at a start, or of a version that is
-//! held back. If none can run, the reason is appended to that of the file's refusal.
+//! A former version runs in place of a file that is rejected at a start, or of a version that is
+//! held back. If none can run, the reason is appended to that of the file's rejection.
 
 use std::time::Instant;
 
@@ -22,7 +22,7 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Queues the recall of the version before one that runs and is held back.
+    /// Queues the recall of the version before a running version that is held back.
     pub(super) fn recall_before(&mut self, hold: VersionHold) {
         let VersionHold { plugin, digest, .. } = &hold;
         let Some(file) = self.folder.file(plugin).cloned() else { return };
@@ -33,7 +33,7 @@ impl Reconciler {
         self.checks.recall(Recall { file, purpose: Purpose::RollBack(hold), from, effort });
     }
 
-    /// Repeats the recalls for the start whose wait is over.
+    /// Repeats the recalls of the start that are due again.
     pub(super) fn recall_again(&mut self) {
         for plugin in self.fallbacks.take_due(Instant::now()) {
             if self.start.is_none() || self.running_id(&plugin).is_some() {
@@ -58,8 +58,8 @@ impl Reconciler {
         }
         // Files that waited for this one may start now.
         self.schedule.request_plan(Instant::now());
-        // While the database does not answer nothing else can start either, so giving up gains
-        // nothing.
+        // While the database does not answer, nothing else can start either, so there is no point
+        // in giving up.
         let gives_up = !self.follows && attempts >= ATTEMPTS && matches!(failure, RecallFailure::Shortage(_));
         !gives_up
     }
@@ -84,16 +84,16 @@ impl Reconciler {
             (_, Err(RecallFailure::Database(reason) | RecallFailure::Shortage(reason))) => {
                 self.fallbacks.fail(&plugin, format!("The version that ran last cannot be loaded: {reason}"));
             }
-            // The file itself was compiled after all.
+            // The file itself was compiled in the meantime, and runs.
             (Purpose::Start, Ok(_)) if self.running_id(&plugin).is_some() => {}
             (Purpose::Start, Ok(former)) => self.run_former(former),
-            (Purpose::Start, Err(RecallFailure::Refused { digest, reason })) => {
+            (Purpose::Start, Err(RecallFailure::Rejected { digest, reason })) => {
                 let reason = format!("The version that ran last ({}) cannot run either: {reason}", short(&digest));
                 self.fallbacks.fail(&plugin, reason);
             }
             (Purpose::Start, Err(RecallFailure::Unknown)) => {}
             (Purpose::RollBack(hold), Ok(former)) => self.roll_back_to(former, &hold).await,
-            (Purpose::RollBack(_), Err(RecallFailure::Refused { digest, reason })) => {
+            (Purpose::RollBack(_), Err(RecallFailure::Rejected { digest, reason })) => {
                 let version = short(&digest);
                 let reason =
                     format!("It keeps running, because the version before it ({version}) cannot run: {reason}");
@@ -113,14 +113,14 @@ impl Reconciler {
     fn run_former(&mut self, former: CheckedFile) {
         let plugin = former.file.name.clone();
         let digest = former.digest.get(..12);
-        tracing::warn!(plugin, digest, "its file is refused; the version that ran last keeps running");
+        tracing::warn!(plugin, digest, "its file is rejected; the version that ran last keeps running");
         let last = self.start.as_ref().and_then(|start| start.last_run(&plugin));
-        let refused = last.and_then(|last| last.refused.as_ref()).map(|(_, reason, _)| reason.clone());
+        let rejected = last.and_then(|last| last.refused.as_ref()).map(|(_, reason, _)| reason.clone());
         if self.candidate(&plugin).is_some() {
-            // It stays refused until then, also if this host ends before.
-            let reason = self.refusals.reason(&plugin).cloned().or(refused);
-            let reason = reason.unwrap_or_else(|| "it was refused before, and is checked again".into());
-            self.checks.refuse_until_rechecked(&plugin, reason);
+            // It stays rejected until then, also if this host ends before.
+            let reason = self.rejections.reason(&plugin).cloned().or(rejected);
+            let reason = reason.unwrap_or_else(|| "it was rejected before, and is checked again".into());
+            self.checks.reject_until_rechecked(&plugin, reason);
             self.fallbacks.request_recheck(plugin.clone());
         }
         self.fallbacks.set_former(plugin, former);
@@ -154,7 +154,7 @@ impl Reconciler {
         let stats = member.stats();
         let restarts = match plan::change(&hold.plugin, &now, &restored) {
             _ if version.spec.id != id => Err(format!("it provides another processor, {}", version.spec.id)),
-            Some(Step::Refuse { reason, .. }) => Err(reason),
+            Some(Step::Reject { reason, .. }) => Err(reason),
             step => Ok(!matches!(step, Some(Step::Swap { .. }))),
         };
         let restarts = match restarts {

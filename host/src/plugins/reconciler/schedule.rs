@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-/// Interval of the upkeep: trials, holds, and history entries that are still to be written.
+/// Interval of the upkeep of trials, holds, and history entries that are not written yet.
 const UPKEEP: Duration = Duration::from_millis(250);
-/// Interval of retries of what the database prevented.
+/// Interval of retries of steps that failed because of the database.
 const RETRY: Duration = Duration::from_secs(2);
 /// Interval at which the numbers of calls under way are recorded.
 const RECORD_LANES: Duration = Duration::from_secs(2);
-/// How long a plan waits for the results of further small files, so that many files begin together.
+/// How long a plan waits for the checks of further small files, so that many files begin together.
 const TOGETHER: Duration = Duration::from_millis(100);
 
 /// The reconciler's timetable.
@@ -32,12 +32,12 @@ impl Schedule {
         self.plan_requested.get_or_insert(now);
     }
 
-    /// Requests the next plan for when the database is retried.
+    /// Postpones the next plan until the database is retried.
     pub(super) fn postpone_plan(&mut self, now: Instant) {
         self.plan_requested = Some(now + RETRY);
     }
 
-    /// Withdraws the request for a plan, because a plan is carried out or impossible.
+    /// Withdraws the request for a plan, because a plan is being carried out or is impossible.
     pub(super) fn clear_plan(&mut self) {
         self.plan_requested = None;
     }

@@ -1,8 +1,8 @@
 //! The start of a host, and of files that were added to a running host.
 //!
 //! [`Startup`] decides the order, and this module carries it out. It reads which versions ran last,
-//! and recalls them where a file is refused. The start ends once each file either runs or is
-//! refused.
+//! and recalls them where a file is rejected. The start ends once each file either runs or is
+//! rejected.
 
 use tokio::sync::watch;
 
@@ -24,7 +24,7 @@ pub struct StartReport {
     pub states: Vec<(ProcessorId, watch::Receiver<ProcessorState>)>,
     /// Number of files that do not run, including those in whose place a former version runs.
     pub refused: usize,
-    /// Ids that have settings, but no running processor.
+    /// Ids that have settings but no running processor.
     pub idle_settings: Vec<String>,
 }
 
@@ -32,7 +32,7 @@ impl Reconciler {
     /// Scans the folder for the first time. Fails if it cannot be read.
     pub fn open(&mut self) -> std::io::Result<()> {
         let left_over = self.folder.open()?;
-        self.refusals.add_removed(left_over);
+        self.rejections.add_removed(left_over);
         self.checks.schedule(self.folder.files().keys().cloned());
         let files: Vec<(String, OpenFile)> =
             self.folder.files().values().map(|file| (file.name.clone(), self.open_file(file))).collect();
@@ -40,7 +40,8 @@ impl Reconciler {
         Ok(())
     }
 
-    /// Reads which versions ran last, if a start needs that. Returns whether they are known.
+    /// Reads which versions ran last, if the start needs to know them. Returns whether they are
+    /// known.
     pub(super) async fn read_last_runs(&mut self) -> bool {
         if self.start.as_ref().is_none_or(Startup::is_known) {
             return true;
@@ -74,16 +75,16 @@ impl Reconciler {
     pub(super) fn close_or_recall(&mut self, plugin: &str) {
         let Some(start) = self.start.as_ref().filter(|start| start.is_open(plugin)) else { return };
         let candidate = self.candidate(plugin).map(|checked| &checked.digest);
-        let refused = start.last_run(plugin).and_then(|last| last.refused.as_ref()).map(|(digest, ..)| digest);
-        let runs = candidate.is_some() && candidate != refused;
+        let rejected = start.last_run(plugin).and_then(|last| last.refused.as_ref()).map(|(digest, ..)| digest);
+        let runs = candidate.is_some() && candidate != rejected;
         if runs || !self.recall_for_start(plugin) {
             self.close(plugin);
         }
     }
 
-    /// Recalls the former versions of files that passed their checks but were refused by the plan.
-    pub(super) fn recall_refused(&mut self) {
-        let idle = self.refusals.plugins().filter(|plugin| self.running_id(plugin).is_none());
+    /// Recalls the former versions of files that passed their checks but were rejected by the plan.
+    pub(super) fn recall_rejected(&mut self) {
+        let idle = self.rejections.plugins().filter(|plugin| self.running_id(plugin).is_none());
         let idle: Vec<String> = idle.filter(|plugin| self.fallbacks.former(plugin).is_none()).cloned().collect();
         for plugin in idle {
             let file = self.folder.file(&plugin).map(|file| self.open_file(file));
@@ -133,7 +134,7 @@ impl Reconciler {
         let members = self.registry.members().iter();
         let report = StartReport {
             states: members.map(|(id, member)| (id.clone(), member.state.clone())).collect(),
-            refused: without_processor.max(self.refusals.len()) + unreadable,
+            refused: without_processor.max(self.rejections.len()) + unreadable,
             idle_settings: self.registry.idle_settings().map(String::from).collect(),
         };
         if is_over {

@@ -1,4 +1,4 @@
-//! The steps of a plan, carried out on the registry and recorded.
+//! The execution of a plan: its steps are carried out on the registry and recorded.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,12 +33,12 @@ impl Reconciler {
             return;
         };
         self.schedule.clear_plan();
-        let mut refused = self.refused();
-        let blocked = self.blocked_replacements(&session, &plan, &mut refused).await;
+        let mut rejected = self.rejected();
+        let blocked = self.blocked_replacements(&session, &plan, &mut rejected).await;
         let mut starts: Vec<String> = Vec::new();
         for step in plan.0 {
             match step {
-                Step::Refuse { plugin, reason } => _ = refused.insert(plugin, reason),
+                Step::Reject { plugin, reason } => _ = rejected.insert(plugin, reason),
                 Step::Rename { from, to } => self.rename(&session, &from, &to).await,
                 Step::Start { plugin } | Step::Stop { plugin } | Step::Restart { plugin }
                     if blocked.contains(&plugin) && self.folder.has(&plugin) => {}
@@ -46,33 +46,33 @@ impl Reconciler {
                 Step::Stop { plugin } => self.stop(&session, &plugin).await,
                 Step::Swap { plugin } => {
                     if let Err(reason) = self.swap(&session, &plugin).await {
-                        refused.insert(plugin, reason);
+                        rejected.insert(plugin, reason);
                     }
                 }
                 Step::Restart { plugin } => {
                     if let Some(id) = self.running_id(&plugin) {
                         self.registry.stop(&id);
                     }
-                    refused.extend(self.start(&session, vec![plugin], PluginEvent::Restarted).await);
+                    rejected.extend(self.start(&session, vec![plugin], PluginEvent::Restarted).await);
                 }
             }
         }
-        refused.extend(self.start(&session, starts, PluginEvent::Started).await);
+        rejected.extend(self.start(&session, starts, PluginEvent::Started).await);
         self.recheck_files_of_former();
         self.checks.forget_dry_runs();
-        self.report(&session, refused).await;
+        self.report(&session, rejected).await;
         self.journal.keep(session);
-        self.recall_refused();
+        self.recall_rejected();
         self.retry_blocked_lanes().await;
     }
 
     /// The plugins whose running processor must not end, because its replacement cannot begin. Adds
-    /// the reasons to `refused`.
+    /// the reasons to `rejected`.
     async fn blocked_replacements(
         &mut self,
         session: &Session,
         plan: &ReconcilePlan,
-        refused: &mut BTreeMap<String, String>,
+        rejected: &mut BTreeMap<String, String>,
     ) -> BTreeSet<String> {
         let mut blocked = BTreeSet::new();
         for step in &plan.0 {
@@ -86,7 +86,7 @@ impl Reconciler {
                 if is_transient(&error) {
                     self.schedule.request_retry();
                 }
-                refused.insert(plugin.clone(), error.to_string());
+                rejected.insert(plugin.clone(), error.to_string());
                 blocked.insert(plugin.clone());
             }
         }
@@ -104,15 +104,15 @@ impl Reconciler {
         }
     }
 
-    /// Reports the refused and the waiting files.
-    async fn report(&mut self, session: &Session, refused: BTreeMap<String, String>) {
-        let Reconciler { folder, checks, registry, refusals, .. } = self;
+    /// Reports the rejected and the waiting files.
+    async fn report(&mut self, session: &Session, rejected: BTreeMap<String, String>) {
+        let Reconciler { folder, checks, registry, rejections, .. } = self;
         let runs = |plugin: &str| registry.members().values().any(|member| member.plugin == plugin);
-        if refusals.report(session, folder.path(), refused, checks.results(), runs).await {
+        if rejections.report(session, folder.path(), rejected, checks.results(), runs).await {
             self.archive.schedule_sweep();
         }
         for (plugin, reason) in self.checks.shortages() {
-            self.refusals.report_shortage(plugin, reason);
+            self.rejections.report_shortage(plugin, reason);
         }
     }
 
@@ -137,8 +137,8 @@ impl Reconciler {
         }
         let versions: Vec<RunnableVersion> = plugins.iter().filter_map(|plugin| self.version_to_run(plugin)).collect();
         self.replace_shared(&versions);
-        let refused = self.registry.start(session, versions).await;
-        for (version, error) in &refused {
+        let rejected = self.registry.start(session, versions).await;
+        for (version, error) in &rejected {
             // A former version that can never begin gives way to the file.
             let gives_way = !is_transient(error) && self.fallbacks.drop_former(&version.plugin);
             if is_transient(error) || gives_way {
@@ -149,21 +149,21 @@ impl Reconciler {
                 self.fallbacks.fail(&version.plugin, reason);
             }
         }
-        let refused: Vec<(String, String)> =
-            refused.into_iter().map(|(version, error)| (version.plugin, error.to_string())).collect();
-        let started = plugins.iter().filter(|plugin| refused.iter().all(|(other, _)| other != *plugin));
+        let rejected: Vec<(String, String)> =
+            rejected.into_iter().map(|(version, error)| (version.plugin, error.to_string())).collect();
+        let started = plugins.iter().filter(|plugin| rejected.iter().all(|(other, _)| other != *plugin));
         let started: Vec<RunningPlugin> = started.filter_map(|plugin| self.running_plugin(plugin)).collect();
         let dry_runs: Vec<Option<&DryRunReport>> =
             started.iter().map(|running| self.checks.result(&running.plugin)?.dry_run.as_ref()).collect();
         let is_recorded = self.journal.record_starts(session, event, &started, &dry_runs).await;
         for running in &started {
-            self.refusals.remove_error(&running.plugin);
+            self.rejections.remove_error(&running.plugin);
             self.registry.resume_replaced(session, &running.id).await;
             if is_recorded {
                 self.retain(running);
             }
         }
-        refused
+        rejected
     }
 
     async fn swap(&mut self, session: &Session, plugin: &str) -> Result<(), String> {
@@ -209,7 +209,7 @@ impl Reconciler {
         if self.journal.record_run(session, &running, entry, dry_run).await {
             self.retain(&running);
         }
-        self.refusals.remove_error(plugin);
+        self.rejections.remove_error(plugin);
     }
 
     /// Stores the bytes of a running version for later rollbacks.
@@ -225,7 +225,7 @@ impl Reconciler {
     }
 }
 
-/// Whether a later attempt may succeed, though nothing in the folder changes.
+/// Whether a later attempt may succeed although nothing in the folder changes.
 fn is_transient(error: &RegistrationError) -> bool {
     matches!(error, RegistrationError::Database { .. } | RegistrationError::Unprepared { .. })
 }

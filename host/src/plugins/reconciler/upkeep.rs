@@ -11,7 +11,8 @@ use crate::{
 };
 
 impl Reconciler {
-    /// Ends trials, rolls back what is held back, and writes what is still to be written.
+    /// Ends trials, rolls back versions that are held back, and writes records that are not written
+    /// yet.
     pub(super) async fn upkeep(&mut self) {
         let is_retry = self.schedule.take_retry(Instant::now());
         if !self.follows {
@@ -52,7 +53,7 @@ impl Reconciler {
             self.record_run(&session, &plugin, entry).await;
         }
         self.journal.keep(session);
-        // An entry about a running version clears the refusal of its file: a plan reports it again.
+        // An entry about a running version clears the rejection of its file: a plan reports it again.
         self.schedule.request_retry();
     }
 

@@ -6,25 +6,25 @@ use crate::{
     processor::{code::CodeVersion, lane_checkpoints},
 };
 
-/// Retries all blocked lanes. Their failures do not count against the `excused` version.
+/// Retries all blocked lanes. Their failures do not count against `version`.
 ///
-/// The excuse is recorded before the lanes can begin, because they begin when the transaction
-/// commits.
-pub(super) async fn retry_all(session: &Session, id: &ProcessorId, excused: Option<&CodeVersion>) {
+/// The exemption is recorded before the transaction commits, because the lanes may begin as soon as
+/// it has.
+pub(super) async fn retry_all(session: &Session, id: &ProcessorId, version: Option<&CodeVersion>) {
     let resumed = lane_checkpoints::resume_blocked(session, id.as_str(), |lane| {
-        if let Some(version) = excused {
-            version.excuse([lane]);
+        if let Some(version) = version {
+            version.exempt([lane]);
         }
     });
     log_outcome(id, in_transaction(session, resumed).await);
 }
 
-/// Retries those of these lanes that are blocked. Their failures do not count against the version.
-pub(super) async fn retry(session: &Session, id: &ProcessorId, lanes: &[LaneKey], excused: &CodeVersion) {
+/// Retries those of these lanes that are blocked. Their failures do not count against `version`.
+pub(super) async fn retry(session: &Session, id: &ProcessorId, lanes: &[LaneKey], version: &CodeVersion) {
     let resumed = async {
         let resumed = lane_checkpoints::resume_these(session, id, lanes).await?;
         let lanes = resumed.len() as u64;
-        excused.excuse(resumed);
+        version.exempt(resumed);
         Ok(lanes)
     };
     log_outcome(id, in_transaction(session, resumed).await);

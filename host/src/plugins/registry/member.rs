@@ -1,4 +1,4 @@
-//! A running processor with its current, previous and retired versions.
+//! A member of the registry: a running processor with its current, previous and retired versions.
 
 use std::{
     sync::Arc,
@@ -18,7 +18,8 @@ use crate::{
     rollout::state::{HasDigest, RolloutEvent, RolloutState},
 };
 
-/// How long a replaced version is watched after its last call: by then its results are committed.
+/// How long a replaced version is watched after its last call. 10 s: by then its results are
+/// committed.
 const RETIRES: Duration = Duration::from_secs(10);
 
 /// A running processor.
@@ -117,12 +118,12 @@ impl Member {
         report
     }
 
-    /// Moves the rollout state on.
+    /// Advances the rollout state.
     pub(super) fn advance(&mut self, event: RolloutEvent<'_, MemberVersion>) {
         self.rollout = std::mem::take(&mut self.rollout).after(event, Instant::now());
     }
 
-    /// Replaced versions that may still have calls or failures under way.
+    /// Replaced versions that may still have calls, or failures to be committed.
     pub(super) fn retired(&self) -> impl Iterator<Item = &CodeVersion> {
         self.retired.iter().map(|retired| &*retired.version)
     }

@@ -1,6 +1,6 @@
--- Limits the bytes that each tenant's own plugins keep while their files are gone, by deleting
--- versions. Deletes versions that ran earlier before those that ran last, and then those of the
--- plugins that have been gone for longest.
+-- Deletes versions of each tenant's removed plugins beyond a number of bytes. Deletes versions that
+-- ran earlier before those that ran last, and then those of the plugins that have been gone for
+-- longest.
 --
 -- $1 bigint  maximum bytes per tenant
 delete from sandmill.retained_versions r

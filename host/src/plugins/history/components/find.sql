@@ -1,5 +1,5 @@
--- Reads the bytes of a version that a plugin can go back to, and its signature. The bytes are null
--- if they exceed the limit.
+-- Reads the bytes of a plugin's retained version, and its signature. The bytes are null if they
+-- exceed the limit.
 --
 -- $1 text    plugin
 -- $2 text    digest

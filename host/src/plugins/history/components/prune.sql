@@ -1,5 +1,5 @@
--- Limits the retained versions of each plugin, by deleting the others. Deletes versions that were
--- rolled back first, then those that ran longest ago, and never the one that runs.
+-- Deletes retained versions of each plugin beyond a number. Deletes versions that were rolled back
+-- first, then those that ran longest ago, and never the one that runs.
 --
 -- $1 bigint  maximum number of versions of a plugin
 delete from sandmill.retained_versions r

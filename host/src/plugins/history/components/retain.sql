@@ -1,6 +1,6 @@
--- Records versions that plugins can go back to, because they just began to run. Returns the
--- recorded array positions, counted from 1. A version without stored bytes and a plugin that is
--- gone are left out.
+-- Records retained versions, which have just begun to run. Returns the array positions of the
+-- recorded ones, counted from 1. Leaves out versions without stored bytes, and plugins that are
+-- gone.
 --
 -- Arrays of one length:
 -- $1 text[]  plugins

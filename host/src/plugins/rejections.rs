@@ -1,4 +1,4 @@
-//! The refused files: reported in the log, in the history and in error files.
+//! The rejected files: reported in the log, in the history and in error files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,23 +16,23 @@ use crate::{
     model::text,
 };
 
-/// The longest reason, bytes. Default 16 KiB: a plugin's own message may be long, and nobody reads
-/// more of it.
+/// Maximum bytes of a reason. 16 KiB: a plugin's own message may be long, and nobody reads more
+/// than that.
 const REASON_BYTES: usize = 16 << 10;
 
-/// The refused files.
-pub(super) struct Refusals {
+/// The rejected files.
+pub(super) struct Rejections {
     errors: ErrorFiles,
-    /// The reported reason of each refused file.
+    /// The reported reason of each rejected file.
     reasons: BTreeMap<String, String>,
     /// Plugins whose file was removed, to be reported.
     removed: BTreeSet<String>,
 }
 
-impl Refusals {
-    /// No refusals, with the error files of a folder.
+impl Rejections {
+    /// No rejections, with the error files of a folder.
     pub(super) fn new(folder: &Path) -> Self {
-        Refusals { errors: ErrorFiles::new(folder), reasons: BTreeMap::new(), removed: BTreeSet::new() }
+        Rejections { errors: ErrorFiles::new(folder), reasons: BTreeMap::new(), removed: BTreeSet::new() }
     }
 
     /// Adds plugins whose file was removed.
@@ -40,17 +40,17 @@ impl Refusals {
         self.removed.extend(plugins);
     }
 
-    /// The number of refused files.
+    /// The number of rejected files.
     pub(super) fn len(&self) -> usize {
         self.reasons.len()
     }
 
-    /// The refused files.
+    /// The rejected files.
     pub(super) fn plugins(&self) -> impl Iterator<Item = &String> {
         self.reasons.keys()
     }
 
-    /// The reported reason why a file is refused.
+    /// The reported reason why a file is rejected.
     pub(super) fn reason(&self, plugin: &str) -> Option<&String> {
         self.reasons.get(plugin)
     }
@@ -65,26 +65,30 @@ impl Refusals {
         self.errors.remove(plugin);
     }
 
-    /// Reports all refused files, then removed files, and clears the reports of files that are no
-    /// longer refused. `results` are the results of the checks; `runs` returns whether a plugin
+    /// Reports all rejected files, then removed files, and clears the reports of files that are no
+    /// longer rejected. `results` are the results of the checks; `runs` returns whether a plugin
     /// runs. Returns whether a removal was recorded.
     ///
-    /// Removals are recorded before refusals are cleared: the refusal of a removed file stays
+    /// Removals are recorded before rejections are cleared: the rejection of a removed file stays
     /// known, so that the file is recognized when it returns.
     pub(super) async fn report(
         &mut self,
         session: &Session,
         folder: &Path,
-        refused: BTreeMap<String, String>,
+        rejected: BTreeMap<String, String>,
         results: &BTreeMap<String, CheckedFile>,
         runs: impl Fn(&str) -> bool,
     ) -> bool {
-        for (plugin, reason) in &refused {
+        for (plugin, reason) in &rejected {
             let shown = &*text::cut(reason, REASON_BYTES);
             log_failure(record(session, plugin, shown, results.get(plugin)).await);
             if self.reasons.get(plugin) != Some(reason) {
                 let file = folder.join(format!("{plugin}.wasm"));
+<<<<<<< HEAD:host/src/plugins/refusals.rs
                 // The remedy has a line of its own; a log entry has only one line.
+=======
+                // The remedy is on a separate line, but a log entry has only one line.
+>>>>>>> ed6537b (wip):host/src/plugins/rejections.rs
                 tracing::error!(plugin = %file.display(), "rejected: {}", shown.replace('\n', ". "));
             }
             self.errors.write(plugin, shown);
@@ -97,20 +101,20 @@ impl Refusals {
                 any_removed = true;
             }
         }
-        let before = std::mem::replace(&mut self.reasons, refused);
+        let before = std::mem::replace(&mut self.reasons, rejected);
         let cleared: Vec<String> = before.into_keys().filter(|plugin| !self.reasons.contains_key(plugin)).collect();
         for plugin in cleared {
             self.errors.remove(&plugin);
-            log_failure(history::clear_refusal(session, &plugin).await);
+            log_failure(history::clear_rejection(session, &plugin).await);
         }
         any_removed
     }
 }
 
-/// Writes a refusal to the history, if it is new.
+/// Writes a rejection to the history, if it is new.
 async fn record(session: &Session, plugin: &str, reason: &str, checked: Option<&CheckedFile>) -> Result<(), Error> {
     let digest = checked.map_or("", |checked| &checked.digest);
-    if history::record_refusal(session, plugin, digest, reason).await? {
+    if history::record_rejection(session, plugin, digest, reason).await? {
         let note = HistoryNote {
             plugin,
             processor: "",

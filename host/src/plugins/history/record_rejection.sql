@@ -1,5 +1,5 @@
 -- Records that a file was rejected, and why. The version that runs under its name stays recorded.
--- Writes nothing if that is recorded already.
+-- Writes nothing if this is recorded already.
 --
 -- $1 text  plugin
 -- $2 text  digest
